@@ -1,0 +1,1 @@
+"""Streams of samples, samplers, and the views that methods ask for. Imports neither recipes nor methods."""

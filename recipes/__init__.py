@@ -1,0 +1,1 @@
+"""What a recipe is and how it runs: step, methods' contract, composition, networks, tasks, report."""

@@ -1,0 +1,120 @@
+"""The contract of a method: a declaration that is read before anything is built, and the points it may fill.
+
+The points, in the order a batch meets them; all are optional, and nobody else writes a training step:
+
+    build       once: extra modules, network surgery, own parameter groups
+    prepare     every batch: change inputs and targets, name further inputs to forward
+    adjust      change the logits that losses see (evaluation and pseudo-labels see raw ones)
+    terms       add named, unreduced loss terms
+    combine     turn the terms into one scalar (one owner)
+    wrap_step   nest a closure around the optimizer's closure
+    after_step  once per real optimizer step: averages, memories, statistics
+    infer       change logits at evaluation and prediction
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pytorch_lightning import Callback
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from recipes.step import Role, Step
+from recipes.terms import Term
+
+if TYPE_CHECKING:
+    from recipes.recipe import Recipe
+
+Closure = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class TeacherRequest:
+    """An exponential moving average of the network, shared by all methods that ask for an equal one.
+
+    decay: a in θ' ← aθ' + (1-a)θ. warmup: use min(1 - 1/(t+1), a) at update t = 1, 2, …
+    buffers: `copy` the student's, `ema` average them, `own` lets the teacher keep those of its own forwards.
+    """
+
+    decay: float
+    warmup: bool = False
+    buffers: Literal["copy", "ema", "own"] = "copy"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What composition must know about a method. Read before data or device is touched.
+
+    kinds: data it works on. views: views it asks for, by stream; a stream named here is loaded.
+    slots: things only one method may own, e.g. `mixer`, `pseudo_labels`, `prior_correction`.
+    tags: properties other methods may care about. refuses: tag -> reason why it cannot meet a method with that tag.
+    before, after: tags of methods whose `prepare`, `adjust` and `terms` must run later or earlier.
+    teacher: the averaged network it needs. evaluates_teacher: evaluation uses that network, the raw one beside it.
+    accumulation: works when a step is several micro-batches. exact_on_ranks: n ranks with 1/n of the batch each
+    give the gradients of one rank with the whole. precisions: None for all, else those that work.
+    """
+
+    kinds: tuple[str, ...] = ("image", "text")
+    views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    slots: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    teacher: TeacherRequest | None = None
+    evaluates_teacher: bool = False
+    accumulation: bool = True
+    exact_on_ranks: bool = True
+    precisions: tuple[str, ...] | None = None
+
+
+class Method(Callback):
+    """Base of all methods. Subclasses take their settings as annotated constructor arguments with defaults.
+
+    `key` is the name in the config (`methods.KEY`), set by composition. A method keeps its tensors in modules that
+    it registers in `build`, never in itself: they then move with the recipe and lie in its checkpoint.
+    """
+
+    declaration: ClassVar[Declaration] = Declaration()
+    key: str = ""
+
+    def declare(self) -> Declaration:
+        """The declaration of this instance, where it depends on the settings."""
+        return self.declaration
+
+    @property
+    def state_key(self) -> str:
+        return f"method:{self.key}"
+
+    def build(self, recipe: "Recipe") -> None: ...
+
+    def parameter_groups(self, recipe: "Recipe") -> list[dict[str, Any]]:
+        """Optimizer groups for the method's own parameters: `params` and any of `lr`, `weight_decay`."""
+        return []
+
+    def prepare(self, step: Step, recipe: "Recipe") -> None: ...
+
+    def adjust(self, logits: Tensor, task: str, name: str, role: Role, recipe: "Recipe") -> Tensor:
+        return logits
+
+    def terms(self, step: Step, recipe: "Recipe") -> None: ...
+
+    def combine(self, terms: Mapping[str, Term], step: Step, recipe: "Recipe") -> Tensor:
+        raise AttributeError(f"{type(self).__name__} owns no combination of terms")
+
+    def wrap_step(self, closure: Closure, optimizer: Optimizer, recipe: "Recipe") -> Any:
+        return closure()
+
+    def after_step(self, step: Step, recipe: "Recipe") -> None: ...
+
+    def infer(self, logits: Tensor, task: str, recipe: "Recipe") -> Tensor:
+        return logits
+
+    def fills(self, point: str) -> bool:
+        """Whether this method overrides a point; the engine calls only those that do."""
+        return getattr(type(self), point) is not getattr(Method, point)
+
+    def module(self, recipe: "Recipe") -> nn.Module:
+        """The module registered under this method's key."""
+        return recipe.method_modules[self.key]

@@ -1,0 +1,168 @@
+"""What flows through one training step.
+
+    batch ─ streams ─ views ─ inputs ─ one forward ─ outputs ─ adjusted logits ─ terms ─ loss
+
+A method reads and adds; the engine (`recipe.py`) runs. Inputs are named: `labeled` is the supervised one, and a method
+that wants another view forwarded asks for it by stream and view, `step.request("unlabeled", "strong")`, and gets a
+name under which the output will lie. Two methods asking for the same view share one forward.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from datamodules.randomness import Randomness
+from recipes.terms import Term
+
+Targets = dict[str, Tensor]  # task -> class index [N] (-1: no label), or dense [N, C] once mixed or smoothed
+Role = Literal["labeled", "pseudo"]
+
+
+class Embedded(NamedTuple):
+    """The continuous input of a network. Images: `x` is the picture [N, C, H, W] in [0, 1], `mask` None.
+    Text: `x` is the token embedding [N, L, D], `mask` [N, L] is True on real tokens."""
+
+    x: Tensor
+    mask: Tensor | None = None
+
+
+class Output(NamedTuple):
+    """What the network says: `features` [N, D] and `logits[task]` [N, C]."""
+
+    features: Tensor
+    logits: dict[str, Tensor]
+
+
+@dataclass
+class Stream:
+    """Raw samples of one stream: `data` (uint8 pixels or word ids), `targets` by task, stable sample `index` [N]."""
+
+    name: str
+    data: Any
+    targets: Targets
+    index: Tensor
+
+    @property
+    def size(self) -> int:
+        return len(self.index)
+
+
+@dataclass
+class Input:
+    """One thing to forward: its embedded data, targets where it has any, and by which network.
+
+    grad: False lets the engine forward it without a graph; asked for by two methods, True wins.
+    network: `student`, or `teacher` for the EMA teacher (always without a graph).
+    """
+
+    name: str
+    embedded: Embedded
+    targets: Targets = field(default_factory=dict)
+    grad: bool = True
+    network: Literal["student", "teacher"] = "student"
+
+    @property
+    def size(self) -> int:
+        return len(self.embedded.x)
+
+
+@dataclass
+class PseudoLabels:
+    """What a method believes about the unlabeled stream: kept for diagnostics, alignment and the page of the run.
+
+    probabilities: [N, C] in float32, no gradient. labels: [N] class indices. mask: [N] in [0, 1].
+    """
+
+    probabilities: Tensor
+    labels: Tensor
+    mask: Tensor
+
+
+class Step:
+    """One micro-batch on its way to a loss."""
+
+    def __init__(
+        self,
+        streams: dict[str, Stream],
+        randomness: Randomness,
+        make_view: Callable[[Stream, str, Randomness], Any],
+        embed: Callable[[Any, str], Embedded],
+        progress: "Progress",
+        replay: bool = False,
+    ):
+        self.streams, self.randomness, self.progress, self.replay = streams, randomness, progress, replay
+        self._make_view, self._embed = make_view, embed
+        self._views: dict[tuple[str, str], Any] = {}
+        self.inputs: dict[str, Input] = {}
+        self.outputs: dict[str, Output] = {}
+        self.adjust: Callable[[Tensor, str, str, Role], Tensor] = lambda logits, task, name, role: logits
+        self.terms: dict[str, Term] = {}
+        self.pseudo: dict[str, PseudoLabels] = {}
+        self.scalars: dict[str, Tensor] = {}
+
+    # -- views and inputs ------------------------------------------------------------------------------------------
+    def view(self, stream: str, view: str) -> Any:
+        """A view of a whole stream, made on the device once and kept for the step: `weak`, `weak2`, `strong` …"""
+        if (stream, view) not in self._views:
+            self._views[stream, view] = self._make_view(self.streams[stream], view, self.randomness)
+        return self._views[stream, view]
+
+    def request(self, stream: str, view: str, *, grad: bool = True, network: Literal["student", "teacher"] = "student") -> str:
+        """Ask for a forward of a view; returns the name of its output. Equal requests are forwarded once."""
+        name = f"{stream}/{view}" if network == "student" else f"{network}:{stream}/{view}"
+        if name in self.inputs:
+            self.inputs[name].grad |= grad
+        else:
+            self.add(Input(name, self._embed(self.view(stream, view), network), grad=grad, network=network))
+        return name
+
+    def add(self, entry: Input) -> str:
+        """Forward something else, e.g. a mixed or attacked input; the name must be new."""
+        if entry.name in self.inputs:
+            raise ValueError(f"input '{entry.name}' is forwarded already; give a new input a name of its own")
+        self.inputs[entry.name] = entry
+        return entry.name
+
+    def change(self, name: str, **changes: Any) -> None:
+        """Replace fields of an input, e.g. `step.change("labeled", embedded=…, targets=…)`."""
+        self.inputs[name] = replace(self.inputs[name], **changes)
+
+    # -- outputs ---------------------------------------------------------------------------------------------------
+    def logits(self, name: str, task: str) -> Tensor:
+        """Raw logits [N, C] in float32: for pseudo-labels, confidences, evaluation."""
+        return self.outputs[name].logits[task].float()
+
+    def loss_logits(self, name: str, task: str, role: Role) -> Tensor:
+        """Logits after the chain of training-time adjustments: for losses only. `role` is `labeled` for a loss on
+        true targets and `pseudo` for one on targets the model made itself."""
+        return self.adjust(self.logits(name, task), task, name, role)
+
+    # -- terms -----------------------------------------------------------------------------------------------------
+    def term(self, name: str, values: Tensor, **fields: Any) -> None:
+        """Add a loss term (see `Term`)."""
+        if name in self.terms:
+            raise ValueError(f"a loss term named '{name}' exists already")
+        self.terms[name] = Term(name, values, **fields)
+
+    def scalar(self, name: str, value: Tensor | float) -> None:
+        """Log a diagnostic; stays on the device until the logging interval."""
+        self.scalars[name] = torch.as_tensor(value).detach()
+
+    def believe(self, task: str, pseudo: PseudoLabels) -> None:
+        """Publish the pseudo-labels of the unlabeled stream."""
+        self.pseudo[task] = pseudo
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the run stands: `step` optimizer steps done, `total` of them planned."""
+
+    step: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        return min(self.step / max(self.total, 1), 1.0)

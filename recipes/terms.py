@@ -1,0 +1,58 @@
+"""Named loss terms: unreduced values with weight, mask and denominator, and the one place that reduces them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Denominator = Literal["samples", "kept"]
+
+
+def global_sum(value: Tensor) -> Tensor:
+    """`value` summed over ranks, without gradient; the value itself on one process."""
+    value = value.detach().clone()
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def world_size() -> int:
+    """Number of ranks, 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@dataclass
+class Term:
+    """One named summand of the training loss: weight · Σ_i mask_i · values_i / denominator.
+
+    values: [N], one loss a sample (or a scalar, which is taken as it is), with gradient.
+    weight: factor of the whole term; a ramp's present value goes here.
+    mask: [N] weights in [0, 1] or booleans, None for all ones. Carries no gradient.
+    denominator: `samples` divides by N, masked samples included (equal on all ranks, so that averaging gradients
+        over ranks gives the global mean); `kept` divides by the sum of the mask over the *global* batch, at least 1.
+    task: the task whose loss this is part of; methods that weigh tasks group terms by it.
+    """
+
+    name: str
+    values: Tensor
+    weight: float | Tensor = 1.0
+    mask: Tensor | None = None
+    denominator: Denominator = "samples"
+    task: str | None = None
+
+    def reduced(self) -> Tensor:
+        """The term's scalar, without its weight, in float32."""
+        values = self.values.float()
+        if values.ndim == 0:
+            return values
+        if self.mask is None:
+            return values.mean()
+        mask = self.mask.detach().to(values.dtype)
+        # where, not a product: a masked sample may hold inf, and 0 * inf is nan
+        total = torch.where(mask > 0, values * mask, torch.zeros_like(values)).sum()
+        if self.denominator == "samples":
+            return total / values.numel()
+        # gradients are averaged over ranks, so the local sum is scaled up by their number
+        return total * world_size() / global_sum(mask.sum()).clamp_min(1.0)
