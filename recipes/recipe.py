@@ -65,6 +65,7 @@ class Recipe(LightningModule):
         self.evaluator = Evaluator(tasks, both=composition.evaluates_teacher or bool(self.at["infer"]))
         self.meters, self.replaying, self.position = Meters(), False, 0
         self.latest: dict[str, float] = {}
+        self.last_step: Step | None = None  # of the whole run, for the sheet of views on its page
         self._step: Step | None = None
 
     # -- the way of a batch ----------------------------------------------------------------------------------------
@@ -140,6 +141,8 @@ class Recipe(LightningModule):
             self.teacher.update(self.network, done)
         for method in self.at["after_step"]:
             method.after_step(step, self)
+        if done == self.total_steps:
+            self.last_step = step
         if done % self.log_every == 0 or done == self.total_steps:
             self.publish(done, optimizer.param_groups[0]["lr"])
 
