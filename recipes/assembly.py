@@ -41,7 +41,7 @@ class Assembly:
 
     def build_network(self, tasks: dict[str, int]) -> nn.Module:
         """The network for heads of these widths, on the default device."""
-        return instantiate(self.config.network, _convert_="all")(info=self.datamodule.info, tasks=tasks)
+        return instantiate(self.config.network, _partial_=True, _convert_="all")(info=self.datamodule.info, tasks=tasks)
 
     def sketch_network(self) -> nn.Module:
         """The network without memory, for counting: classes that only the data tells count as two."""

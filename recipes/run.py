@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -16,7 +15,7 @@ from recipes.assembly import Assembly, assemble, plain
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.method import Method
 from recipes.optimizers import build_optimizer
-from recipes.paths import find_checkpoint, open_run
+from recipes.paths import find_checkpoint, load_checkpoint
 from recipes.plan import describe
 from recipes.recipe import Recipe
 from recipes.report.atomic import write_text
@@ -50,12 +49,14 @@ def run(config: DictConfig, command: list[str]) -> dict[str, float]:
         print(plan, end="")
         return {}
     resume = find_checkpoint(config.resume) if config.resume else None
-    folder = open_run(config.run_dir, resuming=resume is not None)
+    folder = Path(config.run_dir).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     assembly.datamodule.prepare_data()
     assembly.datamodule.setup()
     recipe = build_recipe(assembly)
-    loggers = build_loggers(plain(config.get("logger") or OmegaConf.create()), folder, _steps_done(resume))
+    done = load_checkpoint(config.resume)["global_step"] if resume else None
+    loggers = build_loggers(plain(config).get("logger"), folder, done)
     try:
         values = train(assembly, recipe, loggers, folder, resume, plan, command)
     except BaseException:
@@ -182,9 +183,3 @@ def uses_hooks(method: Method) -> bool:
         for name in dir(type(method))
         if name not in ("on_exception",)
     )
-
-
-def _steps_done(checkpoint: Path | None) -> int | None:
-    if checkpoint is None:
-        return None
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
