@@ -1,0 +1,101 @@
+"""The strong view: weak flip and shift, then RandAugment, then Cutout."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from datamodules.errors import UserError, nearest
+from datamodules.views.image.cutout import box_mask, fill_for
+from datamodules.views.image.operations import OPERATIONS, Operation, apply_operations
+from datamodules.views.image.randaugment import VARIANTS, Name, level_of, values_of
+from datamodules.views.image.raw import DrawFor, to_unit
+from datamodules.views.image.weak import Weak
+
+
+class Strong:
+    """Weak view, `n` operations drawn from the pool with replacement, each applied with `probability`, then Cutout.
+
+    weak: its flip and shift; the draw is this view's own. None: the default `Weak()`.
+    variant: the table of parameters (see `randaugment`). `fixmatch` is the form of the authors' code.
+    n, probability, fill: None takes the variant's published value. fill: grey of what comes in from outside the frame
+        when a picture is turned, sheared or moved.
+    magnitude, magnitude_mode: for variant `nm` only: 0 (nothing) .. 30, the same for all samples, or uniform below it.
+    pool, exclude: the operations to draw from (None: all 14), and those to leave out. Equalize does nothing to a picture of
+        at most 255 pixels, color nothing to a grey one, as in Pillow.
+    cutout: side of the box as part of the picture's side (`usb`: the largest side); 0 switches it off.
+
+    Every operation matches Pillow on uint8 pixels, nearest-neighbour where it resamples. We differ from the authors' code
+    in three points: consecutive geometric operations are one resampling; what comes in from outside is grey at once, where
+    theirs is black for the operations that follow and grey at the end; a box of odd side keeps its odd side.
+    """
+
+    def __init__(
+        self,
+        weak: Weak | None = None,
+        variant: Name = "fixmatch",
+        n: Annotated[int, Field(ge=0, le=14)] | None = None,
+        probability: Annotated[float, Field(ge=0, le=1)] | None = None,
+        magnitude: Annotated[float, Field(ge=0, le=30)] = 9,
+        magnitude_mode: Literal["constant", "random"] = "constant",
+        pool: Sequence[Operation] | None = None,
+        exclude: Sequence[Operation] = (),
+        cutout: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        fill: Annotated[float, Field(ge=0, le=1)] | None = None,
+    ):
+        if variant not in VARIANTS:
+            raise UserError(f"strong view: variant '{variant}' is unknown; {nearest(variant, VARIANTS)}")
+        self.weak, self.variant, self.cutout = weak or Weak(), VARIANTS[variant], cutout
+        self.n = self.variant.n if n is None else n
+        self.probability = self.variant.probability if probability is None else probability
+        self.fill = round(255 * (self.variant.fill if fill is None else fill))
+        self.magnitude, self.magnitude_mode = magnitude, magnitude_mode
+        self.pool = _pool(pool, exclude)
+        self._constants: dict[tuple[torch.device, int], tuple[Tensor, Tensor, Tensor]] = {}
+
+    def __call__(self, pixels: Tensor, draw_for: DrawFor) -> Tensor:
+        table, pool, paint = self._on(pixels.device, pixels.shape[1])
+        pixels = self.weak.pixels(pixels, draw_for)
+        if self.n and self.pool != ("identity",):
+            codes, values = self._draw(table, pool, draw_for)
+            pixels = apply_operations(pixels, codes, values, self.pool, self.fill)
+        view = to_unit(pixels)
+        if not self.cutout:
+            return view
+        number = draw_for("strong/cutout").uniform(3)
+        part = number[:, 2] * self.cutout if self.variant.cutout_random else torch.full_like(number[:, 2], self.cutout)
+        box = box_mask(number[:, :2], part, *pixels.shape[2:]).float()
+        return view.mul_(1 - box).addcmul_(box, paint)  # exact for 0 and 1, and faster than a masked write
+
+    def _draw(self, table: Tensor, pool: Tensor, draw_for: DrawFor) -> tuple[Tensor, Tensor]:
+        """What each row gets: codes int64 [B, n] (identity where the coin says no) and values float64 [B, n]."""
+        choice, coin, number, side = draw_for("strong/randaugment").uniform(self.n, 4).unbind(-1)
+        codes = pool[(choice * len(self.pool)).long()]
+        if self.variant.levels == "magnitude":
+            number = torch.ones_like(number) if self.magnitude_mode == "constant" else number[:, :1].expand_as(number)
+            number = number * (self.magnitude / 30)
+        level = level_of(number, self.variant.levels)
+        values = values_of(table, codes, level, side < 0.5)
+        return torch.where(coin < self.probability, codes, 0), values
+
+    def _on(self, device: torch.device, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Tables on the device, copied once: a copy in every step would make the host wait."""
+        key = (device, channels)
+        if key not in self._constants:
+            pool = torch.tensor([OPERATIONS.index(name) for name in self.pool], device=device)
+            paint = torch.tensor(fill_for(channels, self.variant.cutout_fill), device=device).view(-1, 1, 1)
+            self._constants[key] = (self.variant.table().to(device), pool, paint)
+        return self._constants[key]
+
+
+def _pool(pool: Sequence[str] | None, exclude: Sequence[str]) -> tuple[str, ...]:
+    names = OPERATIONS if pool is None else tuple(pool)
+    for name in (*names, *exclude):
+        if name not in OPERATIONS:
+            raise UserError(f"strong view: operation '{name}' is unknown; {nearest(name, OPERATIONS)}")
+    kept = tuple(name for name in names if name not in exclude)
+    if not kept:
+        raise UserError("strong view: pool without the excluded operations is empty, expected at least one, e.g. identity")
+    return kept
