@@ -9,8 +9,8 @@ variant   l                          n  p    source
 fixmatch  1, 2, ..., 9               2  1/2  authors' code of FixMatch (arXiv 2001.07685); translates by l of 32 pixels
 paper     uniform in [0, 10)         2  1/2  table of FixMatch's appendix; enhancers darken, never brighten
 usb       uniform in [0, 10)         3  1    TorchSSL and USB; posterize 4..7
-nm        magnitude / 3, or uniform  2  1    RandAugment proper: one magnitude 0..30 a sample; AutoAugment's ranges
-          below it
+nm        magnitude / 3, or uniform  2  1    RandAugment proper: one magnitude 0..30 a sample, enhancers both ways,
+          below that                         AutoAugment's ranges (translates by up to 150 of 331 pixels)
 """
 
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ Name = Literal["fixmatch", "paper", "usb", "nm"]
 Levels = Literal["integer", "uniform", "magnitude"]
 ROUNDED_UP = ("posterize", "solarize")
 GREY = (0.5, 0.5, 0.5)
+Ranges = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Variant:
     n: int
     probability: float
     levels: Levels
-    ranges: dict[str, tuple[float, float]]
+    ranges: Ranges
     mirror_enhance: bool = False
     fill: float = 0.0
     cutout_random: bool = False
@@ -54,25 +55,20 @@ class Variant:
         return torch.tensor(rows, dtype=torch.float64)
 
 
-_MOVES = {"rotate": (0.0, 30.0), "shear": (0.0, 0.3)}
+def _ranges(translate: float, enhance: tuple[float, float], solarize: int, posterize: tuple[int, int]) -> Ranges:
+    fixed: Ranges = {"rotate": (0.0, 30.0), "shear": (0.0, 0.3), "solarize": (solarize, -solarize)}
+    return fixed | {"translate": (0.0, translate), "enhance": enhance, "posterize": posterize}
+
+
+_USB_FILL = (125 / 255, 123 / 255, 114 / 255)
 VARIANTS: dict[str, Variant] = {
-    "fixmatch": Variant(
-        2, 0.5, "integer", fill=0.5,
-        ranges=_MOVES | {"translate": (0.0, 10 / 32), "enhance": (0.1, 1.8), "solarize": (256, -256), "posterize": (4, -4)},
-    ),
-    "paper": Variant(
-        2, 0.5, "uniform",
-        ranges=_MOVES | {"translate": (0.0, 0.3), "enhance": (0.05, 0.9), "solarize": (255, -255), "posterize": (8, -5)},
-    ),
+    "fixmatch": Variant(2, 0.5, "integer", _ranges(10 / 32, (0.1, 1.8), 256, (4, -4)), fill=0.5),
+    "paper": Variant(2, 0.5, "uniform", _ranges(0.3, (0.05, 0.9), 255, (8, -5))),
     "usb": Variant(
-        3, 1.0, "uniform", cutout_random=True, cutout_fill=(125 / 255, 123 / 255, 114 / 255),
-        ranges=_MOVES | {"translate": (0.0, 0.3), "enhance": (0.05, 0.9), "solarize": (256, -256), "posterize": (7, -4)},
+        3, 1.0, "uniform", _ranges(0.3, (0.05, 0.9), 256, (7, -4)), cutout_random=True, cutout_fill=_USB_FILL
     ),
-    "nm": Variant(
-        2, 1.0, "magnitude", mirror_enhance=True,
-        ranges=_MOVES | {"translate": (0.0, 150 / 331), "enhance": (1, -0.9), "solarize": (256, -256), "posterize": (8, -4)},
-    ),
-}  # fmt: skip
+    "nm": Variant(2, 1.0, "magnitude", _ranges(150 / 331, (1.0, -0.9), 256, (8, -4)), mirror_enhance=True),
+}
 
 
 def level_of(number: Tensor, levels: Levels) -> Tensor:
@@ -82,7 +78,7 @@ def level_of(number: Tensor, levels: Levels) -> Tensor:
 
 
 def values_of(table: Tensor, codes: Tensor, level: Tensor, mirror: Tensor) -> Tensor:
-    """The parameters, float64, of operations `codes` at `level`, on the other side of the pivot where `mirror`. One shape."""
+    """Parameters, float64, of operations `codes` at `level`, beyond the pivot where `mirror`; all of one shape."""
     start, span, pivot, mirrored, rounded = table[codes].unbind(-1)
     value = start + span * level / 10
     value = torch.where(mirror & (mirrored > 0), 2 * pivot - value, value)
