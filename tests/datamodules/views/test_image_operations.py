@@ -8,8 +8,10 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from datamodules.views.image import GEOMETRIC, OPERATIONS, PHOTOMETRIC
+from datamodules.views.image.cutout import box_mask
 from datamodules.views.image.operations import apply_operations
 from datamodules.views.image.randaugment import VARIANTS, values_of
+from datamodules.views.image.weak import flip_shift
 
 SHAPES = [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 20, 33)]
 FILL = 77
@@ -132,6 +134,20 @@ def test_masks_and_row_lists_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = apply_operations(pixels.clone(), codes, values, OPERATIONS, FILL)
     monkeypatch.setattr(operations, "on_host", lambda tensor: False)
     assert torch.equal(apply_operations(pixels.clone(), codes, values, OPERATIONS, FILL), listed)
+
+
+def test_accelerators_never_make_the_host_wait() -> None:
+    """On the meta device no number exists, so an operation that reads one, or a length that depends on one, raises."""
+    pixels = torch.empty(16, 3, 32, 32, dtype=torch.uint8, device="meta")
+    codes = torch.empty(16, 3, dtype=torch.long, device="meta")
+    table = VARIANTS["fixmatch"].table().to("meta")
+    values = values_of(table, codes, torch.ones_like(codes).double(), codes > 0)
+    assert apply_operations(pixels, codes, values, OPERATIONS, FILL).shape == pixels.shape
+    assert flip_shift(pixels, codes[:, 0] > 0, codes[:, 1], codes[:, 2]).shape == pixels.shape
+    number = torch.empty(16, 2, device="meta")
+    assert box_mask(number, number[:, 0], 32, 32).shape == (16, 1, 32, 32)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        (codes > 0).nonzero().tolist()
 
 
 def test_two_geometric_operations_are_one_resampling() -> None:
