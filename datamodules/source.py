@@ -14,8 +14,8 @@ Kind = Literal["image", "text"]
 class DataInfo:
     """What a loader knows without touching data.
 
-    tasks: number of classes by task, None where only reading the set tells. shape: (C, H, W) of an image, None for
-    text. train_size: training samples before anything is held out, None where only reading tells.
+    tasks: number of classes by task, None where only reading the set tells. shape: (C, H, W) of an image,
+    None for text. train_size: training samples before anything is held out, None where only reading tells.
     """
 
     kind: Kind
@@ -27,7 +27,8 @@ class DataInfo:
 class Source:
     """Samples by position. A subclass sets the attributes and fills `fetch` and `__len__`.
 
-    targets: int64 [N] by task, -1 for no label. classes: class names by task, in the order of the target values.
+    targets: int64 [N] by task, -1 for no label. classes: class names by task, in the order of the target
+    values.
     workers: True where `fetch` is slow (it decodes files) and gains from worker processes.
     """
 
@@ -40,7 +41,8 @@ class Source:
         raise TypeError(f"{type(self).__name__} does not say its length")
 
     def fetch(self, indices: Tensor) -> Any:
-        """The samples at `indices` (int64 [B]) as one batch: uint8 [B, C, H, W], or a dict of tensors [B, …]."""
+        """The samples at `indices` (int64 [B]) as one batch: uint8 [B, C, H, W], or a dict of tensors [B,
+        …]."""
         raise TypeError(f"{type(self).__name__} does not fetch samples")
 
 
