@@ -111,14 +111,14 @@ def validation_counts(available: Tensor, fraction: float) -> Tensor:
 
 
 def label_counts(available: Tensor, per_class: int, proportional: bool, names: Sequence[str]) -> Tensor:
-    """Labels a class: exactly `per_class`; proportional: mean `per_class`, in the shares of `available`, at
-    least one each."""
+    """Labels a class: exactly `per_class`; proportional: with mean `per_class`, in the shares of
+    `available`, at least one each."""
     if proportional:
         total = per_class * len(available)
         if total > int(available.sum()):
             raise UserError(
-                f"data.labels_per_class={per_class}: the long-tailed training data has {int(available.sum())} "
-                f"samples, {total} labels ({len(available)} classes) are asked for"
+                f"data.labels_per_class={per_class}: {total} labels are asked for, the long-tailed training "
+                f"data has {int(available.sum())} samples"
             )
         return apportion(available, total)
     short = (available < per_class).nonzero().flatten()
@@ -191,8 +191,8 @@ def _long_tailed(labels: Tensor, names: Sequence[str], settings: SplitSettings) 
     counts = imbalanced_counts(class_counts(labels, len(names)), factor, settings.imbalance)
     if counts.min() < 1:
         raise UserError(
-            f"data.imbalance_factor={factor:g} leaves class '{names[int(counts.argmin())]}' without a training "
-            f"sample: the head has {int(counts.max())}, so at most {int(counts.max())}"
+            f"data.imbalance_factor={factor:g} leaves no training sample of class "
+            f"'{names[int(counts.argmin())]}'; the head has {int(counts.max())}, expected at most that"
         )
     if settings.imbalance_subset == "legacy":
         kept = take_per_class_legacy(labels, counts)

@@ -81,7 +81,7 @@ def fetch_set(
             return tuple(make(folder, train=train, download=True) for train in (True, False))
     except (OSError, RuntimeError, EOFError) as error:
         raise UserError(
-            f"data.root={'null' if root is None else root}: no {title} in {folder} ({looked_for}), and "
+            f"data.root={root or f'null ({folder})'}: no {title} there ({looked_for}), and "
             f"downloading it failed ({last_line(error)}); set data.root to a folder that holds it"
         ) from None
 
