@@ -38,7 +38,8 @@ class StreamDataModule(LightningDataModule):
     split_seed: seeds all cuts. seed: seeds the order of samples.
     num_workers: processes that fetch; 0 is right for sets in memory.
     views: view objects by name, without a trailing digit.
-    text: settings of the text pipeline, null for images.
+    text: null for images; for text what numbers the words, called with the parts of the set, returns the
+    codec.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class StreamDataModule(LightningDataModule):
         seed: int = 0,
         num_workers: Annotated[int, Field(ge=0)] = 0,
         views: dict[str, Any] | None = None,
-        text: Any = None,
+        text: Callable[[Splits], Any] | None = None,
     ):
         super().__init__()
         self.source, self.root = source, root
@@ -79,6 +80,7 @@ class StreamDataModule(LightningDataModule):
         self.seed, self.num_workers = seed, num_workers
         self.views: dict[str, Any] = dict(views or {})
         self.text = text
+        self.codec: Any = None
         self.info: DataInfo = source.info()
         self.kind = self.info.kind
         self.streams = {"labeled"}
@@ -118,6 +120,7 @@ class StreamDataModule(LightningDataModule):
             return
         self._splits = splits = self._splits or self.source.load(self.root)
         train = splits.train
+        self._fit_text(splits)
         self.classes = dict(train.classes)
         self.tasks = {task: len(names) for task, names in self.classes.items()}
         cut = split_training(train.targets, self.classes, self.split_settings, own_val=splits.val is not None)
@@ -134,6 +137,14 @@ class StreamDataModule(LightningDataModule):
         elif len(cut.val):
             held = {task: values[cut.val] for task, values in train.targets.items()}
             self.parts["val"] = Part(train, cut.val, held, torch.arange(len(cut.val)))
+
+    def _fit_text(self, splits: Splits) -> None:
+        """Number the words of all parts, and let views take their statistics from the training texts."""
+        if self.text is not None:
+            self.codec = self.text(splits)
+        for view in self.views.values():
+            if hasattr(view, "fit"):
+                view.fit(splits.train)
 
     @property
     def sizes(self) -> dict[str, int]:

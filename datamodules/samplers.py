@@ -9,6 +9,8 @@ from torch.utils.data import Sampler
 
 from datamodules.randomness import generator
 
+BLOCK = 16  # micro-batches cut at once: the cost of a few small tensor calls is shared
+
 
 class Order(Protocol):
     """An endless sequence of positions in a stream, readable anywhere."""
@@ -72,19 +74,19 @@ class StepSampler(Sampler):
         self.orders, self.batch_sizes, self.total = dict(orders), dict(batch_sizes), total
         self.rank, self.world, self.start = rank, world, start
 
-    def at(self, step: int) -> dict[str, int | Tensor]:
-        """What this rank reads in micro-batch `step`."""
-        request: dict[str, int | Tensor] = {"position": step}
+    def block(self, step: int, steps: int) -> Iterator[dict[str, int | Tensor]]:
+        """What this rank reads in `steps` micro-batches from `step` on."""
+        rows: dict[str, tuple[Tensor, ...]] = {}
         for stream, order in self.orders.items():
             whole = self.batch_sizes[stream]
-            part = whole // self.world
-            first = step * whole + self.rank * part
-            request[stream] = order.take(first, first + part)
-        return request
+            taken = order.take(step * whole, (step + steps) * whole).view(steps, self.world, -1)
+            rows[stream] = taken[:, self.rank].unbind()
+        for offset in range(steps):
+            yield {"position": step + offset, **{stream: taken[offset] for stream, taken in rows.items()}}
 
     def __iter__(self) -> Iterator[dict[str, int | Tensor]]:
-        for step in range(self.start(), self.total):
-            yield self.at(step)
+        for step in range(self.start(), self.total, BLOCK):
+            yield from self.block(step, min(BLOCK, self.total - step))
 
     def __len__(self) -> int:
         return self.total

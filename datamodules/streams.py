@@ -12,7 +12,6 @@ from datamodules.errors import UserError
 from datamodules.source import Source
 
 
-@dataclass(frozen=True)
 class Part:
     """Samples of a source that one stream or one evaluation reads.
 
@@ -21,10 +20,10 @@ class Part:
     in every stream.
     """
 
-    source: Source
-    rows: Tensor
-    targets: dict[str, Tensor]
-    index: Tensor
+    def __init__(self, source: Source, rows: Tensor, targets: dict[str, Tensor], index: Tensor):
+        self.source, self.tasks = source, tuple(targets)
+        # one table, so that a batch costs one gather for all its numbers
+        self.table = torch.stack([rows, index, *targets.values()])
 
     @classmethod
     def whole(cls, source: Source) -> "Part":
@@ -33,15 +32,25 @@ class Part:
         return cls(source, rows, source.targets, rows)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.table.shape[1]
+
+    @property
+    def rows(self) -> Tensor:
+        return self.table[0]
+
+    @property
+    def index(self) -> Tensor:
+        return self.table[1]
+
+    @property
+    def targets(self) -> dict[str, Tensor]:
+        return dict(zip(self.tasks, self.table[2:], strict=True))
 
     def fetch(self, positions: Tensor) -> dict[str, Any]:
         """{"data", "targets", "index"} of the samples at `positions` [B]."""
-        return {
-            "data": self.source.fetch(self.rows[positions]),
-            "targets": {task: values[positions] for task, values in self.targets.items()},
-            "index": self.index[positions],
-        }
+        rows, index, *targets = self.table.index_select(1, positions).unbind()
+        data = self.source.fetch(rows)
+        return {"data": data, "targets": dict(zip(self.tasks, targets, strict=True)), "index": index}
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,9 @@ class BatchLoader(DataLoader):
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in super().__iter__():
+        # without workers, half of the stock iterator's time is spent on what only workers need
+        direct = not self.num_workers and not self.pin_memory
+        for batch in map(self.dataset.__getitem__, self.sampler) if direct else super().__iter__():
             if isinstance(batch, Failure):
                 raise UserError(batch.message)
             yield batch

@@ -1,4 +1,5 @@
-"""The data module: what it delivers, and that a stopped and resumed run sees what an uninterrupted one sees."""
+"""The data module: what it delivers, and that a stopped and resumed run sees what an uninterrupted one
+sees."""
 
 import pytest
 import torch
@@ -71,7 +72,10 @@ def test_ranks_share_the_global_batch():
 
 
 def test_workers_change_nothing():
-    here, there = list(ready(total=5).train_dataloader()), list(ready(total=5, num_workers=2).train_dataloader())
+    here, there = (
+        list(ready(total=5).train_dataloader()),
+        list(ready(total=5, num_workers=2).train_dataloader()),
+    )
     for a, b in zip(here, there, strict=True):
         assert a["position"] == b["position"]
         assert a["unlabeled"]["index"].equal(b["unlabeled"]["index"])
@@ -206,7 +210,7 @@ def test_a_resumed_run_sees_what_the_uninterrupted_one_sees(tmp_path, accumulate
     assert [entry[0] for entry in whole.seen] == list(range(20 * accumulate))
     assert trainer.num_training_batches == 20 * accumulate and trainer.global_step == 20
     path = tmp_path / "stopped.ckpt"
-    first, _, data = run(tmp_path, [SaveAt(7, path, stop=True)], accumulate=accumulate, workers=workers)
+    first, _, _ = run(tmp_path, [SaveAt(7, path, stop=True)], accumulate=accumulate, workers=workers)
     assert first.seen == whole.seen[: 7 * accumulate]
     assert torch.load(path, weights_only=True)["StreamDataModule"] == {"position": 7 * accumulate}
     rest, trainer, _ = run(tmp_path, resume=path, accumulate=accumulate, workers=workers)
@@ -257,6 +261,6 @@ def test_the_next_stage_starts_its_streams_anew(tmp_path):
     run(tmp_path, [SaveAt(7, path, stop=True)])
     _, _, data = run(tmp_path, resume=path)
     module = Recorder()
-    Trainer(max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, use_distributed_sampler=False).fit(module, data)  # fmt: skip
+    Trainer(max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False).fit(module, data)  # fmt: skip
     assert [entry[0] for entry in module.seen] == [0, 1, 2]

@@ -22,7 +22,9 @@ def test_a_batch_is_a_pure_function_of_the_step(size, batch):
 
 
 def test_seed_and_stream_give_different_orders():
-    orders = [ShuffledPasses(100, s, n).take(0, 100) for s, n in ((0, "labeled"), (1, "labeled"), (0, "unlabeled"))]
+    orders = [
+        ShuffledPasses(100, s, n).take(0, 100) for s, n in ((0, "labeled"), (1, "labeled"), (0, "unlabeled"))
+    ]
     assert not orders[0].equal(orders[1]) and not orders[0].equal(orders[2])
 
 
