@@ -38,8 +38,7 @@ class StreamDataModule(LightningDataModule):
     split_seed: seeds all cuts. seed: seeds the order of samples.
     num_workers: processes that fetch; 0 is right for sets in memory.
     views: view objects by name, without a trailing digit.
-    text: null for images; for text what numbers the words, called with the parts of the set, returns the
-    codec.
+    text: null for images; for text a function of the set's parts that numbers their words, gives the codec.
     """
 
     def __init__(
@@ -63,11 +62,8 @@ class StreamDataModule(LightningDataModule):
     ):
         super().__init__()
         self.source, self.root = source, root
-        self.batch_size, self.unlabeled_ratio, self.eval_batch_size = (
-            batch_size,
-            unlabeled_ratio,
-            eval_batch_size,
-        )
+        self.batch_size, self.unlabeled_ratio = batch_size, unlabeled_ratio
+        self.eval_batch_size = eval_batch_size
         self.split_settings = SplitSettings(
             labels_per_class,
             imbalance_factor,
@@ -106,8 +102,7 @@ class StreamDataModule(LightningDataModule):
         return set(self.views)
 
     def place(self, rank: int, world: int, total: int) -> None:
-        """Say where this process stands and how many micro-batches the run has, where there is no trainer to
-        ask."""
+        """Without a trainer to ask: where this process stands, and how many micro-batches the run has."""
         self._place = (rank, world, total)
 
     # -- reading and cutting ---------------------------------------------------------------------------------
@@ -176,6 +171,12 @@ class StreamDataModule(LightningDataModule):
 
         return view(data, drawn)
 
+    def decode(self, view: Mapping[str, Tensor]) -> list[str]:
+        """A text view {"ids", "mask"} [B, L] as strings, for people."""
+        if self.codec is None:
+            raise ValueError("only texts can be decoded, after setup")
+        return self.codec.decode(view["ids"], view["mask"])
+
     # -- loaders ---------------------------------------------------------------------------------------------
     def _where(self) -> tuple[int, int, int]:
         """(rank, world, micro-batches of the run)."""
@@ -213,7 +214,7 @@ class StreamDataModule(LightningDataModule):
             raise UserError("trainer.max_steps must be set: streams are endless, a run has a number of steps")
         sizes = self.batch_sizes()
         orders: dict[str, Order] = {
-            stream: ShuffledPasses(len(self.parts[stream]), self.seed, stream) for stream in sizes
+            name: ShuffledPasses(len(self.parts[name]), self.seed, name) for name in sizes
         }
         sampler = StepSampler(orders, sizes, total, rank, world, start=lambda: self.position)
         dataset = StepDataset({stream: self.parts[stream] for stream in sizes})
@@ -232,7 +233,8 @@ class StreamDataModule(LightningDataModule):
             return []
         rank, world, _ = self._where()
         sampler = ShareSampler(len(part), self.eval_batch_size, rank, world)
-        return BatchLoader(PartDataset(part), sampler, **self._options(part))
+        # validation comes again and again, testing once
+        return BatchLoader(PartDataset(part), sampler, persistent=name == "val", **self._options(part))
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         return self._evaluation_loader("val")
@@ -243,9 +245,8 @@ class StreamDataModule(LightningDataModule):
     # -- where the run stands --------------------------------------------------------------------------------
     @property
     def position(self) -> int:
-        """Micro-batches done: what the trainer counted (workers fetch ahead, so the sampler does not know),
-        else what was restored."""
-        done = 0
+        """Micro-batches done: as the trainer counted, else as restored."""
+        done = 0  # workers fetch ahead, so what the sampler handed out says nothing
         if self.trainer is not None:
             done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
         return done or self._position

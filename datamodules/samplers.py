@@ -16,8 +16,7 @@ class Order(Protocol):
     """An endless sequence of positions in a stream, readable anywhere."""
 
     def take(self, start: int, stop: int) -> Tensor:
-        """int64 [stop - start]: the elements [start, stop) of the sequence; the same for the same
-        arguments."""
+        """int64 [stop - start]: the elements [start, stop); equal arguments give equal elements."""
         ...
 
 

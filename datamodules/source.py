@@ -41,8 +41,10 @@ class Source:
         raise TypeError(f"{type(self).__name__} does not say its length")
 
     def fetch(self, indices: Tensor) -> Any:
-        """The samples at `indices` (int64 [B]) as one batch: uint8 [B, C, H, W], or a dict of tensors [B,
-        …]."""
+        """The samples at `indices` (int64 [B]) as one batch.
+
+        uint8 [B, C, H, W] for images; for text a dict of tensors [B, …] and numbers of the batch.
+        """
         raise TypeError(f"{type(self).__name__} does not fetch samples")
 
 

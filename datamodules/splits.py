@@ -76,8 +76,7 @@ def apportion(weights: Tensor, total: int) -> Tensor:
 
 
 def take_per_class(labels: Tensor, counts: Tensor, source: torch.Generator) -> Tensor:
-    """Positions (sorted) of `counts[c]` random samples of each class c; samples with label -1 are never
-    taken."""
+    """Sorted positions of `counts[c]` random samples of each class c, none of them with label -1."""
     order = torch.randperm(len(labels), generator=source)
     order = order[labels[order] >= 0]
     order = order[labels[order].argsort(stable=True)]
@@ -204,8 +203,10 @@ def _long_tailed(labels: Tensor, names: Sequence[str], settings: SplitSettings) 
 def split_training(
     targets: dict[str, Tensor], classes: dict[str, list[str]], settings: SplitSettings, own_val: bool = False
 ) -> TrainingSplit:
-    """All cuts of a training source. The first task stratifies; own_val: the set brings its own validation
-    part."""
+    """All cuts of a training source; the first task stratifies.
+
+    own_val: the set brings a validation part, nothing is held out. Raises UserError as the helpers above.
+    """
     check_classes(targets, classes)
     task = next(iter(classes))
     names, labels, seed = classes[task], targets[task], settings.seed

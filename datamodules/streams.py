@@ -95,12 +95,7 @@ def as_fetched(batch: Any) -> Any:
 
 
 class BatchLoader(DataLoader):
-    """A DataLoader over whole batches, whose length is that of the run and which can tell where it stands.
-
-    where: the micro-batch to begin with, None for evaluation. Lightning keeps a loader's state where the
-    loader has any, and warns when a run resumes with one that has none; ours is a number, kept by the data
-    module.
-    """
+    """A DataLoader over whole batches that the dataset makes; a `Failure` among them is raised as UserError."""
 
     def __init__(
         self, dataset: Dataset, sampler: Any, workers: int = 0, pin: bool = False, persistent: bool = False
@@ -125,8 +120,7 @@ class BatchLoader(DataLoader):
 
 
 class StepLoader(BatchLoader):
-    """The loader of all training streams. Stateful in Lightning's sense: its state is the position of the
-    run."""
+    """The loader of all training streams. Stateful as Lightning means it: its state is the run's position."""
 
     def __init__(
         self,

@@ -1,5 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 32×32 colour images, in torchvision's format or as sheets of
-tiles."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 32×32 colour images, torchvision's files or sheets of tiles."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -32,8 +31,7 @@ def read_sheet(path: Path) -> np.ndarray:
 
 
 def read_sheets(folder: Path, part: Literal["train", "test"]) -> ArraySource:
-    """All sheets `PART_*.jpg` or `PART_*.webp` of a folder, in the order of their names, with
-    `labels.npz`."""
+    """All sheets PART_*.jpg or .webp of a folder in the order of their names, with `labels.npz`."""
     sheets = sorted(path for end in ("jpg", "webp", "png") for path in folder.glob(f"{part}_*.{end}"))
     try:
         with np.load(folder / "labels.npz") as stored:

@@ -1,5 +1,4 @@
-"""The embedded default: scikit-learn's handwritten digits, 1797 real scans of 8×8 pixels (Alpaydin and Kaynak
-1998)."""
+"""The embedded default: 1797 real handwritten digits of 8×8 pixels from scikit-learn (Alpaydin and Kaynak)."""
 
 from collections.abc import Sequence
 from pathlib import Path

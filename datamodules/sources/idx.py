@@ -17,8 +17,7 @@ FILES["test"] = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array of an idx file, plain or gzip: two zero bytes, type 8, rank, sizes (big endian),
-    values."""
+    """The uint8 array of an idx file, plain or gzip: 00 00, type 08, rank, big-endian sizes, values."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -36,8 +35,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def find_idx(folder: Path, names: tuple[str, ...]) -> dict[str, Path] | None:
-    """The four files by name, all from one folder, unpacked ones first; None where a folder has not all of
-    them."""
+    """The four files by name, all from one folder, unpacked ones first; None where no folder has all."""
     stems = [stem for pair in FILES.values() for stem in pair]
     for place in candidates(folder, names):
         found = {

@@ -1,5 +1,4 @@
-"""Pictures in folders: ROOT/train/CLASS/*.png and ROOT/test/CLASS/*.png, or ROOT/CLASS/*.png with a test
-share."""
+"""Pictures in folders: ROOT/train/CLASS/*.png beside ROOT/test, or ROOT/CLASS/*.png with a test share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,8 +61,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def list_pictures(folder: Path, names: Sequence[str]) -> tuple[list[Path], Tensor]:
-    """Picture files below folder/CLASS, sorted, and their labels. A class without a folder has no
-    pictures."""
+    """Picture files below folder/CLASS, sorted, and labels. A class without a folder has no pictures."""
     paths, labels = [], []
     for label, name in enumerate(names):
         found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in ENDINGS)

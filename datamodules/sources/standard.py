@@ -36,8 +36,7 @@ def cache_folder() -> Path:
 
 
 def candidates(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The folder itself, the subfolders of these names, and `raw` in each: what a user may mean by a set's
-    folder."""
+    """What a user may mean by a set's folder: itself, subfolders of these names, and `raw` in each."""
     places = [folder, *(folder / name for name in names)]
     return [place for base in places for place in (base, base / "raw") if place.is_dir()]
 
@@ -49,8 +48,7 @@ def last_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def brief_patience() -> Iterator[None]:
-    """Connections give up after seconds, and torchvision's remarks on each mirror stay out of the
-    terminal."""
+    """Connections give up soon, and torchvision's remarks on mirrors stay out of the terminal."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)
     try:

@@ -261,6 +261,9 @@ def test_the_next_stage_starts_its_streams_anew(tmp_path):
     run(tmp_path, [SaveAt(7, path, stop=True)])
     _, _, data = run(tmp_path, resume=path)
     module = Recorder()
-    Trainer(max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False).fit(module, data)  # fmt: skip
+    trainer = Trainer(
+        max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(module, data)
     assert [entry[0] for entry in module.seen] == [0, 1, 2]
