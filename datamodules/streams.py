@@ -95,7 +95,7 @@ def as_fetched(batch: Any) -> Any:
 
 
 class BatchLoader(DataLoader):
-    """A DataLoader over whole batches that the dataset makes; a `Failure` among them is raised as UserError."""
+    """A DataLoader over batches that the dataset makes whole; a `Failure` is raised as UserError."""
 
     def __init__(
         self, dataset: Dataset, sampler: Any, workers: int = 0, pin: bool = False, persistent: bool = False

@@ -1,4 +1,4 @@
-"""The embedded default: 1797 real handwritten digits of 8×8 pixels from scikit-learn (Alpaydin and Kaynak)."""
+"""The embedded default: 1797 real handwritten digits of 8×8 pixels, from scikit-learn (Alpaydin, Kaynak)."""
 
 from collections.abc import Sequence
 from pathlib import Path
