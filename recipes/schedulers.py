@@ -6,6 +6,7 @@ is scaled by the same factor, so that groups keep the ratio of their rates.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,14 +19,14 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(ABC):
     """The base: warm-up, then `curve`."""
 
     warmup_steps: Steps = 0
 
+    @abstractmethod
     def curve(self, u: float) -> float:
         """Factor at the fraction `u` in [0, 1] of the steps after the warm-up."""
-        raise NotImplementedError("a schedule defines its curve")
 
     def factor(self, step: int, total: int) -> float:
         """Factor of the base rate used for the optimizer step number `step` (0 first) of `total`."""

@@ -8,7 +8,7 @@ from pydantic import Field
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal[
     "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "transformer-engine",
-    "transformer-engine-float16",
+    "transformer-engine-float16", "bf16", 16, 32, 64,
 ]  # fmt: skip
 
 
