@@ -20,7 +20,7 @@ import yaml
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from datamodules.errors import UserError, nearest
+from datamodules.errors import UserError
 
 UNKNOWN = inspect.Parameter.empty
 
@@ -188,5 +188,5 @@ def _literals(annotation: Any) -> list[Any]:
 
 def suggestion(name: str, known: list[str]) -> str:
     """`did you mean 'x'?` where one of the known names is close, else nothing."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return nearest(name, known) if close else ""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else ""

@@ -17,7 +17,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field
 
 from datamodules.errors import UserError, nearest
-from recipes.annotations import Signature, describe, find_target, fits, hint, signature
+from recipes.annotations import Signature, describe, find_target, fits, hint, signature, suggestion
 
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 SUPPLIED = {"info", "tasks"}
@@ -29,6 +29,7 @@ ROOT: dict[str, Any] = {
     "recipe": str,
 }
 SECTIONS = ("data", "network", "optimizer", "scheduler", "trainer", "logger", "methods")
+REQUIRED = ("data", "network", "optimizer", "scheduler", "trainer")
 
 
 class Broken:
@@ -46,6 +47,7 @@ def validate(config: DictConfig) -> list[str]:
     faults: list[str] = []
     tree = plain(config, "", faults)
     faults += _root_faults(tree)
+    faults += [f"{name}: is missing; choose one by {name}=NAME" for name in REQUIRED if name not in tree]
     for key in tree.keys() - ROOT.keys():
         for path, node in targets(tree[key], str(key)):
             faults += target_faults(path, node)
@@ -131,13 +133,15 @@ def _root_faults(tree: dict[str, Any]) -> list[str]:
         elif name not in SECTIONS:
             faults.append(f"{name}: unknown key; {nearest(str(name), [*ROOT, *SECTIONS])}")
         elif not isinstance(value, dict):
-            faults.append(f"{name}: got {value!r}, expected a mapping with _target_; choose one by {name}=NAME")
+            remedy = "choose methods by FAMILY=METHOD" if name == "methods" else f"choose one by {name}=NAME"
+            faults.append(f"{name}: got {value!r}, expected a mapping; {remedy}")
     return faults
 
 
 def _unknown(key: str, name: str, known: Signature) -> str:
-    near = nearest(name, known.arguments)
-    return f"{join(key, name)}: unknown key; {near.replace(chr(39), chr(39) + key + '.', 1) if '?' in near else near}"
+    near = suggestion(name, list(known.arguments))
+    meant = near.replace("'", f"'{key}.", 1) if near else nearest(name, known.arguments)
+    return f"{join(key, name)}: unknown key; {meant}"
 
 
 def _missing(node: dict[str, Any], known: Signature) -> list[str]:
