@@ -1,8 +1,8 @@
-"""Annotations as a contract for config values: what a target takes, whether a value fits, and plain words for it.
+"""Annotations as a contract for config values: what a target takes, whether a value fits, and plain words for
+it.
 
-Values are judged by pydantic in its strict mode for JSON: an integer is a number, a list may become a tuple, and
-nothing else is converted: `'0.9'` is no number, `true` is no integer.
-"""
+Values are judged by pydantic in its strict mode for JSON: an integer is a number, a list may become a tuple,
+and nothing else is converted: `'0.9'` is no number, `true` is no integer."""
 
 import difflib
 import importlib
@@ -27,7 +27,8 @@ UNKNOWN = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument that a config may give: its annotation (`UNKNOWN` where it has none) and whether it must."""
+    """One argument that a config may give: its annotation (`UNKNOWN` where it has none) and whether it
+    must."""
 
     annotation: Any
     required: bool
@@ -36,7 +37,8 @@ class Argument:
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments of a target that a config may give by name; `open_ended` where it takes any further ones."""
+    """The arguments of a target that a config may give by name; `open_ended` where it takes any further
+    ones."""
 
     arguments: dict[str, Argument]
     open_ended: bool
@@ -57,14 +59,18 @@ def find_target(path: str) -> Callable[..., Any]:
         except ImportError as error:
             raise UserError(f"cannot import '{path}': {error}") from error
         return _walk(found, parts, size)
-    raise UserError(f"cannot import '{path}': there is no module '{parts[0] if len(parts) < 2 else '.'.join(parts[:-1])}'")
+    raise UserError(
+        f"cannot import '{path}': there is no module '{parts[0] if len(parts) < 2 else '.'.join(parts[:-1])}'"
+    )
 
 
 def _walk(found: Any, parts: list[str], size: int) -> Callable[..., Any]:
     for i, name in enumerate(parts[size:], size):
         if not hasattr(found, name):
             public = [n for n in vars(found) if not n.startswith("_")]
-            raise UserError(f"'{'.'.join(parts[:i])}' has no '{name}'; {suggestion(name, public) or 'check the name'}")
+            raise UserError(
+                f"'{'.'.join(parts[:i])}' has no '{name}'; {suggestion(name, public) or 'check the name'}"
+            )
         found = getattr(found, name)
     if not callable(found):
         raise UserError(f"'{'.'.join(parts)}' is no class or function")
@@ -81,7 +87,9 @@ def signature(target: Callable[..., Any]) -> Signature:
     hints = _hints(target.__init__ if inspect.isclass(target) else target)
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     arguments = {
-        p.name: Argument(hints.get(p.name, UNKNOWN), p.default is p.empty, None if p.default is p.empty else p.default)
+        p.name: Argument(
+            hints.get(p.name, UNKNOWN), p.default is p.empty, None if p.default is p.empty else p.default
+        )
         for p in named
     }
     return Signature(arguments, any(p.kind is p.VAR_KEYWORD for p in parameters))
@@ -116,8 +124,8 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 NAMES: dict[Any, str] = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path", dict: "a mapping",
-    list: "a list", tuple: "a list", type(None): "null", None: "null", Any: "anything",
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path",
+    dict: "a mapping", list: "a list", tuple: "a list", type(None): "null", None: "null", Any: "anything",
 }  # fmt: skip
 
 
@@ -133,7 +141,8 @@ def describe(annotation: Any) -> str:
         return " or ".join(describe(a) for a in args)
     if origin is tuple and args and args[-1] is not Ellipsis:
         same = len(set(args)) == 1
-        return f"a list of {len(args)}: {'each ' + describe(args[0]) if same else ', '.join(map(describe, args))}"
+        entries = f"each {describe(args[0])}" if same else ", ".join(map(describe, args))
+        return f"a list of {len(args)}, {entries}"
     if origin in NAMES and args and origin is not dict:
         return f"a list, each {describe(args[0])}"
     kind = origin or annotation

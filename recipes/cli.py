@@ -3,10 +3,9 @@
     python train.py recipe=fixmatch methods.fixmatch.tau=0.9      one run, in this process
     python train.py -m recipe=supervised,fixmatch seed=0,1,2      many, by Hydra's sweepers and launchers
 
-Every mistake of the user's is a line on stderr and exit code 2, all of them at once and before anything starts; with
-`-m` the configs of all jobs are checked before the first one runs. Any other error is a bug and keeps its traceback.
-Nothing heavy is imported before it is needed: help must come at once.
-"""
+Every mistake of the user's is a line on stderr and exit code 2, all of them at once and before anything
+starts; with `-m` the configs of all jobs are checked before the first one runs. Any other error is a bug and
+keeps its traceback. Nothing heavy is imported before it is needed: help must come at once."""
 
 import os
 import sys
@@ -33,8 +32,9 @@ def main(argv: Sequence[str], root: Path = CONFIGS) -> int:
         print(help_text(root))
         return 0
     # a method of the user's own is found where the user stands, as with python -m
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
     try:
         if any(argument.startswith("-") for argument in argv):
             through_hydra(list(argv), root)
@@ -82,7 +82,8 @@ def check_paths(config: "DictConfig") -> None:
 
 
 def through_hydra(argv: list[str], root: Path = CONFIGS) -> None:
-    """Runs that need Hydra's own machinery: `-m` with its sweepers and launchers, `--cfg`, `--info` and the like."""
+    """Runs that need Hydra's own machinery: `-m` with its sweepers and launchers, `--cfg`, `--info` and the
+    like."""
     import hydra
 
     from recipes.jobs import check_jobs, hydra_job, redirect_sweep
@@ -132,6 +133,6 @@ def _arguments(argv: list[str]) -> Iterator[None]:
 
 
 def as_command(overrides: list[str]) -> Any:
-    """Make this process look as if it had been started with these overrides: Lightning starts further ranks by
-    repeating the command, and of a multirun they must repeat one job only."""
+    """Make this process look as if it had been started with these overrides: Lightning starts further ranks
+    by repeating the command, and of a multirun they must repeat one job only."""
     return _arguments([sys.argv[0], *overrides])

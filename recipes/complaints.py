@@ -26,12 +26,12 @@ class Catalogue:
         return {name: family for family, names in families.items() for name in names if name != "none"}
 
     def is_group(self, override: Override) -> bool:
-        group = str(override.key_or_group)
+        group = override.key_or_group
         return group in self.groups or group.startswith("hydra/")
 
     def choice_fault(self, override: Override) -> None:
         """Raise `UserError` where an override chooses what its group does not offer."""
-        group, line = str(override.key_or_group), override.input_line
+        group, line = override.key_or_group, override.input_line
         if group.startswith("hydra/") or override.is_delete():
             return
         offers = list(self.groups[group])
@@ -51,22 +51,24 @@ class Catalogue:
         family = self.methods.get(name)
         if family:
             return f"{group}={name}: '{name}' is of another family; write {family}={name}"
-        return f"{group}={name}: there is no {group} '{name}'; {nearest(name, self.groups.get(group, ()))}{more}"
+        return (
+            f"{group}={name}: there is no {group} '{name}'; {nearest(name, self.groups.get(group, ()))}{more}"
+        )
 
     def key_fault(self, override: Override, base: DictConfig) -> None:
         """Raise `UserError` where an override sets a key that the composed tree does not have."""
-        key = str(override.key_or_group)
+        key = override.key_or_group
         if override.is_sweep_override():
             raise UserError(sweep(override))
         exists = has_key(base, key)
-        if override.is_delete() and exists or override.is_add() or override.is_force_add():
-            if override.is_add() and exists and not isinstance(override.value(), dict | list):
-                if OmegaConf.select(base, key, throw_on_missing=False) is not None:
-                    raise UserError(f"{override.input_line}: the key exists; write it without the +")
-            return
-        if exists and not override.is_delete() and override.package is None:
-            return
-        raise UserError(self.unknown_key(key, str(override.value()), base))
+        fills = (
+            isinstance(override.value(), dict | list)
+            or OmegaConf.select(base, key, throw_on_missing=False) is None
+        )
+        if override.is_add() and exists and not fills:
+            raise UserError(f"{override.input_line}: the key exists; write it without the +")
+        if not (exists or override.is_add() or override.is_force_add()) or override.package is not None:
+            raise UserError(self.unknown_key(key, str(override.value()), base))
 
     def unknown_key(self, key: str, value: str, base: DictConfig) -> str:
         """One line about a key that is not there."""
@@ -76,7 +78,12 @@ class Catalogue:
             return absent_method(key, parts[1], list(map(str, methods)), self)
         keys = [k for k in all_keys(base) if not k.startswith("hydra.")]
         parent = OmegaConf.select(base, ".".join(parts[:-1])) if len(parts) > 1 else None
-        if isinstance(parent, DictConfig) and "_target_" not in parent and parts[0] != "methods" and len(parts) > 2:
+        if (
+            isinstance(parent, DictConfig)
+            and "_target_" not in parent
+            and parts[0] != "methods"
+            and len(parts) > 2
+        ):
             return f"{key}: unknown key; to add it write +{key}={value}"
         same = [k for k in keys if k.split(".")[-1] == parts[-1]]
         if "." not in key and not same:
@@ -86,11 +93,14 @@ class Catalogue:
             siblings = [str(name) for name in parent if not str(name).startswith("_")]
             near = close_key(parts[-1], ".".join(parts[:-1]), siblings)
             return f"{key}: unknown key; {near or _elsewhere(same) or nearest(parts[-1], siblings)}"
-        return f"{key}: unknown key; {_elsewhere(same) or suggestion(key, keys) or 'add dry_run=true to see all keys'}"
+        return (
+            f"{key}: unknown key; {_elsewhere(same) or suggestion(key, keys) or '--cfg job prints all keys'}"
+        )
 
 
 def close_key(name: str, parent: str, siblings: Sequence[str]) -> str:
-    """`did you mean 'parent.name'?` by the last part alone, since long common beginnings make any two keys close."""
+    """`did you mean 'parent.name'?` by the last part alone, since long common beginnings make any two keys
+    close."""
     near = suggestion(name, list(siblings))
     return near.replace("'", f"'{parent}.", 1) if near and parent else near
 
@@ -112,13 +122,18 @@ def absent_method(key: str, name: str, present: Sequence[str], known: Catalogue)
         return f"{key}: there is no method '{name}' in this run; {near}"
     for other in known.methods:
         if suggestion(name, [other]):
-            return f"{key}: there is no method '{name}'; did you mean '{other}'? add {known.methods[other]}={other} ({here})"
+            remedy = f"did you mean '{other}'? add {known.methods[other]}={other}"
+            return f"{key}: there is no method '{name}'; {remedy} ({here})"
     return f"{key}: there is no method '{name}'; {here}"
 
 
 def grammar(text: str, error: OverrideParseException) -> str:
     """One line about text that is no override."""
-    if text.count("[") != text.count("]") or text.count("{") != text.count("}") or text.count("(") != text.count(")"):
+    if (
+        text.count("[") != text.count("]")
+        or text.count("{") != text.count("}")
+        or text.count("(") != text.count(")")
+    ):
         return f"{text}: the brackets do not match"
     if "=" not in text.lstrip("~"):
         return f"{text}: expected KEY=VALUE or GROUP=NAME"
@@ -129,7 +144,9 @@ def grammar(text: str, error: OverrideParseException) -> str:
 def sweep(override: Override) -> str:
     """One line about several values in a single run."""
     key, value = override.get_key_element(), override.get_value_string()
-    as_list = f", or {key}=[{value}] for a list" if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP else ""
+    as_list = (
+        f", or {key}=[{value}] for a list" if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP else ""
+    )
     return f"{key}={value}: several values make several runs: add -m{as_list}"
 
 
@@ -157,7 +174,8 @@ def has_key(tree: DictConfig, key: str) -> bool:
     """Whether a dotted key exists, a null or open value included."""
     node: Any = tree
     for part in key.replace("[", ".").replace("]", "").split("."):
-        if isinstance(node, DictConfig) and part in node.keys():
+        # `in` denies a key whose value is still open (???)
+        if isinstance(node, DictConfig) and part in list(node.keys()):
             node = node._get_node(part)
         elif isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
             node = node._get_node(int(part))

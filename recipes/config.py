@@ -1,11 +1,12 @@
 """From a command line to a sound config, or to the list of everything that is wrong with it.
 
-Hydra composes; what it refuses is said again in one line with the nearest right name, and since it stops at its first
-refusal, the command is then taken apart so that all faults come at once. After that `validation` looks at the tree.
+Hydra composes; what it refuses is said again in one line with the nearest right name, and since it stops at
+its first refusal, the command is then taken apart so that all faults come at once. After that `validation`
+looks at the tree.
 
-A recipe may set keys of a method that the command line replaced (`recipe=fixmatch semi_supervised=mean_teacher`
-leaves `methods.fixmatch.tau` behind): such leftovers are dropped, unless the user named them, which is a mistake.
-"""
+A recipe may set keys of a method that the command line replaced (`recipe=fixmatch
+semi_supervised=mean_teacher` leaves `methods.fixmatch.tau` behind): such leftovers are dropped, unless the
+user named them, which is a mistake."""
 
 import re
 import warnings
@@ -45,7 +46,8 @@ class Faults(UserError):
 
 @dataclass
 class Command:
-    """A sound command: the resolved config without Hydra's node, and the methods whose leftovers were dropped."""
+    """A sound command: the resolved config without Hydra's node, and the methods whose leftovers were
+    dropped."""
 
     config: DictConfig
     dropped: list[str] = field(default_factory=list)
@@ -55,6 +57,7 @@ def resolve_command(overrides: Sequence[str], root: Path = CONFIGS) -> Command:
     """Compose and validate one run. Raises `Faults` with a line for each mistake."""
     with hydra_at(root):
         faults: list[str] = []
+        composed: DictConfig | None
         try:
             composed = compose_quietly(overrides)
         except REFUSALS as refusal:
@@ -66,14 +69,16 @@ def resolve_command(overrides: Sequence[str], root: Path = CONFIGS) -> Command:
         with open_dict(composed):
             del composed["hydra"]
         try:
-            return settle(composed, overrides, faults, catalogue(overrides))
+            return settle(composed, overrides, faults)
         finally:
             HydraConfig.instance().cfg = None
 
 
-def settle(config: DictConfig, overrides: Sequence[str], faults: Sequence[str], known: Catalogue) -> Command:
-    """Drop leftovers, validate, resolve. Needs Hydra's config to be set, for `${hydra:…}`. Raises `Faults`."""
-    leftovers, dropped = drop_leftovers(config, overrides, known)
+def settle(config: DictConfig, overrides: Sequence[str], faults: Sequence[str] = ()) -> Command:
+    """Drop leftovers, validate, resolve. Raises `Faults`, those given among them.
+
+    Needs Hydra to be initialised, for the search path, and its config to be set, for `${hydra:…}`."""
+    leftovers, dropped = drop_leftovers(config, overrides, lambda: catalogue(overrides))
     faults = [*faults, *leftovers, *validate(config)]
     if faults:
         raise Faults(faults)
@@ -84,24 +89,38 @@ def settle(config: DictConfig, overrides: Sequence[str], faults: Sequence[str], 
 def several_choices(composed: DictConfig) -> list[str]:
     """Faults of lists where a group takes one choice: Hydra would mix the files."""
     choices = {str(group): choice for group, choice in composed.hydra.runtime.choices.items()}
-    chosen = {group: choice for group, choice in choices.items() if group in SINGLE and str(choice).startswith("[")}
-    return [f"{group}={choice}: takes one choice, only families of methods take a list" for group, choice in chosen.items()]
+    chosen = {
+        group: choice for group, choice in choices.items() if group in SINGLE and str(choice).startswith("[")
+    }
+    return [
+        f"{group}={choice}: takes one choice, only families of methods take a list"
+        for group, choice in chosen.items()
+    ]
 
 
-def drop_leftovers(config: DictConfig, overrides: Sequence[str], known: Catalogue) -> tuple[list[str], list[str]]:
+def drop_leftovers(
+    config: DictConfig, overrides: Sequence[str], catalogue: Callable[[], Catalogue]
+) -> tuple[list[str], list[str]]:
     """Take keys of methods that are not part of the run out of the config, in place.
 
-    Returns faults, where the user named such a method or nobody knows it, and the names dropped without a word."""
+    Returns faults, where the user named such a method or nobody knows it, and the names dropped without a
+    word."""
     methods = config.get("methods")
     if not isinstance(methods, DictConfig):
         return [], []
     gone = [str(name) for name in methods if not _is_method(methods[name])]
     present = [str(name) for name in methods if name not in gone]
-    faults, silent = [], []
+    faults: list[str] = []
+    silent: list[str] = []
+    if not gone:
+        return faults, silent
+    known = catalogue()
     for name in gone:
         named = [key for key in map(complaints.key_of, overrides) if key.startswith(f"methods.{name}")]
         if named or name not in known.methods:
-            faults += [complaints.absent_method(key, name, present, known) for key in named or [f"methods.{name}"]]
+            faults += [
+                complaints.absent_method(key, name, present, known) for key in named or [f"methods.{name}"]
+            ]
         else:
             silent.append(name)
         with open_dict(methods):
@@ -135,7 +154,9 @@ def strict_search_path() -> Iterator[None]:
         except UserWarning as warning:
             missing = re.match(NO_FOLDER, str(warning))
             path = missing[1] if missing else str(warning)
-            raise ValueError(f"hydra.searchpath: there is no '{path}'; give file:///FOLDER or pkg://PACKAGE") from warning
+            raise ValueError(
+                f"hydra.searchpath: there is no '{path}'; give file:///FOLDER or pkg://PACKAGE"
+            ) from warning
 
 
 def loader() -> ConfigLoader:
@@ -149,14 +170,15 @@ def catalogue(overrides: Sequence[str]) -> Catalogue:
     path = [o for o in overrides if o.lstrip("+").startswith("hydra.searchpath=")]
 
     def offers(group: str) -> list[str]:
-        return loader().get_group_options(group, config_name="config", overrides=path)
+        return loader().get_group_options(group, overrides=path)
 
     with strict_search_path():
         return Catalogue({group: offers(group) for group in loader().list_groups("") if group != "hydra"})
 
 
 def salvage(overrides: list[str], refusal: Exception) -> tuple[DictConfig | None, list[str]]:
-    """All that is wrong with a command that Hydra refused, and the config of what is right in it, if there is one."""
+    """All that is wrong with a command that Hydra refused, and the config of what is right in it, if there is
+    one."""
     faults: list[str] = []
     try:
         known = catalogue(overrides)
@@ -173,7 +195,9 @@ def salvage(overrides: list[str], refusal: Exception) -> tuple[DictConfig | None
         return None, faults or [complaints.translate(error, known)]
     own = _kept([o for o in values if not o.is_hydra_override()], lambda o: known.key_fault(o, base), faults)
     try:
-        return compose_quietly([o.input_line or "" for o in [*groups, *hydra, *own]]), faults or _said(refusal, known)
+        return compose_quietly([o.input_line or "" for o in [*groups, *hydra, *own]]), faults or _said(
+            refusal, known
+        )
     except REFUSALS as error:
         return None, [*faults, complaints.translate(error, known)]
 

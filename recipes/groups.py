@@ -1,4 +1,5 @@
-"""Where the configs lie and how they are grouped; reads YAML files as text, so that help needs no other import.
+"""Where the configs lie and how they are grouped; reads YAML files as text, so that help needs no other
+import.
 
 A file's description is its first comment line, the `# @package` line aside.
 """

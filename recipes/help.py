@@ -1,4 +1,5 @@
-"""`python train.py --help`: what there is to say, read from the config files alone, in a fraction of a second."""
+"""`python train.py --help`: what there is to say, read from the config files alone, in a fraction of a
+second."""
 
 import re
 from pathlib import Path
@@ -26,14 +27,16 @@ def help_text(root: Path = CONFIGS) -> str:
     lines += _group("recipe", root)
     lines += ["Methods, by family (several: FAMILY=[a,b]; add to any recipe)"]
     for family in families(root):
-        lines += _listing(family, {n: d for n, d in options(family, root).items() if n != "none"}, indent="  ")
+        lines += _listing(
+            family, {n: d for n, d in options(family, root).items() if n != "none"}, indent="  "
+        )
     lines.append("")
     for group in SINGLE[1:]:
         if group in HEADINGS:
             lines += _group(group, root)
     lines += ["Main keys, with their defaults", *_keys(root), ""]
     lines += ["Examples", *(f"  {example}" for example in EXAMPLES), ""]
-    lines += ["Every other key of a run: add dry_run=true, or --cfg job to print its whole config."]
+    lines += ["Every other key of a run: add dry_run=true, or print its whole config with --cfg job."]
     return "\n".join(lines)
 
 
@@ -46,7 +49,10 @@ def _listing(title: str, entries: dict[str, str], indent: str = "") -> list[str]
     if not entries:
         return []
     width = max(16, *(len(name) for name in entries))
-    return [f"{indent}{title}", *(f"{indent}  {name:<{width}}  {about}".rstrip() for name, about in entries.items())]
+    return [
+        f"{indent}{title}",
+        *(f"{indent}  {name:<{width}}  {about}".rstrip() for name, about in entries.items()),
+    ]
 
 
 def _keys(root: Path) -> list[str]:
@@ -68,7 +74,11 @@ def _entry(key: str, root: Path) -> tuple[str, str] | None:
 
 
 def _short(value: str) -> str:
-    return re.sub(r"\$\{now:[^}]*\}", "TIME", re.sub(r"\$\{(?:hydra:runtime\.choices\.)?(\w+)\}", lambda m: m[1].upper(), value))
+    return re.sub(
+        r"\$\{now:[^}]*\}",
+        "TIME",
+        re.sub(r"\$\{(?:hydra:runtime\.choices\.)?(\w+)\}", lambda m: m[1].upper(), value),
+    )
 
 
 def _search(pattern: str, path: Path) -> re.Match[str] | None:

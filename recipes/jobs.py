@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from datamodules.errors import UserError
 from recipes import complaints
 from recipes.cli import as_command, start
-from recipes.config import Faults, catalogue, hydra_at, loader, resolve_command, settle
+from recipes.config import Faults, hydra_at, loader, resolve_command, settle
 from recipes.paths import run_dir_faults
 
 FULL_CHECK = 48  # composing takes about a quarter of a second: beyond so many jobs each value is checked once
@@ -27,18 +27,16 @@ def hydra_job(config: DictConfig) -> float | None:
     """One job of a multirun: what Hydra calls. Returns validation accuracy, for sweepers that search."""
     hydra = HydraConfig.get()
     overrides = [str(o) for o in hydra.overrides.task]
-    known = complaints.Catalogue({})
-    if any("_target_" not in node for node in (config.get("methods") or {}).values()):
-        known = catalogue([str(o) for o in hydra.overrides.hydra])
+    searchpath = [str(o) for o in hydra.overrides.hydra if complaints.key_of(str(o)) == "hydra.searchpath"]
     if hydra.mode == RunMode.MULTIRUN and not any(complaints.key_of(o) == "run_dir" for o in overrides):
         config.run_dir = hydra.runtime.output_dir
-    sound = settle(config, overrides, [], known).config
+    sound = settle(config, [*searchpath, *overrides]).config
     before = HydraConfig.instance().cfg
     # Lightning would repeat the whole multirun on every rank if it knew of Hydra
     HydraConfig.instance().cfg = None
     try:
-        searchpath = [str(o) for o in hydra.overrides.hydra if complaints.key_of(str(o)) == "hydra.searchpath"]
-        with as_command([*searchpath, *overrides, f"run_dir={sound.run_dir}"]):
+        alone = [o for o in overrides if complaints.key_of(o) != "run_dir"]
+        with as_command([*searchpath, *alone, f"run_dir={sound.run_dir}"]):
             metrics = start(sound, overrides)
     finally:
         HydraConfig.instance().cfg = before
@@ -46,7 +44,8 @@ def hydra_job(config: DictConfig) -> float | None:
 
 
 def redirect_sweep(argv: list[str]) -> list[str]:
-    """In a multirun `run_dir=X` names the folder of all jobs, X/0, X/1 …, unless X differs from job to job."""
+    """In a multirun `run_dir=X` names the folder of all jobs, X/0, X/1 …, unless X differs from job to
+    job."""
     if not {"-m", "--multirun"} & set(argv):
         return argv
     return [_redirected(argument) for argument in argv]
@@ -73,7 +72,11 @@ def check_jobs(argv: list[str], root: Path) -> None:
         folders[folder] = folders.get(folder, 0) + 1
     named = any(complaints.key_of(o) == "run_dir" for o in overrides)
     if named:
-        faults += [f"run_dir: {n} jobs would share '{f}'; let it differ by job, or leave it out" for f, n in folders.items() if n > 1]
+        faults += [
+            f"run_dir: {n} jobs would share '{f}'; let it differ by job, or leave it out"
+            for f, n in folders.items()
+            if n > 1
+        ]
         faults += [line for folder in folders for line in run_dir_faults(folder)]
     for sweep in (o.partition("=")[2] for o in overrides if complaints.key_of(o) == "hydra.sweep.dir"):
         faults += [line for i in range(len(jobs)) for line in run_dir_faults(f"{sweep}/{i}")]
@@ -82,8 +85,8 @@ def check_jobs(argv: list[str], root: Path) -> None:
 
 
 def expand(overrides: list[str], root: Path) -> Iterator[list[str]]:
-    """The override lists to check: every combination, or, of more than `FULL_CHECK`, every value beside the first
-    ones of all others. Of an interval its ends."""
+    """The override lists to check: every combination, or, of more than `FULL_CHECK`, every value beside the
+    first ones of all others. Of an interval its ends."""
     with hydra_at(root):
         parser = OverridesParser.create(config_loader=loader())
         choices = [_values(parser, text) for text in overrides]

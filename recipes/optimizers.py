@@ -1,14 +1,13 @@
 """Optimizers by name, with defaults that mean what the name says.
 
-timm's factory makes them (torch's Rprop and ASGD, which it lacks, are made here). Some of timm's names mislead: its
-`sgd` is Nesterov's form, its `rmsprop` has momentum 0.9 and α = 0.9, its `adagrad` another ε, and its `lars` and
-`lamb` adapt nothing where the weight decay is 0. The settings below say each of these openly; `NamedOptimizer` hands
-any other name to timm as it is.
+timm's factory makes them (torch's Rprop and ASGD, which it lacks, are made here). Some of timm's names
+mislead: its `sgd` is Nesterov's form, its `rmsprop` has momentum 0.9 and α = 0.9, its `adagrad` another ε,
+and its `lars` and `lamb` adapt nothing where the weight decay is 0. The settings below say each of these
+openly; `NamedOptimizer` hands any other name to timm as it is.
 
-Weight decay acts on tensors with more than one dimension only (kernels, embeddings), never on biases, norms and
-scales: chosen by shape, since names miss norms called otherwise. A parameter may carry `_lr_scale` (factor of the
-learning rate) and `_weight_decay` (its own decay): these win.
-"""
+Weight decay acts on tensors with more than one dimension only (kernels, embeddings), never on biases, norms
+and scales: chosen by shape, since names miss norms called otherwise. A parameter may carry `_lr_scale`
+(factor of the learning rate) and `_weight_decay` (its own decay): these win."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +27,9 @@ Options = dict[str, Any]
 
 FROM_TORCH: dict[str, Callable[..., optim.Optimizer]] = {"rprop": optim.Rprop, "asgd": optim.ASGD}
 FIXED = {"params", "lr", "weight_decay"}
-REFUSED = {"adahessian": "it needs a backward pass that can be differentiated again, which the step does not make"}
+REFUSED = {
+    "adahessian": "it needs a backward pass that can be differentiated again, which the step does not make"
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +113,8 @@ class RAdam(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Lion(OptimizerSettings):
-    """w ← w - γ sign(β₁m + (1-β₁)g), decoupled decay (arXiv 2302.06675). Takes a rate 3 to 10 times smaller and a decay
-    3 to 10 times larger than AdamW."""
+    """w ← w - γ sign(β₁m + (1-β₁)g), decoupled decay (arXiv 2302.06675). Takes a rate 3 to 10 times smaller
+    and a decay 3 to 10 times larger than AdamW."""
 
     lr: Rate = 1e-4
     weight_decay: NonNegative = 0.1
@@ -123,8 +124,8 @@ class Lion(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class LAMB(OptimizerSettings):
-    """w ← w - γ (‖w‖/‖r‖) r per tensor, r = m̂/(√v̂+ε) + λw (arXiv 1904.00962). timm clips the global gradient norm
-    to 1 and adapts only decayed tensors; here neither happens unless asked for."""
+    """w ← w - γ (‖w‖/‖r‖) r per tensor, r = m̂/(√v̂+ε) + λw (arXiv 1904.00962). timm clips the global
+    gradient norm to 1 and adapts only decayed tensors; here neither happens unless asked for."""
 
     weight_decay: NonNegative = 0.01
     betas: Betas = (0.9, 0.999)
@@ -137,8 +138,8 @@ class LAMB(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class LARS(OptimizerSettings):
-    """Momentum on g scaled per tensor by η‖w‖ / (‖g‖ + λ‖w‖) (arXiv 1708.03888), η = `trust_coeff`. timm adapts only
-    tensors with decay; here all, unless `always_adapt` is off."""
+    """Momentum on g scaled per tensor by η‖w‖ / (‖g‖ + λ‖w‖) (arXiv 1708.03888), η = `trust_coeff`. timm
+    adapts only tensors with decay; here all, unless `always_adapt` is off."""
 
     lr: Rate = 1.0
     weight_decay: NonNegative = 1e-4
@@ -167,7 +168,8 @@ class Adafactor(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class NovoGrad(OptimizerSettings):
-    """One second moment a tensor: m ← β₁m + g/√v + λw (arXiv 1905.11286). timm's betas; (0.9, 0.25) is also in use."""
+    """One second moment a tensor: m ← β₁m + g/√v + λw (arXiv 1905.11286). timm's betas; (0.9, 0.25) is also
+    in use."""
 
     betas: Betas = (0.95, 0.98)
     eps: Rate = 1e-8
@@ -199,18 +201,22 @@ def build_optimizer(
 ) -> optim.Optimizer:
     """An optimizer over the trainable parameters of `module` and over a method's own groups.
 
-    extra_groups: dicts with `params` and any of `lr`, `weight_decay`; their parameters are taken out of the module's,
-    and their group's values win over the settings, a parameter's own flags over both. Raises `UserError` for an
-    unknown name, an argument that the optimizer does not have, and where nothing is left to train.
-    """
+    extra_groups: dicts with `params` and any of `lr`, `weight_decay`; their parameters are taken out of the
+    module's, and their group's values win over the settings, a parameter's own flags over both. Raises
+    `UserError` for an unknown name, an argument that the optimizer does not have, and where nothing is left
+    to train."""
     groups = parameter_groups(module, settings, extra_groups)
     if not groups:
-        raise UserError("nothing to train: every parameter is frozen; add a method that trains or unfreeze the head")
+        raise UserError(
+            "nothing to train: every parameter is frozen; add a method that trains or unfreeze the head"
+        )
     name = settings.factory_name()
     make, known = _factory(name)
     arguments = settings.arguments()
     for argument in arguments.keys() - known:
-        raise UserError(f"optimizer.options.{argument}: '{name}' has no such argument; {nearest(argument, known)}")
+        raise UserError(
+            f"optimizer.options.{argument}: '{name}' has no such argument; {nearest(argument, known)}"
+        )
     try:
         return make(groups, lr=settings.lr, weight_decay=settings.weight_decay, **arguments)
     except (TypeError, ValueError, ImportError) as error:
@@ -220,7 +226,8 @@ def build_optimizer(
 def parameter_groups(
     module: nn.Module, settings: OptimizerSettings, extra_groups: Sequence[Mapping[str, Any]] = ()
 ) -> list[dict[str, Any]]:
-    """Groups of equal learning rate and decay, frozen parameters left out, in the order of first appearance."""
+    """Groups of equal learning rate and decay, frozen parameters left out, in the order of first
+    appearance."""
     claimed = {id(p) for group in extra_groups for p in group["params"]}
     own = {"params": [p for p in module.parameters() if id(p) not in claimed]}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -237,7 +244,7 @@ def optimizer_names() -> list[str]:
     """All names that `NamedOptimizer` takes."""
     from timm.optim import list_optimizers
 
-    return sorted(set(list_optimizers()) - set(REFUSED) | set(FROM_TORCH))
+    return sorted(set(map(str, list_optimizers())) - set(REFUSED) | set(FROM_TORCH))
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

@@ -1,4 +1,5 @@
-"""The two paths a user gives to a run, looked at before anything starts: the folder it writes and what it resumes.
+"""The two paths a user gives to a run, looked at before anything starts: the folder it writes and what it
+resumes.
 
 `torch` is imported late: most mistakes are found before anybody has to wait for it.
 """
@@ -17,14 +18,13 @@ CHECKPOINT_KEYS = ("state_dict", "global_step", "pytorch-lightning_version")
 def run_dir_faults(run_dir: str, resume: str | None = None, reading: bool = False) -> list[str]:
     """Why a run may not write this folder, if so: no folder, not writable, or it holds a run.
 
-    A folder that holds a run may be gone on with (`resume` names it, or a checkpoint inside it) and nothing else.
-    reading: nothing will be written (a dry run), so that a run may lie there.
-    """
+    A folder that holds a run may be gone on with (`resume` names it, or a checkpoint inside it) and nothing
+    else. reading: nothing will be written (a dry run), so that a run may lie there."""
     folder = Path(run_dir).expanduser()
     if not reading and folder.is_dir() and any((folder / trace).exists() for trace in TRACES):
         inside = resume is not None and Path(resume).expanduser().resolve().is_relative_to(folder.resolve())
         if not inside:
-            return [f"run_dir: '{run_dir}' holds a run already; name another folder, or resume={run_dir} to go on with it"]
+            return [f"run_dir: '{run_dir}' holds a run already; name another folder, or add resume={run_dir}"]
     ancestor = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not ancestor.is_dir():
         return [f"run_dir: '{run_dir}' cannot be a folder: '{ancestor}' is a file"]
@@ -39,7 +39,9 @@ def find_checkpoint(resume: str) -> Path:
     if path.is_dir():
         inside = path / "checkpoints" / "last.ckpt"
         if not inside.is_file():
-            raise UserError(f"resume: the folder '{resume}' holds no checkpoints/last.ckpt; name a run's folder or a .ckpt")
+            raise UserError(
+                f"resume: the folder '{resume}' holds no checkpoints/last.ckpt; name a run or a .ckpt"
+            )
         return inside
     if not path.is_file():
         raise UserError(f"resume: there is no '{resume}'; name a run's folder or a .ckpt")
@@ -56,7 +58,15 @@ def load_checkpoint(resume: str) -> dict[str, Any]:
     path = find_checkpoint(resume)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+    ) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"resume: '{path}' is no checkpoint: {reason[:160].rstrip('.')}") from error
     missing = [key for key in CHECKPOINT_KEYS if not isinstance(content, dict) or key not in content]

@@ -1,9 +1,8 @@
 """The learning rate over a run: factors of the base rate, pure functions of the optimizer steps done.
 
-All share one linear warm-up: factor (t+1)/W at step t < W, so that no step is taken with rate 0. What follows is a
-curve over u = (t-W)/(K-W) in [0, 1], K the steps of the run; steps past K keep the last value. Every parameter group
-is scaled by the same factor, so that groups keep the ratio of their rates.
-"""
+All share one linear warm-up: factor (t+1)/W at step t < W, so that no step is taken with rate 0. What follows
+is a curve over u = (t-W)/(K-W) in [0, 1], K the steps of the run; steps past K keep the last value. Every
+parameter group is scaled by the same factor, so that groups keep the ratio of their rates."""
 
 import math
 from abc import ABC, abstractmethod
@@ -73,5 +72,6 @@ class FixMatchCosine(Schedule):
 
 
 def build_scheduler(optimizer: Optimizer, settings: Schedule, total_steps: int) -> LambdaLR:
-    """A scheduler to step once after every optimizer step (`interval: step` in Lightning) of `total_steps`."""
+    """A scheduler to step once after every optimizer step (`interval: step` in Lightning) of
+    `total_steps`."""
     return LambdaLR(optimizer, lambda step: settings.factor(step, total_steps))

@@ -1,13 +1,12 @@
 """One pass over a composed config that finds all faults at once, one line each, before anything is built.
 
-Every node with `_target_` is held against the signature of what it names: unknown and missing arguments, types,
-ranges. Interpolations that do not resolve and values left open (`???`) are faults too. A line reads
+Every node with `_target_` is held against the signature of what it names: unknown and missing arguments,
+types, ranges. Interpolations that do not resolve and values left open (`???`) are faults too. A line reads
 
     methods.fixmatch.tau: got 1.5, expected a number between 0 and 1
 
-Some arguments are not the user's to give: positional-only ones and those in `SUPPLIED` come from the engine, and a
-node with `_partial_: true` may leave any open.
-"""
+Some arguments are not the user's to give: positional-only ones and those in `SUPPLIED` come from the engine,
+and a node with `_partial_: true` may leave any open."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -109,7 +108,8 @@ def target_faults(key: str, node: dict[str, Any]) -> list[str]:
 
 
 def value_faults(key: str, value: Any, annotation: Any) -> list[str]:
-    """The fault of one value against an annotation, if any. Values holding further targets are built, not given."""
+    """The fault of one value against an annotation, if any. Values holding further targets are built, not
+    given."""
     if _holds_object(value) or fits(value, annotation):
         return []
     meant = hint(value, annotation)
