@@ -1,0 +1,138 @@
+"""The command line: help, one run, or many (`-m`), and how mistakes reach the user.
+
+    python train.py recipe=fixmatch methods.fixmatch.tau=0.9      one run, in this process
+    python train.py -m recipe=supervised,fixmatch seed=0,1,2      many, by Hydra's sweepers and launchers
+
+Every mistake of the user's is a line on stderr and exit code 2, all of them at once and before anything
+starts; with `-m` the configs of all jobs are checked before the first one runs. Any other error is a bug and
+keeps its traceback. Nothing heavy is imported before it is needed: help must come at once."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datamodules.errors import UserError
+from recipes.groups import CONFIGS
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+USER_MISTAKE, INTERRUPTED = 2, 130
+RUN_DIR = "ROUX_RUN_DIR"  # tells further ranks the folder that rank 0 settled on: its name holds the time
+
+
+def main(argv: Sequence[str], root: Path = CONFIGS) -> int:
+    """Run a command line (without the program's name); returns the exit code."""
+    if any(argument in ("-h", "--help") for argument in argv):
+        from recipes.help import help_text
+
+        print(help_text(root))
+        return 0
+    # a method of the user's own is found where the user stands, as with python -m
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        if any(argument.startswith("-") for argument in argv):
+            through_hydra(list(argv), root)
+        else:
+            single(list(argv), root)
+    except UserError as error:
+        return _complain(str(error).splitlines())
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def single(overrides: list[str], root: Path = CONFIGS) -> dict[str, float]:
+    """One run in this process. Raises `UserError`; returns the run's final metrics."""
+    from recipes.config import resolve_command
+
+    return start(resolve_command(overrides, root).config, overrides)
+
+
+def start(config: "DictConfig", overrides: list[str]) -> dict[str, float]:
+    """Run a sound, resolved config, once its folder and what it resumes have been looked at."""
+    from recipes.run import run
+
+    if _further_rank():
+        config.run_dir = os.environ.get(RUN_DIR, config.run_dir)
+        return run(config, overrides)
+    check_paths(config)
+    with _environment(RUN_DIR, config.run_dir):
+        return run(config, overrides)
+
+
+def check_paths(config: "DictConfig") -> None:
+    """Look at `run_dir` and `resume`. Raises `UserError` with all that is wrong with them."""
+    from recipes.config import Faults
+    from recipes.paths import load_checkpoint, run_dir_faults
+
+    faults = run_dir_faults(config.run_dir, config.resume, reading=config.dry_run)
+    if config.resume is not None:
+        try:
+            load_checkpoint(config.resume)
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise Faults(faults)
+
+
+def through_hydra(argv: list[str], root: Path = CONFIGS) -> None:
+    """Runs that need Hydra's own machinery: `-m` with its sweepers and launchers, `--cfg`, `--info` and the
+    like."""
+    import hydra
+
+    from recipes.jobs import check_jobs, hydra_job, redirect_sweep
+
+    argv = redirect_sweep(argv)
+    check_jobs(argv, root)
+    # without this variable Hydra prints errors in its own way and exits by itself
+    with _environment("HYDRA_FULL_ERROR", "1"), _arguments([sys.argv[0], *argv]):
+        try:
+            hydra.main(version_base="1.3", config_path=str(root.resolve()), config_name="config")(hydra_job)()
+        except hydra.errors.HydraException as error:
+            raise UserError(" ".join(str(error).split())) from error
+
+
+def _complain(lines: Sequence[str]) -> int:
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    return USER_MISTAKE
+
+
+def _further_rank() -> bool:
+    """Whether this process is a rank other than the first, which settles and checks the paths for all."""
+    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return any(rank.isdigit() and int(rank) > 0 for rank in ranks)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _arguments(argv: list[str]) -> Iterator[None]:
+    before, sys.argv = sys.argv, argv
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def as_command(overrides: list[str]) -> Any:
+    """Make this process look as if it had been started with these overrides: Lightning starts further ranks
+    by repeating the command, and of a multirun they must repeat one job only."""
+    return _arguments([sys.argv[0], *overrides])

@@ -1,0 +1,228 @@
+"""From a command line to a sound config, or to the list of everything that is wrong with it.
+
+Hydra composes; what it refuses is said again in one line with the nearest right name, and since it stops at
+its first refusal, the command is then taken apart so that all faults come at once. After that `validation`
+looks at the tree.
+
+A recipe may set keys of a method that the command line replaced (`recipe=fixmatch
+semi_supervised=mean_teacher` leaves `methods.fixmatch.tau` behind): such leftovers are dropped, unless the
+user named them, which is a mistake."""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from datamodules.errors import UserError
+from recipes import complaints
+from recipes.complaints import Catalogue
+from recipes.groups import CONFIGS, SINGLE
+from recipes.validation import validate
+
+NO_FOLDER = r"provider=.*, path=(.*) is not available"
+REFUSALS = (HydraException, OmegaConfBaseException, ValueError)
+
+
+class Faults(UserError):
+    """Several mistakes at once, a line each."""
+
+    def __init__(self, lines: Sequence[str]):
+        super().__init__("\n".join(lines))
+        self.lines = list(lines)
+
+
+@dataclass
+class Command:
+    """A sound command: the resolved config without Hydra's node, and the methods whose leftovers were
+    dropped."""
+
+    config: DictConfig
+    dropped: list[str] = field(default_factory=list)
+
+
+def resolve_command(overrides: Sequence[str], root: Path = CONFIGS) -> Command:
+    """Compose and validate one run. Raises `Faults` with a line for each mistake."""
+    with hydra_at(root):
+        faults: list[str] = []
+        composed: DictConfig | None
+        try:
+            composed = compose_quietly(overrides)
+        except REFUSALS as refusal:
+            composed, faults = salvage(list(overrides), refusal)
+        if composed is None:
+            raise Faults(faults)
+        faults += several_choices(composed)
+        HydraConfig.instance().set_config(composed)
+        with open_dict(composed):
+            del composed["hydra"]
+        try:
+            return settle(composed, overrides, faults)
+        finally:
+            HydraConfig.instance().cfg = None
+
+
+def settle(config: DictConfig, overrides: Sequence[str], faults: Sequence[str] = ()) -> Command:
+    """Drop leftovers, validate, resolve. Raises `Faults`, those given among them.
+
+    Needs Hydra to be initialised, for the search path, and its config to be set, for `${hydra:…}`."""
+    leftovers, dropped = drop_leftovers(config, overrides, lambda: catalogue(overrides))
+    faults = [*faults, *leftovers, *validate(config)]
+    if faults:
+        raise Faults(faults)
+    OmegaConf.resolve(config)
+    return Command(config, dropped)
+
+
+def several_choices(composed: DictConfig) -> list[str]:
+    """Faults of lists where a group takes one choice: Hydra would mix the files."""
+    choices = {str(group): choice for group, choice in composed.hydra.runtime.choices.items()}
+    chosen = {
+        group: choice for group, choice in choices.items() if group in SINGLE and str(choice).startswith("[")
+    }
+    return [
+        f"{group}={choice}: takes one choice, only families of methods take a list"
+        for group, choice in chosen.items()
+    ]
+
+
+def drop_leftovers(
+    config: DictConfig, overrides: Sequence[str], catalogue: Callable[[], Catalogue]
+) -> tuple[list[str], list[str]]:
+    """Take keys of methods that are not part of the run out of the config, in place.
+
+    Returns faults, where the user named such a method or nobody knows it, and the names dropped without a
+    word."""
+    methods = config.get("methods")
+    if not isinstance(methods, DictConfig):
+        return [], []
+    gone = [str(name) for name in methods if not _is_method(methods[name])]
+    present = [str(name) for name in methods if name not in gone]
+    faults: list[str] = []
+    silent: list[str] = []
+    if not gone:
+        return faults, silent
+    known = catalogue()
+    for name in gone:
+        named = [key for key in map(complaints.key_of, overrides) if key.startswith(f"methods.{name}")]
+        if named or name not in known.methods:
+            faults += [
+                complaints.absent_method(key, name, present, known) for key in named or [f"methods.{name}"]
+            ]
+        else:
+            silent.append(name)
+        with open_dict(methods):
+            del methods[name]
+    return faults, silent
+
+
+def _is_method(node: Any) -> bool:
+    return isinstance(node, DictConfig) and "_target_" in node
+
+
+@contextmanager
+def hydra_at(root: Path) -> Iterator[None]:
+    """Hydra's compose interface over a folder of configs."""
+    with initialize_config_dir(str(root.resolve()), version_base="1.3", job_name="roux"):
+        yield
+
+
+def compose_quietly(overrides: Sequence[str]) -> DictConfig:
+    """Compose, Hydra's node included; a search path that does not exist is an error, not a warning."""
+    with strict_search_path():
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
+
+
+@contextmanager
+def strict_search_path() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=NO_FOLDER)
+        try:
+            yield
+        except UserWarning as warning:
+            missing = re.match(NO_FOLDER, str(warning))
+            path = missing[1] if missing else str(warning)
+            raise ValueError(
+                f"hydra.searchpath: there is no '{path}'; give file:///FOLDER or pkg://PACKAGE"
+            ) from warning
+
+
+def loader() -> ConfigLoader:
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None, "only inside hydra_at"
+    return hydra.config_loader
+
+
+def catalogue(overrides: Sequence[str]) -> Catalogue:
+    """All groups and what they offer, on the search path of this command."""
+    path = [o for o in overrides if o.lstrip("+").startswith("hydra.searchpath=")]
+
+    def offers(group: str) -> list[str]:
+        return loader().get_group_options(group, overrides=path)
+
+    with strict_search_path():
+        return Catalogue({group: offers(group) for group in loader().list_groups("") if group != "hydra"})
+
+
+def salvage(overrides: list[str], refusal: Exception) -> tuple[DictConfig | None, list[str]]:
+    """All that is wrong with a command that Hydra refused, and the config of what is right in it, if there is
+    one."""
+    faults: list[str] = []
+    try:
+        known = catalogue(overrides)
+    except REFUSALS:  # the search path itself is at fault
+        known = catalogue([])
+    parsed = list(_kept(overrides, _parse, faults))
+    groups = [o for o in parsed if known.is_group(o)]
+    groups = list(_kept(groups, known.choice_fault, faults))
+    values = [o for o in parsed if not known.is_group(o)]
+    hydra = [o for o in values if o.is_hydra_override()]
+    try:
+        base = compose_quietly([o.input_line or "" for o in groups + hydra])
+    except REFUSALS as error:
+        return None, faults or [complaints.translate(error, known)]
+    own = _kept([o for o in values if not o.is_hydra_override()], lambda o: known.key_fault(o, base), faults)
+    try:
+        return compose_quietly([o.input_line or "" for o in [*groups, *hydra, *own]]), faults or _said(
+            refusal, known
+        )
+    except REFUSALS as error:
+        return None, [*faults, complaints.translate(error, known)]
+
+
+def _said(refusal: Exception, known: Catalogue) -> list[str]:
+    return [complaints.translate(refusal, known)]
+
+
+def _parse(text: str) -> Override:
+    if text.startswith("="):
+        raise UserError(f"{text}: expected KEY=VALUE or GROUP=NAME")
+    try:
+        return OverridesParser.create(config_loader=loader()).parse_overrides([text])[0]
+    except OverrideParseException as error:
+        raise UserError(complaints.grammar(text, error)) from error
+
+
+def _kept(items: Sequence[Any], check: Callable[[Any], Any], faults: list[str]) -> list[Any]:
+    """What passes the check (or what the check makes of it); a `UserError` becomes a fault."""
+    kept = []
+    for item in items:
+        try:
+            made = check(item)
+        except UserError as error:
+            faults.append(str(error))
+        else:
+            kept.append(item if made is None else made)
+    return kept

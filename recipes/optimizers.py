@@ -1,0 +1,283 @@
+"""Optimizers by name, with defaults that mean what the name says.
+
+timm's factory makes them (torch's Rprop and ASGD, which it lacks, are made here). Some of timm's names
+mislead: its `sgd` is Nesterov's form, its `rmsprop` has momentum 0.9 and α = 0.9, its `adagrad` another ε,
+and its `lars` and `lamb` adapt nothing where the weight decay is 0. The settings below say each of these
+openly; `NamedOptimizer` hands any other name to timm as it is.
+
+Weight decay acts on tensors with more than one dimension only (kernels, embeddings), never on biases, norms
+and scales: chosen by shape, since names miss norms called otherwise. A parameter may carry `_lr_scale`
+(factor of the learning rate) and `_weight_decay` (its own decay): these win."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from torch import nn, optim
+
+from datamodules.errors import UserError, nearest
+
+Rate = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = tuple[Beta, Beta]
+Options = dict[str, Any]
+
+FROM_TORCH: dict[str, Callable[..., optim.Optimizer]] = {"rprop": optim.Rprop, "asgd": optim.ASGD}
+FIXED = {"params", "lr", "weight_decay"}
+REFUSED = {
+    "adahessian": "it needs a backward pass that can be differentiated again, which the step does not make"
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """What all optimizers share. lr: base learning rate. weight_decay: the optimizer's own form of decay.
+    options: further arguments of the optimizer's constructor, by its names."""
+
+    lr: Rate = 1e-3
+    weight_decay: NonNegative = 0.0
+    options: Options = field(default_factory=dict)
+    factory: ClassVar[str] = ""
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments for the constructor beside lr and weight decay; `options` win."""
+        shared = {"name", "lr", "weight_decay", "options"}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
+        return own | dict(self.options)
+
+    def factory_name(self) -> str:
+        return self.factory
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedOptimizer(OptimizerSettings):
+    """Any optimizer of timm's by its name there, with timm's defaults; `rprop` and `asgd` are torch's."""
+
+    name: str
+
+    def factory_name(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(OptimizerSettings):
+    """m ← μm + g; w ← w - γm, or w ← w - γ(g + μm) with `nesterov`; decay is L2 inside g."""
+
+    lr: Rate = 0.03
+    weight_decay: NonNegative = 5e-4
+    momentum: Beta = 0.9
+    nesterov: bool = False
+    factory: ClassVar[str] = "momentum"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(OptimizerSettings):
+    """w ← w - γ m̂ / (√v̂ + ε); decay is L2 inside the gradient (Kingma and Ba, arXiv 1412.6980)."""
+
+    betas: Betas = (0.9, 0.999)
+    eps: Rate = 1e-8
+    amsgrad: bool = False
+    factory: ClassVar[str] = "adam"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """Adam with decoupled decay w ← w(1 - γλ) (Loshchilov and Hutter, arXiv 1711.05101)."""
+
+    weight_decay: NonNegative = 0.01
+    factory: ClassVar[str] = "adamw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NAdamW(OptimizerSettings):
+    """Adam with Nesterov's look-ahead in m̂ and decoupled decay."""
+
+    weight_decay: NonNegative = 0.01
+    betas: Betas = (0.9, 0.999)
+    eps: Rate = 1e-8
+    factory: ClassVar[str] = "nadamw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RAdam(OptimizerSettings):
+    """Adam with the rectified variance, plain momentum while it cannot be estimated (arXiv 1908.03265); torch
+    switches at ρ_t > 5, the paper at 4. Decay is L2 inside the gradient."""
+
+    betas: Betas = (0.9, 0.999)
+    eps: Rate = 1e-8
+    factory: ClassVar[str] = "radam"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lion(OptimizerSettings):
+    """w ← w - γ sign(β₁m + (1-β₁)g), decoupled decay (arXiv 2302.06675). Takes a rate 3 to 10 times smaller
+    and a decay 3 to 10 times larger than AdamW."""
+
+    lr: Rate = 1e-4
+    weight_decay: NonNegative = 0.1
+    betas: Betas = (0.9, 0.99)
+    factory: ClassVar[str] = "lion"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LAMB(OptimizerSettings):
+    """w ← w - γ (‖w‖/‖r‖) r per tensor, r = m̂/(√v̂+ε) + λw (arXiv 1904.00962). timm clips the global
+    gradient norm to 1 and adapts only decayed tensors; here neither happens unless asked for."""
+
+    weight_decay: NonNegative = 0.01
+    betas: Betas = (0.9, 0.999)
+    eps: Rate = 1e-6
+    always_adapt: bool = True
+    max_grad_norm: Rate | None = None
+    trust_clip: bool = False
+    factory: ClassVar[str] = "lamb"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LARS(OptimizerSettings):
+    """Momentum on g scaled per tensor by η‖w‖ / (‖g‖ + λ‖w‖) (arXiv 1708.03888), η = `trust_coeff`. timm
+    adapts only tensors with decay; here all, unless `always_adapt` is off."""
+
+    lr: Rate = 1.0
+    weight_decay: NonNegative = 1e-4
+    momentum: Beta = 0.9
+    nesterov: bool = False
+    trust_coeff: Rate = 1e-3
+    eps: Rate = 1e-8
+    always_adapt: bool = True
+    trust_clip: bool = False
+    factory: ClassVar[str] = "lars"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adafactor(OptimizerSettings):
+    """Second moments factored into rows and columns, β̂₂ = 1 - t^decay_rate, update clipped to an RMS of
+    `clip_threshold` and, with `scale_parameter`, scaled by RMS(w) (arXiv 1804.04235, the original's code)."""
+
+    eps: Rate = 1e-30
+    eps_scale: Rate = 1e-3
+    clip_threshold: Rate = 1.0
+    decay_rate: Annotated[float, Field(le=0)] = -0.8
+    betas: Betas | None = None
+    scale_parameter: bool = True
+    factory: ClassVar[str] = "adafactor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NovoGrad(OptimizerSettings):
+    """One second moment a tensor: m ← β₁m + g/√v + λw (arXiv 1905.11286). timm's betas; (0.9, 0.25) is also
+    in use."""
+
+    betas: Betas = (0.95, 0.98)
+    eps: Rate = 1e-8
+    grad_averaging: bool = False
+    factory: ClassVar[str] = "novograd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSprop(OptimizerSettings):
+    """v ← αv + (1-α)g²; w ← w - γ g / (√v + ε), without momentum unless asked for."""
+
+    alpha: Beta = 0.99
+    eps: Rate = 1e-8
+    momentum: Beta = 0.0
+    factory: ClassVar[str] = "rmsprop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adagrad(OptimizerSettings):
+    """v ← v + g²; w ← w - γ g / (√v + ε)."""
+
+    lr: Rate = 0.01
+    eps: Rate = 1e-10
+    factory: ClassVar[str] = "adagrad"
+
+
+def build_optimizer(
+    module: nn.Module, settings: OptimizerSettings, extra_groups: Sequence[Mapping[str, Any]] = ()
+) -> optim.Optimizer:
+    """An optimizer over the trainable parameters of `module` and over a method's own groups.
+
+    extra_groups: dicts with `params` and any of `lr`, `weight_decay`; their parameters are taken out of the
+    module's, and their group's values win over the settings, a parameter's own flags over both. Raises
+    `UserError` for an unknown name, an argument that the optimizer does not have, and where nothing is left
+    to train."""
+    groups = parameter_groups(module, settings, extra_groups)
+    if not groups:
+        raise UserError(
+            "nothing to train: every parameter is frozen; add a method that trains or unfreeze the head"
+        )
+    name = settings.factory_name()
+    make, known = _factory(name)
+    arguments = settings.arguments()
+    for argument in arguments.keys() - known:
+        raise UserError(
+            f"optimizer.options.{argument}: '{name}' has no such argument; {nearest(argument, known)}"
+        )
+    try:
+        return make(groups, lr=settings.lr, weight_decay=settings.weight_decay, **arguments)
+    except (TypeError, ValueError, ImportError) as error:
+        raise UserError(f"optimizer: '{name}' cannot be made with {arguments}: {error}") from error
+
+
+def parameter_groups(
+    module: nn.Module, settings: OptimizerSettings, extra_groups: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """Groups of equal learning rate and decay, frozen parameters left out, in the order of first
+    appearance."""
+    claimed = {id(p) for group in extra_groups for p in group["params"]}
+    own = {"params": [p for p in module.parameters() if id(p) not in claimed]}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for group in (own, *extra_groups):
+        for parameter in _trainable(group["params"]):
+            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+            decay = getattr(parameter, "_weight_decay", group.get("weight_decay", decay))
+            rate = group.get("lr", settings.lr) * getattr(parameter, "_lr_scale", 1.0)
+            groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def optimizer_names() -> list[str]:
+    """All names that `NamedOptimizer` takes."""
+    from timm.optim import list_optimizers
+
+    return sorted(set(map(str, list_optimizers())) - set(REFUSED) | set(FROM_TORCH))
+
+
+def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [p for p in parameters if p.requires_grad]
+
+
+def _factory(name: str) -> tuple[Callable[..., optim.Optimizer], set[str]]:
+    """What makes the optimizer called `name`, and the arguments it knows."""
+    # imported late: timm loads all its networks, which nobody wants to wait for before the config is checked
+    from timm.optim import create_optimizer_v2, get_optimizer_class
+
+    if name in REFUSED:
+        raise UserError(f"optimizer.name: '{name}' is not offered: {REFUSED[name]}")
+    if name in FROM_TORCH:
+        return _from_torch(FROM_TORCH[name]), set(inspect.signature(FROM_TORCH[name]).parameters) - FIXED
+    if name not in optimizer_names():
+        raise UserError(f"optimizer.name: there is no '{name}'; {nearest(name, optimizer_names())}")
+
+    def make(groups: list[dict[str, Any]], **kw: Any) -> optim.Optimizer:
+        return create_optimizer_v2(groups, opt=name, filter_bias_and_bn=False, **kw)
+
+    known = set(inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters)
+    return make, known - FIXED
+
+
+def _from_torch(maker: Callable[..., optim.Optimizer]) -> Callable[..., optim.Optimizer]:
+    """torch's constructor; one without weight decay (Rprop) refuses a decay instead of forgetting it."""
+
+    def make(groups: list[dict[str, Any]], weight_decay: float, **kw: Any) -> optim.Optimizer:
+        if "weight_decay" in inspect.signature(maker).parameters:
+            return maker(groups, weight_decay=weight_decay, **kw)
+        if any(group["weight_decay"] for group in groups):
+            raise ValueError("it has no weight decay; set optimizer.weight_decay=0")
+        return maker([{k: v for k, v in group.items() if k != "weight_decay"} for group in groups], **kw)
+
+    return make

@@ -1,0 +1,75 @@
+"""The two paths a user gives to a run, looked at before anything starts: the folder it writes and what it
+resumes.
+
+`torch` is imported late: most mistakes are found before anybody has to wait for it.
+"""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+from datamodules.errors import UserError
+
+TRACES = ("config.yaml", "plan.txt", "metrics.csv", "metrics.json", "report.html", "checkpoints")
+CHECKPOINT_KEYS = ("state_dict", "global_step", "pytorch-lightning_version")
+
+
+def run_dir_faults(run_dir: str, resume: str | None = None, reading: bool = False) -> list[str]:
+    """Why a run may not write this folder, if so: no folder, not writable, or it holds a run.
+
+    A folder that holds a run may be gone on with (`resume` names it, or a checkpoint inside it) and nothing
+    else. reading: nothing will be written (a dry run), so that a run may lie there."""
+    folder = Path(run_dir).expanduser()
+    if not reading and folder.is_dir() and any((folder / trace).exists() for trace in TRACES):
+        inside = resume is not None and Path(resume).expanduser().resolve().is_relative_to(folder.resolve())
+        if not inside:
+            return [f"run_dir: '{run_dir}' holds a run already; name another folder, or add resume={run_dir}"]
+    ancestor = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+    if not ancestor.is_dir():
+        return [f"run_dir: '{run_dir}' cannot be a folder: '{ancestor}' is a file"]
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        return [f"run_dir: '{run_dir}' cannot be written: no permission in '{ancestor}'"]
+    return []
+
+
+def find_checkpoint(resume: str) -> Path:
+    """The checkpoint file that `resume` names: itself, or `checkpoints/last.ckpt` in a run's folder."""
+    path = Path(resume).expanduser()
+    if path.is_dir():
+        inside = path / "checkpoints" / "last.ckpt"
+        if not inside.is_file():
+            raise UserError(
+                f"resume: the folder '{resume}' holds no checkpoints/last.ckpt; name a run or a .ckpt"
+            )
+        return inside
+    if not path.is_file():
+        raise UserError(f"resume: there is no '{resume}'; name a run's folder or a .ckpt")
+    return path
+
+
+def load_checkpoint(resume: str) -> dict[str, Any]:
+    """The checkpoint that `resume` names, on the CPU, read without running code from it (`weights_only`).
+
+    Raises `UserError` where the file is no checkpoint of a run.
+    """
+    import torch
+
+    path = find_checkpoint(resume)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+    ) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"resume: '{path}' is no checkpoint: {reason[:160].rstrip('.')}") from error
+    missing = [key for key in CHECKPOINT_KEYS if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise UserError(f"resume: '{path}' is no checkpoint of a run: it holds no {', '.join(missing)}")
+    return content

@@ -1,0 +1,77 @@
+"""The learning rate over a run: factors of the base rate, pure functions of the optimizer steps done.
+
+All share one linear warm-up: factor (t+1)/W at step t < W, so that no step is taken with rate 0. What follows
+is a curve over u = (t-W)/(K-W) in [0, 1], K the steps of the run; steps past K keep the last value. Every
+parameter group is scaled by the same factor, so that groups keep the ratio of their rates."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+Steps = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """The base: warm-up, then `curve`."""
+
+    warmup_steps: Steps = 0
+
+    @abstractmethod
+    def curve(self, u: float) -> float:
+        """Factor at the fraction `u` in [0, 1] of the steps after the warm-up."""
+
+    def factor(self, step: int, total: int) -> float:
+        """Factor of the base rate used for the optimizer step number `step` (0 first) of `total`."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        return self.curve(min((step - self.warmup_steps) / max(total - self.warmup_steps, 1), 1.0))
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """Factor 1 after the warm-up."""
+
+    def curve(self, u: float) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """1 - (1 - final) u: a straight line from 1 to `final`."""
+
+    final: Fraction = 0.0
+
+    def curve(self, u: float) -> float:
+        return 1.0 - (1.0 - self.final) * u
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """final + (1 - final) (1 + cos πu) / 2: half a cosine from 1 to `final`, without restarts (Loshchilov and
+    Hutter, arXiv 1608.03983)."""
+
+    final: Fraction = 0.0
+
+    def curve(self, u: float) -> float:
+        return self.final + (1.0 - self.final) * (1.0 + math.cos(math.pi * u)) / 2.0
+
+
+@dataclass(frozen=True)
+class FixMatchCosine(Schedule):
+    """cos(7πu/16): FixMatch's decay (Sohn et al., arXiv 2001.07685), which ends at 0.195 and not at 0."""
+
+    def curve(self, u: float) -> float:
+        return math.cos(7.0 * math.pi * u / 16.0)
+
+
+def build_scheduler(optimizer: Optimizer, settings: Schedule, total_steps: int) -> LambdaLR:
+    """A scheduler to step once after every optimizer step (`interval: step` in Lightning) of
+    `total_steps`."""
+    return LambdaLR(optimizer, lambda step: settings.factor(step, total_steps))

@@ -1,0 +1,45 @@
+"""How long and on what a run trains: the settings behind `trainer=default`."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1)]
+Precision = Literal[
+    "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "transformer-engine",
+    "transformer-engine-float16", "bf16", 16, 32, 64,
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """Settings of Lightning's Trainer; the engine reads them, and adds loggers and callbacks of its own.
+
+    max_steps: optimizer steps of the run. accumulate_grad_batches: micro-batches in one optimizer step.
+    devices: a number of devices, the list of their indices, `auto`, or -1 for all. gradient_clip_val: largest
+    global norm (or absolute value, by `gradient_clip_algorithm`), null for no clipping. val_every: optimizer
+    steps between validations, null for a tenth of the run; `validation_interval` gives the number.
+    limit_val_batches: stop a validation after so many batches, null for all; for quick looks only. log_every:
+    optimizer steps between two transfers of the metrics from the device. deterministic: refuse operations
+    that have no deterministic kernel."""
+
+    max_steps: Count = 800
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
+    devices: Literal["auto", -1] | Count | list[Annotated[int, Field(ge=0)]] = "auto"
+    num_nodes: Count = 1
+    strategy: str = "auto"
+    precision: Precision = "32-true"
+    accumulate_grad_batches: Count = 1
+    gradient_clip_val: Annotated[float, Field(gt=0)] | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] = "norm"
+    val_every: Count | None = None
+    limit_val_batches: Count | None = None
+    log_every: Count = 10
+    deterministic: bool = False
+    progress_bar: bool = True
+
+    @property
+    def validation_interval(self) -> int:
+        """Optimizer steps between validations, at most the whole run."""
+        return min(self.val_every or max(self.max_steps // 10, 1), self.max_steps)

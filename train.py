@@ -1,0 +1,8 @@
+"""The door: `python train.py recipe=fixmatch …`; `--help` says what there is."""
+
+import sys
+
+from recipes.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
