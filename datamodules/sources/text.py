@@ -35,9 +35,7 @@ class TextSource(Source):
     @property
     def codec(self) -> "Codec":
         if self._codec is None:
-            raise RuntimeError(
-                "this text source has no codec yet; call encode(codec), or prepare_text(splits)"
-            )
+            raise RuntimeError("this text source has no codec yet; call encode(codec), or Tokenize()(splits)")
         return self._codec
 
     def encode(self, codec: "Codec") -> None:
