@@ -13,8 +13,7 @@ Side = Annotated[int, Field(ge=1)]
 
 
 class DataInfo(Protocol):
-    """What a data set says of itself before it is read; may also have `mean` and `std` of its pixels in [0,
-    1]."""
+    """What a data set says of itself before it is read; may have `mean` and `std` of its pixels as well."""
 
     @property
     def kind(self) -> str: ...
@@ -47,29 +46,28 @@ def build_network(
         `default_name`.
     pretrained: weights of timm or Hugging Face, through their own loading. checkpoint: a local file of
         weights, loaded last (`load_checkpoint`).
-    input_size, mean, std: images only, see `build_image` and `resolve_moments`. pooling, vocab_size: text
-    only.
+    input_size, mean, std: images only, see `build_image` and `resolve_moments`. pooling, vocab_size: text.
     drop_rate: dropout before the heads. options: further arguments of the timm model (`bn_momentum`, `width`,
         `drop_path_rate` …) or fields of the encoder's configuration.
 
     Under `with torch.device("meta")` nothing is read but configurations and the names in a checkpoint.
     Raises UserError for whatever of this does not fit.
-
     """
     name = default_name(info) if name == "auto" else name
     network: Network
+    common: dict[str, Any] = {
+        "name": name, "pretrained": pretrained, "drop_rate": drop_rate, "options": options
+    }  # fmt: skip
     if info.kind == "text":
-        network = build_text(
-            tasks, name=name, pretrained=pretrained, pooling=pooling, drop_rate=drop_rate, options=options,
-            vocab_size=vocab_size,
-        )  # fmt: skip
+        network = build_text(tasks, pooling=pooling, vocab_size=vocab_size, **common)
+    elif info.shape is None:
+        raise ValueError("image data must say the shape (C, H, W) of a picture")
     else:
-        if info.shape is None:
-            raise ValueError("image data must say the shape (C, H, W) of a picture")
+        size: dict[str, Any] = {"input_size": input_size, "mean": mean, "std": std}
+        follow = checkpoint is not None
         network = build_image(
-            info.shape, tasks, name=name, pretrained=pretrained, input_size=input_size, mean=mean, std=std,
-            data_moments=_moments(info), weights_follow=checkpoint is not None, drop_rate=drop_rate, options=options,
-        )  # fmt: skip
+            info.shape, tasks, data_moments=_moments(info), weights_follow=follow, **size, **common
+        )
     if checkpoint is not None:
         load_checkpoint(network, checkpoint, keep_moments=mean is not None or std is not None)
     # Hugging Face hands encoders over in evaluation mode, and Lightning leaves modes as it finds them
