@@ -25,10 +25,12 @@ class BatchNorms:
 
         Turning the tracking off for the time does exactly this; saving and restoring the buffers would cost copies.
         """
+        # a replayed step freezes around everything, and an uncounted input within it once more
+        before = [layer.track_running_stats for layer in self.tracking]
         for layer in self.tracking:
             layer.track_running_stats = False
         try:
             yield
         finally:
-            for layer in self.tracking:
-                layer.track_running_stats = True
+            for layer, tracked in zip(self.tracking, before, strict=True):
+                layer.track_running_stats = tracked

@@ -6,7 +6,7 @@ Everything is run from here; what a method may do at each point is told in `meth
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -62,6 +62,7 @@ class Recipe(LightningModule):
             method.build(self)
         self.norms = BatchNorms(network)
         self.teacher = Teacher(network, composition.teacher) if composition.teacher else None
+        self.teacher_norms = BatchNorms(self.teacher.network) if self.teacher else None
         self.evaluator = Evaluator(tasks, both=composition.evaluates_teacher or bool(self.at["infer"]))
         self.meters, self.replaying, self.position = Meters(), False, 0
         self.latest: dict[str, float] = {}
@@ -109,8 +110,11 @@ class Recipe(LightningModule):
 
     def forward_inputs(self, step: Step) -> None:
         teacher = self.teacher.network if self.teacher else None
-        # a replay repeats the batch: its statistics have been counted
-        with self.norms.frozen() if self.replaying else nullcontext():
+        with ExitStack() as stack:
+            # a replay repeats the batch: its statistics have been counted, the teacher's own as well
+            for norms in (self.norms, self.teacher_norms):
+                if self.replaying and norms is not None:
+                    stack.enter_context(norms.frozen())
             step.outputs = forward_inputs(step.inputs, self.network, teacher, self.norms)
 
     def adjust(self, logits: Tensor, task: str, name: str, role: Role) -> Tensor:

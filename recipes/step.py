@@ -87,7 +87,7 @@ class PseudoLabels:
     def diagnostics(self, truth: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
         """Ratios to log: mask_rate = Σ mask / U, confidence = Σ max q / U, and, where hidden labels exist (never
         used in a loss), pseudo_accuracy = Σ mask·[label = truth] / Σ mask over the samples with a hidden label."""
-        mask, size = self.mask.float(), torch.tensor(float(len(self.mask)), device=self.mask.device)
+        mask, size = self.mask.float(), self.probabilities.new_full((), float(len(self.mask)))
         ratios = {"mask_rate": (mask.sum(), size), "confidence": (self.probabilities.amax(1).sum(), size)}
         if truth is not None:
             known = mask * (truth >= 0)

@@ -19,7 +19,7 @@ class EMA(Method):
         self,
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.999,
         warmup: bool = False,
-        buffers: Literal["copy", "ema", "own"] = "copy",
+        buffers: Literal["copy", "ema"] = "copy",
     ):
         self.teacher = TeacherRequest(decay, warmup, buffers)
 

@@ -43,7 +43,8 @@ class LogitAdjustment(Method):
     (momentum prior_momentum), for unlabeled data as long-tailed as the labels.
     """
 
-    declaration = Declaration(slots=("prior_correction",), tags=("adjusts_logits",))
+    # after: the running prior is fed by the pseudo-labels that others have published in `terms`
+    declaration = Declaration(slots=("prior_correction",), tags=("adjusts_logits",), after=("unlabeled_loss",))
 
     def __init__(
         self,
@@ -62,7 +63,8 @@ class LogitAdjustment(Method):
         if role == "labeled":
             return adjusted(logits, recipe.statistics.log_prior(task), self.tau)
         if self.adjust_unlabeled:
-            return adjusted(logits, torch.log(recipe.method_modules[self.key][task].prior), self.tau)
+            prior = recipe.method_modules[self.key][task].prior
+            return adjusted(logits, torch.log(prior.clamp_min(1e-6)), self.tau)
         return logits
 
     def terms(self, step: Step, recipe: Recipe) -> None:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.semi_supervised.consistency import confident, entropy, kl_divergence, sharpen, soft_targets
+from methods.semi_supervised.consistency import entropy, kl_divergence, sharpen, soft_targets
 from recipes.method import Declaration, Method
 from recipes.recipe import Recipe
 from recipes.step import PseudoLabels, Step
@@ -58,7 +58,7 @@ class UDA(Method):
         for task in step.tasks:
             weak = step.logits("unlabeled/weak", task)
             q = soft_targets(weak)
-            believed = PseudoLabels(q, q.argmax(1), confident(q, self.threshold))
+            believed = PseudoLabels(q, q.argmax(1), (q.amax(1) > self.threshold).float())
             step.believe(task, believed)
             strong = step.loss_logits("unlabeled/strong", task, "pseudo")
             values = kl_divergence(sharpen(weak, self.temperature), strong)
@@ -74,8 +74,11 @@ class UDA(Method):
         supervised = step.terms[step.named("supervised", task)]
         logits = step.logits("labeled", task)
         classes = logits.shape[1]
-        kept = unsure(logits, step.inputs["labeled"].targets[task], annealing_threshold(
-            self.annealing, step.progress.fraction, classes))
+        kept = unsure(
+            logits,
+            step.inputs["labeled"].targets[task],
+            annealing_threshold(self.annealing, step.progress.fraction, classes),
+        )
         supervised.mask = kept if supervised.mask is None else supervised.mask * kept
         supervised.denominator = "kept"
 
