@@ -6,6 +6,7 @@ run of a sweep would write into it. This one differs in these four points.
 """
 
 import html
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,9 +114,8 @@ class WeightsAndBiasesRun(WandbLogger):
 
             from recipes.report.figures import figures_png
 
-            media: dict[str, Any] = {
-                f"report/{name}": wandb.Image(Image.open(picture)) for name, picture in figures_png(record, as_file=True).items()
-            }
+            pictures = {name: Image.open(io.BytesIO(picture)) for name, picture in figures_png(record).items()}
+            media: dict[str, Any] = {f"report/{name}": wandb.Image(picture) for name, picture in pictures.items()}
             texts = [row for row in record.views if row.kind == "text"]
             if texts:
                 media["report/views"] = _text_table(texts)
