@@ -85,11 +85,6 @@ def _named_ticks(axes: "Axes", classes: Sequence[str], size: int) -> None:
         label.set_horizontalalignment("right" if slanted else "center")
         label.set_rotation_mode("anchor" if slanted else "default")
     axes.set_yticks(range(size), names, fontsize=font)
-    if size <= NUMBERED:
-        # the space between the cells
-        axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
-        axes.grid(True, which="minor", color="#ffffff", linewidth=0)
 
 
 def _numbers(axes: "Axes", counts: np.ndarray, shares: np.ndarray) -> None:
