@@ -1,9 +1,9 @@
 """From the config's `logger` group to Lightning loggers, and the calls that bracket a run.
 
-    loggers = build_loggers(config.logger, run_dir, resume_step)   the first is always MetricsFiles
-    start_loggers(loggers, config, plan)                           config and plan
-    ...                                                            the trainer logs
-    finish_loggers(loggers, record, checkpoints)                   figures, checkpoint, metrics.json; ends the runs
+loggers = build_loggers(config.logger, run_dir, resume_step)   the first is always MetricsFiles
+start_loggers(loggers, config, plan)                           config and plan
+...                                                            the trainer logs
+finish_loggers(loggers, record, checkpoints)                   figures, checkpoint, metrics.json; ends the runs
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,9 @@ from recipes.loggers.files import MetricsFiles
 from recipes.report.record import RunRecord
 
 
-def build_loggers(config: Mapping[str, Any] | None, run_dir: str | Path, resume_step: int | None = None) -> list[Logger]:
+def build_loggers(
+    config: Mapping[str, Any] | None, run_dir: str | Path, resume_step: int | None = None
+) -> list[Logger]:
     """`MetricsFiles` first, then one logger an entry of `config` (the `logger` node: name -> node with `_target_`).
 
     An entry is ours, an object with `open(run_dir, resume_step)`, or any Lightning logger, taken as it is.
@@ -32,7 +34,9 @@ def build_loggers(config: Mapping[str, Any] | None, run_dir: str | Path, resume_
         entry = instantiate(node, _convert_="all")
         logger = entry.open(run_dir, resume_step) if hasattr(entry, "open") else entry
         if not isinstance(logger, Logger):
-            raise UserError(f"logger.{name}: {node['_target_']} is no Lightning logger; expected a subclass of Logger")
+            raise UserError(
+                f"logger.{name}: {node['_target_']} is no Lightning logger; expected a subclass of Logger"
+            )
         loggers.append(logger)
     return loggers
 
@@ -46,7 +50,9 @@ def start_loggers(loggers: Sequence[Logger], config: Mapping[str, Any], plan: st
             logger.log_hyperparams(dict(config))
 
 
-def finish_loggers(loggers: Sequence[Logger], record: RunRecord, checkpoints: Mapping[str, str | Path]) -> None:
+def finish_loggers(
+    loggers: Sequence[Logger], record: RunRecord, checkpoints: Mapping[str, str | Path]
+) -> None:
     """Hand over the finished run: `record`, and checkpoint files by kind, `last` and `best`. Then end the loggers."""
     for logger in loggers:
         if isinstance(logger, MetricsFiles):

@@ -137,7 +137,9 @@ class MetricsFiles(Logger):
                 file.write(self._line(self.history[-1]).encode())
                 file.truncate()
         except OSError as error:
-            raise UserError(f"{self.csv_path}: cannot be written ({error.strerror}); expected the file of this run") from error
+            raise UserError(
+                f"{self.csv_path}: cannot be written ({error.strerror}); expected the file of this run"
+            ) from error
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
@@ -151,13 +153,16 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
         return []
     header, rows = lines[0], []
     if header[:1] != ["step"]:
-        raise UserError(f"{path}: first column is '{''.join(header[:1])}'; expected a metrics.csv, which begins with 'step'")
+        raise UserError(
+            f"{path}: first column is '{''.join(header[:1])}'; expected a metrics.csv, which begins with 'step'"
+        )
     for number, cells in enumerate(lines[1:], start=2):
         try:
             values = {name: float(cell) for name, cell in zip(header, cells, strict=True) if cell}
             rows.append({**values, "step": int(values["step"])})
         except (ValueError, KeyError) as error:
             if number < len(lines):
-                raise UserError(f"{path}: line {number} does not fit its header; expected {len(header)} numbers") from error
+                raise UserError(
+                    f"{path}: line {number} does not fit its header; expected {len(header)} numbers"
+                ) from error
     return rows
-

@@ -42,7 +42,14 @@ class WeightsAndBiases:
         checkpoint: Literal["best", "last", "none"] = "best",
         plots: bool = True,
     ):
-        self.init = {"project": project, "entity": entity, "name": name, "group": group, "notes": notes, "mode": mode}
+        self.init = {
+            "project": project,
+            "entity": entity,
+            "name": name,
+            "group": group,
+            "notes": notes,
+            "mode": mode,
+        }
         self.init["tags"] = list(tags) if tags else None  # type: ignore[assignment]
         self.checkpoint, self.plots = checkpoint, plots
 
@@ -63,7 +70,11 @@ class WeightsAndBiasesRun(WandbLogger):
 
     def _stored_id(self) -> str | None:
         path = self.run_dir / "wandb_id"
-        return path.read_text(encoding="utf-8").strip() or None if path.is_file() else os.environ.get("WANDB_RUN_ID")
+        return (
+            path.read_text(encoding="utf-8").strip() or None
+            if path.is_file()
+            else os.environ.get("WANDB_RUN_ID")
+        )
 
     @property
     @rank_zero_experiment
@@ -114,8 +125,12 @@ class WeightsAndBiasesRun(WandbLogger):
 
             from recipes.report.figures import figures_png
 
-            pictures = {name: Image.open(io.BytesIO(picture)) for name, picture in figures_png(record).items()}
-            media: dict[str, Any] = {f"report/{name}": wandb.Image(picture) for name, picture in pictures.items()}
+            pictures = {
+                name: Image.open(io.BytesIO(picture)) for name, picture in figures_png(record).items()
+            }
+            media: dict[str, Any] = {
+                f"report/{name}": wandb.Image(picture) for name, picture in pictures.items()
+            }
             texts = [row for row in record.views if row.kind == "text"]
             if texts:
                 media["report/views"] = _text_table(texts)
@@ -131,9 +146,13 @@ class WeightsAndBiasesRun(WandbLogger):
         if wish == "none" or kind not in checkpoints:
             return
         run = self.experiment
-        artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=jsonable({"kind": kind, **record.final}))
+        artifact = wandb.Artifact(
+            f"model-{run.id}", type="model", metadata=jsonable({"kind": kind, **record.final})
+        )
         # offline the file may be uploaded long after a resumed run has replaced it: only then a copy is worth its space
-        artifact.add_file(str(checkpoints[kind]), name="model.ckpt", policy="mutable" if run.offline else "immutable")
+        artifact.add_file(
+            str(checkpoints[kind]), name="model.ckpt", policy="mutable" if run.offline else "immutable"
+        )
         run.log_artifact(artifact, aliases=["latest", kind])
 
     @rank_zero_only

@@ -10,7 +10,7 @@ from recipes.report.style import (
     INK,
     MUTED,
     SERIES,
-    WIDTH,
+    log_axis,
     new_figure,
     percent,
     percent_axis,
@@ -52,7 +52,9 @@ def loss_names(record: RunRecord) -> list[str]:
     """Logged loss terms, the total first."""
     names = [name for name in record.names() if name.startswith("train/") and name.count("/") == 1]
     if record.terms:
-        terms = [name for name in names if name in record.terms or name.removeprefix("train/") in record.terms]
+        terms = [
+            name for name in names if name in record.terms or name.removeprefix("train/") in record.terms
+        ]
     else:
         terms = [name for name in names if name.removeprefix("train/") not in DIAGNOSTICS]
     total = [name for name in names if name == "train/loss"]
@@ -88,7 +90,7 @@ def learning_curves(record: RunRecord) -> "Figure | None":
     rows = bool(losses) + bool(accuracies)
     if rows == 0:
         return None
-    figure = new_figure(height=0.5 + 2.15 * rows)
+    figure = new_figure(height=0.4 + 2.4 * rows)
     axes = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
     if losses:
         _losses(axes[0], record, losses)
@@ -110,7 +112,7 @@ def pseudo_labels(record: RunRecord) -> "Figure | None":
     ]
     if not panels:
         return None
-    figure = new_figure(height=0.5 + 2.15 * len(panels))
+    figure = new_figure(height=0.4 + 2.4 * len(panels))
     axes = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
     for number, (panel, (title, names)) in enumerate(zip(axes, panels, strict=True)):
         _shares(panel, record, names, title, first=2 + number)
@@ -124,7 +126,9 @@ def diagnostics(record: RunRecord) -> "Figure | None":
     """Every other logged number in a small panel of its own; None where there is none."""
     shown = {*loss_names(record), *(name for name, _ in accuracy_names(record))}
     shown |= {"train/loss", "train/mask_rate", "train/pseudo_accuracy", "train/confidence"}
-    names = [name for name in record.names() if name not in shown and len(record.series(name)[0]) > 1][:PANELS]
+    names = [name for name in record.names() if name not in shown and len(record.series(name)[0]) > 1][
+        :PANELS
+    ]
     if not names:
         return None
     rows = math.ceil(len(names) / 2)
@@ -143,7 +147,7 @@ def diagnostics(record: RunRecord) -> "Figure | None":
 
 
 def _losses(axes: "Axes", record: RunRecord, names: list[str]) -> None:
-    axes.set_title("Training loss")
+    axes.set_title("Training loss", pad=34 if len(names) > 4 else 22)
     lowest, highest, lines = np.inf, 0.0, []
     for colour, name in zip(_loss_colours(names), names, strict=True):
         steps, values = thin(*record.series(name))
@@ -155,6 +159,7 @@ def _losses(axes: "Axes", record: RunRecord, names: list[str]) -> None:
         lowest, highest = min(lowest, float(shown.min())), max(highest, float(shown.max()))
     if lowest > 0 and highest / lowest > 100:
         axes.set_yscale("log")
+        log_axis(axes.yaxis)
     elif lowest >= 0:
         axes.set_ylim(bottom=0)
     _legend(axes, lines, ["total" if name == "train/loss" else name.removeprefix("train/") for name in names])
@@ -166,9 +171,14 @@ def _loss_colours(names: list[str]) -> list[str]:
 
 
 def _shares(
-    axes: "Axes", record: RunRecord, names: list[tuple[str, str]], title: str, first: int = 0, marks: bool = False
+    axes: "Axes",
+    record: RunRecord,
+    names: list[tuple[str, str]],
+    title: str,
+    first: int = 0,
+    marks: bool = False,
 ) -> None:
-    axes.set_title(title)
+    axes.set_title(title, pad=22)
     lines = []
     for number, (name, _) in enumerate(names):
         steps, values = thin(*record.series(name))
@@ -185,14 +195,14 @@ def _shares(
 
 
 def _legend(axes: "Axes", lines: list[Any], labels: list[str]) -> None:
-    """A legend above the curves, beside the title, where no curve can run through it."""
+    """A legend between title and curves, where no curve can run through it."""
     # matplotlib drops labels that begin with an underscore
     axes.legend(
         lines,
         [short(label, 40).lstrip("_") or "?" for label in labels],
-        loc="lower right",
-        bbox_to_anchor=(1.01, 0.985),
-        ncols=3 if len(labels) > 3 else len(labels),
+        loc="lower left",
+        bbox_to_anchor=(-0.015, 0.985),
+        ncols=3 if len(labels) > 4 else len(labels),
         handlelength=1.1,
         columnspacing=1.2,
         handletextpad=0.5,

@@ -12,7 +12,14 @@ from recipes.report.style import BAD, INK, MUTED, new_figure, percent, short, st
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["all_figures", "class_accuracy", "confusion_figure", "diagnostics", "figures_png", "learning_curves"]
+__all__ = [
+    "all_figures",
+    "class_accuracy",
+    "confusion_figure",
+    "diagnostics",
+    "figures_png",
+    "learning_curves",
+]
 __all__ += ["pseudo_labels", "view_sheet"]
 
 
@@ -63,7 +70,12 @@ def view_sheet(rows: list[ViewRow], columns: int = 4, most: int = 16) -> "Figure
         label = short(row.pseudo_label or "", 12)
         label += f" {percent(row.confidence, 0)}" if row.confidence is not None else ""
         panel.set_title(
-            label, fontsize=8, loc="center", pad=3, color=BAD if wrong else MUTED if row.kept is False else INK, fontweight="normal"
+            label,
+            fontsize=8,
+            loc="center",
+            pad=3,
+            color=BAD if wrong else MUTED if row.kept is False else INK,
+            fontweight="normal",
         )
     return figure
 

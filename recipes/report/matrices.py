@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recipes.report.record import matrix, recalls
-from recipes.report.style import BAD, INK, MUTED, SERIES, WIDTH, new_figure, percent, percent_axis, short, styled
+from recipes.report.style import (
+    BAD,
+    CARD,
+    INK,
+    MUTED,
+    SERIES,
+    WIDTH,
+    log_axis,
+    new_figure,
+    percent,
+    percent_axis,
+    short,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +42,8 @@ def confused_pairs(confusion: Any, number: int = 8) -> list[tuple[int, int, int,
     np.fill_diagonal(counts, 0)
     rows, columns = np.nonzero(counts)
     order = sorted(
-        range(len(rows)), key=lambda i: (-counts[rows[i], columns[i]], -shares[rows[i], columns[i]], rows[i], columns[i])
+        range(len(rows)),
+        key=lambda i: (-counts[rows[i], columns[i]], -shares[rows[i], columns[i]], rows[i], columns[i]),
     )
     return [
         (int(rows[i]), int(columns[i]), int(counts[rows[i], columns[i]]), float(shares[rows[i], columns[i]]))
@@ -46,7 +60,7 @@ def confusion_figure(confusion: Any, classes: Sequence[str]) -> "Figure":
     """
     shares, counts = confusion_shares(confusion), matrix(confusion)
     size = len(shares)
-    figure = new_figure(height=WIDTH * (0.97 if size > NAMED else 0.93))
+    figure = new_figure(height=WIDTH * (0.62 if size < 5 else 0.93 if size <= NAMED else 0.97))
     axes = figure.subplots()
     axes.imshow(_rgba(shares), interpolation="nearest", aspect="equal")
     axes.set_xlabel("predicted")
@@ -68,8 +82,9 @@ def _rgba(shares: np.ndarray) -> np.ndarray:
 
     right = np.eye(len(shares), dtype=bool)
     image = np.empty((*shares.shape, 4))
+    floor = 0.0 if len(shares) <= NAMED else 0.3  # a cell of a large matrix is a pixel or two
     image[..., :3] = np.where(right[..., None], to_rgb(SERIES[0]), to_rgb(BAD))
-    image[..., 3] = np.where(right, 0.06 + 0.86 * shares, 0.92 * np.sqrt(shares))
+    image[..., 3] = np.where(right, 0.06 + 0.86 * shares, floor + (0.92 - floor) * np.sqrt(shares))
     # cells that nobody fell into stay faintly visible as a grid
     image[..., :3][shares == 0] = to_rgb(MUTED)
     image[..., 3][shares == 0] = 0.05 if len(shares) <= NAMED else 0.0
@@ -78,7 +93,7 @@ def _rgba(shares: np.ndarray) -> np.ndarray:
 
 def _named_ticks(axes: "Axes", classes: Sequence[str], size: int) -> None:
     names = [short(name, 14) for name in classes]
-    slanted = size > 12 or max(map(len, names)) > 3
+    slanted = size > 14 or size * max(map(len, names)) > 40
     font = 9.5 if size <= 12 else 8 if size <= 20 else 5.5
     axes.set_xticks(range(size), names, fontsize=font, rotation=60 if slanted else 0)
     for label in axes.get_xticklabels():
@@ -102,13 +117,19 @@ def _numbers(axes: "Axes", counts: np.ndarray, shares: np.ndarray) -> None:
 
 
 @styled
-def class_accuracy(confusion: Any, classes: Sequence[str], train_counts: Sequence[int] | None = None) -> "Figure":
+def class_accuracy(
+    confusion: Any, classes: Sequence[str], train_counts: Sequence[int] | None = None
+) -> "Figure":
     """Accuracy of each class beside its number of training labels, the most frequent class first.
 
     With many classes the bars stand upright without names; classes keep the order of their counts.
     """
     accuracy = recalls(confusion)
-    counts = None if train_counts is None or len(train_counts) != len(accuracy) else np.asarray(train_counts, dtype=float)
+    counts = (
+        None
+        if train_counts is None or len(train_counts) != len(accuracy)
+        else np.asarray(train_counts, dtype=float)
+    )
     order = np.arange(len(accuracy)) if counts is None else np.argsort(-counts, kind="stable")
     draw = _lying if len(accuracy) <= NAMED else _standing
     mean = float(np.nanmean(accuracy)) if np.isfinite(accuracy).any() else float("nan")
@@ -131,7 +152,7 @@ def _lying(accuracy: np.ndarray, names: Sequence[str], counts: np.ndarray | None
             ha="right" if inside else "left",
             va="center",
             fontsize=8.5 if size <= 24 else 6.5,
-            color="#fefefe" if inside else INK,
+            color=CARD if inside else INK,
         )
     _mean_line(left.axvline, mean)
     left.set(xlim=(0, 1.0), ylim=(size - 0.4, -0.6))
@@ -176,14 +197,25 @@ def _count_bars(axes: "Axes", places: np.ndarray, counts: np.ndarray, lying: boo
     (axes.barh if lying else axes.bar)(places, counts, 0.66 if lying else 0.85, color=SERIES[7], alpha=0.55)
     if skewed:
         (axes.set_xscale if lying else axes.set_yscale)("log")
-        (axes.set_xlim if lying else axes.set_ylim)(present.min() * 0.6, present.max() * (3 if lying else 1.5))
+        log_axis(axes.xaxis if lying else axes.yaxis)
+        (axes.set_xlim if lying else axes.set_ylim)(
+            present.min() * 0.6, present.max() * (3 if lying else 1.5)
+        )
     elif lying:
         axes.set_xlim(0, max(counts.max(), 1) * 1.3)
     if numbers:
         size = 8.5 if len(counts) <= 24 else 6.5
         floor = axes.get_xlim()[0]
         for place, count in zip(places, counts, strict=True):
-            axes.annotate(f"{count:.0f}", (max(count, floor), place), (4, 0), textcoords="offset points", va="center", fontsize=size, color=MUTED)
+            axes.annotate(
+                f"{count:.0f}",
+                (max(count, floor), place),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=size,
+                color=MUTED,
+            )
         axes.set_xticks([])
         axes.tick_params(which="minor", labelbottom=False)
     axes.set_title("Training labels" + (" (log)" if skewed else ""), fontsize=9.5)

@@ -5,8 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.report.atomic import write_text
-from recipes.report.figures import class_accuracy, class_names, confusion_figure, diagnostics, learning_curves, pseudo_labels
-from recipes.report.matrices import confused_pairs
+from recipes.report.figures import (
+    class_accuracy,
+    class_names,
+    confusion_figure,
+    diagnostics,
+    learning_curves,
+    pseudo_labels,
+)
+from recipes.report.matrices import NAMED, confused_pairs
 from recipes.report.numbers import clock, headline, value_text
 from recipes.report.page_css import CSS
 from recipes.report.page_views import views_html
@@ -24,13 +31,16 @@ def write_report(record: RunRecord, path: str | Path) -> Path:
 
 def page_html(record: RunRecord) -> str:
     """The page as text. A section without data is left out."""
+    others = diagnostics(record)
     cards = [
         _figure_card("curves", "Learning curves", "", learning_curves(record)),
-        _figure_card("pseudo", "Unlabeled data", "What the model made of its own pseudo-labels.", pseudo_labels(record)),
+        _figure_card(
+            "pseudo", "Unlabeled data", "What the model made of its own pseudo-labels.", pseudo_labels(record)
+        ),
         *(card for task in record.confusion for card in _task_cards(record, task)),
         _views_card(record),
-        _figure_card("other", "Other numbers", "Everything else that was logged.", diagnostics(record)),
-        _run_card(record),
+        _figure_card("other", "Other numbers", "Everything else that was logged.", others),
+        _run_card(record, wide=others is None),
         _text_card(record),
     ]
     title = escape(record.title)
@@ -52,8 +62,11 @@ def _header(record: RunRecord) -> str:
     if "train" in record.seconds or "train_seconds" in record.final:
         seconds = record.seconds.get("train", record.final.get("train_seconds", 0.0))
         facts.append(f"<span><b>{escape(clock(seconds))}</b> of training</span>")
+    if len(set(labels.values())) == 1:
+        labels = {"": next(iter(labels.values()))}
     facts += [
-        f"<span><b>{total:,}</b> labels{'' if len(labels) == 1 else f' ({escape(task)})'}</span>" for task, total in labels.items()
+        f"<span><b>{total:,}</b> labels{escape(f' ({task})') if task else ''}</span>"
+        for task, total in labels.items()
     ]
     facts += [f"<span>{escape(record.hardware)}</span>"] if record.hardware else []
     tiles = "".join(
@@ -86,18 +99,27 @@ def _task_cards(record: RunRecord, task: str) -> list[str]:
         return []
     key = f"task{list(record.confusion).index(task)}"
     suffix = f": {task}" if len(record.confusion) > 1 else ""
+    # under the shorter of the two figures
+    beside = (
+        (_pairs_table(confusion, names), "")
+        if 12 < len(names) <= NAMED
+        else ("", _pairs_table(confusion, names))
+    )
     accuracy = percent(confusion.diagonal().sum() / confusion.sum())
-    pairs = _pairs_table(confusion, names)
-    note = f"{accuracy} of {confusion.sum():,.0f} test samples on the diagonal. Colour: share of the true class."
-    first = _card(f"Confusion{suffix}", note, to_svg(confusion_figure(confusion, names), f"{key}c") + pairs)
+    note = (
+        f"{accuracy} of {confusion.sum():,.0f} test samples on the diagonal. Colour: share of the true class."
+    )
+    first = _card(
+        f"Confusion{suffix}", note, to_svg(confusion_figure(confusion, names), f"{key}c") + beside[0]
+    )
     counts = record.train_counts.get(task)
     bars = to_svg(class_accuracy(confusion, names, counts), f"{key}b")
     note = "Test accuracy of each class" + ("." if counts is None else " against its labels in training.")
-    return [first, _card(f"Classes{suffix}", note, bars)]
+    return [first, _card(f"Classes{suffix}", note, bars + beside[1])]
 
 
 def _pairs_table(confusion: object, names: list[str]) -> str:
-    pairs = confused_pairs(confusion, 8 if len(names) > 14 else 4)
+    pairs = confused_pairs(confusion, 8 if len(names) > 14 else 5)
     if not pairs:
         return ""
     rows = "".join(
@@ -105,7 +127,7 @@ def _pairs_table(confusion: object, names: list[str]) -> str:
         f'<td class="n">{percent(share)}</td></tr>'
         for true, said, count, share in pairs
     )
-    head = '<tr><th>true</th><th>taken for</th><th class="n">times</th><th class="n">of its class</th></tr>'
+    head = '<tr class="head"><th>true</th><th>taken for</th><th class="n">times</th><th class="n">of its class</th></tr>'
     return f"<table>{head}{rows}</table>"
 
 
@@ -113,12 +135,18 @@ def _views_card(record: RunRecord) -> str:
     if not record.views:
         return ""
     believed = any(row.pseudo_label is not None for row in record.views)
-    note = "Weak view beside strong view" if record.views[0].kind == "image" else "Weak view above strong view"
-    note += ", with the pseudo-label and its confidence below. Dashed: below the threshold, not learned from." if believed else "."
+    note = (
+        "Weak view beside strong view" if record.views[0].kind == "image" else "Weak view above strong view"
+    )
+    note += (
+        ", with the pseudo-label and its confidence below. Dashed: below the threshold, not learned from."
+        if believed
+        else "."
+    )
     return _card("Views", note, views_html(record.views), wide=True)
 
 
-def _run_card(record: RunRecord) -> str:
+def _run_card(record: RunRecord, wide: bool) -> str:
     total = sum(record.seconds.values())
     rows = "".join(
         f'<tr><td>{escape(name)}</td><td><div class="bar"><i style="width:{100 * value / total:.1f}%"></i></div></td>'
@@ -127,18 +155,24 @@ def _run_card(record: RunRecord) -> str:
         if total > 0
     )
     finals = "".join(
-        f'<tr><td>{escape(name)}</td><td class="n">{escape(value_text(name, value))}</td></tr>' for name, value in record.final.items()
+        f'<tr><td>{escape(name)}</td><td class="n">{escape(value_text(name, value))}</td></tr>'
+        for name, value in record.final.items()
     )
-    chips = "".join(f"<span>{escape(name)} {escape(str(version))}</span>" for name, version in record.versions.items())
+    chips = "".join(
+        f"<span>{escape(name)} {escape(str(version))}</span>" for name, version in record.versions.items()
+    )
     parts: list[tuple[str, str]] = [
         (record.command, f'<pre class="command">{escape(record.command)}</pre>'),
         (record.hardware, f'<p class="note" style="margin:.6rem 0">{escape(record.hardware)}</p>'),
         (rows, f"<table>{rows}</table>"),
         (chips, f'<div class="chips">{chips}</div>'),
-        (finals, f'<details style="margin-top:.8rem"><summary>All final values</summary><table>{finals}</table></details>'),
+        (
+            finals,
+            f'<details style="margin-top:.8rem"><summary>All final values</summary><table>{finals}</table></details>',
+        ),
     ]
     body = "\n".join(html for source, html in parts if source)
-    return _card("Run", "How to get this again.", body, wide=True) if body else ""
+    return _card("Run", "How to get this again, and where the time went.", body, wide) if body else ""
 
 
 def _text_card(record: RunRecord) -> str:
@@ -149,5 +183,3 @@ def _text_card(record: RunRecord) -> str:
         if text.strip()
     )
     return f'<section class="card wide">{body}</section>' if body else ""
-
-

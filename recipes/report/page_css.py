@@ -37,9 +37,10 @@ h2 { font-size: 1.05rem; margin: 0 0 .15rem; letter-spacing: -.005em; }
 @media (prefers-color-scheme: dark) { .tile.first { background: #2a57b0; } }
 .tile.first .name, .tile.first .beside { color: #ffffffd0; }
 .tile.first .value { font-size: 2.5rem; line-height: 1.1; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem; align-items: start; }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 1rem 1.1rem 1.1rem; min-width: 0; }
 .wide { grid-column: 1 / -1; }
+.card svg + table { margin-top: .8rem; }
 .card svg { display: block; width: 100%; height: auto; max-width: 34rem; margin: 0 auto; }
 pre { background: var(--soft); border-radius: 9px; padding: .75rem .9rem; margin: 0; overflow-x: auto; font: .82rem/1.5 var(--mono); tab-size: 2; }
 pre.command { white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; }
@@ -74,6 +75,7 @@ del { color: var(--muted); text-decoration-color: var(--bad); }
 .chips { display: flex; flex-wrap: wrap; gap: .35rem; margin-top: .8rem; }
 .chips span { background: var(--soft); border-radius: 99px; padding: .12rem .6rem; font-size: .78rem; color: var(--muted); }
 footer { color: var(--muted); font-size: .8rem; margin-top: 1.6rem; text-align: center; }
+@media (max-width: 44rem) { .tile.first { grid-column: 1 / -1; } }
 @media (max-width: 30rem) { .sheet { grid-template-columns: 1fr 1fr; } .card { padding: .85rem .8rem; } .tiles { grid-template-columns: 1fr 1fr; gap: .6rem; } }
 @media print { body { background: #fff; } .card, .tile { break-inside: avoid; } }
 """

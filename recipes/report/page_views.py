@@ -12,14 +12,19 @@ from recipes.report.record import ViewRow, png
 
 MOST = 24  # samples on the sheet
 SIDE = 112  # pixels; larger pictures are reduced to it
+BUDGET = 700_000  # characters of the page; photographs at this size take a third of it
 WORDS = 90  # of a text that are shown
 
 
 def views_html(rows: Sequence[ViewRow]) -> str:
-    """Up to `MOST` samples as a grid of cards."""
-    rows = list(rows)[:MOST]
-    texts = rows[0].kind == "text"
-    return f'<div class="sheet{" texts" if texts else ""}">' + "\n".join(map(_card, rows)) + "</div>"
+    """Up to `MOST` samples, and up to `BUDGET` characters, as a grid of cards."""
+    texts, cards, size = rows[0].kind == "text", [], 0
+    for row in rows[:MOST]:
+        cards.append(_card(row))
+        size += len(cards[-1])
+        if size > BUDGET:
+            break
+    return f'<div class="sheet{" texts" if texts else ""}">' + "\n".join(cards) + "</div>"
 
 
 def _card(row: ViewRow) -> str:
@@ -36,7 +41,9 @@ def _belief(row: ViewRow) -> str:
     known = row.true is not None
     right = known and row.true == row.pseudo_label
     sign = f'<span class="{"right" if right else "wrong"}">{"✓" if right else "✗"}</span> ' if known else ""
-    truth = f'<div class="truth">{sign}{"right" if right else f"true: {escape(str(row.true))}"}' if known else ""
+    truth = (
+        f'<div class="truth">{sign}{"right" if right else f"true: {escape(str(row.true))}"}' if known else ""
+    )
     state = {True: "kept", False: "not kept", None: ""}[row.kept]
     if truth:
         truth += f"{' · ' + state if state else ''}</div>"
@@ -52,7 +59,11 @@ def _belief(row: ViewRow) -> str:
 def _images(row: ViewRow) -> str:
     name = escape(row.pseudo_label or row.true or "sample", quote=True)
     pictures = [(np.asarray(row.weak), "weak"), (np.asarray(row.strong), "strong")]
-    return '<div class="pair">' + "".join(_image(pixels, f"{kind} view, {name}") for pixels, kind in pictures) + "</div>"
+    return (
+        '<div class="pair">'
+        + "".join(_image(pixels, f"{kind} view, {name}") for pixels, kind in pictures)
+        + "</div>"
+    )
 
 
 def _image(pixels: np.ndarray, alt: str) -> str:
@@ -62,7 +73,9 @@ def _image(pixels: np.ndarray, alt: str) -> str:
     if small:
         kind, data = "png", png(pixels)
     else:
-        picture = Image.fromarray(pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels)
+        picture = Image.fromarray(
+            pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+        )
         picture.thumbnail((SIDE * 2, SIDE * 2))  # twice the size on the page, for dense screens
         buffer = io.BytesIO()
         picture.convert("RGB").save(buffer, "jpeg", quality=80, optimize=True)

@@ -58,20 +58,28 @@ class RunRecord:
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of one logged name, finite values only, in order of steps."""
         points = [(row["step"], row[name]) for row in self.history if row.get(name) is not None]
-        steps, values = (np.array(column, dtype=float) for column in (zip(*points, strict=True) if points else ([], [])))
+        steps, values = (
+            np.array(column, dtype=float) for column in (zip(*points, strict=True) if points else ([], []))
+        )
         keep = np.isfinite(values)
         order = np.argsort(steps[keep], kind="stable")
         return steps[keep][order], values[keep][order]
 
     def names(self) -> list[str]:
         """All names in the history, in order of first appearance."""
-        return [name for name in dict.fromkeys(name for row in self.history for name in row) if name != "step"]
+        return [
+            name for name in dict.fromkeys(name for row in self.history for name in row) if name != "step"
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """The record in JSON's types; images as base64 PNG."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         plain["views"] = [
-            {**{entry.name: getattr(row, entry.name) for entry in fields(row)}, "weak": _pack(row.weak), "strong": _pack(row.strong)}
+            {
+                **{entry.name: getattr(row, entry.name) for entry in fields(row)},
+                "weak": _pack(row.weak),
+                "strong": _pack(row.strong),
+            }
             for row in self.views
         ]
         return jsonable(plain)
@@ -79,7 +87,10 @@ class RunRecord:
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> "RunRecord":
         """The inverse of `to_json` (NaN values come back as None)."""
-        views = [ViewRow(**{**row, "weak": _unpack(row["weak"]), "strong": _unpack(row["strong"])}) for row in plain["views"]]
+        views = [
+            ViewRow(**{**row, "weak": _unpack(row["weak"]), "strong": _unpack(row["strong"])})
+            for row in plain["views"]
+        ]
         return cls(**{**plain, "views": views})
 
 
@@ -100,7 +111,9 @@ def png(pixels: np.ndarray) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels).save(buffer, "png", optimize=True)
+    Image.fromarray(pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels).save(
+        buffer, "png", optimize=True
+    )
     return buffer.getvalue()
 
 

@@ -36,11 +36,11 @@ def look() -> Iterator[None]:
 
     settings: dict[str, Any] = {
         "font.family": ["DejaVu Sans"],
-        "font.size": 10,
+        "font.size": 10.5,
         "axes.edgecolor": LINE,
         "axes.labelcolor": MUTED,
-        "axes.labelsize": 9.5,
-        "axes.titlesize": 10.5,
+        "axes.labelsize": 10,
+        "axes.titlesize": 11,
         "axes.titlecolor": INK,
         "axes.titlelocation": "left",
         "axes.titlepad": 9,
@@ -54,8 +54,8 @@ def look() -> Iterator[None]:
         "grid.linewidth": 0.7,
         "xtick.color": MUTED,
         "ytick.color": MUTED,
-        "xtick.labelsize": 9,
-        "ytick.labelsize": 9,
+        "xtick.labelsize": 9.5,
+        "ytick.labelsize": 9.5,
         "xtick.major.size": 0,
         "ytick.major.size": 0,
         "xtick.minor.size": 0,
@@ -63,7 +63,7 @@ def look() -> Iterator[None]:
         "text.color": INK,
         "text.parse_math": False,  # a class may be called $x
         "legend.frameon": False,
-        "legend.fontsize": 9,
+        "legend.fontsize": 9.5,
         "lines.linewidth": 1.7,
         "lines.solid_capstyle": "round",
         "figure.facecolor": CARD,
@@ -114,14 +114,24 @@ def to_svg(figure: "Figure", prefix: str) -> str:
     """
     buffer = io.StringIO()
     with look():
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'(\sid="|url\(#|href="#)', lambda match: match[1] + prefix + "-", text)
     text = re.sub(r'style="[^"]*"', _theme, text)
     text = re.sub(r'\sd="[^"]*"', lambda match: re.sub(r"(\d+\.\d)\d+", r"\1", match[0]), text)
-    text = re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img" xmlns:xlink="http://www.w3.org/1999/xlink">', text, count=1)
+    text = re.sub(
+        r'<svg[^>]*?(viewBox="[^"]*")[^>]*>',
+        r'<svg \1 role="img" xmlns:xlink="http://www.w3.org/1999/xlink">',
+        text,
+        count=1,
+    )
     return re.sub(r"\n\s*", "\n", text).strip()
 
 
@@ -150,6 +160,16 @@ def percent_axis(axis: Any) -> None:
 
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+
+
+def log_axis(axis: Any) -> None:
+    """Plain numbers on a logarithmic axis: matplotlib's own labels are mathematics, which we have turned off."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else f"{value / 1000:g}k")
+    )
+    axis.set_minor_formatter(NullFormatter())
 
 
 def step_axis(axes: "Axes") -> None:
