@@ -155,14 +155,13 @@ class LARS(OptimizerSettings):
 @dataclass(frozen=True, kw_only=True)
 class Adafactor(OptimizerSettings):
     """Second moments factored into rows and columns, β̂₂ = 1 - t^decay_rate, update clipped to an RMS of
-    `clip_threshold` and, with `scale_parameter`, scaled by RMS(w) (arXiv 1804.04235, the original's code)."""
+    `clip_threshold` (arXiv 1804.04235). The step is `lr` itself: timm scales it by RMS(w) only where it makes
+    its own learning rate, which our schedulers replace."""
 
     eps: Rate = 1e-30
-    eps_scale: Rate = 1e-3
     clip_threshold: Rate = 1.0
     decay_rate: Annotated[float, Field(le=0)] = -0.8
     betas: Betas | None = None
-    scale_parameter: bool = True
     factory: ClassVar[str] = "adafactor"
 
 
