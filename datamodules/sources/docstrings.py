@@ -25,25 +25,25 @@ from datamodules.errors import UserError, nearest
 from datamodules.source import DataInfo, Splits
 from datamodules.sources.text import split_source, text_source
 
-# Class -> top-level packages; the standard library is found by its folder.
+# Class -> top-level packages, from head to tail; the standard library is found by its folder.
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "python": (),
+    "transformers": ("transformers",),
     "torch": ("torch",),
     "sympy": ("sympy",),
-    "matplotlib": ("matplotlib",),
-    "transformers": ("transformers",),
     "scipy": ("scipy",),
-    "sklearn": ("sklearn",),
-    "networkx": ("networkx",),
-    "numpy": ("numpy",),
+    "python": (),
     "wandb": ("wandb",),
-    "pydantic": ("pydantic",),
-    "torchvision": ("torchvision",),
-    "timm": ("timm",),
-    "lightning": ("pytorch_lightning",),
     "torchmetrics": ("torchmetrics",),
-    "pillow": ("PIL",),
+    "timm": ("timm",),
+    "networkx": ("networkx",),
+    "sklearn": ("sklearn",),
+    "numpy": ("numpy",),
+    "torchvision": ("torchvision",),
+    "lightning": ("pytorch_lightning",),
+    "matplotlib": ("matplotlib",),
+    "pydantic": ("pydantic",),
     "rich": ("rich",),
+    "pillow": ("PIL",),
     "hydra": ("hydra", "omegaconf"),
 }
 
