@@ -224,3 +224,21 @@ def test_equal_views_in_a_chain_draw_different_numbers():
     once, twice = (fitted(Chain([Weak(0.2) for _ in range(times)]), made) for times in (1, 2))
     left = [(view.edit(made.words.long(), draws(500)) > 0).sum(1).double().mean() for view in (once, twice)]
     assert left[0] == pytest.approx(8, abs=0.3) and left[1] == pytest.approx(6.4, abs=0.3)
+
+
+class MetaDraw:
+    """Draws without numbers: whoever asks for a value of a tensor on this device fails."""
+
+    def uniform(self, *shape):
+        return torch.empty(8, *shape, device="meta")
+
+
+@pytest.mark.parametrize("coding", ["wordpiece", "byte_level"])
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_never_ask_the_device_for_a_value(name, coding):
+    made = source(tokenizer=byte_level(TEXTS) if coding == "byte_level" else None)
+    view = fitted(VIEWS[name](), made)
+    data = made.fetch(torch.arange(8))
+    expected = view(data, draws(8))
+    seen = view({**data, "words": data["words"].to("meta")}, lambda purpose: MetaDraw())
+    assert seen["ids"].device.type == "meta" and seen["ids"].shape == expected["ids"].shape
