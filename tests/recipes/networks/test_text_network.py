@@ -1,4 +1,4 @@
-"""Encoders fed with embeddings: equal to the ordinary forward, blind to padding, open to continuous methods."""
+"""Encoders fed with embeddings: equal to the ordinary forward, blind to padding, open to gradients."""
 
 import importlib.util
 from pathlib import Path
