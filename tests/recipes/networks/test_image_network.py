@@ -150,8 +150,9 @@ def test_moments_by_precedence_and_channels() -> None:
 
 
 def test_grey_moments_fit_the_filters_that_timm_sums() -> None:
-    """With one deviation for all, the summed layer on a grey picture with our mean answers as the original
-    on three equal channels, but for the constant Σ_c w_c (m_c - m) / s of each filter: BatchNorm takes it out."""
+    """With one deviation for all channels, the summed layer on a grey picture with our mean answers as the
+    original on three equal channels, but for the constant Σ_c w_c (m_c - m) / s of a filter, which BatchNorm
+    removes."""
     torch.manual_seed(0)
     weight = torch.randn(8, 3, 3, 3)
     model = {"mean": (0.485, 0.456, 0.406), "std": (0.2,) * 3}
