@@ -34,9 +34,7 @@ def build_loggers(
         entry = instantiate(node, _convert_="all")
         logger = entry.open(run_dir, resume_step) if hasattr(entry, "open") else entry
         if not isinstance(logger, Logger):
-            raise UserError(
-                f"logger.{name}: {node['_target_']} is no Lightning logger; expected a subclass of Logger"
-            )
+            raise UserError(f"logger.{name}: {node['_target_']} is no Lightning logger; expected a subclass of Logger")
         loggers.append(logger)
     return loggers
 
@@ -50,9 +48,7 @@ def start_loggers(loggers: Sequence[Logger], config: Mapping[str, Any], plan: st
             logger.log_hyperparams(dict(config))
 
 
-def finish_loggers(
-    loggers: Sequence[Logger], record: RunRecord, checkpoints: Mapping[str, str | Path]
-) -> None:
+def finish_loggers(loggers: Sequence[Logger], record: RunRecord, checkpoints: Mapping[str, str | Path]) -> None:
     """Hand over the finished run: `record`, and checkpoint files by kind, `last` and `best`. Then end the loggers."""
     for logger in loggers:
         if isinstance(logger, MetricsFiles):

@@ -1,4 +1,4 @@
-"""What a terminal shows: a bar with the right total, one line a validation where there is no terminal, a final table."""
+"""What a terminal shows: a bar with the right total, plain lines where there is no terminal, a final table."""
 
 import sys
 import time
@@ -37,7 +37,10 @@ class RouxProgressBar(ProgressBar):
         super().__init__()
         self.console = console or Console(file=sys.stdout)
         self.every, self._every, self.quiet_seconds = every, every or 1, quiet_seconds
-        self._enabled, self._progress, self._task, self._side = True, None, None, None  # type: ignore[var-annotated]
+        self._enabled = True
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._side: TaskID | None = None
         self._started = self._spoken = self._drawn = 0.0
         self._first = self._total = 0
 
@@ -54,7 +57,7 @@ class RouxProgressBar(ProgressBar):
 
     # -- training --------------------------------------------------------------------------------------------------
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._every = self.every or max(trainer.log_every_n_steps, 1)
+        self._every = self.every or max(getattr(trainer, "log_every_n_steps", 1), 1)
         self._started = self._spoken = time.monotonic()
         self._first, self._total = trainer.global_step, total_steps(trainer)
         if self._enabled and self.console.is_terminal:
@@ -81,9 +84,7 @@ class RouxProgressBar(ProgressBar):
             self._close()
         elif self._enabled:
             steps = trainer.global_step
-            self.print(
-                f"trained {steps}/{self._total or steps} steps in {clock(time.monotonic() - self._started)}"
-            )
+            self.print(f"trained {steps}/{self._total or steps} steps in {clock(time.monotonic() - self._started)}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
@@ -178,7 +179,7 @@ class RouxProgressBar(ProgressBar):
         if self._progress is not None and self._side is not None:
             self._progress.remove_task(self._side)
             self._progress.refresh()
-        self._side: TaskID | None = None
+        self._side = None
 
     # -- the words -------------------------------------------------------------------------------------------------
     def _say(self, trainer: Trainer) -> None:
@@ -233,6 +234,4 @@ def _raw_name(name: str) -> str:
 
 def print_final(final: Mapping[str, float], title: str = "", console: Console | None = None) -> None:
     """Print `final_table`; names are printed as they are, without markup."""
-    (console or Console(file=sys.stdout, markup=False)).print(
-        final_table(final, title), markup=False, highlight=False
-    )
+    (console or Console(file=sys.stdout, markup=False)).print(final_table(final, title), markup=False, highlight=False)

@@ -81,9 +81,7 @@ def paired(final: Mapping[str, float]) -> list[tuple[str, float | None, float | 
 def headline(final: Mapping[str, float], most: int = 5) -> list[Tile]:
     """The tiles at the head of the page: test metrics, validation metrics where there is no test."""
     rows = paired(final)
-    group = next(
-        (group for group in ("test", "val") if any(name.startswith(f"{group}/") for name, *_ in rows)), None
-    )
+    group = next((group for group in ("test", "val") if any(name.startswith(f"{group}/") for name, *_ in rows)), None)
     tiles = []
     for name, value, raw in rows:
         if group is None or not name.startswith(f"{group}/"):

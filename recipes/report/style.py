@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def look() -> Iterator[None]:
         "svg.hashsalt": "roux",
         "path.simplify_threshold": 0.4,
     }
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    with matplotlib.rc_context(cast(Any, settings)), warnings.catch_warnings():
         # names in scripts that DejaVu lacks: the page shows them in the reader's fonts
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
@@ -166,9 +166,7 @@ def log_axis(axis: Any) -> None:
     """Plain numbers on a logarithmic axis: matplotlib's own labels are mathematics, which we have turned off."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else f"{value / 1000:g}k")
-    )
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else f"{value / 1000:g}k"))
     axis.set_minor_formatter(NullFormatter())
 
 
