@@ -49,12 +49,14 @@ def start_loggers(loggers: Sequence[Logger], config: Mapping[str, Any], plan: st
 
 
 def finish_loggers(loggers: Sequence[Logger], record: RunRecord, checkpoints: Mapping[str, str | Path]) -> None:
-    """Hand over the finished run: `record`, and checkpoint files by kind, `last` and `best`. Then end the loggers."""
+    """Hand over the finished run: `record`, and checkpoint files by kind, `last` and `best`, where they
+    exist. Then end the loggers."""
+    files = {kind: path for kind, path in checkpoints.items() if path and Path(path).is_file()}
     for logger in loggers:
         if isinstance(logger, MetricsFiles):
             logger.finish(record.final)
         elif hasattr(logger, "finish"):
-            logger.finish(record, {kind: path for kind, path in checkpoints.items() if path})
+            logger.finish(record, files)
     close_loggers(loggers)
 
 

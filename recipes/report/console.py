@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -10,6 +11,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from recipes.loggers.build import metrics_files
 from recipes.report.numbers import clock, paired, value_text
@@ -211,11 +213,11 @@ def total_steps(trainer: Trainer) -> int:
     return 0 if estimate == float("inf") else int(estimate)
 
 
-def final_table(final: Mapping[str, float], title: str = "") -> Table:
+def final_table(final: Mapping[str, float], title: str | Path = "") -> Table:
     """Final values, test first; where the evaluated network is an average, the raw one's values stand beside it."""
     rows = paired(final)
     beside = any(raw is not None and value is not None for _, value, raw in rows)
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=Text(str(title)) if str(title) else None, title_justify="left")
     table.add_column("metric", overflow="fold")
     table.add_column("averaged" if beside else "value", justify="right", no_wrap=True)
     if beside:
@@ -223,7 +225,7 @@ def final_table(final: Mapping[str, float], title: str = "") -> Table:
     for name, value, raw in rows:
         cells = [value, raw] if beside else [value if value is not None else raw]
         shown = name if beside or value is not None else _raw_name(name)
-        table.add_row(shown, *("" if cell is None else value_text(name, cell) for cell in cells))
+        table.add_row(Text(shown), *("" if cell is None else value_text(name, cell) for cell in cells))
     return table
 
 
@@ -232,6 +234,6 @@ def _raw_name(name: str) -> str:
     return f"{group}/raw/{rest}"
 
 
-def print_final(final: Mapping[str, float], title: str = "", console: Console | None = None) -> None:
+def print_final(final: Mapping[str, float], title: str | Path = "", console: Console | None = None) -> None:
     """Print `final_table`; names are printed as they are, without markup."""
     (console or Console(file=sys.stdout, markup=False)).print(final_table(final, title), markup=False, highlight=False)

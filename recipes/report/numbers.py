@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-SHARES = ("accuracy", "mask_rate", "confidence", "recall", "precision", "f1", "error")
+SHARES = ("accuracy", "mask_rate", "confidence", "recall", "precision", "f1")
 GROUPS = ("test", "val", "train")
 
 
@@ -18,7 +18,8 @@ class Tile(NamedTuple):
 
 def is_share(name: str) -> bool:
     """Whether a metric of this name is a share in [0, 1] that reads better in percent."""
-    return name.rsplit("/", 1)[-1].endswith(SHARES)
+    last = name.rsplit("/", 1)[-1]
+    return any(share in last for share in SHARES)
 
 
 def is_seconds(name: str) -> bool:
