@@ -88,6 +88,6 @@ def headline(final: Mapping[str, float], most: int = 5) -> list[Tile]:
         if group is None or not name.startswith(f"{group}/"):
             continue
         shown = value if value is not None else raw
-        beside = f"not averaged: {value_text(name, raw)}" if raw is not None and value is not None else ""
+        beside = f"raw: {value_text(name, raw)}" if raw is not None and value is not None else ""
         tiles.append(Tile(name.replace("_", " ").replace("/", " · "), value_text(name, shown), beside))
     return tiles[:most]

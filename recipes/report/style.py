@@ -1,6 +1,6 @@
 """One look for all figures: colours, type, and the two ways out, SVG that follows the page's theme and PNG.
 
-matplotlib is imported when the first figure is drawn: it costs a third of a second that a dry run need not pay.
+matplotlib is imported when the first figure is drawn: a dry run need not pay for it.
 """
 
 import functools
