@@ -34,9 +34,7 @@ def build_loggers(
         entry = instantiate(node, _convert_="all")
         logger = entry.open(run_dir, resume_step) if hasattr(entry, "open") else entry
         if not isinstance(logger, Logger):
-            raise UserError(
-                f"logger.{name}: {node['_target_']} is no Lightning logger; expected a subclass of Logger"
-            )
+            raise UserError(f"logger.{name}: {node['_target_']} is no Lightning logger; expected a subclass of Logger")
         loggers.append(logger)
     return loggers
 
@@ -50,15 +48,15 @@ def start_loggers(loggers: Sequence[Logger], config: Mapping[str, Any], plan: st
             logger.log_hyperparams(dict(config))
 
 
-def finish_loggers(
-    loggers: Sequence[Logger], record: RunRecord, checkpoints: Mapping[str, str | Path]
-) -> None:
-    """Hand over the finished run: `record`, and checkpoint files by kind, `last` and `best`. Then end the loggers."""
+def finish_loggers(loggers: Sequence[Logger], record: RunRecord, checkpoints: Mapping[str, str | Path]) -> None:
+    """Hand over the finished run: `record`, and checkpoint files by kind, `last` and `best`, where they
+    exist. Then end the loggers."""
+    files = {kind: path for kind, path in checkpoints.items() if path and Path(path).is_file()}
     for logger in loggers:
         if isinstance(logger, MetricsFiles):
             logger.finish(record.final)
         elif hasattr(logger, "finish"):
-            logger.finish(record, {kind: path for kind, path in checkpoints.items() if path})
+            logger.finish(record, files)
     close_loggers(loggers)
 
 

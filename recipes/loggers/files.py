@@ -27,7 +27,7 @@ class MetricsFiles(Logger):
     later one wins; new names rewrite the file atomically with the grown header.
 
     resume_step: None for a new run: an existing metrics.csv with rows is refused, never overwritten. A number n for a
-        run resumed after n steps: rows of later steps, which the resumed run will log again, are dropped; all others stay.
+        run resumed after n steps: rows of later steps, which the resumed run will log again, are dropped.
 
     Raises `UserError` for a file of another run, a file that is no metrics.csv and a folder that cannot be written.
     """
@@ -40,7 +40,7 @@ class MetricsFiles(Logger):
         self._columns: list[str] = ["step"]
         self._offset = 0  # where the last row begins in the file
         self._stale = True  # the file does not hold the history yet
-        if rank_zero_only.rank == 0 and self.csv_path.is_file():
+        if getattr(rank_zero_only, "rank", 0) == 0 and self.csv_path.is_file():
             self._restore(resume_step)
 
     def _restore(self, resume_step: int | None) -> None:

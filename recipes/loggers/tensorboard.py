@@ -62,9 +62,7 @@ class TensorBoardRun(TensorBoardLogger):
         from omegaconf import OmegaConf
 
         self.config = jsonable(dict(config))
-        self.experiment.add_text(
-            "config", _block(OmegaConf.to_yaml(OmegaConf.create(self.config))), self.last_step
-        )
+        self.experiment.add_text("config", _block(OmegaConf.to_yaml(OmegaConf.create(self.config))), self.last_step)
         self.experiment.add_text("plan", _block(plan), self.last_step)
 
     @rank_zero_only
@@ -78,9 +76,7 @@ class TensorBoardRun(TensorBoardLogger):
             for name, picture in figures_png(record).items():
                 pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
                 self.experiment.add_image(f"report/{name}", pixels, self.last_step, dataformats="HWC")
-        TensorBoardLogger.log_hyperparams(
-            self, self.config, {f"final/{k}": v for k, v in record.final.items()}
-        )
+        TensorBoardLogger.log_hyperparams(self, self.config, {f"final/{k}": v for k, v in record.final.items()})
         self.experiment.flush()
 
     @rank_zero_only

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_experiment, rank_zero_only
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from datamodules.errors import UserError
 from recipes.loggers.files import scalars
@@ -70,11 +71,7 @@ class WeightsAndBiasesRun(WandbLogger):
 
     def _stored_id(self) -> str | None:
         path = self.run_dir / "wandb_id"
-        return (
-            path.read_text(encoding="utf-8").strip() or None
-            if path.is_file()
-            else os.environ.get("WANDB_RUN_ID")
-        )
+        return path.read_text(encoding="utf-8").strip() or None if path.is_file() else os.environ.get("WANDB_RUN_ID")
 
     @property
     @rank_zero_experiment
@@ -125,12 +122,8 @@ class WeightsAndBiasesRun(WandbLogger):
 
             from recipes.report.figures import figures_png
 
-            pictures = {
-                name: Image.open(io.BytesIO(picture)) for name, picture in figures_png(record).items()
-            }
-            media: dict[str, Any] = {
-                f"report/{name}": wandb.Image(picture) for name, picture in pictures.items()
-            }
+            pictures = {name: Image.open(io.BytesIO(picture)) for name, picture in figures_png(record).items()}
+            media: dict[str, Any] = {f"report/{name}": wandb.Image(picture) for name, picture in pictures.items()}
             texts = [row for row in record.views if row.kind == "text"]
             if texts:
                 media["report/views"] = _text_table(texts)
@@ -146,13 +139,9 @@ class WeightsAndBiasesRun(WandbLogger):
         if wish == "none" or kind not in checkpoints:
             return
         run = self.experiment
-        artifact = wandb.Artifact(
-            f"model-{run.id}", type="model", metadata=jsonable({"kind": kind, **record.final})
-        )
+        artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=jsonable({"kind": kind, **record.final}))
         # offline the file may be uploaded long after a resumed run has replaced it: only then a copy is worth its space
-        artifact.add_file(
-            str(checkpoints[kind]), name="model.ckpt", policy="mutable" if run.offline else "immutable"
-        )
+        artifact.add_file(str(checkpoints[kind]), name="model.ckpt", policy="mutable" if run.offline else "immutable")
         run.log_artifact(artifact, aliases=["latest", kind])
 
     @rank_zero_only
@@ -176,5 +165,5 @@ class WeightsAndBiasesRun(WandbLogger):
 def _text_table(rows: list[ViewRow]) -> Any:
     import wandb
 
-    columns = ["weak", "strong", "pseudo_label", "confidence", "true", "kept"]
-    return wandb.Table(columns=columns, data=[[getattr(row, name) for name in columns] for row in rows])
+    columns: list[str | int] = ["weak", "strong", "pseudo_label", "confidence", "true", "kept"]
+    return wandb.Table(columns=columns, data=[[getattr(row, str(name)) for name in columns] for row in rows])

@@ -29,9 +29,7 @@ def write_text(path: str | Path, text: str) -> Path:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); expected a writable folder"
-        ) from error
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); expected a writable folder") from error
     return path
 
 

@@ -1,8 +1,9 @@
-"""What a terminal shows: a bar with the right total, one line a validation where there is no terminal, a final table."""
+"""What a terminal shows: a bar with the right total, plain lines where there is no terminal, a final table."""
 
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -10,6 +11,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from recipes.loggers.build import metrics_files
 from recipes.report.numbers import clock, paired, value_text
@@ -37,7 +39,10 @@ class RouxProgressBar(ProgressBar):
         super().__init__()
         self.console = console or Console(file=sys.stdout)
         self.every, self._every, self.quiet_seconds = every, every or 1, quiet_seconds
-        self._enabled, self._progress, self._task, self._side = True, None, None, None  # type: ignore[var-annotated]
+        self._enabled = True
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._side: TaskID | None = None
         self._started = self._spoken = self._drawn = 0.0
         self._first = self._total = 0
 
@@ -54,7 +59,7 @@ class RouxProgressBar(ProgressBar):
 
     # -- training --------------------------------------------------------------------------------------------------
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._every = self.every or max(trainer.log_every_n_steps, 1)
+        self._every = self.every or max(getattr(trainer, "log_every_n_steps", 1), 1)
         self._started = self._spoken = time.monotonic()
         self._first, self._total = trainer.global_step, total_steps(trainer)
         if self._enabled and self.console.is_terminal:
@@ -81,9 +86,7 @@ class RouxProgressBar(ProgressBar):
             self._close()
         elif self._enabled:
             steps = trainer.global_step
-            self.print(
-                f"trained {steps}/{self._total or steps} steps in {clock(time.monotonic() - self._started)}"
-            )
+            self.print(f"trained {steps}/{self._total or steps} steps in {clock(time.monotonic() - self._started)}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
@@ -178,7 +181,7 @@ class RouxProgressBar(ProgressBar):
         if self._progress is not None and self._side is not None:
             self._progress.remove_task(self._side)
             self._progress.refresh()
-        self._side: TaskID | None = None
+        self._side = None
 
     # -- the words -------------------------------------------------------------------------------------------------
     def _say(self, trainer: Trainer) -> None:
@@ -210,11 +213,11 @@ def total_steps(trainer: Trainer) -> int:
     return 0 if estimate == float("inf") else int(estimate)
 
 
-def final_table(final: Mapping[str, float], title: str = "") -> Table:
+def final_table(final: Mapping[str, float], title: str | Path = "") -> Table:
     """Final values, test first; where the evaluated network is an average, the raw one's values stand beside it."""
     rows = paired(final)
     beside = any(raw is not None and value is not None for _, value, raw in rows)
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=Text(str(title)) if str(title) else None, title_justify="left")
     table.add_column("metric", overflow="fold")
     table.add_column("averaged" if beside else "value", justify="right", no_wrap=True)
     if beside:
@@ -222,7 +225,7 @@ def final_table(final: Mapping[str, float], title: str = "") -> Table:
     for name, value, raw in rows:
         cells = [value, raw] if beside else [value if value is not None else raw]
         shown = name if beside or value is not None else _raw_name(name)
-        table.add_row(shown, *("" if cell is None else value_text(name, cell) for cell in cells))
+        table.add_row(Text(shown), *("" if cell is None else value_text(name, cell) for cell in cells))
     return table
 
 
@@ -231,8 +234,6 @@ def _raw_name(name: str) -> str:
     return f"{group}/raw/{rest}"
 
 
-def print_final(final: Mapping[str, float], title: str = "", console: Console | None = None) -> None:
+def print_final(final: Mapping[str, float], title: str | Path = "", console: Console | None = None) -> None:
     """Print `final_table`; names are printed as they are, without markup."""
-    (console or Console(file=sys.stdout, markup=False)).print(
-        final_table(final, title), markup=False, highlight=False
-    )
+    (console or Console(file=sys.stdout, markup=False)).print(final_table(final, title), markup=False, highlight=False)

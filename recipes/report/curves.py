@@ -52,9 +52,7 @@ def loss_names(record: RunRecord) -> list[str]:
     """Logged loss terms, the total first."""
     names = [name for name in record.names() if name.startswith("train/") and name.count("/") == 1]
     if record.terms:
-        terms = [
-            name for name in names if name in record.terms or name.removeprefix("train/") in record.terms
-        ]
+        terms = [name for name in names if name in record.terms or name.removeprefix("train/") in record.terms]
     else:
         terms = [name for name in names if name.removeprefix("train/") not in DIAGNOSTICS]
     total = [name for name in names if name == "train/loss"]
@@ -126,9 +124,7 @@ def diagnostics(record: RunRecord) -> "Figure | None":
     """Every other logged number in a small panel of its own; None where there is none."""
     shown = {*loss_names(record), *(name for name, _ in accuracy_names(record))}
     shown |= {"train/loss", "train/mask_rate", "train/pseudo_accuracy", "train/confidence"}
-    names = [name for name in record.names() if name not in shown and len(record.series(name)[0]) > 1][
-        :PANELS
-    ]
+    names = [name for name in record.names() if name not in shown and len(record.series(name)[0]) > 1][:PANELS]
     if not names:
         return None
     rows = math.ceil(len(names) / 2)

@@ -53,7 +53,7 @@ def class_names(record: RunRecord, task: str) -> list[str]:
 
 @styled
 def view_sheet(rows: list[ViewRow], columns: int = 4, most: int = 16) -> "Figure | None":
-    """Weak and strong view of up to `most` unlabeled images side by side, the pseudo-label below; None without images."""
+    """Weak and strong view of up to `most` unlabeled images, the pseudo-label above each pair; None without images."""
     images = [row for row in rows if row.kind == "image"][:most]
     if not images:
         return None

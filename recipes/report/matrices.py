@@ -117,18 +117,14 @@ def _numbers(axes: "Axes", counts: np.ndarray, shares: np.ndarray) -> None:
 
 
 @styled
-def class_accuracy(
-    confusion: Any, classes: Sequence[str], train_counts: Sequence[int] | None = None
-) -> "Figure":
+def class_accuracy(confusion: Any, classes: Sequence[str], train_counts: Sequence[int] | None = None) -> "Figure":
     """Accuracy of each class beside its number of training labels, the most frequent class first.
 
     With many classes the bars stand upright without names; classes keep the order of their counts.
     """
     accuracy = recalls(confusion)
     counts = (
-        None
-        if train_counts is None or len(train_counts) != len(accuracy)
-        else np.asarray(train_counts, dtype=float)
+        None if train_counts is None or len(train_counts) != len(accuracy) else np.asarray(train_counts, dtype=float)
     )
     order = np.arange(len(accuracy)) if counts is None else np.argsort(-counts, kind="stable")
     draw = _lying if len(accuracy) <= NAMED else _standing
@@ -198,9 +194,7 @@ def _count_bars(axes: "Axes", places: np.ndarray, counts: np.ndarray, lying: boo
     if skewed:
         (axes.set_xscale if lying else axes.set_yscale)("log")
         log_axis(axes.xaxis if lying else axes.yaxis)
-        (axes.set_xlim if lying else axes.set_ylim)(
-            present.min() * 0.6, present.max() * (3 if lying else 1.5)
-        )
+        (axes.set_xlim if lying else axes.set_ylim)(present.min() * 0.6, present.max() * (3 if lying else 1.5))
     elif lying:
         axes.set_xlim(0, max(counts.max(), 1) * 1.3)
     if numbers:

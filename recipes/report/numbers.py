@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-SHARES = ("accuracy", "mask_rate", "confidence", "recall", "precision", "f1", "error")
+SHARES = ("accuracy", "mask_rate", "confidence", "recall", "precision", "f1")
 GROUPS = ("test", "val", "train")
 
 
@@ -18,7 +18,8 @@ class Tile(NamedTuple):
 
 def is_share(name: str) -> bool:
     """Whether a metric of this name is a share in [0, 1] that reads better in percent."""
-    return name.rsplit("/", 1)[-1].endswith(SHARES)
+    last = name.rsplit("/", 1)[-1]
+    return any(share in last for share in SHARES)
 
 
 def is_seconds(name: str) -> bool:
@@ -81,14 +82,12 @@ def paired(final: Mapping[str, float]) -> list[tuple[str, float | None, float | 
 def headline(final: Mapping[str, float], most: int = 5) -> list[Tile]:
     """The tiles at the head of the page: test metrics, validation metrics where there is no test."""
     rows = paired(final)
-    group = next(
-        (group for group in ("test", "val") if any(name.startswith(f"{group}/") for name, *_ in rows)), None
-    )
+    group = next((group for group in ("test", "val") if any(name.startswith(f"{group}/") for name, *_ in rows)), None)
     tiles = []
     for name, value, raw in rows:
         if group is None or not name.startswith(f"{group}/"):
             continue
         shown = value if value is not None else raw
-        beside = f"not averaged: {value_text(name, raw)}" if raw is not None and value is not None else ""
+        beside = f"raw: {value_text(name, raw)}" if raw is not None and value is not None else ""
         tiles.append(Tile(name.replace("_", " ").replace("/", " · "), value_text(name, shown), beside))
     return tiles[:most]

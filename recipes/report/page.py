@@ -65,8 +65,7 @@ def _header(record: RunRecord) -> str:
     if len(set(labels.values())) == 1:
         labels = {"": next(iter(labels.values()))}
     facts += [
-        f"<span><b>{total:,}</b> labels{escape(f' ({task})') if task else ''}</span>"
-        for task, total in labels.items()
+        f"<span><b>{total:,}</b> labels{escape(f' ({task})') if task else ''}</span>" for task, total in labels.items()
     ]
     facts += [f"<span>{escape(record.hardware)}</span>"] if record.hardware else []
     tiles = "".join(
@@ -100,18 +99,10 @@ def _task_cards(record: RunRecord, task: str) -> list[str]:
     key = f"task{list(record.confusion).index(task)}"
     suffix = f": {task}" if len(record.confusion) > 1 else ""
     # under the shorter of the two figures
-    beside = (
-        (_pairs_table(confusion, names), "")
-        if 12 < len(names) <= NAMED
-        else ("", _pairs_table(confusion, names))
-    )
+    beside = (_pairs_table(confusion, names), "") if 12 < len(names) <= NAMED else ("", _pairs_table(confusion, names))
     accuracy = percent(confusion.diagonal().sum() / confusion.sum())
-    note = (
-        f"{accuracy} of {confusion.sum():,.0f} test samples on the diagonal. Colour: share of the true class."
-    )
-    first = _card(
-        f"Confusion{suffix}", note, to_svg(confusion_figure(confusion, names), f"{key}c") + beside[0]
-    )
+    note = f"{accuracy} of {confusion.sum():,.0f} test samples on the diagonal. Colour: share of the true class."
+    first = _card(f"Confusion{suffix}", note, to_svg(confusion_figure(confusion, names), f"{key}c") + beside[0])
     counts = record.train_counts.get(task)
     bars = to_svg(class_accuracy(confusion, names, counts), f"{key}b")
     note = "Test accuracy of each class" + ("." if counts is None else " against its labels in training.")
@@ -127,7 +118,9 @@ def _pairs_table(confusion: object, names: list[str]) -> str:
         f'<td class="n">{percent(share)}</td></tr>'
         for true, said, count, share in pairs
     )
-    head = '<tr class="head"><th>true</th><th>taken for</th><th class="n">times</th><th class="n">of its class</th></tr>'
+    head = (
+        '<tr class="head"><th>true</th><th>taken for</th><th class="n">times</th><th class="n">of its class</th></tr>'
+    )
     return f"<table>{head}{rows}</table>"
 
 
@@ -135,9 +128,7 @@ def _views_card(record: RunRecord) -> str:
     if not record.views:
         return ""
     believed = any(row.pseudo_label is not None for row in record.views)
-    note = (
-        "Weak view beside strong view" if record.views[0].kind == "image" else "Weak view above strong view"
-    )
+    note = "Weak view beside strong view" if record.views[0].kind == "image" else "Weak view above strong view"
     note += (
         ", with the pseudo-label and its confidence below. Dashed: below the threshold, not learned from."
         if believed
@@ -158,9 +149,7 @@ def _run_card(record: RunRecord, wide: bool) -> str:
         f'<tr><td>{escape(name)}</td><td class="n">{escape(value_text(name, value))}</td></tr>'
         for name, value in record.final.items()
     )
-    chips = "".join(
-        f"<span>{escape(name)} {escape(str(version))}</span>" for name, version in record.versions.items()
-    )
+    chips = "".join(f"<span>{escape(name)} {escape(str(version))}</span>" for name, version in record.versions.items())
     parts: list[tuple[str, str]] = [
         (record.command, f'<pre class="command">{escape(record.command)}</pre>'),
         (record.hardware, f'<p class="note" style="margin:.6rem 0">{escape(record.hardware)}</p>'),

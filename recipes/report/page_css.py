@@ -7,13 +7,15 @@ CSS = """
   --mono: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
   --bg: #f4f6f9; --card: #ffffff; --ink: #1b2431; --muted: #5f6b7a; --line: #dfe4ea; --soft: #eef1f5;
   --good: #17936c; --bad: #d4532a; --mark: #ffe9a8;
-  --c1: #2f6bd8; --c2: #d9822b; --c3: #17936c; --c4: #9a4cc2; --c5: #c93468; --c6: #8a7714; --c7: #1f8fae; --c8: #6c7683;
+  --c1: #2f6bd8; --c2: #d9822b; --c3: #17936c; --c4: #9a4cc2; --c5: #c93468; --c6: #8a7714; --c7: #1f8fae;
+  --c8: #6c7683;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --bg: #10151c; --card: #181f29; --ink: #e6ebf2; --muted: #98a4b3; --line: #2b3542; --soft: #212a36;
     --good: #45c79a; --bad: #ff8a5c; --mark: #5d4a12;
-    --c1: #6d9dff; --c2: #f2a65a; --c3: #45c79a; --c4: #c78bea; --c5: #f47ba2; --c6: #d2bd55; --c7: #5cc3e0; --c8: #93a0b0;
+    --c1: #6d9dff; --c2: #f2a65a; --c3: #45c79a; --c4: #c78bea; --c5: #f47ba2; --c6: #d2bd55; --c7: #5cc3e0;
+  --c8: #93a0b0;
   }
 }
 * { box-sizing: border-box; }
@@ -38,11 +40,13 @@ h2 { font-size: 1.05rem; margin: 0 0 .15rem; letter-spacing: -.005em; }
 .tile.first .name, .tile.first .beside { color: #ffffffd0; }
 .tile.first .value { font-size: 2.5rem; line-height: 1.1; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 1rem 1.1rem 1.1rem; min-width: 0; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 1rem 1.1rem 1.1rem;
+  min-width: 0; }
 .wide { grid-column: 1 / -1; }
 .card svg + table { margin-top: .8rem; }
 .card svg { display: block; width: 100%; height: auto; max-width: 34rem; margin: 0 auto; }
-pre { background: var(--soft); border-radius: 9px; padding: .75rem .9rem; margin: 0; overflow-x: auto; font: .82rem/1.5 var(--mono); tab-size: 2; }
+pre { background: var(--soft); border-radius: 9px; padding: .75rem .9rem; margin: 0; overflow-x: auto;
+  font: .82rem/1.5 var(--mono); tab-size: 2; }
 pre.command { white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; }
 details + details { margin-top: .6rem; }
 summary { cursor: pointer; font-weight: 600; padding: .2rem 0; }
@@ -58,7 +62,8 @@ td.n, th.n { text-align: right; white-space: nowrap; padding-right: 0; }
 .sheet.texts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 .view { border: 1px solid var(--line); border-radius: 10px; padding: .55rem; min-width: 0; }
 .view .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .35rem; }
-.view img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 5px; background: var(--soft); }
+.view img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 5px;
+  background: var(--soft); }
 .view img.small { image-rendering: pixelated; }
 .view.dropped { border-style: dashed; }
 .view.dropped .pair { opacity: .62; }
@@ -69,13 +74,16 @@ td.n, th.n { text-align: right; white-space: nowrap; padding-right: 0; }
 .right { color: var(--good); } .wrong { color: var(--bad); }
 .view.dropped .bar i { background: var(--c8); }
 .view p { margin: 0 0 .35rem; font-size: .86rem; line-height: 1.45; overflow-wrap: anywhere; }
-.view p small { color: var(--muted); display: block; font-size: .7rem; text-transform: uppercase; letter-spacing: .06em; }
+.view p small { color: var(--muted); display: block; font-size: .7rem; text-transform: uppercase;
+  letter-spacing: .06em; }
 mark { background: var(--mark); color: inherit; border-radius: 3px; padding: 0 .12em; }
 del { color: var(--muted); text-decoration-color: var(--bad); }
 .chips { display: flex; flex-wrap: wrap; gap: .35rem; margin-top: .8rem; }
-.chips span { background: var(--soft); border-radius: 99px; padding: .12rem .6rem; font-size: .78rem; color: var(--muted); }
+.chips span { background: var(--soft); border-radius: 99px; padding: .12rem .6rem; font-size: .78rem;
+  color: var(--muted); }
 footer { color: var(--muted); font-size: .8rem; margin-top: 1.6rem; text-align: center; }
 @media (max-width: 44rem) { .tile.first { grid-column: 1 / -1; } }
-@media (max-width: 30rem) { .sheet { grid-template-columns: 1fr 1fr; } .card { padding: .85rem .8rem; } .tiles { grid-template-columns: 1fr 1fr; gap: .6rem; } }
+@media (max-width: 30rem) { .sheet { grid-template-columns: 1fr 1fr; } .card { padding: .85rem .8rem; } .tiles {
+  grid-template-columns: 1fr 1fr; gap: .6rem; } }
 @media print { body { background: #fff; } .card, .tile { break-inside: avoid; } }
 """

@@ -1,4 +1,4 @@
-"""The sheet of views on the page: what the model saw of a sample, weakly and strongly augmented, and what it believed."""
+"""The sheet of views on the page: what the model saw of a sample, weak and strong, and what it believed."""
 
 import base64
 import difflib
@@ -41,9 +41,7 @@ def _belief(row: ViewRow) -> str:
     known = row.true is not None
     right = known and row.true == row.pseudo_label
     sign = f'<span class="{"right" if right else "wrong"}">{"✓" if right else "✗"}</span> ' if known else ""
-    truth = (
-        f'<div class="truth">{sign}{"right" if right else f"true: {escape(str(row.true))}"}' if known else ""
-    )
+    truth = f'<div class="truth">{sign}{"right" if right else f"true: {escape(str(row.true))}"}' if known else ""
     state = {True: "kept", False: "not kept", None: ""}[row.kept]
     if truth:
         truth += f"{' · ' + state if state else ''}</div>"
@@ -60,9 +58,7 @@ def _images(row: ViewRow) -> str:
     name = escape(row.pseudo_label or row.true or "sample", quote=True)
     pictures = [(np.asarray(row.weak), "weak"), (np.asarray(row.strong), "strong")]
     return (
-        '<div class="pair">'
-        + "".join(_image(pixels, f"{kind} view, {name}") for pixels, kind in pictures)
-        + "</div>"
+        '<div class="pair">' + "".join(_image(pixels, f"{kind} view, {name}") for pixels, kind in pictures) + "</div>"
     )
 
 
@@ -73,9 +69,7 @@ def _image(pixels: np.ndarray, alt: str) -> str:
     if small:
         kind, data = "png", png(pixels)
     else:
-        picture = Image.fromarray(
-            pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
-        )
+        picture = Image.fromarray(pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels)
         picture.thumbnail((SIDE * 2, SIDE * 2))  # twice the size on the page, for dense screens
         buffer = io.BytesIO()
         picture.convert("RGB").save(buffer, "jpeg", quality=80, optimize=True)

@@ -67,9 +67,7 @@ class RunRecord:
 
     def names(self) -> list[str]:
         """All names in the history, in order of first appearance."""
-        return [
-            name for name in dict.fromkeys(name for row in self.history for name in row) if name != "step"
-        ]
+        return [name for name in dict.fromkeys(name for row in self.history for name in row) if name != "step"]
 
     def to_json(self) -> dict[str, Any]:
         """The record in JSON's types; images as base64 PNG."""
@@ -88,8 +86,7 @@ class RunRecord:
     def from_json(cls, plain: dict[str, Any]) -> "RunRecord":
         """The inverse of `to_json` (NaN values come back as None)."""
         views = [
-            ViewRow(**{**row, "weak": _unpack(row["weak"]), "strong": _unpack(row["strong"])})
-            for row in plain["views"]
+            ViewRow(**{**row, "weak": _unpack(row["weak"]), "strong": _unpack(row["strong"])}) for row in plain["views"]
         ]
         return cls(**{**plain, "views": views})
 

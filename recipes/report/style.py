@@ -1,6 +1,6 @@
 """One look for all figures: colours, type, and the two ways out, SVG that follows the page's theme and PNG.
 
-matplotlib is imported when the first figure is drawn: it costs a third of a second that a dry run need not pay.
+matplotlib is imported when the first figure is drawn: a dry run need not pay for it.
 """
 
 import functools
@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def look() -> Iterator[None]:
         "svg.hashsalt": "roux",
         "path.simplify_threshold": 0.4,
     }
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    with matplotlib.rc_context(cast(Any, settings)), warnings.catch_warnings():
         # names in scripts that DejaVu lacks: the page shows them in the reader's fonts
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
@@ -166,9 +166,7 @@ def log_axis(axis: Any) -> None:
     """Plain numbers on a logarithmic axis: matplotlib's own labels are mathematics, which we have turned off."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else f"{value / 1000:g}k")
-    )
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else f"{value / 1000:g}k"))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -1,0 +1,122 @@
+"""W&B for real, offline: the run is written by wandb and read back from its own transaction log."""
+
+import json
+import struct
+
+import pytest
+
+from datamodules.errors import UserError
+from recipes.loggers.build import build_loggers, finish_loggers, start_loggers
+from tests.recipes.report.example_record import digits_record
+
+NODE = {"_target_": "recipes.loggers.weights_and_biases.WeightsAndBiases", "mode": "offline", "project": "roux-test"}
+BLOCK = 32768
+
+
+def records(path):
+    """The records of a .wandb file: LevelDB's log format, blocks of 32 KiB, a header of 7 bytes before each part
+    (checksum, length, and whether it is a whole record, or the first, a middle or the last part of one)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data = path.read_bytes()
+    assert data[:4] == b":W&B"
+    place, parts, found = 7, b"", []
+    while place + 7 <= len(data):
+        left = BLOCK - place % BLOCK
+        if left < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        parts += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            record = Record()
+            record.ParseFromString(parts)
+            found.append(record)
+            parts = b""
+    return found
+
+
+def items(entries):
+    """Key-value entries of a record, nested keys joined by slashes."""
+    return {entry.key or ".".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """wandb's caches and keys inside the test's folder."""
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return tmp_path
+
+
+def train(run_dir, steps, resume_step=None, **settings):
+    loggers = build_loggers({"wandb": {**NODE, **settings}}, run_dir, resume_step)
+    start_loggers(loggers, {"seed": 3, "methods": {"fixmatch": {"threshold": 0.95}}}, "order  fixmatch > ema")
+    for step in steps:
+        for logger in loggers:
+            logger.log_metrics({"train/loss": 1 / step, "epoch": 0}, step=step)
+    for name in ("last", "best"):
+        (run_dir / f"{name}.ckpt").write_bytes(name.encode() * 1000)
+    files = {kind: run_dir / f"{kind}.ckpt" for kind in ("last", "best")}
+    finish_loggers(loggers, digits_record(), {**files, "missing": run_dir / "missing.ckpt"})
+
+
+def test_an_offline_run_holds_everything_and_a_resumed_one_its_id(home):
+    import wandb
+
+    run_dir = home / "run"
+    train(run_dir, (10, 20), tags=["a", "b"])
+    assert wandb.run is None, "the next run of a sweep must begin its own"
+    (log,) = (run_dir / "wandb").glob("offline-run-*/*.wandb")
+    found = records(log)
+    begun = next(record.run for record in found if record.HasField("run"))
+    assert begun.run_id == (run_dir / "wandb_id").read_text().strip()
+    assert begun.project == "roux-test" and sorted(begun.tags) == ["a", "b"]
+
+    config = {}
+    for record in found:
+        config |= items(record.run.config.update) | items(record.config.update)
+    assert config["seed"] == 3 and config["methods"] == {"fixmatch": {"threshold": 0.95}}
+
+    axes = [(record.metric.name or record.metric.glob_name, record.metric.step_metric) for record in found]
+    assert ("*", "step") in axes and not any("global_step" in name + axis for name, axis in axes)
+    rows = [items(record.history.item) for record in found if record.HasField("history")]
+    curve = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
+    assert curve == [(10, 0.1), (20, 0.05)]
+    assert all("step" in row and "epoch" not in row for row in rows)
+
+    media = {name: value for row in rows for name, value in row.items() if isinstance(value, dict)}
+    assert media["plan"]["_type"] == "html-file"
+    wanted = {f"report/{name}" for name in ("learning_curves", "confusion/label", "class_accuracy/label", "views")}
+    assert wanted <= media.keys()
+    for name in wanted:
+        assert media[name]["_type"] == "image-file"
+        picture = log.parent / "files" / media[name]["path"]
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    artifact = next(r.artifact for r in found if r.HasField("artifact") and r.artifact.type == "model")
+    assert artifact.name == f"model-{begun.run_id}" and set(artifact.aliases) == {"latest", "best"}
+    summary = {}
+    for record in found:
+        summary |= items(record.summary.update)
+    assert summary["test/accuracy"] == pytest.approx(digits_record().final["test/accuracy"])
+
+    train(run_dir, (30,), resume_step=20, checkpoint="none", plots=False)
+    again = max((run_dir / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    found = records(again)
+    assert again != log and next(r.run for r in found if r.HasField("run")).run_id == begun.run_id
+    rows = [items(record.history.item) for record in found if record.HasField("history")]
+    assert [row["step"] for row in rows if "train/loss" in row] == [30]
+    assert not any(record.HasField("artifact") and record.artifact.type == "model" for record in found)
+
+
+def test_without_a_key_the_user_reads_one_line(home):
+    loggers = build_loggers({"wandb": {**NODE, "mode": "online"}}, home / "run")
+    with pytest.raises(UserError, match=r"logger\.wandb\.mode=offline") as caught:
+        start_loggers(loggers, {}, "")
+    assert "\n" not in str(caught.value)
+    assert not (home / "run" / "wandb_id").exists()

@@ -1,0 +1,95 @@
+"""Figures show the numbers they are given, need no pyplot, and are left out where there is nothing to show."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from recipes.report.curves import loss_names, smooth, thin
+from recipes.report.figures import (
+    all_figures,
+    class_accuracy,
+    confusion_figure,
+    figures_png,
+    learning_curves,
+    view_sheet,
+)
+from recipes.report.matrices import confused_pairs, confusion_shares
+from recipes.report.record import RunRecord, ViewRow
+from recipes.report.style import to_svg
+from tests.recipes.report.example_record import digits_record
+
+
+def test_thinning_keeps_the_mean_and_the_end():
+    steps, values = np.arange(1000.0), np.random.default_rng(0).normal(size=1000)
+    few, means = thin(steps, values, 100)
+    assert len(few) == 100 and few[-1] == 999 and np.isclose(means.mean(), values.mean())
+    assert np.allclose(means, values.reshape(100, 10).mean(1))
+    assert thin(steps[:50], values[:50], 100)[1] is not None and len(thin(steps[:50], values[:50], 100)[1]) == 50
+
+
+def test_smoothing_has_no_start_up_bias():
+    assert np.allclose(smooth(np.full(80, 0.7)), 0.7)
+    values = np.array([4.0, 1.0, 2.0])
+    decay = 1 - 1 / 2
+    assert np.isclose(smooth(values, 2 / 3)[2], (decay**2 * 4 + decay * 1 + 2) / (decay**2 + decay + 1))
+
+
+def test_the_curves_are_the_history():
+    record = digits_record()
+    losses, accuracies = learning_curves(record).axes
+    assert losses.get_shared_x_axes().joined(losses, accuracies), "one axis of steps"
+    lines = {tuple(line.get_xdata()): line.get_ydata() for line in accuracies.lines}
+    steps, values = record.series("val/accuracy")
+    assert np.allclose(lines[tuple(steps)], values) or len(accuracies.lines) == 2
+    assert any(np.allclose(line.get_ydata(), values) for line in accuracies.lines)
+    assert any(np.allclose(line.get_ydata(), record.series("val/raw/accuracy")[1]) for line in accuracies.lines)
+    assert any(np.allclose(line.get_ydata(), record.series("train/unlabeled")[1]) for line in losses.lines)
+
+
+def test_diagnostics_are_no_losses():
+    record = digits_record()
+    assert loss_names(record) == ["train/loss", "train/labeled", "train/unlabeled"]
+    record.terms = ["unlabeled"]
+    assert loss_names(record) == ["train/loss"], "a single term would lie on the total"
+
+
+def test_confusion_is_shares_of_rows_and_lists_the_worst_first():
+    counts = [[8, 2, 0], [5, 5, 0], [0, 0, 0]]
+    assert np.allclose(confusion_shares(counts), [[0.8, 0.2, 0], [0.5, 0.5, 0], [0, 0, 0]])
+    assert confused_pairs(counts) == [(1, 0, 5, 0.5), (0, 1, 2, 0.2)]
+    image = confusion_figure(counts, ["a", "b", "c"]).axes[0].images[0].get_array()
+    assert image[0, 0, 3] > image[1, 1, 3] > image[1, 0, 3] * 0.5
+    assert tuple(image[0, 1, :3]) != tuple(image[0, 0, :3]), "mistakes have a colour of their own"
+
+
+@pytest.mark.parametrize("size", [1, 2, 10, 30, 150])
+def test_figures_scale_with_the_number_of_classes(size):
+    rng = np.random.default_rng(size)
+    counts = np.maximum(500 / (1 + np.arange(size)), 0).astype(int)
+    confusion = np.diag(rng.integers(5, 20, size)) + rng.integers(0, 2, (size, size))
+    names = [f"$class_{i} <b>" for i in range(size)]
+    for figure in (confusion_figure(confusion, names), class_accuracy(confusion, names, counts)):
+        assert len(to_svg(figure, "x")) < 400_000
+
+
+def test_bars_stand_in_order_of_training_counts():
+    figure = class_accuracy([[1, 3], [0, 4]], ["rare", "common"], [2, 50])
+    left, right = figure.axes
+    assert [bar.get_width() for bar in left.patches] == [1.0, 0.25]
+    assert [bar.get_width() for bar in right.patches] == [50, 2]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["common", "rare"]
+
+
+def test_nothing_to_show_makes_no_figure():
+    assert all_figures(RunRecord("empty")) == {}
+    assert view_sheet([ViewRow("text", "a", "b")]) is None
+
+
+def test_pictures_need_no_pyplot():
+    pictures = figures_png(digits_record())
+    wanted = ["learning_curves", "pseudo_labels", "confusion/label", "class_accuracy/label", "views", "diagnostics"]
+    assert list(pictures) == wanted
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or pyplot.get_fignums() == []
