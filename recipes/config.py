@@ -152,9 +152,8 @@ def strict_search_path() -> Iterator[None]:
         except UserWarning as warning:
             missing = re.match(NO_FOLDER, str(warning))
             path = missing[1] if missing else str(warning)
-            raise ValueError(
-                f"hydra.searchpath: there is no '{path}'; give file:///FOLDER or pkg://PACKAGE"
-            ) from warning
+            line = f"hydra.searchpath: there is no '{path}'; give file:///FOLDER or pkg://PACKAGE"
+            raise ValueError(line) from None
 
 
 def loader() -> ConfigLoader:
