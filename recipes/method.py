@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from recipes.step import Role, Step
-from recipes.terms import Term
 
 if TYPE_CHECKING:
     from recipes.recipe import Recipe
@@ -100,8 +99,8 @@ class Method(Callback):
 
     def terms(self, step: Step, recipe: "Recipe") -> None: ...
 
-    def combine(self, terms: Mapping[str, Term], step: Step, recipe: "Recipe") -> Tensor:
-        raise AttributeError(f"{type(self).__name__} owns no combination of terms")
+    def combine(self, step: Step, recipe: "Recipe") -> Tensor:
+        return sum(step.terms[name].weight * loss for name, loss in step.losses.items())  # type: ignore[return-value]
 
     def wrap_step(self, closure: Closure, optimizer: Optimizer, recipe: "Recipe") -> Any:
         return closure()

@@ -19,6 +19,7 @@ from recipes.terms import Term
 
 Targets = dict[str, Tensor]  # task -> class index [N] (-1: no label), or dense [N, C] once mixed or smoothed
 Role = Literal["labeled", "pseudo"]
+Net = Literal["student", "teacher"]
 
 
 class Embedded(NamedTuple):
@@ -56,13 +57,16 @@ class Input:
 
     grad: False lets the engine forward it without a graph; asked for by two methods, True wins.
     network: `student`, or `teacher` for the EMA teacher (always without a graph).
+    counted: False forwards it apart from the rest: batch normalisation uses its own batch, and its running
+    statistics do not see it.
     """
 
     name: str
     embedded: Embedded
     targets: Targets = field(default_factory=dict)
     grad: bool = True
-    network: Literal["student", "teacher"] = "student"
+    network: Net = "student"
+    counted: bool = True
 
     @property
     def size(self) -> int:
@@ -80,9 +84,23 @@ class PseudoLabels:
     labels: Tensor
     mask: Tensor
 
+    def diagnostics(self, truth: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
+        """Ratios to log: mask_rate = Σ mask / U, confidence = Σ max q / U, and, where hidden labels exist (never
+        used in a loss), pseudo_accuracy = Σ mask·[label = truth] / Σ mask over the samples with a hidden label."""
+        mask, size = self.mask.float(), self.probabilities.new_full((), float(len(self.mask)))
+        ratios = {"mask_rate": (mask.sum(), size), "confidence": (self.probabilities.amax(1).sum(), size)}
+        if truth is not None:
+            known = mask * (truth >= 0)
+            ratios["pseudo_accuracy"] = ((known * (self.labels == truth)).sum(), known.sum())
+        return ratios
+
 
 class Step:
-    """One micro-batch on its way to a loss."""
+    """One micro-batch on its way to a loss.
+
+    `tasks` are the names of the heads. `replay` is True where the same batch runs once more for the same optimizer
+    step (SAM's second pass): views and draws repeat exactly, and statistics must not be counted again.
+    """
 
     def __init__(
         self,
@@ -90,16 +108,20 @@ class Step:
         randomness: Randomness,
         make_view: Callable[[Stream, str, Randomness], Any],
         embed: Callable[[Any, str], Embedded],
+        adjust: Callable[[Tensor, str, str, Role], Tensor],
         progress: "Progress",
+        tasks: tuple[str, ...] = ("label",),
         replay: bool = False,
     ):
-        self.streams, self.randomness, self.progress, self.replay = streams, randomness, progress, replay
-        self._make_view, self._embed = make_view, embed
+        self.streams, self.randomness, self.progress = streams, randomness, progress
+        self.tasks, self.replay = tasks, replay
+        self._make_view, self._embed, self._adjust = make_view, embed, adjust
         self._views: dict[tuple[str, str], Any] = {}
+        self._embedded: dict[tuple[str, str, str], Embedded] = {}
         self.inputs: dict[str, Input] = {}
         self.outputs: dict[str, Output] = {}
-        self.adjust: Callable[[Tensor, str, str, Role], Tensor] = lambda logits, task, name, role: logits
         self.terms: dict[str, Term] = {}
+        self.losses: dict[str, Tensor] = {}
         self.pseudo: dict[str, PseudoLabels] = {}
         self.scalars: dict[str, Tensor] = {}
 
@@ -110,13 +132,23 @@ class Step:
             self._views[stream, view] = self._make_view(self.streams[stream], view, self.randomness)
         return self._views[stream, view]
 
-    def request(self, stream: str, view: str, *, grad: bool = True, network: Literal["student", "teacher"] = "student") -> str:
+    def embedding(self, stream: str, view: str, network: Net = "student") -> Embedded:
+        """The continuous input of a view, computed once a step."""
+        key = (stream, view, network)
+        if key not in self._embedded:
+            self._embedded[key] = self._embed(self.view(stream, view), network)
+        return self._embedded[key]
+
+    def request(
+        self, stream: str, view: str, *, grad: bool = True, network: Net = "student", counted: bool = True
+    ) -> str:
         """Ask for a forward of a view; returns the name of its output. Equal requests are forwarded once."""
         name = f"{stream}/{view}" if network == "student" else f"{network}:{stream}/{view}"
         if name in self.inputs:
             self.inputs[name].grad |= grad
+            self.inputs[name].counted |= counted
         else:
-            self.add(Input(name, self._embed(self.view(stream, view), network), grad=grad, network=network))
+            self.add(Input(name, self.embedding(stream, view, network), {}, grad, network, counted))
         return name
 
     def add(self, entry: Input) -> str:
@@ -138,7 +170,7 @@ class Step:
     def loss_logits(self, name: str, task: str, role: Role) -> Tensor:
         """Logits after the chain of training-time adjustments: for losses only. `role` is `labeled` for a loss on
         true targets and `pseudo` for one on targets the model made itself."""
-        return self.adjust(self.logits(name, task), task, name, role)
+        return self._adjust(self.logits(name, task), task, name, role)
 
     # -- terms -----------------------------------------------------------------------------------------------------
     def term(self, name: str, values: Tensor, **fields: Any) -> None:
@@ -146,6 +178,10 @@ class Step:
         if name in self.terms:
             raise ValueError(f"a loss term named '{name}' exists already")
         self.terms[name] = Term(name, values, **fields)
+
+    def named(self, name: str, task: str) -> str:
+        """`name` with one task, `name/task` with several: for terms and scalars that every task has."""
+        return name if len(self.tasks) == 1 else f"{name}/{task}"
 
     def scalar(self, name: str, value: Tensor | float) -> None:
         """Log a diagnostic; stays on the device until the logging interval."""

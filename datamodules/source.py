@@ -1,0 +1,96 @@
+"""What a data set is: sources of samples, the parts of a set, and what is known before anything is read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Kind = Literal["image", "text"]
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a loader knows without touching data.
+
+    tasks: number of classes by task, None where only reading the set tells. shape: (C, H, W) of an image,
+    None for text. train_size: training samples before anything is held out, None where only reading tells.
+    """
+
+    kind: Kind
+    tasks: dict[str, int | None]
+    shape: tuple[int, int, int] | None = None
+    train_size: int | None = None
+
+
+class Source:
+    """Samples by position. A subclass sets the attributes and fills `fetch` and `__len__`.
+
+    targets: int64 [N] by task, -1 for no label. classes: class names by task, in the order of the target
+    values.
+    workers: True where `fetch` is slow (it decodes files) and gains from worker processes.
+    """
+
+    kind: ClassVar[Kind]
+    workers: ClassVar[bool] = False
+    targets: dict[str, Tensor]
+    classes: dict[str, list[str]]
+
+    def __len__(self) -> int:
+        raise TypeError(f"{type(self).__name__} does not say its length")
+
+    def fetch(self, indices: Tensor) -> Any:
+        """The samples at `indices` (int64 [B]) as one batch.
+
+        uint8 [B, C, H, W] for images; for text a dict of tensors [B, …] and numbers of the batch.
+        """
+        raise TypeError(f"{type(self).__name__} does not fetch samples")
+
+
+class ArraySource(Source):
+    """Images in memory.
+
+    pixels: uint8 [N, C, H, W]. targets: int64 [N] by task. classes: names by task.
+    """
+
+    kind: ClassVar[Kind] = "image"
+
+    def __init__(self, pixels: Tensor, targets: dict[str, Tensor], classes: dict[str, list[str]]):
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4:
+            raise ValueError(f"pixels must be uint8 [N, C, H, W], not {pixels.dtype} {list(pixels.shape)}")
+        for task, values in targets.items():
+            if values.dtype != torch.int64 or values.shape != (len(pixels),):
+                raise ValueError(f"targets of '{task}' must be int64 [{len(pixels)}], one for each picture")
+        self.pixels, self.targets, self.classes = pixels.contiguous(), targets, classes
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        return self.pixels.index_select(0, indices)
+
+
+@dataclass
+class Splits:
+    """The parts of a data set. `val` is None where the set has no validation part of its own."""
+
+    train: Source
+    test: Source
+    val: Source | None = None
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """What a config names as `data.source`: says what it will deliver, then delivers it."""
+
+    def info(self) -> DataInfo:
+        """Static: touches neither files nor network."""
+        ...
+
+    def load(self, root: str | Path | None) -> Splits:
+        """Read the set from the folder `root`; None lets the loader look for or fetch the set itself.
+
+        Raises UserError in one line where the set cannot be had.
+        """
+        ...

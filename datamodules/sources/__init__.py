@@ -1,0 +1,8 @@
+"""Loaders of data sets, to be named in a config as `data.source`."""
+
+from datamodules.sources.cifar import CIFAR10, CIFAR100
+from datamodules.sources.digits import Digits
+from datamodules.sources.idx import MNIST, FashionMNIST
+from datamodules.sources.image_folder import ImageFolder
+
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Digits", "FashionMNIST", "ImageFolder"]

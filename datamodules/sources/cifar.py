@@ -1,0 +1,112 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 32×32 colour images, torchvision's files or sheets of tiles."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from datamodules.errors import UserError
+from datamodules.source import ArraySource, DataInfo, Splits
+from datamodules.sources.standard import existing_folder, fetch_set, labels_of, pixels_of
+
+JPEG, LOSSLESS = "cifar10_jpeg95", "cifar10_test_lossless"
+SIDE, COLUMNS = 32, 50
+
+
+def read_sheet(path: Path) -> np.ndarray:
+    """uint8 [tiles, 32, 32, 3]: a sheet holds tiles of 32×32 in 50 columns, row by row."""
+    try:
+        with Image.open(path) as picture:
+            sheet = np.asarray(picture.convert("RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError):
+        raise UserError(f"{path}: not a picture that can be read; fetch the file again") from None
+    if sheet.shape[0] % SIDE or sheet.shape[1] != SIDE * COLUMNS:
+        raise UserError(
+            f"{path}: {sheet.shape[1]}×{sheet.shape[0]} pixels are no sheet of {COLUMNS} columns of 32×32"
+        )
+    tiles = sheet.reshape(-1, SIDE, COLUMNS, SIDE, 3).swapaxes(1, 2)
+    return tiles.reshape(-1, SIDE, SIDE, 3)
+
+
+def read_sheets(folder: Path, part: Literal["train", "test"]) -> ArraySource:
+    """All sheets PART_*.jpg or .webp of a folder in the order of their names, with `labels.npz`."""
+    sheets = sorted(path for end in ("jpg", "webp", "png") for path in folder.glob(f"{part}_*.{end}"))
+    try:
+        with np.load(folder / "labels.npz") as stored:
+            labels, classes = stored[part], [str(name) for name in stored["classes"]]
+    except (OSError, KeyError, ValueError):
+        raise UserError(f"{folder / 'labels.npz'}: should hold the arrays '{part}' and 'classes'") from None
+    if not sheets:
+        raise UserError(f"{folder}: no sheets {part}_*.jpg or {part}_*.webp")
+    images = np.concatenate([read_sheet(path) for path in sheets])
+    if len(images) != len(labels):
+        raise UserError(
+            f"{folder}: {len(images)} tiles but {len(labels)} labels in '{part}'; is a sheet missing?"
+        )
+    return ArraySource(pixels_of(images), {"label": labels_of(labels)}, {"label": classes})
+
+
+def find_sheets(folder: Path, name: str, part: str) -> Path | None:
+    """The folder of sheets named `name`, or any folder with sheets of `part` that the user pointed at."""
+    for place in (folder / name, folder):
+        if (place / "labels.npz").is_file() and any(place.glob(f"{part}_*.*")):
+            return place
+    return None
+
+
+class CIFAR10:
+    """50000 training and 10000 test images of 10 classes.
+
+    `root`: the folder (or its parent) of sheets of tiles, or torchvision's `cifar-10-batches-py`; downloaded
+    there where it has neither. test: `jpeg` takes the test sheets that are compressed like the training
+    sheets, `lossless` the original pixels from the folder cifar10_test_lossless beside them; torchvision's
+    are always the original pixels.
+    """
+
+    def __init__(self, test: Literal["jpeg", "lossless"] = "jpeg"):
+        self.test = test
+
+    def info(self) -> DataInfo:
+        return DataInfo("image", {"label": 10}, (3, SIDE, SIDE), 50000)
+
+    def load(self, root: str | Path | None = None) -> Splits:
+        folder = existing_folder(root) if root is not None else None
+        train = find_sheets(folder, JPEG, "train") if folder is not None else None
+        if folder is None or train is None:
+            looked_for = f"cifar-10-batches-py, or {JPEG} with labels.npz and train_*.jpg"
+            return _from_torchvision("CIFAR10", "CIFAR-10", root, looked_for)
+        test = train
+        if self.test == "lossless":
+            test = train.parent / LOSSLESS
+            if not test.is_dir():
+                raise UserError(
+                    f"data.source.test=lossless: no folder {LOSSLESS} in or beside data.root={root}"
+                )
+        return Splits(read_sheets(train, "train"), read_sheets(test, "test"))
+
+
+class CIFAR100:
+    """50000 training and 10000 test images of 100 classes.
+
+    `root`: torchvision's `cifar-100-python`, or its parent; downloaded there where it is not.
+    """
+
+    def info(self) -> DataInfo:
+        return DataInfo("image", {"label": 100}, (3, SIDE, SIDE), 50000)
+
+    def load(self, root: str | Path | None = None) -> Splits:
+        return _from_torchvision("CIFAR100", "CIFAR-100", root, "cifar-100-python")
+
+
+def _from_torchvision(name: str, title: str, root: str | Path | None, looked_for: str) -> Splits:
+    import torchvision  # seconds of import, only where it is needed
+
+    train, test = fetch_set(getattr(torchvision.datasets, name), title, root, looked_for)
+
+    def source(part: Any) -> ArraySource:
+        labels: Tensor = labels_of(part.targets)
+        return ArraySource(pixels_of(part.data), {"label": labels}, {"label": list(part.classes)})
+
+    return Splits(source(train), source(test))

@@ -1,0 +1,55 @@
+"""The embedded default: 1797 real handwritten digits of 8×8 pixels, from scikit-learn (Alpaydin, Kaynak)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from datamodules.errors import UserError, nearest
+from datamodules.randomness import generator
+from datamodules.source import ArraySource, DataInfo, Splits
+from datamodules.sources.standard import pixels_of
+from datamodules.splits import apportion, class_counts, take_per_class
+
+TEST_SIZE, TOTAL = 500, 1797
+NAMES = {"label": [str(digit) for digit in range(10)], "parity": ["even", "odd"]}
+
+
+class Digits:
+    """1297 training and 500 test digits, split in the proportions of the classes, the same in every run.
+
+    Grey values 0 … 16 become 0 … 255. tasks: `label` (the digit), `parity` (even or odd); the first one
+    stratifies every later cut. `root` is not used: the set comes with scikit-learn.
+    """
+
+    def __init__(self, tasks: Sequence[Literal["label", "parity"]] = ("label",)):
+        for task in tasks:
+            if task not in NAMES:
+                raise UserError(f"data.source.tasks: no task '{task}'; {nearest(task, NAMES)}")
+        if not tasks or len(set(tasks)) < len(tasks):
+            raise UserError(f"data.source.tasks={list(tasks)}: name each task once, and at least one")
+        self.tasks = tuple(tasks)
+
+    def info(self) -> DataInfo:
+        return DataInfo(
+            "image", {task: len(NAMES[task]) for task in self.tasks}, (1, 8, 8), TOTAL - TEST_SIZE
+        )
+
+    def load(self, root: str | Path | None = None) -> Splits:
+        from sklearn.datasets import load_digits  # a second of import that a dry run need not pay
+
+        digits = load_digits()
+        pixels = pixels_of((digits.images * (255 / 16)).round())
+        label = torch.from_numpy(digits.target.astype("int64"))
+        targets = {"label": label, "parity": label % 2}
+        counts = apportion(class_counts(label, 10), TEST_SIZE)
+        test = take_per_class(label, counts, generator("digits", "test"))
+        mask = torch.ones(len(label), dtype=torch.bool)
+        mask[test] = False
+
+        def part(rows: torch.Tensor) -> ArraySource:
+            chosen = {task: targets[task][rows] for task in self.tasks}
+            return ArraySource(pixels[rows], chosen, {task: NAMES[task] for task in self.tasks})
+
+        return Splits(train=part(mask.nonzero().flatten()), test=part(test))

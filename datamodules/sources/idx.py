@@ -1,0 +1,100 @@
+"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 28×28 grey images in idx files."""
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from datamodules.errors import UserError
+from datamodules.source import ArraySource, DataInfo, Splits
+from datamodules.sources.standard import candidates, existing_folder, fetch_set, labels_of, pixels_of
+
+FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")}
+FILES["test"] = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The uint8 array of an idx file, plain or gzip: 00 00, type 08, rank, big-endian sizes, values."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); fetch the file again") from None
+    rank = raw[3] if len(raw) > 3 else 0
+    if raw[:3] != b"\0\0\x08" or not rank or len(raw) < 4 + 4 * rank:
+        raise UserError(f"{path}: not an idx file of bytes (it should begin with 00 00 08)")
+    shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
+    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * rank)
+    if values.size != int(np.prod(shape, dtype=np.int64)):
+        raise UserError(
+            f"{path}: holds {values.size} values where its head promises {shape}; fetch the file again"
+        )
+    return values.reshape(shape)
+
+
+def find_idx(folder: Path, names: tuple[str, ...]) -> dict[str, Path] | None:
+    """The four files by name, all from one folder, unpacked ones first; None where no folder has all."""
+    stems = [stem for pair in FILES.values() for stem in pair]
+    for place in candidates(folder, names):
+        found = {
+            stem: path for stem in stems for path in (place / f"{stem}.gz", place / stem) if path.is_file()
+        }
+        if len(found) == len(stems):
+            return found
+    return None
+
+
+class _IdxSet:
+    """60000 training and 10000 test images. `root`: the set's folder, its parent, or its `raw` folder, with
+    the four files as .gz or unpacked; downloaded there where it has none of them."""
+
+    title: ClassVar[str]
+    names: ClassVar[tuple[str, ...]]
+    labels: ClassVar[tuple[str, ...]]
+
+    def info(self) -> DataInfo:
+        return DataInfo("image", {"label": len(self.labels)}, (1, 28, 28), 60000)
+
+    def load(self, root: str | Path | None = None) -> Splits:
+        found = find_idx(existing_folder(root), self.names) if root is not None else None
+        parts = {}
+        if found is not None:
+            for part, (images, labels) in FILES.items():
+                parts[part] = self._source(read_idx(found[images]), read_idx(found[labels]))
+        else:
+            looked_for = "train-images-idx3-ubyte[.gz] and its three companions"
+            train, test = fetch_set(self.torchvision_class(), self.title, root, looked_for)
+            parts = {
+                "train": self._source(train.data, train.targets),
+                "test": self._source(test.data, test.targets),
+            }
+        return Splits(**parts)
+
+    def _source(self, images: Any, labels: Any) -> ArraySource:
+        if len(images) != len(labels):
+            raise UserError(
+                f"{self.title}: {len(images)} images but {len(labels)} labels; fetch the set again"
+            )
+        return ArraySource(pixels_of(images), {"label": labels_of(labels)}, {"label": list(self.labels)})
+
+    def torchvision_class(self) -> type:
+        """The torchvision set that downloads."""
+        import torchvision  # seconds of import, only where a set is fetched
+
+        return getattr(torchvision.datasets, type(self).__name__)
+
+
+class MNIST(_IdxSet):
+    __doc__ = f"Handwritten digits. {_IdxSet.__doc__}"
+    title, names = "MNIST", ("MNIST", "mnist")
+    labels = tuple("0123456789")
+
+
+class FashionMNIST(_IdxSet):
+    __doc__ = f"Pictures of clothes. {_IdxSet.__doc__}"
+    title, names = "Fashion-MNIST", ("FashionMNIST", "fashion_mnist", "fashion-mnist")
+    labels = (
+        "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+    )  # fmt: skip

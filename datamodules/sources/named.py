@@ -1,0 +1,108 @@
+"""What the loaders of published text sets share: finding the folder, or the hub, and making sources."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datamodules.errors import UserError
+from datamodules.source import Splits
+from datamodules.sources.text import TextSource, text_source
+from datamodules.sources.text_file import class_names, read_text
+
+Part = tuple[list[str], dict[str, list[str]]]  # texts, labels by task
+Parts = dict[str, Part]
+
+
+def set_folder(root: str | Path, names: tuple[str, ...], file: str) -> Path:
+    """`root`, or its first subfolder among `names`, that holds `file`. Raises UserError where none does."""
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(
+            f"data.root={root}: no such folder; expected the one with {names[0]}/{file} or {file}"
+        )
+    for folder in (root, *(root / name for name in names)):
+        if (folder / file).is_file():
+            return folder
+    raise UserError(f"data.root={root}: neither {file} nor {names[0]}/{file} is there; expected one of them")
+
+
+def from_hub(name: str, *config: str, **options: Any) -> Any:
+    """A set of the Hugging Face hub. Raises UserError where `datasets` or the network is missing."""
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(
+            "data.root is null: set data.root=FOLDER, or pip install 'roux[hub]' to download"
+        ) from None
+    try:
+        return datasets.load_dataset(name, *config, **options)
+    except Exception as error:  # no network, a set renamed: each raises its own
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"data.root is null and '{name}' cannot be fetched ({reason}); set data.root=FOLDER"
+        ) from error
+
+
+def hub_labels(part: Any, column: str, names: list[str] | None = None) -> list[str]:
+    """Labels by name: of the feature itself where it has names, else `names` by number."""
+    names = names or part.features[column].names
+    return [names[value] for value in part[column]]
+
+
+class NamedText:
+    """Base of these loaders: reads parts by name (train, test, perhaps val), and makes sources with equal
+    classes.
+
+    A subclass sets `folders` and `file` (by which the set's folder is known), fills `info`, `local` and
+    `hub`, and says the classes in `classes`, None for those of the training part.
+    """
+
+    folders: ClassVar[tuple[str, ...]]
+    file: str
+
+    def local(self, folder: Path) -> Parts:
+        """Read the parts from the set's folder."""
+        raise TypeError(f"{type(self).__name__} does not read folders")
+
+    def hub(self) -> Parts:
+        """Fetch the parts from the Hugging Face hub."""
+        raise TypeError(f"{type(self).__name__} does not read the hub")
+
+    def classes(self) -> dict[str, list[str]] | None:
+        return None
+
+    def load(self, root: str | Path | None) -> Splits:
+        parts = self.hub() if root is None else self.local(set_folder(root, self.folders, self.file))
+        classes = self.classes() or {task: class_names(labels) for task, labels in parts["train"][1].items()}
+        sources = {name: self._source(name, part, classes) for name, part in parts.items()}
+        return Splits(train=sources["train"], test=sources["test"], val=sources.get("val"))
+
+    def _source(self, name: str, part: Part, classes: dict[str, list[str]]) -> TextSource:
+        texts, labels = part
+        for task, values in labels.items():
+            strange = sorted(set(values) - set(classes[task]))
+            if strange:
+                raise UserError(
+                    f"{type(self).__name__}: {name} part has the unknown class '{strange[0]}' ({task})"
+                )
+        return text_source(texts, labels, classes)
+
+
+def label_lines(path: Path) -> list[tuple[str, str]]:
+    """(label, text) of files with `LABEL TEXT` lines in latin-1."""
+    pairs = []
+    for number, line in enumerate(read_text(path, "latin-1").split("\n"), 1):
+        if not line.strip():
+            continue
+        label, _, text = line.strip().partition(" ")
+        if not text:
+            raise UserError(f"{path}:{number}: '{line.strip()}'; expected a label, a blank and a text")
+        pairs.append((label, text))
+    return pairs
+
+
+def numbered(path: Path, rows: list[tuple[str, str]], names: list[str]) -> Part:
+    """Labels that are numbers, by name."""
+    for label, _ in rows:
+        if not (label.isdecimal() and int(label) < len(names)):
+            raise UserError(f"{path}: class '{label}'; expected 0 to {len(names) - 1}")
+    return [text for _, text in rows], {"label": [names[int(label)] for label, _ in rows]}

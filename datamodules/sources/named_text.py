@@ -1,0 +1,248 @@
+"""Published text sets: CLINC150, TREC, SST, AG News, Banking77.
+
+Each is read from a local folder, `data.root`, that is the set's own folder or its parent. Without a root,
+Hugging Face `datasets` fetches the set where it is installed.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from datamodules.errors import UserError
+from datamodules.source import DataInfo, Splits
+from datamodules.sources.named import NamedText, Part, Parts, from_hub, hub_labels, label_lines, numbered
+from datamodules.sources.text import split_source
+from datamodules.sources.text_file import read_rows, read_text
+
+
+class CLINC150(NamedText):
+    """Intents of queries to an assistant, 150 classes, with a validation part.
+
+    Larson et al., An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction, EMNLP 2019.
+    variant: full (15000 training texts), small (7500), imbalanced (10525, 25 to 100 a class), oos_plus (full,
+    with more out-of-scope texts). out_of_scope: adds the texts without an intent as a 151st class, `oos`.
+    """
+
+    folders = ("CLINC150", "clinc150", "oos-eval")
+    SIZES: ClassVar = {"full": 15000, "small": 7500, "imbalanced": 10525, "oos_plus": 15000}
+
+    def __init__(
+        self, variant: Literal["full", "small", "imbalanced", "oos_plus"] = "full", out_of_scope: bool = False
+    ):
+        self.variant, self.out_of_scope = variant, out_of_scope
+        self.file = f"data_{variant}.json"
+
+    def info(self) -> DataInfo:
+        extra = {"oos_plus": 250}.get(self.variant, 100) if self.out_of_scope else 0
+        return DataInfo(
+            "text", {"label": 150 + self.out_of_scope}, train_size=self.SIZES[self.variant] + extra
+        )
+
+    def local(self, folder: Path) -> Parts:
+        path = folder / self.file
+        try:
+            table = json.loads(read_text(path, "utf-8"))
+            pairs = {
+                part: table[part] + (table[f"oos_{part}"] if self.out_of_scope else [])
+                for part in ("train", "val", "test")
+            }
+            return {
+                part: ([t for t, _ in rows], {"label": [y for _, y in rows]}) for part, rows in pairs.items()
+            }
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: not CLINC150's json ({error}); expected the file of clinc/oos-eval"
+            ) from None
+
+    def hub(self) -> Parts:
+        if self.variant == "full":
+            raise UserError(
+                "data.source.variant=full is not on the hub; set data.root=FOLDER, or variant=oos_plus"
+            )
+        fetched = from_hub("clinc/clinc_oos", self.variant.removeprefix("oos_"))
+        parts = {}
+        for name, part in (("train", "train"), ("val", "validation"), ("test", "test")):
+            labels = hub_labels(fetched[part], "intent")
+            kept = [i for i, label in enumerate(labels) if self.out_of_scope or label != "oos"]
+            texts = list(fetched[part]["text"])
+            parts[name] = ([texts[i] for i in kept], {"label": [labels[i] for i in kept]})
+        return parts
+
+
+class TREC(NamedText):
+    """Types of questions, 5452 for training and 500 for test. Li and Roth, Learning Question Classifiers,
+    COLING 2002.
+
+    labels: coarse (6 classes), fine (50), or both, two tasks of one set called `coarse` and `fine`.
+    """
+
+    folders = ("TREC", "trec")
+    file = "TREC.train"
+    COARSE: ClassVar = ["ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"]
+
+    def __init__(self, labels: Literal["coarse", "fine", "both"] = "coarse"):
+        self.labels = labels
+
+    def info(self) -> DataInfo:
+        tasks = {"coarse": {"label": 6}, "fine": {"label": 50}, "both": {"coarse": 6, "fine": 50}}
+        return DataInfo("text", dict(tasks[self.labels]), train_size=5452)
+
+    def local(self, folder: Path) -> Parts:
+        return {part: self._part(label_lines(folder / f"TREC.{part}")) for part in ("train", "test")}
+
+    def hub(self) -> Parts:
+        # The set has a script of its own, which new versions of `datasets` refuse; the hub keeps a converted
+        # copy.
+        fetched = from_hub("CogComp/trec", revision="refs/convert/parquet")
+        parts = {}
+        for part in ("train", "test"):
+            fine = hub_labels(fetched[part], "fine_label")
+            parts[part] = self._part(list(zip(fine, fetched[part]["text"], strict=True)))
+        return parts
+
+    def _part(self, rows: list[tuple[str, str]]) -> Part:
+        fine = [label for label, _ in rows]
+        coarse = [label.split(":")[0] for label in fine]
+        choice = {
+            "coarse": {"label": coarse},
+            "fine": {"label": fine},
+            "both": {"coarse": coarse, "fine": fine},
+        }
+        return [text for _, text in rows], choice[self.labels]
+
+
+class SST(NamedText):
+    """Stanford Sentiment Treebank, whole sentences, with a validation part. Socher et al., EMNLP 2013.
+
+    labels: binary (6920 training sentences) or fine (8544, five classes).
+    """
+
+    folders = ("SST", "sst", "sst2")
+    NAMES: ClassVar = {
+        "binary": ["negative", "positive"],
+        "fine": ["very negative", "negative", "neutral", "positive", "very positive"],
+    }
+
+    def __init__(self, labels: Literal["binary", "fine"] = "binary"):
+        self.labels = labels
+        self.file = f"stsa.{labels}.train"
+
+    def info(self) -> DataInfo:
+        names = self.NAMES[self.labels]
+        return DataInfo("text", {"label": len(names)}, train_size={"binary": 6920, "fine": 8544}[self.labels])
+
+    def classes(self) -> dict[str, list[str]]:
+        return {"label": self.NAMES[self.labels]}
+
+    def local(self, folder: Path) -> Parts:
+        parts = {}
+        for name, part in (("train", "train"), ("val", "dev"), ("test", "test")):
+            path = folder / f"stsa.{self.labels}.{part}"
+            parts[name] = numbered(path, label_lines(path), self.NAMES[self.labels])
+        return parts
+
+    def hub(self) -> Parts:
+        fetched = from_hub({"binary": "SetFit/sst2", "fine": "SetFit/sst5"}[self.labels])
+        names = self.NAMES[self.labels]
+        return {
+            name: (list(fetched[part]["text"]), {"label": hub_labels(fetched[part], "label", names)})
+            for name, part in (("train", "train"), ("val", "validation"), ("test", "test"))
+        }
+
+
+class AGNews(NamedText):
+    """Topics of news, 4 classes. Zhang, Zhao, LeCun, NeurIPS 2015.
+
+    variant: small (4000 training texts, 4000 for test), unbalanced (500, 1000, 1500 and 2000 a class, the
+    same test part), both of them subsets of KEAML-JLU/DeepTextClustering; or official (title and
+    description): with its train.csv the whole set (120000 and 7600), with test.csv alone that file,
+    `test_fraction` of it for test. Without `data.root` only `official` can be had.
+    """
+
+    NAMES: ClassVar = ["World", "Sports", "Business", "Sci/Tech"]
+
+    def __init__(
+        self,
+        variant: Literal["small", "unbalanced", "official"] = "small",
+        test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+    ):
+        self.variant, self.test_fraction = variant, test_fraction
+        self.file = {"small": "train.csv", "unbalanced": "ub_train.csv", "official": "test.csv"}[variant]
+        subset, official = ("ag_news_small",), ("ag_news_csv", "ag_news_csv_testonly")
+        self.folders = official if variant == "official" else subset  # type: ignore[misc]
+
+    def info(self) -> DataInfo:
+        size = {"small": 4000, "unbalanced": 5000, "official": None}[self.variant]
+        return DataInfo("text", {"label": 4}, train_size=size)
+
+    def classes(self) -> dict[str, list[str]]:
+        return {"label": self.NAMES}
+
+    def load(self, root: str | Path | None) -> Splits:
+        splits = super().load(root)
+        if len(splits.train) == 0:  # the test file alone
+            return split_source(splits.test, self.test_fraction, "ag_news")  # type: ignore[arg-type]
+        return splits
+
+    def local(self, folder: Path) -> Parts:
+        if self.variant != "official":
+            return {name: self._read(folder / f) for name, f in (("train", self.file), ("test", "test.csv"))}
+        train = folder / "train.csv"
+        return {
+            "train": self._read(train) if train.is_file() else ([], {"label": []}),
+            "test": self._read(folder / "test.csv"),
+        }
+
+    def _read(self, path: Path) -> Part:
+        first = 1 if self.variant == "official" else 0  # the official files count classes from 1
+        texts, labels = [], []
+        for line, row in read_rows(path, "csv", header=False):
+            number, *fields = row.values()
+            if not (number.isdecimal() and first <= int(number) < first + 4 and fields):
+                raise UserError(
+                    f"{path}:{line}: class '{number}'; expected {first} to {first + 3}, then text"
+                )
+            labels.append(self.NAMES[int(number) - first])
+            texts.append(" ".join(field.replace("\\", " ") for field in fields))
+        return texts, {"label": labels}
+
+    def hub(self) -> Parts:
+        if self.variant != "official":
+            raise UserError(
+                f"data.source.variant={self.variant} is not on the hub; set data.root=FOLDER, or official"
+            )
+        fetched = from_hub("fancyzhx/ag_news")
+        return {
+            part: (list(fetched[part]["text"]), {"label": hub_labels(fetched[part], "label", self.NAMES)})
+            for part in ("train", "test")
+        }
+
+
+class Banking77(NamedText):
+    """Intents of questions to a bank, 77 classes, 35 to 187 texts each. Casanueva et al., NLP for ConvAI
+    2020.
+    """
+
+    folders = ("Banking77", "banking77", "banking_data")
+    file = "train.csv"
+
+    def info(self) -> DataInfo:
+        return DataInfo("text", {"label": 77}, train_size=10003)
+
+    def local(self, folder: Path) -> Parts:
+        return {part: self._part(folder / f"{part}.csv") for part in ("train", "test")}
+
+    def _part(self, path: Path) -> Part:
+        rows = [row for _, row in read_rows(path, "csv")]
+        if rows and not {"text", "category"} <= rows[0].keys():
+            raise UserError(f"{path}: columns {', '.join(rows[0])}; expected text and category")
+        return [row["text"].strip() for row in rows], {"label": [row["category"] for row in rows]}
+
+    def hub(self) -> Parts:
+        fetched = from_hub("mteb/banking77")
+        return {
+            part: (list(fetched[part]["text"]), {"label": list(fetched[part]["label_text"])})
+            for part in ("train", "test")
+        }

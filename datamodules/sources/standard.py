@@ -1,0 +1,96 @@
+"""Finding a standard set in a folder, and fetching it through torchvision where it is not there."""
+
+import contextlib
+import io
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.errors import UserError
+
+CONNECT_SECONDS = 10.0
+
+
+def existing_folder(root: str | Path) -> Path:
+    """`root` as a folder that can be read; UserError otherwise."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(
+            f"data.root={root} {what}; name the folder that holds the set, or one to download it to"
+        )
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"data.root={root} cannot be read; check the permissions of the folder")
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where sets are kept when data.root is null: $XDG_CACHE_HOME/roux, else ~/.cache/roux."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "roux"
+
+
+def candidates(folder: Path, names: Sequence[str]) -> list[Path]:
+    """What a user may mean by a set's folder: itself, subfolders of these names, and `raw` in each."""
+    places = [folder, *(folder / name for name in names)]
+    return [place for base in places for place in (base, base / "raw") if place.is_dir()]
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error's message, where torchvision puts the cause; its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+@contextlib.contextmanager
+def brief_patience() -> Iterator[None]:
+    """Connections give up soon, and torchvision's remarks on mirrors stay out of the terminal."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECT_SECONDS)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def fetch_set(
+    make: Callable[..., Any], title: str, root: str | Path | None, looked_for: str
+) -> tuple[Any, Any]:
+    """(train, test) of a torchvision set: read where it lies, else downloaded into `root` or the cache.
+
+    make: the torchvision class, called with (folder, train=, download=). looked_for: what the folder would
+    have to hold, for the message. Raises UserError with the remedy where there is neither a copy nor a
+    network.
+    """
+    folder = existing_folder(root) if root is not None else cache_folder()
+    for place in (folder, folder.parent):
+        try:
+            return tuple(make(place, train=train, download=False) for train in (True, False))
+        except RuntimeError:
+            continue  # torchvision's way of saying "not found or corrupted" for one place
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with brief_patience():
+            return tuple(make(folder, train=train, download=True) for train in (True, False))
+    except (OSError, RuntimeError, EOFError) as error:
+        raise UserError(
+            f"data.root={root or f'null ({folder})'}: no {title} there ({looked_for}), and "
+            f"downloading it failed ({last_line(error)}); set data.root to a folder that holds it"
+        ) from None
+
+
+def pixels_of(images: Any) -> Tensor:
+    """uint8 [N, C, H, W] of an array [N, H, W] or [N, H, W, C]."""
+    array = np.array(images, dtype=np.uint8)
+    array = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def labels_of(labels: Any) -> Tensor:
+    """int64 [N]."""
+    return torch.from_numpy(np.asarray(labels).astype(np.int64))

@@ -1,0 +1,97 @@
+"""Labelled texts in memory, and what the loaders of text sets share."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from datamodules.randomness import generator
+from datamodules.source import Kind, Source, Splits
+
+if TYPE_CHECKING:
+    from datamodules.text.codec import Codec
+
+
+class TextSource(Source):
+    """Texts and their targets.
+
+    texts: N strings, kept for people. targets: int64 [N] by task. classes: names by task.
+    `encode` must be called before `fetch`: it turns the texts into words once, for the codec's tokenizer.
+    """
+
+    kind: Kind = "text"
+
+    def __init__(self, texts: Sequence[str], targets: dict[str, Tensor], classes: dict[str, list[str]]):
+        for task, values in targets.items():
+            if values.dtype != torch.int64 or values.shape != (len(texts),):
+                raise ValueError(f"targets of '{task}' must be int64 [{len(texts)}], one for each text")
+        self.texts, self.targets, self.classes = list(texts), targets, classes
+        self._codec: Codec | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def codec(self) -> "Codec":
+        if self._codec is None:
+            raise RuntimeError("this text source has no codec yet; call encode(codec), or Tokenize()(splits)")
+        return self._codec
+
+    def encode(self, codec: "Codec") -> None:
+        """Number the words (int32 [N, W], 0 on the right) and note the lengths of every text."""
+        self._codec = codec
+        self.words = codec.encode(self.texts)
+        self.counts = (self.words > 0).sum(1)
+        self.lengths = codec.count(self.words.to(codec.pieces.device)).cpu()
+
+    def fetch(self, indices: Tensor) -> dict[str, Any]:
+        """A batch, trimmed to its longest text.
+
+        words: int32 [B, W], W rounded up to a multiple of 8. length, width: ints; how many ids the longest
+        original has and how many its longest view may have. Widths are decided here, where lengths are known
+        without asking the device.
+        """
+        codec = self.codec
+        longest = int(self.counts[indices].max()) if len(indices) else 0
+        trimmed = min(-(-max(longest, 1) // 8) * 8, self.words.shape[1])
+        length, width = codec.widths(int(self.lengths[indices].max()) if len(indices) else codec.special)
+        return {"words": self.words[indices, :trimmed], "length": length, "width": width}
+
+
+def text_source(
+    texts: Sequence[str], labels: dict[str, Sequence[str]], classes: dict[str, list[str]]
+) -> TextSource:
+    """A source from labels by name; every label must be among the classes of its task."""
+    targets = {}
+    for task, names in labels.items():
+        number = {name: i for i, name in enumerate(classes[task])}
+        targets[task] = torch.tensor([number[name] for name in names], dtype=torch.long)
+    return TextSource(texts, targets, classes)
+
+
+def stratified_split(labels: Tensor, fraction: float, *key: object) -> tuple[Tensor, Tensor]:
+    """(kept, held out) positions, in order: round(fraction * n) of each class, at least one, drawn from
+    `key`.
+
+    A class with a single sample keeps it.
+    """
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero().squeeze(1)
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        order = torch.randperm(len(members), generator=generator("stratified", *key, label))
+        held[members[order[:count]]] = True
+    return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
+
+
+def split_source(source: TextSource, fraction: float, *key: object) -> Splits:
+    """Hold out a stratified test part; with several tasks the first decides."""
+    kept, held = stratified_split(next(iter(source.targets.values())), fraction, *key)
+    return Splits(train=take(source, kept), test=take(source, held))
+
+
+def take(source: TextSource, indices: Tensor) -> TextSource:
+    """The texts at these positions as a source of their own."""
+    targets = {task: values[indices] for task, values in source.targets.items()}
+    return TextSource([source.texts[i] for i in indices.tolist()], targets, source.classes)

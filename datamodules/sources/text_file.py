@@ -1,0 +1,201 @@
+"""Texts and labels from a csv, tsv or jsonl file."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+from datamodules.errors import UserError, nearest
+from datamodules.source import DataInfo, Splits
+from datamodules.sources.text import TextSource, split_source, text_source
+
+Format = Literal["auto", "csv", "tsv", "jsonl"]
+SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+Row = tuple[int, dict[str, Any]]  # line number in the file, and values by column
+
+
+class TextFile:
+    """A text set of one's own.
+
+    train_file, test_file: files; relative ones are looked for in `data.root` where that is set. Without a
+    test file `test_fraction` of every class is held out, the same texts in every run. text_column,
+    label_column: names in the header or keys of the json objects; with `header: false` the position of the
+    column, from 0. format: `auto` goes by the file's ending. A csv may quote its fields; a tsv has no
+    quoting.
+
+    The classes are the labels of the training file, sorted (as numbers where all are).
+    Raises UserError, one line with the file and the line or column, for everything that is wrong with a file.
+    """
+
+    def __init__(
+        self,
+        train_file: str,
+        test_file: str | None = None,
+        text_column: str | int = "text",
+        label_column: str | int = "label",
+        format: Format = "auto",
+        encoding: str = "utf-8",
+        header: bool = True,
+        test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+    ):
+        self.train_file, self.test_file = train_file, test_file
+        self.text_column, self.label_column = str(text_column), str(label_column)
+        self.format, self.encoding, self.header = format, encoding, header
+        self.test_fraction = test_fraction
+
+    def info(self) -> DataInfo:
+        return DataInfo("text", {"label": None})
+
+    def load(self, root: str | Path | None) -> Splits:
+        folder = Path(root) if root is not None else Path()
+        train_path = folder / self.train_file
+        texts, labels, _ = self._read(train_path)
+        names = class_names(labels)
+        if len(names) < 2:
+            raise UserError(f"{train_path}: every label is '{names[0]}'; expected two or more classes")
+        train = _source(texts, labels, names)
+        if self.test_file is None:
+            return self._hold_out(train, train_path)
+        test_path = folder / self.test_file
+        texts, labels, lines = self._read(test_path)
+        for label, line in zip(labels, lines, strict=True):
+            if label not in names:
+                raise UserError(
+                    f"{test_path}:{line}: class '{label}' is not in {train_path}; {nearest(label, names)}"
+                )
+        return Splits(train=train, test=_source(texts, labels, names))
+
+    def _hold_out(self, source: TextSource, path: Path) -> Splits:
+        counts = torch.bincount(source.targets["label"])
+        for name, count in zip(source.classes["label"], counts.tolist(), strict=True):
+            if count < 2:
+                raise UserError(
+                    f"{path}: class '{name}' has one text; expected two, or a data.source.test_file"
+                )
+        return split_source(source, self.test_fraction, "text_file")
+
+    def _read(self, path: Path) -> tuple[list[str], list[str], list[int]]:
+        """(texts, labels, line numbers) of a file."""
+        rows = list(read_rows(path, self._format_of(path), self.encoding, self.header))
+        if not rows:
+            raise UserError(f"{path}: no rows; expected texts with labels")
+        texts, labels, lines = [], [], []
+        for line, row in rows:
+            texts.append(_field(path, line, row, self.text_column, "text"))
+            labels.append(_field(path, line, row, self.label_column, "label"))
+            lines.append(line)
+        return texts, labels, lines
+
+    def _format_of(self, path: Path) -> str:
+        if self.format != "auto":
+            return self.format
+        if path.suffix.lower() not in SUFFIXES:
+            known = ", ".join(SUFFIXES)
+            raise UserError(
+                f"{path}: ending '{path.suffix}' names no format; expected {known}, or set data.source.format"
+            )
+        return SUFFIXES[path.suffix.lower()]
+
+
+def _source(texts: list[str], labels: list[str], names: list[str]) -> TextSource:
+    return text_source(texts, {"label": labels}, {"label": names})
+
+
+def _field(path: Path, line: int, row: dict[str, Any], column: str, what: str) -> str:
+    """A cell as text. Raises UserError for a column that is not there, and for an empty cell."""
+    if column not in row:
+        raise UserError(f"{path}:{line}: no column '{column}' for the {what}; {nearest(column, row)}")
+    value = row[column]
+    if value is None or isinstance(value, dict | list) or not str(value).strip():
+        shown = "empty" if value is None or not str(value).strip() else f"{type(value).__name__}, not a value"
+        raise UserError(
+            f"{path}:{line}: {what} missing (column '{column}' is {shown}); expected one in every row"
+        )
+    return str(value).strip()
+
+
+def class_names(labels: list[str]) -> list[str]:
+    """Distinct labels, sorted as numbers where all are whole numbers."""
+    names = set(labels)
+    if all(name.lstrip("-").isdecimal() for name in names):
+        return sorted(names, key=int)
+    return sorted(names)
+
+
+def read_text(path: Path, encoding: str) -> str:
+    """The whole file. Raises UserError where it is not there, not readable or not in this encoding."""
+    try:
+        # `utf-8-sig` also reads files without the mark that some programs put at the start.
+        return path.read_text(
+            "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+        )
+    except FileNotFoundError:
+        folder = path.parent if path.parent.is_dir() else None
+        hint = (
+            nearest(path.name, (entry.name for entry in folder.iterdir()))
+            if folder
+            else "its folder is not there"
+        )
+        raise UserError(f"{path}: no such file; {hint}") from None
+    except LookupError:
+        raise UserError(
+            f"data.source.encoding={encoding}: no such encoding; expected one like utf-8 or latin-1"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not {encoding} (byte {error.start} is 0x{error.object[error.start]:02x}); "
+            "expected another data.source.encoding, e.g. latin-1"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a readable file") from None
+
+
+def read_rows(path: Path, format: str, encoding: str = "utf-8", header: bool = True) -> Iterator[Row]:
+    """Rows with the line they start on. Without a header the columns are called 0, 1, …"""
+    text = read_text(path, encoding)
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty; expected texts with labels")
+    return _json_rows(path, text) if format == "jsonl" else _table_rows(path, text, format, header)
+
+
+def _json_rows(path: Path, text: str) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: broken json ({error}); expected one object a line") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: a json {type(row).__name__}; expected one object a line")
+        yield number, row
+
+
+def _table_rows(path: Path, text: str, format: str, header: bool) -> Iterator[Row]:
+    style: dict[str, Any] = {} if format == "csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    reader = csv.reader(io.StringIO(text), strict=True, **style)
+    names: list[str] | None = None
+    start = 1
+    try:
+        for cells in reader:
+            line, start = start, reader.line_num + 1
+            if not any(cell.strip() for cell in cells):
+                continue
+            if names is None:
+                names = [cell.strip() for cell in cells] if header else [str(i) for i in range(len(cells))]
+                if header:
+                    continue
+            if len(cells) != len(names):
+                raise UserError(
+                    f"{path}:{line}: {len(cells)} fields; expected {len(names)} ({', '.join(names)})"
+                )
+            yield line, dict(zip(names, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(
+            f"{path}:{start}: broken {format} ({error}); expected quotes closed and doubled"
+        ) from None

@@ -1,0 +1,235 @@
+"""Which samples are trained on, held out, labeled, and with which labels: pure functions of (targets,
+settings, seed).
+
+The order of the cuts, each seeded on its own so that changing one leaves the others as they were:
+
+    training data ─ long-tailed cut ─ validation part ─ pool ─┬─ unlabeled stream: the whole pool
+                                                              └─ labels_per_class ─ label noise ─ labeled
+                                                              stream
+
+The test part is never touched.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.errors import UserError
+from datamodules.randomness import generator
+
+Profile = Literal["exp", "step"]
+
+
+def class_counts(labels: Tensor, classes: int) -> Tensor:
+    """int64 [classes]: how often each label occurs in `labels` [N]; -1 (no label) is not counted."""
+    return torch.bincount(labels[labels >= 0], minlength=classes)
+
+
+def imbalanced_counts(available: Tensor, factor: float, profile: Profile = "exp") -> Tensor:
+    """Samples a class of a long-tailed cut of a set with `available` [C] samples a class; class 0 is the
+    head.
+
+        exp:   n_c = floor(n_max · factor^(-c / (C - 1)))
+        step:  n_c = n_max in the first C // 2 classes, floor(n_max / factor) in the others
+
+    computed in float64 (Cui et al. 2019, Cao et al. 2019). n_max is the largest head for which every class
+    has enough
+    samples: 5000 for CIFAR-10. The floor may leave a class with none; the caller decides what that means.
+    """
+    if factor < 1:
+        raise UserError(f"data.imbalance_factor={factor:g}: give n_max / n_min, a number of at least 1")
+    classes = len(available)
+    index = np.arange(classes, dtype=np.float64)
+    if profile == "exp":
+        share = np.float64(factor) ** (-index / max(classes - 1, 1))
+    else:
+        share = np.where(index < classes // 2, 1.0, 1.0 / np.float64(factor))
+    # the rounding guard keeps n_max at 5000 where 5000 / share · share is 4999.999…
+    head = np.floor((available.numpy() / share).min() + 1e-9)
+    return torch.from_numpy(np.floor(head * share + 1e-9).astype(np.int64))
+
+
+def apportion(weights: Tensor, total: int) -> Tensor:
+    """`total` whole labels over classes in proportion to `weights` [C], at least one each: largest remainder.
+
+    Classes whose quota is below one get one, and the others share what is left. Needs total ≥ C.
+    """
+    weight = weights.double()
+    single = torch.zeros(len(weight), dtype=torch.bool)
+    while True:
+        rest = total - int(single.sum())
+        quota = torch.where(single, 1.0, rest * weight / weight[~single].sum())
+        small = ~single & (quota < 1 - 1e-9)
+        if not small.any():
+            break
+        single |= small
+    counts = (quota + 1e-9).floor().long()
+    remainder = torch.where(single, -1.0, quota - counts)
+    # stable: equal remainders go to the class nearer the head
+    winners = remainder.argsort(descending=True, stable=True)[: total - int(counts.sum())]
+    counts[winners] += 1
+    return counts
+
+
+def take_per_class(labels: Tensor, counts: Tensor, source: torch.Generator) -> Tensor:
+    """Sorted positions of `counts[c]` random samples of each class c, none of them with label -1."""
+    order = torch.randperm(len(labels), generator=source)
+    order = order[labels[order] >= 0]
+    order = order[labels[order].argsort(stable=True)]
+    sorted_labels = labels[order]
+    start = torch.searchsorted(sorted_labels, torch.arange(len(counts)))
+    rank = torch.arange(len(order)) - start[sorted_labels]
+    return order[rank < counts[sorted_labels]].sort().values
+
+
+def take_per_class_legacy(labels: Tensor, counts: Tensor) -> Tensor:
+    """As `take_per_class`, with the subset that the code of LDAM-DRW takes.
+
+    numpy's legacy generator seeded with 0 shuffles the indices of one class after the other, in increasing
+    order.
+    """
+    shuffler = np.random.RandomState(0)
+    chosen = []
+    for label, count in enumerate(counts.tolist()):
+        index = np.flatnonzero(labels.numpy() == label)
+        shuffler.shuffle(index)
+        chosen.append(index[:count])
+    return torch.from_numpy(np.sort(np.concatenate(chosen)))
+
+
+def validation_counts(available: Tensor, fraction: float) -> Tensor:
+    """Samples a class to hold out: the fraction, at least one, but never the only sample of a class."""
+    wanted = (available * fraction).round().long().clamp_min(1)
+    return (
+        torch.minimum(wanted, (available - 1).clamp_min(0)) if fraction > 0 else torch.zeros_like(available)
+    )
+
+
+def label_counts(available: Tensor, per_class: int, proportional: bool, names: Sequence[str]) -> Tensor:
+    """Labels a class: exactly `per_class`; proportional: with mean `per_class`, in the shares of
+    `available`, at least one each."""
+    if proportional:
+        total = per_class * len(available)
+        if total > int(available.sum()):
+            raise UserError(
+                f"data.labels_per_class={per_class}: {total} labels are asked for, the long-tailed training "
+                f"data has {int(available.sum())} samples"
+            )
+        return apportion(available, total)
+    short = (available < per_class).nonzero().flatten()
+    if len(short):
+        worst = int(short[available[short].argmin()])
+        raise UserError(
+            f"data.labels_per_class={per_class}: class '{names[worst]}' has {int(available[worst])} training "
+            f"samples; expected at most {int(available.min())}"
+        )
+    return torch.full_like(available, per_class)
+
+
+def flip_labels(labels: Tensor, share: float, classes: int, source: torch.Generator) -> Tensor:
+    """Symmetric label noise: round(share · N) random labels, each replaced by another class chosen uniformly.
+
+    The true class is never drawn, so the share is the share of wrong labels. Labels of -1 stay.
+    """
+    noisy = labels.clone()
+    known = (labels >= 0).nonzero().flatten()
+    hit = known[torch.randperm(len(known), generator=source)[: round(share * len(known))]]
+    shift = torch.randint(1, max(classes, 2), (len(hit),), generator=source)
+    noisy[hit] = (labels[hit] + shift) % classes
+    return noisy
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """What a user says about the cuts; see `StreamDataModule` for the meaning of each."""
+
+    labels_per_class: int | None = None
+    imbalance_factor: float | None = None
+    imbalance: Profile = "exp"
+    imbalance_subset: Literal["seeded", "legacy"] = "seeded"
+    label_noise: float = 0.0
+    val_fraction: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingSplit:
+    """The cuts. pool, val: rows of the training source. labeled: positions in the pool. targets: observed
+    labels of the labeled samples by task (noisy where asked), truth: their true ones."""
+
+    pool: Tensor
+    val: Tensor
+    labeled: Tensor
+    targets: dict[str, Tensor]
+    truth: dict[str, Tensor]
+
+
+def check_classes(targets: dict[str, Tensor], classes: dict[str, list[str]]) -> None:
+    """Every task needs two classes or more, and a training sample of each; UserError otherwise."""
+    for task, names in classes.items():
+        if len(names) < 2:
+            raise UserError(
+                f"data: task '{task}' has {'only the class ' + repr(names[0]) if names else 'no class'}; "
+                f"training needs at least two classes"
+            )
+        empty = (class_counts(targets[task], len(names)) == 0).nonzero().flatten().tolist()
+        if empty:
+            listed = ", ".join(f"'{names[c]}'" for c in empty[:5]) + (" …" if len(empty) > 5 else "")
+            raise UserError(f"data: no training sample of class {listed} of task '{task}'")
+
+
+def _long_tailed(labels: Tensor, names: Sequence[str], settings: SplitSettings) -> Tensor:
+    """Rows that a long-tailed cut keeps; samples without a label stay."""
+    factor = settings.imbalance_factor
+    if factor is None:
+        return torch.arange(len(labels))
+    counts = imbalanced_counts(class_counts(labels, len(names)), factor, settings.imbalance)
+    if counts.min() < 1:
+        raise UserError(
+            f"data.imbalance_factor={factor:g} leaves no training sample of class "
+            f"'{names[int(counts.argmin())]}'; the head has {int(counts.max())}, expected at most that"
+        )
+    if settings.imbalance_subset == "legacy":
+        kept = take_per_class_legacy(labels, counts)
+    else:
+        kept = take_per_class(labels, counts, generator(settings.seed, "split", "imbalance"))
+    return torch.cat([kept, (labels < 0).nonzero().flatten()]).sort().values
+
+
+def split_training(
+    targets: dict[str, Tensor], classes: dict[str, list[str]], settings: SplitSettings, own_val: bool = False
+) -> TrainingSplit:
+    """All cuts of a training source; the first task stratifies.
+
+    own_val: the set brings a validation part, nothing is held out. Raises UserError as the helpers above.
+    """
+    check_classes(targets, classes)
+    task = next(iter(classes))
+    names, labels, seed = classes[task], targets[task], settings.seed
+    kept = _long_tailed(labels, names, settings)
+    held = torch.zeros(0, dtype=torch.int64)
+    if not own_val:
+        counts = validation_counts(class_counts(labels[kept], len(names)), settings.val_fraction)
+        held = kept[take_per_class(labels[kept], counts, generator(seed, "split", "validation"))]
+    staying = torch.ones(len(labels), dtype=torch.bool)
+    staying[held] = False
+    pool = kept[staying[kept]]
+    labeled = (labels[pool] >= 0).nonzero().flatten()
+    if settings.labels_per_class is not None:
+        proportional = settings.imbalance_factor is not None
+        counts = label_counts(
+            class_counts(labels[pool], len(names)), settings.labels_per_class, proportional, names
+        )
+        labeled = take_per_class(labels[pool], counts, generator(seed, "split", "labels"))
+    truth = {name: values[pool[labeled]] for name, values in targets.items()}
+    observed = {
+        name: flip_labels(
+            values, settings.label_noise, len(classes[name]), generator(seed, "split", "noise", name)
+        )
+        for name, values in truth.items()
+    }
+    return TrainingSplit(pool, held, labeled, observed, truth)

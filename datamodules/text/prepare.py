@@ -1,0 +1,47 @@
+"""The step between reading texts and training on them: `data.text` in a config."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from datamodules.source import Splits
+from datamodules.sources.text import TextSource
+from datamodules.text.codec import Codec
+from datamodules.text.tokenizer import load_tokenizer, train_tokenizer
+
+
+class Tokenize:
+    """Chooses the tokenizer, numbers the words of all parts of a set, and gives the codec to each part.
+
+    tokenizer: `auto` takes that of `network` and trains one where that is null; `train` always trains one, on the
+    training texts alone; anything else is the name or folder of a Hugging Face tokenizer.
+    max_length: ids of a text, special tokens among them. vocab_size: ids of a trained tokenizer, at most.
+    network: name or folder of a pretrained encoder, null where the network starts from nothing.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str = "auto",
+        max_length: Annotated[int, Field(ge=8)] = 128,
+        vocab_size: Annotated[int, Field(ge=100)] = 8000,
+        network: str | None = None,
+    ):
+        self.tokenizer, self.max_length, self.vocab_size = tokenizer, max_length, vocab_size
+        self.network = network
+
+    @property
+    def pretrained(self) -> str | None:
+        """Name or folder of the tokenizer to load, None to train one."""
+        name = self.network if self.tokenizer == "auto" else self.tokenizer
+        return None if name == "train" else name
+
+    def __call__(self, splits: Splits) -> Codec:
+        parts = [part for part in (splits.train, splits.val, splits.test) if isinstance(part, TextSource)]
+        if self.pretrained is None:
+            tokenizer = train_tokenizer(parts[0].texts, self.vocab_size)
+        else:
+            tokenizer = load_tokenizer(self.pretrained)
+        codec = Codec(tokenizer, self.max_length)
+        for part in parts:
+            part.encode(codec)
+        return codec

@@ -1,0 +1,113 @@
+"""The 14 operations of RandAugment and their application to a batch, each row its own."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from datamodules.views.image import photometric
+from datamodules.views.image.geometry import identity_maps, maps_of, resample
+
+Operation = Literal[
+    "identity",
+    "autocontrast",
+    "equalize",
+    "solarize",
+    "posterize",
+    "color",
+    "contrast",
+    "brightness",
+    "sharpness",
+    "rotate",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+]
+OPERATIONS: tuple[str, ...] = get_args(Operation)  # an operation's place here is its code
+PHOTOMETRIC, GEOMETRIC, ENHANCE = OPERATIONS[1:9], OPERATIONS[9:], OPERATIONS[5:9]
+FIRST_GEOMETRIC = OPERATIONS.index(GEOMETRIC[0])
+WITHOUT_PARAMETER = ("autocontrast", "equalize")
+
+
+def on_host(tensor: Tensor) -> bool:
+    """True where reading a length or a list from the device costs no waiting."""
+    return tensor.device.type == "cpu"
+
+
+def rows_by_operation(codes: Tensor) -> list[tuple[Tensor, ...]]:
+    """[slot][code] -> which rows drew it, from codes [B, n].
+
+    On the CPU row numbers, so that only those rows are computed. Elsewhere masks [B]: a list of rows has a length that
+    the host would have to wait for.
+    """
+    slots, kinds = codes.shape[1], len(OPERATIONS)
+    place = torch.arange(max(slots, kinds), device=codes.device)
+    if not on_host(codes):
+        return [tuple(masks) for masks in (codes.t()[:, None] == place[:kinds, None])]
+    keys = (codes + place[:slots] * kinds).flatten()
+    counts = keys.bincount(minlength=slots * kinds).tolist()
+    rows = keys.argsort().div_(slots, rounding_mode="floor").split(counts)
+    return [rows[slot * kinds : (slot + 1) * kinds] for slot in range(slots)]
+
+
+def on_rows(pixels: Tensor, rows: Tensor, function: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
+    """`function` on some rows: numbers, or a mask [B] (then all are computed and the others dropped: a few cheap
+    kernels against a wait of the host). `pixels` belongs to the caller and may be overwritten.
+    """
+    if rows.dtype == torch.bool:
+        return torch.where(rows[:, None, None, None], function(pixels, *parameters), pixels)
+    if not len(rows):
+        return pixels
+    return pixels.index_copy_(0, rows, function(pixels.index_select(0, rows), *(p[rows] for p in parameters)))
+
+
+def apply_operations(pixels: Tensor, codes: Tensor, values: Tensor, pool: tuple[str, ...], fill: int) -> Tensor:
+    """Apply to each row its operations, in the order of the slots.
+
+    pixels: uint8 [B, C, H, W], overwritten. codes: int64 [B, n], places in OPERATIONS. values: float64 [B, n].
+    pool: the operations that can occur. fill: grey level 0..255 of what comes in from outside the frame.
+    Geometric operations of a row with no photometric one in between are composed into one resampling: fewer
+    nearest-neighbour roundings, and what one pushes out of the frame another can bring back. Pillow, one at a
+    time, loses it.
+    """
+    photo = [name for name in PHOTOMETRIC if name in pool and acts(name, pixels)]
+    warps = any(name in pool for name in GEOMETRIC)
+    rows, still = rows_by_operation(codes), identity_maps(len(pixels), pixels.device)
+    steps = geometric_maps(codes, values, (pixels.shape[2], pixels.shape[3])) if warps else None
+    maps, moved = still, torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
+    for slot, value in enumerate(values.unbind(1)):
+        code = codes[:, slot]
+        if steps is not None and photo and slot:
+            due = moved & (code > 0) & (code < FIRST_GEOMETRIC)
+            pixels = _resample_where(pixels, due, maps, fill)
+            moved, maps = moved & ~due, torch.where(due[:, None, None], still, maps)
+        for name in photo:
+            parameters = () if name in WITHOUT_PARAMETER else (value,)
+            chosen = rows[slot][OPERATIONS.index(name)]
+            pixels = on_rows(pixels, chosen, getattr(photometric, name), *parameters)
+        if steps is not None:
+            maps, moved = maps @ steps[:, slot], moved | (code >= FIRST_GEOMETRIC)
+    return pixels if steps is None else _resample_where(pixels, moved, maps, fill)
+
+
+def acts(name: str, pixels: Tensor) -> bool:
+    """False where an operation can change no picture of this shape: color on grey ones, equalize on at most 255
+    pixels, whose histogram has steps of zero. As in Pillow; worth knowing because small pictures are bound by calls.
+    """
+    _, channels, height, width = pixels.shape
+    return not ((name == "color" and channels == 1) or (name == "equalize" and height * width <= 255))
+
+
+def _resample_where(pixels: Tensor, moved: Tensor, maps: Tensor, fill: int) -> Tensor:
+    rows = moved.nonzero().squeeze(1) if on_host(pixels) else moved
+    return on_rows(pixels, rows, partial(resample, fill=fill), maps)
+
+
+def geometric_maps(codes: Tensor, values: Tensor, side: tuple[int, int]) -> Tensor:
+    """Inverse maps [B, n, 3, 3] of the operations `codes` [B, n] with `values`; the identity for photometric ones."""
+    kinds = torch.arange(len(GEOMETRIC), device=codes.device) + FIRST_GEOMETRIC
+    part = torch.where(codes[..., None] == kinds, values[..., None], 0.0)
+    return maps_of(part, side)

@@ -1,0 +1,106 @@
+"""The strong view: weak flip and shift, then RandAugment, then Cutout."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from datamodules.errors import UserError, nearest
+from datamodules.views.image.cutout import box_mask, fill_for
+from datamodules.views.image.operations import OPERATIONS, Operation, apply_operations
+from datamodules.views.image.randaugment import VARIANTS, Name, level_of, values_of
+from datamodules.views.image.raw import DrawFor, to_unit
+from datamodules.views.image.weak import Weak
+
+
+class Strong:
+    """Weak view, `n` operations drawn from the pool with replacement, each applied with `probability`, then Cutout.
+
+    weak: its flip and shift; the draw is this view's own. None: the default `Weak()`.
+    variant: the table of parameters (see `randaugment`). `fixmatch` is the form of the authors' code.
+    n, probability, fill: None takes the variant's published value. fill: grey level of what comes in from outside the
+        frame when a picture is turned, sheared or moved: mid-grey for `fixmatch`, black for the others.
+    magnitude, magnitude_mode: for variant `nm` only: 0 (nothing) .. 30, the same for all samples, or uniform below it.
+    pool, exclude: the operations to draw from (None: all 14), and those to leave out. As in Pillow, equalize does
+        nothing to a picture of at most 255 pixels, and color nothing to a grey one.
+    cutout: side of the box as part of the picture's side (`usb`: the largest side); 0 switches it off.
+
+    Every operation equals Pillow's on uint8 pixels, nearest neighbour where it resamples. We differ from the authors'
+    code in three points: consecutive geometric operations are one resampling; what comes in from outside is grey at
+    once, where theirs is black for the operations that follow and grey at the end; a box of odd side keeps its side.
+    The forms of RandAugment whose magnitude rises over training are not here: a view knows no progress.
+
+    Raises UserError for an unknown variant or operation and for a pool that `exclude` empties.
+    """
+
+    def __init__(
+        self,
+        weak: Weak | None = None,
+        variant: Name = "fixmatch",
+        n: Annotated[int, Field(ge=0, le=14)] | None = None,
+        probability: Annotated[float, Field(ge=0, le=1)] | None = None,
+        magnitude: Annotated[float, Field(ge=0, le=30)] = 9,
+        magnitude_mode: Literal["constant", "random"] = "constant",
+        pool: Sequence[Operation] | None = None,
+        exclude: Sequence[Operation] = (),
+        cutout: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        fill: Annotated[float, Field(ge=0, le=1)] | None = None,
+    ):
+        if variant not in VARIANTS:
+            raise UserError(f"strong view: variant '{variant}' is unknown; {nearest(variant, VARIANTS)}")
+        self.weak, self.variant, self.cutout = weak or Weak(), VARIANTS[variant], cutout
+        self.n = self.variant.n if n is None else n
+        self.probability = self.variant.probability if probability is None else probability
+        self.fill = round(255 * (self.variant.fill if fill is None else fill))
+        self.magnitude, self.magnitude_mode = magnitude, magnitude_mode
+        self.pool = _pool(pool, exclude)
+        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, pixels: Tensor, draw_for: DrawFor) -> Tensor:
+        pixels = self.weak.pixels(pixels, draw_for)
+        if self.n and self.pool != ("identity",):
+            codes, values = self.draw(draw_for, pixels.device)
+            pixels = apply_operations(pixels, codes, values, self.pool, self.fill)
+        view = to_unit(pixels)
+        return self._cut(view, draw_for) if self.cutout else view
+
+    def draw(self, draw_for: DrawFor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """What each row gets: codes int64 [B, n], places in OPERATIONS (identity where the coin says no), and values
+        float64 [B, n] in the units of `randaugment`."""
+        table, pool = self._tables(device)
+        choice, coin, number, side = draw_for("strong/randaugment").uniform(self.n, 4).unbind(-1)
+        if self.variant.levels == "magnitude":
+            number = torch.ones_like(number) if self.magnitude_mode == "constant" else number[:, :1].expand_as(number)
+            number = number * (self.magnitude / 30)
+        codes = pool[(choice * len(self.pool)).long()]
+        values = values_of(table, codes, level_of(number, self.variant.levels), side < 0.5)
+        return torch.where(coin < self.probability, codes, 0), values
+
+    def _cut(self, view: Tensor, draw_for: DrawFor) -> Tensor:
+        number = draw_for("strong/cutout").uniform(3)
+        part = number[:, 2] * self.cutout if self.variant.cutout_random else torch.full_like(number[:, 2], self.cutout)
+        box = box_mask(number[:, :2], part, *view.shape[2:]).float()
+        view = view.mul_(1 - box)  # products with 0 and 1 are exact, and faster than a masked write
+        for channel, level in enumerate(fill_for(view.shape[1], self.variant.cutout_fill)):
+            view[:, channel].add_(box[:, 0], alpha=level)
+        return view
+
+    def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Parameters and pool on the device, copied once: a copy in every step would make the host wait."""
+        if device not in self._on_device:
+            pool = torch.tensor([OPERATIONS.index(name) for name in self.pool], device=device)
+            self._on_device[device] = (self.variant.table().to(device), pool)
+        return self._on_device[device]
+
+
+def _pool(pool: Sequence[str] | None, exclude: Sequence[str]) -> tuple[str, ...]:
+    names = OPERATIONS if pool is None else tuple(pool)
+    for name in (*names, *exclude):
+        if name not in OPERATIONS:
+            raise UserError(f"strong view: operation '{name}' is unknown; {nearest(name, OPERATIONS)}")
+    kept = tuple(name for name in names if name not in exclude)
+    if not kept:
+        raise UserError(f"strong view: exclude={list(exclude)} leaves no operation of the pool, expected at least one")
+    return kept

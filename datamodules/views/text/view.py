@@ -1,0 +1,130 @@
+"""What a text view is: words are edited, assembled to subword ids, and the ids may be cut.
+
+    words [B, W] ─ edit ─ words [B, W] ─ assemble ─ ids, mask [B, L] ─ cut ─ ids, mask [B, L]
+
+Random numbers are drawn for the widest possible text and then sliced to the batch's width, so that a view
+does not depend on how a batch happened to be trimmed. Special tokens are never touched: they join after
+`edit`, and `cut` sees which ids come from the text.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from datamodules.randomness import Draw
+from datamodules.source import Source
+from datamodules.text.codec import Codec, Pieces
+
+DrawFor = Callable[[str], Draw]
+
+
+class TextView(nn.Module):
+    """Base of text views; called with a batch of words and `draw_for`, returns {"ids": int64, "mask": bool}
+    [B, L].
+
+    A subclass fills `edit`, `cut`, or both. `grows`: edited texts can have more ids than the original.
+    `fit` must be called once, with the encoded training texts, before the first batch.
+    """
+
+    grows: bool = False
+    codec: Codec
+
+    def fit(self, source: Source) -> None:
+        """Take the codec, and whatever statistics the view needs, from the training texts."""
+        self.codec = source.codec  # type: ignore[attr-defined]
+        self._home: torch.device | None = None
+
+    def edit(self, words: Tensor, draw_for: DrawFor) -> Tensor:
+        """Change words int64 [B, W]; real words stand on the left, 0 on the right, before and after."""
+        return words
+
+    def cut(self, pieces: Pieces, draw_for: DrawFor) -> Pieces:
+        """Change subword ids."""
+        return pieces
+
+    def forward(self, data: Mapping[str, Any], draw_for: DrawFor) -> dict[str, Tensor]:
+        words = data["words"].long()
+        if self._home != words.device:
+            self.to(words.device)
+            self._home = words.device
+        edited = self.edit(words, draw_for)
+        # A tokenizer that minds a word's place can need more ids even where words only move.
+        wide = self.grows or self.codec.tokenizer.sensitive
+        pieces = self.codec.assemble(edited, self.codec.room(words), data["width" if wide else "length"])
+        pieces = self.cut(pieces, draw_for)
+        return {"ids": pieces.ids, "mask": pieces.mask}
+
+    def word_uniform(self, draw_for: DrawFor, purpose: str, words: Tensor) -> Tensor:
+        """A uniform number for each word [B, W]."""
+        return draw_for(purpose).uniform(self.codec.max_words)[:, : words.shape[1]]
+
+
+class Raw(TextView):
+    """The text as it is: what evaluation sees."""
+
+
+class Weak(TextView):
+    """The text as it is, or with each word left out with probability `word_dropout` (one word always
+    stays).
+    """
+
+    def __init__(self, word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0):
+        super().__init__()
+        self.word_dropout = word_dropout
+
+    def edit(self, words: Tensor, draw_for: DrawFor) -> Tensor:
+        if self.word_dropout == 0:
+            return words
+        chances = self.word_uniform(draw_for, "drop", words)
+        return drop_words(words, chances, self.word_dropout)
+
+
+class Chain(TextView):
+    """Several views one after the other: all edits of words in order, then all cuts in order."""
+
+    def __init__(self, views: Sequence[TextView]):
+        super().__init__()
+        self.views = nn.ModuleList(views)
+        self.grows = any(view.grows for view in views)
+
+    def fit(self, source: Source) -> None:
+        super().fit(source)
+        for view in self.views:
+            view.fit(source)
+
+    def edit(self, words: Tensor, draw_for: DrawFor) -> Tensor:
+        for place, view in enumerate(self.views):
+            words = view.edit(words, _prefixed(draw_for, place))
+        return words
+
+    def cut(self, pieces: Pieces, draw_for: DrawFor) -> Pieces:
+        for place, view in enumerate(self.views):
+            pieces = view.cut(pieces, _prefixed(draw_for, place))
+        return pieces
+
+
+def _prefixed(draw_for: DrawFor, place: int) -> DrawFor:
+    """Two views of one kind in a chain draw different numbers."""
+    return lambda purpose: draw_for(f"{place}/{purpose}")
+
+
+def drop_words(words: Tensor, chances: Tensor, probability: float) -> Tensor:
+    """Leave out each word [B, W] with the given probability and close the gaps; one word of a text always
+    stays.
+
+    chances: uniform [B, W]. Where all words of a text would go, the one with the highest chance stays, which
+    is each of them equally often.
+    """
+    real = words > 0
+    best = torch.where(real, chances, -1.0).argmax(1, keepdim=True)
+    keep = (chances >= probability).scatter(1, best, True)
+    return close_gaps(torch.where(keep & real, words, 0))
+
+
+def close_gaps(words: Tensor) -> Tensor:
+    """Move real words [B, W] to the left, in order."""
+    order = (words == 0).to(torch.uint8).argsort(dim=1, stable=True)
+    return words.gather(1, order)

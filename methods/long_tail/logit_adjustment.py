@@ -1,0 +1,73 @@
+"""Logit adjustment in training. Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv 2007.07314."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+from recipes.step import Role, Step
+from recipes.terms import global_sum, world_size
+
+
+def adjusted(logits: Tensor, log_prior: Tensor, tau: float) -> Tensor:
+    """z + τ log π, in float32. logits: [N, C], log_prior: [C]."""
+    return logits.float() + tau * log_prior
+
+
+class RunningPrior(nn.Module):
+    """p ← a p + (1-a) mean q over the global batch, starting uniform: the class prior of the unlabeled stream."""
+
+    prior: Tensor
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.register_buffer("prior", torch.full((classes,), 1.0 / classes))
+
+    @torch.no_grad()
+    def update(self, probabilities: Tensor, momentum: float) -> None:
+        batch = global_sum(probabilities.mean(0)) / world_size()
+        self.prior.lerp_(batch, 1.0 - momentum)
+
+
+class LogitAdjustment(Method):
+    """L = CE(z + τ log π, y), π the class frequencies of the labeled training samples; predictions use raw z.
+
+    τ = 1 is Fisher-consistent for the balanced error and equals balanced softmax. Uses τ log π, not the authors'
+    log(π^τ + 1e-12), which floors large τ; a class without samples counts as one. Pseudo-labels, confidences,
+    averages and evaluation see raw logits.
+
+    adjust_unlabeled: adjust the loss on pseudo-labels too, by the running mean of the predicted probabilities
+    (momentum prior_momentum), for unlabeled data as long-tailed as the labels.
+    """
+
+    # after: the running prior is fed by the pseudo-labels that others have published in `terms`
+    declaration = Declaration(slots=("prior_correction",), tags=("adjusts_logits",), after=("unlabeled_loss",))
+
+    def __init__(
+        self,
+        tau: Annotated[float, Field(ge=0)] = 1.0,
+        adjust_unlabeled: bool = False,
+        prior_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999,
+    ):
+        self.tau, self.adjust_unlabeled, self.momentum = tau, adjust_unlabeled, prior_momentum
+
+    def build(self, recipe: Recipe) -> None:
+        if self.adjust_unlabeled:
+            priors = {name: RunningPrior(task.outputs) for name, task in recipe.tasks.items()}
+            recipe.method_modules[self.key] = nn.ModuleDict(priors)
+
+    def adjust(self, logits: Tensor, task: str, name: str, role: Role, recipe: Recipe) -> Tensor:
+        if role == "labeled":
+            return adjusted(logits, recipe.statistics.log_prior(task), self.tau)
+        if self.adjust_unlabeled:
+            prior = recipe.method_modules[self.key][task].prior
+            return adjusted(logits, torch.log(prior.clamp_min(1e-6)), self.tau)
+        return logits
+
+    def terms(self, step: Step, recipe: Recipe) -> None:
+        if self.adjust_unlabeled and not step.replay:
+            for task, believed in step.pseudo.items():
+                recipe.method_modules[self.key][task].update(believed.probabilities, self.momentum)

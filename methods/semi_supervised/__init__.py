@@ -1,0 +1,1 @@
+"""Learning from the unlabeled stream: consistency between views, pseudo-labels, averaged teachers."""

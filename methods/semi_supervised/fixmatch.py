@@ -1,0 +1,67 @@
+"""FixMatch. Sohn et al., Simplifying Semi-Supervised Learning with Consistency and Confidence, NeurIPS 2020,
+arXiv 2001.07685."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from methods.semi_supervised.consistency import confident, soft_targets
+from recipes.method import Declaration, Method
+from recipes.ramps import Ramp, Share
+from recipes.recipe import Recipe
+from recipes.step import PseudoLabels, Step
+from recipes.tasks import cross_entropy
+
+
+def pseudo_labels(weak_logits: Tensor, threshold: float) -> PseudoLabels:
+    """q = softmax(z_weak), ŷ = argmax q, m = 1[max q ≥ τ], all without gradient and in float32."""
+    q = soft_targets(weak_logits)
+    return PseudoLabels(q, q.argmax(1), confident(q, threshold))
+
+
+class FixMatch(Method):
+    """Lu = (1/U) Σ_b m_b H(ŷ_b, f(s(u_b))): the weak view's confident label teaches the strong view.
+
+    Targets come from the present student, in training mode, in the same forward as everything else. Masked samples
+    count in the denominator. The labels are the argmax of raw logits, whatever adjusts the logits of the loss.
+
+    threshold τ: .95; above 1 leaves supervised training. weight λ_u: 1. mask_reduction: `all` divides by U (paper),
+    `kept` by the number of confident samples of the global batch (a different, much stronger method early on).
+    warmup: share of the run on labels alone, for heads of few classes that start out confident by chance (ours; 0).
+    """
+
+    declaration = Declaration(
+        views={"unlabeled": ("weak", "strong")},
+        slots=("pseudo_labels",),
+        tags=("unlabeled_loss",),
+    )
+
+    def __init__(
+        self,
+        threshold: Annotated[float, Field(ge=0)] = 0.95,
+        weight: Annotated[float, Field(ge=0)] = 1.0,
+        mask_reduction: Literal["all", "kept"] = "all",
+        warmup: Share = 0.0,
+    ):
+        self.threshold, self.weight = threshold, weight
+        self.denominator: Literal["samples", "kept"] = "samples" if mask_reduction == "all" else "kept"
+        self.ramp = Ramp("constant", start=warmup)
+
+    def prepare(self, step: Step, recipe: Recipe) -> None:
+        step.request("unlabeled", "weak", grad=False)
+        step.request("unlabeled", "strong")
+
+    def terms(self, step: Step, recipe: Recipe) -> None:
+        for task in step.tasks:
+            believed = pseudo_labels(step.logits("unlabeled/weak", task), self.threshold)
+            step.believe(task, believed)
+            logits = step.loss_logits("unlabeled/strong", task, "pseudo")
+            step.term(
+                step.named(self.key, task),
+                cross_entropy(logits, believed.labels),
+                weight=self.weight * self.ramp(step.progress),
+                mask=believed.mask,
+                denominator=self.denominator,
+                task=task,
+            )

@@ -1,0 +1,56 @@
+"""Mean Teacher. Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017, arXiv 1703.01780."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from methods.semi_supervised.consistency import soft_targets, squared_distance
+from recipes.method import Declaration, Method, TeacherRequest
+from recipes.ramps import Ramp, RampKind, Share
+from recipes.recipe import Recipe
+from recipes.step import Step
+
+
+class MeanTeacher(Method):
+    """L = CE + w(t) · mean_i (1/C) ‖p(view1_i) - sg p'(view2_i)‖², p' the averaged teacher on its own weak view.
+
+    The student's pass carries the gradient, the teacher's none. teacher_mode=train (the authors'): the teacher runs
+    with dropout and batch statistics and keeps running statistics of its own; `eval` runs it with the student's
+    buffers. CE is a mean over the labeled batch (the authors divide by the whole mixed batch: multiply `weight` by
+    the ratio to reproduce). The teacher is what is evaluated.
+
+    weight: 50, linear over the first ramp_end=.4 of the run (the WRN-28-2 re-evaluations; the paper: 100, sigmoid).
+    ema_decay a: .999; ema_warmup uses min(1 - 1/(t+1), a).
+    """
+
+    def __init__(
+        self,
+        weight: Annotated[float, Field(ge=0)] = 50.0,
+        ramp: RampKind = "linear",
+        ramp_end: Share = 0.4,
+        ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999,
+        ema_warmup: bool = True,
+        teacher_mode: Literal["train", "eval"] = "train",
+        consistency_on: Literal["all", "unlabeled"] = "all",
+    ):
+        self.weight, self.ramp = weight, Ramp(ramp, end=ramp_end)
+        self.teacher = TeacherRequest(ema_decay, ema_warmup, "own" if teacher_mode == "train" else "copy")
+        self.streams = ("labeled", "unlabeled") if consistency_on == "all" else ("unlabeled",)
+
+    def declare(self) -> Declaration:
+        views = dict.fromkeys(self.streams, ("weak", "weak2"))
+        return Declaration(views=views, tags=("unlabeled_loss",), teacher=self.teacher, evaluates_teacher=True)
+
+    def prepare(self, step: Step, recipe: Recipe) -> None:
+        for stream in self.streams:
+            step.request(stream, "weak")
+            step.request(stream, "weak2", network="teacher")
+
+    def terms(self, step: Step, recipe: Recipe) -> None:
+        for task in step.tasks:
+            student = torch.cat([step.logits(f"{s}/weak", task) for s in self.streams])
+            teacher = torch.cat([step.logits(f"teacher:{s}/weak2", task) for s in self.streams])
+            values = squared_distance(torch.softmax(student, dim=1), soft_targets(teacher))
+            weight = self.weight * self.ramp(step.progress)
+            step.term(step.named(self.key, task), values, weight=weight, task=task)

@@ -1,0 +1,88 @@
+"""Π-Model. Laine and Aila, Temporal Ensembling for Semi-Supervised Learning, ICLR 2017, arXiv 1610.02242; several
+passes and mutual exclusivity after Sajjadi, Javanmardi and Tasdizen, NeurIPS 2016, arXiv 1606.04586."""
+
+from itertools import combinations
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from methods.semi_supervised.consistency import squared_distance
+from recipes.method import Declaration, Method
+from recipes.ramps import Ramp, RampKind, Share
+from recipes.recipe import Recipe
+from recipes.step import Step
+
+
+def stability(passes: list[Tensor]) -> Tensor:
+    """Σ_{j<k} (1/C) ‖f_j - f_k‖² over the passes' probabilities, [N]; gradient flows through all of them."""
+    return torch.stack([squared_distance(a, b) for a, b in combinations(passes, 2)]).sum(0)
+
+
+def mutual_exclusivity(p: Tensor) -> Tensor:
+    """-Σ_c p_c Π_{l≠c} (1 - p_l), [N]: smallest (-1) exactly at one-hot outputs.
+
+    The leave-one-out products come from cumulative products from both ends; dividing by 1 - p_c breaks at p_c = 1.
+    """
+    rest = 1.0 - p
+    one = torch.ones_like(rest[:, :1])
+    before = torch.cat([one, rest[:, :-1].cumprod(1)], dim=1)
+    after = torch.cat([rest[:, 1:].flip(1).cumprod(1).flip(1), one], dim=1)
+    return -(p * before * after).sum(1)
+
+
+class PiModel(Method):
+    """L = CE + w(t) · mean_i Σ_{j<k} (1/C)‖p_j(x_i) - p_k(x_i)‖² over independently drawn weak views.
+
+    Gradient flows through *both* branches, as in the papers; detach=True stops one, which halves the gradient in
+    expectation (Google's and USB's form). w(t) = weight · (M/N) · ramp: M/N is the labeled fraction, part of the
+    published weight 100 (8 at 4000 of 50000 labels); label_fraction=False leaves it out. The two-stream form: CE is a
+    mean over the labeled batch, the distance over labeled and unlabeled samples (consistency_on=all) or the latter.
+    On text with an identity as weak view the passes differ by dropout alone.
+
+    passes n: 2. exclusivity_weight λ of the mutual-exclusivity term: 0. ramp: sigmoid over the first ramp_end of the
+    run (80 of 300 epochs).
+    """
+
+    def __init__(
+        self,
+        weight: Annotated[float, Field(ge=0)] = 100.0,
+        label_fraction: bool = True,
+        ramp: RampKind = "sigmoid",
+        ramp_end: Share = 0.27,
+        passes: Annotated[int, Field(ge=2, le=8)] = 2,
+        exclusivity_weight: Annotated[float, Field(ge=0)] = 0.0,
+        consistency_on: Literal["all", "unlabeled"] = "all",
+        detach: bool = False,
+    ):
+        self.weight, self.label_fraction, self.detach = weight, label_fraction, detach
+        self.ramp, self.exclusivity_weight = Ramp(ramp, end=ramp_end), exclusivity_weight
+        self.views = ("weak", *(f"weak{i}" for i in range(2, passes + 1)))
+        self.streams = ("labeled", "unlabeled") if consistency_on == "all" else ("unlabeled",)
+
+    def declare(self) -> Declaration:
+        return Declaration(views=dict.fromkeys(self.streams, self.views), tags=("unlabeled_loss",))
+
+    def prepare(self, step: Step, recipe: Recipe) -> None:
+        for stream in self.streams:
+            for view in self.views:
+                step.request(stream, view)
+
+    def terms(self, step: Step, recipe: Recipe) -> None:
+        fraction = recipe.sizes["labeled"] / recipe.sizes["unlabeled"] if self.label_fraction else 1.0
+        ramp = self.ramp(step.progress)
+        for task in step.tasks:
+            passes = [self._probabilities(step, view, task) for view in self.views]
+            if self.detach:
+                passes[1:] = [p.detach() for p in passes[1:]]
+            values = stability(passes)
+            step.term(step.named(self.key, task), values, weight=self.weight * fraction * ramp, task=task)
+            if self.exclusivity_weight:
+                values = torch.stack([mutual_exclusivity(p) for p in passes]).sum(0)
+                name = step.named(f"{self.key}/exclusivity", task)
+                step.term(name, values, weight=self.exclusivity_weight * ramp, task=task)
+
+    def _probabilities(self, step: Step, view: str, task: str) -> Tensor:
+        logits = [step.logits(f"{stream}/{view}", task) for stream in self.streams]
+        return torch.softmax(torch.cat(logits), dim=1)

@@ -1,0 +1,90 @@
+"""UDA. Xie, Dai, Hovy, Luong and Le, Unsupervised Data Augmentation for Consistency Training, NeurIPS 2020,
+arXiv 1904.12848."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from methods.semi_supervised.consistency import entropy, kl_divergence, sharpen, soft_targets
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+from recipes.step import PseudoLabels, Step
+from recipes.tasks import one_hot
+
+Annealing = Literal["none", "linear", "exp", "log"]
+
+
+def annealing_threshold(kind: Annealing, fraction: float, classes: int) -> float:
+    """η = g(s)(1 - 1/C) + 1/C at the share s of the run: linear g = s, exp e^{5(s-1)}, log 1 - e^{-5s}."""
+    growth = {"linear": fraction, "exp": math.exp(5.0 * (fraction - 1.0)), "log": 1.0 - math.exp(-5.0 * fraction)}
+    return growth[kind] * (1.0 - 1.0 / classes) + 1.0 / classes
+
+
+class UDA(Method):
+    """Lu = (1/U) Σ_b m_b KL(sharpen(q_b, T) ‖ p(s(u_b))), q = sg p(w(u)), m = 1[max q > β] of the unsharpened q.
+
+    annealing (TSA) drops labeled samples whose p(y|x) exceeds η(t) and averages the rest, Σ kept CE / max(#kept, 1),
+    over the global batch. Sharpening acts on the target, masks on max q: several public codes lose one of the two.
+
+    threshold β: .8, temperature T: .4, weight λ: 1, annealing: none (vision; `linear` for text with few labels),
+    entropy_weight of mean H(p(w(u))), with gradient: 0.
+    """
+
+    declaration = Declaration(
+        views={"unlabeled": ("weak", "strong")},
+        slots=("pseudo_labels", "labeled_mask"),
+        tags=("unlabeled_loss",),
+    )
+
+    def __init__(
+        self,
+        threshold: Annotated[float, Field(ge=0)] = 0.8,
+        temperature: Annotated[float, Field(gt=0)] = 0.4,
+        weight: Annotated[float, Field(ge=0)] = 1.0,
+        annealing: Annealing = "none",
+        entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
+    ):
+        self.threshold, self.temperature, self.weight = threshold, temperature, weight
+        self.annealing, self.entropy_weight = annealing, entropy_weight
+
+    def prepare(self, step: Step, recipe: Recipe) -> None:
+        step.request("unlabeled", "weak", grad=self.entropy_weight > 0)
+        step.request("unlabeled", "strong")
+
+    def terms(self, step: Step, recipe: Recipe) -> None:
+        for task in step.tasks:
+            weak = step.logits("unlabeled/weak", task)
+            q = soft_targets(weak)
+            believed = PseudoLabels(q, q.argmax(1), (q.amax(1) > self.threshold).float())
+            step.believe(task, believed)
+            strong = step.loss_logits("unlabeled/strong", task, "pseudo")
+            values = kl_divergence(sharpen(weak, self.temperature), strong)
+            step.term(step.named(self.key, task), values, weight=self.weight, mask=believed.mask, task=task)
+            if self.entropy_weight:
+                name = step.named(f"{self.key}/entropy", task)
+                step.term(name, entropy(weak), weight=self.entropy_weight, task=task)
+            if self.annealing != "none":
+                self._anneal(step, task)
+
+    def _anneal(self, step: Step, task: str) -> None:
+        """Mask the supervised term: samples the model is surer of than η(t) teach nothing for now."""
+        supervised = step.terms[step.named("supervised", task)]
+        logits = step.logits("labeled", task)
+        classes = logits.shape[1]
+        kept = unsure(
+            logits,
+            step.inputs["labeled"].targets[task],
+            annealing_threshold(self.annealing, step.progress.fraction, classes),
+        )
+        supervised.mask = kept if supervised.mask is None else supervised.mask * kept
+        supervised.denominator = "kept"
+
+
+@torch.no_grad()
+def unsure(logits: Tensor, target: Tensor, threshold: float) -> Tensor:
+    """1[p(y|x) ≤ η], [N] float32; for dense targets p(y|x) is Σ_c t_c p_c."""
+    p = torch.softmax(logits, dim=1)
+    return ((p * one_hot(target, p.shape[1])).sum(1) <= threshold).float()

@@ -1,0 +1,96 @@
+"""From a composed config to the parts of a run: nothing here reads data or touches a device."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from datamodules.datamodule import StreamDataModule
+from recipes.composition import Composition, Situation, compose
+from recipes.method import Method
+from recipes.optimizers import OptimizerSettings
+from recipes.schedulers import Schedule
+from recipes.settings import TrainerSettings
+
+@dataclass
+class Assembly:
+    """The parts of a run, and the config they came from."""
+
+    config: DictConfig
+    datamodule: StreamDataModule
+    composition: Composition
+    trainer: TrainerSettings
+    optimizer: OptimizerSettings
+    scheduler: Schedule
+
+    def build_network(self, tasks: dict[str, int]) -> nn.Module:
+        """The network for heads of these widths, on the default device."""
+        build = instantiate(self.config.network, _partial_=True, _convert_="all")
+        if self.datamodule.vocab_size is not None and self.config.network.vocab_size is None:
+            build = partial(build, vocab_size=self.datamodule.vocab_size)
+        return build(info=self.datamodule.info, tasks=tasks)
+
+    def chosen(self, group: str) -> str:
+        """What was chosen of a config group, as the user said it."""
+        return str(OmegaConf.select(self.config, f"chosen.{group}") or group)
+
+    def sketch_network(self) -> nn.Module:
+        """The network without memory, for counting: classes that only the data tells count as two."""
+        tasks = {task: classes or 2 for task, classes in self.datamodule.info.tasks.items()}
+        with torch.device("meta"):
+            return self.build_network(tasks)
+
+
+def families(config: DictConfig) -> dict[str, str]:
+    """Config group of every chosen method, so that messages name methods as the user does."""
+    found = {}
+    for group, choice in (config.get("chosen") or {}).items():
+        for option in str(choice).strip("[]").split(","):
+            found[option.strip().strip("'\"")] = str(group)
+    return found
+
+
+def devices_of(settings: TrainerSettings) -> int:
+    """How many devices are asked for; 1 where Lightning decides."""
+    if isinstance(settings.devices, list):
+        return len(settings.devices) * settings.num_nodes
+    return settings.devices * settings.num_nodes if isinstance(settings.devices, int) else 1
+
+
+def assemble(config: DictConfig) -> Assembly:
+    """Instantiate data, methods and settings, and compose the methods. Raises UserError where they cannot meet."""
+    trainer: TrainerSettings = instantiate(config.trainer, _convert_="all")
+    datamodule: StreamDataModule = instantiate(config.data, _convert_="all")
+    methods: dict[str, Method] = {
+        str(key): instantiate(node, _convert_="all") for key, node in (config.get("methods") or {}).items()
+    }
+    situation = Situation(
+        kind=datamodule.kind,
+        views=frozenset(datamodule.view_names()),
+        data=str(OmegaConf.select(config, "chosen.data") or "data"),
+        accumulate=trainer.accumulate_grad_batches,
+        precision=str(trainer.precision),
+        devices=devices_of(trainer),
+        families=families(config),
+    )
+    composition = compose(methods, situation)
+    if datamodule.text is not None and datamodule.text.network is None and config.network.pretrained:
+        datamodule.text.network = config.network.name
+    datamodule.request(composition.streams)
+    return Assembly(
+        config=config,
+        datamodule=datamodule,
+        composition=composition,
+        trainer=trainer,
+        optimizer=instantiate(config.optimizer, _convert_="all"),
+        scheduler=instantiate(config.scheduler, _convert_="all"),
+    )
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The config as plain containers with every interpolation resolved."""
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]

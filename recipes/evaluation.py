@@ -1,0 +1,45 @@
+"""Metrics of evaluation: by task, for the reported network and for the raw one beside it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recipes.tasks import Task
+
+
+class Evaluator(nn.Module):
+    """Accumulates over batches and ranks. `both`: the reported network differs from the trained one, so both are
+    evaluated; the raw figures carry the prefix `raw/`.
+
+    Names: `PART/accuracy` with one task; `PART/TASK/accuracy` and their mean `PART/accuracy` with several.
+    """
+
+    def __init__(self, tasks: Sequence[Task], both: bool):
+        super().__init__()
+        self.names = [task.name for task in tasks]
+        self.variants = (False, True) if both else (False,)
+        self.reported = nn.ModuleDict({task.name: task.evaluation() for task in tasks})
+        self.raw = nn.ModuleDict({task.name: task.evaluation() for task in tasks} if both else {})
+        self.confusion: dict[str, Tensor] = {}
+
+    def update(self, raw: bool, logits: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
+        for name, metric in (self.raw if raw else self.reported).items():
+            metric.update(logits[name], targets[name])
+
+    def compute(self, part: str) -> dict[str, float]:
+        """All metrics of this part, and a clean slate for the next."""
+        values: dict[str, float] = {}
+        self.confusion = {name: metric.confusion.compute().cpu() for name, metric in self.reported.items()}
+        for raw in self.variants:
+            prefix = f"{part}/raw" if raw else part
+            by_task = {name: metric.compute() for name, metric in (self.raw if raw else self.reported).items()}
+            if len(by_task) > 1:
+                for name, metrics in by_task.items():
+                    values |= {f"{prefix}/{name}/{metric}": float(value) for metric, value in metrics.items()}
+            for metric in next(iter(by_task.values())):
+                mean = torch.stack([metrics[metric] for metrics in by_task.values() if metric in metrics]).mean()
+                values[f"{prefix}/{metric}"] = float(mean)
+        for metric in (*self.reported.values(), *self.raw.values()):
+            metric.reset()
+        return values

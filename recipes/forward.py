@@ -1,0 +1,63 @@
+"""One forward over everything a step names: concatenated, shared where equal, without a graph where none is needed."""
+
+import torch
+from torch import nn
+from torch.nn.functional import pad
+
+from recipes.batchnorm import BatchNorms
+from recipes.step import Embedded, Input, Output
+
+
+def concatenate(parts: list[Embedded]) -> Embedded:
+    """One batch of many; texts are padded on the right to the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    if parts[0].mask is None:
+        return Embedded(torch.cat([part.x for part in parts]))
+    length = max(part.x.shape[1] for part in parts)
+    x = [pad(part.x, (0, 0, 0, length - part.x.shape[1])) for part in parts]
+    mask = [pad(part.mask, (0, length - part.x.shape[1])) for part in parts if part.mask is not None]
+    return Embedded(torch.cat(x), torch.cat(mask))
+
+
+def split(output: Output, sizes: list[int]) -> list[Output]:
+    """The inverse of `concatenate`, on outputs."""
+    features = output.features.split(sizes)
+    logits = {task: values.split(sizes) for task, values in output.logits.items()}
+    return [Output(f, {task: logits[task][i] for task in logits}) for i, f in enumerate(features)]
+
+
+def _run(net: nn.Module, inputs: list[Input]) -> dict[str, Output]:
+    """Forward inputs in one pass; inputs that hold the very same tensor are forwarded once."""
+    if not inputs:
+        return {}
+    unique: dict[int, Embedded] = {}
+    for entry in inputs:
+        unique.setdefault(id(entry.embedded.x), entry.embedded)
+    outputs = split(net(concatenate(list(unique.values()))), [len(e.x) for e in unique.values()])
+    found = dict(zip(unique, outputs, strict=True))
+    return {entry.name: found[id(entry.embedded.x)] for entry in inputs}
+
+
+def forward_inputs(
+    inputs: dict[str, Input], student: nn.Module, teacher: nn.Module | None, norms: BatchNorms
+) -> dict[str, Output]:
+    """Outputs of all inputs by name, in as few forwards as their meaning allows.
+
+    Where the student normalises with batch statistics, all its counted inputs share one forward, whether they need a
+    graph or not. Without such layers a sample's output does not depend on its company, and those that need no graph
+    run apart and cost no backward. Uncounted inputs run apart and leave running statistics alone.
+    """
+    together = norms.use_batch_statistics
+    mine = [entry for entry in inputs.values() if entry.network == "student"]
+    counted = [entry for entry in mine if entry.counted or not together]
+    graph = [entry for entry in counted if entry.grad or together]
+    outputs = _run(student, graph)
+    if len(counted) < len(mine):
+        with norms.frozen():
+            outputs |= _run(student, [entry for entry in mine if not entry.counted])
+    with torch.no_grad():
+        outputs |= _run(student, [entry for entry in counted if not (entry.grad or together)])
+        if teacher is not None:
+            outputs |= _run(teacher, [entry for entry in inputs.values() if entry.network == "teacher"])
+    return outputs

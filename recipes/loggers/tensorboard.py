@@ -1,0 +1,96 @@
+"""TensorBoard: curves while the run goes; at its end the figures, the views and a row in the HPARAMS tab."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from recipes.loggers.files import scalars
+from recipes.report.atomic import jsonable
+from recipes.report.record import RunRecord
+
+
+class TensorBoard:
+    """Settings of `logger=tensorboard`; event files lie in `run_dir/tensorboard`.
+
+    flush_seconds: how long events may wait in memory. plots: whether the report's figures are logged at the end.
+    """
+
+    def __init__(self, flush_seconds: Annotated[int, Field(gt=0)] = 30, plots: bool = True):
+        self.flush_seconds, self.plots = flush_seconds, plots
+
+    def open(self, run_dir: str | Path, resume_step: int | None = None) -> "TensorBoardRun":
+        return TensorBoardRun(run_dir, self, resume_step)
+
+
+class TensorBoardRun(TensorBoardLogger):
+    """Lightning's logger with a fixed folder. A resumed run hides events of later steps, which it will log again."""
+
+    def __init__(self, run_dir: str | Path, settings: TensorBoard, resume_step: int | None = None):
+        purge = None if resume_step is None else resume_step + 1
+        super().__init__(
+            save_dir=run_dir,
+            name="",
+            version="tensorboard",
+            default_hp_metric=False,
+            flush_secs=settings.flush_seconds,
+            purge_step=purge,
+        )
+        self.settings, self.config, self.last_step = settings, {}, resume_step or 0  # type: ignore[var-annotated]
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        self.last_step = self.last_step if step is None else max(step, self.last_step)
+        super().log_metrics(scalars(metrics), self.last_step if step is None else step)
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: `start` writes the config, and `finish` the row that compares runs."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Nothing: the writer flushes every `flush_seconds`, and config.yaml lies in the run's folder already."""
+
+    @rank_zero_only
+    def start(self, config: Mapping[str, Any], plan: str) -> None:
+        """Config and plan as text."""
+        from omegaconf import OmegaConf
+
+        self.config = jsonable(dict(config))
+        self.experiment.add_text(
+            "config", _block(OmegaConf.to_yaml(OmegaConf.create(self.config))), self.last_step
+        )
+        self.experiment.add_text("plan", _block(plan), self.last_step)
+
+    @rank_zero_only
+    def finish(self, record: RunRecord, checkpoints: Mapping[str, str | Path]) -> None:
+        """Figures as images, and the config beside the final metrics for the HPARAMS tab."""
+        if self.settings.plots:
+            from PIL import Image
+
+            from recipes.report.figures import figures_png
+
+            for name, picture in figures_png(record).items():
+                pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+                self.experiment.add_image(f"report/{name}", pixels, self.last_step, dataformats="HWC")
+        TensorBoardLogger.log_hyperparams(
+            self, self.config, {f"final/{k}": v for k, v in record.final.items()}
+        )
+        self.experiment.flush()
+
+    @rank_zero_only
+    def close(self) -> None:
+        """Write what waits and close the file; harmless when nothing was logged."""
+        if self._experiment is not None:
+            self._experiment.close()
+            self._experiment = None
+
+
+def _block(text: str) -> str:
+    """Text as a Markdown code block, which is how TensorBoard keeps its line breaks."""
+    return "".join(f"    {line}\n" for line in text.splitlines())

@@ -1,0 +1,20 @@
+"""Networks: embed -> features -> heads, around any timm model and any Hugging Face encoder, and a few of our
+own."""
+
+from recipes.networks import cifar_resnet, digits_cnn, wide_resnet  # noqa: F401  (registers them with timm)
+from recipes.networks.build import build_network, default_name
+from recipes.networks.checkpoint import load_checkpoint
+from recipes.networks.image import ImageNetwork
+from recipes.networks.network import Network, linear_head, parameter_counts
+from recipes.networks.text import TextNetwork
+
+__all__ = [
+    "ImageNetwork",
+    "Network",
+    "TextNetwork",
+    "build_network",
+    "default_name",
+    "linear_head",
+    "load_checkpoint",
+    "parameter_counts",
+]

@@ -1,0 +1,88 @@
+"""From the config's network section to a network."""
+
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field
+
+from recipes.networks.checkpoint import load_checkpoint
+from recipes.networks.image import build_image
+from recipes.networks.network import Network
+from recipes.networks.text import SMALL, Pooling, build_text
+
+Side = Annotated[int, Field(ge=1)]
+
+
+class DataInfo(Protocol):
+    """What a data set says of itself before it is read; may have `mean` and `std` of its pixels as well."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None: ...
+
+
+def build_network(
+    info: DataInfo,
+    tasks: dict[str, int],
+    *,
+    name: str = "auto",
+    pretrained: bool = False,
+    checkpoint: str | None = None,
+    input_size: Side | list[Side] | None = None,
+    mean: float | list[float] | None = None,
+    std: float | list[float] | None = None,
+    pooling: Pooling = "mean",
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    options: dict[str, Any] | None = None,
+    vocab_size: Annotated[int, Field(ge=1)] | None = None,
+) -> Network:
+    """The network for data of a kind and shape, with one head a task, in training mode.
+
+    info: `kind` and, of images, `shape` (C, H, W). tasks: number of classes by task.
+    name: images: any timm model (`resnet50`, `vit_tiny_patch16_224`, `hf-hub:…`), ours among them
+        (`digits_cnn`, `wrn_28_2`, `wrn_28_8`, `wrn_37_2`, `resnet20_cifar`, `resnet32_cifar`,
+        `resnet56_cifar`). Text: a Hugging Face encoder by name or folder, or `roux_text_small`. `auto`: see
+        `default_name`.
+    pretrained: weights of timm or Hugging Face, through their own loading. checkpoint: a local file of
+        weights, loaded last (`load_checkpoint`).
+    input_size, mean, std: images only, see `build_image` and `resolve_moments`. pooling, vocab_size: text.
+    drop_rate: dropout before the heads. options: further arguments of the timm model (`bn_momentum`, `width`,
+        `drop_path_rate` …) or fields of the encoder's configuration.
+
+    Under `with torch.device("meta")` nothing is read but configurations and the names in a checkpoint.
+    Raises UserError for whatever of this does not fit.
+    """
+    name = default_name(info) if name == "auto" else name
+    network: Network
+    common: dict[str, Any] = {
+        "name": name, "pretrained": pretrained, "drop_rate": drop_rate, "options": options
+    }  # fmt: skip
+    if info.kind == "text":
+        network = build_text(tasks, pooling=pooling, vocab_size=vocab_size, **common)
+    elif info.shape is None:
+        raise ValueError("image data must say the shape (C, H, W) of a picture")
+    else:
+        size: dict[str, Any] = {"input_size": input_size, "mean": mean, "std": std}
+        follow = checkpoint is not None
+        network = build_image(
+            info.shape, tasks, data_moments=_moments(info), weights_follow=follow, **size, **common
+        )
+    if checkpoint is not None:
+        load_checkpoint(network, checkpoint, keep_moments=mean is not None or std is not None)
+    # Hugging Face hands encoders over in evaluation mode, and Lightning leaves modes as it finds them
+    return network.train()
+
+
+def default_name(info: DataInfo) -> str:
+    """`auto`: a network that suits the data and needs no files. Text: `roux_text_small`. Pictures by their
+    longer side: to 28 pixels `digits_cnn`, to 64 `wrn_28_2` (FixMatch's), beyond that `resnet18`."""
+    if info.kind == "text" or info.shape is None:
+        return SMALL
+    side = max(info.shape[1:])
+    return "digits_cnn" if side <= 28 else "wrn_28_2" if side <= 64 else "resnet18"
+
+
+def _moments(info: DataInfo) -> tuple[Any, Any] | None:
+    mean, std = getattr(info, "mean", None), getattr(info, "std", None)
+    return None if mean is None or std is None else (mean, std)

@@ -1,0 +1,68 @@
+"""`digits_cnn` (timm.create_model): four convolutions for grey pictures of 8×8 to 28×28, made for short runs
+on a CPU."""
+
+from typing import Any
+
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from recipes.networks.pooled import CIFAR_CFG, PooledNet, init_fan_out
+
+
+class DigitsNet(PooledNet):
+    """Four times 3×3 convolution, BatchNorm, LeakyReLU 0.1, of w, w, 2w, 2w channels; the second and the
+    fourth have stride 2, so that most of the work is done on a quarter and a sixteenth of the pixels. Global
+    average pooling.
+
+    width: w. bn_momentum 0.1, since its runs have hundreds of steps, not thousands. Weights: `init_fan_out`.
+    The weights lie channels-last, which alone makes it a quarter faster on a CPU.
+    """
+
+    def __init__(
+        self,
+        width: int = 32,
+        num_classes: int = 10,
+        in_chans: int = 1,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        bn_momentum: float = 0.1,
+    ):
+        super().__init__(drop_rate)
+        layers: list[nn.Module] = []
+        inputs = in_chans
+        for outputs, stride in ((width, 1), (width, 2), (2 * width, 1), (2 * width, 2)):
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(outputs, momentum=bn_momentum),
+                nn.LeakyReLU(0.1, inplace=True),
+            ]
+            inputs = outputs
+        self.layers = nn.Sequential(*layers)
+        self.num_features = inputs
+        self.reset_classifier(num_classes, global_pool)
+        init_fan_out(self)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "digits_cnn": {
+            **CIFAR_CFG,
+            "input_size": (1, 8, 8),
+            "pool_size": (2, 2),
+            "mean": (0.5,),
+            "std": (0.5,),
+            "first_conv": "layers.0",
+        }
+    }
+)
+
+
+@register_model
+def digits_cnn(pretrained: bool = False, **kwargs: Any) -> DigitsNet:
+    """Four convolutions of `width` to 2 · `width` channels."""
+    return build_model_with_cfg(DigitsNet, "digits_cnn", pretrained, **kwargs)

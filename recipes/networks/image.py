@@ -1,0 +1,161 @@
+"""Networks of pictures: any timm model behind a normalisation of its own."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from datamodules.errors import UserError, nearest
+from recipes.networks.meta import on_meta
+from recipes.networks.moments import Moments, resolve_moments
+from recipes.networks.network import Network
+from recipes.step import Embedded
+
+logger = logging.getLogger(__name__)
+
+
+class ImageNetwork(Network):
+    """timm backbone (num_classes=0) on pictures in [0, 1]; normalisation is the first thing `features` does.
+
+    backbone: module from [N, C, H, W] to [N, feature_dim]. mean, std: [C] each, in units of [0, 1] pixels;
+    buffers, so that they travel with the weights. input_size: (height, width) the backbone needs; other
+    pictures are resized (bilinear, antialiased) after normalisation. None takes pictures as they come. Memory
+    format is the caller's: channels-last pictures stay so.
+    """
+
+    kind = "image"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        tasks: dict[str, int],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        input_size: tuple[int, int] | None = None,
+        drop_rate: float = 0.0,
+    ):
+        super().__init__(feature_dim, tasks, drop_rate)
+        self.backbone = backbone
+        self.input_size = input_size
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def embed(self, view: Tensor) -> Embedded:
+        return Embedded(view)
+
+    def features(self, embedded: Embedded) -> Tensor:
+        x = (embedded.x - self.mean) / self.std
+        if self.input_size is not None and tuple(x.shape[-2:]) != self.input_size:
+            x = F.interpolate(x, self.input_size, mode="bilinear", align_corners=False, antialias=True)
+        return self.backbone(x)
+
+
+def build_image(
+    shape: tuple[int, int, int],
+    tasks: dict[str, int],
+    *,
+    name: str,
+    pretrained: bool = False,
+    input_size: int | Sequence[int] | None = None,
+    mean: Moments | None = None,
+    std: Moments | None = None,
+    data_moments: tuple[Moments, Moments] | None = None,
+    weights_follow: bool = False,
+    drop_rate: float = 0.0,
+    options: Mapping[str, Any] | None = None,
+) -> ImageNetwork:
+    """An ImageNetwork around the timm model `name` for pictures of `shape` (C, H, W).
+
+    input_size: side, or (height, width), that the backbone sees. None: the picture's own, except for a
+    pretrained model of fixed size (a ViT, say), which keeps the size of its weights. data_moments: (mean,
+    std) of the data set. weights_follow: a checkpoint will be loaded, so that the normalisation is chosen as
+    for pretrained weights.
+    Raises UserError for an unknown name or option, a size the model cannot take, weights that cannot be had.
+    """
+    channels = shape[0]
+    known = _configuration(name)
+    fixed = known is not None and known.fixed_input_size
+    own_size = known.input_size[1:] if fixed and pretrained else shape[1:]
+    height, width = _size(input_size) if input_size is not None else own_size
+    arguments = {"num_classes": 0, "in_chans": channels, **(options or {})}
+    if fixed:
+        arguments.setdefault("img_size", (height, width))
+    with torch.device("meta"):
+        skeleton = _create(name, arguments)
+        feature_dim = _probe(skeleton, name, (channels, height, width))
+    backbone = skeleton if on_meta() else _create(name, arguments, pretrained=pretrained)
+    own_moments = skeleton.pretrained_cfg if pretrained or weights_follow else None
+    mean, std = resolve_moments(channels, mean, std, own_moments, data_moments)
+    resize = (height, width) if fixed or input_size is not None else None
+    return ImageNetwork(
+        backbone, feature_dim, tasks, mean=mean, std=std, input_size=resize, drop_rate=drop_rate
+    )
+
+
+def _size(given: int | Sequence[int]) -> tuple[int, int]:
+    size = [given, given] if isinstance(given, int) else list(given)
+    if len(size) != 2 or min(size) < 1:
+        raise UserError(f"network.input_size={size}: expected one side or [height, width], each at least 1")
+    return size[0], size[1]
+
+
+def _configuration(name: str) -> Any:
+    """timm's record of a model (size, moments), None for one that lives on a hub or in a folder."""
+    if ":" in name:
+        return None
+    architecture = name.partition(".")[0]
+    if not timm.is_model(name):
+        hint = nearest(architecture, timm.list_models())
+        # all thousand of them would be no hint
+        hint = hint if hint.startswith("did you mean") else "timm.list_models() lists those it has"
+        raise UserError(f"network.name='{name}': timm has no such model; {hint}")
+    try:
+        return timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        hint = nearest(name, timm.list_models(architecture, include_tags=True))
+        raise UserError(f"network.name='{name}': '{architecture}' has no such weights; {hint}") from error
+
+
+def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -> Any:
+    """timm.create_model, with what a user may have got wrong in one line."""
+    try:
+        return timm.create_model(name, pretrained=pretrained, **arguments)
+    except Exception as error:
+        logger.debug("making '%s' failed", name, exc_info=True)
+        if pretrained or ":" in name:
+            raise UserError(
+                f"network.pretrained={str(pretrained).lower()}: '{name}' could not be had ({_line(error)}); "
+                "connect to the hub once, or set network.pretrained=false, or give a local file as network.checkpoint"
+            ) from error
+        options = {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans")}
+        raise UserError(f"network.name='{name}' with network.options={options}: {_line(error)}") from error
+
+
+def _probe(skeleton: nn.Module, name: str, shape: tuple[int, ...]) -> int:
+    """Width of a model's features, measured on the meta device: exact for every model, without arithmetic."""
+    try:
+        with torch.no_grad():
+            features = skeleton.eval()(torch.zeros(2, *shape))
+    except Exception as error:
+        raise UserError(
+            f"network.name='{name}' cannot take pictures of {'x'.join(map(str, shape))} ({_line(error)}); "
+            "set network.input_size to a size it can, or name another network"
+        ) from error
+    skeleton.train()
+    if features.ndim != 2:
+        raise UserError(
+            f"network.name='{name}': no pooled features; leave global_pool out of network.options"
+        )
+    return features.shape[1]
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

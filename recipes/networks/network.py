@@ -1,0 +1,84 @@
+"""embed -> features -> heads: what the engine and every method know of a network."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
+
+import timm.layers
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from datamodules.errors import UserError
+from recipes.step import Embedded, Output
+
+# normalise by moments of the batch while training, though they are no torch BatchNorm
+_BATCH_MOMENTS = (timm.layers.EvoNorm2dB0, timm.layers.EvoNorm2dB1, timm.layers.EvoNorm2dB2)
+
+
+class Network(nn.Module, ABC):
+    """A backbone between an embedding and one head a task.
+
+        embedded = network.embed(view)            everything continuous (attacks, mixing, noise) works here
+        features = network.features(embedded)     [N, feature_dim], pooled, before dropout and heads
+        logits   = network.heads[task](dropout(features))    [N, C]
+
+    `heads` is an ordinary ModuleDict: a method that wants another classifier (cosine, proxies, several
+    layers) replaces an entry by any module from [N, feature_dim] to [N, C]. `backbone` holds everything
+    before, so surgery and freezing look there.
+
+    feature_dim: D. tasks: number of classes by task name. drop_rate: dropout between features and heads, in
+    [0, 1). Raises UserError for a task name that cannot name a module.
+    """
+
+    kind: ClassVar[Literal["image", "text"]]
+    backbone: nn.Module
+
+    def __init__(self, feature_dim: int, tasks: dict[str, int], drop_rate: float = 0.0):
+        super().__init__()
+        self.feature_dim = feature_dim
+        self.dropout = nn.Dropout(drop_rate)
+        self.heads = nn.ModuleDict()
+        for task, classes in tasks.items():
+            if not task or "." in task or hasattr(self.heads, task):
+                raise UserError(
+                    f"task '{task}': torch cannot name a head so; call the task otherwise, e.g. '{task}_task'"
+                )
+            self.heads[task] = linear_head(feature_dim, classes)
+
+    @abstractmethod
+    def embed(self, view: Any) -> Embedded:
+        """The continuous input of a view, with gradient to whatever makes it."""
+
+    @abstractmethod
+    def features(self, embedded: Embedded) -> Tensor:
+        """Pooled features [N, feature_dim]."""
+
+    def forward(self, embedded: Embedded) -> Output:
+        features = self.features(embedded)
+        hidden = self.dropout(features)
+        return Output(features, {task: head(hidden) for task, head in self.heads.items()})
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether a sample's output depends now on the others of its forward: some BatchNorm is in training
+        mode or keeps no running statistics. Then forwarding two inputs apart is not forwarding them
+        together."""
+        return any(
+            module.training or getattr(module, "running_var", None) is None
+            for module in self.modules()
+            if isinstance(module, (_BatchNorm, *_BATCH_MOMENTS))
+        )
+
+
+def linear_head(features: int, classes: int) -> nn.Linear:
+    """Linear classifier: weights Glorot normal, std √(2 / (features + classes)), bias zero (as FixMatch has
+    it)."""
+    head = nn.Linear(features, classes)
+    nn.init.xavier_normal_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def parameter_counts(module: nn.Module) -> tuple[int, int]:
+    """Numbers of trainable and of frozen parameters; works on the meta device."""
+    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return trainable, sum(p.numel() for p in module.parameters()) - trainable

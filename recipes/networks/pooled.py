@@ -1,0 +1,71 @@
+"""What our own convolutional networks share: global average pooling, a linear classifier, timm's
+conventions."""
+
+import torch
+from timm.layers import SelectAdaptivePool2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CIFAR_CFG = {
+    "url": "",
+    "num_classes": 10,
+    "input_size": (3, 32, 32),
+    "pool_size": (8, 8),
+    "crop_pct": 1.0,
+    "interpolation": "bilinear",
+    "classifier": "fc",
+}
+
+
+class PooledNet(nn.Module):
+    """forward_features [N, C, H, W] -> [N, num_features, h, w]; forward_head pools and classifies.
+
+    A subclass builds its layers, sets `num_features`, calls `reset_classifier` and then `initialise`.
+
+    """
+
+    num_features: int
+    num_classes: int
+    fc: nn.Module
+
+    def __init__(self, drop_rate: float = 0.0):
+        super().__init__()
+        self.drop_rate = drop_rate
+
+    @property
+    def head_hidden_size(self) -> int:
+        return self.num_features
+
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
+        """num_classes = 0 takes the classifier off, global_pool = '' the pooling too."""
+        self.num_classes = num_classes
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+        width = self.num_features * self.global_pool.feat_mult()
+        self.fc = nn.Linear(width, num_classes) if num_classes > 0 else nn.Identity()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        raise AttributeError(f"{type(self).__name__} has no layers")
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = F.dropout(self.global_pool(x), self.drop_rate, self.training)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def init_fan_out(module: nn.Module) -> None:
+    """He et al. (arXiv:1502.01852), by the number of outputs: a convolution's weights are normal with
+    std √(2 / (k² · out)), a linear layer's Glorot normal, biases zero, BatchNorm 1 and 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            k = layer.kernel_size[0] * layer.kernel_size[1]
+            nn.init.normal_(layer.weight, std=(2 / (k * layer.out_channels)) ** 0.5)
+        elif isinstance(layer, nn.Linear):
+            nn.init.xavier_normal_(layer.weight)
+        bias = getattr(layer, "bias", None)
+        if isinstance(bias, torch.Tensor):
+            nn.init.zeros_(bias)

@@ -1,0 +1,119 @@
+"""Wide ResNets as FixMatch and its kin use them: `wrn_28_2`, `wrn_28_8`, `wrn_37_2` (timm.create_model).
+
+Zagoruyko and Komodakis 2016 (arXiv:1605.07146), in the form of Oliver et al. 2018 (arXiv:1804.09170):
+LeakyReLU 0.1, BatchNorm with a slow average, and in the very first block the activation before the shortcut
+branches off.
+"""
+
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recipes.networks.pooled import CIFAR_CFG, PooledNet, init_fan_out
+
+SLOPE = 0.1
+
+
+class PreactivationBlock(nn.Module):
+    """x + conv(act(bn(conv(act(bn(x)))))); with `activate_before_residual` the sum starts from act(bn(x)).
+
+    The shortcut is a 1×1 convolution where the width changes; it sees what the sum starts from.
+
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        activate_before_residual: bool,
+        bn_momentum: float,
+        bn_eps: float,
+    ):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs, momentum=bn_momentum, eps=bn_eps)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs, momentum=bn_momentum, eps=bn_eps)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.shortcut = (
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs else nn.Identity()
+        )
+        self.activate_before_residual = activate_before_residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.leaky_relu(self.bn1(x), SLOPE)
+        residual = self.conv2(F.leaky_relu(self.bn2(self.conv1(active)), SLOPE))
+        return self.shortcut(active if self.activate_before_residual else x) + residual
+
+
+class WideResNet(PooledNet):
+    """conv(16), `groups` groups of `blocks` blocks of 16k, 32k, 64k … channels, the first block of each group
+    after the first with stride 2; act(bn(·)) and global average pooling. The depth in the name is 1 + groups
+    + 2 · groups · blocks (Oliver et al. count the shortcuts' convolutions, not the classifier).
+
+    bn_momentum 0.001 and bn_eps 1e-3 in PyTorch's convention are FixMatch's: the running statistics need
+    several thousand steps, so a run of a few hundred must set bn_momentum=0.1, or it evaluates at chance.
+    Weights: `init_fan_out`. Differences from the TensorFlow original: convolutions have no bias (BatchNorm
+    follows or absorbs it), and stride 2 pads both sides alike.
+    """
+
+    def __init__(
+        self,
+        groups: int = 3,
+        blocks: int = 4,
+        width: int = 2,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        bn_momentum: float = 0.001,
+        bn_eps: float = 1e-3,
+    ):
+        super().__init__(drop_rate)
+        self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)
+        inputs, layers = 16, []
+        for group in range(groups):
+            outputs = 16 * width * 2**group
+            for block in range(blocks):
+                stride = 2 if group > 0 and block == 0 else 1
+                first = group == 0 and block == 0
+                layers.append(PreactivationBlock(inputs, outputs, stride, first, bn_momentum, bn_eps))
+                inputs = outputs
+        self.blocks = nn.Sequential(*layers)
+        self.bn = nn.BatchNorm2d(inputs, momentum=bn_momentum, eps=bn_eps)
+        self.num_features = inputs
+        self.reset_classifier(num_classes, global_pool)
+        init_fan_out(self)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.bn(self.blocks(self.conv1(x))), SLOPE)
+
+
+_CFG = {**CIFAR_CFG, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "first_conv": "conv1"}
+default_cfgs = generate_default_cfgs(
+    {
+        "wrn_28_2": _CFG,
+        "wrn_28_8": {**_CFG, "num_classes": 100},
+        "wrn_37_2": {**_CFG, "input_size": (3, 96, 96), "pool_size": (12, 12)},
+    }
+)
+
+
+@register_model
+def wrn_28_2(pretrained: bool = False, **kwargs: Any) -> WideResNet:
+    """WRN-28-2: FixMatch's for CIFAR-10 and SVHN."""
+    return build_model_with_cfg(WideResNet, "wrn_28_2", pretrained, **kwargs)
+
+
+@register_model
+def wrn_28_8(pretrained: bool = False, **kwargs: Any) -> WideResNet:
+    """WRN-28-8: FixMatch's for CIFAR-100."""
+    return build_model_with_cfg(WideResNet, "wrn_28_8", pretrained, **{"width": 8, **kwargs})
+
+
+@register_model
+def wrn_37_2(pretrained: bool = False, **kwargs: Any) -> WideResNet:
+    """WRN-37-2: a fourth group, FixMatch's for STL-10 of 96×96."""
+    return build_model_with_cfg(WideResNet, "wrn_37_2", pretrained, **{"groups": 4, **kwargs})

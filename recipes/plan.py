@@ -1,0 +1,106 @@
+"""What a run will do, in words, before it does anything: streams, views, order, slots, parameters, steps."""
+
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+from torch import nn
+
+from recipes.assembly import Assembly
+from recipes.composition import SLOTS, base_view
+from recipes.recipe import POINTS
+
+
+def count(parameters: list[nn.Parameter]) -> str:
+    return f"{sum(p.numel() for p in parameters):,}"
+
+
+def called(node: Any) -> str:
+    """A config node as a call, without arguments left at null: `Weak(flip=False, shift=0.125)`."""
+    if isinstance(node, ListConfig):
+        return f"[{', '.join(called(entry) for entry in node)}]"
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return str(node)
+    given = [f"{name}={called(value)}" for name, value in node.items() if name != "_target_" and value is not None]
+    return f"{node['_target_'].rpartition('.')[2]}({', '.join(given)})"
+
+
+def describe(assembly: Assembly, network: nn.Module) -> str:
+    """The plan as text. `network` may live on the meta device."""
+    sections = [
+        ("recipe", [assembly.chosen("recipe")]),
+        ("data", _data(assembly)),
+        ("streams and views", _streams(assembly)),
+        ("network", _network(assembly, network)),
+        ("methods, in order", _methods(assembly)),
+        ("slots", _slots(assembly)),
+        ("optimization", _optimization(assembly)),
+        ("evaluation", _evaluation(assembly)),
+    ]
+    lines = []
+    for title, content in sections:
+        lines += [title, *(f"  {line}" for line in content), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _data(assembly: Assembly) -> list[str]:
+    info, data = assembly.datamodule.info, assembly.config.data
+    shape = " x ".join(map(str, info.shape)) if info.shape else info.kind
+    heads = [f"{task} ({classes or '?'} classes)" for task, classes in info.tasks.items()]
+    lines = [f"{assembly.chosen('data')}: {shape}, {info.train_size or '?'} training samples, targets: {', '.join(heads)}"]
+    cuts = {"labels_per_class": None, "imbalance_factor": None, "label_noise": 0.0, "val_fraction": None}
+    said = [f"{key}={data[key]}" for key, neutral in cuts.items() if key in data and data[key] != neutral]
+    return lines + ([", ".join(said)] if said else [])
+
+
+def _streams(assembly: Assembly) -> list[str]:
+    sizes, views = assembly.datamodule.batch_sizes(), assembly.composition.views
+    made = assembly.config.data.views
+    lines = [f"{stream}: batch of {size}, views {', '.join(views[stream])}" for stream, size in sizes.items()]
+    used = sorted({base_view(name) for names in views.values() for name in names} | {"raw"})
+    return lines + [f"{name}: {called(made[name])}" for name in used if made.get(name)]
+
+
+def _network(assembly: Assembly, network: nn.Module) -> list[str]:
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    frozen = [p for p in network.parameters() if not p.requires_grad]
+    name = assembly.config.network.name
+    return [f"{name}: {count(trainable)} trainable parameters, {count(frozen)} frozen"]
+
+
+def _methods(assembly: Assembly) -> list[str]:
+    lines = []
+    for key, method in assembly.composition.methods.items():
+        points = ", ".join(point for point in POINTS if method.fills(point))
+        lines += [f"{key}: {called(assembly.config.methods[key])}", f"  takes part in: {points or 'evaluation'}"]
+    return lines or ["none: cross-entropy on the labeled stream"]
+
+
+def _slots(assembly: Assembly) -> list[str]:
+    slots = [f"{SLOTS.get(slot, slot)}: {key}" for slot, key in assembly.composition.slots.items()]
+    teacher = assembly.composition.teacher
+    if teacher:
+        warm = ", warmed up" if teacher.warmup else ""
+        slots.append(f"averaged network: decay {teacher.decay}{warm}, buffers {teacher.buffers}")
+    return slots or ["none taken"]
+
+
+def _optimization(assembly: Assembly) -> list[str]:
+    trainer = assembly.trainer
+    micro = trainer.accumulate_grad_batches
+    each = f", {micro} micro-batches each" if micro > 1 else ""
+    return [
+        f"{trainer.max_steps} steps{each}, precision {trainer.precision}, accelerator {trainer.accelerator}",
+        called(assembly.config.optimizer),
+        called(assembly.config.scheduler),
+    ]
+
+
+def _evaluation(assembly: Assembly) -> list[str]:
+    composition = assembly.composition
+    lines = [f"every {assembly.trainer.validation_interval} steps on the validation part, at the end on the test part"]
+    changed = [key for key, method in composition.methods.items() if method.fills("infer")]
+    if composition.evaluates_teacher:
+        lines.append("the averaged network is reported, the raw one beside it as raw/…")
+    elif changed:
+        lines.append("the raw network beside it as raw/…")
+    return lines + [f"logits changed at evaluation by: {', '.join(changed)}"] * bool(changed)

@@ -1,0 +1,219 @@
+"""The one training step: how a batch becomes a loss, and where methods take part.
+
+    batch → streams → views → prepare → one forward → adjust → terms → combine → (wrap_step) → after_step
+
+Everything is run from here; what a method may do at each point is told in `method.py`, what flows in `step.py`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from datamodules.randomness import Randomness, derive_seed
+from recipes.batchnorm import BatchNorms
+from recipes.composition import Composition
+from recipes.evaluation import Evaluator
+from recipes.forward import forward_inputs
+from recipes.meters import Meters
+from recipes.statistics import ClassStatistics
+from recipes.step import Embedded, Input, Progress, Role, Step, Stream
+from recipes.tasks import Task
+from recipes.teacher import Teacher
+
+MakeView = Callable[[Stream, str, Randomness], Any]
+MakeOptimizer = Callable[["Recipe"], tuple[Optimizer, Any]]
+POINTS = ("build", "prepare", "adjust", "terms", "combine", "wrap_step", "after_step", "infer")
+
+
+class Recipe(LightningModule):
+    """A network, its tasks and the methods composed for this run.
+
+    sizes are the numbers of samples by stream; make_view makes a view of a stream; make_optimizer returns the
+    optimizer and its scheduler by step; log_every is the number of optimizer steps between two transfers of metrics.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tasks: list[Task],
+        composition: Composition,
+        statistics: ClassStatistics,
+        sizes: dict[str, int],
+        make_view: MakeView,
+        make_optimizer: MakeOptimizer,
+        seed: int = 0,
+        total_steps: int = 1,
+        log_every: int = 50,
+    ):
+        super().__init__()
+        self.network, self.statistics, self.sizes, self.seed = network, statistics, sizes, seed
+        self.tasks = {task.name: task for task in tasks}
+        self.composition, self.total_steps, self.log_every = composition, total_steps, log_every
+        self._make_view, self._make_optimizer = make_view, make_optimizer
+        self.at = {point: composition.filling(point) for point in POINTS}
+        self.method_modules = nn.ModuleDict()
+        for method in self.at["build"]:
+            method.build(self)
+        self.norms = BatchNorms(network)
+        self.teacher = Teacher(network, composition.teacher) if composition.teacher else None
+        self.teacher_norms = BatchNorms(self.teacher.network) if self.teacher else None
+        self.evaluator = Evaluator(tasks, both=composition.evaluates_teacher or bool(self.at["infer"]))
+        self.meters, self.replaying, self.position = Meters(), False, 0
+        self.latest: dict[str, float] = {}
+        self.last_step: Step | None = None  # of the whole run, for the sheet of views on its page
+        self._step: Step | None = None
+
+    # -- the way of a batch ----------------------------------------------------------------------------------------
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        step = self.begin(batch)
+        step.add(Input("labeled", step.embedding("labeled", "weak"), dict(step.streams["labeled"].targets)))
+        for method in self.at["prepare"]:
+            method.prepare(step, self)
+        self.forward_inputs(step)
+        for task in self.tasks.values():
+            task.supervise(step)
+        for method in self.at["terms"]:
+            method.terms(step, self)
+        loss = self.combine(step)
+        if not self.replaying:
+            self.record(step, loss)
+        return loss
+
+    def begin(self, batch: dict[str, Any]) -> Step:
+        """Open a step: its streams, and randomness that is a function of its position in the run alone."""
+        position = batch["position"]
+        torch.manual_seed(derive_seed(self.seed, position, "network", self.global_rank))
+        self.position = position + 1
+        return Step(
+            streams={name: Stream(name, **fields) for name, fields in batch.items() if name != "position"},
+            randomness=Randomness(self.seed, position, self.global_rank, self.trainer.world_size, self.device),
+            make_view=self._make_view,
+            embed=self.embed,
+            adjust=self.adjust,
+            progress=Progress(self.trainer.global_step, self.total_steps),
+            tasks=tuple(self.tasks),
+            replay=self.replaying,
+        )
+
+    def embed(self, view: Any, network: str) -> Embedded:
+        """The continuous input of a view, for the student or the teacher."""
+        if network == "student":
+            return self.network.embed(view)
+        with torch.no_grad():
+            return self.teacher.network.embed(view)
+
+    def forward_inputs(self, step: Step) -> None:
+        teacher = self.teacher.network if self.teacher else None
+        with ExitStack() as stack:
+            # a replay repeats the batch: its statistics have been counted, the teacher's own as well
+            for norms in (self.norms, self.teacher_norms):
+                if self.replaying and norms is not None:
+                    stack.enter_context(norms.frozen())
+            step.outputs = forward_inputs(step.inputs, self.network, teacher, self.norms)
+
+    def adjust(self, logits: Tensor, task: str, name: str, role: Role) -> Tensor:
+        """The chain of training-time changes of the logits that losses see."""
+        for method in self.at["adjust"]:
+            logits = method.adjust(logits, task, name, role, self)
+        return logits
+
+    def combine(self, step: Step) -> Tensor:
+        """One scalar of all terms: their weighted sum, unless a method owns the combination."""
+        step.losses = {name: term.reduced() for name, term in step.terms.items()}
+        for method in self.at["combine"]:
+            return method.combine(step, self)
+        return sum(step.terms[name].weight * loss for name, loss in step.losses.items())
+
+    # -- the optimizer step ----------------------------------------------------------------------------------------
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Nest the methods' closures around Lightning's, innermost last; afterwards the once-a-step points."""
+        closure = optimizer_closure
+        for method in reversed(self.at["wrap_step"]):
+            closure = partial(method.wrap_step, closure, optimizer, self)
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        step, self._step = self._step, None
+        if step is None:
+            return
+        done = step.progress.step + 1
+        if self.teacher is not None:
+            self.teacher.update(self.network, done)
+        for method in self.at["after_step"]:
+            method.after_step(step, self)
+        if done == self.total_steps:
+            self.last_step = step
+        if done % self.log_every == 0 or done == self.total_steps:
+            self.publish(done, optimizer.param_groups[0]["lr"])
+
+    @contextmanager
+    def replay(self) -> Iterator[None]:
+        """Run the closure once more on the same batch: equal views and draws, nothing counted or logged twice."""
+        self.replaying = True
+        try:
+            yield
+        finally:
+            self.replaying = False
+
+    def configure_optimizers(self) -> Any:
+        optimizer, scheduler = self._make_optimizer(self)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # -- what is logged --------------------------------------------------------------------------------------------
+    def record(self, step: Step, loss: Tensor) -> None:
+        """Keep the step's numbers on the device: no host sync, no `self.log`."""
+        scalars = {"loss": loss, **step.losses, **step.scalars}
+        ratios = {}
+        for task, belief in step.pseudo.items():
+            for name, ratio in belief.diagnostics(step.streams["unlabeled"].targets.get(task)).items():
+                ratios[step.named(name, task)] = ratio
+        self.meters.add(scalars, ratios)
+        self._step = step
+
+    def publish(self, done: int, lr: float) -> None:
+        """One transfer: the means since the last one go to all loggers."""
+        values = {f"train/{name}": value for name, value in self.meters.flush().items()}
+        self.report(values | {"train/lr": lr}, done)
+
+    def report(self, values: dict[str, float], step: int) -> None:
+        self.latest |= values
+        for logger in self.loggers:
+            logger.log_metrics(values, step=step)
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+    def predict_logits(self, view: Any, raw: bool = False) -> dict[str, Tensor]:
+        """Logits by task, as the run reports them: averaged network where a method evaluates it, and inference-time
+        changes applied. `raw` is the trained network without any of that."""
+        averaged = self.composition.evaluates_teacher and not raw
+        network = self.teacher.network if averaged and self.teacher else self.network
+        logits = {task: values.float() for task, values in network(network.embed(view)).logits.items()}
+        for method in () if raw else self.at["infer"]:
+            logits = {task: method.infer(values, task, self) for task, values in logits.items()}
+        return logits
+
+    def evaluate(self, batch: dict[str, Any]) -> None:
+        view = self._make_view(Stream("evaluation", **batch), "raw", Randomness(self.seed, 0, device=self.device))
+        for raw in self.evaluator.variants:
+            self.evaluator.update(raw, self.predict_logits(view, raw), batch["targets"])
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.conclude("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.conclude("test")
+
+    def conclude(self, part: str) -> None:
+        values = self.evaluator.compute(part)
+        # callbacks (best checkpoint, pruning) read Lightning's own metrics; loggers hear it from us, on our step axis
+        self.log_dict(values, logger=False)
+        self.report(values, self.trainer.global_step)

@@ -1,0 +1,238 @@
+"""What a terminal shows: a bar with the right total, one line a validation where there is no terminal, a final table."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from recipes.loggers.build import metrics_files
+from recipes.report.numbers import clock, paired, value_text
+
+SHOWN = (
+    ("train/loss", "loss"),
+    ("val/accuracy", "accuracy"),
+    ("val/raw/accuracy", "raw"),
+    ("val/loss", "val loss"),
+    ("train/mask_rate", "mask"),
+)
+
+
+class RouxProgressBar(ProgressBar):
+    """Progress of a fit in optimizer steps, from the first step of the run to `max_steps`, also after a resume.
+
+    On a terminal a bar, redrawn every `every` micro-batches and no more than ten times a second; elsewhere a line a
+    validation, and a line a minute where validations are rare. Numbers are those that `MetricsFiles` holds on the host
+    already: nothing is moved from the device for the bar. A micro-batch between redraws costs a comparison.
+
+    every: None for the trainer's `log_every_n_steps`. console: None for one on stdout.
+    """
+
+    def __init__(self, every: int | None = None, console: Console | None = None, quiet_seconds: float = 60.0):
+        super().__init__()
+        self.console = console or Console(file=sys.stdout)
+        self.every, self._every, self.quiet_seconds = every, every or 1, quiet_seconds
+        self._enabled, self._progress, self._task, self._side = True, None, None, None  # type: ignore[var-annotated]
+        self._started = self._spoken = self._drawn = 0.0
+        self._first = self._total = 0
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """A line above the bar."""
+        if self._enabled:
+            self.console.print(*args, **kwargs, markup=False, highlight=False)
+
+    # -- training --------------------------------------------------------------------------------------------------
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._every = self.every or max(trainer.log_every_n_steps, 1)
+        self._started = self._spoken = time.monotonic()
+        self._first, self._total = trainer.global_step, total_steps(trainer)
+        if self._enabled and self.console.is_terminal:
+            self._open()
+            assert self._progress is not None
+            self._task = self._progress.add_task(
+                "training", total=self._total or None, completed=self._first, numbers=""
+            )
+            self._draw(trainer, force=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % self._every or not self._enabled:
+            return
+        if self._progress is not None:
+            self._draw(trainer)
+        elif time.monotonic() - self._spoken > self.quiet_seconds:
+            self._say(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._progress is not None:
+            self._draw(trainer, force=True)
+            self._close()
+        elif self._enabled:
+            steps = trainer.global_step
+            self.print(
+                f"trained {steps}/{self._total or steps} steps in {clock(time.monotonic() - self._started)}"
+            )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._side_start("validation", sum(map(_finite, trainer.num_val_batches)))
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._side_advance()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._side_end()
+        if trainer.sanity_checking or not self._enabled:
+            return
+        if self._progress is not None and self._task is not None:
+            self._draw(trainer, force=True)
+        elif self._progress is None and trainer.training:
+            self._say(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._enabled and self.console.is_terminal:
+            self._open()
+        self._side_start("test", sum(map(_finite, trainer.num_test_batches)))
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._side_advance()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._side_end()
+        if self._task is None:
+            self._close()
+
+    # -- the bar ---------------------------------------------------------------------------------------------------
+    def _open(self) -> None:
+        if self._progress is None:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}", markup=False),
+                console=self.console,
+                auto_refresh=False,  # no thread beside the training
+                expand=True,
+            )
+            self._progress.start()
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = self._task = self._side = None
+
+    def _draw(self, trainer: Trainer, force: bool = False) -> None:
+        now = time.monotonic()
+        if self._progress is None or self._task is None or (not force and now - self._drawn < 0.1):
+            return
+        self._drawn = now
+        self._progress.update(self._task, completed=trainer.global_step, numbers=self._text(trainer))
+        self._progress.refresh()
+
+    def _side_start(self, name: str, total: int) -> None:
+        if self._progress is not None and total > 0:
+            self._side = self._progress.add_task(name, total=total, numbers="")
+
+    def _side_advance(self) -> None:
+        if self._progress is None or self._side is None:
+            return
+        self._progress.advance(self._side)
+        now = time.monotonic()
+        if now - self._drawn >= 0.1:
+            self._drawn = now
+            self._progress.refresh()
+
+    def _side_end(self) -> None:
+        if self._progress is not None and self._side is not None:
+            self._progress.remove_task(self._side)
+            self._progress.refresh()
+        self._side: TaskID | None = None
+
+    # -- the words -------------------------------------------------------------------------------------------------
+    def _say(self, trainer: Trainer) -> None:
+        self._spoken = time.monotonic()
+        self.print(f"step {trainer.global_step}/{self._total or '?'}  {self._text(trainer)}", soft_wrap=True)
+
+    def _text(self, trainer: Trainer) -> str:
+        """`loss 0.31  accuracy 95.93 %  41.3 steps/s  ETA 12 s`."""
+        files = metrics_files(trainer.loggers)
+        latest: Mapping[str, float] = files.latest if files is not None else {}
+        parts = [f"{label} {value_text(name, latest[name])}" for name, label in SHOWN if name in latest]
+        done, seconds = trainer.global_step - self._first, time.monotonic() - self._started
+        if done > 0 and seconds > 0:
+            parts.append(f"{done / seconds:.1f} steps/s")
+            left = self._total - trainer.global_step
+            parts += [f"ETA {clock(left * seconds / done)}"] if left > 0 else []
+        return "  ".join(parts)
+
+
+def _finite(batches: float) -> int:
+    return 0 if batches == float("inf") else int(batches)
+
+
+def total_steps(trainer: Trainer) -> int:
+    """Optimizer steps of the whole run: `max_steps`, or what the loaders give in `max_epochs`; 0 where endless."""
+    if trainer.max_steps > 0:
+        return trainer.max_steps
+    estimate = trainer.estimated_stepping_batches
+    return 0 if estimate == float("inf") else int(estimate)
+
+
+def final_table(final: Mapping[str, float], title: str = "") -> Table:
+    """Final values, test first; where the evaluated network is an average, the raw one's values stand beside it."""
+    rows = paired(final)
+    beside = any(raw is not None and value is not None for _, value, raw in rows)
+    table = Table(title=title or None, title_justify="left")
+    table.add_column("metric", overflow="fold")
+    table.add_column("averaged" if beside else "value", justify="right", no_wrap=True)
+    if beside:
+        table.add_column("raw", justify="right", no_wrap=True)
+    for name, value, raw in rows:
+        cells = [value, raw] if beside else [value if value is not None else raw]
+        shown = name if beside or value is not None else _raw_name(name)
+        table.add_row(shown, *("" if cell is None else value_text(name, cell) for cell in cells))
+    return table
+
+
+def _raw_name(name: str) -> str:
+    group, _, rest = name.partition("/")
+    return f"{group}/raw/{rest}"
+
+
+def print_final(final: Mapping[str, float], title: str = "", console: Console | None = None) -> None:
+    """Print `final_table`; names are printed as they are, without markup."""
+    (console or Console(file=sys.stdout, markup=False)).print(
+        final_table(final, title), markup=False, highlight=False
+    )

@@ -1,0 +1,65 @@
+"""What the engine knows about classes and samples: counts, priors, and tables with a row a sample."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from recipes.terms import world_size
+
+
+class ClassStatistics(nn.Module):
+    """Counts n_c of the labeled training samples of every task, as float32 buffers, equal on all ranks."""
+
+    def __init__(self, counts: dict[str, Tensor]):
+        super().__init__()
+        for task, n in counts.items():
+            self.register_buffer(f"counts_{task}", n.float())
+
+    def counts(self, task: str) -> Tensor:
+        """[C] number of labeled training samples a class."""
+        return self.get_buffer(f"counts_{task}")
+
+    def log_prior(self, task: str) -> Tensor:
+        """[C] log π_c with π_c = max(n_c, 1) / Σ n: a class without samples counts as one, never log 0."""
+        counts = self.counts(task)
+        return torch.log(counts.clamp_min(1.0) / counts.sum().clamp_min(1.0))
+
+
+def gather_rows(value: Tensor) -> Tensor:
+    """Rows of all ranks, in the order of the global batch; without gradient. Every rank holds equally many."""
+    if world_size() == 1:
+        return value.detach()
+    parts = [torch.empty_like(value) for _ in range(world_size())]
+    dist.all_gather(parts, value.detach().contiguous())
+    return torch.cat(parts)
+
+
+class SampleMemory(nn.Module):
+    """A table with one row a sample, addressed by the stable sample index; equal on all ranks and checkpointed.
+
+    A sample that stands twice in a global batch keeps its last value, on every device and number of ranks.
+    """
+
+    table: Tensor
+    writes: Tensor
+
+    def __init__(self, rows: int, shape: tuple[int, ...] = (), fill: float = 0.0, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.register_buffer("table", torch.full((rows, *shape), fill, dtype=dtype))
+        self.register_buffer("writes", torch.zeros(rows, dtype=torch.int64))
+
+    def read(self, index: Tensor) -> Tensor:
+        """[N, *shape] rows of the samples `index` [N]."""
+        return self.table[index]
+
+    @torch.no_grad()
+    def write(self, index: Tensor, value: Tensor) -> None:
+        """Store rows [N, *shape] of this rank's samples; `writes` counts the visits of a sample."""
+        index, value = gather_rows(index), gather_rows(value.to(self.table.dtype))
+        order = torch.arange(len(index), device=index.device)
+        # Equal samples all write the value of their last occurrence, so the order of writing does not matter.
+        same = index[:, None] == index[None, :]
+        last = torch.where(same, order, -1).amax(1)
+        self.table[index] = value[last]
+        first = torch.where(same, order, len(index)).amin(1) == order
+        self.writes.index_add_(0, index, first.long())

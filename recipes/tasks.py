@@ -1,0 +1,106 @@
+"""What a head is for: its loss on labeled samples and its metrics. Classification now; others fill the same seam."""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from recipes.step import Step
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """-Σ_c t_c log p_c for each sample, [N].
+
+    logits: [N, C]. target: [N] class indices (-1 gives loss 0), or dense [N, C] weights of classes.
+    """
+    if target.ndim == 1:
+        return F.cross_entropy(logits, target, reduction="none", ignore_index=-1)
+    return -(target * F.log_softmax(logits, dim=1)).sum(1)
+
+
+def one_hot(target: Tensor, classes: int) -> Tensor:
+    """Dense float32 [N, C] targets; dense ones pass through, and a missing label (-1) becomes a row of zeros."""
+    if target.ndim == 2:
+        return target
+    return F.one_hot(target.clamp_min(0), classes).float() * (target >= 0).unsqueeze(1)
+
+
+class Evaluation(Protocol):
+    """Metrics of one task, accumulated over batches and reduced over ranks."""
+
+    def update(self, logits: Tensor, target: Tensor) -> None: ...
+
+    def compute(self) -> dict[str, Tensor]: ...
+
+    def reset(self) -> None: ...
+
+
+class Task(Protocol):
+    """A named head: how wide it is, its supervised term, its evaluation."""
+
+    name: str
+    outputs: int
+
+    def supervise(self, step: Step) -> None: ...
+
+    def evaluation(self) -> nn.Module: ...
+
+
+class ClassificationEvaluation(nn.Module):
+    """accuracy = Σ_c n_cc / n; balanced_accuracy = mean over the classes that occur of n_cc / n_c; loss = mean
+    cross-entropy. The confusion matrix (rows: true classes) is kept for the page of the run."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.confusion = MulticlassConfusionMatrix(classes, ignore_index=-1)
+        self.loss = MeanMetric()
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        self.confusion.update(logits, target)
+        known = (target >= 0).float()
+        self.loss.update(cross_entropy(logits, target), known)
+
+    def compute(self) -> dict[str, Tensor]:
+        matrix = self.confusion.compute().float()
+        support, right = matrix.sum(1), matrix.diagonal()
+        recall = torch.where(support > 0, right / support.clamp_min(1), torch.zeros_like(right))
+        return {
+            "accuracy": right.sum() / support.sum().clamp_min(1),
+            "balanced_accuracy": recall.sum() / (support > 0).sum().clamp_min(1),
+            "loss": self.loss.compute(),
+        }
+
+    def reset(self) -> None:
+        self.confusion.reset()
+        self.loss.reset()
+
+
+class ClassificationTask:
+    """Cross-entropy over `classes` names. `partial`: some samples carry no label for this task (index -1); the mean is
+    then over the samples that do, counted over the global batch."""
+
+    def __init__(self, name: str, classes: list[str], partial: bool = False, weight: float = 1.0):
+        self.name, self.classes, self.partial, self.weight = name, classes, partial, weight
+        self.outputs = len(classes)
+
+    def supervise(self, step: Step) -> None:
+        """Add the supervised term: cross-entropy of the adjusted logits of the input `labeled`."""
+        target = step.inputs["labeled"].targets[self.name]
+        logits = step.loss_logits("labeled", self.name, "labeled")
+        present = None
+        if self.partial:
+            present = (target >= 0) if target.ndim == 1 else target.sum(1)
+        step.term(
+            step.named("supervised", self.name),
+            cross_entropy(logits, target),
+            weight=self.weight,
+            mask=present,
+            denominator="kept" if self.partial else "samples",
+            task=self.name,
+        )
+
+    def evaluation(self) -> ClassificationEvaluation:
+        return ClassificationEvaluation(self.outputs)

@@ -1,0 +1,96 @@
+"""Data configs show every argument, with the default that the code has or one of their own, and can be
+built."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+
+from datamodules.datamodule import StreamDataModule
+from datamodules.randomness import Randomness
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+VISION = ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
+
+
+def composed(name: str, *overrides: str):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(f"data/{name}", overrides=["+seed=3", *overrides])
+
+
+def nodes(node) -> list[dict]:
+    """All mappings with a _target_ in a tree."""
+    found = [node] if isinstance(node, dict) and "_target_" in node else []
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return found + [inner for child in children for inner in nodes(child)]
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_keys_are_those_of_the_signatures(name):
+    tree = OmegaConf.to_container(composed(name).data, resolve=True)
+    found = nodes(tree)
+    assert {node["_target_"].rsplit(".", 1)[1] for node in found} >= {
+        "StreamDataModule",
+        "Raw",
+        "Weak",
+        "Strong",
+    }
+    for node in found:
+        module, _, target = node["_target_"].rpartition(".")
+        if module.startswith("datamodules.views"):
+            pytest.importorskip(module, reason="the views of images are not installed here")
+        signature = inspect.signature(getattr(importlib.import_module(module), target))
+        assert set(node) - {"_target_"} == set(signature.parameters), target
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_what_a_config_leaves_alone_is_the_default_of_the_code(name):
+    data = OmegaConf.to_container(composed(name).data, resolve=True)
+    defaults = inspect.signature(StreamDataModule).parameters
+    own = {
+        "_target_",
+        "source",
+        "views",
+        "split_seed",
+        "seed",
+        "batch_size",
+        "unlabeled_ratio",
+        "num_workers",
+    }
+    for key in set(data) - own:
+        assert data[key] == defaults[key].default, key
+    assert data["split_seed"] == data["seed"] == 3
+
+
+@pytest.mark.parametrize(("name", "flip"), [
+    ("digits", False), ("mnist", False), ("fashion_mnist", True), ("cifar10", True), ("cifar100", True),
+])  # fmt: skip
+def test_only_pictures_with_a_meaningful_mirror_image_are_mirrored(name, flip):
+    views = composed(name).data.views
+    assert views.weak.flip is flip and views.strong.weak.flip is flip
+    assert composed(name, f"data.views.weak.flip={not flip}").data.views.strong.weak.flip is not flip
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_sources_are_built_without_data(name):
+    source = composed(name).data.source
+    assert instantiate(source).info().kind == "image" and get_class(source._target_)
+
+
+def test_digits_deliver_views_in_the_unit_interval():
+    pytest.importorskip("datamodules.views.image", reason="the views of images are not installed here")
+    data = instantiate(composed("digits", "data.labels_per_class=4").data, _convert_="all")
+    data.request({"unlabeled"})
+    data.place(0, 1, 2)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))["unlabeled"]
+    random = Randomness(seed=3, step=0)
+    for name in ("raw", "weak", "weak2", "strong", "strong2"):
+        view = data.make_view(batch, name, lambda purpose: random.draw(f"unlabeled/{purpose}", 96))
+        assert view.shape == (96, 1, 8, 8) and view.dtype == torch.float32
+        assert view.min() >= 0 and view.max() <= 1 and view.isfinite().all()
