@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar
 
+from omegaconf import OmegaConf
 from pydantic import Field
 from torch import nn, optim
 
@@ -46,7 +47,7 @@ class OptimizerSettings:
         """Arguments for the constructor beside lr and weight decay; `options` win."""
         shared = {"name", "lr", "weight_decay", "options"}
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
-        return own | dict(self.options)
+        return {name: _plain(value) for name, value in (own | dict(self.options)).items()}
 
     def factory_name(self) -> str:
         return self.factory
@@ -244,6 +245,12 @@ def optimizer_names() -> list[str]:
     from timm.optim import list_optimizers
 
     return sorted(set(map(str, list_optimizers())) - set(REFUSED) | set(FROM_TORCH))
+
+
+def _plain(value: Any) -> Any:
+    """A config's list as a tuple: the optimizer's state keeps it, and a checkpoint holds plain values only."""
+    value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

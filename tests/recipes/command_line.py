@@ -1,5 +1,5 @@
-"""A small world for tests of the command line: the repository's root config and settings, with its own data sets,
-recipes and methods, and a stand-in for the engine that notes what it was asked to run."""
+"""A small world for tests of the command line: the repository's root config and settings, with its own data
+sets, recipes and methods, and a stand-in for the engine that notes what it was asked to run."""
 
 import shutil
 import sys
@@ -19,7 +19,8 @@ FILES = {
     "logger/none.yaml": "# No logger beside the files\n{}\n",
     "recipe/supervised.yaml": "# @package _global_\n# Labels only\n{}\n",
     "recipe/fixmatch.yaml": "# @package _global_\n# Weak labels teach strong views\ndefaults:\n"
-    "  - override /semi_supervised: fixmatch\nmethods:\n  fixmatch:\n    tau: 0.9\ntrainer:\n  max_steps: 50\n",
+    "  - override /semi_supervised: fixmatch\nmethods:\n  fixmatch:\n    tau: 0.9\n"
+    "trainer:\n  max_steps: 50\n",
     "semi_supervised/fixmatch.yaml": "# @package methods.fixmatch\n# One threshold\n"
     "_target_: {here}.Threshold\ntau: 0.95\nweight: 1.0\n",
     "semi_supervised/mean_teacher.yaml": "# @package methods.mean_teacher\n# An averaged teacher\n"

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import write_configs
 
 from recipes.groups import CONFIGS, description
 from recipes.help import EXAMPLES, help_text
+from tests.recipes.command_line import write_configs
 
 REPOSITORY = CONFIGS.parent
 
@@ -45,7 +45,7 @@ def test_main_keys_show_their_defaults_and_comments(tmp_path):
 
 
 def test_help_of_the_repository_imports_nothing_heavy():
-    code = "import sys; from recipes.cli import main; assert main(['--help']) == 0; print('LOADED', *sys.modules)"
+    code = "import sys; from recipes.cli import main; main(['--help']); print('LOADED', *sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )

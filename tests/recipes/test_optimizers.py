@@ -5,10 +5,13 @@ The worked numbers: w = (1, 2), gradients (1, -2), (0.5, 1), (0.25, 0.5), learni
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
 from datamodules.errors import UserError
 from recipes import optimizers as o
+from recipes.groups import CONFIGS
 
 GRADIENTS = ((1.0, -2.0), (0.5, 1.0), (0.25, 0.5))
 WORKED = {
@@ -187,3 +190,11 @@ def test_mistakes_are_one_line(settings, message):
 def test_options_reach_the_optimizer():
     optimizer = o.build_optimizer(network(), o.SGD(options={"dampening": 0.5}))
     assert optimizer.defaults["dampening"] == 0.5
+
+
+def test_the_state_of_an_optimizer_made_from_a_config_is_plain(tmp_path):
+    settings = instantiate(OmegaConf.load(CONFIGS / "optimizer" / "adamw.yaml"), options={"amsgrad": True})
+    optimizer = o.build_optimizer(network(), settings)
+    torch.save(optimizer.state_dict(), tmp_path / "state")
+    loaded = torch.load(tmp_path / "state", weights_only=True)
+    assert loaded["param_groups"][0]["betas"] == (0.9, 0.999) and loaded["param_groups"][0]["amsgrad"] is True

@@ -1,4 +1,5 @@
-"""Validation of a composed tree: each kind of fault gives its line, all faults come at once, sound trees pass."""
+"""Validation of a composed tree: each kind of fault gives its line, all faults come at once, sound trees
+pass."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
