@@ -1,6 +1,8 @@
 """One run, from a validated config to a folder with everything a person wants to see of it."""
 
+import logging
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +99,21 @@ def build_recipe(assembly: Assembly) -> Recipe:
     )
 
 
+def quieten() -> None:
+    """Keep Lightning's advice and banners out of the way of what the run itself says."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for advice in (
+        ".*isinstance.treespec, LeafSpec.*",  # inside Lightning, with a newer torch
+        ".*smaller than the logging interval.*",  # we log ourselves
+        ".*in eval mode at the start of training.*",  # an averaged network is meant to be
+        ".*Checkpoint directory .* exists and is not empty.*",  # resuming
+    ):
+        warnings.filterwarnings("ignore", message=advice)
+
+
 def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callbacks: list[Callback]) -> pl.Trainer:
     """Lightning's Trainer as the engine needs it: our samplers, validation by steps, gradients in evaluation."""
+    quieten()
     s = assembly.trainer
     return pl.Trainer(
         accelerator=s.accelerator,
