@@ -38,8 +38,15 @@ def records(path):
 
 
 def items(entries):
-    """Key-value entries of a record, nested keys joined by slashes."""
-    return {entry.key or ".".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
+    """Key-value entries of a record, nested where their keys are."""
+    found = {}
+    for entry in entries:
+        *outer, last = [entry.key] if entry.key else entry.nested_key
+        place = found
+        for key in outer:
+            place = place.setdefault(key, {})
+        place[last] = json.loads(entry.value_json)
+    return found
 
 
 @pytest.fixture
