@@ -150,6 +150,17 @@ class StreamDataModule(LightningDataModule):
         """int64 [C]: labeled training samples a class, by the labels that training sees."""
         return class_counts(self.parts["labeled"].targets[task], self.tasks[task])
 
+    def has_missing(self, task: str) -> bool:
+        """Whether some labeled samples carry no label (-1) for this task."""
+        return bool((self.parts["labeled"].targets[task] < 0).any())
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Tokens of the tokenizer; before setup the most it may have, None for images and unread tokenizers."""
+        if self.codec is not None:
+            return self.codec.tokenizer.size
+        return self.text.vocab_size if self.text is not None and self.text.pretrained is None else None
+
     # -- views -----------------------------------------------------------------------------------------------
     def make_view(self, stream: Any, name: str, draw_for: Callable[[str], Draw] | None = None) -> Any:
         """The view `name` of a batch of raw samples, on its device.

@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -155,7 +154,7 @@ def _describe_abstract(kind: Any, args: tuple[Any, ...]) -> str:
         return f"a list, each {describe(args[0])}"
     if name == "Mapping":
         return "a mapping"
-    return f"a node with _target_ that makes a {name}"
+    return f"a node with _target_ ({name})"
 
 
 def _bounds(metadata: tuple[Any, ...]) -> str:
@@ -183,8 +182,8 @@ def hint(value: Any, annotation: Any) -> str:
     if options:
         return suggestion(value, options)
     try:
-        plain = yaml.safe_load(value)
-    except yaml.YAMLError:
+        plain = json.loads(value)
+    except json.JSONDecodeError:
         return ""
     return "write it without quotes" if not isinstance(plain, str) and fits(plain, annotation) else ""
 

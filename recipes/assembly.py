@@ -1,10 +1,10 @@
 """From a composed config to the parts of a run: nothing here reads data or touches a device."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -15,18 +15,6 @@ from recipes.method import Method
 from recipes.optimizers import OptimizerSettings
 from recipes.schedulers import Schedule
 from recipes.settings import TrainerSettings
-
-FAMILIES = (
-    "semi_supervised",
-    "metric_learning",
-    "multi_task",
-    "long_tail",
-    "peft",
-    "adversarial",
-    "regularization",
-    "averaging",
-)
-
 
 @dataclass
 class Assembly:
@@ -41,7 +29,14 @@ class Assembly:
 
     def build_network(self, tasks: dict[str, int]) -> nn.Module:
         """The network for heads of these widths, on the default device."""
-        return instantiate(self.config.network, _partial_=True, _convert_="all")(info=self.datamodule.info, tasks=tasks)
+        build = instantiate(self.config.network, _partial_=True, _convert_="all")
+        if self.datamodule.vocab_size is not None and self.config.network.vocab_size is None:
+            build = partial(build, vocab_size=self.datamodule.vocab_size)
+        return build(info=self.datamodule.info, tasks=tasks)
+
+    def chosen(self, group: str) -> str:
+        """What was chosen of a config group, as the user said it."""
+        return str(OmegaConf.select(self.config, f"chosen.{group}") or group)
 
     def sketch_network(self) -> nn.Module:
         """The network without memory, for counting: classes that only the data tells count as two."""
@@ -50,19 +45,12 @@ class Assembly:
             return self.build_network(tasks)
 
 
-def chosen(group: str) -> str:
-    """What was chosen for a config group, as the user said it; the group's name where Hydra did not compose."""
-    if not HydraConfig.initialized():
-        return group
-    return str(HydraConfig.get().runtime.choices.get(group, group))
-
-
-def families() -> dict[str, str]:
+def families(config: DictConfig) -> dict[str, str]:
     """Config group of every chosen method, so that messages name methods as the user does."""
     found = {}
-    for group in FAMILIES:
-        for option in chosen(group).strip("[]").split(","):
-            found[option.strip().strip("'\"")] = group
+    for group, choice in (config.get("chosen") or {}).items():
+        for option in str(choice).strip("[]").split(","):
+            found[option.strip().strip("'\"")] = str(group)
     return found
 
 
@@ -83,13 +71,15 @@ def assemble(config: DictConfig) -> Assembly:
     situation = Situation(
         kind=datamodule.kind,
         views=frozenset(datamodule.view_names()),
-        data=chosen("data"),
+        data=str(OmegaConf.select(config, "chosen.data") or "data"),
         accumulate=trainer.accumulate_grad_batches,
         precision=str(trainer.precision),
         devices=devices_of(trainer),
-        families=families(),
+        families=families(config),
     )
     composition = compose(methods, situation)
+    if datamodule.text is not None and datamodule.text.network is None and config.network.pretrained:
+        datamodule.text.network = config.network.name
     datamodule.request(composition.streams)
     return Assembly(
         config=config,

@@ -188,6 +188,6 @@ def all_keys(tree: Any, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a tree, inner nodes too."""
     if isinstance(tree, DictConfig) and not tree._is_none() and not tree._is_missing():
         for name in tree:
-            key = f"{prefix}{name}"
+            key = f"{prefix}{name!s}"
             yield key
             yield from all_keys(tree._get_node(name), f"{key}.")

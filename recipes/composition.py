@@ -14,6 +14,8 @@ SLOTS = {
     "smoothing": "the smoothing of targets",
     "combine": "the combination of loss terms",
     "optimizer": "the optimizer",
+    "two_passes": "the second pass of a step",
+    "labeled_mask": "the mask of labeled samples",
 }
 
 

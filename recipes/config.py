@@ -62,9 +62,9 @@ def resolve_command(overrides: Sequence[str], root: Path = CONFIGS) -> Command:
             composed = compose_quietly(overrides)
         except REFUSALS as refusal:
             composed, faults = salvage(list(overrides), refusal)
-        if composed is None:
-            raise Faults(faults)
-        faults += several_choices(composed)
+        mixed = several_choices(overrides)
+        if composed is None or mixed:
+            raise Faults([*faults, *mixed])
         HydraConfig.instance().set_config(composed)
         with open_dict(composed):
             del composed["hydra"]
@@ -86,16 +86,14 @@ def settle(config: DictConfig, overrides: Sequence[str], faults: Sequence[str] =
     return Command(config, dropped)
 
 
-def several_choices(composed: DictConfig) -> list[str]:
+def several_choices(overrides: Sequence[str]) -> list[str]:
     """Faults of lists where a group takes one choice: Hydra would mix the files."""
-    choices = {str(group): choice for group, choice in composed.hydra.runtime.choices.items()}
-    chosen = {
-        group: choice for group, choice in choices.items() if group in SINGLE and str(choice).startswith("[")
-    }
-    return [
-        f"{group}={choice}: takes one choice, only families of methods take a list"
-        for group, choice in chosen.items()
+    lists = [
+        o
+        for o in overrides
+        if complaints.key_of(o) in SINGLE and o.partition("=")[2].lstrip().startswith("[")
     ]
+    return [f"{text}: takes one choice, only families of methods take a list" for text in lists]
 
 
 def drop_leftovers(
@@ -154,9 +152,8 @@ def strict_search_path() -> Iterator[None]:
         except UserWarning as warning:
             missing = re.match(NO_FOLDER, str(warning))
             path = missing[1] if missing else str(warning)
-            raise ValueError(
-                f"hydra.searchpath: there is no '{path}'; give file:///FOLDER or pkg://PACKAGE"
-            ) from warning
+            line = f"hydra.searchpath: there is no '{path}'; give file:///FOLDER or pkg://PACKAGE"
+            raise ValueError(line) from None
 
 
 def loader() -> ConfigLoader:

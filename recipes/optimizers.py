@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar
 
+from omegaconf import OmegaConf
 from pydantic import Field
 from torch import nn, optim
 
@@ -46,7 +47,7 @@ class OptimizerSettings:
         """Arguments for the constructor beside lr and weight decay; `options` win."""
         shared = {"name", "lr", "weight_decay", "options"}
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
-        return own | dict(self.options)
+        return {name: _plain(value) for name, value in (own | dict(self.options)).items()}
 
     def factory_name(self) -> str:
         return self.factory
@@ -155,14 +156,13 @@ class LARS(OptimizerSettings):
 @dataclass(frozen=True, kw_only=True)
 class Adafactor(OptimizerSettings):
     """Second moments factored into rows and columns, β̂₂ = 1 - t^decay_rate, update clipped to an RMS of
-    `clip_threshold` and, with `scale_parameter`, scaled by RMS(w) (arXiv 1804.04235, the original's code)."""
+    `clip_threshold` (arXiv 1804.04235). The step is `lr` itself: timm scales it by RMS(w) only where it makes
+    its own learning rate, which our schedulers replace."""
 
     eps: Rate = 1e-30
-    eps_scale: Rate = 1e-3
     clip_threshold: Rate = 1.0
     decay_rate: Annotated[float, Field(le=0)] = -0.8
     betas: Betas | None = None
-    scale_parameter: bool = True
     factory: ClassVar[str] = "adafactor"
 
 
@@ -245,6 +245,12 @@ def optimizer_names() -> list[str]:
     from timm.optim import list_optimizers
 
     return sorted(set(map(str, list_optimizers())) - set(REFUSED) | set(FROM_TORCH))
+
+
+def _plain(value: Any) -> Any:
+    """A config's list as a tuple: the optimizer's state keeps it, and a checkpoint holds plain values only."""
+    value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

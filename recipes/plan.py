@@ -1,8 +1,11 @@
 """What a run will do, in words, before it does anything: streams, views, order, slots, parameters, steps."""
 
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
 from torch import nn
 
-from recipes.assembly import Assembly, chosen
+from recipes.assembly import Assembly
 from recipes.composition import SLOTS, base_view
 from recipes.recipe import POINTS
 
@@ -11,10 +14,20 @@ def count(parameters: list[nn.Parameter]) -> str:
     return f"{sum(p.numel() for p in parameters):,}"
 
 
+def called(node: Any) -> str:
+    """A config node as a call, without arguments left at null: `Weak(flip=False, shift=0.125)`."""
+    if isinstance(node, ListConfig):
+        return f"[{', '.join(called(entry) for entry in node)}]"
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return str(node)
+    given = [f"{name}={called(value)}" for name, value in node.items() if name != "_target_" and value is not None]
+    return f"{node['_target_'].rpartition('.')[2]}({', '.join(given)})"
+
+
 def describe(assembly: Assembly, network: nn.Module) -> str:
     """The plan as text. `network` may live on the meta device."""
     sections = [
-        ("recipe", [chosen("recipe")]),
+        ("recipe", [assembly.chosen("recipe")]),
         ("data", _data(assembly)),
         ("streams and views", _streams(assembly)),
         ("network", _network(assembly, network)),
@@ -33,7 +46,7 @@ def _data(assembly: Assembly) -> list[str]:
     info, data = assembly.datamodule.info, assembly.config.data
     shape = " x ".join(map(str, info.shape)) if info.shape else info.kind
     heads = [f"{task} ({classes or '?'} classes)" for task, classes in info.tasks.items()]
-    lines = [f"{chosen('data')}: {shape}, {info.train_size or '?'} training samples, targets: {', '.join(heads)}"]
+    lines = [f"{assembly.chosen('data')}: {shape}, {info.train_size or '?'} training samples, targets: {', '.join(heads)}"]
     cuts = {"labels_per_class": None, "imbalance_factor": None, "label_noise": 0.0, "val_fraction": None}
     said = [f"{key}={data[key]}" for key, neutral in cuts.items() if key in data and data[key] != neutral]
     return lines + ([", ".join(said)] if said else [])
@@ -41,10 +54,10 @@ def _data(assembly: Assembly) -> list[str]:
 
 def _streams(assembly: Assembly) -> list[str]:
     sizes, views = assembly.datamodule.batch_sizes(), assembly.composition.views
-    made = assembly.datamodule.views
+    made = assembly.config.data.views
     lines = [f"{stream}: batch of {size}, views {', '.join(views[stream])}" for stream, size in sizes.items()]
     used = sorted({base_view(name) for names in views.values() for name in names} | {"raw"})
-    return lines + [f"{name}: {made[name]}" for name in used if name in made]
+    return lines + [f"{name}: {called(made[name])}" for name in used if made.get(name)]
 
 
 def _network(assembly: Assembly, network: nn.Module) -> list[str]:
@@ -58,9 +71,7 @@ def _methods(assembly: Assembly) -> list[str]:
     lines = []
     for key, method in assembly.composition.methods.items():
         points = ", ".join(point for point in POINTS if method.fills(point))
-        settings = assembly.config.methods[key]
-        values = ", ".join(f"{name}={value}" for name, value in settings.items() if name != "_target_")
-        lines += [f"{key}: {values}", f"  takes part in: {points or 'evaluation'}"]
+        lines += [f"{key}: {called(assembly.config.methods[key])}", f"  takes part in: {points or 'evaluation'}"]
     return lines or ["none: cross-entropy on the labeled stream"]
 
 
@@ -74,13 +85,13 @@ def _slots(assembly: Assembly) -> list[str]:
 
 
 def _optimization(assembly: Assembly) -> list[str]:
-    trainer, optimizer = assembly.trainer, assembly.optimizer
+    trainer = assembly.trainer
     micro = trainer.accumulate_grad_batches
     each = f", {micro} micro-batches each" if micro > 1 else ""
     return [
         f"{trainer.max_steps} steps{each}, precision {trainer.precision}, accelerator {trainer.accelerator}",
-        f"{optimizer}",
-        f"{assembly.scheduler}",
+        called(assembly.config.optimizer),
+        called(assembly.config.scheduler),
     ]
 
 

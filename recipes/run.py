@@ -172,7 +172,7 @@ def leave_behind(
     record = collect(assembly, recipe, loggers, plan, command, final)
     write_report(record, folder / "report.html")
     finish_loggers(loggers, record, {kind: folder / "checkpoints" / f"{kind}.ckpt" for kind in ("last", "best")})
-    print_final(record.final, folder)
+    print_final(record.final, title=str(folder))
 
 
 def uses_hooks(method: Method) -> bool:

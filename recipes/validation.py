@@ -26,6 +26,7 @@ ROOT: dict[str, Any] = {
     "dry_run": bool,
     "resume": str | None,
     "recipe": str,
+    "chosen": dict[str, str],
 }
 SECTIONS = ("data", "network", "optimizer", "scheduler", "trainer", "logger", "methods")
 REQUIRED = ("data", "network", "optimizer", "scheduler", "trainer")

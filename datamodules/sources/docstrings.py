@@ -25,25 +25,25 @@ from datamodules.errors import UserError, nearest
 from datamodules.source import DataInfo, Splits
 from datamodules.sources.text import split_source, text_source
 
-# Class -> top-level packages; the standard library is found by its folder.
+# Class -> top-level packages, from head to tail; the standard library is found by its folder.
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "python": (),
+    "transformers": ("transformers",),
     "torch": ("torch",),
     "sympy": ("sympy",),
-    "matplotlib": ("matplotlib",),
-    "transformers": ("transformers",),
     "scipy": ("scipy",),
-    "sklearn": ("sklearn",),
-    "networkx": ("networkx",),
-    "numpy": ("numpy",),
+    "python": (),
     "wandb": ("wandb",),
-    "pydantic": ("pydantic",),
-    "torchvision": ("torchvision",),
-    "timm": ("timm",),
-    "lightning": ("pytorch_lightning",),
     "torchmetrics": ("torchmetrics",),
-    "pillow": ("PIL",),
+    "timm": ("timm",),
+    "networkx": ("networkx",),
+    "sklearn": ("sklearn",),
+    "numpy": ("numpy",),
+    "torchvision": ("torchvision",),
+    "lightning": ("pytorch_lightning",),
+    "matplotlib": ("matplotlib",),
+    "pydantic": ("pydantic",),
     "rich": ("rich",),
+    "pillow": ("PIL",),
     "hydra": ("hydra", "omegaconf"),
 }
 
@@ -68,8 +68,9 @@ HEADER = re.compile(r":[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]+[rRuU]
 FILE_HEAD = re.compile(r"(?:[ \t\ufeff]*(?:#[^\n]*)?\n)*[ \t\ufeff]*[rRuU]?")
 
 SECTION = re.compile(
-    r"(parameters?|args?|arguments?|keyword arguments|returns?|yields?|raises|examples?|notes?|attributes|usage"
-    r"|references|see also|shape|inputs?|outputs?)\s*:*\s*(\n|$)|\.\. |[:@]\w+.*:|[-*+•] |\||>>>|```|\$ ",
+    r"(parameters?|args?|arguments?|keyword arguments|returns?|yields?|raises|examples?|notes?|attributes"
+    r"|usage|references|see also|inputs?|outputs?|shape)\s*:*\s*(\n|$)"
+    r"|\.\. |[:@]\w+.*:|[-*+•] |\||>>>|```|\$ ",
     re.IGNORECASE,
 )
 UNDERLINE = re.compile(r"\n\s*[-=~^*#]{3,}\s*(\n|$)")
@@ -83,13 +84,13 @@ NAME = re.compile(r"(?<![^\W_])(" + "|".join(map(re.escape, NAMES)) + r")(?![^\W
 class Docstrings:
     """Whose documentation is this? One text a docstring, one class a library.
 
-    per_library: texts of the largest library, by number of files; a library with a share s of its files has at
-    most sqrt(s) times as many. Sizes differ by two orders of magnitude; the root keeps their order and the long
-    tail, and leaves the smallest class enough to learn from. Files are read in a fixed pseudo-random order until
-    a library has its texts, which keeps loading at a few seconds.
+    per_library: texts of the largest library, by number of files; a library with a share s of its files
+        has at most sqrt(s) times as many. Sizes differ by two orders of magnitude; the root keeps their order
+        and the long tail, and leaves the smallest class enough to learn from. Files are read in a fixed
+        pseudo-random order until a library has its texts, which keeps loading at a few seconds.
     min_words: shorter texts are left out.
-    mask_names: the names of all libraries are replaced, in all texts, by the word `library`; with the name in the
-    text the label could be read off.
+    mask_names: the names of all libraries are replaced, in all texts, by the word `library`; with the name in
+        the text the label could be read off.
     test_fraction: held out of every class, the same texts in every run.
     libraries: the classes, in order; null for all of them.
 
@@ -187,9 +188,9 @@ def python_files(root: Path) -> list[Path]:
 def docstrings(file: Path) -> list[str]:
     """Docstrings of the module, its classes and functions.
 
-    Where all long strings of a file are delimited by three double quotes, cutting there finds them; parsing
-    the whole file gives the same texts and takes ten times as long, so it is left to files that are written
-    otherwise.
+    Where all long strings of a file are delimited by three double quotes, cutting there finds them (and,
+    rarely, a long string behind the colon of a dictionary). Parsing the whole file takes ten times as long
+    and is left to files that are written otherwise.
     """
     if file.stat().st_size > LARGEST_FILE:
         return []

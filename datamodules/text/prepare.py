@@ -13,10 +13,10 @@ from datamodules.text.tokenizer import load_tokenizer, train_tokenizer
 class Tokenize:
     """Chooses the tokenizer, numbers the words of all parts of a set, and gives the codec to each part.
 
-    tokenizer: `auto` takes that of `network` and trains one where that is null; `train` always trains one, on the
-    training texts alone; anything else is the name or folder of a Hugging Face tokenizer.
-    max_length: ids of a text, special tokens among them. vocab_size: ids of a trained tokenizer, at most.
-    network: name or folder of a pretrained encoder, null where the network starts from nothing.
+    tokenizer: `auto` takes that of `network` and trains one where that is null; `train` always trains one, on
+    the training texts alone; anything else is the name or folder of a Hugging Face tokenizer. max_length: ids
+    of a text, special tokens among them. vocab_size: ids of a trained tokenizer, at most. network: name or
+    folder of a pretrained encoder, null where the network starts from nothing.
     """
 
     def __init__(

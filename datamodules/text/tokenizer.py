@@ -4,15 +4,17 @@ Either is used for one thing, to say for every word of a text which subword ids 
 special tokens, padding, truncation) happens in `codec.py`, on the device, for a whole batch.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from datamodules.errors import UserError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ALPHABET = 200  # letters of a trained tokenizer; a text has others as [UNK]
 
 Ids = tuple[int, ...]
 Word = tuple[Ids, int, int]  # its subword ids, and where it starts and stops in the text
@@ -111,17 +113,44 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> TextTokeniz
     """A lower-case WordPiece of at most `vocab_size` ids (special tokens among them), trained on `texts`.
 
     Text is split as BERT's tokenizer does it (whitespace and punctuation). Equal texts give an equal
-    tokenizer.
+    tokenizer. The names of special tokens, where a text has them, are ordinary words.
     """
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    texts = list(texts)
+    backend = _wordpiece(models.WordPiece(unk_token="[UNK]"))
+    letters = _alphabet(texts, backend.normalizer)
+    # Left to itself the trainer numbers the inner letters in the order of a hash table, and breaks ties by
+    # number: two trainings on the same texts differ. Named in advance, all letters have fixed numbers.
+    fixed = [*SPECIAL, *(f"##{letter}" for letter in letters)]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL), limit_alphabet=200, show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=fixed,
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    ids = {token: backend.token_to_id(token) for token in SPECIAL}
+    # A fresh tokenizer, to which the fixed names are not special.
+    vocab = dict(sorted(backend.get_vocab().items(), key=lambda item: item[1]))
+    backend = _wordpiece(models.WordPiece(vocab=vocab, unk_token="[UNK]", max_input_chars_per_word=100))
     backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")]
+        single="[CLS] $A [SEP]", special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")]
     )
-    return wrap(backend, "trained", ids["[PAD]"], ids["[MASK]"])
+    return wrap(backend, "trained", vocab["[PAD]"], vocab["[MASK]"])
+
+
+def _wordpiece(model: models.WordPiece) -> Tokenizer:
+    """A tokenizer around the model that cleans and splits text as BERT's does."""
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    return backend
+
+
+def _alphabet(texts: list[str], normalizer: normalizers.Normalizer) -> list[str]:
+    """The commonest letters and signs of the texts, at most ALPHABET of them, sorted."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(normalizer.normalize_str(text))
+    ranked = sorted((-count, letter) for letter, count in counts.items() if not letter.isspace())
+    return sorted(letter for _, letter in ranked[:ALPHABET])

@@ -16,7 +16,8 @@ class DigitsNet(PooledNet):
     average pooling.
 
     width: w. bn_momentum 0.1, since its runs have hundreds of steps, not thousands. Weights: `init_fan_out`.
-    The weights lie channels-last, which alone makes it a quarter faster on a CPU.
+    Activations lie channels-last, which alone makes it a sixth faster on a CPU; weights do not, since
+    safetensors refuses to save such.
     """
 
     def __init__(
@@ -42,10 +43,13 @@ class DigitsNet(PooledNet):
         self.num_features = inputs
         self.reset_classifier(num_classes, global_pool)
         init_fan_out(self)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        # the first layer of one channel says nothing of an order; this one is faster from there on
+        x = self.layers[0](x).contiguous(memory_format=torch.channels_last)
+        for layer in self.layers[1:]:
+            x = layer(x)
+        return x
 
 
 default_cfgs = generate_default_cfgs(

@@ -133,7 +133,8 @@ def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -
         if pretrained or ":" in name:
             raise UserError(
                 f"network.pretrained={str(pretrained).lower()}: '{name}' could not be had ({_line(error)}); "
-                "connect to the hub once, or set network.pretrained=false, or give a local file as network.checkpoint"
+                "connect to the hub once, or set network.pretrained=false, or give a local file as "
+                "network.checkpoint"
             ) from error
         options = {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans")}
         raise UserError(f"network.name='{name}' with network.options={options}: {_line(error)}") from error

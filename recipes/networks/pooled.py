@@ -42,7 +42,7 @@ class PooledNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
         """num_classes = 0 takes the classifier off, global_pool = '' the pooling too."""
         self.num_classes = num_classes
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
         width = self.num_features * self.global_pool.feat_mult()
         self.fc = nn.Linear(width, num_classes) if num_classes > 0 else nn.Identity()
 

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from recipes.assembly import Assembly, chosen
+from recipes.assembly import Assembly
 from recipes.loggers.build import metrics_files
 from recipes.recipe import Recipe
 from recipes.report.record import RunRecord, ViewRow
@@ -33,7 +33,7 @@ def collect(
         final["val/accuracy_median20"] = median(validated[-20:])
     tasks = assembly.datamodule.tasks
     return RunRecord(
-        title=f"{chosen('recipe')} on {chosen('data')}",
+        title=f"{assembly.chosen('recipe')} on {assembly.chosen('data')}",
         command=shlex.join(["python", "train.py", *command]),
         plan=plan,
         config=OmegaConf.to_yaml(assembly.config, resolve=True),

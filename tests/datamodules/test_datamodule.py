@@ -267,3 +267,22 @@ def test_the_next_stage_starts_its_streams_anew(tmp_path):
     )  # fmt: skip
     trainer.fit(module, data)
     assert [entry[0] for entry in module.seen] == [0, 1, 2]
+
+
+def test_words_are_numbered_before_views_are_fitted_on_the_training_part():
+    happened = []
+
+    class Fitted:
+        def fit(self, source):
+            happened.append(("fit", len(source)))
+
+    def text(splits):
+        happened.append(("text", len(splits.train), len(splits.test)))
+        return "the codec"
+
+    data = StreamDataModule(source=Digits(), views={"weak": Fitted()}, text=text)
+    data.setup("fit")
+    data.setup("test")
+    assert happened == [("text", 1297, 500), ("fit", 1297)] and data.codec == "the codec"
+    with pytest.raises(ValueError, match="only texts"):
+        StreamDataModule(source=Digits()).decode({})

@@ -32,10 +32,14 @@ class TextView(nn.Module):
     grows: bool = False
     codec: Codec
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._home: torch.device | None = None
+
     def fit(self, source: Source) -> None:
         """Take the codec, and whatever statistics the view needs, from the training texts."""
         self.codec = source.codec  # type: ignore[attr-defined]
-        self._home: torch.device | None = None
+        self._home = None
 
     def edit(self, words: Tensor, draw_for: DrawFor) -> Tensor:
         """Change words int64 [B, W]; real words stand on the left, 0 on the right, before and after."""

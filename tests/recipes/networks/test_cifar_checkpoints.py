@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.errors import UserError
 from recipes.networks import build_network
 
 DATA = Path(os.environ.get("ROUX_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -16,7 +17,8 @@ PICTURES, WEIGHTS = DATA / "cifar10_test_lossless", DATA / "checkpoints_cifar10_
 INFO = SimpleNamespace(kind="image", shape=(3, 32, 32))
 
 pytestmark = pytest.mark.skipif(
-    not (PICTURES.is_dir() and WEIGHTS.is_dir()), reason=f"the CIFAR-10 pictures and weights are not in {DATA}"
+    not (PICTURES.is_dir() and WEIGHTS.is_dir()),
+    reason=f"the CIFAR-10 pictures and weights are not in {DATA}",
 )
 
 
@@ -54,7 +56,7 @@ def test_published_accuracy(
 
 
 def test_weights_of_another_depth_are_refused() -> None:
-    from datamodules.errors import UserError
-
     with pytest.raises(UserError, match=r"resnet20.*missing: backbone\.layer1\.3.* and \d+ more"):
-        build_network(INFO, {"label": 10}, name="resnet32_cifar", checkpoint=str(WEIGHTS / "resnet20-12fca82f.th"))
+        build_network(
+            INFO, {"label": 10}, name="resnet32_cifar", checkpoint=str(WEIGHTS / "resnet20-12fca82f.th")
+        )

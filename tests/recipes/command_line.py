@@ -1,0 +1,75 @@
+"""A small world for tests of the command line: the repository's root config and settings, with its own data
+sets, recipes and methods, and a stand-in for the engine that notes what it was asked to run."""
+
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import pytest
+from pydantic import Field
+
+from recipes.groups import CONFIGS, SINGLE, families
+
+FILES = {
+    "data/digits.yaml": "# Small digits\nroot: null\nbatch_size: 64  # labeled samples in a step\n",
+    "data/docstrings.yaml": "# Short texts\nroot: null\nbatch_size: 32\n",
+    "network/default.yaml": "# The default for the data\nname: small\n",
+    "logger/none.yaml": "# No logger beside the files\n{}\n",
+    "recipe/supervised.yaml": "# @package _global_\n# Labels only\n{}\n",
+    "recipe/fixmatch.yaml": "# @package _global_\n# Weak labels teach strong views\ndefaults:\n"
+    "  - override /semi_supervised: fixmatch\nmethods:\n  fixmatch:\n    tau: 0.9\n"
+    "trainer:\n  max_steps: 50\n",
+    "semi_supervised/fixmatch.yaml": "# @package methods.fixmatch\n# One threshold\n"
+    "_target_: {here}.Threshold\ntau: 0.95\nweight: 1.0\n",
+    "semi_supervised/mean_teacher.yaml": "# @package methods.mean_teacher\n# An averaged teacher\n"
+    "_target_: {here}.Threshold\ntau: 0.5\nweight: 1.0\n",
+    "peft/lora.yaml": "# @package methods.lora\n# Low rank\n_target_: {here}.LowRank\nrank: 4\n",
+}
+
+
+class Threshold:
+    def __init__(self, tau: Annotated[float, Field(ge=0, le=1)] = 0.95, weight: float = 1.0):
+        self.tau, self.weight = tau, weight
+
+
+class LowRank:
+    def __init__(self, rank: Annotated[int, Field(ge=1)] = 4):
+        self.rank = rank
+
+
+def write_configs(root: Path) -> Path:
+    """The repository's own groups of settings, and the files above beside them."""
+    own = {"optimizer", "scheduler", "trainer"}
+    for name in own:
+        shutil.copytree(CONFIGS / name, root / name)
+    shutil.copy(CONFIGS / "config.yaml", root)
+    for family in set(families()) - set(SINGLE):
+        (root / family).mkdir()
+        shutil.copy(CONFIGS / family / "none.yaml", root / family)
+    for name, text in FILES.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text.replace("{here}", __name__))
+    return root
+
+
+class Engine:
+    """Stands in for `recipes.run`."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[Any, list[str], list[str]]] = []
+        self.error: BaseException | None = None
+
+    def run(self, config: Any, command: list[str]) -> dict[str, float]:
+        self.runs.append((config, command, list(sys.argv)))
+        if self.error is not None:
+            raise self.error
+        return {"val/accuracy": 0.5, "test/accuracy": 0.4}
+
+
+def install(engine: Engine, patch: pytest.MonkeyPatch) -> Engine:
+    module = ModuleType("recipes.run")
+    module.run = engine.run  # type: ignore[attr-defined]
+    patch.setitem(sys.modules, "recipes.run", module)
+    return engine

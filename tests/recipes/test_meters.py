@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from recipes import meters as meters_module
+from recipes.meters import Meters
+
+
+def number(value: float) -> torch.Tensor:
+    return torch.tensor(value)
+
+
+def test_exact_means_and_ratios():
+    meters = Meters()
+    for loss, right, seen in ((1.0, 1.0, 2.0), (2.0, 0.0, 0.0), (6.0, 5.0, 6.0)):
+        meters.add({"loss": number(loss)}, {"accuracy": (number(right), number(seen))})
+    # the ratio of sums, not the mean of the batches' ratios
+    assert meters.flush() == {"loss": 3.0, "accuracy": 6 / 8}
+    assert meters.flush() == {}
+
+
+def test_names_may_appear_and_vanish():
+    meters = Meters()
+    meters.add({"loss": number(1.0)}, {})
+    meters.add({"loss": number(2.0), "extra": number(10.0)}, {})
+    meters.add({}, {"ratio": (number(1.0), number(4.0))})
+    meters.add({}, {})
+    meters.add({"loss": number(6.0)}, {"ratio": (number(2.0), number(2.0))})
+    assert meters.flush() == {"loss": 3.0, "extra": 10.0, "ratio": 0.5}
+
+
+def test_a_denominator_that_stays_zero_is_left_out():
+    meters = Meters()
+    meters.add({"loss": number(1.0)}, {"accuracy": (number(0.0), number(0.0))})
+    assert meters.flush() == {"loss": 1.0}
+
+
+def test_values_are_detached_and_kept_apart_from_later_changes():
+    meters, loss = Meters(), torch.tensor(2.0, requires_grad=True)
+    meters.add({"loss": loss}, {})
+    meters.add({"loss": loss * 2}, {})
+    assert all(not value.requires_grad for value in meters.sums.values())
+    with torch.no_grad():
+        loss.fill_(100.0)
+    assert meters.flush() == {"loss": 3.0}
+
+
+def test_one_reduction_and_one_transfer_a_flush(monkeypatch):
+    reduced = []
+    monkeypatch.setattr(meters_module, "global_sum", lambda value: reduced.append(value) or value)
+    meters = Meters()
+    for step in range(10):
+        meters.add({"loss": number(float(step))} | ({"late": number(1.0)} if step > 5 else {}), {})
+    assert reduced == []
+    assert meters.flush() == pytest.approx({"loss": 4.5, "late": 1.0})
+    assert [len(value) for value in reduced] == [6]
