@@ -61,15 +61,10 @@ def load_checkpoint(resume: str) -> dict[str, Any]:
     path = find_checkpoint(resume)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-    ) as error:
+    except pickle.UnpicklingError as error:
+        # torch's own words are a page about its switches
+        raise UserError(f"resume: '{path}' is no checkpoint: it holds other things than weights and numbers") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"resume: '{path}' is no checkpoint: {reason[:160].rstrip('.')}") from error
     missing = [key for key in CHECKPOINT_KEYS if not isinstance(content, dict) or key not in content]
