@@ -61,7 +61,7 @@ def check_jobs(argv: list[str], root: Path) -> None:
     """Validate the config of every job, the first included, whether its methods may meet, and the folders.
 
     Raises `Faults`."""
-    from recipes.assembly import assemble
+    from recipes.run import check
 
     overrides = list(get_args_parser().parse_args(argv).overrides)
     jobs = list(expand(overrides, root))
@@ -70,7 +70,7 @@ def check_jobs(argv: list[str], root: Path) -> None:
     for job in jobs:
         try:
             config = resolve_command(job, root).config
-            assemble(config)
+            check(config)
         except UserError as found:
             faults += str(found).splitlines()
             continue

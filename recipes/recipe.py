@@ -5,9 +5,10 @@
 Everything is run from here; what a method may do at each point is told in `method.py`, what flows in `step.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from recipes.composition import Composition
 from recipes.evaluation import Evaluator
 from recipes.forward import forward_inputs
 from recipes.meters import Meters
+from recipes.networks.network import Network
 from recipes.statistics import ClassStatistics
 from recipes.step import Embedded, Input, Progress, Role, Step, Stream
 from recipes.tasks import Task
@@ -40,8 +42,8 @@ class Recipe(LightningModule):
 
     def __init__(
         self,
-        network: nn.Module,
-        tasks: list[Task],
+        network: Network,
+        tasks: Sequence[Task],
         composition: Composition,
         statistics: ClassStatistics,
         sizes: dict[str, int],
@@ -102,7 +104,7 @@ class Recipe(LightningModule):
 
     def embed(self, view: Any, network: str) -> Embedded:
         """The continuous input of a view, for the student or the teacher."""
-        if network == "student":
+        if network == "student" or self.teacher is None:
             return self.network.embed(view)
         with torch.no_grad():
             return self.teacher.network.embed(view)
@@ -127,7 +129,7 @@ class Recipe(LightningModule):
         step.losses = {name: term.reduced() for name, term in step.terms.items()}
         for method in self.at["combine"]:
             return method.combine(step, self)
-        return sum(step.terms[name].weight * loss for name, loss in step.losses.items())
+        return reduce(add, (step.terms[name].weight * loss for name, loss in step.losses.items()))
 
     # -- the optimizer step ----------------------------------------------------------------------------------------
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:

@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from datamodules.datamodule import StreamDataModule
 from datamodules.randomness import Randomness
 from recipes.assembly import Assembly, assemble, plain
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
@@ -65,6 +64,11 @@ def run(config: DictConfig, command: list[str]) -> dict[str, float]:
         close_loggers(loggers, failed=True)
         raise
     return values
+
+
+def check(config: DictConfig) -> None:
+    """Raise UserError where the methods of a validated config may not meet; reads no data."""
+    assemble(config)
 
 
 def build_recipe(assembly: Assembly) -> Recipe:
@@ -161,7 +165,9 @@ def train(
     """Fit, test with the last weights, write what is left behind."""
     keep, watch = checkpoints(assembly, folder), Stopwatch()
     hooks = [m for m in recipe.composition.methods.values() if uses_hooks(m)]
-    bar = [RouxProgressBar(every=assembly.trainer.log_every * assembly.trainer.accumulate_grad_batches)] if assembly.trainer.progress_bar else []
+    settings = assembly.trainer
+    every = settings.log_every * settings.accumulate_grad_batches
+    bar = [RouxProgressBar(every)] if settings.progress_bar else []
     trainer = build_trainer(assembly, loggers, folder, [*keep, watch, *bar, *hooks])
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", OmegaConf.to_yaml(assembly.config, resolve=True))
