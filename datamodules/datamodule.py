@@ -37,7 +37,7 @@ class StreamDataModule(LightningDataModule):
         validation part; 0 for none.
     split_seed: seeds all cuts. seed: seeds the order of samples.
     num_workers: processes that fetch; 0 is right for sets in memory.
-    views: view objects by name, without a trailing digit.
+    views: view objects by name, without a trailing digit; null takes a view away.
     text: null for images; for text a function of the set's parts that numbers their words, gives the codec.
     """
 
@@ -74,7 +74,7 @@ class StreamDataModule(LightningDataModule):
             split_seed,
         )
         self.seed, self.num_workers = seed, num_workers
-        self.views: dict[str, Any] = dict(views or {})
+        self.views: dict[str, Any] = {name: view for name, view in (views or {}).items() if view is not None}
         self.text = text
         self.codec: Any = None
         self.info: DataInfo = source.info()

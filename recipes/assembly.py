@@ -5,15 +5,23 @@ from functools import partial
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.datamodule import StreamDataModule
+<<<<<<< HEAD
 from datamodules.text.prepare import Tokenize
 from recipes.composition import Composition, Situation, compose
 from recipes.method import Method
 from recipes.networks.network import Network
 from recipes.optimizers import OptimizerSettings
+=======
+from datamodules.errors import UserError
+from recipes.composition import Composition, Situation, compose
+from recipes.method import Method
+from recipes.optimizers import OptimizerSettings, check_optimizer
+>>>>>>> usertests
 from recipes.schedulers import Schedule
 from recipes.settings import TrainerSettings
 
@@ -63,13 +71,26 @@ def devices_of(settings: TrainerSettings) -> int:
     return settings.devices * settings.num_nodes if isinstance(settings.devices, int) else 1
 
 
+def make(node: DictConfig) -> Any:
+    """The object that a node describes. A `UserError` of its constructor comes out as it is, without Hydra's words."""
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as refusal:
+        cause: BaseException | None = refusal
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        raise cause or refusal from refusal
+
+
 def assemble(config: DictConfig) -> Assembly:
     """Instantiate data, methods and settings, and compose the methods. Raises UserError where they cannot meet."""
-    trainer: TrainerSettings = instantiate(config.trainer, _convert_="all")
-    datamodule: StreamDataModule = instantiate(config.data, _convert_="all")
-    methods: dict[str, Method] = {
-        str(key): instantiate(node, _convert_="all") for key, node in (config.get("methods") or {}).items()
-    }
+    trainer: TrainerSettings = make(config.trainer)
+    optimizer: OptimizerSettings = make(config.optimizer)
+    check_optimizer(optimizer)
+    datamodule: StreamDataModule = make(config.data)
+    check_views(datamodule)
+    check_batch(datamodule.batch_size, devices_of(trainer))
+    methods: dict[str, Method] = {str(key): make(node) for key, node in (config.get("methods") or {}).items()}
     situation = Situation(
         kind=datamodule.kind,
         views=frozenset(datamodule.view_names()),
@@ -88,9 +109,27 @@ def assemble(config: DictConfig) -> Assembly:
         datamodule=datamodule,
         composition=composition,
         trainer=trainer,
-        optimizer=instantiate(config.optimizer, _convert_="all"),
-        scheduler=instantiate(config.scheduler, _convert_="all"),
+        optimizer=optimizer,
+        scheduler=make(config.scheduler),
     )
+
+
+def check_batch(size: int, devices: int) -> None:
+    """Every rank takes an equal part of the batch. Raises UserError."""
+    if size % devices:
+        near = [n for n in (size - size % devices, size - size % devices + devices) if n]
+        raise UserError(
+            f"data.batch_size={size}: is the batch over all {devices} devices and must divide by their number; "
+            f"expected e.g. {' or '.join(map(str, near))}"
+        )
+
+
+def check_views(datamodule: StreamDataModule) -> None:
+    """Every run sees its labeled samples in the view `weak` and is evaluated on `raw`. Raises UserError."""
+    for name, use in (("weak", "labeled samples are trained on"), ("raw", "evaluation sees")):
+        if name not in datamodule.view_names():
+            have = ", ".join(sorted(datamodule.view_names())) or "none"
+            raise UserError(f"data.views.{name}: is null, and it is what {use}; expected a view (there are: {have})")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

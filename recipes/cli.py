@@ -43,6 +43,7 @@ def main(argv: Sequence[str], root: Path = CONFIGS) -> int:
     except UserError as error:
         return _complain(str(error).splitlines())
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -71,6 +71,8 @@ class Catalogue:
         methods = base.get("methods") or {}
         if parts[0] == "methods" and len(parts) > 1 and parts[1] not in methods:
             return absent_method(key, parts[1], list(map(str, methods)), self)
+        if parts[0] == "logger" and len(parts) > 1 and parts[1] in self.groups.get("logger", ()):
+            return f"{key}: logger '{parts[1]}' is not part of this run; add logger={parts[1]}"
         keys = [k for k in all_keys(base) if not k.startswith("hydra.")]
         parent = OmegaConf.select(base, ".".join(parts[:-1])) if len(parts) > 1 else None
         if isinstance(parent, DictConfig) and "_target_" not in parent and parts[0] != "methods" and len(parts) > 2:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -58,12 +58,17 @@ def _redirected(argument: str) -> str:
 
 
 def check_jobs(argv: list[str], root: Path) -> None:
+<<<<<<< HEAD
     """Validate the config of every job, the first included, whether its methods may meet, and the folders.
 
     Raises `Faults`."""
     from recipes.run import check
 
     overrides = list(get_args_parser().parse_args(argv).overrides)
+=======
+    """Validate the config of every job, the first included, and the folders. Raises `Faults`."""
+    overrides = _overrides(argv)
+>>>>>>> usertests
     jobs = list(expand(overrides, root))
     faults: list[str] = []
     folders: dict[str, int] = {}
@@ -88,6 +93,17 @@ def check_jobs(argv: list[str], root: Path) -> None:
         faults += [line for i in range(len(jobs)) for line in run_dir_faults(f"{sweep}/{i}")]
     if faults:
         raise Faults(list(dict.fromkeys(faults)))
+
+
+def _overrides(argv: list[str]) -> list[str]:
+    """The overrides among arguments that Hydra reads. Raises `UserError` for a flag that it does not have."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{' '.join(argv)}: {message}; keys are written KEY=VALUE without dashes, see --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return list(parser.parse_args(argv).overrides)
 
 
 def expand(overrides: list[str], root: Path) -> Iterator[list[str]]:

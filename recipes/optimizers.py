@@ -70,7 +70,7 @@ class SGD(OptimizerSettings):
     lr: Rate = 0.03
     weight_decay: NonNegative = 5e-4
     momentum: Beta = 0.9
-    nesterov: bool = False
+    nesterov: bool = True
     factory: ClassVar[str] = "momentum"
 
 
@@ -145,7 +145,7 @@ class LARS(OptimizerSettings):
     lr: Rate = 1.0
     weight_decay: NonNegative = 1e-4
     momentum: Beta = 0.9
-    nesterov: bool = False
+    nesterov: bool = True
     trust_coeff: Rate = 1e-3
     eps: Rate = 1e-8
     always_adapt: bool = True
@@ -210,17 +210,22 @@ def build_optimizer(
         raise UserError(
             "nothing to train: every parameter is frozen; add a method that trains or unfreeze the head"
         )
-    name = settings.factory_name()
-    make, known = _factory(name)
-    arguments = settings.arguments()
-    for argument in arguments.keys() - known:
-        raise UserError(
-            f"optimizer.options.{argument}: '{name}' has no such argument; {nearest(argument, known)}"
-        )
+    make = check_optimizer(settings)
+    name, arguments = settings.factory_name(), settings.arguments()
     try:
         return make(groups, lr=settings.lr, weight_decay=settings.weight_decay, **arguments)
     except (TypeError, ValueError, ImportError) as error:
         raise UserError(f"optimizer: '{name}' cannot be made with {arguments}: {error}") from error
+
+
+def check_optimizer(settings: OptimizerSettings) -> Callable[..., optim.Optimizer]:
+    """What makes the optimizer, from groups, rate, decay and the settings' arguments. Raises `UserError` for an
+    unknown name and for arguments that it does not have, before there is anything to optimise."""
+    name = settings.factory_name()
+    make, known = _factory(name)
+    for argument in settings.arguments().keys() - known:
+        raise UserError(f"optimizer.options.{argument}: '{name}' has no such argument; {nearest(argument, known)}")
+    return make
 
 
 def parameter_groups(

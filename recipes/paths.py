@@ -6,7 +6,10 @@ resumes.
 
 import os
 import pickle
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,24 @@ def run_dir_faults(run_dir: str, resume: str | None = None, reading: bool = Fals
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         return [f"run_dir: '{run_dir}' cannot be written: {reason} in '{ancestor}'"]
+
+
+@contextmanager
+def run_folder(folder: Path) -> Iterator[None]:
+    """Make the run's folder. A mistake of the user's that shows before there are metrics or checkpoints leaves the
+    disk as it was: what was written is taken away again."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    before = set(folder.iterdir()) if folder.is_dir() else set()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except UserError:
+        if not (folder / "metrics.csv").exists() and not (folder / "checkpoints").exists():
+            for entry in set(folder.iterdir()) - before:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            for path in missing:
+                path.rmdir()
+        raise
 
 
 def find_checkpoint(resume: str) -> Path:

@@ -37,7 +37,8 @@ class Recipe(LightningModule):
     """A network, its tasks and the methods composed for this run.
 
     sizes are the numbers of samples by stream; make_view makes a view of a stream; make_optimizer returns the
-    optimizer and its scheduler by step; log_every is the number of optimizer steps between two transfers of metrics.
+    optimizer and its scheduler by step; log_every is the number of optimizer steps between two transfers of metrics;
+    identity is kept in every checkpoint, so that a run of another kind does not resume from it.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Recipe(LightningModule):
         seed: int = 0,
         total_steps: int = 1,
         log_every: int = 50,
+        identity: dict[str, str] | None = None,
     ):
         super().__init__()
         self.network, self.statistics, self.sizes, self.seed = network, statistics, sizes, seed
@@ -70,6 +72,10 @@ class Recipe(LightningModule):
         self.latest: dict[str, float] = {}
         self.last_step: Step | None = None  # of the whole run, for the sheet of views on its page
         self._step: Step | None = None
+        self._identity = dict(identity or {})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["identity"] = self._identity
 
     # -- the way of a batch ----------------------------------------------------------------------------------------
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -1,29 +1,40 @@
 """One run, from a validated config to a folder with everything a person wants to see of it."""
 
 import logging
+import signal
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+<<<<<<< HEAD
+=======
+from datamodules.errors import UserError
+>>>>>>> usertests
 from datamodules.randomness import Randomness
 from recipes.assembly import Assembly, assemble, plain
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.method import Method
 from recipes.optimizers import build_optimizer
-from recipes.paths import find_checkpoint, load_checkpoint
+from recipes.paths import find_checkpoint, load_checkpoint, run_folder
 from recipes.plan import describe
 from recipes.recipe import Recipe
 from recipes.report.atomic import write_text
 from recipes.report.collect import collect
 from recipes.report.console import RouxProgressBar, print_final
 from recipes.report.page import write_report
+from recipes.resuming import check_resume, identity
 from recipes.schedulers import build_scheduler
+from recipes.settings import TrainerSettings
 from recipes.statistics import ClassStatistics
 from recipes.step import Stream
 from recipes.tasks import ClassificationTask
@@ -49,21 +60,38 @@ def run(config: DictConfig, command: list[str]) -> dict[str, float]:
     if config.dry_run:
         print(plan, end="")
         return {}
-    resume = find_checkpoint(config.resume) if config.resume else None
     folder = Path(config.run_dir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     assembly.datamodule.prepare_data()
     assembly.datamodule.setup()
     recipe = build_recipe(assembly)
-    done = load_checkpoint(config.resume)["global_step"] if resume else None
+    resume, done = None, None
+    if config.resume:
+        resume, checkpoint = find_checkpoint(config.resume), load_checkpoint(config.resume)
+        check_resume(checkpoint, config, recipe, assembly.trainer.max_steps)
+        done = int(checkpoint["global_step"])
     loggers = build_loggers(plain(config).get("logger"), folder, done)
+    with run_folder(folder), interruptible():
+        try:
+            return train(assembly, recipe, loggers, folder, resume, plan, command)
+        except BaseException:
+            close_loggers(loggers, failed=True)
+            raise
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C reaches the caller as `KeyboardInterrupt`: Lightning turns it into an exit and ignores the next ones."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
     try:
-        values = train(assembly, recipe, loggers, folder, resume, plan, command)
-    except BaseException:
-        close_loggers(loggers, failed=True)
-        raise
-    return values
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        if main_thread:
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from stop
 
 
 def check(config: DictConfig) -> None:
@@ -100,6 +128,7 @@ def build_recipe(assembly: Assembly) -> Recipe:
         seed=assembly.config.seed,
         total_steps=settings.max_steps,
         log_every=settings.log_every,
+        identity=identity(assembly.config),
     )
 
 
@@ -119,29 +148,43 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
     """Lightning's Trainer as the engine needs it: our samplers, validation by steps, gradients in evaluation."""
     quieten()
     s = assembly.trainer
-    return pl.Trainer(
-        accelerator=s.accelerator,
-        devices=s.devices,
-        num_nodes=s.num_nodes,
-        strategy=s.strategy,
-        precision=s.precision,
-        max_steps=s.max_steps,
-        accumulate_grad_batches=s.accumulate_grad_batches,
-        gradient_clip_val=s.gradient_clip_val,
-        gradient_clip_algorithm=s.gradient_clip_algorithm,
-        val_check_interval=s.validation_interval * s.accumulate_grad_batches,
-        check_val_every_n_epoch=None,
-        limit_val_batches=s.limit_val_batches,
-        deterministic=s.deterministic,
-        logger=loggers,
-        callbacks=callbacks,
-        default_root_dir=folder,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        inference_mode=False,
-        enable_model_summary=False,
-        enable_progress_bar=s.progress_bar,
-    )
+    with available(s):
+        return pl.Trainer(
+            accelerator=s.accelerator,
+            devices=s.devices,
+            num_nodes=s.num_nodes,
+            strategy=s.strategy,
+            precision=s.precision,
+            max_steps=s.max_steps,
+            accumulate_grad_batches=s.accumulate_grad_batches,
+            gradient_clip_val=s.gradient_clip_val,
+            gradient_clip_algorithm=s.gradient_clip_algorithm,
+            val_check_interval=s.validation_interval * s.accumulate_grad_batches,
+            check_val_every_n_epoch=None,
+            limit_val_batches=s.limit_val_batches,
+            deterministic=s.deterministic,
+            logger=loggers,
+            callbacks=callbacks,
+            default_root_dir=folder,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            inference_mode=False,
+            enable_model_summary=False,
+            enable_progress_bar=s.progress_bar,
+        )
+
+
+@contextmanager
+def available(s: TrainerSettings) -> Iterator[None]:
+    """Accelerators, strategies and precisions that this machine or this Lightning does not have are one line."""
+    try:
+        yield
+    except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".!")
+        names = ("accelerator", "devices", "strategy", "precision")
+        asked = [f"trainer.{n}={getattr(s, n)}" for n in names if getattr(s, n) != getattr(TrainerSettings, n)]
+        remedy = "expected what this machine has, as trainer.accelerator=auto finds it"
+        raise UserError(f"{', '.join(asked) or 'trainer'}: {reason}; {remedy}") from error
 
 
 def checkpoints(assembly: Assembly, folder: Path) -> list[ModelCheckpoint]:

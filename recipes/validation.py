@@ -73,7 +73,9 @@ def _child(node: Any, name: Any, key: str, faults: list[str]) -> Any:
         faults.append(f"{key}: has no value yet; give one: {key}=…")
     except OmegaConfBaseException as error:
         raw = OmegaConf.to_container(node, resolve=False)
-        faults.append(f"{key}: '{raw[name]}' does not resolve: {first_line(error)}")  # type: ignore[index,call-overload]
+        # OmegaConf names the class of the error first
+        reason = first_line(error).rpartition("resolving interpolation: ")[2]
+        faults.append(f"{key}: '{raw[name]}' does not resolve: {reason}")  # type: ignore[index,call-overload]
     return BROKEN
 
 

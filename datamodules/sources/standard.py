@@ -58,6 +58,15 @@ def brief_patience() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
+def drop_empty(places: Sequence[Path]) -> None:
+    """Remove folders that hold nothing but empty folders; anything else stays."""
+    for place in places:
+        if place.is_dir() and not place.is_symlink():
+            drop_empty(list(place.iterdir()))
+            with contextlib.suppress(OSError):  # not empty
+                place.rmdir()
+
+
 def fetch_set(
     make: Callable[..., Any], title: str, root: str | Path | None, looked_for: str
 ) -> tuple[Any, Any]:
@@ -73,11 +82,16 @@ def fetch_set(
             return tuple(make(place, train=train, download=False) for train in (True, False))
         except RuntimeError:
             continue  # torchvision's way of saying "not found or corrupted" for one place
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    before = set(folder.iterdir()) if folder.is_dir() else set()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with brief_patience():
             return tuple(make(folder, train=train, download=True) for train in (True, False))
     except (OSError, RuntimeError, EOFError) as error:
+        if folder.is_dir():
+            drop_empty([place for place in folder.iterdir() if place not in before])
+        drop_empty(missing)
         raise UserError(
             f"data.root={root or f'null ({folder})'}: no {title} there ({looked_for}), and "
             f"downloading it failed ({last_line(error)}); set data.root to a folder that holds it"

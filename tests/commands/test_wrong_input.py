@@ -1,0 +1,308 @@
+"""Wrong input of every kind: one line that names what, where and what to write instead; and nothing has happened."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from recipes.recipe import Recipe
+from tests.commands.command import QUIET, REPOSITORY, roux, snapshot, train, write_csv, write_pictures
+
+TEXT = "data=text_file"
+FILE = "data.source.train_file"
+TWO_STEPS = "trainer.max_steps=2"
+
+
+@pytest.fixture(autouse=True)
+def files(place):
+    """What lies where the user stands."""
+    (place / "empty.csv").write_text("")
+    (place / "header.csv").write_text("text,label\n")
+    write_csv(place / "one_class.csv", ["a"] * 9)
+    (place / "unlabeled.csv").write_text("text,label\nsome words,a\nmore words,\nother words,b\n")
+    (place / "columns.csv").write_text("txt,label\nsome words,a\nmore words,b\n")
+    (place / "file").write_text("a file, where a folder is asked for")
+    (place / "false.ckpt").write_bytes(b"no checkpoint")
+    torch.save({"a": 1}, place / "dict.ckpt")
+    (place / "nothing").mkdir()
+    write_pictures(place / "single" / "cat", 4)
+    for part, name in (("train", "cat"), ("test", "cat"), ("test", "mouse")):
+        write_pictures(place / "gap" / part / name, 4)
+    (place / "gap" / "train" / "mouse").mkdir()
+    for name in ("cat", "mouse"):
+        (place / "broken" / name).mkdir(parents=True)
+        for i in range(4):
+            (place / "broken" / name / f"{i}.png").write_bytes(b"no picture")
+
+
+MISTAKES = {
+    # the fifteen kinds
+    "unknown recipe": (["recipe=fixmtch"], "recipe=fixmtch: there is no recipe 'fixmtch'; did you mean 'fixmatch'?"),
+    "unknown method": (
+        ["regularization=mixp"], "regularization=mixp: there is no regularization 'mixp'; did you mean 'mixup'?"
+    ),
+    "unknown key": (["sed=1"], "sed: unknown key; did you mean 'seed'?"),
+    "key under a method that is not there": (
+        ["methods.mixup.alpha=2"], "methods.mixup.alpha: method 'mixup' is not part of this run; add regularization=mixup"
+    ),
+    "wrong type": (["trainer.max_steps=many"], "trainer.max_steps: got 'many', expected a whole number at least 1"),
+    "out of range": (
+        ["recipe=fixmatch", "methods.fixmatch.threshold=-1"],
+        "methods.fixmatch.threshold: got -1, expected a number at least 0",
+    ),
+    "two owners of a slot": (
+        ["regularization=[mixup,cutmix]"],
+        "regularization=mixup and regularization=cutmix both own the mixing of labeled inputs, "
+        "which only one method can: leave one out",
+    ),
+    "need unmet": (
+        ["recipe=fixmatch", "data.views.strong=null"],
+        "semi_supervised=fixmatch needs the view 'strong' of the unlabeled stream, data=digits makes raw, weak: "
+        "give it a data.views.strong",
+    ),
+    "unreadable data folder": (
+        ["data=image_folder", "data.root=nowhere"],
+        "data.root=nowhere does not exist; name the folder that holds the set, or one to download it to",
+    ),
+    "empty csv": ([TEXT, f"{FILE}=empty.csv"], "empty.csv: the file is empty; expected texts with labels"),
+    "labels missing from a class": (
+        ["data=image_folder", "data.root=gap"], "data: no training sample of class 'mouse' of task 'label'"
+    ),
+    "one class only": (
+        [TEXT, f"{FILE}=one_class.csv"], "one_class.csv: every label is 'a'; expected two or more classes"
+    ),
+    "text with a method for images": (
+        ["data=docstrings", "regularization=cutmix"],
+        "regularization=cutmix works on image data, but data=docstrings is text: leave one out",
+    ),
+    "output folder not writable": (
+        ["run_dir=file/run"], "run_dir: 'file/run' cannot be a folder: '{place}/file' is a file"
+    ),
+    "resume from no checkpoint": (
+        ["resume=false.ckpt"], "resume: 'false.ckpt' is no checkpoint: it holds other things than weights and numbers"
+    ),
+    # and more of them
+    "resume from another file of torch": (
+        ["resume=dict.ckpt"],
+        "resume: 'dict.ckpt' is no checkpoint of a run: it holds no state_dict, global_step, pytorch-lightning_version",
+    ),
+    "resume from nothing": (["resume=gone"], "resume: there is no 'gone'; name a run's folder or a .ckpt"),
+    "resume from a folder without a run": (
+        ["resume=nothing"], "resume: the folder 'nothing' holds no checkpoints/last.ckpt; name a run or a .ckpt"
+    ),
+    "a folder of the system": (
+        ["run_dir=/proc/roux/run"], "run_dir: '/proc/roux/run' cannot be written: No such file or directory in '/proc'"
+    ),
+    "csv without rows": ([TEXT, f"{FILE}=header.csv"], "header.csv: no rows; expected texts with labels"),
+    "csv without a label": (
+        [TEXT, f"{FILE}=unlabeled.csv"],
+        "unlabeled.csv:3: label missing (column 'label' is empty); expected one in every row",
+    ),
+    "csv without the column": (
+        [TEXT, f"{FILE}=columns.csv"], "columns.csv:2: no column 'text' for the text; did you mean 'txt'?"
+    ),
+    "no csv": ([TEXT, f"{FILE}=emty.csv"], "emty.csv: no such file; did you mean 'empty.csv'?"),
+    "no csv named": ([TEXT], f"{FILE}: has no value yet; give one: {FILE}=…"),
+    "pictures of one class": (
+        ["data=image_folder", "data.root=single"],
+        "data: task 'label' has only the class 'cat'; training needs at least two classes",
+    ),
+    "no folder of pictures named": (
+        ["data=image_folder"],
+        "data.root=null: data=image_folder needs the folder of the pictures, data.root=FOLDER",
+    ),
+    "a file as data folder": (
+        ["data=mnist", "data.root=file"],
+        "data.root=file is not a folder; name the folder that holds the set, or one to download it to",
+    ),
+    "more labels than there are": (
+        ["data.labels_per_class=500"],
+        "data.labels_per_class=500: class '8' has 113 training samples; expected at most 113",
+    ),
+    "too long a tail": (
+        ["data.imbalance_factor=1000"],
+        "data.imbalance_factor=1000 leaves no training sample of class '7'; the head has 128, expected at most that",
+    ),
+    "unknown optimizer": (
+        ["optimizer=sdg"],
+        "optimizer=sdg: there is no optimizer 'sdg'; did you mean 'sgd'?; "
+        "any other of timm's: optimizer=named optimizer.name=NAME",
+    ),
+    "unknown optimizer of timm's": (
+        ["optimizer=named", "optimizer.name=adamm"], "optimizer.name: there is no 'adamm'; did you mean 'adam'?"
+    ),
+    "unknown option of an optimizer": (
+        ["optimizer=adamw", "+optimizer.options.fusd=true"],
+        "optimizer.options.fusd: 'adamw' has no such argument; did you mean 'fused'?",
+    ),
+    "unknown scheduler": (
+        ["scheduler=cosin"], "scheduler=cosin: there is no scheduler 'cosin'; did you mean 'cosine'?"
+    ),
+    "unknown logger": (["logger=wndb"], "logger=wndb: there is no logger 'wndb'; did you mean 'wandb'?"),
+    "unknown logger in a list": (
+        ["logger=[tensorboard,wndb]"], "logger=wndb: there is no logger 'wndb'; did you mean 'wandb'?"
+    ),
+    "key of a logger that is not there": (
+        ["logger.wandb.mode=offline"], "logger.wandb.mode: logger 'wandb' is not part of this run; add logger=wandb"
+    ),
+    "wrong word": (
+        ["logger=wandb", "logger.wandb.mode=offlin"],
+        "logger.wandb.mode: got 'offlin', expected one of: online, offline, disabled or null; did you mean 'offline'?",
+    ),
+    "unknown network": (
+        ["network.name=resnet5O"], "network.name='resnet5O': timm has no such model; did you mean 'resnet50'?"
+    ),
+    "no weights": (
+        ["network.checkpoint=gone.pt"], "network.checkpoint=gone.pt: no such file"
+    ),
+    "unknown task": (
+        ["data.source.tasks=[label,parrity]"],
+        "data.source.tasks: got ['label', 'parrity'], expected a list, each one of: label, parity",
+    ),
+    "no task": (["data.source.tasks=[]"], "data.source.tasks=[]: name each task once, and at least one"),
+    "batch not divisible": (
+        ["data.batch_size=33", "trainer.devices=2"],
+        "data.batch_size=33: is the batch over all 2 devices and must divide by their number; expected e.g. 32 or 34",
+    ),
+    "evaluation without a view": (
+        ["data.views.raw=null"],
+        "data.views.raw: is null, and it is what evaluation sees; expected a view (there are: strong, weak)",
+    ),
+    "unknown strategy": (
+        ["trainer.strategy=dpp"],
+        "trainer.strategy=dpp: You selected an invalid strategy name: `strategy='dpp'`; "
+        "expected what this machine has, as trainer.accelerator=auto finds it",
+    ),
+    "a flag": (
+        ["--recipe=fixmatch"],
+        "--recipe=fixmatch: unrecognized arguments: --recipe=fixmatch; "
+        "keys are written KEY=VALUE without dashes, see --help",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_the_disk_as_it_was(kind, place):
+    arguments, line = MISTAKES[kind]
+    before = snapshot(place)
+    outcome = roux(*arguments)
+    assert outcome.lines == [f"error: {line.format(place=place)}"]
+    assert outcome.code == 2 and outcome.out == ""
+    assert snapshot(place) == before
+
+
+STARTS = {
+    "a picture that cannot be read": (
+        ["data=image_folder", "data.root=broken", "data.num_workers=0", TWO_STEPS], "broken/", "mend or remove the file"
+    ),
+    "a set that is not there": (
+        ["data=mnist", "data.root=nothing"], "data.root=nothing: no MNIST there", "set data.root to a folder that holds it"
+    ),
+    "devices that are not there": (
+        ["trainer.accelerator=tpu", TWO_STEPS], "trainer.accelerator=tpu: ", "as trainer.accelerator=auto finds it"
+    ),
+    "a picture too small for the network": (
+        ["network.name=vit_tiny_patch16_224"],
+        "network.name='vit_tiny_patch16_224' cannot take pictures of 1x8x8",
+        "set network.input_size to a size it can, or name another network",
+    ),
+    "weights that are none": (
+        ["network.checkpoint=false.ckpt"], "network.checkpoint=false.ckpt: not a file of weights", ""
+    ),
+    "an option that the network lacks": (
+        ["+network.options.foo=1"], "network.name='digits_cnn' with network.options={'foo': 1}", "'foo'"
+    ),
+    "an interpolation into nothing": (["optimizer.lr=${trainer.lr}"], "optimizer.lr: '${trainer.lr}' does not resolve", ""),
+    "wandb without a key": (
+        ["logger=wandb", "logger.wandb.mode=online", TWO_STEPS], "logger=wandb: ", "logger.wandb.mode=offline needs none)"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STARTS)
+def test_other_peoples_words_become_one_line_too(kind, place, monkeypatch):
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(place))
+    monkeypatch.setenv("NETRC", str(place / "file"))
+    monkeypatch.setattr("datamodules.sources.standard.CONNECT_SECONDS", 0.5)
+    arguments, start, end = STARTS[kind]
+    before = snapshot(place)
+    outcome = roux("trainer.progress_bar=false", *arguments)
+    lines = [line for line in outcome.lines if not line.startswith("wandb: ")]
+    assert len(lines) == 1 and lines[0].startswith(f"error: {start}") and lines[0].endswith(end), outcome.err
+    assert outcome.code == 2
+    assert snapshot(place).keys() == before.keys()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
+def test_two_gpus_on_a_machine_without(place):
+    outcome = roux("trainer.accelerator=gpu", "trainer.devices=2")
+    assert outcome.lines == [
+        "error: trainer.accelerator=gpu, trainer.devices=2: No supported gpu backend found; "
+        "expected what this machine has, as trainer.accelerator=auto finds it"
+    ]
+    assert not (place / "outputs").exists()
+
+
+def test_weights_of_another_network(place):
+    train(place / "run", TWO_STEPS)
+    before = snapshot(place)
+    outcome = roux("network.name=resnet20_cifar", "network.checkpoint=run/checkpoints/last.ckpt")
+    assert outcome.code == 2 and len(outcome.lines) == 1
+    assert "not weights of this network; missing: backbone.conv1.weight" in outcome.err
+    assert snapshot(place) == before
+
+
+def test_a_run_is_never_overwritten(place):
+    train(place / "run", TWO_STEPS)
+    before = snapshot(place)
+    outcome = roux(*QUIET, TWO_STEPS, "run_dir=run")
+    assert outcome.lines == ["error: run_dir: 'run' holds a run already; name another folder, or add resume=run"]
+    assert outcome.code == 2 and snapshot(place) == before
+
+
+def test_what_lay_in_the_folder_stays_when_a_run_is_refused(place):
+    (place / "nothing" / "notes.txt").write_text("mine")
+    arguments, _, _ = STARTS["a picture that cannot be read"]
+    assert roux(*arguments, "trainer.progress_bar=false", "run_dir=nothing").code == 2
+    assert [p.name for p in (place / "nothing").iterdir()] == ["notes.txt"]
+
+
+def test_all_mistakes_come_at_once(place):
+    outcome = roux("recipe=fixmtch", "sed=1", "trainer.max_steps=0", "optimizer.lr=fast")
+    starts = [line.removeprefix("error: ").split(":")[0] for line in outcome.lines]
+    assert starts == ["recipe=fixmtch", "sed", "trainer.max_steps", "optimizer.lr"]
+    assert outcome.code == 2
+
+
+def test_an_interruption_is_no_traceback_and_ctrl_c_works_afterwards(place, monkeypatch):
+    def interrupt(self, batch, batch_idx):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recipe, "training_step", interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    outcome = roux(*QUIET, TWO_STEPS, "run_dir=run")
+    assert outcome.code == 130 and outcome.lines[-1] == "interrupted" and "Traceback" not in outcome.err
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_bug_in_a_method_keeps_its_traceback(place, monkeypatch):
+    def fail(self, batch, batch_idx):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Recipe, "training_step", fail)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        roux(*QUIET, TWO_STEPS, "run_dir=run")
+
+
+@pytest.mark.parametrize("arguments", [["recipe=fixmtch", "sed=1"], [TEXT, f"{FILE}=empty.csv"]])
+def test_the_program_itself_says_the_same(arguments, place):
+    before = snapshot(place)
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "train.py"), *arguments],
+        cwd=place, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, roux(*arguments).err)
+    assert snapshot(place) == before
