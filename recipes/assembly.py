@@ -10,18 +10,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.datamodule import StreamDataModule
-<<<<<<< HEAD
+from datamodules.errors import UserError
 from datamodules.text.prepare import Tokenize
 from recipes.composition import Composition, Situation, compose
 from recipes.method import Method
 from recipes.networks.network import Network
-from recipes.optimizers import OptimizerSettings
-=======
-from datamodules.errors import UserError
-from recipes.composition import Composition, Situation, compose
-from recipes.method import Method
 from recipes.optimizers import OptimizerSettings, check_optimizer
->>>>>>> usertests
 from recipes.schedulers import Schedule
 from recipes.settings import TrainerSettings
 

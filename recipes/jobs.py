@@ -58,17 +58,12 @@ def _redirected(argument: str) -> str:
 
 
 def check_jobs(argv: list[str], root: Path) -> None:
-<<<<<<< HEAD
     """Validate the config of every job, the first included, whether its methods may meet, and the folders.
 
     Raises `Faults`."""
     from recipes.run import check
 
-    overrides = list(get_args_parser().parse_args(argv).overrides)
-=======
-    """Validate the config of every job, the first included, and the folders. Raises `Faults`."""
     overrides = _overrides(argv)
->>>>>>> usertests
     jobs = list(expand(overrides, root))
     faults: list[str] = []
     folders: dict[str, int] = {}

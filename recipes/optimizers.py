@@ -145,7 +145,7 @@ class LARS(OptimizerSettings):
     lr: Rate = 1.0
     weight_decay: NonNegative = 1e-4
     momentum: Beta = 0.9
-    nesterov: bool = True
+    nesterov: bool = False
     trust_coeff: Rate = 1e-3
     eps: Rate = 1e-8
     always_adapt: bool = True

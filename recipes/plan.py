@@ -46,13 +46,8 @@ def _data(assembly: Assembly) -> list[str]:
     info, data = assembly.datamodule.info, assembly.config.data
     shape = " x ".join(map(str, info.shape)) if info.shape else info.kind
     heads = [f"{task} ({classes or '?'} classes)" for task, classes in info.tasks.items()]
-<<<<<<< HEAD
     size = f"{info.train_size or '?'} training samples"
     lines = [f"{assembly.chosen('data')}: {shape}, {size}, targets: {', '.join(heads)}"]
-=======
-    samples = f"{info.train_size or '?'} training samples"
-    lines = [f"{assembly.chosen('data')}: {shape}, {samples}, targets: {', '.join(heads)}"]
->>>>>>> usertests
     cuts = {"labels_per_class": None, "imbalance_factor": None, "label_noise": 0.0, "val_fraction": None}
     said = [f"{key}={data[key]}" for key, neutral in cuts.items() if key in data and data[key] != neutral]
     return lines + ([", ".join(said)] if said else [])

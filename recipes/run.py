@@ -16,10 +16,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-<<<<<<< HEAD
-=======
 from datamodules.errors import UserError
->>>>>>> usertests
 from datamodules.randomness import Randomness
 from recipes.assembly import Assembly, assemble, plain
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
