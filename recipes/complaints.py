@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from datamodules.errors import UserError, nearest
 from recipes.annotations import suggestion
-from recipes.groups import SINGLE
+from recipes.groups import NOT_FAMILIES
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Catalogue:
     @property
     def methods(self) -> dict[str, str]:
         """Method -> family."""
-        families = {group: names for group, names in self.groups.items() if group not in SINGLE}
+        families = {g: names for g, names in self.groups.items() if g.split("/")[0] not in NOT_FAMILIES}
         return {name: family for family, names in families.items() for name in names if name != "none"}
 
     def is_group(self, override: Override) -> bool:
@@ -51,9 +51,7 @@ class Catalogue:
         family = self.methods.get(name)
         if family:
             return f"{group}={name}: '{name}' is of another family; write {family}={name}"
-        return (
-            f"{group}={name}: there is no {group} '{name}'; {nearest(name, self.groups.get(group, ()))}{more}"
-        )
+        return f"{group}={name}: there is no {group} '{name}'; {nearest(name, self.groups.get(group, ()))}{more}"
 
     def key_fault(self, override: Override, base: DictConfig) -> None:
         """Raise `UserError` where an override sets a key that the composed tree does not have."""
@@ -75,12 +73,7 @@ class Catalogue:
             return absent_method(key, parts[1], list(map(str, methods)), self)
         keys = [k for k in all_keys(base) if not k.startswith("hydra.")]
         parent = OmegaConf.select(base, ".".join(parts[:-1])) if len(parts) > 1 else None
-        if (
-            isinstance(parent, DictConfig)
-            and "_target_" not in parent
-            and parts[0] != "methods"
-            and len(parts) > 2
-        ):
+        if isinstance(parent, DictConfig) and "_target_" not in parent and parts[0] != "methods" and len(parts) > 2:
             return f"{key}: unknown key; to add it write +{key}={value}"
         same = [k for k in keys if k.split(".")[-1] == parts[-1]]
         if "." not in key and not same:
@@ -90,9 +83,7 @@ class Catalogue:
             siblings = [str(name) for name in parent if not str(name).startswith("_")]
             near = close_key(parts[-1], ".".join(parts[:-1]), siblings)
             return f"{key}: unknown key; {near or _elsewhere(same) or nearest(parts[-1], siblings)}"
-        return (
-            f"{key}: unknown key; {_elsewhere(same) or suggestion(key, keys) or '--cfg job prints all keys'}"
-        )
+        return f"{key}: unknown key; {_elsewhere(same) or suggestion(key, keys) or '--cfg job prints all keys'}"
 
 
 def fills(override: Override, base: DictConfig) -> bool:
@@ -135,11 +126,7 @@ def absent_method(key: str, name: str, present: Sequence[str], known: Catalogue)
 
 def grammar(text: str, error: OverrideParseException) -> str:
     """One line about text that is no override."""
-    if (
-        text.count("[") != text.count("]")
-        or text.count("{") != text.count("}")
-        or text.count("(") != text.count(")")
-    ):
+    if text.count("[") != text.count("]") or text.count("{") != text.count("}") or text.count("(") != text.count(")"):
         return f"{text}: the brackets do not match"
     if "=" not in text.lstrip("~"):
         return f"{text}: expected KEY=VALUE or GROUP=NAME"
@@ -150,9 +137,7 @@ def grammar(text: str, error: OverrideParseException) -> str:
 def sweep(override: Override) -> str:
     """One line about several values in a single run."""
     key, value = override.get_key_element(), override.get_value_string()
-    as_list = (
-        f", or {key}=[{value}] for a list" if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP else ""
-    )
+    as_list = f", or {key}=[{value}] for a list" if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP else ""
     return f"{key}={value}: several values make several runs: add -m{as_list}"
 
 

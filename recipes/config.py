@@ -20,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
@@ -79,6 +80,7 @@ def settle(config: DictConfig, overrides: Sequence[str], faults: Sequence[str] =
 
     Needs Hydra to be initialised, for the search path, and its config to be set, for `${hydra:…}`."""
     leftovers, dropped = drop_leftovers(config, overrides, lambda: catalogue(overrides))
+    name_lists(config, lambda: catalogue(overrides))
     faults = [*faults, *leftovers, *validate(config)]
     if faults:
         raise Faults(faults)
@@ -88,12 +90,19 @@ def settle(config: DictConfig, overrides: Sequence[str], faults: Sequence[str] =
 
 def several_choices(overrides: Sequence[str]) -> list[str]:
     """Faults of lists where a group takes one choice: Hydra would mix the files."""
-    lists = [
-        o
-        for o in overrides
-        if complaints.key_of(o) in SINGLE and o.partition("=")[2].lstrip().startswith("[")
-    ]
+    lists = [o for o in overrides if complaints.key_of(o) in SINGLE and o.partition("=")[2].lstrip().startswith("[")]
     return [f"{text}: takes one choice, only families of methods take a list" for text in lists]
+
+
+def name_lists(config: DictConfig, catalogue: Callable[[], Catalogue]) -> None:
+    """Say in `chosen` which methods a list chose, as `[a,b]`: Hydra names the choice of a single one only."""
+    chosen = config.get("chosen")
+    unnamed = [g for g in chosen if chosen[g] is None] if isinstance(chosen, DictConfig) else []
+    if unnamed:
+        families = catalogue().methods
+        for group in unnamed:
+            names = [str(m) for m in config.get("methods") or {} if families.get(str(m)) == group]
+            chosen[group] = f"[{','.join(names)}]"
 
 
 def drop_leftovers(
@@ -116,9 +125,7 @@ def drop_leftovers(
     for name in gone:
         named = [key for key in map(complaints.key_of, overrides) if key.startswith(f"methods.{name}")]
         if named or name not in known.methods:
-            faults += [
-                complaints.absent_method(key, name, present, known) for key in named or [f"methods.{name}"]
-            ]
+            faults += [complaints.absent_method(key, name, present, known) for key in named or [f"methods.{name}"]]
         else:
             silent.append(name)
         with open_dict(methods):
@@ -164,13 +171,21 @@ def loader() -> ConfigLoader:
 
 def catalogue(overrides: Sequence[str]) -> Catalogue:
     """All groups and what they offer, on the search path of this command."""
-    path = [o for o in overrides if o.lstrip("+").startswith("hydra.searchpath=")]
+    path = [o for o in overrides if complaints.key_of(o) == "hydra.searchpath"]
 
-    def offers(group: str) -> list[str]:
-        return loader().get_group_options(group, overrides=path)
+    def offers(group: str, kind: ObjectType = ObjectType.CONFIG) -> list[str]:
+        names = loader().get_group_options(group, kind, overrides=path)
+        return [name for name in names if not name.startswith("_")]
+
+    def below(group: str) -> Iterator[str]:
+        for name in offers(group, ObjectType.GROUP):
+            if name != "hydra" or group:
+                full = f"{group}/{name}" if group else name
+                yield full
+                yield from below(full)
 
     with strict_search_path():
-        return Catalogue({group: offers(group) for group in loader().list_groups("") if group != "hydra"})
+        return Catalogue({group: offers(group) for group in below("")})
 
 
 def salvage(overrides: list[str], refusal: Exception) -> tuple[DictConfig | None, list[str]]:
@@ -192,9 +207,7 @@ def salvage(overrides: list[str], refusal: Exception) -> tuple[DictConfig | None
         return None, faults or [complaints.translate(error, known)]
     own = _kept([o for o in values if not o.is_hydra_override()], lambda o: known.key_fault(o, base), faults)
     try:
-        return compose_quietly([o.input_line or "" for o in [*groups, *hydra, *own]]), faults or _said(
-            refusal, known
-        )
+        return compose_quietly([o.input_line or "" for o in [*groups, *hydra, *own]]), faults or _said(refusal, known)
     except REFUSALS as error:
         return None, [*faults, complaints.translate(error, known)]
 

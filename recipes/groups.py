@@ -1,24 +1,27 @@
 """Where the configs lie and how they are grouped; reads YAML files as text, so that help needs no other
 import.
 
-A file's description is its first comment line, the `# @package` line aside.
+A file's description is its first comment line, the `# @package` line aside. Files whose name begins with `_` are parts
+of others and no choice.
 """
 
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-SINGLE = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "logger")
+NOT_FAMILIES = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "logger")
+SINGLE = ("recipe", "data", "network", "optimizer", "scheduler", "trainer")
 
 
 def families(root: Path = CONFIGS) -> list[str]:
-    """Groups of methods: all folders but those of which a run takes exactly one."""
+    """Groups of methods: all others."""
     found = (p.name for p in root.iterdir() if p.is_dir() and any(p.glob("*.yaml")))
-    return sorted(name for name in found if name not in SINGLE and name != "hydra")
+    return sorted(name for name in found if name not in NOT_FAMILIES and name != "hydra")
 
 
 def options(group: str, root: Path = CONFIGS) -> dict[str, str]:
     """What a group offers, each with its description."""
-    return {path.stem: description(path) for path in sorted((root / group).glob("*.yaml"))}
+    paths = (p for p in sorted((root / group).glob("*.yaml")) if not p.stem.startswith("_"))
+    return {path.stem: description(path) for path in paths}
 
 
 def description(path: Path) -> str:

@@ -4,7 +4,7 @@ second."""
 import re
 from pathlib import Path
 
-from recipes.groups import CONFIGS, SINGLE, families, options
+from recipes.groups import CONFIGS, NOT_FAMILIES, families, options
 
 HEADINGS = {
     "recipe": "Recipes", "data": "Data sets", "network": "Networks", "optimizer": "Optimizers",
@@ -27,11 +27,9 @@ def help_text(root: Path = CONFIGS) -> str:
     lines += _group("recipe", root)
     lines += ["Methods, by family (several: FAMILY=[a,b]; add to any recipe)"]
     for family in families(root):
-        lines += _listing(
-            family, {n: d for n, d in options(family, root).items() if n != "none"}, indent="  "
-        )
+        lines += _listing(family, {n: d for n, d in options(family, root).items() if n != "none"}, indent="  ")
     lines.append("")
-    for group in SINGLE[1:]:
+    for group in NOT_FAMILIES[1:]:
         if group in HEADINGS:
             lines += _group(group, root)
     lines += ["Main keys, with their defaults", *_keys(root), ""]
@@ -69,7 +67,9 @@ def _entry(key: str, root: Path) -> tuple[str, str] | None:
     if group:
         choice = _search(rf"^  - {group}: (\S+)", main)
         path = root / group / f"{choice[1]}.yaml" if choice else main
-    found = _search(rf"^{name}: *(\S+)(?: *# *(.*))?$", path)
+    # what a file does not say, the files it is made of may
+    places = [path, *sorted(path.parent.glob("_*.yaml"))] if group else [path]
+    found = next((hit for place in places if (hit := _search(rf"^{name}: *(\S+)(?: *# *(.*))?$", place))), None)
     return (_short(found[1]), found[2] or "") if found else None
 
 

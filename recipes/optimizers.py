@@ -248,7 +248,7 @@ def optimizer_names() -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A config's list as a tuple: the optimizer's state keeps it, and a checkpoint holds plain values only."""
+    """A config's list as a tuple: the optimizer's state keeps it, and checkpoints hold plain values."""
     value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     return tuple(value) if isinstance(value, list) else value
 

@@ -6,6 +6,7 @@ resumes.
 
 import os
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,13 @@ def run_dir_faults(run_dir: str, resume: str | None = None, reading: bool = Fals
     ancestor = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not ancestor.is_dir():
         return [f"run_dir: '{run_dir}' cannot be a folder: '{ancestor}' is a file"]
-    if not os.access(ancestor, os.W_OK | os.X_OK):
-        return [f"run_dir: '{run_dir}' cannot be written: no permission in '{ancestor}'"]
-    return []
+    try:
+        # permissions do not tell of read-only and virtual file systems; this file has no name and leaves no trace
+        with tempfile.TemporaryFile(dir=ancestor):
+            return []
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        return [f"run_dir: '{run_dir}' cannot be written: {reason} in '{ancestor}'"]
 
 
 def find_checkpoint(resume: str) -> Path:
@@ -39,9 +44,7 @@ def find_checkpoint(resume: str) -> Path:
     if path.is_dir():
         inside = path / "checkpoints" / "last.ckpt"
         if not inside.is_file():
-            raise UserError(
-                f"resume: the folder '{resume}' holds no checkpoints/last.ckpt; name a run or a .ckpt"
-            )
+            raise UserError(f"resume: the folder '{resume}' holds no checkpoints/last.ckpt; name a run or a .ckpt")
         return inside
     if not path.is_file():
         raise UserError(f"resume: there is no '{resume}'; name a run's folder or a .ckpt")
@@ -58,15 +61,10 @@ def load_checkpoint(resume: str) -> dict[str, Any]:
     path = find_checkpoint(resume)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-    ) as error:
+    except pickle.UnpicklingError as error:
+        # torch's own words are a page about its switches
+        raise UserError(f"resume: '{path}' is no checkpoint: it holds other things than weights and numbers") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"resume: '{path}' is no checkpoint: {reason[:160].rstrip('.')}") from error
     missing = [key for key in CHECKPOINT_KEYS if not isinstance(content, dict) or key not in content]

@@ -80,7 +80,8 @@ def _slots(assembly: Assembly) -> list[str]:
     teacher = assembly.composition.teacher
     if teacher:
         warm = ", warmed up" if teacher.warmup else ""
-        slots.append(f"averaged network: decay {teacher.decay}{warm}, buffers {teacher.buffers}")
+        users = " and ".join(key for key, d in assembly.composition.declarations.items() if d.teacher)
+        slots.append(f"one averaged network for {users}: decay {teacher.decay}{warm}, buffers {teacher.buffers}")
     return slots or ["none taken"]
 
 

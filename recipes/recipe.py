@@ -64,7 +64,7 @@ class Recipe(LightningModule):
         self.teacher = Teacher(network, composition.teacher) if composition.teacher else None
         self.teacher_norms = BatchNorms(self.teacher.network) if self.teacher else None
         self.evaluator = Evaluator(tasks, both=composition.evaluates_teacher or bool(self.at["infer"]))
-        self.meters, self.replaying, self.position = Meters(), False, 0
+        self.meters, self.replaying = Meters(), False
         self.latest: dict[str, float] = {}
         self.last_step: Step | None = None  # of the whole run, for the sheet of views on its page
         self._step: Step | None = None
@@ -89,7 +89,6 @@ class Recipe(LightningModule):
         """Open a step: its streams, and randomness that is a function of its position in the run alone."""
         position = batch["position"]
         torch.manual_seed(derive_seed(self.seed, position, "network", self.global_rank))
-        self.position = position + 1
         return Step(
             streams={name: Stream(name, **fields) for name, fields in batch.items() if name != "position"},
             randomness=Randomness(self.seed, position, self.global_rank, self.trainer.world_size, self.device),

@@ -161,7 +161,7 @@ def train(
     """Fit, test with the last weights, write what is left behind."""
     keep, watch = checkpoints(assembly, folder), Stopwatch()
     hooks = [m for m in recipe.composition.methods.values() if uses_hooks(m)]
-    bar = [RouxProgressBar()] if assembly.trainer.progress_bar else []
+    bar = [RouxProgressBar(every=assembly.trainer.log_every * assembly.trainer.accumulate_grad_batches)] if assembly.trainer.progress_bar else []
     trainer = build_trainer(assembly, loggers, folder, [*keep, watch, *bar, *hooks])
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", OmegaConf.to_yaml(assembly.config, resolve=True))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field
 
-from recipes.groups import CONFIGS, SINGLE, families
+from recipes.groups import CONFIGS, families
 
 FILES = {
     "data/digits.yaml": "# Small digits\nroot: null\nbatch_size: 64  # labeled samples in a step\n",
@@ -45,7 +45,7 @@ def write_configs(root: Path) -> Path:
     for name in own:
         shutil.copytree(CONFIGS / name, root / name)
     shutil.copy(CONFIGS / "config.yaml", root)
-    for family in set(families()) - set(SINGLE):
+    for family in families():
         (root / family).mkdir()
         shutil.copy(CONFIGS / family / "none.yaml", root / family)
     for name, text in FILES.items():

@@ -7,6 +7,8 @@ import pytest
 
 from datamodules.errors import UserError
 from recipes import cli, jobs
+from recipes.config import resolve_command
+from recipes.groups import options
 from tests.recipes.command_line import Engine, install, write_configs
 
 
@@ -45,7 +47,10 @@ def test_recipe_wins_over_the_groups_and_the_command_over_both(configs, engine):
 
 def test_families_combine_and_take_lists(configs, engine):
     assert cli.main(["recipe=fixmatch", "semi_supervised=[fixmatch,mean_teacher]", "peft=lora"], configs) == 0
-    assert set(engine.runs[0][0].methods) == {"fixmatch", "mean_teacher", "lora"}
+    (config, _, _) = engine.runs[0]
+    assert set(config.methods) == {"fixmatch", "mean_teacher", "lora"}
+    assert (config.chosen.semi_supervised, config.chosen.peft) == ("[fixmatch,mean_teacher]", "lora")
+    assert config.chosen.multi_task == "none"
 
 
 def test_leftovers_of_a_replaced_method_are_dropped(configs, engine):
@@ -76,8 +81,7 @@ MISTAKES = {
     "method": (["peft=lroa"], "peft=lroa: there is no peft 'lroa'; did you mean 'lora'?"),
     "method in a list": (
         ["semi_supervised=[fixmatch,mean_techer]"],
-        "semi_supervised=mean_techer: there is no semi_supervised 'mean_techer'; "
-        "did you mean 'mean_teacher'?",
+        "semi_supervised=mean_techer: there is no semi_supervised 'mean_techer'; did you mean 'mean_teacher'?",
     ),
     "family": (
         ["peft=fixmatch"],
@@ -106,8 +110,7 @@ MISTAKES = {
     ),
     "replaced method": (
         ["recipe=fixmatch", "semi_supervised=mean_teacher", "methods.fixmatch.tau=0.1"],
-        "methods.fixmatch.tau: method 'fixmatch' is not part of this run; "
-        "add semi_supervised=[mean_teacher,fixmatch]",
+        "methods.fixmatch.tau: method 'fixmatch' is not part of this run; add semi_supervised=[mean_teacher,fixmatch]",
     ),
     "unknown method": (
         ["peft=lora", "+methods.lroa.rank=2"],
@@ -190,9 +193,7 @@ def test_a_bug_keeps_its_traceback_and_an_interruption_its_code(configs, engine)
 # -- further ranks --
 def test_further_ranks_use_the_folder_of_the_first(configs, engine, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(
-        Engine, "run", lambda self, config, command: seen.append(os.environ.get(cli.RUN_DIR)) or {}
-    )
+    monkeypatch.setattr(Engine, "run", lambda self, config, command: seen.append(os.environ.get(cli.RUN_DIR)) or {})
     install(Engine(), monkeypatch)
     cli.main([f"run_dir={tmp_path}/run"], configs)
     assert seen == [f"{tmp_path}/run"] and cli.RUN_DIR not in os.environ
@@ -209,9 +210,7 @@ def test_further_ranks_use_the_folder_of_the_first(configs, engine, monkeypatch,
 
 # -- many runs --
 def test_a_multirun_gives_every_job_its_folder_and_its_own_command(configs, engine, tmp_path):
-    assert (
-        cli.main(["-m", "recipe=supervised,fixmatch", "seed=0,1", f"run_dir={tmp_path}/sweep"], configs) == 0
-    )
+    assert cli.main(["-m", "recipe=supervised,fixmatch", "seed=0,1", f"run_dir={tmp_path}/sweep"], configs) == 0
     folders = [config.run_dir for config, _, _ in engine.runs]
     assert folders == [f"{tmp_path}/sweep/{i}" for i in range(4)]
     assert [(c.recipe, c.seed) for c, _, _ in engine.runs] == [
@@ -252,3 +251,9 @@ def test_a_mistake_within_a_job_is_a_line(configs, engine, capsys):
 def test_hydra_flags_reach_hydra(configs, engine, capsys):
     assert cli.main(["--cfg", "job", "recipe=fixmatch"], configs) == 0
     assert "tau: 0.9" in capsys.readouterr().out and engine.runs == []
+
+
+@pytest.mark.parametrize("recipe", sorted(options("recipe")))
+def test_every_recipe_of_the_repository_is_sound(recipe):
+    command = resolve_command([f"recipe={recipe}"])
+    assert command.config.recipe == recipe and command.dropped == []

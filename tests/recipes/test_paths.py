@@ -1,6 +1,8 @@
 """The folder a run writes and the checkpoint it resumes: good ones pass, each bad one is told in a line."""
 
-import os
+import errno
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,9 +49,18 @@ def test_a_file_in_the_way(tmp_path):
 
 
 def test_no_permission(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, "no", str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     (line,) = run_dir_faults(str(tmp_path / "run"))
-    assert "no permission" in line and str(tmp_path) in line
+    assert line == f"run_dir: '{tmp_path}/run' cannot be written: Permission denied in '{tmp_path}'"
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system in which nobody can write")
+def test_a_file_system_that_takes_no_files():
+    (line,) = run_dir_faults("/proc/run")
+    assert line.startswith("run_dir: '/proc/run' cannot be written: ")
 
 
 def test_a_checkpoint_is_found_by_its_run_or_its_file(tmp_path):
