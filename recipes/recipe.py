@@ -7,7 +7,8 @@ Everything is run from here; what a method may do at each point is told in `meth
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from datamodules.randomness import Randomness, derive_seed
+from datamodules.randomness import Randomness, derive_seed, seed_default
 from recipes.batchnorm import BatchNorms
 from recipes.composition import Composition
 from recipes.evaluation import Evaluator
@@ -88,7 +89,7 @@ class Recipe(LightningModule):
     def begin(self, batch: dict[str, Any]) -> Step:
         """Open a step: its streams, and randomness that is a function of its position in the run alone."""
         position = batch["position"]
-        torch.manual_seed(derive_seed(self.seed, position, "network", self.global_rank))
+        seed_default(derive_seed(self.seed, position, "network", self.global_rank), self.device)
         self.position = position + 1
         return Step(
             streams={name: Stream(name, **fields) for name, fields in batch.items() if name != "position"},
@@ -128,7 +129,7 @@ class Recipe(LightningModule):
         step.losses = {name: term.reduced() for name, term in step.terms.items()}
         for method in self.at["combine"]:
             return method.combine(step, self)
-        return sum(step.terms[name].weight * loss for name, loss in step.losses.items())
+        return reduce(add, [step.terms[name].weighted(loss) for name, loss in step.losses.items()])
 
     # -- the optimizer step ----------------------------------------------------------------------------------------
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
