@@ -39,7 +39,8 @@ def test_tables_and_json(tmp_path, capsys):
         assert all(0 < row["min"] <= row["median"] <= row["max"] for row in times.values())
     for column in found["sections"].values():
         assert column["all"] == pytest.approx(sum(value for name, value in column.items() if name != "all"))
-    assert {"loader", "views", "network", "backward", "optimizer", "averaged weights"} <= found["sections"]["Roux"].keys()
+    parts = {"loader", "views", "network", "backward", "optimizer", "averaged weights"}
+    assert parts <= found["sections"]["Roux"].keys()
 
 
 def test_a_section_does_not_count_what_it_calls(monkeypatch):
