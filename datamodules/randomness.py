@@ -22,6 +22,17 @@ def generator(*key: object, device: torch.device | str = "cpu") -> torch.Generat
     return torch.Generator(device=device).manual_seed(derive_seed(*key))
 
 
+def seed_default(seed: int, device: torch.device) -> None:
+    """Seed the default generators that operations on `device` draw from: the CPU's and the device's own.
+
+    torch.manual_seed seeds every kind of device, and while one is unused it keeps a formatted stack trace for it each
+    time: 0.4 to 3 ms a call, where this takes 2 µs.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type not in ("cpu", "meta"):
+        getattr(torch, device.type).manual_seed(seed)
+
+
 class Draw:
     """Numbers for the rows of this rank: drawn for all `total` rows of the global batch, then cut to `rows`.
 

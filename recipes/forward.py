@@ -34,7 +34,8 @@ def _run(net: nn.Module, inputs: list[Input]) -> dict[str, Output]:
     unique: dict[int, Embedded] = {}
     for entry in inputs:
         unique.setdefault(id(entry.embedded.x), entry.embedded)
-    outputs = split(net(concatenate(list(unique.values()))), [len(e.x) for e in unique.values()])
+    whole = net(concatenate(list(unique.values())))
+    outputs = split(whole, [len(e.x) for e in unique.values()]) if len(unique) > 1 else [whole]
     found = dict(zip(unique, outputs, strict=True))
     return {entry.name: found[id(entry.embedded.x)] for entry in inputs}
 

@@ -1,11 +1,28 @@
 """Training metrics that stay on the device until they are logged: one transfer an interval, exact over ranks."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from recipes.terms import global_sum
 
 Ratio = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Interval:
+    """What steps with equal names added up to: `values` are the numerators, then the denominators of the ratios. The
+    denominator of a scalar is the number of `steps`, which the host counts."""
+
+    values: Tensor
+    steps: int = 1
+
+    def complete(self, names: int) -> Tensor:
+        """All numerators, then all denominators, [2 · names]."""
+        scalars = 2 * names - len(self.values)
+        counts = self.values.new_full((scalars,), float(self.steps))
+        return torch.cat([self.values[:names], counts, self.values[names:]])
 
 
 class Meters:
@@ -16,7 +33,7 @@ class Meters:
     """
 
     def __init__(self) -> None:
-        self.sums: dict[tuple[str, ...], Tensor] = {}
+        self.sums: dict[tuple[str, ...], Interval] = {}
 
     @torch.no_grad()
     def add(self, scalars: dict[str, Tensor], ratios: dict[str, Ratio]) -> None:
@@ -24,21 +41,21 @@ class Meters:
         names = (*scalars, *ratios)
         if not names:
             return
-        numerators = [*scalars.values(), *(numerator for numerator, _ in ratios.values())]
-        one = torch.ones((), device=numerators[0].device)
-        denominators = [*([one] * len(scalars)), *(denominator for _, denominator in ratios.values())]
-        values = torch.stack([value.detach().float() for value in numerators + denominators])
-        if names in self.sums:
-            self.sums[names] += values
+        numerators, denominators = zip(*ratios.values(), strict=True) if ratios else ((), ())
+        values = torch.stack((*scalars.values(), *numerators, *denominators)).float()
+        interval = self.sums.get(names)
+        if interval is None:
+            self.sums[names] = Interval(values)
         else:
-            self.sums[names] = values
+            interval.values += values
+            interval.steps += 1
 
     def flush(self) -> dict[str, float]:
         """The means since the last flush, over all ranks; names whose denominator stayed zero are left out."""
         if not self.sums:
             return {}
         layout = list(self.sums)
-        flat = global_sum(torch.cat([self.sums[names] for names in layout])).tolist()
+        flat = global_sum(torch.cat([self.sums[names].complete(len(names)) for names in layout])).tolist()
         self.sums = {}
         total: dict[str, list[float]] = {}
         for names in layout:

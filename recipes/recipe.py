@@ -16,7 +16,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from datamodules.randomness import Randomness, derive_seed
+from datamodules.randomness import Randomness, derive_seed, seed_default
 from recipes.batchnorm import BatchNorms
 from recipes.composition import Composition
 from recipes.evaluation import Evaluator
@@ -96,7 +96,7 @@ class Recipe(LightningModule):
     def begin(self, batch: dict[str, Any]) -> Step:
         """Open a step: its streams, and randomness that is a function of its position in the run alone."""
         position = batch["position"]
-        torch.manual_seed(derive_seed(self.seed, position, "network", self.global_rank))
+        seed_default(derive_seed(self.seed, position, "network", self.global_rank), self.device)
         return Step(
             streams={name: Stream(name, **fields) for name, fields in batch.items() if name != "position"},
             randomness=Randomness(self.seed, position, self.global_rank, self.trainer.world_size, self.device),
@@ -135,7 +135,7 @@ class Recipe(LightningModule):
         step.losses = {name: term.reduced() for name, term in step.terms.items()}
         for method in self.at["combine"]:
             return method.combine(step, self)
-        return reduce(add, (step.terms[name].weight * loss for name, loss in step.losses.items()))
+        return reduce(add, [step.terms[name].weighted(loss) for name, loss in step.losses.items()])
 
     # -- the optimizer step ----------------------------------------------------------------------------------------
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:

@@ -1,7 +1,7 @@
 """The exponential moving average of the network: one service, used by every method that asks for an equal one."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -11,6 +11,8 @@ from recipes.method import TeacherRequest
 from recipes.networks.network import Network
 
 M = TypeVar("M", bound=nn.Module)
+
+Lists = tuple[list[Tensor], list[Tensor]]
 
 
 def ema_decay(request: TeacherRequest, update: int) -> float:
@@ -29,6 +31,23 @@ def copy_sharing_frozen(network: M) -> M:
     return twin
 
 
+class Pairs:
+    """The tensors of a teacher beside those of its student, in lists of equal order: `parameters` that are averaged,
+    `floating` buffers, `counting` ones. Found once: walking two networks in every step costs more than averaging."""
+
+    def __init__(self, teacher: nn.Module, student: nn.Module):
+        weights = zip(teacher.parameters(), student.parameters(), strict=True)
+        buffers = list(zip(teacher.buffers(), student.buffers(), strict=True))
+        # frozen parameters are the student's own
+        self.parameters = _unzipped([pair for pair in weights if pair[0] is not pair[1]])
+        self.floating = _unzipped([pair for pair in buffers if pair[0].is_floating_point()])
+        self.counting = _unzipped([pair for pair in buffers if not pair[0].is_floating_point()])
+
+
+def _unzipped(pairs: list[tuple[Tensor, Tensor]]) -> Lists:
+    return [mine for mine, _ in pairs], [yours for _, yours in pairs]
+
+
 class Teacher(nn.Module):
     """θ' ← aθ' + (1-a)θ after every optimizer step, in the parameters' own precision (float32 under autocast).
 
@@ -40,6 +59,7 @@ class Teacher(nn.Module):
     def __init__(self, student: Network, request: TeacherRequest):
         super().__init__()
         self.request = request
+        self._pairs: Pairs | None = None
         self.network = copy_sharing_frozen(student)
         self.train(student.training)
 
@@ -50,25 +70,26 @@ class Teacher(nn.Module):
     def update(self, student: nn.Module, update: int) -> None:
         """The average after optimizer step number `update` (from 1)."""
         decay = ema_decay(self.request, update)
-        pairs = [
-            (mine, yours)
-            for mine, yours in zip(self.network.parameters(), student.parameters(), strict=True)
-            if mine is not yours
-        ]
-        self._average(pairs, decay)
+        if self._pairs is None:
+            self._pairs = Pairs(self.network, student)
+        pairs = self._pairs
+        self._average(pairs.parameters, decay)
         if self.request.buffers == "own":
             return
-        buffers = list(zip(self.network.buffers(), student.buffers(), strict=True))
-        floating = [pair for pair in buffers if pair[0].is_floating_point()]
         if self.request.buffers == "ema":
-            self._average(floating, decay)
-        elif floating:
-            torch._foreach_copy_([m for m, _ in floating], [y for _, y in floating])
-        for mine, yours in buffers:
-            if not mine.is_floating_point():
-                mine.copy_(yours)
+            self._average(pairs.floating, decay)
+        elif pairs.floating[0]:
+            torch._foreach_copy_(*pairs.floating)
+        if pairs.counting[0]:
+            torch._foreach_copy_(*pairs.counting)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Teacher":
+        # moving to a device replaces buffers
+        self._pairs = None
+        return super()._apply(fn, recurse)
 
     @staticmethod
-    def _average(pairs: Sequence[tuple[Tensor, Tensor]], decay: float) -> None:
-        if pairs:
-            torch._foreach_lerp_([mine for mine, _ in pairs], [yours for _, yours in pairs], 1.0 - decay)
+    def _average(pair: Lists, decay: float) -> None:
+        mine, yours = pair
+        if mine:
+            torch._foreach_lerp_(mine, yours, 1.0 - decay)

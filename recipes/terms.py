@@ -42,6 +42,10 @@ class Term:
     denominator: Denominator = "samples"
     task: str | None = None
 
+    def weighted(self, loss: Tensor) -> Tensor:
+        """weight · loss, `loss` being this term reduced; a constant weight of one costs no operation."""
+        return loss if isinstance(self.weight, float) and self.weight == 1.0 else self.weight * loss
+
     def reduced(self) -> Tensor:
         """The term's scalar, without its weight, in float32."""
         values = self.values.float()
@@ -51,7 +55,7 @@ class Term:
             return values.mean()
         mask = self.mask.detach().to(values.dtype)
         # where, not a product: a masked sample may hold inf, and 0 * inf is nan
-        total = torch.where(mask > 0, values * mask, torch.zeros_like(values)).sum()
+        total = torch.where(mask > 0, values * mask, 0.0).sum()
         if self.denominator == "samples":
             return total / values.numel()
         # gradients are averaged over ranks, so the local sum is scaled up by their number

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from datamodules.randomness import Draw, Randomness, derive_seed, generator
+from datamodules.randomness import Draw, Randomness, derive_seed, generator, seed_default
 
 KINDS = {
     "uniform": lambda draw: draw.uniform(2, low=-1.0, high=3.0),
@@ -102,3 +102,10 @@ def test_rows_are_independent():
     x = Randomness(3, 1).draw("pairs", 4000).normal(2)
     assert abs(float((x[:, 0] * x[:, 1]).mean())) < 0.06
     assert abs(float((x[1:, 0] * x[:-1, 0]).mean())) < 0.06
+
+
+def test_seeding_the_default_generator_equals_torchs_own():
+    torch.manual_seed(11)
+    expected = torch.rand(4)
+    seed_default(11, torch.device("cpu"))
+    assert torch.equal(torch.rand(4), expected)

@@ -39,7 +39,7 @@ def test_values_are_detached_and_kept_apart_from_later_changes():
     meters, loss = Meters(), torch.tensor(2.0, requires_grad=True)
     meters.add({"loss": loss}, {})
     meters.add({"loss": loss * 2}, {})
-    assert all(not value.requires_grad for value in meters.sums.values())
+    assert all(not interval.values.requires_grad for interval in meters.sums.values())
     with torch.no_grad():
         loss.fill_(100.0)
     assert meters.flush() == {"loss": 3.0}

@@ -106,3 +106,19 @@ def test_the_state_brings_back_the_average():
     other.load_state_dict(teacher.state_dict())
     for a, b in zip(teacher.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_average_follows_a_move():
+    """A move to another device or precision replaces buffers; averages go to the new ones."""
+    student = nn.BatchNorm1d(3)
+    teacher = Teacher(student, TeacherRequest(0.5))
+    teacher.update(student, 1)
+    student.double(), teacher.double()
+    with torch.no_grad():
+        student.weight.fill_(3.0)
+        student.running_mean.fill_(7.0)
+        student.num_batches_tracked.fill_(9)
+    teacher.update(student, 2)
+    assert teacher.network.weight.tolist() == [2.0, 2.0, 2.0]
+    assert teacher.network.running_mean.tolist() == [7.0, 7.0, 7.0]
+    assert teacher.network.num_batches_tracked.item() == 9

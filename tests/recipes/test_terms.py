@@ -57,3 +57,10 @@ def test_on_one_process_a_global_sum_is_a_detached_copy():
     assert world_size() == 1 and not total.requires_grad
     total += 1
     assert value.tolist() == [1.0, 2.0]
+
+
+def test_a_constant_weight_of_one_leaves_the_loss_as_it_is():
+    loss = torch.tensor(3.0)
+    assert Term("a", loss).weighted(loss) is loss
+    assert Term("a", loss, weight=2.0).weighted(loss).item() == 6.0
+    assert Term("a", loss, weight=torch.tensor(1.0)).weighted(loss).item() == 3.0

@@ -1,0 +1,1 @@
+"""Measurements that print a table: ours beside a bare loop, a peer, or the limit."""

@@ -1,0 +1,121 @@
+"""Our step on the real road: config, assembly, recipe and Trainer as `recipes.run` makes them, under a clock."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from benchmarks.timing import LIGHTNING, Clock, Sections, time_optimizer
+from datamodules.streams import StepLoader
+from recipes.assembly import Assembly, assemble
+from recipes.config import resolve_command
+from recipes.loggers.build import build_loggers, close_loggers
+from recipes.recipe import Recipe
+from recipes.run import Stopwatch, build_recipe, build_trainer, checkpoints, uses_hooks
+
+ENGINE = {
+    "training_step": "step: calls in between",
+    "begin": "step: begin, seed",
+    "_make_view": "views",
+    "forward_inputs": "forward: names, concatenation",
+    "combine": "terms: reduction",
+    "record": "meters",
+    "publish": "meters",
+    "backward": "backward",
+    "optimizer_step": LIGHTNING,
+}
+POINTS = {"prepare": "step: calls in between", "terms": "terms", "after_step": "after the step"}
+
+
+def prepared(recipe: str, total: int, folder: Path, device: str, extra: tuple[str, ...] = ()) -> Assembly:
+    """The assembly of a run of `total` steps on digits with a tiny net, its data set up, torch seeded.
+
+    Validation and checkpoint come after the last step, outside every window.
+    """
+    overrides = [
+        f"recipe={recipe}",
+        "data=digits",
+        "+network.options.width=4",
+        f"trainer.max_steps={total}",
+        f"trainer.val_every={total}",
+        "trainer.limit_val_batches=1",
+        f"trainer.accelerator={device}",
+        "trainer.devices=1",
+        "trainer.progress_bar=false",
+        f"run_dir={folder}",
+        *extra,
+    ]
+    assembly = assemble(resolve_command(overrides).config)
+    pl.seed_everything(assembly.config.seed, workers=True, verbose=False)
+    assembly.datamodule.prepare_data()
+    assembly.datamodule.setup()
+    return assembly
+
+
+def fit(assembly: Assembly, folder: Path, clock: Clock) -> list[Tensor]:
+    """Train to the end; returns the loss of every step. Where the clock has sections, time is booked on them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = build_recipe(assembly)
+    if clock.sections is not None:
+        instrument(recipe, assembly, clock.sections)
+    losses = watch(recipe, clock)
+    loggers = build_loggers({}, folder)
+    hooks = [method for method in recipe.composition.methods.values() if uses_hooks(method)]
+    trainer = build_trainer(assembly, loggers, folder, [*checkpoints(assembly, folder), Stopwatch(), *hooks])
+    trainer.fit(recipe, datamodule=assembly.datamodule)
+    close_loggers(loggers)
+    return losses
+
+
+def watch(recipe: Recipe, clock: Clock) -> list[Tensor]:
+    """Mark the clock at the start of every step, and keep what the step returns."""
+    losses: list[Tensor] = []
+    step = recipe.training_step
+
+    def training_step(batch: dict[str, Any], batch_idx: int) -> Tensor:
+        clock.mark()
+        loss = step(batch, batch_idx)
+        losses.append(loss.detach())
+        return loss
+
+    recipe.__dict__["training_step"] = training_step
+    return losses
+
+
+class TimedLoader(StepLoader):
+    """The training loader under the clock."""
+
+    sections: Sections
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.sections.iterate(super().__iter__(), "loader")
+
+
+def instrument(recipe: Recipe, assembly: Assembly, sections: Sections) -> None:
+    """Book every part of the step on its section; what is left over is Lightning's."""
+    for name, section in ENGINE.items():
+        sections.wrap(recipe, name, section)
+    sections.wrap(recipe.network, "forward", "network")
+    if recipe.teacher is not None:
+        sections.wrap(recipe.teacher, "update", "averaged weights")
+    for task in recipe.tasks.values():
+        sections.wrap(task, "supervise", "terms")
+    for point, section in POINTS.items():
+        for method in recipe.at[point]:
+            sections.wrap(method, point, section)
+    make_optimizer, make_loader = recipe._make_optimizer, assembly.datamodule.train_dataloader
+
+    def timed_optimizer(module: Recipe) -> Any:
+        optimizer, scheduler = make_optimizer(module)
+        time_optimizer(module, optimizer, sections)
+        return optimizer, scheduler
+
+    def timed_loader() -> StepLoader:
+        loader = make_loader()
+        loader.__class__, loader.sections = TimedLoader, sections
+        return loader
+
+    recipe._make_optimizer = timed_optimizer
+    assembly.datamodule.__dict__["train_dataloader"] = timed_loader

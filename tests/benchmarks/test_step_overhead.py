@@ -1,0 +1,52 @@
+"""The benchmark's own claims: it compares equal things, and it says what it found. Times are not asserted."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.step_overhead import BARE, PROOF, Bench, first_difference, main
+from benchmarks.timing import Clock, Sections
+
+
+@pytest.mark.parametrize("recipe", BARE)
+def test_losses_are_bit_equal_to_a_hand_written_loop(recipe, tmp_path):
+    bench = Bench(recipe, "cpu", tmp_path)
+    ours, bare = (run(Clock(0, PROOF - 1)) for run in (bench.ours, bench.bare))
+    assert len(ours) == len(bare) == PROOF
+    assert first_difference(ours, bare) is None
+    assert len({loss.item() for loss in ours}) > PROOF // 2  # it trains: losses are not one number
+
+
+def test_a_difference_in_the_last_bit_is_found_at_its_step():
+    a = [torch.tensor(value) for value in (1.0, 2.0, 3.0)]
+    b = [a[0], torch.nextafter(a[1], torch.tensor(9.0)), a[2]]
+    assert first_difference(a, a) is None
+    assert first_difference(a, b) == 1
+    assert first_difference(a, a[:2]) == 2
+
+
+def test_tables_and_json(tmp_path, capsys):
+    out = tmp_path / "out.json"
+    assert main(["--recipe", "fixmatch", "--steps", "4", "--warmup", "1", "--repeats", "2", "--json", str(out)]) == 0
+    printed, record = capsys.readouterr().out, json.loads(out.read_text())
+    assert {"date", "processor", "threads", "torch", "lightning", "commit"} <= record["surroundings"].keys()
+    found = record["recipes"]["fixmatch"]
+    names = {"bare loop", "bare loop, free", "bare step in Lightning", "Roux"}
+    assert found["seconds"].keys() == names
+    assert all(f"| {name} " in printed for name in names)
+    for times in found["seconds"].values():
+        assert all(0 < row["min"] <= row["median"] <= row["max"] for row in times.values())
+    for column in found["sections"].values():
+        assert column["all"] == pytest.approx(sum(value for name, value in column.items() if name != "all"))
+    parts = {"loader", "views", "network", "backward", "optimizer", "averaged weights"}
+    assert parts <= found["sections"]["Roux"].keys()
+
+
+def test_a_section_does_not_count_what_it_calls(monkeypatch):
+    now = iter([0.0, 1.0, 4.0, 6.0])  # outer opens, inner opens, inner closes, outer closes
+    monkeypatch.setattr("benchmarks.timing.time.perf_counter", lambda: next(now))
+    sections = Sections()
+    inner = sections.timed(lambda: None, "inner")
+    sections.timed(inner, "outer")()
+    assert sections.spent == {"inner": 3.0, "outer": 3.0}
