@@ -19,14 +19,19 @@ from recipes.groups import CONFIGS, families, options
 from recipes.method import Method
 
 VIEWS = frozenset({"raw", "weak", "strong"})
-TRAINS = "trains"
+TRAINS, SHARES = "trains", "shares"
 HEAD = """# Which methods combine
 
 Made by `python -m recipes.pairs > docs/pairs.md`; a test fails when this page is stale, and another trains every pair.
 
 Each method has the settings of its file in `configs/`, and data that makes the views `raw`, `weak` and `strong`. A cell
-says `{trains}`, or the number of the reason why the pair is refused, before data or device is touched. Other settings
-may give another answer: the dry run of a command (`dry_run=true`) tells.
+says
+
+- `{trains}`: both take effect in one run;
+- `{shares}`: they run together on one averaged network as one of them asks, the other's settings for it do not count;
+- a number: the pair is refused, before data or device is touched, for the reason with this number.
+
+Other settings may give another answer: the dry run of a command (`dry_run=true`) tells.
 """
 
 
@@ -50,6 +55,12 @@ def listed(root: Path = CONFIGS) -> dict[str, Listed]:
     """All methods by key, family after family."""
     offers = [(family, key) for family in families(root) for key in options(family, root) if key != "none"]
     return {key: Listed(family, key, root / family / f"{key}.yaml") for family, key in offers}
+
+
+def shares(a: Listed, b: Listed) -> bool:
+    """Whether one of two methods leaves its averaged network to the other."""
+    first, second = a.build().declare(), b.build().declare()
+    return bool(first.teacher and second.teacher) and first.yields_teacher != second.yields_teacher
 
 
 def refusal(entries: Sequence[Listed], kind: str) -> str:
@@ -89,8 +100,12 @@ def page(root: Path = CONFIGS) -> str:
     """The page, Markdown."""
     said = reasons(root)
     numbers = {sentence: i for i, sentence in enumerate(dict.fromkeys(said.values()), 1)}
-    cells = {pair: str(numbers[said[pair]]) if pair in said else TRAINS for pair in verdicts("image", root)}
-    lines = [HEAD.format(trains=TRAINS), *table(list(listed(root)), cells), ""]
+    known = listed(root)
+    cells = {
+        (a, b): str(numbers[said[a, b]]) if (a, b) in said else SHARES if shares(known[a], known[b]) else TRAINS
+        for a, b in verdicts("image", root)
+    }
+    lines = [HEAD.format(trains=TRAINS, shares=SHARES), *table(list(known), cells), ""]
     lines += ["A is the method that the page lists first, B the other.", ""]
     lines += [f"{number}. {sentence}." for sentence, number in numbers.items()]
     return "\n".join([*lines, "", "## On text", "", *on_text(root)]) + "\n"

@@ -11,7 +11,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "fixmatch": {"threshold": 0.0, "weight": 5.0},
     "uda": {"threshold": 0.0, "weight": 5.0},
     "pseudo_label": {"threshold": 0.0, "weight": 5.0, "entropy_weight": 1.0},
-    "mean_teacher": {"weight": 500.0, "ramp": "constant"},
+    "mean_teacher": {"ramp": "constant"},
     "pi_model": {"weight": 500.0, "ramp": "constant"},
     "posthoc_logit_adjustment": {"tau": 2.0},
     "sam": {"rho": 0.5},
@@ -19,6 +19,17 @@ CANONICAL: dict[str, dict[str, Any]] = {
 }
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
+
+# Tried on several ranks beside the single methods: arguments that bring in sums and statistics over the global batch.
+TOGETHER: dict[tuple[str, ...], dict[str, Any]] = {
+    ("fixmatch", "logit_adjustment", "label_smoothing", "sam", "ema"): {
+        "methods.fixmatch.mask_reduction": "kept",
+        "methods.fixmatch.threshold": 0.2,
+        "methods.logit_adjustment.adjust_unlabeled": True,
+        "methods.logit_adjustment.prior_momentum": 0.5,
+    },
+    ("uda", "pi_model", "mean_teacher"): {"methods.uda.annealing": "linear", "methods.uda.threshold": 0.2},
+}
 
 SHARED = (
     "recipe=supervised",

@@ -18,26 +18,30 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from omegaconf import DictConfig, OmegaConf
 
-from tests.conformance.lab import METHODS, declared, method_and_kind, run_of, trial
-from tests.conformance.settings import CANONICAL, EXACT, RANKWISE
+from tests.conformance.lab import KINDS, METHODS, declared, method_and_kind, run_of, trial
+from tests.conformance.settings import CANONICAL, EXACT, RANKWISE, TOGETHER
 
 STEPS, WORLD, TOLERANCE = 4, 2, 1e-6
-CASES = [(None, kind) for kind in ("image", "text")] + method_and_kind()
+Case = tuple[tuple[str, ...], str]
+CASES: list[Case] = [
+    *(((), kind) for kind in KINDS),
+    *(((key,), kind) for key, kind in method_and_kind()),
+    *((keys, kind) for keys in TOGETHER for kind in KINDS),
+]
 
 
-def is_exact(key: str | None) -> bool:
+def is_exact(key: str) -> bool:
     """Whether a method declares it, under its settings for this trial."""
-    if key is None:
-        return True
     return METHODS[key].build(**CANONICAL.get(key, {}) | EXACT.get(key, {})).declare().exact_on_ranks
 
 
-def config_of(key: str | None, kind: str, world: int) -> DictConfig:
+def config_of(keys: tuple[str, ...], kind: str, world: int) -> DictConfig:
     changes: dict[str, Any] = {f"network.{name}": value for name, value in RANKWISE[kind].items()}
-    changes |= {f"methods.{key}.{name}": value for name, value in EXACT.get(key or "", {}).items()}
+    changes |= {f"methods.{key}.{name}": value for key in keys for name, value in EXACT.get(key, {}).items()}
+    changes |= TOGETHER.get(keys, {})
     changes |= {"trainer.max_steps": STEPS, "trainer.val_every": STEPS, "trainer.devices": world}
     changes |= {"trainer.strategy": "ddp"} if world > 1 else {}
-    return run_of(kind, *([key] if key else []), **changes)
+    return run_of(kind, *keys, **changes)
 
 
 def observe(config: DictConfig) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def _rank(rank: int, folder: str) -> None:
 
 
 @functools.cache
-def two_ranks() -> dict[tuple[str | None, str], list[dict[str, Any]]]:
+def two_ranks() -> dict[Case, list[dict[str, Any]]]:
     """What both ranks were left with, by case."""
     with tempfile.TemporaryDirectory() as folder:
         for i, case in enumerate(CASES):
@@ -76,18 +80,18 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
 
 
-@pytest.mark.parametrize(("key", "kind"), CASES, ids=[f"{key or 'supervised'}-{kind}" for key, kind in CASES])
-def test_two_ranks_with_half_the_batch_equal_one_with_the_whole(key, kind):
-    ranks = two_ranks()[key, kind]
+@pytest.mark.parametrize(("keys", "kind"), CASES, ids=[f"{'+'.join(keys) or 'supervised'}-{kind}" for keys, kind in CASES])
+def test_two_ranks_with_half_the_batch_equal_one_with_the_whole(keys, kind):
+    ranks = two_ranks()[keys, kind]
     assert [seen["error"] for seen in ranks if "error" in seen] == []
     # weights, teacher, class statistics, memories of methods: one and the same everywhere
     assert all(torch.equal(value, ranks[1]["state"][name]) for name, value in ranks[0]["state"].items())
     assert all(value.isfinite().all() for value in ranks[0]["state"].values())
-    whole = trial(config_of(key, kind, 1))
+    whole = trial(config_of(keys, kind, 1))
     difference = largest_difference(ranks[0]["state"], whole.state)
     moved = largest_difference(whole.start, whole.state)
     assert moved > 1e3 * TOLERANCE
-    if not is_exact(key):
+    if not all(map(is_exact, keys)):
         assert difference > TOLERANCE, "the method is exact here, and may declare it"
         return
     assert difference <= TOLERANCE
