@@ -58,17 +58,22 @@ def _redirected(argument: str) -> str:
 
 
 def check_jobs(argv: list[str], root: Path) -> None:
-    """Validate the config of every job, the first included, and the folders. Raises `Faults`."""
+    """Validate the config of every job, the first included, whether its parts can meet, and the folders. Raises
+    `Faults`."""
+    from recipes.run import check
+
     overrides = _overrides(argv)
     jobs = list(expand(overrides, root))
     faults: list[str] = []
     folders: dict[str, int] = {}
     for job in jobs:
         try:
-            folder = resolve_command(job, root).config.run_dir
-        except Faults as found:
-            faults += found.lines
+            config = resolve_command(job, root).config
+            check(config)
+        except UserError as found:
+            faults += str(found).splitlines()
             continue
+        folder = config.run_dir
         folders[folder] = folders.get(folder, 0) + 1
     named = any(complaints.key_of(o) == "run_dir" for o in overrides)
     if named:
