@@ -8,12 +8,13 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from datamodules.datamodule import StreamDataModule
 from datamodules.errors import UserError
+from datamodules.text.prepare import Tokenize
 from recipes.composition import Composition, Situation, compose
 from recipes.method import Method
+from recipes.networks.network import Network
 from recipes.optimizers import OptimizerSettings, check_optimizer
 from recipes.schedulers import Schedule
 from recipes.settings import TrainerSettings
@@ -30,7 +31,7 @@ class Assembly:
     optimizer: OptimizerSettings
     scheduler: Schedule
 
-    def build_network(self, tasks: dict[str, int]) -> nn.Module:
+    def build_network(self, tasks: dict[str, int]) -> Network:
         """The network for heads of these widths, on the default device."""
         build = instantiate(self.config.network, _partial_=True, _convert_="all")
         if self.datamodule.vocab_size is not None and self.config.network.vocab_size is None:
@@ -41,7 +42,7 @@ class Assembly:
         """What was chosen of a config group, as the user said it."""
         return str(OmegaConf.select(self.config, f"chosen.{group}") or group)
 
-    def sketch_network(self) -> nn.Module:
+    def sketch_network(self) -> Network:
         """The network without memory, for counting: classes that only the data tells count as two."""
         tasks = {task: classes or 2 for task, classes in self.datamodule.info.tasks.items()}
         with torch.device("meta"):
@@ -94,7 +95,7 @@ def assemble(config: DictConfig) -> Assembly:
         families=families(config),
     )
     composition = compose(methods, situation)
-    if datamodule.text is not None and datamodule.text.network is None and config.network.pretrained:
+    if isinstance(datamodule.text, Tokenize) and datamodule.text.network is None and config.network.pretrained:
         datamodule.text.network = config.network.name
     datamodule.request(composition.streams)
     return Assembly(

@@ -57,12 +57,12 @@ def single(overrides: list[str], root: Path = CONFIGS) -> dict[str, float]:
 
 def start(config: "DictConfig", overrides: list[str]) -> dict[str, float]:
     """Run a sound, resolved config, once its folder and what it resumes have been looked at."""
-    from recipes.run import run
-
     if _further_rank():
         config.run_dir = os.environ.get(RUN_DIR, config.run_dir)
-        return run(config, overrides)
-    check_paths(config)
+    else:
+        check_paths(config)
+    from recipes.run import run
+
     with _environment(RUN_DIR, config.run_dir):
         return run(config, overrides)
 

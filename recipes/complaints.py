@@ -59,8 +59,8 @@ class Catalogue:
         if override.is_sweep_override():
             raise UserError(sweep(override))
         exists = has_key(base, key)
-        fills = isinstance(override.value(), dict | list) or OmegaConf.select(base, key, throw_on_missing=False) is None
-        if override.is_add() and exists and not fills:
+        # a key's value may be an interpolation that resolves only once Hydra runs: looked at where it matters
+        if override.is_add() and exists and not fills(override, base):
             raise UserError(f"{override.input_line}: the key exists; write it without the +")
         if not (exists or override.is_add() or override.is_force_add()) or override.package is not None:
             raise UserError(self.unknown_key(key, str(override.value()), base))
@@ -86,6 +86,15 @@ class Catalogue:
             near = close_key(parts[-1], ".".join(parts[:-1]), siblings)
             return f"{key}: unknown key; {near or _elsewhere(same) or nearest(parts[-1], siblings)}"
         return f"{key}: unknown key; {_elsewhere(same) or suggestion(key, keys) or '--cfg job prints all keys'}"
+
+
+def fills(override: Override, base: DictConfig) -> bool:
+    """Whether adding to a key that exists means something: it extends a list or mapping, or replaces null."""
+    if isinstance(override.value(), dict | list):
+        return True
+    parent, _, name = override.key_or_group.rpartition(".")
+    node = OmegaConf.select(base, parent) if parent else base
+    return isinstance(node, DictConfig) and node._get_node(name)._is_none()  # type: ignore[union-attr]
 
 
 def close_key(name: str, parent: str, siblings: Sequence[str]) -> str:

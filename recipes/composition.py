@@ -134,6 +134,8 @@ def _teacher(
 ) -> tuple[TeacherRequest | None, list[str]]:
     """The one averaged network that all who ask for it can share, or why they cannot."""
     requests = [(key, d.teacher) for key, d in declarations.items() if d.teacher]
+    firm = [(key, request) for key, request in requests if not declarations[key].yields_teacher]
+    requests = firm or requests[:1]
     if not requests:
         return None, []
     (owner, request), *others = requests

@@ -58,8 +58,9 @@ def _redirected(argument: str) -> str:
 
 
 def check_jobs(argv: list[str], root: Path) -> None:
-    """Validate the config of every job, the first included, whether its parts can meet, and the folders. Raises
-    `Faults`."""
+    """Validate the config of every job, the first included, whether its methods may meet, and the folders.
+
+    Raises `Faults`."""
     from recipes.run import check
 
     overrides = _overrides(argv)

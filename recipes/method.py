@@ -49,7 +49,8 @@ class Declaration:
     slots: things only one method may own, e.g. `mixer`, `pseudo_labels`, `prior_correction`.
     tags: properties other methods may care about. refuses: tag -> reason why it cannot meet a method with that tag.
     before, after: tags of methods whose `prepare`, `adjust` and `terms` must run later or earlier.
-    teacher: the averaged network it needs. evaluates_teacher: evaluation uses that network, the raw one beside it.
+    teacher: the averaged network it needs. yields_teacher: another method's will do as well, its own settings count
+    only where nobody else asks for one. evaluates_teacher: evaluation uses that network, the raw one beside it.
     accumulation: works when a step is several micro-batches. exact_on_ranks: n ranks with 1/n of the batch each
     give the gradients of one rank with the whole. precisions: None for all, else those that work.
     """
@@ -62,6 +63,7 @@ class Declaration:
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     teacher: TeacherRequest | None = None
+    yields_teacher: bool = False
     evaluates_teacher: bool = False
     accumulation: bool = True
     exact_on_ranks: bool = True

@@ -70,7 +70,7 @@ class SGD(OptimizerSettings):
     lr: Rate = 0.03
     weight_decay: NonNegative = 5e-4
     momentum: Beta = 0.9
-    nesterov: bool = False
+    nesterov: bool = True
     factory: ClassVar[str] = "momentum"
 
 

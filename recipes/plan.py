@@ -20,8 +20,8 @@ def called(node: Any) -> str:
         return f"[{', '.join(called(entry) for entry in node)}]"
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return str(node)
-    given = [f"{name}={called(value)}" for name, value in node.items() if name != "_target_" and value is not None]
-    return f"{node['_target_'].rpartition('.')[2]}({', '.join(given)})"
+    given = [f"{name!s}={called(value)}" for name, value in node.items() if name != "_target_" and value is not None]
+    return f"{str(node['_target_']).rpartition('.')[2]}({', '.join(given)})"
 
 
 def describe(assembly: Assembly, network: nn.Module) -> str:
@@ -46,8 +46,8 @@ def _data(assembly: Assembly) -> list[str]:
     info, data = assembly.datamodule.info, assembly.config.data
     shape = " x ".join(map(str, info.shape)) if info.shape else info.kind
     heads = [f"{task} ({classes or '?'} classes)" for task, classes in info.tasks.items()]
-    samples = f"{info.train_size or '?'} training samples"
-    lines = [f"{assembly.chosen('data')}: {shape}, {samples}, targets: {', '.join(heads)}"]
+    size = f"{info.train_size or '?'} training samples"
+    lines = [f"{assembly.chosen('data')}: {shape}, {size}, targets: {', '.join(heads)}"]
     cuts = {"labels_per_class": None, "imbalance_factor": None, "label_noise": 0.0, "val_fraction": None}
     said = [f"{key}={data[key]}" for key, neutral in cuts.items() if key in data and data[key] != neutral]
     return lines + ([", ".join(said)] if said else [])
@@ -81,7 +81,8 @@ def _slots(assembly: Assembly) -> list[str]:
     teacher = assembly.composition.teacher
     if teacher:
         warm = ", warmed up" if teacher.warmup else ""
-        slots.append(f"averaged network: decay {teacher.decay}{warm}, buffers {teacher.buffers}")
+        users = " and ".join(key for key, d in assembly.composition.declarations.items() if d.teacher)
+        slots.append(f"one averaged network for {users}: decay {teacher.decay}{warm}, buffers {teacher.buffers}")
     return slots or ["none taken"]
 
 

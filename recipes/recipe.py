@@ -5,9 +5,10 @@
 Everything is run from here; what a method may do at each point is told in `method.py`, what flows in `step.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from recipes.composition import Composition
 from recipes.evaluation import Evaluator
 from recipes.forward import forward_inputs
 from recipes.meters import Meters
+from recipes.networks.network import Network
 from recipes.statistics import ClassStatistics
 from recipes.step import Embedded, Input, Progress, Role, Step, Stream
 from recipes.tasks import Task
@@ -41,8 +43,8 @@ class Recipe(LightningModule):
 
     def __init__(
         self,
-        network: nn.Module,
-        tasks: list[Task],
+        network: Network,
+        tasks: Sequence[Task],
         composition: Composition,
         statistics: ClassStatistics,
         sizes: dict[str, int],
@@ -66,7 +68,7 @@ class Recipe(LightningModule):
         self.teacher = Teacher(network, composition.teacher) if composition.teacher else None
         self.teacher_norms = BatchNorms(self.teacher.network) if self.teacher else None
         self.evaluator = Evaluator(tasks, both=composition.evaluates_teacher or bool(self.at["infer"]))
-        self.meters, self.replaying, self.position = Meters(), False, 0
+        self.meters, self.replaying = Meters(), False
         self.latest: dict[str, float] = {}
         self.last_step: Step | None = None  # of the whole run, for the sheet of views on its page
         self._step: Step | None = None
@@ -95,7 +97,6 @@ class Recipe(LightningModule):
         """Open a step: its streams, and randomness that is a function of its position in the run alone."""
         position = batch["position"]
         torch.manual_seed(derive_seed(self.seed, position, "network", self.global_rank))
-        self.position = position + 1
         return Step(
             streams={name: Stream(name, **fields) for name, fields in batch.items() if name != "position"},
             randomness=Randomness(self.seed, position, self.global_rank, self.trainer.world_size, self.device),
@@ -109,7 +110,7 @@ class Recipe(LightningModule):
 
     def embed(self, view: Any, network: str) -> Embedded:
         """The continuous input of a view, for the student or the teacher."""
-        if network == "student":
+        if network == "student" or self.teacher is None:
             return self.network.embed(view)
         with torch.no_grad():
             return self.teacher.network.embed(view)
@@ -134,7 +135,7 @@ class Recipe(LightningModule):
         step.losses = {name: term.reduced() for name, term in step.terms.items()}
         for method in self.at["combine"]:
             return method.combine(step, self)
-        return sum(step.terms[name].weight * loss for name, loss in step.losses.items())
+        return reduce(add, (step.terms[name].weight * loss for name, loss in step.losses.items()))
 
     # -- the optimizer step ----------------------------------------------------------------------------------------
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:

@@ -205,7 +205,9 @@ def train(
     """Fit, test with the last weights, write what is left behind."""
     keep, watch = checkpoints(assembly, folder), Stopwatch()
     hooks = [m for m in recipe.composition.methods.values() if uses_hooks(m)]
-    bar = [RouxProgressBar()] if assembly.trainer.progress_bar else []
+    settings = assembly.trainer
+    every = settings.log_every * settings.accumulate_grad_batches
+    bar = [RouxProgressBar(every)] if settings.progress_bar else []
     trainer = build_trainer(assembly, loggers, folder, [*keep, watch, *bar, *hooks])
     with run_folder(folder):
         if trainer.is_global_zero:

@@ -26,7 +26,7 @@ class TrainerSettings:
 
     max_steps: Count = 800
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
-    devices: Literal["auto", -1] | Count | list[Annotated[int, Field(ge=0)]] = "auto"
+    devices: Literal["auto", -1] | Count | list[Annotated[int, Field(ge=0)]] = 1
     num_nodes: Count = 1
     strategy: str = "auto"
     precision: Precision = "32-true"

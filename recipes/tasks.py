@@ -37,6 +37,10 @@ class Evaluation(Protocol):
 
     def reset(self) -> None: ...
 
+    def matrix(self) -> Tensor:
+        """[C, C] counts for the page of the run, rows are true classes; empty where a task has no classes."""
+        ...
+
 
 class Task(Protocol):
     """A named head: how wide it is, its supervised term, its evaluation."""
@@ -76,6 +80,9 @@ class ClassificationEvaluation(nn.Module):
     def reset(self) -> None:
         self.confusion.reset()
         self.loss.reset()
+
+    def matrix(self) -> Tensor:
+        return self.confusion.compute()
 
 
 class ClassificationTask:

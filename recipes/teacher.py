@@ -1,11 +1,16 @@
 """The exponential moving average of the network: one service, used by every method that asks for an equal one."""
 
 import copy
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from recipes.method import TeacherRequest
+from recipes.networks.network import Network
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def ema_decay(request: TeacherRequest, update: int) -> float:
@@ -13,7 +18,7 @@ def ema_decay(request: TeacherRequest, update: int) -> float:
     return min(1.0 - 1.0 / (update + 1), request.decay) if request.warmup else request.decay
 
 
-def copy_sharing_frozen(network: nn.Module) -> nn.Module:
+def copy_sharing_frozen(network: M) -> M:
     """A deep copy without gradients, whose frozen parameters are the original's own tensors: a frozen backbone is
     held once, and only what is trained is averaged."""
     shared = {id(p): p for p in network.parameters() if not p.requires_grad}
@@ -32,7 +37,7 @@ class Teacher(nn.Module):
     its own forwards (the form of Mean Teacher's authors). Integer buffers are copied, never averaged.
     """
 
-    def __init__(self, student: nn.Module, request: TeacherRequest):
+    def __init__(self, student: Network, request: TeacherRequest):
         super().__init__()
         self.request = request
         self.network = copy_sharing_frozen(student)
@@ -64,6 +69,6 @@ class Teacher(nn.Module):
                 mine.copy_(yours)
 
     @staticmethod
-    def _average(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
+    def _average(pairs: Sequence[tuple[Tensor, Tensor]], decay: float) -> None:
         if pairs:
             torch._foreach_lerp_([mine for mine, _ in pairs], [yours for _, yours in pairs], 1.0 - decay)

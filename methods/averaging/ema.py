@@ -13,6 +13,9 @@ class EMA(Method):
     decay a: .999. warmup: use min(1 - 1/(t+1), a) at update t, so that short runs forget their start. buffers: `copy`
     takes the student's batch-norm statistics, `ema` averages them; they are never left at their initial values, the
     classic cause of averaged networks at chance.
+
+    Beside a method that keeps an averaged network of its own (`mean_teacher`) that one is evaluated, and these
+    settings do not count.
     """
 
     def __init__(
@@ -24,4 +27,4 @@ class EMA(Method):
         self.teacher = TeacherRequest(decay, warmup, buffers)
 
     def declare(self) -> Declaration:
-        return Declaration(teacher=self.teacher, evaluates_teacher=True)
+        return Declaration(teacher=self.teacher, yields_teacher=True, evaluates_teacher=True)

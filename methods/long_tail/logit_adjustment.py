@@ -35,7 +35,7 @@ class RunningPrior(nn.Module):
 class LogitAdjustment(Method):
     """L = CE(z + τ log π, y), π the class frequencies of the labeled training samples; predictions use raw z.
 
-    τ = 1 is Fisher-consistent for the balanced error and equals balanced softmax. Uses τ log π, not the authors'
+    tau τ: 1 is Fisher-consistent for the balanced error and equals balanced softmax. Uses τ log π, not the authors'
     log(π^τ + 1e-12), which floors large τ; a class without samples counts as one. Pseudo-labels, confidences,
     averages and evaluation see raw logits.
 

@@ -13,7 +13,7 @@ from recipes.recipe import Recipe
 class PosthocLogitAdjustment(Method):
     """Train with plain cross-entropy, predict argmax_c (z_c - τ log π_c): minus, as in the paper's derivation.
 
-    τ: 1, best tuned on held-out data; 0 is the identity. The raw network is evaluated beside it.
+    tau τ: 1, best tuned on held-out data; 0 is the identity. The raw network is evaluated beside it.
     """
 
     declaration = Declaration(slots=("prior_correction",))

@@ -26,7 +26,7 @@ def smooth(target: Tensor, epsilon: float, convention: Convention) -> Tensor:
 
 
 class LabelSmoothing(Method):
-    """Targets of the labeled input become soft: cross-entropy against the smoothed distribution.
+    """Targets of the labeled input become soft, t' = (1-ε) t + ε/K: cross-entropy against the smoothed distribution.
 
     epsilon ε: .1. convention: `uniform` (torch's) or `other_classes`. Works on mixed targets as well.
     """

@@ -21,7 +21,7 @@ class MeanTeacher(Method):
     the ratio to reproduce). The teacher is what is evaluated.
 
     weight: 50, linear over the first ramp_end=.4 of the run (the WRN-28-2 re-evaluations; the paper: 100, sigmoid).
-    ema_decay a: .999; ema_warmup uses min(1 - 1/(t+1), a).
+    ema_decay a: .999; ema_warmup uses min(1 - 1/(t+1), a). consistency_on: `all` samples (paper) or the `unlabeled`.
     """
 
     def __init__(

@@ -68,6 +68,7 @@ class WeightsAndBiasesRun(WandbLogger):
     def __init__(self, run_dir: str | Path, settings: WeightsAndBiases, resume_step: int | None = None):
         self.run_dir, self.settings, self.last_step = Path(run_dir), settings, resume_step or 0
         super().__init__(save_dir=run_dir, id=self._stored_id(), **settings.init)  # type: ignore[arg-type]
+        self._wandb_init.pop("anonymous", None)  # wandb warns of it
 
     def _stored_id(self) -> str | None:
         path = self.run_dir / "wandb_id"

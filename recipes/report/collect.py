@@ -19,7 +19,7 @@ from recipes.report.record import RunRecord, ViewRow
 from recipes.step import Step
 
 PACKAGES = ("torch", "pytorch-lightning", "timm", "transformers", "hydra-core")
-SHEET_ROWS = 10
+SHEET_ROWS = 16
 
 
 def collect(

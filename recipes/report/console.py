@@ -8,6 +8,7 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
@@ -113,7 +114,7 @@ class RouxProgressBar(ProgressBar):
             return
         if self._progress is not None and self._task is not None:
             self._draw(trainer, force=True)
-        elif self._progress is None and trainer.training:
+        elif self._progress is None and trainer.state.fn == TrainerFn.FITTING:
             self._say(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recipes.report.numbers import raw_twin
 from recipes.report.record import RunRecord
 from recipes.report.style import (
     INK,
@@ -124,7 +125,9 @@ def diagnostics(record: RunRecord) -> "Figure | None":
     """Every other logged number in a small panel of its own; None where there is none."""
     shown = {*loss_names(record), *(name for name, _ in accuracy_names(record))}
     shown |= {"train/loss", "train/mask_rate", "train/pseudo_accuracy", "train/confidence"}
-    names = [name for name in record.names() if name not in shown and len(record.series(name)[0]) > 1][:PANELS]
+    names = [name for name in record.names() if name not in shown and len(record.series(name)[0]) > 1]
+    # the raw network's value goes into the panel of the averaged one's
+    names = [name for name in names if name.replace("/raw/", "/", 1) not in names or "/raw/" not in name][:PANELS]
     if not names:
         return None
     rows = math.ceil(len(names) / 2)
@@ -134,9 +137,11 @@ def diagnostics(record: RunRecord) -> "Figure | None":
         if number >= len(names):
             panel.set_axis_off()
             continue
-        steps, values = thin(*record.series(names[number]))
-        panel.plot(steps, values, color=SERIES[0], linewidth=1.4)
-        panel.set_title(short(names[number], 30), fontsize=9, color=MUTED, fontweight="normal", pad=5)
+        twin = raw_twin(names[number])
+        for colour, name in ((SERIES[1], twin), (SERIES[0], names[number])):
+            panel.plot(*thin(*record.series(name)), color=colour, linewidth=1.4)
+        title = short(names[number], 30) + (" (orange: raw)" if len(record.series(twin)[0]) > 0 else "")
+        panel.set_title(title, fontsize=9, color=MUTED, fontweight="normal", pad=5)
         panel.tick_params(labelsize=8)
         panel.locator_params(nbins=3)
     return figure

@@ -143,7 +143,7 @@ def _run_card(record: RunRecord, wide: bool) -> str:
         f'<tr><td>{escape(name)}</td><td><div class="bar"><i style="width:{100 * value / total:.1f}%"></i></div></td>'
         f'<td class="n">{escape(clock(value))}</td></tr>'
         for name, value in record.seconds.items()
-        if total > 0
+        if total > 0 and len(record.seconds) > 1
     )
     finals = "".join(
         f'<tr><td>{escape(name)}</td><td class="n">{escape(value_text(name, value))}</td></tr>'
@@ -161,7 +161,7 @@ def _run_card(record: RunRecord, wide: bool) -> str:
         ),
     ]
     body = "\n".join(html for source, html in parts if source)
-    return _card("Run", "How to get this again, and where the time went.", body, wide) if body else ""
+    return _card("Run", "How to get this again.", body, wide) if body else ""
 
 
 def _text_card(record: RunRecord) -> str:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from tests.commands.command import QUIET, read_metrics, roux, train, write_csv, write_pictures
 
@@ -138,12 +138,22 @@ def test_one_logger(logger, place):
     check_folder(place / "run", more={"tensorboard"} if logger == "tensorboard" else {"wandb", "wandb_id"})
 
 
+def as_overrides(node, key):
+    """Every value at or below a node of a config as KEY=VALUE."""
+    if isinstance(node, DictConfig):
+        return [line for name in node if name != "_target_" for line in as_overrides(node[name], f"{key}.{name}")]
+    value = OmegaConf.to_container(node) if isinstance(node, ListConfig) else node
+    return [f"{key}={json.dumps(value).replace(' ', '')}"]
+
+
 def test_the_config_left_behind_makes_the_same_run(place):
     """Every value of config.yaml given back as overrides of a plain command gives the same numbers."""
     train(place / "first", "recipe=fixmatch", *STEPS, "seed=3")
     config = OmegaConf.load(place / "first" / "config.yaml")
-    values = [f"methods.fixmatch.{key}={value}" for key, value in config.methods.fixmatch.items() if key[0] != "_"]
-    train(place / "second", "recipe=fixmatch", *STEPS, f"seed={config.seed}", *values)
+    sections = ("seed", "data", "network", "optimizer", "scheduler", "trainer", "methods")
+    values = [line for section in sections for line in as_overrides(config[section], section)]
+    assert "methods.fixmatch.threshold=0.95" in values and "data.views.strong.fill=null" in values
+    train(place / "second", "recipe=fixmatch", *values)
     assert read_metrics(place / "first") == read_metrics(place / "second")
 
 

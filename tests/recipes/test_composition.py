@@ -177,11 +177,17 @@ def test_an_average_in_half_precision(precision):
 
 
 def test_teachers_that_differ():
-    methods = {"ema": EMA(decay=0.99), "mean_teacher": MeanTeacher()}
+    methods = {"slow": MeanTeacher(ema_decay=0.99, teacher_mode="eval"), "mean_teacher": MeanTeacher()}
     assert refusal(methods) == (
-        "methods.ema and methods.mean_teacher share one averaged network but want different ones (decay 0.99 against "
-        "0.999, warmup False against True, buffers copy against own): make the settings equal or leave one out"
+        "methods.slow and methods.mean_teacher share one averaged network but want different ones (decay 0.99 against "
+        "0.999, buffers copy against own): make the settings equal or leave one out"
     )
+
+
+def test_an_average_for_evaluation_alone_yields_to_another_methods():
+    composition = composed({"ema": EMA(decay=0.9), "mean_teacher": MeanTeacher()})
+    assert composition.teacher == TeacherRequest(0.999, True, "own")
+    assert composed({"ema": EMA(decay=0.9)}).teacher == TeacherRequest(0.9, False, "copy")
 
 
 def test_all_faults_are_told_at_once_in_one_line_each():

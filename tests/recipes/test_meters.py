@@ -14,7 +14,8 @@ def test_exact_means_and_ratios():
     for loss, right, seen in ((1.0, 1.0, 2.0), (2.0, 0.0, 0.0), (6.0, 5.0, 6.0)):
         meters.add({"loss": number(loss)}, {"accuracy": (number(right), number(seen))})
     # the ratio of sums, not the mean of the batches' ratios
-    assert meters.flush() == {"loss": 3.0, "accuracy": 6 / 8}
+    meters.add({}, {"soft": (number(0.125), number(0.5))})
+    assert meters.flush() == {"loss": 3.0, "accuracy": 6 / 8, "soft": 0.25}
     assert meters.flush() == {}
 
 

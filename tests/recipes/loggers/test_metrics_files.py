@@ -110,7 +110,9 @@ def test_json_is_valid_where_values_are_not_finite(tmp_path):
 
     final = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
     assert final == {"test/accuracy": 0.5, "test/loss": None, "train_seconds": 3.0}
-    assert [path.name for path in tmp_path.iterdir()] != [] and not list(tmp_path.glob(".*")), "no temporary file stays"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", "metrics.json"], (
+        "no temporary file stays"
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):

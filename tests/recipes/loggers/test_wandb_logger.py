@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 import pytest
 
@@ -37,9 +38,27 @@ def records(path):
     return found
 
 
+def finished(path, seconds=30):
+    """The records of a run that has ended: wandb's service may write the last of them after the run's end returns."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = records(path)
+        if any(record.HasField("exit") for record in found):
+            return found
+        assert time.monotonic() < deadline, f"{path} has no exit record"
+        time.sleep(0.1)
+
+
 def items(entries):
-    """Key-value entries of a record, nested keys joined by slashes."""
-    return {entry.key or ".".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
+    """Key-value entries of a record, nested where their keys are."""
+    found = {}
+    for entry in entries:
+        *outer, last = [entry.key] if entry.key else entry.nested_key
+        place = found
+        for key in outer:
+            place = place.setdefault(key, {})
+        place[last] = json.loads(entry.value_json)
+    return found
 
 
 @pytest.fixture
@@ -73,7 +92,7 @@ def test_an_offline_run_holds_everything_and_a_resumed_one_its_id(home):
     train(run_dir, (10, 20), tags=["a", "b"])
     assert wandb.run is None, "the next run of a sweep must begin its own"
     (log,) = (run_dir / "wandb").glob("offline-run-*/*.wandb")
-    found = records(log)
+    found = finished(log)
     begun = next(record.run for record in found if record.HasField("run"))
     assert begun.run_id == (run_dir / "wandb_id").read_text().strip()
     assert begun.project == "roux-test" and sorted(begun.tags) == ["a", "b"]
@@ -106,9 +125,9 @@ def test_an_offline_run_holds_everything_and_a_resumed_one_its_id(home):
     assert summary["test/accuracy"] == pytest.approx(digits_record().final["test/accuracy"])
 
     train(run_dir, (30,), resume_step=20, checkpoint="none", plots=False)
-    again = max((run_dir / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
-    found = records(again)
-    assert again != log and next(r.run for r in found if r.HasField("run")).run_id == begun.run_id
+    (again,) = set((run_dir / "wandb").glob("offline-run-*/*.wandb")) - {log}
+    found = finished(again)
+    assert next(r.run for r in found if r.HasField("run")).run_id == begun.run_id
     rows = [items(record.history.item) for record in found if record.HasField("history")]
     assert [row["step"] for row in rows if "train/loss" in row] == [30]
     assert not any(record.HasField("artifact") and record.artifact.type == "model" for record in found)

@@ -25,7 +25,7 @@ class Tiny(pl.LightningModule):
     def training_step(self, batch, batch_idx):
         loss = self.layer(batch[0]).square().mean()
         for logger in self.loggers:
-            logger.log_metrics({"train/loss": float(loss)}, step=self.trainer.global_step + 1)
+            logger.log_metrics({"train/loss": float(loss.detach())}, step=self.trainer.global_step + 1)
         return loss
 
     def validation_step(self, batch, batch_idx):

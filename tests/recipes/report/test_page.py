@@ -108,7 +108,7 @@ def test_everything_is_escaped(kind):
     ]
     record = dataclasses.replace(
         record,
-        **{name: EVIL for name in ("title", "command", "plan", "config", "hardware")},
+        **dict.fromkeys(("title", "command", "plan", "config", "hardware"), EVIL),
         history=rows,
         classes={EVIL: [EVIL, "_b"]},
         train_counts={EVIL: [3, 4]},

@@ -1,0 +1,122 @@
+"""Which methods may meet: every pair composed under its defaults, and the answers as a page.
+
+    python -m recipes.pairs > docs/pairs.md
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from datamodules.errors import UserError
+from recipes.composition import Situation, compose
+from recipes.groups import CONFIGS, families, options
+from recipes.method import Method
+
+VIEWS = frozenset({"raw", "weak", "strong"})
+TRAINS = "trains"
+HEAD = """# Which methods combine
+
+Made by `python -m recipes.pairs > docs/pairs.md`; a test fails when this page is stale, and another trains every pair.
+
+Each method has the settings of its file in `configs/`, and data that makes the views `raw`, `weak` and `strong`. A cell
+says `{trains}`, or the number of the reason why the pair is refused, before data or device is touched. Other settings
+may give another answer: the dry run of a command (`dry_run=true`) tells.
+"""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A method as the configs offer it: `FAMILY=key` on the command line."""
+
+    family: str
+    key: str
+    path: Path
+
+    def node(self) -> dict[str, Any]:
+        """The content of its file."""
+        return OmegaConf.to_container(OmegaConf.load(self.path))  # type: ignore[return-value]
+
+    def build(self, **changes: Any) -> Method:
+        return instantiate(self.node() | changes, _convert_="all")
+
+
+def listed(root: Path = CONFIGS) -> dict[str, Listed]:
+    """All methods by key, family after family."""
+    offers = [(family, key) for family in families(root) for key in options(family, root) if key != "none"]
+    return {key: Listed(family, key, root / family / f"{key}.yaml") for family, key in offers}
+
+
+def refusal(entries: Sequence[Listed], kind: str) -> str:
+    """Why these methods cannot meet on data of a kind, in the words a user reads; empty where they can."""
+    situation = Situation(kind, VIEWS, kind, families={entry.key: entry.family for entry in entries})
+    try:
+        compose({entry.key: entry.build() for entry in entries}, situation)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@cache
+def verdicts(kind: str, root: Path = CONFIGS) -> dict[tuple[str, str], str]:
+    """Every pair, in the order of `listed`, with its refusal or an empty string; pairs of which one does not work on
+    such data at all are left out."""
+    able = [entry for entry in listed(root).values() if not refusal([entry], kind)]
+    return {(a.key, b.key): refusal([a, b], kind) for a, b in combinations(able, 2)}
+
+
+def anonymous(text: str, a: Listed, b: Listed) -> str:
+    """A refusal as a sentence about any pair: the methods are called A and B."""
+    for entry, name in ((a, "A"), (b, "B")):
+        text = text.replace(f"{entry.family}={entry.key}", name)
+    return "; ".join(text.splitlines())
+
+
+def reasons(root: Path = CONFIGS) -> dict[tuple[str, str], str]:
+    """The sentences of the refused pairs on images."""
+    known = listed(root)
+    return {
+        (a, b): anonymous(text, known[a], known[b]) for (a, b), text in verdicts("image", root).items() if text
+    }
+
+
+def page(root: Path = CONFIGS) -> str:
+    """The page, Markdown."""
+    said = reasons(root)
+    numbers = {sentence: i for i, sentence in enumerate(dict.fromkeys(said.values()), 1)}
+    cells = {pair: str(numbers[said[pair]]) if pair in said else TRAINS for pair in verdicts("image", root)}
+    lines = [HEAD.format(trains=TRAINS), *table(list(listed(root)), cells), ""]
+    lines += ["A is the method that the page lists first, B the other.", ""]
+    lines += [f"{number}. {sentence}." for sentence, number in numbers.items()]
+    return "\n".join([*lines, "", "## On text", "", *on_text(root)]) + "\n"
+
+
+def table(keys: list[str], cells: dict[tuple[str, str], str]) -> Iterator[str]:
+    yield f"| | {' | '.join(keys)} |"
+    yield f"|---|{'---|' * len(keys)}"
+    for row in keys:
+        line = ["–" if row == c else cells.get((row, c)) or cells.get((c, row), "") for c in keys]
+        yield f"| **{row}** | {' | '.join(line)} |"
+
+
+def on_text(root: Path = CONFIGS) -> Iterator[str]:
+    """Where texts differ from images."""
+    known, texts, images = listed(root), verdicts("text", root), verdicts("image", root)
+    for entry in known.values():
+        alone = refusal([entry], "text")
+        if alone:
+            yield f"- `{entry.family}={entry.key}` works on {' and '.join(entry.build().declare().kinds)} data alone."
+    other = [pair for pair in texts if texts[pair] != images.get(pair, "")]
+    for a, b in other:
+        yield f"- {a} and {b}: {anonymous(texts[a, b], known[a], known[b]) or TRAINS}."
+    if not other:
+        yield "- All other pairs: as above."
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,191 @@
+"""Where the trials are held: methods found in `configs/`, runs composed by Hydra, trained by the real engine.
+
+    config = run_of("image", "fixmatch", "mixup", **{"trainer.max_steps": 6})
+    outcome = trial(config)
+    outcome.history, outcome.state, outcome.logits
+"""
+
+import copy
+import csv
+import importlib
+import inspect
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+
+from recipes.assembly import Assembly, assemble
+from recipes.config import resolve_command
+from recipes.method import Declaration
+from recipes.pairs import Listed, listed
+from recipes.recipe import Recipe
+from recipes.run import build_recipe, build_trainer, uses_hooks
+from tests.conformance.settings import CANONICAL, SHARED, TINY
+
+METHODS: dict[str, Listed] = listed()
+KINDS = ("image", "text")
+LIBRARIES = ("typing", "logging", "inspect", "unittest", "statistics", "tarfile", "ast", "asyncio")
+
+
+def declared(key: str) -> Declaration:
+    """The declaration of a method under its canonical settings."""
+    return METHODS[key].build(**CANONICAL.get(key, {})).declare()
+
+
+def method_and_kind() -> list[tuple[str, str]]:
+    """Every method with every kind of data it declares."""
+    return [(key, kind) for key in METHODS for kind in declared(key).kinds]
+
+
+# -- data ----------------------------------------------------------------------------------------------------------
+def _documented(module: Any) -> Iterator[str]:
+    for _, entry in sorted(inspect.getmembers(module, lambda e: inspect.isclass(e) or inspect.isfunction(e))):
+        yield inspect.getdoc(entry) or ""
+        if inspect.isclass(entry):
+            yield from (inspect.getdoc(m) or "" for _, m in sorted(inspect.getmembers(entry, inspect.isfunction)))
+
+
+@cache
+def text_file() -> str:
+    """A csv of short real texts: docstrings of the standard library, labelled with their module."""
+    folder = tempfile.mkdtemp(prefix="roux-texts-")
+    path = Path(folder) / "docstrings.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        for name in LIBRARIES:
+            texts = {" ".join(doc.split()[:20]): None for doc in _documented(importlib.import_module(name))}
+            rows.writerows([text, name] for text in list(texts)[:60] if len(text.split()) > 3)
+    return str(path)
+
+
+# -- configs -------------------------------------------------------------------------------------------------------
+def tiny(kind: str) -> list[str]:
+    """The overrides of a tiny run on a kind of data."""
+    texts = [f"data.source.train_file={text_file()}"] if kind == "text" else []
+    return [*SHARED, *TINY[kind], *texts, "run_dir=unused"]
+
+
+@cache
+def _composed(kind: str, key: str | None) -> DictConfig:
+    """One method's run as Hydra composes and validation accepts it; cached, since that takes most of a trial."""
+    overrides = tiny(kind)
+    if key is not None:
+        overrides.append(f"{METHODS[key].family}={key}")
+        overrides += [f"methods.{key}.{name}={value}" for name, value in CANONICAL.get(key, {}).items()]
+    return resolve_command(overrides).config
+
+
+def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
+    """The config of a tiny run with these methods; `changes` by dotted key. Methods beyond the first are joined to
+    the first one's config (`test_config.py` holds this against Hydra's own composition)."""
+    config = copy.deepcopy(_composed(kind, keys[0] if keys else None))
+    with open_dict(config):
+        for key in keys[1:]:
+            config.setdefault("methods", {})[key] = copy.deepcopy(_composed(kind, key).methods[key])
+            family = METHODS[key].family
+            before = [k for k in keys[: keys.index(key)] if METHODS[k].family == family]
+            config.chosen[family] = f"[{','.join([*before, key])}]" if before else key
+        for name, value in changes.items():
+            OmegaConf.update(config, name, value, merge=False, force_add=True)
+    return config
+
+
+# -- runs ----------------------------------------------------------------------------------------------------------
+class History(Logger):
+    """A logger that keeps what it hears, by step."""
+
+    name, version = "history", "0"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_step: dict[int, dict[str, float]] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.by_step.setdefault(int(step or 0), {}).update(metrics)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The config is known to the trial."""
+
+
+@dataclass
+class Outcome:
+    """What a run left. start, state: the recipe's tensors before and after. logits: of 64 test samples, as reported
+    and raw. history: what was logged, by step."""
+
+    recipe: Recipe
+    trainer: pl.Trainer
+    start: dict[str, Tensor]
+    state: dict[str, Tensor]
+    logits: dict[str, Tensor]
+    history: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def terms(self) -> set[str]:
+        """Names of the loss terms of the last step."""
+        return set(self.recipe.last_step.losses) if self.recipe.last_step else set()
+
+
+def tensors(recipe: Recipe) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in recipe.state_dict().items()}
+
+
+def parts(config: DictConfig) -> tuple[Assembly, Recipe]:
+    """Data and module of a run, made as `recipes.run` makes them."""
+    assembly = assemble(config)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    assembly.datamodule.prepare_data()
+    assembly.datamodule.setup()
+    return assembly, build_recipe(assembly)
+
+
+def trial(
+    config: DictConfig, callbacks: Sequence[pl.Callback] = (), resume: str | Path | None = None
+) -> Outcome:
+    """Train a run with fresh objects, from the start or from a checkpoint."""
+    assembly, recipe = parts(config)
+    start, history = tensors(recipe), History()
+    hooks = [method for method in recipe.composition.methods.values() if uses_hooks(method)]
+    keep = [c for c in callbacks if isinstance(c, ModelCheckpoint)] or [ModelCheckpoint(save_top_k=0)]
+    others = [c for c in callbacks if not isinstance(c, ModelCheckpoint)]
+    trainer = build_trainer(assembly, [history], Path(tempfile.gettempdir()), [*keep, *hooks, *others])
+    trainer.fit(recipe, datamodule=assembly.datamodule, ckpt_path=resume, weights_only=True)
+    return Outcome(recipe, trainer, start, tensors(recipe), evaluated(assembly, recipe), history.by_step)
+
+
+@torch.no_grad()
+def evaluated(assembly: Assembly, recipe: Recipe) -> dict[str, Tensor]:
+    """Logits by task of the first test samples, as reported and, under `raw/`, of the trained network."""
+    recipe.eval()
+    batch = next(iter(assembly.datamodule.test_dataloader()))
+    view = assembly.datamodule.make_view(batch, "raw")
+    reported, raw = recipe.predict_logits(view), recipe.predict_logits(view, raw=True)
+    return {**reported, **{f"raw/{task}": values for task, values in raw.items()}}
+
+
+@cache
+def alone(kind: str, key: str | None = None) -> Outcome:
+    """Three steps with one method, or none, under the canonical settings."""
+    return trial(run_of(kind, *([key] if key else [])))
+
+
+# -- comparisons ---------------------------------------------------------------------------------------------------
+def unequal(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
+    """Names under which two sets of tensors are not equal bit for bit."""
+    same = a.keys() & b.keys()
+    return sorted((a.keys() ^ b.keys()) | {name for name in same if not torch.equal(a[name], b[name])})
+
+
+def differs(a: Outcome, b: Outcome) -> bool:
+    """Whether two runs ended with other weights, or evaluate otherwise."""
+    network = [{k: v for k, v in o.state.items() if k.startswith("network.")} for o in (a, b)]
+    return bool(unequal(*network) or unequal(a.logits, b.logits))

@@ -1,0 +1,71 @@
+"""One table of settings for the trials: every method in `configs/` is found by itself, and this says only where its
+defaults would hide its effect within three steps.
+
+CANONICAL: arguments of a method. EXACT: further arguments under which it is exact on several ranks, for methods whose
+default is not. TINY: a run of some steps on real data in a fraction of a second, by kind of data.
+"""
+
+from typing import Any
+
+CANONICAL: dict[str, dict[str, Any]] = {
+    "fixmatch": {"threshold": 0.0, "weight": 5.0},
+    "uda": {"threshold": 0.0, "weight": 5.0},
+    "pseudo_label": {"threshold": 0.0, "weight": 5.0, "entropy_weight": 1.0},
+    "mean_teacher": {"weight": 500.0, "ramp": "constant"},
+    "pi_model": {"weight": 500.0, "ramp": "constant"},
+    "posthoc_logit_adjustment": {"tau": 2.0},
+    "sam": {"rho": 0.5},
+    "label_smoothing": {"epsilon": 0.5},
+}
+
+EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
+
+SHARED = (
+    "recipe=supervised",
+    "optimizer=sgd",
+    # decay would move a parameter that gets no gradient
+    "optimizer.weight_decay=0.0",
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "trainer.max_steps=3",
+    "trainer.val_every=3",
+    "trainer.log_every=1",
+    "trainer.progress_bar=false",
+    "data.batch_size=8",
+    "data.unlabeled_ratio=2",
+    "data.eval_batch_size=64",
+    # a uniform prior would make its corrections invisible
+    "data.labels_per_class=8",
+    "data.imbalance_factor=4",
+)
+
+TINY: dict[str, tuple[str, ...]] = {
+    "image": ("data=digits", "network.name=digits_cnn", "+network.options.width=8"),
+    "text": (
+        "data=text_file",
+        "data.text.max_length=16",
+        "data.views.weak.word_dropout=0.2",
+        "+network.options.hidden_size=16",
+        "+network.options.intermediate_size=16",
+        "+network.options.num_hidden_layers=1",
+        "+network.options.num_attention_heads=2",
+    ),
+}
+
+# Without batch statistics and dropout, since both depend on how a batch is dealt out over ranks.
+RANKWISE: dict[str, dict[str, Any]] = {
+    "image": {
+        "name": "vit_tiny_patch16_224",
+        "options": {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "img_size": 8},
+    },
+    "text": {
+        "options": {
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        }
+    },
+}

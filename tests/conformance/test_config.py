@@ -1,0 +1,87 @@
+"""What a person can say of a method is what its constructor takes, and its file says what it does."""
+
+import inspect
+import re
+
+import pytest
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from recipes.config import resolve_command
+from recipes.groups import CONFIGS, description, families
+from recipes.method import Method
+from tests.conformance.lab import METHODS, run_of, tiny
+from tests.conformance.settings import CANONICAL, EXACT
+
+
+def target(key: str) -> type:
+    return get_class(METHODS[key].node()["_target_"])
+
+
+def test_methods_are_found():
+    assert {"fixmatch", "ema", "sam", "mixup"} <= METHODS.keys()
+
+
+def test_every_file_of_a_family_is_its_own_method():
+    """Two families with a method of one name would overwrite each other under `methods`."""
+    files = [path for family in families() for path in (CONFIGS / family).glob("*.yaml") if path.stem != "none"]
+    assert sorted(path.stem for path in files) == sorted(METHODS)
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_keys_and_defaults_are_those_of_the_constructor(key):
+    given = {name: value for name, value in METHODS[key].node().items() if name != "_target_"}
+    arguments = inspect.signature(target(key)).parameters
+    assert given == {name: argument.default for name, argument in arguments.items()}
+    assert list(given) == list(arguments)
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_arguments_are_annotated_so_that_values_can_be_checked(key):
+    arguments = inspect.signature(target(key)).parameters.values()
+    assert [a.name for a in arguments if a.annotation is inspect.Parameter.empty] == []
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_the_file_is_packaged_under_its_name_and_describes_itself(key):
+    first, second, *_ = METHODS[key].path.read_text(encoding="utf-8").splitlines()
+    assert first == f"# @package methods.{key}"
+    assert second == f"# {description(METHODS[key].path)}"
+    assert 20 <= len(description(METHODS[key].path)) <= 110
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_the_docstrings_name_a_paper_and_give_a_formula_or_each_argument(key):
+    kind = target(key)
+    assert issubclass(kind, Method)
+    source = inspect.getmodule(kind).__doc__ or ""
+    assert re.search(r"\b(19|20)\d\d\b", source), "the module's docstring names no publication with its year"
+    text = inspect.getdoc(kind) or ""
+    assert re.search(r"[=←Σ‖·]|argmax|log ", text), "the class's docstring holds no formula"
+    assert [name for name in inspect.signature(kind).parameters if name not in text] == []
+
+
+@pytest.mark.parametrize("family", families())
+def test_a_family_has_a_none(family):
+    node = OmegaConf.load(CONFIGS / family / "none.yaml")
+    assert OmegaConf.to_container(node) == {}
+    assert "# @package methods\n" in (CONFIGS / family / "none.yaml").read_text()
+
+
+def test_the_table_of_settings_names_methods_and_arguments_that_exist():
+    for key, changes in [*CANONICAL.items(), *EXACT.items()]:
+        assert changes.keys() <= METHODS[key].node().keys()
+
+
+@pytest.mark.parametrize("keys", [("fixmatch", "mixup"), ("mean_teacher", "fixmatch")], ids="+".join)
+def test_joined_configs_are_what_hydra_composes(keys):
+    """The trials join configs of single methods, which saves them most of their time."""
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        groups.setdefault(METHODS[key].family, []).append(key)
+    overrides = [*tiny("image"), *(f"{family}=[{','.join(names)}]" for family, names in groups.items())]
+    overrides += [f"methods.{k}.{name}={value}" for k in keys for name, value in CANONICAL.get(k, {}).items()]
+    composed, joined = resolve_command(overrides).config, run_of("image", *keys)
+    assert composed.methods == joined.methods
+    assert list(composed.methods) == list(joined.methods)
+    assert OmegaConf.to_container(composed) == OmegaConf.to_container(joined)

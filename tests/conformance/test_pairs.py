@@ -1,0 +1,85 @@
+"""Every pair of methods trains with both effects alive, or is refused in a sentence that names both; and the page in
+`docs/` says so."""
+
+import math
+import re
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from datamodules.errors import UserError
+from recipes.assembly import assemble
+from recipes.pairs import TRAINS, page, refusal, verdicts
+from tests.conformance.lab import METHODS, alone, declared, differs, run_of, trial
+
+PAGE = Path(__file__).parents[2] / "docs" / "pairs.md"
+PAIRS = list(combinations(METHODS, 2))
+
+
+def cells() -> dict[tuple[str, str], str]:
+    """The matrix of the page, by row and column."""
+    rows = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")]
+        for line in PAGE.read_text(encoding="utf-8").splitlines()
+        if line.startswith("|") and not line.startswith("|-")
+    ]
+    (_, *columns), *body = rows
+    return {(row, column): cell for row, *values in body for column, cell in zip(columns, values, strict=True)}
+
+
+def legend() -> dict[str, str]:
+    found = re.findall(r"^(\d+)\. (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return dict(found)
+
+
+def test_the_page_is_fresh():
+    assert PAGE.read_text(encoding="utf-8") == page(), "stale: python -m recipes.pairs > docs/pairs.md"
+
+
+def test_every_pair_has_a_cell_and_every_number_a_sentence():
+    found, sentences = cells(), legend()
+    assert found.keys() == {(a, b) for a in METHODS for b in METHODS}
+    assert {found[pair] for pair in PAIRS} - {TRAINS} == sentences.keys()
+    assert all(found[a, b] == found[b, a] for a, b in PAIRS)
+    assert all(re.fullmatch(r".*\bA\b.*\bB\b.*: .*\.", sentence) for sentence in sentences.values())
+
+
+def check_pair(a: str, b: str, kind: str) -> bool:
+    """Train the pair, or hold its refusal against the rules; returns whether it trains."""
+    config = run_of(kind, a, b)
+    try:
+        assemble(config)
+    except UserError as error:
+        for line in str(error).splitlines():
+            assert f"{METHODS[a].family}={a}" in line
+            assert f"{METHODS[b].family}={b}" in line
+        return False
+    both, one, other = trial(config), alone(kind, a), alone(kind, b)
+    assert all(math.isfinite(value) for row in both.history.values() for value in row.values())
+    assert both.terms == one.terms | other.terms
+    assert differs(both, one), f"{b} has no effect beside {a}"
+    assert differs(both, other), f"{a} has no effect beside {b}"
+    return True
+
+
+@pytest.mark.parametrize(("a", "b"), PAIRS, ids=["+".join(pair) for pair in PAIRS])
+def test_pair_on_images(a, b):
+    if not all("image" in declared(key).kinds for key in (a, b)):
+        pytest.skip("one of them does not work on images, which its own trial checks")
+    assert check_pair(a, b, "image") == (cells()[a, b] == TRAINS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("a", "b"), PAIRS, ids=["+".join(pair) for pair in PAIRS])
+def test_pair_on_text(a, b):
+    if not all("text" in declared(key).kinds for key in (a, b)):
+        pytest.skip("one of them does not work on text, which its own trial checks")
+    assert check_pair(a, b, "text") == (not verdicts("text")[a, b])
+
+
+def test_a_refusal_leaves_no_method_out():
+    """Three methods of which two pairs clash: a line for each pair."""
+    lines = refusal([METHODS[key] for key in ("fixmatch", "uda", "mixup", "cutmix")], "image").splitlines()
+    assert len(lines) == 2
+    assert [("fixmatch" in line, "mixup" in line) for line in lines] == [(True, False), (False, True)]

@@ -1,0 +1,103 @@
+"""Two gloo ranks with half of every batch against one process with the whole. One start serves all methods.
+
+The networks have neither batch statistics nor dropout: both depend on which rows share a process. Views and draws are
+keyed by the position in the global batch, so both sides see the same samples through the same views.
+"""
+
+import datetime
+import functools
+import os
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from omegaconf import DictConfig, OmegaConf
+
+from tests.conformance.lab import METHODS, declared, method_and_kind, run_of, trial
+from tests.conformance.settings import CANONICAL, EXACT, RANKWISE
+
+STEPS, WORLD, TOLERANCE = 4, 2, 1e-6
+CASES = [(None, kind) for kind in ("image", "text")] + method_and_kind()
+
+
+def is_exact(key: str | None) -> bool:
+    """Whether a method declares it, under its settings for this trial."""
+    if key is None:
+        return True
+    return METHODS[key].build(**CANONICAL.get(key, {}) | EXACT.get(key, {})).declare().exact_on_ranks
+
+
+def config_of(key: str | None, kind: str, world: int) -> DictConfig:
+    changes: dict[str, Any] = {f"network.{name}": value for name, value in RANKWISE[kind].items()}
+    changes |= {f"methods.{key}.{name}": value for name, value in EXACT.get(key or "", {}).items()}
+    changes |= {"trainer.max_steps": STEPS, "trainer.val_every": STEPS, "trainer.devices": world}
+    changes |= {"trainer.strategy": "ddp"} if world > 1 else {}
+    return run_of(kind, *([key] if key else []), **changes)
+
+
+def observe(config: DictConfig) -> dict[str, Any]:
+    """What a process is left with; an error is a result as well, so that the others are still tried."""
+    try:
+        outcome = trial(config)
+    except Exception:
+        return {"error": traceback.format_exc()}
+    return {"state": outcome.state, "logits": outcome.logits, "history": outcome.history}
+
+
+def _rank(rank: int, folder: str) -> None:
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    torch.set_num_threads(1)
+    limit = datetime.timedelta(seconds=120)  # a rank that waits for one that failed
+    dist.init_process_group("gloo", f"file://{folder}/meet", limit, WORLD, rank)
+    for path in sorted(Path(folder).glob("*.yaml")):
+        torch.save(observe(OmegaConf.load(path)), path.with_suffix(f".{rank}"))  # type: ignore[arg-type]
+    dist.destroy_process_group()
+
+
+@functools.cache
+def two_ranks() -> dict[tuple[str | None, str], list[dict[str, Any]]]:
+    """What both ranks were left with, by case."""
+    with tempfile.TemporaryDirectory() as folder:
+        for i, case in enumerate(CASES):
+            OmegaConf.save(config_of(*case, WORLD), Path(folder) / f"{i:03}.yaml")
+        mp.spawn(_rank, (folder,), nprocs=WORLD)
+        return {
+            case: [torch.load(Path(folder) / f"{i:03}.{rank}") for rank in range(WORLD)] for i, case in enumerate(CASES)
+        }
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+
+
+@pytest.mark.parametrize(("key", "kind"), CASES, ids=[f"{key or 'supervised'}-{kind}" for key, kind in CASES])
+def test_two_ranks_with_half_the_batch_equal_one_with_the_whole(key, kind):
+    ranks = two_ranks()[key, kind]
+    assert [seen["error"] for seen in ranks if "error" in seen] == []
+    # weights, teacher, class statistics, memories of methods: one and the same everywhere
+    assert all(torch.equal(value, ranks[1]["state"][name]) for name, value in ranks[0]["state"].items())
+    assert all(value.isfinite().all() for value in ranks[0]["state"].values())
+    whole = trial(config_of(key, kind, 1))
+    difference = largest_difference(ranks[0]["state"], whole.state)
+    moved = largest_difference(whole.start, whole.state)
+    assert moved > 1e3 * TOLERANCE
+    if not is_exact(key):
+        assert difference > TOLERANCE, "the method is exact here, and may declare it"
+        return
+    assert difference <= TOLERANCE
+    assert largest_difference(ranks[0]["logits"], whole.logits) <= 100 * TOLERANCE
+    for step in range(1, STEPS + 1):
+        # logged and evaluated over the global batch
+        assert ranks[0]["history"][step] == pytest.approx(whole.history[step], rel=1e-4, abs=1e-6)
+
+
+def test_some_methods_are_exact():
+    exact = {key for key in METHODS if is_exact(key)}
+    assert {"fixmatch", "mean_teacher", "ema", "sam"} <= exact
+    assert all(declared(key).exact_on_ranks for key in exact - EXACT.keys())

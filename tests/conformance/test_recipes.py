@@ -1,0 +1,41 @@
+"""Every recipe of `configs/recipe` plans without data, and trains three steps on images and on text."""
+
+import math
+
+import pytest
+
+from recipes.assembly import assemble
+from recipes.config import resolve_command
+from recipes.groups import options
+from recipes.plan import describe
+from tests.conformance.lab import KINDS, METHODS, tiny, trial
+
+RECIPES = list(options("recipe"))
+
+
+def command(recipe: str, kind: str) -> list[str]:
+    """The tiny run with a recipe in it; a recipe may want a pretrained network, which no test downloads."""
+    small = [f"recipe={recipe}" if override.startswith("recipe=") else override for override in tiny(kind)]
+    return [*small, "network.pretrained=false", *(["network.name=auto"] if kind == "text" else [])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe(recipe, kind):
+    config = resolve_command(command(recipe, kind)).config
+    assembly = assemble(config)
+    plan = describe(assembly, assembly.sketch_network())
+    assert assembly.datamodule.parts == {}, "planning read data"
+    assert plan.splitlines()[1].strip() == recipe
+    for key in config.get("methods") or {}:
+        assert f"  {key}: " in plan
+    outcome = trial(config)
+    assert outcome.trainer.global_step == 3
+    assert all(math.isfinite(value) for row in outcome.history.values() for value in row.values())
+    assert {f"train/{term}" for term in outcome.terms} <= outcome.history[3].keys()
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe in METHODS])
+def test_a_recipe_named_after_a_method_uses_it(recipe):
+    config = resolve_command([f"recipe={recipe}", "run_dir=unused"]).config
+    assert recipe in config.methods

@@ -1,0 +1,54 @@
+"""Two heads, and half precision. fp16 needs a gradient scaler, which Lightning has on GPUs alone: not tried here."""
+
+import math
+
+import pytest
+import torch
+
+from datamodules.errors import UserError
+from recipes.assembly import assemble
+from tests.conformance.lab import METHODS, alone, declared, differs, method_and_kind, run_of, trial
+
+ON_IMAGES = [key for key in METHODS if "image" in declared(key).kinds]
+
+
+@pytest.mark.parametrize("key", ON_IMAGES)
+def test_two_heads(key):
+    """Both heads learn, every term of the method comes once a head, and the effect is alive."""
+    tasks = {"data.source.tasks": ["label", "parity"]}
+    outcome, plain = trial(run_of("image", key, **tasks)), trial_of_two_heads()
+    assert all(math.isfinite(value) for row in outcome.history.values() for value in row.values())
+    for task, classes in (("label", 10), ("parity", 2)):
+        assert outcome.logits[task].shape[1] == classes
+        weight = f"network.heads.{task}.weight"
+        assert not torch.equal(outcome.start[weight], outcome.state[weight])
+        assert 0 <= outcome.history[3][f"val/{task}/accuracy"] <= 1
+    assert {term.removesuffix("/label") for term in outcome.terms if term.endswith("/label")} == {
+        term.removesuffix("/parity") for term in outcome.terms if term.endswith("/parity")
+    }
+    assert len(outcome.terms) == 2 * len(alone("image", key).terms)
+    assert differs(outcome, plain)
+
+
+_PLAIN: list = []
+
+
+def trial_of_two_heads():
+    if not _PLAIN:
+        _PLAIN.append(trial(run_of("image", **{"data.source.tasks": ["label", "parity"]})))
+    return _PLAIN[0]
+
+
+@pytest.mark.parametrize(("key", "kind"), method_and_kind(), ids=lambda value: value)
+def test_bf16(key, kind):
+    config = run_of(kind, key, **{"trainer.precision": "bf16-mixed"})
+    precisions = declared(key).precisions
+    if precisions is not None and "bf16-mixed" not in precisions:
+        with pytest.raises(UserError, match=rf"{key}.*trainer.precision=bf16-mixed"):
+            assemble(config)
+        return
+    outcome = trial(config)
+    assert all(math.isfinite(value) for row in outcome.history.values() for value in row.values())
+    assert all(value.isfinite().all() for value in outcome.state.values())
+    assert all(value.dtype != torch.bfloat16 for value in outcome.state.values()), "weights and averages stay fp32"
+    assert differs(outcome, alone(kind, key)), "nothing was computed in half precision"
