@@ -68,12 +68,12 @@ def run(config: DictConfig, command: list[str]) -> dict[str, float]:
         check_resume(checkpoint, config, recipe, assembly.trainer.max_steps)
         done = int(checkpoint["global_step"])
     loggers = build_loggers(plain(config).get("logger"), folder, done)
-    with run_folder(folder), interruptible():
-        try:
+    try:
+        with interruptible():
             return train(assembly, recipe, loggers, folder, resume, plan, command)
-        except BaseException:
-            close_loggers(loggers, failed=True)
-            raise
+    except BaseException:
+        close_loggers(loggers, failed=True)
+        raise
 
 
 @contextmanager
@@ -92,8 +92,8 @@ def interruptible() -> Iterator[None]:
 
 
 def check(config: DictConfig) -> None:
-    """Raise UserError where the methods of a validated config may not meet; reads no data."""
-    assemble(config)
+    """Raise `UserError` where a run of this config could not begin, as far as can be told without its data."""
+    assemble(config).sketch_network()
 
 
 def build_recipe(assembly: Assembly) -> Recipe:
@@ -209,14 +209,15 @@ def train(
     every = settings.log_every * settings.accumulate_grad_batches
     bar = [RouxProgressBar(every)] if settings.progress_bar else []
     trainer = build_trainer(assembly, loggers, folder, [*keep, watch, *bar, *hooks])
-    if trainer.is_global_zero:
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(assembly.config, resolve=True))
-        write_text(folder / "plan.txt", plan)
-        start_loggers(loggers, plain(assembly.config), plan)
-    trainer.fit(recipe, datamodule=assembly.datamodule, ckpt_path=resume, weights_only=True)
-    trainer.test(recipe, datamodule=assembly.datamodule, verbose=False)
-    final = recipe.latest | {"train_seconds": watch.seconds}
-    leave_behind(assembly, recipe, loggers, folder, plan, command, final)
+    with run_folder(folder):
+        if trainer.is_global_zero:
+            write_text(folder / "config.yaml", OmegaConf.to_yaml(assembly.config, resolve=True))
+            write_text(folder / "plan.txt", plan)
+            start_loggers(loggers, plain(assembly.config), plan)
+        trainer.fit(recipe, datamodule=assembly.datamodule, ckpt_path=resume, weights_only=True)
+        trainer.test(recipe, datamodule=assembly.datamodule, verbose=False)
+        final = recipe.latest | {"train_seconds": watch.seconds}
+        leave_behind(assembly, recipe, loggers, folder, plan, command, final)
     return final
 
 

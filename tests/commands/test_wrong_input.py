@@ -46,7 +46,8 @@ MISTAKES = {
     ),
     "unknown key": (["sed=1"], "sed: unknown key; did you mean 'seed'?"),
     "key under a method that is not there": (
-        ["methods.mixup.alpha=2"], "methods.mixup.alpha: method 'mixup' is not part of this run; add regularization=mixup"
+        ["methods.mixup.alpha=2"],
+        "methods.mixup.alpha: method 'mixup' is not part of this run; add regularization=mixup",
     ),
     "wrong type": (["trainer.max_steps=many"], "trainer.max_steps: got 'many', expected a whole number at least 1"),
     "out of range": (
@@ -199,7 +200,9 @@ STARTS = {
         ["data=image_folder", "data.root=broken", "data.num_workers=0", TWO_STEPS], "broken/", "mend or remove the file"
     ),
     "a set that is not there": (
-        ["data=mnist", "data.root=nothing"], "data.root=nothing: no MNIST there", "set data.root to a folder that holds it"
+        ["data=mnist", "data.root=nothing"],
+        "data.root=nothing: no MNIST there",
+        "set data.root to a folder that holds it",
     ),
     "devices that are not there": (
         ["trainer.accelerator=tpu", TWO_STEPS], "trainer.accelerator=tpu: ", "as trainer.accelerator=auto finds it"
@@ -215,9 +218,13 @@ STARTS = {
     "an option that the network lacks": (
         ["+network.options.foo=1"], "network.name='digits_cnn' with network.options={'foo': 1}", "'foo'"
     ),
-    "an interpolation into nothing": (["optimizer.lr=${trainer.lr}"], "optimizer.lr: '${trainer.lr}' does not resolve", ""),
+    "an interpolation into nothing": (
+        ["optimizer.lr=${trainer.lr}"], "optimizer.lr: '${trainer.lr}' does not resolve", ""
+    ),
     "wandb without a key": (
-        ["logger=wandb", "logger.wandb.mode=online", TWO_STEPS], "logger=wandb: ", "logger.wandb.mode=offline needs none)"
+        ["logger=wandb", "logger.wandb.mode=online", TWO_STEPS],
+        "logger=wandb: ",
+        "logger.wandb.mode=offline needs none)",
     ),
 }  # fmt: skip
 

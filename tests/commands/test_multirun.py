@@ -1,0 +1,49 @@
+"""`-m`: many runs, each in a folder of its own, none of them started where one is wrong."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from tests.commands.command import QUIET, roux, snapshot
+
+
+def test_two_seeds_make_two_runs(place):
+    outcome = roux("-m", "seed=0,1", "trainer.max_steps=3", "run_dir=sweep", *QUIET)
+    assert outcome.code == 0, outcome.err
+    assert sorted(p.name for p in (place / "sweep").iterdir() if p.is_dir()) == ["0", "1"]
+    losses = []
+    for seed in (0, 1):
+        folder = place / "sweep" / str(seed)
+        assert OmegaConf.load(folder / "config.yaml").seed == seed
+        assert (folder / "report.html").is_file() and (folder / "checkpoints" / "last.ckpt").is_file()
+        losses.append(json.loads((folder / "metrics.json").read_text())["test/loss"])
+    assert losses[0] != losses[1]
+
+
+WRONG = {
+    "value": (["trainer.max_steps=3,0"], "trainer.max_steps: got 0, expected a whole number at least 1"),
+    "recipe": (["recipe=supervised,fixmtch"], "recipe=fixmtch: there is no recipe 'fixmtch'; did you mean 'fixmatch'?"),
+    "folder": (["seed=0,1", "run_dir=file/x"], "run_dir: 'file/x/0' cannot be a folder: '{place}/file' is a file"),
+    "method": (
+        ["regularization=none,mixp"], "regularization=mixp: there is no regularization 'mixp'; did you mean 'mixup'?"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_one_wrong_job_stops_all_before_the_first(kind, place):
+    (place / "file").write_text("in the way")
+    arguments, line = WRONG[kind]
+    before = snapshot(place)
+    outcome = roux("-m", "trainer.max_steps=3", *QUIET, *arguments)
+    assert outcome.code == 2 and outcome.lines[0] == f"error: {line.format(place=place)}"
+    assert "Traceback" not in outcome.err
+    assert snapshot(place) == before
+
+
+def test_methods_that_cannot_meet_are_found_before_the_first_job(place):
+    before = snapshot(place)
+    outcome = roux("-m", "regularization=none,[mixup,cutmix]", "trainer.max_steps=3", *QUIET)
+    assert outcome.code == 2 and "both own the mixing of labeled inputs" in outcome.err
+    assert snapshot(place) == before
