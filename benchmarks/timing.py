@@ -1,13 +1,13 @@
-"""Clocks for steps: stamps at the start of each, exclusive times of named sections, and what a machine is called."""
+"""Clocks for steps that take turns, exclusive times of named sections, and what a machine is called."""
 
-import gc
 import platform
 import subprocess
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,22 +16,48 @@ import pytorch_lightning as pl
 import torch
 
 LIGHTNING = "Lightning"  # the section of what is left over
+BLOCK = 10  # steps between two turns: the logging interval, so that every block logs once
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class Clock:
-    """Wall and CPU time at the start of every step.
+class Turns:
+    """Lets several threads run one at a time, in a ring. On a busy machine speed drifts by a third within seconds, so
+    whole runs in turn compare the machine with itself; blocks of a few steps in turn meet the same weather."""
 
-    The window is the steps [warmup, warmup + steps): the start of the one after it ends it, so a run needs
-    warmup + steps + 1 steps. On a GPU the device is waited for at both ends of the window and nowhere else.
-    sections: what they spend in the window is kept as `spent`, seconds a step by name.
+    def __init__(self, players: int):
+        self.gates = [threading.Semaphore(0) for _ in range(players)]
+        self.failure: BaseException | None = None
+
+    def pass_on(self, player: int) -> None:
+        """Let the next one run, and wait for the turn to come back."""
+        self.leave(player)
+        self.wait(player)
+
+    def leave(self, player: int) -> None:
+        self.gates[(player + 1) % len(self.gates)].release()
+
+    def wait(self, player: int) -> None:
+        self.gates[player].acquire()
+        if self.failure is not None:
+            raise RuntimeError("another variant failed") from self.failure
+
+
+class Clock:
+    """Wall and CPU time of blocks of steps; between two blocks the turn goes round.
+
+    A run has warmup + steps + 1 steps: the start of the last one ends the last block. On a GPU the device is waited
+    for at both ends of a block and nowhere else. sections: what they spend after the warm-up is kept as `spent`,
+    seconds a step by name.
     """
 
-    def __init__(self, warmup: int, steps: int, device: str = "cpu", sections: "Sections | None" = None):
-        self.warmup, self.steps, self.device, self.sections = warmup, steps, device, sections
+    def __init__(
+        self, warmup: int, steps: int, block: int = BLOCK, device: str = "cpu", sections: "Sections | None" = None
+    ):
+        self.warmup, self.steps, self.block, self.device, self.sections = warmup, steps, block, device, sections
         self.spent: dict[str, float] = {}
-        self.wall: list[float] = []
-        self.cpu: list[float] = []
+        self.blocks: list[dict[str, float]] = []  # seconds a step
+        self.between: Callable[[], None] = lambda: None
+        self._marks, self._opened = 0, (0.0, 0.0)
 
     @property
     def total(self) -> int:
@@ -39,28 +65,47 @@ class Clock:
 
     def mark(self) -> None:
         """Call at the start of a step."""
-        opens, closes = len(self.wall) == self.warmup, len(self.wall) == self.warmup + self.steps
-        if self.device == "cuda" and (opens or closes):
-            torch.cuda.synchronize()
-        if self.sections is not None and closes:
+        done, self._marks = self._marks - self.warmup, self._marks + 1
+        if done % self.block and done != self.steps:
+            return
+        if done > 0:
+            wall, cpu = (now - then for now, then in zip(self._now(), self._opened, strict=True))
+            self.blocks.append({"wall": wall / self.block, "cpu": cpu / self.block})
+        if done == self.steps and self.sections is not None:
             self.spent = {name: seconds / self.steps for name, seconds in self.sections.spent.items()}
-        if self.sections is not None and opens:
+        self.between()
+        if done == 0 and self.sections is not None:
             self.sections.spent.clear()
-        self.wall.append(time.perf_counter())
-        self.cpu.append(time.process_time())
+        self._opened = self._now()
 
-    def seconds(self, block: int) -> dict[str, float]:
-        """Seconds a step in the window: `wall` and `cpu`, the mean over all steps, and `quiet`, wall time in the
-        fastest `block` consecutive steps (block: the logging interval, so that each block logs once)."""
-        first, last = self.warmup, self.warmup + self.steps
-        blocks = [
-            (self.wall[start + block] - self.wall[start]) / block for start in range(first, last - block + 1, block)
-        ]
-        return {
-            "wall": (self.wall[last] - self.wall[first]) / self.steps,
-            "cpu": (self.cpu[last] - self.cpu[first]) / self.steps,
-            "quiet": min(blocks, default=(self.wall[last] - self.wall[first]) / self.steps),
-        }
+    def _now(self) -> tuple[float, float]:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter(), time.process_time()
+
+
+def race(runs: Sequence[Callable[[Clock], Any]], clocks: Sequence[Clock], threads: int) -> None:
+    """Run all, each in a thread, one at a time: they take turns block by block. All clocks count the same steps."""
+    turns = Turns(len(runs))
+
+    def play(player: int) -> None:
+        turns.gates[player].acquire()
+        try:
+            torch.set_num_threads(threads)  # a setting of each thread
+            clocks[player].between = partial(turns.pass_on, player)
+            runs[player](clocks[player])
+        except BaseException as error:
+            turns.failure = turns.failure or error
+        turns.leave(player)
+
+    players = [threading.Thread(target=play, args=(player,)) for player in range(len(runs))]
+    for player in players:
+        player.start()
+    turns.gates[0].release()
+    for player in players:
+        player.join()
+    if turns.failure is not None:
+        raise turns.failure
 
 
 class Sections:
@@ -124,17 +169,6 @@ class Spread:
     def text(self, scale: float = 1e3, digits: int = 3) -> str:
         low, high = min(self.values) * scale, max(self.values) * scale
         return f"{median(self.values) * scale:.{digits}f} ({low:.{digits}f}..{high:.{digits}f})"
-
-
-def rounds(variants: dict[str, Callable[[], dict[str, float]]], repeats: int) -> dict[str, dict[str, Spread]]:
-    """Run all variants in turn, `repeats` times over: name -> measure -> its values, in the order of the rounds."""
-    results: dict[str, dict[str, Spread]] = {name: defaultdict(Spread) for name in variants}
-    for _ in range(repeats):
-        for name, measure in variants.items():
-            gc.collect()  # the last variant's litter is not this one's
-            for key, value in measure().items():
-                results[name][key].values.append(value)
-    return results
 
 
 def processor() -> str:

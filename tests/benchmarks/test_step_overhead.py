@@ -1,12 +1,13 @@
 """The benchmark's own claims: it compares equal things, and it says what it found. Times are not asserted."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 
 from benchmarks.step_overhead import BARE, PROOF, Bench, first_difference, main
-from benchmarks.timing import Clock, Sections
+from benchmarks.timing import Clock, Sections, race
 
 
 @pytest.mark.parametrize("recipe", BARE)
@@ -28,19 +29,34 @@ def test_a_difference_in_the_last_bit_is_found_at_its_step():
 
 def test_tables_and_json(tmp_path, capsys):
     out = tmp_path / "out.json"
-    assert main(["--recipe", "fixmatch", "--steps", "4", "--warmup", "1", "--repeats", "2", "--json", str(out)]) == 0
+    assert main(["--recipe", "fixmatch", "--steps", "10", "--warmup", "0", "--repeats", "2", "--json", str(out)]) == 0
     printed, record = capsys.readouterr().out, json.loads(out.read_text())
     assert {"date", "processor", "threads", "torch", "lightning", "commit"} <= record["surroundings"].keys()
     found = record["recipes"]["fixmatch"]
     names = {"bare loop", "bare loop, free", "bare step in Lightning", "Roux"}
-    assert found["seconds"].keys() == names
+    assert found["times"].keys() == names
     assert all(f"| {name} " in printed for name in names)
-    for times in found["seconds"].values():
-        assert all(0 < row["min"] <= row["median"] <= row["max"] for row in times.values())
+    for times in found["times"].values():
+        assert all(row["min"] <= row["median"] <= row["max"] for row in times.values())
+        assert all(times[key]["min"] > 0 for key in ("cpu", "wall", "ratio"))
     for column in found["sections"].values():
         assert column["all"] == pytest.approx(sum(value for name, value in column.items() if name != "all"))
     parts = {"loader", "views", "network", "backward", "optimizer", "averaged weights"}
     assert parts <= found["sections"]["Roux"].keys()
+
+
+def test_variants_take_turns_block_by_block():
+    order = []
+
+    def run(name, clock):
+        for _ in range(clock.total):
+            clock.mark()
+            order.append(name)
+
+    clocks = [Clock(2, 4, block=2), Clock(2, 4, block=2)]
+    race([partial(run, "a"), partial(run, "b")], clocks, threads=1)
+    assert "".join(order) == "aabb" * 3 + "ab"
+    assert [len(clock.blocks) for clock in clocks] == [2, 2]
 
 
 def test_a_section_does_not_count_what_it_calls(monkeypatch):
