@@ -80,7 +80,7 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
 
 
-@pytest.mark.parametrize(("keys", "kind"), CASES, ids=[f"{'+'.join(keys) or 'supervised'}-{kind}" for keys, kind in CASES])
+@pytest.mark.parametrize(("keys", "kind"), CASES, ids=["+".join((*keys, kind)) for keys, kind in CASES])
 def test_two_ranks_with_half_the_batch_equal_one_with_the_whole(keys, kind):
     ranks = two_ranks()[keys, kind]
     assert [seen["error"] for seen in ranks if "error" in seen] == []

@@ -1,22 +1,28 @@
 """Two heads, and half precision. fp16 needs a gradient scaler, which Lightning has on GPUs alone: not tried here."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
 
 from datamodules.errors import UserError
 from recipes.assembly import assemble
-from tests.conformance.lab import METHODS, alone, declared, differs, method_and_kind, run_of, trial
+from tests.conformance.lab import METHODS, Outcome, alone, declared, differs, method_and_kind, run_of, trial
 
+TASKS = {"data.source.tasks": ["label", "parity"]}
 ON_IMAGES = [key for key in METHODS if "image" in declared(key).kinds]
+
+
+@cache
+def without_methods() -> Outcome:
+    return trial(run_of("image", **TASKS))
 
 
 @pytest.mark.parametrize("key", ON_IMAGES)
 def test_two_heads(key):
     """Both heads learn, every term of the method comes once a head, and the effect is alive."""
-    tasks = {"data.source.tasks": ["label", "parity"]}
-    outcome, plain = trial(run_of("image", key, **tasks)), trial_of_two_heads()
+    outcome, plain = trial(run_of("image", key, **TASKS)), without_methods()
     assert all(math.isfinite(value) for row in outcome.history.values() for value in row.values())
     for task, classes in (("label", 10), ("parity", 2)):
         assert outcome.logits[task].shape[1] == classes
@@ -28,15 +34,6 @@ def test_two_heads(key):
     }
     assert len(outcome.terms) == 2 * len(alone("image", key).terms)
     assert differs(outcome, plain)
-
-
-_PLAIN: list = []
-
-
-def trial_of_two_heads():
-    if not _PLAIN:
-        _PLAIN.append(trial(run_of("image", **{"data.source.tasks": ["label", "parity"]})))
-    return _PLAIN[0]
 
 
 @pytest.mark.parametrize(("key", "kind"), method_and_kind(), ids=lambda value: value)
