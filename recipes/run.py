@@ -137,6 +137,7 @@ def quieten() -> None:
         ".*smaller than the logging interval.*",  # we log ourselves
         ".*in eval mode at the start of training.*",  # an averaged network is meant to be
         ".*Checkpoint directory .* exists and is not empty.*",  # resuming
+        ".*The dirpath has changed from .*",  # resuming in another folder
     ):
         warnings.filterwarnings("ignore", message=advice)
 
