@@ -1,7 +1,6 @@
 """One run, from a validated config to a folder with everything a person wants to see of it."""
 
 import logging
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from datamodules.datamodule import StreamDataModule
 from datamodules.randomness import Randomness
 from recipes.assembly import Assembly, assemble, plain
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
@@ -28,19 +26,6 @@ from recipes.schedulers import build_scheduler
 from recipes.statistics import ClassStatistics
 from recipes.step import Stream
 from recipes.tasks import ClassificationTask
-
-
-class Stopwatch(Callback):
-    """Seconds between the first and the last training step, validation included."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.seconds = -time.perf_counter()
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.seconds += time.perf_counter()
 
 
 def run(config: DictConfig, command: list[str]) -> dict[str, float]:
@@ -159,17 +144,17 @@ def train(
     command: list[str],
 ) -> dict[str, float]:
     """Fit, test with the last weights, write what is left behind."""
-    keep, watch = checkpoints(assembly, folder), Stopwatch()
+    keep = checkpoints(assembly, folder)
     hooks = [m for m in recipe.composition.methods.values() if uses_hooks(m)]
     bar = [RouxProgressBar()] if assembly.trainer.progress_bar else []
-    trainer = build_trainer(assembly, loggers, folder, [*keep, watch, *bar, *hooks])
+    trainer = build_trainer(assembly, loggers, folder, [*keep, *bar, *hooks])
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", OmegaConf.to_yaml(assembly.config, resolve=True))
         write_text(folder / "plan.txt", plan)
         start_loggers(loggers, plain(assembly.config), plan)
     trainer.fit(recipe, datamodule=assembly.datamodule, ckpt_path=resume, weights_only=True)
     trainer.test(recipe, datamodule=assembly.datamodule, verbose=False)
-    final = recipe.latest | {"train_seconds": watch.seconds}
+    final = recipe.latest | {"train_seconds": recipe.train_seconds}
     leave_behind(assembly, recipe, loggers, folder, plan, command, final)
     return final
 
