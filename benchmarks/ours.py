@@ -13,7 +13,7 @@ from recipes.assembly import Assembly, assemble
 from recipes.config import resolve_command
 from recipes.loggers.build import build_loggers, close_loggers
 from recipes.recipe import Recipe
-from recipes.run import Stopwatch, build_recipe, build_trainer, checkpoints, uses_hooks
+from recipes.run import build_recipe, build_trainer, checkpoints, uses_hooks
 
 ENGINE = {
     "training_step": "step: calls in between",
@@ -63,7 +63,7 @@ def fit(assembly: Assembly, folder: Path, clock: Clock) -> list[Tensor]:
     losses = watch(recipe, clock)
     loggers = build_loggers({}, folder)
     hooks = [method for method in recipe.composition.methods.values() if uses_hooks(method)]
-    trainer = build_trainer(assembly, loggers, folder, [*checkpoints(assembly, folder), Stopwatch(), *hooks])
+    trainer = build_trainer(assembly, loggers, folder, [*checkpoints(assembly, folder), *hooks])
     trainer.fit(recipe, datamodule=assembly.datamodule)
     close_loggers(loggers)
     return losses

@@ -29,8 +29,6 @@ def split(output: Output, sizes: list[int]) -> list[Output]:
 
 def _run(net: nn.Module, inputs: list[Input]) -> dict[str, Output]:
     """Forward inputs in one pass; inputs that hold the very same tensor are forwarded once."""
-    if not inputs:
-        return {}
     unique: dict[int, Embedded] = {}
     for entry in inputs:
         unique.setdefault(id(entry.embedded.x), entry.embedded)
@@ -53,12 +51,15 @@ def forward_inputs(
     mine = [entry for entry in inputs.values() if entry.network == "student"]
     counted = [entry for entry in mine if entry.counted or not together]
     graph = [entry for entry in counted if entry.grad or together]
-    outputs = _run(student, graph)
+    outputs = _run(student, graph) if graph else {}
     if len(counted) < len(mine):
         with norms.frozen():
             outputs |= _run(student, [entry for entry in mine if not entry.counted])
+    apart = [entry for entry in counted if not (entry.grad or together)]
+    taught = [entry for entry in inputs.values() if entry.network == "teacher"]
     with torch.no_grad():
-        outputs |= _run(student, [entry for entry in counted if not (entry.grad or together)])
-        if teacher is not None:
-            outputs |= _run(teacher, [entry for entry in inputs.values() if entry.network == "teacher"])
+        if apart:
+            outputs |= _run(student, apart)
+        if taught and teacher is not None:
+            outputs |= _run(teacher, taught)
     return outputs

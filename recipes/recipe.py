@@ -5,6 +5,7 @@
 Everything is run from here; what a method may do at each point is told in `method.py`, what flows in `step.py`.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial, reduce
@@ -31,6 +32,13 @@ from recipes.teacher import Teacher
 MakeView = Callable[[Stream, str, Randomness], Any]
 MakeOptimizer = Callable[["Recipe"], tuple[Optimizer, Any]]
 POINTS = ("build", "prepare", "adjust", "terms", "combine", "wrap_step", "after_step", "infer")
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch of tensors in nested dicts on `device`; whatever else it holds stays as it is."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=device.type == "cuda")
+    return {name: moved(part, device) for name, part in batch.items()} if isinstance(batch, dict) else batch
 
 
 class Recipe(LightningModule):
@@ -70,12 +78,16 @@ class Recipe(LightningModule):
         self.evaluator = Evaluator(tasks, both=composition.evaluates_teacher or bool(self.at["infer"]))
         self.meters, self.replaying = Meters(), False
         self.latest: dict[str, float] = {}
+        self.train_seconds = 0.0  # between the first and the last training step, validation included
         self.last_step: Step | None = None  # of the whole run, for the sheet of views on its page
         self._step: Step | None = None
         self._identity = dict(identity or {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["identity"] = self._identity
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return moved(batch, device)
 
     # -- the way of a batch ----------------------------------------------------------------------------------------
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -165,6 +177,13 @@ class Recipe(LightningModule):
             yield
         finally:
             self.replaying = False
+
+    def on_train_start(self) -> None:
+        # here and not in a callback, which would be called at every other hook as well
+        self.train_seconds = -time.perf_counter()
+
+    def on_train_end(self) -> None:
+        self.train_seconds += time.perf_counter()
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = self._make_optimizer(self)

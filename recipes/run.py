@@ -3,7 +3,6 @@
 import logging
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,19 +34,6 @@ from recipes.settings import TrainerSettings
 from recipes.statistics import ClassStatistics
 from recipes.step import Stream
 from recipes.tasks import ClassificationTask
-
-
-class Stopwatch(Callback):
-    """Seconds between the first and the last training step, validation included."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.seconds = -time.perf_counter()
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.seconds += time.perf_counter()
 
 
 def run(config: DictConfig, command: list[str]) -> dict[str, float]:
@@ -204,12 +190,12 @@ def train(
     command: list[str],
 ) -> dict[str, float]:
     """Fit, test with the last weights, write what is left behind."""
-    keep, watch = checkpoints(assembly, folder), Stopwatch()
+    keep = checkpoints(assembly, folder)
     hooks = [m for m in recipe.composition.methods.values() if uses_hooks(m)]
     settings = assembly.trainer
     every = settings.log_every * settings.accumulate_grad_batches
     bar = [RouxProgressBar(every)] if settings.progress_bar else []
-    trainer = build_trainer(assembly, loggers, folder, [*keep, watch, *bar, *hooks])
+    trainer = build_trainer(assembly, loggers, folder, [*keep, *bar, *hooks])
     with run_folder(folder):
         if trainer.is_global_zero:
             write_text(folder / "config.yaml", OmegaConf.to_yaml(assembly.config, resolve=True))
@@ -217,7 +203,7 @@ def train(
             start_loggers(loggers, plain(assembly.config), plan)
         trainer.fit(recipe, datamodule=assembly.datamodule, ckpt_path=resume, weights_only=True)
         trainer.test(recipe, datamodule=assembly.datamodule, verbose=False)
-        final = recipe.latest | {"train_seconds": watch.seconds}
+        final = recipe.latest | {"train_seconds": recipe.train_seconds}
         leave_behind(assembly, recipe, loggers, folder, plan, command, final)
     return final
 
