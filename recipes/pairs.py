@@ -57,9 +57,15 @@ def listed(root: Path = CONFIGS) -> dict[str, Listed]:
     return {key: Listed(family, key, root / family / f"{key}.yaml") for family, key in offers}
 
 
+@cache
+def default(entry: Listed) -> Method:
+    """A method with the settings of its file: only its declaration is asked for, so one will do."""
+    return entry.build()
+
+
 def shares(a: Listed, b: Listed) -> bool:
     """Whether one of two methods leaves its averaged network to the other."""
-    first, second = a.build().declare(), b.build().declare()
+    first, second = default(a).declare(), default(b).declare()
     return bool(first.teacher and second.teacher) and first.yields_teacher != second.yields_teacher
 
 
@@ -67,7 +73,7 @@ def refusal(entries: Sequence[Listed], kind: str) -> str:
     """Why these methods cannot meet on data of a kind, in the words a user reads; empty where they can."""
     situation = Situation(kind, VIEWS, kind, families={entry.key: entry.family for entry in entries})
     try:
-        compose({entry.key: entry.build() for entry in entries}, situation)
+        compose({entry.key: default(entry) for entry in entries}, situation)
     except UserError as error:
         return str(error)
     return ""
@@ -125,7 +131,7 @@ def on_text(root: Path = CONFIGS) -> Iterator[str]:
     for entry in known.values():
         alone = refusal([entry], "text")
         if alone:
-            yield f"- `{entry.family}={entry.key}` works on {' and '.join(entry.build().declare().kinds)} data alone."
+            yield f"- `{entry.family}={entry.key}` works on {' and '.join(default(entry).declare().kinds)} data alone."
     other = [pair for pair in texts if texts[pair] != images.get(pair, "")]
     for a, b in other:
         yield f"- {a} and {b}: {anonymous(texts[a, b], known[a], known[b]) or TRAINS}."

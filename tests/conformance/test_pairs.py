@@ -11,7 +11,7 @@ import pytest
 from datamodules.errors import UserError
 from recipes.assembly import assemble
 from recipes.pairs import SHARES, TRAINS, page, refusal, verdicts
-from tests.conformance.lab import METHODS, alone, declared, differs, run_of, trial
+from tests.conformance.lab import METHODS, declared, differs, quiet, quiet_run_of, trial
 
 PAGE = Path(__file__).parents[2] / "docs" / "pairs.md"
 PAIRS = list(combinations(METHODS, 2))
@@ -47,7 +47,7 @@ def test_every_pair_has_a_cell_and_every_number_a_sentence():
 
 def check_pair(a: str, b: str, kind: str) -> str:
     """Train the pair, or hold its refusal against the rules; returns what the page should say."""
-    config = run_of(kind, a, b)
+    config = quiet_run_of(kind, a, b)
     try:
         assemble(config)
     except UserError as error:
@@ -55,7 +55,7 @@ def check_pair(a: str, b: str, kind: str) -> str:
             assert f"{METHODS[a].family}={a}" in line
             assert f"{METHODS[b].family}={b}" in line
         return "refused"
-    both, one, other = trial(config), alone(kind, a), alone(kind, b)
+    both, one, other = trial(config), quiet(kind, a), quiet(kind, b)
     assert all(math.isfinite(value) for row in both.history.values() for value in row.values())
     assert both.terms == one.terms | other.terms
     effects = [differs(both, other), differs(both, one)]

@@ -18,8 +18,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from omegaconf import DictConfig, OmegaConf
 
-from tests.conformance.lab import KINDS, METHODS, declared, method_and_kind, run_of, trial
-from tests.conformance.settings import CANONICAL, EXACT, RANKWISE, TOGETHER
+from tests.conformance.lab import KINDS, METHODS, declared, distance, method_and_kind, quiet_run_of, trial
+from tests.conformance.settings import CANONICAL, EXACT, TOGETHER
 
 STEPS, WORLD, TOLERANCE = 4, 2, 1e-6
 Case = tuple[tuple[str, ...], str]
@@ -36,12 +36,12 @@ def is_exact(key: str) -> bool:
 
 
 def config_of(keys: tuple[str, ...], kind: str, world: int) -> DictConfig:
-    changes: dict[str, Any] = {f"network.{name}": value for name, value in RANKWISE[kind].items()}
-    changes |= {f"methods.{key}.{name}": value for key in keys for name, value in EXACT.get(key, {}).items()}
-    changes |= TOGETHER.get(keys, {})
+    changes = TOGETHER.get(keys, {}) | {
+        f"methods.{key}.{name}": value for key in keys for name, value in EXACT.get(key, {}).items()
+    }
     changes |= {"trainer.max_steps": STEPS, "trainer.val_every": STEPS, "trainer.devices": world}
     changes |= {"trainer.strategy": "ddp"} if world > 1 else {}
-    return run_of(kind, *keys, **changes)
+    return quiet_run_of(kind, *keys, **changes)
 
 
 def observe(config: DictConfig) -> dict[str, Any]:
@@ -75,11 +75,6 @@ def two_ranks() -> dict[Case, list[dict[str, Any]]]:
         }
 
 
-def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    assert a.keys() == b.keys()
-    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
-
-
 @pytest.mark.parametrize(("keys", "kind"), CASES, ids=["+".join((*keys, kind)) for keys, kind in CASES])
 def test_two_ranks_with_half_the_batch_equal_one_with_the_whole(keys, kind):
     ranks = two_ranks()[keys, kind]
@@ -88,14 +83,14 @@ def test_two_ranks_with_half_the_batch_equal_one_with_the_whole(keys, kind):
     assert all(torch.equal(value, ranks[1]["state"][name]) for name, value in ranks[0]["state"].items())
     assert all(value.isfinite().all() for value in ranks[0]["state"].values())
     whole = trial(config_of(keys, kind, 1))
-    difference = largest_difference(ranks[0]["state"], whole.state)
-    moved = largest_difference(whole.start, whole.state)
+    difference = distance(ranks[0]["state"], whole.state)
+    moved = distance(whole.start, whole.state)
     assert moved > 1e3 * TOLERANCE
     if not all(map(is_exact, keys)):
         assert difference > TOLERANCE, "the method is exact here, and may declare it"
         return
     assert difference <= TOLERANCE
-    assert largest_difference(ranks[0]["logits"], whole.logits) <= 100 * TOLERANCE
+    assert distance(ranks[0]["logits"], whole.logits) <= 100 * TOLERANCE
     for step in range(1, STEPS + 1):
         # logged and evaluated over the global batch
         assert ranks[0]["history"][step] == pytest.approx(whole.history[step], rel=1e-4, abs=1e-6)
