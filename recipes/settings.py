@@ -24,7 +24,7 @@ class TrainerSettings:
     optimizer steps between two transfers of the metrics from the device. deterministic: refuse operations
     that have no deterministic kernel."""
 
-    max_steps: Count = 800
+    max_steps: Count = 1200
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
     devices: Literal["auto", -1] | Count | list[Annotated[int, Field(ge=0)]] = 1
     num_nodes: Count = 1
