@@ -35,7 +35,7 @@ def test_every_recipe_and_method_is_listed_with_its_line(tmp_path):
 def test_main_keys_show_their_defaults_and_comments(tmp_path):
     lines = [line.strip() for line in help_text(write_configs(tmp_path)).splitlines()]
     assert any(line.startswith("seed=0 ") and "random" in line for line in lines)
-    assert any(line.startswith("trainer.max_steps=800 ") for line in lines)
+    assert any(line.startswith("trainer.max_steps=1200 ") for line in lines)
     assert any(
         line.startswith("data.batch_size=64 ") and line.endswith("labeled samples in a step")
         for line in lines
