@@ -15,7 +15,7 @@ from recipes.groups import CONFIGS
 
 GRADIENTS = ((1.0, -2.0), (0.5, 1.0), (0.25, 0.5))
 WORKED = {
-    "sgd": (o.SGD(lr=0.1, weight_decay=0), (0.9, 2.2), (0.76, 2.28), (0.609, 2.302)),
+    "sgd": (o.SGD(lr=0.1, weight_decay=0, nesterov=False), (0.9, 2.2), (0.76, 2.28), (0.609, 2.302)),
     "nesterov": (
         o.SGD(lr=0.1, weight_decay=0, nesterov=True),
         (0.81, 2.38),
@@ -188,7 +188,7 @@ def test_mistakes_are_one_line(settings, message):
 
 
 def test_options_reach_the_optimizer():
-    optimizer = o.build_optimizer(network(), o.SGD(options={"dampening": 0.5}))
+    optimizer = o.build_optimizer(network(), o.SGD(nesterov=False, options={"dampening": 0.5}))
     assert optimizer.defaults["dampening"] == 0.5
 
 
