@@ -56,7 +56,7 @@ def observe(config: DictConfig) -> dict[str, Any]:
 def _rank(rank: int, folder: str) -> None:
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     torch.set_num_threads(1)
-    limit = datetime.timedelta(seconds=120)  # a rank that waits for one that failed
+    limit = datetime.timedelta(seconds=600)  # a rank that waits for one that failed
     dist.init_process_group("gloo", f"file://{folder}/meet", limit, WORLD, rank)
     for path in sorted(Path(folder).glob("*.yaml")):
         torch.save(observe(OmegaConf.load(path)), path.with_suffix(f".{rank}"))  # type: ignore[arg-type]
