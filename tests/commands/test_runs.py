@@ -150,7 +150,7 @@ def test_the_config_left_behind_makes_the_same_run(place):
     config = OmegaConf.load(place / "first" / "config.yaml")
     sections = ("seed", "data", "network", "optimizer", "scheduler", "trainer", "methods")
     values = [line for section in sections for line in as_overrides(config[section], section)]
-    assert "methods.fixmatch.threshold=0.95" in values and "data.views.strong.fill=null" in values
+    assert "methods.fixmatch.threshold=0.95" in values and "data.views.strong.pool=null" in values
     train(place / "second", "recipe=fixmatch", *values)
     assert read_metrics(place / "first") == read_metrics(place / "second")
 
@@ -163,7 +163,7 @@ def test_without_a_name_a_run_gets_a_folder_by_recipe_and_time(place):
 
 
 def test_a_dry_run_prints_the_plan_and_touches_nothing(place):
-    outcome = roux(*COMBINATION, "data=cifar10", "data.root=nowhere", "dry_run=true")
+    outcome = roux(*COMBINATION, "data=cifar10", "data.root=nowhere", "trainer.max_steps=800", "dry_run=true")
     assert outcome.code == 0 and outcome.err == "" and list(place.iterdir()) == []
     for title in ("streams and views", "network", "methods, in order", "slots", "optimization"):
         assert f"\n{title}\n" in outcome.out
