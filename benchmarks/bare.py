@@ -28,7 +28,7 @@ MOMENTUM, LOG_EVERY = 0.9, 10
 
 
 class Bare:
-    """Supervised training: weak view, cross-entropy, SGD with momentum, the mean loss logged every 10 steps."""
+    """Supervised training: weak view, cross-entropy, SGD with Nesterov momentum, the mean loss logged every 10 steps."""
 
     def __init__(self, assembly: Assembly, folder: Path, device: str, free: bool = False):
         self.seed, self.device, self.total = assembly.config.seed, device, assembly.trainer.max_steps
@@ -46,7 +46,7 @@ class Bare:
         matrices = [p for p in self.network.parameters() if p.ndim > 1]
         vectors = [p for p in self.network.parameters() if p.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.SGD(groups, lr=self.rate, momentum=MOMENTUM)
+        self.optimizer = torch.optim.SGD(groups, lr=self.rate, momentum=MOMENTUM, nesterov=True)
         self.losses: list[Tensor] = []
         self.sum = torch.zeros((), device=device)
         self.file = (folder / "bare.csv").open("w")
@@ -133,7 +133,7 @@ class Bare:
 class BareFixMatch(Bare):
     """FixMatch (arXiv 2001.07685): one forward over labeled, weak and strong views, a cosine, averaged weights."""
 
-    threshold, decay = 0.95, 0.999
+    threshold, decay = 0.95, 0.99
 
     def __init__(self, assembly: Assembly, folder: Path, device: str, free: bool = False):
         super().__init__(assembly, folder, device, free)

@@ -22,7 +22,7 @@ class Tokenize:
     def __init__(
         self,
         tokenizer: str = "auto",
-        max_length: Annotated[int, Field(ge=8)] = 128,
+        max_length: Annotated[int, Field(ge=8)] = 64,
         vocab_size: Annotated[int, Field(ge=100)] = 8000,
         network: str | None = None,
     ):

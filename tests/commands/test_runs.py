@@ -167,4 +167,4 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(place):
     assert outcome.code == 0 and outcome.err == "" and list(place.iterdir()) == []
     for title in ("streams and views", "network", "methods, in order", "slots", "optimization"):
         assert f"\n{title}\n" in outcome.out
-    assert "trainable parameters, 0 frozen" in outcome.out and "1200 steps" in outcome.out
+    assert "trainable parameters, 0 frozen" in outcome.out and "800 steps" in outcome.out

@@ -17,7 +17,7 @@ STRONG = sorted(path.stem for path in (CONFIGS / "data" / "strong_text").glob("*
 
 def data(name, *overrides):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(config_name=None, overrides=[f"+data={name}", "+seed=0", *overrides]).data
+        return compose("config", overrides=[f"data={name}", *overrides]).data
 
 
 def check_arguments(node, skip=()):
