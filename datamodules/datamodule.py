@@ -14,7 +14,7 @@ from datamodules.randomness import Draw
 from datamodules.samplers import Order, ShareSampler, ShuffledPasses, StepSampler
 from datamodules.source import DataInfo, Loader, Splits
 from datamodules.splits import SplitSettings, class_counts, split_training
-from datamodules.streams import BatchLoader, Part, PartDataset, StepDataset, StepLoader
+from datamodules.streams import BatchLoader, Part, PartDataset, StepDataset, StepLoader, moved
 
 DIGITS = "0123456789"
 
@@ -252,6 +252,10 @@ class StreamDataModule(LightningDataModule):
 
     def test_dataloader(self) -> BatchLoader | list[Any]:
         return self._evaluation_loader("test")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        # Lightning's own looks for every kind of container there is
+        return moved(batch, device)
 
     # -- where the run stands --------------------------------------------------------------------------------
     @property

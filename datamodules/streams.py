@@ -94,6 +94,13 @@ def as_fetched(batch: Any) -> Any:
     return batch
 
 
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch of tensors in nested dicts on `device`; whatever else it holds stays as it is."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=device.type == "cuda")
+    return {name: moved(part, device) for name, part in batch.items()} if isinstance(batch, dict) else batch
+
+
 class BatchLoader(DataLoader):
     """A DataLoader over batches that the dataset makes whole; a `Failure` is raised as UserError."""
 

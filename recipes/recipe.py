@@ -34,13 +34,6 @@ MakeOptimizer = Callable[["Recipe"], tuple[Optimizer, Any]]
 POINTS = ("build", "prepare", "adjust", "terms", "combine", "wrap_step", "after_step", "infer")
 
 
-def moved(batch: Any, device: torch.device) -> Any:
-    """A batch of tensors in nested dicts on `device`; whatever else it holds stays as it is."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=device.type == "cuda")
-    return {name: moved(part, device) for name, part in batch.items()} if isinstance(batch, dict) else batch
-
-
 class Recipe(LightningModule):
     """A network, its tasks and the methods composed for this run.
 
@@ -85,9 +78,6 @@ class Recipe(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["identity"] = self._identity
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return moved(batch, device)
 
     # -- the way of a batch ----------------------------------------------------------------------------------------
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -11,6 +11,7 @@ from datamodules.errors import UserError
 from datamodules.randomness import Randomness
 from datamodules.source import ArraySource, DataInfo, Splits
 from datamodules.sources import Digits
+from datamodules.streams import moved
 
 
 def ready(rank: int = 0, world: int = 1, total: int = 12, **settings) -> StreamDataModule:
@@ -286,3 +287,11 @@ def test_words_are_numbered_before_views_are_fitted_on_the_training_part():
     assert happened == [("text", 1297, 500), ("fit", 1297)] and data.codec == "the codec"
     with pytest.raises(ValueError, match="only texts"):
         StreamDataModule(source=Digits()).decode({})
+
+
+def test_a_batch_moves_whole_and_keeps_what_is_no_tensor():
+    batch = {"position": 3, "labeled": {"data": torch.ones(2, dtype=torch.uint8), "targets": {"label": torch.ones(2)}}}
+    there = moved(batch, torch.device("meta"))
+    assert there["position"] == 3
+    assert there["labeled"]["data"].device.type == there["labeled"]["targets"]["label"].device.type == "meta"
+    assert batch["labeled"]["data"].device.type == "cpu"
