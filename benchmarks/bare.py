@@ -28,7 +28,7 @@ MOMENTUM, LOG_EVERY = 0.9, 10
 
 
 class Bare:
-    """Supervised training: weak view, cross-entropy, SGD with Nesterov momentum, the mean loss logged every 10 steps."""
+    """Supervised training: weak view, cross-entropy, SGD with Nesterov momentum, the loss logged every 10 steps."""
 
     def __init__(self, assembly: Assembly, folder: Path, device: str, free: bool = False):
         self.seed, self.device, self.total = assembly.config.seed, device, assembly.trainer.max_steps
