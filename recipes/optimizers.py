@@ -223,7 +223,7 @@ def check_optimizer(settings: OptimizerSettings) -> Callable[..., optim.Optimize
     unknown name and for arguments that it does not have, before there is anything to optimise."""
     name = settings.factory_name()
     make, known = _factory(name)
-    for argument in settings.arguments().keys() - known:
+    for argument in sorted(settings.arguments().keys() - known):
         raise UserError(f"optimizer.options.{argument}: '{name}' has no such argument; {nearest(argument, known)}")
     return make
 

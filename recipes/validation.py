@@ -48,7 +48,7 @@ def validate(config: DictConfig) -> list[str]:
     tree = plain(config, "", faults)
     faults += _root_faults(tree)
     faults += [f"{name}: is missing; choose one by {name}=NAME" for name in REQUIRED if name not in tree]
-    for key in tree.keys() - ROOT.keys():
+    for key in [name for name in tree if name not in ROOT]:
         for path, node in targets(tree[key], str(key)):
             faults += target_faults(path, node)
     return sorted(set(faults), key=faults.index)
