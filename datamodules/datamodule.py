@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.errors import UserError, nearest
 from datamodules.randomness import Draw
-from datamodules.samplers import Order, ShareSampler, ShuffledPasses, StepSampler
+from datamodules.samplers import MakeOrder, Order, ShareSampler, ShuffledPasses, StepSampler
 from datamodules.source import DataInfo, Loader, Splits
 from datamodules.splits import SplitSettings, class_counts, split_training
 from datamodules.streams import BatchLoader, Part, PartDataset, StepDataset, StepLoader, moved
@@ -80,6 +80,7 @@ class StreamDataModule(LightningDataModule):
         self.info: DataInfo = source.info()
         self.kind = self.info.kind
         self.streams = {"labeled"}
+        self.orders: dict[str, MakeOrder] = {}
         self.tasks: dict[str, int] = {}
         self.classes: dict[str, list[str]] = {}
         self.parts: dict[str, Part] = {}
@@ -89,13 +90,15 @@ class StreamDataModule(LightningDataModule):
         self._place: tuple[int, int, int] | None = None
 
     # -- what is asked for, before anything is read ----------------------------------------------------------
-    def request(self, streams: Iterable[str]) -> None:
-        """Ask for streams; the requests of all methods add up."""
+    def request(self, streams: Iterable[str], orders: Mapping[str, MakeOrder] | None = None) -> None:
+        """Ask for streams; the requests of all methods add up. orders: how the samples of a stream come, by stream;
+        shuffled passes where nobody asks."""
         known = {"labeled", "unlabeled"}
         for stream in streams:
             if stream not in known:
                 raise UserError(f"data: there is no stream '{stream}'; {nearest(stream, known)}")
             self.streams.add(stream)
+        self.orders |= orders or {}
 
     def view_names(self) -> set[str]:
         """Names of the views this data has, without trailing digits."""
@@ -224,9 +227,7 @@ class StreamDataModule(LightningDataModule):
         if total < 1:
             raise UserError("trainer.max_steps must be set: streams are endless, a run has a number of steps")
         sizes = self.batch_sizes()
-        orders: dict[str, Order] = {
-            name: ShuffledPasses(len(self.parts[name]), self.seed, name) for name in sizes
-        }
+        orders = {name: self._order(name, size, total) for name, size in sizes.items()}
         sampler = StepSampler(orders, sizes, total, rank, world, start=lambda: self.position)
         dataset = StepDataset({stream: self.parts[stream] for stream in sizes})
         return StepLoader(
@@ -237,6 +238,12 @@ class StreamDataModule(LightningDataModule):
             restore=self.load_state_dict,
             **self._options(self.parts["labeled"]),
         )
+
+    def _order(self, stream: str, batch_size: int, total: int) -> Order:
+        part = self.parts[stream]
+        if stream in self.orders:
+            return self.orders[stream](part.targets, batch_size, total, self.seed, stream)
+        return ShuffledPasses(len(part), self.seed, stream)
 
     def _evaluation_loader(self, name: str) -> BatchLoader | list[Any]:
         part = self.parts.get(name)

@@ -20,6 +20,15 @@ class Order(Protocol):
         ...
 
 
+class MakeOrder(Protocol):
+    """Makes the order in which a stream's samples come, once the data has been read."""
+
+    def __call__(self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str) -> Order:
+        """targets: int64 [M] by task, of the samples of the stream. batch_size: global samples of a micro-batch.
+        total: micro-batches of the run. seed, stream: key every draw."""
+        ...
+
+
 class ShuffledPasses:
     """Endless passes over `size` samples, pass p in an order of its own drawn from (seed, "order", stream,
     p).

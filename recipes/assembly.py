@@ -97,7 +97,7 @@ def assemble(config: DictConfig) -> Assembly:
     composition = compose(methods, situation)
     if isinstance(datamodule.text, Tokenize) and datamodule.text.network is None and config.network.pretrained:
         datamodule.text.network = config.network.name
-    datamodule.request(composition.streams)
+    datamodule.request(composition.streams, composition.orders)
     return Assembly(
         config=config,
         datamodule=datamodule,

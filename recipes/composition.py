@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import combinations
 
 from datamodules.errors import UserError
+from datamodules.samplers import MakeOrder
 from recipes.method import Declaration, Method, TeacherRequest
 
 SLOTS = {
@@ -16,6 +17,7 @@ SLOTS = {
     "optimizer": "the optimizer",
     "two_passes": "the second pass of a step",
     "labeled_mask": "the mask of labeled samples",
+    "sampler": "the order in which labeled samples come",
 }
 
 
@@ -47,6 +49,7 @@ class Composition:
     declarations: dict[str, Declaration]
     views: dict[str, tuple[str, ...]]
     slots: dict[str, str]
+    orders: dict[str, MakeOrder]
     teacher: TeacherRequest | None
     evaluates_teacher: bool
 
@@ -83,6 +86,7 @@ def compose(methods: Mapping[str, Method], situation: Situation) -> Composition:
         declarations={key: declarations[key] for key in order},
         views=_views(declarations[key] for key in order),
         slots={slot: key for key in order for slot in declarations[key].slots},
+        orders={stream: make for key in order for stream, make in declarations[key].orders.items()},
         teacher=teacher,
         evaluates_teacher=any(d.evaluates_teacher for d in declarations.values()),
     )

@@ -1,12 +1,36 @@
-"""Metrics of evaluation: by task, for the reported network and for the raw one beside it."""
+"""Metrics of evaluation: by task, for the reported network and for the raw one beside it, and what probes add."""
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from recipes.tasks import Evaluation, Task
+
+if TYPE_CHECKING:
+    from recipes.recipe import Recipe
+
+
+class Probe(nn.Module):
+    """A measurement beside the tasks' own metrics, which a user adds to any recipe: robust accuracy, retrieval.
+
+    A node with `_target_` under `evaluate` of the config. It sees the reported network in evaluation mode, gradients
+    are off but may be turned on. parts: the evaluations it takes part in, of `val` and `test`.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ("val", "test")
+    kinds: ClassVar[tuple[str, ...]] = ("image", "text")
+
+    def update(self, recipe: "Recipe", view: Any, targets: dict[str, Tensor], index: Tensor) -> None:
+        """Take a batch of raw views with targets by task and their stable indices [N]."""
+
+    def compute(self) -> dict[str, Tensor]:
+        """Values by name, over all batches and ranks; logged as `PART/NAME`."""
+        return {}
+
+    def reset(self) -> None:
+        """Forget all batches."""
 
 
 class Evaluator(nn.Module):

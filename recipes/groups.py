@@ -8,7 +8,7 @@ of others and no choice.
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-NOT_FAMILIES = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "logger")
+NOT_FAMILIES = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "logger", "evaluate")
 SINGLE = ("recipe", "data", "network", "optimizer", "scheduler", "trainer")
 
 

@@ -5,6 +5,7 @@ The points, in the order a batch meets them; all are optional, and nobody else w
     build       once: extra modules, network surgery, own parameter groups
     prepare     every batch: change inputs and targets, name further inputs to forward
     adjust      change the logits that losses see (evaluation and pseudo-labels see raw ones)
+    weigh       give every sample's cross-entropy a factor; those of several methods multiply
     terms       add named, unreduced loss terms
     combine     turn the terms into one scalar (one owner)
     wrap_step   nest a closure around the optimizer's closure
@@ -20,7 +21,9 @@ from pytorch_lightning import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from recipes.step import Role, Step
+from datamodules.samplers import MakeOrder
+from recipes.criterion import Role
+from recipes.step import Step
 
 if TYPE_CHECKING:
     from recipes.recipe import Recipe
@@ -49,6 +52,7 @@ class Declaration:
     slots: things only one method may own, e.g. `mixer`, `pseudo_labels`, `prior_correction`.
     tags: properties other methods may care about. refuses: tag -> reason why it cannot meet a method with that tag.
     before, after: tags of methods whose `prepare`, `adjust` and `terms` must run later or earlier.
+    orders: in which order a stream's samples come, by stream: balanced, in classes of k. One method may say so.
     teacher: the averaged network it needs. yields_teacher: another method's will do as well, its own settings count
     only where nobody else asks for one. evaluates_teacher: evaluation uses that network, the raw one beside it.
     accumulation: works when a step is several micro-batches. exact_on_ranks: n ranks with 1/n of the batch each
@@ -58,6 +62,7 @@ class Declaration:
     kinds: tuple[str, ...] = ("image", "text")
     views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     slots: tuple[str, ...] = ()
+    orders: Mapping[str, MakeOrder] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict)
     before: tuple[str, ...] = ()
@@ -96,8 +101,12 @@ class Method(Callback):
 
     def prepare(self, step: Step, recipe: "Recipe") -> None: ...
 
-    def adjust(self, logits: Tensor, task: str, name: str, role: Role, recipe: "Recipe") -> Tensor:
+    def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, recipe: "Recipe") -> Tensor:
         return logits
+
+    def weigh(self, logits: Tensor, target: Tensor, task: str, role: Role, recipe: "Recipe") -> Tensor | None:
+        """[N] factors of the samples' cross-entropy, from adjusted logits, with gradient where it has one; None: 1."""
+        return None
 
     def terms(self, step: Step, recipe: "Recipe") -> None: ...
 

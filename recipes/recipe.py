@@ -6,11 +6,11 @@ Everything is run from here; what a method may do at each point is told in `meth
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial, reduce
 from operator import add
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -20,18 +20,19 @@ from torch.optim import Optimizer
 from datamodules.randomness import Randomness, derive_seed, seed_default
 from recipes.batchnorm import BatchNorms
 from recipes.composition import Composition
-from recipes.evaluation import Evaluator
+from recipes.criterion import Criterion
+from recipes.evaluation import Evaluator, Probe
 from recipes.forward import forward_inputs
 from recipes.meters import Meters
 from recipes.networks.network import Network
 from recipes.statistics import ClassStatistics
-from recipes.step import Embedded, Input, Progress, Role, Step, Stream
+from recipes.step import Embedded, Input, Net, Output, Progress, Step, Stream
 from recipes.tasks import Task
 from recipes.teacher import Teacher
 
 MakeView = Callable[[Stream, str, Randomness], Any]
 MakeOptimizer = Callable[["Recipe"], tuple[Optimizer, Any]]
-POINTS = ("build", "prepare", "adjust", "terms", "combine", "wrap_step", "after_step", "infer")
+POINTS = ("build", "prepare", "adjust", "weigh", "terms", "combine", "wrap_step", "after_step", "infer")
 
 
 class Recipe(LightningModule):
@@ -51,6 +52,7 @@ class Recipe(LightningModule):
         sizes: dict[str, int],
         make_view: MakeView,
         make_optimizer: MakeOptimizer,
+        probes: Sequence[Probe] = (),
         seed: int = 0,
         total_steps: int = 1,
         log_every: int = 50,
@@ -63,12 +65,17 @@ class Recipe(LightningModule):
         self._make_view, self._make_optimizer = make_view, make_optimizer
         self.at = {point: composition.filling(point) for point in POINTS}
         self.method_modules = nn.ModuleDict()
+        self.criterion = Criterion(
+            [partial(method.adjust, recipe=self) for method in self.at["adjust"]],
+            [partial(method.weigh, recipe=self) for method in self.at["weigh"]],
+        )
         for method in self.at["build"]:
             method.build(self)
         self.norms = BatchNorms(network)
         self.teacher = Teacher(network, composition.teacher) if composition.teacher else None
         self.teacher_norms = BatchNorms(self.teacher.network) if self.teacher else None
         self.evaluator = Evaluator(tasks, both=composition.evaluates_teacher or bool(self.at["infer"]))
+        self.probes = nn.ModuleList(probes)
         self.meters, self.replaying = Meters(), False
         self.latest: dict[str, float] = {}
         self.train_seconds = 0.0  # between the first and the last training step, validation included
@@ -104,7 +111,7 @@ class Recipe(LightningModule):
             randomness=Randomness(self.seed, position, self.global_rank, self.trainer.world_size, self.device),
             make_view=self._make_view,
             embed=self.embed,
-            adjust=self.adjust,
+            criterion=self.criterion,
             progress=Progress(self.trainer.global_step, self.total_steps),
             tasks=tuple(self.tasks),
             replay=self.replaying,
@@ -126,11 +133,15 @@ class Recipe(LightningModule):
                     stack.enter_context(norms.frozen())
             step.outputs = forward_inputs(step.inputs, self.network, teacher, self.norms)
 
-    def adjust(self, logits: Tensor, task: str, name: str, role: Role) -> Tensor:
-        """The chain of training-time changes of the logits that losses see."""
-        for method in self.at["adjust"]:
-            logits = method.adjust(logits, task, name, role, self)
-        return logits
+    def forward_apart(self, embedded: Embedded, network: Net = "student") -> Output:
+        """A forward beside the step's one, for a method that must know an output before it can name its inputs (a
+        guess to mix with, an attack): in the network's present mode, running statistics untouched; with a graph
+        unless the caller turns gradients off."""
+        net, norms = self.network, self.norms
+        if network == "teacher" and self.teacher is not None and self.teacher_norms is not None:
+            net, norms = self.teacher.network, self.teacher_norms
+        with norms.frozen():
+            return net(embedded)
 
     def combine(self, step: Step) -> Tensor:
         """One scalar of all terms: their weighted sum, unless a method owns the combination."""
@@ -211,16 +222,21 @@ class Recipe(LightningModule):
             logits = {task: method.infer(values, task, self) for task, values in logits.items()}
         return logits
 
-    def evaluate(self, batch: dict[str, Any]) -> None:
+    def evaluate(self, batch: dict[str, Any], part: str) -> None:
         view = self._make_view(Stream("evaluation", **batch), "raw", Randomness(self.seed, 0, device=self.device))
         for raw in self.evaluator.variants:
             self.evaluator.update(raw, self.predict_logits(view, raw), batch["targets"])
+        for probe in self.probing(part):
+            probe.update(self, view, batch["targets"], batch["index"])
+
+    def probing(self, part: str) -> list[Probe]:
+        return [probe for probe in cast(Iterable[Probe], self.probes) if part in probe.parts]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluate(batch)
+        self.evaluate(batch, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluate(batch)
+        self.evaluate(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
         self.conclude("val")
@@ -230,6 +246,9 @@ class Recipe(LightningModule):
 
     def conclude(self, part: str) -> None:
         values = self.evaluator.compute(part)
+        for probe in self.probing(part):
+            values |= {f"{part}/{name}": float(value) for name, value in probe.compute().items()}
+            probe.reset()
         # callbacks (best checkpoint, pruning) read Lightning's own metrics; loggers hear it from us, on our step axis
         self.log_dict(values, logger=False)
         self.report(values, self.trainer.global_step)

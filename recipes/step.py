@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from datamodules.randomness import Randomness
+from recipes.criterion import Criterion, Role
 from recipes.terms import Term
 
 Targets = dict[str, Tensor]  # task -> class index [N] (-1: no label), or dense [N, C] once mixed or smoothed
-Role = Literal["labeled", "pseudo"]
 Net = Literal["student", "teacher"]
 
 
@@ -108,14 +108,14 @@ class Step:
         randomness: Randomness,
         make_view: Callable[[Stream, str, Randomness], Any],
         embed: Callable[[Any, str], Embedded],
-        adjust: Callable[[Tensor, str, str, Role], Tensor],
+        criterion: Criterion,
         progress: "Progress",
         tasks: tuple[str, ...] = ("label",),
         replay: bool = False,
     ):
         self.streams, self.randomness, self.progress = streams, randomness, progress
         self.tasks, self.replay = tasks, replay
-        self._make_view, self._embed, self._adjust = make_view, embed, adjust
+        self._make_view, self._embed, self._criterion = make_view, embed, criterion
         self._views: dict[tuple[str, str], Any] = {}
         self._embedded: dict[tuple[str, str, str], Embedded] = {}
         self.inputs: dict[str, Input] = {}
@@ -167,10 +167,21 @@ class Step:
         """Raw logits [N, C] in float32: for pseudo-labels, confidences, evaluation."""
         return self.outputs[name].logits[task].float()
 
-    def loss_logits(self, name: str, task: str, role: Role) -> Tensor:
+    def loss_logits(self, name: str, task: str, role: Role, target: Tensor | None = None) -> Tensor:
         """Logits after the chain of training-time adjustments: for losses only. `role` is `labeled` for a loss on
-        true targets and `pseudo` for one on targets the model made itself."""
-        return self._adjust(self.logits(name, task), task, name, role)
+        true targets and `pseudo` for one on targets the model made itself. target: [N] or [N, C]; where none is given
+        that of the input, if it has one."""
+        return self._criterion.adjust(self.logits(name, task), self._target(name, task, target), task, role)
+
+    def classify(self, name: str, task: str, role: Role, target: Tensor | None = None) -> Tensor:
+        """The criterion of classification, [N]: Π weights · cross-entropy of the adjusted logits; see `loss_logits`."""
+        target = self._target(name, task, target)
+        if target is None:
+            raise ValueError(f"input '{name}' has no targets for task '{task}'; give them")
+        return self._criterion(self.logits(name, task), target, task, role)
+
+    def _target(self, name: str, task: str, target: Tensor | None) -> Tensor | None:
+        return self.inputs[name].targets.get(task) if target is None and name in self.inputs else target
 
     # -- terms -----------------------------------------------------------------------------------------------------
     def term(self, name: str, values: Tensor, **fields: Any) -> None:

@@ -3,29 +3,12 @@
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from recipes.criterion import cross_entropy
 from recipes.step import Step
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """-Σ_c t_c log p_c for each sample, [N].
-
-    logits: [N, C]. target: [N] class indices (-1 gives loss 0), or dense [N, C] weights of classes.
-    """
-    if target.ndim == 1:
-        return F.cross_entropy(logits, target, reduction="none", ignore_index=-1)
-    return -(target * F.log_softmax(logits, dim=1)).sum(1)
-
-
-def one_hot(target: Tensor, classes: int) -> Tensor:
-    """Dense float32 [N, C] targets; dense ones pass through, and a missing label (-1) becomes a row of zeros."""
-    if target.ndim == 2:
-        return target
-    return F.one_hot(target.clamp_min(0), classes).float() * (target >= 0).unsqueeze(1)
 
 
 class Evaluation(Protocol):
@@ -96,13 +79,12 @@ class ClassificationTask:
     def supervise(self, step: Step) -> None:
         """Add the supervised term: cross-entropy of the adjusted logits of the input `labeled`."""
         target = step.inputs["labeled"].targets[self.name]
-        logits = step.loss_logits("labeled", self.name, "labeled")
         present = None
         if self.partial:
             present = (target >= 0) if target.ndim == 1 else target.sum(1)
         step.term(
             step.named("supervised", self.name),
-            cross_entropy(logits, target),
+            step.classify("labeled", self.name, "labeled"),
             weight=self.weight,
             mask=present,
             denominator="kept" if self.partial else "samples",

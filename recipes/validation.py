@@ -28,7 +28,7 @@ ROOT: dict[str, Any] = {
     "recipe": str,
     "chosen": dict[str, str],
 }
-SECTIONS = ("data", "network", "optimizer", "scheduler", "trainer", "logger", "methods")
+SECTIONS = ("data", "network", "optimizer", "scheduler", "trainer", "logger", "methods", "evaluate")
 REQUIRED = ("data", "network", "optimizer", "scheduler", "trainer")
 
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.randomness import Randomness, generator
 from recipes.composition import Composition, Situation, compose
+from recipes.criterion import Adjust, Criterion
 from recipes.method import Method
 from recipes.recipe import Recipe
 from recipes.statistics import ClassStatistics
@@ -270,7 +271,7 @@ def step_with(
     *,
     task: str = "label",
     progress: tuple[int, int] = (1, 1),
-    adjust: Callable[[Tensor, str, str, str], Tensor] = lambda z, task, name, role: z,
+    adjust: Adjust | None = None,
 ) -> Step:
     """A step of which the forward is done: `logits` by input name; the supervised input is `labeled`."""
     step = Step(
@@ -278,7 +279,7 @@ def step_with(
         randomness=Randomness(0, 0),
         make_view=noisy_view,
         embed=lambda view, network: Embedded(view),
-        adjust=adjust,
+        criterion=Criterion([adjust] if adjust else []),
         progress=Progress(*progress),
         tasks=(task,),
     )

@@ -6,9 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from recipes.criterion import Role
 from recipes.method import Declaration, Method
 from recipes.recipe import Recipe
-from recipes.step import Role, Step
+from recipes.step import Step
 from recipes.terms import global_sum, world_size
 
 
@@ -59,7 +60,7 @@ class LogitAdjustment(Method):
             priors = {name: RunningPrior(task.outputs) for name, task in recipe.tasks.items()}
             recipe.method_modules[self.key] = nn.ModuleDict(priors)
 
-    def adjust(self, logits: Tensor, task: str, name: str, role: Role, recipe: Recipe) -> Tensor:
+    def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, recipe: Recipe) -> Tensor:
         if role == "labeled":
             return adjusted(logits, recipe.statistics.log_prior(task), self.tau)
         if self.adjust_unlabeled:

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
+from recipes.criterion import one_hot
 from recipes.method import Declaration, Method
 from recipes.recipe import Recipe
 from recipes.step import Step
-from recipes.tasks import one_hot
 
 Convention = Literal["uniform", "other_classes"]
 

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from recipes.criterion import one_hot
 from recipes.method import Declaration, Method
 from recipes.recipe import Recipe
 from recipes.step import Embedded, Input, Step
-from recipes.tasks import one_hot
 
 
 def blend(a: Tensor, b: Tensor, share: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from recipes.method import Declaration, Method
 from recipes.ramps import Ramp, Share
 from recipes.recipe import Recipe
 from recipes.step import PseudoLabels, Step
-from recipes.tasks import cross_entropy
 
 
 def pseudo_labels(weak_logits: Tensor, threshold: float) -> PseudoLabels:
@@ -56,10 +55,9 @@ class FixMatch(Method):
         for task in step.tasks:
             believed = pseudo_labels(step.logits("unlabeled/weak", task), self.threshold)
             step.believe(task, believed)
-            logits = step.loss_logits("unlabeled/strong", task, "pseudo")
             step.term(
                 step.named(self.key, task),
-                cross_entropy(logits, believed.labels),
+                step.classify("unlabeled/strong", task, "pseudo", believed.labels),
                 weight=self.weight * self.ramp(step.progress),
                 mask=believed.mask,
                 denominator=self.denominator,

@@ -11,7 +11,6 @@ from recipes.method import Declaration, Method
 from recipes.ramps import Ramp, Share
 from recipes.recipe import Recipe
 from recipes.step import Step
-from recipes.tasks import cross_entropy
 
 
 class PseudoLabel(Method):
@@ -51,9 +50,9 @@ class PseudoLabel(Method):
         for task in step.tasks:
             believed = pseudo_labels(step.logits("unlabeled/weak", task), self.threshold)
             step.believe(task, believed)
-            logits = step.loss_logits("unlabeled/weak", task, "pseudo")
-            values = cross_entropy(logits, believed.labels)
+            values = step.classify("unlabeled/weak", task, "pseudo", believed.labels)
             step.term(step.named(self.key, task), values, weight=alpha, mask=believed.mask, task=task)
             if self.entropy_weight:
                 name = step.named(f"{self.key}/entropy", task)
+                logits = step.loss_logits("unlabeled/weak", task, "pseudo", believed.labels)
                 step.term(name, entropy(logits), weight=self.entropy_weight * self.ramp(step.progress), task=task)

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from methods.semi_supervised.consistency import entropy, kl_divergence, sharpen, soft_targets
+from recipes.criterion import one_hot
 from recipes.method import Declaration, Method
 from recipes.recipe import Recipe
 from recipes.step import PseudoLabels, Step
-from recipes.tasks import one_hot
 
 Annealing = Literal["none", "linear", "exp", "log"]
 

@@ -20,9 +20,12 @@ class Diary(Method):
         assert step.outputs == {}
         self.book.append((self.name, "prepare"))
 
-    def adjust(self, logits, task, name, role, recipe):
-        self.book.append((self.name, "adjust", name, role))
+    def adjust(self, logits, target, task, role, recipe):
+        self.book.append((self.name, "adjust", role))
         return logits
+
+    def weigh(self, logits, target, task, role, recipe):
+        self.book.append((self.name, "weigh", role))
 
     def terms(self, step, recipe):
         assert "supervised" in step.terms and "labeled" in step.outputs
@@ -51,8 +54,10 @@ def test_points_are_visited_in_order_and_the_first_method_wraps_the_others():
         ("b", "in"),
         ("a", "prepare"),
         ("b", "prepare"),
-        ("a", "adjust", "labeled", "labeled"),
-        ("b", "adjust", "labeled", "labeled"),
+        ("a", "adjust", "labeled"),
+        ("b", "adjust", "labeled"),
+        ("a", "weigh", "labeled"),
+        ("b", "weigh", "labeled"),
         ("a", "terms"),
         ("b", "terms"),
         ("b", "out"),
@@ -147,6 +152,7 @@ def test_an_empty_method_fills_nothing_and_changes_nothing():
 
 def test_the_defaults_of_all_points_pass_through():
     method, z = Method(), torch.randn(2, 3)
-    assert method.adjust(z, "label", "x", "labeled", None) is z
+    assert method.adjust(z, None, "label", "labeled", None) is z
+    assert method.weigh(z, torch.zeros(2).long(), "label", "labeled", None) is None
     assert method.infer(z, "label", None) is z
     assert method.wrap_step(lambda: 5, None, None) == 5

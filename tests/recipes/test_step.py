@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from datamodules.randomness import Randomness
+from recipes.criterion import Criterion
 from recipes.step import Embedded, Input, Progress, PseudoLabels, Step, Stream
 from tests.harness import Setup, build, fit, noisy_view, step_with, train
 
@@ -18,7 +19,7 @@ class Counted:
             randomness=Randomness(0, 0),
             make_view=self.make_view,
             embed=self.embed,
-            adjust=lambda z, task, name, role: z,
+            criterion=Criterion(),
             progress=Progress(0, 1),
             tasks=tasks,
         )
@@ -81,7 +82,7 @@ def test_names_carry_the_task_where_there_are_several():
 
 def test_raw_logits_and_those_that_losses_see():
     z = torch.randn(2, 3).bfloat16()
-    at = step_with({"x": z}, adjust=lambda z, task, name, role: z + {"labeled": 1, "pseudo": 2}[role])
+    at = step_with({"x": z}, adjust=lambda z, target, task, role: z + {"labeled": 1, "pseudo": 2}[role])
     assert at.logits("x", "label").dtype == torch.float32
     torch.testing.assert_close(at.logits("x", "label"), z.float())
     torch.testing.assert_close(at.loss_logits("x", "label", "labeled"), z.float() + 1)

@@ -6,9 +6,10 @@ from sklearn.metrics import balanced_accuracy_score
 from datamodules.randomness import Randomness
 from methods.regularization.mixup import Mixup
 from methods.semi_supervised.fixmatch import FixMatch
+from recipes.criterion import cross_entropy, one_hot
 from recipes.evaluation import Evaluator
 from recipes.step import Stream
-from recipes.tasks import ClassificationEvaluation, ClassificationTask, cross_entropy, one_hot
+from recipes.tasks import ClassificationEvaluation, ClassificationTask
 from tests.harness import Setup, noisy_view, step_with, train
 
 TASKS = {"shape": 3, "colour": 4}

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from datamodules.randomness import Randomness
 from methods.regularization.label_smoothing import LabelSmoothing, smooth
 from methods.regularization.mixup import Mixup
+from recipes.criterion import cross_entropy, one_hot
 from recipes.step import Stream
-from recipes.tasks import cross_entropy, one_hot
 from tests.harness import Setup, noisy_view, train
 
 

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 
 from datamodules.randomness import Randomness
 from methods.regularization.mixup import Mixup, blend, draw_mixing, mix_targets
+from recipes.criterion import Criterion, cross_entropy
 from recipes.step import Embedded, Input, Progress, Step, Stream
-from recipes.tasks import cross_entropy
 from tests.harness import Setup, build, noisy_view, train
 
 
@@ -15,7 +15,7 @@ def step_at(number: int, embedded: Embedded, targets: torch.Tensor, rank: int = 
         randomness=Randomness(0, number, rank, world),
         make_view=noisy_view,
         embed=lambda view, network: Embedded(view),
-        adjust=lambda z, task, name, role: z,
+        criterion=Criterion(),
         progress=Progress(number, 10),
     )
     step.add(Input("labeled", embedded, {"label": targets}))

@@ -62,7 +62,7 @@ def test_warmup_leaves_the_weight_at_zero_until_its_share_of_the_run():
 def test_labels_come_from_raw_logits_and_the_loss_from_adjusted_ones():
     shift = torch.tensor([0.0, 10.0, 0.0])
 
-    def adjust(z, task, name, role):
+    def adjust(z, target, task, role):
         assert role == "pseudo"
         return z + shift
 
