@@ -148,7 +148,8 @@ def _configure(
     if name == SMALL:
         if pretrained:
             raise UserError(
-                f"network.pretrained=true: '{SMALL}' has no weights to load; name another encoder"
+                f"network.name: '{SMALL}' has no weights to load, and network.pretrained=true wants some; "
+                "name an encoder or give its folder: network.name=NAME"
             )
         if vocab_size is None:
             raise UserError(f"network.vocab_size is missing: '{SMALL}' needs the size of the vocabulary")

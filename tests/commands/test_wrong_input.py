@@ -215,6 +215,9 @@ STARTS = {
     "weights that are none": (
         ["network.checkpoint=false.ckpt"], "network.checkpoint=false.ckpt: not a file of weights", ""
     ),
+    "a pretrained encoder without a name": (
+        ["recipe=text_fixmatch"], "network.name: 'roux_text_small' has no weights to load", "network.name=NAME"
+    ),
     "an option that the network lacks": (
         ["+network.options.foo=1"], "network.name='digits_cnn' with network.options={'foo': 1}", "'foo'"
     ),
