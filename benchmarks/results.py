@@ -29,8 +29,8 @@ KEPT = REPOSITORY / "docs" / "results"
 HEAD = """# Results
 
 Made by `python benchmarks/results.py --page > docs/results.md` from the numbers in `docs/results/`; a test fails when
-it is stale. Each line is one command with the seeds named: mean ± sample standard deviation. Figures are those of the last
-step, shares in percent. Seeds change the cut of the data as well as the weights.
+it is stale. Each line is one command with the seeds named: mean ± sample standard deviation. Figures are those of the
+last step, shares in percent. Seeds change the cut of the data as well as the weights.
 """
 
 
