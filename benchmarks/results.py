@@ -69,6 +69,7 @@ def measure(name: str, row: str, seed: int, arguments: list[str], timeout: int) 
 def measure_set(name: str, seeds: list[int], extra: list[str], timeout: int, rows: list[str] | None = None) -> None:
     """Train the rows of a set and keep their numbers; rows measured before keep theirs unless trained anew."""
     entry, path = sets()[name], KEPT / f"{name}.json"
+    KEPT.mkdir(exist_ok=True)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": {}}
     for seed in seeds:
         for row in rows or entry["rows"]:

@@ -19,7 +19,7 @@ from recipes.groups import CONFIGS, families, options
 from recipes.method import Method
 
 VIEWS = frozenset({"raw", "weak", "strong"})
-TRAINS, SHARES = "trains", "shares"
+TRAINS, SHARES = "+", "="
 HEAD = """# Which methods combine
 
 Made by `python -m recipes.pairs > docs/pairs.md`; a test fails when this page is stale, and another trains every pair.
@@ -29,7 +29,9 @@ says
 
 - `{trains}`: both take effect in one run;
 - `{shares}`: they run together on one averaged network as one of them asks, the other's settings for it do not count;
-- a number: the pair is refused, before data or device is touched, for the reason with this number.
+- a letter: the pair is refused, before data or device is touched, for the reason with this letter.
+
+Columns are numbered as the rows are.
 
 Other settings may give another answer: the dry run of a command (`dry_run=true`) tells.
 """
@@ -105,24 +107,30 @@ def reasons(root: Path = CONFIGS) -> dict[tuple[str, str], str]:
 def page(root: Path = CONFIGS) -> str:
     """The page, Markdown."""
     said = reasons(root)
-    numbers = {sentence: i for i, sentence in enumerate(dict.fromkeys(said.values()), 1)}
+    letters = {sentence: letter(i) for i, sentence in enumerate(dict.fromkeys(said.values()))}
     known = listed(root)
     cells = {
-        (a, b): str(numbers[said[a, b]]) if (a, b) in said else SHARES if shares(known[a], known[b]) else TRAINS
+        (a, b): letters[said[a, b]] if (a, b) in said else SHARES if shares(known[a], known[b]) else TRAINS
         for a, b in verdicts("image", root)
     }
     lines = [HEAD.format(trains=TRAINS, shares=SHARES), *table(list(known), cells), ""]
     lines += ["A is the method that the page lists first, B the other.", ""]
-    lines += [f"{number}. {sentence}." for sentence, number in numbers.items()]
+    lines += [f"- **{key}**: {sentence}." for sentence, key in letters.items()]
     return "\n".join([*lines, "", "## On text", "", *on_text(root)]) + "\n"
 
 
+def letter(number: int) -> str:
+    """0, 1, … as a, …, z, aa, ab, …"""
+    rest, last = divmod(number, 26)
+    return (letter(rest - 1) if rest else "") + chr(ord("a") + last)
+
+
 def table(keys: list[str], cells: dict[tuple[str, str], str]) -> Iterator[str]:
-    yield f"| | {' | '.join(keys)} |"
-    yield f"|---|{'---|' * len(keys)}"
-    for row in keys:
-        line = ["–" if row == c else cells.get((row, c)) or cells.get((c, row), "") for c in keys]
-        yield f"| **{row}** | {' | '.join(line)} |"
+    yield f"| | {' | '.join(str(i) for i in range(1, len(keys) + 1))} |"
+    yield f"|---|{':-:|' * len(keys)}"
+    for i, row in enumerate(keys, 1):
+        line = ["·" if row == c else cells.get((row, c)) or cells.get((c, row), "") for c in keys]
+        yield f"| **{i} {row}** | {' | '.join(line)} |"
 
 
 def on_text(root: Path = CONFIGS) -> Iterator[str]:
@@ -134,7 +142,7 @@ def on_text(root: Path = CONFIGS) -> Iterator[str]:
             yield f"- `{entry.family}={entry.key}` works on {' and '.join(default(entry).declare().kinds)} data alone."
     other = [pair for pair in texts if texts[pair] != images.get(pair, "")]
     for a, b in other:
-        yield f"- {a} and {b}: {anonymous(texts[a, b], known[a], known[b]) or TRAINS}."
+        yield f"- {a} and {b}: {anonymous(texts[a, b], known[a], known[b]) or 'trains'}."
     if not other:
         yield "- All other pairs: as above."
 
