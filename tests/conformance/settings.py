@@ -9,6 +9,7 @@ from typing import Any
 
 CANONICAL: dict[str, dict[str, Any]] = {
     "fixmatch": {"threshold": 0.0, "weight": 5.0},
+    "flexmatch": {"threshold": 0.2, "weight": 5.0},
     "uda": {"threshold": 0.0, "weight": 5.0},
     "pseudo_label": {"threshold": 0.0, "weight": 5.0, "entropy_weight": 1.0},
     "mean_teacher": {"ramp": "constant"},
