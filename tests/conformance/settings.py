@@ -16,6 +16,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "pseudo_label": {"threshold": 0.0, "weight": 5.0, "entropy_weight": 1.0},
     "mean_teacher": {"ramp": "constant"},
     "ict": {"ramp": "constant"},
+    "vat": {"epsilon": 1.0, "entropy_weight": 1.0},
     "pi_model": {"weight": 500.0, "ramp": "constant"},
     "posthoc_logit_adjustment": {"tau": 2.0},
     "sam": {"rho": 0.5},
