@@ -11,12 +11,13 @@ from typing import Any
 CANONICAL: dict[str, dict[str, Any]] = {
     "fixmatch": {"threshold": 0.0, "weight": 5.0},
     "flexmatch": {"threshold": 0.2, "weight": 5.0},
-    "temporal_ensembling": {"weight": 500.0, "ramp": "constant"},
+    "temporal_ensembling": {"weight": 100.0, "ramp": "constant"},
     "uda": {"threshold": 0.0, "weight": 5.0},
     "pseudo_label": {"threshold": 0.0, "weight": 5.0, "entropy_weight": 1.0},
     "mean_teacher": {"ramp": "constant"},
     "ict": {"ramp": "constant"},
-    "vat": {"epsilon": 1.0, "entropy_weight": 1.0},
+    # a wide probe: at the default the direction carries float32's rounding, and ranks round otherwise
+    "vat": {"epsilon": 0.1, "xi": 1.0, "entropy_weight": 0.1},
     "pi_model": {"weight": 500.0, "ramp": "constant"},
     "posthoc_logit_adjustment": {"tau": 2.0},
     "sam": {"rho": 0.5},
