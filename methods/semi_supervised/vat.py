@@ -23,7 +23,7 @@ def unit(x: Tensor) -> Tensor:
 
     Divided by max |x| first: squares of a gradient of 1e-30 would be zero.
     """
-    flat = x.float().flatten(1)
+    flat = x.flatten(1)
     largest = flat.abs().amax(1, keepdim=True)
     flat = flat / torch.where(largest > 0, largest, 1.0)
     norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
@@ -49,8 +49,8 @@ def adversarial_direction(divergence: Callable[[Tensor], Tensor], start: Tensor,
 
 def spread(embedded: Embedded) -> Tensor:
     """Standard deviation of every sample's input, over real tokens in a text: [N, 1, …]."""
-    x, mask = embedded.x.detach().float(), embedded.mask
-    real = torch.ones_like(x) if mask is None else mask.unsqueeze(-1).expand_as(x).float()
+    x, mask = embedded.x.detach(), embedded.mask
+    real = torch.ones_like(x) if mask is None else mask.unsqueeze(-1).expand_as(x).to(x.dtype)
     dims, count = tuple(range(1, x.ndim)), real.flatten(1).sum(1).clamp_min(1.0).view(-1, *[1] * (x.ndim - 1))
     mean = (x * real).sum(dims, keepdim=True) / count
     return (((x - mean) * real).square().sum(dims, keepdim=True) / count).sqrt().clamp_min(1e-3)
@@ -76,11 +76,10 @@ class VAT(Method):
     """Lu = mean KL(q ‖ p(u + r)), q = sg p(u), r = ε d, d the direction in which the prediction changes fastest.
 
     d comes from a power iteration (`adversarial_direction`) on the embedded input, with `autograd.grad`, so that no
-    parameter's gradient is touched. r is not clipped. All of it runs in float32, whatever the precision of the run:
-    bfloat16 leaves no direction at all. The clean, the probing and the perturbed pass normalise with their own batch
-    and leave batch-norm statistics to the rest of the step; dropout masks differ between them, as in the authors' code.
-    One perturbation serves all tasks, their divergences added. Three forwards a sample (with K = 1) and one backward
-    to the input.
+    parameter's gradient is touched. r is not clipped. The attack runs without autocast: bfloat16 leaves no direction
+    at all. Clean, probing and perturbed passes use batch statistics, apart from the rest of the step, and leave the
+    running ones alone; dropout masks differ between them, as in the authors' code. One perturbation serves all tasks,
+    their divergences added. Three forwards a sample (with K = 1) and one backward to the input.
 
     epsilon ε: ‖r‖₂ of a sample, in the units of `embed`: pixels in [0, 1], before the network's normalisation, or
     token embeddings, zero on padding (special tokens count as real ones). 3 on pictures of 32×32×3 is the 6 in
@@ -91,7 +90,12 @@ class VAT(Method):
     gradient, ramped alike: 0 (1 in VAT+EntMin); costs a fourth forward.
     """
 
-    declaration = Declaration(views={"unlabeled": ("weak",)}, tags=("unlabeled_loss",))
+    declaration = Declaration(
+        views={"unlabeled": ("weak",)},
+        tags=("unlabeled_loss",),
+        # not where the weights themselves are in half precision: no direction is left to find
+        precisions=("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16", "16", "32", "64"),
+    )
 
     def __init__(
         self,
@@ -109,14 +113,14 @@ class VAT(Method):
     def prepare(self, step: Step, recipe: Recipe) -> None:
         embedded = step.embedding("unlabeled", "weak")
         direction, q = self.attack(step, embedded, recipe)
-        perturbed = embedded._replace(x=embedded.x + self.epsilon * direction.to(embedded.x.dtype))
+        perturbed = embedded._replace(x=embedded.x + self.epsilon * direction)
         step.add(Input(f"{self.key}/perturbed", perturbed, q, counted=False))
         if self.entropy_weight:
             step.request("unlabeled", "weak", counted=False)
 
     def attack(self, step: Step, embedded: Embedded, recipe: Recipe) -> tuple[Tensor, Targets]:
         """d [N, …] and the clean predictions q [N, C] by task."""
-        x, mask = embedded.x.detach().float(), embedded.mask
+        x, mask = embedded.x.detach(), embedded.mask
 
         def divergence(r: Tensor) -> Tensor:
             z = recipe.forward_apart(Embedded(x + real_tokens(r, mask), mask)).logits
@@ -126,7 +130,7 @@ class VAT(Method):
             with torch.no_grad():
                 clean = recipe.forward_apart(Embedded(x, mask)).logits
             q = {task: make_targets(clean[task]).value for task in step.tasks}
-            start = real_tokens(draw_noise(step, self.key, embedded), mask)
+            start = real_tokens(draw_noise(step, self.key, embedded).to(x.dtype), mask)
             return adversarial_direction(divergence, start, self.xi * spread(embedded), self.iterations), q
 
     def terms(self, step: Step, recipe: Recipe) -> None:

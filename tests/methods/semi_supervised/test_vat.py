@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from datamodules.errors import UserError
 from datamodules.randomness import Randomness
 from methods.regularization.sam import SAM
 from methods.semi_supervised.consistency import kl_divergence
@@ -237,4 +238,6 @@ def test_directions_are_found_in_float32_under_bfloat16(kind):
     half = train({"vat": Keep(epsilon=0.5)}, kind=kind, precision="bf16-mixed", steps=1).history[0]
     full = train({"vat": VAT(epsilon=0.5)}, kind=kind, steps=1).history[0]
     assert set(types) == {torch.float32}
+    with pytest.raises(UserError, match=r"does not work in trainer.precision=bf16-true"):
+        train({"vat": VAT()}, kind=kind, precision="bf16-true")
     assert half["train/vat"] == pytest.approx(full["train/vat"], rel=0.1)
