@@ -10,6 +10,7 @@ from recipes.method import Declaration, Method, TeacherRequest
 
 SLOTS = {
     "mixer": "the mixing of labeled inputs",
+    "unlabeled_mixer": "the mixing of unlabeled inputs",
     "pseudo_labels": "the pseudo-labels of the unlabeled stream",
     "prior_correction": "the correction of the class prior",
     "smoothing": "the smoothing of targets",

@@ -9,6 +9,7 @@ The points, in the order a batch meets them; all are optional, and nobody else w
     terms       add named, unreduced loss terms
     combine     turn the terms into one scalar (one owner)
     wrap_step   nest a closure around the optimizer's closure
+    after_batch once per micro-batch, when its last pass is over: tables with a row a sample
     after_step  once per real optimizer step: averages, memories, statistics
     infer       change logits at evaluation and prediction
 """
@@ -115,6 +116,10 @@ class Method(Callback):
 
     def wrap_step(self, closure: Closure, optimizer: Optimizer, recipe: "Recipe") -> Any:
         return closure()
+
+    def after_batch(self, step: Step, recipe: "Recipe") -> None:
+        """`step` is the first pass of the micro-batch. What is written here, a replay of the same batch does not
+        read: all passes of a batch see the tables as they were before it."""
 
     def after_step(self, step: Step, recipe: "Recipe") -> None: ...
 

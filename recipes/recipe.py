@@ -1,6 +1,7 @@
 """The one training step: how a batch becomes a loss, and where methods take part.
 
-    batch → streams → views → prepare → one forward → adjust → terms → combine → (wrap_step) → after_step
+    batch → streams → views → prepare → one forward → adjust → terms → combine → (wrap_step) → after_batch
+    → after_step
 
 Everything is run from here; what a method may do at each point is told in `method.py`, what flows in `step.py`.
 """
@@ -32,7 +33,7 @@ from recipes.teacher import Teacher
 
 MakeView = Callable[[Stream, str, Randomness], Any]
 MakeOptimizer = Callable[["Recipe"], tuple[Optimizer, Any]]
-POINTS = ("build", "prepare", "adjust", "weigh", "terms", "combine", "wrap_step", "after_step", "infer")
+POINTS = ("build", "prepare", "adjust", "weigh", "terms", "combine", "wrap_step", "after_batch", "after_step", "infer")
 
 
 class Recipe(LightningModule):
@@ -80,7 +81,7 @@ class Recipe(LightningModule):
         self.latest: dict[str, float] = {}
         self.train_seconds = 0.0  # between the first and the last training step, validation included
         self.last_step: Step | None = None  # of the whole run, for the sheet of views on its page
-        self._step: Step | None = None
+        self._step: Step | None = None  # the micro-batch that is under way
         self._identity = dict(identity or {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -88,6 +89,8 @@ class Recipe(LightningModule):
 
     # -- the way of a batch ----------------------------------------------------------------------------------------
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if not self.replaying:
+            self.close_batch()
         step = self.begin(batch)
         step.add(Input("labeled", step.embedding("labeled", "weak"), dict(step.streams["labeled"].targets)))
         for method in self.at["prepare"]:
@@ -157,7 +160,7 @@ class Recipe(LightningModule):
         for method in reversed(self.at["wrap_step"]):
             closure = partial(method.wrap_step, closure, optimizer, self)
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
-        step, self._step = self._step, None
+        step = self.close_batch()
         if step is None:
             return
         done = step.progress.step + 1
@@ -169,6 +172,14 @@ class Recipe(LightningModule):
             self.last_step = step
         if done % self.log_every == 0 or done == self.total_steps:
             self.publish(done, optimizer.param_groups[0]["lr"])
+
+    def close_batch(self) -> Step | None:
+        """The last pass of a micro-batch is over: its next one begins, or the optimizer has stepped."""
+        step, self._step = self._step, None
+        if step is not None:
+            for method in self.at["after_batch"]:
+                method.after_batch(step, self)
+        return step
 
     @contextmanager
     def replay(self) -> Iterator[None]:

@@ -37,7 +37,8 @@ def gather_rows(value: Tensor) -> Tensor:
 class SampleMemory(nn.Module):
     """A table with one row a sample, addressed by the stable sample index; equal on all ranks and checkpointed.
 
-    A sample that stands twice in a global batch keeps its last value, on every device and number of ranks.
+    A sample that stands twice in a global batch keeps its last value, on every device and number of ranks. Written in
+    `after_batch`, it is counted once where a batch is replayed.
     """
 
     table: Tensor
@@ -53,13 +54,19 @@ class SampleMemory(nn.Module):
         return self.table[index]
 
     @torch.no_grad()
-    def write(self, index: Tensor, value: Tensor) -> None:
-        """Store rows [N, *shape] of this rank's samples; `writes` counts the visits of a sample."""
+    def write(self, index: Tensor, value: Tensor, where: Tensor | None = None) -> None:
+        """Store rows [N, *shape] of this rank's samples; `writes` counts the visits of a sample.
+
+        where: [N], rows that are False (or 0) are left out as if they were not in the batch.
+        """
         index, value = gather_rows(index), gather_rows(value.to(self.table.dtype))
         order = torch.arange(len(index), device=index.device)
         # Equal samples all write the value of their last occurrence, so the order of writing does not matter.
         same = index[:, None] == index[None, :]
+        if where is not None:
+            same &= gather_rows(where).bool()
         last = torch.where(same, order, -1).amax(1)
-        self.table[index] = value[last]
+        seen = (last >= 0).view(-1, *([1] * (value.ndim - 1)))
+        self.table[index] = torch.where(seen, value[last.clamp_min(0)], self.table[index])
         first = torch.where(same, order, len(index)).amin(1) == order
         self.writes.index_add_(0, index, first.long())

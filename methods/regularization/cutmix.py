@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.regularization.mixup import draw_mixing, mix_targets
+from methods.mixing import draw_mixing, mix_targets
 from recipes.method import Declaration, Method
 from recipes.recipe import Recipe
 from recipes.step import Embedded, Step

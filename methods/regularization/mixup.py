@@ -2,37 +2,12 @@
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from recipes.criterion import one_hot
+from methods.mixing import at_least_half, blend_embedded, draw_mixing, mix_targets
 from recipes.method import Declaration, Method
 from recipes.recipe import Recipe
-from recipes.step import Embedded, Input, Step
-
-
-def blend(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """λ a + (1-λ) b with one λ a row: share [N] against tensors [N, ...]."""
-    weight = share.view(-1, *([1] * (a.ndim - 1))).to(a.dtype)
-    return weight * a + (1 - weight) * b
-
-
-def mix_targets(entry: Input, partner: Tensor, share: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-    """Dense targets λ t_i + (1-λ) t_partner(i) of every task."""
-    dense = {task: one_hot(target, recipe.tasks[task].outputs) for task, target in entry.targets.items()}
-    return {task: blend(t, t[partner], share) for task, t in dense.items()}
-
-
-def draw_mixing(step: Step, key: str, rows: int, alpha: float, per_sample: bool) -> tuple[Tensor, Tensor]:
-    """λ ~ Beta(α, α), [N] (one for the whole global batch, or one a sample), and a partner for every row.
-
-    Partners are drawn among the rows of this rank.
-    """
-    draw = step.randomness.draw(f"{key}/share", rows) if per_sample else step.randomness.shared(f"{key}/share")
-    share = draw.beta(alpha, alpha).expand(rows)
-    partner = step.randomness.draw(f"{key}/partner", rows).uniform().argsort()
-    return share, partner
+from recipes.step import Step
 
 
 class Mixup(Method):
@@ -57,7 +32,6 @@ class Mixup(Method):
         entry = step.inputs["labeled"]
         share, partner = draw_mixing(step, self.key, entry.size, self.alpha, self.per_sample)
         if self.at_least_half:
-            share = torch.maximum(share, 1 - share)
-        x, mask = entry.embedded
-        mixed = Embedded(blend(x, x[partner], share), None if mask is None else mask | mask[partner])
+            share = at_least_half(share)
+        mixed = blend_embedded(entry.embedded, partner, share)
         step.change("labeled", embedded=mixed, targets=mix_targets(entry, partner, share, recipe))

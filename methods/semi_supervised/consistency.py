@@ -1,26 +1,8 @@
-"""Pieces of the target pipeline that several methods share: pure functions on tensors, all in float32."""
+"""The last slot of the target pipeline, the loss: how far a prediction is from its target, [N], in float32."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-@torch.no_grad()
-def soft_targets(logits: Tensor) -> Tensor:
-    """q = softmax(z), [N, C], without gradient."""
-    return torch.softmax(logits.float(), dim=1)
-
-
-@torch.no_grad()
-def sharpen(logits: Tensor, temperature: float) -> Tensor:
-    """q_c^(1/T) / Σ q^(1/T) with q = softmax(z), computed as softmax(z / T); T = 1 leaves q, T → 0 tends to one-hot."""
-    return torch.softmax(logits.float() / temperature, dim=1)
-
-
-@torch.no_grad()
-def confident(probabilities: Tensor, threshold: float) -> Tensor:
-    """m = 1[max_c q_c ≥ τ], [N] float32; ties are kept, τ > 1 keeps nothing."""
-    return (probabilities.amax(1) >= threshold).float()
 
 
 def kl_divergence(target: Tensor, logits: Tensor) -> Tensor:

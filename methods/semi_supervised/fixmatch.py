@@ -1,29 +1,24 @@
 """FixMatch. Sohn et al., Simplifying Semi-Supervised Learning with Consistency and Confidence, NeurIPS 2020,
 arXiv 2001.07685."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import Tensor
 
-from methods.semi_supervised.consistency import confident, soft_targets
+from methods.semi_supervised.targets import Mask, confident, make_targets
 from recipes.method import Declaration, Method
 from recipes.ramps import Ramp, Share
 from recipes.recipe import Recipe
-from recipes.step import PseudoLabels, Step
-
-
-def pseudo_labels(weak_logits: Tensor, threshold: float) -> PseudoLabels:
-    """q = softmax(z_weak), ŷ = argmax q, m = 1[max q ≥ τ], all without gradient and in float32."""
-    q = soft_targets(weak_logits)
-    return PseudoLabels(q, q.argmax(1), confident(q, threshold))
+from recipes.step import Step
 
 
 class FixMatch(Method):
     """Lu = (1/U) Σ_b m_b H(ŷ_b, f(s(u_b))): the weak view's confident label teaches the strong view.
 
-    Targets come from the present student, in training mode, in the same forward as everything else. Masked samples
-    count in the denominator. The labels are the argmax of raw logits, whatever adjusts the logits of the loss.
+    q = softmax(f(w(u))), ŷ = argmax q, m = 1[max q ≥ τ]. Targets come from the present student, in training mode, in
+    the same forward as everything else. Masked samples count in the denominator. The labels are the argmax of raw
+    logits, whatever adjusts the logits of the loss.
 
     threshold τ: .95; above 1 leaves supervised training. weight λ_u: 1. mask_reduction: `all` divides by U (paper),
     `kept` by the number of confident samples of the global batch (a different, much stronger method early on).
@@ -51,13 +46,18 @@ class FixMatch(Method):
         step.request("unlabeled", "weak", grad=False)
         step.request("unlabeled", "strong")
 
+    def mask(self, task: str, recipe: Recipe) -> Mask:
+        """Which samples are sure enough to teach."""
+        return partial(confident, threshold=self.threshold)
+
     def terms(self, step: Step, recipe: Recipe) -> None:
         for task in step.tasks:
-            believed = pseudo_labels(step.logits("unlabeled/weak", task), self.threshold)
+            mask = self.mask(task, recipe)
+            labels, believed = make_targets(step.logits("unlabeled/weak", task), harden=True, mask=mask)
             step.believe(task, believed)
             step.term(
                 step.named(self.key, task),
-                step.classify("unlabeled/strong", task, "pseudo", believed.labels),
+                step.classify("unlabeled/strong", task, "pseudo", labels),
                 weight=self.weight * self.ramp(step.progress),
                 mask=believed.mask,
                 denominator=self.denominator,

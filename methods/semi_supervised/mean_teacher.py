@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from methods.semi_supervised.consistency import soft_targets, squared_distance
+from methods.semi_supervised.consistency import squared_distance
+from methods.semi_supervised.targets import make_targets
 from recipes.method import Declaration, Method, TeacherRequest
 from recipes.ramps import Ramp, RampKind, Share
 from recipes.recipe import Recipe
@@ -51,6 +52,6 @@ class MeanTeacher(Method):
         for task in step.tasks:
             student = torch.cat([step.logits(f"{s}/weak", task) for s in self.streams])
             teacher = torch.cat([step.logits(f"teacher:{s}/weak2", task) for s in self.streams])
-            values = squared_distance(torch.softmax(student, dim=1), soft_targets(teacher))
+            values = squared_distance(torch.softmax(student, dim=1), make_targets(teacher).value)
             weight = self.weight * self.ramp(step.progress)
             step.term(step.named(self.key, task), values, weight=weight, task=task)

@@ -1,12 +1,13 @@
 """Pseudo-Label. Lee, The simple and efficient semi-supervised learning method for deep neural networks, ICML 2013
 workshop; the entropy form after Grandvalet and Bengio 2004."""
 
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field
 
 from methods.semi_supervised.consistency import entropy
-from methods.semi_supervised.fixmatch import pseudo_labels
+from methods.semi_supervised.targets import confident, make_targets
 from recipes.method import Declaration, Method
 from recipes.ramps import Ramp, Share
 from recipes.recipe import Recipe
@@ -48,11 +49,12 @@ class PseudoLabel(Method):
     def terms(self, step: Step, recipe: Recipe) -> None:
         alpha = self.weight * self.ramp(step.progress)
         for task in step.tasks:
-            believed = pseudo_labels(step.logits("unlabeled/weak", task), self.threshold)
+            mask = partial(confident, threshold=self.threshold)
+            labels, believed = make_targets(step.logits("unlabeled/weak", task), harden=True, mask=mask)
             step.believe(task, believed)
-            values = step.classify("unlabeled/weak", task, "pseudo", believed.labels)
+            values = step.classify("unlabeled/weak", task, "pseudo", labels)
             step.term(step.named(self.key, task), values, weight=alpha, mask=believed.mask, task=task)
             if self.entropy_weight:
                 name = step.named(f"{self.key}/entropy", task)
-                logits = step.loss_logits("unlabeled/weak", task, "pseudo", believed.labels)
+                logits = step.loss_logits("unlabeled/weak", task, "pseudo", labels)
                 step.term(name, entropy(logits), weight=self.entropy_weight * self.ramp(step.progress), task=task)

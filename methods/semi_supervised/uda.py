@@ -2,17 +2,19 @@
 arXiv 1904.12848."""
 
 import math
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.semi_supervised.consistency import entropy, kl_divergence, sharpen, soft_targets
+from methods.semi_supervised.consistency import entropy, kl_divergence
+from methods.semi_supervised.targets import confident, make_targets
 from recipes.criterion import one_hot
 from recipes.method import Declaration, Method
 from recipes.recipe import Recipe
-from recipes.step import PseudoLabels, Step
+from recipes.step import Step
 
 Annealing = Literal["none", "linear", "exp", "log"]
 
@@ -57,11 +59,11 @@ class UDA(Method):
     def terms(self, step: Step, recipe: Recipe) -> None:
         for task in step.tasks:
             weak = step.logits("unlabeled/weak", task)
-            q = soft_targets(weak)
-            believed = PseudoLabels(q, q.argmax(1), (q.amax(1) > self.threshold).float())
+            mask = partial(confident, threshold=self.threshold, strict=True)
+            target, believed = make_targets(weak, temperature=self.temperature, mask=mask)
             step.believe(task, believed)
             strong = step.loss_logits("unlabeled/strong", task, "pseudo")
-            values = kl_divergence(sharpen(weak, self.temperature), strong)
+            values = kl_divergence(target, strong)
             step.term(step.named(self.key, task), values, weight=self.weight, mask=believed.mask, task=task)
             if self.entropy_weight:
                 name = step.named(f"{self.key}/entropy", task)

@@ -29,7 +29,7 @@ from recipes.method import Declaration
 from recipes.pairs import Listed, listed
 from recipes.recipe import Recipe
 from recipes.run import build_recipe, build_trainer, uses_hooks
-from tests.conformance.settings import CANONICAL, QUIET, SHARED, TINY
+from tests.conformance.settings import CANONICAL, QUIET, RUN, SHARED, TINY
 
 METHODS: dict[str, Listed] = listed()
 KINDS = ("image", "text")
@@ -95,7 +95,8 @@ def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
             family = METHODS[key].family
             before = [k for k in keys[: keys.index(key)] if METHODS[k].family == family]
             config.chosen[family] = f"[{','.join([*before, key])}]" if before else key
-        for name, value in changes.items():
+        needed = {name: value for key in keys for name, value in RUN.get(key, {}).items()}
+        for name, value in (needed | changes).items():
             OmegaConf.update(config, name, value, merge=False, force_add=True)
     return config
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from methods.regularization.sam import SAM
 from recipes.method import Declaration, Method
 from recipes.recipe import POINTS
 from tests.harness import Setup, build, fit, train
@@ -37,6 +38,10 @@ class Diary(Method):
         self.book.append((self.name, "out"))
         return loss
 
+    def after_batch(self, step, recipe):
+        assert not step.replay
+        self.book.append((self.name, "closed", step.randomness.step))
+
     def after_step(self, step, recipe):
         self.book.append((self.name, "after", step.progress.step))
 
@@ -62,6 +67,8 @@ def test_points_are_visited_in_order_and_the_first_method_wraps_the_others():
         ("b", "terms"),
         ("b", "out"),
         ("a", "out"),
+        ("a", "closed", 0),
+        ("b", "closed", 0),
         ("a", "after", 0),
         ("b", "after", 0),
     ]
@@ -72,6 +79,24 @@ def test_a_step_of_several_micro_batches_is_followed_once():
     train({"a": Diary(book, "a")}, steps=2, accumulate=3)
     assert [entry[1:] for entry in book if entry[1] == "after"] == [("after", 0), ("after", 1)]
     assert sum(entry[1] == "terms" for entry in book) == 6
+
+
+def test_every_micro_batch_is_closed_once_before_the_next_one_begins():
+    book: list = []
+    train({"a": Diary(book, "a")}, steps=2, accumulate=3)
+    told = [entry[1:] for entry in book if entry[1] in ("terms", "closed", "after")]
+    expected = []
+    for batch in range(6):
+        expected += [("terms",), ("closed", batch)]
+        expected += [("after", batch // 3)] if batch % 3 == 2 else []
+    assert told == expected
+
+
+def test_a_replayed_batch_is_closed_after_its_last_pass():
+    book: list = []
+    train({"a": Diary(book, "a"), "sam": SAM()}, steps=2)
+    told = [entry[1:] for entry in book if entry[1] in ("terms", "closed")]
+    assert told == [("terms",), ("terms",), ("closed", 0), ("terms",), ("terms",), ("closed", 1)]
 
 
 class Owner(Method):

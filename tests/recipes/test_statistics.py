@@ -54,6 +54,17 @@ def test_memory_equals_a_loop():
     assert torch.equal(memory.table, table) and torch.equal(memory.writes, visits)
 
 
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_rows_that_are_left_out_neither_write_nor_count(shape):
+    memory = SampleMemory(5, shape, fill=-1.0)
+    index, keep = torch.tensor([3, 1, 3, 2, 1]), torch.tensor([1, 1, 0, 0, 1])
+    value = torch.arange(5.0).view(-1, *([1] * len(shape))).expand(5, *shape)
+    memory.write(index, value, where=keep)
+    expected = torch.tensor([-1.0, 4, -1, 0, -1]).view(-1, *([1] * len(shape))).expand(5, *shape)
+    assert torch.equal(memory.table, expected)
+    assert memory.writes.tolist() == [0, 1, 0, 1, 0]
+
+
 def test_memory_takes_no_gradient_its_own_type_and_lies_in_the_state():
     memory = SampleMemory(4, dtype=torch.int64)
     memory.write(torch.tensor([2]), torch.tensor([3.0], requires_grad=True))

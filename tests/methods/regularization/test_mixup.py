@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from datamodules.randomness import Randomness
-from methods.regularization.mixup import Mixup, blend, draw_mixing, mix_targets
+from methods.mixing import blend, draw_mixing, mix_targets
+from methods.regularization.mixup import Mixup
 from recipes.criterion import Criterion, cross_entropy
 from recipes.step import Embedded, Input, Progress, Step, Stream
 from tests.harness import Setup, build, noisy_view, train

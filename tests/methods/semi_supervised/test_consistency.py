@@ -4,52 +4,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from methods.semi_supervised.consistency import (
-    confident,
-    entropy,
-    kl_divergence,
-    sharpen,
-    soft_targets,
-    squared_distance,
-)
+from methods.semi_supervised.consistency import entropy, kl_divergence, squared_distance
 
 
 def random_logits(seed: int = 0, rows: int = 16, classes: int = 5) -> torch.Tensor:
     return 3 * torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed))
-
-
-def test_sharpening_worked_example():
-    q = torch.tensor([[0.5, 0.3, 0.2]])
-    expected = torch.tensor([[0.657895, 0.236842, 0.105263]])
-    torch.testing.assert_close(sharpen(q.log(), 0.5), expected, atol=1e-6, rtol=0)
-
-
-def test_sharpening_is_the_normalised_power():
-    z, T = random_logits(), 0.4
-    power = torch.softmax(z.double(), 1) ** (1 / T)
-    expected = power / power.sum(1, keepdim=True)
-    torch.testing.assert_close(sharpen(z, T).double(), expected, atol=1e-6, rtol=0)
-
-
-def test_limits_of_sharpening():
-    z = random_logits()
-    torch.testing.assert_close(sharpen(z, 1.0), torch.softmax(z, 1))
-    torch.testing.assert_close(sharpen(z, 1e-3), F.one_hot(z.argmax(1), 5).float(), atol=1e-6, rtol=0)
-
-
-def test_targets_carry_no_gradient_and_are_float32():
-    z = random_logits().bfloat16().requires_grad_()
-    for target in (soft_targets(z), sharpen(z, 0.5)):
-        assert not target.requires_grad
-        assert target.dtype == torch.float32
-
-
-def test_confidence_keeps_ties_and_nothing_above_one():
-    q = torch.tensor([[0.95, 0.05], [0.94, 0.06], [1.0, 0.0]])
-    threshold = float(q[0, 0])
-    assert confident(q, threshold).tolist() == [1, 0, 1]
-    assert confident(q, 1.0001).tolist() == [0, 0, 0]
-    assert confident(q, 0.0).tolist() == [1, 1, 1]
 
 
 def test_kl_divergence_equals_torch_and_treats_zero_as_zero():

@@ -3,8 +3,9 @@ import torch
 import torch.nn.functional as F
 
 from datamodules.randomness import Randomness
-from methods.semi_supervised.fixmatch import FixMatch, pseudo_labels
+from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.pseudo_label import PseudoLabel
+from methods.semi_supervised.targets import make_targets
 from recipes.step import Embedded, Output, Stream
 from recipes.terms import Term
 from tests.harness import Setup, SmallNetwork, build, fit, noisy_view, step_with, train, values_differ
@@ -21,7 +22,7 @@ def term_of(method: FixMatch, weak: torch.Tensor, strong: torch.Tensor, **step) 
 
 
 def test_worked_example():
-    q = pseudo_labels(WEAK, 0.95)
+    q = make_targets(WEAK, mask=FixMatch().mask("label", None)).believed
     torch.testing.assert_close(q.probabilities.amax(1), torch.tensor([0.964663, 0.786986]), atol=1e-6, rtol=0)
     assert q.mask.tolist() == [1, 0] and q.labels.tolist() == [0, 0]
     values = term_of(FixMatch(), WEAK, STRONG).values

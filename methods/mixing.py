@@ -1,0 +1,49 @@
+"""Mixing of samples on the embedded input and of their targets: the pieces that all mixers share."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from recipes.criterion import one_hot
+from recipes.recipe import Recipe
+from recipes.step import Embedded, Input, Step, Targets
+
+
+def blend(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """λ a + (1-λ) b with one λ a row: share [N] against tensors [N, ...]."""
+    weight = share.view(-1, *([1] * (a.ndim - 1))).to(a.dtype)
+    return weight * a + (1 - weight) * b
+
+
+def blend_embedded(embedded: Embedded, partner: Tensor, share: Tensor) -> Embedded:
+    """Rows mixed with their partners' [N]. Texts mix as token embeddings, under the union of both masks."""
+    x, mask = embedded
+    return Embedded(blend(x, x[partner], share), None if mask is None else mask | mask[partner])
+
+
+def dense_targets(targets: Mapping[str, Tensor], recipe: Recipe) -> Targets:
+    """[N, C] float32 targets of every task."""
+    return {task: one_hot(target, recipe.tasks[task].outputs) for task, target in targets.items()}
+
+
+def mix_targets(entry: Input, partner: Tensor, share: Tensor, recipe: Recipe) -> Targets:
+    """Dense targets λ t_i + (1-λ) t_partner(i) of every task."""
+    dense = dense_targets(entry.targets, recipe)
+    return {task: blend(t, t[partner], share) for task, t in dense.items()}
+
+
+def draw_mixing(step: Step, key: str, rows: int, alpha: float, per_sample: bool) -> tuple[Tensor, Tensor]:
+    """λ ~ Beta(α, α), [N] (one for the whole global batch, or one a sample), and a partner for every row.
+
+    Partners are drawn among the rows of this rank. Equal calls in one step give equal numbers.
+    """
+    draw = step.randomness.draw(f"{key}/share", rows) if per_sample else step.randomness.shared(f"{key}/share")
+    share = draw.beta(alpha, alpha).expand(rows)
+    partner = step.randomness.draw(f"{key}/partner", rows).uniform().argsort()
+    return share, partner
+
+
+def at_least_half(share: Tensor) -> Tensor:
+    """λ' = max(λ, 1-λ): the first sample stays the dominant one."""
+    return torch.maximum(share, 1 - share)

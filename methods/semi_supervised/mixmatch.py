@@ -1,0 +1,97 @@
+"""MixMatch. Berthelot et al., MixMatch: A Holistic Approach to Semi-Supervised Learning, NeurIPS 2019,
+arXiv 1905.02249."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from methods.mixing import at_least_half, blend, blend_embedded, dense_targets, draw_mixing
+from methods.semi_supervised.consistency import squared_distance
+from methods.semi_supervised.targets import make_targets, mean_prediction
+from recipes.forward import concatenate
+from recipes.method import Declaration, Method
+from recipes.ramps import Ramp, Share
+from recipes.recipe import Recipe
+from recipes.step import Embedded, Input, Step, Targets
+
+
+def mix(embedded: Embedded, targets: Targets, partner: Tensor, share: Tensor) -> tuple[Embedded, Targets]:
+    """x' = λ' x + (1-λ') x_partner and the same for all targets, with λ' = max(λ, 1-λ); share λ and partner: [N]."""
+    share = at_least_half(share)
+    return blend_embedded(embedded, partner, share), {t: blend(y, y[partner], share) for t, y in targets.items()}
+
+
+def rows(embedded: Embedded, part: slice) -> Embedded:
+    x, mask = embedded
+    return Embedded(x[part], None if mask is None else mask[part])
+
+
+class MixMatch(Method):
+    """Guess, sharpen, mix: L = mean CE(t', f(X')) + λ_u r(t) · mean (1/C) ‖q' - p(U')‖².
+
+    q = sharpen((1/K) Σ_k p(u_k), T) over K weak views of an unlabeled sample, without gradient. Labeled samples and all
+    views are one pool W, in which every sample is mixed with a partner, λ ~ Beta(α, α) a sample, λ' = max(λ, 1-λ); X'
+    are the mixed labeled ones, U' the others. Mixing is on the embedded input: pixels, or token embeddings.
+
+    The guess is a forward of its own, in training mode, which leaves batch-norm statistics alone; X' and U' then share
+    the step's one forward, so the authors' exchange of slices between batches is not needed. A partner without a label
+    (several tasks, some missing) leaves its row of U' out. On several ranks partners come from the same rank.
+
+    weight λ_u: 75 (CIFAR-10; 150 CIFAR-100, 250 SVHN), linear over the first ramp_end of the run (the paper's 16384 of
+    2^20 steps; a short run wants more of it). views K: 2. temperature T: .5. alpha α: .75.
+    """
+
+    def __init__(
+        self,
+        weight: Annotated[float, Field(ge=0)] = 75.0,
+        ramp_end: Share = 0.015625,
+        views: Annotated[int, Field(ge=1, le=8)] = 2,
+        temperature: Annotated[float, Field(gt=0)] = 0.5,
+        alpha: Annotated[float, Field(gt=0)] = 0.75,
+    ):
+        self.weight, self.ramp = weight, Ramp("linear", end=ramp_end)
+        self.temperature, self.alpha = temperature, alpha
+        self.views = ("weak", *(f"weak{i}" for i in range(2, views + 1)))
+
+    def declare(self) -> Declaration:
+        return Declaration(
+            views={"unlabeled": self.views},
+            slots=("mixer", "unlabeled_mixer", "pseudo_labels"),
+            tags=("mixes_inputs", "soft_targets", "unlabeled_loss"),
+            exact_on_ranks=False,
+        )
+
+    def prepare(self, step: Step, recipe: Recipe) -> None:
+        labeled, views = step.inputs["labeled"], [step.embedding("unlabeled", view) for view in self.views]
+        pool, guesses = concatenate([labeled.embedded, *views]), self.guess(views, step, recipe)
+        targets = {
+            task: torch.cat([known, *[guesses[task]] * len(views)])
+            for task, known in dense_targets(labeled.targets, recipe).items()
+        }
+        share, partner = draw_mixing(step, self.key, len(pool.x), self.alpha, per_sample=True)
+        mixed, targets = mix(pool, targets, partner, share)
+        first, rest = slice(labeled.size), slice(labeled.size, None)
+        step.change("labeled", embedded=rows(mixed, first), targets={t: y[first] for t, y in targets.items()})
+        step.add(Input(f"{self.key}/unlabeled", rows(mixed, rest), {t: y[rest] for t, y in targets.items()}))
+
+    @torch.no_grad()
+    def guess(self, views: list[Embedded], step: Step, recipe: Recipe) -> Targets:
+        """Sharpened labels [U, C] of the unlabeled samples, by task."""
+        output = recipe.forward_apart(concatenate(views))
+        guesses = {}
+        for task in step.tasks:
+            scores = mean_prediction(output.logits[task].chunk(len(views)))
+            guesses[task], believed = make_targets(scores, temperature=self.temperature)
+            step.believe(task, believed)
+        return guesses
+
+    def terms(self, step: Step, recipe: Recipe) -> None:
+        name, weight = f"{self.key}/unlabeled", self.weight * self.ramp(step.progress)
+        for task in step.tasks:
+            target = step.inputs[name].targets[task]
+            p = torch.softmax(step.loss_logits(name, task, "pseudo"), dim=1)
+            complete = target.sum(1) > 1.0 - 1e-3
+            values = squared_distance(p, target)
+            step.term(step.named(self.key, task), values, weight=weight, mask=complete, task=task)

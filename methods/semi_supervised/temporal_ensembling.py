@@ -1,0 +1,83 @@
+"""Temporal Ensembling. Laine and Aila, Temporal Ensembling for Semi-Supervised Learning, ICLR 2017,
+arXiv 1610.02242."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.semi_supervised.consistency import squared_distance
+from methods.semi_supervised.targets import make_targets, scores_of
+from recipes.method import Declaration, Method
+from recipes.ramps import Ramp, RampKind, Share
+from recipes.recipe import Recipe
+from recipes.statistics import SampleMemory
+from recipes.step import Step
+
+
+def accumulate(average: Tensor, prediction: Tensor, momentum: float) -> Tensor:
+    """Z ← α Z + (1-α) z, rows [N, C]; Z starts at zero and is never corrected itself."""
+    return momentum * average + (1.0 - momentum) * prediction
+
+
+def bias_corrected(average: Tensor, updates: Tensor, momentum: float) -> Tensor:
+    """Z / (1 - α^k), [N, C], after k = `updates` [N] of them; a row without any stays zero."""
+    weight = 1.0 - momentum ** updates.to(average.dtype)
+    return average / torch.where(updates > 0, weight, 1.0).unsqueeze(1)
+
+
+class TemporalEnsembling(Method):
+    """L = CE + w(t) · mean_i (1/C) ‖p(x_i) - sg z̃_i‖², z̃_i = Z_i / (1-α^k), Z_i the moving average of the sample's own
+    predictions at its k earlier visits.
+
+    One forward a sample, where the Π-Model has two. An epoch is one pass over the unlabeled set, in which every sample
+    is met once; so renewing its row after its visit leaves the next pass exactly the target that renewing all rows at
+    the end of the pass would. A sample's first visit has no target and teaches nothing (the papers' first epoch), and
+    k counts visits a row: the authors' code writes zeros for samples that a pass has missed. The table (samples × C,
+    float32, one a task) is equal on all ranks and lies in the checkpoint. The unlabeled set holds the labeled samples.
+
+    w(t) = weight · (M/N) · ramp: M/N is the labeled fraction, part of the published weight 30; label_fraction=False
+    leaves it out. momentum α: .6. ramp: sigmoid over the first ramp_end of the run (80 of 300 epochs).
+    """
+
+    declaration = Declaration(views={"unlabeled": ("weak",)}, tags=("unlabeled_loss",))
+
+    def __init__(
+        self,
+        weight: Annotated[float, Field(ge=0)] = 30.0,
+        label_fraction: bool = True,
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.6,
+        ramp: RampKind = "sigmoid",
+        ramp_end: Share = 0.27,
+    ):
+        self.weight, self.label_fraction, self.momentum = weight, label_fraction, momentum
+        self.ramp = Ramp(ramp, end=ramp_end)
+
+    def build(self, recipe: Recipe) -> None:
+        rows = recipe.sizes["unlabeled"]
+        tables = {name: SampleMemory(rows, (task.outputs,)) for name, task in recipe.tasks.items()}
+        recipe.method_modules[self.key] = nn.ModuleDict(tables)
+
+    def prepare(self, step: Step, recipe: Recipe) -> None:
+        step.request("unlabeled", "weak")
+
+    def terms(self, step: Step, recipe: Recipe) -> None:
+        fraction = recipe.sizes["labeled"] / recipe.sizes["unlabeled"] if self.label_fraction else 1.0
+        weight = self.weight * fraction * self.ramp(step.progress)
+        index = step.streams["unlabeled"].index
+        for task in step.tasks:
+            memory = recipe.method_modules[self.key][task]
+            visits = memory.writes[index]
+            q = bias_corrected(memory.read(index), visits, self.momentum)
+            p = torch.softmax(step.logits("unlabeled/weak", task), dim=1)
+            values = squared_distance(p, make_targets(scores_of(q)).value)
+            step.term(step.named(self.key, task), values, weight=weight, mask=visits > 0, task=task)
+
+    @torch.no_grad()
+    def after_batch(self, step: Step, recipe: Recipe) -> None:
+        index = step.streams["unlabeled"].index
+        for task in step.tasks:
+            memory = recipe.method_modules[self.key][task]
+            p = torch.softmax(step.logits("unlabeled/weak", task), dim=1)
+            memory.write(index, accumulate(memory.read(index), p, self.momentum))

@@ -1,0 +1,144 @@
+"""Virtual adversarial training. Miyato, Maeda, Koyama and Ishii, Virtual Adversarial Training, TPAMI 2018,
+arXiv 1704.03976; on texts after Miyato, Dai and Goodfellow, ICLR 2017, arXiv 1605.07725."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from methods.semi_supervised.consistency import entropy, kl_divergence
+from methods.semi_supervised.targets import make_targets
+from recipes.method import Declaration, Method
+from recipes.ramps import Ramp, RampKind, Share
+from recipes.recipe import Recipe
+from recipes.step import Embedded, Input, Step, Targets
+
+BLOCK = 8  # positions of a text that are drawn together
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / ‖x‖₂ of every row, over all its dimensions; a row of zeros stays zero.
+
+    Divided by max |x| first: squares of a gradient of 1e-30 would be zero.
+    """
+    flat = x.flatten(1)
+    largest = flat.abs().amax(1, keepdim=True)
+    flat = flat / torch.where(largest > 0, largest, 1.0)
+    norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    return (flat / torch.where(norm > 0, norm, 1.0)).view_as(x)
+
+
+def adversarial_direction(divergence: Callable[[Tensor], Tensor], start: Tensor, xi: Tensor, iterations: int) -> Tensor:
+    """The unit direction [N, …] in which D(r) grows fastest: repeat d ← unit(∇_d Σ_i D(ξ_i d)_i).
+
+    D and its gradient are 0 at r = 0, so D ≈ r'Hr/2 and the gradient at ξd is ξHd: a power iteration towards the top
+    eigenvector of H. divergence: r [N, …] -> [N]. The sum, not the mean: a row's gradient then does not shrink with
+    the batch. No iteration leaves the random start.
+    """
+    d = unit(start)
+    for _ in range(iterations):
+        d = d.detach().requires_grad_()
+        with torch.enable_grad():
+            total = divergence(xi * d).sum()
+        (gradient,) = torch.autograd.grad(total, d)
+        d = unit(gradient)
+    return d.detach()
+
+
+def spread(embedded: Embedded) -> Tensor:
+    """Standard deviation of every sample's input, over real tokens in a text: [N, 1, …]."""
+    x, mask = embedded.x.detach(), embedded.mask
+    real = torch.ones_like(x) if mask is None else mask.unsqueeze(-1).expand_as(x).to(x.dtype)
+    dims, count = tuple(range(1, x.ndim)), real.flatten(1).sum(1).clamp_min(1.0).view(-1, *[1] * (x.ndim - 1))
+    mean = (x * real).sum(dims, keepdim=True) / count
+    return (((x - mean) * real).square().sum(dims, keepdim=True) / count).sqrt().clamp_min(1e-3)
+
+
+def real_tokens(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x with zeros on padding."""
+    return x if mask is None else x * mask.unsqueeze(-1)
+
+
+def draw_noise(step: Step, key: str, embedded: Embedded) -> Tensor:
+    """Normal numbers in the shape of the input. A text's are drawn in blocks of positions, so that they do not depend
+    on how long its neighbours are, hence not on the number of ranks."""
+    rows, *shape = embedded.x.shape
+    if embedded.mask is None:
+        return step.randomness.draw(key, rows).normal(*shape)
+    length, width = shape
+    blocks = [step.randomness.draw(f"{key}/{at}", rows).normal(BLOCK, width) for at in range(0, length, BLOCK)]
+    return torch.cat(blocks, dim=1)[:, :length]
+
+
+class VAT(Method):
+    """Lu = mean KL(q ‖ p(u + r)), q = sg p(u), r = ε d, d the direction in which the prediction changes fastest.
+
+    d comes from a power iteration (`adversarial_direction`) on the embedded input, with `autograd.grad`, so that no
+    parameter's gradient is touched. r is not clipped. The attack runs without autocast: bfloat16 leaves no direction
+    at all. Clean, probing and perturbed passes use batch statistics, apart from the rest of the step, and leave the
+    running ones alone; dropout masks differ between them, as in the authors' code. One perturbation serves all tasks,
+    their divergences added. Three forwards a sample (with K = 1) and one backward to the input.
+
+    epsilon ε: ‖r‖₂ of a sample, in the units of `embed`: pixels in [0, 1], before the network's normalisation, or
+    token embeddings, zero on padding (special tokens count as real ones). 3 on pictures of 32×32×3 is the 6 in
+    [-1, 1] of the WRN-28-2 re-evaluations; it grows with the root of the number of values, and a text wants the size
+    that its embeddings have. xi ξ: .01, the probing distance in standard deviations of the sample; the published 1e-6
+    is below the resolution of float32, and 10 leaves the quadratic regime. iterations K: 1; 0 is random noise of norm
+    ε. weight α: 1; ramp: constant, or growing over the first ramp_end of the run. entropy_weight of mean H(p(u)), with
+    gradient, ramped alike: 0 (1 in VAT+EntMin); costs a fourth forward.
+    """
+
+    declaration = Declaration(
+        views={"unlabeled": ("weak",)},
+        tags=("unlabeled_loss",),
+        # not where the weights themselves are in half precision: no direction is left to find
+        precisions=("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16", "16", "32", "64"),
+    )
+
+    def __init__(
+        self,
+        epsilon: Annotated[float, Field(ge=0)] = 3.0,
+        xi: Annotated[float, Field(gt=0)] = 0.01,
+        iterations: Annotated[int, Field(ge=0, le=20)] = 1,
+        weight: Annotated[float, Field(ge=0)] = 1.0,
+        ramp: RampKind = "constant",
+        ramp_end: Share = 0.4,
+        entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
+    ):
+        self.epsilon, self.xi, self.iterations = epsilon, xi, iterations
+        self.weight, self.ramp, self.entropy_weight = weight, Ramp(ramp, end=ramp_end), entropy_weight
+
+    def prepare(self, step: Step, recipe: Recipe) -> None:
+        embedded = step.embedding("unlabeled", "weak")
+        direction, q = self.attack(step, embedded, recipe)
+        perturbed = embedded._replace(x=embedded.x + self.epsilon * direction)
+        step.add(Input(f"{self.key}/perturbed", perturbed, q, counted=False))
+        if self.entropy_weight:
+            step.request("unlabeled", "weak", counted=False)
+
+    def attack(self, step: Step, embedded: Embedded, recipe: Recipe) -> tuple[Tensor, Targets]:
+        """d [N, …] and the clean predictions q [N, C] by task."""
+        x, mask = embedded.x.detach(), embedded.mask
+
+        def divergence(r: Tensor) -> Tensor:
+            z = recipe.forward_apart(Embedded(x + real_tokens(r, mask), mask)).logits
+            return torch.stack([kl_divergence(q[task], z[task].float()) for task in step.tasks]).sum(0)
+
+        with torch.autocast(x.device.type, enabled=False):
+            with torch.no_grad():
+                clean = recipe.forward_apart(Embedded(x, mask)).logits
+            q = {task: make_targets(clean[task]).value for task in step.tasks}
+            start = real_tokens(draw_noise(step, self.key, embedded).to(x.dtype), mask)
+            return adversarial_direction(divergence, start, self.xi * spread(embedded), self.iterations), q
+
+    def terms(self, step: Step, recipe: Recipe) -> None:
+        name, ramp = f"{self.key}/perturbed", self.ramp(step.progress)
+        for task in step.tasks:
+            values = kl_divergence(step.inputs[name].targets[task], step.logits(name, task))
+            step.term(step.named(self.key, task), values, weight=self.weight * ramp, task=task)
+            if self.entropy_weight:
+                values = entropy(step.logits("unlabeled/weak", task))
+                named = step.named(f"{self.key}/entropy", task)
+                step.term(named, values, weight=self.entropy_weight * ramp, task=task)
