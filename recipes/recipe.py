@@ -32,7 +32,7 @@ from recipes.teacher import Teacher
 
 MakeView = Callable[[Stream, str, Randomness], Any]
 MakeOptimizer = Callable[["Recipe"], tuple[Optimizer, Any]]
-POINTS = ("build", "prepare", "adjust", "weigh", "terms", "combine", "wrap_step", "after_step", "infer")
+POINTS = ("build", "prepare", "adjust", "cost", "weigh", "terms", "combine", "wrap_step", "after_step", "infer")
 
 
 class Recipe(LightningModule):
@@ -68,6 +68,7 @@ class Recipe(LightningModule):
         self.criterion = Criterion(
             [partial(method.adjust, recipe=self) for method in self.at["adjust"]],
             [partial(method.weigh, recipe=self) for method in self.at["weigh"]],
+            [partial(method.cost, recipe=self) for method in self.at["cost"]],
         )
         for method in self.at["build"]:
             method.build(self)
