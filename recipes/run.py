@@ -33,7 +33,7 @@ from recipes.schedulers import build_scheduler
 from recipes.settings import TrainerSettings
 from recipes.statistics import ClassStatistics
 from recipes.step import Stream
-from recipes.tasks import ClassificationTask
+from recipes.tasks import ClassificationTask, shot_groups
 
 
 def run(config: DictConfig, command: list[str]) -> dict[str, float]:
@@ -86,7 +86,12 @@ def build_recipe(assembly: Assembly) -> Recipe:
     """The module of the run, on data that has been set up."""
     datamodule, settings = assembly.datamodule, assembly.trainer
     tasks = [
-        ClassificationTask(name, datamodule.classes[name], partial=datamodule.has_missing(name))
+        ClassificationTask(
+            name,
+            datamodule.classes[name],
+            partial=datamodule.has_missing(name),
+            groups=shot_groups(datamodule.class_counts(name), datamodule.shots),
+        )
         for name in datamodule.tasks
     ]
 
