@@ -60,7 +60,8 @@ def test_the_choice_is_the_best_mean_over_classes():
 
 
 def test_a_run_chooses_on_the_validation_part_before_it_evaluates():
-    config = run_of("image", "tau_norm", **{"trainer.max_steps": 6, "trainer.val_every": 3, "data.eval_batch_size": 128})
+    changes = {"trainer.max_steps": 6, "trainer.val_every": 3, "data.eval_batch_size": 128}
+    config = run_of("image", "tau_norm", **changes)
     outcome = trial(config)
     recipe, tau = outcome.recipe, outcome.recipe.method_modules["tau_norm"]["label"].tau
     linear, data = recipe.network.heads["label"], outcome.trainer.datamodule
