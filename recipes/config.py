@@ -103,7 +103,7 @@ def stage_configs(stages: DictConfig, overrides: Sequence[str]) -> dict[str, Dic
         try:
             clashes = [o for o in overrides if complaints.key_of(o) in chosen]
             if clashes:
-                raise Faults([f"{o}: this stage makes its own choice; write it in stages.{name}=['…']" for o in clashes])
+                raise Faults([f"{o}: this stage makes its own choice; say it in stages.{name}=['…']" for o in clashes])
             found[name] = _stage_config([*own, *overrides])
         except Faults as refusal:
             faults += [f"stages.{name}: {line}" for line in refusal.lines]
