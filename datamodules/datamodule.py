@@ -32,6 +32,7 @@ class StreamDataModule(LightningDataModule):
     imbalance_factor: n_max / n_min ≥ 1 of a long-tailed cut, class 0 the head; null leaves the set as it is.
     imbalance: `exp` or `step` profile.
     imbalance_subset: samples `seeded` by split_seed, or `legacy`, the very ones that LDAM-DRW's code takes.
+    few_below, many_above: classes with fewer, or more, labeled samples are evaluated apart as few- and many-shot.
     label_noise: share of the labels that are replaced by another class.
     val_fraction: share of the (long-tailed) training data held out for validation, unless the set brings a
         validation part; 0 for none.
@@ -52,6 +53,8 @@ class StreamDataModule(LightningDataModule):
         imbalance_factor: Annotated[float, Field(ge=1)] | None = None,
         imbalance: Literal["exp", "step"] = "exp",
         imbalance_subset: Literal["seeded", "legacy"] = "seeded",
+        few_below: Annotated[int, Field(ge=1)] = 20,
+        many_above: Annotated[int, Field(ge=1)] = 100,
         label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0,
         val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1,
         split_seed: int = 0,
@@ -73,6 +76,9 @@ class StreamDataModule(LightningDataModule):
             val_fraction,
             split_seed,
         )
+        if few_below > many_above + 1:
+            raise UserError(f"data.few_below={few_below}: expected at most data.many_above={many_above} and one more")
+        self.shots = (few_below, many_above)
         self.seed, self.num_workers = seed, num_workers
         self.views: dict[str, Any] = {name: view for name, view in (views or {}).items() if view is not None}
         self.text = text

@@ -61,7 +61,10 @@ def start(config: "DictConfig", overrides: list[str]) -> dict[str, float]:
         config.run_dir = os.environ.get(RUN_DIR, config.run_dir)
     else:
         check_paths(config)
-    from recipes.run import run
+    if config.get("stages"):
+        from recipes.stages import run_stages as run
+    else:
+        from recipes.run import run
 
     with _environment(RUN_DIR, config.run_dir):
         return run(config, overrides)
@@ -70,10 +73,12 @@ def start(config: "DictConfig", overrides: list[str]) -> dict[str, float]:
 def check_paths(config: "DictConfig") -> None:
     """Look at `run_dir` and `resume`. Raises `UserError` with all that is wrong with them."""
     from recipes.config import Faults
-    from recipes.paths import load_checkpoint, run_dir_faults
+    from recipes.paths import load_checkpoint, run_dir_faults, stages_faults
 
     faults = run_dir_faults(config.run_dir, config.resume, reading=config.dry_run)
-    if config.resume is not None:
+    if config.resume is not None and config.get("stages"):
+        faults += stages_faults(config.run_dir, config.resume)
+    elif config.resume is not None:
         try:
             load_checkpoint(config.resume)
         except UserError as error:

@@ -14,6 +14,7 @@ SLOTS = {
     "pseudo_labels": "the pseudo-labels of the unlabeled stream",
     "prior_correction": "the correction of the class prior",
     "smoothing": "the smoothing of targets",
+    "cost": "what a class costs in the loss",
     "combine": "the combination of loss terms",
     "optimizer": "the optimizer",
     "two_passes": "the second pass of a step",

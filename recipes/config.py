@@ -85,7 +85,45 @@ def settle(config: DictConfig, overrides: Sequence[str], faults: Sequence[str] =
     if faults:
         raise Faults(faults)
     OmegaConf.resolve(config)
+    if config.get("stages"):
+        config.stages = stage_configs(config.stages, overrides)
     return Command(config, dropped)
+
+
+def stage_configs(stages: DictConfig, overrides: Sequence[str]) -> dict[str, DictConfig]:
+    """The config of every stage of a recipe: the command, with the stage's own overrides before the user's, which win.
+
+    Raises `Faults` of all stages."""
+    found: dict[str, DictConfig] = {}
+    faults: list[str] = []
+    groups, outer = catalogue(overrides).groups, HydraConfig.instance().cfg
+    for name in map(str, stages):
+        own = stages[name]
+        chosen = {key for key in map(complaints.key_of, own) if key in groups}
+        try:
+            clashes = [o for o in overrides if complaints.key_of(o) in chosen]
+            if clashes:
+                raise Faults([f"{o}: this stage makes its own choice; say it in stages.{name}=['…']" for o in clashes])
+            found[name] = _stage_config([*own, *overrides])
+        except Faults as refusal:
+            faults += [f"stages.{name}: {line}" for line in refusal.lines]
+        finally:
+            HydraConfig.instance().cfg = outer
+    if faults:
+        raise Faults(faults)
+    return found
+
+
+def _stage_config(overrides: list[str]) -> DictConfig:
+    try:
+        composed = compose_quietly(overrides)
+    except REFUSALS as refusal:
+        raise Faults(salvage(overrides, refusal)[1]) from refusal
+    HydraConfig.instance().set_config(composed)
+    with open_dict(composed):
+        del composed["hydra"]
+        composed.stages = None
+    return settle(composed, overrides).config
 
 
 def several_choices(overrides: Sequence[str]) -> list[str]:

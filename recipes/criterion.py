@@ -10,6 +10,7 @@ from torch import Tensor
 Role = Literal["labeled", "pseudo"]
 Adjust = Callable[[Tensor, Tensor | None, str, Role], Tensor]
 Weigh = Callable[[Tensor, Tensor, str, Role], Tensor | None]
+Cost = Callable[[Tensor, str, Role], Tensor | None]
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -29,19 +30,30 @@ def one_hot(target: Tensor, classes: int) -> Tensor:
     return F.one_hot(target.clamp_min(0), classes).float() * (target >= 0).unsqueeze(1)
 
 
+def of_target(table: Tensor, target: Tensor) -> Tensor:
+    """table[i, target_i], [N], and 0 where a label is missing (-1); Σ_c t_c table[i, c] for dense targets."""
+    if target.ndim == 2:
+        return (target * table).sum(1)
+    return table.gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1) * (target >= 0)
+
+
 @dataclass(frozen=True)
 class Criterion:
-    """L_i = Π_m w_m(z', t)_i · CE(z', t)_i with z' = a_k(… a_1(z)).
+    """L_i = Σ_c t_ic Π_m w_m(z', t)_ic · ℓ_c(z')_i with z' = a_k(… a_1(z)) and ℓ_c = -log p_c, unless a method has
+    another cost ℓ.
 
-    So whatever several methods change of a classification loss composes. Weights are not normalised by their sum: a
-    loss divides by its samples, as everywhere. `role` is `labeled` for a loss on true targets and `pseudo` for one on
-    targets that the model made itself.
+    So whatever several methods change of a classification loss composes, exactly for soft targets as well. Weights
+    are not normalised by their sum: a loss divides by its samples, as everywhere. `role` is `labeled` for a loss on
+    true targets and `pseudo` for one on targets that the model made itself.
 
-    adjustments, in order: (logits [N, C], target, task, role) -> logits. weightings: the same -> factors [N], or None.
+    adjustments, in order: (logits [N, C], target, task, role) -> logits. weightings: the same -> factors [N] of the
+    samples, or [N, C] by the class that is the true one, or None. costs: (logits, task, role) -> [N, C], what each
+    class costs where it is the true one, or None; at most one gives any.
     """
 
     adjustments: Sequence[Adjust] = ()
     weightings: Sequence[Weigh] = ()
+    costs: Sequence[Cost] = ()
 
     def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role) -> Tensor:
         """z', the logits that losses see, [N, C]. target: [N], [N, C], or None where a sample has none."""
@@ -52,8 +64,14 @@ class Criterion:
     def __call__(self, logits: Tensor, target: Tensor, task: str, role: Role) -> Tensor:
         """The samples' losses, [N]."""
         logits = self.adjust(logits, target, task, role)
-        values = cross_entropy(logits, target)
-        for weigh in self.weightings:
-            weights = weigh(logits, target, task, role)
-            values = values if weights is None else weights * values
-        return values
+        cost = next((c for price in self.costs if (c := price(logits, task, role)) is not None), None)
+        factors = [w for weigh in self.weightings if (w := weigh(logits, target, task, role)) is not None]
+        if target.ndim == 1:
+            values = cross_entropy(logits, target) if cost is None else of_target(cost, target)
+            for factor in factors:
+                values = values * (of_target(factor, target) if factor.ndim == 2 else factor)
+            return values
+        values = target * (-F.log_softmax(logits, dim=1) if cost is None else cost)
+        for factor in factors:
+            values = values * (factor if factor.ndim == 2 else factor.unsqueeze(1))
+        return values.sum(1)

@@ -66,7 +66,7 @@ class Evaluator(nn.Module):
             if len(by_task) > 1:
                 for name, metrics in by_task.items():
                     values |= {f"{prefix}/{name}/{metric}": float(value) for metric, value in metrics.items()}
-            for metric in next(iter(by_task.values())):
+            for metric in dict.fromkeys(metric for metrics in by_task.values() for metric in metrics):
                 mean = torch.stack([metrics[metric] for metrics in by_task.values() if metric in metrics]).mean()
                 values[f"{prefix}/{metric}"] = float(mean)
             for evaluation in self.of(raw).values():

@@ -62,6 +62,7 @@ def check_jobs(argv: list[str], root: Path) -> None:
 
     Raises `Faults`."""
     from recipes.run import check
+    from recipes.stages import plan_stages
 
     overrides = _overrides(argv)
     jobs = list(expand(overrides, root))
@@ -70,7 +71,7 @@ def check_jobs(argv: list[str], root: Path) -> None:
     for job in jobs:
         try:
             config = resolve_command(job, root).config
-            check(config)
+            plan_stages(config) if config.get("stages") else check(config)
         except UserError as found:
             faults += str(found).splitlines()
             continue

@@ -5,7 +5,8 @@ The points, in the order a batch meets them; all are optional, and nobody else w
     build       once: extra modules, network surgery, own parameter groups
     prepare     every batch: change inputs and targets, name further inputs to forward
     adjust      change the logits that losses see (evaluation and pseudo-labels see raw ones)
-    weigh       give every sample's cross-entropy a factor; those of several methods multiply
+    cost        say what each class costs where it is the true one, in place of -log p (one owner)
+    weigh       give every sample's loss a factor; those of several methods multiply
     terms       add named, unreduced loss terms
     combine     turn the terms into one scalar (one owner)
     wrap_step   nest a closure around the optimizer's closure
@@ -105,8 +106,14 @@ class Method(Callback):
     def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, recipe: "Recipe") -> Tensor:
         return logits
 
+    def cost(self, logits: Tensor, task: str, role: Role, recipe: "Recipe") -> Tensor | None:
+        """[N, C] the loss that each class would give were it the true one, from adjusted logits; None: -log p. Whoever
+        fills this takes the slot `cost`."""
+        return None
+
     def weigh(self, logits: Tensor, target: Tensor, task: str, role: Role, recipe: "Recipe") -> Tensor | None:
-        """[N] factors of the samples' cross-entropy, from adjusted logits, with gradient where it has one; None: 1."""
+        """Factors of the samples' losses, from adjusted logits, with gradient where they have one: [N], or [N, C] by
+        the class that is the true one, which is exact for mixed targets as well; None: 1."""
         return None
 
     def terms(self, step: Step, recipe: "Recipe") -> None: ...

@@ -41,6 +41,16 @@ def run_dir_faults(run_dir: str, resume: str | None = None, reading: bool = Fals
         return [f"run_dir: '{run_dir}' cannot be written: {reason} in '{ancestor}'"]
 
 
+def stages_faults(run_dir: str, resume: str) -> list[str]:
+    """Why a recipe of several stages cannot go on, if so: it does so in its own folder alone."""
+    folder = Path(resume).expanduser()
+    if not (folder / "config.yaml").is_file():
+        return [f"resume: '{resume}' holds no run; name the folder of a run of this recipe"]
+    if folder.resolve() != Path(run_dir).expanduser().resolve():
+        return [f"resume: a recipe of several stages goes on in its own folder; add run_dir={resume}"]
+    return []
+
+
 @contextmanager
 def run_folder(folder: Path) -> Iterator[None]:
     """Make the run's folder. A mistake of the user's that shows before there are metrics or checkpoints leaves the

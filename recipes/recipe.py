@@ -33,7 +33,19 @@ from recipes.teacher import Teacher
 
 MakeView = Callable[[Stream, str, Randomness], Any]
 MakeOptimizer = Callable[["Recipe"], tuple[Optimizer, Any]]
-POINTS = ("build", "prepare", "adjust", "weigh", "terms", "combine", "wrap_step", "after_batch", "after_step", "infer")
+POINTS = (
+    "build",
+    "prepare",
+    "adjust",
+    "cost",
+    "weigh",
+    "terms",
+    "combine",
+    "wrap_step",
+    "after_batch",
+    "after_step",
+    "infer",
+)
 
 
 class Recipe(LightningModule):
@@ -69,6 +81,7 @@ class Recipe(LightningModule):
         self.criterion = Criterion(
             [partial(method.adjust, recipe=self) for method in self.at["adjust"]],
             [partial(method.weigh, recipe=self) for method in self.at["weigh"]],
+            [partial(method.cost, recipe=self) for method in self.at["cost"]],
         )
         for method in self.at["build"]:
             method.build(self)
@@ -226,15 +239,23 @@ class Recipe(LightningModule):
     def predict_logits(self, view: Any, raw: bool = False) -> dict[str, Tensor]:
         """Logits by task, as the run reports them: averaged network where a method evaluates it, and inference-time
         changes applied. `raw` is the trained network without any of that."""
-        averaged = self.composition.evaluates_teacher and not raw
-        network = self.teacher.network if averaged and self.teacher else self.network
+        network = self.network if raw else self.reported_network
         logits = {task: values.float() for task, values in network(network.embed(view)).logits.items()}
         for method in () if raw else self.at["infer"]:
             logits = {task: method.infer(values, task, self) for task, values in logits.items()}
         return logits
 
+    @property
+    def reported_network(self) -> Network:
+        """The network whose figures count: the averaged one where a method evaluates it."""
+        return self.teacher.network if self.composition.evaluates_teacher and self.teacher else self.network
+
+    def evaluation_view(self, batch: dict[str, Any]) -> Any:
+        """The raw view of a batch {"data", "targets", "index"} of an evaluation loader."""
+        return self._make_view(Stream("evaluation", **batch), "raw", Randomness(self.seed, 0, device=self.device))
+
     def evaluate(self, batch: dict[str, Any], part: str) -> None:
-        view = self._make_view(Stream("evaluation", **batch), "raw", Randomness(self.seed, 0, device=self.device))
+        view = self.evaluation_view(batch)
         for raw in self.evaluator.variants:
             self.evaluator.update(raw, self.predict_logits(view, raw), batch["targets"])
         for probe in self.probing(part):

@@ -33,11 +33,12 @@ from recipes.schedulers import build_scheduler
 from recipes.settings import TrainerSettings
 from recipes.statistics import ClassStatistics
 from recipes.step import Stream
-from recipes.tasks import ClassificationTask
+from recipes.tasks import ClassificationTask, shot_groups
 
 
-def run(config: DictConfig, command: list[str]) -> dict[str, float]:
-    """Train, evaluate and write the run's folder; returns the final metrics. `dry_run` prints the plan and stops."""
+def run(config: DictConfig, command: list[str], complete: bool = False) -> dict[str, float]:
+    """Train, evaluate and write the run's folder; returns the final metrics. `dry_run` prints the plan and stops.
+    complete: a checkpoint that has nothing left to train may be resumed, and is evaluated."""
     assembly = assemble(config)
     plan = describe(assembly, assembly.sketch_network())
     if config.dry_run:
@@ -51,7 +52,7 @@ def run(config: DictConfig, command: list[str]) -> dict[str, float]:
     resume, done = None, None
     if config.resume:
         resume, checkpoint = find_checkpoint(config.resume), load_checkpoint(config.resume)
-        check_resume(checkpoint, config, recipe, assembly.trainer.max_steps)
+        check_resume(checkpoint, config, recipe, assembly.trainer.max_steps + complete)
         done = int(checkpoint["global_step"])
     loggers = build_loggers(plain(config).get("logger"), folder, done)
     try:
@@ -86,7 +87,12 @@ def build_recipe(assembly: Assembly) -> Recipe:
     """The module of the run, on data that has been set up."""
     datamodule, settings = assembly.datamodule, assembly.trainer
     tasks = [
-        ClassificationTask(name, datamodule.classes[name], partial=datamodule.has_missing(name))
+        ClassificationTask(
+            name,
+            datamodule.classes[name],
+            partial=datamodule.has_missing(name),
+            groups=shot_groups(datamodule.class_counts(name), datamodule.shots),
+        )
         for name in datamodule.tasks
     ]
 

@@ -20,6 +20,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "vat": {"epsilon": 0.1, "xi": 1.0, "entropy_weight": 0.1},
     "pi_model": {"weight": 500.0, "ramp": "constant"},
     "posthoc_logit_adjustment": {"tau": 2.0},
+    "equalization_loss": {"threshold": 0.08},
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
 }

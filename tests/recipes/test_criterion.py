@@ -26,6 +26,19 @@ def test_adjustments_run_in_order_and_weights_multiply(target):
     torch.testing.assert_close(criterion.adjust(Z, None, "label", "pseudo"), seen)
 
 
+@pytest.mark.parametrize("target", [Y, one_hot(Y, 4).double(), Z.softmax(1).flip(0)], ids=["index", "one-hot", "mixed"])
+def test_a_cost_and_weights_by_class_are_taken_at_the_true_class(target):
+    table, weights, samples = Z.square(), torch.arange(1.0, 5.0).expand(6, 4), torch.arange(6.0)
+    criterion = Criterion(
+        [lambda z, t, task, role: 3 * z],
+        [lambda *_: weights, lambda *_: samples],
+        [lambda *_: None, lambda z, task, role: (z / 3).square()],
+    )
+    dense = one_hot(target, 4).double()
+    expected = samples * (dense * weights * table).sum(1)
+    torch.testing.assert_close(criterion(Z, target, "label", "labeled"), expected)
+
+
 def test_without_methods_it_is_cross_entropy():
     expected = F.cross_entropy(Z, Y, reduction="none", ignore_index=-1)
     torch.testing.assert_close(Criterion()(Z, Y, "label", "pseudo"), expected)

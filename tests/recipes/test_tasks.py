@@ -4,12 +4,13 @@ import torch.nn.functional as F
 from sklearn.metrics import balanced_accuracy_score
 
 from datamodules.randomness import Randomness
+from datamodules.splits import imbalanced_counts
 from methods.regularization.mixup import Mixup
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.criterion import cross_entropy, one_hot
 from recipes.evaluation import Evaluator
 from recipes.step import Stream
-from recipes.tasks import ClassificationEvaluation, ClassificationTask
+from recipes.tasks import ClassificationEvaluation, ClassificationTask, shot_groups
 from tests.harness import Setup, noisy_view, step_with, train
 
 TASKS = {"shape": 3, "colour": 4}
@@ -111,6 +112,41 @@ def test_evaluation_against_sklearn_over_several_batches():
     evaluation.reset()
     evaluation.update(z[:1], y[:1])
     assert float(evaluation.confusion.compute().sum()) == 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([500, 101, 100, 20, 19, 1], {"many": [0, 1], "medium": [2, 3], "few": [4, 5]}),
+        ([5000, 2997, 83, 50], {"many": [0, 1], "medium": [2, 3]}),
+        ([101, 3], {"many": [0], "few": [1]}),
+        ([4, 4, 4], {}),
+    ],
+)
+def test_groups_by_training_counts(counts, expected):
+    found = shot_groups(torch.tensor(counts))
+    assert {name: mask.nonzero().flatten().tolist() for name, mask in found.items()} == expected
+
+
+def test_the_groups_of_a_long_tailed_cifar_100():
+    counts = imbalanced_counts(torch.full((100,), 500), 100)
+    assert [int(mask.sum()) for mask in shot_groups(counts).values()] == [35, 35, 30]
+    assert [int(mask.sum()) for mask in shot_groups(counts, (21, 100)).values()] == [35, 34, 31]
+
+
+def test_accuracy_of_a_group_is_the_mean_over_its_classes_that_occur():
+    groups = {"many": torch.tensor([1, 1, 0, 0]).bool(), "few": torch.tensor([0, 0, 1, 1]).bool()}
+    evaluation = ClassificationEvaluation(4, groups)
+    z, y = torch.eye(4)[[0, 0, 1, 0, 2, 0]], torch.tensor([0, 0, 1, 1, 2, 2])
+    for rows in (slice(0, 1), slice(1, 6)):  # not a mean of the batches' accuracies
+        evaluation.update(z[rows], y[rows])
+    found = evaluation.compute()
+    assert (float(found["accuracy_many"]), float(found["accuracy_few"])) == (0.75, 0.5)
+    assert float(found["balanced_accuracy"]) == pytest.approx((1 + 0.5 + 0.5) / 3)
+    evaluation.reset()
+    evaluation.update(z[:2], y[:2])
+    assert "accuracy_few" not in evaluation.compute() and "accuracy_many" in evaluation.compute()
+    assert "group_many" not in evaluation.state_dict()
 
 
 def evaluator(tasks: dict[str, int], both: bool) -> Evaluator:

@@ -1,0 +1,85 @@
+"""Class-balanced loss. Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019,
+arXiv 1901.05555."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recipes.criterion import Role, of_target
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+from recipes.terms import global_sum
+
+
+def effective_number_weights(counts: Tensor, beta: float, normalize: bool) -> Tensor:
+    """w_c = (1 - β) / (1 - β^{n_c}), float32 [C] from counts [C]; normalised to mean 1 over the classes that occur.
+
+    A class without samples has weight 0. In float64 by expm1: β^n is close to 1 for small n.
+    """
+    n = counts.detach().cpu().double()
+    known = n > 0
+    rest = -torch.expm1(n.clamp_min(1) * math.log(beta)) if beta > 0 else torch.ones_like(n)
+    weights = torch.where(known, (1 - beta) / rest, 0.0)
+    if normalize:
+        weights = weights * known.sum() / weights.sum()
+    return weights.float()
+
+
+class ClassWeights(nn.Module):
+    """The weights of one task's classes, [C]."""
+
+    weights: Tensor
+
+    def __init__(self, weights: Tensor):
+        super().__init__()
+        self.register_buffer("weights", weights)
+
+
+class ClassBalancedLoss(Method):
+    """L = (1/N) Σ_i w_{y_i} CE(z_i, y_i), w_c = 1/E_c with the effective number E_c = (1 - β^{n_c}) / (1 - β).
+
+    beta β in [0, 1): .9999 (CIFAR-10; .999 ImageNet); 0 gives equal weights, β → 1 inverse frequencies. normalize
+    `sum_c`: the weights of the C classes sum to C (paper); `none`: plain 1/E_c ≤ 1, which shrinks the loss with n.
+    reduction `batch`: divide by N (paper); `weight`: by Σ_i w_{y_i} over the global batch, under which the scale of
+    the weights does not matter. A class without samples has weight 0 and no part in the normalisation.
+
+    The weight of the true class multiplies whatever the sample's loss is. So the paper's other forms are combinations,
+    long_tail=[class_balanced_loss,focal_loss]: softmax focal, with methods.focal_loss.mode=sigmoid sigmoid focal, and
+    with gamma=0 besides binary cross-entropy. Mixed targets: Σ_c w_c t_c ℓ_c. Losses on pseudo-labels stay as they are.
+    """
+
+    declaration = Declaration(slots=("prior_correction",), tags=("weighs_classes",))
+
+    def __init__(
+        self,
+        beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999,
+        normalize: Literal["sum_c", "none"] = "sum_c",
+        reduction: Literal["batch", "weight"] = "batch",
+    ):
+        self.beta, self.normalize, self.reduction = beta, normalize == "sum_c", reduction
+
+    def build(self, recipe: Recipe) -> None:
+        tables = {
+            name: ClassWeights(effective_number_weights(recipe.statistics.counts(name), self.beta, self.normalize))
+            for name in recipe.tasks
+        }
+        recipe.method_modules[self.key] = nn.ModuleDict(tables)
+
+    def weigh(self, logits: Tensor, target: Tensor, task: str, role: Role, recipe: Recipe) -> Tensor | None:
+        if role != "labeled":
+            return None
+        weights = recipe.method_modules[self.key][task].weights.expand(len(logits), -1)
+        if self.reduction == "weight":
+            weights = weights / mean_weight(weights, target)
+        return weights
+
+
+def mean_weight(weights: Tensor, target: Tensor) -> Tensor:
+    """Σ_i w_{y_i} over the number of labels, of the global batch: dividing by it makes a mean over samples one over
+    weights. weights: [N, C]. target: [N] or [N, C]."""
+    total = global_sum(of_target(weights, target).sum())
+    labels = global_sum(of_target(torch.ones_like(weights), target).sum())
+    return (total / labels.clamp_min(1e-12)).clamp_min(1e-12)

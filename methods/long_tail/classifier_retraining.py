@@ -1,0 +1,51 @@
+"""Classifier re-training, the second stage of cRT. Kang et al., Decoupling Representation and Classifier for
+Long-Tailed Recognition, ICLR 2020, arXiv 1910.09217."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from datamodules.errors import UserError
+from datamodules.randomness import derive_seed
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+
+
+class ClassifierRetraining(Method):
+    """The backbone stays as it was loaded, fresh heads learn: min over W of CE(W f(x), y), f fixed.
+
+    A stage after one that trained the representation (recipe=crt), with a sampler that balances the classes. bn
+    `freeze`: the backbone runs in evaluation mode, so that its features depend on the picture alone; `drift`: it stays
+    in training mode and its batch statistics move towards those of the sampler, as in the authors' code. reinitialize:
+    draw the heads' weights anew, from the run's seed; false goes on with those that were loaded. Heads must be linear.
+    """
+
+    declaration = Declaration(tags=("freezes_network",))
+
+    def __init__(self, bn: Literal["freeze", "drift"] = "freeze", reinitialize: bool = True):
+        self.bn, self.reinitialize = bn, reinitialize
+
+    def build(self, recipe: Recipe) -> None:
+        network = recipe.network
+        heads = {id(module) for module in network.heads.modules()}
+        network.requires_grad_(False)
+        network.heads.requires_grad_(True)
+        if self.bn == "freeze":
+            for module in network.modules():
+                # the network itself stays in training mode: dropout before the heads belongs to them
+                if id(module) not in heads and module not in (network, getattr(network, "dropout", None)):
+                    module.training = False
+        if self.reinitialize:
+            for task, head in network.heads.items():
+                self.restart(task, head, recipe)
+
+    def restart(self, task: str, head: nn.Module, recipe: Recipe) -> None:
+        """Weights as a fresh network has them: Glorot normal, bias zero."""
+        if not isinstance(head, nn.Linear):
+            raise UserError(f"methods.{self.key}: the head of task '{task}' is not linear; set reinitialize=false")
+        source = torch.Generator().manual_seed(derive_seed(recipe.seed, self.key, task))
+        with torch.no_grad():
+            head.weight.copy_(nn.init.xavier_normal_(torch.empty(head.weight.shape), generator=source))
+            if head.bias is not None:
+                head.bias.zero_()

@@ -1,0 +1,90 @@
+"""Equalization loss. Tan et al., Equalization Loss for Long-Tailed Object Recognition, CVPR 2020, arXiv 2003.05176."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from datamodules.randomness import Randomness
+from methods.long_tail.sigmoid import SOFTMAX_ONLY, binary_costs, start_rare, summed
+from recipes.criterion import Role
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+from recipes.step import Step
+
+FLOOR = -1e4  # stands for log 0: e^FLOOR is 0, and its gradient is not nan
+
+
+def equalized_cost(logits: Tensor, drop: Tensor) -> Tensor:
+    """ℓ_y = log(e^{z_y} + Σ_{k≠y} (1 - d_k) e^{z_k}) - z_y for every y, [N, C].
+
+    drop d in [0, 1], [C] or [N, C]: how much of a class is left out of the denominator as a negative. With
+    S = Σ_k (1 - d_k) e^{z_k} the denominator of y is S + d_y e^{z_y}: no C x C table, and never 0.
+    """
+    z = logits.float()
+    kept = (z + torch.log1p(-drop).clamp_min(FLOOR)).logsumexp(1, keepdim=True)
+    return torch.logaddexp(kept, z + torch.log(drop).clamp_min(FLOOR)) - z
+
+
+def sigmoid_cost(logits: Tensor, drop: Tensor) -> Tensor:
+    """ℓ_y = -log s_y - Σ_{k≠y} (1 - d_k) log(1 - s_k), [N, C]."""
+    positive, negative = binary_costs(logits)
+    return summed(positive, (1 - drop) * negative)
+
+
+class EqualizationLoss(Method):
+    """L = -log(e^{z_y} / Σ_k w_k e^{z_k}), w_k = 1 - b·T(π_k)·(1 - [k = y]): rare classes are not pushed down as
+    negatives of the others.
+
+    T(π) = [π < threshold], π the class frequencies. threshold λ: .005 (CIFAR-100-LT at IF 100; .05 on CIFAR-10-LT,
+    4.3e-4 on ImageNet-LT). gamma γ: .9, the probability of b = 1. drop `bernoulli`: b is drawn; `fixed`: b = γ, no
+    draw. granularity `class`: a draw for each sample and class; `batch`: one for the whole batch. mode `sigmoid`: the
+    detection form, C binary losses of which rare classes drop out as negatives for certain (γ, drop and granularity
+    play no part), summed over classes; the heads' biases start at -log(C - 1).
+
+    Where all negatives are dropped the loss is 0. The exact cost of every class is one [N, C] table, so mixed targets
+    need no special form. Losses on pseudo-labels stay as they are.
+    """
+
+    def __init__(
+        self,
+        gamma: Annotated[float, Field(ge=0, le=1)] = 0.9,
+        threshold: Annotated[float, Field(ge=0, le=1)] = 0.005,
+        drop: Literal["bernoulli", "fixed"] = "bernoulli",
+        granularity: Literal["class", "batch"] = "class",
+        mode: Literal["softmax", "sigmoid"] = "softmax",
+    ):
+        self.gamma, self.threshold, self.mode = gamma, threshold, mode
+        self.drop, self.granularity = drop, granularity
+        self.randomness: Randomness | None = None  # of the present step
+
+    def declare(self) -> Declaration:
+        refuses = {"adjusts_logits": SOFTMAX_ONLY} if self.mode == "sigmoid" else {}
+        return Declaration(slots=("prior_correction", "cost"), refuses=refuses)
+
+    def build(self, recipe: Recipe) -> None:
+        if self.mode == "sigmoid":
+            start_rare(recipe)
+
+    def prepare(self, step: Step, recipe: Recipe) -> None:
+        self.randomness = step.randomness
+
+    def cost(self, logits: Tensor, task: str, role: Role, recipe: Recipe) -> Tensor | None:
+        if role != "labeled":
+            return None
+        counts = recipe.statistics.counts(task)
+        rare = (counts / counts.sum() < self.threshold).float()
+        if self.mode == "sigmoid":
+            return sigmoid_cost(logits, rare)
+        return equalized_cost(logits, rare * self.dropped(logits, task))
+
+    def dropped(self, logits: Tensor, task: str) -> Tensor | float:
+        """b: γ itself, or drawn, [N, C] or [1]; a replay draws the same."""
+        if self.drop == "fixed":
+            return self.gamma
+        assert self.randomness is not None, "a loss is made within a step"
+        purpose = f"{self.key}/{task}"
+        if self.granularity == "batch":
+            return self.randomness.shared(purpose).bernoulli(self.gamma).float()
+        return self.randomness.draw(purpose, len(logits)).bernoulli(self.gamma, logits.shape[1]).float()

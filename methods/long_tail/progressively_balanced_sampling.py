@@ -1,0 +1,46 @@
+"""Progressively balanced sampling. Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition,
+ICLR 2020, arXiv 1910.09217."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from datamodules.class_orders import ClassPasses, progressive_shares, sizes_of, whole_counts
+from datamodules.samplers import Order
+from methods.long_tail.resampling import Resampling
+
+
+class ProgressivelyBalancedSampling(Resampling):
+    """p_j(t) = (1 - a) n_j / Σ n + a / C: from the data's own frequencies to balance.
+
+    The run is cut into T equal parts, of which t = 0 … T-1 is the present one: a function of the position in the run,
+    so that a resumed one goes on where it was. epochs T: null for as many as the run has passes over the data, at
+    least 10. ramp `t_over_last`: a = t / (T-1), the last part is balanced (the authors' code); `t_over_T`: a = t / T
+    (paper). Numbers a class are whole in every pass and right on average. task: whose classes count; null for the
+    first task.
+    """
+
+    def __init__(
+        self,
+        epochs: Annotated[int, Field(ge=2)] | None = None,
+        ramp: Literal["t_over_last", "t_over_T"] = "t_over_last",
+        task: str | None = None,
+    ):
+        self.epochs, self.ramp, self.task = epochs, ramp, task
+
+    def share(self, t: int, epochs: int) -> float:
+        """a at the part t of T."""
+        return t / (epochs - 1 if self.ramp == "t_over_last" else epochs)
+
+    def order(self, labels: Tensor, total: int, seed: int, stream: str) -> Order:
+        sizes = sizes_of(labels)
+        samples = int(sizes.sum())
+        epochs = self.epochs or max(-(-total // samples), 10)
+        length = max(min(samples, total // epochs), 1)
+
+        def counts(number: int, offset: float) -> Tensor:
+            t = min(number * length * epochs // total, epochs - 1)
+            return whole_counts(progressive_shares(sizes, self.share(t, epochs)), length, offset)
+
+        return ClassPasses(labels, length, counts, seed, stream)

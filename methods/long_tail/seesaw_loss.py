@@ -1,0 +1,93 @@
+"""Seesaw loss. Wang et al., Seesaw Loss for Long-Tailed Instance Segmentation, CVPR 2021, arXiv 2008.10032."""
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from datamodules.errors import UserError
+from recipes.criterion import Role
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+from recipes.step import Step
+from recipes.terms import global_sum
+
+ONE_CLASS = "its weights need the one true class of a sample, which mixed or smoothed targets do not have"
+
+
+def seesaw(logits: Tensor, target: Tensor, counts: Tensor, p: float, q: float, eps: float) -> Tensor:
+    """z + log S, S_yj = M_yj K_yj, S_yy = 1, [N, C] in float32. target: [N]; counts N_c: [C].
+
+    M_yj = min(1, (N_j / N_y)^p), K_yj = max(1, (σ_j / max(σ_y, eps))^q), σ = softmax(z) without gradient. In logarithms
+    and for the N rows at hand: no C x C table.
+    """
+    z, label = logits.float(), target.clamp_min(0).unsqueeze(1)
+    log_n = counts.float().clamp_min(1).log()
+    mitigation = (p * (log_n - log_n[label])).clamp_max(0)
+    log_sigma = F.log_softmax(z.detach(), dim=1)
+    own = log_sigma.gather(1, label).exp().clamp_min(eps).log()
+    shift = mitigation + (q * (log_sigma - own)).clamp_min(0)
+    return z + shift.scatter(1, label, 0.0)
+
+
+class SeenLabels(nn.Module):
+    """How often each class has come as a label in this run, [C], over all ranks."""
+
+    counts: Tensor
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.register_buffer("counts", torch.zeros(classes, dtype=torch.int64))
+
+    @torch.no_grad()
+    def add(self, labels: Tensor) -> None:
+        seen = torch.zeros_like(self.counts).index_add_(0, labels.clamp_min(0), (labels >= 0).long())
+        self.counts += global_sum(seen)
+
+
+class SeesawLoss(Method):
+    """L = -log(e^{z_y} / (e^{z_y} + Σ_{j≠y} M_yj K_yj e^{z_j})): frequent classes push rare ones down less, and a
+    class that outscores the true one is pushed down more.
+
+    Mitigation M_yj = min(1, (N_j/N_y)^p), compensation K_yj = max(1, (σ_j/σ_y)^q) with σ_y ≥ eps. p: .8, 0 for no
+    mitigation. q: 2, 0 for no compensation. eps: .01. counts `online`: N counts the labels seen so far, the present
+    batch among them, over all ranks (the reference's counters are each rank's own); `dataset`: those of the training
+    set, from the start. Both factors carry no gradient. The paper's normalised linear head is left to the network.
+    Losses on pseudo-labels stay as they are.
+    """
+
+    def __init__(
+        self,
+        p: Annotated[float, Field(ge=0)] = 0.8,
+        q: Annotated[float, Field(ge=0)] = 2.0,
+        eps: Annotated[float, Field(gt=0, lt=1)] = 0.01,
+        counts: Literal["online", "dataset"] = "online",
+    ):
+        self.p, self.q, self.eps, self.online = p, q, eps, counts == "online"
+
+    def declare(self) -> Declaration:
+        return Declaration(
+            slots=("prior_correction",) if self.p else (),
+            tags=("adjusts_logits",),
+            refuses={"soft_targets": f"{ONE_CLASS}; leave one out"},
+        )
+
+    def build(self, recipe: Recipe) -> None:
+        if self.online:
+            seen = {name: SeenLabels(task.outputs) for name, task in recipe.tasks.items()}
+            recipe.method_modules[self.key] = nn.ModuleDict(seen)
+
+    def prepare(self, step: Step, recipe: Recipe) -> None:
+        if self.online and not step.replay:
+            for task, labels in step.streams["labeled"].targets.items():
+                recipe.method_modules[self.key][task].add(labels)
+
+    def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, recipe: Recipe) -> Tensor:
+        if role != "labeled" or target is None:
+            return logits
+        if target.ndim == 2:
+            raise UserError(f"methods.{self.key}: {ONE_CLASS}; leave out the method that mixes or smooths them")
+        counts = recipe.method_modules[self.key][task].counts if self.online else recipe.statistics.counts(task)
+        return seesaw(logits, target, counts, self.p, self.q, self.eps)

@@ -1,0 +1,31 @@
+"""One-against-all classifiers: C sigmoids a sample, their losses summed over classes."""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recipes.recipe import Recipe
+
+SOFTMAX_ONLY = (
+    "a shift by the class prior is undone by a softmax at prediction, not by independent sigmoids: use mode=softmax"
+)
+
+
+def summed(positive: Tensor, negative: Tensor) -> Tensor:
+    """ℓ_y = Σ_{c≠y} negative_c + positive_y for every y, [N, C]: what the sample costs were y its class."""
+    return negative.sum(1, keepdim=True) - negative + positive
+
+
+def binary_costs(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """-log s_c and -log(1 - s_c), [N, C] in float32; softplus, where log(1 + exp(-z)) overflows."""
+    return F.softplus(-logits.float()), F.softplus(logits.float())
+
+
+def start_rare(recipe: Recipe) -> None:
+    """Let every class begin with probability 1/C: bias -log(C - 1). From 1/2 the first steps would only push the C - 1
+    negatives of each sample down."""
+    for name, task in recipe.tasks.items():
+        bias = getattr(recipe.network.heads[name], "bias", None)
+        if bias is not None:
+            nn.init.constant_(bias, -math.log(max(task.outputs - 1, 1)))

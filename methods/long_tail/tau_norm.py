@@ -1,0 +1,106 @@
+"""τ-normalised classifier. Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition,
+ICLR 2020, arXiv 1910.09217."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import pytorch_lightning as pl
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from datamodules.errors import UserError
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+from recipes.terms import global_sum
+
+GRID = tuple(round(0.1 * i, 1) for i in range(21))  # 0, .1 … 2, as the authors search
+
+
+def normalised(logits: Tensor, head: nn.Linear, tau: Tensor | float, drop_bias: bool) -> Tensor:
+    """z'_c = (w_c / ‖w_c‖^τ) · x (+ b_c), [N, C], from the logits z_c = w_c · x + b_c that the head gave."""
+    bias = head.bias.float() if head.bias is not None else torch.zeros_like(logits[0])
+    scaled = (logits.float() - bias) * head.weight.float().norm(dim=1).clamp_min(1e-12) ** -tau
+    return scaled if drop_bias else scaled + bias
+
+
+class Candidates(nn.Module):
+    """The τ of one task in use, and what each one on the grid gets right a class."""
+
+    tau: Tensor
+
+    def __init__(self, tau: float, classes: int):
+        super().__init__()
+        self.register_buffer("tau", torch.tensor(tau))
+        self.register_buffer("right", torch.zeros(len(GRID), classes), persistent=False)
+        self.register_buffer("seen", torch.zeros(classes), persistent=False)
+
+    def update(self, logits: Tensor, target: Tensor, head: nn.Linear, drop_bias: bool) -> None:
+        known, label = (target >= 0).float(), target.clamp_min(0)
+        self.seen.index_add_(0, label, known)
+        for i, tau in enumerate(GRID):
+            right = normalised(logits, head, tau, drop_bias).argmax(1) == target
+            self.right[i].index_add_(0, label, right.float())
+
+    def choose(self) -> None:
+        """The τ of the best mean accuracy over the classes that occur, over all ranks; the smallest of equals."""
+        right, seen = global_sum(self.right), global_sum(self.seen)
+        self.tau.copy_(self.tau.new_tensor(GRID)[(right / seen.clamp_min(1)).sum(1).argmax()])
+        self.right.zero_()
+        self.seen.zero_()
+
+
+class TauNorm(Method):
+    """Train as it comes; predict with w_c ← w_c / ‖w_c‖^τ: rare classes have small weights under SGD, and here they do
+    not lose by that. (Under Adam-like optimizers the norms do not follow the counts: expect little.)
+
+    tau τ: a number, or null for the best of 0, .1 … 2 by balanced accuracy on the validation part, never on the test
+    part: chosen anew before every evaluation, with one more pass over the validation data, and kept with the weights in
+    every checkpoint. drop_bias: leave the heads' biases out (the authors' code), so that τ = 0 is the identity only
+    without. Heads must be linear. The raw network is evaluated beside it.
+    """
+
+    declaration = Declaration(slots=("prior_correction",))
+
+    def __init__(self, tau: Annotated[float, Field(ge=0, le=2)] | None = None, drop_bias: bool = True):
+        self.tau, self.drop_bias = tau, drop_bias
+
+    def build(self, recipe: Recipe) -> None:
+        if self.tau is None and not recipe.sizes.get("val"):
+            raise UserError(
+                f"methods.{self.key}.tau: null chooses it on the validation part, and there is none; give a number, "
+                "e.g. 0.7, or data.val_fraction=0.1"
+            )
+        for name in recipe.tasks:
+            if getattr(getattr(recipe.network.heads[name], "weight", None), "ndim", 0) != 2:
+                raise UserError(f"methods.{self.key}: the head of task '{name}' is not linear; leave one out")
+        recipe.method_modules[self.key] = nn.ModuleDict(
+            {name: Candidates(self.tau or 0.0, task.outputs) for name, task in recipe.tasks.items()}
+        )
+
+    def infer(self, logits: Tensor, task: str, recipe: Recipe) -> Tensor:
+        tau = recipe.method_modules[self.key][task].tau
+        return normalised(logits, recipe.reported_network.heads[task], tau, self.drop_bias)
+
+    def on_validation_start(self, trainer: pl.Trainer, recipe: Recipe) -> None:
+        self.search(trainer, recipe)
+
+    def on_test_start(self, trainer: pl.Trainer, recipe: Recipe) -> None:
+        self.search(trainer, recipe)
+
+    @torch.no_grad()
+    def search(self, trainer: pl.Trainer, recipe: Recipe) -> None:
+        """Choose τ by what the reported network now says of the validation part."""
+        data = trainer.datamodule
+        if self.tau is not None or data is None:
+            return
+        modules: Mapping[str, Candidates] = recipe.method_modules[self.key]
+        network = recipe.reported_network
+        for batch in data.val_dataloader():
+            batch = data.transfer_batch_to_device(batch, recipe.device, 0)
+            with trainer.precision_plugin.val_step_context():
+                logits = network(network.embed(recipe.evaluation_view(batch))).logits
+            for task, candidates in modules.items():
+                candidates.update(logits[task].float(), batch["targets"][task], network.heads[task], self.drop_bias)
+        for candidates in modules.values():
+            candidates.choose()

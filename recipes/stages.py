@@ -1,0 +1,106 @@
+"""A recipe of several runs, each with a fresh Trainer: what one leaves behind, the next one begins with.
+
+    stages:                      in a recipe's file: further overrides of every stage, in the words of the command line
+      representation: []
+      classifier: ["long_tail=classifier_retraining", "trainer.max_steps=300"]
+
+    FOLDER/stages.json           figures of the stages that are done
+    FOLDER/NAME/                 the folder of a stage, as that of any run
+
+What the user says on the command line holds in every stage and wins over the stage's own overrides; groups of config
+that a stage chooses are the stage's alone. A stage takes the last weights of the one before as `network.checkpoint`,
+unless it names others. `resume=FOLDER run_dir=FOLDER` leaves out what is done, and goes on within a stage.
+"""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from datamodules.errors import UserError
+from recipes.assembly import assemble
+from recipes.plan import describe
+from recipes.report.atomic import write_text
+from recipes.run import run
+
+DONE = "stages.json"
+Figures = dict[str, dict[str, float]]
+
+
+def last_checkpoint(folder: Path, stage: str) -> Path:
+    """Where a stage leaves its weights."""
+    return folder / stage / "checkpoints" / "last.ckpt"
+
+
+def stages_of(config: DictConfig) -> Iterator[tuple[str, str | None, DictConfig]]:
+    """(name, stage whose weights it begins with, config) of every stage, with a folder of its own and without paths to
+    weights that do not exist yet."""
+    before = None
+    for name in config.stages:
+        stage = copy.deepcopy(config.stages[name])
+        given = stage.network.get("checkpoint")
+        source = before if given == config.network.get("checkpoint") else None
+        with open_dict(stage):
+            stage.run_dir, stage.dry_run, stage.resume = str(Path(config.run_dir) / str(name)), config.dry_run, None
+            if source:
+                stage.network.checkpoint = None
+        yield str(name), source, stage
+        before = str(name)
+
+
+def plan_stages(config: DictConfig) -> str:
+    """The plans of all stages. Raises `UserError` where one of them could not begin."""
+    plans, faults = [], []
+    for name, source, stage in stages_of(config):
+        try:
+            assembly = assemble(stage)
+            weights = f", begins with the weights of {source}" if source else ""
+            plans.append(f"stage {name}{weights}\n\n{describe(assembly, assembly.sketch_network())}")
+        except UserError as error:
+            faults += [f"stages.{name}: {line}" for line in str(error).splitlines()]
+    if faults:
+        raise UserError("\n".join(faults))
+    return "\n".join(plans)
+
+
+def run_stages(config: DictConfig, command: list[str]) -> dict[str, float]:
+    """Run all stages that are not done yet; returns the final metrics of the last one."""
+    plan = plan_stages(config)
+    if config.dry_run:
+        print(plan, end="")
+        return {}
+    folder = Path(config.run_dir).expanduser()
+    # looked at before the first stage starts: all ranks must come to the same answer
+    done = read_done(folder) if config.resume else {}
+    left = {name: config.resume and last_checkpoint(folder, name).is_file() for name in config.stages}
+    write_folder(folder, config, plan)
+    for name, source, stage in stages_of(config):
+        if name in done:
+            continue
+        if source:
+            stage.network.checkpoint = str(last_checkpoint(folder, source))
+        stage.resume = str(last_checkpoint(folder, name)) if left[name] else None
+        done[name] = run(stage, command, complete=True)
+        write_done(folder, done)
+    return done[name]
+
+
+@rank_zero_only
+def write_folder(folder: Path, config: DictConfig, plan: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    write_text(folder / "plan.txt", plan)
+
+
+@rank_zero_only
+def write_done(folder: Path, done: Figures) -> None:
+    write_text(folder / DONE, json.dumps(done, indent=1) + "\n")
+
+
+def read_done(folder: Path) -> Figures:
+    """Figures of the finished stages of a run; empty before the first is done."""
+    path = folder / DONE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,43 @@
+"""The worked example of the family: class counts 100, 10, 1 and two samples; and a criterion of methods on it."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.randomness import Randomness
+from recipes.criterion import Criterion
+from recipes.method import Method
+from recipes.statistics import ClassStatistics
+
+COUNTS = torch.tensor([100, 10, 1])
+LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.5, -1.0, 1.5]])
+TARGETS = torch.tensor([0, 2])
+
+
+def criterion_of(*methods: Method, counts: Tensor = COUNTS, labels: Tensor | None = None) -> Criterion:
+    """The criterion of a run with these methods and class counts, `labels` [M] being what a step has read."""
+    classes = len(counts)
+    recipe = SimpleNamespace(
+        statistics=ClassStatistics({"label": counts}),
+        method_modules={},
+        tasks={"label": SimpleNamespace(outputs=classes)},
+        network=SimpleNamespace(heads={"label": nn.Linear(2, classes)}),
+    )
+    stream = SimpleNamespace(targets={"label": TARGETS if labels is None else labels})
+    step = SimpleNamespace(streams={"labeled": stream}, randomness=Randomness(0, 0), replay=False)
+    for i, method in enumerate(methods):
+        method.key = f"method{i}"
+        method.build(recipe)
+        method.prepare(step, recipe)
+
+    def bound(point: str) -> list:
+        return [partial(getattr(method, point), recipe=recipe) for method in methods if method.fills(point)]
+
+    return Criterion(bound("adjust"), bound("weigh"), bound("cost"))
+
+
+def losses(*methods: Method, logits: Tensor = LOGITS, target: Tensor = TARGETS, **more: Tensor) -> Tensor:
+    """The supervised losses of the samples, [N]."""
+    return criterion_of(*methods, **more)(logits, target, "label", "labeled")
