@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.errors import UserError
 from recipes import complaints
 from recipes.complaints import Catalogue
-from recipes.groups import CONFIGS, SINGLE
+from recipes.groups import CONFIGS, SINGLE, spoken, written
 from recipes.validation import validate
 
 NO_FOLDER = r"provider=.*, path=(.*) is not available"
@@ -56,6 +56,7 @@ class Command:
 
 def resolve_command(overrides: Sequence[str], root: Path = CONFIGS) -> Command:
     """Compose and validate one run. Raises `Faults` with a line for each mistake."""
+    overrides = spoken(overrides, root)
     with hydra_at(root):
         faults: list[str] = []
         composed: DictConfig | None
@@ -91,7 +92,7 @@ def settle(config: DictConfig, overrides: Sequence[str], faults: Sequence[str] =
 def several_choices(overrides: Sequence[str]) -> list[str]:
     """Faults of lists where a group takes one choice: Hydra would mix the files."""
     lists = [o for o in overrides if complaints.key_of(o) in SINGLE and o.partition("=")[2].lstrip().startswith("[")]
-    return [f"{text}: takes one choice, only families of methods take a list" for text in lists]
+    return [f"{written(text)}: takes one choice, only families of methods take a list" for text in lists]
 
 
 def name_lists(config: DictConfig, catalogue: Callable[[], Catalogue]) -> None:

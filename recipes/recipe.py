@@ -17,7 +17,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from datamodules.randomness import Randomness, derive_seed, seed_default
+from datamodules.randomness import Randomness, SampleRandomness, derive_seed, seed_default
 from recipes.batchnorm import BatchNorms
 from recipes.composition import Composition
 from recipes.criterion import Criterion
@@ -32,7 +32,7 @@ from recipes.teacher import Teacher
 
 MakeView = Callable[[Stream, str, Randomness], Any]
 MakeOptimizer = Callable[["Recipe"], tuple[Optimizer, Any]]
-POINTS = ("build", "prepare", "adjust", "weigh", "terms", "combine", "wrap_step", "after_step", "infer")
+POINTS = ("build", "prepare", "adjust", "weigh", "terms", "combine", "wrap_step", "after_step", "receive", "infer")
 
 
 class Recipe(LightningModule):
@@ -74,7 +74,7 @@ class Recipe(LightningModule):
         self.norms = BatchNorms(network)
         self.teacher = Teacher(network, composition.teacher) if composition.teacher else None
         self.teacher_norms = BatchNorms(self.teacher.network) if self.teacher else None
-        self.evaluator = Evaluator(tasks, both=composition.evaluates_teacher or bool(self.at["infer"]))
+        self.evaluator = Evaluator(tasks, both=composition.evaluates_teacher or bool(self.at["receive"] or self.at["infer"]))
         self.probes = nn.ModuleList(probes)
         self.meters, self.replaying = Meters(), False
         self.latest: dict[str, float] = {}
@@ -212,12 +212,32 @@ class Recipe(LightningModule):
             logger.log_metrics(values, step=step)
 
     # -- evaluation ------------------------------------------------------------------------------------------------
-    def predict_logits(self, view: Any, raw: bool = False) -> dict[str, Tensor]:
-        """Logits by task, as the run reports them: averaged network where a method evaluates it, and inference-time
-        changes applied. `raw` is the trained network without any of that."""
+    def reported(self, raw: bool = False) -> Network:
+        """The network that evaluation reports: the averaged one where a method evaluates it; `raw`: the trained one."""
         averaged = self.composition.evaluates_teacher and not raw
-        network = self.teacher.network if averaged and self.teacher else self.network
-        logits = {task: values.float() for task, values in network(network.embed(view)).logits.items()}
+        return self.teacher.network if averaged and self.teacher else self.network
+
+    def predict_logits(self, view: Any, raw: bool = False, index: Tensor | None = None) -> dict[str, Tensor]:
+        """Logits by task, as the run reports them: of the reported network, inference-time changes applied. `raw` is
+        the trained network without any of that. index: [N], keys what is drawn for a sample."""
+        return self.predict(self.reported(raw).embed(view), raw, index)
+
+    def predict(
+        self,
+        embedded: Embedded,
+        raw: bool = False,
+        index: Tensor | None = None,
+        randomness: SampleRandomness | None = None,
+    ) -> dict[str, Tensor]:
+        """The same from the continuous input, with a graph where gradients are on: what an attacker has before him.
+        randomness: other draws than those of the evaluation."""
+        if randomness is None:
+            rows = torch.arange(len(embedded.x), device=embedded.x.device) if index is None else index
+            randomness = SampleRandomness(self.seed, rows)
+        for method in () if raw else self.at["receive"]:
+            embedded = method.receive(embedded, randomness, self)
+        output = self.reported(raw)(embedded)
+        logits = {task: values.float() for task, values in output.logits.items()}
         for method in () if raw else self.at["infer"]:
             logits = {task: method.infer(values, task, self) for task, values in logits.items()}
         return logits
@@ -225,7 +245,7 @@ class Recipe(LightningModule):
     def evaluate(self, batch: dict[str, Any], part: str) -> None:
         view = self._make_view(Stream("evaluation", **batch), "raw", Randomness(self.seed, 0, device=self.device))
         for raw in self.evaluator.variants:
-            self.evaluator.update(raw, self.predict_logits(view, raw), batch["targets"])
+            self.evaluator.update(raw, self.predict_logits(view, raw, batch["index"]), batch["targets"])
         for probe in self.probing(part):
             probe.update(self, view, batch["targets"], batch["index"])
 
