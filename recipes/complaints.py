@@ -51,8 +51,8 @@ class Catalogue:
         family = self.methods.get(name)
         if family:
             return f"{group}={name}: '{name}' is of another family; write {family}={name}"
-        kind = group.rpartition("/")[2]
-        return f"{written(group)}={name}: there is no {kind} '{name}'; {nearest(name, self.groups.get(group, ()))}{more}"
+        kind, near = group.rpartition("/")[2], nearest(name, self.groups.get(group, ()))
+        return f"{written(group)}={name}: there is no {kind} '{name}'; {near}{more}"
 
     def key_fault(self, override: Override, base: DictConfig) -> None:
         """Raise `UserError` where an override sets a key that the composed tree does not have."""
@@ -74,13 +74,8 @@ class Catalogue:
             return absent_method(key, parts[1], list(map(str, methods)), self)
         if parts[0] == "logger" and len(parts) > 1 and parts[1] in self.groups.get("logger", ()):
             return f"{key}: logger '{parts[1]}' is not part of this run; add logger={parts[1]}"
-        if parts[0] == "evaluate" and "/".join(parts[:2]) in self.groups and len(parts) > 2:
-            if parts[1] not in (base.get("evaluate") or {}):
-                offers = ", ".join(name for name in self.groups["/".join(parts[:2])] if name != "none")
-                return f"{key}: this run has no {parts[1]}; add evaluate.{parts[1]}=NAME, known: {offers}"
         if parts[0] == "evaluate" and len(parts) > 1 and parts[1] not in (base.get("evaluate") or {}):
-            offers = [written(group) for group in self.groups if group.startswith("evaluate/")]
-            return f"{key}: unknown key; {nearest('.'.join(parts[:2]), offers)}"
+            return self.unknown_measurement(key, parts)
         keys = [k for k in all_keys(base) if not k.startswith("hydra.")]
         parent = OmegaConf.select(base, ".".join(parts[:-1])) if len(parts) > 1 else None
         if isinstance(parent, DictConfig) and "_target_" not in parent and parts[0] != "methods" and len(parts) > 2:
@@ -94,6 +89,14 @@ class Catalogue:
             near = close_key(parts[-1], ".".join(parts[:-1]), siblings)
             return f"{key}: unknown key; {near or _elsewhere(same) or nearest(parts[-1], siblings)}"
         return f"{key}: unknown key; {_elsewhere(same) or suggestion(key, keys) or '--cfg job prints all keys'}"
+
+    def unknown_measurement(self, key: str, parts: Sequence[str]) -> str:
+        """One line about a key under `evaluate` where this run measures nothing of that name."""
+        offers = [name for name in self.groups.get("/".join(parts[:2]), ()) if name != "none"]
+        if offers:
+            return f"{key}: this run has no {parts[1]}; add evaluate.{parts[1]}=NAME, known: {', '.join(offers)}"
+        known = [written(group) for group in self.groups if group.startswith("evaluate/")]
+        return f"{key}: unknown key; {nearest('.'.join(parts[:2]), known)}"
 
 
 def fills(override: Override, base: DictConfig) -> bool:

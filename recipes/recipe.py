@@ -74,7 +74,8 @@ class Recipe(LightningModule):
         self.norms = BatchNorms(network)
         self.teacher = Teacher(network, composition.teacher) if composition.teacher else None
         self.teacher_norms = BatchNorms(self.teacher.network) if self.teacher else None
-        self.evaluator = Evaluator(tasks, both=composition.evaluates_teacher or bool(self.at["receive"] or self.at["infer"]))
+        changed = composition.evaluates_teacher or self.at["receive"] or self.at["infer"]
+        self.evaluator = Evaluator(tasks, both=bool(changed))
         self.probes = nn.ModuleList(probes)
         self.meters, self.replaying = Meters(), False
         self.latest: dict[str, float] = {}

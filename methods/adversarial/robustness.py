@@ -142,9 +142,10 @@ class Robustness(Probe):
         if not self.by_gradient:
             return {name: value for name, value in found.items() if not name.endswith("vanishing_gradients")}
         if found["vanishing_gradients"] > ALARM:
+            share = float(found["vanishing_gradients"])
             rank_zero_warn(
-                f"the loss has no gradient at {float(found['vanishing_gradients']):.0%} of the samples: robust_accuracy "
-                "is not to be believed; try evaluate.attack.loss=dlr and evaluate.attack=square"
+                f"the loss has no gradient at {share:.0%} of the samples: robust_accuracy is not to be believed; try "
+                "evaluate.attack.loss=dlr and evaluate.attack=square"
             )
         return found
 
@@ -172,8 +173,9 @@ class UnderFGSM(Robustness):
 
 
 class UnderPGD(Robustness):
-    """`steps` steps of length step_size (null: eps/4, which is the papers' 2/255 at 8/255), from `restarts` starts drawn
-    in the ball (random_start false: one start, the sample itself); the worst case of all counts. Otherwise as fgsm."""
+    """`steps` steps of length step_size (null: eps/4, which is the papers' 2/255 at 8/255), from `restarts` starts
+    drawn in the ball; the worst case of all counts. random_start false: from the sample itself, once. Otherwise as
+    fgsm."""
 
     def __init__(
         self,
