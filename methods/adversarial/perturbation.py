@@ -1,13 +1,14 @@
-"""What training methods share: the labeled input under attack, in which mode the network is attacked, and within what."""
+"""What training methods share: the labeled input under attack, and the mode in which the network is attacked."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.adversarial.attacks.losses import Logits, Loss, Objective, objective
+from methods.adversarial.attacks.losses import Logits, Loss, Model, Objective, objective
 from methods.adversarial.attacks.threat import Norm, Threat
 from recipes.method import Method
 from recipes.recipe import Recipe
@@ -15,10 +16,9 @@ from recipes.step import Embedded, Input, Step
 
 Count = Annotated[int, Field(ge=1)]
 # x and δ stay in float32 under autocast; a network stored in half precision would round them to steps of a grey level
-PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "bf16", "32", "64")
+PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 # the attack comes last: it sees the mixed picture with the mixed target
 LAST = ("mixes_inputs", "soft_targets")
-TWICE = "an attack of its own on every pass"
 
 
 @contextmanager
@@ -46,9 +46,9 @@ class Attacking(Method):
 
     _delta: Tensor  # of the present step alone
 
+    @abstractmethod
     def craft(self, entry: Input, step: Step, recipe: Recipe) -> Tensor:
         """δ of the input's shape, detached, within the threat."""
-        raise AssertionError(f"{type(self).__name__} crafts nothing")
 
     def delta(self, step: Step, recipe: Recipe) -> Tensor:
         if not step.replay:
@@ -57,7 +57,7 @@ class Attacking(Method):
         return self._delta
 
 
-def model_of(recipe: Recipe, embedded: Embedded) -> Any:
+def model_of(recipe: Recipe, embedded: Embedded) -> Model:
     """The student as an attack sees it: x -> raw logits by task."""
 
     def logits(x: Tensor) -> Logits:

@@ -16,6 +16,12 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "posthoc_logit_adjustment": {"tau": 2.0},
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
+    "pgd_at": {"eps": 0.1, "steps": 2},
+    "trades": {"eps": 0.1, "step_size": 0.05, "steps": 2},
+    "fgm": {"eps": 0.5},
+    "freelb": {"steps": 2, "step_size": 0.5},
+    "awp": {"gamma": 0.1},
+    "free_at": {"eps": 0.1, "replays": 2},
 }
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
