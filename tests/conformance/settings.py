@@ -22,6 +22,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "freelb": {"steps": 2, "step_size": 0.5},
     "awp": {"gamma": 0.1},
     "free_at": {"eps": 0.1, "replays": 2},
+    "randomization": {"enlarge": 1.5},
 }
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
