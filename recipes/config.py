@@ -81,6 +81,7 @@ def settle(config: DictConfig, overrides: Sequence[str], faults: Sequence[str] =
 
     Needs Hydra to be initialised, for the search path, and its config to be set, for `${hydra:…}`."""
     leftovers, dropped = drop_leftovers(config, overrides, lambda: catalogue(overrides))
+    leftovers += drop_unmeasured(config, overrides)
     name_lists(config, lambda: catalogue(overrides))
     faults = [*faults, *leftovers, *validate(config)]
     if faults:
@@ -132,6 +133,24 @@ def drop_leftovers(
         with open_dict(methods):
             del methods[name]
     return faults, silent
+
+
+def drop_unmeasured(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Take keys of measurements that are not part of the run out of the config, in place: a recipe may have set them,
+    and the command line left the measurement out. Returns faults, where the user named such a key."""
+    nodes = config.get("evaluate")
+    if not isinstance(nodes, DictConfig):
+        return []
+    gone = [str(name) for name in nodes if not _is_method(nodes[name])]
+    with open_dict(nodes):
+        for name in gone:
+            del nodes[name]
+    return [
+        f"{key}: this run has no {name}; add evaluate.{name}=NAME"
+        for name in gone
+        for key in map(complaints.key_of, overrides)
+        if key.startswith(f"evaluate.{name}.")
+    ]
 
 
 def _is_method(node: Any) -> bool:

@@ -183,7 +183,7 @@ class UnderPGD(Robustness):
         eps: Radius = "8/255",
         steps: Count = 20,
         step_size: Radius | None = None,
-        restarts: Count = 1,
+        restarts: Count = 2,
         random_start: bool = True,
         loss: Loss = "ce",
         draws: Count = 1,

@@ -64,6 +64,19 @@ def test_without_a_choice_nothing_is_measured(configs, engine):
     assert engine.runs[0][0].evaluate == {}
 
 
+def test_what_a_recipe_says_of_an_attack_that_is_left_out_is_dropped(configs, engine, capsys):
+    (configs / "recipe" / "robust.yaml").write_text(
+        "# @package _global_\n# Robust\ndefaults:\n  - override /evaluate/attack: pgd\nevaluate:\n  attack:\n    eps: 0.1\n"
+    )
+    for choice, left in (("pgd", {"eps": 0.1}), ("square", {"eps": 0.1}), ("none", {})):
+        assert cli.main(["recipe=robust", f"evaluate.attack={choice}"], configs) == 0
+        found = engine.runs[-1][0].evaluate
+        assert {k: v for k, v in found.get("attack", {}).items() if k == "eps"} == left
+    assert cli.main(["recipe=robust", "evaluate.attack=none", "evaluate.attack.eps=0.2"], configs) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: evaluate.attack.eps: this run has no attack; add evaluate.attack=NAME"
+
+
 def test_several_runs_each_with_its_attack(configs, engine):
     assert cli.main(["-m", "evaluate.attack=none,fgsm,pgd"], configs) == 0
     found = [config.evaluate.get("attack", {}).get("_target_", "none") for config, _, _ in engine.runs]

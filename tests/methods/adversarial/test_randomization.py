@@ -12,18 +12,24 @@ from tests.harness import Setup, build
 X = torch.rand(4, 3, 8, 10, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+SIDES = {
+    "bilinear": [[8, 10], [9, 11], [11, 13], [16, 10]],
+    # at these a pixel's centre never lies halfway between two others
+    "nearest": [[8, 10], [16, 20], [16, 10], [8, 20]],
+}
+
+
+@pytest.mark.parametrize("mode", SIDES)
 def test_each_picture_equals_torchs_resize_and_pad(mode):
-    side = torch.tensor([[8, 10], [9, 11], [11, 13], [10, 10]])
-    corner = torch.tensor([[0, 0], [3, 2], [1, 1], [0, 4]])
-    found = resize_and_pad(X, side, corner, (12, 14), mode, 0.5)
+    side, corner = torch.tensor(SIDES[mode]), torch.tensor([[0, 0], [1, 2], [1, 1], [0, 1]])
+    found = resize_and_pad(X, side, corner, (17, 22), mode, 0.5)
     for i in range(4):
         height, width = side[i].tolist()
         top, left = corner[i].tolist()
         # torch's plain `nearest` does not measure from the centres of pixels
         options = {"mode": mode, "align_corners": False} if mode == "bilinear" else {"mode": "nearest-exact"}
         small = F.interpolate(X[i : i + 1], (height, width), **options)
-        expected = F.pad(small, (left, 14 - width - left, top, 12 - height - top), value=0.5)
+        expected = F.pad(small, (left, 22 - width - left, top, 17 - height - top), value=0.5)
         torch.testing.assert_close(found[i : i + 1], expected, atol=2e-6, rtol=0)
 
 
