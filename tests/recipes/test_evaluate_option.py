@@ -65,9 +65,8 @@ def test_without_a_choice_nothing_is_measured(configs, engine):
 
 
 def test_what_a_recipe_says_of_an_attack_that_is_left_out_is_dropped(configs, engine, capsys):
-    (configs / "recipe" / "robust.yaml").write_text(
-        "# @package _global_\n# Robust\ndefaults:\n  - override /evaluate/attack: pgd\nevaluate:\n  attack:\n    eps: 0.1\n"
-    )
+    text = "defaults:\n  - override /evaluate/attack: pgd\nevaluate:\n  attack:\n    eps: 0.1\n"
+    (configs / "recipe" / "robust.yaml").write_text(f"# @package _global_\n# Robust\n{text}")
     for choice, left in (("pgd", {"eps": 0.1}), ("square", {"eps": 0.1}), ("none", {})):
         assert cli.main(["recipe=robust", f"evaluate.attack={choice}"], configs) == 0
         found = engine.runs[-1][0].evaluate
