@@ -5,7 +5,9 @@ ranks with half the batch each draw what one rank draws for the whole batch.
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +33,16 @@ def seed_default(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type not in ("cpu", "meta"):
         getattr(torch, device.type).manual_seed(seed)
+
+
+class Rows(Protocol):
+    """Random numbers with a row a sample, however they are keyed."""
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor: ...
+
+    def normal(self, *shape: int) -> Tensor: ...
+
+    def integers(self, low: int, high: int, *shape: int) -> Tensor: ...
 
 
 class Draw:
@@ -91,3 +103,55 @@ class Randomness:
     def shared(self, purpose: str, rows: int = 1) -> Draw:
         """Numbers that are equal on all ranks, e.g. one mixing coefficient a batch."""
         return Draw(generator(self.seed, self.step, purpose, device=self.device), rows, slice(None), self.device)
+
+
+GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+
+
+def scramble(z: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) on int64, which wraps around."""
+    z = (z ^ (z >> 30 & (1 << 34) - 1)) * (0xBF58476D1CE4E5B9 - (1 << 64))
+    z = (z ^ (z >> 27 & (1 << 37) - 1)) * (0x94D049BB133111EB - (1 << 64))
+    return z ^ (z >> 31 & (1 << 33) - 1)
+
+
+class SampleDraw:
+    """Numbers that are a function of a row's own key, int64 [N]: a sample draws the same in every company."""
+
+    def __init__(self, key: Tensor):
+        self.key, self.drawn = key, 0
+
+    def bits(self, shape: tuple[int, ...]) -> Tensor:
+        """int64 [N, *shape] with 64 random bits each; the next call goes on."""
+        count = math.prod(shape)
+        places = torch.arange(self.drawn + 1, self.drawn + count + 1, device=self.key.device)
+        self.drawn += count
+        return scramble(self.key.unsqueeze(1) + places * GOLDEN).view(-1, *shape)
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """float32 in [low, high)."""
+        unit = (self.bits(shape) >> 40 & (1 << 24) - 1).float() * 2.0**-24
+        return unit * (high - low) + low
+
+    def normal(self, *shape: int) -> Tensor:
+        """float32, mean 0, variance 1 (Box and Muller)."""
+        # 1 - u lies in (0, 1]: its logarithm is finite
+        size = torch.sqrt(-2.0 * torch.log(1.0 - self.uniform(*shape)))
+        return size * torch.cos(2.0 * math.pi * self.uniform(*shape))
+
+    def integers(self, low: int, high: int, *shape: int) -> Tensor:
+        """int64 in [low, high)."""
+        return low + (self.bits(shape) >> 1 & (1 << 62) - 1) % (high - low)
+
+
+@dataclass(frozen=True)
+class SampleRandomness:
+    """Randomness of evaluation: a function of (seed, purpose) and of every sample's own stable `index` [N], so of
+    neither the batch nor the number of ranks that a sample is evaluated with."""
+
+    seed: int
+    index: Tensor
+
+    def draw(self, purpose: str) -> SampleDraw:
+        """Numbers for the samples of `index`; `purpose` separates independent uses."""
+        return SampleDraw(scramble(self.index * GOLDEN + derive_seed(self.seed, purpose)))

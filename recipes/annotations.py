@@ -132,7 +132,8 @@ def describe(annotation: Any) -> str:
     """An annotation in plain words: `a number between 0 and 1`, `one of: a, b`."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return describe(args[0]) + _bounds(args[1:])
+        said = [entry.description for entry in args[1:] if isinstance(entry, FieldInfo) and entry.description]
+        return said[0] if said else describe(args[0]) + _bounds(args[1:])
     if origin is Literal:
         words = [json.dumps(a) if not isinstance(a, str) else a for a in args]
         return words[0] if len(words) == 1 else f"one of: {', '.join(words)}"

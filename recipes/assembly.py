@@ -13,6 +13,7 @@ from datamodules.datamodule import StreamDataModule
 from datamodules.errors import UserError
 from datamodules.text.prepare import Tokenize
 from recipes.composition import Composition, Situation, compose
+from recipes.evaluation import Probe
 from recipes.method import Method
 from recipes.networks.network import Network
 from recipes.optimizers import OptimizerSettings, check_optimizer
@@ -30,6 +31,7 @@ class Assembly:
     trainer: TrainerSettings
     optimizer: OptimizerSettings
     scheduler: Schedule
+    probes: dict[str, Probe]
 
     def build_network(self, tasks: dict[str, int]) -> Network:
         """The network for heads of these widths, on the default device."""
@@ -105,7 +107,26 @@ def assemble(config: DictConfig) -> Assembly:
         trainer=trainer,
         optimizer=optimizer,
         scheduler=make(config.scheduler),
+        probes=probes_of(config, composition, situation),
     )
+
+
+def probes_of(config: DictConfig, composition: Composition, situation: Situation) -> dict[str, Probe]:
+    """The measurements under `evaluate`, by name. Raises UserError where one cannot be made of this run."""
+    probes = {str(name): make(node) for name, node in (config.get("evaluate") or {}).items() if node}
+    faults = []
+    for name, probe in probes.items():
+        if situation.kind not in probe.kinds:
+            kinds = " and ".join(probe.kinds)
+            faults.append(
+                f"evaluate.{name}: {type(probe).__name__} works on {kinds} data, but data={situation.data} is "
+                f"{situation.kind}: leave one out"
+            )
+        elif refusal := probe.refusal(composition):
+            faults.append(f"evaluate.{name}: {refusal}")
+    if faults:
+        raise UserError("\n".join(faults))
+    return probes
 
 
 def check_batch(size: int, devices: int) -> None:

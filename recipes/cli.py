@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import UserError
-from recipes.groups import CONFIGS
+from recipes.groups import CONFIGS, spoken
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -94,7 +94,7 @@ def through_hydra(argv: list[str], root: Path = CONFIGS) -> None:
 
     from recipes.jobs import check_jobs, hydra_job, redirect_sweep
 
-    argv = redirect_sweep(argv)
+    argv = redirect_sweep(spoken(argv, root))
     check_jobs(argv, root)
     # without this variable Hydra prints errors in its own way and exits by itself
     with _environment("HYDRA_FULL_ERROR", "1"), _arguments([sys.argv[0], *argv]):

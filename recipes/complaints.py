@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from datamodules.errors import UserError, nearest
 from recipes.annotations import suggestion
-from recipes.groups import NOT_FAMILIES
+from recipes.groups import NOT_FAMILIES, written
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Catalogue:
 
     def choice_fault(self, override: Override) -> None:
         """Raise `UserError` where an override chooses what its group does not offer."""
-        group, line = override.key_or_group, override.input_line
+        group, line = override.key_or_group, written(override.input_line or "")
         if group.startswith("hydra/") or override.is_delete():
             return
         offers = list(self.groups[group])
@@ -39,9 +39,9 @@ class Catalogue:
             raise UserError(sweep(override))
         value = override.value()
         if value is None or value == []:
-            raise UserError(f"{line}: choose a name for {group}; known: {', '.join(offers)}")
+            raise UserError(f"{line}: choose a name for {written(group)}; known: {', '.join(offers)}")
         if override.is_add() and override.package is None:
-            raise UserError(f"{line}: '{group}' has a choice already; leave out the +")
+            raise UserError(f"{line}: '{written(group)}' has a choice already; leave out the +")
         for name in value if isinstance(value, list) else [value]:
             if str(name) not in offers:
                 raise UserError(self.no_option(group, str(name)))
@@ -51,7 +51,8 @@ class Catalogue:
         family = self.methods.get(name)
         if family:
             return f"{group}={name}: '{name}' is of another family; write {family}={name}"
-        return f"{group}={name}: there is no {group} '{name}'; {nearest(name, self.groups.get(group, ()))}{more}"
+        kind, near = group.rpartition("/")[2], nearest(name, self.groups.get(group, ()))
+        return f"{written(group)}={name}: there is no {kind} '{name}'; {near}{more}"
 
     def key_fault(self, override: Override, base: DictConfig) -> None:
         """Raise `UserError` where an override sets a key that the composed tree does not have."""
@@ -73,6 +74,8 @@ class Catalogue:
             return absent_method(key, parts[1], list(map(str, methods)), self)
         if parts[0] == "logger" and len(parts) > 1 and parts[1] in self.groups.get("logger", ()):
             return f"{key}: logger '{parts[1]}' is not part of this run; add logger={parts[1]}"
+        if parts[0] == "evaluate" and len(parts) > 1 and parts[1] not in (base.get("evaluate") or {}):
+            return self.unknown_measurement(key, parts)
         keys = [k for k in all_keys(base) if not k.startswith("hydra.")]
         parent = OmegaConf.select(base, ".".join(parts[:-1])) if len(parts) > 1 else None
         if isinstance(parent, DictConfig) and "_target_" not in parent and parts[0] != "methods" and len(parts) > 2:
@@ -86,6 +89,14 @@ class Catalogue:
             near = close_key(parts[-1], ".".join(parts[:-1]), siblings)
             return f"{key}: unknown key; {near or _elsewhere(same) or nearest(parts[-1], siblings)}"
         return f"{key}: unknown key; {_elsewhere(same) or suggestion(key, keys) or '--cfg job prints all keys'}"
+
+    def unknown_measurement(self, key: str, parts: Sequence[str]) -> str:
+        """One line about a key under `evaluate` where this run measures nothing of that name."""
+        offers = [name for name in self.groups.get("/".join(parts[:2]), ()) if name != "none"]
+        if offers:
+            return f"{key}: this run has no {parts[1]}; add evaluate.{parts[1]}=NAME, known: {', '.join(offers)}"
+        known = [written(group) for group in self.groups if group.startswith("evaluate/")]
+        return f"{key}: unknown key; {nearest('.'.join(parts[:2]), known)}"
 
 
 def fills(override: Override, base: DictConfig) -> bool:
@@ -138,7 +149,7 @@ def grammar(text: str, error: OverrideParseException) -> str:
 
 def sweep(override: Override) -> str:
     """One line about several values in a single run."""
-    key, value = override.get_key_element(), override.get_value_string()
+    key, value = written(override.get_key_element()), override.get_value_string()
     as_list = f", or {key}=[{value}] for a list" if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP else ""
     return f"{key}={value}: several values make several runs: add -m{as_list}"
 

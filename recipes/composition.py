@@ -19,6 +19,7 @@ SLOTS = {
     "optimizer": "the optimizer",
     "two_passes": "the second pass of a step",
     "labeled_mask": "the mask of labeled samples",
+    "attack": "the attack on labeled inputs",
     "sampler": "the order in which labeled samples come",
 }
 

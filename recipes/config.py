@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.errors import UserError
 from recipes import complaints
 from recipes.complaints import Catalogue
-from recipes.groups import CONFIGS, SINGLE
+from recipes.groups import CONFIGS, SINGLE, spoken, written
 from recipes.validation import validate
 
 NO_FOLDER = r"provider=.*, path=(.*) is not available"
@@ -56,6 +56,7 @@ class Command:
 
 def resolve_command(overrides: Sequence[str], root: Path = CONFIGS) -> Command:
     """Compose and validate one run. Raises `Faults` with a line for each mistake."""
+    overrides = spoken(overrides, root)
     with hydra_at(root):
         faults: list[str] = []
         composed: DictConfig | None
@@ -80,6 +81,7 @@ def settle(config: DictConfig, overrides: Sequence[str], faults: Sequence[str] =
 
     Needs Hydra to be initialised, for the search path, and its config to be set, for `${hydra:…}`."""
     leftovers, dropped = drop_leftovers(config, overrides, lambda: catalogue(overrides))
+    leftovers += drop_unmeasured(config, overrides)
     name_lists(config, lambda: catalogue(overrides))
     faults = [*faults, *leftovers, *validate(config)]
     if faults:
@@ -129,7 +131,7 @@ def _stage_config(overrides: list[str]) -> DictConfig:
 def several_choices(overrides: Sequence[str]) -> list[str]:
     """Faults of lists where a group takes one choice: Hydra would mix the files."""
     lists = [o for o in overrides if complaints.key_of(o) in SINGLE and o.partition("=")[2].lstrip().startswith("[")]
-    return [f"{text}: takes one choice, only families of methods take a list" for text in lists]
+    return [f"{written(text)}: takes one choice, only families of methods take a list" for text in lists]
 
 
 def name_lists(config: DictConfig, catalogue: Callable[[], Catalogue]) -> None:
@@ -169,6 +171,24 @@ def drop_leftovers(
         with open_dict(methods):
             del methods[name]
     return faults, silent
+
+
+def drop_unmeasured(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Take keys of measurements that are not part of the run out of the config, in place: a recipe may have set them,
+    and the command line left the measurement out. Returns faults, where the user named such a key."""
+    nodes = config.get("evaluate")
+    if not isinstance(nodes, DictConfig):
+        return []
+    gone = [str(name) for name in nodes if not _is_method(nodes[name])]
+    with open_dict(nodes):
+        for name in gone:
+            del nodes[name]
+    return [
+        f"{key}: this run has no {name}; add evaluate.{name}=NAME"
+        for name in gone
+        for key in map(complaints.key_of, overrides)
+        if key.startswith(f"evaluate.{name}.")
+    ]
 
 
 def _is_method(node: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from recipes.composition import Composition
 from recipes.tasks import Evaluation, Task
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ class Probe(nn.Module):
 
     parts: ClassVar[tuple[str, ...]] = ("val", "test")
     kinds: ClassVar[tuple[str, ...]] = ("image", "text")
+
+    def refusal(self, composition: Composition) -> str:
+        """Why it would measure nothing true beside these methods, with the remedy; empty where it does."""
+        return ""
 
     def update(self, recipe: "Recipe", view: Any, targets: dict[str, Tensor], index: Tensor) -> None:
         """Take a batch of raw views with targets by task and their stable indices [N]."""

@@ -5,11 +5,13 @@ A file's description is its first comment line, the `# @package` line aside. Fil
 of others and no choice.
 """
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 NOT_FAMILIES = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "logger", "evaluate")
-SINGLE = ("recipe", "data", "network", "optimizer", "scheduler", "trainer")
+SINGLE = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "evaluate/attack")
 
 
 def families(root: Path = CONFIGS) -> list[str]:
@@ -32,3 +34,15 @@ def description(path: Path) -> str:
         if line.strip() and not line.startswith("#"):
             break
     return ""
+
+
+def spoken(overrides: Sequence[str], root: Path = CONFIGS) -> list[str]:
+    """`evaluate.attack=pgd` chooses of the group that Hydra calls `evaluate/attack`: the same words name the choice and
+    its keys. A mapping in braces stays a value."""
+    names = "|".join(sorted(p.name for p in (root / "evaluate").glob("*") if p.is_dir()))
+    return [re.sub(rf"^([+~]*)evaluate\.({names})(?==(?!\s*\{{)|$)", r"\1evaluate/\2", text) for text in overrides]
+
+
+def written(group: str) -> str:
+    """A group as the user writes it: the inverse of `spoken`."""
+    return re.sub(r"^([+~]*)evaluate/", r"\1evaluate.", group)

@@ -4,11 +4,11 @@ second."""
 import re
 from pathlib import Path
 
-from recipes.groups import CONFIGS, NOT_FAMILIES, families, options
+from recipes.groups import CONFIGS, NOT_FAMILIES, families, options, written
 
 HEADINGS = {
     "recipe": "Recipes", "data": "Data sets", "network": "Networks", "optimizer": "Optimizers",
-    "scheduler": "Schedulers", "logger": "Loggers",
+    "scheduler": "Schedulers", "logger": "Loggers", "evaluate/attack": "Attacks at evaluation",
 }  # fmt: skip
 KEYS = (
     "seed", "run_dir", "dry_run", "resume", "trainer.max_steps", "trainer.accelerator", "trainer.devices",
@@ -29,7 +29,7 @@ def help_text(root: Path = CONFIGS) -> str:
     for family in families(root):
         lines += _listing(family, {n: d for n, d in options(family, root).items() if n != "none"}, indent="  ")
     lines.append("")
-    for group in NOT_FAMILIES[1:]:
+    for group in (*NOT_FAMILIES[1:], "evaluate/attack"):
         if group in HEADINGS:
             lines += _group(group, root)
     lines += ["Main keys, with their defaults", *_keys(root), ""]
@@ -40,7 +40,7 @@ def help_text(root: Path = CONFIGS) -> str:
 
 def _group(group: str, root: Path) -> list[str]:
     entries = options(group, root)
-    return [*_listing(f"{HEADINGS[group]} ({group}=NAME)", entries), ""] if entries else []
+    return [*_listing(f"{HEADINGS[group]} ({written(group)}=NAME)", entries), ""] if entries else []
 
 
 def _listing(title: str, entries: dict[str, str], indent: str = "") -> list[str]:

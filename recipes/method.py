@@ -12,6 +12,7 @@ The points, in the order a batch meets them; all are optional, and nobody else w
     wrap_step   nest a closure around the optimizer's closure
     after_batch once per micro-batch, when its last pass is over: tables with a row a sample
     after_step  once per real optimizer step: averages, memories, statistics
+    receive     change the continuous input at evaluation and prediction
     infer       change logits at evaluation and prediction
 """
 
@@ -23,9 +24,10 @@ from pytorch_lightning import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from datamodules.randomness import SampleRandomness
 from datamodules.samplers import MakeOrder
 from recipes.criterion import Role
-from recipes.step import Step
+from recipes.step import Embedded, Step
 
 if TYPE_CHECKING:
     from recipes.recipe import Recipe
@@ -129,6 +131,10 @@ class Method(Callback):
         read: all passes of a batch see the tables as they were before it."""
 
     def after_step(self, step: Step, recipe: "Recipe") -> None: ...
+
+    def receive(self, embedded: Embedded, randomness: SampleRandomness, recipe: "Recipe") -> Embedded:
+        """What the reported network sees in place of `embedded`; attacks differentiate through it."""
+        return embedded
 
     def infer(self, logits: Tensor, task: str, recipe: "Recipe") -> Tensor:
         return logits

@@ -101,9 +101,17 @@ def _optimization(assembly: Assembly) -> list[str]:
 def _evaluation(assembly: Assembly) -> list[str]:
     composition = assembly.composition
     lines = [f"every {assembly.trainer.validation_interval} steps on the validation part, at the end on the test part"]
-    changed = [key for key, method in composition.methods.items() if method.fills("infer")]
+    changes = {"receive": "inputs", "infer": "logits"}
+    changed = {
+        what: [key for key, method in composition.methods.items() if method.fills(point)]
+        for point, what in changes.items()
+    }
     if composition.evaluates_teacher:
         lines.append("the averaged network is reported, the raw one beside it as raw/…")
-    elif changed:
+    elif any(changed.values()):
         lines.append("the raw network beside it as raw/…")
-    return lines + [f"logits changed at evaluation by: {', '.join(changed)}"] * bool(changed)
+    lines += [f"{what} changed at evaluation by: {', '.join(keys)}" for what, keys in changed.items() if keys]
+    for name, probe in assembly.probes.items():
+        on = " and ".join({"val": "the validation part", "test": "the test part"}[part] for part in probe.parts)
+        lines.append(f"{name}, on {on}: {called(assembly.config.evaluate[name])}")
+    return lines

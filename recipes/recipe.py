@@ -18,7 +18,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from datamodules.randomness import Randomness, derive_seed, seed_default
+from datamodules.randomness import Randomness, SampleRandomness, derive_seed, seed_default
 from recipes.batchnorm import BatchNorms
 from recipes.composition import Composition
 from recipes.criterion import Criterion
@@ -44,6 +44,7 @@ POINTS = (
     "wrap_step",
     "after_batch",
     "after_step",
+    "receive",
     "infer",
 )
 
@@ -88,7 +89,8 @@ class Recipe(LightningModule):
         self.norms = BatchNorms(network)
         self.teacher = Teacher(network, composition.teacher) if composition.teacher else None
         self.teacher_norms = BatchNorms(self.teacher.network) if self.teacher else None
-        self.evaluator = Evaluator(tasks, both=composition.evaluates_teacher or bool(self.at["infer"]))
+        changed = composition.evaluates_teacher or self.at["receive"] or self.at["infer"]
+        self.evaluator = Evaluator(tasks, both=bool(changed))
         self.probes = nn.ModuleList(probes)
         self.meters, self.replaying = Meters(), False
         self.latest: dict[str, float] = {}
@@ -236,19 +238,35 @@ class Recipe(LightningModule):
             logger.log_metrics(values, step=step)
 
     # -- evaluation ------------------------------------------------------------------------------------------------
-    def predict_logits(self, view: Any, raw: bool = False) -> dict[str, Tensor]:
-        """Logits by task, as the run reports them: averaged network where a method evaluates it, and inference-time
-        changes applied. `raw` is the trained network without any of that."""
-        network = self.network if raw else self.reported_network
-        logits = {task: values.float() for task, values in network(network.embed(view)).logits.items()}
+    def reported(self, raw: bool = False) -> Network:
+        """The network that evaluation reports: the averaged one where a method evaluates it; `raw`: the trained one."""
+        averaged = self.composition.evaluates_teacher and not raw
+        return self.teacher.network if averaged and self.teacher else self.network
+
+    def predict_logits(self, view: Any, raw: bool = False, index: Tensor | None = None) -> dict[str, Tensor]:
+        """Logits by task, as the run reports them: of the reported network, inference-time changes applied. `raw` is
+        the trained network without any of that. index: [N], keys what is drawn for a sample."""
+        return self.predict(self.reported(raw).embed(view), raw, index)
+
+    def predict(
+        self,
+        embedded: Embedded,
+        raw: bool = False,
+        index: Tensor | None = None,
+        randomness: SampleRandomness | None = None,
+    ) -> dict[str, Tensor]:
+        """The same from the continuous input, with a graph where gradients are on: what an attacker has before him.
+        randomness: other draws than those of the evaluation."""
+        if randomness is None:
+            rows = torch.arange(len(embedded.x), device=embedded.x.device) if index is None else index
+            randomness = SampleRandomness(self.seed, rows)
+        for method in () if raw else self.at["receive"]:
+            embedded = method.receive(embedded, randomness, self)
+        output = self.reported(raw)(embedded)
+        logits = {task: values.float() for task, values in output.logits.items()}
         for method in () if raw else self.at["infer"]:
             logits = {task: method.infer(values, task, self) for task, values in logits.items()}
         return logits
-
-    @property
-    def reported_network(self) -> Network:
-        """The network whose figures count: the averaged one where a method evaluates it."""
-        return self.teacher.network if self.composition.evaluates_teacher and self.teacher else self.network
 
     def evaluation_view(self, batch: dict[str, Any]) -> Any:
         """The raw view of a batch {"data", "targets", "index"} of an evaluation loader."""
@@ -257,7 +275,7 @@ class Recipe(LightningModule):
     def evaluate(self, batch: dict[str, Any], part: str) -> None:
         view = self.evaluation_view(batch)
         for raw in self.evaluator.variants:
-            self.evaluator.update(raw, self.predict_logits(view, raw), batch["targets"])
+            self.evaluator.update(raw, self.predict_logits(view, raw, batch["index"]), batch["targets"])
         for probe in self.probing(part):
             probe.update(self, view, batch["targets"], batch["index"])
 

@@ -132,6 +132,10 @@ class Step:
             self._views[stream, view] = self._make_view(self.streams[stream], view, self.randomness)
         return self._views[stream, view]
 
+    def view_at(self, stream: str, view: str, position: int) -> Any:
+        """The view as it is drawn at another micro-batch: for a batch that comes again in the view it had."""
+        return self._make_view(self.streams[stream], view, replace(self.randomness, step=position))
+
     def embedding(self, stream: str, view: str, network: Net = "student") -> Embedded:
         """The continuous input of a view, computed once a step."""
         key = (stream, view, network)

@@ -80,7 +80,7 @@ class TauNorm(Method):
 
     def infer(self, logits: Tensor, task: str, recipe: Recipe) -> Tensor:
         tau = recipe.method_modules[self.key][task].tau
-        return normalised(logits, recipe.reported_network.heads[task], tau, self.drop_bias)
+        return normalised(logits, recipe.reported().heads[task], tau, self.drop_bias)
 
     def on_validation_start(self, trainer: pl.Trainer, recipe: Recipe) -> None:
         self.search(trainer, recipe)
@@ -95,7 +95,7 @@ class TauNorm(Method):
         if self.tau is not None or data is None:
             return
         modules: Mapping[str, Candidates] = recipe.method_modules[self.key]
-        network = recipe.reported_network
+        network = recipe.reported()
         for batch in data.val_dataloader():
             batch = data.transfer_batch_to_device(batch, recipe.device, 0)
             with trainer.precision_plugin.val_step_context():

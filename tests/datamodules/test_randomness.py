@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from datamodules.randomness import Draw, Randomness, derive_seed, generator, seed_default
+from datamodules.randomness import (
+    GOLDEN,
+    Draw,
+    Randomness,
+    SampleRandomness,
+    derive_seed,
+    generator,
+    scramble,
+    seed_default,
+)
 
 KINDS = {
     "uniform": lambda draw: draw.uniform(2, low=-1.0, high=3.0),
@@ -109,3 +118,36 @@ def test_seeding_the_default_generator_equals_torchs_own():
     expected = torch.rand(4)
     seed_default(11, torch.device("cpu"))
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_scramble_is_splitmix64():
+    """The published sequence for the seed 1234567."""
+    states = 1234567 + torch.arange(1, 4) * GOLDEN
+    assert [v % 2**64 for v in scramble(states).tolist()] == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
+
+
+def test_a_sample_draws_the_same_in_every_company():
+    index = torch.tensor([7, 3, 11, 4_000_000_000])
+    for kind in ("uniform", "normal", "integers"):
+        whole = KINDS[kind](SampleRandomness(0, index).draw("x"))
+        part = KINDS[kind](SampleRandomness(0, index[[2, 1]]).draw("x"))
+        assert torch.equal(whole[[2, 1]], part)
+        assert not torch.equal(whole, KINDS[kind](SampleRandomness(0, index).draw("y")))
+        assert not torch.equal(whole, KINDS[kind](SampleRandomness(1, index).draw("x")))
+
+
+def test_draws_of_samples_have_the_moments_of_their_distribution():
+    draw = SampleRandomness(0, torch.arange(200)).draw("x")
+    uniform, normal, whole = draw.uniform(500), draw.normal(500), draw.integers(-2, 3, 500)
+    assert float(uniform.mean()) == pytest.approx(0.5, abs=0.005)
+    assert float(uniform.var()) == pytest.approx(1 / 12, abs=0.002)
+    assert (float(normal.mean()), float(normal.var())) == (pytest.approx(0, abs=0.015), pytest.approx(1, abs=0.02))
+    assert whole.unique().tolist() == [-2, -1, 0, 1, 2] and float(whole.float().mean()) == pytest.approx(0, abs=0.02)
+    # neither neighbours in a row nor neighbouring samples are alike
+    for a, b in ((normal[:, 1:], normal[:, :-1]), (normal[1:], normal[:-1])):
+        assert abs(float((a * b).mean())) < 0.02
+    assert not torch.equal(uniform[:, :5], draw.uniform(5))

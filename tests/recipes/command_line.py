@@ -41,7 +41,7 @@ class LowRank:
 
 def write_configs(root: Path) -> Path:
     """The repository's own groups of settings, and the files above beside them."""
-    own = {"optimizer", "scheduler", "trainer"}
+    own = {"optimizer", "scheduler", "trainer", "evaluate"}
     for name in own:
         shutil.copytree(CONFIGS / name, root / name)
     shutil.copy(CONFIGS / "config.yaml", root)

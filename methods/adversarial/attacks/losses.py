@@ -1,0 +1,71 @@
+"""What attacks raise: losses of logits, [N] each, and objectives made of them.
+
+A saturated softmax has a cross-entropy gradient of exactly zero; `margin` and `dlr` still have one.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import add
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recipes.criterion import cross_entropy
+
+Logits = Mapping[str, Tensor]  # by task
+Model = Callable[[Tensor], Logits]
+Objective = Callable[[Tensor], Tensor]
+Loss = Literal["ce", "margin", "dlr"]
+SCALE = 1024.0  # keeps gradients of confident samples above the smallest number of fp16; a power of two, so exact
+
+
+def others(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(z_y, max_{j≠y} z_j), [N] each. target: [N], -1 counts as class 0."""
+    own = target.clamp_min(0).unsqueeze(1)
+    return logits.gather(1, own).squeeze(1), logits.scatter(1, own, -torch.inf).amax(1)
+
+
+def margin(logits: Tensor, target: Tensor) -> Tensor:
+    """max_{j≠y} z_j - z_y: positive where the sample is misread."""
+    right, wrong = others(logits, target)
+    return wrong - right
+
+
+def dlr(logits: Tensor, target: Tensor) -> Tensor:
+    """-(z_y - max_{j≠y} z_j) / (z₍₁₎ - z₍₃₎ + 1e-12), difference of logits ratio (Croce and Hein, ICML 2020, arXiv
+    2003.01690): free of the logits' scale. With two classes the denominator is z₍₁₎ - z₍₂₎."""
+    top = logits.topk(min(3, logits.shape[1]), dim=1).values
+    return margin(logits, target) / (top[:, 0] - top[:, -1] + 1e-12)
+
+
+def divergence(reference: Tensor, logits: Tensor) -> Tensor:
+    """KL(p ‖ q) = Σ_c p_c (log p_c - log q_c), [N], p = softmax(reference), q = softmax(logits), in float32."""
+    log_p, log_q = reference.float().log_softmax(1), logits.float().log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+
+
+def objective(model: Model, targets: Mapping[str, Tensor], loss: Loss = "ce", sign: float = 1.0) -> Objective:
+    """x -> sign · Σ_tasks loss, [N]; a missing label (-1) counts nothing. sign -1 with the labels an attacker wants:
+    a targeted attack."""
+
+    def values(x: Tensor) -> Tensor:
+        logits = model(x)
+        return sign * reduce(add, (_known(LOSSES[loss](logits[t].float(), y), y) for t, y in targets.items()))
+
+    return values
+
+
+def _known(values: Tensor, target: Tensor) -> Tensor:
+    return torch.where(target >= 0, values, 0.0) if target.ndim == 1 else values
+
+
+def input_gradient(value: Objective, x: Tensor) -> Tensor:
+    """∇ₓ Σ_i value(x)_i in float32: by samples independent of the batch's size, no parameter's `.grad` is touched."""
+    with torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(SCALE * value(leaf).sum(), leaf)
+    return gradient.float() / SCALE

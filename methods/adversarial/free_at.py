@@ -1,0 +1,106 @@
+"""Free adversarial training. Shafahi et al., Adversarial Training for Free!, NeurIPS 2019, arXiv 1904.12843."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.samplers import Order, ShuffledPasses
+from methods.adversarial.attacks.threat import Radius, Threat, radius
+from methods.adversarial.perturbation import PRECISIONS, Count
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+from recipes.statistics import gather_rows
+from recipes.step import Embedded, Step
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """An order in which every micro-batch comes `times` times in a row."""
+
+    order: Order
+    batch_size: int
+    times: int
+
+    def take(self, start: int, stop: int) -> Tensor:
+        batch, row = torch.arange(start, stop).div(self.batch_size, rounding_mode="floor"), torch.arange(start, stop)
+        wanted = batch.div(self.times, rounding_mode="floor") * self.batch_size + row % self.batch_size
+        low = int(wanted.min())
+        return self.order.take(low, int(wanted.max()) + 1)[wanted - low]
+
+
+def replayed(
+    targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str, times: int
+) -> Replayed:
+    """Shuffled passes, each micro-batch `times` times."""
+    size = len(next(iter(targets.values())))
+    return Replayed(ShuffledPasses(size, seed, stream), batch_size, times)
+
+
+class Kept(nn.Module):
+    """δ of the global batch, by row; a single zero until the first step tells its shape."""
+
+    delta: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("delta", torch.zeros(1, 1, 1, 1))
+
+    def rows(self, x: Tensor, rank: int) -> Tensor:
+        """Those of this rank's part x of the batch."""
+        if self.delta.shape[1:] != x.shape[1:]:
+            return torch.zeros_like(x)
+        return self.delta[rank * len(x) : (rank + 1) * len(x)].clone()
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        self.delta = torch.empty_like(state_dict[f"{prefix}delta"], device=self.delta.device)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class FreeAT(Method):
+    """Every batch comes `replays` times in a row; each time one backward gives the gradients of the parameters, which
+    take an optimizer step, and that of δ: δ ← clip(δ + eps sign g, -eps, eps). δ stays with its row of the batch.
+
+    The replays are ordinary steps of the run: schedules, averages and max_steps count them, so a run of max_steps sees
+    max_steps / replays batches. A batch keeps its view through its replays. linf on pictures, pixels clipped to [0, 1]
+    in the graph, as in the authors' code: a clipped pixel's δ stays. The network is in training mode throughout.
+
+    eps: 8/255. replays m: 8.
+    """
+
+    _leaf: Tensor  # δ of the present step alone, which collects its gradient
+
+    def __init__(self, eps: Radius = "8/255", replays: Count = 8):
+        self.eps, self.replays = radius(eps), replays
+
+    def declare(self) -> Declaration:
+        return Declaration(
+            kinds=("image",),
+            slots=("attack", "sampler", "two_passes"),
+            orders={"labeled": partial(replayed, times=self.replays)},
+            tags=("attacks_labeled",),
+            refuses={
+                "mixes_inputs": "its perturbation belongs to a row, and mixing pairs the rows anew in every replay"
+            },
+            after=("soft_targets",),
+            accumulation=False,
+            precisions=PRECISIONS,
+        )
+
+    def build(self, recipe: Recipe) -> None:
+        recipe.method_modules[self.key] = Kept()
+
+    def prepare(self, step: Step, recipe: Recipe) -> None:
+        position = step.randomness.step - step.randomness.step % self.replays
+        x = recipe.network.embed(step.view_at("labeled", "weak", position)).x
+        self._leaf = recipe.method_modules[self.key].rows(x, step.randomness.rank).requires_grad_()
+        step.change("labeled", embedded=Embedded((x + self._leaf).clamp(0.0, 1.0)))
+
+    @torch.no_grad()
+    def after_step(self, step: Step, recipe: Recipe) -> None:
+        threat, slope = Threat("linf", self.eps), self._leaf.grad
+        raised = self._leaf if slope is None else self._leaf + self.eps * threat.direction(slope)
+        recipe.method_modules[self.key].delta = gather_rows(raised.clamp(-self.eps, self.eps))

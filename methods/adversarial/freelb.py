@@ -1,0 +1,93 @@
+"""FreeLB. Zhu et al., FreeLB: Enhanced Adversarial Training for Natural Language Understanding, ICLR 2020, arXiv
+1909.11764."""
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.optim import Optimizer
+
+from datamodules.randomness import Rows
+from methods.adversarial.attacks.threat import TINY, Norm, Threat, length, per_sample
+from methods.adversarial.perturbation import LAST, PRECISIONS, Count, moved
+from recipes.method import Closure, Declaration, Method
+from recipes.recipe import Recipe
+from recipes.step import Step
+
+
+def first(x: Tensor, threat: Threat, magnitude: float, rows: Rows) -> Tensor:
+    """δ₀ = m U(-1, 1) / √(number of a sample's entries) (linf: m U(-1, 1)), zero on padding."""
+    delta = threat.masked(magnitude * rows.uniform(*x.shape[1:], low=-1.0))
+    if threat.norm == "linf":
+        return delta
+    entries = threat.masked(torch.ones_like(x)).flatten(1).sum(1)
+    return delta / per_sample(entries.clamp_min(1).sqrt(), delta)
+
+
+def ascend(x: Tensor, delta: Tensor, gradient: Tensor, threat: Threat, step_size: float) -> Tensor:
+    """δ ← Proj(δ + a g / ‖g‖), by sample; linf: g / max |g|, not its sign."""
+    gradient = threat.masked(torch.nan_to_num(gradient.float(), nan=0.0, posinf=0.0, neginf=0.0))
+    norm = length(gradient) if threat.norm == "l2" else gradient.flatten(1).abs().amax(1)
+    raised = delta + step_size * gradient / per_sample(norm.clamp_min(TINY), gradient)
+    return threat.project(x, x + raised) - x
+
+
+class FreeLB(Method):
+    """g_θ = (1/K) Σ_{t<K} ∇_θ L(e + δ_t), δ_{t+1} = Proj(δ_t + a g_t / ‖g_t‖): every pass's backward gives
+    the gradients of the parameters, which are averaged, and that of δ, which ascends. One step, K times its cost.
+
+    e are the word embeddings of a text (pixels, kept in [0, 1], of a picture); norms are of one sample over all its
+    words. The K passes see the same views, draws and dropout masks, as in the paper; batch-norm statistics and metrics
+    count the first. Other terms of the loss are the same in every pass.
+
+    steps K: 3. step_size a: .1. start m: 0, the first pass is then the clean sample. max_norm: 0, no projection. norm:
+    `l2` or `linf`.
+    """
+
+    declaration = Declaration(
+        slots=("attack", "two_passes"),
+        tags=("attacks_labeled",),
+        after=LAST,
+        accumulation=False,
+        precisions=PRECISIONS,
+    )
+    _delta: Tensor  # of the present pass alone, a leaf that collects its gradient
+    _x: Tensor
+    _threat: Threat
+
+    def __init__(
+        self,
+        steps: Count = 3,
+        step_size: Annotated[float, Field(ge=0)] = 0.1,
+        start: Annotated[float, Field(ge=0)] = 0.0,
+        max_norm: Annotated[float, Field(ge=0)] = 0.0,
+        norm: Norm = "l2",
+    ):
+        self.steps, self.step_size, self.start, self.norm = steps, step_size, start, norm
+        self.radius = max_norm or float("inf")
+
+    def prepare(self, step: Step, recipe: Recipe) -> None:
+        entry = step.inputs["labeled"]
+        if not step.replay:
+            self._x, self._threat = entry.embedded.x.detach(), Threat.around(entry.embedded, self.norm, self.radius)
+            rows = step.randomness.draw(f"{self.key}/start", entry.size)
+            self._delta = (
+                self._threat.project(self._x, self._x + first(self._x, self._threat, self.start, rows)) - self._x
+            )
+        self._delta = self._delta.requires_grad_()
+        step.change("labeled", embedded=moved(entry.embedded, self._delta))
+
+    def wrap_step(self, closure: Closure, optimizer: Optimizer, recipe: Recipe) -> Any:
+        loss = closure()
+        weights = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        for _ in range(self.steps - 1):
+            before = [w.grad.clone() for w in weights if w.grad is not None]
+            with torch.no_grad():
+                slope = torch.zeros_like(self._delta) if self._delta.grad is None else self._delta.grad
+                self._delta = ascend(self._x, self._delta.detach(), slope, self._threat, self.step_size)
+            with recipe.replay():
+                closure()
+            torch._foreach_add_([w.grad for w in weights], before)
+        torch._foreach_div_([w.grad for w in weights], float(self.steps))
+        return loss

@@ -1,0 +1,75 @@
+"""What training methods share: the labeled input under attack, and the mode in which the network is attacked."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.adversarial.attacks.losses import Logits, Loss, Model, Objective, objective
+from methods.adversarial.attacks.threat import Norm, Threat
+from recipes.method import Method
+from recipes.recipe import Recipe
+from recipes.step import Embedded, Input, Step
+
+Count = Annotated[int, Field(ge=1)]
+# x and δ stay in float32 under autocast; a network stored in half precision would round them to steps of a grey level
+PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
+# the attack comes last: it sees the mixed picture with the mixed target
+LAST = ("mixes_inputs", "soft_targets")
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode for the time of an attack: no dropout, and batch normalisation by its running
+    statistics, which the attack does not touch. Each gets back the mode it had, deliberately frozen ones too."""
+    before = [(module, module.training) for module in network.modules()]
+    for module, _ in before:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def moved(embedded: Embedded, delta: Tensor) -> Embedded:
+    """x + δ, with gradient to whatever made x (the table of word embeddings)."""
+    return Embedded(embedded.x + delta.to(embedded.x.dtype), embedded.mask)
+
+
+class Attacking(Method):
+    """Base of methods that attack the labeled input: δ is crafted once a step, against the weights at its start; a
+    replayed step (SAM, AWP) meets the same δ."""
+
+    _delta: Tensor  # of the present step alone
+
+    @abstractmethod
+    def craft(self, entry: Input, step: Step, recipe: Recipe) -> Tensor:
+        """δ of the input's shape, detached, within the threat."""
+
+    def delta(self, step: Step, recipe: Recipe) -> Tensor:
+        if not step.replay:
+            with evaluating(recipe.network):
+                self._delta = self.craft(step.inputs["labeled"], step, recipe)
+        return self._delta
+
+
+def model_of(recipe: Recipe, embedded: Embedded) -> Model:
+    """The student as an attack sees it: x -> raw logits by task."""
+
+    def logits(x: Tensor) -> Logits:
+        return recipe.forward_apart(Embedded(x, embedded.mask)).logits
+
+    return logits
+
+
+def labels_of(entry: Input, recipe: Recipe, loss: Loss = "ce") -> Objective:
+    """The loss to raise: plain, on raw logits, summed over tasks."""
+    return objective(model_of(recipe, entry.embedded), entry.targets, loss)
+
+
+def threat_to(entry: Input, norm: Norm, eps: float) -> Threat:
+    return Threat.around(entry.embedded, norm, eps)

@@ -1,0 +1,76 @@
+"""Randomisation of the input. Xie et al., Mitigating Adversarial Effects Through Randomization, ICLR 2018, arXiv
+1711.01991."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from datamodules.randomness import SampleRandomness
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+from recipes.step import Embedded
+
+
+def resize_and_pad(
+    x: Tensor, side: Tensor, corner: Tensor, canvas: tuple[int, int], mode: str = "bilinear", value: float = 0.0
+) -> Tensor:
+    """Each picture [C, H, W] resized to a size of its own and laid on a canvas of one colour, all in one resampling.
+
+    side, corner: int64 [N, 2], (height, width) and (top, left).
+    """
+    grids, inside = [], []
+    for axis, extent in enumerate(canvas):
+        place = torch.arange(extent, device=x.device) - corner[:, axis : axis + 1]
+        inside.append((place >= 0) & (place < side[:, axis : axis + 1]))
+        grids.append((2 * place + 1) / side[:, axis : axis + 1] - 1)
+    y, z = grids[0].unsqueeze(2).expand(-1, -1, canvas[1]), grids[1].unsqueeze(1).expand(-1, canvas[0], -1)
+    drawn = F.grid_sample(x, torch.stack([z, y], dim=3).to(x.dtype), mode, "border", align_corners=False)
+    here = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)
+    return torch.where(here.unsqueeze(1), drawn, value)
+
+
+class Randomization(Method):
+    """f(pad(resize(x))) at evaluation: sides drawn from [H, H'), H' = ⌈enlarge · H⌉, at a random place of a canvas H'.
+
+    The network is trained as ever, and must take pictures of side H'. Draws belong to the sample, so the figures are
+    the same in any batch and on any number of ranks. With several passes their probabilities are averaged. An attack
+    must average gradients over draws (evaluate.attack.draws), and then breaks it: Athalye et al. 2018.
+
+    enlarge: 331/299 as in the paper. passes: 1 (the authors' contest entry: 30). mode: `bilinear`, or `nearest` as in
+    their code. pad_value: 0; .5 is their grey.
+    """
+
+    declaration = Declaration(kinds=("image",), tags=("random_inference",))
+
+    def __init__(
+        self,
+        enlarge: Annotated[float, Field(ge=1)] = 1.107,
+        passes: Annotated[int, Field(ge=1)] = 1,
+        mode: Literal["bilinear", "nearest"] = "bilinear",
+        pad_value: Annotated[float, Field(ge=0, le=1)] = 0.0,
+    ):
+        self.enlarge, self.passes, self.mode, self.pad_value = enlarge, passes, mode, pad_value
+
+    def laid_out(self, x: Tensor, randomness: SampleRandomness, number: int) -> Tensor:
+        height, width = x.shape[2:]
+        canvas = math.ceil(self.enlarge * height), math.ceil(self.enlarge * width)
+        draw = randomness.draw(f"{self.key}/{number}")
+        tall = draw.integers(height, max(canvas[0], height + 1))
+        side = torch.stack([tall, tall * width // height], dim=1)
+        room = torch.tensor(canvas, device=x.device) - side
+        corner = (draw.uniform(2) * (room + 1)).long()
+        return resize_and_pad(x, side, corner, canvas, self.mode, self.pad_value)
+
+    def receive(self, embedded: Embedded, randomness: SampleRandomness, recipe: Recipe) -> Embedded:
+        return Embedded(torch.cat([self.laid_out(embedded.x, randomness, i) for i in range(self.passes)]))
+
+    def infer(self, logits: Tensor, task: str, recipe: Recipe) -> Tensor:
+        """log (1/P) Σ softmax over the passes, whose rows stand one after the other."""
+        if self.passes == 1:
+            return logits
+        log_p = logits.view(self.passes, -1, logits.shape[1]).log_softmax(2)
+        return log_p.logsumexp(0) - math.log(self.passes)

@@ -1,0 +1,80 @@
+"""Smoothing of the input before an unchanged network: the local filters of Xu, Evans and Qi, Feature Squeezing, NDSS
+2018, arXiv 1704.01155. Not the certified randomised smoothing of Cohen et al. (2019)."""
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from datamodules.randomness import SampleRandomness
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+from recipes.step import Embedded
+
+Filter = Literal["median", "mean", "gaussian"]
+
+
+def extended(x: Tensor, before: int, after: int) -> Tensor:
+    """[N, C, H, W] mirrored at its borders, the edge repeated (SciPy's `reflect`, which torch does not have)."""
+    for dimension in (2, 3):
+        extent = x.shape[dimension]
+        place = torch.arange(-before, extent + after, device=x.device) % (2 * extent)
+        x = x.index_select(dimension, torch.minimum(place, 2 * extent - 1 - place))
+    return x
+
+
+def windows(x: Tensor, size: int) -> Tensor:
+    """[N, C, H, W, size²]; a window of even size reaches up and left."""
+    padded = extended(x, size // 2, size - 1 - size // 2)
+    return padded.unfold(2, size, 1).unfold(3, size, 1).flatten(4)
+
+
+def median(x: Tensor, size: int) -> Tensor:
+    """By channel; of an even number of pixels the upper of the two in the middle."""
+    return windows(x, size).kthvalue(size * size // 2 + 1, dim=4).values
+
+
+def mean(x: Tensor, size: int) -> Tensor:
+    return F.avg_pool2d(extended(x, size // 2, size - 1 - size // 2), size, stride=1)
+
+
+def gaussian(x: Tensor, sigma: float) -> Tensor:
+    """Kernel exp(-i² / 2σ²), |i| ≤ ⌊4σ + ½⌋, of sum one, along both sides."""
+    radius, channels = int(4 * sigma + 0.5), x.shape[1]
+    place = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+    kernel = torch.softmax(-place.square() / (2 * sigma**2), dim=0).repeat(channels, 1, 1, 1)
+    return F.conv2d(F.conv2d(extended(x, radius, radius), kernel, groups=channels), kernel.mT, groups=channels)
+
+
+class Smoothing(Method):
+    """f(smooth(x)) at evaluation: a network trained as ever sees each picture through a local filter.
+
+    It holds up attacks that do not know of it, and no others: evaluate with evaluate.attack, which goes through it.
+    Mean and Gaussian are linear and pass the gradient; the median passes it as if it were not there (backward pass
+    differentiable approximation, Athalye et al. 2018). The raw network is evaluated beside it.
+
+    filter: `median` (default), `mean` or `gaussian`. window: side of the first two, 3. sigma: of the Gaussian, 1 pixel.
+    """
+
+    declaration = Declaration(kinds=("image",))
+
+    def __init__(
+        self,
+        filter: Filter = "median",
+        window: Annotated[int, Field(ge=1)] = 3,
+        sigma: Annotated[float, Field(gt=0)] = 1.0,
+    ):
+        self.filter, self.window, self.sigma = filter, window, sigma
+
+    def smooth(self, x: Tensor) -> Tensor:
+        if self.filter == "gaussian":
+            return gaussian(x, self.sigma)
+        if self.filter == "mean":
+            return mean(x, self.window)
+        # x - sg(x) is zero, and its gradient one
+        return median(x.detach(), self.window) + (x - x.detach())
+
+    def receive(self, embedded: Embedded, randomness: SampleRandomness, recipe: Recipe) -> Embedded:
+        return Embedded(self.smooth(embedded.x))

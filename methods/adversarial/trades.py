@@ -1,0 +1,66 @@
+"""TRADES. Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019, arXiv
+1901.08573."""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from methods.adversarial.attacks.losses import Objective, divergence
+from methods.adversarial.attacks.pgd import pgd
+from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
+from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, Count, model_of, moved
+from recipes.method import Declaration
+from recipes.recipe import Recipe
+from recipes.step import Input, Step
+
+
+def unlike(recipe: Recipe, entry: Input) -> Objective:
+    """x' -> Σ_tasks KL(p(x) ‖ p(x')), [N], p(x) without gradient."""
+    model = model_of(recipe, entry.embedded)
+    reference = {task: values.detach() for task, values in model(entry.embedded.x.detach()).items()}
+
+    def values(x: Tensor) -> Tensor:
+        logits = model(x)
+        return sum((divergence(reference[task], logits[task]) for task in reference), x.new_zeros(len(x)))
+
+    return values
+
+
+class TRADES(Attacking):
+    """L = CE(f(x), y) + β KL(p(x) ‖ p(x')), x' = argmax_{‖x' - x‖ ≤ eps} KL(p(x) ‖ p(x')); gradients flow through both.
+
+    The attack raises the divergence, not the loss of the label, from x + σ N(0, I): at x itself its gradient is zero.
+    It runs in evaluation mode. Both inputs share the step's one forward, so in training mode batch normalisation sees
+    clean and attacked samples together (the authors' code: in turn). p is of raw logits, whatever adjusts the loss's.
+
+    beta β: 6 (1 on MNIST). norm: `linf`, or `l2` with step_size about 2 eps / steps. eps: .031, which is not 8/255.
+    steps: 10. step_size: .007. start σ: .001, above the resolution of half precision because x' is kept in float32.
+    """
+
+    declaration = Declaration(slots=("attack",), tags=("attacks_labeled",), after=LAST, precisions=PRECISIONS)
+
+    def __init__(
+        self,
+        beta: Annotated[float, Field(ge=0)] = 6.0,
+        norm: Norm = "linf",
+        eps: Radius = 0.031,
+        steps: Count = 10,
+        step_size: Radius = 0.007,
+        start: Annotated[float, Field(gt=0)] = 0.001,
+    ):
+        self.beta, self.norm, self.steps, self.start = beta, norm, steps, start
+        self.eps, self.step_size = radius(eps), radius(step_size)
+
+    def craft(self, entry: Input, step: Step, recipe: Recipe) -> Tensor:
+        x, threat = entry.embedded.x.detach().float(), Threat.around(entry.embedded, self.norm, self.eps)
+        noise = step.randomness.draw(f"{self.key}/start", entry.size).normal(*x.shape[1:])
+        return pgd(unlike(recipe, entry), x, threat, self.steps, self.step_size, self.start * noise) - x
+
+    def prepare(self, step: Step, recipe: Recipe) -> None:
+        step.add(Input(self.key, moved(step.inputs["labeled"].embedded, self.delta(step, recipe))))
+
+    def terms(self, step: Step, recipe: Recipe) -> None:
+        for task in step.tasks:
+            apart = divergence(step.logits("labeled", task), step.logits(self.key, task))
+            step.term(step.named(self.key, task), apart, weight=self.beta, task=task)
