@@ -48,6 +48,7 @@ TOGETHER: dict[tuple[str, ...], dict[str, Any]] = {
         "methods.logit_adjustment.adjust_unlabeled": True,
         "methods.logit_adjustment.prior_momentum": 0.5,
     },
+    ("class_balanced_loss", "focal_loss"): {"methods.class_balanced_loss.reduction": "weight"},
     ("uda", "pi_model", "mean_teacher"): {"methods.uda.annealing": "linear", "methods.uda.threshold": 0.2},
 }
 
