@@ -24,6 +24,7 @@ from recipes.criterion import Criterion
 from recipes.evaluation import Evaluator, Probe
 from recipes.forward import forward_inputs
 from recipes.meters import Meters
+from recipes.networks.embedding import add_embedding
 from recipes.networks.network import Network
 from recipes.statistics import ClassStatistics
 from recipes.step import Embedded, Input, Net, Output, Progress, Step, Stream
@@ -69,6 +70,8 @@ class Recipe(LightningModule):
             [partial(method.adjust, recipe=self) for method in self.at["adjust"]],
             [partial(method.weigh, recipe=self) for method in self.at["weigh"]],
         )
+        if composition.embedding:
+            add_embedding(network, composition.embedding)
         for method in self.at["build"]:
             method.build(self)
         self.norms = BatchNorms(network)
@@ -214,12 +217,13 @@ class Recipe(LightningModule):
     # -- evaluation ------------------------------------------------------------------------------------------------
     def predict_logits(self, view: Any, raw: bool = False) -> dict[str, Tensor]:
         """Logits by task, as the run reports them: averaged network where a method evaluates it, and inference-time
-        changes applied. `raw` is the trained network without any of that."""
+        changes applied; under `embedding` the embedding, where there is one. `raw` is the trained network without any
+        of that."""
         averaged = self.composition.evaluates_teacher and not raw
         network = self.teacher.network if averaged and self.teacher else self.network
         logits = {task: values.float() for task, values in network(network.embed(view)).logits.items()}
         for method in () if raw else self.at["infer"]:
-            logits = {task: method.infer(values, task, self) for task, values in logits.items()}
+            logits |= {task: method.infer(logits[task], task, self) for task in self.tasks}
         return logits
 
     def evaluate(self, batch: dict[str, Any], part: str) -> None:
