@@ -16,6 +16,11 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "posthoc_logit_adjustment": {"tau": 2.0},
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
+    # at the rate of these trials: a hundred times SGD's is for AdamW's
+    "proxy_anchor": {"dim": 16, "proxy_lr": 1.0},
+    "multi_similarity": {"dim": 16},
+    "triplet": {"dim": 16},
+    "lifted_structure": {"dim": 16},
 }
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
