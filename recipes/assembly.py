@@ -95,6 +95,7 @@ def assemble(config: DictConfig) -> Assembly:
         families=families(config),
     )
     composition = compose(methods, situation)
+    check_losses(composition, float(config.supervised_weight))
     if isinstance(datamodule.text, Tokenize) and datamodule.text.network is None and config.network.pretrained:
         datamodule.text.network = config.network.name
     datamodule.request(composition.streams, composition.orders)
@@ -106,6 +107,15 @@ def assemble(config: DictConfig) -> Assembly:
         optimizer=optimizer,
         scheduler=make(config.scheduler),
     )
+
+
+def check_losses(composition: Composition, supervised: float) -> None:
+    """Without the tasks' own loss somebody must bring another. Raises UserError."""
+    if not supervised and not composition.filling("terms"):
+        raise UserError(
+            "supervised_weight=0: leaves no loss to train on; add a method that brings one (metric_learning=…), or "
+            "give it a weight"
+        )
 
 
 def check_batch(size: int, devices: int) -> None:

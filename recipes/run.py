@@ -84,11 +84,14 @@ def check(config: DictConfig) -> None:
 
 def build_recipe(assembly: Assembly) -> Recipe:
     """The module of the run, on data that has been set up."""
-    datamodule, settings = assembly.datamodule, assembly.trainer
+    datamodule, settings, config = assembly.datamodule, assembly.trainer, assembly.config
     tasks = [
-        ClassificationTask(name, datamodule.classes[name], partial=datamodule.has_missing(name))
+        ClassificationTask(name, datamodule.classes[name], datamodule.has_missing(name), config.supervised_weight)
         for name in datamodule.tasks
     ]
+    network = assembly.build_network(datamodule.tasks)
+    if config.supervised_weight == 0:
+        network.heads.requires_grad_(False)  # nothing teaches them, and DDP waits for what is trained
 
     def make_view(stream: Stream, view: str, randomness: Randomness) -> Any:
         return datamodule.make_view(
@@ -101,18 +104,18 @@ def build_recipe(assembly: Assembly) -> Recipe:
         return optimizer, build_scheduler(optimizer, assembly.scheduler, settings.max_steps)
 
     return Recipe(
-        network=assembly.build_network(datamodule.tasks),
+        network=network,
         tasks=tasks,
         composition=assembly.composition,
         statistics=ClassStatistics({name: datamodule.class_counts(name) for name in datamodule.tasks}),
         sizes=datamodule.sizes,
         make_view=make_view,
         make_optimizer=make_optimizer,
-        probes=[make(node) for node in (assembly.config.get("evaluate") or {}).values() if node],
-        seed=assembly.config.seed,
+        probes=[make(node) for node in (config.get("evaluate") or {}).values() if node],
+        seed=config.seed,
         total_steps=settings.max_steps,
         log_every=settings.log_every,
-        identity=identity(assembly.config),
+        identity=identity(config),
     )
 
 

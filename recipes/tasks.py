@@ -70,7 +70,7 @@ class ClassificationEvaluation(nn.Module):
 
 class ClassificationTask:
     """Cross-entropy over `classes` names. `partial`: some samples carry no label for this task (index -1); the mean is
-    then over the samples that do, counted over the global batch."""
+    then over the samples that do, counted over the global batch. A `weight` of 0 leaves the term out."""
 
     def __init__(self, name: str, classes: list[str], partial: bool = False, weight: float = 1.0):
         self.name, self.classes, self.partial, self.weight = name, classes, partial, weight
@@ -78,6 +78,8 @@ class ClassificationTask:
 
     def supervise(self, step: Step) -> None:
         """Add the supervised term: cross-entropy of the adjusted logits of the input `labeled`."""
+        if self.weight == 0:
+            return
         target = step.inputs["labeled"].targets[self.name]
         present = None
         if self.partial:
