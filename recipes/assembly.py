@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.datamodule import StreamDataModule
 from datamodules.errors import UserError
 from datamodules.text.prepare import Tokenize
+from recipes.annotations import find_target
 from recipes.composition import Composition, Situation, compose
 from recipes.method import Method
 from recipes.networks.network import Network
@@ -82,6 +83,7 @@ def assemble(config: DictConfig) -> Assembly:
     optimizer: OptimizerSettings = make(config.optimizer)
     check_optimizer(optimizer)
     datamodule: StreamDataModule = make(config.data)
+    config.monitor = config.monitor or objective(config, datamodule.info.disjoint)
     check_views(datamodule)
     check_batch(datamodule.batch_size, devices_of(trainer))
     methods: dict[str, Method] = {str(key): make(node) for key, node in (config.get("methods") or {}).items()}
@@ -107,6 +109,20 @@ def assemble(config: DictConfig) -> Assembly:
         optimizer=optimizer,
         scheduler=make(config.scheduler),
     )
+
+
+def objective(config: DictConfig, disjoint: bool) -> str:
+    """The metric that a run is judged by where the user names none: accuracy, or, where no head has been taught the
+    classes of evaluation, the main value of a probe. Raises UserError where there is neither."""
+    probes = [find_target(node._target_) for node in (config.get("evaluate") or {}).values() if node]
+    able = [p for p in probes if getattr(p, "main", "") and "val" in getattr(p, "parts", ())]
+    main = f"val/{able[0].main}" if able else None  # type: ignore[attr-defined]
+    if disjoint and main is None:
+        raise UserError(
+            f"data={OmegaConf.select(config, 'chosen.data') or 'data'}: is evaluated on classes that training does not "
+            "have, of which the heads say nothing; add evaluate/retrieval=default"
+        )
+    return main if main and (disjoint or not config.supervised_weight) else "val/accuracy"
 
 
 def check_losses(composition: Composition, supervised: float) -> None:

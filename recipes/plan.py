@@ -71,8 +71,10 @@ def _network(assembly: Assembly, network: nn.Module) -> list[str]:
 def _methods(assembly: Assembly) -> list[str]:
     lines = []
     for key, method in assembly.composition.methods.items():
-        points = ", ".join(point for point in POINTS if method.fills(point))
-        lines += [f"{key}: {called(assembly.config.methods[key])}", f"  takes part in: {points or 'evaluation'}"]
+        points = [point for point in POINTS if method.fills(point)]
+        points += [f"order of {stream} samples" for stream in assembly.composition.declarations[key].orders]
+        taken = ", ".join(points) or "evaluation"
+        lines += [f"{key}: {called(assembly.config.methods[key])}", f"  takes part in: {taken}"]
     return lines or ["none: cross-entropy on the labeled stream"]
 
 
@@ -100,6 +102,8 @@ def _optimization(assembly: Assembly) -> list[str]:
 def _evaluation(assembly: Assembly) -> list[str]:
     composition = assembly.composition
     lines = [f"every {assembly.trainer.validation_interval} steps on the validation part, at the end on the test part"]
+    lines.append(f"best.ckpt by {assembly.config.monitor}")
+    lines += [f"{name}: {called(node)}" for name, node in (assembly.config.get("evaluate") or {}).items() if node]
     changed = [key for key, method in composition.methods.items() if method.fills("infer")]
     if composition.evaluates_teacher:
         lines.append("the averaged network is reported, the raw one beside it as raw/…")

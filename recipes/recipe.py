@@ -17,6 +17,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from datamodules.errors import UserError, nearest
 from datamodules.randomness import Randomness, derive_seed, seed_default
 from recipes.batchnorm import BatchNorms
 from recipes.composition import Composition
@@ -40,8 +41,9 @@ class Recipe(LightningModule):
     """A network, its tasks and the methods composed for this run.
 
     sizes are the numbers of samples by stream; make_view makes a view of a stream; make_optimizer returns the
-    optimizer and its scheduler by step; log_every is the number of optimizer steps between two transfers of metrics;
-    identity is kept in every checkpoint, so that a run of another kind does not resume from it.
+    optimizer and its scheduler by step; classifies tells whether evaluation has the classes of training; monitor is
+    the metric that a validation must yield; log_every is the number of optimizer steps between two transfers of
+    metrics; identity is kept in every checkpoint, so that a run of another kind does not resume from it.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class Recipe(LightningModule):
         make_view: MakeView,
         make_optimizer: MakeOptimizer,
         probes: Sequence[Probe] = (),
+        classifies: bool = True,
+        monitor: str | None = None,
         seed: int = 0,
         total_steps: int = 1,
         log_every: int = 50,
@@ -77,9 +81,10 @@ class Recipe(LightningModule):
         self.norms = BatchNorms(network)
         self.teacher = Teacher(network, composition.teacher) if composition.teacher else None
         self.teacher_norms = BatchNorms(self.teacher.network) if self.teacher else None
-        self.evaluator = Evaluator(tasks, both=composition.evaluates_teacher or bool(self.at["infer"]))
+        both = composition.evaluates_teacher or bool(self.at["infer"])
+        self.evaluator = Evaluator(tasks if classifies else (), both)
         self.probes = nn.ModuleList(probes)
-        self.meters, self.replaying = Meters(), False
+        self.meters, self.replaying, self.monitor = Meters(), False, monitor
         self.latest: dict[str, float] = {}
         self.train_seconds = 0.0  # between the first and the last training step, validation included
         self.last_step: Step | None = None  # of the whole run, for the sheet of views on its page
@@ -215,20 +220,24 @@ class Recipe(LightningModule):
             logger.log_metrics(values, step=step)
 
     # -- evaluation ------------------------------------------------------------------------------------------------
+    def predict(self, view: Any, raw: bool = False) -> Output:
+        """What the network says of a view: the averaged one where a method evaluates it, `raw` the trained one."""
+        averaged = self.composition.evaluates_teacher and not raw
+        network = self.teacher.network if averaged and self.teacher else self.network
+        return network(network.embed(view))
+
     def predict_logits(self, view: Any, raw: bool = False) -> dict[str, Tensor]:
         """Logits by task, as the run reports them: averaged network where a method evaluates it, and inference-time
         changes applied; under `embedding` the embedding, where there is one. `raw` is the trained network without any
         of that."""
-        averaged = self.composition.evaluates_teacher and not raw
-        network = self.teacher.network if averaged and self.teacher else self.network
-        logits = {task: values.float() for task, values in network(network.embed(view)).logits.items()}
+        logits = {task: values.float() for task, values in self.predict(view, raw).logits.items()}
         for method in () if raw else self.at["infer"]:
             logits |= {task: method.infer(logits[task], task, self) for task in self.tasks}
         return logits
 
     def evaluate(self, batch: dict[str, Any], part: str) -> None:
         view = self._make_view(Stream("evaluation", **batch), "raw", Randomness(self.seed, 0, device=self.device))
-        for raw in self.evaluator.variants:
+        for raw in self.evaluator.variants if self.evaluator.names else ():
             self.evaluator.update(raw, self.predict_logits(view, raw), batch["targets"])
         for probe in self.probing(part):
             probe.update(self, view, batch["targets"], batch["index"])
@@ -253,6 +262,8 @@ class Recipe(LightningModule):
         for probe in self.probing(part):
             values |= {f"{part}/{name}": float(value) for name, value in probe.compute().items()}
             probe.reset()
+        if part == "val" and self.monitor and self.monitor not in values:
+            raise UserError(f"monitor={self.monitor}: validation has no such metric; {nearest(self.monitor, values)}")
         # callbacks (best checkpoint, pruning) read Lightning's own metrics; loggers hear it from us, on our step axis
         self.log_dict(values, logger=False)
         self.report(values, self.trainer.global_step)

@@ -112,6 +112,8 @@ def build_recipe(assembly: Assembly) -> Recipe:
         make_view=make_view,
         make_optimizer=make_optimizer,
         probes=[make(node) for node in (config.get("evaluate") or {}).values() if node],
+        classifies=not datamodule.info.disjoint,
+        monitor=config.monitor,
         seed=config.seed,
         total_steps=settings.max_steps,
         log_every=settings.log_every,
@@ -176,11 +178,13 @@ def available(s: TrainerSettings) -> Iterator[None]:
 
 
 def checkpoints(assembly: Assembly, folder: Path) -> list[ModelCheckpoint]:
-    """`last.ckpt` at every validation and at the end; `best.ckpt` by accuracy on the validation part."""
+    """`last.ckpt` at every validation and at the end; `best.ckpt` by the monitored metric of the validation part."""
     common: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     every = assembly.trainer.validation_interval
     last = ModelCheckpoint(filename="last", every_n_train_steps=every, save_on_train_epoch_end=True, **common)
-    best = ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", **common)
+    monitor = str(assembly.config.monitor)
+    mode = "min" if monitor.endswith("loss") else "max"
+    best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common)
     return [last, best] if "val" in assembly.datamodule.sizes else [last]
 
 

@@ -27,6 +27,7 @@ ROOT: dict[str, Any] = {
     "resume": str | None,
     "recipe": str,
     "chosen": dict[str, str],
+    "monitor": str | None,
     "supervised_weight": Annotated[float, Field(ge=0)],
 }
 SECTIONS = ("data", "network", "optimizer", "scheduler", "trainer", "logger", "methods", "evaluate")

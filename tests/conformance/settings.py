@@ -20,7 +20,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "proxy_anchor": {"dim": 16, "proxy_lr": 1.0},
     "multi_similarity": {"dim": 16},
     "triplet": {"dim": 16},
-    "lifted_structure": {"dim": 16},
+    "lifted_structure": {"dim": 16, "weight": 0.1},
 }
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
