@@ -20,6 +20,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "proxy_anchor": {"dim": 16, "proxy_lr": 1.0},
     "multi_similarity": {"dim": 16},
     "triplet": {"dim": 16},
+    "xbm": {"dim": 16, "size": 12, "start": 1},
     "lifted_structure": {"dim": 16, "weight": 0.1},
 }
 
