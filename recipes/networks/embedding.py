@@ -11,11 +11,12 @@ EMBEDDING = "embedding"
 
 
 class EmbeddingHead(nn.Module):
-    """[N, features] -> [N, dim] in float32: a linear map, then x / max(‖x‖, 1e-12) where `normalize`."""
+    """[N, features] -> [N, dim] in float32: Wh + b, then x / max(‖x‖, 1e-12) where `normalize`; without it no b, which
+    distances do not see and no loss on them would ever teach."""
 
     def __init__(self, features: int, dim: int, normalize: bool):
         super().__init__()
-        self.project = nn.Linear(features, dim)
+        self.project = nn.Linear(features, dim, bias=normalize)
         self.normalize = normalize
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -21,6 +21,12 @@ def test_the_embedding_is_an_output_of_the_one_forward():
     assert list(recipe.tasks) == ["label"]
 
 
+def test_distances_see_no_shift_so_there_is_none_to_learn():
+    heads = [build({"m": LiftedStructure(normalize=n)}, Setup()).network.heads["embedding"] for n in (False, True)]
+    assert [head.project.bias is not None for head in heads] == [False, True]
+    assert heads[0](torch.randn(8, 16)).norm(dim=1).std() > 1e-3
+
+
 def test_the_average_has_it_too():
     recipe = build({"triplet": Triplet(dim=5), "ema": EMA()}, Setup())
     assert "network.heads.embedding.project.weight" in recipe.teacher.state_dict()
