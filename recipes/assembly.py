@@ -83,7 +83,6 @@ def assemble(config: DictConfig) -> Assembly:
     optimizer: OptimizerSettings = make(config.optimizer)
     check_optimizer(optimizer)
     datamodule: StreamDataModule = make(config.data)
-    config.monitor = config.monitor or objective(config, datamodule.info.disjoint)
     check_views(datamodule)
     check_batch(datamodule.batch_size, devices_of(trainer))
     methods: dict[str, Method] = {str(key): make(node) for key, node in (config.get("methods") or {}).items()}
@@ -98,6 +97,7 @@ def assemble(config: DictConfig) -> Assembly:
     )
     composition = compose(methods, situation)
     check_losses(composition, float(config.supervised_weight))
+    config.monitor = config.monitor or objective(config, datamodule.info.disjoint)
     if isinstance(datamodule.text, Tokenize) and datamodule.text.network is None and config.network.pretrained:
         datamodule.text.network = config.network.name
     datamodule.request(composition.streams, composition.orders)
@@ -112,17 +112,25 @@ def assemble(config: DictConfig) -> Assembly:
 
 
 def objective(config: DictConfig, disjoint: bool) -> str:
-    """The metric that a run is judged by where the user names none: accuracy, or, where no head has been taught the
-    classes of evaluation, the main value of a probe. Raises UserError where there is neither."""
+    """The metric that a run is judged by where the user names none: accuracy, or, where the heads have nothing to say,
+    the main value of a probe. Raises UserError where there is neither."""
     probes = [find_target(node._target_) for node in (config.get("evaluate") or {}).values() if node]
     able = [p for p in probes if getattr(p, "main", "") and "val" in getattr(p, "parts", ())]
     main = f"val/{able[0].main}" if able else None  # type: ignore[attr-defined]
-    if disjoint and main is None:
-        raise UserError(
-            f"data={OmegaConf.select(config, 'chosen.data') or 'data'}: is evaluated on classes that training does not "
-            "have, of which the heads say nothing; add evaluate/retrieval=default"
-        )
-    return main if main and (disjoint or not config.supervised_weight) else "val/accuracy"
+    if heads_speak(config, disjoint):
+        return "val/accuracy"
+    if main is None:
+        why = "supervised_weight=0: no head is taught"
+        if disjoint:
+            data = OmegaConf.select(config, "chosen.data") or "data"
+            why = f"data={data}: is evaluated on classes that training does not have"
+        raise UserError(f"{why}, so there is no accuracy to judge the run by; add evaluate/retrieval=default")
+    return main
+
+
+def heads_speak(config: DictConfig, disjoint: bool) -> bool:
+    """Whether what the heads say in evaluation means anything: they are taught, and asked about their own classes."""
+    return not disjoint and config.supervised_weight > 0
 
 
 def check_losses(composition: Composition, supervised: float) -> None:

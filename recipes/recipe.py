@@ -41,7 +41,7 @@ class Recipe(LightningModule):
     """A network, its tasks and the methods composed for this run.
 
     sizes are the numbers of samples by stream; make_view makes a view of a stream; make_optimizer returns the
-    optimizer and its scheduler by step; classifies tells whether evaluation has the classes of training; monitor is
+    optimizer and its scheduler by step; classifies tells whether evaluation asks the heads; monitor is
     the metric that a validation must yield; log_every is the number of optimizer steps between two transfers of
     metrics; identity is kept in every checkpoint, so that a run of another kind does not resume from it.
     """

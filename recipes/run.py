@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from datamodules.errors import UserError
 from datamodules.randomness import Randomness
-from recipes.assembly import Assembly, assemble, make, plain
+from recipes.assembly import Assembly, assemble, heads_speak, make, plain
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.method import Method
 from recipes.optimizers import build_optimizer
@@ -112,7 +112,7 @@ def build_recipe(assembly: Assembly) -> Recipe:
         make_view=make_view,
         make_optimizer=make_optimizer,
         probes=[make(node) for node in (config.get("evaluate") or {}).values() if node],
-        classifies=not datamodule.info.disjoint,
+        classifies=heads_speak(config, datamodule.info.disjoint),
         monitor=config.monitor,
         seed=config.seed,
         total_steps=settings.max_steps,

@@ -53,6 +53,13 @@ def test_classes_that_training_lacks_are_judged_by_retrieval_alone():
         objective(without, True)
 
 
+def test_heads_that_nobody_teaches_are_not_asked():
+    with pytest.raises(UserError, match=r"supervised_weight=0: no head is taught.*add evaluate/retrieval=default"):
+        assemble(config("metric_learning=triplet", "supervised_weight=0"))
+    outcome = trial(config("metric_learning=triplet", "supervised_weight=0", RETRIEVAL))
+    assert "val/recall@1" in outcome.history[3] and "val/accuracy" not in outcome.history[3]
+
+
 def test_retrieval_is_measured_beside_accuracy_in_a_run():
     outcome = trial(config(RETRIEVAL, "metric_learning=multi_similarity"))
     row = outcome.history[3]

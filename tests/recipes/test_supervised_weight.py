@@ -16,7 +16,8 @@ def test_it_is_a_key_of_the_root_with_a_range():
 
 
 def test_zero_trains_the_metric_loss_alone_and_freezes_the_heads():
-    outcome = trial(run_of("image", "triplet", supervised_weight=0.0))
+    retrieval = {"evaluate.retrieval": {"_target_": "recipes.retrieval.Retrieval"}}
+    outcome = trial(run_of("image", "triplet", supervised_weight=0.0, **retrieval))
     assert outcome.terms == {"triplet"}
     assert outcome.history[3]["train/loss"] == outcome.history[3]["train/triplet"]
     head = "network.heads.label.weight"
