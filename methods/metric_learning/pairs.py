@@ -32,7 +32,10 @@ def pairs_of(labels: Tensor, references: Tensor | None = None) -> Pairs:
 
 
 def squared_distances(x: Tensor, references: Tensor) -> Tensor:
-    """‖x_i - r_j‖², [B, R], from one matrix product."""
+    """‖x_i - r_j‖², [B, R], from one matrix product. A common shift changes no distance, and taking the mean away keeps
+    the distances of points far from the origin from drowning in the rounding of their lengths."""
+    centre = references.detach().mean(0)
+    x, references = x - centre, references - centre
     lengths = x.square().sum(1, keepdim=True), references.square().sum(1)
     return (lengths[0] + lengths[1] - 2 * x @ references.T).clamp_min(0)
 

@@ -41,6 +41,13 @@ def test_duplicates_have_a_distance_and_a_gradient_of_zero():
     assert torch.equal(x.grad, torch.zeros_like(x))
 
 
+def test_near_points_far_from_the_origin_keep_their_distance():
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    far = (1e-2 * x + 50).float()
+    expected = (far.double()[:, None] - far.double()).square().sum(2)
+    torch.testing.assert_close(squared_distances(far, far).double(), expected, rtol=1e-4, atol=1e-9)
+
+
 def test_sums_over_nothing_have_finite_gradients():
     z = torch.randn(2, 3, requires_grad=True)
     mask = torch.tensor([[True, False, True], [False, False, False]])
