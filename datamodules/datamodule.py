@@ -141,6 +141,8 @@ class StreamDataModule(LightningDataModule):
         elif len(cut.val):
             held = {task: values[cut.val] for task, values in train.targets.items()}
             self.parts["val"] = Part(train, cut.val, held, torch.arange(len(cut.val)))
+        for stream, size in self.batch_sizes().items():
+            self._order(stream, size, self._where()[2])  # what cannot be is said before a run has begun
 
     def _fit_text(self, splits: Splits) -> None:
         """Number the words of all parts, and let views take their statistics from the training texts."""

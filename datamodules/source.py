@@ -16,12 +16,14 @@ class DataInfo:
 
     tasks: number of classes by task, None where only reading the set tells. shape: (C, H, W) of an image,
     None for text. train_size: training samples before anything is held out, None where only reading tells.
+    disjoint: evaluation has other classes than training, so that heads say nothing there, only retrieval does.
     """
 
     kind: Kind
     tasks: dict[str, int | None]
     shape: tuple[int, int, int] | None = None
     train_size: int | None = None
+    disjoint: bool = False
 
 
 class Source:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.datamodule import StreamDataModule
 from datamodules.errors import UserError
 from datamodules.text.prepare import Tokenize
+from recipes.annotations import find_target
 from recipes.composition import Composition, Situation, compose
 from recipes.evaluation import Probe
 from recipes.method import Method
@@ -97,6 +98,8 @@ def assemble(config: DictConfig) -> Assembly:
         families=families(config),
     )
     composition = compose(methods, situation)
+    check_losses(composition, float(config.supervised_weight))
+    config.monitor = config.monitor or objective(config, datamodule.info.disjoint)
     if isinstance(datamodule.text, Tokenize) and datamodule.text.network is None and config.network.pretrained:
         datamodule.text.network = config.network.name
     datamodule.request(composition.streams, composition.orders)
@@ -127,6 +130,37 @@ def probes_of(config: DictConfig, composition: Composition, situation: Situation
     if faults:
         raise UserError("\n".join(faults))
     return probes
+
+
+def objective(config: DictConfig, disjoint: bool) -> str:
+    """The metric that a run is judged by where the user names none: accuracy, or, where the heads have nothing to say,
+    the main value of a probe. Raises UserError where there is neither."""
+    probes = [find_target(node._target_) for node in (config.get("evaluate") or {}).values() if node]
+    able = [p for p in probes if getattr(p, "main", "") and "val" in getattr(p, "parts", ())]
+    main = f"val/{able[0].main}" if able else None  # type: ignore[attr-defined]
+    if heads_speak(config, disjoint):
+        return "val/accuracy"
+    if main is None:
+        why = "supervised_weight=0: no head is taught"
+        if disjoint:
+            data = OmegaConf.select(config, "chosen.data") or "data"
+            why = f"data={data}: is evaluated on classes that training does not have"
+        raise UserError(f"{why}, so there is no accuracy to judge the run by; add evaluate/retrieval=default")
+    return main
+
+
+def heads_speak(config: DictConfig, disjoint: bool) -> bool:
+    """Whether what the heads say in evaluation means anything: they are taught, and asked about their own classes."""
+    return not disjoint and config.supervised_weight > 0
+
+
+def check_losses(composition: Composition, supervised: float) -> None:
+    """Without the tasks' own loss somebody must bring another. Raises UserError."""
+    if not supervised and not composition.filling("terms"):
+        raise UserError(
+            "supervised_weight=0: leaves no loss to train on; add a method that brings one (metric_learning=…), or "
+            "give it a weight"
+        )
 
 
 def check_batch(size: int, devices: int) -> None:

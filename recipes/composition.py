@@ -1,12 +1,12 @@
 """Which methods meet, whether they may, and in which order: decided from declarations, before data or device."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 
 from datamodules.errors import UserError
 from datamodules.samplers import MakeOrder
-from recipes.method import Declaration, Method, TeacherRequest
+from recipes.method import Declaration, EmbeddingRequest, Method, TeacherRequest
 
 SLOTS = {
     "mixer": "the mixing of labeled inputs",
@@ -55,6 +55,7 @@ class Composition:
     orders: dict[str, MakeOrder]
     teacher: TeacherRequest | None
     evaluates_teacher: bool
+    embedding: EmbeddingRequest | None = None
 
     @property
     def streams(self) -> set[str]:
@@ -80,7 +81,8 @@ def compose(methods: Mapping[str, Method], situation: Situation) -> Composition:
     declarations = {key: method.declare() for key, method in methods.items()}
     faults = [*_unmet(declarations, situation), *_collisions(declarations, situation)]
     teacher, clashes = _teacher(declarations, situation)
-    faults += clashes
+    embedding, differing = _embedding(declarations, situation)
+    faults += [*clashes, *differing]
     if faults:
         raise UserError("\n".join(faults))
     order = _order(declarations)
@@ -92,6 +94,7 @@ def compose(methods: Mapping[str, Method], situation: Situation) -> Composition:
         orders={stream: make for key in order for stream, make in declarations[key].orders.items()},
         teacher=teacher,
         evaluates_teacher=any(d.evaluates_teacher for d in declarations.values()),
+        embedding=embedding,
     )
 
 
@@ -145,7 +148,7 @@ def _teacher(
     requests = firm or requests[:1]
     if not requests:
         return None, []
-    (owner, request), *others = requests
+    owner, request = requests[0]
     faults = []
     if situation.precision in ("16-true", "bf16-true"):
         remedy = situation.precision.replace("true", "mixed")
@@ -153,18 +156,35 @@ def _teacher(
             f"{situation.option(owner)} does not work in trainer.precision={situation.precision}: "
             f"an average of weights freezes in half precision; use {remedy}"
         )
-    for key, other in others:
+    return request, [*faults, *_differing(requests, "averaged network", situation)]
+
+
+def _embedding(
+    declarations: Mapping[str, Declaration], situation: Situation
+) -> tuple[EmbeddingRequest | None, list[str]]:
+    """The one embedding head of all who ask for it, or why they cannot share it."""
+    requests = [(key, d.embedding) for key, d in declarations.items() if d.embedding]
+    return (requests[0][1] if requests else None), _differing(requests, "embedding", situation)
+
+
+def _differing(
+    requests: Sequence[tuple[str, TeacherRequest | EmbeddingRequest]], what: str, situation: Situation
+) -> list[str]:
+    """A fault for each request that is not equal to the first one."""
+    faults = []
+    for key, other in requests[1:]:
+        owner, wanted = requests[0][0], asdict(requests[0][1])
         differences = [
-            f"{field} {value} against {asdict(other)[field]}"
-            for field, value in asdict(request).items()
-            if value != asdict(other)[field]
+            f"{name} {value} against {asdict(other)[name]}"
+            for name, value in wanted.items()
+            if value != asdict(other)[name]
         ]
         if differences:
             faults.append(
-                f"{situation.option(owner)} and {situation.option(key)} share one averaged network but want different "
+                f"{situation.option(owner)} and {situation.option(key)} share one {what} but want different "
                 f"ones ({', '.join(differences)}): make the settings equal or leave one out"
             )
-    return request, faults
+    return faults
 
 
 def _views(declarations: Iterable[Declaration]) -> dict[str, tuple[str, ...]]:

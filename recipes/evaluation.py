@@ -17,9 +17,11 @@ class Probe(nn.Module):
     """A measurement beside the tasks' own metrics, which a user adds to any recipe: robust accuracy, retrieval.
 
     A node with `_target_` under `evaluate` of the config. It sees the reported network in evaluation mode, gradients
-    are off but may be turned on. parts: the evaluations it takes part in, of `val` and `test`.
+    are off but may be turned on. parts: the evaluations it takes part in, of `val` and `test`. main: the value by
+    which a run is judged (`monitor`) that has no accuracy; empty where none is fit for it.
     """
 
+    main: ClassVar[str] = ""
     parts: ClassVar[tuple[str, ...]] = ("val", "test")
     kinds: ClassVar[tuple[str, ...]] = ("image", "text")
 

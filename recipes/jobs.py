@@ -20,11 +20,10 @@ from recipes.config import Faults, hydra_at, loader, resolve_command, settle
 from recipes.paths import run_dir_faults
 
 FULL_CHECK = 48  # composing takes about a quarter of a second: beyond so many jobs each value is checked once
-OBJECTIVE = "val/accuracy"
 
 
 def hydra_job(config: DictConfig) -> float | None:
-    """One job of a multirun: what Hydra calls. Returns validation accuracy, for sweepers that search."""
+    """One job of a multirun: what Hydra calls. Returns the monitored metric, for sweepers that search."""
     hydra = HydraConfig.get()
     overrides = [str(o) for o in hydra.overrides.task]
     searchpath = [str(o) for o in hydra.overrides.hydra if complaints.key_of(str(o)) == "hydra.searchpath"]
@@ -40,7 +39,7 @@ def hydra_job(config: DictConfig) -> float | None:
             metrics = start(sound, overrides)
     finally:
         HydraConfig.instance().cfg = before
-    return metrics.get(OBJECTIVE)
+    return metrics.get(sound.monitor)
 
 
 def redirect_sweep(argv: list[str]) -> list[str]:

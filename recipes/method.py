@@ -49,6 +49,17 @@ class TeacherRequest:
 
 
 @dataclass(frozen=True)
+class EmbeddingRequest:
+    """A head `embedding` beside those of the tasks, shared by all methods that ask for an equal one.
+
+    dim: its width d. normalize: on the unit sphere, x / max(‖x‖, 1e-12).
+    """
+
+    dim: int
+    normalize: bool = True
+
+
+@dataclass(frozen=True)
 class Declaration:
     """What composition must know about a method. Read before data or device is touched.
 
@@ -59,6 +70,7 @@ class Declaration:
     orders: in which order a stream's samples come, by stream: balanced, in classes of k. One method may say so.
     teacher: the averaged network it needs. yields_teacher: another method's will do as well, its own settings count
     only where nobody else asks for one. evaluates_teacher: evaluation uses that network, the raw one beside it.
+    embedding: the embedding head it needs; `step.outputs[name].logits["embedding"]` is then [N, dim].
     accumulation: works when a step is several micro-batches. exact_on_ranks: n ranks with 1/n of the batch each
     give the gradients of one rank with the whole. precisions: None for all, else those that work.
     """
@@ -74,6 +86,7 @@ class Declaration:
     teacher: TeacherRequest | None = None
     yields_teacher: bool = False
     evaluates_teacher: bool = False
+    embedding: EmbeddingRequest | None = None
     accumulation: bool = True
     exact_on_ranks: bool = True
     precisions: tuple[str, ...] | None = None

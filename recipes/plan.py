@@ -101,6 +101,7 @@ def _optimization(assembly: Assembly) -> list[str]:
 def _evaluation(assembly: Assembly) -> list[str]:
     composition = assembly.composition
     lines = [f"every {assembly.trainer.validation_interval} steps on the validation part, at the end on the test part"]
+    lines.append(f"best.ckpt by {assembly.config.monitor}")
     changes = {"receive": "inputs", "infer": "logits"}
     changed = {
         what: [key for key, method in composition.methods.items() if method.fills(point)]

@@ -18,6 +18,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from datamodules.errors import UserError, nearest
 from datamodules.randomness import Randomness, SampleRandomness, derive_seed, seed_default
 from recipes.batchnorm import BatchNorms
 from recipes.composition import Composition
@@ -25,6 +26,7 @@ from recipes.criterion import Criterion
 from recipes.evaluation import Evaluator, Probe
 from recipes.forward import forward_inputs
 from recipes.meters import Meters
+from recipes.networks.embedding import add_embedding
 from recipes.networks.network import Network
 from recipes.statistics import ClassStatistics
 from recipes.step import Embedded, Input, Net, Output, Progress, Step, Stream
@@ -53,8 +55,9 @@ class Recipe(LightningModule):
     """A network, its tasks and the methods composed for this run.
 
     sizes are the numbers of samples by stream; make_view makes a view of a stream; make_optimizer returns the
-    optimizer and its scheduler by step; log_every is the number of optimizer steps between two transfers of metrics;
-    identity is kept in every checkpoint, so that a run of another kind does not resume from it.
+    optimizer and its scheduler by step; classifies tells whether evaluation asks the heads; monitor is
+    the metric that a validation must yield; log_every is the number of optimizer steps between two transfers of
+    metrics; identity is kept in every checkpoint, so that a run of another kind does not resume from it.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class Recipe(LightningModule):
         make_view: MakeView,
         make_optimizer: MakeOptimizer,
         probes: Sequence[Probe] = (),
+        classifies: bool = True,
+        monitor: str | None = None,
         seed: int = 0,
         total_steps: int = 1,
         log_every: int = 50,
@@ -84,15 +89,17 @@ class Recipe(LightningModule):
             [partial(method.weigh, recipe=self) for method in self.at["weigh"]],
             [partial(method.cost, recipe=self) for method in self.at["cost"]],
         )
+        if composition.embedding:
+            add_embedding(network, composition.embedding)
         for method in self.at["build"]:
             method.build(self)
         self.norms = BatchNorms(network)
         self.teacher = Teacher(network, composition.teacher) if composition.teacher else None
         self.teacher_norms = BatchNorms(self.teacher.network) if self.teacher else None
         changed = composition.evaluates_teacher or self.at["receive"] or self.at["infer"]
-        self.evaluator = Evaluator(tasks, both=bool(changed))
+        self.evaluator = Evaluator(tasks if classifies else (), both=bool(changed))
         self.probes = nn.ModuleList(probes)
-        self.meters, self.replaying = Meters(), False
+        self.meters, self.replaying, self.monitor = Meters(), False, monitor
         self.latest: dict[str, float] = {}
         self.train_seconds = 0.0  # between the first and the last training step, validation included
         self.last_step: Step | None = None  # of the whole run, for the sheet of views on its page
@@ -244,8 +251,9 @@ class Recipe(LightningModule):
         return self.teacher.network if averaged and self.teacher else self.network
 
     def predict_logits(self, view: Any, raw: bool = False, index: Tensor | None = None) -> dict[str, Tensor]:
-        """Logits by task, as the run reports them: of the reported network, inference-time changes applied. `raw` is
-        the trained network without any of that. index: [N], keys what is drawn for a sample."""
+        """Logits by task, as the run reports them: of the reported network, inference-time changes applied; under
+        `embedding` the embedding, where there is one. `raw` is the trained network without any of that. index: [N],
+        keys what is drawn for a sample."""
         return self.predict(self.reported(raw).embed(view), raw, index)
 
     def predict(
@@ -257,16 +265,26 @@ class Recipe(LightningModule):
     ) -> dict[str, Tensor]:
         """The same from the continuous input, with a graph where gradients are on: what an attacker has before him.
         randomness: other draws than those of the evaluation."""
+        output = self.predict_output(embedded, raw, index, randomness)
+        logits = {task: values.float() for task, values in output.logits.items()}
+        for method in () if raw else self.at["infer"]:
+            logits |= {task: method.infer(logits[task], task, self) for task in self.tasks}
+        return logits
+
+    def predict_output(
+        self,
+        embedded: Embedded,
+        raw: bool = False,
+        index: Tensor | None = None,
+        randomness: SampleRandomness | None = None,
+    ) -> Output:
+        """What the reported network says of an input that methods may have changed."""
         if randomness is None:
             rows = torch.arange(len(embedded.x), device=embedded.x.device) if index is None else index
             randomness = SampleRandomness(self.seed, rows)
         for method in () if raw else self.at["receive"]:
             embedded = method.receive(embedded, randomness, self)
-        output = self.reported(raw)(embedded)
-        logits = {task: values.float() for task, values in output.logits.items()}
-        for method in () if raw else self.at["infer"]:
-            logits = {task: method.infer(values, task, self) for task, values in logits.items()}
-        return logits
+        return self.reported(raw)(embedded)
 
     def evaluation_view(self, batch: dict[str, Any]) -> Any:
         """The raw view of a batch {"data", "targets", "index"} of an evaluation loader."""
@@ -274,7 +292,7 @@ class Recipe(LightningModule):
 
     def evaluate(self, batch: dict[str, Any], part: str) -> None:
         view = self.evaluation_view(batch)
-        for raw in self.evaluator.variants:
+        for raw in self.evaluator.variants if self.evaluator.names else ():
             self.evaluator.update(raw, self.predict_logits(view, raw, batch["index"]), batch["targets"])
         for probe in self.probing(part):
             probe.update(self, view, batch["targets"], batch["index"])
@@ -299,6 +317,8 @@ class Recipe(LightningModule):
         for probe in self.probing(part):
             values |= {f"{part}/{name}": float(value) for name, value in probe.compute().items()}
             probe.reset()
+        if part == "val" and self.monitor and self.monitor not in values:
+            raise UserError(f"monitor={self.monitor}: validation has no such metric; {nearest(self.monitor, values)}")
         # callbacks (best checkpoint, pruning) read Lightning's own metrics; loggers hear it from us, on our step axis
         self.log_dict(values, logger=False)
         self.report(values, self.trainer.global_step)

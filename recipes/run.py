@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from datamodules.errors import UserError
 from datamodules.randomness import Randomness
-from recipes.assembly import Assembly, assemble, plain
+from recipes.assembly import Assembly, assemble, heads_speak, plain
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.method import Method
 from recipes.optimizers import build_optimizer
@@ -85,16 +85,20 @@ def check(config: DictConfig) -> None:
 
 def build_recipe(assembly: Assembly) -> Recipe:
     """The module of the run, on data that has been set up."""
-    datamodule, settings = assembly.datamodule, assembly.trainer
+    datamodule, settings, config = assembly.datamodule, assembly.trainer, assembly.config
     tasks = [
         ClassificationTask(
             name,
             datamodule.classes[name],
             partial=datamodule.has_missing(name),
+            weight=config.supervised_weight,
             groups=shot_groups(datamodule.class_counts(name), datamodule.shots),
         )
         for name in datamodule.tasks
     ]
+    network = assembly.build_network(datamodule.tasks)
+    if config.supervised_weight == 0:
+        network.heads.requires_grad_(False)  # nothing teaches them, and DDP waits for what is trained
 
     def make_view(stream: Stream, view: str, randomness: Randomness) -> Any:
         return datamodule.make_view(
@@ -107,7 +111,7 @@ def build_recipe(assembly: Assembly) -> Recipe:
         return optimizer, build_scheduler(optimizer, assembly.scheduler, settings.max_steps)
 
     return Recipe(
-        network=assembly.build_network(datamodule.tasks),
+        network=network,
         tasks=tasks,
         composition=assembly.composition,
         statistics=ClassStatistics({name: datamodule.class_counts(name) for name in datamodule.tasks}),
@@ -115,10 +119,12 @@ def build_recipe(assembly: Assembly) -> Recipe:
         make_view=make_view,
         make_optimizer=make_optimizer,
         probes=list(assembly.probes.values()),
-        seed=assembly.config.seed,
+        classifies=heads_speak(config, datamodule.info.disjoint),
+        monitor=config.monitor,
+        seed=config.seed,
         total_steps=settings.max_steps,
         log_every=settings.log_every,
-        identity=identity(assembly.config),
+        identity=identity(config),
     )
 
 
@@ -179,11 +185,13 @@ def available(s: TrainerSettings) -> Iterator[None]:
 
 
 def checkpoints(assembly: Assembly, folder: Path) -> list[ModelCheckpoint]:
-    """`last.ckpt` at every validation and at the end; `best.ckpt` by accuracy on the validation part."""
+    """`last.ckpt` at every validation and at the end; `best.ckpt` by the monitored metric of the validation part."""
     common: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     every = assembly.trainer.validation_interval
     last = ModelCheckpoint(filename="last", every_n_train_steps=every, save_on_train_epoch_end=True, **common)
-    best = ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", **common)
+    monitor = str(assembly.config.monitor)
+    mode = "min" if monitor.endswith("loss") else "max"
+    best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common)
     return [last, best] if "val" in assembly.datamodule.sizes else [last]
 
 

@@ -92,7 +92,8 @@ class ClassificationEvaluation(nn.Module):
 
 class ClassificationTask:
     """Cross-entropy over `classes` names. `partial`: some samples carry no label for this task (index -1); the mean is
-    then over the samples that do, counted over the global batch. groups: masks of classes to evaluate apart."""
+    then over the samples that do, counted over the global batch. A `weight` of 0 leaves the term out. groups: masks of
+    classes to evaluate apart."""
 
     def __init__(
         self,
@@ -107,6 +108,8 @@ class ClassificationTask:
 
     def supervise(self, step: Step) -> None:
         """Add the supervised term: cross-entropy of the adjusted logits of the input `labeled`."""
+        if self.weight == 0:
+            return
         target = step.inputs["labeled"].targets[self.name]
         present = None
         if self.partial:

@@ -28,6 +28,8 @@ ROOT: dict[str, Any] = {
     "recipe": str,
     "chosen": dict[str, str],
     "stages": dict[str, list[str]] | None,
+    "monitor": str | None,
+    "supervised_weight": Annotated[float, Field(ge=0)],
 }
 SECTIONS = ("data", "network", "optimizer", "scheduler", "trainer", "logger", "methods", "evaluate")
 REQUIRED = ("data", "network", "optimizer", "scheduler", "trainer")

@@ -25,12 +25,13 @@ SHEET_ROWS = 16
 def collect(
     assembly: Assembly, recipe: Recipe, loggers: Sequence[Any], plan: str, command: list[str], final: dict[str, float]
 ) -> RunRecord:
-    """The record of a finished run. Adds to `final` the median validation accuracy of the last 20 evaluations."""
+    """The record of a finished run. Adds to `final` the median of the monitored metric over the last 20 validations."""
     files = metrics_files(loggers)
     history = list(files.history) if files else []
-    validated = [row["val/accuracy"] for row in history if row.get("val/accuracy") is not None]
+    monitor = str(assembly.config.monitor)
+    validated = [row[monitor] for row in history if row.get(monitor) is not None]
     if validated:
-        final["val/accuracy_median20"] = median(validated[-20:])
+        final[f"{monitor}_median20"] = median(validated[-20:])
     tasks = assembly.datamodule.tasks
     return RunRecord(
         title=f"{assembly.chosen('recipe')} on {assembly.chosen('data')}",

@@ -21,6 +21,7 @@ SHOWN = (
     ("train/loss", "loss"),
     ("val/accuracy", "accuracy"),
     ("val/raw/accuracy", "raw"),
+    ("val/recall@1", "recall@1"),
     ("val/loss", "val loss"),
     ("train/mask_rate", "mask"),
 )

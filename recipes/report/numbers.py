@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-SHARES = ("accuracy", "mask_rate", "confidence", "recall", "precision", "f1")
+SHARES = ("accuracy", "mask_rate", "confidence", "recall", "precision", "map@r", "f1")
 GROUPS = ("test", "val", "train")
 
 

@@ -205,6 +205,12 @@ def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 def differs(a: Outcome, b: Outcome) -> bool:
-    """Whether two runs ended with other weights, or evaluate otherwise, by more than sums in another order explain."""
+    """Whether two runs ended with other weights, or evaluate otherwise, by more than sums in another order explain.
+    What only one of them has, a head or an adapter, is no difference: it must show in what both have."""
     network = [{k: v for k, v in o.state.items() if k.startswith("network.")} for o in (a, b)]
-    return max(distance(*network), distance(a.logits, b.logits)) > 1e-5
+    return max(distance(*shared(*network)), distance(*shared(a.logits, b.logits))) > 1e-5
+
+
+def shared(a: dict[str, Tensor], b: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Both sets under the names that both have."""
+    return {name: a[name] for name in a if name in b}, {name: b[name] for name in b if name in a}

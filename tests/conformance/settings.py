@@ -31,6 +31,12 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "awp": {"gamma": 0.1},
     "free_at": {"eps": 0.1, "replays": 2},
     "randomization": {"enlarge": 1.5},
+    # at the rate of these trials: a hundred times SGD's is for AdamW's
+    "proxy_anchor": {"dim": 16, "proxy_lr": 1.0},
+    "multi_similarity": {"dim": 16},
+    "triplet": {"dim": 16},
+    "xbm": {"dim": 16, "size": 12, "start": 1},
+    "lifted_structure": {"dim": 16, "weight": 0.1},
 }
 
 RUN: dict[str, dict[str, Any]] = {

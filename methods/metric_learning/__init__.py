@@ -1,0 +1,1 @@
+"""Learning a metric: embeddings in which distance means difference, and the batches that this needs."""

@@ -1,0 +1,71 @@
+"""Proxy-Anchor loss. Kim, Kim, Cho and Kwak, Proxy anchor loss for deep metric learning, CVPR 2020, arXiv
+2003.13911."""
+
+from typing import Annotated, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.metric_learning.metric import Dim, MetricLoss, Scores, Weight
+from methods.metric_learning.pairs import log_one_plus_sum_exp
+from recipes.recipe import Recipe
+
+
+def proxy_anchor(cosine: Tensor, labels: Tensor, alpha: float, delta: float) -> Tensor:
+    """1/|C⁺| Σ_{c in C⁺} log[1 + Σ_{y=c} e^{-α(S-δ)}] + 1/C Σ_c log[1 + Σ_{y≠c} e^{α(S+δ)}].
+
+    cosine: S [B, C] of samples and proxies. labels: [B], -1 for none. C⁺ are the classes of the batch; sums of
+    exponentials run over samples, so the hardest ones of a class weigh most.
+    """
+    positive = labels[:, None] == torch.arange(cosine.shape[1], device=labels.device)
+    negative = ~positive & (labels >= 0)[:, None]
+    pull = log_one_plus_sum_exp(-alpha * (cosine - delta), positive, dim=0)
+    push = log_one_plus_sum_exp(alpha * (cosine + delta), negative, dim=0)
+    return pull.sum() / positive.any(0).sum().clamp_min(1) + push.mean()
+
+
+class Proxies(nn.Module):
+    """A learnt vector for each class, [C, d], Kaiming normal with fan out (the authors'), without weight decay.
+
+    rate: factor of the optimizer's learning rate.
+    """
+
+    def __init__(self, classes: int, dim: int, rate: float):
+        super().__init__()
+        self.vectors = nn.Parameter(nn.init.kaiming_normal_(torch.empty(classes, dim), mode="fan_out"))
+        self.vectors._lr_scale, self.vectors._weight_decay = rate, 0.0  # type: ignore[attr-defined]
+
+
+class ProxyAnchor(MetricLoss):
+    """L = 1/|C⁺| Σ_{C⁺} log[1 + Σ_{y=c} e^{-α(S-δ)}] + 1/C Σ_c log[1 + Σ_{y≠c} e^{α(S+δ)}], S = cos(x, proxy_c).
+
+    Every class has a learnt proxy, and each proxy is an anchor that gathers its samples and repels all others. The
+    second mean is over all C classes, those absent from the batch included. Works with shuffled batches; classes must
+    be those of training.
+
+    alpha α: 32. delta δ: .1. proxy_lr: 100, the proxies' learning rate in units of the network's: for AdamW at 1e-4;
+    smaller with a large rate or SGD. weight: 1. dim: 128, width of the embedding (512 in the paper). normalize:
+    whether the head ends on the sphere; the loss takes cosines either way.
+    """
+
+    def __init__(
+        self,
+        alpha: Annotated[float, Field(gt=0)] = 32.0,
+        delta: float = 0.1,
+        proxy_lr: Annotated[float, Field(gt=0)] = 100.0,
+        weight: Weight = 1.0,
+        dim: Dim = 128,
+        normalize: bool = True,
+    ):
+        super().__init__(weight, dim, normalize)
+        self.alpha, self.delta, self.proxy_lr = alpha, delta, proxy_lr
+
+    def build(self, recipe: Recipe) -> None:
+        proxies = {name: Proxies(task.outputs, self.dim, self.proxy_lr) for name, task in recipe.tasks.items()}
+        recipe.method_modules[self.key] = nn.ModuleDict(proxies)
+
+    def loss(self, x: Tensor, labels: Tensor, task: str, recipe: Recipe) -> tuple[Tensor, Scores]:
+        proxies = cast(Proxies, cast(nn.ModuleDict, self.module(recipe))[task]).vectors.float()
+        cosine = nn.functional.normalize(x, dim=1) @ nn.functional.normalize(proxies, dim=1).T
+        return proxy_anchor(cosine, labels, self.alpha, self.delta), {}

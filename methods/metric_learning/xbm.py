@@ -1,0 +1,111 @@
+"""Cross-batch memory. Wang, Zhang, Huang and Scott, Cross-batch memory for embedding learning, CVPR 2020, arXiv
+1912.06798."""
+
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from datamodules.errors import UserError, nearest
+from methods.metric_learning.metric import Dim, MetricLoss, PairLoss, Scores, Weight
+from methods.metric_learning.multi_similarity import MultiSimilarity
+from methods.metric_learning.pairs import pairs_of
+from methods.metric_learning.triplet import Triplet
+from recipes.annotations import signature
+from recipes.networks.embedding import EMBEDDING
+from recipes.recipe import Recipe
+from recipes.statistics import gather_rows
+from recipes.step import Step
+from recipes.validation import value_faults
+
+LOSSES: dict[str, type[PairLoss]] = {"multi_similarity": MultiSimilarity, "triplet": Triplet}
+OWN = ("weight", "dim", "normalize")
+
+
+class Memory(nn.Module):
+    """A ring of the last `size` embeddings with their labels, equal on all ranks. Rows not yet written have label -1,
+    so that masks leave them out."""
+
+    embeddings: Tensor
+    labels: Tensor
+    written: Tensor
+
+    def __init__(self, size: int, dim: int, tasks: int):
+        super().__init__()
+        self.register_buffer("embeddings", torch.zeros(size, dim))
+        self.register_buffer("labels", torch.full((tasks, size), -1))
+        self.register_buffer("written", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def enqueue(self, x: Tensor, labels: Tensor) -> None:
+        """x: [B, dim] of all ranks in the order of the global batch, labels: [T, B]. The oldest rows go."""
+        size = len(self.embeddings)
+        x, labels = x[-size:], labels[:, -size:]
+        place = (self.written + torch.arange(len(x), device=x.device)) % size
+        self.embeddings[place], self.labels[:, place] = x, labels
+        self.written += len(x)
+
+
+def loss_of(name: str, options: dict[str, Any], dim: int, normalize: bool) -> PairLoss:
+    """The wrapped loss with these arguments. Raises UserError for those that it cannot take."""
+    known = {key: argument for key, argument in signature(LOSSES[name]).arguments.items() if key not in OWN}
+    faults = []
+    for option, value in options.items():
+        key = f"methods.xbm.options.{option}"
+        if option not in known:
+            faults.append(f"{key}: {name} has no such argument; {nearest(option, known)}")
+        else:
+            faults += value_faults(key, value, known[option].annotation)
+    if faults:
+        raise UserError("\n".join(faults))
+    return LOSSES[name](**options, dim=dim, normalize=normalize)
+
+
+class XBM(MetricLoss):
+    """L = L(batch, batch) + w · L(batch, memory): a pair loss that also sees the embeddings of the last M samples.
+
+    Embeddings drift slowly once training is under way, so those of earlier steps serve as references, without
+    gradient, and each anchor meets far more pairs than its batch has. The batch is put into the memory after the
+    optimizer step, in the order of the global batch, so it is counted once and never meets itself; of several
+    micro-batches the last is kept. The memory is part of checkpoints.
+
+    loss: the pair loss, `multi_similarity` or `triplet`, and options: its arguments
+    (`+methods.xbm.options.margin=0.1`). size M: 1024; up to the whole data set. start: steps before the memory term
+    begins, 1000 in the paper, when embeddings still drift fast; the memory fills meanwhile. memory_weight w: 1.
+    weight: 1, of the sum. dim: 128, width of the embedding. normalize: the head ends on the sphere, and the memory
+    holds what it gives.
+    """
+
+    def __init__(
+        self,
+        loss: Literal["multi_similarity", "triplet"] = "multi_similarity",
+        options: dict[str, Any] = {},  # noqa: B006
+        size: Annotated[int, Field(ge=1)] = 1024,
+        start: Annotated[int, Field(ge=0)] = 1000,
+        memory_weight: Weight = 1.0,
+        weight: Weight = 1.0,
+        dim: Dim = 128,
+        normalize: bool = True,
+    ):
+        super().__init__(weight, dim, normalize)
+        self.wrapped = loss_of(loss, dict(options), dim, normalize)
+        self.size, self.start, self.memory_weight = size, start, memory_weight
+
+    def build(self, recipe: Recipe) -> None:
+        recipe.method_modules[self.key] = Memory(self.size, self.dim, len(recipe.tasks))
+
+    def loss(self, x: Tensor, labels: Tensor, task: str, recipe: Recipe) -> tuple[Tensor, Scores]:
+        value, scores = self.wrapped.loss(x, labels, task, recipe)
+        memory = cast(Memory, self.module(recipe))
+        if recipe.trainer.global_step < self.start:
+            return value, scores
+        stored = memory.labels[list(recipe.tasks).index(task)]
+        beyond, _ = self.wrapped.between(x, memory.embeddings, pairs_of(labels, stored))
+        return value + self.memory_weight * beyond, scores | {"xbm_memory": beyond}
+
+    def after_step(self, step: Step, recipe: Recipe) -> None:
+        x = gather_rows(step.outputs["labeled/weak"].logits[EMBEDDING].float())
+        targets = step.streams["labeled"].targets
+        labels = torch.stack([gather_rows(targets[task]) for task in recipe.tasks])
+        cast(Memory, self.module(recipe)).enqueue(x, labels)

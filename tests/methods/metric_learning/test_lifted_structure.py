@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from methods.metric_learning.lifted_structure import LiftedStructure
+from tests.harness import train
+from tests.methods.metric_learning.fixture import X, Y, batch, of, oracle, same
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"), [("smooth", 3.7518087759), ("hard", 1.1128838006), ("generalized", 2.5213244802)]
+)
+def test_worked_example(variant, expected):
+    assert float(of(LiftedStructure(variant=variant), X, Y)) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_pytorch_metric_learning(seed):
+    x, labels = batch(seed)
+    distance = oracle("distances", "LpDistance", normalize_embeddings=False)
+    theirs = oracle("losses", "LiftedStructureLoss", neg_margin=1, pos_margin=0, distance=distance)
+    same(lambda z: of(LiftedStructure(), z, labels), lambda z: theirs(z, labels), x)
+    theirs = oracle("losses", "GeneralizedLiftedStructureLoss", neg_margin=1, pos_margin=0, distance=distance)
+    same(lambda z: of(LiftedStructure(variant="generalized"), z, labels), lambda z: theirs(z, labels), x)
+
+
+def test_moving_and_turning_all_embeddings_changes_nothing():
+    x, labels = batch(3)
+    turn = torch.linalg.qr(batch(4, rows=6)[0]).Q
+    moved = x @ turn + 3.0
+    torch.testing.assert_close(of(LiftedStructure(), moved, labels), of(LiftedStructure(), x, labels))
+
+
+def test_the_smooth_form_is_above_the_hard_one():
+    x, labels = batch(5)
+    hard, smooth = (of(LiftedStructure(variant=v), x, labels) for v in ("hard", "smooth"))
+    assert hard < smooth
+
+
+@pytest.mark.parametrize("variant", ["smooth", "hard", "generalized"])
+def test_batches_without_positives_or_negatives_cost_nothing(variant):
+    x = torch.randn(4, 3, requires_grad=True)
+    for labels in ([0, 1, 2, 3], [0, 0, 0, 0], [-1, -1, -1, -1]):
+        value = of(LiftedStructure(variant=variant), x, torch.tensor(labels))
+        value.backward()
+        assert value == 0 and torch.equal(x.grad, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_training_separates_the_classes(kind):
+    result = train({"lifted_structure": LiftedStructure(dim=8)}, kind=kind, steps=40, lr=0.05)
+    gap = [row["train/positive_cosine"] - row["train/negative_cosine"] for row in result.history]
+    assert gap[-1] > gap[0] + 0.1

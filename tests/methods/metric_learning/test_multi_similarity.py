@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from methods.metric_learning.multi_similarity import MultiSimilarity, multi_similarity
+from methods.metric_learning.pairs import pairs_of
+from tests.harness import train, values_differ
+from tests.methods.metric_learning.fixture import X, Y, batch, of, oracle, same
+
+
+@pytest.mark.parametrize(("epsilon", "expected"), [(0.1, 0.6226218692), (None, 0.6598618290)])
+def test_worked_example(epsilon, expected):
+    assert float(of(MultiSimilarity(epsilon=epsilon), X, Y)) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_pytorch_metric_learning(seed):
+    x, labels = batch(seed)
+    loss = oracle("losses", "MultiSimilarityLoss", alpha=2, beta=50, base=0.5)
+    miner = oracle("miners", "MultiSimilarityMiner", epsilon=0.1)
+    same(lambda z: of(MultiSimilarity(), z, labels), lambda z: loss(z, labels, miner(z, labels)), x)
+    same(lambda z: of(MultiSimilarity(epsilon=None), z, labels), lambda z: loss(z, labels), x)
+
+
+def test_gradients_are_the_weights_of_the_survey():
+    """∂L_i/∂S_ij = 1 / (e^{β(λ-S_ij)} + Σ_k e^{β(S_ik-S_ij)}) for negatives, without mining."""
+    x, labels = batch(1)
+    method, cosine = MultiSimilarity(epsilon=None, beta=10.0), torch.nn.functional.normalize(x, dim=1)
+    s = (cosine @ cosine.T).requires_grad_()
+    multi_similarity(s, pairs_of(labels), method.alpha, method.beta, method.base).backward()
+    negatives = (labels != labels[0]).nonzero().flatten()
+    row, j = s.detach()[0], int(negatives[0])
+    weight = 1 / (torch.exp(10 * (0.5 - row[j])) + torch.exp(10 * (row[negatives] - row[j])).sum())
+    torch.testing.assert_close(s.grad[0, j] * len(x), weight)
+
+
+def test_missing_labels_are_as_if_the_samples_were_not_there():
+    x, labels = batch(2)
+    labels[::3] = -1
+    kept = labels >= 0
+    torch.testing.assert_close(of(MultiSimilarity(), x, labels), of(MultiSimilarity(), x[kept], labels[kept]))
+
+
+def test_a_batch_without_pairs_costs_nothing_and_has_a_gradient():
+    x = torch.randn(4, 3, requires_grad=True)
+    value = of(MultiSimilarity(), x, torch.full((4,), -1))
+    value.backward()
+    assert value == 0 and torch.equal(x.grad, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_training_separates_the_classes(kind):
+    result = train({"multi_similarity": MultiSimilarity(dim=8)}, kind=kind, steps=40, lr=0.05)
+    first, last = result.history[0], result.history[-1]
+    gap = [row["train/positive_cosine"] - row["train/negative_cosine"] for row in (first, last)]
+    assert gap[1] > gap[0] + 0.1
+    assert result.recipe.network.calls == 40, "the clean view and the supervised one share a forward"
+
+
+def test_it_changes_what_is_learnt():
+    plain, metric = train(steps=3), train({"multi_similarity": MultiSimilarity()}, steps=3)
+    assert "body.0.weight" in values_differ(plain.parameters, metric.parameters)

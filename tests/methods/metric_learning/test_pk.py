@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from datamodules.errors import UserError
+from methods.metric_learning.pk import PK
+from methods.metric_learning.triplet import Triplet
+from recipes.composition import Situation, compose
+from tests.conformance.lab import run_of, trial
+
+SITUATION = Situation("image", frozenset({"raw", "weak"}))
+LABELS = torch.arange(5).repeat(9)
+
+
+def test_the_labeled_stream_comes_in_its_order():
+    composition = compose({"triplet": Triplet(), "pk": PK(samples_per_class=3)}, SITUATION)
+    assert composition.slots["sampler"] == "pk"
+    order = composition.orders["labeled"]({"label": LABELS}, 6, 1, 0, "labeled")
+    assert LABELS[order.take(0, 6)].unique(return_counts=True)[1].tolist() == [3, 3]
+
+
+def test_one_method_orders_the_samples():
+    with pytest.raises(UserError, match="both own the order in which labeled samples come"):
+        compose({"pk": PK(), "other": PK()}, SITUATION)
+
+
+def test_messages_name_the_key_of_the_method():
+    make = compose({"classes_of_four": PK()}, SITUATION).orders["labeled"]
+    with pytest.raises(UserError, match=r"methods\.classes_of_four\.samples_per_class=4"):
+        make({"label": LABELS}, 6, 1, 0, "labeled")
+
+
+def test_every_anchor_of_a_real_run_has_positives_and_negatives():
+    outcome = trial(run_of("image", "triplet", "pk", **{"methods.pk.samples_per_class": 2}))
+    labels = outcome.recipe.last_step.streams["labeled"].targets["label"]
+    assert labels.unique(return_counts=True)[1].tolist() == [2, 2, 2, 2]

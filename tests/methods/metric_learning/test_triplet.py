@@ -1,0 +1,148 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from datamodules.errors import UserError
+from methods.metric_learning.pairs import pairs_of
+from methods.metric_learning.triplet import Triplet, hinge_sums
+from tests.harness import train
+from tests.methods.metric_learning.fixture import X, Y, batch, of, oracle, same
+
+PLAIN = {"squared": False, "normalize": False}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"reduction": "mean_all"}, 0.3422718733),
+        ({}, 0.7415890587),
+        ({"squared": False, "margin": 0.05}, 0.4420156829),
+        ({**PLAIN, "mining": "batch_hard"}, 0.6796069316),
+        ({**PLAIN, "mining": "batch_hard", "soft": True, "margin": 0.0}, 0.9664293787),
+        ({"mining": "semi_hard"}, 0.0065831957),
+        ({"mining": "semi_hard_all", "squared": False}, 0.0296582651),
+    ],
+    ids=str,
+)
+def test_worked_examples(settings, expected):
+    assert float(of(Triplet(**settings), X, Y)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_twelve_of_twenty_six_are_active():
+    assert int(hinge_sums(torch.cdist(X, X).square(), pairs_of(Y), 0.2)[1].sum()) == 12
+    assert Triplet().loss(X, Y, "label", None)[1]["active"] == pytest.approx(12 / 26)
+
+
+def by_loops(x: torch.Tensor, labels: torch.Tensor, method: Triplet) -> torch.Tensor:
+    """Every triplet by itself."""
+    d = (x[:, None] - x).square().sum(2)
+    d = d if method.squared else d.clamp_min(1e-30).sqrt()
+    terms, n = [], len(x)
+    for a in range(n):
+        others = [j for j in range(n) if labels[j] != labels[a] and labels[j] >= 0]
+        for p in range(n):
+            if p == a or labels[p] != labels[a] or labels[a] < 0 or not others:
+                continue
+            if method.mining == "semi_hard":
+                farther = [j for j in others if d[a, j] > d[a, p]]
+                j = min(farther, key=lambda j: d[a, j]) if farther else max(others, key=lambda j: d[a, j])
+                z = d[a, p] - d[a, j] + method.margin
+                terms.append(F.softplus(z) if method.soft else z.clamp_min(0))
+                continue
+            for j in others:
+                if method.mining == "semi_hard_all" and not d[a, p] < d[a, j] < d[a, p] + method.margin:
+                    continue
+                terms.append((d[a, p] - d[a, j] + method.margin).clamp_min(0))
+    values = torch.stack(terms)
+    nonzero = method.mining != "semi_hard" and method.reduction != "mean_all"
+    return values.sum() / max(1, int((values > 0).sum()) if nonzero else len(values))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"reduction": "mean_all"},
+        {"squared": False, "margin": 0.7},
+        {"mining": "semi_hard", "margin": 1.5},
+        {"mining": "semi_hard", "soft": True},
+        {"mining": "semi_hard_all", "margin": 2.0},
+    ],
+    ids=str,
+)
+def test_equals_every_triplet_by_itself(settings, seed):
+    x, labels = batch(seed)
+    labels[::5] = -1
+    method = Triplet(**settings)
+    same(lambda z: of(method, z, labels), lambda z: by_loops(z, labels, method), x)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("margin", [0.05, 0.5])
+def test_equals_pytorch_metric_learning(squared, margin):
+    x, labels = batch(4)
+    x = F.normalize(x, dim=1)
+    distance = oracle("distances", "LpDistance", power=2 if squared else 1, normalize_embeddings=False)
+    theirs = oracle("losses", "TripletMarginLoss", margin=margin, distance=distance)
+    same(lambda z: of(Triplet(margin, squared=squared), z, labels), lambda z: theirs(z, labels), x)
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_batch_hard_equals_pytorch_metric_learning(soft):
+    x, labels = batch(5)
+    distance = oracle("distances", "LpDistance", normalize_embeddings=False)
+    miner = oracle("miners", "BatchHardMiner", distance=distance)
+    margin = 0.0 if soft else 0.4
+    theirs = oracle(
+        "losses",
+        "TripletMarginLoss",
+        margin=margin,
+        smooth_loss=soft,
+        distance=distance,
+        reducer=oracle("reducers", "MeanReducer"),
+    )
+    method = Triplet(margin, "batch_hard", soft=soft, **PLAIN)
+    same(lambda z: of(method, z, labels), lambda z: theirs(z, labels, miner(z, labels)), x)
+
+
+def test_a_collapsed_embedding_costs_the_margin_and_has_no_gradient():
+    x = torch.ones(6, 2, dtype=torch.float64, requires_grad=True)
+    value = of(Triplet(), x, Y)
+    value.backward()
+    assert float(value.detach()) == pytest.approx(0.2)
+    assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("mining", ["all", "batch_hard", "semi_hard", "semi_hard_all"])
+def test_a_batch_without_triplets_costs_nothing_and_has_a_gradient(mining):
+    x = torch.randn(4, 3, requires_grad=True)
+    for labels in ([0, 1, 2, 3], [0, 0, 0, 0], [-1, -1, -1, -1]):
+        value = of(Triplet(mining=mining), x, torch.tensor(labels))
+        value.backward()
+        assert value == 0 and torch.equal(x.grad, torch.zeros_like(x))
+
+
+def test_soft_needs_few_triplets():
+    with pytest.raises(UserError, match=r"methods\.triplet\.soft=true: .* expected mining=batch_hard or semi_hard"):
+        Triplet(soft=True)
+
+
+def test_rows_of_another_size_than_columns():
+    """Anchors against a memory: the sum over all triplets of four by nine."""
+    x, labels = batch(6)
+    anchors, memory = slice(0, 4), slice(4, 13)
+    d = (x[anchors][:, None] - x[memory]).square().sum(2)
+    pairs = pairs_of(labels[anchors], labels[memory])
+    terms = (d[:, :, None] - d[:, None, :] + 0.2).clamp_min(0) * (
+        pairs.positive[:, :, None] & pairs.negative[:, None, :]
+    )
+    torch.testing.assert_close(hinge_sums(d, pairs, 0.2)[0], terms.sum((1, 2)))
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_training_separates_the_classes(kind):
+    result = train({"triplet": Triplet(dim=8, weight=3.0)}, kind=kind, steps=40, lr=0.1)
+    gap = [row["train/positive_cosine"] - row["train/negative_cosine"] for row in result.history]
+    assert gap[-1] > gap[0] + 0.1
+    assert 0 <= result.history[-1]["train/active"] < result.history[0]["train/active"] <= 1

@@ -1,0 +1,103 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from datamodules.errors import UserError
+from methods.metric_learning.multi_similarity import MultiSimilarity
+from methods.metric_learning.xbm import XBM, Memory
+from methods.regularization.sam import SAM
+from tests.harness import train
+from tests.methods.metric_learning.fixture import batch, of, oracle
+
+
+def running(method: XBM, memory: Memory, step: int = 0) -> SimpleNamespace:
+    """As much of a recipe as the loss asks for."""
+    method.key = "xbm"
+    return SimpleNamespace(
+        method_modules={"xbm": memory}, trainer=SimpleNamespace(global_step=step), tasks={"label": None}
+    )
+
+
+def filled(rows: int = 20, size: int = 32) -> Memory:
+    x, labels = batch(8, rows=rows)
+    memory = Memory(size, 6, 1).double()
+    memory.enqueue(x, labels[None])
+    return memory
+
+
+def test_the_ring_keeps_the_last_rows():
+    memory = Memory(5, 1, 1)
+    for start in (0, 3, 6):
+        rows = torch.arange(start, start + 3)
+        memory.enqueue(rows[:, None].float(), rows[None])
+    assert memory.labels[0].tolist() == [5, 6, 7, 8, 4] and memory.embeddings[:, 0].tolist() == [5, 6, 7, 8, 4]
+    assert int(memory.written) == 9
+    memory.enqueue(torch.arange(7.0)[:, None], torch.arange(7)[None])
+    assert sorted(memory.labels[0].tolist()) == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_the_loss_is_that_of_the_batch_and_that_against_the_memory(weight):
+    x, labels = batch(1)
+    memory = filled()
+    kept = memory.labels[0] >= 0
+    theirs = oracle("losses", "MultiSimilarityLoss", alpha=2, beta=50, base=0.5)
+    expected = theirs(x, labels) + weight * theirs(
+        x, labels, ref_emb=memory.embeddings[kept], ref_labels=memory.labels[0][kept]
+    )
+    method = XBM(options={"epsilon": None}, start=0, memory_weight=weight)
+    found, scores = method.loss(x, labels, "label", running(method, memory))
+    torch.testing.assert_close(found, expected)
+    assert scores["xbm_memory"] > 0
+
+
+def test_before_its_start_and_with_an_empty_memory_it_is_the_plain_loss():
+    x, labels = batch(1)
+    method = XBM(start=10)
+    plain = of(MultiSimilarity(), x, labels)
+    for memory, step in ((filled(), 9), (Memory(8, 6, 1).double(), 10)):
+        torch.testing.assert_close(method.loss(x, labels, "label", running(method, memory, step))[0], plain)
+    assert method.loss(x, labels, "label", running(method, filled(), 10))[0] > plain
+
+
+def test_triplets_against_the_memory_have_options_of_their_own():
+    x, labels = batch(1)
+    method = XBM("triplet", {"margin": 0.5, "mining": "semi_hard"}, start=0)
+    assert method.wrapped.margin == 0.5
+    value = method.loss(x.requires_grad_(), labels, "label", running(method, filled()))[0]
+    value.backward()
+    assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"margn": 0.1}, "methods.xbm.options.margn: triplet has no such argument; did you mean 'margin'"),
+        ({"margin": "wide"}, "methods.xbm.options.margin: got 'wide', expected a number"),
+    ],
+)
+def test_wrong_options_are_one_line(options, message):
+    with pytest.raises(UserError, match=message):
+        XBM("triplet", options)
+
+
+@pytest.mark.parametrize("others", [{}, {"sam": SAM()}], ids=["alone", "sam"])
+def test_a_run_enqueues_every_batch_once_and_after_its_step(others):
+    result = train({"xbm": XBM(dim=4, size=64, start=1), **others}, steps=3)
+    memory = result.recipe.method_modules["xbm"]
+    assert int(memory.written) == 3 * 6
+    last = result.recipe.last_step
+    assert torch.equal(memory.labels[0, 12:18], last.streams["labeled"].targets["label"])
+    assert (memory.labels[0, 18:] == -1).all()
+    torch.testing.assert_close(memory.embeddings[:18].norm(dim=1), torch.ones(18))
+    assert not memory.embeddings.requires_grad
+    shown = [row.get("train/xbm_memory") for row in result.history]
+    assert shown[0] is None and all(value > 0 for value in shown[1:])
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_training_separates_the_classes(kind):
+    result = train({"xbm": XBM(dim=8, start=5, size=24)}, kind=kind, steps=40, lr=0.05)
+    gap = [row["train/positive_cosine"] - row["train/negative_cosine"] for row in result.history]
+    assert gap[-1] > gap[0] + 0.1
