@@ -39,7 +39,7 @@ def hydra_job(config: DictConfig) -> float | None:
             metrics = start(sound, overrides)
     finally:
         HydraConfig.instance().cfg = before
-    return metrics.get(sound.monitor)
+    return metrics.get(sound.monitor or "val/accuracy")
 
 
 def redirect_sweep(argv: list[str]) -> list[str]:

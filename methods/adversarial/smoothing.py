@@ -49,7 +49,7 @@ def gaussian(x: Tensor, sigma: float) -> Tensor:
 
 
 class Smoothing(Method):
-    """f(smooth(x)) at evaluation: a network trained as ever sees each picture through a local filter.
+    """z = f(smooth(x)) at evaluation: a network trained as ever sees each picture through a local filter.
 
     It holds up attacks that do not know of it, and no others: evaluate with evaluate.attack, which goes through it.
     Mean and Gaussian are linear and pass the gradient; the median passes it as if it were not there (backward pass

@@ -24,8 +24,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
     "pgd_at": {"eps": 0.1, "steps": 2},
-    # l2, since the sign of a gradient near zero turns with the order in which sums are taken
-    "trades": {"norm": "l2", "eps": 1.0, "step_size": 0.5, "start": 0.05, "steps": 2},
+    # l2 and a small weight, since a divergence near zero loses digits to the order in which sums are taken
+    "trades": {"beta": 1.0, "norm": "l2", "eps": 1.0, "step_size": 0.5, "start": 0.05, "steps": 2},
     "fgm": {"eps": 0.5},
     "freelb": {"steps": 2, "step_size": 0.5},
     "awp": {"gamma": 0.1},
