@@ -121,7 +121,7 @@ class Step:
         self._embedded: dict[tuple[str, str, str], Embedded] = {}
         self.inputs: dict[str, Input] = {}
         self.outputs: dict[str, Output] = {}
-        # the student's features with graph, a tensor a forward, as they went into the heads: `outputs` has parts of them
+        # the student's features with graph, a tensor a forward, as they go to the heads: `outputs` has parts of them
         self.representations: list[Tensor] = []
         self.terms: dict[str, Term] = {}
         self.losses: dict[str, Tensor] = {}

@@ -15,10 +15,10 @@ from recipes.step import Step
 
 
 def balance_gradient(weights: Tensor, norms: Tensor, pace: Tensor, alpha: float, present: Tensor) -> Tensor:
-    """∂/∂w of Σ_t |w_t n_t - Ḡ r_t^α| with Ḡ the mean of w_t n_t and the target held fixed: sign(w_t n_t - Ḡ r_t^α) n_t.
+    """∂/∂w of Σ_t |w_t n_t - Ḡ r_t^α|, Ḡ the mean of w_t n_t, target held fixed: sign(w_t n_t - Ḡ r_t^α) n_t.
 
-    Closed form, since ‖∇(w_t L_t)‖ = w_t ‖∇L_t‖: no second derivatives. norms n: [T] of unweighted gradients. pace: [T],
-    L_t/L_t(0), r is this over its mean. Means are over the tasks present, [T]; the others get 0.
+    Closed form, since ‖∇(w_t L_t)‖ = w_t ‖∇L_t‖: no second derivatives. norms n: [T] of unweighted gradients. pace:
+    [T], L_t/L_t(0); r is this over its mean. Means are over the tasks present, [T]; the others get 0.
     """
     here = present.to(weights.dtype)
     count = here.sum().clamp_min(1)

@@ -73,8 +73,8 @@ class Uncertainty(Method):
 
     def combine(self, step: Step, recipe: Recipe) -> Tensor:
         found = task_losses(step)
-        parts = []
-        for task, loss, s, here in zip(step.tasks, found.losses, self.module(recipe).values, found.present, strict=True):
+        parts, values = [], self.module(recipe).values
+        for task, loss, s, here in zip(step.tasks, found.losses, values, found.present, strict=True):
             part, weight = uncertain(loss, s, self.form)
             step.scalar(f"weight/{task}", weight)
             parts.append(torch.where(here, part, 0.0))

@@ -16,6 +16,9 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "posthoc_logit_adjustment": {"tau": 2.0},
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
+    "static": {"weights": [1.0, 5.0]},
+    "dwa": {"window": 1, "temperature": 0.02},
+    "gradnorm": {"lr": 0.5},
 }
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
@@ -29,6 +32,12 @@ TOGETHER: dict[tuple[str, ...], dict[str, Any]] = {
         "methods.logit_adjustment.prior_momentum": 0.5,
     },
     ("uda", "pi_model", "mean_teacher"): {"methods.uda.annealing": "linear", "methods.uda.threshold": 0.2},
+}
+
+# What a run on several tasks is made of, by kind of data; for methods that need several.
+SEVERAL_TASKS: dict[str, dict[str, Any]] = {
+    "image": {"data.source.tasks": ["label", "parity"]},
+    "text": {"data.source.label_column": ["label", "length"]},
 }
 
 SHARED = (

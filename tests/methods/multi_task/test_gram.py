@@ -42,7 +42,9 @@ def test_terms_of_a_task_are_summed_with_their_weights_and_those_of_none_stand_a
     assert float(found.combined(torch.tensor([2.0, 9.0])).detach()) == 21
 
 
-@pytest.mark.parametrize(("how", "expected"), [("none", [1, 2, 3]), ("one", [0.25, 0.5, 0.75]), ("tasks", [0.5, 1, 1.5])])
+@pytest.mark.parametrize(
+    ("how", "expected"), [("none", [1, 2, 3]), ("one", [0.25, 0.5, 0.75]), ("tasks", [0.5, 1, 1.5])]
+)
 def test_sums_are_over_the_tasks_that_are_present(how, expected):
     present = torch.tensor([True, False, True])
     assert normalized(torch.tensor([1.0, 2.0, 3.0]), present, how).tolist() == expected

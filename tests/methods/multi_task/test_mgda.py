@@ -65,7 +65,9 @@ def test_a_task_without_gradient_does_not_stop_the_others():
     torch.testing.assert_close(min_norm(g), torch.cat([min_norm(G), torch.zeros(1).double()]), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize(("how", "scale"), [("l2", [10**0.5, 5**0.5, 5**0.5]), ("loss", [2, 3, 4]), ("none", [1, 1, 1])])
+@pytest.mark.parametrize(
+    ("how", "scale"), [("l2", [10**0.5, 5**0.5, 5**0.5]), ("loss", [2, 3, 4]), ("none", [1, 1, 1])]
+)
 def test_normalised_gradients(how, scale):
     j = torch.tensor([[3.0, 1.0, 0.0], [-1.0, 2.0, 0.0], [0.0, -1.0, 2.0]]).double() / torch.tensor(scale)[:, None]
     torch.testing.assert_close(rescaled(G, torch.tensor([2.0, 3.0, 4.0]).double(), how), j @ j.T, rtol=1e-6, atol=0)
