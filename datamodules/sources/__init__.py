@@ -4,5 +4,6 @@ from datamodules.sources.cifar import CIFAR10, CIFAR100
 from datamodules.sources.digits import Digits
 from datamodules.sources.idx import MNIST, FashionMNIST
 from datamodules.sources.image_folder import ImageFolder
+from datamodules.sources.multi_digits import MultiDigits
 
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Digits", "FashionMNIST", "ImageFolder"]
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Digits", "FashionMNIST", "ImageFolder", "MultiDigits"]

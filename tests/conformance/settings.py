@@ -16,9 +16,11 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "posthoc_logit_adjustment": {"tau": 2.0},
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
-    "static": {"weights": [1.0, 5.0]},
+    "static": {"weights": [1.0, 0.2]},
     "dwa": {"window": 1, "temperature": 0.02},
     "gradnorm": {"lr": 0.5},
+    "pcgrad": {"reduction": "mean"},
+    "hard_sharing": {"split_stage": 0},
 }
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
