@@ -26,8 +26,8 @@ def relative_gain(value: float, baseline: float, lower_is_better: bool) -> float
 def delta_m(
     run: Figures, baselines: Figures, lower_is_better: frozenset[str] = LOWER_IS_BETTER
 ) -> tuple[float, float]:
-    """(per task, flat) in percent, positive is better: 100/T Σ_t 1/M_t Σ_m (-1)^l (N - B)/B, and the plain mean over all
-    metrics. They can differ in sign."""
+    """(per task, flat) in percent, positive is better: 100/T Σ_t 1/M_t Σ_m (-1)^l (N - B)/B, and the plain mean over
+    all metrics. They can differ in sign."""
     gains = {
         task: [relative_gain(run[task][name], base, name in lower_is_better) for name, base in metrics.items()]
         for task, metrics in baselines.items()

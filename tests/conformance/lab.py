@@ -216,6 +216,8 @@ def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 def differs(a: Outcome, b: Outcome) -> bool:
-    """Whether two runs ended with other weights, or evaluate otherwise, by more than sums in another order explain."""
-    network = [{k: v for k, v in o.state.items() if k.startswith("network.")} for o in (a, b)]
+    """Whether two runs ended with other weights, or evaluate otherwise, by more than sums in another order explain.
+    Weights that only one of two networks has tell nothing."""
+    common = {k for k in a.state.keys() & b.state.keys() if k.startswith("network.")}
+    network = [{k: o.state[k] for k in common} for o in (a, b)]
     return max(distance(*network), distance(a.logits, b.logits)) > 1e-5
