@@ -92,6 +92,7 @@ def assemble(config: DictConfig) -> Assembly:
         kind=datamodule.kind,
         views=frozenset(datamodule.view_names()),
         data=str(OmegaConf.select(config, "chosen.data") or "data"),
+        tasks=len(datamodule.info.tasks),
         accumulate=trainer.accumulate_grad_batches,
         precision=str(trainer.precision),
         devices=devices_of(trainer),

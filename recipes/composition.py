@@ -20,6 +20,7 @@ SLOTS = {
     "two_passes": "the second pass of a step",
     "labeled_mask": "the mask of labeled samples",
     "attack": "the attack on labeled inputs",
+    "sharing": "which layers tasks share",
     "sampler": "the order in which labeled samples come",
 }
 
@@ -28,12 +29,14 @@ SLOTS = {
 class Situation:
     """What the run offers to methods; all of it known from the config alone.
 
-    kind: `image` or `text`. views: base names of the views the data set can make (`weak`, `strong`).
+    kind: `image` or `text`. views: base names of the views the data set can make (`weak`, `strong`). tasks: how many
+    heads there will be, None where that is not known.
     """
 
     kind: str
     views: frozenset[str]
     data: str = "data"
+    tasks: int | None = None
     accumulate: int = 1
     precision: str = "32-true"
     devices: int = 1
@@ -108,6 +111,9 @@ def _unmet(declarations: Mapping[str, Declaration], situation: Situation) -> lis
             kinds = " and ".join(d.kinds)
             faults.append(f"{option} works on {kinds} data, but {data} is {situation.kind}: leave one out")
             continue
+        if situation.tasks is not None and situation.tasks < d.tasks_at_least:
+            remedy = "choose data with more, e.g. data=digits data.source.tasks=[label,parity]"
+            faults.append(f"{option} needs {d.tasks_at_least} tasks or more, {data} has {situation.tasks}: {remedy}")
         for stream, names in d.views.items():
             missing = sorted({base_view(view) for view in names} - situation.views)
             have = ", ".join(sorted(situation.views))

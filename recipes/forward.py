@@ -1,7 +1,7 @@
 """One forward over everything a step names: concatenated, shared where equal, without a graph where none is needed."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from recipes.batchnorm import BatchNorms
@@ -27,21 +27,29 @@ def split(output: Output, sizes: list[int]) -> list[Output]:
     return [Output(f, {task: logits[task][i] for task in logits}) for i, f in enumerate(features)]
 
 
-def _run(net: nn.Module, inputs: list[Input]) -> dict[str, Output]:
-    """Forward inputs in one pass; inputs that hold the very same tensor are forwarded once."""
+def _run(net: nn.Module, inputs: list[Input], representations: list[Tensor] | None = None) -> dict[str, Output]:
+    """Forward inputs in one pass; inputs that hold the very same tensor are forwarded once. The features of the whole
+    pass are added to `representations`, where they have a graph."""
     unique: dict[int, Embedded] = {}
     for entry in inputs:
         unique.setdefault(id(entry.embedded.x), entry.embedded)
     whole = net(concatenate(list(unique.values())))
+    if representations is not None and whole.features.requires_grad:
+        representations.append(whole.features)
     outputs = split(whole, [len(e.x) for e in unique.values()]) if len(unique) > 1 else [whole]
     found = dict(zip(unique, outputs, strict=True))
     return {entry.name: found[id(entry.embedded.x)] for entry in inputs}
 
 
 def forward_inputs(
-    inputs: dict[str, Input], student: nn.Module, teacher: nn.Module | None, norms: BatchNorms
+    inputs: dict[str, Input],
+    student: nn.Module,
+    teacher: nn.Module | None,
+    norms: BatchNorms,
+    representations: list[Tensor] | None = None,
 ) -> dict[str, Output]:
-    """Outputs of all inputs by name, in as few forwards as their meaning allows.
+    """Outputs of all inputs by name, in as few forwards as their meaning allows. The features of the student's forwards
+    with a graph are added to `representations`.
 
     Where the student normalises with batch statistics, all its counted inputs share one forward, whether they need a
     graph or not. Without such layers a sample's output does not depend on its company, and those that need no graph
@@ -51,10 +59,10 @@ def forward_inputs(
     mine = [entry for entry in inputs.values() if entry.network == "student"]
     counted = [entry for entry in mine if entry.counted or not together]
     graph = [entry for entry in counted if entry.grad or together]
-    outputs = _run(student, graph) if graph else {}
+    outputs = _run(student, graph, representations) if graph else {}
     if len(counted) < len(mine):
         with norms.frozen():
-            outputs |= _run(student, [entry for entry in mine if not entry.counted])
+            outputs |= _run(student, [entry for entry in mine if not entry.counted], representations)
     apart = [entry for entry in counted if not (entry.grad or together)]
     taught = [entry for entry in inputs.values() if entry.network == "teacher"]
     with torch.no_grad():

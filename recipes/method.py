@@ -63,7 +63,8 @@ class EmbeddingRequest:
 class Declaration:
     """What composition must know about a method. Read before data or device is touched.
 
-    kinds: data it works on. views: views it asks for, by stream; a stream named here is loaded.
+    kinds: data it works on. tasks_at_least: heads the network must have.
+    views: views it asks for, by stream; a stream named here is loaded.
     slots: things only one method may own, e.g. `mixer`, `pseudo_labels`, `prior_correction`.
     tags: properties other methods may care about. refuses: tag -> reason why it cannot meet a method with that tag.
     before, after: tags of methods whose `prepare`, `adjust` and `terms` must run later or earlier.
@@ -76,6 +77,7 @@ class Declaration:
     """
 
     kinds: tuple[str, ...] = ("image", "text")
+    tasks_at_least: int = 1
     views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     slots: tuple[str, ...] = ()
     orders: Mapping[str, MakeOrder] = field(default_factory=dict)

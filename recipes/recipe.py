@@ -131,6 +131,8 @@ class Recipe(LightningModule):
         """Open a step: its streams, and randomness that is a function of its position in the run alone."""
         position = batch["position"]
         seed_default(derive_seed(self.seed, position, "network", self.global_rank), self.device)
+        if self.network.gates is not None:
+            self.network.gates.reset()
         return Step(
             streams={name: Stream(name, **fields) for name, fields in batch.items() if name != "position"},
             randomness=Randomness(self.seed, position, self.global_rank, self.trainer.world_size, self.device),
@@ -156,7 +158,7 @@ class Recipe(LightningModule):
             for norms in (self.norms, self.teacher_norms):
                 if self.replaying and norms is not None:
                     stack.enter_context(norms.frozen())
-            step.outputs = forward_inputs(step.inputs, self.network, teacher, self.norms)
+            step.outputs = forward_inputs(step.inputs, self.network, teacher, self.norms, step.representations)
 
     def forward_apart(self, embedded: Embedded, network: Net = "student") -> Output:
         """A forward beside the step's one, for a method that must know an output before it can name its inputs (a

@@ -31,7 +31,8 @@ class Embedded(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What the network says: `features` [N, D] and `logits[task]` [N, C]."""
+    """What the network says: `features` [N, D] (of a network with features by task, their mean) and `logits[task]`
+    [N, C]."""
 
     features: Tensor
     logits: dict[str, Tensor]
@@ -120,6 +121,8 @@ class Step:
         self._embedded: dict[tuple[str, str, str], Embedded] = {}
         self.inputs: dict[str, Input] = {}
         self.outputs: dict[str, Output] = {}
+        # the student's features with graph, a tensor a forward, as they go to the heads: `outputs` has parts of them
+        self.representations: list[Tensor] = []
         self.terms: dict[str, Term] = {}
         self.losses: dict[str, Tensor] = {}
         self.pseudo: dict[str, PseudoLabels] = {}

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from datamodules.randomness import Randomness, generator
 from recipes.composition import Composition, Situation, compose
 from recipes.criterion import Adjust, Criterion
+from recipes.gates import Gates
 from recipes.method import Method
 from recipes.recipe import Recipe
 from recipes.statistics import ClassStatistics
@@ -53,6 +54,7 @@ class SmallNetwork(nn.Module):
             self.words = nn.Embedding(VOCABULARY, 16, padding_idx=0)
             self.body = nn.Sequential(nn.Linear(16, 16), *between, nn.Tanh(), nn.Dropout(dropout))
         self.heads = nn.ModuleDict({task: nn.Linear(16, classes) for task, classes in tasks.items()})
+        self.gates: Gates | None = None
 
     def embed(self, view: Any) -> Embedded:
         return Embedded(view) if self.kind == "image" else Embedded(self.words(view["ids"]), view["mask"])
@@ -67,7 +69,8 @@ class SmallNetwork(nn.Module):
         self.calls += 1
         self.sizes.append(len(embedded.x))
         features = self.features(embedded)
-        return Output(features, {task: head(features) for task, head in self.heads.items()})
+        gate = self.gates or (lambda values, task: values)
+        return Output(features, {task: head(gate(features, task)) for task, head in self.heads.items()})
 
 
 def noisy_view(stream: Stream, view: str, randomness: Randomness) -> Any:
@@ -144,7 +147,12 @@ class Setup:
 
     def composition(self, methods: Mapping[str, Method]) -> Composition:
         situation = Situation(
-            kind=self.kind, views=VIEWS, data="fake", accumulate=self.accumulate, precision=self.precision
+            kind=self.kind,
+            views=VIEWS,
+            data="fake",
+            tasks=len(self.tasks),
+            accumulate=self.accumulate,
+            precision=self.precision,
         )
         return compose(methods, situation)
 

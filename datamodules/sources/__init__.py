@@ -4,6 +4,7 @@ from datamodules.sources.cifar import CIFAR10, CIFAR100
 from datamodules.sources.digits import Digits
 from datamodules.sources.idx import MNIST, FashionMNIST
 from datamodules.sources.image_folder import ImageFolder
+from datamodules.sources.multi_digits import MultiDigits
 from datamodules.sources.omniglot import Omniglot
 
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Digits", "FashionMNIST", "ImageFolder", "Omniglot"]
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Digits", "FashionMNIST", "ImageFolder", "MultiDigits", "Omniglot"]

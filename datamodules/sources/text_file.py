@@ -25,8 +25,8 @@ class TextFile:
     train_file, test_file: files; relative ones are looked for in `data.root` where that is set. Without a
     test file `test_fraction` of every class is held out, the same texts in every run. text_column,
     label_column: names in the header or keys of the json objects; with `header: false` the position of the
-    column, from 0. format: `auto` goes by the file's ending. A csv may quote its fields; a tsv has no
-    quoting.
+    column, from 0. A list of label columns is a task each, named after the column. format: `auto` goes by the
+    file's ending. A csv may quote its fields; a tsv has no quoting.
 
     The classes are the labels of the training file, sorted (as numbers where all are).
     Raises UserError, one line with the file and the line or column, for everything that is wrong with a file.
@@ -37,57 +37,65 @@ class TextFile:
         train_file: str,
         test_file: str | None = None,
         text_column: str | int = "text",
-        label_column: str | int = "label",
+        label_column: str | int | list[str | int] = "label",
         format: Format = "auto",
         encoding: str = "utf-8",
         header: bool = True,
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
     ):
         self.train_file, self.test_file = train_file, test_file
-        self.text_column, self.label_column = str(text_column), str(label_column)
+        self.text_column = str(text_column)
+        several = isinstance(label_column, list)
+        self.tasks = {str(c): str(c) for c in label_column} if several else {"label": str(label_column)}
+        if not self.tasks or (several and len(self.tasks) < len(label_column)):
+            raise UserError(f"data.source.label_column={label_column}: name each column once, and at least one")
         self.format, self.encoding, self.header = format, encoding, header
         self.test_fraction = test_fraction
 
     def info(self) -> DataInfo:
-        return DataInfo("text", {"label": None})
+        return DataInfo("text", dict.fromkeys(self.tasks))
 
     def load(self, root: str | Path | None) -> Splits:
         folder = Path(root) if root is not None else Path()
         train_path = folder / self.train_file
         texts, labels, _ = self._read(train_path)
-        names = class_names(labels)
-        if len(names) < 2:
-            raise UserError(f"{train_path}: every label is '{names[0]}'; expected two or more classes")
-        train = _source(texts, labels, names)
+        classes = {task: class_names(values) for task, values in labels.items()}
+        for names in classes.values():
+            if len(names) < 2:
+                raise UserError(f"{train_path}: every label is '{names[0]}'; expected two or more classes")
+        train = text_source(texts, labels, classes)
         if self.test_file is None:
             return self._hold_out(train, train_path)
         test_path = folder / self.test_file
         texts, labels, lines = self._read(test_path)
-        for label, line in zip(labels, lines, strict=True):
-            if label not in names:
-                raise UserError(
-                    f"{test_path}:{line}: class '{label}' is not in {train_path}; {nearest(label, names)}"
-                )
-        return Splits(train=train, test=_source(texts, labels, names))
+        for task, names in classes.items():
+            for label, line in zip(labels[task], lines, strict=True):
+                if label not in names:
+                    raise UserError(
+                        f"{test_path}:{line}: class '{label}' is not in {train_path}; {nearest(label, names)}"
+                    )
+        return Splits(train=train, test=text_source(texts, labels, classes))
 
     def _hold_out(self, source: TextSource, path: Path) -> Splits:
-        counts = torch.bincount(source.targets["label"])
-        for name, count in zip(source.classes["label"], counts.tolist(), strict=True):
+        task, targets = next(iter(source.targets.items()))  # the first decides what is held out
+        for name, count in zip(source.classes[task], torch.bincount(targets).tolist(), strict=True):
             if count < 2:
                 raise UserError(
                     f"{path}: class '{name}' has one text; expected two, or a data.source.test_file"
                 )
         return split_source(source, self.test_fraction, "text_file")
 
-    def _read(self, path: Path) -> tuple[list[str], list[str], list[int]]:
-        """(texts, labels, line numbers) of a file."""
+    def _read(self, path: Path) -> tuple[list[str], dict[str, list[str]], list[int]]:
+        """(texts, labels by task, line numbers) of a file."""
         rows = list(read_rows(path, self._format_of(path), self.encoding, self.header))
         if not rows:
             raise UserError(f"{path}: no rows; expected texts with labels")
-        texts, labels, lines = [], [], []
+        texts, lines = [], []
+        labels: dict[str, list[str]] = {task: [] for task in self.tasks}
         for line, row in rows:
             texts.append(_field(path, line, row, self.text_column, "text"))
-            labels.append(_field(path, line, row, self.label_column, "label"))
+            for task, column in self.tasks.items():
+                labels[task].append(_field(path, line, row, column, "label"))
             lines.append(line)
         return texts, labels, lines
 
@@ -100,10 +108,6 @@ class TextFile:
                 f"{path}: ending '{path.suffix}' names no format; expected {known}, or set data.source.format"
             )
         return SUFFIXES[path.suffix.lower()]
-
-
-def _source(texts: list[str], labels: list[str], names: list[str]) -> TextSource:
-    return text_source(texts, {"label": labels}, {"label": names})
 
 
 def _field(path: Path, line: int, row: dict[str, Any], column: str, what: str) -> str:

@@ -66,6 +66,9 @@ class CifarResNet(PooledNet):
         self.layer1 = group_of(blocks, 16, 16, 1, bn_momentum)
         self.layer2 = group_of(blocks, 16, 32, 2, bn_momentum)
         self.layer3 = group_of(blocks, 32, 64, 2, bn_momentum)
+        self.feature_info = [
+            {"num_chs": 16 * 2**g, "reduction": 2**g, "module": f"layer{g + 1}"} for g in range(3)
+        ]
         self.num_features = 64
         self.reset_classifier(num_classes, global_pool)
         for layer in self.modules():

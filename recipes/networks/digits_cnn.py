@@ -40,6 +40,10 @@ class DigitsNet(PooledNet):
             ]
             inputs = outputs
         self.layers = nn.Sequential(*layers)
+        self.feature_info = [
+            {"num_chs": width * (1 + i // 2), "reduction": 2 ** ((i + 1) // 2), "module": f"layers.{3 * i + 2}"}
+            for i in range(4)
+        ]
         self.num_features = inputs
         self.reset_classifier(num_classes, global_pool)
         init_fan_out(self)

@@ -4,10 +4,12 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
 import timm.layers
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from datamodules.errors import UserError
+from recipes.gates import Gates
 from recipes.step import Embedded, Output
 
 # normalise by moments of the batch while training, though they are no torch BatchNorm
@@ -25,6 +27,9 @@ class Network(nn.Module, ABC):
     layers) replaces an entry by any module from [N, feature_dim] to [N, C]. `backbone` holds everything
     before, so surgery and freezing look there.
 
+    Where tasks part before the heads, a backbone gives features by task, and so does `features`: every head
+    reads its own. `gates`, where a method puts them, stand between what tasks share and the heads.
+
     feature_dim: D. tasks: number of classes by task name. drop_rate: dropout between features and heads, in
     [0, 1). Raises UserError for a task name that cannot name a module.
     """
@@ -36,6 +41,7 @@ class Network(nn.Module, ABC):
         super().__init__()
         self.feature_dim = feature_dim
         self.dropout = nn.Dropout(drop_rate)
+        self.gates: Gates | None = None
         self.heads = nn.ModuleDict()
         for task, classes in tasks.items():
             if not task or "." in task or hasattr(self.heads, task):
@@ -49,13 +55,19 @@ class Network(nn.Module, ABC):
         """The continuous input of a view, with gradient to whatever makes it."""
 
     @abstractmethod
-    def features(self, embedded: Embedded) -> Tensor:
-        """Pooled features [N, feature_dim]."""
+    def features(self, embedded: Embedded) -> Tensor | dict[str, Tensor]:
+        """Pooled features [N, feature_dim], or such by task."""
 
     def forward(self, embedded: Embedded) -> Output:
         features = self.features(embedded)
-        hidden = self.dropout(features)
-        return Output(features, {task: head(hidden) for task, head in self.heads.items()})
+        if isinstance(features, Tensor):
+            hidden = dict.fromkeys(self.heads, self.dropout(features))
+        else:
+            hidden = {task: self.dropout(features[task]) for task in self.heads}
+            features = torch.stack(list(features.values())).mean(0)
+        if self.gates is not None:
+            hidden = {task: self.gates(values, task) for task, values in hidden.items()}
+        return Output(features, {task: head(hidden[task]) for task, head in self.heads.items()})
 
     @property
     def batch_statistics(self) -> bool:

@@ -82,6 +82,10 @@ class WideResNet(PooledNet):
                 layers.append(PreactivationBlock(inputs, outputs, stride, first, bn_momentum, bn_eps))
                 inputs = outputs
         self.blocks = nn.Sequential(*layers)
+        self.feature_info = [
+            {"num_chs": 16 * width * 2**g, "reduction": 2**g, "module": f"blocks.{(g + 1) * blocks - 1}"}
+            for g in range(groups)
+        ]
         self.bn = nn.BatchNorm2d(inputs, momentum=bn_momentum, eps=bn_eps)
         self.num_features = inputs
         self.reset_classifier(num_classes, global_pool)

@@ -29,7 +29,7 @@ from recipes.method import Declaration
 from recipes.pairs import Listed, listed
 from recipes.recipe import Recipe
 from recipes.run import build_recipe, build_trainer, uses_hooks
-from tests.conformance.settings import CANONICAL, QUIET, RUN, SHARED, TINY
+from tests.conformance.settings import CANONICAL, QUIET, RUN, SEVERAL_TASKS, SHARED, TINY
 
 METHODS: dict[str, Listed] = listed()
 KINDS = ("image", "text")
@@ -56,15 +56,16 @@ def _documented(module: Any) -> Iterator[str]:
 
 @cache
 def text_file() -> str:
-    """A csv of short real texts: docstrings of the standard library, labelled with their module."""
+    """A csv of short real texts: docstrings of the standard library, labelled with their module and length."""
     folder = tempfile.mkdtemp(prefix="roux-texts-")
     path = Path(folder) / "docstrings.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(["text", "label"])
+        rows.writerow(["text", "label", "length"])
         for name in LIBRARIES:
             texts = {" ".join(doc.split()[:20]): None for doc in _documented(importlib.import_module(name))}
-            rows.writerows([text, name] for text in list(texts)[:60] if len(text.split()) > 3)
+            kept = [(text, len(text.split())) for text in list(texts)[:60]]
+            rows.writerows([text, name, "long" if words > 9 else "short"] for text, words in kept if words > 3)
     return str(path)
 
 
@@ -73,6 +74,11 @@ def tiny(kind: str) -> list[str]:
     """The overrides of a tiny run on a kind of data."""
     texts = [f"data.source.train_file={text_file()}"] if kind == "text" else []
     return [*SHARED, *TINY[kind], *texts, "run_dir=unused"]
+
+
+def several_tasks(kind: str, *keys: str) -> dict[str, Any]:
+    """The data that these methods need beyond one task, as changes by dotted key; empty where one will do."""
+    return SEVERAL_TASKS[kind] if any(declared(key).tasks_at_least > 1 for key in keys) else {}
 
 
 @cache
@@ -89,6 +95,7 @@ def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
     """The config of a tiny run with these methods; `changes` by dotted key. Methods beyond the first are joined to
     the first one's config (`test_config.py` holds this against Hydra's own composition)."""
     config = copy.deepcopy(_composed(kind, keys[0] if keys else None))
+    changes = several_tasks(kind, *keys) | changes
     with open_dict(config):
         for key in keys[1:]:
             config.setdefault("methods", {})[key] = copy.deepcopy(_composed(kind, key).methods[key])
@@ -185,10 +192,15 @@ def alone(kind: str, *keys: str) -> Outcome:
     return trial(run_of(kind, *keys))
 
 
+def quiet(kind: str, *keys: str, beside: str | None = None) -> Outcome:
+    """The same on a network in which samples do not meet. beside: a method that it will be held against: the data are
+    such as both can work on."""
+    return _quiet(kind, keys, several=bool(several_tasks(kind, *keys, *([beside] if beside else []))))
+
+
 @cache
-def quiet(kind: str, *keys: str) -> Outcome:
-    """The same on a network in which samples do not meet."""
-    return trial(quiet_run_of(kind, *keys))
+def _quiet(kind: str, keys: tuple[str, ...], several: bool) -> Outcome:
+    return trial(quiet_run_of(kind, *keys, **(SEVERAL_TASKS[kind] if several else {})))
 
 
 # -- comparisons ---------------------------------------------------------------------------------------------------

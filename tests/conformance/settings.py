@@ -37,6 +37,11 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "triplet": {"dim": 16},
     "xbm": {"dim": 16, "size": 12, "start": 1},
     "lifted_structure": {"dim": 16, "weight": 0.1},
+    "static": {"weights": [1.0, 0.2]},
+    "dwa": {"window": 1, "temperature": 0.02},
+    "gradnorm": {"lr": 0.5},
+    "pcgrad": {"reduction": "mean"},
+    "hard_sharing": {"split_stage": 0},
 }
 
 RUN: dict[str, dict[str, Any]] = {
@@ -56,6 +61,12 @@ TOGETHER: dict[tuple[str, ...], dict[str, Any]] = {
     },
     ("class_balanced_loss", "focal_loss"): {"methods.class_balanced_loss.reduction": "weight"},
     ("uda", "pi_model", "mean_teacher"): {"methods.uda.annealing": "linear", "methods.uda.threshold": 0.2},
+}
+
+# What a run on several tasks is made of, by kind of data; for methods that need several.
+SEVERAL_TASKS: dict[str, dict[str, Any]] = {
+    "image": {"data.source.tasks": ["label", "parity"]},
+    "text": {"data.source.label_column": ["label", "length"]},
 }
 
 SHARED = (

@@ -58,7 +58,7 @@ def check_pair(a: str, b: str, kind: str) -> str:
             assert f"{METHODS[a].family}={a}" in line
             assert f"{METHODS[b].family}={b}" in line
         return "refused"
-    both, one, other = trial(config), quiet(kind, a), quiet(kind, b)
+    both, one, other = trial(config), quiet(kind, a, beside=b), quiet(kind, b, beside=a)
     assert all(math.isfinite(value) for row in both.history.values() for value in row.values())
     assert both.terms == one.terms | other.terms
     effects = [differs(both, other), differs(both, one)]

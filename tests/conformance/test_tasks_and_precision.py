@@ -11,7 +11,8 @@ from recipes.assembly import assemble
 from tests.conformance.lab import METHODS, Outcome, alone, declared, differs, method_and_kind, run_of, trial
 
 TASKS = {"data.source.tasks": ["label", "parity"]}
-ON_IMAGES = [key for key in METHODS if "image" in declared(key).kinds]
+# methods of several tasks have two heads in every other trial
+ON_IMAGES = [key for key in METHODS if "image" in declared(key).kinds and declared(key).tasks_at_least == 1]
 
 
 @cache

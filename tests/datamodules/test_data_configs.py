@@ -16,6 +16,7 @@ from datamodules.randomness import Randomness
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VISION = ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
+VISION += ["digits_parity", "multi_mnist", "multi_fashion", "fashion_and_mnist"]
 
 
 def composed(name: str, *overrides: str):

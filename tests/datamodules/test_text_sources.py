@@ -150,6 +150,23 @@ def test_no_header_root_encoding_and_odd_line_ends(tmp_path):
     assert file.info().tasks == {"label": None}
 
 
+def test_several_label_columns_are_several_tasks(tmp_path):
+    rows = "".join(f"t{i},{'ab'[i % 2]},{'xyz'[i % 3]}\n" for i in range(12))
+    write(tmp_path / "a.csv", f"text,topic,tone\n{rows}")
+    file = TextFile("a.csv", label_column=["topic", "tone"])
+    assert file.info().tasks == {"topic": None, "tone": None}
+    splits = file.load(str(tmp_path))
+    assert splits.train.classes == {"topic": ["a", "b"], "tone": ["x", "y", "z"]}
+    both = {**dict(pairs(splits.train)), **dict(pairs(splits.test))}
+    assert both == {f"t{i}": (i % 2, i % 3) for i in range(12)}
+    with pytest.raises(UserError, match=r"label_column=\['a', 'a'\]: name each column once"):
+        TextFile("a.csv", label_column=["a", "a"])
+
+
+def pairs(source):
+    return zip(source.texts, zip(*(source.targets[t].tolist() for t in ("topic", "tone")), strict=True), strict=True)
+
+
 def test_class_names():
     assert class_names(["10", "9", "-1"]) == ["-1", "9", "10"]
     assert class_names(["b", "10", "a"]) == ["10", "a", "b"]

@@ -1,0 +1,106 @@
+"""Two pictures in one: MultiMNIST, MultiFashion and Fashion+MNIST, made from MNIST and Fashion-MNIST.
+
+Sener and Koltun, NeurIPS 2018, arXiv 1810.04650; Lin, Zhen, Li, Zhang and Kwong, Pareto Multi-Task Learning, NeurIPS
+2019, arXiv 1912.12854. Their files are not published or cannot be shipped; these are made anew, the same in every run.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from datamodules.errors import UserError, nearest
+from datamodules.randomness import generator
+from datamodules.source import ArraySource, DataInfo, Source, Splits
+from datamodules.sources.idx import MNIST, FashionMNIST
+
+Set = Literal["mnist", "fashion_mnist"]
+Form = Literal["sener", "pareto"]
+SETS = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
+SIDE, CANVAS = 28, 36
+# nearest neighbour from 36 to 28 pixels; the last two rows and columns are always empty
+KEPT = [int((k + 0.5) * CANVAS / SIDE) for k in range(SIDE)]
+
+
+def place(canvas: Tensor, pictures: Tensor, offsets: Tensor) -> None:
+    """Lay pictures [N, 28, 28] on canvases [N, 36, 36] at (row, column) offsets [N, 2], pixelwise the greater value."""
+    places = offsets[:, 0] * CANVAS + offsets[:, 1]
+    for where in places.unique().tolist():
+        row, column = divmod(where, CANVAS)
+        here = (places == where).nonzero().flatten()
+        window = canvas[here, row : row + SIDE, column : column + SIDE]
+        canvas[here, row : row + SIDE, column : column + SIDE] = torch.maximum(window, pictures[here])
+
+
+def other_class(labels: Tensor, others: Tensor, source: torch.Generator) -> Tensor:
+    """For each label the position of a random one among `others` that differs from it."""
+    partner = torch.randint(len(others), labels.shape, generator=source)
+    while bool((same := others[partner] == labels).any()):
+        partner[same] = torch.randint(len(others), (int(same.sum()),), generator=source)
+    return partner
+
+
+def composed(first: Source, second: Source, form: Form, part: str, alike: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(pixels uint8 [N, 1, H, W], labels of the left, labels of the right) of a part. alike: both from one set."""
+    source = generator("multi_digits", form, part)
+    repeats = 1 if form == "sener" else 2
+    left = torch.arange(len(first)).repeat_interleave(repeats)
+    a, b = first.targets["label"][left], second.targets["label"]
+    # the authors of `sener` let any two meet
+    if alike and form == "pareto":
+        right = other_class(a, b, source)
+    else:
+        right = torch.randint(len(second), (len(left),), generator=source)
+    canvas = torch.zeros(len(left), CANVAS, CANVAS, dtype=torch.uint8)
+    corners = torch.zeros(2, len(left), 2, dtype=torch.int64)
+    if form == "pareto":
+        corners = torch.randint(5, corners.shape, generator=source)
+    corners[1] += 6 if form == "sener" else 4
+    place(canvas, first.fetch(left)[:, 0], corners[0])
+    place(canvas, second.fetch(right)[:, 0], corners[1])
+    if form == "sener":
+        canvas = canvas[:, KEPT][:, :, KEPT]
+    return canvas.unsqueeze(1), a, b[right]
+
+
+class MultiDigits:
+    """One picture at the top left, one at the bottom right, and a task for each: `left`, `right`.
+
+    first, second: the sets that the two are from. Training pictures are made of training pictures alone. form:
+    `sener`: every picture once as the left one, the right one any; at (0, 0) and (6, 6) of 36×36 pixels, then 28×28 by
+    nearest neighbour: 60000 / 10000. `pareto`: twice, with a right one of another class where both are from one set;
+    each moved by up to 4 pixels, at (0 … 4)² and (4 … 8)², 36×36: 120000 / 20000. tasks: which of the two to learn.
+    root: the folder that holds the folders of the sets.
+    """
+
+    def __init__(
+        self,
+        first: Set = "mnist",
+        second: Set = "mnist",
+        form: Form = "sener",
+        tasks: Sequence[Literal["left", "right"]] = ("left", "right"),
+    ):
+        for task in tasks:
+            if task not in ("left", "right"):
+                raise UserError(f"data.source.tasks: no task '{task}'; {nearest(task, ('left', 'right'))}")
+        if not tasks or len(set(tasks)) < len(tasks):
+            raise UserError(f"data.source.tasks={list(tasks)}: name each task once, and at least one")
+        self.first, self.second, self.form, self.tasks = first, second, form, tuple(tasks)
+
+    def info(self) -> DataInfo:
+        side, size = (SIDE, 60000) if self.form == "sener" else (CANVAS, 120000)
+        return DataInfo("image", dict.fromkeys(self.tasks, 10), (1, side, side), size)
+
+    def load(self, root: str | Path | None = None) -> Splits:
+        first = SETS[self.first]().load(root)
+        second = first if self.second == self.first else SETS[self.second]().load(root)
+        train = self.part("train", first.train, second.train)
+        return Splits(train=train, test=self.part("test", first.test, second.test))
+
+    def part(self, name: str, first: Source, second: Source) -> ArraySource:
+        pixels, left, right = composed(first, second, self.form, name, self.first == self.second)
+        targets = {"left": left, "right": right}
+        classes = {"left": first.classes["label"], "right": second.classes["label"]}
+        return ArraySource(pixels, {t: targets[t] for t in self.tasks}, {t: classes[t] for t in self.tasks})

@@ -1,0 +1,54 @@
+"""Hard parameter sharing. Caruana, Multitask Learning: A Knowledge-Based Source of Inductive Bias, ICML 1993; Machine
+Learning 28, 1997."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+from datamodules.errors import UserError
+from methods.multi_task.stages import layers_of, split_into_columns
+from recipes.method import Declaration, Method
+from recipes.networks.network import linear_head
+from recipes.recipe import Recipe
+
+
+def mlp_head(width: int, classes: int) -> nn.Sequential:
+    """W₂ ReLU(W₁ z + b₁) + b₂ with a hidden layer as wide as z."""
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), linear_head(width, classes))
+
+
+class HardSharing(Method):
+    """z = f(x) shared by all tasks, y_t = h_t(z): what every run with several tasks does; here is where they part.
+
+    The layers after stage `split_stage` of the backbone are copied for every task, and run side by side. The copies
+    start equal, so the network's function is that of the shared one.
+
+    split_stage: number of stages that stay shared, as timm cuts the model (a transformer in four); 0 shares nothing;
+    null shares the whole backbone. head: `linear`, or `mlp` with one hidden layer a task.
+    """
+
+    def __init__(
+        self, split_stage: Annotated[int, Field(ge=0)] | None = None, head: Literal["linear", "mlp"] = "linear"
+    ):
+        self.split_stage, self.head = split_stage, head
+
+    def declare(self) -> Declaration:
+        tags = () if self.split_stage is None else ("features_by_task",)
+        return Declaration(kinds=("image",), tasks_at_least=2, slots=("sharing",), tags=tags, after=("adapts_weights",))
+
+    def build(self, recipe: Recipe) -> None:
+        network = recipe.network
+        if self.head == "mlp":
+            for name, task in recipe.tasks.items():
+                network.heads[name] = mlp_head(network.feature_dim, task.outputs)
+        if self.split_stage is None:
+            return
+        option = f"multi_task={self.key}"
+        layers = layers_of(network, option)
+        ends = [0, *(i + 1 for i, layer in enumerate(layers) if layer.ends_stage)]
+        if self.split_stage >= len(ends) or not any(layer.trained for layer in layers[ends[self.split_stage] :]):
+            most = max(i for i, end in enumerate(ends) if any(layer.trained for layer in layers[end:]))
+            key = f"methods.{self.key}.split_stage"
+            raise UserError(f"{key}={self.split_stage}: no layers are left to copy; expected 0 to {most}")
+        split_into_columns(network, list(recipe.tasks), layers[ends[self.split_stage] :], {}, option)

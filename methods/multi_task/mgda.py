@@ -1,0 +1,108 @@
+"""MGDA and MGDA-UB. Sener and Koltun, Multi-Task Learning as Multi-Objective Optimization, NeurIPS 2018,
+arXiv 1810.04650; after Désidéri, Comptes Rendus Mathématique 2012."""
+
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from methods.multi_task.gram import GradSource
+from methods.multi_task.losses import NormalizeSum, TaskLosses
+from methods.multi_task.weighting import Every, GramWeighting
+from recipes.step import Step
+
+Normalization = Literal["none", "l2", "loss", "loss+"]
+ENUMERATED = 8  # tasks up to which all 2^T - 1 supports are tried
+RIDGE = 1e-12  # times the mean ‖g_t‖²: decides between weights that give the same vector
+
+
+def min_norm(gram: Tensor, present: Tensor | None = None) -> Tensor:
+    """argmin over the simplex of wᵀGw, exact: [T]; the shortest w where gradients are equal. Absent tasks get 0, and so
+    do those without gradient, next to which the minimum would be to stand still."""
+    length = gram.diagonal()
+    there = length >= 1e-12 * length.amax()
+    there = there if present is None else there & present
+    gram = gram / length.mean().clamp_min(torch.finfo(gram.dtype).tiny)
+    gram = gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return by_supports(gram, there) if len(gram) <= ENUMERATED else by_active_set(gram, there)
+
+
+@cache
+def supports(tasks: int) -> np.ndarray:
+    """[2^T - 1, T] of all non-empty sets."""
+    return (np.arange(1, 2**tasks)[:, None] >> np.arange(tasks)) % 2 == 1
+
+
+def by_supports(gram: Tensor, there: Tensor) -> Tensor:
+    """Solve min wᵀGw, Σ w = 1 on every support, [[G_S, 1], [1ᵀ, 0]] (w, -v) = (0, 1), and keep the feasible solution of
+    least value. The bordered system has a solution also where the gradients of S hold zero in their hull."""
+    tasks, inside = len(gram), torch.as_tensor(supports(len(gram)), device=gram.device)
+    eye = torch.eye(tasks, dtype=gram.dtype, device=gram.device)
+    system = gram.new_zeros(len(inside), tasks + 1, tasks + 1)
+    system[:, :tasks, :tasks] = torch.where(inside[:, :, None] & inside[:, None, :], gram, eye)
+    system[:, :tasks, tasks] = system[:, tasks, :tasks] = inside.to(gram.dtype)
+    right = gram.new_zeros(len(inside), tasks + 1, 1)
+    right[:, tasks] = 1
+    w = torch.linalg.solve_ex(system, right)[0][:, :tasks, 0] * inside
+    feasible = (w.isfinite() & (w >= -1e-12)).all(1) & ~(inside & ~there).any(1)
+    w = torch.where(feasible[:, None], w.clamp_min(0), 0.0)
+    w = w / w.sum(1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
+    value = torch.where(feasible, ((w @ gram) * w).sum(1), torch.inf)
+    return w[value.argmin()]
+
+
+def by_active_set(gram: Tensor, there: Tensor) -> Tensor:
+    """For many tasks, on the host: the minimum of ‖Jᵀx‖² + (1 - Σ x)² over x ≥ 0 points where the simplex's does."""
+    from scipy.optimize import nnls
+
+    kept = there.nonzero().flatten().cpu()
+    small = gram.detach().cpu()[kept][:, kept].double().numpy()
+    values, vectors = np.linalg.eigh(small)
+    rows = np.sqrt(values.clip(0))[:, None] * vectors.T
+    x = nnls(np.vstack([rows, np.ones(len(small))]), np.eye(len(small) + 1)[-1])[0]
+    w = torch.zeros(len(gram), dtype=gram.dtype)
+    w[kept] = torch.from_numpy(x / x.sum()).to(gram.dtype)
+    return w.to(gram.device)
+
+
+def rescaled(gram: Tensor, losses: Tensor, how: Normalization) -> Tensor:
+    """G of gradients divided by ‖g_t‖ (`l2`), L_t (`loss`) or L_t ‖g_t‖ (`loss+`)."""
+    if how == "none":
+        return gram
+    tiny = torch.finfo(gram.dtype).tiny
+    scale = torch.ones_like(losses) if how == "l2" else losses
+    scale = scale if how == "loss" else scale * gram.diagonal().clamp_min(tiny).sqrt()
+    scale = scale.clamp_min(tiny**0.25)
+    return gram / (scale[:, None] * scale[None, :])
+
+
+class MGDA(GramWeighting):
+    """w = argmin over the simplex of ‖Σ_t w_t g_t‖², the shortest vector in the hull of the tasks' gradients: a step
+    along it hurts no task, and where it is zero no direction helps all.
+
+    Σ w = 1, so a step is T times shorter than that of the plain sum: compare at `normalize_sum=tasks`. The task with
+    the smallest gradient dominates. Solved exactly: all supports for T ≤ 8, an active set on the host beyond that.
+
+    grad_source: `shared` (MGDA) or `rep`, gradients of the shared representation, an upper bound that costs only
+    backwards through the heads (MGDA-UB, which flattens batch and features into one vector); `last_shared`.
+    normalization: of the gradients that the weights are found with, applied to the unnormalised losses: `none` (paper),
+    `l2` ‖g_t‖, `loss` L_t, `loss+` L_t ‖g_t‖ (the authors' runs on CelebA). normalize_sum: `none`, `one` (the same
+    here), `tasks`: Σ w = T. scale_heads: heads see w_t too (the authors' code); off, as in the paper's algorithm.
+    update_every: steps between two solutions.
+    """
+
+    def __init__(
+        self,
+        grad_source: GradSource = "shared",
+        normalization: Normalization = "none",
+        normalize_sum: NormalizeSum = "none",
+        scale_heads: bool = False,
+        update_every: Every = 1,
+    ):
+        self.grad_source, self.normalization, self.normalize_sum = grad_source, normalization, normalize_sum
+        self.scale_heads, self.update_every = scale_heads, update_every
+
+    def solve(self, gram: Tensor, found: TaskLosses, step: Step) -> Tensor:
+        return min_norm(rescaled(gram, found.whole().to(gram), self.normalization), found.present)

@@ -1,0 +1,173 @@
+"""Multi-task attention network. Liu, Johns and Davison, End-to-End Multi-Task Learning with Attention, CVPR 2019,
+arXiv 1803.10704."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.multi_task.stages import Layer, channel_axis, evaluating, layers_of, not_in_place, sample, unstageable
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+
+
+def block(inputs: int, outputs: int, kernel: int, act: nn.Module, tokens: bool) -> nn.Sequential:
+    """Convolution, BatchNorm, activation; on tokens a linear layer and LayerNorm."""
+    if tokens:
+        return nn.Sequential(nn.Linear(inputs, outputs), nn.LayerNorm(outputs), act)
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), act)
+
+
+def on_grid_of(x: Tensor, p: Tensor, pool: Any) -> Tensor:
+    """`x` pooled to the height and width of `p`, where it is a picture of another size."""
+    return x if x.ndim == 3 or x.shape[2:] == p.shape[2:] else pool(x, p.shape[2:])
+
+
+class Attention(nn.Module):
+    """One stage: â_t = h_t(g_t([u; f(â_t of the stage before)])) ⊙ p, with a mask in (0, 1) of the shape of p.
+
+    u, p: early and last feature, channels in second place, or tokens [N, L, C]. g, h: 1×1, one pair a task. f: 3×3, one
+    for all tasks, pooled where the next stage is smaller; `before` is its number of input channels, 0 in the first.
+    """
+
+    def __init__(self, tasks: Sequence[str], early: int, last: int, before: int, reduction: int, tokens: bool):
+        super().__init__()
+        inputs, middle = early + (last if before else 0), max(last // reduction, 1)
+        act = nn.GELU if tokens else nn.ReLU
+        self.onward = block(before, last, 3, act(), tokens) if before else None
+        self.masks = nn.ModuleDict()
+        for task in tasks:
+            g, h = block(inputs, middle, 1, act(), tokens), block(middle, last, 1, nn.Sigmoid(), tokens)
+            self.masks[task] = nn.Sequential(*g, *h)
+
+    def forward(self, u: Tensor, p: Tensor, before: dict[str, Tensor]) -> dict[str, Tensor]:
+        u = on_grid_of(u, p, F.adaptive_avg_pool2d)
+        attended = {}
+        for task, mask in self.masks.items():
+            parts = [u]
+            if self.onward is not None:
+                parts.append(on_grid_of(self.onward(before[task]), p, F.adaptive_max_pool2d))
+            attended[task] = mask(torch.cat(parts, 2 if p.ndim == 3 else 1)) * p
+        return attended
+
+
+class Attended(nn.Module):
+    """A trunk whose stages are read by attention, never changed; what follows the last stage (norm, pooling) runs once
+    on the attended features of all tasks, which lie behind one another in the batch.
+
+    stages: names of the trunk's layers that end a stage. behind: whether channels lie in the last place of pictures.
+    """
+
+    def __init__(self, trunk: nn.Module, stages: Sequence[str], attentions: Sequence[Attention], behind: bool):
+        super().__init__()
+        self.trunk, self.stages, self.behind = trunk, tuple(stages), behind
+        self.attentions = nn.ModuleList(attentions)
+
+    def second(self, x: Tensor) -> Tensor:
+        return x.movedim(3, 1) if self.behind and x.ndim == 4 else x
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        early: dict[int, Tensor] = {}
+        attended: dict[str, Tensor] = {}
+
+        def hooks_of(j: int) -> tuple[Any, Any]:
+            def before(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+                early[j] = self.second(given[0])
+
+            def after(module: nn.Module, given: Any, output: Tensor) -> Tensor | None:
+                attended.update(self.attentions[j](early[j], self.second(output), attended))
+                if j + 1 < len(self.stages):
+                    return None
+                together = torch.cat(list(attended.values()))
+                return together.movedim(1, 3) if self.behind and together.ndim == 4 else together
+
+            return before, after
+
+        with ExitStack() as hooks:
+            for j, name in enumerate(self.stages):
+                stage, (before, after) = self.trunk.get_submodule(name), hooks_of(j)
+                hooks.callback(last_block(stage).register_forward_pre_hook(before).remove)
+                hooks.callback(stage.register_forward_hook(after).remove)
+            features = self.trunk(x)
+        return dict(zip(attended, features.chunk(len(attended)), strict=True))
+
+
+def last_block(stage: nn.Module) -> nn.Module:
+    """The last block of a stage; the stage itself where it is one."""
+    blocks = getattr(stage, "blocks", stage)
+    return blocks[-1] if isinstance(blocks, nn.Sequential) and len(blocks) else stage
+
+
+def tapped(layers: Sequence[Layer]) -> list[Layer]:
+    """The ends of stages; a stem that ends in an activation is left out where there are whole stages behind it."""
+    ends = [layer for layer in layers if layer.ends_stage]
+    return [layer for layer in ends if layer.trained] or ends
+
+
+class MTAN(Method):
+    """â_t,j = h_t(g_t([u_j; f_j(â_t,j-1)])) ⊙ p_j: one shared network, from which every task picks by soft masks.
+
+    u_j is the input of the last block of stage j, p_j the stage's output. g, h: 1×1 convolutions with BatchNorm, ReLU
+    and sigmoid, one pair a task and stage; f_j: 3×3 convolution with BatchNorm and ReLU, shared by the tasks, pooled to
+    the next stage's grid. On tokens linear layers with LayerNorm and GELU (our extension). Head t reads â_t of the last
+    stage. Weightings of gradients count f_j to what tasks share; the masks see the weight of their task, heads do not.
+
+    reduction: channels of the stage over those between g and h, 4.
+    """
+
+    declaration = Declaration(
+        kinds=("image",),
+        tasks_at_least=2,
+        slots=("sharing",),
+        tags=("features_by_task",),
+        after=("adapts_weights",),
+    )
+
+    def __init__(self, reduction: Annotated[int, Field(ge=1)] = 4):
+        self.reduction = reduction
+
+    def build(self, recipe: Recipe) -> None:
+        network, option = recipe.network, f"multi_task={self.key}"
+        trunk, tasks = network.backbone, list(recipe.tasks)
+        layers = tapped(layers_of(network, option))
+        not_in_place(trunk)  # taps are read later
+        widths = [layer.output.shape[channel_axis(trunk, layer.output)] for layer in layers]
+        behind = any(channel_axis(trunk, layer.output) == 3 for layer in layers)
+        attentions = [
+            Attention(tasks, early, last, before, self.reduction, tokens=layer.output.ndim == 3)
+            for layer, early, last, before in zip(
+                layers, early_widths(network, layers), widths, [0, *widths[:-1]], strict=True
+            )
+        ]
+        network.backbone = Attended(trunk, [layer.name for layer in layers], attentions, behind)
+        check(network, option)
+
+
+def early_widths(network: Any, layers: Sequence[Layer]) -> list[int]:
+    """Channels of u_j, the inputs of the stages' last blocks."""
+    found: list[int] = []
+    trunk = network.backbone
+    with evaluating(trunk), ExitStack() as hooks:
+        for layer in layers:
+            hook = last_block(layer.module).register_forward_pre_hook(
+                lambda module, given: found.append(given[0].shape[channel_axis(trunk, given[0])])
+            )
+            hooks.callback(hook.remove)
+        trunk(sample(network))
+    return found
+
+
+def check(network: Any, option: str) -> None:
+    """Every task has features of the trunk's width. Raises UserError where the trunk cannot be read so."""
+    try:
+        with evaluating(network.backbone):
+            found = network.backbone(sample(network))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise unstageable(option, str(error).strip().split("\n")[0]) from error
+    if any(features.shape != (2, network.feature_dim) for features in found.values()):
+        raise unstageable(option, "what follows its last stage is no map of single samples")

@@ -1,0 +1,57 @@
+"""PCGrad. Yu, Kumar, Gupta, Levine, Hausman and Finn, Gradient Surgery for Multi-Task Learning, NeurIPS 2020,
+arXiv 2001.06782."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from methods.multi_task.gram import GradSource
+from methods.multi_task.losses import NormalizeSum, TaskLosses
+from methods.multi_task.weighting import Every, GramWeighting, without_absent
+from recipes.step import Step
+
+
+def projected_weights(gram: Tensor, order: Tensor) -> Tensor:
+    """Row i of C, at first e_i, holds task i's gradient as Σ_j C_ij g_j. For j in order[i], j ≠ i: where it conflicts,
+    (C G)_ij < 0, its part along the *original* g_j is taken out, C_ij -= (C G)_ij / G_jj. w = Σ_i C_i, [T].
+
+    gram: [T, T]. order: [T, T], a permutation of the tasks in each row.
+    """
+    tasks = torch.arange(len(gram), device=gram.device)
+    c = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    for j in order.unbind(1):
+        along = (c * gram[:, j].T).sum(1)
+        conflict = (along < 0) & (j != tasks)
+        part = along / gram[j, j].clamp_min(torch.finfo(gram.dtype).tiny)
+        c = c.index_put((tasks, j), -torch.where(conflict, part, 0), accumulate=True)
+    return c.sum(0)
+
+
+class PCGrad(GramWeighting):
+    """g_i ← g_i - (g_i·g_j / ‖g_j‖²) g_j wherever g_i·g_j < 0, for all j ≠ i in random order; the update is Σ_i g_i.
+
+    Two tasks in conflict: w = (1 - G_12/G_11, 1 - G_12/G_22); without conflict w = 1, the plain sum. The order of the
+    projections is drawn anew in every step, equal on all ranks. No task is projected on itself (LibMTL does that).
+
+    grad_source: `shared` (paper), `last_shared`, or `rep`, gradients of the shared representation at the cost of
+    backwards through heads. reduction: `sum` of the projected gradients (paper) or their `mean`. normalize_sum: `none`,
+    `one`, `tasks`: rescale w to this sum. scale_heads: heads see w_t too. update_every: steps between two solutions.
+    """
+
+    def __init__(
+        self,
+        grad_source: GradSource = "shared",
+        reduction: Literal["sum", "mean"] = "sum",
+        normalize_sum: NormalizeSum = "none",
+        scale_heads: bool = False,
+        update_every: Every = 1,
+    ):
+        self.grad_source, self.reduction, self.normalize_sum = grad_source, reduction, normalize_sum
+        self.scale_heads, self.update_every = scale_heads, update_every
+
+    def solve(self, gram: Tensor, found: TaskLosses, step: Step) -> Tensor:
+        tasks = len(gram)
+        order = step.randomness.shared(f"{self.key}/order", tasks).uniform(tasks).argsort(1)
+        weights = projected_weights(without_absent(gram, found.present), order)
+        return weights / found.present.sum().clamp_min(1) if self.reduction == "mean" else weights

@@ -1,0 +1,81 @@
+"""Uncertainty weighting. Kendall, Gal and Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses, CVPR 2018,
+arXiv 1705.07115; the revised form after Liebel and Körner, 2018, arXiv 1805.06334."""
+
+from functools import reduce
+from operator import add
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.multi_task.losses import task_losses
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+from recipes.step import Step
+
+Form = Literal["classification", "regression", "revised"]
+LIMIT = 10.0  # of |s|: beyond it the weight says nothing any more
+
+
+def uncertain(loss: Tensor, s: Tensor, form: Form) -> tuple[Tensor, Tensor]:
+    """(a task's part of the loss, its weight), s the learnt parameter.
+
+    classification: e^-s L + s/2, s = ln σ². regression: e^-s L/2 + s/2, L the squared error. revised: s is σ itself,
+    L/(2σ²) + ln(1 + σ²), always positive.
+    """
+    if form == "revised":
+        variance = (s.abs() + 1e-4).square()
+        weight = 0.5 / variance
+        return weight * loss + torch.log1p(variance), weight
+    s = s.clamp(-LIMIT, LIMIT)
+    weight = torch.exp(-s) * (0.5 if form == "regression" else 1.0)
+    return weight * loss + 0.5 * s, weight
+
+
+class LogVariances(nn.Module):
+    """values [T], one parameter a task."""
+
+    def __init__(self, tasks: int, start: float, lr_scale: float):
+        super().__init__()
+        self.values = nn.Parameter(torch.full((tasks,), start))
+        # decay would pull every variance to one
+        self.values._lr_scale, self.values._weight_decay = lr_scale, 0.0  # type: ignore[attr-defined]
+
+
+class Uncertainty(Method):
+    """Σ_t e^{-s_t} L_t + s_t/2 with s_t = ln σ_t² learnt along with the network; heads see the weights too.
+
+    At fixed losses the optimum weighs a task by 1/(2 L_t), so a task that is overfitted weighs ever more. The total may
+    be negative. s has no weight decay and is kept within ±10. A task without labels in a batch leaves its s alone.
+
+    form: `classification` (the paper's approximation for softmax losses, which our tasks have), `regression` for all
+    (½ e^{-s} L + s/2: LibMTL, MTAN, torchjd), `revised` (L/(2σ²) + ln(1 + σ²), σ learnt). init: s at the start, 0
+    (-.5 in MTAN); of `revised`, σ = e^{init/2}. lr_scale: learning rate of s as a multiple of the run's, 10.
+    """
+
+    declaration = Declaration(tasks_at_least=2, slots=("combine",), tags=("task_weights",))
+
+    def __init__(
+        self,
+        form: Form = "classification",
+        init: Annotated[float, Field(ge=-LIMIT, le=LIMIT)] = 0.0,
+        lr_scale: Annotated[float, Field(gt=0)] = 10.0,
+    ):
+        self.form, self.init, self.lr_scale = form, init, lr_scale
+
+    def build(self, recipe: Recipe) -> None:
+        start = float(torch.tensor(self.init / 2).exp()) if self.form == "revised" else self.init
+        recipe.method_modules[self.key] = LogVariances(len(recipe.tasks), start, self.lr_scale)
+
+    def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
+        return [{"params": list(self.module(recipe).parameters()), "weight_decay": 0.0}]
+
+    def combine(self, step: Step, recipe: Recipe) -> Tensor:
+        found = task_losses(step)
+        parts, values = [], self.module(recipe).values
+        for task, loss, s, here in zip(step.tasks, found.losses, values, found.present, strict=True):
+            part, weight = uncertain(loss, s, self.form)
+            step.scalar(f"weight/{task}", weight)
+            parts.append(torch.where(here, part, 0.0))
+        return reduce(add, parts) + found.rest

@@ -1,0 +1,107 @@
+"""What the weightings share: they own the combination of losses, and differ in how they find w."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.multi_task.gram import ONE_REPRESENTATION, GradSource, GramProvider
+from methods.multi_task.losses import NormalizeSum, TaskLosses, normalized, task_losses
+from recipes.gates import Gates
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+from recipes.step import Step
+
+Every = Annotated[int, Field(ge=1)]
+# all but float16, whose loss scale the gradients of the tasks would carry
+UNSCALED = ("32-true", "64-true", "bf16-mixed", "bf16-true", "bf16", "32", "64")
+
+
+class WeightingState(nn.Module):
+    """weights [T]: those in use. Checkpointed, equal on all ranks, never averaged."""
+
+    weights: Tensor
+
+    def __init__(self, tasks: int):
+        super().__init__()
+        self.register_buffer("weights", torch.ones(tasks))
+
+
+class Weighting(Method):
+    """Σ_t w_t L_t with w from `task_weights`; terms of no task are added as they are.
+
+    A subclass fills `task_weights`. scale_heads: heads see w_t too. Without it the gates scale what the tasks share and
+    every head learns from its own loss. In a step's second pass (SAM) the weights are those of the first. Where weights
+    come out as no finite numbers, the last ones hold.
+    """
+
+    normalize_sum: NormalizeSum = "none"
+    scale_heads: bool = True
+    update_every: int = 1
+
+    def declare(self) -> Declaration:
+        return Declaration(tasks_at_least=2, slots=("combine",), tags=("task_weights",))
+
+    def state(self, tasks: int) -> WeightingState:
+        return WeightingState(tasks)
+
+    def task_weights(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
+        """[T] weights, without gradient, equal on all ranks."""
+        raise TypeError(f"{type(self).__name__} has no weights")
+
+    def build(self, recipe: Recipe) -> None:
+        recipe.method_modules[self.key] = self.state(len(recipe.tasks))
+        if not self.scale_heads:
+            recipe.network.gates = Gates(recipe.tasks)
+
+    def combine(self, step: Step, recipe: Recipe) -> Tensor:
+        found, held = task_losses(step), self.module(recipe)
+        if not step.replay and step.progress.step % self.update_every == 0:
+            with torch.no_grad():
+                weights = self.task_weights(found, step, recipe).to(held.weights)
+                weights = normalized(weights, found.present, self.normalize_sum)
+                usable = found.present & weights.isfinite().all()
+                held.weights.copy_(torch.where(usable, weights, held.weights))
+        weights = held.weights.clone()
+        for task, weight in zip(step.tasks, weights, strict=True):
+            step.scalar(f"weight/{task}", weight)
+        if recipe.network.gates is None:
+            return found.combined(weights)
+        recipe.network.gates.set(weights)
+        return found.combined()
+
+
+class GramWeighting(Weighting):
+    """w = f(G), G the Gram matrix of the tasks' gradients by `grad_source` (see `GramProvider`)."""
+
+    grad_source: GradSource
+    layer: str | None = None
+
+    def declare(self) -> Declaration:
+        refuses = {} if self.grad_source == "shared" else {"features_by_task": ONE_REPRESENTATION}
+        return Declaration(
+            tasks_at_least=2, slots=("combine",), tags=("task_weights",), refuses=refuses, precisions=UNSCALED
+        )
+
+    def solve(self, gram: Tensor, found: TaskLosses, step: Step) -> Tensor:
+        """[T] weights from G [T, T] in float64."""
+        raise TypeError(f"{type(self).__name__} has no solution")
+
+    def gram(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
+        provider = GramProvider(self.grad_source, self.layer)
+        with torch.enable_grad():
+            gram = provider(found.losses, step.representations, recipe)
+        precise = torch.float32 if gram.device.type == "mps" else torch.float64  # which has no float64
+        return gram.to(precise)
+
+    def task_weights(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
+        return self.solve(self.gram(found, step, recipe), found, step)
+
+
+def without_absent(gram: Tensor, present: Tensor) -> Tensor:
+    """G with the rows of absent tasks, and of those without gradient, replaced by those of a task of length 1 that is
+    orthogonal to all others: it leaves their weights alone."""
+    there = present & (gram.diagonal() > 1e-12 * gram.diagonal().amax())
+    alone = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return torch.where(there[:, None] & there[None, :], gram, alone)

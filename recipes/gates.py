@@ -1,0 +1,44 @@
+"""The gradient gate: where tasks branch, the gradient of each can be scaled on its way into what they share."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Gate(torch.autograd.Function):
+    """Identity forward; backward times the number that stands in the slot *then*."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, gates: "Gates", task: str) -> Tensor:
+        ctx.gates, ctx.task = gates, task
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        weight = ctx.gates.weights[ctx.task]
+        return gradient * torch.as_tensor(weight).to(gradient), None, None
+
+
+class Gates:
+    """One gate a task, between what the tasks share and the task's head.
+
+    With weights w_t set between forward and backward, the backward of Σ_t L_t gives shared parameters Σ_t w_t ∇L_t and
+    every head its own gradient ∇L_t. The weights hold for one micro-batch: `reset` opens all gates for the next.
+    """
+
+    def __init__(self, tasks: Iterable[str]):
+        self.tasks = tuple(tasks)
+        self.weights: dict[str, Tensor | float] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        self.weights = dict.fromkeys(self.tasks, 1.0)
+
+    def set(self, weights: Tensor) -> None:
+        """weights: [T], in the order of the tasks, without gradient."""
+        self.weights = dict(zip(self.tasks, weights.detach().unbind(), strict=True))
+
+    def __call__(self, hidden: Tensor, task: str) -> Tensor:
+        return _Gate.apply(hidden, self, task)  # type: ignore[no-any-return]

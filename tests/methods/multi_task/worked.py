@@ -1,0 +1,59 @@
+"""The worked Gram matrices of the specification's example, and gradients of a small run to hold weights against."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from recipes.recipe import Recipe
+
+J = torch.tensor([[3.0, 1.0, 0.0], [-1.0, 2.0, 0.0], [0.0, -1.0, 2.0]], dtype=torch.float64)
+G = J @ J.T
+TASKS = {"shape": 3, "colour": 4, "size": 2}
+
+
+def random_gram(seed: int, tasks: int, dimensions: int = 6) -> Tensor:
+    j = torch.randn(tasks, dimensions, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return j @ j.T
+
+
+def torchjd(module: str):
+    """The peer package, skipped where it is not installed."""
+    return pytest.importorskip(f"torchjd.{module}", reason="pip install torchjd")
+
+
+def check_permutation(solve: Callable[[Tensor], Tensor], tolerance: float = 1e-9) -> None:
+    """Renaming the tasks renames the weights."""
+    for seed in range(10):
+        gram, order = random_gram(seed, 4), torch.randperm(4, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(solve(gram[order][:, order]), solve(gram)[order], atol=tolerance, rtol=0)
+
+
+class Watch:
+    """Stands for the backward of a step: gradients of single tasks, then those that the step ends with."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, dict[str, Tensor]] = {}
+        self.update: dict[str, Tensor] = {}
+
+    def watch(self, recipe: Recipe) -> None:
+        combine = recipe.combine
+
+        def watched(step):  # type: ignore[no-untyped-def]
+            loss = combine(step)
+            names, parameters = zip(*recipe.network.named_parameters(), strict=True)
+            weights = None
+            if recipe.network.gates is not None:
+                weights = recipe.network.gates.weights
+                recipe.network.gates.reset()
+            for name, term in step.losses.items():
+                found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+                self.tasks[step.terms[name].task] = dict(zip(names, found, strict=True))
+            if weights is not None:
+                recipe.network.gates.weights = weights
+            found = torch.autograd.grad(loss, parameters, retain_graph=True)
+            self.update = dict(zip(names, found, strict=True))
+            return loss
+
+        recipe.combine = watched  # type: ignore[method-assign]
