@@ -18,6 +18,7 @@ SLOTS = {
     "two_passes": "the second pass of a step",
     "labeled_mask": "the mask of labeled samples",
     "sampler": "the order in which labeled samples come",
+    "prompts": "the prompt tokens between the first token and the rest",
 }
 
 

@@ -71,7 +71,7 @@ def _network(assembly: Assembly, network: nn.Module) -> list[str]:
 def _methods(assembly: Assembly) -> list[str]:
     lines = []
     for key, method in assembly.composition.methods.items():
-        points = ", ".join(point for point in POINTS if method.fills(point))
+        points = ", ".join(point for point in POINTS if point != "leave" and method.fills(point))
         lines += [f"{key}: {called(assembly.config.methods[key])}", f"  takes part in: {points or 'evaluation'}"]
     return lines or ["none: cross-entropy on the labeled stream"]
 

@@ -32,7 +32,9 @@ from recipes.teacher import Teacher
 
 MakeView = Callable[[Stream, str, Randomness], Any]
 MakeOptimizer = Callable[["Recipe"], tuple[Optimizer, Any]]
-POINTS = ("build", "prepare", "adjust", "weigh", "terms", "combine", "wrap_step", "after_step", "infer")
+POINTS = (
+    "surgery", "build", "prepare", "adjust", "weigh", "terms", "combine", "wrap_step", "after_step", "infer", "leave"
+)  # fmt: skip
 
 
 class Recipe(LightningModule):
@@ -69,6 +71,8 @@ class Recipe(LightningModule):
             [partial(method.adjust, recipe=self) for method in self.at["adjust"]],
             [partial(method.weigh, recipe=self) for method in self.at["weigh"]],
         )
+        for method in self.at["surgery"]:
+            method.surgery(network)
         for method in self.at["build"]:
             method.build(self)
         self.norms = BatchNorms(network)

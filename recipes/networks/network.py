@@ -1,7 +1,7 @@
 """embed -> features -> heads: what the engine and every method know of a network."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import timm.layers
 from torch import Tensor, nn
@@ -23,7 +23,9 @@ class Network(nn.Module, ABC):
 
     `heads` is an ordinary ModuleDict: a method that wants another classifier (cosine, proxies, several
     layers) replaces an entry by any module from [N, feature_dim] to [N, C]. `backbone` holds everything
-    before, so surgery and freezing look there.
+    before, so surgery and freezing look there; what surgery adds lies in `deltas`, by the method's key, and
+    so in an averaged copy as well. `still` lists modules that stay in evaluation mode while the rest trains;
+    `frozen` says that of the backbone only what methods choose still learns.
 
     feature_dim: D. tasks: number of classes by task name. drop_rate: dropout between features and heads, in
     [0, 1). Raises UserError for a task name that cannot name a module.
@@ -36,6 +38,9 @@ class Network(nn.Module, ABC):
         super().__init__()
         self.feature_dim = feature_dim
         self.dropout = nn.Dropout(drop_rate)
+        self.deltas = nn.ModuleDict()
+        self.still: list[nn.Module] = []
+        self.frozen = False
         self.heads = nn.ModuleDict()
         for task, classes in tasks.items():
             if not task or "." in task or hasattr(self.heads, task):
@@ -51,6 +56,16 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def features(self, embedded: Embedded) -> Tensor:
         """Pooled features [N, feature_dim]."""
+
+    @abstractmethod
+    def example(self) -> Embedded:
+        """Two made-up samples of the kind this network takes, always the same, on its device."""
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.still:
+            module.eval()
+        return self
 
     def forward(self, embedded: Embedded) -> Output:
         features = self.features(embedded)

@@ -29,7 +29,7 @@ from recipes.method import Declaration
 from recipes.pairs import Listed, listed
 from recipes.recipe import Recipe
 from recipes.run import build_recipe, build_trainer, uses_hooks
-from tests.conformance.settings import CANONICAL, QUIET, SHARED, TINY
+from tests.conformance.settings import CANONICAL, NETWORK, QUIET, SHARED, TINY
 
 METHODS: dict[str, Listed] = listed()
 KINDS = ("image", "text")
@@ -86,8 +86,9 @@ def _composed(kind: str, key: str | None) -> DictConfig:
 
 
 def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
-    """The config of a tiny run with these methods; `changes` by dotted key. Methods beyond the first are joined to
-    the first one's config (`test_config.py` holds this against Hydra's own composition)."""
+    """The config of a tiny run with these methods, on a network all of them work on; `changes` by dotted key. Methods
+    beyond the first are joined to the first one's config (`test_config.py` holds this against Hydra's own
+    composition)."""
     config = copy.deepcopy(_composed(kind, keys[0] if keys else None))
     with open_dict(config):
         for key in keys[1:]:
@@ -95,9 +96,15 @@ def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
             family = METHODS[key].family
             before = [k for k in keys[: keys.index(key)] if METHODS[k].family == family]
             config.chosen[family] = f"[{','.join([*before, key])}]" if before else key
-        for name, value in changes.items():
+        for name, value in {**network_for(kind, *keys), **changes}.items():
             OmegaConf.update(config, name, value, merge=False, force_add=True)
     return config
+
+
+def network_for(kind: str, *keys: str) -> dict[str, Any]:
+    """What must be said of the network so that each of these methods works on it."""
+    wanted = [NETWORK[key][kind] for key in keys if kind in NETWORK.get(key, {})]
+    return {f"network.{name}": value for settings in wanted for name, value in settings.items()}
 
 
 def quiet_run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
@@ -204,6 +211,8 @@ def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 def differs(a: Outcome, b: Outcome) -> bool:
-    """Whether two runs ended with other weights, or evaluate otherwise, by more than sums in another order explain."""
-    network = [{k: v for k, v in o.state.items() if k.startswith("network.")} for o in (a, b)]
+    """Whether two runs ended with other weights, or evaluate otherwise, by more than sums in another order explain.
+    Tensors that only one network has (a method's surgery) do not count: what it says does."""
+    shared = [k for k in a.state.keys() & b.state.keys() if k.startswith("network.")]
+    network = [{k: o.state[k] for k in shared} for o in (a, b)]
     return max(distance(*network), distance(a.logits, b.logits)) > 1e-5

@@ -1,8 +1,9 @@
 """One table of settings for the trials: every method in `configs/` is found by itself, and this says only where its
 defaults would hide its effect within three steps.
 
-CANONICAL: arguments of a method. EXACT: further arguments under which it is exact on several ranks, for methods whose
-default is not. TINY: a run of some steps on real data in a fraction of a second, by kind of data.
+NETWORK: a network that a method works on, by kind of data, where it does not on the usual one. CANONICAL: arguments of a
+method. EXACT: further arguments under which it is exact on several ranks, for methods whose default is not.
+TINY: a run of some steps on real data in a fraction of a second, by kind of data.
 """
 
 from typing import Any
@@ -80,4 +81,9 @@ QUIET: dict[str, dict[str, Any]] = {
             "attention_probs_dropout_prob": 0.0,
         }
     },
+}
+
+# Methods that need tokens and attention, which the usual network for pictures lacks.
+NETWORK: dict[str, dict[str, dict[str, Any]]] = {
+    key: {"image": QUIET["image"]} for key in ("adapter", "prefix_tuning", "vpt")
 }
