@@ -1,6 +1,5 @@
 """Adapters against blocks written out by hand, post-norm (BERT) and pre-norm (ViT)."""
 
-from types import SimpleNamespace
 
 import pytest
 import torch
