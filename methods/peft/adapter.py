@@ -1,6 +1,6 @@
 """Adapters. Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019, arXiv 1902.00751; one a block
-after Pfeiffer et al., AdapterFusion, EACL 2021, arXiv 2005.00247; parallel and scaled after He et al., Towards a Unified
-View of Parameter-Efficient Transfer Learning, ICLR 2022, arXiv 2110.04366."""
+after Pfeiffer et al., AdapterFusion, EACL 2021, arXiv 2005.00247; parallel and scaled after He et al., Towards a
+Unified View of Parameter-Efficient Transfer Learning, ICLR 2022, arXiv 2110.04366."""
 
 from typing import Annotated, Literal
 
@@ -23,7 +23,7 @@ class Adapter(Surgeon):
 
     With F a sub-layer and x its residual stream, post-norm (BERT) | pre-norm (ViT):
     `houlsby`, after attention and after the feed-forward part: LN(x + F + A(F)) | x + F + A(F).
-    `pfeiffer`, after the feed-forward part: with h = LN(x + F), LN(x + F + A(h)) by the same norm | h = x + F, h + A(h).
+    `pfeiffer`, after the feed-forward part: h = LN(x + F), LN(x + F + A(h)), by the same norm | h = x + F, h + A(h).
     `parallel`, beside the feed-forward part: LN(x + F(x) + A(x)) | x + F(LN x) + A(LN x).
     The adapter reads after the output layer's dropout and its result is added before layer scale and drop path. U and
     all biases start at zero, so the network starts as it was (the paper's start is only near that).

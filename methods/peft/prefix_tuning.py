@@ -94,8 +94,8 @@ class PrefixTuning(Surgeon):
     """Attn(q, [P_k; K], [P_v; V]) = (1-λ) Attn(q, K, V) + λ Attn(q, P_k, P_v): learned rows in every attention.
 
     P_k, P_v: [P, d] a layer, never masked, seen by all queries; positions of the tokens do not shift, so a text may be
-    as long as before (libraries that bring the rows as a cache shift them). Also a zero prefix takes attention away from
-    the tokens, so the network does not start as it was. An attention run several times (ALBERT) has one prefix.
+    as long as before (libraries that bring the rows as a cache shift them). A zero prefix, too, takes attention away
+    from the tokens, so the network does not start as it was. An attention run several times (ALBERT) has one prefix.
 
     length P: 10. hidden: width of the MLP, [P_k^1, P_v^1, …]_i = W₂ tanh(W₁ E_i), which the paper trains the rows
     through (512, with rates near 5e-5); 0 (default): rows directly, from N(0, 0.02²), with AdamW 1e-3 to 1e-2.

@@ -90,7 +90,7 @@ class TextNetwork(Network):
         ids = torch.randint(self.vocab_size, (2, length), generator=generator, device="cpu")
         mask = torch.ones(2, length, dtype=torch.bool, device="cpu")
         mask[1, length - length // 3 :] = False
-        device = self.backbone.get_input_embeddings().weight.device
+        device = self.backbone.device
         return self.embed({"ids": ids.to(device), "mask": mask.to(device)})
 
     def features(self, embedded: Embedded) -> Tensor:

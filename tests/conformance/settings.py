@@ -1,8 +1,8 @@
 """One table of settings for the trials: every method in `configs/` is found by itself, and this says only where its
 defaults would hide its effect within three steps.
 
-NETWORK: a network that a method works on, by kind of data, where it does not on the usual one. CANONICAL: arguments of a
-method. EXACT: further arguments under which it is exact on several ranks, for methods whose default is not.
+NETWORK: a network that a method works on, by kind of data, where it does not on the usual one. CANONICAL: arguments of
+a method. EXACT: further arguments under which it is exact on several ranks, for methods whose default is not.
 TINY: a run of some steps on real data in a fraction of a second, by kind of data.
 """
 

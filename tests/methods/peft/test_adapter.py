@@ -10,10 +10,11 @@ from methods.peft.adapter import Adapter
 from tests.methods.peft.small import counts, features, fill, network, operate, text_network
 
 VARIANTS = ("houlsby", "pfeiffer", "parallel")
+TRANSFORMERS = ["vit", "beit", "eva", "swin", "swinv2", "bert", "distilbert", "modernbert", "deberta"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", ["vit", "beit", "eva", "swin", "swinv2", "bert", "distilbert", "modernbert", "deberta"])
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_every_transformer_starts_as_it_was_and_changes(variant, name):
     before = features(network(name))
     made = operate(Adapter(variant, bottleneck=4), network(name), "adapter")
@@ -28,10 +29,11 @@ def by_hand(made, variant):
     bert, adapters = made.backbone, list(made.deltas["adapter"])
     x, mask = made.example()
     hidden, wide = bert.embeddings(inputs_embeds=x), mask[:, None, None, :]
-    sigma = torch.nn.functional.relu if variant != "houlsby" else lambda z: torch.nn.functional.gelu(z, approximate="tanh")
+    sigma = torch.nn.GELU("tanh") if variant == "houlsby" else torch.relu
 
     def A(adapter, z):
-        return adapter.scale * (sigma(z @ adapter.down.weight.T + adapter.down.bias) @ adapter.up.weight.T + adapter.up.bias)
+        inner = sigma(z @ adapter.down.weight.T + adapter.down.bias)
+        return adapter.scale * (inner @ adapter.up.weight.T + adapter.up.bias)
 
     for i, layer in enumerate(bert.encoder.layer):
         attention, output = layer.attention.output, layer.output
@@ -78,9 +80,11 @@ def test_vit_by_hand(variant):
             one, two = adapters[2 * i : 2 * i + 2] if variant == "houlsby" else (adapters[i],) * 2
             F = block.attn(block.norm1(x))
             x = x + F + (A(one, F) if variant == "houlsby" else 0)
-            F = block.mlp(block.norm2(x))
-            extra = {"houlsby": lambda F=F: A(two, F), "parallel": lambda x=x: A(two, block.norm2(x)), "pfeiffer": lambda: 0}
-            x = x + F + extra[variant]()
+            normed = block.norm2(x)
+            F = block.mlp(normed)
+            if variant != "pfeiffer":
+                F = F + A(two, F if variant == "houlsby" else normed)
+            x = x + F
             x = x + A(one, x) if variant == "pfeiffer" else x
         expected = vit.forward_head(vit.norm(x))
     torch.testing.assert_close(said, expected, atol=1e-6, rtol=1e-5)
@@ -92,12 +96,12 @@ def test_a_linear_houlsby_adapter_is_another_output_layer():
     fill(made, "adapter")
     plain = network("vit")
     with torch.no_grad():
-        for block, (one, two) in zip(plain.backbone.blocks, zip(*[iter(made.deltas["adapter"])] * 2, strict=True), strict=True):
-            for layer, adapter in ((block.attn.proj, one), (block.mlp.fc2, two)):
-                change = torch.eye(32) + 0.5 * adapter.up.weight @ adapter.down.weight
-                shift = 0.5 * (adapter.up.weight @ adapter.down.bias + adapter.up.bias)
-                layer.weight.copy_(change @ layer.weight)
-                layer.bias.copy_(change @ layer.bias + shift)
+        layers = [layer for block in plain.backbone.blocks for layer in (block.attn.proj, block.mlp.fc2)]
+        for layer, adapter in zip(layers, made.deltas["adapter"], strict=True):
+            change = torch.eye(32) + 0.5 * adapter.up.weight @ adapter.down.weight
+            shift = 0.5 * (adapter.up.weight @ adapter.down.bias + adapter.up.bias)
+            layer.weight.copy_(change @ layer.weight)
+            layer.bias.copy_(change @ layer.bias + shift)
     torch.testing.assert_close(features(made), features(plain), atol=1e-5, rtol=1e-5)
 
 
@@ -112,8 +116,9 @@ def test_parameters_of_bert_base(variant, size, number):
 def test_norms_learn_with_houlsby_alone():
     for variant in VARIANTS:
         made = operate(Adapter(variant), network("bert"), "adapter")
+        norms = {n for n, _ in made.backbone.named_parameters() if "LayerNorm" in n}
         trained = {n for n, p in made.backbone.named_parameters() if p.requires_grad}
-        assert trained == ({n for n, _ in made.backbone.named_parameters() if "LayerNorm" in n} if variant == "houlsby" else set())
+        assert trained == (norms if variant == "houlsby" else set())
 
 
 def test_the_papers_start_is_near_identity():
@@ -124,5 +129,5 @@ def test_the_papers_start_is_near_identity():
 
 
 def test_networks_without_blocks_are_refused():
-    with pytest.raises(UserError, match=r"adapters go into transformer blocks, and DigitsNet has conv.stem \(1\), norm"):
+    with pytest.raises(UserError, match=r"adapters go into transformer blocks, and DigitsNet has conv.stem \(1\)"):
         operate(Adapter(), network("digits_cnn"), "adapter")

@@ -47,7 +47,7 @@ def test_query_and_middle():
     ]
     separate = operate(BitFit(which="query_and_middle"), network("beit"), "bitfit")
     assert sum(p.requires_grad for p in separate.backbone.parameters()) == 4
-    with pytest.raises(UserError, match=r"which=query_and_middle: the queries of VisionTransformer have no bias of the"):
+    with pytest.raises(UserError, match=r"which=query_and_middle: the queries of VisionTransformer have no bias"):
         operate(BitFit(which="query_and_middle"), network("vit"), "bitfit")
 
 

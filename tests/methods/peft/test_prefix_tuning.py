@@ -98,7 +98,10 @@ def test_bert_as_the_peft_library_has_it(hidden):
     backbone.set_attn_implementation("sdpa")
     backbone.embeddings.token_type_ids.zero_()
     config = peft.PrefixTuningConfig(
-        task_type="FEATURE_EXTRACTION", num_virtual_tokens=3, prefix_projection=bool(hidden), encoder_hidden_size=hidden or None
+        task_type="FEATURE_EXTRACTION",
+        num_virtual_tokens=3,
+        prefix_projection=bool(hidden),
+        encoder_hidden_size=hidden or None,
     )
     model = peft.get_peft_model(backbone, config).eval()
     encoder, prefix = model.prompt_encoder["default"], made.deltas["prefix"]
