@@ -50,7 +50,7 @@ class Prompt(nn.Module):
 
 
 class PromptTuning(Surgeon):
-    """[e(x)_1; P_1 … P_P; e(x)_2 …]: learned rows among the word embeddings of a frozen text encoder.
+    """e(x) ← [e(x)_1; P_1 … P_P; e(x)_2 …]: learned rows among the word embeddings of a frozen text encoder.
 
     P: [P, d_e], not masked, left out of pooling. Different from the paper, in which a language model answers in words:
     a head reads the encoder. Weak on encoders below a billion parameters; `vpt` puts rows into every block.

@@ -17,6 +17,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "posthoc_logit_adjustment": {"tau": 2.0},
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
+    # B starts at zero, so A moves by the square of the scale
+    "lora": {"alpha": 512.0},
 }
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
