@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.peft.freezing import evaluating
+from methods.peft.freezing import evaluating, is_sketch
 from recipes.networks.network import Network
 
 Activation = Callable[[Tensor], Tensor]
@@ -91,6 +91,8 @@ class Flow:
     def __init__(self, network: Network):
         self.inputs: dict[nn.Module, Any] = {}
         self.outputs: dict[nn.Module, Any] = {}
+        if is_sketch(network):
+            return
         modules = [module for module in network.backbone.modules() if not isinstance(module, nn.Identity)]
         handles = [module.register_forward_hook(self.note) for module in modules]
         try:
@@ -106,13 +108,13 @@ class Flow:
 
     def dropout_after(self, layer: nn.Module) -> nn.Module:
         """The dropout that gets a layer's output, else the layer itself: before layer scale, drop path and sum."""
-        given = self.outputs[layer]
+        given = self.outputs.get(layer)
         for module, got in self.inputs.items():
-            if isinstance(module, nn.Dropout) and got is given:
+            if isinstance(module, nn.Dropout) and got is given and given is not None:
                 return module
         return layer
 
     def last_norm(self, block: nn.Module, norms: Iterable[nn.Module]) -> nn.Module | None:
         """The norm whose output is the block's own, if there is one."""
-        given = self.outputs[block]
-        return next((norm for norm in norms if self.outputs.get(norm) is given), None)
+        given = self.outputs.get(block)
+        return next((norm for norm in norms if given is not None and self.outputs.get(norm) is given), None)

@@ -8,7 +8,7 @@ this family, in every network, is tried on two made-up samples:
       moves the output;
     - deltas that can be merged give the same output merged.
 
-The last property, that saved deltas come back, is a test's. On the meta device only shapes can be tried.
+That saved deltas come back is a test's to show. The plan's sketch of the network cannot be tried.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
-from methods.peft.freezing import evaluating
+from methods.peft.freezing import evaluating, is_sketch
 from methods.peft.weights import is_mergeable, merge
 from recipes.networks.network import Network
 from recipes.step import Embedded
@@ -34,22 +34,23 @@ def answer(network: Network, example: Embedded) -> Tensor:
 
 
 @torch.no_grad()
-def snapshot(network: Network) -> Tensor:
-    """What it says before surgery."""
+def snapshot(network: Network) -> Tensor | None:
+    """What it says before surgery; a sketch says nothing."""
+    if is_sketch(network):
+        return None
     with evaluating(network):
         return answer(network, network.example())
 
 
-def audit(network: Network, key: str, trained: Mapping[str, nn.Parameter], before: Tensor, preserves: bool) -> None:
+def audit(
+    network: Network, key: str, trained: Mapping[str, nn.Parameter], before: Tensor | None, preserves: bool
+) -> None:
     """Raise UserError where `methods.key` is not at work. trained: its parameters by name. before: `snapshot`."""
-    if not trained:
+    if not trained or before is None:
         return
     with evaluating(network):
         example = network.example()
-        now = answer(network, example)
-        if before.is_meta:
-            return
-        if preserves and _far(now, before):
+        if preserves and _far(answer(network, example), before):
             raise UserError(f"methods.{key}: changes {_type(network)} before it has learnt anything; {REMEDY}")
         inside = {name: p for name, p in trained.items() if name.startswith("deltas.")}
         with _filled(inside.values()):

@@ -27,6 +27,11 @@ def keep_still(network: Network, modules: Sequence[nn.Module]) -> None:
         module.eval()
 
 
+def is_sketch(network: nn.Module) -> bool:
+    """Whether this is the plan's network, without numbers: not all encoders can be run so, and none is."""
+    return next(network.parameters()).is_meta
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode without a trace in random numbers; every module's own mode afterwards."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
-from methods.peft.freezing import evaluating, keep_still
+from methods.peft.freezing import evaluating, is_sketch, keep_still
 from methods.peft.prompt_tuning import insert, remove
 from methods.peft.sites import existing, find_blocks, find_sites
 from methods.peft.surgeon import Surgeon
@@ -130,6 +130,8 @@ class VPT(Surgeon):
                 block.register_forward_hook(here.after)
 
     def try_out(self, network: Network) -> None:
+        if is_sketch(network):
+            return
         try:
             with torch.no_grad(), evaluating(network):
                 network(network.example())

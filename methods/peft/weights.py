@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from datamodules.errors import UserError
-from methods.peft.freezing import evaluating
+from methods.peft.freezing import evaluating, is_sketch
 from methods.peft.sites import Site
 from recipes.networks.network import Network
 
@@ -58,6 +58,8 @@ class Added(nn.Module):
 def uncalled(network: Network, layers: Iterable[nn.Module]) -> set[nn.Module]:
     """Which of these modules are not run in training mode, or not in evaluation: hooks on them would be idle."""
     left = {module: {True, False} for module in layers}
+    if is_sketch(network):
+        return set()
     example = network.example()
 
     def seen(module: nn.Module, args: Any) -> None:
