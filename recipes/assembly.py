@@ -49,7 +49,10 @@ class Assembly:
         """The network without memory, for counting: classes that only the data tells count as two."""
         tasks = {task: classes or 2 for task, classes in self.datamodule.info.tasks.items()}
         with torch.device("meta"):
-            return self.build_network(tasks)
+            network = self.build_network(tasks)
+            for method in self.composition.filling("surgery"):
+                method.surgery(network)
+        return network
 
 
 def families(config: DictConfig) -> dict[str, str]:

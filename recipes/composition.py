@@ -22,6 +22,7 @@ SLOTS = {
     "attack": "the attack on labeled inputs",
     "sharing": "which layers tasks share",
     "sampler": "the order in which labeled samples come",
+    "prompts": "the prompt tokens between the first token and the rest",
 }
 
 

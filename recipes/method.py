@@ -2,7 +2,8 @@
 
 The points, in the order a batch meets them; all are optional, and nobody else writes a training step:
 
-    build       once: extra modules, network surgery, own parameter groups
+    surgery     once, before every `build`: change the network itself
+    build       once: extra modules, own parameter groups
     prepare     every batch: change inputs and targets, name further inputs to forward
     adjust      change the logits that losses see (evaluation and pseudo-labels see raw ones)
     cost        say what each class costs where it is the true one, in place of -log p (one owner)
@@ -14,10 +15,12 @@ The points, in the order a batch meets them; all are optional, and nobody else w
     after_step  once per real optimizer step: averages, memories, statistics
     receive     change the continuous input at evaluation and prediction
     infer       change logits at evaluation and prediction
+    leave       at the end of the run: files beside its checkpoints
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pytorch_lightning import Callback
@@ -30,6 +33,7 @@ from recipes.criterion import Role
 from recipes.step import Embedded, Step
 
 if TYPE_CHECKING:
+    from recipes.networks.network import Network
     from recipes.recipe import Recipe
 
 Closure = Callable[[], Any]
@@ -112,6 +116,10 @@ class Method(Callback):
     def state_key(self) -> str:
         return f"method:{self.key}"
 
+    def surgery(self, network: "Network") -> None:
+        """Freeze parts of the network, attach others; what is attached lies in `network.deltas`. The plan's sketch of
+        the network, on the meta device, is treated the same, so nothing may be kept in the method."""
+
     def build(self, recipe: "Recipe") -> None: ...
 
     def parameter_groups(self, recipe: "Recipe") -> list[dict[str, Any]]:
@@ -153,6 +161,9 @@ class Method(Callback):
 
     def infer(self, logits: Tensor, task: str, recipe: "Recipe") -> Tensor:
         return logits
+
+    def leave(self, folder: Path, recipe: "Recipe") -> None:
+        """Write into the folder of the run's checkpoints; on the first rank alone."""
 
     def fills(self, point: str) -> bool:
         """Whether this method overrides a point; the engine calls only those that do."""

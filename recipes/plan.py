@@ -72,7 +72,7 @@ def _methods(assembly: Assembly) -> list[str]:
     lines = []
     for key, method in assembly.composition.methods.items():
         orders = [f"the order of {stream} samples" for stream in assembly.composition.declarations[key].orders]
-        points = ", ".join([point for point in POINTS if method.fills(point)] + orders)
+        points = ", ".join([point for point in POINTS if point != "leave" and method.fills(point)] + orders)
         lines += [f"{key}: {called(assembly.config.methods[key])}", f"  takes part in: {points or 'evaluation'}"]
     return lines or ["none: cross-entropy on the labeled stream"]
 

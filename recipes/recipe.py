@@ -36,18 +36,8 @@ from recipes.teacher import Teacher
 MakeView = Callable[[Stream, str, Randomness], Any]
 MakeOptimizer = Callable[["Recipe"], tuple[Optimizer, Any]]
 POINTS = (
-    "build",
-    "prepare",
-    "adjust",
-    "cost",
-    "weigh",
-    "terms",
-    "combine",
-    "wrap_step",
-    "after_batch",
-    "after_step",
-    "receive",
-    "infer",
+    *("surgery", "build", "prepare", "adjust", "cost", "weigh", "terms", "combine", "wrap_step"),
+    *("after_batch", "after_step", "receive", "infer", "leave"),
 )
 
 
@@ -89,6 +79,8 @@ class Recipe(LightningModule):
             [partial(method.weigh, recipe=self) for method in self.at["weigh"]],
             [partial(method.cost, recipe=self) for method in self.at["cost"]],
         )
+        for method in self.at["surgery"]:
+            method.surgery(network)
         if composition.embedding:
             add_embedding(network, composition.embedding)
         for method in self.at["build"]:

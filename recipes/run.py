@@ -233,6 +233,8 @@ def leave_behind(
     command: list[str],
     final: dict[str, float],
 ) -> None:
+    for method in recipe.at["leave"]:
+        method.leave(folder / "checkpoints", recipe)
     record = collect(assembly, recipe, loggers, plan, command, final)
     write_report(record, folder / "report.html")
     finish_loggers(loggers, record, {kind: folder / "checkpoints" / f"{kind}.ckpt" for kind in ("last", "best")})

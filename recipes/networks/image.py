@@ -24,7 +24,7 @@ class ImageNetwork(Network):
     backbone: module from [N, C, H, W] to [N, feature_dim]. mean, std: [C] each, in units of [0, 1] pixels;
     buffers, so that they travel with the weights. input_size: (height, width) the backbone needs; other
     pictures are resized (bilinear, antialiased) after normalisation. None takes pictures as they come. Memory
-    format is the caller's: channels-last pictures stay so.
+    format is the caller's: channels-last pictures stay so. shape: (C, H, W) of `example`.
     """
 
     kind = "image"
@@ -41,15 +41,21 @@ class ImageNetwork(Network):
         std: Sequence[float],
         input_size: tuple[int, int] | None = None,
         drop_rate: float = 0.0,
+        shape: tuple[int, int, int] | None = None,
     ):
         super().__init__(feature_dim, tasks, drop_rate)
         self.backbone = backbone
         self.input_size = input_size
+        self.shape = shape or (len(mean), *(input_size or (32, 32)))
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def embed(self, view: Tensor) -> Embedded:
         return Embedded(view)
+
+    def example(self) -> Embedded:
+        pictures = torch.rand(2, *self.shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        return Embedded(pictures.to(self.mean.device))
 
     def features(self, embedded: Embedded) -> Tensor:
         x = (embedded.x - self.mean) / self.std
@@ -96,7 +102,14 @@ def build_image(
     mean, std = resolve_moments(channels, mean, std, own_moments, data_moments)
     resize = (height, width) if fixed or input_size is not None else None
     return ImageNetwork(
-        backbone, feature_dim, tasks, mean=mean, std=std, input_size=resize, drop_rate=drop_rate
+        backbone,
+        feature_dim,
+        tasks,
+        mean=mean,
+        std=std,
+        input_size=resize,
+        drop_rate=drop_rate,
+        shape=(channels, height, width),
     )
 
 

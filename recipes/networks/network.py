@@ -1,7 +1,7 @@
 """embed -> features -> heads: what the engine and every method know of a network."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import timm.layers
 import torch
@@ -25,7 +25,9 @@ class Network(nn.Module, ABC):
 
     `heads` is an ordinary ModuleDict: a method that wants another classifier (cosine, proxies, several
     layers) replaces an entry by any module from [N, feature_dim] to [N, C]. `backbone` holds everything
-    before, so surgery and freezing look there.
+    before, so surgery and freezing look there; what surgery adds lies in `deltas`, by the method's key, and
+    so in an averaged copy as well. `still` lists modules that stay in evaluation mode while the rest trains;
+    `frozen` says that of the backbone only what methods choose still learns.
 
     Where tasks part before the heads, a backbone gives features by task, and so does `features`: every head
     reads its own. `gates`, where a method puts them, stand between what tasks share and the heads.
@@ -42,6 +44,9 @@ class Network(nn.Module, ABC):
         self.feature_dim = feature_dim
         self.dropout = nn.Dropout(drop_rate)
         self.gates: Gates | None = None
+        self.deltas = nn.ModuleDict()
+        self.still: list[nn.Module] = []
+        self.frozen = False
         self.heads = nn.ModuleDict()
         for task, classes in tasks.items():
             if not task or "." in task or hasattr(self.heads, task):
@@ -57,6 +62,16 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def features(self, embedded: Embedded) -> Tensor | dict[str, Tensor]:
         """Pooled features [N, feature_dim], or such by task."""
+
+    @abstractmethod
+    def example(self) -> Embedded:
+        """Two made-up samples of the kind this network takes, always the same, on its device."""
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.still:
+            module.eval()
+        return self
 
     def forward(self, embedded: Embedded) -> Output:
         features = self.features(embedded)

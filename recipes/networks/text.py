@@ -84,6 +84,15 @@ class TextNetwork(Network):
     def embed(self, view: Mapping[str, Tensor]) -> Embedded:
         return Embedded(self.backbone.get_input_embeddings()(view["ids"]), view["mask"])
 
+    def example(self) -> Embedded:
+        length = min(8, self.max_length or 8)
+        generator = torch.Generator("cpu").manual_seed(0)
+        ids = torch.randint(self.vocab_size, (2, length), generator=generator, device="cpu")
+        mask = torch.ones(2, length, dtype=torch.bool, device="cpu")
+        mask[1, length - length // 3 :] = False
+        device = self.backbone.device
+        return self.embed({"ids": ids.to(device), "mask": mask.to(device)})
+
     def features(self, embedded: Embedded) -> Tensor:
         x, mask = embedded.x, embedded.mask
         if self.max_length is not None and x.shape[1] > self.max_length:

@@ -29,7 +29,7 @@ from recipes.method import Declaration
 from recipes.pairs import Listed, listed
 from recipes.recipe import Recipe
 from recipes.run import build_recipe, build_trainer, uses_hooks
-from tests.conformance.settings import CANONICAL, QUIET, RUN, SEVERAL_TASKS, SHARED, TINY
+from tests.conformance.settings import CANONICAL, NETWORK, QUIET, RUN, SEVERAL_TASKS, SHARED, TINY
 
 METHODS: dict[str, Listed] = listed()
 KINDS = ("image", "text")
@@ -92,8 +92,9 @@ def _composed(kind: str, key: str | None) -> DictConfig:
 
 
 def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
-    """The config of a tiny run with these methods; `changes` by dotted key. Methods beyond the first are joined to
-    the first one's config (`test_config.py` holds this against Hydra's own composition)."""
+    """The config of a tiny run with these methods, on a network all of them work on; `changes` by dotted key. Methods
+    beyond the first are joined to the first one's config (`test_config.py` holds this against Hydra's own
+    composition)."""
     config = copy.deepcopy(_composed(kind, keys[0] if keys else None))
     changes = several_tasks(kind, *keys) | changes
     with open_dict(config):
@@ -103,9 +104,15 @@ def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
             before = [k for k in keys[: keys.index(key)] if METHODS[k].family == family]
             config.chosen[family] = f"[{','.join([*before, key])}]" if before else key
         needed = {name: value for key in keys for name, value in RUN.get(key, {}).items()}
-        for name, value in (needed | changes).items():
+        for name, value in (network_for(kind, *keys) | needed | changes).items():
             OmegaConf.update(config, name, value, merge=False, force_add=True)
     return config
+
+
+def network_for(kind: str, *keys: str) -> dict[str, Any]:
+    """What must be said of the network so that each of these methods works on it."""
+    wanted = [NETWORK[key][kind] for key in keys if kind in NETWORK.get(key, {})]
+    return {f"network.{name}": value for settings in wanted for name, value in settings.items()}
 
 
 def quiet_run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:

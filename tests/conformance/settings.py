@@ -2,8 +2,9 @@
 defaults would hide its effect within three steps.
 
 CANONICAL: arguments of a method. RUN: changes of the run, by dotted key, for a method that three small batches cannot
-show. EXACT: further arguments under which it is exact on several ranks, for methods whose
-default is not. TINY: a run of some steps on real data in a fraction of a second, by kind of data.
+show. NETWORK: a network that a method works on, by kind of data, where it does not on the usual one. EXACT: further
+arguments under which it is exact on several ranks, for methods whose default is not. TINY: a run of some steps on real
+data in a fraction of a second, by kind of data.
 """
 
 from typing import Any
@@ -42,6 +43,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "gradnorm": {"lr": 0.5},
     "pcgrad": {"reduction": "mean"},
     "hard_sharing": {"split_stage": 0},
+    # B starts at zero, so A moves by the square of the scale
+    "lora": {"alpha": 512.0},
 }
 
 RUN: dict[str, dict[str, Any]] = {
@@ -118,4 +121,9 @@ QUIET: dict[str, dict[str, Any]] = {
             "attention_probs_dropout_prob": 0.0,
         }
     },
+}
+
+# Methods that need tokens and attention, which the usual network for pictures lacks.
+NETWORK: dict[str, dict[str, dict[str, Any]]] = {
+    key: {"image": QUIET["image"]} for key in ("adapter", "prefix_tuning", "vpt")
 }

@@ -11,7 +11,7 @@ from recipes.config import resolve_command
 from recipes.groups import CONFIGS, description, families
 from recipes.method import Method
 from tests.conformance.lab import METHODS, run_of, tiny
-from tests.conformance.settings import CANONICAL, EXACT
+from tests.conformance.settings import CANONICAL, EXACT, NETWORK
 
 
 def target(key: str) -> type:
@@ -71,6 +71,7 @@ def test_a_family_has_a_none(family):
 def test_the_table_of_settings_names_methods_and_arguments_that_exist():
     for key, changes in [*CANONICAL.items(), *EXACT.items()]:
         assert changes.keys() <= METHODS[key].node().keys()
+    assert NETWORK.keys() <= METHODS.keys()
 
 
 @pytest.mark.parametrize("keys", [("fixmatch", "mixup"), ("mean_teacher", "fixmatch")], ids="+".join)

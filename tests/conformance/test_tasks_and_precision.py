@@ -8,7 +8,18 @@ import torch
 
 from datamodules.errors import UserError
 from recipes.assembly import assemble
-from tests.conformance.lab import METHODS, Outcome, alone, declared, differs, method_and_kind, run_of, trial
+from tests.conformance.lab import (
+    METHODS,
+    Outcome,
+    alone,
+    declared,
+    differs,
+    method_and_kind,
+    network_for,
+    run_of,
+    trial,
+)
+from tests.conformance.settings import NETWORK
 
 TASKS = {"data.source.tasks": ["label", "parity"]}
 # methods of several tasks have two heads in every other trial
@@ -16,14 +27,15 @@ ON_IMAGES = [key for key in METHODS if "image" in declared(key).kinds and declar
 
 
 @cache
-def without_methods() -> Outcome:
-    return trial(run_of("image", **TASKS))
+def without_methods(on_network_of: str | None) -> Outcome:
+    network = network_for("image", on_network_of) if on_network_of else {}
+    return trial(run_of("image", **network, **TASKS))
 
 
 @pytest.mark.parametrize("key", ON_IMAGES)
 def test_two_heads(key):
     """Both heads learn, every term of the method comes once a head, and the effect is alive."""
-    outcome, plain = trial(run_of("image", key, **TASKS)), without_methods()
+    outcome, plain = trial(run_of("image", key, **TASKS)), without_methods(key if key in NETWORK else None)
     assert all(math.isfinite(value) for row in outcome.history.values() for value in row.values())
     for task, classes in (("label", 10), ("parity", 2)):
         assert outcome.logits[task].shape[1] == classes

@@ -1,0 +1,120 @@
+"""Small networks beside or behind the sub-layers of a frozen one, and where in it they belong.
+
+Where an output layer's dropout lies, and whether a block ends in a norm (post-norm, as BERT) or in a sum (pre-norm, as
+ViT), is not read from names: the network is run once and it is seen which tensor goes where.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.peft.freezing import evaluating, is_sketch
+from recipes.networks.network import Network
+
+Activation = Callable[[Tensor], Tensor]
+
+
+def bottleneck(z: Tensor, down: nn.Linear, up: nn.Linear, activation: Activation, scale: float) -> Tensor:
+    """A(z) = s (U σ(D z + b_D) + b_U). z: [..., d], D: [m, d], U: [d, m]."""
+    return scale * up(activation(down(z)))
+
+
+class Bottleneck(nn.Module):
+    """A(z) with its weights, and the hooks that put it into a network. `site` names the layer it belongs to."""
+
+    def __init__(self, width: int, size: int, activation: Activation, scale: float, dropout: float, site: str):
+        super().__init__()
+        self.down, self.up = nn.Linear(width, size), nn.Linear(size, width)
+        self.activation, self.scale, self.dropout, self.site = activation, scale, nn.Dropout(dropout), site
+        self.seen: Tensor | None = None
+
+    def forward(self, z: Tensor) -> Tensor:
+        return bottleneck(z, self.down, self.up, self._active, self.scale).to(z.dtype)
+
+    def _active(self, hidden: Tensor) -> Tensor:
+        return self.dropout(self.activation(hidden))
+
+    def start(self, paper: bool) -> None:
+        """U = 0, so that the network starts as it was, and D as LoRA's A; `paper`: both N(0, 0.01²), cut at 2σ."""
+        for layer in (self.down, self.up):
+            nn.init.zeros_(layer.bias)
+            if paper:
+                nn.init.trunc_normal_(layer.weight, std=1e-2, a=-2e-2, b=2e-2)
+        if not paper:
+            nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+            nn.init.zeros_(self.up.weight)
+
+    # -- hooks -----------------------------------------------------------------------------------------------------
+    def behind(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """F → F + A(F), on an output layer or, in pre-norm blocks, on the whole block."""
+        if isinstance(output, tuple):
+            return (output[0] + self(output[0]), *output[1:])
+        return output + self(output)
+
+    def within_norm(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """LN(u) → LN(u + A(LN(u))): the block's one norm is used twice."""
+        return norm.forward(args[0] + self(output))
+
+    def look(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        """Keep the input of the feed-forward part …"""
+        self.seen = args[0]
+
+    def beside(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        """… and add A of it to that part's output: F(x) → F(x) + A(x)."""
+        assert self.seen is not None
+        seen, self.seen = self.seen, None
+        return output + self(seen)
+
+
+def relu(x: Tensor) -> Tensor:
+    return F.relu(x)
+
+
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def identity(x: Tensor) -> Tensor:
+    return x
+
+
+ACTIVATIONS: dict[str, Activation] = {"relu": relu, "gelu": gelu, "silu": F.silu, "identity": identity}
+
+
+class Flow:
+    """What each module of a network got and gave in one forward in evaluation mode."""
+
+    def __init__(self, network: Network):
+        self.inputs: dict[nn.Module, Any] = {}
+        self.outputs: dict[nn.Module, Any] = {}
+        if is_sketch(network):
+            return
+        modules = [module for module in network.backbone.modules() if not isinstance(module, nn.Identity)]
+        handles = [module.register_forward_hook(self.note) for module in modules]
+        try:
+            with torch.no_grad(), evaluating(network):
+                network(network.example())
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def note(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.inputs[module] = args[0] if args else None
+        self.outputs[module] = output[0] if isinstance(output, tuple) else output
+
+    def dropout_after(self, layer: nn.Module) -> nn.Module:
+        """The dropout that gets a layer's output, else the layer itself: before layer scale, drop path and sum."""
+        given = self.outputs.get(layer)
+        for module, got in self.inputs.items():
+            if isinstance(module, nn.Dropout) and got is given and given is not None:
+                return module
+        return layer
+
+    def last_norm(self, block: nn.Module, norms: Iterable[nn.Module]) -> nn.Module | None:
+        """The norm whose output is the block's own, if there is one."""
+        given = self.outputs.get(block)
+        return next((norm for norm in norms if given is not None and self.outputs.get(norm) is given), None)

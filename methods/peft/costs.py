@@ -1,0 +1,77 @@
+"""What each method trains of ViT-B/16 and of BERT-base, heads aside: the table of `docs/peft.md`.
+
+    python -m methods.peft.costs
+
+Counted on the meta device, by the surgery that a run performs.
+"""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import torch
+from transformers import AutoModel, BertConfig
+
+from datamodules.errors import UserError
+from methods.peft.adapter import Adapter
+from methods.peft.bitfit import BitFit
+from methods.peft.linear_probe import LinearProbe
+from methods.peft.lora import LoRA
+from methods.peft.prefix_tuning import PrefixTuning
+from methods.peft.prompt_tuning import PromptTuning
+from methods.peft.surgeon import Surgeon
+from methods.peft.vpt import VPT
+from recipes.networks import build_network
+from recipes.networks.network import Network
+from recipes.networks.text import TextNetwork
+
+ROWS: dict[str, Surgeon] = {
+    "linear_probe": LinearProbe(),
+    "bitfit": BitFit(),
+    "lora": LoRA(),
+    "lora, targets=[all_linear]": LoRA(targets=["all_linear"]),
+    "adapter": Adapter(),
+    "adapter, variant=pfeiffer bottleneck=48": Adapter("pfeiffer", 48),
+    "adapter, variant=parallel": Adapter("parallel"),
+    "prefix_tuning": PrefixTuning(),
+    "prefix_tuning, hidden=512": PrefixTuning(hidden=512),
+    "prompt_tuning": PromptTuning(),
+    "vpt": VPT(),
+    "vpt, mode=shallow": VPT("shallow"),
+}
+
+
+def vit() -> Network:
+    picture = SimpleNamespace(kind="image", shape=(3, 224, 224))
+    return build_network(picture, {"label": 2}, name="vit_base_patch16_224")
+
+
+def bert() -> Network:
+    encoder = AutoModel.from_config(BertConfig())
+    encoder.pooler = None
+    return TextNetwork(encoder, {"label": 2})
+
+
+def cost(method: Surgeon, network: Network) -> str:
+    """Numbers that learn, and their part of the backbone's."""
+    whole = sum(parameter.numel() for parameter in network.backbone.parameters())
+    method.key = "counted"
+    try:
+        method.surgery(network)
+    except UserError:
+        return "–"
+    named = network.named_parameters()
+    trained = sum(p.numel() for name, p in named if p.requires_grad and not name.startswith("heads."))
+    return f"{trained:,} ({100 * trained / whole:.2f} %)"
+
+
+def table() -> Iterator[str]:
+    yield "| method | ViT-B/16 | BERT-base |"
+    yield "|---|---:|---:|"
+    for name, method in ROWS.items():
+        with torch.device("meta"):
+            yield f"| `{name}` | {cost(method, vit())} | {cost(method, bert())} |"
+
+
+if __name__ == "__main__":
+    for line in table():
+        print(line, flush=True)

@@ -1,0 +1,43 @@
+"""Linear probing: a classifier on frozen features, the floor of every comparison. The normalisation before it as in He
+et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022, arXiv 2111.06377."""
+
+from torch import Tensor, nn
+
+from methods.peft.freezing import keep_still
+from methods.peft.surgeon import Surgeon
+from recipes.method import Declaration
+from recipes.networks.network import Network
+
+
+class Standardise(nn.Module):
+    """(f - μ) / σ of every feature, over the batch while training and by running statistics afterwards."""
+
+    def __init__(self, features: int, device: object):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(features, affine=False, eps=1e-6, device=device)  # type: ignore[arg-type]
+
+    def hook(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (self.norm(args[0]), *args[1:])
+
+
+class LinearProbe(Surgeon):
+    """Trains the heads alone: z = W f(x) + b on frozen features f. The whole backbone is in evaluation mode, without
+    dropout, and makes no graph.
+
+    norm: standardise each feature before the heads, without scale and shift of its own: (f - μ)/σ with the batch's
+    moments, running ones in evaluation. For features of uneven size; makes the heads' rate easier to choose.
+    """
+
+    def __init__(self, norm: bool = False):
+        self.norm = norm
+
+    def declare(self) -> Declaration:
+        reason = "it trains the heads alone, so nothing else may learn; leave out peft=linear_probe"
+        return Declaration(refuses={"delta": reason}, exact_on_ranks=not self.norm)
+
+    def attach(self, network: Network) -> None:
+        keep_still(network, [network.backbone])
+        if self.norm:
+            standardise = Standardise(network.feature_dim, next(network.heads.parameters()).device)
+            network.deltas[self.key] = standardise
+            network.dropout.register_forward_pre_hook(standardise.hook)

@@ -1,0 +1,147 @@
+"""LoRA. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685; the scale of
+rsLoRA after Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023, arXiv 2312.03732."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from datamodules.errors import UserError
+from methods.peft.peft_format import LowRankDelta, is_peft, read_peft, write_peft
+from methods.peft.sites import Site, choose_sites, default_targets, find_sites, thirds
+from methods.peft.surgeon import Surgeon, averaged
+from methods.peft.weights import attach
+from recipes.method import Declaration
+from recipes.networks.network import Network
+from recipes.recipe import Recipe
+
+Init = Literal["kaiming", "gaussian"]
+
+
+def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """s · B A x. x: [..., d_in], a: [r, d_in], b: [d_out, r]."""
+    return scale * F.linear(F.linear(x, a), b)
+
+
+def conv_low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float, like: nn.Conv2d) -> Tensor:
+    """s · B * (A * x): the layer's own kernel to r channels, then 1x1. a: [r, c_in, k, k], b: [c_out, r, 1, 1]."""
+    return scale * F.conv2d(F.conv2d(padded(x, like), a, None, like.stride, unpadded(like), like.dilation), b)
+
+
+def padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """What convolutions with other borders than zeros do to their input first."""
+    if conv.padding_mode == "zeros":
+        return x
+    return F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
+
+
+def unpadded(conv: nn.Conv2d) -> str | int | tuple[int, ...]:
+    return conv.padding if conv.padding_mode == "zeros" else 0
+
+
+class LowRank(LowRankDelta):
+    """ΔW = s B A of a linear layer [d_out, d_in] or an ungrouped convolution [c_out, c_in, k, k], there
+    ΔW[o,i] = s Σ_r B[o,r] A[r,i]. B is zero at the start."""
+
+    def __init__(self, site: Site, rank: int, scale: float, dropout: float, init: Init):
+        super().__init__(site)
+        weight: Tensor = site.module.weight
+        outputs = len(weight) if site.rows is None else site.rows[1] - site.rows[0]
+        ones = [1] * (weight.ndim - 2)
+        self.scale, self.dropout = scale, nn.Dropout(dropout)
+        self.a = nn.Parameter(torch.empty(rank, *weight.shape[1:], device=weight.device))
+        self.b = nn.Parameter(torch.zeros(outputs, rank, *ones, device=weight.device))
+        if init == "kaiming":
+            nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+        else:
+            nn.init.normal_(self.a, std=1 / rank)
+
+    def weight(self) -> Tensor:
+        product = self.b.float().flatten(1) @ self.a.float().flatten(1)
+        return self.scale * product.view(len(self.b), *self.a.shape[1:])
+
+    def forward(self, x: Tensor, layer: nn.Module) -> Tensor:
+        x = self.dropout(x)
+        if isinstance(layer, nn.Conv2d):
+            return conv_low_rank(x, self.a, self.b, self.scale, layer)
+        return low_rank(x, self.a, self.b, self.scale)
+
+
+class LoRA(Surgeon):
+    """y = W x + b + s · B A dropout(x), s = α/r: a frozen layer learns a change of rank r, ΔW = s B A.
+
+    A: [r, d_in], B: [d_out, r]. B starts at zero, so the network starts as it was; ΔW can be merged into W without a
+    trace. A convolution's A has the layer's kernel and B is 1x1 (the form of the peft library; loralib's differs).
+    Where a layer's weight is read instead of the layer being called, dropout has no input to act on and is left out.
+
+    rank r: 8. alpha α: 8 (paper on RoBERTa-base; the authors' scripts 16). Changing r at fixed α changes s.
+    dropout: of the input of A, 0 to .1. scaling: `lora` is α/r, `rslora` α/√r. init of A: `kaiming` is uniform in
+    ±1/√d_in (authors' code), `gaussian` N(0, 1/r²).
+    targets: roles (`attn.q`, `mlp`, `conv.kxk`), `all_linear`, or patterns on names, see `sites.py`; null: queries
+    and values, in networks without attention all dense convolutions.
+    qkv: on a layer that makes queries, keys and values at once, `split` gives each its own A and B on its own rows,
+    as if they were separate; `shared` is one A and B for the whole layer (what peft does), a different model.
+    load: a delta saved by a run, or a folder in the peft library's format, to start from. Rates are 10 to 100 times
+    those of full fine-tuning: AdamW 1e-4 to 2e-3.
+    """
+
+    declaration = Declaration(tags=("delta",))
+
+    def __init__(
+        self,
+        rank: Annotated[int, Field(ge=1)] = 8,
+        alpha: Annotated[float, Field(gt=0)] = 8.0,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        scaling: Literal["lora", "rslora"] = "lora",
+        init: Init = "kaiming",
+        targets: list[str] | None = None,
+        qkv: Literal["split", "shared"] = "split",
+        load: str | None = None,
+    ):
+        self.rank, self.dropout, self.init, self.qkv, self.targets = rank, dropout, init, qkv, targets
+        self.alpha, self.scaling, self.load = alpha, scaling, load
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (self.rank if self.scaling == "lora" else math.sqrt(self.rank))
+
+    def attach(self, network: Network) -> None:
+        deltas = nn.ModuleList(
+            LowRank(site, self.rank, self.scale, self.dropout, self.init) for site in self.sites(network)
+        )
+        network.deltas[self.key] = deltas
+        attach(network, deltas)
+
+    def read(self, path: Path, network: Network, trained: dict[str, nn.Parameter]) -> None:
+        if not is_peft(path):
+            return super().read(path, network, trained)
+        prefix = getattr(network.backbone, "base_model_prefix", "")
+        return read_peft(path, list(network.deltas[self.key]), prefix, option=f"methods.{self.key}.load")
+
+    def leave(self, folder: Path, recipe: Recipe) -> None:
+        super().leave(folder, recipe)
+        network = averaged(recipe) or recipe.network
+        write_peft(folder / f"{self.key}_peft", list(network.deltas[self.key]))
+
+    def sites(self, network: Network) -> Iterator[Site]:
+        """The layers that get a delta; rows of fused ones apart, unless they share."""
+        backbone, option = network.backbone, f"methods.{self.key}.targets"
+        targets = self.targets or default_targets(backbone)
+        fused = {site.name: site for site in find_sites(backbone) if site.role == "attn.qkv"}
+        if self.qkv == "shared" and fused:
+            # whichever of the three is named, the whole layer is meant
+            targets = ["attn.qkv" if target in ("attn.q", "attn.k", "attn.v") else target for target in targets]
+        for site in choose_sites(backbone, targets, option):
+            if isinstance(site.module, nn.Conv2d) and site.module.groups > 1:
+                raise UserError(f"{option}: '{site.name}' is a convolution in groups, which has no low rank to learn")
+            if not isinstance(site.module, (nn.Linear, nn.Conv2d)):
+                raise UserError(f"{option}: '{site.name}' is no linear layer or convolution")
+            if site.name in fused and site.rows is None and self.qkv == "split":
+                yield from thirds(backbone, site, option)
+            else:
+                yield site

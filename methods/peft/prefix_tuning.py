@@ -1,0 +1,147 @@
+"""Prefix tuning. Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts for Generation, ACL 2021, arXiv 2101.00190.
+Without its network and with a classifier this is P-Tuning v2 (Liu et al., ACL 2022, arXiv 2110.07602)."""
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from datamodules.errors import UserError
+from methods.peft.sites import Site, existing, find_sites
+from methods.peft.surgeon import Surgeon
+from recipes.method import Declaration
+from recipes.networks.network import Network
+
+
+def with_prefix(
+    key: Tensor, value: Tensor, mask: Tensor | None, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """K ← [P_k; K], V ← [P_v; V], the mask widened: every query sees the prefix.
+
+    key, value: [N, H, T, d_h]. rows: [P, 2, H·d_h], keys and values. mask: None, boolean (True is seen) or added to
+    the scores, [..., T].
+    """
+    length, batch, heads = len(rows), len(key), key.shape[1]
+    both = rows.to(key.dtype).view(length, 2, heads, key.shape[-1]).permute(1, 2, 0, 3)
+    pk, pv = both.unsqueeze(1).expand(2, batch, *both.shape[1:])
+    if mask is not None:
+        mask = torch.cat([mask.new_full((*mask.shape[:-1], length), not mask.is_floating_point()), mask], dim=-1)
+    return torch.cat([pk, key], dim=2), torch.cat([pv, value], dim=2), mask
+
+
+class Prefix(nn.Module):
+    """The rows of all layers: a table [P, L, 2, d], or made by an MLP from embeddings E [P, e]."""
+
+    def __init__(self, length: int, layers: int, width: int, hidden: int, device: torch.device):
+        super().__init__()
+        self.width = width
+        if hidden:
+            self.embedding = nn.Parameter(torch.randn(length, width, device=device))
+            self.down = nn.Linear(width, hidden, device=device)
+            self.up = nn.Linear(hidden, layers * 2 * width, device=device)
+        else:
+            self.table = nn.Parameter(0.02 * torch.randn(length, layers, 2, width, device=device))
+
+    def rows(self, layer: int) -> Tensor:
+        """[P, 2, d] of one layer. Of the MLP's last matrix only this layer's part is used."""
+        if hasattr(self, "table"):
+            return self.table[:, layer]
+        part = slice(layer * 2 * self.width, (layer + 1) * 2 * self.width)
+        made = F.linear(torch.tanh(self.down(self.embedding)), self.up.weight[part], self.up.bias[part])
+        return made.view(-1, 2, self.width)
+
+
+class Widened(TorchFunctionMode):
+    """While it is on, torch's attention sees the prefix of one layer: whatever comes before (projections with their
+    own deltas, normalised or rotated queries and keys) and after it is the network's own."""
+
+    def __init__(self, rows: Tensor):
+        super().__init__()
+        self.rows = rows
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
+        given["key"], given["value"], given["attn_mask"] = with_prefix(
+            given["key"], given["value"], given.get("attn_mask"), self.rows
+        )
+        return func(**given)
+
+
+class AtLayer:
+    """The prefix of one attention, on from its entry to its exit."""
+
+    def __init__(self, prefix: Prefix, layer: int):
+        self.prefix, self.layer = prefix, layer
+        self.on: list[Widened] = []
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self.on.append(Widened(self.prefix.rows(self.layer)))
+        self.on[-1].__enter__()
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        # the exit is called even where an error prevented the entry
+        if self.on:
+            self.on.pop().__exit__(None, None, None)
+
+
+class PrefixTuning(Surgeon):
+    """Attn(q, [P_k; K], [P_v; V]) = (1-λ) Attn(q, K, V) + λ Attn(q, P_k, P_v): learned rows in every attention.
+
+    P_k, P_v: [P, d] a layer, never masked, seen by all queries; positions of the tokens do not shift, so a text may be
+    as long as before (libraries that bring the rows as a cache shift them). A zero prefix, too, takes attention away
+    from the tokens, so the network does not start as it was. An attention run several times (ALBERT) has one prefix.
+
+    length P: 10. hidden: width of the MLP, [P_k^1, P_v^1, …]_i = W₂ tanh(W₁ E_i), which the paper trains the rows
+    through (512, with rates near 5e-5); 0 (default): rows directly, from N(0, 0.02²), with AdamW 1e-3 to 1e-2.
+    load: a delta saved by a run, to start from. Rows have no weight decay.
+    """
+
+    declaration = Declaration(tags=("delta",))
+    preserves: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        length: Annotated[int, Field(ge=1)] = 10,
+        hidden: Annotated[int, Field(ge=0)] = 0,
+        load: str | None = None,
+    ):
+        self.length, self.hidden, self.load = length, hidden, load
+
+    def attach(self, network: Network) -> None:
+        backbone = network.backbone
+        sites = self.keys(backbone)
+        widths = {len(site.module.weight) // (3 if site.role == "attn.qkv" else 1) for site in sites}
+        (width,) = widths
+        prefix = Prefix(self.length, len(sites), width, self.hidden, sites[0].module.weight.device)
+        network.deltas[self.key] = prefix
+        for layer, site in enumerate(sites):
+            attention = backbone.get_submodule(site.name.rpartition(".")[0])
+            here = AtLayer(prefix, layer)
+            attention.register_forward_pre_hook(here.enter)
+            attention.register_forward_hook(here.leave, always_call=True)
+
+    def keys(self, backbone: nn.Module) -> list[Site]:
+        """The layers that make keys, one an attention."""
+        found = find_sites(backbone)
+        sites = [site for site in found if site.role in ("attn.k", "attn.qkv")]
+        if not sites:
+            raise UserError(
+                f"methods.{self.key}: a prefix goes into attention, and {type(backbone).__name__} has "
+                f"{existing(found)}; use peft=lora, or name a transformer as network"
+            )
+        if len({len(site.module.weight) for site in sites}) > 1:
+            raise UserError(
+                f"methods.{self.key}: the attentions of {type(backbone).__name__} are of several widths, as those over "
+                "windows are, where a prefix is not defined; use peft=lora, or name a ViT as network"
+            )
+        return sites
+
+    def parameter_groups(self, recipe: Any) -> list[dict[str, Any]]:
+        """No decay towards zero, which is no neutral prefix."""
+        return [{"params": list(recipe.network.deltas[self.key].parameters()), "weight_decay": 0.0}]

@@ -1,0 +1,112 @@
+"""Prompt tuning. Lester, Al-Rfou and Constant, The Power of Scale for Parameter-Efficient Prompt Tuning, EMNLP 2021,
+arXiv 2104.08691."""
+
+import inspect
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from datamodules.errors import UserError
+from methods.peft.surgeon import Surgeon
+from recipes.method import Declaration
+from recipes.networks.network import Network
+from recipes.networks.text import TextNetwork
+
+
+def insert(x: Tensor, rows: Tensor, at: int) -> Tensor:
+    """[N, T, ...] with the rows [P, ...] after the first `at` of every sample."""
+    return torch.cat([x[:, :at], rows.to(x.dtype).expand(len(x), *rows.shape), x[:, at:]], dim=1)
+
+
+def remove(x: Tensor, count: int, at: int) -> Tensor:
+    return torch.cat([x[:, :at], x[:, at + count :]], dim=1)
+
+
+class Prompt(nn.Module):
+    """P rows among the embeddings of every text, and out of the last hidden states again."""
+
+    def __init__(self, rows: Tensor, at: int, first: int | None):
+        super().__init__()
+        self.rows = nn.Parameter(rows)
+        # first: the position id of a text's first token; None where positions are the encoder's own affair
+        self.at, self.first = at, first
+
+    def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        x, mask = kwargs["inputs_embeds"], kwargs["attention_mask"]
+        inner = {
+            "inputs_embeds": insert(x, self.rows, self.at),
+            "attention_mask": insert(mask, mask.new_ones(len(self.rows)), self.at),
+        }
+        if self.first is not None:
+            places = torch.arange(x.shape[1], device=x.device)[None]
+            inner["position_ids"] = self.first + insert(places, places.new_zeros(len(self.rows)), self.at)
+        return args, kwargs | inner
+
+    def after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        output["last_hidden_state"] = remove(output.last_hidden_state, len(self.rows), self.at)
+        return output
+
+
+class PromptTuning(Surgeon):
+    """e(x) ← [e(x)_1; P_1 … P_P; e(x)_2 …]: learned rows among the word embeddings of a frozen text encoder.
+
+    P: [P, d_e], not masked, left out of pooling. Different from the paper, in which a language model answers in words:
+    a head reads the encoder. Weak on encoders below a billion parameters; `vpt` puts rows into every block.
+
+    length P: 20. init: `sampled_vocab`, embeddings of random words, or `random_uniform` in ±0.5.
+    placement: `after_first` leaves the first token where poolers and heads expect it, `before` is the paper's.
+    positions: `keep` gives each token the position it had and the prompt that of the first; `shift` counts through, as
+    the paper and the peft library do: P of the encoder's positions are lost for texts. load: a delta saved by a run,
+    to start from. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
+    """
+
+    declaration = Declaration(kinds=("text",), tags=("delta",), slots=("prompts",))
+    preserves: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        length: Annotated[int, Field(ge=1)] = 20,
+        init: Literal["sampled_vocab", "random_uniform"] = "sampled_vocab",
+        placement: Literal["after_first", "before"] = "after_first",
+        positions: Literal["keep", "shift"] = "keep",
+        load: str | None = None,
+    ):
+        self.length, self.init, self.placement, self.positions, self.load = length, init, placement, positions, load
+
+    def attach(self, network: Network) -> None:
+        if not isinstance(network, TextNetwork):
+            raise UserError(f"methods.{self.key}: works on text encoders; for pictures use peft=vpt")
+        prompt = Prompt(self.start(network), int(self.placement == "after_first"), self.first_position(network))
+        network.deltas[self.key] = prompt
+        network.backbone.register_forward_pre_hook(prompt.before, with_kwargs=True)
+        network.backbone.register_forward_hook(prompt.after)
+
+    def start(self, network: TextNetwork) -> Tensor:
+        """The rows at the beginning, [P, d_e]: as wide as word embeddings, which are narrower than states in some."""
+        words: Tensor = network.backbone.get_input_embeddings().weight.detach()  # type: ignore[assignment]
+        if self.init == "random_uniform":
+            return torch.rand(self.length, words.shape[1], device=words.device) - 0.5
+        return words[torch.randint(len(words), (self.length,), device=words.device)].clone()
+
+    def first_position(self, network: TextNetwork) -> int | None:
+        """The position id of the first token: 0, in the RoBERTa family the one after the padding's."""
+        backbone = network.backbone
+        if "position_ids" not in inspect.signature(backbone.forward).parameters:
+            if self.positions == "keep" and network.max_length is not None:
+                raise UserError(
+                    f"methods.{self.key}.positions=keep: {type(backbone).__name__} takes no positions; use shift"
+                )
+            return None
+        if self.positions == "shift":
+            if network.max_length is not None:
+                network.max_length -= self.length
+            return None
+        for name, module in backbone.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                return 0 if module.padding_idx is None else module.padding_idx + 1
+        return 0
+
+    def parameter_groups(self, recipe: Any) -> list[dict[str, Any]]:
+        return [{"params": list(recipe.network.deltas[self.key].parameters()), "weight_decay": 0.0}]

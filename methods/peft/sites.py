@@ -1,0 +1,192 @@
+"""Where something may be attached: the layers of any timm network or Hugging Face encoder, by role instead of name.
+
+    attn.q attn.k attn.v attn.qkv attn.out    projections of self-attention; `attn.qkv` is all three in one layer
+    mlp.in mlp.out                            the two linear layers of the feed-forward part, gates count as `mlp.in`
+    conv.stem conv.1x1 conv.kxk conv.dw conv.grouped    convolutions: the first, 1x1, larger, one a channel, in groups
+    linear norm embed                         other linear layers, normalisations, tables of embeddings
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import timm.layers
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from datamodules.errors import UserError
+
+ATTENTION = r"(?:attention\.self|attention\.attn|attention|self_attn|SelfAttention|attn|self)"
+ROLES = {
+    "attn.qkv": rf"{ATTENTION}\.(?:qkv|Wqkv|in_proj)",
+    "attn.q": rf"{ATTENTION}\.(?:query_proj|query|q_lin|q_proj|q)",
+    "attn.k": rf"{ATTENTION}\.(?:key_proj|key|k_lin|k_proj|k)",
+    "attn.v": rf"{ATTENTION}\.(?:value_proj|value|v_lin|v_proj|v)",
+    "attn.out": rf"attention\.output\.dense|{ATTENTION}\.(?:dense|out_lin|out_proj|o_proj|proj|Wo|o)",
+    "mlp.in": r"(?:mlp|ffn|DenseReluDense)\.(?:fc1(?:_[gx])?|lin1|Wi|wi(?:_\d)?|w1|w2|gate_proj|up_proj)"
+    r"|intermediate\.dense|layers\.\d+\.fc1|albert_layers\.\d+\.ffn",
+    "mlp.out": r"(?:mlp|ffn|DenseReluDense)\.(?:fc2|lin2|Wo|wo|w3|down_proj)"
+    r"|(?<!attention\.)output\.dense|layers\.\d+\.fc2|albert_layers\.\d+\.ffn_output",
+}
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase, timm.layers.RmsNorm)
+# tables of attention's position bias are made by small networks of their own, which belong to no role
+_FOREIGN = re.compile(r"cpb_mlp|pos_mlp|rel_pos|(?:^|\.)pooler(?:\.|$)")
+# fused layers whose rows are [q; k; v]; others deal them out head by head
+_BY_KIND = {
+    "timm.layers.attention.Attention",
+    "timm.layers.attention.AttentionRope",
+    "timm.models.beit.Attention",
+    "timm.models.eva.EvaAttention",
+    "timm.models.swin_transformer.WindowAttention",
+    "timm.models.swin_transformer_v2.WindowAttention",
+    "transformers.models.modernbert.modeling_modernbert.ModernBertAttention",
+}
+_FUSED = ("attn.q", "attn.k", "attn.v")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One layer of the backbone. name: where it lies. rows: the part [start, stop) of a fused layer's outputs that
+    the role means, None for all of them."""
+
+    name: str
+    role: str
+    module: nn.Module
+    rows: tuple[int, int] | None = None
+
+
+def find_sites(backbone: nn.Module) -> list[Site]:
+    """Every layer with a role, in the order of definition."""
+    found, stem = [], True
+    for name, module in backbone.named_modules():
+        if not name or _FOREIGN.search(name):
+            continue
+        role = _role(name, module, stem)
+        stem = stem and not isinstance(module, nn.Conv2d)
+        if role:
+            found.append(Site(name, role, module))
+    return found
+
+
+def _role(name: str, module: nn.Module, stem: bool) -> str | None:
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        for role, pattern in ROLES.items():
+            if re.search(rf"(?:^|\.)(?:{pattern})$", name):
+                return role
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if isinstance(module, nn.Conv2d):
+        return "conv.stem" if stem else _conv_role(module)
+    if isinstance(module, _NORMS):
+        return "norm"
+    return "embed" if isinstance(module, nn.Embedding) else None
+
+
+def _conv_role(conv: nn.Conv2d) -> str:
+    if conv.groups > 1:
+        return "conv.dw" if conv.groups == conv.in_channels else "conv.grouped"
+    return "conv.1x1" if conv.kernel_size == (1, 1) else "conv.kxk"
+
+
+def default_targets(backbone: nn.Module) -> list[str]:
+    """Queries and values where there is attention (the choice of LoRA's paper), else all dense convolutions and the
+    feed-forward layers."""
+    roles = {site.role for site in find_sites(backbone)}
+    if roles & {"attn.q", "attn.qkv"}:
+        return ["attn.q", "attn.v"]
+    return [role for role in ("conv.1x1", "conv.kxk", "mlp.in", "mlp.out") if role in roles]
+
+
+def choose_sites(backbone: nn.Module, targets: Sequence[str], option: str) -> list[Site]:
+    """The sites that `targets` name, each once, in the order of definition.
+
+    A target is a role (`attn.q`), a family of roles (`attn`, `mlp`, `conv`), `all_linear` for the linear layers of
+    the blocks, or a regular expression that the whole name of a layer matches. A role of attention on a fused layer
+    is a part of its rows. option: what the user set, for the message. Raises UserError where a target matches nothing.
+    """
+    sites = find_sites(backbone)
+    chosen: dict[tuple[str, tuple[int, int] | None], Site] = {}
+    for target in targets:
+        matched = list(_matching(backbone, sites, target, option))
+        if not matched:
+            raise UserError(f"{option}: nothing in {type(backbone).__name__} is '{target}'; it has {existing(sites)}")
+        chosen |= {(site.name, site.rows): site for site in matched}
+    order = {site.name: i for i, site in enumerate(sites)}
+    return sorted(chosen.values(), key=lambda site: (order[site.name], site.rows or (0, 0)))
+
+
+def _matching(backbone: nn.Module, sites: list[Site], target: str, option: str) -> Iterable[Site]:
+    roles = {site.role for site in sites}
+    for site in sites:
+        if target in _FUSED and site.role == "attn.qkv":
+            yield part_of(backbone, site, target, option)
+        elif _means(target, site):
+            yield site
+    if target not in roles | set(ROLES) | {"all_linear", "attn", "mlp", "conv"}:
+        weighty = [site for site in sites if isinstance(site.module, (nn.Linear, nn.Conv2d))]
+        yield from (site for site in weighty if _fullmatch(target, site.name, option))
+
+
+def _means(target: str, site: Site) -> bool:
+    if target == "all_linear":
+        return isinstance(site.module, nn.Linear) and site.role.startswith(("attn", "mlp"))
+    if target == "attn.qkv" and site.role in _FUSED:
+        return True
+    return site.role == target or site.role.startswith(f"{target}.")
+
+
+def _fullmatch(pattern: str, name: str, option: str) -> bool:
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error as error:
+        raise UserError(f"{option}: '{pattern}' is neither a role nor a regular expression ({error})") from error
+
+
+def part_of(backbone: nn.Module, site: Site, role: str, option: str) -> Site:
+    """The rows of a fused layer that make queries, keys or values. Raises UserError where nobody knows which."""
+    parent = backbone.get_submodule(site.name.rpartition(".")[0])
+    kind = f"{type(parent).__module__}.{type(parent).__qualname__}"
+    assert isinstance(site.module, nn.Linear)
+    if kind not in _BY_KIND:
+        raise UserError(
+            f"{option}: which rows of '{site.name}' make the '{role}' of {kind} is not known; "
+            "name attn.qkv as target and set qkv=shared"
+        )
+    third, i = site.module.out_features // 3, _FUSED.index(role)
+    return replace(site, role=role, rows=(i * third, (i + 1) * third))
+
+
+def thirds(backbone: nn.Module, site: Site, option: str) -> list[Site]:
+    """A fused layer as its three parts."""
+    return [part_of(backbone, site, role, option) for role in _FUSED]
+
+
+def existing(sites: Sequence[Site]) -> str:
+    """The roles there are, with how many layers each, for a message."""
+    counts: dict[str, int] = {}
+    for site in sites:
+        counts[site.role] = counts.get(site.role, 0) + 1
+    return ", ".join(f"{role} ({count})" for role, count in counts.items()) or "no layer with a role"
+
+
+def find_blocks(backbone: nn.Module) -> list[str]:
+    """Names of the transformer blocks, first to last: the smallest modules that hold an attention's output layer and
+    a feed-forward one's. A block that is run several times (ALBERT) is named once."""
+    sites = find_sites(backbone)
+    ends = [site.name.split(".") for site in sites if site.role == "mlp.out"]
+    found: dict[str, None] = {}
+    for site in sites:
+        if site.role == "attn.out" and ends:
+            parts = site.name.split(".")
+            block = max((_common(parts, end) for end in ends), key=len)
+            # a list of sub-layers is never called itself (T5)
+            listed = isinstance(backbone.get_submodule(".".join(block)), nn.ModuleList)
+            found.setdefault(".".join(block[:-1] if listed else block))
+    return list(found)
+
+
+def _common(a: list[str], b: list[str]) -> list[str]:
+    same = 0
+    while same < min(len(a), len(b)) and a[same] == b[same]:
+        same += 1
+    return a[:same]

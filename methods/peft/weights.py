@@ -1,0 +1,157 @@
+"""Changes of a frozen layer's weight: W x → W x + ΔW x, and back into W where that is wanted.
+
+A change is attached as a hook on the layer, so the module tree, its names and its types stay what they were and no
+gradient of W is ever formed. Some networks read `layer.weight` instead of calling the layer (Swin-V2, BEiT, fused
+attention of torch): a hook is never run there, and nobody would notice. Such layers get W + ΔW as a parametrisation of
+their weight, which costs a gradient of W's size. Which layers are called is found out by running the network.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from datamodules.errors import UserError
+from methods.peft.freezing import evaluating, is_sketch
+from methods.peft.sites import Site
+from recipes.networks.network import Network
+
+
+class WeightDelta(nn.Module):
+    """ΔW of one layer, or of some rows of a fused one. A subclass gives `weight`, ΔW itself in float32, and
+    `forward`, ΔW x computed in the cheap way."""
+
+    def __init__(self, site: Site):
+        super().__init__()
+        self.site, self.rows, self.outputs = site.name, site.rows, len(site.module.weight)
+
+    def weight(self) -> Tensor:
+        raise TypeError(f"{type(self).__name__} gives no weight")
+
+    def placed(self) -> Tensor:
+        """ΔW in the shape of the layer's weight."""
+        change = self.weight()
+        return change if self.rows is None else F.pad(change, (0, 0, self.rows[0], self.outputs - self.rows[1]))
+
+    def add(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """The hook: the layer's output with ΔW x added."""
+        change = self(args[0], layer).to(output.dtype)
+        if self.rows is not None:
+            change = F.pad(change, (self.rows[0], self.outputs - self.rows[1]))
+        return output + change
+
+
+class Added(nn.Module):
+    """The parametrisation W → W + ΔW. The delta lies elsewhere in the network and is only looked up."""
+
+    def __init__(self, delta: WeightDelta):
+        super().__init__()
+        self.delta = (delta,)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.delta[0].placed().to(weight.dtype)
+
+
+def uncalled(network: Network, layers: Iterable[nn.Module]) -> set[nn.Module]:
+    """Which of these modules are not run in training mode, or not in evaluation: hooks on them would be idle."""
+    left = {module: {True, False} for module in layers}
+    if is_sketch(network):
+        return set()
+    example = network.example()
+
+    def seen(module: nn.Module, args: Any) -> None:
+        left[module].discard(mode)
+
+    handles = [module.register_forward_pre_hook(seen) for module in left]
+    try:
+        with torch.no_grad(), evaluating(network):
+            for mode in (False, True):
+                network.train(mode)
+                network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {module for module, modes in left.items() if modes}
+
+
+def attach(network: Network, deltas: Iterable[WeightDelta]) -> None:
+    """Let every delta act on the layer of its site."""
+    layers = {delta: network.backbone.get_submodule(delta.site) for delta in deltas}
+    silent = uncalled(network, layers.values())
+    for delta, layer in layers.items():
+        connect(delta, layer, parametrised=layer in silent)
+
+
+def connect(delta: WeightDelta, layer: nn.Module, parametrised: bool) -> None:
+    if parametrised:
+        parametrize.register_parametrization(layer, "weight", Added(delta))
+    else:
+        layer.register_forward_hook(delta.add)
+
+
+def disconnect(layer: nn.Module) -> tuple[list[WeightDelta], bool]:
+    """Take all weight deltas off a layer, in the order they were attached; and whether they were parametrisations."""
+    if parametrize.is_parametrized(layer, "weight"):
+        deltas = [added.delta[0] for added in layer.parametrizations.weight]
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        return deltas, True
+    hooks = {key: getattr(hook, "__self__", None) for key, hook in layer._forward_hooks.items()}
+    mine = {key: owner for key, owner in hooks.items() if isinstance(owner, WeightDelta)}
+    for key in mine:
+        del layer._forward_hooks[key]
+    return list(mine.values()), False
+
+
+def is_mergeable(module: nn.Module) -> bool:
+    """Whether weights can take up everything that a method added."""
+    return isinstance(module, nn.ModuleList) and all(isinstance(delta, WeightDelta) for delta in module)
+
+
+@torch.no_grad()
+def merge(network: Network, *keys: str) -> Callable[[], None]:
+    """W ← W + ΔW for the deltas of these methods, or of all: computed in float32, the deltas are gone afterwards, and
+    names and types of the network's modules are those of a network without them.
+
+    Returns what undoes it exactly: the former weights come back, nothing is subtracted. Raises UserError where
+    something was added that no weight can take up.
+    """
+    modules = {key: network.deltas[key] for key in keys or network.deltas.keys()}
+    for key, module in modules.items():
+        if not is_mergeable(module):
+            raise UserError(f"methods.{key}: what it adds cannot be merged into weights; keep the network as it is")
+    deltas = {delta for module in modules.values() for delta in module.children() if isinstance(delta, WeightDelta)}
+    names = dict.fromkeys(delta.site for module in modules.values() for delta in module.children())
+    undo = [_merge_layer(network.backbone.get_submodule(str(name)), deltas) for name in names]
+    for key in modules:
+        del network.deltas[key]
+
+    def restore() -> None:
+        network.deltas.update(modules)
+        for back in undo:
+            back()
+
+    return restore
+
+
+def _merge_layer(layer: nn.Module, chosen: set[WeightDelta]) -> Callable[[], None]:
+    attached, parametrised = disconnect(layer)
+    before = layer.weight
+    total = before.float()
+    for delta in attached:
+        if delta in chosen:
+            total = total + delta.placed()
+    layer.weight = nn.Parameter(total.to(before.dtype), requires_grad=before.requires_grad)
+    for delta in attached:
+        if delta not in chosen:
+            connect(delta, layer, parametrised)
+
+    def restore() -> None:
+        disconnect(layer)
+        layer.weight = before
+        for delta in attached:
+            connect(delta, layer, parametrised)
+
+    return restore

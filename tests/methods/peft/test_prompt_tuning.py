@@ -1,0 +1,79 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from datamodules.errors import UserError
+from methods.peft.prompt_tuning import PromptTuning, insert, remove
+from recipes.step import Embedded
+from tests.methods.peft.small import features, fill, network, operate
+
+ENCODERS = ["bert", "roberta", "electra", "distilbert", "albert", "modernbert", "deberta"]
+
+
+def test_insert_and_remove():
+    x, rows = torch.arange(6.0).view(1, 3, 2), torch.full((2, 2), 9.0)
+    wide = insert(x, rows, 1)
+    assert wide[0, :, 0].tolist() == [0, 9, 9, 2, 4]
+    assert torch.equal(remove(wide, 2, 1), x)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_padding_changes_nothing(name):
+    positions = "shift" if name == "deberta" else "keep"
+    made = operate(PromptTuning(length=3, positions=positions), network(name), "prompt")
+    fill(made, "prompt", 0.3)
+    x, mask = made.example()
+    said = features(made, Embedded(x, mask))
+    assert float((said - features(network(name), Embedded(x, mask))).abs().max()) > 1e-3
+    other = torch.where(mask.unsqueeze(-1), x, torch.randn_like(x))
+    torch.testing.assert_close(features(made, Embedded(other, mask)), said, atol=1e-5, rtol=0)
+    longer = Embedded(F.pad(x, (0, 0, 0, 4)), F.pad(mask, (0, 4)))
+    torch.testing.assert_close(features(made, longer), said, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_placed_before_and_counted_through_it_is_the_peft_librarys(name):
+    peft = pytest.importorskip("peft", reason="the oracle is the peft library, which is not installed")
+    made = operate(PromptTuning(length=3, placement="before", positions="shift"), network(name), "prompt")
+    made.eval()
+    backbone = copy.deepcopy(network(name).backbone).eval()
+    config = peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
+    model = peft.get_peft_model(backbone, config).eval()
+    x, mask = made.example()
+    with torch.no_grad():
+        model.prompt_encoder["default"].embedding.weight.copy_(made.deltas["prompt"].rows)
+        theirs = model(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state[:, 3:]
+        ours = made.backbone(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state
+    torch.testing.assert_close(ours[mask], theirs[mask], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "first"), [("bert", 0), ("roberta", 2)])
+def test_tokens_keep_their_positions(name, first):
+    made = operate(PromptTuning(length=3), network(name), "prompt")
+    seen = []
+    made.backbone.embeddings.position_embeddings.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    features(made)
+    # the first token, three rows at its position, the rest
+    assert (seen[0][0] - first).tolist() == [0, 0, 0, 0, *range(1, 8)]
+
+
+def test_where_positions_shift_texts_get_shorter():
+    assert operate(PromptTuning(length=3, positions="shift"), network("bert"), "prompt").max_length == 509
+    assert operate(PromptTuning(length=3), network("bert"), "prompt").max_length == 512
+
+
+def test_initial_rows():
+    made = operate(PromptTuning(length=4), network("electra"), "prompt")
+    words = made.backbone.get_input_embeddings().weight
+    rows = made.deltas["prompt"].rows
+    assert rows.shape == (4, 16), "as wide as words, not as states"
+    assert all(any(torch.equal(row, word) for word in words) for row in rows)
+    uniform = operate(PromptTuning(length=400, init="random_uniform"), network("bert"), "prompt").deltas["prompt"].rows
+    assert 0.49 < float(uniform.detach().abs().max()) <= 0.5
+
+
+def test_pictures_are_referred_to_vpt():
+    with pytest.raises(UserError, match=r"works on text encoders; for pictures use peft=vpt"):
+        operate(PromptTuning(), network("vit"), "prompt")
