@@ -18,7 +18,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
     # B starts at zero, so A moves by the square of the scale
-    "lora": {"alpha": 512.0},
+    "lora": {"alpha": 256.0},
 }
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
