@@ -44,7 +44,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "pcgrad": {"reduction": "mean"},
     "hard_sharing": {"split_stage": 0},
     # B starts at zero, so A moves by the square of the scale
-    "lora": {"alpha": 512.0},
+    "lora": {"alpha": 256.0},
 }
 
 RUN: dict[str, dict[str, Any]] = {

@@ -67,11 +67,12 @@ def test_stop_and_resume(key, kind, tmp_path):
 @pytest.mark.parametrize("key", METHODS)
 def test_stop_and_resume_with_accumulation(key, tmp_path):
     changes = {"trainer.accumulate_grad_batches": 2, "trainer.val_every": 2}
+    kind = declared(key).kinds[0]
     if declared(key).accumulation:
-        assert_equal(*stopped_and_whole(tmp_path, key, **changes))
+        assert_equal(*stopped_and_whole(tmp_path, key, kind=kind, **changes))
     else:
         with pytest.raises(UserError, match=rf"{key}.*trainer.accumulate_grad_batches=2.*set it to 1"):
-            assemble(run_of("image", key, **changes))
+            assemble(run_of(kind, key, **changes))
 
 
 def test_many_methods_at_once(tmp_path):
