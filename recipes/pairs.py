@@ -29,7 +29,8 @@ says
 
 - `{trains}`: both take effect in one run;
 - `{shares}`: they run together on one averaged network as one of them asks, the other's settings for it do not count;
-- a letter: the pair is refused, before data or device is touched, for the reason with this letter.
+- a letter: the pair is refused, before data or device is touched, for the reason with this letter;
+- nothing: one of them does not work on images.
 
 Columns are numbered as the rows are.
 

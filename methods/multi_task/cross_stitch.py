@@ -55,7 +55,7 @@ class CrossStitch(Method):
         tasks_at_least=2,
         slots=("sharing",),
         tags=("features_by_task",),
-        after=("adapts_weights",),
+        after=("delta",),
     )
 
     def __init__(

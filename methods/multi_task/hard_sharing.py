@@ -35,7 +35,7 @@ class HardSharing(Method):
 
     def declare(self) -> Declaration:
         tags = () if self.split_stage is None else ("features_by_task",)
-        return Declaration(kinds=("image",), tasks_at_least=2, slots=("sharing",), tags=tags, after=("adapts_weights",))
+        return Declaration(kinds=("image",), tasks_at_least=2, slots=("sharing",), tags=tags, after=("delta",))
 
     def build(self, recipe: Recipe) -> None:
         network = recipe.network

@@ -125,7 +125,7 @@ class MTAN(Method):
         tasks_at_least=2,
         slots=("sharing",),
         tags=("features_by_task",),
-        after=("adapts_weights",),
+        after=("delta",),
     )
 
     def __init__(self, reduction: Annotated[int, Field(ge=1)] = 4):

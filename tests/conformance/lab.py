@@ -76,9 +76,12 @@ def tiny(kind: str) -> list[str]:
     return [*SHARED, *TINY[kind], *texts, "run_dir=unused"]
 
 
-def several_tasks(kind: str, *keys: str) -> dict[str, Any]:
-    """The data that these methods need beyond one task, as changes by dotted key; empty where one will do."""
-    return SEVERAL_TASKS[kind] if any(declared(key).tasks_at_least > 1 for key in keys) else {}
+def circumstances(kind: str, *keys: str) -> dict[str, Any]:
+    """What these methods need of a run to work and to show, as changes by dotted key: a network, more batches, several
+    tasks."""
+    needed = {name: value for key in keys for name, value in RUN.get(key, {}).items()}
+    several = SEVERAL_TASKS[kind] if any(declared(key).tasks_at_least > 1 for key in keys) else {}
+    return network_for(kind, *keys) | needed | several
 
 
 @cache
@@ -96,15 +99,13 @@ def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
     beyond the first are joined to the first one's config (`test_config.py` holds this against Hydra's own
     composition)."""
     config = copy.deepcopy(_composed(kind, keys[0] if keys else None))
-    changes = several_tasks(kind, *keys) | changes
     with open_dict(config):
         for key in keys[1:]:
             config.setdefault("methods", {})[key] = copy.deepcopy(_composed(kind, key).methods[key])
             family = METHODS[key].family
             before = [k for k in keys[: keys.index(key)] if METHODS[k].family == family]
             config.chosen[family] = f"[{','.join([*before, key])}]" if before else key
-        needed = {name: value for key in keys for name, value in RUN.get(key, {}).items()}
-        for name, value in (network_for(kind, *keys) | needed | changes).items():
+        for name, value in (circumstances(kind, *keys) | changes).items():
             OmegaConf.update(config, name, value, merge=False, force_add=True)
     return config
 
@@ -199,15 +200,18 @@ def alone(kind: str, *keys: str) -> Outcome:
     return trial(run_of(kind, *keys))
 
 
-def quiet(kind: str, *keys: str, beside: str | None = None) -> Outcome:
-    """The same on a network in which samples do not meet. beside: a method that it will be held against: the data are
-    such as both can work on."""
-    return _quiet(kind, keys, several=bool(several_tasks(kind, *keys, *([beside] if beside else []))))
+_QUIET: dict[str, Outcome] = {}
 
 
-@cache
-def _quiet(kind: str, keys: tuple[str, ...], several: bool) -> Outcome:
-    return trial(quiet_run_of(kind, *keys, **(SEVERAL_TASKS[kind] if several else {})))
+def quiet(kind: str, *keys: str, beside: Sequence[str] = ()) -> Outcome:
+    """The same on a network in which samples do not meet. beside: methods that it will be held against: the run is such
+    as all of them can work in."""
+    changes = circumstances(kind, *keys, *beside)
+    # equal circumstances are one run, whoever it is held against
+    name = f"{kind} {keys} {sorted(changes.items())}"
+    if name not in _QUIET:
+        _QUIET[name] = trial(quiet_run_of(kind, *keys, **changes))
+    return _QUIET[name]
 
 
 # -- comparisons ---------------------------------------------------------------------------------------------------

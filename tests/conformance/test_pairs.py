@@ -2,9 +2,12 @@
 `docs/` says so."""
 
 import math
+import random
 import re
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,47 +46,68 @@ def test_the_page_is_fresh():
 def test_every_pair_has_a_cell_and_every_letter_a_sentence():
     found, sentences = cells(), legend()
     assert found.keys() == {(a, b) for a in METHODS for b in METHODS}
-    assert {found[pair] for pair in PAIRS} - {TRAINS, SHARES} == sentences.keys()
+    assert {found[pair] for pair in PAIRS} - {TRAINS, SHARES, ""} == sentences.keys()
     assert all(found[a, b] == found[b, a] for a, b in PAIRS)
-    assert all(re.fullmatch(r".*\bA\b.*\bB\b.*: .*\.", sentence) for sentence in sentences.values())
+    assert all(re.fullmatch(r"(?=.*\bA\b)(?=.*\bB\b).*: .*\.", sentence) for sentence in sentences.values())
 
 
-def check_pair(a: str, b: str, kind: str) -> str:
-    """Train the pair, or hold its refusal against the rules; returns what the page should say."""
-    config = quiet_run_of(kind, a, b)
+def check_together(kind: str, *keys: str) -> str:
+    """Train these methods together and hold that against the runs without one of them, or hold their refusal against
+    the rules; returns what the page should say."""
+    config = quiet_run_of(kind, *keys)
     try:
         assemble(config)
     except UserError as error:
         for line in str(error).splitlines():
-            assert f"{METHODS[a].family}={a}" in line
-            assert f"{METHODS[b].family}={b}" in line
+            assert sum(f"{METHODS[key].family}={key}" in line for key in keys) == 2, line
         return "refused"
-    both, one, other = trial(config), quiet(kind, a, beside=b), quiet(kind, b, beside=a)
-    assert all(math.isfinite(value) for row in both.history.values() for value in row.values())
-    assert both.terms == one.terms | other.terms
-    effects = [differs(both, other), differs(both, one)]
-    if effects == [True, True]:
-        return TRAINS
-    # whoever asks for the averaged network alone may leave it to the other, and says so
-    idle = [key for key, effect in zip((a, b), effects, strict=True) if not effect]
-    assert [declared(key).yields_teacher for key in idle] == [True], f"{idle} without effect in {a} + {b}"
-    return SHARES
+    together = trial(config)
+    without = {key: quiet(kind, *(k for k in keys if k != key), beside=[key]) for key in keys}
+    assert all(math.isfinite(value) for row in together.history.values() for value in row.values())
+    assert together.terms == set().union(*(outcome.terms for outcome in without.values()))
+    idle = [key for key, outcome in without.items() if not differs(together, outcome)]
+    # whoever asks for the averaged network alone may leave it to another, and says so
+    assert all(declared(key).yields_teacher for key in idle), f"{idle} without effect in {' + '.join(keys)}"
+    return SHARES if idle else TRAINS
 
 
-@pytest.mark.parametrize(("a", "b"), PAIRS, ids=["+".join(pair) for pair in PAIRS])
-def test_pair_on_images(a, b):
-    if not all("image" in declared(key).kinds for key in (a, b)):
-        pytest.skip("one of them does not work on images, which its own trial checks")
-    cell = cells()[a, b]
-    assert check_pair(a, b, "image") == ("refused" if cell.isalpha() else cell)
+def able(kind: str, *keys: str) -> bool:
+    """Whether each of these methods works on such data at all, which its own trial checks."""
+    return all(kind in declared(key).kinds for key in keys)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("a", "b"), PAIRS, ids=["+".join(pair) for pair in PAIRS])
-def test_pair_on_text(a, b):
-    if not all("text" in declared(key).kinds for key in (a, b)):
-        pytest.skip("one of them does not work on text, which its own trial checks")
-    assert (check_pair(a, b, "text") == "refused") == bool(verdicts("text")[a, b])
+def sampled(combinations: Sequence[tuple[str, ...]], kind: str, every: int) -> list[Any]:
+    """The combinations that can be tried on such data; all but each `every`-th are left to the slow trials."""
+    tried = [keys for keys in combinations if able(kind, *keys)]
+    marks = [() if i % every == 0 else (pytest.mark.slow,) for i in range(len(tried))]
+    return [pytest.param(keys, id="+".join(keys), marks=mark) for keys, mark in zip(tried, marks, strict=True)]
+
+
+@pytest.mark.parametrize("keys", sampled(PAIRS, "image", every=11))
+def test_pair_on_images(keys):
+    cell = cells()[keys]
+    assert check_together("image", *keys) == ("refused" if cell.isalpha() else cell)
+
+
+@pytest.mark.parametrize("keys", sampled(PAIRS, "text", every=41))
+def test_pair_on_text(keys):
+    assert (check_together("text", *keys) == "refused") == bool(verdicts("text")[keys])
+
+
+def triples(number: int, seed: int) -> list[tuple[str, ...]]:
+    """Methods of three families each, drawn at random."""
+    source, families = random.Random(seed), sorted({entry.family for entry in METHODS.values()})
+    found: dict[tuple[str, ...], None] = {}
+    while len(found) < number:
+        chosen = source.sample(families, 3)
+        keys = [source.choice([k for k, entry in METHODS.items() if entry.family == family]) for family in chosen]
+        found[tuple(sorted(keys, key=list(METHODS).index))] = None
+    return list(found)
+
+
+@pytest.mark.parametrize("keys", sampled(triples(200, seed=0), "image", every=20))
+def test_triple_on_images(keys):
+    check_together("image", *keys)
 
 
 def test_a_refusal_leaves_no_method_out():

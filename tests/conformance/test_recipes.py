@@ -8,7 +8,7 @@ from recipes.assembly import assemble
 from recipes.config import resolve_command
 from recipes.groups import options
 from recipes.plan import describe
-from tests.conformance.lab import KINDS, METHODS, several_tasks, tiny, trial
+from tests.conformance.lab import KINDS, METHODS, circumstances, tiny, trial
 
 RECIPES = list(options("recipe"))
 
@@ -16,7 +16,7 @@ RECIPES = list(options("recipe"))
 def command(recipe: str, kind: str) -> list[str]:
     """The tiny run with a recipe in it; a recipe may want a pretrained network, which no test downloads."""
     small = [f"recipe={recipe}" if override.startswith("recipe=") else override for override in tiny(kind)]
-    tasks = several_tasks(kind, *([recipe] if recipe in METHODS else []))
+    tasks = circumstances(kind, *([recipe] if recipe in METHODS else []))
     small += [f"{name}=[{','.join(values)}]" for name, values in tasks.items()]
     return [*small, "network.pretrained=false", *(["network.name=auto"] if kind == "text" else [])]
 

@@ -72,7 +72,7 @@ def test_the_teacher_lags(key, kind):
 @EACH
 def test_the_effect_is_alive(key, kind):
     """Other weights, or other evaluated logits, than the same run without the method; its terms are not zero."""
-    outcome, plain = quiet(kind, key), quiet(kind, beside=key)
+    outcome, plain = quiet(kind, key), quiet(kind, beside=[key])
     assert differs(outcome, plain)
     own = outcome.terms - plain.terms
     assert all(any(outcome.history[step][f"train/{term}"] != 0 for step in (1, 2, 3)) for term in own)

@@ -1,0 +1,123 @@
+"""How a run is evaluated: what the reported network says, and what comes of it. The training step is in `recipe.py`."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from datamodules.errors import UserError, nearest
+from datamodules.randomness import Randomness, SampleRandomness
+from recipes.composition import Composition
+from recipes.evaluation import Evaluator, Probe
+from recipes.method import Method
+from recipes.networks.network import Network
+from recipes.step import Embedded, Output, Stream
+from recipes.tasks import Task
+from recipes.teacher import Teacher
+
+if TYPE_CHECKING:
+    from recipes.recipe import Recipe
+
+MakeView = Callable[[Stream, str, Randomness], Any]
+
+
+class Evaluated(LightningModule):
+    """The evaluation of a recipe. Methods take part by `receive`, before the network, and `infer`, after it; probes
+    measure beside the tasks' own metrics. Everything named here is set by `Recipe`."""
+
+    network: Network
+    teacher: Teacher | None
+    tasks: Mapping[str, Task]
+    composition: Composition
+    at: Mapping[str, list[Method]]
+    evaluator: Evaluator
+    probes: nn.ModuleList
+    monitor: str | None
+    seed: int
+    latest: dict[str, float]
+    _make_view: MakeView
+
+    def reported(self, raw: bool = False) -> Network:
+        """The network that evaluation reports: the averaged one where a method evaluates it; `raw`: the trained one."""
+        averaged = self.composition.evaluates_teacher and not raw
+        return self.teacher.network if averaged and self.teacher else self.network
+
+    def predict_logits(self, view: Any, raw: bool = False, index: Tensor | None = None) -> dict[str, Tensor]:
+        """Logits by task, as the run reports them: of the reported network, inference-time changes applied; under
+        `embedding` the embedding, where there is one. `raw` is the trained network without any of that. index: [N],
+        keys what is drawn for a sample."""
+        return self.predict(self.reported(raw).embed(view), raw, index)
+
+    def predict(
+        self,
+        embedded: Embedded,
+        raw: bool = False,
+        index: Tensor | None = None,
+        randomness: SampleRandomness | None = None,
+    ) -> dict[str, Tensor]:
+        """The same from the continuous input, with a graph where gradients are on: what an attacker has before him.
+        randomness: other draws than those of the evaluation."""
+        output = self.predict_output(embedded, raw, index, randomness)
+        logits = {task: values.float() for task, values in output.logits.items()}
+        for method in () if raw else self.at["infer"]:
+            logits |= {task: method.infer(logits[task], task, cast("Recipe", self)) for task in self.tasks}
+        return logits
+
+    def predict_output(
+        self,
+        embedded: Embedded,
+        raw: bool = False,
+        index: Tensor | None = None,
+        randomness: SampleRandomness | None = None,
+    ) -> Output:
+        """What the reported network says of an input that methods may have changed."""
+        if randomness is None:
+            rows = torch.arange(len(embedded.x), device=embedded.x.device) if index is None else index
+            randomness = SampleRandomness(self.seed, rows)
+        for method in () if raw else self.at["receive"]:
+            embedded = method.receive(embedded, randomness, cast("Recipe", self))
+        return self.reported(raw)(embedded)
+
+    def evaluation_view(self, batch: dict[str, Any]) -> Any:
+        """The raw view of a batch {"data", "targets", "index"} of an evaluation loader."""
+        return self._make_view(Stream("evaluation", **batch), "raw", Randomness(self.seed, 0, device=self.device))
+
+    def evaluate(self, batch: dict[str, Any], part: str) -> None:
+        view = self.evaluation_view(batch)
+        for raw in self.evaluator.variants if self.evaluator.names else ():
+            self.evaluator.update(raw, self.predict_logits(view, raw, batch["index"]), batch["targets"])
+        for probe in self.probing(part):
+            probe.update(cast("Recipe", self), view, batch["targets"], batch["index"])
+
+    def probing(self, part: str) -> list[Probe]:
+        return [probe for probe in cast(Iterable[Probe], self.probes) if part in probe.parts]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluate(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluate(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        self.conclude("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.conclude("test")
+
+    def conclude(self, part: str) -> None:
+        values = self.evaluator.compute(part)
+        for probe in self.probing(part):
+            values |= {f"{part}/{name}": float(value) for name, value in probe.compute().items()}
+            probe.reset()
+        if part == "val" and self.monitor and self.monitor not in values:
+            raise UserError(f"monitor={self.monitor}: validation has no such metric; {nearest(self.monitor, values)}")
+        # callbacks (best checkpoint, pruning) read Lightning's own metrics; loggers hear it from us, on our step axis
+        self.log_dict(values, logger=False)
+        self.report(values, self.trainer.global_step)
+
+    def report(self, values: dict[str, float], step: int) -> None:
+        self.latest |= values
+        for logger in self.loggers:
+            logger.log_metrics(values, step=step)
