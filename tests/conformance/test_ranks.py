@@ -89,7 +89,8 @@ def test_two_ranks_with_half_the_batch_equal_one_with_the_whole(keys, kind):
     if not all(map(is_exact, keys)):
         assert difference > TOLERANCE, "the method is exact here, and may declare it"
         return
-    assert difference <= TOLERANCE
+    # float32 keeps seven digits: weights that went further than 1 have coarser last places
+    assert difference <= TOLERANCE * max(1.0, moved)
     assert distance(ranks[0]["logits"], whole.logits) <= 100 * TOLERANCE
     for step in range(1, STEPS + 1):
         # logged and evaluated over the global batch

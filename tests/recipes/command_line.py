@@ -48,9 +48,6 @@ def write_configs(root: Path) -> Path:
     for family in families():
         (root / family).mkdir()
         shutil.copy(CONFIGS / family / "none.yaml", root / family)
-    for none in (CONFIGS / "evaluate").glob("*/none.yaml"):
-        (root / "evaluate" / none.parent.name).mkdir(parents=True)
-        shutil.copy(none, root / "evaluate" / none.parent.name)
     for name, text in FILES.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(text.replace("{here}", __name__))

@@ -51,6 +51,7 @@ def test_the_plan_counts_what_surgery_leaves():
     method = Halve()
     method.key = "halve"
     assembly.composition.methods["halve"] = method
+    assembly.composition.declarations["halve"] = method.declare()
     sketch = assembly.sketch_network()
     assert all(p.is_meta for p in sketch.parameters())
     trained = sum(p.numel() for p in sketch.parameters() if p.requires_grad)
