@@ -30,7 +30,8 @@ HEAD = """# Results
 
 Made by `python benchmarks/results.py --page > docs/results.md` from the numbers in `docs/results/`; a test fails when
 it is stale. Each line is one command with the seeds named: mean ± sample standard deviation. Figures are those of the
-last step, shares in percent. Seeds change the cut of the data as well as the weights.
+last step, in percent. Seeds change the cut of the data as well as the weights. Times stand in the headers of recipes,
+where a machine was free to take them.
 """
 
 
@@ -96,24 +97,23 @@ def commit() -> str:
     return said.stdout.strip()
 
 
-def summary(metric: str, values: list[float]) -> str:
-    """`91.3 ± 0.8` of several runs, in percent where the metric is a share."""
+def summary(values: list[float]) -> str:
+    """`91.3 ± 0.8` of several runs, in percent: all metrics of the sets are shares."""
     if not values:
         return "–"
-    scale, digits = (1, 0) if metric == "train_seconds" else (100, 1)
-    mean = f"{scale * statistics.fmean(values):.{digits}f}"
-    return f"{mean} ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def table(entry: dict[str, Any], kept: dict[str, Any]) -> list[str]:
     """The Markdown table of one set, then its commands."""
-    metrics = [*entry["metrics"], "train_seconds"]
-    heads = [metric.removeprefix("test/").replace("_", " ") for metric in entry["metrics"]] + ["seconds"]
+    metrics = entry["metrics"]
+    heads = [metric.removeprefix("test/").replace("_", " ") for metric in metrics]
     lines = [f"| | {' | '.join(heads)} | seeds |", f"|---|{'---:|' * (len(heads) + 1)}"]
     measured = [row for row in entry["rows"] if row in kept["rows"]]
     for row in measured:
         seeds = kept["rows"][row]["seeds"]
-        cells = [summary(m, [run[m] for run in seeds.values() if m in run]) for m in metrics]
+        cells = [summary([run[m] for run in seeds.values() if m in run]) for m in metrics]
         lines.append(f"| {row} | {' | '.join(cells)} | {', '.join(sorted(seeds))} |")
     return [*lines, "", *(f"    {kept['rows'][row]['command']}" for row in measured), ""]
 

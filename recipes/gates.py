@@ -41,4 +41,6 @@ class Gates:
         self.weights = dict(zip(self.tasks, weights.detach().unbind(), strict=True))
 
     def __call__(self, hidden: Tensor, task: str) -> Tensor:
+        if task not in self.weights:  # a head of no task, the embedding: added to the sum as it is
+            return hidden
         return _Gate.apply(hidden, self, task)  # type: ignore[no-any-return]

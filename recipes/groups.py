@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-NOT_FAMILIES = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "logger", "evaluate")
+NOT_FAMILIES = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "logger", "evaluate", "tuned")
 SINGLE = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "evaluate/attack")
 
 

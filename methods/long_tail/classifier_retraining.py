@@ -21,7 +21,14 @@ class ClassifierRetraining(Method):
     draw the heads' weights anew, from the run's seed; false goes on with those that were loaded. Heads must be linear.
     """
 
-    declaration = Declaration(tags=("freezes_network",))
+    declaration = Declaration(
+        tags=("freezes_backbone",),
+        refuses={
+            "delta": "it freezes all but the heads, so an added part would not learn; add it in the first stage",
+            "freezes_backbone": "both freeze the backbone; leave one out",
+            "metric_loss": "it trains linear classifiers on frozen features, which an embedding is not; leave one out",
+        },
+    )
 
     def __init__(self, bn: Literal["freeze", "drift"] = "freeze", reinitialize: bool = True):
         self.bn, self.reinitialize = bn, reinitialize

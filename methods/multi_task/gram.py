@@ -16,6 +16,10 @@ from recipes.terms import global_sum, world_size
 
 GradSource = Literal["rep", "last_shared", "shared"]
 BUCKET = 2**22  # numbers of one task's gradient that are stacked, and sent between ranks, at a time
+NOTHING_SHARED_LEARNS = (
+    "gradients of tasks meet in layers that they share, and in a frozen backbone none of these learns; leave one out"
+)
+BIASES_ALONE = "the last shared layer has no weight that learns where only biases do; set its grad_source=shared"
 ONE_REPRESENTATION = (
     "gradients of one shared representation or layer do not exist where every task has features of its own; "
     "set its grad_source=shared"

@@ -35,7 +35,15 @@ class HardSharing(Method):
 
     def declare(self) -> Declaration:
         tags = () if self.split_stage is None else ("features_by_task",)
-        return Declaration(kinds=("image",), tasks_at_least=2, slots=("sharing",), tags=tags, after=("delta",))
+        reason = "where tasks part makes no difference to a backbone that does not learn; leave one out"
+        return Declaration(
+            kinds=("image",),
+            tasks_at_least=2,
+            slots=("sharing",),
+            tags=tags,
+            refuses={"freezes_backbone": reason},
+            after=("delta",),
+        )
 
     def build(self, recipe: Recipe) -> None:
         network = recipe.network

@@ -125,6 +125,7 @@ class MTAN(Method):
         tasks_at_least=2,
         slots=("sharing",),
         tags=("features_by_task",),
+        refuses={"adds_tokens": "its masks lie over places of a picture, and added tokens have none; leave one out"},
         after=("delta",),
     )
 

@@ -6,7 +6,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.multi_task.gram import ONE_REPRESENTATION, GradSource, GramProvider
+from methods.multi_task.gram import (
+    BIASES_ALONE,
+    NOTHING_SHARED_LEARNS,
+    ONE_REPRESENTATION,
+    GradSource,
+    GramProvider,
+)
 from methods.multi_task.losses import NormalizeSum, TaskLosses, normalized, task_losses
 from recipes.gates import Gates
 from recipes.method import Declaration, Method
@@ -79,7 +85,11 @@ class GramWeighting(Weighting):
     layer: str | None = None
 
     def declare(self) -> Declaration:
-        refuses = {} if self.grad_source == "shared" else {"features_by_task": ONE_REPRESENTATION}
+        refuses = {"freezes_backbone": NOTHING_SHARED_LEARNS}
+        if self.grad_source != "shared":
+            refuses["features_by_task"] = ONE_REPRESENTATION
+        if self.grad_source == "last_shared":
+            refuses["biases_only"] = BIASES_ALONE
         return Declaration(
             tasks_at_least=2, slots=("combine",), tags=("task_weights",), refuses=refuses, precisions=UNSCALED
         )

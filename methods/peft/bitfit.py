@@ -40,7 +40,7 @@ class BitFit(Surgeon):
     start from. Rates: AdamW 1e-4 to 1e-3 on text (full fine-tuning: 1e-5), 1e-3 to 1e-2 on images.
     """
 
-    declaration = Declaration(tags=("delta",))
+    declaration = Declaration(tags=("delta", "biases_only"))
 
     def __init__(self, which: Literal["all", "query_and_middle"] = "all", load: str | None = None):
         self.which, self.load = which, load

@@ -33,7 +33,7 @@ class LinearProbe(Surgeon):
 
     def declare(self) -> Declaration:
         reason = "it trains the heads alone, so nothing else may learn; leave out peft=linear_probe"
-        return Declaration(refuses={"delta": reason}, exact_on_ranks=not self.norm)
+        return Declaration(tags=("freezes_backbone",), refuses={"delta": reason}, exact_on_ranks=not self.norm)
 
     def attach(self, network: Network) -> None:
         keep_still(network, [network.backbone])

@@ -83,7 +83,7 @@ class VPT(Surgeon):
     leaves them on. load: a delta saved by a run, to start from. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
     """
 
-    declaration = Declaration(tags=("delta",), slots=("prompts",))
+    declaration = Declaration(tags=("delta", "adds_tokens"), slots=("prompts",))
     preserves: ClassVar[bool] = False
 
     def __init__(

@@ -30,7 +30,8 @@ class Network(nn.Module, ABC):
     `frozen` says that of the backbone only what methods choose still learns.
 
     Where tasks part before the heads, a backbone gives features by task, and so does `features`: every head
-    reads its own. `gates`, where a method puts them, stand between what tasks share and the heads.
+    reads its own, one that belongs to no task (the embedding) their mean. `gates`, where a method puts them,
+    stand between what tasks share and the heads.
 
     feature_dim: D. tasks: number of classes by task name. drop_rate: dropout between features and heads, in
     [0, 1). Raises UserError for a task name that cannot name a module.
@@ -78,8 +79,9 @@ class Network(nn.Module, ABC):
         if isinstance(features, Tensor):
             hidden = dict.fromkeys(self.heads, self.dropout(features))
         else:
-            hidden = {task: self.dropout(features[task]) for task in self.heads}
-            features = torch.stack(list(features.values())).mean(0)
+            mean = torch.stack(list(features.values())).mean(0)
+            hidden = {task: self.dropout(features.get(task, mean)) for task in self.heads}
+            features = mean
         if self.gates is not None:
             hidden = {task: self.gates(values, task) for task, values in hidden.items()}
         return Output(features, {task: head(hidden[task]) for task, head in self.heads.items()})

@@ -50,6 +50,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
 RUN: dict[str, dict[str, Any]] = {
     # its targets begin with the second visit of a sample: three batches are more than one pass
     "temporal_ensembling": {"data.unlabeled_ratio": 64},
+    # pairs of one class, even where every class comes in turn
+    **{key: {"data.batch_size": 16} for key in ("multi_similarity", "triplet", "lifted_structure", "xbm")},
 }
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
