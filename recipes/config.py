@@ -60,13 +60,14 @@ def resolve_command(overrides: Sequence[str], root: Path = CONFIGS) -> Command:
     with hydra_at(root):
         faults: list[str] = []
         composed: DictConfig | None
+        mixed = [o for o in overrides if is_list_of_choices(o)]
+        single = [o for o in overrides if o not in mixed]
         try:
-            composed = compose_quietly(overrides)
+            composed = compose_quietly(single)
         except REFUSALS as refusal:
-            composed, faults = salvage(list(overrides), refusal)
-        mixed = several_choices(overrides)
+            composed, faults = salvage(single, refusal)
         if composed is None or mixed:
-            raise Faults([*faults, *mixed])
+            raise Faults([*faults, *(f"{written(o)}: takes one choice, only families take a list" for o in mixed)])
         HydraConfig.instance().set_config(composed)
         with open_dict(composed):
             del composed["hydra"]
@@ -128,10 +129,9 @@ def _stage_config(overrides: list[str]) -> DictConfig:
     return settle(composed, overrides).config
 
 
-def several_choices(overrides: Sequence[str]) -> list[str]:
-    """Faults of lists where a group takes one choice: Hydra would mix the files."""
-    lists = [o for o in overrides if complaints.key_of(o) in SINGLE and o.partition("=")[2].lstrip().startswith("[")]
-    return [f"{written(text)}: takes one choice, only families of methods take a list" for text in lists]
+def is_list_of_choices(override: str) -> bool:
+    """Whether a list is given where a group takes one choice: Hydra would mix the files."""
+    return complaints.key_of(override) in SINGLE and override.partition("=")[2].lstrip().startswith("[")
 
 
 def name_lists(config: DictConfig, catalogue: Callable[[], Catalogue]) -> None:

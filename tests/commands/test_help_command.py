@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands.command import REPOSITORY
 
-NOT_FAMILIES = {"data", "logger", "network", "optimizer", "recipe", "scheduler", "trainer"}
+NOT_FAMILIES = {"data", "logger", "network", "optimizer", "recipe", "scheduler", "trainer", "tuned"}
 HEAVY = ("torch", "hydra", "omegaconf", "pydantic", "pytorch_lightning", "timm", "transformers")
 
 

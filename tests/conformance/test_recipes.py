@@ -16,8 +16,8 @@ RECIPES = list(options("recipe"))
 def command(recipe: str, kind: str) -> list[str]:
     """The tiny run with a recipe in it; a recipe may want a pretrained network, which no test downloads."""
     small = [f"recipe={recipe}" if override.startswith("recipe=") else override for override in tiny(kind)]
-    tasks = circumstances(kind, *([recipe] if recipe in METHODS else []))
-    small += [f"{name}=[{','.join(values)}]" for name, values in tasks.items()]
+    needed = circumstances(kind, *([recipe] if recipe in METHODS else []))
+    small += [f"{n}=[{','.join(v)}]" if isinstance(v, list) else f"{n}={v}" for n, v in needed.items()]
     return [*small, "network.pretrained=false", *(["network.name=auto"] if kind == "text" else [])]
 
 

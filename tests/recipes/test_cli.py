@@ -132,7 +132,7 @@ MISTAKES = {
     "null choice": (["data=null"], "data=null: choose a name for data; known: digits, docstrings"),
     "two recipes": (
         ["recipe=[fixmatch,supervised]"],
-        "recipe=[fixmatch,supervised]: takes one choice, only families of methods take a list",
+        "recipe=[fixmatch,supervised]: takes one choice, only families take a list",
     ),
     "plus on a group": (["+data=digits"], "+data=digits: 'data' has a choice already; leave out the +"),
     "search path": (

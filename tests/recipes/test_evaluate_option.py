@@ -103,7 +103,7 @@ MISTAKES = {
     ),
     "list": (
         ["evaluate.attack=[pgd,fgsm]"],
-        "evaluate.attack=[pgd,fgsm]: takes one choice, only families of methods take a list",
+        "evaluate.attack=[pgd,fgsm]: takes one choice, only families take a list",
     ),
     "plus": (["+evaluate.attack=pgd"], "+evaluate.attack=pgd: 'evaluate.attack' has a choice already; leave out the +"),
     "several": (
