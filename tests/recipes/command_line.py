@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field
 
+# before `recipes.run` is stood in for: modules that take their `run` from it must have got the true one
+import recipes.stages  # noqa: F401
 from recipes.groups import CONFIGS, families
 
 FILES = {
