@@ -19,7 +19,11 @@ def test_the_page_is_fresh():
 
 @pytest.mark.parametrize(("name", "row"), ROWS, ids=[f"{name}: {row}" for name, row in ROWS])
 def test_every_row_composes(name, row):
-    resolve_command([*words(sets()[name], row), "run_dir=unused"])
+    config = resolve_command([*words(sets()[name], row), "run_dir=unused"]).config
+    asked = dict(word.split("=", 1) for word in words(sets()[name], row))
+    assert {group: config.chosen[group] for group in asked if group in config.chosen} == {
+        group: choice for group, choice in asked.items() if group in config.chosen
+    }
 
 
 def test_kept_numbers_are_of_rows_that_exist():
