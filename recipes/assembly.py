@@ -1,5 +1,6 @@
 """From a composed config to the parts of a run: nothing here reads data or touches a device."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.datamodule import StreamDataModule
 from datamodules.errors import UserError
 from datamodules.text.prepare import Tokenize
-from recipes.annotations import find_target
 from recipes.composition import Composition, Situation, compose
 from recipes.evaluation import Probe
 from recipes.method import Method
@@ -103,7 +103,8 @@ def assemble(config: DictConfig) -> Assembly:
     )
     composition = compose(methods, situation)
     check_losses(composition, float(config.supervised_weight))
-    config.monitor = config.monitor or objective(config, datamodule.info.disjoint)
+    probes = probes_of(config, composition, situation)
+    config.monitor = config.monitor or objective(config, probes, datamodule.info.disjoint)
     if isinstance(datamodule.text, Tokenize) and datamodule.text.network is None and config.network.pretrained:
         datamodule.text.network = config.network.name
     datamodule.request(composition.streams, composition.orders)
@@ -114,7 +115,7 @@ def assemble(config: DictConfig) -> Assembly:
         trainer=trainer,
         optimizer=optimizer,
         scheduler=make(config.scheduler),
-        probes=probes_of(config, composition, situation),
+        probes=probes,
     )
 
 
@@ -136,21 +137,19 @@ def probes_of(config: DictConfig, composition: Composition, situation: Situation
     return probes
 
 
-def objective(config: DictConfig, disjoint: bool) -> str:
+def objective(config: DictConfig, probes: Mapping[str, Probe], disjoint: bool) -> str:
     """The metric that a run is judged by where the user names none: accuracy, or, where the heads have nothing to say,
     the main value of a probe. Raises UserError where there is neither."""
-    probes = [find_target(node._target_) for node in (config.get("evaluate") or {}).values() if node]
-    able = [p for p in probes if getattr(p, "main", "") and "val" in getattr(p, "parts", ())]
-    main = f"val/{able[0].main}" if able else None  # type: ignore[attr-defined]
     if heads_speak(config, disjoint):
         return "val/accuracy"
-    if main is None:
+    able = [probe for probe in probes.values() if probe.main and "val" in probe.parts]
+    if not able:
         why = "supervised_weight=0: no head is taught"
         if disjoint:
             data = OmegaConf.select(config, "chosen.data") or "data"
             why = f"data={data}: is evaluated on classes that training does not have"
         raise UserError(f"{why}, so there is no accuracy to judge the run by; add evaluate/retrieval=default")
-    return main
+    return f"val/{able[0].main}"
 
 
 def heads_speak(config: DictConfig, disjoint: bool) -> bool:

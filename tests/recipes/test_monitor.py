@@ -50,7 +50,7 @@ def test_classes_that_training_lacks_are_judged_by_retrieval_alone():
     assert assemble(omniglot).config.monitor == "val/recall@1"
     without = OmegaConf.merge(omniglot, {"evaluate": {"retrieval": None}, "monitor": None})
     with pytest.raises(UserError, match=r"data=omniglot: is evaluated on classes .*add evaluate/retrieval=default"):
-        objective(without, True)
+        objective(without, {}, True)
 
 
 def test_heads_that_nobody_teaches_are_not_asked():
