@@ -91,8 +91,9 @@ def _optimization(assembly: Assembly) -> list[str]:
     trainer = assembly.trainer
     micro = trainer.accumulate_grad_batches
     each = f", {micro} micro-batches each" if micro > 1 else ""
+    steps = f"{trainer.max_steps} steps{each}" if trainer.max_steps else "none: the network is evaluated as it is"
     return [
-        f"{trainer.max_steps} steps{each}, precision {trainer.precision}, accelerator {trainer.accelerator}",
+        f"{steps}, precision {trainer.precision}, accelerator {trainer.accelerator}",
         called(assembly.config.optimizer),
         called(assembly.config.scheduler),
     ]
@@ -100,8 +101,10 @@ def _optimization(assembly: Assembly) -> list[str]:
 
 def _evaluation(assembly: Assembly) -> list[str]:
     composition = assembly.composition
-    lines = [f"every {assembly.trainer.validation_interval} steps on the validation part, at the end on the test part"]
-    lines.append(f"best.ckpt by {assembly.config.monitor}")
+    lines = ["at the end on the test part"]
+    if assembly.trainer.max_steps:
+        lines = [f"every {assembly.trainer.validation_interval} steps on the validation part, {lines[0]}"]
+        lines.append(f"best.ckpt by {assembly.config.monitor}")
     changes = {"receive": "inputs", "infer": "logits"}
     changed = {
         what: [key for key, method in composition.methods.items() if method.fills(point)]

@@ -216,7 +216,8 @@ def train(
             write_text(folder / "config.yaml", OmegaConf.to_yaml(assembly.config, resolve=True))
             write_text(folder / "plan.txt", plan)
             start_loggers(loggers, plain(assembly.config), plan)
-        trainer.fit(recipe, datamodule=assembly.datamodule, ckpt_path=resume, weights_only=True)
+        if settings.max_steps:
+            trainer.fit(recipe, datamodule=assembly.datamodule, ckpt_path=resume, weights_only=True)
         trainer.test(recipe, datamodule=assembly.datamodule, verbose=False)
         final = recipe.latest | {"train_seconds": recipe.train_seconds}
         leave_behind(assembly, recipe, loggers, folder, plan, command, final)

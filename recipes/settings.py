@@ -16,7 +16,8 @@ Precision = Literal[
 class TrainerSettings:
     """Settings of Lightning's Trainer; the engine reads them, and adds loggers and callbacks of its own.
 
-    max_steps: optimizer steps of the run. accumulate_grad_batches: micro-batches in one optimizer step.
+    max_steps: optimizer steps of the run; 0 trains nothing and evaluates the network as it is, so that
+    `network.checkpoint=FILE trainer.max_steps=0` measures one that is there. accumulate_grad_batches: micro-batches in one optimizer step.
     devices: a number of devices, the list of their indices, `auto`, or -1 for all. gradient_clip_val: largest
     global norm (or absolute value, by `gradient_clip_algorithm`), null for no clipping. val_every: optimizer
     steps between validations, null for a tenth of the run; `validation_interval` gives the number.
@@ -24,7 +25,7 @@ class TrainerSettings:
     optimizer steps between two transfers of the metrics from the device. deterministic: refuse operations
     that have no deterministic kernel."""
 
-    max_steps: Count = 1200
+    max_steps: Annotated[int, Field(ge=0)] = 1200
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
     devices: Literal["auto", -1] | Count | list[Annotated[int, Field(ge=0)]] = 1
     num_nodes: Count = 1
@@ -42,4 +43,4 @@ class TrainerSettings:
     @property
     def validation_interval(self) -> int:
         """Optimizer steps between validations, at most the whole run."""
-        return min(self.val_every or max(self.max_steps // 10, 1), self.max_steps)
+        return max(min(self.val_every or self.max_steps // 10, self.max_steps), 1)
