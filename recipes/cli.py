@@ -20,7 +20,7 @@ from recipes.groups import CONFIGS, spoken
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-USER_MISTAKE, INTERRUPTED = 2, 130
+JOBS_FAILED, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 RUN_DIR = "ROUX_RUN_DIR"  # tells further ranks the folder that rank 0 settled on: its name holds the time
 
 
@@ -37,11 +37,10 @@ def main(argv: Sequence[str], root: Path = CONFIGS) -> int:
         sys.path.append(here)
     try:
         if any(argument.startswith("-") for argument in argv):
-            through_hydra(list(argv), root)
-        else:
-            single(list(argv), root)
+            return through_hydra(list(argv), root)
+        single(list(argv), root)
     except UserError as error:
-        return _complain(str(error).splitlines())
+        return complain(str(error).splitlines())
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -55,9 +54,10 @@ def single(overrides: list[str], root: Path = CONFIGS) -> dict[str, float]:
     return start(resolve_command(overrides, root).config, overrides)
 
 
-def start(config: "DictConfig", overrides: list[str]) -> dict[str, float]:
-    """Run a sound, resolved config, once its folder and what it resumes have been looked at."""
-    if _further_rank():
+def start(config: "DictConfig", overrides: list[str], **options: Any) -> dict[str, float]:
+    """Run a sound, resolved config, once its folder and what it resumes have been looked at. options: those of
+    `recipes.run.run`."""
+    if further_rank():
         config.run_dir = os.environ.get(RUN_DIR, config.run_dir)
     else:
         check_paths(config)
@@ -67,7 +67,7 @@ def start(config: "DictConfig", overrides: list[str]) -> dict[str, float]:
         from recipes.run import run
 
     with _environment(RUN_DIR, config.run_dir):
-        return run(config, overrides)
+        return run(config, overrides, **options)
 
 
 def check_paths(config: "DictConfig") -> None:
@@ -87,30 +87,34 @@ def check_paths(config: "DictConfig") -> None:
         raise Faults(faults)
 
 
-def through_hydra(argv: list[str], root: Path = CONFIGS) -> None:
+def through_hydra(argv: list[str], root: Path = CONFIGS) -> int:
     """Runs that need Hydra's own machinery: `-m` with its sweepers and launchers, `--cfg`, `--info` and the
-    like."""
+    like. Returns the exit code."""
     import hydra
 
-    from recipes.jobs import check_jobs, hydra_job, redirect_sweep
+    from recipes.jobs import conclude, hydra_job, prepare
 
-    argv = redirect_sweep(spoken(argv, root))
-    check_jobs(argv, root)
+    argv, sweep = prepare(spoken(argv, root), root)
     # without this variable Hydra prints errors in its own way and exits by itself
     with _environment("HYDRA_FULL_ERROR", "1"), _arguments([sys.argv[0], *argv]):
         try:
             hydra.main(version_base="1.3", config_path=str(root.resolve()), config_name="config")(hydra_job)()
+        except KeyboardInterrupt:
+            conclude(sweep)
+            raise
         except hydra.errors.HydraException as error:
             raise UserError(" ".join(str(error).split())) from error
+    return conclude(sweep)
 
 
-def _complain(lines: Sequence[str]) -> int:
+def complain(lines: Sequence[str]) -> int:
+    """A line for each mistake; returns the exit code."""
     for line in lines:
         print(f"error: {line}", file=sys.stderr)
     return USER_MISTAKE
 
 
-def _further_rank() -> bool:
+def further_rank() -> bool:
     """Whether this process is a rank other than the first, which settles and checks the paths for all."""
     ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return any(rank.isdigit() and int(rank) > 0 for rank in ranks)
@@ -136,9 +140,3 @@ def _arguments(argv: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
-
-
-def as_command(overrides: list[str]) -> Any:
-    """Make this process look as if it had been started with these overrides: Lightning starts further ranks
-    by repeating the command, and of a multirun they must repeat one job only."""
-    return _arguments([sys.argv[0], *overrides])

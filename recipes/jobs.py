@@ -1,7 +1,9 @@
 """Many runs by Hydra: all checked before the first starts, each in a folder of its own under the sweep's."""
 
 import itertools
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,35 +13,86 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from datamodules.errors import UserError
 from recipes import complaints
-from recipes.cli import as_command, start
-from recipes.config import Faults, hydra_at, loader, resolve_command, settle
+from recipes.cli import JOBS_FAILED, start
+from recipes.config import Faults, compose_quietly, hydra_at, loader, resolve_command, settle
 from recipes.paths import run_dir_faults
+from recipes.sweeps.process import run_job, said
+from recipes.sweeps.record import NAME as JOB
+from recipes.sweeps.record import jobs_of
+from recipes.validation import target_faults
 
+GRID, SEARCH = "hydra_plugins.roux.Grid", "hydra_plugins.roux.Optuna"
 FULL_CHECK = 48  # composing takes about a quarter of a second: beyond so many jobs each value is checked once
 
 
 def hydra_job(config: DictConfig) -> float | None:
-    """One job of a multirun: what Hydra calls. Returns the monitored metric, for sweepers that search."""
+    """One job: what Hydra calls, wherever its launcher is. In a multirun the job gets a process of its own, and what
+    becomes of it is noted, not raised. Returns the monitored metric, for sweepers of others that search."""
     hydra = HydraConfig.get()
     overrides = [str(o) for o in hydra.overrides.task]
     searchpath = [str(o) for o in hydra.overrides.hydra if complaints.key_of(str(o)) == "hydra.searchpath"]
-    if hydra.mode == RunMode.MULTIRUN and not any(complaints.key_of(o) == "run_dir" for o in overrides):
-        config.run_dir = hydra.runtime.output_dir
+    apart = hydra.mode == RunMode.MULTIRUN
+    folder, root = Path(hydra.runtime.output_dir), Path(_root(hydra))
+    if apart and not any(complaints.key_of(o) == "run_dir" for o in overrides):
+        config.run_dir = str(folder)
     sound = settle(config, [*searchpath, *overrides]).config
+    if apart and not sound.dry_run:
+        run_dir = Path(sound.run_dir).expanduser().absolute()
+        return run_job([*searchpath, *overrides], folder, run_dir, root).value
     before = HydraConfig.instance().cfg
-    # Lightning would repeat the whole multirun on every rank if it knew of Hydra
+    # Lightning would repeat the command in its own way if it knew of Hydra
     HydraConfig.instance().cfg = None
     try:
-        alone = [o for o in overrides if complaints.key_of(o) != "run_dir"]
-        with as_command([*searchpath, *alone, f"run_dir={sound.run_dir}"]):
-            metrics = start(sound, overrides)
+        return start(sound, overrides).get(sound.monitor or "val/accuracy")
     finally:
         HydraConfig.instance().cfg = before
-    return metrics.get(sound.monitor or "val/accuracy")
+
+
+def _root(hydra: Any) -> str:
+    """The folder of configs that this command was composed of."""
+    return next(source.path for source in hydra.runtime.config_sources if source.provider == "main")
+
+
+def prepare(argv: list[str], root: Path) -> tuple[list[str], Path | None]:
+    """Check everything that can be checked before the first job; returns the arguments for Hydra, and the folder of the
+    sweep, where it is one. Raises `UserError`."""
+    argv = redirect_sweep(argv)
+    overrides = _overrides(argv)
+    jobs = list(expand(overrides, root))
+    configs = check_jobs(jobs, root)
+    if not {"-m", "--multirun"} & set(argv):
+        return argv, None
+    node = _hydra_node(jobs[0], root)
+    sweep = Path(node.sweep.dir).expanduser().absolute()
+    named = any(complaints.key_of(o) == "run_dir" for o in overrides)
+    faults = _sweeper_faults(node, overrides, configs, root) + _folder_faults(node.sweep.dir, configs, named)
+    if faults:
+        raise Faults(list(dict.fromkeys(faults)))
+    settled = [said("hydra.sweep.dir", sweep)]
+    if node.sweeper.get("_target_") == SEARCH and node.sweeper.metric is None:
+        settled.append(said("hydra.sweeper.metric", _judged_by(configs)))
+    return [*argv, *settled], sweep
+
+
+def _judged_by(configs: Sequence[DictConfig]) -> str:
+    """The metric that all jobs are judged by: checking them has settled it."""
+    names = sorted({config.monitor or "val/accuracy" for config in configs})
+    if len(names) > 1:
+        raise UserError(f"hydra.sweeper.metric: the jobs are judged by {', '.join(names)}; name one that all have")
+    return names[0]
+
+
+def conclude(sweep: Path | None) -> int:
+    """Tell how a sweep went, where the command was one; returns the exit code."""
+    if sweep is None or not jobs_of(sweep):
+        return 0
+    from recipes.sweeps.summary import summarize
+
+    return 0 if summarize(sweep, sys.argv[1:]) else JOBS_FAILED
 
 
 def redirect_sweep(argv: list[str]) -> list[str]:
@@ -56,38 +109,79 @@ def _redirected(argument: str) -> str:
     return f"hydra.sweep.dir={value}" if shared else argument
 
 
-def check_jobs(argv: list[str], root: Path) -> None:
-    """Validate the config of every job, the first included, whether its methods may meet, and the folders.
-
-    Raises `Faults`."""
+def check_jobs(jobs: Sequence[Sequence[str]], root: Path) -> list[DictConfig]:
+    """Validate the config of every job, the first included, and whether its methods may meet. Raises `Faults`."""
     from recipes.run import check
     from recipes.stages import plan_stages
 
-    overrides = _overrides(argv)
-    jobs = list(expand(overrides, root))
     faults: list[str] = []
-    folders: dict[str, int] = {}
+    configs: list[DictConfig] = []
     for job in jobs:
         try:
             config = resolve_command(job, root).config
             plan_stages(config) if config.get("stages") else check(config)
+            configs.append(config)
         except UserError as found:
             faults += str(found).splitlines()
-            continue
-        folder = config.run_dir
-        folders[folder] = folders.get(folder, 0) + 1
-    named = any(complaints.key_of(o) == "run_dir" for o in overrides)
-    if named:
-        faults += [
-            f"run_dir: {n} jobs would share '{f}'; let it differ by job, or leave it out"
-            for f, n in folders.items()
-            if n > 1
-        ]
-        faults += [line for folder in folders for line in run_dir_faults(folder)]
-    for sweep in (o.partition("=")[2] for o in overrides if complaints.key_of(o) == "hydra.sweep.dir"):
-        faults += [line for i in range(len(jobs)) for line in run_dir_faults(f"{sweep}/{i}")]
     if faults:
         raise Faults(list(dict.fromkeys(faults)))
+    return configs
+
+
+def _folder_faults(sweep: str, configs: Sequence[DictConfig], named: bool) -> list[str]:
+    """Whether the jobs have folders of their own that may be written: new ones, or those of the same sweep."""
+    if not named:
+        own = [p.name for p in Path(sweep).expanduser().glob("*") if (p / JOB).is_file()]
+        numbers = (str(i) for i in range(len(configs)))
+        return run_dir_faults(sweep)[:1] or [
+            line for i in numbers if i not in own for line in run_dir_faults(f"{sweep}/{i}")
+        ]
+    folders = Counter(config.run_dir for config in configs)
+    shared = [(folder, n) for folder, n in folders.items() if n > 1]
+    faults = [f"run_dir: {n} jobs would share '{f}'; let it differ by job, or leave it out" for f, n in shared]
+    begun = {job.run_dir for job in jobs_of(Path(sweep).expanduser()).values()}
+    return faults + [line for f in folders if str(Path(f).absolute()) not in begun for line in run_dir_faults(f)]
+
+
+def _hydra_node(overrides: Sequence[str], root: Path) -> DictConfig:
+    """Hydra's own part of a job's config, resolved."""
+    with hydra_at(root):
+        composed = compose_quietly(list(overrides))
+        HydraConfig.instance().set_config(composed)
+        try:
+            return OmegaConf.create(
+                {
+                    "sweep": {"dir": composed.hydra.sweep.dir},
+                    "sweeper": OmegaConf.to_container(composed.hydra.sweeper, resolve=True),
+                }
+            )
+        finally:
+            HydraConfig.instance().cfg = None
+
+
+def _sweeper_faults(
+    node: DictConfig, overrides: Sequence[str], configs: Sequence[DictConfig], root: Path
+) -> list[str]:
+    """What is wrong with the settings of our own sweepers; those of others are theirs to check."""
+    target = str(node.sweeper.get("_target_"))
+    sweeper: Any = OmegaConf.to_container(node.sweeper)
+    if target not in (GRID, SEARCH):
+        return []
+    faults = target_faults("hydra.sweeper", sweeper)
+    with hydra_at(root):
+        parsed = OverridesParser.create(config_loader=loader()).parse_overrides(list(overrides))
+    if target == GRID:
+        faults += [
+            f"{o.input_line}: an interval has no last value; name some, or search it: add hydra/sweeper=roux_optuna"
+            for o in parsed
+            if o.is_interval_sweep()
+        ]
+    elif sweeper.get("pruner") != "none" and any(config.get("stages") for config in configs):
+        faults.append(
+            f"hydra.sweeper.pruner={sweeper.get('pruner')}: a recipe of stages is several runs, whose validations "
+            "do not compare; expected none"
+        )
+    return faults
 
 
 def _overrides(argv: list[str]) -> list[str]:

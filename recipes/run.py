@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,11 @@ from recipes.step import Stream
 from recipes.tasks import ClassificationTask, shot_groups
 
 
-def run(config: DictConfig, command: list[str], complete: bool = False) -> dict[str, float]:
+def run(
+    config: DictConfig, command: list[str], complete: bool = False, callbacks: Sequence[Callback] = ()
+) -> dict[str, float]:
     """Train, evaluate and write the run's folder; returns the final metrics. `dry_run` prints the plan and stops.
-    complete: a checkpoint that has nothing left to train may be resumed, and is evaluated."""
+    complete: a checkpoint that has nothing left to train may be resumed, and is evaluated. callbacks: further ones."""
     assembly = assemble(config)
     plan = describe(assembly, assembly.sketch_network())
     if config.dry_run:
@@ -57,7 +59,7 @@ def run(config: DictConfig, command: list[str], complete: bool = False) -> dict[
     loggers = build_loggers(plain(config).get("logger"), folder, done)
     try:
         with interruptible():
-            return train(assembly, recipe, loggers, folder, resume, plan, command)
+            return train(assembly, recipe, loggers, folder, resume, plan, command, callbacks)
     except BaseException:
         close_loggers(loggers, failed=True)
         raise
@@ -203,6 +205,7 @@ def train(
     resume: Path | None,
     plan: str,
     command: list[str],
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, float]:
     """Fit, test with the last weights, write what is left behind."""
     keep = checkpoints(assembly, folder)
@@ -210,7 +213,7 @@ def train(
     settings = assembly.trainer
     every = settings.log_every * settings.accumulate_grad_batches
     bar = [RouxProgressBar(every)] if settings.progress_bar else []
-    trainer = build_trainer(assembly, loggers, folder, [*keep, *bar, *hooks])
+    trainer = build_trainer(assembly, loggers, folder, [*keep, *bar, *hooks, *callbacks])
     with run_folder(folder):
         if trainer.is_global_zero:
             write_text(folder / "config.yaml", OmegaConf.to_yaml(assembly.config, resolve=True))

@@ -1,5 +1,6 @@
 """The page of a run: one HTML file with everything in it, to be opened, sent or printed. No script, no network."""
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,25 +34,32 @@ def page_html(record: RunRecord) -> str:
     """The page as text. A section without data is left out."""
     others = diagnostics(record)
     cards = [
-        _figure_card("curves", "Learning curves", "", learning_curves(record)),
-        _figure_card(
+        figure_card("curves", "Learning curves", "", learning_curves(record)),
+        figure_card(
             "pseudo", "Unlabeled data", "What the model made of its own pseudo-labels.", pseudo_labels(record)
         ),
-        *(card for task in record.confusion for card in _task_cards(record, task)),
+        *(part for task in record.confusion for part in _task_cards(record, task)),
         _views_card(record),
-        _figure_card("other", "Other numbers", "Everything else that was logged.", others),
+        figure_card("other", "Other numbers", "Everything else that was logged.", others),
         _run_card(record, wide=others is None),
         _text_card(record),
     ]
-    title = escape(record.title)
+    footer = (
+        "Written by Roux at the end of the run. All numbers lie beside this page in metrics.csv and metrics.json."
+    )
+    return document(record.title, _header(record), [part for part in cards if part], footer)
+
+
+def document(title: str, header: str, cards: Sequence[str], footer: str) -> str:
+    """A whole page of ours: a header, cards in a grid, a line at the foot."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark">\n<title>{title}</title>\n<style>{CSS}</style>\n</head>\n'
-        f'<body>\n<main>\n{_header(record)}\n<div class="grid">\n'
-        + "\n".join(card for card in cards if card)
-        + "\n</div>\n<footer>Written by Roux at the end of the run. All numbers lie beside this page in metrics.csv and"
-        " metrics.json.</footer>\n</main>\n</body>\n</html>\n"
+        f'<meta name="color-scheme" content="light dark">\n<title>{escape(title)}</title>\n'
+        f'<style>{CSS}</style>\n</head>\n'
+        f'<body>\n<main>\n{header}\n<div class="grid">\n'
+        + "\n".join(cards)
+        + f"\n</div>\n<footer>{escape(footer)}</footer>\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -83,13 +91,13 @@ def _header(record: RunRecord) -> str:
     )
 
 
-def _card(title: str, note: str, body: str, wide: bool = False) -> str:
+def card(title: str, note: str, body: str, wide: bool = False) -> str:
     note = f'<p class="note">{escape(note)}</p>' if note else ""
     return f'<section class="card{" wide" if wide else ""}"><h2>{escape(title)}</h2>{note}\n{body}</section>'
 
 
-def _figure_card(key: str, title: str, note: str, figure: "Figure | None") -> str:
-    return "" if figure is None else _card(title, note, to_svg(figure, key))
+def figure_card(key: str, title: str, note: str, figure: "Figure | None") -> str:
+    return "" if figure is None else card(title, note, to_svg(figure, key))
 
 
 def _task_cards(record: RunRecord, task: str) -> list[str]:
@@ -102,11 +110,11 @@ def _task_cards(record: RunRecord, task: str) -> list[str]:
     beside = (_pairs_table(confusion, names), "") if 12 < len(names) <= NAMED else ("", _pairs_table(confusion, names))
     accuracy = percent(confusion.diagonal().sum() / confusion.sum())
     note = f"{accuracy} of {confusion.sum():,.0f} test samples on the diagonal. Colour: share of the true class."
-    first = _card(f"Confusion{suffix}", note, to_svg(confusion_figure(confusion, names), f"{key}c") + beside[0])
+    first = card(f"Confusion{suffix}", note, to_svg(confusion_figure(confusion, names), f"{key}c") + beside[0])
     counts = record.train_counts.get(task)
     bars = to_svg(class_accuracy(confusion, names, counts), f"{key}b")
     note = "Test accuracy of each class" + ("." if counts is None else " against its labels in training.")
-    return [first, _card(f"Classes{suffix}", note, bars + beside[1])]
+    return [first, card(f"Classes{suffix}", note, bars + beside[1])]
 
 
 def _pairs_table(confusion: object, names: list[str]) -> str:
@@ -134,7 +142,7 @@ def _views_card(record: RunRecord) -> str:
         if believed
         else "."
     )
-    return _card("Views", note, views_html(record.views), wide=True)
+    return card("Views", note, views_html(record.views), wide=True)
 
 
 def _run_card(record: RunRecord, wide: bool) -> str:
@@ -161,7 +169,7 @@ def _run_card(record: RunRecord, wide: bool) -> str:
         ),
     ]
     body = "\n".join(html for source, html in parts if source)
-    return _card("Run", "How to get this again.", body, wide) if body else ""
+    return card("Run", "How to get this again.", body, wide) if body else ""
 
 
 def _text_card(record: RunRecord) -> str:

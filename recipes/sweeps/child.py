@@ -1,0 +1,70 @@
+"""The process of one job: a single run that notes its result in the job's record.
+
+    python -m recipes.sweeps.child CONFIGS FOLDER OVERRIDES…
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datamodules.errors import UserError, nearest
+from recipes.cli import INTERRUPTED, complain, further_rank, start
+from recipes.config import resolve_command
+from recipes.sweeps import record
+
+
+def main(argv: Sequence[str]) -> int:
+    root, folder, *overrides = argv
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        job = record.read(Path(folder))
+        assert job is not None, "written by the starter"
+        config = resolve_command(overrides, Path(root)).config
+        # a killed run may have trained to its end and lack its evaluation alone
+        again = config.resume == config.run_dir and not config.get("stages")
+        options: dict[str, Any] = {"complete": True} if again else {}
+        watch = None
+        if job.trial:
+            from recipes.sweeps.pruning import Watch
+
+            watch = Watch(**job.trial)
+            options["callbacks"] = [watch]
+        metrics = start(config, overrides, **options)
+        if job.metric and job.metric not in metrics:
+            near = nearest(job.metric, metrics)
+            raise UserError(f"hydra.sweeper.metric={job.metric}: the run has no such metric; {near}")
+    except UserError as error:
+        return complain(str(error).splitlines())
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if not further_rank():
+        job.metrics, job.monitor = dict(metrics), judged_by(job.metric or config.monitor, metrics)
+        job.state, job.reason = ("pruned", watch.reason) if watch and watch.reason else ("done", "")
+        record.write(Path(folder), job)
+    return 0
+
+
+def judged_by(monitor: str | None, metrics: dict[str, float]) -> str:
+    """The run's monitor; a recipe of stages has one in each, and its last metrics tell which."""
+    names = [monitor] if monitor else []
+    names += ["val/accuracy", "val/recall@1", "test/accuracy", *metrics]
+    return next((name for name in names if name in metrics), "")
+
+
+def follow_starter() -> None:
+    """End as on a machine that is taken away when the starter is gone: its end of the pipe closes with it."""
+    if sys.stdin is not None:
+        os.read(sys.stdin.fileno(), 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    if not further_rank():
+        threading.Thread(target=follow_starter, daemon=True).start()
+    sys.exit(main(sys.argv[1:]))

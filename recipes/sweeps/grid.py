@@ -1,0 +1,85 @@
+"""Every combination of the swept values, each job once.
+
+Hydra's own sweeper numbers jobs by their place in the command, stops at the end with the first job's error, and starts
+everything anew when asked again. Here a job keeps its number and folder as long as its overrides are the same, so that
+a sweep may also be asked again with more values."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from recipes.sweeps.record import Job, enlist, jobs_of
+
+
+class RouxSweeper(Sweeper):
+    """What our sweepers share: which jobs are missing, and that a launcher's loss of one is no loss of all."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config, self.hydra_context = config, hydra_context
+        self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
+        self.folder = Path(config.hydra.sweep.dir)
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def parse(self, arguments: Sequence[str]) -> list[Override]:
+        found = self.parser.parse_overrides(list(arguments))
+        # of two that say the same key the later one holds, as in a single run
+        return list({override.get_key_element(): override for override in found}.values())
+
+    def run(self, wanted: Sequence[Job]) -> list[int]:
+        """Run what is missing of these jobs; returns the numbers of all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        numbers = enlist(self.folder, wanted)
+        for last in (False, True):
+            known = jobs_of(self.folder)
+            left = [n for n in dict.fromkeys(numbers) if not known[n].over and (not last or known[n].lost)]
+            if not left or self.launch([known[n] for n in left], left):
+                break
+        return numbers
+
+    def launch(self, jobs: Sequence[Any], numbers: Sequence[int]) -> bool:
+        """Hand jobs to the launcher; False where it lost some without an answer, as when their starter was killed."""
+        overrides = [[*job.overrides, f"hydra.sweep.subdir={n}"] for job, n in zip(jobs, numbers, strict=True)]
+        try:
+            results = self.launcher.launch(overrides, initial_job_idx=numbers[0])
+            for result in results:
+                _ = result.return_value  # raises what the job raised
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            print(f"the launcher lost a job: {type(error).__name__}: {reason}", flush=True)
+            return False
+        return True
+
+
+class GridSweeper(RouxSweeper):
+    """`hydra/sweeper=roux`"""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        return self.run(combinations(self.parse(arguments)))
+
+
+def combinations(overrides: Sequence[Override]) -> list[Job]:
+    """All jobs of a command, in the order of its values."""
+    choices = [values(override) for override in overrides]
+    swept = [override.is_sweep_override() for override in overrides]
+    jobs = itertools.product(*choices)
+    return [Job(list(job), " ".join(itertools.compress(job, swept))) for job in jobs]
+
+
+def values(override: Override) -> list[str]:
+    """The overrides of single jobs that one of a command stands for."""
+    key = override.get_key_element()
+    if override.is_sweep_override():
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [f"{key}={override.get_value_element_as_str()}" if not override.is_delete() else str(override.input_line)]

@@ -1,0 +1,199 @@
+"""One job in a process of its own: what takes the job down, a bug, a bad value or SIGKILL, takes nothing else down, and
+no job inherits memory, threads or settings of the one before.
+
+The process is a single run like any other, started again where it stopped. It ends when its starter does: it reads
+from a pipe that breaks then. Its folder is locked while either of them lives, so that a sweep asked for twice at once
+runs no job twice."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from recipes.cli import INTERRUPTED
+from recipes.complaints import key_of
+from recipes.paths import TRACES
+from recipes.report.numbers import clock, value_text
+from recipes.sweeps.record import NOT_OF_THE_JOB, Job, identity, read, write
+
+try:
+    import fcntl
+except ImportError:  # Windows has other locks; a sweep must not be asked for twice at once there
+    fcntl = None  # type: ignore[assignment]
+
+LOG, LOCK = "log.txt", "job.lock"
+PATIENCE = 20.0  # seconds that a process may take to end after its starter was killed
+REASON = 300  # characters
+
+
+def run_job(overrides: Sequence[str], folder: Path, run_dir: Path, root: Path, patience: float = PATIENCE) -> Job:
+    """Run a job unless it is over, from where it stopped; returns how it ended. Only Ctrl-C is an exception."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK, patience) as lock:
+        job = read(folder) or Job(list(overrides))
+        if identity(job.overrides) != identity(overrides):
+            job.state, job.reason = "failed", f"'{folder}' holds another job; name another run_dir for the sweep"
+            return job
+        if job.over:
+            return job
+        if lock is None:
+            job.state, job.reason = "running", "by another process; it is left alone"
+            return job
+        again = job.attempts > 0
+        job.state, job.reason, job.run_dir = "running", "", str(run_dir)
+        job.attempts += 1
+        write(folder, job)
+        own = [text for text in overrides if key_of(text) not in NOT_OF_THE_JOB]
+        given = [text for text in overrides if key_of(text) == "resume"]
+        resume = going_on(run_dir) if again else []
+        arguments = [str(root), str(folder), *own, said("run_dir", run_dir), *(resume or given)]
+        say(folder, job, f"started{' again' if again else ''}, log in {folder / LOG}")
+        started = time.monotonic()
+        try:
+            code = spawn(arguments, folder / LOG, lock)
+        except KeyboardInterrupt:
+            close(folder, INTERRUPTED, started)
+            raise
+        job = close(folder, code, started)
+        say(folder, job, told(job))
+        return job
+
+
+def say(folder: Path, job: Job, words: str) -> None:
+    print(f"job {folder.name} · {job.label or ' '.join(job.overrides)} · {words}", flush=True)
+
+
+def told(job: Job) -> str:
+    """How a job ended, in a line."""
+    if job.value is not None:
+        return f"done in {clock(job.seconds)}, {job.monitor} {value_text(job.monitor, job.value)}"
+    return f"{job.state}: {job.reason}" if job.reason else job.state
+
+
+def close(folder: Path, code: int, started: float) -> Job:
+    """Note how a process ended; a run that was finished has noted it by itself."""
+    job = read(folder)
+    assert job is not None, "written before the process began"
+    job.seconds += time.monotonic() - started
+    if not job.over or code:
+        job.state, job.reason = verdict(code, folder / LOG)
+    write(folder, job)
+    return job
+
+
+def verdict(code: int, log: Path) -> tuple[str, str]:
+    """State and reason of a process that left no result."""
+    if code == INTERRUPTED:
+        return "stopped", "interrupted"
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
+        return "killed", f"by {name} from outside{hint}"
+    return "failed", last_words(log) or f"exit code {code}"
+
+
+def last_words(log: Path) -> str:
+    """The line of a log that says why: our own complaint, else the last one, which is where a traceback says it."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - 20_000, 0))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (said or lines or [""])[-1][:REASON]
+
+
+def spawn(arguments: list[str], log: Path, lock: int) -> int:
+    """Start `child` and wait for it; returns its exit code, negative where a signal ended it."""
+    kept = (lock,) if lock >= 0 else ()
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "recipes.sweeps.child", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            pass_fds=kept,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(map(str, [*_packages(), *_given()])))},
+        )
+        try:
+            return process.wait()
+        except BaseException:
+            # Ctrl-C has reached the whole group; anything else has not
+            process.terminate()
+            process.wait()
+            raise
+
+
+def _packages() -> list[Path]:
+    """Where this package lies: the process may stand elsewhere."""
+    return [Path(__file__).resolve().parents[2]]
+
+
+def _given() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+@contextmanager
+def locked(path: Path, patience: float) -> Iterator[int | None]:
+    """Hold a lock; gives its descriptor, -1 where the system has no such locks, None where another holds it."""
+    if fcntl is None:
+        yield -1
+        return
+    with path.open("w") as file:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() >= end:
+                    yield None
+                    return
+                time.sleep(0.2)
+            else:
+                break
+        yield file.fileno()
+
+
+def going_on(run_dir: Path) -> list[str]:
+    """How a run that began here goes on: from its last checkpoint, or, where there is none yet, from the start, for
+    which what it left is cleared away. Of stages, those without a checkpoint begin again."""
+    if any(run_dir.glob("*/config.yaml")):
+        for stage in run_dir.glob("*/config.yaml"):
+            if not begun(stage.parent):
+                clear(stage.parent)
+        return [said("resume", run_dir)]
+    if begun(run_dir):
+        return [said("resume", run_dir)]
+    clear(run_dir)
+    return []
+
+
+def begun(run_dir: Path) -> bool:
+    return (run_dir / "checkpoints" / "last.ckpt").is_file()
+
+
+def clear(run_dir: Path) -> None:
+    """Take away what a run without a checkpoint left."""
+    for trace in (run_dir / name for name in TRACES):
+        if trace.is_dir():
+            shutil.rmtree(trace)
+        else:
+            trace.unlink(missing_ok=True)
+
+
+def said(key: str, value: str | Path) -> str:
+    """`key=value` in Hydra's grammar, which reads blanks, commas and brackets as its own."""
+    text = str(value)
+    if re.fullmatch(r"[\w./@%+-]+", text):
+        return f"{key}={text}"
+    quoted = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{quoted}'"
