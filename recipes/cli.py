@@ -92,11 +92,12 @@ def through_hydra(argv: list[str], root: Path = CONFIGS) -> int:
     like. Returns the exit code."""
     import hydra
 
-    from recipes.jobs import conclude, hydra_job, prepare
+    from recipes.jobs import conclude, hydra_job, prepare, search_path
 
     argv, sweep = prepare(spoken(argv, root), root)
     # without this variable Hydra prints errors in its own way and exits by itself
-    with _environment("HYDRA_FULL_ERROR", "1"), _arguments([sys.argv[0], *argv]):
+    full, path = _environment("HYDRA_FULL_ERROR", "1"), _environment("PYTHONPATH", search_path())
+    with full, path, _arguments([sys.argv[0], *argv]):
         try:
             hydra.main(version_base="1.3", config_path=str(root.resolve()), config_name="config")(hydra_job)()
         except KeyboardInterrupt:

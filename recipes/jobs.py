@@ -20,11 +20,12 @@ from recipes import complaints
 from recipes.cli import JOBS_FAILED, start
 from recipes.config import Faults, compose_quietly, hydra_at, loader, resolve_command, settle
 from recipes.paths import run_dir_faults
-from recipes.sweeps.process import run_job, said
+from recipes.sweeps.process import run_job, said, search_path
 from recipes.sweeps.record import NAME as JOB
 from recipes.sweeps.record import jobs_of
 from recipes.validation import target_faults
 
+__all__ = ["check_jobs", "conclude", "expand", "hydra_job", "prepare", "redirect_sweep", "search_path"]
 GRID, SEARCH = "hydra_plugins.roux.Grid", "hydra_plugins.roux.Optuna"
 FULL_CHECK = 48  # composing takes about a quarter of a second: beyond so many jobs each value is checked once
 
@@ -35,14 +36,13 @@ def hydra_job(config: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     overrides = [str(o) for o in hydra.overrides.task]
     searchpath = [str(o) for o in hydra.overrides.hydra if complaints.key_of(str(o)) == "hydra.searchpath"]
-    apart = hydra.mode == RunMode.MULTIRUN
-    folder, root = Path(hydra.runtime.output_dir), Path(_root(hydra))
-    if apart and not any(complaints.key_of(o) == "run_dir" for o in overrides):
-        config.run_dir = str(folder)
+    if hydra.mode == RunMode.MULTIRUN and not any(complaints.key_of(o) == "run_dir" for o in overrides):
+        config.run_dir = hydra.runtime.output_dir
+    if hydra.mode == RunMode.MULTIRUN and not config.dry_run:
+        # checked before the sweep began and again where it runs: here nothing heavy is imported
+        run_dir = Path(config.run_dir).expanduser().absolute()
+        return run_job([*searchpath, *overrides], Path(hydra.runtime.output_dir), run_dir, _root(hydra)).value
     sound = settle(config, [*searchpath, *overrides]).config
-    if apart and not sound.dry_run:
-        run_dir = Path(sound.run_dir).expanduser().absolute()
-        return run_job([*searchpath, *overrides], folder, run_dir, root).value
     before = HydraConfig.instance().cfg
     # Lightning would repeat the command in its own way if it knew of Hydra
     HydraConfig.instance().cfg = None
@@ -52,9 +52,9 @@ def hydra_job(config: DictConfig) -> float | None:
         HydraConfig.instance().cfg = before
 
 
-def _root(hydra: Any) -> str:
+def _root(hydra: Any) -> Path:
     """The folder of configs that this command was composed of."""
-    return next(source.path for source in hydra.runtime.config_sources if source.provider == "main")
+    return Path(next(source.path for source in hydra.runtime.config_sources if source.provider == "main"))
 
 
 def prepare(argv: list[str], root: Path) -> tuple[list[str], Path | None]:

@@ -2,7 +2,7 @@
 
 Hydra imports this file at every start, a single run's included, so that it and what it imports must stay light."""
 
-from recipes.sweeps import grid, search
+from recipes.sweeps import grid, ray_launcher, search
 
 
 class Grid(grid.GridSweeper):
@@ -11,3 +11,7 @@ class Grid(grid.GridSweeper):
 
 class Optuna(search.OptunaSweeper):
     """`hydra/sweeper=roux_optuna`."""
+
+
+class Ray(ray_launcher.RayLauncher):
+    """`hydra/launcher=roux_ray`."""

@@ -122,7 +122,7 @@ def spawn(arguments: list[str], log: Path, lock: int) -> int:
             stdout=out,
             stderr=subprocess.STDOUT,
             pass_fds=kept,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(map(str, [*_packages(), *_given()])))},
+            env=os.environ | {"PYTHONPATH": search_path()},
         )
         try:
             return process.wait()
@@ -133,13 +133,10 @@ def spawn(arguments: list[str], log: Path, lock: int) -> int:
             raise
 
 
-def _packages() -> list[Path]:
-    """Where this package lies: the process may stand elsewhere."""
-    return [Path(__file__).resolve().parents[2]]
-
-
-def _given() -> list[str]:
-    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+def search_path() -> str:
+    """PYTHONPATH with the folder of this package, which other processes do not know: they do not start in train.py."""
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(dict.fromkeys([str(Path(__file__).resolve().parents[2]), *filter(None, given)]))
 
 
 @contextmanager

@@ -3,6 +3,9 @@ sets, recipes and methods, and a stand-in for the engine that notes what it was 
 
 import shutil
 import sys
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -13,6 +16,7 @@ from pydantic import Field
 # before `recipes.run` is stood in for: modules that take their `run` from it must have got the true one
 import recipes.stages  # noqa: F401
 from recipes.groups import CONFIGS, families
+from recipes.sweeps import child, process
 
 FILES = {
     "data/digits.yaml": "# Small digits\nroot: null\nbatch_size: 64  # labeled samples in a step\n",
@@ -43,7 +47,7 @@ class LowRank:
 
 def write_configs(root: Path) -> Path:
     """The repository's own groups of settings, and the files above beside them."""
-    own = {"optimizer", "scheduler", "trainer", "evaluate"}
+    own = {"optimizer", "scheduler", "trainer", "evaluate", "hydra"}
     for name in own:
         shutil.copytree(CONFIGS / name, root / name)
     shutil.copy(CONFIGS / "config.yaml", root)
@@ -62,12 +66,23 @@ class Engine:
     def __init__(self) -> None:
         self.runs: list[tuple[Any, list[str], list[str]]] = []
         self.error: BaseException | None = None
+        self.answer: Callable[[Any], dict[str, float]] = lambda config: {"val/accuracy": 0.5, "test/accuracy": 0.4}
 
-    def run(self, config: Any, command: list[str]) -> dict[str, float]:
+    def run(self, config: Any, command: list[str], **options: Any) -> dict[str, float]:
         self.runs.append((config, command, list(sys.argv)))
         if self.error is not None:
             raise self.error
-        return {"val/accuracy": 0.5, "test/accuracy": 0.4}
+        return self.answer(config)
+
+
+def here(arguments: list[str], log: Path, lock: int) -> int:
+    """A job's process stood in for: in this one, with the same log and exit codes."""
+    with log.open("a") as out, redirect_stdout(out), redirect_stderr(out):
+        try:
+            return child.main(arguments)
+        except Exception:
+            traceback.print_exc()
+            return 1
 
 
 def install(engine: Engine, patch: pytest.MonkeyPatch) -> Engine:
@@ -75,4 +90,5 @@ def install(engine: Engine, patch: pytest.MonkeyPatch) -> Engine:
     module.run = engine.run  # type: ignore[attr-defined]
     module.check = lambda config: None  # type: ignore[attr-defined]
     patch.setitem(sys.modules, "recipes.run", module)
+    patch.setattr(process, "spawn", here)
     return engine

@@ -219,7 +219,7 @@ def test_a_multirun_gives_every_job_its_folder_and_its_own_command(configs, engi
         ("fixmatch", 0),
         ("fixmatch", 1),
     ]
-    assert engine.runs[3][2] == ["train.py", "recipe=fixmatch", "seed=1", f"run_dir={folders[3]}"]
+    assert engine.runs[3][1] == ["recipe=fixmatch", "seed=1", f"run_dir={folders[3]}"]
 
 
 def test_a_multirun_with_one_faulty_job_starts_none(configs, engine, capsys, tmp_path):
@@ -244,8 +244,8 @@ def test_a_large_sweep_checks_every_value_once(configs, engine, capsys, monkeypa
 
 def test_a_mistake_within_a_job_is_a_line(configs, engine, capsys):
     engine.error = UserError("data.root: no such folder")
-    assert cli.main(["-m", "seed=0"], configs) == 2
-    assert lines_of(capsys)[-1] == "error: data.root: no such folder"
+    assert cli.main(["-m", "seed=0"], configs) == 1
+    assert "job 0, seed 0: failed: data.root: no such folder" in capsys.readouterr().out
 
 
 def test_hydra_flags_reach_hydra(configs, engine, capsys):

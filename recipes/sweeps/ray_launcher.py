@@ -1,0 +1,75 @@
+"""Jobs on a Ray cluster, or on the cores and accelerators of this machine as Ray counts them.
+
+The released plugin (hydra-ray-launcher 1.2.0) asks for ray 1.12.0 and pickle5, which have no builds for Python 3.11.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pydantic import Field
+
+from datamodules.errors import UserError
+
+
+class RayLauncher(Launcher):
+    """`hydra/launcher=roux_ray`; the arguments are explained in its config file."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        num_cpus: Annotated[float, Field(ge=0)] = 1,
+        num_gpus: Annotated[float, Field(ge=0)] = 0,
+        init: dict[str, Any] | None = None,
+    ):
+        self.address, self.needs = address, {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        self.init = dict(init or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("hydra/launcher=roux_ray: Ray is not installed; pip install 'roux[launchers]'") from error
+        setup_globals()
+        if not ray.is_initialized():
+            ray.init(address=self.address, log_to_driver=True, **self.init)
+        # a job that is lost with its machine is the sweep's to start again
+        remote = ray.remote(max_retries=0, **self.needs)(execute)
+        state = Singleton.get_state()
+        try:
+            return ray.get(
+                [
+                    remote.remote(
+                        self.hydra_context, self.task_function, self.config, list(job), initial_job_idx + i, state
+                    )
+                    for i, job in enumerate(job_overrides)
+                ]
+            )
+        finally:
+            ray.shutdown()
+
+
+def execute(
+    context: HydraContext, task: TaskFunction, config: DictConfig, overrides: list[str], number: int, state: Any
+) -> JobReturn:
+    """One job, on the worker that Ray gave it."""
+    setup_globals()
+    Singleton.set_state(state)
+    composed = context.config_loader.load_sweep_config(config, overrides)
+    with open_dict(composed):
+        composed.hydra.job.id = f"{OmegaConf.select(composed, 'hydra.job.name')}_{number}"
+        composed.hydra.job.num = number
+    return run_job(
+        hydra_context=context,
+        task_function=task,
+        config=composed,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )

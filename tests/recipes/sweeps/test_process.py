@@ -1,0 +1,113 @@
+"""What becomes of a job's process is noted, and where a job goes on."""
+
+import subprocess
+import sys
+
+import pytest
+
+from recipes.sweeps import process
+from recipes.sweeps.process import going_on, last_words, locked, run_job, said, search_path, verdict
+from recipes.sweeps.record import Job, read, write
+
+
+@pytest.fixture
+def spawned(monkeypatch):
+    """Processes that end with the codes given, and what they were told."""
+    calls, codes = [], []
+
+    def spawn(arguments, log, lock):
+        calls.append(arguments)
+        if codes[0] == 0:
+            folder = log.parent
+            job = read(folder)
+            job.state, job.metrics, job.monitor = "done", {"val/accuracy": 0.5}, "val/accuracy"
+            write(folder, job)
+        return codes.pop(0)
+
+    monkeypatch.setattr(process, "spawn", spawn)
+    return calls, codes
+
+
+def test_a_killed_job_goes_on_from_its_checkpoint_and_a_finished_one_is_left_alone(tmp_path, spawned):
+    calls, codes = spawned
+    codes += [-9, 0]
+    folder = tmp_path / "0"
+    job = run_job(["seed=0", "resume=other.ckpt"], folder, folder, tmp_path)
+    assert (job.state, job.reason) == ("killed", "by SIGKILL from outside, perhaps for want of memory")
+    assert calls[0][2:] == ["seed=0", f"run_dir={folder}", "resume=other.ckpt"]
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()
+    job = run_job(["seed=0"], folder, folder, tmp_path)
+    assert (job.state, job.value, job.attempts) == ("done", 0.5, 2)
+    assert calls[1][2:] == ["seed=0", f"run_dir={folder}", f"resume={folder}"]
+    assert run_job(["seed=0"], folder, folder, tmp_path).state == "done" and len(calls) == 2
+
+
+def test_a_run_without_a_checkpoint_begins_again(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("config.yaml", "metrics.csv", "job.json", "log.txt"):
+        (tmp_path / name).touch()
+    assert going_on(tmp_path) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["job.json", "log.txt"]
+
+
+def test_of_stages_only_those_without_a_checkpoint_begin_again(tmp_path):
+    for stage in ("one", "two"):
+        (tmp_path / stage / "checkpoints").mkdir(parents=True)
+        (tmp_path / stage / "config.yaml").touch()
+    (tmp_path / "one" / "checkpoints" / "last.ckpt").touch()
+    assert going_on(tmp_path) == [f"resume={tmp_path}"]
+    assert (tmp_path / "one" / "config.yaml").exists() and not (tmp_path / "two" / "config.yaml").exists()
+
+
+def test_another_job_in_the_folder_is_not_touched(tmp_path, spawned):
+    write(tmp_path, Job(["seed=1"], state="stopped"))
+    job = run_job(["seed=0"], tmp_path, tmp_path, tmp_path)
+    assert job.state == "failed" and "holds another job" in job.reason
+    assert read(tmp_path).overrides == ["seed=1"] and spawned[0] == []
+
+
+def test_a_job_that_another_process_runs_is_left_alone(tmp_path, spawned):
+    with locked(tmp_path / process.LOCK, 0) as lock:
+        assert lock is not None
+        assert run_job(["seed=0"], tmp_path, tmp_path, tmp_path, patience=0.3).state == "running"
+    assert spawned[0] == []
+
+
+@pytest.mark.parametrize(
+    "code, text, expected",
+    [
+        (130, "", ("stopped", "interrupted")),
+        (-15, "", ("killed", "by SIGTERM from outside")),
+        (2, "x\nerror: data.root: no such folder\nbye\n", ("failed", "data.root: no such folder")),
+        (1, "Traceback …\n  File\nValueError: 3 < 4\n\n", ("failed", "ValueError: 3 < 4")),
+        (1, "", ("failed", "exit code 1")),
+    ],
+)
+def test_how_a_process_ended_in_one_line(code, text, expected, tmp_path):
+    (tmp_path / "log.txt").write_text(text)
+    assert verdict(code, tmp_path / "log.txt") == expected
+
+
+def test_only_the_end_of_a_long_log_is_read(tmp_path):
+    (tmp_path / "log.txt").write_text("error: old\n" + "x" * 50_000 + "\nlast\n")
+    assert last_words(tmp_path / "log.txt") == "last"
+
+
+@pytest.mark.parametrize("text", ["a b", "a=b,c", "it's", "[x]", "plain/1"])
+def test_any_value_survives_hydras_grammar(text):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    (override,) = OverridesParser.create().parse_overrides([said("run_dir", text)])
+    assert override.value() == text
+
+
+def test_a_run_ends_with_its_starter():
+    wait = "import time\nfrom recipes.sweeps.child import follow_starter\nimport threading\n"
+    wait += "threading.Thread(target=follow_starter, daemon=True).start()\nprint('up', flush=True)\ntime.sleep(60)"
+    run = subprocess.Popen(
+        [sys.executable, "-c", wait], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PYTHONPATH": search_path()}
+    )
+    assert run.stdout.readline() == b"up\n"
+    run.stdin.close()  # as when the starter is killed
+    assert run.wait(30) == -15
