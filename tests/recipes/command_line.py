@@ -11,6 +11,8 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
 from pydantic import Field
 
 # before `recipes.run` is stood in for: modules that take their `run` from it must have got the true one
@@ -78,11 +80,15 @@ class Engine:
 def here(arguments: list[str], log: Path, lock: int) -> int:
     """A job's process stood in for: in this one, with the same log and exit codes."""
     with log.open("a") as out, redirect_stdout(out), redirect_stderr(out):
+        outer = Singleton.get_state()
+        GlobalHydra.instance().clear()
         try:
             return child.main(arguments)
         except Exception:
             traceback.print_exc()
             return 1
+        finally:
+            Singleton.set_state(outer)
 
 
 def install(engine: Engine, patch: pytest.MonkeyPatch) -> Engine:
