@@ -96,6 +96,7 @@ def draw(axes: "Axes", points: Points, place: dict[str, float], colour: str, joi
 
 def scale(axes: "Axes", table: Table, key: str, place: dict[str, float]) -> None:
     at = list(place.values())
+    axes.margins(y=0.12)  # room for crosses below the lowest run
     axes.set_xlabel(key)
     axes.set_ylabel(table.monitor)
     if is_share(table.monitor):

@@ -74,7 +74,8 @@ def results(table: Table) -> str:
 def spaced(table: str) -> str:
     """A table that scrolls by itself where the screen is narrow."""
     style = (
-        "<style>.wider{overflow-x:auto}.wider td,.wider th{padding-right:1rem;padding-left:0}"
+        "<style>.wider{overflow-x:auto}.wider td,.wider th{padding-right:1rem;padding-left:0;overflow-wrap:normal}"
+        ".wider th{white-space:nowrap}"
         ".wider td.why,.wider th.why{padding-right:0;min-width:14rem}.wider .why{color:var(--bad)}</style>"
     )
     return f'{style}<div class="wider">{table}</div>'
