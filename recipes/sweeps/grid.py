@@ -34,10 +34,14 @@ class RouxSweeper(Sweeper):
     def parse(self, arguments: Sequence[str]) -> list[Override]:
         found = self.parser.parse_overrides(list(arguments))
         # of two that say the same key the later one holds, as in a single run
-        return list({override.get_key_element(): override for override in found}.values())
+        last = {override.get_key_element(): override for override in found}
+        self.dry = "dry_run" in last and last["dry_run"].value() is True
+        return list(last.values())
 
     def run(self, wanted: Sequence[Job]) -> list[int]:
         """Run what is missing of these jobs; returns the numbers of all."""
+        if self.dry:
+            return self.plan(wanted)
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
         numbers = enlist(self.folder, wanted)
@@ -46,6 +50,15 @@ class RouxSweeper(Sweeper):
             left = [n for n in dict.fromkeys(numbers) if not known[n].over and (not last or known[n].lost)]
             if not left or self.launch([known[n] for n in left], left):
                 break
+        return numbers
+
+    def plan(self, wanted: Sequence[Job]) -> list[int]:
+        """Have the plans of all jobs printed; nothing is left behind."""
+        numbers = list(range(len(wanted)))
+        self.launch(wanted, numbers)
+        for folder in (*(self.folder / str(n) for n in numbers), self.folder):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
         return numbers
 
     def launch(self, jobs: Sequence[Any], numbers: Sequence[int]) -> bool:

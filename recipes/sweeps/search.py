@@ -61,6 +61,8 @@ class OptunaSweeper(RouxSweeper):
         from recipes.sweeps.space import read_space
 
         space = read_space(self.parse(arguments))
+        if self.dry:
+            raise UserError("dry_run=true: what a search will run is not known; look at one run, without -m")
         if self.pruner != "none":
             self.check_pruning(space)
         study = self.open()
@@ -107,6 +109,14 @@ class OptunaSweeper(RouxSweeper):
         if not str(self.metric).startswith("val/"):
             raise UserError(f"hydra.sweeper.pruner={self.pruner}: {self.metric} is none of validation; expected val/…")
 
+    def make_sampler(self, begun: int) -> Any:
+        """begun: trials that are there. A sampler that starts from the same seed draws the same values once more; the
+        points of `qmc` are numbered in the storage and need one seed."""
+        import optuna
+
+        seed = self.sampler_seed + (0 if self.sampler == "qmc" else begun)
+        return made("sampler", optuna.samplers, SAMPLERS[self.sampler], {"seed": seed, **self.sampler_options})
+
     def address(self) -> str:
         return self.storage or str(self.folder / "optuna.journal")
 
@@ -117,15 +127,14 @@ class OptunaSweeper(RouxSweeper):
         except ImportError as error:
             raise UserError(INSTALL) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        options: dict[str, Any] = {"seed": self.sampler_seed, **self.sampler_options}
         study = optuna.create_study(
             storage=open_storage(self.address()),
             study_name=self.study_name,
             direction=self.direction,
             load_if_exists=True,
-            sampler=made("sampler", optuna.samplers, SAMPLERS[self.sampler], options),
             pruner=make_pruner(self.pruner, self.pruner_options),
         )
+        study.sampler = self.make_sampler(len(study.get_trials(deepcopy=False)))
         if study.direction.name.lower() != self.direction:
             raise UserError(
                 f"hydra.sweeper.study={self.study_name}: was begun to {study.direction.name.lower()} and is now asked "
