@@ -9,7 +9,7 @@ from recipes.report.numbers import clock, value_text
 from recipes.report.page import card, document, figure_card
 from recipes.sweeps.figures import against, drawable, history
 from recipes.sweeps.record import Job
-from recipes.sweeps.table import Row, Table, counts
+from recipes.sweeps.table import Row, Table, brief, counts
 
 
 def page_html(table: Table, sweep: Path, command: Sequence[str]) -> str:
@@ -42,7 +42,7 @@ def header(table: Table, title: str) -> str:
 def tile(name: str, best: Row, first: bool) -> str:
     if name not in best.figures:
         return ""
-    beside = ", ".join(f"{key} {value}" for key, value in best.setting.items()) if first else ""
+    beside = ", ".join(f"{key} {brief(value)}" for key, value in best.setting.items()) if first else ""
     title = name.replace("_", " ").replace("/", " · ") + (" · best" if first else "")
     return (
         f'<div class="tile{" first" if first else ""}"><div class="name">{escape(title)}</div>'
@@ -60,7 +60,7 @@ def results(table: Table) -> str:
     head += '<th class="why">not done</th>' if missing else ""
     body = ""
     for row in table.rows:
-        cells = "".join(f"<td>{escape(row.setting[key])}</td>" for key in table.swept)
+        cells = "".join(f"<td>{escape(brief(row.setting[key]))}</td>" for key in table.swept)
         cells += f'<td class="n">{row.runs}</td>'
         for name in table.metrics:
             found = row.figures.get(name)

@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from datamodules.errors import UserError
 from recipes.sweeps.grid import values
 from recipes.sweeps.record import Job
+from recipes.sweeps.table import brief
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -35,7 +36,8 @@ class Space:
     def jobs(self, parameters: dict[str, Any]) -> list[Job]:
         """The runs of one trial."""
         drawn = [f"{key}={parameters[key]}" for key in self.searched]
-        return [Job([*self.fixed, *drawn, *seed], " ".join([*drawn, *seed])) for seed in self.seeds]
+        label = [f"{key}={brief(str(parameters[key]))}" for key in self.searched]
+        return [Job([*self.fixed, *drawn, *seed], " ".join([*label, *seed])) for seed in self.seeds]
 
 
 def read_space(overrides: Sequence[Override]) -> Space:

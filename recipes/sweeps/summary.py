@@ -11,7 +11,7 @@ from rich.text import Text
 from recipes.report.atomic import write_json, write_text
 from recipes.sweeps.page import page_html
 from recipes.sweeps.record import jobs_of
-from recipes.sweeps.table import Table, counts, jobs_csv, make_table, plain, rows_csv
+from recipes.sweeps.table import Table, brief, counts, jobs_csv, make_table, plain, rows_csv
 
 WIDTH = 160  # of what is no terminal
 
@@ -44,7 +44,7 @@ def console_table(table: Table) -> RichTable:
     if missing:
         shown.add_column("not done", overflow="fold")
     for row in table.rows:
-        cells = [row.setting[key] for key in table.swept] + [row.runs]
+        cells = [brief(row.setting[key]) for key in table.swept] + [row.runs]
         cells += [row.figures[name].text(name) if name in row.figures else "–" for name in table.metrics]
         cells += ["\n".join(row.misses())] if missing else []
         shown.add_row(*(Text(cell, style="bold" if row is table.best else "") for cell in cells))

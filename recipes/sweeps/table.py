@@ -12,6 +12,7 @@ from recipes.report.numbers import clock, is_seconds, is_share, value_text
 from recipes.sweeps.record import NOT_OF_THE_JOB, Job
 
 SEED = "seed"
+UNTOLD = {"waiting": "not begun", "running": "its end is not known; killed with its starter, or still at it elsewhere"}
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ def miss(number: int, job: Job) -> str:
     """One job that is not done: its number, its seed, how it ended and why."""
     seed = job.setting().get(SEED)
     named = f"job {number}" + (f", seed {seed}" if seed is not None else "")
-    state = "killed" if job.lost else job.state
-    reason = "and its starter with it" if job.lost else job.reason
-    return f"{named}: {state} {reason}" if state in ("killed", "pruned") else f"{named}: {state}: {reason}"
+    reason = UNTOLD.get(job.state, job.reason)
+    joined = " " if job.state in ("killed", "pruned") else ": "
+    return f"{named}: {job.state}{joined}{reason}"
 
 
 @dataclass
@@ -126,6 +127,14 @@ def most(names: Sequence[str]) -> str:
     """The most frequent one that is not empty."""
     given = [name for name in names if name]
     return max(dict.fromkeys(given), key=given.count) if given else ""
+
+
+def brief(text: str) -> str:
+    """A swept value for people: what a search drew has more digits than anybody reads."""
+    try:
+        return f"{float(text):.5g}" if len(text) > 8 else text
+    except ValueError:
+        return text
 
 
 # -- the files -----------------------------------------------------------------------------------------------------
@@ -196,6 +205,6 @@ def plain(table: Table) -> dict[str, Any]:
 
 def counts(jobs: dict[int, Job]) -> str:
     """`12 jobs: 10 done, 1 failed, 1 killed, 3 min 20 s of computing`."""
-    states = ["killed" if job.lost else job.state for job in jobs.values()]
+    states = [job.state for job in jobs.values()]
     parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(["done", *sorted(set(states))])]
     return f"{len(jobs)} jobs: {', '.join(parts)}, {clock(sum(job.seconds for job in jobs.values()))} of computing"

@@ -35,7 +35,7 @@ def space(*overrides):
         ("a=tag(log,int(interval(1,64)))", IntDistribution(1, 64, log=True)),
         ("a=range(1,10,2)", IntDistribution(1, 9, step=2)),
         ("a=range(0,1,0.25)", FloatDistribution(0.0, 0.75, step=0.25)),
-        ("a=choice(x,[y,z],true)", CategoricalDistribution(["x", "[y,z]", "true"])),
+        ("a=choice(x,[y,z],true)", CategoricalDistribution(["x", "[y,z]", "True"])),
         ("a=1,2.5", CategoricalDistribution(["1", "2.5"])),
     ],
 )

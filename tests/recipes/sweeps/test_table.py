@@ -12,7 +12,7 @@ from rich.console import Console
 from recipes.sweeps.page import page_html
 from recipes.sweeps.record import Job, write
 from recipes.sweeps.summary import summarize
-from recipes.sweeps.table import Spread, counts, jobs_csv, make_table, rows_csv, spread
+from recipes.sweeps.table import Spread, brief, counts, jobs_csv, make_table, rows_csv, spread
 
 
 def done(overrides, value, **more):
@@ -45,9 +45,9 @@ def test_rows_are_the_swept_values_without_the_seed_best_first(jobs):
     assert table.rows[1].figures["test/accuracy"].mean == pytest.approx(0.7)
     assert table.rows[0].misses() == [
         "job 4, seed 1: failed: <b>no</b> & never",
-        "job 5, seed 2: killed and its starter with it",
+        "job 5, seed 2: running: its end is not known; killed with its starter, or still at it elsewhere",
     ]
-    assert counts(jobs) == "6 jobs: 4 done, 1 failed, 1 killed, 20 s of computing"
+    assert counts(jobs) == "6 jobs: 4 done, 1 failed, 1 running, 20 s of computing"
 
 
 def test_a_loss_is_best_where_it_is_least_and_nan_counts_for_none():
@@ -105,6 +105,11 @@ def test_a_plot_for_every_swept_value_that_fits_on_an_axis():
     page = page_html(make_table(jobs), Path("/nowhere"), [])
     # 16 words of c would not fit
     assert page.count("<svg") == 2
+
+
+@pytest.mark.parametrize("text, short", [("0.0443037524521", "0.044304"), ("0.1", "0.1"), ("logit_adjustment", None)])
+def test_what_a_search_drew_is_shown_with_five_digits(text, short):
+    assert brief(text) == (short or text)
 
 
 def test_a_search_shows_the_best_until_then():
