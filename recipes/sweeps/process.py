@@ -122,7 +122,8 @@ def spawn(arguments: list[str], log: Path, lock: int) -> int:
             stdout=out,
             stderr=subprocess.STDOUT,
             pass_fds=kept,
-            env=os.environ | {"PYTHONPATH": search_path()},
+            # whoever follows the log sees each line at once, and a killed run leaves its last words
+            env=os.environ | {"PYTHONPATH": search_path(), "PYTHONUNBUFFERED": "1"},
         )
         try:
             return process.wait()
