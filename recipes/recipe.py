@@ -46,7 +46,8 @@ class Recipe(Evaluated):
     sizes are the numbers of samples by stream; make_view makes a view of a stream; make_optimizer returns the
     optimizer and its scheduler by step; classifies tells whether evaluation asks the heads; monitor is
     the metric that a validation must yield; log_every is the number of optimizer steps between two transfers of
-    metrics; identity is kept in every checkpoint, so that a run of another kind does not resume from it.
+    metrics; identity is kept in every checkpoint, so that a run of another kind does not resume from it, and
+    provenance, from which `loading` builds this recipe again without its data.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Recipe(Evaluated):
         total_steps: int = 1,
         log_every: int = 50,
         identity: dict[str, str] | None = None,
+        provenance: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.network, self.statistics, self.sizes, self.seed = network, statistics, sizes, seed
@@ -95,10 +97,10 @@ class Recipe(Evaluated):
         self.train_seconds = 0.0  # between the first and the last training step, validation included
         self.last_step: Step | None = None  # of the whole run, for the sheet of views on its page
         self._step: Step | None = None  # the micro-batch that is under way
-        self._identity = dict(identity or {})
+        self._identity, self._provenance = dict(identity or {}), dict(provenance or {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["identity"] = self._identity
+        checkpoint["identity"], checkpoint["provenance"] = self._identity, self._provenance
 
     # -- the way of a batch ----------------------------------------------------------------------------------------
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from datamodules.errors import UserError
+from datamodules.facts import Facts
 from datamodules.randomness import Randomness
 from recipes.assembly import Assembly, assemble, heads_speak, plain
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
@@ -23,6 +25,7 @@ from recipes.method import Method
 from recipes.optimizers import build_optimizer
 from recipes.paths import find_checkpoint, load_checkpoint, run_folder
 from recipes.plan import describe
+from recipes.provenance import provenance
 from recipes.recipe import Recipe
 from recipes.report.atomic import write_text
 from recipes.report.collect import collect
@@ -83,20 +86,22 @@ def check(config: DictConfig) -> None:
     assemble(config).sketch_network()
 
 
-def build_recipe(assembly: Assembly) -> Recipe:
-    """The module of the run, on data that has been set up."""
+def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
+    """The module of the run. facts: of its data; None: of data that has been set up."""
     datamodule, settings, config = assembly.datamodule, assembly.trainer, assembly.config
+    facts = facts or datamodule.facts()
+    counts = {name: torch.tensor(n) for name, n in facts.counts.items()}
     tasks = [
         ClassificationTask(
             name,
-            datamodule.classes[name],
-            partial=datamodule.has_missing(name),
+            classes,
+            partial=name in facts.missing,
             weight=config.supervised_weight,
-            groups=shot_groups(datamodule.class_counts(name), datamodule.shots),
+            groups=shot_groups(counts[name], datamodule.shots),
         )
-        for name in datamodule.tasks
+        for name, classes in facts.classes.items()
     ]
-    network = assembly.build_network(datamodule.tasks)
+    network = assembly.build_network({name: len(classes) for name, classes in facts.classes.items()})
     if config.supervised_weight == 0:
         network.heads.requires_grad_(False)  # nothing teaches them, and DDP waits for what is trained
 
@@ -114,8 +119,8 @@ def build_recipe(assembly: Assembly) -> Recipe:
         network=network,
         tasks=tasks,
         composition=assembly.composition,
-        statistics=ClassStatistics({name: datamodule.class_counts(name) for name in datamodule.tasks}),
-        sizes=datamodule.sizes,
+        statistics=ClassStatistics(counts),
+        sizes=facts.sizes,
         make_view=make_view,
         make_optimizer=make_optimizer,
         probes=list(assembly.probes.values()),
@@ -125,6 +130,7 @@ def build_recipe(assembly: Assembly) -> Recipe:
         total_steps=settings.max_steps,
         log_every=settings.log_every,
         identity=identity(config),
+        provenance=provenance(config, facts, network),
     )
 
 
