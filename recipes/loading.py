@@ -108,7 +108,8 @@ def find_run(run: str | Path, which: Which = "last") -> Path:
         return path
     if not path.is_dir():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"run: there is no '{run}'; {nearest(path.name, siblings) if siblings else 'check the path'}")
+        near = nearest(path.name, siblings)
+        raise UserError(f"run: there is no '{run}'; {near if near.startswith('did you') else 'check the path'}")
     last = last_stage(path)
     if last is not None:
         if not last.is_dir():

@@ -72,21 +72,22 @@ class Predictor(nn.Module):
         inputs: Any,
         returns: Returns = "labels",
         batch_size: int = 64,
+        first: int = 0,
         progress: Callable[[int], None] | None = None,
     ) -> Any:
         """What the run says of raw inputs, see `Pictures` and `Texts` for what they may be.
 
         labels: the name of the likeliest class. probabilities: softmax of the logits, [C] in the order of `classes`.
         logits: [C]. embeddings: [D], see `embed`. For a list of inputs lists of labels, and tensors [N, …] on the CPU;
-        with several tasks a dict by task. progress: called with the number of inputs done. Raises UserError for what
-        is no input.
+        with several tasks a dict by task. first: place of the first input among all, by which methods draw random
+        numbers. progress: called with the number of inputs done. Raises UserError for what is no input.
         """
         if returns not in get_args(Returns):
             raise UserError(f"returns='{returns}': {nearest(returns, get_args(Returns))}")
         if returns != "embeddings" and not self.speaks:
             raise UserError(MISSING)
         items, alone = self.reader.items(inputs)
-        parts = list(self.batches(items, returns, batch_size, progress))
+        parts = list(self.batches(items, returns, batch_size, first, progress))
         values = {task: torch.cat([part[task] for part in parts]) for task in parts[0]}
         if returns == "embeddings":
             return values[EMBEDDING][0] if alone else values[EMBEDDING]
@@ -96,7 +97,7 @@ class Predictor(nn.Module):
         return found if len(found) > 1 else next(iter(found.values()))
 
     def batches(
-        self, items: list[Any], returns: Returns, batch_size: int, progress: Callable[[int], None] | None
+        self, items: list[Any], returns: Returns, batch_size: int, first: int, progress: Callable[[int], None] | None
     ) -> Iterator[dict[str, Tensor]]:
         """Outputs of one batch after the other, on the CPU; no rows of a made-up one where there is no input."""
         self.eval()
@@ -105,7 +106,7 @@ class Predictor(nn.Module):
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
             embedded = self.network.embed(self.reader.view(batch, self.device))
-            index = torch.arange(start, start + len(batch), device=self.device)
+            index = first + torch.arange(start, start + len(batch), device=self.device)
             yield self.outputs(embedded, returns, index)
             if progress is not None:
                 progress(start + len(batch))
