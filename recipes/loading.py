@@ -8,6 +8,7 @@ architecture of the encoder. From these the very recipe of the run is built, so 
 reported: the averaged network where one is evaluated, inputs and logits changed as the methods change them.
 """
 
+import copy
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,11 +64,12 @@ def rebuild(config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, A
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"run: its weights do not fit what its config builds ({reason})") from error
-    return Predictor(recipe, assembly.datamodule, facts)
+    return Predictor(recipe, assembly.datamodule, facts, config)
 
 
 def without_files(config: DictConfig, origin: Mapping[str, Any], folder: Path) -> DictConfig:
     """The config of the same recipe, which begins with no weights from elsewhere: all of them are in the checkpoint."""
+    config = copy.deepcopy(config)
     with open_dict(config):
         network = config.network
         network.pretrained, network.checkpoint = False, None

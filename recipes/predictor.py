@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from datamodules.datamodule import StreamDataModule
@@ -22,12 +23,13 @@ MISSING = "the heads of this run say nothing (they were not taught, or know othe
 class Predictor(nn.Module):
     """The recipe of a finished run, for prediction: what it says of an input is what the run reported.
 
-    classes: names by task. kind: `image` or `text`. shape: (C, H, W) of the run's pictures, None for text.
+    classes: names by task. kind: `image` or `text`. shape: (C, H, W) of the run's pictures, None for text. config: of
+    the run.
     """
 
-    def __init__(self, recipe: Recipe, datamodule: StreamDataModule, facts: Facts):
+    def __init__(self, recipe: Recipe, datamodule: StreamDataModule, facts: Facts, config: DictConfig):
         super().__init__()
-        self.recipe, self.classes = recipe, facts.classes
+        self.recipe, self.classes, self.config = recipe, facts.classes, config
         self.kind, self.shape = datamodule.kind, datamodule.info.shape
         self.tokenizer = facts.tokenizer
         self.max_length: int | None = getattr(datamodule.text, "max_length", None)
