@@ -148,5 +148,7 @@ def chosen_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device: '{device}' cannot be used here ({first_line(error)}); expected cpu or auto") from error
+        raise UserError(
+            f"device: '{device}' cannot be used here ({first_line(error)}); expected cpu or auto"
+        ) from error
     return found

@@ -67,7 +67,9 @@ def predict(
 
     predictor = load(run, which, device, trust)
     if not (predictor.speaks or embeddings):
-        raise UserError("run: its heads say nothing (not taught, or of other classes than the data): add embeddings=true")
+        raise UserError(
+            "run: its heads say nothing (not taught, or of other classes than the data): add embeddings=true"
+        )
     names, items = list_inputs(Path(input).expanduser(), predictor.kind, column)
     table = Table(predictor, probabilities, embeddings)
     unreadable = write_table(target, table, names, items, batch_size)
@@ -99,7 +101,9 @@ def list_inputs(path: Path, kind: str, column: str | None) -> tuple[list[str], l
     else:
         raise UserError(f"input: '{path}' is no list of texts; expected a txt, csv, tsv or jsonl, or a folder of txts")
     if not items:
-        raise UserError(f"input: '{path}' holds nothing to predict; expected {'texts' if kind == 'text' else 'pictures'}")
+        raise UserError(
+            f"input: '{path}' holds nothing to predict; expected {'texts' if kind == 'text' else 'pictures'}"
+        )
     return names, items
 
 

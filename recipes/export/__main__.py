@@ -98,9 +98,7 @@ def writer_of(name: str, predictor: "Predictor", plain: Any) -> Callable[[Path],
     return lambda folder: write(predictor, plain, folder)
 
 
-def write_one(
-    name: str, write: Callable[[Path], float], target: Path, lenient: bool, worst: dict[str, float]
-) -> None:
+def write_one(name: str, write: Callable[[Path], float], target: Path, lenient: bool, worst: dict[str, float]) -> None:
     """Write a format beside its place, then move it there: it is whole or not there."""
     started = time.monotonic()
     try:

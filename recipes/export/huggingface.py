@@ -131,7 +131,11 @@ def as_fast(tokenizer: TextTokenizer, max_length: int | None) -> PreTrainedToken
     if tokenizer.mask is not None:
         special["mask_token"] = backend.id_to_token(tokenizer.mask)
     known = backend.get_vocab()
-    special |= {f"{name}_token": token for name, token in (("unk", "[UNK]"), ("cls", "[CLS]"), ("sep", "[SEP]")) if token in known}
+    special |= {
+        f"{name}_token": token
+        for name, token in (("unk", "[UNK]"), ("cls", "[CLS]"), ("sep", "[SEP]"))
+        if token in known
+    }
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, padding_side="right", model_max_length=max_length or 512, **special
     )
