@@ -1,7 +1,7 @@
 """format=huggingface: a folder that transformers reads, with its tokenizer, for one encoder of texts.
 
     AutoModelForSequenceClassification.from_pretrained(FOLDER)    where the head fits: network.pooling=cls, one task
-    AutoModel.from_pretrained(FOLDER)                             otherwise; the heads lie beside it in heads.safetensors
+    AutoModel.from_pretrained(FOLDER)                             otherwise; the heads lie in heads.safetensors
 
 The classification models of transformers put a layer between the first token's state and the classes, tanh(W x + b)
 (BERT, RoBERTa and their kin). It is brought to do nothing: W = εI makes tanh(εx) ≈ εx to the last digits of float32,

@@ -1,5 +1,6 @@
 """Tiny runs as a user starts them, with what they said of their test part, and nothing of their data afterwards."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,3 +76,16 @@ def no_data() -> Iterator[None]:
 
     with patch.object(StreamDataModule, "setup", refuse), patch.object(StreamDataModule, "prepare_data", refuse):
         yield
+
+
+@dataclass
+class Shared:
+    """A run that several tests use. inputs: the texts of its test part."""
+
+    folder: Path
+    said: Said
+    inputs: list[str] | None
+
+    def copied(self, folder: Path) -> Path:
+        """The same in another folder, for tests that write into it."""
+        return Path(shutil.copytree(self.folder, folder))
