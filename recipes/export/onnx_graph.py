@@ -74,7 +74,10 @@ def write_onnx(predictor: Predictor, folder: Path) -> float:
         entry = model.metadata_props.add()
         entry.key, entry.value = f"roux.{name}", value
     onnx.save(model, path)
-    worst = compared(graph, path)
+    try:
+        worst = compared(graph, path)
+    except Exception as error:  # onnxruntime has exceptions of its own, without a common base
+        raise UserError(f"format=onnx: onnxruntime cannot run the graph ({reason(error)}); it is not kept") from error
     if worst > CLOSE:
         raise UserError(f"format=onnx: the graph says something else than the run (by {worst:.1e}); it is not kept")
     write_json(folder / "config.json", said)

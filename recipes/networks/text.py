@@ -60,7 +60,8 @@ class TextNetwork(Network):
     pooling: `mean` of the last hidden states over real tokens, Σ_l m_l h_l / Σ_l m_l; `cls`, the first
     token's state.
     max_length: longest sequence the encoder has positions for, None when unlimited. vocab_size: its number of
-    tokens. architecture: its configuration as JSON, where `build_text` made it. Raises UserError when a text is longer than max_length.
+    tokens. architecture: its configuration as JSON, where `build_text` made it. Raises UserError when a text
+    is longer than max_length.
     """
 
     kind = "text"
