@@ -8,6 +8,8 @@ The classification models of transformers put a layer between the first token's 
 and the classes' weights are divided by ε. No such model averages over tokens, so mean pooling has no place there.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from datamodules.errors import UserError
 from datamodules.text.tokenizer import TextTokenizer
@@ -23,7 +26,7 @@ from recipes.export.folding import CLOSE, Plain, difference, examples
 from recipes.predictor import Predictor
 from recipes.report.atomic import write_json
 
-EPSILON = 2.0**-12  # a power of two: scaling by it costs no digit, and (εx)² / 3 is below float32's where |x| < 5
+EPSILON = 2.0**-12  # a power of two: scaling by it costs no digit. tanh(εx) = εx (1 - 5e-7) at x = 5
 
 
 def write_huggingface(predictor: Predictor, plain: Plain, folder: Path) -> float:
@@ -33,7 +36,11 @@ def write_huggingface(predictor: Predictor, plain: Plain, folder: Path) -> float
         raise UserError("format=huggingface: holds encoders of texts; of pictures take format=timm")
     if plain.left:
         raise UserError(f"format=huggingface: {'; '.join(plain.left)}: it has no place for it; take format=onnx")
-    network: Any = plain.network
+    with quiet():
+        return write_folder(predictor, plain.network, folder)
+
+
+def write_folder(predictor: Predictor, network: Any, folder: Path) -> float:
     names = next(iter(predictor.classes.values()))
     model = classifier(network, names) if predictor.speaks and len(predictor.classes) == 1 else None
     heads = {} if model is not None else {k: v.detach().cpu().clone() for k, v in network.heads.state_dict().items()}
@@ -47,6 +54,19 @@ def write_huggingface(predictor: Predictor, plain: Plain, folder: Path) -> float
     if worst > CLOSE:
         raise UserError(f"format=huggingface: says something else than the run (by {worst:.1e}); it is not kept")
     return worst
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers tells what it loads, and of a pooler that we have no use for."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()
 
 
 def saved(model: Any, folder: Path) -> None:
