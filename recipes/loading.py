@@ -134,9 +134,10 @@ def last_stage(folder: Path) -> Path | None:
     if not written.is_file():
         return None
     try:
-        stages = OmegaConf.load(written).get("stages")
+        config = OmegaConf.load(written)
     except Exception as error:  # of YAML, of OmegaConf, of the file system
         raise UserError(f"run: '{written}' cannot be read: {first_line(error)}") from error
+    stages = config.get("stages") if isinstance(config, DictConfig) else None
     return folder / list(map(str, stages))[-1] if stages else None
 
 
