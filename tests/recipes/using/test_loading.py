@@ -13,8 +13,6 @@ from datamodules.sources import Digits, ImageFolder
 from tests.commands.command import write_pictures
 from tests.recipes.using.runs import BATCH, no_data, run
 
-STEPS = "trainer.max_steps=3"
-
 
 def test_two_tasks_are_told_apart(pictures_run):
     with no_data():
