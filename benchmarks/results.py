@@ -91,8 +91,15 @@ def measure_set(name: str, seeds: list[int], extra: list[str], timeout: int, row
             if final is None:
                 continue
             numbers = {metric: final[metric] for metric in [*entry["metrics"], "train_seconds"] if metric in final}
+            numbers |= trained(folder_of(name, row, seed))
             keep(name, row, seed, ["python", "train.py", *arguments], numbers)
             print(f"{name}, {row}, seed {seed}: {numbers}", flush=True)
+
+
+def trained(folder: Path) -> dict[str, float]:
+    """How many parameters of the network a run trained, as its plan says."""
+    said = re.search(r"([\d,]+) trainable parameters", (folder / "plan.txt").read_text(encoding="utf-8"))
+    return {"trained": int(said[1].replace(",", ""))} if said else {}
 
 
 def keep(name: str, row: str, seed: int, command: list[str], numbers: dict[str, float]) -> None:

@@ -1,0 +1,158 @@
+"""The pictures of the families' pages, from the numbers that `results.py` kept.
+
+    python benchmarks/pictures.py                                          # docs/pictures/FAMILY.png, all of them
+    python benchmarks/pictures.py metric_learning --set data.root=FOLDER   # with neighbours, where the runs are there
+
+Every dot is one run; the bar is the mean of the seeds.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.results import KEPT, REPOSITORY, gain, sets
+from recipes.report.style import INK, MUTED, SERIES, log_axis, new_figure, percent_axis, styled, to_png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PICTURES = REPOSITORY / "docs" / "pictures"
+Rows = Mapping[str, Mapping[str, float]]  # row -> seed -> number
+
+
+def kept(name: str) -> dict[str, Any]:
+    """The rows of a set that have numbers, in the order of the set."""
+    path = KEPT / f"{name}.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else {}
+    return {row: rows[row]["seeds"] for row in sets()[name]["rows"] if row in rows}
+
+
+def numbers(name: str, metric: str) -> Rows:
+    """What every run of a set measured."""
+    found = {row: {seed: run[metric] for seed, run in seeds.items() if metric in run} for row, seeds in kept(name).items()}
+    return {row: seeds for row, seeds in found.items() if seeds}
+
+
+def dots(axes: "Axes", rows: Rows, title: str, names: bool = True) -> None:
+    """A line of dots for every row, the first on top, in percent."""
+    for place, seeds in enumerate(rows.values()):
+        values, colour = list(seeds.values()), SERIES[place % len(SERIES)]
+        axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.55, markersize=5.5, markeredgewidth=0)
+        axes.plot([sum(values) / len(values)], [place], "|", color=colour, markersize=17, markeredgewidth=2)
+    axes.set_yticks(range(len(rows)), list(rows) if names else [""] * len(rows), color=INK)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.margins(x=0.06)
+    axes.set_title(title)
+    axes.grid(axis="y", visible=False)
+    percent_axis(axes.xaxis)
+
+
+def panels(*wanted: tuple[str, str, str], width: float = 8.4) -> "Figure":
+    """One panel for each (set, metric, title), beside each other where they are of one set, which names its rows once."""
+    found = [(name, numbers(name, metric), title) for name, metric, title in wanted]
+    figure = new_figure(width, 0.75 + 0.36 * max(len(rows) for _, rows, _ in found))
+    for axes, (place, (name, rows, title)) in zip(figure.subplots(1, len(found), squeeze=False)[0], enumerate(found), strict=True):
+        dots(axes, rows, title, names=place == 0 or found[place - 1][0] != name)
+    return figure
+
+
+@styled
+def semi_supervised() -> "Figure":
+    return panels(("digits", "test/accuracy", "Digits, 40 labels: test accuracy"), width=6.6)
+
+
+@styled
+def long_tail() -> "Figure":
+    groups = [("many", "many-shot classes"), ("medium", "medium"), ("few", "few-shot")]
+    return panels(*(("long_tail", f"test/accuracy_{key}", title) for key, title in groups))
+
+
+@styled
+def metric_learning() -> "Figure":
+    found = [("test/recall@1", "Recall@1"), ("test/map@r", "MAP@R"), ("test/nmi", "NMI")]
+    return panels(*(("metric", metric, title) for metric, title in found))
+
+
+@styled
+def multi_task() -> "Figure":
+    """Δm for every way of weighing, and zero: the tasks alone."""
+    entry, rows = sets()["multi_task"], kept("multi_task")
+    whole = {row: {"seeds": seeds} for row, seeds in rows.items()}
+    figure = new_figure(6.6, 2.6)
+    axes = figure.subplots()
+    together = [row for row in rows if row not in entry["alone"].values()]
+    for place, row in enumerate(together):
+        values = [float(gain(entry["alone"], whole | {row: {"seeds": {s: run}}}, row)) for s, run in rows[row].items()]
+        axes.plot(values, [place] * len(values), "o", color=SERIES[place], alpha=0.55, markersize=5.5, markeredgewidth=0)
+        axes.plot([sum(values) / len(values)], [place], "|", color=SERIES[place], markersize=17, markeredgewidth=2)
+    axes.axvline(0, color=MUTED, linewidth=1)
+    axes.set_yticks(range(len(together)), together, color=INK)
+    axes.set_ylim(len(together) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_title("Fashion+MNIST: Δm in percent; 0 is a network for each task")
+    return figure
+
+
+@styled
+def peft() -> "Figure":
+    """Accuracy over the number of trained parameters, for the text encoder and the ViT."""
+    figure = new_figure(8.4, 3.1)
+    titles = {"peft": "MiniLM on CLINC150", "vit": "ViT from Fashion-MNIST to MNIST, 200 labels"}
+    for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        accuracies, sizes = numbers(name, "test/accuracy"), numbers(name, "trained")
+        for place, (row, seeds) in enumerate(accuracies.items()):
+            size, mean = next(iter(sizes[row].values())), sum(seeds.values()) / len(seeds)
+            axes.plot([size] * len(seeds), list(seeds.values()), "o", color=SERIES[place], alpha=0.55, markersize=5.5, markeredgewidth=0)
+            axes.annotate(row, (size, mean), (7, -3), textcoords="offset points", fontsize=9, color=SERIES[place])
+        axes.set_xscale("log")
+        axes.margins(x=0.45, y=0.12)
+        log_axis(axes.xaxis)
+        percent_axis(axes.yaxis)
+        axes.set_title(title)
+        axes.set_xlabel("trained parameters")
+    return figure
+
+
+@styled
+def adversarial() -> "Figure":
+    """Robust accuracy over the radius of the attack."""
+    figure = new_figure(6.6, 3.2)
+    axes = figure.subplots()
+    at_other, at_own = numbers("adversarial_radii", "test/robust_accuracy"), numbers("adversarial", "test/robust_accuracy")
+    clean = numbers("adversarial", "test/clean_accuracy")
+    for place, row in enumerate(at_own):
+        curve = {0.0: clean[row]["0"], 0.1: at_own[row]["0"]}
+        curve |= {float(name.rpartition(" ")[2]): seeds["0"] for name, seeds in at_other.items() if name.startswith(f"{row} at ")}
+        radii = sorted(curve)
+        axes.plot(radii, [curve[radius] for radius in radii], "o-", color=SERIES[place], markersize=5, label=row)
+    axes.axvline(0.1, color=MUTED, linewidth=1, linestyle=":")
+    axes.set_xlabel("radius in linf (dotted: the one of training)")
+    axes.set_title("Fashion-MNIST: accuracy under PGD-20, two restarts")
+    axes.legend()
+    percent_axis(axes.yaxis)
+    return figure
+
+
+DRAW: dict[str, Callable[[], "Figure"]] = {
+    function.__name__: function for function in (semi_supervised, long_tail, metric_learning, multi_task, peft, adversarial)
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", choices=[*DRAW, []], help="all of them where none is named")
+    given = parser.parse_args()
+    PICTURES.mkdir(exist_ok=True)
+    for family in given.families or DRAW:
+        (PICTURES / f"{family}.png").write_bytes(to_png(DRAW[family]()))
+        print(PICTURES / f"{family}.png")
+
+
+if __name__ == "__main__":
+    main()
