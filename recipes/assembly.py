@@ -19,7 +19,7 @@ from recipes.method import Method
 from recipes.networks.network import Network
 from recipes.optimizers import OptimizerSettings, check_optimizer
 from recipes.schedulers import Schedule
-from recipes.settings import TrainerSettings
+from recipes.settings import CheckpointSettings, TrainerSettings
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Assembly:
     optimizer: OptimizerSettings
     scheduler: Schedule
     probes: dict[str, Probe]
+    checkpoint: CheckpointSettings
 
     def build_network(self, tasks: dict[str, int]) -> Network:
         """The network for heads of these widths, on the default device."""
@@ -90,6 +91,7 @@ def assemble(config: DictConfig) -> Assembly:
     datamodule: StreamDataModule = make(config.data)
     check_views(datamodule)
     check_batch(datamodule.batch_size, devices_of(trainer))
+    check_nonfinite(trainer)
     methods: dict[str, Method] = {str(key): make(node) for key, node in (config.get("methods") or {}).items()}
     situation = Situation(
         kind=datamodule.kind,
@@ -116,7 +118,14 @@ def assemble(config: DictConfig) -> Assembly:
         optimizer=optimizer,
         scheduler=make(config.scheduler),
         probes=probes,
+        checkpoint=make(config.checkpoint),
     )
+
+
+def check_nonfinite(trainer: TrainerSettings) -> None:
+    """Raise UserError where batches would have to be left out on all devices at once."""
+    if trainer.nonfinite == "skip" and (trainer.devices in ("auto", -1) or devices_of(trainer) > 1):
+        raise UserError("trainer.nonfinite=skip: is for one device; set trainer.devices=1, or trainer.nonfinite=stop")
 
 
 def probes_of(config: DictConfig, composition: Composition, situation: Situation) -> dict[str, Probe]:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import UserError
 from recipes.groups import CONFIGS, spoken
+from recipes.paths import Terminated
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 USER_MISTAKE, INTERRUPTED = 2, 130
+TERMINATED = 75  # sysexits.h: a temporary failure, to be tried again; the same command with resume=auto goes on
 RUN_DIR = "ROUX_RUN_DIR"  # tells further ranks the folder that rank 0 settled on: its name holds the time
 
 
@@ -45,6 +47,12 @@ def main(argv: Sequence[str], root: Path = CONFIGS) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Terminated as stop:
+        print(
+            f"terminated: {stop.step} steps are kept; go on with resume={stop.folder} run_dir={stop.folder}",
+            file=sys.stderr,
+        )
+        return TERMINATED
     return 0
 
 
@@ -55,8 +63,15 @@ def single(overrides: list[str], root: Path = CONFIGS) -> dict[str, float]:
     return start(resolve_command(overrides, root).config, overrides)
 
 
-def start(config: "DictConfig", overrides: list[str]) -> dict[str, float]:
-    """Run a sound, resolved config, once its folder and what it resumes have been looked at."""
+def start(config: "DictConfig", overrides: list[str], named: bool = False) -> dict[str, float]:
+    """Run a sound, resolved config, once its folder and what it resumes have been looked at. named: `run_dir` was
+    chosen, by one of the overrides or otherwise."""
+    if config.resume == "auto":
+        from recipes.again import settle_auto
+
+        done = settle_auto(config, named or any(o.startswith("run_dir=") for o in overrides))
+        if done is not None:
+            return done
     if _further_rank():
         config.run_dir = os.environ.get(RUN_DIR, config.run_dir)
     else:
@@ -73,13 +88,14 @@ def start(config: "DictConfig", overrides: list[str]) -> dict[str, float]:
 def check_paths(config: "DictConfig") -> None:
     """Look at `run_dir` and `resume`. Raises `UserError` with all that is wrong with them."""
     from recipes.config import Faults
-    from recipes.paths import load_checkpoint, run_dir_faults, stages_faults
+    from recipes.paths import load_checkpoint, resumable, run_dir_faults, stages_faults
 
     faults = run_dir_faults(config.run_dir, config.resume, reading=config.dry_run)
     if config.resume is not None and config.get("stages"):
         faults += stages_faults(config.run_dir, config.resume)
     elif config.resume is not None:
         try:
+            config.resume = resumable(config.resume)
             load_checkpoint(config.resume)
         except UserError as error:
             faults.append(str(error))

@@ -1,6 +1,8 @@
 """Training metrics that stay on the device until they are logged: one transfer an interval, exact over ranks."""
 
+import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +27,23 @@ class Interval:
         return torch.cat([self.values[:names], counts, self.values[names:]])
 
 
+class Stopwatch:
+    """Seconds that a run has trained, those before an interruption included."""
+
+    def __init__(self, before: float = 0.0):
+        self._before, self._began = before, 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self._before + (time.perf_counter() - self._began if self._began else 0.0)
+
+    def start(self) -> None:
+        self._began = time.perf_counter()
+
+    def stop(self) -> None:
+        self._before, self._began = self.seconds, 0.0
+
+
 class Meters:
     """Means of named scalars over an interval, each as Σ numerator / Σ denominator.
 
@@ -36,19 +55,21 @@ class Meters:
         self.sums: dict[tuple[str, ...], Interval] = {}
 
     @torch.no_grad()
-    def add(self, scalars: dict[str, Tensor], ratios: dict[str, Ratio]) -> None:
-        """Add one step's scalars (each with denominator 1) and ratios (numerator, denominator)."""
+    def add(self, scalars: dict[str, Tensor], ratios: dict[str, Ratio]) -> Tensor | None:
+        """Add one step's scalars (each with denominator 1) and ratios (numerator, denominator). Returns the step's own
+        numbers, scalars first, on the device."""
         names = (*scalars, *ratios)
         if not names:
-            return
+            return None
         numerators, denominators = zip(*ratios.values(), strict=True) if ratios else ((), ())
         values = torch.stack((*scalars.values(), *numerators, *denominators)).float()
         interval = self.sums.get(names)
         if interval is None:
-            self.sums[names] = Interval(values)
+            self.sums[names] = Interval(values.clone())
         else:
             interval.values += values
             interval.steps += 1
+        return values
 
     def flush(self) -> dict[str, float]:
         """The means since the last flush, over all ranks; names whose denominator stayed zero are left out."""
@@ -65,3 +86,18 @@ class Meters:
                 entry[0] += numerator
                 entry[1] += denominator
         return {name: n / d for name, (n, d) in total.items() if d}
+
+    def state(self) -> list[dict[str, Any]]:
+        """What has been added since the last flush, over all ranks: a checkpoint between two transfers keeps it."""
+        kept = []
+        for names, interval in self.sums.items():
+            total = global_sum(torch.cat([interval.values, interval.values.new_full((1,), float(interval.steps))])).cpu()
+            kept.append({"names": list(names), "values": total[:-1], "steps": int(total[-1])})
+        return kept
+
+    def restore(self, kept: list[dict[str, Any]], device: torch.device, rank: int) -> None:
+        """Go on from `state`: the first rank takes all of it, the others the names alone."""
+        for entry in kept:
+            values = entry["values"].to(device)
+            mine = Interval(values, entry["steps"]) if rank == 0 else Interval(torch.zeros_like(values), 0)
+            self.sums[tuple(entry["names"])] = mine

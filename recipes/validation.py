@@ -31,7 +31,7 @@ ROOT: dict[str, Any] = {
     "monitor": str | None,
     "supervised_weight": Annotated[float, Field(ge=0)],
 }
-SECTIONS = ("data", "network", "optimizer", "scheduler", "trainer", "logger", "methods", "evaluate")
+SECTIONS = ("data", "network", "optimizer", "scheduler", "trainer", "logger", "methods", "evaluate", "checkpoint")
 REQUIRED = ("data", "network", "optimizer", "scheduler", "trainer")
 
 
