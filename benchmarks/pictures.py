@@ -1,7 +1,7 @@
 """The pictures of the families' pages, from the numbers that `results.py` kept.
 
-    python benchmarks/pictures.py                                          # docs/pictures/FAMILY.png, all of them
-    python benchmarks/pictures.py metric_learning --set data.root=FOLDER   # with neighbours, where the runs are there
+    python benchmarks/pictures.py               # docs/pictures/FAMILY.png, all of them
+    python benchmarks/pictures.py long_tail     # one of them
 
 Every dot is one run; the bar is the mean of the seeds.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURES = REPOSITORY / "docs" / "pictures"
+DOT: dict[str, Any] = {"alpha": 0.55, "markersize": 5.5, "markeredgewidth": 0}
 Rows = Mapping[str, Mapping[str, float]]  # row -> seed -> number
 
 
@@ -35,30 +36,34 @@ def kept(name: str) -> dict[str, Any]:
 
 def numbers(name: str, metric: str) -> Rows:
     """What every run of a set measured."""
-    found = {row: {seed: run[metric] for seed, run in seeds.items() if metric in run} for row, seeds in kept(name).items()}
+    found = {}
+    for row, seeds in kept(name).items():
+        found[row] = {seed: run[metric] for seed, run in seeds.items() if metric in run}
     return {row: seeds for row, seeds in found.items() if seeds}
 
 
 def dots(axes: "Axes", rows: Rows, title: str, names: bool = True) -> None:
-    """A line of dots for every row, the first on top, in percent."""
+    """A line of dots for every row, the first on top."""
     for place, seeds in enumerate(rows.values()):
         values, colour = list(seeds.values()), SERIES[place % len(SERIES)]
-        axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.55, markersize=5.5, markeredgewidth=0)
+        axes.plot(values, [place] * len(values), "o", color=colour, **DOT)
         axes.plot([sum(values) / len(values)], [place], "|", color=colour, markersize=17, markeredgewidth=2)
     axes.set_yticks(range(len(rows)), list(rows) if names else [""] * len(rows), color=INK)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.margins(x=0.06)
     axes.set_title(title)
     axes.grid(axis="y", visible=False)
-    percent_axis(axes.xaxis)
 
 
 def panels(*wanted: tuple[str, str, str], width: float = 8.4) -> "Figure":
-    """One panel for each (set, metric, title), beside each other where they are of one set, which names its rows once."""
+    """A panel for each (set, metric, title), side by side; a set names its rows once."""
     found = [(name, numbers(name, metric), title) for name, metric, title in wanted]
     figure = new_figure(width, 0.75 + 0.36 * max(len(rows) for _, rows, _ in found))
-    for axes, (place, (name, rows, title)) in zip(figure.subplots(1, len(found), squeeze=False)[0], enumerate(found), strict=True):
-        dots(axes, rows, title, names=place == 0 or found[place - 1][0] != name)
+    named = None
+    for axes, (name, rows, title) in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+        dots(axes, rows, title, names=name != named)
+        percent_axis(axes.xaxis)
+        named = name
     return figure
 
 
@@ -82,20 +87,17 @@ def metric_learning() -> "Figure":
 @styled
 def multi_task() -> "Figure":
     """Δm for every way of weighing, and zero: the tasks alone."""
-    entry, rows = sets()["multi_task"], kept("multi_task")
-    whole = {row: {"seeds": seeds} for row, seeds in rows.items()}
+    alone = sets()["multi_task"]["alone"]
+    seeds = {row: {"seeds": runs} for row, runs in kept("multi_task").items()}
+    together = {
+        row: {seed: float(gain(alone, seeds | {row: {"seeds": {seed: run}}}, row)) for seed, run in runs["seeds"].items()}
+        for row, runs in seeds.items()
+        if row not in alone.values()
+    }
     figure = new_figure(6.6, 2.6)
     axes = figure.subplots()
-    together = [row for row in rows if row not in entry["alone"].values()]
-    for place, row in enumerate(together):
-        values = [float(gain(entry["alone"], whole | {row: {"seeds": {s: run}}}, row)) for s, run in rows[row].items()]
-        axes.plot(values, [place] * len(values), "o", color=SERIES[place], alpha=0.55, markersize=5.5, markeredgewidth=0)
-        axes.plot([sum(values) / len(values)], [place], "|", color=SERIES[place], markersize=17, markeredgewidth=2)
+    dots(axes, together, "Fashion+MNIST: Δm in percent; 0 is a network for each task")
     axes.axvline(0, color=MUTED, linewidth=1)
-    axes.set_yticks(range(len(together)), together, color=INK)
-    axes.set_ylim(len(together) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
-    axes.set_title("Fashion+MNIST: Δm in percent; 0 is a network for each task")
     return figure
 
 
@@ -108,7 +110,7 @@ def peft() -> "Figure":
         accuracies, sizes = numbers(name, "test/accuracy"), numbers(name, "trained")
         for place, (row, seeds) in enumerate(accuracies.items()):
             size, mean = next(iter(sizes[row].values())), sum(seeds.values()) / len(seeds)
-            axes.plot([size] * len(seeds), list(seeds.values()), "o", color=SERIES[place], alpha=0.55, markersize=5.5, markeredgewidth=0)
+            axes.plot([size] * len(seeds), list(seeds.values()), "o", color=SERIES[place], **DOT)
             axes.annotate(row, (size, mean), (7, -3), textcoords="offset points", fontsize=9, color=SERIES[place])
         axes.set_xscale("log")
         axes.margins(x=0.45, y=0.12)
@@ -121,14 +123,14 @@ def peft() -> "Figure":
 
 @styled
 def adversarial() -> "Figure":
-    """Robust accuracy over the radius of the attack."""
+    """Robust accuracy over the radius of the attack, of the networks of the first seed."""
     figure = new_figure(6.6, 3.2)
     axes = figure.subplots()
-    at_other, at_own = numbers("adversarial_radii", "test/robust_accuracy"), numbers("adversarial", "test/robust_accuracy")
-    clean = numbers("adversarial", "test/clean_accuracy")
-    for place, row in enumerate(at_own):
-        curve = {0.0: clean[row]["0"], 0.1: at_own[row]["0"]}
-        curve |= {float(name.rpartition(" ")[2]): seeds["0"] for name, seeds in at_other.items() if name.startswith(f"{row} at ")}
+    clean, own = (numbers("adversarial", f"test/{kind}_accuracy") for kind in ("clean", "robust"))
+    others = numbers("adversarial_radii", "test/robust_accuracy")
+    for place, row in enumerate(own):
+        curve = {0.0: clean[row]["0"], 0.1: own[row]["0"]}
+        curve |= {float(name.split()[-1]): runs["0"] for name, runs in others.items() if name.startswith(f"{row} at ")}
         radii = sorted(curve)
         axes.plot(radii, [curve[radius] for radius in radii], "o-", color=SERIES[place], markersize=5, label=row)
     axes.axvline(0.1, color=MUTED, linewidth=1, linestyle=":")
@@ -139,9 +141,8 @@ def adversarial() -> "Figure":
     return figure
 
 
-DRAW: dict[str, Callable[[], "Figure"]] = {
-    function.__name__: function for function in (semi_supervised, long_tail, metric_learning, multi_task, peft, adversarial)
-}
+FAMILIES = (semi_supervised, long_tail, metric_learning, multi_task, peft, adversarial)
+DRAW: dict[str, Callable[[], "Figure"]] = {function.__name__: function for function in FAMILIES}
 
 
 def main() -> None:
