@@ -1,7 +1,7 @@
 """`resume=auto`: the same command again goes on with the run that it began, or begins it.
 
-With a `run_dir` of its own the command goes on in that folder. Without one it goes on in the newest folder beside the one it
-would make that holds an unfinished run of the very same config and that nobody is writing.
+With a `run_dir` of its own the command goes on in that folder. Without one it goes on in the newest folder beside the one
+it would make that holds an unfinished run of the very same config and that nobody is writing.
 """
 
 import json
@@ -36,7 +36,9 @@ def settle_auto(config: DictConfig, named: bool) -> dict[str, float] | None:
 def finished_stages(folder: Path, config: DictConfig) -> bool:
     """Whether a recipe of several stages has done all of them."""
     path = folder / "stages.json"
-    return bool(config.get("stages")) and path.is_file() and set(config.stages) <= set(json.loads(path.read_text("utf-8")))
+    if not config.get("stages") or not path.is_file():
+        return False
+    return set(config.stages) <= set(json.loads(path.read_text("utf-8")))
 
 
 def finished(folder: Path, config: DictConfig) -> dict[str, float]:

@@ -91,7 +91,8 @@ class Meters:
         """What has been added since the last flush, over all ranks: a checkpoint between two transfers keeps it."""
         kept = []
         for names, interval in self.sums.items():
-            total = global_sum(torch.cat([interval.values, interval.values.new_full((1,), float(interval.steps))])).cpu()
+            steps = interval.values.new_full((1,), float(interval.steps))
+            total = global_sum(torch.cat([interval.values, steps])).cpu()
             kept.append({"names": list(names), "values": total[:-1], "steps": int(total[-1])})
         return kept
 

@@ -243,7 +243,7 @@ class Recipe(Evaluated):
         self._step = step
 
     def publish(self, done: int, lr: float) -> None:
-        """One transfer: the means since the last one go to all loggers. Raises UserError for a loss that is no number."""
+        """One transfer: the means since the last one go to all loggers. UserError for a loss that is no number."""
         means = self.meters.flush()
         if not math.isfinite(means.get("loss", 0.0)):
             self.traces.check()
