@@ -90,7 +90,7 @@ def multi_task() -> "Figure":
     alone = sets()["multi_task"]["alone"]
     seeds = {row: {"seeds": runs} for row, runs in kept("multi_task").items()}
     together = {
-        row: {seed: float(gain(alone, seeds | {row: {"seeds": {seed: run}}}, row)) for seed, run in runs["seeds"].items()}
+        row: {s: float(gain(alone, seeds | {row: {"seeds": {s: run}}}, row)) for s, run in runs["seeds"].items()}
         for row, runs in seeds.items()
         if row not in alone.values()
     }
