@@ -1,7 +1,7 @@
 """`resume=auto`: the same command again goes on with the run that it began, or begins it.
 
-With a `run_dir` of its own the command goes on in that folder. Without one it goes on in the newest folder beside the one
-it would make that holds an unfinished run of the very same config and that nobody is writing.
+With a `run_dir` of its own the command goes on in that folder. Without one it goes on in the newest folder beside the
+one it would make that holds an unfinished run of the very same config and that nobody is writing.
 """
 
 import json

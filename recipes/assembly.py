@@ -91,7 +91,6 @@ def assemble(config: DictConfig) -> Assembly:
     datamodule: StreamDataModule = make(config.data)
     check_views(datamodule)
     check_batch(datamodule.batch_size, devices_of(trainer))
-    check_nonfinite(trainer)
     methods: dict[str, Method] = {str(key): make(node) for key, node in (config.get("methods") or {}).items()}
     situation = Situation(
         kind=datamodule.kind,
@@ -104,6 +103,7 @@ def assemble(config: DictConfig) -> Assembly:
         families=families(config),
     )
     composition = compose(methods, situation)
+    check_nonfinite(trainer, composition)
     check_losses(composition, float(config.supervised_weight))
     probes = probes_of(config, composition, situation)
     config.monitor = config.monitor or objective(config, probes, datamodule.info.disjoint)
@@ -122,10 +122,17 @@ def assemble(config: DictConfig) -> Assembly:
     )
 
 
-def check_nonfinite(trainer: TrainerSettings) -> None:
-    """Raise UserError where batches would have to be left out on all devices at once."""
-    if trainer.nonfinite == "skip" and (trainer.devices in ("auto", -1) or devices_of(trainer) > 1):
+def check_nonfinite(trainer: TrainerSettings, composition: Composition) -> None:
+    """Raise UserError where a batch cannot be left out: on several devices at once, or in the middle of a step."""
+    if trainer.nonfinite != "skip":
+        return
+    if trainer.devices in ("auto", -1) or devices_of(trainer) > 1:
         raise UserError("trainer.nonfinite=skip: is for one device; set trainer.devices=1, or trainer.nonfinite=stop")
+    for method in composition.filling("wrap_step"):
+        raise UserError(
+            f"trainer.nonfinite=skip: {method.key} goes through a batch more than once, and half of a step cannot be "
+            "left out; set trainer.nonfinite=stop"
+        )
 
 
 def probes_of(config: DictConfig, composition: Composition, situation: Situation) -> dict[str, Probe]:
