@@ -116,7 +116,7 @@ MISTAKES = {
         ["peft=lora", "+methods.lroa.rank=2"],
         "methods.lroa.rank: there is no method 'lroa' in this run; did you mean 'lora'?",
     ),
-    "type": (["trainer.max_steps=many"], "trainer.max_steps: got 'many', expected a whole number at least 1"),
+    "type": (["trainer.max_steps=many"], "trainer.max_steps: got 'many', expected a whole number at least 0"),
     "range": (
         ["recipe=fixmatch", "methods.fixmatch.tau=1.5"],
         "methods.fixmatch.tau: got 1.5, expected a number between 0 and 1",
