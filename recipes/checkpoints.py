@@ -7,7 +7,7 @@ stays beside it as `previous.ckpt` until the run has ended.
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from datamodules.errors import UserError
 from recipes.paths import LAST, PREVIOUS
+from recipes.recipe import Recipe
 from recipes.settings import CheckpointSettings
 
 
@@ -85,7 +86,7 @@ class LastCheckpoint(Checkpoint):
             return
         if due and trainer.global_step == trainer.max_steps:
             return  # a run that goes on with nothing to train would not validate
-        trainer.lightning_module.traces.check()
+        cast(Recipe, trainer.lightning_module).traces.check()
         self.due = due
         trainer.save_checkpoint(self.path)
         self.saved, self._written = trainer.global_step, time.monotonic()

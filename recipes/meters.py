@@ -55,12 +55,12 @@ class Meters:
         self.sums: dict[tuple[str, ...], Interval] = {}
 
     @torch.no_grad()
-    def add(self, scalars: dict[str, Tensor], ratios: dict[str, Ratio]) -> Tensor | None:
+    def add(self, scalars: dict[str, Tensor], ratios: dict[str, Ratio]) -> Tensor:
         """Add one step's scalars (each with denominator 1) and ratios (numerator, denominator). Returns the step's own
         numbers, scalars first, on the device."""
         names = (*scalars, *ratios)
         if not names:
-            return None
+            return torch.empty(0)
         numerators, denominators = zip(*ratios.values(), strict=True) if ratios else ((), ())
         values = torch.stack((*scalars.values(), *numerators, *denominators)).float()
         interval = self.sums.get(names)
