@@ -49,7 +49,7 @@ MISTAKES = {
         ["methods.mixup.alpha=2"],
         "methods.mixup.alpha: method 'mixup' is not part of this run; add regularization=mixup",
     ),
-    "wrong type": (["trainer.max_steps=many"], "trainer.max_steps: got 'many', expected a whole number at least 1"),
+    "wrong type": (["trainer.max_steps=many"], "trainer.max_steps: got 'many', expected a whole number at least 0"),
     "out of range": (
         ["recipe=fixmatch", "methods.fixmatch.threshold=-1"],
         "methods.fixmatch.threshold: got -1, expected a number at least 0",
@@ -281,7 +281,7 @@ def test_what_lay_in_the_folder_stays_when_a_run_is_refused(place):
 
 
 def test_all_mistakes_come_at_once(place):
-    outcome = roux("recipe=fixmtch", "sed=1", "trainer.max_steps=0", "optimizer.lr=fast")
+    outcome = roux("recipe=fixmtch", "sed=1", "trainer.max_steps=-1", "optimizer.lr=fast")
     starts = [line.removeprefix("error: ").split(":")[0] for line in outcome.lines]
     assert starts == ["recipe=fixmtch", "sed", "optimizer.lr", "trainer.max_steps"]  # the order of the config
     assert outcome.code == 2

@@ -156,7 +156,7 @@ def test_each_mistake_is_one_line_and_starts_nothing(kind, configs, engine, caps
 
 
 def test_all_mistakes_of_a_command_come_at_once(configs, engine, capsys):
-    argv = ["recipe=fixmtch", "sed=1", "trainer.max_steps=0", "peft=lroa", "+methods.x.y=1"]
+    argv = ["recipe=fixmtch", "sed=1", "trainer.max_steps=-1", "peft=lroa", "+methods.x.y=1"]
     assert cli.main(argv, configs) == 2
     starts = [line.removeprefix("error: ").split(":")[0] for line in lines_of(capsys)]
     assert starts == ["recipe=fixmtch", "peft=lroa", "sed", "methods.x.y", "trainer.max_steps"]
@@ -237,9 +237,9 @@ def test_jobs_may_not_share_a_folder(configs, engine, capsys, tmp_path):
 
 def test_a_large_sweep_checks_every_value_once(configs, engine, capsys, monkeypatch):
     monkeypatch.setattr(jobs, "FULL_CHECK", 2)
-    argv = ["-m", "seed=range(0,3)", "trainer.max_steps=1,0"]
+    argv = ["-m", "seed=range(0,3)", "trainer.max_steps=1,-1"]
     assert cli.main(argv, configs) == 2
-    assert lines_of(capsys) == ["error: trainer.max_steps: got 0, expected a whole number at least 1"]
+    assert lines_of(capsys) == ["error: trainer.max_steps: got -1, expected a whole number at least 0"]
 
 
 def test_a_mistake_within_a_job_is_a_line(configs, engine, capsys):
