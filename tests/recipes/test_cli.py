@@ -223,7 +223,7 @@ def test_a_multirun_gives_every_job_its_folder_and_its_own_command(configs, engi
 
 
 def test_a_multirun_with_one_faulty_job_starts_none(configs, engine, capsys, tmp_path):
-    assert cli.main(["-m", "recipe=supervised,fixmtch", "trainer.max_steps=5,0"], configs) == 2
+    assert cli.main(["-m", "recipe=supervised,fixmtch", "trainer.max_steps=5,-1"], configs) == 2
     starts = [line.removeprefix("error: ").split(":")[0] for line in lines_of(capsys)]
     assert sorted(starts) == ["recipe=fixmtch", "trainer.max_steps"]
     assert engine.runs == [] and list(tmp_path.iterdir()) == []
