@@ -85,21 +85,6 @@ def test_equals_one_query_at_a_time_whatever_the_block(seed, block, monkeypatch)
     assert found == pytest.approx(by_loops(x, labels, 3))
 
 
-def test_equals_pytorch_metric_learning():
-    pytest.importorskip("pytorch_metric_learning", reason="the oracle, pytorch-metric-learning, is not installed")
-    from pytorch_metric_learning.distances import CosineSimilarity
-    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
-    from pytorch_metric_learning.utils.inference import CustomKNN
-
-    x, labels = sample(4, rows=90)
-    include = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
-    calculator = AccuracyCalculator(include=include, knn_func=CustomKNN(CosineSimilarity()))
-    theirs = calculator.get_accuracy(x, labels)
-    ours = measured(x, labels)
-    names = {"precision_at_1": "recall@1", "r_precision": "r_precision", "mean_average_precision_at_r": "map@r"}
-    assert {name: ours[mine] for name, mine in names.items()} == pytest.approx(theirs)
-
-
 def test_a_query_is_excluded_by_its_index_and_not_by_its_distance():
     x = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
     assert measured(x, torch.tensor([0, 0, 1, 1]))["recall@1"] == 1
