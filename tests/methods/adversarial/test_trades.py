@@ -2,11 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from methods.adversarial.attacks.losses import divergence
 from methods.adversarial.trades import TRADES, unlike
 from recipes.step import Embedded, Input
 from tests.harness import Setup, build, step_with, train
-from tests.methods.adversarial.attacks.worked import X, Y, convolutional, linear, pictures
+from tests.methods.adversarial.attacks.worked import X, Y, linear
 from tests.methods.adversarial.loops import assert_same, descend, logits, weak_batches
 
 
@@ -40,22 +39,6 @@ def test_true_steps_equal_a_plain_loop():
         losses.append(loss.item())
     assert result.losses == pytest.approx(losses, abs=1e-5)
     assert_same(result, network)
-
-
-def test_the_inner_loop_equals_torchattacks():
-    """TPGD draws .001 N(0, I) from the global generator, once."""
-    torchattacks = pytest.importorskip("torchattacks", reason="torchattacks is not installed: the oracle of the attack")
-    from methods.adversarial.attacks.pgd import pgd
-    from methods.adversarial.attacks.threat import Threat
-
-    model, (x, _) = convolutional(), pictures()
-    torch.manual_seed(4)
-    theirs = torchattacks.TPGD(model, eps=0.1, alpha=0.03, steps=6)(x)
-    torch.manual_seed(4)
-    noise = 0.001 * torch.randn_like(x)
-    reference = model(x).detach()
-    ours = pgd(lambda v: divergence(reference, model(v)), x, Threat("linf", 0.1), 6, 0.03, noise)
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])

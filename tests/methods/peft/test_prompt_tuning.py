@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,22 +29,6 @@ def test_padding_changes_nothing(name):
     torch.testing.assert_close(features(made, Embedded(other, mask)), said, atol=1e-5, rtol=0)
     longer = Embedded(F.pad(x, (0, 0, 0, 4)), F.pad(mask, (0, 4)))
     torch.testing.assert_close(features(made, longer), said, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("name", ["bert", "roberta"])
-def test_placed_before_and_counted_through_it_is_the_peft_librarys(name):
-    peft = pytest.importorskip("peft", reason="the oracle is the peft library, which is not installed")
-    made = operate(PromptTuning(length=3, placement="before", positions="shift"), network(name), "prompt")
-    made.eval()
-    backbone = copy.deepcopy(network(name).backbone).eval()
-    config = peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
-    model = peft.get_peft_model(backbone, config).eval()
-    x, mask = made.example()
-    with torch.no_grad():
-        model.prompt_encoder["default"].embedding.weight.copy_(made.deltas["prompt"].rows)
-        theirs = model(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state[:, 3:]
-        ours = made.backbone(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state
-    torch.testing.assert_close(ours[mask], theirs[mask], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "first"), [("bert", 0), ("roberta", 2)])
