@@ -38,9 +38,7 @@ def test_class_balanced_losses(kind, others, beta):
     )
 
 
-@pytest.mark.parametrize(
-    ("z", "y", "counts"), [(LOGITS, TARGETS, COUNTS), (Z, Y, N)], ids=["worked example", "random"]
-)
+@pytest.mark.parametrize(("z", "y", "counts"), [(LOGITS, TARGETS, COUNTS), (Z, Y, N)], ids=["worked example", "random"])
 def test_sigmoid_focal_loss(z, y, counts):
     peer = installed("balanced_loss").Loss("focal_loss", fl_gamma=2)
     method = FocalLoss(mode="sigmoid")
