@@ -100,7 +100,7 @@ class Robustness(Probe):
         return ""
 
     def update(self, recipe: Recipe, view: Any, targets: dict[str, Tensor], index: Tensor) -> None:
-        x, mask = recipe.reported().embed(view)
+        x, mask, _ = recipe.reported().embed(view)
         for task in targets:
             self.sums.setdefault(task, torch.zeros(len(FIGURES) + 1, device=x.device))
         kept = torch.arange(len(index), device=index.device)

@@ -124,7 +124,7 @@ def test_prompt_tuning(name):
     backbone = copy.deepcopy(network(name).backbone).eval()
     config = installed("peft").PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
     model = installed("peft").get_peft_model(backbone, config).eval()
-    x, mask = made.example()
+    x, mask, _ = made.example()
     rows, table = made.deltas["prompt"].rows, model.prompt_encoder["default"].embedding.weight
     with torch.no_grad():
         table.copy_(rows)

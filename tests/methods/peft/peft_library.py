@@ -46,7 +46,7 @@ def wrapped(name: str, targets: Any, **settings: Any) -> Any:
 
 def said(model: Any, made: Network) -> Tensor:
     """Features of the library's model for our example."""
-    x, mask = made.example()
+    x, mask, _ = made.example()
     if mask is None:
         return model((x - made.mean) / made.std)
     hidden = model(inputs_embeds=x.detach(), attention_mask=mask.long()).last_hidden_state

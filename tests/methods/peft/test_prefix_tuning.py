@@ -50,7 +50,7 @@ def test_masks_of_all_kinds_are_widened():
 def test_padding_changes_nothing(name, hidden):
     made = operate(PrefixTuning(length=3, hidden=hidden), network(name), "prefix")
     fill(made, "prefix", 0.3)
-    x, mask = made.example()
+    x, mask, _ = made.example()
     said = features(made, Embedded(x, mask))
     assert float((said - features(network(name), Embedded(x, mask))).abs().max()) > 1e-3
     other = torch.where(mask.unsqueeze(-1), x, torch.randn_like(x))

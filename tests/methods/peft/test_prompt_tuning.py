@@ -22,7 +22,7 @@ def test_padding_changes_nothing(name):
     positions = "shift" if name == "deberta" else "keep"
     made = operate(PromptTuning(length=3, positions=positions), network(name), "prompt")
     fill(made, "prompt", 0.3)
-    x, mask = made.example()
+    x, mask, _ = made.example()
     said = features(made, Embedded(x, mask))
     assert float((said - features(network(name), Embedded(x, mask))).abs().max()) > 1e-3
     other = torch.where(mask.unsqueeze(-1), x, torch.randn_like(x))

@@ -43,7 +43,7 @@ def test_a_vit_by_hand(name, mode):
 def test_padding_changes_nothing_on_texts(name, mode):
     made = operate(VPT(mode, length=3), network(name), "vpt")
     fill(made, "vpt", 0.3)
-    x, mask = made.example()
+    x, mask, _ = made.example()
     said = features(made, Embedded(x, mask))
     assert float((said - features(network(name), Embedded(x, mask))).abs().max()) > 1e-3
     other = torch.where(mask.unsqueeze(-1), x, torch.randn_like(x))
@@ -56,7 +56,7 @@ def test_bert_by_hand():
     made = operate(VPT(length=3), network("bert"), "vpt")
     fill(made, "vpt", 0.3)
     bert, rows = network("bert").backbone.eval(), made.deltas["vpt"].rows
-    x, mask = made.example()
+    x, mask, _ = made.example()
     with torch.no_grad():
         hidden = bert.embeddings(inputs_embeds=x)
         seen = torch.cat([mask[:, :1], torch.ones(2, 3, dtype=torch.bool), mask[:, 1:]], 1)[:, None, None, :]
