@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from methods.adversarial.trades import TRADES, unlike
 from recipes.step import Embedded, Input
-from tests.harness import Setup, build, step_with, train
+from tests.harness import Setup, SmallNetwork, build, fit, step_with, train
 from tests.methods.adversarial.attacks.worked import X, Y, linear
 from tests.methods.adversarial.loops import assert_same, descend, logits, weak_batches
 
@@ -61,6 +61,27 @@ def test_a_start_at_the_sample_would_never_move():
     value = unlike(recipe, Input("labeled", Embedded(x)))
     assert float(input_gradient(value, x).abs().max()) < 1e-6
     assert float(input_gradient(value, x + 0.05).abs().max()) > 1e-5
+
+
+class Broken(SmallNetwork):
+    """The gradient by the first pixel is not finite in evaluation mode, in which an attack sees the network."""
+
+    def features(self, embedded):
+        found = super().features(embedded)
+        return found if self.training else found + (embedded.x[:, :1, 0, 0] * 0).abs().sqrt()
+
+
+def test_gradients_that_are_not_finite_are_counted_and_told_of_at_the_end(tmp_path, recwarn):
+    setup, method = Setup(steps=2), TRADES(eps=0.1, steps=3)
+    result = fit(build({"trades": method}, setup, Broken("image", setup.tasks)), setup)
+    recwarn.clear()
+    method.leave(tmp_path, result.recipe)
+    # two steps, three of the attack each, six samples
+    assert [str(w.message).split(" entries")[0] for w in recwarn] == ["methods.trades: 36"]
+    assert all(torch.isfinite(p).all() for p in result.parameters.values())
+    healthy = TRADES(eps=0.1, steps=3)
+    healthy.leave(tmp_path, train({"trades": healthy}, steps=1).recipe)
+    assert len(recwarn) == 1
 
 
 def test_several_tasks_have_a_term_each():
