@@ -1,20 +1,16 @@
 """Recall@K, MAP@R, R-precision, NMI: worked numbers, plain loops, an oracle, several ranks."""
 
-import functools
-import tempfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 import recipes.retrieval
 from datamodules.errors import UserError
 from recipes.clustering import kmeans, normalized_mutual_information
 from recipes.retrieval import Retrieval, ranking_keys, relevance, retrieval_scores
 from recipes.step import Output
+from tests.ranks import on_two_ranks
 
 ANGLES = torch.deg2rad(torch.tensor([0.0, 20, 70, 50, 110, 160]))
 X, Y = torch.stack([ANGLES.cos(), ANGLES.sin()], 1), torch.tensor([0, 0, 0, 1, 1, 2])
@@ -156,24 +152,12 @@ def test_more_clusters_than_rows():
 
 
 # -- ranks ---------------------------------------------------------------------------------------------------------
-def _rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def observe(rank: int, world: int) -> dict[str, float]:
     x, labels = sample(5, rows=61)
-    seen = measured(x, labels, order=torch.arange(61).tensor_split(2)[rank])
-    torch.save(seen, Path(folder) / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-@functools.cache
-def two_ranks():
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (folder,), nprocs=2)
-        return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
+    return measured(x, labels, order=torch.arange(61).tensor_split(world)[rank])
 
 
 def test_ranks_of_uneven_shares_agree_with_one_process():
     x, labels = sample(5, rows=61)
-    for seen in two_ranks():
+    for seen in on_two_ranks(observe):
         assert seen == pytest.approx(measured(x, labels))

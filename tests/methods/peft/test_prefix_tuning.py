@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from datamodules.errors import UserError
 from methods.peft.lora import LoRA
 from methods.peft.prefix_tuning import PrefixTuning, Widened, with_prefix
-from recipes.step import Embedded
 from recipes.teacher import copy_sharing_frozen
-from tests.methods.peft.small import counts, features, fill, network, operate
+from tests.methods.peft.small import counts, features, fill, network, operate, says_the_same_whatever_is_padding
 
 q = torch.tensor([[[[1.0, 0.0]]]])
 K, V = torch.eye(2)[None, None], torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
@@ -50,13 +49,7 @@ def test_masks_of_all_kinds_are_widened():
 def test_padding_changes_nothing(name, hidden):
     made = operate(PrefixTuning(length=3, hidden=hidden), network(name), "prefix")
     fill(made, "prefix", 0.3)
-    x, mask, _ = made.example()
-    said = features(made, Embedded(x, mask))
-    assert float((said - features(network(name), Embedded(x, mask))).abs().max()) > 1e-3
-    other = torch.where(mask.unsqueeze(-1), x, torch.randn_like(x))
-    torch.testing.assert_close(features(made, Embedded(other, mask)), said, atol=1e-5, rtol=0)
-    longer = Embedded(F.pad(x, (0, 0, 0, 4)), F.pad(mask, (0, 4)))
-    torch.testing.assert_close(features(made, longer), said, atol=1e-5, rtol=0)
+    assert says_the_same_whatever_is_padding(made, network(name))
 
 
 @pytest.mark.parametrize("name", ["vit", "vit_avg", "eva", "beit"])
