@@ -17,13 +17,13 @@ class TrainerSettings:
     """Settings of Lightning's Trainer; the engine reads them, and adds loggers and callbacks of its own.
 
     max_steps: optimizer steps of the run; 0 trains nothing and evaluates the network as it is, so that
-    `network.checkpoint=FILE trainer.max_steps=0` measures one that is there. accumulate_grad_batches: micro-batches in
-    one optimizer step. devices: a number of devices, the list of their indices, `auto`, or -1 for all.
-    gradient_clip_val: largest global norm (or absolute value, by `gradient_clip_algorithm`), null for no clipping.
-    val_every: optimizer steps between validations, null for a tenth of the run; `validation_interval` gives the number.
-    limit_val_batches: stop a validation after so many batches, null for all; for quick looks only. log_every: optimizer
-    steps between two transfers of the metrics from the device. deterministic: refuse operations that have no
-    deterministic kernel."""
+    `network.checkpoint=FILE trainer.max_steps=0` measures one that is there. accumulate_grad_batches:
+    micro-batches in one optimizer step. devices: a number of devices, the list of their indices, `auto`, or
+    -1 for all. gradient_clip_val: largest global norm (or absolute value, by `gradient_clip_algorithm`), null
+    for no clipping. val_every: optimizer steps between validations, null for a tenth of the run;
+    `validation_interval` gives the number. limit_val_batches: stop a validation after so many batches, null
+    for all; for quick looks only. log_every: optimizer steps between two transfers of the metrics from the
+    device. deterministic: refuse operations that have no deterministic kernel."""
 
     max_steps: Annotated[int, Field(ge=0)] = 1200
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"

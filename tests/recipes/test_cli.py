@@ -1,7 +1,6 @@
 """The command line from its arguments to the engine's door: what runs, and how each mistake is told."""
 
 import os
-import sys
 
 import pytest
 
@@ -9,20 +8,7 @@ from datamodules.errors import UserError
 from recipes import cli, jobs
 from recipes.config import resolve_command
 from recipes.groups import options
-from tests.recipes.command_line import Engine, install, write_configs
-
-
-@pytest.fixture(scope="session")
-def configs(tmp_path_factory):
-    return write_configs(tmp_path_factory.mktemp("configs"))
-
-
-@pytest.fixture
-def engine(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return install(Engine(), monkeypatch)
+from tests.recipes.command_line import Engine, install
 
 
 def lines_of(capsys):
