@@ -142,6 +142,7 @@ def quieten() -> None:
     for advice in (
         ".*isinstance.treespec, LeafSpec.*",  # inside Lightning, with a newer torch
         ".*smaller than the logging interval.*",  # we log ourselves
+        ".*AMP with fp16 is not supported on CPU.*",  # refused in words of our own
         ".*in eval mode at the start of training.*",  # an averaged network is meant to be
         ".*Checkpoint directory .* exists and is not empty.*",  # resuming
         ".*The dirpath has changed from .*",  # resuming in another folder
@@ -155,7 +156,7 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
     quieten()
     s = assembly.trainer
     with available(s):
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=s.accelerator,
             devices=s.devices,
             num_nodes=s.num_nodes,
@@ -179,6 +180,12 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
             enable_model_summary=False,
             enable_progress_bar=s.progress_bar,
         )
+    if str(s.precision).startswith("16") and str(trainer.precision).startswith("bf16"):
+        raise UserError(
+            f"trainer.precision={s.precision}: a CPU has no fp16 training, Lightning would take {trainer.precision} in "
+            f"its place; write trainer.precision={trainer.precision}, or 32-true"
+        )
+    return trainer
 
 
 @contextmanager
@@ -257,7 +264,7 @@ def leave_behind(
     write_report(record, folder / "report.html")
     (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
     finish_loggers(loggers, record, {kind: folder / "checkpoints" / f"{kind}.ckpt" for kind in ("last", "best")})
-    print_final(record.final, title=str(folder))
+    print_final(record.final, title=str(folder), reported=record.reported)
 
 
 def uses_hooks(method: Method) -> bool:

@@ -82,7 +82,7 @@ class TextNetwork(Network):
         self.vocab_size: int = tokens.num_embeddings
 
     def embed(self, view: Mapping[str, Tensor]) -> Embedded:
-        return Embedded(self.backbone.get_input_embeddings()(view["ids"]), view["mask"])
+        return Embedded(self.backbone.get_input_embeddings()(view["ids"]), view["mask"], view.get("content"))
 
     def example(self) -> Embedded:
         length = min(8, self.max_length or 8)

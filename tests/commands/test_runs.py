@@ -84,6 +84,13 @@ def check_combination(folder):
     assert "imbalance_factor=20" in said
 
 
+@pytest.mark.parametrize(("method", "name"), [("long_tail=tau_norm", "reported"), ("averaging=ema", "averaged")])
+def test_the_final_table_says_what_stands_beside_the_raw_network(place, method, name):
+    outcome = train(place / "run", method, "trainer.max_steps=2")
+    (header,) = [line for line in outcome.out.splitlines() if "metric" in line and "raw" in line]
+    assert {"reported", "averaged"} & set(header.replace("┃", " ").split()) == {name}
+
+
 def test_three_families_on_digits(place):
     train(place / "run", *COMBINATION, *STEPS)
     check_combination(place / "run")

@@ -224,6 +224,9 @@ STARTS = {
     "an interpolation into nothing": (
         ["optimizer.lr=${trainer.lr}"], "optimizer.lr: '${trainer.lr}' does not resolve", ""
     ),
+    "a view that others are made of": (
+        ["data.views.weak=null"], "data.views.weak: is null, and data.views.strong.weak takes its", "a mapping"
+    ),
     "wandb without a key": (
         ["logger=wandb", "logger.wandb.mode=online", TWO_STEPS],
         "logger=wandb: ",
@@ -252,6 +255,17 @@ def test_two_gpus_on_a_machine_without(place):
     assert outcome.lines == [
         "error: trainer.accelerator=gpu, trainer.devices=2: No supported gpu backend found; "
         "expected what this machine has, as trainer.accelerator=auto finds it"
+    ]
+    assert not (place / "outputs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
+@pytest.mark.parametrize("precision", ["16-mixed", "16"])
+def test_half_precision_that_the_processor_lacks(place, precision):
+    outcome = roux(*QUIET, TWO_STEPS, f"trainer.precision={precision}")
+    assert outcome.lines == [
+        f"error: trainer.precision={precision}: a CPU has no fp16 training, Lightning would take bf16-mixed in its "
+        "place; write trainer.precision=bf16-mixed, or 32-true"
     ]
     assert not (place / "outputs").exists()
 

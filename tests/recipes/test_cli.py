@@ -1,7 +1,6 @@
 """The command line from its arguments to the engine's door: what runs, and how each mistake is told."""
 
 import os
-import sys
 
 import pytest
 
@@ -9,20 +8,7 @@ from datamodules.errors import UserError
 from recipes import cli, jobs
 from recipes.config import resolve_command
 from recipes.groups import options
-from tests.recipes.command_line import Engine, install, write_configs
-
-
-@pytest.fixture(scope="session")
-def configs(tmp_path_factory):
-    return write_configs(tmp_path_factory.mktemp("configs"))
-
-
-@pytest.fixture
-def engine(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return install(Engine(), monkeypatch)
+from tests.recipes.command_line import Engine, install
 
 
 def lines_of(capsys):
@@ -223,7 +209,7 @@ def test_a_multirun_gives_every_job_its_folder_and_its_own_command(configs, engi
 
 
 def test_a_multirun_with_one_faulty_job_starts_none(configs, engine, capsys, tmp_path):
-    assert cli.main(["-m", "recipe=supervised,fixmtch", "trainer.max_steps=5,0"], configs) == 2
+    assert cli.main(["-m", "recipe=supervised,fixmtch", "trainer.max_steps=5,-1"], configs) == 2
     starts = [line.removeprefix("error: ").split(":")[0] for line in lines_of(capsys)]
     assert sorted(starts) == ["recipe=fixmtch", "trainer.max_steps"]
     assert engine.runs == [] and list(tmp_path.iterdir()) == []
