@@ -106,7 +106,8 @@ def peft() -> "Figure":
     """Accuracy over the number of trained parameters, for the text encoder and the ViT."""
     figure = new_figure(8.4, 3.1)
     titles = {"peft": "MiniLM on CLINC150", "vit": "ViT from Fashion-MNIST to MNIST, 200 labels"}
-    for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+    measured = {name: title for name, title in titles.items() if kept(name)}
+    for axes, (name, title) in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured.items(), strict=True):
         accuracies, sizes = numbers(name, "test/accuracy"), numbers(name, "trained")
         for place, (row, seeds) in enumerate(accuracies.items()):
             size, mean = next(iter(sizes[row].values())), sum(seeds.values()) / len(seeds)

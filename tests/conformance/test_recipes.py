@@ -3,20 +3,29 @@
 import math
 
 import pytest
+import yaml
 
 from recipes.assembly import assemble
 from recipes.config import resolve_command
-from recipes.groups import options
+from recipes.groups import CONFIGS, options
 from recipes.plan import describe
 from tests.conformance.lab import KINDS, METHODS, circumstances, tiny, trial
 
 RECIPES = list(options("recipe"))
 
 
+def methods_of(recipe: str) -> list[str]:
+    """The methods that a recipe's file chooses."""
+    entries = yaml.safe_load((CONFIGS / "recipe" / f"{recipe}.yaml").read_text(encoding="utf-8")).get("defaults") or []
+    chosen = [value for entry in entries for value in entry.values()]
+    flat = [name for value in chosen for name in (value if isinstance(value, list) else [value])]
+    return [name for name in flat if name in METHODS]
+
+
 def command(recipe: str, kind: str) -> list[str]:
     """The tiny run with a recipe in it; a recipe may want a pretrained network, which no test downloads."""
     small = [f"recipe={recipe}" if override.startswith("recipe=") else override for override in tiny(kind)]
-    needed = circumstances(kind, *([recipe] if recipe in METHODS else []))
+    needed = circumstances(kind, *methods_of(recipe))
     small += [f"{n}=[{','.join(v)}]" if isinstance(v, list) else f"{n}={v}" for n, v in needed.items()]
     return [*small, "network.pretrained=false", *(["network.name=auto"] if kind == "text" else [])]
 
