@@ -106,7 +106,8 @@ def peft() -> "Figure":
     """Accuracy over the number of trained parameters, for the text encoder and the ViT."""
     figure = new_figure(8.4, 3.1)
     titles = {"peft": "MiniLM on CLINC150", "vit": "ViT from Fashion-MNIST to MNIST, 200 labels"}
-    for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+    measured = {name: title for name, title in titles.items() if kept(name)}
+    for axes, (name, title) in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured.items(), strict=True):
         accuracies, sizes = numbers(name, "test/accuracy"), numbers(name, "trained")
         for place, (row, seeds) in enumerate(accuracies.items()):
             size, mean = next(iter(sizes[row].values())), sum(seeds.values()) / len(seeds)
@@ -143,6 +144,7 @@ def adversarial() -> "Figure":
 
 FAMILIES = (semi_supervised, long_tail, metric_learning, multi_task, peft, adversarial)
 DRAW: dict[str, Callable[[], "Figure"]] = {function.__name__: function for function in FAMILIES}
+NEEDS = {"semi_supervised": "digits", "metric_learning": "metric"}  # the set without which there is no picture
 
 
 def main() -> None:
@@ -151,6 +153,9 @@ def main() -> None:
     given = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
     for family in given.families or DRAW:
+        if not kept(NEEDS.get(family, family)):
+            print(f"{family}: nothing measured yet, no picture")
+            continue
         (PICTURES / f"{family}.png").write_bytes(to_png(DRAW[family]()))
         print(PICTURES / f"{family}.png")
 

@@ -37,7 +37,7 @@ HEAD = """# Results
 Made by `python benchmarks/results.py --page > docs/results.md` from the numbers in `docs/results/`; a test fails when
 it is stale. Each line is one command with the seeds named: mean ± sample standard deviation. Figures are those of the
 last step, in percent. Seeds change the cut of the data as well as the weights. Times stand in the headers of recipes,
-where a machine was free to take them.
+where a machine was free to take them. `{SET/ROW}` in a command stands for the folder of that run with the same seed.
 """
 
 

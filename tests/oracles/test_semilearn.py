@@ -64,7 +64,7 @@ def module(name: str) -> Any:
 def predictions(rows: int, classes: int, seed: int) -> torch.Tensor:
     """Some samples and classes are learnt sooner than others."""
     source = torch.Generator().manual_seed(seed)
-    sure = 3 * torch.rand(rows, 1, generator=source)
+    sure = 6 * torch.rand(rows, 1, generator=source)
     return sure * (torch.randn(rows, classes, generator=source) + torch.linspace(0.8, -0.5, classes))
 
 
