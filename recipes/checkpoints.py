@@ -20,6 +20,7 @@ from datamodules.errors import UserError
 from recipes.paths import LAST, PREVIOUS
 from recipes.recipe import Recipe
 from recipes.settings import CheckpointSettings
+from recipes.termination import Termination
 
 
 class AtomicFiles(TorchCheckpointIO):
@@ -68,8 +69,10 @@ class LastCheckpoint(Checkpoint):
     validates first. Before one is written the recipe is asked whether its losses are numbers.
     """
 
-    def __init__(self, folder: Path, settings: CheckpointSettings, interval: int, validates: bool):
-        self.path, self.settings = folder / "checkpoints" / LAST, settings
+    def __init__(
+        self, folder: Path, settings: CheckpointSettings, interval: int, validates: bool, termination: Termination
+    ):
+        self.path, self.settings, self.termination = folder / "checkpoints" / LAST, settings, termination
         self.interval, self.validates = interval, validates
         self.seen = self.saved = -1  # optimizer steps at the last batch, and in the file
         self.due = False  # a validation of the step that is saved
@@ -101,7 +104,11 @@ class LastCheckpoint(Checkpoint):
         return late or bool(every and trainer.global_step % every == 0)
 
     # -- when ------------------------------------------------------------------------------------------------------
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.termination.listen()
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.termination.listen()  # Lightning has set its own handler by now
         self.seen = self.saved = trainer.global_step
         self._written = time.monotonic()
         if self.due:
@@ -112,8 +119,19 @@ class LastCheckpoint(Checkpoint):
             return  # a micro-batch: the optimizer has not stepped
         self.seen = trainer.global_step
         ends = self.seen % self.interval == 0
-        if self.asked(trainer) or (ends and not self.validates):
+        stop = self.seen < trainer.max_steps and self.termination.agreed(trainer)
+        if stop or self.asked(trainer) or (ends and not self.validates):
             self.save(trainer, due=ends and self.validates)
+        if stop:
+            raise SIGTERMException
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.termination.alone(trainer):
+            raise SIGTERMException
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.termination.alone(trainer):
+            raise SIGTERMException
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
@@ -123,9 +141,9 @@ class LastCheckpoint(Checkpoint):
         self.save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Lightning raises SIGTERM's exception between two batches, of training or of validation."""
-        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING:
-            self.save(trainer, due=trainer.validating)
+        """A validation that was cut short is made again by the run that goes on."""
+        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and trainer.validating:
+            self.save(trainer, due=True)
 
 
 def validate(trainer: pl.Trainer) -> None:

@@ -7,6 +7,7 @@ Every mistake of the user's is a line on stderr and exit code 2, all of them at 
 starts; with `-m` the configs of all jobs are checked before the first one runs. Any other error is a bug and
 keeps its traceback. Nothing heavy is imported before it is needed: help must come at once."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 USER_MISTAKE, INTERRUPTED = 2, 130
 TERMINATED = 75  # sysexits.h: a temporary failure, to be tried again; the same command with resume=auto goes on
-RUN_DIR = "ROUX_RUN_DIR"  # tells further ranks the folder that rank 0 settled on: its name holds the time
+RUN = "ROUX_RUN"  # tells further ranks what rank 0 settled on: the folder, whose name holds the time, what it resumes
 
 
 def main(argv: Sequence[str], root: Path = CONFIGS) -> int:
@@ -66,22 +67,22 @@ def single(overrides: list[str], root: Path = CONFIGS) -> dict[str, float]:
 def start(config: "DictConfig", overrides: list[str], named: bool = False) -> dict[str, float]:
     """Run a sound, resolved config, once its folder and what it resumes have been looked at. named: `run_dir` was
     chosen, by one of the overrides or otherwise."""
-    if config.resume == "auto":
-        from recipes.again import settle_auto
+    if further_rank() and RUN in os.environ:
+        config.run_dir, config.resume = json.loads(os.environ[RUN])
+    else:
+        from recipes.place import settle_place
 
-        done = settle_auto(config, named or any(o.startswith("run_dir=") for o in overrides))
+        done = settle_place(config, named or any(o.startswith("run_dir=") for o in overrides), not further_rank())
         if done is not None:
             return done
-    if _further_rank():
-        config.run_dir = os.environ.get(RUN_DIR, config.run_dir)
-    else:
-        check_paths(config)
+        if not further_rank():
+            check_paths(config)
     if config.get("stages"):
         from recipes.stages import run_stages as run
     else:
         from recipes.run import run
 
-    with _environment(RUN_DIR, config.run_dir):
+    with _environment(RUN, json.dumps([config.run_dir, config.resume])):
         return run(config, overrides)
 
 
@@ -126,7 +127,7 @@ def _complain(lines: Sequence[str]) -> int:
     return USER_MISTAKE
 
 
-def _further_rank() -> bool:
+def further_rank() -> bool:
     """Whether this process is a rank other than the first, which settles and checks the paths for all."""
     ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return any(rank.isdigit() and int(rank) > 0 for rank in ranks)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recipes.statistics import gather_rows
 from recipes.terms import global_sum
 
 Ratio = tuple[Tensor, Tensor]
@@ -88,17 +89,19 @@ class Meters:
         return {name: n / d for name, (n, d) in total.items() if d}
 
     def state(self) -> list[dict[str, Any]]:
-        """What has been added since the last flush, over all ranks: a checkpoint between two transfers keeps it."""
+        """What each rank has added since the last flush, a row each: a checkpoint between two transfers keeps it."""
         kept = []
         for names, interval in self.sums.items():
             steps = interval.values.new_full((1,), float(interval.steps))
-            total = global_sum(torch.cat([interval.values, steps])).cpu()
-            kept.append({"names": list(names), "values": total[:-1], "steps": int(total[-1])})
+            ranks = gather_rows(torch.cat([interval.values, steps])[None]).cpu()
+            kept.append({"names": list(names), "values": ranks[:, :-1], "steps": ranks[:, -1].long()})
         return kept
 
-    def restore(self, kept: list[dict[str, Any]], device: torch.device, rank: int) -> None:
-        """Go on from `state`: the first rank takes all of it, the others the names alone."""
+    def restore(self, kept: list[dict[str, Any]], device: torch.device, rank: int, world: int) -> None:
+        """Go on from `state`, each rank with its row; on another number of ranks the first takes the sum."""
         for entry in kept:
-            values = entry["values"].to(device)
-            mine = Interval(values, entry["steps"]) if rank == 0 else Interval(torch.zeros_like(values), 0)
-            self.sums[tuple(entry["names"])] = mine
+            values, steps = entry["values"], entry["steps"]
+            if len(values) != world:
+                first = (torch.arange(world) == 0)[:, None]
+                values, steps = first * values.sum(0), first[:, 0] * steps.sum(0)
+            self.sums[tuple(entry["names"])] = Interval(values[rank].to(device), int(steps[rank]))

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 LOCK = ".writing"  # locked by the process that writes the folder; the system takes the lock away with the process
 TRACES = ("config.yaml", "plan.txt", "metrics.csv", "metrics.json", "report.html", "checkpoints")
-CHECKPOINT_KEYS = ("state_dict", "global_step", "pytorch-lightning_version")
+CHECKPOINT_KEYS = ("state_dict", "global_step", "pytorch-lightning_version", "numbers")
 
 
 class Terminated(BaseException):

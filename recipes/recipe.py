@@ -106,7 +106,7 @@ class Recipe(Evaluated):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         numbers = checkpoint["numbers"]
-        self.meters.restore(numbers["meters"], self.device, self.global_rank)
+        self.meters.restore(numbers["meters"], self.device, self.global_rank, self.trainer.world_size)
         self.latest, self.skipped, self.clock = numbers["latest"], numbers["skipped"], Stopwatch(numbers["seconds"])
 
     # -- the way of a batch ----------------------------------------------------------------------------------------

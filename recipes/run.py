@@ -35,6 +35,7 @@ from recipes.settings import TrainerSettings
 from recipes.statistics import ClassStatistics
 from recipes.step import Stream
 from recipes.tasks import ClassificationTask, shot_groups
+from recipes.termination import Termination
 
 
 def run(config: DictConfig, command: list[str], complete: bool = False) -> dict[str, float]:
@@ -146,6 +147,7 @@ def quieten() -> None:
         ".*in eval mode at the start of training.*",  # an averaged network is meant to be
         ".*Checkpoint directory .* exists and is not empty.*",  # resuming
         ".*The dirpath has changed from .*",  # resuming in another folder
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged has been summed over ranks
         ".*`training_step` returned `None`.*",  # a batch that was left out
     ):
         warnings.filterwarnings("ignore", message=advice)
@@ -204,7 +206,8 @@ def available(s: TrainerSettings) -> Iterator[None]:
 def checkpoints(assembly: Assembly, folder: Path) -> list[Checkpoint]:
     """`best.ckpt` by the monitored metric of the validation part, and `last.ckpt`, which knows of it."""
     validates = "val" in assembly.datamodule.sizes
-    last = LastCheckpoint(folder, assembly.checkpoint, assembly.trainer.validation_interval, validates)
+    settings, ends = assembly.trainer, Termination(assembly.trainer.log_every)
+    last = LastCheckpoint(folder, assembly.checkpoint, settings.validation_interval, validates, ends)
     monitor = str(assembly.config.monitor)
     mode = "min" if monitor.endswith("loss") else "max"
     where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}

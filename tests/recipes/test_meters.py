@@ -65,15 +65,19 @@ def test_what_was_added_since_the_last_transfer_survives_to_the_bit():
         whole.add(scalars, ratios)
         (cut if step < 4 else rest).add(scalars, ratios)
         if step == 3:
-            rest.restore(cut.state(), torch.device("cpu"), rank=0)
+            rest.restore(cut.state(), torch.device("cpu"), rank=0, world=1)
     assert rest.flush() == whole.flush()
 
 
-def test_of_several_ranks_the_first_takes_what_was_kept():
-    meters, other = Meters(), Meters()
-    meters.add({"loss": torch.tensor(2.0)}, {})
-    other.restore(meters.state(), torch.device("cpu"), rank=1)
-    assert other.sums.keys() == meters.sums.keys() and other.flush() == {}
+def test_each_rank_takes_its_row_and_another_number_of_ranks_the_sum():
+    rows = [{"names": ["loss"], "values": torch.tensor([[2.0], [7.0]]), "steps": torch.tensor([1, 2])}]
+    taken: dict[tuple[int, int], Meters] = {(rank, world): Meters() for world in (1, 2, 3) for rank in range(world)}
+    for (rank, world), meters in taken.items():
+        meters.restore(rows, torch.device("cpu"), rank=rank, world=world)
+    means = {where: meters.flush() for where, meters in taken.items()}
+    assert means[0, 2] == {"loss": 2.0} and means[1, 2] == {"loss": 3.5}
+    assert means[0, 1] == means[0, 3] == {"loss": 3.0}
+    assert means[1, 3] == means[2, 3] == {}
 
 
 def test_a_watch_goes_on_from_the_seconds_before():
