@@ -7,6 +7,7 @@ Every mistake of the user's is a line on stderr and exit code 2, all of them at 
 starts; with `-m` the configs of all jobs are checked before the first one runs. Any other error is a bug and
 keeps its traceback. Nothing heavy is imported before it is needed: help must come at once."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import UserError
 from recipes.groups import CONFIGS, spoken
+from recipes.paths import Terminated
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 USER_MISTAKE, INTERRUPTED = 2, 130
-RUN_DIR = "ROUX_RUN_DIR"  # tells further ranks the folder that rank 0 settled on: its name holds the time
+TERMINATED = 75  # sysexits.h: a temporary failure, to be tried again; the same command with resume=auto goes on
+RUN = "ROUX_RUN"  # tells further ranks what rank 0 settled on: the folder, whose name holds the time, what it resumes
 
 
 def main(argv: Sequence[str], root: Path = CONFIGS) -> int:
@@ -45,6 +48,12 @@ def main(argv: Sequence[str], root: Path = CONFIGS) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Terminated as stop:
+        print(
+            f"terminated: {stop.step} steps are kept; go on with resume={stop.folder} run_dir={stop.folder}",
+            file=sys.stderr,
+        )
+        return TERMINATED
     return 0
 
 
@@ -55,31 +64,39 @@ def single(overrides: list[str], root: Path = CONFIGS) -> dict[str, float]:
     return start(resolve_command(overrides, root).config, overrides)
 
 
-def start(config: "DictConfig", overrides: list[str]) -> dict[str, float]:
-    """Run a sound, resolved config, once its folder and what it resumes have been looked at."""
-    if _further_rank():
-        config.run_dir = os.environ.get(RUN_DIR, config.run_dir)
+def start(config: "DictConfig", overrides: list[str], named: bool = False) -> dict[str, float]:
+    """Run a sound, resolved config, once its folder and what it resumes have been looked at. named: `run_dir` was
+    chosen, by one of the overrides or otherwise."""
+    if further_rank() and RUN in os.environ:
+        config.run_dir, config.resume = json.loads(os.environ[RUN])
     else:
-        check_paths(config)
+        from recipes.place import settle_place
+
+        done = settle_place(config, named or any(o.startswith("run_dir=") for o in overrides), not further_rank())
+        if done is not None:
+            return done
+        if not further_rank():
+            check_paths(config)
     if config.get("stages"):
         from recipes.stages import run_stages as run
     else:
         from recipes.run import run
 
-    with _environment(RUN_DIR, config.run_dir):
+    with _environment(RUN, json.dumps([config.run_dir, config.resume])):
         return run(config, overrides)
 
 
 def check_paths(config: "DictConfig") -> None:
     """Look at `run_dir` and `resume`. Raises `UserError` with all that is wrong with them."""
     from recipes.config import Faults
-    from recipes.paths import load_checkpoint, run_dir_faults, stages_faults
+    from recipes.paths import load_checkpoint, resumable, run_dir_faults, stages_faults
 
     faults = run_dir_faults(config.run_dir, config.resume, reading=config.dry_run)
     if config.resume is not None and config.get("stages"):
         faults += stages_faults(config.run_dir, config.resume)
     elif config.resume is not None:
         try:
+            config.resume = resumable(config.resume)
             load_checkpoint(config.resume)
         except UserError as error:
             faults.append(str(error))
@@ -110,7 +127,7 @@ def _complain(lines: Sequence[str]) -> int:
     return USER_MISTAKE
 
 
-def _further_rank() -> bool:
+def further_rank() -> bool:
     """Whether this process is a rank other than the first, which settles and checks the paths for all."""
     ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return any(rank.isdigit() and int(rank) > 0 for rank in ranks)

@@ -36,7 +36,7 @@ def hydra_job(config: DictConfig) -> float | None:
     try:
         alone = [o for o in overrides if complaints.key_of(o) != "run_dir"]
         with as_command([*searchpath, *alone, f"run_dir={sound.run_dir}"]):
-            metrics = start(sound, overrides)
+            metrics = start(sound, overrides, named=True)
     finally:
         HydraConfig.instance().cfg = before
     return metrics.get(sound.monitor or "val/accuracy")

@@ -2,7 +2,7 @@
 ICLR 2020, arXiv 1910.09217."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import pytorch_lightning as pl
 import torch
@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
-from methods.peft.freezing import evaluating
 from recipes.method import Declaration, Method
 from recipes.recipe import Recipe
 from recipes.terms import global_sum
@@ -65,7 +64,6 @@ class TauNorm(Method):
 
     def __init__(self, tau: Annotated[float, Field(ge=0, le=2)] | None = None, drop_bias: bool = True):
         self.tau, self.drop_bias = tau, drop_bias
-        self.searched = -1  # the step whose τ was chosen for its checkpoint
 
     def build(self, recipe: Recipe) -> None:
         if self.tau is None and not recipe.sizes.get("val"):
@@ -84,17 +82,8 @@ class TauNorm(Method):
         tau = recipe.method_modules[self.key][task].tau
         return normalised(logits, recipe.reported().heads[task], tau, self.drop_bias)
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, recipe: Recipe, checkpoint: dict[str, Any]) -> None:
-        # while training, a checkpoint is written before the validation of its step: what is loaded from it predicts
-        # with the τ of these weights, not of those of the validation before. It holds the very buffers chosen here.
-        if trainer.training:
-            with evaluating(recipe.reported()):
-                self.search(trainer, recipe)
-            self.searched = trainer.global_step
-
     def on_validation_start(self, trainer: pl.Trainer, recipe: Recipe) -> None:
-        if self.searched != trainer.global_step:
-            self.search(trainer, recipe)
+        self.search(trainer, recipe)
 
     def on_test_start(self, trainer: pl.Trainer, recipe: Recipe) -> None:
         self.search(trainer, recipe)

@@ -84,7 +84,7 @@ class TextNetwork(Network):
         self.architecture: str | None = None
 
     def embed(self, view: Mapping[str, Tensor]) -> Embedded:
-        return Embedded(self.backbone.get_input_embeddings()(view["ids"]), view["mask"])
+        return Embedded(self.backbone.get_input_embeddings()(view["ids"]), view["mask"], view.get("content"))
 
     def example(self) -> Embedded:
         length = min(8, self.max_length or 8)
