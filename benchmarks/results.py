@@ -5,7 +5,8 @@
 
 A set is a list of commands that differ in one thing, on the same data, for as many steps. Numbers lie in
 `docs/results/SET.json`, with the commands, the hardware and the commit; runs lie in `outputs/results/SET/ROW/SEED`, and
-one that is there is not trained again. A run that fails is said so and leaves no number.
+one that is there is not trained again. `{SET/ROW}` in a command is the folder of that run with the same seed. A run
+that fails is said so and leaves no number.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import platform
 import re
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,8 +22,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import torch
 import yaml
+
+from recipes.delta_m import relative_gain
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
@@ -31,7 +37,7 @@ HEAD = """# Results
 Made by `python benchmarks/results.py --page > docs/results.md` from the numbers in `docs/results/`; a test fails when
 it is stale. Each line is one command with the seeds named: mean ± sample standard deviation. Figures are those of the
 last step, in percent. Seeds change the cut of the data as well as the weights. Times stand in the headers of recipes,
-where a machine was free to take them.
+where a machine was free to take them. `{SET/ROW}` in a command stands for the folder of that run with the same seed.
 """
 
 
@@ -49,13 +55,21 @@ def folder_of(name: str, row: str, seed: int) -> Path:
     return REPOSITORY / "outputs" / "results" / name / re.sub(r"\W+", "_", row) / str(seed)
 
 
+def filled(word: str, seed: int) -> str:
+    """An argument with the folders of the runs that it names."""
+    return re.sub(r"\{(\w+)/([^}]+)\}", lambda named: str(folder_of(named[1], named[2], seed)), word)
+
+
 def measure(name: str, row: str, seed: int, arguments: list[str], timeout: int) -> dict[str, float] | None:
     """The final metrics of one run, trained if it is not there; None where it failed."""
     folder = folder_of(name, row, seed)
     if not (folder / "metrics.json").exists():
-        resume = [f"resume={folder}"] if (folder / "checkpoints" / "last.ckpt").exists() else []
+        begun = (folder / "checkpoints" / "last.ckpt").exists()
+        if folder.exists() and not begun:
+            shutil.rmtree(folder)  # killed before it kept anything
+        resume = [f"resume={folder}"] if begun else []
         own = [f"seed={seed}", f"run_dir={folder}", "trainer.progress_bar=false", *resume]
-        command = [sys.executable, str(REPOSITORY / "train.py"), *arguments, *own]
+        command = [sys.executable, str(REPOSITORY / "train.py"), *(filled(word, seed) for word in arguments), *own]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -69,9 +83,7 @@ def measure(name: str, row: str, seed: int, arguments: list[str], timeout: int) 
 
 def measure_set(name: str, seeds: list[int], extra: list[str], timeout: int, rows: list[str] | None = None) -> None:
     """Train the rows of a set and keep their numbers; rows measured before keep theirs unless trained anew."""
-    entry, path = sets()[name], KEPT / f"{name}.json"
-    KEPT.mkdir(exist_ok=True)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": {}}
+    entry = sets()[name]
     for seed in seeds:
         for row in rows or entry["rows"]:
             arguments = words(entry, row)
@@ -79,12 +91,27 @@ def measure_set(name: str, seeds: list[int], extra: list[str], timeout: int, row
             if final is None:
                 continue
             numbers = {metric: final[metric] for metric in [*entry["metrics"], "train_seconds"] if metric in final}
-            line = kept["rows"].setdefault(row, {})
-            line["command"] = shlex.join(["python", "train.py", *arguments])
-            line.setdefault("seeds", {})[str(seed)] = numbers
-            kept |= {"hardware": hardware(), "date": str(date.today()), "commit": commit()}
-            path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            numbers |= trained(folder_of(name, row, seed))
+            keep(name, row, seed, ["python", "train.py", *arguments], numbers)
             print(f"{name}, {row}, seed {seed}: {numbers}", flush=True)
+
+
+def trained(folder: Path) -> dict[str, float]:
+    """How many parameters of the network a run trained, as its plan says."""
+    said = re.search(r"([\d,]+) trainable parameters", (folder / "plan.txt").read_text(encoding="utf-8"))
+    return {"trained": int(said[1].replace(",", ""))} if said else {}
+
+
+def keep(name: str, row: str, seed: int, command: list[str], numbers: dict[str, float]) -> None:
+    """Add one run to the file of its set, read anew: another seed may have been trained at the same time."""
+    path = KEPT / f"{name}.json"
+    KEPT.mkdir(exist_ok=True)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": {}}
+    line = kept["rows"].setdefault(row, {})
+    line["command"] = shlex.join(command)
+    line.setdefault("seeds", {})[str(seed)] = numbers
+    kept |= {"hardware": hardware(), "date": str(date.today()), "commit": commit()}
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def hardware() -> str:
@@ -109,13 +136,27 @@ def table(entry: dict[str, Any], kept: dict[str, Any]) -> list[str]:
     """The Markdown table of one set, then its commands."""
     metrics = entry["metrics"]
     heads = [metric.removeprefix("test/").replace("_", " ") for metric in metrics]
+    heads += ["Δm %"] if "alone" in entry else []
     lines = [f"| | {' | '.join(heads)} | seeds |", f"|---|{'---:|' * (len(heads) + 1)}"]
     measured = [row for row in entry["rows"] if row in kept["rows"]]
     for row in measured:
         seeds = kept["rows"][row]["seeds"]
         cells = [summary([run[m] for run in seeds.values() if m in run]) for m in metrics]
+        cells += [gain(entry["alone"], kept["rows"], row)] if "alone" in entry else []
         lines.append(f"| {row} | {' | '.join(cells)} | {', '.join(sorted(seeds))} |")
     return [*lines, "", *(f"    {kept['rows'][row]['command']}" for row in measured), ""]
+
+
+def gain(alone: dict[str, str], rows: dict[str, Any], row: str) -> str:
+    """Δm of a row over its seeds, in percent, against the means of the single tasks: alone is {metric: row}."""
+    if row in alone.values() or not set(alone.values()) <= rows.keys():
+        return "–"
+    base = {m: statistics.fmean(run["test/accuracy"] for run in rows[r]["seeds"].values()) for m, r in alone.items()}
+    gains = [
+        statistics.fmean(relative_gain(run[metric], base[metric], False) for metric in alone)
+        for run in rows[row]["seeds"].values()
+    ]
+    return f"{statistics.fmean(gains):+.2f}" + (f" ± {statistics.stdev(gains):.2f}" if len(gains) > 1 else "")
 
 
 def page() -> str:

@@ -10,6 +10,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from datamodules.errors import UserError, nearest
+from datamodules.facts import Facts
 from datamodules.randomness import Draw
 from datamodules.samplers import MakeOrder, Order, ShareSampler, ShuffledPasses, StepSampler
 from datamodules.source import DataInfo, Loader, Splits
@@ -164,6 +165,16 @@ class StreamDataModule(LightningDataModule):
     def has_missing(self, task: str) -> bool:
         """Whether some labeled samples carry no label (-1) for this task."""
         return bool((self.parts["labeled"].targets[task] < 0).any())
+
+    def facts(self) -> Facts:
+        """What of the data a network needs in order to be built, after setup."""
+        return Facts(
+            classes=self.classes,
+            counts={task: self.class_counts(task).tolist() for task in self.tasks},
+            missing=[task for task in self.tasks if self.has_missing(task)],
+            sizes=self.sizes,
+            tokenizer=self.codec.tokenizer if self.codec is not None else None,
+        )
 
     @property
     def vocab_size(self) -> int | None:

@@ -18,7 +18,7 @@ def blend(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
 
 def blend_embedded(embedded: Embedded, partner: Tensor, share: Tensor) -> Embedded:
     """Rows mixed with their partners' [N]. Texts mix as token embeddings, under the union of both masks."""
-    x, mask = embedded
+    x, mask = embedded.x, embedded.mask
     return Embedded(blend(x, x[partner], share), None if mask is None else mask | mask[partner])
 
 

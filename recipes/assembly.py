@@ -19,7 +19,7 @@ from recipes.method import Method
 from recipes.networks.network import Network
 from recipes.optimizers import OptimizerSettings, check_optimizer
 from recipes.schedulers import Schedule
-from recipes.settings import TrainerSettings
+from recipes.settings import CheckpointSettings, TrainerSettings
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Assembly:
     optimizer: OptimizerSettings
     scheduler: Schedule
     probes: dict[str, Probe]
+    checkpoint: CheckpointSettings
 
     def build_network(self, tasks: dict[str, int]) -> Network:
         """The network for heads of these widths, on the default device."""
@@ -102,6 +103,7 @@ def assemble(config: DictConfig) -> Assembly:
         families=families(config),
     )
     composition = compose(methods, situation)
+    check_nonfinite(trainer, composition)
     check_losses(composition, float(config.supervised_weight))
     probes = probes_of(config, composition, situation)
     config.monitor = config.monitor or objective(config, probes, datamodule.info.disjoint)
@@ -116,7 +118,21 @@ def assemble(config: DictConfig) -> Assembly:
         optimizer=optimizer,
         scheduler=make(config.scheduler),
         probes=probes,
+        checkpoint=make(config.checkpoint),
     )
+
+
+def check_nonfinite(trainer: TrainerSettings, composition: Composition) -> None:
+    """Raise UserError where a batch cannot be left out: on several devices at once, or in the middle of a step."""
+    if trainer.nonfinite != "skip":
+        return
+    if trainer.devices in ("auto", -1) or devices_of(trainer) > 1:
+        raise UserError("trainer.nonfinite=skip: is for one device; set trainer.devices=1, or trainer.nonfinite=stop")
+    for method in composition.filling("wrap_step"):
+        raise UserError(
+            f"trainer.nonfinite=skip: {method.key} goes through a batch more than once, and half of a step cannot be "
+            "left out; set trainer.nonfinite=stop"
+        )
 
 
 def probes_of(config: DictConfig, composition: Composition, situation: Situation) -> dict[str, Probe]:

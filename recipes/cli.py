@@ -7,21 +7,24 @@ Every mistake of the user's is a line on stderr and exit code 2, all of them at 
 starts; with `-m` the configs of all jobs are checked before the first one runs. Any other error is a bug and
 keeps its traceback. Nothing heavy is imported before it is needed: help must come at once."""
 
+import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import UserError
 from recipes.groups import CONFIGS, spoken
+from recipes.paths import Terminated
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 JOBS_FAILED, USER_MISTAKE, INTERRUPTED = 1, 2, 130
-RUN_DIR = "ROUX_RUN_DIR"  # tells further ranks the folder that rank 0 settled on: its name holds the time
+TERMINATED = 75  # sysexits.h: a temporary failure, to be tried again; the same command with resume=auto goes on
+RUN = "ROUX_RUN"  # tells further ranks what rank 0 settled on: the folder, whose name holds the time, what it resumes
 
 
 def main(argv: Sequence[str], root: Path = CONFIGS) -> int:
@@ -35,16 +38,34 @@ def main(argv: Sequence[str], root: Path = CONFIGS) -> int:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
+    return exit_code(lambda: begin(list(argv), root))
+
+
+def begin(argv: list[str], root: Path) -> int:
+    """One run, or what Hydra's flags ask for; returns the exit code."""
+    if any(argument.startswith("-") for argument in argv):
+        return through_hydra(argv, root)
+    single(argv, root)
+    return 0
+
+
+def exit_code(action: Callable[[], int]) -> int:
+    """Do something that a process is for; its mistakes become lines, and every end has its code."""
     try:
-        if any(argument.startswith("-") for argument in argv):
-            return through_hydra(list(argv), root)
-        single(list(argv), root)
+        return action()
     except UserError as error:
-        return complain(str(error).splitlines())
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return USER_MISTAKE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    return 0
+    except Terminated as stop:
+        print(
+            f"terminated: {stop.step} steps are kept; go on with resume={stop.folder} run_dir={stop.folder}",
+            file=sys.stderr,
+        )
+        return TERMINATED
 
 
 def single(overrides: list[str], root: Path = CONFIGS) -> dict[str, float]:
@@ -57,29 +78,37 @@ def single(overrides: list[str], root: Path = CONFIGS) -> dict[str, float]:
 def start(config: "DictConfig", overrides: list[str], **options: Any) -> dict[str, float]:
     """Run a sound, resolved config, once its folder and what it resumes have been looked at. options: those of
     `recipes.run.run`."""
-    if further_rank():
-        config.run_dir = os.environ.get(RUN_DIR, config.run_dir)
+    if further_rank() and RUN in os.environ:
+        config.run_dir, config.resume = json.loads(os.environ[RUN])
     else:
-        check_paths(config)
+        from recipes.place import settle_place
+
+        named = any(override.startswith("run_dir=") for override in overrides)
+        done = settle_place(config, named, first=not further_rank())
+        if done is not None:
+            return done
+        if not further_rank():
+            check_paths(config)
     if config.get("stages"):
         from recipes.stages import run_stages as run
     else:
         from recipes.run import run
 
-    with _environment(RUN_DIR, config.run_dir):
+    with _environment(RUN, json.dumps([config.run_dir, config.resume])):
         return run(config, overrides, **options)
 
 
 def check_paths(config: "DictConfig") -> None:
     """Look at `run_dir` and `resume`. Raises `UserError` with all that is wrong with them."""
     from recipes.config import Faults
-    from recipes.paths import load_checkpoint, run_dir_faults, stages_faults
+    from recipes.paths import load_checkpoint, resumable, run_dir_faults, stages_faults
 
     faults = run_dir_faults(config.run_dir, config.resume, reading=config.dry_run)
     if config.resume is not None and config.get("stages"):
         faults += stages_faults(config.run_dir, config.resume)
     elif config.resume is not None:
         try:
+            config.resume = resumable(config.resume)
             load_checkpoint(config.resume)
         except UserError as error:
             faults.append(str(error))
@@ -106,13 +135,6 @@ def through_hydra(argv: list[str], root: Path = CONFIGS) -> int:
         except hydra.errors.HydraException as error:
             raise UserError(" ".join(str(error).split())) from error
     return conclude(sweep)
-
-
-def complain(lines: Sequence[str]) -> int:
-    """A line for each mistake; returns the exit code."""
-    for line in lines:
-        print(f"error: {line}", file=sys.stderr)
-    return USER_MISTAKE
 
 
 def further_rank() -> bool:

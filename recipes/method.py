@@ -16,6 +16,7 @@ The points, in the order a batch meets them; all are optional, and nobody else w
     receive     change the continuous input at evaluation and prediction
     infer       change logits at evaluation and prediction
     leave       at the end of the run: files beside its checkpoints
+    fold        when a finished run is exported: what `surgery` attached becomes part of the weights
 """
 
 from collections.abc import Callable, Mapping
@@ -164,6 +165,10 @@ class Method(Callback):
 
     def leave(self, folder: Path, recipe: "Recipe") -> None:
         """Write into the folder of the run's checkpoints; on the first rank alone."""
+
+    def fold(self, network: "Network") -> None:
+        """Put what `surgery` attached into the weights of this network, where they can take it up, and take it out of
+        `network.deltas`: an exported network is then of the kind it was before."""
 
     def fills(self, point: str) -> bool:
         """Whether this method overrides a point; the engine calls only those that do."""

@@ -4,10 +4,13 @@ resumes.
 `torch` is imported late: most mistakes are found before anybody has to wait for it.
 """
 
+import fcntl
+import logging
 import os
 import pickle
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +18,62 @@ from typing import Any
 
 from datamodules.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+LOCK = ".writing"  # locked by the process that writes the folder; the system takes the lock away with the process
 TRACES = ("config.yaml", "plan.txt", "metrics.csv", "metrics.json", "report.html", "checkpoints")
-CHECKPOINT_KEYS = ("state_dict", "global_step", "pytorch-lightning_version")
+CHECKPOINT_KEYS = ("state_dict", "global_step", "pytorch-lightning_version", "numbers")
+
+
+class Terminated(BaseException):
+    """A run was told to stop (SIGTERM) and has kept what it had. step: optimizer steps in its checkpoint."""
+
+    def __init__(self, folder: Path, step: int):
+        super().__init__(folder, step)
+        self.folder, self.step = folder, step
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run's folder has something to go on from."""
+    return any((folder / "checkpoints" / name).is_file() for name in (LAST, PREVIOUS))
+
+
+def clear(folder: Path) -> None:
+    """Take away what a run without a checkpoint left behind."""
+    for trace in TRACES:
+        path = folder / trace
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def being_written(folder: Path) -> bool:
+    """Whether another process writes this folder now."""
+    try:
+        with (folder / LOCK).open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process. Raises `UserError` where another one has it."""
+    path = folder / LOCK
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"run_dir: '{folder}' is being written by another process; name another folder") from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def run_dir_faults(run_dir: str, resume: str | None = None, reading: bool = False) -> list[str]:
@@ -70,16 +127,37 @@ def run_folder(folder: Path) -> Iterator[None]:
 
 
 def find_checkpoint(resume: str) -> Path:
-    """The checkpoint file that `resume` names: itself, or `checkpoints/last.ckpt` in a run's folder."""
+    """The checkpoint file that `resume` names: itself, or the last whole one in a run's folder.
+
+    In a folder a damaged or missing `last.ckpt` is said, and the one before it taken. Raises `UserError`.
+    """
     path = Path(resume).expanduser()
-    if path.is_dir():
-        inside = path / "checkpoints" / "last.ckpt"
-        if not inside.is_file():
-            raise UserError(f"resume: the folder '{resume}' holds no checkpoints/last.ckpt; name a run or a .ckpt")
-        return inside
-    if not path.is_file():
-        raise UserError(f"resume: there is no '{resume}'; name a run's folder or a .ckpt")
-    return path
+    if not path.is_dir():
+        if not path.is_file():
+            raise UserError(f"resume: there is no '{resume}'; name a run's folder or a .ckpt")
+        return path
+    last, previous = path / "checkpoints" / LAST, path / "checkpoints" / PREVIOUS
+    if not last.is_file() and not previous.is_file():
+        raise UserError(f"resume: the folder '{resume}' holds no checkpoints/{LAST}; name a run or a .ckpt")
+    if whole(last) or not previous.is_file():
+        return last
+    logger.warning("resume: '%s' is %s; going on from %s", last, "damaged" if last.is_file() else "gone", PREVIOUS)
+    return previous
+
+
+def resumable(resume: str) -> str:
+    """`resume`, or the checkpoint to take instead where the last one of that folder is damaged: said once."""
+    found = find_checkpoint(resume)
+    return str(found) if found.name == PREVIOUS else resume
+
+
+def whole(path: Path) -> bool:
+    """Whether a checkpoint is on the disk as it was written: every record agrees with its checksum."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError):
+        return False
 
 
 def load_checkpoint(resume: str) -> dict[str, Any]:
@@ -98,6 +176,8 @@ def load_checkpoint(resume: str) -> dict[str, Any]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"resume: '{path}' is no checkpoint: {reason[:160].rstrip('.')}") from error
+    if not whole(path):
+        raise UserError(f"resume: '{path}' is damaged: its checksums do not agree; resume from another checkpoint")
     missing = [key for key in CHECKPOINT_KEYS if not isinstance(content, dict) or key not in content]
     if missing:
         raise UserError(f"resume: '{path}' is no checkpoint of a run: it holds no {', '.join(missing)}")

@@ -7,7 +7,7 @@ Everything is run from here; what a method may do at each point is told in `meth
 run is evaluated in `evaluated.py`.
 """
 
-import time
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial, reduce
@@ -24,8 +24,9 @@ from recipes.composition import Composition
 from recipes.criterion import Criterion
 from recipes.evaluated import Evaluated, MakeView
 from recipes.evaluation import Evaluator, Probe
+from recipes.finite import Trace, Traces
 from recipes.forward import forward_inputs
-from recipes.meters import Meters
+from recipes.meters import Meters, Stopwatch
 from recipes.networks.embedding import add_embedding
 from recipes.networks.network import Network
 from recipes.statistics import ClassStatistics
@@ -46,7 +47,8 @@ class Recipe(Evaluated):
     sizes are the numbers of samples by stream; make_view makes a view of a stream; make_optimizer returns the
     optimizer and its scheduler by step; classifies tells whether evaluation asks the heads; monitor is
     the metric that a validation must yield; log_every is the number of optimizer steps between two transfers of
-    metrics; identity is kept in every checkpoint, so that a run of another kind does not resume from it.
+    metrics; identity is kept in every checkpoint, so that a run of another kind does not resume from it, and
+    provenance, from which `loading` builds this recipe again without its data.
     """
 
     def __init__(
@@ -64,7 +66,9 @@ class Recipe(Evaluated):
         seed: int = 0,
         total_steps: int = 1,
         log_every: int = 50,
+        skip_nonfinite: bool = False,
         identity: dict[str, str] | None = None,
+        provenance: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.network, self.statistics, self.sizes, self.seed = network, statistics, sizes, seed
@@ -91,17 +95,25 @@ class Recipe(Evaluated):
         self.evaluator = Evaluator(tasks if classifies else (), both=bool(changed))
         self.probes = nn.ModuleList(probes)
         self.meters, self.replaying, self.monitor = Meters(), False, monitor
+        self.traces, self.skip_nonfinite, self.skipped = Traces(), skip_nonfinite, 0
         self.latest: dict[str, float] = {}
-        self.train_seconds = 0.0  # between the first and the last training step, validation included
+        self.clock = Stopwatch()  # between the first and the last training step, validation included
         self.last_step: Step | None = None  # of the whole run, for the sheet of views on its page
         self._step: Step | None = None  # the micro-batch that is under way
-        self._identity = dict(identity or {})
+        self._identity, self._provenance = dict(identity or {}), dict(provenance or {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["identity"] = self._identity
+        numbers = {"latest": dict(self.latest), "seconds": self.clock.seconds, "skipped": self.skipped}
+        checkpoint |= {"identity": self._identity, "provenance": self._provenance}
+        checkpoint["numbers"] = numbers | {"meters": self.meters.state()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        numbers = checkpoint["numbers"]
+        self.meters.restore(numbers["meters"], self.device, self.global_rank, self.trainer.world_size)
+        self.latest, self.skipped, self.clock = numbers["latest"], numbers["skipped"], Stopwatch(numbers["seconds"])
 
     # -- the way of a batch ----------------------------------------------------------------------------------------
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         if not self.replaying:
             self.close_batch()
         step = self.begin(batch)
@@ -114,6 +126,9 @@ class Recipe(Evaluated):
         for method in self.at["terms"]:
             method.terms(step, self)
         loss = self.combine(step)
+        if self.skip_nonfinite and not torch.isfinite(loss):
+            self.skipped += 1
+            return None  # no gradient: Lightning leaves the batch out
         if not self.replaying:
             self.record(step, loss)
         return loss
@@ -175,18 +190,19 @@ class Recipe(Evaluated):
         for method in reversed(self.at["wrap_step"]):
             closure = partial(method.wrap_step, closure, optimizer, self)
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
-        step = self.close_batch()
-        if step is None:
-            return
-        done = step.progress.step + 1
+        step, done = self.close_batch(), self.trainer.global_step + 1
+        if step is not None:
+            self.close_step(step, done)
+        if done % self.log_every == 0 or done == self.total_steps:
+            self.publish(done, optimizer.param_groups[0]["lr"])
+
+    def close_step(self, step: Step, done: int) -> None:
         if self.teacher is not None:
             self.teacher.update(self.network, done)
         for method in self.at["after_step"]:
             method.after_step(step, self)
         if done == self.total_steps:
             self.last_step = step
-        if done % self.log_every == 0 or done == self.total_steps:
-            self.publish(done, optimizer.param_groups[0]["lr"])
 
     def close_batch(self) -> Step | None:
         """The last pass of a micro-batch is over: its next one begins, or the optimizer has stepped."""
@@ -207,10 +223,10 @@ class Recipe(Evaluated):
 
     def on_train_start(self) -> None:
         # here and not in a callback, which would be called at every other hook as well
-        self.train_seconds = -time.perf_counter()
+        self.clock.start()
 
     def on_train_end(self) -> None:
-        self.train_seconds += time.perf_counter()
+        self.clock.stop()
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = self._make_optimizer(self)
@@ -224,10 +240,16 @@ class Recipe(Evaluated):
         for task, belief in step.pseudo.items():
             for name, ratio in belief.diagnostics(step.streams["unlabeled"].targets.get(task)).items():
                 ratios[step.named(name, task)] = ratio
-        self.meters.add(scalars, ratios)
+        values = self.meters.add(scalars, ratios)
+        samples = {name: stream.index for name, stream in step.streams.items()}
+        self.traces.add(Trace(step.progress.step, ("loss", *step.losses), values, samples))
         self._step = step
 
     def publish(self, done: int, lr: float) -> None:
-        """One transfer: the means since the last one go to all loggers."""
-        values = {f"train/{name}": value for name, value in self.meters.flush().items()}
-        self.report(values | {"train/lr": lr}, done)
+        """One transfer: the means since the last one go to all loggers. UserError for a loss that is no number."""
+        means = self.meters.flush()
+        if not math.isfinite(means.get("loss", 0.0)):
+            self.traces.check()
+        self.traces.clear()
+        values = {f"train/{name}": value for name, value in means.items()} | {"train/lr": lr}
+        self.report(values | ({"train/skipped": float(self.skipped)} if self.skip_nonfinite else {}), done)

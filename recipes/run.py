@@ -5,24 +5,28 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from datamodules.errors import UserError
+from datamodules.facts import Facts
 from datamodules.randomness import Randomness
 from recipes.assembly import Assembly, assemble, heads_speak, plain
+from recipes.checkpoints import AtomicFiles, LastCheckpoint
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.method import Method
 from recipes.optimizers import build_optimizer
-from recipes.paths import find_checkpoint, load_checkpoint, run_folder
+from recipes.paths import PREVIOUS, Terminated, find_checkpoint, load_checkpoint, run_folder, writing
 from recipes.plan import describe
+from recipes.provenance import provenance
 from recipes.recipe import Recipe
 from recipes.report.atomic import write_text
 from recipes.report.collect import collect
@@ -34,6 +38,7 @@ from recipes.settings import TrainerSettings
 from recipes.statistics import ClassStatistics
 from recipes.step import Stream
 from recipes.tasks import ClassificationTask, shot_groups
+from recipes.termination import Termination
 
 
 def run(
@@ -54,6 +59,7 @@ def run(
     resume, done = None, None
     if config.resume:
         resume, checkpoint = find_checkpoint(config.resume), load_checkpoint(config.resume)
+        complete = complete or unfinished(folder, resume)
         check_resume(checkpoint, config, recipe, assembly.trainer.max_steps + complete)
         done = int(checkpoint["global_step"])
     loggers = build_loggers(plain(config).get("logger"), folder, done)
@@ -63,6 +69,11 @@ def run(
     except BaseException:
         close_loggers(loggers, failed=True)
         raise
+
+
+def unfinished(folder: Path, checkpoint: Path) -> bool:
+    """Whether the checkpoint is this very run's, which was stopped before it had been evaluated."""
+    return checkpoint.resolve().is_relative_to(folder.resolve()) and not (folder / "metrics.json").is_file()
 
 
 @contextmanager
@@ -85,20 +96,22 @@ def check(config: DictConfig) -> None:
     assemble(config).sketch_network()
 
 
-def build_recipe(assembly: Assembly) -> Recipe:
-    """The module of the run, on data that has been set up."""
+def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
+    """The module of the run. facts: of its data; None: of data that has been set up."""
     datamodule, settings, config = assembly.datamodule, assembly.trainer, assembly.config
+    facts = facts or datamodule.facts()
+    counts = {name: torch.tensor(n) for name, n in facts.counts.items()}
     tasks = [
         ClassificationTask(
             name,
-            datamodule.classes[name],
-            partial=datamodule.has_missing(name),
+            classes,
+            partial=name in facts.missing,
             weight=config.supervised_weight,
-            groups=shot_groups(datamodule.class_counts(name), datamodule.shots),
+            groups=shot_groups(counts[name], datamodule.shots),
         )
-        for name in datamodule.tasks
+        for name, classes in facts.classes.items()
     ]
-    network = assembly.build_network(datamodule.tasks)
+    network = assembly.build_network({name: len(classes) for name, classes in facts.classes.items()})
     if config.supervised_weight == 0:
         network.heads.requires_grad_(False)  # nothing teaches them, and DDP waits for what is trained
 
@@ -116,8 +129,8 @@ def build_recipe(assembly: Assembly) -> Recipe:
         network=network,
         tasks=tasks,
         composition=assembly.composition,
-        statistics=ClassStatistics({name: datamodule.class_counts(name) for name in datamodule.tasks}),
-        sizes=datamodule.sizes,
+        statistics=ClassStatistics(counts),
+        sizes=facts.sizes,
         make_view=make_view,
         make_optimizer=make_optimizer,
         probes=list(assembly.probes.values()),
@@ -126,7 +139,9 @@ def build_recipe(assembly: Assembly) -> Recipe:
         seed=config.seed,
         total_steps=settings.max_steps,
         log_every=settings.log_every,
+        skip_nonfinite=settings.nonfinite == "skip",
         identity=identity(config),
+        provenance=provenance(config, facts, network),
     )
 
 
@@ -136,9 +151,12 @@ def quieten() -> None:
     for advice in (
         ".*isinstance.treespec, LeafSpec.*",  # inside Lightning, with a newer torch
         ".*smaller than the logging interval.*",  # we log ourselves
+        ".*AMP with fp16 is not supported on CPU.*",  # refused in words of our own
         ".*in eval mode at the start of training.*",  # an averaged network is meant to be
         ".*Checkpoint directory .* exists and is not empty.*",  # resuming
         ".*The dirpath has changed from .*",  # resuming in another folder
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged has been summed over ranks
+        ".*`training_step` returned `None`.*",  # a batch that was left out
     ):
         warnings.filterwarnings("ignore", message=advice)
 
@@ -148,7 +166,7 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
     quieten()
     s = assembly.trainer
     with available(s):
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=s.accelerator,
             devices=s.devices,
             num_nodes=s.num_nodes,
@@ -164,6 +182,7 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
             deterministic=s.deterministic,
             logger=loggers,
             callbacks=callbacks,
+            plugins=[AtomicFiles()],
             default_root_dir=folder,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
@@ -171,6 +190,12 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
             enable_model_summary=False,
             enable_progress_bar=s.progress_bar,
         )
+    if str(s.precision).startswith("16") and str(trainer.precision).startswith("bf16"):
+        raise UserError(
+            f"trainer.precision={s.precision}: a CPU has no fp16 training, Lightning would take {trainer.precision} in "
+            f"its place; write trainer.precision={trainer.precision}, or 32-true"
+        )
+    return trainer
 
 
 @contextmanager
@@ -186,15 +211,15 @@ def available(s: TrainerSettings) -> Iterator[None]:
         raise UserError(f"{', '.join(asked) or 'trainer'}: {reason}; {remedy}") from error
 
 
-def checkpoints(assembly: Assembly, folder: Path) -> list[ModelCheckpoint]:
-    """`last.ckpt` at every validation and at the end; `best.ckpt` by the monitored metric of the validation part."""
-    common: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
-    every = assembly.trainer.validation_interval
-    last = ModelCheckpoint(filename="last", every_n_train_steps=every, save_on_train_epoch_end=True, **common)
+def checkpoints(assembly: Assembly, folder: Path) -> list[Checkpoint]:
+    """`best.ckpt` by the monitored metric of the validation part, and `last.ckpt`, which knows of it."""
+    validates = "val" in assembly.datamodule.sizes
+    settings, ends = assembly.trainer, Termination(assembly.trainer.log_every)
+    last = LastCheckpoint(folder, assembly.checkpoint, settings.validation_interval, validates, ends)
     monitor = str(assembly.config.monitor)
     mode = "min" if monitor.endswith("loss") else "max"
-    best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common)
-    return [last, best] if "val" in assembly.datamodule.sizes else [last]
+    where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
+    return [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **where), last] if validates else [last]
 
 
 def train(
@@ -214,17 +239,25 @@ def train(
     every = settings.log_every * settings.accumulate_grad_batches
     bar = [RouxProgressBar(every)] if settings.progress_bar else []
     trainer = build_trainer(assembly, loggers, folder, [*keep, *bar, *hooks, *callbacks])
-    with run_folder(folder):
+    with run_folder(folder), owned(trainer, folder):
         if trainer.is_global_zero:
             write_text(folder / "config.yaml", OmegaConf.to_yaml(assembly.config, resolve=True))
             write_text(folder / "plan.txt", plan)
             start_loggers(loggers, plain(assembly.config), plan)
-        if settings.max_steps:
-            trainer.fit(recipe, datamodule=assembly.datamodule, ckpt_path=resume, weights_only=True)
-        trainer.test(recipe, datamodule=assembly.datamodule, verbose=False)
-        final = recipe.latest | {"train_seconds": recipe.train_seconds}
+        try:
+            if settings.max_steps:
+                trainer.fit(recipe, datamodule=assembly.datamodule, ckpt_path=resume, weights_only=True)
+            trainer.test(recipe, datamodule=assembly.datamodule, verbose=False)
+        except SIGTERMException as stop:
+            raise Terminated(folder, trainer.global_step) from stop
+        final = recipe.latest | {"train_seconds": recipe.clock.seconds}
         leave_behind(assembly, recipe, loggers, folder, plan, command, final)
     return final
+
+
+def owned(trainer: pl.Trainer, folder: Path) -> AbstractContextManager[None]:
+    """The folder is held by the process that writes it."""
+    return writing(folder) if trainer.is_global_zero else nullcontext()
 
 
 @rank_zero_only
@@ -241,8 +274,9 @@ def leave_behind(
         method.leave(folder / "checkpoints", recipe)
     record = collect(assembly, recipe, loggers, plan, command, final)
     write_report(record, folder / "report.html")
+    (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
     finish_loggers(loggers, record, {kind: folder / "checkpoints" / f"{kind}.ckpt" for kind in ("last", "best")})
-    print_final(record.final, title=str(folder))
+    print_final(record.final, title=str(folder), reported=record.reported)
 
 
 def uses_hooks(method: Method) -> bool:

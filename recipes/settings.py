@@ -17,13 +17,15 @@ class TrainerSettings:
     """Settings of Lightning's Trainer; the engine reads them, and adds loggers and callbacks of its own.
 
     max_steps: optimizer steps of the run; 0 trains nothing and evaluates the network as it is, so that
-    `network.checkpoint=FILE trainer.max_steps=0` measures one that is there. accumulate_grad_batches: micro-batches in one optimizer step.
-    devices: a number of devices, the list of their indices, `auto`, or -1 for all. gradient_clip_val: largest
-    global norm (or absolute value, by `gradient_clip_algorithm`), null for no clipping. val_every: optimizer
-    steps between validations, null for a tenth of the run; `validation_interval` gives the number.
-    limit_val_batches: stop a validation after so many batches, null for all; for quick looks only. log_every:
-    optimizer steps between two transfers of the metrics from the device. deterministic: refuse operations
-    that have no deterministic kernel."""
+    `network.checkpoint=FILE trainer.max_steps=0` measures one that is there. accumulate_grad_batches: micro-batches in
+    one optimizer step. devices: a number of devices, the list of their indices, `auto`, or -1 for all.
+    gradient_clip_val: largest global norm (or absolute value, by `gradient_clip_algorithm`), null for no clipping.
+    val_every: optimizer steps between validations, null for a tenth of the run; `validation_interval` gives the number.
+    limit_val_batches: stop a validation after so many batches, null for all; for quick looks only. log_every: optimizer
+    steps between two transfers of the metrics from the device. deterministic: refuse operations that have no
+    deterministic kernel. nonfinite: what follows a loss that is no number: `stop` at the next transfer of the metrics,
+    with the step, the terms and the samples, before a checkpoint is written; or `skip` the batch and count it, which
+    waits for the device in every step and is for one device."""
 
     max_steps: Annotated[int, Field(ge=0)] = 1200
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
@@ -39,8 +41,18 @@ class TrainerSettings:
     log_every: Count = 10
     deterministic: bool = False
     progress_bar: bool = True
+    nonfinite: Literal["stop", "skip"] = "stop"
 
     @property
     def validation_interval(self) -> int:
         """Optimizer steps between validations, at most the whole run."""
         return max(min(self.val_every or self.max_steps // 10, self.max_steps), 1)
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """How often `last.ckpt` is written besides at every validation: every so many optimizer steps, every so many
+    minutes, null for neither."""
+
+    every_n_steps: Count | None = None
+    every_minutes: Annotated[float, Field(gt=0)] | None = None

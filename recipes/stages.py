@@ -22,6 +22,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from datamodules.errors import UserError
 from recipes.assembly import assemble
+from recipes.paths import clear, has_checkpoint, resumable
 from recipes.plan import describe
 from recipes.report.atomic import write_text
 from recipes.run import run
@@ -75,14 +76,16 @@ def run_stages(config: DictConfig, command: list[str]) -> dict[str, float]:
     folder = Path(config.run_dir).expanduser()
     # looked at before the first stage starts: all ranks must come to the same answer
     done = read_done(folder) if config.resume else {}
-    left = {name: config.resume and last_checkpoint(folder, name).is_file() for name in config.stages}
+    left = {name: config.resume and has_checkpoint(folder / name) for name in config.stages}
     write_folder(folder, config, plan)
     for name, source, stage in stages_of(config):
         if name in done:
             continue
         if source:
             stage.network.checkpoint = str(last_checkpoint(folder, source))
-        stage.resume = str(last_checkpoint(folder, name)) if left[name] else None
+        stage.resume = resumable(str(folder / name)) if left[name] else None
+        if not left[name]:
+            rank_zero_only(clear)(folder / name)  # a stage that was killed before it kept anything begins anew
         done[name] = run(stage, command, complete=True)
         write_done(folder, done)
     return done[name]

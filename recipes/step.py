@@ -24,10 +24,12 @@ Net = Literal["student", "teacher"]
 
 class Embedded(NamedTuple):
     """The continuous input of a network. Images: `x` is the picture [N, C, H, W] in [0, 1], `mask` None.
-    Text: `x` is the token embedding [N, L, D], `mask` [N, L] is True on real tokens."""
+    Text: `x` is the token embedding [N, L, D], `mask` [N, L] is True on real tokens, `content` on those of the text
+    itself, not on special tokens; None where nobody knows or asks."""
 
     x: Tensor
     mask: Tensor | None = None
+    content: Tensor | None = None
 
 
 class Output(NamedTuple):

@@ -8,6 +8,7 @@ types, ranges. Interpolations that do not resolve and values left open (`???`) a
 Some arguments are not the user's to give: positional-only ones and those in `SUPPLIED` come from the engine,
 and a node with `_partial_: true` may leave any open."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ ROOT: dict[str, Any] = {
     "monitor": str | None,
     "supervised_weight": Annotated[float, Field(ge=0)],
 }
-SECTIONS = ("data", "network", "optimizer", "scheduler", "trainer", "logger", "methods", "evaluate")
+SECTIONS = ("data", "network", "optimizer", "scheduler", "trainer", "logger", "methods", "evaluate", "checkpoint")
 REQUIRED = ("data", "network", "optimizer", "scheduler", "trainer")
 
 
@@ -75,11 +76,28 @@ def _child(node: Any, name: Any, key: str, faults: list[str]) -> Any:
     except MissingMandatoryValue:
         faults.append(f"{key}: has no value yet; give one: {key}=…")
     except OmegaConfBaseException as error:
-        raw = OmegaConf.to_container(node, resolve=False)
+        raw: Any = OmegaConf.to_container(node, resolve=False)
         # OmegaConf names the class of the error first
         reason = first_line(error).rpartition("resolving interpolation: ")[2]
-        faults.append(f"{key}: '{raw[name]}' does not resolve: {reason}")  # type: ignore[index,call-overload]
+        gap = null_behind(node._get_root(), str(raw[name]))
+        if gap:
+            # one line, however many values are taken from there
+            here = key.rpartition(".")[0]
+            faults.append(f"{gap}: is null, and {here} takes its values from there; expected a mapping")
+        else:
+            faults.append(f"{key}: '{raw[name]}' does not resolve: {reason}")
     return BROKEN
+
+
+def null_behind(root: Any, text: str) -> str:
+    """The null that an interpolation looks into: `a.b` for `${a.b.c}` where a.b is null; empty where there is none."""
+    found = re.fullmatch(r"\$\{([\w.]+)\}", text)
+    parts = found[1].split(".") if found else []
+    for length in range(1, len(parts)):
+        key = ".".join(parts[:length])
+        if OmegaConf.select(root, key, default=BROKEN) is None:
+            return key
+    return ""
 
 
 def targets(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:

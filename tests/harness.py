@@ -57,7 +57,9 @@ class SmallNetwork(nn.Module):
         self.gates: Gates | None = None
 
     def embed(self, view: Any) -> Embedded:
-        return Embedded(view) if self.kind == "image" else Embedded(self.words(view["ids"]), view["mask"])
+        if self.kind == "image":
+            return Embedded(view)
+        return Embedded(self.words(view["ids"]), view["mask"], view.get("content"))
 
     def features(self, embedded: Embedded) -> Tensor:
         if embedded.mask is None:

@@ -19,6 +19,24 @@ from datamodules.splits import class_counts, take_per_class, validation_counts
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
+def fitted(picture: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
+    """uint8 [C, H, W]: upright, scaled to cover size = (height, width) (bicubic), the middle cut out."""
+    height, width = size
+    upright = ImageOps.exif_transpose(picture).convert(mode)
+    array = np.array(ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC), dtype=np.uint8)
+    return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)
+
+
+def read_picture(path: str | Path, size: tuple[int, int], mode: str) -> Tensor:
+    """`fitted` of a file. Raises UserError where it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            picture.draft(mode, (size[1], size[0]))  # lets JPEG decode at a fraction of its size
+            return fitted(picture, size, mode)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise UserError(f"{path}: not a picture that can be read; mend or remove the file") from None
+
+
 class FolderSource(Source):
     """Picture files, decoded when fetched: scaled to cover size × size (bicubic), the middle cut out."""
 
@@ -36,15 +54,7 @@ class FolderSource(Source):
 
     def decode(self, path: str) -> Tensor:
         """uint8 [C, size, size] of one file."""
-        try:
-            with Image.open(path) as picture:
-                picture.draft(self.mode, (self.size, self.size))  # lets JPEG decode at a fraction of its size
-                upright = ImageOps.exif_transpose(picture).convert(self.mode)
-                fitted = ImageOps.fit(upright, (self.size, self.size), Image.Resampling.BICUBIC)
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise UserError(f"{path}: not a picture that can be read; mend or remove the file") from None
-        array = np.array(fitted, dtype=np.uint8)
-        return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)
+        return read_picture(path, (self.size, self.size), self.mode)
 
     def fetch(self, indices: Tensor) -> Tensor:
         if not len(indices):

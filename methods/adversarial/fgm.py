@@ -17,9 +17,9 @@ from recipes.step import Input, Step
 class FGM(Attacking):
     """L = CE(e) + λ CE(e + r), r = eps g / ‖g‖₂, g = ∇_e CE without gradient: the word embeddings of a text, or pixels.
 
-    The norm is of one sample over all its words, padding left alone. Activations are moved, not the embedding matrix as
-    in a widespread snippet, which couples the samples of a batch and does nothing where the matrix is frozen. g is
-    taken in evaluation mode.
+    The norm is of one sample over all its tokens, special ones too (as in public code), padding left alone. Activations
+    are moved, not the embedding matrix as in a widespread snippet, which couples the samples of a batch and does
+    nothing where the matrix is frozen. g is taken in evaluation mode.
 
     eps: 1 (the paper's 5 belongs to normalised embeddings). norm: `l2`, or `linf` for r = eps sign g. weight λ: 1, the
     sum of both losses.

@@ -1,14 +1,16 @@
 """What training methods share: the labeled input under attack, and the mode in which the network is attacked."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.adversarial.attacks.losses import Logits, Loss, Model, Objective, objective
+from methods.adversarial.attacks.losses import Logits, Loss, Model, Objective, counting, objective
 from methods.adversarial.attacks.threat import Norm, Threat
 from recipes.method import Method
 from recipes.recipe import Recipe
@@ -42,9 +44,11 @@ def moved(embedded: Embedded, delta: Tensor) -> Embedded:
 
 class Attacking(Method):
     """Base of methods that attack the labeled input: δ is crafted once a step, against the weights at its start; a
-    replayed step (SAM, AWP) meets the same δ."""
+    replayed step (SAM, AWP) meets the same δ. Entries of gradients that are not finite are taken as 0 and counted: the
+    end of the run warns of them."""
 
     _delta: Tensor  # of the present step alone
+    _not_finite: Tensor | int = 0  # on the device, of this process since its start
 
     @abstractmethod
     def craft(self, entry: Input, step: Step, recipe: Recipe) -> Tensor:
@@ -52,9 +56,19 @@ class Attacking(Method):
 
     def delta(self, step: Step, recipe: Recipe) -> Tensor:
         if not step.replay:
-            with evaluating(recipe.network):
+            with evaluating(recipe.network), counting() as counts:
                 self._delta = self.craft(step.inputs["labeled"], step, recipe)
+            self._not_finite = sum(counts, self._not_finite)
         return self._delta
+
+    def leave(self, folder: Path, recipe: Recipe) -> None:
+        count = int(self._not_finite)
+        if count:
+            warnings.warn(
+                f"methods.{self.key}: {count} entries of the attack's gradients were not finite and were taken as 0; "
+                "samples without a finite gradient were not attacked",
+                stacklevel=2,
+            )
 
 
 def model_of(recipe: Recipe, embedded: Embedded) -> Model:

@@ -71,7 +71,7 @@ class Robustness(Probe):
     """robust_accuracy = (1/n) Σ_i Π_r [argmax f(x_ir) = y_i], the x_ir with r = 0 the clean sample and the others what
     the attack made of it at restart r; clean errors count as not robust, so it never exceeds clean_accuracy, which is
     of the same n samples. robust_loss: mean of the largest cross-entropy. vanishing_gradients: the share of samples
-    whose loss has a gradient of exactly zero, which no gradient attack can move: an alarm, not a success.
+    whose loss has a gradient of exactly zero or not finite, which no gradient attack can move: an alarm, not a success.
 
     samples: those with the n smallest numbers of the part; null for all. Per task with several tasks, and their mean.
     """
@@ -100,7 +100,7 @@ class Robustness(Probe):
         return ""
 
     def update(self, recipe: Recipe, view: Any, targets: dict[str, Tensor], index: Tensor) -> None:
-        x, mask = recipe.reported().embed(view)
+        x, mask, _ = recipe.reported().embed(view)
         for task in targets:
             self.sums.setdefault(task, torch.zeros(len(FIGURES) + 1, device=x.device))
         kept = torch.arange(len(index), device=index.device)
@@ -117,7 +117,7 @@ class Robustness(Probe):
         threat = Threat.around(Embedded(victim.x, victim.mask), self.norm, self.eps)
         stuck = victim.x.new_zeros(len(victim.x))
         if self.by_gradient:
-            gradient = threat.masked(input_gradient(victim.objective("ce", self.draws), victim.x))
+            gradient = threat.direction(input_gradient(victim.objective("ce", self.draws), victim.x))
             stuck = (gradient.flatten(1).abs().amax(1) == 0).float()
         points = [victim.x]
         for restart in range(self.restarts):

@@ -33,7 +33,8 @@ def windows(x: Tensor, size: int) -> Tensor:
 
 def median(x: Tensor, size: int) -> Tensor:
     """By channel; of an even number of pixels the upper of the two in the middle."""
-    return windows(x, size).kthvalue(size * size // 2 + 1, dim=4).values
+    # sorted, not the k-th alone: ONNX has no such operator
+    return windows(x, size).sort(dim=4).values[..., size * size // 2]
 
 
 def mean(x: Tensor, size: int) -> Tensor:

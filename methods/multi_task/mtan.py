@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.multi_task.stages import Layer, channel_axis, evaluating, layers_of, not_in_place, sample, unstageable
+from methods.multi_task.stages import (
+    Layer,
+    channel_axis,
+    evaluating,
+    layers_of,
+    not_in_place,
+    parts_of,
+    sample,
+    unstageable,
+)
 from recipes.method import Declaration, Method
 from recipes.recipe import Recipe
 
@@ -94,7 +103,7 @@ class Attended(nn.Module):
                 hooks.callback(last_block(stage).register_forward_pre_hook(before).remove)
                 hooks.callback(stage.register_forward_hook(after).remove)
             features = self.trunk(x)
-        return dict(zip(attended, features.chunk(len(attended)), strict=True))
+        return dict(zip(attended, parts_of(features, len(attended)), strict=True))
 
 
 def last_block(stage: nn.Module) -> nn.Module:

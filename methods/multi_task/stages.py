@@ -49,6 +49,11 @@ class Layer:
         return next(self.module.parameters(), None) is not None
 
 
+def parts_of(x: Tensor, count: int) -> Sequence[Tensor]:
+    """[count · N, …] as `count` tensors [N, …]; unlike `chunk` it leaves N open where a network is traced."""
+    return x.unflatten(0, (count, -1)).unbind()
+
+
 class Columns(nn.Module):
     """T copies of a layer, each on its part of the batch: [T·N, …] -> [T·N, …].
 
@@ -73,7 +78,7 @@ class Columns(nn.Module):
             return getattr(self.copies[0], name)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        parts = [x] * len(self.copies) if self.enter else x.chunk(len(self.copies))
+        parts = [x] * len(self.copies) if self.enter else parts_of(x, len(self.copies))
         outputs = [layer(part, *args, **kwargs) for layer, part in zip(self.copies, parts, strict=True)]
         return torch.cat(self.mix(outputs) if self.mix is not None else outputs)
 
@@ -86,7 +91,7 @@ class ByTask(nn.Module):
         self.trunk, self.tasks = trunk, tuple(tasks)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self.tasks, self.trunk(x).chunk(len(self.tasks)), strict=True))
+        return dict(zip(self.tasks, parts_of(self.trunk(x), len(self.tasks)), strict=True))
 
 
 def sample(network: Network) -> Tensor:

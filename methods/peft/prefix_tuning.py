@@ -24,7 +24,7 @@ def with_prefix(
     key, value: [N, H, T, d_h]. rows: [P, 2, H·d_h], keys and values. mask: None, boolean (True is seen) or added to
     the scores, [..., T].
     """
-    length, batch, heads = len(rows), len(key), key.shape[1]
+    length, batch, heads = len(rows), key.shape[0], key.shape[1]
     both = rows.to(key.dtype).view(length, 2, heads, key.shape[-1]).permute(1, 2, 0, 3)
     pk, pv = both.unsqueeze(1).expand(2, batch, *both.shape[1:])
     if mask is not None:

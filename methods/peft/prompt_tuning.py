@@ -17,7 +17,7 @@ from recipes.networks.text import TextNetwork
 
 def insert(x: Tensor, rows: Tensor, at: int) -> Tensor:
     """[N, T, ...] with the rows [P, ...] after the first `at` of every sample."""
-    return torch.cat([x[:, :at], rows.to(x.dtype).expand(len(x), *rows.shape), x[:, at:]], dim=1)
+    return torch.cat([x[:, :at], rows.to(x.dtype).expand(x.shape[0], *rows.shape), x[:, at:]], dim=1)
 
 
 def remove(x: Tensor, count: int, at: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 from methods.peft.audit import audit, snapshot
 from methods.peft.freezing import freeze
 from methods.peft.store import load_delta, save_delta
+from methods.peft.weights import is_mergeable, merge
 from recipes.method import Method
 from recipes.networks.network import Network
 from recipes.recipe import Recipe
@@ -43,6 +44,10 @@ class Surgeon(Method, ABC):
 
     def leave(self, folder: Path, recipe: Recipe) -> None:
         save_delta(folder / "delta.safetensors", recipe.network, averaged(recipe))
+
+    def fold(self, network: Network) -> None:
+        if self.key in network.deltas and is_mergeable(network.deltas[self.key]):
+            merge(network, self.key)
 
 
 def averaged(recipe: Recipe) -> Network | None:

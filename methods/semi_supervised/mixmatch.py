@@ -24,7 +24,7 @@ def mix(embedded: Embedded, targets: Targets, partner: Tensor, share: Tensor) ->
 
 
 def rows(embedded: Embedded, part: slice) -> Embedded:
-    x, mask = embedded
+    x, mask = embedded.x, embedded.mask
     return Embedded(x[part], None if mask is None else mask[part])
 
 

@@ -47,18 +47,24 @@ def adversarial_direction(divergence: Callable[[Tensor], Tensor], start: Tensor,
     return d.detach()
 
 
+def words(embedded: Embedded) -> Tensor | None:
+    """[N, L], True on what may be moved of a text: its own tokens, no special ones, no padding; None for pictures."""
+    return embedded.mask if embedded.content is None else embedded.content
+
+
 def spread(embedded: Embedded) -> Tensor:
-    """Standard deviation of every sample's input, over real tokens in a text: [N, 1, …]."""
-    x, mask = embedded.x.detach(), embedded.mask
-    real = torch.ones_like(x) if mask is None else mask.unsqueeze(-1).expand_as(x).to(x.dtype)
+    """Standard deviation of every sample's input, over the words of a text: [N, 1, …]."""
+    x, moved = embedded.x.detach(), words(embedded)
+    real = torch.ones_like(x) if moved is None else moved.unsqueeze(-1).expand_as(x).to(x.dtype)
     dims, count = tuple(range(1, x.ndim)), real.flatten(1).sum(1).clamp_min(1.0).view(-1, *[1] * (x.ndim - 1))
     mean = (x * real).sum(dims, keepdim=True) / count
     return (((x - mean) * real).square().sum(dims, keepdim=True) / count).sqrt().clamp_min(1e-3)
 
 
-def real_tokens(x: Tensor, mask: Tensor | None) -> Tensor:
-    """x with zeros on padding."""
-    return x if mask is None else x * mask.unsqueeze(-1)
+def on_words(x: Tensor, embedded: Embedded) -> Tensor:
+    """x with zeros on padding and special tokens."""
+    moved = words(embedded)
+    return x if moved is None else x * moved.unsqueeze(-1)
 
 
 def draw_noise(step: Step, key: str, embedded: Embedded) -> Tensor:
@@ -82,9 +88,9 @@ class VAT(Method):
     their divergences added. Three forwards a sample (with K = 1) and one backward to the input.
 
     epsilon ε: ‖r‖₂ of a sample, in the units of `embed`: pixels in [0, 1], before the network's normalisation, or
-    token embeddings, zero on padding (special tokens count as real ones). 3 on pictures of 32×32×3 is the 6 in
-    [-1, 1] of the WRN-28-2 re-evaluations; it grows with the root of the number of values, and a text wants the size
-    that its embeddings have. xi ξ: .01, the probing distance in standard deviations of the sample; the published 1e-6
+    token embeddings, zero on padding and special tokens. 3 on pictures of 32×32×3 is the 6 in [-1, 1] of the
+    WRN-28-2 re-evaluations; it grows with the root of the number of values, and a text wants the size that its
+    embeddings have. xi ξ: .01, the probing distance in standard deviations of the sample; the published 1e-6
     is below the resolution of float32, and 10 leaves the quadratic regime. iterations K: 1; 0 is random noise of norm
     ε. weight α: 1; ramp: constant, or growing over the first ramp_end of the run. entropy_weight of mean H(p(u)), with
     gradient, ramped alike: 0 (1 in VAT+EntMin); costs a fourth forward.
@@ -123,14 +129,14 @@ class VAT(Method):
         x, mask = embedded.x.detach(), embedded.mask
 
         def divergence(r: Tensor) -> Tensor:
-            z = recipe.forward_apart(Embedded(x + real_tokens(r, mask), mask)).logits
+            z = recipe.forward_apart(Embedded(x + on_words(r, embedded), mask)).logits
             return torch.stack([kl_divergence(q[task], z[task].float()) for task in step.tasks]).sum(0)
 
         with torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():
                 clean = recipe.forward_apart(Embedded(x, mask)).logits
             q = {task: make_targets(clean[task]).value for task in step.tasks}
-            start = real_tokens(draw_noise(step, self.key, embedded).to(x.dtype), mask)
+            start = on_words(draw_noise(step, self.key, embedded).to(x.dtype), embedded)
             return adversarial_direction(divergence, start, self.xi * spread(embedded), self.iterations), q
 
     def terms(self, step: Step, recipe: Recipe) -> None:

@@ -60,7 +60,8 @@ class TextNetwork(Network):
     pooling: `mean` of the last hidden states over real tokens, Σ_l m_l h_l / Σ_l m_l; `cls`, the first
     token's state.
     max_length: longest sequence the encoder has positions for, None when unlimited. vocab_size: its number of
-    tokens. Raises UserError when a text is longer than max_length.
+    tokens. architecture: its configuration as JSON, where `build_text` made it. Raises UserError when a text
+    is longer than max_length.
     """
 
     kind = "text"
@@ -80,9 +81,10 @@ class TextNetwork(Network):
         self.max_length = _longest(backbone)
         tokens: Any = backbone.get_input_embeddings()
         self.vocab_size: int = tokens.num_embeddings
+        self.architecture: str | None = None
 
     def embed(self, view: Mapping[str, Tensor]) -> Embedded:
-        return Embedded(self.backbone.get_input_embeddings()(view["ids"]), view["mask"])
+        return Embedded(self.backbone.get_input_embeddings()(view["ids"]), view["mask"], view.get("content"))
 
     def example(self) -> Embedded:
         length = min(8, self.max_length or 8)
@@ -134,6 +136,7 @@ def build_text(
     name that is not found, an unknown option, a vocabulary that does not fit.
     """
     config = _configure(name, pretrained, dict(options or {}), vocab_size)
+    architecture = config.to_json_string()
     if pretrained and not on_meta():
         model = _load(name, config)
     else:
@@ -148,7 +151,9 @@ def build_text(
         encoder.pooler = None
     if encoder.config._attn_implementation == "sdpa":
         encoder.set_attn_implementation("roux_sdpa")
-    return TextNetwork(encoder, tasks, pooling=pooling, drop_rate=drop_rate)
+    network = TextNetwork(encoder, tasks, pooling=pooling, drop_rate=drop_rate)
+    network.architecture = architecture
+    return network
 
 
 def _configure(

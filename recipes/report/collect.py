@@ -40,6 +40,7 @@ def collect(
         config=OmegaConf.to_yaml(assembly.config, resolve=True),
         history=history,
         final=final,
+        reported="averaged" if recipe.composition.evaluates_teacher else "reported",
         classes=dict(assembly.datamodule.classes),
         train_counts={task: assembly.datamodule.class_counts(task).tolist() for task in tasks},
         confusion={task: matrix.tolist() for task, matrix in recipe.evaluator.confusion.items()},

@@ -215,13 +215,14 @@ def total_steps(trainer: Trainer) -> int:
     return 0 if estimate == float("inf") else int(estimate)
 
 
-def final_table(final: Mapping[str, float], title: str | Path = "") -> Table:
-    """Final values, test first; where the evaluated network is an average, the raw one's values stand beside it."""
+def final_table(final: Mapping[str, float], title: str | Path = "", reported: str = "reported") -> Table:
+    """Final values, test first; where evaluation reports more than the raw network, as an average or with changed
+    inputs or logits, the raw one's values stand beside it. reported: the name of the first, see `RunRecord`."""
     rows = paired(final)
     beside = any(raw is not None and value is not None for _, value, raw in rows)
     table = Table(title=Text(str(title)) if str(title) else None, title_justify="left")
     table.add_column("metric", overflow="fold")
-    table.add_column("averaged" if beside else "value", justify="right", no_wrap=True)
+    table.add_column(reported if beside else "value", justify="right", no_wrap=True)
     if beside:
         table.add_column("raw", justify="right", no_wrap=True)
     for name, value, raw in rows:
@@ -236,6 +237,9 @@ def _raw_name(name: str) -> str:
     return f"{group}/raw/{rest}"
 
 
-def print_final(final: Mapping[str, float], title: str | Path = "", console: Console | None = None) -> None:
+def print_final(
+    final: Mapping[str, float], title: str | Path = "", console: Console | None = None, reported: str = "reported"
+) -> None:
     """Print `final_table`; names are printed as they are, without markup."""
-    (console or Console(file=sys.stdout, markup=False)).print(final_table(final, title), markup=False, highlight=False)
+    table = final_table(final, title, reported)
+    (console or Console(file=sys.stdout, markup=False)).print(table, markup=False, highlight=False)

@@ -66,7 +66,7 @@ def accuracy_names(record: RunRecord) -> list[tuple[str, str]]:
     """(name, label) of logged validation accuracies."""
     raw = "val/raw/accuracy" in record.names()
     wanted = [
-        ("val/accuracy", "averaged" if raw else "accuracy"),
+        ("val/accuracy", record.reported if raw else "accuracy"),
         ("val/raw/accuracy", "raw"),
         ("val/balanced_accuracy", "balanced"),
     ]
@@ -126,7 +126,7 @@ def diagnostics(record: RunRecord) -> "Figure | None":
     shown = {*loss_names(record), *(name for name, _ in accuracy_names(record))}
     shown |= {"train/loss", "train/mask_rate", "train/pseudo_accuracy", "train/confidence"}
     names = [name for name in record.names() if name not in shown and len(record.series(name)[0]) > 1]
-    # the raw network's value goes into the panel of the averaged one's
+    # the raw network's value goes into the panel of the reported one's
     names = [name for name in names if name.replace("/raw/", "/", 1) not in names or "/raw/" not in name][:PANELS]
     if not names:
         return None

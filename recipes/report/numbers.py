@@ -50,7 +50,7 @@ def clock(seconds: float) -> str:
 
 
 def raw_twin(name: str) -> str:
-    """The name of the same metric of the network that is not averaged: `test/accuracy` -> `test/raw/accuracy`."""
+    """The name of the same metric of the raw network, trained and no more: `test/accuracy` -> `test/raw/accuracy`."""
     group, _, rest = name.partition("/")
     return f"{group}/raw/{rest}"
 
@@ -58,7 +58,7 @@ def raw_twin(name: str) -> str:
 def paired(final: Mapping[str, float]) -> list[tuple[str, float | None, float | None]]:
     """(name, value, raw value) of all final values: test first, then validation, training, and the rest.
 
-    Within a group accuracies come first. A raw value without its averaged twin keeps its own name and the raw column.
+    Within a group accuracies come first. A raw value without a reported twin keeps its own name and the raw column.
     """
     rows: dict[str, list[float | None]] = {}
     for name, value in final.items():

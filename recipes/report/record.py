@@ -34,7 +34,9 @@ class RunRecord:
     """What happened in a run.
 
     history: one row a logged step, {"step": int, name: float}; names may be missing from a row.
-    final: last values under the names logged, `test/accuracy` among them.
+    final: last values under the names logged, `test/accuracy` among them. reported: what the network is called whose
+    values they are where the raw one's stand beside them: `averaged`, or `reported` where evaluation changes inputs or
+    logits alone.
     classes, train_counts, confusion: by task. confusion: [C, C], rows are the true classes. train_counts: [C].
     terms: names of the logged loss terms, e.g. `train/unlabeled`; empty: every `train/` name that is no diagnostic.
     seconds: wall time by phase, e.g. {"train": 31.0}. versions: by package.
@@ -46,6 +48,7 @@ class RunRecord:
     config: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     final: dict[str, float] = field(default_factory=dict)
+    reported: str = "reported"
     classes: dict[str, list[str]] = field(default_factory=dict)
     train_counts: dict[str, list[int]] = field(default_factory=dict)
     confusion: dict[str, Any] = field(default_factory=dict)

@@ -9,10 +9,9 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from datamodules.errors import UserError, nearest
-from recipes.cli import INTERRUPTED, complain, further_rank, start
+from recipes.cli import exit_code, further_rank, start
 from recipes.config import resolve_command
 from recipes.sweeps import record
 
@@ -22,31 +21,26 @@ def main(argv: Sequence[str]) -> int:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    try:
-        job = record.read(Path(folder))
-        assert job is not None, "written by the starter"
-        config = resolve_command(overrides, Path(root)).config
-        # a killed run may have trained to its end and lack its evaluation alone
-        again = config.resume == config.run_dir and not config.get("stages")
-        options: dict[str, Any] = {"complete": True} if again else {}
-        watch = None
-        if job.trial:
-            from recipes.sweeps.pruning import Watch
+    return exit_code(lambda: run_and_note(overrides, Path(root), Path(folder)))
 
-            watch = Watch(**job.trial)
-            options["callbacks"] = [watch]
-        metrics = start(config, overrides, **options)
-        if job.metric and job.metric not in metrics:
-            near = nearest(job.metric, metrics)
-            raise UserError(f"hydra.sweeper.metric={job.metric}: the run has no such metric; {near}")
-    except UserError as error:
-        return complain(str(error).splitlines())
-    except KeyboardInterrupt:
-        return INTERRUPTED
+
+def run_and_note(overrides: list[str], root: Path, folder: Path) -> int:
+    job = record.read(folder)
+    assert job is not None, "written by the starter"
+    config = resolve_command(overrides, root).config
+    watch = None
+    if job.trial:
+        from recipes.sweeps.pruning import Watch
+
+        watch = Watch(**job.trial)
+    metrics = start(config, overrides, **({"callbacks": [watch]} if watch else {}))
+    if job.metric and job.metric not in metrics:
+        near = nearest(job.metric, metrics)
+        raise UserError(f"hydra.sweeper.metric={job.metric}: the run has no such metric; {near}")
     if not further_rank():
         job.metrics, job.monitor = dict(metrics), judged_by(job.metric or config.monitor, metrics)
         job.state, job.reason = ("pruned", watch.reason) if watch and watch.reason else ("done", "")
-        record.write(Path(folder), job)
+        record.write(folder, job)
     return 0
 
 

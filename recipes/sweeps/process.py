@@ -7,7 +7,6 @@ runs no job twice."""
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from recipes.cli import INTERRUPTED
+from recipes.cli import INTERRUPTED, TERMINATED
 from recipes.complaints import key_of
-from recipes.paths import TRACES
 from recipes.report.numbers import clock, value_text
 from recipes.sweeps.record import NOT_OF_THE_JOB, Job, identity, read, write
 
@@ -51,8 +49,8 @@ def run_job(overrides: Sequence[str], folder: Path, run_dir: Path, root: Path, p
         write(folder, job)
         own = [text for text in overrides if key_of(text) not in NOT_OF_THE_JOB]
         given = [text for text in overrides if key_of(text) == "resume"]
-        resume = going_on(run_dir) if again else []
-        arguments = [str(root), str(folder), *own, said("run_dir", run_dir), *(resume or given)]
+        resume = ["resume=auto"] if again else given
+        arguments = [str(root), str(folder), *own, said("run_dir", run_dir), *resume]
         say(folder, job, f"started{' again' if again else ''}, log in {folder / LOG}")
         started = time.monotonic()
         try:
@@ -91,6 +89,8 @@ def verdict(code: int, log: Path) -> tuple[str, str]:
     """State and reason of a process that left no result."""
     if code == INTERRUPTED:
         return "stopped", "interrupted"
+    if code == TERMINATED:
+        return "stopped", "by SIGTERM; its steps are kept"
     if code < 0:
         try:
             name = signal.Signals(-code).name
@@ -159,33 +159,6 @@ def locked(path: Path, patience: float) -> Iterator[int | None]:
             else:
                 break
         yield file.fileno()
-
-
-def going_on(run_dir: Path) -> list[str]:
-    """How a run that began here goes on: from its last checkpoint, or, where there is none yet, from the start, for
-    which what it left is cleared away. Of stages, those without a checkpoint begin again."""
-    if any(run_dir.glob("*/config.yaml")):
-        for stage in run_dir.glob("*/config.yaml"):
-            if not begun(stage.parent):
-                clear(stage.parent)
-        return [said("resume", run_dir)]
-    if begun(run_dir):
-        return [said("resume", run_dir)]
-    clear(run_dir)
-    return []
-
-
-def begun(run_dir: Path) -> bool:
-    return (run_dir / "checkpoints" / "last.ckpt").is_file()
-
-
-def clear(run_dir: Path) -> None:
-    """Take away what a run without a checkpoint left."""
-    for trace in (run_dir / name for name in TRACES):
-        if trace.is_dir():
-            shutil.rmtree(trace)
-        else:
-            trace.unlink(missing_ok=True)
 
 
 def said(key: str, value: str | Path) -> str:

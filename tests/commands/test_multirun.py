@@ -22,7 +22,7 @@ def test_two_seeds_make_two_runs(place):
 
 
 WRONG = {
-    "value": (["trainer.max_steps=3,0"], "trainer.max_steps: got 0, expected a whole number at least 1"),
+    "value": (["trainer.max_steps=3,-1"], "trainer.max_steps: got -1, expected a whole number at least 0"),
     "recipe": (["recipe=supervised,fixmtch"], "recipe=fixmtch: there is no recipe 'fixmtch'; did you mean 'fixmatch'?"),
     "folder": (["seed=0,1", "run_dir=file/x"], "run_dir: 'file/x' cannot be a folder: '{place}/file' is a file"),
     "method": (

@@ -54,6 +54,17 @@ def test_supervised(place):
     assert "none: cross-entropy on the labeled stream" in plan(place / "run")
 
 
+def test_a_run_of_no_steps_measures_the_network_it_is_given(place):
+    train(place / "trained", "recipe=supervised", *STEPS)
+    start = "network.checkpoint=trained/checkpoints/last.ckpt"
+    train(place / "again", "trainer.max_steps=0", start, "evaluate.attack=fgsm", "evaluate.attack.samples=40")
+    before, after = final(place / "trained"), final(place / "again")
+    assert after["test/accuracy"] == before["test/accuracy"] and after["test/loss"] == before["test/loss"]
+    assert after["test/robust_accuracy"] <= after["test/clean_accuracy"]
+    assert not any(key.startswith(("train/", "val/")) for key in after)
+    assert not (place / "again" / "checkpoints").exists() and "none: the network is evaluated" in plan(place / "again")
+
+
 def test_fixmatch(place):
     train(place / "run", "recipe=fixmatch", *STEPS)
     values = check_folder(place / "run")
@@ -71,6 +82,13 @@ def check_combination(folder):
         assert method in said
     assert "the correction of the class prior: logit_adjustment" in said
     assert "imbalance_factor=20" in said
+
+
+@pytest.mark.parametrize(("method", "name"), [("long_tail=tau_norm", "reported"), ("averaging=ema", "averaged")])
+def test_the_final_table_says_what_stands_beside_the_raw_network(place, method, name):
+    outcome = train(place / "run", method, "trainer.max_steps=2")
+    (header,) = [line for line in outcome.out.splitlines() if "metric" in line and "raw" in line]
+    assert {"reported", "averaged"} & set(header.replace("┃", " ").split()) == {name}
 
 
 def test_three_families_on_digits(place):

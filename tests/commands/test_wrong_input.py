@@ -49,7 +49,7 @@ MISTAKES = {
         ["methods.mixup.alpha=2"],
         "methods.mixup.alpha: method 'mixup' is not part of this run; add regularization=mixup",
     ),
-    "wrong type": (["trainer.max_steps=many"], "trainer.max_steps: got 'many', expected a whole number at least 1"),
+    "wrong type": (["trainer.max_steps=many"], "trainer.max_steps: got 'many', expected a whole number at least 0"),
     "out of range": (
         ["recipe=fixmatch", "methods.fixmatch.threshold=-1"],
         "methods.fixmatch.threshold: got -1, expected a number at least 0",
@@ -224,6 +224,9 @@ STARTS = {
     "an interpolation into nothing": (
         ["optimizer.lr=${trainer.lr}"], "optimizer.lr: '${trainer.lr}' does not resolve", ""
     ),
+    "a view that others are made of": (
+        ["data.views.weak=null"], "data.views.weak: is null, and data.views.strong.weak takes its", "a mapping"
+    ),
     "wandb without a key": (
         ["logger=wandb", "logger.wandb.mode=online", TWO_STEPS],
         "logger=wandb: ",
@@ -256,6 +259,17 @@ def test_two_gpus_on_a_machine_without(place):
     assert not (place / "outputs").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
+@pytest.mark.parametrize("precision", ["16-mixed", "16"])
+def test_half_precision_that_the_processor_lacks(place, precision):
+    outcome = roux(*QUIET, TWO_STEPS, f"trainer.precision={precision}")
+    assert outcome.lines == [
+        f"error: trainer.precision={precision}: a CPU has no fp16 training, Lightning would take bf16-mixed in its "
+        "place; write trainer.precision=bf16-mixed, or 32-true"
+    ]
+    assert not (place / "outputs").exists()
+
+
 def test_weights_of_another_network(place):
     train(place / "run", TWO_STEPS)
     before = snapshot(place)
@@ -281,7 +295,7 @@ def test_what_lay_in_the_folder_stays_when_a_run_is_refused(place):
 
 
 def test_all_mistakes_come_at_once(place):
-    outcome = roux("recipe=fixmtch", "sed=1", "trainer.max_steps=0", "optimizer.lr=fast")
+    outcome = roux("recipe=fixmtch", "sed=1", "trainer.max_steps=-1", "optimizer.lr=fast")
     starts = [line.removeprefix("error: ").split(":")[0] for line in outcome.lines]
     assert starts == ["recipe=fixmtch", "sed", "optimizer.lr", "trainer.max_steps"]  # the order of the config
     assert outcome.code == 2

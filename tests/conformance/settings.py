@@ -18,7 +18,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "mean_teacher": {"ramp": "constant"},
     "ict": {"ramp": "constant"},
     # a wide probe: at the default the direction carries float32's rounding, and ranks round otherwise
-    "vat": {"epsilon": 0.1, "xi": 1.0, "entropy_weight": 0.1},
+    "vat": {"epsilon": 0.1, "xi": 10.0, "entropy_weight": 0.1},
     "pi_model": {"weight": 500.0, "ramp": "constant"},
     "posthoc_logit_adjustment": {"tau": 2.0},
     "equalization_loss": {"threshold": 0.08},

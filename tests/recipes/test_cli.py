@@ -1,7 +1,7 @@
 """The command line from its arguments to the engine's door: what runs, and how each mistake is told."""
 
+import json
 import os
-import sys
 
 import pytest
 
@@ -9,20 +9,7 @@ from datamodules.errors import UserError
 from recipes import cli, jobs
 from recipes.config import resolve_command
 from recipes.groups import options
-from tests.recipes.command_line import Engine, install, write_configs
-
-
-@pytest.fixture(scope="session")
-def configs(tmp_path_factory):
-    return write_configs(tmp_path_factory.mktemp("configs"))
-
-
-@pytest.fixture
-def engine(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return install(Engine(), monkeypatch)
+from tests.recipes.command_line import Engine, install
 
 
 def lines_of(capsys):
@@ -116,7 +103,7 @@ MISTAKES = {
         ["peft=lora", "+methods.lroa.rank=2"],
         "methods.lroa.rank: there is no method 'lroa' in this run; did you mean 'lora'?",
     ),
-    "type": (["trainer.max_steps=many"], "trainer.max_steps: got 'many', expected a whole number at least 1"),
+    "type": (["trainer.max_steps=many"], "trainer.max_steps: got 'many', expected a whole number at least 0"),
     "range": (
         ["recipe=fixmatch", "methods.fixmatch.tau=1.5"],
         "methods.fixmatch.tau: got 1.5, expected a number between 0 and 1",
@@ -156,7 +143,7 @@ def test_each_mistake_is_one_line_and_starts_nothing(kind, configs, engine, caps
 
 
 def test_all_mistakes_of_a_command_come_at_once(configs, engine, capsys):
-    argv = ["recipe=fixmtch", "sed=1", "trainer.max_steps=0", "peft=lroa", "+methods.x.y=1"]
+    argv = ["recipe=fixmtch", "sed=1", "trainer.max_steps=-1", "peft=lroa", "+methods.x.y=1"]
     assert cli.main(argv, configs) == 2
     starts = [line.removeprefix("error: ").split(":")[0] for line in lines_of(capsys)]
     assert starts == ["recipe=fixmtch", "peft=lroa", "sed", "methods.x.y", "trainer.max_steps"]
@@ -193,19 +180,20 @@ def test_a_bug_keeps_its_traceback_and_an_interruption_its_code(configs, engine)
 # -- further ranks --
 def test_further_ranks_use_the_folder_of_the_first(configs, engine, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(Engine, "run", lambda self, config, command: seen.append(os.environ.get(cli.RUN_DIR)) or {})
+    monkeypatch.setattr(Engine, "run", lambda self, config, command: seen.append(os.environ.get(cli.RUN)) or {})
     install(Engine(), monkeypatch)
     cli.main([f"run_dir={tmp_path}/run"], configs)
-    assert seen == [f"{tmp_path}/run"] and cli.RUN_DIR not in os.environ
+    assert json.loads(seen[0]) == [f"{tmp_path}/run", None] and cli.RUN not in os.environ
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     further = install(Engine(), monkeypatch)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("rank 0 has begun")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv(cli.RUN_DIR, f"{tmp_path}/run")
-    assert cli.main([], configs) == 0
-    assert further.runs[0][0].run_dir == f"{tmp_path}/run"
+    monkeypatch.setenv(cli.RUN, seen[0])
+    assert cli.main(["resume=auto"], configs) == 0
+    config = further.runs[0][0]
+    assert (config.run_dir, config.resume) == (f"{tmp_path}/run", None)
 
 
 # -- many runs --
@@ -223,7 +211,7 @@ def test_a_multirun_gives_every_job_its_folder_and_its_own_command(configs, engi
 
 
 def test_a_multirun_with_one_faulty_job_starts_none(configs, engine, capsys, tmp_path):
-    assert cli.main(["-m", "recipe=supervised,fixmtch", "trainer.max_steps=5,0"], configs) == 2
+    assert cli.main(["-m", "recipe=supervised,fixmtch", "trainer.max_steps=5,-1"], configs) == 2
     starts = [line.removeprefix("error: ").split(":")[0] for line in lines_of(capsys)]
     assert sorted(starts) == ["recipe=fixmtch", "trainer.max_steps"]
     assert engine.runs == [] and list(tmp_path.iterdir()) == []
@@ -237,9 +225,9 @@ def test_jobs_may_not_share_a_folder(configs, engine, capsys, tmp_path):
 
 def test_a_large_sweep_checks_every_value_once(configs, engine, capsys, monkeypatch):
     monkeypatch.setattr(jobs, "FULL_CHECK", 2)
-    argv = ["-m", "seed=range(0,3)", "trainer.max_steps=1,0"]
+    argv = ["-m", "seed=range(0,3)", "trainer.max_steps=1,-1"]
     assert cli.main(argv, configs) == 2
-    assert lines_of(capsys) == ["error: trainer.max_steps: got 0, expected a whole number at least 1"]
+    assert lines_of(capsys) == ["error: trainer.max_steps: got -1, expected a whole number at least 0"]
 
 
 def test_a_mistake_within_a_job_is_a_line(configs, engine, capsys):

@@ -1,26 +1,11 @@
 """`evaluate.attack=NAME` on the command line: the same words choose a measurement and set its keys."""
 
-import sys
 
 import pytest
 
 from recipes import cli
 from recipes.groups import CONFIGS, spoken, written
 from recipes.help import help_text
-from tests.recipes.command_line import Engine, install, write_configs
-
-
-@pytest.fixture(scope="module")
-def configs(tmp_path_factory):
-    return write_configs(tmp_path_factory.mktemp("configs"))
-
-
-@pytest.fixture
-def engine(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return install(Engine(), monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,14 @@
 """Two gloo ranks with half of the rows each against one process with all of them."""
 
-import functools
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from recipes.gather import gather_with_gradient
 from recipes.terms import world_size
+from tests.ranks import on_two_ranks
 
 ROWS, WIDTH = 8, 5
 
@@ -36,6 +33,7 @@ def by_rank(x: torch.Tensor, rank: int) -> torch.Tensor:
 
 def observe(rank: int, world: int) -> dict[str, Any]:
     """Losses, and gradients of shared weights, averaged over ranks as DDP does."""
+    assert world_size() == world
     rows, seen = slice(rank * ROWS // world, (rank + 1) * ROWS // world), {}
     x, start = data()
     losses = {"relating": relating}
@@ -52,38 +50,22 @@ def observe(rank: int, world: int) -> dict[str, Any]:
     return seen
 
 
-def _rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    assert world_size() == 2
-    torch.save(observe(rank, 2), Path(folder) / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-@functools.cache
-def two_ranks() -> list[dict[str, Any]]:
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (folder,), nprocs=2)
-        return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
-
-
 def test_rows_come_in_the_order_of_the_global_batch():
-    for seen in two_ranks():
+    for seen in on_two_ranks(observe):
         assert torch.equal(seen["order"], data()[0].float())
 
 
 def test_a_loss_that_relates_samples_is_exact():
     value, gradient = observe(0, 1)["relating"]
-    for seen in two_ranks():
+    for seen in on_two_ranks(observe):
         assert seen["relating"][0] == pytest.approx(value, rel=1e-12)
         torch.testing.assert_close(seen["relating"][1], gradient, atol=1e-12, rtol=0)
 
 
 def test_so_is_one_whose_parts_differ_by_rank():
     value, gradient = observe(0, 1)["by_rank"]
-    assert sum(seen["by_rank"][0] for seen in two_ranks()) / 2 == pytest.approx(value, rel=1e-12)
-    for seen in two_ranks():
+    assert sum(seen["by_rank"][0] for seen in on_two_ranks(observe)) / 2 == pytest.approx(value, rel=1e-12)
+    for seen in on_two_ranks(observe):
         torch.testing.assert_close(seen["by_rank"][1], gradient, atol=1e-12, rtol=0)
 
 

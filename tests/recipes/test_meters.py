@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from recipes import meters as meters_module
-from recipes.meters import Meters
+from recipes.meters import Meters, Stopwatch
 
 
 def number(value: float) -> torch.Tensor:
@@ -54,3 +54,36 @@ def test_one_reduction_and_one_transfer_a_flush(monkeypatch):
     assert reduced == []
     assert meters.flush() == pytest.approx({"loss": 4.5, "late": 1.0})
     assert [len(value) for value in reduced] == [6]
+
+
+def test_what_was_added_since_the_last_transfer_survives_to_the_bit():
+    whole, cut, rest = Meters(), Meters(), Meters()
+    source = torch.Generator().manual_seed(0)
+    for step in range(7):
+        scalars = {"loss": torch.rand((), generator=source), "a": torch.rand((), generator=source)}
+        ratios = {"kept": (torch.rand((), generator=source), torch.tensor(3.0))} if step % 2 else {}
+        whole.add(scalars, ratios)
+        (cut if step < 4 else rest).add(scalars, ratios)
+        if step == 3:
+            rest.restore(cut.state(), torch.device("cpu"), rank=0, world=1)
+    assert rest.flush() == whole.flush()
+
+
+def test_each_rank_takes_its_row_and_another_number_of_ranks_the_sum():
+    rows = [{"names": ["loss"], "values": torch.tensor([[2.0], [7.0]]), "steps": torch.tensor([1, 2])}]
+    taken: dict[tuple[int, int], Meters] = {(rank, world): Meters() for world in (1, 2, 3) for rank in range(world)}
+    for (rank, world), meters in taken.items():
+        meters.restore(rows, torch.device("cpu"), rank=rank, world=world)
+    means = {where: meters.flush() for where, meters in taken.items()}
+    assert means[0, 2] == {"loss": 2.0} and means[1, 2] == {"loss": 3.5}
+    assert means[0, 1] == means[0, 3] == {"loss": 3.0}
+    assert means[1, 3] == means[2, 3] == {}
+
+
+def test_a_watch_goes_on_from_the_seconds_before():
+    watch = Stopwatch(10.0)
+    watch.start()
+    assert 10.0 < watch.seconds < 11.0
+    watch.stop()
+    stood = watch.seconds
+    assert watch.seconds == stood

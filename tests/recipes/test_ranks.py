@@ -1,19 +1,15 @@
 """Two gloo ranks with half of the rows each against one process with all of them. One start serves all checks."""
 
-import functools
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from datamodules.randomness import Randomness
 from recipes.meters import Meters
 from recipes.statistics import SampleMemory, gather_rows
 from recipes.terms import Term, global_sum, world_size
+from tests.ranks import on_two_ranks
 
 VALUES = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
 MASK = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
@@ -44,23 +40,8 @@ def observe(rank: int, world: int) -> dict[str, Any]:
     return seen
 
 
-def _rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save(observe(rank, 2), Path(folder) / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-@functools.cache
-def two_ranks() -> list[dict[str, Any]]:
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (folder,), nprocs=2)
-        return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
-
-
 def test_the_ranks_met():
-    assert [seen["world"] for seen in two_ranks()] == [2, 2]
+    assert [seen["world"] for seen in on_two_ranks(observe)] == [2, 2]
     assert observe(0, 1)["world"] == 1
 
 
@@ -68,17 +49,17 @@ def test_the_ranks_met():
 def test_the_mean_over_ranks_of_loss_and_gradient_is_that_of_the_whole_batch(denominator, expected):
     """Also where one rank keeps everything and the other nothing: the denominator counts the global batch."""
     assert observe(0, 1)[denominator] == pytest.approx((expected, expected))
-    losses, gradients = zip(*(seen[denominator] for seen in two_ranks()), strict=True)
+    losses, gradients = zip(*(seen[denominator] for seen in on_two_ranks(observe)), strict=True)
     assert sum(losses) / 2 == pytest.approx(expected)
     assert sum(gradients) / 2 == pytest.approx(expected)
 
 
 def test_nobody_kept_on_any_rank_is_zero():
-    assert [seen["nobody"] for seen in two_ranks()] == [0, 0]
+    assert [seen["nobody"] for seen in on_two_ranks(observe)] == [0, 0]
 
 
 def test_sums_and_gathered_rows_are_global():
-    for seen in two_ranks():
+    for seen in on_two_ranks(observe):
         assert seen["sum"] == 255
         assert torch.equal(seen["gathered"], INDEX)
 
@@ -86,7 +67,7 @@ def test_sums_and_gathered_rows_are_global():
 def test_memories_are_equal_to_that_of_one_process():
     whole = observe(0, 1)
     assert whole["table"].tolist() == [64, 32, 0, 16, 0, 8, 128, 0]
-    for seen in two_ranks():
+    for seen in on_two_ranks(observe):
         assert torch.equal(seen["table"], whole["table"])
         assert torch.equal(seen["writes"], whole["writes"])
 
@@ -94,10 +75,10 @@ def test_memories_are_equal_to_that_of_one_process():
 def test_meters_are_means_over_all_ranks():
     whole = observe(0, 1)["meters"]
     assert whole == pytest.approx({"loss": 255 / 16, "kept": 3 / 8, "accuracy": 1.0})
-    for seen in two_ranks():
+    for seen in on_two_ranks(observe):
         assert seen["meters"] == pytest.approx(whole)
 
 
 def test_draws_are_slices_of_the_global_draw():
     whole = observe(0, 1)["normal"]
-    assert torch.equal(torch.cat([seen["normal"] for seen in two_ranks()]), whole)
+    assert torch.equal(torch.cat([seen["normal"] for seen in on_two_ranks(observe)]), whole)

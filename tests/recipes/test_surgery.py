@@ -75,7 +75,7 @@ def test_an_example_is_what_the_network_takes_and_always_the_same():
     assert network.example().x.shape == (2, 3, 8, 8)
     assert torch.equal(network.example().x, network.example().x)
     text = build_network(SimpleNamespace(kind="text", shape=None), {"label": 3}, vocab_size=50)
-    x, mask = text.example()
+    x, mask, _ = text.example()
     assert x.shape == (2, 8, 128)
     assert mask.sum(1).tolist() == [8, 6]
     with torch.device("meta"):

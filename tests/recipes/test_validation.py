@@ -126,6 +126,14 @@ def test_all_faults_come_at_once():
     ]
 
 
+def test_a_null_that_many_values_are_taken_from_is_one_line():
+    taken = {"size": "${data.view.size}", "shift": "${data.view.shift}"}
+    config = tree(data={"view": None, "strong": {"view": taken}})
+    assert validate(config) == [
+        "data.view: is null, and data.strong.view takes its values from there; expected a mapping"
+    ]
+
+
 def test_a_missing_section_is_named():
     config = tree()
     del config["network"]

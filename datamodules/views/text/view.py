@@ -22,8 +22,8 @@ DrawFor = Callable[[str], Draw]
 
 
 class TextView(nn.Module):
-    """Base of text views; called with a batch of words and `draw_for`, returns {"ids": int64, "mask": bool}
-    [B, L].
+    """Base of text views; called with a batch of words and `draw_for`, returns {"ids": int64, "mask": bool,
+    "content": bool} [B, L], see `Pieces`.
 
     A subclass fills `edit`, `cut`, or both. `grows`: edited texts can have more ids than the original.
     `fit` must be called once, with the encoded training texts, before the first batch.
@@ -59,7 +59,7 @@ class TextView(nn.Module):
         wide = self.grows or self.codec.tokenizer.sensitive
         pieces = self.codec.assemble(edited, self.codec.room(words), data["width" if wide else "length"])
         pieces = self.cut(pieces, draw_for)
-        return {"ids": pieces.ids, "mask": pieces.mask}
+        return pieces._asdict()
 
     def word_uniform(self, draw_for: DrawFor, purpose: str, words: Tensor) -> Tensor:
         """A uniform number for each word [B, W]."""

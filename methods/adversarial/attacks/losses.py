@@ -3,7 +3,9 @@
 A saturated softmax has a cross-entropy gradient of exactly zero; `margin` and `dlr` still have one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import reduce
 from operator import add
 from typing import Literal
@@ -17,6 +19,7 @@ Logits = Mapping[str, Tensor]  # by task
 Model = Callable[[Tensor], Logits]
 Objective = Callable[[Tensor], Tensor]
 Loss = Literal["ce", "margin", "dlr"]
+_COUNTS: ContextVar[list[Tensor] | None] = ContextVar("counts", default=None)
 SCALE = 1024.0  # keeps gradients of confident samples above the smallest number of fp16; a power of two, so exact
 
 
@@ -63,9 +66,25 @@ def _known(values: Tensor, target: Tensor) -> Tensor:
     return torch.where(target >= 0, values, 0.0) if target.ndim == 1 else values
 
 
+@contextmanager
+def counting() -> Iterator[list[Tensor]]:
+    """Collects of every `input_gradient` inside how many of its entries are not finite. Attacks take those as 0, so a
+    sample of which all are so is left as it is, and its robustness means nothing."""
+    counts: list[Tensor] = []
+    token = _COUNTS.set(counts)
+    try:
+        yield counts
+    finally:
+        _COUNTS.reset(token)
+
+
 def input_gradient(value: Objective, x: Tensor) -> Tensor:
     """∇ₓ Σ_i value(x)_i in float32: by samples independent of the batch's size, no parameter's `.grad` is touched."""
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_(True)
         (gradient,) = torch.autograd.grad(SCALE * value(leaf).sum(), leaf)
-    return gradient.float() / SCALE
+    gradient = gradient.float() / SCALE
+    counts = _COUNTS.get()
+    if counts is not None:
+        counts.append((~gradient.isfinite()).sum())
+    return gradient

@@ -77,6 +77,8 @@ def test_special_tokens_stay(name):
     for step in range(10):
         seen = see(view, made, step=step)
         assert (seen["ids"][:, 0] == tokenizer.prefix[0]).all() and seen["mask"][:, 0].all()
+        special = torch.isin(seen["ids"], torch.tensor([*tokenizer.prefix, *tokenizer.suffix]))
+        assert torch.equal(seen["content"], seen["mask"] & ~special)
         for row in range(len(made)):
             ids = seen["ids"][row][seen["mask"][row]].tolist()
             assert ids[-1] == tokenizer.suffix[0]

@@ -1,14 +1,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Callback
 
 from datamodules.errors import UserError
 from methods.adversarial.awp import AWP, perturbation
 from methods.regularization.sam import SAM
 from recipes.step import Embedded
-from tests.harness import Setup, build, fit, train
+from tests.harness import Setup, train, values_differ
 from tests.methods.adversarial.loops import assert_same, descend, logits, weak_batches
+from tests.methods.two_passes import weights_are_restored
 
 
 def test_the_worked_example():
@@ -59,26 +59,11 @@ def gradients_of(compute):
 def test_gamma_zero_is_plain_training_bit_for_bit(settings):
     plain, result = train(**settings), train({"awp": AWP(gamma=0.0)}, **settings)
     assert result.losses == plain.losses
-    for name, value in plain.parameters.items():
-        assert torch.equal(result.parameters[name], value), name
-
-
-class Watch(Callback):
-    def __init__(self):
-        self.before, self.at_step = [], []
-
-    def on_train_batch_start(self, trainer, recipe, *rest):
-        self.before.append([p.detach().clone() for p in recipe.network.parameters()])
-
-    def on_before_optimizer_step(self, trainer, recipe, optimizer):
-        self.at_step.append([p.detach().clone() for p in recipe.network.parameters()])
+    assert values_differ(plain.parameters, result.parameters) == []
 
 
 def test_weights_are_restored_bit_for_bit_before_the_step():
-    setup, watch = Setup(steps=3), Watch()
-    fit(build({"awp": AWP(gamma=0.7)}, setup), setup, watch)
-    for before, at_step in zip(watch.before, watch.at_step, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(before, at_step, strict=True))
+    assert weights_are_restored({"awp": AWP(gamma=0.7)})
 
 
 def test_it_sets_in_after_the_warmup():

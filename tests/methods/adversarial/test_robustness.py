@@ -52,6 +52,23 @@ def measured(probe, recipe, x, y, index=None):
     return {name: float(value) for name, value in probe.compute().items()}
 
 
+class Undefined(Linear):
+    """The same logits, with gradients that are not finite."""
+
+    def forward(self, embedded):
+        z = super().forward(embedded).logits["label"]
+        z = z + (embedded.x * 0).abs().sqrt().flatten(1).sum(1, keepdim=True)
+        return Output(z, {"label": z})
+
+
+def test_a_gradient_that_is_not_finite_moves_nobody_and_is_an_alarm():
+    recipe, x, y = linear()
+    recipe.network = Undefined()
+    with pytest.warns(UserWarning, match="no gradient at 100% of the samples"):
+        found = measured(UnderPGD(eps=0.1, steps=2), recipe, x, y)
+    assert found["vanishing_gradients"] == 1 and found["robust_accuracy"] <= found["clean_accuracy"]
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_linear_network_is_robust_where_theory_says(norm):
     """Robust iff z_y - z_other > eps ‖w_y - w_other‖ in the dual norm: ‖·‖₁ for linf, ‖·‖₂ for l2."""

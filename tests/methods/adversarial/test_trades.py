@@ -2,11 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from methods.adversarial.attacks.losses import divergence
 from methods.adversarial.trades import TRADES, unlike
 from recipes.step import Embedded, Input
-from tests.harness import Setup, build, step_with, train
-from tests.methods.adversarial.attacks.worked import X, Y, convolutional, linear, pictures
+from tests.harness import Setup, SmallNetwork, build, fit, step_with, train
+from tests.methods.adversarial.attacks.worked import X, Y, linear
 from tests.methods.adversarial.loops import assert_same, descend, logits, weak_batches
 
 
@@ -42,22 +41,6 @@ def test_true_steps_equal_a_plain_loop():
     assert_same(result, network)
 
 
-def test_the_inner_loop_equals_torchattacks():
-    """TPGD draws .001 N(0, I) from the global generator, once."""
-    torchattacks = pytest.importorskip("torchattacks", reason="torchattacks is not installed: the oracle of the attack")
-    from methods.adversarial.attacks.pgd import pgd
-    from methods.adversarial.attacks.threat import Threat
-
-    model, (x, _) = convolutional(), pictures()
-    torch.manual_seed(4)
-    theirs = torchattacks.TPGD(model, eps=0.1, alpha=0.03, steps=6)(x)
-    torch.manual_seed(4)
-    noise = 0.001 * torch.randn_like(x)
-    reference = model(x).detach()
-    ours = pgd(lambda v: divergence(reference, model(v)), x, Threat("linf", 0.1), 6, 0.03, noise)
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
-
-
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_beta_zero_is_plain_training_and_radius_zero_adds_nothing(kind):
     plain = train(kind=kind)
@@ -78,6 +61,27 @@ def test_a_start_at_the_sample_would_never_move():
     value = unlike(recipe, Input("labeled", Embedded(x)))
     assert float(input_gradient(value, x).abs().max()) < 1e-6
     assert float(input_gradient(value, x + 0.05).abs().max()) > 1e-5
+
+
+class Broken(SmallNetwork):
+    """The gradient by the first pixel is not finite in evaluation mode, in which an attack sees the network."""
+
+    def features(self, embedded):
+        found = super().features(embedded)
+        return found if self.training else found + (embedded.x[:, :1, 0, 0] * 0).abs().sqrt()
+
+
+def test_gradients_that_are_not_finite_are_counted_and_told_of_at_the_end(tmp_path, recwarn):
+    setup, method = Setup(steps=2), TRADES(eps=0.1, steps=3)
+    result = fit(build({"trades": method}, setup, Broken("image", setup.tasks)), setup)
+    recwarn.clear()
+    method.leave(tmp_path, result.recipe)
+    # two steps, three of the attack each, six samples
+    assert [str(w.message).split(" entries")[0] for w in recwarn] == ["methods.trades: 36"]
+    assert all(torch.isfinite(p).all() for p in result.parameters.values())
+    healthy = TRADES(eps=0.1, steps=3)
+    healthy.leave(tmp_path, train({"trades": healthy}, steps=1).recipe)
+    assert len(recwarn) == 1
 
 
 def test_several_tasks_have_a_term_each():

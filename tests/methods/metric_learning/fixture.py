@@ -1,12 +1,13 @@
 """The worked example of the family: six unit vectors in the plane, and their losses as plain loops gave them."""
 
-import importlib
+from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 
 from methods.metric_learning.metric import PairLoss
+from methods.metric_learning.proxy_anchor import proxy_anchor
+from methods.metric_learning.xbm import XBM, Memory
 
 
 def on_circle(*degrees: float) -> torch.Tensor:
@@ -25,25 +26,28 @@ def batch(seed: int, rows: int = 24, classes: int = 5, dim: int = 6) -> tuple[to
     return torch.randn(rows, dim, generator=source, dtype=torch.float64), labels
 
 
-def oracle(module: str, name: str, **arguments: Any) -> Any:
-    """An object of pytorch-metric-learning; the test is skipped where that is not installed."""
-    pytest.importorskip("pytorch_metric_learning", reason="the oracle, pytorch-metric-learning, is not installed")
-    return getattr(importlib.import_module(f"pytorch_metric_learning.{module}"), name)(**arguments)
-
-
-def value_and_gradient(loss: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    x = x.clone().requires_grad_()
-    value = loss(x)
-    value.backward()
-    return value.detach(), x.grad
-
-
 def of(method: PairLoss, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The loss of a batch, without an engine around it."""
     return method.loss(x, labels, "label", None)[0]  # type: ignore[arg-type]
 
 
-def same(ours: Any, theirs: Any, x: torch.Tensor) -> None:
-    """Equal values and gradients in float64."""
-    for mine, yours in zip(value_and_gradient(ours, x), value_and_gradient(theirs, x), strict=True):
-        torch.testing.assert_close(mine, yours, atol=1e-9, rtol=1e-9)
+def proxy_anchor_loss(x: torch.Tensor, labels: torch.Tensor, proxies: torch.Tensor) -> torch.Tensor:
+    """With the paper's α = 32, δ = 0.1."""
+    unit = [torch.nn.functional.normalize(v, dim=1) for v in (x, proxies)]
+    return proxy_anchor(unit[0] @ unit[1].T, labels, 32.0, 0.1)
+
+
+def running(method: XBM, memory: Memory, step: int = 0) -> Any:
+    """As much of a recipe as a loss with a memory asks for."""
+    method.key = "xbm"
+    return SimpleNamespace(
+        method_modules={"xbm": memory}, trainer=SimpleNamespace(global_step=step), tasks={"label": None}
+    )
+
+
+def filled_memory(rows: int = 20, size: int = 32) -> Memory:
+    """The last places are empty."""
+    x, labels = batch(8, rows=rows)
+    memory = Memory(size, 6, 1).double()
+    memory.enqueue(x, labels[None])
+    return memory

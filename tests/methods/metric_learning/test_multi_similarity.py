@@ -4,21 +4,12 @@ import torch
 from methods.metric_learning.multi_similarity import MultiSimilarity, multi_similarity
 from methods.metric_learning.pairs import pairs_of
 from tests.harness import train, values_differ
-from tests.methods.metric_learning.fixture import X, Y, batch, of, oracle, same
+from tests.methods.metric_learning.fixture import X, Y, batch, of
 
 
 @pytest.mark.parametrize(("epsilon", "expected"), [(0.1, 0.6226218692), (None, 0.6598618290)])
 def test_worked_example(epsilon, expected):
     assert float(of(MultiSimilarity(epsilon=epsilon), X, Y)) == pytest.approx(expected, abs=1e-9)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_equals_pytorch_metric_learning(seed):
-    x, labels = batch(seed)
-    loss = oracle("losses", "MultiSimilarityLoss", alpha=2, beta=50, base=0.5)
-    miner = oracle("miners", "MultiSimilarityMiner", epsilon=0.1)
-    same(lambda z: of(MultiSimilarity(), z, labels), lambda z: loss(z, labels, miner(z, labels)), x)
-    same(lambda z: of(MultiSimilarity(epsilon=None), z, labels), lambda z: loss(z, labels), x)
 
 
 def test_gradients_are_the_weights_of_the_survey():

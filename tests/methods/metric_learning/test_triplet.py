@@ -6,7 +6,8 @@ from datamodules.errors import UserError
 from methods.metric_learning.pairs import pairs_of
 from methods.metric_learning.triplet import Triplet, hinge_sums
 from tests.harness import train
-from tests.methods.metric_learning.fixture import X, Y, batch, of, oracle, same
+from tests.methods.metric_learning.fixture import X, Y, batch, of
+from tests.oracles.compare import same
 
 PLAIN = {"squared": False, "normalize": False}
 
@@ -76,34 +77,6 @@ def test_equals_every_triplet_by_itself(settings, seed):
     labels[::5] = -1
     method = Triplet(**settings)
     same(lambda z: of(method, z, labels), lambda z: by_loops(z, labels, method), x)
-
-
-@pytest.mark.parametrize("squared", [True, False])
-@pytest.mark.parametrize("margin", [0.05, 0.5])
-def test_equals_pytorch_metric_learning(squared, margin):
-    x, labels = batch(4)
-    x = F.normalize(x, dim=1)
-    distance = oracle("distances", "LpDistance", power=2 if squared else 1, normalize_embeddings=False)
-    theirs = oracle("losses", "TripletMarginLoss", margin=margin, distance=distance)
-    same(lambda z: of(Triplet(margin, squared=squared), z, labels), lambda z: theirs(z, labels), x)
-
-
-@pytest.mark.parametrize("soft", [True, False])
-def test_batch_hard_equals_pytorch_metric_learning(soft):
-    x, labels = batch(5)
-    distance = oracle("distances", "LpDistance", normalize_embeddings=False)
-    miner = oracle("miners", "BatchHardMiner", distance=distance)
-    margin = 0.0 if soft else 0.4
-    theirs = oracle(
-        "losses",
-        "TripletMarginLoss",
-        margin=margin,
-        smooth_loss=soft,
-        distance=distance,
-        reducer=oracle("reducers", "MeanReducer"),
-    )
-    method = Triplet(margin, "batch_hard", soft=soft, **PLAIN)
-    same(lambda z: of(method, z, labels), lambda z: theirs(z, labels, miner(z, labels)), x)
 
 
 def test_a_collapsed_embedding_costs_the_margin_and_has_no_gradient():

@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -8,22 +6,7 @@ from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.xbm import XBM, Memory
 from methods.regularization.sam import SAM
 from tests.harness import train
-from tests.methods.metric_learning.fixture import batch, of, oracle
-
-
-def running(method: XBM, memory: Memory, step: int = 0) -> SimpleNamespace:
-    """As much of a recipe as the loss asks for."""
-    method.key = "xbm"
-    return SimpleNamespace(
-        method_modules={"xbm": memory}, trainer=SimpleNamespace(global_step=step), tasks={"label": None}
-    )
-
-
-def filled(rows: int = 20, size: int = 32) -> Memory:
-    x, labels = batch(8, rows=rows)
-    memory = Memory(size, 6, 1).double()
-    memory.enqueue(x, labels[None])
-    return memory
+from tests.methods.metric_learning.fixture import batch, filled_memory, of, running
 
 
 def test_the_ring_keeps_the_last_rows():
@@ -37,35 +20,20 @@ def test_the_ring_keeps_the_last_rows():
     assert sorted(memory.labels[0].tolist()) == [2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.3])
-def test_the_loss_is_that_of_the_batch_and_that_against_the_memory(weight):
-    x, labels = batch(1)
-    memory = filled()
-    kept = memory.labels[0] >= 0
-    theirs = oracle("losses", "MultiSimilarityLoss", alpha=2, beta=50, base=0.5)
-    expected = theirs(x, labels) + weight * theirs(
-        x, labels, ref_emb=memory.embeddings[kept], ref_labels=memory.labels[0][kept]
-    )
-    method = XBM(options={"epsilon": None}, start=0, memory_weight=weight)
-    found, scores = method.loss(x, labels, "label", running(method, memory))
-    torch.testing.assert_close(found, expected)
-    assert scores["xbm_memory"] > 0
-
-
 def test_before_its_start_and_with_an_empty_memory_it_is_the_plain_loss():
     x, labels = batch(1)
     method = XBM(start=10)
     plain = of(MultiSimilarity(), x, labels)
-    for memory, step in ((filled(), 9), (Memory(8, 6, 1).double(), 10)):
+    for memory, step in ((filled_memory(), 9), (Memory(8, 6, 1).double(), 10)):
         torch.testing.assert_close(method.loss(x, labels, "label", running(method, memory, step))[0], plain)
-    assert method.loss(x, labels, "label", running(method, filled(), 10))[0] > plain
+    assert method.loss(x, labels, "label", running(method, filled_memory(), 10))[0] > plain
 
 
 def test_triplets_against_the_memory_have_options_of_their_own():
     x, labels = batch(1)
     method = XBM("triplet", {"margin": 0.5, "mining": "semi_hard"}, start=0)
     assert method.wrapped.margin == 0.5
-    value = method.loss(x.requires_grad_(), labels, "label", running(method, filled()))[0]
+    value = method.loss(x.requires_grad_(), labels, "label", running(method, filled_memory()))[0]
     value.backward()
     assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
 

@@ -3,7 +3,7 @@ import torch
 
 from methods.multi_task.dwa import DWA, average_weights
 from tests.harness import train
-from tests.methods.multi_task.worked import TASKS, torchjd
+from tests.methods.multi_task.worked import TASKS
 
 
 def weights_of(ratios, temperature=2.0):
@@ -42,15 +42,3 @@ def test_a_second_pass_is_not_counted():
 
     result = train({"dwa": DWA(window=10), "sam": SAM()}, tasks=TASKS, steps=3)
     assert result.recipe.method_modules["dwa"].count.tolist() == [3, 3, 3]
-
-
-def test_against_torchjd():
-    peer = torchjd("scalarization").DWA(temperature=2.0)
-    history = torch.tensor([[2.0, 1.0], [1.5, 0.9], [1.0, 0.85]])
-    for losses in history:
-        total = peer(losses)
-        peer.step()
-    expected = peer(history[-1])
-    ours = average_weights(history[2], history[1], 2.0) * history[-1]
-    assert float(total) == pytest.approx(float((average_weights(history[1], history[0], 2.0) * history[2]).sum()))
-    assert float(expected) == pytest.approx(float(ours.sum()), abs=1e-5)

@@ -3,7 +3,7 @@ import torch
 
 from methods.multi_task.mgda import MGDA, by_active_set, min_norm, rescaled
 from tests.harness import train
-from tests.methods.multi_task.worked import TASKS, G, check_permutation, random_gram, torchjd
+from tests.methods.multi_task.worked import TASKS, G, check_permutation, random_gram
 
 
 def test_worked_example():
@@ -39,13 +39,6 @@ def test_enumeration_and_active_set_agree():
         g = random_gram(seed, 6)
         there = torch.ones(6, dtype=torch.bool)
         torch.testing.assert_close(by_active_set(g, there), min_norm(g), atol=1e-7, rtol=0)
-
-
-def test_against_torchjd():
-    weighting = torchjd("aggregation").MGDAWeighting(epsilon=1e-12, max_iters=10000)
-    for seed in range(5):
-        g = random_gram(seed, 3, 12)
-        torch.testing.assert_close(min_norm(g), weighting(g), atol=1e-3, rtol=0)
 
 
 def test_properties():

@@ -4,7 +4,7 @@ import torch
 
 from methods.multi_task.pcgrad import PCGrad, projected_weights
 from tests.harness import train
-from tests.methods.multi_task.worked import TASKS, G, J, random_gram, torchjd
+from tests.methods.multi_task.worked import TASKS, G, J
 
 
 def orders(seed: int, tasks: int) -> torch.Tensor:
@@ -37,14 +37,6 @@ def test_equals_surgery_on_gradients():
         order = orders(seed, 4)
         expected = surgery(j.numpy(), order.numpy())
         np.testing.assert_allclose((projected_weights(j @ j.T, order) @ j).numpy(), expected, atol=1e-10)
-
-
-def test_two_tasks_against_torchjd():
-    """With two tasks the order is no matter, so both can be held against each other."""
-    weighting = torchjd("aggregation").PCGradWeighting()
-    for seed in range(20):
-        g = random_gram(seed, 2, 3)
-        torch.testing.assert_close(projected_weights(g, orders(seed, 2)), weighting(g))
 
 
 def test_properties():

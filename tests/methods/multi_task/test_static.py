@@ -3,7 +3,7 @@ import pytest
 from datamodules.errors import UserError
 from methods.multi_task.static import Static
 from tests.harness import train, values_differ
-from tests.methods.multi_task.worked import TASKS, torchjd
+from tests.methods.multi_task.worked import TASKS
 
 
 def test_equal_weights_are_the_plain_sum_bit_for_bit():
@@ -18,11 +18,6 @@ def test_weighted_sum(how, total):
     assert [row[f"train/weight/{task}"] for task in TASKS] == pytest.approx(weights)
     losses = [row[f"train/supervised/{task}"] for task in TASKS]
     assert row["train/loss"] == pytest.approx(sum(w * loss for w, loss in zip(weights, losses, strict=True)), rel=1e-5)
-    if how == "none":
-        peer = torchjd("scalarization").Constant
-        import torch
-
-        assert row["train/loss"] == pytest.approx(float(peer(torch.tensor(weights))(torch.tensor(losses))), rel=1e-5)
 
 
 def test_a_task_of_weight_zero_does_not_train_its_head():

@@ -6,7 +6,7 @@ import torch
 from methods.multi_task.uncertainty import Uncertainty, uncertain
 from recipes.optimizers import SGD, parameter_groups
 from tests.harness import Setup, build, train
-from tests.methods.multi_task.worked import TASKS, torchjd
+from tests.methods.multi_task.worked import TASKS
 
 L = torch.tensor([2.0, 0.5])
 
@@ -38,11 +38,6 @@ def test_the_revised_optimum():
         s = torch.tensor(math.sqrt(variance), requires_grad=True)
         (slope,) = torch.autograd.grad(uncertain(torch.tensor(loss), s, "revised")[0], s)
         assert float(slope) == pytest.approx(0, abs=1e-3)
-
-
-def test_against_torchjd():
-    peer = torchjd("scalarization").UW(2)
-    assert float(peer(L).detach()) == pytest.approx(float(uncertain(L, torch.zeros(2), "regression")[0].sum()))
 
 
 def test_variances_learn_and_stay_within_bounds():

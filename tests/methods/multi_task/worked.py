@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -16,11 +15,6 @@ TASKS = {"shape": 3, "colour": 4, "size": 2}
 def random_gram(seed: int, tasks: int, dimensions: int = 6) -> Tensor:
     j = torch.randn(tasks, dimensions, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return j @ j.T
-
-
-def torchjd(module: str):
-    """The peer package, skipped where it is not installed."""
-    return pytest.importorskip(f"torchjd.{module}", reason="pip install torchjd")
 
 
 def check_permutation(solve: Callable[[Tensor], Tensor], tolerance: float = 1e-9) -> None:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     AlbertConfig,
@@ -98,6 +99,18 @@ def features(made: Network, example: Embedded | None = None) -> Tensor:
     found = made.features(example or made.example())
     made.train()
     return found
+
+
+def says_the_same_whatever_is_padding(made: Network, plain: Network) -> bool:
+    """Whether the network, which must say something else than the plain one, minds neither what stands on padding nor
+    how much of it there is."""
+    x, mask, _ = made.example()
+    assert mask is not None
+    said = features(made, Embedded(x, mask))
+    assert float((said - features(plain, Embedded(x, mask))).abs().max()) > 1e-3
+    other = Embedded(torch.where(mask.unsqueeze(-1), x, torch.randn_like(x)), mask)
+    longer = Embedded(F.pad(x, (0, 0, 0, 4)), F.pad(mask, (0, 4)))
+    return all(torch.allclose(features(made, e), said, atol=1e-5, rtol=0) for e in (other, longer))
 
 
 def counts(made: Network) -> tuple[int, int]:

@@ -27,7 +27,7 @@ def test_every_transformer_starts_as_it_was_and_changes(variant, name):
 def by_hand(made, variant):
     """BERT's encoder, layer by layer, with the adapters of a variant."""
     bert, adapters = made.backbone, list(made.deltas["adapter"])
-    x, mask = made.example()
+    x, mask, _ = made.example()
     hidden, wide = bert.embeddings(inputs_embeds=x), mask[:, None, None, :]
     sigma = torch.nn.GELU("tanh") if variant == "houlsby" else torch.relu
 

@@ -1,4 +1,3 @@
-import copy
 import math
 
 import pytest
@@ -8,9 +7,8 @@ import torch.nn.functional as F
 from datamodules.errors import UserError
 from methods.peft.lora import LoRA
 from methods.peft.prefix_tuning import PrefixTuning, Widened, with_prefix
-from recipes.step import Embedded
 from recipes.teacher import copy_sharing_frozen
-from tests.methods.peft.small import counts, features, fill, network, operate
+from tests.methods.peft.small import counts, features, fill, network, operate, says_the_same_whatever_is_padding
 
 q = torch.tensor([[[[1.0, 0.0]]]])
 K, V = torch.eye(2)[None, None], torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
@@ -51,13 +49,7 @@ def test_masks_of_all_kinds_are_widened():
 def test_padding_changes_nothing(name, hidden):
     made = operate(PrefixTuning(length=3, hidden=hidden), network(name), "prefix")
     fill(made, "prefix", 0.3)
-    x, mask = made.example()
-    said = features(made, Embedded(x, mask))
-    assert float((said - features(network(name), Embedded(x, mask))).abs().max()) > 1e-3
-    other = torch.where(mask.unsqueeze(-1), x, torch.randn_like(x))
-    torch.testing.assert_close(features(made, Embedded(other, mask)), said, atol=1e-5, rtol=0)
-    longer = Embedded(F.pad(x, (0, 0, 0, 4)), F.pad(mask, (0, 4)))
-    torch.testing.assert_close(features(made, longer), said, atol=1e-5, rtol=0)
+    assert says_the_same_whatever_is_padding(made, network(name))
 
 
 @pytest.mark.parametrize("name", ["vit", "vit_avg", "eva", "beit"])
@@ -84,41 +76,6 @@ def test_a_vit_by_hand():
             x = x + block.mlp(block.norm2(x))
         expected = vit.forward_head(vit.norm(x))
     torch.testing.assert_close(features(made), expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("hidden", [0, 8])
-def test_bert_as_the_peft_library_has_it(hidden):
-    """The library brings the prefix as a cache and so shifts positions by P: ours is given the shifted ones."""
-    peft = pytest.importorskip("peft", reason="the oracle is the peft library, which is not installed")
-    made = operate(PrefixTuning(length=3, hidden=hidden), network("bert"), "prefix")
-    fill(made, "prefix", 0.3)
-    made.eval()
-    backbone = copy.deepcopy(network("bert").backbone).eval()
-    # the library builds its masks for the stock implementation
-    backbone.set_attn_implementation("sdpa")
-    backbone.embeddings.token_type_ids.zero_()
-    config = peft.PrefixTuningConfig(
-        task_type="FEATURE_EXTRACTION",
-        num_virtual_tokens=3,
-        prefix_projection=bool(hidden),
-        encoder_hidden_size=hidden or None,
-    )
-    model = peft.get_peft_model(backbone, config).eval()
-    encoder, prefix = model.prompt_encoder["default"], made.deltas["prefix"]
-    ids = torch.randint(1, 60, (2, 6), generator=torch.Generator().manual_seed(0))
-    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
-    with torch.no_grad():
-        if hidden:
-            encoder.embedding.weight.copy_(prefix.embedding)
-            for theirs, ours in ((encoder.transform[0], prefix.down), (encoder.transform[2], prefix.up)):
-                theirs.weight.copy_(ours.weight), theirs.bias.copy_(ours.bias)
-        else:
-            encoder.embedding.weight.copy_(prefix.table.flatten(1))
-        theirs = model(input_ids=ids, attention_mask=mask).last_hidden_state
-        places = torch.arange(3, 9)[None]
-        ours = made.backbone(input_ids=ids, attention_mask=mask, position_ids=places).last_hidden_state
-    real = mask.bool()
-    torch.testing.assert_close(ours[real], theirs[real], atol=1e-6, rtol=0)
 
 
 def test_parameters():

@@ -1,13 +1,9 @@
-import copy
-
 import pytest
 import torch
-import torch.nn.functional as F
 
 from datamodules.errors import UserError
 from methods.peft.prompt_tuning import PromptTuning, insert, remove
-from recipes.step import Embedded
-from tests.methods.peft.small import features, fill, network, operate
+from tests.methods.peft.small import features, fill, network, operate, says_the_same_whatever_is_padding
 
 ENCODERS = ["bert", "roberta", "electra", "distilbert", "albert", "modernbert", "deberta"]
 
@@ -24,29 +20,7 @@ def test_padding_changes_nothing(name):
     positions = "shift" if name == "deberta" else "keep"
     made = operate(PromptTuning(length=3, positions=positions), network(name), "prompt")
     fill(made, "prompt", 0.3)
-    x, mask = made.example()
-    said = features(made, Embedded(x, mask))
-    assert float((said - features(network(name), Embedded(x, mask))).abs().max()) > 1e-3
-    other = torch.where(mask.unsqueeze(-1), x, torch.randn_like(x))
-    torch.testing.assert_close(features(made, Embedded(other, mask)), said, atol=1e-5, rtol=0)
-    longer = Embedded(F.pad(x, (0, 0, 0, 4)), F.pad(mask, (0, 4)))
-    torch.testing.assert_close(features(made, longer), said, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("name", ["bert", "roberta"])
-def test_placed_before_and_counted_through_it_is_the_peft_librarys(name):
-    peft = pytest.importorskip("peft", reason="the oracle is the peft library, which is not installed")
-    made = operate(PromptTuning(length=3, placement="before", positions="shift"), network(name), "prompt")
-    made.eval()
-    backbone = copy.deepcopy(network(name).backbone).eval()
-    config = peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
-    model = peft.get_peft_model(backbone, config).eval()
-    x, mask = made.example()
-    with torch.no_grad():
-        model.prompt_encoder["default"].embedding.weight.copy_(made.deltas["prompt"].rows)
-        theirs = model(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state[:, 3:]
-        ours = made.backbone(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state
-    torch.testing.assert_close(ours[mask], theirs[mask], atol=1e-6, rtol=0)
+    assert says_the_same_whatever_is_padding(made, network(name))
 
 
 @pytest.mark.parametrize(("name", "first"), [("bert", 0), ("roberta", 2)])

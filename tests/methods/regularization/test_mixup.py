@@ -105,7 +105,7 @@ def test_a_true_step_equals_mixing_by_hand(kind):
     result = train({"mixup": Mixup()}, kind=kind, steps=1)
     network, batch = setup.network(), setup.batches({"labeled"})[0]["labeled"]
     view = noisy_view(Stream("labeled", **batch), "weak", Randomness(0, 0))
-    x, mask = network.embed(view)
+    x, mask, _ = network.embed(view)
     share, partner = draw_mixing(step_at(0, Embedded(x), batch["targets"]["label"]), "mixup", 6, 1.0, False)
     lam, y = float(share[0]), batch["targets"]["label"]
     logits = network(Embedded(lam * x + (1 - lam) * x[partner], None if mask is None else mask | mask[partner]))

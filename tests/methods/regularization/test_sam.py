@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Callback
 
 from datamodules.errors import UserError
 from datamodules.randomness import Randomness
 from methods.regularization.sam import SAM, ascent
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.step import Stream
-from tests.harness import Setup, build, fit, noisy_view, train
+from tests.harness import Setup, build, fit, noisy_view, train, values_differ
+from tests.methods.two_passes import weights_are_restored
 
 
 def test_ascent_against_numpy():
@@ -97,8 +97,7 @@ def test_rho_zero_is_plain_training_bit_for_bit(settings):
     """Dropout would tell a second pass with other masks, batch norm one that counted its statistics again."""
     plain, sam = train(steps=4, **settings), train({"sam": SAM(rho=0.0)}, steps=4, **settings)
     assert sam.losses == plain.losses
-    for name, value in plain.parameters.items():
-        assert torch.equal(sam.parameters[name], value), name
+    assert values_differ(plain.parameters, sam.parameters) == []
     assert sam.recipe.network.calls == 2 * plain.recipe.network.calls
 
 
@@ -106,29 +105,11 @@ def test_rho_zero_is_plain_training_with_an_unlabeled_loss():
     other = {"fixmatch": FixMatch(threshold=0.3)}
     plain, sam = train(other, steps=3), train({"fixmatch": FixMatch(threshold=0.3), "sam": SAM(rho=0.0)}, steps=3)
     assert sam.history == plain.history
-    for name, value in plain.parameters.items():
-        assert torch.equal(sam.parameters[name], value), name
-
-
-class Watch(Callback):
-    """Weights before a batch and at the moment the optimizer takes its step."""
-
-    def __init__(self):
-        self.before, self.at_step = [], []
-
-    def on_train_batch_start(self, trainer, recipe, *rest):
-        self.before.append([p.detach().clone() for p in recipe.network.parameters()])
-
-    def on_before_optimizer_step(self, trainer, recipe, optimizer):
-        self.at_step.append([p.detach().clone() for p in recipe.network.parameters()])
+    assert values_differ(plain.parameters, sam.parameters) == []
 
 
 def test_weights_are_restored_bit_for_bit_before_the_step():
-    setup, watch = Setup(steps=3), Watch()
-    fit(build({"sam": SAM(rho=0.7)}, setup), setup, watch)
-    assert len(watch.at_step) == 3
-    for before, at_step in zip(watch.before, watch.at_step, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(before, at_step, strict=True))
+    assert weights_are_restored({"sam": SAM(rho=0.7)})
 
 
 def test_statistics_and_metrics_count_the_first_pass_only():

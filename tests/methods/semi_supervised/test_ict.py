@@ -45,7 +45,7 @@ def test_a_step_equals_mixing_by_hand(kind):
     for (step, (partner, share), _), row in zip(method.seen, result.history, strict=True):
         lam = float(share[0])
         assert len(share.unique()) == 1 and sorted(partner.tolist()) == list(range(12))
-        x, mask = step.embedding("unlabeled", "weak")
+        x, mask, _ = step.embedding("unlabeled", "weak")
         mixed = step.inputs["ict/mixed"].embedded
         torch.testing.assert_close(mixed.x, lam * x + (1 - lam) * x[partner])
         assert mask is None or torch.equal(mixed.mask, mask | mask[partner])

@@ -124,6 +124,23 @@ def test_the_perturbation_has_its_size_on_what_is_real(kind, iterations):
             assert (r[~clean.mask] == 0).all()
 
 
+def test_special_tokens_stay_as_they_are():
+    def framed(stream, view, randomness):
+        """The first tokens and the last one of a text are special."""
+        made = noisy_view(stream, view, randomness)
+        place, last = torch.arange(made["mask"].shape[1]), made["mask"].sum(1, keepdim=True) - 1
+        return made | {"content": made["mask"] & (place > 2) & (place < last)}
+
+    method = Watch(epsilon=0.7, iterations=2)
+    train({"vat": method}, kind="text", steps=1, view=framed)
+    clean, perturbed = method.seen[0][0].embedding("unlabeled", "weak"), method.seen[0][0].inputs["vat/perturbed"]
+    r, content = (perturbed.embedded.x - clean.x).detach(), clean.content
+    assert (r[~content] == 0).all() and (r[content].abs().sum(1) > 0).all()
+    has_words = content.any(1)
+    assert not has_words.all(), "a text without words stays as it is"
+    torch.testing.assert_close(r.flatten(1).norm(dim=1), 0.7 * has_words.float(), atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_the_loss_is_the_divergence_from_the_clean_prediction(kind):
     method = Watch(epsilon=0.7)

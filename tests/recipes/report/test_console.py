@@ -171,12 +171,13 @@ def test_the_table_has_test_first_and_raw_beside_averaged():
     ]
     assert paired(FINAL)[0] == ("test/accuracy", 0.96, 0.94)
     console = Console(file=io.StringIO(), width=80, _environ={})
-    print_final(FINAL, Path("outputs/[run]"), console)
+    print_final(FINAL, Path("outputs/[run]"), console, "averaged")
     text = console.file.getvalue()
     assert "outputs/[run]" in text and "averaged" in text and "\x1b" not in text
     row = next(line for line in text.splitlines() if "test/accuracy" in line)
     assert "96.00 %" in row and "94.00 %" in row
     assert [column.header for column in final_table({"test/accuracy": 0.5}).columns] == ["metric", "value"]
+    assert [column.header for column in final_table(FINAL).columns] == ["metric", "reported", "raw"]
 
 
 def test_headline_falls_back_to_validation():

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from recipes.report.curves import loss_names, smooth, thin
+from recipes.report.curves import accuracy_names, loss_names, smooth, thin
 from recipes.report.figures import (
     all_figures,
     class_accuracy,
@@ -43,6 +43,13 @@ def test_the_curves_are_the_history():
         steps, values = record.series(name)
         drawn = [line for line in axes.lines if np.array_equal(line.get_xdata(), steps)]
         assert any(np.allclose(line.get_ydata(), values) for line in drawn), name
+
+
+def test_what_is_reported_is_called_an_average_only_where_it_is_one():
+    record = digits_record()
+    assert accuracy_names(record)[:2] == [("val/accuracy", "reported"), ("val/raw/accuracy", "raw")]
+    record.reported = "averaged"
+    assert accuracy_names(record)[0] == ("val/accuracy", "averaged")
 
 
 def test_diagnostics_are_no_losses():

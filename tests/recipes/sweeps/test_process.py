@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from recipes.sweeps import process
-from recipes.sweeps.process import going_on, last_words, locked, run_job, said, search_path, verdict
+from recipes.sweeps.process import last_words, locked, run_job, said, search_path, verdict
 from recipes.sweeps.record import Job, read, write
 
 
@@ -35,29 +35,10 @@ def test_a_killed_job_goes_on_from_its_checkpoint_and_a_finished_one_is_left_alo
     job = run_job(["seed=0", "resume=other.ckpt"], folder, folder, tmp_path)
     assert (job.state, job.reason) == ("killed", "by SIGKILL from outside, perhaps for want of memory")
     assert calls[0][2:] == ["seed=0", f"run_dir={folder}", "resume=other.ckpt"]
-    (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "last.ckpt").touch()
     job = run_job(["seed=0"], folder, folder, tmp_path)
     assert (job.state, job.value, job.attempts) == ("done", 0.5, 2)
-    assert calls[1][2:] == ["seed=0", f"run_dir={folder}", f"resume={folder}"]
+    assert calls[1][2:] == ["seed=0", f"run_dir={folder}", "resume=auto"]
     assert run_job(["seed=0"], folder, folder, tmp_path).state == "done" and len(calls) == 2
-
-
-def test_a_run_without_a_checkpoint_begins_again(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    for name in ("config.yaml", "metrics.csv", "job.json", "log.txt"):
-        (tmp_path / name).touch()
-    assert going_on(tmp_path) == []
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["job.json", "log.txt"]
-
-
-def test_of_stages_only_those_without_a_checkpoint_begin_again(tmp_path):
-    for stage in ("one", "two"):
-        (tmp_path / stage / "checkpoints").mkdir(parents=True)
-        (tmp_path / stage / "config.yaml").touch()
-    (tmp_path / "one" / "checkpoints" / "last.ckpt").touch()
-    assert going_on(tmp_path) == [f"resume={tmp_path}"]
-    assert (tmp_path / "one" / "config.yaml").exists() and not (tmp_path / "two" / "config.yaml").exists()
 
 
 def test_another_job_in_the_folder_is_not_touched(tmp_path, spawned):
@@ -77,6 +58,7 @@ def test_a_job_that_another_process_runs_is_left_alone(tmp_path, spawned):
 @pytest.mark.parametrize(
     "code, text, expected",
     [
+        (75, "", ("stopped", "by SIGTERM; its steps are kept")),
         (130, "", ("stopped", "interrupted")),
         (-15, "", ("killed", "by SIGTERM from outside")),
         (2, "x\nerror: data.root: no such folder\nbye\n", ("failed", "data.root: no such folder")),

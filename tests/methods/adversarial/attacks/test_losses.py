@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from methods.adversarial.attacks.losses import divergence, dlr, input_gradient, margin, objective
+from methods.adversarial.attacks.losses import counting, divergence, dlr, input_gradient, margin, objective
 from tests.methods.adversarial.attacks.worked import W, X, Y, convolutional, linear, of, pictures
 
 
@@ -50,6 +50,19 @@ def test_parameters_keep_their_gradients_and_a_sample_its_own():
     torch.testing.assert_close(gradient, alone, atol=1e-7, rtol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(input_gradient(of(model, y), x), gradient)
+
+
+def test_entries_that_are_not_finite_are_counted_where_somebody_asks():
+    x = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+
+    def value(x):
+        return x.sqrt().sum(1)
+
+    gradient = input_gradient(value, x)
+    with counting() as counts:
+        torch.testing.assert_close(input_gradient(value, x), gradient)
+        input_gradient(value, x[:1])
+    assert [int(count) for count in counts] == [3, 1] == [int((~gradient.isfinite()).sum()), 1]
 
 
 def test_several_tasks_add_and_a_missing_label_counts_nothing():

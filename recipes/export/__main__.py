@@ -1,0 +1,139 @@
+"""python -m recipes.export run=RUN [format=all] [output=FOLDER]
+
+A finished run in the formats of others, each in a folder of its own, each checked against the run.
+
+  run=RUN          folder that train.py left, or one of its checkpoints
+  format=all       all            whatever of the following fits
+                   safetensors    weights by Roux's names with config.json; a file for network.checkpoint
+                   onnx           all of prediction in one graph: pictures or token ids in, logits out
+                   timm           pictures: timm.create_model("local-dir:FOLDER", pretrained=True)
+                   huggingface    texts: AutoModel or AutoModelForSequenceClassification.from_pretrained(FOLDER)
+  output=FOLDER    left out: the folder `export` beside the run's checkpoints
+  which=last       last | best checkpoint of the folder
+  overwrite=true   replace what lies there
+  trust=true       the run may call code of other packages (methods of your own)
+
+Averaged weights, merged deltas and corrections of logits travel along. What a format cannot hold is said in a line.
+
+Example
+  python -m recipes.export run=outputs/fixmatch/2026-01-31_12-00-00 format=onnx
+"""
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from datamodules.errors import UserError
+from recipes.options import run_command
+
+if TYPE_CHECKING:
+    from recipes.predictor import Predictor
+
+Format = Literal["all", "safetensors", "onnx", "timm", "huggingface"]
+KINDS = {"image": ("onnx", "safetensors", "timm"), "text": ("onnx", "safetensors", "huggingface")}
+
+
+def export(
+    run: str,
+    format: Format = "all",
+    output: str | None = None,
+    which: Literal["last", "best"] = "last",
+    overwrite: bool = False,
+    trust: bool = False,
+) -> dict[str, float]:
+    """Write the formats and say so. Returns the largest difference from the run's outputs by format, relative to the
+    largest output. Raises UserError where a format that was asked for cannot be written."""
+    from recipes.loading import find_run, load
+
+    checkpoint = find_run(run, which)
+    home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    target = Path(output).expanduser() if output else home / "export"
+    if format != "all":
+        check_output(target / format, overwrite)
+    predictor = load(checkpoint, trust=trust)
+    formats = KINDS[predictor.kind] if format == "all" else (format,)
+    for name in formats:
+        check_output(target / name, overwrite)
+    return write_all(predictor, formats, target, lenient=format == "all")
+
+
+def write_all(predictor: "Predictor", formats: tuple[str, ...], target: Path, lenient: bool) -> dict[str, float]:
+    """lenient: what cannot be written is said, and the rest is."""
+    from recipes.export.folding import folded, merged
+
+    for key in merged(predictor):
+        print(f"{key}: merged into the weights")
+    worst: dict[str, float] = {}
+    # the graph is made of the run's own prediction, and all other formats of weights that were folded after it
+    writers: dict[str, Callable[[Path], float]] = {}
+    if "onnx" in formats:
+        from recipes.export.onnx_graph import write_onnx
+
+        writers["onnx"] = lambda folder: write_onnx(predictor, folder)
+        write_one("onnx", writers["onnx"], target, lenient, worst)
+    others = [name for name in formats if name != "onnx"]
+    if others:
+        plain = folded(predictor)
+        for key in plain.done:
+            print(f"{key}: folded into the head")
+        for name in others:
+            write_one(name, writer_of(name, predictor, plain), target, lenient, worst)
+            if name == "safetensors" and name in worst:
+                for line in plain.left:
+                    print(f"safetensors: holds the weights alone: {line}", file=sys.stderr)
+    return worst
+
+
+def writer_of(name: str, predictor: "Predictor", plain: Any) -> Callable[[Path], float]:
+    if name == "safetensors":
+        from recipes.export.weights import write_weights as write
+    elif name == "timm":
+        from recipes.export.timm_folder import write_timm as write
+    else:
+        from recipes.export.huggingface import write_huggingface as write
+    return lambda folder: write(predictor, plain, folder)
+
+
+def write_one(name: str, write: Callable[[Path], float], target: Path, lenient: bool, worst: dict[str, float]) -> None:
+    """Write a format beside its place, then move it there: it is whole or not there."""
+    started = time.monotonic()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=f".{name}.") as made:
+            place = Path(made) / name
+            place.mkdir()
+            worst[name] = write(place)
+            size = sum(p.stat().st_size for p in place.rglob("*") if p.is_file()) / 2**20
+            if (target / name).exists():
+                shutil.rmtree(target / name)
+            place.rename(target / name)
+    except UserError as error:
+        if not lenient:
+            raise
+        worst.pop(name, None)
+        print(f"{name}: not written: {str(error).removeprefix(f'format={name}: ')}", file=sys.stderr)
+        return
+    apart = f", at most {worst[name]:.1e} from the run" if name != "safetensors" else ""
+    print(f"{name}: {target / name}, {size:.1f} MB{apart}, {time.monotonic() - started:.1f} s")
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Raises UserError where it would replace something unasked, or cannot be written."""
+    if folder.exists() and not overwrite:
+        raise UserError(f"output: '{folder}' exists already; name another folder, or add overwrite=true")
+    from recipes.paths import run_dir_faults
+
+    for line in run_dir_faults(str(folder), reading=True):
+        raise UserError(line.replace("run_dir:", "output:", 1))
+
+
+def main(argv: list[str]) -> int:
+    return run_command(argv, export, __doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,48 @@
+"""config.json: what somebody must know who uses the exported weights without Roux."""
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from recipes.predictor import Predictor
+
+FORMAT = "roux export 1"
+
+
+def card(predictor: Predictor, **more: Any) -> dict[str, Any]:
+    """tasks: class names in the order of the logits. input: what a network takes. network: how it is built.
+    reported: which weights these are."""
+    config = OmegaConf.to_container(predictor.config, resolve=True)
+    assert isinstance(config, dict)
+    network, chosen = config["network"], config.get("chosen") or {}
+    names = ("name", "options", "pooling") if predictor.kind == "text" else ("name", "options")
+    return {
+        "format": FORMAT,
+        "kind": predictor.kind,
+        "tasks": predictor.classes,
+        "heads_are_taught": predictor.speaks,
+        "input": taken(predictor),
+        "network": {name: network.get(name) for name in names} | {"features": predictor.network.feature_dim},
+        "reported": "averaged" if predictor.recipe.composition.evaluates_teacher else "trained",
+        "methods": list(config.get("methods") or {}),
+        "run": {key: chosen.get(key) for key in ("recipe", "data")} | {"seed": config.get("seed")},
+        **more,
+    }
+
+
+def taken(predictor: Predictor) -> dict[str, Any]:
+    """Pictures: [C, H, W] as the data has them, in [0, 1]; then (x - mean) / std, then bilinear to `resized_to`."""
+    if predictor.shape is None:
+        tokenizer = predictor.tokenizer
+        return {
+            "max_length": predictor.max_length,
+            "vocab_size": int(getattr(predictor.network, "vocab_size", 0)),
+            "pad": None if tokenizer is None else tokenizer.pad,
+        }
+    network: Any = predictor.network
+    return {
+        "shape": list(predictor.shape),
+        "mean": network.mean.flatten().tolist(),
+        "std": network.std.flatten().tolist(),
+        "resized_to": None if network.input_size is None else list(network.input_size),
+    }

@@ -1,0 +1,161 @@
+"""format=huggingface: a folder that transformers reads, with its tokenizer, for one encoder of texts.
+
+    AutoModelForSequenceClassification.from_pretrained(FOLDER)    where the head fits: network.pooling=cls, one task
+    AutoModel.from_pretrained(FOLDER)                             otherwise; the heads lie in heads.safetensors
+
+The classification models of transformers put a layer between the first token's state and the classes, tanh(W x + b)
+(BERT, RoBERTa and their kin). It is brought to do nothing: W = εI makes tanh(εx) ≈ εx to the last digits of float32,
+and the classes' weights are divided by ε. No such model averages over tokens, so mean pooling has no place there.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from datamodules.errors import UserError
+from datamodules.text.tokenizer import TextTokenizer
+from recipes.export.card import card
+from recipes.export.folding import CLOSE, Plain, difference, examples
+from recipes.predictor import Predictor
+from recipes.report.atomic import write_json
+
+EPSILON = 2.0**-12  # a power of two: scaling by it costs no digit. tanh(εx) = εx (1 - 5e-7) at x = 5
+
+
+def write_huggingface(predictor: Predictor, plain: Plain, folder: Path) -> float:
+    """Returns the largest difference from the run's outputs. Raises UserError where the network is not an encoder of
+    transformers, or methods added to it what its weights do not take up."""
+    if predictor.kind != "text":
+        raise UserError("format=huggingface: holds encoders of texts; of pictures take format=timm")
+    if plain.left:
+        raise UserError(f"format=huggingface: {'; '.join(plain.left)}: it has no place for it; take format=onnx")
+    with quiet():
+        return write_folder(predictor, plain.network, folder)
+
+
+def write_folder(predictor: Predictor, network: Any, folder: Path) -> float:
+    names = next(iter(predictor.classes.values()))
+    model = classifier(network, names) if predictor.speaks and len(predictor.classes) == 1 else None
+    heads = {} if model is not None else {k: v.detach().cpu().clone() for k, v in network.heads.state_dict().items()}
+    saved(model if model is not None else network.backbone, folder)
+    if heads:
+        save_file(heads, folder / "heads.safetensors", metadata={"format": "pt"})
+    if predictor.tokenizer is not None:
+        as_fast(predictor.tokenizer, predictor.max_length).save_pretrained(folder)
+    write_json(folder / "roux.json", card(predictor, classification=model is not None, pooling=network.pooling))
+    worst = checked(predictor, network, folder, model is not None)
+    if worst > CLOSE:
+        raise UserError(f"format=huggingface: says something else than the run (by {worst:.1e}); it is not kept")
+    return worst
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers tells what it loads, and of a pooler that we have no use for."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()
+
+
+def saved(model: Any, folder: Path) -> None:
+    """`save_pretrained`, with the attention that everybody has."""
+    model.config._attn_implementation = "sdpa"
+    model.save_pretrained(folder)
+
+
+@torch.no_grad()
+def classifier(network: Any, names: list[str]) -> Any:
+    """A classification model of transformers that says what the network says; None where none does."""
+    head = next(iter(network.heads.values()))
+    if network.pooling != "cls" or not isinstance(head, nn.Linear) or network.backbone.config.is_encoder_decoder:
+        return None
+    config = AutoConfig.for_model(**network.backbone.config.to_dict())
+    config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+    config._attn_implementation = "sdpa"
+    try:
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+    except ValueError:  # transformers has no such class for this encoder
+        return None
+    encoder = getattr(model, model.base_model_prefix)
+    missing, unexpected = encoder.load_state_dict(network.backbone.state_dict(), strict=False)
+    if unexpected or any(not name.startswith("pooler.") for name in missing):
+        return None
+    ends = [layer for layer in linears(model, encoder) if layer is not None]
+    if not ends or ends[-1].weight.shape != head.weight.shape or len(ends) > 2:
+        return None
+    scale = 1.0
+    for layer in ends[:-1]:
+        if layer.in_features != layer.out_features:
+            return None
+        layer.weight.copy_(EPSILON * torch.eye(layer.in_features))
+        layer.bias.zero_()
+        scale /= EPSILON
+    ends[-1].weight.copy_(scale * head.weight)
+    ends[-1].bias.copy_(head.bias if head.bias is not None else torch.zeros(len(names)))
+    return model if agrees(model, network) else None
+
+
+def linears(model: Any, encoder: Any) -> list[Any]:
+    """The linear layers between the encoder's states and the classes, in order."""
+    inside = set(encoder.modules())
+    pooler = getattr(encoder, "pooler", None)
+    between = [m for m in pooler.modules() if isinstance(m, nn.Linear)] if pooler is not None else []
+    return between + [m for m in model.modules() if isinstance(m, nn.Linear) and m not in inside]
+
+
+def made_up(network: Any, rows: int = 3, length: int = 7) -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(network.vocab_size, (rows, length), generator=random)
+    mask = torch.arange(length) < torch.tensor([[length], [length - 2], [1]])[:rows]
+    return {"ids": ids, "mask": mask}
+
+
+def agrees(model: Any, network: Any) -> bool:
+    view = made_up(network)
+    expected = next(iter(network(network.embed(view)).logits.values()))
+    found = model(input_ids=view["ids"], attention_mask=view["mask"].long()).logits
+    return difference({"logits": found}, {"logits": expected}) < CLOSE
+
+
+@torch.no_grad()
+def checked(predictor: Predictor, network: Any, folder: Path, classifies: bool) -> float:
+    """The folder as transformers reads it, beside the run: logits, or the states of real tokens."""
+    view = examples(predictor, 3, 11)
+    given = {"input_ids": view["ids"], "attention_mask": view["mask"].long()}
+    if classifies:
+        found = AutoModelForSequenceClassification.from_pretrained(folder).eval()(**given).logits
+        return difference({"logits": found}, {"logits": network(network.embed(view)).logits[next(iter(network.heads))]})
+    model = AutoModel.from_pretrained(folder).eval()
+    model = model.get_encoder() if model.config.is_encoder_decoder else model
+    found = model(**given).last_hidden_state[view["mask"]]
+    mine = network.backbone(inputs_embeds=network.embed(view).x, attention_mask=given["attention_mask"])
+    return difference({"states": found}, {"states": mine.last_hidden_state[view["mask"]]})
+
+
+def as_fast(tokenizer: TextTokenizer, max_length: int | None) -> PreTrainedTokenizerFast:
+    """The run's tokenizer as transformers has them: the same ids, padding on the right, cut at the run's length."""
+    backend = tokenizer.backend
+    special = {"pad_token": backend.id_to_token(tokenizer.pad)}
+    if tokenizer.mask is not None:
+        special["mask_token"] = backend.id_to_token(tokenizer.mask)
+    known = backend.get_vocab()
+    special |= {
+        f"{name}_token": token
+        for name, token in (("unk", "[UNK]"), ("cls", "[CLS]"), ("sep", "[SEP]"))
+        if token in known
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, padding_side="right", model_max_length=max_length or 512, **special
+    )

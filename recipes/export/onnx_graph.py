@@ -1,0 +1,147 @@
+"""format=onnx: all of prediction in one graph, from pictures in [0, 1] or token ids to logits, checked in onnxruntime.
+
+What methods do at prediction is part of the graph: filters of the input, changed logits, averaged weights, prompts.
+Inputs: `pictures` [N, C, H, W] float32; texts `ids` int64 and `mask` bool [N, L]. Outputs: `logits` (`logits_TASK` with
+several tasks) and `embedding`, or `features` where there is none. N and L are free.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.errors import UserError
+from datamodules.randomness import SampleRandomness
+from recipes.export.card import card
+from recipes.export.folding import CLOSE, difference, examples
+from recipes.networks.embedding import EMBEDDING
+from recipes.predictor import Predictor
+from recipes.report.atomic import write_json, write_text
+
+INSTALL = "pip install 'roux[export]' for onnx, onnxruntime and onnxscript"
+BATCHES = ((2, 8), (1, 3), (5, 13))  # rows and tokens of the inputs that are compared
+
+
+class Graph(nn.Module):
+    """Tensors in, tensors out, in a fixed order."""
+
+    def __init__(self, predictor: Predictor):
+        super().__init__()
+        self.predictor = predictor
+        tasks = list(predictor.classes) if predictor.speaks else []
+        self.logits = {f"logits_{task}" if len(tasks) > 1 else "logits": task for task in tasks}
+        self.last = "embedding" if EMBEDDING in predictor.network.heads else "features"
+        self.inputs = ["pictures"] if predictor.kind == "image" else ["ids", "mask"]
+        self.outputs = [*self.logits, self.last]
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        recipe = self.predictor.recipe
+        view = given[0] if len(given) == 1 else dict(zip(self.inputs, given, strict=True))
+        embedded = self.predictor.network.embed(view)
+        # the number of rows stays free: it must not pass through a Python number
+        rows = torch.arange(embedded.x.shape[0], device=embedded.x.device)
+        output = recipe.predict_output(embedded, randomness=SampleRandomness(recipe.seed, rows))
+        logits = {task: output.logits[task].float() for task in self.logits.values()}
+        for method in recipe.at["infer"]:
+            logits |= {task: method.infer(logits[task], task, recipe) for task in logits}
+        return (*logits.values(), output.logits.get(EMBEDDING, output.features).float())
+
+    def arguments(self, view: Any) -> tuple[Tensor, ...]:
+        return (view,) if isinstance(view, Tensor) else tuple(view[name] for name in self.inputs)
+
+
+def write_onnx(predictor: Predictor, folder: Path) -> float:
+    """model.onnx, config.json, for texts tokenizer.json. Returns the largest difference from the run's own outputs."""
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401  (asked for before minutes are spent)
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"format=onnx: {error.name} is not installed; {INSTALL}") from None
+    graph, path = Graph(predictor).eval(), folder / "model.onnx"
+    translate(graph, path)
+    model = onnx.load(path)
+    said = card(predictor, opset=model.opset_import[0].version, outputs=graph.outputs)
+    for name, value in (("config", json.dumps(said)), ("classes", json.dumps(predictor.classes))):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = f"roux.{name}", value
+    onnx.save(model, path)
+    try:
+        worst = compared(graph, path)
+    except Exception as error:  # onnxruntime has exceptions of its own, without a common base
+        raise UserError(f"format=onnx: onnxruntime cannot run the graph ({reason(error)}); it is not kept") from error
+    if worst > CLOSE:
+        raise UserError(f"format=onnx: the graph says something else than the run (by {worst:.1e}); it is not kept")
+    write_json(folder / "config.json", said)
+    if predictor.tokenizer is not None:
+        write_text(folder / "tokenizer.json", predictor.tokenizer.backend.to_str(pretty=False))
+    return worst
+
+
+def translate(graph: Graph, path: Path) -> None:
+    """Raises UserError where the network has no form in ONNX."""
+    free: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if graph.predictor.kind == "text":
+        free[1] = torch.export.Dim("length")
+    arguments = graph.arguments(examples(graph.predictor, *BATCHES[0]))
+    arguments = tuple(a.to(graph.predictor.device) for a in arguments)
+    try:
+        with torch.no_grad(), quiet():
+            torch.onnx.export(
+                graph,
+                arguments,
+                path,
+                input_names=graph.inputs,
+                output_names=graph.outputs,
+                dynamic_shapes=(tuple(dict(free) for _ in arguments),),
+                dynamo=True,
+                external_data=False,
+            )
+    except Exception as error:  # the exporter raises whatever its many stages raise
+        logging.getLogger(__name__).debug("export failed", exc_info=True)
+        raise UserError(f"format=onnx: this network has no form in ONNX ({reason(error)})") from error
+
+
+def reason(error: BaseException) -> str:
+    """The cause at the bottom, in its first line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+
+
+@torch.no_grad()
+def compared(graph: Graph, path: Path) -> float:
+    """The largest difference between the file in onnxruntime and the run, over batches of several shapes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for rows, length in BATCHES:
+        arguments = graph.arguments(examples(graph.predictor, rows, length))
+        given = {name: value.numpy() for name, value in zip(graph.inputs, arguments, strict=True)}
+        expected = graph(*(a.to(graph.predictor.device) for a in arguments))
+        found = dict(zip(graph.outputs, map(torch.from_numpy, session.run(graph.outputs, given)), strict=True))
+        worst = max(worst, difference(found, {n: v.cpu() for n, v in zip(graph.outputs, expected, strict=True)}))
+    return worst
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The exporter tells its progress, and the reasons of what it tries in between."""
+    said, before = logging.getLogger("torch"), logging.getLogger("torch").level
+    said.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        said.setLevel(before)

@@ -1,0 +1,23 @@
+"""format=safetensors: the weights of the reported network by the names that Roux gives them, and config.json."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from recipes.export.card import card
+from recipes.export.folding import Plain
+from recipes.predictor import Predictor
+from recipes.report.atomic import write_json, write_text
+
+
+def write_weights(predictor: Predictor, plain: Plain, folder: Path) -> float:
+    """model.safetensors (a file for `network.checkpoint`), config.json, for texts tokenizer.json. Returns 0: these are
+    the weights themselves."""
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in plain.network.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    said = {"in_the_weights": plain.done, "not_in_the_weights": plain.left, "torch": torch.__version__}
+    write_json(folder / "config.json", card(predictor, **said))
+    if predictor.tokenizer is not None:
+        write_text(folder / "tokenizer.json", predictor.tokenizer.backend.to_str(pretty=False))
+    return 0.0

@@ -1,0 +1,107 @@
+"""Where a run lives, and `resume=auto`: the same command again goes on with the run that it began, or begins it.
+
+With a `run_dir` of its own the command goes on in that folder. Without one it goes on in the newest folder beside the
+one it would make that holds an unfinished run of the very same config and that nobody is writing.
+"""
+
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from datamodules.errors import UserError
+from recipes.paths import TRACES, being_written, clear, has_checkpoint
+
+AUTO = "auto"
+OWN = ("run_dir", "resume", "dry_run", "monitor")  # what may differ between a command and its repetition
+
+
+def settle_place(config: DictConfig, named: bool, first: bool) -> dict[str, float] | None:
+    """Settle the run's folder and what it resumes. Returns the final metrics of a run that `resume=auto` finds
+    finished, which is left alone.
+
+    named: the user chose `run_dir`; else the folder gets a name of its own. first: this is the first rank, which alone
+    changes the disk. Raises `UserError` where ranks that know nothing of each other would each make up a folder."""
+    if not named and started_from_outside():
+        raise UserError(
+            f"run_dir: '{config.run_dir}' would differ between processes that torchrun or srun start; name a folder, "
+            "for example run_dir=outputs/mine"
+        )
+    if config.resume == AUTO:
+        return settle_auto(config, named, first)
+    if not named:
+        config.run_dir = unused(config.run_dir)
+    return None
+
+
+def started_from_outside() -> bool:
+    """Whether torchrun or srun started several processes of this command."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1
+
+
+def unused(run_dir: str) -> str:
+    """A name that no run has: its time is to the second, and two commands may start in one."""
+    names = (run_dir if number == 1 else f"{run_dir}_{number}" for number in itertools.count(1))
+    return next(name for name in names if not Path(name).expanduser().exists())
+
+
+def settle_auto(config: DictConfig, named: bool, first: bool) -> dict[str, float] | None:
+    """Put the run's folder, and what it resumes, in place of `resume=auto`; as `settle_place`."""
+    folder = Path(config.run_dir).expanduser() if named else newest_unfinished(config)
+    config.resume = None
+    if folder is None:
+        config.run_dir = unused(config.run_dir)
+        return None
+    config.run_dir = str(folder)
+    if not any((folder / trace).exists() for trace in (*TRACES, "stages.json")):
+        return None
+    if (folder / "metrics.json").is_file() or finished_stages(folder, config):
+        return finished(folder, config, first)
+    if has_checkpoint(folder) or (config.get("stages") and (folder / "config.yaml").is_file()):
+        config.resume = str(folder)
+    elif first and not config.dry_run and not being_written(folder):
+        clear(folder)  # killed before it kept anything
+    return None
+
+
+def finished_stages(folder: Path, config: DictConfig) -> bool:
+    """Whether a recipe of several stages has done all of them."""
+    path = folder / "stages.json"
+    if not config.get("stages") or not path.is_file():
+        return False
+    return set(config.stages) <= set(json.loads(path.read_text("utf-8")))
+
+
+def finished(folder: Path, config: DictConfig, first: bool) -> dict[str, float]:
+    """The metrics of a run that has nothing left to do, said to the user."""
+    if first:
+        print(f"{folder}: finished already; nothing was done")
+    if config.get("stages"):
+        return json.loads((folder / "stages.json").read_text("utf-8"))[list(config.stages)[-1]]
+    return json.loads((folder / "metrics.json").read_text("utf-8"))
+
+
+def newest_unfinished(config: DictConfig) -> Path | None:
+    """The newest run of this config that was begun, not finished, and is not under way."""
+    parent = Path(config.run_dir).expanduser().parent
+    if not parent.is_dir():
+        return None
+    wanted = told(OmegaConf.to_container(config, resolve=True))
+    for folder in sorted((p for p in parent.iterdir() if p.is_dir()), key=lambda p: p.name, reverse=True):
+        path = folder / "config.yaml"
+        if not path.is_file() or (folder / "metrics.json").is_file() or being_written(folder):
+            continue
+        if finished_stages(folder, config) or told(OmegaConf.to_container(OmegaConf.load(path))) != wanted:
+            continue
+        return folder
+    return None
+
+
+def told(tree: Any) -> dict[str, Any]:
+    """What the config says of the run apart from its paths."""
+    return {key: value for key, value in tree.items() if key not in OWN}

@@ -1,0 +1,86 @@
+"""Attacks, point by point, against torchattacks on a small convolutional network in evaluation mode.
+
+An attack has no gradient of its own to compare; that of its objective is in every step, and for l2 in full.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+
+from methods.adversarial.attacks.fgsm import fgsm
+from methods.adversarial.attacks.losses import divergence, input_gradient
+from methods.adversarial.attacks.mi_fgsm import mi_fgsm
+from methods.adversarial.attacks.pgd import pgd
+from methods.adversarial.attacks.threat import Threat, length, per_sample
+from tests.methods.adversarial.attacks.worked import convolutional, of, pictures
+from tests.oracles.compare import installed
+
+MODEL = convolutional()
+X, Y = pictures()
+CE = of(MODEL, Y)
+LINF = Threat("linf", 0.1)
+
+
+def theirs(name: str, **settings: Any) -> torch.Tensor:
+    return getattr(installed("torchattacks"), name)(MODEL, **settings)(X, Y)
+
+
+def close(ours: torch.Tensor, expected: torch.Tensor) -> None:
+    assert float((ours - X).abs().max()) > 1e-3
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
+
+
+def test_fgsm():
+    close(fgsm(CE, X, LINF), theirs("FGSM", eps=0.1))
+
+
+@pytest.mark.parametrize(("name", "settings"), [("PGD", {"random_start": False}), ("BIM", {})])
+def test_pgd_without_a_start(name, settings):
+    close(pgd(CE, X, LINF, 7, 0.03), theirs(name, eps=0.1, alpha=0.03, steps=7, **settings))
+
+
+def test_pgd_from_their_start():
+    torch.manual_seed(5)
+    start = torch.empty_like(X).uniform_(-0.1, 0.1)
+    torch.manual_seed(5)
+    close(pgd(CE, X, LINF, 7, 0.03, start), theirs("PGD", eps=0.1, alpha=0.03, steps=7, random_start=True))
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_pgd_l2(steps):
+    settings = {"eps": 1.0, "alpha": 0.3, "random_start": False, "eps_for_division": 1e-10}
+    close(pgd(CE, X, Threat("l2", 1.0), steps, 0.3), theirs("PGDL2", steps=steps, **settings))
+
+
+def test_a_small_l2_step_is_along_our_gradient():
+    inside = 0.5 + 0.5 * (X - 0.5)  # away from the box
+    attack = installed("torchattacks").PGDL2(MODEL, eps=1.0, alpha=0.01, steps=1, random_start=False)
+    gradient = input_gradient(CE, inside)
+    expected = inside + 0.01 * gradient / per_sample(length(gradient), gradient)
+    torch.testing.assert_close(attack(inside, Y), expected, atol=1e-6, rtol=0)
+
+
+def test_towards_the_least_likely_class():
+    """Theirs leaves the given label out, so it is given one that is not the least likely."""
+    logits = MODEL(X)
+    attack = installed("torchattacks").BIM(MODEL, eps=0.1, alpha=0.03, steps=7)
+    attack.set_mode_targeted_least_likely(1)
+    objective = of(MODEL, logits.argmin(1), sign=-1.0)
+    close(pgd(objective, X, LINF, 7, 0.03), attack(X, logits.argmax(1)))
+
+
+@pytest.mark.parametrize("momentum", [1.0, 0.5])
+def test_mi_fgsm(momentum):
+    expected = theirs("MIFGSM", eps=0.1, alpha=0.01, steps=10, decay=momentum)
+    close(mi_fgsm(CE, X, LINF, 10, momentum), expected)
+
+
+def test_the_inner_loop_of_trades():
+    """TPGD draws .001 N(0, I) from the global generator, once."""
+    torch.manual_seed(4)
+    expected = theirs("TPGD", eps=0.1, alpha=0.03, steps=6)
+    torch.manual_seed(4)
+    noise = 0.001 * torch.randn_like(X)
+    reference = MODEL(X).detach()
+    close(pgd(lambda v: divergence(reference, MODEL(v)), X, LINF, 6, 0.03, noise), expected)
