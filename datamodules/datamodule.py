@@ -273,6 +273,11 @@ class StreamDataModule(LightningDataModule):
         # validation comes again and again, testing once
         return BatchLoader(PartDataset(part), sampler, persistent=name == "val", **self._options(part))
 
+    def pass_over(self, name: str) -> BatchLoader:
+        """One pass over a part in its own order, all of it on every rank, in batches as evaluation has them."""
+        part = self.parts[name]
+        return BatchLoader(PartDataset(part), ShareSampler(len(part), self.eval_batch_size), **self._options(part))
+
     def val_dataloader(self) -> BatchLoader | list[Any]:
         return self._evaluation_loader("val")
 

@@ -9,18 +9,21 @@
 
 What the user says on the command line holds in every stage and wins over the stage's own overrides; groups of config
 that a stage chooses are the stage's alone. A stage takes the last weights of the one before as `network.checkpoint`,
-unless it names others. `resume=FOLDER run_dir=FOLDER` leaves out what is done, and goes on within a stage.
+unless it names others. `{NAME}` as a value is the last checkpoint of the stage NAME before it; a stage that names one
+begins with fresh weights. `resume=FOLDER run_dir=FOLDER` leaves out what is done, and goes on within a stage.
 """
 
 import copy
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from datamodules.errors import UserError
+from datamodules.errors import UserError, nearest
 from recipes.assembly import assemble
 from recipes.paths import clear, has_checkpoint, resumable
 from recipes.plan import describe
@@ -28,6 +31,7 @@ from recipes.report.atomic import write_text
 from recipes.run import run
 
 DONE = "stages.json"
+BRACED = re.compile(r"\{\w+\}")
 Figures = dict[str, dict[str, float]]
 
 
@@ -39,17 +43,39 @@ def last_checkpoint(folder: Path, stage: str) -> Path:
 def stages_of(config: DictConfig) -> Iterator[tuple[str, str | None, DictConfig]]:
     """(name, stage whose weights it begins with, config) of every stage, with a folder of its own and without paths to
     weights that do not exist yet."""
-    before = None
+    before: list[str] = []
     for name in config.stages:
         stage = copy.deepcopy(config.stages[name])
         given = stage.network.get("checkpoint")
-        source = before if given == config.network.get("checkpoint") else None
+        named = put_artefacts(stage, Path(config.run_dir), before, str(name))
+        source = before[-1] if before and not named and given == config.network.get("checkpoint") else None
         with open_dict(stage):
             stage.run_dir, stage.dry_run, stage.resume = str(Path(config.run_dir) / str(name)), config.dry_run, None
             if source:
                 stage.network.checkpoint = None
         yield str(name), source, stage
-        before = str(name)
+        before.append(str(name))
+
+
+def put_artefacts(stage: DictConfig, folder: Path, before: Sequence[str], name: str) -> bool:
+    """Put the paths of earlier stages' last checkpoints in place of their names in braces; returns whether there were
+    any. Raises `UserError` for a name that no stage before has."""
+    found = {key: value[1:-1] for key, value in leaves(stage) if isinstance(value, str) and BRACED.fullmatch(value)}
+    for key, source in found.items():
+        if source not in before:
+            raise UserError(f"stages.{name}: {key}={{{source}}} names no stage before it; {nearest(source, before)}")
+        OmegaConf.update(stage, key, str(last_checkpoint(folder, source)))
+    return bool(found)
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in a config that is no mapping; lists are left out."""
+    for key in node:
+        value = node._get_node(key)
+        if isinstance(value, DictConfig) and not value._is_none():
+            yield from leaves(value, f"{prefix}{key}.")
+        elif not isinstance(value, ListConfig) and not value._is_interpolation():
+            yield f"{prefix}{key}", value._value()
 
 
 def plan_stages(config: DictConfig) -> str:

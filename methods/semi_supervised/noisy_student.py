@@ -1,0 +1,205 @@
+"""Noisy Student. Xie, Luong, Hovy and Le, Self-training with Noisy Student improves ImageNet classification, CVPR 2020,
+arXiv 1911.04252."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from datamodules.datamodule import StreamDataModule
+from datamodules.errors import UserError, nearest
+from datamodules.randomness import generator
+from datamodules.samplers import Order, ShuffledPasses
+from methods.semi_supervised.targets import confident, make_targets, scores_of
+from recipes.method import Declaration, Method
+from recipes.recipe import Recipe
+from recipes.step import Step
+
+UnlabeledWeight = Literal["one", "ratio", "share"]
+
+
+class NoisyStudent(Method):
+    """L = CE(labels) + λ · (1/U) Σ_u H(q_u, p(strong(u))), q_u = softmax(z_teacher(u) / T) told once, by a teacher
+    without noise: evaluation mode, averaged weights where it has them, no augmentation.
+
+    Kept are samples with max q ≥ threshold. Of every predicted class the `per_class` surest are taken; a class with
+    fewer repeats its samples, whole rounds of all and a random part for the rest, so that all classes come equally
+    often. These make the unlabeled stream of the student. The table (samples × C, float32, one a task) lies in the
+    checkpoint: a run that goes on does not ask the teacher again. Every rank asks it for all samples, so none filters
+    by itself.
+
+    teacher: folder or checkpoint of a run on the same classes, of any architecture; in a recipe of stages `{NAME}` is
+    what the stage NAME left. null: the network as it is when the run starts (distillation from itself).
+    threshold: .3. per_class: null for as many as the largest class has, 0 to leave the counts as they are (the paper:
+    130,000). hard: the best class alone; the paper finds soft labels better. temperature T: 1. unlabeled_weight λ:
+    `one` as in the paper's objective; `ratio` U/B as in its code, whose sum over both is divided by the labeled batch;
+    `share` U/(B + U). task: whose predicted classes are balanced; null for the first one.
+
+    The student's noise is the strong view, and what the network has (`network.drop_rate`). Ours: labeled samples keep
+    their weak view, which the paper noises as well. Raises UserError where the teacher knows other classes, or is sure
+    of nothing.
+    """
+
+    def __init__(
+        self,
+        teacher: str | None = None,
+        threshold: Annotated[float, Field(ge=0, le=1)] = 0.3,
+        per_class: Annotated[int, Field(ge=0)] | None = None,
+        hard: bool = False,
+        temperature: Annotated[float, Field(gt=0)] = 1.0,
+        unlabeled_weight: UnlabeledWeight = "one",
+        task: str | None = None,
+    ):
+        self.teacher, self.threshold, self.per_class = teacher, threshold, per_class
+        self.hard, self.temperature, self.unlabeled_weight, self.task = hard, temperature, unlabeled_weight, task
+        self._taken: Tensor | None = None  # positions in the unlabeled part; a function of the table
+
+    def declare(self) -> Declaration:
+        return Declaration(
+            views={"unlabeled": ("raw", "strong")},
+            slots=("pseudo_labels",),
+            tags=("unlabeled_loss",),
+            orders={"unlabeled": self._order},
+        )
+
+    def build(self, recipe: Recipe) -> None:
+        rows = recipe.sizes["unlabeled"]
+        recipe.method_modules[self.key] = Told({name: task.outputs for name, task in recipe.tasks.items()}, rows)
+
+    # -- before the first step -------------------------------------------------------------------------------------
+    def on_fit_start(self, trainer: pl.Trainer, recipe: Recipe) -> None:
+        told, task = recipe.method_modules[self.key], self.task or next(iter(recipe.tasks))
+        if task not in recipe.tasks:
+            raise UserError(f"methods.{self.key}.task={task}: {nearest(task, recipe.tasks)}")
+        if not told.known:
+            told.write(self._predictions(trainer, recipe))
+        q = told[task].cpu()
+        self._taken = taken(q, self.threshold, self.per_class, generator(recipe.seed, self.key))
+        if not len(self._taken):
+            raise UserError(
+                f"methods.{self.key}.threshold={self.threshold}: the teacher is so sure of none of {len(q)} samples; "
+                f"its largest probability is {float(q.max()):.3f}"
+            )
+
+    @torch.no_grad()
+    def _predictions(self, trainer: pl.Trainer, recipe: Recipe) -> dict[str, Tensor]:
+        """q [samples, C] by task, asked for in batches of the evaluation's size."""
+        data: StreamDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        speak = self._speaker(recipe)
+        parts: dict[str, list[Tensor]] = {task: [] for task in recipe.tasks}
+        for batch in data.pass_over("unlabeled"):
+            batch = data.transfer_batch_to_device(batch, recipe.device, 0)
+            logits = speak(data.make_view(batch, "raw"), batch["index"])
+            for task, found in parts.items():
+                found.append(torch.softmax(logits[task].float() / self.temperature, 1))
+        return {task: torch.cat(found) for task, found in parts.items()}
+
+    def _speaker(self, recipe: Recipe) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:
+        """view, index -> logits by task, of the teacher in evaluation mode."""
+        if self.teacher is None:
+            return evaluated(recipe)
+        from recipes.loading import load  # it builds recipes, of which methods are a part
+
+        try:
+            predictor = load(self.teacher, device=recipe.device)
+        except UserError as error:
+            raise UserError(f"methods.{self.key}.teacher: {str(error).removeprefix('run: ')}") from error
+        for name, task in recipe.tasks.items():
+            if predictor.classes.get(name) != list(task.classes):
+                raise UserError(
+                    f"methods.{self.key}.teacher: '{self.teacher}' knows other classes of '{name}' than the data"
+                )
+        return predictor
+
+    def _order(self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str) -> Order:
+        if self._taken is None:  # asked for before the run has begun, to see whether it can be
+            return ShuffledPasses(len(next(iter(targets.values()))), seed, stream)
+        return Chosen(self._taken, ShuffledPasses(len(self._taken), seed, stream))
+
+    # -- in a step -------------------------------------------------------------------------------------------------
+    def prepare(self, step: Step, recipe: Recipe) -> None:
+        step.request("unlabeled", "strong")
+
+    def terms(self, step: Step, recipe: Recipe) -> None:
+        stream = step.streams["unlabeled"]
+        ratio = stream.size / step.streams["labeled"].size
+        weight = {"one": 1.0, "ratio": ratio, "share": ratio / (1 + ratio)}[self.unlabeled_weight]
+        for task in step.tasks:
+            scores = scores_of(recipe.method_modules[self.key][task][stream.index])
+            labels, believed = make_targets(scores, harden=self.hard, mask=lambda q: confident(q, self.threshold))
+            step.believe(task, believed)
+            values = step.classify("unlabeled/strong", task, "pseudo", labels)
+            step.term(step.named(self.key, task), values, weight=weight, mask=believed.mask, task=task)
+
+
+class Told(nn.Module):
+    """What the teacher said of every sample: a table [rows, C] a task. known: whether it has spoken."""
+
+    def __init__(self, classes: Mapping[str, int], rows: int):
+        super().__init__()
+        self.register_buffer("spoken", torch.zeros((), dtype=torch.bool))
+        for task, count in classes.items():
+            self.register_buffer(f"of_{task}", torch.zeros(rows, count))
+
+    @property
+    def known(self) -> bool:
+        return bool(self.get_buffer("spoken"))
+
+    def write(self, values: Mapping[str, Tensor]) -> None:
+        for task, value in values.items():
+            self[task].copy_(value)
+        self.get_buffer("spoken").fill_(True)
+
+    def __getitem__(self, task: str) -> Tensor:
+        return self.get_buffer(f"of_{task}")
+
+
+class Chosen:
+    """An order over some samples, each as often as it is named."""
+
+    def __init__(self, samples: Tensor, order: Order):
+        self.samples, self.order = samples, order
+
+    def take(self, start: int, stop: int) -> Tensor:
+        return self.samples[self.order.take(start, stop)]
+
+
+def taken(q: Tensor, threshold: float, per_class: int | None, source: torch.Generator) -> Tensor:
+    """Positions of the student's unlabeled samples, with repetitions: of every class of argmax q [M, C] that has
+    samples with max q ≥ threshold the `per_class` surest, repeated where they are fewer; None: as many as the largest
+    class has; 0: all of them, once."""
+    sure, classes = q.max(1)
+    kept = [((classes == c) & (sure >= threshold)).nonzero().flatten() for c in range(q.shape[1])]
+    kept = [rows[sure[rows].argsort(descending=True, stable=True)] for rows in kept if len(rows)]
+    if not kept:
+        return torch.empty(0, dtype=torch.int64)
+    if per_class == 0:
+        return torch.cat(kept)
+    count = per_class or max(map(len, kept))
+    return torch.cat([repeated(rows, count, source) for rows in kept])
+
+
+def repeated(rows: Tensor, count: int, source: torch.Generator) -> Tensor:
+    """The first `count` of rows; of fewer, whole rounds of all of them and a random part for the rest."""
+    rounds, rest = divmod(count, len(rows))
+    if not rounds:
+        return rows[:count]
+    return torch.cat([rows.repeat(rounds), rows[torch.randperm(len(rows), generator=source)[:rest]]])
+
+
+def evaluated(recipe: Recipe) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:
+    """The recipe's own reported network in evaluation mode, for as long as it is asked."""
+
+    def speak(view: Any, index: Tensor) -> Mapping[str, Tensor]:
+        training = [module for module in recipe.modules() if module.training]
+        recipe.eval()
+        try:
+            return recipe.predict_logits(view, index=index)
+        finally:
+            for module in training:
+                module.training = True
+
+    return speak
