@@ -103,6 +103,7 @@ def assemble(config: DictConfig) -> Assembly:
         families=families(config),
     )
     composition = compose(methods, situation)
+    check_strategy(trainer)
     check_nonfinite(trainer, composition)
     check_losses(composition, float(config.supervised_weight))
     probes = probes_of(config, composition, situation)
@@ -120,6 +121,16 @@ def assemble(config: DictConfig) -> Assembly:
         probes=probes,
         checkpoint=make(config.checkpoint),
     )
+
+
+def check_strategy(trainer: TrainerSettings) -> None:
+    """Raise UserError where parameters would lie in parts on several devices: no method declares that it bears it, and
+    checkpoints are written whole."""
+    if trainer.strategy.startswith(("fsdp", "deepspeed", "model_parallel")):
+        raise UserError(
+            f"trainer.strategy={trainer.strategy}: splits parameters over devices, which no method here declares to "
+            "bear; expected ddp, which keeps them whole"
+        )
 
 
 def check_nonfinite(trainer: TrainerSettings, composition: Composition) -> None:

@@ -33,6 +33,8 @@ def read_picture(path: str | Path, size: tuple[int, int], mode: str) -> Tensor:
         with Image.open(path) as picture:
             picture.draft(mode, (size[1], size[0]))  # lets JPEG decode at a fraction of its size
             return fitted(picture, size, mode)
+    except FileNotFoundError:
+        raise UserError(f"{path}: is not there any more; put the file back, then go on with resume=auto") from None
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise UserError(f"{path}: not a picture that can be read; mend or remove the file") from None
 

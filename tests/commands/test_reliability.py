@@ -14,7 +14,7 @@ import torch
 from recipes.checkpoints import LastCheckpoint
 from recipes.paths import being_written, whole, writing
 from recipes.recipe import Recipe
-from tests.commands.command import QUIET, REPOSITORY, read_metrics, roux, train
+from tests.commands.command import QUIET, REPOSITORY, read_metrics, roux, train, write_pictures
 from tests.commands.test_resume import interrupt_at, same, weights
 
 # a validation every 6 steps, a transfer every 5, a checkpoint every 4: none falls on the others
@@ -162,24 +162,58 @@ def test_without_one_before_a_damaged_checkpoint_is_refused(place, monkeypatch):
     assert outcome.code == 2 and "run/checkpoints/last.ckpt' is " in outcome.lines[0] and len(outcome.lines) == 1
 
 
-def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(undisturbed, place, monkeypatch):
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS])
+def test_a_full_or_read_only_disk_is_one_line_and_the_checkpoint_before_stays(reason, undisturbed, place, monkeypatch):
     with monkeypatch.context() as patch:
         sync, calls = os.fsync, []
 
         def full(handle):
             calls.append(handle)
             if len(calls) > 5:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise OSError(reason, os.strerror(reason))
             sync(handle)
 
         patch.setattr(os, "fsync", full)
         outcome = roux(*QUIET, *UNEVEN, "run_dir=cut")
     assert outcome.code == 2 and len(outcome.lines) == 1, outcome.err
-    assert "cannot be written (No space left on device); the checkpoint before it is untouched" in outcome.lines[0]
+    said = f"cannot be written ({os.strerror(reason)}); the checkpoint before it is untouched"
+    assert said in outcome.lines[0]
     kept = place / "cut" / "checkpoints"
     assert all(whole(path) for path in kept.iterdir()) and not list(kept.glob(".*"))
     go_on(place / "cut")
     check_equal(place / "cut", undisturbed)
+
+
+def test_a_file_that_vanishes_is_one_line_and_the_run_goes_on_when_it_is_back(place, monkeypatch):
+    for name in ("cat", "mouse"):
+        write_pictures(place / "pictures" / name, 12)
+    pictures = ("data=image_folder", "data.root=pictures", "data.source.size=12", "data.num_workers=0")
+    short = ("data.batch_size=4", "trainer.max_steps=8", "trainer.val_every=4", "checkpoint.every_n_steps=1")
+    command = (*pictures, *short, "data.val_fraction=0.2", "data.source.test_fraction=0.2")
+    train(place / "whole", *command)
+    away = place / "away"
+    with monkeypatch.context() as patch:
+        terms = Recipe.combine
+
+        def moving(self, step):
+            if step.progress.step == 2:
+                (place / "pictures").rename(away)
+            return terms(self, step)
+
+        patch.setattr(Recipe, "combine", moving)
+        outcome = roux(*QUIET, *command, "run_dir=cut")
+    assert outcome.code == 2 and len(outcome.lines) == 1, outcome.err
+    assert ".png: is not there any more; put the file back" in outcome.lines[0]
+    assert whole(place / "cut" / "checkpoints" / "last.ckpt")
+    away.rename(place / "pictures")
+    train(place / "cut", *command, "resume=auto")
+    assert same(weights(place / "cut")["state_dict"], weights(place / "whole")["state_dict"])
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2"])
+def test_split_parameters_are_refused(strategy, place):
+    outcome = roux(f"trainer.strategy={strategy}", "run_dir=run")
+    assert outcome.code == 2 and outcome.lines[0].startswith(f"error: trainer.strategy={strategy}: splits parameters")
 
 
 def test_a_folder_that_another_process_writes_is_refused(place):

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from tests.conformance.lab import KINDS, METHODS, declared, distance, method_and_kind, quiet_run_of, trial
 from tests.conformance.settings import CANONICAL, EXACT, TOGETHER
 
-STEPS, WORLD, TOLERANCE = 4, 2, 1e-6
+STEPS, WORLD, TOLERANCE = 5, 2, 1e-6
 Case = tuple[tuple[str, ...], str]
 CASES: list[Case] = [
     *(((), kind) for kind in KINDS),

@@ -1,0 +1,74 @@
+"""How far two processes with half of every batch end from one with the whole, for every method.
+
+    python benchmarks/ranks.py            # about five minutes on two cores
+    python benchmarks/ranks.py --page     # the table, from the numbers kept
+
+These are the runs of `tests/conformance/test_ranks.py`: five steps on networks without batch statistics and dropout,
+gloo on the CPU. The distance is the largest one of any number that a run is left with: weights, averages, tables and
+statistics of methods.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from benchmarks.results import commit, hardware
+from tests.conformance.lab import distance, trial
+from tests.conformance.test_ranks import CASES, Case, config_of, is_exact, two_ranks
+
+KEPT = Path(__file__).resolve().parent.parent / "docs" / "results" / "ranks.json"
+
+
+def compared(case: Case, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    """One case: equal on both ranks, distance from the single process, and how far that one went."""
+    keys, kind = case
+    errors = [seen["error"] for seen in ranks if "error" in seen]
+    if errors:
+        return {"keys": keys, "kind": kind, "error": errors[0].strip().splitlines()[-1]}
+    whole = trial(config_of(keys, kind, 1))
+    first, second = (seen["state"] for seen in ranks)
+    return {
+        "keys": keys,
+        "kind": kind,
+        "declared": all(map(is_exact, keys)),
+        "alike": all(torch.equal(value, second[name]) for name, value in first.items()),
+        "distance": distance(first, whole.state),
+        "moved": distance(whole.start, whole.state),
+    }
+
+
+def page() -> str:
+    kept = json.loads(KEPT.read_text(encoding="utf-8"))
+    lines = ["| methods | data | declared exact | ranks alike | distance | weights moved by |"]
+    lines.append("|---|---|---|---|---:|---:|")
+    for case in kept["cases"]:
+        name = " + ".join(f"`{key}`" for key in case["keys"]) or "supervised"
+        if "error" in case:
+            lines.append(f"| {name} | {case['kind']} | failed: {case['error']} | | | |")
+            continue
+        said = ["yes" if case[flag] else "no" for flag in ("declared", "alike")]
+        numbers = [f"{case[key]:.1e}" for key in ("distance", "moved")]
+        lines.append(f"| {name} | {case['kind']} | {' | '.join([*said, *numbers])} |")
+    return "\n".join([*lines, "", f"{kept['hardware']}; commit {kept['commit']}."]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--page", action="store_true", help="print the table of what is kept")
+    if parser.parse_args().page:
+        print(page(), end="")
+        return
+    ranks = two_ranks()
+    kept = {"cases": [compared(case, ranks[case]) for case in CASES], "hardware": hardware(), "commit": commit()}
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    print(page(), end="")
+
+
+if __name__ == "__main__":
+    main()
