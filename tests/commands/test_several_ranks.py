@@ -81,6 +81,7 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_ranks_killed_go_on_to_the_bit(undisturbed, tmp_path):
     folder = tmp_path / "cut"
     kill_after(folder, 3, start(*TWO, f"run_dir={folder}"))

@@ -13,7 +13,7 @@ from recipes.paths import find_checkpoint, load_checkpoint, run_dir_faults
 
 def write_checkpoint(path, **content):
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"state_dict": {"w": torch.ones(2)}, "global_step": 3, "pytorch-lightning_version": "2.6"}
+    state = {"state_dict": {"w": torch.ones(2)}, "global_step": 3, "pytorch-lightning_version": "2.6", "numbers": {}}
     torch.save(state | content, path)
     return path
 
