@@ -88,8 +88,8 @@ MISTAKES = {
     # and more of them
     "resume from another file of torch": (
         ["resume=dict.ckpt"],
-        "resume: 'dict.ckpt' is no checkpoint of a run: it holds no state_dict, global_step, pytorch-lightning_version, "
-        "numbers",
+        "resume: 'dict.ckpt' is no checkpoint of a run: it holds no state_dict, global_step, "
+        "pytorch-lightning_version, numbers",
     ),
     "resume from nothing": (["resume=gone"], "resume: there is no 'gone'; name a run's folder or a .ckpt"),
     "resume from a folder without a run": (
