@@ -98,9 +98,11 @@ def conclude(sweep: Path | None) -> int:
 def redirect_sweep(argv: list[str]) -> list[str]:
     """In a multirun `run_dir=X` names the folder of all jobs, X/0, X/1 …, unless X differs from job to
     job."""
-    if not {"-m", "--multirun"} & set(argv):
+    flags = [argument for argument in argv if argument in ("-m", "--multirun")]
+    if not flags:
         return argv
-    return [_redirected(argument) for argument in argv]
+    # in front: Hydra's parser gives up on overrides that stand on both sides of a flag
+    return [*flags, *(_redirected(argument) for argument in argv if argument not in flags)]
 
 
 def _redirected(argument: str) -> str:

@@ -210,6 +210,18 @@ def test_a_multirun_gives_every_job_its_folder_and_its_own_command(configs, engi
     assert engine.runs[3][1] == ["recipe=fixmatch", "seed=1", f"run_dir={folders[3]}"]
 
 
+def test_a_multirun_of_a_method_of_ones_own_with_the_flag_anywhere(configs, engine, tmp_path):
+    own = tmp_path / "own" / "peft"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package methods.mine\n_target_: tests.recipes.command_line.LowRank\nrank: 2\n")
+    searchpath = f"hydra.searchpath=[file://{tmp_path}/own]"
+    sweep = ["recipe=supervised", searchpath, "-m", "peft=mine", "seed=0,1", f"run_dir={tmp_path}/sweep"]
+    assert cli.main(sweep, configs) == 0
+    assert [config.seed for config, _, _ in engine.runs] == [0, 1]
+    assert all(config.methods.mine.rank == 2 for config, _, _ in engine.runs)
+    assert cli.main(sweep, configs) == 0 and len(engine.runs) == 2
+
+
 def test_a_multirun_with_one_faulty_job_starts_none(configs, engine, capsys, tmp_path):
     assert cli.main(["-m", "recipe=supervised,fixmtch", "trainer.max_steps=5,-1"], configs) == 2
     starts = [line.removeprefix("error: ").split(":")[0] for line in lines_of(capsys)]

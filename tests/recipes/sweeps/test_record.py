@@ -17,7 +17,7 @@ def test_half_a_record_is_none(tmp_path):
 
 
 def test_what_and_not_where_tells_jobs_apart():
-    assert identity(["seed=0", "a=1"]) == identity(["a=1", "run_dir=x", "resume=y", "seed=0"]) != identity(["seed=1"])
+    assert identity(["seed=0", "a=1"]) == identity(["a=1", "run_dir=x", "hydra.x=y", "seed=0"]) != identity(["seed=1"])
 
 
 def test_numbers_stay_and_new_jobs_get_new_ones(tmp_path):
