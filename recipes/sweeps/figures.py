@@ -46,7 +46,9 @@ def against(table: Table, key: str) -> "Figure":
     if numeric(table, key):
         place = {text: float(number(text) or 0.0) for text in names}
     series = grouped(table, key)
-    joined = len(series) <= LINES and any(len(points) > 1 for points in series.values())
+    # between names lies nothing: there a line only tells one combination from another
+    lines_help = numeric(table, key) or len(series) > 1
+    joined = lines_help and len(series) <= LINES and any(len(points) > 1 for points in series.values())
     lines = [
         draw(axes, points, place, SERIES[i % len(SERIES)] if joined else SERIES[0], joined)
         for i, points in enumerate(series.values())

@@ -120,7 +120,8 @@ def again(table: Table, command: Sequence[str]) -> str:
         parts.append(("What is missing", shlex.join(["python", "train.py", *command])))
     if table.best:
         job = next(iter(table.best.jobs.values()))
-        parts.append(("A run with the best values", shlex.join(["python", "train.py", *job.overrides])))
+        found = [word for word in command if word.startswith("hydra.searchpath=")]
+        parts.append(("A run with the best values", shlex.join(["python", "train.py", *found, *job.overrides])))
     return "".join(
         f'<p class="note" style="margin:.7rem 0 .3rem">{name}</p><pre class="command">{escape(text)}</pre>'
         for name, text in parts
