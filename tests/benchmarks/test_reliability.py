@@ -8,6 +8,7 @@ import pytest
 from benchmarks import ranks, violence
 from recipes.groups import CONFIGS
 from tests.conformance.lab import METHODS
+from tests.conformance.test_ranks import limit
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
 
@@ -30,4 +31,4 @@ def test_every_method_was_tried_on_two_ranks():
     tried = {key for case in cases for key in case["keys"]}
     assert tried == set(METHODS)
     assert all(case["alike"] for case in cases)
-    assert all(case["distance"] <= 1e-6 * max(1.0, case["moved"]) for case in cases if case["declared"])
+    assert all(case["distance"] <= limit(case["keys"], case["moved"]) for case in cases if case["declared"])

@@ -35,6 +35,12 @@ def is_exact(key: str) -> bool:
     return METHODS[key].build(**CANONICAL.get(key, {}) | EXACT.get(key, {})).declare().exact_on_ranks
 
 
+def limit(keys: tuple[str, ...], moved: float) -> float:
+    """float32 keeps seven digits: weights that went further than 1 have coarser last places. Of several methods one
+    enlarges what the other's sums have rounded, SAM's step along a normalised gradient most of all."""
+    return TOLERANCE * max(1.0, moved) * (10 if len(keys) > 1 else 1)
+
+
 def config_of(keys: tuple[str, ...], kind: str, world: int) -> DictConfig:
     changes = TOGETHER.get(keys, {}) | {
         f"methods.{key}.{name}": value for key in keys for name, value in EXACT.get(key, {}).items()
@@ -89,9 +95,8 @@ def test_two_ranks_with_half_the_batch_equal_one_with_the_whole(keys, kind):
     if not all(map(is_exact, keys)):
         assert difference > TOLERANCE, "the method is exact here, and may declare it"
         return
-    # float32 keeps seven digits: weights that went further than 1 have coarser last places
-    assert difference <= TOLERANCE * max(1.0, moved)
-    assert distance(ranks[0]["logits"], whole.logits) <= 100 * TOLERANCE
+    assert difference <= limit(keys, moved)
+    assert distance(ranks[0]["logits"], whole.logits) <= 100 * limit(keys, 1.0)
     for step in range(1, STEPS + 1):
         # logged and evaluated over the global batch
         assert ranks[0]["history"][step] == pytest.approx(whole.history[step], rel=1e-4, abs=1e-6)
