@@ -231,7 +231,17 @@ def differs(a: Outcome, b: Outcome) -> bool:
     """Whether two runs ended with other weights, or evaluate otherwise, by more than sums in another order explain.
     What only one of them has, a head or an adapter, is no difference: it must show in what both have."""
     network = [{k: v for k, v in o.state.items() if k.startswith("network.")} for o in (a, b)]
-    return max(distance(*shared(*network)), distance(*shared(a.logits, b.logits))) > 1e-5
+    if max(distance(*shared(*network)), distance(*shared(a.logits, b.logits))) > 1e-5:
+        return True
+    # what has hardly moved in three steps may have gone another way all the same: prompts of a network of one block
+    apart = {name: distance({name: x}, {name: y}) for name, (x, y) in both(*network).items()}
+    moved = {name: distance({name: a.start[name]}, {name: a.state[name]}) for name in apart if name in a.start}
+    return any(apart[name] > max(1e-6, 0.1 * way) for name, way in moved.items())
+
+
+def both(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The values of both under each name that both have."""
+    return {name: (a[name], b[name]) for name in a if name in b}
 
 
 def shared(a: dict[str, Tensor], b: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
