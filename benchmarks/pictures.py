@@ -105,7 +105,7 @@ def multi_task() -> "Figure":
 def peft() -> "Figure":
     """Accuracy over the number of trained parameters, for the text encoder and the ViT."""
     figure = new_figure(8.4, 3.1)
-    titles = {"peft": "MiniLM on CLINC150", "vit": "ViT from Fashion-MNIST to MNIST, 200 labels"}
+    titles = {"peft": "MiniLM on CLINC150", "vit": "ViT, Fashion-MNIST to MNIST"}
     measured = {name: title for name, title in titles.items() if kept(name)}
     for axes, (name, title) in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured.items(), strict=True):
         accuracies, sizes = numbers(name, "test/accuracy"), numbers(name, "trained")
