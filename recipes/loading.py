@@ -56,7 +56,10 @@ def load(run: str | Path, which: Which = "last", device: str | torch.device = "c
 def rebuild(config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, Any]) -> Predictor:
     facts = Facts.from_plain(origin["facts"])
     # random numbers are drawn for weights that are then replaced: the caller's are left alone
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+    fresh = torch.random.fork_rng(devices=[])
+    # methods try by gradients what they have built, also where the caller wants none of the model
+    grad = torch.inference_mode(False)
+    with tempfile.TemporaryDirectory() as folder, fresh, grad:
         assembly = assemble(without_files(config, origin, Path(folder)))
         recipe = build_recipe(assembly, facts)
     try:

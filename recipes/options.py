@@ -4,14 +4,12 @@ A command is a function whose annotated arguments are the keys. Mistakes are lin
 them at once and before anything is read."""
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from datamodules.errors import UserError, nearest
 from recipes.annotations import Argument, describe, fits, hint, signature
-
-USER_MISTAKE, INTERRUPTED = 2, 130
+from recipes.cli import exit_code
 
 
 def run_command(argv: Sequence[str], command: Callable[..., Any], about: str) -> int:
@@ -19,16 +17,12 @@ def run_command(argv: Sequence[str], command: Callable[..., Any], about: str) ->
     if any(argument in ("-h", "--help") for argument in argv):
         print(about.strip())
         return 0
-    try:
+
+    def action() -> int:
         command(**read_options(argv, signature(command).arguments))
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return USER_MISTAKE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+        return 0
+
+    return exit_code(action)
 
 
 def read_options(argv: Sequence[str], known: dict[str, Argument]) -> dict[str, Any]:

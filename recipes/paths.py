@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datamodules.errors import UserError
+from datamodules.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,9 @@ def find_checkpoint(resume: str) -> Path:
     path = Path(resume).expanduser()
     if not path.is_dir():
         if not path.is_file():
-            raise UserError(f"resume: there is no '{resume}'; name a run's folder or a .ckpt")
+            near = nearest(resume, ["auto"])
+            more = near if near.startswith("did you") else "name a run's folder or a .ckpt, or say auto"
+            raise UserError(f"resume: there is no '{resume}'; {more}")
         return path
     last, previous = path / "checkpoints" / LAST, path / "checkpoints" / PREVIOUS
     if not last.is_file() and not previous.is_file():

@@ -35,6 +35,15 @@ def test_the_table_is_what_the_teacher_reports(teacher, place):
     assert float(distance.max()) < 1e-5 and len(kept) < len(said)
 
 
+@pytest.mark.parametrize("part", ["bitfit", "lora"])
+def test_a_teacher_of_few_trained_weights_is_asked(part, place):
+    # methods of this family try by gradients what they have built; the teacher is built where none are wanted
+    train(place / "teacher", *SHORT, f"peft={part}")
+    train(place / "student", *STUDENT, f"methods.noisy_student.teacher={place}/teacher")
+    with torch.inference_mode():
+        assert recipes.load(place / "teacher").predict(torch.zeros(1, 8, 8)) is not None
+
+
 @pytest.mark.parametrize(("setting", "factor"), [("one", 1.0), ("ratio", 3.0), ("share", 0.75)])
 def test_the_term_is_the_cross_entropy_to_the_teachers_words(setting, factor, place, monkeypatch):
     seen = []

@@ -92,6 +92,7 @@ MISTAKES = {
         "pytorch-lightning_version, numbers",
     ),
     "resume from nothing": (["resume=gone"], "resume: there is no 'gone'; name a run's folder or a .ckpt"),
+    "resume nearly auto": (["resume=aut"], "resume: there is no 'aut'; did you mean 'auto'?"),
     "resume from a folder without a run": (
         ["resume=nothing"], "resume: the folder 'nothing' holds no checkpoints/last.ckpt; name a run or a .ckpt"
     ),
