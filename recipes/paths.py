@@ -135,7 +135,7 @@ def find_checkpoint(resume: str) -> Path:
     if not path.is_dir():
         if not path.is_file():
             near = nearest(resume, ["auto"])
-            more = near if near.startswith("did you") else "name a run's folder or a .ckpt, or say auto"
+            more = near if near.startswith("did you") else "name a run's folder or a .ckpt"
             raise UserError(f"resume: there is no '{resume}'; {more}")
         return path
     last, previous = path / "checkpoints" / LAST, path / "checkpoints" / PREVIOUS
