@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmarks.bare import Bare, BareFixMatch, BareLightning, Batches
 from benchmarks.ours import fit, prepared
+from benchmarks.record import markdown
 from benchmarks.timing import BLOCK, LIGHTNING, Clock, Sections, Spread, race, surroundings
 from recipes.run import quieten
 
@@ -143,22 +144,13 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
 
 
 # -- what is printed ---------------------------------------------------------------------------------------------------
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, columns aligned; all but the first to the right."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    lines = [head, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])], *rows]
-    return "\n".join(
-        "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |" for line in lines
-    )
-
-
 def times_table(times: dict[str, dict[str, Spread]]) -> str:
     """ms a step; ratio and difference to the bare loop are medians over blocks that ran one after the other."""
     rows = [
         [name, *(spread.text(1, 2) if key == "ratio" else spread.text() for key, spread in spreads.items())]
         for name, spreads in times.items()
     ]
-    return table(["ms a step, median (min..max)", *COLUMNS.values()], rows)
+    return markdown(["ms a step, median (min..max)", *COLUMNS.values()], rows)
 
 
 def sections_table(sections: dict[str, dict[str, float]]) -> str:
@@ -170,7 +162,7 @@ def sections_table(sections: dict[str, dict[str, float]]) -> str:
         [name, *(f"{column[name] * 1e3:.3f}" if name in column else "" for column in sections.values())]
         for name in order
     ]
-    return table(["ms a step, by section", *sections], rows)
+    return markdown(["ms a step, by section", *sections], rows)
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:

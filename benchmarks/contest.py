@@ -1,0 +1,99 @@
+"""Functions timed beside each other in turn, and the memory that one call takes at most.
+
+    times = contest({"ours": ours, "peer": peer}, repeats=7)
+    times["ours"].ratio(times["peer"])      # peer over ours within a round: 3 means ours is three times as fast
+
+In every round each contender runs one block, in an order that rotates, so that a machine whose speed drifts slows all
+of them alike; ratios are taken within a round. A block is as many calls as last `least` seconds. On a GPU the device
+is waited for at both ends of a block and nowhere else.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.timing import Spread
+
+Call = Callable[[], Any]
+By = Literal["cpu", "wall"]
+
+
+@dataclass
+class Times:
+    """Seconds a call in every round, by wall clock and by processor time."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def of(self, by: By = "wall") -> Spread:
+        return Spread(list(getattr(self, by)))
+
+    def ratio(self, peer: "Times", by: By = "wall") -> Spread:
+        """How many times as long the peer took, round by round."""
+        pairs = zip(getattr(self, by), getattr(peer, by), strict=True)
+        return Spread([theirs / mine for mine, theirs in pairs])
+
+
+def contest(
+    contenders: Mapping[str, Call], repeats: int = 7, warmup: int = 2, least: float = 0.05, device: str = "cpu"
+) -> dict[str, Times]:
+    """Time all contenders in turn. warmup: calls of each before anything is timed. Raises ValueError for fewer than
+    one round."""
+    if repeats < 1:
+        raise ValueError(f"{repeats} rounds; expected at least one")
+    counts = {name: calls_for(call, warmup, least, device) for name, call in contenders.items()}
+    times = {name: Times() for name in contenders}
+    names = list(contenders)
+    for turn in range(repeats):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            wall, cpu = block(contenders[name], counts[name], device)
+            times[name].wall.append(wall)
+            times[name].cpu.append(cpu)
+    return times
+
+
+def calls_for(call: Call, warmup: int, least: float, device: str) -> int:
+    """Warm up; how many calls last `least` seconds."""
+    for _ in range(warmup):
+        call()
+    return max(1, round(least / max(block(call, 1, device)[0], 1e-9)))
+
+
+def block(call: Call, count: int, device: str) -> tuple[float, float]:
+    """Seconds a call, (wall, processor)."""
+    wait(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(count):
+        call()
+    wait(device)
+    return (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
+
+
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_bytes(call: Call, device: str = "cpu") -> int:
+    """The most that torch's tensors took during a call beyond what they took before it, in bytes. On the CPU summed up
+    from the allocator's events, so that what the system keeps back does not count; memory of other libraries (NumPy,
+    faiss) is not seen."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
+        call()
+    found = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(found, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
