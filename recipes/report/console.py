@@ -123,16 +123,7 @@ class RouxProgressBar(ProgressBar):
             self._open()
         self._side_start("test", sum(map(_finite, trainer.num_test_batches)))
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._side_advance()
+    on_test_batch_end = on_validation_batch_end
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._side_end()
