@@ -36,6 +36,7 @@ KINDS = ("image", "text")
 LIBRARIES = ("typing", "logging", "inspect", "unittest", "statistics", "tarfile", "ast", "asyncio")
 
 
+@cache
 def declared(key: str) -> Declaration:
     """The declaration of a method under its canonical settings."""
     return METHODS[key].build(**CANONICAL.get(key, {})).declare()
