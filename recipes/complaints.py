@@ -144,8 +144,8 @@ def absent_everywhere(key: str, stages: Sequence[DictConfig], known: Catalogue) 
     if family:
         choice = f"{family}={name}"
         return f"{key}: no stage has the method '{name}'; add {choice}, or for one stage stages.NAME=['{choice}']"
-    parts = {section: [stage.get(section) or {} for stage in stages] for section in ("methods", "evaluate")}
-    present = {section: {name: {} for node in nodes for name in node} for section, nodes in parts.items()}
+    sections = ("methods", "evaluate")
+    present: dict[str, Any] = {s: {name: {} for stage in stages for name in stage.get(s) or {}} for s in sections}
     return known.unknown_key(key, "…", OmegaConf.create(present))
 
 

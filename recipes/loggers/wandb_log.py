@@ -18,7 +18,7 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 def held(files: Iterable[Path]) -> dict[int, set[str]]:
     """Names of the metrics that files hold, by step."""
     from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     found: dict[int, set[str]] = {}
     for path in files:

@@ -30,18 +30,18 @@ def start(place, folder):
     )
 
 
-def kill_beyond_a_checkpoint(folder, process, everything):
-    """SIGKILL once steps after a checkpoint have been logged; returns the steps of the checkpoint."""
+def kill_after(rows, folder, process, everything):
+    """SIGKILL once so many steps have been logged; returns the steps of the checkpoint before."""
     last, table = folder / "checkpoints" / "last.ckpt", folder / "metrics.csv"
     while process.poll() is None:
-        if last.is_file() and len(table.read_text().splitlines()) > 120:
+        if last.is_file() and len(table.read_text().splitlines()) > rows:
             break
         time.sleep(0.005)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL) if everything else process.kill()
     process.wait()
     done = weights(folder)["global_step"]
-    assert done < read_metrics(folder)[-1]["step"] < 300
+    assert done < read_metrics(folder)[-1]["step"] < 200
     return done
 
 
@@ -50,10 +50,12 @@ def rows(found):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("everything", [False, True], ids=["the run alone", "wandb's service as well"])
-def test_a_killed_run_has_every_step_once(everything, tmp_path):
+@pytest.mark.parametrize(("moment", "everything"), [(105, False), (185, True)])
+def test_a_killed_run_has_every_step_once(moment, everything, tmp_path):
+    """wandb writes whole blocks, of some sixty steps here. Soon after the checkpoint of step 100 its file lacks steps
+    that the resumed run does not go through again; long after it, it has some that the run does."""
     folder = tmp_path / "run"
-    done = kill_beyond_a_checkpoint(folder, start(tmp_path, folder), everything)
+    done = kill_after(moment, folder, start(tmp_path, folder), everything)
     (first,) = (folder / "wandb").glob("offline-run-*/*.wandb")
     identity = (folder / "wandb_id").read_text().strip()
     assert start(tmp_path, folder).wait() == 0
@@ -72,5 +74,4 @@ def test_a_killed_run_has_every_step_once(everything, tmp_path):
     assert {n for _, n in Counter(key for key, _ in logged).items()} == {1}
     expected = {(row["step"], name): value for row in read_metrics(folder) for name, value in row.items()}
     assert dict(logged) == {key: value for key, value in expected.items() if key[1] != "step"}
-    if not everything:  # its service has written all that it was told: the resumed run did log steps again
-        assert max(row["step"] for row in killed) > done
+    assert done == 100 and (moment < 150 or max(row["step"] for row in killed) > done)

@@ -145,11 +145,15 @@ def test_steps_that_the_files_hold_are_not_logged_again_and_lost_ones_are_made_u
     (log,) = (run_dir / "wandb").glob("offline-run-*/*.wandb")
     whole = log.read_bytes()
     assert losses(log) == list(range(1, 41)) and set(held([log])) == set(range(41))
-    for cut in (0, 5, 100, len(whole) // 2):  # as after a power cut: a file without its end
+    counts = set()
+    for cut in range(0, len(whole), 97):  # as after a power cut: a file without its end
         log.write_bytes(whole[:cut])
         there = {step for step, names in held([log]).items() if "train/loss" in names}
-        assert there == set(range(1, len(there) + 1)) and len(there) < 40
-    assert 5 < len(there) < 30
+        assert there == set(range(1, len(there) + 1))
+        counts.add(len(there))
+        if len(there) >= 20:
+            break
+    assert len(counts) > 10 and len(there) < 30
     train(run_dir, range(31, 46), resume_step=30, checkpoint="none", plots=False)
     (again,) = set((run_dir / "wandb").glob("offline-run-*/*.wandb")) - {log}
     assert losses(again) == list(range(len(there) + 1, 46))
