@@ -103,10 +103,10 @@ def assemble(config: DictConfig) -> Assembly:
         families=families(config),
     )
     composition = compose(methods, situation)
-    check_strategy(trainer)
     check_nonfinite(trainer, composition)
     check_losses(composition, float(config.supervised_weight))
     probes = probes_of(config, composition, situation)
+    check_strategy(trainer, composition, situation, probes=bool(probes))
     config.monitor = config.monitor or objective(config, probes, datamodule.info.disjoint)
     if isinstance(datamodule.text, Tokenize) and datamodule.text.network is None and config.network.pretrained:
         datamodule.text.network = config.network.name
@@ -123,14 +123,20 @@ def assemble(config: DictConfig) -> Assembly:
     )
 
 
-def check_strategy(trainer: TrainerSettings) -> None:
-    """Raise UserError where parameters would lie in parts on several devices: no method declares that it bears it, and
-    checkpoints are written whole."""
-    if trainer.strategy.startswith(("fsdp", "deepspeed", "model_parallel")):
-        raise UserError(
-            f"trainer.strategy={trainer.strategy}: splits parameters over devices, which no method here declares to "
-            "bear; expected ddp, which keeps them whole"
-        )
+def check_strategy(trainer: TrainerSettings, composition: Composition, situation: Situation, probes: bool) -> None:
+    """Raise UserError where parameters would lie in parts on several devices and something cannot bear it."""
+    said = f"trainer.strategy={trainer.strategy}"
+    if trainer.strategy != "fsdp":
+        if trainer.strategy.startswith(("fsdp", "deepspeed", "model_parallel")):
+            raise UserError(f"{said}: is not among the ways to split parameters here; expected fsdp, or ddp")
+        return
+    if unable := [situation.option(key) for key, d in composition.declarations.items() if not d.sharded]:
+        raise UserError(f"{said}: is not declared exact by {', '.join(unable)}; leave out what is not, or take ddp")
+    if situation.kind == "text" or probes:
+        what = "an encoder of texts" if situation.kind == "text" else "a measurement under evaluate"
+        raise UserError(f"{said}: {what} needs whole parameters; expected ddp")
+    if situation.devices < 2:
+        raise UserError(f"{said}: trainer.devices={trainer.devices}; expected a number of at least 2")
 
 
 def check_nonfinite(trainer: TrainerSettings, composition: Composition) -> None:

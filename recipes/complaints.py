@@ -137,6 +137,18 @@ def absent_method(key: str, name: str, present: Sequence[str], known: Catalogue)
     return f"{key}: there is no method '{name}'; {here}"
 
 
+def absent_everywhere(key: str, stages: Sequence[DictConfig], known: Catalogue) -> str:
+    """One line about a key of a method or a measurement that no stage of a recipe has."""
+    name = key.split(".")[1]
+    family = known.methods.get(name) if key.startswith("methods.") else None
+    if family:
+        choice = f"{family}={name}"
+        return f"{key}: no stage has the method '{name}'; add {choice}, or for one stage stages.NAME=['{choice}']"
+    sections = ("methods", "evaluate")
+    present: dict[str, Any] = {s: {name: {} for stage in stages for name in stage.get(s) or {}} for s in sections}
+    return known.unknown_key(key, "…", OmegaConf.create(present))
+
+
 def grammar(text: str, error: OverrideParseException) -> str:
     """One line about text that is no override."""
     if text.count("[") != text.count("]") or text.count("{") != text.count("}") or text.count("(") != text.count(")"):
@@ -172,6 +184,19 @@ def translate(error: Exception, known: Catalogue) -> str:
 def key_of(text: str) -> str:
     """The key of an override as written: `+a.b=1` -> `a.b`."""
     return text.lstrip("+~").partition("=")[0].strip()
+
+
+def part_of(key: str) -> str:
+    """`methods.NAME` or `evaluate.NAME` of a key below one of these, and empty for any other."""
+    section, *rest = key.split(".")
+    return f"{section}.{rest[0]}" if section in ("methods", "evaluate") and rest else ""
+
+
+def lacks(config: DictConfig, key: str) -> bool:
+    """Whether a key is of a method or a measurement that this run does not have, whatever a recipe sets of it."""
+    part = part_of(key)
+    node = OmegaConf.select(config, part) if part else None
+    return bool(part) and not (isinstance(node, DictConfig) and "_target_" in node)
 
 
 def has_key(tree: DictConfig, key: str) -> bool:

@@ -13,6 +13,7 @@ from recipes.composition import Composition
 from recipes.evaluation import Evaluator, Probe
 from recipes.method import Method
 from recipes.networks.network import Network
+from recipes.sharding import keep_whole
 from recipes.step import Embedded, Output, Stream
 from recipes.tasks import Task
 from recipes.teacher import Teacher
@@ -100,10 +101,18 @@ class Evaluated(LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self.evaluate(batch, "test")
 
+    def on_validation_epoch_start(self) -> None:
+        keep_whole(self, True)
+
+    def on_test_epoch_start(self) -> None:
+        keep_whole(self, True)
+
     def on_validation_epoch_end(self) -> None:
+        keep_whole(self, False)
         self.conclude("val")
 
     def on_test_epoch_end(self) -> None:
+        keep_whole(self, False)
         self.conclude("test")
 
     def conclude(self, part: str) -> None:

@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.errors import UserError
 from recipes import complaints
 from recipes.cli import JOBS_FAILED, start
-from recipes.config import Faults, compose_quietly, hydra_at, loader, resolve_command, settle
+from recipes.config import Faults, resolve_command, settle
+from recipes.overrides import compose_quietly, hydra_at, loader
 from recipes.paths import run_dir_faults
 from recipes.sweeps.process import run_job, said, search_path
 from recipes.sweeps.record import NAME as JOB
@@ -64,9 +65,10 @@ def prepare(argv: list[str], root: Path) -> tuple[list[str], Path | None]:
     overrides = _overrides(argv)
     jobs = list(expand(overrides, root))
     configs = check_jobs(jobs, root)
+    argv, first = ([_added(text, configs) for text in texts] for texts in (argv, jobs[0]))
     if not {"-m", "--multirun"} & set(argv):
         return argv, None
-    node = _hydra_node(jobs[0], root)
+    node = _hydra_node(first, root)
     sweep = Path(node.sweep.dir).expanduser().absolute()
     named = any(complaints.key_of(o) == "run_dir" for o in overrides)
     faults = _sweeper_faults(node, overrides, configs, root) + _folder_faults(node.sweep.dir, configs, named)
@@ -109,6 +111,14 @@ def _redirected(argument: str) -> str:
     key, _, value = argument.partition("=")
     shared = key == "run_dir" and "${" not in value and "," not in value
     return f"hydra.sweep.dir={value}" if shared else argument
+
+
+def _added(argument: str, configs: Sequence[DictConfig]) -> str:
+    """An argument as Hydra takes it, which composes a recipe without its stages: a key of a method that only they have
+    is one to add."""
+    key = complaints.key_of(argument)
+    waits = any(config.get("stages") and complaints.lacks(config, key) for config in configs)
+    return f"++{argument}" if waits and argument.startswith(key) else argument
 
 
 def check_jobs(jobs: Sequence[Sequence[str]], root: Path) -> list[DictConfig]:

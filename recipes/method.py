@@ -78,7 +78,9 @@ class Declaration:
     only where nobody else asks for one. evaluates_teacher: evaluation uses that network, the raw one beside it.
     embedding: the embedding head it needs; `step.outputs[name].logits["embedding"]` is then [N, dim].
     accumulation: works when a step is several micro-batches. exact_on_ranks: n ranks with 1/n of the batch each
-    give the gradients of one rank with the whole. precisions: None for all, else those that work.
+    give the gradients of one rank with the whole. sharded: the same where every rank has a part of each parameter
+    (`trainer.strategy=fsdp`); a method that says so asks the network by its forward alone, and has no parameters.
+    precisions: None for all, else those that work.
     """
 
     kinds: tuple[str, ...] = ("image", "text")
@@ -96,6 +98,7 @@ class Declaration:
     embedding: EmbeddingRequest | None = None
     accumulation: bool = True
     exact_on_ranks: bool = True
+    sharded: bool = False
     precisions: tuple[str, ...] | None = None
 
 

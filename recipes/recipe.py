@@ -29,6 +29,7 @@ from recipes.forward import forward_inputs
 from recipes.meters import Meters, Stopwatch
 from recipes.networks.embedding import add_embedding
 from recipes.networks.network import Network
+from recipes.sharding import shard
 from recipes.statistics import ClassStatistics
 from recipes.step import Embedded, Input, Net, Output, Progress, Step, Stream
 from recipes.tasks import Task
@@ -227,6 +228,10 @@ class Recipe(Evaluated):
 
     def on_train_end(self) -> None:
         self.clock.stop()
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            shard(self.network, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = self._make_optimizer(self)

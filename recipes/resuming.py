@@ -16,6 +16,7 @@ def identity(config: DictConfig) -> dict[str, str]:
         "methods": ", ".join(methods) or "none",
         "data.source": str(config.data.source._target_).rpartition(".")[2],
         "network.name": str(config.network.name),
+        "parameters": "in parts (fsdp)" if config.trainer.strategy == "fsdp" else "whole",
         "optimizer": str(config.optimizer.get("name") or str(config.optimizer._target_).rpartition(".")[2]),
     }
 

@@ -19,7 +19,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from datamodules.errors import UserError
 from datamodules.facts import Facts
 from datamodules.randomness import Randomness
-from recipes.assembly import Assembly, assemble, heads_speak, plain
+from recipes import sharding
+from recipes.assembly import Assembly, assemble, devices_of, heads_speak, plain
 from recipes.checkpoints import AtomicFiles, LastCheckpoint
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.method import Method
@@ -157,6 +158,7 @@ def quieten() -> None:
         ".*The dirpath has changed from .*",  # resuming in another folder
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged has been summed over ranks
         ".*`training_step` returned `None`.*",  # a batch that was left out
+        ".*FSDP2-wrapped module .* returned a view tensor.*",  # features are changed in place by nobody
     ):
         warnings.filterwarnings("ignore", message=advice)
 
@@ -170,7 +172,7 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
             accelerator=s.accelerator,
             devices=s.devices,
             num_nodes=s.num_nodes,
-            strategy=s.strategy,
+            strategy=sharding.strategy(devices_of(s)) if s.strategy == sharding.FSDP else s.strategy,
             precision=s.precision,
             max_steps=s.max_steps,
             accumulate_grad_batches=s.accumulate_grad_batches,

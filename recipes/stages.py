@@ -7,10 +7,12 @@
     FOLDER/stages.json           figures of the stages that are done
     FOLDER/NAME/                 the folder of a stage, as that of any run
 
-What the user says on the command line holds in every stage and wins over the stage's own overrides; groups of config
-that a stage chooses are the stage's alone. A stage takes the last weights of the one before as `network.checkpoint`,
-unless it names others. `{NAME}` as a value is the last checkpoint of the stage NAME before it; a stage that names one
-begins with fresh weights. `resume=FOLDER run_dir=FOLDER` leaves out what is done, and goes on within a stage.
+What the user says on the command line holds in every stage and wins over the stage's own overrides. A key of a method
+or a measurement (`methods.noisy_student.threshold=0.5`) holds in the stages that have it, and one of them must. Groups
+of config that a stage chooses are the stage's alone. A stage takes the last weights of the one before as
+`network.checkpoint`, unless it names others. `{NAME}` as a value is the last checkpoint of the stage NAME before it; a
+stage that names one begins with fresh weights. `resume=FOLDER run_dir=FOLDER` leaves out what is done, and goes on
+within a stage.
 """
 
 import copy

@@ -17,7 +17,7 @@ class BalancedSoftmax(Method):
     one. Targets are indices or dense. Losses on pseudo-labels, confidences and predictions use raw z.
     """
 
-    declaration = Declaration(slots=("prior_correction",), tags=("adjusts_logits",))
+    declaration = Declaration(slots=("prior_correction",), tags=("adjusts_logits",), sharded=True)
 
     def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, recipe: Recipe) -> Tensor:
         return adjusted(logits, recipe.statistics.log_prior(task), 1.0) if role == "labeled" else logits

@@ -51,7 +51,7 @@ class ClassBalancedLoss(Method):
     with gamma=0 besides binary cross-entropy. Mixed targets: Σ_c w_c t_c ℓ_c. Losses on pseudo-labels stay as they are.
     """
 
-    declaration = Declaration(slots=("prior_correction",), tags=("weighs_classes",))
+    declaration = Declaration(slots=("prior_correction",), tags=("weighs_classes",), sharded=True)
 
     def __init__(
         self,

@@ -66,8 +66,8 @@ class FocalLoss(Method):
 
     def declare(self) -> Declaration:
         if self.mode == "softmax":
-            return Declaration()
-        return Declaration(slots=("cost",), refuses={"adjusts_logits": SOFTMAX_ONLY})
+            return Declaration(sharded=True)
+        return Declaration(slots=("cost",), refuses={"adjusts_logits": SOFTMAX_ONLY}, sharded=True)
 
     def build(self, recipe: Recipe) -> None:
         if self.mode == "sigmoid":

@@ -45,7 +45,9 @@ class LogitAdjustment(Method):
     """
 
     # after: the running prior is fed by the pseudo-labels that others have published in `terms`
-    declaration = Declaration(slots=("prior_correction",), tags=("adjusts_logits",), after=("unlabeled_loss",))
+    declaration = Declaration(
+        slots=("prior_correction",), tags=("adjusts_logits",), after=("unlabeled_loss",), sharded=True
+    )
 
     def __init__(
         self,

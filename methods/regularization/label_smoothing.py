@@ -31,7 +31,7 @@ class LabelSmoothing(Method):
     epsilon ε: .1. convention: `uniform` (torch's) or `other_classes`. Works on mixed targets as well.
     """
 
-    declaration = Declaration(slots=("smoothing",), tags=("soft_targets",), after=("mixes_inputs",))
+    declaration = Declaration(slots=("smoothing",), tags=("soft_targets",), after=("mixes_inputs",), sharded=True)
 
     def __init__(self, epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.1, convention: Convention = "uniform"):
         self.epsilon, self.convention = epsilon, convention

@@ -1,5 +1,9 @@
 """Weights & Biases: metrics on one step axis, config, plan, figures, the checkpoint, and a run id that survives resume.
 
+Offline every step of a resumed run is there once, also where it was killed: what the files of the killed process hold
+already is not logged again, and what they have lost is taken from metrics.csv. Online W&B answers for its own: steps
+after the last checkpoint are sent again.
+
 Lightning's own logger keeps a second counter, `trainer/global_step`, refuses checkpoints offline (wandb records them,
 and `wandb sync` uploads them later), sets `WANDB_MODE` for the whole process and never ends the run, so that the next
 run of a sweep would write into it. This one differs in these four points.
@@ -17,7 +21,8 @@ from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from datamodules.errors import UserError
-from recipes.loggers.files import scalars
+from recipes.loggers.files import read_rows, scalars
+from recipes.loggers.wandb_log import held
 from recipes.report.atomic import jsonable, write_text
 from recipes.report.record import RunRecord, ViewRow
 
@@ -67,6 +72,7 @@ class WeightsAndBiasesRun(WandbLogger):
 
     def __init__(self, run_dir: str | Path, settings: WeightsAndBiases, resume_step: int | None = None):
         self.run_dir, self.settings, self.last_step = Path(run_dir), settings, resume_step or 0
+        self._held: dict[int, set[str]] = {}
         super().__init__(save_dir=run_dir, id=self._stored_id(), **settings.init)  # type: ignore[arg-type]
         self._wandb_init.pop("anonymous", None)  # wandb warns of it
 
@@ -97,7 +103,10 @@ class WeightsAndBiasesRun(WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         self.last_step = self.last_step if step is None else step
-        self.experiment.log({**scalars(metrics), "step": self.last_step})
+        known = self._held.get(self.last_step, ())
+        values = {name: value for name, value in scalars(metrics).items() if name not in known}
+        if values:
+            self.experiment.log({**values, "step": self.last_step})
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -105,12 +114,26 @@ class WeightsAndBiasesRun(WandbLogger):
 
     @rank_zero_only
     def start(self, config: Mapping[str, Any], plan: str) -> None:
-        """Config, and the plan as text that keeps its columns."""
+        """Config, and the plan as text that keeps its columns; before them what a killed process has lost."""
         import wandb
 
+        self._make_up()
         self.experiment.config.update(jsonable(dict(config)), allow_val_change=True)
         page = wandb.Html(f"<pre>{html.escape(plan)}</pre>", inject=False)
         self.experiment.log({"plan": page, "step": self.last_step})
+
+    def _make_up(self) -> None:
+        """Find out what earlier offline files hold, and log what they lack of the steps before the checkpoint."""
+        run, done = self.experiment, self.last_step
+        own = Path(run.dir).parent
+        earlier = [p for p in own.parent.glob(f"offline-run-*-{run.id}/*.wandb") if p.parent != own]
+        if not (done and run.offline and earlier):
+            return
+        self._held = held(earlier)
+        for row in read_rows(self.run_dir / "metrics.csv"):
+            if row["step"] <= done:
+                self.log_metrics(row, row["step"])
+        self.last_step = done
 
     @rank_zero_only
     def finish(self, record: RunRecord, checkpoints: Mapping[str, str | Path]) -> None:

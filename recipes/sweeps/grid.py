@@ -87,7 +87,7 @@ def combinations(overrides: Sequence[Override]) -> list[Job]:
     choices = [values(override) for override in overrides]
     swept = [override.is_sweep_override() for override in overrides]
     jobs = itertools.product(*choices)
-    return [Job(list(job), " ".join(itertools.compress(job, swept))) for job in jobs]
+    return [Job(list(job), " ".join(text.lstrip("+") for text in itertools.compress(job, swept))) for job in jobs]
 
 
 def values(override: Override) -> list[str]:

@@ -68,9 +68,10 @@ def write(folder: Path, job: Job) -> None:
 
 
 def identity(overrides: Iterable[str]) -> frozenset[str]:
-    """What tells two jobs apart: their overrides, whatever the order and wherever they are written; Hydra's own say
-    how a job is run, not what it is."""
-    return frozenset(text for text in overrides if key_of(text) not in NOT_OF_THE_JOB and not text.startswith("hydra"))
+    """What tells two jobs apart: their overrides, whatever the order and wherever they are written, added or not;
+    Hydra's own say how a job is run, not what it is."""
+    own = (text.lstrip("+") for text in overrides if key_of(text) not in NOT_OF_THE_JOB)
+    return frozenset(text for text in own if not text.startswith("hydra"))
 
 
 def jobs_of(sweep: Path) -> dict[int, Job]:

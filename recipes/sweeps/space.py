@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from datamodules.errors import UserError
+from recipes.complaints import key_of
 from recipes.sweeps.grid import values
 from recipes.sweeps.record import Job
 from recipes.sweeps.table import brief
@@ -36,7 +37,7 @@ class Space:
     def jobs(self, parameters: dict[str, Any]) -> list[Job]:
         """The runs of one trial."""
         drawn = [f"{key}={parameters[key]}" for key in self.searched]
-        label = [f"{key}={brief(str(parameters[key]))}" for key in self.searched]
+        label = [f"{key_of(key)}={brief(str(parameters[key]))}" for key in self.searched]
         return [Job([*self.fixed, *drawn, *seed], " ".join([*label, *seed])) for seed in self.seeds]
 
 

@@ -7,6 +7,11 @@ from omegaconf import OmegaConf
 
 from tests.commands.command import QUIET, roux, snapshot
 
+STAGED = (
+    *("-m", "recipe=crt", "methods.classifier_retraining.bn=freeze,drift", "run_dir=sweep"),
+    *("trainer.max_steps=3", "data.imbalance_factor=20", *QUIET),
+)
+
 
 def test_two_seeds_make_two_runs(place):
     outcome = roux("-m", "seed=0,1", "trainer.max_steps=3", "run_dir=sweep", *QUIET)
@@ -40,6 +45,27 @@ def test_one_wrong_job_stops_all_before_the_first(kind, place):
     assert outcome.code == 2 and outcome.lines[0] == f"error: {line.format(place=place)}"
     assert "Traceback" not in outcome.err
     assert snapshot(place) == before
+
+
+def test_a_key_that_only_stages_have_is_swept(place):
+    """Hydra composes a recipe without its stages, in the sweep and in each of its jobs."""
+    outcome = roux(*STAGED, "dry_run=true")
+    assert outcome.code == 0 and outcome.out.count("stage classifier, begins with") == 2, outcome.err
+    assert not (place / "sweep").exists()
+    outcome = roux(*STAGED, "recipe=supervised,crt")
+    assert outcome.code == 2
+    assert outcome.lines[0].startswith("error: methods.classifier_retraining.bn: method 'classifier_retraining' is not")
+
+
+@pytest.mark.slow
+def test_jobs_of_stages_get_their_keys(place):
+    outcome = roux(*STAGED)
+    assert outcome.code == 0, outcome.err
+    found = [OmegaConf.load(place / "sweep" / n / "config.yaml").stages.classifier for n in "01"]
+    assert [stage.methods.classifier_retraining.bn for stage in found] == ["freeze", "drift"]
+    assert "methods.classifier_retraining.bn" in (place / "sweep" / "sweep.csv").read_text().splitlines()[0]
+    outcome = roux(*STAGED)
+    assert outcome.code == 0 and "started" not in outcome.out
 
 
 def test_methods_that_cannot_meet_are_found_before_the_first_job(place):

@@ -210,12 +210,6 @@ def test_a_file_that_vanishes_is_one_line_and_the_run_goes_on_when_it_is_back(pl
     assert same(weights(place / "cut")["state_dict"], weights(place / "whole")["state_dict"])
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2"])
-def test_split_parameters_are_refused(strategy, place):
-    outcome = roux(f"trainer.strategy={strategy}", "run_dir=run")
-    assert outcome.code == 2 and outcome.lines[0].startswith(f"error: trainer.strategy={strategy}: splits parameters")
-
-
 def test_a_folder_that_another_process_writes_is_refused(place):
     (place / "run").mkdir()
     with writing(place / "run"):

@@ -91,6 +91,28 @@ def test_the_command_line_holds_in_every_stage_and_wins():
     assert config.stages.classifier.chosen.long_tail == "[classifier_retraining,class_balanced_sampling]"
 
 
+def settings(method, *command):
+    """Stage -> settings of a method, where the stage has it."""
+    stages = resolve_command([*command, "run_dir=unused"]).config.stages
+    return {name: stage.methods[method] for name, stage in stages.items() if method in (stage.get("methods") or {})}
+
+
+def test_a_key_of_a_method_holds_in_the_stages_that_have_it():
+    command = (*CRT, "methods.classifier_retraining.bn=drift", "methods.class_balanced_sampling.samples_per_class=2")
+    found = settings("classifier_retraining", *command)
+    assert list(found) == ["classifier"] and found["classifier"].bn == "drift"
+    # the stage itself sets 4
+    assert settings("class_balanced_sampling", *command)["classifier"].samples_per_class == 2
+    # the recipe has this one in both stages, and the command line leaves it out of the first
+    student = ("recipe=noisy_student", "methods.noisy_student.threshold=0.5", "methods.ema.decay=0.5")
+    assert settings("noisy_student", *student)["student"].threshold == 0.5
+    assert [node.decay for node in settings("ema", *student).values()] == [0.5, 0.5]
+    without = settings("ema", *student, "stages.teacher=['averaging=none']")
+    assert list(without) == ["student"] and without["student"].decay == 0.5
+    own = ("recipe=supervised", "stages={a: [], b: ['semi_supervised=fixmatch']}", "methods.fixmatch.threshold=0.5")
+    assert settings("fixmatch", *own)["b"].threshold == 0.5
+
+
 @pytest.mark.parametrize(
     ("extra", "line"),
     [
@@ -98,6 +120,12 @@ def test_the_command_line_holds_in_every_stage_and_wins():
         ("stages.classifier=['trainer.max_stepz=3']", r"stages\.classifier: trainer\.max_stepz: unknown key; did"),
         ("stages.classifier=['trainer.max_steps=-3']", r"stages\.classifier: trainer\.max_steps: got -3, expected"),
         ("stages.classifier=3", r"stages: got .*expected"),
+        ("methods.classifier_retraining.bm=drift", r"stages\.classifier: methods\.\w+\.bm: unknown key"),
+        ("methods.classifier_retraining.bn=3", r"stages\.classifier: methods\.\w+\.bn: got 3, expected"),
+        ("methods.classifier_retrainin.bn=drift", r"^methods\.classifier_retrainin\.bn: .*'classifier_retraining'\?$"),
+        ("methods.fixmatch.threshold=0.5", r"^methods\.fixmatch\.threshold: no stage .* add semi_supervised=fixmatch"),
+        ("stages.classifier=['methods.fixmatch.threshold=0.5']", r"stages\.classifier: methods\.fixmatch\.thr"),
+        ("evaluate.attack.eps=0.1", r"^evaluate\.attack\.eps: this run has no attack; add evaluate\.attack=NAME"),
     ],
 )
 def test_mistakes_in_a_stage_are_told_before_anything_starts(extra, line):

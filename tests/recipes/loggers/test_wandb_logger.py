@@ -8,6 +8,7 @@ import pytest
 
 from datamodules.errors import UserError
 from recipes.loggers.build import build_loggers, finish_loggers, start_loggers
+from recipes.loggers.wandb_log import held
 from tests.recipes.report.example_record import digits_record
 
 NODE = {"_target_": "recipes.loggers.weights_and_biases.WeightsAndBiases", "mode": "offline", "project": "roux-test"}
@@ -131,6 +132,35 @@ def test_an_offline_run_holds_everything_and_a_resumed_one_its_id(home):
     rows = [items(record.history.item) for record in found if record.HasField("history")]
     assert [row["step"] for row in rows if "train/loss" in row] == [30]
     assert not any(record.HasField("artifact") and record.artifact.type == "model" for record in found)
+
+
+def losses(log):
+    rows = [items(record.history.item) for record in finished(log) if record.HasField("history")]
+    return [row["step"] for row in rows if "train/loss" in row]
+
+
+def test_steps_that_the_files_hold_are_not_logged_again_and_lost_ones_are_made_up(home):
+    run_dir = home / "run"
+    train(run_dir, range(1, 41), checkpoint="none", plots=False)
+    (log,) = (run_dir / "wandb").glob("offline-run-*/*.wandb")
+    whole = log.read_bytes()
+    assert losses(log) == list(range(1, 41)) and set(held([log])) == set(range(41))
+    counts = set()
+    for cut in range(0, len(whole), 97):  # as after a power cut: a file without its end
+        log.write_bytes(whole[:cut])
+        there = {step for step, names in held([log]).items() if "train/loss" in names}
+        assert there == set(range(1, len(there) + 1))
+        counts.add(len(there))
+        if len(there) >= 20:
+            break
+    assert len(counts) > 10 and len(there) < 30
+    train(run_dir, range(31, 46), resume_step=30, checkpoint="none", plots=False)
+    (again,) = set((run_dir / "wandb").glob("offline-run-*/*.wandb")) - {log}
+    assert losses(again) == list(range(len(there) + 1, 46))
+    log.write_bytes(whole)
+    train(run_dir, range(41, 51), resume_step=40, checkpoint="none", plots=False)
+    (third,) = set((run_dir / "wandb").glob("offline-run-*/*.wandb")) - {log, again}
+    assert losses(third) == list(range(46, 51))
 
 
 def test_without_a_key_the_user_reads_one_line(home):

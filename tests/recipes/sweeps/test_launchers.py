@@ -30,13 +30,15 @@ def rows(place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", NEEDS)
-def test_one_bad_job_of_three(launcher, tmp_path):
+def test_one_bad_job_of_four_asked_for_twice(launcher, tmp_path):
     package, options = NEEDS[launcher]
     pytest.importorskip(package)
-    command = ["data.labels_per_class=4,8,114", f"hydra/launcher={launcher}", *options]
-    assert start(tmp_path, *command).wait() == 1
-    assert [row["state"] for row in rows(tmp_path)] == ["done", "done", "failed"]
-    assert "class '8' has 113 training samples" in rows(tmp_path)[2]["reason"]
+    command = ["data.labels_per_class=4,8,114,16", f"hydra/launcher={launcher}", *options]
+    for attempts in ("1", "2"):
+        assert start(tmp_path, *command).wait() == 1
+        assert [row["state"] for row in rows(tmp_path)] == ["done", "done", "failed", "done"]
+        assert "class '8' has 113 training samples" in rows(tmp_path)[2]["reason"]
+        assert [row["attempts"] for row in rows(tmp_path)] == ["1", "1", attempts, "1"]
 
 
 @pytest.mark.slow
