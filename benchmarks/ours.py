@@ -29,15 +29,13 @@ ENGINE = {
 POINTS = {"prepare": "step: calls in between", "terms": "terms", "after_step": "after the step"}
 
 
-def prepared(recipe: str, total: int, folder: Path, device: str, extra: tuple[str, ...] = ()) -> Assembly:
-    """The assembly of a run of `total` steps on digits with a tiny net, its data set up, torch seeded.
+def prepared(total: int, folder: Path, device: str, said: tuple[str, ...]) -> Assembly:
+    """The assembly of a run of `total` steps, its data set up, torch seeded. said: what the case says of it.
 
     Validation and checkpoint come after the last step, outside every window.
     """
     overrides = [
-        f"recipe={recipe}",
-        "data=digits",
-        "+network.options.width=4",
+        *said,
         f"trainer.max_steps={total}",
         f"trainer.val_every={total}",
         "trainer.limit_val_batches=1",
@@ -45,7 +43,6 @@ def prepared(recipe: str, total: int, folder: Path, device: str, extra: tuple[st
         "trainer.devices=1",
         "trainer.progress_bar=false",
         f"run_dir={folder}",
-        *extra,
     ]
     assembly = assemble(resolve_command(overrides).config)
     pl.seed_everything(assembly.config.seed, workers=True, verbose=False)
@@ -97,7 +94,7 @@ def instrument(recipe: Recipe, assembly: Assembly, sections: Sections) -> None:
     """Book every part of the step on its section; what is left over is Lightning's."""
     for name, section in ENGINE.items():
         sections.wrap(recipe, name, section)
-    sections.wrap(recipe.network, "forward", "network")
+    sections.wrap(recipe.network, "features", "network")
     if recipe.teacher is not None:
         sections.wrap(recipe.teacher, "update", "averaged weights")
     for task in recipe.tasks.values():
