@@ -78,7 +78,8 @@ class Declaration:
     only where nobody else asks for one. evaluates_teacher: evaluation uses that network, the raw one beside it.
     embedding: the embedding head it needs; `step.outputs[name].logits["embedding"]` is then [N, dim].
     accumulation: works when a step is several micro-batches. exact_on_ranks: n ranks with 1/n of the batch each
-    give the gradients of one rank with the whole. precisions: None for all, else those that work.
+    give the gradients of one rank with the whole. precisions: None for all, else those that work. uncompiled: why the
+    network that it makes is no single graph, None where it is.
     """
 
     kinds: tuple[str, ...] = ("image", "text")
@@ -97,6 +98,7 @@ class Declaration:
     accumulation: bool = True
     exact_on_ranks: bool = True
     precisions: tuple[str, ...] | None = None
+    uncompiled: str | None = None
 
 
 class Method(Callback):

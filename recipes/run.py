@@ -21,6 +21,8 @@ from datamodules.facts import Facts
 from datamodules.randomness import Randomness
 from recipes.assembly import Assembly, assemble, heads_speak, plain
 from recipes.checkpoints import AtomicFiles, LastCheckpoint
+from recipes.hardware import backend_of, peak_memory
+from recipes.hooks import hush
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.method import Method
 from recipes.optimizers import build_optimizer
@@ -122,7 +124,7 @@ def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
 
     def make_optimizer(recipe: Recipe) -> Any:
         groups = [group for method in recipe.composition.methods.values() for group in method.parameter_groups(recipe)]
-        optimizer = build_optimizer(recipe, assembly.optimizer, groups)
+        optimizer = build_optimizer(recipe, assembly.optimizer, groups, settings.update, assembly.precision)
         return optimizer, build_scheduler(optimizer, assembly.scheduler, settings.max_steps)
 
     return Recipe(
@@ -140,6 +142,8 @@ def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
         total_steps=settings.max_steps,
         log_every=settings.log_every,
         skip_nonfinite=settings.nonfinite == "skip",
+        backend=backend_of(settings.compile),
+        channels_last=settings.channels_last,
         identity=identity(config),
         provenance=provenance(config, facts, network),
     )
@@ -171,7 +175,7 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
             devices=s.devices,
             num_nodes=s.num_nodes,
             strategy=s.strategy,
-            precision=s.precision,
+            precision=assembly.precision,  # type: ignore[arg-type]
             max_steps=s.max_steps,
             accumulate_grad_batches=s.accumulate_grad_batches,
             gradient_clip_val=s.gradient_clip_val,
@@ -190,7 +194,9 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
             enable_model_summary=False,
             enable_progress_bar=s.progress_bar,
         )
-    if str(s.precision).startswith("16") and str(trainer.precision).startswith("bf16"):
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        hush(callback)
+    if assembly.precision.startswith("16") and str(trainer.precision).startswith("bf16"):
         raise UserError(
             f"trainer.precision={s.precision}: a CPU has no fp16 training, Lightning would take {trainer.precision} in "
             f"its place; write trainer.precision={trainer.precision}, or 32-true"
@@ -251,6 +257,8 @@ def train(
         except SIGTERMException as stop:
             raise Terminated(folder, trainer.global_step) from stop
         final = recipe.latest | {"train_seconds": recipe.clock.seconds}
+        most = peak_memory(recipe.device)
+        final |= {} if most is None else {"peak_memory_bytes": float(most)}
         leave_behind(assembly, recipe, loggers, folder, plan, command, final)
     return final
 
