@@ -43,7 +43,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Regime:
-    """What a step waits for. overrides: by kind of network. cases: what is run there. steps, warmup: by default."""
+    """What a step waits for. overrides: by case, or by kind of network. cases: what is run there. steps, warmup: by default."""
 
     about: str
     overrides: dict[str, tuple[str, ...]]
@@ -62,14 +62,15 @@ REGIMES = {
         "a network so small that the host is the limit",
         {"cnn": ("data.batch_size=64", "+network.options.width=4"), "vit": ("data.batch_size=64", *vit(16, 2, 4))},
         tuple(CASES),
-        100,
-        20,
+        60,
+        10,
     ),
     "device": Regime(
         "a network and a batch so large that computing is the limit",
         {
-            "cnn": ("data.batch_size=64", "data.unlabeled_ratio=3", "+network.options.width=96"),
-            "vit": ("data.batch_size=128", *vit(96, 6, 2)),
+            "cnn": ("data.batch_size=64", "+network.options.width=96"),
+            "fixmatch": ("data.batch_size=12", "data.unlabeled_ratio=3", "+network.options.width=96"),
+            "vit": ("data.batch_size=64", *vit(96, 6, 2)),
         },
         ("supervised", "fixmatch", "lora", "multi_task"),
         10,
@@ -84,7 +85,8 @@ REGIMES = {
     ),
 }
 ON_GPU = {  # the same, where computing is cheap
-    "cnn": ("data.batch_size=512", "data.unlabeled_ratio=3", "+network.options.width=256"),
+    "cnn": ("data.batch_size=512", "+network.options.width=256"),
+    "fixmatch": ("data.batch_size=128", "data.unlabeled_ratio=3", "+network.options.width=256"),
     "vit": ("data.batch_size=1024", *vit(384, 12, 2)),
 }
 
@@ -102,7 +104,7 @@ def overrides_of(case: str, regime: str, device: str, files: Path) -> tuple[str,
         data = ("data=image_folder", f"data.root={files}", "data.source.size=64", "network.name=digits_cnn")
     # optimizer and precision as the loops have them
     same = ("optimizer=sgd", "trainer.precision=32-true", "data.labels_per_class=4", "trainer.channels_last=false")
-    return (*chosen.overrides, *data, *settings[chosen.network], *same)
+    return (*chosen.overrides, *data, *settings.get(case, settings[chosen.network]), *same)
 
 
 def write_pictures(folder: Path, classes: int = 4, each: int = 40, side: int = 160) -> None:

@@ -225,7 +225,11 @@ def checkpoints(assembly: Assembly, folder: Path) -> list[Checkpoint]:
     monitor = str(assembly.config.monitor)
     mode = "min" if monitor.endswith("loss") else "max"
     where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
-    return [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **where), last] if validates else [last]
+    if not validates:
+        return [last]
+    best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **where)
+    best.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # after validations alone
+    return [best, last]
 
 
 def train(

@@ -1,6 +1,8 @@
 """`trainer.compile`: one graph a network, the eager numbers, whatever methods do to weights, inputs and gradients."""
 
 import copy
+import os
+import shutil
 
 import pytest
 import torch
@@ -104,10 +106,16 @@ def test_a_compiled_run_is_the_eager_one(name):
     compare(run_of(kind, *keys, **changes, **quiet))
 
 
-def compare(config):
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor writes C++")
+def test_machine_code_computes_the_same():
+    compare(run_of("image", "fixmatch", "ema"), True)
+
+
+def compare(config, compiler="aot_eager"):
     eager = trial(copy.deepcopy(config))
     counters.clear()
-    config.trainer.compile = "aot_eager"
+    config.trainer.compile = compiler
     compiled = trial(config)
     assert counters["stats"]["unique_graphs"] > 0 and not counters["graph_break"]
     assert compiled.state.keys() == eager.state.keys()
