@@ -43,7 +43,8 @@ CASES = {
 
 @dataclass(frozen=True)
 class Regime:
-    """What a step waits for. overrides: by case, or by kind of network. cases: what is run there. steps, warmup: by default."""
+    """What a step waits for. overrides: by case, or by kind of network. cases: what is run there. steps, warmup: where
+    nobody says otherwise."""
 
     about: str
     overrides: dict[str, tuple[str, ...]]

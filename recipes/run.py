@@ -22,7 +22,7 @@ from datamodules.randomness import Randomness
 from recipes.assembly import Assembly, assemble, heads_speak, plain
 from recipes.checkpoints import AtomicFiles, LastCheckpoint
 from recipes.hardware import backend_of, peak_memory
-from recipes.hooks import hush
+from recipes.hooks import Unprofiled, hush
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.method import Method
 from recipes.optimizers import build_optimizer
@@ -188,6 +188,7 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
             callbacks=callbacks,
             plugins=[AtomicFiles()],
             default_root_dir=folder,
+            profiler=Unprofiled(),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             inference_mode=False,
