@@ -68,6 +68,16 @@ def check_compiler(settings: TrainerSettings) -> None:
         )
 
 
+def prepare_compiler(several_backwards: bool) -> None:
+    """Room for what a run compiles, and buffers that outlive a backward where there are several through one forward."""
+    import torch._dynamo.config as dynamo
+    import torch._functorch.config as functorch
+
+    # trained and averaged network, training and evaluation, whole and partial batches, statistics held still or not
+    dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
+    functorch.donated_buffer = functorch.donated_buffer and not several_backwards
+
+
 def peak_memory(device: torch.device) -> int | None:
     """The most memory that was taken so far, in bytes: on a GPU what torch's tensors took there, else what the whole
     process held. None where the system does not say."""

@@ -26,7 +26,7 @@ from recipes.evaluated import Evaluated, MakeView
 from recipes.evaluation import Evaluator, Probe
 from recipes.finite import Trace, Traces
 from recipes.forward import forward_inputs
-from recipes.hardware import lies_channels_last
+from recipes.hardware import lies_channels_last, prepare_compiler
 from recipes.hooks import hush
 from recipes.meters import Meters, Stopwatch
 from recipes.networks.embedding import add_embedding
@@ -246,8 +246,7 @@ class Recipe(Evaluated):
             for network in networks:
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._backend and stage == "fit":
-            # whoever combines terms may go back through the network once for each, with one set of buffers
-            torch._functorch.config.donated_buffer &= not self.at["combine"]  # type: ignore[attr-defined]
+            prepare_compiler(several_backwards=bool(self.at["combine"]))
             for network in networks:
                 network.compile(backend=self._backend)
 
