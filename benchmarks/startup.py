@@ -138,7 +138,7 @@ def report(record: Any, stages: Mapping[str, list[float]], imports: Mapping[str,
     if middle > TARGET:
         why += (
             "; nearly all of it are imports that are not ours to leave out: torch's compiler, which torchvision and "
-            "every optimizer of torch load, and scipy, matplotlib and transformers, which Lightning's torchmetrics loads"
+            "every optimizer of torch load; scipy, matplotlib and transformers, which Lightning's torchmetrics loads"
         )
     record.target(f"start-up to the first step under {TARGET:.0f} s", f"{middle:.1f} s", middle < TARGET, why)
     record.figures = {"stages": dict(stages), "imports": dict(imports)}
