@@ -63,7 +63,7 @@ REGIMES = {
         "a network so small that the host is the limit",
         {"cnn": ("data.batch_size=64", "+network.options.width=4"), "vit": ("data.batch_size=64", *vit(16, 2, 4))},
         tuple(CASES),
-        60,
+        40,
         10,
     ),
     "device": Regime(
