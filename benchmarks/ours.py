@@ -1,10 +1,13 @@
 """Our step on the real road: config, assembly, recipe and Trainer as `recipes.run` makes them, under a clock."""
 
+import copy
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from omegaconf import DictConfig
 from torch import Tensor
 
 from benchmarks.timing import LIGHTNING, Clock, Sections, time_optimizer
@@ -29,25 +32,29 @@ ENGINE = {
 POINTS = {"prepare": "step: calls in between", "terms": "terms", "after_step": "after the step"}
 
 
-def prepared(recipe: str, total: int, folder: Path, device: str, extra: tuple[str, ...] = ()) -> Assembly:
-    """The assembly of a run of `total` steps on digits with a tiny net, its data set up, torch seeded.
-
-    Validation and checkpoint come after the last step, outside every window.
-    """
+@cache
+def composed(device: str, said: tuple[str, ...]) -> DictConfig:
+    """The sound config of a case, composed once: that takes longer than some of its runs."""
     overrides = [
-        f"recipe={recipe}",
-        "data=digits",
-        "+network.options.width=4",
-        f"trainer.max_steps={total}",
-        f"trainer.val_every={total}",
+        *said,
         "trainer.limit_val_batches=1",
         f"trainer.accelerator={device}",
         "trainer.devices=1",
         "trainer.progress_bar=false",
-        f"run_dir={folder}",
-        *extra,
+        "run_dir=unused",
     ]
-    assembly = assemble(resolve_command(overrides).config)
+    return resolve_command(overrides).config
+
+
+def prepared(total: int, folder: Path, device: str, said: tuple[str, ...]) -> Assembly:
+    """The assembly of a run of `total` steps, its data set up, torch seeded. said: what the case says of it.
+
+    Validation and checkpoint come after the last step, outside every window.
+    """
+    config = copy.deepcopy(composed(device.replace("cuda", "gpu"), said))
+    config.trainer.max_steps = config.trainer.val_every = total
+    config.run_dir = str(folder)
+    assembly = assemble(config)
     pl.seed_everything(assembly.config.seed, workers=True, verbose=False)
     assembly.datamodule.prepare_data()
     assembly.datamodule.setup()
@@ -97,7 +104,7 @@ def instrument(recipe: Recipe, assembly: Assembly, sections: Sections) -> None:
     """Book every part of the step on its section; what is left over is Lightning's."""
     for name, section in ENGINE.items():
         sections.wrap(recipe, name, section)
-    sections.wrap(recipe.network, "forward", "network")
+    sections.wrap(recipe.network, "features", "network")
     if recipe.teacher is not None:
         sections.wrap(recipe.teacher, "update", "averaged weights")
     for task in recipe.tasks.values():

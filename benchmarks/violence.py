@@ -47,6 +47,7 @@ PHASES = {
     "elsewhere": (),  # set-up, between two steps, between two stages
 }
 WIDTH = 16
+MACHINE = ("train_seconds", "peak_memory_bytes")  # what the machine did, not what was computed
 SHORT = (
     "trainer.max_steps=120", "trainer.val_every=8", "trainer.log_every=5", "checkpoint.every_n_steps=3",
     "trainer.accelerator=cpu", "trainer.devices=1", "trainer.progress_bar=false", "data.batch_size=8",
@@ -162,7 +163,7 @@ def state(folder: Path) -> dict[str, Any]:
 
 def without_seconds(tree: Any) -> Any:
     if isinstance(tree, dict):
-        return {key: without_seconds(value) for key, value in tree.items() if key != "train_seconds"}
+        return {key: without_seconds(value) for key, value in tree.items() if key not in MACHINE}
     return tree
 
 

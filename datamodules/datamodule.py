@@ -15,7 +15,7 @@ from datamodules.randomness import Draw
 from datamodules.samplers import MakeOrder, Order, ShareSampler, ShuffledPasses, StepSampler
 from datamodules.source import DataInfo, Loader, Splits
 from datamodules.splits import SplitSettings, class_counts, split_training
-from datamodules.streams import BatchLoader, Part, PartDataset, StepDataset, StepLoader, moved
+from datamodules.streams import BatchLoader, Part, PartDataset, PlacedPart, Places, StepDataset, StepLoader, moved
 
 DIGITS = "0123456789"
 
@@ -39,6 +39,8 @@ class StreamDataModule(LightningDataModule):
         validation part; 0 for none.
     split_seed: seeds all cuts. seed: seeds the order of samples.
     num_workers: processes that fetch; 0 is right for sets in memory.
+    device_memory: GiB of a GPU's memory that sets in memory may take, so that batches are gathered there; auto for a
+        quarter of what is free, 0 for none. Others are pinned. With num_workers all stay on the host.
     views: view objects by name, without a trailing digit; null takes a view away.
     text: null for images; for text a function of the set's parts that numbers their words, gives the codec.
     """
@@ -61,6 +63,7 @@ class StreamDataModule(LightningDataModule):
         split_seed: int = 0,
         seed: int = 0,
         num_workers: Annotated[int, Field(ge=0)] = 0,
+        device_memory: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto",
         views: dict[str, Any] | None = None,
         text: Callable[[Splits], Any] | None = None,
     ):
@@ -80,7 +83,7 @@ class StreamDataModule(LightningDataModule):
         if few_below > many_above + 1:
             raise UserError(f"data.few_below={few_below}: expected at most data.many_above={many_above} and one more")
         self.shots = (few_below, many_above)
-        self.seed, self.num_workers = seed, num_workers
+        self.seed, self.num_workers, self.device_memory = seed, num_workers, device_memory
         self.views: dict[str, Any] = {name: view for name, view in (views or {}).items() if view is not None}
         self.text = text
         self.codec: Any = None
@@ -95,6 +98,7 @@ class StreamDataModule(LightningDataModule):
         self._splits: Splits | None = None
         self._position = 0
         self._place: tuple[int, int, int] | None = None
+        self._places: Places | None = None
 
     # -- what is asked for, before anything is read ----------------------------------------------------------
     def request(self, streams: Iterable[str], orders: Mapping[str, MakeOrder] | None = None) -> None:
@@ -229,7 +233,16 @@ class StreamDataModule(LightningDataModule):
         if not part.source.workers:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         device = self.trainer.strategy.root_device.type if self.trainer is not None else "cpu"
-        return {"workers": self.num_workers, "pin": device == "cuda"}
+        return {"workers": self.num_workers, "pin": device == "cuda" and not isinstance(part, PlacedPart)}
+
+    def _placed(self, part: Part) -> Part:
+        """The part as loaders read it: on a GPU with its samples there, where they fit."""
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        if device.type != "cuda" or self.num_workers:
+            return part
+        if self._places is None:
+            self._places = Places(self.device_memory, device, torch.cuda.mem_get_info(device)[0])
+        return self._places.part(part)
 
     def batch_sizes(self) -> dict[str, int]:
         """Samples of each stream in one micro-batch, over all ranks."""
@@ -248,14 +261,15 @@ class StreamDataModule(LightningDataModule):
         sizes = self.batch_sizes()
         orders = {name: self._order(name, size, total) for name, size in sizes.items()}
         sampler = StepSampler(orders, sizes, total, rank, world, start=lambda: self.position)
-        dataset = StepDataset({stream: self.parts[stream] for stream in sizes})
+        parts = {stream: self._placed(self.parts[stream]) for stream in sizes}
+        dataset = StepDataset(parts)
         return StepLoader(
             dataset,
             sampler,
             persistent=True,
             state=self.state_dict,
             restore=self.load_state_dict,
-            **self._options(self.parts["labeled"]),
+            **self._options(parts["labeled"]),
         )
 
     def _order(self, stream: str, batch_size: int, total: int) -> Order:
@@ -268,6 +282,7 @@ class StreamDataModule(LightningDataModule):
         part = self.parts.get(name)
         if part is None:
             return []
+        part = self._placed(part)
         rank, world, _ = self._where()
         sampler = ShareSampler(len(part), self.eval_batch_size, rank, world)
         # validation comes again and again, testing once
@@ -275,7 +290,7 @@ class StreamDataModule(LightningDataModule):
 
     def pass_over(self, name: str) -> BatchLoader:
         """One pass over a part in its own order, all of it on every rank, in batches as evaluation has them."""
-        part = self.parts[name]
+        part = self._placed(self.parts[name])
         return BatchLoader(PartDataset(part), ShareSampler(len(part), self.eval_batch_size), **self._options(part))
 
     def val_dataloader(self) -> BatchLoader | list[Any]:

@@ -74,7 +74,9 @@ class Draw:
 
     def beta(self, a: float, b: float) -> Tensor:
         """One float32 Beta(a, b) number a row, as X / (X + Y) of two gamma variables."""
-        params = torch.tensor([[a, b]], device=self.device, dtype=torch.float64).expand(self.total, 2).contiguous()
+        # filled in there: numbers sent to a device would be waited for
+        params = torch.full((self.total, 2), a, device=self.device, dtype=torch.float64)
+        params[:, 1].fill_(b)
         x = torch._standard_gamma(params, generator=self.source)
         # Both gammas underflow for tiny parameters; the limit of Beta(a, b) there is a coin on {0, 1}.
         ratio = x[:, 0] / x.sum(1)

@@ -49,6 +49,20 @@ class Source:
         """
         raise TypeError(f"{type(self).__name__} does not fetch samples")
 
+    # -- sets in memory: they may lie on the device ----------------------------------------------------------
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of all samples, None where they are not in memory."""
+        return None
+
+    def on(self, device: torch.device) -> "Source":
+        """The same source with its samples on a device; targets stay on the host."""
+        raise TypeError(f"{type(self).__name__} is not in memory")
+
+    def fetch_there(self, indices: Tensor, there: Tensor) -> Any:
+        """As `fetch`, of a source made by `on`: `there` are the indices on the samples' device."""
+        raise TypeError(f"{type(self).__name__} is not in memory")
+
 
 class ArraySource(Source):
     """Images in memory.
@@ -71,6 +85,16 @@ class ArraySource(Source):
 
     def fetch(self, indices: Tensor) -> Tensor:
         return self.pixels.index_select(0, indices)
+
+    @property
+    def nbytes(self) -> int:
+        return self.pixels.nbytes
+
+    def on(self, device: torch.device) -> "ArraySource":
+        return ArraySource(self.pixels.to(device), self.targets, self.classes)
+
+    def fetch_there(self, indices: Tensor, there: Tensor) -> Tensor:
+        return self.fetch(there)
 
 
 @dataclass

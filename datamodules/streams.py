@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -51,6 +51,45 @@ class Part:
         rows, index, *targets = self.table.index_select(1, positions).unbind()
         data = self.source.fetch(rows)
         return {"data": data, "targets": dict(zip(self.tasks, targets, strict=True)), "index": index}
+
+
+class PlacedPart(Part):
+    """A part whose samples lie on the device: a batch is a gather there, and what crosses over are its numbers, in one
+    transfer that nobody waits for."""
+
+    def __init__(self, part: Part, source: Source, device: torch.device):
+        self.source, self.tasks, self.table, self.device = source, part.tasks, part.table, device
+
+    def fetch(self, positions: Tensor) -> dict[str, Any]:
+        numbers = self.table.index_select(1, positions)
+        if self.device.type == "cuda":
+            numbers = numbers.pin_memory()
+        rows, index, *targets = numbers.to(self.device, non_blocking=True).unbind()
+        data = self.source.fetch_there(numbers[0], rows)
+        return {"data": data, "targets": dict(zip(self.tasks, targets, strict=True)), "index": index}
+
+
+class Places:
+    """Which sources lie on the device: each for itself, while they fit into what may be taken there.
+
+    allowed: GiB, or `auto`: a quarter of what is free.
+    """
+
+    def __init__(self, allowed: float | Literal["auto"], device: torch.device, free: int):
+        self.device = device
+        self.left = free // 4 if allowed == "auto" else int(min(allowed * 2**30, free))
+        self._there: dict[int, Source | None] = {}
+
+    def part(self, part: Part) -> Part:
+        """The part with its samples on the device where they fit, else as it is."""
+        key = id(part.source)
+        if key not in self._there:
+            size = part.source.nbytes
+            fits = size is not None and size <= self.left
+            self.left -= (size or 0) if fits else 0
+            self._there[key] = part.source.on(self.device) if fits else None
+        source = self._there[key]
+        return part if source is None else PlacedPart(part, source, self.device)
 
 
 @dataclass(frozen=True)

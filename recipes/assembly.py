@@ -15,6 +15,7 @@ from datamodules.errors import UserError
 from datamodules.text.prepare import Tokenize
 from recipes.composition import Composition, Situation, compose
 from recipes.evaluation import Probe
+from recipes.hardware import check_compiler, chosen_precision
 from recipes.method import Method
 from recipes.networks.network import Network
 from recipes.optimizers import OptimizerSettings, check_optimizer
@@ -24,12 +25,13 @@ from recipes.settings import CheckpointSettings, TrainerSettings
 
 @dataclass
 class Assembly:
-    """The parts of a run, and the config they came from."""
+    """The parts of a run, and the config they came from. precision: as it was chosen where the config says `auto`."""
 
     config: DictConfig
     datamodule: StreamDataModule
     composition: Composition
     trainer: TrainerSettings
+    precision: str
     optimizer: OptimizerSettings
     scheduler: Schedule
     probes: dict[str, Probe]
@@ -92,17 +94,20 @@ def assemble(config: DictConfig) -> Assembly:
     check_views(datamodule)
     check_batch(datamodule.batch_size, devices_of(trainer))
     methods: dict[str, Method] = {str(key): make(node) for key, node in (config.get("methods") or {}).items()}
+    precision = chosen_precision(trainer, methods.values())
     situation = Situation(
         kind=datamodule.kind,
         views=frozenset(datamodule.view_names()),
         data=str(OmegaConf.select(config, "chosen.data") or "data"),
         tasks=len(datamodule.info.tasks),
         accumulate=trainer.accumulate_grad_batches,
-        precision=str(trainer.precision),
+        precision=precision,
         devices=devices_of(trainer),
+        compile=trainer.compile is not False,
         families=families(config),
     )
     composition = compose(methods, situation)
+    check_compiler(trainer)
     check_nonfinite(trainer, composition)
     check_losses(composition, float(config.supervised_weight))
     probes = probes_of(config, composition, situation)
@@ -116,6 +121,7 @@ def assemble(config: DictConfig) -> Assembly:
         datamodule=datamodule,
         composition=composition,
         trainer=trainer,
+        precision=precision,
         optimizer=optimizer,
         scheduler=make(config.scheduler),
         probes=probes,
@@ -135,6 +141,8 @@ def check_strategy(trainer: TrainerSettings, composition: Composition, situation
     if situation.kind == "text" or probes:
         what = "an encoder of texts" if situation.kind == "text" else "a measurement under evaluate"
         raise UserError(f"{said}: {what} needs whole parameters; expected ddp")
+    if situation.compile:
+        raise UserError(f"{said}: a compiled network was never tried in parts; set trainer.compile=false, or take ddp")
     if situation.devices < 2:
         raise UserError(f"{said}: trainer.devices={trainer.devices}; expected a number of at least 2")
 

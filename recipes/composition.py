@@ -41,6 +41,7 @@ class Situation:
     accumulate: int = 1
     precision: str = "32-true"
     devices: int = 1
+    compile: bool = False
     families: Mapping[str, str] = field(default_factory=dict)
 
     def option(self, key: str) -> str:
@@ -127,6 +128,8 @@ def _unmet(declarations: Mapping[str, Declaration], situation: Situation) -> lis
         if d.precisions is not None and situation.precision not in d.precisions:
             setting = f"trainer.precision={situation.precision}"
             faults.append(f"{option} does not work in {setting}: use one of {', '.join(d.precisions)}")
+        if situation.compile and d.uncompiled:
+            faults.append(f"{option} cannot be compiled: {d.uncompiled}; set trainer.compile=false")
     return faults
 
 

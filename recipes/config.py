@@ -155,8 +155,9 @@ def drop_leftovers(
     methods = config.get("methods")
     if not isinstance(methods, DictConfig):
         return [], []
-    gone = [str(name) for name in methods if lacks(config, f"methods.{name}")]
-    present = [str(name) for name in methods if name not in gone]
+    names = list(map(str, methods))
+    gone = [name for name in names if lacks(config, f"methods.{name}")]
+    present = [name for name in names if name not in gone]
     faults: list[str] = []
     silent: list[str] = []
     if not gone:
@@ -179,7 +180,7 @@ def drop_unmeasured(config: DictConfig, overrides: Sequence[str]) -> list[str]:
     nodes = config.get("evaluate")
     if not isinstance(nodes, DictConfig):
         return []
-    gone = [str(name) for name in nodes if lacks(config, f"evaluate.{name}")]
+    gone = [name for name in map(str, nodes) if lacks(config, f"evaluate.{name}")]
     with open_dict(nodes):
         for name in gone:
             del nodes[name]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,7 +28,8 @@ def one_hot(target: Tensor, classes: int) -> Tensor:
     """Dense float32 [N, C] targets; dense ones pass through, and a missing label (-1) becomes a row of zeros."""
     if target.ndim == 2:
         return target
-    return F.one_hot(target.clamp_min(0), classes).float() * (target >= 0).unsqueeze(1)
+    # torch's one_hot looks at the numbers first
+    return (target.unsqueeze(1) == torch.arange(classes, device=target.device)).float()
 
 
 def of_target(table: Tensor, target: Tensor) -> Tensor:

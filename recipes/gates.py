@@ -18,7 +18,8 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         weight = ctx.gates.weights[ctx.task]
-        return gradient * torch.as_tensor(weight).to(gradient), None, None
+        # a number stays on the host: sent to a device, it would have to be waited for
+        return gradient * (weight.to(gradient) if isinstance(weight, Tensor) else weight), None, None
 
 
 class Gates:

@@ -80,7 +80,8 @@ class Declaration:
     accumulation: works when a step is several micro-batches. exact_on_ranks: n ranks with 1/n of the batch each
     give the gradients of one rank with the whole. sharded: the same where every rank has a part of each parameter
     (`trainer.strategy=fsdp`); a method that says so asks the network by its forward alone, and has no parameters.
-    precisions: None for all, else those that work.
+    precisions: None for all, else those that work. uncompiled: why the network that it makes is no single graph, None
+    where it is.
     """
 
     kinds: tuple[str, ...] = ("image", "text")
@@ -100,6 +101,7 @@ class Declaration:
     exact_on_ranks: bool = True
     sharded: bool = False
     precisions: tuple[str, ...] | None = None
+    uncompiled: str | None = None
 
 
 class Method(Callback):

@@ -19,6 +19,8 @@ from pydantic import Field
 from torch import nn, optim
 
 from datamodules.errors import UserError, nearest
+from recipes.settings import Update
+from recipes.updates import FORMS, form_of
 
 Rate = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -197,21 +199,27 @@ class Adagrad(OptimizerSettings):
 
 
 def build_optimizer(
-    module: nn.Module, settings: OptimizerSettings, extra_groups: Sequence[Mapping[str, Any]] = ()
+    module: nn.Module,
+    settings: OptimizerSettings,
+    extra_groups: Sequence[Mapping[str, Any]] = (),
+    update: Update = "loop",
+    precision: str = "32-true",
 ) -> optim.Optimizer:
     """An optimizer over the trainable parameters of `module` and over a method's own groups.
 
     extra_groups: dicts with `params` and any of `lr`, `weight_decay`; their parameters are taken out of the
-    module's, and their group's values win over the settings, a parameter's own flags over both. Raises
-    `UserError` for an unknown name, an argument that the optimizer does not have, and where nothing is left
-    to train."""
+    module's, and their group's values win over the settings, a parameter's own flags over both. update: what
+    is run on the tensors, see `TrainerSettings`; the optimizer's own options win. Raises `UserError` for an
+    unknown name, an argument that the optimizer does not have, and where nothing is left to train."""
     groups = parameter_groups(module, settings, extra_groups)
     if not groups:
         raise UserError(
             "nothing to train: every parameter is frozen; add a method that trains or unfreeze the head"
         )
-    make = check_optimizer(settings)
+    make, known = _checked(settings)
     name, arguments = settings.factory_name(), settings.arguments()
+    if not arguments.keys() & FORMS:
+        arguments |= form_of(update, name, known, groups[0]["params"][0].device.type, precision)
     try:
         return make(groups, lr=settings.lr, weight_decay=settings.weight_decay, **arguments)
     except (TypeError, ValueError, ImportError) as error:
@@ -221,11 +229,23 @@ def build_optimizer(
 def check_optimizer(settings: OptimizerSettings) -> Callable[..., optim.Optimizer]:
     """What makes the optimizer, from groups, rate, decay and the settings' arguments. Raises `UserError` for an
     unknown name and for arguments that it does not have, before there is anything to optimise."""
+    return _checked(settings)[0]
+
+
+def chosen_form(settings: OptimizerSettings, update: Update, device: str, precision: str) -> str:
+    """The same in a word: `fused`, `foreach`, `loop`, and `own` where the optimizer has no choice."""
+    given = settings.arguments()
+    form = {name: bool(given[name]) for name in FORMS & given.keys()}
+    form = form or form_of(update, settings.factory_name(), _checked(settings)[1], device, precision)
+    return next((name for name, taken in form.items() if taken), "loop" if form else "own")
+
+
+def _checked(settings: OptimizerSettings) -> tuple[Callable[..., optim.Optimizer], set[str]]:
     name = settings.factory_name()
     make, known = _factory(name)
     for argument in sorted(settings.arguments().keys() - known):
         raise UserError(f"optimizer.options.{argument}: '{name}' has no such argument; {nearest(argument, known)}")
-    return make
+    return make, known
 
 
 def parameter_groups(

@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from recipes.assembly import Assembly
 from recipes.composition import SLOTS, base_view
+from recipes.hardware import backend_of, lies_channels_last, on_gpu
+from recipes.networks.network import Network
+from recipes.optimizers import chosen_form
 from recipes.recipe import POINTS
 
 
@@ -24,7 +28,7 @@ def called(node: Any) -> str:
     return f"{str(node['_target_']).rpartition('.')[2]}({', '.join(given)})"
 
 
-def describe(assembly: Assembly, network: nn.Module) -> str:
+def describe(assembly: Assembly, network: Network) -> str:
     """The plan as text. `network` may live on the meta device."""
     sections = [
         ("recipe", [assembly.chosen("recipe")]),
@@ -33,7 +37,7 @@ def describe(assembly: Assembly, network: nn.Module) -> str:
         ("network", _network(assembly, network)),
         ("methods, in order", _methods(assembly)),
         ("slots", _slots(assembly)),
-        ("optimization", _optimization(assembly)),
+        ("optimization", _optimization(assembly, network)),
         ("evaluation", _evaluation(assembly)),
     ]
     lines = []
@@ -61,7 +65,7 @@ def _streams(assembly: Assembly) -> list[str]:
     return lines + [f"{name}: {called(made[name])}" for name in used if made.get(name)]
 
 
-def _network(assembly: Assembly, network: nn.Module) -> list[str]:
+def _network(assembly: Assembly, network: Network) -> list[str]:
     trainable = [p for p in network.parameters() if p.requires_grad]
     frozen = [p for p in network.parameters() if not p.requires_grad]
     name = assembly.config.network.name
@@ -87,14 +91,31 @@ def _slots(assembly: Assembly) -> list[str]:
     return slots or ["none taken"]
 
 
-def _optimization(assembly: Assembly) -> list[str]:
+def _computed(assembly: Assembly, network: Network) -> str:
+    """How the network is run: `compiled by inductor before its heads, kernels channels-last`."""
+    backend = backend_of(assembly.trainer.compile)
+    device = torch.device("cuda" if on_gpu(assembly.trainer) else "cpu")
+    last = lies_channels_last(assembly.trainer.channels_last, network, device)
+    compiled = f"compiled by {backend} before its heads" if backend else "not compiled"
+    return f"{compiled}, memory {'channels-last' if last else 'contiguous'}"
+
+
+def updated(assembly: Assembly) -> str:
+    """What the optimizer runs on its tensors."""
+    device = "cuda" if on_gpu(assembly.trainer) else "cpu"
+    form = chosen_form(assembly.optimizer, assembly.trainer.update, device, assembly.precision)
+    return {"fused": "fused", "foreach": "on lists of tensors", "loop": "tensor by tensor"}.get(form, "in its own form")
+
+
+def _optimization(assembly: Assembly, network: Network) -> list[str]:
     trainer = assembly.trainer
     micro = trainer.accumulate_grad_batches
     each = f", {micro} micro-batches each" if micro > 1 else ""
     steps = f"{trainer.max_steps} steps{each}" if trainer.max_steps else "none: the network is evaluated as it is"
     return [
-        f"{steps}, precision {trainer.precision}, accelerator {trainer.accelerator}",
-        called(assembly.config.optimizer),
+        f"{steps}, precision {assembly.precision}, accelerator {trainer.accelerator}",
+        f"network {_computed(assembly, network)}",
+        f"{called(assembly.config.optimizer)}, {updated(assembly)}",
         called(assembly.config.scheduler),
     ]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial, reduce
 from operator import add
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from recipes.evaluated import Evaluated, MakeView
 from recipes.evaluation import Evaluator, Probe
 from recipes.finite import Trace, Traces
 from recipes.forward import forward_inputs
+from recipes.hardware import lies_channels_last, prepare_compiler
+from recipes.hooks import hush
 from recipes.meters import Meters, Stopwatch
 from recipes.networks.embedding import add_embedding
 from recipes.networks.network import Network
@@ -42,13 +44,17 @@ POINTS = (
 )
 
 
+NOTED = {"_current_fx_name", "_step", "replaying"}
+
+
 class Recipe(Evaluated):
     """A network, its tasks and the methods composed for this run.
 
     sizes are the numbers of samples by stream; make_view makes a view of a stream; make_optimizer returns the
     optimizer and its scheduler by step; classifies tells whether evaluation asks the heads; monitor is
     the metric that a validation must yield; log_every is the number of optimizer steps between two transfers of
-    metrics; identity is kept in every checkpoint, so that a run of another kind does not resume from it, and
+    metrics; backend names the compiler of the networks, None for none; channels_last is how kernels are to lie;
+    identity is kept in every checkpoint, so that a run of another kind does not resume from it, and
     provenance, from which `loading` builds this recipe again without its data.
     """
 
@@ -68,6 +74,8 @@ class Recipe(Evaluated):
         total_steps: int = 1,
         log_every: int = 50,
         skip_nonfinite: bool = False,
+        backend: str | None = None,
+        channels_last: bool | Literal["auto"] = False,
         identity: dict[str, str] | None = None,
         provenance: dict[str, Any] | None = None,
     ):
@@ -101,7 +109,17 @@ class Recipe(Evaluated):
         self.clock = Stopwatch()  # between the first and the last training step, validation included
         self.last_step: Step | None = None  # of the whole run, for the sheet of views on its page
         self._step: Step | None = None  # the micro-batch that is under way
+        self._backend, self._channels_last = backend, channels_last
+        hush(self)
         self._identity, self._provenance = dict(identity or {}), dict(provenance or {})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes here which hook it is in, some thirty times a step, and a module looks among its parameters,
+        # buffers and modules before it sets a plain attribute
+        if name in NOTED:
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         numbers = {"latest": dict(self.latest), "seconds": self.clock.seconds, "skipped": self.skipped}
@@ -221,6 +239,18 @@ class Recipe(Evaluated):
             yield
         finally:
             self.replaying = False
+
+    def setup(self, stage: str) -> None:
+        networks = [self.network, *([self.teacher.network] if self.teacher else [])]
+        # before the optimizer makes its state, which lies as the weights do
+        whole = self.device_mesh is None
+        if whole and lies_channels_last(self._channels_last, self.network, self.trainer.strategy.root_device):
+            for network in networks:
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self._backend and stage == "fit":
+            prepare_compiler(several_backwards=bool(self.at["combine"]))
+            for network in networks:
+                network.compile(backend=self._backend)
 
     def on_train_start(self) -> None:
         # here and not in a callback, which would be called at every other hook as well

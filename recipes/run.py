@@ -22,6 +22,8 @@ from datamodules.randomness import Randomness
 from recipes import sharding
 from recipes.assembly import Assembly, assemble, devices_of, heads_speak, plain
 from recipes.checkpoints import AtomicFiles, LastCheckpoint
+from recipes.hardware import backend_of, peak_memory
+from recipes.hooks import Unprofiled, hush
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.method import Method
 from recipes.optimizers import build_optimizer
@@ -123,7 +125,7 @@ def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
 
     def make_optimizer(recipe: Recipe) -> Any:
         groups = [group for method in recipe.composition.methods.values() for group in method.parameter_groups(recipe)]
-        optimizer = build_optimizer(recipe, assembly.optimizer, groups)
+        optimizer = build_optimizer(recipe, assembly.optimizer, groups, settings.update, assembly.precision)
         return optimizer, build_scheduler(optimizer, assembly.scheduler, settings.max_steps)
 
     return Recipe(
@@ -141,6 +143,8 @@ def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
         total_steps=settings.max_steps,
         log_every=settings.log_every,
         skip_nonfinite=settings.nonfinite == "skip",
+        backend=backend_of(settings.compile),
+        channels_last=settings.channels_last,
         identity=identity(config),
         provenance=provenance(config, facts, network),
     )
@@ -173,7 +177,7 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
             devices=s.devices,
             num_nodes=s.num_nodes,
             strategy=sharding.strategy(devices_of(s)) if s.strategy == sharding.FSDP else s.strategy,
-            precision=s.precision,
+            precision=assembly.precision,  # type: ignore[arg-type]
             max_steps=s.max_steps,
             accumulate_grad_batches=s.accumulate_grad_batches,
             gradient_clip_val=s.gradient_clip_val,
@@ -186,13 +190,16 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
             callbacks=callbacks,
             plugins=[AtomicFiles()],
             default_root_dir=folder,
+            profiler=Unprofiled(),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             inference_mode=False,
             enable_model_summary=False,
             enable_progress_bar=s.progress_bar,
         )
-    if str(s.precision).startswith("16") and str(trainer.precision).startswith("bf16"):
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        hush(callback)
+    if assembly.precision.startswith("16") and str(trainer.precision).startswith("bf16"):
         raise UserError(
             f"trainer.precision={s.precision}: a CPU has no fp16 training, Lightning would take {trainer.precision} in "
             f"its place; write trainer.precision={trainer.precision}, or 32-true"
@@ -221,7 +228,11 @@ def checkpoints(assembly: Assembly, folder: Path) -> list[Checkpoint]:
     monitor = str(assembly.config.monitor)
     mode = "min" if monitor.endswith("loss") else "max"
     where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
-    return [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **where), last] if validates else [last]
+    if not validates:
+        return [last]
+    best = ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **where)
+    best.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # after validations alone
+    return [best, last]
 
 
 def train(
@@ -253,6 +264,8 @@ def train(
         except SIGTERMException as stop:
             raise Terminated(folder, trainer.global_step) from stop
         final = recipe.latest | {"train_seconds": recipe.clock.seconds}
+        most = peak_memory(recipe.device)
+        final |= {} if most is None else {"peak_memory_bytes": float(most)}
         leave_behind(assembly, recipe, loggers, folder, plan, command, final)
     return final
 

@@ -7,9 +7,11 @@ from pydantic import Field
 
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal[
-    "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "transformer-engine",
+    "auto", "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "transformer-engine",
     "transformer-engine-float16", "bf16", 16, 32, 64,
 ]  # fmt: skip
+Backend = Literal["inductor", "cudagraphs", "aot_eager", "eager"]
+Update = Literal["auto", "fused", "foreach", "loop"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,21 @@ class TrainerSettings:
     steps between two transfers of the metrics from the device. deterministic: refuse operations that have no
     deterministic kernel. nonfinite: what follows a loss that is no number: `stop` at the next transfer of the metrics,
     with the step, the terms and the samples, before a checkpoint is written; or `skip` the batch and count it, which
-    waits for the device in every step and is for one device."""
+    waits for the device in every step and is for one device.
+
+    precision: `auto` takes bf16-mixed on a GPU that has it, unless a method does not work so, else 32-true. compile:
+    torch.compile of what lies before the heads, by inductor or the backend named; names of weights stay. channels_last:
+    how kernels of convolutions lie; `auto`: so on a GPU, where most of an image network's numbers are such. update:
+    what the optimizer runs, where it has it: one kernel for all tensors (`fused`), operations on lists of tensors
+    (`foreach`), one tensor after the other (`loop`); `auto`: fused on a GPU, on a CPU foreach, which is bit-equal to
+    the loop."""
 
     max_steps: Annotated[int, Field(ge=0)] = 1200
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
     devices: Literal["auto", -1] | Count | list[Annotated[int, Field(ge=0)]] = 1
     num_nodes: Count = 1
     strategy: str = "auto"
-    precision: Precision = "32-true"
+    precision: Precision = "auto"
     accumulate_grad_batches: Count = 1
     gradient_clip_val: Annotated[float, Field(gt=0)] | None = None
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"
@@ -42,6 +51,9 @@ class TrainerSettings:
     deterministic: bool = False
     progress_bar: bool = True
     nonfinite: Literal["stop", "skip"] = "stop"
+    compile: bool | Backend = False
+    channels_last: Literal["auto"] | bool = "auto"
+    update: Update = "auto"
 
     @property
     def validation_interval(self) -> int:

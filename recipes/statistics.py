@@ -14,15 +14,21 @@ class ClassStatistics(nn.Module):
         super().__init__()
         for task, n in counts.items():
             self.register_buffer(f"counts_{task}", n.float())
+        self._priors: dict[str, tuple[Tensor, int, Tensor]] = {}  # counts, their version, log π
 
     def counts(self, task: str) -> Tensor:
         """[C] number of labeled training samples a class."""
         return self.get_buffer(f"counts_{task}")
 
     def log_prior(self, task: str) -> Tensor:
-        """[C] log π_c with π_c = max(n_c, 1) / Σ n: a class without samples counts as one, never log 0."""
+        """[C] log π_c with π_c = max(n_c, 1) / Σ n: a class without samples counts as one, never log 0. Computed once;
+        again where the counts have moved to a device or come from a checkpoint."""
         counts = self.counts(task)
-        return torch.log(counts.clamp_min(1.0) / counts.sum().clamp_min(1.0))
+        before, version, prior = self._priors.get(task, (None, -1, counts))
+        if before is not counts or version != counts._version:
+            prior = torch.log(counts.clamp_min(1.0) / counts.sum().clamp_min(1.0))
+            self._priors[task] = (counts, counts._version, prior)
+        return prior
 
 
 def gather_rows(value: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Labelled texts in memory, and what the loaders of text sets share."""
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +53,23 @@ class TextSource(Source):
         original has and how many its longest view may have. Widths are decided here, where lengths are known
         without asking the device.
         """
+        return self.fetch_there(indices, indices)
+
+    def fetch_there(self, indices: Tensor, there: Tensor) -> dict[str, Any]:
         codec = self.codec
         longest = int(self.counts[indices].max()) if len(indices) else 0
         trimmed = min(-(-max(longest, 1) // 8) * 8, self.words.shape[1])
         length, width = codec.widths(int(self.lengths[indices].max()) if len(indices) else codec.special)
-        return {"words": self.words[indices, :trimmed], "length": length, "width": width}
+        return {"words": self.words[there, :trimmed], "length": length, "width": width}
+
+    @property
+    def nbytes(self) -> int:
+        return self.words.nbytes
+
+    def on(self, device: torch.device) -> "TextSource":
+        placed = copy.copy(self)  # lengths stay on the host, which decides widths by them
+        placed.words = self.words.to(device)
+        return placed
 
 
 def text_source(

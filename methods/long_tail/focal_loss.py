@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 from methods.long_tail.sigmoid import SOFTMAX_ONLY, binary_costs, start_rare, summed
-from recipes.criterion import Role
+from recipes.criterion import Role, one_hot
 from recipes.method import Declaration, Method
 from recipes.recipe import Recipe
 
@@ -20,7 +20,7 @@ def log_rest(logits: Tensor) -> Tensor:
     Of the likeliest class it is the logsumexp of the others: 1 - p would round to 0, and its power's gradient to nan.
     """
     log_p = F.log_softmax(logits.float(), dim=1)
-    top = F.one_hot(logits.argmax(1), logits.shape[1]).bool()
+    top = one_hot(logits.argmax(1), logits.shape[1]).bool()
     others = log_p.masked_fill(top, -torch.inf)
     return torch.where(top, others.logsumexp(1, keepdim=True), torch.log1p(-others.exp()))
 

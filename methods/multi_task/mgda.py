@@ -30,15 +30,15 @@ def min_norm(gram: Tensor, present: Tensor | None = None) -> Tensor:
 
 
 @cache
-def supports(tasks: int) -> np.ndarray:
-    """[2^T - 1, T] of all non-empty sets."""
-    return (np.arange(1, 2**tasks)[:, None] >> np.arange(tasks)) % 2 == 1
+def supports(tasks: int, device: torch.device) -> Tensor:
+    """bool [2^T - 1, T] of all non-empty sets, sent to the device once: it would be waited for in every step."""
+    return torch.from_numpy((np.arange(1, 2**tasks)[:, None] >> np.arange(tasks)) % 2 == 1).to(device)
 
 
 def by_supports(gram: Tensor, there: Tensor) -> Tensor:
     """Solve min wᵀGw, Σ w = 1 on every support, [[G_S, 1], [1ᵀ, 0]] (w, -v) = (0, 1), and keep the feasible solution of
     least value. The bordered system has a solution also where the gradients of S hold zero in their hull."""
-    tasks, inside = len(gram), torch.as_tensor(supports(len(gram)), device=gram.device)
+    tasks, inside = len(gram), supports(len(gram), gram.device)
     eye = torch.eye(tasks, dtype=gram.dtype, device=gram.device)
     system = gram.new_zeros(len(inside), tasks + 1, tasks + 1)
     system[:, :tasks, :tasks] = torch.where(inside[:, :, None] & inside[:, None, :], gram, eye)
@@ -50,7 +50,8 @@ def by_supports(gram: Tensor, there: Tensor) -> Tensor:
     w = torch.where(feasible[:, None], w.clamp_min(0), 0.0)
     w = w / w.sum(1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
     value = torch.where(feasible, ((w @ gram) * w).sum(1), torch.inf)
-    return w[value.argmin()]
+    # index_select: a place in brackets would be read by the host
+    return w.index_select(0, value.argmin()[None]).squeeze(0)
 
 
 def by_active_set(gram: Tensor, there: Tensor) -> Tensor:

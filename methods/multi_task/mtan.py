@@ -136,6 +136,7 @@ class MTAN(Method):
         tags=("features_by_task",),
         refuses={"adds_tokens": "its masks lie over places of a picture, and added tokens have none; leave one out"},
         after=("delta",),
+        uncompiled="its masks are hung into the trunk anew in every forward",
     )
 
     def __init__(self, reduction: Annotated[int, Field(ge=1)] = 4):

@@ -17,7 +17,8 @@ from recipes.step import Step
 
 def stability(passes: list[Tensor]) -> Tensor:
     """Σ_{j<k} (1/C) ‖f_j - f_k‖² over the passes' probabilities, [N]; gradient flows through all of them."""
-    return torch.stack([squared_distance(a, b) for a, b in combinations(passes, 2)]).sum(0)
+    distances = [squared_distance(a, b) for a, b in combinations(passes, 2)]
+    return distances[0] if len(distances) == 1 else torch.stack(distances).sum(0)
 
 
 def mutual_exclusivity(p: Tensor) -> Tensor:

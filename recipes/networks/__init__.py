@@ -6,12 +6,10 @@ from recipes.networks.build import build_network, default_name
 from recipes.networks.checkpoint import load_checkpoint
 from recipes.networks.image import ImageNetwork
 from recipes.networks.network import Network, linear_head, parameter_counts
-from recipes.networks.text import TextNetwork
 
 __all__ = [
     "ImageNetwork",
     "Network",
-    "TextNetwork",
     "build_network",
     "default_name",
     "linear_head",

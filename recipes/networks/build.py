@@ -1,14 +1,15 @@
 """From the config's network section to a network."""
 
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
 from recipes.networks.checkpoint import load_checkpoint
 from recipes.networks.image import build_image
 from recipes.networks.network import Network
-from recipes.networks.text import SMALL, Pooling, build_text
 
+SMALL = "roux_text_small"
+Pooling = Literal["mean", "cls"]
 Side = Annotated[int, Field(ge=1)]
 
 
@@ -59,6 +60,8 @@ def build_network(
         "name": name, "pretrained": pretrained, "drop_rate": drop_rate, "options": options
     }  # fmt: skip
     if info.kind == "text":
+        from recipes.networks.text import build_text  # transformers takes seconds to import
+
         network = build_text(tasks, pooling=pooling, vocab_size=vocab_size, **common)
     elif info.shape is None:
         raise ValueError("image data must say the shape (C, H, W) of a picture")

@@ -1,6 +1,7 @@
 """embed -> features -> heads: what the engine and every method know of a network."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
 
 import timm.layers
@@ -45,6 +46,7 @@ class Network(nn.Module, ABC):
         self.feature_dim = feature_dim
         self.dropout = nn.Dropout(drop_rate)
         self.gates: Gates | None = None
+        self._compiled: Callable[[Embedded], Tensor | dict[str, Tensor]] | None = None
         self.deltas = nn.ModuleDict()
         self.still: list[nn.Module] = []
         self.frozen = False
@@ -74,8 +76,17 @@ class Network(nn.Module, ABC):
             module.eval()
         return self
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """torch.compile of `features`, with its arguments. Heads and gates stay as they are: gradients are taken
+        between the two, methods put other heads in, and a gate's number is set between forward and backward."""
+        self._compiled = torch.compile(self.features, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy would go on computing with the weights of the original
+        return super().__getstate__() | {"_compiled": None}
+
     def forward(self, embedded: Embedded) -> Output:
-        features = self.features(embedded)
+        features = (self._compiled or self.features)(embedded)
         if isinstance(features, Tensor):
             hidden = dict.fromkeys(self.heads, self.dropout(features))
         else:

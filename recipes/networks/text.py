@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from datamodules.errors import UserError, nearest
+from recipes.networks.build import SMALL, Pooling
 from recipes.networks.meta import on_meta
 from recipes.networks.network import Network
 from recipes.step import Embedded
 
 logger = logging.getLogger(__name__)
-Pooling = Literal["mean", "cls"]
 
-SMALL = "roux_text_small"
 _SMALL_SETTINGS: dict[str, Any] = {
     "hidden_size": 128,
     "num_hidden_layers": 2,

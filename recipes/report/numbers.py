@@ -26,13 +26,24 @@ def is_seconds(name: str) -> bool:
     return name.endswith("seconds")
 
 
+def is_bytes(name: str) -> bool:
+    return name.endswith("bytes")
+
+
 def value_text(name: str, value: float | None) -> str:
-    """A metric's value: `96.13 %`, `1 min 12 s`, or four significant digits; a dash for none and NaN."""
+    """A metric's value: `96.13 %`, `1 min 12 s`, `1.41 GiB`, or four significant digits; a dash for none and NaN."""
     if value is None or not math.isfinite(value):
         return "–"
     if is_share(name):
         return f"{100 * value:.2f} %"
+    if is_bytes(name):
+        return memory(value)
     return clock(value) if is_seconds(name) else f"{value:.4g}"
+
+
+def memory(count: float) -> str:
+    """An amount of memory: `512 MiB`, `1.41 GiB`."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def clock(seconds: float) -> str:
@@ -71,7 +82,7 @@ def paired(final: Mapping[str, float]) -> list[tuple[str, float | None, float | 
     def rank(name: str) -> tuple[int, int, int]:
         group = name.partition("/")[0]
         return (
-            GROUPS.index(group) if group in GROUPS else len(GROUPS) + is_seconds(name),
+            GROUPS.index(group) if group in GROUPS else len(GROUPS) + is_seconds(name) + 2 * is_bytes(name),
             name.count("/"),
             (not name.endswith("/accuracy")) + (not is_share(name)),
         )

@@ -41,7 +41,7 @@ class RayLauncher(Launcher):
         if not ray.is_initialized():
             ray.init(address=self.address, log_to_driver=True, **self.init)
         # a job that is lost with its machine is the sweep's to start again
-        remote = ray.remote(max_retries=0, **self.needs)(execute)
+        remote = ray.remote(execute).options(max_retries=0, **self.needs)
         state = Singleton.get_state()
         try:
             return ray.get(

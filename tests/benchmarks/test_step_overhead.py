@@ -6,13 +6,16 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks.step_overhead import BARE, PROOF, Bench, first_difference, main
+from benchmarks.cases import CASES, pairs
+from benchmarks.step_overhead import PROOF, Bench, first_difference, main
 from benchmarks.timing import Clock, Sections, race
 
+SLOW = [pytest.param("device", case, marks=pytest.mark.slow) for _, case in pairs(list(CASES), ["device"])]
 
-@pytest.mark.parametrize("recipe", BARE)
-def test_losses_are_bit_equal_to_a_hand_written_loop(recipe, tmp_path):
-    bench = Bench(recipe, "cpu", tmp_path)
+
+@pytest.mark.parametrize(("regime", "case"), [*pairs(list(CASES), ["host", "input"]), *SLOW])
+def test_losses_are_bit_equal_to_a_hand_written_loop(regime, case, tmp_path):
+    bench = Bench(case, regime, "cpu", tmp_path)
     ours, bare = (run(Clock(0, PROOF - 1)) for run in (bench.ours, bench.bare))
     assert len(ours) == len(bare) == PROOF
     assert first_difference(ours, bare) is None
@@ -29,10 +32,14 @@ def test_a_difference_in_the_last_bit_is_found_at_its_step():
 
 def test_tables_and_json(tmp_path, capsys):
     out = tmp_path / "out.json"
-    assert main(["--recipe", "fixmatch", "--steps", "10", "--warmup", "0", "--repeats", "2", "--json", str(out)]) == 0
+    short = ["--steps", "10", "--warmup", "0", "--repeats", "2"]
+    assert main(["--recipe", "fixmatch", "--regime", "host", *short, "--json", str(out)]) == 0
     printed, record = capsys.readouterr().out, json.loads(out.read_text())
     assert {"date", "processor", "threads", "torch", "lightning", "commit"} <= record["surroundings"].keys()
-    found = record["recipes"]["fixmatch"]
+    assert [target["met"] for target in record["targets"]] in ([True], [False])  # what it allocates
+    assert len(record["tables"]) == 3
+    found = record["figures"]["host"]["fixmatch"]
+    assert all(bytes_ > 2**20 for bytes_ in found["allocated"])
     names = {"bare loop", "bare loop, free", "bare step in Lightning", "Roux"}
     assert found["times"].keys() == names
     assert all(f"| {name} " in printed for name in names)
@@ -43,6 +50,13 @@ def test_tables_and_json(tmp_path, capsys):
         assert column["all"] == pytest.approx(sum(value for name, value in column.items() if name != "all"))
     parts = {"loader", "views", "network", "backward", "optimizer", "averaged weights"}
     assert parts <= found["sections"]["Roux"].keys()
+
+
+def test_what_cannot_be_is_a_line(capsys):
+    for wrong in (["--steps", "15"], ["--repeats", "0"], ["--recipe", "no"], ["--regime", "gpu"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+    assert "multiples of 10" in capsys.readouterr().err
 
 
 def test_variants_take_turns_block_by_block():

@@ -167,6 +167,14 @@ def test_accumulation_and_precision():
     assert list(composed(method, precision="bf16-mixed").methods) == ["a"]
 
 
+def test_a_network_that_is_no_single_graph_is_not_compiled():
+    method = {"a": Plain(uncompiled="it hangs itself in anew")}
+    assert refusal(method, compile=True) == (
+        "methods.a cannot be compiled: it hangs itself in anew; set trainer.compile=false"
+    )
+    assert list(composed(method).methods) == ["a"]
+
+
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
 def test_an_average_in_half_precision(precision):
     message = refusal({"ema": EMA()}, precision=precision)

@@ -198,3 +198,39 @@ def test_the_state_of_an_optimizer_made_from_a_config_is_plain(tmp_path):
     torch.save(optimizer.state_dict(), tmp_path / "state")
     loaded = torch.load(tmp_path / "state", weights_only=True)
     assert loaded["param_groups"][0]["betas"] == (0.9, 0.999) and loaded["param_groups"][0]["amsgrad"] is True
+
+
+@pytest.mark.parametrize("settings", [o.SGD(), o.SGD(nesterov=False), o.Adam(), o.AdamW(amsgrad=True), o.RMSprop()])
+def test_on_lists_of_tensors_to_the_bit_what_it_is_tensor_by_tensor(settings):
+    """So that `auto`, which takes lists on a CPU, changes no number."""
+    ends = []
+    for update in ("loop", "auto"):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.Linear(33, 17))
+        optimizer = o.build_optimizer(module, settings, update=update)
+        assert optimizer.param_groups[0]["foreach"] is (update == "auto")
+        for _ in range(5):
+            for parameter in module.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        ends.append([p.detach() for p in module.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("update", "device", "precision", "form"),
+    [
+        ("auto", "cpu", "32-true", "foreach"),
+        ("auto", "cuda", "bf16-mixed", "fused"),
+        ("auto", "cuda", "16-mixed", "foreach"),
+        ("fused", "cpu", "32-true", "fused"),
+        ("foreach", "cuda", "32-true", "foreach"),
+        ("loop", "cuda", "32-true", "loop"),
+    ],
+)
+def test_what_runs_on_the_tensors(update, device, precision, form):
+    assert o.chosen_form(o.SGD(), update, device, precision) == form
+    assert o.chosen_form(o.SGD(options={"fused": True}), update, device, precision) == "fused"  # the user's word
+    # rmsprop has no fused form: the next slower one
+    assert o.chosen_form(o.RMSprop(), update, device, precision) == ("loop" if form == "loop" else "foreach")
+    assert o.chosen_form(o.RAdam(), "auto", "cpu", precision) == "own"  # on lists it differs in the last bit

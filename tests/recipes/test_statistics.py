@@ -20,8 +20,19 @@ def test_a_class_without_samples_counts_as_one():
 def test_counts_lie_in_the_state():
     a = ClassStatistics({"label": torch.tensor([4, 2])})
     b = ClassStatistics({"label": torch.tensor([0, 0])})
+    assert b.log_prior("label").exp().tolist() == [1, 1]
     b.load_state_dict(a.state_dict())
     assert b.counts("label").tolist() == [4, 2]
+    torch.testing.assert_close(b.log_prior("label").exp(), torch.tensor([4 / 6, 2 / 6]))
+
+
+def test_the_prior_is_computed_once_until_the_counts_change():
+    statistics = ClassStatistics({"label": torch.tensor([6, 3, 1])})
+    prior = statistics.log_prior("label")
+    assert statistics.log_prior("label") is prior
+    assert statistics.double().log_prior("label").dtype == torch.float64
+    statistics.counts("label").fill_(1)
+    torch.testing.assert_close(statistics.log_prior("label").exp(), torch.full((3,), 1 / 3, dtype=torch.float64))
 
 
 def test_memory_keeps_rows_by_sample():

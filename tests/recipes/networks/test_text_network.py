@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, RobertaConfig, T5Config
 
 from datamodules.errors import UserError
-from recipes.networks import TextNetwork, build_network, parameter_counts
-from recipes.networks.text import masked_mean
+from recipes.networks import build_network, parameter_counts
+from recipes.networks.text import TextNetwork, masked_mean
 from recipes.step import Embedded
 
 INFO = SimpleNamespace(kind="text", shape=None)

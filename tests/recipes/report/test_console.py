@@ -130,6 +130,8 @@ def test_between_redraws_a_step_costs_next_to_nothing():
     [
         ("test/accuracy", 0.96129, "96.13 %"),
         ("train_seconds", 125.2, "2 min 05 s"),
+        ("peak_memory_bytes", 3.5 * 2**29, "1.75 GiB"),
+        ("peak_memory_bytes", 300.2 * 2**20, "300 MiB"),
         ("val/accuracy_median20", 0.5, "50.00 %"),
         ("test/loss", 0.123456, "0.1235"),
         ("test/loss", float("nan"), "–"),
