@@ -3,15 +3,18 @@
 An attack has no gradient of its own to compare; that of its objective is in every step, and for l2 in full.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from datamodules.randomness import generator
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.losses import divergence, input_gradient
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm
 from methods.adversarial.attacks.pgd import pgd
+from methods.adversarial.attacks.square_attack import signs, square_attack
 from methods.adversarial.attacks.threat import Threat, length, per_sample
 from tests.methods.adversarial.attacks.worked import convolutional, of, pictures
 from tests.oracles.compare import installed
@@ -84,3 +87,56 @@ def test_the_inner_loop_of_trades():
     noise = 0.001 * torch.randn_like(X)
     reference = MODEL(X).detach()
     close(pgd(lambda v: divergence(reference, MODEL(v)), X, LINF, 6, 0.03, noise), expected)
+
+
+class Shared:
+    """Random numbers by purpose, the same for all pictures, which the package draws once a query."""
+
+    def __init__(self, rows: int):
+        self.rows = rows
+
+    def uniform_of(self, purpose: str, *shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator("square", purpose))
+
+    def draw(self, purpose: str) -> Any:
+        def integers(low: int, high: int) -> torch.Tensor:
+            # theirs draws from [0, H - s), ours from [0, H - s]
+            return (low + (high - 1 - low) * self.uniform_of(purpose, 1)).long().expand(self.rows)
+
+        def uniform(*shape: int) -> torch.Tensor:
+            if purpose == "stripes":
+                return self.uniform_of(purpose, self.rows, *shape)
+            return self.uniform_of(purpose, *shape).expand(self.rows, *shape)
+
+        return SimpleNamespace(integers=integers, uniform=uniform)
+
+
+@pytest.mark.parametrize(("eps", "queries"), [(0.02, 260), (0.1, 60)])
+def test_square_attack(eps, queries):
+    """Every query of a run with equal random numbers. Theirs counts squares from zero, so that the first size lasts for
+    one more; AutoAttack and ours count from one, to which it is set here."""
+    y = MODEL(X).argmax(1)  # of pictures that are read right
+    shared, at = Shared(len(X)), iter(range(1, queries))
+    peer = installed("torchattacks").Square(MODEL, eps=eps, n_queries=queries - 1, resc_schedule=False)
+    size_of, query = peer.p_selection, [0]
+
+    def next_size(it: int) -> float:
+        query[0] = next(at)
+        return size_of(it + 1)
+
+    def place(low: int, high: int) -> int:
+        name = "top" if (purpose := f"top/{query[0]}") not in used else "left"
+        used.add(purpose)
+        return int(low + (high - low) * shared.uniform_of(f"{name}/{query[0]}", 1))
+
+    def colours(shape: list[int]) -> torch.Tensor:
+        return signs(shared.uniform_of(f"colour/{query[0]}" if query[0] else "stripes", *shape))
+
+    used: set[str] = set()
+    peer.p_selection, peer.random_int, peer.random_choice = next_size, place, colours
+    peer.init_hyperparam(X)
+    taken, expected = peer.attack_single_run(X, y)
+    found = square_attack(of(MODEL, y, "margin"), X, Threat("linf", eps), queries, shared.draw)
+    torch.testing.assert_close(found.x, expected, atol=1e-6, rtol=0)
+    assert found.queries.tolist() == taken.long().tolist()
+    assert len(found.queries.unique()) > 1

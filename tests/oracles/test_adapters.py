@@ -1,0 +1,105 @@
+"""Adapters, LoRA and prefixes against golden tensors of the adapters package (`golden/make_adapters.py`), which needs a
+transformers of its own: last hidden states of a padded batch, and their gradients by all that the method has added."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from methods.peft.adapter import Adapter
+from methods.peft.lora import LoRA
+from methods.peft.prefix_tuning import PrefixTuning
+from recipes.networks.text import TextNetwork
+from tests.methods.peft.small import operate, text_network
+
+FILE = Path(__file__).parent / "golden" / "adapters.safetensors"
+SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+NAMES = {"down.weight": "adapter_down.0.weight", "down.bias": "adapter_down.0.bias"}
+NAMES |= {"up.weight": "adapter_up.weight", "up.bias": "adapter_up.bias"}
+
+
+@cache
+def golden() -> dict[str, Tensor]:
+    return load_file(FILE)
+
+
+def under(prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in golden().items() if name.startswith(prefix)}
+
+
+def bert() -> TextNetwork:
+    """The backbone of the golden tensors."""
+    model = BertModel(BertConfig(vocab_size=60, max_position_embeddings=16, **SIZE), add_pooling_layer=False)
+    model.load_state_dict(under("backbone/"), strict=False)
+    missing = model.state_dict().keys() - under("backbone/").keys()
+    assert all(name.startswith("embeddings.") and name.endswith("_ids") for name in missing)
+    return text_network(model, {"label": 2})
+
+
+def hidden_states(made: TextNetwork) -> Tensor:
+    made.eval()
+    return made.backbone(input_ids=golden()["ids"], attention_mask=golden()["mask"]).last_hidden_state
+
+
+def compare(kind: str, made: TextNetwork, roles: dict[str, Tensor]) -> None:
+    """roles: our parameters under the package's names. They take its weights, and then all states of real tokens and
+    all gradients are equal."""
+    assert roles.keys() == under(f"{kind}/weight/").keys()
+    with torch.no_grad():
+        for name, parameter in roles.items():
+            parameter.copy_(golden()[f"{kind}/weight/{name}"].view_as(parameter))
+    real = golden()["mask"].bool()
+    expected, found = golden()[f"{kind}/output"][real], hidden_states(made)[real]
+    assert float((expected - golden()["plain/output"][real]).abs().max()) > 0.1
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    value = (torch.linspace(-1, 1, found.numel()).view_as(found) * found).sum()
+    for name, gradient in zip(roles, torch.autograd.grad(value, list(roles.values())), strict=True):
+        yours = golden()[f"{kind}/gradient/{name}"].view_as(gradient)
+        assert bool((yours != 0).any())
+        torch.testing.assert_close(gradient, yours, atol=1e-4, rtol=1e-4)
+
+
+def test_the_plain_backbone():
+    """The two versions of transformers compute the same network."""
+    with torch.no_grad():
+        torch.testing.assert_close(hidden_states(bert()), golden()["plain/output"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("variant", "activation"), [("houlsby", "silu"), ("pfeiffer", "auto"), ("parallel", "auto")])
+def test_adapters(variant, activation):
+    """Theirs of Houlsby has the swish, where the authors' has GELU."""
+    made = operate(Adapter(variant, bottleneck=4, activation=activation), bert(), "adapter")
+    roles: dict[str, Tensor] = {}
+    for adapter in made.deltas["adapter"]:
+        place = adapter.site.removesuffix(".dense")
+        roles |= {f"{place}.{NAMES[name]}": parameter for name, parameter in adapter.named_parameters()}
+    compare(variant, made, roles)
+
+
+def test_lora():
+    """On queries and values."""
+    made = operate(LoRA(rank=4, alpha=12.0), bert(), "lora")
+    roles: dict[str, Tensor] = {}
+    for delta in made.deltas["lora"]:
+        roles |= {f"{delta.site}.lora_A": delta.a, f"{delta.site}.lora_B": delta.b}
+    compare("lora", made, roles)
+
+
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_prefix_tuning(hidden):
+    """Rows of all layers in one, and through the network; theirs, too, shift no positions."""
+    made = operate(PrefixTuning(length=3, hidden=hidden), bert(), "prefix")
+    prefix: Any = made.deltas["prefix"]
+    if not hidden:
+        roles = {"self_prefix.control_trans": prefix.table}
+    else:
+        places = {"control_trans.0": prefix.down, "control_trans.2": prefix.up}
+        roles = {"self_prefix.wte.weight": prefix.embedding}
+        for place, layer in places.items():
+            roles |= {f"self_prefix.{place}.weight": layer.weight, f"self_prefix.{place}.bias": layer.bias}
+    compare("prefix_mlp" if hidden else "prefix", made, roles)
