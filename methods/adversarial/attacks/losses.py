@@ -11,7 +11,7 @@ from operator import add
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recipes.criterion import cross_entropy
 
@@ -64,6 +64,20 @@ def objective(model: Model, targets: Mapping[str, Tensor], loss: Loss = "ce", si
 
 def _known(values: Tensor, target: Tensor) -> Tensor:
     return torch.where(target >= 0, values, 0.0) if target.ndim == 1 else values
+
+
+@contextmanager
+def fixed(module: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient for the time of an attack, which would not use it: forwards keep nothing for
+    it, a quarter of a transformer's memory. Those that asked ask again afterwards."""
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
