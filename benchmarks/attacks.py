@@ -35,7 +35,7 @@ from recipes.step import Embedded
 TOLERANCE = 1e-6
 STEP = 2 / 255
 BARE, OURS = "bare passes", "Roux"
-SIZES = {"cpu": {"width": 16, "batch": 32, "queries": 40}, "cuda": {"width": 64, "batch": 256, "queries": 200}}
+SIZES = {"cpu": {"width": 32, "batch": 32, "queries": 20}, "cuda": {"width": 64, "batch": 256, "queries": 200}}
 
 
 class Bench:
@@ -261,10 +261,10 @@ def judge(times: dict[str, dict[str, Times]], record: Record, by: Any) -> None:
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="resnet18", help="a timm ResNet")
-    parser.add_argument("--width", type=int, help="channels of its first stage (16 on the CPU, 64 on a GPU)")
+    parser.add_argument("--width", type=int, help="channels of its first stage (32 on the CPU, 64 on a GPU)")
     parser.add_argument("--batch", type=int, help="pictures (32 on the CPU, 256 on a GPU)")
     parser.add_argument("--steps", type=int, default=10, help="k of PGD and MI-FGSM")
-    parser.add_argument("--queries", type=int, help="of the square attack (40 on the CPU, 200 on a GPU)")
+    parser.add_argument("--queries", type=int, help="of the square attack (20 on the CPU, 200 on a GPU)")
     parser.add_argument("--eps", type=float, nargs="+", default=[0.5, 8.0], help="radii of the square attack, in 1/255")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--warmup", type=int, default=1)

@@ -95,7 +95,7 @@ def counting() -> Iterator[list[Tensor]]:
 def input_gradient(value: Objective, x: Tensor) -> Tensor:
     """∇ₓ Σ_i value(x)_i in float32: by samples independent of the batch's size, no parameter's `.grad` is touched."""
     with torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_(True)
+        leaf = x.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(SCALE * value(leaf).sum(), leaf)
     gradient = gradient.float() / SCALE
     counts = _COUNTS.get()

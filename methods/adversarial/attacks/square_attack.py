@@ -39,10 +39,8 @@ def window(corner: Tensor, size: int, extent: int) -> Tensor:
     return (places >= corner.unsqueeze(1)) & (places < corner.unsqueeze(1) + size)
 
 
-def squares(
-    x: Tensor, eps: float, query: int, draw: Callable[[str], Rows], initial: float, rows: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(where: bool [n, 1, H, W], change: ±eps [n, C, 1, 1]) that a query tries on these rows of x [N, C, H, W]."""
+def squares(x: Tensor, query: int, draw: Callable[[str], Rows], initial: float, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """What a query tries on these rows of x [N, C, H, W]: (where: bool [n, 1, H, W], upwards: bool [n, C, 1, 1])."""
     _, channels, height, width = x.shape
     size = side(query, initial, height, width)
     top, left = (
@@ -50,7 +48,7 @@ def squares(
         for name, extent in (("top", height), ("left", width))
     )
     inside = window(top, size, height).unsqueeze(2) & window(left, size, width).unsqueeze(1)
-    return inside.unsqueeze(1), eps * signs(draw(f"colour/{query}").uniform(channels, 1, 1)[rows])
+    return inside.unsqueeze(1), upwards(draw(f"colour/{query}").uniform(channels, 1, 1))[rows]
 
 
 @torch.no_grad()
@@ -72,28 +70,37 @@ def square_attack(
     for which the host waits once a query, and the search ends with the last of them.
     """
     x = x.detach().float()
-    best = threat.project(x, x + threat.eps * signs(draw("stripes").uniform(x.shape[1], 1, x.shape[3])))
-    reached = value(best).clone()
-    taken = torch.ones(len(x), dtype=torch.int64, device=x.device)
-    rows, here, ask = torch.arange(len(x), device=x.device), x, value
+    # a square sets every pixel to one of these two
+    high, low = (threat.project(x, x + change) for change in (threat.eps, -threat.eps))
+    best = torch.where(upwards(draw("stripes").uniform(x.shape[1], 1, x.shape[3])), high, low)
+    reached = value(best)
+    whole = Queried(best.clone(), torch.ones(len(x), dtype=torch.int64, device=x.device), reached >= 0)
+    rows, taken = torch.arange(len(x), device=x.device), whole.queries.clone()
     for query in range(1, queries):
         if among is not None:
-            alive = (reached < 0).nonzero().squeeze(1)
-            if not len(alive):
+            left = (reached < 0).nonzero().squeeze(1)
+            if len(left) < len(rows):
+                keep(whole, rows, best, taken, reached)
+                rows, value = rows[left], among(rows[left])
+                high, low, best, taken, reached = (kept[left] for kept in (high, low, best, taken, reached))
+            if not len(rows):
                 break
-            if len(alive) < len(rows):
-                rows, here, ask = alive, x[alive], among(alive)
-        where, change = squares(x, threat.eps, query, draw, initial, rows)
-        before, low = best[rows], reached[rows]
-        tried = torch.where(where, threat.project(here, here + change), before)
-        found = ask(tried)
-        better = (low < 0) & (found > low)
-        taken[rows] += low < 0
-        best[rows] = torch.where(better.view(-1, 1, 1, 1), tried, before)
-        reached[rows] = torch.where(better, found, low)
-    return Queried(best, taken, reached >= 0)
+        where, up = squares(x, query, draw, initial, rows)
+        tried = torch.where(where, torch.where(up, high, low), best)
+        found, alive = value(tried), reached < 0
+        better = alive & (found > reached)
+        taken += alive
+        best = torch.where(better.view(-1, 1, 1, 1), tried, best)
+        reached = torch.where(better, found, reached)
+    return keep(whole, rows, best, taken, reached)
 
 
-def signs(uniform: Tensor) -> Tensor:
-    """±1 with equal chances, of numbers in [0, 1)."""
-    return torch.where(uniform < 0.5, -1.0, 1.0)
+def keep(whole: Queried, rows: Tensor, best: Tensor, taken: Tensor, reached: Tensor) -> Queried:
+    """Write what was found of these rows to its place."""
+    whole.x[rows], whole.queries[rows], whole.success[rows] = best, taken, reached >= 0
+    return whole
+
+
+def upwards(uniform: Tensor) -> Tensor:
+    """bool with equal chances, of numbers in [0, 1)."""
+    return uniform >= 0.5
