@@ -266,7 +266,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=10, help="k of PGD and MI-FGSM")
     parser.add_argument("--queries", type=int, help="of the square attack (20 on the CPU, 200 on a GPU)")
     parser.add_argument("--eps", type=float, nargs="+", default=[0.5, 8.0], help="radii of the square attack, in 1/255")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="threads of torch's operations")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

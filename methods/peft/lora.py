@@ -95,7 +95,7 @@ def joint(deltas: Sequence[LowRank]) -> Tensor:
     parts = []
     for delta in deltas:
         above, below = (0, 0) if delta.rows is None else (delta.rows[0], delta.outputs - delta.rows[1])
-        own = delta.scale * delta.b
+        own = delta.b if delta.scale == 1.0 else delta.scale * delta.b
         parts.append(F.pad(own, (0, 0, above, below)) if above or below else own)
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
