@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks import peft
+from benchmarks.timing import Spread
 
 TINY = ["--layers", "2", "--width", "64", "--batch", "2", "--length", "8", "--side", "32"]
 ROWS = [(kind, row) for kind, rows in peft.NETWORKS.items() for row in rows]
@@ -48,6 +50,18 @@ def test_nothing_is_timed_where_sides_differ(monkeypatch, capsys):
     monkeypatch.setattr(peft, "contest", lambda *calls: pytest.fail("timed"))
     assert peft.main([*TINY, "--method", "prefix", "--network", "ViT-B/16"]) == 1
     assert "nothing is timed" in capsys.readouterr().err
+
+
+def test_a_judgement_says_why():
+    told = []
+    record = SimpleNamespace(target=lambda *said: told.append(said))
+    fast, slow = peft.BERT[0], peft.VIT[1]
+    peft.judge("BERT", [(fast, Spread([0.9, 1.0, 1.1]), 1.0), (slow, Spread([1.0, 1.2, 1.3]), 1.004)], record)
+    assert [said[2] for said in told] == [False, False]
+    assert told[0][3] == "with the repeats: LoRA, queries and values apart 1.200 (1.000..1.300)"
+    assert told[1][3] == f"LoRA, queries and values apart: {peft.JOINED}"
+    peft.judge("BERT", [(fast, Spread([1.0]), 1.0)], record)
+    assert [said[2:] for said in told[2:]] == [(True, ""), (True, "")]
 
 
 def test_the_script_does_not_shadow_the_library():
