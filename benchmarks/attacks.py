@@ -35,7 +35,10 @@ from recipes.step import Embedded
 TOLERANCE = 1e-6
 STEP = 2 / 255
 BARE, OURS = "bare passes", "Roux"
-SIZES = {"cpu": {"width": 32, "batch": 32, "queries": 20}, "cuda": {"width": 64, "batch": 256, "queries": 200}}
+DRAWS = (
+    "A query of the square attack draws random numbers of every sample's own, whose cost does not grow with the network"
+)
+SIZES = {"cpu": {"width": 64, "batch": 16, "queries": 20}, "cuda": {"width": 64, "batch": 256, "queries": 200}}
 
 
 class Bench:
@@ -248,25 +251,32 @@ def measure(bench: Bench, options: argparse.Namespace, record: Record) -> None:
 
 
 def judge(times: dict[str, dict[str, Times]], record: Record, by: Any) -> None:
-    over = {name: median(t[BARE].ratio(t[OURS], by).values) for name, t in times.items()}
-    said = ", ".join(f"{name} {value:.3f}" for name, value in over.items())
-    record.target("at most 1.05 times the bare passes", said, max(over.values()) <= 1.05)
-    peers = [(n, who, median(t[who].ratio(t[OURS], by).values)) for n, t in times.items() for who in t]
-    slower = {f"{n}, {who}": value for n, who, value in peers if who not in (BARE, OURS)}
-    if slower:
-        said = ", ".join(f"{name} {value:.3f}" for name, value in slower.items())
-        record.target("not slower than peers, ours over theirs", said, max(slower.values()) <= 1.0)
+    over = {name: t[BARE].ratio(t[OURS], by) for name, t in times.items()}
+    peers = {
+        f"{name}, {who}": t[who].ratio(t[OURS], by) for name, t in times.items() for who in t if who not in (BARE, OURS)
+    }
+    for text, ratios, most in (
+        ("at most 1.05 times the bare passes", over, 1.05),
+        ("not slower than peers, ours over theirs", peers, 1.0),
+    ):
+        said = ", ".join(f"{name} {median(ratio.values):.3f}" for name, ratio in ratios.items())
+        missed = [f"{n} {r.text(1, 3)}" for n, r in ratios.items() if round(median(r.values), 3) > most]
+        why = f"with the repeats: {', '.join(missed)}" if missed else ""
+        if missed and any("square" in name for name in missed):
+            why += f". {DRAWS}"
+        if ratios:
+            record.target(text, said, not missed, why)
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="resnet18", help="a timm ResNet")
-    parser.add_argument("--width", type=int, help="channels of its first stage (32 on the CPU, 64 on a GPU)")
-    parser.add_argument("--batch", type=int, help="pictures (32 on the CPU, 256 on a GPU)")
+    parser.add_argument("--width", type=int, help="channels of its first stage (64)")
+    parser.add_argument("--batch", type=int, help="pictures (16 on the CPU, 256 on a GPU)")
     parser.add_argument("--steps", type=int, default=10, help="k of PGD and MI-FGSM")
     parser.add_argument("--queries", type=int, help="of the square attack (20 on the CPU, 200 on a GPU)")
     parser.add_argument("--eps", type=float, nargs="+", default=[0.5, 8.0], help="radii of the square attack, in 1/255")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="threads of torch's operations")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
