@@ -70,9 +70,9 @@ class DoRA(LoRA):
     to zero. On one layer with another change of its weight it has no meaning, so it does not meet LoRA.
 
     rank r: 8. alpha α: 8, s = α/r. dropout: of the input of A. scaling: `lora`, or `rslora` for α/√r. init of A:
-    `kaiming` or `gaussian`. targets: roles or patterns; null: queries and values, else all dense convolutions. qkv: on a
-    fused layer `split` gives each part its own A, B and m, `shared` has one A and B. All as LoRA has them, and so are
-    rates. load: a delta saved by a run, to start from; the format of the peft library is neither read nor written.
+    `kaiming` or `gaussian`. targets: roles or patterns; null: queries and values, else all dense convolutions. qkv: on
+    a fused layer `split` gives each part its own A, B and m, `shared` has one A and B. All as LoRA has them, and so
+    are rates. load: a delta saved by a run, to start from; the peft library's format is neither read nor written.
     """
 
     declaration = Declaration(
