@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.adversarial.attacks.losses import Logits, Loss, Model, Objective, counting, objective
+from methods.adversarial.attacks.losses import Logits, Loss, Model, Objective, counting, fixed, objective
 from methods.adversarial.attacks.threat import Norm, Threat
 from recipes.method import Method
 from recipes.recipe import Recipe
@@ -56,7 +56,7 @@ class Attacking(Method):
 
     def delta(self, step: Step, recipe: Recipe) -> Tensor:
         if not step.replay:
-            with evaluating(recipe.network), counting() as counts:
+            with evaluating(recipe.network), fixed(recipe.network), counting() as counts:
                 self._delta = self.craft(step.inputs["labeled"], step, recipe)
             self._not_finite = sum(counts, self._not_finite)
         return self._delta

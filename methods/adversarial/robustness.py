@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules.randomness import Rows, SampleRandomness
 from methods.adversarial.attacks.fgsm import fgsm
-from methods.adversarial.attacks.losses import Loss, Objective, input_gradient, objective
+from methods.adversarial.attacks.losses import Loss, Objective, fixed, input_gradient, objective
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.square_attack import square_attack
@@ -62,6 +62,12 @@ class Victim:
             return torch.stack(values).mean(0)
 
         return expected
+
+    def among(self, rows: Tensor) -> "Victim":
+        """These of the samples alone. rows: int64 [n]."""
+        mask = None if self.mask is None else self.mask[rows]
+        targets = {task: target[rows] for task, target in self.targets.items()}
+        return Victim(self.recipe, Embedded(self.x[rows], mask), targets, self.index[rows])
 
     def _drawn(self, x: Tensor, randomness: SampleRandomness) -> dict[str, Tensor]:
         return self.recipe.predict(Embedded(x, self.mask), randomness=randomness)
@@ -110,7 +116,8 @@ class Robustness(Probe):
         with torch.autocast(x.device.type, enabled=False):
             embedded = Embedded(x.detach().float()[kept], None if mask is None else mask[kept])
             victim = Victim(recipe, embedded, {task: target[kept] for task, target in targets.items()}, index[kept])
-            self.measure(victim)
+            with fixed(recipe.reported()):
+                self.measure(victim)
 
     def measure(self, victim: Victim) -> None:
         """Attack the samples and count."""
@@ -242,4 +249,8 @@ class UnderSquare(Robustness):
         self.queries, self.initial, self.restarts = queries, initial, restarts
 
     def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
-        return square_attack(victim.objective("margin"), victim.x, threat, self.queries, draw, self.initial).x
+        def among(rows: Tensor) -> Objective:
+            return victim.among(rows).objective("margin")
+
+        value = victim.objective("margin")
+        return square_attack(value, victim.x, threat, self.queries, draw, self.initial, among).x

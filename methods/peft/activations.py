@@ -20,7 +20,8 @@ Activation = Callable[[Tensor], Tensor]
 
 def bottleneck(z: Tensor, down: nn.Linear, up: nn.Linear, activation: Activation, scale: float) -> Tensor:
     """A(z) = s (U σ(D z + b_D) + b_U). z: [..., d], D: [m, d], U: [d, m]."""
-    return scale * up(activation(down(z)))
+    made = up(activation(down(z)))
+    return made if scale == 1.0 else scale * made
 
 
 class Bottleneck(nn.Module):
@@ -34,6 +35,11 @@ class Bottleneck(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return bottleneck(z, self.down, self.up, self._active, self.scale).to(z.dtype)
+
+    def added(self, to: Tensor, z: Tensor) -> Tensor:
+        """to + A(z), the scale taken along with the sum."""
+        made = bottleneck(z, self.down, self.up, self._active, 1.0).to(z.dtype)
+        return torch.add(to, made, alpha=self.scale)
 
     def _active(self, hidden: Tensor) -> Tensor:
         return self.dropout(self.activation(hidden))
@@ -52,12 +58,12 @@ class Bottleneck(nn.Module):
     def behind(self, module: nn.Module, args: Any, output: Any) -> Any:
         """F → F + A(F), on an output layer or, in pre-norm blocks, on the whole block."""
         if isinstance(output, tuple):
-            return (output[0] + self(output[0]), *output[1:])
-        return output + self(output)
+            return (self.added(output[0], output[0]), *output[1:])
+        return self.added(output, output)
 
     def within_norm(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """LN(u) → LN(u + A(LN(u))): the block's one norm is used twice."""
-        return norm.forward(args[0] + self(output))
+        return norm.forward(self.added(args[0], output))
 
     def look(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Keep the input of the feed-forward part …"""
@@ -67,7 +73,7 @@ class Bottleneck(nn.Module):
         """… and add A of it to that part's output: F(x) → F(x) + A(x)."""
         assert self.seen is not None
         seen, self.seen = self.seen, None
-        return output + self(seen)
+        return self.added(output, seen)
 
 
 def relu(x: Tensor) -> Tensor:

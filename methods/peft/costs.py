@@ -14,6 +14,7 @@ from transformers import AutoModel, BertConfig
 from datamodules.errors import UserError
 from methods.peft.adapter import Adapter
 from methods.peft.bitfit import BitFit
+from methods.peft.dora import DoRA
 from methods.peft.linear_probe import LinearProbe
 from methods.peft.lora import LoRA
 from methods.peft.prefix_tuning import PrefixTuning
@@ -29,6 +30,7 @@ ROWS: dict[str, Surgeon] = {
     "bitfit": BitFit(),
     "lora": LoRA(),
     "lora, targets=[all_linear]": LoRA(targets=["all_linear"]),
+    "dora": DoRA(),
     "adapter": Adapter(),
     "adapter, variant=pfeiffer bottleneck=48": Adapter("pfeiffer", 48),
     "adapter, variant=parallel": Adapter("parallel"),

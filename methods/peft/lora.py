@@ -2,9 +2,9 @@
 rsLoRA after Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023, arXiv 2312.03732."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +25,12 @@ Init = Literal["kaiming", "gaussian"]
 
 def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """s · B A x. x: [..., d_in], a: [r, d_in], b: [d_out, r]."""
-    return scale * F.linear(F.linear(x, a), b)
+    return F.linear(F.linear(x, a), scale * b)
 
 
 def conv_low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float, like: nn.Conv2d) -> Tensor:
     """s · B * (A * x): the layer's own kernel to r channels, then 1x1. a: [r, c_in, k, k], b: [c_out, r, 1, 1]."""
-    return scale * F.conv2d(F.conv2d(padded(x, like), a, None, like.stride, unpadded(like), like.dilation), b)
+    return F.conv2d(F.conv2d(padded(x, like), a, None, like.stride, unpadded(like), like.dilation), scale * b)
 
 
 def padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -71,6 +71,34 @@ class LowRank(LowRankDelta):
             return conv_low_rank(x, self.a, self.b, self.scale, layer)
         return low_rank(x, self.a, self.b, self.scale)
 
+    @staticmethod
+    def added(deltas: Sequence["LowRank"], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        """On a linear layer y + s B A x in one product with all the A, and one with all the B that adds to y."""
+        if not isinstance(layer, nn.Linear):
+            return LowRankDelta.added(deltas, layer, x, output)
+        hidden, b = hidden_of(deltas, x), joint(deltas)
+        if hidden.dtype != output.dtype:
+            return output + F.linear(hidden, b).to(output.dtype)
+        flat = torch.addmm(output.reshape(-1, output.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), b.t())
+        return flat.view(output.shape)
+
+
+def hidden_of(deltas: Sequence[LowRank], x: Tensor) -> Tensor:
+    """A x of all deltas, [..., Σr]; where there is dropout, each has a mask of its own."""
+    if any(delta.dropout.p and delta.dropout.training for delta in deltas):
+        return torch.cat([F.linear(delta.dropout(x), delta.a) for delta in deltas], dim=-1)
+    return F.linear(x, deltas[0].a if len(deltas) == 1 else torch.cat([delta.a for delta in deltas]))
+
+
+def joint(deltas: Sequence[LowRank]) -> Tensor:
+    """s B of all deltas, [d_out, Σr], zero in the rows that are not a delta's own."""
+    parts = []
+    for delta in deltas:
+        above, below = (0, 0) if delta.rows is None else (delta.rows[0], delta.outputs - delta.rows[1])
+        own = delta.b if delta.scale == 1.0 else delta.scale * delta.b
+        parts.append(F.pad(own, (0, 0, above, below)) if above or below else own)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
 
 class LoRA(Surgeon):
     """y = W x + b + s · B A dropout(x), s = α/r: a frozen layer learns a change of rank r, ΔW = s B A.
@@ -90,7 +118,7 @@ class LoRA(Surgeon):
     those of full fine-tuning: AdamW 1e-4 to 2e-3.
     """
 
-    declaration = Declaration(tags=("delta",))
+    declaration = Declaration(tags=("delta", "low_rank"))
 
     def __init__(
         self,
@@ -106,13 +134,15 @@ class LoRA(Surgeon):
         self.rank, self.dropout, self.init, self.qkv, self.targets = rank, dropout, init, qkv, targets
         self.alpha, self.scaling, self.load = alpha, scaling, load
 
+    delta: ClassVar[type[LowRank]] = LowRank
+
     @property
     def scale(self) -> float:
         return self.alpha / (self.rank if self.scaling == "lora" else math.sqrt(self.rank))
 
     def attach(self, network: Network) -> None:
         deltas = nn.ModuleList(
-            LowRank(site, self.rank, self.scale, self.dropout, self.init) for site in self.sites(network)
+            self.delta(site, self.rank, self.scale, self.dropout, self.init) for site in self.sites(network)
         )
         network.deltas[self.key] = deltas
         attach(network, deltas)

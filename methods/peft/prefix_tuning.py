@@ -24,12 +24,33 @@ def with_prefix(
     key, value: [N, H, T, d_h]. rows: [P, 2, H·d_h], keys and values. mask: None, boolean (True is seen) or added to
     the scores, [..., T].
     """
-    length, batch, heads = len(rows), key.shape[0], key.shape[1]
-    both = rows.to(key.dtype).view(length, 2, heads, key.shape[-1]).permute(1, 2, 0, 3)
+    batch, heads = key.shape[0], key.shape[1]
+    both = rows.to(key.dtype).view(len(rows), 2, heads, key.shape[-1]).permute(1, 2, 0, 3)
     pk, pv = both.unsqueeze(1).expand(2, batch, *both.shape[1:])
-    if mask is not None:
-        mask = torch.cat([mask.new_full((*mask.shape[:-1], length), not mask.is_floating_point()), mask], dim=-1)
-    return torch.cat([pk, key], dim=2), torch.cat([pv, value], dim=2), mask
+    wide = None if mask is None else widened(mask, len(rows))
+    return torch.cat([pk, key], dim=2), torch.cat([pv, value], dim=2), wide
+
+
+def widened(mask: Tensor, length: int) -> Tensor:
+    """A mask [..., T] with `length` places before it that are seen: [..., P + T]."""
+    return torch.cat([mask.new_full((*mask.shape[:-1], length), not mask.is_floating_point()), mask], dim=-1)
+
+
+class Masks:
+    """The widened mask of one forward. Encoders give the very same mask to all their attentions: it is widened once,
+    and one of them is kept for the backward, not one a layer."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self.given: Tensor | None = None
+        self.wide: Tensor | None = None
+
+    def widen(self, mask: Tensor | None, length: int) -> Tensor | None:
+        if mask is not None and mask is not self.given:
+            self.given, self.wide = mask, widened(mask, length)
+        return None if mask is None else self.wide
 
 
 class Prefix(nn.Module):
@@ -58,36 +79,38 @@ class Widened(TorchFunctionMode):
     """While it is on, torch's attention sees the prefix of one layer: whatever comes before (projections with their
     own deltas, normalised or rotated queries and keys) and after it is the network's own."""
 
-    def __init__(self, rows: Tensor):
+    def __init__(self, rows: Tensor, masks: Masks | None = None):
         super().__init__()
-        self.rows = rows
+        self.rows, self.masks = rows, masks or Masks()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
         given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
-        given["key"], given["value"], given["attn_mask"] = with_prefix(
-            given["key"], given["value"], given.get("attn_mask"), self.rows
-        )
+        given["key"], given["value"], _ = with_prefix(given["key"], given["value"], None, self.rows)
+        given["attn_mask"] = self.masks.widen(given.get("attn_mask"), len(self.rows))
         return func(**given)
 
 
 class AtLayer:
-    """The prefix of one attention, on from its entry to its exit."""
+    """The prefix of one attention, on from its entry to its exit. masks: shared by all of a network. last: whether it
+    is the last one of a forward."""
 
-    def __init__(self, prefix: Prefix, layer: int):
-        self.prefix, self.layer = prefix, layer
+    def __init__(self, prefix: Prefix, layer: int, masks: Masks, last: bool):
+        self.prefix, self.layer, self.masks, self.last = prefix, layer, masks, last
         self.on: list[Widened] = []
 
     def enter(self, module: nn.Module, args: Any) -> None:
-        self.on.append(Widened(self.prefix.rows(self.layer)))
+        self.on.append(Widened(self.prefix.rows(self.layer), self.masks))
         self.on[-1].__enter__()
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         # the exit is called even where an error prevented the entry
         if self.on:
             self.on.pop().__exit__(None, None, None)
+        if self.last:
+            self.masks.forget()
 
 
 class PrefixTuning(Surgeon):
@@ -120,9 +143,10 @@ class PrefixTuning(Surgeon):
         (width,) = widths
         prefix = Prefix(self.length, len(sites), width, self.hidden, sites[0].module.weight.device)
         network.deltas[self.key] = prefix
+        masks = Masks()
         for layer, site in enumerate(sites):
             attention = backbone.get_submodule(site.name.rpartition(".")[0])
-            here = AtLayer(prefix, layer)
+            here = AtLayer(prefix, layer, masks, last=layer == len(sites) - 1)
             attention.register_forward_pre_hook(here.enter)
             attention.register_forward_hook(here.leave, always_call=True)
 

@@ -6,7 +6,8 @@ attention of torch): a hook is never run there, and nobody would notice. Such la
 their weight, which costs a gradient of W's size. Which layers are called is found out by running the network.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from recipes.networks.network import Network
 
 class WeightDelta(nn.Module):
     """ΔW of one layer, or of some rows of a fused one. A subclass gives `weight`, ΔW itself in float32, and
-    `forward`, ΔW x computed in the cheap way."""
+    `forward`, ΔW x computed in the cheap way; it may give `added`, cheaper still."""
 
     def __init__(self, site: Site):
         super().__init__()
@@ -36,23 +37,41 @@ class WeightDelta(nn.Module):
         change = self.weight()
         return change if self.rows is None else F.pad(change, (0, 0, self.rows[0], self.outputs - self.rows[1]))
 
+    def changed(self, weight: Tensor) -> Tensor:
+        """The layer's weight with this change: W + ΔW, unless a subclass does more than add."""
+        return weight + self.placed().to(weight.dtype)
+
+    @staticmethod
+    def added(deltas: Sequence[Any], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        """A layer's output with ΔW x of all these deltas of it, which are of one class."""
+        for delta in deltas:
+            change = delta(x, layer).to(output.dtype)
+            if delta.rows is not None:
+                change = F.pad(change, (delta.rows[0], delta.outputs - delta.rows[1]))
+            output = output + change
+        return output
+
+
+class Hooked:
+    """The hook of deltas that act on one layer, parts of a fused one for example."""
+
+    def __init__(self, deltas: Sequence[WeightDelta]):
+        self.deltas = list(deltas)
+
     def add(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """The hook: the layer's output with ΔW x added."""
-        change = self(args[0], layer).to(output.dtype)
-        if self.rows is not None:
-            change = F.pad(change, (self.rows[0], self.outputs - self.rows[1]))
-        return output + change
+        return self.deltas[0].added(self.deltas, layer, args[0], output)
 
 
 class Added(nn.Module):
-    """The parametrisation W → W + ΔW. The delta lies elsewhere in the network and is only looked up."""
+    """The parametrisation W → W + ΔW, or what else the delta makes of W. It lies elsewhere in the network and is only
+    looked up."""
 
     def __init__(self, delta: WeightDelta):
         super().__init__()
         self.delta = (delta,)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.delta[0].placed().to(weight.dtype)
+        return self.delta[0].changed(weight)
 
 
 def uncalled(network: Network, layers: Iterable[nn.Module]) -> set[nn.Module]:
@@ -79,17 +98,21 @@ def uncalled(network: Network, layers: Iterable[nn.Module]) -> set[nn.Module]:
 
 def attach(network: Network, deltas: Iterable[WeightDelta]) -> None:
     """Let every delta act on the layer of its site."""
-    layers = {delta: network.backbone.get_submodule(delta.site) for delta in deltas}
-    silent = uncalled(network, layers.values())
-    for delta, layer in layers.items():
-        connect(delta, layer, parametrised=layer in silent)
+    layers: dict[nn.Module, list[WeightDelta]] = {}
+    for delta in deltas:
+        layers.setdefault(network.backbone.get_submodule(delta.site), []).append(delta)
+    silent = uncalled(network, layers)
+    for layer, own in layers.items():
+        connect(own, layer, parametrised=layer in silent)
 
 
-def connect(delta: WeightDelta, layer: nn.Module, parametrised: bool) -> None:
+def connect(deltas: Iterable[WeightDelta], layer: nn.Module, parametrised: bool) -> None:
     if parametrised:
-        parametrize.register_parametrization(layer, "weight", Added(delta))
-    else:
-        layer.register_forward_hook(delta.add)
+        for delta in deltas:
+            parametrize.register_parametrization(layer, "weight", Added(delta))
+        return
+    for _, alike in groupby(deltas, type):
+        layer.register_forward_hook(Hooked(list(alike)).add)
 
 
 def disconnect(layer: nn.Module) -> tuple[list[WeightDelta], bool]:
@@ -99,10 +122,10 @@ def disconnect(layer: nn.Module) -> tuple[list[WeightDelta], bool]:
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
         return deltas, True
     hooks = {key: getattr(hook, "__self__", None) for key, hook in layer._forward_hooks.items()}
-    mine = {key: owner for key, owner in hooks.items() if isinstance(owner, WeightDelta)}
+    mine = {key: owner for key, owner in hooks.items() if isinstance(owner, Hooked)}
     for key in mine:
         del layer._forward_hooks[key]
-    return list(mine.values()), False
+    return [delta for owner in mine.values() for delta in owner.deltas], False
 
 
 def is_mergeable(module: nn.Module) -> bool:
@@ -142,16 +165,13 @@ def _merge_layer(layer: nn.Module, chosen: set[WeightDelta]) -> Callable[[], Non
     total = before.float()
     for delta in attached:
         if delta in chosen:
-            total = total + delta.placed()
+            total = delta.changed(total)
     layer.weight = nn.Parameter(total.to(before.dtype), requires_grad=before.requires_grad)
-    for delta in attached:
-        if delta not in chosen:
-            connect(delta, layer, parametrised)
+    connect([delta for delta in attached if delta not in chosen], layer, parametrised)
 
     def restore() -> None:
         disconnect(layer)
         layer.weight = before
-        for delta in attached:
-            connect(delta, layer, parametrised)
+        connect(attached, layer, parametrised)
 
     return restore

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
+from methods.peft.dora import DoRA
 from methods.peft.lora import LoRA
 from methods.peft.peft_format import write_peft
 from methods.peft.prefix_tuning import PrefixTuning
 from methods.peft.prompt_tuning import PromptTuning
 from methods.peft.weights import merge
-from tests.methods.peft.peft_library import LIBRARY_LORA, READ_THERE, said, wrapped
+from tests.methods.peft.peft_library import BERT_TARGETS, LIBRARY_LORA, READ_THERE, said, wrapped
 from tests.methods.peft.small import features, fill, network, operate, text_network
 from tests.oracles.compare import installed, same_gradients
 
@@ -75,6 +76,29 @@ def test_a_pretrained_encoder_both_ways(tmp_path):
     theirs = model.merge_and_unload().state_dict()
     for key, value in made.backbone.state_dict().items():
         torch.testing.assert_close(value, theirs[key], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "ours"),
+    [
+        ("bert", BERT_TARGETS, {}),
+        ("vit", ["qkv"], {"qkv": "shared"}),
+        ("resnet", r"layer\d\.\d\..*(conv\d|downsample\.0)", {}),
+    ],
+)
+def test_dora(name, targets, ours):
+    """Lengths are random, too."""
+    model = wrapped(name, targets, r=4, lora_alpha=12, use_dora=True)
+    made = operate(DoRA(rank=4, alpha=12.0, **ours), network(name), "dora")
+    mine, yours = [], []
+    for delta in made.deltas["dora"]:
+        layer = model.base_model.model.get_submodule(delta.site)
+        mine += [delta.a, delta.b, delta.m]
+        yours += [part["default"].weight for part in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector)]
+    with torch.no_grad():
+        for own, theirs in zip(mine, yours, strict=True):
+            own.copy_(theirs.view_as(own))
+    same_gradients(features_with_graph(made), mine, said(model, made), yours, tolerance=1e-5)
 
 
 # -- prefixes and prompts ----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from operator import add
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recipes.criterion import cross_entropy
 
@@ -67,6 +67,20 @@ def _known(values: Tensor, target: Tensor) -> Tensor:
 
 
 @contextmanager
+def fixed(module: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient for the time of an attack, which would not use it: forwards keep nothing for
+    it, a quarter of a transformer's memory. Those that asked ask again afterwards."""
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def counting() -> Iterator[list[Tensor]]:
     """Collects of every `input_gradient` inside how many of its entries are not finite. Attacks take those as 0, so a
     sample of which all are so is left as it is, and its robustness means nothing."""
@@ -81,7 +95,7 @@ def counting() -> Iterator[list[Tensor]]:
 def input_gradient(value: Objective, x: Tensor) -> Tensor:
     """∇ₓ Σ_i value(x)_i in float32: by samples independent of the batch's size, no parameter's `.grad` is touched."""
     with torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_(True)
+        leaf = x.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(SCALE * value(leaf).sum(), leaf)
     gradient = gradient.float() / SCALE
     counts = _COUNTS.get()

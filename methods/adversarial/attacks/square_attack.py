@@ -39,39 +39,68 @@ def window(corner: Tensor, size: int, extent: int) -> Tensor:
     return (places >= corner.unsqueeze(1)) & (places < corner.unsqueeze(1) + size)
 
 
+def squares(x: Tensor, query: int, draw: Callable[[str], Rows], initial: float, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """What a query tries on these rows of x [N, C, H, W]: (where: bool [n, 1, H, W], upwards: bool [n, C, 1, 1])."""
+    _, channels, height, width = x.shape
+    size = side(query, initial, height, width)
+    top, left = (
+        draw(f"{name}/{query}").integers(0, extent - size + 1)[rows]
+        for name, extent in (("top", height), ("left", width))
+    )
+    inside = window(top, size, height).unsqueeze(2) & window(left, size, width).unsqueeze(1)
+    return inside.unsqueeze(1), upwards(draw(f"colour/{query}").uniform(channels, 1, 1))[rows]
+
+
 @torch.no_grad()
 def square_attack(
-    value: Objective, x: Tensor, threat: Threat, queries: int, draw: Callable[[str], Rows], initial: float = 0.8
+    value: Objective,
+    x: Tensor,
+    threat: Threat,
+    queries: int,
+    draw: Callable[[str], Rows],
+    initial: float = 0.8,
+    among: Callable[[Tensor], Objective] | None = None,
 ) -> Queried:
     """Random search for a positive `value` (the margin max_{j≠y} z_j - z_y): start with vertical stripes of ±eps, then
     set one random square a query to ±eps a channel, and keep it where the value rises.
 
     linf alone. draw: purpose -> random numbers, a row a sample. Every sample has a square of its own, with corners in
     [0, H - s] (the authors' code shares one place and leaves out the last). Misread samples are left as they are.
+    among: rows, int64 [n] -> the objective of those samples alone; with it, misread samples are no longer forwarded,
+    for which the host waits once a query, and the search ends with the last of them.
     """
     x = x.detach().float()
-    _, channels, height, width = x.shape
-    best = threat.project(x, x + threat.eps * signs(draw("stripes").uniform(channels, 1, width)))
+    # a square sets every pixel to one of these two
+    high, low = (threat.project(x, x + change) for change in (threat.eps, -threat.eps))
+    best = torch.where(upwards(draw("stripes").uniform(x.shape[1], 1, x.shape[3])), high, low)
     reached = value(best)
-    taken = torch.ones(len(x), dtype=torch.int64, device=x.device)
+    whole = Queried(best.clone(), torch.ones(len(x), dtype=torch.int64, device=x.device), reached >= 0)
+    rows, taken = torch.arange(len(x), device=x.device), whole.queries.clone()
     for query in range(1, queries):
-        size = side(query, initial, height, width)
-        top, left = (
-            draw(f"{name}/{query}").integers(0, extent - size + 1)
-            for name, extent in (("top", height), ("left", width))
-        )
-        inside = window(top, size, height).unsqueeze(2) & window(left, size, width).unsqueeze(1)
-        colour = signs(draw(f"colour/{query}").uniform(channels, 1, 1))
-        tried = torch.where(inside.unsqueeze(1), threat.project(x, x + threat.eps * colour), best)
-        found = value(tried)
-        alive = reached < 0
+        if among is not None:
+            left = (reached < 0).nonzero().squeeze(1)
+            if len(left) < len(rows):
+                keep(whole, rows, best, taken, reached)
+                rows, value = rows[left], among(rows[left])
+                high, low, best, taken, reached = (kept[left] for kept in (high, low, best, taken, reached))
+            if not len(rows):
+                break
+        where, up = squares(x, query, draw, initial, rows)
+        tried = torch.where(where, torch.where(up, high, low), best)
+        found, alive = value(tried), reached < 0
         better = alive & (found > reached)
         taken += alive
         best = torch.where(better.view(-1, 1, 1, 1), tried, best)
         reached = torch.where(better, found, reached)
-    return Queried(best, taken, reached >= 0)
+    return keep(whole, rows, best, taken, reached)
 
 
-def signs(uniform: Tensor) -> Tensor:
-    """±1 with equal chances, of numbers in [0, 1)."""
-    return torch.where(uniform < 0.5, -1.0, 1.0)
+def keep(whole: Queried, rows: Tensor, best: Tensor, taken: Tensor, reached: Tensor) -> Queried:
+    """Write what was found of these rows to its place."""
+    whole.x[rows], whole.queries[rows], whole.success[rows] = best, taken, reached >= 0
+    return whole
+
+
+def upwards(uniform: Tensor) -> Tensor:
+    """bool with equal chances, of numbers in [0, 1)."""
+    return uniform >= 0.5

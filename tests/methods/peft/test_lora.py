@@ -4,12 +4,13 @@ import math
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from datamodules.errors import UserError
 from methods.peft.lora import LoRA, LowRank, conv_low_rank, low_rank
 from methods.peft.sites import Site
-from methods.peft.weights import merge, uncalled
+from methods.peft.weights import connect, merge, uncalled
 from recipes.teacher import copy_sharing_frozen
 from tests.methods.peft.small import IMAGE, TEXT, counts, features, fill, network, operate
 
@@ -134,6 +135,37 @@ def test_shared_is_another_model_than_split():
     delta = split.deltas["lora"][0].placed()
     assert delta[:32].any()
     assert not delta[32:].any()
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (2, 3, 6), (6,)])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_parts_of_one_layer_add_up_in_one_product(shape, dropout):
+    """Each part alone, in its own rows; with dropout each under a mask of its own, drawn in order."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(6, 9), torch.randn(*shape)
+    rows = ((0, 3), (6, 9), None)
+    deltas = [LowRank(Site("l", "linear", layer, part), 2, 0.5, dropout, "kaiming") for part in rows]
+    for delta in deltas:
+        nn.init.normal_(delta.b)
+    connect(deltas, layer, parametrised=False)
+    torch.manual_seed(1)
+    found = layer(x)
+    torch.manual_seed(1)
+    expected = F.linear(x, layer.weight, layer.bias)
+    for delta, part in zip(deltas, rows, strict=True):
+        expected[..., slice(*part or (0, 9))] += delta(x, layer)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    assert len(layer._forward_hooks) == 1
+
+
+def test_a_delta_in_another_precision_than_its_layer_s_output_is_added_in_that_of_the_output():
+    layer = nn.Linear(6, 4)
+    delta = LowRank(Site("l", "linear", layer), 2, 0.5, 0.0, "kaiming")
+    nn.init.normal_(delta.b)
+    x, output = torch.randn(3, 6), torch.randn(3, 4).to(torch.bfloat16)
+    found = LowRank.added([delta], layer, x, output)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, output + delta(x, layer).to(torch.bfloat16))
 
 
 def test_an_unknown_layout_of_fused_rows_is_refused_and_shared_works():

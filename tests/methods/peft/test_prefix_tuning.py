@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from datamodules.errors import UserError
+from methods.peft import prefix_tuning
 from methods.peft.lora import LoRA
-from methods.peft.prefix_tuning import PrefixTuning, Widened, with_prefix
+from methods.peft.prefix_tuning import Masks, PrefixTuning, Widened, with_prefix
 from recipes.teacher import copy_sharing_frozen
 from tests.methods.peft.small import counts, features, fill, network, operate, says_the_same_whatever_is_padding
 
@@ -120,3 +121,24 @@ def test_an_error_inside_leaves_no_mode_on():
 def test_networks_without_such_attention_are_refused(name, words):
     with pytest.raises(UserError, match=words):
         operate(PrefixTuning(), network(name), "prefix")
+
+
+def test_a_mask_is_widened_once_a_forward_and_not_kept(monkeypatch):
+    made = operate(PrefixTuning(length=3), network("bert"), "prefix")
+    seen = []
+    original = prefix_tuning.widened
+    monkeypatch.setattr(prefix_tuning, "widened", lambda *given: seen.append(original(*given)) or seen[-1])
+    features(made)
+    assert len(seen) == 1
+    features(made)
+    assert len(seen) == 2
+    hooks = made.backbone.encoder.layer[-1].attention.self._forward_hooks.values()
+    (masks,) = [hook.__self__.masks for hook in hooks if hasattr(hook.__self__, "masks")]
+    assert masks.given is None and masks.wide is None
+
+
+def test_another_mask_is_widened_anew():
+    masks, one, other = Masks(), torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2)
+    assert masks.widen(one, 3).tolist() == [[True] * 5]
+    assert masks.widen(other, 1).tolist() == [[0.0, 0.0, 0.0]]
+    assert masks.widen(one, 1).shape == (1, 3) and masks.widen(None, 1) is None

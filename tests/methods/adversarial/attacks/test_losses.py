@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from methods.adversarial.attacks.losses import counting, divergence, dlr, input_gradient, margin, objective
+from methods.adversarial.attacks.losses import counting, divergence, dlr, fixed, input_gradient, margin, objective
 from tests.methods.adversarial.attacks.worked import W, X, Y, convolutional, linear, of, pictures
 
 
@@ -81,3 +81,15 @@ def test_a_mixed_target_is_attacked_as_it_is():
     dense = 0.3 * F.one_hot(y, 5) + 0.7 * F.one_hot((y + 1) % 5, 5)
     expected = 0.3 * of(model, y)(x) + 0.7 * of(model, (y + 1) % 5)(x)
     torch.testing.assert_close(of(model, dense)(x), expected)
+
+
+def test_a_fixed_network_gives_the_same_gradient_and_learns_again_afterwards():
+    model, (x, y) = convolutional(), pictures()
+    model[0].weight.requires_grad_(False)
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    free = input_gradient(of(model, y), x)
+    with pytest.raises(RuntimeError, match="inside"), fixed(model):
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        assert torch.equal(input_gradient(of(model, y), x), free)
+        raise RuntimeError("inside")
+    assert [parameter.requires_grad for parameter in model.parameters()] == before

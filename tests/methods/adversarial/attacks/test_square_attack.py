@@ -9,7 +9,7 @@ from methods.adversarial.attacks.threat import Threat
 from tests.methods.adversarial.attacks.worked import convolutional, of, pictures
 
 
-def run(queries, eps=0.1, model=None, rows=6, index=None, watch=None):
+def run(queries, eps=0.1, model=None, rows=6, index=None, watch=None, narrow=False):
     model, (x, _) = model or convolutional(), pictures(rows)
     x = x[torch.arange(rows) if index is None else index]
     index = torch.arange(rows) if index is None else index
@@ -21,7 +21,12 @@ def run(queries, eps=0.1, model=None, rows=6, index=None, watch=None):
             watch.append(tried.clone())
         return values(tried)
 
-    found = square_attack(seen, x, Threat("linf", eps), queries, SampleRandomness(0, index).draw)
+    def among(chosen):
+        left = of(model, y[chosen], "margin")
+        return lambda tried: (watch.append(tried.clone()), left(tried))[1]
+
+    narrowed = {"among": among} if narrow else {}
+    found = square_attack(seen, x, Threat("linf", eps), queries, SampleRandomness(0, index).draw, **narrowed)
     return x, y, model, found
 
 
@@ -82,3 +87,19 @@ def test_it_asks_for_no_gradient_and_a_sample_is_attacked_alike_in_any_company()
 def test_radius_zero_changes_nothing():
     x, _, _, found = run(5, eps=0.0)
     assert torch.equal(found.x, x)
+
+
+def test_without_the_misread_samples_the_search_is_the_same_and_shorter():
+    watch, whole = [], run(200, eps=0.04)[-1]
+    narrow = run(200, eps=0.04, watch=watch, narrow=True)[-1]
+    torch.testing.assert_close(narrow.x, whole.x, atol=0, rtol=0)
+    assert torch.equal(narrow.queries, whole.queries) and torch.equal(narrow.success, whole.success)
+    assert 0 < int(whole.success.sum()) < len(whole.x) and int((whole.queries == 1).sum()) < len(whole.x)
+    # the first query is of all samples, every further one of those that are not misread yet
+    assert sum(len(tried) for tried in watch) == int(whole.queries.sum())
+
+
+def test_the_search_ends_with_the_last_sample():
+    watch = []
+    found = run(50, eps=1.0, watch=watch, narrow=True)[-1]
+    assert found.success.all() and len(watch) == int(found.queries.max()) < 50
