@@ -21,6 +21,11 @@ class _Gate(torch.autograd.Function):
         return gradient * torch.as_tensor(weight).to(gradient), None, None
 
 
+def is_gate(node: Any) -> bool:
+    """Whether a node of a graph is a gate; it then has `gates` and `task`."""
+    return type(node) is _Gate._backward_cls  # type: ignore[attr-defined]
+
+
 class Gates:
     """One gate a task, between what the tasks share and the task's head.
 
