@@ -225,7 +225,11 @@ def differences(bench: Bench) -> dict[str, float]:
 def trial(bench: Bench, options: argparse.Namespace) -> tuple[dict[str, Times], dict[str, int]]:
     calls = bench.contenders()
     times = contest(calls, options.repeats, warmup=1, least=options.least, device=options.device)
-    return times, {name: peak_bytes(call, options.device) for name, call in calls.items()}
+    peaks = {}
+    for name, call in calls.items():
+        bench.clear()  # gradients of the step before would count as memory given back
+        peaks[name] = peak_bytes(call, options.device)
+    return times, peaks
 
 
 def rows_of(head: list[str], times: dict[str, Times], peaks: dict[str, int], by: By) -> list[list[str]]:

@@ -72,37 +72,9 @@ class Sides:
     @property
     def complete(self) -> bool:
         """Whether every label is known; False also where a device would have to wait for the answer."""
-        return readable(self.anchors.device) and bool((self.anchors >= 0).all() and (self.references >= 0).all())
-
-
-class Members:
-    """Which references are of an anchor's class: found by sorting labels, not by comparing all with all."""
-
-    def __init__(self, sides: Sides):
-        self.sides, references = sides, sides.references
-        self.known = int_sum(references >= 0)
-        if not readable(references.device):
-            return
-        ordered, self.order = references.sort(stable=True)
-        self.start = torch.searchsorted(ordered, sides.anchors)
-        self.stop = torch.searchsorted(ordered, sides.anchors, right=True)
-        self.stop = torch.where(sides.anchors >= 0, self.stop, self.start)
-        self.most = max(int((self.stop - self.start).max()), 1)
-
-    def of(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """index, valid: [b, K] of the positives, an anchor itself is none. negatives: [b], how many."""
-        anchors = self.sides.anchors[rows]
-        if readable(anchors.device):
-            place = self.start[rows, None] + torch.arange(self.most)
-            valid = place < self.stop[rows, None]
-            index = self.order[place.clamp_max(len(self.order) - 1)]
-        else:
-            valid = (anchors[:, None] == self.sides.references) & (anchors >= 0)[:, None]
-            index = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
-        negatives = torch.where(anchors >= 0, self.known - valid.sum(1), 0)
-        if self.sides.itself:
-            valid = valid & (index != torch.arange(rows.start, rows.stop, device=index.device)[:, None])
-        return index, valid, negatives
+        if not readable(self.anchors.device):
+            return False
+        return min(int(side.min()) if len(side) else 0 for side in (self.anchors, self.references)) >= 0
 
 
 def readable(device: torch.device) -> bool:
@@ -110,8 +82,38 @@ def readable(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def int_sum(mask: Tensor) -> Tensor:
-    return mask.sum(dtype=torch.int64)
+class Members:
+    """Which references are of an anchor's class: found by sorting labels, not by comparing all with all."""
+
+    def __init__(self, sides: Sides, complete: bool):
+        self.sides, self.complete, references = sides, complete, sides.references
+        self.known: Tensor | int = len(references) if complete else (references >= 0).sum()
+        if not readable(references.device):
+            return
+        ordered, self.order = references.sort(stable=True)
+        self.start = torch.searchsorted(ordered, sides.anchors)
+        self.number = torch.searchsorted(ordered, sides.anchors, right=True) - self.start
+        if not complete:
+            self.number = torch.where(sides.anchors >= 0, self.number, 0)
+        self.place = torch.arange(max(int(self.number.max()), 1))
+
+    def of(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """index, valid: [b, K] of the positives, an anchor itself is none. negatives: [b], how many."""
+        anchors = self.sides.anchors[rows]
+        if readable(anchors.device):
+            number = self.number[rows]
+            valid = self.place < number[:, None]
+            index = self.order[(self.start[rows, None] + self.place).clamp_max_(len(self.order) - 1)]
+        else:
+            valid = (anchors[:, None] == self.sides.references) & (anchors >= 0)[:, None]
+            index = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
+            number = valid.sum(1)
+        negatives = self.known - number
+        if not self.complete:
+            negatives = torch.where(anchors >= 0, negatives, 0)
+        if self.sides.itself:
+            valid &= index != torch.arange(rows.start, rows.stop, device=index.device)[:, None]
+        return index, valid, negatives
 
 
 class Work:
@@ -120,16 +122,18 @@ class Work:
 
     def __init__(self, measure: Measure, x: Tensor, references: Tensor, sides: Sides):
         self.measure, self.x, self.references, self.sides = measure, x, references, sides
-        self.members = Members(sides)
-        # labels as numbers of x's kind, which compare fastest; one that is missing equals none on the other side
-        self.labels = [
-            torch.where(labels >= 0, labels, missing).to(x.dtype)
-            for labels, missing in ((sides.anchors, -1), (sides.references, -2))
-        ]
-        self.penalty = None
-        if not sides.complete:
-            self.penalty = [(labels < 0).to(x.dtype) * measure.far for labels in (sides.anchors, sides.references)]
+        complete = sides.complete
+        self.members = Members(sides, complete)
         self.lengths = measure.lengths(x, references)
+        self.penalty = None
+        # labels as numbers of x's kind, which compare fastest; one that is missing equals none on the other side
+        if complete:
+            first = sides.anchors.to(x.dtype)
+            self.labels = [first, first if sides.itself else sides.references.to(x.dtype)]
+            return
+        both = sides.anchors, sides.references
+        self.labels = [torch.where(y >= 0, y, missing).to(x.dtype) for y, missing in zip(both, (-1, -2), strict=True)]
+        self.penalty = [(labels < 0).to(x.dtype) * measure.far for labels in both]
 
     def rows(self) -> Iterator[slice]:
         anchors, references = len(self.x), max(len(self.references), 1)
@@ -191,7 +195,7 @@ def spread(work: Work, rows: slice, block: Block, matrix: Tensor, said: Rows, gr
     x, references, measure = work.x, work.references, work.measure
     if said.entries is None:
         slope, index = cast(Tensor, said.negative), block.index
-        by_positive = cast(Tensor, said.positive) * block.valid
+        by_positive = cast(Tensor, said.positive)
     else:
         index, by_positive = said.entries
         if readable(x.device) and FEW * index.shape[1] <= len(references):

@@ -84,7 +84,8 @@ class SquaredDistance(Measure):
         return x - centre, references - centre
 
     def lengths(self, x: Tensor, references: Tensor) -> Lengths:
-        return x.square().sum(1), references.square().sum(1)
+        of_x = x.square().sum(1)
+        return of_x, of_x if references is x else references.square().sum(1)
 
     def matrix(self, x: Tensor, references: Tensor, rows: slice, lengths: Lengths | None) -> Tensor:
         assert lengths is not None
