@@ -40,6 +40,10 @@ except ImportError:
 PEER = "pytorch-metric-learning"
 PER_CLASS, STORED = 4, 1024
 TOLERANCE = 1e-8  # of value and gradient in float64, relative to the largest entry
+FLOOR = (
+    "at d = 512 both spend most of a step in matrix products, of which ours makes three and the peer four or five; at "
+    "B = 128 both are bound by the host, ours by about 300 operator calls"
+)
 Loss = Callable[..., Tensor]  # of the embeddings, and the proxies where there are some
 
 
@@ -204,6 +208,10 @@ class Row:
     def ratio(self, by: By) -> float | None:
         return self.times["ours"].ratio(self.times[PEER], by).row()["median"] if PEER in self.times else None
 
+    @property
+    def more_memory(self) -> bool:
+        return PEER in self.peaks and self.peaks["ours"] > self.peaks[PEER]
+
     def cells(self, by: By, why: str) -> list[str]:
         known = PEER in self.times
         times = [self.times[name].of(by).text(digits=2) for name in self.times]
@@ -296,9 +304,11 @@ def main(argv: list[str] | None = None) -> int:
         slower = [f"{row.loss} at B = {row.rows}, d = {row.dim}" for row in found if (row.ratio(by) or 1) < 1]
         span = f"{min(ratios):.1f} to {max(ratios):.0f} times as fast"
         record.target("none slower", span, not slower, why=", ".join(slower))
-        record.target("median at least 5 times as fast", f"{median(ratios):.1f} times", median(ratios) >= 5)
+        fast = median(ratios) >= 5
+        record.target("median at least 5 times as fast", f"{median(ratios):.1f} times", fast, "" if fast else FLOOR)
         less = sum(row.peaks["ours"] <= row.peaks[PEER] for row in found if PEER in row.peaks)
-        record.target("in less memory", f"in {less} of {len(ratios)} settings", less == len(ratios))
+        more = [f"{row.loss} at B = {row.rows}, d = {row.dim}" for row in found if row.more_memory]
+        record.target("in less memory", f"in {less} of {len(ratios)} settings", not more, ", ".join(more))
     if options.large:
         large(options, record, by)
     record.write(options.json)
