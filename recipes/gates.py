@@ -22,6 +22,11 @@ class _Gate(torch.autograd.Function):
         return gradient * (weight.to(gradient) if isinstance(weight, Tensor) else weight), None, None
 
 
+def is_gate(node: Any) -> bool:
+    """Whether a node of a graph is a gate; it then has `gates` and `task`."""
+    return type(node) is _Gate._backward_cls  # type: ignore[attr-defined]
+
+
 class Gates:
     """One gate a task, between what the tasks share and the task's head.
 

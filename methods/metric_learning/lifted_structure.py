@@ -2,36 +2,62 @@
 embedding, CVPR 2016, arXiv 1511.06452; the generalized form is that of Hermans, Beyer and Leibe, 2017, arXiv
 1703.07737."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from methods.metric_learning.blocks import Block, Rows, summed
+from methods.metric_learning.log_sums import log_sum_exp, where_far
+from methods.metric_learning.measures import Distance
 from methods.metric_learning.metric import Dim, MetricLoss, Scores, Weight
-from methods.metric_learning.pairs import Pairs, distances, log_sum_exp, mean_where, pairs_of
 from recipes.recipe import Recipe
 
 Variant = Literal["smooth", "hard", "generalized"]
 
 
-def lifted_structure(d: Tensor, pairs: Pairs, margin: float, variant: Variant = "smooth") -> Tensor:
-    """1/(2|P|) Σ_P [J_ij]²+ over positive pairs of a batch, d [B, B] their distances; see `LiftedStructure`.
+def nearness(block: Block, margin: float) -> Tensor:
+    """α - d of the negatives, [b, R]."""
+    return torch.mul(block.negative, -1).add_(margin)
 
-    The negatives of both ends of a pair are summed from one log-sum-exp a row, so no number is kept for a pair of a
-    positive and a negative pair.
+
+def ends(block: Block, margin: float, hard: bool) -> Tensor:
+    """[b], log Σ e^{α-d} over an anchor's negatives, or the largest α - d: one end of each of its positive pairs."""
+    z = nearness(block, margin)
+    return z.amax(1).clamp_min_(-1e4) if hard else log_sum_exp(z)[0]
+
+
+def lifted_structure(block: Block, margin: float, hard: bool) -> Rows:
+    """½ Σ [J]²+ over the anchors' positive pairs, J_ij = ends of i and j joined + d_ij; see `LiftedStructure`.
+
+    A pair stands in it twice, once for each end, so its derivative by i's end is twice that of i's own rows. counts:
+    the pairs.
     """
-    if variant == "generalized":
-        hinge = log_sum_exp(d, pairs.positive) + log_sum_exp(margin - d, pairs.negative)
-        return mean_where(hinge.clamp_min(0), pairs.positive.any(1) & pairs.negative.any(1))
-    if variant == "smooth":
-        row = log_sum_exp(margin - d, pairs.negative)
-        ends = torch.logaddexp(row[:, None], row)
+    assert block.own is not None and block.summary is not None  # the first pass: `ends` of all
+    mine, other = block.own[:, None], block.summary[block.index]
+    joined = torch.maximum(mine, other) if hard else torch.logaddexp(mine, other)
+    excess = torch.where(block.valid, (joined + block.positive).clamp_min(0), 0)
+    if hard:
+        share = (mine > other).to(mine) + 0.5 * (mine == other).to(mine)
+        slope = torch.zeros_like(block.negative).scatter_(1, block.negative.argmin(1, keepdim=True), 1)
+        slope.mul_((block.negatives > 0)[:, None])
     else:
-        row = torch.where(pairs.negative, margin - d, -1e4).amax(1)
-        ends = torch.maximum(row[:, None], row)
-    # an unordered pair stands twice in the mask, in the sum as in the count
-    return mean_where((ends + d).clamp_min(0).square(), pairs.positive) / 2
+        share = (mine - joined).exp()
+        slope = nearness(block, margin).sub_(mine).exp_()
+    slope.mul_(-2 * (excess * share).sum(1, keepdim=True))
+    return Rows(excess.square().sum() / 2, excess, slope, counts=block.valid.sum()[None])
+
+
+def generalized(block: Block, margin: float) -> Rows:
+    """Σ over anchors of [log Σ_P e^{d_ap} + log Σ_N e^{α-d_an}]+. counts: the anchors with both."""
+    far, by_positive = log_sum_exp(where_far(block.valid, block.positive))
+    near, by_negative = log_sum_exp(nearness(block, margin))
+    both = block.valid.any(1) & (block.negatives > 0)
+    active = (both & (far + near > 0)).to(far)[:, None]
+    value = torch.where(both, (far + near).clamp_min(0), 0).sum()
+    return Rows(value, by_positive.mul_(active), by_negative.mul_(active).neg_(), counts=both.sum()[None])
 
 
 class LiftedStructure(MetricLoss):
@@ -57,4 +83,10 @@ class LiftedStructure(MetricLoss):
         self.margin, self.variant = margin, variant
 
     def loss(self, x: Tensor, labels: Tensor, task: str, recipe: Recipe) -> tuple[Tensor, Scores]:
-        return lifted_structure(distances(x, x), pairs_of(labels), self.margin, self.variant), {}
+        if self.variant == "generalized":
+            total, number = summed(Distance(), partial(generalized, margin=self.margin), x, labels)
+        else:
+            settings = {"margin": self.margin, "hard": self.variant == "hard"}
+            loss, first = partial(lifted_structure, **settings), partial(ends, **settings)
+            total, number = summed(Distance(), loss, x, labels, summary=first)
+        return total / number[0].clamp_min(1), {}

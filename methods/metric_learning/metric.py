@@ -11,7 +11,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.metric_learning.pairs import Pairs, mean_where, pairs_of
 from recipes.gather import gather_with_gradient
 from recipes.method import Declaration, EmbeddingRequest, Method
 from recipes.networks.embedding import EMBEDDING
@@ -53,18 +52,24 @@ class MetricLoss(Method):
                 labels = gather_rows(step.streams["labeled"].targets[task])
                 value, scores = self.loss(x, labels, task, recipe)
                 step.term(step.named(self.key, task), value, weight=self.weight, task=task)
-                for name, score in (scores | pair_scores(x, pairs_of(labels))).items():
+                for name, score in (scores | pair_scores(x, labels)).items():
                     step.scalar(step.named(name, task), score)
 
 
 @torch.no_grad()
-def pair_scores(x: Tensor, pairs: Pairs) -> Scores:
-    """Mean cosine of positive and of negative pairs; both near 1 is a collapse."""
-    unit = torch.nn.functional.normalize(x, dim=1)
-    cosine = unit @ unit.T
+def pair_scores(x: Tensor, labels: Tensor) -> Scores:
+    """Mean cosine of positive and of negative pairs; both near 1 is a collapse. From sums over classes, since the
+    cosines of all pairs, a sample with itself among them, add up to the square of the sum of the unit vectors."""
+    known = labels >= 0
+    unit = torch.nn.functional.normalize(x, dim=1) * known[:, None]
+    of_class = torch.searchsorted(labels.sort().values, labels)  # the same for all of a class, and less than B
+    sums = torch.zeros_like(unit).index_add_(0, of_class, unit)
+    sizes = torch.zeros_like(unit[:, 0]).index_add_(0, of_class, known.to(unit))
+    same, all_pairs = sums.square().sum(), unit.sum(0).square().sum()
+    positives, number = (sizes * (sizes - 1)).sum(), sizes.sum() ** 2 - sizes.square().sum()
     return {
-        "positive_cosine": mean_where(cosine, pairs.positive),
-        "negative_cosine": mean_where(cosine, pairs.negative),
+        "positive_cosine": (same - unit.square().sum()) / positives.clamp_min(1),
+        "negative_cosine": (all_pairs - same) / number.clamp_min(1),
     }
 
 
@@ -72,8 +77,10 @@ class PairLoss(MetricLoss):
     """A metric loss whose references may be others than the batch: the memory of XBM."""
 
     @abstractmethod
-    def between(self, x: Tensor, references: Tensor, pairs: Pairs) -> tuple[Tensor, Scores]:
-        """x: [B, dim] anchors, references: [R, dim], pairs: masks [B, R]."""
+    def between(
+        self, x: Tensor, labels: Tensor, references: Tensor | None = None, reference_labels: Tensor | None = None
+    ) -> tuple[Tensor, Scores]:
+        """x: [B, dim] anchors with labels [B]. references: [R, dim] with labels [R], -1 for none; None: the batch."""
 
     def loss(self, x: Tensor, labels: Tensor, task: str, recipe: Recipe) -> tuple[Tensor, Scores]:
-        return self.between(x, x, pairs_of(labels))
+        return self.between(x, labels)

@@ -1,39 +1,40 @@
 """Multi-similarity loss. Wang, Han, Huang, Dong and Scott, Multi-similarity loss with general pair weighting for deep
 metric learning, CVPR 2019, arXiv 1904.06627."""
 
+from functools import partial
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from methods.metric_learning.blocks import Block, Rows, summed
+from methods.metric_learning.log_sums import log_one_plus_sum_exp, where_far
+from methods.metric_learning.measures import FAR, Cosine
 from methods.metric_learning.metric import Dim, PairLoss, Scores, Weight
-from methods.metric_learning.pairs import Pairs, log_one_plus_sum_exp
 
 Scale = Annotated[float, Field(gt=0)]
 
 
-@torch.no_grad()
-def mined(cosine: Tensor, pairs: Pairs, epsilon: float) -> Pairs:
-    """Positives less similar than the most similar negative plus ε, negatives more similar than the least similar
-    positive minus ε, by row of `cosine` [B, R]."""
-    hardest_negative = torch.where(pairs.negative, cosine, float("-inf")).amax(1, keepdim=True)
-    hardest_positive = torch.where(pairs.positive, cosine, float("inf")).amin(1, keepdim=True)
-    return Pairs(
-        pairs.positive & (cosine - epsilon < hardest_negative),
-        pairs.negative & (cosine + epsilon > hardest_positive),
-        pairs.anchors,
+def mined(block: Block, epsilon: float) -> Block:
+    """Of the positives those less similar than the most similar negative plus ε, of the negatives those more similar
+    than the least similar positive minus ε."""
+    hardest_negative = block.negative.amax(1, keepdim=True)
+    hardest_positive = where_far(block.valid, block.positive, FAR).amin(1, keepdim=True)
+    dropped = torch.add(block.negative, epsilon)
+    torch.le(dropped, hardest_positive, out=dropped)
+    return block._replace(
+        valid=block.valid & (block.positive - epsilon < hardest_negative),
+        negative=torch.add(block.negative, dropped, alpha=-FAR, out=dropped),
     )
 
 
-def multi_similarity(cosine: Tensor, pairs: Pairs, alpha: float, beta: float, base: float) -> Tensor:
-    """Mean over anchors of log(1 + Σ_P e^{-α(S-λ)}) / α + log(1 + Σ_N e^{β(S-λ)}) / β, anchors without pairs as 0.
-
-    cosine: S [B, R]. base: λ.
-    """
-    pull = log_one_plus_sum_exp(-alpha * (cosine - base), pairs.positive) / alpha
-    push = log_one_plus_sum_exp(beta * (cosine - base), pairs.negative) / beta
-    return (pull + push).sum() / pairs.anchors.sum().clamp_min(1)
+def multi_similarity(block: Block, alpha: float, beta: float, base: float, epsilon: float | None) -> Rows:
+    """Σ over anchors of log(1 + Σ_P e^{-α(S-λ)}) / α + log(1 + Σ_N e^{β(S-λ)}) / β. base: λ."""
+    kept = block if epsilon is None else mined(block, epsilon)
+    pull, by_positive = log_one_plus_sum_exp(where_far(kept.valid, -alpha * (kept.positive - base), -FAR))
+    push, by_negative = log_one_plus_sum_exp(torch.sub(kept.negative, base).mul_(beta))
+    return Rows((pull / alpha + push / beta).sum(), by_positive.neg_(), by_negative)
 
 
 class MultiSimilarity(PairLoss):
@@ -61,7 +62,9 @@ class MultiSimilarity(PairLoss):
         super().__init__(weight, dim, normalize)
         self.alpha, self.beta, self.base, self.epsilon = alpha, beta, base, epsilon
 
-    def between(self, x: Tensor, references: Tensor, pairs: Pairs) -> tuple[Tensor, Scores]:
-        cosine = torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(references, dim=1).T
-        kept = pairs if self.epsilon is None else mined(cosine, pairs, self.epsilon)
-        return multi_similarity(cosine, kept, self.alpha, self.beta, self.base), {}
+    def between(
+        self, x: Tensor, labels: Tensor, references: Tensor | None = None, reference_labels: Tensor | None = None
+    ) -> tuple[Tensor, Scores]:
+        loss = partial(multi_similarity, alpha=self.alpha, beta=self.beta, base=self.base, epsilon=self.epsilon)
+        total, _ = summed(Cosine(), loss, x, labels, references, reference_labels)
+        return total / (labels >= 0).sum().clamp_min(1), {}

@@ -7,22 +7,30 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from methods.metric_learning.blocks import Block, Rows, summed
+from methods.metric_learning.log_sums import log_one_plus_sum_exp, where_far
+from methods.metric_learning.measures import Cosine
 from methods.metric_learning.metric import Dim, MetricLoss, Scores, Weight
-from methods.metric_learning.pairs import log_one_plus_sum_exp
 from recipes.recipe import Recipe
 
 
-def proxy_anchor(cosine: Tensor, labels: Tensor, alpha: float, delta: float) -> Tensor:
-    """1/|C⁺| Σ_{c in C⁺} log[1 + Σ_{y=c} e^{-α(S-δ)}] + 1/C Σ_c log[1 + Σ_{y≠c} e^{α(S+δ)}].
+def proxy_anchor(x: Tensor, labels: Tensor, proxies: Tensor, alpha: float, delta: float) -> Tensor:
+    """1/|C⁺| Σ_{c in C⁺} log[1 + Σ_{y=c} e^{-α(S-δ)}] + 1/C Σ_c log[1 + Σ_{y≠c} e^{α(S+δ)}], S the cosine.
 
-    cosine: S [B, C] of samples and proxies. labels: [B], -1 for none. C⁺ are the classes of the batch; sums of
-    exponentials run over samples, so the hardest ones of a class weigh most.
+    x: [B, d], labels: [B], -1 for none, proxies: [C, d], of which each is the anchor of its class. C⁺ are the classes
+    of the batch; sums of exponentials run over samples, so the hardest ones of a class weigh most.
     """
-    positive = labels[:, None] == torch.arange(cosine.shape[1], device=labels.device)
-    negative = ~positive & (labels >= 0)[:, None]
-    pull = log_one_plus_sum_exp(-alpha * (cosine - delta), positive, dim=0)
-    push = log_one_plus_sum_exp(alpha * (cosine + delta), negative, dim=0)
-    return pull.sum() / positive.any(0).sum().clamp_min(1) + push.mean()
+    classes = torch.arange(len(proxies), device=labels.device)
+    place = torch.where(labels >= 0, labels, len(proxies))
+    here = x.new_zeros(len(proxies) + 1).index_fill_(0, place, 1)[:-1].sum().clamp_min(1)
+
+    def loss(block: Block) -> Rows:
+        pull, by_positive = log_one_plus_sum_exp(where_far(block.valid, -alpha * (block.positive - delta)))
+        push, by_negative = log_one_plus_sum_exp(torch.add(block.negative, delta).mul_(alpha))
+        value = pull.sum() / here + push.sum() / len(proxies)
+        return Rows(value, by_positive.mul_(-alpha / here), by_negative.mul_(alpha / len(proxies)))
+
+    return summed(Cosine(), loss, proxies, classes, x, labels)[0]
 
 
 class Proxies(nn.Module):
@@ -67,5 +75,4 @@ class ProxyAnchor(MetricLoss):
 
     def loss(self, x: Tensor, labels: Tensor, task: str, recipe: Recipe) -> tuple[Tensor, Scores]:
         proxies = cast(Proxies, cast(nn.ModuleDict, self.module(recipe))[task]).vectors.float()
-        cosine = nn.functional.normalize(x, dim=1) @ nn.functional.normalize(proxies, dim=1).T
-        return proxy_anchor(cosine, labels, self.alpha, self.delta), {}
+        return proxy_anchor(x, labels, proxies, self.alpha, self.delta), {}

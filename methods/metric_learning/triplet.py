@@ -2,6 +2,7 @@
 margin after Hermans, Beyer and Leibe, In defense of the triplet loss for person re-identification, 2017, arXiv
 1703.07737."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -10,75 +11,104 @@ from pydantic import Field
 from torch import Tensor
 
 from datamodules.errors import UserError
+from methods.metric_learning.blocks import Block, Loss, Rows, summed
+from methods.metric_learning.measures import FAR, Distance, SquaredDistance
 from methods.metric_learning.metric import Dim, PairLoss, Scores, Weight
-from methods.metric_learning.pairs import Pairs, distances, mean_where, squared_distances
 
 Mining = Literal["all", "batch_hard", "semi_hard", "semi_hard_all"]
 Reduction = Literal["mean_all", "mean_nonzero"]
-INF = float("inf")
+PASSES = 256  # positives an anchor up to which a pass over its row for each is cheaper than sorting the row
 
 
-def hinge_sums(d: Tensor, pairs: Pairs, margin: float, semi_hard: bool = False) -> tuple[Tensor, Tensor]:
-    """Σ over all triplets of [d_ap - d_an + m]+ and how many of them are above 0, each [B] by anchor.
-
-    Exact, with its exact gradient, from two sorts of each row instead of a triplet each: the sum is
-    Σ_p k_p (d_ap + m) - Σ_n k_n d_an, where k counts the partners with which a positive or a negative is active.
-    d: [B, R]. semi_hard: only triplets whose negative is farther than the positive.
-    """
-    with torch.no_grad():
-        reach = d + margin
-        negatives = torch.where(pairs.negative, d, INF).sort(1).values
-        near = torch.where(pairs.positive, d, -INF).sort(1).values
-        far = torch.where(pairs.positive, reach, -INF).sort(1).values
-        of_positive = torch.searchsorted(negatives, reach)
-        of_negative = d.shape[1] - torch.searchsorted(far, d, right=True)
+def partners(block: Block, margin: float, semi_hard: bool) -> tuple[Tensor, Tensor]:
+    """k [b, K] and [b, R]: with how many negatives each positive, and with how many positives each negative, makes a
+    triplet whose hinge [d_ap - d_an + m]+ is above 0; semi_hard: only those with d_ap < d_an."""
+    d = block.negative
+    nearest = torch.where(block.valid, block.positive, -FAR)
+    reach = torch.where(block.valid, block.positive + margin, -FAR)
+    if nearest.shape[1] > PASSES:
+        return partners_by_sorting(d, nearest, reach, semi_hard)
+    of_positive, of_negative, active, beyond = torch.zeros_like(reach), *(torch.zeros_like(d) for _ in range(3))
+    for k in range(reach.shape[1]):
+        torch.lt(d, reach[:, k, None], out=active)
         if semi_hard:
-            of_positive -= torch.searchsorted(negatives, d, right=True)
-            of_negative -= d.shape[1] - torch.searchsorted(near, d)
-        of_positive = torch.where(pairs.positive, of_positive, 0).clamp_min(0)
-        of_negative = torch.where(pairs.negative, of_negative, 0).clamp_min(0)
-    return (of_positive * (d + margin) - of_negative * d).sum(1), of_positive.sum(1)
+            active.mul_(torch.gt(d, nearest[:, k, None], out=beyond))
+        of_positive[:, k] = active.sum(1)
+        of_negative += active
+    return of_positive, of_negative
 
 
-def hardest(d: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """d_ap - d_an of the farthest positive and the nearest negative, [B], and which anchors have both."""
-    both = pairs.positive.any(1) & pairs.negative.any(1)
-    positive = torch.where(pairs.positive, d, -INF).amax(1)
-    negative = torch.where(pairs.negative, d, INF).amin(1)
-    return torch.where(both, positive, 0.0) - torch.where(both, negative, 0.0), both
+def partners_by_sorting(d: Tensor, nearest: Tensor, reach: Tensor, semi_hard: bool) -> tuple[Tensor, Tensor]:
+    """The same from two sorts of each row, whatever the number of positives, and without a wait for the device."""
+    ordered, size = d.sort(1).values, reach.shape[1]
+    of_positive = torch.searchsorted(ordered, reach)
+    of_negative = size - torch.searchsorted(reach.sort(1).values, d, right=True)
+    if semi_hard:
+        of_positive -= torch.searchsorted(ordered, nearest, right=True)
+        of_negative -= size - torch.searchsorted(nearest.sort(1).values, d)
+    return of_positive.clamp_min(0).to(d), of_negative.clamp_min(0).to(d)
 
 
-def next_farther(d: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """d_ap - d_an, [B, R], for every positive pair with the nearest negative farther than the positive, or the
-    farthest of all where none is; and which entries are such pairs."""
-    with torch.no_grad():
-        negatives, order = torch.where(pairs.negative, d, INF).sort(1)
-        number = pairs.negative.sum(1, keepdim=True)
-        place = torch.searchsorted(negatives, d.detach().contiguous(), right=True)
-        chosen = order.gather(1, torch.minimum(place, number - 1).clamp_min(0))
-    return d - d.gather(1, chosen), pairs.positive & (number > 0)
+def all_triplets(block: Block, margin: float, semi_hard: bool = False) -> Rows:
+    """Σ over all triplets of [d_ap - d_an + m]+: exactly Σ_p k_p (d_ap + m) - Σ_n k_n d_an, where k counts the partners
+    with which a positive or a negative is active, and so its own derivative. counts: the active ones, and all."""
+    of_positive, of_negative = partners(block, margin, semi_hard)
+    near = (of_positive * (block.positive + margin)).sum()
+    value = near - (of_negative * block.negative).sum(1).sum()
+    counts = of_positive.sum(1).long().sum(), (block.valid.sum(1) * block.negatives).sum()
+    return Rows(value, of_positive, of_negative.neg_(), counts=torch.stack(counts))
 
 
-def triplet(
-    d: Tensor, pairs: Pairs, margin: float, mining: Mining, soft: bool, reduction: Reduction | None
-) -> tuple[Tensor, Tensor]:
-    """The loss, and the share of the triplets whose hinge is above 0. d: [B, R] distances, squared or not."""
-    if mining in ("all", "semi_hard_all"):
-        sums, active = hinge_sums(d, pairs, margin, semi_hard=mining == "semi_hard_all")
-        number = (pairs.positive.sum(1) * pairs.negative.sum(1)).sum()
-        divisor = number if reduction == "mean_all" else active.sum()
-        return sums.sum() / divisor.clamp_min(1), active.sum() / number.clamp_min(1)
-    difference, mask = hardest(d, pairs) if mining == "batch_hard" else next_farther(d, pairs)
-    active = mask & (difference + margin > 0)
-    values = F.softplus(difference + margin) if soft else (difference + margin).clamp_min(0)
-    chosen = active if reduction == "mean_nonzero" and not soft else mask
-    return mean_where(values, chosen), active.sum() / mask.sum().clamp_min(1)
+def hinges(difference: Tensor, mask: Tensor, margin: float, soft: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ of the masked [difference + m]+ or softplus, its derivative, and counts: above 0, and all."""
+    z = difference + margin
+    active = mask & (z > 0)
+    values = torch.where(mask, F.softplus(z) if soft else z.clamp_min(0), 0)
+    slope = torch.where(mask, torch.sigmoid(z), 0) if soft else active.to(z)
+    return values.sum(), slope, torch.stack([active.sum(), mask.sum()])
+
+
+def batch_hard(block: Block, margin: float, soft: bool) -> Rows:
+    """[d_ap - d_an + m]+ of the farthest positive and the nearest negative, the first where several are equal."""
+    far, p = torch.where(block.valid, block.positive, -FAR).max(1, keepdim=True)
+    near, n = block.negative.min(1, keepdim=True)
+    both = block.valid.any(1, keepdim=True) & (block.negatives > 0)[:, None]
+    value, slope, counts = hinges(torch.where(both, far - near, 0), both, margin, soft)
+    index = torch.cat([block.index.gather(1, p), n], 1)
+    return Rows(value, entries=(index, torch.cat([slope, -slope], 1)), counts=counts)
+
+
+def next_farther(block: Block) -> Tensor:
+    """[b, K], for every positive the nearest negative farther than it, or the farthest of all where none is."""
+    d, size = block.negative, block.negative.shape[1]
+    number = block.negatives[:, None]
+    if block.positive.shape[1] > PASSES:
+        ordered, order = d.sort(1)
+        place = torch.searchsorted(ordered, block.positive, right=True)
+        return order.gather(1, torch.minimum(place, number - 1).clamp_min(0))
+    farthest = torch.where(d < FAR / 2, d, -FAR).argmax(1)
+    chosen = torch.empty(block.positive.shape, dtype=torch.int64, device=d.device)
+    beyond = torch.empty_like(d)
+    for k in range(chosen.shape[1]):
+        torch.le(d, block.positive[:, k, None], out=beyond)
+        least, place = torch.add(d, beyond, alpha=FAR, out=beyond).min(1)
+        chosen[:, k] = torch.where(least < FAR / 2, place, farthest)
+    return chosen.clamp_(0, size - 1)
+
+
+def semi_hard(block: Block, margin: float, soft: bool) -> Rows:
+    """[d_ap - d_an + m]+ of every positive with the next farther negative."""
+    chosen, mask = next_farther(block), block.valid & (block.negatives > 0)[:, None]
+    difference = torch.where(mask, block.positive - block.negative.gather(1, chosen), 0)
+    value, slope, counts = hinges(difference, mask, margin, soft)
+    entries = torch.cat([block.index, chosen], 1), torch.cat([slope, -slope], 1)
+    return Rows(value, entries=entries, counts=counts)
 
 
 class Triplet(PairLoss):
     """L = mean over triplets of [D_ap - D_an + m]+: a sample is nearer to its own class than to any other, by m.
 
-    mining chooses the triplets. `all`: every one, exact by sorting, no B³ numbers. `batch_hard`: for each anchor its
+    mining chooses the triplets. `all`: every one, exact without B³ numbers. `batch_hard`: for each anchor its
     farthest positive and nearest negative. `semi_hard`: for each positive pair the nearest negative farther than the
     positive, else the farthest of all (FaceNet's form). `semi_hard_all`: all triplets with D_ap < D_an < D_ap + m.
     Logged as `active`: the share of the triplets above 0.
@@ -110,7 +140,19 @@ class Triplet(PairLoss):
         self.margin, self.mining, self.squared = margin, mining, squared
         self.soft, self.reduction = soft, reduction
 
-    def between(self, x: Tensor, references: Tensor, pairs: Pairs) -> tuple[Tensor, Scores]:
-        d = (squared_distances if self.squared else distances)(x, references)
-        value, active = triplet(d, pairs, self.margin, self.mining, self.soft, self.reduction)
-        return value, {"active": active}
+    def between(
+        self, x: Tensor, labels: Tensor, references: Tensor | None = None, reference_labels: Tensor | None = None
+    ) -> tuple[Tensor, Scores]:
+        measure = SquaredDistance() if self.squared else Distance()
+        total, counts = summed(measure, self.of_block, x, labels, references, reference_labels)
+        active, number = counts.unbind()
+        nonzero = self.mining in ("all", "semi_hard_all") and self.reduction is None
+        nonzero |= self.reduction == "mean_nonzero" and not self.soft
+        return total / (active if nonzero else number).clamp_min(1), {"active": active / number.clamp_min(1)}
+
+    @property
+    def of_block(self) -> Loss:
+        if self.mining in ("all", "semi_hard_all"):
+            return partial(all_triplets, margin=self.margin, semi_hard=self.mining == "semi_hard_all")
+        mined = batch_hard if self.mining == "batch_hard" else semi_hard
+        return partial(mined, margin=self.margin, soft=self.soft)

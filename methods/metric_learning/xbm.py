@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from datamodules.errors import UserError, nearest
 from methods.metric_learning.metric import Dim, MetricLoss, PairLoss, Scores, Weight
 from methods.metric_learning.multi_similarity import MultiSimilarity
-from methods.metric_learning.pairs import pairs_of
 from methods.metric_learning.triplet import Triplet
 from recipes.annotations import signature
 from recipes.networks.embedding import EMBEDDING
@@ -101,7 +100,7 @@ class XBM(MetricLoss):
         if recipe.trainer.global_step < self.start:
             return value, scores
         stored = memory.labels[list(recipe.tasks).index(task)]
-        beyond, _ = self.wrapped.between(x, memory.embeddings, pairs_of(labels, stored))
+        beyond, _ = self.wrapped.between(x, labels, memory.embeddings, stored)
         return value + self.memory_weight * beyond, scores | {"xbm_memory": beyond}
 
     def after_step(self, step: Step, recipe: Recipe) -> None:

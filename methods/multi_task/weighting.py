@@ -1,17 +1,21 @@
 """What the weightings share: they own the combination of losses, and differ in how they find w."""
 
+from functools import reduce
+from operator import add
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from methods.multi_task.branching import given
 from methods.multi_task.gram import (
     BIASES_ALONE,
     NOTHING_SHARED_LEARNS,
     ONE_REPRESENTATION,
     GradSource,
     GramProvider,
+    Update,
 )
 from methods.multi_task.losses import NormalizeSum, TaskLosses, normalized, task_losses
 from recipes.gates import Gates
@@ -75,6 +79,10 @@ class Weighting(Method):
         if recipe.network.gates is None:
             return found.combined(weights)
         recipe.network.gates.set(weights)
+        return self.objective(found, weights)
+
+    def objective(self, found: TaskLosses, weights: Tensor) -> Tensor:
+        """Σ_t L_t + rest, whose backward goes through gates that hold the weights."""
         return found.combined()
 
 
@@ -83,6 +91,7 @@ class GramWeighting(Weighting):
 
     grad_source: GradSource
     layer: str | None = None
+    _update: Update | None = None  # between two lines of `combine`: the gradients that finding G has left
 
     def declare(self) -> Declaration:
         refuses = {"freezes_backbone": NOTHING_SHARED_LEARNS}
@@ -99,11 +108,19 @@ class GramWeighting(Weighting):
         raise TypeError(f"{type(self).__name__} has no solution")
 
     def gram(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
-        provider = GramProvider(self.grad_source, self.layer)
+        provider = GramProvider(self.grad_source, self.layer, keep=found.rest.requires_grad)
         with torch.enable_grad():
             gram = provider(found.losses, step.representations, recipe)
+        self._update = provider.update
         precise = torch.float32 if gram.device.type == "mps" else torch.float64  # which has no float64
         return gram.to(precise)
+
+    def objective(self, found: TaskLosses, weights: Tensor) -> Tensor:
+        """The same, of which the backward is done as far as G needed it."""
+        update, self._update = self._update, None
+        if update is None:
+            return super().objective(found, weights)
+        return given(reduce(add, found.losses), update(weights)) + found.rest
 
     def task_weights(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
         return self.solve(self.gram(found, step, recipe), found, step)

@@ -8,7 +8,7 @@ import torch
 import recipes.retrieval
 from datamodules.errors import UserError
 from recipes.clustering import kmeans, normalized_mutual_information
-from recipes.retrieval import Retrieval, ranking_keys, relevance, retrieval_scores
+from recipes.retrieval import Retrieval, largest, ranked, ranking_keys, relevance, retrieval_scores
 from recipes.step import Output
 from tests.ranks import on_two_ranks
 
@@ -94,6 +94,24 @@ def test_ties_go_to_the_smaller_index():
     assert ranking_keys(torch.tensor([[0.5, 0.7, 0.5, -0.1, -0.2, 0.0, -0.0]])).argsort(descending=True).tolist() == [
         [1, 0, 2, 5, 6, 3, 4]
     ]
+
+
+@pytest.mark.parametrize("depth", [1, 5, 40, 250, 500])
+@pytest.mark.parametrize("levels", [3, 40, 100_000])
+def test_ranking_equals_a_stable_sort(depth, levels):
+    """Few levels: most similarities have equals, also at the end of the ranking."""
+    source = torch.Generator().manual_seed(depth)
+    similarity = torch.randint(levels, (30, 501), generator=source) / levels - 0.5
+    expected = similarity.sort(dim=1, descending=True, stable=True).indices[:, :depth]
+    assert torch.equal(ranked(similarity, depth), expected)
+
+
+def test_the_largest_are_found_by_groups():
+    similarity = torch.randn(20, 1003, generator=torch.Generator().manual_seed(0))
+    similarity[:, -3:] += torch.arange(20)[:, None] % 5  # columns that fill no group
+    values, index = largest(similarity, 9)
+    torch.testing.assert_close(values, similarity.topk(9, 1).values, rtol=0, atol=0)
+    assert torch.equal(similarity.gather(1, index), values)
 
 
 def test_the_order_of_batches_does_not_matter():

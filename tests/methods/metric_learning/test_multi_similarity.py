@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from methods.metric_learning.blocks import Sides, Work
+from methods.metric_learning.measures import Cosine
 from methods.metric_learning.multi_similarity import MultiSimilarity, multi_similarity
-from methods.metric_learning.pairs import pairs_of
 from tests.harness import train, values_differ
 from tests.methods.metric_learning.fixture import X, Y, batch, of
 
@@ -15,13 +16,13 @@ def test_worked_example(epsilon, expected):
 def test_gradients_are_the_weights_of_the_survey():
     """∂L_i/∂S_ij = 1 / (e^{β(λ-S_ij)} + Σ_k e^{β(S_ik-S_ij)}) for negatives, without mining."""
     x, labels = batch(1)
-    method, cosine = MultiSimilarity(epsilon=None, beta=10.0), torch.nn.functional.normalize(x, dim=1)
-    s = (cosine @ cosine.T).requires_grad_()
-    multi_similarity(s, pairs_of(labels), method.alpha, method.beta, method.base).backward()
-    negatives = (labels != labels[0]).nonzero().flatten()
-    row, j = s.detach()[0], int(negatives[0])
+    unit = torch.nn.functional.normalize(x, dim=1)
+    block, cosine = Work(Cosine(), unit, unit, Sides.of(labels)).block(slice(0, 1))
+    said = multi_similarity(block, alpha=2.0, beta=10.0, base=0.5, epsilon=None)
+    negatives, row = (labels != labels[0]).nonzero().flatten(), cosine[0]
+    j = int(negatives[0])
     weight = 1 / (torch.exp(10 * (0.5 - row[j])) + torch.exp(10 * (row[negatives] - row[j])).sum())
-    torch.testing.assert_close(s.grad[0, j] * len(x), weight)
+    torch.testing.assert_close(said.negative[0, j], weight)
 
 
 def test_missing_labels_are_as_if_the_samples_were_not_there():
@@ -29,6 +30,14 @@ def test_missing_labels_are_as_if_the_samples_were_not_there():
     labels[::3] = -1
     kept = labels >= 0
     torch.testing.assert_close(of(MultiSimilarity(), x, labels), of(MultiSimilarity(), x[kept], labels[kept]))
+
+
+def test_mining_that_leaves_nothing_costs_nothing_whatever_the_scale():
+    """The similarity of what mining drops may be far too large for an exponential."""
+    x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.9, 0.1]], requires_grad=True)
+    value = of(MultiSimilarity(beta=1e4, epsilon=-0.5), x, torch.tensor([0, 0, 1]))
+    value.backward()
+    assert value == 0 and torch.equal(x.grad, torch.zeros_like(x))
 
 
 def test_a_batch_without_pairs_costs_nothing_and_has_a_gradient():

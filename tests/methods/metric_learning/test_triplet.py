@@ -3,11 +3,11 @@ import torch
 import torch.nn.functional as F
 
 from datamodules.errors import UserError
-from methods.metric_learning.pairs import pairs_of
-from methods.metric_learning.triplet import Triplet, hinge_sums
+from methods.metric_learning import blocks, triplet
+from methods.metric_learning.triplet import Triplet
 from tests.harness import train
 from tests.methods.metric_learning.fixture import X, Y, batch, of
-from tests.oracles.compare import same
+from tests.oracles.compare import same, value_and_gradients
 
 PLAIN = {"squared": False, "normalize": False}
 
@@ -30,7 +30,6 @@ def test_worked_examples(settings, expected):
 
 
 def test_twelve_of_twenty_six_are_active():
-    assert int(hinge_sums(torch.cdist(X, X).square(), pairs_of(Y), 0.2)[1].sum()) == 12
     assert Triplet().loss(X, Y, "label", None)[1]["active"] == pytest.approx(12 / 26)
 
 
@@ -101,16 +100,32 @@ def test_soft_needs_few_triplets():
         Triplet(soft=True)
 
 
+@pytest.mark.parametrize("mining", ["all", "batch_hard", "semi_hard", "semi_hard_all"])
+def test_few_positives_many_and_unknown_numbers_of_them_are_one_loss(mining, monkeypatch):
+    """By passes over a row, by sorting it, and with shapes that do not depend on the labels, as on a device that may
+    not be waited for."""
+    x, labels = batch(7)
+    memory, stored = batch(8, rows=31)
+    labels[::5], stored[::4] = -1, -1
+    method = Triplet(1.5, mining)
+    plain = value_and_gradients(lambda z, r: method.between(z, labels, r, stored)[0], x, memory)
+    for setting in ((triplet, "PASSES", 0), (blocks, "readable", lambda device: False)):
+        monkeypatch.setattr(*setting)
+        found = value_and_gradients(lambda z, r: method.between(z, labels, r, stored)[0], x, memory)
+        torch.testing.assert_close(found, plain)
+
+
 def test_rows_of_another_size_than_columns():
     """Anchors against a memory: the sum over all triplets of four by nine."""
     x, labels = batch(6)
     anchors, memory = slice(0, 4), slice(4, 13)
     d = (x[anchors][:, None] - x[memory]).square().sum(2)
-    pairs = pairs_of(labels[anchors], labels[memory])
-    terms = (d[:, :, None] - d[:, None, :] + 0.2).clamp_min(0) * (
-        pairs.positive[:, :, None] & pairs.negative[:, None, :]
-    )
-    torch.testing.assert_close(hinge_sums(d, pairs, 0.2)[0], terms.sum((1, 2)))
+    positive = labels[anchors, None] == labels[memory]
+    triplets = positive[:, :, None] & ~positive[:, None, :]
+    terms = (d[:, :, None] - d[:, None, :] + 0.2).clamp_min(0) * triplets
+    method = Triplet(reduction="mean_all")
+    found = method.between(x[anchors], labels[anchors], x[memory], labels[memory])[0]
+    torch.testing.assert_close(found, terms.sum() / triplets.sum())
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])

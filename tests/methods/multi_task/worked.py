@@ -35,17 +35,11 @@ class Watch:
         combine = recipe.combine
 
         def watched(step):  # type: ignore[no-untyped-def]
-            loss = combine(step)
             names, parameters = zip(*recipe.network.named_parameters(), strict=True)
-            weights = None
-            if recipe.network.gates is not None:
-                weights = recipe.network.gates.weights
-                recipe.network.gates.reset()
-            for name, term in step.losses.items():
-                found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-                self.tasks[step.terms[name].task] = dict(zip(names, found, strict=True))
-            if weights is not None:
-                recipe.network.gates.weights = weights
+            for term in step.terms.values():
+                found = torch.autograd.grad(term.reduced(), parameters, retain_graph=True, allow_unused=True)
+                self.tasks[term.task] = dict(zip(names, found, strict=True))
+            loss = combine(step)
             found = torch.autograd.grad(loss, parameters, retain_graph=True)
             self.update = dict(zip(names, found, strict=True))
             return loss

@@ -1,0 +1,131 @@
+"""One backward through all heads at once, where tasks part at one place.
+
+Where the loss of every task reaches what tasks share through its own gates alone, nothing of one task's head depends on
+another's. Then the backward of Σ_t L_t, stopped at the gates, leaves ∂L_t/∂z at the gates of task t and the gradients
+of all heads: what T backwards would give. Whether it is so is read off the graph of the step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+
+from recipes.gates import Gates, is_gate
+
+LIMIT = 1000  # nodes between a loss and its gates; a head is smaller
+
+Given = list[tuple[Tensor, Tensor]]  # a tensor of the step's graph and its gradient
+
+
+@dataclass
+class Branching:
+    """tips: of every task, its gates and which representation each leads to. own: trained parameters behind the
+    gates."""
+
+    tips: list[list[tuple[Any, int]]]
+    own: list[Tensor]
+
+
+@dataclass
+class Branches:
+    """z: the representations with graph. by_task[t][i]: ∂L_t/∂z_i, None where the task does not reach it. own: the
+    gradients of what lies behind the gates."""
+
+    z: list[Tensor]
+    by_task: list[tuple[Tensor | None, ...]]
+    own: Given
+
+
+def branching(
+    losses: Sequence[Tensor], representations: Sequence[Tensor], tasks: Sequence[str], network: nn.Module
+) -> Branching | None:
+    """Where the tasks part; None where a loss reaches what is shared in any other way than through its own gates,
+    tasks read different representations, or fewer than two read any."""
+    gates: Gates | None = getattr(network, "gates", None)
+    if gates is None or any(z.grad_fn is None for z in representations):
+        return None
+    origins = {(z.grad_fn, z.output_nr): i for i, z in enumerate(representations)}
+    tips, own = [], dict[Tensor, None]()
+    for task, loss in zip(tasks, losses, strict=True):
+        found = tips_of(loss, gates, task, origins, own)
+        if found is None:
+            return None
+        tips.append(found)
+    shared = {p for name, p in network.named_parameters() if not name.startswith("heads.")}
+    reached = [{i for _, i in found} for found in tips if found]
+    if len(reached) < 2 or any(some != reached[0] for some in reached) or not shared.isdisjoint(own):
+        return None
+    return Branching(tips, list(own))
+
+
+def tips_of(
+    loss: Tensor, gates: Gates, task: str, origins: dict[tuple[Any, int], int], own: dict[Tensor, None]
+) -> list[tuple[Any, int]] | None:
+    """The gates that a loss reaches, and into `own` the parameters on the way; None where it reaches anything else."""
+    inside, seen, found = {node for node, _ in origins}, set(), []
+    waiting = [loss.grad_fn] if loss.grad_fn is not None else []
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in inside or len(seen) > LIMIT:
+            return None
+        if is_gate(node):
+            origin = node.next_functions[0]
+            if node.gates is not gates or node.task != task or origin not in origins:
+                return None
+            found.append((node, origins[origin]))
+            continue
+        if type(node).__name__ == "AccumulateGrad":
+            own[node.variable] = None
+        waiting.extend(following for following, _ in node.next_functions)
+    return found
+
+
+def branches(parting: Branching, losses: Sequence[Tensor], z: Sequence[Tensor], keep: bool) -> Branches:
+    """The backward through all heads. keep: the graph behind the gates, for whoever else needs it."""
+    edges = [GradientEdge(node, 0) for found in parting.tips for node, _ in found]
+    outputs = [loss for loss, found in zip(losses, parting.tips, strict=True) if found]
+    taken = torch.autograd.grad(outputs, [*edges, *parting.own], retain_graph=keep, allow_unused=True)
+    at_gates = iter(taken[: len(edges)])
+    by_task = []
+    for found in parting.tips:
+        row: list[Tensor | None] = [None] * len(z)
+        for _, i in found:
+            gradient, held = next(at_gates), row[i]
+            row[i] = gradient if held is None or gradient is None else held + gradient
+        by_task.append(tuple(row))
+    own = [(p, g) for p, g in zip(parting.own, taken[len(edges) :], strict=True) if g is not None]
+    return Branches(list(z), by_task, own)
+
+
+def weighted(found: Branches, weights: Tensor) -> Given:
+    """Σ_t w_t ∂L_t/∂z_i of every representation."""
+    sums: dict[int, Tensor] = {}
+    for weight, row in zip(weights, found.by_task, strict=True):
+        for i, gradient in enumerate(row):
+            if gradient is not None:
+                part = weight.to(gradient) * gradient
+                sums[i] = sums[i] + part if i in sums else part
+    return [(found.z[i], total) for i, total in sums.items()]
+
+
+class _Given(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *of: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return None, None, *(gradient * slope.to(gradient) for gradient in ctx.gradients)
+
+
+def given(value: Tensor, gradients: Given) -> Tensor:
+    """A scalar whose backward hands these gradients on: to parameters, or to whatever comes before a representation."""
+    of, found = zip(*gradients, strict=True)
+    return _Given.apply(value.detach(), list(found), *of)  # type: ignore[no-any-return]

@@ -1,0 +1,164 @@
+"""Pairs of a batch, their measures, and that a loss is the same in however many blocks it is computed."""
+
+import pytest
+import torch
+
+from benchmarks.contest import peak_bytes
+from methods.metric_learning import blocks
+from methods.metric_learning.blocks import Sides, Work
+from methods.metric_learning.lifted_structure import LiftedStructure
+from methods.metric_learning.log_sums import log_one_plus_sum_exp, log_sum_exp
+from methods.metric_learning.measures import FAR, Cosine, Distance, SquaredDistance
+from methods.metric_learning.metric import pair_scores
+from methods.metric_learning.multi_similarity import MultiSimilarity
+from methods.metric_learning.triplet import Triplet
+from tests.methods.metric_learning.fixture import X, Y, batch, of, proxy_anchor_loss
+from tests.oracles.compare import value_and_gradients
+
+LOSSES = {
+    **{f"triplet {mining}": Triplet(1.0, mining) for mining in ("all", "batch_hard", "semi_hard", "semi_hard_all")},
+    "triplet unsquared": Triplet(1.0, squared=False),
+    "multi_similarity": MultiSimilarity(),
+    **{f"lifted {variant}": LiftedStructure(variant=variant) for variant in ("smooth", "hard", "generalized")},
+}
+
+
+def block_of(labels, references=None, x=None):
+    x = torch.randn(len(labels), 3) if x is None else x
+    others = x if references is None else torch.randn(len(references), 3)
+    return Work(Cosine(), x, others, Sides.of(labels, references)).block(slice(0, len(labels)))[0]
+
+
+def masks(block):
+    """positive, negative: bool [b, R]."""
+    positive = torch.zeros(block.negative.shape, dtype=torch.bool)
+    for row, (index, valid) in enumerate(zip(block.index, block.valid, strict=True)):
+        positive[row, index[valid]] = True
+    return positive, block.negative > -FAR / 2
+
+
+@pytest.fixture(params=[True, False], ids=["looked at", "not to be waited for"])
+def readable(request, monkeypatch):
+    monkeypatch.setattr(blocks, "readable", lambda device: request.param)
+
+
+# -- who is a pair -----------------------------------------------------------------------------------------------------
+def test_counts_of_the_fixture(readable):
+    block = block_of(Y, x=X)
+    positive, negative = masks(block)
+    assert (int(positive.sum()), int(negative.sum())) == (8, 22)
+    assert int((block.valid.sum(1) * block.negatives).sum()) == 26
+
+
+def test_a_missing_label_takes_part_in_no_pair(readable):
+    positive, negative = masks(block_of(torch.tensor([0, -1, -1, 0])))
+    assert positive.nonzero().tolist() == [[0, 3], [3, 0]]
+    assert not negative.any()
+
+
+def test_against_a_memory_no_position_is_self(readable):
+    positive, negative = masks(block_of(torch.tensor([0, 1]), torch.tensor([0, 1, -1])))
+    assert positive.tolist() == [[True, False, False], [False, True, False]]
+    assert negative.tolist() == [[False, True, False], [True, False, False]]
+
+
+def test_means_of_the_fixture():
+    x, labels = batch(1)
+    labels[::4] = -1
+    cosine = torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(x, dim=1).T
+    same, known = labels[:, None] == labels, labels >= 0
+    both = known[:, None] & known
+    scores = pair_scores(x, labels)
+    for name, mask in (("positive", same & ~torch.eye(len(x)).bool()), ("negative", ~same)):
+        torch.testing.assert_close(scores[f"{name}_cosine"], cosine[mask & both].mean())
+    assert pair_scores(x, torch.full_like(labels, -1)) == {"positive_cosine": 0, "negative_cosine": 0}
+
+
+# -- measures ----------------------------------------------------------------------------------------------------------
+def matrix_of(measure, x):
+    x, references = measure.prepared(x, None)
+    return measure.matrix(x, references, slice(0, len(x)), measure.lengths(x, references))
+
+
+def test_duplicates_have_a_distance_and_a_gradient_of_zero():
+    x = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]], requires_grad=True)
+    value = of(Triplet(0.0, "batch_hard", squared=False), x[[0, 1]], torch.tensor([0, 0]))
+    value.backward()
+    assert matrix_of(Distance(), x.detach())[0, 1] == 0
+    assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+def test_near_points_far_from_the_origin_keep_their_distance():
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    far = (1e-2 * x + 50).float()
+    expected = (far.double()[:, None] - far.double()).square().sum(2)
+    torch.testing.assert_close(matrix_of(SquaredDistance(), far).double(), expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("measure", [Cosine(), SquaredDistance(), Distance()], ids=lambda m: type(m).__name__)
+def test_gradients_are_those_of_autograd_entry_by_entry_and_by_products(measure):
+    x, references = batch(1)[0], batch(2, rows=9)[0]
+    index = torch.stack([torch.randperm(9)[:2] for _ in range(4)])
+    slope = torch.zeros(4, 9, dtype=x.dtype).scatter_(1, index, torch.randn(4, 2, dtype=x.dtype))
+    rows = slice(2, 6)
+    leaves = [v.clone().requires_grad_() for v in (x, references)]
+    if isinstance(measure, Cosine):
+        whole = leaves[0] @ leaves[1].T
+    else:
+        whole = (leaves[0][:, None] - leaves[1]).square().sum(2)
+        whole = whole.sqrt() if isinstance(measure, Distance) else whole
+    expected = torch.autograd.grad((whole[rows] * slope).sum(), leaves)
+    kept = measure.matrix(x, references, rows, measure.lengths(x, references))
+    torch.testing.assert_close(kept, whole[rows].detach())
+    for entries in (False, True):
+        into = [torch.zeros_like(x), torch.zeros_like(references)]
+        if entries:
+            picked = kept.gather(1, index), slope.gather(1, index)
+            measure.spread_entries(x, references, rows, index, *picked, into)
+        else:
+            measure.spread_matrix(x, references, rows, kept, slope.clone(), into)
+        torch.testing.assert_close(tuple(into), expected)
+
+
+# -- sums of exponentials ----------------------------------------------------------------------------------------------
+def test_sums_over_nothing_are_finite_and_have_no_slope():
+    z = torch.tensor([[1.0, -FAR, 3.0], [-FAR, -FAR, -FAR]])
+    one, slope_of_one = log_one_plus_sum_exp(z.clone())
+    plain, slope = log_sum_exp(z.clone())
+    kept = torch.tensor([1.0, 3.0])
+    torch.testing.assert_close(one, torch.stack([kept.exp().sum().log1p(), torch.zeros(())]))
+    torch.testing.assert_close(plain[0], kept.exp().sum().log())
+    torch.testing.assert_close(slope[0, [0, 2]], kept.softmax(0))
+    assert plain[1] < -1000 and (slope[1] == 0).all() and (slope_of_one[1] == 0).all()
+
+
+# -- blocks ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_the_same_in_many_blocks(name, monkeypatch, readable):
+    x, labels = batch(3)
+    labels[::7] = -1
+    whole = value_and_gradients(lambda z: of(LOSSES[name], z, labels), x)
+    monkeypatch.setattr(blocks, "BLOCK", {"cpu": 3 * len(x)})
+    torch.testing.assert_close(value_and_gradients(lambda z: of(LOSSES[name], z, labels), x), whole)
+
+
+def test_proxies_are_the_same_in_many_blocks(monkeypatch, readable):
+    x, labels = batch(3)
+    proxies = batch(4, rows=7)[0]
+    whole = value_and_gradients(lambda z, p: proxy_anchor_loss(z, labels, p), x, proxies)
+    monkeypatch.setattr(blocks, "BLOCK", {"cpu": 2 * len(x)})
+    found = value_and_gradients(lambda z, p: proxy_anchor_loss(z, labels, p), x, proxies)
+    torch.testing.assert_close(found, whole)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_memory_is_less_than_one_matrix_of_all_pairs(name):
+    x, labels = torch.randn(2048, 16, requires_grad=True), torch.arange(2048) // 4
+    matrix = 2048 * 2048 * 4
+    assert peak_bytes(lambda: of(LOSSES[name], x, labels).backward()) < 0.75 * matrix
+
+
+def test_without_gradient_none_is_made():
+    x, labels = batch(3)
+    with torch.no_grad():
+        assert not of(Triplet(), x.requires_grad_(), labels).requires_grad
