@@ -29,15 +29,20 @@ ENGINE = {
 POINTS = {"prepare": "step: calls in between", "terms": "terms", "after_step": "after the step"}
 
 
-def prepared(recipe: str, total: int, folder: Path, device: str, extra: tuple[str, ...] = ()) -> Assembly:
-    """The assembly of a run of `total` steps on digits with a tiny net, its data set up, torch seeded.
+SMALL = ("data=digits", "+network.options.width=4")
+
+
+def prepared(
+    recipe: str, total: int, folder: Path, device: str, extra: tuple[str, ...] = (), data: tuple[str, ...] = SMALL
+) -> Assembly:
+    """The assembly of a run of `total` steps, its data set up, torch seeded; on digits with a tiny net, unless `data`
+    says otherwise.
 
     Validation and checkpoint come after the last step, outside every window.
     """
     overrides = [
         f"recipe={recipe}",
-        "data=digits",
-        "+network.options.width=4",
+        *data,
         f"trainer.max_steps={total}",
         f"trainer.val_every={total}",
         "trainer.limit_val_batches=1",
