@@ -20,7 +20,6 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.autoaugment import _apply_op
 
-from datamodules.views.image import GEOMETRIC
 from datamodules.views.image.operations import ENHANCE
 
 Picture = Image.Image
@@ -58,13 +57,11 @@ def torchssl_operation(module: ModuleType) -> Operate:
 
 
 def torchvision_operation(picture: Picture, name: str, value: float) -> Picture:
-    """One operation of torchvision's with a value in our units. Its signs are those of a picture that moves, ours of
-    the place that is read; a translation is in whole pixels there."""
+    """One operation of torchvision's with a value in our units. A translation is in whole pixels there, and positive
+    for a picture that moves on, not for a place that is read further on."""
     magnitude = value - 1 if name in ENHANCE else value
-    if name in GEOMETRIC[1:]:
-        magnitude = -value
     if name.startswith("translate"):
-        magnitude *= picture.size[name == "translate_y"]
+        magnitude = -value * picture.size[name == "translate_y"]
     if name in ("autocontrast", "equalize", "identity"):
         magnitude = 0.0
     return _apply_op(picture, published_name(name), magnitude, InterpolationMode.NEAREST, None)

@@ -48,7 +48,7 @@ from recipes.step import Embedded
 
 EQUAL = 0.999  # share of pixels that must be equal; the rest are ties of rounding
 LEVELS = range(11)
-ROOM = 8  # batches in one pass of a loader
+ROOM = 4  # batches in one pass of a loader
 
 
 # -- equal first -------------------------------------------------------------------------------------------------------
