@@ -234,6 +234,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.step_batch:
         torch.set_num_threads(1)
         step_share(record, options)
+    if options.torchssl is not None:
+        record.command = record.command.replace(str(options.torchssl), "FOLDER")
     record.write(options.json)
     return 0
 
