@@ -194,7 +194,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, help="labeled pictures (default 64, on the CPU 4), 7 times that without")
     parser.add_argument("--network", default="wrn_28_2")
-    parser.add_argument("--steps", type=int, default=7, help="in the window of each")
+    parser.add_argument("--steps", type=int, default=5, help="in the window of each")
     parser.add_argument("--warmup", type=int, default=1, help="steps before it")
     parser.add_argument("--threads", type=int, default=1, help="of torch's operations")
     parser.add_argument("--workers", type=int, default=0, help="processes of semilearn's loader")
