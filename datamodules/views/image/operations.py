@@ -29,6 +29,7 @@ Operation = Literal[
 OPERATIONS: tuple[str, ...] = get_args(Operation)  # an operation's place here is its code
 PHOTOMETRIC, GEOMETRIC, ENHANCE = OPERATIONS[1:9], OPERATIONS[9:], OPERATIONS[5:9]
 FIRST_GEOMETRIC = OPERATIONS.index(GEOMETRIC[0])
+WORDS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 WITHOUT_PARAMETER = ("autocontrast", "equalize")
 
 
@@ -61,7 +62,15 @@ def on_rows(pixels: Tensor, rows: Tensor, function: Callable[..., Tensor], *para
         return torch.where(rows[:, None, None, None], function(pixels, *parameters), pixels)
     if not len(rows):
         return pixels
-    return pixels.index_copy_(0, rows, function(pixels.index_select(0, rows), *(p[rows] for p in parameters)))
+    done = function(pixels.index_select(0, rows), *(p[rows] for p in parameters))
+    words(pixels).index_copy_(0, rows, words(done))
+    return pixels
+
+
+def words(pixels: Tensor) -> Tensor:
+    """[B, n]: the bytes of each row as the widest integers that divide them; a write of rows costs by the element."""
+    flat = pixels.flatten(1)
+    return next(flat.view(kind) for kind in WORDS if not (flat.shape[1] | flat.storage_offset()) % kind.itemsize)
 
 
 def apply_operations(pixels: Tensor, codes: Tensor, values: Tensor, pool: tuple[str, ...], fill: int) -> Tensor:
@@ -82,7 +91,7 @@ def apply_operations(pixels: Tensor, codes: Tensor, values: Tensor, pool: tuple[
         code = codes[:, slot]
         if steps is not None and photo and slot:
             due = moved & (code > 0) & (code < FIRST_GEOMETRIC)
-            pixels = _resample_where(pixels, due, maps, fill)
+            pixels = _resample_where(pixels, due, maps, fill, slot)
             moved, maps = moved & ~due, torch.where(due[:, None, None], still, maps)
         for name in photo:
             parameters = () if name in WITHOUT_PARAMETER else (value,)
@@ -90,7 +99,7 @@ def apply_operations(pixels: Tensor, codes: Tensor, values: Tensor, pool: tuple[
             pixels = on_rows(pixels, chosen, getattr(photometric, name), *parameters)
         if steps is not None:
             maps, moved = maps @ steps[:, slot], moved | (code >= FIRST_GEOMETRIC)
-    return pixels if steps is None else _resample_where(pixels, moved, maps, fill)
+    return pixels if steps is None else _resample_where(pixels, moved, maps, fill, codes.shape[1])
 
 
 def acts(name: str, pixels: Tensor) -> bool:
@@ -101,9 +110,9 @@ def acts(name: str, pixels: Tensor) -> bool:
     return not ((name == "color" and channels == 1) or (name == "equalize" and height * width <= 255))
 
 
-def _resample_where(pixels: Tensor, moved: Tensor, maps: Tensor, fill: int) -> Tensor:
+def _resample_where(pixels: Tensor, moved: Tensor, maps: Tensor, fill: int, chain: int) -> Tensor:
     rows = moved.nonzero().squeeze(1) if on_host(pixels) else moved
-    return on_rows(pixels, rows, partial(resample, fill=fill), maps)
+    return on_rows(pixels, rows, partial(resample, fill=fill, chain=chain), maps)
 
 
 def geometric_maps(codes: Tensor, values: Tensor, side: tuple[int, int]) -> Tensor:

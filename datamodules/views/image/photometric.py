@@ -12,10 +12,14 @@ def _column(parameter: Tensor) -> Tensor:
     return parameter[:, None, None, None]
 
 
+def _to_grid(levels: Tensor) -> Tensor:
+    """Grey levels clipped and truncated. By way of int16, because torch turns floats into bytes one by one."""
+    return levels.clamp_(0, 255).to(torch.int16).to(torch.uint8)
+
+
 def _blend(base: Tensor, picture: Tensor, factor: Tensor) -> Tensor:
     """base + factor (picture - base), clipped, truncated. `base`, `picture`: float32 in 0..255; 1 is the identity."""
-    mixed = (picture - base).mul_(_column(factor.float())).add_(base)
-    return mixed.clamp_(0, 255).to(torch.uint8)
+    return _to_grid((picture - base).mul_(_column(factor.float())).add_(base))
 
 
 def _grey(picture: Tensor) -> Tensor:
@@ -28,7 +32,7 @@ def _grey(picture: Tensor) -> Tensor:
 
 def brightness(pixels: Tensor, factor: Tensor) -> Tensor:
     """Black at 0, unchanged at 1."""
-    return pixels.float().mul_(_column(factor.float())).clamp_(0, 255).to(torch.uint8)
+    return _to_grid(pixels.float().mul_(_column(factor.float())))
 
 
 def contrast(pixels: Tensor, factor: Tensor) -> Tensor:
@@ -47,24 +51,30 @@ def color(pixels: Tensor, factor: Tensor) -> Tensor:
 
 def sharpness(pixels: Tensor, factor: Tensor) -> Tensor:
     """Smoothed by [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13 at 0, unchanged at 1; the border pixels are never smoothed."""
-    picture = pixels.float()
-    smooth = picture.clone()
-    lines = picture[:, :, :-2] + picture[:, :, 1:-1] + picture[:, :, 2:]
-    box = (lines[..., :-2] + lines[..., 1:-1]).add_(lines[..., 2:])
-    smooth[:, :, 1:-1, 1:-1] = box.add_(picture[:, :, 1:-1, 1:-1], alpha=4).div_(13).add_(0.5).floor_()
+    width, picture = pixels.shape[3], pixels.float()
+    flat = pixels.flatten().short()
+    # All pixels in one line: sums across borders are wrong, and the border is put back.
+    lines = (flat[:-2] + flat[1:-1]).add_(flat[2:])
+    box = (lines[: -2 * width] + lines[width:-width]).add_(lines[2 * width :])
+    inner, smooth = slice(width + 1, -width - 1), torch.empty_like(picture)
+    smooth.view(-1)[inner] = box.add_(flat[inner] * 4).float().div_(13).add_(0.5).floor_()
+    for edge in (0, -1):
+        smooth[:, :, edge] = picture[:, :, edge]
+        smooth[:, :, :, edge] = picture[:, :, :, edge]
     return _blend(smooth, picture, factor)
 
 
 def autocontrast(pixels: Tensor) -> Tensor:
     """Stretch each channel to 0..255. float64, because truncation makes the last bit of the scale visible."""
-    picture = pixels.double()
-    low, high = picture.amin((2, 3), keepdim=True), picture.amax((2, 3), keepdim=True)
+    spread = pixels.flatten(2)
+    low, high = spread.amin(2, keepdim=True).double(), spread.amax(2, keepdim=True).double()
     flat = high == low
     reach = torch.where(flat, 255.0, high - low)
     # A number divided by a tensor is its reciprocal times the number: two roundings, and another last bit.
     scale = torch.full_like(reach, 255.0).div_(reach)
     offset = torch.where(flat, 0.0, -low * scale)
-    return picture.mul_(scale).add_(offset).clamp_(0, 255).to(torch.uint8)
+    levels = torch.arange(256, dtype=torch.float64, device=pixels.device)
+    return _to_grid((levels * scale).add_(offset)).gather(2, spread.long()).view_as(pixels)
 
 
 def equalize(pixels: Tensor) -> Tensor:
@@ -73,17 +83,19 @@ def equalize(pixels: Tensor) -> Tensor:
     index = pixels.flatten(2).long()
     ones = index.new_ones(1).expand_as(index)
     counts = index.new_zeros(batch, channels, 256).scatter_add_(2, index, ones)
-    last = counts.gather(2, index.amax(2, keepdim=True))
+    last = counts.gather(2, pixels.flatten(2).amax(2, keepdim=True).long())
     step = (height * width - last).div_(255, rounding_mode="floor")
-    below = counts.cumsum(2) - counts
-    mapped = (below + step // 2).div_(step.clamp(min=1), rounding_mode="floor").clamp_(max=255)
+    below = counts.cumsum(2).sub_(counts)
+    mapped = below.add_(step // 2).div_(step.clamp(min=1), rounding_mode="floor").clamp_(max=255)
     mapped = torch.where(step == 0, torch.arange(256, device=pixels.device), mapped)
     return mapped.to(torch.uint8).gather(2, index).view_as(pixels)
 
 
 def solarize(pixels: Tensor, threshold: Tensor) -> Tensor:
     """Invert what is not below the threshold, 0..256; 256 is the identity."""
-    return torch.where(pixels < _column(threshold.to(torch.int16)), pixels, 255 - pixels)
+    # 255 - p is p with all its bits turned; several times faster than a choice, which a processor guesses wrongly.
+    inverted = pixels >= _column(threshold.clamp(max=255).to(torch.uint8))
+    return inverted.view(torch.uint8).mul_(_column((threshold < 256).to(torch.uint8) * 255)).bitwise_xor_(pixels)
 
 
 def posterize(pixels: Tensor, bits: Tensor) -> Tensor:

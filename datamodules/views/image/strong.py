@@ -63,8 +63,7 @@ class Strong:
         if self.n and self.pool != ("identity",):
             codes, values = self.draw(draw_for, pixels.device)
             pixels = apply_operations(pixels, codes, values, self.pool, self.fill)
-        view = to_unit(pixels)
-        return self._cut(view, draw_for) if self.cutout else view
+        return self._cut(pixels, draw_for) if self.cutout else to_unit(pixels)
 
     def draw(self, draw_for: DrawFor, device: torch.device) -> tuple[Tensor, Tensor]:
         """What each row gets: codes int64 [B, n], places in OPERATIONS (identity where the coin says no), and values
@@ -78,13 +77,18 @@ class Strong:
         values = values_of(table, codes, level_of(number, self.variant.levels), side < 0.5)
         return torch.where(coin < self.probability, codes, 0), values
 
-    def _cut(self, view: Tensor, draw_for: DrawFor) -> Tensor:
+    def _cut(self, pixels: Tensor, draw_for: DrawFor) -> Tensor:
+        """The view in [0, 1] with its box; `pixels` is overwritten."""
         number = draw_for("strong/cutout").uniform(3)
         part = number[:, 2] * self.cutout if self.variant.cutout_random else torch.full_like(number[:, 2], self.cutout)
-        box = box_mask(number[:, :2], part, *view.shape[2:]).float()
-        view = view.mul_(1 - box)  # products with 0 and 1 are exact, and faster than a masked write
-        for channel, level in enumerate(fill_for(view.shape[1], self.variant.cutout_fill)):
-            view[:, channel].add_(box[:, 0], alpha=level)
+        box = box_mask(number[:, :2], part, *pixels.shape[2:])
+        # Products with 0 and 1 are exact, and faster than a masked write; fastest on bytes.
+        view, painted = to_unit(pixels.mul_((~box).view(torch.uint8))), box.float()
+        levels = fill_for(view.shape[1], self.variant.cutout_fill)
+        if len(set(levels)) == 1:
+            return view.add_(painted, alpha=levels[0])
+        for channel, level in enumerate(levels):
+            view[:, channel].add_(painted[:, 0], alpha=level)
         return view
 
     def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -11,24 +11,41 @@ from datamodules.views.image.raw import DrawFor, to_unit
 Padding = Literal["reflect", "zeros"]
 
 
-def flip_shift(pixels: Tensor, flip: Tensor, down: Tensor, right: Tensor, padding: Padding = "reflect") -> Tensor:
+def flip_shift(
+    pixels: Tensor, flip: Tensor, down: Tensor, right: Tensor, padding: Padding = "reflect", reach: int | None = None
+) -> Tensor:
     """Mirror the rows where `flip` [B] is True, then read `down` [B] and `right` [B] pixels further on.
 
     out[b, :, y, x] = in[b, :, R(y + down_b), F(R(x + right_b))], R reflecting about the border pixels without
     repeating them (numpy's `reflect`; |shift| must be below the side), F(x) = W-1-x where flipped. With
-    `zeros` what lies outside is 0. Equals pad and crop, without the padded copy. uint8 or float [B, C, H, W].
+    `zeros` what lies outside is 0. reach: the largest |right|; None: W-1. uint8 or float [B, C, H, W].
+
+    Every line is drawn out so far that each line of the result is a piece of it, and pieces are copied whole.
     """
     batch, channels, height, width = pixels.shape
+    reach = width - 1 if reach is None else reach
+    drawn, mirrored = _drawn_out(pixels, padding, reach)
+    length = drawn.shape[3]
     rows = torch.arange(height, device=pixels.device) + down[:, None]
-    columns = torch.arange(width, device=pixels.device) + right[:, None]
-    y, x = _reflect(rows, height), _reflect(columns, width)
-    x = torch.where(flip[:, None], width - 1 - x, x)
-    index = ((y * width)[:, :, None] + x[:, None, :]).view(batch, 1, -1).expand(-1, channels, -1)
-    moved = pixels.flatten(2).gather(2, index).view_as(pixels)
-    if padding == "zeros":
-        outside = (rows != y)[:, :, None] | ((columns < 0) | (columns >= width))[:, None, :]
-        moved.masked_fill_(outside[:, None], 0)
-    return moved
+    y = _reflect(rows, height)
+    first = torch.arange(batch * channels, device=pixels.device).view(batch, channels, 1) * height + y[:, None]
+    start = first.mul_(length).add_((right + flip * mirrored + reach)[:, None, None]).flatten()
+    pieces = drawn.view(-1).as_strided((drawn.numel() - width + 1, width), (1, 1))
+    moved = pieces.index_select(0, start).view_as(pixels)
+    return moved if padding == "reflect" else moved.mul_((rows == y).to(moved.dtype)[:, None, :, None])
+
+
+def _drawn_out(pixels: Tensor, padding: Padding, reach: int) -> tuple[Tensor, int]:
+    """Every line with its mirror image and `reach` pixels at both ends, and by how far the mirror image lies further.
+
+    Reflected about its border pixels again and again, a line is periodic, and its mirror image half a period on.
+    """
+    width, mirrored = pixels.shape[3], pixels.flip(3)
+    if padding == "reflect":
+        before, after = mirrored[..., width - 1 - reach : -1], pixels[..., 1 : reach + 1]
+        return torch.cat([before, pixels, mirrored[..., 1:], after], 3), width - 1
+    border = pixels.new_zeros(()).expand(*pixels.shape[:3], reach)
+    return torch.cat([border, pixels, border, mirrored, border], 3), width + reach
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:
@@ -53,10 +70,13 @@ class Weak:
         number = draw_for("weak/flip_shift").uniform(3)
         down, right = (self._offset(number[:, i], side) for i, side in ((1, pixels.shape[2]), (2, pixels.shape[3])))
         flip = number[:, 0] < (0.5 if self.flip else 0.0)
-        return flip_shift(pixels, flip, down, right, self.padding)
+        return flip_shift(pixels, flip, down, right, self.padding, self._reach(pixels.shape[3]))
+
+    def _reach(self, side: int) -> int:
+        return int(self.shift * side)
 
     def _offset(self, number: Tensor, side: int) -> Tensor:
-        reach = int(self.shift * side)
+        reach = self._reach(side)
         return (number * (2 * reach + 1)).long() - reach
 
     def __call__(self, pixels: Tensor, draw_for: DrawFor) -> Tensor:

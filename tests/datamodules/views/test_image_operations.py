@@ -9,12 +9,14 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from datamodules.views.image import GEOMETRIC, OPERATIONS, PHOTOMETRIC
 from datamodules.views.image.cutout import box_mask
+from datamodules.views.image.geometry import maps_of, resample, walking
 from datamodules.views.image.operations import apply_operations
 from datamodules.views.image.randaugment import VARIANTS, values_of
 from datamodules.views.image.weak import flip_shift
 
 SHAPES = [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 20, 33)]
 FILL = 77
+STEPS = np.arange(0.35, 10, 1.3)
 
 
 def pictures(shape: tuple[int, int, int], count: int = 7) -> torch.Tensor:
@@ -68,6 +70,12 @@ def table(variant: str, name: str, levels: list[float]) -> list[float]:
     return values_of(VARIANTS[variant].table(), code, level, torch.arange(len(level)) >= len(levels)).tolist()
 
 
+def all_values(name: str) -> list[float]:
+    """Of all tables: every level that is drawn from a list, uniform ones in steps (not whole: those end on ties)."""
+    values = table("fixmatch", name, list(range(1, 10))) + table("nm", name, [step / 3 for step in range(31)])
+    return sorted(set(values + [v for form in ("paper", "usb") for v in table(form, name, list(STEPS))]))
+
+
 def ours(name: str, pixels: torch.Tensor, value: float) -> torch.Tensor:
     codes = torch.full((len(pixels), 1), OPERATIONS.index(name))
     return apply_operations(pixels.clone(), codes, torch.full(codes.shape, value).double(), OPERATIONS, FILL)
@@ -78,8 +86,7 @@ def ours(name: str, pixels: torch.Tensor, value: float) -> torch.Tensor:
 def test_photometric_equals_pillow_at_every_level(name: str, shape: tuple[int, int, int]) -> None:
     """Equal on x86; where Pillow's compiler fuses multiply and add, a value on the edge may be one grey level off."""
     pixels = pictures(shape)
-    values = set(table("fixmatch", name, list(range(1, 10))) + table("paper", name, list(np.arange(0, 10, 1.3))))
-    for value in values:
+    for value in all_values(name):
         expected = torch.stack([from_pil(pillow(name, to_pil(picture), value)) for picture in pixels])
         error = (ours(name, pixels, value).int() - expected.int()).abs()
         assert error.max() <= 1 and (error == 0).float().mean() > 0.999, f"{name} {value}"
@@ -90,7 +97,7 @@ def test_photometric_equals_pillow_at_every_level(name: str, shape: tuple[int, i
 def test_geometric_equals_pillow_at_every_level(name: str, shape: tuple[int, int, int]) -> None:
     """Every pixel, but for ties: a shift that ends on half a pixel to the last bit may round the other way."""
     pixels = pictures(shape)[2:]
-    for value in table("fixmatch", name, list(range(1, 10))) + table("usb", name, list(np.arange(0.35, 10, 1.3))):
+    for value in all_values(name):
         expected = torch.stack([from_pil(pillow(name, to_pil(picture), value)) for picture in pixels])
         agree = (ours(name, pixels, value) == expected).float().mean()
         assert agree >= 0.999, f"{name} {value}: {agree}"
@@ -173,3 +180,24 @@ def test_composition_has_the_order_of_the_slots() -> None:
     expected = [to_pil(p).transform((32, 32), Image.Transform.AFFINE, data, fillcolor=(FILL,) * 3) for p in pixels]
     result = apply_operations(pixels.clone(), codes, values, OPERATIONS, FILL)
     assert (result == torch.stack([from_pil(p) for p in expected])).float().mean() > 0.99
+
+
+def test_both_kinds_of_integers_walk_alike() -> None:
+    """int32 where no place can leave its range, int64 beyond: the same pictures."""
+    assert walking(224, 3) == torch.int32 and walking(224, 14) == walking(10000, 1) == torch.int64
+    pixels = pictures((3, 20, 33), 50)
+    amount = torch.rand(50, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    maps = maps_of(amount * torch.tensor([30, 0.3, 0.3, 0.45, 0.45]), (20, 33))
+    chained = maps[:, 0] @ maps[:, 1] @ maps[:, 2]
+    assert torch.equal(resample(pixels, chained, FILL, chain=3), resample(pixels, chained, FILL, chain=40))
+
+
+@pytest.mark.parametrize("side", [3, 5, 8, 9, 11])
+def test_rows_of_any_length_are_written(side: int) -> None:
+    """Rows go back as integers of 8, 4, 2 or 1 bytes, whichever divides them; also from the middle of a tensor."""
+    store = pictures((1, side, side), 40)
+    pixels = store[3:]
+    codes = torch.arange(37)[:, None] % len(OPERATIONS)
+    values = values_of(VARIANTS["fixmatch"].table(), codes, torch.full(codes.shape, 5.0).double(), codes > 6)
+    alone = [ours(OPERATIONS[code], pixels[i : i + 1], values[i, 0].item()) for i, code in enumerate(codes[:, 0])]
+    assert torch.equal(apply_operations(pixels, codes, values, OPERATIONS, FILL), torch.cat(alone))

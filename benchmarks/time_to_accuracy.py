@@ -1,0 +1,215 @@
+"""FixMatch in equal wall-clock: ours beside semilearn's, the same network, labels and rates, three seeds.
+
+A short run of each tells how many steps fit into the time; the cosine then ends there. Ours makes views on the device,
+semilearn's through Pillow in its loader; both make views that suit the data: nobody mirrors digits, and neither turns
+nor shears 8×8 pixels. Accuracy is that of the averaged weights on the whole test part at the end of the run; ours
+average with a warm-up that semilearn's does not have. That both compute the same loss, `fixmatch.py` proves.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+
+from benchmarks import semilearn_peer as peer
+from benchmarks.bare import BareFixMatch
+from benchmarks.ours import prepared
+from benchmarks.record import Record
+from datamodules.views.image import to_unit
+from recipes.assembly import Assembly
+from recipes.loggers.build import build_loggers, close_loggers
+from recipes.run import build_recipe, build_trainer, checkpoints, uses_hooks
+from recipes.step import Embedded
+
+CALIBRATION = 20  # steps
+COARSE = ("Rotate", "ShearX", "ShearY")  # what 8×8 pixels do not survive
+SETS = {
+    "digits": ("data=digits",),
+    "fashion_mnist": ("data=fashion_mnist", "data.labels_per_class=25", "data.batch_size=16"),
+    "cifar10": ("data=cifar10", "data.labels_per_class=25", "data.batch_size=16", "+network.options.bn_momentum=0.1"),
+}
+
+
+class Outcome(NamedTuple):
+    """accuracy in percent."""
+
+    accuracy: float
+    steps: int
+    seconds: float
+
+
+def prepare(name: str, seed: int, steps: int, folder: Path, options: argparse.Namespace) -> Assembly:
+    folder.mkdir(parents=True, exist_ok=True)
+    root = () if options.root is None or name == "digits" else (f"data.root={options.root}",)
+    return prepared(steps, folder, options.device, ("recipe=fixmatch", *SETS[name], f"seed={seed}", *root))
+
+
+def pictures_of_test(assembly: Assembly) -> tuple[Tensor, Tensor]:
+    """Pictures uint8 and labels."""
+    part = assembly.datamodule.parts["test"]
+    return part.source.fetch(part.rows), part.targets["label"]
+
+
+@torch.no_grad()
+def percent(network: Any, test: tuple[Tensor, Tensor], device: str) -> float:
+    right = 0
+    for pixels, labels in zip(*(part.split(500) for part in test), strict=True):
+        logits = network.eval()(Embedded(to_unit(pixels.to(device)))).logits["label"]
+        right += int((logits.argmax(1).cpu() == labels).sum())
+    return 100.0 * right / len(test[1])
+
+
+def ours(name: str, seed: int, steps: int, folder: Path, options: argparse.Namespace) -> Outcome:
+    """As `train.py` runs it, one short validation at the end; seconds from the first step to the last."""
+    assembly = prepare(name, seed, steps, folder, options)
+    recipe = build_recipe(assembly)
+    loggers = build_loggers({}, folder)
+    hooks = [method for method in recipe.composition.methods.values() if uses_hooks(method)]
+    trainer = build_trainer(assembly, loggers, folder, [*checkpoints(assembly, folder), *hooks])
+    trainer.fit(recipe, datamodule=assembly.datamodule)
+    close_loggers(loggers)
+    assert recipe.teacher is not None
+    accuracy = percent(recipe.teacher.network.to(options.device), pictures_of_test(assembly), options.device)
+    return Outcome(accuracy, steps, recipe.clock.seconds)
+
+
+def transforms_of(name: str, side: int) -> tuple[list[Any], list[Any]]:
+    """Pillow's weak and strong transforms of a set. RandAugment is for colour, so grey pictures become so for it."""
+    parts = peer.load()
+    assert parts is not None
+    digits, colour = name == "digits", name == "cifar10"
+    padding = {"padding": side // 8} | ({} if digits else {"padding_mode": "reflect"})
+    weak: list[Any] = [transforms.RandomCrop(side, **padding)]
+    if not digits:
+        weak.append(transforms.RandomHorizontalFlip())
+    augment = parts.RandAugment(3, 5)
+    if digits:
+        augment.augment_list = [entry for entry in augment.augment_list if entry[0].__name__ not in COARSE]
+    if colour:
+        return weak, [*weak, augment]
+    return weak, [*weak, to_colour, augment, to_grey]
+
+
+def to_colour(picture: Image.Image) -> Image.Image:
+    return picture.convert("RGB")
+
+
+def to_grey(picture: Image.Image) -> Image.Image:
+    return picture.convert("L")
+
+
+def decay_of(assembly: Assembly) -> float:
+    """Of the averaged weights."""
+    request = assembly.composition.teacher
+    if request is None:
+        raise ValueError("no method of this recipe averages weights")
+    return request.decay
+
+
+def theirs(name: str, seed: int, steps: int, folder: Path, options: argparse.Namespace) -> Outcome:
+    assembly = prepare(name, seed, steps, folder, options)
+    bare = BareFixMatch(assembly, folder, options.device)  # weights, labels and rates that ours begins with
+    (pixels, labels, _, size), (others, truth, _, unlabeled) = bare.streams
+    methods = assembly.composition.methods
+    weak, strong = transforms_of(name, pixels.shape[2])
+    made = peer.algorithm(
+        bare.network,  # type: ignore[arg-type]
+        peer.Part(pixels, labels),
+        peer.Part(others, truth),
+        total=steps,
+        batch=size,
+        ratio=unlabeled // size,
+        rate=bare.rate,
+        decay=bare.optimizer.param_groups[0]["weight_decay"],
+        averaging=decay_of(assembly),
+        threshold=methods["fixmatch"].threshold,  # type: ignore[attr-defined]
+        device=options.device,
+        workers=options.workers,
+        weak=weak,
+        strong=strong,
+    )
+    start = time.perf_counter()
+    for _, batch in zip(range(steps), peer.loaded(made), strict=False):
+        peer.step(made, batch)
+    seconds = time.perf_counter() - start
+    made.ema.apply_shadow()
+    return Outcome(percent(made.model.network, pictures_of_test(assembly), options.device), steps, seconds)
+
+
+def fitting(run: Any, name: str, folder: Path, options: argparse.Namespace) -> int:
+    """Steps that fit into the time."""
+    return max(int(options.seconds * CALIBRATION / run(name, 0, CALIBRATION, folder, options).seconds), 1)
+
+
+def spread(values: list[float]) -> str:
+    return f"{mean(values):.1f} ± {stdev(values) if len(values) > 1 else 0.0:.1f}"
+
+
+def measure(record: Record, options: argparse.Namespace, folder: Path) -> None:
+    runs = {"Roux": ours} | ({} if peer.load() is None else {"semilearn": theirs})
+    rows, better = [], []
+    for name in options.data:
+        steps = {who: fitting(run, name, folder / f"{name}-{who}", options) for who, run in runs.items()}
+        found: dict[str, list[Outcome]] = {who: [] for who in runs}
+        for seed in range(options.seeds):
+            for who, run in runs.items():
+                outcome = run(name, seed, steps[who], folder / f"{name}-{who}-{seed}", options)
+                found[who].append(outcome)
+                print(f"{name}, {who}, seed {seed}: {outcome.accuracy:.1f} % in {outcome.seconds:.0f} s", flush=True)
+        for who, outcomes in found.items():
+            accuracy, seconds = [o.accuracy for o in outcomes], [o.seconds for o in outcomes]
+            rows.append([name, who, spread(accuracy), f"{steps[who]}", f"{mean(seconds):.0f}"])
+            record.figures[f"{name}/{who}"] = [outcome._asdict() for outcome in outcomes]
+        if len(found) > 1:
+            means = {who: mean(o.accuracy for o in outcomes) for who, outcomes in found.items()}
+            better.append((name, means["Roux"], means["semilearn"]))
+    head = ["data", "who", "test accuracy, %", "steps", "seconds"]
+    record.table(f"{options.seeds} seeds, {options.seconds:g} s each", head, rows, "± is the deviation over the seeds.")
+    if better:
+        measured = ", ".join(f"{name} {mine:.1f} against {other:.1f} %" for name, mine, other in better)
+        met = all(mine >= other for _, mine, other in better)
+        record.target("not less accurate than semilearn in equal wall-clock", measured, met)
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", choices=list(SETS), default=["digits"])
+    parser.add_argument("--root", type=Path, help="folder that holds the sets")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each run")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0, help="processes of semilearn's loader")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    options = parser.parse_args(argv)
+    if options.seconds <= 0 or options.seeds < 1 or options.threads < 1 or options.workers < 0:
+        parser.error("--seconds, --seeds and --threads are positive, --workers at least 0")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = arguments(argv)
+    torch.set_num_threads(options.threads)
+    record = Record("time_to_accuracy", __doc__ or "", options.device, ["semilearn"])
+    with tempfile.TemporaryDirectory() as folder:
+        measure(record, options, Path(folder))
+    if options.root is not None:
+        record.command = record.command.replace(str(options.root), "FOLDER")
+    record.write(options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
