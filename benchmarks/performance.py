@@ -35,8 +35,8 @@ def page(records: list[dict[str, Any]]) -> str:
         for record in records
         for target in record["targets"]
     ]
-    head = ["benchmark", "on", "target", "measured", "", "why"]
-    parts = [ABOUT.format(devices=devices), "## Targets\n", markdown(head, rows) + "\n"]
+    head = ["benchmark", "on", "target", "measured", "verdict", "why"]
+    parts = [ABOUT.format(devices=devices), "## Targets\n", markdown(head, rows, words=True) + "\n"]
     return "\n".join([*parts, *map(section, records)])
 
 

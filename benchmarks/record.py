@@ -103,8 +103,11 @@ def installed(package: str) -> str:
         return "not installed"
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, columns aligned; all but the first to the right."""
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], words: bool = False) -> str:
+    """A Markdown table, columns aligned; of numbers, all but the first to the right."""
+    if words:
+        lines = [head, ["---"] * len(head), *rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = [head, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])], *rows]
     return "\n".join(
