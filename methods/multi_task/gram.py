@@ -142,6 +142,12 @@ class Jacobian:
         return found
 
 
+def scaled(device: torch.device) -> bool:
+    """Whether the step's backward is of a loss that is scaled up, without which gradients in fp16 become 0: then those
+    that were found before it are good for G, and not for the update."""
+    return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
+
+
 class GramProvider:
     """G_ts = ⟨∇L_t, ∇L_s⟩ in float32, by what is differentiated:
 
@@ -160,7 +166,7 @@ class GramProvider:
 
     def __call__(self, losses: Sequence[Tensor], representations: Sequence[Tensor], recipe: Recipe) -> Tensor:
         parting = None
-        if self.source != "last_shared":
+        if self.source != "last_shared" and not scaled(losses[0].device):
             parting = branching(losses, representations, list(recipe.tasks), recipe.network)
         # products of gradients in half precision would lose the small ones
         with torch.autocast(losses[0].device.type, enabled=False):

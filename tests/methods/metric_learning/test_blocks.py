@@ -162,3 +162,11 @@ def test_without_gradient_none_is_made():
     x, labels = batch(3)
     with torch.no_grad():
         assert not of(Triplet(), x.requires_grad_(), labels).requires_grad
+
+
+def test_second_derivatives_are_refused_not_wrong():
+    x = batch().requires_grad_() if callable(batch) else batch
+    value, _ = LOSSES["multi_similarity"].loss(x, Y, "label", None)
+    (slope,) = torch.autograd.grad(value, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()

@@ -1,10 +1,13 @@
 """One backward through all heads gives what one a task gives, and is left alone where it would not."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from methods.multi_task import gram
 from methods.multi_task.branching import branches, branching, given
+from methods.multi_task.gram import GramProvider
 from methods.multi_task.mgda import MGDA
 from methods.multi_task.nash_mtl import NashMTL
 from methods.semi_supervised.fixmatch import FixMatch
@@ -117,3 +120,14 @@ def test_given_gradients_are_scaled_as_the_loss_is():
     (loss / 4).backward()
     assert float(loss.detach()) == 7
     assert x.grad.tolist() == [0.25, 0.5] and y.grad.tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize("source", ["rep", "shared"])
+def test_gradients_of_a_loss_that_is_not_scaled_are_no_update_in_fp16(source):
+    network, output, losses = small()
+    recipe = SimpleNamespace(tasks=dict.fromkeys(TASKS), network=network, parameters=network.parameters)
+    for dtype, done in ((torch.float16, False), (torch.bfloat16, True)):
+        provider = GramProvider(source)
+        with torch.autocast("cpu", dtype=dtype):
+            provider(losses, [output.features], recipe)
+        assert (provider.update is not None) == done
