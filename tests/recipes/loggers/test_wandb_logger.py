@@ -29,6 +29,8 @@ def records(path):
             place += left
             continue
         _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        if place + 7 + length > len(data):
+            break  # wandb's service is still writing
         parts += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):
