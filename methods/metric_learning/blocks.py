@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from methods.metric_learning.measures import Measure
 
@@ -187,8 +186,9 @@ class _Summed(torch.autograd.Function):
         return value, counts
 
     @staticmethod
-    @once_differentiable  # gradients are made with the values: of theirs nothing is known
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():  # gradients are made with the values: of theirs nothing is known
+            raise RuntimeError("losses of pairs have first derivatives alone: leave create_graph out")
         return *(None if g is None else g * slopes[0] for g in ctx.gradients), None, None, None, None, None
 
 
