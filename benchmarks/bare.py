@@ -37,7 +37,7 @@ class Bare:
     def __init__(self, assembly: Assembly, folder: Path, device: str, free: bool = False):
         self.seed, self.device, self.total = assembly.config.seed, device, assembly.trainer.max_steps
         self.running = generator(self.seed, device=device) if free else None
-        data = assembly.datamodule
+        self.assembly, data = assembly, assembly.datamodule
         self.weak, self.strong = data.views["weak"], data.views["strong"]
         self.network = assembly.build_network(data.tasks)
         for method in assembly.composition.filling("surgery"):

@@ -68,11 +68,11 @@ class Bench:
 
     # -- semilearn -------------------------------------------------------------------------------------------------
     def semilearn(self, bare: BareFixMatch, total: int) -> Any:
-        (pixels, labels, _, size), (others, truth, _, _) = bare.streams
+        (labeled, size), (unlabeled, _) = peer.parts_of(bare.assembly)
         return peer.algorithm(
             bare.network,  # type: ignore[arg-type]
-            peer.Part(pixels, labels),
-            peer.Part(others, truth),
+            labeled,
+            unlabeled,
             total=total,
             batch=size,
             ratio=RATIO,

@@ -64,7 +64,7 @@ def main() -> None:
     if parser.parse_args().page:
         print(page(), end="")
         return
-    ranks = two_ranks()
+    ranks = two_ranks(tuple(CASES))
     kept = {"cases": [compared(case, ranks[case]) for case in CASES], "hardware": hardware(), "commit": commit()}
     KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     print(page(), end="")

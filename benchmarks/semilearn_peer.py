@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from benchmarks.view_peers import semilearn_folder
+from recipes.assembly import Assembly
 from recipes.networks.network import Network
 from recipes.step import Embedded
 
@@ -93,6 +94,15 @@ class Part:
         grey = pixels.shape[1] == 1
         self.pixels: np.ndarray = pixels.permute(0, 2, 3, 1).squeeze(3).numpy() if grey else _last(pixels)
         self.labels = labels.numpy()
+
+
+def parts_of(assembly: Assembly) -> list[tuple[Part, int]]:
+    """What each stream of a run reads, and how many of it in a batch."""
+    data, found = assembly.datamodule, []
+    for name, size in data.batch_sizes().items():
+        part = data.parts[name]
+        found.append((Part(part.source.pixels[part.rows], part.targets["label"]), size))
+    return found
 
 
 def _last(pixels: Tensor) -> np.ndarray:

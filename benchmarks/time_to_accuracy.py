@@ -121,13 +121,13 @@ def decay_of(assembly: Assembly) -> float:
 def theirs(name: str, seed: int, steps: int, folder: Path, options: argparse.Namespace) -> Outcome:
     assembly = prepare(name, seed, steps, folder, options)
     bare = BareFixMatch(assembly, folder, options.device)  # weights, labels and rates that ours begins with
-    (pixels, labels, _, size), (others, truth, _, unlabeled) = bare.streams
+    (labeled, size), (others, unlabeled) = peer.parts_of(assembly)
     methods = assembly.composition.methods
-    weak, strong = transforms_of(name, pixels.shape[2])
+    weak, strong = transforms_of(name, labeled.pixels.shape[1])
     made = peer.algorithm(
         bare.network,  # type: ignore[arg-type]
-        peer.Part(pixels, labels),
-        peer.Part(others, truth),
+        labeled,
+        others,
         total=steps,
         batch=size,
         ratio=unlabeled // size,

@@ -7,6 +7,7 @@ took it over unchanged) is our variant `usb`, torchvision's (two operations of o
 import importlib.util
 import math
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,8 +47,8 @@ def load_torchssl(path: Path) -> ModuleType:
 
 
 def semilearn_folder() -> Path | None:
-    """Where the package semilearn lies; it is not imported."""
-    spec = importlib.util.find_spec("semilearn")
+    """Where the package semilearn lies; it is not imported, nor are stand-ins for it looked at."""
+    spec = PathFinder.find_spec("semilearn")
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 

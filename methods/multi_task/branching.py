@@ -5,7 +5,7 @@ another's. Then the backward of Σ_t L_t, stopped at the gates, leaves ∂L_t/�
 of all heads: what T backwards would give. Whether it is so is read off the graph of the step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,23 @@ def tips_of(
             own[node.variable] = None
         waiting.extend(following for following, _ in node.next_functions)
     return found
+
+
+def asks_for_itself(x: Tensor, parameters: Iterable[Tensor]) -> bool:
+    """Whether something that is no parameter asks for a gradient at an input: a perturbation that learns from the
+    backward of the step, which must then pass through the whole network."""
+    known, waiting, seen = set(parameters), [x.grad_fn], set()
+    if x.grad_fn is None:
+        return x.requires_grad and x not in known
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ == "AccumulateGrad" and node.variable not in known:
+            return True
+        waiting.extend(following for following, _ in node.next_functions)
+    return False
 
 
 def branches(parting: Branching, losses: Sequence[Tensor], z: Sequence[Tensor], keep: bool) -> Branches:

@@ -157,16 +157,18 @@ class GramProvider:
 
     Where tasks part at gates alone (see `branching`), one backward through all heads stands for T, and `update` then
     gives every gradient of the step from the weights: what is left of its backward is, for `rep`, that from z on, for
-    `shared` nothing. keep: the graph of the losses, where something else will be differentiated through it.
+    `shared` nothing. keep: the graph of the losses, where something else will be differentiated through it. through:
+    the step's own backward must reach the inputs, so that with `shared` nothing is spared.
     """
 
-    def __init__(self, source: GradSource, layer: str | None = None, keep: bool = True):
-        self.source, self.layer, self.keep = source, layer, keep
+    def __init__(self, source: GradSource, layer: str | None = None, keep: bool = True, through: bool = False):
+        self.source, self.layer, self.keep, self.through = source, layer, keep, through
         self.update: Update | None = None
 
     def __call__(self, losses: Sequence[Tensor], representations: Sequence[Tensor], recipe: Recipe) -> Tensor:
         parting = None
-        if self.source != "last_shared" and not scaled(losses[0].device):
+        spares = self.source == "rep" or (self.source == "shared" and not self.through)
+        if spares and not scaled(losses[0].device):
             parting = branching(losses, representations, list(recipe.tasks), recipe.network)
         # products of gradients in half precision would lose the small ones
         with torch.autocast(losses[0].device.type, enabled=False):

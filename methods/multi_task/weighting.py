@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.multi_task.branching import given
+from methods.multi_task.branching import asks_for_itself, given
 from methods.multi_task.gram import (
     BIASES_ALONE,
     NOTHING_SHARED_LEARNS,
@@ -108,7 +108,9 @@ class GramWeighting(Weighting):
         raise TypeError(f"{type(self).__name__} has no solution")
 
     def gram(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
-        provider = GramProvider(self.grad_source, self.layer, keep=found.rest.requires_grad)
+        inputs = [entry.embedded.x for entry in step.inputs.values() if entry.network == "student"]
+        through = any(asks_for_itself(x, recipe.parameters()) for x in inputs)
+        provider = GramProvider(self.grad_source, self.layer, keep=found.rest.requires_grad, through=through)
         with torch.enable_grad():
             gram = provider(found.losses, step.representations, recipe)
         self._update = provider.update

@@ -64,6 +64,7 @@ def test_a_judgement_says_why():
     assert [said[2:] for said in told[2:]] == [(True, ""), (True, "")]
 
 
+@pytest.mark.slow
 def test_the_script_does_not_shadow_the_library():
     """Run as a script, its own folder must not come first."""
     script = Path(peft.__file__)

@@ -18,6 +18,7 @@ def test_figures_are_ours(name):
     assert {metric: mine[metric] for metric in theirs} == pytest.approx(theirs, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_record_of_few_embeddings(tmp_path, monkeypatch):
     """Ours alone: the peers have tests of their own and take long to import."""
     monkeypatch.setattr(retrieval, "NEEDS", {"ours": None, "faiss": "no_such_module"})

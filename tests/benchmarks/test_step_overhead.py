@@ -30,6 +30,7 @@ def test_a_difference_in_the_last_bit_is_found_at_its_step():
     assert first_difference(a, a[:2]) == 2
 
 
+@pytest.mark.slow
 def test_tables_and_json(tmp_path, capsys):
     out = tmp_path / "out.json"
     short = ["--steps", "10", "--warmup", "0", "--repeats", "2"]

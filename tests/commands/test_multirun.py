@@ -47,6 +47,7 @@ def test_one_wrong_job_stops_all_before_the_first(kind, place):
     assert snapshot(place) == before
 
 
+@pytest.mark.slow
 def test_a_key_that_only_stages_have_is_swept(place):
     """Hydra composes a recipe without its stages, in the sweep and in each of its jobs."""
     outcome = roux(*STAGED, "dry_run=true")

@@ -46,7 +46,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "hard_sharing": {"split_stage": 0},
     # B starts at zero, so A moves by the square of the scale
     "lora": {"alpha": 256.0},
-    "dora": {"alpha": 256.0},
+    "dora": {"alpha": 1024.0},
 }
 
 RUN: dict[str, dict[str, Any]] = {

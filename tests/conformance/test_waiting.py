@@ -1,10 +1,13 @@
 """No step makes the host wait for the device: views, forwards, terms, backward, optimizer, averages, statistics."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from datamodules.views.image import operations
+from methods.metric_learning import blocks
 from methods.multi_task.mgda import ENUMERATED, min_norm
 from recipes.recipe import Recipe
 from tests.conformance.lab import method_and_kind, run_of, trial
@@ -29,11 +32,20 @@ def waits(monkeypatch):
 
     monkeypatch.setattr(Recipe, "optimizer_step", watched)
     monkeypatch.setattr(Recipe, "publish", unwatched)
-    monkeypatch.setattr(operations, "on_host", lambda tensor: False)  # the way that a device goes
+    # the way that a device goes
+    monkeypatch.setattr(operations, "on_host", lambda tensor: False)
+    monkeypatch.setattr(blocks, "readable", lambda device: False)
     return found
 
 
-@pytest.mark.parametrize(("key", "kind"), method_and_kind())
+def sampled() -> list[Any]:
+    """Every method on every kind of data; methods that work on images are watched on texts by the slow trials."""
+    cases = method_and_kind()
+    later = {(key, "text") for key, kind in cases if kind == "image"}
+    return [pytest.param(*case, marks=(pytest.mark.slow,) if case in later else ()) for case in cases]
+
+
+@pytest.mark.parametrize(("key", "kind"), sampled())
 def test_a_step_waits_for_nothing(key, kind, waits):
     trial(run_of(kind, key))
     assert not waits.found, f"{key} on {kind}: {', '.join(waits.found)}"

@@ -12,6 +12,7 @@
     adversarial-robustness-…   1.20.1    FGSM, PGD, MI-FGSM, median filter
     LibMTL                     1.1.5     uncertainty, DWA, PCGrad, MGDA, GradNorm; MTAN, cross-stitch of equal rows; Δm
     semilearn                  0.3.2     FixMatch, FlexMatch: masks, thresholds, loss
+    LAMDA-SSL                  1.0.2     FixMatch, pseudo-labels, Π-model, UDA, VAT; targets of MixMatch, ensembling
     scipy, scikit-learn, torchvision     filters; linear probe, mutual information; focal loss
 
 The first five come with `pip install -e '.[dev]'`, solvers with `.[oracles]`, torchattacks and those after it with
@@ -41,5 +42,8 @@ What is known to be wrong or otherwise in a package, and how it is met:
 - LibMTL: cross-stitch has one vector a junction for all columns and leaves the last stage out; MGDA applies its weights
   to the normalised gradients, and finds them by a search that stops early; PCGrad projects tasks on themselves too;
   MTAN's f is a residual block, for which ours is put in.
+- LAMDA-SSL: soft targets are rounded down to integers, so that the losses of UDA, ICT and MixMatch are zero as they are
+  published, and mean teacher has no gradient; ICT has cross-entropy, MixMatch no max(λ, 1-λ), temporal ensembling
+  averages logits and takes their softmax again.
 - semilearn: FlexMatch's table is not gathered over ranks; its whole import needs packages that are not needed here.
 """

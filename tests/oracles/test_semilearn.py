@@ -8,6 +8,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import sys
+from importlib.machinery import PathFinder
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,7 @@ PACKAGES = ("", ".core", ".core.hooks", ".algorithms", ".algorithms.hooks", ".al
 @pytest.fixture(scope="module")
 def semilearn():
     """masking and thresholding hooks, the consistency loss."""
-    spec = importlib.util.find_spec("semilearn")
+    spec = PathFinder.find_spec("semilearn")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("the oracle semilearn is not installed")
     before = set(sys.modules)

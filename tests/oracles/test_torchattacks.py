@@ -14,7 +14,7 @@ from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.losses import divergence, input_gradient
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm
 from methods.adversarial.attacks.pgd import pgd
-from methods.adversarial.attacks.square_attack import signs, square_attack
+from methods.adversarial.attacks.square_attack import square_attack, upwards
 from methods.adversarial.attacks.threat import Threat, length, per_sample
 from tests.methods.adversarial.attacks.worked import convolutional, of, pictures
 from tests.oracles.compare import installed
@@ -130,7 +130,8 @@ def test_square_attack(eps, queries):
         return int(low + (high - low) * shared.uniform_of(f"{name}/{query[0]}", 1))
 
     def colours(shape: list[int]) -> torch.Tensor:
-        return signs(shared.uniform_of(f"colour/{query[0]}" if query[0] else "stripes", *shape))
+        drawn = shared.uniform_of(f"colour/{query[0]}" if query[0] else "stripes", *shape)
+        return torch.where(upwards(drawn), 1.0, -1.0)
 
     used: set[str] = set()
     peer.p_selection, peer.random_int, peer.random_choice = next_size, place, colours

@@ -55,7 +55,12 @@ def step(network):
     return logits.detach(), gradients
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def sampled(names, quick):
+    """All, of which those that are not named are slow."""
+    return [pytest.param(name, marks=() if name in quick else (pytest.mark.slow,)) for name in names]
+
+
+@pytest.mark.parametrize("name", sampled(NETWORKS, ["digits_cnn", "lora_text"]))
 def test_one_graph_that_computes_the_same(name):
     network = network_of(*NETWORKS[name])
     names = list(network.state_dict())
@@ -96,7 +101,7 @@ COMBINED = {
 }
 
 
-@pytest.mark.parametrize("name", COMBINED)
+@pytest.mark.parametrize("name", sampled(COMBINED, ["averaged_semi_supervised", "perturbed_weights", "gates"]))
 def test_a_compiled_run_is_the_eager_one(name):
     kind, keys, changes = COMBINED[name]
     # dropout draws otherwise when compiled

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from methods.adversarial.freelb import FreeLB
 from methods.multi_task import gram
-from methods.multi_task.branching import branches, branching, given
+from methods.multi_task.branching import asks_for_itself, branches, branching, given
 from methods.multi_task.gram import GramProvider
 from methods.multi_task.mgda import MGDA
 from methods.multi_task.nash_mtl import NashMTL
+from methods.multi_task.pcgrad import PCGrad
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.gates import Gates
 from recipes.step import Embedded
@@ -131,3 +133,18 @@ def test_gradients_of_a_loss_that_is_not_scaled_are_no_update_in_fp16(source):
         with torch.autocast("cpu", dtype=dtype):
             provider(losses, [output.features], recipe)
         assert (provider.update is not None) == done
+
+
+def test_a_perturbation_that_learns_keeps_the_way_to_the_inputs_open(monkeypatch):
+    weight, delta = torch.nn.Parameter(torch.ones(2)), torch.zeros(2, requires_grad=True)
+    assert asks_for_itself(weight + delta, [weight]) and asks_for_itself(delta, [weight])
+    assert not asks_for_itself(2 * weight, [weight]) and not asks_for_itself(torch.ones(2), [weight])
+
+    def run():
+        methods = {"freelb": FreeLB(step_size=1.0), "pcgrad": PCGrad()}
+        return train(methods, tasks=TASKS, steps=2).parameters
+
+    together = run()
+    monkeypatch.setattr(gram, "branching", lambda *a: None)
+    for name, value in run().items():
+        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6, msg=name)
