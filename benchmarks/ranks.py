@@ -1,7 +1,8 @@
 """How far two processes with half of every batch end from one with the whole, for every method.
 
-    python benchmarks/ranks.py            # about five minutes on two cores
-    python benchmarks/ranks.py --page     # the table, from the numbers kept
+    python benchmarks/ranks.py                # about five minutes on two cores
+    python benchmarks/ranks.py --only dora    # of one method anew, beside what is kept of the others
+    python benchmarks/ranks.py --page         # the table, from the numbers kept
 
 These are the runs of `tests/conformance/test_ranks.py`: five steps on networks without batch statistics and dropout,
 gloo on the CPU. The distance is the largest one of any number that a run is left with: weights, averages, tables and
@@ -55,17 +56,31 @@ def page() -> str:
         said = ["yes" if case[flag] else "no" for flag in ("declared", "alike")]
         numbers = [f"{case[key]:.1e}" for key in ("distance", "moved")]
         lines.append(f"| {name} | {case['kind']} | {' | '.join([*said, *numbers])} |")
-    return "\n".join([*lines, "", f"{kept['hardware']}; commit {kept['commit']}."]) + "\n"
+    later: dict[str, list[str]] = {}
+    for case in kept["cases"]:
+        if "commit" in case:
+            later.setdefault(case["commit"], []).extend(f"`{key}`" for key in case["keys"])
+    commits = [f"commit {kept['commit']}"]
+    commits += [f"{', '.join(dict.fromkeys(keys))}: commit {commit}" for commit, keys in later.items()]
+    return "\n".join([*lines, "", f"{kept['hardware']}; {'; '.join(commits)}."]) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--page", action="store_true", help="print the table of what is kept")
-    if parser.parse_args().page:
+    parser.add_argument("--only", help="a method: its cases anew, beside what is kept")
+    options = parser.parse_args()
+    if options.page:
         print(page(), end="")
         return
-    ranks = two_ranks(tuple(CASES))
-    kept = {"cases": [compared(case, ranks[case]) for case in CASES], "hardware": hardware(), "commit": commit()}
+    cases = tuple(case for case in CASES if options.only is None or options.only in case[0])
+    ranks = two_ranks(cases)
+    found = [compared(case, ranks[case]) for case in cases]
+    kept: dict[str, Any] = {"cases": found, "hardware": hardware(), "commit": commit()}
+    if options.only is not None:
+        before = json.loads(KEPT.read_text(encoding="utf-8"))
+        others = [case for case in before["cases"] if options.only not in case["keys"]]
+        kept = before | {"cases": [*others, *(case | {"commit": kept["commit"]} for case in found)]}
     KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     print(page(), end="")
 

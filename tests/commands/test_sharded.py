@@ -39,7 +39,8 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path):
     for part in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):
         assert same(weights(cut)[part], weights(whole)[part]), part
     assert read_metrics(cut) == read_metrics(whole)
-    outcome = roux(*QUIET, *SUPERVISED, f"resume={cut}", "run_dir=other", "trainer.max_steps=20")
+    chosen = METHODS["logit_adjustment"]
+    outcome = roux(*QUIET, *SUPERVISED, *chosen, f"resume={cut}", "run_dir=other", "trainer.max_steps=20")
     assert outcome.code == 2 and "parameters: in parts (fsdp), but this run has whole" in outcome.err
 
 
