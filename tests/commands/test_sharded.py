@@ -4,7 +4,7 @@ import pytest
 
 from tests.commands.command import QUIET, read_metrics, roux
 from tests.commands.test_resume import same, weights
-from tests.commands.test_several_ranks import far, finish, kill_after, start
+from tests.commands.test_several_ranks import RUN, far, finish, kill_after, start
 
 # what RUN of several ranks says of its data and method is said again, and the last word holds
 SUPERVISED = ("recipe=supervised", "data.labels_per_class=null", "data.imbalance_factor=20", "data.batch_size=16")
@@ -39,8 +39,8 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path):
     for part in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):
         assert same(weights(cut)[part], weights(whole)[part]), part
     assert read_metrics(cut) == read_metrics(whole)
-    chosen = METHODS["logit_adjustment"]
-    outcome = roux(*QUIET, *SUPERVISED, *chosen, f"resume={cut}", "run_dir=other", "trainer.max_steps=20")
+    chosen = (*RUN, *SUPERVISED, *METHODS["logit_adjustment"], "trainer.devices=1", "trainer.strategy=auto")
+    outcome = roux(*QUIET, *chosen, f"resume={cut}", "run_dir=other")
     assert outcome.code == 2 and "parameters: in parts (fsdp), but this run has whole" in outcome.err
 
 
