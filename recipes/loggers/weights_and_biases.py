@@ -126,7 +126,8 @@ class WeightsAndBiasesRun(WandbLogger):
         """Find out what earlier offline files hold, and log what they lack of the steps before the checkpoint."""
         run, done = self.experiment, self.last_step
         own = Path(run.dir).parent
-        earlier = [p for p in own.parent.glob(f"offline-run-*-{run.id}/*.wandb") if p.parent != own]
+        # the files carry the id alone: a folder begun in the second of another ends with a number after it
+        earlier = [p for p in own.parent.glob(f"offline-run-*/run-{run.id}.wandb") if p.parent != own]
         if not (done and run.offline and earlier):
             return
         self._held = held(earlier)
