@@ -2,8 +2,9 @@
 
 A short run of each tells how many steps fit into the time; the cosine then ends there. Ours makes views on the device,
 semilearn's through Pillow in its loader; both make views that suit the data: nobody mirrors digits, and neither turns
-nor shears 8×8 pixels. Accuracy is that of the averaged weights on the whole test part at the end of the run; ours
-average with a warm-up that semilearn's does not have. That both compute the same loss, `fixmatch.py` proves.
+nor shears 8×8 pixels. Accuracy is on the whole test part at the end of the run, of the averaged weights and of the
+trained ones. Each is judged by its better: semilearn's average has no warm-up, so that after few steps it still holds
+the first weights. That both compute the same loss, `fixmatch.py` proves.
 """
 
 import argparse
@@ -40,20 +41,24 @@ SETS = {
     "fashion_mnist": ("data=fashion_mnist", "data.labels_per_class=25", "data.batch_size=16"),
     "cifar10": ("data=cifar10", "data.labels_per_class=25", "data.batch_size=16", "+network.options.bn_momentum=0.1"),
 }
+ON_A_CPU = {"cifar10": ("network.name=resnet20_cifar", "data.batch_size=8")}  # WRN-28-2 makes one step in 3 s there
 
 
 class Outcome(NamedTuple):
-    """accuracy in percent."""
+    """Test accuracy in percent, of the averaged weights and of the trained ones themselves."""
 
     accuracy: float
+    raw: float
     steps: int
     seconds: float
 
 
 def prepare(name: str, seed: int, steps: int, folder: Path, options: argparse.Namespace) -> Assembly:
     folder.mkdir(parents=True, exist_ok=True)
-    root = () if options.root is None or name == "digits" else (f"data.root={options.root}",)
-    return prepared(steps, folder, options.device, ("recipe=fixmatch", *SETS[name], f"seed={seed}", *root))
+    more = list(ON_A_CPU.get(name, ())) if options.device == "cpu" else []
+    if options.root is not None and name != "digits":
+        more.append(f"data.root={options.root}")
+    return prepared(steps, folder, options.device, ("recipe=fixmatch", *SETS[name], f"seed={seed}", *more))
 
 
 def pictures_of_test(assembly: Assembly) -> tuple[Tensor, Tensor]:
@@ -81,8 +86,9 @@ def ours(name: str, seed: int, steps: int, folder: Path, options: argparse.Names
     trainer.fit(recipe, datamodule=assembly.datamodule)
     close_loggers(loggers)
     assert recipe.teacher is not None
-    accuracy = percent(recipe.teacher.network.to(options.device), pictures_of_test(assembly), options.device)
-    return Outcome(accuracy, steps, recipe.clock.seconds)
+    test, networks = pictures_of_test(assembly), (recipe.teacher.network, recipe.network)
+    accuracy, raw = (percent(network.to(options.device), test, options.device) for network in networks)
+    return Outcome(accuracy, raw, steps, recipe.clock.seconds)
 
 
 def transforms_of(name: str, side: int) -> tuple[list[Any], list[Any]]:
@@ -144,8 +150,10 @@ def theirs(name: str, seed: int, steps: int, folder: Path, options: argparse.Nam
     for _, batch in zip(range(steps), peer.loaded(made), strict=False):
         peer.step(made, batch)
     seconds = time.perf_counter() - start
+    test = pictures_of_test(assembly)
+    raw = percent(made.model.network, test, options.device)
     made.ema.apply_shadow()
-    return Outcome(percent(made.model.network, pictures_of_test(assembly), options.device), steps, seconds)
+    return Outcome(percent(made.model.network, test, options.device), raw, steps, seconds)
 
 
 def fitting(run: Any, name: str, folder: Path, options: argparse.Namespace) -> int:
@@ -157,9 +165,14 @@ def spread(values: list[float]) -> str:
     return f"{mean(values):.1f} ± {stdev(values) if len(values) > 1 else 0.0:.1f}"
 
 
+def better(outcomes: list[Outcome]) -> float:
+    """Mean accuracy of the averaged or of the trained weights."""
+    return max(mean(o.accuracy for o in outcomes), mean(o.raw for o in outcomes))
+
+
 def measure(record: Record, options: argparse.Namespace, folder: Path) -> None:
     runs = {"Roux": ours} | ({} if peer.load() is None else {"semilearn": theirs})
-    rows, better = [], []
+    rows, pairs = [], []
     for name in options.data:
         steps = {who: fitting(run, name, folder / f"{name}-{who}", options) for who, run in runs.items()}
         found: dict[str, list[Outcome]] = {who: [] for who in runs}
@@ -167,19 +180,19 @@ def measure(record: Record, options: argparse.Namespace, folder: Path) -> None:
             for who, run in runs.items():
                 outcome = run(name, seed, steps[who], folder / f"{name}-{who}-{seed}", options)
                 found[who].append(outcome)
-                print(f"{name}, {who}, seed {seed}: {outcome.accuracy:.1f} % in {outcome.seconds:.0f} s", flush=True)
+                reached = f"averaged {outcome.accuracy:.1f} %, trained {outcome.raw:.1f} %"
+                print(f"{name}, {who}, seed {seed}: {reached} in {outcome.seconds:.0f} s", flush=True)
         for who, outcomes in found.items():
-            accuracy, seconds = [o.accuracy for o in outcomes], [o.seconds for o in outcomes]
-            rows.append([name, who, spread(accuracy), f"{steps[who]}", f"{mean(seconds):.0f}"])
+            accuracies = (spread([o.accuracy for o in outcomes]), spread([o.raw for o in outcomes]))
+            rows.append([name, who, *accuracies, f"{steps[who]}", f"{mean(o.seconds for o in outcomes):.0f}"])
             record.figures[f"{name}/{who}"] = [outcome._asdict() for outcome in outcomes]
         if len(found) > 1:
-            means = {who: mean(o.accuracy for o in outcomes) for who, outcomes in found.items()}
-            better.append((name, means["Roux"], means["semilearn"]))
-    head = ["data", "who", "test accuracy, %", "steps", "seconds"]
+            pairs.append((name, better(found["Roux"]), better(found["semilearn"])))
+    head = ["data", "who", "averaged weights, %", "trained weights, %", "steps", "seconds"]
     record.table(f"{options.seeds} seeds, {options.seconds:g} s each", head, rows, "± is the deviation over the seeds.")
-    if better:
-        measured = ", ".join(f"{name} {mine:.1f} against {other:.1f} %" for name, mine, other in better)
-        met = all(mine >= other for _, mine, other in better)
+    if pairs:
+        measured = ", ".join(f"{name} {mine:.1f} against {other:.1f} %" for name, mine, other in pairs)
+        met = all(mine >= other for _, mine, other in pairs)
         record.target("not less accurate than semilearn in equal wall-clock", measured, met)
 
 
