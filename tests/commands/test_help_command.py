@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,20 +25,16 @@ CHOICES = {
 
 
 @pytest.fixture(scope="module")
-def told() -> tuple[subprocess.CompletedProcess, float]:
-    start = time.perf_counter()
-    done = subprocess.run(
+def told() -> subprocess.CompletedProcess:
+    return subprocess.run(
         [sys.executable, "-X", "importtime", str(REPOSITORY / "train.py"), "--help"],
         cwd=Path(sys.executable).parent, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    return done, time.perf_counter() - start
 
 
 def test_it_succeeds_without_anything_heavy(told):
-    done, seconds = told
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert done.returncode == 0 and "recipes.help" in imported and not imported & set(HEAVY)
-    assert seconds < 10  # a tenth of a second on an idle machine; importing torch alone takes several
+    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    assert told.returncode == 0 and "recipes.help" in imported and not imported & set(HEAVY)
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -49,11 +44,11 @@ def test_each_recipe_and_method_has_its_line(name, told):
         for line in CHOICES[name].read_text(encoding="utf-8").splitlines()
         if line.startswith("#") and not line.startswith("# @package")
     ]
-    lines = [line.split(maxsplit=1) for line in told[0].stdout.splitlines()]
+    lines = [line.split(maxsplit=1) for line in told.stdout.splitlines()]
     assert [name, about] in lines
 
 
 def test_parts_of_files_are_no_choice(told):
-    words = {line.split()[0] for line in told[0].stdout.splitlines() if line.strip()}
+    words = {line.split()[0] for line in told.stdout.splitlines() if line.strip()}
     assert not [word for word in words if word.startswith("_")]
     assert {"digits", "docstrings", "sgd", "cosine", "wandb"} <= words
