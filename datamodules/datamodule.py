@@ -300,8 +300,8 @@ class StreamDataModule(LightningDataModule):
         return self._evaluation_loader("test")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        # Lightning's own looks for every kind of container there is
-        return moved(batch, device)
+        # Lightning's own looks for every kind of container there is; loaders deliver on the CPU or on the device
+        return batch if device.type == "cpu" else moved(batch, device)
 
     # -- where the run stands --------------------------------------------------------------------------------
     @property

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from datamodules.errors import UserError, nearest
 from datamodules.randomness import Randomness, SampleRandomness
 from recipes.composition import Composition
 from recipes.evaluation import Evaluator, Probe
+from recipes.hooks import Lean
 from recipes.method import Method
 from recipes.networks.network import Network
 from recipes.sharding import keep_whole
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MakeView = Callable[[Stream, str, Randomness], Any]
 
 
-class Evaluated(LightningModule):
+class Evaluated(Lean):
     """The evaluation of a recipe. Methods take part by `receive`, before the network, and `infer`, after it; probes
     measure beside the tasks' own metrics. Everything named here is set by `Recipe`."""
 

@@ -22,9 +22,9 @@ def concatenate(parts: list[Embedded]) -> Embedded:
 
 def split(output: Output, sizes: list[int]) -> list[Output]:
     """The inverse of `concatenate`, on outputs."""
-    features = output.features.split(sizes)
-    logits = {task: values.split(sizes) for task, values in output.logits.items()}
-    return [Output(f, {task: logits[task][i] for task in logits}) for i, f in enumerate(features)]
+    features = output.features.split_with_sizes(sizes)
+    logits = {task: values.split_with_sizes(sizes) for task, values in output.logits.items()}
+    return [Output(f, {task: parts[i] for task, parts in logits.items()}) for i, f in enumerate(features)]
 
 
 def _run(net: nn.Module, inputs: list[Input], representations: list[Tensor] | None = None) -> dict[str, Output]:
@@ -36,7 +36,7 @@ def _run(net: nn.Module, inputs: list[Input], representations: list[Tensor] | No
     whole = net(concatenate(list(unique.values())))
     if representations is not None and whole.features.requires_grad:
         representations.append(whole.features)
-    outputs = split(whole, [len(e.x) for e in unique.values()]) if len(unique) > 1 else [whole]
+    outputs = split(whole, [e.x.shape[0] for e in unique.values()]) if len(unique) > 1 else [whole]
     found = dict(zip(unique, outputs, strict=True))
     return {entry.name: found[id(entry.embedded.x)] for entry in inputs}
 

@@ -1,31 +1,60 @@
 """Training metrics that stay on the device until they are logged: one transfer an interval, exact over ranks."""
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from recipes.statistics import gather_rows
+from recipes.step import PseudoLabels
 from recipes.terms import global_sum
 
 Ratio = tuple[Tensor, Tensor]
+HELD = 64  # steps whose numbers are held one by one: adding up many costs no more than adding two
 
 
-@dataclass
 class Interval:
-    """What steps with equal names added up to: `values` are the numerators, then the denominators of the ratios. The
-    denominator of a scalar is the number of `steps`, which the host counts."""
+    """What steps with equal names added up to: the numerators, then the denominators of the ratios. The denominator of
+    a scalar is the number of `steps`, which the host counts. Sums are float64: they do not depend on when they are
+    taken."""
 
-    values: Tensor
-    steps: int = 1
+    def __init__(self, sums: Tensor | None = None, steps: int = 0):
+        self.steps, self._sums = steps, sums
+        self._held: list[Tensor] = []
+
+    def add(self, values: Tensor) -> None:
+        self._held.append(values)
+        self.steps += 1
+        if len(self._held) == HELD:
+            self.settle()
+
+    def settle(self) -> Tensor:
+        """The sums of all steps, [n]."""
+        if self._held:
+            last = torch.stack(self._held).double().sum(0)
+            self._sums = last if self._sums is None else self._sums + last
+            self._held.clear()
+        assert self._sums is not None
+        return self._sums
 
     def complete(self, names: int) -> Tensor:
         """All numerators, then all denominators, [2 · names]."""
-        scalars = 2 * names - len(self.values)
-        counts = self.values.new_full((scalars,), float(self.steps))
-        return torch.cat([self.values[:names], counts, self.values[names:]])
+        sums = self.settle()
+        counts = sums.new_full((2 * names - len(sums),), float(self.steps))
+        return torch.cat([sums[:names], counts, sums[names:]])
+
+
+def belief_ratios(mask: Tensor, confidence: Tensor, labels: Tensor, truth: Tensor | None) -> dict[str, Ratio]:
+    """mask_rate = Σ mask / U, confidence = Σ max q / U, and, where hidden labels exist (never used in a loss),
+    pseudo_accuracy = Σ mask·[label = truth] / Σ mask over the samples with a hidden label. All [U], in float64."""
+    mask = mask.double()
+    size = mask.new_full((), float(len(mask)))
+    ratios = {"mask_rate": (mask.sum(), size), "confidence": (confidence.double().sum(), size)}
+    if truth is not None:
+        known = mask * (truth >= 0)
+        ratios["pseudo_accuracy"] = ((known * (labels == truth)).sum(), known.sum())
+    return ratios
 
 
 class Stopwatch:
@@ -48,12 +77,14 @@ class Stopwatch:
 class Meters:
     """Means of named scalars over an interval, each as Σ numerator / Σ denominator.
 
-    Adding costs one stack and one addition a step, however many names there are; nothing is copied to the host.
-    Sums are kept by the set of names a step brings, so that a term may appear or vanish within an interval.
+    Adding costs one stack a step, however many names there are; nothing is copied to the host. Sums are kept by the set
+    of names a step brings, so that a term may appear or vanish within an interval. Pseudo-labels are held by sample and
+    counted once an interval; until then nobody may change them in place.
     """
 
     def __init__(self) -> None:
         self.sums: dict[tuple[str, ...], Interval] = {}
+        self._beliefs: dict[tuple[str, bool], list[tuple[Tensor, ...]]] = {}
 
     @torch.no_grad()
     def add(self, scalars: dict[str, Tensor], ratios: dict[str, Ratio]) -> Tensor:
@@ -63,17 +94,32 @@ class Meters:
         if not names:
             return torch.empty(0)
         numerators, denominators = zip(*ratios.values(), strict=True) if ratios else ((), ())
-        values = torch.stack((*scalars.values(), *numerators, *denominators)).float()
+        values = torch.stack((*scalars.values(), *numerators, *denominators))
         interval = self.sums.get(names)
         if interval is None:
-            self.sums[names] = Interval(values.clone())
-        else:
-            interval.values += values
-            interval.steps += 1
+            interval = self.sums[names] = Interval()
+        interval.add(values)
         return values
+
+    def believe(self, suffix: str, believed: PseudoLabels, truth: Tensor | None) -> None:
+        """Add a step's pseudo-labels and the hidden labels beside them [U]; names of their ratios get the suffix."""
+        columns = (believed.mask, believed.confidence, believed.labels)
+        held = self._beliefs.setdefault((suffix, truth is not None), [])
+        held.append(columns if truth is None else (*columns, truth))
+        if len(held) == HELD:
+            self._count_beliefs()
+
+    @torch.no_grad()
+    def _count_beliefs(self) -> None:
+        beliefs, self._beliefs = self._beliefs, {}
+        for (suffix, known), held in beliefs.items():
+            mask, confidence, labels, *truth = map(torch.cat, zip(*held, strict=True))
+            ratios = belief_ratios(mask, confidence, labels, truth[0] if known else None)
+            self.add({}, {f"{name}{suffix}": ratio for name, ratio in ratios.items()})
 
     def flush(self) -> dict[str, float]:
         """The means since the last flush, over all ranks; names whose denominator stayed zero are left out."""
+        self._count_beliefs()
         if not self.sums:
             return {}
         layout = list(self.sums)
@@ -90,10 +136,12 @@ class Meters:
 
     def state(self) -> list[dict[str, Any]]:
         """What each rank has added since the last flush, a row each: a checkpoint between two transfers keeps it."""
+        self._count_beliefs()
         kept = []
         for names, interval in self.sums.items():
-            steps = interval.values.new_full((1,), float(interval.steps))
-            ranks = gather_rows(torch.cat([interval.values, steps])[None]).cpu()
+            sums = interval.settle()
+            steps = sums.new_full((1,), float(interval.steps))
+            ranks = gather_rows(torch.cat([sums, steps])[None]).cpu()
             kept.append({"names": list(names), "values": ranks[:, :-1], "steps": ranks[:, -1].long()})
         return kept
 
@@ -104,4 +152,4 @@ class Meters:
             if len(values) != world:
                 first = (torch.arange(world) == 0)[:, None]
                 values, steps = first * values.sum(0), first[:, 0] * steps.sum(0)
-            self.sums[tuple(entry["names"])] = Interval(values[rank].to(device), int(steps[rank]))
+            self.sums[tuple(entry["names"])] = Interval(values[rank].to(device).double(), int(steps[rank]))

@@ -9,7 +9,7 @@ run is evaluated in `evaluated.py`.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial, reduce
 from operator import add
 from typing import Any, Literal
@@ -42,9 +42,6 @@ POINTS = (
     *("surgery", "build", "prepare", "adjust", "cost", "weigh", "terms", "combine", "wrap_step"),
     *("after_batch", "after_step", "receive", "infer", "leave"),
 )
-
-
-NOTED = {"_current_fx_name", "_step", "replaying"}
 
 
 class Recipe(Evaluated):
@@ -113,14 +110,6 @@ class Recipe(Evaluated):
         hush(self)
         self._identity, self._provenance = dict(identity or {}), dict(provenance or {})
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes here which hook it is in, some thirty times a step, and a module looks among its parameters,
-        # buffers and modules before it sets a plain attribute
-        if name in NOTED:
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         numbers = {"latest": dict(self.latest), "seconds": self.clock.seconds, "skipped": self.skipped}
         checkpoint |= {"identity": self._identity, "provenance": self._provenance}
@@ -178,11 +167,10 @@ class Recipe(Evaluated):
 
     def forward_inputs(self, step: Step) -> None:
         teacher = self.teacher.network if self.teacher else None
-        with ExitStack() as stack:
-            # a replay repeats the batch: its statistics have been counted, the teacher's own as well
-            for norms in (self.norms, self.teacher_norms):
-                if self.replaying and norms is not None:
-                    stack.enter_context(norms.frozen())
+        # a replay repeats the batch: its statistics have been counted, the teacher's own as well
+        mine = self.norms.frozen() if self.replaying else nullcontext()
+        taught = self.teacher_norms.frozen() if self.replaying and self.teacher_norms else nullcontext()
+        with mine, taught:
             step.outputs = forward_inputs(step.inputs, self.network, teacher, self.norms, step.representations)
 
     def forward_apart(self, embedded: Embedded, network: Net = "student") -> Output:
@@ -270,12 +258,9 @@ class Recipe(Evaluated):
     # -- what is logged --------------------------------------------------------------------------------------------
     def record(self, step: Step, loss: Tensor) -> None:
         """Keep the step's numbers on the device: no host sync, no `self.log`."""
-        scalars = {"loss": loss, **step.losses, **step.scalars}
-        ratios = {}
-        for task, belief in step.pseudo.items():
-            for name, ratio in belief.diagnostics(step.streams["unlabeled"].targets.get(task)).items():
-                ratios[step.named(name, task)] = ratio
-        values = self.meters.add(scalars, ratios)
+        values = self.meters.add({"loss": loss, **step.losses, **step.scalars}, {})
+        for task, believed in step.pseudo.items():
+            self.meters.believe(step.named("", task), believed, step.streams["unlabeled"].targets.get(task))
         samples = {name: stream.index for name, stream in step.streams.items()}
         self.traces.add(Trace(step.progress.step, ("loss", *step.losses), values, samples))
         self._step = step

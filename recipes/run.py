@@ -119,9 +119,8 @@ def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
         network.heads.requires_grad_(False)  # nothing teaches them, and DDP waits for what is trained
 
     def make_view(stream: Stream, view: str, randomness: Randomness) -> Any:
-        return datamodule.make_view(
-            stream.data, view, lambda purpose: randomness.draw(f"{stream.name}/{purpose}", stream.size)
-        )
+        name, size = stream.name, stream.size
+        return datamodule.make_view(stream.data, view, lambda purpose: randomness.draw(f"{name}/{purpose}", size))
 
     def make_optimizer(recipe: Recipe) -> Any:
         groups = [group for method in recipe.composition.methods.values() for group in method.parameter_groups(recipe)]

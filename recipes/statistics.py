@@ -12,13 +12,14 @@ class ClassStatistics(nn.Module):
 
     def __init__(self, counts: dict[str, Tensor]):
         super().__init__()
+        self._names = {task: f"counts_{task}" for task in counts}
         for task, n in counts.items():
-            self.register_buffer(f"counts_{task}", n.float())
+            self.register_buffer(self._names[task], n.float())
         self._priors: dict[str, tuple[Tensor, int, Tensor]] = {}  # counts, their version, log π
 
     def counts(self, task: str) -> Tensor:
         """[C] number of labeled training samples a class."""
-        return self.get_buffer(f"counts_{task}")
+        return getattr(self, self._names[task])  # type: ignore[no-any-return]
 
     def log_prior(self, task: str) -> Tensor:
         """[C] log π_c with π_c = max(n_c, 1) / Σ n: a class without samples counts as one, never log 0. Computed once;

@@ -51,7 +51,7 @@ class Stream:
 
     @property
     def size(self) -> int:
-        return len(self.index)
+        return self.index.shape[0]
 
 
 @dataclass
@@ -73,29 +73,25 @@ class Input:
 
     @property
     def size(self) -> int:
-        return len(self.embedded.x)
+        return self.embedded.x.shape[0]
 
 
 @dataclass
 class PseudoLabels:
     """What a method believes about the unlabeled stream: kept for diagnostics, alignment and the page of the run.
 
-    probabilities: [N, C] in float32, no gradient. labels: [N] class indices. mask: [N] in [0, 1].
+    probabilities: [N, C] in float32, no gradient. labels: [N] class indices. mask: [N] in [0, 1] or booleans.
+    confidence: [N] max_c q_c, taken from the probabilities where it is not given.
     """
 
     probabilities: Tensor
     labels: Tensor
     mask: Tensor
+    confidence: Tensor = None  # type: ignore[assignment]
 
-    def diagnostics(self, truth: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
-        """Ratios to log: mask_rate = Σ mask / U, confidence = Σ max q / U, and, where hidden labels exist (never
-        used in a loss), pseudo_accuracy = Σ mask·[label = truth] / Σ mask over the samples with a hidden label."""
-        mask, size = self.mask.float(), self.probabilities.new_full((), float(len(self.mask)))
-        ratios = {"mask_rate": (mask.sum(), size), "confidence": (self.probabilities.amax(1).sum(), size)}
-        if truth is not None:
-            known = mask * (truth >= 0)
-            ratios["pseudo_accuracy"] = ((known * (self.labels == truth)).sum(), known.sum())
-        return ratios
+    def __post_init__(self) -> None:
+        if self.confidence is None:
+            self.confidence = self.probabilities.amax(1)
 
 
 class Step:

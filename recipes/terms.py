@@ -53,10 +53,13 @@ class Term:
             return values
         if self.mask is None:
             return values.mean()
-        mask = self.mask.detach().to(values.dtype)
-        # where, not a product: a masked sample may hold inf, and 0 * inf is nan
-        total = torch.where(mask > 0, values * mask, 0.0).sum()
+        mask = self.mask.detach()
+        # filled, not a product alone: a masked sample may hold inf, and 0 * inf is nan
+        if mask.dtype == torch.bool:
+            kept = values.masked_fill(~mask, 0.0)
+        else:
+            kept = values.masked_fill(mask <= 0, 0.0) * mask.float()
         if self.denominator == "samples":
-            return total / values.numel()
+            return kept.mean()
         # gradients are averaged over ranks, so the local sum is scaled up by their number
-        return total * world_size() / global_sum(mask.sum()).clamp_min(1.0)
+        return kept.sum() * world_size() / global_sum(mask.sum(dtype=values.dtype)).clamp_min(1.0)

@@ -15,7 +15,7 @@ from recipes.terms import global_sum, world_size
 
 def adjusted(logits: Tensor, log_prior: Tensor, tau: float) -> Tensor:
     """z + τ log π, in float32. logits: [N, C], log_prior: [C]."""
-    return logits.float() + tau * log_prior
+    return logits.float() + (log_prior if tau == 1.0 else tau * log_prior)
 
 
 class RunningPrior(nn.Module):

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from recipes.criterion import one_hot
 from recipes.method import Declaration, Method
@@ -25,6 +26,18 @@ def smooth(target: Tensor, epsilon: float, convention: Convention) -> Tensor:
     return (1.0 - epsilon) * target + epsilon / (classes - 1) * (mass - target)
 
 
+class Smoothed(nn.Module):
+    """The smoothed distribution of every class, a row each, and last, where index -1 finds it, that of a missing label;
+    so it is one gather a step."""
+
+    table: Tensor
+
+    def __init__(self, classes: int, epsilon: float, convention: Convention):
+        super().__init__()
+        rows = smooth(one_hot(torch.arange(-1, classes), classes).roll(-1, 0), epsilon, convention)
+        self.register_buffer("table", rows, persistent=False)
+
+
 class LabelSmoothing(Method):
     """Targets of the labeled input become soft, t' = (1-ε) t + ε/K: cross-entropy against the smoothed distribution.
 
@@ -36,9 +49,14 @@ class LabelSmoothing(Method):
     def __init__(self, epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.1, convention: Convention = "uniform"):
         self.epsilon, self.convention = epsilon, convention
 
+    def build(self, recipe: Recipe) -> None:
+        tables = {name: Smoothed(task.outputs, self.epsilon, self.convention) for name, task in recipe.tasks.items()}
+        recipe.method_modules[self.key] = nn.ModuleDict(tables)
+
     def prepare(self, step: Step, recipe: Recipe) -> None:
+        tables = recipe.method_modules[self.key]
         targets = {
-            task: smooth(one_hot(target, recipe.tasks[task].outputs), self.epsilon, self.convention)
+            task: tables[task].table[target] if target.ndim == 1 else smooth(target, self.epsilon, self.convention)
             for task, target in step.inputs["labeled"].targets.items()
         }
         step.change("labeled", targets=targets)

@@ -80,5 +80,5 @@ class FlexMatch(FixMatch):
         index = step.streams["unlabeled"].index
         for task in step.tasks:
             believed = step.pseudo[task]
-            sure = confident(believed.probabilities, self.threshold)
+            sure = confident(believed.confidence, believed.labels, self.threshold)
             recipe.method_modules[self.key][task].write(index, believed.labels, where=sure)

@@ -2,6 +2,7 @@
 arXiv 1911.04252."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
@@ -129,7 +130,8 @@ class NoisyStudent(Method):
         weight = {"one": 1.0, "ratio": ratio, "share": ratio / (1 + ratio)}[self.unlabeled_weight]
         for task in step.tasks:
             scores = scores_of(recipe.method_modules[self.key][task][stream.index])
-            labels, believed = make_targets(scores, harden=self.hard, mask=lambda q: confident(q, self.threshold))
+            sure = partial(confident, threshold=self.threshold)
+            labels, believed = make_targets(scores, harden=self.hard, mask=sure)
             step.believe(task, believed)
             values = step.classify("unlabeled/strong", task, "pseudo", labels)
             step.term(step.named(self.key, task), values, weight=weight, mask=believed.mask, task=task)

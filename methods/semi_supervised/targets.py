@@ -16,7 +16,7 @@ from torch import Tensor
 from recipes.step import PseudoLabels
 
 Align = Callable[[Tensor], Tensor]  # q [N, C] -> q [N, C]
-Mask = Callable[[Tensor], Tensor]  # q [N, C], aligned and not sharpened -> [N] in [0, 1]
+Mask = Callable[[Tensor, Tensor], Tensor]  # max_c q, aligned and not sharpened, and its class [N] -> [N] in [0, 1]
 TINY = 1e-12
 
 
@@ -42,9 +42,9 @@ def make_targets(
     if align is not None:
         q = align(q)
         scores = scores_of(q)
-    kept = torch.ones_like(q[:, 0]) if mask is None else mask(q)
-    believed = PseudoLabels(q, q.argmax(1), kept)
-    return Targets(believed.labels if harden else sharpen(scores, temperature), believed)
+    best, label = q.max(1)
+    kept = torch.ones_like(best) if mask is None else mask(best, label)
+    return Targets(label if harden else sharpen(scores, temperature), PseudoLabels(q, label, kept, best))
 
 
 # -- source ------------------------------------------------------------------------------------------------------------
@@ -86,11 +86,10 @@ def sharpen(scores: Tensor, temperature: float) -> Tensor:
 
 # -- mask --------------------------------------------------------------------------------------------------------------
 @torch.no_grad()
-def confident(probabilities: Tensor, threshold: float | Tensor, strict: bool = False) -> Tensor:
-    """m = 1[max_c q_c ≥ τ], [N] float32; ties are kept unless `strict`, τ > 1 keeps nothing.
+def confident(best: Tensor, label: Tensor, threshold: float | Tensor, strict: bool = False) -> Tensor:
+    """m = [max_c q_c ≥ τ], [N] bool; ties are kept unless `strict`, τ > 1 keeps nothing.
 
-    threshold: one number, or [C], of which that of the best class counts.
+    best, label: [N], max_c q_c and its class. threshold: one number, or [C], of which that of the best class counts.
     """
-    best, label = probabilities.max(1)
     limit = threshold[label] if isinstance(threshold, Tensor) else threshold
-    return ((best > limit) if strict else (best >= limit)).float()
+    return best > limit if strict else best >= limit

@@ -155,7 +155,7 @@ def test_uda(lamda, tau, temperature):
     def ours(logits: Tensor) -> Tensor:
         step = step_with({"unlabeled/weak": weak, "unlabeled/strong": logits})
         method.terms(step, recipe=None)
-        assert torch.equal(step.pseudo["label"].mask, kept)
+        assert torch.equal(step.pseudo["label"].mask.float(), kept)
         return step.terms["it"].reduced() + constant
 
     def mended(use_hard_labels: bool = True, reduction: str = "mean") -> Any:

@@ -86,7 +86,7 @@ def test_fixed_threshold(semilearn, method, names, tau):
     def ours(logits: torch.Tensor) -> torch.Tensor:
         step = step_with({names[0]: z} | {names[1]: logits})
         made.terms(step, recipe=None)
-        assert torch.equal(step.pseudo["label"].mask, mask)
+        assert torch.equal(step.pseudo["label"].mask.float(), mask)
         return step.terms["it"].reduced()
 
     same(ours, lambda logits: semilearn.consistency(logits, q.argmax(1), "ce", mask), taught, tolerance=1e-6)
@@ -107,7 +107,7 @@ def test_flexible_thresholds(semilearn, warmup, tau):
         q = torch.softmax(z, 1)
         labels, believed = make_targets(z, harden=True, mask=method.mask("label", recipe))
         mask = theirs.masking(SimpleNamespace(p_cutoff=tau), q, index, softmax_x_ulb=False)
-        assert torch.equal(believed.mask, mask)
+        assert torch.equal(believed.mask.float(), mask)
         loss_of(method, recipe, z, strong, semilearn, mask)
         memory.write(index, labels, where=q.amax(1) >= tau)
         assert torch.equal(memory.table, theirs.selected_label)

@@ -1,9 +1,11 @@
 """Hooks that are Lightning's own and do nothing are not called; all others are."""
 
+import pytest
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 
-from recipes.hooks import EVERY_STEP, hush
+from recipes.hooks import EVERY_STEP, Lean, hush
 from tests.harness import Setup, build, fit
 
 
@@ -37,3 +39,33 @@ def test_a_run_goes_the_same_way_and_filled_hooks_are_called():
                 vars(recipe).pop(name, None)
         runs.append((fit(recipe, setup, counts).losses, counts.seen))
     assert runs[0] == runs[1] and len(runs[0][1]) == 4
+
+
+def test_gradients_are_taken_away_as_the_optimizer_does_or_by_its_own_way():
+    class Counting(torch.optim.SGD):
+        calls = 0
+
+        def zero_grad(self, set_to_none=True):
+            self.calls += 1
+            super().zero_grad(set_to_none)
+
+    for kind in (torch.optim.SGD, Counting):
+        weights = [torch.ones(2, requires_grad=True) for _ in range(2)]
+        optimizer = kind([{"params": weights[:1]}, {"params": weights[1:]}], lr=0.1)
+        sum(weight.sum() for weight in weights).backward()
+        Lean().optimizer_zero_grad(0, 0, optimizer)
+        assert all(weight.grad is None for weight in weights)
+        assert getattr(optimizer, "calls", 1) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped_where_that_is_asked_for(algorithm):
+    setup = Setup(steps=2)
+    clipped, whole = (
+        fit(build({}, setup), setup, gradient_clip_val=limit, gradient_clip_algorithm=algorithm)
+        for limit in (1e-8, None)
+    )
+    start = setup.network().state_dict()
+    for name, value in start.items():
+        torch.testing.assert_close(clipped.parameters[name], value, atol=1e-6, rtol=0)
+    assert any((whole.parameters[name] - value).abs().max() > 1e-3 for name, value in start.items())

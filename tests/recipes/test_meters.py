@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from recipes import meters as meters_module
-from recipes.meters import Meters, Stopwatch
+from recipes.meters import HELD, Meters, Stopwatch
+from recipes.step import PseudoLabels
 
 
 def number(value: float) -> torch.Tensor:
@@ -39,10 +40,53 @@ def test_values_are_detached_and_kept_apart_from_later_changes():
     meters, loss = Meters(), torch.tensor(2.0, requires_grad=True)
     meters.add({"loss": loss}, {})
     meters.add({"loss": loss * 2}, {})
-    assert all(not interval.values.requires_grad for interval in meters.sums.values())
+    assert all(not interval.settle().requires_grad for interval in meters.sums.values())
     with torch.no_grad():
         loss.fill_(100.0)
     assert meters.flush() == {"loss": 3.0}
+
+
+def test_more_steps_than_are_held_one_by_one():
+    meters = Meters()
+    for step in range(2 * HELD + 3):
+        meters.add({"loss": number(float(step))}, {})
+    assert meters.flush() == {"loss": HELD + 1.0}
+
+
+BELIEVED = PseudoLabels(
+    torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]),
+    torch.tensor([0, 1, 0, 0]),
+    torch.tensor([1.0, 1.0, 0.0, 1.0]),
+)
+
+
+def test_ratios_of_pseudo_labels():
+    meters = Meters()
+    meters.believe("", BELIEVED, torch.tensor([0, 0, 0, -1]))
+    # accuracy: of the three kept ones two have a hidden label, and one of those is right
+    assert meters.flush() == pytest.approx({"mask_rate": 0.75, "confidence": 0.75, "pseudo_accuracy": 0.5})
+    assert meters.flush() == {}
+    meters.believe("/a", BELIEVED, None)
+    assert set(meters.flush()) == {"mask_rate/a", "confidence/a"}
+
+
+def test_pseudo_labels_are_counted_over_the_steps_of_an_interval():
+    meters, sure = Meters(), PseudoLabels(torch.tensor([[0.0, 1.0]]), torch.tensor([1]), torch.tensor([True]))
+    for step in range(HELD + 1):
+        meters.believe("", BELIEVED if step else sure, torch.tensor([0, 0, 0, -1] if step else [1]))
+    expected = {"mask_rate": 3 * HELD + 1, "confidence": 3 * HELD + 1}
+    ratios = {name: value / (4 * HELD + 1) for name, value in expected.items()}
+    assert meters.flush() == pytest.approx(ratios | {"pseudo_accuracy": (HELD + 1) / (2 * HELD + 1)})
+
+
+def test_pseudo_labels_since_the_last_transfer_survive():
+    whole, cut, rest = Meters(), Meters(), Meters()
+    for meters in (whole, cut):
+        meters.believe("", BELIEVED, torch.tensor([0, 0, 0, -1]))
+    rest.restore(cut.state(), torch.device("cpu"), rank=0, world=1)
+    for meters in (whole, rest):
+        meters.believe("", BELIEVED, torch.tensor([0, 1, 0, 0]))
+    assert rest.flush() == whole.flush()
 
 
 def test_one_reduction_and_one_transfer_a_flush(monkeypatch):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from datamodules.randomness import Randomness
 from recipes.criterion import Criterion
-from recipes.step import Embedded, Input, Progress, PseudoLabels, Step, Stream
+from recipes.step import Embedded, Input, Progress, Step, Stream
 from tests.harness import Setup, build, fit, noisy_view, step_with, train
 
 
@@ -87,19 +87,6 @@ def test_raw_logits_and_those_that_losses_see():
     torch.testing.assert_close(at.logits("x", "label"), z.float())
     torch.testing.assert_close(at.loss_logits("x", "label", "labeled"), z.float() + 1)
     torch.testing.assert_close(at.loss_logits("x", "label", "pseudo"), z.float() + 2)
-
-
-def test_diagnostics_of_pseudo_labels():
-    believed = PseudoLabels(
-        torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]),
-        torch.tensor([0, 1, 0, 0]),
-        torch.tensor([1.0, 1.0, 0.0, 1.0]),
-    )
-    ratios = believed.diagnostics(torch.tensor([0, 0, 0, -1]))
-    found = {name: float(n) / float(d) for name, (n, d) in ratios.items()}
-    # accuracy: of the three kept ones two have a hidden label, and one of those is right
-    assert found == pytest.approx({"mask_rate": 0.75, "confidence": 0.75, "pseudo_accuracy": 0.5})
-    assert set(believed.diagnostics(None)) == {"mask_rate", "confidence"}
 
 
 # -- true steps --------------------------------------------------------------------------------------------------------

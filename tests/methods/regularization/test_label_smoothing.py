@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from datamodules.randomness import Randomness
-from methods.regularization.label_smoothing import LabelSmoothing, smooth
+from methods.regularization.label_smoothing import LabelSmoothing, Smoothed, smooth
 from methods.regularization.mixup import Mixup
 from recipes.criterion import cross_entropy, one_hot
 from recipes.step import Stream
@@ -23,6 +23,12 @@ def test_uniform_is_torchs_and_the_other_is_torchs_with_another_epsilon():
         ours = cross_entropy(z, smooth(one_hot(y, 5), 0.2, convention))
         expected = F.cross_entropy(z, y, label_smoothing=epsilon, reduction="none")
         torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("convention", ["uniform", "other_classes"])
+def test_the_table_is_the_formula_to_the_bit(convention):
+    target = torch.tensor([2, -1, 0, 4, -1, 3, 1])
+    assert torch.equal(Smoothed(5, 0.3, convention).table[target], smooth(one_hot(target, 5), 0.3, convention))
 
 
 @pytest.mark.parametrize("convention", ["uniform", "other_classes"])

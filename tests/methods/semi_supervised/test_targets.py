@@ -46,15 +46,15 @@ def test_targets_carry_no_gradient_and_are_float32():
 def test_confidence_keeps_ties_and_nothing_above_one():
     q = torch.tensor([[0.95, 0.05], [0.94, 0.06], [1.0, 0.0]])
     threshold = float(q[0, 0])
-    assert confident(q, threshold).tolist() == [1, 0, 1]
-    assert confident(q, 1.0001).tolist() == [0, 0, 0]
-    assert confident(q, 0.0).tolist() == [1, 1, 1]
+    assert confident(*q.max(1), threshold).tolist() == [1, 0, 1]
+    assert confident(*q.max(1), 1.0001).tolist() == [0, 0, 0]
+    assert confident(*q.max(1), 0.0).tolist() == [1, 1, 1]
 
 
 def test_a_threshold_a_class_is_that_of_the_best_class():
     q = torch.tensor([[0.6, 0.4], [0.4, 0.6], [0.5, 0.5]])
-    assert confident(q, torch.tensor([0.7, 0.6])).tolist() == [0, 1, 0]
-    assert confident(q, torch.tensor([0.6, 0.6]), strict=True).tolist() == [0, 0, 0]
+    assert confident(*q.max(1), torch.tensor([0.7, 0.6])).tolist() == [0, 1, 0]
+    assert confident(*q.max(1), torch.tensor([0.6, 0.6]), strict=True).tolist() == [0, 0, 0]
 
 
 def test_alignment_worked_example():
@@ -90,15 +90,17 @@ def test_slots_act_in_their_order():
     q, wanted, seen = torch.tensor([[0.6, 0.4]]), torch.tensor([0.5, 0.5]), torch.tensor([0.8, 0.2])
     asked = []
 
-    def mask(p):
-        asked.append(p)
-        return torch.zeros(len(p))
+    def mask(best, label):
+        asked.append((best, label))
+        return torch.zeros(len(best))
 
     made = make_targets(q.log(), align=lambda p: aligned(p, wanted, seen), temperature=0.5, mask=mask)
     after = torch.tensor([[0.6 / 0.8, 0.4 / 0.2]])
     after = after / after.sum()
-    torch.testing.assert_close(asked[0], after, atol=1e-5, rtol=0)
-    torch.testing.assert_close(made.believed.probabilities, asked[0])
+    torch.testing.assert_close(made.believed.probabilities, after, atol=1e-5, rtol=0)
+    ((best, label),) = asked
+    assert torch.equal(best, made.believed.probabilities.amax(1)) and label.tolist() == [1]
+    assert made.believed.confidence is best
     assert made.believed.labels.tolist() == [1] and made.believed.mask.tolist() == [0]
     torch.testing.assert_close(made.value, after**2 / (after**2).sum(), atol=1e-5, rtol=0)
     assert make_targets(q.log(), harden=True).value.tolist() == [0]
@@ -107,5 +109,5 @@ def test_slots_act_in_their_order():
 @pytest.mark.parametrize("harden", [False, True])
 def test_nothing_of_the_pipeline_carries_gradient(harden):
     z = random_logits().requires_grad_()
-    made = make_targets(z, align=lambda q: q, temperature=0.5, harden=harden, mask=lambda q: q.amax(1))
+    made = make_targets(z, align=lambda q: q, temperature=0.5, harden=harden, mask=lambda best, label: best)
     assert not any(t.requires_grad for t in (made.value, *vars(made.believed).values()))
