@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.bare import Bare, BareFive, BareFixMatch, BareMGDA, BareTasks
+from benchmarks.bare import Bare, BareFixMatch
+from benchmarks.bare_methods import BareFive, BareMGDA, BareTasks
 
 VIT = ("network.name=vit_tiny_patch16_224", "network.input_size=8")
 
@@ -63,7 +64,7 @@ REGIMES = {
         "a network so small that the host is the limit",
         {"cnn": ("data.batch_size=64", "+network.options.width=4"), "vit": ("data.batch_size=64", *vit(16, 2, 4))},
         tuple(CASES),
-        40,
+        80,
         10,
     ),
     "device": Regime(
@@ -74,7 +75,7 @@ REGIMES = {
             "vit": ("data.batch_size=64", *vit(96, 6, 2)),
         },
         ("supervised", "fixmatch", "lora", "multi_task"),
-        10,
+        40,
         10,
     ),
     "input": Regime(

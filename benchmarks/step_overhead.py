@@ -28,13 +28,12 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.bare import Bare, BareLightning, Batches
 from benchmarks.cases import CASES, REGIMES, overrides_of, pairs
 from benchmarks.ours import fit, prepared
+from benchmarks.overhead_targets import judge
 from benchmarks.record import Record, mebibytes
-from benchmarks.timing import BLOCK, LIGHTNING, Clock, Sections, Spread, race
+from benchmarks.timing import BLOCK, LIGHTNING, Clock, Sections, Spread, race, steady_memory
 from recipes.run import quieten
 
 PROOF = 20  # steps whose losses must be bit-equal
-ALLOWED = 0.3e-3  # seconds a step of ours may cost beyond Lightning's own
-SHARE = 1.03  # of the bare loop's time, where the device is the limit
 COLUMNS = {"cpu": "CPU", "wall": "wall", "ratio": "ratio", "difference": "difference", "beyond": "beyond Lightning"}
 METHODS = {
     "batch": "loader",
@@ -189,39 +188,6 @@ def sections_rows(sections: dict[str, dict[str, float]]) -> list[list[str]]:
     ]
 
 
-def judge(record: Record, found: dict[tuple[str, str], dict[str, Any]]) -> None:
-    """The issue's targets, of what was run of them."""
-    if ("host", "five_methods") in found:
-        beyond = found["host", "five_methods"]["times"]["Roux"]["beyond"]
-        middle = beyond.row()["median"]
-        record.target(
-            "host cost of our step at most Lightning's own plus 0.3 ms with five methods logging",
-            f"Lightning's own and {beyond.text(1e3, 2)} ms",
-            middle <= ALLOWED,
-            ""
-            if middle <= ALLOWED
-            else "the sections say where: some twenty small operations that the loop does without (means under a mask "
-            "that bear inf, ratios with their denominators, features of each input), and Python's time for names",
-        )
-    device = {case: entry["times"]["Roux"]["ratio"] for (regime, case), entry in found.items() if regime == "device"}
-    limits = {case: ratio.row()["median"] for case, ratio in device.items()}
-    if limits:
-        said = ", ".join(f"{case} {ratio:.3f}" for case, ratio in limits.items())
-        most = max(limits.values())
-        why = "" if most <= SHARE else "a CPU computes nothing while the host works, so that a step's cost is added"
-        record.target("within 3 % of the bare loop when the device is the limit", said, most <= SHARE, why)
-    taken = {case: of["allocated"] for (regime, case), of in found.items() if "allocated" in of}
-    if taken:
-        said = ", ".join(f"{case} {ours / bare:.3f}" for case, (ours, bare) in taken.items())
-        most = max(ours / bare for ours, bare in taken.values())
-        record.target(
-            "nothing allocated per step that could be kept",
-            f"bytes allocated in a step over the bare loop's: {said}",
-            most <= 1.01,
-            "" if most <= 1.01 else "numbers kept for the log and the masks of terms, a few hundred bytes each",
-        )
-
-
 def run(record: Record, options: argparse.Namespace, folder: Path) -> int:
     """Prove, measure, tell. Returns the exit status."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -286,6 +252,7 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 1 where losses differ."""
     options = arguments(argv)
     torch.set_num_threads(options.threads)
+    steady_memory()
     record = Record("step_overhead", str(__doc__), device=options.device)
     with tempfile.TemporaryDirectory() as folder:
         status = run(record, options, Path(folder))

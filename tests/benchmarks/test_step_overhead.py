@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from benchmarks.cases import CASES, pairs
+from benchmarks.overhead_targets import judge
+from benchmarks.record import Record
 from benchmarks.step_overhead import PROOF, Bench, first_difference, main
-from benchmarks.timing import Clock, Sections, race
+from benchmarks.timing import Clock, Sections, Spread, race, steady_memory
 
 SLOW = [pytest.param("device", case, marks=pytest.mark.slow) for _, case in pairs(list(CASES), ["device"])]
 
@@ -81,3 +83,25 @@ def test_a_section_does_not_count_what_it_calls(monkeypatch):
     inner = sections.timed(lambda: None, "inner")
     sections.timed(inner, "outer")()
     assert sections.spent == {"inner": 3.0, "outer": 3.0}
+
+
+def test_verdicts_are_of_what_was_measured_and_say_where_it_goes():
+    def entry(ratio, beyond):
+        sections = {"bare step in Lightning": {"backward": 3e-3, "loader": 2e-4, "all": 3.2e-3}}
+        sections["Roux"] = {"backward": 3e-3, "meters": 5e-4, "loader": 1e-4, "all": 3.6e-3}
+        times = {"Roux": {"ratio": Spread([ratio]), "beyond": Spread([beyond])}}
+        return {"times": times, "allocated": (1000.0, 1000.0), "sections": sections}
+
+    record = Record("step_overhead", "")
+    judge(record, {("host", "five_methods"): entry(1.2, 4e-4), ("device", "lora"): entry(1.02, 0.0)})
+    assert [target.met for target in record.targets] == [False, True, True]
+    assert "meters +0.50" in record.targets[0].why and "loader -0.10" in record.targets[0].why
+    record = Record("step_overhead", "")
+    judge(record, {("host", "five_methods"): entry(1.2, 2e-4), ("device", "lora"): entry(1.04, 0.0)})
+    assert [(target.met, bool(target.why)) for target in record.targets] == [(True, False), (False, True), (True, False)]
+
+
+def test_memory_may_be_made_steady_more_than_once():
+    steady_memory()
+    steady_memory()
+    assert torch.ones(2**24).sum() == 2**24

@@ -1,0 +1,50 @@
+"""What a step was to cost, of what `step_overhead` measured."""
+
+from typing import Any
+
+from benchmarks.record import Record
+
+ALLOWED = 0.3e-3  # seconds a step of ours may cost beyond Lightning's own
+SHARE = 1.03  # of the bare loop's time, where the device is the limit
+KEPT = 1.01  # of the bytes that the bare loop allocates
+
+
+def over_lightning(sections: dict[str, dict[str, float]] | None, told: int = 4) -> str:
+    """Where ours takes longer than the bare step in Lightning, and where less."""
+    if sections is None:
+        return "not broken down"
+    mine, theirs = sections["Roux"], sections["bare step in Lightning"]
+    more = {name: mine.get(name, 0.0) - theirs.get(name, 0.0) for name in {*mine, *theirs} - {"all"}}
+    order = sorted(more, key=lambda name: -more[name])
+    said = [f"{name} {more[name] * 1e3:+.2f}" for name in (*order[:told], *order[-told:])]
+    return f"by section, ms beyond the bare step in Lightning: {', '.join(said)}"
+
+
+def judge(record: Record, found: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """The issue's targets, of what was run of them."""
+    if ("host", "five_methods") in found:
+        beyond = found["host", "five_methods"]["times"]["Roux"]["beyond"]
+        middle = beyond.row()["median"]
+        record.target(
+            "host cost of our step at most Lightning's own plus 0.3 ms with five methods logging",
+            f"Lightning's own and {beyond.text(1e3, 2)} ms",
+            middle <= ALLOWED,
+            "" if middle <= ALLOWED else over_lightning(found["host", "five_methods"].get("sections")),
+        )
+    device = {case: entry["times"]["Roux"]["ratio"] for (regime, case), entry in found.items() if regime == "device"}
+    limits = {case: ratio.row()["median"] for case, ratio in device.items()}
+    if limits:
+        said = ", ".join(f"{case} {ratio.text(1, 3)}" for case, ratio in device.items())
+        most = max(limits.values())
+        why = "" if most <= SHARE else "a CPU computes nothing while the host works, so that a step's cost is added"
+        record.target("within 3 % of the bare loop when the device is the limit", said, most <= SHARE, why)
+    taken = {case: of["allocated"] for (regime, case), of in found.items() if "allocated" in of}
+    if taken:
+        said = ", ".join(f"{case} {ours / bare:.3f}" for case, (ours, bare) in taken.items())
+        most = max(ours / bare for ours, bare in taken.values())
+        record.target(
+            "nothing allocated per step that could be kept",
+            f"bytes allocated in a step over the bare loop's: {said}",
+            most <= KEPT,
+            "" if most <= KEPT else "numbers kept for the log and the masks of terms, a few hundred bytes each",
+        )
