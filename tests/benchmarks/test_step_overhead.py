@@ -98,7 +98,8 @@ def test_verdicts_are_of_what_was_measured_and_say_where_it_goes():
     assert "meters +0.50" in record.targets[0].why and "loader -0.10" in record.targets[0].why
     record = Record("step_overhead", "")
     judge(record, {("host", "five_methods"): entry(1.2, 2e-4), ("device", "lora"): entry(1.04, 0.0)})
-    assert [(target.met, bool(target.why)) for target in record.targets] == [(True, False), (False, True), (True, False)]
+    verdicts = [(target.met, bool(target.why)) for target in record.targets]
+    assert verdicts == [(True, False), (False, True), (True, False)]
 
 
 def test_memory_may_be_made_steady_more_than_once():
