@@ -43,13 +43,13 @@ FIRST = STAGES.index("first step")
 def child(overrides: list[str], began: float) -> None:
     """Run, and print the seconds since `began` at the end of each stage but the last as JSON."""
     marks = [time.monotonic() - began]
-    from recipes.config import resolve_command
+    from recipes.cli import ready, start
 
-    config = resolve_command(overrides).config
+    config = ready(overrides)
     marks.append(time.monotonic() - began)
     from pytorch_lightning.callbacks import Callback
 
-    from recipes.run import run
+    import recipes.run  # noqa: F401
 
     marks.append(time.monotonic() - began)
 
@@ -69,7 +69,7 @@ def child(overrides: list[str], began: float) -> None:
         def on_train_end(self, *args: Any) -> None:
             marks.append(time.monotonic() - began)
 
-    run(config, overrides, callbacks=[Marks()])
+    start(config, overrides, callbacks=[Marks()])
     print(f"\n{json.dumps(marks)}", flush=True)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import UserError
+from recipes.collector import uncollected
 from recipes.groups import CONFIGS, spoken
 from recipes.paths import Terminated
 
@@ -70,9 +71,15 @@ def exit_code(action: Callable[[], int]) -> int:
 
 def single(overrides: list[str], root: Path = CONFIGS) -> dict[str, float]:
     """One run in this process. Raises `UserError`; returns the run's final metrics."""
-    from recipes.config import resolve_command
+    return start(ready(overrides, root), overrides)
 
-    return start(resolve_command(overrides, root).config, overrides)
+
+def ready(overrides: list[str], root: Path = CONFIGS) -> "DictConfig":
+    """The sound, resolved config of a run. Raises `UserError`."""
+    with uncollected():  # validation imports whatever the config names, and with it nearly everything
+        from recipes.config import resolve_command
+
+        return resolve_command(overrides, root).config
 
 
 def start(config: "DictConfig", overrides: list[str], **options: Any) -> dict[str, float]:
@@ -119,11 +126,12 @@ def check_paths(config: "DictConfig") -> None:
 def through_hydra(argv: list[str], root: Path = CONFIGS) -> int:
     """Runs that need Hydra's own machinery: `-m` with its sweepers and launchers, `--cfg`, `--info` and the
     like. Returns the exit code."""
-    import hydra
+    with uncollected():
+        import hydra
 
-    from recipes.jobs import conclude, hydra_job, prepare, search_path
+        from recipes.jobs import conclude, hydra_job, prepare, search_path
 
-    argv, sweep = prepare(spoken(argv, root), root)
+        argv, sweep = prepare(spoken(argv, root), root)
     # without this variable Hydra prints errors in its own way and exits by itself
     full, path = _environment("HYDRA_FULL_ERROR", "1"), _environment("PYTHONPATH", search_path())
     with full, path, _arguments([sys.argv[0], *argv]):

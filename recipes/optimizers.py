@@ -1,9 +1,9 @@
 """Optimizers by name, with defaults that mean what the name says.
 
-timm's factory makes them (torch's Rprop and ASGD, which it lacks, are made here). Some of timm's names
-mislead: its `sgd` is Nesterov's form, its `rmsprop` has momentum 0.9 and α = 0.9, its `adagrad` another ε,
-and its `lars` and `lamb` adapt nothing where the weight decay is 0. The settings below say each of these
-openly; `NamedOptimizer` hands any other name to timm as it is.
+timm's factory makes them, save those of torch that it lacks (Rprop, ASGD) or hands on as they are: these are made
+here, since timm takes a second to import. Some of its names mislead: its `sgd` is Nesterov's form, its `rmsprop` has
+momentum 0.9 and α = 0.9, its `adagrad` another ε, and its `lars` and `lamb` adapt nothing where the weight decay is 0.
+The settings below say each of these openly; `NamedOptimizer` hands any other name to timm as it is.
 
 Weight decay acts on tensors with more than one dimension only (kernels, embeddings), never on biases, norms
 and scales: chosen by shape, since names miss norms called otherwise. A parameter may carry `_lr_scale`
@@ -12,6 +12,7 @@ and scales: chosen by shape, since names miss norms called otherwise. A paramete
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 from omegaconf import OmegaConf
@@ -28,7 +29,14 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Betas = tuple[Beta, Beta]
 Options = dict[str, Any]
 
-FROM_TORCH: dict[str, Callable[..., optim.Optimizer]] = {"rprop": optim.Rprop, "asgd": optim.ASGD}
+FROM_TORCH: dict[str, Callable[..., optim.Optimizer]] = {
+    "rprop": optim.Rprop,
+    "asgd": optim.ASGD,
+    "momentum": partial(optim.SGD, momentum=0.9),
+    "adam": optim.Adam,
+    "adamw": optim.AdamW,
+    "radam": optim.RAdam,
+}
 FIXED = {"params", "lr", "weight_decay"}
 REFUSED = {
     "adahessian": "it needs a backward pass that can be differentiated again, which the step does not make"
@@ -284,13 +292,13 @@ def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
 
 def _factory(name: str) -> tuple[Callable[..., optim.Optimizer], set[str]]:
     """What makes the optimizer called `name`, and the arguments it knows."""
-    # imported late: timm loads all its networks, which nobody wants to wait for before the config is checked
-    from timm.optim import create_optimizer_v2, get_optimizer_class
-
     if name in REFUSED:
         raise UserError(f"optimizer.name: '{name}' is not offered: {REFUSED[name]}")
     if name in FROM_TORCH:
         return _from_torch(FROM_TORCH[name]), set(inspect.signature(FROM_TORCH[name]).parameters) - FIXED
+    # imported late: timm loads all its networks, which nobody wants to wait for who does not need it
+    from timm.optim import create_optimizer_v2, get_optimizer_class
+
     if name not in optimizer_names():
         raise UserError(f"optimizer.name: there is no '{name}'; {nearest(name, optimizer_names())}")
 

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from datamodules.errors import UserError, nearest
+from recipes.collector import uncollected
 from recipes.options import run_command
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def predict(
         raise UserError("embeddings=true: is in place of labels and probabilities; leave out probabilities=true")
     if not Path(input).expanduser().exists():
         raise UserError(f"input: there is no '{input}'{neighbour(Path(input).expanduser())}")
-    from recipes.loading import load
+    with uncollected():
+        from recipes.loading import load
 
     predictor = load(run, which, device, trust)
     if not (predictor.speaks or embeddings):

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from datamodules.errors import UserError
+from recipes.collector import uncollected
 from recipes.options import run_command
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def export(
 ) -> dict[str, float]:
     """Write the formats and say so. Returns the largest difference from the run's outputs by format, relative to the
     largest output. Raises UserError where a format that was asked for cannot be written."""
-    from recipes.loading import find_run, load
+    with uncollected():
+        from recipes.loading import find_run, load
 
     checkpoint = find_run(run, which)
     home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent

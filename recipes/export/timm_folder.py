@@ -1,20 +1,20 @@
 """format=timm: a folder that timm reads, `timm.create_model("local-dir:FOLDER", pretrained=True)`, for one task.
 
 timm's models take pictures that are normalised already: mean and deviation stand in its config.json, where
-`timm.data.resolve_model_data_config` finds them. Roux's own networks are known to timm once `recipes.networks` is
-imported.
+`timm.data.resolve_model_data_config` finds them. Roux's own networks are known to timm once
+`recipes.networks.in_timm` is imported.
 """
 
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
 from recipes.export.folding import CLOSE, Plain, difference, examples
+from recipes.networks.in_timm import timm
 from recipes.predictor import Predictor
 from recipes.report.atomic import write_json
 

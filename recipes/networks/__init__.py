@@ -1,7 +1,6 @@
 """Networks: embed -> features -> heads, around any timm model and any Hugging Face encoder, and a few of our
 own."""
 
-from recipes.networks import cifar_resnet, digits_cnn, wide_resnet  # noqa: F401  (registers them with timm)
 from recipes.networks.build import build_network, default_name
 from recipes.networks.checkpoint import load_checkpoint
 from recipes.networks.image import ImageNetwork

@@ -1,15 +1,11 @@
 """The residual networks for CIFAR of He et al. 2016 (arXiv:1512.03385, section 4.2): `resnet20_cifar`,
-`resnet32_cifar`, `resnet56_cifar` (timm.create_model). Names of the layers are those of the weights that
-people exchange, with `fc` for the classifier."""
+`resnet32_cifar`, `resnet56_cifar` of 0.27, 0.46 and 0.85 M parameters. Names of the layers are those of the weights
+that people exchange, with `fc` for the classifier."""
 
-from typing import Any
-
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recipes.networks.pooled import CIFAR_CFG, PooledNet
+from recipes.networks.pooled import CIFAR_CFG, Own, PooledNet
 
 
 def subsample_and_pad(x: Tensor, channels: int, stride: int) -> Tensor:
@@ -80,23 +76,6 @@ class CifarResNet(PooledNet):
         return self.layer3(self.layer2(self.layer1(x)))
 
 
-_CFG = {**CIFAR_CFG, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "first_conv": "conv1"}
-default_cfgs = generate_default_cfgs({"resnet20_cifar": _CFG, "resnet32_cifar": _CFG, "resnet56_cifar": _CFG})
-
-
-@register_model
-def resnet20_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """ResNet-20 for 32×32 pictures, 0.27 M parameters."""
-    return build_model_with_cfg(CifarResNet, "resnet20_cifar", pretrained, **{"blocks": 3, **kwargs})
-
-
-@register_model
-def resnet32_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """ResNet-32 for 32×32 pictures, 0.46 M parameters."""
-    return build_model_with_cfg(CifarResNet, "resnet32_cifar", pretrained, **{"blocks": 5, **kwargs})
-
-
-@register_model
-def resnet56_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """ResNet-56 for 32×32 pictures, 0.85 M parameters."""
-    return build_model_with_cfg(CifarResNet, "resnet56_cifar", pretrained, **{"blocks": 9, **kwargs})
+# the moments of ImageNet's pictures
+_CFG = {**CIFAR_CFG, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "first_conv": "conv1"}
+OWN = {f"resnet{6 * n + 2}_cifar": Own(CifarResNet, _CFG, {"blocks": n}) for n in (3, 5, 9)}

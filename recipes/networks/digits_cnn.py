@@ -1,13 +1,9 @@
-"""`digits_cnn` (timm.create_model): four convolutions for grey pictures of 8×8 to 28×28, made for short runs
-on a CPU."""
-
-from typing import Any
+"""`digits_cnn`: four convolutions for grey pictures of 8×8 to 28×28, made for short runs on a CPU."""
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from recipes.networks.pooled import CIFAR_CFG, PooledNet, init_fan_out
+from recipes.networks.pooled import CIFAR_CFG, Own, PooledNet, init_fan_out
 
 
 class DigitsNet(PooledNet):
@@ -56,21 +52,16 @@ class DigitsNet(PooledNet):
         return x
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        "digits_cnn": {
+OWN = {
+    "digits_cnn": Own(
+        DigitsNet,
+        {
             **CIFAR_CFG,
             "input_size": (1, 8, 8),
             "pool_size": (2, 2),
             "mean": (0.5,),
             "std": (0.5,),
             "first_conv": "layers.0",
-        }
-    }
-)
-
-
-@register_model
-def digits_cnn(pretrained: bool = False, **kwargs: Any) -> DigitsNet:
-    """Four convolutions of `width` to 2 · `width` channels."""
-    return build_model_with_cfg(DigitsNet, "digits_cnn", pretrained, **kwargs)
+        },
+    )
+}

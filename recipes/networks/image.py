@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +12,7 @@ from datamodules.errors import UserError, nearest
 from recipes.networks.meta import on_meta
 from recipes.networks.moments import Moments, resolve_moments
 from recipes.networks.network import Network
+from recipes.networks.own import OWN
 from recipes.step import Embedded
 
 logger = logging.getLogger(__name__)
@@ -121,9 +121,11 @@ def _size(given: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _configuration(name: str) -> Any:
-    """timm's record of a model (size, moments), None for one that lives on a hub or in a folder."""
-    if ":" in name:
+    """timm's record of a model (size, moments); None for one of ours, and for one on a hub or in a folder."""
+    if ":" in name or name in OWN:
         return None
+    from recipes.networks.in_timm import timm
+
     architecture = name.partition(".")[0]
     if not timm.is_model(name):
         hint = nearest(architecture, timm.list_models())
@@ -138,8 +140,12 @@ def _configuration(name: str) -> Any:
 
 
 def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -> Any:
-    """timm.create_model, with what a user may have got wrong in one line."""
+    """One of ours or timm.create_model, with what a user may have got wrong in one line."""
     try:
+        if name in OWN and not pretrained:
+            return OWN[name].create(name, **arguments)
+        from recipes.networks.in_timm import timm
+
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except Exception as error:
         logger.debug("making '%s' failed", name, exc_info=True)

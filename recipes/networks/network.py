@@ -1,10 +1,10 @@
 """embed -> features -> heads: what the engine and every method know of a network."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
 
-import timm.layers
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,8 +13,8 @@ from datamodules.errors import UserError
 from recipes.gates import Gates
 from recipes.step import Embedded, Output
 
-# normalise by moments of the batch while training, though they are no torch BatchNorm
-_BATCH_MOMENTS = (timm.layers.EvoNorm2dB0, timm.layers.EvoNorm2dB1, timm.layers.EvoNorm2dB2)
+# of timm: normalise by moments of the batch while training, though they are no torch BatchNorm
+_BATCH_MOMENTS = ("EvoNorm2dB0", "EvoNorm2dB1", "EvoNorm2dB2")
 
 
 class Network(nn.Module, ABC):
@@ -102,11 +102,18 @@ class Network(nn.Module, ABC):
         """Whether a sample's output depends now on the others of its forward: some BatchNorm is in training
         mode or keeps no running statistics. Then forwarding two inputs apart is not forwarding them
         together."""
+        norms = _batch_norms()
         return any(
             module.training or getattr(module, "running_var", None) is None
             for module in self.modules()
-            if isinstance(module, (_BatchNorm, *_BATCH_MOMENTS))
+            if isinstance(module, norms)
         )
+
+
+def _batch_norms() -> tuple[type[nn.Module], ...]:
+    """Modules that normalise by moments of the batch; where timm was not imported, nothing can be of it."""
+    layers = sys.modules.get("timm.layers")
+    return (_BatchNorm, *(getattr(layers, name) for name in _BATCH_MOMENTS if layers))
 
 
 def linear_head(features: int, classes: int) -> nn.Linear:

@@ -1,8 +1,11 @@
 """What our own convolutional networks share: global average pooling, a linear classifier, timm's
-conventions."""
+conventions. timm itself, a second of imports, is not needed to make one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +30,7 @@ class PooledNet(nn.Module):
     num_features: int
     num_classes: int
     fc: nn.Module
+    pretrained_cfg: dict[str, Any]
 
     def __init__(self, drop_rate: float = 0.0):
         super().__init__()
@@ -42,9 +46,8 @@ class PooledNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
         """num_classes = 0 takes the classifier off, global_pool = '' the pooling too."""
         self.num_classes = num_classes
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
-        width = self.num_features * self.global_pool.feat_mult()
-        self.fc = nn.Linear(width, num_classes) if num_classes > 0 else nn.Identity()
+        self.global_pool, factor = pooling(global_pool)
+        self.fc = nn.Linear(self.num_features * factor, num_classes) if num_classes > 0 else nn.Identity()
 
     def forward_features(self, x: Tensor) -> Tensor:
         raise AttributeError(f"{type(self).__name__} has no layers")
@@ -55,6 +58,34 @@ class PooledNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a name of ours stands for: a class, arguments of it, and timm's record of the model."""
+
+    network: type[PooledNet]
+    record: Mapping[str, Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def create(self, name: str, **arguments: Any) -> PooledNet:
+        """The network with random weights. As timm has it, an argument that is None keeps its default."""
+        given = {key: value for key, value in arguments.items() if value is not None}
+        network = self.network(**{**self.arguments, **given})
+        network.pretrained_cfg = {**self.record, "architecture": name}
+        return network
+
+
+def pooling(kind: str) -> tuple[nn.Module, int]:
+    """[N, C, h, w] -> [N, factor · C], and that factor: `avg`, or any other of timm's; '' leaves maps as they are."""
+    if not kind:
+        return nn.Identity(), 1
+    if kind == "avg":
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1)), 1
+    from timm.layers import SelectAdaptivePool2d
+
+    pool = SelectAdaptivePool2d(pool_type=kind, flatten=True)
+    return pool, pool.feat_mult()
 
 
 def init_fan_out(module: nn.Module) -> None:

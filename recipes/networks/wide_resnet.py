@@ -1,17 +1,15 @@
-"""Wide ResNets as FixMatch and its kin use them: `wrn_28_2`, `wrn_28_8`, `wrn_37_2` (timm.create_model).
+"""Wide ResNets as FixMatch and its kin use them: `wrn_28_2` for CIFAR-10 and SVHN, `wrn_28_8` for CIFAR-100, and
+`wrn_37_2`, with a fourth group, for STL-10 of 96×96.
 
 Zagoruyko and Komodakis 2016 (arXiv:1605.07146), in the form of Oliver et al. 2018 (arXiv:1804.09170):
 LeakyReLU 0.1, BatchNorm with a slow average, and in the very first block the activation before the shortcut
 branches off.
 """
 
-from typing import Any
-
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recipes.networks.pooled import CIFAR_CFG, PooledNet, init_fan_out
+from recipes.networks.pooled import CIFAR_CFG, Own, PooledNet, init_fan_out
 
 SLOPE = 0.1
 
@@ -96,28 +94,8 @@ class WideResNet(PooledNet):
 
 
 _CFG = {**CIFAR_CFG, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "first_conv": "conv1"}
-default_cfgs = generate_default_cfgs(
-    {
-        "wrn_28_2": _CFG,
-        "wrn_28_8": {**_CFG, "num_classes": 100},
-        "wrn_37_2": {**_CFG, "input_size": (3, 96, 96), "pool_size": (12, 12)},
-    }
-)
-
-
-@register_model
-def wrn_28_2(pretrained: bool = False, **kwargs: Any) -> WideResNet:
-    """WRN-28-2: FixMatch's for CIFAR-10 and SVHN."""
-    return build_model_with_cfg(WideResNet, "wrn_28_2", pretrained, **kwargs)
-
-
-@register_model
-def wrn_28_8(pretrained: bool = False, **kwargs: Any) -> WideResNet:
-    """WRN-28-8: FixMatch's for CIFAR-100."""
-    return build_model_with_cfg(WideResNet, "wrn_28_8", pretrained, **{"width": 8, **kwargs})
-
-
-@register_model
-def wrn_37_2(pretrained: bool = False, **kwargs: Any) -> WideResNet:
-    """WRN-37-2: a fourth group, FixMatch's for STL-10 of 96×96."""
-    return build_model_with_cfg(WideResNet, "wrn_37_2", pretrained, **{"groups": 4, **kwargs})
+OWN = {
+    "wrn_28_2": Own(WideResNet, _CFG),
+    "wrn_28_8": Own(WideResNet, {**_CFG, "num_classes": 100}, {"width": 8}),
+    "wrn_37_2": Own(WideResNet, {**_CFG, "input_size": (3, 96, 96), "pool_size": (12, 12)}, {"groups": 4}),
+}

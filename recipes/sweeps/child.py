@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.errors import UserError, nearest
-from recipes.cli import exit_code, further_rank, start
-from recipes.config import resolve_command
+from recipes.cli import exit_code, further_rank, ready, start
 from recipes.sweeps import record
 
 
@@ -27,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
 def run_and_note(overrides: list[str], root: Path, folder: Path) -> int:
     job = record.read(folder)
     assert job is not None, "written by the starter"
-    config = resolve_command(overrides, root).config
+    config = ready(overrides, root)
     watch = None
     if job.trial:
         from recipes.sweeps.pruning import Watch
