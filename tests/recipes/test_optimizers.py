@@ -7,6 +7,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from timm.optim import create_optimizer_v2
 from torch import nn
 
 from datamodules.errors import UserError
@@ -85,6 +86,14 @@ def test_iterates_equal_the_worked_numbers(name):
     path = walk(module, o.build_optimizer(module, settings), GRADIENTS)
     for got, want in zip(path, expected, strict=True):
         torch.testing.assert_close(got, torch.tensor(want), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(set(o.FROM_TORCH) - {"rprop", "asgd"}))
+def test_what_is_made_here_is_what_timm_would_make(name):
+    module = Vector()
+    ours = o.build_optimizer(module, o.NamedOptimizer(name=name, lr=0.1, weight_decay=0.2))
+    theirs = create_optimizer_v2([module.w], opt=name, lr=0.1, weight_decay=0.2)
+    assert type(ours) is type(theirs) and ours.defaults == theirs.defaults | {"foreach": ours.defaults["foreach"]}
 
 
 def test_rmsprop_has_alpha_099_and_no_momentum():

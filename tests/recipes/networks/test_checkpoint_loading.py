@@ -4,12 +4,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 
 from datamodules.errors import UserError
 from recipes.networks import Network, build_network
+from recipes.networks.own import OWN
 
 INFO = SimpleNamespace(kind="image", shape=(3, 16, 16))
 
@@ -21,7 +21,7 @@ def small(tasks: dict[str, int] | None = None, **settings: object) -> Network:
 @pytest.fixture
 def source() -> torch.nn.Module:
     torch.manual_seed(5)
-    return timm.create_model("digits_cnn", in_chans=3, width=4, num_classes=10)
+    return OWN["digits_cnn"].create("digits_cnn", in_chans=3, width=4, num_classes=10)
 
 
 def save(content: object, path: Path) -> str:

@@ -134,6 +134,13 @@ def test_batch_statistics_follow_the_mode() -> None:
     assert not build_network(info(3, 32, 32), {"label": 4}, name="vit_tiny_patch16_224").batch_statistics
 
 
+def test_batch_statistics_of_timms_own_norms() -> None:
+    network = build_network(info(1, 8, 8), {"label": 4}).eval()
+    assert not network.batch_statistics
+    network.backbone.layers[1] = timm.layers.EvoNorm2dB0(32).train()
+    assert network.batch_statistics
+
+
 def test_moments_by_precedence_and_channels() -> None:
     model = {"mean": (0.4, 0.5, 0.6), "std": (0.1, 0.2, 0.3)}
     assert resolve_moments(3, None, None, None) == ([0.5] * 3, [0.5] * 3)

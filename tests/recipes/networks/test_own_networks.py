@@ -1,4 +1,4 @@
-"""Networks that we register with timm: counts, initial weights, order of operations, conventions."""
+"""Our own networks, here and in timm: counts, initial weights, order of operations, conventions."""
 
 import math
 
@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import recipes.networks  # noqa: F401  (registers them)
+import recipes.networks.in_timm  # noqa: F401  (registers them)
 from recipes.networks.cifar_resnet import subsample_and_pad
+from recipes.networks.own import OWN
 
-OWN = {
+CHANNELS = {
     "wrn_28_2": 3,
     "wrn_28_8": 3,
     "wrn_37_2": 3,
@@ -97,12 +98,31 @@ def test_shortcut_without_parameters() -> None:
     assert not any("shortcut" in name or "downsample" in name for name in names)
 
 
+def test_none_is_forgotten() -> None:
+    assert CHANNELS.keys() == OWN.keys()
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("pool", ["avg", "catavgmax"])
+def test_made_here_and_by_timm_alike(name: str, pool: str) -> None:
+    options = {"num_classes": 7, "in_chans": 2, "global_pool": pool, "bn_momentum": None, "drop_rate": 0.25}
+    torch.manual_seed(0)
+    ours = OWN[name].create(name, **options)
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, **options)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+    assert repr(ours) == repr(theirs)
+    assert ours.pretrained_cfg.items() <= theirs.pretrained_cfg.items()
+    x = torch.rand(2, 2, 16, 16)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_timm_conventions(name: str) -> None:
     network = timm.create_model(name, num_classes=7, in_chans=2).eval()
     assert timm.is_model(name)
     assert network.default_cfg["architecture"] == name
-    assert len(network.default_cfg["mean"]) == len(network.default_cfg["std"]) == OWN[name]
+    assert len(network.default_cfg["mean"]) == len(network.default_cfg["std"]) == CHANNELS[name]
     assert dict(network.named_modules())[network.default_cfg["classifier"]] is network.get_classifier()
     assert isinstance(dict(network.named_modules())[network.default_cfg["first_conv"]], nn.Conv2d)
     x = torch.rand(2, 2, 16, 16)

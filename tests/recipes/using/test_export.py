@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 import recipes
-import recipes.networks
+import recipes.networks.in_timm
 from recipes.export.__main__ import export, main
 from tests.commands.command import train
 from tests.conformance.settings import SHARED, TINY
