@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.startup import STAGES, arguments, by_package, main
+from benchmarks.startup import ENGINE, STAGES, arguments, by_package, main
 
 LOG = """import time: self [us] | cumulative | imported package
 import time:       100 |        100 |   torch._C
@@ -32,5 +32,6 @@ def test_a_record(tmp_path):
     record = json.loads((tmp_path / "out.json").read_text())
     stages = record["figures"]["stages"]
     assert list(stages) == list(STAGES) and all(len(values) == 1 and values[0] > 0 for values in stages.values())
-    assert {"torch", "pytorch_lightning", "timm"} <= record["figures"]["imports"].keys()
-    assert "transformers" not in record["figures"]["imports"]  # nobody asked for texts
+    assert {"torch", "pytorch_lightning"} <= record["figures"]["imports"].keys()
+    assert not {"timm", "wandb", "sklearn"} & record["figures"]["imports"].keys()  # digits need none of them
+    assert len(record["figures"][ENGINE]) == 1 and ENGINE in record["targets"][0]["why"]
