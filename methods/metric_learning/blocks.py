@@ -2,25 +2,30 @@
 
 Every loss of the family is a sum over anchors of something about an anchor's row of similarities or distances. `summed`
 makes a block of rows, asks a loss for its value and its derivative by these numbers, and turns that into gradients of
-the embeddings at once. So forward and backward hold a block, whatever the batch, and a block stays in the cache.
+the embeddings at once. So forward and backward hold a block, whatever the batch, and a block stays in the cache. Of a
+small batch the derivatives W are kept whole: (W + Wᵀ) X is one product where W X + Wᵀ X are two.
 
 Positives of an anchor are few and come as a list, [b, K]; negatives are nearly all others and come as the matrix, in
 which whatever is no negative is set infinitely far.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from methods.metric_learning import members
 from methods.metric_learning.measures import Measure
+from methods.metric_learning.members import Members, Sides
 
 # numbers of a block: on a CPU what its cache holds, elsewhere enough to keep the device busy
 BLOCK = {"cpu": 2**18}
 BLOCK_ELSEWHERE = 2**24
+WHOLE = {"cpu": 2**20}  # numbers up to which derivatives of a batch are kept whole
 FEW = 64  # share of a row from which single entries cost more than a matrix product
+LISTED = 8  # share of a row up to which positives are set far one by one, else by comparing all labels
 
 
 class Block(NamedTuple):
@@ -29,7 +34,8 @@ class Block(NamedTuple):
     positive: [b, K], similarity or distance to each positive, where `valid`; index: [b, K] which references these are.
     K is the largest number of references of one class; where a device would have to wait to know it, K = R.
     negative: [b, R], to the negatives; others are infinitely far or unlike, and so are all to an anchor without label.
-    negatives: [b], how many. own, summary: [b] and [R], of the first pass of a loss that takes two.
+    negatives: [b], how many. room: gives unused memory, [b, R]. own, summary: [b] and [R], of the first pass of a loss that
+    takes two.
     """
 
     positive: Tensor
@@ -37,119 +43,168 @@ class Block(NamedTuple):
     index: Tensor
     negative: Tensor
     negatives: Tensor
+    room: Callable[[], Tensor]
     own: Tensor | None = None
     summary: Tensor | None = None
 
 
+class Entries(NamedTuple):
+    """Entries of the matrix, [b, k] each: which references, the derivative, what stands there."""
+
+    index: Tensor
+    slope: Tensor
+    kept: Tensor
+
+
 class Rows(NamedTuple):
     """What a loss says about a block. value: scalar, the sum of its anchors' losses. positive, negative: [b, K] and
-    [b, R], its derivative by `Block.positive` and `Block.negative`, 0 where there is none such. Or `entries`, index and
-    derivative, [b, k] each, of the only ones it depends on. counts: int64 [n], added up over blocks."""
+    [b, R], its derivative by `Block.positive` and `Block.negative`, 0 where there is none such. Or `entries`, the only
+    ones it depends on. counts: int64 [n], added up over blocks. active: scalar, 0 only if the derivative is 0
+    everywhere; None: `value` is such, as it is wherever no term is negative."""
 
     value: Tensor
     positive: Tensor | None = None
     negative: Tensor | None = None
-    entries: tuple[Tensor, Tensor] | None = None
+    entries: Entries | None = None
     counts: Tensor | None = None
+    active: Tensor | None = None
 
 
 Loss = Callable[[Block], Rows]
 Summary = Callable[[Block], Tensor]
 
 
-@dataclass(frozen=True)
-class Sides:
-    """labels: [B] of anchors and [R] of references, -1 for none. itself: the references are the anchors."""
-
-    anchors: Tensor
-    references: Tensor
-    itself: bool
-
-    @classmethod
-    def of(cls, labels: Tensor, references: Tensor | None = None) -> "Sides":
-        return cls(labels, labels if references is None else references, references is None)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every label is known; False also where a device would have to wait for the answer."""
-        if not readable(self.anchors.device):
-            return False
-        return min(int(side.min()) if len(side) else 0 for side in (self.anchors, self.references)) >= 0
-
-
-def readable(device: torch.device) -> bool:
-    """Whether numbers can be looked at without a wait for the device."""
-    return device.type == "cpu"
-
-
-class Members:
-    """Which references are of an anchor's class: found by sorting labels, not by comparing all with all."""
-
-    def __init__(self, sides: Sides, complete: bool):
-        self.sides, self.complete, references = sides, complete, sides.references
-        self.known: Tensor | int = len(references) if complete else (references >= 0).sum()
-        if not readable(references.device):
-            return
-        ordered, self.order = references.sort(stable=True)
-        self.start = torch.searchsorted(ordered, sides.anchors)
-        self.number = torch.searchsorted(ordered, sides.anchors, right=True) - self.start
-        if not complete:
-            self.number = torch.where(sides.anchors >= 0, self.number, 0)
-        self.place = torch.arange(max(int(self.number.max()), 1))
-
-    def of(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """index, valid: [b, K] of the positives, an anchor itself is none. negatives: [b], how many."""
-        anchors = self.sides.anchors[rows]
-        if readable(anchors.device):
-            number = self.number[rows]
-            valid = self.place < number[:, None]
-            index = self.order[(self.start[rows, None] + self.place).clamp_max_(len(self.order) - 1)]
-        else:
-            valid = (anchors[:, None] == self.sides.references) & (anchors >= 0)[:, None]
-            index = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
-            number = valid.sum(1)
-        negatives = self.known - number
-        if not self.complete:
-            negatives = torch.where(anchors >= 0, negatives, 0)
-        if self.sides.itself:
-            valid &= index != torch.arange(rows.start, rows.stop, device=index.device)[:, None]
-        return index, valid, negatives
-
-
 class Work:
-    """The blocks of a loss, and the gradients that they add up to. x: [B, d], references: [R, d], as `measure` has
-    prepared them."""
+    """The blocks of a loss, and the gradients that they add up to. x: [B, d], references: [R, d] or None for x."""
 
-    def __init__(self, measure: Measure, x: Tensor, references: Tensor, sides: Sides):
-        self.measure, self.x, self.references, self.sides = measure, x, references, sides
-        complete = sides.complete
-        self.members = Members(sides, complete)
-        self.lengths = measure.lengths(x, references)
-        self.penalty = None
-        # labels as numbers of x's kind, which compare fastest; one that is missing equals none on the other side
-        if complete:
-            first = sides.anchors.to(x.dtype)
-            self.labels = [first, first if sides.itself else sides.references.to(x.dtype)]
-            return
-        both = sides.anchors, sides.references
-        self.labels = [torch.where(y >= 0, y, missing).to(x.dtype) for y, missing in zip(both, (-1, -2), strict=True)]
-        self.penalty = [(labels < 0).to(x.dtype) * measure.far for labels in both]
+    def __init__(self, measure: Measure, x: Tensor, references: Tensor | None, sides: Sides):
+        self.measure, self.sides, self.members = measure, sides, Members(sides)
+        self.x, self.references, self.lengths = measure.prepared(x, references)
+        device, width = x.device.type, max(len(self.references), 1)
+        self.size = min(max(BLOCK.get(device, BLOCK_ELSEWHERE) // width, 1), len(x))
+        self.keep = sides.itself and len(x) * width <= WHOLE.get(device, BLOCK_ELSEWHERE)
+        self.matrix = x.new_empty(self.size, len(self.references))
+        self.memory: Tensor | None = None  # of `Block.room`: of one block, or of all where they are kept
+        self.rooms: dict[int, Tensor] = {}
+        self.labels = self.penalty = None
+        if not self.members.complete:
+            both = sides.anchors, sides.references
+            self.penalty = [(labels < 0).to(x.dtype) * measure.far for labels in both]
 
     def rows(self) -> Iterator[slice]:
-        anchors, references = len(self.x), max(len(self.references), 1)
-        size = max(BLOCK.get(self.x.device.type, BLOCK_ELSEWHERE) // references, 1)
-        return (slice(start, min(start + size, anchors)) for start in range(0, anchors, size))
+        return (slice(start, min(start + self.size, len(self.x))) for start in range(0, len(self.x), max(self.size, 1)))
 
-    def block(self, rows: slice) -> tuple[Block, Tensor]:
-        """The block, and the whole matrix [b, R]."""
-        matrix = self.measure.matrix(self.x, self.references, rows, self.lengths)
+    def room(self, rows: slice) -> Tensor:
+        if self.memory is None:
+            self.memory = torch.empty_like(self.matrix) if not self.keep else self.matrix.new_empty(2 * [len(self.x)])
+        if rows.start not in self.rooms:
+            self.rooms = {rows.start: self.memory[rows] if self.keep else self.memory[: rows.stop - rows.start]}
+        return self.rooms[rows.start]
+
+    def block(self, rows: slice) -> Block:
+        matrix = self.matrix[: rows.stop - rows.start]
+        self.measure.matrix(self.x, self.references, rows, self.lengths, matrix)
         index, valid, negatives = self.members.of(rows)
-        negative = torch.empty_like(matrix)
-        torch.eq(self.labels[0][rows, None], self.labels[1], out=negative)  # 1 where the classes are the same
-        torch.add(matrix, negative, alpha=self.measure.far, out=negative)
+        positive = matrix.gather(1, index)
+        if members.readable(matrix.device) and LISTED * index.shape[1] <= matrix.shape[1]:
+            same = torch.from_numpy(self.members.same[rows])
+            matrix.scatter_(1, index, torch.where(same, self.measure.far, positive))
+        else:
+            same = torch.eq(*self.compared(rows), out=self.room(rows))  # 1 where the classes are the same
+            matrix.add_(same, alpha=self.measure.far)
         if self.penalty is not None:
-            negative.add_(self.penalty[1]).add_(self.penalty[0][rows, None])
-        return Block(matrix.gather(1, index), valid, index, negative, negatives), matrix
+            matrix.add_(self.penalty[1]).add_(self.penalty[0][rows, None])
+        return Block(positive, valid, index, matrix, negatives, partial(self.room, rows))
+
+    def compared(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Labels as numbers of x's kind, which compare fastest; one that is missing equals none on the other side."""
+        if self.labels is None:
+            both = zip((self.sides.anchors, self.sides.references), (-1, -2), strict=True)
+            self.labels = [torch.where(y >= 0, y, missing).to(self.x.dtype) for y, missing in both]
+        return self.labels[0][rows, None], self.labels[1]
+
+
+class Gradients:
+    """What blocks say, added up to gradients of both sides; of one that is both, one."""
+
+    def __init__(self, work: Work, needs: list[bool]):
+        self.work, self.needs = work, [any(needs)] if work.sides.itself else needs
+        self.entries: list[tuple[Tensor, Tensor, Tensor]] = []  # anchor, reference, derivative, [n] each
+        self.sums: list[Tensor | None] = []  # of blocks, once there is one
+        self.kept = False  # whether the derivatives are kept whole
+
+    def add(self, rows: slice, block: Block, said: Rows) -> None:
+        work, width = self.work, block.negative.shape[1]
+        seen = members.readable(block.negative.device)
+        if seen and not float(said.value if said.active is None else said.active):
+            if work.keep:
+                work.room(rows).zero_()
+            return
+        if said.entries is not None:
+            index, slope, kept = said.entries
+            slope = work.measure.inner(kept, slope)
+            if seen and index.shape[1] * FEW <= width:
+                anchors = torch.arange(rows.start, rows.stop)[:, None].expand(index.shape)
+                self.entries.append((anchors.flatten(), index.flatten(), slope.flatten()))
+                return
+            slope = work.room(rows).zero_().scatter_add_(1, index, slope)
+        else:
+            negative, positive = cast(Tensor, said.negative), cast(Tensor, said.positive)
+            apart = seen and work.measure.rooted and float(block.negative.amin()) > 0
+            slope = work.measure.inner(block.negative, negative, apart)
+            slope.scatter_add_(1, block.index, work.measure.inner(block.positive, positive))
+        self.spread(rows, slope)
+
+    def spread(self, rows: slice, slope: Tensor) -> None:
+        """Add what derivatives [b, R] mean, or keep them."""
+        work = self.work
+        if work.keep:
+            self.kept = True
+            if slope is not work.room(rows):
+                work.room(rows).copy_(slope)
+            return
+        if not self.sums:
+            self.sums = self.zeros()
+        work.measure.by_blocks(work.x, work.references, rows, slope, [self.sums[0], self.sums[-1]])
+
+    def zeros(self) -> list[Tensor | None]:
+        sides = (self.work.x, self.work.references)
+        return [torch.zeros_like(side) if need else None for side, need in zip(sides, self.needs, strict=False)]
+
+    def whole(self) -> list[Tensor | None]:
+        """By the embeddings as they came; None for a side that needs none, and for references that are the anchors."""
+        work = self.work
+        sides, found = [work.x, work.references], self.sums
+        if self.entries:
+            found = self.of_entries()
+        elif self.kept and self.needs[0]:
+            found = [self.mirrored()]
+        elif not found:
+            found = self.zeros()
+        outer = work.measure.outer
+        whole = [g if g is None else outer(*of, g) for *of, g in zip(sides, work.lengths, found, strict=False)]
+        return whole if len(whole) == 2 else [*whole, None]
+
+    def mirrored(self) -> Tensor:
+        work, out = self.work, torch.empty_like(self.work.x)
+        derivatives = cast(Tensor, work.memory)
+        for rows in work.rows():
+            mirror = derivatives[:, rows].T
+            both = torch.add(derivatives[rows], mirror, out=work.matrix[: len(mirror)])
+            work.measure.mirrored(work.x, rows, both, out)
+        return out
+
+    def of_entries(self) -> list[Tensor | None]:
+        work = self.work
+        anchor, reference, slope = (torch.cat(parts) for parts in zip(*self.entries, strict=True))
+        one, other = (anchor, reference), (reference, anchor)
+        if work.sides.itself:
+            both = torch.cat([anchor, reference]), torch.cat([reference, anchor])
+            return [work.measure.by_entries(work.x, work.x, *both, slope.repeat(2))]
+        sides = ((work.x, work.references, *one), (work.references, work.x, *other))
+        return [
+            work.measure.by_entries(*side, slope) if need else None for side, need in zip(sides, self.needs, strict=True)
+        ]
 
 
 class _Summed(torch.autograd.Function):
@@ -157,7 +212,7 @@ class _Summed(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        references: Tensor,
+        references: Tensor | None,
         sides: Sides,
         measure: Measure,
         loss: Loss,
@@ -165,23 +220,22 @@ class _Summed(torch.autograd.Function):
         grad: bool,
     ) -> tuple[Tensor, Tensor]:
         work = Work(measure, x, references, sides)
-        every = None if summary is None else torch.cat([summary(work.block(rows)[0]) for rows in work.rows()])
-        value, counts = x.new_zeros(()), torch.zeros(1, dtype=torch.int64, device=x.device)
         needs = [grad and need for need in ctx.needs_input_grad[:2]]
-        sums = (torch.zeros_like(side) for side in (x, references))
-        gradients = [total if need else None for total, need in zip(sums, needs, strict=True)]
-        if sides.itself:
-            gradients[1] = gradients[0]  # one tensor, whose gradient is the sum of both
+        gradients, said = Gradients(work, needs), []
+        first = work.block(slice(0, len(x))) if summary is not None and work.size == len(x) else None
+        if summary is not None:
+            every = torch.cat([summary(first or work.block(rows)) for rows in work.rows()])
         for rows in work.rows():
-            block, matrix = work.block(rows)
-            if every is not None:
+            block = first or work.block(rows)
+            if summary is not None:
                 block = block._replace(own=every[rows], summary=every)
-            said = loss(block)
-            value = value + said.value
-            counts = counts if said.counts is None else counts + said.counts
+            said.append(loss(block))
             if any(needs):
-                spread(work, rows, block, matrix, said, gradients)
-        ctx.gradients = [gradients[0], None if sides.itself else gradients[1]]
+                gradients.add(rows, block, said[-1])
+            said[-1] = Rows(said[-1].value, counts=said[-1].counts)
+        ctx.gradients = gradients.whole() if any(needs) else [None, None]
+        value = total([one.value for one in said], x)
+        counts = total([one.counts for one in said if one.counts is not None], sides.anchors)
         ctx.mark_non_differentiable(counts)
         return value, counts
 
@@ -192,20 +246,8 @@ class _Summed(torch.autograd.Function):
         return *(None if g is None else g * slopes[0] for g in ctx.gradients), None, None, None, None, None
 
 
-def spread(work: Work, rows: slice, block: Block, matrix: Tensor, said: Rows, gradients: list[Tensor | None]) -> None:
-    """Add what a block says to the gradients of both sides: few entries one by one, else by matrix products."""
-    x, references, measure = work.x, work.references, work.measure
-    if said.entries is None:
-        slope, index = cast(Tensor, said.negative), block.index
-        by_positive = cast(Tensor, said.positive)
-    else:
-        index, by_positive = said.entries
-        if readable(x.device) and FEW * index.shape[1] <= len(references):
-            kept = matrix.gather(1, index)
-            return measure.spread_entries(x, references, rows, index, kept, by_positive, gradients)
-        slope = torch.zeros_like(matrix)
-    slope.scatter_add_(1, index, by_positive)
-    return measure.spread_matrix(x, references, rows, matrix, slope, gradients)
+def total(parts: list[Tensor], like: Tensor) -> Tensor:
+    return sum(parts[1:], parts[0]) if parts else like.new_zeros(())
 
 
 def summed(
@@ -220,9 +262,9 @@ def summed(
     """Σ of a loss over anchors, with gradient, and its counts [n].
 
     x: [B, d], labels: [B] of the anchors. references, reference_labels: [R, d], [R]; None: the batch itself. summary:
-    a first pass over all blocks, a number for each anchor, which the loss then finds in its block.
+    a first pass over all blocks, a number for each anchor, which the loss then finds in its block; it leaves the block
+    as it is.
     """
-    x, references = measure.prepared(x, references)
     sides = Sides.of(labels, reference_labels)
     return cast(
         tuple[Tensor, Tensor],

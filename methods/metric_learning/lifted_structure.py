@@ -20,13 +20,14 @@ Variant = Literal["smooth", "hard", "generalized"]
 
 def nearness(block: Block, margin: float) -> Tensor:
     """α - d of the negatives, [b, R]."""
-    return torch.mul(block.negative, -1).add_(margin)
+    return torch.sub(margin, block.negative, out=block.room())
 
 
 def ends(block: Block, margin: float, hard: bool) -> Tensor:
     """[b], log Σ e^{α-d} over an anchor's negatives, or the largest α - d: one end of each of its positive pairs."""
-    z = nearness(block, margin)
-    return z.amax(1).clamp_min_(-1e4) if hard else log_sum_exp(z)[0]
+    if hard:
+        return (margin - block.negative.amin(1)).clamp_min_(-1e4)
+    return log_sum_exp(nearness(block, margin))[0].squeeze(1).clamp_min_(-1e4)
 
 
 def lifted_structure(block: Block, margin: float, hard: bool) -> Rows:
@@ -41,23 +42,22 @@ def lifted_structure(block: Block, margin: float, hard: bool) -> Rows:
     excess = torch.where(block.valid, (joined + block.positive).clamp_min(0), 0)
     if hard:
         share = (mine > other).to(mine) + 0.5 * (mine == other).to(mine)
-        slope = torch.zeros_like(block.negative).scatter_(1, block.negative.argmin(1, keepdim=True), 1)
-        slope.mul_((block.negatives > 0)[:, None])
+        slope = block.room().zero_().scatter_(1, block.negative.argmin(1, keepdim=True), 1)
     else:
         share = (mine - joined).exp()
-        slope = nearness(block, margin).sub_(mine).exp_()
-    slope.mul_(-2 * (excess * share).sum(1, keepdim=True))
-    return Rows(excess.square().sum() / 2, excess, slope, counts=block.valid.sum()[None])
+        slope = torch.softmax(nearness(block, margin), 1)
+    ended = torch.where((block.negatives > 0)[:, None], -2 * (excess * share).sum(1, keepdim=True), 0)
+    return Rows(excess.square().sum() / 2, excess, slope.mul_(ended), counts=block.valid.sum()[None])
 
 
 def generalized(block: Block, margin: float) -> Rows:
     """Σ over anchors of [log Σ_P e^{d_ap} + log Σ_N e^{α-d_an}]+. counts: the anchors with both."""
     far, by_positive = log_sum_exp(where_far(block.valid, block.positive))
     near, by_negative = log_sum_exp(nearness(block, margin))
-    both = block.valid.any(1) & (block.negatives > 0)
-    active = (both & (far + near > 0)).to(far)[:, None]
-    value = torch.where(both, (far + near).clamp_min(0), 0).sum()
-    return Rows(value, by_positive.mul_(active), by_negative.mul_(active).neg_(), counts=both.sum()[None])
+    both = block.valid.any(1, keepdim=True) & (block.negatives > 0)[:, None]
+    value = torch.where(both, (far + near).clamp_min_(0), 0)
+    active = (value > 0).to(far)
+    return Rows(value.sum(), by_positive.mul_(active), by_negative.mul_(active.neg()), counts=both.sum()[None])
 
 
 class LiftedStructure(MetricLoss):

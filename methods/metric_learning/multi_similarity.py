@@ -11,30 +11,27 @@ from torch import Tensor
 from methods.metric_learning.blocks import Block, Rows, summed
 from methods.metric_learning.log_sums import log_one_plus_sum_exp, where_far
 from methods.metric_learning.measures import FAR, Cosine
+from methods.metric_learning.members import labelled
 from methods.metric_learning.metric import Dim, PairLoss, Scores, Weight
 
 Scale = Annotated[float, Field(gt=0)]
 
 
-def mined(block: Block, epsilon: float) -> Block:
-    """Of the positives those less similar than the most similar negative plus ε, of the negatives those more similar
-    than the least similar positive minus ε."""
+def mined(block: Block, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Of the positives [b, K] those less similar than the most similar negative plus ε: which. Of the negatives [b, R],
+    in place, those more similar than the least similar positive minus ε."""
     hardest_negative = block.negative.amax(1, keepdim=True)
     hardest_positive = where_far(block.valid, block.positive, FAR).amin(1, keepdim=True)
-    dropped = torch.add(block.negative, epsilon)
-    torch.le(dropped, hardest_positive, out=dropped)
-    return block._replace(
-        valid=block.valid & (block.positive - epsilon < hardest_negative),
-        negative=torch.add(block.negative, dropped, alpha=-FAR, out=dropped),
-    )
+    dropped = torch.le(block.negative, hardest_positive - epsilon, out=block.room())
+    return block.valid & (block.positive < hardest_negative + epsilon), block.negative.add_(dropped, alpha=-FAR)
 
 
 def multi_similarity(block: Block, alpha: float, beta: float, base: float, epsilon: float | None) -> Rows:
     """Σ over anchors of log(1 + Σ_P e^{-α(S-λ)}) / α + log(1 + Σ_N e^{β(S-λ)}) / β. base: λ."""
-    kept = block if epsilon is None else mined(block, epsilon)
-    pull, by_positive = log_one_plus_sum_exp(where_far(kept.valid, -alpha * (kept.positive - base), -FAR))
-    push, by_negative = log_one_plus_sum_exp(torch.sub(kept.negative, base).mul_(beta))
-    return Rows((pull / alpha + push / beta).sum(), by_positive.neg_(), by_negative)
+    valid, negative = (block.valid, block.negative) if epsilon is None else mined(block, epsilon)
+    pull, by_positive = log_one_plus_sum_exp(where_far(valid, (block.positive - base).mul_(-alpha)))
+    push, by_negative = log_one_plus_sum_exp(negative.sub_(base).mul_(beta), out=block.room())
+    return Rows(torch.add(pull.div_(alpha), push, alpha=1 / beta).sum(), by_positive.neg_(), by_negative)
 
 
 class MultiSimilarity(PairLoss):
@@ -67,4 +64,4 @@ class MultiSimilarity(PairLoss):
     ) -> tuple[Tensor, Scores]:
         loss = partial(multi_similarity, alpha=self.alpha, beta=self.beta, base=self.base, epsilon=self.epsilon)
         total, _ = summed(Cosine(), loss, x, labels, references, reference_labels)
-        return total / (labels >= 0).sum().clamp_min(1), {}
+        return total / labelled(labels), {}

@@ -21,12 +21,12 @@ def proxy_anchor(x: Tensor, labels: Tensor, proxies: Tensor, alpha: float, delta
     of the batch; sums of exponentials run over samples, so the hardest ones of a class weigh most.
     """
     classes = torch.arange(len(proxies), device=labels.device)
-    place = torch.where(labels >= 0, labels, len(proxies))
-    here = x.new_zeros(len(proxies) + 1).index_fill_(0, place, 1)[:-1].sum().clamp_min(1)
+    here = x.new_zeros(len(proxies) + 1).index_fill_(0, labels, 1)[:-1].sum().clamp_min_(1)  # -1 is the last place
 
     def loss(block: Block) -> Rows:
-        pull, by_positive = log_one_plus_sum_exp(where_far(block.valid, -alpha * (block.positive - delta)))
-        push, by_negative = log_one_plus_sum_exp(torch.add(block.negative, delta).mul_(alpha))
+        pull, by_positive = log_one_plus_sum_exp(where_far(block.valid, (block.positive - delta).mul_(-alpha)))
+        z = block.negative.add_(delta).mul_(alpha)
+        push, by_negative = log_one_plus_sum_exp(z, out=block.room())
         value = pull.sum() / here + push.sum() / len(proxies)
         return Rows(value, by_positive.mul_(-alpha / here), by_negative.mul_(alpha / len(proxies)))
 

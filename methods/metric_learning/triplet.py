@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from datamodules.errors import UserError
-from methods.metric_learning.blocks import Block, Loss, Rows, summed
+from methods.metric_learning.blocks import Block, Entries, Loss, Rows, summed
 from methods.metric_learning.measures import FAR, Distance, SquaredDistance
 from methods.metric_learning.metric import Dim, PairLoss, Scores, Weight
 
@@ -56,15 +56,14 @@ def all_triplets(block: Block, margin: float, semi_hard: bool = False) -> Rows:
     near = (of_positive * (block.positive + margin)).sum()
     value = near - (of_negative * block.negative).sum(1).sum()
     counts = of_positive.sum(1).long().sum(), (block.valid.sum(1) * block.negatives).sum()
-    return Rows(value, of_positive, of_negative.neg_(), counts=torch.stack(counts))
+    return Rows(value, of_positive, of_negative.neg_(), counts=torch.stack(counts), active=counts[0])
 
 
 def hinges(difference: Tensor, mask: Tensor, margin: float, soft: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Σ of the masked [difference + m]+ or softplus, its derivative, and counts: above 0, and all."""
-    z = difference + margin
-    active = mask & (z > 0)
-    values = torch.where(mask, F.softplus(z) if soft else z.clamp_min(0), 0)
-    slope = torch.where(mask, torch.sigmoid(z), 0) if soft else active.to(z)
+    z = torch.where(mask, difference + margin, -FAR)
+    active = z > 0
+    values, slope = (F.softplus(z), torch.sigmoid(z)) if soft else (z.clamp_min(0), active.to(z))
     return values.sum(), slope, torch.stack([active.sum(), mask.sum()])
 
 
@@ -73,9 +72,10 @@ def batch_hard(block: Block, margin: float, soft: bool) -> Rows:
     far, p = torch.where(block.valid, block.positive, -FAR).max(1, keepdim=True)
     near, n = block.negative.min(1, keepdim=True)
     both = block.valid.any(1, keepdim=True) & (block.negatives > 0)[:, None]
-    value, slope, counts = hinges(torch.where(both, far - near, 0), both, margin, soft)
+    value, slope, counts = hinges(far - near, both, margin, soft)
     index = torch.cat([block.index.gather(1, p), n], 1)
-    return Rows(value, entries=(index, torch.cat([slope, -slope], 1)), counts=counts)
+    entries = Entries(index, torch.cat([slope, -slope], 1), torch.cat([far, near], 1))
+    return Rows(value, entries=entries, counts=counts)
 
 
 def next_farther(block: Block) -> Tensor:
@@ -99,10 +99,10 @@ def next_farther(block: Block) -> Tensor:
 def semi_hard(block: Block, margin: float, soft: bool) -> Rows:
     """[d_ap - d_an + m]+ of every positive with the next farther negative."""
     chosen, mask = next_farther(block), block.valid & (block.negatives > 0)[:, None]
-    difference = torch.where(mask, block.positive - block.negative.gather(1, chosen), 0)
-    value, slope, counts = hinges(difference, mask, margin, soft)
-    entries = torch.cat([block.index, chosen], 1), torch.cat([slope, -slope], 1)
-    return Rows(value, entries=entries, counts=counts)
+    farther = block.negative.gather(1, chosen)
+    value, slope, counts = hinges(block.positive - farther, mask, margin, soft)
+    index, kept = torch.cat([block.index, chosen], 1), torch.cat([block.positive, farther], 1)
+    return Rows(value, entries=Entries(index, torch.cat([slope, -slope], 1), kept), counts=counts)
 
 
 class Triplet(PairLoss):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from datamodules.views.image import operations
-from methods.metric_learning import blocks
+from methods.metric_learning import members
 from methods.multi_task.mgda import ENUMERATED, min_norm
 from recipes.recipe import Recipe
 from tests.conformance.lab import method_and_kind, run_of, trial
@@ -34,7 +34,7 @@ def waits(monkeypatch):
     monkeypatch.setattr(Recipe, "publish", unwatched)
     # the way that a device goes
     monkeypatch.setattr(operations, "on_host", lambda tensor: False)
-    monkeypatch.setattr(blocks, "readable", lambda device: False)
+    monkeypatch.setattr(members, "readable", lambda device: False)
     return found
 
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from benchmarks.contest import peak_bytes
-from methods.metric_learning import blocks
-from methods.metric_learning.blocks import Sides, Work
+from methods.metric_learning import blocks, members
+from methods.metric_learning.blocks import Work
 from methods.metric_learning.lifted_structure import LiftedStructure
 from methods.metric_learning.log_sums import log_one_plus_sum_exp, log_sum_exp
 from methods.metric_learning.measures import FAR, Cosine, Distance, SquaredDistance
+from methods.metric_learning.members import Sides
 from methods.metric_learning.metric import pair_scores
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
@@ -25,8 +26,8 @@ LOSSES = {
 
 def block_of(labels, references=None, x=None):
     x = torch.randn(len(labels), 3) if x is None else x
-    others = x if references is None else torch.randn(len(references), 3)
-    return Work(Cosine(), x, others, Sides.of(labels, references)).block(slice(0, len(labels)))[0]
+    others = None if references is None else torch.randn(len(references), 3)
+    return Work(Cosine(), x, others, Sides.of(labels, references)).block(slice(0, len(labels)))
 
 
 def masks(block):
@@ -39,7 +40,7 @@ def masks(block):
 
 @pytest.fixture(params=[True, False], ids=["looked at", "not to be waited for"])
 def readable(request, monkeypatch):
-    monkeypatch.setattr(blocks, "readable", lambda device: request.param)
+    monkeypatch.setattr(members, "readable", lambda device: request.param)
 
 
 # -- who is a pair -----------------------------------------------------------------------------------------------------
@@ -76,8 +77,8 @@ def test_means_of_the_fixture():
 
 # -- measures ----------------------------------------------------------------------------------------------------------
 def matrix_of(measure, x):
-    x, references = measure.prepared(x, None)
-    return measure.matrix(x, references, slice(0, len(x)), measure.lengths(x, references))
+    x, references, lengths = measure.prepared(x, None)
+    return measure.matrix(x, references, slice(0, len(x)), lengths, torch.empty(len(x), len(x), dtype=x.dtype))
 
 
 def test_duplicates_have_a_distance_and_a_gradient_of_zero():
@@ -95,29 +96,52 @@ def test_near_points_far_from_the_origin_keep_their_distance():
     torch.testing.assert_close(matrix_of(SquaredDistance(), far).double(), expected, rtol=1e-4, atol=1e-9)
 
 
+def number(measure, x, references):
+    """[B, R] by autograd."""
+    if isinstance(measure, Cosine):
+        return torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(references, dim=1).T
+    squared = (x[:, None] - references).square().sum(2)
+    return squared.clamp_min(1e-30).sqrt() if isinstance(measure, Distance) else squared
+
+
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("measure", [Cosine(), SquaredDistance(), Distance()], ids=lambda m: type(m).__name__)
-def test_gradients_are_those_of_autograd_entry_by_entry_and_by_products(measure):
+def test_gradients_are_those_of_autograd_entry_by_entry_and_by_products(measure, apart):
     x, references = batch(1)[0], batch(2, rows=9)[0]
     index = torch.stack([torch.randperm(9)[:2] for _ in range(4)])
     slope = torch.zeros(4, 9, dtype=x.dtype).scatter_(1, index, torch.randn(4, 2, dtype=x.dtype))
     rows = slice(2, 6)
     leaves = [v.clone().requires_grad_() for v in (x, references)]
-    if isinstance(measure, Cosine):
-        whole = leaves[0] @ leaves[1].T
-    else:
-        whole = (leaves[0][:, None] - leaves[1]).square().sum(2)
-        whole = whole.sqrt() if isinstance(measure, Distance) else whole
+    whole = number(measure, *leaves)
     expected = torch.autograd.grad((whole[rows] * slope).sum(), leaves)
-    kept = measure.matrix(x, references, rows, measure.lengths(x, references))
+    *sides, lengths = measure.prepared(x, references)
+    kept = measure.matrix(*sides, rows, lengths, torch.empty(4, 9, dtype=x.dtype))
     torch.testing.assert_close(kept, whole[rows].detach())
-    for entries in (False, True):
-        into = [torch.zeros_like(x), torch.zeros_like(references)]
-        if entries:
-            picked = kept.gather(1, index), slope.gather(1, index)
-            measure.spread_entries(x, references, rows, index, *picked, into)
-        else:
-            measure.spread_matrix(x, references, rows, kept, slope.clone(), into)
-        torch.testing.assert_close(tuple(into), expected)
+    into = [torch.zeros_like(x), torch.zeros_like(references)]
+    measure.by_blocks(*sides, rows, measure.inner(kept, slope.clone(), apart), into)
+    anchors = torch.arange(2, 6)[:, None].expand(4, 2).flatten()
+    entries = measure.inner(kept.gather(1, index), slope.gather(1, index), apart).flatten()
+    single = [
+        measure.by_entries(*sides, anchors, index.flatten(), entries),
+        measure.by_entries(*sides[::-1], index.flatten(), anchors, entries),
+    ]
+    for found in (into, single):
+        restored = [measure.outer(*of) for of in zip(sides, lengths, found, strict=True)]
+        torch.testing.assert_close(tuple(restored), expected)
+
+
+@pytest.mark.parametrize("measure", [Cosine(), SquaredDistance(), Distance()], ids=lambda m: type(m).__name__)
+def test_gradients_of_a_batch_that_is_both_sides_are_those_of_autograd(measure):
+    x, leaf = batch(1, rows=8)[0], batch(1, rows=8)[0].requires_grad_()
+    slope = torch.randn(8, 8, dtype=x.dtype).fill_diagonal_(0)
+    (expected,) = torch.autograd.grad((number(measure, leaf, leaf) * slope).sum(), leaf)
+    side, _, lengths = measure.prepared(x, None)
+    kept = measure.matrix(side, side, slice(0, 8), lengths, torch.empty_like(slope))
+    both, out = measure.inner(kept, slope), torch.empty_like(x)
+    both = both + both.T
+    for rows in (slice(0, 3), slice(3, 8)):
+        measure.mirrored(side, rows, both[rows].clone(), out)
+    torch.testing.assert_close(measure.outer(side, lengths[0], out), expected)
 
 
 # -- sums of exponentials ----------------------------------------------------------------------------------------------
@@ -126,20 +150,23 @@ def test_sums_over_nothing_are_finite_and_have_no_slope():
     one, slope_of_one = log_one_plus_sum_exp(z.clone())
     plain, slope = log_sum_exp(z.clone())
     kept = torch.tensor([1.0, 3.0])
-    torch.testing.assert_close(one, torch.stack([kept.exp().sum().log1p(), torch.zeros(())]))
-    torch.testing.assert_close(plain[0], kept.exp().sum().log())
+    torch.testing.assert_close(one, torch.stack([kept.exp().sum().log1p(), torch.zeros(())])[:, None])
+    torch.testing.assert_close(plain[0, 0], kept.exp().sum().log())
     torch.testing.assert_close(slope[0, [0, 2]], kept.softmax(0))
-    assert plain[1] < -1000 and (slope[1] == 0).all() and (slope_of_one[1] == 0).all()
+    assert plain[1] < -1000 and slope.isfinite().all() and (slope_of_one[1] == 0).all()
 
 
 # -- blocks ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_the_same_in_many_blocks(name, monkeypatch, readable):
+    """However many there are, whether derivatives are kept whole, whether entries and positives come one by one."""
     x, labels = batch(3)
     labels[::7] = -1
     whole = value_and_gradients(lambda z: of(LOSSES[name], z, labels), x)
-    monkeypatch.setattr(blocks, "BLOCK", {"cpu": 3 * len(x)})
-    torch.testing.assert_close(value_and_gradients(lambda z: of(LOSSES[name], z, labels), x), whole)
+    for setting in ({"BLOCK": {"cpu": 3 * len(x)}}, {"WHOLE": {"cpu": 0}}, {"FEW": 0}, {"FEW": 10**9, "LISTED": 0}):
+        for key, value in setting.items():
+            monkeypatch.setattr(blocks, key, value)
+        torch.testing.assert_close(value_and_gradients(lambda z: of(LOSSES[name], z, labels), x), whole)
 
 
 def test_proxies_are_the_same_in_many_blocks(monkeypatch, readable):
