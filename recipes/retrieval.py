@@ -4,7 +4,6 @@ In bounded memory: embeddings are kept, similarities only for a block of queries
 queries of its own share of the samples, against the samples of all.
 """
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,58 +14,15 @@ from pydantic import Field
 from torch import Tensor
 
 from datamodules.errors import UserError
+from recipes import neighbours
 from recipes.clustering import kmeans, normalized_mutual_information
 from recipes.evaluation import Probe
+from recipes.neighbours import ranked
 from recipes.networks.embedding import EMBEDDING
 from recipes.terms import global_sum, world_size
 
 if TYPE_CHECKING:
     from recipes.recipe import Recipe
-
-BLOCK = 2**24  # similarities at once
-
-
-def ranking_keys(similarity: Tensor, index: Tensor | None = None) -> Tensor:
-    """int64 [Q, n], all different in a row: larger for a more similar reference, and for the one with the smaller
-    index where similarities are equal to the last bit. So a ranking has no ties that a sort might break by chance.
-    index: [Q, n] of the references; None: 0, 1, 2 …"""
-    bits = (similarity.float() + 0.0).view(torch.int32).long()  # + 0: one zero only
-    ordered = torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-    return (ordered << 32) - (torch.arange(similarity.shape[1], device=similarity.device) if index is None else index)
-
-
-def largest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest values of each row, [Q, count], descending, and where they are; of equal ones any.
-
-    Columns are put in groups, n columns apart. The largest values lie in the groups of the `count` largest maxima, so
-    only these are looked through: one fast pass over the row in place of a sort that looks at every entry.
-    """
-    rows, columns = similarity.shape
-    width = math.isqrt(columns // count)
-    if width < 4:
-        return similarity.topk(count, dim=1)
-    groups = columns // width
-    rest = torch.arange(groups * width, columns, device=similarity.device).expand(rows, -1)
-    maxima = similarity[:, : groups * width].unflatten(1, (width, groups)).amax(1)
-    first = maxima.topk(count, dim=1, sorted=False).indices
-    members = first[:, :, None] + groups * torch.arange(width, device=similarity.device)
-    candidates = torch.cat([members.flatten(1), rest], 1)
-    values, place = similarity.gather(1, candidates).topk(count, dim=1)
-    return values, candidates.gather(1, place)
-
-
-def ranked(similarity: Tensor, depth: int) -> Tensor:
-    """int64 [Q, depth]: the most similar references, equal ones by the smaller index."""
-    if depth >= similarity.shape[1]:
-        return ranking_keys(similarity).argsort(dim=1, descending=True)[:, :depth]
-    values, index = largest(similarity, depth + 1)
-    index = index[:, :depth].gather(1, ranking_keys(values[:, :depth], index[:, :depth]).argsort(1, descending=True))
-    # where the last one has equals outside, which of them belong is a matter of their index
-    tied = (values[:, depth - 1] == values[:, depth]).nonzero().flatten()
-    for rows in tied.split(max(BLOCK // 8 // similarity.shape[1], 1)):
-        index[rows] = ranking_keys(similarity[rows]).topk(depth, dim=1).indices
-    return index
-
 
 def relevance(x: Tensor, labels: Tensor, queries: Tensor, depth: int) -> Tensor:
     """bool [Q, depth]: whether the first, second … neighbour of a query is of its class; the query itself is no
@@ -164,8 +120,7 @@ class Retrieval(Probe):
         sums: dict[str, Tensor] = {}
         if len(queries):
             depth = min(max(max(self.ks), int(others.max())), len(x) - 1)
-            for block in self._blocks(queries, len(x)):
-                relevant = relevance(x, labels, block, depth)
+            for block, relevant in self._relevances(x, labels, queries, depth):
                 for name, score in retrieval_scores(relevant, others[block], self.ks).items():
                     sums[name] = sums.get(name, 0.0) + score.sum()
         divisor = max(len(queries) if self.lone == "exclude" else len(x), 1)
@@ -179,8 +134,17 @@ class Retrieval(Probe):
         return values
 
     @staticmethod
-    def _blocks(queries: Tensor, references: int) -> Iterator[Tensor]:
-        """This rank's share of the queries, a block of similarities at a time."""
+    def _relevances(x: Tensor, labels: Tensor, queries: Tensor, depth: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This rank's share of the queries, a block at a time, each with its `relevance`."""
         rank = dist.get_rank() if world_size() > 1 else 0
         share = queries.tensor_split(world_size())[rank]
-        yield from (block for block in share.split(max(BLOCK // references, 1)) if len(block))
+        if not len(share):
+            return
+        if neighbours.mirrors(x, depth):
+            first = int(share[0])
+            nearest = neighbours.nearest(x, slice(first, int(share[-1]) + 1), depth)
+            for block in share.split(max(neighbours.BLOCK // 8 // depth, 1)):
+                yield block, labels[nearest[block - first]] == labels[block, None]
+            return
+        for block in share.split(max(neighbours.BLOCK // len(x), 1)):
+            yield block, relevance(x, labels, block, depth)

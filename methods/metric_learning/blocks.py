@@ -34,8 +34,8 @@ class Block(NamedTuple):
     positive: [b, K], similarity or distance to each positive, where `valid`; index: [b, K] which references these are.
     K is the largest number of references of one class; where a device would have to wait to know it, K = R.
     negative: [b, R], to the negatives; others are infinitely far or unlike, and so are all to an anchor without label.
-    negatives: [b], how many. room: gives unused memory, [b, R]. own, summary: [b] and [R], of the first pass of a loss that
-    takes two.
+    A loss of cosines may overwrite it; gradients of distances need it. negatives: [b], how many. room: gives unused
+    memory, [b, R]. own, summary: [b] and [R], of the first pass of a loss that takes two.
     """
 
     positive: Tensor
@@ -186,25 +186,21 @@ class Gradients:
         return whole if len(whole) == 2 else [*whole, None]
 
     def mirrored(self) -> Tensor:
-        work, out = self.work, torch.empty_like(self.work.x)
-        derivatives = cast(Tensor, work.memory)
-        for rows in work.rows():
-            mirror = derivatives[:, rows].T
-            both = torch.add(derivatives[rows], mirror, out=work.matrix[: len(mirror)])
-            work.measure.mirrored(work.x, rows, both, out)
-        return out
+        """(W + Wᵀ) X in place of W X + Wᵀ X."""
+        work, derivatives = self.work, cast(Tensor, self.work.memory)
+        both = work.matrix if work.size == len(work.x) else torch.empty_like(derivatives)
+        both.copy_(derivatives.T).add_(derivatives)  # the copy goes tile by tile, which a sum of the two does not
+        return work.measure.mirrored(work.x, both)
 
     def of_entries(self) -> list[Tensor | None]:
         work = self.work
         anchor, reference, slope = (torch.cat(parts) for parts in zip(*self.entries, strict=True))
-        one, other = (anchor, reference), (reference, anchor)
         if work.sides.itself:
             both = torch.cat([anchor, reference]), torch.cat([reference, anchor])
             return [work.measure.by_entries(work.x, work.x, *both, slope.repeat(2))]
-        sides = ((work.x, work.references, *one), (work.references, work.x, *other))
-        return [
-            work.measure.by_entries(*side, slope) if need else None for side, need in zip(sides, self.needs, strict=True)
-        ]
+        sides = ((work.x, work.references, anchor, reference), (work.references, work.x, reference, anchor))
+        both = zip(sides, self.needs, strict=True)
+        return [work.measure.by_entries(*side, slope) if need else None for side, need in both]
 
 
 class _Summed(torch.autograd.Function):

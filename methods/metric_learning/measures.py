@@ -48,8 +48,8 @@ class Measure(ABC):
         """Add to the gradients of anchors and references, None where nobody asks, what `slope` [b, R] means."""
 
     @abstractmethod
-    def mirrored(self, x: Tensor, rows: slice, both: Tensor, out: Tensor) -> None:
-        """Rows of the gradient [B, d] of a batch that is both sides. both: [b, B], slope + slopeᵀ, is used up."""
+    def mirrored(self, x: Tensor, both: Tensor) -> Tensor:
+        """The gradient [B, d] of a batch that is both sides. both: [B, B], slope + slopeᵀ, is used up."""
 
     @abstractmethod
     def by_entries(self, own: Tensor, other: Tensor, target: Tensor, source: Tensor, slope: Tensor) -> Tensor:
@@ -81,8 +81,8 @@ class Cosine(Measure):
         if into[1] is not None:
             into[1].addmm_(slope.T, x[rows])
 
-    def mirrored(self, x: Tensor, rows: slice, both: Tensor, out: Tensor) -> None:
-        torch.mm(both, x, out=out[rows])
+    def mirrored(self, x: Tensor, both: Tensor) -> Tensor:
+        return both @ x
 
     def by_entries(self, own: Tensor, other: Tensor, target: Tensor, source: Tensor, slope: Tensor) -> Tensor:
         return weighted_sums(target, source, slope, other, len(own))
@@ -117,9 +117,9 @@ class SquaredDistance(Measure):
             into[1].addmm_(slope.T, x[rows], alpha=-factor)
             into[1].addcmul_(slope.sum(0)[:, None], references, value=factor)
 
-    def mirrored(self, x: Tensor, rows: slice, both: Tensor, out: Tensor) -> None:
-        both.diagonal(rows.start).sub_(both.sum(1))
-        torch.addmm(out[rows], both, x, beta=0, alpha=-self.factor, out=out[rows])
+    def mirrored(self, x: Tensor, both: Tensor) -> Tensor:
+        both.diagonal().sub_(both.sum(1))
+        return torch.addmm(x, both, x, beta=0, alpha=-self.factor)
 
     def by_entries(self, own: Tensor, other: Tensor, target: Tensor, source: Tensor, slope: Tensor) -> Tensor:
         sums, slope = weighted_sums(target, source, slope, other, len(own)), slope * self.factor

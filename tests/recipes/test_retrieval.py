@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import recipes.retrieval
+import recipes.neighbours
 from datamodules.errors import UserError
 from recipes.clustering import kmeans, normalized_mutual_information
-from recipes.retrieval import Retrieval, largest, ranked, ranking_keys, relevance, retrieval_scores
+from recipes.neighbours import largest, nearest, ranked, ranking_keys
+from recipes.retrieval import Retrieval, relevance, retrieval_scores
 from recipes.step import Output
 from tests.ranks import on_two_ranks
 
@@ -71,9 +72,10 @@ def by_loops(x, labels, k):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("block", [2**21, 130])
-def test_equals_one_query_at_a_time_whatever_the_block(seed, block, monkeypatch):
-    monkeypatch.setattr(recipes.retrieval, "BLOCK", block)
+@pytest.mark.parametrize(("block", "few"), [(2**21, 16), (130, 16), (130, 0)], ids=["one", "rows", "tiles"])
+def test_equals_one_query_at_a_time_whatever_the_block(seed, block, few, monkeypatch):
+    monkeypatch.setattr(recipes.neighbours, "BLOCK", block)
+    monkeypatch.setattr(recipes.neighbours, "FEW", few)
     x, labels = sample(seed)
     labels[::7] = -1
     values = measured(x, labels, ks=[1, 3], nmi_restarts=0)
@@ -104,6 +106,18 @@ def test_ranking_equals_a_stable_sort(depth, levels):
     similarity = torch.randint(levels, (30, 501), generator=source) / levels - 0.5
     expected = similarity.sort(dim=1, descending=True, stable=True).indices[:, :depth]
     assert torch.equal(ranked(similarity, depth), expected)
+
+
+@pytest.mark.parametrize("levels", [2, 100_000])
+@pytest.mark.parametrize("depth", [1, 9, 40])
+@pytest.mark.parametrize("wanted", [slice(0, 61), slice(7, 30), slice(60, 61)])
+def test_neighbours_by_tiles_equal_a_stable_sort(depth, wanted, levels, monkeypatch):
+    """Of two levels most similarities have equals, within tiles and across them."""
+    monkeypatch.setattr(recipes.neighbours, "BLOCK", 130)
+    x = torch.randint(levels, (61, 3), generator=torch.Generator().manual_seed(depth)).double()
+    similarity = (x @ x.T).fill_diagonal_(-torch.inf).float()  # whole numbers: every sum of them is exact
+    expected = similarity.sort(dim=1, descending=True, stable=True).indices[wanted, :depth]
+    assert torch.equal(nearest(x, wanted, depth), expected)
 
 
 def test_the_largest_are_found_by_groups():
