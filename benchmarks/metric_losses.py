@@ -18,16 +18,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.contest import By, Times, contest, peak_bytes
+from benchmarks.contest import By, Times, contest, peak_bytes, profiled
 from benchmarks.metric_pairs import PAIRS, PER_CLASS, Data, Loss, Pair, losses
 from benchmarks.record import Record, mebibytes
 
 PEER = "pytorch-metric-learning"
 TOLERANCE = 1e-8  # of value and gradient in float64, relative to the largest entry
 FAST = 5  # times as fast is the target
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_")
 
 
 def difference(pair: Pair, data: Data) -> float:
@@ -46,17 +44,6 @@ def difference(pair: Pair, data: Data) -> float:
 def call(make: Callable[[Data], Loss], data: Data, proxies: bool) -> Callable[[], None]:
     inputs, loss = data.inputs(proxies), make(data)
     return lambda: torch.autograd.backward(loss(*inputs), inputs=inputs)
-
-
-def profiled(one: Callable[[], None], calls: int = 3) -> tuple[float, int]:
-    """The share of a call's time that matrix products take, and how many operators it calls."""
-    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen:
-        for _ in range(calls):
-            one()
-    events = [event for event in seen.key_averages() if event.key.startswith("aten::")]
-    spent = sum(event.self_cpu_time_total for event in events if event.key in PRODUCTS)
-    whole = sum(event.self_cpu_time_total for event in seen.key_averages())
-    return spent / max(whole, 1e-9), sum(event.count for event in events) // calls
 
 
 @dataclass
