@@ -5,7 +5,7 @@ another's. Then the backward of Σ_t L_t, stopped at the gates, leaves ∂L_t/�
 of all heads: what T backwards would give. Whether it is so is read off the graph of the step.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
+from methods.multi_task.rows import weighted
 from recipes.gates import Gates, is_gate
 
+LEAF = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 LIMIT = 1000  # nodes between a loss and its gates; a head is smaller
 
 Given = list[tuple[Tensor, Tensor]]  # a tensor of the step's graph and its gradient
@@ -22,21 +24,26 @@ Given = list[tuple[Tensor, Tensor]]  # a tensor of the step's graph and its grad
 
 @dataclass
 class Branching:
-    """tips: of every task, its gates and which representation each leads to. own: trained parameters behind the
-    gates."""
+    """tips: of every task, its gates and which representation each leads to. reached: those that tasks read. own:
+    trained parameters behind the gates."""
 
     tips: list[list[tuple[Any, int]]]
+    reached: list[int]
     own: list[Tensor]
 
 
 @dataclass
 class Branches:
-    """z: the representations with graph. by_task[t][i]: ∂L_t/∂z_i, None where the task does not reach it. own: the
+    """z: the representations that tasks read. by_task[t][i]: ∂L_t/∂z_i, empty where the task reads none. own: the
     gradients of what lies behind the gates."""
 
     z: list[Tensor]
-    by_task: list[tuple[Tensor | None, ...]]
+    by_task: list[list[Tensor]]
     own: Given
+
+    def weighted(self, weights: Tensor) -> Given:
+        """Σ_t w_t ∂L_t/∂z_i of every representation; can be asked once."""
+        return [(z, total.to(z.dtype)) for z, total in zip(self.z, weighted(self.by_task, weights), strict=True)]
 
 
 def branching(
@@ -48,41 +55,55 @@ def branching(
     if gates is None or any(z.grad_fn is None for z in representations):
         return None
     origins = {(z.grad_fn, z.output_nr): i for i, z in enumerate(representations)}
+    inside = {node for node, _ in origins}
     tips, own = [], dict[Tensor, None]()
     for task, loss in zip(tasks, losses, strict=True):
-        found = tips_of(loss, gates, task, origins, own)
+        found = tips_of(loss, gates, task, origins, inside, own)
         if found is None:
             return None
         tips.append(found)
-    shared = {p for name, p in network.named_parameters() if not name.startswith("heads.")}
     reached = [{i for _, i in found} for found in tips if found]
-    if len(reached) < 2 or any(some != reached[0] for some in reached) or not shared.isdisjoint(own):
+    if len(reached) < 2 or any(some != reached[0] for some in reached) or touches_shared(network, own.keys()):
         return None
-    return Branching(tips, list(own))
+    return Branching(tips, sorted(reached[0]), list(own))
+
+
+def touches_shared(network: nn.Module, own: Set[Tensor]) -> bool:
+    """Whether some of these parameters are of the network and of no head."""
+    heads: Any = network.heads
+    if own <= set(heads.parameters()):
+        return False
+    return not own.isdisjoint(p for name, p in network.named_parameters() if not name.startswith("heads."))
 
 
 def tips_of(
-    loss: Tensor, gates: Gates, task: str, origins: dict[tuple[Any, int], int], own: dict[Tensor, None]
+    loss: Tensor,
+    gates: Gates,
+    task: str,
+    origins: dict[tuple[Any, int], int],
+    inside: set[Any],
+    own: dict[Tensor, None],
 ) -> list[tuple[Any, int]] | None:
     """The gates that a loss reaches, and into `own` the parameters on the way; None where it reaches anything else."""
-    inside, seen, found = {node for node, _ in origins}, set(), []
-    waiting = [loss.grad_fn] if loss.grad_fn is not None else []
+    seen, found = set(), []
+    waiting: list[Any] = [loss.grad_fn] if loss.grad_fn is not None else []
     while waiting:
-        node: Any = waiting.pop()
-        if node is None or node in seen:
+        node = waiting.pop()
+        if node in seen:
             continue
         seen.add(node)
         if node in inside or len(seen) > LIMIT:
             return None
+        following = node.next_functions
         if is_gate(node):
-            origin = node.next_functions[0]
+            origin = following[0]
             if node.gates is not gates or node.task != task or origin not in origins:
                 return None
             found.append((node, origins[origin]))
-            continue
-        if type(node).__name__ == "AccumulateGrad":
+        elif following:
+            waiting += [node for node, _ in following if node is not None]
+        elif type(node) is LEAF:
             own[node.variable] = None
-        waiting.extend(following for following, _ in node.next_functions)
     return found
 
 
@@ -111,24 +132,21 @@ def branches(parting: Branching, losses: Sequence[Tensor], z: Sequence[Tensor], 
     at_gates = iter(taken[: len(edges)])
     by_task = []
     for found in parting.tips:
-        row: list[Tensor | None] = [None] * len(z)
+        row: dict[int, Tensor] = {}
         for _, i in found:
-            gradient, held = next(at_gates), row[i]
-            row[i] = gradient if held is None or gradient is None else held + gradient
-        by_task.append(tuple(row))
+            gradient = next(at_gates)
+            gradient = torch.zeros_like(z[i]) if gradient is None else gradient.contiguous()
+            row[i] = row[i] + gradient if i in row else gradient
+        by_task.append([row[i] for i in parting.reached] if row else [])
     own = [(p, g) for p, g in zip(parting.own, taken[len(edges) :], strict=True) if g is not None]
-    return Branches(list(z), by_task, own)
+    return Branches([z[i] for i in parting.reached], by_task, own)
 
 
-def weighted(found: Branches, weights: Tensor) -> Given:
-    """Σ_t w_t ∂L_t/∂z_i of every representation."""
-    sums: dict[int, Tensor] = {}
-    for weight, row in zip(weights, found.by_task, strict=True):
-        for i, gradient in enumerate(row):
-            if gradient is not None:
-                part = weight.to(gradient) * gradient
-                sums[i] = sums[i] + part if i in sums else part
-    return [(found.z[i], total) for i, total in sums.items()]
+def times(gradients: list[Tensor], slope: Tensor) -> list[Tensor]:
+    """Each gradient times a number of no dimensions."""
+    if any(gradient.dtype != slope.dtype for gradient in gradients):
+        return [gradient * slope.to(gradient) for gradient in gradients]
+    return list(torch._foreach_mul(gradients, slope))
 
 
 class _Given(torch.autograd.Function):
@@ -139,7 +157,7 @@ class _Given(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return None, None, *(gradient * slope.to(gradient) for gradient in ctx.gradients)
+        return None, None, *times(ctx.gradients, slope)
 
 
 def given(value: Tensor, gradients: Given) -> Tensor:

@@ -4,19 +4,19 @@ Nearly every gradient method maps this matrix to weights of the tasks. Gradients
 fires no hooks of DDP; the one backward of the step comes afterwards.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from datamodules.errors import UserError, nearest
-from methods.multi_task.branching import Branches, Branching, Given, branches, branching, weighted
+from methods.multi_task.branching import Branches, Branching, Given, branches, branching
+from methods.multi_task.rows import Row, averaged, blocks, dense, gram, weighted
 from recipes.recipe import Recipe
 from recipes.terms import global_sum, world_size
 
 GradSource = Literal["rep", "last_shared", "shared"]
-BUCKET = 2**22  # numbers of one task's gradient that are stacked, and sent between ranks, at a time
 NOTHING_SHARED_LEARNS = (
     "gradients of tasks meet in layers that they share, and in a frozen backbone none of these learns; leave one out"
 )
@@ -26,14 +26,16 @@ ONE_REPRESENTATION = (
     "set its grad_source=shared"
 )
 
-Update = Callable[[Tensor], Given]  # of the weights [T]
-Gradients = list[tuple[Tensor | None, ...]]  # by task, then by tensor
+Update = Callable[[Tensor], Given]  # of the weights [T]; can be asked once
+Gradients = list[list[Tensor | None]]  # by task, then by tensor
 
 
 def task_gradients(losses: Sequence[Tensor], of: Sequence[Tensor]) -> Gradients:
     """∂L_t/∂x of every task and tensor, the graph kept; None where a task does not reach a tensor."""
     return [
-        torch.autograd.grad(loss, of, retain_graph=True, allow_unused=True) if loss.requires_grad else (None,) * len(of)
+        dense(torch.autograd.grad(loss, of, retain_graph=True, allow_unused=True))
+        if loss.requires_grad
+        else [None] * len(of)
         for loss in losses
     ]
 
@@ -43,103 +45,43 @@ def shared_by_two(gradients: Gradients) -> list[int]:
     return [i for i, column in enumerate(zip(*gradients, strict=True)) if sum(g is not None for g in column) > 1]
 
 
-def buckets(of: Sequence[Tensor], chosen: Sequence[int]) -> Iterator[list[int]]:
-    """Tensors that together have about `BUCKET` numbers."""
-    bucket: list[int] = []
-    size = 0
-    for i in chosen:
-        bucket.append(i)
-        size += of[i].numel()
-        if size >= BUCKET or i == chosen[-1]:
-            yield bucket
-            bucket, size = [], 0
-
-
-def stacked(gradients: Gradients, of: Sequence[Tensor], chosen: Sequence[int]) -> Iterator[Tensor]:
-    """J in blocks [T, n] of float32, n about `BUCKET`: the whole T × P matrix is never one tensor."""
-    for bucket in buckets(of, chosen):
-        rows = [
-            torch.cat([(torch.zeros_like(of[j]) if row[j] is None else row[j]).flatten().float() for j in bucket])
-            for row in gradients
-        ]
-        yield torch.stack(rows)
-
-
-def averaged(block: Tensor) -> Tensor:
-    """The mean over ranks of a block of J."""
-    return block if world_size() == 1 else global_sum(block) / world_size()
-
-
 def gram_of_parameters(gradients: Gradients, of: Sequence[Tensor]) -> Tensor:
-    """Σ_blocks J_b J_bᵀ of gradients that are first averaged over ranks: the mean over ranks of ‖g_t‖² would be biased
-    upward by their noise."""
-    return gram_of_blocks(stacked(gradients, of, shared_by_two(gradients)))
+    """G of gradients that are first averaged over ranks: the mean over ranks of ‖g_t‖² would be biased upward by their
+    noise."""
+    chosen = shared_by_two(gradients)
+    return gram(map(averaged, blocks([[row[i] for i in chosen] for row in gradients], [of[i] for i in chosen])))
 
 
-def gram_of_blocks(blocks: Iterable[Tensor]) -> Tensor:
-    return torch.stack([j @ j.T for j in map(averaged, blocks)]).sum(0)
-
-
-def gram_of_representations(gradients: Gradients, of: Sequence[Tensor]) -> Tensor:
+def gram_of_representations(gradients: Sequence[Row], of: Sequence[Tensor]) -> Tensor:
     """Ranks hold different rows of z, so the Gram matrix of the global batch is a sum, (1/R²) Σ_r G_r: T² numbers of
     traffic. The batch is flattened with the features, as MGDA-UB's authors have it."""
-    blocks = stacked(gradients, of, range(len(of)))
-    local = torch.stack([j @ j.T for j in blocks]).sum(0)
-    return global_sum(local) / world_size() ** 2
-
-
-def parts(flat: Tensor, of: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The next tensors, each with its part of `flat` [n], until that is used up."""
-    start = 0
-    while start < len(flat):
-        tensor = next(of)
-        yield tensor, flat[start : start + tensor.numel()]
-        start += tensor.numel()
+    local = gram(blocks(gradients, of))
+    return local if world_size() == 1 else global_sum(local) / world_size() ** 2
 
 
 class Jacobian:
-    """∂L_t/∂θ of the shared parameters θ, one backward a task from z on, in blocks [T, n] of float32."""
+    """∂L_t/∂θ of the shared parameters θ, one backward a task from z on; that of a task at z is let go when it is
+    done, and with the last one the graph, unless somebody keeps it."""
 
     def __init__(self, found: Branches, of: Sequence[Tensor], keep: bool):
+        self.rows: list[list[Tensor]] = [[] for _ in found.by_task]
         self.of: list[Tensor] = []
-        self.blocks: list[Tensor] = []
-        tasks = len(found.by_task)
-        last = max(t for t, row in enumerate(found.by_task) if any(g is not None for g in row))
-        for task, row in enumerate(found.by_task):
-            reached = [(z, g) for z, g in zip(found.z, row, strict=True) if g is not None]
-            if not reached:
+        last = max(t for t, row in enumerate(found.by_task) if row)
+        for task, by_z in enumerate(found.by_task):
+            if not by_z:
                 continue
-            z, by_z = zip(*reached, strict=True)
-            taken = torch.autograd.grad(z, of, by_z, retain_graph=keep or task < last, allow_unused=True)
-            if not self.blocks:
-                self.open(taken, of, tasks)
+            taken = torch.autograd.grad(found.z, of, by_z, retain_graph=keep or task < last, allow_unused=True)
+            found.by_task[task] = by_z = []
             # tasks that read the same representations reach the same parameters
-            self.fill(task, [gradient for gradient in taken if gradient is not None])
-
-    def open(self, taken: Sequence[Tensor | None], of: Sequence[Tensor], tasks: int) -> None:
-        chosen = [i for i, gradient in enumerate(taken) if gradient is not None]
-        for bucket in buckets(of, chosen):
-            self.of += [of[i] for i in bucket]
-            numbers = sum(of[i].numel() for i in bucket)
-            self.blocks.append(torch.zeros(tasks, numbers, device=of[bucket[0]].device))
-
-    def fill(self, task: int, row: Iterable[Tensor]) -> None:
-        gradients = iter(row)
-        for block in self.blocks:
-            for gradient, place in parts(block[task], gradients):
-                place.view(gradient.shape).copy_(gradient)
+            self.of = [p for p, gradient in zip(of, taken, strict=True) if gradient is not None]
+            self.rows[task] = [gradient.contiguous() for gradient in taken if gradient is not None]
 
     def gram(self) -> Tensor:
-        return gram_of_blocks(self.blocks)
+        return gram(map(averaged, blocks(self.rows, self.of)))
 
     def weighted(self, weights: Tensor) -> Given:
         """Σ_t w_t g_t of this rank."""
-        found: Given = []
-        parameters = iter(self.of)
-        for block in self.blocks:
-            for p, update in parts(weights.to(block) @ block, parameters):
-                found.append((p, update.view_as(p).to(p.dtype)))
-        return found
+        return [(p, update.to(p.dtype)) for p, update in zip(self.of, weighted(self.rows, weights), strict=True)]
 
 
 def scaled(device: torch.device) -> bool:
@@ -181,7 +123,7 @@ class GramProvider:
     ) -> Tensor:
         found = branches(parting, losses, representations, self.keep)
         if self.source == "rep":
-            self.update = lambda weights: [*weighted(found, weights), *found.own]
+            self.update = lambda weights: [*found.weighted(weights), *found.own]
             return gram_of_representations(found.by_task, found.z)
         behind = set(parting.own)
         of = [p for p in recipe.parameters() if p.requires_grad and p not in behind]

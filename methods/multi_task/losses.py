@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,23 +38,31 @@ class TaskLosses:
 
 def task_losses(step: Step) -> TaskLosses:
     """Group the terms of a step by their task."""
-    some = next(iter(step.losses.values()))
-    zero = some.new_zeros(())
-    losses, seen = dict.fromkeys(step.tasks, zero), dict.fromkeys(step.tasks, zero)
+    zero = next(iter(step.losses.values())).new_zeros(())
+    losses: dict[str, list[Tensor]] = {task: [] for task in step.tasks}
+    seen: dict[str, list[Any]] = {task: [] for task in step.tasks}
     rest = zero
     for name, term in step.terms.items():
         value = term.weighted(step.losses[name])
         if term.task in losses:
-            losses[term.task] = losses[term.task] + value
-            seen[term.task] = seen[term.task] + kept(term, zero)
+            losses[term.task].append(value)
+            seen[term.task].append(kept(term))
         else:
             rest = rest + value
-    return TaskLosses(list(losses.values()), global_sum(torch.stack(list(seen.values()))) > 0, rest)
+    summed = [reduce(add, values) if values else zero for values in losses.values()]
+    return TaskLosses(summed, present([sum(counts) for counts in seen.values()], zero), rest)
 
 
-def kept(term: Term, zero: Tensor) -> Tensor:
+def kept(term: Term) -> Tensor | float:
     """How many samples of this rank a term counts; one where it has no mask."""
-    return zero + 1 if term.mask is None else term.mask.detach().sum().to(zero.dtype)
+    return 1.0 if term.mask is None else term.mask.detach().sum().float()
+
+
+def present(counts: list[Tensor | float], like: Tensor) -> Tensor:
+    """[T] whether any rank counts samples of a task."""
+    if world_size() == 1 and all(isinstance(count, float) and count > 0 for count in counts):
+        return torch.ones(len(counts), dtype=torch.bool, device=like.device)
+    return global_sum(torch.stack([like + count for count in counts])) > 0
 
 
 def normalized(weights: Tensor, present: Tensor, how: NormalizeSum) -> Tensor:

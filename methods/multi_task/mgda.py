@@ -9,24 +9,27 @@ import torch
 from torch import Tensor
 
 from methods.multi_task.gram import GradSource
+from methods.multi_task.host import heavy, light
 from methods.multi_task.losses import NormalizeSum, TaskLosses
 from methods.multi_task.weighting import Every, GramWeighting
 from recipes.step import Step
 
 Normalization = Literal["none", "l2", "loss", "loss+"]
-ENUMERATED = 8  # tasks up to which all 2^T - 1 supports are tried
+ENUMERATED = 8  # tasks up to which a device tries all 2^T - 1 supports, so that the host waits for nothing
 RIDGE = 1e-12  # times the mean ‖g_t‖²: decides between weights that give the same vector
 
 
+@np.errstate(all="ignore")  # what is no number is seen by whoever uses the weights
 def min_norm(gram: Tensor, present: Tensor | None = None) -> Tensor:
     """argmin over the simplex of wᵀGw, exact: [T]; the shortest w where gradients are equal. Absent tasks get 0, and so
     do those without gradient, next to which the minimum would be to stand still."""
-    length = gram.diagonal()
-    there = length >= 1e-12 * length.amax()
-    there = there if present is None else there & present
-    gram = gram / length.mean().clamp_min(torch.finfo(gram.dtype).tiny)
-    gram = gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return by_supports(gram, there) if len(gram) <= ENUMERATED else by_active_set(gram, there)
+    given = torch.ones_like(gram[0], dtype=torch.bool) if present is None else present
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    g, there, eye = light(gram, given, eye, wait=len(gram) > ENUMERATED)
+    length = g.diagonal()
+    there = there & (length >= 1e-12 * length.max())
+    g = g / length.mean().clip(torch.finfo(gram.dtype).tiny) + RIDGE * eye
+    return heavy(by_supports(g, there) if isinstance(g, Tensor) else by_active_set(g, there), gram)
 
 
 @cache
@@ -37,7 +40,8 @@ def supports(tasks: int, device: torch.device) -> Tensor:
 
 def by_supports(gram: Tensor, there: Tensor) -> Tensor:
     """Solve min wᵀGw, Σ w = 1 on every support, [[G_S, 1], [1ᵀ, 0]] (w, -v) = (0, 1), and keep the feasible solution of
-    least value. The bordered system has a solution also where the gradients of S hold zero in their hull."""
+    least value; no numbers where none is. The bordered system has a solution also where the gradients of S hold zero in
+    their hull."""
     tasks, inside = len(gram), supports(len(gram), gram.device)
     eye = torch.eye(tasks, dtype=gram.dtype, device=gram.device)
     system = gram.new_zeros(len(inside), tasks + 1, tasks + 1)
@@ -51,21 +55,23 @@ def by_supports(gram: Tensor, there: Tensor) -> Tensor:
     w = w / w.sum(1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
     value = torch.where(feasible, ((w @ gram) * w).sum(1), torch.inf)
     # index_select: a place in brackets would be read by the host
-    return w.index_select(0, value.argmin()[None]).squeeze(0)
+    return w.index_select(0, value.argmin()[None]).squeeze(0) / feasible.any()
 
 
-def by_active_set(gram: Tensor, there: Tensor) -> Tensor:
-    """For many tasks, on the host: the minimum of ‖Jᵀx‖² + (1 - Σ x)² over x ≥ 0 points where the simplex's does."""
+def by_active_set(gram: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """On the host, for any number of tasks: the minimum of ‖Jᵀx‖² + (1 - Σ x)² over x ≥ 0 points where the simplex's
+    does. No numbers where G has some that are not finite."""
     from scipy.optimize import nnls
 
-    kept = there.nonzero().flatten().cpu()
-    small = gram.detach().cpu()[kept][:, kept].double().numpy()
+    w = np.zeros(len(gram))
+    small = gram[np.ix_(there, there)].astype(float)
+    if not len(small) or not np.isfinite(small).all():
+        return np.full(len(gram), np.nan)
     values, vectors = np.linalg.eigh(small)
     rows = np.sqrt(values.clip(0))[:, None] * vectors.T
     x = nnls(np.vstack([rows, np.ones(len(small))]), np.eye(len(small) + 1)[-1])[0]
-    w = torch.zeros(len(gram), dtype=gram.dtype)
-    w[kept] = torch.from_numpy(x / x.sum()).to(gram.dtype)
-    return w.to(gram.device)
+    w[there] = x / x.sum()
+    return w
 
 
 def rescaled(gram: Tensor, losses: Tensor, how: Normalization) -> Tensor:
@@ -84,7 +90,7 @@ class MGDA(GramWeighting):
     along it hurts no task, and where it is zero no direction helps all.
 
     Σ w = 1, so a step is T times shorter than that of the plain sum: compare at `normalize_sum=tasks`. The task with
-    the smallest gradient dominates. Solved exactly: all supports for T ≤ 8, an active set on the host beyond that.
+    the smallest gradient dominates. Solved exactly: by an active set on the host, on a GPU for T ≤ 8 by all supports.
 
     grad_source: `shared` (MGDA) or `rep`, gradients of the shared representation, an upper bound that costs only
     backwards through the heads (MGDA-UB, which flattens batch and features into one vector); `last_shared`.
@@ -106,4 +112,6 @@ class MGDA(GramWeighting):
         self.scale_heads, self.update_every = scale_heads, update_every
 
     def solve(self, gram: Tensor, found: TaskLosses, step: Step) -> Tensor:
-        return min_norm(rescaled(gram, found.whole().to(gram), self.normalization), found.present)
+        if self.normalization != "none":
+            gram = rescaled(gram, found.whole().to(gram), self.normalization)
+        return min_norm(gram, found.present)

@@ -3,33 +3,40 @@ ICML 2022, arXiv 2202.01017."""
 
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from methods.multi_task.gram import GradSource
+from methods.multi_task.host import heavy, light, solved
 from methods.multi_task.losses import NormalizeSum, TaskLosses
 from methods.multi_task.weighting import Every, GramWeighting, without_absent
 from recipes.step import Step
 
-ITERATIONS = 25  # a fixed number, so that the device never waits for the host
+ITERATIONS = 25  # on a device always as many, so that it never waits for the host
+DONE = 1e-8  # a decrement behind which a whole step leaves an error of its square: nothing
 
 
+@np.errstate(all="ignore")  # what is no number is seen by whoever uses the weights
 def bargain(gram: Tensor, iterations: int = ITERATIONS) -> Tensor:
     """a > 0 with G a = 1/a elementwise, [T]: the minimum of ½ aᵀGa - Σ ln a, by Newton's method.
 
     In b = a ‖g‖ the matrix is that of cosines and the scale of a task is gone. The function is self-concordant: a step
     damped by 1/(1 + λ), λ the Newton decrement, stays positive and always descends; near the minimum it is whole.
     """
-    length = gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny).sqrt()
-    cosines = gram / (length[:, None] * length[None, :])
-    b = torch.ones_like(length)
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    g, eye, b = light(gram, eye, torch.ones_like(gram[0]))
+    length = g.diagonal().clip(torch.finfo(gram.dtype).tiny) ** 0.5
+    cosines = g / (length[:, None] * length[None, :])
     for _ in range(iterations):
         slope = cosines @ b - 1 / b
-        move = torch.linalg.solve_ex(cosines + torch.diag(b.pow(-2)), -slope)[0]
-        decrement = (-slope * move).sum().clamp_min(0).sqrt()
-        b = b + move * torch.where(decrement < 0.25, torch.ones_like(decrement), 1 / (1 + decrement))
-    return b / length
+        move = solved(cosines + eye * b**-2, -slope)
+        decrement = (-slope * move).sum().clip(0) ** 0.5
+        b = b + move / (1 + decrement * (decrement >= 0.25))
+        if isinstance(decrement, float) and decrement < DONE:
+            break
+    return heavy(b / length, gram)
 
 
 class NashMTL(GramWeighting):

@@ -3,15 +3,18 @@ arXiv 2001.06782."""
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from methods.multi_task.gram import GradSource
+from methods.multi_task.host import heavy, light
 from methods.multi_task.losses import NormalizeSum, TaskLosses
 from methods.multi_task.weighting import Every, GramWeighting, without_absent
 from recipes.step import Step
 
 
+@np.errstate(all="ignore")  # what is no number is seen by whoever uses the weights
 def projected_weights(gram: Tensor, order: Tensor) -> Tensor:
     """Row i of C, at first e_i, holds task i's gradient as Σ_j C_ij g_j. For j in order[i], j ≠ i: where it conflicts,
     (C G)_ij < 0, its part along the *original* g_j is taken out, C_ij -= (C G)_ij / G_jj. w = Σ_i C_i, [T].
@@ -19,13 +22,14 @@ def projected_weights(gram: Tensor, order: Tensor) -> Tensor:
     gram: [T, T]. order: [T, T], a permutation of the tasks in each row.
     """
     tasks = torch.arange(len(gram), device=gram.device)
-    c = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    for j in order.unbind(1):
-        along = (c * gram[:, j].T).sum(1)
+    start = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    g, order, tasks, c = light(gram, order, tasks, start)
+    length = g.diagonal().clip(torch.finfo(gram.dtype).tiny)
+    for j in order.T:
+        along = (c * g.T[j]).sum(1)
         conflict = (along < 0) & (j != tasks)
-        part = along / gram[j, j].clamp_min(torch.finfo(gram.dtype).tiny)
-        c = c.index_put((tasks, j), -torch.where(conflict, part, 0), accumulate=True)
-    return c.sum(0)
+        c[tasks, j] -= conflict * along / length[j]
+    return heavy(c.sum(0), gram)
 
 
 class PCGrad(GramWeighting):

@@ -1,7 +1,5 @@
 """What the weightings share: they own the combination of losses, and differ in how they find w."""
 
-from functools import reduce
-from operator import add
 from typing import Annotated
 
 import torch
@@ -109,7 +107,7 @@ class GramWeighting(Weighting):
 
     def gram(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
         inputs = [entry.embedded.x for entry in step.inputs.values() if entry.network == "student"]
-        through = any(asks_for_itself(x, recipe.parameters()) for x in inputs)
+        through = any(asks_for_itself(x, recipe.parameters()) for x in inputs if x.requires_grad)
         provider = GramProvider(self.grad_source, self.layer, keep=found.rest.requires_grad, through=through)
         with torch.enable_grad():
             gram = provider(found.losses, step.representations, recipe)
@@ -122,7 +120,7 @@ class GramWeighting(Weighting):
         update, self._update = self._update, None
         if update is None:
             return super().objective(found, weights)
-        return given(reduce(add, found.losses), update(weights)) + found.rest
+        return given(torch.stack(found.losses).sum(), update(weights)) + found.rest
 
     def task_weights(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
         return self.solve(self.gram(found, step, recipe), found, step)

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from datamodules.errors import UserError
-from methods.multi_task.gram import GramProvider, gram_of_parameters, last_shared, stacked
+from methods.multi_task import rows
+from methods.multi_task.gram import GramProvider, gram_of_parameters, last_shared
 from methods.multi_task.losses import normalized, task_losses
 from methods.multi_task.mgda import MGDA
 from recipes.terms import Term
@@ -76,21 +77,43 @@ def test_gram_against_gradients_taken_one_by_one(source, kind, monkeypatch):
     torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-7)
 
 
-def test_blocks_make_up_the_matrix():
+@pytest.mark.parametrize("width", [1, 4, 100])
+def test_blocks_make_up_the_matrix(width, monkeypatch):
+    monkeypatch.setattr(rows, "CACHED", 3 * width)
+    monkeypatch.setattr(rows, "NARROW", 1)
     of = [torch.zeros(2, 3), torch.zeros(4), torch.zeros(5)]
     source = torch.Generator().manual_seed(0)
-    gradients = [tuple(torch.randn(x.shape, generator=source) for x in of) for _ in range(3)]
-    gradients[1] = (gradients[1][0], None, gradients[1][2])
-    blocks = list(stacked(gradients, of, [0, 1, 2]))
+    gradients = [[torch.randn(x.shape, generator=source) for x in of] for _ in range(3)]
+    gradients[1][1] = None
+    blocks = list(rows.blocks(gradients, of))
+    assert [block.shape[1] for block in blocks] == [min(width, 15 - start) for start in range(0, 15, width)]
     j = torch.cat(blocks, 1)
     assert j.shape == (3, 15) and (j[1, 6:10] == 0).all()
+    torch.testing.assert_close(j[0], torch.cat([gradient.flatten() for gradient in gradients[0]]))
     torch.testing.assert_close(gram_of_parameters(gradients, of), j @ j.T)
+    assert (next(rows.blocks([gradients[0], []], of))[1] == 0).all(), "a task that reaches nothing"
+
+
+@pytest.mark.parametrize("readable", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_weighted_sum_of_rows(readable, dtype, monkeypatch):
+    monkeypatch.setattr(rows, "readable", lambda device: readable)
+    source = torch.Generator().manual_seed(0)
+    j = [[torch.randn(2, 3, generator=source).to(dtype), torch.randn(4, generator=source).to(dtype)] for _ in range(3)]
+    weights = torch.tensor([2.0, -1.0, 0.5])
+    expected = [sum(w * row[i].double() for w, row in zip(weights, j, strict=True)) for i in range(2)]
+    given = [j[0], [], j[1], j[2]]
+    found = rows.weighted(given, torch.cat([weights[:1], torch.tensor([9.0]), weights[1:]]))
+    for mine, yours in zip(found, expected, strict=True):
+        assert mine.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
+        torch.testing.assert_close(mine.double(), yours, rtol=1e-6, atol=1e-6)
+    assert given == [[]] * 4, "let go"
 
 
 def test_what_one_task_alone_reaches_is_not_shared():
     of = [torch.zeros(1), torch.zeros(1)]
     two = torch.full((1,), 2.0)
-    assert gram_of_parameters([(two, two), (two, None)], of).tolist() == [[4, 4], [4, 4]]
+    assert gram_of_parameters([[two, two], [two, None]], of).tolist() == [[4, 4], [4, 4]]
 
 
 # -- what the weights do -----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from methods.multi_task.mgda import MGDA, by_active_set, min_norm, rescaled
+from methods.multi_task.mgda import MGDA, by_active_set, by_supports, min_norm, rescaled
 from tests.harness import train
 from tests.methods.multi_task.worked import TASKS, G, check_permutation, random_gram
 
@@ -38,7 +38,15 @@ def test_enumeration_and_active_set_agree():
     for seed in range(10):
         g = random_gram(seed, 6)
         there = torch.ones(6, dtype=torch.bool)
-        torch.testing.assert_close(by_active_set(g, there), min_norm(g), atol=1e-7, rtol=0)
+        alone = torch.from_numpy(by_active_set(g.numpy(), there.numpy()))
+        torch.testing.assert_close(by_supports(g, there), alone, atol=1e-7, rtol=0)
+        torch.testing.assert_close(min_norm(g), alone, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_gradients_that_are_no_numbers_give_no_weights(wrong):
+    g, there = torch.where(torch.eye(3) > 0, wrong, G), torch.ones(3, dtype=torch.bool)
+    assert min_norm(g).isnan().all() and by_supports(g, there).isnan().all()
 
 
 def test_properties():
