@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
+from benchmarks.arguments import filled, parser
 from benchmarks.contest import Call, Times, contest, peak_bytes
+from benchmarks.judging import apart, judged
 from benchmarks.record import Record, mebibytes
 from datamodules.randomness import SampleRandomness
 from methods.adversarial.attacks.losses import LOSSES, Objective, fixed, objective
@@ -218,14 +219,9 @@ def square_of(bench: Bench, attack: Any) -> dict[str, Call]:
 
 def rows(name: str, times: dict[str, Times], peaks: dict[str, int], by: Any) -> list[list[str]]:
     return [
-        [
-            name if who == BARE else "",
-            who,
-            spent.of(by).text(),
-            times[BARE].ratio(spent, by).text(1, 3),
-            mebibytes(peaks[who]),
-        ]
+        [label, who, spent.of(by).text(), times[BARE].ratio(spent, by).text(1, 3), mebibytes(peaks[who])]
         for who, spent in times.items()
+        for label in [name if who == BARE else ""]
     ]
 
 
@@ -255,39 +251,24 @@ def judge(times: dict[str, dict[str, Times]], record: Record, by: Any) -> None:
     peers = {
         f"{name}, {who}": t[who].ratio(t[OURS], by) for name, t in times.items() for who in t if who not in (BARE, OURS)
     }
-    for text, ratios, most in (
-        ("at most 1.05 times the bare passes", over, 1.05),
-        ("not slower than peers, ours over theirs", peers, 1.0),
-    ):
-        said = ", ".join(f"{name} {median(ratio.values):.3f}" for name, ratio in ratios.items())
-        missed = [f"{n} {r.text(1, 3)}" for n, r in ratios.items() if round(median(r.values), 3) > most]
-        why = f"with the repeats: {', '.join(missed)}" if missed else ""
-        if missed and any("square" in name for name in missed):
-            why += f". {DRAWS}"
-        if ratios:
-            record.target(text, said, not missed, why)
+    slow = any("square" in name for name in apart(over, 1.05)[0])
+    judged(record, "at most 1.05 times the bare passes", over, 1.05, DRAWS if slow else "")
+    if peers:
+        judged(record, "not slower than peers, ours over theirs", peers)
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="resnet18", help="a timm ResNet")
-    parser.add_argument("--width", type=int, help="channels of its first stage (64)")
-    parser.add_argument("--batch", type=int, help="pictures (16 on the CPU, 256 on a GPU)")
-    parser.add_argument("--steps", type=int, default=10, help="k of PGD and MI-FGSM")
-    parser.add_argument("--queries", type=int, help="of the square attack (20 on the CPU, 200 on a GPU)")
-    parser.add_argument("--eps", type=float, nargs="+", default=[0.5, 8.0], help="radii of the square attack, in 1/255")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch's operations")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--json", type=Path, help="file for all figures")
-    options = parser.parse_args(argv)
-    for name, value in SIZES[options.device].items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+    made = parser(__doc__, repeats=15, warmup=1)
+    made.add_argument("--network", default="resnet18", help="a timm ResNet")
+    made.add_argument("--width", type=int, help="channels of its first stage (64)")
+    made.add_argument("--batch", type=int, help="pictures (16 on the CPU, 256 on a GPU)")
+    made.add_argument("--steps", type=int, default=10, help="k of PGD and MI-FGSM")
+    made.add_argument("--queries", type=int, help="of the square attack (20 on the CPU, 200 on a GPU)")
+    made.add_argument("--eps", type=float, nargs="+", default=[0.5, 8.0], help="radii of the square attack, in 1/255")
+    options = filled(made.parse_args(argv), SIZES)
     positive = (options.width, options.batch, options.steps, options.repeats, *options.eps)
     if min(positive) <= 0 or options.queries < 2:
-        parser.error("sizes, steps, radii and --repeats are positive, --queries at least 2")
+        made.error("sizes, steps, radii and --repeats are positive, --queries at least 2")
     options.eps = [value / 255 for value in options.eps]
     return options
 

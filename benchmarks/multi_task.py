@@ -10,189 +10,32 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import reduce
 from operator import add
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks import task_steps
+from benchmarks.arguments import parser
 from benchmarks.contest import By, Times, contest, peak_bytes
+from benchmarks.judging import apart, told
 from benchmarks.record import Record, mebibytes
-from datamodules.randomness import Randomness
-from methods.multi_task.mgda import MGDA, min_norm
-from methods.multi_task.nash_mtl import NashMTL, bargain
-from methods.multi_task.pcgrad import PCGrad, projected_weights
-from methods.multi_task.weighting import GramWeighting
-from recipes.criterion import Criterion
+from benchmarks.task_steps import METHODS, Bench
+from benchmarks.timing import Sections, Spread
+from methods.multi_task import branching, gram
 from recipes.networks.network import Network
-from recipes.step import Embedded, Progress, Step
 
-try:
-    from torchjd import aggregation
-    from torchjd.autojac import jac_to_grad, mtl_backward
-except ImportError:
-    aggregation = None
-
-CLASSES, TOLERANCE = 10, 1e-4  # of the combined gradient, relative to its norm
-METHODS: dict[str, Callable[[str], GramWeighting]] = {
-    "mgda": lambda source: MGDA(grad_source=source),  # type: ignore[arg-type]
-    "pcgrad": lambda source: PCGrad(grad_source=source),  # type: ignore[arg-type]
-    "nash_mtl": lambda source: NashMTL(grad_source=source, max_norm=0.0),  # type: ignore[arg-type]
-}
-
-
-class Small(Network):
-    """`mlp`: 512 numbers through two layers of 1024; `conv`: pictures 3 x 32 x 32 through three convolutions."""
-
-    kind = "image"
-
-    def __init__(self, name: str, tasks: list[str]):
-        width = 256 if name == "mlp" else 128
-        super().__init__(width, dict.fromkeys(tasks, CLASSES))
-        self.shape = (512,) if name == "mlp" else (3, 32, 32)
-        if name == "mlp":
-            layers = [nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, width)]
-        else:
-            convolutions = [nn.Conv2d(3, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()]
-            layers = [*convolutions, nn.Conv2d(64, width, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        self.backbone = nn.Sequential(*layers, nn.ReLU())
-
-    def embed(self, view: Tensor) -> Embedded:
-        return Embedded(view)
-
-    def features(self, embedded: Embedded) -> Tensor:
-        return self.backbone(embedded.x)  # type: ignore[no-any-return]
-
-    def example(self) -> Embedded:
-        return Embedded(torch.zeros(2, *self.shape))
-
-
-class Bench:
-    """One network, its batch, and everything that makes a step of it."""
-
-    def __init__(self, network: str, method: str, tasks: int, rows: int, device: str):
-        torch.manual_seed(0)
-        self.tasks, self.method = [f"task{i}" for i in range(tasks)], method
-        self.network = Small(network, self.tasks).to(device)
-        self.x = torch.randn(rows, *self.network.shape, device=device)
-        self.targets = {task: torch.randint(CLASSES, (rows,), device=device) for task in self.tasks}
-        self.shared = list(self.network.backbone.parameters())
-        self.heads = list(self.network.heads.parameters())
-        self.position = 0
-
-    def clear(self) -> None:
-        for p in self.network.parameters():
-            p.grad = None
-
-    def losses(self) -> tuple[Tensor, list[Tensor]]:
-        """Of the hand-written steps: features and the losses of the tasks."""
-        self.clear()
-        z = self.network.backbone(self.x)
-        return z, [F.cross_entropy(self.network.heads[task](z), self.targets[task]) for task in self.tasks]
-
-    def plain(self) -> None:
-        self.network.gates = None
-        reduce(add, self.losses()[1]).backward()
-
-    def ours(self, source: str) -> Callable[[], Tensor]:
-        """A step of ours without a Trainer around it; it returns the weights."""
-        method, modules = METHODS[self.method](source), nn.ModuleDict()
-        method.key = self.method
-        recipe: Any = SimpleNamespace(
-            network=self.network,
-            tasks=dict.fromkeys(self.tasks),
-            method_modules=modules,
-            parameters=self.network.parameters,
-        )
-        method.build(recipe)
-        modules.to(self.x.device)
-        gates = self.network.gates
-
-        def call() -> Tensor:
-            self.clear()
-            self.network.gates = gates
-            assert gates is not None
-            gates.reset()
-            step = self.step()
-            output = self.network(Embedded(self.x))
-            step.representations.append(output.features)
-            for task in self.tasks:
-                step.term(task, F.cross_entropy(output.logits[task], self.targets[task], reduction="none"), task=task)
-            step.losses = {name: term.reduced() for name, term in step.terms.items()}
-            method.combine(step, recipe).backward()
-            return modules[self.method].weights.clone()  # type: ignore[no-any-return, operator, union-attr]
-
-        return call
-
-    def step(self) -> Step:
-        def no(*_: Any) -> Any:
-            raise TypeError("these steps have no views")
-
-        where = Randomness(0, self.position, device=self.x.device)
-        return Step({}, where, no, no, Criterion([]), Progress(0, 1), tuple(self.tasks))
-
-    def loop(self) -> None:
-        """T whole backwards, each gradient flattened, then the weighted sum written back; heads keep their own."""
-        self.network.gates = None
-        _, losses = self.losses()
-        rows = torch.zeros(len(losses), sum(p.numel() for p in self.shared), device=self.x.device)
-        for row, loss in zip(rows, losses, strict=True):
-            loss.backward(retain_graph=True)
-            row.copy_(torch.cat([p.grad.flatten() for p in self.shared if p.grad is not None]))
-            for p in self.shared:
-                p.grad = None
-        update = self.solved((rows @ rows.T).double()).to(rows) @ rows
-        for p, part in zip(self.shared, update.split([p.numel() for p in self.shared]), strict=True):
-            p.grad = part.view_as(p).clone()
-
-    def solved(self, gram: Tensor) -> Tensor:
-        if self.method == "mgda":
-            return min_norm(gram)
-        if self.method == "nash_mtl":
-            return bargain(gram)
-        draw = self.step().randomness.shared(f"{self.method}/order", len(gram))
-        return projected_weights(gram, draw.uniform(len(gram)).argsort(1))
-
-    def torchjd(self, chunk: int | None, aggregator: Any = None) -> Callable[[], None]:
-        """chunk: gradients at a time, None for all; with 1 its Gram matrix is computed by tensors, to save memory."""
-        aggregator = aggregator or theirs(self.method, len(self.tasks))
-        by_tensor = {"optimize_gramian_computation": True} if chunk == 1 and self.method != "nash_mtl" else {}
-
-        def call() -> None:
-            self.network.gates = None
-            z, losses = self.losses()
-            mtl_backward(losses, features=z, parallel_chunk_size=chunk)
-            jac_to_grad(self.shared, aggregator, **by_tensor)
-
-        return call
-
-    def gradients(self) -> Tensor:
-        """Those of the last step, flat."""
-        return torch.cat([p.grad.flatten() for p in self.network.parameters() if p.grad is not None])
-
-    def contenders(self) -> dict[str, Callable[[], Any]]:
-        found: dict[str, Callable[[], Any]] = {"plain sum": self.plain, "ours, rep": self.ours("rep")}
-        found |= {"ours, shared": self.ours("shared"), "loop of T backwards": self.loop}
-        if aggregation is not None and theirs(self.method, len(self.tasks)) is not None:
-            found |= {"torchjd, vectorised": self.torchjd(None), "torchjd, one by one": self.torchjd(1)}
-        return found
-
-
-def theirs(method: str, tasks: int) -> Any:
-    """Their aggregator; None where what it needs is not installed."""
-    if method != "nash_mtl":
-        return {"mgda": aggregation.MGDA, "pcgrad": aggregation.PCGrad}[method]()
-    try:
-        return aggregation.NashMTL(n_tasks=tasks, max_norm=0.0)
-    except ImportError:
-        return None
+TOLERANCE = 1e-4  # of the combined gradient, relative to its norm
+THEIRS = ("torchjd, vectorised", "torchjd, one by one")
+Found = tuple[Bench, dict[str, Times], dict[str, int]]
 
 
 def differences(bench: Bench) -> dict[str, float]:
@@ -206,9 +49,9 @@ def differences(bench: Bench) -> dict[str, float]:
         found[name] = float((bench.gradients() - mine).norm() / mine.norm())
 
     against("the loop of T backwards", bench.loop)
-    if aggregation is not None:
-        against("torchjd at our weights", bench.torchjd(None, aggregation.Constant(weights)))
-    if aggregation is not None and bench.method == "pcgrad" and len(bench.tasks) == 2:
+    if task_steps.aggregation is not None:
+        against("torchjd at our weights", bench.torchjd(None, task_steps.aggregation.Constant(weights)))
+    if task_steps.aggregation is not None and bench.method == "pcgrad" and len(bench.tasks) == 2:
         against("torchjd's PCGrad", bench.torchjd(1))
     weights = bench.ours("rep")()
     mine = bench.gradients()
@@ -239,73 +82,130 @@ def rows_of(head: list[str], times: dict[str, Times], peaks: dict[str, int], by:
     ]
 
 
-def judge(record: Record, found: list[tuple[str, dict[str, Times], dict[str, int]]], by: By) -> None:
+# -- where the time goes -----------------------------------------------------------------------------------------------
+def spent(bench: Bench, source: str, steps: int = 10) -> dict[str, float]:
+    """Milliseconds of our step by what it does, without those of parts that are named themselves."""
+    sections = Sections()
+    parts = [
+        (Network, "forward", "forward"),
+        (gram, "branching", "finding where tasks part"),
+        (gram, "branches", "backward through the heads"),
+        (gram.Jacobian, "__init__", "a backward a task through what is shared"),
+        (gram, "gram", "products of gradients"),
+        (METHODS[bench.method](source).__class__, "solve", "weights"),
+        (gram, "weighted", "weighted sum"),
+        (branching, "weighted", "weighted sum"),
+        (Tensor, "backward", "the rest of the backward"),
+    ]
+    with ExitStack() as stack:
+        for owner, name, what in parts:
+            stack.enter_context(patch.object(owner, name, sections.timed(getattr(owner, name), what)))
+        call = sections.timed(bench.ours(source), "losses, logging and calls in between")
+        call()
+        sections.spent.clear()
+        for _ in range(steps):
+            call()
+    return {name: seconds / steps * 1e3 for name, seconds in sections.spent.items()}
+
+
+def profiled(label: str, bench: Bench, source: str) -> str:
+    """In a sentence; nothing on a GPU, where a section ends before its work does."""
+    if bench.x.is_cuda:
+        return ""
+    shares = sorted(spent(bench, source).items(), key=lambda item: -item[1])
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in shares)
+    return f"{label}, of {sum(value for _, value in shares):.1f} ms a step in a profile: {parts}"
+
+
+# -- targets -----------------------------------------------------------------------------------------------------------
+def judge(record: Record, found: dict[str, Found], by: By) -> None:
     """The targets over all settings."""
-
-    def ratio(times: dict[str, Times], name: str, over: str) -> float:
-        return times[over].ratio(times[name], by).row()["median"]
-
-    reps = {label: ratio(times, "ours, rep", "plain sum") for label, times, _ in found}
-    worst = max(reps.values())
-    over = ", ".join(f"{label}: {value:.2f}" for label, value in reps.items() if value > 1.1)
-    span = f"{min(reps.values()):.2f} to {worst:.2f} times its time"
-    record.target("`rep` within 10 % of the plain summed step", span, worst <= 1.1, over)
-    jd = [(label, times, peaks) for label, times, peaks in found if "torchjd, vectorised" in times]
+    reps = {label: times["plain sum"].ratio(times["ours, rep"], by) for label, (_, times, _) in found.items()}
+    target(record, "`rep` within 10 % of the plain summed step", "times its time", reps, 1.1, found, "rep")
+    jd = {label: one for label, one in found.items() if THEIRS[0] in one[1]}
     if not jd:
         return
-    kinds = ("torchjd, vectorised", "torchjd, one by one")
-    speed = {label: min(ratio(times, name, "ours, shared") for name in kinds) for label, times, _ in jd}
-    slower = ", ".join(f"{label}: {value:.2f}" for label, value in speed.items() if value < 1)
-    span = f"{min(speed.values()):.2f} to {max(speed.values()):.2f} times as fast as the faster of its two ways"
-    record.target("`shared` not slower than torchjd", span, min(speed.values()) >= 1, slower)
+    shared = {label: slowest([times[name].ratio(times["ours, shared"], by) for name in THEIRS])
+              for label, (_, times, _) in jd.items()}  # fmt: skip
+    times_said = "times the time of the faster of its two ways"
+    target(record, "`shared` not slower than torchjd", times_said, shared, 1.0, found, "shared")
     for mine in ("rep", "shared"):
-        share = {label: peaks[f"ours, {mine}"] / min(peaks[name] for name in kinds) for label, _, peaks in jd}
-        more = ", ".join(f"{label}: {value:.2f}" for label, value in share.items() if value > 1)
-        span = f"{min(share.values()):.2f} to {max(share.values()):.2f} of the peak of the leaner of its two ways"
+        share = {
+            label: peaks[f"ours, {mine}"] / min(peaks[name] for name in THEIRS) for label, (_, _, peaks) in jd.items()
+        }
+        more = ", ".join(f"{label}: {value:.3f}" for label, value in share.items() if value > 1)
+        span = f"{min(share.values()):.2f} to {max(share.values()):.3f} of the peak of the leaner of its two ways"
         record.target(f"`{mine}` in less memory than torchjd", span, max(share.values()) <= 1, more)
 
 
+def slowest(ratios: list[Spread]) -> Spread:
+    """Ours over theirs, against the way of theirs that is faster."""
+    return max(ratios, key=lambda ratio: ratio.row()["median"])
+
+
+def target(
+    record: Record, text: str, said: str, ratios: dict[str, Spread], most: float, found: dict[str, Found], source: str
+) -> None:
+    """One verdict over all settings, and the profile of the worst."""
+    medians = {label: ratio.row()["median"] for label, ratio in ratios.items()}
+    worst = max(medians, key=lambda label: medians[label])
+    above, met = apart(ratios, most)
+    why = ", ".join(f"{label}: {told(ratios[label])}" for label in above)
+    if above:
+        why = "; ".join(filter(None, [why, profiled(worst, found[worst][0], source)]))
+    record.target(text, f"{min(medians.values()):.2f} to {medians[worst]:.2f} {said}", met, why)
+
+
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--networks", nargs="+", choices=["mlp", "conv"], default=["mlp", "conv"])
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 10, 40])
-    parser.add_argument("--rows", type=int, default=64, help="batch size")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--least", type=float, default=0.05, help="seconds of a block of steps")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
+    made = parser(__doc__, repeats=5)
+    made.add_argument("--networks", nargs="+", choices=["mlp", "conv"], default=["mlp", "conv"])
+    made.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    made.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 10, 40])
+    made.add_argument("--rows", type=int, default=64, help="batch size")
+    made.add_argument("--least", type=float, default=0.05, help="seconds of a block of steps")
+    options = made.parse_args(argv)
     if min(options.tasks) < 2 or options.rows < 1 or options.repeats < 1:
-        parser.error("there are 2 tasks or more, and rows and repeats are 1 or more")
+        made.error("there are 2 tasks or more, and rows and repeats are 1 or more")
     return options
 
 
-def main(argv: list[str] | None = None) -> int:
-    options = arguments(argv)
-    record = Record("multi_task", __doc__ or "", options.device, ["torchjd"])
-    by: By = "cpu" if options.device == "cpu" else "wall"
-    found, rows = [], []
+def measure(record: Record, options: argparse.Namespace, by: By) -> dict[str, Found] | None:
+    """All settings by their names; None where gradients differ, and then nothing more is timed."""
+    found: dict[str, Found] = {}
+    rows = []
     for network in options.networks:
         for method in options.methods:
             for tasks in options.tasks:
                 label = f"{network} {method} T={tasks}"
                 bench = Bench(network, method, tasks, options.rows, options.device)
-                for other, apart in differences(bench).items():
-                    if not apart <= TOLERANCE:
-                        print(f"{label}: gradients differ from {other} by {apart:.1e} of their norm")
-                        return 1
+                for other, off in differences(bench).items():
+                    if not off <= TOLERANCE:
+                        print(f"{label}: gradients differ from {other} by {off:.1e} of their norm")
+                        return None
                 times, peaks = trial(bench, options)
-                found.append((label, times, peaks))
+                bench.clear()
+                found[label] = bench, times, peaks
                 rows += rows_of([network, method, str(tasks)], times, peaks, by)
                 for row in rows[-len(times) :]:
                     print(*row, sep=", ", flush=True)
     head = ["network", "method", "T", "", "ms a step", "of the plain sum", "peak MiB"]
     note = f"Gradients agree to {TOLERANCE:.0e} of their norm, with torchjd at equal weights."
     record.table(f"Forward, weights and backward, {options.rows} samples", head, rows, note)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prove, measure, print. Returns the exit status: 1 where gradients differ."""
+    options = arguments(argv)
+    torch.set_num_threads(options.threads)
+    record = Record("multi_task", __doc__ or "", options.device, ["torchjd"])
+    by: By = "cpu" if options.device == "cpu" else "wall"
+    found = measure(record, options, by)
+    if found is None:
+        return 1
     record.figures["settings"] = {
         label: {name: {"peak": peaks[name], **one.of(by).row()} for name, one in times.items()}
-        for label, times, peaks in found
+        for label, (_, times, peaks) in found.items()
     }
     judge(record, found, by)
     record.write(options.json)

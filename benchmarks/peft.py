@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +25,9 @@ from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertModel
 
 from benchmarks import peft_peers as peers
+from benchmarks.arguments import filled, parser
 from benchmarks.contest import Call, Times, contest, peak_bytes
+from benchmarks.judging import judged
 from benchmarks.record import Record, installed, mebibytes
 from benchmarks.timing import Spread
 from methods.peft.adapter import Adapter
@@ -222,48 +223,29 @@ def line(row: Row, times: dict[str, Times], peaks: dict[str, int], by: Any) -> l
 
 def judge(kind: str, found: list[tuple[Row, Spread, float]], record: Record) -> None:
     """Ours over theirs is 1.000 or less in every row: medians of the time, and peaks."""
-    slow = [f"{row.name} {spread.text(1, 3)}" for row, spread, _ in found if above(median(spread.values))]
-    heavy = [f"{row.name}: {row.memory}" for row, _, peak in found if above(peak)]
-    said = {
-        "time": ", ".join(f"{row.name} {median(spread.values):.3f}" for row, spread, _ in found),
-        "peak memory": ", ".join(f"{row.name} {peak:.3f}" for row, _, peak in found),
-    }
-    why = {"time": f"with the repeats: {', '.join(slow)}" if slow else "", "peak memory": "; ".join(heavy)}
-    for what, measured in said.items():
-        met = not (slow if what == "time" else heavy) if found else None
-        record.target(f"{kind}: {what} at most theirs, ours over theirs", measured, met, why[what])
-
-
-def above(ratio: float) -> bool:
-    return round(ratio, 3) > 1.0
+    if not found:
+        return
+    judged(record, f"{kind}: time at most theirs, ours over theirs", {row.name: spread for row, spread, _ in found})
+    heavy = [f"{row.name}: {row.memory}" for row, _, peak in found if round(peak, 3) > 1.0]
+    said = ", ".join(f"{row.name} {peak:.3f}" for row, _, peak in found)
+    record.target(f"{kind}: peak memory at most theirs, ours over theirs", said, not heavy, "; ".join(heavy))
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=[*NETWORKS, "both"], default="both")
+    made = parser(__doc__, repeats=15, warmup=1)
+    made.add_argument("--network", choices=[*NETWORKS, "both"], default="both")
     names = list(dict.fromkeys(row.name for rows in NETWORKS.values() for row in rows))
-    parser.add_argument("--method", choices=names, nargs="+", default=names, help="all by default")
-    parser.add_argument("--layers", type=int, help="2 on the CPU, 12 on a GPU")
-    parser.add_argument("--width", type=int, help="768, a multiple of 64")
-    parser.add_argument("--batch", type=int, help="samples: 4 on the CPU, 64 on a GPU")
-    parser.add_argument("--length", type=int, help="tokens of a text: 64 on the CPU, 128 on a GPU")
-    parser.add_argument("--side", type=int, help="pixels: 224, a multiple of 16")
-    parser.add_argument("--bf16", action="store_true", help="steps under autocast; the proof is in float32")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch's operations")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--json", type=Path, help="file for all figures")
-    options = parser.parse_args(argv)
-    for name, value in SIZES[options.device].items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    if (
-        min(options.layers, options.batch, options.length, options.repeats) < 1
-        or options.width % 64
-        or options.side % 16
-    ):
-        parser.error("sizes and --repeats are positive, --width a multiple of 64, --side one of 16")
+    made.add_argument("--method", choices=names, nargs="+", default=names, help="all by default")
+    made.add_argument("--layers", type=int, help="2 on the CPU, 12 on a GPU")
+    made.add_argument("--width", type=int, help="768, a multiple of 64")
+    made.add_argument("--batch", type=int, help="samples: 4 on the CPU, 64 on a GPU")
+    made.add_argument("--length", type=int, help="tokens of a text: 64 on the CPU, 128 on a GPU")
+    made.add_argument("--side", type=int, help="pixels: 224, a multiple of 16")
+    made.add_argument("--bf16", action="store_true", help="steps under autocast; the proof is in float32")
+    options = filled(made.parse_args(argv), SIZES)
+    counts = (options.layers, options.batch, options.length, options.repeats)
+    if min(counts) < 1 or options.width % 64 or options.side % 16:
+        made.error("sizes and --repeats are positive, --width a multiple of 64, --side one of 16")
     return options
 
 

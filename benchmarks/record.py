@@ -1,9 +1,9 @@
 """What a benchmark found: printed as it comes, kept as JSON, from which `performance.py` writes the page.
 
-    record = Record("metric_losses", __doc__, device="cpu")
-    record.table("Forward and backward", ["loss", "B", "ours, ms", "times as fast"], rows)
-    record.target("none slower", measured="0.98 to 41 times as fast", met=False, why="...")
-    record.write(options.json)
+record = Record("metric_losses", __doc__, device="cpu")
+record.table("Forward and backward", ["loss", "B", "ours, ms", "times as fast"], rows)
+record.target("none slower", measured="0.98 to 41 times as fast", met=False, why="...")
+record.write(options.json)
 """
 
 import json
@@ -64,10 +64,13 @@ class Record:
         self.targets.append(Target(text, measured, met, why))
         print(f"\n{verdict(met)}: {text}: {measured}{f'; {why}' if why else ''}", flush=True)
 
-    def write(self, path: Path | None) -> None:
-        """Keep everything in a file, in place of an older one; nothing without a path."""
+    def write(self, path: Path | None, folder: Path | None = None) -> None:
+        """Keep everything in a file, in place of an older one; nothing without a path. folder: one that the command
+        names and that others will have elsewhere."""
         if path is None:
             return
+        if folder is not None:
+            self.command = self.command.replace(str(folder), "FOLDER")
         content = {
             "benchmark": self.benchmark,
             "about": " ".join(self.about.strip().split("\n\n")[0].split()),

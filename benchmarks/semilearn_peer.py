@@ -114,21 +114,13 @@ def algorithm(
     labeled: Part,
     unlabeled: Part,
     *,
-    total: int,
-    batch: int,
-    ratio: int,
-    rate: float,
-    decay: float,
-    averaging: float = 0.999,
-    threshold: float = 0.95,
     device: str = "cpu",
-    workers: int = 0,
-    amp: bool = False,
     weak: list[Any] | None = None,
     strong: list[Any] | None = None,
+    **chosen: Any,
 ) -> Any:
-    """Its FixMatch, ready to train for `total` steps. weak, strong: transforms of a Pillow picture before ToTensor;
-    None: those of its CIFAR-10."""
+    """Its FixMatch, ready to train. weak, strong: transforms of a Pillow picture before ToTensor; None: those of its
+    CIFAR-10. chosen: see `settings`."""
     found = load()
     if found is None:
         raise ModuleNotFoundError("semilearn is not installed")
@@ -138,6 +130,21 @@ def algorithm(
     weakly = transforms.Compose([*(first if weak is None else weak), transforms.ToTensor()])
     strongly = [*first, parts.RandAugment(3, 5)] if strong is None else strong
     strongly = transforms.Compose([*strongly, transforms.ToTensor()])
+
+    def build(num_classes: int, **_: Any) -> nn.Module:
+        return Described(copy.deepcopy(network)).to(device)
+
+    kind = in_memory(parts, labeled, unlabeled, weakly, strongly, device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the gradient scaler's old name, and that there is no GPU
+        made = kind(settings(**chosen), build, None, SimpleNamespace(info=lambda *_: None))
+    made.model.train()
+    made.call_hook("before_run")
+    return made
+
+
+def in_memory(parts: Any, labeled: Part, unlabeled: Part, weakly: Any, strongly: Any, device: str) -> Any:
+    """Its class of FixMatch on these pictures, with the hooks that train and no others."""
 
     class InMemory(parts.FixMatch):  # type: ignore[misc]
         def set_dataset(self) -> dict[str, Any]:
@@ -159,45 +166,47 @@ def algorithm(
                 return dict(super().process_batch(input_args, **given))
             return {name: given[name] for name in ("x_lb", "y_lb", "x_ulb_w", "x_ulb_s")}
 
-    settings = SimpleNamespace(
+    return InMemory
+
+
+def settings(
+    *,
+    total: int,
+    batch: int,
+    ratio: int,
+    rate: float,
+    decay: float,
+    averaging: float = 0.999,
+    threshold: float = 0.95,
+    workers: int = 0,
+    amp: bool = False,
+) -> SimpleNamespace:
+    """What its FixMatch reads, of `total` steps."""
+    return SimpleNamespace(
         **dict.fromkeys(("resume", "distributed", "use_pretrain", "use_wandb", "use_aim"), False),
         **dict.fromkeys(("save_name", "save_dir", "pretrain_path"), ""),
         **dict.fromkeys(("num_eval_iter", "num_log_iter"), total + 1),
         **dict.fromkeys(("gpu", "rank", "clip_grad", "num_warmup_iter"), 0),
+        **dict.fromkeys(("epoch", "world_size"), 1),
+        **dict.fromkeys(("layer_decay", "ulb_loss_ratio"), 1.0),
+        **dict.fromkeys(("use_cat", "hard_label"), True),
+        **dict.fromkeys(("batch_size", "eval_batch_size"), batch),
         algorithm="fixmatch",
         net="wrn_28_2",  # asked for the kind of batch alone
         num_classes=10,
-        epoch=1,
         num_train_iter=total,
-        world_size=1,
         train_sampler="RandomSampler",
-        batch_size=batch,
         uratio=ratio,
-        eval_batch_size=batch,
         num_workers=workers,
-        use_cat=True,
         amp=amp,
         optim="SGD",
         lr=rate,
         momentum=0.9,
         weight_decay=decay,
-        layer_decay=1.0,
-        ulb_loss_ratio=1.0,
         ema_m=averaging,
         T=0.5,
         p_cutoff=threshold,
-        hard_label=True,
     )
-
-    def build(num_classes: int, **_: Any) -> nn.Module:
-        return Described(copy.deepcopy(network)).to(device)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the gradient scaler's old name, and that there is no GPU
-        made = InMemory(settings, build, None, SimpleNamespace(info=lambda *_: None))
-    made.model.train()
-    made.call_hook("before_run")
-    return made
 
 
 def loaded(made: Any) -> Iterator[dict[str, Tensor]]:
@@ -215,4 +224,3 @@ def step(made: Any, batch: dict[str, Any]) -> Tensor:
     made.it += 1
     loss: Tensor = made.out_dict["loss"].detach()
     return loss
-

@@ -30,6 +30,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from benchmarks import semilearn_peer as peer
+from benchmarks.arguments import parser
 from benchmarks.bare import BareFixMatch
 from benchmarks.ours import prepared
 from benchmarks.record import Record
@@ -212,18 +213,15 @@ def measure(record: Record, options: argparse.Namespace, folder: Path) -> None:
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", choices=list(SETS), default=["digits"])
-    parser.add_argument("--root", type=Path, help="folder that holds the sets")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each run")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=0, help="processes of semilearn's loader")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--json", type=Path, help="file for all figures")
-    options = parser.parse_args(argv)
+    made = parser(__doc__)
+    made.add_argument("--data", nargs="+", choices=list(SETS), default=["digits"])
+    made.add_argument("--root", type=Path, help="folder that holds the sets")
+    made.add_argument("--seconds", type=float, default=60.0, help="of each run")
+    made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--workers", type=int, default=0, help="processes of semilearn's loader")
+    options = made.parse_args(argv)
     if options.seconds <= 0 or options.seeds < 1 or options.threads < 1 or options.workers < 0:
-        parser.error("--seconds, --seeds and --threads are positive, --workers at least 0")
+        made.error("--seconds, --seeds and --threads are positive, --workers at least 0")
     return options
 
 
@@ -233,9 +231,7 @@ def main(argv: list[str] | None = None) -> int:
     record = Record("time_to_accuracy", __doc__ or "", options.device, ["semilearn"])
     with tempfile.TemporaryDirectory() as folder:
         measure(record, options, Path(folder))
-    if options.root is not None:
-        record.command = record.command.replace(str(options.root), "FOLDER")
-    record.write(options.json)
+    record.write(options.json, options.root)
     return 0
 
 

@@ -234,9 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.step_batch:
         torch.set_num_threads(1)
         step_share(record, options)
-    if options.torchssl is not None:
-        record.command = record.command.replace(str(options.torchssl), "FOLDER")
-    record.write(options.json)
+    record.write(options.json, options.torchssl)
     return 0
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
+from methods.multi_task.host import readable
 from methods.multi_task.rows import weighted
 from recipes.gates import Gates, is_gate
 
@@ -71,7 +72,7 @@ def branching(
 def touches_shared(network: nn.Module, own: Set[Tensor]) -> bool:
     """Whether some of these parameters are of the network and of no head."""
     heads: Any = network.heads
-    if own <= set(heads.parameters()):
+    if own <= {p for module in heads.modules() for p in module._parameters.values()}:
         return False
     return not own.isdisjoint(p for name, p in network.named_parameters() if not name.startswith("heads."))
 
@@ -144,6 +145,8 @@ def branches(parting: Branching, losses: Sequence[Tensor], z: Sequence[Tensor], 
 
 def times(gradients: list[Tensor], slope: Tensor) -> list[Tensor]:
     """Each gradient times a number of no dimensions."""
+    if readable(slope.device):
+        return list(torch._foreach_mul(gradients, float(slope)))
     if any(gradient.dtype != slope.dtype for gradient in gradients):
         return [gradient * slope.to(gradient) for gradient in gradients]
     return list(torch._foreach_mul(gradients, slope))

@@ -16,19 +16,19 @@ from recipes.step import Step
 
 Normalization = Literal["none", "l2", "loss", "loss+"]
 ENUMERATED = 8  # tasks up to which a device tries all 2^T - 1 supports, so that the host waits for nothing
-RIDGE = 1e-12  # times the mean ‖g_t‖²: decides between weights that give the same vector
+RIDGE = 1e-12  # on the diagonal of G over the mean ‖g_t‖²: decides between weights that give the same vector
 
 
 @np.errstate(all="ignore")  # what is no number is seen by whoever uses the weights
 def min_norm(gram: Tensor, present: Tensor | None = None) -> Tensor:
     """argmin over the simplex of wᵀGw, exact: [T]; the shortest w where gradients are equal. Absent tasks get 0, and so
     do those without gradient, next to which the minimum would be to stand still."""
-    given = torch.ones_like(gram[0], dtype=torch.bool) if present is None else present
-    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    g, there, eye = light(gram, given, eye, wait=len(gram) > ENUMERATED)
+    g = light(gram, wait=len(gram) > ENUMERATED)[0]
     length = g.diagonal()
-    there = there & (length >= 1e-12 * length.max())
-    g = g / length.mean().clip(torch.finfo(gram.dtype).tiny) + RIDGE * eye
+    there = length >= 1e-12 * length.max()
+    if present is not None:
+        there = there & light(present, wait=len(gram) > ENUMERATED)[0]
+    g = g / length.mean().clip(torch.finfo(gram.dtype).tiny)
     return heavy(by_supports(g, there) if isinstance(g, Tensor) else by_active_set(g, there), gram)
 
 
@@ -44,6 +44,7 @@ def by_supports(gram: Tensor, there: Tensor) -> Tensor:
     their hull."""
     tasks, inside = len(gram), supports(len(gram), gram.device)
     eye = torch.eye(tasks, dtype=gram.dtype, device=gram.device)
+    gram = gram + RIDGE * eye
     system = gram.new_zeros(len(inside), tasks + 1, tasks + 1)
     system[:, :tasks, :tasks] = torch.where(inside[:, :, None] & inside[:, None, :], gram, eye)
     system[:, :tasks, tasks] = system[:, tasks, :tasks] = inside.to(gram.dtype)
@@ -60,16 +61,21 @@ def by_supports(gram: Tensor, there: Tensor) -> Tensor:
 
 def by_active_set(gram: np.ndarray, there: np.ndarray) -> np.ndarray:
     """On the host, for any number of tasks: the minimum of ‖Jᵀx‖² + (1 - Σ x)² over x ≥ 0 points where the simplex's
-    does. No numbers where G has some that are not finite."""
+    does; of two tasks in closed form. No numbers where G has some that are not finite."""
     from scipy.optimize import nnls
 
     w = np.zeros(len(gram))
     small = gram[np.ix_(there, there)].astype(float)
     if not len(small) or not np.isfinite(small).all():
         return np.full(len(gram), np.nan)
-    values, vectors = np.linalg.eigh(small)
-    rows = np.sqrt(values.clip(0))[:, None] * vectors.T
-    x = nnls(np.vstack([rows, np.ones(len(small))]), np.eye(len(small) + 1)[-1])[0]
+    small += RIDGE * np.eye(len(small))
+    if len(small) == 2:
+        first = (small[1, 1] - small[0, 1]) / (small[0, 0] + small[1, 1] - 2 * small[0, 1])
+        x = np.array([first, 1 - first]).clip(0, 1)
+    else:
+        values, vectors = np.linalg.eigh(small)
+        rows = np.sqrt(values.clip(0))[:, None] * vectors.T
+        x = nnls(np.vstack([rows, np.ones(len(small))]), np.eye(len(small) + 1)[-1])[0]
     w[there] = x / x.sum()
     return w
 

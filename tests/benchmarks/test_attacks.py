@@ -60,4 +60,7 @@ def test_a_judgement_names_the_worst():
     record = SimpleNamespace(targets=[], target=lambda *told: record.targets.append(told))
     attacks.judge(times, record, "cpu")
     assert [told[2] for told in record.targets] == [True, False]
-    assert record.targets[1][1] == "PGD, peer 1.040"
+    assert record.targets[1][1].startswith("PGD, peer 1.040 (1.040..1.040)")
+    slow = {"square, eps 1/255": {who: attacks.Times([s], [s]) for who, s in (("bare passes", 1.0), ("Roux", 1.2))}}
+    attacks.judge(slow, record, "cpu")
+    assert len(record.targets) == 3 and record.targets[2][2:] == (False, attacks.DRAWS)

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from benchmarks import multi_task
-from benchmarks.multi_task import METHODS, TOLERANCE, Bench, differences, main
+from benchmarks import multi_task, task_steps
+from benchmarks.multi_task import METHODS, TOLERANCE, Bench, differences, main, spent
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -33,14 +33,23 @@ def test_a_record_of_small_steps(tmp_path):
     record = json.loads(out.read_text())
     names = [row[3] for row in record["tables"][0]["rows"]]
     assert names[:4] == ["plain sum", "ours, rep", "ours, shared", "loop of T backwards"]
-    assert ("torchjd, vectorised" in names) == (multi_task.aggregation is not None)
+    assert ("torchjd, vectorised" in names) == (task_steps.aggregation is not None)
     times = record["figures"]["settings"]["mlp mgda T=2"]
     assert all(one["peak"] > 0 and one["min"] <= one["median"] <= one["max"] for one in times.values())
     assert record["targets"][0]["text"] == "`rep` within 10 % of the plain summed step"
 
 
+@pytest.mark.parametrize("source", ["rep", "shared"])
+def test_a_profile_names_what_a_step_does(source):
+    found = spent(Bench("mlp", "mgda", 3, 4, "cpu"), source, steps=2)
+    own = "a backward a task through what is shared"
+    assert {"forward", "backward through the heads", "products of gradients", "weights", "weighted sum"} <= found.keys()
+    assert (own in found) == (source == "shared") and all(value > 0 for value in found.values())
+    assert multi_task.gram.Jacobian.__init__.__qualname__ == "Jacobian.__init__", "put back"
+
+
 def test_a_difference_ends_it(monkeypatch, capsys):
-    monkeypatch.setattr(multi_task, "min_norm", lambda gram: torch.ones(len(gram)))
+    monkeypatch.setattr(task_steps, "min_norm", lambda gram: torch.ones(len(gram)))
     assert main(["--networks", "mlp", "--methods", "mgda", "--tasks", "2", "--rows", "4"]) == 1
     assert "mlp mgda T=2: gradients differ from the loop" in capsys.readouterr().out
 

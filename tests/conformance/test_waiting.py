@@ -8,7 +8,7 @@ from torch import nn
 
 from datamodules.views.image import operations
 from methods.metric_learning import members
-from methods.multi_task import host, rows
+from methods.multi_task import branching, host, rows
 from methods.multi_task.mgda import ENUMERATED, min_norm
 from recipes.recipe import Recipe
 from tests.conformance.lab import method_and_kind, run_of, trial
@@ -35,7 +35,7 @@ def waits(monkeypatch):
     monkeypatch.setattr(Recipe, "publish", unwatched)
     # the way that a device goes
     monkeypatch.setattr(operations, "on_host", lambda tensor: False)
-    for module in (members, host, rows):
+    for module in (members, branching, host, rows):
         monkeypatch.setattr(module, "readable", lambda device: False)
     return found
 
