@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.devices import precise
 from recipes.statistics import gather_rows
 from recipes.step import PseudoLabels
 from recipes.terms import global_sum
@@ -32,7 +33,7 @@ class Interval:
     def settle(self) -> Tensor:
         """The sums of all steps, [n]."""
         if self._held:
-            last = torch.stack(self._held).double().sum(0)
+            last = precise(torch.stack(self._held)).sum(0)
             self._sums = last if self._sums is None else self._sums + last
             self._held.clear()
         assert self._sums is not None
@@ -48,9 +49,9 @@ class Interval:
 def belief_ratios(mask: Tensor, confidence: Tensor, labels: Tensor, truth: Tensor | None) -> dict[str, Ratio]:
     """mask_rate = Σ mask / U, confidence = Σ max q / U, and, where hidden labels exist (never used in a loss),
     pseudo_accuracy = Σ mask·[label = truth] / Σ mask over the samples with a hidden label. All [U], in float64."""
-    mask = mask.double()
+    mask = precise(mask)
     size = mask.new_full((), float(len(mask)))
-    ratios = {"mask_rate": (mask.sum(), size), "confidence": (confidence.double().sum(), size)}
+    ratios = {"mask_rate": (mask.sum(), size), "confidence": (precise(confidence).sum(), size)}
     if truth is not None:
         known = mask * (truth >= 0)
         ratios["pseudo_accuracy"] = ((known * (labels == truth)).sum(), known.sum())
@@ -152,4 +153,4 @@ class Meters:
             if len(values) != world:
                 first = (torch.arange(world) == 0)[:, None]
                 values, steps = first * values.sum(0), first[:, 0] * steps.sum(0)
-            self.sums[tuple(entry["names"])] = Interval(values[rank].to(device).double(), int(steps[rank]))
+            self.sums[tuple(entry["names"])] = Interval(precise(values[rank].to(device)), int(steps[rank]))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from methods.metric_learning import members
+from datamodules import devices
 from methods.metric_learning.measures import Measure
 from methods.metric_learning.members import Members, Sides
 
@@ -106,7 +106,7 @@ class Work:
         self.measure.matrix(self.x, self.references, rows, self.lengths, matrix)
         index, valid, negatives = self.members.of(rows)
         positive = matrix.gather(1, index)
-        if members.readable(matrix.device) and LISTED * index.shape[1] <= matrix.shape[1]:
+        if devices.readable(matrix) and LISTED * index.shape[1] <= matrix.shape[1]:
             same = torch.from_numpy(self.members.same[rows])
             matrix.scatter_(1, index, torch.where(same, self.measure.far, positive))
         else:
@@ -135,7 +135,7 @@ class Gradients:
 
     def add(self, rows: slice, block: Block, said: Rows) -> None:
         work, width = self.work, block.negative.shape[1]
-        seen = members.readable(block.negative.device)
+        seen = devices.readable(block.negative)
         if seen and not float(said.value if said.active is None else said.active):
             if work.keep:
                 work.room(rows).zero_()

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules import devices
+
 
 @dataclass(frozen=True)
 class Sides:
@@ -20,14 +22,9 @@ class Sides:
         return cls(labels, labels if references is None else references, references is None)
 
 
-def readable(device: torch.device) -> bool:
-    """Whether numbers can be looked at without a wait for the device."""
-    return device.type == "cpu"
-
-
 def labelled(labels: Tensor) -> Tensor | int:
     """How many labels are known, at least 1."""
-    if readable(labels.device):
+    if devices.readable(labels):
         return max(int((labels.numpy() >= 0).sum()), 1)
     return (labels >= 0).sum().clamp_min(1)
 
@@ -39,7 +36,7 @@ class Members:
     def __init__(self, sides: Sides):
         self.sides, references = sides, sides.references
         self.complete = False  # whether every label is known; also where a device would have to wait for the answer
-        if not readable(references.device):
+        if not devices.readable(references):
             self.known: Tensor | int = (references >= 0).sum()
             return
         anchors, labels = sides.anchors.numpy(), references.numpy()
@@ -63,7 +60,7 @@ class Members:
     def of(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """index, valid: [b, K] of the positives, an anchor itself is none. negatives: [b], how many."""
         anchors = self.sides.anchors[rows]
-        if readable(anchors.device):
+        if devices.readable(anchors):
             return tuple(map(torch.from_numpy, (self.index[rows], self.valid[rows], self.negatives[rows])))
         valid = (anchors[:, None] == self.sides.references) & (anchors >= 0)[:, None]
         index = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from methods.multi_task.host import readable
+from datamodules import devices
 from methods.multi_task.rows import weighted
 from recipes.gates import Gates, is_gate
 
@@ -145,7 +145,7 @@ def branches(parting: Branching, losses: Sequence[Tensor], z: Sequence[Tensor], 
 
 def times(gradients: list[Tensor], slope: Tensor) -> list[Tensor]:
     """Each gradient times a number of no dimensions."""
-    if readable(slope.device):
+    if devices.readable(slope):
         return list(torch._foreach_mul(gradients, float(slope)))
     if any(gradient.dtype != slope.dtype for gradient in gradients):
         return [gradient * slope.to(gradient) for gradient in gradients]

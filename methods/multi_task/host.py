@@ -7,16 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def readable(device: torch.device) -> bool:
-    """Whether numbers can be looked at without a wait for the device."""
-    return device.type == "cpu"
+from datamodules import devices
 
 
 def light(*tensors: Tensor, wait: bool = False) -> Any:
     """The tensors as arrays where they lie on the CPU, else as they are; wait: as arrays in any case. What is computed
     with operators and with the methods that both kinds have is written once."""
-    if wait or readable(tensors[0].device):
+    if wait or devices.readable(tensors[0]):
         return tuple(tensor.detach().cpu().numpy() for tensor in tensors)
     return tensors
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 import torch
 from torch import Tensor
 
-from methods.multi_task.host import readable
+from datamodules import devices
 from recipes.terms import global_sum, world_size
 
 CACHED = 2**18  # numbers of a block on the CPU, about what its caches hold
@@ -44,7 +44,7 @@ def runs(sizes: Iterable[int], width: int) -> Iterator[list[tuple[int, slice]]]:
 def blocks(rows: Sequence[Row], of: Sequence[Tensor]) -> Iterator[Tensor]:
     """J [T, n] in parts of float32 with some of its columns each; what a task does not reach is zero."""
     tasks = len(rows)
-    local = readable(of[0].device) and world_size() == 1
+    local = devices.readable(of[0]) and world_size() == 1
     width = max(CACHED // tasks, NARROW) if local else max(BLOCK // tasks, 1)
     flat = [[flattened(g, x) for g, x in zip(row or [None] * len(of), of, strict=True)] for row in rows]
     for run in runs([x.numel() for x in of], width):
@@ -80,7 +80,7 @@ def weighted(rows: MutableSequence[list[Tensor]], weights: Tensor) -> list[Tenso
             continue
         if not total:
             total = [gradient * weight for gradient in row]
-        elif readable(weight.device):
+        elif devices.readable(weight):
             torch._foreach_add_(total, row, alpha=float(weight))
         else:
             torch._foreach_add_(total, torch._foreach_mul(row, weight))

@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from datamodules.devices import precise
 from methods.multi_task.branching import asks_for_itself, given
 from methods.multi_task.gram import (
     BIASES_ALONE,
@@ -112,8 +113,7 @@ class GramWeighting(Weighting):
         with torch.enable_grad():
             gram = provider(found.losses, step.representations, recipe)
         self._update = provider.update
-        precise = torch.float32 if gram.device.type == "mps" else torch.float64  # which has no float64
-        return gram.to(precise)
+        return precise(gram)
 
     def objective(self, found: TaskLosses, weights: Tensor) -> Tensor:
         """The same, of which the backward is done as far as G needed it."""

@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.views.image import operations
-from methods.metric_learning import members
-from methods.multi_task import branching, host, rows
+from datamodules import devices
 from methods.multi_task.mgda import ENUMERATED, min_norm
 from recipes.recipe import Recipe
 from tests.conformance.lab import method_and_kind, run_of, trial
@@ -34,9 +32,7 @@ def waits(monkeypatch):
     monkeypatch.setattr(Recipe, "optimizer_step", watched)
     monkeypatch.setattr(Recipe, "publish", unwatched)
     # the way that a device goes
-    monkeypatch.setattr(operations, "on_host", lambda tensor: False)
-    for module in (members, branching, host, rows):
-        monkeypatch.setattr(module, "readable", lambda device: False)
+    monkeypatch.setattr(devices, "readable", lambda tensor: False)
     return found
 
 
@@ -61,7 +57,7 @@ def test_several_tasks_and_strong_views_on_texts_wait_for_nothing(waits):
 
 def test_the_exceptions_are_as_declared(monkeypatch):
     """MGDA of more than eight tasks solves on the host; `nonfinite=skip` must know before it goes on."""
-    monkeypatch.setattr(host, "readable", lambda device: False)
+    monkeypatch.setattr(devices, "readable", lambda tensor: False)
     waits, gram = Waits(), torch.eye(ENUMERATED + 1, dtype=torch.float64)
     with waits.watch():
         min_norm(gram[1:, 1:])

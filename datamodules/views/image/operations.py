@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from datamodules import devices
 from datamodules.views.image import photometric
 from datamodules.views.image.geometry import identity_maps, maps_of, resample
 
@@ -33,11 +34,6 @@ WORDS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 WITHOUT_PARAMETER = ("autocontrast", "equalize")
 
 
-def on_host(tensor: Tensor) -> bool:
-    """True where reading a length or a list from the device costs no waiting."""
-    return tensor.device.type == "cpu"
-
-
 def rows_by_operation(codes: Tensor) -> list[tuple[Tensor, ...]]:
     """[slot][code] -> which rows drew it, from codes [B, n].
 
@@ -46,7 +42,7 @@ def rows_by_operation(codes: Tensor) -> list[tuple[Tensor, ...]]:
     """
     slots, kinds = codes.shape[1], len(OPERATIONS)
     place = torch.arange(max(slots, kinds), device=codes.device)
-    if not on_host(codes):
+    if not devices.readable(codes):
         return [tuple(masks) for masks in (codes.t()[:, None] == place[:kinds, None])]
     keys = (codes + place[:slots] * kinds).flatten()
     counts = keys.bincount(minlength=slots * kinds).tolist()
@@ -111,7 +107,7 @@ def acts(name: str, pixels: Tensor) -> bool:
 
 
 def _resample_where(pixels: Tensor, moved: Tensor, maps: Tensor, fill: int, chain: int) -> Tensor:
-    rows = moved.nonzero().squeeze(1) if on_host(pixels) else moved
+    rows = moved.nonzero().squeeze(1) if devices.readable(pixels) else moved
     return on_rows(pixels, rows, partial(resample, fill=fill, chain=chain), maps)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from datamodules import devices
 from datamodules.views.image import GEOMETRIC, OPERATIONS, PHOTOMETRIC
 from datamodules.views.image.cutout import box_mask
 from datamodules.views.image.geometry import maps_of, resample, walking
@@ -131,7 +132,6 @@ def test_rows_are_independent_and_slots_in_order() -> None:
 
 def test_masks_and_row_lists_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """The form for accelerators (masks, all rows computed) gives what the row lists of the CPU give."""
-    from datamodules.views.image import operations
 
     pixels = pictures((3, 32, 32), 200)
     random = torch.Generator().manual_seed(2)
@@ -139,7 +139,7 @@ def test_masks_and_row_lists_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     level = torch.randint(1, 10, codes.shape, generator=random).double()
     values = values_of(VARIANTS["fixmatch"].table(), codes, level, level > 5)
     listed = apply_operations(pixels.clone(), codes, values, OPERATIONS, FILL)
-    monkeypatch.setattr(operations, "on_host", lambda tensor: False)
+    monkeypatch.setattr(devices, "readable", lambda tensor: False)
     assert torch.equal(apply_operations(pixels.clone(), codes, values, OPERATIONS, FILL), listed)
 
 

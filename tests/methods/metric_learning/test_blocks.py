@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks.contest import peak_bytes
-from methods.metric_learning import blocks, members
+from datamodules import devices
+from methods.metric_learning import blocks
 from methods.metric_learning.blocks import Work
 from methods.metric_learning.lifted_structure import LiftedStructure
 from methods.metric_learning.log_sums import log_one_plus_sum_exp, log_sum_exp
@@ -40,7 +41,7 @@ def masks(block):
 
 @pytest.fixture(params=[True, False], ids=["looked at", "not to be waited for"])
 def readable(request, monkeypatch):
-    monkeypatch.setattr(members, "readable", lambda device: request.param)
+    monkeypatch.setattr(devices, "readable", lambda tensor: request.param)
 
 
 # -- who is a pair -----------------------------------------------------------------------------------------------------

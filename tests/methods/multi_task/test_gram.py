@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from datamodules import devices
 from datamodules.errors import UserError
 from methods.multi_task import rows
 from methods.multi_task.gram import GramProvider, gram_of_parameters, last_shared
@@ -97,7 +98,7 @@ def test_blocks_make_up_the_matrix(width, monkeypatch):
 @pytest.mark.parametrize("readable", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_the_weighted_sum_of_rows(readable, dtype, monkeypatch):
-    monkeypatch.setattr(rows, "readable", lambda device: readable)
+    monkeypatch.setattr(devices, "readable", lambda tensor: readable)
     source = torch.Generator().manual_seed(0)
     j = [[torch.randn(2, 3, generator=source).to(dtype), torch.randn(4, generator=source).to(dtype)] for _ in range(3)]
     weights = torch.tensor([2.0, -1.0, 0.5])
