@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules import devices
 from methods.multi_task import host
 from methods.multi_task.mgda import min_norm
 from methods.multi_task.nash_mtl import bargain
@@ -23,7 +24,7 @@ def test_both_ways_agree(solve, tasks, monkeypatch):
         gram = random_gram(seed, tasks, 2 * tasks)
         with monkeypatch.context() as patched:
             on_host = solve(gram)
-            patched.setattr(host, "readable", lambda device: False)
+            patched.setattr(devices, "readable", lambda tensor: False)
             on_device = solve(gram)
         assert on_host.dtype == on_device.dtype == torch.float64
         torch.testing.assert_close(on_host, on_device, rtol=1e-9, atol=1e-9)
