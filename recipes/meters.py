@@ -17,8 +17,8 @@ HELD = 64  # steps whose numbers are held one by one: adding up many costs no mo
 
 class Interval:
     """What steps with equal names added up to: the numerators, then the denominators of the ratios. The denominator of
-    a scalar is the number of `steps`, which the host counts. Sums are float64: they do not depend on when they are
-    taken."""
+    a scalar is the number of `steps`, which the host counts. Sums are float64, so that they depend on when they
+    are taken by no more than their last bit."""
 
     def __init__(self, sums: Tensor | None = None, steps: int = 0):
         self.steps, self._sums = steps, sums
@@ -124,7 +124,8 @@ class Meters:
         if not self.sums:
             return {}
         layout = list(self.sums)
-        flat = global_sum(torch.cat([self.sums[names].complete(len(names)) for names in layout])).tolist()
+        sums = global_sum(torch.cat([self.sums[names].complete(len(names)) for names in layout]))
+        flat = sums.float().tolist()  # a sum's last bit in float64 may tell when it was taken: at a checkpoint or not
         self.sums = {}
         total: dict[str, list[float]] = {}
         for names in layout:
