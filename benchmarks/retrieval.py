@@ -98,8 +98,13 @@ CONTENDERS: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
 
 
 def alone(name: str, rows: int, options: argparse.Namespace) -> None:
-    """What a process of its own does: print seconds, peak of resident memory beyond that before the call, figures."""
+    """What a process of its own does: print seconds, peak of resident memory beyond that before the call, figures; or
+    the share of our time that matrix `products` take. What starts it stays small: a process inherits the peak of
+    resident memory of the one that started it."""
     x, labels = drawn(rows, options.dim, options.per_class, options.device)
+    if name == "products":
+        print(json.dumps({name: profiled(lambda: ours(x, labels), calls=1)[0]}))
+        return
     few = drawn(64, options.dim, 2, options.device)
     CONTENDERS[name](*few)  # imports and first allocations
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -164,12 +169,6 @@ def trial(rows: int, repeats: int, options: argparse.Namespace, record: Record) 
     return None
 
 
-def products(options: argparse.Namespace) -> float:
-    """The share of our time that matrix products take."""
-    sample = drawn(options.rows, options.dim, options.per_class, options.device)
-    return profiled(lambda: ours(*sample), calls=1)[0]
-
-
 def judge(rows: int, found: dict[str, list[dict[str, Any]]], by: str, record: Record) -> None:
     for peer in [name for name in found if name != "ours"]:
         pairs = zip(found["ours"], found[peer], strict=True)
@@ -191,7 +190,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--per-class", type=int, default=12, help="embeddings of a class; its size is the R of MAP@R")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--alone", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=[*CONTENDERS, "products"], help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.per_class < 2 or options.rows < 64 or options.repeats < 1 or options.dim < 1:
         parser.error("classes have 2 embeddings or more, there are 64 or more of them, and repeats are 1 or more")
@@ -206,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
         alone(options.alone, options.rows, options)
         return 0
     record = Record("retrieval", __doc__ or "", options.device, PEERS)
-    record.figures["products"] = products(options)
+    record.figures["products"] = run("products", options.rows, options)["products"]
     for rows, repeats in ((options.rows, options.repeats), (options.whole, 1)):
         if rows and (fault := trial(rows, repeats, options, record)) is not None:
             print(f"{rows} rows: {fault}")
