@@ -180,8 +180,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = arguments(argv)
     stages, alone, imports = measure(options)
+    import torch
+
     from benchmarks.record import Record
 
+    torch.set_num_threads(options.threads)  # of the runs, which the record tells
     record = Record("startup", str(__doc__), device=options.device)
     report(record, stages, alone, imports, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0)
     record.write(options.json)
