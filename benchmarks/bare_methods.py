@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.bare import LOG_EVERY, Bare, BareFixMatch, Batch
+from datamodules.devices import readable
 from methods.multi_task.mgda import min_norm
 from recipes.assembly import Assembly
 from recipes.statistics import ClassStatistics
@@ -51,7 +52,9 @@ class BareMGDA(BareTasks):
         for _, weights, own in self.found:
             for weight, gradient in zip(weights, own, strict=True):
                 weight.grad = gradient
-        self.shared.backward(w[0] * slopes[0] + w[1] * slopes[1])
+        first, second = slopes[0] * w[0], slopes[1]
+        # a number of the host is multiplied and added in one, with one rounding
+        self.shared.backward(torch.add(first, second, alpha=float(w[1])) if readable(w) else first + second * w[1])
 
 
 class BareFive(BareFixMatch):

@@ -226,7 +226,7 @@ def judge(kind: str, found: list[tuple[Row, Spread, float]], record: Record) -> 
     if not found:
         return
     judged(record, f"{kind}: time at most theirs, ours over theirs", {row.name: spread for row, spread, _ in found})
-    heavy = [f"{row.name}: {row.memory}" for row, _, peak in found if round(peak, 3) > 1.0]
+    heavy = [f"{row.name}: {row.memory or 'not profiled'}" for row, _, peak in found if round(peak, 3) > 1.0]
     said = ", ".join(f"{row.name} {peak:.3f}" for row, _, peak in found)
     record.target(f"{kind}: peak memory at most theirs, ours over theirs", said, not heavy, "; ".join(heavy))
 
