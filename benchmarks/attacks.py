@@ -153,21 +153,28 @@ def foolbox(bench: Bench) -> dict[str, Call]:
 class Shared:
     """Proposals as torchattacks draws them from the global generator: one place and one colour for all samples."""
 
-    def __init__(self, rows: int, device: str):
-        self.rows, self.device = rows, device
+    def __init__(self, x: Tensor, queries: int):
+        rows, channels, _, width = x.shape
+        self.rows, self.device = rows, x.device
         torch.manual_seed(0)
+        self.stripes = torch.rand(rows, channels, 1, width)
+        draws = [(torch.rand(1), torch.rand(1), torch.rand(channels)) for _ in range(1, queries)]
+        self.drawn = dict(zip(("top", "left", "colour"), map(torch.stack, zip(*draws, strict=True)), strict=True))
 
     def __call__(self, purpose: str) -> "Shared":
-        self.purpose = purpose
+        self.purpose, _, self.first = purpose.partition("/")
         return self
 
-    def uniform(self, *shape: int) -> Tensor:
-        own = self.purpose == "stripes"
-        return torch.rand(self.rows if own else 1, *shape).to(self.device).expand(self.rows, *shape)
+    def ahead(self, count: int) -> Tensor:
+        """Of as many queries from the first on."""
+        return self.drawn[self.purpose][int(self.first) - 1 :][:count].to(self.device).expand(self.rows, count, -1)
 
-    def integers(self, low: int, high: int) -> Tensor:
+    def uniform(self, *shape: int) -> Tensor:
+        return self.stripes.to(self.device) if self.purpose == "stripes" else self.ahead(shape[0])
+
+    def integers(self, low: int, high: int, count: int) -> Tensor:
         """The last corner is never drawn there."""
-        return (low + (high - 1 - low) * torch.rand(1)).long().to(self.device).expand(self.rows)
+        return (low + (high - 1 - low) * self.ahead(count).squeeze(-1)).long()
 
 
 # -- proof -------------------------------------------------------------------------------------------------------------
@@ -187,7 +194,7 @@ def differences(bench: Bench, eps: list[float]) -> dict[str, float]:
 
 def square_difference(bench: Bench, eps: float, attack: Any) -> float:
     """One search of theirs without what is around it, which gives back clean images where there was no success."""
-    mine = bench.square(eps, Shared(len(bench.x), bench.device))
+    mine = bench.square(eps, Shared(bench.x, bench.queries))
     attack.init_hyperparam(bench.x)
     torch.manual_seed(0)
     taken, theirs = attack.attack_single_run(bench.x, bench.y)

@@ -90,23 +90,28 @@ def test_the_inner_loop_of_trades():
 
 
 class Shared:
-    """Random numbers by purpose, the same for all pictures, which the package draws once a query."""
+    """Random numbers by purpose and query, the same for all pictures, which the package draws once a query."""
 
     def __init__(self, rows: int):
         self.rows = rows
 
-    def uniform_of(self, purpose: str, *shape: int) -> torch.Tensor:
-        return torch.rand(shape, generator=generator("square", purpose))
+    def uniform_of(self, name: str, query: int, *shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator("square", name, query))
 
     def draw(self, purpose: str) -> Any:
-        def integers(low: int, high: int) -> torch.Tensor:
+        """Ours draws for the queries from the named one on."""
+        name, _, first = purpose.partition("/")
+
+        def several(count: int, *shape: int) -> torch.Tensor:
+            drawn = [self.uniform_of(name, int(first) + ahead, *shape) for ahead in range(count)]
+            return torch.stack(drawn).expand(self.rows, count, *shape)
+
+        def integers(low: int, high: int, count: int) -> torch.Tensor:
             # theirs draws from [0, H - s), ours from [0, H - s]
-            return (low + (high - 1 - low) * self.uniform_of(purpose, 1)).long().expand(self.rows)
+            return (low + (high - 1 - low) * several(count)).long()
 
         def uniform(*shape: int) -> torch.Tensor:
-            if purpose == "stripes":
-                return self.uniform_of(purpose, self.rows, *shape)
-            return self.uniform_of(purpose, *shape).expand(self.rows, *shape)
+            return self.uniform_of(name, 0, self.rows, *shape) if name == "stripes" else several(*shape)
 
         return SimpleNamespace(integers=integers, uniform=uniform)
 
@@ -125,15 +130,17 @@ def test_square_attack(eps, queries):
         return size_of(it + 1)
 
     def place(low: int, high: int) -> int:
-        name = "top" if (purpose := f"top/{query[0]}") not in used else "left"
-        used.add(purpose)
-        return int(low + (high - low) * shared.uniform_of(f"{name}/{query[0]}", 1))
+        name = "top" if query[0] not in used else "left"
+        used.add(query[0])
+        return int(low + (high - low) * shared.uniform_of(name, query[0]))
 
     def colours(shape: list[int]) -> torch.Tensor:
-        drawn = shared.uniform_of(f"colour/{query[0]}" if query[0] else "stripes", *shape)
-        return torch.where(upwards(drawn), 1.0, -1.0)
+        if not query[0]:
+            return torch.where(upwards(shared.uniform_of("stripes", 0, *shape)), 1.0, -1.0)
+        drawn = shared.uniform_of("colour", query[0], shape[0])
+        return torch.where(upwards(drawn), 1.0, -1.0).view(shape)
 
-    used: set[str] = set()
+    used: set[int] = set()
     peer.p_selection, peer.random_int, peer.random_choice = next_size, place, colours
     peer.init_hyperparam(X)
     taken, expected = peer.attack_single_run(X, y)

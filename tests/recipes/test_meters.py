@@ -1,8 +1,10 @@
+import weakref
+
 import pytest
 import torch
 
 from recipes import meters as meters_module
-from recipes.meters import HELD, Meters, Stopwatch
+from recipes.meters import HELD, Interval, Meters, Stopwatch
 from recipes.step import PseudoLabels
 
 
@@ -58,6 +60,17 @@ BELIEVED = PseudoLabels(
     torch.tensor([0, 1, 0, 0]),
     torch.tensor([1.0, 1.0, 0.0, 1.0]),
 )
+
+
+def test_no_more_steps_are_kept_in_memory_than_are_held_one_by_one():
+    interval, seen = Interval(), []
+    for step in range(3 * HELD + 1):
+        values = torch.tensor([float(step)])
+        seen.append(weakref.ref(values))
+        interval.add(values)
+        del values
+        assert sum(one() is not None for one in seen) <= HELD
+    assert float(interval.settle()) == sum(range(3 * HELD + 1))
 
 
 def test_ratios_of_pseudo_labels():

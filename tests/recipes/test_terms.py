@@ -28,9 +28,10 @@ def test_nobody_kept_is_zero_and_less_than_one_kept_divides_by_one():
     assert float(Term("t", VALUES, mask=mask, denominator="kept").reduced()) == 0.25
 
 
-def test_infinite_and_undefined_losses_under_the_mask_do_no_harm():
+@pytest.mark.parametrize("kind", [torch.float32, torch.bool])
+def test_infinite_and_undefined_losses_under_the_mask_do_no_harm(kind):
     values = torch.tensor([1.0, float("inf"), float("nan"), 3.0], requires_grad=True)
-    loss = Term("t", values, mask=torch.tensor([1.0, 0.0, 0.0, 1.0])).reduced()
+    loss = Term("t", values, mask=torch.tensor([1, 0, 0, 1]).to(kind)).reduced()
     assert float(loss.detach()) == 1.0
     loss.backward()
     assert values.grad.tolist() == [0.25, 0, 0, 0.25]

@@ -2,7 +2,7 @@
 via random search, ECCV 2020, arXiv 1912.00049."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from methods.adversarial.attacks.losses import Objective
 from methods.adversarial.attacks.threat import Threat
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+AHEAD = 64  # queries whose random numbers are drawn at a time: seeding and scrambling cost a call of the host each
 
 
 class Queried(NamedTuple):
@@ -34,21 +35,32 @@ def side(query: int, initial: float, height: int, width: int) -> int:
 
 
 def window(corner: Tensor, size: int, extent: int) -> Tensor:
-    """bool [N, extent], True on [corner_i, corner_i + size)."""
+    """bool [..., extent] of int64 [...]: True on [corner_i, corner_i + size)."""
     places = torch.arange(extent, device=corner.device)
-    return (places >= corner.unsqueeze(1)) & (places < corner.unsqueeze(1) + size)
+    return (places >= corner.unsqueeze(-1)) & (places < corner.unsqueeze(-1) + size)
 
 
-def squares(x: Tensor, query: int, draw: Callable[[str], Rows], initial: float, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """What a query tries on these rows of x [N, C, H, W]: (where: bool [n, 1, H, W], upwards: bool [n, C, 1, 1])."""
-    _, channels, height, width = x.shape
-    size = side(query, initial, height, width)
-    top, left = (
-        draw(f"{name}/{query}").integers(0, extent - size + 1)[rows]
-        for name, extent in (("top", height), ("left", width))
-    )
-    inside = window(top, size, height).unsqueeze(2) & window(left, size, width).unsqueeze(1)
-    return inside.unsqueeze(1), upwards(draw(f"colour/{query}").uniform(channels, 1, 1))[rows]
+def squares(
+    shape: torch.Size, queries: int, draw: Callable[[str], Rows], initial: float
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What the queries 1, 2, … try, by query: the square's rows, bool [N, 1, H, 1], its columns, bool [N, 1, 1, W],
+    and the channels that go up in it, bool [N, C, 1, 1].
+
+    Numbers of up to AHEAD queries with squares of one size are drawn together, under the name of the first.
+    """
+    _, channels, height, width = shape
+    last = 0
+    while last < queries - 1:
+        first = last + 1
+        last = min(last + AHEAD, queries - 1, *(limit for limit in HALVED_AFTER if limit >= first))
+        size, count = side(first, initial, height, width), last + 1 - first
+        tall, wide = (
+            window(draw(f"{name}/{first}").integers(0, extent - size + 1, count), size, extent)
+            for name, extent in (("top", height), ("left", width))
+        )
+        up = upwards(draw(f"colour/{first}").uniform(count, channels))
+        shaped = tall[:, :, None, :, None], wide[:, :, None, None], up[..., None, None]
+        yield from zip(*(part.unbind(1) for part in shaped), strict=True)
 
 
 @torch.no_grad()
@@ -76,7 +88,7 @@ def square_attack(
     reached = value(best)
     whole = Queried(best.clone(), torch.ones(len(x), dtype=torch.int64, device=x.device), reached >= 0)
     rows, taken = torch.arange(len(x), device=x.device), whole.queries.clone()
-    for query in range(1, queries):
+    for proposed in squares(x.shape, queries, draw, initial):
         if among is not None:
             left = (reached < 0).nonzero().squeeze(1)
             if len(left) < len(rows):
@@ -85,8 +97,8 @@ def square_attack(
                 high, low, best, taken, reached = (kept[left] for kept in (high, low, best, taken, reached))
             if not len(rows):
                 break
-        where, up = squares(x, query, draw, initial, rows)
-        tried = torch.where(where, torch.where(up, high, low), best)
+        tall, wide, up = (part[rows] for part in proposed)
+        tried = torch.where(tall & wide, torch.where(up, high, low), best)
         found, alive = value(tried), reached < 0
         better = alive & (found > reached)
         taken += alive

@@ -53,9 +53,11 @@ def test_counts_of_the_fixture(readable):
 
 
 def test_a_missing_label_takes_part_in_no_pair(readable):
-    positive, negative = masks(block_of(torch.tensor([0, -1, -1, 0])))
+    block = block_of(torch.tensor([0, -1, -1, 0]))
+    positive, negative = masks(block)
     assert positive.nonzero().tolist() == [[0, 3], [3, 0]]
-    assert not negative.any()
+    assert not negative.any() and block.negatives.tolist() == [0, 0, 0, 0]
+    assert block_of(torch.tensor([0, -1, 1, 0])).negatives.tolist() == [1, 0, 2, 1]
 
 
 def test_against_a_memory_no_position_is_self(readable):
@@ -165,6 +167,27 @@ def test_a_loss_is_the_same_in_many_blocks(name, monkeypatch, readable):
     for setting in ({"BLOCK": {"cpu": 3 * len(x)}}, {"WHOLE": {"cpu": 0}}, {"FEW": 0}, {"FEW": 10**9, "LISTED": 0}):
         for key, value in setting.items():
             monkeypatch.setattr(blocks, key, value)
+        torch.testing.assert_close(value_and_gradients(lambda z: of(LOSSES[name], z, labels), x), whole)
+
+
+@pytest.fixture
+def poisoned():
+    """Memory that is asked for and not written holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_blocks_without_a_slope_leave_nothing_of_what_memory_held(name, monkeypatch, poisoned):
+    """The first anchors are of a class that lies together, opposite to all others."""
+    x, labels = batch(3)
+    x[:6], labels[:6] = -50.0, int(labels.max()) + 1
+    x[6:] += 5.0
+    whole = value_and_gradients(lambda z: of(LOSSES[name], z, labels), x)
+    assert all(part.isfinite().all() for part in whole) and whole[1].any()
+    for cells in (1, 3):
+        monkeypatch.setattr(blocks, "BLOCK", {"cpu": cells * len(x)})
         torch.testing.assert_close(value_and_gradients(lambda z: of(LOSSES[name], z, labels), x), whole)
 
 

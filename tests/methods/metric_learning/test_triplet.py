@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from datamodules import devices
 from datamodules.errors import UserError
 from methods.metric_learning import triplet
-from methods.metric_learning.triplet import Triplet
+from methods.metric_learning.blocks import Block
+from methods.metric_learning.triplet import Triplet, all_triplets
 from tests.harness import train
 from tests.methods.metric_learning.fixture import X, Y, batch, of
 from tests.oracles.compare import same, value_and_gradients
@@ -85,6 +86,20 @@ def test_a_collapsed_embedding_costs_the_margin_and_has_no_gradient():
     value.backward()
     assert float(value.detach()) == pytest.approx(0.2)
     assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+def test_triplets_whose_sum_rounds_to_zero_are_still_active():
+    """Distances of 100 and a few units in the last place of float32: both sums are rounded, and so may be equal."""
+    unit, rounded = 2.0**-17, 0
+    for seed in range(200):
+        steps = torch.randint(0, 3, (2, 3, 1), generator=torch.Generator().manual_seed(seed))
+        positive, negative = 100 + unit * (steps + torch.tensor([1, 0])[:, None, None])
+        one = torch.ones(3, 1, dtype=torch.int64)
+        said = all_triplets(Block(positive, one.bool(), one, negative.clone(), one[:, 0], negative.clone), 0.0)
+        active = int((positive > negative).sum())
+        assert int(said.counts[0]) == active and bool(said.active) == bool(active)
+        rounded += bool(active) and not float(said.value)
+    assert rounded
 
 
 @pytest.mark.parametrize("mining", ["all", "batch_hard", "semi_hard", "semi_hard_all"])
