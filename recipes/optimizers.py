@@ -1,18 +1,15 @@
 """Optimizers by name, with defaults that mean what the name says.
 
-timm's factory makes them, save those of torch that it lacks (Rprop, ASGD) or hands on as they are: these are made
-here, since timm takes a second to import. Some of its names mislead: its `sgd` is Nesterov's form, its `rmsprop` has
-momentum 0.9 and α = 0.9, its `adagrad` another ε, and its `lars` and `lamb` adapt nothing where the weight decay is 0.
-The settings below say each of these openly; `NamedOptimizer` hands any other name to timm as it is.
+timm's factory makes most of them (see `optimizer_makers`), and some of its names mislead: its `sgd` is Nesterov's form,
+its `rmsprop` has momentum 0.9 and α = 0.9, its `adagrad` another ε, and its `lars` and `lamb` adapt nothing where the
+weight decay is 0. The settings below say each of these openly; `NamedOptimizer` hands any other name to timm as it is.
 
 Weight decay acts on tensors with more than one dimension only (kernels, embeddings), never on biases, norms
 and scales: chosen by shape, since names miss norms called otherwise. A parameter may carry `_lr_scale`
 (factor of the learning rate) and `_weight_decay` (its own decay): these win."""
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
 from typing import Annotated, Any, ClassVar
 
 from omegaconf import OmegaConf
@@ -20,6 +17,7 @@ from pydantic import Field
 from torch import nn, optim
 
 from datamodules.errors import UserError, nearest
+from recipes.optimizer_makers import Maker, maker_of
 from recipes.settings import Update
 from recipes.updates import FORMS, form_of
 
@@ -28,19 +26,6 @@ NonNegative = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Betas = tuple[Beta, Beta]
 Options = dict[str, Any]
-
-FROM_TORCH: dict[str, Callable[..., optim.Optimizer]] = {
-    "rprop": optim.Rprop,
-    "asgd": optim.ASGD,
-    "momentum": partial(optim.SGD, momentum=0.9),
-    "adam": optim.Adam,
-    "adamw": optim.AdamW,
-    "radam": optim.RAdam,
-}
-FIXED = {"params", "lr", "weight_decay"}
-REFUSED = {
-    "adahessian": "it needs a backward pass that can be differentiated again, which the step does not make"
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +219,7 @@ def build_optimizer(
         raise UserError(f"optimizer: '{name}' cannot be made with {arguments}: {error}") from error
 
 
-def check_optimizer(settings: OptimizerSettings) -> Callable[..., optim.Optimizer]:
+def check_optimizer(settings: OptimizerSettings) -> Maker:
     """What makes the optimizer, from groups, rate, decay and the settings' arguments. Raises `UserError` for an
     unknown name and for arguments that it does not have, before there is anything to optimise."""
     return _checked(settings)[0]
@@ -248,9 +233,9 @@ def chosen_form(settings: OptimizerSettings, update: Update, device: str, precis
     return next((name for name, taken in form.items() if taken), "loop" if form else "own")
 
 
-def _checked(settings: OptimizerSettings) -> tuple[Callable[..., optim.Optimizer], set[str]]:
+def _checked(settings: OptimizerSettings) -> tuple[Maker, set[str]]:
     name = settings.factory_name()
-    make, known = _factory(name)
+    make, known = maker_of(name)
     for argument in sorted(settings.arguments().keys() - known):
         raise UserError(f"optimizer.options.{argument}: '{name}' has no such argument; {nearest(argument, known)}")
     return make, known
@@ -273,13 +258,6 @@ def parameter_groups(
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
-def optimizer_names() -> list[str]:
-    """All names that `NamedOptimizer` takes."""
-    from timm.optim import list_optimizers
-
-    return sorted(set(map(str, list_optimizers())) - set(REFUSED) | set(FROM_TORCH))
-
-
 def _plain(value: Any) -> Any:
     """A config's list as a tuple: the optimizer's state keeps it, and checkpoints hold plain values."""
     value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
@@ -288,35 +266,3 @@ def _plain(value: Any) -> Any:
 
 def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [p for p in parameters if p.requires_grad]
-
-
-def _factory(name: str) -> tuple[Callable[..., optim.Optimizer], set[str]]:
-    """What makes the optimizer called `name`, and the arguments it knows."""
-    if name in REFUSED:
-        raise UserError(f"optimizer.name: '{name}' is not offered: {REFUSED[name]}")
-    if name in FROM_TORCH:
-        return _from_torch(FROM_TORCH[name]), set(inspect.signature(FROM_TORCH[name]).parameters) - FIXED
-    # imported late: timm loads all its networks, which nobody wants to wait for who does not need it
-    from timm.optim import create_optimizer_v2, get_optimizer_class
-
-    if name not in optimizer_names():
-        raise UserError(f"optimizer.name: there is no '{name}'; {nearest(name, optimizer_names())}")
-
-    def make(groups: list[dict[str, Any]], **kw: Any) -> optim.Optimizer:
-        return create_optimizer_v2(groups, opt=name, filter_bias_and_bn=False, **kw)
-
-    known = set(inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters)
-    return make, known - FIXED
-
-
-def _from_torch(maker: Callable[..., optim.Optimizer]) -> Callable[..., optim.Optimizer]:
-    """torch's constructor; one without weight decay (Rprop) refuses a decay instead of forgetting it."""
-
-    def make(groups: list[dict[str, Any]], weight_decay: float, **kw: Any) -> optim.Optimizer:
-        if "weight_decay" in inspect.signature(maker).parameters:
-            return maker(groups, weight_decay=weight_decay, **kw)
-        if any(group["weight_decay"] for group in groups):
-            raise ValueError("it has no weight decay; set optimizer.weight_decay=0")
-        return maker([{k: v for k, v in group.items() if k != "weight_decay"} for group in groups], **kw)
-
-    return make

@@ -13,6 +13,7 @@ from torch import nn
 from datamodules.errors import UserError
 from recipes import optimizers as o
 from recipes.groups import CONFIGS
+from recipes.optimizer_makers import FROM_TORCH, optimizer_names
 
 GRADIENTS = ((1.0, -2.0), (0.5, 1.0), (0.25, 0.5))
 WORKED = {
@@ -88,7 +89,7 @@ def test_iterates_equal_the_worked_numbers(name):
         torch.testing.assert_close(got, torch.tensor(want), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", sorted(set(o.FROM_TORCH) - {"rprop", "asgd"}))
+@pytest.mark.parametrize("name", sorted(set(FROM_TORCH) - {"rprop", "asgd"}))
 def test_what_is_made_here_is_what_timm_would_make(name):
     module = Vector()
     ours = o.build_optimizer(module, o.NamedOptimizer(name=name, lr=0.1, weight_decay=0.2))
@@ -160,7 +161,7 @@ def test_groups_of_a_method_win_over_the_settings_and_are_not_counted_twice():
 
 def names():
     """All names but those of packages that need not be installed; kron compiles its kernels for a while."""
-    found = (n for n in o.optimizer_names() if not n.startswith(("bnb", "fused")))
+    found = (n for n in optimizer_names() if not n.startswith(("bnb", "fused")))
     return [pytest.param(n, marks=pytest.mark.slow) if n.startswith("kron") else n for n in found]
 
 
