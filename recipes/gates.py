@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class _Gate(torch.autograd.Function):
@@ -36,6 +36,7 @@ class Gates:
 
     def __init__(self, tasks: Iterable[str]):
         self.tasks = tuple(tasks)
+        self._outside: frozenset[Tensor] | None = None
         self.weights: dict[str, Tensor | float] = {}
         self.reset()
 
@@ -45,6 +46,14 @@ class Gates:
     def set(self, weights: Tensor) -> None:
         """weights: [T], in the order of the tasks, without gradient."""
         self.weights = dict(zip(self.tasks, weights.detach().unbind(), strict=True))
+
+    def outside(self, network: nn.Module) -> frozenset[Tensor]:
+        """The parameters of the network before the gates, also those that a head has too. Looked up once: which module
+        holds which does not change while a network trains, and the search is a walk through all modules."""
+        if self._outside is None:
+            named = network.named_parameters(remove_duplicate=False)
+            self._outside = frozenset(p for name, p in named if not name.startswith("heads."))
+        return self._outside
 
     def __call__(self, hidden: Tensor, task: str) -> Tensor:
         if task not in self.weights:  # a head of no task, the embedding: added to the sum as it is

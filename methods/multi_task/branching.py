@@ -5,7 +5,7 @@ another's. Then the backward of Σ_t L_t, stopped at the gates, leaves ∂L_t/�
 of all heads: what T backwards would give. Whether it is so is read off the graph of the step.
 """
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,17 +64,9 @@ def branching(
             return None
         tips.append(found)
     reached = [{i for _, i in found} for found in tips if found]
-    if len(reached) < 2 or any(some != reached[0] for some in reached) or touches_shared(network, own.keys()):
+    if len(reached) < 2 or any(some != reached[0] for some in reached) or not gates.outside(network).isdisjoint(own):
         return None
     return Branching(tips, sorted(reached[0]), list(own))
-
-
-def touches_shared(network: nn.Module, own: Set[Tensor]) -> bool:
-    """Whether some of these parameters are of the network and of no head."""
-    heads: Any = network.heads
-    if own <= {p for module in heads.modules() for p in module._parameters.values()}:
-        return False
-    return not own.isdisjoint(p for name, p in network.named_parameters() if not name.startswith("heads."))
 
 
 def tips_of(

@@ -102,6 +102,24 @@ def test_other_ways_to_what_is_shared_are_seen(change):
     assert parts(network, output, change(network, output, losses)) is None
 
 
+def test_a_parameter_of_the_trunk_that_a_head_uses_too_is_seen():
+    """Its gradient comes from both, and from every task: no part of it may get lost."""
+    network = Setup(tasks=TASKS).network()
+    network.gates, shared = Gates(TASKS), next(p for p in network.body.parameters() if p.ndim == 1)
+
+    class Tied(torch.nn.Module):
+        def __init__(self, head):
+            super().__init__()
+            self.head, self.shift = head, shared
+
+        def forward(self, x):
+            return self.head(x) * self.shift.sum()
+
+    network.heads[next(iter(TASKS))] = Tied(network.heads[next(iter(TASKS))])
+    output = network(Embedded(torch.rand(4, 3, 8, 8)))
+    assert parts(network, output, [output.logits[task].logsumexp(1).mean() for task in TASKS]) is None
+
+
 def test_dropout_between_features_and_gates_is_seen():
     network, output, _ = small()
     hidden = torch.nn.functional.dropout(output.features, 0.5)
