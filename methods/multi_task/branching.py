@@ -135,24 +135,25 @@ def branches(parting: Branching, losses: Sequence[Tensor], z: Sequence[Tensor], 
     return Branches([z[i] for i in parting.reached], by_task, own)
 
 
-def times(gradients: list[Tensor], slope: Tensor) -> list[Tensor]:
-    """Each gradient times a number of no dimensions."""
+def times(gradients: Sequence[Tensor], slope: Tensor) -> Sequence[Tensor]:
+    """Each gradient times a number of no dimensions; by one, where that can be seen, the gradients themselves."""
     if devices.readable(slope):
-        return list(torch._foreach_mul(gradients, float(slope)))
+        return gradients if float(slope) == 1.0 else torch._foreach_mul(gradients, float(slope))
     if any(gradient.dtype != slope.dtype for gradient in gradients):
         return [gradient * slope.to(gradient) for gradient in gradients]
-    return list(torch._foreach_mul(gradients, slope))
+    return torch._foreach_mul(gradients, slope)
 
 
 class _Given(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *of: Tensor) -> Tensor:
-        ctx.gradients = gradients
+        # saved, so that they are let go with the graph: autograd then takes each as it is, and copies none
+        ctx.save_for_backward(*gradients)
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return None, None, *times(ctx.gradients, slope)
+        return None, None, *times(ctx.saved_tensors, slope)
 
 
 def given(value: Tensor, gradients: Given) -> Tensor:

@@ -142,6 +142,28 @@ def test_given_gradients_are_scaled_as_the_loss_is():
     assert x.grad.tolist() == [0.25, 0.5] and y.grad.tolist() == [0.5] * 3
 
 
+def test_given_gradients_that_need_no_factor_are_taken_as_they_are():
+    x = torch.ones(3, requires_grad=True)
+    gradients = [(x, torch.full((3,), 2.0))]
+    place = gradients[0][1].data_ptr()
+    loss = given(torch.tensor(1.0), gradients)
+    gradients.clear()
+    loss.backward(retain_graph=True)
+    assert x.grad.tolist() == [2.0] * 3 and x.grad.data_ptr() != place
+    loss.backward(retain_graph=True)
+    assert x.grad.tolist() == [4.0] * 3
+    x.grad = None
+    loss.backward()
+    assert x.grad.tolist() == [2.0] * 3 and x.grad.data_ptr() == place
+
+
+def test_one_gradient_given_to_two_parameters_stays_that_of_both():
+    x, y, both = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True), torch.tensor([3.0, 4.0])
+    given(torch.tensor(1.0), [(x, both), (y, both)]).backward()
+    x.grad.zero_()
+    assert y.grad.tolist() == [3.0, 4.0]
+
+
 @pytest.mark.parametrize("source", ["rep", "shared"])
 def test_gradients_of_a_loss_that_is_not_scaled_are_no_update_in_fp16(source):
     network, output, losses = small()
