@@ -35,6 +35,7 @@ from recipes.networks.network import Network
 
 TOLERANCE = 1e-4  # of the combined gradient, relative to its norm
 THEIRS = ("torchjd, vectorised", "torchjd, one by one")
+KEPT = "a step keeps its logits to the end, for meters and methods, where the peers' loop lets them go with the losses"
 Found = tuple[Bench, dict[str, Times], dict[str, int]]
 
 
@@ -134,6 +135,7 @@ def judge(record: Record, found: dict[str, Found], by: By) -> None:
             label: peaks[f"ours, {mine}"] / min(peaks[name] for name in THEIRS) for label, (_, _, peaks) in jd.items()
         }
         more = ", ".join(f"{label}: {value:.3f}" for label, value in share.items() if value > 1)
+        more = f"{more}; {KEPT}" if more else ""
         span = f"{min(share.values()):.2f} to {max(share.values()):.3f} of the peak of the leaner of its two ways"
         record.target(f"`{mine}` in less memory than torchjd", span, max(share.values()) <= 1, more)
 

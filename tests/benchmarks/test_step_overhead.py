@@ -90,6 +90,7 @@ def test_verdicts_are_of_what_was_measured_and_say_where_it_goes():
         sections = {"bare step in Lightning": {"backward": 3e-3, "loader": 2e-4, "all": 3.2e-3}}
         sections["Roux"] = {"backward": 3e-3, "meters": 5e-4, "loader": 1e-4, "all": 3.6e-3}
         times = {"Roux": {"ratio": Spread([ratio]), "beyond": Spread([beyond])}}
+        times["bare step in Lightning"] = {"ratio": Spread([1.035]), "beyond": Spread([0.0])}
         return {"times": times, "allocated": (1000.0, 1000.0), "sections": sections}
 
     record = Record("step_overhead", "")
@@ -100,6 +101,7 @@ def test_verdicts_are_of_what_was_measured_and_say_where_it_goes():
     judge(record, {("host", "five_methods"): entry(1.2, 2e-4), ("device", "lora"): entry(1.04, 0.0)})
     verdicts = [(target.met, bool(target.why)) for target in record.targets]
     assert verdicts == [(True, False), (False, True), (True, False)]
+    assert "lora 1.035 and +0.00 ms" in record.targets[1].why
 
 
 def test_memory_may_be_made_steady_more_than_once():
