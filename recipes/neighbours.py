@@ -32,7 +32,10 @@ def largest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
         return similarity.topk(count, dim=1)
     groups = columns // width
     rest = torch.arange(groups * width, columns, device=similarity.device).expand(rows, -1)
-    maxima = similarity[:, : groups * width].unflatten(1, (width, groups)).amax(1)
+    if similarity.is_contiguous():
+        maxima = similarity[:, : groups * width].unflatten(1, (width, groups)).amax(1)
+    else:  # the transpose of a matrix that lies in memory row by row, as it is read fastest
+        maxima = similarity.T[: groups * width].unflatten(0, (width, groups)).amax(0).T.contiguous()
     first = maxima.topk(count, dim=1, sorted=False).indices
     members = first[:, :, None] + groups * torch.arange(width, device=similarity.device)
     candidates = torch.cat([members.flatten(1), rest], 1)
@@ -67,6 +70,8 @@ def nearest(x: Tensor, wanted: slice, depth: int) -> Tensor:
     pieces = [*cut(0, wanted.start), *cut(wanted.start, wanted.stop), *cut(wanted.stop, len(x))]
     values = x.new_full((wanted.stop - wanted.start, depth), -torch.inf)
     index = torch.full_like(values, len(x), dtype=torch.int64)
+    # one memory for all tiles: fresh pages would take the system a third of a product's time
+    tile = x.new_empty(max(piece.stop - piece.start for piece in pieces) ** 2)
 
     def merge(rows: slice, columns: slice, similarity: Tensor) -> None:
         place = slice(rows.start - wanted.start, rows.stop - wanted.start)
@@ -81,13 +86,14 @@ def nearest(x: Tensor, wanted: slice, depth: int) -> Tensor:
             asking = [wanted.start <= piece.start < wanted.stop for piece in (rows, columns)]
             if not any(asking):
                 continue
-            similarity = x[rows] @ x[columns].T
+            size = (rows.stop - rows.start, columns.stop - columns.start)
+            similarity = torch.mm(x[rows], x[columns].T, out=tile[: math.prod(size)].view(size))
             if rows is columns:
                 similarity.fill_diagonal_(-torch.inf)  # the query itself is no neighbour
             if asking[0]:
                 merge(rows, columns, similarity)
             if asking[1] and rows is not columns:
-                merge(columns, rows, similarity.T.contiguous())
+                merge(columns, rows, similarity.T)
     return index
 
 
