@@ -152,11 +152,11 @@ def apart(found: dict[str, list[dict[str, Any]]]) -> str | None:
     return None
 
 
-def trial(rows: int, repeats: int, options: argparse.Namespace, record: Record) -> str | None:
+def trial(rows: int, options: argparse.Namespace, record: Record) -> str | None:
     """One size: all contenders in turn, their table. What differs, if anything does."""
     names = [name for name, module in NEEDS.items() if module is None or find_spec(module)]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for turn in range(repeats):
+    for turn in range(options.repeats):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             found[name].append(run(name, rows, options))
             print(f"{name}, {rows} rows: {found[name][-1]}", flush=True)
@@ -175,7 +175,7 @@ def trial(rows: int, repeats: int, options: argparse.Namespace, record: Record) 
         times = Spread([result[by] for result in results]).text(1, 2)
         table.append([name, times, ratio.text(1, 2), mebibytes(peak), mebibytes(whole), scores])
     head = ["", "seconds", "ours is … times as fast", "beyond the data, MiB", "process, MiB", "Recall@1 / MAP@R"]
-    record.table(f"{rows} x {options.dim}, {options.per_class} a class, {repeats} runs each", head, table)
+    record.table(f"{rows} x {options.dim}, {options.per_class} a class, {options.repeats} runs each", head, table)
     record.figures[str(rows)] = found
     judge(rows, found, by, record)
     return None
@@ -196,8 +196,8 @@ def judge(rows: int, found: dict[str, list[dict[str, Any]]], by: str, record: Re
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--rows", type=int, default=10_000, help="embeddings of the repeated runs")
-    parser.add_argument("--whole", type=int, default=60_000, help="embeddings of one run each, 0 for none")
+    parser.add_argument("--rows", type=int, default=10_000, help="embeddings")
+    parser.add_argument("--whole", type=int, default=60_000, help="embeddings of a second, larger trial, 0 for none")
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--per-class", type=int, default=12, help="embeddings of a class; its size is the R of MAP@R")
     parser.add_argument("--repeats", type=int, default=5)
@@ -218,8 +218,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     record = Record("retrieval", __doc__ or "", options.device, PEERS)
     record.figures["products"] = run("products", options.rows, options)["products"]
-    for rows, repeats in ((options.rows, options.repeats), (options.whole, 1)):
-        if rows and (fault := trial(rows, repeats, options, record)) is not None:
+    for rows in (options.rows, options.whole):
+        if rows and (fault := trial(rows, options, record)) is not None:
             print(f"{rows} rows: {fault}")
             return 1
     record.write(options.json)
