@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from datamodules.datamodule import StreamDataModule
 from datamodules.randomness import Randomness
+from tests.datamodules.text_sets import DATA
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VISION = ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
@@ -75,6 +76,21 @@ def test_only_pictures_with_a_meaningful_mirror_image_are_mirrored(name, flip):
     views = composed(name).data.views
     assert views.weak.flip is flip and views.strong.weak.flip is flip
     assert composed(name, f"data.views.weak.flip={not flip}").data.views.strong.weak.flip is not flip
+
+
+@pytest.mark.parametrize(("name", "folder"), [
+    ("digits", None), ("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST"),
+    ("multi_mnist", "MNIST"), ("multi_fashion", "FashionMNIST"), ("fashion_and_mnist", "FashionMNIST"),
+])  # fmt: skip
+def test_what_comes_in_from_outside_is_the_ground_of_the_pictures(name, folder):
+    """Strong views that turn, shear and move are filled with the grey that most corners of the set have."""
+    if folder is not None and not (DATA / folder).is_dir():
+        pytest.skip(f"{folder} is not in {DATA}")
+    data = composed(name).data
+    train = instantiate(data.source).load(DATA).train
+    pictures = train.fetch(torch.arange(min(len(train), 500)))
+    corners = pictures[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].float() / 255
+    assert float(corners.median()) == data.views.strong.fill
 
 
 @pytest.mark.parametrize("name", VISION)
