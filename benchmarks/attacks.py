@@ -27,7 +27,7 @@ from datamodules.randomness import SampleRandomness
 from methods.adversarial.attacks.losses import LOSSES, Objective, fixed, objective
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm
 from methods.adversarial.attacks.pgd import pgd
-from methods.adversarial.attacks.square_attack import Queried, share, square_attack
+from methods.adversarial.attacks.square_attack import AHEAD, Queried, share, square_attack
 from methods.adversarial.attacks.threat import Threat
 from methods.adversarial.perturbation import evaluating
 from recipes.networks.build import build_network
@@ -158,7 +158,7 @@ class Shared:
         self.rows, self.device = rows, x.device
         torch.manual_seed(0)
         self.stripes = torch.rand(rows, channels, 1, width)
-        draws = [(torch.rand(1), torch.rand(1), torch.rand(channels)) for _ in range(1, queries)]
+        draws = [(torch.rand(1), torch.rand(1), torch.rand(channels)) for _ in range(queries + AHEAD)]
         self.drawn = dict(zip(("top", "left", "colour"), map(torch.stack, zip(*draws, strict=True)), strict=True))
 
     def __call__(self, purpose: str) -> "Shared":

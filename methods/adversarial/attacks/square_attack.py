@@ -3,6 +3,7 @@ via random search, ECCV 2020, arXiv 1912.00049."""
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -41,18 +42,19 @@ def window(corner: Tensor, size: int, extent: int) -> Tensor:
 
 
 def squares(
-    shape: torch.Size, queries: int, draw: Callable[[str], Rows], initial: float
+    shape: torch.Size, draw: Callable[[str], Rows], initial: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """What the queries 1, 2, … try, by query: the square's rows, bool [N, 1, H, 1], its columns, bool [N, 1, 1, W],
     and the channels that go up in it, bool [N, C, 1, 1].
 
-    Numbers of up to AHEAD queries with squares of one size are drawn together, under the name of the first.
+    Numbers of up to AHEAD queries with squares of one size are drawn together, under the name of the first: of as many
+    whether all are asked for or not, so that a longer search begins as a shorter one.
     """
     _, channels, height, width = shape
     last = 0
-    while last < queries - 1:
+    while True:
         first = last + 1
-        last = min(last + AHEAD, queries - 1, *(limit for limit in HALVED_AFTER if limit >= first))
+        last = min([last + AHEAD, *(limit for limit in HALVED_AFTER if limit >= first)])
         size, count = side(first, initial, height, width), last + 1 - first
         tall, wide = (
             window(draw(f"{name}/{first}").integers(0, extent - size + 1, count), size, extent)
@@ -88,7 +90,7 @@ def square_attack(
     reached = value(best)
     whole = Queried(best.clone(), torch.ones(len(x), dtype=torch.int64, device=x.device), reached >= 0)
     rows, taken = torch.arange(len(x), device=x.device), whole.queries.clone()
-    for proposed in squares(x.shape, queries, draw, initial):
+    for proposed in islice(squares(x.shape, draw, initial), queries - 1):
         if among is not None:
             left = (reached < 0).nonzero().squeeze(1)
             if len(left) < len(rows):

@@ -1,15 +1,16 @@
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
 
-from datamodules.randomness import SampleRandomness
+from datamodules.randomness import Randomness, SampleRandomness
 from methods.adversarial.attacks.square_attack import share, side, square_attack, window
 from methods.adversarial.attacks.threat import Threat
 from tests.methods.adversarial.attacks.worked import convolutional, of, pictures
 
 
-def run(queries, eps=0.1, model=None, rows=6, index=None, watch=None, narrow=False):
+def run(queries, eps=0.1, model=None, rows=6, index=None, watch=None, narrow=False, draw=None):
     model, (x, _) = model or convolutional(), pictures(rows)
     x = x[torch.arange(rows) if index is None else index]
     index = torch.arange(rows) if index is None else index
@@ -26,7 +27,8 @@ def run(queries, eps=0.1, model=None, rows=6, index=None, watch=None, narrow=Fal
         return lambda tried: (watch.append(tried.clone()), left(tried))[1]
 
     narrowed = {"among": among} if narrow else {}
-    found = square_attack(seen, x, Threat("linf", eps), queries, SampleRandomness(0, index).draw, **narrowed)
+    draw = draw or SampleRandomness(0, index).draw
+    found = square_attack(seen, x, Threat("linf", eps), queries, draw, **narrowed)
     return x, y, model, found
 
 
@@ -72,6 +74,17 @@ def test_more_queries_never_lower_the_margin_and_success_ends_a_sample():
         assert torch.equal(later.x[earlier.success], earlier.x[earlier.success])
     assert (margins[0] <= margins[1] + 1e-6).all() and (margins[1] <= margins[2] + 1e-6).all()
     assert 0 < int(taken[0].success.sum()) < int(taken[-1].success.sum())
+
+
+@pytest.mark.parametrize("draw", [None, partial(Randomness(0, 0).draw, rows=6)], ids=["by sample", "by batch"])
+def test_a_longer_search_begins_as_a_shorter_one(draw):
+    """Also over the block of 64 and the change of the square's size, where numbers are drawn anew."""
+    longest = []
+    run(130, eps=0.01, watch=longest, draw=draw)
+    for queries in (2, 9, 70, 115):
+        watch = []
+        run(queries, eps=0.01, watch=watch, draw=draw)
+        assert len(watch) == queries and torch.equal(torch.stack(watch), torch.stack(longest[:queries]))
 
 
 def test_it_asks_for_no_gradient_and_a_sample_is_attacked_alike_in_any_company():
