@@ -1,5 +1,5 @@
 """Small matrices on the CPU as arrays of NumPy: an operation on T × T numbers costs a fraction of a tensor's.
-On other devices they stay tensors, and nothing waits."""
+On other devices they stay tensors, and nothing waits unless a caller asks for arrays (MGDA beyond eight tasks)."""
 
 from typing import Any
 
