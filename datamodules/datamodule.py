@@ -11,13 +11,14 @@ from torch import Tensor
 
 from datamodules.errors import UserError, nearest
 from datamodules.facts import Facts
-from datamodules.randomness import Draw
+from datamodules.randomness import Draw, generator
 from datamodules.samplers import MakeOrder, Order, ShareSampler, ShuffledPasses, StepSampler
 from datamodules.source import DataInfo, Loader, Splits
 from datamodules.splits import SplitSettings, class_counts, split_training
 from datamodules.streams import BatchLoader, Part, PartDataset, PlacedPart, Places, StepDataset, StepLoader, moved
 
 DIGITS = "0123456789"
+CLEAN_SAMPLES, CLEAN_BATCH = 1024, 128  # training samples in evaluation's view: in all, at once
 
 
 class StreamDataModule(LightningDataModule):
@@ -96,6 +97,7 @@ class StreamDataModule(LightningDataModule):
         self.parts: dict[str, Part] = {}
         self.true_targets: dict[str, Tensor] = {}
         self._splits: Splits | None = None
+        self._clean: list[dict[str, Any]] | None = None
         self._position = 0
         self._place: tuple[int, int, int] | None = None
         self._places: Places | None = None
@@ -292,6 +294,18 @@ class StreamDataModule(LightningDataModule):
         """One pass over a part in its own order, all of it on every rank, in batches as evaluation has them."""
         part = self._placed(self.parts[name])
         return BatchLoader(PartDataset(part), ShareSampler(len(part), self.eval_batch_size), **self._options(part))
+
+    def clean_batches(self) -> list[dict[str, Any]]:
+        """A fixed random draw of training samples as raw data, in batches, for what is estimated on clean samples.
+
+        From the unlabeled stream where there is one, else from the labeled; the same on every rank. Read once, and at
+        most `CLEAN_SAMPLES` samples: it does not grow with the data."""
+        if self._clean is None:
+            part = self.parts["unlabeled" if "unlabeled" in self.streams else "labeled"]
+            order = torch.randperm(len(part), generator=generator(self.seed, "clean samples"))[:CLEAN_SAMPLES]
+            # equal parts: a last batch of one sample would have no variance
+            self._clean = [part.fetch(rows) for rows in order.chunk(-(-len(order) // CLEAN_BATCH))]
+        return self._clean
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         return self._evaluation_loader("val")

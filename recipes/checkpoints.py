@@ -89,7 +89,9 @@ class LastCheckpoint(Checkpoint):
             return
         if due and trainer.global_step == trainer.max_steps:
             return  # a run that goes on with nothing to train would not validate
-        cast(Recipe, trainer.lightning_module).traces.check()
+        recipe = cast(Recipe, trainer.lightning_module)
+        recipe.traces.check()
+        recipe.estimate_moments()  # the averaged network in the file has moments of its own
         self.due = due
         trainer.save_checkpoint(self.path)
         self.saved, self._written = trainer.global_step, time.monotonic()

@@ -1,6 +1,7 @@
 """How a run is evaluated: what the reported network says, and what comes of it. The training step is in `recipe.py`."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -8,10 +9,12 @@ from torch import Tensor, nn
 
 from datamodules.errors import UserError, nearest
 from datamodules.randomness import Randomness, SampleRandomness
+from datamodules.streams import moved
 from recipes.composition import Composition
 from recipes.evaluation import Evaluator, Probe
 from recipes.hooks import Lean
 from recipes.method import Method
+from recipes.moments import Moments
 from recipes.networks.network import Network
 from recipes.sharding import keep_whole
 from recipes.step import Embedded, Output, Stream
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from recipes.recipe import Recipe
 
 MakeView = Callable[[Stream, str, Randomness], Any]
+CleanBatches = Callable[[], Iterable[dict[str, Any]]]
 
 
 class Evaluated(Lean):
@@ -38,12 +42,42 @@ class Evaluated(Lean):
     monitor: str | None
     seed: int
     latest: dict[str, float]
+    total_steps: int
     _make_view: MakeView
+    _clean_batches: CleanBatches | None
+    _estimated_at: int
 
     def reported(self, raw: bool = False) -> Network:
         """The network that evaluation reports: the averaged one where a method evaluates it; `raw`: the trained one."""
         averaged = self.composition.evaluates_teacher and not raw
         return self.teacher.network if averaged and self.teacher else self.network
+
+    @contextmanager
+    def reporting(self) -> Iterator[Network]:
+        """The reported network as it is evaluated: an averaged one has BatchNorm moments of its own here."""
+        network = self.reported()
+        self.estimate_moments()
+        moments = self._moments()
+        with moments.installed() if moments is not None and moments.known else nullcontext():
+            yield network
+
+    def _moments(self) -> Moments | None:
+        """The moments that evaluation puts into the reported network; None where it uses the network's own."""
+        moments = self.teacher.moments if self.teacher and self.composition.evaluates_teacher else None
+        return moments if moments is not None and moments.layers else None
+
+    def estimate_moments(self) -> None:
+        """Estimate the moments of the reported network anew, where it was trained since the last time.
+
+        They follow from weights and seed alone: a run that resumes finds the same ones."""
+        moments, step = self._moments(), self.trainer.global_step if self._trainer else 0
+        if moments is None or self._clean_batches is None or step == self._estimated_at or not self.total_steps:
+            return
+        network = self.reported()
+        with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
+            views = (self.evaluation_view(moved(batch, self.device)) for batch in self._clean_batches())
+            moments.estimate(network, map(network.embed, views))
+        self._estimated_at = step
 
     def predict_logits(self, view: Any, raw: bool = False, index: Tensor | None = None) -> dict[str, Tensor]:
         """Logits by task, as the run reports them: of the reported network, inference-time changes applied; under
@@ -79,7 +113,10 @@ class Evaluated(Lean):
             randomness = SampleRandomness(self.seed, rows)
         for method in () if raw else self.at["receive"]:
             embedded = method.receive(embedded, randomness, cast("Recipe", self))
-        return self.reported(raw)(embedded)
+        if raw:
+            return self.network(embedded)
+        with self.reporting() as network:
+            return network(embedded)
 
     def evaluation_view(self, batch: dict[str, Any]) -> Any:
         """The raw view of a batch {"data", "targets", "index"} of an evaluation loader."""

@@ -67,6 +67,8 @@ def rebuild(config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, A
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"run: its weights do not fit what its config builds ({reason})") from error
+    if recipe.teacher and recipe.teacher.moments:
+        recipe.teacher.moments.settle()
     return Predictor(recipe, assembly.datamodule, facts, config)
 
 

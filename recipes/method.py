@@ -22,8 +22,9 @@ The points, in the order a batch meets them; all are optional, and nobody else w
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from pydantic import Field
 from pytorch_lightning import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -38,19 +39,28 @@ if TYPE_CHECKING:
     from recipes.recipe import Recipe
 
 Closure = Callable[[], Any]
+Horizon = Annotated[float, Field(gt=0, le=1)]
+BatchMoments = Literal["estimated", "kept"]
 
 
 @dataclass(frozen=True)
 class TeacherRequest:
     """An exponential moving average of the network, shared by all methods that ask for an equal one.
 
-    decay: a in θ' ← aθ' + (1-a)θ. warmup: use min(1 - 1/(t+1), a) at update t = 1, 2, …
+    decay: the largest a in θ' ← aθ' + (1-a)θ.
+    warmup: use min(1 - 1/(t+1), a) at update t = 1, 2, …
     buffers: `copy` the student's, `ema` average them, `own` lets the teacher keep those of its own forwards.
+    horizon: share of the run that the average looks back on: a is at most 1 - 1/(horizon · steps of the run); None: a
+        is `decay` however long the run is.
+    moments: what BatchNorm layers use when the averaged network is evaluated: `estimated` on clean training samples,
+        or `kept`, the buffers as above.
     """
 
     decay: float
     warmup: bool = False
     buffers: Literal["copy", "ema", "own"] = "copy"
+    horizon: float | None = None
+    moments: BatchMoments = "kept"
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,7 @@ def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
         sizes=facts.sizes,
         make_view=make_view,
         make_optimizer=make_optimizer,
+        clean_batches=datamodule.clean_batches,
         probes=list(assembly.probes.values()),
         classifies=heads_speak(config, datamodule.info.disjoint),
         monitor=config.monitor,

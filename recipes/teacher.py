@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recipes.method import TeacherRequest
+from recipes.moments import Moments
 from recipes.networks.network import Network
 
 M = TypeVar("M", bound=nn.Module)
@@ -15,9 +16,18 @@ M = TypeVar("M", bound=nn.Module)
 Lists = tuple[list[Tensor], list[Tensor]]
 
 
-def ema_decay(request: TeacherRequest, update: int) -> float:
-    """The decay at update t = 1, 2, …: `decay`, or min(1 - 1/(t+1), decay) with warm-up (.5, .667, .75, …)."""
-    return min(1.0 - 1.0 / (update + 1), request.decay) if request.warmup else request.decay
+def ema_decay(request: TeacherRequest, update: int, total_steps: int) -> float:
+    """The decay at update t = 1, 2, … of a run of `total_steps`.
+
+    a = `decay`, or with a horizon h min(decay, 1 - 1/(h · total_steps)); with warm-up min(1 - 1/(t+1), a), that is
+    .5, .667, .75, … at first.
+    """
+    decay = request.decay
+    if request.horizon is not None:
+        decay = min(decay, 1.0 - 1.0 / max(request.horizon * total_steps, 1.0))
+    if request.warmup:
+        decay = min(decay, 1.0 - 1.0 / (update + 1))
+    return decay
 
 
 def copy_sharing_frozen(network: M) -> M:
@@ -54,13 +64,17 @@ class Teacher(nn.Module):
     Buffers: `copy` takes the student's, so that averaged weights meet fresh batch-norm statistics; `ema` averages
     the floating ones; `own` never touches them: the teacher then runs in training mode and keeps the statistics of
     its own forwards (the form of Mean Teacher's authors). Integer buffers are copied, never averaged.
+
+    These are what training uses. `moments` are what evaluation uses in place of BatchNorm's, where the request says so.
     """
 
-    def __init__(self, student: Network, request: TeacherRequest):
+    def __init__(self, student: Network, request: TeacherRequest, total_steps: int = 1):
         super().__init__()
-        self.request = request
+        self.request, self.total_steps = request, total_steps
         self._pairs: Pairs | None = None
         self.network = copy_sharing_frozen(student)
+        # before modes change: which layers training leaves alone shows in their mode
+        self.moments = Moments(self.network) if request.moments == "estimated" else None
         self.train(student.training)
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -69,7 +83,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def update(self, student: nn.Module, update: int) -> None:
         """The average after optimizer step number `update` (from 1)."""
-        decay = ema_decay(self.request, update)
+        decay = ema_decay(self.request, update, self.total_steps)
         if self._pairs is None:
             self._pairs = Pairs(self.network, student)
         pairs = self._pairs

@@ -95,10 +95,9 @@ class TauNorm(Method):
         if self.tau is not None or data is None:
             return
         modules: Mapping[str, Candidates] = recipe.method_modules[self.key]
-        network = recipe.reported()
         for batch in data.val_dataloader():
             batch = data.transfer_batch_to_device(batch, recipe.device, 0)
-            with trainer.precision_plugin.val_step_context():
+            with trainer.precision_plugin.val_step_context(), recipe.reporting() as network:
                 logits = network(network.embed(recipe.evaluation_view(batch))).logits
             for task, candidates in modules.items():
                 candidates.update(logits[task].float(), batch["targets"][task], network.heads[task], self.drop_bias)

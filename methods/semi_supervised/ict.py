@@ -10,7 +10,7 @@ from torch import Tensor
 from methods.mixing import blend, blend_embedded, draw_mixing
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets, scores_of
-from recipes.method import Declaration, Method, TeacherRequest
+from recipes.method import BatchMoments, Declaration, Horizon, Method, TeacherRequest
 from recipes.ramps import Ramp, RampKind, Share
 from recipes.recipe import Recipe
 from recipes.step import Input, Step
@@ -37,7 +37,12 @@ class ICT(Method):
 
     weight w_max: 100; ramp: sigmoid over the first ramp_end of the run (100 of 400 epochs). alpha α: 1 (.1 on SVHN).
     mix_space: `probabilities` (the paper's formula) or `logits` (the authors' code mixes before the softmax).
-    ema_decay a: .999; ema_warmup uses min(1 - 1/(t+1), a). teacher_mode: `train` (the authors': dropout, batch
+    ema_decay: largest a; .999. ema_warmup: use min(1 - 1/(t+1), a) at update t.
+    ema_horizon: share of the run that the average looks back on: a is at most 1 - 1/(ema_horizon · steps); null: a is
+        ema_decay, as published.
+    ema_moments: of BatchNorm when the teacher is evaluated: `estimated` on clean training samples, or `kept`: those of
+        its own forwards, as published.
+    teacher_mode: `train` (the authors': dropout, batch
     statistics, running statistics of its own) or `eval` with the student's buffers.
     """
 
@@ -50,11 +55,14 @@ class ICT(Method):
         mix_space: Space = "probabilities",
         ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999,
         ema_warmup: bool = True,
+        ema_horizon: Horizon | None = 0.05,
+        ema_moments: BatchMoments = "estimated",
         teacher_mode: Literal["train", "eval"] = "train",
     ):
         self.weight, self.ramp = weight, Ramp(ramp, end=ramp_end)
         self.alpha, self.mix_space = alpha, mix_space
-        self.teacher = TeacherRequest(ema_decay, ema_warmup, "own" if teacher_mode == "train" else "copy")
+        buffers: Literal["own", "copy"] = "own" if teacher_mode == "train" else "copy"
+        self.teacher = TeacherRequest(ema_decay, ema_warmup, buffers, ema_horizon, ema_moments)
 
     def declare(self) -> Declaration:
         return Declaration(

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets
-from recipes.method import Declaration, Method, TeacherRequest
+from recipes.method import BatchMoments, Declaration, Horizon, Method, TeacherRequest
 from recipes.ramps import Ramp, RampKind, Share
 from recipes.recipe import Recipe
 from recipes.step import Step
@@ -22,7 +22,12 @@ class MeanTeacher(Method):
     the ratio to reproduce). The teacher is what is evaluated.
 
     weight: 50, linear over the first ramp_end=.4 of the run (the WRN-28-2 re-evaluations; the paper: 100, sigmoid).
-    ema_decay a: .999; ema_warmup uses min(1 - 1/(t+1), a). consistency_on: `all` samples (paper) or the `unlabeled`.
+    ema_decay: largest a; .999. ema_warmup: use min(1 - 1/(t+1), a) at update t.
+    ema_horizon: share of the run that the average looks back on: a is at most 1 - 1/(ema_horizon · steps); null: a is
+        ema_decay, as published.
+    ema_moments: of BatchNorm when the teacher is evaluated: `estimated` on clean training samples, or `kept`: those of
+        its own forwards, as published.
+    consistency_on: `all` samples (paper) or the `unlabeled`.
     """
 
     def __init__(
@@ -32,11 +37,14 @@ class MeanTeacher(Method):
         ramp_end: Share = 0.4,
         ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999,
         ema_warmup: bool = True,
+        ema_horizon: Horizon | None = 0.05,
+        ema_moments: BatchMoments = "estimated",
         teacher_mode: Literal["train", "eval"] = "train",
         consistency_on: Literal["all", "unlabeled"] = "all",
     ):
         self.weight, self.ramp = weight, Ramp(ramp, end=ramp_end)
-        self.teacher = TeacherRequest(ema_decay, ema_warmup, "own" if teacher_mode == "train" else "copy")
+        buffers: Literal["own", "copy"] = "own" if teacher_mode == "train" else "copy"
+        self.teacher = TeacherRequest(ema_decay, ema_warmup, buffers, ema_horizon, ema_moments)
         self.streams = ("labeled", "unlabeled") if consistency_on == "all" else ("unlabeled",)
 
     def declare(self) -> Declaration:

@@ -52,7 +52,7 @@ def test_requests_are_merged():
     }
     composition = composed(methods)
     assert composition.views == {"labeled": ("weak",), "unlabeled": ("weak", "strong", "weak2")}
-    assert composition.teacher == TeacherRequest(0.999, True, "copy")
+    assert composition.teacher == TeacherRequest(0.999, True, "copy", 0.05, "estimated")
     assert composition.evaluates_teacher
     assert composition.slots == {"pseudo_labels": "fixmatch"}
 
@@ -194,8 +194,8 @@ def test_teachers_that_differ():
 
 def test_an_average_for_evaluation_alone_yields_to_another_methods():
     composition = composed({"ema": EMA(decay=0.9), "mean_teacher": MeanTeacher()})
-    assert composition.teacher == TeacherRequest(0.999, True, "own")
-    assert composed({"ema": EMA(decay=0.9)}).teacher == TeacherRequest(0.9, False, "copy")
+    assert composition.teacher == TeacherRequest(0.999, True, "own", 0.05, "estimated")
+    assert composed({"ema": EMA(decay=0.9)}).teacher == TeacherRequest(0.9, False, "copy", 0.05, "estimated")
 
 
 def test_all_faults_are_told_at_once_in_one_line_each():

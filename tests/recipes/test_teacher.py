@@ -25,8 +25,20 @@ def drift(net: nn.Module, seed: int) -> None:
 
 def test_decay():
     warm = TeacherRequest(0.9, warmup=True)
-    assert [ema_decay(warm, t) for t in (1, 2, 3, 9, 10, 99)] == pytest.approx([0.5, 2 / 3, 0.75, 0.9, 0.9, 0.9])
-    assert [ema_decay(TeacherRequest(0.9), t) for t in (1, 50)] == [0.9, 0.9]
+    found = [ema_decay(warm, t, total_steps=10) for t in (1, 2, 3, 9, 10, 99)]
+    assert found == pytest.approx([0.5, 2 / 3, 0.75, 0.9, 0.9, 0.9])
+    assert [ema_decay(TeacherRequest(0.9), t, 10) for t in (1, 50)] == [0.9, 0.9]
+
+
+def test_a_horizon_is_a_share_of_the_run_and_decay_its_bound():
+    """a = min(decay, 1 - 1/(h T)): .05 of 200, 1000, 20000 and 10^6 steps are 10, 50, 1000 and 50000."""
+    request = TeacherRequest(0.999, horizon=0.05)
+    found = [ema_decay(request, 1, steps) for steps in (200, 1000, 20_000, 1_000_000)]
+    assert found == pytest.approx([0.9, 0.98, 0.999, 0.999])
+    # a run shorter than one step of horizon has no memory
+    assert ema_decay(request, 1, 10) == 0.0
+    warm = TeacherRequest(0.999, warmup=True, horizon=0.05)
+    assert [ema_decay(warm, t, 200) for t in (1, 8, 9, 50)] == pytest.approx([0.5, 8 / 9, 0.9, 0.9])
 
 
 @pytest.mark.parametrize("request_", [TeacherRequest(0.7), TeacherRequest(0.95, warmup=True, buffers="ema")])
@@ -40,7 +52,7 @@ def test_the_average_against_a_loop(request_):
     for t in range(1, 6):
         drift(student, t)
         teacher.update(student, t)
-        a = ema_decay(request_, t)
+        a = ema_decay(request_, t, 5)
         average = [a * mine + (1 - a) * yours.detach().double() for mine, yours in zip(average, floating, strict=True)]
     ours = [*teacher.network.parameters()]
     if request_.buffers == "ema":

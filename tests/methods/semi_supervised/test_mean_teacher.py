@@ -78,7 +78,7 @@ def test_the_teacher_follows_the_warmed_up_average(warmup):
             students.append([p.detach().clone() for p in recipe.network.parameters()])
 
     setup = Setup(steps=4)
-    method = MeanTeacher(ema_decay=0.7, ema_warmup=warmup)
+    method = MeanTeacher(ema_decay=0.7, ema_warmup=warmup, ema_horizon=None)
     result = fit(build({"mean_teacher": method}, setup), setup, Keep())
     average = [p.double() for p in students[0]]
     for t, weights in enumerate(students[1:], start=1):
@@ -117,7 +117,7 @@ def test_a_replayed_step_counts_the_teachers_statistics_once():
 
 
 def test_the_teacher_is_what_is_evaluated_beside_the_raw_network():
-    result = train({"mean_teacher": MeanTeacher()}, steps=3)
+    result = train({"mean_teacher": MeanTeacher(ema_horizon=None)}, steps=3)
     recipe, view = result.recipe.eval(), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         reported, raw = recipe.predict_logits(view)["label"], recipe.predict_logits(view, raw=True)["label"]
