@@ -18,7 +18,7 @@ from datamodules.splits import SplitSettings, class_counts, split_training
 from datamodules.streams import BatchLoader, Part, PartDataset, PlacedPart, Places, StepDataset, StepLoader, moved
 
 DIGITS = "0123456789"
-CLEAN_SAMPLES, CLEAN_BATCH = 1024, 128  # training samples in evaluation's view: in all, at once
+CLEAN_SAMPLES, CLEAN_BATCH = 512, 128  # training samples in evaluation's view: in all, at once
 
 
 class StreamDataModule(LightningDataModule):
