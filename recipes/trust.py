@@ -1,8 +1,8 @@
 """What a config from a file may name: nothing in it runs that is not a part of Roux at its own place.
 
-A checkpoint names the classes that its run was made of, and a checkpoint may come from a stranger. `check_run_config`
-is the one door: the text is read as plain values (`plain_yaml`), every `_target_` is compared with `PLACES` as text, and
-only then is a module of Roux imported and the class and its arguments checked.
+A checkpoint names the classes that its run was made of, and it may come from a stranger. `check_run_config` is the one
+door: the text is read as plain values (`plain_yaml`), every `_target_` is compared with `PLACES` as text, and only then
+is a module of Roux imported and the class and its arguments checked.
 """
 
 import importlib
