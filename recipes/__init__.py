@@ -7,12 +7,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# `python -m recipes.…` looks for every module in the current folder first, also for those of Roux and of its libraries.
-# A downloaded run may be that folder, so it comes last, where a class of one's own is still found. While a package is
-# searched for `-m`, argv[0] says so; Roux's own folder is left where it is.
-_here = str(Path.cwd())
-if sys.argv[:1] == ["-m"] and sys.path[:1] in ([""], [_here]) and str(Path(__file__).resolve().parent.parent) != _here:
-    sys.path.append(sys.path.pop(0))
+
+def _search_current_folder_last() -> None:
+    """`python -m recipes.…` looks for every module in the current folder first, also for Roux's and its libraries'. A
+    downloaded run may be that folder, so it is searched last: a class of one's own is still found there."""
+    # while Python imports the package of a module for `-m`, argv[0] says so
+    if sys.argv[:1] != ["-m"] or sys.flags.safe_path or not sys.path:
+        return
+    if Path(sys.path[0]).resolve() != Path(__file__).resolve().parent.parent:
+        sys.path.append(sys.path.pop(0))
+
+
+_search_current_folder_last()
 
 if TYPE_CHECKING:
     from recipes.loading import load as load

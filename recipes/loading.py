@@ -64,9 +64,7 @@ def load(run: str | Path, which: Which = "last", device: str | torch.device = "c
     return predictor.to(chosen_device(device)).eval()
 
 
-def rebuild(
-    config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, Any], trust: bool = False
-) -> Predictor:
+def rebuild(config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, Any], trust: bool = False) -> Predictor:
     facts = Facts.from_plain(origin["facts"])
     # random numbers are drawn for weights that are then replaced: the caller's are left alone
     fresh = torch.random.fork_rng(devices=[])

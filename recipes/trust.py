@@ -90,8 +90,7 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
     """
     source = f"run: '{path}'"
     config = parse_plain(text, source)
-    tree = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(tree, dict)
+    tree: Any = OmegaConf.to_container(config, resolve=False)
     for problem in [*hydra_problems(tree, ""), *missing_problems(tree)]:
         raise UserError(f"{source}: {problem}")
     # all names are compared before the first module is imported
