@@ -8,59 +8,71 @@ architecture of the encoder. From these the very recipe of the run is built, so 
 reported: the averaged network where one is evaluated, inputs and logits changed as the methods change them.
 """
 
-import copy
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
 from datamodules.errors import UserError, nearest
 from datamodules.facts import Facts
-from recipes.annotations import find_target
+from recipes.annotations import describe, fits
+from recipes.architecture import check_kind, without_files
 from recipes.assembly import assemble
 from recipes.paths import load_checkpoint
+from recipes.plain_yaml import read_plain
 from recipes.predictor import Predictor
 from recipes.run import build_recipe
-from recipes.validation import first_line, plain, targets
+from recipes.trust import check_run_config
+from recipes.validation import first_line
 
 Which = Literal["last", "best"]
-OURS = ("recipes", "methods", "datamodules")
-KEPT = ("config", "facts", "input_size", "encoder", "vocab_size")
+STAGE = re.compile(r"\w[\w.\-]*")  # a folder inside that of the run
+# what a checkpoint says of where it comes from
+KEPT: dict[str, Any] = {
+    "config": str,
+    "facts": dict[str, Any],
+    "input_size": int | list[int] | None,
+    "encoder": str | None,
+    "vocab_size": int | None,
+}
 
 
 def load(run: str | Path, which: Which = "last", device: str | torch.device = "cpu", trust: bool = False) -> Predictor:
     """The model of a run, in evaluation mode. run: the folder that it left, or one of its checkpoints. which: of a
     folder, its `last` checkpoint, or the `best` by validation. device: `auto` takes an accelerator where there is one.
-    trust: the run may name code of other packages than Roux's own (a method of one's own), which is then run.
+    trust: the run may name code of other packages than Roux's own (a method of one's own), which is then run and named
+    on stderr. Without it nothing but classes of Roux is built, no file but the checkpoint is read, and no hub is asked.
 
     Raises UserError for a folder that is no run, and a checkpoint that cannot be read.
     """
     path = find_run(run, which)
     content = read_checkpoint(path)
-    origin = content.get("provenance") or {}
-    if any(key not in origin for key in KEPT):
-        raise UserError(
-            f"run: '{path}' does not say what it was made of, as checkpoints of older versions do not; "
-            "resume the run for a step, or train it again"
-        )
-    config = OmegaConf.create(origin["config"])
-    assert isinstance(config, DictConfig)
-    if not trust:
-        refuse_foreign(config, path)
-    return rebuild(config, origin, content["state_dict"]).to(chosen_device(device)).eval()
+    origin = checked_origin(content.get("provenance"), path)
+    config = check_run_config(origin["config"], path, trust)
+    try:
+        predictor = rebuild(config, origin, content["state_dict"], trust)
+    except UserError as error:
+        reason = "; ".join(str(error).removeprefix("run: ").splitlines())
+        raise UserError(f"run: '{path}': {reason}") from error
+    except Exception as error:  # whatever Lightning, timm or transformers raise at values that do not belong together
+        reason = f"{type(error).__name__}: {first_line(error)[:200]}"
+        raise UserError(f"run: '{path}': nothing can be built from its config ({reason})") from error
+    return predictor.to(chosen_device(device)).eval()
 
 
-def rebuild(config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, Any]) -> Predictor:
+def rebuild(config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, Any], trust: bool = False) -> Predictor:
     facts = Facts.from_plain(origin["facts"])
     # random numbers are drawn for weights that are then replaced: the caller's are left alone
     fresh = torch.random.fork_rng(devices=[])
     # methods try by gradients what they have built, also where the caller wants none of the model
     grad = torch.inference_mode(False)
     with tempfile.TemporaryDirectory() as folder, fresh, grad:
-        assembly = assemble(without_files(config, origin, Path(folder)))
+        assembly = assemble(without_files(config, origin, Path(folder), trust))
+        check_kind(assembly.datamodule.kind, origin)
         recipe = build_recipe(assembly, facts)
     try:
         recipe.load_state_dict(state)
@@ -72,33 +84,22 @@ def rebuild(config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, A
     return Predictor(recipe, assembly.datamodule, facts, config)
 
 
-def without_files(config: DictConfig, origin: Mapping[str, Any], folder: Path) -> DictConfig:
-    """The config of the same recipe, which begins with no weights from elsewhere: all of them are in the checkpoint."""
-    config = copy.deepcopy(config)
-    with open_dict(config):
-        network = config.network
-        network.pretrained, network.checkpoint = False, None
-        if origin["input_size"] is not None:
-            network.input_size = origin["input_size"]
-        if origin["encoder"] is not None:
-            (folder / "config.json").write_text(origin["encoder"], encoding="utf-8")
-            # whatever the options changed is written there
-            network.name, network.options = str(folder), {}
-            network.vocab_size = origin["vocab_size"]
-        for node in (config.get("methods") or {}).values():
-            if "load" in node:
-                node.load = None
-    return config
-
-
-def refuse_foreign(config: DictConfig, path: Path) -> None:
-    """A config names what is to be called: from a stranger that is code. Raises UserError where it is not Roux's."""
-    faults: list[str] = []
-    for _, node in targets(plain(config, "", faults), ""):
-        name = str(node["_target_"])
-        foreign = name.split(".")[0] not in OURS
-        if foreign or str(getattr(find_target(name), "__module__", "")).split(".")[0] not in OURS:
-            raise UserError(f"run: '{path}' calls '{name}', which is not Roux's; where you know it, say trust=true")
+def checked_origin(origin: Any, path: Path) -> Mapping[str, Any]:
+    """What the checkpoint says of where it comes from, `KEPT` with values of these types. Raises UserError."""
+    if not isinstance(origin, Mapping) or any(key not in origin for key in KEPT):
+        raise UserError(
+            f"run: '{path}' does not say what it was made of, as checkpoints of older versions do not; "
+            "resume the run for a step, or train it again"
+        )
+    for key, annotation in KEPT.items():
+        try:
+            right = fits(origin[key], annotation)
+        except (TypeError, ValueError, RecursionError):  # nothing that JSON could hold
+            right = False
+        if not right:
+            found = type(origin[key]).__name__
+            raise UserError(f"run: '{path}': provenance.{key}: found {found}, expected {describe(annotation)}")
+    return origin
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -138,12 +139,12 @@ def last_stage(folder: Path) -> Path | None:
     written = folder / "config.yaml"
     if not written.is_file():
         return None
-    try:
-        config = OmegaConf.load(written)
-    except Exception as error:  # of YAML, of OmegaConf, of the file system
-        raise UserError(f"run: '{written}' cannot be read: {first_line(error)}") from error
-    stages = config.get("stages") if isinstance(config, DictConfig) else None
-    return folder / list(map(str, stages))[-1] if stages else None
+    stages = read_plain(written, f"run: '{written}'").get("stages")
+    if not stages:
+        return None
+    if not isinstance(stages, DictConfig) or not all(STAGE.fullmatch(str(name)) for name in stages):
+        raise UserError(f"run: '{written}': stages: expected a mapping by names of stages")
+    return folder / list(map(str, stages))[-1]
 
 
 def chosen_device(device: str | torch.device) -> torch.device:

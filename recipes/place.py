@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from datamodules.errors import UserError
 from recipes.paths import TRACES, being_written, clear, has_checkpoint
+from recipes.plain_yaml import read_plain
 
 AUTO = "auto"
 OWN = ("run_dir", "resume", "dry_run", "monitor")  # what may differ between a command and its repetition
@@ -96,10 +97,19 @@ def newest_unfinished(config: DictConfig) -> Path | None:
         path = folder / "config.yaml"
         if not path.is_file() or (folder / "metrics.json").is_file() or being_written(folder):
             continue
-        if finished_stages(folder, config) or told(OmegaConf.to_container(OmegaConf.load(path))) != wanted:
-            continue
-        return folder
+        if not finished_stages(folder, config) and told(written_config(path)) == wanted:
+            return folder
     return None
+
+
+def written_config(path: Path) -> dict[str, Any]:
+    """The config of a run beside this one; empty where it cannot be read as plain values: then it is no run of ours."""
+    try:
+        found = OmegaConf.to_container(read_plain(path, f"resume: '{path}'"), resolve=False)
+    except UserError:
+        return {}
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 def told(tree: Any) -> dict[str, Any]:

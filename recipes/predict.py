@@ -14,7 +14,7 @@ What a finished run says of new pictures or texts: a table with a row an input, 
   batch_size=64        inputs at once
   device=auto          auto | cpu | cuda …
   overwrite=true       replace FILE.csv where it exists
-  trust=true           the run may call code of other packages (methods of your own)
+  trust=true           the run may call code of other packages (methods of your own); says which
 
 Example
   python -m recipes.predict run=outputs/fixmatch/2026-01-31_12-00-00 input=pictures output=labels.csv

@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 import recipes
 from datamodules.errors import UserError
@@ -105,19 +104,6 @@ def test_the_last_stage_is_what_is_meant(texts_run, place):
     (place / "staged" / "config.yaml").write_text("stages: {first: {}, second: {}}")
     texts_run.copied(place / "staged" / "second")
     assert recipes.load("staged").predict([]) == []
-
-
-@pytest.mark.parametrize("target", ["os.system", "recipes.cli.os.system"])
-def test_code_of_others_is_not_run_unasked(texts_run, place, target):
-    def name_it(content):
-        config = OmegaConf.create(content["provenance"]["config"])
-        config.scheduler = {"_target_": target, "command": "touch ran"}
-        content["provenance"]["config"] = OmegaConf.to_yaml(config)
-
-    path = altered(texts_run, place / "strange.ckpt", name_it)
-    with pytest.raises(UserError, match=rf"calls '{target}', which is not Roux's.*trust=true"):
-        recipes.load(path)
-    assert not (place / "ran").exists()
 
 
 def test_a_checkpoint_that_does_not_say_what_it_is_made_of(texts_run, place):
