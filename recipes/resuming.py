@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from datamodules.errors import UserError
+from recipes.adopted import adoptable, adopted_names
 
 
 def identity(config: DictConfig) -> dict[str, str]:
@@ -30,7 +31,7 @@ def check_resume(checkpoint: Mapping[str, Any], config: DictConfig, module: nn.M
                 f"resume={config.resume}: made with {what}: {theirs[what]}, but this run has {value}; "
                 "resume with the same choices, or take only weights by network.checkpoint"
             )
-    fault = _misfit(checkpoint["state_dict"], module.state_dict())
+    fault = _misfit(checkpoint["state_dict"], module)
     if fault:
         raise UserError(f"resume={config.resume}: does not fit this run, {fault}; resume with the settings it had")
     done = int(checkpoint["global_step"])
@@ -41,11 +42,19 @@ def check_resume(checkpoint: Mapping[str, Any], config: DictConfig, module: nn.M
         )
 
 
-def _misfit(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+def _misfit(saved: Mapping[str, Any], module: nn.Module) -> str:
     """The first difference in names or shapes, in words; empty where there is none."""
+    own, adopted = module.state_dict(), set(adopted_names(module))
     for name in own:
         if name not in saved:
             return f"it has no '{name}'"
-        if saved[name].shape != own[name].shape:
+        if name in adopted and not adoptable(saved[name], own[name]):
+            return f"'{name}' is {_kind(saved[name])} there and {_kind(own[name])} here"
+        if name not in adopted and saved[name].shape != own[name].shape:
             return f"'{name}' is {list(saved[name].shape)} there and {list(own[name].shape)} here"
     return next((f"it has a '{name}' too many" for name in saved if name not in own), "")
+
+
+def _kind(value: Tensor) -> str:
+    """What must agree of a tensor that takes its shape from the checkpoint."""
+    return f"{value.ndim}-dimensional {str(value.dtype).removeprefix('torch.')}"
