@@ -84,6 +84,8 @@ HELD = {
     "data.label_noise": "counts and tables belong to the samples",
     "data.val_fraction": "counts and tables belong to the samples",
     "data.split_seed": "counts and tables belong to the samples",
+    "methods.*.init*": "values that training began with",
+    "methods.*.reinitialize": "values that training began with",
     "methods.static.weights": "a buffer of the method",
     "methods.class_balanced_loss.*": "a buffer of the method",
     "methods.tau_norm.tau": "a buffer of the method",
