@@ -1,7 +1,7 @@
 """From a composed config to the parts of a run: nothing here reads data or touches a device."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.datamodule import StreamDataModule
 from datamodules.errors import UserError
 from datamodules.text.prepare import Tokenize
+from recipes.changes import Change
 from recipes.composition import Composition, Situation, compose
 from recipes.evaluation import Probe
 from recipes.hardware import check_compiler, chosen_precision
@@ -25,7 +26,8 @@ from recipes.settings import CheckpointSettings, TrainerSettings
 
 @dataclass
 class Assembly:
-    """The parts of a run, and the config they came from. precision: as it was chosen where the config says `auto`."""
+    """The parts of a run, and the config they came from. precision: as it was chosen where the config says `auto`.
+    changes: settings that were others when the run began, known once a checkpoint has been read."""
 
     config: DictConfig
     datamodule: StreamDataModule
@@ -36,6 +38,7 @@ class Assembly:
     scheduler: Schedule
     probes: dict[str, Probe]
     checkpoint: CheckpointSettings
+    changes: list[Change] = field(default_factory=list)
 
     def build_network(self, tasks: dict[str, int]) -> Network:
         """The network for heads of these widths, on the default device."""

@@ -13,11 +13,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.errors import UserError
+from recipes.changes import PLACE, Difference, differences, parsed, plain
 from recipes.paths import TRACES, being_written, clear, has_checkpoint
 from recipes.plain_yaml import read_plain
 
 AUTO = "auto"
-OWN = ("run_dir", "resume", "dry_run", "monitor")  # what may differ between a command and its repetition
+# what may differ between a command and its repetition
+OWN = ("run_dir", "resume", "accept_changes", "dry_run", "monitor")
 
 
 def settle_place(config: DictConfig, named: bool, first: bool) -> dict[str, float] | None:
@@ -79,12 +81,39 @@ def finished_stages(folder: Path, config: DictConfig) -> bool:
 
 
 def finished(folder: Path, config: DictConfig, first: bool) -> dict[str, float]:
-    """The metrics of a run that has nothing left to do, said to the user."""
+    """The metrics of a run that has nothing left to do, said to the user. Raises `UserError` where the command asks for
+    other settings than those that it had."""
+    check_finished(folder, config)
     if first:
         print(f"{folder}: finished already; nothing was done")
     if config.get("stages"):
         return json.loads((folder / "stages.json").read_text("utf-8"))[list(config.stages)[-1]]
     return json.loads((folder / "metrics.json").read_text("utf-8"))
+
+
+def check_finished(folder: Path, config: DictConfig) -> None:
+    """Raise `UserError` where a finished run had other settings than this command, by name, with the way out."""
+    path = folder / "config.yaml"
+    found = changed_stages(path, config) if path.is_file() else []
+    if not found:
+        return
+    said = f"run_dir: '{folder}' is finished, with other settings: {'; '.join(map(str, found))}"
+    longer = all(d.key.endswith("trainer.max_steps") and d.new > d.old for d in found)
+    if longer and not config.get("stages"):
+        raise UserError(f"{said}; to train it further: resume={folder} run_dir={folder}")
+    raise UserError(f"{said}; name another run_dir")
+
+
+def changed_stages(path: Path, config: DictConfig) -> list[Difference]:
+    """How a folder's config differs from this one, stage by stage where there are several."""
+    old, new = parsed(path.read_text("utf-8")), plain(config)
+    if not config.get("stages"):
+        return differences(old, new, tuple(PLACE))
+    found = []
+    for name, stage in new["stages"].items():
+        before = (old.get("stages") or {}).get(name) or {}
+        found += [Difference(f"stages.{name}.{d.key}", d.old, d.new) for d in differences(before, stage, tuple(PLACE))]
+    return found
 
 
 def newest_unfinished(config: DictConfig) -> Path | None:

@@ -42,6 +42,8 @@ def describe(assembly: Assembly, network: Network) -> str:
         ("optimization", _optimization(assembly, network)),
         ("evaluation", _evaluation(assembly)),
     ]
+    if assembly.changes:
+        sections.append(("settings changed since the run began", [str(change) for change in assembly.changes]))
     lines = []
     for title, content in sections:
         lines += [title, *(f"  {line}" for line in content), ""]

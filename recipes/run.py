@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -21,13 +21,14 @@ from datamodules.facts import Facts
 from datamodules.randomness import Randomness
 from recipes import sharding
 from recipes.assembly import Assembly, assemble, devices_of, heads_speak, plain
+from recipes.changes import config_text
 from recipes.checkpoints import AtomicFiles, LastCheckpoint
 from recipes.hardware import backend_of, peak_memory
 from recipes.hooks import Unprofiled, hush
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.method import Method
 from recipes.optimizers import build_optimizer
-from recipes.paths import PREVIOUS, Terminated, find_checkpoint, load_checkpoint, run_folder, writing
+from recipes.paths import PREVIOUS, Terminated, run_folder, writing
 from recipes.plan import describe
 from recipes.provenance import provenance
 from recipes.recipe import Recipe
@@ -35,7 +36,7 @@ from recipes.report.atomic import write_text
 from recipes.report.collect import collect
 from recipes.report.console import RouxProgressBar, print_final
 from recipes.report.page import write_report
-from recipes.resuming import check_resume, identity
+from recipes.resuming import Resume, identity, resume_point
 from recipes.schedulers import build_scheduler
 from recipes.settings import TrainerSettings
 from recipes.statistics import ClassStatistics
@@ -50,33 +51,26 @@ def run(
     """Train, evaluate and write the run's folder; returns the final metrics. `dry_run` prints the plan and stops.
     complete: a checkpoint that has nothing left to train may be resumed, and is evaluated. callbacks: further ones."""
     assembly = assemble(config)
-    plan = describe(assembly, assembly.sketch_network())
     if config.dry_run:
-        print(plan, end="")
+        print(describe(assembly, assembly.sketch_network()), end="")
         return {}
     folder = Path(config.run_dir).expanduser()
+    resume = resume_point(config) if config.resume else None
+    assembly.changes = resume.changes if resume else []
+    plan = describe(assembly, assembly.sketch_network())
     pl.seed_everything(config.seed, workers=True, verbose=False)
     assembly.datamodule.prepare_data()
     assembly.datamodule.setup()
     recipe = build_recipe(assembly)
-    resume, done = None, None
-    if config.resume:
-        resume, checkpoint = find_checkpoint(config.resume), load_checkpoint(config.resume)
-        complete = complete or unfinished(folder, resume)
-        check_resume(checkpoint, config, recipe, assembly.trainer.max_steps + complete)
-        done = int(checkpoint["global_step"])
-    loggers = build_loggers(plain(config).get("logger"), folder, done)
+    if resume:
+        resume.check(assembly, recipe, complete)
+    loggers = build_loggers(plain(config).get("logger"), folder, resume.done if resume else None)
     try:
         with interruptible():
             return train(assembly, recipe, loggers, folder, resume, plan, command, callbacks)
     except BaseException:
         close_loggers(loggers, failed=True)
         raise
-
-
-def unfinished(folder: Path, checkpoint: Path) -> bool:
-    """Whether the checkpoint is this very run's, which was stopped before it had been evaluated."""
-    return checkpoint.resolve().is_relative_to(folder.resolve()) and not (folder / "metrics.json").is_file()
 
 
 @contextmanager
@@ -146,7 +140,7 @@ def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
         backend=backend_of(settings.compile),
         channels_last=settings.channels_last,
         identity=identity(config),
-        provenance=provenance(config, facts, network),
+        provenance=provenance(config, facts, network, assembly.changes),
     )
 
 
@@ -240,7 +234,7 @@ def train(
     recipe: Recipe,
     loggers: list[Any],
     folder: Path,
-    resume: Path | None,
+    resume: Resume | None,
     plan: str,
     command: list[str],
     callbacks: Sequence[Callback] = (),
@@ -251,15 +245,17 @@ def train(
     settings = assembly.trainer
     every = settings.log_every * settings.accumulate_grad_batches
     bar = [RouxProgressBar(every)] if settings.progress_bar else []
-    trainer = build_trainer(assembly, loggers, folder, [*keep, *bar, *hooks, *callbacks])
+    own = resume.callbacks if resume else []
+    trainer = build_trainer(assembly, loggers, folder, [*keep, *bar, *hooks, *own, *callbacks])
     with run_folder(folder), owned(trainer, folder):
         if trainer.is_global_zero:
-            write_text(folder / "config.yaml", OmegaConf.to_yaml(assembly.config, resolve=True))
+            write_text(folder / "config.yaml", config_text(assembly.config, assembly.changes))
             write_text(folder / "plan.txt", plan)
             start_loggers(loggers, plain(assembly.config), plan)
         try:
             if settings.max_steps:
-                trainer.fit(recipe, datamodule=assembly.datamodule, ckpt_path=resume, weights_only=True)
+                path = resume.path if resume else None
+                trainer.fit(recipe, datamodule=assembly.datamodule, ckpt_path=path, weights_only=True)
             trainer.test(recipe, datamodule=assembly.datamodule, verbose=False)
         except SIGTERMException as stop:
             raise Terminated(folder, trainer.global_step) from stop

@@ -18,7 +18,7 @@ within a stage.
 import copy
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from datamodules.errors import UserError, nearest
 from recipes.assembly import assemble
+from recipes.changes import config_text, differences, parsed, plain, shown
 from recipes.paths import clear, has_checkpoint, resumable
 from recipes.plan import describe
 from recipes.report.atomic import write_text
+from recipes.resuming import check_changes, listed, resume_point
 from recipes.run import run
 
 DONE = "stages.json"
@@ -105,12 +107,12 @@ def run_stages(config: DictConfig, command: list[str]) -> dict[str, float]:
     # looked at before the first stage starts: all ranks must come to the same answer
     done = read_done(folder) if config.resume else {}
     left = {name: config.resume and has_checkpoint(folder / name) for name in config.stages}
-    write_folder(folder, config, plan)
+    kept = check_stages(config, done, left)
+    write_folder(folder, config, plan, kept)
     for name, source, stage in stages_of(config):
         if name in done:
             continue
-        if source:
-            stage.network.checkpoint = str(last_checkpoint(folder, source))
+        begin_with(stage, folder, source)
         stage.resume = resumable(str(folder / name)) if left[name] else None
         if not left[name]:
             rank_zero_only(clear)(folder / name)  # a stage that was killed before it kept anything begins anew
@@ -119,11 +121,40 @@ def run_stages(config: DictConfig, command: list[str]) -> dict[str, float]:
     return done[name]
 
 
+def begin_with(stage: DictConfig, folder: Path, source: str | None) -> None:
+    """Take the last weights of the stage `source`, if there is one."""
+    if source:
+        stage.network.checkpoint = str(last_checkpoint(folder, source))
+
+
+def check_stages(config: DictConfig, done: Figures, left: Mapping[str, Any]) -> list[str]:
+    """Raise `UserError` where stages that have begun had other settings, unless these are meant. Returns what finished
+    stages keep, a line each; those that are under way take up the new settings."""
+    folder, kept = Path(config.run_dir).expanduser(), []
+    for name, source, stage in stages_of(config):
+        begin_with(stage, folder, source)
+        stage.resume = str(folder / name)
+        if name in done:
+            path = folder / name / "config.yaml"
+            found = differences(parsed(path.read_text("utf-8")), plain(stage)) if path.is_file() else []
+            if found and not config.get("accept_changes"):
+                raise UserError(
+                    f"resume={stage.resume}: this stage is finished, with other settings: {listed(found)}; resume with "
+                    "the settings it had, or add accept_changes=true where they are meant for the stages to come"
+                )
+            kept += [f"stage {name} is finished and keeps {d.key} {shown(d.old)}, not {shown(d.new)}" for d in found]
+        elif left[name]:
+            check_changes(resume_point(stage).found, stage)
+    return kept
+
+
 @rank_zero_only
-def write_folder(folder: Path, config: DictConfig, plan: str) -> None:
+def write_folder(folder: Path, config: DictConfig, plan: str, kept: Sequence[str] = ()) -> None:
+    """kept: settings of finished stages that differ from the config's, a line each."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    write_text(folder / "plan.txt", plan)
+    told = "".join(f"  {line}\n" for line in kept)
+    write_text(folder / "config.yaml", config_text(config, kept))
+    write_text(folder / "plan.txt", plan + (f"\nsettings changed since the run began\n{told}" if kept else ""))
 
 
 @rank_zero_only

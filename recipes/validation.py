@@ -26,6 +26,7 @@ ROOT: dict[str, Any] = {
     "run_dir": Annotated[str, Field(min_length=1)],
     "dry_run": bool,
     "resume": str | None,
+    "accept_changes": bool,
     "recipe": str,
     "chosen": dict[str, str],
     "stages": dict[str, list[str]] | None,

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.samplers import Order, ShuffledPasses
 from methods.adversarial.attacks.threat import Radius, Threat, radius
 from methods.adversarial.perturbation import PRECISIONS, Count
+from recipes.adopted import AdoptsShape
 from recipes.method import Declaration, Method
 from recipes.recipe import Recipe
 from recipes.statistics import gather_rows
@@ -40,10 +40,11 @@ def replayed(
     return Replayed(ShuffledPasses(size, seed, stream), batch_size, times)
 
 
-class Kept(nn.Module):
+class Kept(AdoptsShape):
     """δ of the global batch, by row; a single zero until the first step tells its shape."""
 
     delta: Tensor
+    adopted_shapes = ("delta",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,10 +55,6 @@ class Kept(nn.Module):
         if self.delta.shape[1:] != x.shape[1:]:
             return torch.zeros_like(x)
         return self.delta[rank * len(x) : (rank + 1) * len(x)].clone()
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        self.delta = torch.empty_like(state_dict[f"{prefix}delta"], device=self.delta.device)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class FreeAT(Method):

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from recipes.assembly import Assembly
+from recipes.changes import config_text
 from recipes.loggers.build import metrics_files
 from recipes.recipe import Recipe
 from recipes.report.record import RunRecord, ViewRow
@@ -37,7 +37,8 @@ def collect(
         title=f"{assembly.chosen('recipe')} on {assembly.chosen('data')}",
         command=shlex.join(["python", "train.py", *command]),
         plan=plan,
-        config=OmegaConf.to_yaml(assembly.config, resolve=True),
+        config=config_text(assembly.config, assembly.changes),
+        changes=[str(change) for change in assembly.changes],
         history=history,
         final=final,
         reported="averaged" if recipe.composition.evaluates_teacher else "reported",

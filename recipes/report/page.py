@@ -34,6 +34,7 @@ def page_html(record: RunRecord) -> str:
     """The page as text. A section without data is left out."""
     others = diagnostics(record)
     cards = [
+        _changes_card(record),
         figure_card("curves", "Learning curves", "", learning_curves(record)),
         figure_card(
             "pseudo", "Unlabeled data", "What the model made of its own pseudo-labels.", pseudo_labels(record)
@@ -170,6 +171,14 @@ def _run_card(record: RunRecord, wide: bool) -> str:
     ]
     body = "\n".join(html for source, html in parts if source)
     return card("Run", "How to get this again.", body, wide) if body else ""
+
+
+def _changes_card(record: RunRecord) -> str:
+    if not record.changes:
+        return ""
+    lines = "".join(f"<li>{escape(line)}</li>" for line in record.changes)
+    note = "The run was resumed with other settings."
+    return card("Settings changed on the way", note, f"<ul>{lines}</ul>", wide=True)
 
 
 def _text_card(record: RunRecord) -> str:

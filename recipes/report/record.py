@@ -39,6 +39,7 @@ class RunRecord:
     logits alone.
     classes, train_counts, confusion: by task. confusion: [C, C], rows are the true classes. train_counts: [C].
     terms: names of the logged loss terms, e.g. `train/unlabeled`; empty: every `train/` name that is no diagnostic.
+    changes: settings that were changed when the run was resumed, a line each.
     seconds: wall time by phase, e.g. {"train": 31.0}. versions: by package.
     """
 
@@ -57,6 +58,7 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     hardware: str = ""
     terms: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
 
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of one logged name, finite values only, in order of steps."""

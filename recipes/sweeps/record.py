@@ -12,7 +12,7 @@ from recipes.report.atomic import write_json
 NAME = "job.json"
 # waiting: numbered; running: started, and not heard of since; stopped: by Ctrl-C; the rest say themselves
 OVER = ("done", "pruned")  # never run again
-NOT_OF_THE_JOB = ("run_dir", "resume", "dry_run")  # where and how, not what
+NOT_OF_THE_JOB = ("run_dir", "resume", "accept_changes", "dry_run")  # where and how, not what
 
 
 @dataclass

@@ -12,6 +12,8 @@ RECIPES = {
     "three families": (
         "recipe=fixmatch", "long_tail=logit_adjustment", "regularization=sam", "data.imbalance_factor=20",
     ),
+    # its perturbation has the shape of the batch
+    "free_at": ("adversarial=free_at", "methods.free_at.replays=2", "data.batch_size=8"),
 }  # fmt: skip
 
 
