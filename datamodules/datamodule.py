@@ -11,14 +11,14 @@ from torch import Tensor
 
 from datamodules.errors import UserError, nearest
 from datamodules.facts import Facts
-from datamodules.randomness import Draw, generator
+from datamodules.randomness import Draw
 from datamodules.samplers import MakeOrder, Order, ShareSampler, ShuffledPasses, StepSampler
 from datamodules.source import DataInfo, Loader, Splits
 from datamodules.splits import SplitSettings, class_counts, split_training
 from datamodules.streams import BatchLoader, Part, PartDataset, PlacedPart, Places, StepDataset, StepLoader, moved
 
 DIGITS = "0123456789"
-CLEAN_SAMPLES, CLEAN_BATCH = 512, 128  # training samples in evaluation's view: in all, at once
+REFERENCE_BATCHES, REFERENCE_SAMPLES = 4, 256  # training batches on which moments are estimated, and their size
 
 
 class StreamDataModule(LightningDataModule):
@@ -97,7 +97,7 @@ class StreamDataModule(LightningDataModule):
         self.parts: dict[str, Part] = {}
         self.true_targets: dict[str, Tensor] = {}
         self._splits: Splits | None = None
-        self._clean: list[dict[str, Any]] | None = None
+        self._reference: list[dict[str, dict[str, Any]]] = []
         self._position = 0
         self._place: tuple[int, int, int] | None = None
         self._places: Places | None = None
@@ -295,17 +295,22 @@ class StreamDataModule(LightningDataModule):
         part = self._placed(self.parts[name])
         return BatchLoader(PartDataset(part), ShareSampler(len(part), self.eval_batch_size), **self._options(part))
 
-    def clean_batches(self) -> list[dict[str, Any]]:
-        """A fixed random draw of training samples as raw data, in batches, for what is estimated on clean samples.
+    def reference_batches(self) -> list[dict[str, dict[str, Any]]]:
+        """The run's first training batches as raw data, {stream: batch}, for what is estimated on training samples.
 
-        From the unlabeled stream where there is one, else from the labeled; the same on every rank. Read once, and at
-        most `CLEAN_SAMPLES` samples: it does not grow with the data."""
-        if self._clean is None:
-            part = self.parts["unlabeled" if "unlabeled" in self.streams else "labeled"]
-            order = torch.randperm(len(part), generator=generator(self.seed, "clean samples"))[:CLEAN_SAMPLES]
-            # equal parts: a last batch of one sample would have no variance
-            self._clean = [part.fetch(rows) for rows in order.chunk(-(-len(order) // CLEAN_BATCH))]
-        return self._clean
+        At most `REFERENCE_SAMPLES` samples each, in the shares that the streams have; the same on every rank. They are
+        read once and kept: their number does not grow with the data."""
+        if not self._reference:
+            sizes, total = self.batch_sizes(), self._where()[2]
+            most = min(1.0, REFERENCE_SAMPLES / sum(sizes.values()))
+            orders = {stream: self._order(stream, size, total) for stream, size in sizes.items()}
+            for start in range(REFERENCE_BATCHES):
+                batch = {}
+                for stream, size in sizes.items():
+                    rows = orders[stream].take(start * size, start * size + max(2, int(most * size)))
+                    batch[stream] = self.parts[stream].fetch(rows)
+                self._reference.append(batch)
+        return self._reference
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         return self._evaluation_loader("val")

@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipes.plain_yaml import parse_plain
+
 # Keys that do not change what is computed, or that name a place: a resumed run may have others.
 PLACE = {
     "logger.*": "where numbers are sent",
@@ -43,7 +45,12 @@ MEASURED = {
     "data.many_above": "groups of classes in the numbers",
 }
 # Settings that older versions lacked -> what they did. Other keys that the old config lacks pass.
-BEFORE: dict[str, Any] = {"methods.*.horizon": None, "methods.*.moments": "kept"}
+BEFORE: dict[str, Any] = {
+    "methods.*.horizon": None,
+    "methods.*.moments": "kept",
+    "methods.*.ema_horizon": None,
+    "methods.*.ema_moments": "kept",
+}
 # Free mappings: an entry that is not there was not given.
 OPEN = ("*.options.*",)
 # Filled in when a run begins, so that null says nothing.
@@ -152,10 +159,9 @@ def without_parts(found: list[Difference]) -> list[Difference]:
 
 
 # -- as text -------------------------------------------------------------------------------------------------------
-def parsed(text: str) -> dict[str, Any]:
-    """A config as a checkpoint or a folder holds it, interpolations as they are written."""
-    tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    return {str(key): value for key, value in tree.items()} if isinstance(tree, dict) else {}
+def parsed(text: Any, source: str) -> dict[str, Any]:
+    """A config as a checkpoint or a folder holds it. source: begins each message. Raises UserError where it is none."""
+    return plain(parse_plain(text, source))
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

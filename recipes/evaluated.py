@@ -12,6 +12,7 @@ from datamodules.randomness import Randomness, SampleRandomness
 from datamodules.streams import moved
 from recipes.composition import Composition
 from recipes.evaluation import Evaluator, Probe
+from recipes.forward import concatenate
 from recipes.hooks import Lean
 from recipes.method import Method
 from recipes.moments import Moments
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from recipes.recipe import Recipe
 
 MakeView = Callable[[Stream, str, Randomness], Any]
-CleanBatches = Callable[[], Iterable[dict[str, Any]]]
+ReferenceBatches = Callable[[], Iterable[dict[str, dict[str, Any]]]]
 
 
 class Evaluated(Lean):
@@ -44,7 +45,7 @@ class Evaluated(Lean):
     latest: dict[str, float]
     total_steps: int
     _make_view: MakeView
-    _clean_batches: CleanBatches | None
+    _reference_batches: ReferenceBatches | None
     _estimated_at: int
 
     def reported(self, raw: bool = False) -> Network:
@@ -71,13 +72,24 @@ class Evaluated(Lean):
 
         They follow from weights and seed alone: a run that resumes finds the same ones."""
         moments, step = self._moments(), self.trainer.global_step if self._trainer else 0
-        if moments is None or self._clean_batches is None or step == self._estimated_at or not self.total_steps:
+        if moments is None or self._reference_batches is None or step == self._estimated_at or not self.total_steps:
             return
         network = self.reported()
         with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
-            views = (self.evaluation_view(moved(batch, self.device)) for batch in self._clean_batches())
-            moments.estimate(network, map(network.embed, views))
+            batches = enumerate(self._reference_batches())
+            moments.estimate(network, (self.reference_inputs(network, batch, i) for i, batch in batches))
         self._estimated_at = step
+
+    def reference_inputs(self, network: Network, batch: dict[str, dict[str, Any]], position: int) -> Embedded:
+        """What a training step normalises together: the views of all streams that the methods forward."""
+        randomness = Randomness(self.seed, position, device=self.device)
+        parts = []
+        for name, fields in batch.items():
+            stream = Stream(name, **moved(fields, self.device))
+            # raw views are for surveys before training, not for its steps
+            views = [view for view in self.composition.views[name] if view != "raw"]
+            parts += [network.embed(self._make_view(stream, view, randomness)) for view in views or ["raw"]]
+        return concatenate(parts)
 
     def predict_logits(self, view: Any, raw: bool = False, index: Tensor | None = None) -> dict[str, Tensor]:
         """Logits by task, as the run reports them: of the reported network, inference-time changes applied; under

@@ -52,8 +52,8 @@ class TeacherRequest:
     buffers: `copy` the student's, `ema` average them, `own` lets the teacher keep those of its own forwards.
     horizon: share of the run that the average looks back on: a is at most 1 - 1/(horizon · steps of the run); None: a
         is `decay` however long the run is.
-    moments: what BatchNorm layers use when the averaged network is evaluated: `estimated` on clean training samples,
-        or `kept`, the buffers as above.
+    moments: what BatchNorm layers use when the averaged network is evaluated: `estimated` on training batches, or
+        `kept`, the buffers as above.
     """
 
     decay: float

@@ -106,7 +106,7 @@ def check_finished(folder: Path, config: DictConfig) -> None:
 
 def changed_stages(path: Path, config: DictConfig) -> list[Difference]:
     """How a folder's config differs from this one, stage by stage where there are several."""
-    old, new = parsed(path.read_text("utf-8")), plain(config)
+    old, new = parsed(path.read_text("utf-8"), f"resume: '{path}'"), plain(config)
     if not config.get("stages"):
         return differences(old, new, tuple(PLACE))
     found = []

@@ -22,7 +22,7 @@ from datamodules.randomness import Randomness, derive_seed, seed_default
 from recipes.batchnorm import BatchNorms
 from recipes.composition import Composition
 from recipes.criterion import Criterion
-from recipes.evaluated import CleanBatches, Evaluated, MakeView
+from recipes.evaluated import Evaluated, MakeView, ReferenceBatches
 from recipes.evaluation import Evaluator, Probe
 from recipes.finite import Trace, Traces
 from recipes.forward import forward_inputs
@@ -48,8 +48,8 @@ class Recipe(Evaluated):
     """A network, its tasks and the methods composed for this run.
 
     sizes are the numbers of samples by stream; make_view makes a view of a stream; make_optimizer returns the
-    optimizer and its scheduler by step; clean_batches returns training samples on which BatchNorm moments are
-    estimated, None to estimate none; classifies tells whether evaluation asks the heads; monitor is
+    optimizer and its scheduler by step; reference_batches returns training batches on which BatchNorm moments
+    are estimated, None to estimate none; classifies tells whether evaluation asks the heads; monitor is
     the metric that a validation must yield; log_every is the number of optimizer steps between two transfers of
     metrics; backend names the compiler of the networks, None for none; channels_last is how kernels are to lie;
     identity is kept in every checkpoint, so that a run of another kind does not resume from it, and
@@ -65,7 +65,7 @@ class Recipe(Evaluated):
         sizes: dict[str, int],
         make_view: MakeView,
         make_optimizer: MakeOptimizer,
-        clean_batches: CleanBatches | None = None,
+        reference_batches: ReferenceBatches | None = None,
         probes: Sequence[Probe] = (),
         classifies: bool = True,
         monitor: str | None = None,
@@ -83,7 +83,7 @@ class Recipe(Evaluated):
         self.tasks = {task.name: task for task in tasks}
         self.composition, self.total_steps, self.log_every = composition, total_steps, log_every
         self._make_view, self._make_optimizer = make_view, make_optimizer
-        self._clean_batches, self._estimated_at = clean_batches, 0
+        self._reference_batches, self._estimated_at = reference_batches, 0
         self.at = {point: composition.filling(point) for point in POINTS}
         self.method_modules = nn.ModuleDict()
         self.criterion = Criterion(

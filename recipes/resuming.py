@@ -15,6 +15,7 @@ from datamodules.errors import UserError
 from recipes.adopted import adoptable, adopted_names
 from recipes.assembly import Assembly
 from recipes.changes import Change, Difference, differences, matches, parsed, plain
+from recipes.moments import moment_names
 from recipes.paths import find_checkpoint, load_checkpoint
 from recipes.rates import NewRates, groups_fit, stretched
 from recipes.recipe import Recipe
@@ -60,6 +61,9 @@ def check_resume(checkpoint: Mapping[str, Any], config: DictConfig, module: nn.M
 def _misfit(saved: Mapping[str, Any], module: nn.Module) -> str:
     """The first difference in names or shapes, in words; empty where there is none."""
     own, adopted = module.state_dict(), set(adopted_names(module))
+    moments = set(moment_names(module))
+    if moments.isdisjoint(saved):  # of a version that did not estimate them; its settings differ, which is said
+        own = {name: value for name, value in own.items() if name not in moments}
     for name in own:
         if name not in saved:
             return f"it has no '{name}'"
@@ -143,7 +147,11 @@ def resume_point(config: DictConfig) -> Resume:
     """The checkpoint that `resume` names, and how this run differs from the one that wrote it."""
     path, checkpoint = find_checkpoint(config.resume), load_checkpoint(config.resume)
     done, origin = int(checkpoint["global_step"]), checkpoint.get("provenance") or {}
-    found = differences(parsed(origin["config"]), plain(config)) if "config" in origin else []
+    if not isinstance(origin, Mapping):
+        raise UserError(f"resume: '{path}': its provenance is {type(origin).__name__}; expected a mapping")
+    found = []
+    if "config" in origin:
+        found = differences(parsed(origin["config"], f"resume: '{path}'"), plain(config))
     # a run that asks for fewer steps than are done has nothing left, and is told so
     found = [d for d in found if d.key != MAX_STEPS or d.new >= done]
     earlier = [Change(**entry) for entry in origin.get("changes", [])]

@@ -136,7 +136,9 @@ def check_stages(config: DictConfig, done: Figures, left: Mapping[str, Any]) -> 
         stage.resume = str(folder / name)
         if name in done:
             path = folder / name / "config.yaml"
-            found = differences(parsed(path.read_text("utf-8")), plain(stage)) if path.is_file() else []
+            found = []
+            if path.is_file():
+                found = differences(parsed(path.read_text("utf-8"), f"resume: '{path}'"), plain(stage))
             if found and not config.get("accept_changes"):
                 raise UserError(
                     f"resume={stage.resume}: this stage is finished, with other settings: {listed(found)}; resume with "

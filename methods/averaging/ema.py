@@ -18,8 +18,8 @@ class EMA(Method):
     buffers: `copy` takes the student's buffers, `ema` averages them; never left at their initial values, the classic
         cause of averaged networks at chance.
     horizon: share of the run that the average looks back on, in (0, 1]; null: a = decay.
-    moments: of BatchNorm when the averaged network is evaluated, saved and exported: `estimated` on up to 512
-        training samples in evaluation's view, or `kept`: those of `buffers`.
+    moments: of BatchNorm when the averaged network is evaluated, saved and exported: `estimated` on four
+        training batches, or `kept`: those of `buffers`.
 
     Beside a method that keeps an averaged network of its own (`mean_teacher`) that one is evaluated, and these
     settings do not count.

@@ -25,7 +25,7 @@ class MeanTeacher(Method):
     ema_decay: largest a; .999. ema_warmup: use min(1 - 1/(t+1), a) at update t.
     ema_horizon: share of the run that the average looks back on: a is at most 1 - 1/(ema_horizon · steps); null: a is
         ema_decay, as published.
-    ema_moments: of BatchNorm when the teacher is evaluated: `estimated` on clean training samples, or `kept`: those of
+    ema_moments: of BatchNorm when the teacher is evaluated: `estimated` on four training batches, or `kept`: those of
         its own forwards, as published.
     consistency_on: `all` samples (paper) or the `unlabeled`.
     """

@@ -3,6 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
+from datamodules.errors import UserError
 from recipes.changes import PLACE, config_text, differences, parsed
 
 OLD = {
@@ -66,9 +67,10 @@ def test_what_is_measured_matters_to_a_finished_run():
     assert str(found) == "evaluate.a unset -> A"
 
 
-def test_a_config_as_text_keeps_its_interpolations_and_tells_of_changes():
-    text = "# from step 3 on: seed 0 -> 1\na: ${b}\nseed: 1\n"
-    assert parsed(text) == {"a": "${b}", "seed": 1}
+def test_a_config_as_text_has_no_interpolations_and_tells_of_changes():
+    assert parsed("# from step 3 on: seed 0 -> 1\na: b\nseed: 1\n", "resume") == {"a": "b", "seed": 1}
+    with pytest.raises(UserError, match=r"resume: 'last\.ckpt': .*a"):
+        parsed("a: ${oc.env:HOME}\nseed: 1\n", "resume: 'last.ckpt'")
     assert config_text(OmegaConf.create({"seed": 1}), ["from step 3 on: seed 0 -> 1"]).splitlines() == [
         "# from step 3 on: seed 0 -> 1",
         "seed: 1",

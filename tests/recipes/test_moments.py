@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from datamodules.randomness import Randomness
 from methods.averaging.ema import EMA
+from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.mean_teacher import MeanTeacher
 from recipes.method import TeacherRequest
 from recipes.moments import Moments
-from recipes.step import Embedded
+from recipes.step import Embedded, Stream
 from recipes.teacher import Teacher
-from tests.harness import Setup, build, fit
+from tests.harness import Setup, build, fit, noisy_view
 
 NORM = "body.1"
 
@@ -21,19 +23,18 @@ def pictures(seed: int, size: int = 6) -> torch.Tensor:
     return torch.rand(size, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def clean(setup: Setup, batches: int = 3):
-    """Training samples as a data module gives them."""
-    data, targets = setup.samples("unlabeled", 6 * batches)
-    index = torch.arange(6 * batches)
+def reference(setup: Setup, batches: int = 3):
+    """Training batches as a data module gives them."""
+    data, targets = setup.samples("labeled", 6 * batches)
     return lambda: [
-        {"data": data[rows], "targets": {t: v[rows] for t, v in targets.items()}, "index": rows}
-        for rows in index.chunk(batches)
+        {"labeled": {"data": data[rows], "targets": {t: v[rows] for t, v in targets.items()}, "index": rows}}
+        for rows in torch.arange(6 * batches).chunk(batches)
     ]
 
 
 def trained(methods, setup, batches=3):
     recipe = build(methods, setup)
-    recipe._clean_batches = clean(setup, batches)
+    recipe._reference_batches = reference(setup, batches)
     return fit(recipe, setup).recipe
 
 
@@ -95,11 +96,27 @@ def test_they_are_those_of_the_weights_and_the_checkpoint_has_them():
     recipe.estimate_moments()
     twin = copy.deepcopy(recipe.teacher.network).train()
     moments = Moments(twin)
-    moments.estimate(twin, [twin.embed(b["data"].float() / 255) for b in recipe._clean_batches()])
+    inputs = [recipe.reference_inputs(twin, batch, i) for i, batch in enumerate(recipe._reference_batches())]
+    moments.estimate(twin, inputs)
     state = recipe.state_dict()
     assert torch.equal(state["teacher.moments.mean_0"], moments.mean_0)
     assert torch.equal(state["teacher.moments.variance_0"], moments.variance_0)
     assert int(state["teacher.moments.batches_0"]) == 3
+
+
+def test_the_inputs_are_those_of_a_training_step():
+    """Labeled samples, weak and strong views of the unlabeled ones, in one batch; the same at every evaluation."""
+    setup = Setup(norm=True)
+    recipe = build({"fixmatch": FixMatch(), "ema": EMA()}, setup)
+    batch = setup.batches({"labeled", "unlabeled"})[0]
+    position = batch.pop("position")
+    found = recipe.reference_inputs(recipe.network, batch, position).x
+    assert len(found) == setup.labeled + 2 * setup.unlabeled
+    randomness = Randomness(setup.seed, position)
+    views = [("labeled", "weak"), ("unlabeled", "weak"), ("unlabeled", "strong")]
+    expected = [noisy_view(Stream(name, **batch[name]), view, randomness) for name, view in views]
+    assert torch.equal(found, torch.cat(expected))
+    assert torch.equal(found, recipe.reference_inputs(recipe.network, batch, position).x)
 
 
 def test_kept_and_runs_without_estimates_use_the_buffers():
@@ -131,7 +148,7 @@ def test_settled_moments_are_the_networks():
 
 def test_networks_without_batch_normalisation_have_none():
     recipe = build({"ema": EMA()}, Setup(norm=False))
-    recipe._clean_batches = None  # would fail if it were asked
+    recipe._reference_batches = None  # would fail if it were asked
     assert recipe.teacher.moments.layers == [] and recipe._moments() is None
     assert not any("moments" in name for name in recipe.state_dict())
     assert isinstance(recipe.network, nn.Module)
