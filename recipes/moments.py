@@ -21,7 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from recipes.networks.network import Network
 from recipes.step import Embedded
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of a BatchNorm layer
+KINDS = ("mean", "variance", "batches")  # what they are called here
 
 
 def estimated_layers(network: nn.Module) -> list[_BatchNorm]:
@@ -42,14 +43,13 @@ class Moments(nn.Module):
         # a plain list: the layers belong to the network, not to this module
         self.layers = estimated_layers(network)
         for i, layer in enumerate(self.layers):
-            self.register_buffer(f"mean_{i}", torch.zeros_like(layer.running_mean))
-            self.register_buffer(f"variance_{i}", torch.zeros_like(layer.running_var))
-            self.register_buffer(f"batches_{i}", torch.zeros_like(layer.num_batches_tracked))
+            for name, buffer in zip(KINDS, STATISTICS, strict=True):
+                self.register_buffer(f"{name}_{i}", torch.zeros_like(layer.get_buffer(buffer)))
         self.known = False
 
-    def of(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
+    def of(self, i: int) -> list[Tensor]:
         """Mean, variance and the number of batches behind them, in the order of `STATISTICS`."""
-        return tuple(getattr(self, f"{name}_{i}") for name in ("mean", "variance", "batches"))  # type: ignore[return-value]
+        return [self.get_buffer(f"{name}_{i}") for name in KINDS]
 
     @contextmanager
     def installed(self) -> Iterator[None]:
