@@ -44,6 +44,7 @@ from recipes.assembly import Assembly
 from recipes.loggers.build import build_loggers, close_loggers
 from recipes.run import build_recipe, build_trainer, checkpoints, uses_hooks
 from recipes.step import Embedded
+from recipes.teacher import final_decay
 
 CALIBRATION = 20  # steps
 COARSE = ("Rotate", "ShearX", "ShearY")  # what 8×8 pixels do not survive
@@ -141,11 +142,11 @@ def to_grey(picture: Image.Image) -> Image.Image:
 
 
 def decay_of(assembly: Assembly) -> float:
-    """Of the averaged weights."""
+    """Of the averaged weights, once the warm-up is over."""
     request = assembly.composition.teacher
     if request is None:
         raise ValueError("no method of this recipe averages weights")
-    return request.decay
+    return final_decay(request, assembly.trainer.max_steps)
 
 
 def theirs(name: str, seed: int, steps: int, folder: Path, options: argparse.Namespace) -> Outcome:

@@ -72,13 +72,16 @@ class Moments(nn.Module):
         network.eval()
         momenta = [layer.momentum for layer in self.layers]
         try:
-            with self.installed():
+            # modes change here, for which a compiled network would be compiled anew
+            with self.installed(), torch.compiler.set_stance("force_eager"):
                 for layer in self.layers:
                     layer.reset_running_stats()
-                    layer.momentum = None  # the plain mean over batches
                     layer.training = True
-                for embedded in batches:
-                    network.forward(embedded)  # not compiled: modes change here
+                for done, embedded in enumerate(batches):
+                    for layer in self.layers:
+                        # the plain mean over batches; torch's own, momentum=None, waits for the device
+                        layer.momentum = 1 / (done + 1)
+                    network(embedded)
         finally:
             for layer, momentum in zip(self.layers, momenta, strict=True):
                 layer.momentum = momentum

@@ -1,6 +1,5 @@
 """What a run will do, in words, before it does anything: streams, views, order, slots, parameters, steps."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from recipes.hardware import backend_of, lies_channels_last, on_gpu
 from recipes.networks.network import Network
 from recipes.optimizers import chosen_form
 from recipes.recipe import POINTS
-from recipes.teacher import ema_decay
+from recipes.teacher import final_decay
 
 
 def count(parameters: list[nn.Parameter]) -> str:
@@ -91,7 +90,7 @@ def _slots(assembly: Assembly) -> list[str]:
     if teacher:
         warm = ", warmed up" if teacher.warmup else ""
         users = " and ".join(key for key, d in assembly.composition.declarations.items() if d.teacher)
-        most = ema_decay(replace(teacher, warmup=False), 1, assembly.trainer.max_steps)
+        most = final_decay(teacher, assembly.trainer.max_steps)
         slots.append(
             f"one averaged network for {users}: decay {most:.6g}{warm}, buffers {teacher.buffers}, BatchNorm moments "
             f"{teacher.moments}"

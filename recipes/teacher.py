@@ -16,18 +16,17 @@ M = TypeVar("M", bound=nn.Module)
 Lists = tuple[list[Tensor], list[Tensor]]
 
 
-def ema_decay(request: TeacherRequest, update: int, total_steps: int) -> float:
-    """The decay at update t = 1, 2, … of a run of `total_steps`.
+def final_decay(request: TeacherRequest, total_steps: int) -> float:
+    """a, once the warm-up is over: `decay`, or with a horizon h min(decay, 1 - 1/max(h · total_steps, 2))."""
+    if request.horizon is None:
+        return request.decay
+    return min(request.decay, 1.0 - 1.0 / max(request.horizon * total_steps, 2.0))
 
-    a = `decay`, or with a horizon h min(decay, 1 - 1/(h · total_steps)); with warm-up min(1 - 1/(t+1), a), that is
-    .5, .667, .75, … at first.
-    """
-    decay = request.decay
-    if request.horizon is not None:
-        decay = min(decay, 1.0 - 1.0 / max(request.horizon * total_steps, 1.0))
-    if request.warmup:
-        decay = min(decay, 1.0 - 1.0 / (update + 1))
-    return decay
+
+def ema_decay(request: TeacherRequest, update: int, total_steps: int) -> float:
+    """The decay at update t = 1, 2, …: a, or with warm-up min(1 - 1/(t+1), a), that is .5, .667, .75, … at first."""
+    decay = final_decay(request, total_steps)
+    return min(decay, 1.0 - 1.0 / (update + 1)) if request.warmup else decay
 
 
 def copy_sharing_frozen(network: M) -> M:
