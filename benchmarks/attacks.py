@@ -23,7 +23,7 @@ from benchmarks.arguments import filled, parser
 from benchmarks.contest import Call, Times, contest, peak_bytes
 from benchmarks.judging import apart, judged
 from benchmarks.record import Record, mebibytes
-from datamodules.randomness import SampleRandomness
+from foundation.randomness import SampleRandomness
 from methods.adversarial.attacks.losses import LOSSES, Objective, fixed, objective
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm
 from methods.adversarial.attacks.pgd import pgd

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.timing import Clock, time_optimizer
-from datamodules.randomness import Draw, generator
 from datamodules.samplers import ShuffledPasses
 from datamodules.source import Source
-from recipes.assembly import Assembly
+from foundation.randomness import Draw, generator
+from recipes.runs.assembly import Assembly
 from recipes.step import Embedded
 
 Batch = tuple[Tensor, ...]

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.bare import LOG_EVERY, Bare, BareFixMatch, Batch
-from datamodules.devices import readable
+from foundation.devices import readable
 from methods.multi_task.mgda import min_norm
-from recipes.assembly import Assembly
-from recipes.statistics import ClassStatistics
+from recipes.runs.assembly import Assembly
+from recipes.services.statistics import ClassStatistics
 from recipes.step import Embedded, Progress
 
 

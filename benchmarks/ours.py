@@ -1,4 +1,4 @@
-"""Our step on the real road: config, assembly, recipe and Trainer as `recipes.run` makes them, under a clock."""
+"""Our step on the real road: config, assembly, recipe and Trainer as `recipes.runs.run` makes them, under a clock."""
 
 import copy
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from benchmarks.timing import LIGHTNING, Clock, Sections, time_optimizer
 from datamodules.streams import StepLoader
-from recipes.assembly import Assembly, assemble
-from recipes.config import resolve_command
+from recipes.config.resolve import resolve_command
+from recipes.engine.recipe import Recipe
 from recipes.loggers.build import build_loggers, close_loggers
-from recipes.recipe import Recipe
-from recipes.run import build_recipe, build_trainer, checkpoints, uses_hooks
+from recipes.runs.assembly import Assembly, assemble
+from recipes.runs.run import build_recipe, build_trainer, checkpoints, uses_hooks
 
 ENGINE = {
     "training_step": "step: calls in between",

@@ -28,7 +28,7 @@ from torch.nn.functional import normalize
 from benchmarks.contest import profiled
 from benchmarks.record import Record, mebibytes
 from benchmarks.timing import ROOT, Spread
-from recipes.retrieval import Retrieval, retrieval_scores
+from recipes.evaluation.retrieval import Retrieval, retrieval_scores
 
 KS = [1, 2, 4, 8]
 TOLERANCE = 2e-5  # of the mean of a metric: similarities that differ in their last bit may change places

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from benchmarks.view_peers import semilearn_folder
-from recipes.assembly import Assembly
 from recipes.networks.network import Network
+from recipes.runs.assembly import Assembly
 from recipes.step import Embedded
 
 PACKAGES = (

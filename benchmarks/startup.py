@@ -45,13 +45,13 @@ ENGINE = "import pytorch_lightning"
 def child(overrides: list[str], began: float) -> None:
     """Run, and print the seconds since `began` at the end of each stage but the last as JSON."""
     marks = [time.monotonic() - began]
-    from recipes.cli import ready, start
+    from recipes.cli.main import ready, start
 
     config = ready(overrides)
     marks.append(time.monotonic() - began)
     from pytorch_lightning.callbacks import Callback
 
-    import recipes.run  # noqa: F401
+    import recipes.runs.run  # noqa: F401
 
     marks.append(time.monotonic() - began)
 

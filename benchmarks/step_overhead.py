@@ -31,7 +31,7 @@ from benchmarks.ours import fit, prepared
 from benchmarks.overhead_targets import judge
 from benchmarks.record import Record, mebibytes
 from benchmarks.timing import BLOCK, LIGHTNING, Clock, Sections, Spread, race, steady_memory
-from recipes.run import quieten
+from recipes.runs.run import quieten
 
 PROOF = 20  # steps whose losses must be bit-equal
 COLUMNS = {"cpu": "CPU", "wall": "wall", "ratio": "ratio", "difference": "difference", "beyond": "beyond Lightning"}

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks.record import Record
-from recipes.recipe import Recipe
+from recipes.engine.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST, STEPS = 2, 6  # steps that may wait, steps in all

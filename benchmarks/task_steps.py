@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.randomness import Randomness
+from foundation.randomness import Randomness
 from methods.multi_task.mgda import MGDA, min_norm
 from methods.multi_task.nash_mtl import NashMTL, bargain
 from methods.multi_task.pcgrad import PCGrad, projected_weights
 from methods.multi_task.weighting import GramWeighting
-from recipes.criterion import Criterion
 from recipes.networks.network import Network
 from recipes.step import Embedded, Progress, Step
+from recipes.step.criterion import Criterion
 
 try:
     from torchjd import aggregation

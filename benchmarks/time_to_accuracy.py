@@ -40,11 +40,11 @@ from benchmarks.ours import prepared
 from benchmarks.record import Record
 from benchmarks.timing import Spread
 from datamodules.views.image import to_unit
-from recipes.assembly import Assembly
 from recipes.loggers.build import build_loggers, close_loggers
-from recipes.run import build_recipe, build_trainer, checkpoints, uses_hooks
+from recipes.runs.assembly import Assembly
+from recipes.runs.run import build_recipe, build_trainer, checkpoints, uses_hooks
+from recipes.services.teacher import final_decay
 from recipes.step import Embedded
-from recipes.teacher import final_decay
 
 CALIBRATION = 20  # steps
 COARSE = ("Rotate", "ShearX", "ShearY")  # what 8×8 pixels do not survive

@@ -38,11 +38,11 @@ from benchmarks.view_peers import (
     torchvision_operation,
     torchvision_values,
 )
-from datamodules.randomness import Randomness
 from datamodules.source import DataInfo
 from datamodules.views.image import GEOMETRIC, OPERATIONS, Strong, Weak
 from datamodules.views.image.operations import apply_operations
 from datamodules.views.image.randaugment import VARIANTS, values_of
+from foundation.randomness import Randomness
 from recipes.networks import build_network
 from recipes.step import Embedded
 

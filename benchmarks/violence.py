@@ -29,14 +29,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks.results import commit, hardware
-from recipes.cli import main as main_of_roux
-from recipes.groups import CONFIGS
-from recipes.paths import LOCK
+from recipes.cli.main import main as main_of_roux
+from recipes.config.groups import CONFIGS
+from recipes.runs.checkpoint_files import LOCK
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KEPT = REPOSITORY / "docs" / "results" / "violence.json"
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["recipes.run", "recipes.stages", "recipes.config", "timm", "recipes.networks.text"])
+SERVER.set_forkserver_preload(["recipes.runs.run", "recipes.runs.stages", "recipes.config.resolve", "timm", "recipes.networks.text"])
 # what a run is at, by the functions that are under way in it, the first that is found
 PHASES = {
     "a checkpoint": ("save_checkpoint",),

@@ -1,1 +1,5 @@
 """Streams of samples, samplers, and the views that methods ask for. Imports neither recipes nor methods."""
+
+from foundation.moved import install
+
+install()

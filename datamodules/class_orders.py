@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from datamodules.randomness import generator
 from datamodules.samplers import ShuffledPasses
+from foundation.randomness import generator
 
 DRAWS = 4096  # samples of a block of independent draws
 Walk = Literal["on", "fresh", "same"]

@@ -9,13 +9,13 @@ from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from datamodules.errors import UserError, nearest
 from datamodules.facts import Facts
-from datamodules.randomness import Draw
 from datamodules.samplers import MakeOrder, Order, ShareSampler, ShuffledPasses, StepSampler
 from datamodules.source import DataInfo, Loader, Splits
 from datamodules.splits import SplitSettings, class_counts, split_training
 from datamodules.streams import BatchLoader, Part, PartDataset, PlacedPart, Places, StepDataset, StepLoader, moved
+from foundation.errors import UserError, nearest
+from foundation.randomness import Draw
 
 DIGITS = "0123456789"
 REFERENCE_BATCHES, REFERENCE_SAMPLES = 4, 256  # training batches on which moments are estimated, and their size

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError, nearest
-from datamodules.randomness import generator
+from foundation.errors import UserError, nearest
+from foundation.randomness import generator
 
 Classes = Literal["uniform", "proportional"]
 

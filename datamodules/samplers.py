@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from datamodules.randomness import generator
+from foundation.randomness import generator
 
 BLOCK = 16  # micro-batches cut at once: the cost of a few small tensor calls is shared
 

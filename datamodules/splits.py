@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.randomness import generator
+from foundation.errors import UserError
+from foundation.randomness import generator
 
 Profile = Literal["exp", "step"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.errors import UserError
 from datamodules.source import Source
+from foundation.errors import UserError
 
 
 class Part:

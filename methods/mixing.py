@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recipes.criterion import one_hot
-from recipes.recipe import Recipe
+from recipes.engine.recipe import Recipe
 from recipes.step import Embedded, Input, Step, Targets
+from recipes.step.criterion import one_hot
 
 
 def blend(a: Tensor, b: Tensor, share: Tensor) -> Tensor:

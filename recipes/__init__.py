@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foundation.moved import install
+
 
 def _search_current_folder_last() -> None:
     """`python -m recipes.…` looks for every module in the current folder first, also for Roux's and its libraries'. A
@@ -19,15 +21,16 @@ def _search_current_folder_last() -> None:
 
 
 _search_current_folder_last()
+install()
 
 if TYPE_CHECKING:
-    from recipes.loading import load as load
+    from recipes.predict.loading import load as load
 
 
 def __getattr__(name: str) -> Any:
     # help must come at once, so nothing heavy is imported before it is asked for
     if name == "load":
-        from recipes.loading import load
+        from recipes.predict.loading import load
 
         return load
     raise AttributeError(f"module 'recipes' has no attribute '{name}'")

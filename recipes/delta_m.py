@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datamodules.errors import UserError, nearest
+from foundation.errors import UserError, nearest
 
 LOWER_IS_BETTER = frozenset({"loss"})
 Figures = Mapping[str, Mapping[str, float]]  # task -> metric -> value

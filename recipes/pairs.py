@@ -13,10 +13,10 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from datamodules.errors import UserError
-from recipes.composition import Situation, compose
-from recipes.groups import CONFIGS, families, options
-from recipes.method import Method
+from foundation.errors import UserError
+from recipes.config.groups import CONFIGS, families, options
+from recipes.contract.composition import Situation, compose
+from recipes.contract.method import Method
 
 VIEWS = frozenset({"raw", "weak", "strong"})
 TRAINS, SHARES = "+", "="

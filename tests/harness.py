@@ -19,15 +19,15 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from datamodules.randomness import Randomness, generator
-from recipes.composition import Composition, Situation, compose
-from recipes.criterion import Adjust, Criterion
-from recipes.gates import Gates
-from recipes.method import Method
-from recipes.recipe import Recipe
-from recipes.statistics import ClassStatistics
+from foundation.randomness import Randomness, generator
+from recipes.contract import Method
+from recipes.contract.composition import Composition, Situation, compose
+from recipes.engine.recipe import Recipe
+from recipes.services.statistics import ClassStatistics
 from recipes.step import Embedded, Input, Output, Progress, Step, Stream
-from recipes.tasks import ClassificationTask
+from recipes.step.criterion import Adjust, Criterion
+from recipes.step.gates import Gates
+from recipes.tasks.classification import ClassificationTask
 
 VIEWS = frozenset({"raw", "weak", "strong"})
 NOISE = {"raw": 0.0, "weak": 0.05, "strong": 0.3}

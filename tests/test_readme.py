@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.groups import CONFIGS, families, options
+from recipes.config.groups import CONFIGS, families, options
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 CHOICES = [(group, name) for group in ("recipe", *families()) for name in options(group) if name != "none"]

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FORBIDDEN = {"datamodules": {"recipes", "methods"}, "recipes": {"methods"}, "methods": {"tests"}}
+FORBIDDEN = {
+    "foundation": {"datamodules", "recipes", "methods"},
+    "datamodules": {"recipes", "methods"},
+    "recipes": {"methods"},
+    "methods": {"tests"},
+}
 
 
 def imported(source: str) -> set[str]:

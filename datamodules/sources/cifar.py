@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from datamodules.errors import UserError
 from datamodules.source import ArraySource, DataInfo, Splits
 from datamodules.sources.standard import existing_folder, fetch_set, labels_of, pixels_of
+from foundation.errors import UserError
 
 JPEG, LOSSLESS = "cifar10_jpeg95", "cifar10_test_lossless"
 SIDE, COLUMNS = 32, 50

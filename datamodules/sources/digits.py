@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from datamodules.errors import UserError, nearest
-from datamodules.randomness import generator
 from datamodules.source import ArraySource, DataInfo, Splits
 from datamodules.sources.standard import pixels_of
 from datamodules.splits import apportion, class_counts, take_per_class
+from foundation.errors import UserError, nearest
+from foundation.randomness import generator
 
 TEST_SIZE, TOTAL = 500, 1797
 NAMES = {"label": [str(digit) for digit in range(10)], "parity": ["even", "odd"]}

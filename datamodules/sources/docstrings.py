@@ -21,9 +21,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from datamodules.errors import UserError, nearest
 from datamodules.source import DataInfo, Splits
 from datamodules.sources.text import split_source, text_source
+from foundation.errors import UserError, nearest
 
 # Class -> top-level packages, from head to tail; the standard library is found by its folder.
 LIBRARIES: dict[str, tuple[str, ...]] = {

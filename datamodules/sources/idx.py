@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from datamodules.errors import UserError
 from datamodules.source import ArraySource, DataInfo, Splits
 from datamodules.sources.standard import candidates, existing_folder, fetch_set, labels_of, pixels_of
+from foundation.errors import UserError
 
 FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")}
 FILES["test"] = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

@@ -10,11 +10,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
-from datamodules.errors import UserError
-from datamodules.randomness import generator
 from datamodules.source import DataInfo, Kind, Source, Splits
 from datamodules.sources.standard import existing_folder
 from datamodules.splits import class_counts, take_per_class, validation_counts
+from foundation.errors import UserError
+from foundation.randomness import generator
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 

@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError, nearest
-from datamodules.randomness import generator
 from datamodules.source import ArraySource, DataInfo, Source, Splits
 from datamodules.sources.idx import MNIST, FashionMNIST
+from foundation.errors import UserError, nearest
+from foundation.randomness import generator
 
 Set = Literal["mnist", "fashion_mnist"]
 Form = Literal["sener", "pareto"]

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datamodules.errors import UserError
 from datamodules.source import Splits
 from datamodules.sources.text import TextSource, text_source
 from datamodules.sources.text_file import class_names, read_text
+from foundation.errors import UserError
 
 Part = tuple[list[str], dict[str, list[str]]]  # texts, labels by task
 Parts = dict[str, Part]

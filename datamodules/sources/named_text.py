@@ -10,11 +10,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from datamodules.errors import UserError
 from datamodules.source import DataInfo, Splits
 from datamodules.sources.named import NamedText, Part, Parts, from_hub, hub_labels, label_lines, numbered
 from datamodules.sources.text import split_source
 from datamodules.sources.text_file import read_rows, read_text
+from foundation.errors import UserError
 
 
 class CLINC150(NamedText):

@@ -12,8 +12,6 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from datamodules.errors import UserError
-from datamodules.randomness import generator
 from datamodules.source import ArraySource, DataInfo, Splits
 from datamodules.sources.standard import (
     brief_patience,
@@ -23,6 +21,8 @@ from datamodules.sources.standard import (
     last_line,
     pixels_of,
 )
+from foundation.errors import UserError
+from foundation.randomness import generator
 
 PARTS = ("images_background", "images_evaluation")
 ALPHABETS = 30  # of the background part

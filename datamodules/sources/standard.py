@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 
 CONNECT_SECONDS = 10.0
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from datamodules.randomness import generator
 from datamodules.source import Kind, Source, Splits
+from foundation.randomness import generator
 
 if TYPE_CHECKING:
     from datamodules.text.codec import Codec

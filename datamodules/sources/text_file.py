@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from datamodules.errors import UserError, nearest
 from datamodules.source import DataInfo, Splits
 from datamodules.sources.text import TextSource, split_source, text_source
+from foundation.errors import UserError, nearest
 
 Format = Literal["auto", "csv", "tsv", "jsonl"]
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
 from datamodules.text.tokenizer import Ids, TextTokenizer, Word
+from foundation.errors import UserError
 
 ROOM = 5, 4  # a view may grow to 5/4 of the original's length
 STEP = 8  # lengths are rounded up to a multiple of this

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALPHABET = 200  # letters of a trained tokenizer; a text has others as [UNK]

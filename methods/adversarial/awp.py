@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from recipes.method import Closure, Declaration, Method
-from recipes.ramps import Share
-from recipes.recipe import Recipe
+from recipes.contract import Closure, Declaration, Method
+from recipes.engine.recipe import Recipe
+from recipes.step.ramps import Share
 
 
 def perturbation(weights: list[Tensor], gradients: list[Tensor], gamma: float) -> list[Tensor]:

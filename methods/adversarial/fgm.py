@@ -9,8 +9,8 @@ from torch import Tensor
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
 from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, labels_of, moved
-from recipes.method import Declaration
-from recipes.recipe import Recipe
+from recipes.contract import Declaration
+from recipes.engine.recipe import Recipe
 from recipes.step import Input, Step
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from datamodules.samplers import Order, ShuffledPasses
 from methods.adversarial.attacks.threat import Radius, Threat, radius
 from methods.adversarial.perturbation import PRECISIONS, Count
-from recipes.adopted import AdoptsShape
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
-from recipes.statistics import gather_rows
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
+from recipes.services.adopted import AdoptsShape
+from recipes.services.statistics import gather_rows
 from recipes.step import Embedded, Step
 
 

@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from datamodules.randomness import Rows
+from foundation.randomness import Rows
 from methods.adversarial.attacks.threat import TINY, Norm, Threat, length, per_sample
 from methods.adversarial.perturbation import LAST, PRECISIONS, Count, moved
-from recipes.method import Closure, Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Closure, Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from methods.adversarial.attacks.losses import Logits, Loss, Model, Objective, counting, fixed, objective
 from methods.adversarial.attacks.threat import Norm, Threat
-from recipes.method import Method
-from recipes.recipe import Recipe
+from recipes.contract import Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Embedded, Input, Step
 
 Count = Annotated[int, Field(ge=1)]

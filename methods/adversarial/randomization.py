@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from datamodules.randomness import SampleRandomness
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from foundation.randomness import SampleRandomness
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Embedded
 
 

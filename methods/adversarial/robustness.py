@@ -13,19 +13,19 @@ from pydantic import Field
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from datamodules.randomness import Rows, SampleRandomness
+from foundation.randomness import Rows, SampleRandomness
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.losses import Loss, Objective, fixed, input_gradient, objective
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.square_attack import square_attack
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
-from recipes.composition import Composition
-from recipes.criterion import cross_entropy
-from recipes.evaluation import Probe
-from recipes.recipe import Recipe
+from recipes.contract.composition import Composition
+from recipes.engine.evaluator import Probe
+from recipes.engine.recipe import Recipe
 from recipes.step import Embedded
-from recipes.terms import global_sum
+from recipes.step.criterion import cross_entropy
+from recipes.step.terms import global_sum
 
 Count = Annotated[int, Field(ge=1)]
 Draws = Callable[[str], Rows]

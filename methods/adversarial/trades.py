@@ -10,8 +10,8 @@ from methods.adversarial.attacks.losses import Objective, divergence
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
 from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, Count, model_of, moved
-from recipes.method import Declaration
-from recipes.recipe import Recipe
+from recipes.contract import Declaration
+from recipes.engine.recipe import Recipe
 from recipes.step import Input, Step
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recipes.method import BatchMoments, Declaration, Horizon, Method, TeacherRequest
+from recipes.contract import BatchMoments, Declaration, Horizon, Method, TeacherRequest
 
 
 class EMA(Method):

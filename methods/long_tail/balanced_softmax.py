@@ -4,9 +4,9 @@ arXiv 2007.10740."""
 from torch import Tensor
 
 from methods.long_tail.logit_adjustment import adjusted
-from recipes.criterion import Role
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
+from recipes.step.criterion import Role
 
 
 class BalancedSoftmax(Method):

@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from datamodules.class_orders import ClassCycle, ClassDraws, power_shares, sizes_of
-from datamodules.errors import UserError
 from datamodules.samplers import Order
+from foundation.errors import UserError
 from methods.long_tail.resampling import Resampling
 
 

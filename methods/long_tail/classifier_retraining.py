@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from datamodules.errors import UserError
-from datamodules.randomness import derive_seed
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from foundation.errors import UserError
+from foundation.randomness import derive_seed
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 
 
 class ClassifierRetraining(Method):

@@ -6,12 +6,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from datamodules.randomness import Randomness
+from foundation.randomness import Randomness
 from methods.long_tail.sigmoid import SOFTMAX_ONLY, binary_costs, start_rare, summed
-from recipes.criterion import Role
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
+from recipes.step.criterion import Role
 
 FLOOR = -1e4  # stands for log 0: e^FLOOR is 0, and its gradient is not nan
 

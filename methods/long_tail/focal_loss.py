@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.long_tail.sigmoid import SOFTMAX_ONLY, binary_costs, start_rare, summed
-from recipes.criterion import Role, one_hot
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
+from recipes.step.criterion import Role, one_hot
 
 
 def log_rest(logits: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recipes.criterion import Role
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
-from recipes.terms import global_sum, world_size
+from recipes.step.criterion import Role
+from recipes.step.terms import global_sum, world_size
 
 
 def adjusted(logits: Tensor, log_prior: Tensor, tau: float) -> Tensor:

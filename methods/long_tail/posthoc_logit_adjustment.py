@@ -6,8 +6,8 @@ from pydantic import Field
 from torch import Tensor
 
 from methods.long_tail.logit_adjustment import adjusted
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 
 
 class PosthocLogitAdjustment(Method):

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from datamodules.errors import UserError, nearest
 from datamodules.samplers import Order
-from recipes.method import Declaration, Method
+from foundation.errors import UserError, nearest
+from recipes.contract import Declaration, Method
 
 
 class Resampling(Method):

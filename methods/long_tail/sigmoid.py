@@ -5,7 +5,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recipes.recipe import Recipe
+from recipes.engine.recipe import Recipe
 
 SOFTMAX_ONLY = (
     "a shift by the class prior is undone by a softmax at prediction, not by independent sigmoids: use mode=softmax"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from datamodules import devices
+from foundation import devices
 from methods.metric_learning.measures import Measure
 from methods.metric_learning.members import Members, Sides
 

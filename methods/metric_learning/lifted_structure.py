@@ -13,7 +13,7 @@ from methods.metric_learning.blocks import Block, Rows, summed
 from methods.metric_learning.log_sums import log_sum_exp, where_far
 from methods.metric_learning.measures import Distance
 from methods.metric_learning.metric import Dim, MetricLoss, Scores, Weight
-from recipes.recipe import Recipe
+from recipes.engine.recipe import Recipe
 
 Variant = Literal["smooth", "hard", "generalized"]
 

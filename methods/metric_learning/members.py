@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules import devices
+from foundation import devices
 
 
 @dataclass(frozen=True)

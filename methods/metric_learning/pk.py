@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from datamodules.pk_order import Classes, MakePKOrder
-from recipes.method import Declaration, Method
+from recipes.contract import Declaration, Method
 
 
 class PK(Method):

@@ -11,7 +11,7 @@ from methods.metric_learning.blocks import Block, Rows, summed
 from methods.metric_learning.log_sums import log_one_plus_sum_exp, where_far
 from methods.metric_learning.measures import Cosine
 from methods.metric_learning.metric import Dim, MetricLoss, Scores, Weight
-from recipes.recipe import Recipe
+from recipes.engine.recipe import Recipe
 
 
 def proxy_anchor(x: Tensor, labels: Tensor, proxies: Tensor, alpha: float, delta: float) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.metric_learning.blocks import Block, Entries, Loss, Rows, summed
 from methods.metric_learning.measures import FAR, Distance, SquaredDistance
 from methods.metric_learning.metric import Dim, PairLoss, Scores, Weight

@@ -7,16 +7,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from datamodules.errors import UserError, nearest
+from foundation.errors import UserError, nearest
 from methods.metric_learning.metric import Dim, MetricLoss, PairLoss, Scores, Weight
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
-from recipes.annotations import signature
+from recipes.config.signatures import signature
+from recipes.config.validation import value_faults
+from recipes.engine.recipe import Recipe
 from recipes.networks.embedding import EMBEDDING
-from recipes.recipe import Recipe
-from recipes.statistics import gather_rows
+from recipes.services.statistics import gather_rows
 from recipes.step import Step
-from recipes.validation import value_faults
 
 LOSSES: dict[str, type[PairLoss]] = {"multi_similarity": MultiSimilarity, "triplet": Triplet}
 OWN = ("weight", "dim", "normalize")

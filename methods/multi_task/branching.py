@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from datamodules import devices
+from foundation import devices
 from methods.multi_task.rows import weighted
-from recipes.gates import Gates, is_gate
+from recipes.step.gates import Gates, is_gate
 
 LEAF = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 LIMIT = 1000  # nodes between a loss and its gates; a head is smaller

@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from methods.multi_task.stages import Layer, channel_axis, layers_of, split_into_columns
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 
 
 def stitch(parts: list[Tensor], alpha: Tensor, axis: int) -> list[Tensor]:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from methods.multi_task.losses import TaskLosses
 from methods.multi_task.weighting import Weighting, WeightingState
-from recipes.recipe import Recipe
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
-from recipes.terms import world_size
+from recipes.step.terms import world_size
 
 
 def average_weights(last: Tensor, before: Tensor, temperature: float) -> Tensor:

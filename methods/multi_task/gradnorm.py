@@ -10,7 +10,7 @@ from torch import Tensor
 from methods.multi_task.gram import GradSource
 from methods.multi_task.losses import TaskLosses
 from methods.multi_task.weighting import GramWeighting, WeightingState
-from recipes.recipe import Recipe
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
 
 

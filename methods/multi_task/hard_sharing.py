@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.multi_task.stages import layers_of, split_into_columns
-from recipes.method import Declaration, Method
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.networks.network import linear_head
-from recipes.recipe import Recipe
 
 
 def mlp_head(width: int, classes: int) -> nn.Sequential:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules import devices
+from foundation import devices
 
 
 def light(*tensors: Tensor, wait: bool = False) -> Any:

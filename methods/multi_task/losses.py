@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recipes.step import Step
-from recipes.terms import Term, global_sum, world_size
+from recipes.step.terms import Term, global_sum, world_size
 
 NormalizeSum = Literal["none", "one", "tasks"]
 

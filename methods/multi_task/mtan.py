@@ -20,8 +20,8 @@ from methods.multi_task.stages import (
     sample,
     unstageable,
 )
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 
 
 def block(inputs: int, outputs: int, kernel: int, act: nn.Module, tokens: bool) -> nn.Sequential:

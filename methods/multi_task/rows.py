@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 import torch
 from torch import Tensor
 
-from datamodules import devices
-from recipes.terms import global_sum, world_size
+from foundation import devices
+from recipes.step.terms import global_sum, world_size
 
 CACHED = 2**18  # numbers of a block on the CPU, about what its caches hold
 NARROW = 2**14  # columns of a block on the CPU at least, so that a product is worth a call

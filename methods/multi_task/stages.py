@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
-from datamodules.randomness import generator
+from foundation.errors import UserError
+from foundation.randomness import generator
 from recipes.networks.network import Network
 
 MANY = 6  # stages; a transformer names each of its blocks one, and is then cut into

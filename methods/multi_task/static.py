@@ -4,10 +4,10 @@ arXiv 2201.04122: tuned well, the plain sum matches what weighs more cleverly.""
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.multi_task.losses import NormalizeSum, TaskLosses
 from methods.multi_task.weighting import Weighting, WeightingState
-from recipes.recipe import Recipe
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
 
 

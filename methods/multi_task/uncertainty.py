@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from methods.multi_task.losses import task_losses
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
 
 Form = Literal["classification", "regression", "revised"]

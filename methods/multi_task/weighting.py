@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from datamodules.devices import precise
+from foundation.devices import precise
 from methods.multi_task.branching import asks_for_itself, given
 from methods.multi_task.gram import (
     BIASES_ALONE,
@@ -17,10 +17,10 @@ from methods.multi_task.gram import (
     Update,
 )
 from methods.multi_task.losses import NormalizeSum, TaskLosses, normalized, task_losses
-from recipes.gates import Gates
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
+from recipes.step.gates import Gates
 
 Every = Annotated[int, Field(ge=1)]
 # all but float16, whose loss scale the gradients of the tasks would carry

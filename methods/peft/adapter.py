@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.activations import ACTIVATIONS, Bottleneck, Flow
 from methods.peft.sites import Site, existing, find_blocks, find_sites
 from methods.peft.surgeon import Surgeon
-from recipes.method import Declaration
+from recipes.contract import Declaration
 from recipes.networks.network import Network
 
 Variant = Literal["houlsby", "pfeiffer", "parallel"]

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.freezing import evaluating, is_sketch
 from methods.peft.weights import is_mergeable, merge
 from recipes.networks.network import Network

@@ -6,10 +6,10 @@ from typing import Literal
 
 from torch import nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.sites import find_sites
 from methods.peft.surgeon import Surgeon
-from recipes.method import Declaration
+from recipes.contract import Declaration
 from recipes.networks.network import Network
 
 # tables and small networks of attention's position bias: no biases of a layer

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import torch
 from transformers import AutoModel, BertConfig
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.adapter import Adapter
 from methods.peft.bitfit import BitFit
 from methods.peft.dora import DoRA

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from methods.peft.lora import Init, LoRA, LowRank
 from methods.peft.sites import Site
 from methods.peft.surgeon import Surgeon
-from recipes.method import Declaration
+from recipes.contract import Declaration
+from recipes.engine.recipe import Recipe
 from recipes.networks.network import Network
-from recipes.recipe import Recipe
 
 
 def lengths(weight: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from methods.peft.freezing import keep_still
 from methods.peft.surgeon import Surgeon
-from recipes.method import Declaration
+from recipes.contract import Declaration
 from recipes.networks.network import Network
 
 

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.peft_format import LowRankDelta, is_peft, read_peft, write_peft
 from methods.peft.sites import Site, choose_sites, default_targets, find_sites, thirds
 from methods.peft.surgeon import Surgeon, averaged
 from methods.peft.weights import attach
-from recipes.method import Declaration
+from recipes.contract import Declaration
+from recipes.engine.recipe import Recipe
 from recipes.networks.network import Network
-from recipes.recipe import Recipe
 
 Init = Literal["kaiming", "gaussian"]
 

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.sites import Site, existing, find_sites
 from methods.peft.surgeon import Surgeon
-from recipes.method import Declaration
+from recipes.contract import Declaration
 from recipes.networks.network import Network
 
 

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.surgeon import Surgeon
-from recipes.method import Declaration
+from recipes.contract import Declaration
 from recipes.networks.network import Network
 from recipes.networks.text import TextNetwork
 

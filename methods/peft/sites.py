@@ -14,7 +14,7 @@ import timm.layers
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 
 ATTENTION = r"(?:attention\.self|attention\.attn|attention|self_attn|SelfAttention|attn|self)"
 ROLES = {

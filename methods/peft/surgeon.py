@@ -10,9 +10,9 @@ from methods.peft.audit import audit, snapshot
 from methods.peft.freezing import freeze
 from methods.peft.store import load_delta, save_delta
 from methods.peft.weights import is_mergeable, merge
-from recipes.method import Method
+from recipes.contract import Method
+from recipes.engine.recipe import Recipe
 from recipes.networks.network import Network
-from recipes.recipe import Recipe
 
 
 class Surgeon(Method, ABC):

@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.freezing import evaluating, is_sketch, keep_still
 from methods.peft.prompt_tuning import insert, remove
 from methods.peft.sites import existing, find_blocks, find_sites
 from methods.peft.surgeon import Surgeon
-from recipes.method import Declaration
+from recipes.contract import Declaration
 from recipes.networks.network import Network
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.freezing import evaluating, is_sketch
 from methods.peft.sites import Site
 from recipes.networks.network import Network

@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from methods.mixing import draw_mixing, mix_targets
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Embedded, Step
 
 

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recipes.criterion import one_hot
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
+from recipes.step.criterion import one_hot
 
 Convention = Literal["uniform", "other_classes"]
 

@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from methods.mixing import at_least_half, blend_embedded, draw_mixing, mix_targets
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
 
 

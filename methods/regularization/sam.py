@@ -10,8 +10,8 @@ from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from recipes.method import Closure, Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Closure, Declaration, Method
+from recipes.engine.recipe import Recipe
 
 
 def ascent(weights: list[Tensor], gradients: list[Tensor], rho: float, adaptive: bool) -> list[Tensor]:

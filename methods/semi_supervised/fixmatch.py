@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from methods.semi_supervised.targets import Mask, confident, make_targets
-from recipes.method import Declaration, Method
-from recipes.ramps import Ramp, Share
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
+from recipes.step.ramps import Ramp, Share
 
 
 class FixMatch(Method):

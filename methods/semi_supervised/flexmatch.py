@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.targets import Mask, confident
-from recipes.ramps import Share
-from recipes.recipe import Recipe
-from recipes.statistics import SampleMemory
+from recipes.engine.recipe import Recipe
+from recipes.services.statistics import SampleMemory
 from recipes.step import Step
+from recipes.step.ramps import Share
 
 Mapping = Literal["convex", "linear", "concave"]
 UNUSED = -1

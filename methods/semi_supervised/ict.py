@@ -10,10 +10,10 @@ from torch import Tensor
 from methods.mixing import blend, blend_embedded, draw_mixing
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets, scores_of
-from recipes.method import BatchMoments, Declaration, Horizon, Method, TeacherRequest
-from recipes.ramps import Ramp, RampKind, Share
-from recipes.recipe import Recipe
+from recipes.contract import BatchMoments, Declaration, Horizon, Method, TeacherRequest
+from recipes.engine.recipe import Recipe
 from recipes.step import Input, Step
+from recipes.step.ramps import Ramp, RampKind, Share
 
 Space = Literal["probabilities", "logits"]
 

@@ -7,10 +7,10 @@ from pydantic import Field
 
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets
-from recipes.method import BatchMoments, Declaration, Horizon, Method, TeacherRequest
-from recipes.ramps import Ramp, RampKind, Share
-from recipes.recipe import Recipe
+from recipes.contract import BatchMoments, Declaration, Horizon, Method, TeacherRequest
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
+from recipes.step.ramps import Ramp, RampKind, Share
 
 
 class MeanTeacher(Method):

@@ -10,11 +10,11 @@ from torch import Tensor
 from methods.mixing import at_least_half, blend, blend_embedded, dense_targets, draw_mixing
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets, mean_prediction
-from recipes.forward import concatenate
-from recipes.method import Declaration, Method
-from recipes.ramps import Ramp, Share
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Embedded, Input, Step, Targets
+from recipes.step.forward import concatenate
+from recipes.step.ramps import Ramp, Share
 
 
 def mix(embedded: Embedded, targets: Targets, partner: Tensor, share: Tensor) -> tuple[Embedded, Targets]:

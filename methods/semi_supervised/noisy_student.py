@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from datamodules.datamodule import StreamDataModule
-from datamodules.errors import UserError, nearest
-from datamodules.randomness import generator
 from datamodules.samplers import Order, ShuffledPasses
+from foundation.errors import UserError, nearest
+from foundation.randomness import generator
 from methods.semi_supervised.targets import confident, make_targets, scores_of
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
 
 UnlabeledWeight = Literal["one", "ratio", "share"]
@@ -102,7 +102,7 @@ class NoisyStudent(Method):
         """view, index -> logits by task, of the teacher in evaluation mode."""
         if self.teacher is None:
             return evaluated(recipe)
-        from recipes.loading import load  # it builds recipes, of which methods are a part
+        from recipes.predict.loading import load  # it builds recipes, of which methods are a part
 
         try:
             predictor = load(self.teacher, device=recipe.device)

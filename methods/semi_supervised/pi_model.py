@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from methods.semi_supervised.consistency import squared_distance
-from recipes.method import Declaration, Method
-from recipes.ramps import Ramp, RampKind, Share
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
+from recipes.step.ramps import Ramp, RampKind, Share
 
 
 def stability(passes: list[Tensor]) -> Tensor:

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.targets import confident, make_targets
-from recipes.method import Declaration, Method
-from recipes.ramps import Ramp, Share
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
+from recipes.step.ramps import Ramp, Share
 
 
 class PseudoLabel(Method):

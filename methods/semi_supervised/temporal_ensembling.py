@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets, scores_of
-from recipes.method import Declaration, Method
-from recipes.ramps import Ramp, RampKind, Share
-from recipes.recipe import Recipe
-from recipes.statistics import SampleMemory
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
+from recipes.services.statistics import SampleMemory
 from recipes.step import Step
+from recipes.step.ramps import Ramp, RampKind, Share
 
 
 def accumulate(average: Tensor, prediction: Tensor, momentum: float) -> Tensor:

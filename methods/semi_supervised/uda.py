@@ -11,10 +11,10 @@ from torch import Tensor
 
 from methods.semi_supervised.consistency import entropy, kl_divergence
 from methods.semi_supervised.targets import confident, make_targets
-from recipes.criterion import one_hot
-from recipes.method import Declaration, Method
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Step
+from recipes.step.criterion import one_hot
 
 Annealing = Literal["none", "linear", "exp", "log"]
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from methods.semi_supervised.consistency import entropy, kl_divergence
 from methods.semi_supervised.targets import make_targets
-from recipes.method import Declaration, Method
-from recipes.ramps import Ramp, RampKind, Share
-from recipes.recipe import Recipe
+from recipes.contract import Declaration, Method
+from recipes.engine.recipe import Recipe
 from recipes.step import Embedded, Input, Step, Targets
+from recipes.step.ramps import Ramp, RampKind, Share
 
 BLOCK = 8  # positions of a text that are drawn together
 

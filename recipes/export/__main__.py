@@ -27,12 +27,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from datamodules.errors import UserError
-from recipes.collector import uncollected
-from recipes.options import run_command
+from foundation.errors import UserError
+from foundation.fast_imports import uncollected
+from recipes.config.options import run_command
 
 if TYPE_CHECKING:
-    from recipes.predictor import Predictor
+    from recipes.predict.predictor import Predictor
 
 Format = Literal["all", "safetensors", "onnx", "timm", "huggingface"]
 KINDS = {"image": ("onnx", "safetensors", "timm"), "text": ("onnx", "safetensors", "huggingface")}
@@ -49,7 +49,7 @@ def export(
     """Write the formats and say so. Returns the largest difference from the run's outputs by format, relative to the
     largest output. Raises UserError where a format that was asked for cannot be written."""
     with uncollected():
-        from recipes.loading import find_run, load
+        from recipes.predict.loading import find_run, load
 
     checkpoint = find_run(run, which)
     home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
@@ -127,7 +127,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
     """Raises UserError where it would replace something unasked, or cannot be written."""
     if folder.exists() and not overwrite:
         raise UserError(f"output: '{folder}' exists already; name another folder, or add overwrite=true")
-    from recipes.paths import run_dir_faults
+    from recipes.runs.checkpoint_files import run_dir_faults
 
     for line in run_dir_faults(str(folder), reading=True):
         raise UserError(line.replace("run_dir:", "output:", 1))

@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from recipes.predictor import Predictor
+from recipes.predict.predictor import Predictor
 
 FORMAT = "roux export 1"
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules.randomness import generator
+from foundation.randomness import generator
+from recipes.engine.recipe import Recipe
 from recipes.networks.network import Network
-from recipes.predictor import Predictor
-from recipes.recipe import Recipe
+from recipes.predict.predictor import Predictor
 
 CLOSE = 1e-4  # relative to the largest logit, where that is above 1
 

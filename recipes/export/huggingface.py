@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from datamodules.errors import UserError
 from datamodules.text.tokenizer import TextTokenizer
+from foundation.errors import UserError
+from foundation.files import write_json
 from recipes.export.card import card
 from recipes.export.folding import CLOSE, Plain, difference, examples
-from recipes.predictor import Predictor
-from recipes.report.atomic import write_json
+from recipes.predict.predictor import Predictor
 
 EPSILON = 2.0**-12  # a power of two: scaling by it costs no digit. tanh(εx) = εx (1 - 5e-7) at x = 5
 

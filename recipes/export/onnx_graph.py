@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
-from datamodules.randomness import SampleRandomness
+from foundation.errors import UserError
+from foundation.files import write_json, write_text
+from foundation.randomness import SampleRandomness
 from recipes.export.card import card
 from recipes.export.folding import CLOSE, difference, examples
 from recipes.networks.embedding import EMBEDDING
-from recipes.predictor import Predictor
-from recipes.report.atomic import write_json, write_text
+from recipes.predict.predictor import Predictor
 
 INSTALL = "pip install 'roux[export]' for onnx, onnxruntime and onnxscript"
 BATCHES = ((2, 8), (1, 3), (5, 13))  # rows and tokens of the inputs that are compared

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
+from foundation.files import write_json
 from recipes.export.folding import CLOSE, Plain, difference, examples
 from recipes.networks.in_timm import timm
-from recipes.predictor import Predictor
-from recipes.report.atomic import write_json
+from recipes.predict.predictor import Predictor
 
 
 def write_timm(predictor: Predictor, plain: Plain, folder: Path) -> float:

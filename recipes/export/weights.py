@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from foundation.files import write_json, write_text
 from recipes.export.card import card
 from recipes.export.folding import Plain
-from recipes.predictor import Predictor
-from recipes.report.atomic import write_json, write_text
+from recipes.predict.predictor import Predictor
 
 
 def write_weights(predictor: Predictor, plain: Plain, folder: Path) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from recipes.loggers.files import MetricsFiles
 from recipes.report.record import RunRecord
 

@@ -10,8 +10,8 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from datamodules.errors import UserError
-from recipes.report.atomic import write_json, write_text
+from foundation.errors import UserError
+from foundation.files import write_json, write_text
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -10,8 +10,8 @@ from pydantic import Field
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from foundation.files import jsonable
 from recipes.loggers.files import scalars
-from recipes.report.atomic import jsonable
 from recipes.report.record import RunRecord
 
 

@@ -20,10 +20,10 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
+from foundation.files import jsonable, write_text
 from recipes.loggers.files import read_rows, scalars
 from recipes.loggers.wandb_log import held
-from recipes.report.atomic import jsonable, write_text
 from recipes.report.record import RunRecord, ViewRow
 
 

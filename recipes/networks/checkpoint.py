@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from recipes.networks.meta import on_meta
 from recipes.networks.network import Network
 

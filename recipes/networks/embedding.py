@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.errors import UserError
-from recipes.method import EmbeddingRequest
+from foundation.errors import UserError
+from recipes.contract.method import EmbeddingRequest
 from recipes.networks.network import Network
 
 EMBEDDING = "embedding"

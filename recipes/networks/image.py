@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.errors import UserError, nearest
+from foundation.errors import UserError, nearest
 from recipes.networks.meta import on_meta
 from recipes.networks.moments import Moments, resolve_moments
 from recipes.networks.network import Network
 from recipes.networks.own import OWN
-from recipes.step import Embedded
+from recipes.step.step import Embedded
 
 logger = logging.getLogger(__name__)
 

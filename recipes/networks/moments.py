@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 
 Moments = float | Sequence[float]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from datamodules.errors import UserError
-from recipes.gates import Gates
-from recipes.step import Embedded, Output
+from foundation.errors import UserError
+from recipes.step.gates import Gates
+from recipes.step.step import Embedded, Output
 
 # of timm: normalise by moments of the batch while training, though they are no torch BatchNorm
 _BATCH_MOMENTS = ("EvoNorm2dB0", "EvoNorm2dB1", "EvoNorm2dB2")

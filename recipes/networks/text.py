@@ -17,11 +17,11 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from datamodules.errors import UserError, nearest
+from foundation.errors import UserError, nearest
 from recipes.networks.build import SMALL, Pooling
 from recipes.networks.meta import on_meta
 from recipes.networks.network import Network
-from recipes.step import Embedded
+from recipes.step.step import Embedded
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.report.atomic import write_text
+from foundation.files import write_text
 from recipes.report.figures import (
     class_accuracy,
     class_names,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recipes.report.atomic import jsonable
+from foundation.files import jsonable
 
 View = np.ndarray | str
 

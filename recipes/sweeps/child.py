@@ -10,8 +10,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.errors import UserError, nearest
-from recipes.cli import exit_code, further_rank, ready, start
+from foundation.errors import UserError, nearest
+from recipes.cli.main import exit_code, further_rank, ready, start
 from recipes.sweeps import record
 
 

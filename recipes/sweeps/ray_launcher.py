@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import Field
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 
 
 class RayLauncher(Launcher):

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from recipes.complaints import key_of
-from recipes.report.atomic import write_json
+from foundation.files import write_json
+from recipes.config.messages import key_of
 
 NAME = "job.json"
 # waiting: numbered; running: started, and not heard of since; stopped: by Ctrl-C; the rest say themselves

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from recipes.sweeps.grid import RouxSweeper
 from recipes.sweeps.record import Job, jobs_of
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
-from datamodules.errors import UserError
-from recipes.complaints import key_of
+from foundation.errors import UserError
+from recipes.config.messages import key_of
 from recipes.sweeps.grid import values
 from recipes.sweeps.record import Job
 from recipes.sweeps.table import brief

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from recipes.report.atomic import write_json, write_text
+from foundation.files import write_json, write_text
 from recipes.sweeps.page import page_html
 from recipes.sweeps.record import jobs_of
 from recipes.sweeps.table import Table, brief, counts, jobs_csv, make_table, plain, rows_csv

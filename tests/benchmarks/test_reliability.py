@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ranks, violence
-from recipes.groups import CONFIGS
+from recipes.config.groups import CONFIGS
 from tests.conformance.lab import METHODS
 from tests.conformance.test_ranks import limit
 

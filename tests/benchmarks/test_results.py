@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.results import filled, page, sets, summary, table, words
-from recipes.config import resolve_command
+from recipes.config.resolve import resolve_command
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 ROWS = [(name, row) for name, entry in sets().items() for row in entry["rows"]]

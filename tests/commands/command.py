@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from recipes.cli import main
+from recipes.cli.main import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 QUIET = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.progress_bar=false")

@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-from recipes.assembly import assemble
-from recipes.cli import ready
-from recipes.moments import Moments
-from recipes.run import build_recipe
+from recipes.cli.main import ready
+from recipes.runs.assembly import assemble
+from recipes.runs.run import build_recipe
+from recipes.services.moments import Moments
 from tests.commands.command import REPOSITORY, roux
 from tests.commands.test_resume import same, weights
 from tests.commands.test_several_ranks import TWO

@@ -11,9 +11,9 @@ import time
 import pytest
 import torch
 
-from recipes.checkpoints import LastCheckpoint
-from recipes.paths import being_written, whole, writing
-from recipes.recipe import Recipe
+from recipes.engine.recipe import Recipe
+from recipes.runs.checkpoint_files import being_written, whole, writing
+from recipes.runs.checkpoints import LastCheckpoint
 from tests.commands.command import QUIET, REPOSITORY, read_metrics, roux, train, write_pictures
 from tests.commands.test_resume import interrupt_at, same, weights
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recipes.recipe import Recipe
+from recipes.engine.recipe import Recipe
 from tests.commands.command import QUIET, read_metrics, roux, snapshot, train
 
 TWELVE = ("trainer.max_steps=12", "trainer.val_every=6", "trainer.log_every=1", "data.labels_per_class=4")

@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from recipes.config import Faults, resolve_command
-from recipes.recipe import Recipe
+from recipes.config.resolve import Faults, resolve_command
+from recipes.engine.recipe import Recipe
 from tests.commands.command import QUIET, read_metrics, roux, train
 
 CRT = ("recipe=crt", "network.name=digits_cnn", "+network.options.width=8", "data.imbalance_factor=20")

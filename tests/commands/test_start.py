@@ -7,7 +7,7 @@ from tests.commands.command import QUIET, REPOSITORY
 
 RUN = """
 import gc, sys
-from recipes.cli import ready, start
+from recipes.cli.main import ready, start
 
 config = ready(sys.argv[1:])
 from pytorch_lightning.callbacks import Callback

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from recipes.recipe import Recipe
+from recipes.engine.recipe import Recipe
 from tests.commands.command import QUIET, REPOSITORY, roux, snapshot, train, write_csv, write_pictures
 
 TEXT = "data=text_file"

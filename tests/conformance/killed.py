@@ -84,7 +84,7 @@ def spoken(value: Any) -> str:
 
 def train_until(arguments: list[str], said: Path, step: int) -> None:
     """The process of a run that kills itself as a machine's failure would, in the optimizer step `step` (1 first)."""
-    from recipes.recipe import Recipe
+    from recipes.engine.recipe import Recipe
 
     whole = Recipe.training_step
 

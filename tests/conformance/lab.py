@@ -23,12 +23,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from recipes.assembly import Assembly, assemble
-from recipes.config import resolve_command
-from recipes.method import Declaration
+from recipes.config.resolve import resolve_command
+from recipes.contract import Declaration
+from recipes.engine.recipe import Recipe
 from recipes.pairs import Listed, listed
-from recipes.recipe import Recipe
-from recipes.run import build_recipe, build_trainer, uses_hooks
+from recipes.runs.assembly import Assembly, assemble
+from recipes.runs.run import build_recipe, build_trainer, uses_hooks
 from tests.conformance.settings import CANONICAL, NETWORK, QUIET, RUN, SEVERAL_TASKS, SHARED, TINY
 
 METHODS: dict[str, Listed] = listed()
@@ -163,7 +163,7 @@ def tensors(recipe: Recipe) -> dict[str, Tensor]:
 
 
 def parts(config: DictConfig) -> tuple[Assembly, Recipe]:
-    """Data and module of a run, made as `recipes.run` makes them."""
+    """Data and module of a run, made as `recipes.runs.run` makes them."""
     assembly = assemble(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     assembly.datamodule.prepare_data()

@@ -7,9 +7,9 @@ import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from recipes.config import resolve_command
-from recipes.groups import CONFIGS, description, families
-from recipes.method import Method
+from recipes.config.groups import CONFIGS, description, families
+from recipes.config.resolve import resolve_command
+from recipes.contract import Method
 from tests.conformance.lab import METHODS, run_of, tiny
 from tests.conformance.settings import CANONICAL, EXACT, NETWORK
 

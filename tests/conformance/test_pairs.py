@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.errors import UserError
-from recipes.assembly import assemble
-from recipes.composition import Situation, compose
+from foundation.errors import UserError
+from recipes.contract.composition import Situation, compose
 from recipes.pairs import SHARES, TRAINS, VIEWS, page, refusal, verdicts
+from recipes.runs.assembly import assemble
 from tests.conformance.lab import METHODS, Outcome, declared, differs, quiet, quiet_run_of, trial
 from tests.conformance.settings import CANONICAL
 

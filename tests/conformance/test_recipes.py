@@ -6,10 +6,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from recipes.assembly import assemble
-from recipes.config import resolve_command
-from recipes.groups import CONFIGS, options
-from recipes.plan import describe
+from recipes.config.groups import CONFIGS, options
+from recipes.config.resolve import resolve_command
+from recipes.runs.assembly import assemble
+from recipes.runs.plan import describe
 from tests.conformance.lab import KINDS, METHODS, circumstances, tiny, trial
 
 RECIPES = list(options("recipe"))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from datamodules.errors import UserError
-from recipes.assembly import assemble
+from foundation.errors import UserError
+from recipes.runs.assembly import assemble
 from tests.conformance.lab import METHODS, Outcome, declared, method_and_kind, run_of, trial, unequal
 
 # a resumed run needs no further checkpoints, so its trainer has other callbacks
@@ -17,12 +17,12 @@ STEPS, STOP = 6, 3
 SETTINGS: dict[str, Any] = {
     "trainer.max_steps": STEPS,
     # momentum and a rate that changes make state of optimizer and scheduler matter
-    "scheduler": {"_target_": "recipes.schedulers.Cosine", "warmup_steps": 2, "final": 0.1},
+    "scheduler": {"_target_": "recipes.optimization.schedulers.Cosine", "warmup_steps": 2, "final": 0.1},
 }
 
 
 def saving(folder: Path, moment: str) -> ModelCheckpoint:
-    """The engine's own kinds of checkpoint (`recipes.run.checkpoints`), all of them kept: `last` is saved after a step
+    """The engine's own kinds of checkpoint (`recipes.runs.run.checkpoints`), all of them kept: `last` is saved after a step
     and before the validation that follows it, `best` after that validation."""
     when: dict[str, Any] = {"every_n_train_steps": STOP, "save_on_train_epoch_end": True}
     if moment == "best":

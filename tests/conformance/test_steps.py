@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from datamodules.errors import UserError
-from recipes.assembly import assemble
+from foundation.errors import UserError
+from recipes.runs.assembly import assemble
 from tests.conformance.lab import (
     KINDS,
     METHODS,

@@ -6,8 +6,8 @@ from functools import cache
 import pytest
 import torch
 
-from datamodules.errors import UserError
-from recipes.assembly import assemble
+from foundation.errors import UserError
+from recipes.runs.assembly import assemble
 from tests.conformance.lab import (
     METHODS,
     Outcome,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules import devices
+from foundation import devices
 from methods.multi_task.mgda import ENUMERATED, min_norm
-from recipes.recipe import Recipe
+from recipes.engine.recipe import Recipe
 from tests.conformance.lab import method_and_kind, run_of, trial
 from tests.conformance.waiting import Waits
 

@@ -12,7 +12,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from datamodules.datamodule import StreamDataModule
-from datamodules.randomness import Randomness
+from foundation.randomness import Randomness
 from tests.datamodules.text_sets import DATA
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

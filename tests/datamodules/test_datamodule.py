@@ -7,11 +7,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from datamodules.datamodule import StreamDataModule
-from datamodules.errors import UserError
-from datamodules.randomness import Randomness
 from datamodules.source import ArraySource, DataInfo, Splits
 from datamodules.sources import Digits
 from datamodules.streams import moved
+from foundation.errors import UserError
+from foundation.randomness import Randomness
 
 
 def ready(rank: int = 0, world: int = 1, total: int = 12, **settings) -> StreamDataModule:

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.errors import UserError
 from datamodules.source import ArraySource
 from datamodules.sources.multi_digits import KEPT, MultiDigits, composed
+from foundation.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

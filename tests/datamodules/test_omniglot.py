@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.errors import UserError
 from datamodules.sources import Omniglot
 from datamodules.sources.omniglot import PARTS, decoded
+from foundation.errors import UserError
 
 
 def png(value: int) -> bytes:

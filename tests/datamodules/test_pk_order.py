@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from datamodules.datamodule import StreamDataModule
-from datamodules.errors import UserError
 from datamodules.pk_order import BlockWalk, MakePKOrder
 from datamodules.sources import Digits
 from datamodules.views.image import Raw, Weak
+from foundation.errors import UserError
 
 LABELS = torch.randint(7, (90,), generator=torch.Generator().manual_seed(0))
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 from datamodules import sources
 from datamodules.datamodule import StreamDataModule
-from datamodules.errors import UserError
 from datamodules.source import ArraySource, Loader
 from datamodules.sources import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST, ImageFolder
 from datamodules.sources.cifar import read_sheets
 from datamodules.sources.idx import read_idx
+from foundation.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.errors import UserError
-from datamodules.randomness import generator
 from datamodules.splits import (
     SplitSettings,
     apportion,
@@ -18,6 +16,8 @@ from datamodules.splits import (
     take_per_class_legacy,
     validation_counts,
 )
+from foundation.errors import UserError
+from foundation.randomness import generator
 
 TEN = {"label": [str(c) for c in range(10)]}
 

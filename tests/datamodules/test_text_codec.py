@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.errors import UserError
 from datamodules.source import Splits
 from datamodules.sources.text import TextSource
 from datamodules.text import Codec, Tokenize, load_tokenizer, train_tokenizer
 from datamodules.views.text import Raw
+from foundation.errors import UserError
 from tests.datamodules.text_sets import TEXTS, byte_level, decoded, draws, real, source
 
 

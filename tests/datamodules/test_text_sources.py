@@ -10,12 +10,12 @@ import types
 import pytest
 import torch
 
-from datamodules.errors import UserError
 from datamodules.sources import docstrings as doc
 from datamodules.sources.docstrings import Docstrings
 from datamodules.sources.named_text import CLINC150, SST, TREC, AGNews, Banking77
 from datamodules.sources.text import TextSource, split_source, stratified_split
 from datamodules.sources.text_file import TextFile, class_names
+from foundation.errors import UserError
 from tests.datamodules.text_sets import DATA, real
 
 SMALL = ["hydra", "rich", "pillow"]

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from datamodules.randomness import Randomness
 from datamodules.sources.text import TextSource
 from datamodules.text import Codec, TextTokenizer, train_tokenizer
 from datamodules.text.tokenizer import wrap
+from foundation.randomness import Randomness
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 

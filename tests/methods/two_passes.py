@@ -3,7 +3,7 @@
 import torch
 from pytorch_lightning import Callback
 
-from recipes.method import Method
+from recipes.contract import Method
 from tests.harness import Setup, build, fit
 
 

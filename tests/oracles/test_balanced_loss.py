@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from datamodules.randomness import generator
+from foundation.randomness import generator
 from methods.long_tail.class_balanced_loss import ClassBalancedLoss
 from methods.long_tail.focal_loss import FocalLoss
 from tests.methods.long_tail.worked import COUNTS, LOGITS, TARGETS, losses

@@ -28,8 +28,8 @@ from methods.semi_supervised.targets import make_targets, mean_prediction, soft_
 from methods.semi_supervised.temporal_ensembling import accumulate, bias_corrected
 from methods.semi_supervised.uda import UDA, annealing_threshold
 from methods.semi_supervised.vat import adversarial_direction
-from recipes.criterion import one_hot
 from recipes.step import Embedded
+from recipes.step.criterion import one_hot
 from tests.harness import step_with
 from tests.methods.adversarial.attacks.worked import convolutional
 from tests.oracles.compare import same

@@ -12,7 +12,7 @@ from methods.metric_learning.triplet import Triplet
 from methods.metric_learning.xbm import XBM
 from tests.methods.metric_learning.fixture import batch, filled_memory, of, proxy_anchor_loss, running
 from tests.oracles.compare import installed, same
-from tests.recipes.test_retrieval import measured, sample
+from tests.recipes.evaluation.test_retrieval import measured, sample
 
 
 def theirs(module: str, name: str, **arguments: Any) -> Any:

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import normalized_mutual_info_score
 
 from methods.peft.linear_probe import LinearProbe
-from recipes.clustering import normalized_mutual_information
+from recipes.services.clustering import normalized_mutual_information
 from tests.methods.peft.small import network, operate
 
 

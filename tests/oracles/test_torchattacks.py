@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.randomness import generator
+from foundation.randomness import generator
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.losses import divergence, input_gradient
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss
 
-from datamodules.randomness import generator
+from foundation.randomness import generator
 from methods.long_tail.focal_loss import sigmoid_cost
-from recipes.criterion import of_target, one_hot
+from recipes.step.criterion import of_target, one_hot
 from tests.oracles.compare import same
 
 SOURCE = generator("focal loss")

@@ -15,9 +15,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 from pydantic import Field
 
-# before `recipes.run` is stood in for: modules that take their `run` from it must have got the true one
-import recipes.stages  # noqa: F401
-from recipes.groups import CONFIGS, families
+# before `recipes.runs.run` is stood in for: modules that take their `run` from it must have got the true one
+import recipes.runs.stages  # noqa: F401
+from recipes.config.groups import CONFIGS, families
 from recipes.sweeps import child, process
 
 FILES = {
@@ -63,7 +63,7 @@ def write_configs(root: Path) -> Path:
 
 
 class Engine:
-    """Stands in for `recipes.run`."""
+    """Stands in for `recipes.runs.run`."""
 
     def __init__(self) -> None:
         self.runs: list[tuple[Any, list[str], list[str]]] = []
@@ -92,9 +92,9 @@ def here(arguments: list[str], log: Path, lock: int) -> int:
 
 
 def install(engine: Engine, patch: pytest.MonkeyPatch) -> Engine:
-    module = ModuleType("recipes.run")
+    module = ModuleType("recipes.runs.run")
     module.run = engine.run  # type: ignore[attr-defined]
     module.check = lambda config: None  # type: ignore[attr-defined]
-    patch.setitem(sys.modules, "recipes.run", module)
+    patch.setitem(sys.modules, "recipes.runs.run", module)
     patch.setattr(process, "spawn", here)
     return engine

@@ -7,9 +7,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from datamodules import devices
 from datamodules.views.image import photometric
 from datamodules.views.image.geometry import identity_maps, maps_of, resample
+from foundation import devices
 
 Operation = Literal[
     "identity",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from datamodules.randomness import Draw
+from foundation.randomness import Draw
 
 DrawFor = Callable[[str], Draw]
 

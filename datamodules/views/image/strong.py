@@ -7,12 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from datamodules.errors import UserError, nearest
 from datamodules.views.image.cutout import box_mask, fill_for
 from datamodules.views.image.operations import OPERATIONS, Operation, apply_operations
 from datamodules.views.image.randaugment import VARIANTS, Name, level_of, values_of
 from datamodules.views.image.raw import DrawFor, to_unit
 from datamodules.views.image.weak import Weak
+from foundation.errors import UserError, nearest
 
 
 class Strong:

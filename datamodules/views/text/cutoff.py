@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from datamodules.errors import UserError
 from datamodules.source import Source
 from datamodules.text.codec import Pieces
 from datamodules.views.text.view import DrawFor, TextView
+from foundation.errors import UserError
 
 
 class TokenCutoff(TextView):

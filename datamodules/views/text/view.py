@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from datamodules.randomness import Draw
 from datamodules.source import Source
 from datamodules.text.codec import Codec, Pieces
+from foundation.randomness import Draw
 
 DrawFor = Callable[[str], Draw]
 

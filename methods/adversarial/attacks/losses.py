@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from recipes.criterion import cross_entropy
+from recipes.step.criterion import cross_entropy
 
 Logits = Mapping[str, Tensor]  # by task
 Model = Callable[[Tensor], Logits]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.randomness import Rows
+from foundation.randomness import Rows
 from methods.adversarial.attacks.losses import Objective
 from methods.adversarial.attacks.threat import Threat
 

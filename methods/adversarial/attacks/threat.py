@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from datamodules.randomness import Rows
+from foundation.randomness import Rows
 from recipes.step import Embedded
 
 Norm = Literal["linf", "l2"]

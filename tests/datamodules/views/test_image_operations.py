@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from datamodules import devices
 from datamodules.views.image import GEOMETRIC, OPERATIONS, PHOTOMETRIC
 from datamodules.views.image.cutout import box_mask
 from datamodules.views.image.geometry import maps_of, resample, walking
 from datamodules.views.image.operations import apply_operations
 from datamodules.views.image.randaugment import VARIANTS, values_of
 from datamodules.views.image.weak import flip_shift
+from foundation import devices
 
 SHAPES = [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 20, 33)]
 FILL = 77

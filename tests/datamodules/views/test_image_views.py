@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.errors import UserError
-from datamodules.randomness import Randomness
 from datamodules.views.image import OPERATIONS, Raw, Strong, Weak
 from datamodules.views.image.cutout import box_mask
 from datamodules.views.image.operations import ENHANCE, GEOMETRIC
 from datamodules.views.image.randaugment import VARIANTS, values_of
 from datamodules.views.image.weak import flip_shift
+from foundation.errors import UserError
+from foundation.randomness import Randomness
 
 STILL = Weak(flip=False, shift=0.0)
 

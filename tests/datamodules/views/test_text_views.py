@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from datamodules.errors import UserError
 from datamodules.text.tokenizer import wrap
 from datamodules.views.text import Chain, EdaLite, Raw, TfidfReplace, TokenCutoff, Weak
 from datamodules.views.text.eda import swap_words
 from datamodules.views.text.tfidf import corpus_statistics, replacement_distribution, replacement_probability
 from datamodules.views.text.view import drop_words
+from foundation.errors import UserError
 from tests.datamodules.text_sets import TEXTS, byte_level, draws, source
 
 VIEWS = {

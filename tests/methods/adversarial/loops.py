@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules.randomness import Randomness
+from foundation.randomness import Randomness
 from recipes.step import Embedded, Stream
 from tests.harness import Setup, noisy_view
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.adversarial.awp import AWP, perturbation
 from methods.regularization.sam import SAM
 from recipes.step import Embedded

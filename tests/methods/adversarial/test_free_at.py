@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.errors import UserError
-from datamodules.randomness import Randomness
 from datamodules.samplers import ShuffledPasses
+from foundation.errors import UserError
+from foundation.randomness import Randomness
 from methods.adversarial.free_at import FreeAT, Kept, replayed
 from methods.regularization.mixup import Mixup
 from recipes.step import Embedded, Stream

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.errors import UserError
-from datamodules.randomness import Randomness
+from foundation.errors import UserError
+from foundation.randomness import Randomness
 from methods.adversarial.attacks.threat import Threat
 from methods.adversarial.freelb import FreeLB, ascend, first
 from methods.regularization.sam import SAM

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.adversarial.awp import AWP
 from methods.adversarial.perturbation import evaluating
 from methods.adversarial.pgd_at import PGDAT

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.errors import UserError
-from datamodules.randomness import SampleRandomness
+from foundation.errors import UserError
+from foundation.randomness import SampleRandomness
 from methods.adversarial.randomization import Randomization, resize_and_pad
 from methods.adversarial.robustness import UnderFGSM, UnderPGD, UnderSquare
 from recipes.step import Embedded, Output

@@ -12,7 +12,7 @@ from methods.adversarial.attacks.threat import Threat, length
 from methods.adversarial.robustness import Robustness, UnderFGSM, UnderMIFGSM, UnderPGD, UnderSquare, Victim
 from methods.averaging.ema import EMA
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
-from recipes.groups import CONFIGS
+from recipes.config.groups import CONFIGS
 from recipes.step import Embedded, Output
 from tests.harness import Batches, Setup, build, small_trainer, train
 

@@ -1,12 +1,12 @@
 import torch
 import torch.nn.functional as F
 
-from datamodules.randomness import generator
+from foundation.randomness import generator
 from methods.long_tail.balanced_softmax import BalancedSoftmax
 from methods.long_tail.logit_adjustment import LogitAdjustment
 from methods.regularization.mixup import Mixup
 from methods.semi_supervised.fixmatch import FixMatch
-from recipes.criterion import one_hot
+from recipes.step.criterion import one_hot
 from tests.harness import train
 from tests.methods.long_tail.worked import LOGITS, TARGETS, criterion_of, losses
 

@@ -2,12 +2,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.errors import UserError
-from datamodules.randomness import generator
+from foundation.errors import UserError
+from foundation.randomness import generator
 from methods.long_tail.balanced_softmax import BalancedSoftmax
 from methods.long_tail.class_balanced_loss import ClassBalancedLoss, effective_number_weights
 from methods.long_tail.focal_loss import FocalLoss
-from recipes.criterion import one_hot
+from recipes.step.criterion import one_hot
 from tests.harness import Setup, build, train
 from tests.methods.long_tail.worked import COUNTS, LOGITS, TARGETS, criterion_of, losses
 

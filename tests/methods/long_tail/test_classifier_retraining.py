@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.averaging.ema import EMA
 from methods.long_tail.classifier_retraining import ClassifierRetraining
 from tests.harness import Setup, build, fit, train, values_differ

@@ -5,13 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.errors import UserError
-from datamodules.randomness import generator
+from foundation.errors import UserError
+from foundation.randomness import generator
 from methods.long_tail.balanced_softmax import BalancedSoftmax
 from methods.long_tail.equalization_loss import EqualizationLoss, equalized_cost
 from methods.long_tail.focal_loss import FocalLoss
 from methods.regularization.sam import SAM
-from recipes.criterion import of_target, one_hot
+from recipes.step.criterion import of_target, one_hot
 from tests.harness import Setup, build, train
 from tests.methods.long_tail.worked import LOGITS, TARGETS, criterion_of, losses
 

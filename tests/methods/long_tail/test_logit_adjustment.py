@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from methods.long_tail.logit_adjustment import LogitAdjustment, RunningPrior, adjusted
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
 from methods.semi_supervised.fixmatch import FixMatch
-from recipes.statistics import ClassStatistics
+from recipes.services.statistics import ClassStatistics
 from tests.harness import Setup, build, train
 
 COUNTS = torch.tensor([100, 10, 1])

@@ -6,9 +6,9 @@ from scipy.stats import chisquare
 
 from datamodules.class_orders import power_shares, progressive_shares
 from datamodules.datamodule import StreamDataModule
-from datamodules.errors import UserError
 from datamodules.sources import Digits
 from datamodules.views.image import Raw, Weak
+from foundation.errors import UserError
 from methods.long_tail.balanced_softmax import BalancedSoftmax
 from methods.long_tail.class_balanced_loss import ClassBalancedLoss
 from methods.long_tail.class_balanced_sampling import ClassBalancedSampling
@@ -17,7 +17,7 @@ from methods.long_tail.progressively_balanced_sampling import ProgressivelyBalan
 from methods.long_tail.random_over_sampling import RandomOverSampling
 from methods.long_tail.random_under_sampling import RandomUnderSampling
 from methods.long_tail.square_root_sampling import SquareRootSampling
-from recipes.composition import Situation, compose
+from recipes.contract.composition import Situation, compose
 
 COUNTS = torch.tensor([100, 10, 1])
 LABELS = torch.arange(3).repeat_interleave(COUNTS)[torch.randperm(111, generator=torch.Generator().manual_seed(0))]

@@ -3,13 +3,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.errors import UserError
-from datamodules.randomness import generator
+from foundation.errors import UserError
+from foundation.randomness import generator
 from methods.long_tail.balanced_softmax import BalancedSoftmax
 from methods.long_tail.seesaw_loss import SeesawLoss, seesaw
 from methods.regularization.mixup import Mixup
 from methods.regularization.sam import SAM
-from recipes.criterion import one_hot
+from recipes.step.criterion import one_hot
 from tests.harness import Setup, build, train
 from tests.methods.long_tail.worked import COUNTS, LOGITS, TARGETS, criterion_of, losses
 

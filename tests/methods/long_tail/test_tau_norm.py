@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.averaging.ema import EMA
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
 from methods.long_tail.tau_norm import GRID, Candidates, TauNorm, normalised

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from datamodules.randomness import Randomness
-from recipes.criterion import Criterion
-from recipes.method import Method
-from recipes.statistics import ClassStatistics
+from foundation.randomness import Randomness
+from recipes.contract import Method
+from recipes.services.statistics import ClassStatistics
+from recipes.step.criterion import Criterion
 
 COUNTS = torch.tensor([100, 10, 1])
 LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.5, -1.0, 1.5]])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.contest import peak_bytes
-from datamodules import devices
+from foundation import devices
 from methods.metric_learning import blocks
 from methods.metric_learning.blocks import Work
 from methods.metric_learning.lifted_structure import LiftedStructure

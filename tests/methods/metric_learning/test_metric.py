@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.averaging.ema import EMA
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
 from methods.metric_learning.lifted_structure import LiftedStructure

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.metric_learning.pk import PK
 from methods.metric_learning.triplet import Triplet
-from recipes.composition import Situation, compose
+from recipes.contract.composition import Situation, compose
 from tests.conformance.lab import run_of, trial
 
 SITUATION = Situation("image", frozenset({"raw", "weak"}))

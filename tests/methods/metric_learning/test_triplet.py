@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules import devices
-from datamodules.errors import UserError
+from foundation import devices
+from foundation.errors import UserError
 from methods.metric_learning import triplet
 from methods.metric_learning.blocks import Block
 from methods.metric_learning.triplet import Triplet, all_triplets

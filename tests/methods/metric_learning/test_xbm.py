@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.xbm import XBM, Memory
 from methods.regularization.sam import SAM

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.multi_task.cross_stitch import CrossStitch, Stitch, start_alpha, stitch
 from methods.multi_task.gram import ONE_REPRESENTATION
 from methods.multi_task.hard_sharing import HardSharing

@@ -13,8 +13,8 @@ from methods.multi_task.mgda import MGDA
 from methods.multi_task.nash_mtl import NashMTL
 from methods.multi_task.pcgrad import PCGrad
 from methods.semi_supervised.fixmatch import FixMatch
-from recipes.gates import Gates
 from recipes.step import Embedded
+from recipes.step.gates import Gates
 from tests.harness import Setup, train
 from tests.methods.multi_task.worked import TASKS
 

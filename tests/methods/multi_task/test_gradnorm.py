@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.multi_task.gradnorm import GradNorm, balance_gradient, descended
 from tests.harness import train
 from tests.methods.multi_task.worked import TASKS

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from datamodules import devices
-from datamodules.errors import UserError
+from foundation import devices
+from foundation.errors import UserError
 from methods.multi_task import rows
 from methods.multi_task.gram import GramProvider, gram_of_parameters, last_shared
 from methods.multi_task.losses import normalized, task_losses
 from methods.multi_task.mgda import MGDA
-from recipes.terms import Term
+from recipes.step.terms import Term
 from tests.harness import Setup, build, fit, step_with, train
 from tests.methods.multi_task.worked import TASKS, Watch
 

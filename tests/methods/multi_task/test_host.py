@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import devices
+from foundation import devices
 from methods.multi_task import host
 from methods.multi_task.mgda import min_norm
 from methods.multi_task.nash_mtl import bargain

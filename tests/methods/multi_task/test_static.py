@@ -1,6 +1,6 @@
 import pytest
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.multi_task.static import Static
 from tests.harness import train, values_differ
 from tests.methods.multi_task.worked import TASKS

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from recipes.recipe import Recipe
+from recipes.engine.recipe import Recipe
 
 J = torch.tensor([[3.0, 1.0, 0.0], [-1.0, 2.0, 0.0], [0.0, -1.0, 2.0]], dtype=torch.float64)
 G = J @ J.T

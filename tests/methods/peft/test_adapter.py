@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModel, BertConfig
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.adapter import Adapter
 from tests.methods.peft.small import counts, features, fill, network, operate, text_network
 

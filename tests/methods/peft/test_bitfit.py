@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.bitfit import BitFit
 from methods.peft.lora import LoRA
 from recipes.networks import build_network

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.bitfit import BitFit
 from methods.peft.linear_probe import LinearProbe
 from tests.harness import Setup, build, fit

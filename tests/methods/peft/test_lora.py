@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.lora import LoRA, LowRank, conv_low_rank, low_rank
 from methods.peft.sites import Site
 from methods.peft.weights import connect, merge, uncalled
-from recipes.teacher import copy_sharing_frozen
+from recipes.services.teacher import copy_sharing_frozen
 from tests.methods.peft.small import IMAGE, TEXT, counts, features, fill, network, operate
 
 

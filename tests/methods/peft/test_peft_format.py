@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.lora import LoRA
 from tests.methods.peft.peft_library import BERT_TARGETS, wrapped
 from tests.methods.peft.small import network, operate

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft import prefix_tuning
 from methods.peft.lora import LoRA
 from methods.peft.prefix_tuning import Masks, PrefixTuning, Widened, with_prefix
-from recipes.teacher import copy_sharing_frozen
+from recipes.services.teacher import copy_sharing_frozen
 from tests.methods.peft.small import counts, features, fill, network, operate, says_the_same_whatever_is_padding
 
 q = torch.tensor([[[[1.0, 0.0]]]])

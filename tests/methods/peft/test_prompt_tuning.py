@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.prompt_tuning import PromptTuning, insert, remove
 from tests.methods.peft.small import features, fill, network, operate, says_the_same_whatever_is_padding
 

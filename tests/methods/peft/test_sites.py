@@ -1,6 +1,6 @@
 import pytest
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.sites import choose_sites, default_targets, find_blocks, find_sites
 from tests.methods.peft.small import network
 

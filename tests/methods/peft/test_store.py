@@ -5,7 +5,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.lora import LoRA
 from methods.peft.store import fingerprint, save_delta
 from methods.peft.surgeon import Surgeon

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.peft.vpt import VPT, widened
 from tests.methods.peft.small import counts, features, fill, network, operate, says_the_same_whatever_is_padding
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.randomness import Randomness
+from foundation.randomness import Randomness
 from methods.regularization.label_smoothing import LabelSmoothing, Smoothed, smooth
 from methods.regularization.mixup import Mixup
-from recipes.criterion import cross_entropy, one_hot
 from recipes.step import Stream
+from recipes.step.criterion import cross_entropy, one_hot
 from tests.harness import Setup, noisy_view, train
 
 

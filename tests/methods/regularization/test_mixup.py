@@ -2,11 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.randomness import Randomness
+from foundation.randomness import Randomness
 from methods.mixing import blend, draw_mixing, mix_targets
 from methods.regularization.mixup import Mixup
-from recipes.criterion import Criterion, cross_entropy
 from recipes.step import Embedded, Input, Progress, Step, Stream
+from recipes.step.criterion import Criterion, cross_entropy
 from tests.harness import Setup, build, noisy_view, train
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.errors import UserError
-from datamodules.randomness import Randomness
+from foundation.errors import UserError
+from foundation.randomness import Randomness
 from methods.regularization.sam import SAM, ascent
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.step import Stream

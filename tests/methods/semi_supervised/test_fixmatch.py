@@ -2,12 +2,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.randomness import Randomness
+from foundation.randomness import Randomness
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.pseudo_label import PseudoLabel
 from methods.semi_supervised.targets import make_targets
 from recipes.step import Embedded, Output, Stream
-from recipes.terms import Term
+from recipes.step.terms import Term
 from tests.harness import Setup, SmallNetwork, build, fit, noisy_view, step_with, train, values_differ
 
 WEAK = torch.tensor([[4.0, 0, 0], [2.0, 0, 0]])

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from methods.regularization.mixup import Mixup
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.ict import ICT, mixed_scores

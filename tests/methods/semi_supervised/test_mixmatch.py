@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.errors import UserError
-from datamodules.randomness import Randomness
+from foundation.errors import UserError
+from foundation.randomness import Randomness
 from methods.regularization.cutmix import CutMix
 from methods.regularization.mixup import Mixup
 from methods.regularization.sam import SAM

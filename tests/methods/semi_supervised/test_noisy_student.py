@@ -1,6 +1,6 @@
 import torch
 
-from datamodules.randomness import generator
+from foundation.randomness import generator
 from methods.semi_supervised.noisy_student import repeated, taken
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.uda import UDA, annealing_threshold, unsure
 from recipes.step import Step
-from recipes.tasks import ClassificationTask
+from recipes.tasks.classification import ClassificationTask
 from tests.harness import step_with, train
 
 WEAK = torch.tensor([[4.0, 0, 0], [2.0, 0, 0]])

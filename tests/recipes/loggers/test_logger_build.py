@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger
 
 import configs
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, metrics_files, start_loggers
 from recipes.loggers.files import MetricsFiles
 from recipes.report.record import RunRecord
@@ -72,7 +72,7 @@ def test_heavy_packages_wait_until_they_are_used():
     code = (
         "import sys, pytorch_lightning\n"  # brings matplotlib with it through torchmetrics
         "before = set(sys.modules)\n"
-        "import recipes.loggers.build, recipes.report.page, recipes.report.console\n"
+        "import recipes.loggers.build, recipes.report.page, recipes.loggers.console\n"
         "import recipes.loggers.tensorboard, recipes.loggers.weights_and_biases\n"
         "heavy = {'wandb', 'matplotlib', 'tensorboard', 'torch.utils.tensorboard', 'PIL.Image', 'pandas'}\n"
         "print(sorted(heavy & (set(sys.modules) - before)))"

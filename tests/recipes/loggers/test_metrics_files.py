@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from recipes.loggers.files import MetricsFiles, read_rows
 
 

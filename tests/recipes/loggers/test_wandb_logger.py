@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from recipes.loggers.build import build_loggers, finish_loggers, start_loggers
 from recipes.loggers.wandb_log import held
 from tests.recipes.report.example_record import digits_record

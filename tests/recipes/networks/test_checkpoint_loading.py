@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from recipes.networks import Network, build_network
 from recipes.networks.own import OWN
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from recipes.networks import build_network
 
 DATA = Path(os.environ.get("ROUX_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))

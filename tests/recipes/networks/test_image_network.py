@@ -9,7 +9,7 @@ import torch
 from timm.models import adapt_input_conv, save_for_hf
 from torch import nn
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from recipes.networks import build_network, parameter_counts
 from recipes.networks.moments import resolve_moments
 from recipes.step import Embedded

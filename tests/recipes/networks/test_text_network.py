@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, RobertaConfig, T5Config
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from recipes.networks import build_network, parameter_counts
 from recipes.networks.text import TextNetwork, masked_mean
 from recipes.step import Embedded

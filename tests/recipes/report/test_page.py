@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from datamodules.errors import UserError
+from foundation.errors import UserError
 from recipes.report.page import page_html, write_report
 from recipes.report.record import RunRecord, ViewRow
 from tests.recipes.report.example_record import digits_record

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from recipes.groups import CONFIGS
+from recipes.config.groups import CONFIGS
 
 SHORT = ["trainer.max_steps=4", "trainer.accelerator=cpu"]
 NEEDS = {

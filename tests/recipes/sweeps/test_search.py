@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from datamodules.errors import UserError
-from recipes import cli
+from foundation.errors import UserError
+from recipes.cli import main as cli
 from recipes.sweeps.record import jobs_of
 from tests.recipes.command_line import Engine
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from datamodules.errors import UserError
-from recipes import cli
+from foundation.errors import UserError
+from recipes.cli import main as cli
 from recipes.sweeps import process
 from tests.recipes.command_line import Engine
 

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from recipes.assembly import assemble
-from recipes.config import resolve_command
-from recipes.groups import CONFIGS, families
+from recipes.config.groups import CONFIGS, families
+from recipes.config.resolve import resolve_command
+from recipes.runs.assembly import assemble
 
 FILES = sorted((CONFIGS.parent / "sweeps" / "wandb").glob("*.yaml"))
 NO_FAMILY_OF_RECIPES = {"regularization", "averaging"}  # additions to any recipe

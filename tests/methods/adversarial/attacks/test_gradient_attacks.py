@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from datamodules.randomness import SampleRandomness
+from foundation.randomness import SampleRandomness
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.losses import input_gradient, objective
 from methods.adversarial.attacks.mi_fgsm import accumulate, mi_fgsm

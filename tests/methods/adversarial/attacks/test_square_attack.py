@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from datamodules.randomness import Randomness, SampleRandomness
+from foundation.randomness import Randomness, SampleRandomness
 from methods.adversarial.attacks.square_attack import share, side, square_attack, window
 from methods.adversarial.attacks.threat import Threat
 from tests.methods.adversarial.attacks.worked import convolutional, of, pictures

@@ -4,9 +4,9 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from datamodules.randomness import Randomness, SampleRandomness
+from foundation.randomness import Randomness, SampleRandomness
 from methods.adversarial.attacks.threat import Radius, Threat, length, radius
-from recipes.annotations import describe, fits
+from recipes.config.signatures import describe, fits
 from recipes.step import Embedded
 
 

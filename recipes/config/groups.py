@@ -1,0 +1,48 @@
+"""Where the configs lie and how they are grouped; reads YAML files as text, so that help needs no other
+import.
+
+A file's description is its first comment line, the `# @package` line aside. Files whose name begins with `_` are parts
+of others and no choice.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
+NOT_FAMILIES = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "logger", "evaluate", "tuned")
+SINGLE = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "evaluate/attack")
+
+
+def families(root: Path = CONFIGS) -> list[str]:
+    """Groups of methods: all others."""
+    found = (p.name for p in root.iterdir() if p.is_dir() and any(p.glob("*.yaml")))
+    return sorted(name for name in found if name not in NOT_FAMILIES and name != "hydra")
+
+
+def options(group: str, root: Path = CONFIGS) -> dict[str, str]:
+    """What a group offers, each with its description."""
+    paths = (p for p in sorted((root / group).glob("*.yaml")) if not p.stem.startswith("_"))
+    return {path.stem: description(path) for path in paths}
+
+
+def description(path: Path) -> str:
+    """The first comment line of a config file, without the mark; empty where there is none."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.lstrip("# ").rstrip()
+        if line.strip() and not line.startswith("#"):
+            break
+    return ""
+
+
+def spoken(overrides: Sequence[str], root: Path = CONFIGS) -> list[str]:
+    """`evaluate.attack=pgd` chooses of the group that Hydra calls `evaluate/attack`: the same words name the choice and
+    its keys. A mapping in braces stays a value."""
+    names = "|".join(sorted(p.name for p in (root / "evaluate").glob("*") if p.is_dir()))
+    return [re.sub(rf"^([+~]*)evaluate\.({names})(?==(?!\s*\{{)|$)", r"\1evaluate/\2", text) for text in overrides]
+
+
+def written(group: str) -> str:
+    """A group as the user writes it: the inverse of `spoken`."""
+    return re.sub(r"^([+~]*)evaluate/", r"\1evaluate.", group)

@@ -1,0 +1,91 @@
+"""What a run makes of the machine it is on: precision, memory format, compilation, and the memory it took."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import nn
+
+from foundation.errors import UserError
+from recipes.contract.method import Method
+from recipes.engine.trainer import TrainerSettings
+from recipes.networks.network import Network
+
+FULL, HALF = "32-true", "bf16-mixed"
+AMPERE = (8, 0)  # the first NVIDIA generation whose arithmetic units take bf16
+
+
+def on_gpu(settings: TrainerSettings) -> bool:
+    """Whether the run will be on an NVIDIA or AMD GPU."""
+    return settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def chosen_precision(settings: TrainerSettings, methods: Iterable[Method]) -> str:
+    """`auto`: bf16 under autocast on a GPU that has it, unless a method does not work so; else float32."""
+    if settings.precision != "auto":
+        return str(settings.precision)
+    able = on_gpu(settings) and torch.cuda.get_device_capability() >= AMPERE
+    declared = [method.declare().precisions for method in methods]
+    return HALF if able and all(works is None or HALF in works for works in declared) else FULL
+
+
+def convolutional(network: nn.Module) -> bool:
+    """Whether most of the numbers that a network holds are kernels of convolutions: not so in a ViT."""
+    kernels = sum(p.numel() for m in network.modules() if isinstance(m, nn.Conv2d) for p in m.parameters(recurse=False))
+    return 2 * kernels > sum(p.numel() for p in network.parameters())
+
+
+def lies_channels_last(wanted: bool | Literal["auto"], network: Network, device: torch.device) -> bool:
+    """Whether kernels are to lie channels-last. `auto`: those of a convolutional network for pictures on a GPU, whose
+    tensor cores want them so."""
+    if network.kind != "image":
+        return False
+    return device.type == "cuda" and convolutional(network) if wanted == "auto" else wanted
+
+
+def backend_of(wanted: bool | str) -> str | None:
+    """The name of the compiler that is asked for; None for none."""
+    return "inductor" if wanted is True else wanted or None
+
+
+def check_compiler(settings: TrainerSettings) -> None:
+    """Raise UserError where inductor has nothing to write its code for: a C++ compiler, or Triton on a GPU."""
+    if backend_of(settings.compile) != "inductor":
+        return
+    if on_gpu(settings):
+        missing = None if find_spec("triton") else "Triton"
+    else:
+        compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+        missing = None if shutil.which(compiler) else f"a C++ compiler ({compiler})"
+    if missing:
+        raise UserError(
+            f"trainer.compile={str(settings.compile).lower()}: needs {missing}, which is not here; install it, or set "
+            "trainer.compile=false"
+        )
+
+
+def prepare_compiler(several_backwards: bool) -> None:
+    """Room for what a run compiles, and buffers that outlive a backward where there are several through one forward."""
+    import torch._dynamo.config as dynamo
+    import torch._functorch.config as functorch
+
+    # trained and averaged network, training and evaluation, whole and partial batches, statistics held still or not
+    dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
+    functorch.donated_buffer = functorch.donated_buffer and not several_backwards
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most memory that was taken so far, in bytes: on a GPU what torch's tensors took there, else what the whole
+    process held. None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

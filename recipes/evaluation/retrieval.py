@@ -1,0 +1,150 @@
+"""Retrieval: every sample asks for its nearest neighbours among all others, and how many of them are of its class.
+
+In bounded memory: embeddings are kept, similarities only for a block of queries at a time. Each rank answers the
+queries of its own share of the samples, against the samples of all.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from foundation.errors import UserError
+from recipes.engine.evaluator import Probe
+from recipes.networks.embedding import EMBEDDING
+from recipes.services import neighbors as neighbours
+from recipes.services.clustering import kmeans, normalized_mutual_information
+from recipes.services.neighbors import ranked
+from recipes.step.terms import global_sum, world_size
+
+if TYPE_CHECKING:
+    from recipes.engine.recipe import Recipe
+
+def relevance(x: Tensor, labels: Tensor, queries: Tensor, depth: int) -> Tensor:
+    """bool [Q, depth]: whether the first, second … neighbour of a query is of its class; the query itself is no
+    neighbour, by its position. x: [R, d], labels: [R], queries: [Q] positions in them. depth: less than R."""
+    similarity = x[queries] @ x.T
+    similarity.scatter_(1, queries[:, None], -torch.inf)
+    return labels[ranked(similarity, depth)] == labels[queries, None]
+
+
+def retrieval_scores(relevant: Tensor, number: Tensor, ks: list[int]) -> dict[str, Tensor]:
+    """Scores of each query, [Q]. relevant: bool [Q, depth] by rank. number: R_q ≥ 1 references of the query's class.
+
+    recall@K = 1[any of the first K], r_precision = Σ_{k≤R} rel(k) / R, map@r = Σ_{k≤R} rel(k) P(k) / R.
+    """
+    rank = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
+    hits = relevant.double()
+    within = hits * (rank <= number[:, None])
+    precision = hits.cumsum(1) / rank
+    scores = {f"recall@{k}": relevant[:, :k].any(1).double() for k in ks}
+    scores["map@r"] = (within * precision).sum(1) / number
+    scores["r_precision"] = within.sum(1) / number
+    return scores
+
+
+def gather_uneven(value: Tensor) -> Tensor:
+    """Rows of all ranks, of which each may hold another number."""
+    if world_size() == 1:
+        return value
+    sizes = [torch.zeros(1, dtype=torch.int64, device=value.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(value)], device=value.device))
+    lengths = [int(size) for size in sizes]
+    padded = value.new_zeros(max(lengths), *value.shape[1:])
+    padded[: len(value)] = value
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+
+class Retrieval(Probe):
+    """Recall@K, MAP@R, R-precision and NMI of the embedding, or of the features where the run has none, L2-normalised.
+
+    Every sample of the part is a query against all others: excluded is itself, by its index, and no duplicate of it.
+    Neighbours come by cosine, equal ones by the smaller index. Recall@K is the share of queries with one of their
+    class among the first K. Samples without a label take no part. A query that is the only one of its class has
+    nothing to find: `lone=exclude` leaves it out of all means and logs their number, `miss` counts it as 0.
+
+    ks: the K of Recall@K. nmi_restarts: runs of k-means, with as many clusters as classes and a fixed seed, of which
+    the best one gives NMI = 2 I(y; c) / (H(y) + H(c)); 0 leaves NMI out, which costs most of the time.
+    """
+
+    main = "recall@1"
+
+    def __init__(
+        self,
+        ks: list[Annotated[int, Field(ge=1)]] | None = None,
+        lone: Literal["exclude", "miss"] = "exclude",
+        nmi_restarts: Annotated[int, Field(ge=0)] = 1,
+    ):
+        super().__init__()
+        self.ks, self.lone, self.nmi_restarts = sorted(set([1, 2, 4, 8] if ks is None else ks)), lone, nmi_restarts
+        if 1 not in self.ks:
+            raise UserError(f"evaluate.retrieval.ks={self.ks}: Recall@1 is always among them; expected a list with 1")
+        self.reset()
+
+    def reset(self) -> None:
+        self.batches: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
+
+    @torch.no_grad()
+    def update(self, recipe: "Recipe", view: Any, targets: dict[str, Tensor], index: Tensor) -> None:
+        output = recipe.predict_output(recipe.reported().embed(view), index=index)
+        x = output.logits.get(EMBEDDING, output.features)
+        self.batches.append((F.normalize(x.float(), dim=1), index, targets))
+
+    @torch.no_grad()
+    def compute(self) -> dict[str, Tensor]:
+        x = gather_uneven(torch.cat([x for x, _, _ in self.batches]))
+        index = gather_uneven(torch.cat([index for _, index, _ in self.batches]))
+        order = index.argsort()
+        tasks = list(self.batches[0][2])
+        values: dict[str, Tensor] = {}
+        for task in tasks:
+            labels = gather_uneven(torch.cat([targets[task] for _, _, targets in self.batches]))[order]
+            known = labels >= 0
+            found = self.scores(x[order][known], labels[known])
+            values |= {name if len(tasks) == 1 else f"{task}/{name}": value for name, value in found.items()}
+        if len(tasks) > 1:
+            values[self.main] = torch.stack([values[f"{task}/{self.main}"] for task in tasks]).mean()
+        return values
+
+    def scores(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """All metrics of one task. x: [R, d] unit vectors of all ranks, in the order of the index. labels: [R] ≥ 0."""
+        _, labels = labels.unique(return_inverse=True)
+        others = labels.bincount()[labels] - 1
+        queries = (others >= 1).nonzero().flatten()
+        sums: dict[str, Tensor] = {}
+        if len(queries):
+            depth = min(max(max(self.ks), int(others.max())), len(x) - 1)
+            for block, relevant in self._relevances(x, labels, queries, depth):
+                for name, score in retrieval_scores(relevant, others[block], self.ks).items():
+                    sums[name] = sums.get(name, 0.0) + score.sum()
+        divisor = max(len(queries) if self.lone == "exclude" else len(x), 1)
+        names = [*(f"recall@{k}" for k in self.ks), "map@r", "r_precision"]
+        zero = x.new_zeros((), dtype=torch.float64)
+        values = {name: global_sum(sums.get(name, zero)) / divisor for name in names}
+        values["lone_queries"] = zero + (len(x) - len(queries))
+        if self.nmi_restarts and len(x):
+            clusters = kmeans(x, int(labels.max()) + 1, restarts=self.nmi_restarts)
+            values["nmi"] = normalized_mutual_information(labels, clusters)
+        return values
+
+    @staticmethod
+    def _relevances(x: Tensor, labels: Tensor, queries: Tensor, depth: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This rank's share of the queries, a block at a time, each with its `relevance`."""
+        rank = dist.get_rank() if world_size() > 1 else 0
+        share = queries.tensor_split(world_size())[rank]
+        if not len(share):
+            return
+        if neighbours.mirrors(x, depth):
+            first = int(share[0])
+            nearest = neighbours.nearest(x, slice(first, int(share[-1]) + 1), depth)
+            for block in share.split(max(neighbours.BLOCK // 8 // depth, 1)):
+                yield block, labels[nearest[block - first]] == labels[block, None]
+            return
+        for block in share.split(max(neighbours.BLOCK // len(x), 1)):
+            yield block, relevance(x, labels, block, depth)

@@ -1,0 +1,253 @@
+"""python -m recipes.predict run=RUN input=INPUT output=FILE.csv
+
+What a finished run says of new pictures or texts: a table with a row an input, in the order of the inputs.
+
+  run=RUN              folder that train.py left, or one of its checkpoints
+  input=INPUT          pictures: a folder (searched to the bottom), one picture, a txt with a path a line, or a csv, tsv
+                       or jsonl with a column of paths, relative to that file
+                       texts: a txt with a text a line, a csv, tsv or jsonl with a column of texts, or a folder of txts
+  output=FILE.csv      columns input, label, confidence; an input that cannot be read has empty cells
+  column=NAME          of a csv, tsv or jsonl; left out: text, for pictures path, or the only one
+  probabilities=true   a column for each class as well
+  embeddings=true      the embedding in place of labels: columns e0, e1 …
+  which=last           last | best checkpoint of the folder
+  batch_size=64        inputs at once
+  device=auto          auto | cpu | cuda …
+  overwrite=true       replace FILE.csv where it exists
+  trust=true           the run may call code of other packages (methods of your own); says which
+
+Example
+  python -m recipes.predict run=outputs/fixmatch/2026-01-31_12-00-00 input=pictures output=labels.csv
+"""
+
+import csv
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from foundation.errors import UserError, nearest
+from foundation.fast_imports import uncollected
+from recipes.config.options import run_command
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recipes.predict.predictor import Predictor
+
+TABLES = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+COLUMNS = {"text": ("text",), "image": ("path", "file", "image", "filename")}
+TOLD = 10  # unreadable inputs that are named; the rest is counted
+
+
+def predict(
+    run: str,
+    input: str,
+    output: str,
+    column: str | None = None,
+    probabilities: bool = False,
+    embeddings: bool = False,
+    which: Literal["last", "best"] = "last",
+    batch_size: Annotated[int, Field(ge=1)] = 64,
+    device: str = "auto",
+    overwrite: bool = False,
+    trust: bool = False,
+) -> None:
+    """Write the table. Raises UserError for whatever the user can mend; an unreadable input is told and passed over."""
+    started, target = time.monotonic(), Path(output).expanduser()
+    check_output(target, overwrite)
+    if probabilities and embeddings:
+        raise UserError("embeddings=true: is in place of labels and probabilities; leave out probabilities=true")
+    if not Path(input).expanduser().exists():
+        raise UserError(f"input: there is no '{input}'{neighbour(Path(input).expanduser())}")
+    with uncollected():
+        from recipes.predict.loading import load
+
+    predictor = load(run, which, device, trust)
+    if not (predictor.speaks or embeddings):
+        raise UserError(
+            "run: its heads say nothing (not taught, or of other classes than the data): add embeddings=true"
+        )
+    names, items = list_inputs(Path(input).expanduser(), predictor.kind, column)
+    table = Table(predictor, probabilities, embeddings)
+    unreadable = write_table(target, table, names, items, batch_size)
+    for line in unreadable[:TOLD]:
+        print(f"unreadable: {line}", file=sys.stderr)
+    if len(unreadable) > TOLD:
+        print(f"unreadable: {len(unreadable) - TOLD} more", file=sys.stderr)
+    seconds = time.monotonic() - started
+    left = f", {len(unreadable)} unreadable" if unreadable else ""
+    print(f"{len(items) - len(unreadable)} inputs predicted{left} in {seconds:.1f} s: {target}")
+
+
+# -- what there is to predict ------------------------------------------------------------------------------------------
+def list_inputs(path: Path, kind: str, column: str | None) -> tuple[list[str], list[Any]]:
+    """What stands in the column `input`, and what is given to the run. Raises UserError where there is nothing."""
+    suffix = path.suffix.lower()
+    if column is not None and suffix not in TABLES:
+        raise UserError(f"column: '{path}' has no columns; expected a csv, tsv or jsonl as input, or leave it out")
+    if path.is_dir():
+        names, items = from_folder(path, kind)
+    elif suffix in TABLES:
+        cells = from_table(path, kind, column)
+        names, items = cells, cells if kind == "text" else [placed(cell, path) for cell in cells]
+    elif suffix == ".txt":
+        names = [line.strip() for line in read_whole(path).splitlines() if line.strip()]
+        items = names if kind == "text" else [placed(name, path) for name in names]
+    elif kind == "image":
+        names, items = [str(path)], [path]
+    else:
+        raise UserError(f"input: '{path}' is no list of texts; expected a txt, csv, tsv or jsonl, or a folder of txts")
+    if not items:
+        raise UserError(
+            f"input: '{path}' holds nothing to predict; expected {'texts' if kind == 'text' else 'pictures'}"
+        )
+    return names, items
+
+
+def from_folder(folder: Path, kind: str) -> tuple[list[str], list[Any]]:
+    from datamodules.sources.image_folder import ENDINGS
+
+    endings = ENDINGS if kind == "image" else {".txt"}
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in endings and p.is_file())
+    return [str(p.relative_to(folder)) for p in paths], [p if kind == "image" else read_whole(p) for p in paths]
+
+
+def from_table(path: Path, kind: str, column: str | None) -> list[str]:
+    """The cells of the column that is meant. Raises UserError where it is not there or not clear which."""
+    from datamodules.sources.text_file import read_rows
+
+    rows = [row for _, row in read_rows(path, TABLES[path.suffix.lower()])]
+    header = list(rows[0]) if rows else []
+    known = next((name for name in COLUMNS[kind] if name in header), None)
+    wanted = column or known or (header[0] if len(header) == 1 else None)
+    if wanted is None:
+        raise UserError(f"column: which column of '{path}' is meant? one of {', '.join(header)}: column=NAME")
+    if rows and wanted not in header:
+        raise UserError(f"column: '{path}' has no column '{wanted}'; {nearest(wanted, header)}")
+    return [str(row.get(wanted, "")) for row in rows]
+
+
+def placed(name: str, beside: Path) -> Path:
+    """A path in a file is relative to that file, or to where the user stands."""
+    inside = beside.parent / Path(name).expanduser()
+    return inside if inside.exists() else Path(name).expanduser()
+
+
+def read_whole(path: Path) -> str:
+    from datamodules.sources.text_file import read_text
+
+    return read_text(path, "utf-8")
+
+
+def neighbour(path: Path) -> str:
+    near = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else ""
+    return f"; {near}" if near.startswith("did you mean") else ""
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+class Table:
+    """Header and cells of the output. With several tasks columns are called `label/TASK` and so on."""
+
+    def __init__(self, predictor: "Predictor", probabilities: bool, embeddings: bool):
+        self.predictor, self.probabilities, self.embeddings = predictor, probabilities, embeddings
+        self.width = len(self.header()) - 1
+
+    def header(self) -> list[str]:
+        if self.embeddings:
+            return ["input", *(f"e{i}" for i in range(self.predictor.predict([], "embeddings").shape[1]))]
+        names, classes = ["input"], self.predictor.classes
+        for task, labels in classes.items():
+            end = f"/{task}" if len(classes) > 1 else ""
+            names += [f"label{end}", f"confidence{end}"]
+            names += [f"p{end}/{label}" for label in labels] if self.probabilities else []
+        return names
+
+    def rows(self, items: list[Any], first: int) -> list[list[str]]:
+        """The cells behind `input`, a row an input."""
+        returns: Any = "embeddings" if self.embeddings else "probabilities"
+        found = self.predictor.predict(items, returns, batch_size=max(len(items), 1), first=first)
+        if self.embeddings:
+            return [[f"{value:.6g}" for value in row] for row in found.tolist()]
+        by_task = found if isinstance(found, dict) else {next(iter(self.predictor.classes)): found}
+        return [self.cells({task: values[i] for task, values in by_task.items()}) for i in range(len(items))]
+
+    def cells(self, row: dict[str, "Tensor"]) -> list[str]:
+        cells: list[str] = []
+        for task, values in row.items():
+            cells += [self.predictor.classes[task][int(values.argmax())], f"{float(values.max()):.6f}"]
+            cells += [f"{value:.6f}" for value in values.tolist()] if self.probabilities else []
+        return cells
+
+
+def write_table(target: Path, table: Table, names: list[str], items: list[Any], batch_size: int) -> list[str]:
+    """Write through a file beside it, so that a table is whole or not there. Returns why inputs could not be read."""
+    unreadable: list[str] = []
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", newline="", dir=target.parent, prefix=f".{target.name}.", delete=False
+    ) as file:
+        part = Path(file.name)
+        try:
+            writer = csv.writer(file)
+            writer.writerow(table.header())
+            for start, batch in shown(items, batch_size):
+                read = [readable(table.predictor, item, unreadable) for item in batch]
+                made = iter(table.rows([item for item in read if item is not None], start))
+                for name, item in zip(names[start:], read, strict=False):
+                    writer.writerow([name, *(next(made) if item is not None else [""] * table.width)])
+        except BaseException:
+            part.unlink()
+            raise
+    part.chmod(0o644)
+    part.replace(target)
+    return unreadable
+
+
+def readable(predictor: "Predictor", item: Any, unreadable: list[str]) -> Any:
+    """The input in memory; None where it cannot be read, which is noted."""
+    try:
+        return predictor.reader.read(item)
+    except UserError as error:
+        unreadable.append(str(error))
+        return None
+
+
+def shown(items: list[Any], batch_size: int) -> Iterator[tuple[int, list[Any]]]:
+    """Batches with the place of their first input, behind a bar where there is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(file=sys.stderr)
+    columns = ("predicting", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=len(items))
+        for start in range(0, len(items), batch_size):
+            batch = items[start : start + batch_size]
+            yield start, batch
+            bar.advance(task, len(batch))
+
+
+def check_output(target: Path, overwrite: bool) -> None:
+    """Raises UserError where the table cannot be written, or would replace something unasked."""
+    if target.is_dir():
+        raise UserError(f"output: '{target}' is a folder; name a file, {target / 'predictions.csv'}")
+    if target.exists() and not overwrite:
+        raise UserError(f"output: '{target}' exists already; name another file, or add overwrite=true")
+    from recipes.runs.checkpoint_files import run_dir_faults
+
+    for line in run_dir_faults(str(target.parent), reading=True):
+        raise UserError(line.replace("run_dir:", "output:", 1))
+
+
+def main(argv: list[str]) -> int:
+    return run_command(argv, predict, __doc__ or "")
+
+
+if __name__ == "__main__":
+    # a method of one's own is found where one stands; python -m puts that folder on the path
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,161 @@
+"""A finished run, ready for use: found, read without running code from it, built again without its data.
+
+    model = recipes.load("outputs/fixmatch/2026-01-31_12-00-00")
+    model.predict("picture.png")
+
+A checkpoint says what it comes from (`provenance`): its config, what must be known of the data, the tokenizer, the
+architecture of the encoder. From these the very recipe of the run is built, so that what is predicted is what the run
+reported: the averaged network where one is evaluated, inputs and logits changed as the methods change them.
+"""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from omegaconf import DictConfig
+
+from datamodules.facts import Facts
+from foundation.errors import UserError, nearest
+from recipes.config.plain_yaml import read_plain
+from recipes.config.signatures import describe, fits
+from recipes.config.validation import first_line
+from recipes.predict.architecture import check_kind, without_files
+from recipes.predict.predictor import Predictor
+from recipes.predict.trust import check_run_config
+from recipes.runs.assembly import assemble
+from recipes.runs.checkpoint_files import load_checkpoint
+from recipes.runs.run import build_recipe
+
+Which = Literal["last", "best"]
+STAGE = re.compile(r"\w[\w.\-]*")  # a folder inside that of the run
+# what a checkpoint says of where it comes from
+KEPT: dict[str, Any] = {
+    "config": str,
+    "facts": dict[str, Any],
+    "input_size": int | list[int] | None,
+    "encoder": str | None,
+    "vocab_size": int | None,
+}
+
+
+def load(run: str | Path, which: Which = "last", device: str | torch.device = "cpu", trust: bool = False) -> Predictor:
+    """The model of a run, in evaluation mode. run: the folder that it left, or one of its checkpoints. which: of a
+    folder, its `last` checkpoint, or the `best` by validation. device: `auto` takes an accelerator where there is one.
+    trust: the run may name code of other packages than Roux's own (a method of one's own), which is then run and named
+    on stderr. Without it nothing but classes of Roux is built, no file but the checkpoint is read, and no hub is asked.
+
+    Raises UserError for a folder that is no run, and a checkpoint that cannot be read.
+    """
+    path = find_run(run, which)
+    content = read_checkpoint(path)
+    origin = checked_origin(content.get("provenance"), path)
+    config = check_run_config(origin["config"], path, trust)
+    try:
+        predictor = rebuild(config, origin, content["state_dict"], trust)
+    except UserError as error:
+        reason = "; ".join(str(error).removeprefix("run: ").splitlines())
+        raise UserError(f"run: '{path}': {reason}") from error
+    except Exception as error:  # whatever Lightning, timm or transformers raise at values that do not belong together
+        reason = f"{type(error).__name__}: {first_line(error)[:200]}"
+        raise UserError(f"run: '{path}': nothing can be built from its config ({reason})") from error
+    return predictor.to(chosen_device(device)).eval()
+
+
+def rebuild(config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, Any], trust: bool = False) -> Predictor:
+    facts = Facts.from_plain(origin["facts"])
+    # random numbers are drawn for weights that are then replaced: the caller's are left alone
+    fresh = torch.random.fork_rng(devices=[])
+    # methods try by gradients what they have built, also where the caller wants none of the model
+    grad = torch.inference_mode(False)
+    with tempfile.TemporaryDirectory() as folder, fresh, grad:
+        assembly = assemble(without_files(config, origin, Path(folder), trust))
+        check_kind(assembly.datamodule.kind, origin)
+        recipe = build_recipe(assembly, facts)
+    try:
+        recipe.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"run: its weights do not fit what its config builds ({reason})") from error
+    if recipe.teacher and recipe.teacher.moments:
+        recipe.teacher.moments.settle()
+    return Predictor(recipe, assembly.datamodule, facts, config)
+
+
+def checked_origin(origin: Any, path: Path) -> Mapping[str, Any]:
+    """What the checkpoint says of where it comes from, `KEPT` with values of these types. Raises UserError."""
+    if not isinstance(origin, Mapping) or any(key not in origin for key in KEPT):
+        raise UserError(
+            f"run: '{path}' does not say what it was made of, as checkpoints of older versions do not; "
+            "resume the run for a step, or train it again"
+        )
+    for key, annotation in KEPT.items():
+        try:
+            right = fits(origin[key], annotation)
+        except (TypeError, ValueError, RecursionError):  # nothing that JSON could hold
+            right = False
+        if not right:
+            found = type(origin[key]).__name__
+            raise UserError(f"run: '{path}': provenance.{key}: found {found}, expected {describe(annotation)}")
+    return origin
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        return load_checkpoint(str(path))
+    except UserError as error:
+        raise UserError(f"run: {str(error).removeprefix('resume: ')}") from error
+
+
+def find_run(run: str | Path, which: Which = "last") -> Path:
+    """The checkpoint that is meant. Raises UserError where there is none."""
+    path = Path(run).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = nearest(path.name, siblings)
+        raise UserError(f"run: there is no '{run}'; {near if near.startswith('did you') else 'check the path'}")
+    last = last_stage(path)
+    if last is not None:
+        if not last.is_dir():
+            raise UserError(f"run: '{run}' is not finished, its last stage '{last.name}' has not begun; resume it")
+        path = last
+    found = path / "checkpoints" / f"{which}.ckpt"
+    if found.is_file():
+        return found
+    if which == "best" and (path / "checkpoints" / "last.ckpt").is_file():
+        raise UserError(f"run: '{run}' has no best.ckpt, since nothing was validated; take which=last")
+    runs = [p.name for p in sorted(path.iterdir()) if (p / "checkpoints").is_dir()]
+    if runs:
+        raise UserError(f"run: '{run}' holds several runs ({', '.join(runs[:6])}); name one, {path / runs[0]}")
+    raise UserError(f"run: '{run}' is no run; expected a folder with checkpoints/{which}.ckpt, as train.py leaves it")
+
+
+def last_stage(folder: Path) -> Path | None:
+    """The folder of the last stage, where the run has several; None where it has none."""
+    written = folder / "config.yaml"
+    if not written.is_file():
+        return None
+    stages = read_plain(written, f"run: '{written}'").get("stages")
+    if not stages:
+        return None
+    if not isinstance(stages, DictConfig) or not all(STAGE.fullmatch(str(name)) for name in stages):
+        raise UserError(f"run: '{written}': stages: expected a mapping by names of stages")
+    return folder / list(map(str, stages))[-1]
+
+
+def chosen_device(device: str | torch.device) -> torch.device:
+    """Raises UserError for a device that torch does not have."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"device: '{device}' cannot be used here ({first_line(error)}); expected cpu or auto"
+        ) from error
+    return found

@@ -1,0 +1,125 @@
+"""A trained network as people use it: raw pictures or strings in, labels out."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, get_args
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from datamodules.datamodule import StreamDataModule
+from datamodules.facts import Facts
+from foundation.errors import UserError, nearest
+from recipes.engine.recipe import Recipe
+from recipes.networks.embedding import EMBEDDING
+from recipes.networks.network import Network
+from recipes.predict.inputs import Pictures, Reader, Texts
+from recipes.step.step import Embedded
+
+Returns = Literal["labels", "probabilities", "logits", "embeddings"]
+MISSING = "the heads of this run say nothing (they were not taught, or know other classes): take returns='embeddings'"
+
+
+class Predictor(nn.Module):
+    """The recipe of a finished run, for prediction: what it says of an input is what the run reported.
+
+    classes: names by task. kind: `image` or `text`. shape: (C, H, W) of the run's pictures, None for text. config: of
+    the run.
+    """
+
+    def __init__(self, recipe: Recipe, datamodule: StreamDataModule, facts: Facts, config: DictConfig):
+        super().__init__()
+        self.recipe, self.classes, self.config = recipe, facts.classes, config
+        self.kind, self.shape = datamodule.kind, datamodule.info.shape
+        self.tokenizer = facts.tokenizer
+        self.max_length: int | None = getattr(datamodule.text, "max_length", None)
+        view = datamodule.views["raw"]
+        self.reader: Reader
+        if self.tokenizer is not None and self.max_length is not None:
+            self.reader = Texts(view, self.tokenizer, self.max_length)
+        else:
+            assert self.shape is not None, "pictures have a shape"
+            self.reader = Pictures(view, self.shape)
+
+    @property
+    def network(self) -> Network:
+        """The network that the run reports: the averaged one where it evaluates one."""
+        return self.recipe.reported()
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the heads mean anything."""
+        return bool(self.recipe.evaluator.names)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.recipe.parameters()).device
+
+    def forward(self, view: Any, index: Tensor | None = None) -> dict[str, Tensor]:
+        """Logits by task, float32 [N, C], of pictures [N, C, H, W] in [0, 1] or of texts {"ids", "mask"} [N, L], as
+        the run reports them; under `embedding` the embedding, where there is one. index: [N], places in the data, for
+        methods that draw random numbers."""
+        return self.recipe.predict_logits(view, index=index)
+
+    def embed(self, embedded: Embedded, index: Tensor | None = None) -> Tensor:
+        """[N, D]: the embedding where there is one, else the features before the heads."""
+        output = self.recipe.predict_output(embedded, index=index)
+        found = output.logits.get(EMBEDDING, output.features).float()
+        # several passes over random changes of the input stand one after the other
+        return found if len(found) == len(embedded.x) else found.unflatten(0, (-1, len(embedded.x))).mean(0)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        inputs: Any,
+        returns: Returns = "labels",
+        batch_size: int = 64,
+        first: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> Any:
+        """What the run says of raw inputs, see `Pictures` and `Texts` for what they may be.
+
+        labels: the name of the likeliest class. probabilities: softmax of the logits, [C] in the order of `classes`.
+        logits: [C]. embeddings: [D], see `embed`. For a list of inputs lists of labels, and tensors [N, …] on the CPU;
+        with several tasks a dict by task. first: place of the first input among all, by which methods draw random
+        numbers. progress: called with the number of inputs done. Raises UserError for what is no input.
+        """
+        if returns not in get_args(Returns):
+            raise UserError(f"returns='{returns}': {nearest(returns, get_args(Returns))}")
+        if returns != "embeddings" and not self.speaks:
+            raise UserError(MISSING)
+        items, alone = self.reader.items(inputs)
+        parts = list(self.batches(items, returns, batch_size, first, progress))
+        values = {task: torch.cat([part[task] for part in parts]) for task in parts[0]}
+        if returns == "embeddings":
+            return values[EMBEDDING][0] if alone else values[EMBEDDING]
+        found = {task: self.put(task, value, returns) for task, value in values.items()}
+        if alone:
+            found = {task: value[0] for task, value in found.items()}
+        return found if len(found) > 1 else next(iter(found.values()))
+
+    def batches(
+        self, items: list[Any], returns: Returns, batch_size: int, first: int, progress: Callable[[int], None] | None
+    ) -> Iterator[dict[str, Tensor]]:
+        """Outputs of one batch after the other, on the CPU; no rows of a made-up one where there is no input."""
+        self.eval()
+        if not items:
+            yield {name: rows[:0] for name, rows in self.outputs(self.network.example(), returns).items()}
+        for start in range(0, len(items), batch_size):
+            batch = items[start : start + batch_size]
+            embedded = self.network.embed(self.reader.view(batch, self.device))
+            index = first + torch.arange(start, start + len(batch), device=self.device)
+            yield self.outputs(embedded, returns, index)
+            if progress is not None:
+                progress(start + len(batch))
+
+    def outputs(self, embedded: Embedded, returns: Returns, index: Tensor | None = None) -> dict[str, Tensor]:
+        if returns == "embeddings":
+            return {EMBEDDING: self.embed(embedded, index).cpu()}
+        logits = self.recipe.predict(embedded, index=index)
+        return {task: logits[task].cpu() for task in self.classes}
+
+    def put(self, task: str, logits: Tensor, returns: Returns) -> Any:
+        if returns == "labels":
+            return [self.classes[task][c] for c in logits.argmax(1).tolist()]
+        return logits.softmax(1) if returns == "probabilities" else logits

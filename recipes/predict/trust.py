@@ -1,0 +1,221 @@
+"""What a config from a file may name: nothing in it runs that is not a part of Roux at its own place.
+
+A checkpoint names the classes that its run was made of, and it may come from a stranger. `check_run_config` is the one
+door: the text is read as plain values (`plain_yaml`), every `_target_` is compared with `PLACES` as text, and only then
+is a module of Roux imported and the class and its arguments checked.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from foundation.errors import UserError
+from foundation.moved import with_current_names
+from recipes.config.plain_yaml import parse_plain
+from recipes.config.validation import HYDRA_KEYS, join, targets, validate
+
+HOME = Path(__file__).resolve().parent.parent.parent  # the folder of Roux's packages
+OURS = ("recipes", "methods", "datamodules")
+NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What may stand at a key of a config.
+
+    key: regular expression of the dotted key. modules: where the target may be named. bases: the target is one of
+    these, or a subclass. expected: the same in words.
+    """
+
+    key: str
+    modules: tuple[str, ...]
+    bases: tuple[str, ...]
+    expected: str
+    optional: bool = True
+
+    def names(self, target: str) -> bool:
+        """Whether the target stands in one of the modules, or below it; nothing is imported."""
+        return any(target.startswith(f"{module}.") for module in self.modules)
+
+
+VIEWS = "datamodules.views"
+VIEW_BASES = (
+    f"{VIEWS}.image.raw.Raw",
+    f"{VIEWS}.image.weak.Weak",
+    f"{VIEWS}.image.strong.Strong",
+    f"{VIEWS}.text.view.TextView",
+)
+PROBES = ("methods.adversarial.robustness", "recipes.evaluation.retrieval")
+LOGGERS = ("recipes.loggers.tensorboard", "recipes.loggers.weights_and_biases")
+LOGGER_BASES = (f"{LOGGERS[0]}.TensorBoard", f"{LOGGERS[1]}.WeightsAndBiases")
+NETWORK = ("recipes.networks.build.build_network",)
+DATA = "datamodules.datamodule"
+TRAINER = "recipes.engine.trainer.TrainerSettings"
+CHECKPOINT = "recipes.engine.trainer.CheckpointSettings"
+
+PLACES = (
+    Place(r"methods\.[^.\[\]]+", ("methods",), ("recipes.contract.method.Method",), "a method of Roux", optional=False),
+    Place(r"evaluate\.[^.\[\]]+", PROBES, ("recipes.engine.evaluator.Probe",), "a measurement of Roux"),
+    Place(r"logger\.[^.\[\]]+", LOGGERS, LOGGER_BASES, "a logger of Roux"),
+    Place("network", ("recipes.networks",), NETWORK, "recipes.networks.build_network", optional=False),
+    Place("optimizer", ("recipes.optimization.optimizers",), ("recipes.optimization.optimizers.OptimizerSettings",), "an optimizer", False),
+    Place("scheduler", ("recipes.optimization.schedulers",), ("recipes.optimization.schedulers.Schedule",), "a schedule", optional=False),
+    Place("trainer", ("recipes.engine.trainer",), (TRAINER,), TRAINER, optional=False),
+    Place("checkpoint", ("recipes.engine.trainer",), (CHECKPOINT,), CHECKPOINT, optional=False),
+    Place("data", (DATA,), (f"{DATA}.StreamDataModule",), f"{DATA}.StreamDataModule", optional=False),
+    Place(r"data\.source", ("datamodules.sources",), ("datamodules.source.Loader",), "a data set of Roux", False),
+    Place(r"data\.text", ("datamodules.text",), ("datamodules.text.prepare.Tokenize",), "datamodules.text.Tokenize"),
+    Place(r"data\.views\.[^.\[\]]+", (VIEWS,), VIEW_BASES, "a view of Roux"),
+    # views that are made of views
+    Place(r"data\.views\.[^.\[\]]+\.(weak|views\[\d+\])(\.weak|\.views\[\d+\])*", (VIEWS,), VIEW_BASES, "a view"),
+)
+# keys by which Hydra calls otherwise than by name, where Roux's own configs have them
+ALLOWED_HYDRA_KEYS = {"network._convert_": "all"}
+NEEDED = ("seed", "supervised_weight", "monitor", "checkpoint")
+SINGLE = ("network", "optimizer", "scheduler", "trainer", "checkpoint", "data", "data.source")
+
+
+def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
+    """The config of a run from its file, plain and of Roux's own parts at their places.
+
+    trust: targets that are not in the table are allowed; they are named on stderr before they are imported. Raises
+    UserError, one line with the file and the key.
+    """
+    source = f"run: '{path}'"
+    tree: Any = with_current_names(OmegaConf.to_container(parse_plain(text, source), resolve=False))
+    config = OmegaConf.create(tree)
+    for problem in [*hydra_problems(tree, ""), *missing_problems(tree)]:
+        raise UserError(f"{source}: {problem}")
+    # all names are compared before the first module is imported
+    named = [(key, node["_target_"]) for key, node in targets(tree, "")]
+    foreign: list[str] = []
+    for find_problem in (name_problem, object_problem):
+        for key, target in named:
+            place = f"{target} ({key})"
+            problem = "" if place in foreign else find_problem(key, target)
+            if problem and not trust:
+                raise UserError(f"{source}: {join(key, '_target_')} calls {problem}")
+            if problem:
+                foreign.append(place)
+    if foreign:
+        print(f"run: '{path}' is trusted and imports {', '.join(foreign)}", file=sys.stderr, flush=True)
+    for problem in validate(config):
+        raise UserError(f"{source}: {problem}")
+    return config
+
+
+def hydra_problems(node: Any, key: str) -> Iterator[str]:
+    """Keys that change how Hydra calls a target, anywhere in the config."""
+    if isinstance(node, dict):
+        for name, child in node.items():
+            below = join(key, name)
+            if name in HYDRA_KEYS - {"_target_"} and ALLOWED_HYDRA_KEYS.get(below) != child:
+                yield f"{below}: found {child!r}; expected no such key in the config of a run"
+            yield from hydra_problems(child, below)
+    elif isinstance(node, list):
+        for i, child in enumerate(node):
+            yield from hydra_problems(child, f"{key}[{i}]")
+
+
+def missing_problems(tree: dict[str, Any]) -> Iterator[str]:
+    """Keys that every run has, and nodes that must name what they are."""
+    for name in NEEDED:
+        if name not in tree:
+            yield f"{name}: is missing; expected the config of a whole run"
+    for key in SINGLE:
+        yield from node_problems(key, select(tree, key))
+    for section in ("methods", "evaluate", "logger", "data.views"):
+        children = select(tree, section)
+        if children is None:
+            continue
+        if not isinstance(children, dict):
+            yield f"{section}: found {children!r}; expected a mapping"
+            continue
+        for name, child in children.items():
+            yield from node_problems(join(section, name), child)
+    yield from node_problems("data.text", select(tree, "data.text"))
+
+
+def node_problems(key: str, node: Any) -> Iterator[str]:
+    place = place_of(key)
+    if node is None and place is not None and place.optional:
+        return
+    if not isinstance(node, dict) or "_target_" not in node:
+        yield f"{key}: found {str(node)[:60]!r}; expected a mapping with _target_"
+
+
+def select(tree: Any, key: str) -> Any:
+    """The value at a dotted key, None where there is none."""
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
+
+
+def place_of(key: str) -> Place | None:
+    return next((place for place in PLACES if re.fullmatch(place.key, key)), None)
+
+
+def name_problem(key: str, target: Any) -> str:
+    """Why a name may not stand at a key, as far as the text tells; nothing is imported."""
+    if not isinstance(target, str) or not NAME.fullmatch(target):
+        return f"{str(target)[:60]!r}, which is no name of a class"
+    if target.split(".")[0] not in OURS:
+        return f"'{target}', which is not Roux's; where you know it, say trust=true"
+    place = place_of(key)
+    if place is None:
+        return f"'{target}', where a run of Roux calls nothing; expected a plain value"
+    if not place.names(target):
+        return misplaced(target, place)
+    module = target.rpartition(".")[0]
+    if not is_own_module(module):
+        return f"'{target}', and '{module}' is no module of Roux; where you know it, say trust=true"
+    return ""
+
+
+def is_own_module(module: str) -> bool:
+    """Whether the import would take a file of this very Roux: a folder `methods` where the user stands may come first
+    on the path. Nothing is imported."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return False
+    if spec is None or spec.origin is None or Path(spec.origin).resolve() != HOME / top / "__init__.py":
+        return False
+    file = HOME.joinpath(top, *rest)
+    found = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+    return found.is_file() and found.resolve().is_relative_to(HOME / top)
+
+
+def object_problem(key: str, target: str) -> str:
+    """Why what a name stands for does not belong at a key. Imports the module, which is one of Roux's."""
+    place = place_of(key)
+    assert place is not None, "the name was checked before"
+    module, _, name = target.rpartition(".")
+    found = getattr(importlib.import_module(module), name, None)
+    if found is None:
+        return f"'{target}', which this version of Roux does not have; expected {place.expected}"
+    bases = tuple(resolved(base) for base in place.bases)
+    classes = tuple(base for base in bases if inspect.isclass(base))
+    if found in bases or (inspect.isclass(found) and classes and issubclass(found, classes)):
+        home = str(found.__module__)
+        own = any(home == known or home.startswith(f"{known}.") for known in place.modules)
+        return "" if own else misplaced(target, place)
+    return misplaced(target, place)
+
+
+def misplaced(target: str, place: Place) -> str:
+    return f"'{target}', which does not belong there; expected {place.expected}"
+
+
+def resolved(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,194 @@
+"""Settings that differ between a run and the one it resumes: a pure comparison of two configs, leaf by leaf."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from foundation.moved import with_current_names
+from recipes.config.plain_yaml import parse_plain
+
+# Keys that do not change what is computed, or that name a place: a resumed run may have others.
+PLACE = {
+    "logger.*": "where numbers are sent",
+    "logger": "the same, where there is none",
+    "run_dir": "where the run lies",
+    "resume": "how it was asked for",
+    "dry_run": "how it was asked for",
+    "accept_changes": "how it was asked for",
+    "chosen.*": "names of choices; what they choose is compared",
+    "stages*": "each stage is compared on its own",
+    "trainer.accelerator": "the same numbers up to rounding",
+    "trainer.devices": "batches are those of all devices together",
+    "trainer.num_nodes": "batches are those of all devices together",
+    "trainer.strategy": "the same numbers up to rounding; fsdp is compared on its own",
+    "trainer.compile": "the same numbers up to rounding",
+    "trainer.channels_last": "the same numbers up to rounding",
+    "trainer.update": "the same numbers up to rounding",
+    "trainer.progress_bar": "what is shown",
+    "trainer.log_every": "what is shown",
+    "trainer.val_every": "when is measured",
+    "trainer.limit_val_batches": "how much is measured",
+    "checkpoint.*": "when is saved",
+    "data.root": "where the same data lie",
+    "data.num_workers": "who fetches the data",
+    "data.device_memory": "where the data wait",
+    "data.eval_batch_size": "how many samples are measured at once",
+}
+# What is measured and how it is told: a run that is under way may change it, a finished one has been measured.
+MEASURED = {
+    "evaluate.*": "measurements, which do not teach",
+    "evaluate": "the same, where there is none",
+    "data.few_below": "groups of classes in the numbers",
+    "data.many_above": "groups of classes in the numbers",
+}
+# Settings that older versions lacked -> what they did. Other keys that the old config lacks pass.
+BEFORE: dict[str, Any] = {
+    "methods.*.horizon": None,
+    "methods.*.moments": "kept",
+    "methods.*.ema_horizon": None,
+    "methods.*.ema_moments": "kept",
+}
+# Free mappings: an entry that is not there was not given.
+OPEN = ("*.options.*",)
+# Filled in when a run begins, so that null says nothing.
+FILLED_IN = ("monitor",)
+TARGET = "._target_"
+
+
+class Unset:
+    """No such key."""
+
+    def __repr__(self) -> str:
+        return "unset"
+
+
+UNSET = Unset()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One setting, as it was and as it is."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} {shown(self.old)} -> {shown(self.new)}"
+
+
+def shown(value: Any) -> str:
+    """A value in the words of the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    return str(value)
+
+
+def matches(key: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything that is no mapping."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], passing: Sequence[str] = (*PLACE, *MEASURED)
+) -> list[Difference]:
+    """Settings of two configs that differ, without those whose keys match `passing`."""
+    # an earlier version named the same classes otherwise
+    before, now = dict(leaves(with_current_names(old))), dict(leaves(with_current_names(new)))
+    folders = before.get("run_dir"), now.get("run_dir")
+    found = []
+    for key in dict.fromkeys([*before, *now]):
+        if matches(key, passing):
+            continue
+        a, b = before_value(key, before, now), now.get(key, UNSET)
+        if key in FILLED_IN and None in (a, b):
+            continue
+        if not (same(a, b) or same(inside(a, folders[0]), inside(b, folders[1]))):
+            found.append(Difference(key, a, b))
+    found = without_parts(found)
+    # another recipe of equal settings is another name
+    return [] if [d.key for d in found] == ["recipe"] else found
+
+
+def before_value(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Any:
+    """The old value of a setting; where the old config does not know it, what its version did."""
+    if key in before:
+        return before[key]
+    known = [value for pattern, value in BEFORE.items() if fnmatchcase(key, pattern)]
+    if known:
+        return known[0]
+    return UNSET if key.endswith(TARGET) or matches(key, OPEN) else now[key]
+
+
+def same(a: Any, b: Any) -> bool:
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
+
+
+def inside(value: Any, run_dir: Any) -> Any:
+    """A path beside or in the run's folder, told from there: a folder with several runs may have been moved."""
+    folder = f"{Path(run_dir).parent}/" if run_dir else "./"
+    if not isinstance(value, str) or folder == "./" or not value.startswith(folder):
+        return value
+    return f"{{folder}}/{value.removeprefix(folder)}"
+
+
+def without_parts(found: list[Difference]) -> list[Difference]:
+    """Where one thing took the place of another, that is the difference, and their settings are not."""
+    swapped = [d.key.removesuffix(TARGET) for d in found if d.key.endswith(TARGET)]
+    kept = []
+    for entry in found:
+        if any(entry.key.startswith(f"{part}.") and entry.key != f"{part}{TARGET}" for part in swapped):
+            continue
+        if entry.key.endswith(TARGET):
+            names = [v.rpartition(".")[2] if isinstance(v, str) else v for v in (entry.old, entry.new)]
+            entry = Difference(entry.key.removesuffix(TARGET), *names)
+        kept.append(entry)
+    return kept
+
+
+# -- as text -------------------------------------------------------------------------------------------------------
+def parsed(text: Any, source: str) -> dict[str, Any]:
+    """A config as a checkpoint or a folder holds it. source: begins each message. Raises UserError where it is none."""
+    return plain(parse_plain(text, source))
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    tree = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that was changed when a run was resumed. step: optimizer steps done by then."""
+
+    step: int
+    key: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"from step {self.step} on: {self.key} {self.old} -> {self.new}"
+
+    @classmethod
+    def of(cls, difference: Difference, step: int) -> "Change":
+        return cls(step, difference.key, shown(difference.old), shown(difference.new))
+
+
+def config_text(config: DictConfig, changes: Sequence[Any] = ()) -> str:
+    """config.yaml, with what was changed on the way as comments at its head."""
+    return "".join(f"# {change}\n" for change in changes) + OmegaConf.to_yaml(config, resolve=True)

@@ -1,0 +1,59 @@
+"""Learning rates and decays of a resumed run with changed settings: its config's, not its checkpoint's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+
+from recipes.optimization.schedulers import Schedule
+
+
+class NewRates(Callback):
+    """After the checkpoint has been restored, sets every group's rate and decay to what the config says; the
+    optimizer's moments and the position in the schedule stay."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        scheduler: Any = trainer.lr_scheduler_configs[0].scheduler
+        groups, fresh = trainer.optimizers[0].param_groups, fresh_groups(pl_module)
+        scheduler.base_lrs = [group["initial_lr"] for group in fresh]
+        rates = [
+            base * factor(scheduler.last_epoch)
+            for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        ]
+        for group, new, rate in zip(groups, fresh, rates, strict=True):
+            group["initial_lr"], group["weight_decay"] = new["initial_lr"], new["weight_decay"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)  # captured by a kernel, which reads it there
+            else:
+                group["lr"] = rate
+        scheduler._last_lr = rates
+
+
+def fresh_groups(module: Any) -> list[dict[str, Any]]:
+    """Parameter groups as the config makes them, before anything is restored."""
+    groups: list[dict[str, Any]] = module.configure_optimizers()["optimizer"].param_groups
+    return groups
+
+
+def groups_fit(checkpoint: Mapping[str, Any], module: nn.Module) -> bool:
+    """Whether the same parameters share a rate and a decay as in the checkpoint."""
+    saved = [len(group["params"]) for group in checkpoint["optimizer_states"][0]["param_groups"]]
+    return saved == [len(group["params"]) for group in fresh_groups(module)]
+
+
+def stretched(old: int, new: int, checkpoint: Mapping[str, Any], module: nn.Module, schedule: Schedule) -> str:
+    """What a longer run does to the schedule, in a line."""
+    done, name = int(checkpoint["global_step"]), type(schedule).__name__
+    before = float(checkpoint["optimizer_states"][0]["param_groups"][0]["lr"])
+    now = fresh_groups(module)[0]["initial_lr"] * schedule.factor(done, new)
+    head = f"resume: trainer.max_steps {old} -> {new}: "
+    if all(schedule.factor(step, old) == schedule.factor(step, new) for step in range(done, new)):
+        rate = f"stays {now:.6g}" if now == before else f"is {now:.6g} and was {before:.6g}"
+        return f"{head}ramps given as shares of the run are stretched from step {done} on; the learning rate {rate}"
+    jump = f"jumps from {before:.6g} to {now:.6g}" if now != before else f"goes on from {now:.6g}"
+    return (
+        f"{head}the schedule {name} and ramps given as shares of the run are stretched from step {done} on; "
+        f"the learning rate {jump}"
+    )

@@ -1,0 +1,1 @@
+"""What methods share: the averaged network, class statistics, memories, neighbors."""

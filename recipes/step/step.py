@@ -1,0 +1,220 @@
+"""What flows through one training step.
+
+    batch ─ streams ─ views ─ inputs ─ one forward ─ outputs ─ adjusted logits ─ terms ─ loss
+
+A method reads and adds; the engine (`recipe.py`) runs. Inputs are named: `labeled` is the supervised one, and a method
+that wants another view forwarded asks for it by stream and view, `step.request("unlabeled", "strong")`, and gets a
+name under which the output will lie. Two methods asking for the same view share one forward.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from foundation.randomness import Randomness
+from recipes.step.criterion import Criterion, Role
+from recipes.step.terms import Term
+
+Targets = dict[str, Tensor]  # task -> class index [N] (-1: no label), or dense [N, C] once mixed or smoothed
+Net = Literal["student", "teacher"]
+
+
+class Embedded(NamedTuple):
+    """The continuous input of a network. Images: `x` is the picture [N, C, H, W] in [0, 1], `mask` None.
+    Text: `x` is the token embedding [N, L, D], `mask` [N, L] is True on real tokens, `content` on those of the text
+    itself, not on special tokens; None where nobody knows or asks."""
+
+    x: Tensor
+    mask: Tensor | None = None
+    content: Tensor | None = None
+
+
+class Output(NamedTuple):
+    """What the network says: `features` [N, D] (of a network with features by task, their mean) and `logits[task]`
+    [N, C]."""
+
+    features: Tensor
+    logits: dict[str, Tensor]
+
+
+@dataclass
+class Stream:
+    """Raw samples of one stream: `data` (uint8 pixels or word ids), `targets` by task, stable sample `index` [N]."""
+
+    name: str
+    data: Any
+    targets: Targets
+    index: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.index.shape[0]
+
+
+@dataclass
+class Input:
+    """One thing to forward: its embedded data, targets where it has any, and by which network.
+
+    grad: False lets the engine forward it without a graph; asked for by two methods, True wins.
+    network: `student`, or `teacher` for the EMA teacher (always without a graph).
+    counted: False forwards it apart from the rest: batch normalisation uses its own batch, and its running
+    statistics do not see it.
+    """
+
+    name: str
+    embedded: Embedded
+    targets: Targets = field(default_factory=dict)
+    grad: bool = True
+    network: Net = "student"
+    counted: bool = True
+
+    @property
+    def size(self) -> int:
+        return self.embedded.x.shape[0]
+
+
+@dataclass
+class PseudoLabels:
+    """What a method believes about the unlabeled stream: kept for diagnostics, alignment and the page of the run.
+
+    probabilities: [N, C] in float32, no gradient. labels: [N] class indices. mask: [N] in [0, 1] or booleans.
+    confidence: [N] max_c q_c, taken from the probabilities where it is not given.
+    """
+
+    probabilities: Tensor
+    labels: Tensor
+    mask: Tensor
+    confidence: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.confidence is None:
+            self.confidence = self.probabilities.amax(1)
+
+
+class Step:
+    """One micro-batch on its way to a loss.
+
+    `tasks` are the names of the heads. `replay` is True where the same batch runs once more for the same optimizer
+    step (SAM's second pass): views and draws repeat exactly, and statistics must not be counted again.
+    """
+
+    def __init__(
+        self,
+        streams: dict[str, Stream],
+        randomness: Randomness,
+        make_view: Callable[[Stream, str, Randomness], Any],
+        embed: Callable[[Any, str], Embedded],
+        criterion: Criterion,
+        progress: "Progress",
+        tasks: tuple[str, ...] = ("label",),
+        replay: bool = False,
+    ):
+        self.streams, self.randomness, self.progress = streams, randomness, progress
+        self.tasks, self.replay = tasks, replay
+        self._make_view, self._embed, self._criterion = make_view, embed, criterion
+        self._views: dict[tuple[str, str], Any] = {}
+        self._embedded: dict[tuple[str, str, str], Embedded] = {}
+        self.inputs: dict[str, Input] = {}
+        self.outputs: dict[str, Output] = {}
+        # the student's features with graph, a tensor a forward, as they go to the heads: `outputs` has parts of them
+        self.representations: list[Tensor] = []
+        self.terms: dict[str, Term] = {}
+        self.losses: dict[str, Tensor] = {}
+        self.pseudo: dict[str, PseudoLabels] = {}
+        self.scalars: dict[str, Tensor] = {}
+
+    # -- views and inputs ------------------------------------------------------------------------------------------
+    def view(self, stream: str, view: str) -> Any:
+        """A view of a whole stream, made on the device once and kept for the step: `weak`, `weak2`, `strong` …"""
+        if (stream, view) not in self._views:
+            self._views[stream, view] = self._make_view(self.streams[stream], view, self.randomness)
+        return self._views[stream, view]
+
+    def view_at(self, stream: str, view: str, position: int) -> Any:
+        """The view as it is drawn at another micro-batch: for a batch that comes again in the view it had."""
+        return self._make_view(self.streams[stream], view, replace(self.randomness, step=position))
+
+    def embedding(self, stream: str, view: str, network: Net = "student") -> Embedded:
+        """The continuous input of a view, computed once a step."""
+        key = (stream, view, network)
+        if key not in self._embedded:
+            self._embedded[key] = self._embed(self.view(stream, view), network)
+        return self._embedded[key]
+
+    def request(
+        self, stream: str, view: str, *, grad: bool = True, network: Net = "student", counted: bool = True
+    ) -> str:
+        """Ask for a forward of a view; returns the name of its output. Equal requests are forwarded once."""
+        name = f"{stream}/{view}" if network == "student" else f"{network}:{stream}/{view}"
+        if name in self.inputs:
+            self.inputs[name].grad |= grad
+            self.inputs[name].counted |= counted
+        else:
+            self.add(Input(name, self.embedding(stream, view, network), {}, grad, network, counted))
+        return name
+
+    def add(self, entry: Input) -> str:
+        """Forward something else, e.g. a mixed or attacked input; the name must be new."""
+        if entry.name in self.inputs:
+            raise ValueError(f"input '{entry.name}' is forwarded already; give a new input a name of its own")
+        self.inputs[entry.name] = entry
+        return entry.name
+
+    def change(self, name: str, **changes: Any) -> None:
+        """Replace fields of an input, e.g. `step.change("labeled", embedded=…, targets=…)`."""
+        self.inputs[name] = replace(self.inputs[name], **changes)
+
+    # -- outputs ---------------------------------------------------------------------------------------------------
+    def logits(self, name: str, task: str) -> Tensor:
+        """Raw logits [N, C] in float32: for pseudo-labels, confidences, evaluation."""
+        return self.outputs[name].logits[task].float()
+
+    def loss_logits(self, name: str, task: str, role: Role, target: Tensor | None = None) -> Tensor:
+        """Logits after the chain of training-time adjustments: for losses only. `role` is `labeled` for a loss on
+        true targets and `pseudo` for one on targets the model made itself. target: [N] or [N, C]; where none is given
+        that of the input, if it has one."""
+        return self._criterion.adjust(self.logits(name, task), self._target(name, task, target), task, role)
+
+    def classify(self, name: str, task: str, role: Role, target: Tensor | None = None) -> Tensor:
+        """The criterion of classification, [N]: Π weights · cross-entropy of the adjusted logits; see `loss_logits`."""
+        target = self._target(name, task, target)
+        if target is None:
+            raise ValueError(f"input '{name}' has no targets for task '{task}'; give them")
+        return self._criterion(self.logits(name, task), target, task, role)
+
+    def _target(self, name: str, task: str, target: Tensor | None) -> Tensor | None:
+        return self.inputs[name].targets.get(task) if target is None and name in self.inputs else target
+
+    # -- terms -----------------------------------------------------------------------------------------------------
+    def term(self, name: str, values: Tensor, **fields: Any) -> None:
+        """Add a loss term (see `Term`)."""
+        if name in self.terms:
+            raise ValueError(f"a loss term named '{name}' exists already")
+        self.terms[name] = Term(name, values, **fields)
+
+    def named(self, name: str, task: str) -> str:
+        """`name` with one task, `name/task` with several: for terms and scalars that every task has."""
+        return name if len(self.tasks) == 1 else f"{name}/{task}"
+
+    def scalar(self, name: str, value: Tensor | float) -> None:
+        """Log a diagnostic; stays on the device until the logging interval."""
+        self.scalars[name] = torch.as_tensor(value).detach()
+
+    def believe(self, task: str, pseudo: PseudoLabels) -> None:
+        """Publish the pseudo-labels of the unlabeled stream."""
+        self.pseudo[task] = pseudo
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the run stands: `step` optimizer steps done, `total` of them planned."""
+
+    step: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        return min(self.step / max(self.total, 1), 1.0)

@@ -1,0 +1,127 @@
+"""What a head is for: its loss on labeled samples and its metrics. Classification now; others fill the same seam."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from recipes.step.criterion import cross_entropy
+from recipes.step.step import Step
+
+
+class Evaluation(Protocol):
+    """Metrics of one task, accumulated over batches and reduced over ranks."""
+
+    def update(self, logits: Tensor, target: Tensor) -> None: ...
+
+    def compute(self) -> dict[str, Tensor]: ...
+
+    def reset(self) -> None: ...
+
+    def matrix(self) -> Tensor:
+        """[C, C] counts for the page of the run, rows are true classes; empty where a task has no classes."""
+        ...
+
+
+class Task(Protocol):
+    """A named head: how wide it is, its supervised term, its evaluation."""
+
+    name: str
+    outputs: int
+
+    def supervise(self, step: Step) -> None: ...
+
+    def evaluation(self) -> nn.Module: ...
+
+
+def shot_groups(counts: Tensor, shots: tuple[int, int] = (20, 100)) -> dict[str, Tensor]:
+    """Masks [C] of the classes with many, a medium number and few training samples: few n_c < a ≤ medium ≤ b < many.
+
+    Groups without a class are left out; where all classes are of one group there is nothing to tell apart.
+    (Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019, arXiv 1904.05160.)
+    """
+    low, high = shots
+    masks = {"many": counts > high, "medium": (counts >= low) & (counts <= high), "few": counts < low}
+    filled = {name: mask for name, mask in masks.items() if mask.any()}
+    return filled if len(filled) > 1 else {}
+
+
+class ClassificationEvaluation(nn.Module):
+    """accuracy = Σ_c n_cc / n; balanced_accuracy = mean over the classes that occur of n_cc / n_c; loss = mean
+    cross-entropy; accuracy_GROUP = the mean over those classes of a group, absent where none occurs. The confusion
+    matrix (rows: true classes) is kept for the page of the run. groups: masks [C] by name."""
+
+    def __init__(self, classes: int, groups: Mapping[str, Tensor] | None = None):
+        super().__init__()
+        self.confusion = MulticlassConfusionMatrix(classes, ignore_index=-1)
+        self.loss = MeanMetric()
+        self.groups = list(groups or {})
+        for name, mask in (groups or {}).items():
+            self.register_buffer(f"group_{name}", mask, persistent=False)
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        self.confusion.update(logits, target)
+        known = (target >= 0).float()
+        self.loss.update(cross_entropy(logits, target), known)
+
+    def compute(self) -> dict[str, Tensor]:
+        matrix = self.confusion.compute().float()
+        support, right = matrix.sum(1), matrix.diagonal()
+        recall = torch.where(support > 0, right / support.clamp_min(1), torch.zeros_like(right))
+        values = {
+            "accuracy": right.sum() / support.sum().clamp_min(1),
+            "balanced_accuracy": recall.sum() / (support > 0).sum().clamp_min(1),
+            "loss": self.loss.compute(),
+        }
+        for name in self.groups:
+            seen = self.get_buffer(f"group_{name}") & (support > 0)
+            if seen.any():
+                values[f"accuracy_{name}"] = recall[seen].mean()
+        return values
+
+    def reset(self) -> None:
+        self.confusion.reset()
+        self.loss.reset()
+
+    def matrix(self) -> Tensor:
+        return self.confusion.compute()
+
+
+class ClassificationTask:
+    """Cross-entropy over `classes` names. `partial`: some samples carry no label for this task (index -1); the mean is
+    then over the samples that do, counted over the global batch. A `weight` of 0 leaves the term out. groups: masks of
+    classes to evaluate apart."""
+
+    def __init__(
+        self,
+        name: str,
+        classes: list[str],
+        partial: bool = False,
+        weight: float = 1.0,
+        groups: Mapping[str, Tensor] | None = None,
+    ):
+        self.name, self.classes, self.partial, self.weight = name, classes, partial, weight
+        self.outputs, self.groups = len(classes), groups
+
+    def supervise(self, step: Step) -> None:
+        """Add the supervised term: cross-entropy of the adjusted logits of the input `labeled`."""
+        if self.weight == 0:
+            return
+        target = step.inputs["labeled"].targets[self.name]
+        present = None
+        if self.partial:
+            present = (target >= 0) if target.ndim == 1 else target.sum(1)
+        step.term(
+            step.named("supervised", self.name),
+            step.classify("labeled", self.name, "labeled"),
+            weight=self.weight,
+            mask=present,
+            denominator="kept" if self.partial else "samples",
+            task=self.name,
+        )
+
+    def evaluation(self) -> ClassificationEvaluation:
+        return ClassificationEvaluation(self.outputs, self.groups)

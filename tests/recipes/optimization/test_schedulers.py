@@ -1,0 +1,70 @@
+"""Schedules by step: values at marked points, warm-up, equal ratios between groups."""
+
+import math
+
+import pytest
+import torch
+
+from recipes.optimization.schedulers import Constant, Cosine, FixMatchCosine, Linear, build_scheduler
+
+
+@pytest.mark.parametrize(
+    ("settings", "values"),
+    [
+        (Constant(), (1.0, 1.0, 1.0)),
+        (Linear(final=0.2), (1.0, 0.6, 0.2)),
+        (Cosine(), (1.0, 0.5, 0.0)),
+        (Cosine(final=0.1), (1.0, 0.55, 0.1)),
+        (FixMatchCosine(), (1.0, 0.773010, 0.195090)),
+    ],
+)
+def test_factors_at_start_middle_and_end(settings, values):
+    assert [settings.factor(t, 1000) for t in (0, 500, 1000)] == pytest.approx(values, abs=1e-6)
+
+
+def test_nothing_changes_past_the_end():
+    assert Cosine(final=0.3).factor(5000, 1000) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("settings", [Constant(4), Linear(4), Cosine(4), FixMatchCosine(4)])
+def test_warm_up_is_linear_and_meets_the_curve_at_one(settings):
+    assert [settings.factor(t, 100) for t in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0], abs=1e-6)
+
+
+def test_decay_after_a_warm_up_spans_the_steps_that_are_left():
+    assert Cosine(warmup_steps=20).factor(60, 100) == pytest.approx(0.5)
+    assert FixMatchCosine(warmup_steps=20).factor(60, 100) == pytest.approx(math.cos(7 * math.pi / 32))
+
+
+def test_a_warm_up_as_long_as_the_run_stays_finite():
+    assert [Cosine(warmup_steps=3).factor(t, 3) for t in range(3)] == pytest.approx([1 / 3, 2 / 3, 1.0])
+
+
+def test_every_group_keeps_its_share_of_the_rate():
+    a, b = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = torch.optim.SGD([{"params": [a], "lr": 1.0}, {"params": [b], "lr": 0.1}])
+    scheduler = build_scheduler(optimizer, FixMatchCosine(), total_steps=4)
+    rates = []
+    for _ in range(5):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    assert [big for big, _ in rates] == pytest.approx([math.cos(7 * math.pi * t / 64) for t in range(5)])
+    assert all(small == pytest.approx(big / 10) for big, small in rates)
+
+
+def test_resumed_schedule_goes_on_where_it_stopped():
+    def make():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        return optimizer, build_scheduler(optimizer, Cosine(), total_steps=10)
+
+    optimizer, scheduler = make()
+    for _ in range(3):
+        optimizer.step()
+        scheduler.step()
+    second, resumed = make()
+    second.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(scheduler.state_dict())
+    second.step()
+    resumed.step()
+    assert second.param_groups[0]["lr"] == pytest.approx((1 + math.cos(math.pi * 0.4)) / 2)
