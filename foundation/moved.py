@@ -35,7 +35,7 @@ MOVED = {
     "recipes.finite": "recipes.engine.finite",
     "recipes.forward": "recipes.step.forward",
     "recipes.gates": "recipes.step.gates",
-    "recipes.gather": "foundation.gather",
+    "recipes.gather": "foundation.distributed",
     "recipes.groups": "recipes.config.groups",
     "recipes.hardware": "recipes.engine.hardware",
     "recipes.help": "recipes.cli.help",

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from datamodules.samplers import Order, ShuffledPasses
+from foundation.distributed import gather_rows
 from methods.adversarial.attacks.threat import Radius, Threat, radius
 from methods.adversarial.perturbation import PRECISIONS, Count
 from recipes.contract import Declaration, Method
 from recipes.engine.recipe import Recipe
 from recipes.services.adopted import AdoptsShape
-from recipes.services.statistics import gather_rows
 from recipes.step import Embedded, Step
 
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from foundation.distributed import global_sum
 from foundation.randomness import Rows, SampleRandomness
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.losses import Loss, Objective, fixed, input_gradient, objective
@@ -25,7 +26,6 @@ from recipes.engine.evaluator import Probe
 from recipes.engine.recipe import Recipe
 from recipes.step import Embedded
 from recipes.step.criterion import cross_entropy
-from recipes.step.terms import global_sum
 
 Count = Annotated[int, Field(ge=1)]
 Draws = Callable[[str], Rows]

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from foundation.distributed import global_sum
 from recipes.contract import Declaration, Method
 from recipes.engine.recipe import Recipe
 from recipes.step.criterion import Role, of_target
-from recipes.step.terms import global_sum
 
 
 def effective_number_weights(counts: Tensor, beta: float, normalize: bool) -> Tensor:

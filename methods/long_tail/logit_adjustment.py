@@ -6,11 +6,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from foundation.distributed import global_sum, world_size
 from recipes.contract import Declaration, Method
 from recipes.engine.recipe import Recipe
 from recipes.step import Step
 from recipes.step.criterion import Role
-from recipes.step.terms import global_sum, world_size
 
 
 def adjusted(logits: Tensor, log_prior: Tensor, tau: float) -> Tensor:

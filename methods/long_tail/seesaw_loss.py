@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from foundation.distributed import global_sum
 from foundation.errors import UserError
 from recipes.contract import Declaration, Method
 from recipes.engine.recipe import Recipe
 from recipes.step import Step
 from recipes.step.criterion import Role
-from recipes.step.terms import global_sum
 
 ONE_CLASS = "its weights need the one true class of a sample, which mixed or smoothed targets do not have"
 

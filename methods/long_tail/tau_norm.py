@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from foundation.distributed import global_sum
 from foundation.errors import UserError
 from recipes.contract import Declaration, Method
 from recipes.engine.recipe import Recipe
-from recipes.step.terms import global_sum
 
 GRID = tuple(round(0.1 * i, 1) for i in range(21))  # 0, .1 … 2, as the authors search
 

@@ -11,11 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from foundation.gather import gather_with_gradient
+from foundation.distributed import gather_rows, gather_with_gradient
 from recipes.contract import Declaration, EmbeddingRequest, Method
 from recipes.engine.recipe import Recipe
 from recipes.networks.embedding import EMBEDDING
-from recipes.services.statistics import gather_rows
 from recipes.step import Step
 
 Weight = Annotated[float, Field(ge=0)]

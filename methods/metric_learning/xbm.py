@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from foundation.distributed import gather_rows
 from foundation.errors import UserError, nearest
 from methods.metric_learning.metric import Dim, MetricLoss, PairLoss, Scores, Weight
 from methods.metric_learning.multi_similarity import MultiSimilarity
@@ -15,7 +16,6 @@ from recipes.config.signatures import signature
 from recipes.config.validation import value_faults
 from recipes.engine.recipe import Recipe
 from recipes.networks.embedding import EMBEDDING
-from recipes.services.statistics import gather_rows
 from recipes.step import Step
 
 LOSSES: dict[str, type[PairLoss]] = {"multi_similarity": MultiSimilarity, "triplet": Triplet}

@@ -7,11 +7,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from foundation.distributed import world_size
 from methods.multi_task.losses import TaskLosses
 from methods.multi_task.weighting import Weighting, WeightingState
 from recipes.engine.recipe import Recipe
 from recipes.step import Step
-from recipes.step.terms import world_size
 
 
 def average_weights(last: Tensor, before: Tensor, temperature: float) -> Tensor:

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from foundation.distributed import global_sum, world_size
 from foundation.errors import UserError, nearest
 from methods.multi_task.branching import Branches, Branching, Given, branches, branching
 from methods.multi_task.rows import Row, averaged, blocks, dense, gram, weighted
 from recipes.engine.recipe import Recipe
-from recipes.step.terms import global_sum, world_size
 
 GradSource = Literal["rep", "last_shared", "shared"]
 NOTHING_SHARED_LEARNS = (

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from foundation.distributed import global_sum, world_size
 from recipes.step import Step
-from recipes.step.terms import Term, global_sum, world_size
+from recipes.step.terms import Term
 
 NormalizeSum = Literal["none", "one", "tasks"]
 

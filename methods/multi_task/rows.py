@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foundation import devices
-from recipes.step.terms import global_sum, world_size
+from foundation.distributed import global_sum, world_size
 
 CACHED = 2**18  # numbers of a block on the CPU, about what its caches hold
 NARROW = 2**14  # columns of a block on the CPU at least, so that a product is worth a call

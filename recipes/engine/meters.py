@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from foundation.devices import precise
-from recipes.services.statistics import gather_rows
+from foundation.distributed import gather_rows, global_sum
 from recipes.step.step import PseudoLabels
-from recipes.step.terms import global_sum
 
 Ratio = tuple[Tensor, Tensor]
 HELD = 64  # steps whose numbers are held one by one: adding up many costs no more than adding two

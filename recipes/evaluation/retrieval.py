@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from foundation.distributed import global_sum, world_size
 from foundation.errors import UserError
 from recipes.engine.evaluator import Probe
 from recipes.networks.embedding import EMBEDDING
 from recipes.services import neighbors as neighbours
 from recipes.services.clustering import kmeans, normalized_mutual_information
 from recipes.services.neighbors import ranked
-from recipes.step.terms import global_sum, world_size
 
 if TYPE_CHECKING:
     from recipes.engine.recipe import Recipe

@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from recipes.step.terms import global_sum
+from foundation.distributed import global_sum
 
 
 class Termination:

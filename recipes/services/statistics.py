@@ -1,10 +1,9 @@
 """What the engine knows about classes and samples: counts, priors, and tables with a row a sample."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from recipes.step.terms import world_size
+from foundation.distributed import gather_rows
 
 
 class ClassStatistics(nn.Module):
@@ -30,15 +29,6 @@ class ClassStatistics(nn.Module):
             prior = torch.log(counts.clamp_min(1.0) / counts.sum().clamp_min(1.0))
             self._priors[task] = (counts, counts._version, prior)
         return prior
-
-
-def gather_rows(value: Tensor) -> Tensor:
-    """Rows of all ranks, in the order of the global batch; without gradient. Every rank holds equally many."""
-    if world_size() == 1:
-        return value.detach()
-    parts = [torch.empty_like(value) for _ in range(world_size())]
-    dist.all_gather(parts, value.detach().contiguous())
-    return torch.cat(parts)
 
 
 class SampleMemory(nn.Module):

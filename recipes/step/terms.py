@@ -4,23 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from foundation.distributed import global_sum, world_size
+
 Denominator = Literal["samples", "kept"]
-
-
-def global_sum(value: Tensor) -> Tensor:
-    """`value` summed over ranks, without gradient; the value itself on one process."""
-    value = value.detach().clone()
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(value)
-    return value
-
-
-def world_size() -> int:
-    """Number of ranks, 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 @dataclass

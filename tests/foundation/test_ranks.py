@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 
+from foundation.distributed import gather_rows, global_sum, world_size
 from foundation.randomness import Randomness
 from recipes.engine.meters import Meters
-from recipes.services.statistics import SampleMemory, gather_rows
-from recipes.step.terms import Term, global_sum, world_size
+from recipes.services.statistics import SampleMemory
+from recipes.step.terms import Term
 from tests.ranks import on_two_ranks
 
 VALUES = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])

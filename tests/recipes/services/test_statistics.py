@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from recipes.services.statistics import ClassStatistics, SampleMemory, gather_rows
+from foundation.distributed import gather_rows
+from recipes.services.statistics import ClassStatistics, SampleMemory
 
 
 def test_prior_is_the_share_of_each_class():

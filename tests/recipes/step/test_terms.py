@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from recipes.step.terms import Term, global_sum, world_size
+from foundation.distributed import global_sum, world_size
+from recipes.step.terms import Term
 
 VALUES = torch.tensor([1.0, 2.0, 3.0, 6.0])
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from foundation.gather import gather_with_gradient
-from recipes.step.terms import world_size
+from foundation.distributed import gather_with_gradient, world_size
 from tests.ranks import on_two_ranks
 
 ROWS, WIDTH = 8, 5
