@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context
 from recipes.step import Embedded, Input, Step, Targets
 from recipes.step.criterion import one_hot
 
@@ -22,14 +22,14 @@ def blend_embedded(embedded: Embedded, partner: Tensor, share: Tensor) -> Embedd
     return Embedded(blend(x, x[partner], share), None if mask is None else mask | mask[partner])
 
 
-def dense_targets(targets: Mapping[str, Tensor], recipe: Recipe) -> Targets:
+def dense_targets(targets: Mapping[str, Tensor], context: Context) -> Targets:
     """[N, C] float32 targets of every task."""
-    return {task: one_hot(target, recipe.tasks[task].outputs) for task, target in targets.items()}
+    return {task: one_hot(target, context.tasks[task].outputs) for task, target in targets.items()}
 
 
-def mix_targets(entry: Input, partner: Tensor, share: Tensor, recipe: Recipe) -> Targets:
+def mix_targets(entry: Input, partner: Tensor, share: Tensor, context: Context) -> Targets:
     """Dense targets λ t_i + (1-λ) t_partner(i) of every task."""
-    dense = dense_targets(entry.targets, recipe)
+    dense = dense_targets(entry.targets, context)
     return {task: blend(t, t[partner], share) for task, t in dense.items()}
 
 

@@ -8,8 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from recipes.contract import Closure, Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Closure, Context, Declaration, Method
 from recipes.step.ramps import Share
 
 
@@ -41,16 +40,16 @@ class AWP(Method):
     def __init__(self, gamma: Annotated[float, Field(ge=0)] = 0.01, warmup: Share = 0.0):
         self.gamma, self.warmup = gamma, warmup
 
-    def wrap_step(self, closure: Closure, optimizer: Optimizer, recipe: Recipe) -> Any:
+    def wrap_step(self, closure: Closure, optimizer: Optimizer, context: Context) -> Any:
         loss = closure()
-        if recipe.trainer.global_step < self.warmup * recipe.total_steps:
+        if context.trainer.global_step < self.warmup * context.total_steps:
             return loss
-        weights = [p for p in recipe.network.parameters() if p.grad is not None and p.ndim >= 2]
+        weights = [p for p in context.network.parameters() if p.grad is not None and p.ndim >= 2]
         gradients = [p.grad for p in weights if p.grad is not None]
         with torch.no_grad():
             before = [w.clone() for w in weights]
             torch._foreach_add_(weights, perturbation(before, gradients, self.gamma))
-        with recipe.replay():
+        with context.replay():
             closure()
         with torch.no_grad():
             torch._foreach_copy_(weights, before)

@@ -9,8 +9,7 @@ from torch import Tensor
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
 from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, labels_of, moved
-from recipes.contract import Declaration
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration
 from recipes.step import Input, Step
 
 
@@ -30,15 +29,15 @@ class FGM(Attacking):
     def __init__(self, eps: Radius = 1.0, norm: Norm = "l2", weight: Annotated[float, Field(ge=0)] = 1.0):
         self.eps, self.norm, self.weight = radius(eps), norm, weight
 
-    def craft(self, entry: Input, step: Step, recipe: Recipe) -> Tensor:
+    def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
         x = entry.embedded.x.detach().float()
-        return fgsm(labels_of(entry, recipe), x, Threat.around(entry.embedded, self.norm, self.eps)) - x
+        return fgsm(labels_of(entry, context), x, Threat.around(entry.embedded, self.norm, self.eps)) - x
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]
-        step.add(Input(self.key, moved(entry.embedded, self.delta(step, recipe)), entry.targets))
+        step.add(Input(self.key, moved(entry.embedded, self.delta(step, context)), entry.targets))
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
+    def terms(self, step: Step, context: Context) -> None:
         for task, target in step.inputs[self.key].targets.items():
             step.term(
                 step.named(self.key, task),

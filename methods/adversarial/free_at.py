@@ -11,8 +11,7 @@ from datamodules.samplers import Order, ShuffledPasses
 from foundation.distributed import gather_rows
 from methods.adversarial.attacks.threat import Radius, Threat, radius
 from methods.adversarial.perturbation import PRECISIONS, Count
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.services.adopted import AdoptsShape
 from recipes.step import Embedded, Step
 
@@ -87,17 +86,17 @@ class FreeAT(Method):
             precisions=PRECISIONS,
         )
 
-    def build(self, recipe: Recipe) -> None:
-        recipe.method_modules[self.key] = Kept()
+    def build(self, context: Context) -> None:
+        context.method_modules[self.key] = Kept()
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         position = step.randomness.step - step.randomness.step % self.replays
-        x = recipe.network.embed(step.view_at("labeled", "weak", position)).x
-        self._leaf = recipe.method_modules[self.key].rows(x, step.randomness.rank).requires_grad_()
+        x = context.network.embed(step.view_at("labeled", "weak", position)).x
+        self._leaf = context.method_modules[self.key].rows(x, step.randomness.rank).requires_grad_()
         step.change("labeled", embedded=Embedded((x + self._leaf).clamp(0.0, 1.0)))
 
     @torch.no_grad()
-    def after_step(self, step: Step, recipe: Recipe) -> None:
+    def after_step(self, step: Step, context: Context) -> None:
         threat, slope = Threat("linf", self.eps), self._leaf.grad
         raised = self._leaf if slope is None else self._leaf + self.eps * threat.direction(slope)
-        recipe.method_modules[self.key].delta = gather_rows(raised.clamp(-self.eps, self.eps))
+        context.method_modules[self.key].delta = gather_rows(raised.clamp(-self.eps, self.eps))

@@ -11,8 +11,7 @@ from torch.optim import Optimizer
 from foundation.randomness import Rows
 from methods.adversarial.attacks.threat import TINY, Norm, Threat, length, per_sample
 from methods.adversarial.perturbation import LAST, PRECISIONS, Count, moved
-from recipes.contract import Closure, Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Closure, Context, Declaration, Method
 from recipes.step import Step
 
 
@@ -67,7 +66,7 @@ class FreeLB(Method):
         self.steps, self.step_size, self.start, self.norm = steps, step_size, start, norm
         self.radius = max_norm or float("inf")
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]
         if not step.replay:
             self._x, self._threat = entry.embedded.x.detach(), Threat.around(entry.embedded, self.norm, self.radius)
@@ -78,7 +77,7 @@ class FreeLB(Method):
         self._delta = self._delta.requires_grad_()
         step.change("labeled", embedded=moved(entry.embedded, self._delta))
 
-    def wrap_step(self, closure: Closure, optimizer: Optimizer, recipe: Recipe) -> Any:
+    def wrap_step(self, closure: Closure, optimizer: Optimizer, context: Context) -> Any:
         loss = closure()
         weights = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         for _ in range(self.steps - 1):
@@ -86,7 +85,7 @@ class FreeLB(Method):
             with torch.no_grad():
                 slope = torch.zeros_like(self._delta) if self._delta.grad is None else self._delta.grad
                 self._delta = ascend(self._x, self._delta.detach(), slope, self._threat, self.step_size)
-            with recipe.replay():
+            with context.replay():
                 closure()
             torch._foreach_add_([w.grad for w in weights], before)
         torch._foreach_div_([w.grad for w in weights], float(self.steps))

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from methods.adversarial.attacks.losses import Logits, Loss, Model, Objective, counting, fixed, objective
 from methods.adversarial.attacks.threat import Norm, Threat
-from recipes.contract import Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Method
 from recipes.step import Embedded, Input, Step
 
 Count = Annotated[int, Field(ge=1)]
@@ -51,17 +50,17 @@ class Attacking(Method):
     _not_finite: Tensor | int = 0  # on the device, of this process since its start
 
     @abstractmethod
-    def craft(self, entry: Input, step: Step, recipe: Recipe) -> Tensor:
+    def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
         """δ of the input's shape, detached, within the threat."""
 
-    def delta(self, step: Step, recipe: Recipe) -> Tensor:
+    def delta(self, step: Step, context: Context) -> Tensor:
         if not step.replay:
-            with evaluating(recipe.network), fixed(recipe.network), counting() as counts:
-                self._delta = self.craft(step.inputs["labeled"], step, recipe)
+            with evaluating(context.network), fixed(context.network), counting() as counts:
+                self._delta = self.craft(step.inputs["labeled"], step, context)
             self._not_finite = sum(counts, self._not_finite)
         return self._delta
 
-    def leave(self, folder: Path, recipe: Recipe) -> None:
+    def leave(self, folder: Path, context: Context) -> None:
         count = int(self._not_finite)
         if count:
             warnings.warn(
@@ -71,18 +70,18 @@ class Attacking(Method):
             )
 
 
-def model_of(recipe: Recipe, embedded: Embedded) -> Model:
+def model_of(context: Context, embedded: Embedded) -> Model:
     """The student as an attack sees it: x -> raw logits by task."""
 
     def logits(x: Tensor) -> Logits:
-        return recipe.forward_apart(Embedded(x, embedded.mask)).logits
+        return context.forward_apart(Embedded(x, embedded.mask)).logits
 
     return logits
 
 
-def labels_of(entry: Input, recipe: Recipe, loss: Loss = "ce") -> Objective:
+def labels_of(entry: Input, context: Context, loss: Loss = "ce") -> Objective:
     """The loss to raise: plain, on raw logits, summed over tasks."""
-    return objective(model_of(recipe, entry.embedded), entry.targets, loss)
+    return objective(model_of(context, entry.embedded), entry.targets, loss)
 
 
 def threat_to(entry: Input, norm: Norm, eps: float) -> Threat:

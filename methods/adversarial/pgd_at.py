@@ -9,8 +9,7 @@ from methods.adversarial.attacks.losses import Loss
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
 from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, Count, labels_of, moved
-from recipes.contract import Declaration
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration
 from recipes.step import Input, Step
 
 
@@ -40,11 +39,11 @@ class PGDAT(Attacking):
         self.norm, self.eps, self.steps, self.random_start, self.loss = norm, radius(eps), steps, random_start, loss
         self.step_size = self.eps / 4 if step_size is None else radius(step_size)
 
-    def craft(self, entry: Input, step: Step, recipe: Recipe) -> Tensor:
+    def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
         x, threat = entry.embedded.x.detach().float(), Threat.around(entry.embedded, self.norm, self.eps)
         rows = step.randomness.draw(f"{self.key}/start", entry.size)
         start = threat.random_start(x, rows) if self.random_start else None
-        return pgd(labels_of(entry, recipe, self.loss), x, threat, self.steps, self.step_size, start) - x
+        return pgd(labels_of(entry, context, self.loss), x, threat, self.steps, self.step_size, start) - x
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
-        step.change("labeled", embedded=moved(step.inputs["labeled"].embedded, self.delta(step, recipe)))
+    def prepare(self, step: Step, context: Context) -> None:
+        step.change("labeled", embedded=moved(step.inputs["labeled"].embedded, self.delta(step, context)))

@@ -10,8 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from foundation.randomness import SampleRandomness
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Embedded
 
 
@@ -65,10 +64,10 @@ class Randomization(Method):
         corner = (draw.uniform(2) * (room + 1)).long()
         return resize_and_pad(x, side, corner, canvas, self.mode, self.pad_value)
 
-    def receive(self, embedded: Embedded, randomness: SampleRandomness, recipe: Recipe) -> Embedded:
+    def receive(self, embedded: Embedded, randomness: SampleRandomness, context: Context) -> Embedded:
         return Embedded(torch.cat([self.laid_out(embedded.x, randomness, i) for i in range(self.passes)]))
 
-    def infer(self, logits: Tensor, task: str, recipe: Recipe) -> Tensor:
+    def infer(self, logits: Tensor, task: str, context: Context) -> Tensor:
         """log (1/P) Σ softmax over the passes, whose rows stand one after the other."""
         if self.passes == 1:
             return logits

@@ -21,9 +21,8 @@ from methods.adversarial.attacks.mi_fgsm import mi_fgsm
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.square_attack import square_attack
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
+from recipes.contract import Context, Probe
 from recipes.contract.composition import Composition
-from recipes.engine.evaluator import Probe
-from recipes.engine.recipe import Recipe
 from recipes.step import Embedded
 from recipes.step.criterion import cross_entropy
 
@@ -37,13 +36,13 @@ class Victim:
     """What an attacker has before him: the reported network with its inference-time changes, in float32, on samples
     that keep their places. x: [N, ...]; targets by task; draw: the attacker's random numbers by purpose."""
 
-    def __init__(self, recipe: Recipe, embedded: Embedded, targets: dict[str, Tensor], index: Tensor):
-        self.recipe, self.x, self.mask, self.targets, self.index = recipe, embedded.x, embedded.mask, targets, index
-        self.draw: Draws = SampleRandomness(recipe.seed, index).draw
+    def __init__(self, context: Context, embedded: Embedded, targets: dict[str, Tensor], index: Tensor):
+        self.context, self.x, self.mask, self.targets, self.index = context, embedded.x, embedded.mask, targets, index
+        self.draw: Draws = SampleRandomness(context.seed, index).draw
 
     def logits(self, x: Tensor) -> dict[str, Tensor]:
         """As they are evaluated."""
-        return self.recipe.predict(Embedded(x, self.mask), index=self.index)
+        return self.context.predict(Embedded(x, self.mask), index=self.index)
 
     def objective(self, loss: Loss, draws: int = 1) -> Objective:
         """The loss to raise. draws above 1: its mean over draws of what the network does at random, other ones at
@@ -57,7 +56,7 @@ class Victim:
             values = []
             for _ in range(draws):
                 calls += 1
-                own = SampleRandomness(self.recipe.seed + calls, self.index)
+                own = SampleRandomness(self.context.seed + calls, self.index)
                 values.append(objective(lambda x, own=own: self._drawn(x, own), self.targets, loss)(x))  # type: ignore[misc]
             return torch.stack(values).mean(0)
 
@@ -67,10 +66,10 @@ class Victim:
         """These of the samples alone. rows: int64 [n]."""
         mask = None if self.mask is None else self.mask[rows]
         targets = {task: target[rows] for task, target in self.targets.items()}
-        return Victim(self.recipe, Embedded(self.x[rows], mask), targets, self.index[rows])
+        return Victim(self.context, Embedded(self.x[rows], mask), targets, self.index[rows])
 
     def _drawn(self, x: Tensor, randomness: SampleRandomness) -> dict[str, Tensor]:
-        return self.recipe.predict(Embedded(x, self.mask), randomness=randomness)
+        return self.context.predict(Embedded(x, self.mask), randomness=randomness)
 
 
 class Robustness(Probe):
@@ -105,8 +104,8 @@ class Robustness(Probe):
             )
         return ""
 
-    def update(self, recipe: Recipe, view: Any, targets: dict[str, Tensor], index: Tensor) -> None:
-        x, mask, _ = recipe.reported().embed(view)
+    def update(self, context: Context, view: Any, targets: dict[str, Tensor], index: Tensor) -> None:
+        x, mask, _ = context.reported().embed(view)
         for task in targets:
             self.sums.setdefault(task, torch.zeros(len(FIGURES) + 1, device=x.device))
         kept = torch.arange(len(index), device=index.device)
@@ -115,8 +114,8 @@ class Robustness(Probe):
             return
         with torch.autocast(x.device.type, enabled=False):
             embedded = Embedded(x.detach().float()[kept], None if mask is None else mask[kept])
-            victim = Victim(recipe, embedded, {task: target[kept] for task, target in targets.items()}, index[kept])
-            with fixed(recipe.reported()):
+            victim = Victim(context, embedded, {task: target[kept] for task, target in targets.items()}, index[kept])
+            with fixed(context.reported()):
                 self.measure(victim)
 
     def measure(self, victim: Victim) -> None:

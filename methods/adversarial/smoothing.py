@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from foundation.randomness import SampleRandomness
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Embedded
 
 Filter = Literal["median", "mean", "gaussian"]
@@ -77,5 +76,5 @@ class Smoothing(Method):
         # x - sg(x) is zero, and its gradient one
         return median(x.detach(), self.window) + (x - x.detach())
 
-    def receive(self, embedded: Embedded, randomness: SampleRandomness, recipe: Recipe) -> Embedded:
+    def receive(self, embedded: Embedded, randomness: SampleRandomness, context: Context) -> Embedded:
         return Embedded(self.smooth(embedded.x))

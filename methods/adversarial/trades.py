@@ -10,14 +10,13 @@ from methods.adversarial.attacks.losses import Objective, divergence
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
 from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, Count, model_of, moved
-from recipes.contract import Declaration
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration
 from recipes.step import Input, Step
 
 
-def unlike(recipe: Recipe, entry: Input) -> Objective:
+def unlike(context: Context, entry: Input) -> Objective:
     """x' -> Σ_tasks KL(p(x) ‖ p(x')), [N], p(x) without gradient."""
-    model = model_of(recipe, entry.embedded)
+    model = model_of(context, entry.embedded)
     reference = {task: values.detach() for task, values in model(entry.embedded.x.detach()).items()}
 
     def values(x: Tensor) -> Tensor:
@@ -52,15 +51,15 @@ class TRADES(Attacking):
         self.beta, self.norm, self.steps, self.start = beta, norm, steps, start
         self.eps, self.step_size = radius(eps), radius(step_size)
 
-    def craft(self, entry: Input, step: Step, recipe: Recipe) -> Tensor:
+    def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
         x, threat = entry.embedded.x.detach().float(), Threat.around(entry.embedded, self.norm, self.eps)
         noise = step.randomness.draw(f"{self.key}/start", entry.size).normal(*x.shape[1:])
-        return pgd(unlike(recipe, entry), x, threat, self.steps, self.step_size, self.start * noise) - x
+        return pgd(unlike(context, entry), x, threat, self.steps, self.step_size, self.start * noise) - x
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
-        step.add(Input(self.key, moved(step.inputs["labeled"].embedded, self.delta(step, recipe))))
+    def prepare(self, step: Step, context: Context) -> None:
+        step.add(Input(self.key, moved(step.inputs["labeled"].embedded, self.delta(step, context))))
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
+    def terms(self, step: Step, context: Context) -> None:
         for task in step.tasks:
             apart = divergence(step.logits("labeled", task), step.logits(self.key, task))
             step.term(step.named(self.key, task), apart, weight=self.beta, task=task)

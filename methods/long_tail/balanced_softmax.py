@@ -4,8 +4,7 @@ arXiv 2007.10740."""
 from torch import Tensor
 
 from methods.long_tail.logit_adjustment import adjusted
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step.criterion import Role
 
 
@@ -19,5 +18,5 @@ class BalancedSoftmax(Method):
 
     declaration = Declaration(slots=("prior_correction",), tags=("adjusts_logits",), sharded=True)
 
-    def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, recipe: Recipe) -> Tensor:
-        return adjusted(logits, recipe.statistics.log_prior(task), 1.0) if role == "labeled" else logits
+    def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: Context) -> Tensor:
+        return adjusted(logits, context.statistics.log_prior(task), 1.0) if role == "labeled" else logits

@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.distributed import global_sum
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step.criterion import Role, of_target
 
 
@@ -61,17 +60,17 @@ class ClassBalancedLoss(Method):
     ):
         self.beta, self.normalize, self.reduction = beta, normalize == "sum_c", reduction
 
-    def build(self, recipe: Recipe) -> None:
+    def build(self, context: Context) -> None:
         tables = {
-            name: ClassWeights(effective_number_weights(recipe.statistics.counts(name), self.beta, self.normalize))
-            for name in recipe.tasks
+            name: ClassWeights(effective_number_weights(context.statistics.counts(name), self.beta, self.normalize))
+            for name in context.tasks
         }
-        recipe.method_modules[self.key] = nn.ModuleDict(tables)
+        context.method_modules[self.key] = nn.ModuleDict(tables)
 
-    def weigh(self, logits: Tensor, target: Tensor, task: str, role: Role, recipe: Recipe) -> Tensor | None:
+    def weigh(self, logits: Tensor, target: Tensor, task: str, role: Role, context: Context) -> Tensor | None:
         if role != "labeled":
             return None
-        weights = recipe.method_modules[self.key][task].weights.expand(len(logits), -1)
+        weights = context.method_modules[self.key][task].weights.expand(len(logits), -1)
         if self.reduction == "weight":
             weights = weights / mean_weight(weights, target)
         return weights

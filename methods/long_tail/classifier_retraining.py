@@ -8,8 +8,7 @@ from torch import nn
 
 from foundation.errors import UserError
 from foundation.randomness import derive_seed
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 
 
 class ClassifierRetraining(Method):
@@ -33,8 +32,8 @@ class ClassifierRetraining(Method):
     def __init__(self, bn: Literal["freeze", "drift"] = "freeze", reinitialize: bool = True):
         self.bn, self.reinitialize = bn, reinitialize
 
-    def build(self, recipe: Recipe) -> None:
-        network = recipe.network
+    def build(self, context: Context) -> None:
+        network = context.network
         heads = {id(module) for module in network.heads.modules()}
         network.requires_grad_(False)
         network.heads.requires_grad_(True)
@@ -45,13 +44,13 @@ class ClassifierRetraining(Method):
                     module.training = False
         if self.reinitialize:
             for task, head in network.heads.items():
-                self.restart(task, head, recipe)
+                self.restart(task, head, context)
 
-    def restart(self, task: str, head: nn.Module, recipe: Recipe) -> None:
+    def restart(self, task: str, head: nn.Module, context: Context) -> None:
         """Weights as a fresh network has them: Glorot normal, bias zero."""
         if not isinstance(head, nn.Linear):
             raise UserError(f"methods.{self.key}: the head of task '{task}' is not linear; set reinitialize=false")
-        source = torch.Generator().manual_seed(derive_seed(recipe.seed, self.key, task))
+        source = torch.Generator().manual_seed(derive_seed(context.seed, self.key, task))
         with torch.no_grad():
             head.weight.copy_(nn.init.xavier_normal_(torch.empty(head.weight.shape), generator=source))
             if head.bias is not None:

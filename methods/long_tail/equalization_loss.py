@@ -8,8 +8,7 @@ from torch import Tensor
 
 from foundation.randomness import Randomness
 from methods.long_tail.sigmoid import SOFTMAX_ONLY, binary_costs, start_rare, summed
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.criterion import Role
 
@@ -63,17 +62,17 @@ class EqualizationLoss(Method):
         refuses = {"adjusts_logits": SOFTMAX_ONLY} if self.mode == "sigmoid" else {}
         return Declaration(slots=("prior_correction", "cost"), refuses=refuses)
 
-    def build(self, recipe: Recipe) -> None:
+    def build(self, context: Context) -> None:
         if self.mode == "sigmoid":
-            start_rare(recipe)
+            start_rare(context)
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         self.randomness = step.randomness
 
-    def cost(self, logits: Tensor, task: str, role: Role, recipe: Recipe) -> Tensor | None:
+    def cost(self, logits: Tensor, task: str, role: Role, context: Context) -> Tensor | None:
         if role != "labeled":
             return None
-        counts = recipe.statistics.counts(task)
+        counts = context.statistics.counts(task)
         rare = (counts / counts.sum() < self.threshold).float()
         if self.mode == "sigmoid":
             return sigmoid_cost(logits, rare)

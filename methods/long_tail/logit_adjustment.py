@@ -7,8 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.distributed import global_sum, world_size
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.criterion import Role
 
@@ -57,20 +56,20 @@ class LogitAdjustment(Method):
     ):
         self.tau, self.adjust_unlabeled, self.momentum = tau, adjust_unlabeled, prior_momentum
 
-    def build(self, recipe: Recipe) -> None:
+    def build(self, context: Context) -> None:
         if self.adjust_unlabeled:
-            priors = {name: RunningPrior(task.outputs) for name, task in recipe.tasks.items()}
-            recipe.method_modules[self.key] = nn.ModuleDict(priors)
+            priors = {name: RunningPrior(task.outputs) for name, task in context.tasks.items()}
+            context.method_modules[self.key] = nn.ModuleDict(priors)
 
-    def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, recipe: Recipe) -> Tensor:
+    def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: Context) -> Tensor:
         if role == "labeled":
-            return adjusted(logits, recipe.statistics.log_prior(task), self.tau)
+            return adjusted(logits, context.statistics.log_prior(task), self.tau)
         if self.adjust_unlabeled:
-            prior = recipe.method_modules[self.key][task].prior
+            prior = context.method_modules[self.key][task].prior
             return adjusted(logits, torch.log(prior.clamp_min(1e-6)), self.tau)
         return logits
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
+    def terms(self, step: Step, context: Context) -> None:
         if self.adjust_unlabeled and not step.replay:
             for task, believed in step.pseudo.items():
-                recipe.method_modules[self.key][task].update(believed.probabilities, self.momentum)
+                context.method_modules[self.key][task].update(believed.probabilities, self.momentum)

@@ -6,8 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from methods.long_tail.logit_adjustment import adjusted
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 
 
 class PosthocLogitAdjustment(Method):
@@ -21,5 +20,5 @@ class PosthocLogitAdjustment(Method):
     def __init__(self, tau: Annotated[float, Field(ge=0)] = 1.0):
         self.tau = tau
 
-    def infer(self, logits: Tensor, task: str, recipe: Recipe) -> Tensor:
-        return adjusted(logits, recipe.statistics.log_prior(task), -self.tau)
+    def infer(self, logits: Tensor, task: str, context: Context) -> Tensor:
+        return adjusted(logits, context.statistics.log_prior(task), -self.tau)

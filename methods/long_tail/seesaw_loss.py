@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from foundation.distributed import global_sum
 from foundation.errors import UserError
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.criterion import Role
 
@@ -74,20 +73,20 @@ class SeesawLoss(Method):
             refuses={"soft_targets": f"{ONE_CLASS}; leave one out"},
         )
 
-    def build(self, recipe: Recipe) -> None:
+    def build(self, context: Context) -> None:
         if self.online:
-            seen = {name: SeenLabels(task.outputs) for name, task in recipe.tasks.items()}
-            recipe.method_modules[self.key] = nn.ModuleDict(seen)
+            seen = {name: SeenLabels(task.outputs) for name, task in context.tasks.items()}
+            context.method_modules[self.key] = nn.ModuleDict(seen)
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         if self.online and not step.replay:
             for task, labels in step.streams["labeled"].targets.items():
-                recipe.method_modules[self.key][task].add(labels)
+                context.method_modules[self.key][task].add(labels)
 
-    def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, recipe: Recipe) -> Tensor:
+    def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: Context) -> Tensor:
         if role != "labeled" or target is None:
             return logits
         if target.ndim == 2:
             raise UserError(f"methods.{self.key}: {ONE_CLASS}; leave out the method that mixes or smooths them")
-        counts = recipe.method_modules[self.key][task].counts if self.online else recipe.statistics.counts(task)
+        counts = context.method_modules[self.key][task].counts if self.online else context.statistics.counts(task)
         return seesaw(logits, target, counts, self.p, self.q, self.eps)

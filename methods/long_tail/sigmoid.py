@@ -5,7 +5,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context
 
 SOFTMAX_ONLY = (
     "a shift by the class prior is undone by a softmax at prediction, not by independent sigmoids: use mode=softmax"
@@ -22,10 +22,10 @@ def binary_costs(logits: Tensor) -> tuple[Tensor, Tensor]:
     return F.softplus(-logits.float()), F.softplus(logits.float())
 
 
-def start_rare(recipe: Recipe) -> None:
+def start_rare(context: Context) -> None:
     """Let every class begin with probability 1/C: bias -log(C - 1). From 1/2 the first steps would only push the C - 1
     negatives of each sample down."""
-    for name, task in recipe.tasks.items():
-        bias = getattr(recipe.network.heads[name], "bias", None)
+    for name, task in context.tasks.items():
+        bias = getattr(context.network.heads[name], "bias", None)
         if bias is not None:
             nn.init.constant_(bias, -math.log(max(task.outputs - 1, 1)))

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from foundation.distributed import global_sum
 from foundation.errors import UserError
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 
 GRID = tuple(round(0.1 * i, 1) for i in range(21))  # 0, .1 … 2, as the authors search
 
@@ -65,40 +64,40 @@ class TauNorm(Method):
     def __init__(self, tau: Annotated[float, Field(ge=0, le=2)] | None = None, drop_bias: bool = True):
         self.tau, self.drop_bias = tau, drop_bias
 
-    def build(self, recipe: Recipe) -> None:
-        if self.tau is None and not recipe.sizes.get("val"):
+    def build(self, context: Context) -> None:
+        if self.tau is None and not context.sizes.get("val"):
             raise UserError(
                 f"methods.{self.key}.tau: null chooses it on the validation part, and there is none; give a number, "
                 "e.g. 0.7, or data.val_fraction=0.1"
             )
-        for name in recipe.tasks:
-            if getattr(getattr(recipe.network.heads[name], "weight", None), "ndim", 0) != 2:
+        for name in context.tasks:
+            if getattr(getattr(context.network.heads[name], "weight", None), "ndim", 0) != 2:
                 raise UserError(f"methods.{self.key}: the head of task '{name}' is not linear; leave one out")
-        recipe.method_modules[self.key] = nn.ModuleDict(
-            {name: Candidates(self.tau or 0.0, task.outputs) for name, task in recipe.tasks.items()}
+        context.method_modules[self.key] = nn.ModuleDict(
+            {name: Candidates(self.tau or 0.0, task.outputs) for name, task in context.tasks.items()}
         )
 
-    def infer(self, logits: Tensor, task: str, recipe: Recipe) -> Tensor:
-        tau = recipe.method_modules[self.key][task].tau
-        return normalised(logits, recipe.reported().heads[task], tau, self.drop_bias)
+    def infer(self, logits: Tensor, task: str, context: Context) -> Tensor:
+        tau = context.method_modules[self.key][task].tau
+        return normalised(logits, context.reported().heads[task], tau, self.drop_bias)
 
-    def on_validation_start(self, trainer: pl.Trainer, recipe: Recipe) -> None:
-        self.search(trainer, recipe)
+    def on_validation_start(self, trainer: pl.Trainer, context: Context) -> None:
+        self.search(trainer, context)
 
-    def on_test_start(self, trainer: pl.Trainer, recipe: Recipe) -> None:
-        self.search(trainer, recipe)
+    def on_test_start(self, trainer: pl.Trainer, context: Context) -> None:
+        self.search(trainer, context)
 
     @torch.no_grad()
-    def search(self, trainer: pl.Trainer, recipe: Recipe) -> None:
+    def search(self, trainer: pl.Trainer, context: Context) -> None:
         """Choose τ by what the reported network now says of the validation part."""
         data = trainer.datamodule
         if self.tau is not None or data is None:
             return
-        modules: Mapping[str, Candidates] = recipe.method_modules[self.key]
+        modules: Mapping[str, Candidates] = context.method_modules[self.key]
         for batch in data.val_dataloader():
-            batch = data.transfer_batch_to_device(batch, recipe.device, 0)
-            with trainer.precision_plugin.val_step_context(), recipe.reporting() as network:
-                logits = network(network.embed(recipe.evaluation_view(batch))).logits
+            batch = data.transfer_batch_to_device(batch, context.device, 0)
+            with trainer.precision_plugin.val_step_context(), context.reporting() as network:
+                logits = network(network.embed(context.evaluation_view(batch))).logits
             for task, candidates in modules.items():
                 candidates.update(logits[task].float(), batch["targets"][task], network.heads[task], self.drop_bias)
         for candidates in modules.values():

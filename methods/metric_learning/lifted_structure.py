@@ -13,7 +13,7 @@ from methods.metric_learning.blocks import Block, Rows, summed
 from methods.metric_learning.log_sums import log_sum_exp, where_far
 from methods.metric_learning.measures import Distance
 from methods.metric_learning.metric import Dim, MetricLoss, Scores, Weight
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context
 
 Variant = Literal["smooth", "hard", "generalized"]
 
@@ -82,7 +82,7 @@ class LiftedStructure(MetricLoss):
         super().__init__(weight, dim, normalize)
         self.margin, self.variant = margin, variant
 
-    def loss(self, x: Tensor, labels: Tensor, task: str, recipe: Recipe) -> tuple[Tensor, Scores]:
+    def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
         if self.variant == "generalized":
             total, number = summed(Distance(), partial(generalized, margin=self.margin), x, labels)
         else:

@@ -12,8 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from foundation.distributed import gather_rows, gather_with_gradient
-from recipes.contract import Declaration, EmbeddingRequest, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, EmbeddingRequest, Method
 from recipes.networks.embedding import EMBEDDING
 from recipes.step import Step
 
@@ -37,19 +36,19 @@ class MetricLoss(Method):
         return Declaration(embedding=EmbeddingRequest(self.dim, self.normalize), tags=("metric_loss",))
 
     @abstractmethod
-    def loss(self, x: Tensor, labels: Tensor, task: str, recipe: Recipe) -> tuple[Tensor, Scores]:
+    def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
         """The loss of the global batch and what else to log. x: [B, dim] float32, labels: [B], -1 for none."""
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         step.request("labeled", "weak")
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
+    def terms(self, step: Step, context: Context) -> None:
         x = step.outputs["labeled/weak"].logits[EMBEDDING]
         with torch.autocast(x.device.type, enabled=False):
             x = gather_with_gradient(x.float())
             for task in step.tasks:
                 labels = gather_rows(step.streams["labeled"].targets[task])
-                value, scores = self.loss(x, labels, task, recipe)
+                value, scores = self.loss(x, labels, task, context)
                 step.term(step.named(self.key, task), value, weight=self.weight, task=task)
                 for name, score in (scores | pair_scores(x, labels)).items():
                     step.scalar(step.named(name, task), score)
@@ -81,5 +80,5 @@ class PairLoss(MetricLoss):
     ) -> tuple[Tensor, Scores]:
         """x: [B, dim] anchors with labels [B]. references: [R, dim] with labels [R], -1 for none; None: the batch."""
 
-    def loss(self, x: Tensor, labels: Tensor, task: str, recipe: Recipe) -> tuple[Tensor, Scores]:
+    def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
         return self.between(x, labels)

@@ -11,7 +11,7 @@ from methods.metric_learning.blocks import Block, Rows, summed
 from methods.metric_learning.log_sums import log_one_plus_sum_exp, where_far
 from methods.metric_learning.measures import Cosine
 from methods.metric_learning.metric import Dim, MetricLoss, Scores, Weight
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context
 
 
 def proxy_anchor(x: Tensor, labels: Tensor, proxies: Tensor, alpha: float, delta: float) -> Tensor:
@@ -69,10 +69,10 @@ class ProxyAnchor(MetricLoss):
         super().__init__(weight, dim, normalize)
         self.alpha, self.delta, self.proxy_lr = alpha, delta, proxy_lr
 
-    def build(self, recipe: Recipe) -> None:
-        proxies = {name: Proxies(task.outputs, self.dim, self.proxy_lr) for name, task in recipe.tasks.items()}
-        recipe.method_modules[self.key] = nn.ModuleDict(proxies)
+    def build(self, context: Context) -> None:
+        proxies = {name: Proxies(task.outputs, self.dim, self.proxy_lr) for name, task in context.tasks.items()}
+        context.method_modules[self.key] = nn.ModuleDict(proxies)
 
-    def loss(self, x: Tensor, labels: Tensor, task: str, recipe: Recipe) -> tuple[Tensor, Scores]:
-        proxies = cast(Proxies, cast(nn.ModuleDict, self.module(recipe))[task]).vectors.float()
+    def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
+        proxies = cast(Proxies, cast(nn.ModuleDict, self.module(context))[task]).vectors.float()
         return proxy_anchor(x, labels, proxies, self.alpha, self.delta), {}

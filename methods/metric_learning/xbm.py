@@ -14,7 +14,7 @@ from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
 from recipes.config.signatures import signature
 from recipes.config.validation import value_faults
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context
 from recipes.networks.embedding import EMBEDDING
 from recipes.step import Step
 
@@ -91,20 +91,20 @@ class XBM(MetricLoss):
         self.wrapped = loss_of(loss, dict(options), dim, normalize)
         self.size, self.start, self.memory_weight = size, start, memory_weight
 
-    def build(self, recipe: Recipe) -> None:
-        recipe.method_modules[self.key] = Memory(self.size, self.dim, len(recipe.tasks))
+    def build(self, context: Context) -> None:
+        context.method_modules[self.key] = Memory(self.size, self.dim, len(context.tasks))
 
-    def loss(self, x: Tensor, labels: Tensor, task: str, recipe: Recipe) -> tuple[Tensor, Scores]:
-        value, scores = self.wrapped.loss(x, labels, task, recipe)
-        memory = cast(Memory, self.module(recipe))
-        if recipe.trainer.global_step < self.start:
+    def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
+        value, scores = self.wrapped.loss(x, labels, task, context)
+        memory = cast(Memory, self.module(context))
+        if context.trainer.global_step < self.start:
             return value, scores
-        stored = memory.labels[list(recipe.tasks).index(task)]
+        stored = memory.labels[list(context.tasks).index(task)]
         beyond, _ = self.wrapped.between(x, labels, memory.embeddings, stored)
         return value + self.memory_weight * beyond, scores | {"xbm_memory": beyond}
 
-    def after_step(self, step: Step, recipe: Recipe) -> None:
+    def after_step(self, step: Step, context: Context) -> None:
         x = gather_rows(step.outputs["labeled/weak"].logits[EMBEDDING].float())
         targets = step.streams["labeled"].targets
-        labels = torch.stack([gather_rows(targets[task]) for task in recipe.tasks])
-        cast(Memory, self.module(recipe)).enqueue(x, labels)
+        labels = torch.stack([gather_rows(targets[task]) for task in context.tasks])
+        cast(Memory, self.module(context)).enqueue(x, labels)

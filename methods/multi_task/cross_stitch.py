@@ -7,8 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from methods.multi_task.stages import Layer, channel_axis, layers_of, split_into_columns
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 
 
 def stitch(parts: list[Tensor], alpha: Tensor, axis: int) -> list[Tensor]:
@@ -66,14 +65,14 @@ class CrossStitch(Method):
     ):
         self.own, self.per_channel, self.lr_scale = own, per_channel, lr_scale
 
-    def build(self, recipe: Recipe) -> None:
-        network, option = recipe.network, f"multi_task={self.key}"
+    def build(self, context: Context) -> None:
+        network, option = context.network, f"multi_task={self.key}"
         layers = layers_of(network, option)
 
         def unit(layer: Layer) -> Stitch:
             axis = channel_axis(network.backbone, layer.output)
             channels = layer.output.shape[axis] if self.per_channel else 1
-            return Stitch(len(recipe.tasks), channels, axis, self.own, self.lr_scale)
+            return Stitch(len(context.tasks), channels, axis, self.own, self.lr_scale)
 
         mixes: dict[str, Any] = {layer.name: unit(layer) for layer in layers if layer.ends_stage}
-        split_into_columns(network, list(recipe.tasks), layers, mixes, option)
+        split_into_columns(network, list(context.tasks), layers, mixes, option)

@@ -10,7 +10,7 @@ from torch import Tensor
 from foundation.distributed import world_size
 from methods.multi_task.losses import TaskLosses
 from methods.multi_task.weighting import Weighting, WeightingState
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context
 from recipes.step import Step
 
 
@@ -50,17 +50,17 @@ class DWA(Weighting):
     def state(self, tasks: int) -> DWAState:
         return DWAState(tasks)
 
-    def task_weights(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
-        state = self.module(recipe)
+    def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
+        state = self.module(context)
         state.total += torch.where(found.present, found.whole(), 0)
         state.count += found.present
         return state.upcoming
 
-    def after_step(self, step: Step, recipe: Recipe) -> None:
-        done, length = step.progress.step + 1, self.length(step, recipe)
+    def after_step(self, step: Step, context: Context) -> None:
+        done, length = step.progress.step + 1, self.length(step, context)
         if done % length:
             return
-        state = self.module(recipe)
+        state = self.module(context)
         mean = torch.where(state.count > 0, state.total / state.count.clamp_min(1), state.last)
         if done >= 2 * length:
             state.upcoming.copy_(average_weights(mean, state.last, self.temperature))
@@ -68,7 +68,7 @@ class DWA(Weighting):
         state.total.zero_()
         state.count.zero_()
 
-    def length(self, step: Step, recipe: Recipe) -> int:
+    def length(self, step: Step, context: Context) -> int:
         """Optimizer steps of a window."""
-        rows = step.streams["labeled"].size * world_size() * recipe.trainer.accumulate_grad_batches
-        return self.window or max(1, round(recipe.sizes["labeled"] / rows))
+        rows = step.streams["labeled"].size * world_size() * context.trainer.accumulate_grad_batches
+        return self.window or max(1, round(context.sizes["labeled"] / rows))

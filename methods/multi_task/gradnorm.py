@@ -10,7 +10,7 @@ from torch import Tensor
 from methods.multi_task.gram import GradSource
 from methods.multi_task.losses import TaskLosses
 from methods.multi_task.weighting import GramWeighting, WeightingState
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context
 from recipes.step import Step
 
 
@@ -73,15 +73,15 @@ class GradNorm(GramWeighting):
     def state(self, tasks: int) -> GradNormState:
         return GradNormState(tasks)
 
-    def build(self, recipe: Recipe) -> None:
-        super().build(recipe)
+    def build(self, context: Context) -> None:
+        super().build(context)
         if self.init_loss == "log_c":
-            outputs = torch.tensor([float(task.outputs) for task in recipe.tasks.values()])
-            self.module(recipe).initial.copy_(outputs.log())
+            outputs = torch.tensor([float(task.outputs) for task in context.tasks.values()])
+            self.module(context).initial.copy_(outputs.log())
 
-    def task_weights(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
-        state, losses = self.module(recipe), found.whole()
-        norms = self.gram(found, step, recipe).diagonal().clamp_min(0).sqrt().to(losses)
+    def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
+        state, losses = self.module(context), found.whole()
+        norms = self.gram(found, step, context).diagonal().clamp_min(0).sqrt().to(losses)
         state.initial.copy_(torch.where(found.present & (state.initial == 0), losses, state.initial))
         pace = losses / state.initial.clamp_min(1e-8)
         weights = state.upcoming.clone()

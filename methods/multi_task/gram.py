@@ -14,7 +14,7 @@ from foundation.distributed import global_sum, world_size
 from foundation.errors import UserError, nearest
 from methods.multi_task.branching import Branches, Branching, Given, branches, branching
 from methods.multi_task.rows import Row, averaged, blocks, dense, gram, weighted
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context
 
 GradSource = Literal["rep", "last_shared", "shared"]
 NOTHING_SHARED_LEARNS = (
@@ -107,32 +107,32 @@ class GramProvider:
         self.source, self.layer, self.keep, self.through = source, layer, keep, through
         self.update: Update | None = None
 
-    def __call__(self, losses: Sequence[Tensor], representations: Sequence[Tensor], recipe: Recipe) -> Tensor:
+    def __call__(self, losses: Sequence[Tensor], representations: Sequence[Tensor], context: Context) -> Tensor:
         parting = None
         spares = self.source == "rep" or (self.source == "shared" and not self.through)
         if spares and not scaled(losses[0].device):
-            parting = branching(losses, representations, list(recipe.tasks), recipe.network)
+            parting = branching(losses, representations, list(context.tasks), context.network)
         # products of gradients in half precision would lose the small ones
         with torch.autocast(losses[0].device.type, enabled=False):
             if parting is not None:
-                return self.at_the_branch(parting, losses, representations, recipe)
-            return self.task_by_task(losses, representations, recipe)
+                return self.at_the_branch(parting, losses, representations, context)
+            return self.task_by_task(losses, representations, context)
 
     def at_the_branch(
-        self, parting: Branching, losses: Sequence[Tensor], representations: Sequence[Tensor], recipe: Recipe
+        self, parting: Branching, losses: Sequence[Tensor], representations: Sequence[Tensor], context: Context
     ) -> Tensor:
         found = branches(parting, losses, representations, self.keep)
         if self.source == "rep":
             self.update = lambda weights: [*found.weighted(weights), *found.own]
             return gram_of_representations(found.by_task, found.z)
         behind = set(parting.own)
-        of = [p for p in recipe.parameters() if p.requires_grad and p not in behind]
+        of = [p for p in context.parameters() if p.requires_grad and p not in behind]
         jacobian = Jacobian(found, of, self.keep)
         self.update = lambda weights: [*jacobian.weighted(weights), *found.own]
         return jacobian.gram()
 
-    def task_by_task(self, losses: Sequence[Tensor], representations: Sequence[Tensor], recipe: Recipe) -> Tensor:
-        of = self.differentiated(representations, recipe)
+    def task_by_task(self, losses: Sequence[Tensor], representations: Sequence[Tensor], context: Context) -> Tensor:
+        of = self.differentiated(representations, context)
         gradients = task_gradients(losses, of) if of else []
         if not shared_by_two(gradients):
             raise UserError(
@@ -142,12 +142,12 @@ class GramProvider:
         make = gram_of_representations if self.source == "rep" else gram_of_parameters
         return make(gradients, of)
 
-    def differentiated(self, representations: Sequence[Tensor], recipe: Recipe) -> list[Tensor]:
+    def differentiated(self, representations: Sequence[Tensor], context: Context) -> list[Tensor]:
         if self.source == "rep":
             return list(representations)
         if self.source == "shared":
-            return [p for p in recipe.parameters() if p.requires_grad]
-        return [last_shared(recipe.network, self.layer)]
+            return [p for p in context.parameters() if p.requires_grad]
+        return [last_shared(context.network, self.layer)]
 
 
 def last_shared(network: nn.Module, name: str | None = None) -> Tensor:

@@ -8,8 +8,7 @@ from torch import nn
 
 from foundation.errors import UserError
 from methods.multi_task.stages import layers_of, split_into_columns
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.networks.network import linear_head
 
 
@@ -45,10 +44,10 @@ class HardSharing(Method):
             after=("delta",),
         )
 
-    def build(self, recipe: Recipe) -> None:
-        network = recipe.network
+    def build(self, context: Context) -> None:
+        network = context.network
         if self.head == "mlp":
-            for name, task in recipe.tasks.items():
+            for name, task in context.tasks.items():
                 network.heads[name] = mlp_head(network.feature_dim, task.outputs)
         if self.split_stage is None:
             return
@@ -59,4 +58,4 @@ class HardSharing(Method):
             most = max(i for i, end in enumerate(ends) if any(layer.trained for layer in layers[end:]))
             key = f"methods.{self.key}.split_stage"
             raise UserError(f"{key}={self.split_stage}: no layers are left to copy; expected 0 to {most}")
-        split_into_columns(network, list(recipe.tasks), layers[ends[self.split_stage] :], {}, option)
+        split_into_columns(network, list(context.tasks), layers[ends[self.split_stage] :], {}, option)

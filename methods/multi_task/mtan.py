@@ -20,8 +20,7 @@ from methods.multi_task.stages import (
     sample,
     unstageable,
 )
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 
 
 def block(inputs: int, outputs: int, kernel: int, act: nn.Module, tokens: bool) -> nn.Sequential:
@@ -142,9 +141,9 @@ class MTAN(Method):
     def __init__(self, reduction: Annotated[int, Field(ge=1)] = 4):
         self.reduction = reduction
 
-    def build(self, recipe: Recipe) -> None:
-        network, option = recipe.network, f"multi_task={self.key}"
-        trunk, tasks = network.backbone, list(recipe.tasks)
+    def build(self, context: Context) -> None:
+        network, option = context.network, f"multi_task={self.key}"
+        trunk, tasks = network.backbone, list(context.tasks)
         layers = tapped(layers_of(network, option))
         not_in_place(trunk)  # taps are read later
         widths = [layer.output.shape[channel_axis(trunk, layer.output)] for layer in layers]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from methods.multi_task.losses import NormalizeSum, TaskLosses
 from methods.multi_task.weighting import Weighting, WeightingState
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context
 from recipes.step import Step
 
 
@@ -28,6 +28,6 @@ class Static(Weighting):
         state.register_buffer("given", torch.ones(tasks) if self.weights is None else torch.tensor(self.weights))
         return state
 
-    def task_weights(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
-        module: nn.Module = self.module(recipe)
+    def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
+        module: nn.Module = self.module(context)
         return module.get_buffer("given").clone()

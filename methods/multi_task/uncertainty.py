@@ -10,8 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from methods.multi_task.losses import task_losses
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 
 Form = Literal["classification", "regression", "revised"]
@@ -64,16 +63,16 @@ class Uncertainty(Method):
     ):
         self.form, self.init, self.lr_scale = form, init, lr_scale
 
-    def build(self, recipe: Recipe) -> None:
+    def build(self, context: Context) -> None:
         start = float(torch.tensor(self.init / 2).exp()) if self.form == "revised" else self.init
-        recipe.method_modules[self.key] = LogVariances(len(recipe.tasks), start, self.lr_scale)
+        context.method_modules[self.key] = LogVariances(len(context.tasks), start, self.lr_scale)
 
-    def parameter_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
-        return [{"params": list(self.module(recipe).parameters()), "weight_decay": 0.0}]
+    def parameter_groups(self, context: Context) -> list[dict[str, Any]]:
+        return [{"params": list(self.module(context).parameters()), "weight_decay": 0.0}]
 
-    def combine(self, step: Step, recipe: Recipe) -> Tensor:
+    def combine(self, step: Step, context: Context) -> Tensor:
         found = task_losses(step)
-        parts, values = [], self.module(recipe).values
+        parts, values = [], self.module(context).values
         for task, loss, s, here in zip(step.tasks, found.losses, values, found.present, strict=True):
             part, weight = uncertain(loss, s, self.form)
             step.scalar(f"weight/{task}", weight)

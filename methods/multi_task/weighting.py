@@ -17,8 +17,7 @@ from methods.multi_task.gram import (
     Update,
 )
 from methods.multi_task.losses import NormalizeSum, TaskLosses, normalized, task_losses
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.gates import Gates
 
@@ -55,29 +54,29 @@ class Weighting(Method):
     def state(self, tasks: int) -> WeightingState:
         return WeightingState(tasks)
 
-    def task_weights(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
+    def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
         """[T] weights, without gradient, equal on all ranks."""
         raise TypeError(f"{type(self).__name__} has no weights")
 
-    def build(self, recipe: Recipe) -> None:
-        recipe.method_modules[self.key] = self.state(len(recipe.tasks))
+    def build(self, context: Context) -> None:
+        context.method_modules[self.key] = self.state(len(context.tasks))
         if not self.scale_heads:
-            recipe.network.gates = Gates(recipe.tasks)
+            context.network.gates = Gates(context.tasks)
 
-    def combine(self, step: Step, recipe: Recipe) -> Tensor:
-        found, held = task_losses(step), self.module(recipe)
+    def combine(self, step: Step, context: Context) -> Tensor:
+        found, held = task_losses(step), self.module(context)
         if not step.replay and step.progress.step % self.update_every == 0:
             with torch.no_grad():
-                weights = self.task_weights(found, step, recipe).to(held.weights)
+                weights = self.task_weights(found, step, context).to(held.weights)
                 weights = normalized(weights, found.present, self.normalize_sum)
                 usable = found.present & weights.isfinite().all()
                 held.weights.copy_(torch.where(usable, weights, held.weights))
         weights = held.weights.clone()
         for task, weight in zip(step.tasks, weights, strict=True):
             step.scalar(f"weight/{task}", weight)
-        if recipe.network.gates is None:
+        if context.network.gates is None:
             return found.combined(weights)
-        recipe.network.gates.set(weights)
+        context.network.gates.set(weights)
         return self.objective(found, weights)
 
     def objective(self, found: TaskLosses, weights: Tensor) -> Tensor:
@@ -106,12 +105,12 @@ class GramWeighting(Weighting):
         """[T] weights from G [T, T] in float64."""
         raise TypeError(f"{type(self).__name__} has no solution")
 
-    def gram(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
+    def gram(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
         inputs = [entry.embedded.x for entry in step.inputs.values() if entry.network == "student"]
-        through = any(asks_for_itself(x, recipe.parameters()) for x in inputs if x.requires_grad)
+        through = any(asks_for_itself(x, context.parameters()) for x in inputs if x.requires_grad)
         provider = GramProvider(self.grad_source, self.layer, keep=found.rest.requires_grad, through=through)
         with torch.enable_grad():
-            gram = provider(found.losses, step.representations, recipe)
+            gram = provider(found.losses, step.representations, context)
         self._update = provider.update
         return precise(gram)
 
@@ -122,8 +121,8 @@ class GramWeighting(Weighting):
             return super().objective(found, weights)
         return given(torch.stack(found.losses).sum(), update(weights)) + found.rest
 
-    def task_weights(self, found: TaskLosses, step: Step, recipe: Recipe) -> Tensor:
-        return self.solve(self.gram(found, step, recipe), found, step)
+    def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
+        return self.solve(self.gram(found, step, context), found, step)
 
 
 def without_absent(gram: Tensor, present: Tensor) -> Tensor:

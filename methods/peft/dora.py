@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from methods.peft.lora import Init, LoRA, LowRank
 from methods.peft.sites import Site
 from methods.peft.surgeon import Surgeon
-from recipes.contract import Declaration
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration
 from recipes.networks.network import Network
 
 
@@ -84,5 +83,5 @@ class DoRA(LoRA):
     def read(self, path: Path, network: Network, trained: dict[str, nn.Parameter]) -> None:
         Surgeon.read(self, path, network, trained)
 
-    def leave(self, folder: Path, recipe: Recipe) -> None:
-        Surgeon.leave(self, folder, recipe)
+    def leave(self, folder: Path, context: Context) -> None:
+        Surgeon.leave(self, folder, context)

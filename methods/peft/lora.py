@@ -16,8 +16,7 @@ from methods.peft.peft_format import LowRankDelta, is_peft, read_peft, write_pef
 from methods.peft.sites import Site, choose_sites, default_targets, find_sites, thirds
 from methods.peft.surgeon import Surgeon, averaged
 from methods.peft.weights import attach
-from recipes.contract import Declaration
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration
 from recipes.networks.network import Network
 
 Init = Literal["kaiming", "gaussian"]
@@ -153,9 +152,9 @@ class LoRA(Surgeon):
         prefix = getattr(network.backbone, "base_model_prefix", "")
         return read_peft(path, list(network.deltas[self.key]), prefix, option=f"methods.{self.key}.load")
 
-    def leave(self, folder: Path, recipe: Recipe) -> None:
-        super().leave(folder, recipe)
-        network = averaged(recipe) or recipe.network
+    def leave(self, folder: Path, context: Context) -> None:
+        super().leave(folder, context)
+        network = averaged(context) or context.network
         write_peft(folder / f"{self.key}_peft", list(network.deltas[self.key]))
 
     def sites(self, network: Network) -> Iterator[Site]:

@@ -166,6 +166,6 @@ class PrefixTuning(Surgeon):
             )
         return sites
 
-    def parameter_groups(self, recipe: Any) -> list[dict[str, Any]]:
+    def parameter_groups(self, context: Any) -> list[dict[str, Any]]:
         """No decay towards zero, which is no neutral prefix."""
-        return [{"params": list(recipe.network.deltas[self.key].parameters()), "weight_decay": 0.0}]
+        return [{"params": list(context.network.deltas[self.key].parameters()), "weight_decay": 0.0}]

@@ -108,5 +108,5 @@ class PromptTuning(Surgeon):
                 return 0 if module.padding_idx is None else module.padding_idx + 1
         return 0
 
-    def parameter_groups(self, recipe: Any) -> list[dict[str, Any]]:
-        return [{"params": list(recipe.network.deltas[self.key].parameters()), "weight_decay": 0.0}]
+    def parameter_groups(self, context: Any) -> list[dict[str, Any]]:
+        return [{"params": list(context.network.deltas[self.key].parameters()), "weight_decay": 0.0}]

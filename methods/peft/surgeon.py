@@ -10,8 +10,7 @@ from methods.peft.audit import audit, snapshot
 from methods.peft.freezing import freeze
 from methods.peft.store import load_delta, save_delta
 from methods.peft.weights import is_mergeable, merge
-from recipes.contract import Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Method
 from recipes.networks.network import Network
 
 
@@ -42,14 +41,15 @@ class Surgeon(Method, ABC):
         """Take over what a run left."""
         load_delta(path, network, trained, option=f"methods.{self.key}.load")
 
-    def leave(self, folder: Path, recipe: Recipe) -> None:
-        save_delta(folder / "delta.safetensors", recipe.network, averaged(recipe))
+    def leave(self, folder: Path, context: Context) -> None:
+        save_delta(folder / "delta.safetensors", context.network, averaged(context))
 
     def fold(self, network: Network) -> None:
         if self.key in network.deltas and is_mergeable(network.deltas[self.key]):
             merge(network, self.key)
 
 
-def averaged(recipe: Recipe) -> Network | None:
+def averaged(context: Context) -> Network | None:
     """The averaged network, where the run reports its figures."""
-    return recipe.teacher.network if recipe.teacher and recipe.composition.evaluates_teacher else None
+    reported = context.reported()
+    return reported if reported is not context.network else None

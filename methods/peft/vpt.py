@@ -141,5 +141,5 @@ class VPT(Surgeon):
                 f"({str(error).splitlines()[0][:90]}); use peft=lora, or name a plain ViT or BERT as network"
             ) from error
 
-    def parameter_groups(self, recipe: Any) -> list[dict[str, Any]]:
-        return [{"params": list(recipe.network.deltas[self.key].parameters()), "weight_decay": 0.0}]
+    def parameter_groups(self, context: Any) -> list[dict[str, Any]]:
+        return [{"params": list(context.network.deltas[self.key].parameters()), "weight_decay": 0.0}]

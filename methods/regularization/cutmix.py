@@ -7,8 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from methods.mixing import draw_mixing, mix_targets
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Embedded, Step
 
 
@@ -50,7 +49,7 @@ class CutMix(Method):
     ):
         self.alpha, self.probability, self.per_sample = alpha, probability, per_sample
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]
         x, rows = entry.embedded.x, entry.size
         share, partner = draw_mixing(step, self.key, rows, self.alpha, self.per_sample)
@@ -60,4 +59,4 @@ class CutMix(Method):
         inside = box_masks(share, where.uniform(2).expand(rows, 2), *x.shape[-2:]) & applied
         kept = 1.0 - inside.float().mean((1, 2, 3))
         mixed = Embedded(torch.where(inside, x[partner], x))
-        step.change("labeled", embedded=mixed, targets=mix_targets(entry, partner, kept, recipe))
+        step.change("labeled", embedded=mixed, targets=mix_targets(entry, partner, kept, context))

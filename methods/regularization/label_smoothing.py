@@ -6,8 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.criterion import one_hot
 
@@ -49,12 +48,12 @@ class LabelSmoothing(Method):
     def __init__(self, epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.1, convention: Convention = "uniform"):
         self.epsilon, self.convention = epsilon, convention
 
-    def build(self, recipe: Recipe) -> None:
-        tables = {name: Smoothed(task.outputs, self.epsilon, self.convention) for name, task in recipe.tasks.items()}
-        recipe.method_modules[self.key] = nn.ModuleDict(tables)
+    def build(self, context: Context) -> None:
+        tables = {name: Smoothed(task.outputs, self.epsilon, self.convention) for name, task in context.tasks.items()}
+        context.method_modules[self.key] = nn.ModuleDict(tables)
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
-        tables = recipe.method_modules[self.key]
+    def prepare(self, step: Step, context: Context) -> None:
+        tables = context.method_modules[self.key]
         targets = {
             task: tables[task].table[target] if target.ndim == 1 else smooth(target, self.epsilon, self.convention)
             for task, target in step.inputs["labeled"].targets.items()

@@ -5,8 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from methods.mixing import at_least_half, blend_embedded, draw_mixing, mix_targets
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 
 
@@ -28,10 +27,10 @@ class Mixup(Method):
     ):
         self.alpha, self.per_sample, self.at_least_half = alpha, per_sample, at_least_half
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]
         share, partner = draw_mixing(step, self.key, entry.size, self.alpha, self.per_sample)
         if self.at_least_half:
             share = at_least_half(share)
         mixed = blend_embedded(entry.embedded, partner, share)
-        step.change("labeled", embedded=mixed, targets=mix_targets(entry, partner, share, recipe))
+        step.change("labeled", embedded=mixed, targets=mix_targets(entry, partner, share, context))

@@ -10,8 +10,7 @@ from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from recipes.contract import Closure, Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Closure, Context, Declaration, Method
 
 
 def ascent(weights: list[Tensor], gradients: list[Tensor], rho: float, adaptive: bool) -> list[Tensor]:
@@ -48,22 +47,22 @@ class SAM(Method):
             exact_on_ranks=self.sync,
         )
 
-    def wrap_step(self, closure: Closure, optimizer: Optimizer, recipe: Recipe) -> Any:
-        with nullcontext() if self.sync else per_device(recipe):
+    def wrap_step(self, closure: Closure, optimizer: Optimizer, context: Context) -> Any:
+        with nullcontext() if self.sync else per_device(context):
             loss = closure()
         weights = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         with torch.no_grad():
             before = [w.clone() for w in weights]
             gradients = [w.grad for w in weights if w.grad is not None]
             torch._foreach_add_(weights, ascent(weights, gradients, self.rho, self.adaptive))
-        with recipe.replay():
+        with context.replay():
             closure()
         with torch.no_grad():
             torch._foreach_copy_(weights, before)
         return loss
 
 
-def per_device(recipe: Recipe) -> AbstractContextManager[Any]:
+def per_device(context: Context) -> AbstractContextManager[Any]:
     """Leave out the averaging of gradients over ranks, where there are ranks."""
-    strategy = recipe.trainer.strategy
+    strategy = context.trainer.strategy
     return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from methods.semi_supervised.targets import Mask, confident, make_targets
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.ramps import Ramp, Share
 
@@ -42,17 +41,17 @@ class FixMatch(Method):
         self.denominator: Literal["samples", "kept"] = "samples" if mask_reduction == "all" else "kept"
         self.ramp = Ramp("constant", start=warmup)
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak", grad=False)
         step.request("unlabeled", "strong")
 
-    def mask(self, task: str, recipe: Recipe) -> Mask:
+    def mask(self, task: str, context: Context) -> Mask:
         """Which samples are sure enough to teach."""
         return partial(confident, threshold=self.threshold)
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
+    def terms(self, step: Step, context: Context) -> None:
         for task in step.tasks:
-            mask = self.mask(task, recipe)
+            mask = self.mask(task, context)
             labels, believed = make_targets(step.logits("unlabeled/weak", task), harden=True, mask=mask)
             step.believe(task, believed)
             step.term(

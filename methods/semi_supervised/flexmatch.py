@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.targets import Mask, confident
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context
 from recipes.services.statistics import SampleMemory
 from recipes.step import Step
 from recipes.step.ramps import Share
@@ -66,19 +66,19 @@ class FlexMatch(FixMatch):
         super().__init__(threshold, weight, mask_reduction, warmup)
         self.mapping, self.threshold_warmup = mapping, threshold_warmup
 
-    def build(self, recipe: Recipe) -> None:
-        rows = recipe.sizes["unlabeled"]
-        tables = {task: SampleMemory(rows, fill=UNUSED, dtype=torch.int64) for task in recipe.tasks}
-        recipe.method_modules[self.key] = nn.ModuleDict(tables)
+    def build(self, context: Context) -> None:
+        rows = context.sizes["unlabeled"]
+        tables = {task: SampleMemory(rows, fill=UNUSED, dtype=torch.int64) for task in context.tasks}
+        context.method_modules[self.key] = nn.ModuleDict(tables)
 
-    def mask(self, task: str, recipe: Recipe) -> Mask:
-        status = learning_status(recipe.method_modules[self.key][task].table, recipe.tasks[task].outputs)
+    def mask(self, task: str, context: Context) -> Mask:
+        status = learning_status(context.method_modules[self.key][task].table, context.tasks[task].outputs)
         limits = class_thresholds(status, self.threshold, self.mapping, self.threshold_warmup)
         return partial(confident, threshold=limits)
 
-    def after_batch(self, step: Step, recipe: Recipe) -> None:
+    def after_batch(self, step: Step, context: Context) -> None:
         index = step.streams["unlabeled"].index
         for task in step.tasks:
             believed = step.pseudo[task]
             sure = confident(believed.confidence, believed.labels, self.threshold)
-            recipe.method_modules[self.key][task].write(index, believed.labels, where=sure)
+            context.method_modules[self.key][task].write(index, believed.labels, where=sure)

@@ -10,8 +10,7 @@ from torch import Tensor
 from methods.mixing import blend, blend_embedded, draw_mixing
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets, scores_of
-from recipes.contract import BatchMoments, Declaration, Horizon, Method, TeacherRequest
-from recipes.engine.recipe import Recipe
+from recipes.contract import BatchMoments, Context, Declaration, Horizon, Method, TeacherRequest
 from recipes.step import Input, Step
 from recipes.step.ramps import Ramp, RampKind, Share
 
@@ -74,7 +73,7 @@ class ICT(Method):
             exact_on_ranks=False,
         )
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak", network="teacher")
         mixed = blend_embedded(step.embedding("unlabeled", "weak"), *self.mixing(step))
         step.add(Input(f"{self.key}/mixed", mixed))
@@ -84,7 +83,7 @@ class ICT(Method):
         share, partner = draw_mixing(step, self.key, step.streams["unlabeled"].size, self.alpha, per_sample=False)
         return partner, share
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
+    def terms(self, step: Step, context: Context) -> None:
         weight, mixing = self.weight * self.ramp(step.progress), self.mixing(step)
         for task in step.tasks:
             scores = mixed_scores(step.logits("teacher:unlabeled/weak", task), *mixing, self.mix_space)

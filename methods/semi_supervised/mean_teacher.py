@@ -7,8 +7,7 @@ from pydantic import Field
 
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets
-from recipes.contract import BatchMoments, Declaration, Horizon, Method, TeacherRequest
-from recipes.engine.recipe import Recipe
+from recipes.contract import BatchMoments, Context, Declaration, Horizon, Method, TeacherRequest
 from recipes.step import Step
 from recipes.step.ramps import Ramp, RampKind, Share
 
@@ -51,12 +50,12 @@ class MeanTeacher(Method):
         views = dict.fromkeys(self.streams, ("weak", "weak2"))
         return Declaration(views=views, tags=("unlabeled_loss",), teacher=self.teacher, evaluates_teacher=True)
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         for stream in self.streams:
             step.request(stream, "weak")
             step.request(stream, "weak2", network="teacher")
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
+    def terms(self, step: Step, context: Context) -> None:
         for task in step.tasks:
             student = torch.cat([step.logits(f"{s}/weak", task) for s in self.streams])
             teacher = torch.cat([step.logits(f"teacher:{s}/weak2", task) for s in self.streams])

@@ -10,8 +10,7 @@ from torch import Tensor
 from methods.mixing import at_least_half, blend, blend_embedded, dense_targets, draw_mixing
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets, mean_prediction
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Embedded, Input, Step, Targets
 from recipes.step.forward import concatenate
 from recipes.step.ramps import Ramp, Share
@@ -63,12 +62,12 @@ class MixMatch(Method):
             exact_on_ranks=False,
         )
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         labeled, views = step.inputs["labeled"], [step.embedding("unlabeled", view) for view in self.views]
-        pool, guesses = concatenate([labeled.embedded, *views]), self.guess(views, step, recipe)
+        pool, guesses = concatenate([labeled.embedded, *views]), self.guess(views, step, context)
         targets = {
             task: torch.cat([known, *[guesses[task]] * len(views)])
-            for task, known in dense_targets(labeled.targets, recipe).items()
+            for task, known in dense_targets(labeled.targets, context).items()
         }
         share, partner = draw_mixing(step, self.key, len(pool.x), self.alpha, per_sample=True)
         mixed, targets = mix(pool, targets, partner, share)
@@ -77,9 +76,9 @@ class MixMatch(Method):
         step.add(Input(f"{self.key}/unlabeled", rows(mixed, rest), {t: y[rest] for t, y in targets.items()}))
 
     @torch.no_grad()
-    def guess(self, views: list[Embedded], step: Step, recipe: Recipe) -> Targets:
+    def guess(self, views: list[Embedded], step: Step, context: Context) -> Targets:
         """Sharpened labels [U, C] of the unlabeled samples, by task."""
-        output = recipe.forward_apart(concatenate(views))
+        output = context.forward_apart(concatenate(views))
         guesses = {}
         for task in step.tasks:
             scores = mean_prediction(output.logits[task].chunk(len(views)))
@@ -87,7 +86,7 @@ class MixMatch(Method):
             step.believe(task, believed)
         return guesses
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
+    def terms(self, step: Step, context: Context) -> None:
         name, weight = f"{self.key}/unlabeled", self.weight * self.ramp(step.progress)
         for task in step.tasks:
             target = step.inputs[name].targets[task]

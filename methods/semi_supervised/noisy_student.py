@@ -15,8 +15,7 @@ from datamodules.samplers import Order, ShuffledPasses
 from foundation.errors import UserError, nearest
 from foundation.randomness import generator
 from methods.semi_supervised.targets import confident, make_targets, scores_of
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 
 UnlabeledWeight = Literal["one", "ratio", "share"]
@@ -66,19 +65,19 @@ class NoisyStudent(Method):
             orders={"unlabeled": self._order},
         )
 
-    def build(self, recipe: Recipe) -> None:
-        rows = recipe.sizes["unlabeled"]
-        recipe.method_modules[self.key] = Told({name: task.outputs for name, task in recipe.tasks.items()}, rows)
+    def build(self, context: Context) -> None:
+        rows = context.sizes["unlabeled"]
+        context.method_modules[self.key] = Told({name: task.outputs for name, task in context.tasks.items()}, rows)
 
     # -- before the first step -------------------------------------------------------------------------------------
-    def on_fit_start(self, trainer: pl.Trainer, recipe: Recipe) -> None:
-        told, task = recipe.method_modules[self.key], self.task or next(iter(recipe.tasks))
-        if task not in recipe.tasks:
-            raise UserError(f"methods.{self.key}.task={task}: {nearest(task, recipe.tasks)}")
+    def on_fit_start(self, trainer: pl.Trainer, context: Context) -> None:
+        told, task = context.method_modules[self.key], self.task or next(iter(context.tasks))
+        if task not in context.tasks:
+            raise UserError(f"methods.{self.key}.task={task}: {nearest(task, context.tasks)}")
         if not told.known:
-            told.write(self._predictions(trainer, recipe))
+            told.write(self._predictions(trainer, context))
         q = told[task].cpu()
-        self._taken = taken(q, self.threshold, self.per_class, generator(recipe.seed, self.key))
+        self._taken = taken(q, self.threshold, self.per_class, generator(context.seed, self.key))
         if not len(self._taken):
             raise UserError(
                 f"methods.{self.key}.threshold={self.threshold}: the teacher is so sure of none of {len(q)} samples; "
@@ -86,29 +85,29 @@ class NoisyStudent(Method):
             )
 
     @torch.no_grad()
-    def _predictions(self, trainer: pl.Trainer, recipe: Recipe) -> dict[str, Tensor]:
+    def _predictions(self, trainer: pl.Trainer, context: Context) -> dict[str, Tensor]:
         """q [samples, C] by task, asked for in batches of the evaluation's size."""
         data: StreamDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        speak = self._speaker(recipe)
-        parts: dict[str, list[Tensor]] = {task: [] for task in recipe.tasks}
+        speak = self._speaker(context)
+        parts: dict[str, list[Tensor]] = {task: [] for task in context.tasks}
         for batch in data.pass_over("unlabeled"):
-            batch = data.transfer_batch_to_device(batch, recipe.device, 0)
+            batch = data.transfer_batch_to_device(batch, context.device, 0)
             logits = speak(data.make_view(batch, "raw"), batch["index"])
             for task, found in parts.items():
                 found.append(torch.softmax(logits[task].float() / self.temperature, 1))
         return {task: torch.cat(found) for task, found in parts.items()}
 
-    def _speaker(self, recipe: Recipe) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:
+    def _speaker(self, context: Context) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:
         """view, index -> logits by task, of the teacher in evaluation mode."""
         if self.teacher is None:
-            return evaluated(recipe)
+            return evaluated(context)
         from recipes.predict.loading import load  # it builds recipes, of which methods are a part
 
         try:
-            predictor = load(self.teacher, device=recipe.device)
+            predictor = load(self.teacher, device=context.device)
         except UserError as error:
             raise UserError(f"methods.{self.key}.teacher: {str(error).removeprefix('run: ')}") from error
-        for name, task in recipe.tasks.items():
+        for name, task in context.tasks.items():
             if predictor.classes.get(name) != list(task.classes):
                 raise UserError(
                     f"methods.{self.key}.teacher: '{self.teacher}' knows other classes of '{name}' than the data"
@@ -121,15 +120,15 @@ class NoisyStudent(Method):
         return Chosen(self._taken, ShuffledPasses(len(self._taken), seed, stream))
 
     # -- in a step -------------------------------------------------------------------------------------------------
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "strong")
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
+    def terms(self, step: Step, context: Context) -> None:
         stream = step.streams["unlabeled"]
         ratio = stream.size / step.streams["labeled"].size
         weight = {"one": 1.0, "ratio": ratio, "share": ratio / (1 + ratio)}[self.unlabeled_weight]
         for task in step.tasks:
-            scores = scores_of(recipe.method_modules[self.key][task][stream.index])
+            scores = scores_of(context.method_modules[self.key][task][stream.index])
             sure = partial(confident, threshold=self.threshold)
             labels, believed = make_targets(scores, harden=self.hard, mask=sure)
             step.believe(task, believed)
@@ -192,14 +191,14 @@ def repeated(rows: Tensor, count: int, source: torch.Generator) -> Tensor:
     return torch.cat([rows.repeat(rounds), rows[torch.randperm(len(rows), generator=source)[:rest]]])
 
 
-def evaluated(recipe: Recipe) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:
+def evaluated(context: Context) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:
     """The recipe's own reported network in evaluation mode, for as long as it is asked."""
 
     def speak(view: Any, index: Tensor) -> Mapping[str, Tensor]:
-        training = [module for module in recipe.modules() if module.training]
-        recipe.eval()
+        training = [module for module in context.modules() if module.training]
+        context.eval()
         try:
-            return recipe.predict_logits(view, index=index)
+            return context.predict_logits(view, index=index)
         finally:
             for module in training:
                 module.training = True

@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from methods.semi_supervised.consistency import squared_distance
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.ramps import Ramp, RampKind, Share
 
@@ -65,13 +64,13 @@ class PiModel(Method):
     def declare(self) -> Declaration:
         return Declaration(views=dict.fromkeys(self.streams, self.views), tags=("unlabeled_loss",))
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         for stream in self.streams:
             for view in self.views:
                 step.request(stream, view)
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
-        fraction = recipe.sizes["labeled"] / recipe.sizes["unlabeled"] if self.label_fraction else 1.0
+    def terms(self, step: Step, context: Context) -> None:
+        fraction = context.sizes["labeled"] / context.sizes["unlabeled"] if self.label_fraction else 1.0
         ramp = self.ramp(step.progress)
         for task in step.tasks:
             passes = [self._probabilities(step, view, task) for view in self.views]

@@ -8,8 +8,7 @@ from pydantic import Field
 
 from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.targets import confident, make_targets
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.ramps import Ramp, Share
 
@@ -43,10 +42,10 @@ class PseudoLabel(Method):
         self.threshold, self.weight, self.entropy_weight = threshold, weight, entropy_weight
         self.ramp, self.counted = Ramp("linear", ramp_start, ramp_end), not own_statistics
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak", counted=self.counted)
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
+    def terms(self, step: Step, context: Context) -> None:
         alpha = self.weight * self.ramp(step.progress)
         for task in step.tasks:
             mask = partial(confident, threshold=self.threshold)

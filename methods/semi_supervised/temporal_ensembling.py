@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets, scores_of
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.services.statistics import SampleMemory
 from recipes.step import Step
 from recipes.step.ramps import Ramp, RampKind, Share
@@ -54,20 +53,20 @@ class TemporalEnsembling(Method):
         self.weight, self.label_fraction, self.momentum = weight, label_fraction, momentum
         self.ramp = Ramp(ramp, end=ramp_end)
 
-    def build(self, recipe: Recipe) -> None:
-        rows = recipe.sizes["unlabeled"]
-        tables = {name: SampleMemory(rows, (task.outputs,)) for name, task in recipe.tasks.items()}
-        recipe.method_modules[self.key] = nn.ModuleDict(tables)
+    def build(self, context: Context) -> None:
+        rows = context.sizes["unlabeled"]
+        tables = {name: SampleMemory(rows, (task.outputs,)) for name, task in context.tasks.items()}
+        context.method_modules[self.key] = nn.ModuleDict(tables)
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak")
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
-        fraction = recipe.sizes["labeled"] / recipe.sizes["unlabeled"] if self.label_fraction else 1.0
+    def terms(self, step: Step, context: Context) -> None:
+        fraction = context.sizes["labeled"] / context.sizes["unlabeled"] if self.label_fraction else 1.0
         weight = self.weight * fraction * self.ramp(step.progress)
         index = step.streams["unlabeled"].index
         for task in step.tasks:
-            memory = recipe.method_modules[self.key][task]
+            memory = context.method_modules[self.key][task]
             visits = memory.writes[index]
             q = bias_corrected(memory.read(index), visits, self.momentum)
             p = torch.softmax(step.logits("unlabeled/weak", task), dim=1)
@@ -75,9 +74,9 @@ class TemporalEnsembling(Method):
             step.term(step.named(self.key, task), values, weight=weight, mask=visits > 0, task=task)
 
     @torch.no_grad()
-    def after_batch(self, step: Step, recipe: Recipe) -> None:
+    def after_batch(self, step: Step, context: Context) -> None:
         index = step.streams["unlabeled"].index
         for task in step.tasks:
-            memory = recipe.method_modules[self.key][task]
+            memory = context.method_modules[self.key][task]
             p = torch.softmax(step.logits("unlabeled/weak", task), dim=1)
             memory.write(index, accumulate(memory.read(index), p, self.momentum))

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from methods.semi_supervised.consistency import entropy, kl_divergence
 from methods.semi_supervised.targets import confident, make_targets
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.criterion import one_hot
 
@@ -52,11 +51,11 @@ class UDA(Method):
         self.threshold, self.temperature, self.weight = threshold, temperature, weight
         self.annealing, self.entropy_weight = annealing, entropy_weight
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak", grad=self.entropy_weight > 0)
         step.request("unlabeled", "strong")
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
+    def terms(self, step: Step, context: Context) -> None:
         for task in step.tasks:
             weak = step.logits("unlabeled/weak", task)
             mask = partial(confident, threshold=self.threshold, strict=True)

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from methods.semi_supervised.consistency import entropy, kl_divergence
 from methods.semi_supervised.targets import make_targets
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import Recipe
+from recipes.contract import Context, Declaration, Method
 from recipes.step import Embedded, Input, Step, Targets
 from recipes.step.ramps import Ramp, RampKind, Share
 
@@ -116,30 +115,30 @@ class VAT(Method):
         self.epsilon, self.xi, self.iterations = epsilon, xi, iterations
         self.weight, self.ramp, self.entropy_weight = weight, Ramp(ramp, end=ramp_end), entropy_weight
 
-    def prepare(self, step: Step, recipe: Recipe) -> None:
+    def prepare(self, step: Step, context: Context) -> None:
         embedded = step.embedding("unlabeled", "weak")
-        direction, q = self.attack(step, embedded, recipe)
+        direction, q = self.attack(step, embedded, context)
         perturbed = embedded._replace(x=embedded.x + self.epsilon * direction)
         step.add(Input(f"{self.key}/perturbed", perturbed, q, counted=False))
         if self.entropy_weight:
             step.request("unlabeled", "weak", counted=False)
 
-    def attack(self, step: Step, embedded: Embedded, recipe: Recipe) -> tuple[Tensor, Targets]:
+    def attack(self, step: Step, embedded: Embedded, context: Context) -> tuple[Tensor, Targets]:
         """d [N, …] and the clean predictions q [N, C] by task."""
         x, mask = embedded.x.detach(), embedded.mask
 
         def divergence(r: Tensor) -> Tensor:
-            z = recipe.forward_apart(Embedded(x + on_words(r, embedded), mask)).logits
+            z = context.forward_apart(Embedded(x + on_words(r, embedded), mask)).logits
             return torch.stack([kl_divergence(q[task], z[task].float()) for task in step.tasks]).sum(0)
 
         with torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():
-                clean = recipe.forward_apart(Embedded(x, mask)).logits
+                clean = context.forward_apart(Embedded(x, mask)).logits
             q = {task: make_targets(clean[task]).value for task in step.tasks}
             start = on_words(draw_noise(step, self.key, embedded).to(x.dtype), embedded)
             return adversarial_direction(divergence, start, self.xi * spread(embedded), self.iterations), q
 
-    def terms(self, step: Step, recipe: Recipe) -> None:
+    def terms(self, step: Step, context: Context) -> None:
         name, ramp = f"{self.key}/perturbed", self.ramp(step.progress)
         for task in step.tasks:
             values = kl_divergence(step.inputs[name].targets[task], step.logits(name, task))

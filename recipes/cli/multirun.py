@@ -16,12 +16,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from foundation.errors import UserError
-from recipes.cli.main import JOBS_FAILED, start
+from foundation.exit_codes import JOBS_FAILED
 from recipes.config import messages as complaints
 from recipes.config.overrides import compose_quietly, hydra_at, loader
 from recipes.config.resolve import Faults, resolve_command, settle
 from recipes.config.validation import target_faults
 from recipes.runs.checkpoint_files import run_dir_faults
+from recipes.runs.start import start
 from recipes.sweeps.process import run_job, said, search_path
 from recipes.sweeps.record import NAME as JOB
 from recipes.sweeps.record import jobs_of

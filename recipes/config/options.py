@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from foundation.errors import UserError, nearest
-from recipes.cli.main import exit_code
+from foundation.exit_codes import exit_code
 from recipes.config.signatures import Argument, describe, fits, hint, signature
 
 

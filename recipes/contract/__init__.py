@@ -1,21 +1,19 @@
-"""All that an author of a method reads: `from recipes.contract import Declaration, Method`."""
+"""All that an author of a method reads: `from recipes.contract import Context, Declaration, Method`."""
 
-from recipes.contract.method import (
-    BatchMoments,
-    Closure,
-    Declaration,
-    EmbeddingRequest,
-    Horizon,
-    Method,
-    TeacherRequest,
-)
+from recipes.contract.context import Context
+from recipes.contract.declaration import Declaration
+from recipes.contract.method import Closure, Method
+from recipes.contract.probe import Probe
+from recipes.networks.requests import BatchMoments, EmbeddingRequest, Horizon, TeacherRequest
 
 __all__ = [
     "BatchMoments",
     "Closure",
+    "Context",
     "Declaration",
     "EmbeddingRequest",
     "Horizon",
     "Method",
+    "Probe",
     "TeacherRequest",
 ]

@@ -6,7 +6,9 @@ from itertools import combinations
 
 from datamodules.samplers import MakeOrder
 from foundation.errors import UserError
-from recipes.contract.method import Declaration, EmbeddingRequest, Method, TeacherRequest
+from recipes.contract.declaration import Declaration
+from recipes.contract.method import Method
+from recipes.networks.requests import EmbeddingRequest, TeacherRequest
 
 SLOTS = {
     "mixer": "the mixing of labeled inputs",

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Literal
 
@@ -11,26 +10,13 @@ import torch
 from torch import nn
 
 from foundation.errors import UserError
-from recipes.contract.method import Method
 from recipes.engine.trainer import TrainerSettings
 from recipes.networks.network import Network
-
-FULL, HALF = "32-true", "bf16-mixed"
-AMPERE = (8, 0)  # the first NVIDIA generation whose arithmetic units take bf16
 
 
 def on_gpu(settings: TrainerSettings) -> bool:
     """Whether the run will be on an NVIDIA or AMD GPU."""
     return settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-
-
-def chosen_precision(settings: TrainerSettings, methods: Iterable[Method]) -> str:
-    """`auto`: bf16 under autocast on a GPU that has it, unless a method does not work so; else float32."""
-    if settings.precision != "auto":
-        return str(settings.precision)
-    able = on_gpu(settings) and torch.cuda.get_device_capability() >= AMPERE
-    declared = [method.declare().precisions for method in methods]
-    return HALF if able and all(works is None or HALF in works for works in declared) else FULL
 
 
 def convolutional(network: nn.Module) -> bool:

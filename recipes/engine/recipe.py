@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 
 from foundation.randomness import Randomness, derive_seed, seed_default
 from recipes.contract.composition import Composition
-from recipes.engine.evaluator import Evaluator, Probe
+from recipes.contract.probe import Probe
+from recipes.engine.evaluator import Evaluator
 from recipes.engine.finite import Trace, Traces
 from recipes.engine.hardware import lies_channels_last, prepare_compiler
 from recipes.engine.lean import hush
@@ -87,9 +88,9 @@ class Recipe(Evaluated):
         self.at = {point: composition.filling(point) for point in POINTS}
         self.method_modules = nn.ModuleDict()
         self.criterion = Criterion(
-            [partial(method.adjust, recipe=self) for method in self.at["adjust"]],
-            [partial(method.weigh, recipe=self) for method in self.at["weigh"]],
-            [partial(method.cost, recipe=self) for method in self.at["cost"]],
+            [partial(method.adjust, context=self) for method in self.at["adjust"]],
+            [partial(method.weigh, context=self) for method in self.at["weigh"]],
+            [partial(method.cost, context=self) for method in self.at["cost"]],
         )
         for method in self.at["surgery"]:
             method.surgery(network)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,10 @@ from datamodules.streams import moved
 from foundation.errors import UserError, nearest
 from foundation.randomness import Randomness, SampleRandomness
 from recipes.contract.composition import Composition
+from recipes.contract.context import Context
 from recipes.contract.method import Method
-from recipes.engine.evaluator import Evaluator, Probe
+from recipes.contract.probe import Probe
+from recipes.engine.evaluator import Evaluator
 from recipes.engine.lean import Lean
 from recipes.engine.sharding import keep_whole
 from recipes.networks.network import Network
@@ -21,9 +23,6 @@ from recipes.services.teacher import Teacher
 from recipes.step.forward import concatenate
 from recipes.step.step import Embedded, Output, Stream
 from recipes.tasks.classification import Task
-
-if TYPE_CHECKING:
-    from recipes.engine.recipe import Recipe
 
 MakeView = Callable[[Stream, str, Randomness], Any]
 ReferenceBatches = Callable[[], Iterable[dict[str, dict[str, Any]]]]
@@ -109,7 +108,7 @@ class Evaluated(Lean):
         output = self.predict_output(embedded, raw, index, randomness)
         logits = {task: values.float() for task, values in output.logits.items()}
         for method in () if raw else self.at["infer"]:
-            logits |= {task: method.infer(logits[task], task, cast("Recipe", self)) for task in self.tasks}
+            logits |= {task: method.infer(logits[task], task, cast(Context, self)) for task in self.tasks}
         return logits
 
     def predict_output(
@@ -124,7 +123,7 @@ class Evaluated(Lean):
             rows = torch.arange(len(embedded.x), device=embedded.x.device) if index is None else index
             randomness = SampleRandomness(self.seed, rows)
         for method in () if raw else self.at["receive"]:
-            embedded = method.receive(embedded, randomness, cast("Recipe", self))
+            embedded = method.receive(embedded, randomness, cast(Context, self))
         if raw:
             return self.network(embedded)
         with self.reporting() as network:
@@ -139,7 +138,7 @@ class Evaluated(Lean):
         for raw in self.evaluator.variants if self.evaluator.names else ():
             self.evaluator.update(raw, self.predict_logits(view, raw, batch["index"]), batch["targets"])
         for probe in self.probing(part):
-            probe.update(cast("Recipe", self), view, batch["targets"], batch["index"])
+            probe.update(cast(Context, self), view, batch["targets"], batch["index"])
 
     def probing(self, part: str) -> list[Probe]:
         return [probe for probe in cast(Iterable[Probe], self.probes) if part in probe.parts]
@@ -151,17 +150,17 @@ class Evaluated(Lean):
         self.evaluate(batch, "test")
 
     def on_validation_epoch_start(self) -> None:
-        keep_whole(self, True)
+        keep_whole(self.network, self.device_mesh, True)
 
     def on_test_epoch_start(self) -> None:
-        keep_whole(self, True)
+        keep_whole(self.network, self.device_mesh, True)
 
     def on_validation_epoch_end(self) -> None:
-        keep_whole(self, False)
+        keep_whole(self.network, self.device_mesh, False)
         self.conclude("val")
 
     def on_test_epoch_end(self) -> None:
-        keep_whole(self, False)
+        keep_whole(self.network, self.device_mesh, False)
         self.conclude("test")
 
     def conclude(self, part: str) -> None:

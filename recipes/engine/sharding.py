@@ -8,7 +8,6 @@ strategies do.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
@@ -16,9 +15,6 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from foundation.errors import UserError
 from recipes.networks.network import Network
-
-if TYPE_CHECKING:
-    from recipes.engine.reported import Evaluated
 
 FSDP = "fsdp"
 
@@ -55,13 +51,13 @@ def blocks(backbone: nn.Module) -> Iterator[nn.Module]:
             yield from blocks(child)
 
 
-def keep_whole(recipe: "Evaluated", whole: bool) -> None:
+def keep_whole(network: Network, mesh: DeviceMesh | None, whole: bool) -> None:
     """Have the parameters whole on every device, until they are to be in parts again; nothing for other strategies."""
-    if recipe.device_mesh is None:
+    if mesh is None:
         return
     from torch.distributed.fsdp import FSDPModule
 
-    for unit in recipe.network.modules():
+    for unit in network.modules():
         if isinstance(unit, FSDPModule):
             unit.set_reshard_after_forward(not whole, recurse=False)
             unit.unshard() if whole else unit.reshard()

@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from recipes.optimization.updates import Update
+
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal[
     "auto", "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "transformer-engine",
     "transformer-engine-float16", "bf16", 16, 32, 64,
 ]  # fmt: skip
 Backend = Literal["inductor", "cudagraphs", "aot_eager", "eager"]
-Update = Literal["auto", "fused", "foreach", "loop"]
 
 
 @dataclass(frozen=True)

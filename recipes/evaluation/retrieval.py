@@ -15,14 +15,14 @@ from torch import Tensor
 
 from foundation.distributed import global_sum, world_size
 from foundation.errors import UserError
-from recipes.engine.evaluator import Probe
+from recipes.contract.probe import Probe
 from recipes.networks.embedding import EMBEDDING
 from recipes.services import neighbors as neighbours
 from recipes.services.clustering import kmeans, normalized_mutual_information
 from recipes.services.neighbors import ranked
 
 if TYPE_CHECKING:
-    from recipes.engine.recipe import Recipe
+    from recipes.contract.context import Context
 
 def relevance(x: Tensor, labels: Tensor, queries: Tensor, depth: int) -> Tensor:
     """bool [Q, depth]: whether the first, second … neighbour of a query is of its class; the query itself is no
@@ -91,8 +91,8 @@ class Retrieval(Probe):
         self.batches: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
 
     @torch.no_grad()
-    def update(self, recipe: "Recipe", view: Any, targets: dict[str, Tensor], index: Tensor) -> None:
-        output = recipe.predict_output(recipe.reported().embed(view), index=index)
+    def update(self, context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor) -> None:
+        output = context.predict_output(context.reported().embed(view), index=index)
         x = output.logits.get(EMBEDDING, output.features)
         self.batches.append((F.normalize(x.float(), dim=1), index, targets))
 

@@ -1,15 +1,14 @@
 """From the config's network section to a network."""
 
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field
 
 from recipes.networks.checkpoint import load_checkpoint
 from recipes.networks.image import build_image
+from recipes.networks.names import SMALL, Pooling
 from recipes.networks.network import Network
 
-SMALL = "roux_text_small"
-Pooling = Literal["mean", "cls"]
 Side = Annotated[int, Field(ge=1)]
 
 

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from recipes.contract.method import EmbeddingRequest
 from recipes.networks.network import Network
+from recipes.networks.requests import EmbeddingRequest
 
 EMBEDDING = "embedding"
 

@@ -18,8 +18,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from foundation.errors import UserError, nearest
-from recipes.networks.build import SMALL, Pooling
 from recipes.networks.meta import on_meta
+from recipes.networks.names import SMALL, Pooling
 from recipes.networks.network import Network
 from recipes.step.step import Embedded
 

@@ -17,9 +17,8 @@ from pydantic import Field
 from torch import nn, optim
 
 from foundation.errors import UserError, nearest
-from recipes.engine.trainer import Update
 from recipes.optimization.makers import Maker, maker_of
-from recipes.optimization.updates import FORMS, form_of
+from recipes.optimization.updates import FORMS, Update, form_of
 
 Rate = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]

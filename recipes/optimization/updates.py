@@ -5,8 +5,9 @@ Measured on a CPU of 2.x GHz with one thread, ms a step of SGD with momentum: 0.
 third on lists, three quarters fused.
 """
 
-from recipes.engine.trainer import Update
+from typing import Literal
 
+Update = Literal["auto", "fused", "foreach", "loop"]
 FORMS = {"fused", "foreach"}
 # on lists of tensors to the bit what they are tensor by tensor, on a CPU; NAdam and RAdam are not
 EXACT_ON_LISTS = {"momentum", "sgd", "adam", "adamw", "rmsprop"}

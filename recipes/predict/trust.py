@@ -63,7 +63,7 @@ CHECKPOINT = "recipes.engine.trainer.CheckpointSettings"
 
 PLACES = (
     Place(r"methods\.[^.\[\]]+", ("methods",), ("recipes.contract.method.Method",), "a method of Roux", optional=False),
-    Place(r"evaluate\.[^.\[\]]+", PROBES, ("recipes.engine.evaluator.Probe",), "a measurement of Roux"),
+    Place(r"evaluate\.[^.\[\]]+", PROBES, ("recipes.contract.probe.Probe",), "a measurement of Roux"),
     Place(r"logger\.[^.\[\]]+", LOGGERS, LOGGER_BASES, "a logger of Roux"),
     Place("network", ("recipes.networks",), NETWORK, "recipes.networks.build_network", optional=False),
     Place("optimizer", ("recipes.optimization.optimizers",), ("recipes.optimization.optimizers.OptimizerSettings",), "an optimizer", False),

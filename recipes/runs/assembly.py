@@ -15,13 +15,14 @@ from datamodules.text.prepare import Tokenize
 from foundation.errors import UserError
 from recipes.contract.composition import Composition, Situation, compose
 from recipes.contract.method import Method
-from recipes.engine.evaluator import Probe
-from recipes.engine.hardware import check_compiler, chosen_precision
+from recipes.contract.probe import Probe
+from recipes.engine.hardware import check_compiler
 from recipes.engine.trainer import CheckpointSettings, TrainerSettings
 from recipes.networks.network import Network
 from recipes.optimization.optimizers import OptimizerSettings, check_optimizer
 from recipes.optimization.schedulers import Schedule
 from recipes.runs.changes import Change
+from recipes.runs.precision import chosen_precision
 
 
 @dataclass

@@ -26,14 +26,6 @@ TRACES = ("config.yaml", "plan.txt", "metrics.csv", "metrics.json", "report.html
 CHECKPOINT_KEYS = ("state_dict", "global_step", "pytorch-lightning_version", "numbers")
 
 
-class Terminated(BaseException):
-    """A run was told to stop (SIGTERM) and has kept what it had. step: optimizer steps in its checkpoint."""
-
-    def __init__(self, folder: Path, step: int):
-        super().__init__(folder, step)
-        self.folder, self.step = folder, step
-
-
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run's folder has something to go on from."""
     return any((folder / "checkpoints" / name).is_file() for name in (LAST, PREVIOUS))

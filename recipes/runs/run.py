@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from datamodules.facts import Facts
 from foundation.errors import UserError
+from foundation.exit_codes import Terminated
 from foundation.files import write_text
 from foundation.randomness import Randomness
 from recipes.contract.method import Method
@@ -33,7 +34,7 @@ from recipes.optimization.schedulers import build_scheduler
 from recipes.report.page import write_report
 from recipes.runs.assembly import Assembly, assemble, devices_of, heads_speak, plain
 from recipes.runs.changes import config_text
-from recipes.runs.checkpoint_files import PREVIOUS, Terminated, run_folder, writing
+from recipes.runs.checkpoint_files import PREVIOUS, run_folder, writing
 from recipes.runs.checkpoints import AtomicFiles, LastCheckpoint
 from recipes.runs.collect import collect
 from recipes.runs.plan import describe

@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from recipes.contract.method import TeacherRequest
 from recipes.networks.network import Network
+from recipes.networks.requests import TeacherRequest
 from recipes.services.moments import Moments
 
 M = TypeVar("M", bound=nn.Module)

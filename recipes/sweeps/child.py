@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foundation.errors import UserError, nearest
-from recipes.cli.main import exit_code, further_rank, ready, start
+from foundation.exit_codes import exit_code
+from recipes.runs.start import further_rank, ready, start
 from recipes.sweeps import record
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from recipes.cli.main import INTERRUPTED, TERMINATED
+from foundation.exit_codes import INTERRUPTED, TERMINATED
 from recipes.config.messages import key_of
 from recipes.report.numbers import clock, value_text
 from recipes.sweeps.record import NOT_OF_THE_JOB, Job, identity, read, write

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from recipes.cli.main import ready
 from recipes.runs.assembly import assemble
 from recipes.runs.run import build_recipe
+from recipes.runs.start import ready
 from recipes.services.moments import Moments
 from tests.commands.command import REPOSITORY, roux
 from tests.commands.test_resume import same, weights

@@ -7,7 +7,7 @@ from tests.commands.command import QUIET, REPOSITORY
 
 RUN = """
 import gc, sys
-from recipes.cli.main import ready, start
+from recipes.runs.start import ready, start
 
 config = ready(sys.argv[1:])
 from pytorch_lightning.callbacks import Callback

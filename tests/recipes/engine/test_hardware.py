@@ -9,7 +9,6 @@ from recipes.contract import Declaration, Method
 from recipes.engine.hardware import (
     backend_of,
     check_compiler,
-    chosen_precision,
     convolutional,
     lies_channels_last,
     peak_memory,
@@ -17,6 +16,7 @@ from recipes.engine.hardware import (
 from recipes.engine.trainer import TrainerSettings
 from recipes.runs.assembly import assemble
 from recipes.runs.plan import describe
+from recipes.runs.precision import chosen_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -1,0 +1,97 @@
+"""What a method or a measurement may use of the run that it is part of."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from foundation.randomness import SampleRandomness
+from recipes.networks.network import Network
+from recipes.services.statistics import ClassStatistics
+from recipes.services.teacher import Teacher
+from recipes.step.step import Embedded, Net, Output
+from recipes.tasks.classification import Task
+
+
+class Context(Protocol):
+    """The run, as methods see it. `recipes.engine.recipe.Recipe` is one.
+
+    network: the trained network.
+    teacher: its exponential moving average, None where nobody asks for one.
+    tasks: the heads' tasks by name.
+    method_modules: what methods registered in `build`, by key; it moves with the run and is part of its checkpoint.
+    statistics: class counts and priors of the labeled training samples.
+    sizes: number of samples by stream.
+    seed: of the run.
+    total_steps: optimizer steps of the whole run.
+    trainer: Lightning's.
+    """
+
+    network: Network
+    teacher: Teacher | None
+    tasks: Mapping[str, Task]
+    method_modules: nn.ModuleDict
+    statistics: ClassStatistics
+    sizes: dict[str, int]
+    seed: int
+    total_steps: int
+
+    @property
+    def trainer(self) -> Any: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of the network, the average and all method modules."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def eval(self) -> Any: ...
+
+    def forward_apart(self, embedded: Embedded, network: Net = "student") -> Output:
+        """A forward beside that of the step, running statistics untouched."""
+        ...
+
+    def replay(self) -> AbstractContextManager[None]:
+        """Within it the closure runs once more on the same batch: equal views and draws, nothing counted twice."""
+        ...
+
+    def reported(self, raw: bool = False) -> Network:
+        """The network that evaluation reports: the averaged one where a method evaluates it; `raw`: the trained one."""
+        ...
+
+    def reporting(self) -> AbstractContextManager[Network]:
+        """The reported network with the BatchNorm moments that evaluation uses."""
+        ...
+
+    def evaluation_view(self, batch: dict[str, Any]) -> Any:
+        """The raw view of a batch {"data", "targets", "index"} of an evaluation loader."""
+        ...
+
+    def predict_logits(self, view: Any, raw: bool = False, index: Tensor | None = None) -> dict[str, Tensor]:
+        """Logits by task, [N, C], as the run reports them."""
+        ...
+
+    def predict(
+        self,
+        embedded: Embedded,
+        raw: bool = False,
+        index: Tensor | None = None,
+        randomness: SampleRandomness | None = None,
+    ) -> dict[str, Tensor]:
+        """The same from the continuous input, with a graph where gradients are on."""
+        ...
+
+    def predict_output(
+        self,
+        embedded: Embedded,
+        raw: bool = False,
+        index: Tensor | None = None,
+        randomness: SampleRandomness | None = None,
+    ) -> Output:
+        """Features and logits of the reported network for an input that methods may have changed."""
+        ...
