@@ -70,7 +70,8 @@ def test_a_wandb_run_goes_on_under_its_id(place, monkeypatch):
     identity = (place / "cut" / "wandb_id").read_text()
     train(place / "cut", *command, "resume=cut")
     assert (place / "cut" / "wandb_id").read_text() == identity
-    runs = {path.name.rpartition("-")[2] for path in (place / "cut" / "wandb").glob("offline-run-*")}
+    runs = {path.name.split("-")[3] for path in  # two in a second have a number behind
+            (place / "cut" / "wandb").glob("offline-run-*")}
     assert runs == {identity.strip()}
 
 

@@ -26,7 +26,7 @@ import hydra, pytorch_lightning, safetensors.torch, torch, torchmetrics
 from pydantic import Field, TypeAdapter
 print("LOADED", *sys.modules)
 """
-OURS = {"datamodules", "hydra_plugins", "methods", "recipes"}
+OURS = {"datamodules", "foundation", "hydra_plugins", "methods", "recipes"}
 
 
 def told(code: str, *arguments: str) -> dict[str, list[str]]:

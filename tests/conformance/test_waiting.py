@@ -69,7 +69,7 @@ def test_the_exceptions_are_as_declared(monkeypatch):
 
 def test_leaving_out_batches_waits_as_its_setting_says(waits):
     trial(run_of("image", **{"trainer.nonfinite": "skip"}))
-    assert [line.split(":")[0] for line in waits.found] == ["recipes/recipe.py"]
+    assert [line.split(":")[0] for line in waits.found] == ["recipes/engine/recipe.py"]
 
 
 @pytest.mark.parametrize(
