@@ -1,8 +1,10 @@
-"""What an attack costs beside the network's own passes, torchattacks and foolbox: python benchmarks/attacks.py --help
+"""What an attack costs beside the network's own passes, torchattacks and foolbox: python
+benchmarks/attacks.py --help
 
-PGD and MI-FGSM of k steps are held against k bare passes (forward, gradient of the pixels, nothing else), the square
-attack against as many bare forwards. First the images must be those of the peers to 1e-6, from the same start, with the
-same steps; the square attack, whose proposals are random, is fed those that torchattacks draws.
+PGD and MI-FGSM of k steps are held against k bare passes (forward, gradient of the pixels, nothing
+else), the square attack against as many bare forwards. First the images must be those of the peers
+to 1e-6, from the same start, with the same steps; the square attack, whose proposals are random, is
+fed those that torchattacks draws.
 """
 
 import argparse
@@ -37,14 +39,19 @@ TOLERANCE = 1e-6
 STEP = 2 / 255
 BARE, OURS = "bare passes", "Roux"
 DRAWS = (
-    "A query of the square attack draws random numbers of every sample's own, whose cost does not grow with the network"
+    "A query of the square attack draws random numbers of every sample's own, whose cost does not "
+    "grow with the network"
 )
-SIZES = {"cpu": {"width": 64, "batch": 16, "queries": 20}, "cuda": {"width": 64, "batch": 256, "queries": 200}}
+SIZES = {
+    "cpu": {"width": 64, "batch": 16, "queries": 20},
+    "cuda": {"width": 64, "batch": 256, "queries": 200},
+}
 
 
 class Bench:
-    """One network and one batch that all contenders share. `net` has parameters that ask for gradients, as in a run;
-    bare passes and peers get `bare`, the same weights without, which is the best that they can have."""
+    """One network and one batch that all contenders share. `net` has parameters that ask for
+    gradients, as in a run; bare passes and peers get `bare`, the same weights without, which is the
+    best that they can have."""
 
     def __init__(self, options: argparse.Namespace):
         torch.manual_seed(0)
@@ -54,13 +61,20 @@ class Bench:
         self.bare_net.eval().requires_grad_(False)
         self.x = torch.rand(options.batch, 3, 32, 32, device=self.device)
         with torch.no_grad():
-            self.y = self.bare(self.x).argmax(1)  # all read right at the start, so that no attack is over too soon
+            self.y = self.bare(self.x).argmax(
+                1
+            )  # all read right at the start, so that no attack is over too soon
         self.threat = Threat("linf", 8 / 255)
 
     def network(self, options: argparse.Namespace) -> Any:
         channels = tuple(options.width * 2**i for i in range(4))
-        settings = {"name": options.network, "options": {"channels": channels, "zero_init_last": False}}
-        made = build_network(SimpleNamespace(kind="image", shape=(3, 32, 32)), {"label": 10}, **settings)
+        settings = {
+            "name": options.network,
+            "options": {"channels": channels, "zero_init_last": False},
+        }
+        made = build_network(
+            SimpleNamespace(kind="image", shape=(3, 32, 32)), {"label": 10}, **settings
+        )
         return made.to(self.device)
 
     def bare(self, x: Tensor) -> Tensor:
@@ -77,7 +91,7 @@ class Bench:
         for _ in range(self.queries):
             self.bare(self.x)
 
-    # -- ours, as training methods and robust accuracy run them ----------------------------------------------------
+    # -- ours, as training methods and robust accuracy run them ------------------------------------
     def attack(self, call: Callable[[], Any]) -> Any:
         with evaluating(self.net), fixed(self.net):
             return call()
@@ -90,14 +104,18 @@ class Bench:
         return self.attack(lambda: pgd(self.value(), self.x, self.threat, self.steps, STEP))
 
     def mi_fgsm(self) -> Tensor:
-        return self.attack(lambda: mi_fgsm(self.value(), self.x, self.threat, self.steps, 1.0, STEP))
+        return self.attack(
+            lambda: mi_fgsm(self.value(), self.x, self.threat, self.steps, 1.0, STEP)
+        )
 
     def square(self, eps: float, draw: Any = None) -> Queried:
         draw = draw or SampleRandomness(0, torch.arange(len(self.x), device=self.device)).draw
         threat = Threat("linf", eps)
         value = self.value("margin")
         among = lambda rows: self.value("margin", rows)  # noqa: E731
-        return self.attack(lambda: square_attack(value, self.x, threat, self.queries, draw, among=among))
+        return self.attack(
+            lambda: square_attack(value, self.x, threat, self.queries, draw, among=among)
+        )
 
 
 class Logits(torch.nn.Module):
@@ -111,7 +129,7 @@ class Logits(torch.nn.Module):
         return self.net(Embedded(x)).logits["label"]
 
 
-# -- peers -------------------------------------------------------------------------------------------------------------
+# -- peers -----------------------------------------------------------------------------------------
 def torchattacks(bench: Bench) -> dict[str, Call]:
     """By attack: a call that gives images. Nothing where the package is not installed."""
     try:
@@ -127,19 +145,22 @@ def torchattacks(bench: Bench) -> dict[str, Call]:
 
 
 def torchattacks_square(bench: Bench, eps: float) -> Any:
-    """The square attack with our schedule of sizes. It counts queries from the one after the stripes.
-    None where the package is not installed."""
+    """The square attack with our schedule of sizes. It counts queries from the one after the
+    stripes. None where the package is not installed."""
     try:
         import torchattacks as library
     except ImportError:
         return None
-    attack = library.Square(Logits(bench).eval(), eps=eps, n_queries=bench.queries - 1, p_init=0.8, seed=0)
+    attack = library.Square(
+        Logits(bench).eval(), eps=eps, n_queries=bench.queries - 1, p_init=0.8, seed=0
+    )
     attack.p_selection = lambda query: share(query + 1, 0.8)
     return attack
 
 
 def foolbox(bench: Bench) -> dict[str, Call]:
-    """PGD alone: foolbox has no square attack, and its MI-FGSM adds up signs, not g / ‖g‖₁: another attack."""
+    """PGD alone: foolbox has no square attack, and its MI-FGSM adds up signs, not g / ‖g‖₁: another
+    attack."""
     try:
         import foolbox as library
     except ImportError:
@@ -151,15 +172,20 @@ def foolbox(bench: Bench) -> dict[str, Call]:
 
 
 class Shared:
-    """Proposals as torchattacks draws them from the global generator: one place and one colour for all samples."""
+    """Proposals as torchattacks draws them from the global generator: one place and one colour for
+    all samples."""
 
     def __init__(self, x: Tensor, queries: int):
         rows, channels, _, width = x.shape
         self.rows, self.device = rows, x.device
         torch.manual_seed(0)
         self.stripes = torch.rand(rows, channels, 1, width)
-        draws = [(torch.rand(1), torch.rand(1), torch.rand(channels)) for _ in range(queries + AHEAD)]
-        self.drawn = dict(zip(("top", "left", "colour"), map(torch.stack, zip(*draws, strict=True)), strict=True))
+        draws = [
+            (torch.rand(1), torch.rand(1), torch.rand(channels)) for _ in range(queries + AHEAD)
+        ]
+        self.drawn = dict(
+            zip(("top", "left", "colour"), map(torch.stack, zip(*draws, strict=True)), strict=True)
+        )
 
     def __call__(self, purpose: str) -> "Shared":
         self.purpose, _, self.first = purpose.partition("/")
@@ -167,7 +193,11 @@ class Shared:
 
     def ahead(self, count: int) -> Tensor:
         """Of as many queries from the first on."""
-        return self.drawn[self.purpose][int(self.first) - 1 :][:count].to(self.device).expand(self.rows, count, -1)
+        return (
+            self.drawn[self.purpose][int(self.first) - 1 :][:count]
+            .to(self.device)
+            .expand(self.rows, count, -1)
+        )
 
     def uniform(self, *shape: int) -> Tensor:
         return self.stripes.to(self.device) if self.purpose == "stripes" else self.ahead(shape[0])
@@ -177,9 +207,10 @@ class Shared:
         return (low + (high - 1 - low) * self.ahead(count).squeeze(-1)).long()
 
 
-# -- proof -------------------------------------------------------------------------------------------------------------
+# -- proof -----------------------------------------------------------------------------------------
 def differences(bench: Bench, eps: list[float]) -> dict[str, float]:
-    """The largest difference of a pixel to each peer, by attack and peer; infinite where queries differ."""
+    """The largest difference of a pixel to each peer, by attack and peer; infinite where queries
+    differ."""
     ours = {"PGD": bench.pgd(), "MI-FGSM": bench.mi_fgsm()}
     found = {}
     for peer, calls in (("torchattacks", torchattacks(bench)), ("foolbox", foolbox(bench))):
@@ -193,19 +224,24 @@ def differences(bench: Bench, eps: list[float]) -> dict[str, float]:
 
 
 def square_difference(bench: Bench, eps: float, attack: Any) -> float:
-    """One search of theirs without what is around it, which gives back clean images where there was no success."""
+    """One search of theirs without what is around it, which gives back clean images where there was
+    no success."""
     mine = bench.square(eps, Shared(bench.x, bench.queries))
     attack.init_hyperparam(bench.x)
     torch.manual_seed(0)
     taken, theirs = attack.attack_single_run(bench.x, bench.y)
-    return float((mine.x - theirs).abs().max()) if torch.equal(taken.long(), mine.queries) else float("inf")
+    return (
+        float((mine.x - theirs).abs().max())
+        if torch.equal(taken.long(), mine.queries)
+        else float("inf")
+    )
 
 
 def square_name(eps: float) -> str:
     return f"square, eps {eps * 255:g}/255"
 
 
-# -- measurement -------------------------------------------------------------------------------------------------------
+# -- measurement -----------------------------------------------------------------------------------
 def contenders(bench: Bench, eps: list[float]) -> dict[str, dict[str, Call]]:
     """By attack and contender; who has no such attack is left out."""
     theirs = {"torchattacks": torchattacks(bench), "foolbox": foolbox(bench)}
@@ -226,7 +262,13 @@ def square_of(bench: Bench, attack: Any) -> dict[str, Call]:
 
 def rows(name: str, times: dict[str, Times], peaks: dict[str, int], by: Any) -> list[list[str]]:
     return [
-        [label, who, spent.of(by).text(), times[BARE].ratio(spent, by).text(1, 3), mebibytes(peaks[who])]
+        [
+            label,
+            who,
+            spent.of(by).text(),
+            times[BARE].ratio(spent, by).text(1, 3),
+            mebibytes(peaks[who]),
+        ]
         for who, spent in times.items()
         for label in [name if who == BARE else ""]
     ]
@@ -239,14 +281,22 @@ def measure(bench: Bench, options: argparse.Namespace, record: Record) -> None:
         times[name] = contest(calls, options.repeats, options.warmup, device=options.device)
         peaks = {who: peak_bytes(call, options.device) for who, call in calls.items()}
         table += rows(name, times[name], peaks, by)
-        record.figures[name] = {who: t.of(by).row() | {"peak": peaks[who]} for who, t in times[name].items()}
-    misread = ", ".join(f"{int(bench.square(eps).success.sum())} at {eps * 255:g}/255" for eps in options.eps)
+        record.figures[name] = {
+            who: t.of(by).row() | {"peak": peaks[who]} for who, t in times[name].items()
+        }
+    misread = ", ".join(
+        f"{int(bench.square(eps).success.sum())} at {eps * 255:g}/255" for eps in options.eps
+    )
     note = (
-        f"{options.network} with {options.width} channels, {options.batch} pictures of 32×32; square attack: "
-        f"{options.queries} queries, misread at the end: {misread}. Misread samples are no longer queried, by ours and "
-        "by torchattacks; the bare forwards are of all samples. Ours is given a network in training mode whose "
+        f"{options.network} with {options.width} channels, {options.batch} pictures of 32×32; "
+        "square attack: "
+        f"{options.queries} queries, misread at the end: {misread}. Misread samples are no longer "
+        "queried, by ours and "
+        "by torchattacks; the bare forwards are of all samples. Ours is given a network in "
+        "training mode whose "
         "parameters learn; the others one that is frozen already. "
-        "foolbox has no square attack, and its MI-FGSM adds up signs of gradients, which is another attack."
+        "foolbox has no square attack, and its MI-FGSM adds up signs of gradients, which is "
+        "another attack."
     )
     head = ["attack", "", "ms a call", "over bare", "peak, MiB"]
     record.table(f"Attacks ({'processor' if by == 'cpu' else 'wall'} time)", head, table, note)
@@ -256,7 +306,10 @@ def measure(bench: Bench, options: argparse.Namespace, record: Record) -> None:
 def judge(times: dict[str, dict[str, Times]], record: Record, by: Any) -> None:
     over = {name: t[BARE].ratio(t[OURS], by) for name, t in times.items()}
     peers = {
-        f"{name}, {who}": t[who].ratio(t[OURS], by) for name, t in times.items() for who in t if who not in (BARE, OURS)
+        f"{name}, {who}": t[who].ratio(t[OURS], by)
+        for name, t in times.items()
+        for who in t
+        if who not in (BARE, OURS)
     }
     slow = any("square" in name for name in apart(over, 1.05)[0])
     judged(record, "at most 1.05 times the bare passes", over, 1.05, DRAWS if slow else "")
@@ -270,8 +323,16 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     made.add_argument("--width", type=int, help="channels of its first stage (64)")
     made.add_argument("--batch", type=int, help="pictures (16 on the CPU, 256 on a GPU)")
     made.add_argument("--steps", type=int, default=10, help="k of PGD and MI-FGSM")
-    made.add_argument("--queries", type=int, help="of the square attack (20 on the CPU, 200 on a GPU)")
-    made.add_argument("--eps", type=float, nargs="+", default=[0.5, 8.0], help="radii of the square attack, in 1/255")
+    made.add_argument(
+        "--queries", type=int, help="of the square attack (20 on the CPU, 200 on a GPU)"
+    )
+    made.add_argument(
+        "--eps",
+        type=float,
+        nargs="+",
+        default=[0.5, 8.0],
+        help="radii of the square attack, in 1/255",
+    )
     options = filled(made.parse_args(argv), SIZES)
     positive = (options.width, options.batch, options.steps, options.repeats, *options.eps)
     if min(positive) <= 0 or options.queries < 2:

@@ -1,9 +1,11 @@
-"""Training as an expert writes it by hand: plain loops without a framework, whose losses are bit-equal to ours.
+"""Training as an expert writes it by hand: plain loops without a framework, whose losses are
+bit-equal to ours.
 
-They share with Roux the network, the view functions, the order of samples and, so that losses can be compared, the
-keyed random numbers and the form of the mean (torch's fused mean of the cross-entropy adds up in another order, so its
-last bit differs). `free` drops both: one running generator and the fused mean, as one writes a loop that need not
-agree with another. The difference is the price of randomness that a resumed run repeats.
+They share with Roux the network, the view functions, the order of samples and, so that losses can
+be compared, the keyed random numbers and the form of the mean (torch's fused mean of the
+cross-entropy adds up in another order, so its last bit differs). `free` drops both: one running
+generator and the fused mean, as one writes a loop that need not agree with another. The difference
+is the price of randomness that a resumed run repeats.
 """
 
 import math
@@ -30,10 +32,15 @@ MOMENTUM, LOG_EVERY = 0.9, 10
 
 
 class Bare:
-    """Supervised training: weak view, cross-entropy, SGD with Nesterov momentum, the loss logged every 10 steps."""
+    """Supervised training: weak view, cross-entropy, SGD with Nesterov momentum, the loss logged
+    every 10 steps."""
 
     def __init__(self, assembly: Assembly, folder: Path, device: str, free: bool = False):
-        self.seed, self.device, self.total = assembly.config.seed, device, assembly.trainer.max_steps
+        self.seed, self.device, self.total = (
+            assembly.config.seed,
+            device,
+            assembly.trainer.max_steps,
+        )
         self.running = generator(self.seed, device=device) if free else None
         self.assembly, data = assembly, assembly.datamodule
         self.weak, self.strong = data.views["weak"], data.views["strong"]
@@ -58,12 +65,14 @@ class Bare:
             {"params": [p for p in learns if p.ndim <= 1], "weight_decay": 0.0},
         ]
         forms = {"fused": True} if device == "cuda" else {"foreach": True}
-        self.optimizer = torch.optim.SGD(groups, lr=self.rate, momentum=MOMENTUM, nesterov=True, **forms)
+        self.optimizer = torch.optim.SGD(
+            groups, lr=self.rate, momentum=MOMENTUM, nesterov=True, **forms
+        )
         self.losses: list[Tensor] = []
         self.sum = torch.zeros((), device=device)
         self.file = (folder / "bare.csv").open("w")
 
-    # -- data ------------------------------------------------------------------------------------------------------
+    # -- data --------------------------------------------------------------------------------------
     def batch(self, step: int) -> Batch:
         """The samples of a step, on the host."""
         found: list[Tensor] = []
@@ -73,7 +82,11 @@ class Bare:
         return tuple(found)
 
     def to_device(self, batch: Batch) -> Batch:
-        return batch if self.device == "cpu" else tuple(part.to(self.device, non_blocking=True) for part in batch)
+        return (
+            batch
+            if self.device == "cpu"
+            else tuple(part.to(self.device, non_blocking=True) for part in batch)
+        )
 
     def draw(self, step: int, key: str, rows: int) -> Callable[[str], Draw]:
         """Random numbers of one view of one stream."""
@@ -81,10 +94,13 @@ class Bare:
             source = self.running
             return lambda purpose: Draw(source, rows, slice(rows), self.device)
         return lambda purpose: Draw(
-            generator(self.seed, step, f"{key}/{purpose}", device=self.device), rows, slice(rows), self.device
+            generator(self.seed, step, f"{key}/{purpose}", device=self.device),
+            rows,
+            slice(rows),
+            self.device,
         )
 
-    # -- the step --------------------------------------------------------------------------------------------------
+    # -- the step ----------------------------------------------------------------------------------
     def views(self, batch: Batch, step: int) -> Batch:
         pixels, labels = batch
         return self.weak(pixels, self.draw(step, "labeled/weak", len(pixels))), labels[:, 0]
@@ -124,7 +140,8 @@ class Bare:
     def log(self, step: int, loss: Tensor) -> None:
         self.sum += loss.detach()
         if (step + 1) % LOG_EVERY == 0:
-            self.file.write(f"{step + 1},{self.sum.item() / LOG_EVERY!r},{self.optimizer.param_groups[0]['lr']!r}\n")
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.file.write(f"{step + 1},{self.sum.item() / LOG_EVERY!r},{rate!r}\n")
             self.file.flush()
             self.sum.zero_()
 
@@ -143,13 +160,16 @@ class Bare:
 
 
 class BareFixMatch(Bare):
-    """FixMatch (arXiv 2001.07685): one forward over labeled, weak and strong views, a cosine, averaged weights."""
+    """FixMatch (arXiv 2001.07685): one forward over labeled, weak and strong views, a cosine,
+    averaged weights."""
 
     threshold, decay = 0.95, 0.99
 
     def __init__(self, assembly: Assembly, folder: Path, device: str, free: bool = False):
         super().__init__(assembly, folder, device, free)
-        averaged = assembly.build_network(assembly.datamodule.tasks).to(device).requires_grad_(False)
+        averaged = (
+            assembly.build_network(assembly.datamodule.tasks).to(device).requires_grad_(False)
+        )
         averaged.load_state_dict(self.network.state_dict())
         self.averaged = averaged
         self.shadow, self.weights = list(averaged.parameters()), list(self.network.parameters())
@@ -206,7 +226,8 @@ class Batches:
 
 
 class BareLightning(pl.LightningModule):
-    """The same step inside the least LightningModule: the difference to the bare loop is Lightning's own."""
+    """The same step inside the least LightningModule: the difference to the bare loop is
+    Lightning's own."""
 
     def __init__(self, bare: Bare, clock: Clock):
         super().__init__()
@@ -224,7 +245,10 @@ class BareLightning(pl.LightningModule):
         scheduler = LambdaLR(self.bare.optimizer, self.bare.factor)
         if self.clock.sections is not None:
             time_optimizer(self, self.bare.optimizer, self.clock.sections)
-        return {"optimizer": self.bare.optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": self.bare.optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def optimizer_step(self, *args: object, **kwargs: object) -> None:
         super().optimizer_step(*args, **kwargs)  # type: ignore[arg-type]

@@ -28,8 +28,9 @@ class BareTasks(Bare):
 
 
 class BareMGDA(BareTasks):
-    """MGDA-UB (arXiv 1810.04650) by hand: a backward through each head, the shortest vector in the hull of the
-    gradients of the shared features, scaled to a sum of weights of T, and one backward through the rest."""
+    """MGDA-UB (arXiv 1810.04650) by hand: a backward through each head, the shortest vector in the
+    hull of the gradients of the shared features, scaled to a sum of weights of T, and one backward
+    through the rest."""
 
     def objective(self, views: Batch) -> Tensor:
         x, *targets = views
@@ -54,12 +55,14 @@ class BareMGDA(BareTasks):
                 weight.grad = gradient
         first, second = slopes[0] * w[0], slopes[1]
         # a number of the host is multiplied and added in one, with one rounding
-        self.shared.backward(torch.add(first, second, alpha=float(w[1])) if readable(w) else first + second * w[1])
+        self.shared.backward(
+            torch.add(first, second, alpha=float(w[1])) if readable(w) else first + second * w[1]
+        )
 
 
 class BareFive(BareFixMatch):
-    """FixMatch, Pi-Model (arXiv 1610.02242), logit adjustment (arXiv 2007.07314), label smoothing and averaged weights
-    in one step, each by its published formula; every term is logged."""
+    """FixMatch, Pi-Model (arXiv 1610.02242), logit adjustment (arXiv 2007.07314), label smoothing
+    and averaged weights in one step, each by its published formula; every term is logged."""
 
     def __init__(self, assembly: Assembly, folder: Path, device: str, free: bool = False):
         super().__init__(assembly, folder, device, free)
@@ -86,27 +89,43 @@ class BareFive(BareFixMatch):
     def objective(self, views: Batch) -> Tensor:
         labeled, labels, weak, strong, labeled2, weak2, truth = views
         parts = [labeled, weak, strong, labeled2, weak2]
-        logits, believed, taught, logits2, believed2 = self.forward(torch.cat(parts)).split([len(x) for x in parts])
+        logits, believed, taught, logits2, believed2 = self.forward(torch.cat(parts)).split(
+            [len(x) for x in parts]
+        )
         with torch.no_grad():
             certainty, guess = believed.softmax(1).max(1)
             mask = (certainty >= self.threshold).float()
-        smoothed = (1.0 - self.epsilon) * F.one_hot(labels, logits.shape[1]).float() + self.epsilon / logits.shape[1]
+        smoothed = (1.0 - self.epsilon) * F.one_hot(
+            labels, logits.shape[1]
+        ).float() + self.epsilon / logits.shape[1]
         adjusted = logits + self.tau * self.log_prior
         supervised = (smoothed * -F.log_softmax(adjusted, dim=1)).sum(1).mean()
         consistency = (F.cross_entropy(taught, guess, reduction="none") * mask).mean()
-        one, two = (torch.cat(pair).softmax(1) for pair in ((logits, believed), (logits2, believed2)))
+        one, two = (
+            torch.cat(pair).softmax(1) for pair in ((logits, believed), (logits2, believed2))
+        )
         stability = (one - two).square().mean(1).mean()
         weight = self.weight * self.ramp(Progress(self.steps_begun, self.total))
         loss = supervised + consistency + weight * stability
         with torch.no_grad():
             right = (mask * (guess == truth)).sum()
-            numbers = (loss, supervised, consistency, stability, mask.mean(), certainty.mean(), right / mask.sum())
+            numbers = (
+                loss,
+                supervised,
+                consistency,
+                stability,
+                mask.mean(),
+                certainty.mean(),
+                right / mask.sum(),
+            )
             self.sums += torch.stack(numbers)
         return loss
 
     def log(self, step: int, loss: Tensor) -> None:
         if (step + 1) % LOG_EVERY == 0:
             means = [f"{value / LOG_EVERY!r}" for value in self.sums.tolist()]
-            self.file.write(f"{step + 1},{','.join(means)},{self.optimizer.param_groups[0]['lr']!r}\n")
+            self.file.write(
+                f"{step + 1},{','.join(means)},{self.optimizer.param_groups[0]['lr']!r}\n"
+            )
             self.file.flush()
             self.sums.zero_()

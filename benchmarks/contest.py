@@ -1,11 +1,12 @@
 """Functions timed beside each other in turn, and the memory that one call takes at most.
 
     times = contest({"ours": ours, "peer": peer}, repeats=7)
-    times["ours"].ratio(times["peer"])      # peer over ours within a round: 3 means ours is three times as fast
+    times["ours"].ratio(times["peer"])      # peer over ours within a round: 3 means ours is three
+    times as fast
 
-In every round each contender runs one block, in an order that rotates, so that a machine whose speed drifts slows all
-of them alike; ratios are taken within a round. A block is as many calls as last `least` seconds. On a GPU the device
-is waited for at both ends of a block and nowhere else.
+In every round each contender runs one block, in an order that rotates, so that a machine whose
+speed drifts slows all of them alike; ratios are taken within a round. A block is as many calls as
+last `least` seconds. On a GPU the device is waited for at both ends of a block and nowhere else.
 """
 
 import time
@@ -40,10 +41,14 @@ class Times:
 
 
 def contest(
-    contenders: Mapping[str, Call], repeats: int = 7, warmup: int = 2, least: float = 0.05, device: str = "cpu"
+    contenders: Mapping[str, Call],
+    repeats: int = 7,
+    warmup: int = 2,
+    least: float = 0.05,
+    device: str = "cpu",
 ) -> dict[str, Times]:
-    """Time all contenders in turn. warmup: calls of each before anything is timed. Raises ValueError for fewer than
-    one round."""
+    """Time all contenders in turn. warmup: calls of each before anything is timed. Raises
+    ValueError for fewer than one round."""
     if repeats < 1:
         raise ValueError(f"{repeats} rounds; expected at least one")
     counts = {name: calls_for(call, warmup, least, device) for name, call in contenders.items()}
@@ -80,9 +85,9 @@ def wait(device: str) -> None:
 
 
 def peak_bytes(call: Call, device: str = "cpu") -> int:
-    """The most that torch's tensors took during a call beyond what they took before it, in bytes. On the CPU summed up
-    from the allocator's events, so that what the system keeps back does not count; memory of other libraries (NumPy,
-    faiss) is not seen."""
+    """The most that torch's tensors took during a call beyond what they took before it, in bytes.
+    On the CPU summed up from the allocator's events, so that what the system keeps back does not
+    count; memory of other libraries (NumPy, faiss) is not seen."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -1,10 +1,12 @@
-"""The whole FixMatch step on a WRN-28-2, ours beside semilearn's own, beside a bare loop, beside its arithmetic.
+"""The whole FixMatch step on a WRN-28-2, ours beside semilearn's own, beside a bare loop, beside
+its arithmetic.
 
-Three steps first: ours must be bit-equal to the bare loop, and semilearn's train_step, given the bare loop's weights
-and views, must return its loss within 1e-5 at the first step and 1e-3 at the third, or the script exits with status 1.
-Then all run in one process, one step each in turn, on made pictures of 32×32 in memory. semilearn runs on our network:
-its own has other blocks (in two of them the first normalisation is computed and not used). Its views come through
-Pillow in its loader, or, in a row of its own, lie ready.
+Three steps first: ours must be bit-equal to the bare loop, and semilearn's train_step, given the
+bare loop's weights and views, must return its loss within 1e-5 at the first step and 1e-3 at the
+third, or the script exits with status 1. Then all run in one process, one step each in turn, on
+made pictures of 32×32 in memory. semilearn runs on our network: its own has other blocks (in two of
+them the first normalisation is computed and not used). Its views come through Pillow in its loader,
+or, in a row of its own, lie ready.
 """
 
 import argparse
@@ -33,7 +35,12 @@ from recipes.step import Embedded
 
 PROOF, FIRST, LATER = 3, 1e-5, 1e-3
 RATIO = 7
-GIVEN, LOADED, FLOOR, APART = "semilearn, views given", "semilearn, its loader", "forward, backward", "apart"
+GIVEN, LOADED, FLOOR, APART = (
+    "semilearn, views given",
+    "semilearn, its loader",
+    "forward, backward",
+    "apart",
+)
 Run = Callable[[Clock], list[Tensor]]
 
 
@@ -44,7 +51,11 @@ class Bench:
         self.options, self.device, self.folder, self.runs = options, options.device, folder, 0
         self.data = (
             *("data=cifar10", "data.source._target_=benchmarks.made.Made", "~data.source.test"),
-            *(f"network.name={options.network}", f"data.batch_size={options.batch}", f"data.unlabeled_ratio={RATIO}"),
+            *(
+                f"network.name={options.network}",
+                f"data.batch_size={options.batch}",
+                f"data.unlabeled_ratio={RATIO}",
+            ),
             *("data.eval_batch_size=8", "data.val_fraction=0.005"),
         )
 
@@ -55,18 +66,26 @@ class Bench:
 
     def ours(self, clock: Clock, extra: tuple[str, ...] = ()) -> list[Tensor]:
         folder = self._folder()
-        return fit(prepared(clock.total, folder, self.device, ("recipe=fixmatch", *self.data, *extra)), folder, clock)
+        return fit(
+            prepared(clock.total, folder, self.device, ("recipe=fixmatch", *self.data, *extra)),
+            folder,
+            clock,
+        )
 
     def made_bare(self, total: int) -> BareFixMatch:
         folder = self._folder()
-        return BareFixMatch(prepared(total, folder, self.device, ("recipe=fixmatch", *self.data)), folder, self.device)
+        return BareFixMatch(
+            prepared(total, folder, self.device, ("recipe=fixmatch", *self.data)),
+            folder,
+            self.device,
+        )
 
     def bare(self, clock: Clock) -> list[Tensor]:
         loop = self.made_bare(clock.total)
         loop.run(clock)
         return loop.losses
 
-    # -- semilearn -------------------------------------------------------------------------------------------------
+    # -- semilearn ---------------------------------------------------------------------------------
     def semilearn(self, bare: BareFixMatch, total: int) -> Any:
         (labeled, size), (unlabeled, _) = peer.parts_of(bare.assembly)
         return peer.algorithm(
@@ -95,7 +114,9 @@ class Bench:
     def semilearn_loaded(self, clock: Clock) -> list[Tensor]:
         return self._steps(self.made_bare(clock.total), clock, peer.loaded)
 
-    def _steps(self, bare: BareFixMatch, clock: Clock, batches: Callable[[Any], Any]) -> list[Tensor]:
+    def _steps(
+        self, bare: BareFixMatch, clock: Clock, batches: Callable[[Any], Any]
+    ) -> list[Tensor]:
         made = self.semilearn(bare, clock.total)
         source, losses = iter(batches(made)), []
         for _ in range(clock.total):
@@ -103,10 +124,11 @@ class Bench:
             losses.append(peer.step(made, next(source)))
         return losses
 
-    # -- arithmetic ------------------------------------------------------------------------------------------------
+    # -- arithmetic --------------------------------------------------------------------------------
     def arithmetic(self, clock: Clock, together: bool) -> list[Tensor]:
-        """Forward and backward alone, no views, loss or optimizer; apart: the weak views in a forward of their own
-        that keeps no graph, which batch normalisation turns into another method."""
+        """Forward and backward alone, no views, loss or optimizer; apart: the weak views in a
+        forward of their own that keeps no graph, which batch normalisation turns into another
+        method."""
         bare = self.made_bare(clock.total)
         found = self.batch(bare, 0)
         weak = found["x_ulb_w"]
@@ -128,7 +150,10 @@ class Bench:
             found[f"Roux, {override}"] = partial(self.ours, extra=tuple(override.split(",")))
         if peer.load() is not None:
             found |= {GIVEN: self.semilearn_given, LOADED: self.semilearn_loaded}
-        found[FLOOR], found[APART] = partial(self.arithmetic, together=True), partial(self.arithmetic, together=False)
+        found[FLOOR], found[APART] = (
+            partial(self.arithmetic, together=True),
+            partial(self.arithmetic, together=False),
+        )
         return found
 
 
@@ -148,11 +173,16 @@ def prove(bench: Bench) -> tuple[str | None, list[str]]:
     limit = 1.0 if bench.options.amp else LATER
     if apart[0] > (limit if bench.options.amp else FIRST) or max(apart) > limit:
         return f"semilearn's losses differ from the bare loop's by {text}", lines
-    return None, [*lines, f"semilearn's train_step on the same weights and views: losses differ by {text}"]
+    return None, [
+        *lines,
+        f"semilearn's train_step on the same weights and views: losses differ by {text}",
+    ]
 
 
 def measure(record: Record, bench: Bench, options: argparse.Namespace) -> dict[str, Clock]:
-    clocks = [Clock(options.warmup, options.steps, block=1, device=options.device) for _ in bench.variants]
+    clocks = [
+        Clock(options.warmup, options.steps, block=1, device=options.device) for _ in bench.variants
+    ]
     race(list(bench.variants.values()), clocks, options.threads)
     found = dict(zip(bench.variants, clocks, strict=True))
     images, mine = options.batch * (1 + 2 * RATIO), found["Roux"].blocks
@@ -163,10 +193,15 @@ def measure(record: Record, bench: Bench, options: argparse.Namespace) -> dict[s
         rate = f"{images / seconds.row()['median']:.1f}"
         rows.append([name, seconds.text(1e3, 0), rate, ratio.text(1, 2)])
         record.figures[name] = {"seconds": seconds.values, "over_ours": ratio.row()}
-    title = f"A step on {options.network}, {options.batch} + 2 · {options.batch * RATIO} pictures of 32×32"
+    title = (
+        f"A step on {options.network}, {options.batch} + 2 · {options.batch * RATIO} pictures of "
+        "32×32"
+    )
     note = (
-        f"`{FLOOR}` is the network alone, one forward over all three inputs as the method asks for; `{APART}` the same "
-        "with the weak views forwarded without a graph, which is another method where normalisation is by batch."
+        f"`{FLOOR}` is the network alone, one forward over all three inputs as the method asks "
+        f"for; `{APART}` the same "
+        "with the weak views forwarded without a graph, which is another method where "
+        "normalisation is by batch."
     )
     record.table(title, ["who", "ms a step", "pictures a second", "over ours"], rows, note)
     return found
@@ -177,13 +212,18 @@ def judge(record: Record, bench: Bench, options: argparse.Namespace) -> None:
     best = min((name for name in over if name.startswith("Roux")), key=over.__getitem__)
     if LOADED in over:
         ratios = f"{over[LOADED] / over[best]:.2f} ({best}), {over[LOADED]:.2f} (Roux)"
-        met, why = (over[LOADED] / over[best] >= 3, "") if options.device == "cuda" else (None, "measured on a CPU")
+        met, why = (
+            (over[LOADED] / over[best] >= 3, "")
+            if options.device == "cuda"
+            else (None, "measured on a CPU")
+        )
         record.target("on a GPU at least 3 times as fast as semilearn", ratios, met, why)
     floor = f"{1 / over[FLOOR]:.3f} times forward and backward"
     record.target("the step over its arithmetic floor", floor, None, "no bound was set")
     share = f"{over[APART] / over[FLOOR]:.2f} of forward and backward"
     why = (
-        "where a network normalises by the batch, the weak views' activations are part of everybody's moments and take "
+        "where a network normalises by the batch, the weak views' activations are part of "
+        "everybody's moments and take "
         "part in the backward; without such layers the engine keeps no graph of them"
     )
     measured = f"not with batch normalisation; apart it would be {share}"
@@ -191,8 +231,14 @@ def judge(record: Record, bench: Bench, options: argparse.Namespace) -> None:
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, help="labeled pictures (default 64, on the CPU 4), 7 times that without")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        help="labeled pictures (default 64, on the CPU 4), 7 times that without",
+    )
     parser.add_argument("--network", default="wrn_28_2")
     parser.add_argument("--steps", type=int, default=5, help="in the window of each")
     parser.add_argument("--warmup", type=int, default=1, help="steps before it")
@@ -200,14 +246,25 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0, help="processes of semilearn's loader")
     parser.add_argument("--amp", action="store_true", help="semilearn in mixed precision")
     parser.add_argument(
-        "--also", nargs="*", default=["trainer.precision=bf16-mixed"], metavar="OVERRIDES", help="ours once more with"
+        "--also",
+        nargs="*",
+        default=["trainer.precision=bf16-mixed"],
+        metavar="OVERRIDES",
+        help="ours once more with",
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args(argv)
-    options.batch = (64 if options.device == "cuda" else 4) if options.batch is None else options.batch
-    if min(options.batch, options.steps, options.threads) < 1 or min(options.warmup, options.workers) < 0:
-        parser.error("--batch, --steps and --threads are at least 1, --warmup and --workers at least 0")
+    options.batch = (
+        (64 if options.device == "cuda" else 4) if options.batch is None else options.batch
+    )
+    if (
+        min(options.batch, options.steps, options.threads) < 1
+        or min(options.warmup, options.workers) < 0
+    ):
+        parser.error(
+            "--batch, --steps and --threads are at least 1, --warmup and --workers at least 0"
+        )
     return options
 
 

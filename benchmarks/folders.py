@@ -1,9 +1,11 @@
 """Sets that no setting was chosen on, as folders of pictures that `data=image_folder` reads.
 
-    python benchmarks/folders.py usps SOURCE TARGET        # SOURCE/zip.train.gz, zip.test.gz: text, 16×16 grey digits
-    python benchmarks/folders.py grocery SOURCE TARGET     # SOURCE/train.jpg, test.jpg, labels.csv: sheets of 64×64
+    python benchmarks/folders.py usps SOURCE TARGET        # SOURCE/zip.train.gz, zip.test.gz: text,
+    16×16 grey digits python benchmarks/folders.py grocery SOURCE TARGET     # SOURCE/train.jpg,
+    test.jpg, labels.csv: sheets of 64×64
 
-TARGET then holds train/CLASS/NUMBER.png and test/CLASS/NUMBER.png. Grocery's classes are the 43 coarse ones.
+TARGET then holds train/CLASS/NUMBER.png and test/CLASS/NUMBER.png. Grocery's classes are the 43
+coarse ones.
 """
 
 import csv

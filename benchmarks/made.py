@@ -1,4 +1,5 @@
-"""Made pictures in memory, for clocks: speed does not depend on what is on them, and nobody has to download them."""
+"""Made pictures in memory, for clocks: speed does not depend on what is on them, and nobody has to
+download them."""
 
 from pathlib import Path
 
@@ -12,9 +13,12 @@ CLASSES = 10
 
 
 def pictures(count: int, side: int, seed: int = 0) -> Tensor:
-    """Colour pictures with smooth parts, texture and a full range of levels, uint8 [count, 3, side, side]."""
+    """Colour pictures with smooth parts, texture and a full range of levels, uint8 [count, 3, side,
+    side]."""
     random = torch.Generator().manual_seed(seed)
-    smooth = interpolate(torch.rand(count, 3, 4, 4, generator=random), size=(side, side), mode="bilinear")
+    smooth = interpolate(
+        torch.rand(count, 3, 4, 4, generator=random), size=(side, side), mode="bilinear"
+    )
     noise = torch.rand(count, 3, side, side, generator=random)
     reach = torch.rand(count, 1, 1, 1, generator=random)
     return ((0.7 * smooth + 0.3 * noise) * (0.3 + 0.7 * reach) * 255).to(torch.uint8)
@@ -34,4 +38,6 @@ class Made:
 
     def _part(self, count: int, seed: int) -> ArraySource:
         names = [str(name) for name in range(CLASSES)]
-        return ArraySource(pictures(count, 32, seed), {"label": torch.arange(count) % CLASSES}, {"label": names})
+        return ArraySource(
+            pictures(count, 32, seed), {"label": torch.arange(count) % CLASSES}, {"label": names}
+        )

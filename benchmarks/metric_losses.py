@@ -1,9 +1,11 @@
-"""Metric losses, forward and backward, beside pytorch-metric-learning: time and peak memory by batch size and width.
+"""Metric losses, forward and backward, beside pytorch-metric-learning: time and peak memory by
+batch size and width.
 
-Every loss of the family with a peer of the same mining, on unit vectors in classes of four. First both must give one
-value and one gradient in float64, or the script stops and says what differs. The peer lists pairs or triplets by index;
-it is left out where that takes gigabytes or minutes: its mask of all triplets is B³ bytes (1.1 GiB and 4.6 s at 1024),
-and its lifted structure holds every positive pair against every negative one.
+Every loss of the family with a peer of the same mining, on unit vectors in classes of four. First
+both must give one value and one gradient in float64, or the script stops and says what differs. The
+peer lists pairs or triplets by index; it is left out where that takes gigabytes or minutes: its
+mask of all triplets is B³ bytes (1.1 GiB and 4.6 s at 1024), and its lifted structure holds every
+positive pair against every negative one.
 """
 
 import argparse
@@ -29,7 +31,8 @@ FAST = 5  # times as fast is the target
 
 
 def difference(pair: Pair, data: Data) -> float:
-    """The largest difference of value and gradients, in units of the largest entry; data in float64."""
+    """The largest difference of value and gradients, in units of the largest entry; data in
+    float64."""
     found = []
     for make in (pair.ours, pair.peer):
         inputs = data.inputs(pair.proxies)
@@ -63,7 +66,11 @@ class Row:
         return f"{self.loss} at B = {self.rows}, d = {self.dim}"
 
     def ratio(self, by: By) -> float | None:
-        return self.times["ours"].ratio(self.times[PEER], by).row()["median"] if PEER in self.times else None
+        return (
+            self.times["ours"].ratio(self.times[PEER], by).row()["median"]
+            if PEER in self.times
+            else None
+        )
 
     @property
     def more_memory(self) -> bool:
@@ -115,14 +122,25 @@ def large(options: argparse.Namespace, record: Record, by: By) -> None:
     record.table(f"B = {options.large}, d = {options.dims[0]}: ours", head, rows)
     record.figures["large"] = rows
     text = "memory O(B²) or below, with blocks for larger B"
-    share = f"at B = {options.large} at most {worst:.2f} of one matrix [B, B] in float32, gradients included"
+    share = (
+        f"at B = {options.large} at most {worst:.2f} of one matrix [B, B] in float32, gradients "
+        "included"
+    )
     record.target(text, share, worst <= 1)
 
 
 def report(found: Sequence[Row], by: By, record: Record) -> None:
     head = ["loss", "B", "d", "ours, ms", "peer, ms", "times as fast", "ours, MiB", "peer, MiB"]
-    note = f"Equal in float64 to {TOLERANCE:.0e} of the largest entry, value and gradient, wherever both are there."
-    record.table("Forward and backward", head, [row.cells(by, why_not(row.loss, row.rows)) for row in found], note)
+    note = (
+        f"Equal in float64 to {TOLERANCE:.0e} of the largest entry, value and gradient, wherever "
+        "both are there."
+    )
+    record.table(
+        "Forward and backward",
+        head,
+        [row.cells(by, why_not(row.loss, row.rows)) for row in found],
+        note,
+    )
     record.figures["rows"] = [
         {"loss": row.loss, "B": row.rows, "d": row.dim, "peaks": row.peaks}
         | {"products": row.products, "operators": row.operators}
@@ -138,37 +156,55 @@ def report(found: Sequence[Row], by: By, record: Record) -> None:
     middle = median(ratios.values())
     missed = [row for row in found if (row.ratio(by) or FAST) < FAST]
     why = "" if middle >= FAST else spent_on(missed)
-    record.target(f"median at least {FAST} times as fast", f"{middle:.1f} times", middle >= FAST, why)
+    record.target(
+        f"median at least {FAST} times as fast", f"{middle:.1f} times", middle >= FAST, why
+    )
     less = sum(row.peaks["ours"] <= row.peaks[PEER] for row in found if PEER in row.peaks)
     more = [row.name for row in found if row.more_memory]
-    record.target("in less memory", f"in {less} of {len(ratios)} settings", not more, ", ".join(more))
+    record.target(
+        "in less memory", f"in {less} of {len(ratios)} settings", not more, ", ".join(more)
+    )
 
 
 def spent_on(missed: Sequence[Row]) -> str:
-    """What ours spends its time on where it misses the target: by the profile, for small batches and for large ones."""
+    """What ours spends its time on where it misses the target: by the profile, for small batches
+    and for large ones."""
     said = []
     for dim in sorted({row.dim for row in missed}):
         for rows in sorted({row.rows for row in missed if row.dim == dim}):
             group = [row for row in missed if (row.rows, row.dim) == (rows, dim)]
             products = median(row.products for row in group)
             operators = median(row.operators for row in group)
-            said.append(f"B = {rows}, d = {dim}: {products:.0%} in matrix products, {operators:.0f} operator calls")
-    return f"{len(missed)} settings are below; profiled, medians of a step of ours at " + "; ".join(said)
+            said.append(
+                f"B = {rows}, d = {dim}: {products:.0%} in matrix products, {operators:.0f} "
+                "operator calls"
+            )
+    return f"{len(missed)} settings are below; profiled, medians of a step of ours at " + "; ".join(
+        said
+    )
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--rows", type=int, nargs="+", default=[128, 256, 512, 1024, 2048], help="batch sizes B")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[128, 256, 512, 1024, 2048], help="batch sizes B"
+    )
     parser.add_argument("--dims", type=int, nargs="+", default=[128, 512], help="widths d")
     parser.add_argument("--large", type=int, default=8192, help="B of ours alone, 0 for none")
-    parser.add_argument("--losses", nargs="+", choices=list(PAIRS), default=list(PAIRS), metavar="LOSS")
+    parser.add_argument(
+        "--losses", nargs="+", choices=list(PAIRS), default=list(PAIRS), metavar="LOSS"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--least", type=float, default=0.03, help="seconds of a block of calls")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     if min(options.rows) < 2 * PER_CLASS or min(options.dims) < 1 or options.repeats < 1:
-        parser.error(f"batches hold {2 * PER_CLASS} samples or more, widths and repeats are 1 or more")
+        parser.error(
+            f"batches hold {2 * PER_CLASS} samples or more, widths and repeats are 1 or more"
+        )
     return options
 
 
@@ -182,7 +218,10 @@ def main(argv: list[str] | None = None) -> int:
             for rows in options.rows:
                 row = measured(name, rows, dim, options)
                 if isinstance(row, float):
-                    print(f"{name}, B = {rows}, d = {dim}: differs from the peer by {row:.1e} of the largest entry")
+                    print(
+                        f"{name}, B = {rows}, d = {dim}: differs from the peer by {row:.1e} of the "
+                        "largest entry"
+                    )
                     return 1
                 found.append(row)
                 print(*row.cells(by, why_not(name, rows)), sep=", ", flush=True)

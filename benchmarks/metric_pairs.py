@@ -1,4 +1,5 @@
-"""The losses of `metric_losses.py`: ours and the peer's of the same mining, and the data that both are given."""
+"""The losses of `metric_losses.py`: ours and the peer's of the same mining, and the data that both
+are given."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,9 +28,11 @@ Loss = Callable[..., Tensor]  # of the embeddings, and the proxies where there a
 
 @dataclass
 class Data:
-    """x: [B, d] unit vectors, labels: [B], proxies: [C, d], half of them of classes that the batch lacks; a memory.
+    """x: [B, d] unit vectors, labels: [B], proxies: [C, d], half of them of classes that the batch
+    lacks; a memory.
 
-    Cosines within a class are about 0.2 and overlap with the others', so that miners find something at every size."""
+    Cosines within a class are about 0.2 and overlap with the others', so that miners find something
+    at every size."""
 
     x: Tensor
     labels: Tensor
@@ -38,22 +41,33 @@ class Data:
     stored_labels: Tensor
 
     @classmethod
-    def drawn(cls, rows: int, dim: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Data":
+    def drawn(
+        cls, rows: int, dim: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "Data":
         source = torch.Generator().manual_seed(rows + dim)
         classes = rows // PER_CLASS
-        centres = normalize(torch.randn(2 * classes, dim, generator=source, dtype=torch.float64), dim=1)
+        centres = normalize(
+            torch.randn(2 * classes, dim, generator=source, dtype=torch.float64), dim=1
+        )
 
         def near(labels: Tensor) -> Tensor:
-            noise = 2 * torch.randn(len(labels), dim, generator=source, dtype=torch.float64) / dim**0.5
+            noise = (
+                2 * torch.randn(len(labels), dim, generator=source, dtype=torch.float64) / dim**0.5
+            )
             return normalize(centres[labels] + noise, dim=1).to(device, dtype)
 
         labels = torch.arange(rows)[torch.randperm(rows, generator=source)] // PER_CLASS
         stored = torch.randint(classes, (STORED,), generator=source)
-        proxies = (centres + 0.1 * torch.randn(centres.shape, generator=source, dtype=torch.float64)).to(device, dtype)
+        proxies = (
+            centres + 0.1 * torch.randn(centres.shape, generator=source, dtype=torch.float64)
+        ).to(device, dtype)
         return cls(near(labels), labels.to(device), proxies, near(stored), stored.to(device))
 
     def inputs(self, proxies: bool) -> list[Tensor]:
-        return [value.clone().requires_grad_() for value in ([self.x, self.proxies] if proxies else [self.x])]
+        return [
+            value.clone().requires_grad_()
+            for value in ([self.x, self.proxies] if proxies else [self.x])
+        ]
 
 
 def method(loss: MetricLoss) -> Callable[[Data], Loss]:
@@ -67,7 +81,9 @@ def with_memory(data: Data) -> Loss:
     memory.enqueue(data.stored, data.stored_labels[None])
     xbm.key = "xbm"
     recipe: Any = SimpleNamespace(
-        method_modules={"xbm": memory}, trainer=SimpleNamespace(global_step=1), tasks={"label": None}
+        method_modules={"xbm": memory},
+        trainer=SimpleNamespace(global_step=1),
+        tasks={"label": None},
     )
     return lambda x: xbm.loss(x, data.labels, "label", recipe)[0]
 
@@ -76,7 +92,9 @@ def euclidean(power: int = 1) -> Any:
     return distances.LpDistance(power=power, normalize_embeddings=False)
 
 
-def mined(loss: Callable[[], Any], miner: Callable[[], Any] | None = None) -> Callable[[Data], Loss]:
+def mined(
+    loss: Callable[[], Any], miner: Callable[[], Any] | None = None
+) -> Callable[[Data], Loss]:
     def of(data: Data) -> Loss:
         value, choose = loss(), miner() if miner else None
         return lambda x: value(x, data.labels, choose(x, data.labels) if choose else None)
@@ -86,7 +104,9 @@ def mined(loss: Callable[[], Any], miner: Callable[[], Any] | None = None) -> Ca
 
 def their_proxies(data: Data) -> Loss:
     classes, dim = data.proxies.shape
-    loss = losses.ProxyAnchorLoss(num_classes=classes, embedding_size=dim, margin=0.1, alpha=32).to(data.x)
+    loss = losses.ProxyAnchorLoss(num_classes=classes, embedding_size=dim, margin=0.1, alpha=32).to(
+        data.x
+    )
 
     def call(x: Tensor, proxies: Tensor) -> Tensor:
         del loss.proxies
@@ -125,12 +145,16 @@ class Pair:
 
 PAIRS = {
     "triplet, all": Pair(
-        method(Triplet(0.2)), mined(lambda: losses.TripletMarginLoss(margin=0.2, distance=euclidean(2))), 512
+        method(Triplet(0.2)),
+        mined(lambda: losses.TripletMarginLoss(margin=0.2, distance=euclidean(2))),
+        512,
     ),
     "triplet, batch hard": Pair(
         method(Triplet(0.3, "batch_hard", squared=False)),
         mined(
-            lambda: losses.TripletMarginLoss(margin=0.3, distance=euclidean(), reducer=reducers.MeanReducer()),
+            lambda: losses.TripletMarginLoss(
+                margin=0.3, distance=euclidean(), reducer=reducers.MeanReducer()
+            ),
             lambda: miners.BatchHardMiner(distance=euclidean()),
         ),
     ),
@@ -138,22 +162,28 @@ PAIRS = {
         method(Triplet(0.2, "semi_hard_all", squared=False)),
         mined(
             lambda: losses.TripletMarginLoss(margin=0.2, distance=euclidean()),
-            lambda: miners.TripletMarginMiner(margin=0.2, type_of_triplets="semihard", distance=euclidean()),
+            lambda: miners.TripletMarginMiner(
+                margin=0.2, type_of_triplets="semihard", distance=euclidean()
+            ),
         ),
         512,
     ),
     "triplet, semi-hard": Pair(method(Triplet(0.2, "semi_hard"))),
     "multi-similarity, mined": Pair(
-        method(MultiSimilarity()), mined(similarity, lambda: miners.MultiSimilarityMiner(epsilon=0.1))
+        method(MultiSimilarity()),
+        mined(similarity, lambda: miners.MultiSimilarityMiner(epsilon=0.1)),
     ),
     "multi-similarity": Pair(method(MultiSimilarity(epsilon=None)), mined(similarity)),
     "proxy-anchor": Pair(
-        lambda data: lambda x, proxies: proxy_anchor(x, data.labels, proxies, 32.0, 0.1), their_proxies, proxies=True
+        lambda data: lambda x, proxies: proxy_anchor(x, data.labels, proxies, 32.0, 0.1),
+        their_proxies,
+        proxies=True,
     ),
     "lifted structure": Pair(method(LiftedStructure()), mined(lifted("LiftedStructureLoss")), 128),
     "lifted structure, hard": Pair(method(LiftedStructure(variant="hard"))),
     "lifted structure, generalized": Pair(
-        method(LiftedStructure(variant="generalized")), mined(lifted("GeneralizedLiftedStructureLoss"))
+        method(LiftedStructure(variant="generalized")),
+        mined(lifted("GeneralizedLiftedStructureLoss")),
     ),
     "xbm, multi-similarity": Pair(with_memory, their_memory),
 }

@@ -1,9 +1,11 @@
-"""Weightings from task gradients, a whole step: beside the plain summed step, torchjd and a loop of T backwards.
+"""Weightings from task gradients, a whole step: beside the plain summed step, torchjd and a loop of
+T backwards.
 
-A step is forward, weights and backward of a small shared network with T linear heads; the optimizer, equal for all, is
-left out. `rep` and `shared` are the two `grad_source` of ours. torchjd runs with its T gradients vectorised and one by
-one; the loop, in the manner of LibMTL, flattens T whole backwards and solves with our functions. First all gradients
-must agree: with the loop's, and with torchjd's at our weights, as its own solvers stop early (MGDA) or draw (PCGrad).
+A step is forward, weights and backward of a small shared network with T linear heads; the
+optimizer, equal for all, is left out. `rep` and `shared` are the two `grad_source` of ours. torchjd
+runs with its T gradients vectorised and one by one; the loop, in the manner of LibMTL, flattens T
+whole backwards and solves with our functions. First all gradients must agree: with the loop's, and
+with torchjd's at our weights, as its own solvers stop early (MGDA) or draw (PCGrad).
 """
 
 import argparse
@@ -35,7 +37,10 @@ from recipes.networks.network import Network
 
 TOLERANCE = 1e-4  # of the combined gradient, relative to its norm
 THEIRS = ("torchjd, vectorised", "torchjd, one by one")
-KEPT = "a step keeps its logits to the end, for meters and methods, where the peers' loop lets them go with the losses"
+KEPT = (
+    "a step keeps its logits to the end, for meters and methods, where the peers' loop lets them "
+    "go with the losses"
+)
 Found = tuple[Bench, dict[str, Times], dict[str, int]]
 
 
@@ -51,7 +56,9 @@ def differences(bench: Bench) -> dict[str, float]:
 
     against("the loop of T backwards", bench.loop)
     if task_steps.aggregation is not None:
-        against("torchjd at our weights", bench.torchjd(None, task_steps.aggregation.Constant(weights)))
+        against(
+            "torchjd at our weights", bench.torchjd(None, task_steps.aggregation.Constant(weights))
+        )
     if task_steps.aggregation is not None and bench.method == "pcgrad" and len(bench.tasks) == 2:
         against("torchjd's PCGrad", bench.torchjd(1))
     weights = bench.ours("rep")()
@@ -59,7 +66,9 @@ def differences(bench: Bench) -> dict[str, float]:
     bench.network.gates = None
     _, losses = bench.losses()
     own = torch.autograd.grad(reduce(add, losses), bench.heads, retain_graph=True)
-    update = torch.autograd.grad(reduce(add, [w * loss for w, loss in zip(weights, losses, strict=True)]), bench.shared)
+    update = torch.autograd.grad(
+        reduce(add, [w * loss for w, loss in zip(weights, losses, strict=True)]), bench.shared
+    )
     by = dict(zip([*bench.heads, *bench.shared], [*own, *update], strict=True))
     expected = torch.cat([by[p].flatten() for p in bench.network.parameters()])
     found["the weighted sum at the weights of rep"] = float((expected - mine).norm() / mine.norm())
@@ -76,16 +85,25 @@ def trial(bench: Bench, options: argparse.Namespace) -> tuple[dict[str, Times], 
     return times, peaks
 
 
-def rows_of(head: list[str], times: dict[str, Times], peaks: dict[str, int], by: By) -> list[list[str]]:
+def rows_of(
+    head: list[str], times: dict[str, Times], peaks: dict[str, int], by: By
+) -> list[list[str]]:
     return [
-        [*head, name, one.of(by).text(digits=2), times["plain sum"].ratio(one, by).text(1, 2), mebibytes(peaks[name])]
+        [
+            *head,
+            name,
+            one.of(by).text(digits=2),
+            times["plain sum"].ratio(one, by).text(1, 2),
+            mebibytes(peaks[name]),
+        ]
         for name, one in times.items()
     ]
 
 
-# -- where the time goes -----------------------------------------------------------------------------------------------
+# -- where the time goes ---------------------------------------------------------------------------
 def spent(bench: Bench, source: str, steps: int = 10) -> dict[str, float]:
-    """Milliseconds of our step by what it does, without those of parts that are named themselves."""
+    """Milliseconds of our step by what it does, without those of parts that are named
+    themselves."""
     sections = Sections()
     parts = [
         (Network, "forward", "forward"),
@@ -100,7 +118,9 @@ def spent(bench: Bench, source: str, steps: int = 10) -> dict[str, float]:
     ]
     with ExitStack() as stack:
         for owner, name, what in parts:
-            stack.enter_context(patch.object(owner, name, sections.timed(getattr(owner, name), what)))
+            stack.enter_context(
+                patch.object(owner, name, sections.timed(getattr(owner, name), what))
+            )
         call = sections.timed(bench.ours(source), "losses, logging and calls in between")
         call()
         sections.spent.clear()
@@ -118,11 +138,22 @@ def profiled(label: str, bench: Bench, source: str) -> str:
     return f"{label}, of {sum(value for _, value in shares):.1f} ms a step in a profile: {parts}"
 
 
-# -- targets -----------------------------------------------------------------------------------------------------------
+# -- targets ---------------------------------------------------------------------------------------
 def judge(record: Record, found: dict[str, Found], by: By) -> None:
     """The targets over all settings."""
-    reps = {label: times["plain sum"].ratio(times["ours, rep"], by) for label, (_, times, _) in found.items()}
-    target(record, "`rep` within 10 % of the plain summed step", "times its time", reps, 1.1, found, "rep")
+    reps = {
+        label: times["plain sum"].ratio(times["ours, rep"], by)
+        for label, (_, times, _) in found.items()
+    }
+    target(
+        record,
+        "`rep` within 10 % of the plain summed step",
+        "times its time",
+        reps,
+        1.1,
+        found,
+        "rep",
+    )
     jd = {label: one for label, one in found.items() if THEIRS[0] in one[1]}
     if not jd:
         return
@@ -132,11 +163,15 @@ def judge(record: Record, found: dict[str, Found], by: By) -> None:
     target(record, "`shared` not slower than torchjd", times_said, shared, 1.0, found, "shared")
     for mine in ("rep", "shared"):
         share = {
-            label: peaks[f"ours, {mine}"] / min(peaks[name] for name in THEIRS) for label, (_, _, peaks) in jd.items()
+            label: peaks[f"ours, {mine}"] / min(peaks[name] for name in THEIRS)
+            for label, (_, _, peaks) in jd.items()
         }
         more = ", ".join(f"{label}: {value:.3f}" for label, value in share.items() if value > 1)
         more = f"{more}; {KEPT}" if more else ""
-        span = f"{min(share.values()):.2f} to {max(share.values()):.3f} of the peak of the leaner of its two ways"
+        span = (
+            f"{min(share.values()):.2f} to {max(share.values()):.3f} of the peak of the leaner of "
+            "its two ways"
+        )
         record.target(f"`{mine}` in less memory than torchjd", span, max(share.values()) <= 1, more)
 
 
@@ -146,7 +181,13 @@ def slowest(ratios: list[Spread]) -> Spread:
 
 
 def target(
-    record: Record, text: str, said: str, ratios: dict[str, Spread], most: float, found: dict[str, Found], source: str
+    record: Record,
+    text: str,
+    said: str,
+    ratios: dict[str, Spread],
+    most: float,
+    found: dict[str, Found],
+    source: str,
 ) -> None:
     """One verdict over all settings, and the profile of the worst."""
     medians = {label: ratio.row()["median"] for label, ratio in ratios.items()}

@@ -1,4 +1,5 @@
-"""Our step on the real road: config, assembly, recipe and Trainer as `recipes.runs.run` makes them, under a clock."""
+"""Our step on the real road: config, assembly, recipe and Trainer as `recipes.runs.run` makes them,
+under a clock."""
 
 import copy
 from collections.abc import Iterator
@@ -47,7 +48,8 @@ def composed(device: str, said: tuple[str, ...]) -> DictConfig:
 
 
 def prepared(total: int, folder: Path, device: str, said: tuple[str, ...]) -> Assembly:
-    """The assembly of a run of `total` steps, its data set up, torch seeded. said: what the case says of it.
+    """The assembly of a run of `total` steps, its data set up, torch seeded. said: what the case
+    says of it.
 
     Validation and checkpoint come after the last step, outside every window.
     """
@@ -62,7 +64,8 @@ def prepared(total: int, folder: Path, device: str, said: tuple[str, ...]) -> As
 
 
 def fit(assembly: Assembly, folder: Path, clock: Clock) -> list[Tensor]:
-    """Train to the end; returns the loss of every step. Where the clock has sections, time is booked on them."""
+    """Train to the end; returns the loss of every step. Where the clock has sections, time is
+    booked on them."""
     folder.mkdir(parents=True, exist_ok=True)
     recipe = build_recipe(assembly)
     if clock.sections is not None:

@@ -18,19 +18,25 @@ def over_lightning(sections: dict[str, dict[str, float]] | None, number: int = 4
     if sections is None:
         return "not broken down"
     mine, theirs = sections["Roux"], sections["bare step in Lightning"]
-    more = {name: mine.get(name, 0.0) - theirs.get(name, 0.0) for name in {*mine, *theirs} - {"all"}}
+    more = {
+        name: mine.get(name, 0.0) - theirs.get(name, 0.0) for name in {*mine, *theirs} - {"all"}
+    }
     order = sorted(more, key=lambda name: -more[name])
     said = [f"{name} {more[name] * 1e3:+.2f}" for name in (*order[:number], *order[-number:])]
     return f"by section, ms beyond the bare step in Lightning: {', '.join(said)}"
 
 
 def by_lightning(found: dict[tuple[str, str], dict[str, Any]]) -> str:
-    """What the bare step takes in Lightning's loop, over the bare loop's time, and what ours takes beyond that."""
+    """What the bare step takes in Lightning's loop, over the bare loop's time, and what ours takes
+    beyond that."""
     said = []
     for (regime, case), entry in found.items():
         if regime == "device":
             times = entry["times"]
-            alone, beyond = times["bare step in Lightning"]["ratio"].row(), times["Roux"]["beyond"].row()
+            alone, beyond = (
+                times["bare step in Lightning"]["ratio"].row(),
+                times["Roux"]["beyond"].row(),
+            )
             said.append(f"{case} {alone['median']:.3f} and {beyond['median'] * 1e3:+.2f} ms")
     return "the bare step in Lightning's loop, and ours beyond that: " + "; ".join(said)
 
@@ -47,7 +53,11 @@ def judge(record: Record, found: dict[tuple[str, str], dict[str, Any]]) -> None:
             met,
             "; ".join([*([UNSURE] if met is None else []), *why]),
         )
-    device = {case: entry["times"]["Roux"]["ratio"] for (regime, case), entry in found.items() if regime == "device"}
+    device = {
+        case: entry["times"]["Roux"]["ratio"]
+        for (regime, case), entry in found.items()
+        if regime == "device"
+    }
     if device:
         above, met = apart(device, SHARE)
         said = ", ".join(f"{case} {told(ratio)}" for case, ratio in device.items())
@@ -62,5 +72,7 @@ def judge(record: Record, found: dict[tuple[str, str], dict[str, Any]]) -> None:
             "nothing allocated per step that could be kept",
             f"bytes allocated in a step over the bare loop's: {said}",
             most <= KEPT,
-            "" if most <= KEPT else "numbers kept for the log and the masks of terms, a few hundred bytes each",
+            ""
+            if most <= KEPT
+            else "numbers kept for the log and the masks of terms, a few hundred bytes each",
         )

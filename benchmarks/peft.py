@@ -1,8 +1,10 @@
-"""A whole training step of a frozen network with a delta beside the peft library's: python benchmarks/peft.py --help
+"""A whole training step of a frozen network with a delta beside the peft library's: python
+benchmarks/peft.py --help
 
-ViT-B/16 and a BERT of base size with random weights; forward, backward and AdamW. Where the library has no such method
-(adapters, prefixes in a ViT) the least code that does it by hand stands in its place. First both sides, with equal
-weights in evaluation mode, must give the same logits and the same gradients to 1e-5.
+ViT-B/16 and a BERT of base size with random weights; forward, backward and AdamW. Where the library
+has no such method (adapters, prefixes in a ViT) the least code that does it by hand stands in its
+place. First both sides, with equal weights in evaluation mode, must give the same logits and the
+same gradients to 1e-5.
 """
 
 import argparse
@@ -16,7 +18,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-# the folder of this script goes last: first, as it stands when the script is run, `import peft` would find the script
+# the folder of this script goes last: first, as it stands when the script is run, `import peft`
+# would find the script
 sys.path.sort(key=lambda place: Path(place).resolve() == Path(__file__).resolve().parent)
 
 import torch
@@ -43,7 +46,10 @@ from recipes.step import Embedded
 TOLERANCE = 1e-5
 CLASSES = 10
 HAND, LIBRARY = "by hand", "peft"
-JOINED = "B of both parts, joined with rows of zeros, is made anew in every step; there it is a parameter"
+JOINED = (
+    "B of both parts, joined with rows of zeros, is made anew in every step; there it is a "
+    "parameter"
+)
 TABLE = "the rows of all layers are one table, and every layer's gradient has its size"
 SIZES = {
     "cpu": {"layers": 2, "batch": 4, "length": 64, "side": 224, "width": 768},
@@ -53,7 +59,8 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one network, and who does the same. memory: why ours takes more, where it does."""
+    """One method on one network, and who does the same. memory: why ours takes more, where it
+    does."""
 
     name: str
     key: str
@@ -81,7 +88,7 @@ BERT = (
 NETWORKS = {"ViT-B/16": VIT, "BERT": BERT}
 
 
-# -- networks and data -------------------------------------------------------------------------------------------------
+# -- networks and data -----------------------------------------------------------------------------
 def network(kind: str, options: argparse.Namespace) -> Network:
     """The same random weights at every call."""
     torch.manual_seed(0)
@@ -127,7 +134,8 @@ class Batch:
 
 
 class Contender:
-    """A network with its delta, and its optimizer. words: the table of embeddings, None for pictures."""
+    """A network with its delta, and its optimizer. words: the table of embeddings, None for
+    pictures."""
 
     def __init__(self, net: Network, words: Any, batch: Batch, bf16: bool):
         self.net, self.words, self.batch, self.bf16 = net, words, batch, bf16
@@ -147,7 +155,9 @@ class Contender:
         self.optimizer.step()
 
 
-def both(kind: str, row: Row, options: argparse.Namespace) -> tuple[Contender, Contender, peers.Pairs]:
+def both(
+    kind: str, row: Row, options: argparse.Namespace
+) -> tuple[Contender, Contender, peers.Pairs]:
     """Ours and theirs with equal weights, and which of theirs belong to which of ours."""
     batch, nets, words = Batch.of(kind, options), [], []
     for _ in range(2):
@@ -160,23 +170,33 @@ def both(kind: str, row: Row, options: argparse.Namespace) -> tuple[Contender, C
     method.surgery(ours)
     source = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        for parameter in ours.deltas[row.key].parameters():  # what starts at zero would hide a fault
-            parameter += (0.02 * torch.randn(parameter.shape, generator=source)).to(parameter.device)
+        for parameter in ours.deltas[
+            row.key
+        ].parameters():  # what starts at zero would hide a fault
+            parameter += (0.02 * torch.randn(parameter.shape, generator=source)).to(
+                parameter.device
+            )
     pairs = row.peer(ours, theirs)
     pairs += list(zip(ours.heads.parameters(), theirs.heads.parameters(), strict=True))
-    sides = [Contender(n.to(options.device), w, batch, options.bf16) for n, w in zip(nets, words, strict=True)]
+    sides = [
+        Contender(n.to(options.device), w, batch, options.bf16)
+        for n, w in zip(nets, words, strict=True)
+    ]
     return sides[0], sides[1], pairs
 
 
-# -- proof -------------------------------------------------------------------------------------------------------------
+# -- proof -----------------------------------------------------------------------------------------
 def difference(ours: Contender, theirs: Contender, pairs: peers.Pairs) -> float:
-    """The largest difference of logits and of gradients, each in units of the largest there is (logits: at least 1)."""
+    """The largest difference of logits and of gradients, each in units of the largest there is
+    (logits: at least 1)."""
     found = []
     sides = []
     for side, chosen in ((ours, [a for a, _ in pairs]), (theirs, [b for _, b in pairs])):
         side.net.eval()
         logits = side.logits()
-        sides.append((logits.detach(), torch.autograd.grad(cross_entropy(logits, side.batch.y), chosen)))
+        sides.append(
+            (logits.detach(), torch.autograd.grad(cross_entropy(logits, side.batch.y), chosen))
+        )
         side.net.train()
     (mine, slopes), (yours, their_slopes) = sides
     found.append(float((mine - yours).abs().max() / mine.abs().max().clamp_min(1.0)))
@@ -185,7 +205,7 @@ def difference(ours: Contender, theirs: Contender, pairs: peers.Pairs) -> float:
     return max(found)
 
 
-# -- measurement -------------------------------------------------------------------------------------------------------
+# -- measurement -----------------------------------------------------------------------------------
 def measure(kind: str, options: argparse.Namespace, record: Record, chosen: list[str]) -> bool:
     """One network; False where something differs, and then nothing more is timed."""
     by: Any = "wall" if options.device == "cuda" else "cpu"
@@ -207,10 +227,23 @@ def measure(kind: str, options: argparse.Namespace, record: Record, chosen: list
         found.append((row, times[row.by].ratio(times["Roux"], by), peaks["Roux"] / peaks[row.by]))
         figures = {who: spent.of(by).row() | {"peak": peaks[who]} for who, spent in times.items()}
         record.figures[f"{kind}, {row.name}"] = figures | {"difference": apart}
-    head = ["method", "beside", "ours, ms", "theirs, ms", "ours over theirs", "ours, MiB", "theirs, MiB"]
+    head = [
+        "method",
+        "beside",
+        "ours, ms",
+        "theirs, ms",
+        "ours over theirs",
+        "ours, MiB",
+        "theirs, MiB",
+    ]
     size = f"{options.side}×{options.side} pixels" if kind != "BERT" else f"{options.length} tokens"
     note = f"{options.layers} layers of width {options.width}, {options.batch} samples of {size}"
-    record.table(f"{kind}: one training step", head, table, f"{note}{', bf16' if options.bf16 else ', float32'}.")
+    record.table(
+        f"{kind}: one training step",
+        head,
+        table,
+        f"{note}{', bf16' if options.bf16 else ', float32'}.",
+    )
     judge(kind, found, record)
     return True
 
@@ -225,10 +258,20 @@ def judge(kind: str, found: list[tuple[Row, Spread, float]], record: Record) -> 
     """Ours over theirs is 1.000 or less in every row: medians of the time, and peaks."""
     if not found:
         return
-    judged(record, f"{kind}: time at most theirs, ours over theirs", {row.name: spread for row, spread, _ in found})
-    heavy = [f"{row.name}: {row.memory or 'not profiled'}" for row, _, peak in found if round(peak, 3) > 1.0]
+    judged(
+        record,
+        f"{kind}: time at most theirs, ours over theirs",
+        {row.name: spread for row, spread, _ in found},
+    )
+    heavy = [
+        f"{row.name}: {row.memory or 'not profiled'}"
+        for row, _, peak in found
+        if round(peak, 3) > 1.0
+    ]
     said = ", ".join(f"{row.name} {peak:.3f}" for row, _, peak in found)
-    record.target(f"{kind}: peak memory at most theirs, ours over theirs", said, not heavy, "; ".join(heavy))
+    record.target(
+        f"{kind}: peak memory at most theirs, ours over theirs", said, not heavy, "; ".join(heavy)
+    )
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -241,7 +284,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     made.add_argument("--batch", type=int, help="samples: 4 on the CPU, 64 on a GPU")
     made.add_argument("--length", type=int, help="tokens of a text: 64 on the CPU, 128 on a GPU")
     made.add_argument("--side", type=int, help="pixels: 224, a multiple of 16")
-    made.add_argument("--bf16", action="store_true", help="steps under autocast; the proof is in float32")
+    made.add_argument(
+        "--bf16", action="store_true", help="steps under autocast; the proof is in float32"
+    )
     options = filled(made.parse_args(argv), SIZES)
     counts = (options.layers, options.batch, options.length, options.repeats)
     if min(counts) < 1 or options.width % 64 or options.side % 16:

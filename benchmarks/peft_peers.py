@@ -1,5 +1,5 @@
-"""The other side of `peft.py`: networks changed by the peft library, or by the least code that does the same by hand,
-with the weights of ours copied into them."""
+"""The other side of `peft.py`: networks changed by the peft library, or by the least code that does
+the same by hand, with the weights of ours copied into them."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +14,9 @@ from methods.peft.peft_format import write_peft
 from recipes.networks.network import Network
 
 Peer = Callable[[Network, Network], list[tuple[Tensor, Tensor]]]
-Pairs = list[tuple[Tensor, Tensor]]  # (ours, theirs) of equal meaning and shape, whose gradients must agree
+Pairs = list[
+    tuple[Tensor, Tensor]
+]  # (ours, theirs) of equal meaning and shape, whose gradients must agree
 
 
 def plain(theirs: Network) -> Any:
@@ -32,9 +34,10 @@ def copied(pairs: Pairs) -> Pairs:
     return pairs
 
 
-# -- the library -------------------------------------------------------------------------------------------------------
+# -- the library -----------------------------------------------------------------------------------
 def lora(ours: Network, theirs: Network) -> Pairs:
-    """Read from the file that ours leaves; parts of a fused layer are one pair of the joint rank there."""
+    """Read from the file that ours leaves; parts of a fused layer are one pair of the joint rank
+    there."""
     import peft
 
     deltas = list(ours.deltas["lora"])
@@ -48,7 +51,10 @@ def lora(ours: Network, theirs: Network) -> Pairs:
         pair
         for delta in deltas
         for layer in [model.base_model.model.get_submodule(delta.site)]
-        for pair in ((delta.a, layer.lora_A["default"].weight), (delta.b, layer.lora_B["default"].weight))
+        for pair in (
+            (delta.a, layer.lora_A["default"].weight),
+            (delta.b, layer.lora_B["default"].weight),
+        )
     ]
 
 
@@ -58,20 +64,27 @@ def dora(ours: Network, theirs: Network) -> Pairs:
     deltas = list(ours.deltas["dora"])
     rank = len(deltas[0].a)
     config = peft.LoraConfig(
-        r=rank, lora_alpha=deltas[0].scale * rank, target_modules=[delta.site for delta in deltas], use_dora=True
+        r=rank,
+        lora_alpha=deltas[0].scale * rank,
+        target_modules=[delta.site for delta in deltas],
+        use_dora=True,
     )
     model = peft.get_peft_model(plain(theirs), config)
     theirs.backbone = model
     found: Pairs = []
     for delta in deltas:
         layer: Any = model.base_model.model.get_submodule(delta.site)
-        found += [(delta.a, layer.lora_A["default"].weight), (delta.b, layer.lora_B["default"].weight)]
+        found += [
+            (delta.a, layer.lora_A["default"].weight),
+            (delta.b, layer.lora_B["default"].weight),
+        ]
         found.append((delta.m, layer.lora_magnitude_vector["default"].weight))
     return copied(found)
 
 
 def prefix(ours: Network, theirs: Network) -> Pairs:
-    """The library shifts the positions of the tokens by the length of the prefix: their table is shifted to meet it."""
+    """The library shifts the positions of the tokens by the length of the prefix: their table is
+    shifted to meet it."""
     import peft
 
     table: Any = ours.deltas["prefix_tuning"].table
@@ -85,11 +98,13 @@ def prefix(ours: Network, theirs: Network) -> Pairs:
     return copied([(table, rows)])
 
 
-# -- by hand -----------------------------------------------------------------------------------------------------------
+# -- by hand ---------------------------------------------------------------------------------------
 class Behind(nn.Module):
     """A layer and a bottleneck behind it: F + U σ(D F)."""
 
-    def __init__(self, layer: nn.Module, width: int, size: int, activation: Callable[[Tensor], Tensor]):
+    def __init__(
+        self, layer: nn.Module, width: int, size: int, activation: Callable[[Tensor], Tensor]
+    ):
         super().__init__()
         self.layer, self.down, self.up, self.activation = (
             layer,
@@ -103,13 +118,17 @@ class Behind(nn.Module):
         return output + self.up(self.activation(self.down(output)))
 
 
-def within(theirs: Network, sites: Iterable[tuple[str, Any]], activation: Callable[[Tensor], Tensor]) -> Pairs:
+def within(
+    theirs: Network, sites: Iterable[tuple[str, Any]], activation: Callable[[Tensor], Tensor]
+) -> Pairs:
     """Put a bottleneck behind each of these modules."""
     found: Pairs = []
     for name, mine in sites:
         parent, _, last = name.rpartition(".")
         holder = theirs.backbone.get_submodule(parent)
-        made = Behind(holder.get_submodule(last), mine.up.out_features, mine.down.out_features, activation)
+        made = Behind(
+            holder.get_submodule(last), mine.up.out_features, mine.down.out_features, activation
+        )
         holder.add_module(last, made)
         for a, b in ((mine.down, made.down), (mine.up, made.up)):
             found += [(a.weight, b.weight), (a.bias, b.bias)]
@@ -151,11 +170,15 @@ def pfeiffer(ours: Network, theirs: Network) -> Pairs:
     plain(theirs)
     adapters: Any = ours.deltas["adapter"]
     if theirs.kind == "image":
-        return copied(within(theirs, [(a.site.removesuffix(".mlp.fc2"), a) for a in adapters], F.relu))
+        return copied(
+            within(theirs, [(a.site.removesuffix(".mlp.fc2"), a) for a in adapters], F.relu)
+        )
     found: Pairs = []
     for mine in adapters:
         output: Any = theirs.backbone.get_submodule(mine.site.removesuffix(".dense"))
-        made = output.LayerNorm = Twice(output.LayerNorm, mine.up.out_features, mine.down.out_features)
+        made = output.LayerNorm = Twice(
+            output.LayerNorm, mine.up.out_features, mine.down.out_features
+        )
         for a, b in ((mine.down, made.down), (mine.up, made.up)):
             found += [(a.weight, b.weight), (a.bias, b.bias)]
     return copied(found)
@@ -171,7 +194,12 @@ class Widened(nn.Module):
     def forward(self, x: Tensor, *unused: Any, **more: Any) -> Tensor:
         own = self.attention
         size, length, width = x.shape
-        q, k, v = own.qkv(x).view(size, length, 3, own.num_heads, own.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            own.qkv(x)
+            .view(size, length, 3, own.num_heads, own.head_dim)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
         rows = self.rows.view(-1, 2, own.num_heads, own.head_dim).permute(1, 2, 0, 3).unsqueeze(1)
         pk, pv = rows.expand(2, size, *rows.shape[2:]).unbind(0)
         seen = F.scaled_dot_product_attention(q, torch.cat([pk, k], 2), torch.cat([pv, v], 2))

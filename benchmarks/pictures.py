@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.results import KEPT, REPOSITORY, gain, sets
-from recipes.report.style import INK, MUTED, SERIES, log_axis, new_figure, percent_axis, styled, to_png
+from recipes.report.style import (
+    INK,
+    MUTED,
+    SERIES,
+    log_axis,
+    new_figure,
+    percent_axis,
+    styled,
+    to_png,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +56,14 @@ def dots(axes: "Axes", rows: Rows, title: str, names: bool = True) -> None:
     for place, seeds in enumerate(rows.values()):
         values, colour = list(seeds.values()), SERIES[place % len(SERIES)]
         axes.plot(values, [place] * len(values), "o", color=colour, **DOT)
-        axes.plot([sum(values) / len(values)], [place], "|", color=colour, markersize=17, markeredgewidth=2)
+        axes.plot(
+            [sum(values) / len(values)],
+            [place],
+            "|",
+            color=colour,
+            markersize=17,
+            markeredgewidth=2,
+        )
     axes.set_yticks(range(len(rows)), list(rows) if names else [""] * len(rows), color=INK)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.margins(x=0.06)
@@ -60,7 +76,9 @@ def panels(*wanted: tuple[str, str, str], width: float = 8.4) -> "Figure":
     found = [(name, numbers(name, metric), title) for name, metric, title in wanted]
     figure = new_figure(width, 0.75 + 0.36 * max(len(rows) for _, rows, _ in found))
     named = None
-    for axes, (name, rows, title) in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+    for axes, (name, rows, title) in zip(
+        figure.subplots(1, len(found), squeeze=False)[0], found, strict=True
+    ):
         dots(axes, rows, title, names=name != named)
         percent_axis(axes.xaxis)
         named = name
@@ -90,7 +108,10 @@ def multi_task() -> "Figure":
     alone = sets()["multi_task"]["alone"]
     seeds = {row: {"seeds": runs} for row, runs in kept("multi_task").items()}
     together = {
-        row: {s: float(gain(alone, seeds | {row: {"seeds": {s: run}}}, row)) for s, run in runs["seeds"].items()}
+        row: {
+            s: float(gain(alone, seeds | {row: {"seeds": {s: run}}}, row))
+            for s, run in runs["seeds"].items()
+        }
         for row, runs in seeds.items()
         if row not in alone.values()
     }
@@ -107,12 +128,21 @@ def peft() -> "Figure":
     figure = new_figure(8.4, 3.1)
     titles = {"peft": "MiniLM on CLINC150", "vit": "ViT, Fashion-MNIST to MNIST"}
     measured = {name: title for name, title in titles.items() if kept(name)}
-    for axes, (name, title) in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured.items(), strict=True):
+    for axes, (name, title) in zip(
+        figure.subplots(1, len(measured), squeeze=False)[0], measured.items(), strict=True
+    ):
         accuracies, sizes = numbers(name, "test/accuracy"), numbers(name, "trained")
         for place, (row, seeds) in enumerate(accuracies.items()):
             size, mean = next(iter(sizes[row].values())), sum(seeds.values()) / len(seeds)
             axes.plot([size] * len(seeds), list(seeds.values()), "o", color=SERIES[place], **DOT)
-            axes.annotate(row, (size, mean), (7, -3), textcoords="offset points", fontsize=9, color=SERIES[place])
+            axes.annotate(
+                row,
+                (size, mean),
+                (7, -3),
+                textcoords="offset points",
+                fontsize=9,
+                color=SERIES[place],
+            )
         axes.set_xscale("log")
         axes.margins(x=0.45, y=0.12)
         log_axis(axes.xaxis)
@@ -131,9 +161,20 @@ def adversarial() -> "Figure":
     others = numbers("adversarial_radii", "test/robust_accuracy")
     for place, row in enumerate(own):
         curve = {0.0: clean[row]["0"], 0.1: own[row]["0"]}
-        curve |= {float(name.split()[-1]): runs["0"] for name, runs in others.items() if name.startswith(f"{row} at ")}
+        curve |= {
+            float(name.split()[-1]): runs["0"]
+            for name, runs in others.items()
+            if name.startswith(f"{row} at ")
+        }
         radii = sorted(curve)
-        axes.plot(radii, [curve[radius] for radius in radii], "o-", color=SERIES[place], markersize=5, label=row)
+        axes.plot(
+            radii,
+            [curve[radius] for radius in radii],
+            "o-",
+            color=SERIES[place],
+            markersize=5,
+            label=row,
+        )
     axes.axvline(0.1, color=MUTED, linewidth=1, linestyle=":")
     axes.set_xlabel("radius in linf (dotted: the one of training)")
     axes.set_title("Fashion-MNIST: accuracy under PGD-20, two restarts")
@@ -144,12 +185,17 @@ def adversarial() -> "Figure":
 
 FAMILIES = (semi_supervised, long_tail, metric_learning, multi_task, peft, adversarial)
 DRAW: dict[str, Callable[[], "Figure"]] = {function.__name__: function for function in FAMILIES}
-NEEDS = {"semi_supervised": "digits", "metric_learning": "metric"}  # the set without which there is no picture
+NEEDS = {
+    "semi_supervised": "digits",
+    "metric_learning": "metric",
+}  # the set without which there is no picture
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("families", nargs="*", choices=[*DRAW, []], help="all of them where none is named")
+    parser.add_argument(
+        "families", nargs="*", choices=[*DRAW, []], help="all of them where none is named"
+    )
     given = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
     for family in given.families or DRAW:

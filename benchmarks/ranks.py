@@ -1,12 +1,12 @@
 """How far two processes with half of every batch end from one with the whole, for every method.
 
     python benchmarks/ranks.py                # about five minutes on two cores
-    python benchmarks/ranks.py --only dora    # of one method anew, beside what is kept of the others
-    python benchmarks/ranks.py --page         # the table, from the numbers kept
+    python benchmarks/ranks.py --only dora    # of one method anew, beside what is kept of the
+    others python benchmarks/ranks.py --page         # the table, from the numbers kept
 
-These are the runs of `tests/conformance/test_ranks.py`: five steps on networks without batch statistics and dropout,
-gloo on the CPU. The distance is the largest one of any number that a run is left with: weights, averages, tables and
-statistics of methods.
+These are the runs of `tests/conformance/test_ranks.py`: five steps on networks without batch
+statistics and dropout, gloo on the CPU. The distance is the largest one of any number that a run is
+left with: weights, averages, tables and statistics of methods.
 """
 
 import argparse
@@ -27,7 +27,8 @@ KEPT = Path(__file__).resolve().parent.parent / "docs" / "results" / "ranks.json
 
 
 def compared(case: Case, ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    """One case: equal on both ranks, distance from the single process, and how far that one went."""
+    """One case: equal on both ranks, distance from the single process, and how far that one
+    went."""
     keys, kind = case
     errors = [seen["error"] for seen in ranks if "error" in seen]
     if errors:
@@ -61,7 +62,9 @@ def page() -> str:
         if "commit" in case:
             later.setdefault(case["commit"], []).extend(f"`{key}`" for key in case["keys"])
     commits = [f"commit {kept['commit']}"]
-    commits += [f"{', '.join(dict.fromkeys(keys))}: commit {commit}" for commit, keys in later.items()]
+    commits += [
+        f"{', '.join(dict.fromkeys(keys))}: commit {commit}" for commit, keys in later.items()
+    ]
     return "\n".join([*lines, "", f"{kept['hardware']}; {'; '.join(commits)}."]) + "\n"
 
 

@@ -1,4 +1,5 @@
-"""What a benchmark found: printed as it comes, kept as JSON, from which `performance.py` writes the page.
+"""What a benchmark found: printed as it comes, kept as JSON, from which `performance.py` writes the
+page.
 
 record = Record("metric_losses", __doc__, device="cpu")
 record.table("Forward and backward", ["loss", "B", "ours, ms", "times as fast"], rows)
@@ -41,7 +42,8 @@ class Target:
 
 @dataclass
 class Record:
-    """One run of one benchmark. peers: packages whose versions matter. figures: every number, for other programs."""
+    """One run of one benchmark. peers: packages whose versions matter. figures: every number, for
+    other programs."""
 
     benchmark: str
     about: str
@@ -52,11 +54,17 @@ class Record:
     figures: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.surroundings = surroundings(self.device) | {name: installed(name) for name in self.peers}
-        self.command = " ".join(["python", f"benchmarks/{self.benchmark}.py", *without_json(sys.argv[1:])])
+        self.surroundings = surroundings(self.device) | {
+            name: installed(name) for name in self.peers
+        }
+        self.command = " ".join(
+            ["python", f"benchmarks/{self.benchmark}.py", *without_json(sys.argv[1:])]
+        )
         print(", ".join(f"{key} {value}" for key, value in self.surroundings.items()), flush=True)
 
-    def table(self, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
+    def table(
+        self, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
+    ) -> None:
         self.tables.append(Table(title, list(head), [list(row) for row in rows], note))
         print(f"\n{self.tables[-1].text()}", flush=True)
 
@@ -65,8 +73,8 @@ class Record:
         print(f"\n{verdict(met)}: {text}: {measured}{f'; {why}' if why else ''}", flush=True)
 
     def write(self, path: Path | None, folder: Path | None = None) -> None:
-        """Keep everything in a file, in place of an older one; nothing without a path. folder: one that the command
-        names and that others will have elsewhere."""
+        """Keep everything in a file, in place of an older one; nothing without a path. folder: one
+        that the command names and that others will have elsewhere."""
         if path is None:
             return
         if folder is not None:
@@ -114,7 +122,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], words: bool = F
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = [head, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])], *rows]
     return "\n".join(
-        "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |" for line in lines
+        "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |"
+        for line in lines
     )
 
 

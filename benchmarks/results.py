@@ -1,12 +1,14 @@
-"""What recipes reach on real data: every row of `results.yaml` trained with several seeds, and a page of what came out.
+"""What recipes reach on real data: every row of `results.yaml` trained with several seeds, and a
+page of what came out.
 
-    python benchmarks/results.py digits --set data.root=FOLDER     # train what is missing, keep the numbers
-    python benchmarks/results.py --page > docs/results.md          # the page, from the numbers kept
+    python benchmarks/results.py digits --set data.root=FOLDER     # train what is missing, keep the
+    numbers python benchmarks/results.py --page > docs/results.md          # the page, from the
+    numbers kept
 
-A set is a list of commands that differ in one thing, on the same data, for as many steps. Numbers lie in
-`docs/results/SET.json`, with the commands, the hardware and the commit; runs lie in `outputs/results/SET/ROW/SEED`, and
-one that is there is not trained again. `{SET/ROW}` in a command is the folder of that run with the same seed. A run
-that fails is said so and leaves no number.
+A set is a list of commands that differ in one thing, on the same data, for as many steps. Numbers
+lie in `docs/results/SET.json`, with the commands, the hardware and the commit; runs lie in
+`outputs/results/SET/ROW/SEED`, and one that is there is not trained again. `{SET/ROW}` in a command
+is the folder of that run with the same seed. A run that fails is said so and leaves no number.
 """
 
 import argparse
@@ -34,10 +36,11 @@ REPOSITORY = HERE.parent
 KEPT = REPOSITORY / "docs" / "results"
 HEAD = """# Results
 
-Made by `python benchmarks/results.py --page > docs/results.md` from the numbers in `docs/results/`; a test fails when
-it is stale. Each line is one command with the seeds named: mean ± sample standard deviation. Figures are those of the
-last step, in percent. Seeds change the cut of the data as well as the weights. Times stand in the headers of recipes,
-where a machine was free to take them. `{SET/ROW}` in a command stands for the folder of that run with the same seed.
+Made by `python benchmarks/results.py --page > docs/results.md` from the numbers in
+`docs/results/`; a test fails when it is stale. Each line is one command with the seeds named:
+mean ± sample standard deviation. Figures are those of the last step, in percent. Seeds change the
+cut of the data as well as the weights. Times stand in the headers of recipes, where a machine was
+free to take them. `{SET/ROW}` in a command stands for the folder of that run with the same seed.
 """
 
 
@@ -57,10 +60,14 @@ def folder_of(name: str, row: str, seed: int) -> Path:
 
 def filled(word: str, seed: int) -> str:
     """An argument with the folders of the runs that it names."""
-    return re.sub(r"\{(\w+)/([^}]+)\}", lambda named: str(folder_of(named[1], named[2], seed)), word)
+    return re.sub(
+        r"\{(\w+)/([^}]+)\}", lambda named: str(folder_of(named[1], named[2], seed)), word
+    )
 
 
-def measure(name: str, row: str, seed: int, arguments: list[str], timeout: int) -> dict[str, float] | None:
+def measure(
+    name: str, row: str, seed: int, arguments: list[str], timeout: int
+) -> dict[str, float] | None:
     """The final metrics of one run, trained if it is not there; None where it failed."""
     folder = folder_of(name, row, seed)
     if not (folder / "metrics.json").exists():
@@ -69,20 +76,31 @@ def measure(name: str, row: str, seed: int, arguments: list[str], timeout: int) 
             shutil.rmtree(folder)  # killed before it kept anything
         resume = [f"resume={folder}"] if begun else []
         own = [f"seed={seed}", f"run_dir={folder}", "trainer.progress_bar=false", *resume]
-        command = [sys.executable, str(REPOSITORY / "train.py"), *(filled(word, seed) for word in arguments), *own]
+        command = [
+            sys.executable,
+            str(REPOSITORY / "train.py"),
+            *(filled(word, seed) for word in arguments),
+            *own,
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
         except subprocess.TimeoutExpired:
             print(f"{name}, {row}, seed {seed}: not done after {timeout} s", file=sys.stderr)
             return None
         if done.returncode:
-            print(f"{name}, {row}, seed {seed}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+            print(
+                f"{name}, {row}, seed {seed}: {done.stderr.strip().splitlines()[-1:]}",
+                file=sys.stderr,
+            )
             return None
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
-def measure_set(name: str, seeds: list[int], extra: list[str], timeout: int, rows: list[str] | None = None) -> None:
-    """Train the rows of a set and keep their numbers; rows measured before keep theirs unless trained anew."""
+def measure_set(
+    name: str, seeds: list[int], extra: list[str], timeout: int, rows: list[str] | None = None
+) -> None:
+    """Train the rows of a set and keep their numbers; rows measured before keep theirs unless
+    trained anew."""
     entry = sets()[name]
     for seed in seeds:
         for row in rows or entry["rows"]:
@@ -90,7 +108,11 @@ def measure_set(name: str, seeds: list[int], extra: list[str], timeout: int, row
             final = measure(name, row, seed, [*arguments, *extra], timeout)
             if final is None:
                 continue
-            numbers = {metric: final[metric] for metric in [*entry["metrics"], "train_seconds"] if metric in final}
+            numbers = {
+                metric: final[metric]
+                for metric in [*entry["metrics"], "train_seconds"]
+                if metric in final
+            }
             numbers |= trained(folder_of(name, row, seed))
             keep(name, row, seed, ["python", "train.py", *arguments], numbers)
             print(f"{name}, {row}, seed {seed}: {numbers}", flush=True)
@@ -98,12 +120,15 @@ def measure_set(name: str, seeds: list[int], extra: list[str], timeout: int, row
 
 def trained(folder: Path) -> dict[str, float]:
     """How many parameters of the network a run trained, as its plan says."""
-    said = re.search(r"([\d,]+) trainable parameters", (folder / "plan.txt").read_text(encoding="utf-8"))
+    said = re.search(
+        r"([\d,]+) trainable parameters", (folder / "plan.txt").read_text(encoding="utf-8")
+    )
     return {"trained": int(said[1].replace(",", ""))} if said else {}
 
 
 def keep(name: str, row: str, seed: int, command: list[str], numbers: dict[str, float]) -> None:
-    """Add one run to the file of its set, read anew: another seed may have been trained at the same time."""
+    """Add one run to the file of its set, read anew: another seed may have been trained at the same
+    time."""
     path = KEPT / f"{name}.json"
     KEPT.mkdir(exist_ok=True)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": {}}
@@ -115,12 +140,16 @@ def keep(name: str, row: str, seed: int, command: list[str], numbers: dict[str, 
 
 
 def hardware() -> str:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    device = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    )
     return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def commit() -> str:
-    said = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=REPOSITORY, capture_output=True, text=True)
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+"], cwd=REPOSITORY, capture_output=True, text=True
+    )
     return said.stdout.strip()
 
 
@@ -148,15 +177,21 @@ def table(entry: dict[str, Any], kept: dict[str, Any]) -> list[str]:
 
 
 def gain(alone: dict[str, str], rows: dict[str, Any], row: str) -> str:
-    """Δm of a row over its seeds, in percent, against the means of the single tasks: alone is {metric: row}."""
+    """Δm of a row over its seeds, in percent, against the means of the single tasks: alone is
+    {metric: row}."""
     if row in alone.values() or not set(alone.values()) <= rows.keys():
         return "–"
-    base = {m: statistics.fmean(run["test/accuracy"] for run in rows[r]["seeds"].values()) for m, r in alone.items()}
+    base = {
+        m: statistics.fmean(run["test/accuracy"] for run in rows[r]["seeds"].values())
+        for m, r in alone.items()
+    }
     gains = [
         statistics.fmean(relative_gain(run[metric], base[metric], False) for metric in alone)
         for run in rows[row]["seeds"].values()
     ]
-    return f"{statistics.fmean(gains):+.2f}" + (f" ± {statistics.stdev(gains):.2f}" if len(gains) > 1 else "")
+    return f"{statistics.fmean(gains):+.2f}" + (
+        f" ± {statistics.stdev(gains):.2f}" if len(gains) > 1 else ""
+    )
 
 
 def page() -> str:
@@ -176,7 +211,12 @@ def main() -> None:
     parser.add_argument("name", nargs="?", choices=list(sets()), help="the set to measure")
     parser.add_argument("--rows", help="only these rows, separated by commas")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--set", nargs="*", default=[], help="more overrides, e.g. data.root=FOLDER; not on the page")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        help="more overrides, e.g. data.root=FOLDER; not on the page",
+    )
     parser.add_argument("--timeout", type=int, default=3600, help="seconds a run may take")
     parser.add_argument("--page", action="store_true", help="print the page instead")
     given = parser.parse_args()
@@ -186,7 +226,13 @@ def main() -> None:
         parser.error("name a set, or --page")
     else:
         rows = given.rows.split(",") if given.rows else None
-        measure_set(given.name, [int(seed) for seed in given.seeds.split(",")], given.set, given.timeout, rows)
+        measure_set(
+            given.name,
+            [int(seed) for seed in given.seeds.split(",")],
+            given.set,
+            given.timeout,
+            rows,
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Recall@K, MAP@R and R-precision of many embeddings, beside faiss and pytorch-metric-learning: seconds and memory.
+"""Recall@K, MAP@R and R-precision of many embeddings, beside faiss and pytorch-metric-learning:
+seconds and memory.
 
-Each contender runs in a process of its own, so that its peak of resident memory is known, faiss and all; they take
-turns. faiss searches a flat index of inner products and knows no metrics: its ranking is scored by our functions. The
-calculator of pytorch-metric-learning searches with faiss itself. All must give the same figures, or the script stops.
+Each contender runs in a process of its own, so that its peak of resident memory is known, faiss and
+all; they take turns. faiss searches a flat index of inner products and knows no metrics: its
+ranking is scored by our functions. The calculator of pytorch-metric-learning searches with faiss
+itself. All must give the same figures, or the script stops.
 """
 
 import argparse
@@ -31,13 +33,16 @@ from benchmarks.timing import ROOT, Spread
 from recipes.evaluation.retrieval import Retrieval, retrieval_scores
 
 KS = [1, 2, 4, 8]
-TOLERANCE = 2e-5  # of the mean of a metric: similarities that differ in their last bit may change places
+TOLERANCE = (
+    2e-5  # of the mean of a metric: similarities that differ in their last bit may change places
+)
 NEEDS = {"ours": None, "faiss": "faiss", "pytorch-metric-learning": "pytorch_metric_learning"}
 PEERS = ("faiss-cpu", "pytorch-metric-learning")
 
 
 def drawn(rows: int, dim: int, per_class: int, device: str) -> tuple[Tensor, Tensor]:
-    """Unit vectors [R, d] around the centres of their classes, each class of `per_class` rows, in random order."""
+    """Unit vectors [R, d] around the centres of their classes, each class of `per_class` rows, in
+    random order."""
     source = torch.Generator().manual_seed(0)
     labels = (torch.arange(rows) // per_class)[torch.randperm(rows, generator=source)]
     centres = normalize(torch.randn(int(labels.max()) + 1, dim, generator=source), dim=1)
@@ -87,7 +92,9 @@ def with_calculator(x: Tensor, labels: Tensor) -> dict[str, float]:
 
         faiss.omp_set_num_threads(torch.get_num_threads())
         search = FaissKNN(index_init_fn=faiss.IndexFlatIP)
-    calculator = AccuracyCalculator(tuple(names), k="max_bin_count", knn_func=search, device=x.device)
+    calculator = AccuracyCalculator(
+        tuple(names), k="max_bin_count", knn_func=search, device=x.device
+    )
     return {names[name]: value for name, value in calculator.get_accuracy(x, labels).items()}
 
 
@@ -99,9 +106,9 @@ CONTENDERS: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
 
 
 def alone(name: str, rows: int, options: argparse.Namespace) -> None:
-    """What a process of its own does: print seconds, peak of resident memory beyond that before the call, figures; or
-    the share of our time that matrix `products` take. What starts it stays small: a process inherits the peak of
-    resident memory of the one that started it."""
+    """What a process of its own does: print seconds, peak of resident memory beyond that before the
+    call, figures; or the share of our time that matrix `products` take. What starts it stays small:
+    a process inherits the peak of resident memory of the one that started it."""
     x, labels = drawn(rows, options.dim, options.per_class, options.device)
     if name == "products":
         print(json.dumps({name: profiled(lambda: ours(x, labels), calls=1)[0]}))
@@ -122,11 +129,13 @@ def alone(name: str, rows: int, options: argparse.Namespace) -> None:
 
 
 def resident(anew: bool = False) -> int:
-    """The most bytes that this process had resident. anew: counted from now on, which only Linux can; elsewhere what
-    made the data counts too."""
+    """The most bytes that this process had resident. anew: counted from now on, which only Linux
+    can; elsewhere what made the data counts too."""
     here = Path("/proc/self")
     if not here.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
     if anew:
         (here / "clear_refs").write_text("5")
     return int(re.search(r"VmHWM:\s+(\d+) kB", (here / "status").read_text())[1]) * 1024  # type: ignore[index]
@@ -174,8 +183,19 @@ def trial(rows: int, options: argparse.Namespace, record: Record) -> str | None:
         scores = " / ".join(f"{results[0]['figures'][key]:.4f}" for key in ("recall@1", "map@r"))
         times = Spread([result[by] for result in results]).text(1, 2)
         table.append([name, times, ratio.text(1, 2), mebibytes(peak), mebibytes(whole), scores])
-    head = ["", "seconds", "ours is … times as fast", "beyond the data, MiB", "process, MiB", "Recall@1 / MAP@R"]
-    record.table(f"{rows} x {options.dim}, {options.per_class} a class, {options.repeats} runs each", head, table)
+    head = [
+        "",
+        "seconds",
+        "ours is … times as fast",
+        "beyond the data, MiB",
+        "process, MiB",
+        "Recall@1 / MAP@R",
+    ]
+    record.table(
+        f"{rows} x {options.dim}, {options.per_class} a class, {options.repeats} runs each",
+        head,
+        table,
+    )
     record.figures[str(rows)] = found
     judge(rows, found, by, record)
     return None
@@ -185,29 +205,53 @@ def judge(rows: int, found: dict[str, list[dict[str, Any]]], by: str, record: Re
     for peer in [name for name in found if name != "ours"]:
         pairs = zip(found["ours"], found[peer], strict=True)
         ratio = Spread([theirs[by] / mine[by] for mine, theirs in pairs]).row()["median"]
-        why = "" if ratio >= 1 else f"matrix products take {record.figures['products']:.0%} of ours, by the profile"
-        record.target(f"not slower than {peer}, {rows} rows", f"{ratio:.2f} times as fast", ratio >= 1, why)
+        why = (
+            ""
+            if ratio >= 1
+            else f"matrix products take {record.figures['products']:.0%} of ours, by the profile"
+        )
+        record.target(
+            f"not slower than {peer}, {rows} rows", f"{ratio:.2f} times as fast", ratio >= 1, why
+        )
     peak = max(result["peak"] for result in found["ours"])
     all_pairs = rows**2 * 4
-    share = f"{mebibytes(peak)} MiB beyond the data, {peak / all_pairs:.3f} of the matrix of all similarities"
+    share = (
+        f"{mebibytes(peak)} MiB beyond the data, {peak / all_pairs:.3f} of the matrix of all "
+        "similarities"
+    )
     record.target(f"bounded memory, {rows} rows", share, peak < 512 * 2**20)
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rows", type=int, default=10_000, help="embeddings")
-    parser.add_argument("--whole", type=int, default=60_000, help="embeddings of a second, larger trial, 0 for none")
+    parser.add_argument(
+        "--whole", type=int, default=60_000, help="embeddings of a second, larger trial, 0 for none"
+    )
     parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--per-class", type=int, default=12, help="embeddings of a class; its size is the R of MAP@R")
+    parser.add_argument(
+        "--per-class",
+        type=int,
+        default=12,
+        help="embeddings of a class; its size is the R of MAP@R",
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--alone", choices=[*CONTENDERS, "products"], help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.per_class < 2 or options.rows < 64 or options.repeats < 1 or options.dim < 1:
-        parser.error("classes have 2 embeddings or more, there are 64 or more of them, and repeats are 1 or more")
+        parser.error(
+            "classes have 2 embeddings or more, there are 64 or more of them, and repeats are 1 or "
+            "more"
+        )
     if options.rows % options.per_class == 1 or options.whole % options.per_class == 1:
-        parser.error("the last class would have one embedding only, with nothing to find: choose another --per-class")
+        parser.error(
+            "the last class would have one embedding only, with nothing to find: choose another "
+            "--per-class"
+        )
     return options
 
 

@@ -1,8 +1,10 @@
-"""FixMatch as semilearn (USB) runs it: its own step, hooks, loaders, optimizer and averaged weights, on our data.
+"""FixMatch as semilearn (USB) runs it: its own step, hooks, loaders, optimizer and averaged
+weights, on our data.
 
-The package as a whole imports what training on pictures never uses (aim, torchaudio, scikit-image), so the modules of
-its step are loaded without the `__init__` of the packages they lie in. Two things are ours: batches go to a GPU only
-where there is one, and evaluation, logging and checkpoints are left out.
+The package as a whole imports what training on pictures never uses (aim, torchaudio, scikit-image),
+so the modules of its step are loaded without the `__init__` of the packages they lie in. Two things
+are ours: batches go to a GPU only where there is one, and evaluation, logging and checkpoints are
+    left out.
 """
 
 import copy
@@ -44,14 +46,26 @@ def load() -> SimpleNamespace | None:
     for name in ("ruamel", "ruamel.yaml"):  # reads its config files
         sys.modules.setdefault(name, ModuleType(name))
     hook = _module("core.hooks.hook").Hook
-    _fill("datasets", get_collactor=lambda *_: None, name2sampler=_module("datasets.samplers.sampler").name2sampler)
+    _fill(
+        "datasets",
+        get_collactor=lambda *_: None,
+        name2sampler=_module("datasets.samplers.sampler").name2sampler,
+    )
     augmentation = importlib.import_module("semilearn.datasets.augmentation")
     registry, utilities = _module("core.utils.registry"), _module("core.utils.misc")
     built = _module("core.utils.build")
-    _fill("core.utils", **(_public(utilities) | _public(built) | {"ALGORITHMS": registry.ALGORITHMS}))
+    _fill(
+        "core.utils", **(_public(utilities) | _public(built) | {"ALGORITHMS": registry.ALGORITHMS})
+    )
     found = {name: getattr(_module(f"core.hooks.{file}"), name) for name, file in HOOKS.items()}
     unused = {f"{name}Hook": hook for name in UNUSED}
-    _fill("core.hooks", Hook=hook, get_priority=_module("core.hooks.priority").get_priority, **found, **unused)
+    _fill(
+        "core.hooks",
+        Hook=hook,
+        get_priority=_module("core.hooks.priority").get_priority,
+        **found,
+        **unused,
+    )
     base = _module("core.algorithmbase")
     _fill("core", AlgorithmBase=base.AlgorithmBase)
     return SimpleNamespace(
@@ -92,7 +106,9 @@ class Part:
 
     def __init__(self, pixels: Tensor, labels: Tensor):
         grey = pixels.shape[1] == 1
-        self.pixels: np.ndarray = pixels.permute(0, 2, 3, 1).squeeze(3).numpy() if grey else _last(pixels)
+        self.pixels: np.ndarray = (
+            pixels.permute(0, 2, 3, 1).squeeze(3).numpy() if grey else _last(pixels)
+        )
         self.labels = labels.numpy()
 
 
@@ -119,14 +135,17 @@ def algorithm(
     strong: list[Any] | None = None,
     **chosen: Any,
 ) -> Any:
-    """Its FixMatch, ready to train. weak, strong: transforms of a Pillow picture before ToTensor; None: those of its
-    CIFAR-10. chosen: see `settings`."""
+    """Its FixMatch, ready to train. weak, strong: transforms of a Pillow picture before ToTensor;
+    None: those of its CIFAR-10. chosen: see `settings`."""
     found = load()
     if found is None:
         raise ModuleNotFoundError("semilearn is not installed")
     parts: Any = found
     side = labeled.pixels.shape[1]
-    first = [transforms.RandomCrop(side, side // 8, padding_mode="reflect"), transforms.RandomHorizontalFlip()]
+    first = [
+        transforms.RandomCrop(side, side // 8, padding_mode="reflect"),
+        transforms.RandomHorizontalFlip(),
+    ]
     weakly = transforms.Compose([*(first if weak is None else weak), transforms.ToTensor()])
     strongly = [*first, parts.RandAugment(3, 5)] if strong is None else strong
     strongly = transforms.Compose([*strongly, transforms.ToTensor()])
@@ -136,21 +155,31 @@ def algorithm(
 
     kind = in_memory(parts, labeled, unlabeled, weakly, strongly, device)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the gradient scaler's old name, and that there is no GPU
+        warnings.simplefilter(
+            "ignore"
+        )  # of the gradient scaler's old name, and that there is no GPU
         made = kind(settings(**chosen), build, None, SimpleNamespace(info=lambda *_: None))
     made.model.train()
     made.call_hook("before_run")
     return made
 
 
-def in_memory(parts: Any, labeled: Part, unlabeled: Part, weakly: Any, strongly: Any, device: str) -> Any:
+def in_memory(
+    parts: Any, labeled: Part, unlabeled: Part, weakly: Any, strongly: Any, device: str
+) -> Any:
     """Its class of FixMatch on these pictures, with the hooks that train and no others."""
 
     class InMemory(parts.FixMatch):  # type: ignore[misc]
         def set_dataset(self) -> dict[str, Any]:
-            sets = {"train_lb": (labeled, False), "train_ulb": (unlabeled, True), "eval": (labeled, False)}
+            sets = {
+                "train_lb": (labeled, False),
+                "train_ulb": (unlabeled, True),
+                "eval": (labeled, False),
+            }
             made = {
-                name: parts.BasicDataset("fixmatch", part.pixels, part.labels, 10, weakly, is_unlabeled, strongly)
+                name: parts.BasicDataset(
+                    "fixmatch", part.pixels, part.labels, 10, weakly, is_unlabeled, strongly
+                )
                 for name, (part, is_unlabeled) in sets.items()
             }
             return made | {"test": None}
@@ -212,7 +241,9 @@ def settings(
 def loaded(made: Any) -> Iterator[dict[str, Tensor]]:
     """The batches of its own loaders, for ever."""
     while True:
-        for labeled, unlabeled in zip(made.loader_dict["train_lb"], made.loader_dict["train_ulb"], strict=False):
+        for labeled, unlabeled in zip(
+            made.loader_dict["train_lb"], made.loader_dict["train_ulb"], strict=False
+        ):
             yield {**labeled, **unlabeled}
 
 

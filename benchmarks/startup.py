@@ -1,11 +1,12 @@
-"""From the command to the first training step, and from the last one to the end: where the seconds go.
+"""From the command to the first training step, and from the last one to the end: where the seconds
+go.
 
     python benchmarks/startup.py
 
-Fresh processes, one after the other, run `recipe=fixmatch data=digits` for two steps, as train.py does; files are in
-the system's cache. Each notes the time at its stages on the system's monotonic clock, from before it was started. In
-turn with them a process that only says `import pytorch_lightning`. One more run, under `-X importtime`, says which
-packages the imports are of.
+Fresh processes, one after the other, run `recipe=fixmatch data=digits` for two steps, as train.py
+does; files are in the system's cache. Each notes the time at its stages on the system's monotonic
+clock, from before it was started. In turn with them a process that only says `import
+pytorch_lightning`. One more run, under `-X importtime`, says which packages the imports are of.
 """
 
 import argparse
@@ -41,7 +42,7 @@ FIRST = STAGES.index("first step")
 ENGINE = "import pytorch_lightning"
 
 
-# -- in the process that is measured -----------------------------------------------------------------------------------
+# -- in the process that is measured ---------------------------------------------------------------
 def child(overrides: list[str], began: float) -> None:
     """Run, and print the seconds since `began` at the end of each stage but the last as JSON."""
     marks = [time.monotonic() - began]
@@ -75,7 +76,7 @@ def child(overrides: list[str], began: float) -> None:
     print(f"\n{json.dumps(marks)}", flush=True)
 
 
-# -- the measurement ---------------------------------------------------------------------------------------------------
+# -- the measurement -------------------------------------------------------------------------------
 def start(folder: Path, options: argparse.Namespace, *flags: str) -> tuple[list[float], str]:
     """Seconds of every stage of one process, and what it wrote on stderr."""
     overrides = [
@@ -86,7 +87,9 @@ def start(folder: Path, options: argparse.Namespace, *flags: str) -> tuple[list[
         "trainer.progress_bar=false",
         f"run_dir={folder}",
     ]
-    program = "import sys; from benchmarks.startup import child; child(sys.argv[2:], float(sys.argv[1]))"
+    program = (
+        "import sys; from benchmarks.startup import child; child(sys.argv[2:], float(sys.argv[1]))"
+    )
     began = time.monotonic()
     done = python(options, *flags, "-c", program, str(began), *overrides)
     ended = time.monotonic() - began
@@ -97,7 +100,9 @@ def start(folder: Path, options: argparse.Namespace, *flags: str) -> tuple[list[
 def python(options: argparse.Namespace, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(options.threads)}
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"the run failed:\n{done.stderr[-2000:]}")
     return done
@@ -118,14 +123,19 @@ def by_package(text: str) -> dict[str, float]:
     return dict(sorted(spent.items(), key=lambda entry: -entry[1]))
 
 
-def measure(options: argparse.Namespace) -> tuple[dict[str, list[float]], list[float], dict[str, float]]:
-    """Seconds by stage, a value a process; those of the engine's import alone; and those of imports by package."""
+def measure(
+    options: argparse.Namespace,
+) -> tuple[dict[str, list[float]], list[float], dict[str, float]]:
+    """Seconds by stage, a value a process; those of the engine's import alone; and those of imports
+    by package."""
     found: dict[str, list[float]] = {stage: [] for stage in STAGES}
     alone: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         start(Path(folder) / "warm", options)  # byte code and files into the cache
         for turn in range(options.repeats):
-            for stage, seconds in zip(STAGES, start(Path(folder) / str(turn), options)[0], strict=True):
+            for stage, seconds in zip(
+                STAGES, start(Path(folder) / str(turn), options)[0], strict=True
+            ):
                 found[stage].append(seconds)
             alone.append(engine_alone(options))
         imports = by_package(start(Path(folder) / "imports", options, "-X", "importtime")[1])
@@ -133,16 +143,24 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, list[float]], list[f
 
 
 def report(
-    record: Any, stages: Mapping[str, list[float]], alone: list[float], imports: Mapping[str, float], cores: int
+    record: Any,
+    stages: Mapping[str, list[float]],
+    alone: list[float],
+    imports: Mapping[str, float],
+    cores: int,
 ) -> None:
     from benchmarks.timing import Spread
 
-    first = [sum(values) for values in zip(*[stages[name] for name in STAGES[: FIRST + 1]], strict=True)]
+    first = [
+        sum(values) for values in zip(*[stages[name] for name in STAGES[: FIRST + 1]], strict=True)
+    ]
     whole = [sum(values) for values in zip(*stages.values(), strict=True)]
     rows = [[name, Spread(values).text(1.0, 2)] for name, values in stages.items()]
     rows.insert(FIRST + 1, ["**command to the end of the first step**", Spread(first).text(1.0, 2)])
     rows.append(["**command to the end of the process**", Spread(whole).text(1.0, 2)])
-    rows.append([f"beside it: `python -c '{ENGINE}'`, to the end of the import", Spread(alone).text(1.0, 2)])
+    rows.append(
+        [f"beside it: `python -c '{ENGINE}'`, to the end of the import", Spread(alone).text(1.0, 2)]
+    )
     record.table("Stages of a short run", ["stage", "s, median (min..max)"], rows)
     most = list(imports.items())[:12]
     rest = sum(imports.values()) - sum(seconds for _, seconds in most)
@@ -155,16 +173,22 @@ def report(
     middle, engine = Spread(first).row()["median"], Spread(alone).row()["median"]
     parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in most[:5])
     why = (
-        f"on {cores} core{'s' if cores > 1 else ''}; `{ENGINE}` alone takes {engine:.1f} s. Largest under "
-        f"`-X importtime`, in s: {parts}. Lightning needs torch and torchmetrics, and torchmetrics loads scipy, "
+        f"on {cores} core{'s' if cores > 1 else ''}; `{ENGINE}` alone takes {engine:.1f} s. "
+        "Largest under "
+        f"`-X importtime`, in s: {parts}. Lightning needs torch and torchmetrics, and torchmetrics "
+        "loads scipy, "
         "matplotlib, torchvision and transformers where they are installed (its issue 3457)"
     )
-    record.target(f"start-up to the first step under {TARGET:.0f} s", f"{middle:.1f} s", middle < TARGET, why)
+    record.target(
+        f"start-up to the first step under {TARGET:.0f} s", f"{middle:.1f} s", middle < TARGET, why
+    )
     record.figures = {"stages": dict(stages), ENGINE: alone, "imports": dict(imports)}
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipe", default="fixmatch")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--repeats", type=int, default=5, help="processes that are measured")
@@ -186,7 +210,13 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(options.threads)  # of the runs, which the record tells
     record = Record("startup", str(__doc__), device=options.device)
-    report(record, stages, alone, imports, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0)
+    report(
+        record,
+        stages,
+        alone,
+        imports,
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+    )
     record.write(options.json)
     return 0
 

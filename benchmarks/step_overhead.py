@@ -3,9 +3,9 @@
     python benchmarks/step_overhead.py
     python benchmarks/step_overhead.py --recipe fixmatch --regime host --json out.json
 
-First both must give bit-equal losses for 20 steps, or the script stops and names the step. Then all variants run in
-one process, ten steps each in turn, and a last, instrumented race says where the time goes. The README tells the rules,
-`cases.py` what is run.
+First both must give bit-equal losses for 20 steps, or the script stops and names the step. Then all
+variants run in one process, ten steps each in turn, and a last, instrumented race says where the
+time goes. The README tells the rules, `cases.py` what is run.
 """
 
 import argparse
@@ -34,7 +34,13 @@ from benchmarks.timing import BLOCK, LIGHTNING, Clock, Sections, Spread, race, s
 from recipes.runs.run import quieten
 
 PROOF = 20  # steps whose losses must be bit-equal
-COLUMNS = {"cpu": "CPU", "wall": "wall", "ratio": "ratio", "difference": "difference", "beyond": "beyond Lightning"}
+COLUMNS = {
+    "cpu": "CPU",
+    "wall": "wall",
+    "ratio": "ratio",
+    "difference": "difference",
+    "beyond": "beyond Lightning",
+}
 METHODS = {
     "batch": "loader",
     "views": "views",
@@ -51,7 +57,13 @@ class Bench:
     """The variants of one case in one regime: each runs `clock.total` steps from the same start."""
 
     def __init__(self, case: str, regime: str, device: str, folder: Path):
-        self.case, self.regime, self.device, self.folder, self.runs = case, regime, device, folder, 0
+        self.case, self.regime, self.device, self.folder, self.runs = (
+            case,
+            regime,
+            device,
+            folder,
+            0,
+        )
         self.overrides = overrides_of(case, regime, device, folder / "pictures")
 
     def _folder(self) -> Path:
@@ -98,7 +110,10 @@ class Bench:
     def race(self, options: argparse.Namespace, sections: bool = False) -> dict[str, Clock]:
         """All variants once, block by block in turn."""
         regime = REGIMES[self.regime]
-        steps, warmup = options.steps or regime.steps, regime.warmup if options.warmup is None else options.warmup
+        steps, warmup = (
+            options.steps or regime.steps,
+            regime.warmup if options.warmup is None else options.warmup,
+        )
         made = [Sections() if sections else None for _ in self.variants]
         clocks = [Clock(warmup, steps, device=self.device, sections=parts) for parts in made]
         race(list(self.variants.values()), clocks, options.threads)
@@ -113,10 +128,13 @@ class Bench:
         return found | {"Roux": self.ours}
 
     def allocated(self, run: Callable[[Clock], list[Tensor]]) -> float:
-        """Bytes that tensors take from the allocator in one step: what ten further steps take, over ten."""
+        """Bytes that tensors take from the allocator in one step: what ten further steps take, over
+        ten."""
         taken = []
         for total in (BLOCK, 2 * BLOCK):
-            with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
+            with profile(
+                activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+            ) as seen:
                 run(Clock(0, total - 1, device=self.device))
             events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore
             taken.append(sum(max(event.nbytes(), 0) for event in events))
@@ -127,7 +145,10 @@ def first_difference(ours: list[Tensor], bare: list[Tensor]) -> int | None:
     """The first step whose losses are not equal to the last bit, None where all are."""
     if len(ours) != len(bare):
         return min(len(ours), len(bare))
-    return next((step for step, (a, b) in enumerate(zip(ours, bare, strict=True)) if not torch.equal(a, b)), None)
+    return next(
+        (step for step, (a, b) in enumerate(zip(ours, bare, strict=True)) if not torch.equal(a, b)),
+        None,
+    )
 
 
 def prove(bench: Bench) -> int | None:
@@ -168,11 +189,17 @@ def breakdown(bench: Bench, options: argparse.Namespace) -> dict[str, dict[str, 
     return sections
 
 
-# -- what is told ------------------------------------------------------------------------------------------------------
+# -- what is told ----------------------------------------------------------------------------------
 def times_rows(times: Mapping[str, Mapping[str, Spread]]) -> list[list[str]]:
     """ms a step; ratio and differences are medians over blocks that ran one after the other."""
     return [
-        [name, *(spread.text(1, 2) if key == "ratio" else spread.text() for key, spread in spreads.items())]
+        [
+            name,
+            *(
+                spread.text(1, 2) if key == "ratio" else spread.text()
+                for key, spread in spreads.items()
+            ),
+        ]
         for name, spreads in times.items()
     ]
 
@@ -183,7 +210,13 @@ def sections_rows(sections: dict[str, dict[str, float]]) -> list[list[str]]:
     ours = sections["Roux"]
     order = [*sorted(names, key=lambda name: -ours.get(name, 0.0)), "all"]
     return [
-        [name, *(f"{column[name] * 1e3:.3f}" if name in column else "" for column in sections.values())]
+        [
+            name,
+            *(
+                f"{column[name] * 1e3:.3f}" if name in column else ""
+                for column in sections.values()
+            ),
+        ]
         for name in order
     ]
 
@@ -205,14 +238,20 @@ def run(record: Record, options: argparse.Namespace, folder: Path) -> int:
             entry["allocated"] = (bench.allocated(bench.ours), bench.allocated(bench.bare))
         if regime == "host" and not options.brief:
             entry["sections"] = breakdown(bench, options)
-            note = f"{case}, host: the clocks cost time themselves; compare the columns with each other."
+            note = (
+                f"{case}, host: the clocks cost time themselves; compare the columns with each "
+                "other."
+            )
             head = ["ms a step, by section", *entry["sections"]]
             record.table(f"{case}: where it goes", head, sections_rows(entry["sections"]), note)
         found[regime, case] = entry
     allocations(record, found)
     judge(record, found)
     for (regime, case), entry in found.items():
-        rows = {name: {key: s.row() for key, s in spreads.items()} for name, spreads in entry["times"].items()}
+        rows = {
+            name: {key: s.row() for key, s in spreads.items()}
+            for name, spreads in entry["times"].items()
+        }
         figures = {"bit_equal_steps": PROOF, **entry, "times": rows}
         record.figures.setdefault(regime, {})[case] = figures
     return 0
@@ -227,24 +266,46 @@ def allocations(record: Record, found: dict[tuple[str, str], dict[str, Any]]) ->
     ]  # fmt: skip
     if rows:
         head = ["recipe", "bare loop, MiB", "Roux, MiB", "more, KiB"]
-        record.table("Memory that tensors take from the allocator in a step, and give back", head, rows)
+        record.table(
+            "Memory that tensors take from the allocator in a step, and give back", head, rows
+        )
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", action="append", choices=list(CASES), help="may be given several times; else all")
-    parser.add_argument("--regime", action="append", choices=list(REGIMES), help="may be given several times; else all")
-    parser.add_argument("--steps", type=int, help="steps in the window of a run; else as the regime has it")
-    parser.add_argument("--warmup", type=int, help="steps before the window; else as the regime has it")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--recipe",
+        action="append",
+        choices=list(CASES),
+        help="may be given several times; else all",
+    )
+    parser.add_argument(
+        "--regime",
+        action="append",
+        choices=list(REGIMES),
+        help="may be given several times; else all",
+    )
+    parser.add_argument(
+        "--steps", type=int, help="steps in the window of a run; else as the regime has it"
+    )
+    parser.add_argument(
+        "--warmup", type=int, help="steps before the window; else as the regime has it"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="rounds over all variants")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch's operations")
-    parser.add_argument("--brief", action="store_true", help="without the race that says where time goes")
+    parser.add_argument(
+        "--brief", action="store_true", help="without the race that says where time goes"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args(argv)
     steps, warmup = options.steps or BLOCK, options.warmup or 0
     if steps < BLOCK or steps % BLOCK or warmup % BLOCK or options.repeats < 1:
-        parser.error(f"--steps and --warmup are multiples of {BLOCK}, --steps and --repeats positive")
+        parser.error(
+            f"--steps and --warmup are multiples of {BLOCK}, --steps and --repeats positive"
+        )
     return options
 
 

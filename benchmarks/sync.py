@@ -3,9 +3,10 @@
     python benchmarks/sync.py                    # every method of configs/ with its kinds of data
     python benchmarks/sync.py --only fixmatch --only mgda
 
-Each method trains some steps under the settings of the conformance trials. After the first two, which compile, choose
-algorithms and fill caches, every operation of a step that synchronises is noted with the line of ours that called it;
-the transfer at the end of a logging interval is allowed. Exits with 1 where there are any, with 2 without a GPU.
+Each method trains some steps under the settings of the conformance trials. After the first two,
+which compile, choose algorithms and fill caches, every operation of a step that synchronises is
+noted with the line of ours that called it; the transfer at the end of a logging interval is
+allowed. Exits with 1 where there are any, with 2 without a GPU.
 """
 
 import argparse
@@ -51,8 +52,16 @@ class Watch:
     def note(self, message: Any, *args: Any, **kwargs: Any) -> None:
         if "synchroniz" not in str(message):
             return
-        ours = [f for f in traceback.extract_stack() if f.filename.startswith(str(ROOT)) and f.filename != __file__]
-        place = f"{Path(ours[-1].filename).relative_to(ROOT)}:{ours[-1].lineno}" if ours else "elsewhere"
+        ours = [
+            f
+            for f in traceback.extract_stack()
+            if f.filename.startswith(str(ROOT)) and f.filename != __file__
+        ]
+        place = (
+            f"{Path(ours[-1].filename).relative_to(ROOT)}:{ours[-1].lineno}"
+            if ours
+            else "elsewhere"
+        )
         self.found[place] = None
 
     def install(self) -> None:
@@ -90,7 +99,9 @@ def look(key: str, kind: str, watch: Watch, options: argparse.Namespace) -> list
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=["cuda"], default="cuda")
     parser.add_argument("--only", action="append", help="a method; may be given several times")
     parser.add_argument("--precision", default="auto")
@@ -107,7 +118,9 @@ def main(argv: list[str] | None = None) -> int:
 
     watch, record = Watch(), Record("sync", str(__doc__), device="cuda")
     watch.install()
-    pairs = [(key, kind) for key, kind in method_and_kind() if not options.only or key in options.only]
+    pairs = [
+        (key, kind) for key, kind in method_and_kind() if not options.only or key in options.only
+    ]
     rows, waiting, failed = [], [], []
     for key, kind in pairs:
         try:
@@ -121,7 +134,9 @@ def main(argv: list[str] | None = None) -> int:
     record.table("Where a step waits for the device", ["method", "data", "waits at"], rows)
     said = f"{len(pairs) - len(waiting) - len(failed)} of {len(pairs)} runs wait nowhere"
     why = ", ".join([*waiting, *(f"{name} (failed)" for name in failed)])
-    record.target("views, forward and optimizer without synchronisation", said, not (waiting or failed), why)
+    record.target(
+        "views, forward and optimizer without synchronisation", said, not (waiting or failed), why
+    )
     record.write(options.json)
     return int(bool(waiting or failed))
 

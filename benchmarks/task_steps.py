@@ -1,4 +1,5 @@
-"""The steps that `multi_task.py` times: ours, the plain sum, torchjd's and a loop of T backwards, of one network."""
+"""The steps that `multi_task.py` times: ours, the plain sum, torchjd's and a loop of T backwards,
+of one network."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -34,7 +35,8 @@ METHODS: dict[str, Callable[[str], GramWeighting]] = {
 
 
 class Small(Network):
-    """`mlp`: 512 numbers through two layers of 1024; `conv`: pictures 3 x 32 x 32 through three convolutions."""
+    """`mlp`: 512 numbers through two layers of 1024; `conv`: pictures 3 x 32 x 32 through three
+    convolutions."""
 
     kind = "image"
 
@@ -43,10 +45,26 @@ class Small(Network):
         super().__init__(width, dict.fromkeys(tasks, CLASSES))
         self.shape = (512,) if name == "mlp" else (3, 32, 32)
         if name == "mlp":
-            layers = [nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, width)]
+            layers = [
+                nn.Linear(512, 1024),
+                nn.ReLU(),
+                nn.Linear(1024, 1024),
+                nn.ReLU(),
+                nn.Linear(1024, width),
+            ]
         else:
-            convolutions = [nn.Conv2d(3, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()]
-            layers = [*convolutions, nn.Conv2d(64, width, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+            convolutions = [
+                nn.Conv2d(3, 32, 3, 1, 1),
+                nn.ReLU(),
+                nn.Conv2d(32, 64, 3, 2, 1),
+                nn.ReLU(),
+            ]
+            layers = [
+                *convolutions,
+                nn.Conv2d(64, width, 3, 2, 1),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+            ]
         self.backbone = nn.Sequential(*layers, nn.ReLU())
 
     def embed(self, view: Tensor) -> Embedded:
@@ -80,7 +98,9 @@ class Bench:
         """Of the hand-written steps: features and the losses of the tasks."""
         self.clear()
         z = self.network.backbone(self.x)
-        return z, [F.cross_entropy(self.network.heads[task](z), self.targets[task]) for task in self.tasks]
+        return z, [
+            F.cross_entropy(self.network.heads[task](z), self.targets[task]) for task in self.tasks
+        ]
 
     def plain(self) -> None:
         self.network.gates = None
@@ -109,7 +129,11 @@ class Bench:
             output = self.network(Embedded(self.x))
             step.representations.append(output.features)
             for task in self.tasks:
-                step.term(task, F.cross_entropy(output.logits[task], self.targets[task], reduction="none"), task=task)
+                step.term(
+                    task,
+                    F.cross_entropy(output.logits[task], self.targets[task], reduction="none"),
+                    task=task,
+                )
             step.losses = {name: term.reduced() for name, term in step.terms.items()}
             method.combine(step, recipe).backward()
             return modules[self.method].weights.clone()  # type: ignore[no-any-return, operator, union-attr]
@@ -124,7 +148,8 @@ class Bench:
         return Step({}, where, no, no, Criterion([]), Progress(0, 1), tuple(self.tasks))
 
     def loop(self) -> None:
-        """T whole backwards, each gradient flattened, then the weighted sum written back; heads keep their own."""
+        """T whole backwards, each gradient flattened, then the weighted sum written back; heads
+        keep their own."""
         self.network.gates = None
         _, losses = self.losses()
         rows = torch.zeros(len(losses), sum(p.numel() for p in self.shared), device=self.x.device)
@@ -134,7 +159,9 @@ class Bench:
             for p in self.shared:
                 p.grad = None
         update = self.solved((rows @ rows.T).double()).to(rows) @ rows
-        for p, part in zip(self.shared, update.split([p.numel() for p in self.shared]), strict=True):
+        for p, part in zip(
+            self.shared, update.split([p.numel() for p in self.shared]), strict=True
+        ):
             p.grad = part.view_as(p).clone()
 
     def solved(self, gram: Tensor) -> Tensor:
@@ -146,9 +173,14 @@ class Bench:
         return projected_weights(gram, draw.uniform(len(gram)).argsort(1))
 
     def torchjd(self, chunk: int | None, aggregator: Any = None) -> Callable[[], None]:
-        """chunk: gradients at a time, None for all; with 1 its Gram matrix is computed by tensors, to save memory."""
+        """chunk: gradients at a time, None for all; with 1 its Gram matrix is computed by tensors,
+        to save memory."""
         aggregator = aggregator or theirs(self.method, len(self.tasks))
-        by_tensor = {"optimize_gramian_computation": True} if chunk == 1 and self.method != "nash_mtl" else {}
+        by_tensor = (
+            {"optimize_gramian_computation": True}
+            if chunk == 1 and self.method != "nash_mtl"
+            else {}
+        )
 
         def call() -> None:
             self.network.gates = None
@@ -160,13 +192,21 @@ class Bench:
 
     def gradients(self) -> Tensor:
         """Those of the last step, flat."""
-        return torch.cat([p.grad.flatten() for p in self.network.parameters() if p.grad is not None])
+        return torch.cat(
+            [p.grad.flatten() for p in self.network.parameters() if p.grad is not None]
+        )
 
     def contenders(self) -> dict[str, Callable[[], Any]]:
-        found: dict[str, Callable[[], Any]] = {"plain sum": self.plain, "ours, rep": self.ours("rep")}
+        found: dict[str, Callable[[], Any]] = {
+            "plain sum": self.plain,
+            "ours, rep": self.ours("rep"),
+        }
         found |= {"ours, shared": self.ours("shared"), "loop of T backwards": self.loop}
         if aggregation is not None and theirs(self.method, len(self.tasks)) is not None:
-            found |= {"torchjd, vectorised": self.torchjd(None), "torchjd, one by one": self.torchjd(1)}
+            found |= {
+                "torchjd, vectorised": self.torchjd(None),
+                "torchjd, one by one": self.torchjd(1),
+            }
         return found
 
 

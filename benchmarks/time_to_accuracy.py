@@ -1,15 +1,16 @@
 """FixMatch in equal wall-clock: ours beside semilearn's, the same network, labels and rates.
 
-A short run of each tells how many steps fit into the time; the cosine then ends there. Ours makes views on the device,
-semilearn's through Pillow in its loader. Ours runs twice, with the views of its own recipe and with semilearn's table
-of RandAugment: strong views have a part in the moments that normalisation by batch keeps, and after few steps other
-views alone make several points of accuracy. Nobody mirrors digits, and neither turns nor shears 8×8 pixels. Accuracy is
-on the whole test part at the end of the run, of the averaged weights and of the trained ones. Each is judged by the one
-that is better over the seeds: semilearn's average has no warm-up, so that after few steps it still holds the first
-weights. That both compute the same loss, `fixmatch.py` proves.
+A short run of each tells how many steps fit into the time; the cosine then ends there. Ours makes
+views on the device, semilearn's through Pillow in its loader. Ours runs twice, with the views of
+its own recipe and with semilearn's table of RandAugment: strong views have a part in the moments
+that normalisation by batch keeps, and after few steps other views alone make several points of
+accuracy. Nobody mirrors digits, and neither turns nor shears 8×8 pixels. Accuracy is on the whole
+test part at the end of the run, of the averaged weights and of the trained ones. Each is judged by
+the one that is better over the seeds: semilearn's average has no warm-up, so that after few steps
+    it still holds the first weights. That both compute the same loss, `fixmatch.py` proves.
 
-Time is from the first step to the last. On a CPU where all work is one process's it is that of the processor, which
-other guests of a shared machine do not take from; else it is wall-clock.
+Time is from the first step to the last. On a CPU where all work is one process's it is that of the
+processor, which other guests of a shared machine do not take from; else it is wall-clock.
 """
 
 import argparse
@@ -52,10 +53,17 @@ THEIR_VIEWS = ("data.views.strong.variant=usb", "data.views.strong.cutout=0.5")
 SETS = {
     "digits": ("data=digits",),
     "fashion_mnist": ("data=fashion_mnist", "data.labels_per_class=25", "data.batch_size=16"),
-    "cifar10": ("data=cifar10", "data.labels_per_class=25", "data.batch_size=16", "+network.options.bn_momentum=0.1"),
+    "cifar10": (
+        "data=cifar10",
+        "data.labels_per_class=25",
+        "data.batch_size=16",
+        "+network.options.bn_momentum=0.1",
+    ),
 }
 PEER = "semilearn"
-ON_A_CPU = {"cifar10": ("network.name=resnet20_cifar", "data.batch_size=8")}  # WRN-28-2 makes one step in 3 s there
+ON_A_CPU = {
+    "cifar10": ("network.name=resnet20_cifar", "data.batch_size=8")
+}  # WRN-28-2 makes one step in 3 s there
 
 
 class Outcome(NamedTuple):
@@ -73,13 +81,23 @@ def clock_of(options: argparse.Namespace) -> Callable[[], float]:
 
 
 def prepare(
-    name: str, seed: int, steps: int, folder: Path, options: argparse.Namespace, views: tuple[str, ...] = ()
+    name: str,
+    seed: int,
+    steps: int,
+    folder: Path,
+    options: argparse.Namespace,
+    views: tuple[str, ...] = (),
 ) -> Assembly:
     folder.mkdir(parents=True, exist_ok=True)
     more = list(ON_A_CPU.get(name, ())) if options.device == "cpu" else []
     if options.root is not None and name != "digits":
         more.append(f"data.root={options.root}")
-    return prepared(steps, folder, options.device, ("recipe=fixmatch", *SETS[name], *views, f"seed={seed}", *more))
+    return prepared(
+        steps,
+        folder,
+        options.device,
+        ("recipe=fixmatch", *SETS[name], *views, f"seed={seed}", *more),
+    )
 
 
 def pictures_of_test(assembly: Assembly) -> tuple[Tensor, Tensor]:
@@ -98,26 +116,39 @@ def percent(network: Any, test: tuple[Tensor, Tensor], device: str) -> float:
 
 
 def ours(
-    name: str, seed: int, steps: int, folder: Path, options: argparse.Namespace, views: tuple[str, ...] = ()
+    name: str,
+    seed: int,
+    steps: int,
+    folder: Path,
+    options: argparse.Namespace,
+    views: tuple[str, ...] = (),
 ) -> Outcome:
-    """As `train.py` runs it, one short validation at the end. views: said of them beside the recipe."""
+    """As `train.py` runs it, one short validation at the end. views: said of them beside the
+    recipe."""
     assembly = prepare(name, seed, steps, folder, options, views)
     recipe = build_recipe(assembly)
     loggers = build_loggers({}, folder)
     hooks = [method for method in recipe.composition.methods.values() if uses_hooks(method)]
     clock, times = clock_of(options), []
-    note = LambdaCallback(**dict.fromkeys(("on_train_start", "on_train_end"), lambda *_: times.append(clock())))
-    trainer = build_trainer(assembly, loggers, folder, [note, *checkpoints(assembly, folder), *hooks])
+    note = LambdaCallback(
+        **dict.fromkeys(("on_train_start", "on_train_end"), lambda *_: times.append(clock()))
+    )
+    trainer = build_trainer(
+        assembly, loggers, folder, [note, *checkpoints(assembly, folder), *hooks]
+    )
     trainer.fit(recipe, datamodule=assembly.datamodule)
     close_loggers(loggers)
     assert recipe.teacher is not None
     test, networks = pictures_of_test(assembly), (recipe.teacher.network, recipe.network)
-    accuracy, raw = (percent(network.to(options.device), test, options.device) for network in networks)
+    accuracy, raw = (
+        percent(network.to(options.device), test, options.device) for network in networks
+    )
     return Outcome(accuracy, raw, steps, times[1] - times[0])
 
 
 def transforms_of(name: str, side: int) -> tuple[list[Any], list[Any]]:
-    """Pillow's weak and strong transforms of a set. RandAugment is for colour, so grey pictures become so for it."""
+    """Pillow's weak and strong transforms of a set. RandAugment is for colour, so grey pictures
+    become so for it."""
     parts = peer.load()
     assert parts is not None
     digits, colour = name == "digits", name == "cifar10"
@@ -127,7 +158,9 @@ def transforms_of(name: str, side: int) -> tuple[list[Any], list[Any]]:
         weak.append(transforms.RandomHorizontalFlip())
     augment = parts.RandAugment(3, 5)
     if digits:
-        augment.augment_list = [entry for entry in augment.augment_list if entry[0].__name__ not in COARSE]
+        augment.augment_list = [
+            entry for entry in augment.augment_list if entry[0].__name__ not in COARSE
+        ]
     if colour:
         return weak, [*weak, augment]
     return weak, [*weak, to_colour, augment, to_grey]
@@ -151,7 +184,9 @@ def decay_of(assembly: Assembly) -> float:
 
 def theirs(name: str, seed: int, steps: int, folder: Path, options: argparse.Namespace) -> Outcome:
     assembly = prepare(name, seed, steps, folder, options)
-    bare = BareFixMatch(assembly, folder, options.device)  # weights, labels and rates that ours begins with
+    bare = BareFixMatch(
+        assembly, folder, options.device
+    )  # weights, labels and rates that ours begins with
     (labeled, size), (others, unlabeled) = peer.parts_of(assembly)
     methods = assembly.composition.methods
     weak, strong = transforms_of(name, labeled.pixels.shape[1])
@@ -189,9 +224,13 @@ RUNS: dict[str, Callable[..., Outcome]] = {
 }
 
 
-def fitting(run: Callable[..., Outcome], name: str, folder: Path, options: argparse.Namespace) -> int:
+def fitting(
+    run: Callable[..., Outcome], name: str, folder: Path, options: argparse.Namespace
+) -> int:
     """Steps that fit into the time."""
-    return max(int(options.seconds * CALIBRATION / run(name, 0, CALIBRATION, folder, options).seconds), 1)
+    return max(
+        int(options.seconds * CALIBRATION / run(name, 0, CALIBRATION, folder, options).seconds), 1
+    )
 
 
 def spread(values: list[float]) -> str:
@@ -199,7 +238,8 @@ def spread(values: list[float]) -> str:
 
 
 def better(outcomes: list[Outcome]) -> list[float]:
-    """Accuracies by seed, of the averaged or of the trained weights, whichever are better in the mean."""
+    """Accuracies by seed, of the averaged or of the trained weights, whichever are better in the
+    mean."""
     return max(([o.accuracy for o in outcomes], [o.raw for o in outcomes]), key=mean)
 
 
@@ -224,7 +264,15 @@ def measure(record: Record, options: argparse.Namespace, folder: Path) -> None:
         found = raced(name, options, folder)
         for who, outcomes in found.items():
             accuracies = (spread([o.accuracy for o in outcomes]), spread([o.raw for o in outcomes]))
-            rows.append([name, who, *accuracies, f"{outcomes[0].steps}", f"{mean(o.seconds for o in outcomes):.0f}"])
+            rows.append(
+                [
+                    name,
+                    who,
+                    *accuracies,
+                    f"{outcomes[0].steps}",
+                    f"{mean(o.seconds for o in outcomes):.0f}",
+                ]
+            )
             record.figures[f"{name}/{who}"] = [outcome._asdict() for outcome in outcomes]
             if who != PEER and PEER in found:
                 pairs = zip(better(found[PEER]), better(outcomes), strict=True)
@@ -234,7 +282,9 @@ def measure(record: Record, options: argparse.Namespace, folder: Path) -> None:
     title = f"{options.seeds} seeds, {options.seconds:g} {kind} each"
     record.table(title, head, rows, "± is the deviation over the seeds.")
     if behind:
-        judged(record, "semilearn not ahead in equal wall-clock, its points beyond ours", behind, 0.0)
+        judged(
+            record, "semilearn not ahead in equal wall-clock, its points beyond ours", behind, 0.0
+        )
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:

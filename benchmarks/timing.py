@@ -1,4 +1,5 @@
-"""Clocks for steps that take turns, exclusive times of named sections, and what a machine is called."""
+"""Clocks for steps that take turns, exclusive times of named sections, and what a machine is
+called."""
 
 import ctypes
 import platform
@@ -24,17 +25,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def steady_memory() -> None:
-    """Let the C library's allocator keep what it has and share it between threads, where it is glibc's. Otherwise each
-    thread has a heap of its own, gives large tensors back to the system after every step, and pays for fresh pages in
-    the next, and not all alike: the same backward took 8 % longer in the second thread than in the first."""
+    """Let the C library's allocator keep what it has and share it between threads, where it is
+    glibc's. Otherwise each thread has a heap of its own, gives large tensors back to the system
+    after every step, and pays for fresh pages in the next, and not all alike: the same backward
+    took 8 % longer in the second thread than in the first."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
     for parameter, value in () if mallopt is None else ALLOCATOR.items():
         mallopt(parameter, value)
 
 
 class Turns:
-    """Lets several threads run one at a time, in a ring. On a busy machine speed drifts by a third within seconds, so
-    whole runs in turn compare the machine with itself; blocks of a few steps in turn meet the same weather."""
+    """Lets several threads run one at a time, in a ring. On a busy machine speed drifts by a third
+    within seconds, so whole runs in turn compare the machine with itself; blocks of a few steps in
+    turn meet the same weather."""
 
     def __init__(self, players: int):
         self.gates = [threading.Semaphore(0) for _ in range(players)]
@@ -57,15 +60,26 @@ class Turns:
 class Clock:
     """Wall and CPU time of blocks of steps; between two blocks the turn goes round.
 
-    A run has warmup + steps + 1 steps: the start of the last one ends the last block. On a GPU the device is waited
-    for at both ends of a block and nowhere else. sections: what they spend after the warm-up is kept as `spent`,
-    seconds a step by name.
+    A run has warmup + steps + 1 steps: the start of the last one ends the last block. On a GPU the
+    device is waited for at both ends of a block and nowhere else. sections: what they spend after
+    the warm-up is kept as `spent`, seconds a step by name.
     """
 
     def __init__(
-        self, warmup: int, steps: int, block: int = BLOCK, device: str = "cpu", sections: "Sections | None" = None
+        self,
+        warmup: int,
+        steps: int,
+        block: int = BLOCK,
+        device: str = "cpu",
+        sections: "Sections | None" = None,
     ):
-        self.warmup, self.steps, self.block, self.device, self.sections = warmup, steps, block, device, sections
+        self.warmup, self.steps, self.block, self.device, self.sections = (
+            warmup,
+            steps,
+            block,
+            device,
+            sections,
+        )
         self.spent: dict[str, float] = {}
         self.blocks: list[dict[str, float]] = []  # seconds a step
         self.between: Callable[[], None] = lambda: None
@@ -84,7 +98,9 @@ class Clock:
             wall, cpu = (now - then for now, then in zip(self._now(), self._opened, strict=True))
             self.blocks.append({"wall": wall / self.block, "cpu": cpu / self.block})
         if done == self.steps and self.sections is not None:
-            self.spent = {name: seconds / self.steps for name, seconds in self.sections.spent.items()}
+            self.spent = {
+                name: seconds / self.steps for name, seconds in self.sections.spent.items()
+            }
         self.between()
         if done == 0 and self.sections is not None:
             self.sections.spent.clear()
@@ -97,7 +113,8 @@ class Clock:
 
 
 def race(runs: Sequence[Callable[[Clock], Any]], clocks: Sequence[Clock], threads: int) -> None:
-    """Run all, each in a thread, one at a time: they take turns block by block. All clocks count the same steps."""
+    """Run all, each in a thread, one at a time: they take turns block by block. All clocks count
+    the same steps."""
     turns = Turns(len(runs))
 
     def play(player: int) -> None:
@@ -125,7 +142,9 @@ class Sections:
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = defaultdict(float)
-        self._open: list[float] = []  # of every section now open, the time that sections inside it took
+        self._open: list[
+            float
+        ] = []  # of every section now open, the time that sections inside it took
 
     def timed(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         """`function` under the clock; about half a microsecond a call."""
@@ -156,8 +175,8 @@ class Sections:
 
 
 def time_optimizer(module: pl.LightningModule, optimizer: Any, sections: Sections) -> None:
-    """The optimizer's step and the schedule, once the schedule is made; what the closure inside the step does not book
-    on sections of its own is Lightning's."""
+    """The optimizer's step and the schedule, once the schedule is made; what the closure inside the
+    step does not book on sections of its own is Lightning's."""
     step = sections.timed(optimizer.step, "optimizer")
 
     @wraps(optimizer.step)  # the schedule recognises a step that it knows by an attribute
@@ -188,17 +207,23 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
+    return (
+        f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
+    )
 
 
 def commit() -> str:
     """The commit that was measured, `+` behind it where tracked files differ from it."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
         return done.stdout.strip()
 
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if git("status", "--porcelain", "-uno") else "")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (
+        "+" if git("status", "--porcelain", "-uno") else ""
+    )
 
 
 def surroundings(device: str) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""Who else makes views: Pillow, picture by picture, in a Dataset behind a DataLoader, as USB and TorchSSL do it.
+"""Who else makes views: Pillow, picture by picture, in a Dataset behind a DataLoader, as USB and
+TorchSSL do it.
 
-Two forms of RandAugment are known elsewhere: the one of TorchSSL (three operations, always applied, then Cutout; USB
-took it over unchanged) is our variant `usb`, torchvision's (two operations of one magnitude) our variant `nm`.
+Two forms of RandAugment are known elsewhere: the one of TorchSSL (three operations, always applied,
+then Cutout; USB took it over unchanged) is our variant `usb`, torchvision's (two operations of one
+magnitude) our variant `nm`.
 """
 
 import importlib.util
@@ -25,9 +27,16 @@ from datamodules.views.image.operations import ENHANCE
 
 Picture = Image.Image
 Operate = Callable[[Picture, str, float], Picture]
-NAMES = {"shear_x": "ShearX", "shear_y": "ShearY", "translate_x": "TranslateX", "translate_y": "TranslateY"}
+NAMES = {
+    "shear_x": "ShearX",
+    "shear_y": "ShearY",
+    "translate_x": "TranslateX",
+    "translate_y": "TranslateY",
+}
 NAMES["autocontrast"] = "AutoContrast"
-PUBLISHED = "datasets/augmentation/randaugment.py"  # in TorchSSL's repository, and in the package semilearn
+PUBLISHED = (
+    "datasets/augmentation/randaugment.py"  # in TorchSSL's repository, and in the package semilearn
+)
 
 
 def published_name(name: str) -> str:
@@ -36,7 +45,8 @@ def published_name(name: str) -> str:
 
 
 def load_torchssl(path: Path) -> ModuleType:
-    """`randaugment.py` of TorchSSL, or of its successor USB: the file, or a folder that holds the repository."""
+    """`randaugment.py` of TorchSSL, or of its successor USB: the file, or a folder that holds the
+    repository."""
     file = path if path.is_file() else path / PUBLISHED
     spec = importlib.util.spec_from_file_location("published_randaugment", file)
     if spec is None or spec.loader is None or not file.is_file():
@@ -49,7 +59,11 @@ def load_torchssl(path: Path) -> ModuleType:
 def semilearn_folder() -> Path | None:
     """Where the package semilearn lies; it is not imported, nor are stand-ins for it looked at."""
     spec = PathFinder.find_spec("semilearn")
-    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+    return (
+        Path(spec.submodule_search_locations[0])
+        if spec and spec.submodule_search_locations
+        else None
+    )
 
 
 def torchssl_operation(module: ModuleType) -> Operate:
@@ -58,8 +72,8 @@ def torchssl_operation(module: ModuleType) -> Operate:
 
 
 def torchvision_operation(picture: Picture, name: str, value: float) -> Picture:
-    """One operation of torchvision's with a value in our units. A translation is in whole pixels there, and positive
-    for a picture that moves on, not for a place that is read further on."""
+    """One operation of torchvision's with a value in our units. A translation is in whole pixels
+    there, and positive for a picture that moves on, not for a place that is read further on."""
     magnitude = value - 1 if name in ENHANCE else value
     if name.startswith("translate"):
         magnitude = -value * picture.size[name == "translate_y"]
@@ -84,10 +98,11 @@ def from_pil(picture: Picture) -> Tensor:
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """A weak and a strong view of every picture, as USB's data sets yield them. pixels: uint8 [N, H, W, 3].
+    """A weak and a strong view of every picture, as USB's data sets yield them. pixels: uint8 [N,
+    H, W, 3].
 
-    Flip and shift, then RandAugment, are torchvision's transforms as in USB, without the normalisation, which is part
-    of the network here.
+    Flip and shift, then RandAugment, are torchvision's transforms as in USB, without the
+    normalisation, which is part of the network here.
     """
 
     def __init__(self, pixels: np.ndarray, randaugment: Any):
@@ -111,7 +126,9 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 def loader(pairs: Pairs, batch: int, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches of pairs; the workers stay, so that their start is not in the window."""
     sampler = SequentialSampler(pairs)
-    return DataLoader(pairs, batch, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
+    return DataLoader(
+        pairs, batch, sampler=sampler, num_workers=workers, persistent_workers=workers > 0
+    )
 
 
 def passes(source: DataLoader[tuple[Tensor, Tensor]], device: str) -> Callable[[], None]:

@@ -1,9 +1,10 @@
 """Weak and strong views a second, ours batched on the device beside Pillow's picture by picture.
 
-Every operation at every level is first compared with the peers' own on the same pictures, or the script exits with
-status 1. TorchSSL's RandAugment is loaded from a copy of its repository (--torchssl PATH); without one the same file
-of semilearn is taken where that is installed. With two cores the peers have two worker processes and ours two threads;
-on one core everything runs on that core.
+Every operation at every level is first compared with the peers' own on the same pictures, or the
+script exits with status 1. TorchSSL's RandAugment is loaded from a copy of its repository
+(--torchssl PATH); without one the same file of semilearn is taken where that is installed. With two
+cores the peers have two worker processes and ours two threads; on one core everything runs on that
+core.
 """
 
 import argparse
@@ -51,25 +52,33 @@ LEVELS = range(11)
 ROOM = 4  # batches in one pass of a loader
 
 
-# -- equal first -------------------------------------------------------------------------------------------------------
+# -- equal first -----------------------------------------------------------------------------------
 def table(variant: str, name: str) -> list[float]:
     """The values of an operation at all levels, on both sides where it has two."""
     level = torch.tensor(list(LEVELS), dtype=torch.float64).repeat(2)
     codes = torch.full_like(level, OPERATIONS.index(name), dtype=torch.long)
-    values = values_of(VARIANTS[variant].table(), codes, level, torch.arange(len(level)) >= len(LEVELS))
+    values = values_of(
+        VARIANTS[variant].table(), codes, level, torch.arange(len(level)) >= len(LEVELS)
+    )
     return sorted(set(values.tolist()))
 
 
-def least_equal(variant: str, operate: Operate, side: int, whole: bool = False) -> tuple[float, str]:
-    """The least share of equal pixels of any operation at any level, and of which one. whole: translations by whole
-    pixels only."""
+def least_equal(
+    variant: str, operate: Operate, side: int, whole: bool = False
+) -> tuple[float, str]:
+    """The least share of equal pixels of any operation at any level, and of which one. whole:
+    translations by whole pixels only."""
     pixels, worst = pictures(6, side), (1.0, "all")
     for name in OPERATIONS:
         values = table(variant, name)
         for value in torchvision_values(name, values, side) if whole else values:
             codes = torch.full((len(pixels), 1), OPERATIONS.index(name))
-            ours = apply_operations(pixels.clone(), codes, torch.full(codes.shape, value).double(), OPERATIONS, 0)
-            theirs = torch.stack([from_pil(operate(to_pil(picture), name, value)) for picture in pixels])
+            ours = apply_operations(
+                pixels.clone(), codes, torch.full(codes.shape, value).double(), OPERATIONS, 0
+            )
+            theirs = torch.stack(
+                [from_pil(operate(to_pil(picture), name, value)) for picture in pixels]
+            )
             off = (ours.int() - theirs.int()).abs()
             if name not in GEOMETRIC and off.max() > 1:
                 return 0.0, f"{name} {value:g}: {int(off.max())} grey levels apart"
@@ -77,7 +86,7 @@ def least_equal(variant: str, operate: Operate, side: int, whole: bool = False) 
     return worst
 
 
-# -- the race ----------------------------------------------------------------------------------------------------------
+# -- the race --------------------------------------------------------------------------------------
 class Ours:
     """Batches of a set in memory, weak and strong view of each on the device."""
 
@@ -106,7 +115,9 @@ def on_cores(count: int) -> list[int]:
     return cores
 
 
-def measure(side: int, cores: int, peers: dict[str, tuple[str, Any]], options: argparse.Namespace) -> dict[str, Times]:
+def measure(
+    side: int, cores: int, peers: dict[str, tuple[str, Any]], options: argparse.Namespace
+) -> dict[str, Times]:
     """All contenders on so many cores, a pass each in turn."""
     batch = options.batch if side < 100 else max(options.batch // 14, 1)
     pixels = pictures(ROOM * batch, side)
@@ -114,11 +125,14 @@ def measure(side: int, cores: int, peers: dict[str, tuple[str, Any]], options: a
     before = on_cores(cores)
     try:
         calls: dict[str, Callable[[], Any]] = {
-            f"Roux, {variant}": Ours(pixels, variant, batch, options.device) for variant in ("fixmatch", "usb", "nm")
+            f"Roux, {variant}": Ours(pixels, variant, batch, options.device)
+            for variant in ("fixmatch", "usb", "nm")
         }
         for name, (_, randaugment) in peers.items():
             workers = 0 if cores == 1 else cores
-            calls[name] = passes(loader(Pairs(channels_last, randaugment), batch, workers), options.device)
+            calls[name] = passes(
+                loader(Pairs(channels_last, randaugment), batch, workers), options.device
+            )
         found = contest(calls, options.repeats, warmup=1, device=options.device)
     finally:
         os.sched_setaffinity(0, before)
@@ -142,23 +156,39 @@ def races(record: Record, peers: dict[str, tuple[str, Any]], options: argparse.N
                 record.figures[f"{side}/{cores}/{name}"] = {"views_a_second": rates}
                 if ratio and side == 32:
                     low[cores, name] = ratio.row()["median"]
-        where = "one core, the loader in the process" if cores == 1 else f"{cores} cores, {cores} workers or threads"
+        where = (
+            "one core, the loader in the process"
+            if cores == 1
+            else f"{cores} cores, {cores} workers or threads"
+        )
         head = ["pictures", "who", "views a second", "ours of the same variant, times as fast"]
-        record.table(f"Weak and strong views, {where}", head, rows, "Half of the views are weak, half are strong.")
+        record.table(
+            f"Weak and strong views, {where}",
+            head,
+            rows,
+            "Half of the views are weak, half are strong.",
+        )
     if low:
-        measured = ", ".join(f"{ratio:.1f} ({name}, {cores} cores)" for (cores, name), ratio in low.items())
+        measured = ", ".join(
+            f"{ratio:.1f} ({name}, {cores} cores)" for (cores, name), ratio in low.items()
+        )
         why = "of a GPU: see its table" if options.device == "cuda" else ""
-        record.target("at least 5 times as fast on the CPU for 32×32", measured, min(low.values()) >= 5, why)
+        record.target(
+            "at least 5 times as fast on the CPU for 32×32", measured, min(low.values()) >= 5, why
+        )
 
 
-# -- beside the network ------------------------------------------------------------------------------------------------
+# -- beside the network ----------------------------------------------------------------------------
 def step_share(record: Record, options: argparse.Namespace) -> None:
     """The views of a FixMatch batch beside forward and backward of a WRN-28-2 on them."""
     labeled, device = options.step_batch, options.device
     info = DataInfo("image", {"label": 10}, (3, 32, 32))
     network: nn.Module = build_network(info, {"label": 10}, name="wrn_28_2").to(device)
     unlabeled = 7 * labeled
-    ours, pixels = Ours(pictures(unlabeled, 32), "fixmatch", unlabeled, device), pictures(labeled, 32, 1)
+    ours, pixels = (
+        Ours(pictures(unlabeled, 32), "fixmatch", unlabeled, device),
+        pictures(labeled, 32, 1),
+    )
     x = torch.rand(labeled + 2 * unlabeled, 3, 32, 32, device=device)
     y = torch.randint(0, 10, (len(x),), device=device)
     rows = torch.arange(unlabeled)
@@ -174,22 +204,43 @@ def step_share(record: Record, options: argparse.Namespace) -> None:
 
     found = contest({"views": views, "step": step}, options.repeats, warmup=1, device=device)
     share = found["step"].ratio(found["views"])
-    rows_ = [[name, found[name].of().text(1e3, 1)] for name in found] + [["views / step, %", share.text(100, 2)]]
-    title = f"Views beside forward and backward of a WRN-28-2, {labeled} + 2 · {unlabeled} pictures of 32×32"
+    rows_ = [[name, found[name].of().text(1e3, 1)] for name in found] + [
+        ["views / step, %", share.text(100, 2)]
+    ]
+    title = (
+        f"Views beside forward and backward of a WRN-28-2, {labeled} + 2 · {unlabeled} pictures of "
+        "32×32"
+    )
     record.table(title, ["ms", options.device], rows_)
     text = "on a GPU views cost under 10 % of a WRN-28-2 step"
     percent = share.row()["median"] * 100
-    met, why = (percent < 10, "") if device == "cuda" else (None, "measured on a CPU, where the network costs the most")
+    met, why = (
+        (percent < 10, "")
+        if device == "cuda"
+        else (None, "measured on a CPU, where the network costs the most")
+    )
     record.target(text, f"{percent:.1f} %", met, why)
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--torchssl", type=Path, help=f"folder of TorchSSL's repository, or its {PUBLISHED}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--torchssl", type=Path, help=f"folder of TorchSSL's repository, or its {PUBLISHED}"
+    )
     parser.add_argument("--sides", type=int, nargs="+", default=[32, 224], help="of the pictures")
-    parser.add_argument("--batch", type=int, default=448, help="pictures of 32×32 in a batch, 1/14 of larger ones")
-    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], help="races on so many cores")
-    parser.add_argument("--step-batch", type=int, help="labeled pictures of a step (default 64, on the CPU 4), 0: none")
+    parser.add_argument(
+        "--batch", type=int, default=448, help="pictures of 32×32 in a batch, 1/14 of larger ones"
+    )
+    parser.add_argument(
+        "--cores", type=int, nargs="+", default=[1, 2], help="races on so many cores"
+    )
+    parser.add_argument(
+        "--step-batch",
+        type=int,
+        help="labeled pictures of a step (default 64, on the CPU 4), 0: none",
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path, help="file for all figures")
@@ -203,11 +254,21 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def find_peers(options: argparse.Namespace) -> tuple[dict[str, tuple[str, Any]], dict[str, tuple[Operate, bool]]]:
-    """Name -> our variant and its RandAugment; name -> one operation of it, and whether it moves by whole pixels."""
-    peers: dict[str, tuple[str, Any]] = {"torchvision / Pillow": ("nm", transforms.RandAugment(2, 9))}
-    operations: dict[str, tuple[Operate, bool]] = {"torchvision / Pillow": (torchvision_operation, True)}
-    path, name = options.torchssl or semilearn_folder(), "TorchSSL" if options.torchssl else "semilearn"
+def find_peers(
+    options: argparse.Namespace,
+) -> tuple[dict[str, tuple[str, Any]], dict[str, tuple[Operate, bool]]]:
+    """Name -> our variant and its RandAugment; name -> one operation of it, and whether it moves by
+    whole pixels."""
+    peers: dict[str, tuple[str, Any]] = {
+        "torchvision / Pillow": ("nm", transforms.RandAugment(2, 9))
+    }
+    operations: dict[str, tuple[Operate, bool]] = {
+        "torchvision / Pillow": (torchvision_operation, True)
+    }
+    path, name = (
+        options.torchssl or semilearn_folder(),
+        "TorchSSL" if options.torchssl else "semilearn",
+    )
     if path is not None:
         module = load_torchssl(path)
         peers[name] = ("usb", module.RandAugment(3, 5))
@@ -225,8 +286,16 @@ def main(argv: list[str] | None = None) -> int:
         share, which = least_equal(peers[name][0], operate, min(options.sides), whole)
         equal &= share >= EQUAL
         rows.append([name, peers[name][0], f"{share * 100:.3f} %", which if share < 1 else ""])
-    note = "Photometric operations are at most one grey level apart. TorchSSL is left out without --torchssl."
-    record.table("Pixels equal, every operation at every level", ["", "variant", "at least", "of"], rows, note)
+    note = (
+        "Photometric operations are at most one grey level apart. TorchSSL is left out without "
+        "--torchssl."
+    )
+    record.table(
+        "Pixels equal, every operation at every level",
+        ["", "variant", "at least", "of"],
+        rows,
+        note,
+    )
     if not equal:
         print("an operation differs from its peer's", file=sys.stderr)
         return 1

@@ -1,14 +1,18 @@
-"""Kills runs with SIGKILL at random moments, lets them go on, and compares what they end with to the bit.
+"""Kills runs with SIGKILL at random moments, lets them go on, and compares what they end with to
+the bit.
 
     python benchmarks/violence.py                                  # every recipe, 4 kills each
     python benchmarks/violence.py fixmatch crt --kills 10
-    python benchmarks/violence.py --page                           # the table, from the numbers kept
+    python benchmarks/violence.py --page                           # the table, from the numbers
+    kept
 
-Each recipe is trained for a few steps and left alone, then trained again with `resume=auto` and killed at moments drawn
-evenly from the time that the first run took after it had begun to write, its last report left out. Where a run comes to
-its end before its kill it is compared, and another one is begun. Weights, optimizer, schedule, best checkpoint and
-every logged number of all must agree. Runs are processes of their own; a server that has imported everything forks
-them, so that time goes into training. A thread in each notes what it is at, a thousand times a second, for the table.
+Each recipe is trained for a few steps and left alone, then trained again with `resume=auto` and
+killed at moments drawn evenly from the time that the first run took after it had begun to write,
+its last report left out. Where a run comes to its end before its kill it is compared, and another
+one is begun. Weights, optimizer, schedule, best checkpoint and every logged number of all must
+agree. Runs are processes of their own; a server that has imported everything forks them, so that
+time goes into training. A thread in each notes what it is at, a thousand times a second, for the
+table.
 """
 
 import argparse
@@ -36,38 +40,74 @@ from recipes.runs.checkpoint_files import LOCK
 REPOSITORY = Path(__file__).resolve().parent.parent
 KEPT = REPOSITORY / "docs" / "results" / "violence.json"
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["recipes.runs.run", "recipes.runs.stages", "recipes.config.resolve", "timm", "recipes.networks.text"])
+SERVER.set_forkserver_preload(
+    [
+        "recipes.runs.run",
+        "recipes.runs.stages",
+        "recipes.config.resolve",
+        "timm",
+        "recipes.networks.text",
+    ]
+)
 # what a run is at, by the functions that are under way in it, the first that is found
 PHASES = {
     "a checkpoint": ("save_checkpoint",),
-    "validation": ("validation_step", "on_validation_start", "on_validation_end", "on_validation_batch_end"),
+    "validation": (
+        "validation_step",
+        "on_validation_start",
+        "on_validation_end",
+        "on_validation_batch_end",
+    ),
     "test": ("test_step", "on_test_start", "on_test_end"),
     "the report": ("leave_behind",),
-    "a step": ("training_step", "optimizer_step", "backward", "on_train_batch_end", "on_train_batch_start"),
+    "a step": (
+        "training_step",
+        "optimizer_step",
+        "backward",
+        "on_train_batch_end",
+        "on_train_batch_start",
+    ),
     "elsewhere": (),  # set-up, between two steps, between two stages
 }
 WIDTH = 16
 MACHINE = ("train_seconds", "peak_memory_bytes")  # what the machine did, not what was computed
 SHORT = (
-    "trainer.max_steps=120", "trainer.val_every=8", "trainer.log_every=5", "checkpoint.every_n_steps=3",
-    "trainer.accelerator=cpu", "trainer.devices=1", "trainer.progress_bar=false", "data.batch_size=8",
-)  # fmt: skip
+    "trainer.max_steps=120",
+    "trainer.val_every=8",
+    "trainer.log_every=5",
+    "checkpoint.every_n_steps=3",
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "trainer.progress_bar=false",
+    "data.batch_size=8",
+)
 OWN = {
-    "crt": ("stages.classifier=['long_tail=[classifier_retraining,class_balanced_sampling]','trainer.max_steps=80']",),
+    "crt": (
+        "stages.classifier=['long_tail=[classifier_retraining,class_balanced_sampling]','trainer.max_steps=80']",
+    ),
     "lora_image": ("network.name=digits_cnn",),
     "multi_similarity": ("data.batch_size=16",),
 }
 
 
 def settings(recipe: str, folder: Path) -> list[str]:
-    """The short command of a recipe: texts are of our own making, so that nothing has to be fetched."""
+    """The short command of a recipe: texts are of our own making, so that nothing has to be
+    fetched."""
     text = (CONFIGS / "recipe" / f"{recipe}.yaml").read_text(encoding="utf-8")
     asked = [f"recipe={recipe}", *SHORT, *OWN.get(recipe, ())]
     if "override /data: trec" in text:
         both = "override /data: trec_tasks" in text
         labels = "label_column=[label,tone]" if both else "label_column=label"
-        asked += ["data=text_file", f"data.source.train_file={write_texts(folder)}", f"data.source.{labels}"]
-        asked += ["network.name=roux_text_small", "network.pretrained=false", "data.text.vocab_size=200"]
+        asked += [
+            "data=text_file",
+            f"data.source.train_file={write_texts(folder)}",
+            f"data.source.{labels}",
+        ]
+        asked += [
+            "network.name=roux_text_small",
+            "network.pretrained=false",
+            "data.text.vocab_size=200",
+        ]
         asked += [] if both else ["data.labels_per_class=8"]
     return asked
 
@@ -80,7 +120,9 @@ def write_texts(folder: Path) -> Path:
         rows.writerow(["text", "label", "tone"])
         for number in range(240):
             label, tone = ("news", "sport", "law")[number % 3], ("glad", "sad")[number % 2]
-            words = source.sample(["about", "the", "a", "day", "of", "people", "in", "town", label, tone], 8)
+            words = source.sample(
+                ["about", "the", "a", "day", "of", "people", "in", "town", label, tone], 8
+            )
             rows.writerow([" ".join([*words, label, tone]), label, tone])
     return path
 
@@ -92,7 +134,9 @@ def watch(thread: int, note: mmap.mmap) -> None:
         while frame is not None:
             names.add(frame.f_code.co_name)
             frame = frame.f_back
-        found = next((phase for phase, functions in PHASES.items() if names & set(functions)), "elsewhere")
+        found = next(
+            (phase for phase, functions in PHASES.items() if names & set(functions)), "elsewhere"
+        )
         note[:WIDTH] = found.encode().ljust(WIDTH)
         time.sleep(0.001)
 
@@ -113,7 +157,9 @@ def train(arguments: list[str], said: Path) -> None:
 def start(arguments: list[str], folder: Path) -> Any:
     folder.parent.mkdir(parents=True, exist_ok=True)
     said = folder.with_suffix(".txt")
-    process = SERVER.Process(target=train, args=([*arguments, f"run_dir={folder}", "resume=auto"], said))
+    process = SERVER.Process(
+        target=train, args=([*arguments, f"run_dir={folder}", "resume=auto"], said)
+    )
     process.start()
     return process
 
@@ -134,8 +180,8 @@ def at(folder: Path) -> str:
 
 
 def finish(arguments: list[str], folder: Path) -> float:
-    """Let a run end; returns its seconds between the first writing and its last report, which would take most kills.
-    RuntimeError with its words where it fails."""
+    """Let a run end; returns its seconds between the first writing and its last report, which would
+    take most kills. RuntimeError with its words where it fails."""
     process = begin(arguments, folder)
     begun = last = time.monotonic()
     while process.is_alive():
@@ -152,12 +198,17 @@ def state(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*.ckpt")):
         content = torch.load(path, map_location="cpu", weights_only=True)
         name = str(path.relative_to(folder))
-        found |= {f"{name}: {part}": content[part] for part in ("state_dict", "optimizer_states", "lr_schedulers")}
+        found |= {
+            f"{name}: {part}": content[part]
+            for part in ("state_dict", "optimizer_states", "lr_schedulers")
+        }
         found[f"{name}: step"] = content["global_step"]
     for path in sorted(folder.rglob("metrics.csv")):
         found[str(path.relative_to(folder))] = path.read_text(encoding="utf-8")
     for path in sorted([*folder.rglob("metrics.json"), *folder.rglob("stages.json")]):
-        found[str(path.relative_to(folder))] = without_seconds(json.loads(path.read_text(encoding="utf-8")))
+        found[str(path.relative_to(folder))] = without_seconds(
+            json.loads(path.read_text(encoding="utf-8"))
+        )
     return found
 
 
@@ -196,20 +247,34 @@ def violate(recipe: str, kills: int, source: random.Random, place: Path) -> dict
         if len(phases) == kills or process.exitcode == 0:
             finish(arguments, folder)
             killed = state(folder)
-            differing |= {key for key in whole.keys() | killed.keys() if not same(whole.get(key), killed.get(key))}
+            differing |= {
+                key
+                for key in whole.keys() | killed.keys()
+                if not same(whole.get(key), killed.get(key))
+            }
             run += 1
-    return {"seconds": round(seconds, 1), "kills": len(phases), "phases": phases, "differing": sorted(differing)}
+    return {
+        "seconds": round(seconds, 1),
+        "kills": len(phases),
+        "phases": phases,
+        "differing": sorted(differing),
+    }
 
 
 def page() -> str:
     kept = json.loads(KEPT.read_text(encoding="utf-8"))
-    lines = [f"| recipe | kills in all | {' | '.join(f'in {phase}' for phase in PHASES)} | equal to the bit |"]
+    lines = [
+        f"| recipe | kills in all | {' | '.join(f'in {phase}' for phase in PHASES)} | equal to the "
+        "bit |"
+    ]
     lines[0] = lines[0].replace("in elsewhere", "elsewhere")
     lines.append(f"|---|{'---:|' * (len(PHASES) + 1)}---|")
     for recipe, found in kept["recipes"].items():
         counts = [found["phases"].count(phase) for phase in PHASES]
         verdict = "yes" if not found["differing"] else f"**no**: {', '.join(found['differing'])}"
-        lines.append(f"| `{recipe}` | {found['kills']} | {' | '.join(map(str, counts))} | {verdict} |")
+        lines.append(
+            f"| `{recipe}` | {found['kills']} | {' | '.join(map(str, counts))} | {verdict} |"
+        )
     total = sum(found["kills"] for found in kept["recipes"].values())
     counts = [sum(f["phases"].count(phase) for f in kept["recipes"].values()) for phase in PHASES]
     lines.append(f"| all | {total} | {' | '.join(map(str, counts))} | |")
@@ -227,8 +292,13 @@ def main() -> None:
     if given.page:
         print(page(), end="")
         return
-    kept, failed = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {"recipes": {}}, False
-    for recipe in given.recipes or sorted(path.stem for path in (CONFIGS / "recipe").glob("*.yaml")):
+    kept, failed = (
+        json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {"recipes": {}},
+        False,
+    )
+    for recipe in given.recipes or sorted(
+        path.stem for path in (CONFIGS / "recipe").glob("*.yaml")
+    ):
         with tempfile.TemporaryDirectory() as place:
             source = random.Random(f"{given.seed} {recipe}")
             try:

@@ -1,1 +1,2 @@
-"""Everything a user can say: YAML files only; this makes the folder a part of the installed package."""
+"""Everything a user can say: YAML files only; this makes the folder a part of the installed
+package."""

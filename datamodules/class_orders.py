@@ -1,8 +1,10 @@
-"""Orders of a stream that choose the class first: balanced, by powers of the class counts, or moving between two.
+"""Orders of a stream that choose the class first: balanced, by powers of the class counts, or
+moving between two.
 
-Each is a pure function of (seed, stream, position), see `samplers.Order`: it resumes anywhere, and ranks share out one
-global sequence. An order is made of blocks; a block is a function of its number, and the last one read is kept. Where
-the literature counts epochs, the number of the block or the share of the run that is done stands for them.
+Each is a pure function of (seed, stream, position), see `samplers.Order`: it resumes anywhere, and
+ranks share out one global sequence. An order is made of blocks; a block is a function of its
+number, and the last one read is kept. Where the literature counts epochs, the number of the block
+or the share of the run that is done stands for them.
 
 Samples without a label (-1) belong to no class and do not come.
 """
@@ -22,14 +24,16 @@ Walk = Literal["on", "fresh", "same"]
 
 
 def class_members(labels: Tensor) -> list[Tensor]:
-    """Positions of the samples of each class that occurs, in order of the classes. labels: int64 [M]."""
+    """Positions of the samples of each class that occurs, in order of the classes. labels: int64
+    [M]."""
     order = labels.argsort(stable=True)
     order = order[labels[order] >= 0]
     return list(order.split(labels[order].unique_consecutive(return_counts=True)[1].tolist()))
 
 
 def power_shares(counts: Tensor, q: float) -> Tensor:
-    """p_j = n_j^q / Σ_k n_k^q in float64, [C]: q = 1 as the data are, 1/2 square root, 0 balanced. counts ≥ 1."""
+    """p_j = n_j^q / Σ_k n_k^q in float64, [C]: q = 1 as the data are, 1/2 square root, 0 balanced.
+    counts ≥ 1."""
     weights = counts.double() ** q
     return weights / weights.sum()
 
@@ -40,7 +44,8 @@ def progressive_shares(counts: Tensor, share: float) -> Tensor:
 
 
 def whole_counts(shares: Tensor, total: int, offset: float = 0.5) -> Tensor:
-    """`total` whole samples over classes in proportion to `shares` [C], int64: each floor or ceiling of p_j · total.
+    """`total` whole samples over classes in proportion to `shares` [C], int64: each floor or
+    ceiling of p_j · total.
 
     Over a uniform offset in [0, 1) the expectation is p_j · total (systematic rounding).
     """
@@ -78,7 +83,9 @@ class Walks:
 
     def __init__(self, members: list[Tensor], seed: int, stream: str):
         self.members = members
-        self.passes = [ShuffledPasses(len(own), seed, f"{stream}/class {c}") for c, own in enumerate(members)]
+        self.passes = [
+            ShuffledPasses(len(own), seed, f"{stream}/class {c}") for c, own in enumerate(members)
+        ]
 
     def take(self, number: int, start: int, count: int) -> Tensor:
         """Positions in the stream of the draws [start, start + count) of a class."""
@@ -86,8 +93,9 @@ class Walks:
 
 
 class ClassCycle(Blocks):
-    """The class-aware cycle: the classes in shuffled order, `in_a_row` samples of each, then shuffled anew; each class
-    walks through its own shuffled list and shuffles again only when it is through.
+    """The class-aware cycle: the classes in shuffled order, `in_a_row` samples of each, then
+    shuffled anew; each class walks through its own shuffled list and shuffles again only when it is
+    through.
 
     A block is as many cycles as make about one pass over the data.
     """
@@ -113,10 +121,13 @@ class ClassCycle(Blocks):
 class ClassPasses(Blocks):
     """Passes with given numbers of samples a class, in shuffled order.
 
-    counts: (number of the pass, offset in [0, 1) drawn for it) -> int64 [classes that occur], summing to `length`.
-    walk `on`: each class goes on where the pass before left its list, for counts that are the same in every pass;
-    `fresh`: every pass begins with a fresh list of each class, so that within a pass every sample comes floor or
-    ceiling of (class's number / its size) times; `same`: all passes hold the same samples.
+    counts: (number of the pass, offset in [0, 1) drawn for it) -> int64 [classes that occur],
+        summing to `length`.
+    walk `on`: each class goes on where the pass before left its list, for counts that are the same
+        in every pass;
+    `fresh`: every pass begins with a fresh list of each class, so that within a pass every sample
+    comes floor or ceiling of (class's number / its size) times; `same`: all passes hold the same
+    samples.
     """
 
     def __init__(
@@ -129,14 +140,22 @@ class ClassPasses(Blocks):
         walk: Walk = "fresh",
     ):
         super().__init__()
-        self.walks, self.seed, self.stream = Walks(class_members(labels), seed, stream), seed, stream
+        self.walks, self.seed, self.stream = (
+            Walks(class_members(labels), seed, stream),
+            seed,
+            stream,
+        )
         self.length, self.counts, self.walk = length, counts, walk
 
     def block(self, number: int) -> Tensor:
         source = generator(self.seed, "pass", self.stream, number)
-        counts = self.counts(number, float(torch.rand((), generator=source, dtype=torch.float64))).tolist()
+        counts = self.counts(
+            number, float(torch.rand((), generator=source, dtype=torch.float64))
+        ).tolist()
         starts = [self._start(c, number, count) for c, count in enumerate(counts)]
-        drawn = [self.walks.take(c, start, counts[c]) for c, start in enumerate(starts) if counts[c]]
+        drawn = [
+            self.walks.take(c, start, counts[c]) for c, start in enumerate(starts) if counts[c]
+        ]
         return torch.cat(drawn)[torch.randperm(self.length, generator=source)]
 
     def _start(self, c: int, number: int, count: int) -> int:
@@ -148,8 +167,8 @@ class ClassPasses(Blocks):
 
 
 class ClassDraws(Blocks):
-    """Independent draws with replacement: a class with the probability `shares` [classes that occur], then one of its
-    samples."""
+    """Independent draws with replacement: a class with the probability `shares` [classes that
+    occur], then one of its samples."""
 
     length = DRAWS
 

@@ -1,4 +1,5 @@
-"""The data of a run: streams for training, parts for evaluation, and the views that methods ask for."""
+"""The data of a run: streams for training, parts for evaluation, and the views that methods ask
+for."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -13,12 +14,24 @@ from datamodules.facts import Facts
 from datamodules.samplers import MakeOrder, Order, ShareSampler, ShuffledPasses, StepSampler
 from datamodules.source import DataInfo, Loader, Splits
 from datamodules.splits import SplitSettings, class_counts, split_training
-from datamodules.streams import BatchLoader, Part, PartDataset, PlacedPart, Places, StepDataset, StepLoader, moved
+from datamodules.streams import (
+    BatchLoader,
+    Part,
+    PartDataset,
+    PlacedPart,
+    Places,
+    StepDataset,
+    StepLoader,
+    moved,
+)
 from foundation.errors import UserError, nearest
 from foundation.randomness import Draw
 
 DIGITS = "0123456789"
-REFERENCE_BATCHES, REFERENCE_SAMPLES = 4, 256  # training batches on which moments are estimated, and their size
+REFERENCE_BATCHES, REFERENCE_SAMPLES = (
+    4,
+    256,
+)  # training batches on which moments are estimated, and their size
 
 
 class StreamDataModule(LightningDataModule):
@@ -29,21 +42,26 @@ class StreamDataModule(LightningDataModule):
     batch_size: labeled samples of a micro-batch, over all ranks.
     unlabeled_ratio: unlabeled samples for each labeled one (μ of FixMatch).
     eval_batch_size: samples of an evaluation batch on each rank.
-    labels_per_class: labels kept in each class, null for all; with an imbalance_factor their mean, in the
-        profile of the training data and at least one a class.
-    imbalance_factor: n_max / n_min ≥ 1 of a long-tailed cut, class 0 the head; null leaves the set as it is.
+    labels_per_class: labels kept in each class, null for all; with an imbalance_factor their mean,
+        in the profile of the training data and at least one a class.
+    imbalance_factor: n_max / n_min ≥ 1 of a long-tailed cut, class 0 the head; null leaves the set
+        as it is.
     imbalance: `exp` or `step` profile.
-    imbalance_subset: samples `seeded` by split_seed, or `legacy`, the very ones that LDAM-DRW's code takes.
-    few_below, many_above: classes with fewer, or more, labeled samples are evaluated apart as few- and many-shot.
+    imbalance_subset: samples `seeded` by split_seed, or `legacy`, the very ones that LDAM-DRW's
+        code takes.
+    few_below, many_above: classes with fewer, or more, labeled samples are evaluated apart as few-
+        and many-shot.
     label_noise: share of the labels that are replaced by another class.
-    val_fraction: share of the (long-tailed) training data held out for validation, unless the set brings a
-        validation part; 0 for none.
+    val_fraction: share of the (long-tailed) training data held out for validation, unless the set
+        brings a validation part; 0 for none.
     split_seed: seeds all cuts. seed: seeds the order of samples.
     num_workers: processes that fetch; 0 is right for sets in memory.
-    device_memory: GiB of a GPU's memory that sets in memory may take, so that batches are gathered there; auto for a
-        quarter of what is free, 0 for none. Others are pinned. With num_workers all stay on the host.
+    device_memory: GiB of a GPU's memory that sets in memory may take, so that batches are gathered
+        there; auto for a quarter of what is free, 0 for none. Others are pinned. With num_workers
+        all stay on the host.
     views: view objects by name, without a trailing digit; null takes a view away.
-    text: null for images; for text a function of the set's parts that numbers their words, gives the codec.
+    text: null for images; for text a function of the set's parts that numbers their words, gives
+        the codec.
     """
 
     def __init__(
@@ -82,10 +100,15 @@ class StreamDataModule(LightningDataModule):
             split_seed,
         )
         if few_below > many_above + 1:
-            raise UserError(f"data.few_below={few_below}: expected at most data.many_above={many_above} and one more")
+            raise UserError(
+                f"data.few_below={few_below}: expected at most data.many_above={many_above} and "
+                "one more"
+            )
         self.shots = (few_below, many_above)
         self.seed, self.num_workers, self.device_memory = seed, num_workers, device_memory
-        self.views: dict[str, Any] = {name: view for name, view in (views or {}).items() if view is not None}
+        self.views: dict[str, Any] = {
+            name: view for name, view in (views or {}).items() if view is not None
+        }
         self.text = text
         self.codec: Any = None
         self.info: DataInfo = source.info()
@@ -102,10 +125,12 @@ class StreamDataModule(LightningDataModule):
         self._place: tuple[int, int, int] | None = None
         self._places: Places | None = None
 
-    # -- what is asked for, before anything is read ----------------------------------------------------------
-    def request(self, streams: Iterable[str], orders: Mapping[str, MakeOrder] | None = None) -> None:
-        """Ask for streams; the requests of all methods add up. orders: how the samples of a stream come, by stream;
-        shuffled passes where nobody asks."""
+    # -- what is asked for, before anything is read ------------------------------------------------
+    def request(
+        self, streams: Iterable[str], orders: Mapping[str, MakeOrder] | None = None
+    ) -> None:
+        """Ask for streams; the requests of all methods add up. orders: how the samples of a stream
+        come, by stream; shuffled passes where nobody asks."""
         known = {"labeled", "unlabeled"}
         for stream in streams:
             if stream not in known:
@@ -118,10 +143,11 @@ class StreamDataModule(LightningDataModule):
         return set(self.views)
 
     def place(self, rank: int, world: int, total: int) -> None:
-        """Without a trainer to ask: where this process stands, and how many micro-batches the run has."""
+        """Without a trainer to ask: where this process stands, and how many micro-batches the run
+        has."""
         self._place = (rank, world, total)
 
-    # -- reading and cutting ---------------------------------------------------------------------------------
+    # -- reading and cutting -----------------------------------------------------------------------
     def prepare_data(self) -> None:
         # one process a machine comes here before the others, so only one downloads
         self._splits = self._splits or self.source.load(self.root)
@@ -134,7 +160,9 @@ class StreamDataModule(LightningDataModule):
         self._fit_text(splits)
         self.classes = dict(train.classes)
         self.tasks = {task: len(names) for task, names in self.classes.items()}
-        cut = split_training(train.targets, self.classes, self.split_settings, own_val=splits.val is not None)
+        cut = split_training(
+            train.targets, self.classes, self.split_settings, own_val=splits.val is not None
+        )
         pool_targets = {task: values[cut.pool] for task, values in train.targets.items()}
         self.true_targets = cut.truth
         self.parts = {
@@ -149,10 +177,13 @@ class StreamDataModule(LightningDataModule):
             held = {task: values[cut.val] for task, values in train.targets.items()}
             self.parts["val"] = Part(train, cut.val, held, torch.arange(len(cut.val)))
         for stream, size in self.batch_sizes().items():
-            self._order(stream, size, self._where()[2])  # what cannot be is said before a run has begun
+            self._order(
+                stream, size, self._where()[2]
+            )  # what cannot be is said before a run has begun
 
     def _fit_text(self, splits: Splits) -> None:
-        """Number the words of all parts, and let views take their statistics from the training texts."""
+        """Number the words of all parts, and let views take their statistics from the training
+        texts."""
         if self.text is not None:
             self.codec = self.text(splits)
         for view in self.views.values():
@@ -161,7 +192,8 @@ class StreamDataModule(LightningDataModule):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Samples of each part after setup. Indices of both streams lie in [0, sizes["unlabeled"])."""
+        """Samples of each part after setup. Indices of both streams lie in [0,
+        sizes["unlabeled"])."""
         return {name: len(part) for name, part in self.parts.items()}
 
     def class_counts(self, task: str = "label") -> Tensor:
@@ -184,24 +216,31 @@ class StreamDataModule(LightningDataModule):
 
     @property
     def vocab_size(self) -> int | None:
-        """Tokens of the tokenizer; before setup the most it may have, None for images and unread tokenizers."""
+        """Tokens of the tokenizer; before setup the most it may have, None for images and unread
+        tokenizers."""
         if self.codec is not None:
             return self.codec.tokenizer.size
-        return self.text.vocab_size if self.text is not None and self.text.pretrained is None else None
+        return (
+            self.text.vocab_size if self.text is not None and self.text.pretrained is None else None
+        )
 
-    # -- views -----------------------------------------------------------------------------------------------
-    def make_view(self, stream: Any, name: str, draw_for: Callable[[str], Draw] | None = None) -> Any:
+    # -- views -------------------------------------------------------------------------------------
+    def make_view(
+        self, stream: Any, name: str, draw_for: Callable[[str], Draw] | None = None
+    ) -> Any:
         """The view `name` of a batch of raw samples, on its device.
 
-        stream: raw data, or the {"data", "targets", "index"} that a loader delivers. name: `raw`, `weak`,
-        `strong` …; a trailing digit asks for another independent draw of the same transform. draw_for: random
-        numbers by purpose; the view's full name is put before each purpose, the caller puts the stream's.
-        `raw` needs none.
+        stream: raw data, or the {"data", "targets", "index"} that a loader delivers. name: `raw`,
+        `weak`, `strong` …; a trailing digit asks for another independent draw of the same
+        transform. draw_for: random numbers by purpose; the view's full name is put before each
+        purpose, the caller puts the stream's. `raw` needs none.
         """
         data = stream["data"] if isinstance(stream, Mapping) and "targets" in stream else stream
         view = self.views.get(name) or self.views.get(name.rstrip(DIGITS))
         if view is None:
-            raise UserError(f"data.views: this data has no view '{name}'; {nearest(name, self.views)}")
+            raise UserError(
+                f"data.views: this data has no view '{name}'; {nearest(name, self.views)}"
+            )
 
         def drawn(purpose: str) -> Draw:
             if draw_for is None:
@@ -216,7 +255,7 @@ class StreamDataModule(LightningDataModule):
             raise ValueError("only texts can be decoded, after setup")
         return self.codec.decode(view["ids"], view["mask"])
 
-    # -- loaders ---------------------------------------------------------------------------------------------
+    # -- loaders -----------------------------------------------------------------------------------
     def _where(self) -> tuple[int, int, int]:
         """(rank, world, micro-batches of the run)."""
         if self._place is not None:
@@ -231,15 +270,21 @@ class StreamDataModule(LightningDataModule):
         )
 
     def _options(self, part: Part) -> dict[str, Any]:
-        """Loader options; also silences Lightning's advice to use workers where a fetch is one gather."""
+        """Loader options; also silences Lightning's advice to use workers where a fetch is one
+        gather."""
         if not part.source.workers:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         device = self.trainer.strategy.root_device.type if self.trainer is not None else "cpu"
-        return {"workers": self.num_workers, "pin": device == "cuda" and not isinstance(part, PlacedPart)}
+        return {
+            "workers": self.num_workers,
+            "pin": device == "cuda" and not isinstance(part, PlacedPart),
+        }
 
     def _placed(self, part: Part) -> Part:
         """The part as loaders read it: on a GPU with its samples there, where they fit."""
-        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        device = (
+            self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        )
         if device.type != "cuda" or self.num_workers:
             return part
         if self._places is None:
@@ -259,7 +304,9 @@ class StreamDataModule(LightningDataModule):
                 f"it must divide by their number, {world}"
             )
         if total < 1:
-            raise UserError("trainer.max_steps must be set: streams are endless, a run has a number of steps")
+            raise UserError(
+                "trainer.max_steps must be set: streams are endless, a run has a number of steps"
+            )
         sizes = self.batch_sizes()
         orders = {name: self._order(name, size, total) for name, size in sizes.items()}
         sampler = StepSampler(orders, sizes, total, rank, world, start=lambda: self.position)
@@ -288,18 +335,24 @@ class StreamDataModule(LightningDataModule):
         rank, world, _ = self._where()
         sampler = ShareSampler(len(part), self.eval_batch_size, rank, world)
         # validation comes again and again, testing once
-        return BatchLoader(PartDataset(part), sampler, persistent=name == "val", **self._options(part))
+        return BatchLoader(
+            PartDataset(part), sampler, persistent=name == "val", **self._options(part)
+        )
 
     def pass_over(self, name: str) -> BatchLoader:
-        """One pass over a part in its own order, all of it on every rank, in batches as evaluation has them."""
+        """One pass over a part in its own order, all of it on every rank, in batches as evaluation
+        has them."""
         part = self._placed(self.parts[name])
-        return BatchLoader(PartDataset(part), ShareSampler(len(part), self.eval_batch_size), **self._options(part))
+        return BatchLoader(
+            PartDataset(part), ShareSampler(len(part), self.eval_batch_size), **self._options(part)
+        )
 
     def reference_batches(self) -> list[dict[str, dict[str, Any]]]:
-        """The run's first training batches as raw data, {stream: batch}, for what is estimated on training samples.
+        """The run's first training batches as raw data, {stream: batch}, for what is estimated on
+        training samples.
 
-        At most `REFERENCE_SAMPLES` samples each, in the shares that the streams have; the same on every rank. They are
-        read once and kept: their number does not grow with the data."""
+        At most `REFERENCE_SAMPLES` samples each, in the shares that the streams have; the same on
+        every rank. They are read once and kept: their number does not grow with the data."""
         if not self._reference:
             sizes, total = self.batch_sizes(), self._where()[2]
             most = min(1.0, REFERENCE_SAMPLES / sum(sizes.values()))
@@ -307,7 +360,9 @@ class StreamDataModule(LightningDataModule):
             for start in range(REFERENCE_BATCHES):
                 batch = {}
                 for stream, size in sizes.items():
-                    rows = orders[stream].take(start * size, start * size + max(2, int(most * size)))
+                    rows = orders[stream].take(
+                        start * size, start * size + max(2, int(most * size))
+                    )
                     batch[stream] = self.parts[stream].fetch(rows)
                 self._reference.append(batch)
         return self._reference
@@ -318,11 +373,14 @@ class StreamDataModule(LightningDataModule):
     def test_dataloader(self) -> BatchLoader | list[Any]:
         return self._evaluation_loader("test")
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        # Lightning's own looks for every kind of container there is; loaders deliver on the CPU or on the device
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        # Lightning's own looks for every kind of container there is; loaders deliver on the CPU or
+        # on the device
         return batch if device.type == "cpu" else moved(batch, device)
 
-    # -- where the run stands --------------------------------------------------------------------------------
+    # -- where the run stands ----------------------------------------------------------------------
     @property
     def position(self) -> int:
         """Micro-batches done: as the trainer counted, else as restored."""

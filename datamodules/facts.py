@@ -1,4 +1,5 @@
-"""What outlives the data of a run: everything that a trained network needs in order to be built and used without it."""
+"""What outlives the data of a run: everything that a trained network needs in order to be built and
+used without it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from datamodules.text.tokenizer import TextTokenizer
 
 @dataclass(frozen=True)
 class Facts:
-    """classes, counts: names, and labeled training samples a class, by task. missing: tasks of which some samples carry
-    no label. sizes: samples of each part. tokenizer: None for pictures."""
+    """classes, counts: names, and labeled training samples a class, by task. missing: tasks of
+    which some samples carry no label. sizes: samples of each part. tokenizer: None for pictures."""
 
     classes: dict[str, list[str]]
     counts: dict[str, list[int]]

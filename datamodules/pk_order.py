@@ -1,4 +1,5 @@
-"""Batches of P classes with K samples each, as a pure function of the position: what losses on pairs learn from."""
+"""Batches of P classes with K samples each, as a pure function of the position: what losses on
+pairs learn from."""
 
 import math
 from collections.abc import Mapping
@@ -15,12 +16,13 @@ Classes = Literal["uniform", "proportional"]
 
 
 class BlockWalk:
-    """An endless walk over `size` elements in blocks of `block` different ones, each element equally often.
+    """An endless walk over `size` elements in blocks of `block` different ones, each element
+    equally often.
 
-    It goes in rounds of size / gcd(size, block) blocks. In a round whole shuffled passes follow each other; elements
-    that already stand in the block which a pass finds begun are put behind it. A round is drawn from (key, its number)
-    alone, so that every block can be had without those before. Fewer elements than a block holds: all of them,
-    shuffled, and again from the start.
+    It goes in rounds of size / gcd(size, block) blocks. In a round whole shuffled passes follow
+    each other; elements that already stand in the block which a pass finds begun are put behind it.
+    A round is drawn from (key, its number) alone, so that every block can be had without those
+    before. Fewer elements than a block holds: all of them, shuffled, and again from the start.
     """
 
     def __init__(self, size: int, block: int, *key: object):
@@ -54,23 +56,34 @@ class BlockWalk:
 class PKOrder:
     """Endless batches of P = batch_size / K classes with K samples each.
 
-    `uniform`: classes by a `BlockWalk`, and within a class its samples by another, so that classes, and the samples
-    of a class, come equally often. `proportional`: P different classes a batch, drawn with the class frequencies.
-    Samples stand class by class; interleaved, every K-th part of the batch holds one of each class.
+    `uniform`: classes by a `BlockWalk`, and within a class its samples by another, so that classes,
+    and the samples of a class, come equally often. `proportional`: P different classes a batch,
+    drawn with the class frequencies. Samples stand class by class; interleaved, every K-th part of
+    the batch holds one of each class.
 
     labels: int64 [M], -1 in no batch.
     """
 
     def __init__(
-        self, labels: Tensor, batch_size: int, per_class: int, classes: Classes, interleaved: bool, *key: object
+        self,
+        labels: Tensor,
+        batch_size: int,
+        per_class: int,
+        classes: Classes,
+        interleaved: bool,
+        *key: object,
     ):
         self.per_class, self.interleaved, self.key = per_class, interleaved, key
         self.batch_size, self.groups = batch_size, batch_size // per_class
         known = (labels >= 0).nonzero().flatten()
         _, counts = torch.unique(labels[known], return_counts=True)
         self.members = known[labels[known].argsort(stable=True)].split(counts.tolist())
-        self.samples = [BlockWalk(len(m), per_class, *key, "samples", c) for c, m in enumerate(self.members)]
-        self.classes = BlockWalk(len(counts), self.groups, *key, "classes") if classes == "uniform" else None
+        self.samples = [
+            BlockWalk(len(m), per_class, *key, "samples", c) for c, m in enumerate(self.members)
+        ]
+        self.classes = (
+            BlockWalk(len(counts), self.groups, *key, "classes") if classes == "uniform" else None
+        )
         self.log_counts = counts.double().log()
 
     def batch(self, number: int) -> Tensor:
@@ -80,8 +93,11 @@ class PKOrder:
             # every class once a pass: its earlier turns are the passes before this one
             turns = (number * self.groups + torch.arange(self.groups)) // self.classes.size
         else:
-            # the largest of log n_c plus Gumbel noise are draws without replacement with probabilities n_c / N
-            noise = torch.rand(len(self.log_counts), generator=generator(*self.key, number), dtype=torch.float64)
+            # the largest of log n_c plus Gumbel noise are draws without replacement with
+            # probabilities n_c / N
+            noise = torch.rand(
+                len(self.log_counts), generator=generator(*self.key, number), dtype=torch.float64
+            )
             chosen = (self.log_counts - torch.log(-torch.log(noise))).topk(self.groups).indices
             turns = torch.full_like(chosen, number)
         pairs = zip(chosen.tolist(), turns.tolist(), strict=True)
@@ -98,7 +114,8 @@ class PKOrder:
 
 @dataclass(frozen=True)
 class MakePKOrder:
-    """Makes the order for a stream. task: whose classes; None: the first. key: the method's, for messages.
+    """Makes the order for a stream. task: whose classes; None: the first. key: the method's, for
+    messages.
 
     Raises UserError where the batch does not divide into K or the data has too few classes for it.
     """
@@ -109,10 +126,14 @@ class MakePKOrder:
     task: str | None = None
     key: str = "pk"
 
-    def __call__(self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str) -> PKOrder:
+    def __call__(
+        self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str
+    ) -> PKOrder:
         task = next(iter(targets)) if self.task is None else self.task
         if task not in targets:
-            raise UserError(f"methods.{self.key}.task={task}: there is no such task; {nearest(task, targets)}")
+            raise UserError(
+                f"methods.{self.key}.task={task}: there is no such task; {nearest(task, targets)}"
+            )
         labels, k = targets[task], self.per_class
         setting = f"methods.{self.key}.samples_per_class={k}"
         if batch_size % k:
@@ -124,7 +145,8 @@ class MakePKOrder:
         there = len(labels[labels >= 0].unique())
         if batch_size // k > there:
             raise UserError(
-                f"data.batch_size={batch_size}: wants {batch_size // k} classes a batch with {setting}, "
+                f"data.batch_size={batch_size}: wants {batch_size // k} classes a batch with "
+                f"{setting}, "
                 f"the labeled data has {there}; expected at most data.batch_size={there * k}"
             )
         return PKOrder(labels, batch_size, k, self.classes, self.interleaved, seed, "order", stream)

@@ -1,4 +1,5 @@
-"""Which samples make the batch of a step: pure functions of the step, so that resuming is starting there."""
+"""Which samples make the batch of a step: pure functions of the step, so that resuming is starting
+there."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
@@ -23,15 +24,17 @@ class Order(Protocol):
 class MakeOrder(Protocol):
     """Makes the order in which a stream's samples come, once the data has been read."""
 
-    def __call__(self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str) -> Order:
-        """targets: int64 [M] by task, of the samples of the stream. batch_size: global samples of a micro-batch.
-        total: micro-batches of the run. seed, stream: key every draw."""
+    def __call__(
+        self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str
+    ) -> Order:
+        """targets: int64 [M] by task, of the samples of the stream. batch_size: global samples of a
+        micro-batch. total: micro-batches of the run. seed, stream: key every draw."""
         ...
 
 
 class ShuffledPasses:
-    """Endless passes over `size` samples, pass p in an order of its own drawn from (seed, "order", stream,
-    p).
+    """Endless passes over `size` samples, pass p in an order of its own drawn from (seed, "order",
+    stream, p).
 
     40 labels with a batch of 64 are one pass and 24 samples of the next.
     """
@@ -60,11 +63,12 @@ class ShuffledPasses:
 
 
 class StepSampler(Sampler):
-    """For each micro-batch s of a run: {"position": s, stream: positions in the stream} for one rank.
+    """For each micro-batch s of a run: {"position": s, stream: positions in the stream} for one
+    rank.
 
-    orders: the sequence of each stream. batch_sizes: *global* samples of each stream in a micro-batch; rank r
-    gets the r-th of `world` equal contiguous parts. total: micro-batches of the whole run. start: called at
-    each iteration, the micro-batch to begin with.
+    orders: the sequence of each stream. batch_sizes: *global* samples of each stream in a
+    micro-batch; rank r gets the r-th of `world` equal contiguous parts. total: micro-batches of the
+    whole run. start: called at each iteration, the micro-batch to begin with.
     """
 
     def __init__(
@@ -78,7 +82,9 @@ class StepSampler(Sampler):
     ):
         for stream, size in batch_sizes.items():
             if size % world:
-                raise ValueError(f"{size} samples of stream '{stream}' do not divide by {world} ranks")
+                raise ValueError(
+                    f"{size} samples of stream '{stream}' do not divide by {world} ranks"
+                )
         self.orders, self.batch_sizes, self.total = dict(orders), dict(batch_sizes), total
         self.rank, self.world, self.start = rank, world, start
 
@@ -90,7 +96,10 @@ class StepSampler(Sampler):
             taken = order.take(step * whole, (step + steps) * whole).view(steps, self.world, -1)
             rows[stream] = taken[:, self.rank].unbind()
         for offset in range(steps):
-            yield {"position": step + offset, **{stream: taken[offset] for stream, taken in rows.items()}}
+            yield {
+                "position": step + offset,
+                **{stream: taken[offset] for stream, taken in rows.items()},
+            }
 
     def __iter__(self) -> Iterator[dict[str, int | Tensor]]:
         for step in range(self.start(), self.total, BLOCK):
@@ -103,8 +112,9 @@ class StepSampler(Sampler):
 class ShareSampler(Sampler):
     """Every sample once over all ranks, in batches of at most `batch_size` a rank, without padding.
 
-    Rank r holds a contiguous share; shares differ by one sample at most, and all ranks have equally many
-    batches unless there are fewer samples than that, so collectives in an evaluation loop meet.
+    Rank r holds a contiguous share; shares differ by one sample at most, and all ranks have equally
+    many batches unless there are fewer samples than that, so collectives in an evaluation loop
+    meet.
     """
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1):

@@ -1,4 +1,5 @@
-"""What a data set is: sources of samples, the parts of a set, and what is known before anything is read."""
+"""What a data set is: sources of samples, the parts of a set, and what is known before anything is
+read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,12 @@ Kind = Literal["image", "text"]
 class DataInfo:
     """What a loader knows without touching data.
 
-    tasks: number of classes by task, None where only reading the set tells. shape: (C, H, W) of an image,
-    None for text. train_size: training samples before anything is held out, None where only reading tells.
-    disjoint: evaluation has other classes than training, so that heads say nothing there, only retrieval does.
+    tasks: number of classes by task, None where only reading the set tells. shape: (C, H, W) of an
+        image,
+    None for text. train_size: training samples before anything is held out, None where only reading
+    tells.
+    disjoint: evaluation has other classes than training, so that heads say nothing there, only
+        retrieval does.
     """
 
     kind: Kind
@@ -29,8 +33,8 @@ class DataInfo:
 class Source:
     """Samples by position. A subclass sets the attributes and fills `fetch` and `__len__`.
 
-    targets: int64 [N] by task, -1 for no label. classes: class names by task, in the order of the target
-    values.
+    targets: int64 [N] by task, -1 for no label. classes: class names by task, in the order of the
+    target values.
     workers: True where `fetch` is slow (it decodes files) and gains from worker processes.
     """
 
@@ -49,7 +53,7 @@ class Source:
         """
         raise TypeError(f"{type(self).__name__} does not fetch samples")
 
-    # -- sets in memory: they may lie on the device ----------------------------------------------------------
+    # -- sets in memory: they may lie on the device ------------------------------------------------
     @property
     def nbytes(self) -> int | None:
         """Bytes of all samples, None where they are not in memory."""
@@ -74,10 +78,14 @@ class ArraySource(Source):
 
     def __init__(self, pixels: Tensor, targets: dict[str, Tensor], classes: dict[str, list[str]]):
         if pixels.dtype != torch.uint8 or pixels.ndim != 4:
-            raise ValueError(f"pixels must be uint8 [N, C, H, W], not {pixels.dtype} {list(pixels.shape)}")
+            raise ValueError(
+                f"pixels must be uint8 [N, C, H, W], not {pixels.dtype} {list(pixels.shape)}"
+            )
         for task, values in targets.items():
             if values.dtype != torch.int64 or values.shape != (len(pixels),):
-                raise ValueError(f"targets of '{task}' must be int64 [{len(pixels)}], one for each picture")
+                raise ValueError(
+                    f"targets of '{task}' must be int64 [{len(pixels)}], one for each picture"
+                )
         self.pixels, self.targets, self.classes = pixels.contiguous(), targets, classes
 
     def __len__(self) -> int:
@@ -115,7 +123,8 @@ class Loader(Protocol):
         ...
 
     def load(self, root: str | Path | None) -> Splits:
-        """Read the set from the folder `root`; None lets the loader look for or fetch the set itself.
+        """Read the set from the folder `root`; None lets the loader look for or fetch the set
+        itself.
 
         Raises UserError in one line where the set cannot be had.
         """

@@ -1,11 +1,11 @@
-"""Which samples are trained on, held out, labeled, and with which labels: pure functions of (targets,
-settings, seed).
+"""Which samples are trained on, held out, labeled, and with which labels: pure functions of
+(targets, settings, seed).
 
 The order of the cuts, each seeded on its own so that changing one leaves the others as they were:
 
     training data ─ long-tailed cut ─ validation part ─ pool ─┬─ unlabeled stream: the whole pool
-                                                              └─ labels_per_class ─ label noise ─ labeled
-                                                              stream
+                                                              └─ labels_per_class ─ label noise ─
+                                                              labeled stream
 
 The test part is never touched.
 """
@@ -25,23 +25,27 @@ Profile = Literal["exp", "step"]
 
 
 def class_counts(labels: Tensor, classes: int) -> Tensor:
-    """int64 [classes]: how often each label occurs in `labels` [N]; -1 (no label) is not counted."""
+    """int64 [classes]: how often each label occurs in `labels` [N]; -1 (no label) is not
+    counted."""
     return torch.bincount(labels[labels >= 0], minlength=classes)
 
 
 def imbalanced_counts(available: Tensor, factor: float, profile: Profile = "exp") -> Tensor:
-    """Samples a class of a long-tailed cut of a set with `available` [C] samples a class; class 0 is the
-    head.
+    """Samples a class of a long-tailed cut of a set with `available` [C] samples a class; class 0
+    is the head.
 
         exp:   n_c = floor(n_max · factor^(-c / (C - 1)))
         step:  n_c = n_max in the first C // 2 classes, floor(n_max / factor) in the others
 
-    computed in float64 (Cui et al. 2019, Cao et al. 2019). n_max is the largest head for which every class
-    has enough
-    samples: 5000 for CIFAR-10. The floor may leave a class with none; the caller decides what that means.
+    computed in float64 (Cui et al. 2019, Cao et al. 2019). n_max is the largest head for which
+    every class has enough
+    samples: 5000 for CIFAR-10. The floor may leave a class with none; the caller decides what that
+        means.
     """
     if factor < 1:
-        raise UserError(f"data.imbalance_factor={factor:g}: give n_max / n_min, a number of at least 1")
+        raise UserError(
+            f"data.imbalance_factor={factor:g}: give n_max / n_min, a number of at least 1"
+        )
     classes = len(available)
     index = np.arange(classes, dtype=np.float64)
     if profile == "exp":
@@ -54,7 +58,8 @@ def imbalanced_counts(available: Tensor, factor: float, profile: Profile = "exp"
 
 
 def apportion(weights: Tensor, total: int) -> Tensor:
-    """`total` whole labels over classes in proportion to `weights` [C], at least one each: largest remainder.
+    """`total` whole labels over classes in proportion to `weights` [C], at least one each: largest
+    remainder.
 
     Classes whose quota is below one get one, and the others share what is left. Needs total ≥ C.
     """
@@ -76,7 +81,8 @@ def apportion(weights: Tensor, total: int) -> Tensor:
 
 
 def take_per_class(labels: Tensor, counts: Tensor, source: torch.Generator) -> Tensor:
-    """Sorted positions of `counts[c]` random samples of each class c, none of them with label -1."""
+    """Sorted positions of `counts[c]` random samples of each class c, none of them with label
+    -1."""
     order = torch.randperm(len(labels), generator=source)
     order = order[labels[order] >= 0]
     order = order[labels[order].argsort(stable=True)]
@@ -89,8 +95,8 @@ def take_per_class(labels: Tensor, counts: Tensor, source: torch.Generator) -> T
 def take_per_class_legacy(labels: Tensor, counts: Tensor) -> Tensor:
     """As `take_per_class`, with the subset that the code of LDAM-DRW takes.
 
-    numpy's legacy generator seeded with 0 shuffles the indices of one class after the other, in increasing
-    order.
+    numpy's legacy generator seeded with 0 shuffles the indices of one class after the other, in
+    increasing order.
     """
     shuffler = np.random.RandomState(0)
     chosen = []
@@ -102,21 +108,27 @@ def take_per_class_legacy(labels: Tensor, counts: Tensor) -> Tensor:
 
 
 def validation_counts(available: Tensor, fraction: float) -> Tensor:
-    """Samples a class to hold out: the fraction, at least one, but never the only sample of a class."""
+    """Samples a class to hold out: the fraction, at least one, but never the only sample of a
+    class."""
     wanted = (available * fraction).round().long().clamp_min(1)
     return (
-        torch.minimum(wanted, (available - 1).clamp_min(0)) if fraction > 0 else torch.zeros_like(available)
+        torch.minimum(wanted, (available - 1).clamp_min(0))
+        if fraction > 0
+        else torch.zeros_like(available)
     )
 
 
-def label_counts(available: Tensor, per_class: int, proportional: bool, names: Sequence[str]) -> Tensor:
+def label_counts(
+    available: Tensor, per_class: int, proportional: bool, names: Sequence[str]
+) -> Tensor:
     """Labels a class: exactly `per_class`; proportional: with mean `per_class`, in the shares of
     `available`, at least one each."""
     if proportional:
         total = per_class * len(available)
         if total > int(available.sum()):
             raise UserError(
-                f"data.labels_per_class={per_class}: {total} labels are asked for, the long-tailed training "
+                f"data.labels_per_class={per_class}: {total} labels are asked for, the long-tailed "
+                "training "
                 f"data has {int(available.sum())} samples"
             )
         return apportion(available, total)
@@ -124,14 +136,16 @@ def label_counts(available: Tensor, per_class: int, proportional: bool, names: S
     if len(short):
         worst = int(short[available[short].argmin()])
         raise UserError(
-            f"data.labels_per_class={per_class}: class '{names[worst]}' has {int(available[worst])} training "
+            f"data.labels_per_class={per_class}: class '{names[worst]}' has "
+            f"{int(available[worst])} training "
             f"samples; expected at most {int(available.min())}"
         )
     return torch.full_like(available, per_class)
 
 
 def flip_labels(labels: Tensor, share: float, classes: int, source: torch.Generator) -> Tensor:
-    """Symmetric label noise: round(share · N) random labels, each replaced by another class chosen uniformly.
+    """Symmetric label noise: round(share · N) random labels, each replaced by another class chosen
+    uniformly.
 
     The true class is never drawn, so the share is the share of wrong labels. Labels of -1 stay.
     """
@@ -158,8 +172,8 @@ class SplitSettings:
 
 @dataclass(frozen=True)
 class TrainingSplit:
-    """The cuts. pool, val: rows of the training source. labeled: positions in the pool. targets: observed
-    labels of the labeled samples by task (noisy where asked), truth: their true ones."""
+    """The cuts. pool, val: rows of the training source. labeled: positions in the pool. targets:
+    observed labels of the labeled samples by task (noisy where asked), truth: their true ones."""
 
     pool: Tensor
     val: Tensor
@@ -173,12 +187,15 @@ def check_classes(targets: dict[str, Tensor], classes: dict[str, list[str]]) -> 
     for task, names in classes.items():
         if len(names) < 2:
             raise UserError(
-                f"data: task '{task}' has {'only the class ' + repr(names[0]) if names else 'no class'}; "
+                f"data: task '{task}' has "
+                f"{'only the class ' + repr(names[0]) if names else 'no class'}; "
                 f"training needs at least two classes"
             )
         empty = (class_counts(targets[task], len(names)) == 0).nonzero().flatten().tolist()
         if empty:
-            listed = ", ".join(f"'{names[c]}'" for c in empty[:5]) + (" …" if len(empty) > 5 else "")
+            listed = ", ".join(f"'{names[c]}'" for c in empty[:5]) + (
+                " …" if len(empty) > 5 else ""
+            )
             raise UserError(f"data: no training sample of class {listed} of task '{task}'")
 
 
@@ -191,7 +208,8 @@ def _long_tailed(labels: Tensor, names: Sequence[str], settings: SplitSettings) 
     if counts.min() < 1:
         raise UserError(
             f"data.imbalance_factor={factor:g} leaves no training sample of class "
-            f"'{names[int(counts.argmin())]}'; the head has {int(counts.max())}, expected at most that"
+            f"'{names[int(counts.argmin())]}'; the head has {int(counts.max())}, expected at most "
+            "that"
         )
     if settings.imbalance_subset == "legacy":
         kept = take_per_class_legacy(labels, counts)
@@ -201,11 +219,15 @@ def _long_tailed(labels: Tensor, names: Sequence[str], settings: SplitSettings) 
 
 
 def split_training(
-    targets: dict[str, Tensor], classes: dict[str, list[str]], settings: SplitSettings, own_val: bool = False
+    targets: dict[str, Tensor],
+    classes: dict[str, list[str]],
+    settings: SplitSettings,
+    own_val: bool = False,
 ) -> TrainingSplit:
     """All cuts of a training source; the first task stratifies.
 
-    own_val: the set brings a validation part, nothing is held out. Raises UserError as the helpers above.
+    own_val: the set brings a validation part, nothing is held out. Raises UserError as the helpers
+        above.
     """
     check_classes(targets, classes)
     task = next(iter(classes))
@@ -228,7 +250,10 @@ def split_training(
     truth = {name: values[pool[labeled]] for name, values in targets.items()}
     observed = {
         name: flip_labels(
-            values, settings.label_noise, len(classes[name]), generator(seed, "split", "noise", name)
+            values,
+            settings.label_noise,
+            len(classes[name]),
+            generator(seed, "split", "noise", name),
         )
         for name, values in truth.items()
     }

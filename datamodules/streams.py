@@ -1,4 +1,5 @@
-"""From positions to batches: the parts of a source that streams read, and the loaders that deliver them."""
+"""From positions to batches: the parts of a source that streams read, and the loaders that deliver
+them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from foundation.errors import UserError
 class Part:
     """Samples of a source that one stream or one evaluation reads.
 
-    rows: int64 [M], their places in the source. targets: by task, int64 [M]. index: int64 [M], the number
-    under which a memory keeps the sample, stable over run, workers, ranks and resume; the same for a sample
-    in every stream.
+    rows: int64 [M], their places in the source. targets: by task, int64 [M]. index: int64 [M], the
+    number under which a memory keeps the sample, stable over run, workers, ranks and resume; the
+    same for a sample in every stream.
     """
 
     def __init__(self, source: Source, rows: Tensor, targets: dict[str, Tensor], index: Tensor):
@@ -50,12 +51,16 @@ class Part:
         """{"data", "targets", "index"} of the samples at `positions` [B]."""
         rows, index, *targets = self.table.index_select(1, positions).unbind()
         data = self.source.fetch(rows)
-        return {"data": data, "targets": dict(zip(self.tasks, targets, strict=True)), "index": index}
+        return {
+            "data": data,
+            "targets": dict(zip(self.tasks, targets, strict=True)),
+            "index": index,
+        }
 
 
 class PlacedPart(Part):
-    """A part whose samples lie on the device: a batch is a gather there, and what crosses over are its numbers, in one
-    transfer that nobody waits for."""
+    """A part whose samples lie on the device: a batch is a gather there, and what crosses over are
+    its numbers, in one transfer that nobody waits for."""
 
     def __init__(self, part: Part, source: Source, device: torch.device):
         self.source, self.tasks, self.table, self.device = source, part.tasks, part.table, device
@@ -66,11 +71,16 @@ class PlacedPart(Part):
             numbers = numbers.pin_memory()
         rows, index, *targets = numbers.to(self.device, non_blocking=True).unbind()
         data = self.source.fetch_there(numbers[0], rows)
-        return {"data": data, "targets": dict(zip(self.tasks, targets, strict=True)), "index": index}
+        return {
+            "data": data,
+            "targets": dict(zip(self.tasks, targets, strict=True)),
+            "index": index,
+        }
 
 
 class Places:
-    """Which sources lie on the device: each for itself, while they fit into what may be taken there.
+    """Which sources lie on the device: each for itself, while they fit into what may be taken
+    there.
 
     allowed: GiB, or `auto`: a quarter of what is free.
     """
@@ -94,7 +104,8 @@ class Places:
 
 @dataclass(frozen=True)
 class Failure:
-    """A user's mistake found while fetching: a worker process would wrap an exception into a traceback."""
+    """A user's mistake found while fetching: a worker process would wrap an exception into a
+    traceback."""
 
     message: str
 
@@ -137,14 +148,24 @@ def moved(batch: Any, device: torch.device) -> Any:
     """A batch of tensors in nested dicts on `device`; whatever else it holds stays as it is."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=device.type == "cuda")
-    return {name: moved(part, device) for name, part in batch.items()} if isinstance(batch, dict) else batch
+    return (
+        {name: moved(part, device) for name, part in batch.items()}
+        if isinstance(batch, dict)
+        else batch
+    )
 
 
 class BatchLoader(DataLoader):
-    """A DataLoader over batches that the dataset makes whole; a `Failure` is raised as UserError."""
+    """A DataLoader over batches that the dataset makes whole; a `Failure` is raised as
+    UserError."""
 
     def __init__(
-        self, dataset: Dataset, sampler: Any, workers: int = 0, pin: bool = False, persistent: bool = False
+        self,
+        dataset: Dataset,
+        sampler: Any,
+        workers: int = 0,
+        pin: bool = False,
+        persistent: bool = False,
     ):
         super().__init__(
             dataset,
@@ -166,7 +187,8 @@ class BatchLoader(DataLoader):
 
 
 class StepLoader(BatchLoader):
-    """The loader of all training streams. Stateful as Lightning means it: its state is the run's position."""
+    """The loader of all training streams. Stateful as Lightning means it: its state is the run's
+    position."""
 
     def __init__(
         self,

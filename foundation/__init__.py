@@ -1,1 +1,2 @@
-"""What lies under everything: errors, random numbers, whole files, ranks. Imports nothing of ours."""
+"""What lies under everything: errors, random numbers, whole files, ranks. Imports nothing of
+ours."""

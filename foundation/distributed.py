@@ -21,7 +21,8 @@ def global_sum(value: Tensor) -> Tensor:
 
 
 def gather_rows(value: Tensor) -> Tensor:
-    """Rows of all ranks, in the order of the global batch; without gradient. Every rank holds equally many."""
+    """Rows of all ranks, in the order of the global batch; without gradient. Every rank holds
+    equally many."""
     if world_size() == 1:
         return value.detach()
     parts = [torch.empty_like(value) for _ in range(world_size())]
@@ -44,12 +45,15 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_with_gradient(value: Tensor) -> Tensor:
-    """Rows of all ranks in the order of the global batch, with gradient to the own ones through every rank's loss.
+    """Rows of all ranks in the order of the global batch, with gradient to the own ones through
+    every rank's loss.
 
-    A loss that relates samples to each other is not a sum over ranks. Every rank gathers the embeddings of the whole
-    batch and computes the whole loss: n·n numbers and no further traffic, nothing next to a network's cost. Backward sums
-    what the ranks' losses say about a rank's own rows, and averaging gradients over ranks divides by their number again. So
-    the loss is exact whatever its form, its value is the same on every rank, and parameters in it (proxies) are exact too.
+    A loss that relates samples to each other is not a sum over ranks. Every rank gathers the
+    embeddings of the whole batch and computes the whole loss: n·n numbers and no further traffic,
+    nothing next to a network's cost. Backward sums what the ranks' losses say about a rank's own
+    rows, and averaging gradients over ranks divides by their number again. So the loss is exact
+    whatever its form, its value is the same on every rank, and parameters in it (proxies) are exact
+    too.
 
     value: [N, …], equally many rows on every rank. The value itself on one process.
     """

@@ -1,11 +1,13 @@
-"""The one exception for a user's mistake: it reaches the user as one line and a non-zero exit, never as a traceback."""
+"""The one exception for a user's mistake: it reaches the user as one line and a non-zero exit,
+never as a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The message is one line: where, what was found, what was expected."""
+    """A mistake that the user can mend. The message is one line: where, what was found, what was
+    expected."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -9,11 +9,13 @@ from foundation.errors import UserError
 JOBS_FAILED = 1  # of a sweep, some
 USER_MISTAKE = 2
 INTERRUPTED = 130
-TERMINATED = 75  # sysexits.h: a temporary failure, to be tried again; the same command with resume=auto goes on
+# sysexits.h: a temporary failure, to be tried again; the same command with resume=auto goes on
+TERMINATED = 75
 
 
 class Terminated(BaseException):
-    """A run was told to stop (SIGTERM) and has kept what it had. step: optimizer steps in its checkpoint."""
+    """A run was told to stop (SIGTERM) and has kept what it had. step: optimizer steps in its
+    checkpoint."""
 
     def __init__(self, folder: Path, step: int):
         super().__init__(folder, step)
@@ -33,7 +35,8 @@ def exit_code(action: Callable[[], int]) -> int:
         return INTERRUPTED
     except Terminated as stop:
         print(
-            f"terminated: {stop.step} steps are kept; go on with resume={stop.folder} run_dir={stop.folder}",
+            f"terminated: {stop.step} steps are kept; go on with resume={stop.folder} "
+            f"run_dir={stop.folder}",
             file=sys.stderr,
         )
         return TERMINATED

@@ -11,7 +11,8 @@ from foundation.errors import UserError
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a UTF-8 text file through a temporary file beside it, so that a reader never sees half of it.
+    """Write a UTF-8 text file through a temporary file beside it, so that a reader never sees half
+    of it.
 
     Raises `UserError` where the folder cannot be written.
     """
@@ -29,7 +30,9 @@ def write_text(path: str | Path, text: str) -> Path:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); expected a writable folder") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); expected a writable folder"
+        ) from error
     return path
 
 
@@ -40,8 +43,8 @@ def _umask() -> int:
 
 
 def jsonable(value: Any) -> Any:
-    """`value` in JSON's own types: NaN and infinities become null (JSON has no word for them), arrays become lists,
-    keys become strings, anything else its string."""
+    """`value` in JSON's own types: NaN and infinities become null (JSON has no word for them),
+    arrays become lists, keys become strings, anything else its string."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

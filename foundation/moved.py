@@ -1,7 +1,8 @@
-"""Where modules were in earlier versions: checkpoints, sweeps and users' own files name them by path.
+"""Where modules were in earlier versions: checkpoints, sweeps and users' own files name them by
+path.
 
-`current_name` gives today's path of a class. An import of an old path gives the module of today, the same object, so
-that methods of users that were written before a move still load.
+`current_name` gives today's path of a class. An import of an old path gives the module of today,
+the same object, so that methods of users that were written before a move still load.
 """
 
 import importlib
@@ -114,7 +115,8 @@ class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing to run: it has been imported under its own name, which the import system has written over."""
+        """Nothing to run: it has been imported under its own name, which the import system has
+        written over."""
         own: Any = getattr(module.__spec__, "loader_state", None)
         module.__spec__ = own
 

@@ -1,7 +1,7 @@
 """Random numbers as a pure function of (seed, step, position in the global batch, purpose).
 
-Nothing here depends on what ran before: a resumed run draws what the uninterrupted one would have drawn, and two
-ranks with half the batch each draw what one rank draws for the whole batch.
+Nothing here depends on what ran before: a resumed run draws what the uninterrupted one would have
+drawn, and two ranks with half the batch each draw what one rank draws for the whole batch.
 """
 
 import hashlib
@@ -14,7 +14,8 @@ from torch import Tensor
 
 
 def derive_seed(*key: object) -> int:
-    """A 63-bit seed from any printable key; equal keys give equal seeds on every machine and in every process."""
+    """A 63-bit seed from any printable key; equal keys give equal seeds on every machine and in
+    every process."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -25,10 +26,11 @@ def generator(*key: object, device: torch.device | str = "cpu") -> torch.Generat
 
 
 def seed_default(seed: int, device: torch.device) -> None:
-    """Seed the default generators that operations on `device` draw from: the CPU's and the device's own.
+    """Seed the default generators that operations on `device` draw from: the CPU's and the device's
+    own.
 
-    torch.manual_seed seeds every kind of device, and while one is unused it keeps a formatted stack trace for it each
-    time: 0.4 to 3 ms a call, where this takes 2 µs.
+    torch.manual_seed seeds every kind of device, and while one is unused it keeps a formatted stack
+    trace for it each time: 0.4 to 3 ms a call, where this takes 2 µs.
     """
     torch.default_generator.manual_seed(seed)
     if device.type not in ("cpu", "meta"):
@@ -46,12 +48,16 @@ class Rows(Protocol):
 
 
 class Draw:
-    """Numbers for the rows of this rank: drawn for all `total` rows of the global batch, then cut to `rows`.
+    """Numbers for the rows of this rank: drawn for all `total` rows of the global batch, then cut
+    to `rows`.
 
-    Every method returns a tensor whose first dimension is the number of local rows, followed by `shape`.
+    Every method returns a tensor whose first dimension is the number of local rows, followed by
+    `shape`.
     """
 
-    def __init__(self, source: torch.Generator, total: int, rows: slice, device: torch.device | str):
+    def __init__(
+        self, source: torch.Generator, total: int, rows: slice, device: torch.device | str
+    ):
         self.source, self.total, self.rows, self.device = source, total, rows, device
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -78,7 +84,8 @@ class Draw:
         params = torch.full((self.total, 2), a, device=self.device, dtype=torch.float64)
         params[:, 1].fill_(b)
         x = torch._standard_gamma(params, generator=self.source)
-        # Both gammas underflow for tiny parameters; the limit of Beta(a, b) there is a coin on {0, 1}.
+        # Both gammas underflow for tiny parameters; the limit of Beta(a, b) there is a coin on {0,
+        # 1}.
         ratio = x[:, 0] / x.sum(1)
         return torch.nan_to_num(ratio, nan=0.5).float()[self.rows]
 
@@ -87,8 +94,8 @@ class Draw:
 class Randomness:
     """All the randomness of one step on one rank.
 
-    `step` counts micro-batches from the start of the run; `rank` and `world` place the local rows in the global
-    batch (rank r holds the rows [r*n, (r+1)*n)).
+    `step` counts micro-batches from the start of the run; `rank` and `world` place the local rows
+    in the global batch (rank r holds the rows [r*n, (r+1)*n)).
     """
 
     seed: int
@@ -100,25 +107,37 @@ class Randomness:
     def draw(self, purpose: str, rows: int) -> Draw:
         """Numbers for `rows` local samples; `purpose` separates independent uses in one step."""
         local = slice(self.rank * rows, (self.rank + 1) * rows)
-        return Draw(generator(self.seed, self.step, purpose, device=self.device), self.world * rows, local, self.device)
+        return Draw(
+            generator(self.seed, self.step, purpose, device=self.device),
+            self.world * rows,
+            local,
+            self.device,
+        )
 
     def shared(self, purpose: str, rows: int = 1) -> Draw:
         """Numbers that are equal on all ranks, e.g. one mixing coefficient a batch."""
-        return Draw(generator(self.seed, self.step, purpose, device=self.device), rows, slice(None), self.device)
+        return Draw(
+            generator(self.seed, self.step, purpose, device=self.device),
+            rows,
+            slice(None),
+            self.device,
+        )
 
 
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 
 
 def scramble(z: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) on int64, which wraps around."""
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) on int64, which wraps
+    around."""
     z = (z ^ (z >> 30 & (1 << 34) - 1)) * (0xBF58476D1CE4E5B9 - (1 << 64))
     z = (z ^ (z >> 27 & (1 << 37) - 1)) * (0x94D049BB133111EB - (1 << 64))
     return z ^ (z >> 31 & (1 << 33) - 1)
 
 
 class SampleDraw:
-    """Numbers that are a function of a row's own key, int64 [N]: a sample draws the same in every company."""
+    """Numbers that are a function of a row's own key, int64 [N]: a sample draws the same in every
+    company."""
 
     def __init__(self, key: Tensor):
         self.key, self.drawn = key, 0
@@ -148,8 +167,8 @@ class SampleDraw:
 
 @dataclass(frozen=True)
 class SampleRandomness:
-    """Randomness of evaluation: a function of (seed, purpose) and of every sample's own stable `index` [N], so of
-    neither the batch nor the number of ranks that a sample is evaluated with."""
+    """Randomness of evaluation: a function of (seed, purpose) and of every sample's own stable
+    `index` [N], so of neither the batch nor the number of ranks that a sample is evaluated with."""
 
     seed: int
     index: Tensor

@@ -1,4 +1,5 @@
-"""Mixing of samples on the embedded input and of their targets: the pieces that all mixers share."""
+"""Mixing of samples on the embedded input and of their targets: the pieces that all mixers
+share."""
 
 from collections.abc import Mapping
 
@@ -17,7 +18,8 @@ def blend(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
 
 
 def blend_embedded(embedded: Embedded, partner: Tensor, share: Tensor) -> Embedded:
-    """Rows mixed with their partners' [N]. Texts mix as token embeddings, under the union of both masks."""
+    """Rows mixed with their partners' [N]. Texts mix as token embeddings, under the union of both
+    masks."""
     x, mask = embedded.x, embedded.mask
     return Embedded(blend(x, x[partner], share), None if mask is None else mask | mask[partner])
 
@@ -33,12 +35,19 @@ def mix_targets(entry: Input, partner: Tensor, share: Tensor, context: Context) 
     return {task: blend(t, t[partner], share) for task, t in dense.items()}
 
 
-def draw_mixing(step: Step, key: str, rows: int, alpha: float, per_sample: bool) -> tuple[Tensor, Tensor]:
-    """λ ~ Beta(α, α), [N] (one for the whole global batch, or one a sample), and a partner for every row.
+def draw_mixing(
+    step: Step, key: str, rows: int, alpha: float, per_sample: bool
+) -> tuple[Tensor, Tensor]:
+    """λ ~ Beta(α, α), [N] (one for the whole global batch, or one a sample), and a partner for
+    every row.
 
     Partners are drawn among the rows of this rank. Equal calls in one step give equal numbers.
     """
-    draw = step.randomness.draw(f"{key}/share", rows) if per_sample else step.randomness.shared(f"{key}/share")
+    draw = (
+        step.randomness.draw(f"{key}/share", rows)
+        if per_sample
+        else step.randomness.shared(f"{key}/share")
+    )
     share = draw.beta(alpha, alpha).expand(rows)
     partner = step.randomness.draw(f"{key}/partner", rows).uniform().argsort()
     return share, partner

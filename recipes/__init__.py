@@ -1,6 +1,6 @@
 """What a recipe is and how it runs: step, methods, composition, networks, tasks, report.
 
-    model = recipes.load("outputs/…")     a finished run, for use; see `loading` and `predictor`
+model = recipes.load("outputs/…")     a finished run, for use; see `loading` and `predictor`
 """
 
 import sys
@@ -11,8 +11,9 @@ from foundation.moved import install
 
 
 def _search_current_folder_last() -> None:
-    """`python -m recipes.…` looks for every module in the current folder first, also for Roux's and its libraries'. A
-    downloaded run may be that folder, so it is searched last: a class of one's own is still found there."""
+    """`python -m recipes.…` looks for every module in the current folder first, also for Roux's and
+    its libraries'. A downloaded run may be that folder, so it is searched last: a class of one's
+    own is still found there."""
     # while Python imports the package of a module for `-m`, argv[0] says so
     if sys.argv[:1] != ["-m"] or sys.flags.safe_path or not sys.path:
         return

@@ -1,8 +1,10 @@
-"""Δm: what learning tasks together gained or lost against learning each alone, from the folders of finished runs.
+"""Δm: what learning tasks together gained or lost against learning each alone, from the folders of
+finished runs.
 
     python -m recipes.delta_m RUN left=RUN_OF_LEFT right=RUN_OF_RIGHT --metric accuracy
 
-Several runs, of other seeds say, are joined by commas and averaged. Baselines are to be trained by the same recipe.
+Several runs, of other seeds say, are joined by commas and averaged. Baselines are to be trained by
+the same recipe.
 """
 
 import argparse
@@ -26,10 +28,13 @@ def relative_gain(value: float, baseline: float, lower_is_better: bool) -> float
 def delta_m(
     run: Figures, baselines: Figures, lower_is_better: frozenset[str] = LOWER_IS_BETTER
 ) -> tuple[float, float]:
-    """(per task, flat) in percent, positive is better: 100/T Σ_t 1/M_t Σ_m (-1)^l (N - B)/B, and the plain mean over
-    all metrics. They can differ in sign."""
+    """(per task, flat) in percent, positive is better: 100/T Σ_t 1/M_t Σ_m (-1)^l (N - B)/B, and
+    the plain mean over all metrics. They can differ in sign."""
     gains = {
-        task: [relative_gain(run[task][name], base, name in lower_is_better) for name, base in metrics.items()]
+        task: [
+            relative_gain(run[task][name], base, name in lower_is_better)
+            for name, base in metrics.items()
+        ]
         for task, metrics in baselines.items()
     }
     every = [gain for of_task in gains.values() for gain in of_task]
@@ -42,18 +47,26 @@ def read(folder: str) -> dict[str, float]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UserError(f"{folder}: holds no metrics.json; expected the folder of a finished run") from None
+        raise UserError(
+            f"{folder}: holds no metrics.json; expected the folder of a finished run"
+        ) from None
 
 
 def figure(folders: str, task: str, metric: str) -> float:
-    """A test metric of a task, averaged over runs; a run of one task does not say the task's name."""
+    """A test metric of a task, averaged over runs; a run of one task does not say the task's
+    name."""
     values = []
     for folder in folders.split(","):
         found, name = read(folder), f"test/{task}/{metric}"
-        several = any(key.startswith("test/") and key.count("/") == 2 and "/raw/" not in key for key in found)
+        several = any(
+            key.startswith("test/") and key.count("/") == 2 and "/raw/" not in key for key in found
+        )
         name = name if several else f"test/{metric}"
         if found.get(name) is None:
-            raise UserError(f"{folder}: has no {name}; {nearest(name, [k for k in found if k.startswith('test/')])}")
+            raise UserError(
+                f"{folder}: has no {name}; "
+                f"{nearest(name, [k for k in found if k.startswith('test/')])}"
+            )
         values.append(float(found[name]))
     return sum(values) / len(values)
 
@@ -61,7 +74,9 @@ def figure(folders: str, task: str, metric: str) -> float:
 def table(run: str, baselines: Mapping[str, str], metrics: Sequence[str]) -> str:
     """The figures, line by line, and Δm in both forms."""
     mine = {task: {m: figure(run, task, m) for m in metrics} for task in baselines}
-    alone = {task: {m: figure(folder, task, m) for m in metrics} for task, folder in baselines.items()}
+    alone = {
+        task: {m: figure(folder, task, m) for m in metrics} for task, folder in baselines.items()
+    }
     lines = [f"{'task':<12} {'metric':<18} {'alone':>9} {'together':>9} {'gain':>9}"]
     for task, values in alone.items():
         for name, base in values.items():
@@ -69,7 +84,10 @@ def table(run: str, baselines: Mapping[str, str], metrics: Sequence[str]) -> str
             lines.append(f"{task:<12} {name:<18} {base:9.4f} {mine[task][name]:9.4f} {gain:+8.2f}%")
     per_task, flat = delta_m(mine, alone)
     lines.append(f"Δm per task, positive is better: {per_task:+.2f} %")
-    lines.append(f"Δm flat, positive is better: {flat:+.2f} % (with the opposite sign in CAGrad, Nash-MTL, FAMO)")
+    lines.append(
+        f"Δm flat, positive is better: {flat:+.2f} % (with the opposite sign in CAGrad, Nash-MTL, "
+        "FAMO)"
+    )
     return "\n".join(lines)
 
 
@@ -81,10 +99,16 @@ def pair(argument: str) -> tuple[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m recipes.delta_m", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("run", help="folder of the run on several tasks; several folders joined by commas")
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.delta_m", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "run", help="folder of the run on several tasks; several folders joined by commas"
+    )
     parser.add_argument("baseline", nargs="+", help="TASK=FOLDER of the run on this task alone")
-    parser.add_argument("--metric", nargs="+", default=["accuracy"], help="accuracy, balanced_accuracy, loss")
+    parser.add_argument(
+        "--metric", nargs="+", default=["accuracy"], help="accuracy, balanced_accuracy, loss"
+    )
     chosen = parser.parse_args(arguments)
     try:
         print(table(chosen.run, dict(pair(b) for b in chosen.baseline), chosen.metric))

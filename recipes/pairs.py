@@ -1,6 +1,6 @@
 """Which methods may meet: every pair composed under its defaults, and the answers as a page.
 
-    python -m recipes.pairs > docs/pairs.md
+python -m recipes.pairs > docs/pairs.md
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,13 +22,15 @@ VIEWS = frozenset({"raw", "weak", "strong"})
 TRAINS, SHARES = "+", "="
 HEAD = """# Which methods combine
 
-Made by `python -m recipes.pairs > docs/pairs.md`; a test fails when this page is stale, and another trains every pair.
+Made by `python -m recipes.pairs > docs/pairs.md`; a test fails when this page is stale, and
+another trains every pair.
 
-Each method has the settings of its file in `configs/`, and data that makes the views `raw`, `weak` and `strong`. A cell
-says
+Each method has the settings of its file in `configs/`, and data that makes the views `raw`,
+`weak` and `strong`. A cell says
 
 - `{trains}`: both take effect in one run;
-- `{shares}`: they run together on one averaged network as one of them asks, the other's settings for it do not count;
+- `{shares}`: they run together on one averaged network as one of them asks, the other's settings
+  for it do not count;
 - a letter: the pair is refused, before data or device is touched, for the reason with this letter;
 - nothing: one of them does not work on images.
 
@@ -56,7 +58,9 @@ class Listed:
 
 def listed(root: Path = CONFIGS) -> dict[str, Listed]:
     """All methods by key, family after family."""
-    offers = [(family, key) for family in families(root) for key in options(family, root) if key != "none"]
+    offers = [
+        (family, key) for family in families(root) for key in options(family, root) if key != "none"
+    ]
     return {key: Listed(family, key, root / family / f"{key}.yaml") for family, key in offers}
 
 
@@ -73,8 +77,11 @@ def shares(a: Listed, b: Listed) -> bool:
 
 
 def refusal(entries: Sequence[Listed], kind: str) -> str:
-    """Why these methods cannot meet on data of a kind, in the words a user reads; empty where they can."""
-    situation = Situation(kind, VIEWS, kind, families={entry.key: entry.family for entry in entries})
+    """Why these methods cannot meet on data of a kind, in the words a user reads; empty where they
+    can."""
+    situation = Situation(
+        kind, VIEWS, kind, families={entry.key: entry.family for entry in entries}
+    )
     try:
         compose({entry.key: default(entry) for entry in entries}, situation)
     except UserError as error:
@@ -84,8 +91,8 @@ def refusal(entries: Sequence[Listed], kind: str) -> str:
 
 @cache
 def verdicts(kind: str, root: Path = CONFIGS) -> dict[tuple[str, str], str]:
-    """Every pair, in the order of `listed`, with its refusal or an empty string; pairs of which one does not work on
-    such data at all are left out."""
+    """Every pair, in the order of `listed`, with its refusal or an empty string; pairs of which one
+    does not work on such data at all are left out."""
     able = [entry for entry in listed(root).values() if not refusal([entry], kind)]
     return {(a.key, b.key): refusal([a, b], kind) for a, b in combinations(able, 2)}
 
@@ -101,7 +108,9 @@ def reasons(root: Path = CONFIGS) -> dict[tuple[str, str], str]:
     """The sentences of the refused pairs on images."""
     known = listed(root)
     return {
-        (a, b): anonymous(text, known[a], known[b]) for (a, b), text in verdicts("image", root).items() if text
+        (a, b): anonymous(text, known[a], known[b])
+        for (a, b), text in verdicts("image", root).items()
+        if text
     }
 
 
@@ -111,7 +120,11 @@ def page(root: Path = CONFIGS) -> str:
     letters = {sentence: letter(i) for i, sentence in enumerate(dict.fromkeys(said.values()))}
     known = listed(root)
     cells = {
-        (a, b): letters[said[a, b]] if (a, b) in said else SHARES if shares(known[a], known[b]) else TRAINS
+        (a, b): letters[said[a, b]]
+        if (a, b) in said
+        else SHARES
+        if shares(known[a], known[b])
+        else TRAINS
         for a, b in verdicts("image", root)
     }
     lines = [HEAD.format(trains=TRAINS, shares=SHARES), *table(list(known), cells), ""]
@@ -140,7 +153,8 @@ def on_text(root: Path = CONFIGS) -> Iterator[str]:
     for entry in known.values():
         alone = refusal([entry], "text")
         if alone:
-            yield f"- `{entry.family}={entry.key}` works on {' and '.join(default(entry).declare().kinds)} data alone."
+            kinds = " and ".join(default(entry).declare().kinds)
+            yield f"- `{entry.family}={entry.key}` works on {kinds} data alone."
     other = [pair for pair in texts if texts[pair] != images.get(pair, "")]
     for a, b in other:
         yield f"- {a} and {b}: {anonymous(texts[a, b], known[a], known[b]) or 'trains'}."

@@ -1,11 +1,13 @@
-"""The real engine on small fake data: `train` runs true Lightning steps on CPU in fractions of a second.
+"""The real engine on small fake data: `train` runs true Lightning steps on CPU in fractions of a
+second.
 
     result = train({"fixmatch": FixMatch()}, steps=5, kind="text", norm=True)
     result.losses, result.history, result.parameters, result.recipe
 
-Everything but the data and the network is the engine's own: compose, Recipe, Trainer, Lightning's optimization. Batches
-have the form that loaders deliver; views add noise that is keyed as real views are. `build` returns the parts without
-running them; `step_with` makes a step whose outputs are given, for the worked numbers of a method's terms.
+Everything but the data and the network is the engine's own: compose, Recipe, Trainer, Lightning's
+optimization. Batches have the form that loaders deliver; views add noise that is keyed as real
+views are. `build` returns the parts without running them; `step_with` makes a step whose outputs
+are given, for the worked numbers of a method's terms.
 """
 
 import warnings
@@ -40,20 +42,29 @@ class SmallNetwork(nn.Module):
     `calls` counts forwards and `sizes` lists how many samples each had.
     """
 
-    def __init__(self, kind: str, tasks: Mapping[str, int], norm: bool = False, dropout: float = 0.0):
+    def __init__(
+        self, kind: str, tasks: Mapping[str, int], norm: bool = False, dropout: float = 0.0
+    ):
         super().__init__()
         self.kind, self.feature_dim = kind, 16
         self.calls, self.sizes = 0, []
         if kind == "image":
             between = [nn.BatchNorm2d(8)] if norm else []
             self.body = nn.Sequential(
-                nn.Conv2d(3, 8, 3, 2), *between, nn.GELU(), nn.Conv2d(8, 16, 3, 2), nn.Dropout(dropout), nn.Flatten()
+                nn.Conv2d(3, 8, 3, 2),
+                *between,
+                nn.GELU(),
+                nn.Conv2d(8, 16, 3, 2),
+                nn.Dropout(dropout),
+                nn.Flatten(),
             )
         else:
             between = [nn.BatchNorm1d(16)] if norm else []
             self.words = nn.Embedding(VOCABULARY, 16, padding_idx=0)
             self.body = nn.Sequential(nn.Linear(16, 16), *between, nn.Tanh(), nn.Dropout(dropout))
-        self.heads = nn.ModuleDict({task: nn.Linear(16, classes) for task, classes in tasks.items()})
+        self.heads = nn.ModuleDict(
+            {task: nn.Linear(16, classes) for task, classes in tasks.items()}
+        )
         self.gates: Gates | None = None
 
     def embed(self, view: Any) -> Embedded:
@@ -72,17 +83,22 @@ class SmallNetwork(nn.Module):
         self.sizes.append(len(embedded.x))
         features = self.features(embedded)
         gate = self.gates or (lambda values, task: values)
-        return Output(features, {task: head(gate(features, task)) for task, head in self.heads.items()})
+        return Output(
+            features, {task: head(gate(features, task)) for task, head in self.heads.items()}
+        )
 
 
 def noisy_view(stream: Stream, view: str, randomness: Randomness) -> Any:
-    """Pictures: pixels / 255 plus keyed normal noise. Texts: words replaced at random, `raw` leaves both alone."""
+    """Pictures: pixels / 255 plus keyed normal noise. Texts: words replaced at random, `raw` leaves
+    both alone."""
     strength = NOISE[view.rstrip("0123456789")]
     draw = randomness.draw(f"{stream.name}/{view}", stream.size)
     if isinstance(stream.data, dict):
         ids = stream.data["words"].long()
         swap = (draw.uniform(LENGTH) < strength) & (ids > 0)
-        other = randomness.draw(f"{stream.name}/{view}/words", stream.size).integers(1, VOCABULARY, LENGTH)
+        other = randomness.draw(f"{stream.name}/{view}/words", stream.size).integers(
+            1, VOCABULARY, LENGTH
+        )
         ids = torch.where(swap, other, ids)
         return {"ids": ids, "mask": ids > 0}
     return stream.data.float() / 255 + strength * draw.normal(*stream.data.shape[1:])
@@ -92,7 +108,8 @@ def noisy_view(stream: Stream, view: str, randomness: Randomness) -> Any:
 class Setup:
     """What a small run is made of; `train` takes these as keywords.
 
-    labeled, unlabeled: rows of a micro-batch. steps: optimizer steps to run, total: length the ramps see.
+    labeled, unlabeled: rows of a micro-batch. steps: optimizer steps to run, total: length the
+        ramps see.
     missing: a third of every task's labels are -1. dropout, norm: parts of the network.
     """
 
@@ -119,7 +136,8 @@ class Setup:
             return SmallNetwork(self.kind, self.tasks, self.norm, self.dropout)
 
     def samples(self, stream: str, rows: int) -> tuple[Any, dict[str, Tensor]]:
-        """All samples of a stream, with targets that can be learnt: the class shifts brightness or vocabulary."""
+        """All samples of a stream, with targets that can be learnt: the class shifts brightness or
+        vocabulary."""
         source = generator("samples", stream)
         targets = {}
         for task, classes in self.tasks.items():
@@ -128,7 +146,9 @@ class Setup:
                 targets[task][torch.arange(rows) % 3 == len(targets) % 3] = -1
         first = next(iter(targets.values())).clamp_min(0)
         if self.kind == "image":
-            pixels = torch.randint(0, 120, (rows, 3, 8, 8), generator=source) + 40 * first.view(-1, 1, 1, 1)
+            pixels = torch.randint(0, 120, (rows, 3, 8, 8), generator=source) + 40 * first.view(
+                -1, 1, 1, 1
+            )
             return pixels.to(torch.uint8), targets
         words = torch.randint(1, 12, (rows, LENGTH), generator=source) + 12 * first.view(-1, 1)
         length = torch.randint(2, LENGTH + 1, (rows, 1), generator=source)
@@ -136,15 +156,28 @@ class Setup:
 
     def batches(self, streams: set[str]) -> list[dict[str, Any]]:
         """Micro-batches with random rows, a function of their position alone."""
-        content = {"labeled": (LABELED_SAMPLES, self.labeled), "unlabeled": (UNLABELED_SAMPLES, self.unlabeled)}
+        content = {
+            "labeled": (LABELED_SAMPLES, self.labeled),
+            "unlabeled": (UNLABELED_SAMPLES, self.unlabeled),
+        }
         found: list[dict[str, Any]] = [{"position": p} for p in range(self.steps * self.accumulate)]
         for stream in sorted(streams):
             count, rows = content[stream]
             data, targets = self.samples(stream, count)
             for batch in found:
-                index = torch.randint(count, (rows,), generator=generator(self.seed, stream, batch["position"]))
-                chosen = {k: v[index] for k, v in data.items()} if isinstance(data, dict) else data[index]
-                batch[stream] = {"data": chosen, "targets": {t: v[index] for t, v in targets.items()}, "index": index}
+                index = torch.randint(
+                    count, (rows,), generator=generator(self.seed, stream, batch["position"])
+                )
+                chosen = (
+                    {k: v[index] for k, v in data.items()}
+                    if isinstance(data, dict)
+                    else data[index]
+                )
+                batch[stream] = {
+                    "data": chosen,
+                    "targets": {t: v[index] for t, v in targets.items()},
+                    "index": index,
+                }
         return found
 
     def composition(self, methods: Mapping[str, Method]) -> Composition:
@@ -181,7 +214,8 @@ class Ledger(Logger):
 
 
 class Batches(IterableDataset):  # type: ignore[type-arg]
-    """A stream without length, as the engine's loaders are: Lightning then counts steps, not epochs."""
+    """A stream without length, as the engine's loaders are: Lightning then counts steps, not
+    epochs."""
 
     def __init__(self, content: list[dict[str, Any]]):
         self.content = content
@@ -192,7 +226,8 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
 
 @dataclass
 class Trained:
-    """history: what was logged at each step. parameters: a copy of the network's parameters and buffers."""
+    """history: what was logged at each step. parameters: a copy of the network's parameters and
+    buffers."""
 
     recipe: Recipe
     trainer: pl.Trainer
@@ -255,16 +290,22 @@ def small_trainer(setup: Setup, *callbacks: pl.Callback, **options: Any) -> pl.T
 
 
 def fit(recipe: Recipe, setup: Setup, *callbacks: pl.Callback, **options: Any) -> Trained:
-    """Train a recipe on the setup's batches; `options` go to the Trainer, except `ckpt_path`, a checkpoint to resume
-    from, and `start`, the micro-batch to begin with."""
+    """Train a recipe on the setup's batches; `options` go to the Trainer, except `ckpt_path`, a
+    checkpoint to resume from, and `start`, the micro-batch to begin with."""
     path, start = options.pop("ckpt_path", None), options.pop("start", 0)
     trainer = small_trainer(setup, *callbacks, **options)
     batches = setup.batches(recipe.composition.streams)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer.fit(recipe, train_dataloaders=DataLoader(Batches(batches[start:]), batch_size=None), ckpt_path=path)
+        trainer.fit(
+            recipe,
+            train_dataloaders=DataLoader(Batches(batches[start:]), batch_size=None),
+            ckpt_path=path,
+        )
     rows = trainer.logger.rows if isinstance(trainer.logger, Ledger) else []
-    parameters = {name: value.detach().clone() for name, value in recipe.network.state_dict().items()}
+    parameters = {
+        name: value.detach().clone() for name, value in recipe.network.state_dict().items()
+    }
     return Trained(recipe, trainer, rows, parameters)
 
 
@@ -283,7 +324,8 @@ def step_with(
     progress: tuple[int, int] = (1, 1),
     adjust: Adjust | None = None,
 ) -> Step:
-    """A step of which the forward is done: `logits` by input name; the supervised input is `labeled`."""
+    """A step of which the forward is done: `logits` by input name; the supervised input is
+    `labeled`."""
     step = Step(
         streams={},
         randomness=Randomness(0, 0),

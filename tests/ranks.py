@@ -15,7 +15,9 @@ WORLD = 2
 
 def _rank(rank: int, observe: Callable[[int, int], Any], folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
+    )
     torch.save(observe(rank, WORLD), Path(folder) / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -23,7 +25,8 @@ def _rank(rank: int, observe: Callable[[int, int], Any], folder: str) -> None:
 
 @functools.cache
 def on_two_ranks(observe: Callable[[int, int], Any]) -> list[Any]:
-    """What `observe(rank, 2)`, a function of a module, returns on either rank; started once for all tests that ask."""
+    """What `observe(rank, 2)`, a function of a module, returns on either rank; started once for all
+    tests that ask."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_rank, (observe, folder), nprocs=WORLD)
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(WORLD)]

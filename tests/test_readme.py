@@ -7,7 +7,9 @@ import pytest
 from recipes.config.groups import CONFIGS, families, options
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-CHOICES = [(group, name) for group in ("recipe", *families()) for name in options(group) if name != "none"]
+CHOICES = [
+    (group, name) for group in ("recipe", *families()) for name in options(group) if name != "none"
+]
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids="-".join)

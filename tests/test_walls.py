@@ -1,5 +1,6 @@
-"""Who may import whom, read from the source of every file: foundation ← datamodules ← recipes ← methods; inside recipes
-the rooms on their floors, each importing only from below; and no file in a circle."""
+"""Who may import whom, read from the source of every file: foundation ← datamodules ← recipes ←
+methods; inside recipes the rooms on their floors, each importing only from below; and no file in a
+circle."""
 
 import ast
 import re
@@ -46,10 +47,17 @@ def test_walls(package):
 
 @pytest.mark.parametrize("package", ["recipes", "datamodules"])
 def test_no_method_is_named_by_its_path(package):
-    """Methods arrive through the config; the dotted path of a class inside the engine is an import in disguise."""
+    """Methods arrive through the config; the dotted path of a class inside the engine is an import
+    in disguise."""
     for file in (ROOT / package).rglob("*.py"):
-        constants = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
-        assert not [c for c in constants if isinstance(c, str) and re.match(r"methods\.[\w.]+\.[A-Z]", c)], file
+        constants = [
+            node.value
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Constant)
+        ]
+        assert not [
+            c for c in constants if isinstance(c, str) and re.match(r"methods\.[\w.]+\.[A-Z]", c)
+        ], file
 
 
 # from the ground up; rooms on one floor do not know each other
@@ -91,7 +99,8 @@ def imports(file: Path, known: dict[str, Path]) -> set[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
         else:
             continue
-        # `from package import name`: the module of that name where there is one, else the package's face
+        # `from package import name`: the module of that name where there is one, else the package's
+        # face
         whole = [name for name in names if name in known]
         found |= set(whole[:-1] if len(whole) > 1 and isinstance(node, ast.ImportFrom) else whole)
     return found
@@ -118,7 +127,9 @@ def test_rooms_import_only_from_below():
 def test_no_circles():
     known = modules("foundation", "datamodules", "recipes", "methods", "hydra_plugins")
     # a face only hands names on
-    arrows = {name: imports(file, known) for name, file in known.items() if file.name != "__init__.py"}
+    arrows = {
+        name: imports(file, known) for name, file in known.items() if file.name != "__init__.py"
+    }
     while leaves := [name for name, below in arrows.items() if not below & arrows.keys()]:
         for name in leaves:
             del arrows[name]

@@ -7,4 +7,13 @@ from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.multi_digits import MultiDigits
 from datamodules.sources.omniglot import Omniglot
 
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Digits", "FashionMNIST", "ImageFolder", "MultiDigits", "Omniglot"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "MNIST",
+    "Digits",
+    "FashionMNIST",
+    "ImageFolder",
+    "MultiDigits",
+    "Omniglot",
+]

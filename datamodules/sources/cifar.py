@@ -1,4 +1,5 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 32×32 colour images, torchvision's files or sheets of tiles."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 32×32 colour images, torchvision's files or sheets of
+tiles."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,8 @@ def read_sheet(path: Path) -> np.ndarray:
         raise UserError(f"{path}: not a picture that can be read; fetch the file again") from None
     if sheet.shape[0] % SIDE or sheet.shape[1] != SIDE * COLUMNS:
         raise UserError(
-            f"{path}: {sheet.shape[1]}×{sheet.shape[0]} pixels are no sheet of {COLUMNS} columns of 32×32"
+            f"{path}: {sheet.shape[1]}×{sheet.shape[0]} pixels are no sheet of {COLUMNS} columns "
+            "of 32×32"
         )
     tiles = sheet.reshape(-1, SIDE, COLUMNS, SIDE, 3).swapaxes(1, 2)
     return tiles.reshape(-1, SIDE, SIDE, 3)
@@ -32,24 +34,30 @@ def read_sheet(path: Path) -> np.ndarray:
 
 def read_sheets(folder: Path, part: Literal["train", "test"]) -> ArraySource:
     """All sheets PART_*.jpg or .webp of a folder in the order of their names, with `labels.npz`."""
-    sheets = sorted(path for end in ("jpg", "webp", "png") for path in folder.glob(f"{part}_*.{end}"))
+    sheets = sorted(
+        path for end in ("jpg", "webp", "png") for path in folder.glob(f"{part}_*.{end}")
+    )
     try:
         with np.load(folder / "labels.npz") as stored:
             labels, classes = stored[part], [str(name) for name in stored["classes"]]
     except (OSError, KeyError, ValueError):
-        raise UserError(f"{folder / 'labels.npz'}: should hold the arrays '{part}' and 'classes'") from None
+        raise UserError(
+            f"{folder / 'labels.npz'}: should hold the arrays '{part}' and 'classes'"
+        ) from None
     if not sheets:
         raise UserError(f"{folder}: no sheets {part}_*.jpg or {part}_*.webp")
     images = np.concatenate([read_sheet(path) for path in sheets])
     if len(images) != len(labels):
         raise UserError(
-            f"{folder}: {len(images)} tiles but {len(labels)} labels in '{part}'; is a sheet missing?"
+            f"{folder}: {len(images)} tiles but {len(labels)} labels in '{part}'; is a sheet "
+            "missing?"
         )
     return ArraySource(pixels_of(images), {"label": labels_of(labels)}, {"label": classes})
 
 
 def find_sheets(folder: Path, name: str, part: str) -> Path | None:
-    """The folder of sheets named `name`, or any folder with sheets of `part` that the user pointed at."""
+    """The folder of sheets named `name`, or any folder with sheets of `part` that the user pointed
+    at."""
     for place in (folder / name, folder):
         if (place / "labels.npz").is_file() and any(place.glob(f"{part}_*.*")):
             return place
@@ -59,10 +67,11 @@ def find_sheets(folder: Path, name: str, part: str) -> Path | None:
 class CIFAR10:
     """50000 training and 10000 test images of 10 classes.
 
-    `root`: the folder (or its parent) of sheets of tiles, or torchvision's `cifar-10-batches-py`; downloaded
-    there where it has neither. test: `jpeg` takes the test sheets that are compressed like the training
-    sheets, `lossless` the original pixels from the folder cifar10_test_lossless beside them; torchvision's
-    are always the original pixels.
+    `root`: the folder (or its parent) of sheets of tiles, or torchvision's `cifar-10-batches-py`;
+        downloaded
+    there where it has neither. test: `jpeg` takes the test sheets that are compressed like the
+    training sheets, `lossless` the original pixels from the folder cifar10_test_lossless beside
+    them; torchvision's are always the original pixels.
     """
 
     def __init__(self, test: Literal["jpeg", "lossless"] = "jpeg"):

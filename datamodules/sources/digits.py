@@ -1,4 +1,5 @@
-"""The embedded default: 1797 real handwritten digits of 8×8 pixels, from scikit-learn (Alpaydin, Kaynak)."""
+"""The embedded default: 1797 real handwritten digits of 8×8 pixels, from scikit-learn (Alpaydin,
+Kaynak)."""
 
 from collections.abc import Sequence
 from importlib.metadata import distribution
@@ -19,10 +20,11 @@ NAMES = {"label": [str(digit) for digit in range(10)], "parity": ["even", "odd"]
 
 
 class Digits:
-    """1297 training and 500 test digits, split in the proportions of the classes, the same in every run.
+    """1297 training and 500 test digits, split in the proportions of the classes, the same in every
+    run.
 
-    Grey values 0 … 16 become 0 … 255. tasks: `label` (the digit), `parity` (even or odd); the first one
-    stratifies every later cut. `root` is not used: the set comes with scikit-learn.
+    Grey values 0 … 16 become 0 … 255. tasks: `label` (the digit), `parity` (even or odd); the first
+    one stratifies every later cut. `root` is not used: the set comes with scikit-learn.
     """
 
     def __init__(self, tasks: Sequence[Literal["label", "parity"]] = ("label",)):
@@ -30,7 +32,9 @@ class Digits:
             if task not in NAMES:
                 raise UserError(f"data.source.tasks: no task '{task}'; {nearest(task, NAMES)}")
         if not tasks or len(set(tasks)) < len(tasks):
-            raise UserError(f"data.source.tasks={list(tasks)}: name each task once, and at least one")
+            raise UserError(
+                f"data.source.tasks={list(tasks)}: name each task once, and at least one"
+            )
         self.tasks = tuple(tasks)
 
     def info(self) -> DataInfo:
@@ -56,8 +60,9 @@ class Digits:
 
 
 def read() -> tuple[np.ndarray, np.ndarray]:
-    """Grey values 0 … 16 [N, 8, 8] and the digits [N], from the file that `sklearn.datasets.load_digits` reads: to
-    import scikit-learn for it takes a quarter of a second."""
+    """Grey values 0 … 16 [N, 8, 8] and the digits [N], from the file that
+    `sklearn.datasets.load_digits` reads: to import scikit-learn for it takes a quarter of a second.
+    """
     file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(file), delimiter=",")
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype("int64")

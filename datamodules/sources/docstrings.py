@@ -1,8 +1,8 @@
 """Docstrings: English that every installation has, labelled with the library it comes from.
 
-The texts are read from the source files of the standard library and of packages that Roux needs anyway. No
-package is imported, nothing is downloaded. The classes are long-tailed by nature: a small library says less
-than a large one.
+The texts are read from the source files of the standard library and of packages that Roux needs
+anyway. No package is imported, nothing is downloaded. The classes are long-tailed by nature: a
+small library says less than a large one.
 """
 
 import ast
@@ -49,27 +49,67 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 
 # Words that would say the label by themselves.
 NAMES = [
-    *("python", "cpython", "pytorch", "torch", "sympy", "matplotlib", "mpl", "pyplot", "plt", "transformers"),
-    *("huggingface", "scipy", "scikit-learn", "scikit", "sklearn", "networkx", "nx", "numpy", "np", "wandb"),
-    *("pydantic", "torchvision", "timm", "pytorch_lightning", "lightning", "torchmetrics", "pillow", "pil"),
+    *(
+        "python",
+        "cpython",
+        "pytorch",
+        "torch",
+        "sympy",
+        "matplotlib",
+        "mpl",
+        "pyplot",
+        "plt",
+        "transformers",
+    ),
+    *(
+        "huggingface",
+        "scipy",
+        "scikit-learn",
+        "scikit",
+        "sklearn",
+        "networkx",
+        "nx",
+        "numpy",
+        "np",
+        "wandb",
+    ),
+    *(
+        "pydantic",
+        "torchvision",
+        "timm",
+        "pytorch_lightning",
+        "lightning",
+        "torchmetrics",
+        "pillow",
+        "pil",
+    ),
     *("rich", "hydra", "omegaconf"),
 ]
 
 SKIPPED_FOLDERS = {
     *("test", "tests", "testing", "site-packages", "__pycache__", "vendor", "_vendor", "vendored"),
-    *("third_party", "externals", "_externals", "idlelib", "lib2to3", "turtledemo", "ensurepip", "proto"),
+    *(
+        "third_party",
+        "externals",
+        "_externals",
+        "idlelib",
+        "lib2to3",
+        "turtledemo",
+        "ensurepip",
+        "proto",
+    ),
 }
 LARGEST_FILE = 200_000  # bytes; larger files are tables and generated code
 ENOUGH_WORDS = 40  # a text takes paragraphs until it has this many words
 
-# What stands before a docstring: a header's colon, then only comments and blank lines; or the start of a
-# file.
+# What stands before a docstring: a header's colon, then only comments and blank lines; or the start
+# of a file.
 HEADER = re.compile(r":[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]+[rRuU]?\Z")
 FILE_HEAD = re.compile(r"(?:[ \t\ufeff]*(?:#[^\n]*)?\n)*[ \t\ufeff]*[rRuU]?")
 
 SECTION = re.compile(
-    r"(parameters?|args?|arguments?|keyword arguments|returns?|yields?|raises|examples?|notes?|attributes"
-    r"|usage|references|see also|inputs?|outputs?|shape)\s*:*\s*(\n|$)"
+    r"(parameters?|args?|arguments?|keyword arguments|returns?|yields?|raises|examples?|notes?"
+    r"|attributes|usage|references|see also|inputs?|outputs?|shape)\s*:*\s*(\n|$)"
     r"|\.\. |[:@]\w+.*:|[-*+•] |\||>>>|```|\$ ",
     re.IGNORECASE,
 )
@@ -84,19 +124,20 @@ NAME = re.compile(r"(?<![^\W_])(" + "|".join(map(re.escape, NAMES)) + r")(?![^\W
 class Docstrings:
     """Whose documentation is this? One text a docstring, one class a library.
 
-    per_library: texts of the largest library, by number of files; a library with a share s of its files
-        has at most sqrt(s) times as many. Sizes differ by two orders of magnitude; the root keeps their order
-        and the long tail, and leaves the smallest class enough to learn from. Files are read in a fixed
-        pseudo-random order until a library has its texts, which keeps loading at a few seconds.
+    per_library: texts of the largest library, by number of files; a library with a share s of its
+        files has at most sqrt(s) times as many. Sizes differ by two orders of magnitude; the root
+        keeps their order and the long tail, and leaves the smallest class enough to learn from.
+        Files are read in a fixed pseudo-random order until a library has its texts, which keeps
+        loading at a few seconds.
     min_words: shorter texts are left out.
-    mask_names: the names of all libraries are replaced, in all texts, by the word `library`; with the name in
-        the text the label could be read off.
+    mask_names: the names of all libraries are replaced, in all texts, by the word `library`; with
+        the name in the text the label could be read off.
     test_fraction: held out of every class, the same texts in every run.
     libraries: the classes, in order; null for all of them.
 
-    A text is the leading prose of a docstring, without sections, lists and markup. Texts that repeat are kept
-    once, and texts that occur in two libraries are left out. The texts follow the versions of the packages
-    installed.
+    A text is the leading prose of a docstring, without sections, lists and markup. Texts that
+    repeat are kept once, and texts that occur in two libraries are left out. The texts follow the
+    versions of the packages installed.
 
     Raises UserError for an unknown library, and for one that is not installed.
     """
@@ -112,7 +153,9 @@ class Docstrings:
         self.libraries = list(LIBRARIES) if libraries is None else list(libraries)
         for name in self.libraries:
             if name not in LIBRARIES:
-                raise UserError(f"data.source.libraries: no library '{name}'; {nearest(name, LIBRARIES)}")
+                raise UserError(
+                    f"data.source.libraries: no library '{name}'; {nearest(name, LIBRARIES)}"
+                )
         if len(set(self.libraries)) < max(2, len(self.libraries)):
             raise UserError(
                 f"data.source.libraries={self.libraries}: expected two or more different libraries"
@@ -125,11 +168,15 @@ class Docstrings:
 
     def load(self, root: str | Path | None) -> Splits:
         """Read the texts; `root` is not used, the packages lie where they are installed."""
-        files = {name: [python_files(root) for root in library_folders(name)] for name in self.libraries}
+        files = {
+            name: [python_files(root) for root in library_folders(name)] for name in self.libraries
+        }
         sizes = {name: sum(map(len, folders)) for name, folders in files.items()}
         largest = max(sizes.values())
         found = {
-            name: self._texts(chain(*folders), round(self.per_library * (sizes[name] / largest) ** 0.5))
+            name: self._texts(
+                chain(*folders), round(self.per_library * (sizes[name] / largest) ** 0.5)
+            )
             for name, folders in files.items()
         }
         spread = Counter(key for texts in found.values() for key in texts)
@@ -173,24 +220,26 @@ def library_folders(name: str) -> list[Path]:
 def python_files(root: Path) -> list[Path]:
     """Source files under `root` in a pseudo-random order that depends on their relative paths only.
 
-    In the order of the folders a cap would keep the first subpackages of a large library and none of the
-    others.
+    In the order of the folders a cap would keep the first subpackages of a large library and none
+    of the others.
     """
     found = []
     for folder, inner, files in os.walk(root):
         inner[:] = [name for name in inner if name not in SKIPPED_FOLDERS]
         found += [os.path.join(folder, name) for name in files if name.endswith(".py")]  # noqa: PTH118
     start = len(os.fspath(root))
-    digests = {path: hashlib.blake2b(path[start:].replace(os.sep, "/").encode()).digest() for path in found}
+    digests = {
+        path: hashlib.blake2b(path[start:].replace(os.sep, "/").encode()).digest() for path in found
+    }
     return [Path(path) for path in sorted(found, key=digests.__getitem__)]
 
 
 def docstrings(file: Path) -> list[str]:
     """Docstrings of the module, its classes and functions.
 
-    Where all long strings of a file are delimited by three double quotes, cutting there finds them (and,
-    rarely, a long string behind the colon of a dictionary). Parsing the whole file takes ten times as long
-    and is left to files that are written otherwise.
+    Where all long strings of a file are delimited by three double quotes, cutting there finds them
+    (and, rarely, a long string behind the colon of a dictionary). Parsing the whole file takes ten
+    times as long and is left to files that are written otherwise.
     """
     if file.stat().st_size > LARGEST_FILE:
         return []
@@ -209,8 +258,8 @@ def docstrings(file: Path) -> list[str]:
 
 
 def cut_docstrings(parts: list[str]) -> list[str]:
-    """Docstrings among the pieces of a file cut at its triple quotes: those that stand behind a header's
-    colon.
+    """Docstrings among the pieces of a file cut at its triple quotes: those that stand behind a
+    header's colon.
     """
     found = []
     for place in range(1, len(parts), 2):
@@ -219,7 +268,9 @@ def cut_docstrings(parts: list[str]) -> list[str]:
             raw = parts[place - 1][-1:] in ("r", "R")
             text = parts[place]
             found.append(
-                inspect.cleandoc(text if raw or "\\" not in text else ast.literal_eval(f'"""{text}"""'))
+                inspect.cleandoc(
+                    text if raw or "\\" not in text else ast.literal_eval(f'"""{text}"""')
+                )
             )
     return found
 
@@ -227,13 +278,15 @@ def cut_docstrings(parts: list[str]) -> list[str]:
 def parsed_docstrings(source: str) -> list[str]:
     """Docstrings of a file by its syntax tree."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    texts = (ast.get_docstring(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds))
+    texts = (
+        ast.get_docstring(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)
+    )
     return [text for text in texts if text]
 
 
 def clean(docstring: str, mask_names: bool) -> str:
-    """The leading prose of a docstring on one line, without markup; with `mask_names` without library
-    names.
+    """The leading prose of a docstring on one line, without markup; with `mask_names` without
+    library names.
     """
     kept: list[str] = []
     for paragraph in re.split(r"\n\s*\n", docstring.strip()):

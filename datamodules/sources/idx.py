@@ -1,4 +1,5 @@
-"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 28×28 grey images in idx files."""
+"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 28×28 grey images in idx
+files."""
 
 import gzip
 import struct
@@ -9,7 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datamodules.source import ArraySource, DataInfo, Splits
-from datamodules.sources.standard import candidates, existing_folder, fetch_set, labels_of, pixels_of
+from datamodules.sources.standard import (
+    candidates,
+    existing_folder,
+    fetch_set,
+    labels_of,
+    pixels_of,
+)
 from foundation.errors import UserError
 
 FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")}
@@ -17,7 +24,8 @@ FILES["test"] = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array of an idx file, plain or gzip: 00 00, type 08, rank, big-endian sizes, values."""
+    """The uint8 array of an idx file, plain or gzip: 00 00, type 08, rank, big-endian sizes,
+    values."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -29,17 +37,22 @@ def read_idx(path: Path) -> np.ndarray:
     values = np.frombuffer(raw, np.uint8, offset=4 + 4 * rank)
     if values.size != int(np.prod(shape, dtype=np.int64)):
         raise UserError(
-            f"{path}: holds {values.size} values where its head promises {shape}; fetch the file again"
+            f"{path}: holds {values.size} values where its head promises {shape}; fetch the file "
+            "again"
         )
     return values.reshape(shape)
 
 
 def find_idx(folder: Path, names: tuple[str, ...]) -> dict[str, Path] | None:
-    """The four files by name, all from one folder, unpacked ones first; None where no folder has all."""
+    """The four files by name, all from one folder, unpacked ones first; None where no folder has
+    all."""
     stems = [stem for pair in FILES.values() for stem in pair]
     for place in candidates(folder, names):
         found = {
-            stem: path for stem in stems for path in (place / f"{stem}.gz", place / stem) if path.is_file()
+            stem: path
+            for stem in stems
+            for path in (place / f"{stem}.gz", place / stem)
+            if path.is_file()
         }
         if len(found) == len(stems):
             return found
@@ -47,8 +60,8 @@ def find_idx(folder: Path, names: tuple[str, ...]) -> dict[str, Path] | None:
 
 
 class _IdxSet:
-    """60000 training and 10000 test images. `root`: the set's folder, its parent, or its `raw` folder, with
-    the four files as .gz or unpacked; downloaded there where it has none of them."""
+    """60000 training and 10000 test images. `root`: the set's folder, its parent, or its `raw`
+    folder, with the four files as .gz or unpacked; downloaded there where it has none of them."""
 
     title: ClassVar[str]
     names: ClassVar[tuple[str, ...]]
@@ -77,7 +90,9 @@ class _IdxSet:
             raise UserError(
                 f"{self.title}: {len(images)} images but {len(labels)} labels; fetch the set again"
             )
-        return ArraySource(pixels_of(images), {"label": labels_of(labels)}, {"label": list(self.labels)})
+        return ArraySource(
+            pixels_of(images), {"label": labels_of(labels)}, {"label": list(self.labels)}
+        )
 
     def torchvision_class(self) -> type:
         """The torchvision set that downloads."""
@@ -96,5 +111,14 @@ class FashionMNIST(_IdxSet):
     __doc__ = f"Pictures of clothes. {_IdxSet.__doc__}"
     title, names = "Fashion-MNIST", ("FashionMNIST", "fashion_mnist", "fashion-mnist")
     labels = (
-        "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
-    )  # fmt: skip
+        "t-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    )

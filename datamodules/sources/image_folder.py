@@ -1,4 +1,5 @@
-"""Pictures in folders: ROOT/train/CLASS/*.png beside ROOT/test, or ROOT/CLASS/*.png with a test share."""
+"""Pictures in folders: ROOT/train/CLASS/*.png beside ROOT/test, or ROOT/CLASS/*.png with a test
+share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +17,19 @@ from datamodules.splits import class_counts, take_per_class, validation_counts
 from foundation.errors import UserError
 from foundation.randomness import generator
 
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+ENDINGS = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+)
 
 
 def fitted(picture: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
-    """uint8 [C, H, W]: upright, scaled to cover size = (height, width) (bicubic), the middle cut out."""
+    """uint8 [C, H, W]: upright, scaled to cover size = (height, width) (bicubic), the middle cut
+    out."""
     height, width = size
     upright = ImageOps.exif_transpose(picture).convert(mode)
-    array = np.array(ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC), dtype=np.uint8)
+    array = np.array(
+        ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC), dtype=np.uint8
+    )
     return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)
 
 
@@ -34,19 +40,27 @@ def read_picture(path: str | Path, size: tuple[int, int], mode: str) -> Tensor:
             picture.draft(mode, (size[1], size[0]))  # lets JPEG decode at a fraction of its size
             return fitted(picture, size, mode)
     except FileNotFoundError:
-        raise UserError(f"{path}: is not there any more; put the file back, then go on with resume=auto") from None
+        raise UserError(
+            f"{path}: is not there any more; put the file back, then go on with resume=auto"
+        ) from None
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise UserError(f"{path}: not a picture that can be read; mend or remove the file") from None
+        raise UserError(
+            f"{path}: not a picture that can be read; mend or remove the file"
+        ) from None
 
 
 class FolderSource(Source):
-    """Picture files, decoded when fetched: scaled to cover size × size (bicubic), the middle cut out."""
+    """Picture files, decoded when fetched: scaled to cover size × size (bicubic), the middle cut
+    out."""
 
     kind: ClassVar[Kind] = "image"
     workers: ClassVar[bool] = True
 
-    def __init__(self, paths: Sequence[Path], labels: Tensor, names: Sequence[str], size: int, channels: int):
-        # one array of text instead of objects: worker processes would copy a list, reference count by count
+    def __init__(
+        self, paths: Sequence[Path], labels: Tensor, names: Sequence[str], size: int, channels: int
+    ):
+        # one array of text instead of objects: worker processes would copy a list, reference count
+        # by count
         self.paths = np.array([str(path) for path in paths])
         self.targets, self.classes = {"label": labels}, {"label": list(names)}
         self.size, self.mode = size, "RGB" if channels == 3 else "L"
@@ -60,27 +74,36 @@ class FolderSource(Source):
 
     def fetch(self, indices: Tensor) -> Tensor:
         if not len(indices):
-            return torch.zeros(0, 3 if self.mode == "RGB" else 1, self.size, self.size, dtype=torch.uint8)
+            return torch.zeros(
+                0, 3 if self.mode == "RGB" else 1, self.size, self.size, dtype=torch.uint8
+            )
         return torch.stack([self.decode(path) for path in self.paths[indices.numpy()]])
 
 
 def class_folders(folder: Path) -> list[str]:
     """Names of the folders inside, sorted; they are the classes. UserError where there are none."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
     if not names:
         raise UserError(f"{folder}: no class folders; expected {folder}/CLASS/*.png")
     return names
 
 
 def list_pictures(folder: Path, names: Sequence[str]) -> tuple[list[Path], Tensor]:
-    """Picture files below folder/CLASS, sorted, and labels. A class without a folder has no pictures."""
+    """Picture files below folder/CLASS, sorted, and labels. A class without a folder has no
+    pictures."""
     paths, labels = [], []
     for label, name in enumerate(names):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in ENDINGS)
+        found = sorted(
+            path for path in (folder / name).rglob("*") if path.suffix.lower() in ENDINGS
+        )
         paths += found
         labels += [label] * len(found)
     if not paths:
-        raise UserError(f"{folder}: no pictures ({', '.join(sorted(ENDINGS))}) in its class folders")
+        raise UserError(
+            f"{folder}: no pictures ({', '.join(sorted(ENDINGS))}) in its class folders"
+        )
     return paths, torch.tensor(labels, dtype=torch.int64)
 
 
@@ -88,9 +111,9 @@ class ImageFolder:
     """A set of one's own.
 
     size: side of the square that every picture is brought to. channels: 3 for colour, 1 for grey.
-    test_fraction: share of each class that is tested on, the same in every run, where ROOT has no folder
-    `test`; at least one a class. `root` with folders `train` and `test` (and `val`, if there is one) keeps
-    their division.
+    test_fraction: share of each class that is tested on, the same in every run, where ROOT has no
+    folder `test`; at least one a class. `root` with folders `train` and `test` (and `val`, if there
+    is one) keeps their division.
     """
 
     def __init__(
@@ -107,7 +130,8 @@ class ImageFolder:
     def load(self, root: str | Path | None = None) -> Splits:
         if root is None:
             raise UserError(
-                "data.root=null: data=image_folder needs the folder of the pictures, data.root=FOLDER"
+                "data.root=null: data=image_folder needs the folder of the pictures, "
+                "data.root=FOLDER"
             )
         folder = existing_folder(root)
         if (folder / "train").is_dir():
@@ -132,14 +156,19 @@ class ImageFolder:
             unknown = sorted(set(class_folders(place)) - set(names))
             if unknown:
                 raise UserError(
-                    f"{place}: class folder '{unknown[0]}' is not among the classes of {folder / 'train'}"
+                    f"{place}: class folder '{unknown[0]}' is not among the classes of "
+                    f"{folder / 'train'}"
                 )
             paths, labels = list_pictures(place, names)
-            parts[part] = self._part(paths, labels, torch.ones(len(labels), dtype=torch.bool), names)
+            parts[part] = self._part(
+                paths, labels, torch.ones(len(labels), dtype=torch.bool), names
+            )
         return Splits(**parts)
 
     def _part(
         self, paths: Sequence[Path], labels: Tensor, mask: Tensor, names: Sequence[str]
     ) -> FolderSource:
         rows = mask.nonzero().flatten().tolist()
-        return FolderSource([paths[row] for row in rows], labels[mask], names, self.size, self.channels)
+        return FolderSource(
+            [paths[row] for row in rows], labels[mask], names, self.size, self.channels
+        )

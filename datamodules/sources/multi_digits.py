@@ -1,7 +1,9 @@
-"""Two pictures in one: MultiMNIST, MultiFashion and Fashion+MNIST, made from MNIST and Fashion-MNIST.
+"""Two pictures in one: MultiMNIST, MultiFashion and Fashion+MNIST, made from MNIST and
+Fashion-MNIST.
 
-Sener and Koltun, NeurIPS 2018, arXiv 1810.04650; Lin, Zhen, Li, Zhang and Kwong, Pareto Multi-Task Learning, NeurIPS
-2019, arXiv 1912.12854. Their files are not published or cannot be shipped; these are made anew, the same in every run.
+Sener and Koltun, NeurIPS 2018, arXiv 1810.04650; Lin, Zhen, Li, Zhang and Kwong, Pareto Multi-Task
+Learning, NeurIPS 2019, arXiv 1912.12854. Their files are not published or cannot be shipped; these
+are made anew, the same in every run.
 """
 
 from collections.abc import Sequence
@@ -25,13 +27,16 @@ KEPT = [int((k + 0.5) * CANVAS / SIDE) for k in range(SIDE)]
 
 
 def place(canvas: Tensor, pictures: Tensor, offsets: Tensor) -> None:
-    """Lay pictures [N, 28, 28] on canvases [N, 36, 36] at (row, column) offsets [N, 2], pixelwise the greater value."""
+    """Lay pictures [N, 28, 28] on canvases [N, 36, 36] at (row, column) offsets [N, 2], pixelwise
+    the greater value."""
     places = offsets[:, 0] * CANVAS + offsets[:, 1]
     for where in places.unique().tolist():
         row, column = divmod(where, CANVAS)
         here = (places == where).nonzero().flatten()
         window = canvas[here, row : row + SIDE, column : column + SIDE]
-        canvas[here, row : row + SIDE, column : column + SIDE] = torch.maximum(window, pictures[here])
+        canvas[here, row : row + SIDE, column : column + SIDE] = torch.maximum(
+            window, pictures[here]
+        )
 
 
 def other_class(labels: Tensor, others: Tensor, source: torch.Generator) -> Tensor:
@@ -42,8 +47,11 @@ def other_class(labels: Tensor, others: Tensor, source: torch.Generator) -> Tens
     return partner
 
 
-def composed(first: Source, second: Source, form: Form, part: str, alike: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(pixels uint8 [N, 1, H, W], labels of the left, labels of the right) of a part. alike: both from one set."""
+def composed(
+    first: Source, second: Source, form: Form, part: str, alike: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(pixels uint8 [N, 1, H, W], labels of the left, labels of the right) of a part. alike: both
+    from one set."""
     source = generator("multi_digits", form, part)
     repeats = 1 if form == "sener" else 2
     left = torch.arange(len(first)).repeat_interleave(repeats)
@@ -68,11 +76,13 @@ def composed(first: Source, second: Source, form: Form, part: str, alike: bool) 
 class MultiDigits:
     """One picture at the top left, one at the bottom right, and a task for each: `left`, `right`.
 
-    first, second: the sets that the two are from. Training pictures are made of training pictures alone. form:
-    `sener`: every picture once as the left one, the right one any; at (0, 0) and (6, 6) of 36×36 pixels, then 28×28 by
-    nearest neighbour: 60000 / 10000. `pareto`: twice, with a right one of another class where both are from one set;
-    each moved by up to 4 pixels, at (0 … 4)² and (4 … 8)², 36×36: 120000 / 20000. tasks: which of the two to learn.
-    root: the folder that holds the folders of the sets.
+    first, second: the sets that the two are from. Training pictures are made of training pictures
+        alone. form:
+    `sener`: every picture once as the left one, the right one any; at (0, 0) and (6, 6) of 36×36
+        pixels, then 28×28 by
+    nearest neighbour: 60000 / 10000. `pareto`: twice, with a right one of another class where both
+    are from one set; each moved by up to 4 pixels, at (0 … 4)² and (4 … 8)², 36×36: 120000 / 20000.
+    tasks: which of the two to learn. root: the folder that holds the folders of the sets.
     """
 
     def __init__(
@@ -84,9 +94,13 @@ class MultiDigits:
     ):
         for task in tasks:
             if task not in ("left", "right"):
-                raise UserError(f"data.source.tasks: no task '{task}'; {nearest(task, ('left', 'right'))}")
+                raise UserError(
+                    f"data.source.tasks: no task '{task}'; {nearest(task, ('left', 'right'))}"
+                )
         if not tasks or len(set(tasks)) < len(tasks):
-            raise UserError(f"data.source.tasks={list(tasks)}: name each task once, and at least one")
+            raise UserError(
+                f"data.source.tasks={list(tasks)}: name each task once, and at least one"
+            )
         self.first, self.second, self.form, self.tasks = first, second, form, tuple(tasks)
 
     def info(self) -> DataInfo:
@@ -103,4 +117,6 @@ class MultiDigits:
         pixels, left, right = composed(first, second, self.form, name, self.first == self.second)
         targets = {"left": left, "right": right}
         classes = {"left": first.classes["label"], "right": second.classes["label"]}
-        return ArraySource(pixels, {t: targets[t] for t in self.tasks}, {t: classes[t] for t in self.tasks})
+        return ArraySource(
+            pixels, {t: targets[t] for t in self.tasks}, {t: classes[t] for t in self.tasks}
+        )

@@ -1,4 +1,5 @@
-"""What the loaders of published text sets share: finding the folder, or the hub, and making sources."""
+"""What the loaders of published text sets share: finding the folder, or the hub, and making
+sources."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +14,8 @@ Parts = dict[str, Part]
 
 
 def set_folder(root: str | Path, names: tuple[str, ...], file: str) -> Path:
-    """`root`, or its first subfolder among `names`, that holds `file`. Raises UserError where none does."""
+    """`root`, or its first subfolder among `names`, that holds `file`. Raises UserError where none
+    does."""
     root = Path(root)
     if not root.is_dir():
         raise UserError(
@@ -22,11 +24,14 @@ def set_folder(root: str | Path, names: tuple[str, ...], file: str) -> Path:
     for folder in (root, *(root / name for name in names)):
         if (folder / file).is_file():
             return folder
-    raise UserError(f"data.root={root}: neither {file} nor {names[0]}/{file} is there; expected one of them")
+    raise UserError(
+        f"data.root={root}: neither {file} nor {names[0]}/{file} is there; expected one of them"
+    )
 
 
 def from_hub(name: str, *config: str, **options: Any) -> Any:
-    """A set of the Hugging Face hub. Raises UserError where `datasets` or the network is missing."""
+    """A set of the Hugging Face hub. Raises UserError where `datasets` or the network is
+    missing."""
     try:
         import datasets
     except ImportError:
@@ -49,11 +54,11 @@ def hub_labels(part: Any, column: str, names: list[str] | None = None) -> list[s
 
 
 class NamedText:
-    """Base of these loaders: reads parts by name (train, test, perhaps val), and makes sources with equal
-    classes.
+    """Base of these loaders: reads parts by name (train, test, perhaps val), and makes sources with
+    equal classes.
 
-    A subclass sets `folders` and `file` (by which the set's folder is known), fills `info`, `local` and
-    `hub`, and says the classes in `classes`, None for those of the training part.
+    A subclass sets `folders` and `file` (by which the set's folder is known), fills `info`, `local`
+    and `hub`, and says the classes in `classes`, None for those of the training part.
     """
 
     folders: ClassVar[tuple[str, ...]]
@@ -71,8 +76,12 @@ class NamedText:
         return None
 
     def load(self, root: str | Path | None) -> Splits:
-        parts = self.hub() if root is None else self.local(set_folder(root, self.folders, self.file))
-        classes = self.classes() or {task: class_names(labels) for task, labels in parts["train"][1].items()}
+        parts = (
+            self.hub() if root is None else self.local(set_folder(root, self.folders, self.file))
+        )
+        classes = self.classes() or {
+            task: class_names(labels) for task, labels in parts["train"][1].items()
+        }
         sources = {name: self._source(name, part, classes) for name, part in parts.items()}
         return Splits(train=sources["train"], test=sources["test"], val=sources.get("val"))
 
@@ -82,7 +91,8 @@ class NamedText:
             strange = sorted(set(values) - set(classes[task]))
             if strange:
                 raise UserError(
-                    f"{type(self).__name__}: {name} part has the unknown class '{strange[0]}' ({task})"
+                    f"{type(self).__name__}: {name} part has the unknown class '{strange[0]}' "
+                    f"({task})"
                 )
         return text_source(texts, labels, classes)
 
@@ -95,7 +105,9 @@ def label_lines(path: Path) -> list[tuple[str, str]]:
             continue
         label, _, text = line.strip().partition(" ")
         if not text:
-            raise UserError(f"{path}:{number}: '{line.strip()}'; expected a label, a blank and a text")
+            raise UserError(
+                f"{path}:{number}: '{line.strip()}'; expected a label, a blank and a text"
+            )
         pairs.append((label, text))
     return pairs
 

@@ -1,7 +1,7 @@
 """Published text sets: CLINC150, TREC, SST, AG News, Banking77.
 
-Each is read from a local folder, `data.root`, that is the set's own folder or its parent. Without a root,
-Hugging Face `datasets` fetches the set where it is installed.
+Each is read from a local folder, `data.root`, that is the set's own folder or its parent. Without a
+root, Hugging Face `datasets` fetches the set where it is installed.
 """
 
 import json
@@ -11,7 +11,15 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from datamodules.source import DataInfo, Splits
-from datamodules.sources.named import NamedText, Part, Parts, from_hub, hub_labels, label_lines, numbered
+from datamodules.sources.named import (
+    NamedText,
+    Part,
+    Parts,
+    from_hub,
+    hub_labels,
+    label_lines,
+    numbered,
+)
 from datamodules.sources.text import split_source
 from datamodules.sources.text_file import read_rows, read_text
 from foundation.errors import UserError
@@ -20,16 +28,19 @@ from foundation.errors import UserError
 class CLINC150(NamedText):
     """Intents of queries to an assistant, 150 classes, with a validation part.
 
-    Larson et al., An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction, EMNLP 2019.
-    variant: full (15000 training texts), small (7500), imbalanced (10525, 25 to 100 a class), oos_plus (full,
-    with more out-of-scope texts). out_of_scope: adds the texts without an intent as a 151st class, `oos`.
+    Larson et al., An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction,
+    EMNLP 2019. variant: full (15000 training texts), small (7500), imbalanced (10525, 25 to 100 a
+    class), oos_plus (full, with more out-of-scope texts). out_of_scope: adds the texts without an
+    intent as a 151st class, `oos`.
     """
 
     folders = ("CLINC150", "clinc150", "oos-eval")
     SIZES: ClassVar = {"full": 15000, "small": 7500, "imbalanced": 10525, "oos_plus": 15000}
 
     def __init__(
-        self, variant: Literal["full", "small", "imbalanced", "oos_plus"] = "full", out_of_scope: bool = False
+        self,
+        variant: Literal["full", "small", "imbalanced", "oos_plus"] = "full",
+        out_of_scope: bool = False,
     ):
         self.variant, self.out_of_scope = variant, out_of_scope
         self.file = f"data_{variant}.json"
@@ -49,7 +60,8 @@ class CLINC150(NamedText):
                 for part in ("train", "val", "test")
             }
             return {
-                part: ([t for t, _ in rows], {"label": [y for _, y in rows]}) for part, rows in pairs.items()
+                part: ([t for t, _ in rows], {"label": [y for _, y in rows]})
+                for part, rows in pairs.items()
             }
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
@@ -59,7 +71,8 @@ class CLINC150(NamedText):
     def hub(self) -> Parts:
         if self.variant == "full":
             raise UserError(
-                "data.source.variant=full is not on the hub; set data.root=FOLDER, or variant=oos_plus"
+                "data.source.variant=full is not on the hub; set data.root=FOLDER, or "
+                "variant=oos_plus"
             )
         fetched = from_hub("clinc/clinc_oos", self.variant.removeprefix("oos_"))
         parts = {}
@@ -72,8 +85,8 @@ class CLINC150(NamedText):
 
 
 class TREC(NamedText):
-    """Types of questions, 5452 for training and 500 for test. Li and Roth, Learning Question Classifiers,
-    COLING 2002.
+    """Types of questions, 5452 for training and 500 for test. Li and Roth, Learning Question
+    Classifiers, COLING 2002.
 
     labels: coarse (6 classes), fine (50), or both, two tasks of one set called `coarse` and `fine`.
     """
@@ -90,11 +103,13 @@ class TREC(NamedText):
         return DataInfo("text", dict(tasks[self.labels]), train_size=5452)
 
     def local(self, folder: Path) -> Parts:
-        return {part: self._part(label_lines(folder / f"TREC.{part}")) for part in ("train", "test")}
+        return {
+            part: self._part(label_lines(folder / f"TREC.{part}")) for part in ("train", "test")
+        }
 
     def hub(self) -> Parts:
-        # The set has a script of its own, which new versions of `datasets` refuse; the hub keeps a converted
-        # copy.
+        # The set has a script of its own, which new versions of `datasets` refuse; the hub keeps a
+        # converted copy.
         fetched = from_hub("CogComp/trec", revision="refs/convert/parquet")
         parts = {}
         for part in ("train", "test"):
@@ -114,7 +129,8 @@ class TREC(NamedText):
 
 
 class SST(NamedText):
-    """Stanford Sentiment Treebank, whole sentences, with a validation part. Socher et al., EMNLP 2013.
+    """Stanford Sentiment Treebank, whole sentences, with a validation part. Socher et al., EMNLP
+    2013.
 
     labels: binary (6920 training sentences) or fine (8544, five classes).
     """
@@ -131,7 +147,9 @@ class SST(NamedText):
 
     def info(self) -> DataInfo:
         names = self.NAMES[self.labels]
-        return DataInfo("text", {"label": len(names)}, train_size={"binary": 6920, "fine": 8544}[self.labels])
+        return DataInfo(
+            "text", {"label": len(names)}, train_size={"binary": 6920, "fine": 8544}[self.labels]
+        )
 
     def classes(self) -> dict[str, list[str]]:
         return {"label": self.NAMES[self.labels]}
@@ -147,7 +165,10 @@ class SST(NamedText):
         fetched = from_hub({"binary": "SetFit/sst2", "fine": "SetFit/sst5"}[self.labels])
         names = self.NAMES[self.labels]
         return {
-            name: (list(fetched[part]["text"]), {"label": hub_labels(fetched[part], "label", names)})
+            name: (
+                list(fetched[part]["text"]),
+                {"label": hub_labels(fetched[part], "label", names)},
+            )
             for name, part in (("train", "train"), ("val", "validation"), ("test", "test"))
         }
 
@@ -155,10 +176,10 @@ class SST(NamedText):
 class AGNews(NamedText):
     """Topics of news, 4 classes. Zhang, Zhao, LeCun, NeurIPS 2015.
 
-    variant: small (4000 training texts, 4000 for test), unbalanced (500, 1000, 1500 and 2000 a class, the
-    same test part), both of them subsets of KEAML-JLU/DeepTextClustering; or official (title and
-    description): with its train.csv the whole set (120000 and 7600), with test.csv alone that file,
-    `test_fraction` of it for test. Without `data.root` only `official` can be had.
+    variant: small (4000 training texts, 4000 for test), unbalanced (500, 1000, 1500 and 2000 a
+    class, the same test part), both of them subsets of KEAML-JLU/DeepTextClustering; or official
+    (title and description): with its train.csv the whole set (120000 and 7600), with test.csv alone
+    that file, `test_fraction` of it for test. Without `data.root` only `official` can be had.
     """
 
     NAMES: ClassVar = ["World", "Sports", "Business", "Sci/Tech"]
@@ -169,7 +190,9 @@ class AGNews(NamedText):
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
     ):
         self.variant, self.test_fraction = variant, test_fraction
-        self.file = {"small": "train.csv", "unbalanced": "ub_train.csv", "official": "test.csv"}[variant]
+        self.file = {"small": "train.csv", "unbalanced": "ub_train.csv", "official": "test.csv"}[
+            variant
+        ]
         subset, official = ("ag_news_small",), ("ag_news_csv", "ag_news_csv_testonly")
         self.folders = official if variant == "official" else subset  # type: ignore[misc]
 
@@ -188,7 +211,10 @@ class AGNews(NamedText):
 
     def local(self, folder: Path) -> Parts:
         if self.variant != "official":
-            return {name: self._read(folder / f) for name, f in (("train", self.file), ("test", "test.csv"))}
+            return {
+                name: self._read(folder / f)
+                for name, f in (("train", self.file), ("test", "test.csv"))
+            }
         train = folder / "train.csv"
         return {
             "train": self._read(train) if train.is_file() else ([], {"label": []}),
@@ -211,18 +237,22 @@ class AGNews(NamedText):
     def hub(self) -> Parts:
         if self.variant != "official":
             raise UserError(
-                f"data.source.variant={self.variant} is not on the hub; set data.root=FOLDER, or official"
+                f"data.source.variant={self.variant} is not on the hub; set data.root=FOLDER, or "
+                "official"
             )
         fetched = from_hub("fancyzhx/ag_news")
         return {
-            part: (list(fetched[part]["text"]), {"label": hub_labels(fetched[part], "label", self.NAMES)})
+            part: (
+                list(fetched[part]["text"]),
+                {"label": hub_labels(fetched[part], "label", self.NAMES)},
+            )
             for part in ("train", "test")
         }
 
 
 class Banking77(NamedText):
-    """Intents of questions to a bank, 77 classes, 35 to 187 texts each. Casanueva et al., NLP for ConvAI
-    2020.
+    """Intents of questions to a bank, 77 classes, 35 to 187 texts each. Casanueva et al., NLP for
+    ConvAI 2020.
     """
 
     folders = ("Banking77", "banking77", "banking_data")

@@ -36,13 +36,15 @@ def cache_folder() -> Path:
 
 
 def candidates(folder: Path, names: Sequence[str]) -> list[Path]:
-    """What a user may mean by a set's folder: itself, subfolders of these names, and `raw` in each."""
+    """What a user may mean by a set's folder: itself, subfolders of these names, and `raw` in
+    each."""
     places = [folder, *(folder / name for name in names)]
     return [place for base in places for place in (base, base / "raw") if place.is_dir()]
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an error's message, where torchvision puts the cause; its type where it has none."""
+    """The last line of an error's message, where torchvision puts the cause; its type where it has
+    none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
@@ -70,11 +72,12 @@ def drop_empty(places: Sequence[Path]) -> None:
 def fetch_set(
     make: Callable[..., Any], title: str, root: str | Path | None, looked_for: str
 ) -> tuple[Any, Any]:
-    """(train, test) of a torchvision set: read where it lies, else downloaded into `root` or the cache.
+    """(train, test) of a torchvision set: read where it lies, else downloaded into `root` or the
+    cache.
 
-    make: the torchvision class, called with (folder, train=, download=). looked_for: what the folder would
-    have to hold, for the message. Raises UserError with the remedy where there is neither a copy nor a
-    network.
+    make: the torchvision class, called with (folder, train=, download=). looked_for: what the
+    folder would have to hold, for the message. Raises UserError with the remedy where there is
+    neither a copy nor a network.
     """
     folder = existing_folder(root) if root is not None else cache_folder()
     for place in (folder, folder.parent):

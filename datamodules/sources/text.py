@@ -18,15 +18,20 @@ class TextSource(Source):
     """Texts and their targets.
 
     texts: N strings, kept for people. targets: int64 [N] by task. classes: names by task.
-    `encode` must be called before `fetch`: it turns the texts into words once, for the codec's tokenizer.
+    `encode` must be called before `fetch`: it turns the texts into words once, for the codec's
+        tokenizer.
     """
 
     kind: Kind = "text"
 
-    def __init__(self, texts: Sequence[str], targets: dict[str, Tensor], classes: dict[str, list[str]]):
+    def __init__(
+        self, texts: Sequence[str], targets: dict[str, Tensor], classes: dict[str, list[str]]
+    ):
         for task, values in targets.items():
             if values.dtype != torch.int64 or values.shape != (len(texts),):
-                raise ValueError(f"targets of '{task}' must be int64 [{len(texts)}], one for each text")
+                raise ValueError(
+                    f"targets of '{task}' must be int64 [{len(texts)}], one for each text"
+                )
         self.texts, self.targets, self.classes = list(texts), targets, classes
         self._codec: Codec | None = None
 
@@ -36,7 +41,9 @@ class TextSource(Source):
     @property
     def codec(self) -> "Codec":
         if self._codec is None:
-            raise RuntimeError("this text source has no codec yet; call encode(codec), or Tokenize()(splits)")
+            raise RuntimeError(
+                "this text source has no codec yet; call encode(codec), or Tokenize()(splits)"
+            )
         return self._codec
 
     def encode(self, codec: "Codec") -> None:
@@ -49,9 +56,9 @@ class TextSource(Source):
     def fetch(self, indices: Tensor) -> dict[str, Any]:
         """A batch, trimmed to its longest text.
 
-        words: int32 [B, W], W rounded up to a multiple of 8. length, width: ints; how many ids the longest
-        original has and how many its longest view may have. Widths are decided here, where lengths are known
-        without asking the device.
+        words: int32 [B, W], W rounded up to a multiple of 8. length, width: ints; how many ids the
+        longest original has and how many its longest view may have. Widths are decided here, where
+        lengths are known without asking the device.
         """
         return self.fetch_there(indices, indices)
 
@@ -59,7 +66,9 @@ class TextSource(Source):
         codec = self.codec
         longest = int(self.counts[indices].max()) if len(indices) else 0
         trimmed = min(-(-max(longest, 1) // 8) * 8, self.words.shape[1])
-        length, width = codec.widths(int(self.lengths[indices].max()) if len(indices) else codec.special)
+        length, width = codec.widths(
+            int(self.lengths[indices].max()) if len(indices) else codec.special
+        )
         return {"words": self.words[there, :trimmed], "length": length, "width": width}
 
     @property
@@ -84,8 +93,8 @@ def text_source(
 
 
 def stratified_split(labels: Tensor, fraction: float, *key: object) -> tuple[Tensor, Tensor]:
-    """(kept, held out) positions, in order: round(fraction * n) of each class, at least one, drawn from
-    `key`.
+    """(kept, held out) positions, in order: round(fraction * n) of each class, at least one, drawn
+    from `key`.
 
     A class with a single sample keeps it.
     """

@@ -22,14 +22,16 @@ Row = tuple[int, dict[str, Any]]  # line number in the file, and values by colum
 class TextFile:
     """A text set of one's own.
 
-    train_file, test_file: files; relative ones are looked for in `data.root` where that is set. Without a
-    test file `test_fraction` of every class is held out, the same texts in every run. text_column,
-    label_column: names in the header or keys of the json objects; with `header: false` the position of the
-    column, from 0. A list of label columns is a task each, named after the column. format: `auto` goes by the
-    file's ending. A csv may quote its fields; a tsv has no quoting.
+    train_file, test_file: files; relative ones are looked for in `data.root` where that is set.
+    Without a test file `test_fraction` of every class is held out, the same texts in every run.
+    text_column, label_column: names in the header or keys of the json objects; with `header: false`
+    the position of the column, from 0. A list of label columns is a task each, named after the
+    column. format: `auto` goes by the file's ending. A csv may quote its fields; a tsv has no
+        quoting.
 
     The classes are the labels of the training file, sorted (as numbers where all are).
-    Raises UserError, one line with the file and the line or column, for everything that is wrong with a file.
+    Raises UserError, one line with the file and the line or column, for everything that is wrong
+    with a file.
     """
 
     def __init__(
@@ -46,9 +48,13 @@ class TextFile:
         self.train_file, self.test_file = train_file, test_file
         self.text_column = str(text_column)
         several = isinstance(label_column, list)
-        self.tasks = {str(c): str(c) for c in label_column} if several else {"label": str(label_column)}
+        self.tasks = (
+            {str(c): str(c) for c in label_column} if several else {"label": str(label_column)}
+        )
         if not self.tasks or (several and len(self.tasks) < len(label_column)):
-            raise UserError(f"data.source.label_column={label_column}: name each column once, and at least one")
+            raise UserError(
+                f"data.source.label_column={label_column}: name each column once, and at least one"
+            )
         self.format, self.encoding, self.header = format, encoding, header
         self.test_fraction = test_fraction
 
@@ -62,7 +68,9 @@ class TextFile:
         classes = {task: class_names(values) for task, values in labels.items()}
         for names in classes.values():
             if len(names) < 2:
-                raise UserError(f"{train_path}: every label is '{names[0]}'; expected two or more classes")
+                raise UserError(
+                    f"{train_path}: every label is '{names[0]}'; expected two or more classes"
+                )
         train = text_source(texts, labels, classes)
         if self.test_file is None:
             return self._hold_out(train, train_path)
@@ -72,7 +80,8 @@ class TextFile:
             for label, line in zip(labels[task], lines, strict=True):
                 if label not in names:
                     raise UserError(
-                        f"{test_path}:{line}: class '{label}' is not in {train_path}; {nearest(label, names)}"
+                        f"{test_path}:{line}: class '{label}' is not in {train_path}; "
+                        f"{nearest(label, names)}"
                     )
         return Splits(train=train, test=text_source(texts, labels, classes))
 
@@ -105,7 +114,8 @@ class TextFile:
         if path.suffix.lower() not in SUFFIXES:
             known = ", ".join(SUFFIXES)
             raise UserError(
-                f"{path}: ending '{path.suffix}' names no format; expected {known}, or set data.source.format"
+                f"{path}: ending '{path.suffix}' names no format; expected {known}, or set "
+                "data.source.format"
             )
         return SUFFIXES[path.suffix.lower()]
 
@@ -113,12 +123,19 @@ class TextFile:
 def _field(path: Path, line: int, row: dict[str, Any], column: str, what: str) -> str:
     """A cell as text. Raises UserError for a column that is not there, and for an empty cell."""
     if column not in row:
-        raise UserError(f"{path}:{line}: no column '{column}' for the {what}; {nearest(column, row)}")
+        raise UserError(
+            f"{path}:{line}: no column '{column}' for the {what}; {nearest(column, row)}"
+        )
     value = row[column]
     if value is None or isinstance(value, dict | list) or not str(value).strip():
-        shown = "empty" if value is None or not str(value).strip() else f"{type(value).__name__}, not a value"
+        shown = (
+            "empty"
+            if value is None or not str(value).strip()
+            else f"{type(value).__name__}, not a value"
+        )
         raise UserError(
-            f"{path}:{line}: {what} missing (column '{column}' is {shown}); expected one in every row"
+            f"{path}:{line}: {what} missing (column '{column}' is {shown}); expected one in every "
+            "row"
         )
     return str(value).strip()
 
@@ -132,7 +149,8 @@ def class_names(labels: list[str]) -> list[str]:
 
 
 def read_text(path: Path, encoding: str) -> str:
-    """The whole file. Raises UserError where it is not there, not readable or not in this encoding."""
+    """The whole file. Raises UserError where it is not there, not readable or not in this
+    encoding."""
     try:
         # `utf-8-sig` also reads files without the mark that some programs put at the start.
         return path.read_text(
@@ -156,10 +174,14 @@ def read_text(path: Path, encoding: str) -> str:
             "expected another data.source.encoding, e.g. latin-1"
         ) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a readable file") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); expected a readable file"
+        ) from None
 
 
-def read_rows(path: Path, format: str, encoding: str = "utf-8", header: bool = True) -> Iterator[Row]:
+def read_rows(
+    path: Path, format: str, encoding: str = "utf-8", header: bool = True
+) -> Iterator[Row]:
     """Rows with the line they start on. Without a header the columns are called 0, 1, …"""
     text = read_text(path, encoding)
     if not text.strip():
@@ -174,14 +196,20 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path}:{number}: broken json ({error}); expected one object a line") from None
+            raise UserError(
+                f"{path}:{number}: broken json ({error}); expected one object a line"
+            ) from None
         if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: a json {type(row).__name__}; expected one object a line")
+            raise UserError(
+                f"{path}:{number}: a json {type(row).__name__}; expected one object a line"
+            )
         yield number, row
 
 
 def _table_rows(path: Path, text: str, format: str, header: bool) -> Iterator[Row]:
-    style: dict[str, Any] = {} if format == "csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    style: dict[str, Any] = (
+        {} if format == "csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    )
     reader = csv.reader(io.StringIO(text), strict=True, **style)
     names: list[str] | None = None
     start = 1
@@ -191,12 +219,17 @@ def _table_rows(path: Path, text: str, format: str, header: bool) -> Iterator[Ro
             if not any(cell.strip() for cell in cells):
                 continue
             if names is None:
-                names = [cell.strip() for cell in cells] if header else [str(i) for i in range(len(cells))]
+                names = (
+                    [cell.strip() for cell in cells]
+                    if header
+                    else [str(i) for i in range(len(cells))]
+                )
                 if header:
                     continue
             if len(cells) != len(names):
                 raise UserError(
-                    f"{path}:{line}: {len(cells)} fields; expected {len(names)} ({', '.join(names)})"
+                    f"{path}:{line}: {len(cells)} fields; expected {len(names)} "
+                    f"({', '.join(names)})"
                 )
             yield line, dict(zip(names, cells, strict=True))
     except csv.Error as error:

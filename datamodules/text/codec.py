@@ -1,10 +1,10 @@
-"""The codec: texts are turned into word numbers once, and word numbers into subword ids on the device, every
-step.
+"""The codec: texts are turned into word numbers once, and word numbers into subword ids on the
+device, every step.
 
-Views change words (drop, swap, replace), so a view needs words; a network needs subword ids. The codec holds
-the table between the two as flat tensors: word w has the ids `pieces[offsets[w] : offsets[w] + lengths[w]]`.
-Assembling a batch is then a sum along the row and a gather, with no loop over samples and no wait for the
-device.
+Views change words (drop, swap, replace), so a view needs words; a network needs subword ids. The
+codec holds the table between the two as flat tensors: word w has the ids `pieces[offsets[w] :
+offsets[w] + lengths[w]]`. Assembling a batch is then a sum along the row and a gather, with no loop
+over samples and no wait for the device.
 
 Word 0 is "no word": padding on the right, or a deleted word, with no ids at all.
 """
@@ -23,8 +23,8 @@ STEP = 8  # lengths are rounded up to a multiple of this
 
 
 class Pieces(NamedTuple):
-    """Subword ids [B, L]; `mask` is True on what the network sees, `content` on pieces that come from the
-    text.
+    """Subword ids [B, L]; `mask` is True on what the network sees, `content` on pieces that come
+    from the text.
     """
 
     ids: Tensor
@@ -39,11 +39,11 @@ def round_up(length, most: int):
 
 
 class Codec(nn.Module):
-    """The table from words to subword ids. Its buffers move with `.to(device)` and stay out of checkpoints:
-    they follow from the data.
+    """The table from words to subword ids. Its buffers move with `.to(device)` and stay out of
+    checkpoints: they follow from the data.
 
-    max_length: ids of a text, special tokens among them; longer texts are cut and keep their closing token.
-    Words have at least one id, so no text ever needs more than `max_words` words.
+    max_length: ids of a text, special tokens among them; longer texts are cut and keep their
+    closing token. Words have at least one id, so no text ever needs more than `max_words` words.
     """
 
     pieces: Tensor
@@ -57,14 +57,23 @@ class Codec(nn.Module):
         special = len(tokenizer.prefix) + len(tokenizer.suffix)
         if max_length <= special:
             raise UserError(
-                f"data.text.max_length={max_length}: expected more than the {special} special tokens"
+                f"data.text.max_length={max_length}: expected more than the {special} special "
+                "tokens"
             )
-        self.tokenizer, self.max_length, self.max_words = tokenizer, max_length, max_length - special
+        self.tokenizer, self.max_length, self.max_words = (
+            tokenizer,
+            max_length,
+            max_length - special,
+        )
         self.special = special
         self._numbers: dict[tuple[Ids, Ids], int] = {}
         self._placed: dict[str, Ids] = {}
-        self.register_buffer("prefix", torch.tensor(tokenizer.prefix, dtype=torch.long), persistent=False)
-        self.register_buffer("suffix", torch.tensor(tokenizer.suffix, dtype=torch.long), persistent=False)
+        self.register_buffer(
+            "prefix", torch.tensor(tokenizer.prefix, dtype=torch.long), persistent=False
+        )
+        self.register_buffer(
+            "suffix", torch.tensor(tokenizer.suffix, dtype=torch.long), persistent=False
+        )
         for name in ("pieces", "offsets", "lengths"):
             self.register_buffer(name, torch.zeros(1, dtype=torch.long), persistent=False)
         self._fill_table()
@@ -74,27 +83,36 @@ class Codec(nn.Module):
         """Number of words known, the empty word 0 among them."""
         return len(self._numbers) + 1
 
-    # -- texts to words, on the host, once -------------------------------------------------------------------
+    # -- texts to words, on the host, once ---------------------------------------------------------
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Words of each text: int32 [N, W], 0 on the right; words not seen before enter the table."""
+        """Words of each text: int32 [N, W], 0 on the right; words not seen before enter the
+        table."""
         known = self.size
         rows = [words[: self.max_words] for words in self.tokenizer.encode(texts)]
         if self.tokenizer.sensitive:
             keys = self._placed_keys(texts, rows)
         else:
             keys = [[(ids, ids) for ids, _, _ in words] for words in rows]
-        numbered = [[self._numbers.setdefault(key, len(self._numbers) + 1) for key in row] for row in keys]
+        numbered = [
+            [self._numbers.setdefault(key, len(self._numbers) + 1) for key in row] for row in keys
+        ]
         if self.size > known:
             self._fill_table()
         counts = torch.tensor([len(row) for row in numbered], dtype=torch.long)
-        table = torch.zeros(len(texts), max(int(counts.max()) if len(texts) else 0, 1), dtype=torch.int32)
+        table = torch.zeros(
+            len(texts), max(int(counts.max()) if len(texts) else 0, 1), dtype=torch.int32
+        )
         filled = torch.arange(table.shape[1]) < counts[:, None]
-        table[filled] = torch.tensor([number for row in numbered for number in row], dtype=torch.int32)
+        table[filled] = torch.tensor(
+            [number for row in numbered for number in row], dtype=torch.int32
+        )
         return table
 
-    def _placed_keys(self, texts: Sequence[str], rows: list[list[Word]]) -> list[list[tuple[Ids, Ids]]]:
-        """(ids at the start of a text, ids elsewhere) of every word, for tokenizers that tell the two
-        apart.
+    def _placed_keys(
+        self, texts: Sequence[str], rows: list[list[Word]]
+    ) -> list[list[tuple[Ids, Ids]]]:
+        """(ids at the start of a text, ids elsewhere) of every word, for tokenizers that tell the
+        two apart.
         """
         rows_of_surfaces = [
             [text[start:stop].strip() for _, start, stop in words]
@@ -104,7 +122,9 @@ class Codec(nn.Module):
         forms |= {f" {surfaces[0]}" for surfaces in rows_of_surfaces if surfaces}
         new = sorted(forms - self._placed.keys())
         coded = self.tokenizer.backend.encode_batch(new, add_special_tokens=False)
-        self._placed.update((form, tuple(entry.ids)) for form, entry in zip(new, coded, strict=True))
+        self._placed.update(
+            (form, tuple(entry.ids)) for form, entry in zip(new, coded, strict=True)
+        )
         keys = []
         for surfaces, words in zip(rows_of_surfaces, rows, strict=True):
             ids = [word[0] for word in words]
@@ -113,8 +133,8 @@ class Codec(nn.Module):
         return keys
 
     def _fill_table(self) -> None:
-        """Lay out the ids of all words; where place matters, the forms at a text's start follow as a second
-        half.
+        """Lay out the ids of all words; where place matters, the forms at a text's start follow as
+        a second half.
         """
         empty: list[Ids] = [()]
         table = empty + [inner for _, inner in self._numbers]
@@ -123,10 +143,12 @@ class Codec(nn.Module):
         device = self.pieces.device
         lengths = torch.tensor([len(ids) for ids in table], dtype=torch.long, device=device)
         # One id more than needed keeps every gather inside, also that of an empty table.
-        self.pieces = torch.tensor([i for ids in table for i in ids] + [self.tokenizer.pad], device=device)
+        self.pieces = torch.tensor(
+            [i for ids in table for i in ids] + [self.tokenizer.pad], device=device
+        )
         self.offsets, self.lengths = lengths.cumsum(0) - lengths, lengths
 
-    # -- words to subword ids, on the device, every step -----------------------------------------------------
+    # -- words to subword ids, on the device, every step -------------------------------------------
     def _rows(self, words: Tensor) -> Tensor:
         """Row of the table for each word [B, W]."""
         if not self.tokenizer.sensitive:
@@ -137,18 +159,22 @@ class Codec(nn.Module):
 
     def count(self, words: Tensor) -> Tensor:
         """Ids [B] of texts of words [B, W] with their special tokens, at most `max_length`."""
-        return (self.lengths[self._rows(words.long())].sum(1) + self.special).clamp(max=self.max_length)
+        return (self.lengths[self._rows(words.long())].sum(1) + self.special).clamp(
+            max=self.max_length
+        )
 
     def room(self, words: Tensor) -> Tensor:
         """Ids [B] that views of these texts may have: a quarter more than the original, rounded up.
 
-        The room belongs to the text, not to the batch: where a view is cut does not depend on its neighbours.
+        The room belongs to the text, not to the batch: where a view is cut does not depend on its
+        neighbours.
         """
         grow, base = ROOM
         return round_up((self.count(words) * grow + base - 1) // base, self.max_length)
 
     def widths(self, longest: int) -> tuple[int, int]:
-        """(ids of the longest original, ids of its longest view), rounded up: what a batch must be wide."""
+        """(ids of the longest original, ids of its longest view), rounded up: what a batch must be
+        wide."""
         grow, base = ROOM
         return round_up(longest, self.max_length), round_up(
             (longest * grow + base - 1) // base, self.max_length
@@ -157,7 +183,8 @@ class Codec(nn.Module):
     def assemble(self, words: Tensor, room: Tensor, width: int) -> Pieces:
         """Subword ids of edited texts.
 
-        words: int64 [B, W], 0 anywhere is no word. room: [B], ids a row may have; a longer row is cut and
+        words: int64 [B, W], 0 anywhere is no word. room: [B], ids a row may have; a longer row is
+            cut and
         keeps its closing tokens. width: L, a number the host knows (see `widths`).
         """
         rows = self._rows(words)
@@ -176,7 +203,9 @@ class Codec(nn.Module):
         mask = place < total + self.special
         return Pieces(self._frame(ids, place, total, mask, content), mask, content)
 
-    def _frame(self, ids: Tensor, place: Tensor, total: Tensor, mask: Tensor, content: Tensor) -> Tensor:
+    def _frame(
+        self, ids: Tensor, place: Tensor, total: Tensor, mask: Tensor, content: Tensor
+    ) -> Tensor:
         """Put the special tokens before and after the content."""
         if len(self.prefix):
             before = (place < len(self.prefix)).expand_as(ids)

@@ -11,12 +11,14 @@ from datamodules.text.tokenizer import load_tokenizer, train_tokenizer
 
 
 class Tokenize:
-    """Chooses the tokenizer, numbers the words of all parts of a set, and gives the codec to each part.
+    """Chooses the tokenizer, numbers the words of all parts of a set, and gives the codec to each
+    part.
 
-    tokenizer: `auto` takes that of `network` and trains one where that is null; `train` always trains one, on
-    the training texts alone; anything else is the name or folder of a Hugging Face tokenizer. max_length: ids
-    of a text, special tokens among them. vocab_size: ids of a trained tokenizer, at most. network: name or
-    folder of a pretrained encoder, null where the network starts from nothing.
+    tokenizer: `auto` takes that of `network` and trains one where that is null; `train` always
+    trains one, on the training texts alone; anything else is the name or folder of a Hugging Face
+    tokenizer. max_length: ids of a text, special tokens among them. vocab_size: ids of a trained
+    tokenizer, at most. network: name or folder of a pretrained encoder, null where the network
+        starts from nothing.
     """
 
     def __init__(
@@ -36,7 +38,9 @@ class Tokenize:
         return None if name == "train" else name
 
     def __call__(self, splits: Splits) -> Codec:
-        parts = [part for part in (splits.train, splits.val, splits.test) if isinstance(part, TextSource)]
+        parts = [
+            part for part in (splits.train, splits.val, splits.test) if isinstance(part, TextSource)
+        ]
         if self.pretrained is None:
             tokenizer = train_tokenizer(parts[0].texts, self.vocab_size)
         else:

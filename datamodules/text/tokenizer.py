@@ -1,7 +1,9 @@
-"""Tokenizers: a pretrained one by name or folder, or a small WordPiece trained on the training texts.
+"""Tokenizers: a pretrained one by name or folder, or a small WordPiece trained on the training
+texts.
 
-Either is used for one thing, to say for every word of a text which subword ids it has. What follows (views,
-special tokens, padding, truncation) happens in `codec.py`, on the device, for a whole batch.
+Either is used for one thing, to say for every word of a text which subword ids it has. What follows
+(views, special tokens, padding, truncation) happens in `codec.py`, on the device, for a whole
+batch.
 """
 
 from collections import Counter
@@ -9,7 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from foundation.errors import UserError
 
@@ -24,10 +34,10 @@ Word = tuple[Ids, int, int]  # its subword ids, and where it starts and stops in
 class TextTokenizer:
     """A tokenizer with what the codec must know about it.
 
-    pad, mask: ids of these tokens, `mask` None where there is none. prefix, suffix: special ids before and
-    after a text ([CLS] and [SEP], or whatever the tokenizer's own template puts there). sensitive: the first
-    word of a text is coded differently from the same word later on (byte-level BPE codes the space before a
-    word with it).
+    pad, mask: ids of these tokens, `mask` None where there is none. prefix, suffix: special ids
+    before and after a text ([CLS] and [SEP], or whatever the tokenizer's own template puts there).
+    sensitive: the first word of a text is coded differently from the same word later on (byte-level
+    BPE codes the space before a word with it).
     """
 
     name: str
@@ -49,17 +59,20 @@ class TextTokenizer:
         return [_words(entry, self.sensitive) for entry in coded]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids as text for people; [MASK] stays visible, the special tokens around the text do not."""
+        """Ids as text for people; [MASK] stays visible, the special tokens around the text do
+        not."""
         hidden = {self.pad, *self.prefix, *self.suffix} - {self.mask}
         return self.backend.decode([i for i in ids if i not in hidden], skip_special_tokens=False)
 
 
 def _words(entry, placed: bool = False) -> list[Word]:
-    """Group the pieces of one encoded text by the word that they come from; spans only where they are
-    wanted.
+    """Group the pieces of one encoded text by the word that they come from; spans only where they
+    are wanted.
     """
     groups, ids = entry.word_ids, entry.ids
-    cuts = [i for i, group in enumerate(groups) if i == 0 or group is None or group != groups[i - 1]]
+    cuts = [
+        i for i, group in enumerate(groups) if i == 0 or group is None or group != groups[i - 1]
+    ]
     spans = entry.offsets if placed else [(0, 0)] * len(ids)
     return [(tuple(ids[a:b]), spans[a][0], spans[b - 1][1]) for a, b in pairwise([*cuts, len(ids)])]
 
@@ -73,7 +86,9 @@ def load_tokenizer(name: str) -> TextTokenizer:
 
     try:
         loaded = AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # a missing folder, no network, a damaged file: each library raises its own
+    except (
+        Exception
+    ) as error:  # a missing folder, no network, a damaged file: each library raises its own
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"data.text.tokenizer: no tokenizer at '{name}' ({reason}); "
@@ -82,7 +97,8 @@ def load_tokenizer(name: str) -> TextTokenizer:
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
         raise UserError(
-            f"data.text.tokenizer: '{name}' has no fast tokenizer; expected a model with tokenizer.json"
+            f"data.text.tokenizer: '{name}' has no fast tokenizer; expected a model with "
+            "tokenizer.json"
         )
     fallback = loaded.eos_token_id if loaded.eos_token_id is not None else 0
     pad = loaded.pad_token_id if loaded.pad_token_id is not None else fallback
@@ -94,11 +110,15 @@ def wrap(backend: Tokenizer, name: str, pad: int, mask: int | None) -> TextToken
 
     Raises UserError where whole texts are one word to it (then no view could work on words).
     """
-    backend = Tokenizer.from_str(backend.to_str())  # switching off truncation must not change the caller's
+    backend = Tokenizer.from_str(
+        backend.to_str()
+    )  # switching off truncation must not change the caller's
     backend.no_truncation()
     backend.no_padding()
     probe = "a a"
-    plain, full = (backend.encode(probe, add_special_tokens=special).ids for special in (False, True))
+    plain, full = (
+        backend.encode(probe, add_special_tokens=special).ids for special in (False, True)
+    )
     start = next(i for i in range(len(full)) if full[i : i + len(plain)] == plain)
     first, *later = _words(backend.encode(probe, add_special_tokens=False))
     if not later:
@@ -106,20 +126,24 @@ def wrap(backend: Tokenizer, name: str, pad: int, mask: int | None) -> TextToken
             f"data.text.tokenizer: '{name}' does not split texts into words; expected one that does"
         )
     prefix, suffix = tuple(full[:start]), tuple(full[start + len(plain) :])
-    return TextTokenizer(name, backend, pad, mask, prefix, suffix, sensitive=first[0] != later[-1][0])
+    return TextTokenizer(
+        name, backend, pad, mask, prefix, suffix, sensitive=first[0] != later[-1][0]
+    )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> TextTokenizer:
-    """A lower-case WordPiece of at most `vocab_size` ids (special tokens among them), trained on `texts`.
+    """A lower-case WordPiece of at most `vocab_size` ids (special tokens among them), trained on
+    `texts`.
 
-    Text is split as BERT's tokenizer does it (whitespace and punctuation). Equal texts give an equal
-    tokenizer. The names of special tokens, where a text has them, are ordinary words.
+    Text is split as BERT's tokenizer does it (whitespace and punctuation). Equal texts give an
+    equal tokenizer. The names of special tokens, where a text has them, are ordinary words.
     """
     texts = list(texts)
     backend = _wordpiece(models.WordPiece(unk_token="[UNK]"))
     letters = _alphabet(texts, backend.normalizer)
-    # Left to itself the trainer numbers the inner letters in the order of a hash table, and breaks ties by
-    # number: two trainings on the same texts differ. Named in advance, all letters have fixed numbers.
+    # Left to itself the trainer numbers the inner letters in the order of a hash table, and breaks
+    # ties by number: two trainings on the same texts differ. Named in advance, all letters have
+    # fixed numbers.
     fixed = [*SPECIAL, *(f"##{letter}" for letter in letters)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
@@ -131,9 +155,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> TextTokeniz
     backend.train_from_iterator(texts, trainer)
     # A fresh tokenizer, to which the fixed names are not special.
     vocab = dict(sorted(backend.get_vocab().items(), key=lambda item: item[1]))
-    backend = _wordpiece(models.WordPiece(vocab=vocab, unk_token="[UNK]", max_input_chars_per_word=100))
+    backend = _wordpiece(
+        models.WordPiece(vocab=vocab, unk_token="[UNK]", max_input_chars_per_word=100)
+    )
     backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")]
+        single="[CLS] $A [SEP]",
+        special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
     )
     return wrap(backend, "trained", vocab["[PAD]"], vocab["[MASK]"])
 

@@ -1,6 +1,8 @@
-"""Our sweepers and our launcher, where Hydra looks for plugins: it takes classes of this namespace alone.
+"""Our sweepers and our launcher, where Hydra looks for plugins: it takes classes of this namespace
+alone.
 
-Hydra imports this file at every start, a single run's included, so that it and what it imports must stay light."""
+Hydra imports this file at every start, a single run's included, so that it and what it imports must
+stay light."""
 
 from recipes.sweeps import grid, ray_launcher, search
 

@@ -1,1 +1,2 @@
-"""Inputs changed to be misread: attacks, training against them, filters before the network, and the measurement."""
+"""Inputs changed to be misread: attacks, training against them, filters before the network, and the
+measurement."""

@@ -1,5 +1,5 @@
-"""Adversarial weight perturbation. Wu, Xia and Wang, Adversarial Weight Perturbation Helps Robust Generalization,
-NeurIPS 2020, arXiv 2004.05884."""
+"""Adversarial weight perturbation. Wu, Xia and Wang, Adversarial Weight Perturbation Helps Robust
+Generalization, NeurIPS 2020, arXiv 2004.05884."""
 
 from typing import Annotated, Any
 
@@ -15,25 +15,33 @@ from recipes.step.ramps import Share
 def perturbation(weights: list[Tensor], gradients: list[Tensor], gamma: float) -> list[Tensor]:
     """v = γ ‖w‖ g / ‖g‖, layer by layer; zero where the gradient or the weight is zero."""
     lengths, slopes = torch._foreach_norm(weights), torch._foreach_norm(gradients)
-    factors = [gamma * w / g.clamp_min(torch.finfo(g.dtype).tiny) for w, g in zip(lengths, slopes, strict=True)]
+    factors = [
+        gamma * w / g.clamp_min(torch.finfo(g.dtype).tiny)
+        for w, g in zip(lengths, slopes, strict=True)
+    ]
     return [factor * g for factor, g in zip(factors, gradients, strict=True)]
 
 
 class AWP(Method):
-    """The gradient of the step is taken at w + v, v = γ ‖w‖ g / ‖g‖ for weight tensors w of two dimensions or more.
+    """The gradient of the step is taken at w + v, v = γ ‖w‖ g / ‖g‖ for weight tensors w of two
+    dimensions or more.
 
-    g is the gradient of the whole loss at w, averaged over ranks; biases and normalisations are left alone. Weights are
-    restored bit for bit before the optimizer's step, so weight decay acts on w (authors' code: on w + v, and g by a
-    step of a copied model, which gives the same direction). The attack, views and dropout masks of the second pass are
-    those of the first; statistics and metrics count the first alone. Around plain training as well as pgd_at or trades,
+    g is the gradient of the whole loss at w, averaged over ranks; biases and normalisations are
+    left alone. Weights are restored bit for bit before the optimizer's step, so weight decay acts
+    on w (authors' code: on w + v, and g by a step of a copied model, which gives the same
+    direction). The attack, views and dropout masks of the second pass are those of the first;
+    statistics and metrics count the first alone. Around plain training as well as pgd_at or trades,
     at twice the cost of their forward and backward.
 
-    gamma γ: .01 (.005 with trades). warmup: share of the run before it sets in, 0 (the paper's trades: 10 epochs).
+    gamma γ: .01 (.005 with trades). warmup: share of the run before it sets in, 0 (the paper's
+        trades: 10 epochs).
     """
 
     declaration = Declaration(
         slots=("two_passes",),
-        refuses={"second_optimizer": "two gradients a step and two optimizers have no agreed order"},
+        refuses={
+            "second_optimizer": "two gradients a step and two optimizers have no agreed order"
+        },
         accumulation=False,
     )
 

@@ -1,5 +1,5 @@
-"""Fast gradient method. Miyato, Dai and Goodfellow, Adversarial Training Methods for Semi-Supervised Text
-Classification, ICLR 2017, arXiv 1605.07725."""
+"""Fast gradient method. Miyato, Dai and Goodfellow, Adversarial Training Methods for
+Semi-Supervised Text Classification, ICLR 2017, arXiv 1605.07725."""
 
 from typing import Annotated
 
@@ -14,24 +14,33 @@ from recipes.step import Input, Step
 
 
 class FGM(Attacking):
-    """L = CE(e) + λ CE(e + r), r = eps g / ‖g‖₂, g = ∇_e CE without gradient: the word embeddings of a text, or pixels.
+    """L = CE(e) + λ CE(e + r), r = eps g / ‖g‖₂, g = ∇_e CE without gradient: the word embeddings
+    of a text, or pixels.
 
-    The norm is of one sample over all its tokens, special ones too (as in public code), padding left alone. Activations
-    are moved, not the embedding matrix as in a widespread snippet, which couples the samples of a batch and does
-    nothing where the matrix is frozen. g is taken in evaluation mode.
+    The norm is of one sample over all its tokens, special ones too (as in public code), padding
+    left alone. Activations are moved, not the embedding matrix as in a widespread snippet, which
+    couples the samples of a batch and does nothing where the matrix is frozen. g is taken in
+    evaluation mode.
 
-    eps: 1 (the paper's 5 belongs to normalised embeddings). norm: `l2`, or `linf` for r = eps sign g. weight λ: 1, the
-    sum of both losses.
+    eps: 1 (the paper's 5 belongs to normalised embeddings). norm: `l2`, or `linf` for r = eps sign
+    g. weight λ: 1, the sum of both losses.
     """
 
-    declaration = Declaration(slots=("attack",), tags=("attacks_labeled",), after=LAST, precisions=PRECISIONS)
+    declaration = Declaration(
+        slots=("attack",), tags=("attacks_labeled",), after=LAST, precisions=PRECISIONS
+    )
 
-    def __init__(self, eps: Radius = 1.0, norm: Norm = "l2", weight: Annotated[float, Field(ge=0)] = 1.0):
+    def __init__(
+        self, eps: Radius = 1.0, norm: Norm = "l2", weight: Annotated[float, Field(ge=0)] = 1.0
+    ):
         self.eps, self.norm, self.weight = radius(eps), norm, weight
 
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
         x = entry.embedded.x.detach().float()
-        return fgsm(labels_of(entry, context), x, Threat.around(entry.embedded, self.norm, self.eps)) - x
+        return (
+            fgsm(labels_of(entry, context), x, Threat.around(entry.embedded, self.norm, self.eps))
+            - x
+        )
 
     def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]

@@ -1,4 +1,5 @@
-"""Free adversarial training. Shafahi et al., Adversarial Training for Free!, NeurIPS 2019, arXiv 1904.12843."""
+"""Free adversarial training. Shafahi et al., Adversarial Training for Free!, NeurIPS 2019, arXiv
+1904.12843."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +26,13 @@ class Replayed:
     times: int
 
     def take(self, start: int, stop: int) -> Tensor:
-        batch, row = torch.arange(start, stop).div(self.batch_size, rounding_mode="floor"), torch.arange(start, stop)
-        wanted = batch.div(self.times, rounding_mode="floor") * self.batch_size + row % self.batch_size
+        batch, row = (
+            torch.arange(start, stop).div(self.batch_size, rounding_mode="floor"),
+            torch.arange(start, stop),
+        )
+        wanted = (
+            batch.div(self.times, rounding_mode="floor") * self.batch_size + row % self.batch_size
+        )
         low = int(wanted.min())
         return self.order.take(low, int(wanted.max()) + 1)[wanted - low]
 
@@ -57,12 +63,14 @@ class Kept(AdoptsShape):
 
 
 class FreeAT(Method):
-    """Every batch comes `replays` times in a row; each time one backward gives the gradients of the parameters, which
-    take an optimizer step, and that of δ: δ ← clip(δ + eps sign g, -eps, eps). δ stays with its row of the batch.
+    """Every batch comes `replays` times in a row; each time one backward gives the gradients of the
+    parameters, which take an optimizer step, and that of δ: δ ← clip(δ + eps sign g, -eps, eps). δ
+    stays with its row of the batch.
 
-    The replays are ordinary steps of the run: schedules, averages and max_steps count them, so a run of max_steps sees
-    max_steps / replays batches. A batch keeps its view through its replays. linf on pictures, pixels clipped to [0, 1]
-    in the graph, as in the authors' code: a clipped pixel's δ stays. The network is in training mode throughout.
+    The replays are ordinary steps of the run: schedules, averages and max_steps count them, so a
+    run of max_steps sees max_steps / replays batches. A batch keeps its view through its replays.
+    linf on pictures, pixels clipped to [0, 1] in the graph, as in the authors' code: a clipped
+    pixel's δ stays. The network is in training mode throughout.
 
     eps: 8/255. replays m: 8.
     """
@@ -79,7 +87,10 @@ class FreeAT(Method):
             orders={"labeled": partial(replayed, times=self.replays)},
             tags=("attacks_labeled",),
             refuses={
-                "mixes_inputs": "its perturbation belongs to a row, and mixing pairs the rows anew in every replay"
+                "mixes_inputs": (
+                    "its perturbation belongs to a row, and mixing pairs the rows anew in every "
+                    "replay"
+                )
             },
             after=("soft_targets",),
             accumulation=False,

@@ -1,5 +1,5 @@
-"""FreeLB. Zhu et al., FreeLB: Enhanced Adversarial Training for Natural Language Understanding, ICLR 2020, arXiv
-1909.11764."""
+"""FreeLB. Zhu et al., FreeLB: Enhanced Adversarial Training for Natural Language Understanding,
+ICLR 2020, arXiv 1909.11764."""
 
 from typing import Annotated, Any
 
@@ -33,15 +33,17 @@ def ascend(x: Tensor, delta: Tensor, gradient: Tensor, threat: Threat, step_size
 
 
 class FreeLB(Method):
-    """g_θ = (1/K) Σ_{t<K} ∇_θ L(e + δ_t), δ_{t+1} = Proj(δ_t + a g_t / ‖g_t‖): every pass's backward gives
-    the gradients of the parameters, which are averaged, and that of δ, which ascends. One step, K times its cost.
+    """g_θ = (1/K) Σ_{t<K} ∇_θ L(e + δ_t), δ_{t+1} = Proj(δ_t + a g_t / ‖g_t‖): every pass's
+    backward gives the gradients of the parameters, which are averaged, and that of δ, which
+    ascends. One step, K times its cost.
 
-    e are the word embeddings of a text (pixels, kept in [0, 1], of a picture); norms are of one sample over all its
-    words. The K passes see the same views, draws and dropout masks, as in the paper; batch-norm statistics and metrics
-    count the first. Other terms of the loss are the same in every pass.
+    e are the word embeddings of a text (pixels, kept in [0, 1], of a picture); norms are of one
+    sample over all its words. The K passes see the same views, draws and dropout masks, as in the
+    paper; batch-norm statistics and metrics count the first. Other terms of the loss are the same
+    in every pass.
 
-    steps K: 3. step_size a: .1. start m: 0, the first pass is then the clean sample. max_norm: 0, no projection. norm:
-    `l2` or `linf`.
+    steps K: 3. step_size a: .1. start m: 0, the first pass is then the clean sample. max_norm: 0,
+    no projection. norm: `l2` or `linf`.
     """
 
     declaration = Declaration(
@@ -69,22 +71,34 @@ class FreeLB(Method):
     def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]
         if not step.replay:
-            self._x, self._threat = entry.embedded.x.detach(), Threat.around(entry.embedded, self.norm, self.radius)
+            self._x, self._threat = (
+                entry.embedded.x.detach(),
+                Threat.around(entry.embedded, self.norm, self.radius),
+            )
             rows = step.randomness.draw(f"{self.key}/start", entry.size)
             self._delta = (
-                self._threat.project(self._x, self._x + first(self._x, self._threat, self.start, rows)) - self._x
+                self._threat.project(
+                    self._x, self._x + first(self._x, self._threat, self.start, rows)
+                )
+                - self._x
             )
         self._delta = self._delta.requires_grad_()
         step.change("labeled", embedded=moved(entry.embedded, self._delta))
 
     def wrap_step(self, closure: Closure, optimizer: Optimizer, context: Context) -> Any:
         loss = closure()
-        weights = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        weights = [
+            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
         for _ in range(self.steps - 1):
             before = [w.grad.clone() for w in weights if w.grad is not None]
             with torch.no_grad():
-                slope = torch.zeros_like(self._delta) if self._delta.grad is None else self._delta.grad
-                self._delta = ascend(self._x, self._delta.detach(), slope, self._threat, self.step_size)
+                slope = (
+                    torch.zeros_like(self._delta) if self._delta.grad is None else self._delta.grad
+                )
+                self._delta = ascend(
+                    self._x, self._delta.detach(), slope, self._threat, self.step_size
+                )
             with context.replay():
                 closure()
             torch._foreach_add_([w.grad for w in weights], before)

@@ -1,4 +1,5 @@
-"""What training methods share: the labeled input under attack, and the mode in which the network is attacked."""
+"""What training methods share: the labeled input under attack, and the mode in which the network is
+attacked."""
 
 import warnings
 from abc import abstractmethod
@@ -10,13 +11,22 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.adversarial.attacks.losses import Logits, Loss, Model, Objective, counting, fixed, objective
+from methods.adversarial.attacks.losses import (
+    Logits,
+    Loss,
+    Model,
+    Objective,
+    counting,
+    fixed,
+    objective,
+)
 from methods.adversarial.attacks.threat import Norm, Threat
 from recipes.contract import Context, Method
 from recipes.step import Embedded, Input, Step
 
 Count = Annotated[int, Field(ge=1)]
-# x and δ stay in float32 under autocast; a network stored in half precision would round them to steps of a grey level
+# x and δ stay in float32 under autocast; a network stored in half precision would round them to
+# steps of a grey level
 PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 # the attack comes last: it sees the mixed picture with the mixed target
 LAST = ("mixes_inputs", "soft_targets")
@@ -24,8 +34,9 @@ LAST = ("mixes_inputs", "soft_targets")
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode for the time of an attack: no dropout, and batch normalisation by its running
-    statistics, which the attack does not touch. Each gets back the mode it had, deliberately frozen ones too."""
+    """Every module in evaluation mode for the time of an attack: no dropout, and batch
+    normalisation by its running statistics, which the attack does not touch. Each gets back the
+    mode it had, deliberately frozen ones too."""
     before = [(module, module.training) for module in network.modules()]
     for module, _ in before:
         module.training = False
@@ -42,9 +53,9 @@ def moved(embedded: Embedded, delta: Tensor) -> Embedded:
 
 
 class Attacking(Method):
-    """Base of methods that attack the labeled input: δ is crafted once a step, against the weights at its start; a
-    replayed step (SAM, AWP) meets the same δ. Entries of gradients that are not finite are taken as 0 and counted: the
-    end of the run warns of them."""
+    """Base of methods that attack the labeled input: δ is crafted once a step, against the weights
+    at its start; a replayed step (SAM, AWP) meets the same δ. Entries of gradients that are not
+    finite are taken as 0 and counted: the end of the run warns of them."""
 
     _delta: Tensor  # of the present step alone
     _not_finite: Tensor | int = 0  # on the device, of this process since its start
@@ -64,7 +75,8 @@ class Attacking(Method):
         count = int(self._not_finite)
         if count:
             warnings.warn(
-                f"methods.{self.key}: {count} entries of the attack's gradients were not finite and were taken as 0; "
+                f"methods.{self.key}: {count} entries of the attack's gradients were not finite "
+                "and were taken as 0; "
                 "samples without a finite gradient were not attacked",
                 stacklevel=2,
             )

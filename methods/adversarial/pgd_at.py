@@ -1,7 +1,7 @@
-"""Adversarial training. Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, arXiv
-1706.06083; defaults after Rice, Wong and Kolter, Overfitting in adversarially robust deep learning, ICML 2020, arXiv
-2002.11569; the mode of the attack after Pang et al., Bag of Tricks for Adversarial Training, ICLR 2021, arXiv
-2010.00467."""
+"""Adversarial training. Madry et al., Towards Deep Learning Models Resistant to Adversarial
+Attacks, ICLR 2018, arXiv 1706.06083; defaults after Rice, Wong and Kolter, Overfitting in
+adversarially robust deep learning, ICML 2020, arXiv 2002.11569; the mode of the attack after Pang
+et al., Bag of Tricks for Adversarial Training, ICLR 2021, arXiv 2010.00467."""
 
 from torch import Tensor
 
@@ -14,18 +14,23 @@ from recipes.step import Input, Step
 
 
 class PGDAT(Attacking):
-    """min_θ E max_{‖δ‖ ≤ eps} CE(f(x + δ), y): the labeled input is replaced by what PGD makes of it; no clean loss.
+    """min_θ E max_{‖δ‖ ≤ eps} CE(f(x + δ), y): the labeled input is replaced by what PGD makes of
+    it; no clean loss.
 
-    δ ← Proj(δ + a · direction(∇ CE)), from a random start in the ball, against the plain cross-entropy of raw logits,
-    whatever adjusts those of the loss. The network is attacked in evaluation mode (Madry's code: in training mode), and
-    mixed inputs with their mixed targets. Pixels stay in [0, 1]; on texts the words' embeddings are attacked, padding
-    left alone (norm=l2 eps=1 step_size=.3 steps=3 is what texts are usually given).
+    δ ← Proj(δ + a · direction(∇ CE)), from a random start in the ball, against the plain
+    cross-entropy of raw logits, whatever adjusts those of the loss. The network is attacked in
+    evaluation mode (Madry's code: in training mode), and mixed inputs with their mixed targets.
+    Pixels stay in [0, 1]; on texts the words' embeddings are attacked, padding left alone (norm=l2
+    eps=1 step_size=.3 steps=3 is what texts are usually given).
 
-    norm: `linf` or `l2` over all entries of a sample. eps: 8/255. steps: 10. step_size a: null, eps/4 (2/255 at
-    8/255). random_start: true. loss that the attack raises: `ce`, `margin` or `dlr`.
+    norm: `linf` or `l2` over all entries of a sample. eps: 8/255. steps: 10. step_size a: null,
+    eps/4 (2/255 at 8/255). random_start: true. loss that the attack raises: `ce`, `margin` or
+    `dlr`.
     """
 
-    declaration = Declaration(slots=("attack",), tags=("attacks_labeled",), after=LAST, precisions=PRECISIONS)
+    declaration = Declaration(
+        slots=("attack",), tags=("attacks_labeled",), after=LAST, precisions=PRECISIONS
+    )
 
     def __init__(
         self,
@@ -36,14 +41,28 @@ class PGDAT(Attacking):
         random_start: bool = True,
         loss: Loss = "ce",
     ):
-        self.norm, self.eps, self.steps, self.random_start, self.loss = norm, radius(eps), steps, random_start, loss
+        self.norm, self.eps, self.steps, self.random_start, self.loss = (
+            norm,
+            radius(eps),
+            steps,
+            random_start,
+            loss,
+        )
         self.step_size = self.eps / 4 if step_size is None else radius(step_size)
 
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
-        x, threat = entry.embedded.x.detach().float(), Threat.around(entry.embedded, self.norm, self.eps)
+        x, threat = (
+            entry.embedded.x.detach().float(),
+            Threat.around(entry.embedded, self.norm, self.eps),
+        )
         rows = step.randomness.draw(f"{self.key}/start", entry.size)
         start = threat.random_start(x, rows) if self.random_start else None
-        return pgd(labels_of(entry, context, self.loss), x, threat, self.steps, self.step_size, start) - x
+        return (
+            pgd(labels_of(entry, context, self.loss), x, threat, self.steps, self.step_size, start)
+            - x
+        )
 
     def prepare(self, step: Step, context: Context) -> None:
-        step.change("labeled", embedded=moved(step.inputs["labeled"].embedded, self.delta(step, context)))
+        step.change(
+            "labeled", embedded=moved(step.inputs["labeled"].embedded, self.delta(step, context))
+        )

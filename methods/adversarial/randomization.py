@@ -1,5 +1,5 @@
-"""Randomisation of the input. Xie et al., Mitigating Adversarial Effects Through Randomization, ICLR 2018, arXiv
-1711.01991."""
+"""Randomisation of the input. Xie et al., Mitigating Adversarial Effects Through Randomization,
+ICLR 2018, arXiv 1711.01991."""
 
 import math
 from typing import Annotated, Literal
@@ -15,9 +15,15 @@ from recipes.step import Embedded
 
 
 def resize_and_pad(
-    x: Tensor, side: Tensor, corner: Tensor, canvas: tuple[int, int], mode: str = "bilinear", value: float = 0.0
+    x: Tensor,
+    side: Tensor,
+    corner: Tensor,
+    canvas: tuple[int, int],
+    mode: str = "bilinear",
+    value: float = 0.0,
 ) -> Tensor:
-    """Each picture [C, H, W] resized to a size of its own and laid on a canvas of one colour, all in one resampling.
+    """Each picture [C, H, W] resized to a size of its own and laid on a canvas of one colour, all
+    in one resampling.
 
     side, corner: int64 [N, 2], (height, width) and (top, left).
     """
@@ -26,20 +32,28 @@ def resize_and_pad(
         place = torch.arange(extent, device=x.device) - corner[:, axis : axis + 1]
         inside.append((place >= 0) & (place < side[:, axis : axis + 1]))
         grids.append((2 * place + 1) / side[:, axis : axis + 1] - 1)
-    y, z = grids[0].unsqueeze(2).expand(-1, -1, canvas[1]), grids[1].unsqueeze(1).expand(-1, canvas[0], -1)
-    drawn = F.grid_sample(x, torch.stack([z, y], dim=3).to(x.dtype), mode, "border", align_corners=False)
+    y, z = (
+        grids[0].unsqueeze(2).expand(-1, -1, canvas[1]),
+        grids[1].unsqueeze(1).expand(-1, canvas[0], -1),
+    )
+    drawn = F.grid_sample(
+        x, torch.stack([z, y], dim=3).to(x.dtype), mode, "border", align_corners=False
+    )
     here = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)
     return torch.where(here.unsqueeze(1), drawn, value)
 
 
 class Randomization(Method):
-    """f(pad(resize(x))) at evaluation: sides drawn from [H, H'), H' = ⌈enlarge · H⌉, at a random place of a canvas H'.
+    """f(pad(resize(x))) at evaluation: sides drawn from [H, H'), H' = ⌈enlarge · H⌉, at a random
+    place of a canvas H'.
 
-    The network is trained as ever, and must take pictures of side H'. Draws belong to the sample, so the figures are
-    the same in any batch and on any number of ranks. With several passes their probabilities are averaged. An attack
-    must average gradients over draws (evaluate.attack.draws), and then breaks it: Athalye et al. 2018.
+    The network is trained as ever, and must take pictures of side H'. Draws belong to the sample,
+    so the figures are the same in any batch and on any number of ranks. With several passes their
+    probabilities are averaged. An attack must average gradients over draws (evaluate.attack.draws),
+    and then breaks it: Athalye et al. 2018.
 
-    enlarge: 331/299 as in the paper. passes: 1 (the authors' contest entry: 30). mode: `bilinear`, or `nearest` as in
+    enlarge: 331/299 as in the paper. passes: 1 (the authors' contest entry: 30). mode: `bilinear`,
+        or `nearest` as in
     their code. pad_value: 0; .5 is their grey.
     """
 
@@ -64,8 +78,12 @@ class Randomization(Method):
         corner = (draw.uniform(2) * (room + 1)).long()
         return resize_and_pad(x, side, corner, canvas, self.mode, self.pad_value)
 
-    def receive(self, embedded: Embedded, randomness: SampleRandomness, context: Context) -> Embedded:
-        return Embedded(torch.cat([self.laid_out(embedded.x, randomness, i) for i in range(self.passes)]))
+    def receive(
+        self, embedded: Embedded, randomness: SampleRandomness, context: Context
+    ) -> Embedded:
+        return Embedded(
+            torch.cat([self.laid_out(embedded.x, randomness, i) for i in range(self.passes)])
+        )
 
     def infer(self, logits: Tensor, task: str, context: Context) -> Tensor:
         """log (1/P) Σ softmax over the passes, whose rows stand one after the other."""

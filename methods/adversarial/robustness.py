@@ -1,7 +1,9 @@
-"""Robust accuracy: the reported network under attack, added to any recipe by `evaluate.attack=NAME`.
+"""Robust accuracy: the reported network under attack, added to any recipe by
+`evaluate.attack=NAME`.
 
-Denominators, worst cases and alarms after Carlini et al., On Evaluating Adversarial Robustness, 2019, arXiv 1902.06705,
-and Athalye, Carlini and Wagner, Obfuscated Gradients Give a False Sense of Security, ICML 2018, arXiv 1802.00420.
+Denominators, worst cases and alarms after Carlini et al., On Evaluating Adversarial Robustness,
+2019, arXiv 1902.06705, and Athalye, Carlini and Wagner, Obfuscated Gradients Give a False Sense of
+Security, ICML 2018, arXiv 1802.00420.
 """
 
 from abc import abstractmethod
@@ -33,11 +35,20 @@ ALARM = 0.1
 
 
 class Victim:
-    """What an attacker has before him: the reported network with its inference-time changes, in float32, on samples
-    that keep their places. x: [N, ...]; targets by task; draw: the attacker's random numbers by purpose."""
+    """What an attacker has before him: the reported network with its inference-time changes, in
+    float32, on samples that keep their places. x: [N, ...]; targets by task; draw: the attacker's
+    random numbers by purpose."""
 
-    def __init__(self, context: Context, embedded: Embedded, targets: dict[str, Tensor], index: Tensor):
-        self.context, self.x, self.mask, self.targets, self.index = context, embedded.x, embedded.mask, targets, index
+    def __init__(
+        self, context: Context, embedded: Embedded, targets: dict[str, Tensor], index: Tensor
+    ):
+        self.context, self.x, self.mask, self.targets, self.index = (
+            context,
+            embedded.x,
+            embedded.mask,
+            targets,
+            index,
+        )
         self.draw: Draws = SampleRandomness(context.seed, index).draw
 
     def logits(self, x: Tensor) -> dict[str, Tensor]:
@@ -45,8 +56,9 @@ class Victim:
         return self.context.predict(Embedded(x, self.mask), index=self.index)
 
     def objective(self, loss: Loss, draws: int = 1) -> Objective:
-        """The loss to raise. draws above 1: its mean over draws of what the network does at random, other ones at
-        every call, since an attacker cannot know those of the evaluation (expectation over transformation)."""
+        """The loss to raise. draws above 1: its mean over draws of what the network does at random,
+        other ones at every call, since an attacker cannot know those of the evaluation (expectation
+        over transformation)."""
         if draws == 1:
             return objective(self.logits, self.targets, loss)
         calls = 0
@@ -57,7 +69,9 @@ class Victim:
             for _ in range(draws):
                 calls += 1
                 own = SampleRandomness(self.context.seed + calls, self.index)
-                values.append(objective(lambda x, own=own: self._drawn(x, own), self.targets, loss)(x))  # type: ignore[misc]
+                values.append(
+                    objective(lambda x, own=own: self._drawn(x, own), self.targets, loss)(x)
+                )  # type: ignore[misc]
             return torch.stack(values).mean(0)
 
         return expected
@@ -73,12 +87,14 @@ class Victim:
 
 
 class Robustness(Probe):
-    """robust_accuracy = (1/n) Σ_i Π_r [argmax f(x_ir) = y_i], the x_ir with r = 0 the clean sample and the others what
-    the attack made of it at restart r; clean errors count as not robust, so it never exceeds clean_accuracy, which is
-    of the same n samples. robust_loss: mean of the largest cross-entropy. vanishing_gradients: the share of samples
-    whose loss has a gradient of exactly zero or not finite, which no gradient attack can move: an alarm, not a success.
+    """robust_accuracy = (1/n) Σ_i Π_r [argmax f(x_ir) = y_i], the x_ir with r = 0 the clean sample
+    and the others what the attack made of it at restart r; clean errors count as not robust, so it
+    never exceeds clean_accuracy, which is of the same n samples. robust_loss: mean of the largest
+    cross-entropy. vanishing_gradients: the share of samples whose loss has a gradient of exactly
+    zero or not finite, which no gradient attack can move: an alarm, not a success.
 
-    samples: those with the n smallest numbers of the part; null for all. Per task with several tasks, and their mean.
+    samples: those with the n smallest numbers of the part; null for all. Per task with several
+        tasks, and their mean.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("test",)
@@ -96,15 +112,20 @@ class Robustness(Probe):
         """x_adv of one restart."""
 
     def refusal(self, composition: Composition) -> str:
-        random = [key for key, d in composition.declarations.items() if "random_inference" in d.tags]
+        random = [
+            key for key, d in composition.declarations.items() if "random_inference" in d.tags
+        ]
         if random and self.by_gradient and self.draws == 1:
             return (
-                f"methods.{random[0]} answers at random, and one draw's gradient misleads the attack: average over "
+                f"methods.{random[0]} answers at random, and one draw's gradient misleads the "
+                "attack: average over "
                 "several, evaluate.attack.draws=10"
             )
         return ""
 
-    def update(self, context: Context, view: Any, targets: dict[str, Tensor], index: Tensor) -> None:
+    def update(
+        self, context: Context, view: Any, targets: dict[str, Tensor], index: Tensor
+    ) -> None:
         x, mask, _ = context.reported().embed(view)
         for task in targets:
             self.sums.setdefault(task, torch.zeros(len(FIGURES) + 1, device=x.device))
@@ -114,7 +135,12 @@ class Robustness(Probe):
             return
         with torch.autocast(x.device.type, enabled=False):
             embedded = Embedded(x.detach().float()[kept], None if mask is None else mask[kept])
-            victim = Victim(context, embedded, {task: target[kept] for task, target in targets.items()}, index[kept])
+            victim = Victim(
+                context,
+                embedded,
+                {task: target[kept] for task, target in targets.items()},
+                index[kept],
+            )
             with fixed(context.reported()):
                 self.measure(victim)
 
@@ -123,11 +149,17 @@ class Robustness(Probe):
         threat = Threat.around(Embedded(victim.x, victim.mask), self.norm, self.eps)
         stuck = victim.x.new_zeros(len(victim.x))
         if self.by_gradient:
-            gradient = threat.direction(input_gradient(victim.objective("ce", self.draws), victim.x))
+            gradient = threat.direction(
+                input_gradient(victim.objective("ce", self.draws), victim.x)
+            )
             stuck = (gradient.flatten(1).abs().amax(1) == 0).float()
         points = [victim.x]
         for restart in range(self.restarts):
-            points.append(self.attack(victim, threat, lambda purpose, r=restart: victim.draw(f"attack/{r}/{purpose}")))
+            points.append(
+                self.attack(
+                    victim, threat, lambda purpose, r=restart: victim.draw(f"attack/{r}/{purpose}")
+                )
+            )
         logits = [victim.logits(point) for point in points]
         for task, target in victim.targets.items():
             known = (target >= 0).float()
@@ -144,13 +176,22 @@ class Robustness(Probe):
         mean = torch.stack(list(ratios.values())).mean(0)
         found = {name: mean[i] for i, name in enumerate(FIGURES)}
         if len(ratios) > 1:
-            found |= {f"{task}/{n}": values[i] for task, values in ratios.items() for i, n in enumerate(FIGURES)}
+            found |= {
+                f"{task}/{n}": values[i]
+                for task, values in ratios.items()
+                for i, n in enumerate(FIGURES)
+            }
         if not self.by_gradient:
-            return {name: value for name, value in found.items() if not name.endswith("vanishing_gradients")}
+            return {
+                name: value
+                for name, value in found.items()
+                if not name.endswith("vanishing_gradients")
+            }
         if found["vanishing_gradients"] > ALARM:
             share = float(found["vanishing_gradients"])
             rank_zero_warn(
-                f"the loss has no gradient at {share:.0%} of the samples: robust_accuracy is not to be believed; try "
+                f"the loss has no gradient at {share:.0%} of the samples: robust_accuracy is not "
+                "to be believed; try "
                 "evaluate.attack.loss=dlr and evaluate.attack=square"
             )
         return found
@@ -160,8 +201,9 @@ class Robustness(Probe):
 
 
 class UnderFGSM(Robustness):
-    """One step, x + eps · sign g (l2: eps · g / ‖g‖₂). eps: 8/255 in linf; on texts a length over word embeddings.
-    loss: `ce`, `margin` or `dlr`. draws: gradients averaged, for networks that answer at random. samples: null, all."""
+    """One step, x + eps · sign g (l2: eps · g / ‖g‖₂). eps: 8/255 in linf; on texts a length over
+    word embeddings. loss: `ce`, `margin` or `dlr`. draws: gradients averaged, for networks that
+        answer at random. samples: null, all."""
 
     def __init__(
         self,
@@ -179,9 +221,9 @@ class UnderFGSM(Robustness):
 
 
 class UnderPGD(Robustness):
-    """`steps` steps of length step_size (null: eps/4, which is the papers' 2/255 at 8/255), from `restarts` starts
-    drawn in the ball; the worst case of all counts. random_start false: from the sample itself, once. Otherwise as
-    fgsm."""
+    """`steps` steps of length step_size (null: eps/4, which is the papers' 2/255 at 8/255), from
+    `restarts` starts drawn in the ball; the worst case of all counts. random_start false: from the
+    sample itself, once. Otherwise as fgsm."""
 
     def __init__(
         self,
@@ -202,12 +244,19 @@ class UnderPGD(Robustness):
 
     def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
         start = threat.random_start(victim.x, draw("start")) if self.random_start else None
-        return pgd(victim.objective(self.loss, self.draws), victim.x, threat, self.steps, self.step_size, start)
+        return pgd(
+            victim.objective(self.loss, self.draws),
+            victim.x,
+            threat,
+            self.steps,
+            self.step_size,
+            start,
+        )
 
 
 class UnderMIFGSM(Robustness):
-    """Steps along a running sum of normalised gradients (momentum μ), each of length step_size (null: eps / steps).
-    Otherwise as fgsm."""
+    """Steps along a running sum of normalised gradients (momentum μ), each of length step_size
+    (null: eps / steps). Otherwise as fgsm."""
 
     def __init__(
         self,
@@ -230,8 +279,9 @@ class UnderMIFGSM(Robustness):
 
 
 class UnderSquare(Robustness):
-    """Random search by `queries` queries a sample, without any gradient, in linf: what a masked gradient does not hold
-    up. initial: the part of the picture that the first squares cover. restarts: independent searches."""
+    """Random search by `queries` queries a sample, without any gradient, in linf: what a masked
+    gradient does not hold up. initial: the part of the picture that the first squares cover.
+        restarts: independent searches."""
 
     kinds: ClassVar[tuple[str, ...]] = ("image",)
     by_gradient = False

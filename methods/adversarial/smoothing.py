@@ -1,5 +1,6 @@
-"""Smoothing of the input before an unchanged network: the local filters of Xu, Evans and Qi, Feature Squeezing, NDSS
-2018, arXiv 1704.01155. Not the certified randomised smoothing of Cohen et al. (2019)."""
+"""Smoothing of the input before an unchanged network: the local filters of Xu, Evans and Qi,
+Feature Squeezing, NDSS 2018, arXiv 1704.01155. Not the certified randomised smoothing of Cohen et
+al. (2019)."""
 
 from typing import Annotated, Literal
 
@@ -16,7 +17,8 @@ Filter = Literal["median", "mean", "gaussian"]
 
 
 def extended(x: Tensor, before: int, after: int) -> Tensor:
-    """[N, C, H, W] mirrored at its borders, the edge repeated (SciPy's `reflect`, which torch does not have)."""
+    """[N, C, H, W] mirrored at its borders, the edge repeated (SciPy's `reflect`, which torch does
+    not have)."""
     for dimension in (2, 3):
         extent = x.shape[dimension]
         place = torch.arange(-before, extent + after, device=x.device) % (2 * extent)
@@ -45,17 +47,22 @@ def gaussian(x: Tensor, sigma: float) -> Tensor:
     radius, channels = int(4 * sigma + 0.5), x.shape[1]
     place = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = torch.softmax(-place.square() / (2 * sigma**2), dim=0).repeat(channels, 1, 1, 1)
-    return F.conv2d(F.conv2d(extended(x, radius, radius), kernel, groups=channels), kernel.mT, groups=channels)
+    return F.conv2d(
+        F.conv2d(extended(x, radius, radius), kernel, groups=channels), kernel.mT, groups=channels
+    )
 
 
 class Smoothing(Method):
-    """z = f(smooth(x)) at evaluation: a network trained as ever sees each picture through a local filter.
+    """z = f(smooth(x)) at evaluation: a network trained as ever sees each picture through a local
+    filter.
 
-    It holds up attacks that do not know of it, and no others: evaluate with evaluate.attack, which goes through it.
-    Mean and Gaussian are linear and pass the gradient; the median passes it as if it were not there (backward pass
-    differentiable approximation, Athalye et al. 2018). The raw network is evaluated beside it.
+    It holds up attacks that do not know of it, and no others: evaluate with evaluate.attack, which
+    goes through it. Mean and Gaussian are linear and pass the gradient; the median passes it as if
+    it were not there (backward pass differentiable approximation, Athalye et al. 2018). The raw
+    network is evaluated beside it.
 
-    filter: `median` (default), `mean` or `gaussian`. window: side of the first two, 3. sigma: of the Gaussian, 1 pixel.
+    filter: `median` (default), `mean` or `gaussian`. window: side of the first two, 3. sigma: of
+        the Gaussian, 1 pixel.
     """
 
     declaration = Declaration(kinds=("image",))
@@ -76,5 +83,7 @@ class Smoothing(Method):
         # x - sg(x) is zero, and its gradient one
         return median(x.detach(), self.window) + (x - x.detach())
 
-    def receive(self, embedded: Embedded, randomness: SampleRandomness, context: Context) -> Embedded:
+    def receive(
+        self, embedded: Embedded, randomness: SampleRandomness, context: Context
+    ) -> Embedded:
         return Embedded(self.smooth(embedded.x))

@@ -1,5 +1,5 @@
-"""TRADES. Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019, arXiv
-1901.08573."""
+"""TRADES. Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML
+2019, arXiv 1901.08573."""
 
 from typing import Annotated
 
@@ -21,23 +21,31 @@ def unlike(context: Context, entry: Input) -> Objective:
 
     def values(x: Tensor) -> Tensor:
         logits = model(x)
-        return sum((divergence(reference[task], logits[task]) for task in reference), x.new_zeros(len(x)))
+        return sum(
+            (divergence(reference[task], logits[task]) for task in reference), x.new_zeros(len(x))
+        )
 
     return values
 
 
 class TRADES(Attacking):
-    """L = CE(f(x), y) + β KL(p(x) ‖ p(x')), x' = argmax_{‖x' - x‖ ≤ eps} KL(p(x) ‖ p(x')); gradients flow through both.
+    """L = CE(f(x), y) + β KL(p(x) ‖ p(x')), x' = argmax_{‖x' - x‖ ≤ eps} KL(p(x) ‖ p(x'));
+    gradients flow through both.
 
-    The attack raises the divergence, not the loss of the label, from x + σ N(0, I): at x itself its gradient is zero.
-    It runs in evaluation mode. Both inputs share the step's one forward, so in training mode batch normalisation sees
-    clean and attacked samples together (the authors' code: in turn). p is of raw logits, whatever adjusts the loss's.
+    The attack raises the divergence, not the loss of the label, from x + σ N(0, I): at x itself its
+    gradient is zero. It runs in evaluation mode. Both inputs share the step's one forward, so in
+    training mode batch normalisation sees clean and attacked samples together (the authors' code:
+    in turn). p is of raw logits, whatever adjusts the loss's.
 
-    beta β: 6 (1 on MNIST). norm: `linf`, or `l2` with step_size about 2 eps / steps. eps: .031, which is not 8/255.
-    steps: 10. step_size: .007. start σ: .001, above the resolution of half precision because x' is kept in float32.
+    beta β: 6 (1 on MNIST). norm: `linf`, or `l2` with step_size about 2 eps / steps. eps: .031,
+        which is not 8/255.
+    steps: 10. step_size: .007. start σ: .001, above the resolution of half precision because x' is
+        kept in float32.
     """
 
-    declaration = Declaration(slots=("attack",), tags=("attacks_labeled",), after=LAST, precisions=PRECISIONS)
+    declaration = Declaration(
+        slots=("attack",), tags=("attacks_labeled",), after=LAST, precisions=PRECISIONS
+    )
 
     def __init__(
         self,
@@ -52,9 +60,15 @@ class TRADES(Attacking):
         self.eps, self.step_size = radius(eps), radius(step_size)
 
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
-        x, threat = entry.embedded.x.detach().float(), Threat.around(entry.embedded, self.norm, self.eps)
+        x, threat = (
+            entry.embedded.x.detach().float(),
+            Threat.around(entry.embedded, self.norm, self.eps),
+        )
         noise = step.randomness.draw(f"{self.key}/start", entry.size).normal(*x.shape[1:])
-        return pgd(unlike(context, entry), x, threat, self.steps, self.step_size, self.start * noise) - x
+        return (
+            pgd(unlike(context, entry), x, threat, self.steps, self.step_size, self.start * noise)
+            - x
+        )
 
     def prepare(self, step: Step, context: Context) -> None:
         step.add(Input(self.key, moved(step.inputs["labeled"].embedded, self.delta(step, context))))

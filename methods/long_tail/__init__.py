@@ -1,1 +1,2 @@
-"""Correcting for the class prior of a long-tailed training set, once: in the logits, the weights or the sampler."""
+"""Correcting for the class prior of a long-tailed training set, once: in the logits, the weights or
+the sampler."""

@@ -1,5 +1,5 @@
-"""Class-balanced loss. Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019,
-arXiv 1901.05555."""
+"""Class-balanced loss. Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR
+2019, arXiv 1901.05555."""
 
 import math
 from typing import Annotated, Literal
@@ -14,7 +14,8 @@ from recipes.step.criterion import Role, of_target
 
 
 def effective_number_weights(counts: Tensor, beta: float, normalize: bool) -> Tensor:
-    """w_c = (1 - β) / (1 - β^{n_c}), float32 [C] from counts [C]; normalised to mean 1 over the classes that occur.
+    """w_c = (1 - β) / (1 - β^{n_c}), float32 [C] from counts [C]; normalised to mean 1 over the
+    classes that occur.
 
     A class without samples has weight 0. In float64 by expm1: β^n is close to 1 for small n.
     """
@@ -38,16 +39,20 @@ class ClassWeights(nn.Module):
 
 
 class ClassBalancedLoss(Method):
-    """L = (1/N) Σ_i w_{y_i} CE(z_i, y_i), w_c = 1/E_c with the effective number E_c = (1 - β^{n_c}) / (1 - β).
+    """L = (1/N) Σ_i w_{y_i} CE(z_i, y_i), w_c = 1/E_c with the effective number E_c = (1 - β^{n_c})
+    / (1 - β).
 
-    beta β in [0, 1): .9999 (CIFAR-10; .999 ImageNet); 0 gives equal weights, β → 1 inverse frequencies. normalize
-    `sum_c`: the weights of the C classes sum to C (paper); `none`: plain 1/E_c ≤ 1, which shrinks the loss with n.
-    reduction `batch`: divide by N (paper); `weight`: by Σ_i w_{y_i} over the global batch, under which the scale of
-    the weights does not matter. A class without samples has weight 0 and no part in the normalisation.
+    beta β in [0, 1): .9999 (CIFAR-10; .999 ImageNet); 0 gives equal weights, β → 1 inverse
+    frequencies. normalize `sum_c`: the weights of the C classes sum to C (paper); `none`: plain
+        1/E_c ≤ 1, which shrinks the loss with n.
+    reduction `batch`: divide by N (paper); `weight`: by Σ_i w_{y_i} over the global batch, under
+    which the scale of the weights does not matter. A class without samples has weight 0 and no part
+    in the normalisation.
 
-    The weight of the true class multiplies whatever the sample's loss is. So the paper's other forms are combinations,
-    long_tail=[class_balanced_loss,focal_loss]: softmax focal, with methods.focal_loss.mode=sigmoid sigmoid focal, and
-    with gamma=0 besides binary cross-entropy. Mixed targets: Σ_c w_c t_c ℓ_c. Losses on pseudo-labels stay as they are.
+    The weight of the true class multiplies whatever the sample's loss is. So the paper's other
+    forms are combinations, long_tail=[class_balanced_loss,focal_loss]: softmax focal, with
+    methods.focal_loss.mode=sigmoid sigmoid focal, and with gamma=0 besides binary cross-entropy.
+    Mixed targets: Σ_c w_c t_c ℓ_c. Losses on pseudo-labels stay as they are.
     """
 
     declaration = Declaration(slots=("prior_correction",), tags=("weighs_classes",), sharded=True)
@@ -62,12 +67,16 @@ class ClassBalancedLoss(Method):
 
     def build(self, context: Context) -> None:
         tables = {
-            name: ClassWeights(effective_number_weights(context.statistics.counts(name), self.beta, self.normalize))
+            name: ClassWeights(
+                effective_number_weights(context.statistics.counts(name), self.beta, self.normalize)
+            )
             for name in context.tasks
         }
         context.method_modules[self.key] = nn.ModuleDict(tables)
 
-    def weigh(self, logits: Tensor, target: Tensor, task: str, role: Role, context: Context) -> Tensor | None:
+    def weigh(
+        self, logits: Tensor, target: Tensor, task: str, role: Role, context: Context
+    ) -> Tensor | None:
         if role != "labeled":
             return None
         weights = context.method_modules[self.key][task].weights.expand(len(logits), -1)
@@ -77,8 +86,8 @@ class ClassBalancedLoss(Method):
 
 
 def mean_weight(weights: Tensor, target: Tensor) -> Tensor:
-    """Σ_i w_{y_i} over the number of labels, of the global batch: dividing by it makes a mean over samples one over
-    weights. weights: [N, C]. target: [N] or [N, C]."""
+    """Σ_i w_{y_i} over the number of labels, of the global batch: dividing by it makes a mean over
+    samples one over weights. weights: [N, C]. target: [N] or [N, C]."""
     total = global_sum(of_target(weights, target).sum())
     labels = global_sum(of_target(torch.ones_like(weights), target).sum())
     return (total / labels.clamp_min(1e-12)).clamp_min(1e-12)

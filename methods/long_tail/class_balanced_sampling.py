@@ -1,5 +1,5 @@
-"""Class-balanced sampling. Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition,
-ICLR 2020, arXiv 1910.09217."""
+"""Class-balanced sampling. Kang et al., Decoupling Representation and Classifier for Long-Tailed
+Recognition, ICLR 2020, arXiv 1910.09217."""
 
 from typing import Annotated, Literal
 
@@ -15,9 +15,10 @@ from methods.long_tail.resampling import Resampling
 class ClassBalancedSampling(Resampling):
     """p_j = 1/C, uniform inside the class: q = 0 of p_j = n_j^q / Σ n^q.
 
-    realisation `cycle`: the classes in shuffled order, again and again, each walking through its own shuffled samples
-    (lower variance); `draws`: independent draws of class, then sample. samples_per_class: of the cycle, samples of a
-    class in a row; 1 (4 in the code of classifier re-training). task: whose classes count; null for the first task.
+    realisation `cycle`: the classes in shuffled order, again and again, each walking through its
+    own shuffled samples (lower variance); `draws`: independent draws of class, then sample.
+    samples_per_class: of the cycle, samples of a class in a row; 1 (4 in the code of classifier
+        re-training). task: whose classes count; null for the first task.
     """
 
     def __init__(
@@ -28,7 +29,8 @@ class ClassBalancedSampling(Resampling):
     ):
         if realisation == "draws" and samples_per_class > 1:
             raise UserError(
-                f"methods.class_balanced_sampling.samples_per_class={samples_per_class}: independent draws have no "
+                f"methods.class_balanced_sampling.samples_per_class={samples_per_class}: "
+                "independent draws have no "
                 "rows of a class; use realisation=cycle"
             )
         self.realisation, self.samples_per_class, self.task = realisation, samples_per_class, task

@@ -1,5 +1,5 @@
-"""Classifier re-training, the second stage of cRT. Kang et al., Decoupling Representation and Classifier for
-Long-Tailed Recognition, ICLR 2020, arXiv 1910.09217."""
+"""Classifier re-training, the second stage of cRT. Kang et al., Decoupling Representation and
+Classifier for Long-Tailed Recognition, ICLR 2020, arXiv 1910.09217."""
 
 from typing import Literal
 
@@ -14,18 +14,25 @@ from recipes.contract import Context, Declaration, Method
 class ClassifierRetraining(Method):
     """The backbone stays as it was loaded, fresh heads learn: min over W of CE(W f(x), y), f fixed.
 
-    A stage after one that trained the representation (recipe=crt), with a sampler that balances the classes. bn
-    `freeze`: the backbone runs in evaluation mode, so that its features depend on the picture alone; `drift`: it stays
-    in training mode and its batch statistics move towards those of the sampler, as in the authors' code. reinitialize:
-    draw the heads' weights anew, from the run's seed; false goes on with those that were loaded. Heads must be linear.
+    A stage after one that trained the representation (recipe=crt), with a sampler that balances the
+    classes. bn `freeze`: the backbone runs in evaluation mode, so that its features depend on the
+    picture alone; `drift`: it stays in training mode and its batch statistics move towards those of
+    the sampler, as in the authors' code. reinitialize: draw the heads' weights anew, from the run's
+    seed; false goes on with those that were loaded. Heads must be linear.
     """
 
     declaration = Declaration(
         tags=("freezes_backbone",),
         refuses={
-            "delta": "it freezes all but the heads, so an added part would not learn; add it in the first stage",
+            "delta": (
+                "it freezes all but the heads, so an added part would not learn; add it in the "
+                "first stage"
+            ),
             "freezes_backbone": "both freeze the backbone; leave one out",
-            "metric_loss": "it trains linear classifiers on frozen features, which an embedding is not; leave one out",
+            "metric_loss": (
+                "it trains linear classifiers on frozen features, which an embedding is not; "
+                "leave one out"
+            ),
         },
     )
 
@@ -39,8 +46,12 @@ class ClassifierRetraining(Method):
         network.heads.requires_grad_(True)
         if self.bn == "freeze":
             for module in network.modules():
-                # the network itself stays in training mode: dropout before the heads belongs to them
-                if id(module) not in heads and module not in (network, getattr(network, "dropout", None)):
+                # the network itself stays in training mode: dropout before the heads belongs to
+                # them
+                if id(module) not in heads and module not in (
+                    network,
+                    getattr(network, "dropout", None),
+                ):
                     module.training = False
         if self.reinitialize:
             for task, head in network.heads.items():
@@ -49,9 +60,14 @@ class ClassifierRetraining(Method):
     def restart(self, task: str, head: nn.Module, context: Context) -> None:
         """Weights as a fresh network has them: Glorot normal, bias zero."""
         if not isinstance(head, nn.Linear):
-            raise UserError(f"methods.{self.key}: the head of task '{task}' is not linear; set reinitialize=false")
+            raise UserError(
+                f"methods.{self.key}: the head of task '{task}' is not linear; set "
+                "reinitialize=false"
+            )
         source = torch.Generator().manual_seed(derive_seed(context.seed, self.key, task))
         with torch.no_grad():
-            head.weight.copy_(nn.init.xavier_normal_(torch.empty(head.weight.shape), generator=source))
+            head.weight.copy_(
+                nn.init.xavier_normal_(torch.empty(head.weight.shape), generator=source)
+            )
             if head.bias is not None:
                 head.bias.zero_()

@@ -1,4 +1,5 @@
-"""Equalization loss. Tan et al., Equalization Loss for Long-Tailed Object Recognition, CVPR 2020, arXiv 2003.05176."""
+"""Equalization loss. Tan et al., Equalization Loss for Long-Tailed Object Recognition, CVPR 2020,
+arXiv 2003.05176."""
 
 from typing import Annotated, Literal
 
@@ -18,8 +19,9 @@ FLOOR = -1e4  # stands for log 0: e^FLOOR is 0, and its gradient is not nan
 def equalized_cost(logits: Tensor, drop: Tensor) -> Tensor:
     """ℓ_y = log(e^{z_y} + Σ_{k≠y} (1 - d_k) e^{z_k}) - z_y for every y, [N, C].
 
-    drop d in [0, 1], [C] or [N, C]: how much of a class is left out of the denominator as a negative. With
-    S = Σ_k (1 - d_k) e^{z_k} the denominator of y is S + d_y e^{z_y}: no C x C table, and never 0.
+    drop d in [0, 1], [C] or [N, C]: how much of a class is left out of the denominator as a
+    negative. With S = Σ_k (1 - d_k) e^{z_k} the denominator of y is S + d_y e^{z_y}: no C x C
+    table, and never 0.
     """
     z = logits.float()
     kept = (z + torch.log1p(-drop).clamp_min(FLOOR)).logsumexp(1, keepdim=True)
@@ -33,17 +35,18 @@ def sigmoid_cost(logits: Tensor, drop: Tensor) -> Tensor:
 
 
 class EqualizationLoss(Method):
-    """L = -log(e^{z_y} / Σ_k w_k e^{z_k}), w_k = 1 - b·T(π_k)·(1 - [k = y]): rare classes are not pushed down as
-    negatives of the others.
+    """L = -log(e^{z_y} / Σ_k w_k e^{z_k}), w_k = 1 - b·T(π_k)·(1 - [k = y]): rare classes are not
+    pushed down as negatives of the others.
 
-    T(π) = [π < threshold], π the class frequencies. threshold λ: .005 (CIFAR-100-LT at IF 100; .05 on CIFAR-10-LT,
-    4.3e-4 on ImageNet-LT). gamma γ: .9, the probability of b = 1. drop `bernoulli`: b is drawn; `fixed`: b = γ, no
-    draw. granularity `class`: a draw for each sample and class; `batch`: one for the whole batch. mode `sigmoid`: the
-    detection form, C binary losses of which rare classes drop out as negatives for certain (γ, drop and granularity
-    play no part), summed over classes; the heads' biases start at -log(C - 1).
+    T(π) = [π < threshold], π the class frequencies. threshold λ: .005 (CIFAR-100-LT at IF 100; .05
+    on CIFAR-10-LT, 4.3e-4 on ImageNet-LT). gamma γ: .9, the probability of b = 1. drop `bernoulli`:
+    b is drawn; `fixed`: b = γ, no draw. granularity `class`: a draw for each sample and class;
+    `batch`: one for the whole batch. mode `sigmoid`: the detection form, C binary losses of which
+    rare classes drop out as negatives for certain (γ, drop and granularity play no part), summed
+    over classes; the heads' biases start at -log(C - 1).
 
-    Where all negatives are dropped the loss is 0. The exact cost of every class is one [N, C] table, so mixed targets
-    need no special form. Losses on pseudo-labels stay as they are.
+    Where all negatives are dropped the loss is 0. The exact cost of every class is one [N, C]
+    table, so mixed targets need no special form. Losses on pseudo-labels stay as they are.
     """
 
     def __init__(
@@ -86,4 +89,8 @@ class EqualizationLoss(Method):
         purpose = f"{self.key}/{task}"
         if self.granularity == "batch":
             return self.randomness.shared(purpose).bernoulli(self.gamma).float()
-        return self.randomness.draw(purpose, len(logits)).bernoulli(self.gamma, logits.shape[1]).float()
+        return (
+            self.randomness.draw(purpose, len(logits))
+            .bernoulli(self.gamma, logits.shape[1])
+            .float()
+        )

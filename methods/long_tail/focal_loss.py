@@ -16,7 +16,8 @@ from recipes.step.criterion import Role, one_hot
 def log_rest(logits: Tensor) -> Tensor:
     """log(1 - p_c) for each class, [N, C] in float32.
 
-    Of the likeliest class it is the logsumexp of the others: 1 - p would round to 0, and its power's gradient to nan.
+    Of the likeliest class it is the logsumexp of the others: 1 - p would round to 0, and its
+    power's gradient to nan.
     """
     log_p = F.log_softmax(logits.float(), dim=1)
     top = one_hot(logits.argmax(1), logits.shape[1]).bool()
@@ -30,9 +31,13 @@ def modulation(logits: Tensor, gamma: float) -> Tensor:
 
 
 def sigmoid_cost(logits: Tensor, gamma: float, alpha: float | None = None) -> Tensor:
-    """ℓ_y = Σ_c -α_c (1 - q_c)^γ log q_c, [N, C], q_c = s(z_c) for c = y and 1 - s(z_c) else; α_y = α, others 1 - α."""
+    """ℓ_y = Σ_c -α_c (1 - q_c)^γ log q_c, [N, C], q_c = s(z_c) for c = y and 1 - s(z_c) else; α_y =
+    α, others 1 - α."""
     positive, negative = binary_costs(logits)
-    positive, negative = torch.exp(-gamma * negative) * positive, torch.exp(-gamma * positive) * negative
+    positive, negative = (
+        torch.exp(-gamma * negative) * positive,
+        torch.exp(-gamma * positive) * negative,
+    )
     if alpha is not None:
         positive, negative = alpha * positive, (1 - alpha) * negative
     return summed(positive, negative)
@@ -41,13 +46,15 @@ def sigmoid_cost(logits: Tensor, gamma: float, alpha: float | None = None) -> Te
 class FocalLoss(Method):
     """FL = -(1 - p_y)^γ log p_y: what is known well teaches less.
 
-    gamma γ ≥ 0: 2 (paper; .5 to 2 on long-tailed CIFAR); 0 is cross-entropy. mode `softmax`: a factor (1 - p_y)^γ of
-    the criterion, with gradient, from the logits that the loss sees; class weights come last, so that p is the model's
-    probability and not its weighted form, as in code that hands the weights to the cross-entropy. mode `sigmoid`: the
-    detection form, C binary losses summed over classes and averaged over samples (= divided by the positives, not by
-    N·C); the heads' biases start at -log(C - 1). alpha: of `sigmoid` alone, weight of the positive, 1 - alpha of the
-    negatives; null for neither (.25 is for detection). logits [N, C], in float32; targets indices or dense; losses on
-    pseudo-labels stay as they are. It does not correct the class prior: it may meet a method that does.
+    gamma γ ≥ 0: 2 (paper; .5 to 2 on long-tailed CIFAR); 0 is cross-entropy. mode `softmax`: a
+    factor (1 - p_y)^γ of the criterion, with gradient, from the logits that the loss sees; class
+    weights come last, so that p is the model's probability and not its weighted form, as in code
+    that hands the weights to the cross-entropy. mode `sigmoid`: the detection form, C binary losses
+    summed over classes and averaged over samples (= divided by the positives, not by N·C); the
+    heads' biases start at -log(C - 1). alpha: of `sigmoid` alone, weight of the positive, 1 - alpha
+    of the negatives; null for neither (.25 is for detection). logits [N, C], in float32; targets
+    indices or dense; losses on pseudo-labels stay as they are. It does not correct the class prior:
+    it may meet a method that does.
     """
 
     def __init__(
@@ -58,7 +65,8 @@ class FocalLoss(Method):
     ):
         if alpha is not None and mode == "softmax":
             raise UserError(
-                f"methods.focal_loss.alpha={alpha:g}: only mode=sigmoid has negatives to weigh; set it to null, "
+                f"methods.focal_loss.alpha={alpha:g}: only mode=sigmoid has negatives to weigh; "
+                "set it to null, "
                 "and weigh classes by long_tail=[focal_loss,class_balanced_loss]"
             )
         self.gamma, self.mode, self.alpha = gamma, mode, alpha
@@ -76,5 +84,9 @@ class FocalLoss(Method):
         used = self.mode == "sigmoid" and role == "labeled"
         return sigmoid_cost(logits, self.gamma, self.alpha) if used else None
 
-    def weigh(self, logits: Tensor, target: Tensor, task: str, role: Role, context: Context) -> Tensor | None:
-        return modulation(logits, self.gamma) if self.mode == "softmax" and role == "labeled" else None
+    def weigh(
+        self, logits: Tensor, target: Tensor, task: str, role: Role, context: Context
+    ) -> Tensor | None:
+        return (
+            modulation(logits, self.gamma) if self.mode == "softmax" and role == "labeled" else None
+        )

@@ -1,4 +1,5 @@
-"""Logit adjustment in training. Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv 2007.07314."""
+"""Logit adjustment in training. Menon et al., Long-tail learning via logit adjustment, ICLR 2021,
+arXiv 2007.07314."""
 
 from typing import Annotated
 
@@ -18,7 +19,8 @@ def adjusted(logits: Tensor, log_prior: Tensor, tau: float) -> Tensor:
 
 
 class RunningPrior(nn.Module):
-    """p ← a p + (1-a) mean q over the global batch, starting uniform: the class prior of the unlabeled stream."""
+    """p ← a p + (1-a) mean q over the global batch, starting uniform: the class prior of the
+    unlabeled stream."""
 
     prior: Tensor
 
@@ -33,19 +35,23 @@ class RunningPrior(nn.Module):
 
 
 class LogitAdjustment(Method):
-    """L = CE(z + τ log π, y), π the class frequencies of the labeled training samples; predictions use raw z.
+    """L = CE(z + τ log π, y), π the class frequencies of the labeled training samples; predictions
+    use raw z.
 
-    tau τ: 1 is Fisher-consistent for the balanced error and equals balanced softmax. Uses τ log π, not the authors'
-    log(π^τ + 1e-12), which floors large τ; a class without samples counts as one. Pseudo-labels, confidences,
-    averages and evaluation see raw logits.
+    tau τ: 1 is Fisher-consistent for the balanced error and equals balanced softmax. Uses τ log π,
+    not the authors' log(π^τ + 1e-12), which floors large τ; a class without samples counts as one.
+    Pseudo-labels, confidences, averages and evaluation see raw logits.
 
-    adjust_unlabeled: adjust the loss on pseudo-labels too, by the running mean of the predicted probabilities
-    (momentum prior_momentum), for unlabeled data as long-tailed as the labels.
+    adjust_unlabeled: adjust the loss on pseudo-labels too, by the running mean of the predicted
+    probabilities (momentum prior_momentum), for unlabeled data as long-tailed as the labels.
     """
 
     # after: the running prior is fed by the pseudo-labels that others have published in `terms`
     declaration = Declaration(
-        slots=("prior_correction",), tags=("adjusts_logits",), after=("unlabeled_loss",), sharded=True
+        slots=("prior_correction",),
+        tags=("adjusts_logits",),
+        after=("unlabeled_loss",),
+        sharded=True,
     )
 
     def __init__(
@@ -61,7 +67,9 @@ class LogitAdjustment(Method):
             priors = {name: RunningPrior(task.outputs) for name, task in context.tasks.items()}
             context.method_modules[self.key] = nn.ModuleDict(priors)
 
-    def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: Context) -> Tensor:
+    def adjust(
+        self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: Context
+    ) -> Tensor:
         if role == "labeled":
             return adjusted(logits, context.statistics.log_prior(task), self.tau)
         if self.adjust_unlabeled:

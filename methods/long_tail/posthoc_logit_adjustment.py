@@ -10,9 +10,11 @@ from recipes.contract import Context, Declaration, Method
 
 
 class PosthocLogitAdjustment(Method):
-    """Train with plain cross-entropy, predict argmax_c (z_c - τ log π_c): minus, as in the paper's derivation.
+    """Train with plain cross-entropy, predict argmax_c (z_c - τ log π_c): minus, as in the paper's
+    derivation.
 
-    tau τ: 1, best tuned on held-out data; 0 is the identity. The raw network is evaluated beside it.
+    tau τ: 1, best tuned on held-out data; 0 is the identity. The raw network is evaluated beside
+        it.
     """
 
     declaration = Declaration(slots=("prior_correction",))

@@ -1,5 +1,5 @@
-"""Progressively balanced sampling. Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition,
-ICLR 2020, arXiv 1910.09217."""
+"""Progressively balanced sampling. Kang et al., Decoupling Representation and Classifier for
+Long-Tailed Recognition, ICLR 2020, arXiv 1910.09217."""
 
 from typing import Annotated, Literal
 
@@ -14,11 +14,11 @@ from methods.long_tail.resampling import Resampling
 class ProgressivelyBalancedSampling(Resampling):
     """p_j(t) = (1 - a) n_j / Σ n + a / C: from the data's own frequencies to balance.
 
-    The run is cut into T equal parts, of which t = 0 … T-1 is the present one: a function of the position in the run,
-    so that a resumed one goes on where it was. epochs T: null for as many as the run has passes over the data, at
-    least 10. ramp `t_over_last`: a = t / (T-1), the last part is balanced (the authors' code); `t_over_T`: a = t / T
-    (paper). Numbers a class are whole in every pass and right on average. task: whose classes count; null for the
-    first task.
+    The run is cut into T equal parts, of which t = 0 … T-1 is the present one: a function of the
+    position in the run, so that a resumed one goes on where it was. epochs T: null for as many as
+    the run has passes over the data, at least 10. ramp `t_over_last`: a = t / (T-1), the last part
+    is balanced (the authors' code); `t_over_T`: a = t / T (paper). Numbers a class are whole in
+    every pass and right on average. task: whose classes count; null for the first task.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-"""Random over-sampling. Studied by Buda, Maki and Mazurowski, A systematic study of the class imbalance problem in
-convolutional neural networks, Neural Networks 106, 2018, arXiv 1710.05381."""
+"""Random over-sampling. Studied by Buda, Maki and Mazurowski, A systematic study of the class
+imbalance problem in convolutional neural networks, Neural Networks 106, 2018, arXiv 1710.05381."""
 
 from torch import Tensor
 
@@ -9,11 +9,11 @@ from methods.long_tail.resampling import Resampling
 
 
 class RandomOverSampling(Resampling):
-    """Every class comes n_max times a pass of C · n_max samples: p_j = 1/C, each sample floor or ceiling of n_max/n_c
-    times.
+    """Every class comes n_max times a pass of C · n_max samples: p_j = 1/C, each sample floor or
+    ceiling of n_max/n_c times.
 
-    What is left over after whole rounds through a class is drawn anew in every pass, without replacement
-    (imbalanced-learn: with). task: whose classes count; null for the first task.
+    What is left over after whole rounds through a class is drawn anew in every pass, without
+    replacement (imbalanced-learn: with). task: whose classes count; null for the first task.
     """
 
     def __init__(self, task: str | None = None):

@@ -1,5 +1,5 @@
-"""Random under-sampling. Studied by Buda, Maki and Mazurowski, A systematic study of the class imbalance problem in
-convolutional neural networks, Neural Networks 106, 2018, arXiv 1710.05381."""
+"""Random under-sampling. Studied by Buda, Maki and Mazurowski, A systematic study of the class
+imbalance problem in convolutional neural networks, Neural Networks 106, 2018, arXiv 1710.05381."""
 
 from typing import Annotated
 
@@ -12,15 +12,19 @@ from methods.long_tail.resampling import Resampling
 
 
 class RandomUnderSampling(Resampling):
-    """A pass holds min(n_c, m) samples of each class, without replacement; m = n_min, so that p_j = 1/C.
+    """A pass holds min(n_c, m) samples of each class, without replacement; m = n_min, so that p_j =
+    1/C.
 
-    cap m: samples a class at most, null for n_min; a larger one balances only in part. redraw: other samples in every
-    pass; false keeps the first ones for good and throws the rest of the data away (the classical form). task: whose
-    classes count; null for the first task.
+    cap m: samples a class at most, null for n_min; a larger one balances only in part. redraw:
+    other samples in every pass; false keeps the first ones for good and throws the rest of the data
+    away (the classical form). task: whose classes count; null for the first task.
     """
 
     def __init__(
-        self, cap: Annotated[int, Field(ge=1)] | None = None, redraw: bool = True, task: str | None = None
+        self,
+        cap: Annotated[int, Field(ge=1)] | None = None,
+        redraw: bool = True,
+        task: str | None = None,
     ):
         self.cap, self.redraw, self.task = cap, redraw, task
 
@@ -28,4 +32,6 @@ class RandomUnderSampling(Resampling):
         sizes = sizes_of(labels)
         counts = sizes.clamp_max(self.cap or int(sizes.min()))
         walk = "fresh" if self.redraw else "same"
-        return ClassPasses(labels, int(counts.sum()), lambda number, offset: counts, seed, stream, walk)
+        return ClassPasses(
+            labels, int(counts.sum()), lambda number, offset: counts, seed, stream, walk
+        )

@@ -11,10 +11,12 @@ from recipes.contract import Declaration, Method
 
 
 class Resampling(Method):
-    """Base: the class distribution of the labeled stream is the method's; other streams come as they are.
+    """Base: the class distribution of the labeled stream is the method's; other streams come as
+    they are.
 
-    Runs are counted in steps, so an over-sampled pass over the data costs no more than any other: methods compare at
-    equal numbers of steps. task: the task whose classes count; null for the first one.
+    Runs are counted in steps, so an over-sampled pass over the data costs no more than any other:
+    methods compare at equal numbers of steps. task: the task whose classes count; null for the
+    first one.
     """
 
     declaration = Declaration(slots=("sampler", "prior_correction"), tags=("resamples",))
@@ -24,12 +26,17 @@ class Resampling(Method):
         known = self.declaration
         return Declaration(slots=known.slots, tags=known.tags, orders={"labeled": self._make})
 
-    def _make(self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str) -> Order:
+    def _make(
+        self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str
+    ) -> Order:
         task = self.task or next(iter(targets))
         if task not in targets:
-            raise UserError(f"methods.{self.key}.task: the data have no task '{task}'; {nearest(task, targets)}")
+            raise UserError(
+                f"methods.{self.key}.task: the data have no task '{task}'; {nearest(task, targets)}"
+            )
         return self.order(targets[task], batch_size * total, seed, stream)
 
     @abstractmethod
     def order(self, labels: Tensor, total: int, seed: int, stream: str) -> Order:
-        """The order of the samples with these labels [M] (-1: none) for a run that takes `total` of them."""
+        """The order of the samples with these labels [M] (-1: none) for a run that takes `total` of
+        them."""

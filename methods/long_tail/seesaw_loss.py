@@ -1,4 +1,5 @@
-"""Seesaw loss. Wang et al., Seesaw Loss for Long-Tailed Instance Segmentation, CVPR 2021, arXiv 2008.10032."""
+"""Seesaw loss. Wang et al., Seesaw Loss for Long-Tailed Instance Segmentation, CVPR 2021, arXiv
+2008.10032."""
 
 from typing import Annotated, Literal
 
@@ -13,14 +14,18 @@ from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.criterion import Role
 
-ONE_CLASS = "its weights need the one true class of a sample, which mixed or smoothed targets do not have"
+ONE_CLASS = (
+    "its weights need the one true class of a sample, which mixed or smoothed targets do not have"
+)
 
 
-def seesaw(logits: Tensor, target: Tensor, counts: Tensor, p: float, q: float, eps: float) -> Tensor:
+def seesaw(
+    logits: Tensor, target: Tensor, counts: Tensor, p: float, q: float, eps: float
+) -> Tensor:
     """z + log S, S_yj = M_yj K_yj, S_yy = 1, [N, C] in float32. target: [N]; counts N_c: [C].
 
-    M_yj = min(1, (N_j / N_y)^p), K_yj = max(1, (σ_j / max(σ_y, eps))^q), σ = softmax(z) without gradient. In logarithms
-    and for the N rows at hand: no C x C table.
+    M_yj = min(1, (N_j / N_y)^p), K_yj = max(1, (σ_j / max(σ_y, eps))^q), σ = softmax(z) without
+    gradient. In logarithms and for the N rows at hand: no C x C table.
     """
     z, label = logits.float(), target.clamp_min(0).unsqueeze(1)
     log_n = counts.float().clamp_min(1).log()
@@ -42,19 +47,22 @@ class SeenLabels(nn.Module):
 
     @torch.no_grad()
     def add(self, labels: Tensor) -> None:
-        seen = torch.zeros_like(self.counts).index_add_(0, labels.clamp_min(0), (labels >= 0).long())
+        seen = torch.zeros_like(self.counts).index_add_(
+            0, labels.clamp_min(0), (labels >= 0).long()
+        )
         self.counts += global_sum(seen)
 
 
 class SeesawLoss(Method):
-    """L = -log(e^{z_y} / (e^{z_y} + Σ_{j≠y} M_yj K_yj e^{z_j})): frequent classes push rare ones down less, and a
-    class that outscores the true one is pushed down more.
+    """L = -log(e^{z_y} / (e^{z_y} + Σ_{j≠y} M_yj K_yj e^{z_j})): frequent classes push rare ones
+    down less, and a class that outscores the true one is pushed down more.
 
-    Mitigation M_yj = min(1, (N_j/N_y)^p), compensation K_yj = max(1, (σ_j/σ_y)^q) with σ_y ≥ eps. p: .8, 0 for no
-    mitigation. q: 2, 0 for no compensation. eps: .01. counts `online`: N counts the labels seen so far, the present
-    batch among them, over all ranks (the reference's counters are each rank's own); `dataset`: those of the training
-    set, from the start. Both factors carry no gradient. The paper's normalised linear head is left to the network.
-    Losses on pseudo-labels stay as they are.
+    Mitigation M_yj = min(1, (N_j/N_y)^p), compensation K_yj = max(1, (σ_j/σ_y)^q) with σ_y ≥ eps.
+    p: .8, 0 for no mitigation. q: 2, 0 for no compensation. eps: .01. counts `online`: N counts the
+    labels seen so far, the present batch among them, over all ranks (the reference's counters are
+    each rank's own); `dataset`: those of the training set, from the start. Both factors carry no
+    gradient. The paper's normalised linear head is left to the network. Losses on pseudo-labels
+    stay as they are.
     """
 
     def __init__(
@@ -83,10 +91,18 @@ class SeesawLoss(Method):
             for task, labels in step.streams["labeled"].targets.items():
                 context.method_modules[self.key][task].add(labels)
 
-    def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: Context) -> Tensor:
+    def adjust(
+        self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: Context
+    ) -> Tensor:
         if role != "labeled" or target is None:
             return logits
         if target.ndim == 2:
-            raise UserError(f"methods.{self.key}: {ONE_CLASS}; leave out the method that mixes or smooths them")
-        counts = context.method_modules[self.key][task].counts if self.online else context.statistics.counts(task)
+            raise UserError(
+                f"methods.{self.key}: {ONE_CLASS}; leave out the method that mixes or smooths them"
+            )
+        counts = (
+            context.method_modules[self.key][task].counts
+            if self.online
+            else context.statistics.counts(task)
+        )
         return seesaw(logits, target, counts, self.p, self.q, self.eps)

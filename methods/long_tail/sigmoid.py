@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from recipes.contract import Context
 
 SOFTMAX_ONLY = (
-    "a shift by the class prior is undone by a softmax at prediction, not by independent sigmoids: use mode=softmax"
+    "a shift by the class prior is undone by a softmax at prediction, not by independent "
+    "sigmoids: use mode=softmax"
 )
 
 
 def summed(positive: Tensor, negative: Tensor) -> Tensor:
-    """ℓ_y = Σ_{c≠y} negative_c + positive_y for every y, [N, C]: what the sample costs were y its class."""
+    """ℓ_y = Σ_{c≠y} negative_c + positive_y for every y, [N, C]: what the sample costs were y its
+    class."""
     return negative.sum(1, keepdim=True) - negative + positive
 
 
@@ -23,8 +25,8 @@ def binary_costs(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def start_rare(context: Context) -> None:
-    """Let every class begin with probability 1/C: bias -log(C - 1). From 1/2 the first steps would only push the C - 1
-    negatives of each sample down."""
+    """Let every class begin with probability 1/C: bias -log(C - 1). From 1/2 the first steps would
+    only push the C - 1 negatives of each sample down."""
     for name, task in context.tasks.items():
         bias = getattr(context.network.heads[name], "bias", None)
         if bias is not None:

@@ -1,5 +1,5 @@
-"""Square-root sampling. Compared in Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition,
-ICLR 2020, arXiv 1910.09217."""
+"""Square-root sampling. Compared in Kang et al., Decoupling Representation and Classifier for
+Long-Tailed Recognition, ICLR 2020, arXiv 1910.09217."""
 
 from typing import Literal
 
@@ -13,9 +13,10 @@ from methods.long_tail.resampling import Resampling
 class SquareRootSampling(Resampling):
     """p_j = √n_j / Σ_k √n_k, uniform inside the class: half way between the data and balance.
 
-    realisation `cycle`: passes of n samples with p_j · n of each class, rounded to whole ones, in which each class
-    walks through its own shuffled samples (lower variance); `draws`: independent draws. The prior that is left is not
-    that of the data, so nothing else may correct it. task: whose classes count; null for the first task.
+    realisation `cycle`: passes of n samples with p_j · n of each class, rounded to whole ones, in
+    which each class walks through its own shuffled samples (lower variance); `draws`: independent
+    draws. The prior that is left is not that of the data, so nothing else may correct it. task:
+    whose classes count; null for the first task.
     """
 
     def __init__(self, realisation: Literal["cycle", "draws"] = "cycle", task: str | None = None):

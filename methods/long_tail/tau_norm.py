@@ -1,5 +1,5 @@
-"""τ-normalised classifier. Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition,
-ICLR 2020, arXiv 1910.09217."""
+"""τ-normalised classifier. Kang et al., Decoupling Representation and Classifier for Long-Tailed
+Recognition, ICLR 2020, arXiv 1910.09217."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -17,7 +17,8 @@ GRID = tuple(round(0.1 * i, 1) for i in range(21))  # 0, .1 … 2, as the author
 
 
 def normalised(logits: Tensor, head: nn.Linear, tau: Tensor | float, drop_bias: bool) -> Tensor:
-    """z'_c = (w_c / ‖w_c‖^τ) · x (+ b_c), [N, C], from the logits z_c = w_c · x + b_c that the head gave."""
+    """z'_c = (w_c / ‖w_c‖^τ) · x (+ b_c), [N, C], from the logits z_c = w_c · x + b_c that the head
+    gave."""
     bias = head.bias.float() if head.bias is not None else torch.zeros_like(logits[0])
     scaled = (logits.float() - bias) * head.weight.float().norm(dim=1).clamp_min(1e-12) ** -tau
     return scaled if drop_bias else scaled + bias
@@ -42,7 +43,8 @@ class Candidates(nn.Module):
             self.right[i].index_add_(0, label, right.float())
 
     def choose(self) -> None:
-        """The τ of the best mean accuracy over the classes that occur, over all ranks; the smallest of equals."""
+        """The τ of the best mean accuracy over the classes that occur, over all ranks; the smallest
+        of equals."""
         right, seen = global_sum(self.right), global_sum(self.seen)
         self.tau.copy_(self.tau.new_tensor(GRID)[(right / seen.clamp_min(1)).sum(1).argmax()])
         self.right.zero_()
@@ -50,31 +52,42 @@ class Candidates(nn.Module):
 
 
 class TauNorm(Method):
-    """Train as it comes; predict with w_c ← w_c / ‖w_c‖^τ: rare classes have small weights under SGD, and here they do
-    not lose by that. (Under Adam-like optimizers the norms do not follow the counts: expect little.)
+    """Train as it comes; predict with w_c ← w_c / ‖w_c‖^τ: rare classes have small weights under
+    SGD, and here they do not lose by that. (Under Adam-like optimizers the norms do not follow the
+    counts: expect little.)
 
-    tau τ: a number, or null for the best of 0, .1 … 2 by balanced accuracy on the validation part, never on the test
-    part: chosen anew before every evaluation, with one more pass over the validation data, and kept with the weights in
-    every checkpoint. drop_bias: leave the heads' biases out (the authors' code), so that τ = 0 is the identity only
-    without. Heads must be linear. The raw network is evaluated beside it.
+    tau τ: a number, or null for the best of 0, .1 … 2 by balanced accuracy on the validation part,
+        never on the test
+    part: chosen anew before every evaluation, with one more pass over the validation data, and kept
+        with the weights in
+    every checkpoint. drop_bias: leave the heads' biases out (the authors' code), so that τ = 0 is
+    the identity only without. Heads must be linear. The raw network is evaluated beside it.
     """
 
     declaration = Declaration(slots=("prior_correction",))
 
-    def __init__(self, tau: Annotated[float, Field(ge=0, le=2)] | None = None, drop_bias: bool = True):
+    def __init__(
+        self, tau: Annotated[float, Field(ge=0, le=2)] | None = None, drop_bias: bool = True
+    ):
         self.tau, self.drop_bias = tau, drop_bias
 
     def build(self, context: Context) -> None:
         if self.tau is None and not context.sizes.get("val"):
             raise UserError(
-                f"methods.{self.key}.tau: null chooses it on the validation part, and there is none; give a number, "
+                f"methods.{self.key}.tau: null chooses it on the validation part, and there is "
+                "none; give a number, "
                 "e.g. 0.7, or data.val_fraction=0.1"
             )
         for name in context.tasks:
             if getattr(getattr(context.network.heads[name], "weight", None), "ndim", 0) != 2:
-                raise UserError(f"methods.{self.key}: the head of task '{name}' is not linear; leave one out")
+                raise UserError(
+                    f"methods.{self.key}: the head of task '{name}' is not linear; leave one out"
+                )
         context.method_modules[self.key] = nn.ModuleDict(
-            {name: Candidates(self.tau or 0.0, task.outputs) for name, task in context.tasks.items()}
+            {
+                name: Candidates(self.tau or 0.0, task.outputs)
+                for name, task in context.tasks.items()
+            }
         )
 
     def infer(self, logits: Tensor, task: str, context: Context) -> Tensor:
@@ -99,6 +112,11 @@ class TauNorm(Method):
             with trainer.precision_plugin.val_step_context(), context.reporting() as network:
                 logits = network(network.embed(context.evaluation_view(batch))).logits
             for task, candidates in modules.items():
-                candidates.update(logits[task].float(), batch["targets"][task], network.heads[task], self.drop_bias)
+                candidates.update(
+                    logits[task].float(),
+                    batch["targets"][task],
+                    network.heads[task],
+                    self.drop_bias,
+                )
         for candidates in modules.values():
             candidates.choose()

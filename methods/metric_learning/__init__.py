@@ -1,1 +1,2 @@
-"""Learning a metric: embeddings in which distance means difference, and the batches that this needs."""
+"""Learning a metric: embeddings in which distance means difference, and the batches that this
+needs."""

@@ -1,6 +1,6 @@
-"""Lifted structured loss. Oh Song, Xiang, Jegelka and Savarese, Deep metric learning via lifted structured feature
-embedding, CVPR 2016, arXiv 1511.06452; the generalized form is that of Hermans, Beyer and Leibe, 2017, arXiv
-1703.07737."""
+"""Lifted structured loss. Oh Song, Xiang, Jegelka and Savarese, Deep metric learning via lifted
+structured feature embedding, CVPR 2016, arXiv 1511.06452; the generalized form is that of Hermans,
+Beyer and Leibe, 2017, arXiv 1703.07737."""
 
 from functools import partial
 from typing import Annotated, Literal
@@ -24,17 +24,19 @@ def nearness(block: Block, margin: float) -> Tensor:
 
 
 def ends(block: Block, margin: float, hard: bool) -> Tensor:
-    """[b], log Σ e^{α-d} over an anchor's negatives, or the largest α - d: one end of each of its positive pairs."""
+    """[b], log Σ e^{α-d} over an anchor's negatives, or the largest α - d: one end of each of its
+    positive pairs."""
     if hard:
         return (margin - block.negative.amin(1)).clamp_min_(-1e4)
     return log_sum_exp(nearness(block, margin))[0].squeeze(1).clamp_min_(-1e4)
 
 
 def lifted_structure(block: Block, margin: float, hard: bool) -> Rows:
-    """½ Σ [J]²+ over the anchors' positive pairs, J_ij = ends of i and j joined + d_ij; see `LiftedStructure`.
+    """½ Σ [J]²+ over the anchors' positive pairs, J_ij = ends of i and j joined + d_ij; see
+    `LiftedStructure`.
 
-    A pair stands in it twice, once for each end, so its derivative by i's end is twice that of i's own rows. counts:
-    the pairs.
+    A pair stands in it twice, once for each end, so its derivative by i's end is twice that of i's
+    own rows. counts: the pairs.
     """
     assert block.own is not None and block.summary is not None  # the first pass: `ends` of all
     mine, other = block.own[:, None], block.summary[block.index]
@@ -46,8 +48,12 @@ def lifted_structure(block: Block, margin: float, hard: bool) -> Rows:
     else:
         share = (mine - joined).exp()
         slope = torch.softmax(nearness(block, margin), 1)
-    ended = torch.where((block.negatives > 0)[:, None], -2 * (excess * share).sum(1, keepdim=True), 0)
-    return Rows(excess.square().sum() / 2, excess, slope.mul_(ended), counts=block.valid.sum()[None])
+    ended = torch.where(
+        (block.negatives > 0)[:, None], -2 * (excess * share).sum(1, keepdim=True), 0
+    )
+    return Rows(
+        excess.square().sum() / 2, excess, slope.mul_(ended), counts=block.valid.sum()[None]
+    )
 
 
 def generalized(block: Block, margin: float) -> Rows:
@@ -57,18 +63,26 @@ def generalized(block: Block, margin: float) -> Rows:
     both = block.valid.any(1, keepdim=True) & (block.negatives > 0)[:, None]
     value = torch.where(both, (far + near).clamp_min_(0), 0)
     active = (value > 0).to(far)
-    return Rows(value.sum(), by_positive.mul_(active), by_negative.mul_(active.neg()), counts=both.sum()[None])
+    return Rows(
+        value.sum(),
+        by_positive.mul_(active),
+        by_negative.mul_(active.neg()),
+        counts=both.sum()[None],
+    )
 
 
 class LiftedStructure(MetricLoss):
-    """L = 1/(2|P|) Σ_P [J_ij]²+, J_ij = log( Σ_{N(i)} e^{α-D_ik} + Σ_{N(j)} e^{α-D_jl} ) + D_ij over positive pairs.
+    """L = 1/(2|P|) Σ_P [J_ij]²+, J_ij = log( Σ_{N(i)} e^{α-D_ik} + Σ_{N(j)} e^{α-D_jl} ) + D_ij
+    over positive pairs.
 
-    Every positive pair is held against all negatives of both its ends. D is the unsquared distance of unnormalised
-    embeddings; its square in the hinge makes gradients grow with J, so clip them where embeddings are long.
+    Every positive pair is held against all negatives of both its ends. D is the unsquared distance
+    of unnormalised embeddings; its square in the hinge makes gradients grow with J, so clip them
+    where embeddings are long.
 
-    margin α: 1. variant: `smooth`, the form above, which the paper trains; `hard` takes the largest α - D instead of
-    the logarithm (its lower bound); `generalized` is one term an anchor, [log Σ_P e^{D_ap} + log Σ_N e^{α-D_an}]+.
-    weight: 1. dim: 128, width of the embedding. normalize: whether the head ends on the sphere; not in the paper.
+    margin α: 1. variant: `smooth`, the form above, which the paper trains; `hard` takes the largest
+    α - D instead of the logarithm (its lower bound); `generalized` is one term an anchor, [log Σ_P
+    e^{D_ap} + log Σ_N e^{α-D_an}]+. weight: 1. dim: 128, width of the embedding. normalize: whether
+    the head ends on the sphere; not in the paper.
     """
 
     def __init__(

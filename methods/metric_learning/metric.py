@@ -1,7 +1,7 @@
 """What losses on embeddings share: the head, the pairs of the global batch, one term a task.
 
-Musgrave, Belongie and Lim, A metric learning reality check, ECCV 2020, arXiv 2003.08505, compare such losses under one
-protocol.
+Musgrave, Belongie and Lim, A metric learning reality check, ECCV 2020, arXiv 2003.08505, compare
+such losses under one protocol.
 """
 
 from abc import abstractmethod
@@ -22,22 +22,27 @@ Scores = dict[str, Tensor]
 
 
 class MetricLoss(Method):
-    """L(x, y) on the embeddings of the labeled stream's weak view and their hard labels, once for each task.
+    """L(x, y) on the embeddings of the labeled stream's weak view and their hard labels, once for
+    each task.
 
-    The view is the clean one: what mixes or attacks the labeled input changes the classification branch alone, and
-    where nothing does both share one forward. On several ranks the loss is that of the global batch, exactly. It is
-    computed in float32 with autocast off. Logged: the mean cosine of positive and of negative pairs.
+    The view is the clean one: what mixes or attacks the labeled input changes the classification
+    branch alone, and where nothing does both share one forward. On several ranks the loss is that
+    of the global batch, exactly. It is computed in float32 with autocast off. Logged: the mean
+    cosine of positive and of negative pairs.
     """
 
     def __init__(self, weight: float, dim: int, normalize: bool):
         self.weight, self.dim, self.normalize = weight, dim, normalize
 
     def declare(self) -> Declaration:
-        return Declaration(embedding=EmbeddingRequest(self.dim, self.normalize), tags=("metric_loss",))
+        return Declaration(
+            embedding=EmbeddingRequest(self.dim, self.normalize), tags=("metric_loss",)
+        )
 
     @abstractmethod
     def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
-        """The loss of the global batch and what else to log. x: [B, dim] float32, labels: [B], -1 for none."""
+        """The loss of the global batch and what else to log. x: [B, dim] float32, labels: [B], -1
+        for none."""
 
     def prepare(self, step: Step, context: Context) -> None:
         step.request("labeled", "weak")
@@ -56,11 +61,14 @@ class MetricLoss(Method):
 
 @torch.no_grad()
 def pair_scores(x: Tensor, labels: Tensor) -> Scores:
-    """Mean cosine of positive and of negative pairs; both near 1 is a collapse. From sums over classes, since the
-    cosines of all pairs, a sample with itself among them, add up to the square of the sum of the unit vectors."""
+    """Mean cosine of positive and of negative pairs; both near 1 is a collapse. From sums over
+    classes, since the cosines of all pairs, a sample with itself among them, add up to the square
+    of the sum of the unit vectors."""
     known = labels >= 0
     unit = torch.nn.functional.normalize(x, dim=1) * known[:, None]
-    of_class = torch.searchsorted(labels.sort().values, labels)  # the same for all of a class, and less than B
+    of_class = torch.searchsorted(
+        labels.sort().values, labels
+    )  # the same for all of a class, and less than B
     sums = torch.zeros_like(unit).index_add_(0, of_class, unit)
     sizes = torch.zeros_like(unit[:, 0]).index_add_(0, of_class, known.to(unit))
     same, all_pairs = sums.square().sum(), unit.sum(0).square().sum()
@@ -76,9 +84,14 @@ class PairLoss(MetricLoss):
 
     @abstractmethod
     def between(
-        self, x: Tensor, labels: Tensor, references: Tensor | None = None, reference_labels: Tensor | None = None
+        self,
+        x: Tensor,
+        labels: Tensor,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
     ) -> tuple[Tensor, Scores]:
-        """x: [B, dim] anchors with labels [B]. references: [R, dim] with labels [R], -1 for none; None: the batch."""
+        """x: [B, dim] anchors with labels [B]. references: [R, dim] with labels [R], -1 for none;
+        None: the batch."""
 
     def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
         return self.between(x, labels)

@@ -1,5 +1,5 @@
-"""Multi-similarity loss. Wang, Han, Huang, Dong and Scott, Multi-similarity loss with general pair weighting for deep
-metric learning, CVPR 2019, arXiv 1904.06627."""
+"""Multi-similarity loss. Wang, Han, Huang, Dong and Scott, Multi-similarity loss with general pair
+weighting for deep metric learning, CVPR 2019, arXiv 1904.06627."""
 
 from functools import partial
 from typing import Annotated
@@ -18,31 +18,39 @@ Scale = Annotated[float, Field(gt=0)]
 
 
 def mined(block: Block, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Of the positives [b, K] those less similar than the most similar negative plus ε: which. Of the negatives [b, R],
-    in place, those more similar than the least similar positive minus ε."""
+    """Of the positives [b, K] those less similar than the most similar negative plus ε: which. Of
+    the negatives [b, R], in place, those more similar than the least similar positive minus ε."""
     hardest_negative = block.negative.amax(1, keepdim=True)
     hardest_positive = where_far(block.valid, block.positive, FAR).amin(1, keepdim=True)
     dropped = torch.le(block.negative, hardest_positive - epsilon, out=block.room())
-    return block.valid & (block.positive < hardest_negative + epsilon), block.negative.add_(dropped, alpha=-FAR)
+    return block.valid & (block.positive < hardest_negative + epsilon), block.negative.add_(
+        dropped, alpha=-FAR
+    )
 
 
-def multi_similarity(block: Block, alpha: float, beta: float, base: float, epsilon: float | None) -> Rows:
+def multi_similarity(
+    block: Block, alpha: float, beta: float, base: float, epsilon: float | None
+) -> Rows:
     """Σ over anchors of log(1 + Σ_P e^{-α(S-λ)}) / α + log(1 + Σ_N e^{β(S-λ)}) / β. base: λ."""
     valid, negative = (block.valid, block.negative) if epsilon is None else mined(block, epsilon)
     pull, by_positive = log_one_plus_sum_exp(where_far(valid, (block.positive - base).mul_(-alpha)))
     push, by_negative = log_one_plus_sum_exp(negative.sub_(base).mul_(beta), out=block.room())
-    return Rows(torch.add(pull.div_(alpha), push, alpha=1 / beta).sum(), by_positive.neg_(), by_negative)
+    return Rows(
+        torch.add(pull.div_(alpha), push, alpha=1 / beta).sum(), by_positive.neg_(), by_negative
+    )
 
 
 class MultiSimilarity(PairLoss):
-    """L = (1/B) Σ_i { (1/α) log[1 + Σ_P e^{-α(S_ij-λ)}] + (1/β) log[1 + Σ_N e^{β(S_ij-λ)}] } over the mined pairs.
+    """L = (1/B) Σ_i { (1/α) log[1 + Σ_P e^{-α(S_ij-λ)}] + (1/β) log[1 + Σ_N e^{β(S_ij-λ)}] } over
+    the mined pairs.
 
-    S is the cosine. Mining keeps what is hard for an anchor: positives with S - ε < max_N S, negatives with
-    S + ε > min_P S, decided without gradient. Self is excluded by position, not (as the authors' code does, losing
-    duplicates) by S < 1.
+    S is the cosine. Mining keeps what is hard for an anchor: positives with S - ε < max_N S,
+    negatives with S + ε > min_P S, decided without gradient. Self is excluded by position, not (as
+    the authors' code does, losing duplicates) by S < 1.
 
-    alpha α: 2, weight of positives. beta β: 50, of negatives (40 in some of the authors' configs). base λ: .5 as in
-    the authors' code; the paper prints 1. epsilon ε: .1, null mines nothing. weight: 1. dim: 128, width of the
+    alpha α: 2, weight of positives. beta β: 50, of negatives (40 in some of the authors' configs).
+    base λ: .5 as in the authors' code; the paper prints 1. epsilon ε: .1, null mines nothing.
+        weight: 1. dim: 128, width of the
     embedding. normalize: whether the head ends on the sphere; the loss takes cosines either way.
     """
 
@@ -60,8 +68,14 @@ class MultiSimilarity(PairLoss):
         self.alpha, self.beta, self.base, self.epsilon = alpha, beta, base, epsilon
 
     def between(
-        self, x: Tensor, labels: Tensor, references: Tensor | None = None, reference_labels: Tensor | None = None
+        self,
+        x: Tensor,
+        labels: Tensor,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
     ) -> tuple[Tensor, Scores]:
-        loss = partial(multi_similarity, alpha=self.alpha, beta=self.beta, base=self.base, epsilon=self.epsilon)
+        loss = partial(
+            multi_similarity, alpha=self.alpha, beta=self.beta, base=self.base, epsilon=self.epsilon
+        )
         total, _ = summed(Cosine(), loss, x, labels, references, reference_labels)
         return total / labelled(labels), {}

@@ -1,5 +1,5 @@
-"""Batches of P classes with K samples each, as Hermans, Beyer and Leibe, In defense of the triplet loss for person
-re-identification, 2017, arXiv 1703.07737, train on."""
+"""Batches of P classes with K samples each, as Hermans, Beyer and Leibe, In defense of the triplet
+loss for person re-identification, 2017, arXiv 1703.07737, train on."""
 
 from typing import Annotated
 
@@ -12,13 +12,15 @@ from recipes.contract import Declaration, Method
 class PK(Method):
     """The labeled stream comes in batches of P = batch size / K classes with K samples each.
 
-    A loss on pairs learns nothing from a batch without positives, and shuffled batches of many classes have few. Every
-    class comes equally often, and every sample of a class; a class of fewer than K samples repeats them.
+    A loss on pairs learns nothing from a batch without positives, and shuffled batches of many
+    classes have few. Every class comes equally often, and every sample of a class; a class of fewer
+    than K samples repeats them.
 
-    samples_per_class K: 4. classes: `uniform`, or `proportional` to their number of samples, for long-tailed data.
-    task: whose classes these are; null: the first one. class_split: a rank's part of the batch holds whole classes,
-    where P divides by the number of ranks; false: each rank has some samples of every class. Losses see the global
-    batch either way.
+    samples_per_class K: 4. classes: `uniform`, or `proportional` to their number of samples, for
+        long-tailed data.
+    task: whose classes these are; null: the first one. class_split: a rank's part of the batch
+    holds whole classes, where P divides by the number of ranks; false: each rank has some samples
+    of every class. Losses see the global batch either way.
     """
 
     def __init__(
@@ -36,5 +38,7 @@ class PK(Method):
         )
 
     def declare(self) -> Declaration:
-        order = MakePKOrder(self.samples_per_class, self.classes, not self.class_split, self.task, self.key)
+        order = MakePKOrder(
+            self.samples_per_class, self.classes, not self.class_split, self.task, self.key
+        )
         return Declaration(slots=("sampler",), orders={"labeled": order})

@@ -1,5 +1,5 @@
-"""Proxy-Anchor loss. Kim, Kim, Cho and Kwak, Proxy anchor loss for deep metric learning, CVPR 2020, arXiv
-2003.13911."""
+"""Proxy-Anchor loss. Kim, Kim, Cho and Kwak, Proxy anchor loss for deep metric learning, CVPR 2020,
+arXiv 2003.13911."""
 
 from typing import Annotated, cast
 
@@ -15,16 +15,22 @@ from recipes.contract import Context
 
 
 def proxy_anchor(x: Tensor, labels: Tensor, proxies: Tensor, alpha: float, delta: float) -> Tensor:
-    """1/|C⁺| Σ_{c in C⁺} log[1 + Σ_{y=c} e^{-α(S-δ)}] + 1/C Σ_c log[1 + Σ_{y≠c} e^{α(S+δ)}], S the cosine.
+    """1/|C⁺| Σ_{c in C⁺} log[1 + Σ_{y=c} e^{-α(S-δ)}] + 1/C Σ_c log[1 + Σ_{y≠c} e^{α(S+δ)}], S the
+    cosine.
 
-    x: [B, d], labels: [B], -1 for none, proxies: [C, d], of which each is the anchor of its class. C⁺ are the classes
-    of the batch; sums of exponentials run over samples, so the hardest ones of a class weigh most.
+    x: [B, d], labels: [B], -1 for none, proxies: [C, d], of which each is the anchor of its class.
+    C⁺ are the classes of the batch; sums of exponentials run over samples, so the hardest ones of a
+    class weigh most.
     """
     classes = torch.arange(len(proxies), device=labels.device)
-    here = x.new_zeros(len(proxies) + 1).index_fill_(0, labels, 1)[:-1].sum().clamp_min_(1)  # -1 is the last place
+    here = (
+        x.new_zeros(len(proxies) + 1).index_fill_(0, labels, 1)[:-1].sum().clamp_min_(1)
+    )  # -1 is the last place
 
     def loss(block: Block) -> Rows:
-        pull, by_positive = log_one_plus_sum_exp(where_far(block.valid, (block.positive - delta).mul_(-alpha)))
+        pull, by_positive = log_one_plus_sum_exp(
+            where_far(block.valid, (block.positive - delta).mul_(-alpha))
+        )
         z = block.negative.add_(delta).mul_(alpha)
         push, by_negative = log_one_plus_sum_exp(z, out=block.room())
         value = pull.sum() / here + push.sum() / len(proxies)
@@ -34,27 +40,32 @@ def proxy_anchor(x: Tensor, labels: Tensor, proxies: Tensor, alpha: float, delta
 
 
 class Proxies(nn.Module):
-    """A learnt vector for each class, [C, d], Kaiming normal with fan out (the authors'), without weight decay.
+    """A learnt vector for each class, [C, d], Kaiming normal with fan out (the authors'), without
+    weight decay.
 
     rate: factor of the optimizer's learning rate.
     """
 
     def __init__(self, classes: int, dim: int, rate: float):
         super().__init__()
-        self.vectors = nn.Parameter(nn.init.kaiming_normal_(torch.empty(classes, dim), mode="fan_out"))
+        self.vectors = nn.Parameter(
+            nn.init.kaiming_normal_(torch.empty(classes, dim), mode="fan_out")
+        )
         self.vectors._lr_scale, self.vectors._weight_decay = rate, 0.0  # type: ignore[attr-defined]
 
 
 class ProxyAnchor(MetricLoss):
-    """L = 1/|C⁺| Σ_{C⁺} log[1 + Σ_{y=c} e^{-α(S-δ)}] + 1/C Σ_c log[1 + Σ_{y≠c} e^{α(S+δ)}], S = cos(x, proxy_c).
+    """L = 1/|C⁺| Σ_{C⁺} log[1 + Σ_{y=c} e^{-α(S-δ)}] + 1/C Σ_c log[1 + Σ_{y≠c} e^{α(S+δ)}], S =
+    cos(x, proxy_c).
 
-    Every class has a learnt proxy, and each proxy is an anchor that gathers its samples and repels all others. The
-    second mean is over all C classes, those absent from the batch included. Works with shuffled batches; classes must
-    be those of training.
+    Every class has a learnt proxy, and each proxy is an anchor that gathers its samples and repels
+    all others. The second mean is over all C classes, those absent from the batch included. Works
+    with shuffled batches; classes must be those of training.
 
-    alpha α: 32. delta δ: .1. proxy_lr: 100, the proxies' learning rate in units of the network's: for AdamW at 1e-4;
-    smaller with a large rate or SGD. weight: 1. dim: 128, width of the embedding (512 in the paper). normalize:
-    whether the head ends on the sphere; the loss takes cosines either way.
+    alpha α: 32. delta δ: .1. proxy_lr: 100, the proxies' learning rate in units of the network's:
+        for AdamW at 1e-4;
+    smaller with a large rate or SGD. weight: 1. dim: 128, width of the embedding (512 in the
+    paper). normalize: whether the head ends on the sphere; the loss takes cosines either way.
     """
 
     def __init__(
@@ -70,7 +81,10 @@ class ProxyAnchor(MetricLoss):
         self.alpha, self.delta, self.proxy_lr = alpha, delta, proxy_lr
 
     def build(self, context: Context) -> None:
-        proxies = {name: Proxies(task.outputs, self.dim, self.proxy_lr) for name, task in context.tasks.items()}
+        proxies = {
+            name: Proxies(task.outputs, self.dim, self.proxy_lr)
+            for name, task in context.tasks.items()
+        }
         context.method_modules[self.key] = nn.ModuleDict(proxies)
 
     def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:

@@ -1,6 +1,6 @@
-"""Triplet loss. Schroff, Kalenichenko and Philbin, FaceNet, CVPR 2015, arXiv 1503.03832; batch hard mining and the soft
-margin after Hermans, Beyer and Leibe, In defense of the triplet loss for person re-identification, 2017, arXiv
-1703.07737."""
+"""Triplet loss. Schroff, Kalenichenko and Philbin, FaceNet, CVPR 2015, arXiv 1503.03832; batch hard
+mining and the soft margin after Hermans, Beyer and Leibe, In defense of the triplet loss for person
+re-identification, 2017, arXiv 1703.07737."""
 
 from functools import partial
 from typing import Annotated, Literal
@@ -17,18 +17,23 @@ from methods.metric_learning.metric import Dim, PairLoss, Scores, Weight
 
 Mining = Literal["all", "batch_hard", "semi_hard", "semi_hard_all"]
 Reduction = Literal["mean_all", "mean_nonzero"]
-PASSES = 256  # positives an anchor up to which a pass over its row for each is cheaper than sorting the row
+# positives an anchor up to which a pass over its row for each is cheaper than sorting the row
+PASSES = 256
 
 
 def partners(block: Block, margin: float, semi_hard: bool) -> tuple[Tensor, Tensor]:
-    """k [b, K] and [b, R]: with how many negatives each positive, and with how many positives each negative, makes a
-    triplet whose hinge [d_ap - d_an + m]+ is above 0; semi_hard: only those with d_ap < d_an."""
+    """k [b, K] and [b, R]: with how many negatives each positive, and with how many positives each
+    negative, makes a triplet whose hinge [d_ap - d_an + m]+ is above 0; semi_hard: only those with
+    d_ap < d_an."""
     d = block.negative
     nearest = torch.where(block.valid, block.positive, -FAR)
     reach = torch.where(block.valid, block.positive + margin, -FAR)
     if nearest.shape[1] > PASSES:
         return partners_by_sorting(d, nearest, reach, semi_hard)
-    of_positive, of_negative, active, beyond = torch.zeros_like(reach), *(torch.zeros_like(d) for _ in range(3))
+    of_positive, of_negative, active, beyond = (
+        torch.zeros_like(reach),
+        *(torch.zeros_like(d) for _ in range(3)),
+    )
     for k in range(reach.shape[1]):
         torch.lt(d, reach[:, k, None], out=active)
         if semi_hard:
@@ -38,8 +43,11 @@ def partners(block: Block, margin: float, semi_hard: bool) -> tuple[Tensor, Tens
     return of_positive, of_negative
 
 
-def partners_by_sorting(d: Tensor, nearest: Tensor, reach: Tensor, semi_hard: bool) -> tuple[Tensor, Tensor]:
-    """The same from two sorts of each row, whatever the number of positives, and without a wait for the device."""
+def partners_by_sorting(
+    d: Tensor, nearest: Tensor, reach: Tensor, semi_hard: bool
+) -> tuple[Tensor, Tensor]:
+    """The same from two sorts of each row, whatever the number of positives, and without a wait for
+    the device."""
     ordered, size = d.sort(1).values, reach.shape[1]
     of_positive = torch.searchsorted(ordered, reach)
     of_negative = size - torch.searchsorted(reach.sort(1).values, d, right=True)
@@ -50,17 +58,23 @@ def partners_by_sorting(d: Tensor, nearest: Tensor, reach: Tensor, semi_hard: bo
 
 
 def all_triplets(block: Block, margin: float, semi_hard: bool = False) -> Rows:
-    """Σ over all triplets of [d_ap - d_an + m]+: exactly Σ_p k_p (d_ap + m) - Σ_n k_n d_an, where k counts the partners
-    with which a positive or a negative is active, and so its own derivative. counts: the active ones, and all."""
+    """Σ over all triplets of [d_ap - d_an + m]+: exactly Σ_p k_p (d_ap + m) - Σ_n k_n d_an, where k
+    counts the partners with which a positive or a negative is active, and so its own derivative.
+    counts: the active ones, and all."""
     of_positive, of_negative = partners(block, margin, semi_hard)
     near = (of_positive * (block.positive + margin)).sum()
     value = near - (of_negative * block.negative).sum(1).sum()
     counts = of_positive.sum(1).long().sum(), (block.valid.sum(1) * block.negatives).sum()
-    return Rows(value, of_positive, of_negative.neg_(), counts=torch.stack(counts), active=counts[0])
+    return Rows(
+        value, of_positive, of_negative.neg_(), counts=torch.stack(counts), active=counts[0]
+    )
 
 
-def hinges(difference: Tensor, mask: Tensor, margin: float, soft: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Σ of the masked [difference + m]+ or softplus, its derivative, and counts: above 0, and all."""
+def hinges(
+    difference: Tensor, mask: Tensor, margin: float, soft: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ of the masked [difference + m]+ or softplus, its derivative, and counts: above 0, and
+    all."""
     z = torch.where(mask, difference + margin, -FAR)
     active = z > 0
     values, slope = (F.softplus(z), torch.sigmoid(z)) if soft else (z.clamp_min(0), active.to(z))
@@ -68,7 +82,8 @@ def hinges(difference: Tensor, mask: Tensor, margin: float, soft: bool) -> tuple
 
 
 def batch_hard(block: Block, margin: float, soft: bool) -> Rows:
-    """[d_ap - d_an + m]+ of the farthest positive and the nearest negative, the first where several are equal."""
+    """[d_ap - d_an + m]+ of the farthest positive and the nearest negative, the first where several
+    are equal."""
     far, p = torch.where(block.valid, block.positive, -FAR).max(1, keepdim=True)
     near, n = block.negative.min(1, keepdim=True)
     both = block.valid.any(1, keepdim=True) & (block.negatives > 0)[:, None]
@@ -79,7 +94,8 @@ def batch_hard(block: Block, margin: float, soft: bool) -> Rows:
 
 
 def next_farther(block: Block) -> Tensor:
-    """[b, K], for every positive the nearest negative farther than it, or the farthest of all where none is."""
+    """[b, K], for every positive the nearest negative farther than it, or the farthest of all where
+    none is."""
     d, size = block.negative, block.negative.shape[1]
     number = block.negatives[:, None]
     if block.positive.shape[1] > PASSES:
@@ -106,17 +122,20 @@ def semi_hard(block: Block, margin: float, soft: bool) -> Rows:
 
 
 class Triplet(PairLoss):
-    """L = mean over triplets of [D_ap - D_an + m]+: a sample is nearer to its own class than to any other, by m.
+    """L = mean over triplets of [D_ap - D_an + m]+: a sample is nearer to its own class than to any
+    other, by m.
 
-    mining chooses the triplets. `all`: every one, exact without B³ numbers. `batch_hard`: for each anchor its
-    farthest positive and nearest negative. `semi_hard`: for each positive pair the nearest negative farther than the
-    positive, else the farthest of all (FaceNet's form). `semi_hard_all`: all triplets with D_ap < D_an < D_ap + m.
-    Logged as `active`: the share of the triplets above 0.
+    mining chooses the triplets. `all`: every one, exact without B³ numbers. `batch_hard`: for each
+    anchor its farthest positive and nearest negative. `semi_hard`: for each positive pair the
+    nearest negative farther than the positive, else the farthest of all (FaceNet's form).
+    `semi_hard_all`: all triplets with D_ap < D_an < D_ap + m. Logged as `active`: the share of the
+        triplets above 0.
 
-    margin m: .2, for squared distances of unit vectors in [0, 4]; margins do not carry over to unsquared ones. squared:
-    D = ‖·‖² or ‖·‖. soft: softplus(D_ap - D_an + m) for the hinge, with `batch_hard` or `semi_hard`; with margin 0 it
-    is Hermans' best variant, on unsquared distances of unnormalised embeddings. reduction: `mean_nonzero` divides by
-    the triplets above 0, `mean_all` by all; null: the papers', mean_nonzero for `all` and `semi_hard_all`, else
+    margin m: .2, for squared distances of unit vectors in [0, 4]; margins do not carry over to
+    unsquared ones. squared: D = ‖·‖² or ‖·‖. soft: softplus(D_ap - D_an + m) for the hinge, with
+    `batch_hard` or `semi_hard`; with margin 0 it is Hermans' best variant, on unsquared distances
+    of unnormalised embeddings. reduction: `mean_nonzero` divides by the triplets above 0,
+        `mean_all` by all; null: the papers', mean_nonzero for `all` and `semi_hard_all`, else
     mean_all. weight: 1. dim: 128, width of the embedding. normalize: the head ends on the sphere.
     """
 
@@ -134,25 +153,34 @@ class Triplet(PairLoss):
         super().__init__(weight, dim, normalize)
         if soft and mining in ("all", "semi_hard_all"):
             raise UserError(
-                f"methods.triplet.soft=true: with mining={mining} it would need a number for each of B³ triplets; "
+                f"methods.triplet.soft=true: with mining={mining} it would need a number for each "
+                "of B³ triplets; "
                 "expected mining=batch_hard or semi_hard"
             )
         self.margin, self.mining, self.squared = margin, mining, squared
         self.soft, self.reduction = soft, reduction
 
     def between(
-        self, x: Tensor, labels: Tensor, references: Tensor | None = None, reference_labels: Tensor | None = None
+        self,
+        x: Tensor,
+        labels: Tensor,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
     ) -> tuple[Tensor, Scores]:
         measure = SquaredDistance() if self.squared else Distance()
         total, counts = summed(measure, self.of_block, x, labels, references, reference_labels)
         active, number = counts.unbind()
         nonzero = self.mining in ("all", "semi_hard_all") and self.reduction is None
         nonzero |= self.reduction == "mean_nonzero" and not self.soft
-        return total / (active if nonzero else number).clamp_min(1), {"active": active / number.clamp_min(1)}
+        return total / (active if nonzero else number).clamp_min(1), {
+            "active": active / number.clamp_min(1)
+        }
 
     @property
     def of_block(self) -> Loss:
         if self.mining in ("all", "semi_hard_all"):
-            return partial(all_triplets, margin=self.margin, semi_hard=self.mining == "semi_hard_all")
+            return partial(
+                all_triplets, margin=self.margin, semi_hard=self.mining == "semi_hard_all"
+            )
         mined = batch_hard if self.mining == "batch_hard" else semi_hard
         return partial(mined, margin=self.margin, soft=self.soft)

@@ -1,5 +1,5 @@
-"""Cross-batch memory. Wang, Zhang, Huang and Scott, Cross-batch memory for embedding learning, CVPR 2020, arXiv
-1912.06798."""
+"""Cross-batch memory. Wang, Zhang, Huang and Scott, Cross-batch memory for embedding learning, CVPR
+2020, arXiv 1912.06798."""
 
 from typing import Annotated, Any, Literal, cast
 
@@ -23,8 +23,8 @@ OWN = ("weight", "dim", "normalize")
 
 
 class Memory(nn.Module):
-    """A ring of the last `size` embeddings with their labels, equal on all ranks. Rows not yet written have label -1,
-    so that masks leave them out."""
+    """A ring of the last `size` embeddings with their labels, equal on all ranks. Rows not yet
+    written have label -1, so that masks leave them out."""
 
     embeddings: Tensor
     labels: Tensor
@@ -38,7 +38,8 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, x: Tensor, labels: Tensor) -> None:
-        """x: [B, dim] of all ranks in the order of the global batch, labels: [T, B]. The oldest rows go."""
+        """x: [B, dim] of all ranks in the order of the global batch, labels: [T, B]. The oldest
+        rows go."""
         size = len(self.embeddings)
         x, labels = x[-size:], labels[:, -size:]
         place = (self.written + torch.arange(len(x), device=x.device)) % size
@@ -48,7 +49,11 @@ class Memory(nn.Module):
 
 def loss_of(name: str, options: dict[str, Any], dim: int, normalize: bool) -> PairLoss:
     """The wrapped loss with these arguments. Raises UserError for those that it cannot take."""
-    known = {key: argument for key, argument in signature(LOSSES[name]).arguments.items() if key not in OWN}
+    known = {
+        key: argument
+        for key, argument in signature(LOSSES[name]).arguments.items()
+        if key not in OWN
+    }
     faults = []
     for option, value in options.items():
         key = f"methods.xbm.options.{option}"
@@ -62,18 +67,20 @@ def loss_of(name: str, options: dict[str, Any], dim: int, normalize: bool) -> Pa
 
 
 class XBM(MetricLoss):
-    """L = L(batch, batch) + w · L(batch, memory): a pair loss that also sees the embeddings of the last M samples.
+    """L = L(batch, batch) + w · L(batch, memory): a pair loss that also sees the embeddings of the
+    last M samples.
 
-    Embeddings drift slowly once training is under way, so those of earlier steps serve as references, without
-    gradient, and each anchor meets far more pairs than its batch has. The batch is put into the memory after the
-    optimizer step, in the order of the global batch, so it is counted once and never meets itself; of several
-    micro-batches the last is kept. The memory is part of checkpoints.
+    Embeddings drift slowly once training is under way, so those of earlier steps serve as
+    references, without gradient, and each anchor meets far more pairs than its batch has. The batch
+    is put into the memory after the optimizer step, in the order of the global batch, so it is
+    counted once and never meets itself; of several micro-batches the last is kept. The memory is
+    part of checkpoints.
 
     loss: the pair loss, `multi_similarity` or `triplet`, and options: its arguments
-    (`+methods.xbm.options.margin=0.1`). size M: 1024; up to the whole data set. start: steps before the memory term
-    begins, 1000 in the paper, when embeddings still drift fast; the memory fills meanwhile. memory_weight w: 1.
-    weight: 1, of the sum. dim: 128, width of the embedding. normalize: the head ends on the sphere, and the memory
-    holds what it gives.
+    (`+methods.xbm.options.margin=0.1`). size M: 1024; up to the whole data set. start: steps before
+    the memory term begins, 1000 in the paper, when embeddings still drift fast; the memory fills
+    meanwhile. memory_weight w: 1. weight: 1, of the sum. dim: 128, width of the embedding.
+    normalize: the head ends on the sphere, and the memory holds what it gives.
     """
 
     def __init__(

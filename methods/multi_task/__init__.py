@@ -1,1 +1,2 @@
-"""Several tasks in one network: which layers they share, and how their losses or gradients become one update."""
+"""Several tasks in one network: which layers they share, and how their losses or gradients become
+one update."""

@@ -1,4 +1,5 @@
-"""Misra, Shrivastava, Gupta and Hebert, Cross-Stitch Networks for Multi-Task Learning, CVPR 2016, arXiv 1604.03539."""
+"""Misra, Shrivastava, Gupta and Hebert, Cross-Stitch Networks for Multi-Task Learning, CVPR 2016,
+arXiv 1604.03539."""
 
 from typing import Annotated, Any
 
@@ -11,8 +12,8 @@ from recipes.contract import Context, Declaration, Method
 
 
 def stitch(parts: list[Tensor], alpha: Tensor, axis: int) -> list[Tensor]:
-    """x̃_i = Σ_j α_ij x_j, channel by channel. parts: T tensors with C channels along `axis`. alpha: [T, T, C] or
-    [T, T, 1]."""
+    """x̃_i = Σ_j α_ij x_j, channel by channel. parts: T tensors with C channels along `axis`.
+    alpha: [T, T, C] or [T, T, 1]."""
     shape = [1] * parts[0].ndim
     shape[axis] = alpha.shape[2]
     rows = alpha.to(parts[0].dtype)
@@ -20,13 +21,15 @@ def stitch(parts: list[Tensor], alpha: Tensor, axis: int) -> list[Tensor]:
 
 
 def start_alpha(tasks: int, channels: int, own: float) -> Tensor:
-    """α_ii = own and the rest of a row spread over the others, so that rows sum to one for any T."""
+    """α_ii = own and the rest of a row spread over the others, so that rows sum to one for any
+    T."""
     alpha = torch.full((tasks, tasks), (1 - own) / (tasks - 1)).fill_diagonal_(own)
     return alpha.unsqueeze(2).repeat(1, 1, channels)
 
 
 class Stitch(nn.Module):
-    """The unit after a stage: alpha, with a learning rate of its own and no weight decay, which would pull it to 0."""
+    """The unit after a stage: alpha, with a learning rate of its own and no weight decay, which
+    would pull it to 0."""
 
     def __init__(self, tasks: int, channels: int, axis: int, own: float, lr_scale: float):
         super().__init__()
@@ -39,14 +42,17 @@ class Stitch(nn.Module):
 
 
 class CrossStitch(Method):
-    """x̃_i = Σ_j α_ij x_j after every stage, α learnt: T copies of the backbone, one a task, that exchange activations.
+    """x̃_i = Σ_j α_ij x_j after every stage, α learnt: T copies of the backbone, one a task, that
+    exchange activations.
 
-    T times the compute and memory of one backbone. The last stage is stitched too, before pooling. Columns start as
-    copies of the backbone, so from its pretrained weights where it has some; α is not constrained afterwards.
+    T times the compute and memory of one backbone. The last stage is stitched too, before pooling.
+    Columns start as copies of the backbone, so from its pretrained weights where it has some; α is
+    not constrained afterwards.
 
-    own: α_ii at the start, .9 (robust from .5 to .9); the others share 1 - own. per_channel: a matrix for every channel
-    (paper), or one a stage. lr_scale: learning rate of α as a multiple of the run's. The paper takes 100 to 1000 with
-    the tiny rates of fine-tuning; 1, the default, is ours for runs at ordinary rates.
+    own: α_ii at the start, .9 (robust from .5 to .9); the others share 1 - own. per_channel: a
+    matrix for every channel (paper), or one a stage. lr_scale: learning rate of α as a multiple of
+    the run's. The paper takes 100 to 1000 with the tiny rates of fine-tuning; 1, the default, is
+    ours for runs at ordinary rates.
     """
 
     declaration = Declaration(

@@ -1,5 +1,5 @@
-"""Dynamic Weight Average. Liu, Johns and Davison, End-to-End Multi-Task Learning with Attention, CVPR 2019,
-arXiv 1803.10704."""
+"""Dynamic Weight Average. Liu, Johns and Davison, End-to-End Multi-Task Learning with Attention,
+CVPR 2019, arXiv 1803.10704."""
 
 from typing import Annotated
 
@@ -20,7 +20,8 @@ def average_weights(last: Tensor, before: Tensor, temperature: float) -> Tensor:
 
 
 class DWAState(WeightingState):
-    """total, count [T]: losses of the window so far. last [T]: mean of the one before. upcoming [T]: weights."""
+    """total, count [T]: losses of the window so far. last [T]: mean of the one before. upcoming
+    [T]: weights."""
 
     def __init__(self, tasks: int):
         super().__init__(tasks)
@@ -30,14 +31,15 @@ class DWAState(WeightingState):
 
 
 class DWA(Weighting):
-    """w_t(e) = T exp(r_t/τ) / Σ_k exp(r_k/τ), r_t = L̄_t(e-1) / L̄_t(e-2): a task whose loss falls slowly weighs more.
+    """w_t(e) = T exp(r_t/τ) / Σ_k exp(r_k/τ), r_t = L̄_t(e-1) / L̄_t(e-2): a task whose loss falls
+    slowly weighs more.
 
-    L̄ is the mean unweighted training loss of a window, over the steps that held labels of the task; w = 1 in the first
-    two windows. A loss weighting: heads see w. The spread is small by construction: with τ = 2 and ratios of .8 to 1.1
-    weights stay within some 8 % of one.
+    L̄ is the mean unweighted training loss of a window, over the steps that held labels of the
+    task; w = 1 in the first two windows. A loss weighting: heads see w. The spread is small by
+    construction: with τ = 2 and ratios of .8 to 1.1 weights stay within some 8 % of one.
 
-    temperature τ: 2; large makes all weights 1. window: optimizer steps of an epoch e; null for one pass over the
-    labeled samples.
+    temperature τ: 2; large makes all weights 1. window: optimizer steps of an epoch e; null for one
+    pass over the labeled samples.
     """
 
     def __init__(

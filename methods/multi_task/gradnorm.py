@@ -1,5 +1,5 @@
-"""GradNorm. Chen, Badrinarayanan, Lee and Rabinovich, Gradient Normalization for Adaptive Loss Balancing in Deep
-Multitask Networks, ICML 2018, arXiv 1711.02257."""
+"""GradNorm. Chen, Badrinarayanan, Lee and Rabinovich, Gradient Normalization for Adaptive Loss
+Balancing in Deep Multitask Networks, ICML 2018, arXiv 1711.02257."""
 
 from typing import Annotated, Literal
 
@@ -14,11 +14,15 @@ from recipes.contract import Context
 from recipes.step import Step
 
 
-def balance_gradient(weights: Tensor, norms: Tensor, pace: Tensor, alpha: float, present: Tensor) -> Tensor:
-    """∂/∂w of Σ_t |w_t n_t - Ḡ r_t^α|, Ḡ the mean of w_t n_t, target held fixed: sign(w_t n_t - Ḡ r_t^α) n_t.
+def balance_gradient(
+    weights: Tensor, norms: Tensor, pace: Tensor, alpha: float, present: Tensor
+) -> Tensor:
+    """∂/∂w of Σ_t |w_t n_t - Ḡ r_t^α|, Ḡ the mean of w_t n_t, target held fixed: sign(w_t n_t - Ḡ
+    r_t^α) n_t.
 
-    Closed form, since ‖∇(w_t L_t)‖ = w_t ‖∇L_t‖: no second derivatives. norms n: [T] of unweighted gradients. pace:
-    [T], L_t/L_t(0); r is this over its mean. Means are over the tasks present, [T]; the others get 0.
+    Closed form, since ‖∇(w_t L_t)‖ = w_t ‖∇L_t‖: no second derivatives. norms n: [T] of unweighted
+    gradients. pace: [T], L_t/L_t(0); r is this over its mean. Means are over the tasks present,
+        [T]; the others get 0.
     """
     here = present.to(weights.dtype)
     count = here.sum().clamp_min(1)
@@ -34,7 +38,8 @@ def descended(weights: Tensor, gradient: Tensor, lr: float, least: float) -> Ten
 
 
 class GradNormState(WeightingState):
-    """upcoming [T]: the weights of the next step. initial [T]: L_t(0), 0 until the task was seen."""
+    """upcoming [T]: the weights of the next step. initial [T]: L_t(0), 0 until the task was
+    seen."""
 
     upcoming: Tensor
     initial: Tensor
@@ -46,16 +51,19 @@ class GradNormState(WeightingState):
 
 
 class GradNorm(GramWeighting):
-    """w ← w - lr ∂/∂w Σ_t |w_t ‖g_t‖ - Ḡ r_t^α|, then Σ w = T: a task that learns slowly gets a larger gradient.
+    """w ← w - lr ∂/∂w Σ_t |w_t ‖g_t‖ - Ḡ r_t^α|, then Σ w = T: a task that learns slowly gets a
+    larger gradient.
 
-    r_t = (L_t/L_t(0)) / mean of these, Ḡ = mean of w_t ‖g_t‖. The network's update uses the weights from before this
-    one, and heads see them too: Σ w_t L_t is an ordinary loss. With accumulation every micro-batch is such a step.
+    r_t = (L_t/L_t(0)) / mean of these, Ḡ = mean of w_t ‖g_t‖. The network's update uses the weights
+    from before this one, and heads see them too: Σ w_t L_t is an ordinary loss. With accumulation
+    every micro-batch is such a step.
 
-    alpha α: 1.5 (NYUv2); 0 makes gradient norms equal. lr: of the weights, .025; their gradient is ‖g_t‖, so it means
-    more where gradients are large. min_weight: 1e-3, ours: a step could make a weight negative. init_loss: L_t(0) is
-    the loss of the `first_step`, or `log_c`, ln of the number of classes, which one lucky batch cannot spoil.
-    grad_source: `last_shared` (paper), `rep`, `shared`. layer: name of another parameter of the network to take for the
-    last shared layer; null finds the last weight before the heads.
+    alpha α: 1.5 (NYUv2); 0 makes gradient norms equal. lr: of the weights, .025; their gradient is
+    ‖g_t‖, so it means more where gradients are large. min_weight: 1e-3, ours: a step could make a
+    weight negative. init_loss: L_t(0) is the loss of the `first_step`, or `log_c`, ln of the number
+        of classes, which one lucky batch cannot spoil.
+    grad_source: `last_shared` (paper), `rep`, `shared`. layer: name of another parameter of the
+    network to take for the last shared layer; null finds the last weight before the heads.
     """
 
     def __init__(
@@ -82,7 +90,9 @@ class GradNorm(GramWeighting):
     def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
         state, losses = self.module(context), found.whole()
         norms = self.gram(found, step, context).diagonal().clamp_min(0).sqrt().to(losses)
-        state.initial.copy_(torch.where(found.present & (state.initial == 0), losses, state.initial))
+        state.initial.copy_(
+            torch.where(found.present & (state.initial == 0), losses, state.initial)
+        )
         pace = losses / state.initial.clamp_min(1e-8)
         weights = state.upcoming.clone()
         gradient = balance_gradient(weights, norms, pace, self.alpha, found.present)

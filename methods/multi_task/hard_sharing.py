@@ -1,5 +1,5 @@
-"""Hard parameter sharing. Caruana, Multitask Learning: A Knowledge-Based Source of Inductive Bias, ICML 1993; Machine
-Learning 28, 1997."""
+"""Hard parameter sharing. Caruana, Multitask Learning: A Knowledge-Based Source of Inductive Bias,
+ICML 1993; Machine Learning 28, 1997."""
 
 from typing import Annotated, Literal
 
@@ -18,23 +18,29 @@ def mlp_head(width: int, classes: int) -> nn.Sequential:
 
 
 class HardSharing(Method):
-    """z = f(x) shared by all tasks, y_t = h_t(z): what every run with several tasks does; here is where they part.
+    """z = f(x) shared by all tasks, y_t = h_t(z): what every run with several tasks does; here is
+    where they part.
 
-    The layers after stage `split_stage` of the backbone are copied for every task, and run side by side. The copies
-    start equal, so the network's function is that of the shared one.
+    The layers after stage `split_stage` of the backbone are copied for every task, and run side by
+    side. The copies start equal, so the network's function is that of the shared one.
 
-    split_stage: number of stages that stay shared, as timm cuts the model (a transformer in four); 0 shares nothing;
+    split_stage: number of stages that stay shared, as timm cuts the model (a transformer in four);
+        0 shares nothing;
     null shares the whole backbone. head: `linear`, or `mlp` with one hidden layer a task.
     """
 
     def __init__(
-        self, split_stage: Annotated[int, Field(ge=0)] | None = None, head: Literal["linear", "mlp"] = "linear"
+        self,
+        split_stage: Annotated[int, Field(ge=0)] | None = None,
+        head: Literal["linear", "mlp"] = "linear",
     ):
         self.split_stage, self.head = split_stage, head
 
     def declare(self) -> Declaration:
         tags = () if self.split_stage is None else ("features_by_task",)
-        reason = "where tasks part makes no difference to a backbone that does not learn; leave one out"
+        reason = (
+            "where tasks part makes no difference to a backbone that does not learn; leave one out"
+        )
         return Declaration(
             kinds=("image",),
             tasks_at_least=2,
@@ -54,8 +60,16 @@ class HardSharing(Method):
         option = f"multi_task={self.key}"
         layers = layers_of(network, option)
         ends = [0, *(i + 1 for i, layer in enumerate(layers) if layer.ends_stage)]
-        if self.split_stage >= len(ends) or not any(layer.trained for layer in layers[ends[self.split_stage] :]):
-            most = max(i for i, end in enumerate(ends) if any(layer.trained for layer in layers[end:]))
+        if self.split_stage >= len(ends) or not any(
+            layer.trained for layer in layers[ends[self.split_stage] :]
+        ):
+            most = max(
+                i for i, end in enumerate(ends) if any(layer.trained for layer in layers[end:])
+            )
             key = f"methods.{self.key}.split_stage"
-            raise UserError(f"{key}={self.split_stage}: no layers are left to copy; expected 0 to {most}")
-        split_into_columns(network, list(context.tasks), layers[ends[self.split_stage] :], {}, option)
+            raise UserError(
+                f"{key}={self.split_stage}: no layers are left to copy; expected 0 to {most}"
+            )
+        split_into_columns(
+            network, list(context.tasks), layers[ends[self.split_stage] :], {}, option
+        )

@@ -1,5 +1,6 @@
-"""Small matrices on the CPU as arrays of NumPy: an operation on T × T numbers costs a fraction of a tensor's.
-On other devices they stay tensors, and nothing waits unless a caller asks for arrays (MGDA beyond eight tasks)."""
+"""Small matrices on the CPU as arrays of NumPy: an operation on T × T numbers costs a fraction of a
+tensor's. On other devices they stay tensors, and nothing waits unless a caller asks for arrays
+(MGDA beyond eight tasks)."""
 
 from typing import Any
 
@@ -11,8 +12,9 @@ from foundation import devices
 
 
 def light(*tensors: Tensor, wait: bool = False) -> Any:
-    """The tensors as arrays where they lie on the CPU, else as they are; wait: as arrays in any case. What is computed
-    with operators and with the methods that both kinds have is written once."""
+    """The tensors as arrays where they lie on the CPU, else as they are; wait: as arrays in any
+    case. What is computed with operators and with the methods that both kinds have is written once.
+    """
     if wait or devices.readable(tensors[0]):
         return tuple(tensor.detach().cpu().numpy() for tensor in tensors)
     return tensors

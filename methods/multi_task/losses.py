@@ -17,9 +17,10 @@ NormalizeSum = Literal["none", "one", "tasks"]
 
 @dataclass(frozen=True)
 class TaskLosses:
-    """losses: [T] scalars of this rank with graph, in the order of the tasks: all terms of a task with their weights,
-    a semi-supervised one beside the supervised one. present: [T], False where no sample of the global batch has a label
-    of the task. rest: the sum of the terms that belong to no task; no weighting touches it.
+    """losses: [T] scalars of this rank with graph, in the order of the tasks: all terms of a task
+    with their weights, a semi-supervised one beside the supervised one. present: [T], False where
+    no sample of the global batch has a label of the task. rest: the sum of the terms that belong to
+    no task; no weighting touches it.
     """
 
     losses: list[Tensor]
@@ -33,7 +34,9 @@ class TaskLosses:
     def combined(self, weights: Tensor | None = None) -> Tensor:
         """Σ_t w_t L_t + rest, with w = 1 where none are given."""
         factors = [None] * len(self.losses) if weights is None else list(weights)
-        weighted = [loss if w is None else w * loss for w, loss in zip(factors, self.losses, strict=True)]
+        weighted = [
+            loss if w is None else w * loss for w, loss in zip(factors, self.losses, strict=True)
+        ]
         return reduce(add, weighted) + self.rest
 
 
@@ -67,7 +70,8 @@ def present(counts: list[Tensor | float], like: Tensor) -> Tensor:
 
 
 def normalized(weights: Tensor, present: Tensor, how: NormalizeSum) -> Tensor:
-    """Weights [T] scaled to a sum, over the tasks that are present, of 1 or of their number; `none` leaves them."""
+    """Weights [T] scaled to a sum, over the tasks that are present, of 1 or of their number; `none`
+    leaves them."""
     if how == "none":
         return weights
     total = torch.where(present, weights, 0).sum()

@@ -1,5 +1,5 @@
-"""MGDA and MGDA-UB. Sener and Koltun, Multi-Task Learning as Multi-Objective Optimization, NeurIPS 2018,
-arXiv 1810.04650; after Désidéri, Comptes Rendus Mathématique 2012."""
+"""MGDA and MGDA-UB. Sener and Koltun, Multi-Task Learning as Multi-Objective Optimization, NeurIPS
+2018, arXiv 1810.04650; after Désidéri, Comptes Rendus Mathématique 2012."""
 
 from functools import cache
 from typing import Literal
@@ -15,14 +15,18 @@ from methods.multi_task.weighting import Every, GramWeighting
 from recipes.step import Step
 
 Normalization = Literal["none", "l2", "loss", "loss+"]
-ENUMERATED = 8  # tasks up to which a device tries all 2^T - 1 supports, so that the host waits for nothing
-RIDGE = 1e-12  # on the diagonal of G over the mean ‖g_t‖²: decides between weights that give the same vector
+ENUMERATED = (
+    8  # tasks up to which a device tries all 2^T - 1 supports, so that the host waits for nothing
+)
+# on the diagonal of G over the mean ‖g_t‖²: decides between weights that give the same vector
+RIDGE = 1e-12
 
 
 @np.errstate(all="ignore")  # what is no number is seen by whoever uses the weights
 def min_norm(gram: Tensor, present: Tensor | None = None) -> Tensor:
-    """argmin over the simplex of wᵀGw, exact: [T]; the shortest w where gradients are equal. Absent tasks get 0, and so
-    do those without gradient, next to which the minimum would be to stand still."""
+    """argmin over the simplex of wᵀGw, exact: [T]; the shortest w where gradients are equal. Absent
+    tasks get 0, and so do those without gradient, next to which the minimum would be to stand
+    still."""
     g = light(gram, wait=len(gram) > ENUMERATED)[0]
     length = g.diagonal()
     there = length >= 1e-12 * length.max()
@@ -34,14 +38,17 @@ def min_norm(gram: Tensor, present: Tensor | None = None) -> Tensor:
 
 @cache
 def supports(tasks: int, device: torch.device) -> Tensor:
-    """bool [2^T - 1, T] of all non-empty sets, sent to the device once: it would be waited for in every step."""
-    return torch.from_numpy((np.arange(1, 2**tasks)[:, None] >> np.arange(tasks)) % 2 == 1).to(device)
+    """bool [2^T - 1, T] of all non-empty sets, sent to the device once: it would be waited for in
+    every step."""
+    return torch.from_numpy((np.arange(1, 2**tasks)[:, None] >> np.arange(tasks)) % 2 == 1).to(
+        device
+    )
 
 
 def by_supports(gram: Tensor, there: Tensor) -> Tensor:
-    """Solve min wᵀGw, Σ w = 1 on every support, [[G_S, 1], [1ᵀ, 0]] (w, -v) = (0, 1), and keep the feasible solution of
-    least value; no numbers where none is. The bordered system has a solution also where the gradients of S hold zero in
-    their hull."""
+    """Solve min wᵀGw, Σ w = 1 on every support, [[G_S, 1], [1ᵀ, 0]] (w, -v) = (0, 1), and keep the
+    feasible solution of least value; no numbers where none is. The bordered system has a solution
+    also where the gradients of S hold zero in their hull."""
     tasks, inside = len(gram), supports(len(gram), gram.device)
     eye = torch.eye(tasks, dtype=gram.dtype, device=gram.device)
     gram = gram + RIDGE * eye
@@ -60,8 +67,9 @@ def by_supports(gram: Tensor, there: Tensor) -> Tensor:
 
 
 def by_active_set(gram: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """On the host, for any number of tasks: the minimum of ‖Jᵀx‖² + (1 - Σ x)² over x ≥ 0 points where the simplex's
-    does; of two tasks in closed form. No numbers where G has some that are not finite."""
+    """On the host, for any number of tasks: the minimum of ‖Jᵀx‖² + (1 - Σ x)² over x ≥ 0 points
+    where the simplex's does; of two tasks in closed form. No numbers where G has some that are not
+    finite."""
     from scipy.optimize import nnls
 
     w = np.zeros(len(gram))
@@ -92,18 +100,20 @@ def rescaled(gram: Tensor, losses: Tensor, how: Normalization) -> Tensor:
 
 
 class MGDA(GramWeighting):
-    """w = argmin over the simplex of ‖Σ_t w_t g_t‖², the shortest vector in the hull of the tasks' gradients: a step
-    along it hurts no task, and where it is zero no direction helps all.
+    """w = argmin over the simplex of ‖Σ_t w_t g_t‖², the shortest vector in the hull of the tasks'
+    gradients: a step along it hurts no task, and where it is zero no direction helps all.
 
-    Σ w = 1, so a step is T times shorter than that of the plain sum: compare at `normalize_sum=tasks`. The task with
-    the smallest gradient dominates. Solved exactly: by an active set on the host, on a GPU for T ≤ 8 by all supports.
+    Σ w = 1, so a step is T times shorter than that of the plain sum: compare at
+    `normalize_sum=tasks`. The task with the smallest gradient dominates. Solved exactly: by an
+    active set on the host, on a GPU for T ≤ 8 by all supports.
 
-    grad_source: `shared` (MGDA) or `rep`, gradients of the shared representation, an upper bound that costs only
-    backwards through the heads (MGDA-UB, which flattens batch and features into one vector); `last_shared`.
-    normalization: of the gradients that the weights are found with, applied to the unnormalised losses: `none` (paper),
-    `l2` ‖g_t‖, `loss` L_t, `loss+` L_t ‖g_t‖ (the authors' runs on CelebA). normalize_sum: `none`, `one` (the same
-    here), `tasks`: Σ w = T. scale_heads: heads see w_t too (the authors' code); off, as in the paper's algorithm.
-    update_every: steps between two solutions.
+    grad_source: `shared` (MGDA) or `rep`, gradients of the shared representation, an upper bound
+    that costs only backwards through the heads (MGDA-UB, which flattens batch and features into one
+    vector); `last_shared`. normalization: of the gradients that the weights are found with, applied
+    to the unnormalised losses: `none` (paper), `l2` ‖g_t‖, `loss` L_t, `loss+` L_t ‖g_t‖ (the
+    authors' runs on CelebA). normalize_sum: `none`, `one` (the same here), `tasks`: Σ w = T.
+    scale_heads: heads see w_t too (the authors' code); off, as in the paper's algorithm.
+        update_every: steps between two solutions.
     """
 
     def __init__(
@@ -114,7 +124,11 @@ class MGDA(GramWeighting):
         scale_heads: bool = False,
         update_every: Every = 1,
     ):
-        self.grad_source, self.normalization, self.normalize_sum = grad_source, normalization, normalize_sum
+        self.grad_source, self.normalization, self.normalize_sum = (
+            grad_source,
+            normalization,
+            normalize_sum,
+        )
         self.scale_heads, self.update_every = scale_heads, update_every
 
     def solve(self, gram: Tensor, found: TaskLosses, step: Step) -> Tensor:

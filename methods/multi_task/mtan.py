@@ -1,5 +1,5 @@
-"""Multi-task attention network. Liu, Johns and Davison, End-to-End Multi-Task Learning with Attention, CVPR 2019,
-arXiv 1803.10704."""
+"""Multi-task attention network. Liu, Johns and Davison, End-to-End Multi-Task Learning with
+Attention, CVPR 2019, arXiv 1803.10704."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -37,20 +37,27 @@ def on_grid_of(x: Tensor, p: Tensor, pool: Any) -> Tensor:
 
 
 class Attention(nn.Module):
-    """One stage: â_t = h_t(g_t([u; f(â_t of the stage before)])) ⊙ p, with a mask in (0, 1) of the shape of p.
+    """One stage: â_t = h_t(g_t([u; f(â_t of the stage before)])) ⊙ p, with a mask in (0, 1) of the
+    shape of p.
 
-    u, p: early and last feature, channels in second place, or tokens [N, L, C]. g, h: 1×1, one pair a task. f: 3×3, one
-    for all tasks, pooled where the next stage is smaller; `before` is its number of input channels, 0 in the first.
+    u, p: early and last feature, channels in second place, or tokens [N, L, C]. g, h: 1×1, one pair
+    a task. f: 3×3, one for all tasks, pooled where the next stage is smaller; `before` is its
+        number of input channels, 0 in the first.
     """
 
-    def __init__(self, tasks: Sequence[str], early: int, last: int, before: int, reduction: int, tokens: bool):
+    def __init__(
+        self, tasks: Sequence[str], early: int, last: int, before: int, reduction: int, tokens: bool
+    ):
         super().__init__()
         inputs, middle = early + (last if before else 0), max(last // reduction, 1)
         act = nn.GELU if tokens else nn.ReLU
         self.onward = block(before, last, 3, act(), tokens) if before else None
         self.masks = nn.ModuleDict()
         for task in tasks:
-            g, h = block(inputs, middle, 1, act(), tokens), block(middle, last, 1, nn.Sigmoid(), tokens)
+            g, h = (
+                block(inputs, middle, 1, act(), tokens),
+                block(middle, last, 1, nn.Sigmoid(), tokens),
+            )
             self.masks[task] = nn.Sequential(*g, *h)
 
     def forward(self, u: Tensor, p: Tensor, before: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -65,13 +72,17 @@ class Attention(nn.Module):
 
 
 class Attended(nn.Module):
-    """A trunk whose stages are read by attention, never changed; what follows the last stage (norm, pooling) runs once
-    on the attended features of all tasks, which lie behind one another in the batch.
+    """A trunk whose stages are read by attention, never changed; what follows the last stage (norm,
+    pooling) runs once on the attended features of all tasks, which lie behind one another in the
+    batch.
 
-    stages: names of the trunk's layers that end a stage. behind: whether channels lie in the last place of pictures.
+    stages: names of the trunk's layers that end a stage. behind: whether channels lie in the last
+        place of pictures.
     """
 
-    def __init__(self, trunk: nn.Module, stages: Sequence[str], attentions: Sequence[Attention], behind: bool):
+    def __init__(
+        self, trunk: nn.Module, stages: Sequence[str], attentions: Sequence[Attention], behind: bool
+    ):
         super().__init__()
         self.trunk, self.stages, self.behind = trunk, tuple(stages), behind
         self.attentions = nn.ModuleList(attentions)
@@ -112,18 +123,21 @@ def last_block(stage: nn.Module) -> nn.Module:
 
 
 def tapped(layers: Sequence[Layer]) -> list[Layer]:
-    """The ends of stages; a stem that ends in an activation is left out where there are whole stages behind it."""
+    """The ends of stages; a stem that ends in an activation is left out where there are whole
+    stages behind it."""
     ends = [layer for layer in layers if layer.ends_stage]
     return [layer for layer in ends if layer.trained] or ends
 
 
 class MTAN(Method):
-    """â_t,j = h_t(g_t([u_j; f_j(â_t,j-1)])) ⊙ p_j: one shared network, from which every task picks by soft masks.
+    """â_t,j = h_t(g_t([u_j; f_j(â_t,j-1)])) ⊙ p_j: one shared network, from which every task picks
+    by soft masks.
 
-    u_j is the input of the last block of stage j, p_j the stage's output. g, h: 1×1 convolutions with BatchNorm, ReLU
-    and sigmoid, one pair a task and stage; f_j: 3×3 convolution with BatchNorm and ReLU, shared by the tasks, pooled to
-    the next stage's grid. On tokens linear layers with LayerNorm and GELU (our extension). Head t reads â_t of the last
-    stage. Weightings of gradients count f_j to what tasks share; the masks see the weight of their task, heads do not.
+    u_j is the input of the last block of stage j, p_j the stage's output. g, h: 1×1 convolutions
+    with BatchNorm, ReLU and sigmoid, one pair a task and stage; f_j: 3×3 convolution with BatchNorm
+    and ReLU, shared by the tasks, pooled to the next stage's grid. On tokens linear layers with
+    LayerNorm and GELU (our extension). Head t reads â_t of the last stage. Weightings of gradients
+    count f_j to what tasks share; the masks see the weight of their task, heads do not.
 
     reduction: channels of the stage over those between g and h, 4.
     """
@@ -133,7 +147,11 @@ class MTAN(Method):
         tasks_at_least=2,
         slots=("sharing",),
         tags=("features_by_task",),
-        refuses={"adds_tokens": "its masks lie over places of a picture, and added tokens have none; leave one out"},
+        refuses={
+            "adds_tokens": (
+                "its masks lie over places of a picture, and added tokens have none; leave one out"
+            )
+        },
         after=("delta",),
         uncompiled="its masks are hung into the trunk anew in every forward",
     )
@@ -173,7 +191,8 @@ def early_widths(network: Any, layers: Sequence[Layer]) -> list[int]:
 
 
 def check(network: Any, option: str) -> None:
-    """Every task has features of the trunk's width. Raises UserError where the trunk cannot be read so."""
+    """Every task has features of the trunk's width. Raises UserError where the trunk cannot be read
+    so."""
     try:
         with evaluating(network.backbone):
             found = network.backbone(sample(network))

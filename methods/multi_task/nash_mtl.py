@@ -1,5 +1,5 @@
-"""Nash-MTL. Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik and Fetaya, Multi-Task Learning as a Bargaining Game,
-ICML 2022, arXiv 2202.01017."""
+"""Nash-MTL. Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik and Fetaya, Multi-Task Learning as
+a Bargaining Game, ICML 2022, arXiv 2202.01017."""
 
 from typing import Annotated
 
@@ -22,8 +22,9 @@ DONE = 1e-8  # a decrement behind which a whole step leaves an error of its squa
 def bargain(gram: Tensor, iterations: int = ITERATIONS) -> Tensor:
     """a > 0 with G a = 1/a elementwise, [T]: the minimum of ½ aᵀGa - Σ ln a, by Newton's method.
 
-    In b = a ‖g‖ the matrix is that of cosines and the scale of a task is gone. The function is self-concordant: a step
-    damped by 1/(1 + λ), λ the Newton decrement, stays positive and always descends; near the minimum it is whole.
+    In b = a ‖g‖ the matrix is that of cosines and the scale of a task is gone. The function is
+    self-concordant: a step damped by 1/(1 + λ), λ the Newton decrement, stays positive and always
+    descends; near the minimum it is whole.
     """
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     g, eye, b = light(gram, eye, torch.ones_like(gram[0]))
@@ -40,17 +41,20 @@ def bargain(gram: Tensor, iterations: int = ITERATIONS) -> Tensor:
 
 
 class NashMTL(GramWeighting):
-    """G a = 1/a, w = a: the bargaining solution, in which every task gains equally, a_t ⟨g_t, Σ_s a_s g_s⟩ = 1.
+    """G a = 1/a, w = a: the bargaining solution, in which every task gains equally, a_t ⟨g_t, Σ_s
+    a_s g_s⟩ = 1.
 
-    The update does not depend on the scale of any task's loss. Solved by damped Newton iterations on the device (the
-    authors: a convex-concave procedure with a conic solver), on the exact matrix (the authors divide it by its norm, so
-    their update has another length before it is clipped).
+    The update does not depend on the scale of any task's loss. Solved by damped Newton iterations
+    on the device (the authors: a convex-concave procedure with a conic solver), on the exact matrix
+    (the authors divide it by its norm, so their update has another length before it is clipped).
 
-    grad_source: `shared` (paper), `last_shared`, or `rep`, gradients of the shared representation at the cost of
-    backwards through heads. max_norm: longest update of what is shared, ‖Σ w_t g_t‖ (1, as published; 0 for none, and
-    then it is √T). normalize_sum: `none`, `one`, `tasks`: rescale w to this sum, after max_norm. scale_heads: heads see
-    w_t too, as in the authors' code; w is about 1/‖g‖, so with large gradients heads starve. update_every: steps
-    between two solutions; the paper loses little with several.
+    grad_source: `shared` (paper), `last_shared`, or `rep`, gradients of the shared representation
+        at the cost of
+    backwards through heads. max_norm: longest update of what is shared, ‖Σ w_t g_t‖ (1, as
+    published; 0 for none, and then it is √T). normalize_sum: `none`, `one`, `tasks`: rescale w to
+    this sum, after max_norm. scale_heads: heads see w_t too, as in the authors' code; w is about
+    1/‖g‖, so with large gradients heads starve. update_every: steps between two solutions; the
+    paper loses little with several.
     """
 
     def __init__(

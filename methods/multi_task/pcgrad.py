@@ -1,5 +1,5 @@
-"""PCGrad. Yu, Kumar, Gupta, Levine, Hausman and Finn, Gradient Surgery for Multi-Task Learning, NeurIPS 2020,
-arXiv 2001.06782."""
+"""PCGrad. Yu, Kumar, Gupta, Levine, Hausman and Finn, Gradient Surgery for Multi-Task Learning,
+NeurIPS 2020, arXiv 2001.06782."""
 
 from typing import Literal
 
@@ -16,8 +16,9 @@ from recipes.step import Step
 
 @np.errstate(all="ignore")  # what is no number is seen by whoever uses the weights
 def projected_weights(gram: Tensor, order: Tensor) -> Tensor:
-    """Row i of C, at first e_i, holds task i's gradient as Σ_j C_ij g_j. For j in order[i], j ≠ i: where it conflicts,
-    (C G)_ij < 0, its part along the *original* g_j is taken out, C_ij -= (C G)_ij / G_jj. w = Σ_i C_i, [T].
+    """Row i of C, at first e_i, holds task i's gradient as Σ_j C_ij g_j. For j in order[i], j ≠ i:
+    where it conflicts, (C G)_ij < 0, its part along the *original* g_j is taken out, C_ij -= (C
+    G)_ij / G_jj. w = Σ_i C_i, [T].
 
     gram: [T, T]. order: [T, T], a permutation of the tasks in each row.
     """
@@ -33,14 +34,19 @@ def projected_weights(gram: Tensor, order: Tensor) -> Tensor:
 
 
 class PCGrad(GramWeighting):
-    """g_i ← g_i - (g_i·g_j / ‖g_j‖²) g_j wherever g_i·g_j < 0, for all j ≠ i in random order; the update is Σ_i g_i.
+    """g_i ← g_i - (g_i·g_j / ‖g_j‖²) g_j wherever g_i·g_j < 0, for all j ≠ i in random order; the
+    update is Σ_i g_i.
 
-    Two tasks in conflict: w = (1 - G_12/G_11, 1 - G_12/G_22); without conflict w = 1, the plain sum. The order of the
-    projections is drawn anew in every step, equal on all ranks. No task is projected on itself (LibMTL does that).
+    Two tasks in conflict: w = (1 - G_12/G_11, 1 - G_12/G_22); without conflict w = 1, the plain
+    sum. The order of the projections is drawn anew in every step, equal on all ranks. No task is
+    projected on itself (LibMTL does that).
 
-    grad_source: `shared` (paper), `last_shared`, or `rep`, gradients of the shared representation at the cost of
-    backwards through heads. reduction: `sum` of the projected gradients (paper) or their `mean`. normalize_sum: `none`,
-    `one`, `tasks`: rescale w to this sum. scale_heads: heads see w_t too. update_every: steps between two solutions.
+    grad_source: `shared` (paper), `last_shared`, or `rep`, gradients of the shared representation
+        at the cost of
+    backwards through heads. reduction: `sum` of the projected gradients (paper) or their `mean`.
+        normalize_sum: `none`,
+    `one`, `tasks`: rescale w to this sum. scale_heads: heads see w_t too. update_every: steps
+        between two solutions.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""J, the gradients of the tasks, kept as its rows: each is the tensors that autograd gave, and never copied as a whole.
+"""J, the gradients of the tasks, kept as its rows: each is the tensors that autograd gave, and
+never copied as a whole.
 
-A row is a gradient for each of the tensors `of`, None where the task does not reach that one; an empty row is that of
-a task which reaches none.
+A row is a gradient for each of the tensors `of`, None where the task does not reach that one; an
+empty row is that of a task which reaches none.
 """
 
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
@@ -25,7 +26,8 @@ def dense(row: Row) -> list[Tensor | None]:
 
 
 def runs(sizes: Iterable[int], width: int) -> Iterator[list[tuple[int, slice]]]:
-    """Cut tensors of these sizes, one behind the other, into runs of `width` numbers: which part of which tensor."""
+    """Cut tensors of these sizes, one behind the other, into runs of `width` numbers: which part of
+    which tensor."""
     run: list[tuple[int, slice]] = []
     room = width
     for i, size in enumerate(sizes):
@@ -42,11 +44,14 @@ def runs(sizes: Iterable[int], width: int) -> Iterator[list[tuple[int, slice]]]:
 
 
 def blocks(rows: Sequence[Row], of: Sequence[Tensor]) -> Iterator[Tensor]:
-    """J [T, n] in parts of float32 with some of its columns each; what a task does not reach is zero."""
+    """J [T, n] in parts of float32 with some of its columns each; what a task does not reach is
+    zero."""
     tasks = len(rows)
     local = devices.readable(of[0]) and world_size() == 1
     width = max(CACHED // tasks, NARROW) if local else max(BLOCK // tasks, 1)
-    flat = [[flattened(g, x) for g, x in zip(row or [None] * len(of), of, strict=True)] for row in rows]
+    flat = [
+        [flattened(g, x) for g, x in zip(row or [None] * len(of), of, strict=True)] for row in rows
+    ]
     for run in runs([x.numel() for x in of], width):
         yield torch.cat([row[i][part] for row in flat for i, part in run]).view(tasks, -1).float()
 
@@ -70,11 +75,14 @@ def averaged(block: Tensor) -> Tensor:
 
 
 def weighted(rows: MutableSequence[list[Tensor]], weights: Tensor) -> list[Tensor]:
-    """Σ_t w_t g_t by tensor, in float32 at least. Rows are let go as they are added, so that memory falls again. Those
-    that are not empty have a gradient for every tensor."""
+    """Σ_t w_t g_t by tensor, in float32 at least. Rows are let go as they are added, so that memory
+    falls again. Those that are not empty have a gradient for every tensor."""
     total: list[Tensor] = []
     for task, weight in enumerate(weights.unbind()):
-        row = [gradient.to(torch.promote_types(gradient.dtype, torch.float32)) for gradient in rows[task]]
+        row = [
+            gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+            for gradient in rows[task]
+        ]
         rows[task] = []
         if not row:
             continue

@@ -1,5 +1,6 @@
-"""Fixed weights. Kurin et al., In Defense of the Unitary Scalarization for Deep Multi-Task Learning, NeurIPS 2022,
-arXiv 2201.04122: tuned well, the plain sum matches what weighs more cleverly."""
+"""Fixed weights. Kurin et al., In Defense of the Unitary Scalarization for Deep Multi-Task
+Learning, NeurIPS 2022, arXiv 2201.04122: tuned well, the plain sum matches what weighs more
+cleverly."""
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ from recipes.step import Step
 class Static(Weighting):
     """Σ_t w_t L_t with w given; without this or another weighting a run takes the plain sum, w = 1.
 
-    weights: a number for every task, in their order; null for 1 each. normalize_sum: `none`, `one` (with equal weights
-    the mean of the losses), `tasks`: rescale w to this sum over the tasks that a batch has labels of.
+    weights: a number for every task, in their order; null for 1 each. normalize_sum: `none`, `one`
+    (with equal weights the mean of the losses), `tasks`: rescale w to this sum over the tasks that
+    a batch has labels of.
     """
 
     def __init__(self, weights: list[float] | None = None, normalize_sum: NormalizeSum = "none"):
@@ -23,9 +25,13 @@ class Static(Weighting):
 
     def state(self, tasks: int) -> WeightingState:
         if self.weights is not None and (len(self.weights) != tasks or min(self.weights) < 0):
-            raise UserError(f"methods.{self.key}.weights={self.weights}: expected {tasks} numbers of at least 0")
+            raise UserError(
+                f"methods.{self.key}.weights={self.weights}: expected {tasks} numbers of at least 0"
+            )
         state = WeightingState(tasks)
-        state.register_buffer("given", torch.ones(tasks) if self.weights is None else torch.tensor(self.weights))
+        state.register_buffer(
+            "given", torch.ones(tasks) if self.weights is None else torch.tensor(self.weights)
+        )
         return state
 
     def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:

@@ -1,5 +1,6 @@
-"""Uncertainty weighting. Kendall, Gal and Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses, CVPR 2018,
-arXiv 1705.07115; the revised form after Liebel and Körner, 2018, arXiv 1805.06334."""
+"""Uncertainty weighting. Kendall, Gal and Cipolla, Multi-Task Learning Using Uncertainty to Weigh
+Losses, CVPR 2018, arXiv 1705.07115; the revised form after Liebel and Körner, 2018, arXiv
+1805.06334."""
 
 from functools import reduce
 from operator import add
@@ -20,8 +21,8 @@ LIMIT = 10.0  # of |s|: beyond it the weight says nothing any more
 def uncertain(loss: Tensor, s: Tensor, form: Form) -> tuple[Tensor, Tensor]:
     """(a task's part of the loss, its weight), s the learnt parameter.
 
-    classification: e^-s L + s/2, s = ln σ². regression: e^-s L/2 + s/2, L the squared error. revised: s is σ itself,
-    L/(2σ²) + ln(1 + σ²), always positive.
+    classification: e^-s L + s/2, s = ln σ². regression: e^-s L/2 + s/2, L the squared error.
+    revised: s is σ itself, L/(2σ²) + ln(1 + σ²), always positive.
     """
     if form == "revised":
         variance = (s.abs() + 1e-4).square()
@@ -43,14 +44,17 @@ class LogVariances(nn.Module):
 
 
 class Uncertainty(Method):
-    """Σ_t e^{-s_t} L_t + s_t/2 with s_t = ln σ_t² learnt along with the network; heads see the weights too.
+    """Σ_t e^{-s_t} L_t + s_t/2 with s_t = ln σ_t² learnt along with the network; heads see the
+    weights too.
 
-    At fixed losses the optimum weighs a task by 1/(2 L_t), so a task that is overfitted weighs ever more. The total may
-    be negative. s has no weight decay and is kept within ±10. A task without labels in a batch leaves its s alone.
+    At fixed losses the optimum weighs a task by 1/(2 L_t), so a task that is overfitted weighs ever
+    more. The total may be negative. s has no weight decay and is kept within ±10. A task without
+    labels in a batch leaves its s alone.
 
-    form: `classification` (the paper's approximation for softmax losses, which our tasks have), `regression` for all
-    (½ e^{-s} L + s/2: LibMTL, MTAN, torchjd), `revised` (L/(2σ²) + ln(1 + σ²), σ learnt). init: s at the start, 0
-    (-.5 in MTAN); of `revised`, σ = e^{init/2}. lr_scale: learning rate of s as a multiple of the run's, 10.
+    form: `classification` (the paper's approximation for softmax losses, which our tasks have),
+    `regression` for all (½ e^{-s} L + s/2: LibMTL, MTAN, torchjd), `revised` (L/(2σ²) + ln(1 + σ²),
+    σ learnt). init: s at the start, 0 (-.5 in MTAN); of `revised`, σ = e^{init/2}. lr_scale:
+    learning rate of s as a multiple of the run's, 10.
     """
 
     declaration = Declaration(tasks_at_least=2, slots=("combine",), tags=("task_weights",))
@@ -73,7 +77,9 @@ class Uncertainty(Method):
     def combine(self, step: Step, context: Context) -> Tensor:
         found = task_losses(step)
         parts, values = [], self.module(context).values
-        for task, loss, s, here in zip(step.tasks, found.losses, values, found.present, strict=True):
+        for task, loss, s, here in zip(
+            step.tasks, found.losses, values, found.present, strict=True
+        ):
             part, weight = uncertain(loss, s, self.form)
             step.scalar(f"weight/{task}", weight)
             parts.append(torch.where(here, part, 0.0))

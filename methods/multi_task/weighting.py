@@ -39,9 +39,9 @@ class WeightingState(nn.Module):
 class Weighting(Method):
     """Σ_t w_t L_t with w from `task_weights`; terms of no task are added as they are.
 
-    A subclass fills `task_weights`. scale_heads: heads see w_t too. Without it the gates scale what the tasks share and
-    every head learns from its own loss. In a step's second pass (SAM) the weights are those of the first. Where weights
-    come out as no finite numbers, the last ones hold.
+    A subclass fills `task_weights`. scale_heads: heads see w_t too. Without it the gates scale what
+    the tasks share and every head learns from its own loss. In a step's second pass (SAM) the
+    weights are those of the first. Where weights come out as no finite numbers, the last ones hold.
     """
 
     normalize_sum: NormalizeSum = "none"
@@ -89,7 +89,9 @@ class GramWeighting(Weighting):
 
     grad_source: GradSource
     layer: str | None = None
-    _update: Update | None = None  # between two lines of `combine`: the gradients that finding G has left
+    _update: Update | None = (
+        None  # between two lines of `combine`: the gradients that finding G has left
+    )
 
     def declare(self) -> Declaration:
         refuses = {"freezes_backbone": NOTHING_SHARED_LEARNS}
@@ -98,7 +100,11 @@ class GramWeighting(Weighting):
         if self.grad_source == "last_shared":
             refuses["biases_only"] = BIASES_ALONE
         return Declaration(
-            tasks_at_least=2, slots=("combine",), tags=("task_weights",), refuses=refuses, precisions=UNSCALED
+            tasks_at_least=2,
+            slots=("combine",),
+            tags=("task_weights",),
+            refuses=refuses,
+            precisions=UNSCALED,
         )
 
     def solve(self, gram: Tensor, found: TaskLosses, step: Step) -> Tensor:
@@ -108,7 +114,9 @@ class GramWeighting(Weighting):
     def gram(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
         inputs = [entry.embedded.x for entry in step.inputs.values() if entry.network == "student"]
         through = any(asks_for_itself(x, context.parameters()) for x in inputs if x.requires_grad)
-        provider = GramProvider(self.grad_source, self.layer, keep=found.rest.requires_grad, through=through)
+        provider = GramProvider(
+            self.grad_source, self.layer, keep=found.rest.requires_grad, through=through
+        )
         with torch.enable_grad():
             gram = provider(found.losses, step.representations, context)
         self._update = provider.update
@@ -126,8 +134,8 @@ class GramWeighting(Weighting):
 
 
 def without_absent(gram: Tensor, present: Tensor) -> Tensor:
-    """G with the rows of absent tasks, and of those without gradient, replaced by those of a task of length 1 that is
-    orthogonal to all others: it leaves their weights alone."""
+    """G with the rows of absent tasks, and of those without gradient, replaced by those of a task
+    of length 1 that is orthogonal to all others: it leaves their weights alone."""
     there = present & (gram.diagonal() > 1e-12 * gram.diagonal().amax())
     alone = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return torch.where(there[:, None] & there[None, :], gram, alone)

@@ -1,7 +1,8 @@
 """Small networks beside or behind the sub-layers of a frozen one, and where in it they belong.
 
-Where an output layer's dropout lies, and whether a block ends in a norm (post-norm, as BERT) or in a sum (pre-norm, as
-ViT), is not read from names: the network is run once and it is seen which tensor goes where.
+Where an output layer's dropout lies, and whether a block ends in a norm (post-norm, as BERT) or in
+a sum (pre-norm, as ViT), is not read from names: the network is run once and it is seen which
+tensor goes where.
 """
 
 import math
@@ -18,19 +19,29 @@ from recipes.networks.network import Network
 Activation = Callable[[Tensor], Tensor]
 
 
-def bottleneck(z: Tensor, down: nn.Linear, up: nn.Linear, activation: Activation, scale: float) -> Tensor:
+def bottleneck(
+    z: Tensor, down: nn.Linear, up: nn.Linear, activation: Activation, scale: float
+) -> Tensor:
     """A(z) = s (U σ(D z + b_D) + b_U). z: [..., d], D: [m, d], U: [d, m]."""
     made = up(activation(down(z)))
     return made if scale == 1.0 else scale * made
 
 
 class Bottleneck(nn.Module):
-    """A(z) with its weights, and the hooks that put it into a network. `site` names the layer it belongs to."""
+    """A(z) with its weights, and the hooks that put it into a network. `site` names the layer it
+    belongs to."""
 
-    def __init__(self, width: int, size: int, activation: Activation, scale: float, dropout: float, site: str):
+    def __init__(
+        self, width: int, size: int, activation: Activation, scale: float, dropout: float, site: str
+    ):
         super().__init__()
         self.down, self.up = nn.Linear(width, size), nn.Linear(size, width)
-        self.activation, self.scale, self.dropout, self.site = activation, scale, nn.Dropout(dropout), site
+        self.activation, self.scale, self.dropout, self.site = (
+            activation,
+            scale,
+            nn.Dropout(dropout),
+            site,
+        )
         self.seen: Tensor | None = None
 
     def forward(self, z: Tensor) -> Tensor:
@@ -45,7 +56,8 @@ class Bottleneck(nn.Module):
         return self.dropout(self.activation(hidden))
 
     def start(self, paper: bool) -> None:
-        """U = 0, so that the network starts as it was, and D as LoRA's A; `paper`: both N(0, 0.01²), cut at 2σ."""
+        """U = 0, so that the network starts as it was, and D as LoRA's A; `paper`: both N(0,
+        0.01²), cut at 2σ."""
         for layer in (self.down, self.up):
             nn.init.zeros_(layer.bias)
             if paper:
@@ -54,7 +66,7 @@ class Bottleneck(nn.Module):
             nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
             nn.init.zeros_(self.up.weight)
 
-    # -- hooks -----------------------------------------------------------------------------------------------------
+    # -- hooks -------------------------------------------------------------------------------------
     def behind(self, module: nn.Module, args: Any, output: Any) -> Any:
         """F → F + A(F), on an output layer or, in pre-norm blocks, on the whole block."""
         if isinstance(output, tuple):
@@ -88,7 +100,12 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
-ACTIVATIONS: dict[str, Activation] = {"relu": relu, "gelu": gelu, "silu": F.silu, "identity": identity}
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": relu,
+    "gelu": gelu,
+    "silu": F.silu,
+    "identity": identity,
+}
 
 
 class Flow:
@@ -99,7 +116,9 @@ class Flow:
         self.outputs: dict[nn.Module, Any] = {}
         if is_sketch(network):
             return
-        modules = [module for module in network.backbone.modules() if not isinstance(module, nn.Identity)]
+        modules = [
+            module for module in network.backbone.modules() if not isinstance(module, nn.Identity)
+        ]
         handles = [module.register_forward_hook(self.note) for module in modules]
         try:
             with torch.no_grad(), evaluating(network):
@@ -113,7 +132,8 @@ class Flow:
         self.outputs[module] = output[0] if isinstance(output, tuple) else output
 
     def dropout_after(self, layer: nn.Module) -> nn.Module:
-        """The dropout that gets a layer's output, else the layer itself: before layer scale, drop path and sum."""
+        """The dropout that gets a layer's output, else the layer itself: before layer scale, drop
+        path and sum."""
         given = self.outputs.get(layer)
         for module, got in self.inputs.items():
             if isinstance(module, nn.Dropout) and got is given and given is not None:
@@ -123,4 +143,6 @@ class Flow:
     def last_norm(self, block: nn.Module, norms: Iterable[nn.Module]) -> nn.Module | None:
         """The norm whose output is the block's own, if there is one."""
         given = self.outputs.get(block)
-        return next((norm for norm in norms if given is not None and self.outputs.get(norm) is given), None)
+        return next(
+            (norm for norm in norms if given is not None and self.outputs.get(norm) is given), None
+        )

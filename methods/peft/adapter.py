@@ -1,6 +1,7 @@
-"""Adapters. Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019, arXiv 1902.00751; one a block
-after Pfeiffer et al., AdapterFusion, EACL 2021, arXiv 2005.00247; parallel and scaled after He et al., Towards a
-Unified View of Parameter-Efficient Transfer Learning, ICLR 2022, arXiv 2110.04366."""
+"""Adapters. Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019, arXiv
+1902.00751; one a block after Pfeiffer et al., AdapterFusion, EACL 2021, arXiv 2005.00247; parallel
+and scaled after He et al., Towards a Unified View of Parameter-Efficient Transfer Learning, ICLR
+2022, arXiv 2110.04366."""
 
 from typing import Annotated, Literal
 
@@ -19,18 +20,22 @@ Variant = Literal["houlsby", "pfeiffer", "parallel"]
 
 
 class Adapter(Surgeon):
-    """A(z) = s · (U σ(D z + b_D) + b_U), D: [m, d], U: [d, m], put into every block of a frozen transformer.
+    """A(z) = s · (U σ(D z + b_D) + b_U), D: [m, d], U: [d, m], put into every block of a frozen
+    transformer.
 
     With F a sub-layer and x its residual stream, post-norm (BERT) | pre-norm (ViT):
     `houlsby`, after attention and after the feed-forward part: LN(x + F + A(F)) | x + F + A(F).
-    `pfeiffer`, after the feed-forward part: h = LN(x + F), LN(x + F + A(h)), by the same norm | h = x + F, h + A(h).
-    `parallel`, beside the feed-forward part: LN(x + F(x) + A(x)) | x + F(LN x) + A(LN x).
-    The adapter reads after the output layer's dropout and its result is added before layer scale and drop path. U and
-    all biases start at zero, so the network starts as it was (the paper's start is only near that).
+    `pfeiffer`, after the feed-forward part: h = LN(x + F), LN(x + F + A(h)), by the same norm | h =
+    x + F, h + A(h). `parallel`, beside the feed-forward part: LN(x + F(x) + A(x)) | x + F(LN x) +
+    A(LN x). The adapter reads after the output layer's dropout and its result is added before layer
+    scale and drop path. U and all biases start at zero, so the network starts as it was (the
+    paper's start is only near that).
 
-    variant: as above. bottleneck m: 64. scale s: null is 4 for `parallel`, 1 for the others. activation σ: `auto` is
-    GELU (tanh form) for `houlsby`, ReLU for the others. init: `zero`, or `houlsby`: D and U from N(0, 0.01²) cut at 2σ.
-    dropout: of σ(·), 0. train_norms: learn scale and shift of all layer norms as well; null: for `houlsby` alone, as
+    variant: as above. bottleneck m: 64. scale s: null is 4 for `parallel`, 1 for the others.
+    activation σ: `auto` is GELU (tanh form) for `houlsby`, ReLU for the others. init: `zero`, or
+        `houlsby`: D and U from N(0, 0.01²) cut at 2σ.
+    dropout: of σ(·), 0. train_norms: learn scale and shift of all layer norms as well; null: for
+        `houlsby` alone, as
     its paper has it. load: a delta saved by a run, to start from. Rates: AdamW 1e-4 to 1e-3.
     """
 
@@ -45,9 +50,17 @@ class Adapter(Surgeon):
         train_norms: bool | None = None,
         load: str | None = None,
     ):
-        self.variant, self.bottleneck, self.init, self.dropout, self.load = variant, bottleneck, init, dropout, load
+        self.variant, self.bottleneck, self.init, self.dropout, self.load = (
+            variant,
+            bottleneck,
+            init,
+            dropout,
+            load,
+        )
         self.scale = scale or (4.0 if variant == "parallel" else 1.0)
-        self.activation = ("gelu" if variant == "houlsby" else "relu") if activation == "auto" else activation
+        self.activation = (
+            ("gelu" if variant == "houlsby" else "relu") if activation == "auto" else activation
+        )
         self.train_norms = variant == "houlsby" if train_norms is None else train_norms
         self.preserves = init == "zero"  # type: ignore[misc]
 
@@ -60,20 +73,25 @@ class Adapter(Surgeon):
         blocks = find_blocks(backbone)
         if not blocks:
             raise UserError(
-                f"methods.{self.key}: adapters go into transformer blocks, and {type(backbone).__name__} has "
+                f"methods.{self.key}: adapters go into transformer blocks, and "
+                f"{type(backbone).__name__} has "
                 f"{existing(find_sites(backbone))}; use peft=lora, or name a transformer as network"
             )
         flow = Flow(network)
         network.deltas[self.key] = deltas = nn.ModuleList()
         for block in blocks:
-            inside = {site.role: site for site in reversed(sites) if site.name.startswith(f"{block}.")}
+            inside = {
+                site.role: site for site in reversed(sites) if site.name.startswith(f"{block}.")
+            }
             deltas.extend(self.into(network, block, inside, flow))
         if self.train_norms:
             for site in find_sites(backbone):
                 if site.role == "norm" and not isinstance(site.module, _BatchNorm):
                     site.module.requires_grad_(True)
 
-    def into(self, network: Network, name: str, inside: dict[str, Site], flow: Flow) -> list[Bottleneck]:
+    def into(
+        self, network: Network, name: str, inside: dict[str, Site], flow: Flow
+    ) -> list[Bottleneck]:
         """The adapters of one block, attached. inside: the block's first layer of each role."""
         last = inside["mlp.out"]
         if self.variant == "houlsby":
@@ -88,7 +106,11 @@ class Adapter(Surgeon):
             inside["mlp.in"].module.register_forward_pre_hook(adapter.look)
             flow.dropout_after(last.module).register_forward_hook(adapter.beside)
             return [adapter]
-        norms = [s.module for s in find_sites(network.backbone) if s.role == "norm" and s.name.startswith(f"{name}.")]
+        norms = [
+            s.module
+            for s in find_sites(network.backbone)
+            if s.role == "norm" and s.name.startswith(f"{name}.")
+        ]
         norm = flow.last_norm(block, norms)
         if norm is None:
             block.register_forward_hook(adapter.behind)
@@ -99,6 +121,8 @@ class Adapter(Surgeon):
     def make(self, site: Site) -> Bottleneck:
         weight = site.module.weight
         activation = ACTIVATIONS[self.activation]
-        made = Bottleneck(len(weight), self.bottleneck, activation, self.scale, self.dropout, site.name)
+        made = Bottleneck(
+            len(weight), self.bottleneck, activation, self.scale, self.dropout, site.name
+        )
         made.to(weight.device).start(paper=self.init == "houlsby")
         return made

@@ -1,5 +1,5 @@
-"""BitFit. Ben Zaken, Ravfogel and Goldberg, BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked
-Language-models, ACL 2022, arXiv 2106.10199."""
+"""BitFit. Ben Zaken, Ravfogel and Goldberg, BitFit: Simple Parameter-efficient Fine-tuning for
+Transformer-based Masked Language-models, ACL 2022, arXiv 2106.10199."""
 
 import re
 from typing import Literal
@@ -18,26 +18,35 @@ _QUERY_AND_MIDDLE = ("attn.q", "mlp.in")
 
 
 def biases(backbone: nn.Module) -> dict[str, nn.Parameter]:
-    """Every bias of a linear layer, a convolution or a normalisation, by name; `q_bias` and its like count."""
+    """Every bias of a linear layer, a convolution or a normalisation, by name; `q_bias` and its
+    like count."""
     named = backbone.named_parameters()
     return {name: p for name, p in named if name.endswith("bias") and not _POSITION.search(name)}
 
 
 def query_and_middle(backbone: nn.Module) -> dict[str, nn.Parameter]:
-    """The biases of queries and of the first feed-forward layer: those that move most. Networks whose queries are a
-    part of a fused layer have them where the bias is a parameter of its own (`q_bias` of BEiT and Swin-V2)."""
-    chosen = {f"{site.name}.bias" for site in find_sites(backbone) if site.role in _QUERY_AND_MIDDLE}
-    return {name: p for name, p in biases(backbone).items() if name in chosen or name.endswith("q_bias")}
+    """The biases of queries and of the first feed-forward layer: those that move most. Networks
+    whose queries are a part of a fused layer have them where the bias is a parameter of its own
+    (`q_bias` of BEiT and Swin-V2)."""
+    chosen = {
+        f"{site.name}.bias" for site in find_sites(backbone) if site.role in _QUERY_AND_MIDDLE
+    }
+    return {
+        name: p for name, p in biases(backbone).items() if name in chosen or name.endswith("q_bias")
+    }
 
 
 class BitFit(Surgeon):
-    """Trains b alone in y = W x + b: the biases of all layers and norms, and the heads; weights of norms stay frozen.
+    """Trains b alone in y = W x + b: the biases of all layers and norms, and the heads; weights of
+    norms stay frozen.
 
-    Biases have no weight decay. A network without any bias is refused; batch normalisation keeps its statistics.
+    Biases have no weight decay. A network without any bias is refused; batch normalisation keeps
+    its statistics.
 
-    which: `all`, or `query_and_middle`, the paper's smaller set: the biases of queries and of the first feed-forward
-    layer, about half as many; refused where queries have no bias of their own. load: a delta saved by a run, to
-    start from. Rates: AdamW 1e-4 to 1e-3 on text (full fine-tuning: 1e-5), 1e-3 to 1e-2 on images.
+    which: `all`, or `query_and_middle`, the paper's smaller set: the biases of queries and of the
+    first feed-forward layer, about half as many; refused where queries have no bias of their own.
+    load: a delta saved by a run, to start from. Rates: AdamW 1e-4 to 1e-3 on text (full
+        fine-tuning: 1e-5), 1e-3 to 1e-2 on images.
     """
 
     declaration = Declaration(tags=("delta", "biases_only"))
@@ -49,10 +58,16 @@ class BitFit(Surgeon):
         backbone = network.backbone
         chosen = biases(backbone) if self.which == "all" else query_and_middle(backbone)
         if not chosen:
-            raise UserError(f"methods.{self.key}: {type(backbone).__name__} has no biases to train; use peft=lora")
-        if self.which == "query_and_middle" and not any(re.search(r"(^|[._])q", name) for name in chosen):
             raise UserError(
-                f"methods.{self.key}.which=query_and_middle: the queries of {type(backbone).__name__} have no bias of "
+                f"methods.{self.key}: {type(backbone).__name__} has no biases to train; use "
+                "peft=lora"
+            )
+        if self.which == "query_and_middle" and not any(
+            re.search(r"(^|[._])q", name) for name in chosen
+        ):
+            raise UserError(
+                f"methods.{self.key}.which=query_and_middle: the queries of "
+                f"{type(backbone).__name__} have no bias of "
                 "their own; use which=all"
             )
         for parameter in chosen.values():

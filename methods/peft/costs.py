@@ -62,7 +62,9 @@ def cost(method: Surgeon, network: Network) -> str:
     except UserError:
         return "–"
     named = network.named_parameters()
-    trained = sum(p.numel() for name, p in named if p.requires_grad and not name.startswith("heads."))
+    trained = sum(
+        p.numel() for name, p in named if p.requires_grad and not name.startswith("heads.")
+    )
     return f"{trained:,} ({100 * trained / whole:.2f} %)"
 
 

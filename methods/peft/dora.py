@@ -15,13 +15,15 @@ from recipes.networks.network import Network
 
 
 def lengths(weight: Tensor) -> Tensor:
-    """‖W_i‖₂ of every output over all its inputs (and places of a kernel), [d_out], in float32, never 0."""
+    """‖W_i‖₂ of every output over all its inputs (and places of a kernel), [d_out], in float32,
+    never 0."""
     norms = torch.linalg.vector_norm(weight.float().flatten(1), dim=1)
     return norms.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 class Directed(LowRank):
-    """W' = m ⊙ (W + s B A) / ‖W + s B A‖ on the rows of a site, m [d_out] learned; the norm passes no gradient."""
+    """W' = m ⊙ (W + s B A) / ‖W + s B A‖ on the rows of a site, m [d_out] learned; the norm passes
+    no gradient."""
 
     def __init__(self, site: Site, rank: int, scale: float, dropout: float, init: Init):
         super().__init__(site, rank, scale, dropout, init)
@@ -41,7 +43,11 @@ class Directed(LowRank):
     def placed_gain(self, weight: Tensor) -> Tensor:
         """For all outputs of the layer: 1 where they are not this delta's."""
         gain = self.gain(weight)
-        return gain if self.rows is None else F.pad(gain, (self.rows[0], self.outputs - self.rows[1]), value=1.0)
+        return (
+            gain
+            if self.rows is None
+            else F.pad(gain, (self.rows[0], self.outputs - self.rows[1]), value=1.0)
+        )
 
     def changed(self, weight: Tensor) -> Tensor:
         gain = self.placed_gain(weight.detach()).view(-1, *[1] * (weight.ndim - 1))
@@ -49,33 +55,47 @@ class Directed(LowRank):
 
     @staticmethod
     def added(deltas: Sequence["Directed"], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        """With z = y + s B A x: g (z - b) + b = z + (g - 1) z - (g - 1) b, the bias not scaled. g - 1 is small, and in
-        half precision keeps the digits that g would lose."""
+        """With z = y + s B A x: g (z - b) + b = z + (g - 1) z - (g - 1) b, the bias not scaled. g -
+        1 is small, and in half precision keeps the digits that g would lose."""
         gain = deltas[0].placed_gain(layer.weight)
         for delta in deltas[1:]:
             gain = gain * delta.placed_gain(layer.weight)
         whole = LowRank.added(deltas, layer, x, output)
-        more = (gain - 1).to(whole.dtype).view(-1, *[1] * (0 if isinstance(layer, nn.Linear) else 2))
+        more = (
+            (gain - 1).to(whole.dtype).view(-1, *[1] * (0 if isinstance(layer, nn.Linear) else 2))
+        )
         changed = torch.addcmul(whole, whole, more)
-        return changed if layer.bias is None else changed - more * layer.bias.to(whole.dtype).view_as(more)
+        return (
+            changed
+            if layer.bias is None
+            else changed - more * layer.bias.to(whole.dtype).view_as(more)
+        )
 
 
 class DoRA(LoRA):
-    """W' = m ⊙ (W + s B A) / sg ‖W + s B A‖, row by row: LoRA learns the direction of every output's weights and m,
-    which starts as ‖W‖, their length. The network starts as it was, up to rounding; biases are not scaled.
+    """W' = m ⊙ (W + s B A) / sg ‖W + s B A‖, row by row: LoRA learns the direction of every
+    output's weights and m, which starts as ‖W‖, their length. The network starts as it was, up to
+    rounding; biases are not scaled.
 
-    The norm is over all inputs of an output and passes no gradient (section 4.3 of the paper). It costs one product of
-    the weight's size a layer and step. Dropout acts on the input of A alone. m has no weight decay, which would pull it
-    to zero. On one layer with another change of its weight it has no meaning, so it does not meet LoRA.
+    The norm is over all inputs of an output and passes no gradient (section 4.3 of the paper). It
+    costs one product of the weight's size a layer and step. Dropout acts on the input of A alone. m
+    has no weight decay, which would pull it to zero. On one layer with another change of its weight
+    it has no meaning, so it does not meet LoRA.
 
-    rank r: 8. alpha α: 8, s = α/r. dropout: of the input of A. scaling: `lora`, or `rslora` for α/√r. init of A:
-    `kaiming` or `gaussian`. targets: roles or patterns; null: queries and values, else all dense convolutions. qkv: on
-    a fused layer `split` gives each part its own A, B and m, `shared` has one A and B. All as LoRA has them, and so
-    are rates. load: a delta saved by a run, to start from; the peft library's format is neither read nor written.
+    rank r: 8. alpha α: 8, s = α/r. dropout: of the input of A. scaling: `lora`, or `rslora` for
+        α/√r. init of A:
+    `kaiming` or `gaussian`. targets: roles or patterns; null: queries and values, else all dense
+    convolutions. qkv: on a fused layer `split` gives each part its own A, B and m, `shared` has one
+        A and B. All as LoRA has them, and so
+    are rates. load: a delta saved by a run, to start from; the peft library's format is neither
+        read nor written.
     """
 
     declaration = Declaration(
-        tags=("delta",), refuses={"low_rank": "both change one weight, and the norm would be of another than is used"}
+        tags=("delta",),
+        refuses={
+            "low_rank": "both change one weight, and the norm would be of another than is used"
+        },
     )
 
     delta = Directed

@@ -1,4 +1,5 @@
-"""What of a network still learns: nothing of the backbone but what methods choose; the heads always."""
+"""What of a network still learns: nothing of the backbone but what methods choose; the heads
+always."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,13 +12,16 @@ from recipes.networks.network import Network
 
 
 def freeze(network: Network) -> None:
-    """The backbone's parameters stop learning, and its batch normalisations stay in evaluation mode: statistics that
-    go on moving are training, too. Once for all methods of a run: a second one finds chosen parameters already."""
+    """The backbone's parameters stop learning, and its batch normalisations stay in evaluation
+    mode: statistics that go on moving are training, too. Once for all methods of a run: a second
+        one finds chosen parameters already."""
     if network.frozen:
         return
     network.frozen = True
     network.backbone.requires_grad_(False)
-    keep_still(network, [module for module in network.backbone.modules() if isinstance(module, _BatchNorm)])
+    keep_still(
+        network, [module for module in network.backbone.modules() if isinstance(module, _BatchNorm)]
+    )
 
 
 def keep_still(network: Network, modules: Sequence[nn.Module]) -> None:
@@ -28,7 +32,8 @@ def keep_still(network: Network, modules: Sequence[nn.Module]) -> None:
 
 
 def is_sketch(network: nn.Module) -> bool:
-    """Whether this is the plan's network, without numbers: not all encoders can be run so, and none is."""
+    """Whether this is the plan's network, without numbers: not all encoders can be run so, and none
+    is."""
     return next(network.parameters()).is_meta
 
 

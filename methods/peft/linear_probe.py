@@ -1,5 +1,6 @@
-"""Linear probing: a classifier on frozen features, the floor of every comparison. The normalisation before it as in He
-et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022, arXiv 2111.06377."""
+"""Linear probing: a classifier on frozen features, the floor of every comparison. The normalisation
+before it as in He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022, arXiv
+2111.06377."""
 
 from torch import Tensor, nn
 
@@ -10,7 +11,8 @@ from recipes.networks.network import Network
 
 
 class Standardise(nn.Module):
-    """(f - μ) / σ of every feature, over the batch while training and by running statistics afterwards."""
+    """(f - μ) / σ of every feature, over the batch while training and by running statistics
+    afterwards."""
 
     def __init__(self, features: int, device: object):
         super().__init__()
@@ -21,11 +23,12 @@ class Standardise(nn.Module):
 
 
 class LinearProbe(Surgeon):
-    """Trains the heads alone: z = W f(x) + b on frozen features f. The whole backbone is in evaluation mode, without
-    dropout, and makes no graph.
+    """Trains the heads alone: z = W f(x) + b on frozen features f. The whole backbone is in
+    evaluation mode, without dropout, and makes no graph.
 
-    norm: standardise each feature before the heads, without scale and shift of its own: (f - μ)/σ with the batch's
-    moments, running ones in evaluation. For features of uneven size; makes the heads' rate easier to choose.
+    norm: standardise each feature before the heads, without scale and shift of its own: (f - μ)/σ
+    with the batch's moments, running ones in evaluation. For features of uneven size; makes the
+    heads' rate easier to choose.
     """
 
     def __init__(self, norm: bool = False):
@@ -33,7 +36,9 @@ class LinearProbe(Surgeon):
 
     def declare(self) -> Declaration:
         reason = "it trains the heads alone, so nothing else may learn; leave out peft=linear_probe"
-        return Declaration(tags=("freezes_backbone",), refuses={"delta": reason}, exact_on_ranks=not self.norm)
+        return Declaration(
+            tags=("freezes_backbone",), refuses={"delta": reason}, exact_on_ranks=not self.norm
+        )
 
     def attach(self, network: Network) -> None:
         keep_still(network, [network.backbone])

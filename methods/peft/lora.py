@@ -1,5 +1,6 @@
-"""LoRA. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685; the scale of
-rsLoRA after Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023, arXiv 2312.03732."""
+"""LoRA. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685;
+the scale of rsLoRA after Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with
+LoRA, 2023, arXiv 2312.03732."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -28,8 +29,11 @@ def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
 
 
 def conv_low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float, like: nn.Conv2d) -> Tensor:
-    """s · B * (A * x): the layer's own kernel to r channels, then 1x1. a: [r, c_in, k, k], b: [c_out, r, 1, 1]."""
-    return F.conv2d(F.conv2d(padded(x, like), a, None, like.stride, unpadded(like), like.dilation), scale * b)
+    """s · B * (A * x): the layer's own kernel to r channels, then 1x1. a: [r, c_in, k, k], b:
+    [c_out, r, 1, 1]."""
+    return F.conv2d(
+        F.conv2d(padded(x, like), a, None, like.stride, unpadded(like), like.dilation), scale * b
+    )
 
 
 def padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -44,8 +48,8 @@ def unpadded(conv: nn.Conv2d) -> str | int | tuple[int, ...]:
 
 
 class LowRank(LowRankDelta):
-    """ΔW = s B A of a linear layer [d_out, d_in] or an ungrouped convolution [c_out, c_in, k, k], there
-    ΔW[o,i] = s Σ_r B[o,r] A[r,i]. B is zero at the start."""
+    """ΔW = s B A of a linear layer [d_out, d_in] or an ungrouped convolution [c_out, c_in, k, k],
+    there ΔW[o,i] = s Σ_r B[o,r] A[r,i]. B is zero at the start."""
 
     def __init__(self, site: Site, rank: int, scale: float, dropout: float, init: Init):
         super().__init__(site)
@@ -72,13 +76,16 @@ class LowRank(LowRankDelta):
 
     @staticmethod
     def added(deltas: Sequence["LowRank"], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        """On a linear layer y + s B A x in one product with all the A, and one with all the B that adds to y."""
+        """On a linear layer y + s B A x in one product with all the A, and one with all the B that
+        adds to y."""
         if not isinstance(layer, nn.Linear):
             return LowRankDelta.added(deltas, layer, x, output)
         hidden, b = hidden_of(deltas, x), joint(deltas)
         if hidden.dtype != output.dtype:
             return output + F.linear(hidden, b).to(output.dtype)
-        flat = torch.addmm(output.reshape(-1, output.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), b.t())
+        flat = torch.addmm(
+            output.reshape(-1, output.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), b.t()
+        )
         return flat.view(output.shape)
 
 
@@ -86,35 +93,42 @@ def hidden_of(deltas: Sequence[LowRank], x: Tensor) -> Tensor:
     """A x of all deltas, [..., Σr]; where there is dropout, each has a mask of its own."""
     if any(delta.dropout.p and delta.dropout.training for delta in deltas):
         return torch.cat([F.linear(delta.dropout(x), delta.a) for delta in deltas], dim=-1)
-    return F.linear(x, deltas[0].a if len(deltas) == 1 else torch.cat([delta.a for delta in deltas]))
+    return F.linear(
+        x, deltas[0].a if len(deltas) == 1 else torch.cat([delta.a for delta in deltas])
+    )
 
 
 def joint(deltas: Sequence[LowRank]) -> Tensor:
     """s B of all deltas, [d_out, Σr], zero in the rows that are not a delta's own."""
     parts = []
     for delta in deltas:
-        above, below = (0, 0) if delta.rows is None else (delta.rows[0], delta.outputs - delta.rows[1])
+        above, below = (
+            (0, 0) if delta.rows is None else (delta.rows[0], delta.outputs - delta.rows[1])
+        )
         own = delta.b if delta.scale == 1.0 else delta.scale * delta.b
         parts.append(F.pad(own, (0, 0, above, below)) if above or below else own)
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class LoRA(Surgeon):
-    """y = W x + b + s · B A dropout(x), s = α/r: a frozen layer learns a change of rank r, ΔW = s B A.
+    """y = W x + b + s · B A dropout(x), s = α/r: a frozen layer learns a change of rank r, ΔW = s B
+    A.
 
-    A: [r, d_in], B: [d_out, r]. B starts at zero, so the network starts as it was; ΔW can be merged into W without a
-    trace. A convolution's A has the layer's kernel and B is 1x1 (the form of the peft library; loralib's differs).
-    Where a layer's weight is read instead of the layer being called, dropout has no input to act on and is left out.
+    A: [r, d_in], B: [d_out, r]. B starts at zero, so the network starts as it was; ΔW can be merged
+    into W without a trace. A convolution's A has the layer's kernel and B is 1x1 (the form of the
+    peft library; loralib's differs). Where a layer's weight is read instead of the layer being
+    called, dropout has no input to act on and is left out.
 
-    rank r: 8. alpha α: 8 (paper on RoBERTa-base; the authors' scripts 16). Changing r at fixed α changes s.
-    dropout: of the input of A, 0 to .1. scaling: `lora` is α/r, `rslora` α/√r. init of A: `kaiming` is uniform in
-    ±1/√d_in (authors' code), `gaussian` N(0, 1/r²).
-    targets: roles (`attn.q`, `mlp`, `conv.kxk`), `all_linear`, or patterns on names, see `sites.py`; null: queries
-    and values, in networks without attention all dense convolutions.
-    qkv: on a layer that makes queries, keys and values at once, `split` gives each its own A and B on its own rows,
-    as if they were separate; `shared` is one A and B for the whole layer (what peft does), a different model.
-    load: a delta saved by a run, or a folder in the peft library's format, to start from. Rates are 10 to 100 times
-    those of full fine-tuning: AdamW 1e-4 to 2e-3.
+    rank r: 8. alpha α: 8 (paper on RoBERTa-base; the authors' scripts 16). Changing r at fixed α
+        changes s.
+    dropout: of the input of A, 0 to .1. scaling: `lora` is α/r, `rslora` α/√r. init of A: `kaiming`
+    is uniform in ±1/√d_in (authors' code), `gaussian` N(0, 1/r²).
+    targets: roles (`attn.q`, `mlp`, `conv.kxk`), `all_linear`, or patterns on names, see
+    `sites.py`; null: queries and values, in networks without attention all dense convolutions.
+    qkv: on a layer that makes queries, keys and values at once, `split` gives each its own A and B
+    on its own rows, as if they were separate; `shared` is one A and B for the whole layer (what
+    peft does), a different model. load: a delta saved by a run, or a folder in the peft library's
+    format, to start from. Rates are 10 to 100 times those of full fine-tuning: AdamW 1e-4 to 2e-3.
     """
 
     declaration = Declaration(tags=("delta", "low_rank"))
@@ -130,7 +144,13 @@ class LoRA(Surgeon):
         qkv: Literal["split", "shared"] = "split",
         load: str | None = None,
     ):
-        self.rank, self.dropout, self.init, self.qkv, self.targets = rank, dropout, init, qkv, targets
+        self.rank, self.dropout, self.init, self.qkv, self.targets = (
+            rank,
+            dropout,
+            init,
+            qkv,
+            targets,
+        )
         self.alpha, self.scaling, self.load = alpha, scaling, load
 
     delta: ClassVar[type[LowRank]] = LowRank
@@ -141,7 +161,8 @@ class LoRA(Surgeon):
 
     def attach(self, network: Network) -> None:
         deltas = nn.ModuleList(
-            self.delta(site, self.rank, self.scale, self.dropout, self.init) for site in self.sites(network)
+            self.delta(site, self.rank, self.scale, self.dropout, self.init)
+            for site in self.sites(network)
         )
         network.deltas[self.key] = deltas
         attach(network, deltas)
@@ -150,7 +171,9 @@ class LoRA(Surgeon):
         if not is_peft(path):
             return super().read(path, network, trained)
         prefix = getattr(network.backbone, "base_model_prefix", "")
-        return read_peft(path, list(network.deltas[self.key]), prefix, option=f"methods.{self.key}.load")
+        return read_peft(
+            path, list(network.deltas[self.key]), prefix, option=f"methods.{self.key}.load"
+        )
 
     def leave(self, folder: Path, context: Context) -> None:
         super().leave(folder, context)
@@ -164,10 +187,16 @@ class LoRA(Surgeon):
         fused = {site.name: site for site in find_sites(backbone) if site.role == "attn.qkv"}
         if self.qkv == "shared" and fused:
             # whichever of the three is named, the whole layer is meant
-            targets = ["attn.qkv" if target in ("attn.q", "attn.k", "attn.v") else target for target in targets]
+            targets = [
+                "attn.qkv" if target in ("attn.q", "attn.k", "attn.v") else target
+                for target in targets
+            ]
         for site in choose_sites(backbone, targets, option):
             if isinstance(site.module, nn.Conv2d) and site.module.groups > 1:
-                raise UserError(f"{option}: '{site.name}' is a convolution in groups, which has no low rank to learn")
+                raise UserError(
+                    f"{option}: '{site.name}' is a convolution in groups, which has no low rank to "
+                    "learn"
+                )
             if not isinstance(site.module, (nn.Linear, nn.Conv2d)):
                 raise UserError(f"{option}: '{site.name}' is no linear layer or convolution")
             if site.name in fused and site.rows is None and self.qkv == "split":

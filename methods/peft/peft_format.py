@@ -1,8 +1,9 @@
-"""LoRA in the format of the peft library: `adapter_config.json` and `adapter_model.safetensors`, written and read.
+"""LoRA in the format of the peft library: `adapter_config.json` and `adapter_model.safetensors`,
+written and read.
 
-There a layer has one A and one B. Parts of a fused layer with their own A and B are written as one pair of the joint
-rank, B zero where a part is not meant, which is the same ΔW; such a pair is taken apart again when read. The format
-holds no heads and no fingerprint of the backbone.
+There a layer has one A and one B. Parts of a fused layer with their own A and B are written as one
+pair of the joint rank, B zero where a part is not meant, which is the same ΔW; such a pair is taken
+apart again when read. The format holds no heads and no fingerprint of the backbone.
 """
 
 import json
@@ -75,18 +76,25 @@ def joined(parts: Sequence[LowRankDelta]) -> tuple[Tensor, Tensor]:
 
 
 def read_peft(folder: Path, deltas: Sequence[LowRankDelta], base_prefix: str, option: str) -> None:
-    """Fill the deltas from a folder of the library's. base_prefix: what a model with a task head puts before the
-    backbone's names there (`bert`). Raises UserError where the file means something else."""
+    """Fill the deltas from a folder of the library's. base_prefix: what a model with a task head
+    puts before the backbone's names there (`bert`). Raises UserError where the file means something
+    else."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         file = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{option}={folder}: not a folder of the peft library ({reason})") from error
-    odd = [key for key in ("use_dora", "use_qalora", "lora_bias", "fan_in_fan_out") if config.get(key)]
+        raise UserError(
+            f"{option}={folder}: not a folder of the peft library ({reason})"
+        ) from error
+    odd = [
+        key for key in ("use_dora", "use_qalora", "lora_bias", "fan_in_fan_out") if config.get(key)
+    ]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or odd:
         what = odd[0] if odd else f"peft_type={config.get('peft_type')}, bias={config.get('bias')}"
-        raise UserError(f"{option}={folder}: is no plain LoRA ({what}); expected one without biases")
+        raise UserError(
+            f"{option}={folder}: is no plain LoRA ({what}); expected one without biases"
+        )
     state = {_plain(key, base_prefix): value for key, value in file.items() if ".lora_" in key}
     for name, group in groupby(deltas, key=lambda delta: delta.site):
         keys = [f"{name}.lora_{letter}.weight" for letter in "AB"]
@@ -95,7 +103,10 @@ def read_peft(folder: Path, deltas: Sequence[LowRankDelta], base_prefix: str, op
         a, b = (state.pop(key) for key in keys)
         _fill(list(group), a, b, _scale(config, name, len(a)), f"{option}={folder}")
     if state:
-        raise UserError(f"{option}={folder}: changes layers that are no targets here: {_sites(state)}; name them, too")
+        raise UserError(
+            f"{option}={folder}: changes layers that are no targets here: {_sites(state)}; name "
+            "them, too"
+        )
 
 
 def _plain(key: str, base_prefix: str) -> str:
@@ -119,8 +130,13 @@ def _fill(parts: Sequence[LowRankDelta], a: Tensor, b: Tensor, scale: float, sai
     ranks = [len(part.a) for part in parts]
     if len(a) != sum(ranks):
         if len(parts) > 1 or parts[0].rows:
-            raise UserError(f"{said}: '{parts[0].site}' has one A for all of its rows there; set qkv=shared")
-        raise UserError(f"{said}: has rank {len(a)} at '{parts[0].site}', here it is {ranks[0]}; set rank={len(a)}")
+            raise UserError(
+                f"{said}: '{parts[0].site}' has one A for all of its rows there; set qkv=shared"
+            )
+        raise UserError(
+            f"{said}: has rank {len(a)} at '{parts[0].site}', here it is {ranks[0]}; set "
+            f"rank={len(a)}"
+        )
     claimed = torch.zeros(len(b), len(a), dtype=torch.bool)
     for part, start in zip(parts, [sum(ranks[:i]) for i in range(len(parts))], strict=True):
         rows = slice(*part.rows) if part.rows else slice(None)
@@ -130,4 +146,6 @@ def _fill(parts: Sequence[LowRankDelta], a: Tensor, b: Tensor, scale: float, sai
             part.a.copy_(a[columns])
             part.b.copy_(b[rows, columns] * (scale / part.scale))
     if b.cpu().flatten(1)[~claimed].any():
-        raise UserError(f"{said}: '{parts[0].site}' changes rows there that are no targets here; set qkv=shared")
+        raise UserError(
+            f"{said}: '{parts[0].site}' changes rows there that are no targets here; set qkv=shared"
+        )

@@ -1,5 +1,6 @@
-"""Prefix tuning. Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts for Generation, ACL 2021, arXiv 2101.00190.
-Without its network and with a classifier this is P-Tuning v2 (Liu et al., ACL 2022, arXiv 2110.07602)."""
+"""Prefix tuning. Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts for Generation, ACL
+2021, arXiv 2101.00190. Without its network and with a classifier this is P-Tuning v2 (Liu et al.,
+ACL 2022, arXiv 2110.07602)."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -21,8 +22,8 @@ def with_prefix(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """K ← [P_k; K], V ← [P_v; V], the mask widened: every query sees the prefix.
 
-    key, value: [N, H, T, d_h]. rows: [P, 2, H·d_h], keys and values. mask: None, boolean (True is seen) or added to
-    the scores, [..., T].
+    key, value: [N, H, T, d_h]. rows: [P, 2, H·d_h], keys and values. mask: None, boolean (True is
+    seen) or added to the scores, [..., T].
     """
     batch, heads = key.shape[0], key.shape[1]
     both = rows.to(key.dtype).view(len(rows), 2, heads, key.shape[-1]).permute(1, 2, 0, 3)
@@ -33,12 +34,14 @@ def with_prefix(
 
 def widened(mask: Tensor, length: int) -> Tensor:
     """A mask [..., T] with `length` places before it that are seen: [..., P + T]."""
-    return torch.cat([mask.new_full((*mask.shape[:-1], length), not mask.is_floating_point()), mask], dim=-1)
+    return torch.cat(
+        [mask.new_full((*mask.shape[:-1], length), not mask.is_floating_point()), mask], dim=-1
+    )
 
 
 class Masks:
-    """The widened mask of one forward. Encoders give the very same mask to all their attentions: it is widened once,
-    and one of them is kept for the backward, not one a layer."""
+    """The widened mask of one forward. Encoders give the very same mask to all their attentions: it
+    is widened once, and one of them is kept for the backward, not one a layer."""
 
     def __init__(self) -> None:
         self.forget()
@@ -71,13 +74,16 @@ class Prefix(nn.Module):
         if hasattr(self, "table"):
             return self.table[:, layer]
         part = slice(layer * 2 * self.width, (layer + 1) * 2 * self.width)
-        made = F.linear(torch.tanh(self.down(self.embedding)), self.up.weight[part], self.up.bias[part])
+        made = F.linear(
+            torch.tanh(self.down(self.embedding)), self.up.weight[part], self.up.bias[part]
+        )
         return made.view(-1, 2, self.width)
 
 
 class Widened(TorchFunctionMode):
-    """While it is on, torch's attention sees the prefix of one layer: whatever comes before (projections with their
-    own deltas, normalised or rotated queries and keys) and after it is the network's own."""
+    """While it is on, torch's attention sees the prefix of one layer: whatever comes before
+    (projections with their own deltas, normalised or rotated queries and keys) and after it is the
+    network's own."""
 
     def __init__(self, rows: Tensor, masks: Masks | None = None):
         super().__init__()
@@ -87,15 +93,24 @@ class Widened(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
+        given = (
+            dict(
+                zip(
+                    ("query", "key", "value", "attn_mask", "dropout_p", "is_causal"),
+                    args,
+                    strict=False,
+                )
+            )
+            | kwargs
+        )
         given["key"], given["value"], _ = with_prefix(given["key"], given["value"], None, self.rows)
         given["attn_mask"] = self.masks.widen(given.get("attn_mask"), len(self.rows))
         return func(**given)
 
 
 class AtLayer:
-    """The prefix of one attention, on from its entry to its exit. masks: shared by all of a network. last: whether it
-    is the last one of a forward."""
+    """The prefix of one attention, on from its entry to its exit. masks: shared by all of a
+    network. last: whether it is the last one of a forward."""
 
     def __init__(self, prefix: Prefix, layer: int, masks: Masks, last: bool):
         self.prefix, self.layer, self.masks, self.last = prefix, layer, masks, last
@@ -114,15 +129,18 @@ class AtLayer:
 
 
 class PrefixTuning(Surgeon):
-    """Attn(q, [P_k; K], [P_v; V]) = (1-λ) Attn(q, K, V) + λ Attn(q, P_k, P_v): learned rows in every attention.
+    """Attn(q, [P_k; K], [P_v; V]) = (1-λ) Attn(q, K, V) + λ Attn(q, P_k, P_v): learned rows in
+    every attention.
 
-    P_k, P_v: [P, d] a layer, never masked, seen by all queries; positions of the tokens do not shift, so a text may be
-    as long as before (libraries that bring the rows as a cache shift them). A zero prefix, too, takes attention away
-    from the tokens, so the network does not start as it was. An attention run several times (ALBERT) has one prefix.
+    P_k, P_v: [P, d] a layer, never masked, seen by all queries; positions of the tokens do not
+    shift, so a text may be as long as before (libraries that bring the rows as a cache shift them).
+    A zero prefix, too, takes attention away from the tokens, so the network does not start as it
+    was. An attention run several times (ALBERT) has one prefix.
 
-    length P: 10. hidden: width of the MLP, [P_k^1, P_v^1, …]_i = W₂ tanh(W₁ E_i), which the paper trains the rows
-    through (512, with rates near 5e-5); 0 (default): rows directly, from N(0, 0.02²), with AdamW 1e-3 to 1e-2.
-    load: a delta saved by a run, to start from. Rows have no weight decay.
+    length P: 10. hidden: width of the MLP, [P_k^1, P_v^1, …]_i = W₂ tanh(W₁ E_i), which the paper
+    trains the rows through (512, with rates near 5e-5); 0 (default): rows directly, from N(0,
+    0.02²), with AdamW 1e-3 to 1e-2. load: a delta saved by a run, to start from. Rows have no
+    weight decay.
     """
 
     declaration = Declaration(tags=("delta",))
@@ -139,7 +157,9 @@ class PrefixTuning(Surgeon):
     def attach(self, network: Network) -> None:
         backbone = network.backbone
         sites = self.keys(backbone)
-        widths = {len(site.module.weight) // (3 if site.role == "attn.qkv" else 1) for site in sites}
+        widths = {
+            len(site.module.weight) // (3 if site.role == "attn.qkv" else 1) for site in sites
+        }
         (width,) = widths
         prefix = Prefix(self.length, len(sites), width, self.hidden, sites[0].module.weight.device)
         network.deltas[self.key] = prefix
@@ -156,16 +176,21 @@ class PrefixTuning(Surgeon):
         sites = [site for site in found if site.role in ("attn.k", "attn.qkv")]
         if not sites:
             raise UserError(
-                f"methods.{self.key}: a prefix goes into attention, and {type(backbone).__name__} has "
+                f"methods.{self.key}: a prefix goes into attention, and {type(backbone).__name__} "
+                "has "
                 f"{existing(found)}; use peft=lora, or name a transformer as network"
             )
         if len({len(site.module.weight) for site in sites}) > 1:
             raise UserError(
-                f"methods.{self.key}: the attentions of {type(backbone).__name__} are of several widths, as those over "
-                "windows are, where a prefix is not defined; use peft=lora, or name a ViT as network"
+                f"methods.{self.key}: the attentions of {type(backbone).__name__} are of several "
+                "widths, as those over "
+                "windows are, where a prefix is not defined; use peft=lora, or name a ViT as "
+                "network"
             )
         return sites
 
     def parameter_groups(self, context: Any) -> list[dict[str, Any]]:
         """No decay towards zero, which is no neutral prefix."""
-        return [{"params": list(context.network.deltas[self.key].parameters()), "weight_decay": 0.0}]
+        return [
+            {"params": list(context.network.deltas[self.key].parameters()), "weight_decay": 0.0}
+        ]

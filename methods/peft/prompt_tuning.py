@@ -1,5 +1,5 @@
-"""Prompt tuning. Lester, Al-Rfou and Constant, The Power of Scale for Parameter-Efficient Prompt Tuning, EMNLP 2021,
-arXiv 2104.08691."""
+"""Prompt tuning. Lester, Al-Rfou and Constant, The Power of Scale for Parameter-Efficient Prompt
+Tuning, EMNLP 2021, arXiv 2104.08691."""
 
 import inspect
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,7 +17,9 @@ from recipes.networks.text import TextNetwork
 
 def insert(x: Tensor, rows: Tensor, at: int) -> Tensor:
     """[N, T, ...] with the rows [P, ...] after the first `at` of every sample."""
-    return torch.cat([x[:, :at], rows.to(x.dtype).expand(x.shape[0], *rows.shape), x[:, at:]], dim=1)
+    return torch.cat(
+        [x[:, :at], rows.to(x.dtype).expand(x.shape[0], *rows.shape), x[:, at:]], dim=1
+    )
 
 
 def remove(x: Tensor, count: int, at: int) -> Tensor:
@@ -30,10 +32,13 @@ class Prompt(nn.Module):
     def __init__(self, rows: Tensor, at: int, first: int | None):
         super().__init__()
         self.rows = nn.Parameter(rows)
-        # first: the position id of a text's first token; None where positions are the encoder's own affair
+        # first: the position id of a text's first token; None where positions are the encoder's own
+        # affair
         self.at, self.first = at, first
 
-    def before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def before(
+        self, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         x, mask = kwargs["inputs_embeds"], kwargs["attention_mask"]
         inner = {
             "inputs_embeds": insert(x, self.rows, self.at),
@@ -41,7 +46,9 @@ class Prompt(nn.Module):
         }
         if self.first is not None:
             places = torch.arange(x.shape[1], device=x.device)[None]
-            inner["position_ids"] = self.first + insert(places, places.new_zeros(len(self.rows)), self.at)
+            inner["position_ids"] = self.first + insert(
+                places, places.new_zeros(len(self.rows)), self.at
+            )
         return args, kwargs | inner
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -50,16 +57,20 @@ class Prompt(nn.Module):
 
 
 class PromptTuning(Surgeon):
-    """e(x) ← [e(x)_1; P_1 … P_P; e(x)_2 …]: learned rows among the word embeddings of a frozen text encoder.
+    """e(x) ← [e(x)_1; P_1 … P_P; e(x)_2 …]: learned rows among the word embeddings of a frozen text
+    encoder.
 
-    P: [P, d_e], not masked, left out of pooling. Different from the paper, in which a language model answers in words:
-    a head reads the encoder. Weak on encoders below a billion parameters; `vpt` puts rows into every block.
+    P: [P, d_e], not masked, left out of pooling. Different from the paper, in which a language
+    model answers in words: a head reads the encoder. Weak on encoders below a billion parameters;
+        `vpt` puts rows into every block.
 
     length P: 20. init: `sampled_vocab`, embeddings of random words, or `random_uniform` in ±0.5.
-    placement: `after_first` leaves the first token where poolers and heads expect it, `before` is the paper's.
-    positions: `keep` gives each token the position it had and the prompt that of the first; `shift` counts through, as
-    the paper and the peft library do: P of the encoder's positions are lost for texts. load: a delta saved by a run,
-    to start from. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
+    placement: `after_first` leaves the first token where poolers and heads expect it, `before` is
+        the paper's.
+    positions: `keep` gives each token the position it had and the prompt that of the first; `shift`
+        counts through, as
+    the paper and the peft library do: P of the encoder's positions are lost for texts. load: a
+    delta saved by a run, to start from. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
     """
 
     declaration = Declaration(kinds=("text",), tags=("delta",), slots=("prompts",))
@@ -73,30 +84,43 @@ class PromptTuning(Surgeon):
         positions: Literal["keep", "shift"] = "keep",
         load: str | None = None,
     ):
-        self.length, self.init, self.placement, self.positions, self.load = length, init, placement, positions, load
+        self.length, self.init, self.placement, self.positions, self.load = (
+            length,
+            init,
+            placement,
+            positions,
+            load,
+        )
 
     def attach(self, network: Network) -> None:
         if not isinstance(network, TextNetwork):
-            raise UserError(f"methods.{self.key}: works on text encoders; for pictures use peft=vpt")
-        prompt = Prompt(self.start(network), int(self.placement == "after_first"), self.first_position(network))
+            raise UserError(
+                f"methods.{self.key}: works on text encoders; for pictures use peft=vpt"
+            )
+        prompt = Prompt(
+            self.start(network), int(self.placement == "after_first"), self.first_position(network)
+        )
         network.deltas[self.key] = prompt
         network.backbone.register_forward_pre_hook(prompt.before, with_kwargs=True)
         network.backbone.register_forward_hook(prompt.after)
 
     def start(self, network: TextNetwork) -> Tensor:
-        """The rows at the beginning, [P, d_e]: as wide as word embeddings, which are narrower than states in some."""
+        """The rows at the beginning, [P, d_e]: as wide as word embeddings, which are narrower than
+        states in some."""
         words: Tensor = network.backbone.get_input_embeddings().weight.detach()  # type: ignore[assignment]
         if self.init == "random_uniform":
             return torch.rand(self.length, words.shape[1], device=words.device) - 0.5
         return words[torch.randint(len(words), (self.length,), device=words.device)].clone()
 
     def first_position(self, network: TextNetwork) -> int | None:
-        """The position id of the first token: 0, in the RoBERTa family the one after the padding's."""
+        """The position id of the first token: 0, in the RoBERTa family the one after the
+        padding's."""
         backbone = network.backbone
         if "position_ids" not in inspect.signature(backbone.forward).parameters:
             if self.positions == "keep" and network.max_length is not None:
                 raise UserError(
-                    f"methods.{self.key}.positions=keep: {type(backbone).__name__} takes no positions; use shift"
+                    f"methods.{self.key}.positions=keep: {type(backbone).__name__} takes no "
+                    "positions; use shift"
                 )
             return None
         if self.positions == "shift":
@@ -109,4 +133,6 @@ class PromptTuning(Surgeon):
         return 0
 
     def parameter_groups(self, context: Any) -> list[dict[str, Any]]:
-        return [{"params": list(context.network.deltas[self.key].parameters()), "weight_decay": 0.0}]
+        return [
+            {"params": list(context.network.deltas[self.key].parameters()), "weight_decay": 0.0}
+        ]

@@ -1,9 +1,11 @@
-"""Where something may be attached: the layers of any timm network or Hugging Face encoder, by role instead of name.
+"""Where something may be attached: the layers of any timm network or Hugging Face encoder, by role
+instead of name.
 
-    attn.q attn.k attn.v attn.qkv attn.out    projections of self-attention; `attn.qkv` is all three in one layer
-    mlp.in mlp.out                            the two linear layers of the feed-forward part, gates count as `mlp.in`
-    conv.stem conv.1x1 conv.kxk conv.dw conv.grouped    convolutions: the first, 1x1, larger, one a channel, in groups
-    linear norm embed                         other linear layers, normalisations, tables of embeddings
+attn.q attn.k attn.v attn.qkv attn.out    projections of self-attention; `attn.qkv` is all three in
+one layer mlp.in mlp.out                            the two linear layers of the feed-forward part,
+gates count as `mlp.in` conv.stem conv.1x1 conv.kxk conv.dw conv.grouped    convolutions: the first,
+1x1, larger, one a channel, in groups linear norm embed                         other linear layers,
+normalisations, tables of embeddings
 """
 
 import re
@@ -22,14 +24,17 @@ ROLES = {
     "attn.q": rf"{ATTENTION}\.(?:query_proj|query|q_lin|q_proj|q)",
     "attn.k": rf"{ATTENTION}\.(?:key_proj|key|k_lin|k_proj|k)",
     "attn.v": rf"{ATTENTION}\.(?:value_proj|value|v_lin|v_proj|v)",
-    "attn.out": rf"attention\.output\.dense|{ATTENTION}\.(?:dense|out_lin|out_proj|o_proj|proj|Wo|o)",
-    "mlp.in": r"(?:mlp|ffn|DenseReluDense)\.(?:fc1(?:_[gx])?|lin1|Wi|wi(?:_\d)?|w1|w2|gate_proj|up_proj)"
+    "attn.out": r"attention\.output\.dense"
+    rf"|{ATTENTION}\.(?:dense|out_lin|out_proj|o_proj|proj|Wo|o)",
+    "mlp.in": r"(?:mlp|ffn|DenseReluDense)\."
+    r"(?:fc1(?:_[gx])?|lin1|Wi|wi(?:_\d)?|w1|w2|gate_proj|up_proj)"
     r"|intermediate\.dense|layers\.\d+\.fc1|albert_layers\.\d+\.ffn",
     "mlp.out": r"(?:mlp|ffn|DenseReluDense)\.(?:fc2|lin2|Wo|wo|w3|down_proj)"
     r"|(?<!attention\.)output\.dense|layers\.\d+\.fc2|albert_layers\.\d+\.ffn_output",
 }
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase, timm.layers.RmsNorm)
-# tables of attention's position bias are made by small networks of their own, which belong to no role
+# tables of attention's position bias are made by small networks of their own, which belong to no
+# role
 _FOREIGN = re.compile(r"cpb_mlp|pos_mlp|rel_pos|(?:^|\.)pooler(?:\.|$)")
 # fused layers whose rows are [q; k; v]; others deal them out head by head
 _BY_KIND = {
@@ -46,8 +51,8 @@ _FUSED = ("attn.q", "attn.k", "attn.v")
 
 @dataclass(frozen=True)
 class Site:
-    """One layer of the backbone. name: where it lies. rows: the part [start, stop) of a fused layer's outputs that
-    the role means, None for all of them."""
+    """One layer of the backbone. name: where it lies. rows: the part [start, stop) of a fused
+    layer's outputs that the role means, None for all of them."""
 
     name: str
     role: str
@@ -89,8 +94,8 @@ def _conv_role(conv: nn.Conv2d) -> str:
 
 
 def default_targets(backbone: nn.Module) -> list[str]:
-    """Queries and values where there is attention (the choice of LoRA's paper), else all dense convolutions and the
-    feed-forward layers."""
+    """Queries and values where there is attention (the choice of LoRA's paper), else all dense
+    convolutions and the feed-forward layers."""
     roles = {site.role for site in find_sites(backbone)}
     if roles & {"attn.q", "attn.qkv"}:
         return ["attn.q", "attn.v"]
@@ -100,16 +105,20 @@ def default_targets(backbone: nn.Module) -> list[str]:
 def choose_sites(backbone: nn.Module, targets: Sequence[str], option: str) -> list[Site]:
     """The sites that `targets` name, each once, in the order of definition.
 
-    A target is a role (`attn.q`), a family of roles (`attn`, `mlp`, `conv`), `all_linear` for the linear layers of
-    the blocks, or a regular expression that the whole name of a layer matches. A role of attention on a fused layer
-    is a part of its rows. option: what the user set, for the message. Raises UserError where a target matches nothing.
+    A target is a role (`attn.q`), a family of roles (`attn`, `mlp`, `conv`), `all_linear` for the
+    linear layers of the blocks, or a regular expression that the whole name of a layer matches. A
+    role of attention on a fused layer is a part of its rows. option: what the user set, for the
+    message. Raises UserError where a target matches nothing.
     """
     sites = find_sites(backbone)
     chosen: dict[tuple[str, tuple[int, int] | None], Site] = {}
     for target in targets:
         matched = list(_matching(backbone, sites, target, option))
         if not matched:
-            raise UserError(f"{option}: nothing in {type(backbone).__name__} is '{target}'; it has {existing(sites)}")
+            raise UserError(
+                f"{option}: nothing in {type(backbone).__name__} is '{target}'; it has "
+                f"{existing(sites)}"
+            )
         chosen |= {(site.name, site.rows): site for site in matched}
     order = {site.name: i for i, site in enumerate(sites)}
     return sorted(chosen.values(), key=lambda site: (order[site.name], site.rows or (0, 0)))
@@ -139,11 +148,14 @@ def _fullmatch(pattern: str, name: str, option: str) -> bool:
     try:
         return re.fullmatch(pattern, name) is not None
     except re.error as error:
-        raise UserError(f"{option}: '{pattern}' is neither a role nor a regular expression ({error})") from error
+        raise UserError(
+            f"{option}: '{pattern}' is neither a role nor a regular expression ({error})"
+        ) from error
 
 
 def part_of(backbone: nn.Module, site: Site, role: str, option: str) -> Site:
-    """The rows of a fused layer that make queries, keys or values. Raises UserError where nobody knows which."""
+    """The rows of a fused layer that make queries, keys or values. Raises UserError where nobody
+    knows which."""
     parent = backbone.get_submodule(site.name.rpartition(".")[0])
     kind = f"{type(parent).__module__}.{type(parent).__qualname__}"
     assert isinstance(site.module, nn.Linear)
@@ -166,12 +178,15 @@ def existing(sites: Sequence[Site]) -> str:
     counts: dict[str, int] = {}
     for site in sites:
         counts[site.role] = counts.get(site.role, 0) + 1
-    return ", ".join(f"{role} ({count})" for role, count in counts.items()) or "no layer with a role"
+    return (
+        ", ".join(f"{role} ({count})" for role, count in counts.items()) or "no layer with a role"
+    )
 
 
 def find_blocks(backbone: nn.Module) -> list[str]:
-    """Names of the transformer blocks, first to last: the smallest modules that hold an attention's output layer and
-    a feed-forward one's. A block that is run several times (ALBERT) is named once."""
+    """Names of the transformer blocks, first to last: the smallest modules that hold an attention's
+    output layer and a feed-forward one's. A block that is run several times (ALBERT) is named once.
+    """
     sites = find_sites(backbone)
     ends = [site.name.split(".") for site in sites if site.role == "mlp.out"]
     found: dict[str, None] = {}

@@ -1,4 +1,5 @@
-"""What all methods of the family do, in this order: freeze, attach, prove it, load; and leave the delta behind."""
+"""What all methods of the family do, in this order: freeze, attach, prove it, load; and leave the
+delta behind."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -15,9 +16,11 @@ from recipes.networks.network import Network
 
 
 class Surgeon(Method, ABC):
-    """A method that freezes the backbone and trains little beside it. A subclass says what in `attach`.
+    """A method that freezes the backbone and trains little beside it. A subclass says what in
+    `attach`.
 
-    preserves: whether the network's output is what it was until something is trained. load: a delta to start from.
+    preserves: whether the network's output is what it was until something is trained. load: a delta
+        to start from.
     """
 
     preserves: ClassVar[bool] = True
@@ -25,14 +28,19 @@ class Surgeon(Method, ABC):
 
     @abstractmethod
     def attach(self, network: Network) -> None:
-        """Add to the frozen network (`network.deltas[self.key]`), or let some of its parameters learn again."""
+        """Add to the frozen network (`network.deltas[self.key]`), or let some of its parameters
+        learn again."""
 
     def surgery(self, network: Network) -> None:
         freeze(network)
         others = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
         before = snapshot(network)
         self.attach(network)
-        trained = {name: p for name, p in network.named_parameters() if p.requires_grad and id(p) not in others}
+        trained = {
+            name: p
+            for name, p in network.named_parameters()
+            if p.requires_grad and id(p) not in others
+        }
         audit(network, self.key, trained, before, self.preserves)
         if self.load is not None:
             self.read(Path(self.load), network, trained)

@@ -1,5 +1,5 @@
-"""Visual prompt tuning. Jia et al., Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119; inside the blocks of text
-encoders as well."""
+"""Visual prompt tuning. Jia et al., Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119; inside the
+blocks of text encoders as well."""
 
 import inspect
 import math
@@ -19,8 +19,9 @@ from recipes.networks.network import Network
 
 
 def widened(mask: Tensor, count: int, at: int) -> Tensor:
-    """An attention mask [..., T] or [..., T, T] for `count` more tokens after the first `at`: all see them, and they
-    see what the first token sees. Boolean or integer (not 0 is seen), or floating and added to the scores."""
+    """An attention mask [..., T] or [..., T, T] for `count` more tokens after the first `at`: all
+    see them, and they see what the first token sees. Boolean or integer (not 0 is seen), or
+    floating and added to the scores."""
     seen = mask.new_full((*mask.shape[:-1], count), not mask.is_floating_point())
     tokens = mask.shape[-1]
     mask = torch.cat([mask[..., :at], seen, mask[..., at:]], dim=-1)
@@ -31,7 +32,8 @@ def widened(mask: Tensor, count: int, at: int) -> Tensor:
 
 
 class BlockPrompts(nn.Module):
-    """Rows [L, P, d] for L blocks (deep), or [1, P, d] for the first one, after `at` tokens of the network's own."""
+    """Rows [L, P, d] for L blocks (deep), or [1, P, d] for the first one, after `at` tokens of the
+    network's own."""
 
     def __init__(self, rows: Tensor, at: int, dropout: float):
         super().__init__()
@@ -39,7 +41,8 @@ class BlockPrompts(nn.Module):
 
 
 class AtBlock:
-    """What happens before one block: rows come in, or take the place of those of the block before."""
+    """What happens before one block: rows come in, or take the place of those of the block
+    before."""
 
     def __init__(self, prompts: BlockPrompts, index: int, mask_name: str | None):
         self.prompts, self.index, self.mask_name = prompts, index, mask_name
@@ -63,7 +66,8 @@ class AtBlock:
         return (x, *rest), kwargs
 
     def after(self, block: nn.Module, args: Any, output: Any) -> Any:
-        """After the last block: rows go out, so that norms, pooling and heads see what they always see."""
+        """After the last block: rows go out, so that norms, pooling and heads see what they always
+        see."""
         count, at = self.prompts.rows.shape[1], self.prompts.at
         if isinstance(output, tuple):
             return (remove(output[0], count, at), *output[1:])
@@ -71,16 +75,21 @@ class AtBlock:
 
 
 class VPT(Surgeon):
-    """[x_cls; P_1 … P_P; x_1 … x_T] inside the blocks of a frozen transformer: learned tokens beside its own.
+    """[x_cls; P_1 … P_P; x_1 … x_T] inside the blocks of a frozen transformer: learned tokens
+    beside its own.
 
-    P: [P, d] a block, after the class token (and registers), without positions of their own, not pooled. `shallow`:
-    they enter once, before the first block. `deep`: block i gets rows of its own in place of what came out of block
-    i-1 there. Start: uniform in ±√(6 / (c·p² + d)), c·p² the numbers in a patch (on text: d).
-    Networks that know the number of their tokens (tables of relative positions, windows, rotations) are refused.
+    P: [P, d] a block, after the class token (and registers), without positions of their own, not
+    pooled. `shallow`: they enter once, before the first block. `deep`: block i gets rows of its own
+    in place of what came out of block i-1 there. Start: uniform in ±√(6 / (c·p² + d)), c·p² the
+    numbers in a patch (on text: d). Networks that know the number of their tokens (tables of
+    relative positions, windows, rotations) are refused.
 
-    mode: deep. length P: 10 (the paper searches 1 to 200). dropout: of the rows, 0 (authors' deep runs: .1).
-    backbone: `eval` keeps the frozen network without dropout and drop path while training, as the authors do; `train`
-    leaves them on. load: a delta saved by a run, to start from. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
+    mode: deep. length P: 10 (the paper searches 1 to 200). dropout: of the rows, 0 (authors' deep
+        runs: .1).
+    backbone: `eval` keeps the frozen network without dropout and drop path while training, as the
+        authors do; `train`
+    leaves them on. load: a delta saved by a run, to start from. Rows have no weight decay. Rates:
+        AdamW 1e-3 to 1e-2.
     """
 
     declaration = Declaration(tags=("delta", "adds_tokens"), slots=("prompts",))
@@ -94,20 +103,29 @@ class VPT(Surgeon):
         backbone: Literal["eval", "train"] = "eval",
         load: str | None = None,
     ):
-        self.mode, self.length, self.dropout, self.backbone, self.load = mode, length, dropout, backbone, load
+        self.mode, self.length, self.dropout, self.backbone, self.load = (
+            mode,
+            length,
+            dropout,
+            backbone,
+            load,
+        )
 
     def attach(self, network: Network) -> None:
         backbone = network.backbone
         sites, names = find_sites(backbone), find_blocks(backbone)
         if not names:
             raise UserError(
-                f"methods.{self.key}: prompts are tokens among tokens, and {type(backbone).__name__} has "
+                f"methods.{self.key}: prompts are tokens among tokens, and "
+                f"{type(backbone).__name__} has "
                 f"{existing(sites)}; use peft=lora, or name a transformer as network"
             )
         if self.backbone == "eval":
             keep_still(network, [backbone])
         width = next(len(site.module.weight) for site in sites if site.role == "mlp.out")
-        patch = next((site.module.weight[0].numel() for site in sites if site.role == "conv.stem"), width)
+        patch = next(
+            (site.module.weight[0].numel() for site in sites if site.role == "conv.stem"), width
+        )
         rows = torch.empty(len(names) if self.mode == "deep" else 1, self.length, width)
         nn.init.uniform_(rows, -math.sqrt(6 / (patch + width)), math.sqrt(6 / (patch + width)))
         device = next(backbone.parameters()).device
@@ -119,7 +137,9 @@ class VPT(Surgeon):
     def connect(self, prompts: BlockPrompts, blocks: list[nn.Module]) -> None:
         for index, block in enumerate(blocks):
             known = inspect.signature(block.forward).parameters
-            mask_name = next((name for name in ("attention_mask", "attn_mask") if name in known), None)
+            mask_name = next(
+                (name for name in ("attention_mask", "attn_mask") if name in known), None
+            )
             here = AtBlock(prompts, index, mask_name)
             block.register_forward_pre_hook(here.before, with_kwargs=True)
             for module in block.modules():
@@ -137,9 +157,13 @@ class VPT(Surgeon):
                 network(network.example())
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             raise UserError(
-                f"methods.{self.key}: {type(network.backbone).__name__} cannot take more tokens into its blocks "
-                f"({str(error).splitlines()[0][:90]}); use peft=lora, or name a plain ViT or BERT as network"
+                f"methods.{self.key}: {type(network.backbone).__name__} cannot take more tokens "
+                "into its blocks "
+                f"({str(error).splitlines()[0][:90]}); use peft=lora, or name a plain ViT or BERT "
+                "as network"
             ) from error
 
     def parameter_groups(self, context: Any) -> list[dict[str, Any]]:
-        return [{"params": list(context.network.deltas[self.key].parameters()), "weight_decay": 0.0}]
+        return [
+            {"params": list(context.network.deltas[self.key].parameters()), "weight_decay": 0.0}
+        ]

@@ -1,9 +1,10 @@
 """Changes of a frozen layer's weight: W x → W x + ΔW x, and back into W where that is wanted.
 
-A change is attached as a hook on the layer, so the module tree, its names and its types stay what they were and no
-gradient of W is ever formed. Some networks read `layer.weight` instead of calling the layer (Swin-V2, BEiT, fused
-attention of torch): a hook is never run there, and nobody would notice. Such layers get W + ΔW as a parametrisation of
-their weight, which costs a gradient of W's size. Which layers are called is found out by running the network.
+A change is attached as a hook on the layer, so the module tree, its names and its types stay what
+they were and no gradient of W is ever formed. Some networks read `layer.weight` instead of calling
+the layer (Swin-V2, BEiT, fused attention of torch): a hook is never run there, and nobody would
+notice. Such layers get W + ΔW as a parametrisation of their weight, which costs a gradient of W's
+size. Which layers are called is found out by running the network.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,8 +23,8 @@ from recipes.networks.network import Network
 
 
 class WeightDelta(nn.Module):
-    """ΔW of one layer, or of some rows of a fused one. A subclass gives `weight`, ΔW itself in float32, and
-    `forward`, ΔW x computed in the cheap way; it may give `added`, cheaper still."""
+    """ΔW of one layer, or of some rows of a fused one. A subclass gives `weight`, ΔW itself in
+    float32, and `forward`, ΔW x computed in the cheap way; it may give `added`, cheaper still."""
 
     def __init__(self, site: Site):
         super().__init__()
@@ -35,7 +36,11 @@ class WeightDelta(nn.Module):
     def placed(self) -> Tensor:
         """ΔW in the shape of the layer's weight."""
         change = self.weight()
-        return change if self.rows is None else F.pad(change, (0, 0, self.rows[0], self.outputs - self.rows[1]))
+        return (
+            change
+            if self.rows is None
+            else F.pad(change, (0, 0, self.rows[0], self.outputs - self.rows[1]))
+        )
 
     def changed(self, weight: Tensor) -> Tensor:
         """The layer's weight with this change: W + ΔW, unless a subclass does more than add."""
@@ -63,8 +68,8 @@ class Hooked:
 
 
 class Added(nn.Module):
-    """The parametrisation W → W + ΔW, or what else the delta makes of W. It lies elsewhere in the network and is only
-    looked up."""
+    """The parametrisation W → W + ΔW, or what else the delta makes of W. It lies elsewhere in the
+    network and is only looked up."""
 
     def __init__(self, delta: WeightDelta):
         super().__init__()
@@ -75,7 +80,8 @@ class Added(nn.Module):
 
 
 def uncalled(network: Network, layers: Iterable[nn.Module]) -> set[nn.Module]:
-    """Which of these modules are not run in training mode, or not in evaluation: hooks on them would be idle."""
+    """Which of these modules are not run in training mode, or not in evaluation: hooks on them
+    would be idle."""
     left = {module: {True, False} for module in layers}
     if is_sketch(network):
         return set()
@@ -116,7 +122,8 @@ def connect(deltas: Iterable[WeightDelta], layer: nn.Module, parametrised: bool)
 
 
 def disconnect(layer: nn.Module) -> tuple[list[WeightDelta], bool]:
-    """Take all weight deltas off a layer, in the order they were attached; and whether they were parametrisations."""
+    """Take all weight deltas off a layer, in the order they were attached; and whether they were
+    parametrisations."""
     if parametrize.is_parametrized(layer, "weight"):
         deltas = [added.delta[0] for added in layer.parametrizations.weight]
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
@@ -130,22 +137,33 @@ def disconnect(layer: nn.Module) -> tuple[list[WeightDelta], bool]:
 
 def is_mergeable(module: nn.Module) -> bool:
     """Whether weights can take up everything that a method added."""
-    return isinstance(module, nn.ModuleList) and all(isinstance(delta, WeightDelta) for delta in module)
+    return isinstance(module, nn.ModuleList) and all(
+        isinstance(delta, WeightDelta) for delta in module
+    )
 
 
 @torch.no_grad()
 def merge(network: Network, *keys: str) -> Callable[[], None]:
-    """W ← W + ΔW for the deltas of these methods, or of all: computed in float32, the deltas are gone afterwards, and
-    names and types of the network's modules are those of a network without them.
+    """W ← W + ΔW for the deltas of these methods, or of all: computed in float32, the deltas are
+    gone afterwards, and names and types of the network's modules are those of a network without
+    them.
 
-    Returns what undoes it exactly: the former weights come back, nothing is subtracted. Raises UserError where
-    something was added that no weight can take up.
+    Returns what undoes it exactly: the former weights come back, nothing is subtracted. Raises
+    UserError where something was added that no weight can take up.
     """
     modules = {key: network.deltas[key] for key in keys or network.deltas.keys()}
     for key, module in modules.items():
         if not is_mergeable(module):
-            raise UserError(f"methods.{key}: what it adds cannot be merged into weights; keep the network as it is")
-    deltas = {delta for module in modules.values() for delta in module.children() if isinstance(delta, WeightDelta)}
+            raise UserError(
+                f"methods.{key}: what it adds cannot be merged into weights; keep the network as "
+                "it is"
+            )
+    deltas = {
+        delta
+        for module in modules.values()
+        for delta in module.children()
+        if isinstance(delta, WeightDelta)
+    }
     names = dict.fromkeys(delta.site for module in modules.values() for delta in module.children())
     undo = [_merge_layer(network.backbone.get_submodule(str(name)), deltas) for name in names]
     for key in modules:

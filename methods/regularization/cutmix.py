@@ -1,4 +1,5 @@
-"""CutMix. Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers, ICCV 2019, arXiv 1905.04899."""
+"""CutMix. Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers, ICCV 2019, arXiv
+1905.04899."""
 
 from typing import Annotated
 
@@ -12,9 +13,11 @@ from recipes.step import Embedded, Step
 
 
 def box_masks(share: Tensor, center: Tensor, height: int, width: int) -> Tensor:
-    """[N, 1, H, W], True inside a box of sides H√(1-λ), W√(1-λ) around a centre, clipped at the borders.
+    """[N, 1, H, W], True inside a box of sides H√(1-λ), W√(1-λ) around a centre, clipped at the
+    borders.
 
-    share: λ [N]. center: [N, 2] uniform in [0, 1). Sides are rounded down to whole pixels, as in the authors' code.
+    share: λ [N]. center: [N, 2] uniform in [0, 1). Sides are rounded down to whole pixels, as in
+        the authors' code.
     """
     cut = torch.sqrt(1.0 - share)
     rows = torch.arange(height, device=share.device)
@@ -31,14 +34,19 @@ def box_masks(share: Tensor, center: Tensor, height: int, width: int) -> Tensor:
 
 
 class CutMix(Method):
-    """A box of another picture is pasted in; targets mix by the exact area that is left, λ' = 1 - |box| / HW.
+    """A box of another picture is pasted in; targets mix by the exact area that is left, λ' = 1 -
+    |box| / HW.
 
-    alpha α: 1 in λ ~ Beta(α, α). probability: share of the batches that are mixed at all: 1 (the paper's code: .5 on
-    CIFAR). per_sample: a box and a λ of its own for every sample instead of one a batch (paper). Pictures only.
+    alpha α: 1 in λ ~ Beta(α, α). probability: share of the batches that are mixed at all: 1 (the
+    paper's code: .5 on CIFAR). per_sample: a box and a λ of its own for every sample instead of one
+    a batch (paper). Pictures only.
     """
 
     declaration = Declaration(
-        kinds=("image",), slots=("mixer",), tags=("mixes_inputs", "soft_targets"), exact_on_ranks=False
+        kinds=("image",),
+        slots=("mixer",),
+        tags=("mixes_inputs", "soft_targets"),
+        exact_on_ranks=False,
     )
 
     def __init__(
@@ -54,7 +62,11 @@ class CutMix(Method):
         x, rows = entry.embedded.x, entry.size
         share, partner = draw_mixing(step, self.key, rows, self.alpha, self.per_sample)
         random = step.randomness
-        where = random.draw(f"{self.key}/box", rows) if self.per_sample else random.shared(f"{self.key}/box")
+        where = (
+            random.draw(f"{self.key}/box", rows)
+            if self.per_sample
+            else random.shared(f"{self.key}/box")
+        )
         applied = random.shared(f"{self.key}/applied").bernoulli(self.probability)
         inside = box_masks(share, where.uniform(2).expand(rows, 2), *x.shape[-2:]) & applied
         kept = 1.0 - inside.float().mean((1, 2, 3))

@@ -1,4 +1,5 @@
-"""Label smoothing. Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, arXiv 1512.00567."""
+"""Label smoothing. Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, arXiv
+1512.00567."""
 
 from typing import Annotated, Literal
 
@@ -14,7 +15,8 @@ Convention = Literal["uniform", "other_classes"]
 
 
 def smooth(target: Tensor, epsilon: float, convention: Convention) -> Tensor:
-    """`uniform` (torch, timm): (1-ε) t + ε/K. `other_classes` (the original): (1-ε) t + ε/(K-1) (1 - t).
+    """`uniform` (torch, timm): (1-ε) t + ε/K. `other_classes` (the original): (1-ε) t + ε/(K-1) (1
+    - t).
 
     target: dense [N, K] rows of sum s (1, or 0 for a missing label, which stays missing).
     The second equals the first with ε·K/(K-1) in its place.
@@ -26,8 +28,8 @@ def smooth(target: Tensor, epsilon: float, convention: Convention) -> Tensor:
 
 
 class Smoothed(nn.Module):
-    """The smoothed distribution of every class, a row each, and last, where index -1 finds it, that of a missing label;
-    so it is one gather a step."""
+    """The smoothed distribution of every class, a row each, and last, where index -1 finds it, that
+    of a missing label; so it is one gather a step."""
 
     table: Tensor
 
@@ -38,24 +40,35 @@ class Smoothed(nn.Module):
 
 
 class LabelSmoothing(Method):
-    """Targets of the labeled input become soft, t' = (1-ε) t + ε/K: cross-entropy against the smoothed distribution.
+    """Targets of the labeled input become soft, t' = (1-ε) t + ε/K: cross-entropy against the
+    smoothed distribution.
 
-    epsilon ε: .1. convention: `uniform` (torch's) or `other_classes`. Works on mixed targets as well.
+    epsilon ε: .1. convention: `uniform` (torch's) or `other_classes`. Works on mixed targets as
+        well.
     """
 
-    declaration = Declaration(slots=("smoothing",), tags=("soft_targets",), after=("mixes_inputs",), sharded=True)
+    declaration = Declaration(
+        slots=("smoothing",), tags=("soft_targets",), after=("mixes_inputs",), sharded=True
+    )
 
-    def __init__(self, epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.1, convention: Convention = "uniform"):
+    def __init__(
+        self, epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.1, convention: Convention = "uniform"
+    ):
         self.epsilon, self.convention = epsilon, convention
 
     def build(self, context: Context) -> None:
-        tables = {name: Smoothed(task.outputs, self.epsilon, self.convention) for name, task in context.tasks.items()}
+        tables = {
+            name: Smoothed(task.outputs, self.epsilon, self.convention)
+            for name, task in context.tasks.items()
+        }
         context.method_modules[self.key] = nn.ModuleDict(tables)
 
     def prepare(self, step: Step, context: Context) -> None:
         tables = context.method_modules[self.key]
         targets = {
-            task: tables[task].table[target] if target.ndim == 1 else smooth(target, self.epsilon, self.convention)
+            task: tables[task].table[target]
+            if target.ndim == 1
+            else smooth(target, self.epsilon, self.convention)
             for task, target in step.inputs["labeled"].targets.items()
         }
         step.change("labeled", targets=targets)

@@ -1,5 +1,5 @@
-"""Sharpness-aware minimisation. Foret, Kleiner, Mobahi and Neyshabur, ICLR 2021, arXiv 2010.01412; the adaptive form
-after Kwon, Kim, Park and Choi, ASAM, ICML 2021, arXiv 2102.11600."""
+"""Sharpness-aware minimisation. Foret, Kleiner, Mobahi and Neyshabur, ICLR 2021, arXiv 2010.01412;
+the adaptive form after Kwon, Kim, Park and Choi, ASAM, ICML 2021, arXiv 2102.11600."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
@@ -13,12 +13,16 @@ from torch.optim import Optimizer
 from recipes.contract import Closure, Context, Declaration, Method
 
 
-def ascent(weights: list[Tensor], gradients: list[Tensor], rho: float, adaptive: bool) -> list[Tensor]:
+def ascent(
+    weights: list[Tensor], gradients: list[Tensor], rho: float, adaptive: bool
+) -> list[Tensor]:
     """ε = ρ g / ‖g‖₂, the norm over all parameters together; adaptive: ε = ρ w² g / ‖ |w| g ‖₂.
 
     Both are free of the gradient's scale, so a loss scaler changes nothing.
     """
-    scaled = [w.abs() * g for w, g in zip(weights, gradients, strict=True)] if adaptive else gradients
+    scaled = (
+        [w.abs() * g for w, g in zip(weights, gradients, strict=True)] if adaptive else gradients
+    )
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(scaled)))
     # a zero gradient gives a zero ascent, not 0/0
     factor = rho / norm.clamp_min(torch.finfo(norm.dtype).tiny)
@@ -27,22 +31,28 @@ def ascent(weights: list[Tensor], gradients: list[Tensor], rho: float, adaptive:
 
 
 class SAM(Method):
-    """The gradient of the optimizer step is taken at w + ε, ε = ρ g/‖g‖; weights are then restored bit for bit.
+    """The gradient of the optimizer step is taken at w + ε, ε = ρ g/‖g‖; weights are then restored
+    bit for bit.
 
-    The second pass runs on the same batch, views and dropout masks; batch-norm statistics, averages and metrics count
-    the first pass only. On several ranks ε is per device (the paper's m-sharpness); sync=True averages the first
-    gradients, which makes n ranks equal to one. Twice the cost of a plain step.
+    The second pass runs on the same batch, views and dropout masks; batch-norm statistics, averages
+    and metrics count the first pass only. On several ranks ε is per device (the paper's
+    m-sharpness); sync=True averages the first gradients, which makes n ranks equal to one. Twice
+    the cost of a plain step.
 
     rho ρ: .05 (adaptive: about ten times as much). adaptive: scale by |w| (ASAM).
     """
 
-    def __init__(self, rho: Annotated[float, Field(ge=0)] = 0.05, adaptive: bool = False, sync: bool = False):
+    def __init__(
+        self, rho: Annotated[float, Field(ge=0)] = 0.05, adaptive: bool = False, sync: bool = False
+    ):
         self.rho, self.adaptive, self.sync = rho, adaptive, sync
 
     def declare(self) -> Declaration:
         return Declaration(
             slots=("two_passes",),
-            refuses={"second_optimizer": "two gradients a step and two optimizers have no agreed order"},
+            refuses={
+                "second_optimizer": "two gradients a step and two optimizers have no agreed order"
+            },
             accumulation=False,
             exact_on_ranks=self.sync,
         )
@@ -50,7 +60,9 @@ class SAM(Method):
     def wrap_step(self, closure: Closure, optimizer: Optimizer, context: Context) -> Any:
         with nullcontext() if self.sync else per_device(context):
             loss = closure()
-        weights = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        weights = [
+            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
         with torch.no_grad():
             before = [w.clone() for w in weights]
             gradients = [w.grad for w in weights if w.grad is not None]
@@ -65,4 +77,6 @@ class SAM(Method):
 def per_device(context: Context) -> AbstractContextManager[Any]:
     """Leave out the averaging of gradients over ranks, where there are ranks."""
     strategy = context.trainer.strategy
-    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+    return (
+        strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+    )

@@ -1,1 +1,2 @@
-"""Learning from the unlabeled stream: consistency between views, pseudo-labels, averaged teachers."""
+"""Learning from the unlabeled stream: consistency between views, pseudo-labels, averaged
+teachers."""

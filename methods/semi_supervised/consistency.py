@@ -1,4 +1,5 @@
-"""The last slot of the target pipeline, the loss: how far a prediction is from its target, [N], in float32."""
+"""The last slot of the target pipeline, the loss: how far a prediction is from its target, [N], in
+float32."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +7,8 @@ from torch import Tensor
 
 
 def kl_divergence(target: Tensor, logits: Tensor) -> Tensor:
-    """KL(q ‖ p) = Σ_c q_c (log q_c - log p_c) for each sample, [N]; q [N, C] without gradient, p = softmax(z).
+    """KL(q ‖ p) = Σ_c q_c (log q_c - log p_c) for each sample, [N]; q [N, C] without gradient, p =
+    softmax(z).
 
     Terms with q_c = 0 are 0.
     """
@@ -15,7 +17,8 @@ def kl_divergence(target: Tensor, logits: Tensor) -> Tensor:
 
 
 def squared_distance(p: Tensor, q: Tensor) -> Tensor:
-    """MSE of probabilities, (1/C) Σ_c (p_c - q_c)², [N]. The 1/C is part of every published weight."""
+    """MSE of probabilities, (1/C) Σ_c (p_c - q_c)², [N]. The 1/C is part of every published
+    weight."""
     return (p - q).square().mean(1)
 
 

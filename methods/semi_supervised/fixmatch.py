@@ -1,5 +1,5 @@
-"""FixMatch. Sohn et al., Simplifying Semi-Supervised Learning with Consistency and Confidence, NeurIPS 2020,
-arXiv 2001.07685."""
+"""FixMatch. Sohn et al., Simplifying Semi-Supervised Learning with Consistency and Confidence,
+NeurIPS 2020, arXiv 2001.07685."""
 
 from functools import partial
 from typing import Annotated, Literal
@@ -13,15 +13,17 @@ from recipes.step.ramps import Ramp, Share
 
 
 class FixMatch(Method):
-    """Lu = (1/U) Σ_b m_b H(ŷ_b, f(s(u_b))): the weak view's confident label teaches the strong view.
+    """Lu = (1/U) Σ_b m_b H(ŷ_b, f(s(u_b))): the weak view's confident label teaches the strong
+    view.
 
-    q = softmax(f(w(u))), ŷ = argmax q, m = 1[max q ≥ τ]. Targets come from the present student, in training mode, in
-    the same forward as everything else. Masked samples count in the denominator. The labels are the argmax of raw
-    logits, whatever adjusts the logits of the loss.
+    q = softmax(f(w(u))), ŷ = argmax q, m = 1[max q ≥ τ]. Targets come from the present student, in
+    training mode, in the same forward as everything else. Masked samples count in the denominator.
+    The labels are the argmax of raw logits, whatever adjusts the logits of the loss.
 
-    threshold τ: .95; above 1 leaves supervised training. weight λ_u: 1. mask_reduction: `all` divides by U (paper),
-    `kept` by the number of confident samples of the global batch (a different, much stronger method early on).
-    warmup: share of the run on labels alone, for heads of few classes that start out confident by chance (ours; 0).
+    threshold τ: .95; above 1 leaves supervised training. weight λ_u: 1. mask_reduction: `all`
+    divides by U (paper), `kept` by the number of confident samples of the global batch (a
+    different, much stronger method early on). warmup: share of the run on labels alone, for heads
+    of few classes that start out confident by chance (ours; 0).
     """
 
     declaration = Declaration(
@@ -38,7 +40,9 @@ class FixMatch(Method):
         warmup: Share = 0.0,
     ):
         self.threshold, self.weight = threshold, weight
-        self.denominator: Literal["samples", "kept"] = "samples" if mask_reduction == "all" else "kept"
+        self.denominator: Literal["samples", "kept"] = (
+            "samples" if mask_reduction == "all" else "kept"
+        )
         self.ramp = Ramp("constant", start=warmup)
 
     def prepare(self, step: Step, context: Context) -> None:
@@ -52,7 +56,9 @@ class FixMatch(Method):
     def terms(self, step: Step, context: Context) -> None:
         for task in step.tasks:
             mask = self.mask(task, context)
-            labels, believed = make_targets(step.logits("unlabeled/weak", task), harden=True, mask=mask)
+            labels, believed = make_targets(
+                step.logits("unlabeled/weak", task), harden=True, mask=mask
+            )
             step.believe(task, believed)
             step.term(
                 step.named(self.key, task),

@@ -1,5 +1,5 @@
-"""FlexMatch. Zhang et al., Boosting Semi-Supervised Learning with Curriculum Pseudo Labeling, NeurIPS 2021,
-arXiv 2110.08263."""
+"""FlexMatch. Zhang et al., Boosting Semi-Supervised Learning with Curriculum Pseudo Labeling,
+NeurIPS 2021, arXiv 2110.08263."""
 
 from functools import partial
 from typing import Annotated, Literal
@@ -20,18 +20,24 @@ UNUSED = -1
 
 
 def learning_status(table: Tensor, classes: int) -> Tensor:
-    """σ [C + 1]: how many samples of the table [N] are believed to be of each class, and last how many are unused.
+    """σ [C + 1]: how many samples of the table [N] are believed to be of each class, and last how
+    many are unused.
 
-    Counted afresh, on the device: one pass over N integers, and no second state that could come apart from the table.
+    Counted afresh, on the device: one pass over N integers, and no second state that could come
+    apart from the table.
     """
     counts = torch.zeros(classes + 1, device=table.device)
     return counts.index_add_(0, table % (classes + 1), torch.ones_like(table, dtype=counts.dtype))
 
 
-def class_thresholds(status: Tensor, threshold: float, mapping: Mapping = "convex", warmup: bool = True) -> Tensor:
-    """T(c) = τ M(β_c), [C], with β_c = σ_c / max(max σ, number of unused), without warm-up β_c = σ_c / max σ.
+def class_thresholds(
+    status: Tensor, threshold: float, mapping: Mapping = "convex", warmup: bool = True
+) -> Tensor:
+    """T(c) = τ M(β_c), [C], with β_c = σ_c / max(max σ, number of unused), without warm-up β_c =
+    σ_c / max σ.
 
-    status: [C + 1] of `learning_status`. M: convex β / (2 - β), linear β, concave log(1 + β) / log 2.
+    status: [C + 1] of `learning_status`. M: convex β / (2 - β), linear β, concave log(1 + β) / log
+        2.
     """
     used, unused = status[:-1], status[-1]
     most = used.amax()
@@ -42,16 +48,19 @@ def class_thresholds(status: Tensor, threshold: float, mapping: Mapping = "conve
 
 
 class FlexMatch(FixMatch):
-    """FixMatch with a threshold for every class, m = 1[max q ≥ T(argmax q)], lower where fewer samples are learnt.
+    """FixMatch with a threshold for every class, m = 1[max q ≥ T(argmax q)], lower where fewer
+    samples are learnt.
 
-    T(c) = τ M(β_c); β_c compares σ_c, the number of unlabeled samples last believed to be of class c at the *fixed* τ,
-    with the best learnt class. A table keeps that belief for every sample of the unlabeled set, by its index; it is
-    written after the batch, gathered over all ranks, and never forgets a sample. At the start all thresholds are 0 and
-    every sample passes, as published. Harmful where classes are rare by nature: their thresholds stay low.
+    T(c) = τ M(β_c); β_c compares σ_c, the number of unlabeled samples last believed to be of class
+    c at the *fixed* τ, with the best learnt class. A table keeps that belief for every sample of
+    the unlabeled set, by its index; it is written after the batch, gathered over all ranks, and
+    never forgets a sample. At the start all thresholds are 0 and every sample passes, as published.
+    Harmful where classes are rare by nature: their thresholds stay low.
 
-    threshold τ: .95. mapping M: `convex` β/(2-β) (paper's choice), `linear` or `concave`. threshold_warmup: compare
-    with the number of unused samples as long as it is larger (True), so that thresholds rise with the share of the set
-    that is learnt. weight, mask_reduction, warmup: as in FixMatch.
+    threshold τ: .95. mapping M: `convex` β/(2-β) (paper's choice), `linear` or `concave`.
+    threshold_warmup: compare with the number of unused samples as long as it is larger (True), so
+    that thresholds rise with the share of the set that is learnt. weight, mask_reduction, warmup:
+    as in FixMatch.
     """
 
     def __init__(
@@ -68,11 +77,15 @@ class FlexMatch(FixMatch):
 
     def build(self, context: Context) -> None:
         rows = context.sizes["unlabeled"]
-        tables = {task: SampleMemory(rows, fill=UNUSED, dtype=torch.int64) for task in context.tasks}
+        tables = {
+            task: SampleMemory(rows, fill=UNUSED, dtype=torch.int64) for task in context.tasks
+        }
         context.method_modules[self.key] = nn.ModuleDict(tables)
 
     def mask(self, task: str, context: Context) -> Mask:
-        status = learning_status(context.method_modules[self.key][task].table, context.tasks[task].outputs)
+        status = learning_status(
+            context.method_modules[self.key][task].table, context.tasks[task].outputs
+        )
         limits = class_thresholds(status, self.threshold, self.mapping, self.threshold_warmup)
         return partial(confident, threshold=limits)
 

@@ -1,4 +1,5 @@
-"""Mean Teacher. Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017, arXiv 1703.01780."""
+"""Mean Teacher. Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017, arXiv
+1703.01780."""
 
 from typing import Annotated, Literal
 
@@ -13,19 +14,22 @@ from recipes.step.ramps import Ramp, RampKind, Share
 
 
 class MeanTeacher(Method):
-    """L = CE + w(t) · mean_i (1/C) ‖p(view1_i) - sg p'(view2_i)‖², p' the averaged teacher on its own weak view.
+    """L = CE + w(t) · mean_i (1/C) ‖p(view1_i) - sg p'(view2_i)‖², p' the averaged teacher on its
+    own weak view.
 
-    The student's pass carries the gradient, the teacher's none. teacher_mode=train (the authors'): the teacher runs
-    with dropout and batch statistics and keeps running statistics of its own; `eval` runs it with the student's
-    buffers. CE is a mean over the labeled batch (the authors divide by the whole mixed batch: multiply `weight` by
-    the ratio to reproduce). The teacher is what is evaluated.
+    The student's pass carries the gradient, the teacher's none. teacher_mode=train (the authors'):
+    the teacher runs with dropout and batch statistics and keeps running statistics of its own;
+    `eval` runs it with the student's buffers. CE is a mean over the labeled batch (the authors
+    divide by the whole mixed batch: multiply `weight` by the ratio to reproduce). The teacher is
+        what is evaluated.
 
-    weight: 50, linear over the first ramp_end=.4 of the run (the WRN-28-2 re-evaluations; the paper: 100, sigmoid).
+    weight: 50, linear over the first ramp_end=.4 of the run (the WRN-28-2 re-evaluations; the
+        paper: 100, sigmoid).
     ema_decay: largest a; .999. ema_warmup: use min(1 - 1/(t+1), a) at update t.
-    ema_horizon: share of the run that the average looks back on: a is at most 1 - 1/(ema_horizon · steps); null: a is
-        ema_decay, as published.
-    ema_moments: of BatchNorm when the teacher is evaluated: `estimated` on four training batches, or `kept`: those of
-        its own forwards, as published.
+    ema_horizon: share of the run that the average looks back on: a is at most 1 - 1/(ema_horizon ·
+        steps); null: a is ema_decay, as published.
+    ema_moments: of BatchNorm when the teacher is evaluated: `estimated` on four training batches,
+        or `kept`: those of its own forwards, as published.
     consistency_on: `all` samples (paper) or the `unlabeled`.
     """
 
@@ -48,7 +52,9 @@ class MeanTeacher(Method):
 
     def declare(self) -> Declaration:
         views = dict.fromkeys(self.streams, ("weak", "weak2"))
-        return Declaration(views=views, tags=("unlabeled_loss",), teacher=self.teacher, evaluates_teacher=True)
+        return Declaration(
+            views=views, tags=("unlabeled_loss",), teacher=self.teacher, evaluates_teacher=True
+        )
 
     def prepare(self, step: Step, context: Context) -> None:
         for stream in self.streams:

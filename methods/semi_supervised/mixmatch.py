@@ -1,5 +1,5 @@
-"""MixMatch. Berthelot et al., MixMatch: A Holistic Approach to Semi-Supervised Learning, NeurIPS 2019,
-arXiv 1905.02249."""
+"""MixMatch. Berthelot et al., MixMatch: A Holistic Approach to Semi-Supervised Learning, NeurIPS
+2019, arXiv 1905.02249."""
 
 from typing import Annotated
 
@@ -16,10 +16,15 @@ from recipes.step.forward import concatenate
 from recipes.step.ramps import Ramp, Share
 
 
-def mix(embedded: Embedded, targets: Targets, partner: Tensor, share: Tensor) -> tuple[Embedded, Targets]:
-    """x' = λ' x + (1-λ') x_partner and the same for all targets, with λ' = max(λ, 1-λ); share λ and partner: [N]."""
+def mix(
+    embedded: Embedded, targets: Targets, partner: Tensor, share: Tensor
+) -> tuple[Embedded, Targets]:
+    """x' = λ' x + (1-λ') x_partner and the same for all targets, with λ' = max(λ, 1-λ); share λ and
+    partner: [N]."""
     share = at_least_half(share)
-    return blend_embedded(embedded, partner, share), {t: blend(y, y[partner], share) for t, y in targets.items()}
+    return blend_embedded(embedded, partner, share), {
+        t: blend(y, y[partner], share) for t, y in targets.items()
+    }
 
 
 def rows(embedded: Embedded, part: slice) -> Embedded:
@@ -30,16 +35,19 @@ def rows(embedded: Embedded, part: slice) -> Embedded:
 class MixMatch(Method):
     """Guess, sharpen, mix: L = mean CE(t', f(X')) + λ_u r(t) · mean (1/C) ‖q' - p(U')‖².
 
-    q = sharpen((1/K) Σ_k p(u_k), T) over K weak views of an unlabeled sample, without gradient. Labeled samples and all
-    views are one pool W, in which every sample is mixed with a partner, λ ~ Beta(α, α) a sample, λ' = max(λ, 1-λ); X'
-    are the mixed labeled ones, U' the others. Mixing is on the embedded input: pixels, or token embeddings.
+    q = sharpen((1/K) Σ_k p(u_k), T) over K weak views of an unlabeled sample, without gradient.
+    Labeled samples and all views are one pool W, in which every sample is mixed with a partner, λ ~
+    Beta(α, α) a sample, λ' = max(λ, 1-λ); X' are the mixed labeled ones, U' the others. Mixing is
+    on the embedded input: pixels, or token embeddings.
 
-    The guess is a forward of its own, in training mode, which leaves batch-norm statistics alone; X' and U' then share
-    the step's one forward, so the authors' exchange of slices between batches is not needed. A partner without a label
-    (several tasks, some missing) leaves its row of U' out. On several ranks partners come from the same rank.
+    The guess is a forward of its own, in training mode, which leaves batch-norm statistics alone;
+    X' and U' then share the step's one forward, so the authors' exchange of slices between batches
+    is not needed. A partner without a label (several tasks, some missing) leaves its row of U' out.
+    On several ranks partners come from the same rank.
 
-    weight λ_u: 75 (CIFAR-10; 150 CIFAR-100, 250 SVHN), linear over the first ramp_end of the run (the paper's 16384 of
-    2^20 steps; a short run wants more of it). views K: 2. temperature T: .5. alpha α: .75.
+    weight λ_u: 75 (CIFAR-10; 150 CIFAR-100, 250 SVHN), linear over the first ramp_end of the run
+    (the paper's 16384 of 2^20 steps; a short run wants more of it). views K: 2. temperature T: .5.
+    alpha α: .75.
     """
 
     def __init__(
@@ -63,7 +71,10 @@ class MixMatch(Method):
         )
 
     def prepare(self, step: Step, context: Context) -> None:
-        labeled, views = step.inputs["labeled"], [step.embedding("unlabeled", view) for view in self.views]
+        labeled, views = (
+            step.inputs["labeled"],
+            [step.embedding("unlabeled", view) for view in self.views],
+        )
         pool, guesses = concatenate([labeled.embedded, *views]), self.guess(views, step, context)
         targets = {
             task: torch.cat([known, *[guesses[task]] * len(views)])
@@ -72,8 +83,16 @@ class MixMatch(Method):
         share, partner = draw_mixing(step, self.key, len(pool.x), self.alpha, per_sample=True)
         mixed, targets = mix(pool, targets, partner, share)
         first, rest = slice(labeled.size), slice(labeled.size, None)
-        step.change("labeled", embedded=rows(mixed, first), targets={t: y[first] for t, y in targets.items()})
-        step.add(Input(f"{self.key}/unlabeled", rows(mixed, rest), {t: y[rest] for t, y in targets.items()}))
+        step.change(
+            "labeled",
+            embedded=rows(mixed, first),
+            targets={t: y[first] for t, y in targets.items()},
+        )
+        step.add(
+            Input(
+                f"{self.key}/unlabeled", rows(mixed, rest), {t: y[rest] for t, y in targets.items()}
+            )
+        )
 
     @torch.no_grad()
     def guess(self, views: list[Embedded], step: Step, context: Context) -> Targets:

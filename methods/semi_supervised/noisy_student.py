@@ -1,5 +1,5 @@
-"""Noisy Student. Xie, Luong, Hovy and Le, Self-training with Noisy Student improves ImageNet classification, CVPR 2020,
-arXiv 1911.04252."""
+"""Noisy Student. Xie, Luong, Hovy and Le, Self-training with Noisy Student improves ImageNet
+classification, CVPR 2020, arXiv 1911.04252."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,25 +22,29 @@ UnlabeledWeight = Literal["one", "ratio", "share"]
 
 
 class NoisyStudent(Method):
-    """L = CE(labels) + λ · (1/U) Σ_u H(q_u, p(strong(u))), q_u = softmax(z_teacher(u) / T) told once, by a teacher
-    without noise: evaluation mode, averaged weights where it has them, no augmentation.
+    """L = CE(labels) + λ · (1/U) Σ_u H(q_u, p(strong(u))), q_u = softmax(z_teacher(u) / T) told
+    once, by a teacher without noise: evaluation mode, averaged weights where it has them, no
+        augmentation.
 
-    Kept are samples with max q ≥ threshold. Of every predicted class the `per_class` surest are taken; a class with
-    fewer repeats its samples, whole rounds of all and a random part for the rest, so that all classes come equally
-    often. These make the unlabeled stream of the student. The table (samples × C, float32, one a task) lies in the
-    checkpoint: a run that goes on does not ask the teacher again. Every rank asks it for all samples, so none filters
-    by itself.
+    Kept are samples with max q ≥ threshold. Of every predicted class the `per_class` surest are
+    taken; a class with fewer repeats its samples, whole rounds of all and a random part for the
+    rest, so that all classes come equally often. These make the unlabeled stream of the student.
+    The table (samples × C, float32, one a task) lies in the checkpoint: a run that goes on does not
+    ask the teacher again. Every rank asks it for all samples, so none filters by itself.
 
-    teacher: folder or checkpoint of a run on the same classes, of any architecture; in a recipe of stages `{NAME}` is
-    what the stage NAME left. null: the network as it is when the run starts (distillation from itself).
-    threshold: .3. per_class: null for as many as the largest class has, 0 to leave the counts as they are (the paper:
-    130,000). hard: the best class alone; the paper finds soft labels better. temperature T: 1. unlabeled_weight λ:
-    `one` as in the paper's objective; `ratio` U/B as in its code, whose sum over both is divided by the labeled batch;
-    `share` U/(B + U). task: whose predicted classes are balanced; null for the first one.
+    teacher: folder or checkpoint of a run on the same classes, of any architecture; in a recipe of
+        stages `{NAME}` is
+    what the stage NAME left. null: the network as it is when the run starts (distillation from
+        itself).
+    threshold: .3. per_class: null for as many as the largest class has, 0 to leave the counts as
+    they are (the paper: 130,000). hard: the best class alone; the paper finds soft labels better.
+    temperature T: 1. unlabeled_weight λ: `one` as in the paper's objective; `ratio` U/B as in its
+    code, whose sum over both is divided by the labeled batch; `share` U/(B + U). task: whose
+    predicted classes are balanced; null for the first one.
 
-    The student's noise is the strong view, and what the network has (`network.drop_rate`). Ours: labeled samples keep
-    their weak view, which the paper noises as well. Raises UserError where the teacher knows other classes, or is sure
-    of nothing.
+    The student's noise is the strong view, and what the network has (`network.drop_rate`). Ours:
+    labeled samples keep their weak view, which the paper noises as well. Raises UserError where the
+    teacher knows other classes, or is sure of nothing.
     """
 
     def __init__(
@@ -54,8 +58,15 @@ class NoisyStudent(Method):
         task: str | None = None,
     ):
         self.teacher, self.threshold, self.per_class = teacher, threshold, per_class
-        self.hard, self.temperature, self.unlabeled_weight, self.task = hard, temperature, unlabeled_weight, task
-        self._taken: Tensor | None = None  # positions in the unlabeled part; a function of the table
+        self.hard, self.temperature, self.unlabeled_weight, self.task = (
+            hard,
+            temperature,
+            unlabeled_weight,
+            task,
+        )
+        self._taken: Tensor | None = (
+            None  # positions in the unlabeled part; a function of the table
+        )
 
     def declare(self) -> Declaration:
         return Declaration(
@@ -67,9 +78,11 @@ class NoisyStudent(Method):
 
     def build(self, context: Context) -> None:
         rows = context.sizes["unlabeled"]
-        context.method_modules[self.key] = Told({name: task.outputs for name, task in context.tasks.items()}, rows)
+        context.method_modules[self.key] = Told(
+            {name: task.outputs for name, task in context.tasks.items()}, rows
+        )
 
-    # -- before the first step -------------------------------------------------------------------------------------
+    # -- before the first step ---------------------------------------------------------------------
     def on_fit_start(self, trainer: pl.Trainer, context: Context) -> None:
         told, task = context.method_modules[self.key], self.task or next(iter(context.tasks))
         if task not in context.tasks:
@@ -80,7 +93,8 @@ class NoisyStudent(Method):
         self._taken = taken(q, self.threshold, self.per_class, generator(context.seed, self.key))
         if not len(self._taken):
             raise UserError(
-                f"methods.{self.key}.threshold={self.threshold}: the teacher is so sure of none of {len(q)} samples; "
+                f"methods.{self.key}.threshold={self.threshold}: the teacher is so sure of none of "
+                f"{len(q)} samples; "
                 f"its largest probability is {float(q.max()):.3f}"
             )
 
@@ -106,20 +120,25 @@ class NoisyStudent(Method):
         try:
             predictor = load(self.teacher, device=context.device)
         except UserError as error:
-            raise UserError(f"methods.{self.key}.teacher: {str(error).removeprefix('run: ')}") from error
+            raise UserError(
+                f"methods.{self.key}.teacher: {str(error).removeprefix('run: ')}"
+            ) from error
         for name, task in context.tasks.items():
             if predictor.classes.get(name) != list(task.classes):
                 raise UserError(
-                    f"methods.{self.key}.teacher: '{self.teacher}' knows other classes of '{name}' than the data"
+                    f"methods.{self.key}.teacher: '{self.teacher}' knows other classes of '{name}' "
+                    "than the data"
                 )
         return predictor
 
-    def _order(self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str) -> Order:
+    def _order(
+        self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str
+    ) -> Order:
         if self._taken is None:  # asked for before the run has begun, to see whether it can be
             return ShuffledPasses(len(next(iter(targets.values()))), seed, stream)
         return Chosen(self._taken, ShuffledPasses(len(self._taken), seed, stream))
 
-    # -- in a step -------------------------------------------------------------------------------------------------
+    # -- in a step ---------------------------------------------------------------------------------
     def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "strong")
 
@@ -133,11 +152,14 @@ class NoisyStudent(Method):
             labels, believed = make_targets(scores, harden=self.hard, mask=sure)
             step.believe(task, believed)
             values = step.classify("unlabeled/strong", task, "pseudo", labels)
-            step.term(step.named(self.key, task), values, weight=weight, mask=believed.mask, task=task)
+            step.term(
+                step.named(self.key, task), values, weight=weight, mask=believed.mask, task=task
+            )
 
 
 class Told(nn.Module):
-    """What the teacher said of every sample: a table [rows, C] a task. known: whether it has spoken."""
+    """What the teacher said of every sample: a table [rows, C] a task. known: whether it has
+    spoken."""
 
     def __init__(self, classes: Mapping[str, int], rows: int):
         super().__init__()
@@ -169,9 +191,9 @@ class Chosen:
 
 
 def taken(q: Tensor, threshold: float, per_class: int | None, source: torch.Generator) -> Tensor:
-    """Positions of the student's unlabeled samples, with repetitions: of every class of argmax q [M, C] that has
-    samples with max q ≥ threshold the `per_class` surest, repeated where they are fewer; None: as many as the largest
-    class has; 0: all of them, once."""
+    """Positions of the student's unlabeled samples, with repetitions: of every class of argmax q
+    [M, C] that has samples with max q ≥ threshold the `per_class` surest, repeated where they are
+    fewer; None: as many as the largest class has; 0: all of them, once."""
     sure, classes = q.max(1)
     kept = [((classes == c) & (sure >= threshold)).nonzero().flatten() for c in range(q.shape[1])]
     kept = [rows[sure[rows].argsort(descending=True, stable=True)] for rows in kept if len(rows)]
@@ -184,11 +206,14 @@ def taken(q: Tensor, threshold: float, per_class: int | None, source: torch.Gene
 
 
 def repeated(rows: Tensor, count: int, source: torch.Generator) -> Tensor:
-    """The first `count` of rows; of fewer, whole rounds of all of them and a random part for the rest."""
+    """The first `count` of rows; of fewer, whole rounds of all of them and a random part for the
+    rest."""
     rounds, rest = divmod(count, len(rows))
     if not rounds:
         return rows[:count]
-    return torch.cat([rows.repeat(rounds), rows[torch.randperm(len(rows), generator=source)[:rest]]])
+    return torch.cat(
+        [rows.repeat(rounds), rows[torch.randperm(len(rows), generator=source)[:rest]]]
+    )
 
 
 def evaluated(context: Context) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:

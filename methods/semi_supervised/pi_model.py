@@ -1,5 +1,6 @@
-"""Π-Model. Laine and Aila, Temporal Ensembling for Semi-Supervised Learning, ICLR 2017, arXiv 1610.02242; several
-passes and mutual exclusivity after Sajjadi, Javanmardi and Tasdizen, NeurIPS 2016, arXiv 1606.04586."""
+"""Π-Model. Laine and Aila, Temporal Ensembling for Semi-Supervised Learning, ICLR 2017, arXiv
+1610.02242; several passes and mutual exclusivity after Sajjadi, Javanmardi and Tasdizen, NeurIPS
+2016, arXiv 1606.04586."""
 
 from itertools import combinations
 from typing import Annotated, Literal
@@ -15,7 +16,8 @@ from recipes.step.ramps import Ramp, RampKind, Share
 
 
 def stability(passes: list[Tensor]) -> Tensor:
-    """Σ_{j<k} (1/C) ‖f_j - f_k‖² over the passes' probabilities, [N]; gradient flows through all of them."""
+    """Σ_{j<k} (1/C) ‖f_j - f_k‖² over the passes' probabilities, [N]; gradient flows through all of
+    them."""
     distances = [squared_distance(a, b) for a, b in combinations(passes, 2)]
     return distances[0] if len(distances) == 1 else torch.stack(distances).sum(0)
 
@@ -23,7 +25,8 @@ def stability(passes: list[Tensor]) -> Tensor:
 def mutual_exclusivity(p: Tensor) -> Tensor:
     """-Σ_c p_c Π_{l≠c} (1 - p_l), [N]: smallest (-1) exactly at one-hot outputs.
 
-    The leave-one-out products come from cumulative products from both ends; dividing by 1 - p_c breaks at p_c = 1.
+    The leave-one-out products come from cumulative products from both ends; dividing by 1 - p_c
+    breaks at p_c = 1.
     """
     rest = 1.0 - p
     one = torch.ones_like(rest[:, :1])
@@ -33,16 +36,18 @@ def mutual_exclusivity(p: Tensor) -> Tensor:
 
 
 class PiModel(Method):
-    """L = CE + w(t) · mean_i Σ_{j<k} (1/C)‖p_j(x_i) - p_k(x_i)‖² over independently drawn weak views.
+    """L = CE + w(t) · mean_i Σ_{j<k} (1/C)‖p_j(x_i) - p_k(x_i)‖² over independently drawn weak
+    views.
 
-    Gradient flows through *both* branches, as in the papers; detach=True stops one, which halves the gradient in
-    expectation (Google's and USB's form). w(t) = weight · (M/N) · ramp: M/N is the labeled fraction, part of the
-    published weight 100 (8 at 4000 of 50000 labels); label_fraction=False leaves it out. The two-stream form: CE is a
-    mean over the labeled batch, the distance over labeled and unlabeled samples (consistency_on=all) or the latter.
-    On text with an identity as weak view the passes differ by dropout alone.
+    Gradient flows through *both* branches, as in the papers; detach=True stops one, which halves
+    the gradient in expectation (Google's and USB's form). w(t) = weight · (M/N) · ramp: M/N is the
+    labeled fraction, part of the published weight 100 (8 at 4000 of 50000 labels);
+    label_fraction=False leaves it out. The two-stream form: CE is a mean over the labeled batch,
+    the distance over labeled and unlabeled samples (consistency_on=all) or the latter. On text with
+    an identity as weak view the passes differ by dropout alone.
 
-    passes n: 2. exclusivity_weight λ of the mutual-exclusivity term: 0. ramp: sigmoid over the first ramp_end of the
-    run (80 of 300 epochs).
+    passes n: 2. exclusivity_weight λ of the mutual-exclusivity term: 0. ramp: sigmoid over the
+    first ramp_end of the run (80 of 300 epochs).
     """
 
     def __init__(
@@ -70,14 +75,18 @@ class PiModel(Method):
                 step.request(stream, view)
 
     def terms(self, step: Step, context: Context) -> None:
-        fraction = context.sizes["labeled"] / context.sizes["unlabeled"] if self.label_fraction else 1.0
+        fraction = (
+            context.sizes["labeled"] / context.sizes["unlabeled"] if self.label_fraction else 1.0
+        )
         ramp = self.ramp(step.progress)
         for task in step.tasks:
             passes = [self._probabilities(step, view, task) for view in self.views]
             if self.detach:
                 passes[1:] = [p.detach() for p in passes[1:]]
             values = stability(passes)
-            step.term(step.named(self.key, task), values, weight=self.weight * fraction * ramp, task=task)
+            step.term(
+                step.named(self.key, task), values, weight=self.weight * fraction * ramp, task=task
+            )
             if self.exclusivity_weight:
                 values = torch.stack([mutual_exclusivity(p) for p in passes]).sum(0)
                 name = step.named(f"{self.key}/exclusivity", task)

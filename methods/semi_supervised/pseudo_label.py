@@ -1,5 +1,5 @@
-"""Pseudo-Label. Lee, The simple and efficient semi-supervised learning method for deep neural networks, ICML 2013
-workshop; the entropy form after Grandvalet and Bengio 2004."""
+"""Pseudo-Label. Lee, The simple and efficient semi-supervised learning method for deep neural
+networks, ICML 2013 workshop; the entropy form after Grandvalet and Bengio 2004."""
 
 from functools import partial
 from typing import Annotated
@@ -14,14 +14,17 @@ from recipes.step.ramps import Ramp, Share
 
 
 class PseudoLabel(Method):
-    """Lu = α(t) (1/U) Σ_b m_b H(ŷ_b, f(u_b)), ŷ = argmax f(u) of the *same* forward, m = 1[max p ≥ τ].
+    """Lu = α(t) (1/U) Σ_b m_b H(ŷ_b, f(u_b)), ŷ = argmax f(u) of the *same* forward, m = 1[max p ≥
+    τ].
 
-    Only the target is without gradient, the logits are not. α(t) is 0 up to ramp_start, grows linearly to `weight` at
-    ramp_end, both as shares of the run. The ramp is essential: early labels are wrong.
+    Only the target is without gradient, the logits are not. α(t) is 0 up to ramp_start, grows
+    linearly to `weight` at ramp_end, both as shares of the run. The ramp is essential: early labels
+    are wrong.
 
-    threshold τ: .95 (the modern form; the paper has none: 0). weight α_f: 1 (paper: 3). entropy_weight: weight of
-    mean H(p(u)), with gradient; 0. own_statistics: batch normalisation counts labeled samples only (True, as the
-    re-evaluations do); False puts the unlabeled ones into the same forward.
+    threshold τ: .95 (the modern form; the paper has none: 0). weight α_f: 1 (paper: 3).
+    entropy_weight: weight of mean H(p(u)), with gradient; 0. own_statistics: batch normalisation
+    counts labeled samples only (True, as the re-evaluations do); False puts the unlabeled ones into
+    the same forward.
     """
 
     declaration = Declaration(
@@ -49,11 +52,20 @@ class PseudoLabel(Method):
         alpha = self.weight * self.ramp(step.progress)
         for task in step.tasks:
             mask = partial(confident, threshold=self.threshold)
-            labels, believed = make_targets(step.logits("unlabeled/weak", task), harden=True, mask=mask)
+            labels, believed = make_targets(
+                step.logits("unlabeled/weak", task), harden=True, mask=mask
+            )
             step.believe(task, believed)
             values = step.classify("unlabeled/weak", task, "pseudo", labels)
-            step.term(step.named(self.key, task), values, weight=alpha, mask=believed.mask, task=task)
+            step.term(
+                step.named(self.key, task), values, weight=alpha, mask=believed.mask, task=task
+            )
             if self.entropy_weight:
                 name = step.named(f"{self.key}/entropy", task)
                 logits = step.loss_logits("unlabeled/weak", task, "pseudo", labels)
-                step.term(name, entropy(logits), weight=self.entropy_weight * self.ramp(step.progress), task=task)
+                step.term(
+                    name,
+                    entropy(logits),
+                    weight=self.entropy_weight * self.ramp(step.progress),
+                    task=task,
+                )

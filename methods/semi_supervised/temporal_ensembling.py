@@ -27,17 +27,20 @@ def bias_corrected(average: Tensor, updates: Tensor, momentum: float) -> Tensor:
 
 
 class TemporalEnsembling(Method):
-    """L = CE + w(t) · mean_i (1/C) ‖p(x_i) - sg z̃_i‖², z̃_i = Z_i / (1-α^k), Z_i the moving average of the sample's own
-    predictions at its k earlier visits.
+    """L = CE + w(t) · mean_i (1/C) ‖p(x_i) - sg z̃_i‖², z̃_i = Z_i / (1-α^k), Z_i the moving
+    average of the sample's own predictions at its k earlier visits.
 
-    One forward a sample, where the Π-Model has two. An epoch is one pass over the unlabeled set, in which every sample
-    is met once; so renewing its row after its visit leaves the next pass exactly the target that renewing all rows at
-    the end of the pass would. A sample's first visit has no target and teaches nothing (the papers' first epoch), and
-    k counts visits a row: the authors' code writes zeros for samples that a pass has missed. The table (samples × C,
-    float32, one a task) is equal on all ranks and lies in the checkpoint. The unlabeled set holds the labeled samples.
+    One forward a sample, where the Π-Model has two. An epoch is one pass over the unlabeled set, in
+    which every sample is met once; so renewing its row after its visit leaves the next pass exactly
+    the target that renewing all rows at the end of the pass would. A sample's first visit has no
+    target and teaches nothing (the papers' first epoch), and k counts visits a row: the authors'
+    code writes zeros for samples that a pass has missed. The table (samples × C, float32, one a
+    task) is equal on all ranks and lies in the checkpoint. The unlabeled set holds the labeled
+    samples.
 
-    w(t) = weight · (M/N) · ramp: M/N is the labeled fraction, part of the published weight 30; label_fraction=False
-    leaves it out. momentum α: .6. ramp: sigmoid over the first ramp_end of the run (80 of 300 epochs).
+    w(t) = weight · (M/N) · ramp: M/N is the labeled fraction, part of the published weight 30;
+    label_fraction=False leaves it out. momentum α: .6. ramp: sigmoid over the first ramp_end of the
+    run (80 of 300 epochs).
     """
 
     declaration = Declaration(views={"unlabeled": ("weak",)}, tags=("unlabeled_loss",))
@@ -62,7 +65,9 @@ class TemporalEnsembling(Method):
         step.request("unlabeled", "weak")
 
     def terms(self, step: Step, context: Context) -> None:
-        fraction = context.sizes["labeled"] / context.sizes["unlabeled"] if self.label_fraction else 1.0
+        fraction = (
+            context.sizes["labeled"] / context.sizes["unlabeled"] if self.label_fraction else 1.0
+        )
         weight = self.weight * fraction * self.ramp(step.progress)
         index = step.streams["unlabeled"].index
         for task in step.tasks:

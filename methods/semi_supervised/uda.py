@@ -1,5 +1,5 @@
-"""UDA. Xie, Dai, Hovy, Luong and Le, Unsupervised Data Augmentation for Consistency Training, NeurIPS 2020,
-arXiv 1904.12848."""
+"""UDA. Xie, Dai, Hovy, Luong and Le, Unsupervised Data Augmentation for Consistency Training,
+NeurIPS 2020, arXiv 1904.12848."""
 
 import math
 from functools import partial
@@ -19,19 +19,26 @@ Annealing = Literal["none", "linear", "exp", "log"]
 
 
 def annealing_threshold(kind: Annealing, fraction: float, classes: int) -> float:
-    """η = g(s)(1 - 1/C) + 1/C at the share s of the run: linear g = s, exp e^{5(s-1)}, log 1 - e^{-5s}."""
-    growth = {"linear": fraction, "exp": math.exp(5.0 * (fraction - 1.0)), "log": 1.0 - math.exp(-5.0 * fraction)}
+    """η = g(s)(1 - 1/C) + 1/C at the share s of the run: linear g = s, exp e^{5(s-1)}, log 1 -
+    e^{-5s}."""
+    growth = {
+        "linear": fraction,
+        "exp": math.exp(5.0 * (fraction - 1.0)),
+        "log": 1.0 - math.exp(-5.0 * fraction),
+    }
     return growth[kind] * (1.0 - 1.0 / classes) + 1.0 / classes
 
 
 class UDA(Method):
-    """Lu = (1/U) Σ_b m_b KL(sharpen(q_b, T) ‖ p(s(u_b))), q = sg p(w(u)), m = 1[max q > β] of the unsharpened q.
+    """Lu = (1/U) Σ_b m_b KL(sharpen(q_b, T) ‖ p(s(u_b))), q = sg p(w(u)), m = 1[max q > β] of the
+    unsharpened q.
 
-    annealing (TSA) drops labeled samples whose p(y|x) exceeds η(t) and averages the rest, Σ kept CE / max(#kept, 1),
-    over the global batch. Sharpening acts on the target, masks on max q: several public codes lose one of the two.
+    annealing (TSA) drops labeled samples whose p(y|x) exceeds η(t) and averages the rest, Σ kept CE
+    / max(#kept, 1), over the global batch. Sharpening acts on the target, masks on max q: several
+    public codes lose one of the two.
 
-    threshold β: .8, temperature T: .4, weight λ: 1, annealing: none (vision; `linear` for text with few labels),
-    entropy_weight of mean H(p(w(u))), with gradient: 0.
+    threshold β: .8, temperature T: .4, weight λ: 1, annealing: none (vision; `linear` for text with
+    few labels), entropy_weight of mean H(p(w(u))), with gradient: 0.
     """
 
     declaration = Declaration(
@@ -63,7 +70,13 @@ class UDA(Method):
             step.believe(task, believed)
             strong = step.loss_logits("unlabeled/strong", task, "pseudo")
             values = kl_divergence(target, strong)
-            step.term(step.named(self.key, task), values, weight=self.weight, mask=believed.mask, task=task)
+            step.term(
+                step.named(self.key, task),
+                values,
+                weight=self.weight,
+                mask=believed.mask,
+                task=task,
+            )
             if self.entropy_weight:
                 name = step.named(f"{self.key}/entropy", task)
                 step.term(name, entropy(weak), weight=self.entropy_weight, task=task)
@@ -71,7 +84,8 @@ class UDA(Method):
                 self._anneal(step, task)
 
     def _anneal(self, step: Step, task: str) -> None:
-        """Mask the supervised term: samples the model is surer of than η(t) teach nothing for now."""
+        """Mask the supervised term: samples the model is surer of than η(t) teach nothing for
+        now."""
         supervised = step.terms[step.named("supervised", task)]
         logits = step.logits("labeled", task)
         classes = logits.shape[1]

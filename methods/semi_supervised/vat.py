@@ -1,5 +1,6 @@
-"""Virtual adversarial training. Miyato, Maeda, Koyama and Ishii, Virtual Adversarial Training, TPAMI 2018,
-arXiv 1704.03976; on texts after Miyato, Dai and Goodfellow, ICLR 2017, arXiv 1605.07725."""
+"""Virtual adversarial training. Miyato, Maeda, Koyama and Ishii, Virtual Adversarial Training,
+TPAMI 2018, arXiv 1704.03976; on texts after Miyato, Dai and Goodfellow, ICLR 2017, arXiv
+1605.07725."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -29,12 +30,14 @@ def unit(x: Tensor) -> Tensor:
     return (flat / torch.where(norm > 0, norm, 1.0)).view_as(x)
 
 
-def adversarial_direction(divergence: Callable[[Tensor], Tensor], start: Tensor, xi: Tensor, iterations: int) -> Tensor:
+def adversarial_direction(
+    divergence: Callable[[Tensor], Tensor], start: Tensor, xi: Tensor, iterations: int
+) -> Tensor:
     """The unit direction [N, …] in which D(r) grows fastest: repeat d ← unit(∇_d Σ_i D(ξ_i d)_i).
 
-    D and its gradient are 0 at r = 0, so D ≈ r'Hr/2 and the gradient at ξd is ξHd: a power iteration towards the top
-    eigenvector of H. divergence: r [N, …] -> [N]. The sum, not the mean: a row's gradient then does not shrink with
-    the batch. No iteration leaves the random start.
+    D and its gradient are 0 at r = 0, so D ≈ r'Hr/2 and the gradient at ξd is ξHd: a power
+    iteration towards the top eigenvector of H. divergence: r [N, …] -> [N]. The sum, not the mean:
+    a row's gradient then does not shrink with the batch. No iteration leaves the random start.
     """
     d = unit(start)
     for _ in range(iterations):
@@ -47,7 +50,8 @@ def adversarial_direction(divergence: Callable[[Tensor], Tensor], start: Tensor,
 
 
 def words(embedded: Embedded) -> Tensor | None:
-    """[N, L], True on what may be moved of a text: its own tokens, no special ones, no padding; None for pictures."""
+    """[N, L], True on what may be moved of a text: its own tokens, no special ones, no padding;
+    None for pictures."""
     return embedded.mask if embedded.content is None else embedded.content
 
 
@@ -55,7 +59,10 @@ def spread(embedded: Embedded) -> Tensor:
     """Standard deviation of every sample's input, over the words of a text: [N, 1, …]."""
     x, moved = embedded.x.detach(), words(embedded)
     real = torch.ones_like(x) if moved is None else moved.unsqueeze(-1).expand_as(x).to(x.dtype)
-    dims, count = tuple(range(1, x.ndim)), real.flatten(1).sum(1).clamp_min(1.0).view(-1, *[1] * (x.ndim - 1))
+    dims, count = (
+        tuple(range(1, x.ndim)),
+        real.flatten(1).sum(1).clamp_min(1.0).view(-1, *[1] * (x.ndim - 1)),
+    )
     mean = (x * real).sum(dims, keepdim=True) / count
     return (((x - mean) * real).square().sum(dims, keepdim=True) / count).sqrt().clamp_min(1e-3)
 
@@ -67,31 +74,37 @@ def on_words(x: Tensor, embedded: Embedded) -> Tensor:
 
 
 def draw_noise(step: Step, key: str, embedded: Embedded) -> Tensor:
-    """Normal numbers in the shape of the input. A text's are drawn in blocks of positions, so that they do not depend
-    on how long its neighbours are, hence not on the number of ranks."""
+    """Normal numbers in the shape of the input. A text's are drawn in blocks of positions, so that
+    they do not depend on how long its neighbours are, hence not on the number of ranks."""
     rows, *shape = embedded.x.shape
     if embedded.mask is None:
         return step.randomness.draw(key, rows).normal(*shape)
     length, width = shape
-    blocks = [step.randomness.draw(f"{key}/{at}", rows).normal(BLOCK, width) for at in range(0, length, BLOCK)]
+    blocks = [
+        step.randomness.draw(f"{key}/{at}", rows).normal(BLOCK, width)
+        for at in range(0, length, BLOCK)
+    ]
     return torch.cat(blocks, dim=1)[:, :length]
 
 
 class VAT(Method):
-    """Lu = mean KL(q ‖ p(u + r)), q = sg p(u), r = ε d, d the direction in which the prediction changes fastest.
+    """Lu = mean KL(q ‖ p(u + r)), q = sg p(u), r = ε d, d the direction in which the prediction
+    changes fastest.
 
-    d comes from a power iteration (`adversarial_direction`) on the embedded input, with `autograd.grad`, so that no
-    parameter's gradient is touched. r is not clipped. The attack runs without autocast: bfloat16 leaves no direction
-    at all. Clean, probing and perturbed passes use batch statistics, apart from the rest of the step, and leave the
-    running ones alone; dropout masks differ between them, as in the authors' code. One perturbation serves all tasks,
-    their divergences added. Three forwards a sample (with K = 1) and one backward to the input.
+    d comes from a power iteration (`adversarial_direction`) on the embedded input, with
+    `autograd.grad`, so that no parameter's gradient is touched. r is not clipped. The attack runs
+    without autocast: bfloat16 leaves no direction at all. Clean, probing and perturbed passes use
+    batch statistics, apart from the rest of the step, and leave the running ones alone; dropout
+    masks differ between them, as in the authors' code. One perturbation serves all tasks, their
+    divergences added. Three forwards a sample (with K = 1) and one backward to the input.
 
-    epsilon ε: ‖r‖₂ of a sample, in the units of `embed`: pixels in [0, 1], before the network's normalisation, or
-    token embeddings, zero on padding and special tokens. 3 on pictures of 32×32×3 is the 6 in [-1, 1] of the
-    WRN-28-2 re-evaluations; it grows with the root of the number of values, and a text wants the size that its
-    embeddings have. xi ξ: .01, the probing distance in standard deviations of the sample; the published 1e-6
-    is below the resolution of float32, and 10 leaves the quadratic regime. iterations K: 1; 0 is random noise of norm
-    ε. weight α: 1; ramp: constant, or growing over the first ramp_end of the run. entropy_weight of mean H(p(u)), with
+    epsilon ε: ‖r‖₂ of a sample, in the units of `embed`: pixels in [0, 1], before the network's
+    normalisation, or token embeddings, zero on padding and special tokens. 3 on pictures of 32×32×3
+    is the 6 in [-1, 1] of the WRN-28-2 re-evaluations; it grows with the root of the number of
+    values, and a text wants the size that its embeddings have. xi ξ: .01, the probing distance in
+    standard deviations of the sample; the published 1e-6 is below the resolution of float32, and 10
+    leaves the quadratic regime. iterations K: 1; 0 is random noise of norm ε. weight α: 1; ramp:
+    constant, or growing over the first ramp_end of the run. entropy_weight of mean H(p(u)), with
     gradient, ramped alike: 0 (1 in VAT+EntMin); costs a fourth forward.
     """
 
@@ -113,7 +126,11 @@ class VAT(Method):
         entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
     ):
         self.epsilon, self.xi, self.iterations = epsilon, xi, iterations
-        self.weight, self.ramp, self.entropy_weight = weight, Ramp(ramp, end=ramp_end), entropy_weight
+        self.weight, self.ramp, self.entropy_weight = (
+            weight,
+            Ramp(ramp, end=ramp_end),
+            entropy_weight,
+        )
 
     def prepare(self, step: Step, context: Context) -> None:
         embedded = step.embedding("unlabeled", "weak")
@@ -129,14 +146,18 @@ class VAT(Method):
 
         def divergence(r: Tensor) -> Tensor:
             z = context.forward_apart(Embedded(x + on_words(r, embedded), mask)).logits
-            return torch.stack([kl_divergence(q[task], z[task].float()) for task in step.tasks]).sum(0)
+            return torch.stack(
+                [kl_divergence(q[task], z[task].float()) for task in step.tasks]
+            ).sum(0)
 
         with torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():
                 clean = context.forward_apart(Embedded(x, mask)).logits
             q = {task: make_targets(clean[task]).value for task in step.tasks}
             start = on_words(draw_noise(step, self.key, embedded).to(x.dtype), embedded)
-            return adversarial_direction(divergence, start, self.xi * spread(embedded), self.iterations), q
+            return adversarial_direction(
+                divergence, start, self.xi * spread(embedded), self.iterations
+            ), q
 
     def terms(self, step: Step, context: Context) -> None:
         name, ramp = f"{self.key}/perturbed", self.ramp(step.progress)

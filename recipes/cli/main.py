@@ -1,11 +1,13 @@
 """The command line: help, one run, or many (`-m`), and how mistakes reach the user.
 
     python train.py recipe=fixmatch methods.fixmatch.tau=0.9      one run, in this process
-    python train.py -m recipe=supervised,fixmatch seed=0,1,2      many, by Hydra's sweepers and launchers
+    python train.py -m recipe=supervised,fixmatch seed=0,1,2      many, by Hydra's sweepers and
+    launchers
 
-Every mistake of the user's is a line on stderr and exit code 2, all of them at once and before anything
-starts; with `-m` the configs of all jobs are checked before the first one runs. Any other error is a bug and
-keeps its traceback. Nothing heavy is imported before it is needed: help must come at once."""
+Every mistake of the user's is a line on stderr and exit code 2, all of them at once and before
+anything starts; with `-m` the configs of all jobs are checked before the first one runs. Any other
+error is a bug and keeps its traceback. Nothing heavy is imported before it is needed: help must
+come at once."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -42,8 +44,8 @@ def begin(argv: list[str], root: Path) -> int:
 
 
 def through_hydra(argv: list[str], root: Path = CONFIGS) -> int:
-    """Runs that need Hydra's own machinery: `-m` with its sweepers and launchers, `--cfg`, `--info` and the
-    like. Returns the exit code."""
+    """Runs that need Hydra's own machinery: `-m` with its sweepers and launchers, `--cfg`, `--info`
+    and the like. Returns the exit code."""
     with uncollected():
         import hydra
 
@@ -54,7 +56,9 @@ def through_hydra(argv: list[str], root: Path = CONFIGS) -> int:
     full, path = environment("HYDRA_FULL_ERROR", "1"), environment("PYTHONPATH", search_path())
     with full, path, _arguments([sys.argv[0], *argv]):
         try:
-            hydra.main(version_base="1.3", config_path=str(root.resolve()), config_name="config")(hydra_job)()
+            hydra.main(version_base="1.3", config_path=str(root.resolve()), config_name="config")(
+                hydra_job
+            )()
         except KeyboardInterrupt:
             conclude(sweep)
             raise

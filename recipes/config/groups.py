@@ -1,8 +1,8 @@
-"""Where the configs lie and how they are grouped; reads YAML files as text, so that help needs no other
-import.
+"""Where the configs lie and how they are grouped; reads YAML files as text, so that help needs no
+other import.
 
-A file's description is its first comment line, the `# @package` line aside. Files whose name begins with `_` are parts
-of others and no choice.
+A file's description is its first comment line, the `# @package` line aside. Files whose name begins
+with `_` are parts of others and no choice.
 """
 
 import re
@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
-NOT_FAMILIES = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "logger", "evaluate", "tuned")
+NOT_FAMILIES = (
+    "recipe",
+    "data",
+    "network",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "logger",
+    "evaluate",
+    "tuned",
+)
 SINGLE = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "evaluate/attack")
 
 
@@ -37,10 +47,13 @@ def description(path: Path) -> str:
 
 
 def spoken(overrides: Sequence[str], root: Path = CONFIGS) -> list[str]:
-    """`evaluate.attack=pgd` chooses of the group that Hydra calls `evaluate/attack`: the same words name the choice and
-    its keys. A mapping in braces stays a value."""
+    """`evaluate.attack=pgd` chooses of the group that Hydra calls `evaluate/attack`: the same words
+    name the choice and its keys. A mapping in braces stays a value."""
     names = "|".join(sorted(p.name for p in (root / "evaluate").glob("*") if p.is_dir()))
-    return [re.sub(rf"^([+~]*)evaluate\.({names})(?==(?!\s*\{{)|$)", r"\1evaluate/\2", text) for text in overrides]
+    return [
+        re.sub(rf"^([+~]*)evaluate\.({names})(?==(?!\s*\{{)|$)", r"\1evaluate/\2", text)
+        for text in overrides
+    ]
 
 
 def written(group: str) -> str:

@@ -1,4 +1,5 @@
-"""Hydra's refusals in one line each: the key, what was found, the nearest right name or the remedy."""
+"""Hydra's refusals in one line each: the key, what was found, the nearest right name or the
+remedy."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,12 @@ class Catalogue:
     @property
     def methods(self) -> dict[str, str]:
         """Method -> family."""
-        families = {g: names for g, names in self.groups.items() if g.split("/")[0] not in NOT_FAMILIES}
-        return {name: family for family, names in families.items() for name in names if name != "none"}
+        families = {
+            g: names for g, names in self.groups.items() if g.split("/")[0] not in NOT_FAMILIES
+        }
+        return {
+            name: family for family, names in families.items() for name in names if name != "none"
+        }
 
     def is_group(self, override: Override) -> bool:
         group = override.key_or_group
@@ -39,7 +44,9 @@ class Catalogue:
             raise UserError(sweep(override))
         value = override.value()
         if value is None or value == []:
-            raise UserError(f"{line}: choose a name for {written(group)}; known: {', '.join(offers)}")
+            raise UserError(
+                f"{line}: choose a name for {written(group)}; known: {', '.join(offers)}"
+            )
         if override.is_add() and override.package is None:
             raise UserError(f"{line}: '{written(group)}' has a choice already; leave out the +")
         for name in value if isinstance(value, list) else [value]:
@@ -47,7 +54,11 @@ class Catalogue:
                 raise UserError(self.no_option(group, str(name)))
 
     def no_option(self, group: str, name: str) -> str:
-        more = "; any other of timm's: optimizer=named optimizer.name=NAME" if group == "optimizer" else ""
+        more = (
+            "; any other of timm's: optimizer=named optimizer.name=NAME"
+            if group == "optimizer"
+            else ""
+        )
         family = self.methods.get(name)
         if family:
             return f"{group}={name}: '{name}' is of another family; write {family}={name}"
@@ -60,10 +71,14 @@ class Catalogue:
         if override.is_sweep_override():
             raise UserError(sweep(override))
         exists = has_key(base, key)
-        # a key's value may be an interpolation that resolves only once Hydra runs: looked at where it matters
+        # a key's value may be an interpolation that resolves only once Hydra runs: looked at where
+        # it matters
         if override.is_add() and exists and not fills(override, base):
             raise UserError(f"{override.input_line}: the key exists; write it without the +")
-        if not (exists or override.is_add() or override.is_force_add()) or override.package is not None:
+        if (
+            not (exists or override.is_add() or override.is_force_add())
+            or override.package is not None
+        ):
             raise UserError(self.unknown_key(key, str(override.value()), base))
 
     def unknown_key(self, key: str, value: str, base: DictConfig) -> str:
@@ -74,11 +89,20 @@ class Catalogue:
             return absent_method(key, parts[1], list(map(str, methods)), self)
         if parts[0] == "logger" and len(parts) > 1 and parts[1] in self.groups.get("logger", ()):
             return f"{key}: logger '{parts[1]}' is not part of this run; add logger={parts[1]}"
-        if parts[0] == "evaluate" and len(parts) > 1 and parts[1] not in (base.get("evaluate") or {}):
+        if (
+            parts[0] == "evaluate"
+            and len(parts) > 1
+            and parts[1] not in (base.get("evaluate") or {})
+        ):
             return self.unknown_measurement(key, parts)
         keys = [k for k in all_keys(base) if not k.startswith("hydra.")]
         parent = OmegaConf.select(base, ".".join(parts[:-1])) if len(parts) > 1 else None
-        if isinstance(parent, DictConfig) and "_target_" not in parent and parts[0] != "methods" and len(parts) > 2:
+        if (
+            isinstance(parent, DictConfig)
+            and "_target_" not in parent
+            and parts[0] != "methods"
+            and len(parts) > 2
+        ):
             return f"{key}: unknown key; to add it write +{key}={value}"
         same = [k for k in keys if k.split(".")[-1] == parts[-1]]
         if "." not in key and not same:
@@ -88,19 +112,26 @@ class Catalogue:
             siblings = [str(name) for name in parent if not str(name).startswith("_")]
             near = close_key(parts[-1], ".".join(parts[:-1]), siblings)
             return f"{key}: unknown key; {near or _elsewhere(same) or nearest(parts[-1], siblings)}"
-        return f"{key}: unknown key; {_elsewhere(same) or suggestion(key, keys) or '--cfg job prints all keys'}"
+        return (
+            f"{key}: unknown key; "
+            f"{_elsewhere(same) or suggestion(key, keys) or '--cfg job prints all keys'}"
+        )
 
     def unknown_measurement(self, key: str, parts: Sequence[str]) -> str:
         """One line about a key under `evaluate` where this run measures nothing of that name."""
         offers = [name for name in self.groups.get("/".join(parts[:2]), ()) if name != "none"]
         if offers:
-            return f"{key}: this run has no {parts[1]}; add evaluate.{parts[1]}=NAME, known: {', '.join(offers)}"
+            return (
+                f"{key}: this run has no {parts[1]}; add evaluate.{parts[1]}=NAME, known: "
+                f"{', '.join(offers)}"
+            )
         known = [written(group) for group in self.groups if group.startswith("evaluate/")]
         return f"{key}: unknown key; {nearest('.'.join(parts[:2]), known)}"
 
 
 def fills(override: Override, base: DictConfig) -> bool:
-    """Whether adding to a key that exists means something: it extends a list or mapping, or replaces null."""
+    """Whether adding to a key that exists means something: it extends a list or mapping, or
+    replaces null."""
     if isinstance(override.value(), dict | list):
         return True
     parent, _, name = override.key_or_group.rpartition(".")
@@ -109,8 +140,8 @@ def fills(override: Override, base: DictConfig) -> bool:
 
 
 def close_key(name: str, parent: str, siblings: Sequence[str]) -> str:
-    """`did you mean 'parent.name'?` by the last part alone, since long common beginnings make any two keys
-    close."""
+    """`did you mean 'parent.name'?` by the last part alone, since long common beginnings make any
+    two keys close."""
     near = suggestion(name, list(siblings))
     return near.replace("'", f"'{parent}.", 1) if near and parent else near
 
@@ -143,26 +174,42 @@ def absent_everywhere(key: str, stages: Sequence[DictConfig], known: Catalogue) 
     family = known.methods.get(name) if key.startswith("methods.") else None
     if family:
         choice = f"{family}={name}"
-        return f"{key}: no stage has the method '{name}'; add {choice}, or for one stage stages.NAME=['{choice}']"
+        return (
+            f"{key}: no stage has the method '{name}'; add {choice}, or for one stage "
+            f"stages.NAME=['{choice}']"
+        )
     sections = ("methods", "evaluate")
-    present: dict[str, Any] = {s: {name: {} for stage in stages for name in stage.get(s) or {}} for s in sections}
+    present: dict[str, Any] = {
+        s: {name: {} for stage in stages for name in stage.get(s) or {}} for s in sections
+    }
     return known.unknown_key(key, "…", OmegaConf.create(present))
 
 
 def grammar(text: str, error: OverrideParseException) -> str:
     """One line about text that is no override."""
-    if text.count("[") != text.count("]") or text.count("{") != text.count("}") or text.count("(") != text.count(")"):
+    if (
+        text.count("[") != text.count("]")
+        or text.count("{") != text.count("}")
+        or text.count("(") != text.count(")")
+    ):
         return f"{text}: the brackets do not match"
     if "=" not in text.lstrip("~"):
         return f"{text}: expected KEY=VALUE or GROUP=NAME"
     reason = str(error.message).splitlines()[0].removeprefix("LexerNoViableAltException: ")
-    return f"{text}: cannot be read ({reason}); put values with spaces or signs in quotes: \"KEY='VALUE'\""
+    return (
+        f"{text}: cannot be read ({reason}); put values with spaces or signs in quotes: "
+        "\"KEY='VALUE'\""
+    )
 
 
 def sweep(override: Override) -> str:
     """One line about several values in a single run."""
     key, value = written(override.get_key_element()), override.get_value_string()
-    as_list = f", or {key}=[{value}] for a list" if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP else ""
+    as_list = (
+        f", or {key}=[{value}] for a list"
+        if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP
+        else ""
+    )
     return f"{key}={value}: several values make several runs: add -m{as_list}"
 
 
@@ -193,7 +240,8 @@ def part_of(key: str) -> str:
 
 
 def lacks(config: DictConfig, key: str) -> bool:
-    """Whether a key is of a method or a measurement that this run does not have, whatever a recipe sets of it."""
+    """Whether a key is of a method or a measurement that this run does not have, whatever a recipe
+    sets of it."""
     part = part_of(key)
     node = OmegaConf.select(config, part) if part else None
     return bool(part) and not (isinstance(node, DictConfig) and "_target_" in node)

@@ -1,7 +1,7 @@
 """The small commands beside training, in the spelling of its command line: KEY=VALUE, and `--help`.
 
-A command is a function whose annotated arguments are the keys. Mistakes are lines on stderr and exit code 2, all of
-them at once and before anything is read."""
+A command is a function whose annotated arguments are the keys. Mistakes are lines on stderr and
+exit code 2, all of them at once and before anything is read."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,7 +13,8 @@ from recipes.config.signatures import Argument, describe, fits, hint, signature
 
 
 def run_command(argv: Sequence[str], command: Callable[..., Any], about: str) -> int:
-    """Call a command with what a command line says; returns the exit code. about: what `--help` prints."""
+    """Call a command with what a command line says; returns the exit code. about: what `--help`
+    prints."""
     if any(argument in ("-h", "--help") for argument in argv):
         print(about.strip())
         return 0
@@ -44,14 +45,19 @@ def read_options(argv: Sequence[str], known: dict[str, Argument]) -> dict[str, A
                 line = f"{key}: got '{value}', expected {describe(known[key].annotation)}"
                 faults.append(f"{line}; {more}" if more else line)
     unsaid = [key for key, argument in known.items() if argument.required and key not in found]
-    faults += [f"{key}: is missing; add {key}=…" for key in unsaid if not any(line.startswith(key) for line in faults)]
+    faults += [
+        f"{key}: is missing; add {key}=…"
+        for key in unsaid
+        if not any(line.startswith(key) for line in faults)
+    ]
     if faults:
         raise UserError("\n".join(faults))
     return found
 
 
 def meant(text: str, annotation: Any) -> Any:
-    """A value as it is written: text where text is asked for, else a number, true, false or null."""
+    """A value as it is written: text where text is asked for, else a number, true, false or
+    null."""
     if text != "null" and fits(text, annotation):
         return text
     try:

@@ -1,5 +1,5 @@
-"""What Hydra composes of a command's overrides; and, since it stops at the first that it refuses, all that is wrong
-with them."""
+"""What Hydra composes of a command's overrides; and, since it stops at the first that it refuses,
+all that is wrong with them."""
 
 import re
 import warnings
@@ -34,7 +34,8 @@ def hydra_at(root: Path) -> Iterator[None]:
 
 
 def compose_quietly(overrides: Sequence[str]) -> DictConfig:
-    """Compose, Hydra's node included; a search path that does not exist is an error, not a warning."""
+    """Compose, Hydra's node included; a search path that does not exist is an error, not a
+    warning."""
     with strict_search_path():
         return compose("config", overrides=list(overrides), return_hydra_config=True)
 
@@ -80,10 +81,11 @@ def catalogue(overrides: Sequence[str]) -> Catalogue:
 def salvage(
     overrides: list[str], refusal: Exception, elsewhere: Sequence[str] = ()
 ) -> tuple[DictConfig | None, list[str]]:
-    """All that is wrong with a command that Hydra refused, and the config of what is right in it, if there is one.
+    """All that is wrong with a command that Hydra refused, and the config of what is right in it,
+    if there is one.
 
-    elsewhere: overrides that, in a recipe of stages, may be about a method of another stage: left out where this one
-    does not have it."""
+    elsewhere: overrides that, in a recipe of stages, may be about a method of another stage: left
+    out where this one does not have it."""
     faults: list[str] = []
     try:
         known = catalogue(overrides)
@@ -99,7 +101,11 @@ def salvage(
     except REFUSALS as error:
         return None, faults or [complaints.translate(error, known)]
     staged = base.get("stages") or any(o.key_or_group.partition(".")[0] == "stages" for o in values)
-    others = [o for o in values if staged and o.input_line in elsewhere and complaints.lacks(base, o.key_or_group)]
+    others = [
+        o
+        for o in values
+        if staged and o.input_line in elsewhere and complaints.lacks(base, o.key_or_group)
+    ]
     own = [o for o in values if not o.is_hydra_override() and o not in others]
     own = _kept(own, lambda o: known.key_fault(o, base), faults)
     try:

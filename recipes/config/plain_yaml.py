@@ -1,8 +1,9 @@
-"""YAML from files that others may have written: plain values only, checked before anything is made of it.
+"""YAML from files that others may have written: plain values only, checked before anything is made
+of it.
 
-Roux resolves a config before it writes it. So a tag, an alias or an interpolation in such a file is never Roux's own,
-and is refused: a tag names a Python object, an alias multiplies a small file, and an interpolation reads the reader's
-environment (`${oc.env:NAME}`).
+Roux resolves a config before it writes it. So a tag, an alias or an interpolation in such a file is
+never Roux's own, and is refused: a tag names a Python object, an alias multiplies a small file, and
+an interpolation reads the reader's environment (`${oc.env:NAME}`).
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from foundation.errors import UserError
 
-TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq"))
+TAGS = frozenset(
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")
+)
 KEY_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "bool"))
 DEEPEST = 40  # levels of nesting; a config has six
 SHOWN = 60  # characters of a refused value that a message repeats
@@ -35,13 +38,17 @@ def parse_plain(text: Any, source: str) -> DictConfig:
     except RecursionError as error:
         raise UserError(f"{source}: its config is nested too deeply") from error
     if not isinstance(root, yaml.MappingNode):
-        raise UserError(f"{source}: its config is not a mapping; expected the keys of a run's config.yaml")
+        raise UserError(
+            f"{source}: its config is not a mapping; expected the keys of a run's config.yaml"
+        )
     for problem in problems(root, "", 0, set()):
         raise UserError(f"{source}: {problem}")
     try:
         config = OmegaConf.create(text)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{source}: its config cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"{source}: its config cannot be read ({str(error).splitlines()[0]})"
+        ) from error
     assert isinstance(config, DictConfig)
     return config
 
@@ -78,7 +85,11 @@ def problems(node: yaml.Node, key: str, depth: int, seen: set[int]) -> Iterator[
 def mapping_problems(node: yaml.MappingNode, key: str, depth: int, seen: set[int]) -> Iterator[str]:
     names: set[str] = set()
     for name, child in node.value:
-        if not isinstance(name, yaml.ScalarNode) or name.tag not in KEY_TAGS or not is_name(name.value):
+        if (
+            not isinstance(name, yaml.ScalarNode)
+            or name.tag not in KEY_TAGS
+            or not is_name(name.value)
+        ):
             found = name.value if isinstance(name, yaml.ScalarNode) else name.tag
             yield f"{key or 'config'}: found the key {shown(str(found))}; expected a plain name"
             continue

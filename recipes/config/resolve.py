@@ -1,12 +1,13 @@
 """From a command line to a sound config, or to the list of everything that is wrong with it.
 
-Hydra composes; what it refuses is said again in one line with the nearest right name, and since it stops at
-its first refusal, the command is then taken apart so that all faults come at once. After that `validation`
-looks at the tree.
+Hydra composes; what it refuses is said again in one line with the nearest right name, and since it
+stops at its first refusal, the command is then taken apart so that all faults come at once. After
+that `validation` looks at the tree.
 
 A recipe may set keys of a method that the command line replaced (`recipe=fixmatch
-semi_supervised=mean_teacher` leaves `methods.fixmatch.tau` behind): such leftovers are dropped, unless the
-user named them, which is a mistake. In a recipe of stages it is one where no stage has the method."""
+semi_supervised=mean_teacher` leaves `methods.fixmatch.tau` behind): such leftovers are dropped,
+unless the user named them, which is a mistake. In a recipe of stages it is one where no stage has
+the method."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,8 +34,8 @@ class Faults(UserError):
 
 @dataclass
 class Command:
-    """A sound command: the resolved config without Hydra's node, and the methods whose leftovers were
-    dropped."""
+    """A sound command: the resolved config without Hydra's node, and the methods whose leftovers
+    were dropped."""
 
     config: DictConfig
     dropped: list[str] = field(default_factory=list)
@@ -53,7 +54,12 @@ def resolve_command(overrides: Sequence[str], root: Path = CONFIGS) -> Command:
         except REFUSALS as refusal:
             composed, faults = salvage(single, refusal, elsewhere=single)
         if composed is None or mixed:
-            raise Faults([*faults, *(f"{written(o)}: takes one choice, only families take a list" for o in mixed)])
+            raise Faults(
+                [
+                    *faults,
+                    *(f"{written(o)}: takes one choice, only families take a list" for o in mixed),
+                ]
+            )
         HydraConfig.instance().set_config(composed)
         with open_dict(composed):
             del composed["hydra"]
@@ -64,13 +70,16 @@ def resolve_command(overrides: Sequence[str], root: Path = CONFIGS) -> Command:
 
 
 def settle(
-    config: DictConfig, overrides: Sequence[str], faults: Sequence[str] = (), binding: Sequence[str] | None = None
+    config: DictConfig,
+    overrides: Sequence[str],
+    faults: Sequence[str] = (),
+    binding: Sequence[str] | None = None,
 ) -> Command:
     """Drop leftovers, validate, resolve. Raises `Faults`, those given among them.
 
-    binding: overrides whose methods must be part of this run; None for all, unless it is a recipe of stages, which
-    have methods of their own. Needs Hydra to be initialised, for the search path, and its config to be set, for
-    `${hydra:…}`."""
+    binding: overrides whose methods must be part of this run; None for all, unless it is a recipe
+    of stages, which have methods of their own. Needs Hydra to be initialised, for the search path,
+    and its config to be set, for `${hydra:…}`."""
     if binding is None:
         binding = [] if config.get("stages") else overrides
     leftovers, dropped = drop_leftovers(config, binding, lambda: catalogue(overrides))
@@ -86,8 +95,9 @@ def settle(
 
 
 def stage_configs(stages: DictConfig, overrides: Sequence[str]) -> dict[str, DictConfig]:
-    """The config of every stage of a recipe: the command, with the stage's own overrides before the user's, which win.
-    What the user says of a method holds in the stages that have it, and one of them must.
+    """The config of every stage of a recipe: the command, with the stage's own overrides before the
+    user's, which win. What the user says of a method holds in the stages that have it, and one of
+    them must.
 
     Raises `Faults` of all stages."""
     found: dict[str, DictConfig] = {}
@@ -99,14 +109,23 @@ def stage_configs(stages: DictConfig, overrides: Sequence[str]) -> dict[str, Dic
         try:
             clashes = [o for o in overrides if key_of(o) in chosen]
             if clashes:
-                raise Faults([f"{o}: this stage makes its own choice; say it in stages.{name}=['…']" for o in clashes])
+                raise Faults(
+                    [
+                        f"{o}: this stage makes its own choice; say it in stages.{name}=['…']"
+                        for o in clashes
+                    ]
+                )
             found[name] = _stage_config(own, overrides)
         except Faults as refusal:
             faults += [f"stages.{name}: {line}" for line in refusal.lines]
         finally:
             HydraConfig.instance().cfg = outer
     if not faults:
-        stray = [key for key in map(key_of, overrides) if all(lacks(stage, key) for stage in found.values())]
+        stray = [
+            key
+            for key in map(key_of, overrides)
+            if all(lacks(stage, key) for stage in found.values())
+        ]
         faults = [complaints.absent_everywhere(key, list(found.values()), known) for key in stray]
     if faults:
         raise Faults(faults)
@@ -135,7 +154,8 @@ def is_list_of_choices(override: str) -> bool:
 
 
 def name_lists(config: DictConfig, catalogue: Callable[[], Catalogue]) -> None:
-    """Say in `chosen` which methods a list chose, as `[a,b]`: Hydra names the choice of a single one only."""
+    """Say in `chosen` which methods a list chose, as `[a,b]`: Hydra names the choice of a single
+    one only."""
     chosen = config.get("chosen")
     unnamed = [g for g in chosen if chosen[g] is None] if isinstance(chosen, DictConfig) else []
     if unnamed:
@@ -150,8 +170,8 @@ def drop_leftovers(
 ) -> tuple[list[str], list[str]]:
     """Take keys of methods that are not part of the run out of the config, in place.
 
-    Returns faults, where the user named such a method or nobody knows it, and the names dropped without a
-    word."""
+    Returns faults, where the user named such a method or nobody knows it, and the names dropped
+    without a word."""
     methods = config.get("methods")
     if not isinstance(methods, DictConfig):
         return [], []
@@ -166,7 +186,10 @@ def drop_leftovers(
     for name in gone:
         named = [key for key in map(key_of, overrides) if part_of(key) == f"methods.{name}"]
         if named or name not in known.methods:
-            faults += [complaints.absent_method(key, name, present, known) for key in named or [f"methods.{name}"]]
+            faults += [
+                complaints.absent_method(key, name, present, known)
+                for key in named or [f"methods.{name}"]
+            ]
         else:
             silent.append(name)
         with open_dict(methods):
@@ -175,8 +198,9 @@ def drop_leftovers(
 
 
 def drop_unmeasured(config: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """Take keys of measurements that are not part of the run out of the config, in place: a recipe may have set them,
-    and the command line left the measurement out. Returns faults, where the user named such a key."""
+    """Take keys of measurements that are not part of the run out of the config, in place: a recipe
+    may have set them, and the command line left the measurement out. Returns faults, where the user
+    named such a key."""
     nodes = config.get("evaluate")
     if not isinstance(nodes, DictConfig):
         return []

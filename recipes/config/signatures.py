@@ -1,8 +1,8 @@
-"""Annotations as a contract for config values: what a target takes, whether a value fits, and plain words for
-it.
+"""Annotations as a contract for config values: what a target takes, whether a value fits, and plain
+words for it.
 
-Values are judged by pydantic in its strict mode for JSON: an integer is a number, a list may become a tuple,
-and nothing else is converted: `'0.9'` is no number, `true` is no integer."""
+Values are judged by pydantic in its strict mode for JSON: an integer is a number, a list may become
+a tuple, and nothing else is converted: `'0.9'` is no number, `true` is no integer."""
 
 import difflib
 import importlib
@@ -26,8 +26,8 @@ UNKNOWN = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument that a config may give: its annotation (`UNKNOWN` where it has none) and whether it
-    must."""
+    """One argument that a config may give: its annotation (`UNKNOWN` where it has none) and whether
+    it must."""
 
     annotation: Any
     required: bool
@@ -36,15 +36,16 @@ class Argument:
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments of a target that a config may give by name; `open_ended` where it takes any further
-    ones."""
+    """The arguments of a target that a config may give by name; `open_ended` where it takes any
+    further ones."""
 
     arguments: dict[str, Argument]
     open_ended: bool
 
 
 def find_target(path: str) -> Callable[..., Any]:
-    """The object at a dotted path. Raises `UserError` where a module is missing or has no such name."""
+    """The object at a dotted path. Raises `UserError` where a module is missing or has no such
+    name."""
     parts = path.split(".")
     found: Any = None
     for size in range(len(parts) - 1, 0, -1):
@@ -59,7 +60,8 @@ def find_target(path: str) -> Callable[..., Any]:
             raise UserError(f"cannot import '{path}': {error}") from error
         return _walk(found, parts, size)
     raise UserError(
-        f"cannot import '{path}': there is no module '{parts[0] if len(parts) < 2 else '.'.join(parts[:-1])}'"
+        f"cannot import '{path}': there is no module "
+        f"'{parts[0] if len(parts) < 2 else '.'.join(parts[:-1])}'"
     )
 
 
@@ -68,7 +70,8 @@ def _walk(found: Any, parts: list[str], size: int) -> Callable[..., Any]:
         if not hasattr(found, name):
             public = [n for n in vars(found) if not n.startswith("_")]
             raise UserError(
-                f"'{'.'.join(parts[:i])}' has no '{name}'; {suggestion(name, public) or 'check the name'}"
+                f"'{'.'.join(parts[:i])}' has no '{name}'; "
+                f"{suggestion(name, public) or 'check the name'}"
             )
         found = getattr(found, name)
     if not callable(found):
@@ -78,7 +81,8 @@ def _walk(found: Any, parts: list[str], size: int) -> Callable[..., Any]:
 
 @lru_cache(maxsize=512)
 def signature(target: Callable[..., Any]) -> Signature:
-    """What a config may give to a target. Positional-only arguments are the engine's, and left out."""
+    """What a config may give to a target. Positional-only arguments are the engine's, and left
+    out."""
     try:
         parameters = list(inspect.signature(target).parameters.values())
     except (TypeError, ValueError):
@@ -87,7 +91,9 @@ def signature(target: Callable[..., Any]) -> Signature:
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     arguments = {
         p.name: Argument(
-            hints.get(p.name, UNKNOWN), p.default is p.empty, None if p.default is p.empty else p.default
+            hints.get(p.name, UNKNOWN),
+            p.default is p.empty,
+            None if p.default is p.empty else p.default,
         )
         for p in named
     }
@@ -123,16 +129,29 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 NAMES: dict[Any, str] = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path",
-    dict: "a mapping", list: "a list", tuple: "a list", type(None): "null", None: "null", Any: "anything",
-}  # fmt: skip
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    dict: "a mapping",
+    list: "a list",
+    tuple: "a list",
+    type(None): "null",
+    None: "null",
+    Any: "anything",
+}
 
 
 def describe(annotation: Any) -> str:
     """An annotation in plain words: `a number between 0 and 1`, `one of: a, b`."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        said = [entry.description for entry in args[1:] if isinstance(entry, FieldInfo) and entry.description]
+        said = [
+            entry.description
+            for entry in args[1:]
+            if isinstance(entry, FieldInfo) and entry.description
+        ]
         return said[0] if said else describe(args[0]) + _bounds(args[1:])
     if origin is Literal:
         words = [json.dumps(a) if not isinstance(a, str) else a for a in args]
@@ -170,9 +189,14 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
 
 
 BOUNDS = {
-    "ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "divisible by",
-    "min_length": "with a length of at least", "max_length": "with a length of at most",
-}  # fmt: skip
+    "ge": "at least",
+    "gt": "above",
+    "le": "at most",
+    "lt": "below",
+    "multiple_of": "divisible by",
+    "min_length": "with a length of at least",
+    "max_length": "with a length of at most",
+}
 
 
 def hint(value: Any, annotation: Any) -> str:
@@ -186,7 +210,9 @@ def hint(value: Any, annotation: Any) -> str:
         plain = json.loads(value)
     except json.JSONDecodeError:
         return ""
-    return "write it without quotes" if not isinstance(plain, str) and fits(plain, annotation) else ""
+    return (
+        "write it without quotes" if not isinstance(plain, str) and fits(plain, annotation) else ""
+    )
 
 
 def _literals(annotation: Any) -> list[Any]:

@@ -1,12 +1,14 @@
-"""One pass over a composed config that finds all faults at once, one line each, before anything is built.
+"""One pass over a composed config that finds all faults at once, one line each, before anything is
+built.
 
-Every node with `_target_` is held against the signature of what it names: unknown and missing arguments,
-types, ranges. Interpolations that do not resolve and values left open (`???`) are faults too. A line reads
+Every node with `_target_` is held against the signature of what it names: unknown and missing
+arguments, types, ranges. Interpolations that do not resolve and values left open (`???`) are faults
+too. A line reads
 
     methods.fixmatch.tau: got 1.5, expected a number between 0 and 1
 
-Some arguments are not the user's to give: positional-only ones and those in `SUPPLIED` come from the engine,
-and a node with `_partial_: true` may leave any open."""
+Some arguments are not the user's to give: positional-only ones and those in `SUPPLIED` come from
+the engine, and a node with `_partial_: true` may leave any open."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +19,15 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field
 
 from foundation.errors import UserError, nearest
-from recipes.config.signatures import Signature, describe, find_target, fits, hint, signature, suggestion
+from recipes.config.signatures import (
+    Signature,
+    describe,
+    find_target,
+    fits,
+    hint,
+    signature,
+    suggestion,
+)
 
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 SUPPLIED = {"info", "tasks"}
@@ -33,7 +43,17 @@ ROOT: dict[str, Any] = {
     "monitor": str | None,
     "supervised_weight": Annotated[float, Field(ge=0)],
 }
-SECTIONS = ("data", "network", "optimizer", "scheduler", "trainer", "logger", "methods", "evaluate", "checkpoint")
+SECTIONS = (
+    "data",
+    "network",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "logger",
+    "methods",
+    "evaluate",
+    "checkpoint",
+)
 REQUIRED = ("data", "network", "optimizer", "scheduler", "trainer")
 
 
@@ -48,11 +68,14 @@ BROKEN = Broken()
 
 
 def validate(config: DictConfig) -> list[str]:
-    """All faults of a composed config (without Hydra's own node), one line each; empty where it is sound."""
+    """All faults of a composed config (without Hydra's own node), one line each; empty where it is
+    sound."""
     faults: list[str] = []
     tree = plain(config, "", faults)
     faults += _root_faults(tree)
-    faults += [f"{name}: is missing; choose one by {name}=NAME" for name in REQUIRED if name not in tree]
+    faults += [
+        f"{name}: is missing; choose one by {name}=NAME" for name in REQUIRED if name not in tree
+    ]
     for key in [name for name in tree if name not in ROOT]:
         for path, node in targets(tree[key], str(key)):
             faults += target_faults(path, node)
@@ -60,7 +83,8 @@ def validate(config: DictConfig) -> list[str]:
 
 
 def plain(node: Any, key: str, faults: list[str]) -> Any:
-    """The node as dicts, lists and values, every interpolation resolved; what does not resolve is noted."""
+    """The node as dicts, lists and values, every interpolation resolved; what does not resolve is
+    noted."""
     if not isinstance(node, Container):
         return node
     if node._is_none():
@@ -84,14 +108,17 @@ def _child(node: Any, name: Any, key: str, faults: list[str]) -> Any:
         if gap:
             # one line, however many values are taken from there
             here = key.rpartition(".")[0]
-            faults.append(f"{gap}: is null, and {here} takes its values from there; expected a mapping")
+            faults.append(
+                f"{gap}: is null, and {here} takes its values from there; expected a mapping"
+            )
         else:
             faults.append(f"{key}: '{raw[name]}' does not resolve: {reason}")
     return BROKEN
 
 
 def null_behind(root: Any, text: str) -> str:
-    """The null that an interpolation looks into: `a.b` for `${a.b.c}` where a.b is null; empty where there is none."""
+    """The null that an interpolation looks into: `a.b` for `${a.b.c}` where a.b is null; empty
+    where there is none."""
     found = re.fullmatch(r"\$\{([\w.]+)\}", text)
     parts = found[1].split(".") if found else []
     for length in range(1, len(parts)):
@@ -114,9 +141,13 @@ def targets(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def target_faults(key: str, node: dict[str, Any]) -> list[str]:
-    """Faults of one node against the signature of its target; nodes below it are looked at on their own."""
+    """Faults of one node against the signature of its target; nodes below it are looked at on their
+    own."""
     if not isinstance(node["_target_"], str):
-        return [f"{key}._target_: got {node['_target_']!r}, expected the dotted path of a class or function"]
+        return [
+            f"{key}._target_: got {node['_target_']!r}, expected the dotted path of a class or "
+            "function"
+        ]
     try:
         known = signature(find_target(node["_target_"]))
     except UserError as error:
@@ -133,12 +164,14 @@ def target_faults(key: str, node: dict[str, Any]) -> list[str]:
 
 
 def value_faults(key: str, value: Any, annotation: Any) -> list[str]:
-    """The fault of one value against an annotation, if any. Values holding further targets are built, not
-    given."""
+    """The fault of one value against an annotation, if any. Values holding further targets are
+    built, not given."""
     if _holds_object(value) or fits(value, annotation):
         return []
     meant = hint(value, annotation)
-    return [f"{key}: got {value!r}, expected {describe(annotation)}" + (f"; {meant}" if meant else "")]
+    return [
+        f"{key}: got {value!r}, expected {describe(annotation)}" + (f"; {meant}" if meant else "")
+    ]
 
 
 def join(key: str, name: Any) -> str:
@@ -158,7 +191,11 @@ def _root_faults(tree: dict[str, Any]) -> list[str]:
         elif name not in SECTIONS:
             faults.append(f"{name}: unknown key; {nearest(str(name), [*ROOT, *SECTIONS])}")
         elif not isinstance(value, dict):
-            remedy = "choose methods by FAMILY=METHOD" if name == "methods" else f"choose one by {name}=NAME"
+            remedy = (
+                "choose methods by FAMILY=METHOD"
+                if name == "methods"
+                else f"choose one by {name}=NAME"
+            )
             faults.append(f"{name}: got {value!r}, expected a mapping; {remedy}")
     return faults
 

@@ -1,4 +1,5 @@
-"""All that an author of a method reads: `from recipes.contract import Context, Declaration, Method`."""
+"""All that an author of a method reads: `from recipes.contract import Context, Declaration,
+Method`."""
 
 from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration

@@ -1,4 +1,5 @@
-"""Which methods meet, whether they may, and in which order: decided from declarations, before data or device."""
+"""Which methods meet, whether they may, and in which order: decided from declarations, before data
+or device."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,8 +33,8 @@ SLOTS = {
 class Situation:
     """What the run offers to methods; all of it known from the config alone.
 
-    kind: `image` or `text`. views: base names of the views the data set can make (`weak`, `strong`). tasks: how many
-    heads there will be, None where that is not known.
+    kind: `image` or `text`. views: base names of the views the data set can make (`weak`,
+    `strong`). tasks: how many heads there will be, None where that is not known.
     """
 
     kind: str
@@ -74,7 +75,8 @@ class Composition:
 
 
 def base_view(name: str) -> str:
-    """The transform behind a view name: a trailing digit only asks for another draw (`weak2` -> `weak`)."""
+    """The transform behind a view name: a trailing digit only asks for another draw (`weak2` ->
+    `weak`)."""
     return name.rstrip("0123456789")
 
 
@@ -113,23 +115,35 @@ def _unmet(declarations: Mapping[str, Declaration], situation: Situation) -> lis
         option = situation.option(key)
         if situation.kind not in d.kinds:
             kinds = " and ".join(d.kinds)
-            faults.append(f"{option} works on {kinds} data, but {data} is {situation.kind}: leave one out")
+            faults.append(
+                f"{option} works on {kinds} data, but {data} is {situation.kind}: leave one out"
+            )
             continue
         if situation.tasks is not None and situation.tasks < d.tasks_at_least:
             remedy = "choose data with more, e.g. data=digits data.source.tasks=[label,parity]"
-            faults.append(f"{option} needs {d.tasks_at_least} tasks or more, {data} has {situation.tasks}: {remedy}")
+            faults.append(
+                f"{option} needs {d.tasks_at_least} tasks or more, {data} has {situation.tasks}: "
+                f"{remedy}"
+            )
         for stream, names in d.views.items():
             missing = sorted({base_view(view) for view in names} - situation.views)
             have = ", ".join(sorted(situation.views))
             for view in missing:
                 remedy = f"give it a data.views.{view}"
-                faults.append(f"{option} needs the view '{view}' of the {stream} stream, {data} makes {have}: {remedy}")
+                faults.append(
+                    f"{option} needs the view '{view}' of the {stream} stream, {data} makes "
+                    f"{have}: {remedy}"
+                )
         if situation.accumulate > 1 and not d.accumulation:
             setting = f"trainer.accumulate_grad_batches={situation.accumulate}"
-            faults.append(f"{option} is not exact with {setting}: set it to 1 and raise data.batch_size")
+            faults.append(
+                f"{option} is not exact with {setting}: set it to 1 and raise data.batch_size"
+            )
         if d.precisions is not None and situation.precision not in d.precisions:
             setting = f"trainer.precision={situation.precision}"
-            faults.append(f"{option} does not work in {setting}: use one of {', '.join(d.precisions)}")
+            faults.append(
+                f"{option} does not work in {setting}: use one of {', '.join(d.precisions)}"
+            )
         if situation.compile and d.uncompiled:
             faults.append(f"{option} cannot be compiled: {d.uncompiled}; set trainer.compile=false")
     return faults
@@ -143,8 +157,13 @@ def _collisions(declarations: Mapping[str, Declaration], situation: Situation) -
         for slot in first.slots:
             if slot in second.slots:
                 what = SLOTS.get(slot, f"'{slot}'")
-                faults.append(f"{one} and {other} both own {what}, which only one method can: leave one out")
-        for (refusing, d), (_, met) in (((one, first), (other, second)), ((other, second), (one, first))):
+                faults.append(
+                    f"{one} and {other} both own {what}, which only one method can: leave one out"
+                )
+        for (refusing, d), (_, met) in (
+            ((one, first), (other, second)),
+            ((other, second), (one, first)),
+        ):
             partner = other if refusing == one else one
             reasons = [reason for tag, reason in d.refuses.items() if tag in met.tags]
             faults += [f"{refusing} cannot meet {partner}: {reason}" for reason in reasons]
@@ -180,7 +199,9 @@ def _embedding(
 
 
 def _differing(
-    requests: Sequence[tuple[str, TeacherRequest | EmbeddingRequest]], what: str, situation: Situation
+    requests: Sequence[tuple[str, TeacherRequest | EmbeddingRequest]],
+    what: str,
+    situation: Situation,
 ) -> list[str]:
     """A fault for each request that is not equal to the first one."""
     faults = []
@@ -193,7 +214,8 @@ def _differing(
         ]
         if differences:
             faults.append(
-                f"{situation.option(owner)} and {situation.option(key)} share one {what} but want different "
+                f"{situation.option(owner)} and {situation.option(key)} share one {what} but want "
+                "different "
                 f"ones ({', '.join(differences)}): make the settings equal or leave one out"
             )
     return faults
@@ -213,7 +235,9 @@ def _order(declarations: Mapping[str, Declaration]) -> list[str]:
     after: dict[str, set[str]] = {key: set() for key in declarations}
     for a, first in declarations.items():
         for b, second in declarations.items():
-            if a != b and (set(first.before) & set(second.tags) or set(second.after) & set(first.tags)):
+            if a != b and (
+                set(first.before) & set(second.tags) or set(second.after) & set(first.tags)
+            ):
                 after[b].add(a)
     order: list[str] = []
     while len(order) < len(after):

@@ -21,7 +21,8 @@ class Context(Protocol):
     network: the trained network.
     teacher: its exponential moving average, None where nobody asks for one.
     tasks: the heads' tasks by name.
-    method_modules: what methods registered in `build`, by key; it moves with the run and is part of its checkpoint.
+    method_modules: what methods registered in `build`, by key; it moves with the run and is part of
+        its checkpoint.
     statistics: class counts and priors of the labeled training samples.
     sizes: number of samples by stream.
     seed: of the run.
@@ -57,11 +58,13 @@ class Context(Protocol):
         ...
 
     def replay(self) -> AbstractContextManager[None]:
-        """Within it the closure runs once more on the same batch: equal views and draws, nothing counted twice."""
+        """Within it the closure runs once more on the same batch: equal views and draws, nothing
+        counted twice."""
         ...
 
     def reported(self, raw: bool = False) -> Network:
-        """The network that evaluation reports: the averaged one where a method evaluates it; `raw`: the trained one."""
+        """The network that evaluation reports: the averaged one where a method evaluates it; `raw`:
+        the trained one."""
         ...
 
     def reporting(self) -> AbstractContextManager[Network]:
@@ -72,7 +75,9 @@ class Context(Protocol):
         """The raw view of a batch {"data", "targets", "index"} of an evaluation loader."""
         ...
 
-    def predict_logits(self, view: Any, raw: bool = False, index: Tensor | None = None) -> dict[str, Tensor]:
+    def predict_logits(
+        self, view: Any, raw: bool = False, index: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Logits by task, [N, C], as the run reports them."""
         ...
 
@@ -93,5 +98,6 @@ class Context(Protocol):
         index: Tensor | None = None,
         randomness: SampleRandomness | None = None,
     ) -> Output:
-        """Features and logits of the reported network for an input that methods may have changed."""
+        """Features and logits of the reported network for an input that methods may have
+        changed."""
         ...

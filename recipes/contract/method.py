@@ -1,6 +1,8 @@
-"""The contract of a method: a declaration that is read before anything is built, and the points it may fill.
+"""The contract of a method: a declaration that is read before anything is built, and the points it
+may fill.
 
-The points, in the order a batch meets them; all are optional, and nobody else writes a training step:
+The points, in the order a batch meets them; all are optional, and nobody else writes a training
+step:
 
     surgery     once, before every `build`: change the network itself
     build       once: extra modules, own parameter groups
@@ -40,10 +42,12 @@ Closure = Callable[[], Any]
 
 
 class Method(Callback):
-    """Base of all methods. Subclasses take their settings as annotated constructor arguments with defaults.
+    """Base of all methods. Subclasses take their settings as annotated constructor arguments with
+    defaults.
 
-    `key` is the name in the config (`methods.KEY`), set by composition. A method keeps its tensors in modules that
-    it registers in `build`, never in itself: they then move with the recipe and lie in its checkpoint.
+    `key` is the name in the config (`methods.KEY`), set by composition. A method keeps its tensors
+    in modules that it registers in `build`, never in itself: they then move with the recipe and lie
+    in its checkpoint.
     """
 
     declaration: ClassVar[Declaration] = Declaration()
@@ -58,28 +62,35 @@ class Method(Callback):
         return f"method:{self.key}"
 
     def surgery(self, network: "Network") -> None:
-        """Freeze parts of the network, attach others; what is attached lies in `network.deltas`. The plan's sketch of
-        the network, on the meta device, is treated the same, so nothing may be kept in the method."""
+        """Freeze parts of the network, attach others; what is attached lies in `network.deltas`.
+        The plan's sketch of the network, on the meta device, is treated the same, so nothing may be
+        kept in the method."""
 
     def build(self, context: "Context") -> None: ...
 
     def parameter_groups(self, context: "Context") -> list[dict[str, Any]]:
-        """Optimizer groups for the method's own parameters: `params` and any of `lr`, `weight_decay`."""
+        """Optimizer groups for the method's own parameters: `params` and any of `lr`,
+        `weight_decay`."""
         return []
 
     def prepare(self, step: Step, context: "Context") -> None: ...
 
-    def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: "Context") -> Tensor:
+    def adjust(
+        self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: "Context"
+    ) -> Tensor:
         return logits
 
     def cost(self, logits: Tensor, task: str, role: Role, context: "Context") -> Tensor | None:
-        """[N, C] the loss that each class would give were it the true one, from adjusted logits; None: -log p. Whoever
-        fills this takes the slot `cost`."""
+        """[N, C] the loss that each class would give were it the true one, from adjusted logits;
+        None: -log p. Whoever fills this takes the slot `cost`."""
         return None
 
-    def weigh(self, logits: Tensor, target: Tensor, task: str, role: Role, context: "Context") -> Tensor | None:
-        """Factors of the samples' losses, from adjusted logits, with gradient where they have one: [N], or [N, C] by
-        the class that is the true one, which is exact for mixed targets as well; None: 1."""
+    def weigh(
+        self, logits: Tensor, target: Tensor, task: str, role: Role, context: "Context"
+    ) -> Tensor | None:
+        """Factors of the samples' losses, from adjusted logits, with gradient where they have one:
+        [N], or [N, C] by the class that is the true one, which is exact for mixed targets as well;
+        None: 1."""
         return None
 
     def terms(self, step: Step, context: "Context") -> None: ...
@@ -91,13 +102,16 @@ class Method(Callback):
         return closure()
 
     def after_batch(self, step: Step, context: "Context") -> None:
-        """`step` is the first pass of the micro-batch. What is written here, a replay of the same batch does not
-        read: all passes of a batch see the tables as they were before it."""
+        """`step` is the first pass of the micro-batch. What is written here, a replay of the same
+        batch does not read: all passes of a batch see the tables as they were before it."""
 
     def after_step(self, step: Step, context: "Context") -> None: ...
 
-    def receive(self, embedded: Embedded, randomness: SampleRandomness, context: "Context") -> Embedded:
-        """What the reported network sees in place of `embedded`; attacks differentiate through it."""
+    def receive(
+        self, embedded: Embedded, randomness: SampleRandomness, context: "Context"
+    ) -> Embedded:
+        """What the reported network sees in place of `embedded`; attacks differentiate through
+        it."""
         return embedded
 
     def infer(self, logits: Tensor, task: str, context: "Context") -> Tensor:
@@ -107,8 +121,9 @@ class Method(Callback):
         """Write into the folder of the run's checkpoints; on the first rank alone."""
 
     def fold(self, network: "Network") -> None:
-        """Put what `surgery` attached into the weights of this network, where they can take it up, and take it out of
-        `network.deltas`: an exported network is then of the kind it was before."""
+        """Put what `surgery` attached into the weights of this network, where they can take it up,
+        and take it out of `network.deltas`: an exported network is then of the kind it was before.
+        """
 
     def fills(self, point: str) -> bool:
         """Whether this method overrides a point; the engine calls only those that do."""

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 
 
 class Probe(nn.Module):
-    """A measurement beside the tasks' own metrics, which a user adds to any recipe: robust accuracy, retrieval.
+    """A measurement beside the tasks' own metrics, which a user adds to any recipe: robust
+    accuracy, retrieval.
 
-    A node with `_target_` under `evaluate` of the config. It sees the reported network in evaluation mode, gradients
-    are off but may be turned on. parts: the evaluations it takes part in, of `val` and `test`. main: the value by
-    which a run is judged (`monitor`) that has no accuracy; empty where none is fit for it.
+    A node with `_target_` under `evaluate` of the config. It sees the reported network in
+    evaluation mode, gradients are off but may be turned on. parts: the evaluations it takes part
+    in, of `val` and `test`. main: the value by which a run is judged (`monitor`) that has no
+        accuracy; empty where none is fit for it.
     """
 
     main: ClassVar[str] = ""
@@ -23,10 +25,13 @@ class Probe(nn.Module):
     kinds: ClassVar[tuple[str, ...]] = ("image", "text")
 
     def refusal(self, composition: Composition) -> str:
-        """Why it would measure nothing true beside these methods, with the remedy; empty where it does."""
+        """Why it would measure nothing true beside these methods, with the remedy; empty where it
+        does."""
         return ""
 
-    def update(self, context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor) -> None:
+    def update(
+        self, context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor
+    ) -> None:
         """Take a batch of raw views with targets by task and their stable indices [N]."""
 
     def compute(self) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
-"""Losses that are no numbers: noticed without waiting for the device, and named to the step, the term, the samples."""
+"""Losses that are no numbers: noticed without waiting for the device, and named to the step, the
+term, the samples."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ SHOWN = 8  # sample numbers a line has room for
 
 @dataclass(frozen=True)
 class Trace:
-    """What one micro-batch said: names of its losses, their values on the device, and the samples it was made of."""
+    """What one micro-batch said: names of its losses, their values on the device, and the samples
+    it was made of."""
 
     step: int
     names: tuple[str, ...]
@@ -22,8 +24,9 @@ class Trace:
 
 @dataclass
 class Traces:
-    """The micro-batches since the last transfer. A sum of losses is no number if one of them is none, so they are
-    looked at only where a sum is not; keeping them costs no operation on the device."""
+    """The micro-batches since the last transfer. A sum of losses is no number if one of them is
+    none, so they are looked at only where a sum is not; keeping them costs no operation on the
+    device."""
 
     kept: list[Trace] = field(default_factory=list)
 
@@ -49,8 +52,12 @@ def sentence(trace: Trace, values: dict[str, float], bad: list[str]) -> str:
     samples = []
     for stream, index in trace.samples.items():
         numbers = [str(number) for number in index[: SHOWN + 1].tolist()]
-        samples.append(f"{stream} {', '.join(numbers[:SHOWN])}{' …' if len(numbers) > SHOWN else ''}")
+        samples.append(
+            f"{stream} {', '.join(numbers[:SHOWN])}{' …' if len(numbers) > SHOWN else ''}"
+        )
     return (
-        f"step {trace.step + 1}: {said}; samples: {'; '.join(samples)}. No checkpoint was written since; "
-        "lower optimizer.lr, set trainer.gradient_clip_val=1, or leave such batches out by trainer.nonfinite=skip"
+        f"step {trace.step + 1}: {said}; samples: {'; '.join(samples)}. No checkpoint was written "
+        "since; "
+        "lower optimizer.lr, set trainer.gradient_clip_val=1, or leave such batches out by "
+        "trainer.nonfinite=skip"
     )

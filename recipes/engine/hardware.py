@@ -1,4 +1,5 @@
-"""What a run makes of the machine it is on: precision, memory format, compilation, and the memory it took."""
+"""What a run makes of the machine it is on: precision, memory format, compilation, and the memory
+it took."""
 
 import os
 import shutil
@@ -20,14 +21,22 @@ def on_gpu(settings: TrainerSettings) -> bool:
 
 
 def convolutional(network: nn.Module) -> bool:
-    """Whether most of the numbers that a network holds are kernels of convolutions: not so in a ViT."""
-    kernels = sum(p.numel() for m in network.modules() if isinstance(m, nn.Conv2d) for p in m.parameters(recurse=False))
+    """Whether most of the numbers that a network holds are kernels of convolutions: not so in a
+    ViT."""
+    kernels = sum(
+        p.numel()
+        for m in network.modules()
+        if isinstance(m, nn.Conv2d)
+        for p in m.parameters(recurse=False)
+    )
     return 2 * kernels > sum(p.numel() for p in network.parameters())
 
 
-def lies_channels_last(wanted: bool | Literal["auto"], network: Network, device: torch.device) -> bool:
-    """Whether kernels are to lie channels-last. `auto`: those of a convolutional network for pictures on a GPU, whose
-    tensor cores want them so."""
+def lies_channels_last(
+    wanted: bool | Literal["auto"], network: Network, device: torch.device
+) -> bool:
+    """Whether kernels are to lie channels-last. `auto`: those of a convolutional network for
+    pictures on a GPU, whose tensor cores want them so."""
     if network.kind != "image":
         return False
     return device.type == "cuda" and convolutional(network) if wanted == "auto" else wanted
@@ -39,7 +48,8 @@ def backend_of(wanted: bool | str) -> str | None:
 
 
 def check_compiler(settings: TrainerSettings) -> None:
-    """Raise UserError where inductor has nothing to write its code for: a C++ compiler, or Triton on a GPU."""
+    """Raise UserError where inductor has nothing to write its code for: a C++ compiler, or Triton
+    on a GPU."""
     if backend_of(settings.compile) != "inductor":
         return
     if on_gpu(settings):
@@ -49,24 +59,27 @@ def check_compiler(settings: TrainerSettings) -> None:
         missing = None if shutil.which(compiler) else f"a C++ compiler ({compiler})"
     if missing:
         raise UserError(
-            f"trainer.compile={str(settings.compile).lower()}: needs {missing}, which is not here; install it, or set "
+            f"trainer.compile={str(settings.compile).lower()}: needs {missing}, which is not here; "
+            "install it, or set "
             "trainer.compile=false"
         )
 
 
 def prepare_compiler(several_backwards: bool) -> None:
-    """Room for what a run compiles, and buffers that outlive a backward where there are several through one forward."""
+    """Room for what a run compiles, and buffers that outlive a backward where there are several
+    through one forward."""
     import torch._dynamo.config as dynamo
     import torch._functorch.config as functorch
 
-    # trained and averaged network, training and evaluation, whole and partial batches, statistics held still or not
+    # trained and averaged network, training and evaluation, whole and partial batches, statistics
+    # held still or not
     dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
     functorch.donated_buffer = functorch.donated_buffer and not several_backwards
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most memory that was taken so far, in bytes: on a GPU what torch's tensors took there, else what the whole
-    process held. None where the system does not say."""
+    """The most memory that was taken so far, in bytes: on a GPU what torch's tensors took there,
+    else what the whole process held. None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

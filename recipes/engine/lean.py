@@ -1,5 +1,6 @@
-"""What Lightning does in every step, in fewer calls. Hooks that nobody fills are not called: it asks each callback and
-the module, and opens a profiler's section around nothing, at 5 to 15 µs a hook."""
+"""What Lightning does in every step, in fewer calls. Hooks that nobody fills are not called: it
+asks each callback and the module, and opens a profiler's section around nothing, at 5 to 15 µs a
+hook."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -10,7 +11,13 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from torch.optim import Optimizer
 
 EVERY_STEP = (
-    *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
+    *(
+        "on_train_batch_start",
+        "on_train_batch_end",
+        "on_before_zero_grad",
+        "on_before_backward",
+        "on_after_backward",
+    ),
     "on_before_optimizer_step",
 )
 
@@ -18,7 +25,8 @@ NOTED = {"_current_fx_name", "_step", "replaying"}
 
 
 class Unprofiled(PassThroughProfiler):
-    """Measures nothing, as Lightning's default does, without a generator for each of the thirty sections of a step."""
+    """Measures nothing, as Lightning's default does, without a generator for each of the thirty
+    sections of a step."""
 
     section: AbstractContextManager[None] = nullcontext()
 
@@ -30,8 +38,8 @@ class Lean(pl.LightningModule):
     """Lightning's own hooks of a step, doing what they did."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes here which hook it is in, some thirty times a step, and a module looks among its parameters,
-        # buffers and modules before it sets a plain attribute
+        # Lightning notes here which hook it is in, some thirty times a step, and a module looks
+        # among its parameters, buffers and modules before it sets a plain attribute
         if name in NOTED:
             self.__dict__[name] = value
         else:
@@ -47,15 +55,20 @@ class Lean(pl.LightningModule):
                 parameter.grad = None
 
     def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: str | None = None
+        self,
+        optimizer: Any,
+        gradient_clip_val: Any = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
         if gradient_clip_val:
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )
 
 
 def hush(owner: Callback | pl.LightningModule) -> None:
-    """Put None in the place of hooks that are Lightning's own, which do nothing: it calls only what can be called. What
-    somebody has put on the object itself stays."""
+    """Put None in the place of hooks that are Lightning's own, which do nothing: it calls only what
+    can be called. What somebody has put on the object itself stays."""
     base = Callback if isinstance(owner, Callback) else pl.LightningModule
     for name in EVERY_STEP:
         if name not in vars(owner) and getattr(type(owner), name) is getattr(base, name):

@@ -1,10 +1,10 @@
 """The one training step: how a batch becomes a loss, and where methods take part.
 
-    batch → streams → views → prepare → one forward → adjust → terms → combine → (wrap_step) → after_batch
-    → after_step
+    batch → streams → views → prepare → one forward → adjust → terms → combine → (wrap_step) →
+    after_batch → after_step
 
-Everything is run from here; what a method may do at each point is told in `method.py`, what flows in `step.py`, how a
-run is evaluated in `evaluated.py`.
+Everything is run from here; what a method may do at each point is told in `method.py`, what flows
+in `step.py`, how a run is evaluated in `evaluated.py`.
 """
 
 import math
@@ -48,13 +48,14 @@ POINTS = (
 class Recipe(Evaluated):
     """A network, its tasks and the methods composed for this run.
 
-    sizes are the numbers of samples by stream; make_view makes a view of a stream; make_optimizer returns the
-    optimizer and its scheduler by step; reference_batches returns training batches on which BatchNorm moments
-    are estimated, None to estimate none; classifies tells whether evaluation asks the heads; monitor is
-    the metric that a validation must yield; log_every is the number of optimizer steps between two transfers of
-    metrics; backend names the compiler of the networks, None for none; channels_last is how kernels are to lie;
-    identity is kept in every checkpoint, so that a run of another kind does not resume from it, and
-    provenance, from which `loading` builds this recipe again without its data.
+    sizes are the numbers of samples by stream; make_view makes a view of a stream; make_optimizer
+    returns the optimizer and its scheduler by step; reference_batches returns training batches on
+    which BatchNorm moments are estimated, None to estimate none; classifies tells whether
+    evaluation asks the heads; monitor is the metric that a validation must yield; log_every is the
+    number of optimizer steps between two transfers of metrics; backend names the compiler of the
+    networks, None for none; channels_last is how kernels are to lie; identity is kept in every
+    checkpoint, so that a run of another kind does not resume from it, and provenance, from which
+    `loading` builds this recipe again without its data.
     """
 
     def __init__(
@@ -99,7 +100,9 @@ class Recipe(Evaluated):
         for method in self.at["build"]:
             method.build(self)
         self.norms = BatchNorms(network)
-        self.teacher = Teacher(network, composition.teacher, total_steps) if composition.teacher else None
+        self.teacher = (
+            Teacher(network, composition.teacher, total_steps) if composition.teacher else None
+        )
         self.teacher_norms = BatchNorms(self.teacher.network) if self.teacher else None
         changed = composition.evaluates_teacher or self.at["receive"] or self.at["infer"]
         self.evaluator = Evaluator(tasks if classifies else (), both=bool(changed))
@@ -107,7 +110,9 @@ class Recipe(Evaluated):
         self.meters, self.replaying, self.monitor = Meters(), False, monitor
         self.traces, self.skip_nonfinite, self.skipped = Traces(), skip_nonfinite, 0
         self.latest: dict[str, float] = {}
-        self.clock = Stopwatch()  # between the first and the last training step, validation included
+        self.clock = (
+            Stopwatch()
+        )  # between the first and the last training step, validation included
         self.last_step: Step | None = None  # of the whole run, for the sheet of views on its page
         self._step: Step | None = None  # the micro-batch that is under way
         self._backend, self._channels_last = backend, channels_last
@@ -115,21 +120,35 @@ class Recipe(Evaluated):
         self._identity, self._provenance = dict(identity or {}), dict(provenance or {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        numbers = {"latest": dict(self.latest), "seconds": self.clock.seconds, "skipped": self.skipped}
+        numbers = {
+            "latest": dict(self.latest),
+            "seconds": self.clock.seconds,
+            "skipped": self.skipped,
+        }
         checkpoint |= {"identity": self._identity, "provenance": self._provenance}
         checkpoint["numbers"] = numbers | {"meters": self.meters.state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         numbers = checkpoint["numbers"]
-        self.meters.restore(numbers["meters"], self.device, self.global_rank, self.trainer.world_size)
-        self.latest, self.skipped, self.clock = numbers["latest"], numbers["skipped"], Stopwatch(numbers["seconds"])
+        self.meters.restore(
+            numbers["meters"], self.device, self.global_rank, self.trainer.world_size
+        )
+        self.latest, self.skipped, self.clock = (
+            numbers["latest"],
+            numbers["skipped"],
+            Stopwatch(numbers["seconds"]),
+        )
 
-    # -- the way of a batch ----------------------------------------------------------------------------------------
+    # -- the way of a batch ------------------------------------------------------------------------
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         if not self.replaying:
             self.close_batch()
         step = self.begin(batch)
-        step.add(Input("labeled", step.embedding("labeled", "weak"), dict(step.streams["labeled"].targets)))
+        step.add(
+            Input(
+                "labeled", step.embedding("labeled", "weak"), dict(step.streams["labeled"].targets)
+            )
+        )
         for method in self.at["prepare"]:
             method.prepare(step, self)
         self.forward_inputs(step)
@@ -146,14 +165,19 @@ class Recipe(Evaluated):
         return loss
 
     def begin(self, batch: dict[str, Any]) -> Step:
-        """Open a step: its streams, and randomness that is a function of its position in the run alone."""
+        """Open a step: its streams, and randomness that is a function of its position in the run
+        alone."""
         position = batch["position"]
         seed_default(derive_seed(self.seed, position, "network", self.global_rank), self.device)
         if self.network.gates is not None:
             self.network.gates.reset()
         return Step(
-            streams={name: Stream(name, **fields) for name, fields in batch.items() if name != "position"},
-            randomness=Randomness(self.seed, position, self.global_rank, self.trainer.world_size, self.device),
+            streams={
+                name: Stream(name, **fields) for name, fields in batch.items() if name != "position"
+            },
+            randomness=Randomness(
+                self.seed, position, self.global_rank, self.trainer.world_size, self.device
+            ),
             make_view=self._make_view,
             embed=self.embed,
             criterion=self.criterion,
@@ -173,14 +197,18 @@ class Recipe(Evaluated):
         teacher = self.teacher.network if self.teacher else None
         # a replay repeats the batch: its statistics have been counted, the teacher's own as well
         mine = self.norms.frozen() if self.replaying else nullcontext()
-        taught = self.teacher_norms.frozen() if self.replaying and self.teacher_norms else nullcontext()
+        taught = (
+            self.teacher_norms.frozen() if self.replaying and self.teacher_norms else nullcontext()
+        )
         with mine, taught:
-            step.outputs = forward_inputs(step.inputs, self.network, teacher, self.norms, step.representations)
+            step.outputs = forward_inputs(
+                step.inputs, self.network, teacher, self.norms, step.representations
+            )
 
     def forward_apart(self, embedded: Embedded, network: Net = "student") -> Output:
-        """A forward beside the step's one, for a method that must know an output before it can name its inputs (a
-        guess to mix with, an attack): in the network's present mode, running statistics untouched; with a graph
-        unless the caller turns gradients off."""
+        """A forward beside the step's one, for a method that must know an output before it can name
+        its inputs (a guess to mix with, an attack): in the network's present mode, running
+        statistics untouched; with a graph unless the caller turns gradients off."""
         net, norms = self.network, self.norms
         if network == "teacher" and self.teacher is not None and self.teacher_norms is not None:
             net, norms = self.teacher.network, self.teacher_norms
@@ -194,9 +222,12 @@ class Recipe(Evaluated):
             return method.combine(step, self)
         return reduce(add, [step.terms[name].weighted(loss) for name, loss in step.losses.items()])
 
-    # -- the optimizer step ----------------------------------------------------------------------------------------
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Nest the methods' closures around Lightning's, innermost last; afterwards the once-a-step points."""
+    # -- the optimizer step ------------------------------------------------------------------------
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Nest the methods' closures around Lightning's, innermost last; afterwards the once-a-step
+        points."""
         closure = optimizer_closure
         for method in reversed(self.at["wrap_step"]):
             closure = partial(method.wrap_step, closure, optimizer, self)
@@ -216,7 +247,8 @@ class Recipe(Evaluated):
             self.last_step = step
 
     def close_batch(self) -> Step | None:
-        """The last pass of a micro-batch is over: its next one begins, or the optimizer has stepped."""
+        """The last pass of a micro-batch is over: its next one begins, or the optimizer has
+        stepped."""
         step, self._step = self._step, None
         if step is not None:
             for method in self.at["after_batch"]:
@@ -225,7 +257,8 @@ class Recipe(Evaluated):
 
     @contextmanager
     def replay(self) -> Iterator[None]:
-        """Run the closure once more on the same batch: equal views and draws, nothing counted or logged twice."""
+        """Run the closure once more on the same batch: equal views and draws, nothing counted or
+        logged twice."""
         self.replaying = True
         try:
             yield
@@ -236,7 +269,9 @@ class Recipe(Evaluated):
         networks = [self.network, *([self.teacher.network] if self.teacher else [])]
         # before the optimizer makes its state, which lies as the weights do
         whole = self.device_mesh is None
-        if whole and lies_channels_last(self._channels_last, self.network, self.trainer.strategy.root_device):
+        if whole and lies_channels_last(
+            self._channels_last, self.network, self.trainer.strategy.root_device
+        ):
             for network in networks:
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._backend and stage == "fit":
@@ -257,23 +292,31 @@ class Recipe(Evaluated):
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = self._make_optimizer(self)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
-    # -- what is logged --------------------------------------------------------------------------------------------
+    # -- what is logged ----------------------------------------------------------------------------
     def record(self, step: Step, loss: Tensor) -> None:
         """Keep the step's numbers on the device: no host sync, no `self.log`."""
         values = self.meters.add({"loss": loss, **step.losses, **step.scalars}, {})
         for task, believed in step.pseudo.items():
-            self.meters.believe(step.named("", task), believed, step.streams["unlabeled"].targets.get(task))
+            self.meters.believe(
+                step.named("", task), believed, step.streams["unlabeled"].targets.get(task)
+            )
         samples = {name: stream.index for name, stream in step.streams.items()}
         self.traces.add(Trace(step.progress.step, ("loss", *step.losses), values, samples))
         self._step = step
 
     def publish(self, done: int, lr: float) -> None:
-        """One transfer: the means since the last one go to all loggers. UserError for a loss that is no number."""
+        """One transfer: the means since the last one go to all loggers. UserError for a loss that
+        is no number."""
         means = self.meters.flush()
         if not math.isfinite(means.get("loss", 0.0)):
             self.traces.check()
         self.traces.clear()
         values = {f"train/{name}": value for name, value in means.items()} | {"train/lr": lr}
-        self.report(values | ({"train/skipped": float(self.skipped)} if self.skip_nonfinite else {}), done)
+        self.report(
+            values | ({"train/skipped": float(self.skipped)} if self.skip_nonfinite else {}), done
+        )

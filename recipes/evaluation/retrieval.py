@@ -1,7 +1,8 @@
-"""Retrieval: every sample asks for its nearest neighbours among all others, and how many of them are of its class.
+"""Retrieval: every sample asks for its nearest neighbours among all others, and how many of them
+are of its class.
 
-In bounded memory: embeddings are kept, similarities only for a block of queries at a time. Each rank answers the
-queries of its own share of the samples, against the samples of all.
+In bounded memory: embeddings are kept, similarities only for a block of queries at a time. Each
+rank answers the queries of its own share of the samples, against the samples of all.
 """
 
 from collections.abc import Iterator
@@ -24,18 +25,22 @@ from recipes.services.neighbors import ranked
 if TYPE_CHECKING:
     from recipes.contract.context import Context
 
+
 def relevance(x: Tensor, labels: Tensor, queries: Tensor, depth: int) -> Tensor:
-    """bool [Q, depth]: whether the first, second … neighbour of a query is of its class; the query itself is no
-    neighbour, by its position. x: [R, d], labels: [R], queries: [Q] positions in them. depth: less than R."""
+    """bool [Q, depth]: whether the first, second … neighbour of a query is of its class; the query
+    itself is no neighbour, by its position. x: [R, d], labels: [R], queries: [Q] positions in them.
+    depth: less than R."""
     similarity = x[queries] @ x.T
     similarity.scatter_(1, queries[:, None], -torch.inf)
     return labels[ranked(similarity, depth)] == labels[queries, None]
 
 
 def retrieval_scores(relevant: Tensor, number: Tensor, ks: list[int]) -> dict[str, Tensor]:
-    """Scores of each query, [Q]. relevant: bool [Q, depth] by rank. number: R_q ≥ 1 references of the query's class.
+    """Scores of each query, [Q]. relevant: bool [Q, depth] by rank. number: R_q ≥ 1 references of
+    the query's class.
 
-    recall@K = 1[any of the first K], r_precision = Σ_{k≤R} rel(k) / R, map@r = Σ_{k≤R} rel(k) P(k) / R.
+    recall@K = 1[any of the first K], r_precision = Σ_{k≤R} rel(k) / R, map@r = Σ_{k≤R} rel(k) P(k)
+    / R.
     """
     rank = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
     hits = relevant.double()
@@ -62,15 +67,18 @@ def gather_uneven(value: Tensor) -> Tensor:
 
 
 class Retrieval(Probe):
-    """Recall@K, MAP@R, R-precision and NMI of the embedding, or of the features where the run has none, L2-normalised.
+    """Recall@K, MAP@R, R-precision and NMI of the embedding, or of the features where the run has
+    none, L2-normalised.
 
-    Every sample of the part is a query against all others: excluded is itself, by its index, and no duplicate of it.
-    Neighbours come by cosine, equal ones by the smaller index. Recall@K is the share of queries with one of their
-    class among the first K. Samples without a label take no part. A query that is the only one of its class has
-    nothing to find: `lone=exclude` leaves it out of all means and logs their number, `miss` counts it as 0.
+    Every sample of the part is a query against all others: excluded is itself, by its index, and no
+    duplicate of it. Neighbours come by cosine, equal ones by the smaller index. Recall@K is the
+    share of queries with one of their class among the first K. Samples without a label take no
+    part. A query that is the only one of its class has nothing to find: `lone=exclude` leaves it
+    out of all means and logs their number, `miss` counts it as 0.
 
-    ks: the K of Recall@K. nmi_restarts: runs of k-means, with as many clusters as classes and a fixed seed, of which
-    the best one gives NMI = 2 I(y; c) / (H(y) + H(c)); 0 leaves NMI out, which costs most of the time.
+    ks: the K of Recall@K. nmi_restarts: runs of k-means, with as many clusters as classes and a
+    fixed seed, of which the best one gives NMI = 2 I(y; c) / (H(y) + H(c)); 0 leaves NMI out, which
+    costs most of the time.
     """
 
     main = "recall@1"
@@ -82,16 +90,25 @@ class Retrieval(Probe):
         nmi_restarts: Annotated[int, Field(ge=0)] = 1,
     ):
         super().__init__()
-        self.ks, self.lone, self.nmi_restarts = sorted(set([1, 2, 4, 8] if ks is None else ks)), lone, nmi_restarts
+        self.ks, self.lone, self.nmi_restarts = (
+            sorted(set([1, 2, 4, 8] if ks is None else ks)),
+            lone,
+            nmi_restarts,
+        )
         if 1 not in self.ks:
-            raise UserError(f"evaluate.retrieval.ks={self.ks}: Recall@1 is always among them; expected a list with 1")
+            raise UserError(
+                f"evaluate.retrieval.ks={self.ks}: Recall@1 is always among them; expected a list "
+                "with 1"
+            )
         self.reset()
 
     def reset(self) -> None:
         self.batches: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
 
     @torch.no_grad()
-    def update(self, context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor) -> None:
+    def update(
+        self, context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor
+    ) -> None:
         output = context.predict_output(context.reported().embed(view), index=index)
         x = output.logits.get(EMBEDDING, output.features)
         self.batches.append((F.normalize(x.float(), dim=1), index, targets))
@@ -104,16 +121,24 @@ class Retrieval(Probe):
         tasks = list(self.batches[0][2])
         values: dict[str, Tensor] = {}
         for task in tasks:
-            labels = gather_uneven(torch.cat([targets[task] for _, _, targets in self.batches]))[order]
+            labels = gather_uneven(torch.cat([targets[task] for _, _, targets in self.batches]))[
+                order
+            ]
             known = labels >= 0
             found = self.scores(x[order][known], labels[known])
-            values |= {name if len(tasks) == 1 else f"{task}/{name}": value for name, value in found.items()}
+            values |= {
+                name if len(tasks) == 1 else f"{task}/{name}": value
+                for name, value in found.items()
+            }
         if len(tasks) > 1:
-            values[self.main] = torch.stack([values[f"{task}/{self.main}"] for task in tasks]).mean()
+            values[self.main] = torch.stack(
+                [values[f"{task}/{self.main}"] for task in tasks]
+            ).mean()
         return values
 
     def scores(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """All metrics of one task. x: [R, d] unit vectors of all ranks, in the order of the index. labels: [R] ≥ 0."""
+        """All metrics of one task. x: [R, d] unit vectors of all ranks, in the order of the index.
+        labels: [R] ≥ 0."""
         _, labels = labels.unique(return_inverse=True)
         others = labels.bincount()[labels] - 1
         queries = (others >= 1).nonzero().flatten()
@@ -134,7 +159,9 @@ class Retrieval(Probe):
         return values
 
     @staticmethod
-    def _relevances(x: Tensor, labels: Tensor, queries: Tensor, depth: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _relevances(
+        x: Tensor, labels: Tensor, queries: Tensor, depth: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's share of the queries, a block at a time, each with its `relevance`."""
         rank = dist.get_rank() if world_size() > 1 else 0
         share = queries.tensor_split(world_size())[rank]

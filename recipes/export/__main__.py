@@ -4,16 +4,18 @@ A finished run in the formats of others, each in a folder of its own, each check
 
   run=RUN          folder that train.py left, or one of its checkpoints
   format=all       all            whatever of the following fits
-                   safetensors    weights by Roux's names with config.json; a file for network.checkpoint
-                   onnx           all of prediction in one graph: pictures or token ids in, logits out
-                   timm           pictures: timm.create_model("local-dir:FOLDER", pretrained=True)
-                   huggingface    texts: AutoModel or AutoModelForSequenceClassification.from_pretrained(FOLDER)
+                   safetensors    weights by Roux's names with config.json; a file for
+                   network.checkpoint onnx           all of prediction in one graph: pictures or
+                   token ids in, logits out timm           pictures:
+                   timm.create_model("local-dir:FOLDER", pretrained=True) huggingface    texts:
+                   AutoModel or AutoModelForSequenceClassification.from_pretrained(FOLDER)
   output=FOLDER    left out: the folder `export` beside the run's checkpoints
   which=last       last | best checkpoint of the folder
   overwrite=true   replace what lies there
   trust=true       the run may call code of other packages (methods of your own)
 
-Averaged weights, merged deltas and corrections of logits travel along. What a format cannot hold is said in a line.
+Averaged weights, merged deltas and corrections of logits travel along. What a format cannot hold is
+said in a line.
 
 Example
   python -m recipes.export run=outputs/fixmatch/2026-01-31_12-00-00 format=onnx
@@ -46,13 +48,16 @@ def export(
     overwrite: bool = False,
     trust: bool = False,
 ) -> dict[str, float]:
-    """Write the formats and say so. Returns the largest difference from the run's outputs by format, relative to the
-    largest output. Raises UserError where a format that was asked for cannot be written."""
+    """Write the formats and say so. Returns the largest difference from the run's outputs by
+    format, relative to the largest output. Raises UserError where a format that was asked for
+    cannot be written."""
     with uncollected():
         from recipes.predict.loading import find_run, load
 
     checkpoint = find_run(run, which)
-    home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    home = (
+        checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    )
     target = Path(output).expanduser() if output else home / "export"
     if format != "all":
         check_output(target / format, overwrite)
@@ -63,14 +68,17 @@ def export(
     return write_all(predictor, formats, target, lenient=format == "all")
 
 
-def write_all(predictor: "Predictor", formats: tuple[str, ...], target: Path, lenient: bool) -> dict[str, float]:
+def write_all(
+    predictor: "Predictor", formats: tuple[str, ...], target: Path, lenient: bool
+) -> dict[str, float]:
     """lenient: what cannot be written is said, and the rest is."""
     from recipes.export.folding import folded, merged
 
     for key in merged(predictor):
         print(f"{key}: merged into the weights")
     worst: dict[str, float] = {}
-    # the graph is made of the run's own prediction, and all other formats of weights that were folded after it
+    # the graph is made of the run's own prediction, and all other formats of weights that were
+    # folded after it
     writers: dict[str, Callable[[Path], float]] = {}
     if "onnx" in formats:
         from recipes.export.onnx_graph import write_onnx
@@ -100,7 +108,9 @@ def writer_of(name: str, predictor: "Predictor", plain: Any) -> Callable[[Path],
     return lambda folder: write(predictor, plain, folder)
 
 
-def write_one(name: str, write: Callable[[Path], float], target: Path, lenient: bool, worst: dict[str, float]) -> None:
+def write_one(
+    name: str, write: Callable[[Path], float], target: Path, lenient: bool, worst: dict[str, float]
+) -> None:
     """Write a format beside its place, then move it there: it is whole or not there."""
     started = time.monotonic()
     try:
@@ -117,7 +127,9 @@ def write_one(name: str, write: Callable[[Path], float], target: Path, lenient: 
         if not lenient:
             raise
         worst.pop(name, None)
-        print(f"{name}: not written: {str(error).removeprefix(f'format={name}: ')}", file=sys.stderr)
+        print(
+            f"{name}: not written: {str(error).removeprefix(f'format={name}: ')}", file=sys.stderr
+        )
         return
     apart = f", at most {worst[name]:.1e} from the run" if name != "safetensors" else ""
     print(f"{name}: {target / name}, {size:.1f} MB{apart}, {time.monotonic() - started:.1f} s")
@@ -126,7 +138,9 @@ def write_one(name: str, write: Callable[[Path], float], target: Path, lenient: 
 def check_output(folder: Path, overwrite: bool) -> None:
     """Raises UserError where it would replace something unasked, or cannot be written."""
     if folder.exists() and not overwrite:
-        raise UserError(f"output: '{folder}' exists already; name another folder, or add overwrite=true")
+        raise UserError(
+            f"output: '{folder}' exists already; name another folder, or add overwrite=true"
+        )
     from recipes.runs.checkpoint_files import run_dir_faults
 
     for line in run_dir_faults(str(folder), reading=True):

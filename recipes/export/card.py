@@ -10,8 +10,8 @@ FORMAT = "roux export 1"
 
 
 def card(predictor: Predictor, **more: Any) -> dict[str, Any]:
-    """tasks: class names in the order of the logits. input: what a network takes. network: how it is built.
-    reported: which weights these are."""
+    """tasks: class names in the order of the logits. input: what a network takes. network: how it
+    is built. reported: which weights these are."""
     config = OmegaConf.to_container(predictor.config, resolve=True)
     assert isinstance(config, dict)
     network, chosen = config["network"], config.get("chosen") or {}
@@ -22,7 +22,8 @@ def card(predictor: Predictor, **more: Any) -> dict[str, Any]:
         "tasks": predictor.classes,
         "heads_are_taught": predictor.speaks,
         "input": taken(predictor),
-        "network": {name: network.get(name) for name in names} | {"features": predictor.network.feature_dim},
+        "network": {name: network.get(name) for name in names}
+        | {"features": predictor.network.feature_dim},
         "reported": "averaged" if predictor.recipe.composition.evaluates_teacher else "trained",
         "methods": list(config.get("methods") or {}),
         "run": {key: chosen.get(key) for key in ("recipe", "data")} | {"seed": config.get("seed")},
@@ -31,7 +32,8 @@ def card(predictor: Predictor, **more: Any) -> dict[str, Any]:
 
 
 def taken(predictor: Predictor) -> dict[str, Any]:
-    """Pictures: [C, H, W] as the data has them, in [0, 1]; then (x - mean) / std, then bilinear to `resized_to`."""
+    """Pictures: [C, H, W] as the data has them, in [0, 1]; then (x - mean) / std, then bilinear to
+    `resized_to`."""
     if predictor.shape is None:
         tokenizer = predictor.tokenizer
         return {

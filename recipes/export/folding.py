@@ -1,4 +1,5 @@
-"""From a recipe that predicts to a plain network that says the same: what methods do at prediction becomes weights.
+"""From a recipe that predicts to a plain network that says the same: what methods do at prediction
+becomes weights.
 
 What cannot become weights stays behind, and is said: `Plain.left`, one sentence each.
 """
@@ -19,7 +20,8 @@ CLOSE = 1e-4  # relative to the largest logit, where that is above 1
 
 @dataclass
 class Plain:
-    """network: what the run reports, as an ordinary network. done: what became weights. left: what did not."""
+    """network: what the run reports, as an ordinary network. done: what became weights. left: what
+    did not."""
 
     network: Network
     done: list[str]
@@ -27,7 +29,8 @@ class Plain:
 
 
 def merged(predictor: Predictor) -> list[str]:
-    """Put the deltas of the reported network into its weights, in place. Returns the keys of those that were."""
+    """Put the deltas of the reported network into its weights, in place. Returns the keys of those
+    that were."""
     network, before = predictor.network, set(predictor.network.deltas)
     for method in predictor.recipe.composition.methods.values():
         method.fold(network)
@@ -35,8 +38,8 @@ def merged(predictor: Predictor) -> list[str]:
 
 
 def folded(predictor: Predictor) -> Plain:
-    """The reported network with everything in its weights that weights can hold, in place: the predictor itself is of
-    no use afterwards. Its deltas are merged already."""
+    """The reported network with everything in its weights that weights can hold, in place: the
+    predictor itself is of no use afterwards. Its deltas are merged already."""
     recipe, network = predictor.recipe, predictor.network
     done: list[str] = []
     left = [f"{key} adds to the network what its weights cannot take up" for key in network.deltas]
@@ -44,21 +47,29 @@ def folded(predictor: Predictor) -> Plain:
     changes = [method.key for method in recipe.at["infer"]]
     if changes:
         # all found before any is folded: a method may read the head it changes
-        found = {task: change_of_logits(recipe, task, len(names)) for task, names in predictor.classes.items()}
+        found = {
+            task: change_of_logits(recipe, task, len(names))
+            for task, names in predictor.classes.items()
+        }
         heads = {task: network.heads[task] for task in found}
-        if all(isinstance(head, nn.Linear) for head in heads.values()) and None not in found.values():
+        if (
+            all(isinstance(head, nn.Linear) for head in heads.values())
+            and None not in found.values()
+        ):
             for task, change in found.items():
                 network.heads[task] = changed(heads[task], *change)  # type: ignore[misc]
             done += changes
         else:
-            left += [f"{key} changes the logits in a way that no linear head holds" for key in changes]
+            left += [
+                f"{key} changes the logits in a way that no linear head holds" for key in changes
+            ]
     return Plain(network, done, left)
 
 
 @torch.no_grad()
 def change_of_logits(recipe: Recipe, task: str, classes: int) -> tuple[Tensor, Tensor] | None:
-    """(a, b) where methods make z into a * z + b, class by class; None where they do anything else. Found by trying,
-    so that methods need not say it."""
+    """(a, b) where methods make z into a * z + b, class by class; None where they do anything else.
+    Found by trying, so that methods need not say it."""
     device = next(recipe.parameters()).device
 
     def change(z: Tensor) -> Tensor:
@@ -89,8 +100,8 @@ def changed(head: Any, scale: Tensor, shift: Tensor) -> nn.Linear:
 
 
 def examples(predictor: Predictor, count: int, length: int = 8) -> Any:
-    """Made-up inputs, always the same: pictures [count, C, H, W], or texts {"ids", "mask"} [count, length], all but
-    the first shorter."""
+    """Made-up inputs, always the same: pictures [count, C, H, W], or texts {"ids", "mask"} [count,
+    length], all but the first shorter."""
     random = generator("export", count, length)
     if predictor.shape is not None:
         return torch.rand(count, *predictor.shape, generator=random)
@@ -104,7 +115,8 @@ def examples(predictor: Predictor, count: int, length: int = 8) -> Any:
 
 
 def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """max |found - expected| / max(1, max |expected|) over all outputs; infinite where shapes differ or one is nan."""
+    """max |found - expected| / max(1, max |expected|) over all outputs; infinite where shapes
+    differ or one is nan."""
     worst = 0.0
     for name, value in expected.items():
         if found[name].shape != value.shape:

@@ -1,11 +1,14 @@
-"""format=huggingface: a folder that transformers reads, with its tokenizer, for one encoder of texts.
+"""format=huggingface: a folder that transformers reads, with its tokenizer, for one encoder of
+texts.
 
-    AutoModelForSequenceClassification.from_pretrained(FOLDER)    where the head fits: network.pooling=cls, one task
-    AutoModel.from_pretrained(FOLDER)                             otherwise; the heads lie in heads.safetensors
+    AutoModelForSequenceClassification.from_pretrained(FOLDER)    where the head fits:
+    network.pooling=cls, one task AutoModel.from_pretrained(FOLDER)
+    otherwise; the heads lie in heads.safetensors
 
-The classification models of transformers put a layer between the first token's state and the classes, tanh(W x + b)
-(BERT, RoBERTa and their kin). It is brought to do nothing: W = εI makes tanh(εx) ≈ εx to the last digits of float32,
-and the classes' weights are divided by ε. No such model averages over tokens, so mean pooling has no place there.
+The classification models of transformers put a layer between the first token's state and the
+classes, tanh(W x + b) (BERT, RoBERTa and their kin). It is brought to do nothing: W = εI makes
+tanh(εx) ≈ εx to the last digits of float32, and the classes' weights are divided by ε. No such
+model averages over tokens, so mean pooling has no place there.
 """
 
 from collections.abc import Iterator
@@ -16,7 +19,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 from datamodules.text.tokenizer import TextTokenizer
@@ -26,16 +34,20 @@ from recipes.export.card import card
 from recipes.export.folding import CLOSE, Plain, difference, examples
 from recipes.predict.predictor import Predictor
 
-EPSILON = 2.0**-12  # a power of two: scaling by it costs no digit. tanh(εx) = εx (1 - 5e-7) at x = 5
+EPSILON = (
+    2.0**-12
+)  # a power of two: scaling by it costs no digit. tanh(εx) = εx (1 - 5e-7) at x = 5
 
 
 def write_huggingface(predictor: Predictor, plain: Plain, folder: Path) -> float:
-    """Returns the largest difference from the run's outputs. Raises UserError where the network is not an encoder of
-    transformers, or methods added to it what its weights do not take up."""
+    """Returns the largest difference from the run's outputs. Raises UserError where the network is
+    not an encoder of transformers, or methods added to it what its weights do not take up."""
     if predictor.kind != "text":
         raise UserError("format=huggingface: holds encoders of texts; of pictures take format=timm")
     if plain.left:
-        raise UserError(f"format=huggingface: {'; '.join(plain.left)}: it has no place for it; take format=onnx")
+        raise UserError(
+            f"format=huggingface: {'; '.join(plain.left)}: it has no place for it; take format=onnx"
+        )
     with quiet():
         return write_folder(predictor, plain.network, folder)
 
@@ -43,16 +55,25 @@ def write_huggingface(predictor: Predictor, plain: Plain, folder: Path) -> float
 def write_folder(predictor: Predictor, network: Any, folder: Path) -> float:
     names = next(iter(predictor.classes.values()))
     model = classifier(network, names) if predictor.speaks and len(predictor.classes) == 1 else None
-    heads = {} if model is not None else {k: v.detach().cpu().clone() for k, v in network.heads.state_dict().items()}
+    heads = (
+        {}
+        if model is not None
+        else {k: v.detach().cpu().clone() for k, v in network.heads.state_dict().items()}
+    )
     saved(model if model is not None else network.backbone, folder)
     if heads:
         save_file(heads, folder / "heads.safetensors", metadata={"format": "pt"})
     if predictor.tokenizer is not None:
         as_fast(predictor.tokenizer, predictor.max_length).save_pretrained(folder)
-    write_json(folder / "roux.json", card(predictor, classification=model is not None, pooling=network.pooling))
+    write_json(
+        folder / "roux.json",
+        card(predictor, classification=model is not None, pooling=network.pooling),
+    )
     worst = checked(predictor, network, folder, model is not None)
     if worst > CLOSE:
-        raise UserError(f"format=huggingface: says something else than the run (by {worst:.1e}); it is not kept")
+        raise UserError(
+            f"format=huggingface: says something else than the run (by {worst:.1e}); it is not kept"
+        )
     return worst
 
 
@@ -77,12 +98,20 @@ def saved(model: Any, folder: Path) -> None:
 
 @torch.no_grad()
 def classifier(network: Any, names: list[str]) -> Any:
-    """A classification model of transformers that says what the network says; None where none does."""
+    """A classification model of transformers that says what the network says; None where none
+    does."""
     head = next(iter(network.heads.values()))
-    if network.pooling != "cls" or not isinstance(head, nn.Linear) or network.backbone.config.is_encoder_decoder:
+    if (
+        network.pooling != "cls"
+        or not isinstance(head, nn.Linear)
+        or network.backbone.config.is_encoder_decoder
+    ):
         return None
     config = AutoConfig.for_model(**network.backbone.config.to_dict())
-    config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+    config.id2label, config.label2id = (
+        dict(enumerate(names)),
+        {name: i for i, name in enumerate(names)},
+    )
     config._attn_implementation = "sdpa"
     try:
         model = AutoModelForSequenceClassification.from_config(config).eval()
@@ -111,7 +140,9 @@ def linears(model: Any, encoder: Any) -> list[Any]:
     """The linear layers between the encoder's states and the classes, in order."""
     inside = set(encoder.modules())
     pooler = getattr(encoder, "pooler", None)
-    between = [m for m in pooler.modules() if isinstance(m, nn.Linear)] if pooler is not None else []
+    between = (
+        [m for m in pooler.modules() if isinstance(m, nn.Linear)] if pooler is not None else []
+    )
     return between + [m for m in model.modules() if isinstance(m, nn.Linear) and m not in inside]
 
 
@@ -136,16 +167,22 @@ def checked(predictor: Predictor, network: Any, folder: Path, classifies: bool) 
     given = {"input_ids": view["ids"], "attention_mask": view["mask"].long()}
     if classifies:
         found = AutoModelForSequenceClassification.from_pretrained(folder).eval()(**given).logits
-        return difference({"logits": found}, {"logits": network(network.embed(view)).logits[next(iter(network.heads))]})
+        return difference(
+            {"logits": found},
+            {"logits": network(network.embed(view)).logits[next(iter(network.heads))]},
+        )
     model = AutoModel.from_pretrained(folder).eval()
     model = model.get_encoder() if model.config.is_encoder_decoder else model
     found = model(**given).last_hidden_state[view["mask"]]
-    mine = network.backbone(inputs_embeds=network.embed(view).x, attention_mask=given["attention_mask"])
+    mine = network.backbone(
+        inputs_embeds=network.embed(view).x, attention_mask=given["attention_mask"]
+    )
     return difference({"states": found}, {"states": mine.last_hidden_state[view["mask"]]})
 
 
 def as_fast(tokenizer: TextTokenizer, max_length: int | None) -> PreTrainedTokenizerFast:
-    """The run's tokenizer as transformers has them: the same ids, padding on the right, cut at the run's length."""
+    """The run's tokenizer as transformers has them: the same ids, padding on the right, cut at the
+    run's length."""
     backend = tokenizer.backend
     special = {"pad_token": backend.id_to_token(tokenizer.pad)}
     if tokenizer.mask is not None:
@@ -157,5 +194,8 @@ def as_fast(tokenizer: TextTokenizer, max_length: int | None) -> PreTrainedToken
         if token in known
     }
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, padding_side="right", model_max_length=max_length or 512, **special
+        tokenizer_object=backend,
+        padding_side="right",
+        model_max_length=max_length or 512,
+        **special,
     )

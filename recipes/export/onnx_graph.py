@@ -1,8 +1,10 @@
-"""format=onnx: all of prediction in one graph, from pictures in [0, 1] or token ids to logits, checked in onnxruntime.
+"""format=onnx: all of prediction in one graph, from pictures in [0, 1] or token ids to logits,
+checked in onnxruntime.
 
-What methods do at prediction is part of the graph: filters of the input, changed logits, averaged weights, prompts.
-Inputs: `pictures` [N, C, H, W] float32; texts `ids` int64 and `mask` bool [N, L]. Outputs: `logits` (`logits_TASK` with
-several tasks) and `embedding`, or `features` where there is none. N and L are free.
+What methods do at prediction is part of the graph: filters of the input, changed logits, averaged
+weights, prompts. Inputs: `pictures` [N, C, H, W] float32; texts `ids` int64 and `mask` bool [N, L].
+Outputs: `logits` (`logits_TASK` with several tasks) and `embedding`, or `features` where there is
+none. N and L are free.
 """
 
 import contextlib
@@ -59,7 +61,8 @@ class Graph(nn.Module):
 
 
 def write_onnx(predictor: Predictor, folder: Path) -> float:
-    """model.onnx, config.json, for texts tokenizer.json. Returns the largest difference from the run's own outputs."""
+    """model.onnx, config.json, for texts tokenizer.json. Returns the largest difference from the
+    run's own outputs."""
     try:
         import onnx
         import onnxruntime  # noqa: F401  (asked for before minutes are spent)
@@ -77,9 +80,14 @@ def write_onnx(predictor: Predictor, folder: Path) -> float:
     try:
         worst = compared(graph, path)
     except Exception as error:  # onnxruntime has exceptions of its own, without a common base
-        raise UserError(f"format=onnx: onnxruntime cannot run the graph ({reason(error)}); it is not kept") from error
+        raise UserError(
+            f"format=onnx: onnxruntime cannot run the graph ({reason(error)}); it is not kept"
+        ) from error
     if worst > CLOSE:
-        raise UserError(f"format=onnx: the graph says something else than the run (by {worst:.1e}); it is not kept")
+        raise UserError(
+            f"format=onnx: the graph says something else than the run (by {worst:.1e}); it is not "
+            "kept"
+        )
     write_json(folder / "config.json", said)
     if predictor.tokenizer is not None:
         write_text(folder / "tokenizer.json", predictor.tokenizer.backend.to_str(pretty=False))
@@ -107,7 +115,9 @@ def translate(graph: Graph, path: Path) -> None:
             )
     except Exception as error:  # the exporter raises whatever its many stages raise
         logging.getLogger(__name__).debug("export failed", exc_info=True)
-        raise UserError(f"format=onnx: this network has no form in ONNX ({reason(error)})") from error
+        raise UserError(
+            f"format=onnx: this network has no form in ONNX ({reason(error)})"
+        ) from error
 
 
 def reason(error: BaseException) -> str:
@@ -120,7 +130,8 @@ def reason(error: BaseException) -> str:
 
 @torch.no_grad()
 def compared(graph: Graph, path: Path) -> float:
-    """The largest difference between the file in onnxruntime and the run, over batches of several shapes."""
+    """The largest difference between the file in onnxruntime and the run, over batches of several
+    shapes."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -129,8 +140,15 @@ def compared(graph: Graph, path: Path) -> float:
         arguments = graph.arguments(examples(graph.predictor, rows, length))
         given = {name: value.numpy() for name, value in zip(graph.inputs, arguments, strict=True)}
         expected = graph(*(a.to(graph.predictor.device) for a in arguments))
-        found = dict(zip(graph.outputs, map(torch.from_numpy, session.run(graph.outputs, given)), strict=True))
-        worst = max(worst, difference(found, {n: v.cpu() for n, v in zip(graph.outputs, expected, strict=True)}))
+        found = dict(
+            zip(
+                graph.outputs, map(torch.from_numpy, session.run(graph.outputs, given)), strict=True
+            )
+        )
+        worst = max(
+            worst,
+            difference(found, {n: v.cpu() for n, v in zip(graph.outputs, expected, strict=True)}),
+        )
     return worst
 
 

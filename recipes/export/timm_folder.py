@@ -1,8 +1,9 @@
-"""format=timm: a folder that timm reads, `timm.create_model("local-dir:FOLDER", pretrained=True)`, for one task.
+"""format=timm: a folder that timm reads, `timm.create_model("local-dir:FOLDER", pretrained=True)`,
+for one task.
 
-timm's models take pictures that are normalised already: mean and deviation stand in its config.json, where
-`timm.data.resolve_model_data_config` finds them. Roux's own networks are known to timm once
-`recipes.networks.in_timm` is imported.
+timm's models take pictures that are normalised already: mean and deviation stand in its
+config.json, where `timm.data.resolve_model_data_config` finds them. Roux's own networks are known
+to timm once `recipes.networks.in_timm` is imported.
 """
 
 from pathlib import Path
@@ -20,16 +21,22 @@ from recipes.predict.predictor import Predictor
 
 
 def write_timm(predictor: Predictor, plain: Plain, folder: Path) -> float:
-    """One folder, with several tasks one a task inside it. Returns the largest difference from the run's outputs.
+    """One folder, with several tasks one a task inside it. Returns the largest difference from the
+    run's outputs.
 
     Raises UserError where the network is not one of timm's with one linear layer at its end.
     """
     if predictor.kind != "image":
         raise UserError("format=timm: holds networks of pictures; of texts take format=huggingface")
     if plain.left:
-        raise UserError(f"format=timm: {'; '.join(plain.left)}: timm has no place for it; take format=onnx")
+        raise UserError(
+            f"format=timm: {'; '.join(plain.left)}: timm has no place for it; take format=onnx"
+        )
     if not predictor.speaks:
-        raise UserError("format=timm: the heads of this run say nothing; take format=onnx, which has the embedding")
+        raise UserError(
+            "format=timm: the heads of this run say nothing; take format=onnx, which has the "
+            "embedding"
+        )
     tasks = list(predictor.classes)
     inside = {task: folder / task if len(tasks) > 1 else folder for task in tasks}
     return max(write_task(predictor, plain, task, place) for task, place in inside.items())
@@ -38,22 +45,29 @@ def write_timm(predictor: Predictor, plain: Plain, folder: Path) -> float:
 def write_task(predictor: Predictor, plain: Plain, task: str, folder: Path) -> float:
     network: Any = plain.network
     about = describe(predictor, network, task)
-    model = timm.create_model(about["architecture"], num_classes=about["num_classes"], **about["model_args"])
+    model = timm.create_model(
+        about["architecture"], num_classes=about["num_classes"], **about["model_args"]
+    )
     give_weights(model, network, network.heads[task])
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", about)
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    state = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in model.state_dict().items()
+    }
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     return checked(predictor, network, task, folder)
 
 
 def describe(predictor: Predictor, network: Any, task: str) -> dict[str, Any]:
-    """timm's own record. Pictures are scaled to cover the input and the middle is cut out, as the run's were."""
+    """timm's own record. Pictures are scaled to cover the input and the middle is cut out, as the
+    run's were."""
     backbone, names = network.backbone, predictor.classes[task]
     known = getattr(backbone, "pretrained_cfg", None)
     if known is None or not hasattr(backbone, "reset_classifier"):
         raise UserError(
-            f"format=timm: methods of this run changed how the network is built ({type(backbone).__name__}), and timm "
+            "format=timm: methods of this run changed how the network is built "
+            f"({type(backbone).__name__}), and timm "
             "has no such model; take format=onnx"
         )
     channels, *shape = predictor.shape or (3, 0, 0)
@@ -85,16 +99,27 @@ def describe(predictor: Predictor, network: Any, task: str) -> dict[str, Any]:
 def give_weights(model: Any, network: Any, head: nn.Module) -> None:
     """Raises UserError where timm's model does not end in one linear layer over the features."""
     own = model.get_classifier()
-    if not (isinstance(own, nn.Linear) and isinstance(head, nn.Linear) and own.weight.shape == head.weight.shape):
+    if not (
+        isinstance(own, nn.Linear)
+        and isinstance(head, nn.Linear)
+        and own.weight.shape == head.weight.shape
+    ):
         raise UserError(
-            "format=timm: its model does not end in one linear layer on the pooled features, or the run's head is more "
+            "format=timm: its model does not end in one linear layer on the pooled features, or "
+            "the run's head is more "
             "than that; take format=onnx"
         )
-    backbone = {name.replace("_orig_mod.", ""): value for name, value in network.backbone.state_dict().items()}
+    backbone = {
+        name.replace("_orig_mod.", ""): value
+        for name, value in network.backbone.state_dict().items()
+    }
     missing, unexpected = model.load_state_dict(backbone, strict=False)
     ends = {name for name, module in model.named_modules() if module is own}
     if unexpected or any(name.rpartition(".")[0] not in ends for name in missing):
-        raise UserError(f"format=timm: its model has other weights ({(unexpected or missing)[0]}); take format=onnx")
+        raise UserError(
+            f"format=timm: its model has other weights ({(unexpected or missing)[0]}); take "
+            "format=onnx"
+        )
     own.weight.copy_(head.weight)
     if own.bias is not None:
         own.bias.copy_(head.bias if head.bias is not None else torch.zeros_like(own.bias))
@@ -109,7 +134,10 @@ def checked(predictor: Predictor, network: Any, task: str, folder: Path) -> floa
     found = model.cpu()(prepared(network, pictures).cpu())
     worst = difference({"logits": found}, {"logits": expected})
     if worst > CLOSE:
-        raise UserError(f"format=timm: its model says something else than the run (by {worst:.1e}); it is not kept")
+        raise UserError(
+            f"format=timm: its model says something else than the run (by {worst:.1e}); it is not "
+            "kept"
+        )
     return worst
 
 
@@ -117,5 +145,7 @@ def prepared(network: Any, pictures: Tensor) -> Tensor:
     """What timm's own transform would make of pictures in [0, 1]."""
     x = (pictures - network.mean) / network.std
     if network.input_size is not None and tuple(x.shape[-2:]) != tuple(network.input_size):
-        x = nn.functional.interpolate(x, network.input_size, mode="bilinear", align_corners=False, antialias=True)
+        x = nn.functional.interpolate(
+            x, network.input_size, mode="bilinear", align_corners=False, antialias=True
+        )
     return x

@@ -1,4 +1,5 @@
-"""format=safetensors: the weights of the reported network by the names that Roux gives them, and config.json."""
+"""format=safetensors: the weights of the reported network by the names that Roux gives them, and
+config.json."""
 
 from pathlib import Path
 
@@ -12,11 +13,18 @@ from recipes.predict.predictor import Predictor
 
 
 def write_weights(predictor: Predictor, plain: Plain, folder: Path) -> float:
-    """model.safetensors (a file for `network.checkpoint`), config.json, for texts tokenizer.json. Returns 0: these are
-    the weights themselves."""
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in plain.network.state_dict().items()}
+    """model.safetensors (a file for `network.checkpoint`), config.json, for texts tokenizer.json.
+    Returns 0: these are the weights themselves."""
+    state = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in plain.network.state_dict().items()
+    }
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    said = {"in_the_weights": plain.done, "not_in_the_weights": plain.left, "torch": torch.__version__}
+    said = {
+        "in_the_weights": plain.done,
+        "not_in_the_weights": plain.left,
+        "torch": torch.__version__,
+    }
     write_json(folder / "config.json", card(predictor, **said))
     if predictor.tokenizer is not None:
         write_text(folder / "tokenizer.json", predictor.tokenizer.backend.to_str(pretty=False))

@@ -3,7 +3,8 @@
 loggers = build_loggers(config.logger, run_dir, resume_step)   the first is always MetricsFiles
 start_loggers(loggers, config, plan)                           config and plan
 ...                                                            the trainer logs
-finish_loggers(loggers, record, checkpoints)                   figures, checkpoint, metrics.json; ends the runs
+finish_loggers(loggers, record, checkpoints)                   figures, checkpoint, metrics.json;
+ends the runs
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,11 @@ from recipes.report.record import RunRecord
 def build_loggers(
     config: Mapping[str, Any] | None, run_dir: str | Path, resume_step: int | None = None
 ) -> list[Logger]:
-    """`MetricsFiles` first, then one logger an entry of `config` (the `logger` node: name -> node with `_target_`).
+    """`MetricsFiles` first, then one logger an entry of `config` (the `logger` node: name -> node
+    with `_target_`).
 
-    An entry is ours, an object with `open(run_dir, resume_step)`, or any Lightning logger, taken as it is.
-    resume_step: optimizer steps done by the checkpoint that is resumed, None for a new run.
+    An entry is ours, an object with `open(run_dir, resume_step)`, or any Lightning logger, taken as
+    it is. resume_step: optimizer steps done by the checkpoint that is resumed, None for a new run.
     Raises `UserError` for an entry that is neither.
     """
     loggers: list[Logger] = [MetricsFiles(run_dir, resume_step)]
@@ -34,7 +36,10 @@ def build_loggers(
         entry = instantiate(node, _convert_="all")
         logger = entry.open(run_dir, resume_step) if hasattr(entry, "open") else entry
         if not isinstance(logger, Logger):
-            raise UserError(f"logger.{name}: {node['_target_']} is no Lightning logger; expected a subclass of Logger")
+            raise UserError(
+                f"logger.{name}: {node['_target_']} is no Lightning logger; expected a subclass of "
+                "Logger"
+            )
         loggers.append(logger)
     return loggers
 
@@ -48,9 +53,11 @@ def start_loggers(loggers: Sequence[Logger], config: Mapping[str, Any], plan: st
             logger.log_hyperparams(dict(config))
 
 
-def finish_loggers(loggers: Sequence[Logger], record: RunRecord, checkpoints: Mapping[str, str | Path]) -> None:
-    """Hand over the finished run: `record`, and checkpoint files by kind, `last` and `best`, where they
-    exist. Then end the loggers."""
+def finish_loggers(
+    loggers: Sequence[Logger], record: RunRecord, checkpoints: Mapping[str, str | Path]
+) -> None:
+    """Hand over the finished run: `record`, and checkpoint files by kind, `last` and `best`, where
+    they exist. Then end the loggers."""
     files = {kind: path for kind, path in checkpoints.items() if path and Path(path).is_file()}
     for logger in loggers:
         if isinstance(logger, MetricsFiles):

@@ -1,4 +1,5 @@
-"""What a terminal shows: a bar with the right total, plain lines where there is no terminal, a final table."""
+"""What a terminal shows: a bar with the right total, plain lines where there is no terminal, a
+final table."""
 
 import sys
 import time
@@ -28,16 +29,20 @@ SHOWN = (
 
 
 class RouxProgressBar(ProgressBar):
-    """Progress of a fit in optimizer steps, from the first step of the run to `max_steps`, also after a resume.
+    """Progress of a fit in optimizer steps, from the first step of the run to `max_steps`, also
+    after a resume.
 
-    On a terminal a bar, redrawn every `every` micro-batches and no more than ten times a second; elsewhere a line a
-    validation, and a line a minute where validations are rare. Numbers are those that `MetricsFiles` holds on the host
-    already: nothing is moved from the device for the bar. A micro-batch between redraws costs a comparison.
+    On a terminal a bar, redrawn every `every` micro-batches and no more than ten times a second;
+    elsewhere a line a validation, and a line a minute where validations are rare. Numbers are those
+    that `MetricsFiles` holds on the host already: nothing is moved from the device for the bar. A
+    micro-batch between redraws costs a comparison.
 
     every: None for the trainer's `log_every_n_steps`. console: None for one on stdout.
     """
 
-    def __init__(self, every: int | None = None, console: Console | None = None, quiet_seconds: float = 60.0):
+    def __init__(
+        self, every: int | None = None, console: Console | None = None, quiet_seconds: float = 60.0
+    ):
         super().__init__()
         self.console = console or Console(file=sys.stdout)
         self.every, self._every, self.quiet_seconds = every, every or 1, quiet_seconds
@@ -59,7 +64,7 @@ class RouxProgressBar(ProgressBar):
         if self._enabled:
             self.console.print(*args, **kwargs, markup=False, highlight=False)
 
-    # -- training --------------------------------------------------------------------------------------------------
+    # -- training ----------------------------------------------------------------------------------
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._every = self.every or max(getattr(trainer, "log_every_n_steps", 1), 1)
         self._started = self._spoken = time.monotonic()
@@ -88,12 +93,17 @@ class RouxProgressBar(ProgressBar):
             self._close()
         elif self._enabled:
             steps = trainer.global_step
-            self.print(f"trained {steps}/{self._total or steps} steps in {clock(time.monotonic() - self._started)}")
+            self.print(
+                f"trained {steps}/{self._total or steps} steps in "
+                f"{clock(time.monotonic() - self._started)}"
+            )
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         self._close()
 
-    # -- evaluation ------------------------------------------------------------------------------------------------
+    # -- evaluation --------------------------------------------------------------------------------
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
             self._side_start("validation", sum(map(_finite, trainer.num_val_batches)))
@@ -130,7 +140,7 @@ class RouxProgressBar(ProgressBar):
         if self._task is None:
             self._close()
 
-    # -- the bar ---------------------------------------------------------------------------------------------------
+    # -- the bar -----------------------------------------------------------------------------------
     def _open(self) -> None:
         if self._progress is None:
             self._progress = Progress(
@@ -154,7 +164,9 @@ class RouxProgressBar(ProgressBar):
         if self._progress is None or self._task is None or (not force and now - self._drawn < 0.1):
             return
         self._drawn = now
-        self._progress.update(self._task, completed=trainer.global_step, numbers=self._text(trainer))
+        self._progress.update(
+            self._task, completed=trainer.global_step, numbers=self._text(trainer)
+        )
         self._progress.refresh()
 
     def _side_start(self, name: str, total: int) -> None:
@@ -176,16 +188,21 @@ class RouxProgressBar(ProgressBar):
             self._progress.refresh()
         self._side = None
 
-    # -- the words -------------------------------------------------------------------------------------------------
+    # -- the words ---------------------------------------------------------------------------------
     def _say(self, trainer: Trainer) -> None:
         self._spoken = time.monotonic()
-        self.print(f"step {trainer.global_step}/{self._total or '?'}  {self._text(trainer)}", soft_wrap=True)
+        self.print(
+            f"step {trainer.global_step}/{self._total or '?'}  {self._text(trainer)}",
+            soft_wrap=True,
+        )
 
     def _text(self, trainer: Trainer) -> str:
         """`loss 0.31  accuracy 95.93 %  41.3 steps/s  ETA 12 s`."""
         files = metrics_files(trainer.loggers)
         latest: Mapping[str, float] = files.latest if files is not None else {}
-        parts = [f"{label} {value_text(name, latest[name])}" for name, label in SHOWN if name in latest]
+        parts = [
+            f"{label} {value_text(name, latest[name])}" for name, label in SHOWN if name in latest
+        ]
         done, seconds = trainer.global_step - self._first, time.monotonic() - self._started
         if done > 0 and seconds > 0:
             parts.append(f"{done / seconds:.1f} steps/s")
@@ -199,16 +216,20 @@ def _finite(batches: float) -> int:
 
 
 def total_steps(trainer: Trainer) -> int:
-    """Optimizer steps of the whole run: `max_steps`, or what the loaders give in `max_epochs`; 0 where endless."""
+    """Optimizer steps of the whole run: `max_steps`, or what the loaders give in `max_epochs`; 0
+    where endless."""
     if trainer.max_steps > 0:
         return trainer.max_steps
     estimate = trainer.estimated_stepping_batches
     return 0 if estimate == float("inf") else int(estimate)
 
 
-def final_table(final: Mapping[str, float], title: str | Path = "", reported: str = "reported") -> Table:
-    """Final values, test first; where evaluation reports more than the raw network, as an average or with changed
-    inputs or logits, the raw one's values stand beside it. reported: the name of the first, see `RunRecord`."""
+def final_table(
+    final: Mapping[str, float], title: str | Path = "", reported: str = "reported"
+) -> Table:
+    """Final values, test first; where evaluation reports more than the raw network, as an average
+    or with changed inputs or logits, the raw one's values stand beside it. reported: the name of
+    the first, see `RunRecord`."""
     rows = paired(final)
     beside = any(raw is not None and value is not None for _, value, raw in rows)
     table = Table(title=Text(str(title)) if str(title) else None, title_justify="left")
@@ -219,7 +240,9 @@ def final_table(final: Mapping[str, float], title: str | Path = "", reported: st
     for name, value, raw in rows:
         cells = [value, raw] if beside else [value if value is not None else raw]
         shown = name if beside or value is not None else _raw_name(name)
-        table.add_row(Text(shown), *("" if cell is None else value_text(name, cell) for cell in cells))
+        table.add_row(
+            Text(shown), *("" if cell is None else value_text(name, cell) for cell in cells)
+        )
     return table
 
 
@@ -229,7 +252,10 @@ def _raw_name(name: str) -> str:
 
 
 def print_final(
-    final: Mapping[str, float], title: str | Path = "", console: Console | None = None, reported: str = "reported"
+    final: Mapping[str, float],
+    title: str | Path = "",
+    console: Console | None = None,
+    reported: str = "reported",
 ) -> None:
     """Print `final_table`; names are printed as they are, without markup."""
     table = final_table(final, title, reported)

@@ -1,4 +1,5 @@
-"""metrics.csv and metrics.json: the numbers of a run that need no service to be read. This logger always runs."""
+"""metrics.csv and metrics.json: the numbers of a run that need no service to be read. This logger
+always runs."""
 
 import csv
 import io
@@ -15,21 +16,26 @@ from foundation.files import write_json, write_text
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics as plain floats, without the epoch that Lightning adds: our streams are infinite, it would stay 0."""
+    """Metrics as plain floats, without the epoch that Lightning adds: our streams are infinite, it
+    would stay 0."""
     return {name: float(value) for name, value in metrics.items() if name not in ("epoch", "step")}
 
 
 class MetricsFiles(Logger):
-    """One row a step in `run_dir/metrics.csv`, the same rows in `history`, final values in `run_dir/metrics.json`.
+    """One row a step in `run_dir/metrics.csv`, the same rows in `history`, final values in
+    `run_dir/metrics.json`.
 
-    The CSV is wide: `step`, then a column for each name in order of first appearance, empty where a step has no
-    value. A row is on disk when `log_metrics` returns. Values logged twice for a step are merged into its row, the
-    later one wins; new names rewrite the file atomically with the grown header.
+    The CSV is wide: `step`, then a column for each name in order of first appearance, empty where a
+    step has no value. A row is on disk when `log_metrics` returns. Values logged twice for a step
+    are merged into its row, the later one wins; new names rewrite the file atomically with the
+    grown header.
 
-    resume_step: None for a new run: an existing metrics.csv with rows is refused, never overwritten. A number n for a
-        run resumed after n steps: rows of later steps, which the resumed run will log again, are dropped.
+    resume_step: None for a new run: an existing metrics.csv with rows is refused, never
+        overwritten. A number n for a run resumed after n steps: rows of later steps, which the
+        resumed run will log again, are dropped.
 
-    Raises `UserError` for a file of another run, a file that is no metrics.csv and a folder that cannot be written.
+    Raises `UserError` for a file of another run, a file that is no metrics.csv and a folder that
+    cannot be written.
     """
 
     def __init__(self, run_dir: str | Path, resume_step: int | None = None):
@@ -47,14 +53,17 @@ class MetricsFiles(Logger):
         rows = read_rows(self.csv_path)
         if rows and resume_step is None:
             raise UserError(
-                f"run_dir={self.run_dir}: holds the metrics of another run ({len(rows)} rows in metrics.csv); "
+                f"run_dir={self.run_dir}: holds the metrics of another run ({len(rows)} rows in "
+                "metrics.csv); "
                 "expected a new folder, or a checkpoint to resume from"
             )
         for row in rows:
             if row["step"] <= (resume_step or 0):
-                self._merge(row["step"], {name: value for name, value in row.items() if name != "step"})
+                self._merge(
+                    row["step"], {name: value for name, value in row.items() if name != "step"}
+                )
 
-    # -- what Lightning and the engine call ------------------------------------------------------------------------
+    # -- what Lightning and the engine call --------------------------------------------------------
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
         """Add values to the row of `step` (default: the last row's), on disk at once."""
@@ -73,10 +82,13 @@ class MetricsFiles(Logger):
 
     @rank_zero_only
     def finish(self, final: Mapping[str, Any]) -> None:
-        """Write `metrics.json`: final values under the names logged, `train_seconds` among them; NaN as null."""
+        """Write `metrics.json`: final values under the names logged, `train_seconds` among them;
+        NaN as null."""
         write_json(self.run_dir / "metrics.json", dict(final))
 
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
         """Nothing: the run's config.yaml is the engine's."""
 
     @property
@@ -99,7 +111,7 @@ class MetricsFiles(Logger):
     def log_dir(self) -> str:
         return str(self.run_dir)
 
-    # -- the file --------------------------------------------------------------------------------------------------
+    # -- the file ----------------------------------------------------------------------------------
     def _merge(self, step: int, values: Mapping[str, float]) -> None:
         self._columns += [name for name in values if name not in self._columns]
         self.latest.update(values)
@@ -138,7 +150,8 @@ class MetricsFiles(Logger):
                 file.truncate()
         except OSError as error:
             raise UserError(
-                f"{self.csv_path}: cannot be written ({error.strerror}); expected the file of this run"
+                f"{self.csv_path}: cannot be written ({error.strerror}); expected the file of this "
+                "run"
             ) from error
 
 
@@ -154,7 +167,8 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     header, rows = lines[0], []
     if header[:1] != ["step"]:
         raise UserError(
-            f"{path}: first column is '{''.join(header[:1])}'; expected a metrics.csv, which begins with 'step'"
+            f"{path}: first column is '{''.join(header[:1])}'; expected a metrics.csv, which "
+            "begins with 'step'"
         )
     for number, cells in enumerate(lines[1:], start=2):
         try:

@@ -1,4 +1,5 @@
-"""TensorBoard: curves while the run goes; at its end the figures, the views and a row in the HPARAMS tab."""
+"""TensorBoard: curves while the run goes; at its end the figures, the views and a row in the
+HPARAMS tab."""
 
 import io
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ from recipes.report.record import RunRecord
 class TensorBoard:
     """Settings of `logger=tensorboard`; event files lie in `run_dir/tensorboard`.
 
-    flush_seconds: how long events may wait in memory. plots: whether the report's figures are logged at the end.
+    flush_seconds: how long events may wait in memory. plots: whether the report's figures are
+        logged at the end.
     """
 
     def __init__(self, flush_seconds: Annotated[int, Field(gt=0)] = 30, plots: bool = True):
@@ -29,7 +31,8 @@ class TensorBoard:
 
 
 class TensorBoardRun(TensorBoardLogger):
-    """Lightning's logger with a fixed folder. A resumed run hides events of later steps, which it will log again."""
+    """Lightning's logger with a fixed folder. A resumed run hides events of later steps, which it
+    will log again."""
 
     def __init__(self, run_dir: str | Path, settings: TensorBoard, resume_step: int | None = None):
         purge = None if resume_step is None else resume_step + 1
@@ -54,7 +57,8 @@ class TensorBoardRun(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Nothing: the writer flushes every `flush_seconds`, and config.yaml lies in the run's folder already."""
+        """Nothing: the writer flushes every `flush_seconds`, and config.yaml lies in the run's
+        folder already."""
 
     @rank_zero_only
     def start(self, config: Mapping[str, Any], plan: str) -> None:
@@ -62,7 +66,9 @@ class TensorBoardRun(TensorBoardLogger):
         from omegaconf import OmegaConf
 
         self.config = jsonable(dict(config))
-        self.experiment.add_text("config", _block(OmegaConf.to_yaml(OmegaConf.create(self.config))), self.last_step)
+        self.experiment.add_text(
+            "config", _block(OmegaConf.to_yaml(OmegaConf.create(self.config))), self.last_step
+        )
         self.experiment.add_text("plan", _block(plan), self.last_step)
 
     @rank_zero_only
@@ -75,8 +81,12 @@ class TensorBoardRun(TensorBoardLogger):
 
             for name, picture in figures_png(record).items():
                 pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
-                self.experiment.add_image(f"report/{name}", pixels, self.last_step, dataformats="HWC")
-        TensorBoardLogger.log_hyperparams(self, self.config, {f"final/{k}": v for k, v in record.final.items()})
+                self.experiment.add_image(
+                    f"report/{name}", pixels, self.last_step, dataformats="HWC"
+                )
+        TensorBoardLogger.log_hyperparams(
+            self, self.config, {f"final/{k}": v for k, v in record.final.items()}
+        )
         self.experiment.flush()
 
     @rank_zero_only

@@ -1,10 +1,11 @@
 """What the offline files of a W&B run hold, read back from wandb's own transaction logs.
 
-A run that was killed has logged steps after its last checkpoint, which the resumed run goes through again, and may have
-lost others that were still on their way to the disk. Only the files know.
+A run that was killed has logged steps after its last checkpoint, which the resumed run goes through
+again, and may have lost others that were still on their way to the disk. Only the files know.
 
-A file is in LevelDB's log format: blocks of 32 KiB, and before each part of a record a header of 7 bytes: checksum,
-length, and whether it is a whole record, or the first, a middle or the last part of one.
+A file is in LevelDB's log format: blocks of 32 KiB, and before each part of a record a header of 7
+bytes: checksum, length, and whether it is a whole record, or the first, a middle or the last part
+    of one.
 """
 
 import struct
@@ -28,7 +29,10 @@ def held(files: Iterable[Path]) -> dict[int, set[str]]:
                 record.ParseFromString(raw)
             except DecodeError:
                 break  # cut off where the machine was lost
-            values = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+            values = {
+                item.key or ".".join(item.nested_key): item.value_json
+                for item in record.history.item
+            }
             if "step" in values:
                 found.setdefault(int(values["step"]), set()).update(values)
     return found
@@ -36,7 +40,10 @@ def held(files: Iterable[Path]) -> dict[int, set[str]]:
 
 def records(data: bytes) -> Iterator[bytes]:
     """The records of a file, up to one that was cut off."""
-    place, parts = HEAD if data.startswith(MAGIC) else len(data), b""  # the file's own head is as long as a part's
+    place, parts = (
+        HEAD if data.startswith(MAGIC) else len(data),
+        b"",
+    )  # the file's own head is as long as a part's
     while place + HEAD <= len(data):
         left = BLOCK - place % BLOCK
         if left < HEAD:

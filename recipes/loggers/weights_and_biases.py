@@ -1,12 +1,14 @@
-"""Weights & Biases: metrics on one step axis, config, plan, figures, the checkpoint, and a run id that survives resume.
+"""Weights & Biases: metrics on one step axis, config, plan, figures, the checkpoint, and a run id
+that survives resume.
 
-Offline every step of a resumed run is there once, also where it was killed: what the files of the killed process hold
-already is not logged again, and what they have lost is taken from metrics.csv. Online W&B answers for its own: steps
-after the last checkpoint are sent again.
+Offline every step of a resumed run is there once, also where it was killed: what the files of the
+killed process hold already is not logged again, and what they have lost is taken from metrics.csv.
+Online W&B answers for its own: steps after the last checkpoint are sent again.
 
-Lightning's own logger keeps a second counter, `trainer/global_step`, refuses checkpoints offline (wandb records them,
-and `wandb sync` uploads them later), sets `WANDB_MODE` for the whole process and never ends the run, so that the next
-run of a sweep would write into it. This one differs in these four points.
+Lightning's own logger keeps a second counter, `trainer/global_step`, refuses checkpoints offline
+(wandb records them, and `wandb sync` uploads them later), sets `WANDB_MODE` for the whole process
+and never ends the run, so that the next run of a sweep would write into it. This one differs in
+these four points.
 """
 
 import html
@@ -31,8 +33,10 @@ class WeightsAndBiases:
     """Settings of `logger=wandb`.
 
     project, entity, name, group, tags, notes: as in `wandb.init`; a missing name is drawn by wandb.
-    mode: `online`, `offline` (upload later with `wandb sync`), `disabled`, or None for what `WANDB_MODE` says.
-    checkpoint: which checkpoint becomes an artifact, `best` (the last one where no best was kept), `last` or `none`.
+    mode: `online`, `offline` (upload later with `wandb sync`), `disabled`, or None for what
+        `WANDB_MODE` says.
+    checkpoint: which checkpoint becomes an artifact, `best` (the last one where no best was kept),
+        `last` or `none`.
     plots: whether the report's figures and views are logged as media at the end.
     """
 
@@ -66,11 +70,13 @@ class WeightsAndBiases:
 class WeightsAndBiasesRun(WandbLogger):
     """One wandb run, begun at the first use of `experiment`, ended by `close` or by a failure.
 
-    Its id lies in `run_dir/wandb_id`; where that file exists the run is continued. Raises `UserError` where wandb
-    cannot begin a run.
+    Its id lies in `run_dir/wandb_id`; where that file exists the run is continued. Raises
+    `UserError` where wandb cannot begin a run.
     """
 
-    def __init__(self, run_dir: str | Path, settings: WeightsAndBiases, resume_step: int | None = None):
+    def __init__(
+        self, run_dir: str | Path, settings: WeightsAndBiases, resume_step: int | None = None
+    ):
         self.run_dir, self.settings, self.last_step = Path(run_dir), settings, resume_step or 0
         self._held: dict[int, set[str]] = {}
         super().__init__(save_dir=run_dir, id=self._stored_id(), **settings.init)  # type: ignore[arg-type]
@@ -78,7 +84,11 @@ class WeightsAndBiasesRun(WandbLogger):
 
     def _stored_id(self) -> str | None:
         path = self.run_dir / "wandb_id"
-        return path.read_text(encoding="utf-8").strip() or None if path.is_file() else os.environ.get("WANDB_RUN_ID")
+        return (
+            path.read_text(encoding="utf-8").strip() or None
+            if path.is_file()
+            else os.environ.get("WANDB_RUN_ID")
+        )
 
     @property
     @rank_zero_experiment
@@ -93,7 +103,8 @@ class WeightsAndBiasesRun(WandbLogger):
             except wandb.errors.Error as error:
                 reason = " ".join(str(error).split())
                 raise UserError(
-                    f"logger=wandb: {reason} (`wandb login` sets a key; logger.wandb.mode=offline needs none)"
+                    f"logger=wandb: {reason} (`wandb login` sets a key; logger.wandb.mode=offline "
+                    "needs none)"
                 ) from error
             write_text(self.run_dir / "wandb_id", run.id + "\n")
             run.define_metric("step", hidden=True)
@@ -114,7 +125,8 @@ class WeightsAndBiasesRun(WandbLogger):
 
     @rank_zero_only
     def start(self, config: Mapping[str, Any], plan: str) -> None:
-        """Config, and the plan as text that keeps its columns; before them what a killed process has lost."""
+        """Config, and the plan as text that keeps its columns; before them what a killed process
+        has lost."""
         import wandb
 
         self._make_up()
@@ -123,11 +135,15 @@ class WeightsAndBiasesRun(WandbLogger):
         self.experiment.log({"plan": page, "step": self.last_step})
 
     def _make_up(self) -> None:
-        """Find out what earlier offline files hold, and log what they lack of the steps before the checkpoint."""
+        """Find out what earlier offline files hold, and log what they lack of the steps before the
+        checkpoint."""
         run, done = self.experiment, self.last_step
         own = Path(run.dir).parent
-        # the files carry the id alone: a folder begun in the second of another ends with a number after it
-        earlier = [p for p in own.parent.glob(f"offline-run-*/run-{run.id}.wandb") if p.parent != own]
+        # the files carry the id alone: a folder begun in the second of another ends with a number
+        # after it
+        earlier = [
+            p for p in own.parent.glob(f"offline-run-*/run-{run.id}.wandb") if p.parent != own
+        ]
         if not (done and run.offline and earlier):
             return
         self._held = held(earlier)
@@ -138,7 +154,8 @@ class WeightsAndBiasesRun(WandbLogger):
 
     @rank_zero_only
     def finish(self, record: RunRecord, checkpoints: Mapping[str, str | Path]) -> None:
-        """Final values into the summary, figures and views as media, the checkpoint as an artifact."""
+        """Final values into the summary, figures and views as media, the checkpoint as an
+        artifact."""
         import wandb
 
         run = self.experiment
@@ -147,8 +164,13 @@ class WeightsAndBiasesRun(WandbLogger):
 
             from recipes.report.figures import figures_png
 
-            pictures = {name: Image.open(io.BytesIO(picture)) for name, picture in figures_png(record).items()}
-            media: dict[str, Any] = {f"report/{name}": wandb.Image(picture) for name, picture in pictures.items()}
+            pictures = {
+                name: Image.open(io.BytesIO(picture))
+                for name, picture in figures_png(record).items()
+            }
+            media: dict[str, Any] = {
+                f"report/{name}": wandb.Image(picture) for name, picture in pictures.items()
+            }
             texts = [row for row in record.views if row.kind == "text"]
             if texts:
                 media["report/views"] = _text_table(texts)
@@ -164,20 +186,29 @@ class WeightsAndBiasesRun(WandbLogger):
         if wish == "none" or kind not in checkpoints:
             return
         run = self.experiment
-        artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=jsonable({"kind": kind, **record.final}))
-        # offline the file may be uploaded long after a resumed run has replaced it: only then a copy is worth its space
-        artifact.add_file(str(checkpoints[kind]), name="model.ckpt", policy="mutable" if run.offline else "immutable")
+        artifact = wandb.Artifact(
+            f"model-{run.id}", type="model", metadata=jsonable({"kind": kind, **record.final})
+        )
+        # offline the file may be uploaded long after a resumed run has replaced it: only then a
+        # copy is worth its space
+        artifact.add_file(
+            str(checkpoints[kind]),
+            name="model.ckpt",
+            policy="mutable" if run.offline else "immutable",
+        )
         run.log_artifact(artifact, aliases=["latest", kind])
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Lightning calls this after every fit and test: only a failure ends the run here, `close` ends the others."""
+        """Lightning calls this after every fit and test: only a failure ends the run here, `close`
+        ends the others."""
         if status == "failed":
             self._end(exit_code=1)
 
     @rank_zero_only
     def close(self) -> None:
-        """End the run, so that everything is on disk or uploaded and the next run of a sweep begins its own."""
+        """End the run, so that everything is on disk or uploaded and the next run of a sweep begins
+        its own."""
         self._end(exit_code=0)
 
     def _end(self, exit_code: int) -> None:
@@ -191,4 +222,6 @@ def _text_table(rows: list[ViewRow]) -> Any:
     import wandb
 
     columns: list[str | int] = ["weak", "strong", "pseudo_label", "confidence", "true", "kept"]
-    return wandb.Table(columns=columns, data=[[getattr(row, str(name)) for name in columns] for row in rows])
+    return wandb.Table(
+        columns=columns, data=[[getattr(row, str(name)) for name in columns] for row in rows]
+    )

@@ -13,7 +13,8 @@ Side = Annotated[int, Field(ge=1)]
 
 
 class DataInfo(Protocol):
-    """What a data set says of itself before it is read; may have `mean` and `std` of its pixels as well."""
+    """What a data set says of itself before it is read; may have `mean` and `std` of its pixels as
+    well."""
 
     @property
     def kind(self) -> str: ...
@@ -42,16 +43,17 @@ def build_network(
     info: `kind` and, of images, `shape` (C, H, W). tasks: number of classes by task.
     name: images: any timm model (`resnet50`, `vit_tiny_patch16_224`, `hf-hub:…`), ours among them
         (`digits_cnn`, `wrn_28_2`, `wrn_28_8`, `wrn_37_2`, `resnet20_cifar`, `resnet32_cifar`,
-        `resnet56_cifar`). Text: a Hugging Face encoder by name or folder, or `roux_text_small`. `auto`: see
-        `default_name`.
-    pretrained: weights of timm or Hugging Face, through their own loading. checkpoint: a local file of
-        weights, loaded last (`load_checkpoint`).
-    input_size, mean, std: images only, see `build_image` and `resolve_moments`. pooling, vocab_size: text.
-    drop_rate: dropout before the heads. options: further arguments of the timm model (`bn_momentum`, `width`,
-        `drop_path_rate` …) or fields of the encoder's configuration.
+        `resnet56_cifar`). Text: a Hugging Face encoder by name or folder, or `roux_text_small`.
+        `auto`: see `default_name`.
+    pretrained: weights of timm or Hugging Face, through their own loading. checkpoint: a local file
+        of weights, loaded last (`load_checkpoint`).
+    input_size, mean, std: images only, see `build_image` and `resolve_moments`. pooling,
+        vocab_size: text.
+    drop_rate: dropout before the heads. options: further arguments of the timm model
+        (`bn_momentum`, `width`, `drop_path_rate` …) or fields of the encoder's configuration.
 
-    Under `with torch.device("meta")` nothing is read but configurations and the names in a checkpoint.
-    Raises UserError for whatever of this does not fit.
+    Under `with torch.device("meta")` nothing is read but configurations and the names in a
+    checkpoint. Raises UserError for whatever of this does not fit.
     """
     name = default_name(info) if name == "auto" else name
     network: Network
@@ -72,13 +74,15 @@ def build_network(
         )
     if checkpoint is not None:
         load_checkpoint(network, checkpoint, keep_moments=mean is not None or std is not None)
-    # Hugging Face hands encoders over in evaluation mode, and Lightning leaves modes as it finds them
+    # Hugging Face hands encoders over in evaluation mode, and Lightning leaves modes as it finds
+    # them
     return network.train()
 
 
 def default_name(info: DataInfo) -> str:
-    """`auto`: a network that suits the data and needs no files. Text: `roux_text_small`. Pictures by their
-    longer side: to 28 pixels `digits_cnn`, to 64 `wrn_28_2` (FixMatch's), beyond that `resnet18`."""
+    """`auto`: a network that suits the data and needs no files. Text: `roux_text_small`. Pictures
+    by their longer side: to 28 pixels `digits_cnn`, to 64 `wrn_28_2` (FixMatch's), beyond that
+        `resnet18`."""
     if info.kind == "text" or info.shape is None:
         return SMALL
     side = max(info.shape[1:])

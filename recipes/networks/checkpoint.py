@@ -15,21 +15,28 @@ from recipes.networks.network import Network
 
 logger = logging.getLogger(__name__)
 
-_WRAPPERS = ("module.", "_orig_mod.", "network.")  # of DataParallel, torch.compile and our own checkpoints
+_WRAPPERS = (
+    "module.",
+    "_orig_mod.",
+    "network.",
+)  # of DataParallel, torch.compile and our own checkpoints
 _UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 _CLASSIFIERS = ("fc", "linear", "head", "classifier", "head.fc")
 
 
 def load_checkpoint(network: Network, path: str | Path, *, keep_moments: bool = False) -> None:
-    """Load a .safetensors file, or a .pt, .pth, .th, .bin or .ckpt file read with weights_only=True.
+    """Load a .safetensors file, or a .pt, .pth, .th, .bin or .ckpt file read with
+    weights_only=True.
 
     Keys are those of our network (`backbone.…`, `heads.…`) or of its backbone alone, bare or under
-    `state_dict` or `model`, with or without the prefix of a wrapper. A classifier beside the backbone (fc,
-    linear, head, classifier) goes to the one head it fits, and is left out with a warning where it fits none
-    or several; so are the heads of tasks that our network lacks. Everything else must agree exactly.
+    `state_dict` or `model`, with or without the prefix of a wrapper. A classifier beside the
+    backbone (fc, linear, head, classifier) goes to the one head it fits, and is left out with a
+    warning where it fits none or several; so are the heads of tasks that our network lacks.
+    Everything else must agree exactly.
 
     Under the meta device names and shapes are checked, and nothing is copied.
-    Raises UserError for a file that cannot be read, and for missing, unexpected and misshapen entries.
+    Raises UserError for a file that cannot be read, and for missing, unexpected and misshapen
+    entries.
 
     """
     state = _unwrapped(_read(Path(path)))
@@ -59,13 +66,18 @@ def _read(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"network.checkpoint={path}: holds no tensors, at the top or under 'state_dict'")
+    if not isinstance(content, dict) or not any(
+        isinstance(value, Tensor) for value in content.values()
+    ):
+        raise UserError(
+            f"network.checkpoint={path}: holds no tensors, at the top or under 'state_dict'"
+        )
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes of wrappers; of a whole recipe's checkpoint, the network's entries only."""
+    """Without the prefixes of wrappers; of a whole recipe's checkpoint, the network's entries
+    only."""
     for _ in _WRAPPERS:
         for prefix in _WRAPPERS:
             inside = _below(prefix, state)
@@ -75,11 +87,14 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }
 
 
 def _own_heads(network: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A file of one of our networks: heads of other tasks, or of other numbers of classes, stay behind."""
+    """A file of one of our networks: heads of other tasks, or of other numbers of classes, stay
+    behind."""
     own = network.state_dict()
     foreign = [
         key
@@ -87,7 +102,9 @@ def _own_heads(network: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if key.startswith("heads.") and (key not in own or own[key].shape != value.shape)
     ]
     if foreign:
-        logger.warning("the checkpoint's heads %s fit no task here; ours keep their fresh weights", foreign)
+        logger.warning(
+            "the checkpoint's heads %s fit no task here; ours keep their fresh weights", foreign
+        )
     return {key: value for key, value in state.items() if key not in foreign}
 
 
@@ -97,7 +114,9 @@ def _with_prefix(network: Network, state: dict[str, Tensor]) -> dict[str, Tensor
     state = (base and _below(f"{base}.", state)) or state
     inside = network.backbone.state_dict()
     # we take a language encoder's pooler off, so its weights are expected and not used
-    state = {key: value for key, value in state.items() if key in inside or not key.startswith("pooler.")}
+    state = {
+        key: value for key, value in state.items() if key in inside or not key.startswith("pooler.")
+    }
     named = {}
     for classifier in _CLASSIFIERS:
         weight, bias = f"{classifier}.weight", f"{classifier}.bias"
@@ -110,7 +129,9 @@ def _with_prefix(network: Network, state: dict[str, Tensor]) -> dict[str, Tensor
     return {f"backbone.{key}": value for key, value in state.items()} | named
 
 
-def _fitting_head(network: Network, classifier: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+def _fitting_head(
+    network: Network, classifier: str, values: dict[str, Tensor]
+) -> dict[str, Tensor]:
     shapes = {key: value.shape for key, value in values.items()}
     fitting = [
         task
@@ -126,7 +147,9 @@ def _fitting_head(network: Network, classifier: str, values: dict[str, Tensor]) 
     return {}
 
 
-def _check(own: dict[str, Tensor], state: dict[str, Tensor], *, heads: set[str], path: str | Path) -> None:
+def _check(
+    own: dict[str, Tensor], state: dict[str, Tensor], *, heads: set[str], path: str | Path
+) -> None:
     # files from before PyTorch 0.4.1 lack the counter, which only a momentum of None would use
     optional = {key for key in own if key in heads or key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state and key not in optional]
@@ -138,8 +161,14 @@ def _check(own: dict[str, Tensor], state: dict[str, Tensor], *, heads: set[str],
     ]
     faults = [
         f"{what}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        for what, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("misshapen", misshapen),
+        )
         if keys
     ]
     if faults:
-        raise UserError(f"network.checkpoint={path}: not weights of this network; {'; '.join(faults)}")
+        raise UserError(
+            f"network.checkpoint={path}: not weights of this network; {'; '.join(faults)}"
+        )

@@ -1,6 +1,6 @@
-"""The residual networks for CIFAR of He et al. 2016 (arXiv:1512.03385, section 4.2): `resnet20_cifar`,
-`resnet32_cifar`, `resnet56_cifar` of 0.27, 0.46 and 0.85 M parameters. Names of the layers are those of the weights
-that people exchange, with `fc` for the classifier."""
+"""The residual networks for CIFAR of He et al. 2016 (arXiv:1512.03385, section 4.2):
+`resnet20_cifar`, `resnet32_cifar`, `resnet56_cifar` of 0.27, 0.46 and 0.85 M parameters. Names of
+the layers are those of the weights that people exchange, with `fc` for the classifier."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,7 +9,8 @@ from recipes.networks.pooled import CIFAR_CFG, Own, PooledNet
 
 
 def subsample_and_pad(x: Tensor, channels: int, stride: int) -> Tensor:
-    """Shortcut of option A, without parameters: every `stride`-th pixel, zero channels on both sides alike.
+    """Shortcut of option A, without parameters: every `stride`-th pixel, zero channels on both
+    sides alike.
 
     x: [N, C, H, W] -> [N, channels, ⌈H / stride⌉, ⌈W / stride⌉]; channels - C must be even.
 
@@ -34,10 +35,14 @@ class BasicBlock(nn.Module):
         return F.relu(residual + (subsample_and_pad(x, *self.change) if self.change else x))
 
 
-def group_of(blocks: int, inputs: int, outputs: int, stride: int, bn_momentum: float) -> nn.Sequential:
+def group_of(
+    blocks: int, inputs: int, outputs: int, stride: int, bn_momentum: float
+) -> nn.Sequential:
     """`blocks` blocks, of which the first changes width and resolution."""
     first = BasicBlock(inputs, outputs, stride, bn_momentum)
-    return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1, bn_momentum) for _ in range(blocks - 1)))
+    return nn.Sequential(
+        first, *(BasicBlock(outputs, outputs, 1, bn_momentum) for _ in range(blocks - 1))
+    )
 
 
 class CifarResNet(PooledNet):
@@ -77,5 +82,10 @@ class CifarResNet(PooledNet):
 
 
 # the moments of ImageNet's pictures
-_CFG = {**CIFAR_CFG, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "first_conv": "conv1"}
+_CFG = {
+    **CIFAR_CFG,
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "first_conv": "conv1",
+}
 OWN = {f"resnet{6 * n + 2}_cifar": Own(CifarResNet, _CFG, {"blocks": n}) for n in (3, 5, 9)}

@@ -1,4 +1,5 @@
-"""`digits_cnn`: four convolutions for grey pictures of 8×8 to 28×28, made for short runs on a CPU."""
+"""`digits_cnn`: four convolutions for grey pictures of 8×8 to 28×28, made for short runs on a
+CPU."""
 
 import torch
 from torch import Tensor, nn
@@ -7,13 +8,13 @@ from recipes.networks.pooled import CIFAR_CFG, Own, PooledNet, init_fan_out
 
 
 class DigitsNet(PooledNet):
-    """Four times 3×3 convolution, BatchNorm, LeakyReLU 0.1, of w, w, 2w, 2w channels; the second and the
-    fourth have stride 2, so that most of the work is done on a quarter and a sixteenth of the pixels. Global
-    average pooling.
+    """Four times 3×3 convolution, BatchNorm, LeakyReLU 0.1, of w, w, 2w, 2w channels; the second
+    and the fourth have stride 2, so that most of the work is done on a quarter and a sixteenth of
+    the pixels. Global average pooling.
 
-    width: w. bn_momentum 0.1, since its runs have hundreds of steps, not thousands. Weights: `init_fan_out`.
-    Activations lie channels-last, which alone makes it a sixth faster on a CPU; weights do not, since
-    safetensors refuses to save such.
+    width: w. bn_momentum 0.1, since its runs have hundreds of steps, not thousands. Weights:
+    `init_fan_out`. Activations lie channels-last, which alone makes it a sixth faster on a CPU;
+    weights do not, since safetensors refuses to save such.
     """
 
     def __init__(
@@ -37,7 +38,11 @@ class DigitsNet(PooledNet):
             inputs = outputs
         self.layers = nn.Sequential(*layers)
         self.feature_info = [
-            {"num_chs": width * (1 + i // 2), "reduction": 2 ** ((i + 1) // 2), "module": f"layers.{3 * i + 2}"}
+            {
+                "num_chs": width * (1 + i // 2),
+                "reduction": 2 ** ((i + 1) // 2),
+                "module": f"layers.{3 * i + 2}",
+            }
             for i in range(4)
         ]
         self.num_features = inputs

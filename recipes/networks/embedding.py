@@ -11,8 +11,8 @@ EMBEDDING = "embedding"
 
 
 class EmbeddingHead(nn.Module):
-    """[N, features] -> [N, dim] in float32: Wh + b, then x / max(‖x‖, 1e-12) where `normalize`; without it no b, which
-    distances do not see and no loss on them would ever teach."""
+    """[N, features] -> [N, dim] in float32: Wh + b, then x / max(‖x‖, 1e-12) where `normalize`;
+    without it no b, which distances do not see and no loss on them would ever teach."""
 
     def __init__(self, features: int, dim: int, normalize: bool):
         super().__init__()
@@ -28,5 +28,7 @@ class EmbeddingHead(nn.Module):
 def add_embedding(network: Network, request: EmbeddingRequest) -> None:
     """Give the network the head `embedding`. Raises UserError where a task has that name."""
     if EMBEDDING in network.heads:
-        raise UserError(f"task '{EMBEDDING}': is the name of the embedding head; call the task otherwise")
+        raise UserError(
+            f"task '{EMBEDDING}': is the name of the embedding head; call the task otherwise"
+        )
     network.heads[EMBEDDING] = EmbeddingHead(network.feature_dim, request.dim, request.normalize)

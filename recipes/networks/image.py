@@ -19,12 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 class ImageNetwork(Network):
-    """timm backbone (num_classes=0) on pictures in [0, 1]; normalisation is the first thing `features` does.
+    """timm backbone (num_classes=0) on pictures in [0, 1]; normalisation is the first thing
+    `features` does.
 
-    backbone: module from [N, C, H, W] to [N, feature_dim]. mean, std: [C] each, in units of [0, 1] pixels;
-    buffers, so that they travel with the weights. input_size: (height, width) the backbone needs; other
-    pictures are resized (bilinear, antialiased) after normalisation. None takes pictures as they come. Memory
-    format is the caller's: channels-last pictures stay so. shape: (C, H, W) of `example`.
+    backbone: module from [N, C, H, W] to [N, feature_dim]. mean, std: [C] each, in units of [0, 1]
+    pixels; buffers, so that they travel with the weights. input_size: (height, width) the backbone
+    needs; other pictures are resized (bilinear, antialiased) after normalisation. None takes
+    pictures as they come. Memory format is the caller's: channels-last pictures stay so. shape: (C,
+    H, W) of `example`.
     """
 
     kind = "image"
@@ -54,13 +56,17 @@ class ImageNetwork(Network):
         return Embedded(view)
 
     def example(self) -> Embedded:
-        pictures = torch.rand(2, *self.shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        pictures = torch.rand(
+            2, *self.shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu"
+        )
         return Embedded(pictures.to(self.mean.device))
 
     def features(self, embedded: Embedded) -> Tensor:
         x = (embedded.x - self.mean) / self.std
         if self.input_size is not None and tuple(x.shape[-2:]) != self.input_size:
-            x = F.interpolate(x, self.input_size, mode="bilinear", align_corners=False, antialias=True)
+            x = F.interpolate(
+                x, self.input_size, mode="bilinear", align_corners=False, antialias=True
+            )
         return self.backbone(x)
 
 
@@ -80,11 +86,12 @@ def build_image(
 ) -> ImageNetwork:
     """An ImageNetwork around the timm model `name` for pictures of `shape` (C, H, W).
 
-    input_size: side, or (height, width), that the backbone sees. None: the picture's own, except for a
-    pretrained model of fixed size (a ViT, say), which keeps the size of its weights. data_moments: (mean,
-    std) of the data set. weights_follow: a checkpoint will be loaded, so that the normalisation is chosen as
-    for pretrained weights.
-    Raises UserError for an unknown name or option, a size the model cannot take, weights that cannot be had.
+    input_size: side, or (height, width), that the backbone sees. None: the picture's own, except
+    for a pretrained model of fixed size (a ViT, say), which keeps the size of its weights.
+    data_moments: (mean, std) of the data set. weights_follow: a checkpoint will be loaded, so that
+    the normalisation is chosen as for pretrained weights.
+    Raises UserError for an unknown name or option, a size the model cannot take, weights that
+    cannot be had.
     """
     channels = shape[0]
     known = _configuration(name)
@@ -116,12 +123,15 @@ def build_image(
 def _size(given: int | Sequence[int]) -> tuple[int, int]:
     size = [given, given] if isinstance(given, int) else list(given)
     if len(size) != 2 or min(size) < 1:
-        raise UserError(f"network.input_size={size}: expected one side or [height, width], each at least 1")
+        raise UserError(
+            f"network.input_size={size}: expected one side or [height, width], each at least 1"
+        )
     return size[0], size[1]
 
 
 def _configuration(name: str) -> Any:
-    """timm's record of a model (size, moments); None for one of ours, and for one on a hub or in a folder."""
+    """timm's record of a model (size, moments); None for one of ours, and for one on a hub or in a
+    folder."""
     if ":" in name or name in OWN:
         return None
     from recipes.networks.in_timm import timm
@@ -136,7 +146,9 @@ def _configuration(name: str) -> Any:
         return timm.models.get_pretrained_cfg(name)
     except RuntimeError as error:
         hint = nearest(name, timm.list_models(architecture, include_tags=True))
-        raise UserError(f"network.name='{name}': '{architecture}' has no such weights; {hint}") from error
+        raise UserError(
+            f"network.name='{name}': '{architecture}' has no such weights; {hint}"
+        ) from error
 
 
 def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -> Any:
@@ -151,22 +163,29 @@ def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -
         logger.debug("making '%s' failed", name, exc_info=True)
         if pretrained or ":" in name:
             raise UserError(
-                f"network.pretrained={str(pretrained).lower()}: '{name}' could not be had ({_line(error)}); "
+                f"network.pretrained={str(pretrained).lower()}: '{name}' could not be had "
+                f"({_line(error)}); "
                 "connect to the hub once, or set network.pretrained=false, or give a local file as "
                 "network.checkpoint"
             ) from error
-        options = {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans")}
-        raise UserError(f"network.name='{name}' with network.options={options}: {_line(error)}") from error
+        options = {
+            key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans")
+        }
+        raise UserError(
+            f"network.name='{name}' with network.options={options}: {_line(error)}"
+        ) from error
 
 
 def _probe(skeleton: nn.Module, name: str, shape: tuple[int, ...]) -> int:
-    """Width of a model's features, measured on the meta device: exact for every model, without arithmetic."""
+    """Width of a model's features, measured on the meta device: exact for every model, without
+    arithmetic."""
     try:
         with torch.no_grad():
             features = skeleton.eval()(torch.zeros(2, *shape))
     except Exception as error:
         raise UserError(
-            f"network.name='{name}' cannot take pictures of {'x'.join(map(str, shape))} ({_line(error)}); "
+            f"network.name='{name}' cannot take pictures of {'x'.join(map(str, shape))} "
+            f"({_line(error)}); "
             "set network.input_size to a size it can, or name another network"
         ) from error
     skeleton.train()

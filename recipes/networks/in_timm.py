@@ -1,6 +1,8 @@
-"""timm with our own networks among its models: importing this registers them, so that `timm.create_model` knows them.
+"""timm with our own networks among its models: importing this registers them, so that
+`timm.create_model` knows them.
 
-It is imported where timm is asked for something: timm, with torchvision and wandb, takes a second to import.
+It is imported where timm is asked for something: timm, with torchvision and wandb, takes a second
+to import.
 """
 
 from collections.abc import Callable

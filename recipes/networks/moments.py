@@ -17,12 +17,13 @@ def resolve_moments(
 ) -> tuple[list[float], list[float]]:
     """The normalisation (x - mean) / std, each by the first of these that is given:
 
-    1. `mean`, `std` of the config; 2. the model's own, when weights are loaded (they were trained with it);
+    1. `mean`, `std` of the config; 2. the model's own, when weights are loaded (they were trained
+      with it);
     3. the data set's; 4. 0.5 and 0.5, which maps [0, 1] to [-1, 1].
 
-    One number serves all channels. Three numbers on a grey picture: their mean, since timm sums the three
-    filters of a pretrained first layer into one. Three on any other number of channels: repeated in turn, as
-    timm repeats filters. Raises UserError for another count, and for std <= 0.
+    One number serves all channels. Three numbers on a grey picture: their mean, since timm sums the
+    three filters of a pretrained first layer into one. Three on any other number of channels:
+    repeated in turn, as timm repeats filters. Raises UserError for another count, and for std <= 0.
     """
     own: tuple[Moments | None, Moments | None] = (None, None)
     if pretrained_cfg is not None:
@@ -46,5 +47,6 @@ def _per_channel(key: str, value: Moments, channels: int) -> list[float]:
     if len(values) == 3:
         return [sum(values) / 3] if channels == 1 else [values[i % 3] for i in range(channels)]
     raise UserError(
-        f"network.{key}={values}: {len(values)} values for {channels} channels; give 1 or {channels}"
+        f"network.{key}={values}: {len(values)} values for {channels} channels; give 1 or "
+        f"{channels}"
     )

@@ -20,22 +20,23 @@ _BATCH_MOMENTS = ("EvoNorm2dB0", "EvoNorm2dB1", "EvoNorm2dB2")
 class Network(nn.Module, ABC):
     """A backbone between an embedding and one head a task.
 
-        embedded = network.embed(view)            everything continuous (attacks, mixing, noise) works here
-        features = network.features(embedded)     [N, feature_dim], pooled, before dropout and heads
-        logits   = network.heads[task](dropout(features))    [N, C]
+        embedded = network.embed(view)            everything continuous (attacks, mixing, noise)
+        works here features = network.features(embedded)     [N, feature_dim], pooled, before
+        dropout and heads logits   = network.heads[task](dropout(features))    [N, C]
 
-    `heads` is an ordinary ModuleDict: a method that wants another classifier (cosine, proxies, several
-    layers) replaces an entry by any module from [N, feature_dim] to [N, C]. `backbone` holds everything
-    before, so surgery and freezing look there; what surgery adds lies in `deltas`, by the method's key, and
-    so in an averaged copy as well. `still` lists modules that stay in evaluation mode while the rest trains;
-    `frozen` says that of the backbone only what methods choose still learns.
+    `heads` is an ordinary ModuleDict: a method that wants another classifier (cosine, proxies,
+    several layers) replaces an entry by any module from [N, feature_dim] to [N, C]. `backbone`
+    holds everything before, so surgery and freezing look there; what surgery adds lies in `deltas`,
+    by the method's key, and so in an averaged copy as well. `still` lists modules that stay in
+    evaluation mode while the rest trains; `frozen` says that of the backbone only what methods
+    choose still learns.
 
-    Where tasks part before the heads, a backbone gives features by task, and so does `features`: every head
-    reads its own, one that belongs to no task (the embedding) their mean. `gates`, where a method puts them,
-    stand between what tasks share and the heads.
+    Where tasks part before the heads, a backbone gives features by task, and so does `features`:
+    every head reads its own, one that belongs to no task (the embedding) their mean. `gates`, where
+    a method puts them, stand between what tasks share and the heads.
 
-    feature_dim: D. tasks: number of classes by task name. drop_rate: dropout between features and heads, in
-    [0, 1). Raises UserError for a task name that cannot name a module.
+    feature_dim: D. tasks: number of classes by task name. drop_rate: dropout between features and
+    heads, in [0, 1). Raises UserError for a task name that cannot name a module.
     """
 
     kind: ClassVar[Literal["image", "text"]]
@@ -54,7 +55,8 @@ class Network(nn.Module, ABC):
         for task, classes in tasks.items():
             if not task or "." in task or hasattr(self.heads, task):
                 raise UserError(
-                    f"task '{task}': torch cannot name a head so; call the task otherwise, e.g. '{task}_task'"
+                    f"task '{task}': torch cannot name a head so; call the task otherwise, e.g. "
+                    f"'{task}_task'"
                 )
             self.heads[task] = linear_head(feature_dim, classes)
 
@@ -77,8 +79,9 @@ class Network(nn.Module, ABC):
         return self
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """torch.compile of `features`, with its arguments. Heads and gates stay as they are: gradients are taken
-        between the two, methods put other heads in, and a gate's number is set between forward and backward."""
+        """torch.compile of `features`, with its arguments. Heads and gates stay as they are:
+        gradients are taken between the two, methods put other heads in, and a gate's number is set
+        between forward and backward."""
         self._compiled = torch.compile(self.features, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,9 +102,9 @@ class Network(nn.Module, ABC):
 
     @property
     def batch_statistics(self) -> bool:
-        """Whether a sample's output depends now on the others of its forward: some BatchNorm is in training
-        mode or keeps no running statistics. Then forwarding two inputs apart is not forwarding them
-        together."""
+        """Whether a sample's output depends now on the others of its forward: some BatchNorm is in
+        training mode or keeps no running statistics. Then forwarding two inputs apart is not
+        forwarding them together."""
         norms = _batch_norms()
         return any(
             module.training or getattr(module, "running_var", None) is None
@@ -111,14 +114,15 @@ class Network(nn.Module, ABC):
 
 
 def _batch_norms() -> tuple[type[nn.Module], ...]:
-    """Modules that normalise by moments of the batch; where timm was not imported, nothing can be of it."""
+    """Modules that normalise by moments of the batch; where timm was not imported, nothing can be
+    of it."""
     layers = sys.modules.get("timm.layers")
     return (_BatchNorm, *(getattr(layers, name) for name in _BATCH_MOMENTS if layers))
 
 
 def linear_head(features: int, classes: int) -> nn.Linear:
-    """Linear classifier: weights Glorot normal, std √(2 / (features + classes)), bias zero (as FixMatch has
-    it)."""
+    """Linear classifier: weights Glorot normal, std √(2 / (features + classes)), bias zero (as
+    FixMatch has it)."""
     head = nn.Linear(features, classes)
     nn.init.xavier_normal_(head.weight)
     nn.init.zeros_(head.bias)

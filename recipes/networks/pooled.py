@@ -23,7 +23,8 @@ CIFAR_CFG = {
 class PooledNet(nn.Module):
     """forward_features [N, C, H, W] -> [N, num_features, h, w]; forward_head pools and classifies.
 
-    A subclass builds its layers, sets `num_features`, calls `reset_classifier` and then `initialise`.
+    A subclass builds its layers, sets `num_features`, calls `reset_classifier` and then
+    `initialise`.
 
     """
 
@@ -47,7 +48,9 @@ class PooledNet(nn.Module):
         """num_classes = 0 takes the classifier off, global_pool = '' the pooling too."""
         self.num_classes = num_classes
         self.global_pool, factor = pooling(global_pool)
-        self.fc = nn.Linear(self.num_features * factor, num_classes) if num_classes > 0 else nn.Identity()
+        self.fc = (
+            nn.Linear(self.num_features * factor, num_classes) if num_classes > 0 else nn.Identity()
+        )
 
     def forward_features(self, x: Tensor) -> Tensor:
         raise AttributeError(f"{type(self).__name__} has no layers")
@@ -69,7 +72,8 @@ class Own:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def create(self, name: str, **arguments: Any) -> PooledNet:
-        """The network with random weights. As timm has it, an argument that is None keeps its default."""
+        """The network with random weights. As timm has it, an argument that is None keeps its
+        default."""
         given = {key: value for key, value in arguments.items() if value is not None}
         network = self.network(**{**self.arguments, **given})
         network.pretrained_cfg = {**self.record, "architecture": name}
@@ -77,7 +81,8 @@ class Own:
 
 
 def pooling(kind: str) -> tuple[nn.Module, int]:
-    """[N, C, h, w] -> [N, factor · C], and that factor: `avg`, or any other of timm's; '' leaves maps as they are."""
+    """[N, C, h, w] -> [N, factor · C], and that factor: `avg`, or any other of timm's; '' leaves
+    maps as they are."""
     if not kind:
         return nn.Identity(), 1
     if kind == "avg":
@@ -89,8 +94,8 @@ def pooling(kind: str) -> tuple[nn.Module, int]:
 
 
 def init_fan_out(module: nn.Module) -> None:
-    """He et al. (arXiv:1502.01852), by the number of outputs: a convolution's weights are normal with
-    std √(2 / (k² · out)), a linear layer's Glorot normal, biases zero, BatchNorm 1 and 0."""
+    """He et al. (arXiv:1502.01852), by the number of outputs: a convolution's weights are normal
+    with std √(2 / (k² · out)), a linear layer's Glorot normal, biases zero, BatchNorm 1 and 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             k = layer.kernel_size[0] * layer.kernel_size[1]

@@ -11,15 +11,17 @@ BatchMoments = Literal["estimated", "kept"]
 
 @dataclass(frozen=True)
 class TeacherRequest:
-    """An exponential moving average of the network, shared by all methods that ask for an equal one.
+    """An exponential moving average of the network, shared by all methods that ask for an equal
+    one.
 
     decay: the largest a in θ' ← aθ' + (1-a)θ.
     warmup: use min(1 - 1/(t+1), a) at update t = 1, 2, …
-    buffers: `copy` the student's, `ema` average them, `own` lets the teacher keep those of its own forwards.
-    horizon: share of the run that the average looks back on: a is at most 1 - 1/(horizon · steps of the run); None: a
-        is `decay` however long the run is.
-    moments: what BatchNorm layers use when the averaged network is evaluated: `estimated` on training batches, or
-        `kept`, the buffers as above.
+    buffers: `copy` the student's, `ema` average them, `own` lets the teacher keep those of its own
+        forwards.
+    horizon: share of the run that the average looks back on: a is at most 1 - 1/(horizon · steps of
+        the run); None: a is `decay` however long the run is.
+    moments: what BatchNorm layers use when the averaged network is evaluated: `estimated` on
+        training batches, or `kept`, the buffers as above.
     """
 
     decay: float
@@ -31,7 +33,8 @@ class TeacherRequest:
 
 @dataclass(frozen=True)
 class EmbeddingRequest:
-    """A head `embedding` beside those of the tasks, shared by all methods that ask for an equal one.
+    """A head `embedding` beside those of the tasks, shared by all methods that ask for an equal
+    one.
 
     dim: its width d. normalize: on the unit sphere, x / max(‖x‖, 1e-12).
     """

@@ -1,9 +1,9 @@
-"""Wide ResNets as FixMatch and its kin use them: `wrn_28_2` for CIFAR-10 and SVHN, `wrn_28_8` for CIFAR-100, and
-`wrn_37_2`, with a fourth group, for STL-10 of 96×96.
+"""Wide ResNets as FixMatch and its kin use them: `wrn_28_2` for CIFAR-10 and SVHN, `wrn_28_8` for
+CIFAR-100, and `wrn_37_2`, with a fourth group, for STL-10 of 96×96.
 
-Zagoruyko and Komodakis 2016 (arXiv:1605.07146), in the form of Oliver et al. 2018 (arXiv:1804.09170):
-LeakyReLU 0.1, BatchNorm with a slow average, and in the very first block the activation before the shortcut
-branches off.
+Zagoruyko and Komodakis 2016 (arXiv:1605.07146), in the form of Oliver et al. 2018
+(arXiv:1804.09170): LeakyReLU 0.1, BatchNorm with a slow average, and in the very first block the
+activation before the shortcut branches off.
 """
 
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ SLOPE = 0.1
 
 
 class PreactivationBlock(nn.Module):
-    """x + conv(act(bn(conv(act(bn(x)))))); with `activate_before_residual` the sum starts from act(bn(x)).
+    """x + conv(act(bn(conv(act(bn(x)))))); with `activate_before_residual` the sum starts from
+    act(bn(x)).
 
     The shortcut is a 1×1 convolution where the width changes; it sees what the sum starts from.
 
@@ -36,7 +37,9 @@ class PreactivationBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs, momentum=bn_momentum, eps=bn_eps)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.shortcut = (
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs else nn.Identity()
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            if inputs != outputs
+            else nn.Identity()
         )
         self.activate_before_residual = activate_before_residual
 
@@ -47,14 +50,15 @@ class PreactivationBlock(nn.Module):
 
 
 class WideResNet(PooledNet):
-    """conv(16), `groups` groups of `blocks` blocks of 16k, 32k, 64k … channels, the first block of each group
-    after the first with stride 2; act(bn(·)) and global average pooling. The depth in the name is 1 + groups
-    + 2 · groups · blocks (Oliver et al. count the shortcuts' convolutions, not the classifier).
+    """conv(16), `groups` groups of `blocks` blocks of 16k, 32k, 64k … channels, the first block of
+    each group after the first with stride 2; act(bn(·)) and global average pooling. The depth in
+    the name is 1 + groups + 2 · groups · blocks (Oliver et al. count the shortcuts' convolutions,
+    not the classifier).
 
-    bn_momentum 0.001 and bn_eps 1e-3 in PyTorch's convention are FixMatch's: the running statistics need
-    several thousand steps, so a run of a few hundred must set bn_momentum=0.1, or it evaluates at chance.
-    Weights: `init_fan_out`. Differences from the TensorFlow original: convolutions have no bias (BatchNorm
-    follows or absorbs it), and stride 2 pads both sides alike.
+    bn_momentum 0.001 and bn_eps 1e-3 in PyTorch's convention are FixMatch's: the running statistics
+    need several thousand steps, so a run of a few hundred must set bn_momentum=0.1, or it evaluates
+    at chance. Weights: `init_fan_out`. Differences from the TensorFlow original: convolutions have
+    no bias (BatchNorm follows or absorbs it), and stride 2 pads both sides alike.
     """
 
     def __init__(
@@ -77,11 +81,17 @@ class WideResNet(PooledNet):
             for block in range(blocks):
                 stride = 2 if group > 0 and block == 0 else 1
                 first = group == 0 and block == 0
-                layers.append(PreactivationBlock(inputs, outputs, stride, first, bn_momentum, bn_eps))
+                layers.append(
+                    PreactivationBlock(inputs, outputs, stride, first, bn_momentum, bn_eps)
+                )
                 inputs = outputs
         self.blocks = nn.Sequential(*layers)
         self.feature_info = [
-            {"num_chs": 16 * width * 2**g, "reduction": 2**g, "module": f"blocks.{(g + 1) * blocks - 1}"}
+            {
+                "num_chs": 16 * width * 2**g,
+                "reduction": 2**g,
+                "module": f"blocks.{(g + 1) * blocks - 1}",
+            }
             for g in range(groups)
         ]
         self.bn = nn.BatchNorm2d(inputs, momentum=bn_momentum, eps=bn_eps)
@@ -97,5 +107,7 @@ _CFG = {**CIFAR_CFG, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "first_con
 OWN = {
     "wrn_28_2": Own(WideResNet, _CFG),
     "wrn_28_8": Own(WideResNet, {**_CFG, "num_classes": 100}, {"width": 8}),
-    "wrn_37_2": Own(WideResNet, {**_CFG, "input_size": (3, 96, 96), "pool_size": (12, 12)}, {"groups": 4}),
+    "wrn_37_2": Own(
+        WideResNet, {**_CFG, "input_size": (3, 96, 96), "pool_size": (12, 12)}, {"groups": 4}
+    ),
 }

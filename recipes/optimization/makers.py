@@ -1,5 +1,5 @@
-"""What makes an optimizer of a name: timm's factory, and torch's constructors for those that timm lacks (Rprop, ASGD)
-or hands on as they are: timm takes a second to import."""
+"""What makes an optimizer of a name: timm's factory, and torch's constructors for those that timm
+lacks (Rprop, ASGD) or hands on as they are: timm takes a second to import."""
 
 import inspect
 from collections.abc import Callable
@@ -21,7 +21,11 @@ FROM_TORCH: dict[str, Maker] = {
     "radam": optim.RAdam,
 }
 FIXED = {"params", "lr", "weight_decay"}
-REFUSED = {"adahessian": "it needs a backward pass that can be differentiated again, which the step does not make"}
+REFUSED = {
+    "adahessian": (
+        "it needs a backward pass that can be differentiated again, which the step does not make"
+    )
+}
 
 
 def optimizer_names() -> list[str]:
@@ -36,8 +40,11 @@ def maker_of(name: str) -> tuple[Maker, set[str]]:
     if name in REFUSED:
         raise UserError(f"optimizer.name: '{name}' is not offered: {REFUSED[name]}")
     if name in FROM_TORCH:
-        return _from_torch(FROM_TORCH[name]), set(inspect.signature(FROM_TORCH[name]).parameters) - FIXED
-    # imported late: timm loads all its networks, which nobody wants to wait for who does not need it
+        return _from_torch(FROM_TORCH[name]), set(
+            inspect.signature(FROM_TORCH[name]).parameters
+        ) - FIXED
+    # imported late: timm loads all its networks, which nobody wants to wait for who does not need
+    # it
     from timm.optim import create_optimizer_v2, get_optimizer_class
 
     if name not in optimizer_names():
@@ -51,13 +58,16 @@ def maker_of(name: str) -> tuple[Maker, set[str]]:
 
 
 def _from_torch(maker: Maker) -> Maker:
-    """torch's constructor; one without weight decay (Rprop) refuses a decay instead of forgetting it."""
+    """torch's constructor; one without weight decay (Rprop) refuses a decay instead of forgetting
+    it."""
 
     def make(groups: list[dict[str, Any]], weight_decay: float, **kw: Any) -> optim.Optimizer:
         if "weight_decay" in inspect.signature(maker).parameters:
             return maker(groups, weight_decay=weight_decay, **kw)
         if any(group["weight_decay"] for group in groups):
             raise ValueError("it has no weight decay; set optimizer.weight_decay=0")
-        return maker([{k: v for k, v in group.items() if k != "weight_decay"} for group in groups], **kw)
+        return maker(
+            [{k: v for k, v in group.items() if k != "weight_decay"} for group in groups], **kw
+        )
 
     return make

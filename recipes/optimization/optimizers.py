@@ -1,12 +1,13 @@
 """Optimizers by name, with defaults that mean what the name says.
 
-timm's factory makes most of them (see `optimizer_makers`), and some of its names mislead: its `sgd` is Nesterov's form,
-its `rmsprop` has momentum 0.9 and α = 0.9, its `adagrad` another ε, and its `lars` and `lamb` adapt nothing where the
-weight decay is 0. The settings below say each of these openly; `NamedOptimizer` hands any other name to timm as it is.
+timm's factory makes most of them (see `optimizer_makers`), and some of its names mislead: its `sgd`
+is Nesterov's form, its `rmsprop` has momentum 0.9 and α = 0.9, its `adagrad` another ε, and its
+`lars` and `lamb` adapt nothing where the weight decay is 0. The settings below say each of these
+openly; `NamedOptimizer` hands any other name to timm as it is.
 
-Weight decay acts on tensors with more than one dimension only (kernels, embeddings), never on biases, norms
-and scales: chosen by shape, since names miss norms called otherwise. A parameter may carry `_lr_scale`
-(factor of the learning rate) and `_weight_decay` (its own decay): these win."""
+Weight decay acts on tensors with more than one dimension only (kernels, embeddings), never on
+biases, norms and scales: chosen by shape, since names miss norms called otherwise. A parameter may
+carry `_lr_scale` (factor of the learning rate) and `_weight_decay` (its own decay): these win."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -29,8 +30,8 @@ Options = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """What all optimizers share. lr: base learning rate. weight_decay: the optimizer's own form of decay.
-    options: further arguments of the optimizer's constructor, by its names."""
+    """What all optimizers share. lr: base learning rate. weight_decay: the optimizer's own form of
+    decay. options: further arguments of the optimizer's constructor, by its names."""
 
     lr: Rate = 1e-3
     weight_decay: NonNegative = 0.0
@@ -49,7 +50,8 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedOptimizer(OptimizerSettings):
-    """Any optimizer of timm's by its name there, with timm's defaults; `rprop` and `asgd` are torch's."""
+    """Any optimizer of timm's by its name there, with timm's defaults; `rprop` and `asgd` are
+    torch's."""
 
     name: str
 
@@ -70,7 +72,8 @@ class SGD(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(OptimizerSettings):
-    """w ← w - γ m̂ / (√v̂ + ε); decay is L2 inside the gradient (Kingma and Ba, arXiv 1412.6980)."""
+    """w ← w - γ m̂ / (√v̂ + ε); decay is L2 inside the gradient (Kingma and Ba, arXiv
+    1412.6980)."""
 
     betas: Betas = (0.9, 0.999)
     eps: Rate = 1e-8
@@ -98,8 +101,8 @@ class NAdamW(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class RAdam(OptimizerSettings):
-    """Adam with the rectified variance, plain momentum while it cannot be estimated (arXiv 1908.03265); torch
-    switches at ρ_t > 5, the paper at 4. Decay is L2 inside the gradient."""
+    """Adam with the rectified variance, plain momentum while it cannot be estimated (arXiv
+    1908.03265); torch switches at ρ_t > 5, the paper at 4. Decay is L2 inside the gradient."""
 
     betas: Betas = (0.9, 0.999)
     eps: Rate = 1e-8
@@ -108,8 +111,8 @@ class RAdam(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Lion(OptimizerSettings):
-    """w ← w - γ sign(β₁m + (1-β₁)g), decoupled decay (arXiv 2302.06675). Takes a rate 3 to 10 times smaller
-    and a decay 3 to 10 times larger than AdamW."""
+    """w ← w - γ sign(β₁m + (1-β₁)g), decoupled decay (arXiv 2302.06675). Takes a rate 3 to 10 times
+    smaller and a decay 3 to 10 times larger than AdamW."""
 
     lr: Rate = 1e-4
     weight_decay: NonNegative = 0.1
@@ -119,8 +122,9 @@ class Lion(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class LAMB(OptimizerSettings):
-    """w ← w - γ (‖w‖/‖r‖) r per tensor, r = m̂/(√v̂+ε) + λw (arXiv 1904.00962). timm clips the global
-    gradient norm to 1 and adapts only decayed tensors; here neither happens unless asked for."""
+    """w ← w - γ (‖w‖/‖r‖) r per tensor, r = m̂/(√v̂+ε) + λw (arXiv 1904.00962). timm clips the
+    global gradient norm to 1 and adapts only decayed tensors; here neither happens unless asked
+    for."""
 
     weight_decay: NonNegative = 0.01
     betas: Betas = (0.9, 0.999)
@@ -133,8 +137,8 @@ class LAMB(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class LARS(OptimizerSettings):
-    """Momentum on g scaled per tensor by η‖w‖ / (‖g‖ + λ‖w‖) (arXiv 1708.03888), η = `trust_coeff`. timm
-    adapts only tensors with decay; here all, unless `always_adapt` is off."""
+    """Momentum on g scaled per tensor by η‖w‖ / (‖g‖ + λ‖w‖) (arXiv 1708.03888), η = `trust_coeff`.
+    timm adapts only tensors with decay; here all, unless `always_adapt` is off."""
 
     lr: Rate = 1.0
     weight_decay: NonNegative = 1e-4
@@ -149,9 +153,9 @@ class LARS(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Adafactor(OptimizerSettings):
-    """Second moments factored into rows and columns, β̂₂ = 1 - t^decay_rate, update clipped to an RMS of
-    `clip_threshold` (arXiv 1804.04235). The step is `lr` itself: timm scales it by RMS(w) only where it makes
-    its own learning rate, which our schedulers replace."""
+    """Second moments factored into rows and columns, β̂₂ = 1 - t^decay_rate, update clipped to an
+    RMS of `clip_threshold` (arXiv 1804.04235). The step is `lr` itself: timm scales it by RMS(w)
+    only where it makes its own learning rate, which our schedulers replace."""
 
     eps: Rate = 1e-30
     clip_threshold: Rate = 1.0
@@ -162,8 +166,8 @@ class Adafactor(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class NovoGrad(OptimizerSettings):
-    """One second moment a tensor: m ← β₁m + g/√v + λw (arXiv 1905.11286). timm's betas; (0.9, 0.25) is also
-    in use."""
+    """One second moment a tensor: m ← β₁m + g/√v + λw (arXiv 1905.11286). timm's betas; (0.9, 0.25)
+    is also in use."""
 
     betas: Betas = (0.95, 0.98)
     eps: Rate = 1e-8
@@ -199,14 +203,16 @@ def build_optimizer(
 ) -> optim.Optimizer:
     """An optimizer over the trainable parameters of `module` and over a method's own groups.
 
-    extra_groups: dicts with `params` and any of `lr`, `weight_decay`; their parameters are taken out of the
-    module's, and their group's values win over the settings, a parameter's own flags over both. update: what
-    is run on the tensors, see `TrainerSettings`; the optimizer's own options win. Raises `UserError` for an
-    unknown name, an argument that the optimizer does not have, and where nothing is left to train."""
+    extra_groups: dicts with `params` and any of `lr`, `weight_decay`; their parameters are taken
+    out of the module's, and their group's values win over the settings, a parameter's own flags
+    over both. update: what is run on the tensors, see `TrainerSettings`; the optimizer's own
+    options win. Raises `UserError` for an unknown name, an argument that the optimizer does not
+    have, and where nothing is left to train."""
     groups = parameter_groups(module, settings, extra_groups)
     if not groups:
         raise UserError(
-            "nothing to train: every parameter is frozen; add a method that trains or unfreeze the head"
+            "nothing to train: every parameter is frozen; add a method that trains or unfreeze the "
+            "head"
         )
     make, known = _checked(settings)
     name, arguments = settings.factory_name(), settings.arguments()
@@ -219,16 +225,20 @@ def build_optimizer(
 
 
 def check_optimizer(settings: OptimizerSettings) -> Maker:
-    """What makes the optimizer, from groups, rate, decay and the settings' arguments. Raises `UserError` for an
-    unknown name and for arguments that it does not have, before there is anything to optimise."""
+    """What makes the optimizer, from groups, rate, decay and the settings' arguments. Raises
+    `UserError` for an unknown name and for arguments that it does not have, before there is
+    anything to optimise."""
     return _checked(settings)[0]
 
 
 def chosen_form(settings: OptimizerSettings, update: Update, device: str, precision: str) -> str:
-    """The same in a word: `fused`, `foreach`, `loop`, and `own` where the optimizer has no choice."""
+    """The same in a word: `fused`, `foreach`, `loop`, and `own` where the optimizer has no
+    choice."""
     given = settings.arguments()
     form = {name: bool(given[name]) for name in FORMS & given.keys()}
-    form = form or form_of(update, settings.factory_name(), _checked(settings)[1], device, precision)
+    form = form or form_of(
+        update, settings.factory_name(), _checked(settings)[1], device, precision
+    )
     return next((name for name, taken in form.items() if taken), "loop" if form else "own")
 
 
@@ -236,7 +246,10 @@ def _checked(settings: OptimizerSettings) -> tuple[Maker, set[str]]:
     name = settings.factory_name()
     make, known = maker_of(name)
     for argument in sorted(settings.arguments().keys() - known):
-        raise UserError(f"optimizer.options.{argument}: '{name}' has no such argument; {nearest(argument, known)}")
+        raise UserError(
+            f"optimizer.options.{argument}: '{name}' has no such argument; "
+            f"{nearest(argument, known)}"
+        )
     return make, known
 
 
@@ -254,11 +267,15 @@ def parameter_groups(
             decay = getattr(parameter, "_weight_decay", group.get("weight_decay", decay))
             rate = group.get("lr", settings.lr) * getattr(parameter, "_lr_scale", 1.0)
             groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+    return [
+        {"params": params, "lr": rate, "weight_decay": decay}
+        for (rate, decay), params in groups.items()
+    ]
 
 
 def _plain(value: Any) -> Any:
-    """A config's list as a tuple: the optimizer's state keeps it, and checkpoints hold plain values."""
+    """A config's list as a tuple: the optimizer's state keeps it, and checkpoints hold plain
+    values."""
     value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     return tuple(value) if isinstance(value, list) else value
 

@@ -1,8 +1,10 @@
-"""The learning rate over a run: factors of the base rate, pure functions of the optimizer steps done.
+"""The learning rate over a run: factors of the base rate, pure functions of the optimizer steps
+done.
 
-All share one linear warm-up: factor (t+1)/W at step t < W, so that no step is taken with rate 0. What follows
-is a curve over u = (t-W)/(K-W) in [0, 1], K the steps of the run; steps past K keep the last value. Every
-parameter group is scaled by the same factor, so that groups keep the ratio of their rates."""
+All share one linear warm-up: factor (t+1)/W at step t < W, so that no step is taken with rate 0.
+What follows is a curve over u = (t-W)/(K-W) in [0, 1], K the steps of the run; steps past K keep
+the last value. Every parameter group is scaled by the same factor, so that groups keep the ratio of
+their rates."""
 
 import math
 from abc import ABC, abstractmethod
@@ -28,7 +30,8 @@ class Schedule(ABC):
         """Factor at the fraction `u` in [0, 1] of the steps after the warm-up."""
 
     def factor(self, step: int, total: int) -> float:
-        """Factor of the base rate used for the optimizer step number `step` (0 first) of `total`."""
+        """Factor of the base rate used for the optimizer step number `step` (0 first) of
+        `total`."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         return self.curve(min((step - self.warmup_steps) / max(total - self.warmup_steps, 1), 1.0))
@@ -54,8 +57,8 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """final + (1 - final) (1 + cos πu) / 2: half a cosine from 1 to `final`, without restarts (Loshchilov and
-    Hutter, arXiv 1608.03983)."""
+    """final + (1 - final) (1 + cos πu) / 2: half a cosine from 1 to `final`, without restarts
+    (Loshchilov and Hutter, arXiv 1608.03983)."""
 
     final: Fraction = 0.0
 
@@ -65,7 +68,8 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class FixMatchCosine(Schedule):
-    """cos(7πu/16): FixMatch's decay (Sohn et al., arXiv 2001.07685), which ends at 0.195 and not at 0."""
+    """cos(7πu/16): FixMatch's decay (Sohn et al., arXiv 2001.07685), which ends at 0.195 and not at
+    0."""
 
     def curve(self, u: float) -> float:
         return math.cos(7.0 * math.pi * u / 16.0)

@@ -1,14 +1,17 @@
 """python -m recipes.predict run=RUN input=INPUT output=FILE.csv
 
-What a finished run says of new pictures or texts: a table with a row an input, in the order of the inputs.
+What a finished run says of new pictures or texts: a table with a row an input, in the order of the
+inputs.
 
   run=RUN              folder that train.py left, or one of its checkpoints
-  input=INPUT          pictures: a folder (searched to the bottom), one picture, a txt with a path a line, or a csv, tsv
+  input=INPUT          pictures: a folder (searched to the bottom), one picture, a txt with a path a
+  line, or a csv, tsv
                        or jsonl with a column of paths, relative to that file
-                       texts: a txt with a text a line, a csv, tsv or jsonl with a column of texts, or a folder of txts
-  output=FILE.csv      columns input, label, confidence; an input that cannot be read has empty cells
-  column=NAME          of a csv, tsv or jsonl; left out: text, for pictures path, or the only one
-  probabilities=true   a column for each class as well
+                       texts: a txt with a text a line, a csv, tsv or jsonl with a column of texts,
+                           or a folder of txts
+  output=FILE.csv      columns input, label, confidence; an input that cannot be read has empty
+  cells column=NAME          of a csv, tsv or jsonl; left out: text, for pictures path, or the only
+  one probabilities=true   a column for each class as well
   embeddings=true      the embedding in place of labels: columns e0, e1 …
   which=last           last | best checkpoint of the folder
   batch_size=64        inputs at once
@@ -17,7 +20,8 @@ What a finished run says of new pictures or texts: a table with a row an input, 
   trust=true           the run may call code of other packages (methods of your own); says which
 
 Example
-  python -m recipes.predict run=outputs/fixmatch/2026-01-31_12-00-00 input=pictures output=labels.csv
+  python -m recipes.predict run=outputs/fixmatch/2026-01-31_12-00-00 input=pictures
+  output=labels.csv
 """
 
 import csv
@@ -57,11 +61,14 @@ def predict(
     overwrite: bool = False,
     trust: bool = False,
 ) -> None:
-    """Write the table. Raises UserError for whatever the user can mend; an unreadable input is told and passed over."""
+    """Write the table. Raises UserError for whatever the user can mend; an unreadable input is told
+    and passed over."""
     started, target = time.monotonic(), Path(output).expanduser()
     check_output(target, overwrite)
     if probabilities and embeddings:
-        raise UserError("embeddings=true: is in place of labels and probabilities; leave out probabilities=true")
+        raise UserError(
+            "embeddings=true: is in place of labels and probabilities; leave out probabilities=true"
+        )
     if not Path(input).expanduser().exists():
         raise UserError(f"input: there is no '{input}'{neighbour(Path(input).expanduser())}")
     with uncollected():
@@ -70,7 +77,8 @@ def predict(
     predictor = load(run, which, device, trust)
     if not (predictor.speaks or embeddings):
         raise UserError(
-            "run: its heads say nothing (not taught, or of other classes than the data): add embeddings=true"
+            "run: its heads say nothing (not taught, or of other classes than the data): add "
+            "embeddings=true"
         )
     names, items = list_inputs(Path(input).expanduser(), predictor.kind, column)
     table = Table(predictor, probabilities, embeddings)
@@ -84,12 +92,16 @@ def predict(
     print(f"{len(items) - len(unreadable)} inputs predicted{left} in {seconds:.1f} s: {target}")
 
 
-# -- what there is to predict ------------------------------------------------------------------------------------------
+# -- what there is to predict ----------------------------------------------------------------------
 def list_inputs(path: Path, kind: str, column: str | None) -> tuple[list[str], list[Any]]:
-    """What stands in the column `input`, and what is given to the run. Raises UserError where there is nothing."""
+    """What stands in the column `input`, and what is given to the run. Raises UserError where there
+    is nothing."""
     suffix = path.suffix.lower()
     if column is not None and suffix not in TABLES:
-        raise UserError(f"column: '{path}' has no columns; expected a csv, tsv or jsonl as input, or leave it out")
+        raise UserError(
+            f"column: '{path}' has no columns; expected a csv, tsv or jsonl as input, or leave it "
+            "out"
+        )
     if path.is_dir():
         names, items = from_folder(path, kind)
     elif suffix in TABLES:
@@ -101,10 +113,14 @@ def list_inputs(path: Path, kind: str, column: str | None) -> tuple[list[str], l
     elif kind == "image":
         names, items = [str(path)], [path]
     else:
-        raise UserError(f"input: '{path}' is no list of texts; expected a txt, csv, tsv or jsonl, or a folder of txts")
+        raise UserError(
+            f"input: '{path}' is no list of texts; expected a txt, csv, tsv or jsonl, or a folder "
+            "of txts"
+        )
     if not items:
         raise UserError(
-            f"input: '{path}' holds nothing to predict; expected {'texts' if kind == 'text' else 'pictures'}"
+            f"input: '{path}' holds nothing to predict; expected "
+            f"{'texts' if kind == 'text' else 'pictures'}"
         )
     return names, items
 
@@ -114,11 +130,14 @@ def from_folder(folder: Path, kind: str) -> tuple[list[str], list[Any]]:
 
     endings = ENDINGS if kind == "image" else {".txt"}
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in endings and p.is_file())
-    return [str(p.relative_to(folder)) for p in paths], [p if kind == "image" else read_whole(p) for p in paths]
+    return [str(p.relative_to(folder)) for p in paths], [
+        p if kind == "image" else read_whole(p) for p in paths
+    ]
 
 
 def from_table(path: Path, kind: str, column: str | None) -> list[str]:
-    """The cells of the column that is meant. Raises UserError where it is not there or not clear which."""
+    """The cells of the column that is meant. Raises UserError where it is not there or not clear
+    which."""
     from datamodules.sources.text_file import read_rows
 
     rows = [row for _, row in read_rows(path, TABLES[path.suffix.lower()])]
@@ -126,7 +145,9 @@ def from_table(path: Path, kind: str, column: str | None) -> list[str]:
     known = next((name for name in COLUMNS[kind] if name in header), None)
     wanted = column or known or (header[0] if len(header) == 1 else None)
     if wanted is None:
-        raise UserError(f"column: which column of '{path}' is meant? one of {', '.join(header)}: column=NAME")
+        raise UserError(
+            f"column: which column of '{path}' is meant? one of {', '.join(header)}: column=NAME"
+        )
     if rows and wanted not in header:
         raise UserError(f"column: '{path}' has no column '{wanted}'; {nearest(wanted, header)}")
     return [str(row.get(wanted, "")) for row in rows]
@@ -145,13 +166,16 @@ def read_whole(path: Path) -> str:
 
 
 def neighbour(path: Path) -> str:
-    near = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else ""
+    near = (
+        nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else ""
+    )
     return f"; {near}" if near.startswith("did you mean") else ""
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 class Table:
-    """Header and cells of the output. With several tasks columns are called `label/TASK` and so on."""
+    """Header and cells of the output. With several tasks columns are called `label/TASK` and so
+    on."""
 
     def __init__(self, predictor: "Predictor", probabilities: bool, embeddings: bool):
         self.predictor, self.probabilities, self.embeddings = predictor, probabilities, embeddings
@@ -159,7 +183,10 @@ class Table:
 
     def header(self) -> list[str]:
         if self.embeddings:
-            return ["input", *(f"e{i}" for i in range(self.predictor.predict([], "embeddings").shape[1]))]
+            return [
+                "input",
+                *(f"e{i}" for i in range(self.predictor.predict([], "embeddings").shape[1])),
+            ]
         names, classes = ["input"], self.predictor.classes
         for task, labels in classes.items():
             end = f"/{task}" if len(classes) > 1 else ""
@@ -174,22 +201,36 @@ class Table:
         if self.embeddings:
             return [[f"{value:.6g}" for value in row] for row in found.tolist()]
         by_task = found if isinstance(found, dict) else {next(iter(self.predictor.classes)): found}
-        return [self.cells({task: values[i] for task, values in by_task.items()}) for i in range(len(items))]
+        return [
+            self.cells({task: values[i] for task, values in by_task.items()})
+            for i in range(len(items))
+        ]
 
     def cells(self, row: dict[str, "Tensor"]) -> list[str]:
         cells: list[str] = []
         for task, values in row.items():
-            cells += [self.predictor.classes[task][int(values.argmax())], f"{float(values.max()):.6f}"]
+            cells += [
+                self.predictor.classes[task][int(values.argmax())],
+                f"{float(values.max()):.6f}",
+            ]
             cells += [f"{value:.6f}" for value in values.tolist()] if self.probabilities else []
         return cells
 
 
-def write_table(target: Path, table: Table, names: list[str], items: list[Any], batch_size: int) -> list[str]:
-    """Write through a file beside it, so that a table is whole or not there. Returns why inputs could not be read."""
+def write_table(
+    target: Path, table: Table, names: list[str], items: list[Any], batch_size: int
+) -> list[str]:
+    """Write through a file beside it, so that a table is whole or not there. Returns why inputs
+    could not be read."""
     unreadable: list[str] = []
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", newline="", dir=target.parent, prefix=f".{target.name}.", delete=False
+        "w",
+        encoding="utf-8",
+        newline="",
+        dir=target.parent,
+        prefix=f".{target.name}.",
+        delete=False,
     ) as file:
         part = Path(file.name)
         try:
@@ -199,7 +240,9 @@ def write_table(target: Path, table: Table, names: list[str], items: list[Any], 
                 read = [readable(table.predictor, item, unreadable) for item in batch]
                 made = iter(table.rows([item for item in read if item is not None], start))
                 for name, item in zip(names[start:], read, strict=False):
-                    writer.writerow([name, *(next(made) if item is not None else [""] * table.width)])
+                    writer.writerow(
+                        [name, *(next(made) if item is not None else [""] * table.width)]
+                    )
         except BaseException:
             part.unlink()
             raise
@@ -224,7 +267,9 @@ def shown(items: list[Any], batch_size: int) -> Iterator[tuple[int, list[Any]]]:
 
     console = Console(file=sys.stderr)
     columns = ("predicting", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True
+    ) as bar:
         task = bar.add_task("", total=len(items))
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
@@ -235,9 +280,13 @@ def shown(items: list[Any], batch_size: int) -> Iterator[tuple[int, list[Any]]]:
 def check_output(target: Path, overwrite: bool) -> None:
     """Raises UserError where the table cannot be written, or would replace something unasked."""
     if target.is_dir():
-        raise UserError(f"output: '{target}' is a folder; name a file, {target / 'predictions.csv'}")
+        raise UserError(
+            f"output: '{target}' is a folder; name a file, {target / 'predictions.csv'}"
+        )
     if target.exists() and not overwrite:
-        raise UserError(f"output: '{target}' exists already; name another file, or add overwrite=true")
+        raise UserError(
+            f"output: '{target}' exists already; name another file, or add overwrite=true"
+        )
     from recipes.runs.checkpoint_files import run_dir_faults
 
     for line in run_dir_faults(str(target.parent), reading=True):

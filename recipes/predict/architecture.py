@@ -1,7 +1,9 @@
-"""The network of a run from what its checkpoint holds: no file is opened, no hub is asked, no foreign code is taken.
+"""The network of a run from what its checkpoint holds: no file is opened, no hub is asked, no
+foreign code is taken.
 
-Weights come from the checkpoint, the architecture of a text encoder as well (its configuration as JSON). A network of
-pictures is one of timm's by name. What would make timm or transformers look elsewhere is refused.
+Weights come from the checkpoint, the architecture of a text encoder as well (its configuration as
+JSON). A network of pictures is one of timm's by name. What would make timm or transformers look
+elsewhere is refused.
 """
 
 import copy
@@ -17,21 +19,29 @@ from foundation.errors import UserError
 
 PLAIN_NAME = re.compile(r"[\w.\-]+", re.ASCII)
 # arguments of timm that read a file, ask a hub, or return something else than a network of pictures
-FILE_OPTIONS = re.compile(r"pretrained.*|features_only|feature_cfg|pruned|model_cfg|.*_(path|dir|file|url|id)")
+FILE_OPTIONS = re.compile(
+    r"pretrained.*|features_only|feature_cfg|pruned|model_cfg|.*_(path|dir|file|url|id)"
+)
 ELSEWHERE = re.compile(r"[/\\:]")
 # fields of an encoder by which transformers loads code, kernels or a second model
 ENCODER_FIELDS = re.compile(
     r"auto_map|quantization_config|custom_pipelines|trust_remote_code|.*attn_implementation.*"
     r"|.*experts_implementation.*|.*backbone.*|.*pretrained.*|kernel_config|use_kernels|.*_(path|dir|file|url)"
 )
-NAMES_ONLY = ("_name_or_path", "name_or_path")  # where an encoder was once found; not needed to build it
+NAMES_ONLY = (
+    "_name_or_path",
+    "name_or_path",
+)  # where an encoder was once found; not needed to build it
 
 
-def without_files(config: DictConfig, origin: Mapping[str, Any], folder: Path, trust: bool = False) -> DictConfig:
-    """The config of the same recipe, which begins with no weights from elsewhere: all of them are in the checkpoint.
+def without_files(
+    config: DictConfig, origin: Mapping[str, Any], folder: Path, trust: bool = False
+) -> DictConfig:
+    """The config of the same recipe, which begins with no weights from elsewhere: all of them are
+    in the checkpoint.
 
-    folder: an empty one, for the encoder's configuration. trust: the architecture may be on a hub or in a file.
-    Raises UserError for a network that cannot be built from the checkpoint alone.
+    folder: an empty one, for the encoder's configuration. trust: the architecture may be on a hub
+    or in a file. Raises UserError for a network that cannot be built from the checkpoint alone.
     """
     config = copy.deepcopy(config)
     with open_dict(config):
@@ -55,11 +65,17 @@ def without_files(config: DictConfig, origin: Mapping[str, Any], folder: Path, t
 
 
 def check_kind(kind: str, origin: Mapping[str, Any]) -> None:
-    """Raise UserError where the data are texts and the checkpoint holds no encoder, or the other way round: the name of
-    the network would be looked up elsewhere."""
+    """Raise UserError where the data are texts and the checkpoint holds no encoder, or the other
+    way round: the name of the network would be looked up elsewhere."""
     if (kind == "text") != (origin["encoder"] is not None):
-        held = "no architecture of an encoder" if origin["encoder"] is None else "the architecture of a text encoder"
-        raise UserError(f"network.name: the checkpoint holds {held}, and its data are of kind {kind}")
+        held = (
+            "no architecture of an encoder"
+            if origin["encoder"] is None
+            else "the architecture of a text encoder"
+        )
+        raise UserError(
+            f"network.name: the checkpoint holds {held}, and its data are of kind {kind}"
+        )
 
 
 def check_picture_network(config: DictConfig) -> None:
@@ -67,11 +83,14 @@ def check_picture_network(config: DictConfig) -> None:
     name = str(config.network.name)
     if not PLAIN_NAME.fullmatch(name):
         raise UserError(
-            f"network.name: found {name[:60]!r}, and the checkpoint does not hold this architecture; expected a model "
+            f"network.name: found {name[:60]!r}, and the checkpoint does not hold this "
+            "architecture; expected a model "
             "of timm by name; where you know it, say trust=true to read it from there"
         )
     for problem in option_problems(config.network.get("options"), "network.options"):
-        raise UserError(f"{problem}; expected arguments of the architecture, all weights are in the checkpoint")
+        raise UserError(
+            f"{problem}; expected arguments of the architecture, all weights are in the checkpoint"
+        )
 
 
 def option_problems(node: Any, key: str) -> Iterator[str]:
@@ -89,14 +108,17 @@ def option_problems(node: Any, key: str) -> Iterator[str]:
 
 
 def checked_encoder(text: str, trust: bool = False) -> dict[str, Any]:
-    """The configuration of a text encoder. trust: `auto_map` is left out and not refused; the encoder of that name in
-    transformers is taken, never code from a hub. Raises UserError, one line, for what is none."""
+    """The configuration of a text encoder. trust: `auto_map` is left out and not refused; the
+    encoder of that name in transformers is taken, never code from a hub. Raises UserError, one
+    line, for what is none."""
     try:
         encoder = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"encoder: is not JSON ({str(error).splitlines()[0]})") from error
     if not isinstance(encoder, dict):
-        raise UserError(f"encoder: found {type(encoder).__name__}; expected a mapping with model_type")
+        raise UserError(
+            f"encoder: found {type(encoder).__name__}; expected a mapping with model_type"
+        )
     if trust:
         encoder.pop("auto_map", None)
     for name in NAMES_ONLY:
@@ -106,7 +128,10 @@ def checked_encoder(text: str, trust: bool = False) -> dict[str, Any]:
     known = text_encoders()
     kind = encoder.get("model_type")
     if kind not in known:
-        raise UserError(f"encoder.model_type: found {str(kind)[:60]!r}, which transformers has no text encoder for")
+        raise UserError(
+            f"encoder.model_type: found {str(kind)[:60]!r}, which transformers has no text encoder "
+            "for"
+        )
     return encoder
 
 
@@ -125,7 +150,8 @@ def encoder_problems(node: Any, key: str, depth: int) -> Iterator[str]:
 
 
 def text_encoders() -> frozenset[str]:
-    """The model types of transformers that read texts: those with a masked language model or a text classifier."""
+    """The model types of transformers that read texts: those with a masked language model or a text
+    classifier."""
     from transformers.models.auto import modeling_auto
 
     tables = (

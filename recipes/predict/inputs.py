@@ -1,4 +1,5 @@
-"""From what people have, files, pictures, arrays and strings, to the views that a network sees in evaluation."""
+"""From what people have, files, pictures, arrays and strings, to the views that a network sees in
+evaluation."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -39,12 +40,12 @@ def nothing_drawn(purpose: str) -> Any:
 
 
 class Pictures:
-    """Paths, PIL pictures, arrays and tensors. Files and PIL pictures are brought to the channels and the size of the
-    run's data: scaled to cover it (bicubic), the middle cut out.
+    """Paths, PIL pictures, arrays and tensors. Files and PIL pictures are brought to the channels
+    and the size of the run's data: scaled to cover it (bicubic), the middle cut out.
 
-    Arrays: uint8 [H, W] or [H, W, C], treated as pictures are where their shape is not the data's. Tensors:
-    [C, H, W], uint8 likewise, or floating in [0, 1], taken as they are. One more dimension in front is a batch; so is
-    an array [N, H, W] of grey pictures of the data's size.
+    Arrays: uint8 [H, W] or [H, W, C], treated as pictures are where their shape is not the data's.
+    Tensors: [C, H, W], uint8 likewise, or floating in [0, 1], taken as they are. One more dimension
+    in front is a batch; so is an array [N, H, W] of grey pictures of the data's size.
     """
 
     def __init__(self, view: View, shape: tuple[int, int, int]):
@@ -58,20 +59,30 @@ class Pictures:
         if isinstance(inputs, (str, Path, Image.Image)):
             return [inputs], True
         if isinstance(inputs, (np.ndarray, Tensor)):
-            alone = inputs.ndim in ((2, 3) if isinstance(inputs, np.ndarray) else (3,)) and not self.grey_batch(inputs)
+            alone = inputs.ndim in (
+                (2, 3) if isinstance(inputs, np.ndarray) else (3,)
+            ) and not self.grey_batch(inputs)
             return ([inputs], True) if alone else (list(inputs), False)
         if not isinstance(inputs, Iterable):
             raise UserError(f"inputs: got {type(inputs).__name__}; {self.expected}")
         return list(inputs), False
 
     def grey_batch(self, inputs: Any) -> bool:
-        """Whether it is an array [N, H, W] of grey pictures as the data has them, and no picture of W colours."""
-        size = isinstance(inputs, np.ndarray) and inputs.ndim == 3 and (1, *inputs.shape[1:]) == self.shape
+        """Whether it is an array [N, H, W] of grey pictures as the data has them, and no picture of
+        W colours."""
+        size = (
+            isinstance(inputs, np.ndarray)
+            and inputs.ndim == 3
+            and (1, *inputs.shape[1:]) == self.shape
+        )
         return size and inputs.shape[2] not in (1, 3, 4)
 
     @property
     def expected(self) -> str:
-        return "expected pictures: paths, PIL pictures, uint8 arrays [H, W, C], tensors [C, H, W], or a list of such"
+        return (
+            "expected pictures: paths, PIL pictures, uint8 arrays [H, W, C], tensors [C, H, W], "
+            "or a list of such"
+        )
 
     def read(self, item: Any) -> Tensor:
         if isinstance(item, (str, Path)):
@@ -100,11 +111,16 @@ class Pictures:
             return pixels
         if pixels.dtype == torch.uint8 and len(pixels) in (1, 3, 4):
             array = pixels.cpu().permute(1, 2, 0).numpy()
-            return fitted(Image.fromarray(array[:, :, 0] if len(pixels) == 1 else array), self.shape[1:], self.mode)
+            return fitted(
+                Image.fromarray(array[:, :, 0] if len(pixels) == 1 else array),
+                self.shape[1:],
+                self.mode,
+            )
         if pixels.is_floating_point() and len(pixels) == self.shape[0]:
             return pixels
         raise UserError(
-            f"inputs: got {described(pixels)}; expected [C, H, W] as {list(self.shape)}, uint8 or floating in [0, 1]"
+            f"inputs: got {described(pixels)}; expected [C, H, W] as {list(self.shape)}, uint8 or "
+            "floating in [0, 1]"
         )
 
     def view(self, items: list[Any], device: torch.device) -> Tensor:
@@ -112,7 +128,9 @@ class Pictures:
         if not pictures:
             return torch.zeros(0, *self.shape, device=device)
         if len({picture.shape for picture in pictures}) > 1:
-            raise UserError("inputs: floating tensors of different sizes in one batch; give them one by one")
+            raise UserError(
+                "inputs: floating tensors of different sizes in one batch; give them one by one"
+            )
         if all(picture.dtype == torch.uint8 for picture in pictures):
             return self.raw(torch.stack(pictures).to(device), nothing_drawn)
         return torch.cat([self.unit(picture.to(device)) for picture in pictures])
@@ -123,7 +141,8 @@ class Pictures:
 
 
 class Texts:
-    """Strings, cut into the tokens that the run knows; longer ones are cut off as they were in the run."""
+    """Strings, cut into the tokens that the run knows; longer ones are cut off as they were in the
+    run."""
 
     def __init__(self, view: Any, tokenizer: TextTokenizer, max_length: int):
         self.raw, self.tokenizer, self.max_length = view, tokenizer, max_length
@@ -132,17 +151,22 @@ class Texts:
         if isinstance(inputs, str):
             return [inputs], True
         if not isinstance(inputs, Iterable):
-            raise UserError(f"inputs: got {type(inputs).__name__}; expected a text, or a list of texts")
+            raise UserError(
+                f"inputs: got {type(inputs).__name__}; expected a text, or a list of texts"
+            )
         return list(inputs), False
 
     def read(self, item: Any) -> str:
         if not isinstance(item, str):
-            raise UserError(f"inputs: got {described(item)}; expected texts, since the run was trained on texts")
+            raise UserError(
+                f"inputs: got {described(item)}; expected texts, since the run was trained on texts"
+            )
         return item
 
     def view(self, items: list[Any], device: torch.device) -> Mapping[str, Tensor]:
         source = TextSource([self.read(item) for item in items], {}, {})
-        # a table of the words of this batch alone: one for all texts ever seen would grow without end
+        # a table of the words of this batch alone: one for all texts ever seen would grow without
+        # end
         source.encode(Codec(self.tokenizer, self.max_length))
         self.raw.fit(source)
         data = source.fetch(torch.arange(len(source)))

@@ -1,11 +1,13 @@
-"""A finished run, ready for use: found, read without running code from it, built again without its data.
+"""A finished run, ready for use: found, read without running code from it, built again without its
+data.
 
     model = recipes.load("outputs/fixmatch/2026-01-31_12-00-00")
     model.predict("picture.png")
 
-A checkpoint says what it comes from (`provenance`): its config, what must be known of the data, the tokenizer, the
-architecture of the encoder. From these the very recipe of the run is built, so that what is predicted is what the run
-reported: the averaged network where one is evaluated, inputs and logits changed as the methods change them.
+A checkpoint says what it comes from (`provenance`): its config, what must be known of the data, the
+tokenizer, the architecture of the encoder. From these the very recipe of the run is built, so that
+what is predicted is what the run reported: the averaged network where one is evaluated, inputs and
+logits changed as the methods change them.
 """
 
 import re
@@ -41,11 +43,15 @@ KEPT: dict[str, Any] = {
 }
 
 
-def load(run: str | Path, which: Which = "last", device: str | torch.device = "cpu", trust: bool = False) -> Predictor:
-    """The model of a run, in evaluation mode. run: the folder that it left, or one of its checkpoints. which: of a
-    folder, its `last` checkpoint, or the `best` by validation. device: `auto` takes an accelerator where there is one.
-    trust: the run may name code of other packages than Roux's own (a method of one's own), which is then run and named
-    on stderr. Without it nothing but classes of Roux is built, no file but the checkpoint is read, and no hub is asked.
+def load(
+    run: str | Path, which: Which = "last", device: str | torch.device = "cpu", trust: bool = False
+) -> Predictor:
+    """The model of a run, in evaluation mode. run: the folder that it left, or one of its
+    checkpoints. which: of a folder, its `last` checkpoint, or the `best` by validation. device:
+        `auto` takes an accelerator where there is one.
+    trust: the run may name code of other packages than Roux's own (a method of one's own), which is
+    then run and named on stderr. Without it nothing but classes of Roux is built, no file but the
+    checkpoint is read, and no hub is asked.
 
     Raises UserError for a folder that is no run, and a checkpoint that cannot be read.
     """
@@ -58,13 +64,18 @@ def load(run: str | Path, which: Which = "last", device: str | torch.device = "c
     except UserError as error:
         reason = "; ".join(str(error).removeprefix("run: ").splitlines())
         raise UserError(f"run: '{path}': {reason}") from error
-    except Exception as error:  # whatever Lightning, timm or transformers raise at values that do not belong together
+    # whatever Lightning, timm or transformers raise at values that do not belong together
+    except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)[:200]}"
-        raise UserError(f"run: '{path}': nothing can be built from its config ({reason})") from error
+        raise UserError(
+            f"run: '{path}': nothing can be built from its config ({reason})"
+        ) from error
     return predictor.to(chosen_device(device)).eval()
 
 
-def rebuild(config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, Any], trust: bool = False) -> Predictor:
+def rebuild(
+    config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, Any], trust: bool = False
+) -> Predictor:
     facts = Facts.from_plain(origin["facts"])
     # random numbers are drawn for weights that are then replaced: the caller's are left alone
     fresh = torch.random.fork_rng(devices=[])
@@ -85,10 +96,12 @@ def rebuild(config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, A
 
 
 def checked_origin(origin: Any, path: Path) -> Mapping[str, Any]:
-    """What the checkpoint says of where it comes from, `KEPT` with values of these types. Raises UserError."""
+    """What the checkpoint says of where it comes from, `KEPT` with values of these types. Raises
+    UserError."""
     if not isinstance(origin, Mapping) or any(key not in origin for key in KEPT):
         raise UserError(
-            f"run: '{path}' does not say what it was made of, as checkpoints of older versions do not; "
+            f"run: '{path}' does not say what it was made of, as checkpoints of older versions do "
+            "not; "
             "resume the run for a step, or train it again"
         )
     for key, annotation in KEPT.items():
@@ -98,7 +111,9 @@ def checked_origin(origin: Any, path: Path) -> Mapping[str, Any]:
             right = False
         if not right:
             found = type(origin[key]).__name__
-            raise UserError(f"run: '{path}': provenance.{key}: found {found}, expected {describe(annotation)}")
+            raise UserError(
+                f"run: '{path}': provenance.{key}: found {found}, expected {describe(annotation)}"
+            )
     return origin
 
 
@@ -117,21 +132,33 @@ def find_run(run: str | Path, which: Which = "last") -> Path:
     if not path.is_dir():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         near = nearest(path.name, siblings)
-        raise UserError(f"run: there is no '{run}'; {near if near.startswith('did you') else 'check the path'}")
+        raise UserError(
+            f"run: there is no '{run}'; {near if near.startswith('did you') else 'check the path'}"
+        )
     last = last_stage(path)
     if last is not None:
         if not last.is_dir():
-            raise UserError(f"run: '{run}' is not finished, its last stage '{last.name}' has not begun; resume it")
+            raise UserError(
+                f"run: '{run}' is not finished, its last stage '{last.name}' has not begun; resume "
+                "it"
+            )
         path = last
     found = path / "checkpoints" / f"{which}.ckpt"
     if found.is_file():
         return found
     if which == "best" and (path / "checkpoints" / "last.ckpt").is_file():
-        raise UserError(f"run: '{run}' has no best.ckpt, since nothing was validated; take which=last")
+        raise UserError(
+            f"run: '{run}' has no best.ckpt, since nothing was validated; take which=last"
+        )
     runs = [p.name for p in sorted(path.iterdir()) if (p / "checkpoints").is_dir()]
     if runs:
-        raise UserError(f"run: '{run}' holds several runs ({', '.join(runs[:6])}); name one, {path / runs[0]}")
-    raise UserError(f"run: '{run}' is no run; expected a folder with checkpoints/{which}.ckpt, as train.py leaves it")
+        raise UserError(
+            f"run: '{run}' holds several runs ({', '.join(runs[:6])}); name one, {path / runs[0]}"
+        )
+    raise UserError(
+        f"run: '{run}' is no run; expected a folder with checkpoints/{which}.ckpt, as train.py "
+        "leaves it"
+    )
 
 
 def last_stage(folder: Path) -> Path | None:

@@ -17,17 +17,23 @@ from recipes.predict.inputs import Pictures, Reader, Texts
 from recipes.step.step import Embedded
 
 Returns = Literal["labels", "probabilities", "logits", "embeddings"]
-MISSING = "the heads of this run say nothing (they were not taught, or know other classes): take returns='embeddings'"
+MISSING = (
+    "the heads of this run say nothing (they were not taught, or know other classes): take "
+    "returns='embeddings'"
+)
 
 
 class Predictor(nn.Module):
-    """The recipe of a finished run, for prediction: what it says of an input is what the run reported.
+    """The recipe of a finished run, for prediction: what it says of an input is what the run
+    reported.
 
-    classes: names by task. kind: `image` or `text`. shape: (C, H, W) of the run's pictures, None for text. config: of
-    the run.
+    classes: names by task. kind: `image` or `text`. shape: (C, H, W) of the run's pictures, None
+    for text. config: of the run.
     """
 
-    def __init__(self, recipe: Recipe, datamodule: StreamDataModule, facts: Facts, config: DictConfig):
+    def __init__(
+        self, recipe: Recipe, datamodule: StreamDataModule, facts: Facts, config: DictConfig
+    ):
         super().__init__()
         self.recipe, self.classes, self.config = recipe, facts.classes, config
         self.kind, self.shape = datamodule.kind, datamodule.info.shape
@@ -56,9 +62,9 @@ class Predictor(nn.Module):
         return next(self.recipe.parameters()).device
 
     def forward(self, view: Any, index: Tensor | None = None) -> dict[str, Tensor]:
-        """Logits by task, float32 [N, C], of pictures [N, C, H, W] in [0, 1] or of texts {"ids", "mask"} [N, L], as
-        the run reports them; under `embedding` the embedding, where there is one. index: [N], places in the data, for
-        methods that draw random numbers."""
+        """Logits by task, float32 [N, C], of pictures [N, C, H, W] in [0, 1] or of texts {"ids",
+        "mask"} [N, L], as the run reports them; under `embedding` the embedding, where there is
+        one. index: [N], places in the data, for methods that draw random numbers."""
         return self.recipe.predict_logits(view, index=index)
 
     def embed(self, embedded: Embedded, index: Tensor | None = None) -> Tensor:
@@ -66,7 +72,11 @@ class Predictor(nn.Module):
         output = self.recipe.predict_output(embedded, index=index)
         found = output.logits.get(EMBEDDING, output.features).float()
         # several passes over random changes of the input stand one after the other
-        return found if len(found) == len(embedded.x) else found.unflatten(0, (-1, len(embedded.x))).mean(0)
+        return (
+            found
+            if len(found) == len(embedded.x)
+            else found.unflatten(0, (-1, len(embedded.x))).mean(0)
+        )
 
     @torch.no_grad()
     def predict(
@@ -79,10 +89,14 @@ class Predictor(nn.Module):
     ) -> Any:
         """What the run says of raw inputs, see `Pictures` and `Texts` for what they may be.
 
-        labels: the name of the likeliest class. probabilities: softmax of the logits, [C] in the order of `classes`.
-        logits: [C]. embeddings: [D], see `embed`. For a list of inputs lists of labels, and tensors [N, …] on the CPU;
-        with several tasks a dict by task. first: place of the first input among all, by which methods draw random
-        numbers. progress: called with the number of inputs done. Raises UserError for what is no input.
+        labels: the name of the likeliest class. probabilities: softmax of the logits, [C] in the
+            order of `classes`.
+        logits: [C]. embeddings: [D], see `embed`. For a list of inputs lists of labels, and tensors
+            [N, …] on the CPU;
+        with several tasks a dict by task. first: place of the first input among all, by which
+            methods draw random
+        numbers. progress: called with the number of inputs done. Raises UserError for what is no
+            input.
         """
         if returns not in get_args(Returns):
             raise UserError(f"returns='{returns}': {nearest(returns, get_args(Returns))}")
@@ -99,12 +113,21 @@ class Predictor(nn.Module):
         return found if len(found) > 1 else next(iter(found.values()))
 
     def batches(
-        self, items: list[Any], returns: Returns, batch_size: int, first: int, progress: Callable[[int], None] | None
+        self,
+        items: list[Any],
+        returns: Returns,
+        batch_size: int,
+        first: int,
+        progress: Callable[[int], None] | None,
     ) -> Iterator[dict[str, Tensor]]:
-        """Outputs of one batch after the other, on the CPU; no rows of a made-up one where there is no input."""
+        """Outputs of one batch after the other, on the CPU; no rows of a made-up one where there is
+        no input."""
         self.eval()
         if not items:
-            yield {name: rows[:0] for name, rows in self.outputs(self.network.example(), returns).items()}
+            yield {
+                name: rows[:0]
+                for name, rows in self.outputs(self.network.example(), returns).items()
+            }
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
             embedded = self.network.embed(self.reader.view(batch, self.device))
@@ -113,7 +136,9 @@ class Predictor(nn.Module):
             if progress is not None:
                 progress(start + len(batch))
 
-    def outputs(self, embedded: Embedded, returns: Returns, index: Tensor | None = None) -> dict[str, Tensor]:
+    def outputs(
+        self, embedded: Embedded, returns: Returns, index: Tensor | None = None
+    ) -> dict[str, Tensor]:
         if returns == "embeddings":
             return {EMBEDDING: self.embed(embedded, index).cpu()}
         logits = self.recipe.predict(embedded, index=index)

@@ -1,8 +1,10 @@
-"""What a config from a file may name: nothing in it runs that is not a part of Roux at its own place.
+"""What a config from a file may name: nothing in it runs that is not a part of Roux at its own
+place.
 
-A checkpoint names the classes that its run was made of, and it may come from a stranger. `check_run_config` is the one
-door: the text is read as plain values (`plain_yaml`), every `_target_` is compared with `PLACES` as text, and only then
-is a module of Roux imported and the class and its arguments checked.
+A checkpoint names the classes that its run was made of, and it may come from a stranger.
+`check_run_config` is the one door: the text is read as plain values (`plain_yaml`), every
+`_target_` is compared with `PLACES` as text, and only then is a module of Roux imported and the
+class and its arguments checked.
 """
 
 import importlib
@@ -31,7 +33,8 @@ NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
 class Place:
     """What may stand at a key of a config.
 
-    key: regular expression of the dotted key. modules: where the target may be named. bases: the target is one of
+    key: regular expression of the dotted key. modules: where the target may be named. bases: the
+        target is one of
     these, or a subclass. expected: the same in words.
     """
 
@@ -62,20 +65,60 @@ TRAINER = "recipes.engine.trainer.TrainerSettings"
 CHECKPOINT = "recipes.engine.trainer.CheckpointSettings"
 
 PLACES = (
-    Place(r"methods\.[^.\[\]]+", ("methods",), ("recipes.contract.method.Method",), "a method of Roux", optional=False),
-    Place(r"evaluate\.[^.\[\]]+", PROBES, ("recipes.contract.probe.Probe",), "a measurement of Roux"),
+    Place(
+        r"methods\.[^.\[\]]+",
+        ("methods",),
+        ("recipes.contract.method.Method",),
+        "a method of Roux",
+        optional=False,
+    ),
+    Place(
+        r"evaluate\.[^.\[\]]+", PROBES, ("recipes.contract.probe.Probe",), "a measurement of Roux"
+    ),
     Place(r"logger\.[^.\[\]]+", LOGGERS, LOGGER_BASES, "a logger of Roux"),
-    Place("network", ("recipes.networks",), NETWORK, "recipes.networks.build_network", optional=False),
-    Place("optimizer", ("recipes.optimization.optimizers",), ("recipes.optimization.optimizers.OptimizerSettings",), "an optimizer", False),
-    Place("scheduler", ("recipes.optimization.schedulers",), ("recipes.optimization.schedulers.Schedule",), "a schedule", optional=False),
+    Place(
+        "network", ("recipes.networks",), NETWORK, "recipes.networks.build_network", optional=False
+    ),
+    Place(
+        "optimizer",
+        ("recipes.optimization.optimizers",),
+        ("recipes.optimization.optimizers.OptimizerSettings",),
+        "an optimizer",
+        False,
+    ),
+    Place(
+        "scheduler",
+        ("recipes.optimization.schedulers",),
+        ("recipes.optimization.schedulers.Schedule",),
+        "a schedule",
+        optional=False,
+    ),
     Place("trainer", ("recipes.engine.trainer",), (TRAINER,), TRAINER, optional=False),
     Place("checkpoint", ("recipes.engine.trainer",), (CHECKPOINT,), CHECKPOINT, optional=False),
-    Place("data", (DATA,), (f"{DATA}.StreamDataModule",), f"{DATA}.StreamDataModule", optional=False),
-    Place(r"data\.source", ("datamodules.sources",), ("datamodules.source.Loader",), "a data set of Roux", False),
-    Place(r"data\.text", ("datamodules.text",), ("datamodules.text.prepare.Tokenize",), "datamodules.text.Tokenize"),
+    Place(
+        "data", (DATA,), (f"{DATA}.StreamDataModule",), f"{DATA}.StreamDataModule", optional=False
+    ),
+    Place(
+        r"data\.source",
+        ("datamodules.sources",),
+        ("datamodules.source.Loader",),
+        "a data set of Roux",
+        False,
+    ),
+    Place(
+        r"data\.text",
+        ("datamodules.text",),
+        ("datamodules.text.prepare.Tokenize",),
+        "datamodules.text.Tokenize",
+    ),
     Place(r"data\.views\.[^.\[\]]+", (VIEWS,), VIEW_BASES, "a view of Roux"),
     # views that are made of views
-    Place(r"data\.views\.[^.\[\]]+\.(weak|views\[\d+\])(\.weak|\.views\[\d+\])*", (VIEWS,), VIEW_BASES, "a view"),
+    Place(
+        r"data\.views\.[^.\[\]]+\.(weak|views\[\d+\])(\.weak|\.views\[\d+\])*",
+        (VIEWS,),
+        VIEW_BASES,
+        "a view",
+    ),
 )
 # keys by which Hydra calls otherwise than by name, where Roux's own configs have them
 ALLOWED_HYDRA_KEYS = {"network._convert_": "all"}
@@ -86,8 +129,8 @@ SINGLE = ("network", "optimizer", "scheduler", "trainer", "checkpoint", "data", 
 def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
     """The config of a run from its file, plain and of Roux's own parts at their places.
 
-    trust: targets that are not in the table are allowed; they are named on stderr before they are imported. Raises
-    UserError, one line with the file and the key.
+    trust: targets that are not in the table are allowed; they are named on stderr before they are
+    imported. Raises UserError, one line with the file and the key.
     """
     source = f"run: '{path}'"
     tree: Any = with_current_names(OmegaConf.to_container(parse_plain(text, source), resolve=False))
@@ -106,7 +149,11 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
             if problem:
                 foreign.append(place)
     if foreign:
-        print(f"run: '{path}' is trusted and imports {', '.join(foreign)}", file=sys.stderr, flush=True)
+        print(
+            f"run: '{path}' is trusted and imports {', '.join(foreign)}",
+            file=sys.stderr,
+            flush=True,
+        )
     for problem in validate(config):
         raise UserError(f"{source}: {problem}")
     return config
@@ -181,14 +228,18 @@ def name_problem(key: str, target: Any) -> str:
 
 
 def is_own_module(module: str) -> bool:
-    """Whether the import would take a file of this very Roux: a folder `methods` where the user stands may come first
-    on the path. Nothing is imported."""
+    """Whether the import would take a file of this very Roux: a folder `methods` where the user
+    stands may come first on the path. Nothing is imported."""
     top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return False
-    if spec is None or spec.origin is None or Path(spec.origin).resolve() != HOME / top / "__init__.py":
+    if (
+        spec is None
+        or spec.origin is None
+        or Path(spec.origin).resolve() != HOME / top / "__init__.py"
+    ):
         return False
     file = HOME.joinpath(top, *rest)
     found = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
@@ -196,7 +247,8 @@ def is_own_module(module: str) -> bool:
 
 
 def object_problem(key: str, target: str) -> str:
-    """Why what a name stands for does not belong at a key. Imports the module, which is one of Roux's."""
+    """Why what a name stands for does not belong at a key. Imports the module, which is one of
+    Roux's."""
     place = place_of(key)
     assert place is not None, "the name was checked before"
     module, _, name = target.rpartition(".")

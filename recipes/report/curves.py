@@ -1,4 +1,5 @@
-"""Figures over time: loss terms, accuracies, pseudo-labels, and every other number that was logged."""
+"""Figures over time: loss terms, accuracies, pseudo-labels, and every other number that was
+logged."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -29,8 +30,11 @@ POINTS = 300  # of a curve; more cannot be told apart on a screen
 PANELS = 12  # of other numbers
 
 
-def thin(steps: np.ndarray, values: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most `points` points of a curve: means over windows of equal numbers of points, the last window whole."""
+def thin(
+    steps: np.ndarray, values: np.ndarray, points: int = POINTS
+) -> tuple[np.ndarray, np.ndarray]:
+    """At most `points` points of a curve: means over windows of equal numbers of points, the last
+    window whole."""
     if len(steps) <= points:
         return steps, values
     edges = np.linspace(0, len(steps), points + 1).astype(int)
@@ -40,7 +44,8 @@ def thin(steps: np.ndarray, values: np.ndarray, points: int = POINTS) -> tuple[n
 
 
 def smooth(values: np.ndarray, window: float = 0.04) -> np.ndarray:
-    """Exponential average over `window` of the curve's length, without a start-up bias: Σ a^(t-i) v_i / Σ a^(t-i)."""
+    """Exponential average over `window` of the curve's length, without a start-up bias: Σ a^(t-i)
+    v_i / Σ a^(t-i)."""
     decay = 1 - 1 / max(window * len(values), 1)
     out, top, bottom = np.empty_like(values), 0.0, 0.0
     for i, value in enumerate(values):
@@ -53,7 +58,11 @@ def loss_names(record: RunRecord) -> list[str]:
     """Logged loss terms, the total first."""
     names = [name for name in record.names() if name.startswith("train/") and name.count("/") == 1]
     if record.terms:
-        terms = [name for name in names if name in record.terms or name.removeprefix("train/") in record.terms]
+        terms = [
+            name
+            for name in names
+            if name in record.terms or name.removeprefix("train/") in record.terms
+        ]
     else:
         terms = [name for name in names if name.removeprefix("train/") not in DIAGNOSTICS]
     total = [name for name in names if name == "train/loss"]
@@ -83,7 +92,8 @@ def _equal(record: RunRecord, one: str, other: str) -> bool:
 
 @styled
 def learning_curves(record: RunRecord) -> "Figure | None":
-    """Loss terms above, validation accuracy below, on one axis of optimizer steps; None without either."""
+    """Loss terms above, validation accuracy below, on one axis of optimizer steps; None without
+    either."""
     losses = [name for name in loss_names(record) if len(record.series(name)[0]) > 1]
     accuracies = [pair for pair in accuracy_names(record) if len(record.series(pair[0])[0]) > 0]
     rows = bool(losses) + bool(accuracies)
@@ -101,9 +111,13 @@ def learning_curves(record: RunRecord) -> "Figure | None":
 
 @styled
 def pseudo_labels(record: RunRecord) -> "Figure | None":
-    """Mask rate above, accuracy and confidence of the pseudo-labels below; None where no method made any."""
+    """Mask rate above, accuracy and confidence of the pseudo-labels below; None where no method
+    made any."""
     masks = [("train/mask_rate", "kept share of the batch")]
-    quality = [("train/pseudo_accuracy", "pseudo-label accuracy"), ("train/confidence", "mean confidence")]
+    quality = [
+        ("train/pseudo_accuracy", "pseudo-label accuracy"),
+        ("train/confidence", "mean confidence"),
+    ]
     panels = [
         (title, found)
         for title, names in (("Mask rate", masks), ("Pseudo-labels", quality))
@@ -125,9 +139,13 @@ def diagnostics(record: RunRecord) -> "Figure | None":
     """Every other logged number in a small panel of its own; None where there is none."""
     shown = {*loss_names(record), *(name for name, _ in accuracy_names(record))}
     shown |= {"train/loss", "train/mask_rate", "train/pseudo_accuracy", "train/confidence"}
-    names = [name for name in record.names() if name not in shown and len(record.series(name)[0]) > 1]
+    names = [
+        name for name in record.names() if name not in shown and len(record.series(name)[0]) > 1
+    ]
     # the raw network's value goes into the panel of the reported one's
-    names = [name for name in names if name.replace("/raw/", "/", 1) not in names or "/raw/" not in name][:PANELS]
+    names = [
+        name for name in names if name.replace("/raw/", "/", 1) not in names or "/raw/" not in name
+    ][:PANELS]
     if not names:
         return None
     rows = math.ceil(len(names) / 2)
@@ -140,7 +158,9 @@ def diagnostics(record: RunRecord) -> "Figure | None":
         twin = raw_twin(names[number])
         for colour, name in ((SERIES[1], twin), (SERIES[0], names[number])):
             panel.plot(*thin(*record.series(name)), color=colour, linewidth=1.4)
-        title = short(names[number], 30) + (" (orange: raw)" if len(record.series(twin)[0]) > 0 else "")
+        title = short(names[number], 30) + (
+            " (orange: raw)" if len(record.series(twin)[0]) > 0 else ""
+        )
         panel.set_title(title, fontsize=9, color=MUTED, fontweight="normal", pad=5)
         panel.tick_params(labelsize=8)
         panel.locator_params(nbins=3)
@@ -163,7 +183,11 @@ def _losses(axes: "Axes", record: RunRecord, names: list[str]) -> None:
         log_axis(axes.yaxis)
     elif lowest >= 0:
         axes.set_ylim(bottom=0)
-    _legend(axes, lines, ["total" if name == "train/loss" else name.removeprefix("train/") for name in names])
+    _legend(
+        axes,
+        lines,
+        ["total" if name == "train/loss" else name.removeprefix("train/") for name in names],
+    )
 
 
 def _loss_colours(names: list[str]) -> list[str]:
@@ -183,7 +207,10 @@ def _shares(
     lines = []
     for number, (name, _) in enumerate(names):
         steps, values = thin(*record.series(name))
-        style: dict[str, Any] = {"color": SERIES[(first + number) % len(SERIES)], "zorder": 3 - number}
+        style: dict[str, Any] = {
+            "color": SERIES[(first + number) % len(SERIES)],
+            "zorder": 3 - number,
+        }
         if marks and len(steps) <= 40:
             style |= {"marker": "o", "markersize": 3.2}
         elif len(steps) > 30:

@@ -1,4 +1,5 @@
-"""All figures of a run, by name: what the page shows inline and what W&B and TensorBoard get as pictures."""
+"""All figures of a run, by name: what the page shows inline and what W&B and TensorBoard get as
+pictures."""
 
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,8 @@ __all__ += ["pseudo_labels", "view_sheet"]
 
 
 def all_figures(record: RunRecord) -> dict[str, "Figure"]:
-    """The figures that the record has data for: `learning_curves`, `pseudo_labels`, `confusion/TASK`,
-    `class_accuracy/TASK`, `views` (images), `diagnostics`."""
+    """The figures that the record has data for: `learning_curves`, `pseudo_labels`,
+    `confusion/TASK`, `class_accuracy/TASK`, `views` (images), `diagnostics`."""
     found: dict[str, Figure | None] = {
         "learning_curves": learning_curves(record),
         "pseudo_labels": pseudo_labels(record),
@@ -33,7 +34,9 @@ def all_figures(record: RunRecord) -> dict[str, "Figure"]:
     for task, confusion in record.confusion.items():
         names = class_names(record, task)
         found[f"confusion/{task}"] = confusion_figure(confusion, names)
-        found[f"class_accuracy/{task}"] = class_accuracy(confusion, names, record.train_counts.get(task))
+        found[f"class_accuracy/{task}"] = class_accuracy(
+            confusion, names, record.train_counts.get(task)
+        )
     found["views"] = view_sheet(record.views)
     found["diagnostics"] = diagnostics(record)
     return {name: figure for name, figure in found.items() if figure is not None}
@@ -48,12 +51,17 @@ def class_names(record: RunRecord, task: str) -> list[str]:
     """Names of a task's classes, their numbers where the record has none."""
     size = len(record.confusion[task])
     names = record.classes.get(task, [])
-    return [str(name) for name in names] if len(names) == size else [str(number) for number in range(size)]
+    return (
+        [str(name) for name in names]
+        if len(names) == size
+        else [str(number) for number in range(size)]
+    )
 
 
 @styled
 def view_sheet(rows: list[ViewRow], columns: int = 4, most: int = 16) -> "Figure | None":
-    """Weak and strong view of up to `most` unlabeled images, the pseudo-label above each pair; None without images."""
+    """Weak and strong view of up to `most` unlabeled images, the pseudo-label above each pair; None
+    without images."""
     images = [row for row in rows if row.kind == "image"][:most]
     if not images:
         return None
@@ -66,7 +74,9 @@ def view_sheet(rows: list[ViewRow], columns: int = 4, most: int = 16) -> "Figure
         pair = [_rgb(np.asarray(row.weak)), _rgb(np.asarray(row.strong))]
         gap = np.full((pair[0].shape[0], max(pair[0].shape[1] // 12, 1), 3), 255, dtype=np.uint8)
         panel.imshow(np.concatenate([pair[0], gap, pair[1]], axis=1), interpolation="nearest")
-        wrong = row.true is not None and row.pseudo_label is not None and row.true != row.pseudo_label
+        wrong = (
+            row.true is not None and row.pseudo_label is not None and row.true != row.pseudo_label
+        )
         label = short(row.pseudo_label or "", 12)
         label += f" {percent(row.confidence, 0)}" if row.confidence is not None else ""
         panel.set_title(

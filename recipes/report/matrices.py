@@ -1,4 +1,5 @@
-"""Figures over classes: confusion matrix, and accuracy of each class against its number of training labels."""
+"""Figures over classes: confusion matrix, and accuracy of each class against its number of training
+labels."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,33 +31,46 @@ NAMED = 40  # up to so many classes each row carries its name
 
 
 def confusion_shares(confusion: Any) -> np.ndarray:
-    """Rows of a confusion matrix as shares of the true class [C, C]; zeros for a class without samples."""
+    """Rows of a confusion matrix as shares of the true class [C, C]; zeros for a class without
+    samples."""
     counts = matrix(confusion)
     totals = counts.sum(axis=1, keepdims=True)
     return np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
 
 
 def confused_pairs(confusion: Any, number: int = 8) -> list[tuple[int, int, int, float]]:
-    """The most frequent mistakes: (true, predicted, count, share of the true class), by count, then by share."""
+    """The most frequent mistakes: (true, predicted, count, share of the true class), by count, then
+    by share."""
     counts, shares = matrix(confusion).copy(), confusion_shares(confusion)
     np.fill_diagonal(counts, 0)
     rows, columns = np.nonzero(counts)
     order = sorted(
         range(len(rows)),
-        key=lambda i: (-counts[rows[i], columns[i]], -shares[rows[i], columns[i]], rows[i], columns[i]),
+        key=lambda i: (
+            -counts[rows[i], columns[i]],
+            -shares[rows[i], columns[i]],
+            rows[i],
+            columns[i],
+        ),
     )
     return [
-        (int(rows[i]), int(columns[i]), int(counts[rows[i], columns[i]]), float(shares[rows[i], columns[i]]))
+        (
+            int(rows[i]),
+            int(columns[i]),
+            int(counts[rows[i], columns[i]]),
+            float(shares[rows[i], columns[i]]),
+        )
         for i in order[:number]
     ]
 
 
 @styled
 def confusion_figure(confusion: Any, classes: Sequence[str]) -> "Figure":
-    """Rows are true classes, colour is the share of the row: right answers in blue, mistakes in orange.
+    """Rows are true classes, colour is the share of the row: right answers in blue, mistakes in
+    orange.
 
-    Colour is opacity over the background, so that it reads in light and dark; a mistake's opacity is the square root
-    of its share, else one in a hundred could not be seen.
+    Colour is opacity over the background, so that it reads in light and dark; a mistake's opacity
+    is the square root of its share, else one in a hundred could not be seen.
     """
     shares, counts = confusion_shares(confusion), matrix(confusion)
     size = len(shares)
@@ -117,26 +131,39 @@ def _numbers(axes: "Axes", counts: np.ndarray, shares: np.ndarray) -> None:
 
 
 @styled
-def class_accuracy(confusion: Any, classes: Sequence[str], train_counts: Sequence[int] | None = None) -> "Figure":
+def class_accuracy(
+    confusion: Any, classes: Sequence[str], train_counts: Sequence[int] | None = None
+) -> "Figure":
     """Accuracy of each class beside its number of training labels, the most frequent class first.
 
     With many classes the bars stand upright without names; classes keep the order of their counts.
     """
     accuracy = recalls(confusion)
     counts = (
-        None if train_counts is None or len(train_counts) != len(accuracy) else np.asarray(train_counts, dtype=float)
+        None
+        if train_counts is None or len(train_counts) != len(accuracy)
+        else np.asarray(train_counts, dtype=float)
     )
     order = np.arange(len(accuracy)) if counts is None else np.argsort(-counts, kind="stable")
     draw = _lying if len(accuracy) <= NAMED else _standing
     mean = float(np.nanmean(accuracy)) if np.isfinite(accuracy).any() else float("nan")
-    return draw(accuracy[order], [classes[i] for i in order], None if counts is None else counts[order], mean)
+    return draw(
+        accuracy[order],
+        [classes[i] for i in order],
+        None if counts is None else counts[order],
+        mean,
+    )
 
 
-def _lying(accuracy: np.ndarray, names: Sequence[str], counts: np.ndarray | None, mean: float) -> "Figure":
+def _lying(
+    accuracy: np.ndarray, names: Sequence[str], counts: np.ndarray | None, mean: float
+) -> "Figure":
     size, rows = len(names), np.arange(len(names))
     figure = new_figure(height=1.15 + (0.33 if size <= 12 else 0.25 if size <= 24 else 0.19) * size)
     columns = 1 if counts is None else 2
-    panels = figure.subplots(1, columns, sharey=True, squeeze=False, width_ratios=[3, 2][:columns])[0]
+    panels = figure.subplots(1, columns, sharey=True, squeeze=False, width_ratios=[3, 2][:columns])[
+        0
+    ]
     left = panels[0]
     left.barh(rows, np.nan_to_num(accuracy), height=0.66, color=SERIES[0])
     for row, value in zip(rows, accuracy, strict=True):
@@ -152,7 +179,9 @@ def _lying(accuracy: np.ndarray, names: Sequence[str], counts: np.ndarray | None
         )
     _mean_line(left.axvline, mean)
     left.set(xlim=(0, 1.0), ylim=(size - 0.4, -0.6))
-    left.set_yticks(rows, [short(name) for name in names], fontsize=9.5 if size <= 24 else 7, color=INK)
+    left.set_yticks(
+        rows, [short(name) for name in names], fontsize=9.5 if size <= 24 else 7, color=INK
+    )
     left.set_title(f"Accuracy  (mean {percent(mean)})", fontsize=9.5)
     left.grid(False, axis="y")
     percent_axis(left.xaxis)
@@ -163,7 +192,9 @@ def _lying(accuracy: np.ndarray, names: Sequence[str], counts: np.ndarray | None
     return figure
 
 
-def _standing(accuracy: np.ndarray, names: Sequence[str], counts: np.ndarray | None, mean: float) -> "Figure":
+def _standing(
+    accuracy: np.ndarray, names: Sequence[str], counts: np.ndarray | None, mean: float
+) -> "Figure":
     columns = np.arange(len(names))
     rows = 1 if counts is None else 2
     figure = new_figure(height=1.1 + 1.75 * rows)
@@ -187,14 +218,20 @@ def _mean_line(draw: Any, mean: float) -> None:
         draw(mean, color=INK, linewidth=1, linestyle=(0, (3, 3)), alpha=0.6)
 
 
-def _count_bars(axes: "Axes", places: np.ndarray, counts: np.ndarray, lying: bool, numbers: bool) -> None:
+def _count_bars(
+    axes: "Axes", places: np.ndarray, counts: np.ndarray, lying: bool, numbers: bool
+) -> None:
     present = counts[counts > 0]
     skewed = len(present) > 0 and present.max() / present.min() >= 20
-    (axes.barh if lying else axes.bar)(places, counts, 0.66 if lying else 0.85, color=SERIES[7], alpha=0.55)
+    (axes.barh if lying else axes.bar)(
+        places, counts, 0.66 if lying else 0.85, color=SERIES[7], alpha=0.55
+    )
     if skewed:
         (axes.set_xscale if lying else axes.set_yscale)("log")
         log_axis(axes.xaxis if lying else axes.yaxis)
-        (axes.set_xlim if lying else axes.set_ylim)(present.min() * 0.6, present.max() * (3 if lying else 1.5))
+        (axes.set_xlim if lying else axes.set_ylim)(
+            present.min() * 0.6, present.max() * (3 if lying else 1.5)
+        )
     elif lying:
         axes.set_xlim(0, max(counts.max(), 1) * 1.3)
     if numbers:

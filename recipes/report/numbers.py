@@ -1,4 +1,5 @@
-"""Numbers as people read them: shares in percent, times as clocks, and which of a run's values come first."""
+"""Numbers as people read them: shares in percent, times as clocks, and which of a run's values come
+first."""
 
 import math
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ def is_bytes(name: str) -> bool:
 
 
 def value_text(name: str, value: float | None) -> str:
-    """A metric's value: `96.13 %`, `1 min 12 s`, `1.41 GiB`, or four significant digits; a dash for none and NaN."""
+    """A metric's value: `96.13 %`, `1 min 12 s`, `1.41 GiB`, or four significant digits; a dash for
+    none and NaN."""
     if value is None or not math.isfinite(value):
         return "–"
     if is_share(name):
@@ -61,15 +63,18 @@ def clock(seconds: float) -> str:
 
 
 def raw_twin(name: str) -> str:
-    """The name of the same metric of the raw network, trained and no more: `test/accuracy` -> `test/raw/accuracy`."""
+    """The name of the same metric of the raw network, trained and no more: `test/accuracy` ->
+    `test/raw/accuracy`."""
     group, _, rest = name.partition("/")
     return f"{group}/raw/{rest}"
 
 
 def paired(final: Mapping[str, float]) -> list[tuple[str, float | None, float | None]]:
-    """(name, value, raw value) of all final values: test first, then validation, training, and the rest.
+    """(name, value, raw value) of all final values: test first, then validation, training, and the
+    rest.
 
-    Within a group accuracies come first. A raw value without a reported twin keeps its own name and the raw column.
+    Within a group accuracies come first. A raw value without a reported twin keeps its own name and
+    the raw column.
     """
     rows: dict[str, list[float | None]] = {}
     for name, value in final.items():
@@ -82,7 +87,9 @@ def paired(final: Mapping[str, float]) -> list[tuple[str, float | None, float | 
     def rank(name: str) -> tuple[int, int, int]:
         group = name.partition("/")[0]
         return (
-            GROUPS.index(group) if group in GROUPS else len(GROUPS) + is_seconds(name) + 2 * is_bytes(name),
+            GROUPS.index(group)
+            if group in GROUPS
+            else len(GROUPS) + is_seconds(name) + 2 * is_bytes(name),
             name.count("/"),
             (not name.endswith("/accuracy")) + (not is_share(name)),
         )
@@ -91,14 +98,24 @@ def paired(final: Mapping[str, float]) -> list[tuple[str, float | None, float | 
 
 
 def headline(final: Mapping[str, float], most: int = 5) -> list[Tile]:
-    """The tiles at the head of the page: test metrics, validation metrics where there is no test."""
+    """The tiles at the head of the page: test metrics, validation metrics where there is no
+    test."""
     rows = paired(final)
-    group = next((group for group in ("test", "val") if any(name.startswith(f"{group}/") for name, *_ in rows)), None)
+    group = next(
+        (
+            group
+            for group in ("test", "val")
+            if any(name.startswith(f"{group}/") for name, *_ in rows)
+        ),
+        None,
+    )
     tiles = []
     for name, value, raw in rows:
         if group is None or not name.startswith(f"{group}/"):
             continue
         shown = value if value is not None else raw
         beside = f"raw: {value_text(name, raw)}" if raw is not None and value is not None else ""
-        tiles.append(Tile(name.replace("_", " ").replace("/", " · "), value_text(name, shown), beside))
+        tiles.append(
+            Tile(name.replace("_", " ").replace("/", " · "), value_text(name, shown), beside)
+        )
     return tiles[:most]

@@ -1,4 +1,5 @@
-"""The page of a run: one HTML file with everything in it, to be opened, sent or printed. No script, no network."""
+"""The page of a run: one HTML file with everything in it, to be opened, sent or printed. No script,
+no network."""
 
 from collections.abc import Sequence
 from html import escape
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 
 def write_report(record: RunRecord, path: str | Path) -> Path:
-    """Write the page of a run, whole or not at all. Raises `UserError` where the folder cannot be written."""
+    """Write the page of a run, whole or not at all. Raises `UserError` where the folder cannot be
+    written."""
     return write_text(path, page_html(record))
 
 
@@ -37,7 +39,10 @@ def page_html(record: RunRecord) -> str:
         _changes_card(record),
         figure_card("curves", "Learning curves", "", learning_curves(record)),
         figure_card(
-            "pseudo", "Unlabeled data", "What the model made of its own pseudo-labels.", pseudo_labels(record)
+            "pseudo",
+            "Unlabeled data",
+            "What the model made of its own pseudo-labels.",
+            pseudo_labels(record),
         ),
         *(part for task in record.confusion for part in _task_cards(record, task)),
         _views_card(record),
@@ -46,7 +51,8 @@ def page_html(record: RunRecord) -> str:
         _text_card(record),
     ]
     footer = (
-        "Written by Roux at the end of the run. All numbers lie beside this page in metrics.csv and metrics.json."
+        "Written by Roux at the end of the run. All numbers lie beside this page in metrics.csv "
+        "and metrics.json."
     )
     return document(record.title, _header(record), [part for part in cards if part], footer)
 
@@ -57,7 +63,7 @@ def document(title: str, header: str, cards: Sequence[str], footer: str) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="color-scheme" content="light dark">\n<title>{escape(title)}</title>\n'
-        f'<style>{CSS}</style>\n</head>\n'
+        f"<style>{CSS}</style>\n</head>\n"
         f'<body>\n<main>\n{header}\n<div class="grid">\n'
         + "\n".join(cards)
         + f"\n</div>\n<footer>{escape(footer)}</footer>\n</main>\n</body>\n</html>\n"
@@ -74,7 +80,8 @@ def _header(record: RunRecord) -> str:
     if len(set(labels.values())) == 1:
         labels = {"": next(iter(labels.values()))}
     facts += [
-        f"<span><b>{total:,}</b> labels{escape(f' ({task})') if task else ''}</span>" for task, total in labels.items()
+        f"<span><b>{total:,}</b> labels{escape(f' ({task})') if task else ''}</span>"
+        for task, total in labels.items()
     ]
     facts += [f"<span>{escape(record.hardware)}</span>"] if record.hardware else []
     tiles = "".join(
@@ -108,13 +115,26 @@ def _task_cards(record: RunRecord, task: str) -> list[str]:
     key = f"task{list(record.confusion).index(task)}"
     suffix = f": {task}" if len(record.confusion) > 1 else ""
     # under the shorter of the two figures
-    beside = (_pairs_table(confusion, names), "") if 12 < len(names) <= NAMED else ("", _pairs_table(confusion, names))
+    beside = (
+        (_pairs_table(confusion, names), "")
+        if 12 < len(names) <= NAMED
+        else ("", _pairs_table(confusion, names))
+    )
     accuracy = percent(confusion.diagonal().sum() / confusion.sum())
-    note = f"{accuracy} of {confusion.sum():,.0f} test samples on the diagonal. Colour: share of the true class."
-    first = card(f"Confusion{suffix}", note, to_svg(confusion_figure(confusion, names), f"{key}c") + beside[0])
+    note = (
+        f"{accuracy} of {confusion.sum():,.0f} test samples on the diagonal. Colour: share of the "
+        "true class."
+    )
+    first = card(
+        f"Confusion{suffix}",
+        note,
+        to_svg(confusion_figure(confusion, names), f"{key}c") + beside[0],
+    )
     counts = record.train_counts.get(task)
     bars = to_svg(class_accuracy(confusion, names, counts), f"{key}b")
-    note = "Test accuracy of each class" + ("." if counts is None else " against its labels in training.")
+    note = "Test accuracy of each class" + (
+        "." if counts is None else " against its labels in training."
+    )
     return [first, card(f"Classes{suffix}", note, bars + beside[1])]
 
 
@@ -127,9 +147,7 @@ def _pairs_table(confusion: object, names: list[str]) -> str:
         f'<td class="n">{percent(share)}</td></tr>'
         for true, said, count, share in pairs
     )
-    head = (
-        '<tr class="head"><th>true</th><th>taken for</th><th class="n">times</th><th class="n">of its class</th></tr>'
-    )
+    head = '<tr class="head"><th>true</th><th>taken for</th><th class="n">times</th><th class="n">of its class</th></tr>'
     return f"<table>{head}{rows}</table>"
 
 
@@ -137,9 +155,14 @@ def _views_card(record: RunRecord) -> str:
     if not record.views:
         return ""
     believed = any(row.pseudo_label is not None for row in record.views)
-    note = "Weak view beside strong view" if record.views[0].kind == "image" else "Weak view above strong view"
+    note = (
+        "Weak view beside strong view"
+        if record.views[0].kind == "image"
+        else "Weak view above strong view"
+    )
     note += (
-        ", with the pseudo-label and its confidence below. Dashed: below the threshold, not learned from."
+        ", with the pseudo-label and its confidence below. Dashed: below the threshold, not "
+        "learned from."
         if believed
         else "."
     )
@@ -158,7 +181,10 @@ def _run_card(record: RunRecord, wide: bool) -> str:
         f'<tr><td>{escape(name)}</td><td class="n">{escape(value_text(name, value))}</td></tr>'
         for name, value in record.final.items()
     )
-    chips = "".join(f"<span>{escape(name)} {escape(str(version))}</span>" for name, version in record.versions.items())
+    chips = "".join(
+        f"<span>{escape(name)} {escape(str(version))}</span>"
+        for name, version in record.versions.items()
+    )
     parts: list[tuple[str, str]] = [
         (record.command, f'<pre class="command">{escape(record.command)}</pre>'),
         (record.hardware, f'<p class="note" style="margin:.6rem 0">{escape(record.hardware)}</p>'),

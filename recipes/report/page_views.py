@@ -1,4 +1,5 @@
-"""The sheet of views on the page: what the model saw of a sample, weak and strong, and what it believed."""
+"""The sheet of views on the page: what the model saw of a sample, weak and strong, and what it
+believed."""
 
 import base64
 import difflib
@@ -40,8 +41,16 @@ def _belief(row: ViewRow) -> str:
     width = f"{100 * min(max(row.confidence or 0.0, 0.0), 1.0):.0f}%"
     known = row.true is not None
     right = known and row.true == row.pseudo_label
-    sign = f'<span class="{"right" if right else "wrong"}">{"✓" if right else "✗"}</span> ' if known else ""
-    truth = f'<div class="truth">{sign}{"right" if right else f"true: {escape(str(row.true))}"}' if known else ""
+    sign = (
+        f'<span class="{"right" if right else "wrong"}">{"✓" if right else "✗"}</span> '
+        if known
+        else ""
+    )
+    truth = (
+        f'<div class="truth">{sign}{"right" if right else f"true: {escape(str(row.true))}"}'
+        if known
+        else ""
+    )
     state = {True: "kept", False: "not kept", None: ""}[row.kept]
     if truth:
         truth += f"{' · ' + state if state else ''}</div>"
@@ -58,7 +67,9 @@ def _images(row: ViewRow) -> str:
     name = escape(row.pseudo_label or row.true or "sample", quote=True)
     pictures = [(np.asarray(row.weak), "weak"), (np.asarray(row.strong), "strong")]
     return (
-        '<div class="pair">' + "".join(_image(pixels, f"{kind} view, {name}") for pixels, kind in pictures) + "</div>"
+        '<div class="pair">'
+        + "".join(_image(pixels, f"{kind} view, {name}") for pixels, kind in pictures)
+        + "</div>"
     )
 
 
@@ -69,13 +80,17 @@ def _image(pixels: np.ndarray, alt: str) -> str:
     if small:
         kind, data = "png", png(pixels)
     else:
-        picture = Image.fromarray(pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels)
+        picture = Image.fromarray(
+            pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+        )
         picture.thumbnail((SIDE * 2, SIDE * 2))  # twice the size on the page, for dense screens
         buffer = io.BytesIO()
         picture.convert("RGB").save(buffer, "jpeg", quality=80, optimize=True)
         kind, data = "jpeg", buffer.getvalue()
     crisp = ' class="small"' if small else ""
-    return f'<img{crisp} alt="{alt}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+    return (
+        f'<img{crisp} alt="{alt}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+    )
 
 
 def _texts(weak: str, strong: str) -> str:

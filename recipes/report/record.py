@@ -1,4 +1,5 @@
-"""Everything a run has to tell, in one plain object: filled by the engine, drawn by the page and the loggers."""
+"""Everything a run has to tell, in one plain object: filled by the engine, drawn by the page and
+the loggers."""
 
 import base64
 import io
@@ -16,8 +17,10 @@ View = np.ndarray | str
 class ViewRow:
     """One unlabeled sample on the sheet of views.
 
-    weak, strong: uint8 pixels [H, W, C] with C 1 or 3 (or [H, W]) for `image`, the words for `text`.
-    pseudo_label, true: class names. confidence: in [0, 1]. kept: whether the sample entered the loss.
+    weak, strong: uint8 pixels [H, W, C] with C 1 or 3 (or [H, W]) for `image`, the words for
+        `text`.
+    pseudo_label, true: class names. confidence: in [0, 1]. kept: whether the sample entered the
+        loss.
     """
 
     kind: Literal["image", "text"]
@@ -34,11 +37,13 @@ class RunRecord:
     """What happened in a run.
 
     history: one row a logged step, {"step": int, name: float}; names may be missing from a row.
-    final: last values under the names logged, `test/accuracy` among them. reported: what the network is called whose
-    values they are where the raw one's stand beside them: `averaged`, or `reported` where evaluation changes inputs or
-    logits alone.
-    classes, train_counts, confusion: by task. confusion: [C, C], rows are the true classes. train_counts: [C].
-    terms: names of the logged loss terms, e.g. `train/unlabeled`; empty: every `train/` name that is no diagnostic.
+    final: last values under the names logged, `test/accuracy` among them. reported: what the
+    network is called whose values they are where the raw one's stand beside them: `averaged`, or
+    `reported` where evaluation changes inputs or logits alone.
+    classes, train_counts, confusion: by task. confusion: [C, C], rows are the true classes.
+        train_counts: [C].
+    terms: names of the logged loss terms, e.g. `train/unlabeled`; empty: every `train/` name that
+        is no diagnostic.
     changes: settings that were changed when the run was resumed, a line each.
     seconds: wall time by phase, e.g. {"train": 31.0}. versions: by package.
     """
@@ -64,7 +69,8 @@ class RunRecord:
         """Steps and values of one logged name, finite values only, in order of steps."""
         points = [(row["step"], row[name]) for row in self.history if row.get(name) is not None]
         steps, values = (
-            np.array(column, dtype=float) for column in (zip(*points, strict=True) if points else ([], []))
+            np.array(column, dtype=float)
+            for column in (zip(*points, strict=True) if points else ([], []))
         )
         keep = np.isfinite(values)
         order = np.argsort(steps[keep], kind="stable")
@@ -72,7 +78,11 @@ class RunRecord:
 
     def names(self) -> list[str]:
         """All names in the history, in order of first appearance."""
-        return [name for name in dict.fromkeys(name for row in self.history for name in row) if name != "step"]
+        return [
+            name
+            for name in dict.fromkeys(name for row in self.history for name in row)
+            if name != "step"
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """The record in JSON's types; images as base64 PNG."""
@@ -91,7 +101,8 @@ class RunRecord:
     def from_json(cls, plain: dict[str, Any]) -> "RunRecord":
         """The inverse of `to_json` (NaN values come back as None)."""
         views = [
-            ViewRow(**{**row, "weak": _unpack(row["weak"]), "strong": _unpack(row["strong"])}) for row in plain["views"]
+            ViewRow(**{**row, "weak": _unpack(row["weak"]), "strong": _unpack(row["strong"])})
+            for row in plain["views"]
         ]
         return cls(**{**plain, "views": views})
 
@@ -102,7 +113,8 @@ def matrix(values: Any) -> np.ndarray:
 
 
 def recalls(confusion: Any) -> np.ndarray:
-    """Accuracy of each true class [C] in [0, 1]: n_cc / Σ_j n_cj; NaN for a class without test samples."""
+    """Accuracy of each true class [C] in [0, 1]: n_cc / Σ_j n_cj; NaN for a class without test
+    samples."""
     counts = matrix(confusion)
     totals = counts.sum(axis=1)
     return np.divide(counts.diagonal(), totals, out=np.full(len(counts), np.nan), where=totals > 0)
@@ -113,9 +125,9 @@ def png(pixels: np.ndarray) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels).save(
-        buffer, "png", optimize=True
-    )
+    Image.fromarray(
+        pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+    ).save(buffer, "png", optimize=True)
     return buffer.getvalue()
 
 

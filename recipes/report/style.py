@@ -1,4 +1,5 @@
-"""One look for all figures: colours, type, and the two ways out, SVG that follows the page's theme and PNG.
+"""One look for all figures: colours, type, and the two ways out, SVG that follows the page's theme
+and PNG.
 
 matplotlib is imported when the first figure is drawn: a dry run need not pay for it.
 """
@@ -163,10 +164,13 @@ def percent_axis(axis: Any) -> None:
 
 
 def log_axis(axis: Any) -> None:
-    """Plain numbers on a logarithmic axis: matplotlib's own labels are mathematics, which we have turned off."""
+    """Plain numbers on a logarithmic axis: matplotlib's own labels are mathematics, which we have
+    turned off."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else f"{value / 1000:g}k"))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else f"{value / 1000:g}k")
+    )
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -27,8 +27,9 @@ from recipes.runs.precision import chosen_precision
 
 @dataclass
 class Assembly:
-    """The parts of a run, and the config they came from. precision: as it was chosen where the config says `auto`.
-    changes: settings that were others when the run began, known once a checkpoint has been read."""
+    """The parts of a run, and the config they came from. precision: as it was chosen where the
+    config says `auto`. changes: settings that were others when the run began, known once a
+        checkpoint has been read."""
 
     config: DictConfig
     datamodule: StreamDataModule
@@ -53,7 +54,8 @@ class Assembly:
         return str(OmegaConf.select(self.config, f"chosen.{group}") or group)
 
     def sketch_network(self) -> Network:
-        """The network without memory, for counting: classes that only the data tells count as two."""
+        """The network without memory, for counting: classes that only the data tells count as
+        two."""
         tasks = {task: classes or 2 for task, classes in self.datamodule.info.tasks.items()}
         with torch.device("meta"):
             network = self.build_network(tasks)
@@ -79,7 +81,8 @@ def devices_of(settings: TrainerSettings) -> int:
 
 
 def make(node: DictConfig) -> Any:
-    """The object that a node describes. A `UserError` of its constructor comes out as it is, without Hydra's words."""
+    """The object that a node describes. A `UserError` of its constructor comes out as it is,
+    without Hydra's words."""
     try:
         return instantiate(node, _convert_="all")
     except InstantiationException as refusal:
@@ -90,14 +93,17 @@ def make(node: DictConfig) -> Any:
 
 
 def assemble(config: DictConfig) -> Assembly:
-    """Instantiate data, methods and settings, and compose the methods. Raises UserError where they cannot meet."""
+    """Instantiate data, methods and settings, and compose the methods. Raises UserError where they
+    cannot meet."""
     trainer: TrainerSettings = make(config.trainer)
     optimizer: OptimizerSettings = make(config.optimizer)
     check_optimizer(optimizer)
     datamodule: StreamDataModule = make(config.data)
     check_views(datamodule)
     check_batch(datamodule.batch_size, devices_of(trainer))
-    methods: dict[str, Method] = {str(key): make(node) for key, node in (config.get("methods") or {}).items()}
+    methods: dict[str, Method] = {
+        str(key): make(node) for key, node in (config.get("methods") or {}).items()
+    }
     precision = chosen_precision(trainer, methods.values())
     situation = Situation(
         kind=datamodule.kind,
@@ -117,7 +123,11 @@ def assemble(config: DictConfig) -> Assembly:
     probes = probes_of(config, composition, situation)
     check_strategy(trainer, composition, situation, probes=bool(probes))
     config.monitor = config.monitor or objective(config, probes, datamodule.info.disjoint)
-    if isinstance(datamodule.text, Tokenize) and datamodule.text.network is None and config.network.pretrained:
+    if (
+        isinstance(datamodule.text, Tokenize)
+        and datamodule.text.network is None
+        and config.network.pretrained
+    ):
         datamodule.text.network = config.network.name
     datamodule.request(composition.streams, composition.orders)
     return Assembly(
@@ -133,46 +143,72 @@ def assemble(config: DictConfig) -> Assembly:
     )
 
 
-def check_strategy(trainer: TrainerSettings, composition: Composition, situation: Situation, probes: bool) -> None:
-    """Raise UserError where parameters would lie in parts on several devices and something cannot bear it."""
+def check_strategy(
+    trainer: TrainerSettings, composition: Composition, situation: Situation, probes: bool
+) -> None:
+    """Raise UserError where parameters would lie in parts on several devices and something cannot
+    bear it."""
     said = f"trainer.strategy={trainer.strategy}"
     if trainer.strategy != "fsdp":
         if trainer.strategy.startswith(("fsdp", "deepspeed", "model_parallel")):
-            raise UserError(f"{said}: is not among the ways to split parameters here; expected fsdp, or ddp")
+            raise UserError(
+                f"{said}: is not among the ways to split parameters here; expected fsdp, or ddp"
+            )
         return
-    if unable := [situation.option(key) for key, d in composition.declarations.items() if not d.sharded]:
-        raise UserError(f"{said}: is not declared exact by {', '.join(unable)}; leave out what is not, or take ddp")
+    if unable := [
+        situation.option(key) for key, d in composition.declarations.items() if not d.sharded
+    ]:
+        raise UserError(
+            f"{said}: is not declared exact by {', '.join(unable)}; leave out what is not, or take "
+            "ddp"
+        )
     if situation.kind == "text" or probes:
         what = "an encoder of texts" if situation.kind == "text" else "a measurement under evaluate"
         raise UserError(f"{said}: {what} needs whole parameters; expected ddp")
     if situation.compile:
-        raise UserError(f"{said}: a compiled network was never tried in parts; set trainer.compile=false, or take ddp")
+        raise UserError(
+            f"{said}: a compiled network was never tried in parts; set trainer.compile=false, or "
+            "take ddp"
+        )
     if situation.devices < 2:
-        raise UserError(f"{said}: trainer.devices={trainer.devices}; expected a number of at least 2")
+        raise UserError(
+            f"{said}: trainer.devices={trainer.devices}; expected a number of at least 2"
+        )
 
 
 def check_nonfinite(trainer: TrainerSettings, composition: Composition) -> None:
-    """Raise UserError where a batch cannot be left out: on several devices at once, or in the middle of a step."""
+    """Raise UserError where a batch cannot be left out: on several devices at once, or in the
+    middle of a step."""
     if trainer.nonfinite != "skip":
         return
     if trainer.devices in ("auto", -1) or devices_of(trainer) > 1:
-        raise UserError("trainer.nonfinite=skip: is for one device; set trainer.devices=1, or trainer.nonfinite=stop")
+        raise UserError(
+            "trainer.nonfinite=skip: is for one device; set trainer.devices=1, or "
+            "trainer.nonfinite=stop"
+        )
     for method in composition.filling("wrap_step"):
         raise UserError(
-            f"trainer.nonfinite=skip: {method.key} goes through a batch more than once, and half of a step cannot be "
+            f"trainer.nonfinite=skip: {method.key} goes through a batch more than once, and half "
+            "of a step cannot be "
             "left out; set trainer.nonfinite=stop"
         )
 
 
-def probes_of(config: DictConfig, composition: Composition, situation: Situation) -> dict[str, Probe]:
-    """The measurements under `evaluate`, by name. Raises UserError where one cannot be made of this run."""
-    probes = {str(name): make(node) for name, node in (config.get("evaluate") or {}).items() if node}
+def probes_of(
+    config: DictConfig, composition: Composition, situation: Situation
+) -> dict[str, Probe]:
+    """The measurements under `evaluate`, by name. Raises UserError where one cannot be made of this
+    run."""
+    probes = {
+        str(name): make(node) for name, node in (config.get("evaluate") or {}).items() if node
+    }
     faults = []
     for name, probe in probes.items():
         if situation.kind not in probe.kinds:
             kinds = " and ".join(probe.kinds)
             faults.append(
-                f"evaluate.{name}: {type(probe).__name__} works on {kinds} data, but data={situation.data} is "
+                f"evaluate.{name}: {type(probe).__name__} works on {kinds} data, but "
+                f"data={situation.data} is "
                 f"{situation.kind}: leave one out"
             )
         elif refusal := probe.refusal(composition):
@@ -183,8 +219,8 @@ def probes_of(config: DictConfig, composition: Composition, situation: Situation
 
 
 def objective(config: DictConfig, probes: Mapping[str, Probe], disjoint: bool) -> str:
-    """The metric that a run is judged by where the user names none: accuracy, or, where the heads have nothing to say,
-    the main value of a probe. Raises UserError where there is neither."""
+    """The metric that a run is judged by where the user names none: accuracy, or, where the heads
+    have nothing to say, the main value of a probe. Raises UserError where there is neither."""
     if heads_speak(config, disjoint):
         return "val/accuracy"
     able = [probe for probe in probes.values() if probe.main and "val" in probe.parts]
@@ -193,12 +229,15 @@ def objective(config: DictConfig, probes: Mapping[str, Probe], disjoint: bool) -
         if disjoint:
             data = OmegaConf.select(config, "chosen.data") or "data"
             why = f"data={data}: is evaluated on classes that training does not have"
-        raise UserError(f"{why}, so there is no accuracy to judge the run by; add evaluate/retrieval=default")
+        raise UserError(
+            f"{why}, so there is no accuracy to judge the run by; add evaluate/retrieval=default"
+        )
     return f"val/{able[0].main}"
 
 
 def heads_speak(config: DictConfig, disjoint: bool) -> bool:
-    """Whether what the heads say in evaluation means anything: they are taught, and asked about their own classes."""
+    """Whether what the heads say in evaluation means anything: they are taught, and asked about
+    their own classes."""
     return not disjoint and config.supervised_weight > 0
 
 
@@ -206,7 +245,8 @@ def check_losses(composition: Composition, supervised: float) -> None:
     """Without the tasks' own loss somebody must bring another. Raises UserError."""
     if not supervised and not composition.filling("terms"):
         raise UserError(
-            "supervised_weight=0: leaves no loss to train on; add a method that brings one (metric_learning=…), or "
+            "supervised_weight=0: leaves no loss to train on; add a method that brings one "
+            "(metric_learning=…), or "
             "give it a weight"
         )
 
@@ -216,17 +256,22 @@ def check_batch(size: int, devices: int) -> None:
     if size % devices:
         near = [n for n in (size - size % devices, size - size % devices + devices) if n]
         raise UserError(
-            f"data.batch_size={size}: is the batch over all {devices} devices and must divide by their number; "
+            f"data.batch_size={size}: is the batch over all {devices} devices and must divide by "
+            "their number; "
             f"expected e.g. {' or '.join(map(str, near))}"
         )
 
 
 def check_views(datamodule: StreamDataModule) -> None:
-    """Every run sees its labeled samples in the view `weak` and is evaluated on `raw`. Raises UserError."""
+    """Every run sees its labeled samples in the view `weak` and is evaluated on `raw`. Raises
+    UserError."""
     for name, use in (("weak", "labeled samples are trained on"), ("raw", "evaluation sees")):
         if name not in datamodule.view_names():
             have = ", ".join(sorted(datamodule.view_names())) or "none"
-            raise UserError(f"data.views.{name}: is null, and it is what {use}; expected a view (there are: {have})")
+            raise UserError(
+                f"data.views.{name}: is null, and it is what {use}; expected a view (there are: "
+                f"{have})"
+            )
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Settings that differ between a run and the one it resumes: a pure comparison of two configs, leaf by leaf."""
+"""Settings that differ between a run and the one it resumes: a pure comparison of two configs, leaf
+by leaf."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ PLACE = {
     "data.device_memory": "where the data wait",
     "data.eval_batch_size": "how many samples are measured at once",
 }
-# What is measured and how it is told: a run that is under way may change it, a finished one has been measured.
+# What is measured and how it is told: a run that is under way may change it, a finished one has
+# been measured.
 MEASURED = {
     "evaluate.*": "measurements, which do not teach",
     "evaluate": "the same, where there is none",
@@ -139,7 +141,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def inside(value: Any, run_dir: Any) -> Any:
-    """A path beside or in the run's folder, told from there: a folder with several runs may have been moved."""
+    """A path beside or in the run's folder, told from there: a folder with several runs may have
+    been moved."""
     folder = f"{Path(run_dir).parent}/" if run_dir else "./"
     if not isinstance(value, str) or folder == "./" or not value.startswith(folder):
         return value
@@ -147,22 +150,28 @@ def inside(value: Any, run_dir: Any) -> Any:
 
 
 def without_parts(found: list[Difference]) -> list[Difference]:
-    """Where one thing took the place of another, that is the difference, and their settings are not."""
+    """Where one thing took the place of another, that is the difference, and their settings are
+    not."""
     swapped = [d.key.removesuffix(TARGET) for d in found if d.key.endswith(TARGET)]
     kept = []
     for entry in found:
-        if any(entry.key.startswith(f"{part}.") and entry.key != f"{part}{TARGET}" for part in swapped):
+        if any(
+            entry.key.startswith(f"{part}.") and entry.key != f"{part}{TARGET}" for part in swapped
+        ):
             continue
         if entry.key.endswith(TARGET):
-            names = [v.rpartition(".")[2] if isinstance(v, str) else v for v in (entry.old, entry.new)]
+            names = [
+                v.rpartition(".")[2] if isinstance(v, str) else v for v in (entry.old, entry.new)
+            ]
             entry = Difference(entry.key.removesuffix(TARGET), *names)
         kept.append(entry)
     return kept
 
 
-# -- as text -------------------------------------------------------------------------------------------------------
+# -- as text ---------------------------------------------------------------------------------------
 def parsed(text: Any, source: str) -> dict[str, Any]:
-    """A config as a checkpoint or a folder holds it. source: begins each message. Raises UserError where it is none."""
+    """A config as a checkpoint or a folder holds it. source: begins each message. Raises UserError
+    where it is none."""
     return plain(parse_plain(text, source))
 
 

@@ -1,5 +1,5 @@
-"""The two paths a user gives to a run, looked at before anything starts: the folder it writes and what it
-resumes.
+"""The two paths a user gives to a run, looked at before anything starts: the folder it writes and
+what it resumes.
 
 `torch` is imported late: most mistakes are found before anybody has to wait for it.
 """
@@ -21,7 +21,8 @@ from foundation.errors import UserError, nearest
 logger = logging.getLogger(__name__)
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-LOCK = ".writing"  # locked by the process that writes the folder; the system takes the lock away with the process
+# locked by the process that writes the folder; the system takes the lock away with the process
+LOCK = ".writing"
 TRACES = ("config.yaml", "plan.txt", "metrics.csv", "metrics.json", "report.html", "checkpoints")
 CHECKPOINT_KEYS = ("state_dict", "global_step", "pytorch-lightning_version", "numbers")
 
@@ -61,7 +62,9 @@ def writing(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"run_dir: '{folder}' is being written by another process; name another folder") from error
+            raise UserError(
+                f"run_dir: '{folder}' is being written by another process; name another folder"
+            ) from error
         try:
             yield
         finally:
@@ -71,18 +74,24 @@ def writing(folder: Path) -> Iterator[None]:
 def run_dir_faults(run_dir: str, resume: str | None = None, reading: bool = False) -> list[str]:
     """Why a run may not write this folder, if so: no folder, not writable, or it holds a run.
 
-    A folder that holds a run may be gone on with (`resume` names it, or a checkpoint inside it) and nothing
-    else. reading: nothing will be written (a dry run), so that a run may lie there."""
+    A folder that holds a run may be gone on with (`resume` names it, or a checkpoint inside it) and
+    nothing else. reading: nothing will be written (a dry run), so that a run may lie there."""
     folder = Path(run_dir).expanduser()
     if not reading and folder.is_dir() and any((folder / trace).exists() for trace in TRACES):
-        inside = resume is not None and Path(resume).expanduser().resolve().is_relative_to(folder.resolve())
+        inside = resume is not None and Path(resume).expanduser().resolve().is_relative_to(
+            folder.resolve()
+        )
         if not inside:
-            return [f"run_dir: '{run_dir}' holds a run already; name another folder, or add resume={run_dir}"]
+            return [
+                f"run_dir: '{run_dir}' holds a run already; name another folder, or add "
+                f"resume={run_dir}"
+            ]
     ancestor = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not ancestor.is_dir():
         return [f"run_dir: '{run_dir}' cannot be a folder: '{ancestor}' is a file"]
     try:
-        # permissions do not tell of read-only and virtual file systems; this file has no name and leaves no trace
+        # permissions do not tell of read-only and virtual file systems; this file has no name and
+        # leaves no trace
         with tempfile.TemporaryFile(dir=ancestor):
             return []
     except OSError as error:
@@ -96,14 +105,16 @@ def stages_faults(run_dir: str, resume: str) -> list[str]:
     if not (folder / "config.yaml").is_file():
         return [f"resume: '{resume}' holds no run; name the folder of a run of this recipe"]
     if folder.resolve() != Path(run_dir).expanduser().resolve():
-        return [f"resume: a recipe of several stages goes on in its own folder; add run_dir={resume}"]
+        return [
+            f"resume: a recipe of several stages goes on in its own folder; add run_dir={resume}"
+        ]
     return []
 
 
 @contextmanager
 def run_folder(folder: Path) -> Iterator[None]:
-    """Make the run's folder. A mistake of the user's that shows before there are metrics or checkpoints leaves the
-    disk as it was: what was written is taken away again."""
+    """Make the run's folder. A mistake of the user's that shows before there are metrics or
+    checkpoints leaves the disk as it was: what was written is taken away again."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     before = set(folder.iterdir()) if folder.is_dir() else set()
     try:
@@ -112,7 +123,9 @@ def run_folder(folder: Path) -> Iterator[None]:
     except UserError:
         if not (folder / "metrics.csv").exists() and not (folder / "checkpoints").exists():
             for entry in set(folder.iterdir()) - before:
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+                shutil.rmtree(
+                    entry
+                ) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
             for path in missing:
                 path.rmdir()
         raise
@@ -121,7 +134,8 @@ def run_folder(folder: Path) -> Iterator[None]:
 def find_checkpoint(resume: str) -> Path:
     """The checkpoint file that `resume` names: itself, or the last whole one in a run's folder.
 
-    In a folder a damaged or missing `last.ckpt` is said, and the one before it taken. Raises `UserError`.
+    In a folder a damaged or missing `last.ckpt` is said, and the one before it taken. Raises
+    `UserError`.
     """
     path = Path(resume).expanduser()
     if not path.is_dir():
@@ -132,21 +146,30 @@ def find_checkpoint(resume: str) -> Path:
         return path
     last, previous = path / "checkpoints" / LAST, path / "checkpoints" / PREVIOUS
     if not last.is_file() and not previous.is_file():
-        raise UserError(f"resume: the folder '{resume}' holds no checkpoints/{LAST}; name a run or a .ckpt")
+        raise UserError(
+            f"resume: the folder '{resume}' holds no checkpoints/{LAST}; name a run or a .ckpt"
+        )
     if whole(last) or not previous.is_file():
         return last
-    logger.warning("resume: '%s' is %s; going on from %s", last, "damaged" if last.is_file() else "gone", PREVIOUS)
+    logger.warning(
+        "resume: '%s' is %s; going on from %s",
+        last,
+        "damaged" if last.is_file() else "gone",
+        PREVIOUS,
+    )
     return previous
 
 
 def resumable(resume: str) -> str:
-    """`resume`, or the checkpoint to take instead where the last one of that folder is damaged: said once."""
+    """`resume`, or the checkpoint to take instead where the last one of that folder is damaged:
+    said once."""
     found = find_checkpoint(resume)
     return str(found) if found.name == PREVIOUS else resume
 
 
 def whole(path: Path) -> bool:
-    """Whether a checkpoint is on the disk as it was written: every record agrees with its checksum."""
+    """Whether a checkpoint is on the disk as it was written: every record agrees with its
+    checksum."""
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
@@ -155,7 +178,8 @@ def whole(path: Path) -> bool:
 
 
 def load_checkpoint(resume: str) -> dict[str, Any]:
-    """The checkpoint that `resume` names, on the CPU, read without running code from it (`weights_only`).
+    """The checkpoint that `resume` names, on the CPU, read without running code from it
+    (`weights_only`).
 
     Raises `UserError` where the file is no checkpoint of a run.
     """
@@ -166,13 +190,22 @@ def load_checkpoint(resume: str) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own words are a page about its switches
-        raise UserError(f"resume: '{path}' is no checkpoint: it holds other things than weights and numbers") from error
+        raise UserError(
+            f"resume: '{path}' is no checkpoint: it holds other things than weights and numbers"
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"resume: '{path}' is no checkpoint: {reason[:160].rstrip('.')}") from error
     if not whole(path):
-        raise UserError(f"resume: '{path}' is damaged: its checksums do not agree; resume from another checkpoint")
-    missing = [key for key in CHECKPOINT_KEYS if not isinstance(content, dict) or key not in content]
+        raise UserError(
+            f"resume: '{path}' is damaged: its checksums do not agree; resume from another "
+            "checkpoint"
+        )
+    missing = [
+        key for key in CHECKPOINT_KEYS if not isinstance(content, dict) or key not in content
+    ]
     if missing:
-        raise UserError(f"resume: '{path}' is no checkpoint of a run: it holds no {', '.join(missing)}")
+        raise UserError(
+            f"resume: '{path}' is no checkpoint of a run: it holds no {', '.join(missing)}"
+        )
     return content

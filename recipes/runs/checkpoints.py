@@ -1,7 +1,8 @@
-"""Checkpoints: whole or not there, written when asked and when the machine is about to be taken away.
+"""Checkpoints: whole or not there, written when asked and when the machine is about to be taken
+away.
 
-`last.ckpt` is written at every validation, after it, and as often as `checkpoint` in the config says. The one before it
-stays beside it as `previous.ckpt` until the run has ended.
+`last.ckpt` is written at every validation, after it, and as often as `checkpoint` in the config
+says. The one before it stays beside it as `previous.ckpt` until the run has ended.
 """
 
 import os
@@ -24,12 +25,15 @@ from recipes.runs.preemption import Termination
 
 
 class AtomicFiles(TorchCheckpointIO):
-    """Writes beside the file and to the disk, then renames: a reader, or a crash, never meets half a checkpoint.
+    """Writes beside the file and to the disk, then renames: a reader, or a crash, never meets half
+    a checkpoint.
 
     Raises `UserError` where the disk is full or not writable; what was there before is untouched.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         path = Path(path)
         part = path.with_name(f".{path.name}.part")
         try:
@@ -42,11 +46,15 @@ class AtomicFiles(TorchCheckpointIO):
                 path.replace(path.with_name(PREVIOUS))
             part.replace(path)
             _sync_folder(path.parent)
-        except (OSError, RuntimeError) as error:  # torch's writer hides a full disk in a RuntimeError
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # torch's writer hides a full disk in a RuntimeError
             part.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
             raise UserError(
-                f"{path}: cannot be written ({reason}); the checkpoint before it is untouched: make room, then resume"
+                f"{path}: cannot be written ({reason}); the checkpoint before it is untouched: "
+                "make room, then resume"
             ) from error
 
 
@@ -65,14 +73,24 @@ def _sync_folder(folder: Path) -> None:
 class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt`, from which a run goes on to the bit.
 
-    A checkpoint of a step that ends with a validation which has not been made says so, and the run that goes on from it
-    validates first. Before one is written the recipe is asked whether its losses are numbers.
+    A checkpoint of a step that ends with a validation which has not been made says so, and the run
+    that goes on from it validates first. Before one is written the recipe is asked whether its
+    losses are numbers.
     """
 
     def __init__(
-        self, folder: Path, settings: CheckpointSettings, interval: int, validates: bool, termination: Termination
+        self,
+        folder: Path,
+        settings: CheckpointSettings,
+        interval: int,
+        validates: bool,
+        termination: Termination,
     ):
-        self.path, self.settings, self.termination = folder / "checkpoints" / LAST, settings, termination
+        self.path, self.settings, self.termination = (
+            folder / "checkpoints" / LAST,
+            settings,
+            termination,
+        )
         self.interval, self.validates = interval, validates
         self.seen = self.saved = -1  # optimizer steps at the last batch, and in the file
         self.due = False  # a validation of the step that is saved
@@ -97,7 +115,8 @@ class LastCheckpoint(Checkpoint):
         self.saved, self._written = trainer.global_step, time.monotonic()
 
     def asked(self, trainer: pl.Trainer) -> bool:
-        """Whether this step is one of those that the settings name; the first rank's clock counts for all."""
+        """Whether this step is one of those that the settings name; the first rank's clock counts
+        for all."""
         every, minutes = self.settings.every_n_steps, self.settings.every_minutes
         late = False
         if minutes is not None:
@@ -105,7 +124,7 @@ class LastCheckpoint(Checkpoint):
             late = bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
         return late or bool(every and trainer.global_step % every == 0)
 
-    # -- when ------------------------------------------------------------------------------------------------------
+    # -- when --------------------------------------------------------------------------------------
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.termination.listen()
 
@@ -142,14 +161,21 @@ class LastCheckpoint(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.save(trainer)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
         """A validation that was cut short is made again by the run that goes on."""
-        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING and trainer.validating:
+        if (
+            isinstance(exception, SIGTERMException)
+            and trainer.state.fn == TrainerFn.FITTING
+            and trainer.validating
+        ):
             self.save(trainer, due=True)
 
 
 def validate(trainer: pl.Trainer) -> None:
-    """The validation that belongs to the step a run goes on from, as Lightning makes it after a batch."""
+    """The validation that belongs to the step a run goes on from, as Lightning makes it after a
+    batch."""
     loop = trainer.fit_loop.epoch_loop.val_loop
     loop.restarting = False
     trainer.validating = True

@@ -23,9 +23,15 @@ SHEET_ROWS = 16
 
 
 def collect(
-    assembly: Assembly, recipe: Recipe, loggers: Sequence[Any], plan: str, command: list[str], final: dict[str, float]
+    assembly: Assembly,
+    recipe: Recipe,
+    loggers: Sequence[Any],
+    plan: str,
+    command: list[str],
+    final: dict[str, float],
 ) -> RunRecord:
-    """The record of a finished run. Adds to `final` the median of the monitored metric over the last 20 validations."""
+    """The record of a finished run. Adds to `final` the median of the monitored metric over the
+    last 20 validations."""
     files = metrics_files(loggers)
     history = list(files.history) if files else []
     monitor = str(assembly.config.monitor)
@@ -47,7 +53,10 @@ def collect(
         confusion={task: matrix.tolist() for task, matrix in recipe.evaluator.confusion.items()},
         views=sheet(recipe.last_step, assembly) if recipe.last_step else [],
         seconds={"train": final["train_seconds"]},
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+        },
         hardware=hardware(recipe.device),
     )
 
@@ -60,7 +69,8 @@ def hardware(device: torch.device) -> str:
 
 
 def sheet(step: Step, assembly: Assembly) -> list[ViewRow]:
-    """The first samples of a step as training saw them: both views, and what the method believed of them."""
+    """The first samples of a step as training saw them: both views, and what the method believed of
+    them."""
     stream = "unlabeled" if "unlabeled" in step.streams else "labeled"
     asked = assembly.composition.views[stream]
     first = [name for name in asked if name.startswith("weak")][:1] or list(asked[:1])
@@ -71,7 +81,9 @@ def sheet(step: Step, assembly: Assembly) -> list[ViewRow]:
     believed, truth = step.pseudo.get(task), step.streams[stream].targets[task].tolist()
     rows = []
     for i, (weak, strong) in enumerate(zip(*pictures, strict=True)):
-        row = ViewRow(assembly.datamodule.kind, weak, strong, true=names[truth[i]] if truth[i] >= 0 else None)
+        row = ViewRow(
+            assembly.datamodule.kind, weak, strong, true=names[truth[i]] if truth[i] >= 0 else None
+        )
         if believed is not None and stream == "unlabeled":
             row.pseudo_label = names[int(believed.labels[i])]
             row.confidence = float(believed.probabilities[i].max())

@@ -1,7 +1,9 @@
-"""Where a run lives, and `resume=auto`: the same command again goes on with the run that it began, or begins it.
+"""Where a run lives, and `resume=auto`: the same command again goes on with the run that it began,
+or begins it.
 
-With a `run_dir` of its own the command goes on in that folder. Without one it goes on in the newest folder beside the
-one it would make that holds an unfinished run of the very same config and that nobody is writing.
+With a `run_dir` of its own the command goes on in that folder. Without one it goes on in the newest
+folder beside the one it would make that holds an unfinished run of the very same config and that
+nobody is writing.
 """
 
 import itertools
@@ -24,14 +26,16 @@ OWN = ("run_dir", "resume", "accept_changes", "dry_run", "monitor")
 
 
 def settle_place(config: DictConfig, named: bool, first: bool) -> dict[str, float] | None:
-    """Settle the run's folder and what it resumes. Returns the final metrics of a run that `resume=auto` finds
-    finished, which is left alone.
+    """Settle the run's folder and what it resumes. Returns the final metrics of a run that
+    `resume=auto` finds finished, which is left alone.
 
-    named: the user chose `run_dir`; else the folder gets a name of its own. first: this is the first rank, which alone
-    changes the disk. Raises `UserError` where ranks that know nothing of each other would each make up a folder."""
+    named: the user chose `run_dir`; else the folder gets a name of its own. first: this is the
+    first rank, which alone changes the disk. Raises `UserError` where ranks that know nothing of
+    each other would each make up a folder."""
     if not named and started_from_outside():
         raise UserError(
-            f"run_dir: '{config.run_dir}' would differ between processes that torchrun or srun start; name a folder, "
+            f"run_dir: '{config.run_dir}' would differ between processes that torchrun or srun "
+            "start; name a folder, "
             "for example run_dir=outputs/mine"
         )
     if config.resume == AUTO:
@@ -82,8 +86,8 @@ def finished_stages(folder: Path, config: DictConfig) -> bool:
 
 
 def finished(folder: Path, config: DictConfig, first: bool) -> dict[str, float]:
-    """The metrics of a run that has nothing left to do, said to the user. Raises `UserError` where the command asks for
-    other settings than those that it had."""
+    """The metrics of a run that has nothing left to do, said to the user. Raises `UserError` where
+    the command asks for other settings than those that it had."""
     check_finished(folder, config)
     if first:
         print(f"{folder}: finished already; nothing was done")
@@ -93,7 +97,8 @@ def finished(folder: Path, config: DictConfig, first: bool) -> dict[str, float]:
 
 
 def check_finished(folder: Path, config: DictConfig) -> None:
-    """Raise `UserError` where a finished run had other settings than this command, by name, with the way out."""
+    """Raise `UserError` where a finished run had other settings than this command, by name, with
+    the way out."""
     path = folder / "config.yaml"
     found = changed_stages(path, config) if path.is_file() else []
     if not found:
@@ -113,7 +118,10 @@ def changed_stages(path: Path, config: DictConfig) -> list[Difference]:
     found = []
     for name, stage in new["stages"].items():
         before = (old.get("stages") or {}).get(name) or {}
-        found += [Difference(f"stages.{name}.{d.key}", d.old, d.new) for d in differences(before, stage, tuple(PLACE))]
+        found += [
+            Difference(f"stages.{name}.{d.key}", d.old, d.new)
+            for d in differences(before, stage, tuple(PLACE))
+        ]
     return found
 
 
@@ -123,7 +131,9 @@ def newest_unfinished(config: DictConfig) -> Path | None:
     if not parent.is_dir():
         return None
     wanted = told(OmegaConf.to_container(config, resolve=True))
-    for folder in sorted((p for p in parent.iterdir() if p.is_dir()), key=lambda p: p.name, reverse=True):
+    for folder in sorted(
+        (p for p in parent.iterdir() if p.is_dir()), key=lambda p: p.name, reverse=True
+    ):
         path = folder / "config.yaml"
         if not path.is_file() or (folder / "metrics.json").is_file() or being_written(folder):
             continue
@@ -133,7 +143,8 @@ def newest_unfinished(config: DictConfig) -> Path | None:
 
 
 def written_config(path: Path) -> dict[str, Any]:
-    """The config of a run beside this one; empty where it cannot be read as plain values: then it is no run of ours."""
+    """The config of a run beside this one; empty where it cannot be read as plain values: then it
+    is no run of ours."""
     try:
         found = OmegaConf.to_container(read_plain(path, f"resume: '{path}'"), resolve=False)
     except UserError:

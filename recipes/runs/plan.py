@@ -1,4 +1,5 @@
-"""What a run will do, in words, before it does anything: streams, views, order, slots, parameters, steps."""
+"""What a run will do, in words, before it does anything: streams, views, order, slots, parameters,
+steps."""
 
 from typing import Any
 
@@ -25,7 +26,11 @@ def called(node: Any) -> str:
         return f"[{', '.join(called(entry) for entry in node)}]"
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return str(node)
-    given = [f"{name!s}={called(value)}" for name, value in node.items() if name != "_target_" and value is not None]
+    given = [
+        f"{name!s}={called(value)}"
+        for name, value in node.items()
+        if name != "_target_" and value is not None
+    ]
     return f"{str(node['_target_']).rpartition('.')[2]}({', '.join(given)})"
 
 
@@ -42,7 +47,9 @@ def describe(assembly: Assembly, network: Network) -> str:
         ("evaluation", _evaluation(assembly)),
     ]
     if assembly.changes:
-        sections.append(("settings changed since the run began", [str(change) for change in assembly.changes]))
+        sections.append(
+            ("settings changed since the run began", [str(change) for change in assembly.changes])
+        )
     lines = []
     for title, content in sections:
         lines += [title, *(f"  {line}" for line in content), ""]
@@ -55,15 +62,27 @@ def _data(assembly: Assembly) -> list[str]:
     heads = [f"{task} ({classes or '?'} classes)" for task, classes in info.tasks.items()]
     size = f"{info.train_size or '?'} training samples"
     lines = [f"{assembly.chosen('data')}: {shape}, {size}, targets: {', '.join(heads)}"]
-    cuts = {"labels_per_class": None, "imbalance_factor": None, "label_noise": 0.0, "val_fraction": None}
-    said = [f"{key}={data[key]}" for key, neutral in cuts.items() if key in data and data[key] != neutral]
+    cuts = {
+        "labels_per_class": None,
+        "imbalance_factor": None,
+        "label_noise": 0.0,
+        "val_fraction": None,
+    }
+    said = [
+        f"{key}={data[key]}"
+        for key, neutral in cuts.items()
+        if key in data and data[key] != neutral
+    ]
     return lines + ([", ".join(said)] if said else [])
 
 
 def _streams(assembly: Assembly) -> list[str]:
     sizes, views = assembly.datamodule.batch_sizes(), assembly.composition.views
     made = assembly.config.data.views
-    lines = [f"{stream}: batch of {size}, views {', '.join(views[stream])}" for stream, size in sizes.items()]
+    lines = [
+        f"{stream}: batch of {size}, views {', '.join(views[stream])}"
+        for stream, size in sizes.items()
+    ]
     used = sorted({base_view(name) for names in views.values() for name in names} | {"raw"})
     return lines + [f"{name}: {called(made[name])}" for name in used if made.get(name)]
 
@@ -78,9 +97,17 @@ def _network(assembly: Assembly, network: Network) -> list[str]:
 def _methods(assembly: Assembly) -> list[str]:
     lines = []
     for key, method in assembly.composition.methods.items():
-        orders = [f"the order of {stream} samples" for stream in assembly.composition.declarations[key].orders]
-        points = ", ".join([point for point in POINTS if point != "leave" and method.fills(point)] + orders)
-        lines += [f"{key}: {called(assembly.config.methods[key])}", f"  takes part in: {points or 'evaluation'}"]
+        orders = [
+            f"the order of {stream} samples"
+            for stream in assembly.composition.declarations[key].orders
+        ]
+        points = ", ".join(
+            [point for point in POINTS if point != "leave" and method.fills(point)] + orders
+        )
+        lines += [
+            f"{key}: {called(assembly.config.methods[key])}",
+            f"  takes part in: {points or 'evaluation'}",
+        ]
     return lines or ["none: cross-entropy on the labeled stream"]
 
 
@@ -89,10 +116,13 @@ def _slots(assembly: Assembly) -> list[str]:
     teacher = assembly.composition.teacher
     if teacher:
         warm = ", warmed up" if teacher.warmup else ""
-        users = " and ".join(key for key, d in assembly.composition.declarations.items() if d.teacher)
+        users = " and ".join(
+            key for key, d in assembly.composition.declarations.items() if d.teacher
+        )
         most = final_decay(teacher, assembly.trainer.max_steps)
         slots.append(
-            f"one averaged network for {users}: decay {most:.6g}{warm}, buffers {teacher.buffers}, BatchNorm moments "
+            f"one averaged network for {users}: decay {most:.6g}{warm}, buffers {teacher.buffers}, "
+            "BatchNorm moments "
             f"{teacher.moments}"
         )
     return slots or ["none taken"]
@@ -111,14 +141,20 @@ def updated(assembly: Assembly) -> str:
     """What the optimizer runs on its tensors."""
     device = "cuda" if on_gpu(assembly.trainer) else "cpu"
     form = chosen_form(assembly.optimizer, assembly.trainer.update, device, assembly.precision)
-    return {"fused": "fused", "foreach": "on lists of tensors", "loop": "tensor by tensor"}.get(form, "in its own form")
+    return {"fused": "fused", "foreach": "on lists of tensors", "loop": "tensor by tensor"}.get(
+        form, "in its own form"
+    )
 
 
 def _optimization(assembly: Assembly, network: Network) -> list[str]:
     trainer = assembly.trainer
     micro = trainer.accumulate_grad_batches
     each = f", {micro} micro-batches each" if micro > 1 else ""
-    steps = f"{trainer.max_steps} steps{each}" if trainer.max_steps else "none: the network is evaluated as it is"
+    steps = (
+        f"{trainer.max_steps} steps{each}"
+        if trainer.max_steps
+        else "none: the network is evaluated as it is"
+    )
     return [
         f"{steps}, precision {assembly.precision}, accelerator {trainer.accelerator}",
         f"network {_computed(assembly, network)}",
@@ -131,7 +167,9 @@ def _evaluation(assembly: Assembly) -> list[str]:
     composition = assembly.composition
     lines = ["at the end on the test part"]
     if assembly.trainer.max_steps:
-        lines = [f"every {assembly.trainer.validation_interval} steps on the validation part, {lines[0]}"]
+        lines = [
+            f"every {assembly.trainer.validation_interval} steps on the validation part, {lines[0]}"
+        ]
         lines.append(f"best.ckpt by {assembly.config.monitor}")
     changes = {"receive": "inputs", "infer": "logits"}
     changed = {
@@ -142,8 +180,14 @@ def _evaluation(assembly: Assembly) -> list[str]:
         lines.append("the averaged network is reported, the raw one beside it as raw/…")
     elif any(changed.values()):
         lines.append("the raw network beside it as raw/…")
-    lines += [f"{what} changed at evaluation by: {', '.join(keys)}" for what, keys in changed.items() if keys]
+    lines += [
+        f"{what} changed at evaluation by: {', '.join(keys)}"
+        for what, keys in changed.items()
+        if keys
+    ]
     for name, probe in assembly.probes.items():
-        on = " and ".join({"val": "the validation part", "test": "the test part"}[part] for part in probe.parts)
+        on = " and ".join(
+            {"val": "the validation part", "test": "the test part"}[part] for part in probe.parts
+        )
         lines.append(f"{name}, on {on}: {called(assembly.config.evaluate[name])}")
     return lines

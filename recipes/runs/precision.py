@@ -13,7 +13,8 @@ AMPERE = (8, 0)  # the first NVIDIA generation whose arithmetic units take bf16
 
 
 def chosen_precision(settings: TrainerSettings, methods: Iterable[Method]) -> str:
-    """`auto`: bf16 under autocast on a GPU that has it, unless a method does not work so; else float32."""
+    """`auto`: bf16 under autocast on a GPU that has it, unless a method does not work so; else
+    float32."""
     if settings.precision != "auto":
         return str(settings.precision)
     able = on_gpu(settings) and torch.cuda.get_device_capability() >= AMPERE

@@ -1,7 +1,8 @@
-"""SIGTERM: what a cluster sends before it takes a machine. A run finishes the step under way, keeps it and ends.
+"""SIGTERM: what a cluster sends before it takes a machine. A run finishes the step under way, keeps
+it and ends.
 
-Lightning's own handler speaks to the other ranks from inside the signal, whatever they are doing then, and loses the
-connection. This one only notes; ranks ask each other between two steps.
+Lightning's own handler speaks to the other ranks from inside the signal, whatever they are doing
+then, and loses the connection. This one only notes; ranks ask each other between two steps.
 """
 
 import signal
@@ -15,7 +16,8 @@ from foundation.distributed import global_sum
 
 
 class Termination:
-    """Whether this run was told to end. every: optimizer steps between two questions among several ranks."""
+    """Whether this run was told to end. every: optimizer steps between two questions among several
+    ranks."""
 
     def __init__(self, every: int):
         self.every, self.told = every, False
@@ -29,7 +31,8 @@ class Termination:
         self.told = True
 
     def agreed(self, trainer: pl.Trainer) -> bool:
-        """Whether all ranks end after this step: any of them was told. Of several, all must ask at the same step."""
+        """Whether all ranks end after this step: any of them was told. Of several, all must ask at
+        the same step."""
         if trainer.world_size == 1:
             return self.told
         if trainer.global_step % self.every:
@@ -37,5 +40,6 @@ class Termination:
         return bool(global_sum(torch.tensor(float(self.told), device=trainer.strategy.root_device)))
 
     def alone(self, trainer: pl.Trainer) -> bool:
-        """Whether to end in the middle of an evaluation: several ranks go through it first, their batches differ."""
+        """Whether to end in the middle of an evaluation: several ranks go through it first, their
+        batches differ."""
         return self.told and trainer.world_size == 1

@@ -1,4 +1,5 @@
-"""What every checkpoint says of where it comes from: enough to build its recipe again without data or other files."""
+"""What every checkpoint says of where it comes from: enough to build its recipe again without data
+or other files."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,8 +15,9 @@ from recipes.runs.changes import Change
 def provenance(
     config: DictConfig, facts: Facts, network: Network, changes: Sequence[Change] = ()
 ) -> dict[str, Any]:
-    """config: as YAML. facts: of the data. input_size: what the network resizes pictures to. encoder: the
-    architecture of a text encoder as JSON, which may have come from a folder that is gone; vocab_size: its tokens.
+    """config: as YAML. facts: of the data. input_size: what the network resizes pictures to.
+    encoder: the architecture of a text encoder as JSON, which may have come from a folder that is
+        gone; vocab_size: its tokens.
     changes: settings that were others before a step."""
     size = getattr(network, "input_size", None)
     return {

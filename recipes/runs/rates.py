@@ -1,4 +1,5 @@
-"""Learning rates and decays of a resumed run with changed settings: its config's, not its checkpoint's."""
+"""Learning rates and decays of a resumed run with changed settings: its config's, not its
+checkpoint's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +12,8 @@ from recipes.optimization.schedulers import Schedule
 
 
 class NewRates(Callback):
-    """After the checkpoint has been restored, sets every group's rate and decay to what the config says; the
-    optimizer's moments and the position in the schedule stay."""
+    """After the checkpoint has been restored, sets every group's rate and decay to what the config
+    says; the optimizer's moments and the position in the schedule stay."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         scheduler: Any = trainer.lr_scheduler_configs[0].scheduler
@@ -43,7 +44,9 @@ def groups_fit(checkpoint: Mapping[str, Any], module: nn.Module) -> bool:
     return saved == [len(group["params"]) for group in fresh_groups(module)]
 
 
-def stretched(old: int, new: int, checkpoint: Mapping[str, Any], module: nn.Module, schedule: Schedule) -> str:
+def stretched(
+    old: int, new: int, checkpoint: Mapping[str, Any], module: nn.Module, schedule: Schedule
+) -> str:
     """What a longer run does to the schedule, in a line."""
     done, name = int(checkpoint["global_step"]), type(schedule).__name__
     before = float(checkpoint["optimizer_states"][0]["param_groups"][0]["lr"])
@@ -51,9 +54,13 @@ def stretched(old: int, new: int, checkpoint: Mapping[str, Any], module: nn.Modu
     head = f"resume: trainer.max_steps {old} -> {new}: "
     if all(schedule.factor(step, old) == schedule.factor(step, new) for step in range(done, new)):
         rate = f"stays {now:.6g}" if now == before else f"is {now:.6g} and was {before:.6g}"
-        return f"{head}ramps given as shares of the run are stretched from step {done} on; the learning rate {rate}"
+        return (
+            f"{head}ramps given as shares of the run are stretched from step {done} on; the "
+            f"learning rate {rate}"
+        )
     jump = f"jumps from {before:.6g} to {now:.6g}" if now != before else f"goes on from {now:.6g}"
     return (
-        f"{head}the schedule {name} and ramps given as shares of the run are stretched from step {done} on; "
+        f"{head}the schedule {name} and ramps given as shares of the run are stretched from step "
+        f"{done} on; "
         f"the learning rate {jump}"
     )

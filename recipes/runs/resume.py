@@ -1,4 +1,5 @@
-"""Whether a run can resume from a checkpoint, and with which settings: found out before anything is written."""
+"""Whether a run can resume from a checkpoint, and with which settings: found out before anything is
+written."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -23,37 +24,51 @@ from recipes.services.moments import moment_names
 logger = logging.getLogger(__name__)
 
 MAX_STEPS = "trainer.max_steps"
-ANEW = "resume with the settings it had, or begin a new run with its weights alone: network.checkpoint=FILE"
+ANEW = (
+    "resume with the settings it had, or begin a new run with its weights alone: "
+    "network.checkpoint=FILE"
+)
 
 
 def identity(config: DictConfig) -> dict[str, str]:
-    """What a run and the one it resumes must have in common, in the user's words; every checkpoint carries it."""
+    """What a run and the one it resumes must have in common, in the user's words; every checkpoint
+    carries it."""
     methods = sorted(str(key) for key in config.get("methods") or {})
     return {
         "methods": ", ".join(methods) or "none",
         "data.source": str(config.data.source._target_).rpartition(".")[2],
         "network.name": str(config.network.name),
         "parameters": "in parts (fsdp)" if config.trainer.strategy == "fsdp" else "whole",
-        "optimizer": str(config.optimizer.get("name") or str(config.optimizer._target_).rpartition(".")[2]),
+        "optimizer": str(
+            config.optimizer.get("name") or str(config.optimizer._target_).rpartition(".")[2]
+        ),
     }
 
 
-def check_resume(checkpoint: Mapping[str, Any], config: DictConfig, module: nn.Module, total_steps: int) -> None:
-    """Raise `UserError` where the checkpoint is of another recipe, of other shapes, or has nothing left to do."""
+def check_resume(
+    checkpoint: Mapping[str, Any], config: DictConfig, module: nn.Module, total_steps: int
+) -> None:
+    """Raise `UserError` where the checkpoint is of another recipe, of other shapes, or has nothing
+    left to do."""
     ours, theirs = identity(config), checkpoint.get("identity") or {}
     for what, value in ours.items():
         if what in theirs and theirs[what] != value:
             raise UserError(
-                f"resume={config.resume}: made with {what}: {theirs[what]}, but this run has {value}; "
+                f"resume={config.resume}: made with {what}: {theirs[what]}, but this run has "
+                f"{value}; "
                 "resume with the same choices, or take only weights by network.checkpoint"
             )
     fault = _misfit(checkpoint["state_dict"], module)
     if fault:
-        raise UserError(f"resume={config.resume}: does not fit this run, {fault}; resume with the settings it had")
+        raise UserError(
+            f"resume={config.resume}: does not fit this run, {fault}; resume with the settings it "
+            "had"
+        )
     done = int(checkpoint["global_step"])
     if done >= total_steps:
         raise UserError(
-            f"resume={config.resume}: has done {done} steps and trainer.max_steps={total_steps}, so nothing is left; "
+            f"resume={config.resume}: has done {done} steps and trainer.max_steps={total_steps}, "
+            "so nothing is left; "
             "expected a larger trainer.max_steps"
         )
 
@@ -62,7 +77,9 @@ def _misfit(saved: Mapping[str, Any], module: nn.Module) -> str:
     """The first difference in names or shapes, in words; empty where there is none."""
     own, adopted = module.state_dict(), set(adopted_names(module))
     moments = set(moment_names(module))
-    if moments.isdisjoint(saved):  # of a version that did not estimate them; its settings differ, which is said
+    if moments.isdisjoint(
+        saved
+    ):  # of a version that did not estimate them; its settings differ, which is said
         own = {name: value for name, value in own.items() if name not in moments}
     for name in own:
         if name not in saved:
@@ -100,8 +117,8 @@ EFFECTIVE = ("optimizer.lr", "optimizer.weight_decay")  # set anew after the che
 
 @dataclass
 class Resume:
-    """Where a run goes on. path: the checkpoint. done: its steps. found: settings that differ from the run's own.
-    changes: all that were changed on the way, these among them."""
+    """Where a run goes on. path: the checkpoint. done: its steps. found: settings that differ from
+    the run's own. changes: all that were changed on the way, these among them."""
 
     path: Path
     checkpoint: Mapping[str, Any]
@@ -110,15 +127,16 @@ class Resume:
     changes: list[Change]
 
     def check(self, assembly: Assembly, recipe: Recipe, complete: bool) -> None:
-        """Raise `UserError` where this run cannot resume from here; says what a change does. complete: a run with
-        nothing left to train may be evaluated."""
+        """Raise `UserError` where this run cannot resume from here; says what a change does.
+        complete: a run with nothing left to train may be evaluated."""
         config, total = assembly.config, assembly.trainer.max_steps
         complete = complete or unfinished(Path(config.run_dir).expanduser(), self.path)
         check_resume(self.checkpoint, config, recipe, total + complete)
         check_changes(self.found, config)
         if self.found and not groups_fit(self.checkpoint, recipe):
             raise UserError(
-                f"resume={config.resume}: {listed(self.found)}: other parameters share a learning rate or a decay now, "
+                f"resume={config.resume}: {listed(self.found)}: other parameters share a learning "
+                "rate or a decay now, "
                 f"which the optimizer's state cannot follow; {ANEW}"
             )
         for change in self.found:
@@ -135,7 +153,10 @@ class Resume:
 
 def unfinished(folder: Path, checkpoint: Path) -> bool:
     """Whether the checkpoint is this very run's, which was stopped before it had been evaluated."""
-    return checkpoint.resolve().is_relative_to(folder.resolve()) and not (folder / "metrics.json").is_file()
+    return (
+        checkpoint.resolve().is_relative_to(folder.resolve())
+        and not (folder / "metrics.json").is_file()
+    )
 
 
 @rank_zero_only
@@ -148,7 +169,9 @@ def resume_point(config: DictConfig) -> Resume:
     path, checkpoint = find_checkpoint(config.resume), load_checkpoint(config.resume)
     done, origin = int(checkpoint["global_step"]), checkpoint.get("provenance") or {}
     if not isinstance(origin, Mapping):
-        raise UserError(f"resume: '{path}': its provenance is {type(origin).__name__}; expected a mapping")
+        raise UserError(
+            f"resume: '{path}': its provenance is {type(origin).__name__}; expected a mapping"
+        )
     found = []
     if "config" in origin:
         found = differences(parsed(origin["config"], f"resume: '{path}'"), plain(config))
@@ -167,13 +190,15 @@ def listed(found: Sequence[Difference]) -> str:
 
 
 def check_changes(found: Sequence[Difference], config: DictConfig) -> None:
-    """Raise `UserError` for settings that cannot change on the way, and for those that nobody said are meant."""
+    """Raise `UserError` for settings that cannot change on the way, and for those that nobody said
+    are meant."""
     meant = [d for d in found if not is_longer(d)]
     held = [d for d in meant if matches(d.key, HELD) and d.key not in EFFECTIVE]
     if held:
         raise UserError(f"resume={config.resume}: {listed(held)}: cannot change on the way; {ANEW}")
     if meant and not config.get("accept_changes"):
         raise UserError(
-            f"resume={config.resume}: settings differ from the checkpoint's: {listed(meant)}; resume with the settings "
+            f"resume={config.resume}: settings differ from the checkpoint's: {listed(meant)}; "
+            "resume with the settings "
             "it had, or add accept_changes=true where the new ones are meant"
         )

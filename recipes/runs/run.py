@@ -47,10 +47,14 @@ from recipes.tasks.classification import ClassificationTask, shot_groups
 
 
 def run(
-    config: DictConfig, command: list[str], complete: bool = False, callbacks: Sequence[Callback] = ()
+    config: DictConfig,
+    command: list[str],
+    complete: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, float]:
-    """Train, evaluate and write the run's folder; returns the final metrics. `dry_run` prints the plan and stops.
-    complete: a checkpoint that has nothing left to train may be resumed, and is evaluated. callbacks: further ones."""
+    """Train, evaluate and write the run's folder; returns the final metrics. `dry_run` prints the
+    plan and stops. complete: a checkpoint that has nothing left to train may be resumed, and is
+        evaluated. callbacks: further ones."""
     assembly = assemble(config)
     if config.dry_run:
         print(describe(assembly, assembly.sketch_network()), end="")
@@ -76,7 +80,8 @@ def run(
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C reaches the caller as `KeyboardInterrupt`: Lightning turns it into an exit and ignores the next ones."""
+    """Ctrl-C reaches the caller as `KeyboardInterrupt`: Lightning turns it into an exit and ignores
+    the next ones."""
     main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -90,7 +95,8 @@ def interruptible() -> Iterator[None]:
 
 
 def check(config: DictConfig) -> None:
-    """Raise `UserError` where a run of this config could not begin, as far as can be told without its data."""
+    """Raise `UserError` where a run of this config could not begin, as far as can be told without
+    its data."""
     assemble(config).sketch_network()
 
 
@@ -109,17 +115,29 @@ def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
         )
         for name, classes in facts.classes.items()
     ]
-    network = assembly.build_network({name: len(classes) for name, classes in facts.classes.items()})
+    network = assembly.build_network(
+        {name: len(classes) for name, classes in facts.classes.items()}
+    )
     if config.supervised_weight == 0:
-        network.heads.requires_grad_(False)  # nothing teaches them, and DDP waits for what is trained
+        network.heads.requires_grad_(
+            False
+        )  # nothing teaches them, and DDP waits for what is trained
 
     def make_view(stream: Stream, view: str, randomness: Randomness) -> Any:
         name, size = stream.name, stream.size
-        return datamodule.make_view(stream.data, view, lambda purpose: randomness.draw(f"{name}/{purpose}", size))
+        return datamodule.make_view(
+            stream.data, view, lambda purpose: randomness.draw(f"{name}/{purpose}", size)
+        )
 
     def make_optimizer(recipe: Recipe) -> Any:
-        groups = [group for method in recipe.composition.methods.values() for group in method.parameter_groups(recipe)]
-        optimizer = build_optimizer(recipe, assembly.optimizer, groups, settings.update, assembly.precision)
+        groups = [
+            group
+            for method in recipe.composition.methods.values()
+            for group in method.parameter_groups(recipe)
+        ]
+        optimizer = build_optimizer(
+            recipe, assembly.optimizer, groups, settings.update, assembly.precision
+        )
         return optimizer, build_scheduler(optimizer, assembly.scheduler, settings.max_steps)
 
     return Recipe(
@@ -155,15 +173,20 @@ def quieten() -> None:
         ".*in eval mode at the start of training.*",  # an averaged network is meant to be
         ".*Checkpoint directory .* exists and is not empty.*",  # resuming
         ".*The dirpath has changed from .*",  # resuming in another folder
-        ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged has been summed over ranks
+        # what is logged has been summed over ranks
+        ".*It is recommended to use `self.log.*sync_dist=True.*",
         ".*`training_step` returned `None`.*",  # a batch that was left out
-        ".*FSDP2-wrapped module .* returned a view tensor.*",  # features are changed in place by nobody
+        # features are changed in place by nobody
+        ".*FSDP2-wrapped module .* returned a view tensor.*",
     ):
         warnings.filterwarnings("ignore", message=advice)
 
 
-def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callbacks: list[Callback]) -> pl.Trainer:
-    """Lightning's Trainer as the engine needs it: our samplers, validation by steps, gradients in evaluation."""
+def build_trainer(
+    assembly: Assembly, loggers: list[Any], folder: Path, callbacks: list[Callback]
+) -> pl.Trainer:
+    """Lightning's Trainer as the engine needs it: our samplers, validation by steps, gradients in
+    evaluation."""
     quieten()
     s = assembly.trainer
     with available(s):
@@ -171,7 +194,9 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
             accelerator=s.accelerator,
             devices=s.devices,
             num_nodes=s.num_nodes,
-            strategy=sharding.strategy(devices_of(s)) if s.strategy == sharding.FSDP else s.strategy,
+            strategy=sharding.strategy(devices_of(s))
+            if s.strategy == sharding.FSDP
+            else s.strategy,
             precision=assembly.precision,  # type: ignore[arg-type]
             max_steps=s.max_steps,
             accumulate_grad_batches=s.accumulate_grad_batches,
@@ -196,7 +221,8 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
         hush(callback)
     if assembly.precision.startswith("16") and str(trainer.precision).startswith("bf16"):
         raise UserError(
-            f"trainer.precision={s.precision}: a CPU has no fp16 training, Lightning would take {trainer.precision} in "
+            f"trainer.precision={s.precision}: a CPU has no fp16 training, Lightning would take "
+            f"{trainer.precision} in "
             f"its place; write trainer.precision={trainer.precision}, or 32-true"
         )
     return trainer
@@ -204,22 +230,30 @@ def build_trainer(assembly: Assembly, loggers: list[Any], folder: Path, callback
 
 @contextmanager
 def available(s: TrainerSettings) -> Iterator[None]:
-    """Accelerators, strategies and precisions that this machine or this Lightning does not have are one line."""
+    """Accelerators, strategies and precisions that this machine or this Lightning does not have are
+    one line."""
     try:
         yield
     except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()).split(". ")[0].rstrip(".!")
         names = ("accelerator", "devices", "strategy", "precision")
-        asked = [f"trainer.{n}={getattr(s, n)}" for n in names if getattr(s, n) != getattr(TrainerSettings, n)]
+        asked = [
+            f"trainer.{n}={getattr(s, n)}"
+            for n in names
+            if getattr(s, n) != getattr(TrainerSettings, n)
+        ]
         remedy = "expected what this machine has, as trainer.accelerator=auto finds it"
         raise UserError(f"{', '.join(asked) or 'trainer'}: {reason}; {remedy}") from error
 
 
 def checkpoints(assembly: Assembly, folder: Path) -> list[Checkpoint]:
-    """`best.ckpt` by the monitored metric of the validation part, and `last.ckpt`, which knows of it."""
+    """`best.ckpt` by the monitored metric of the validation part, and `last.ckpt`, which knows of
+    it."""
     validates = "val" in assembly.datamodule.sizes
     settings, ends = assembly.trainer, Termination(assembly.trainer.log_every)
-    last = LastCheckpoint(folder, assembly.checkpoint, settings.validation_interval, validates, ends)
+    last = LastCheckpoint(
+        folder, assembly.checkpoint, settings.validation_interval, validates, ends
+    )
     monitor = str(assembly.config.monitor)
     mode = "min" if monitor.endswith("loss") else "max"
     where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
@@ -256,7 +290,9 @@ def train(
         try:
             if settings.max_steps:
                 path = resume.path if resume else None
-                trainer.fit(recipe, datamodule=assembly.datamodule, ckpt_path=path, weights_only=True)
+                trainer.fit(
+                    recipe, datamodule=assembly.datamodule, ckpt_path=path, weights_only=True
+                )
             trainer.test(recipe, datamodule=assembly.datamodule, verbose=False)
         except SIGTERMException as stop:
             raise Terminated(folder, trainer.global_step) from stop
@@ -287,12 +323,17 @@ def leave_behind(
     record = collect(assembly, recipe, loggers, plan, command, final)
     write_report(record, folder / "report.html")
     (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)
-    finish_loggers(loggers, record, {kind: folder / "checkpoints" / f"{kind}.ckpt" for kind in ("last", "best")})
+    finish_loggers(
+        loggers,
+        record,
+        {kind: folder / "checkpoints" / f"{kind}.ckpt" for kind in ("last", "best")},
+    )
     print_final(record.final, title=str(folder), reported=record.reported)
 
 
 def uses_hooks(method: Method) -> bool:
-    """Whether a method listens to Lightning at all; registering one that does not costs 15 to 30 µs a hook."""
+    """Whether a method listens to Lightning at all; registering one that does not costs 15 to 30 µs
+    a hook."""
     return any(
         name.startswith(("on_", "setup", "teardown", "state_dict", "load_state_dict"))
         and getattr(type(method), name) is not getattr(Callback, name, None)

@@ -1,18 +1,19 @@
-"""A recipe of several runs, each with a fresh Trainer: what one leaves behind, the next one begins with.
+"""A recipe of several runs, each with a fresh Trainer: what one leaves behind, the next one begins
+with.
 
-    stages:                      in a recipe's file: further overrides of every stage, in the words of the command line
-      representation: []
+    stages:                      in a recipe's file: further overrides of every stage, in the words
+      of the command line representation: []
       classifier: ["long_tail=classifier_retraining", "trainer.max_steps=300"]
 
     FOLDER/stages.json           figures of the stages that are done
     FOLDER/NAME/                 the folder of a stage, as that of any run
 
-What the user says on the command line holds in every stage and wins over the stage's own overrides. A key of a method
-or a measurement (`methods.noisy_student.threshold=0.5`) holds in the stages that have it, and one of them must. Groups
-of config that a stage chooses are the stage's alone. A stage takes the last weights of the one before as
-`network.checkpoint`, unless it names others. `{NAME}` as a value is the last checkpoint of the stage NAME before it; a
-stage that names one begins with fresh weights. `resume=FOLDER run_dir=FOLDER` leaves out what is done, and goes on
-within a stage.
+What the user says on the command line holds in every stage and wins over the stage's own overrides.
+A key of a method or a measurement (`methods.noisy_student.threshold=0.5`) holds in the stages that
+have it, and one of them must. Groups of config that a stage chooses are the stage's alone. A stage
+takes the last weights of the one before as `network.checkpoint`, unless it names others. `{NAME}`
+as a value is the last checkpoint of the stage NAME before it; a stage that names one begins with
+fresh weights. `resume=FOLDER run_dir=FOLDER` leaves out what is done, and goes on within a stage.
 """
 
 import copy
@@ -45,16 +46,24 @@ def last_checkpoint(folder: Path, stage: str) -> Path:
 
 
 def stages_of(config: DictConfig) -> Iterator[tuple[str, str | None, DictConfig]]:
-    """(name, stage whose weights it begins with, config) of every stage, with a folder of its own and without paths to
-    weights that do not exist yet."""
+    """(name, stage whose weights it begins with, config) of every stage, with a folder of its own
+    and without paths to weights that do not exist yet."""
     before: list[str] = []
     for name in config.stages:
         stage = copy.deepcopy(config.stages[name])
         given = stage.network.get("checkpoint")
         named = put_artefacts(stage, Path(config.run_dir), before, str(name))
-        source = before[-1] if before and not named and given == config.network.get("checkpoint") else None
+        source = (
+            before[-1]
+            if before and not named and given == config.network.get("checkpoint")
+            else None
+        )
         with open_dict(stage):
-            stage.run_dir, stage.dry_run, stage.resume = str(Path(config.run_dir) / str(name)), config.dry_run, None
+            stage.run_dir, stage.dry_run, stage.resume = (
+                str(Path(config.run_dir) / str(name)),
+                config.dry_run,
+                None,
+            )
             if source:
                 stage.network.checkpoint = None
         yield str(name), source, stage
@@ -62,12 +71,19 @@ def stages_of(config: DictConfig) -> Iterator[tuple[str, str | None, DictConfig]
 
 
 def put_artefacts(stage: DictConfig, folder: Path, before: Sequence[str], name: str) -> bool:
-    """Put the paths of earlier stages' last checkpoints in place of their names in braces; returns whether there were
-    any. Raises `UserError` for a name that no stage before has."""
-    found = {key: value[1:-1] for key, value in leaves(stage) if isinstance(value, str) and BRACED.fullmatch(value)}
+    """Put the paths of earlier stages' last checkpoints in place of their names in braces; returns
+    whether there were any. Raises `UserError` for a name that no stage before has."""
+    found = {
+        key: value[1:-1]
+        for key, value in leaves(stage)
+        if isinstance(value, str) and BRACED.fullmatch(value)
+    }
     for key, source in found.items():
         if source not in before:
-            raise UserError(f"stages.{name}: {key}={{{source}}} names no stage before it; {nearest(source, before)}")
+            raise UserError(
+                f"stages.{name}: {key}={{{source}}} names no stage before it; "
+                f"{nearest(source, before)}"
+            )
         OmegaConf.update(stage, key, str(last_checkpoint(folder, source)))
     return bool(found)
 
@@ -89,7 +105,9 @@ def plan_stages(config: DictConfig) -> str:
         try:
             assembly = assemble(stage)
             weights = f", begins with the weights of {source}" if source else ""
-            plans.append(f"stage {name}{weights}\n\n{describe(assembly, assembly.sketch_network())}")
+            plans.append(
+                f"stage {name}{weights}\n\n{describe(assembly, assembly.sketch_network())}"
+            )
         except UserError as error:
             faults += [f"stages.{name}: {line}" for line in str(error).splitlines()]
     if faults:
@@ -115,7 +133,9 @@ def run_stages(config: DictConfig, command: list[str]) -> dict[str, float]:
         begin_with(stage, folder, source)
         stage.resume = resumable(str(folder / name)) if left[name] else None
         if not left[name]:
-            rank_zero_only(clear)(folder / name)  # a stage that was killed before it kept anything begins anew
+            rank_zero_only(clear)(
+                folder / name
+            )  # a stage that was killed before it kept anything begins anew
         done[name] = run(stage, command, complete=True)
         write_done(folder, done)
     return done[name]
@@ -128,8 +148,9 @@ def begin_with(stage: DictConfig, folder: Path, source: str | None) -> None:
 
 
 def check_stages(config: DictConfig, done: Figures, left: Mapping[str, Any]) -> list[str]:
-    """Raise `UserError` where stages that have begun had other settings, unless these are meant. Returns what finished
-    stages keep, a line each; those that are under way take up the new settings."""
+    """Raise `UserError` where stages that have begun had other settings, unless these are meant.
+    Returns what finished stages keep, a line each; those that are under way take up the new
+    settings."""
     folder, kept = Path(config.run_dir).expanduser(), []
     for name, source, stage in stages_of(config):
         begin_with(stage, folder, source)
@@ -138,13 +159,20 @@ def check_stages(config: DictConfig, done: Figures, left: Mapping[str, Any]) -> 
             path = folder / name / "config.yaml"
             found = []
             if path.is_file():
-                found = differences(parsed(path.read_text("utf-8"), f"resume: '{path}'"), plain(stage))
+                found = differences(
+                    parsed(path.read_text("utf-8"), f"resume: '{path}'"), plain(stage)
+                )
             if found and not config.get("accept_changes"):
                 raise UserError(
-                    f"resume={stage.resume}: this stage is finished, with other settings: {listed(found)}; resume with "
-                    "the settings it had, or add accept_changes=true where they are meant for the stages to come"
+                    f"resume={stage.resume}: this stage is finished, with other settings: "
+                    f"{listed(found)}; resume with "
+                    "the settings it had, or add accept_changes=true where they are meant for the "
+                    "stages to come"
                 )
-            kept += [f"stage {name} is finished and keeps {d.key} {shown(d.old)}, not {shown(d.new)}" for d in found]
+            kept += [
+                f"stage {name} is finished and keeps {d.key} {shown(d.old)}, not {shown(d.new)}"
+                for d in found
+            ]
         elif left[name]:
             check_changes(resume_point(stage).found, stage)
     return kept
@@ -156,7 +184,10 @@ def write_folder(folder: Path, config: DictConfig, plan: str, kept: Sequence[str
     folder.mkdir(parents=True, exist_ok=True)
     told = "".join(f"  {line}\n" for line in kept)
     write_text(folder / "config.yaml", config_text(config, kept))
-    write_text(folder / "plan.txt", plan + (f"\nsettings changed since the run began\n{told}" if kept else ""))
+    write_text(
+        folder / "plan.txt",
+        plan + (f"\nsettings changed since the run began\n{told}" if kept else ""),
+    )
 
 
 @rank_zero_only

@@ -1,4 +1,5 @@
-"""From a command's overrides to a run: its config is resolved, its folder and what it resumes are settled."""
+"""From a command's overrides to a run: its config is resolved, its folder and what it resumes are
+settled."""
 
 import json
 import os
@@ -14,7 +15,8 @@ from recipes.config.groups import CONFIGS
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-RUN = "ROUX_RUN"  # tells further ranks what rank 0 settled on: the folder, whose name holds the time, what it resumes
+# tells further ranks what rank 0 settled on: the folder, whose name holds the time, what it resumes
+RUN = "ROUX_RUN"
 
 
 def single(overrides: list[str], root: Path = CONFIGS) -> dict[str, float]:
@@ -24,15 +26,17 @@ def single(overrides: list[str], root: Path = CONFIGS) -> dict[str, float]:
 
 def ready(overrides: list[str], root: Path = CONFIGS) -> "DictConfig":
     """The sound, resolved config of a run. Raises `UserError`."""
-    with uncollected():  # validation imports whatever the config names, and with it nearly everything
+    with (
+        uncollected()
+    ):  # validation imports whatever the config names, and with it nearly everything
         from recipes.config.resolve import resolve_command
 
         return resolve_command(overrides, root).config
 
 
 def start(config: "DictConfig", overrides: list[str], **options: Any) -> dict[str, float]:
-    """Run a sound, resolved config, once its folder and what it resumes have been looked at. options: those of
-    `recipes.runs.run.run`."""
+    """Run a sound, resolved config, once its folder and what it resumes have been looked at.
+    options: those of `recipes.runs.run.run`."""
     if further_rank() and RUN in os.environ:
         config.run_dir, config.resume = json.loads(os.environ[RUN])
     else:
@@ -56,7 +60,12 @@ def start(config: "DictConfig", overrides: list[str], **options: Any) -> dict[st
 def check_paths(config: "DictConfig") -> None:
     """Look at `run_dir` and `resume`. Raises `UserError` with all that is wrong with them."""
     from recipes.config.resolve import Faults
-    from recipes.runs.checkpoint_files import load_checkpoint, resumable, run_dir_faults, stages_faults
+    from recipes.runs.checkpoint_files import (
+        load_checkpoint,
+        resumable,
+        run_dir_faults,
+        stages_faults,
+    )
 
     faults = run_dir_faults(config.run_dir, config.resume, reading=config.dry_run)
     if config.resume is not None and config.get("stages"):
@@ -72,7 +81,8 @@ def check_paths(config: "DictConfig") -> None:
 
 
 def further_rank() -> bool:
-    """Whether this process is a rank other than the first, which settles and checks the paths for all."""
+    """Whether this process is a rank other than the first, which settles and checks the paths for
+    all."""
     ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return any(rank.isdigit() and int(rank) > 0 for rank in ranks)
 

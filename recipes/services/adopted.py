@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 
 class AdoptsShape(nn.Module):
-    """A module with buffers that take their shape from the checkpoint: what depends on the batch or the first step.
+    """A module with buffers that take their shape from the checkpoint: what depends on the batch or
+    the first step.
 
-    adopted_shapes: names of these buffers. A fresh one has the right number of dimensions and the right kind of
-    numbers; only its sizes are provisional.
+    adopted_shapes: names of these buffers. A fresh one has the right number of dimensions and the
+    right kind of numbers; only its sizes are provisional.
     """
 
     adopted_shapes: ClassVar[tuple[str, ...]] = ()
@@ -26,7 +27,8 @@ class AdoptsShape(nn.Module):
 
 
 def adoptable(saved: Tensor, own: Tensor) -> bool:
-    """Whether the two have as many dimensions and the same kind of numbers; the precision may be another."""
+    """Whether the two have as many dimensions and the same kind of numbers; the precision may be
+    another."""
     return saved.ndim == own.ndim and saved.is_floating_point() == own.is_floating_point()
 
 

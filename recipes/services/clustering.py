@@ -7,8 +7,11 @@ from foundation.randomness import generator
 
 
 def normalized_mutual_information(labels: Tensor, clusters: Tensor) -> Tensor:
-    """NMI = 2 I(y; c) / (H(y) + H(c)) in [0, 1], 1 where both are the same partition. Both int64 [N], from 0 on."""
-    joint = torch.zeros(int(labels.max()) + 1, int(clusters.max()) + 1, dtype=torch.float64, device=labels.device)
+    """NMI = 2 I(y; c) / (H(y) + H(c)) in [0, 1], 1 where both are the same partition. Both int64
+    [N], from 0 on."""
+    joint = torch.zeros(
+        int(labels.max()) + 1, int(clusters.max()) + 1, dtype=torch.float64, device=labels.device
+    )
     joint.index_put_((labels, clusters), joint.new_ones(()), accumulate=True)
     joint /= len(labels)
 
@@ -22,7 +25,8 @@ def normalized_mutual_information(labels: Tensor, clusters: Tensor) -> Tensor:
 
 
 def kmeans(x: Tensor, k: int, restarts: int = 1, steps: int = 100, seed: int = 0) -> Tensor:
-    """int64 [N]: the cluster of each row of x [N, d], of the best of several runs of Lloyd's algorithm.
+    """int64 [N]: the cluster of each row of x [N, d], of the best of several runs of Lloyd's
+    algorithm.
 
     The centres start by k-means++; an empty cluster keeps its centre. Drawn from the seed alone.
     """
@@ -54,7 +58,8 @@ def _nearest(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _spread(x: Tensor, k: int, source: torch.Generator) -> Tensor:
-    """k-means++: each further centre is a row drawn with the square of its distance to the nearest one so far."""
+    """k-means++: each further centre is a row drawn with the square of its distance to the nearest
+    one so far."""
     chosen = [int(torch.randint(len(x), (1,), generator=source))]
     squared = (x - x[chosen[0]]).square().sum(1)
     for draw in torch.rand(k - 1, generator=source, dtype=torch.float64).tolist():

@@ -1,13 +1,13 @@
 """BatchNorm moments of an averaged network's own.
 
-The running mean and variance that training gathers are those of another network (the raw one, some steps ago) on other
-inputs. Averaged weights evaluated with them can be far worse than the raw network. So before an averaged network is
-evaluated, its moments are estimated on a few training batches, forwarded as training forwards them: labeled samples,
-weak and strong views together.
+The running mean and variance that training gathers are those of another network (the raw one, some
+steps ago) on other inputs. Averaged weights evaluated with them can be far worse than the raw
+network. So before an averaged network is evaluated, its moments are estimated on a few training
+batches, forwarded as training forwards them: labeled samples, weak and strong views together.
 
-Why not on clean samples alone: heads and later layers have learnt on features that were normalised by the moments of
-that mixture. On photographs with 43 classes, moments of clean samples cost 5 points where those of the mixture cost
-none; on digits both are equal (docs/results.md).
+Why not on clean samples alone: heads and later layers have learnt on features that were normalised
+by the moments of that mixture. On photographs with 43 classes, moments of clean samples cost 5
+points where those of the mixture cost none; on digits both are equal (docs/results.md).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,16 +26,19 @@ KINDS = ("mean", "variance", "batches")  # what they are called here
 
 
 def estimated_layers(network: nn.Module) -> list[_BatchNorm]:
-    """The layers whose running statistics training gathers; frozen ones, in evaluation mode, keep what they have."""
+    """The layers whose running statistics training gathers; frozen ones, in evaluation mode, keep
+    what they have."""
     layers = (module for module in network.modules() if isinstance(module, _BatchNorm))
     return [layer for layer in layers if layer.track_running_stats and layer.training]
 
 
 class Moments(nn.Module):
-    """μ and σ² of every BatchNorm layer of `network`, [channels] each, beside those that its layers hold.
+    """μ and σ² of every BatchNorm layer of `network`, [channels] each, beside those that its layers
+    hold.
 
-    They are buffers, so that a checkpoint keeps them. `known` is False until they have been estimated; the layers' own
-    statistics are used until then, and in runs whose checkpoint has none.
+    They are buffers, so that a checkpoint keeps them. `known` is False until they have been
+    estimated; the layers' own statistics are used until then, and in runs whose checkpoint has
+    none.
     """
 
     def __init__(self, network: nn.Module):
@@ -53,7 +56,8 @@ class Moments(nn.Module):
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """The layers hold these moments; afterwards their own again. Tensors change places, nothing is copied."""
+        """The layers hold these moments; afterwards their own again. Tensors change places, nothing
+        is copied."""
         before = [[layer._buffers[name] for name in STATISTICS] for layer in self.layers]
         for i, layer in enumerate(self.layers):
             layer._buffers.update(zip(STATISTICS, self.of(i), strict=True))
@@ -65,7 +69,8 @@ class Moments(nn.Module):
 
     @torch.no_grad()
     def estimate(self, network: Network, batches: Iterable[Embedded]) -> None:
-        """Mean over batches of their mean and of their unbiased variance, layer by layer, all else in evaluation mode.
+        """Mean over batches of their mean and of their unbiased variance, layer by layer, all else
+        in evaluation mode.
 
         Every rank goes through the same samples, so that all of them find what one would."""
         modes = {module: module.training for module in network.modules()}
@@ -79,7 +84,8 @@ class Moments(nn.Module):
                     layer.training = True
                 for done, embedded in enumerate(batches):
                     for layer in self.layers:
-                        # the plain mean over batches; torch's own, momentum=None, waits for the device
+                        # the plain mean over batches; torch's own, momentum=None, waits for the
+                        # device
                         layer.momentum = 1 / (done + 1)
                     network(embedded)
         finally:
@@ -91,13 +97,20 @@ class Moments(nn.Module):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """The layers take these moments over for good: for a network that is not trained any more."""
+        """The layers take these moments over for good: for a network that is not trained any
+        more."""
         for i, layer in enumerate(self.layers if self.known else ()):
             for name, value in zip(STATISTICS, self.of(i), strict=True):
                 layer._buffers[name].copy_(value)  # type: ignore[union-attr]
 
     def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: list[str],
+        *rest: Any,
     ) -> None:
         before = len(missing)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *rest)

@@ -1,4 +1,5 @@
-"""The nearest neighbours of embeddings among each other, in bounded memory and without ties that chance would break."""
+"""The nearest neighbours of embeddings among each other, in bounded memory and without ties that
+chance would break."""
 
 import math
 from collections.abc import Iterator
@@ -12,19 +13,23 @@ FEW = 16  # share of a tile up to which neighbours count as few
 
 
 def ranking_keys(similarity: Tensor, index: Tensor | None = None) -> Tensor:
-    """int64 [Q, n], all different in a row: larger for a more similar reference, and for the one with the smaller
-    index where similarities are equal to the last bit. So a ranking has no ties that a sort might break by chance.
-    index: [Q, n] of the references; None: 0, 1, 2 …"""
+    """int64 [Q, n], all different in a row: larger for a more similar reference, and for the one
+    with the smaller index where similarities are equal to the last bit. So a ranking has no ties
+    that a sort might break by chance. index: [Q, n] of the references; None: 0, 1, 2 …"""
     bits = (similarity.float() + 0.0).view(torch.int32).long()  # + 0: one zero only
     ordered = torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-    return (ordered << 32) - (torch.arange(similarity.shape[1], device=similarity.device) if index is None else index)
+    return (ordered << 32) - (
+        torch.arange(similarity.shape[1], device=similarity.device) if index is None else index
+    )
 
 
 def largest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest values of each row, [Q, count], descending, and where they are; of equal ones any.
+    """The `count` largest values of each row, [Q, count], descending, and where they are; of equal
+    ones any.
 
-    Columns are put in groups, n columns apart. The largest values lie in the groups of the `count` largest maxima, so
-    only these are looked through: one fast pass over the row in place of a sort that looks at every entry.
+    Columns are put in groups, n columns apart. The largest values lie in the groups of the `count`
+    largest maxima, so only these are looked through: one fast pass over the row in place of a sort
+    that looks at every entry.
     """
     rows, columns = similarity.shape
     width = math.isqrt(columns // count)
@@ -48,7 +53,9 @@ def ranked(similarity: Tensor, depth: int) -> Tensor:
     if depth >= similarity.shape[1]:
         return ranking_keys(similarity).argsort(dim=1, descending=True)[:, :depth]
     values, index = largest(similarity, depth + 1)
-    index = index[:, :depth].gather(1, ranking_keys(values[:, :depth], index[:, :depth]).argsort(1, descending=True))
+    index = index[:, :depth].gather(
+        1, ranking_keys(values[:, :depth], index[:, :depth]).argsort(1, descending=True)
+    )
     # where the last one has equals outside, which of them belong is a matter of their index
     tied = (values[:, depth - 1] == values[:, depth]).nonzero().flatten()
     for rows in tied.split(max(BLOCK // 8 // similarity.shape[1], 1)):
@@ -57,15 +64,18 @@ def ranked(similarity: Tensor, depth: int) -> Tensor:
 
 
 def mirrors(x: Tensor, depth: int) -> bool:
-    """Whether `nearest` pays: where products cost more than sorting, and neighbours are few beside a tile."""
+    """Whether `nearest` pays: where products cost more than sorting, and neighbours are few beside
+    a tile."""
     return x.device.type == "cpu" and FEW * depth <= math.isqrt(BLOCK)
 
 
 def nearest(x: Tensor, wanted: slice, depth: int) -> Tensor:
-    """int64 [W, depth]: the nearest neighbours of the rows `wanted` of x among all others, as `ranked` orders them.
+    """int64 [W, depth]: the nearest neighbours of the rows `wanted` of x among all others, as
+    `ranked` orders them.
 
-    x: [R, d], depth: less than R. Similarities come in square tiles. One of the rows i.. by the rows j.. is, turned
-    over, that of j.. by i.., so that half of the products do. Of each row the best so far are kept.
+    x: [R, d], depth: less than R. Similarities come in square tiles. One of the rows i.. by the
+    rows j.. is, turned over, that of j.. by i.., so that half of the products do. Of each row the
+    best so far are kept.
     """
     pieces = [*cut(0, wanted.start), *cut(wanted.start, wanted.stop), *cut(wanted.stop, len(x))]
     values = x.new_full((wanted.stop - wanted.start, depth), -torch.inf)

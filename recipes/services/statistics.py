@@ -1,4 +1,5 @@
-"""What the engine knows about classes and samples: counts, priors, and tables with a row a sample."""
+"""What the engine knows about classes and samples: counts, priors, and tables with a row a
+sample."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +8,8 @@ from foundation.distributed import gather_rows
 
 
 class ClassStatistics(nn.Module):
-    """Counts n_c of the labeled training samples of every task, as float32 buffers, equal on all ranks."""
+    """Counts n_c of the labeled training samples of every task, as float32 buffers, equal on all
+    ranks."""
 
     def __init__(self, counts: dict[str, Tensor]):
         super().__init__()
@@ -21,8 +23,9 @@ class ClassStatistics(nn.Module):
         return getattr(self, self._names[task])  # type: ignore[no-any-return]
 
     def log_prior(self, task: str) -> Tensor:
-        """[C] log π_c with π_c = max(n_c, 1) / Σ n: a class without samples counts as one, never log 0. Computed once;
-        again where the counts have moved to a device or come from a checkpoint."""
+        """[C] log π_c with π_c = max(n_c, 1) / Σ n: a class without samples counts as one, never
+        log 0. Computed once; again where the counts have moved to a device or come from a
+        checkpoint."""
         counts = self.counts(task)
         before, version, prior = self._priors.get(task, (None, -1, counts))
         if before is not counts or version != counts._version:
@@ -32,16 +35,23 @@ class ClassStatistics(nn.Module):
 
 
 class SampleMemory(nn.Module):
-    """A table with one row a sample, addressed by the stable sample index; equal on all ranks and checkpointed.
+    """A table with one row a sample, addressed by the stable sample index; equal on all ranks and
+    checkpointed.
 
-    A sample that stands twice in a global batch keeps its last value, on every device and number of ranks. Written in
-    `after_batch`, it is counted once where a batch is replayed.
+    A sample that stands twice in a global batch keeps its last value, on every device and number of
+    ranks. Written in `after_batch`, it is counted once where a batch is replayed.
     """
 
     table: Tensor
     writes: Tensor
 
-    def __init__(self, rows: int, shape: tuple[int, ...] = (), fill: float = 0.0, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        rows: int,
+        shape: tuple[int, ...] = (),
+        fill: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+    ):
         super().__init__()
         self.register_buffer("table", torch.full((rows, *shape), fill, dtype=dtype))
         self.register_buffer("writes", torch.zeros(rows, dtype=torch.int64))
@@ -58,7 +68,8 @@ class SampleMemory(nn.Module):
         """
         index, value = gather_rows(index), gather_rows(value.to(self.table.dtype))
         order = torch.arange(len(index), device=index.device)
-        # Equal samples all write the value of their last occurrence, so the order of writing does not matter.
+        # Equal samples all write the value of their last occurrence, so the order of writing does
+        # not matter.
         same = index[:, None] == index[None, :]
         if where is not None:
             same &= gather_rows(where).bool()

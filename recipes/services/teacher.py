@@ -1,4 +1,5 @@
-"""The exponential moving average of the network: one service, used by every method that asks for an equal one."""
+"""The exponential moving average of the network: one service, used by every method that asks for an
+equal one."""
 
 import copy
 from collections.abc import Callable
@@ -17,21 +18,23 @@ Lists = tuple[list[Tensor], list[Tensor]]
 
 
 def final_decay(request: TeacherRequest, total_steps: int) -> float:
-    """a, once the warm-up is over: `decay`, or with a horizon h min(decay, 1 - 1/max(h · total_steps, 2))."""
+    """a, once the warm-up is over: `decay`, or with a horizon h min(decay, 1 - 1/max(h ·
+    total_steps, 2))."""
     if request.horizon is None:
         return request.decay
     return min(request.decay, 1.0 - 1.0 / max(request.horizon * total_steps, 2.0))
 
 
 def ema_decay(request: TeacherRequest, update: int, total_steps: int) -> float:
-    """The decay at update t = 1, 2, …: a, or with warm-up min(1 - 1/(t+1), a), that is .5, .667, .75, … at first."""
+    """The decay at update t = 1, 2, …: a, or with warm-up min(1 - 1/(t+1), a), that is .5, .667,
+    .75, … at first."""
     decay = final_decay(request, total_steps)
     return min(decay, 1.0 - 1.0 / (update + 1)) if request.warmup else decay
 
 
 def copy_sharing_frozen(network: M) -> M:
-    """A deep copy without gradients, whose frozen parameters are the original's own tensors: a frozen backbone is
-    held once, and only what is trained is averaged."""
+    """A deep copy without gradients, whose frozen parameters are the original's own tensors: a
+    frozen backbone is held once, and only what is trained is averaged."""
     shared = {id(p): p for p in network.parameters() if not p.requires_grad}
     twin = copy.deepcopy(network, memo=dict(shared))
     for parameter in twin.parameters():
@@ -41,8 +44,9 @@ def copy_sharing_frozen(network: M) -> M:
 
 
 class Pairs:
-    """The tensors of a teacher beside those of its student, in lists of equal order: `parameters` that are averaged,
-    `floating` buffers, `counting` ones. Found once: walking two networks in every step costs more than averaging."""
+    """The tensors of a teacher beside those of its student, in lists of equal order: `parameters`
+    that are averaged, `floating` buffers, `counting` ones. Found once: walking two networks in
+    every step costs more than averaging."""
 
     def __init__(self, teacher: nn.Module, student: nn.Module):
         weights = zip(teacher.parameters(), student.parameters(), strict=True)
@@ -58,13 +62,16 @@ def _unzipped(pairs: list[tuple[Tensor, Tensor]]) -> Lists:
 
 
 class Teacher(nn.Module):
-    """θ' ← aθ' + (1-a)θ after every optimizer step, in the parameters' own precision (float32 under autocast).
+    """θ' ← aθ' + (1-a)θ after every optimizer step, in the parameters' own precision (float32 under
+    autocast).
 
-    Buffers: `copy` takes the student's, so that averaged weights meet fresh batch-norm statistics; `ema` averages
-    the floating ones; `own` never touches them: the teacher then runs in training mode and keeps the statistics of
-    its own forwards (the form of Mean Teacher's authors). Integer buffers are copied, never averaged.
+    Buffers: `copy` takes the student's, so that averaged weights meet fresh batch-norm statistics;
+    `ema` averages the floating ones; `own` never touches them: the teacher then runs in training
+    mode and keeps the statistics of its own forwards (the form of Mean Teacher's authors). Integer
+    buffers are copied, never averaged.
 
-    These are what training uses. `moments` are what evaluation uses in place of BatchNorm's, where the request says so.
+    These are what training uses. `moments` are what evaluation uses in place of BatchNorm's, where
+    the request says so.
     """
 
     def __init__(self, student: Network, request: TeacherRequest, total_steps: int = 1):

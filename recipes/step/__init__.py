@@ -12,4 +12,14 @@ from recipes.step.step import (
     Targets,
 )
 
-__all__ = ["Embedded", "Input", "Net", "Output", "Progress", "PseudoLabels", "Step", "Stream", "Targets"]
+__all__ = [
+    "Embedded",
+    "Input",
+    "Net",
+    "Output",
+    "Progress",
+    "PseudoLabels",
+    "Step",
+    "Stream",
+    "Targets",
+]

@@ -21,9 +21,11 @@ class BatchNorms:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Normalise with batch statistics in training mode, but leave running mean, variance and count untouched.
+        """Normalise with batch statistics in training mode, but leave running mean, variance and
+        count untouched.
 
-        Turning the tracking off for the time does exactly this; saving and restoring the buffers would cost copies.
+        Turning the tracking off for the time does exactly this; saving and restoring the buffers
+        would cost copies.
         """
         # a replayed step freezes around everything, and an uncounted input within it once more
         before = [layer.track_running_stats for layer in self.tracking]

@@ -1,4 +1,5 @@
-"""Cross-entropy, plain and as the methods of a run have it: a chain of logit adjustments and a product of weights."""
+"""Cross-entropy, plain and as the methods of a run have it: a chain of logit adjustments and a
+product of weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def one_hot(target: Tensor, classes: int) -> Tensor:
-    """Dense float32 [N, C] targets; dense ones pass through, and a missing label (-1) becomes a row of zeros."""
+    """Dense float32 [N, C] targets; dense ones pass through, and a missing label (-1) becomes a row
+    of zeros."""
     if target.ndim == 2:
         return target
     # torch's one_hot looks at the numbers first
@@ -33,7 +35,8 @@ def one_hot(target: Tensor, classes: int) -> Tensor:
 
 
 def of_target(table: Tensor, target: Tensor) -> Tensor:
-    """table[i, target_i], [N], and 0 where a label is missing (-1); Σ_c t_c table[i, c] for dense targets."""
+    """table[i, target_i], [N], and 0 where a label is missing (-1); Σ_c t_c table[i, c] for dense
+    targets."""
     if target.ndim == 2:
         return (target * table).sum(1)
     return table.gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1) * (target >= 0)
@@ -41,16 +44,18 @@ def of_target(table: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Criterion:
-    """L_i = Σ_c t_ic Π_m w_m(z', t)_ic · ℓ_c(z')_i with z' = a_k(… a_1(z)) and ℓ_c = -log p_c, unless a method has
-    another cost ℓ.
+    """L_i = Σ_c t_ic Π_m w_m(z', t)_ic · ℓ_c(z')_i with z' = a_k(… a_1(z)) and ℓ_c = -log p_c,
+    unless a method has another cost ℓ.
 
-    So whatever several methods change of a classification loss composes, exactly for soft targets as well. Weights
-    are not normalised by their sum: a loss divides by its samples, as everywhere. `role` is `labeled` for a loss on
-    true targets and `pseudo` for one on targets that the model made itself.
+    So whatever several methods change of a classification loss composes, exactly for soft targets
+    as well. Weights are not normalised by their sum: a loss divides by its samples, as everywhere.
+    `role` is `labeled` for a loss on true targets and `pseudo` for one on targets that the model
+    made itself.
 
-    adjustments, in order: (logits [N, C], target, task, role) -> logits. weightings: the same -> factors [N] of the
-    samples, or [N, C] by the class that is the true one, or None. costs: (logits, task, role) -> [N, C], what each
-    class costs where it is the true one, or None; at most one gives any.
+    adjustments, in order: (logits [N, C], target, task, role) -> logits. weightings: the same ->
+    factors [N] of the samples, or [N, C] by the class that is the true one, or None. costs:
+    (logits, task, role) -> [N, C], what each class costs where it is the true one, or None; at most
+    one gives any.
     """
 
     adjustments: Sequence[Adjust] = ()
@@ -58,7 +63,8 @@ class Criterion:
     costs: Sequence[Cost] = ()
 
     def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role) -> Tensor:
-        """z', the logits that losses see, [N, C]. target: [N], [N, C], or None where a sample has none."""
+        """z', the logits that losses see, [N, C]. target: [N], [N, C], or None where a sample has
+        none."""
         for change in self.adjustments:
             logits = change(logits, target, task, role)
         return logits
@@ -66,8 +72,12 @@ class Criterion:
     def __call__(self, logits: Tensor, target: Tensor, task: str, role: Role) -> Tensor:
         """The samples' losses, [N]."""
         logits = self.adjust(logits, target, task, role)
-        cost = next((c for price in self.costs if (c := price(logits, task, role)) is not None), None)
-        factors = [w for weigh in self.weightings if (w := weigh(logits, target, task, role)) is not None]
+        cost = next(
+            (c for price in self.costs if (c := price(logits, task, role)) is not None), None
+        )
+        factors = [
+            w for weigh in self.weightings if (w := weigh(logits, target, task, role)) is not None
+        ]
         if target.ndim == 1:
             values = cross_entropy(logits, target) if cost is None else of_target(cost, target)
             for factor in factors:

@@ -1,4 +1,5 @@
-"""One forward over everything a step names: concatenated, shared where equal, without a graph where none is needed."""
+"""One forward over everything a step names: concatenated, shared where equal, without a graph where
+none is needed."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ def concatenate(parts: list[Embedded]) -> Embedded:
         return Embedded(torch.cat([part.x for part in parts]))
     length = max(part.x.shape[1] for part in parts)
     x = [pad(part.x, (0, 0, 0, length - part.x.shape[1])) for part in parts]
-    mask = [pad(part.mask, (0, length - part.x.shape[1])) for part in parts if part.mask is not None]
+    mask = [
+        pad(part.mask, (0, length - part.x.shape[1])) for part in parts if part.mask is not None
+    ]
     return Embedded(torch.cat(x), torch.cat(mask))
 
 
@@ -24,12 +27,17 @@ def split(output: Output, sizes: list[int]) -> list[Output]:
     """The inverse of `concatenate`, on outputs."""
     features = output.features.split_with_sizes(sizes)
     logits = {task: values.split_with_sizes(sizes) for task, values in output.logits.items()}
-    return [Output(f, {task: parts[i] for task, parts in logits.items()}) for i, f in enumerate(features)]
+    return [
+        Output(f, {task: parts[i] for task, parts in logits.items()})
+        for i, f in enumerate(features)
+    ]
 
 
-def _run(net: nn.Module, inputs: list[Input], representations: list[Tensor] | None = None) -> dict[str, Output]:
-    """Forward inputs in one pass; inputs that hold the very same tensor are forwarded once. The features of the whole
-    pass are added to `representations`, where they have a graph."""
+def _run(
+    net: nn.Module, inputs: list[Input], representations: list[Tensor] | None = None
+) -> dict[str, Output]:
+    """Forward inputs in one pass; inputs that hold the very same tensor are forwarded once. The
+    features of the whole pass are added to `representations`, where they have a graph."""
     unique: dict[int, Embedded] = {}
     for entry in inputs:
         unique.setdefault(id(entry.embedded.x), entry.embedded)
@@ -48,12 +56,13 @@ def forward_inputs(
     norms: BatchNorms,
     representations: list[Tensor] | None = None,
 ) -> dict[str, Output]:
-    """Outputs of all inputs by name, in as few forwards as their meaning allows. The features of the student's forwards
-    with a graph are added to `representations`.
+    """Outputs of all inputs by name, in as few forwards as their meaning allows. The features of
+    the student's forwards with a graph are added to `representations`.
 
-    Where the student normalises with batch statistics, all its counted inputs share one forward, whether they need a
-    graph or not. Without such layers a sample's output does not depend on its company, and those that need no graph
-    run apart and cost no backward. Uncounted inputs run apart and leave running statistics alone.
+    Where the student normalises with batch statistics, all its counted inputs share one forward,
+    whether they need a graph or not. Without such layers a sample's output does not depend on its
+    company, and those that need no graph run apart and cost no backward. Uncounted inputs run apart
+    and leave running statistics alone.
     """
     together = norms.use_batch_statistics
     mine = [entry for entry in inputs.values() if entry.network == "student"]
@@ -62,7 +71,9 @@ def forward_inputs(
     outputs = _run(student, graph, representations) if graph else {}
     if len(counted) < len(mine):
         with norms.frozen():
-            outputs |= _run(student, [entry for entry in mine if not entry.counted], representations)
+            outputs |= _run(
+                student, [entry for entry in mine if not entry.counted], representations
+            )
     apart = [entry for entry in counted if not (entry.grad or together)]
     taught = [entry for entry in inputs.values() if entry.network == "teacher"]
     with torch.no_grad():

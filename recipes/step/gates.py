@@ -1,4 +1,5 @@
-"""The gradient gate: where tasks branch, the gradient of each can be scaled on its way into what they share."""
+"""The gradient gate: where tasks branch, the gradient of each can be scaled on its way into what
+they share."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -19,7 +20,11 @@ class _Gate(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         weight = ctx.gates.weights[ctx.task]
         # a number stays on the host: sent to a device, it would have to be waited for
-        return gradient * (weight.to(gradient) if isinstance(weight, Tensor) else weight), None, None
+        return (
+            gradient * (weight.to(gradient) if isinstance(weight, Tensor) else weight),
+            None,
+            None,
+        )
 
 
 def is_gate(node: Any) -> bool:
@@ -30,8 +35,9 @@ def is_gate(node: Any) -> bool:
 class Gates:
     """One gate a task, between what the tasks share and the task's head.
 
-    With weights w_t set between forward and backward, the backward of Σ_t L_t gives shared parameters Σ_t w_t ∇L_t and
-    every head its own gradient ∇L_t. The weights hold for one micro-batch: `reset` opens all gates for the next.
+    With weights w_t set between forward and backward, the backward of Σ_t L_t gives shared
+    parameters Σ_t w_t ∇L_t and every head its own gradient ∇L_t. The weights hold for one
+    micro-batch: `reset` opens all gates for the next.
     """
 
     def __init__(self, tasks: Iterable[str]):
@@ -48,8 +54,9 @@ class Gates:
         self.weights = dict(zip(self.tasks, weights.detach().unbind(), strict=True))
 
     def outside(self, network: nn.Module) -> frozenset[Tensor]:
-        """The parameters of the network before the gates, also those that a head has too. Looked up once: which module
-        holds which does not change while a network trains, and the search is a walk through all modules."""
+        """The parameters of the network before the gates, also those that a head has too. Looked up
+        once: which module holds which does not change while a network trains, and the search is a
+            walk through all modules."""
         if self._outside is None:
             named = network.named_parameters(remove_duplicate=False)
             self._outside = frozenset(p for name, p in named if not name.startswith("heads."))

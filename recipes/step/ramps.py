@@ -14,8 +14,8 @@ RampKind = Literal["constant", "linear", "sigmoid"]
 
 @dataclass(frozen=True)
 class Ramp:
-    """r = 0 before `start`, 1 from `end` on, both as shares of the run's optimizer steps; with s ∈ [0, 1] the way
-    between: linear s, sigmoid exp(-5(1-s)²) (.0067 at s = 0), constant 1."""
+    """r = 0 before `start`, 1 from `end` on, both as shares of the run's optimizer steps; with s ∈
+    [0, 1] the way between: linear s, sigmoid exp(-5(1-s)²) (.0067 at s = 0), constant 1."""
 
     kind: RampKind = "constant"
     start: float = 0.0

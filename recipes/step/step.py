@@ -2,9 +2,10 @@
 
     batch ─ streams ─ views ─ inputs ─ one forward ─ outputs ─ adjusted logits ─ terms ─ loss
 
-A method reads and adds; the engine (`recipe.py`) runs. Inputs are named: `labeled` is the supervised one, and a method
-that wants another view forwarded asks for it by stream and view, `step.request("unlabeled", "strong")`, and gets a
-name under which the output will lie. Two methods asking for the same view share one forward.
+A method reads and adds; the engine (`recipe.py`) runs. Inputs are named: `labeled` is the
+supervised one, and a method that wants another view forwarded asks for it by stream and view,
+`step.request("unlabeled", "strong")`, and gets a name under which the output will lie. Two methods
+asking for the same view share one forward.
 """
 
 from collections.abc import Callable
@@ -18,14 +19,17 @@ from foundation.randomness import Randomness
 from recipes.step.criterion import Criterion, Role
 from recipes.step.terms import Term
 
-Targets = dict[str, Tensor]  # task -> class index [N] (-1: no label), or dense [N, C] once mixed or smoothed
+Targets = dict[
+    str, Tensor
+]  # task -> class index [N] (-1: no label), or dense [N, C] once mixed or smoothed
 Net = Literal["student", "teacher"]
 
 
 class Embedded(NamedTuple):
-    """The continuous input of a network. Images: `x` is the picture [N, C, H, W] in [0, 1], `mask` None.
-    Text: `x` is the token embedding [N, L, D], `mask` [N, L] is True on real tokens, `content` on those of the text
-    itself, not on special tokens; None where nobody knows or asks."""
+    """The continuous input of a network. Images: `x` is the picture [N, C, H, W] in [0, 1], `mask`
+    None. Text: `x` is the token embedding [N, L, D], `mask` [N, L] is True on real tokens,
+    `content` on those of the text itself, not on special tokens; None where nobody knows or asks.
+    """
 
     x: Tensor
     mask: Tensor | None = None
@@ -33,8 +37,8 @@ class Embedded(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What the network says: `features` [N, D] (of a network with features by task, their mean) and `logits[task]`
-    [N, C]."""
+    """What the network says: `features` [N, D] (of a network with features by task, their mean) and
+    `logits[task]` [N, C]."""
 
     features: Tensor
     logits: dict[str, Tensor]
@@ -42,7 +46,8 @@ class Output(NamedTuple):
 
 @dataclass
 class Stream:
-    """Raw samples of one stream: `data` (uint8 pixels or word ids), `targets` by task, stable sample `index` [N]."""
+    """Raw samples of one stream: `data` (uint8 pixels or word ids), `targets` by task, stable
+    sample `index` [N]."""
 
     name: str
     data: Any
@@ -60,8 +65,8 @@ class Input:
 
     grad: False lets the engine forward it without a graph; asked for by two methods, True wins.
     network: `student`, or `teacher` for the EMA teacher (always without a graph).
-    counted: False forwards it apart from the rest: batch normalisation uses its own batch, and its running
-    statistics do not see it.
+    counted: False forwards it apart from the rest: batch normalisation uses its own batch, and its
+    running statistics do not see it.
     """
 
     name: str
@@ -78,9 +83,11 @@ class Input:
 
 @dataclass
 class PseudoLabels:
-    """What a method believes about the unlabeled stream: kept for diagnostics, alignment and the page of the run.
+    """What a method believes about the unlabeled stream: kept for diagnostics, alignment and the
+    page of the run.
 
-    probabilities: [N, C] in float32, no gradient. labels: [N] class indices. mask: [N] in [0, 1] or booleans.
+    probabilities: [N, C] in float32, no gradient. labels: [N] class indices. mask: [N] in [0, 1] or
+        booleans.
     confidence: [N] max_c q_c, taken from the probabilities where it is not given.
     """
 
@@ -97,8 +104,9 @@ class PseudoLabels:
 class Step:
     """One micro-batch on its way to a loss.
 
-    `tasks` are the names of the heads. `replay` is True where the same batch runs once more for the same optimizer
-    step (SAM's second pass): views and draws repeat exactly, and statistics must not be counted again.
+    `tasks` are the names of the heads. `replay` is True where the same batch runs once more for the
+    same optimizer step (SAM's second pass): views and draws repeat exactly, and statistics must not
+    be counted again.
     """
 
     def __init__(
@@ -119,22 +127,25 @@ class Step:
         self._embedded: dict[tuple[str, str, str], Embedded] = {}
         self.inputs: dict[str, Input] = {}
         self.outputs: dict[str, Output] = {}
-        # the student's features with graph, a tensor a forward, as they go to the heads: `outputs` has parts of them
+        # the student's features with graph, a tensor a forward, as they go to the heads: `outputs`
+        # has parts of them
         self.representations: list[Tensor] = []
         self.terms: dict[str, Term] = {}
         self.losses: dict[str, Tensor] = {}
         self.pseudo: dict[str, PseudoLabels] = {}
         self.scalars: dict[str, Tensor] = {}
 
-    # -- views and inputs ------------------------------------------------------------------------------------------
+    # -- views and inputs --------------------------------------------------------------------------
     def view(self, stream: str, view: str) -> Any:
-        """A view of a whole stream, made on the device once and kept for the step: `weak`, `weak2`, `strong` …"""
+        """A view of a whole stream, made on the device once and kept for the step: `weak`, `weak2`,
+        `strong` …"""
         if (stream, view) not in self._views:
             self._views[stream, view] = self._make_view(self.streams[stream], view, self.randomness)
         return self._views[stream, view]
 
     def view_at(self, stream: str, view: str, position: int) -> Any:
-        """The view as it is drawn at another micro-batch: for a batch that comes again in the view it had."""
+        """The view as it is drawn at another micro-batch: for a batch that comes again in the view
+        it had."""
         return self._make_view(self.streams[stream], view, replace(self.randomness, step=position))
 
     def embedding(self, stream: str, view: str, network: Net = "student") -> Embedded:
@@ -145,9 +156,16 @@ class Step:
         return self._embedded[key]
 
     def request(
-        self, stream: str, view: str, *, grad: bool = True, network: Net = "student", counted: bool = True
+        self,
+        stream: str,
+        view: str,
+        *,
+        grad: bool = True,
+        network: Net = "student",
+        counted: bool = True,
     ) -> str:
-        """Ask for a forward of a view; returns the name of its output. Equal requests are forwarded once."""
+        """Ask for a forward of a view; returns the name of its output. Equal requests are forwarded
+        once."""
         name = f"{stream}/{view}" if network == "student" else f"{network}:{stream}/{view}"
         if name in self.inputs:
             self.inputs[name].grad |= grad
@@ -159,7 +177,9 @@ class Step:
     def add(self, entry: Input) -> str:
         """Forward something else, e.g. a mixed or attacked input; the name must be new."""
         if entry.name in self.inputs:
-            raise ValueError(f"input '{entry.name}' is forwarded already; give a new input a name of its own")
+            raise ValueError(
+                f"input '{entry.name}' is forwarded already; give a new input a name of its own"
+            )
         self.inputs[entry.name] = entry
         return entry.name
 
@@ -167,28 +187,35 @@ class Step:
         """Replace fields of an input, e.g. `step.change("labeled", embedded=…, targets=…)`."""
         self.inputs[name] = replace(self.inputs[name], **changes)
 
-    # -- outputs ---------------------------------------------------------------------------------------------------
+    # -- outputs -----------------------------------------------------------------------------------
     def logits(self, name: str, task: str) -> Tensor:
         """Raw logits [N, C] in float32: for pseudo-labels, confidences, evaluation."""
         return self.outputs[name].logits[task].float()
 
     def loss_logits(self, name: str, task: str, role: Role, target: Tensor | None = None) -> Tensor:
-        """Logits after the chain of training-time adjustments: for losses only. `role` is `labeled` for a loss on
-        true targets and `pseudo` for one on targets the model made itself. target: [N] or [N, C]; where none is given
-        that of the input, if it has one."""
-        return self._criterion.adjust(self.logits(name, task), self._target(name, task, target), task, role)
+        """Logits after the chain of training-time adjustments: for losses only. `role` is `labeled`
+        for a loss on true targets and `pseudo` for one on targets the model made itself. target:
+        [N] or [N, C]; where none is given that of the input, if it has one."""
+        return self._criterion.adjust(
+            self.logits(name, task), self._target(name, task, target), task, role
+        )
 
     def classify(self, name: str, task: str, role: Role, target: Tensor | None = None) -> Tensor:
-        """The criterion of classification, [N]: Π weights · cross-entropy of the adjusted logits; see `loss_logits`."""
+        """The criterion of classification, [N]: Π weights · cross-entropy of the adjusted logits;
+        see `loss_logits`."""
         target = self._target(name, task, target)
         if target is None:
             raise ValueError(f"input '{name}' has no targets for task '{task}'; give them")
         return self._criterion(self.logits(name, task), target, task, role)
 
     def _target(self, name: str, task: str, target: Tensor | None) -> Tensor | None:
-        return self.inputs[name].targets.get(task) if target is None and name in self.inputs else target
+        return (
+            self.inputs[name].targets.get(task)
+            if target is None and name in self.inputs
+            else target
+        )
 
-    # -- terms -----------------------------------------------------------------------------------------------------
+    # -- terms -------------------------------------------------------------------------------------
     def term(self, name: str, values: Tensor, **fields: Any) -> None:
         """Add a loss term (see `Term`)."""
         if name in self.terms:
@@ -196,7 +223,8 @@ class Step:
         self.terms[name] = Term(name, values, **fields)
 
     def named(self, name: str, task: str) -> str:
-        """`name` with one task, `name/task` with several: for terms and scalars that every task has."""
+        """`name` with one task, `name/task` with several: for terms and scalars that every task
+        has."""
         return name if len(self.tasks) == 1 else f"{name}/{task}"
 
     def scalar(self, name: str, value: Tensor | float) -> None:

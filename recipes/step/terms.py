@@ -1,4 +1,5 @@
-"""Named loss terms: unreduced values with weight, mask and denominator, and the one place that reduces them."""
+"""Named loss terms: unreduced values with weight, mask and denominator, and the one place that
+reduces them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,8 +19,9 @@ class Term:
     values: [N], one loss a sample (or a scalar, which is taken as it is), with gradient.
     weight: factor of the whole term; a ramp's present value goes here.
     mask: [N] weights in [0, 1] or booleans, None for all ones. Carries no gradient.
-    denominator: `samples` divides by N, masked samples included (equal on all ranks, so that averaging gradients
-        over ranks gives the global mean); `kept` divides by the sum of the mask over the *global* batch, at least 1.
+    denominator: `samples` divides by N, masked samples included (equal on all ranks, so that
+        averaging gradients over ranks gives the global mean); `kept` divides by the sum of the mask
+        over the *global* batch, at least 1.
     task: the task whose loss this is part of; methods that weigh tasks group terms by it.
     """
 
@@ -31,7 +33,8 @@ class Term:
     task: str | None = None
 
     def weighted(self, loss: Tensor) -> Tensor:
-        """weight · loss, `loss` being this term reduced; a constant weight of one costs no operation."""
+        """weight · loss, `loss` being this term reduced; a constant weight of one costs no
+        operation."""
         return loss if isinstance(self.weight, float) and self.weight == 1.0 else self.weight * loss
 
     def reduced(self) -> Tensor:

@@ -1,6 +1,6 @@
 """The process of one job: a single run that notes its result in the job's record.
 
-    python -m recipes.sweeps.child CONFIGS FOLDER OVERRIDES…
+python -m recipes.sweeps.child CONFIGS FOLDER OVERRIDES…
 """
 
 import os
@@ -52,7 +52,8 @@ def judged_by(monitor: str | None, metrics: dict[str, float]) -> str:
 
 
 def follow_starter() -> None:
-    """End as on a machine that is taken away when the starter is gone: its end of the pipe closes with it."""
+    """End as on a machine that is taken away when the starter is gone: its end of the pipe closes
+    with it."""
     if sys.stdin is not None:
         os.read(sys.stdin.fileno(), 1)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,11 +1,22 @@
-"""The figures of a sweep: the judged metric against each swept value, and against the trials of a search."""
+"""The figures of a sweep: the judged metric against each swept value, and against the trials of a
+search."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recipes.report.numbers import is_share
-from recipes.report.style import BAD, INK, MUTED, SERIES, log_axis, new_figure, percent_axis, short, styled
+from recipes.report.style import (
+    BAD,
+    INK,
+    MUTED,
+    SERIES,
+    log_axis,
+    new_figure,
+    percent_axis,
+    short,
+    styled,
+)
 from recipes.sweeps.record import Job
 from recipes.sweeps.table import Table, spread
 
@@ -18,7 +29,8 @@ CHOICES = 14  # names on one axis
 
 
 def number(text: str) -> float | None:
-    """The value of an override as a number, None where it is a word. A seed or a width is a number, `true` is none."""
+    """The value of an override as a number, None where it is a word. A seed or a width is a number,
+    `true` is none."""
     try:
         value = float(text)
     except ValueError:
@@ -32,13 +44,17 @@ def numeric(table: Table, key: str) -> bool:
 
 def drawable(table: Table) -> list[str]:
     """Swept keys that make a figure: all numbers, and choices of few names."""
-    return [key for key in table.swept if numeric(table, key) or len({r.setting[key] for r in table.rows}) <= CHOICES]
+    return [
+        key
+        for key in table.swept
+        if numeric(table, key) or len({r.setting[key] for r in table.rows}) <= CHOICES
+    ]
 
 
 @styled
 def against(table: Table, key: str) -> "Figure":
-    """Every finished run as a dot, the means over seeds joined for each combination of the other values, runs that gave
-    nothing as crosses at the foot."""
+    """Every finished run as a dot, the means over seeds joined for each combination of the other
+    values, runs that gave nothing as crosses at the foot."""
     figure = new_figure(height=3.1)
     axes = figure.subplots()
     names = list(dict.fromkeys(row.setting[key] for row in table.rows))
@@ -48,14 +64,28 @@ def against(table: Table, key: str) -> "Figure":
     series = grouped(table, key)
     # between names lies nothing: there a line only tells one combination from another
     lines_help = numeric(table, key) or len(series) > 1
-    joined = lines_help and len(series) <= LINES and any(len(points) > 1 for points in series.values())
+    joined = (
+        lines_help and len(series) <= LINES and any(len(points) > 1 for points in series.values())
+    )
     lines = [
         draw(axes, points, place, SERIES[i % len(SERIES)] if joined else SERIES[0], joined)
         for i, points in enumerate(series.values())
     ]
-    lost = [place[row.setting[key]] for row in table.rows for job in row.jobs.values() if job.value is None]
+    lost = [
+        place[row.setting[key]]
+        for row in table.rows
+        for job in row.jobs.values()
+        if job.value is None
+    ]
     if lost:
-        axes.plot(lost, [0.03] * len(lost), "x", color=BAD, transform=axes.get_xaxis_transform(), clip_on=False)
+        axes.plot(
+            lost,
+            [0.03] * len(lost),
+            "x",
+            color=BAD,
+            transform=axes.get_xaxis_transform(),
+            clip_on=False,
+        )
     scale(axes, table, key, place)
     if joined and len(series) > 1:
         legend(axes, lines, list(series))
@@ -70,7 +100,9 @@ def grouped(table: Table, key: str) -> dict[str, Points]:
     found: dict[str, Points] = {}
     for row in table.rows:
         values = [job.value for job in row.jobs.values() if job.value is not None]
-        others = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in row.setting.items() if k != key)
+        others = ", ".join(
+            f"{k.rpartition('.')[2]} {v}" for k, v in row.setting.items() if k != key
+        )
         if values:
             found.setdefault(others, []).append((row.setting[key], values))
     return dict(sorted(found.items()))
@@ -79,7 +111,15 @@ def grouped(table: Table, key: str) -> dict[str, Points]:
 def draw(axes: "Axes", points: Points, place: dict[str, float], colour: str, joined: bool) -> Any:
     points = sorted(points, key=lambda point: place[point[0]])
     for text, values in points:
-        axes.plot([place[text]] * len(values), values, "o", markersize=3.4, color=colour, alpha=0.45, linewidth=0)
+        axes.plot(
+            [place[text]] * len(values),
+            values,
+            "o",
+            markersize=3.4,
+            color=colour,
+            alpha=0.45,
+            linewidth=0,
+        )
     at = [place[text] for text, _ in points]
     spreads = [spread(values) for _, values in points]
     style: dict[str, Any] = {"linewidth": 1.7} if joined else {"linestyle": "none"}
@@ -133,7 +173,8 @@ def legend(axes: "Axes", lines: list[Any], labels: list[str]) -> None:
 
 @styled
 def history(table: Table) -> "Figure | None":
-    """Of a search: the metric of every run in the order of asking, and the best until then; None without a search."""
+    """Of a search: the metric of every run in the order of asking, and the best until then; None
+    without a search."""
     runs = [(n, job, shown(table, job)) for n, job in table.jobs.items() if job.metric]
     points = [(n, job, value) for n, job, value in runs if value is not None]
     done = [(n, value) for n, job, value in points if job.state == "done"]

@@ -1,8 +1,8 @@
 """Every combination of the swept values, each job once.
 
-Hydra's own sweeper numbers jobs by their place in the command, stops at the end with the first job's error, and starts
-everything anew when asked again. Here a job keeps its number and folder as long as its overrides are the same, so that
-a sweep may also be asked again with more values."""
+Hydra's own sweeper numbers jobs by their place in the command, stops at the end with the first
+job's error, and starts everything anew when asked again. Here a job keeps its number and folder as
+long as its overrides are the same, so that a sweep may also be asked again with more values."""
 
 import itertools
 from collections.abc import Sequence
@@ -21,9 +21,12 @@ from recipes.sweeps.record import Job, enlist, jobs_of
 
 
 class RouxSweeper(Sweeper):
-    """What our sweepers share: which jobs are missing, and that a launcher's loss of one is no loss of all."""
+    """What our sweepers share: which jobs are missing, and that a launcher's loss of one is no loss
+    of all."""
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         self.config, self.hydra_context = config, hydra_context
         self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
         self.folder = Path(config.hydra.sweep.dir)
@@ -47,7 +50,11 @@ class RouxSweeper(Sweeper):
         numbers = enlist(self.folder, wanted)
         for last in (False, True):
             known = jobs_of(self.folder)
-            left = [n for n in dict.fromkeys(numbers) if not known[n].over and (not last or known[n].lost)]
+            left = [
+                n
+                for n in dict.fromkeys(numbers)
+                if not known[n].over and (not last or known[n].lost)
+            ]
             if not left or self.launch([known[n] for n in left], left):
                 break
         return numbers
@@ -62,8 +69,12 @@ class RouxSweeper(Sweeper):
         return numbers
 
     def launch(self, jobs: Sequence[Any], numbers: Sequence[int]) -> bool:
-        """Hand jobs to the launcher; False where it lost some without an answer, as when their starter was killed."""
-        overrides = [[*job.overrides, f"hydra.sweep.subdir={n}"] for job, n in zip(jobs, numbers, strict=True)]
+        """Hand jobs to the launcher; False where it lost some without an answer, as when their
+        starter was killed."""
+        overrides = [
+            [*job.overrides, f"hydra.sweep.subdir={n}"]
+            for job, n in zip(jobs, numbers, strict=True)
+        ]
         try:
             results = self.launcher.launch(overrides, initial_job_idx=numbers[0])
             for result in results:
@@ -87,7 +98,10 @@ def combinations(overrides: Sequence[Override]) -> list[Job]:
     choices = [values(override) for override in overrides]
     swept = [override.is_sweep_override() for override in overrides]
     jobs = itertools.product(*choices)
-    return [Job(list(job), " ".join(text.lstrip("+") for text in itertools.compress(job, swept))) for job in jobs]
+    return [
+        Job(list(job), " ".join(text.lstrip("+") for text in itertools.compress(job, swept)))
+        for job in jobs
+    ]
 
 
 def values(override: Override) -> list[str]:
@@ -95,4 +109,8 @@ def values(override: Override) -> list[str]:
     key = override.get_key_element()
     if override.is_sweep_override():
         return [f"{key}={value}" for value in override.sweep_string_iterator()]
-    return [f"{key}={override.get_value_element_as_str()}" if not override.is_delete() else str(override.input_line)]
+    return [
+        f"{key}={override.get_value_element_as_str()}"
+        if not override.is_delete()
+        else str(override.input_line)
+    ]

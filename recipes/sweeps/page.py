@@ -1,4 +1,5 @@
-"""The page of a sweep: one HTML file with the table, a figure for every swept value, and all jobs. No network."""
+"""The page of a sweep: one HTML file with the table, a figure for every swept value, and all jobs.
+No network."""
 
 import shlex
 from collections.abc import Sequence
@@ -14,15 +15,31 @@ from recipes.sweeps.table import Row, Table, brief, counts
 
 def page_html(table: Table, sweep: Path, command: Sequence[str]) -> str:
     many = any(len(row.jobs) > 1 for row in table.rows)
-    note = "Mean ± sample standard deviation over seeds, the best row first." if many else "The best row first."
+    note = (
+        "Mean ± sample standard deviation over seeds, the best row first."
+        if many
+        else "The best row first."
+    )
     cards = [
-        card("Results", f"{note} Judged by {table.monitor or 'no metric yet'}.", results(table), wide=True),
+        card(
+            "Results",
+            f"{note} Judged by {table.monitor or 'no metric yet'}.",
+            results(table),
+            wide=True,
+        ),
         *figure_cards(table),
-        card("Jobs", "A finished job's number leads to the page of its run.", jobs_table(table, sweep), wide=True),
+        card(
+            "Jobs",
+            "A finished job's number leads to the page of its run.",
+            jobs_table(table, sweep),
+            wide=True,
+        ),
         card("Again", "", again(table, command), wide=True),
     ]
     title = f"Sweep over {', '.join(table.swept) or 'seeds'}"
-    footer = "Written by Roux. All numbers lie beside this page in sweep.csv, jobs.csv and sweep.json."
+    footer = (
+        "Written by Roux. All numbers lie beside this page in sweep.csv, jobs.csv and sweep.json."
+    )
     return document(title, header(table, title), [part for part in cards if part], footer)
 
 
@@ -30,7 +47,11 @@ def header(table: Table, title: str) -> str:
     total, _, rest = counts(table.jobs).partition(": ")
     facts = [f"<b>{escape(total)}</b>", *map(escape, rest.split(", "))]
     best = table.best
-    tiles = "".join(tile(name, best, number == 0) for number, name in enumerate(table.metrics)) if best else ""
+    tiles = (
+        "".join(tile(name, best, number == 0) for number, name in enumerate(table.metrics))
+        if best
+        else ""
+    )
     return (
         f'<header><div class="brand">Roux</div>\n<h1>{escape(title)}</h1>\n'
         f'<p class="facts">{"".join(f"<span>{fact}</span>" for fact in facts)}</p>\n'
@@ -42,7 +63,9 @@ def header(table: Table, title: str) -> str:
 def tile(name: str, best: Row, first: bool) -> str:
     if name not in best.figures:
         return ""
-    beside = ", ".join(f"{key} {brief(value)}" for key, value in best.setting.items()) if first else ""
+    beside = (
+        ", ".join(f"{key} {brief(value)}" for key, value in best.setting.items()) if first else ""
+    )
     title = name.replace("_", " ").replace("/", " · ") + (" · best" if first else "")
     return (
         f'<div class="tile{" first" if first else ""}"><div class="name">{escape(title)}</div>'
@@ -74,9 +97,11 @@ def results(table: Table) -> str:
 def spaced(table: str) -> str:
     """A table that scrolls by itself where the screen is narrow."""
     style = (
-        "<style>.wider{overflow-x:auto}.wider td,.wider th{padding-right:1rem;padding-left:0;overflow-wrap:normal}"
+        "<style>.wider{overflow-x:auto}.wider td,.wider "
+        "th{padding-right:1rem;padding-left:0;overflow-wrap:normal}"
         ".wider th{white-space:nowrap}"
-        ".wider td.why,.wider th.why{padding-right:0;min-width:14rem}.wider .why{color:var(--bad)}</style>"
+        ".wider td.why,.wider th.why{padding-right:0;min-width:14rem}.wider "
+        ".why{color:var(--bad)}</style>"
     )
     return f'{style}<div class="wider">{table}</div>'
 
@@ -85,7 +110,9 @@ def figure_cards(table: Table) -> list[str]:
     if table.best is None:
         return []
     cards = [
-        figure_card(f"sweep{i}", key, "Dots: runs. Crosses: runs without a result.", against(table, key))
+        figure_card(
+            f"sweep{i}", key, "Dots: runs. Crosses: runs without a result.", against(table, key)
+        )
         for i, key in enumerate(drawable(table))
     ]
     return [*cards, figure_card("search", "Search", "In the order of asking.", history(table))]
@@ -121,7 +148,12 @@ def again(table: Table, command: Sequence[str]) -> str:
     if table.best:
         job = next(iter(table.best.jobs.values()))
         found = [word for word in command if word.startswith("hydra.searchpath=")]
-        parts.append(("A run with the best values", shlex.join(["python", "train.py", *found, *job.overrides])))
+        parts.append(
+            (
+                "A run with the best values",
+                shlex.join(["python", "train.py", *found, *job.overrides]),
+            )
+        )
     return "".join(
         f'<p class="note" style="margin:.7rem 0 .3rem">{name}</p><pre class="command">{escape(text)}</pre>'
         for name, text in parts

@@ -1,9 +1,9 @@
-"""One job in a process of its own: what takes the job down, a bug, a bad value or SIGKILL, takes nothing else down, and
-no job inherits memory, threads or settings of the one before.
+"""One job in a process of its own: what takes the job down, a bug, a bad value or SIGKILL, takes
+nothing else down, and no job inherits memory, threads or settings of the one before.
 
-The process is a single run like any other, started again where it stopped. It ends when its starter does: it reads
-from a pipe that breaks then. Its folder is locked while either of them lives, so that a sweep asked for twice at once
-runs no job twice."""
+The process is a single run like any other, started again where it stopped. It ends when its starter
+does: it reads from a pipe that breaks then. Its folder is locked while either of them lives, so
+that a sweep asked for twice at once runs no job twice."""
 
 import os
 import re
@@ -30,13 +30,19 @@ PATIENCE = 20.0  # seconds that a process may take to end after its starter was 
 REASON = 300  # characters
 
 
-def run_job(overrides: Sequence[str], folder: Path, run_dir: Path, root: Path, patience: float = PATIENCE) -> Job:
-    """Run a job unless it is over, from where it stopped; returns how it ended. Only Ctrl-C is an exception."""
+def run_job(
+    overrides: Sequence[str], folder: Path, run_dir: Path, root: Path, patience: float = PATIENCE
+) -> Job:
+    """Run a job unless it is over, from where it stopped; returns how it ended. Only Ctrl-C is an
+    exception."""
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK, patience) as lock:
         job = read(folder) or Job(list(overrides))
         if identity(job.overrides) != identity(overrides):
-            job.state, job.reason = "failed", f"'{folder}' holds another job; name another run_dir for the sweep"
+            job.state, job.reason = (
+                "failed",
+                f"'{folder}' holds another job; name another run_dir for the sweep",
+            )
             return job
         if job.over:
             return job
@@ -102,12 +108,17 @@ def verdict(code: int, log: Path) -> tuple[str, str]:
 
 
 def last_words(log: Path) -> str:
-    """The line of a log that says why: our own complaint, else the last one, which is where a traceback says it."""
+    """The line of a log that says why: our own complaint, else the last one, which is where a
+    traceback says it."""
     if not log.is_file():
         return ""
     with log.open("rb") as file:
         file.seek(max(log.stat().st_size - 20_000, 0))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        lines = [
+            line.strip()
+            for line in file.read().decode(errors="replace").splitlines()
+            if line.strip()
+        ]
     said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (said or lines or [""])[-1][:REASON]
 
@@ -135,14 +146,18 @@ def spawn(arguments: list[str], log: Path, lock: int) -> int:
 
 
 def search_path() -> str:
-    """PYTHONPATH with the folder of this package, which other processes do not know: they do not start in train.py."""
+    """PYTHONPATH with the folder of this package, which other processes do not know: they do not
+    start in train.py."""
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return os.pathsep.join(dict.fromkeys([str(Path(__file__).resolve().parents[2]), *filter(None, given)]))
+    return os.pathsep.join(
+        dict.fromkeys([str(Path(__file__).resolve().parents[2]), *filter(None, given)])
+    )
 
 
 @contextmanager
 def locked(path: Path, patience: float) -> Iterator[int | None]:
-    """Hold a lock; gives its descriptor, -1 where the system has no such locks, None where another holds it."""
+    """Hold a lock; gives its descriptor, -1 where the system has no such locks, None where another
+    holds it."""
     if fcntl is None:
         yield -1
         return

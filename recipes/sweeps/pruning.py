@@ -1,4 +1,5 @@
-"""Ending runs early that do worse than others of the same search: told by the run, decided by Optuna."""
+"""Ending runs early that do worse than others of the same search: told by the run, decided by
+Optuna."""
 
 from typing import Any
 
@@ -10,11 +11,19 @@ from recipes.sweeps.search import make_pruner, open_storage
 
 
 class Watch(Callback):
-    """Reports the metric of every validation to the trial's storage, and stops the run where the pruner says so. The
-    run then ends as if these had been all its steps: evaluated, with a page of its own. `reason` tells, and is empty
-    where the run was let go on."""
+    """Reports the metric of every validation to the trial's storage, and stops the run where the
+    pruner says so. The run then ends as if these had been all its steps: evaluated, with a page of
+    its own. `reason` tells, and is empty where the run was let go on."""
 
-    def __init__(self, storage: str, study: str, number: int, metric: str, pruner: str, options: dict[str, Any]):
+    def __init__(
+        self,
+        storage: str,
+        study: str,
+        number: int,
+        metric: str,
+        pruner: str,
+        options: dict[str, Any],
+    ):
         self.address, self.study, self.number = storage, study, number
         self.metric, self.pruner, self.options = metric, pruner, options
         self.reason = ""
@@ -34,11 +43,19 @@ class Watch(Callback):
         import optuna
 
         pruner = make_pruner(self.pruner, self.options)
-        study = optuna.load_study(study_name=self.study, storage=open_storage(self.address), pruner=pruner)
-        known = next(trial for trial in study.get_trials(deepcopy=False) if trial.number == self.number)
+        study = optuna.load_study(
+            study_name=self.study, storage=open_storage(self.address), pruner=pruner
+        )
+        known = next(
+            trial for trial in study.get_trials(deepcopy=False) if trial.number == self.number
+        )
         trial = optuna.trial.Trial(study, known._trial_id)
         # a run that goes on from its checkpoint validates some steps a second time
         if step not in known.intermediate_values:
             trial.report(value, step)
         shown = f"{self.metric} {value_text(self.metric, value)}"
-        return f"at step {step} with {shown} by the {self.pruner} pruner" if trial.should_prune() else ""
+        return (
+            f"at step {step} with {shown} by the {self.pruner} pruner"
+            if trial.should_prune()
+            else ""
+        )

@@ -1,6 +1,7 @@
 """Jobs on a Ray cluster, or on the cores and accelerators of this machine as Ray counts them.
 
-The released plugin (hydra-ray-launcher 1.2.0) asks for ray 1.12.0 and pickle5, which have no builds for Python 3.11.
+The released plugin (hydra-ray-launcher 1.2.0) asks for ray 1.12.0 and pickle5, which have no builds
+for Python 3.11.
 """
 
 from collections.abc import Sequence
@@ -29,14 +30,20 @@ class RayLauncher(Launcher):
         self.address, self.needs = address, {"num_cpus": num_cpus, "num_gpus": num_gpus}
         self.init = dict(init or {})
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
         try:
             import ray
         except ImportError as error:
-            raise UserError("hydra/launcher=roux_ray: Ray is not installed; pip install 'roux[launchers]'") from error
+            raise UserError(
+                "hydra/launcher=roux_ray: Ray is not installed; pip install 'roux[launchers]'"
+            ) from error
         setup_globals()
         if not ray.is_initialized():
             ray.init(address=self.address, log_to_driver=True, **self.init)
@@ -47,7 +54,12 @@ class RayLauncher(Launcher):
             return ray.get(
                 [
                     remote.remote(
-                        self.hydra_context, self.task_function, self.config, list(job), initial_job_idx + i, state
+                        self.hydra_context,
+                        self.task_function,
+                        self.config,
+                        list(job),
+                        initial_job_idx + i,
+                        state,
                     )
                     for i, job in enumerate(job_overrides)
                 ]
@@ -57,7 +69,12 @@ class RayLauncher(Launcher):
 
 
 def execute(
-    context: HydraContext, task: TaskFunction, config: DictConfig, overrides: list[str], number: int, state: Any
+    context: HydraContext,
+    task: TaskFunction,
+    config: DictConfig,
+    overrides: list[str],
+    number: int,
+    state: Any,
 ) -> JobReturn:
     """One job, on the worker that Ray gave it."""
     setup_globals()

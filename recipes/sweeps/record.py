@@ -1,4 +1,5 @@
-"""What is known of one job: `job.json` in its folder, from the moment the sweep numbers it until it ended."""
+"""What is known of one job: `job.json` in its folder, from the moment the sweep numbers it until it
+ended."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -10,16 +11,18 @@ from foundation.files import write_json
 from recipes.config.messages import key_of
 
 NAME = "job.json"
-# waiting: numbered; running: started, and not heard of since; stopped: by Ctrl-C; the rest say themselves
+# waiting: numbered; running: started, and not heard of since; stopped: by Ctrl-C; the rest say
+# themselves
 OVER = ("done", "pruned")  # never run again
 NOT_OF_THE_JOB = ("run_dir", "resume", "accept_changes", "dry_run")  # where and how, not what
 
 
 @dataclass
 class Job:
-    """overrides: the command of the job. label: the swept part of it. run_dir: where the run is, as a rule the job's
-    own folder. reason: one line where it is not done. metrics: final ones. monitor: which of them judges the run.
-    seconds: of all attempts. metric, direction: of a search, empty else. trial: arguments of `pruning.Watch`."""
+    """overrides: the command of the job. label: the swept part of it. run_dir: where the run is, as
+    a rule the job's own folder. reason: one line where it is not done. metrics: final ones.
+    monitor: which of them judges the run. seconds: of all attempts. metric, direction: of a search,
+        empty else. trial: arguments of `pruning.Watch`."""
 
     overrides: list[str]
     label: str = ""
@@ -54,7 +57,8 @@ class Job:
 
 
 def read(folder: Path) -> Job | None:
-    """The job of a folder; None where there is none. Unknown entries are those of another version, and left out."""
+    """The job of a folder; None where there is none. Unknown entries are those of another version,
+    and left out."""
     try:
         plain = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -68,8 +72,8 @@ def write(folder: Path, job: Job) -> None:
 
 
 def identity(overrides: Iterable[str]) -> frozenset[str]:
-    """What tells two jobs apart: their overrides, whatever the order and wherever they are written, added or not;
-    Hydra's own say how a job is run, not what it is."""
+    """What tells two jobs apart: their overrides, whatever the order and wherever they are written,
+    added or not; Hydra's own say how a job is run, not what it is."""
     own = (text.lstrip("+") for text in overrides if key_of(text) not in NOT_OF_THE_JOB)
     return frozenset(text for text in own if not text.startswith("hydra"))
 
@@ -82,7 +86,8 @@ def jobs_of(sweep: Path) -> dict[int, Job]:
 
 
 def enlist(sweep: Path, wanted: Sequence[Job]) -> list[int]:
-    """Numbers of jobs: that of the folder where the same job was asked for before, else the next free one."""
+    """Numbers of jobs: that of the folder where the same job was asked for before, else the next
+    free one."""
     known = jobs_of(sweep)
     numbers = {identity(job.overrides): number for number, job in known.items()}
     taken = [int(p.name) for p in sweep.glob("*") if p.name.isdigit()] if sweep.is_dir() else []

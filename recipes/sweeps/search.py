@@ -1,8 +1,10 @@
-"""A search by Optuna's ask and tell: trials in a storage, their runs by Hydra's launcher, in folders like all runs.
+"""A search by Optuna's ask and tell: trials in a storage, their runs by Hydra's launcher, in
+folders like all runs.
 
-The storage holds text and numbers alone; samplers that pickle themselves into it are not offered. It is opened with
-what the command says, so that the same command goes on with the search: trials that a killed search left open are run
-to their end, those that failed are tried again, and `n_trials` counts all that have ended."""
+The storage holds text and numbers alone; samplers that pickle themselves into it are not offered.
+It is opened with what the command says, so that the same command goes on with the search: trials
+that a killed search left open are run to their end, those that failed are tried again, and
+`n_trials` counts all that have ended."""
 
 import math
 from collections.abc import Sequence
@@ -50,10 +52,16 @@ class OptunaSweeper(RouxSweeper):
         study: str = "roux",
     ):
         self.metric = metric or "val/accuracy"
-        by_name: Literal["minimize", "maximize"] = "minimize" if self.metric.endswith("loss") else "maximize"
+        by_name: Literal["minimize", "maximize"] = (
+            "minimize" if self.metric.endswith("loss") else "maximize"
+        )
         self.direction = direction or by_name
         self.n_trials, self.n_jobs = n_trials, n_jobs
-        self.sampler, self.sampler_seed, self.sampler_options = sampler, sampler_seed, dict(sampler_options or {})
+        self.sampler, self.sampler_seed, self.sampler_options = (
+            sampler,
+            sampler_seed,
+            dict(sampler_options or {}),
+        )
         self.pruner, self.pruner_options = pruner, dict(pruner_options or {})
         self.storage, self.study_name = storage, study
 
@@ -62,7 +70,9 @@ class OptunaSweeper(RouxSweeper):
 
         space = read_space(self.parse(arguments))
         if self.dry:
-            raise UserError("dry_run=true: what a search will run is not known; look at one run, without -m")
+            raise UserError(
+                "dry_run=true: what a search will run is not known; look at one run, without -m"
+            )
         if self.pruner != "none":
             self.check_pruning(space)
         study = self.open()
@@ -73,7 +83,9 @@ class OptunaSweeper(RouxSweeper):
                 break
         return study
 
-    def batch(self, study: "optuna.Study", space: "Space", waiting: "list[optuna.Trial]", size: int) -> bool:
+    def batch(
+        self, study: "optuna.Study", space: "Space", waiting: "list[optuna.Trial]", size: int
+    ) -> bool:
         """Ask for trials, run their jobs, tell how they went. False where a run has no end yet."""
         trials = [waiting.pop(0) if waiting else study.ask(space.searched) for _ in range(size)]
         wanted = [
@@ -103,19 +115,28 @@ class OptunaSweeper(RouxSweeper):
     def check_pruning(self, space: "Space") -> None:
         if len(space.seeds) > 1:
             raise UserError(
-                f"hydra.sweeper.pruner={self.pruner}: compares single runs; with several seeds a trial is their mean, "
+                f"hydra.sweeper.pruner={self.pruner}: compares single runs; with several seeds a "
+                "trial is their mean, "
                 "so leave out one of the two"
             )
         if not str(self.metric).startswith("val/"):
-            raise UserError(f"hydra.sweeper.pruner={self.pruner}: {self.metric} is none of validation; expected val/…")
+            raise UserError(
+                f"hydra.sweeper.pruner={self.pruner}: {self.metric} is none of validation; "
+                "expected val/…"
+            )
 
     def make_sampler(self, begun: int) -> Any:
-        """begun: trials that are there. A sampler that starts from the same seed draws the same values once more; the
-        points of `qmc` are numbered in the storage and need one seed."""
+        """begun: trials that are there. A sampler that starts from the same seed draws the same
+        values once more; the points of `qmc` are numbered in the storage and need one seed."""
         import optuna
 
         seed = self.sampler_seed + (0 if self.sampler == "qmc" else begun)
-        return made("sampler", optuna.samplers, SAMPLERS[self.sampler], {"seed": seed, **self.sampler_options})
+        return made(
+            "sampler",
+            optuna.samplers,
+            SAMPLERS[self.sampler],
+            {"seed": seed, **self.sampler_options},
+        )
 
     def address(self) -> str:
         return self.storage or str(self.folder / "optuna.journal")
@@ -137,14 +158,16 @@ class OptunaSweeper(RouxSweeper):
         study.sampler = self.make_sampler(len(study.get_trials(deepcopy=False)))
         if study.direction.name.lower() != self.direction:
             raise UserError(
-                f"hydra.sweeper.study={self.study_name}: was begun to {study.direction.name.lower()} and is now asked "
+                f"hydra.sweeper.study={self.study_name}: was begun to "
+                f"{study.direction.name.lower()} and is now asked "
                 f"to {self.direction}; name another study"
             )
         return study
 
 
 def open_storage(address: str) -> Any:
-    """A database where the address is one of SQLAlchemy's (`sqlite:///FILE`), else a journal file."""
+    """A database where the address is one of SQLAlchemy's (`sqlite:///FILE`), else a journal
+    file."""
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -153,7 +176,9 @@ def open_storage(address: str) -> Any:
             return RDBStorage(address)
         except Exception as error:  # SQLAlchemy's own kinds, and those of its drivers
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"hydra.sweeper.storage={address}: {reason}; expected sqlite:///FILE or a file") from error
+            raise UserError(
+                f"hydra.sweeper.storage={address}: {reason}; expected sqlite:///FILE or a file"
+            ) from error
     path = Path(address).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(path)))
@@ -179,14 +204,17 @@ def ended(study: "optuna.Study") -> int:
 
 
 def left_open(study: "optuna.Study", space: "Space") -> "list[optuna.Trial]":
-    """Trials of an earlier asking that have no end. Those that failed are put in line to be tried again."""
+    """Trials of an earlier asking that have no end. Those that failed are put in line to be tried
+    again."""
     import optuna
     from optuna.trial import TrialState
 
     def values(trial: Any) -> tuple[Any, ...]:
         return tuple(sorted((trial.system_attrs.get("fixed_params") or trial.params).items()))
 
-    trials = [t for t in study.get_trials(deepcopy=False) if set(dict(values(t))) == set(space.searched)]
+    trials = [
+        t for t in study.get_trials(deepcopy=False) if set(dict(values(t))) == set(space.searched)
+    ]
     tried = {values(trial) for trial in trials if trial.state != TrialState.FAIL}
     for trial in trials:
         if values(trial) not in tried:

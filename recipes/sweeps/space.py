@@ -1,10 +1,11 @@
 """A search space in Hydra's words for sweeps, in Optuna's.
 
-    optimizer.lr=tag(log,interval(1e-4,1e-1))   any number between, drawn on a logarithmic scale
-    data.labels_per_class=int(interval(1,16))   a whole number, both ends included
-    trainer.max_steps=range(100,1000,step=100)  100, 200 … 900
-    optimizer=sgd,adamw                         one of these; also optimizer=choice(sgd,adamw)
-    seed=0,1,2                                  no part of the search: every trial is the mean over these runs
+optimizer.lr=tag(log,interval(1e-4,1e-1))   any number between, drawn on a logarithmic scale
+data.labels_per_class=int(interval(1,16))   a whole number, both ends included
+trainer.max_steps=range(100,1000,step=100)  100, 200 … 900
+optimizer=sgd,adamw                         one of these; also optimizer=choice(sgd,adamw)
+seed=0,1,2                                  no part of the search: every trial is the mean over
+these runs
 """
 
 from collections.abc import Sequence
@@ -27,8 +28,8 @@ SEED = "seed"
 
 @dataclass
 class Space:
-    """fixed: overrides of every job. seeds: overrides of the runs of a trial, one where no seed is swept. searched: by
-    key."""
+    """fixed: overrides of every job. seeds: overrides of the runs of a trial, one where no seed is
+    swept. searched: by key."""
 
     fixed: list[str] = field(default_factory=list)
     seeds: list[list[str]] = field(default_factory=lambda: [[]])
@@ -60,7 +61,8 @@ def read_space(overrides: Sequence[Override]) -> Space:
 
 
 def distribution(override: Override) -> "BaseDistribution":
-    """Numbers are drawn as numbers; choices as the text of their override, so that storage holds text and numbers."""
+    """Numbers are drawn as numbers; choices as the text of their override, so that storage holds
+    text and numbers."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     sweep: Any = override.value()
@@ -77,7 +79,11 @@ def distribution(override: Override) -> "BaseDistribution":
         if numbers:
             low, high, step = min(numbers), max(numbers), abs(sweep.step)
             whole = all(isinstance(n, int) for n in numbers)
-            return IntDistribution(low, high, step=step) if whole else FloatDistribution(low, high, step=step)
+            return (
+                IntDistribution(low, high, step=step)
+                if whole
+                else FloatDistribution(low, high, step=step)
+            )
         return CategoricalDistribution([text.partition("=")[2] for text in values(override)])
     except ValueError as error:
         raise UserError(f"{override.input_line}: {' '.join(str(error).split())}") from error

@@ -1,4 +1,5 @@
-"""The end of a sweep: the table in the console, the same as CSV and JSON in its folder, and one page."""
+"""The end of a sweep: the table in the console, the same as CSV and JSON in its folder, and one
+page."""
 
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,10 @@ def summarize(sweep: Path, command: Sequence[str] = (), console: Console | None 
         console = Console(file=sys.stdout, width=None if terminal else WIDTH)
     console.print(console_table(table), markup=False, highlight=False)
     over = all(job.over for job in table.jobs.values())
-    print(counts(table.jobs) + ("" if over else "; the same command runs what is not done"), file=console.file)
+    print(
+        counts(table.jobs) + ("" if over else "; the same command runs what is not done"),
+        file=console.file,
+    )
     print(sweep / "sweep.html", file=console.file)
     return over
 
@@ -45,7 +49,9 @@ def console_table(table: Table) -> RichTable:
         shown.add_column("not done", overflow="fold")
     for row in table.rows:
         cells = [brief(row.setting[key]) for key in table.swept] + [row.runs]
-        cells += [row.figures[name].text(name) if name in row.figures else "–" for name in table.metrics]
+        cells += [
+            row.figures[name].text(name) if name in row.figures else "–" for name in table.metrics
+        ]
         cells += ["\n".join(row.misses())] if missing else []
         shown.add_row(*(Text(cell, style="bold" if row is table.best else "") for cell in cells))
     return shown

@@ -1,5 +1,5 @@
-"""The table of a sweep: a row for each combination of the swept values other than the seed, mean and spread over its
-runs, and what is not done with the reason."""
+"""The table of a sweep: a row for each combination of the swept values other than the seed, mean
+and spread over its runs, and what is not done with the reason."""
 
 import csv
 import io
@@ -12,12 +12,16 @@ from recipes.report.numbers import clock, is_seconds, is_share, value_text
 from recipes.sweeps.record import NOT_OF_THE_JOB, Job
 
 SEED = "seed"
-UNTOLD = {"waiting": "not begun", "running": "its end is not known; killed with its starter, or still at it elsewhere"}
+UNTOLD = {
+    "waiting": "not begun",
+    "running": "its end is not known; killed with its starter, or still at it elsewhere",
+}
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation √(Σ(x − x̄)² / (n − 1)) of n runs; no deviation of a single one."""
+    """Mean and sample standard deviation √(Σ(x − x̄)² / (n − 1)) of n runs; no deviation of a
+    single one."""
 
     mean: float
     std: float | None
@@ -38,7 +42,8 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass
 class Row:
-    """setting: the swept values, by key; a key that a job does not name is empty. jobs: by number."""
+    """setting: the swept values, by key; a key that a job does not name is empty. jobs: by
+    number."""
 
     setting: dict[str, str]
     jobs: dict[int, Job]
@@ -66,8 +71,8 @@ def miss(number: int, job: Job) -> str:
 
 @dataclass
 class Table:
-    """rows: best first. swept: keys. metrics: of the console, all others are in the files. monitor, direction: what
-    makes a row the best."""
+    """rows: best first. swept: keys. metrics: of the console, all others are in the files. monitor,
+    direction: what makes a row the best."""
 
     swept: list[str]
     metrics: list[str]
@@ -98,7 +103,9 @@ def make_table(jobs: dict[int, Job]) -> Table:
     said = most([job.direction for job in jobs.values()])
     direction = said or ("minimize" if monitor.endswith("loss") else "maximize")
     sign = 1 if direction == "minimize" else -1
-    rows.sort(key=lambda row: sign * row.figures[monitor].mean if monitor in row.figures else float("inf"))
+    rows.sort(
+        key=lambda row: sign * row.figures[monitor].mean if monitor in row.figures else float("inf")
+    )
     twin = "test/" + monitor.partition("/")[2]
     found = {name for row in rows for name in row.figures}
     shown = [name for name in dict.fromkeys((monitor, twin, "train_seconds")) if name in found]
@@ -114,7 +121,8 @@ def swept_keys(settings: Iterable[dict[str, str]]) -> list[str]:
 
 
 def figures(jobs: Iterable[Job]) -> dict[str, Spread]:
-    """Every metric over the finished runs that have it. A run without a number, as after NaN, counts for none."""
+    """Every metric over the finished runs that have it. A run without a number, as after NaN,
+    counts for none."""
     values: dict[str, list[float]] = {}
     for job in jobs:
         for name, value in job.metrics.items() if job.state == "done" else ():
@@ -137,11 +145,17 @@ def brief(text: str) -> str:
         return text
 
 
-# -- the files -----------------------------------------------------------------------------------------------------
+# -- the files -------------------------------------------------------------------------------------
 def rows_csv(table: Table) -> str:
-    """A line a row: the swept values, runs, mean and standard deviation of every metric, what is not done."""
+    """A line a row: the swept values, runs, mean and standard deviation of every metric, what is
+    not done."""
     names = table.all_metrics()
-    header = [*table.swept, "runs", "asked", *(f"{name} {part}" for name in names for part in ("mean", "std"))]
+    header = [
+        *table.swept,
+        "runs",
+        "asked",
+        *(f"{name} {part}" for name in names for part in ("mean", "std")),
+    ]
     lines: list[list[Any]] = [[*header, "not done"]]
     for row in table.rows:
         done = sum(job.state == "done" for job in row.jobs.values())
@@ -156,12 +170,16 @@ def rows_csv(table: Table) -> str:
 def jobs_csv(table: Table) -> str:
     """A line a job: its number, overrides, how it ended, and its metrics."""
     names = list(dict.fromkeys(name for job in table.jobs.values() for name in job.metrics))
-    lines: list[list[Any]] = [["job", *table.swept, SEED, "state", "reason", "attempts", "seconds", *names]]
+    lines: list[list[Any]] = [
+        ["job", *table.swept, SEED, "state", "reason", "attempts", "seconds", *names]
+    ]
     for number, job in table.jobs.items():
         setting = job.setting()
         said = [setting.get(key, "") for key in (*table.swept, SEED)]
         values = ["" if job.metrics.get(name) is None else job.metrics[name] for name in names]
-        lines.append([number, *said, job.state, job.reason, job.attempts, round(job.seconds, 3), *values])
+        lines.append(
+            [number, *said, job.state, job.reason, job.attempts, round(job.seconds, 3), *values]
+        )
     return text_of(lines)
 
 
@@ -178,7 +196,9 @@ def plain(table: Table) -> dict[str, Any]:
             "setting": row.setting,
             "jobs": list(row.jobs),
             "runs": sum(job.state == "done" for job in row.jobs.values()),
-            "figures": {name: {"mean": f.mean, "std": f.std, "n": f.n} for name, f in row.figures.items()},
+            "figures": {
+                name: {"mean": f.mean, "std": f.std, "n": f.n} for name, f in row.figures.items()
+            },
             "not_done": row.misses(),
         }
         for row in table.rows
@@ -206,5 +226,10 @@ def plain(table: Table) -> dict[str, Any]:
 def counts(jobs: dict[int, Job]) -> str:
     """`12 jobs: 10 done, 1 failed, 1 killed, 3 min 20 s of computing`."""
     states = [job.state for job in jobs.values()]
-    parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(["done", *sorted(set(states))])]
-    return f"{len(jobs)} jobs: {', '.join(parts)}, {clock(sum(job.seconds for job in jobs.values()))} of computing"
+    parts = [
+        f"{states.count(state)} {state}" for state in dict.fromkeys(["done", *sorted(set(states))])
+    ]
+    return (
+        f"{len(jobs)} jobs: {', '.join(parts)}, {clock(sum(job.seconds for job in jobs.values()))} "
+        "of computing"
+    )

@@ -1,4 +1,5 @@
-"""What a head is for: its loss on labeled samples and its metrics. Classification now; others fill the same seam."""
+"""What a head is for: its loss on labeled samples and its metrics. Classification now; others fill
+the same seam."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -22,7 +23,8 @@ class Evaluation(Protocol):
     def reset(self) -> None: ...
 
     def matrix(self) -> Tensor:
-        """[C, C] counts for the page of the run, rows are true classes; empty where a task has no classes."""
+        """[C, C] counts for the page of the run, rows are true classes; empty where a task has no
+        classes."""
         ...
 
 
@@ -38,21 +40,28 @@ class Task(Protocol):
 
 
 def shot_groups(counts: Tensor, shots: tuple[int, int] = (20, 100)) -> dict[str, Tensor]:
-    """Masks [C] of the classes with many, a medium number and few training samples: few n_c < a ≤ medium ≤ b < many.
+    """Masks [C] of the classes with many, a medium number and few training samples: few n_c < a ≤
+    medium ≤ b < many.
 
-    Groups without a class are left out; where all classes are of one group there is nothing to tell apart.
-    (Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019, arXiv 1904.05160.)
+    Groups without a class are left out; where all classes are of one group there is nothing to tell
+    apart. (Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019, arXiv
+    1904.05160.)
     """
     low, high = shots
-    masks = {"many": counts > high, "medium": (counts >= low) & (counts <= high), "few": counts < low}
+    masks = {
+        "many": counts > high,
+        "medium": (counts >= low) & (counts <= high),
+        "few": counts < low,
+    }
     filled = {name: mask for name, mask in masks.items() if mask.any()}
     return filled if len(filled) > 1 else {}
 
 
 class ClassificationEvaluation(nn.Module):
-    """accuracy = Σ_c n_cc / n; balanced_accuracy = mean over the classes that occur of n_cc / n_c; loss = mean
-    cross-entropy; accuracy_GROUP = the mean over those classes of a group, absent where none occurs. The confusion
-    matrix (rows: true classes) is kept for the page of the run. groups: masks [C] by name."""
+    """accuracy = Σ_c n_cc / n; balanced_accuracy = mean over the classes that occur of n_cc / n_c;
+    loss = mean cross-entropy; accuracy_GROUP = the mean over those classes of a group, absent where
+    none occurs. The confusion matrix (rows: true classes) is kept for the page of the run. groups:
+    masks [C] by name."""
 
     def __init__(self, classes: int, groups: Mapping[str, Tensor] | None = None):
         super().__init__()
@@ -91,9 +100,9 @@ class ClassificationEvaluation(nn.Module):
 
 
 class ClassificationTask:
-    """Cross-entropy over `classes` names. `partial`: some samples carry no label for this task (index -1); the mean is
-    then over the samples that do, counted over the global batch. A `weight` of 0 leaves the term out. groups: masks of
-    classes to evaluate apart."""
+    """Cross-entropy over `classes` names. `partial`: some samples carry no label for this task
+    (index -1); the mean is then over the samples that do, counted over the global batch. A `weight`
+    of 0 leaves the term out. groups: masks of classes to evaluate apart."""
 
     def __init__(
         self,

@@ -1,4 +1,5 @@
-"""What all benchmarks stand on: turns, ratios, peak memory, and a page that says what the files say."""
+"""What all benchmarks stand on: turns, ratios, peak memory, and a page that says what the files
+say."""
 
 import json
 
@@ -12,7 +13,12 @@ from benchmarks.record import Record, without_json
 
 def test_contenders_take_turns_in_an_order_that_rotates():
     order = []
-    found = contest({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=3, warmup=0, least=0)
+    found = contest(
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")},
+        repeats=3,
+        warmup=0,
+        least=0,
+    )
     assert "".join(order) == "ab" + "ab" + "ba" + "ab"  # one call each to learn how long it takes
     assert all(len(times.wall) == len(times.cpu) == 3 for times in found.values())
 
@@ -35,18 +41,29 @@ def test_peak_memory_is_what_lives_at_once():
 
 
 def test_the_command_of_a_record_does_not_name_its_file():
-    assert without_json(["--steps", "3", "--json", "x.json", "--device", "cpu"]) == ["--steps", "3", "--device", "cpu"]
+    assert without_json(["--steps", "3", "--json", "x.json", "--device", "cpu"]) == [
+        "--steps",
+        "3",
+        "--device",
+        "cpu",
+    ]
     assert without_json(["--json=x.json", "--steps", "3"]) == ["--steps", "3"]
 
 
-@pytest.mark.parametrize(("met", "word"), [(True, "met"), (False, "missed"), (None, "not judged here")])
+@pytest.mark.parametrize(
+    ("met", "word"), [(True, "met"), (False, "missed"), (None, "not judged here")]
+)
 def test_the_page_tells_every_target(met, word, tmp_path):
     record = Record("some", "Something timed.\n\nMore of it.")
     record.table("A table", ["what", "ms"], [["ours", "1.0"]])
     record.target("twice as fast", "1.5 times", met, "because")
     record.write(tmp_path / "some.json")
     found = performance.page([json.loads((tmp_path / "some.json").read_text())])
-    assert f"| twice as fast | 1.5 times | {word}" in found and "| ours | 1.0 |" in found and "More of it" not in found
+    assert (
+        f"| twice as fast | 1.5 times | {word}" in found
+        and "| ours | 1.0 |" in found
+        and "More of it" not in found
+    )
 
 
 def test_the_page_is_what_the_files_say():

@@ -1,4 +1,5 @@
-"""The benchmark of the whole step: equal first, differences are seen, a sound record. Times are not asserted."""
+"""The benchmark of the whole step: equal first, differences are seen, a sound record. Times are not
+asserted."""
 
 import json
 

@@ -9,10 +9,15 @@ from benchmarks.judging import apart, interval, judged
 from benchmarks.timing import Spread
 
 
-@pytest.mark.parametrize(("count", "left_out"), [(1, 0), (5, 0), (6, 0), (9, 1), (15, 3), (20, 5), (25, 7)])
+@pytest.mark.parametrize(
+    ("count", "left_out"), [(1, 0), (5, 0), (6, 0), (9, 1), (15, 3), (20, 5), (25, 7)]
+)
 def test_an_interval_of_the_median(count, left_out):
     """The tables of the sign test, two-sided, 5 %."""
-    assert interval(Spread([float(i) for i in reversed(range(count))])) == (left_out, count - 1 - left_out)
+    assert interval(Spread([float(i) for i in reversed(range(count))])) == (
+        left_out,
+        count - 1 - left_out,
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,5 +48,11 @@ def test_sizes_that_nobody_asked_for_suit_the_device():
     made.add_argument("--layers", type=int)
     sizes = {"cpu": {"batch": 4, "layers": 2}, "cuda": {"batch": 64, "layers": 12}}
     options = filled(made.parse_args(["--layers", "3"]), sizes)
-    assert (options.batch, options.layers, options.repeats, options.warmup, options.threads) == (4, 3, 5, 1, 1)
+    assert (options.batch, options.layers, options.repeats, options.warmup, options.threads) == (
+        4,
+        3,
+        5,
+        1,
+        1,
+    )
     assert filled(made.parse_args(["--device", "cuda"]), sizes).batch == 64

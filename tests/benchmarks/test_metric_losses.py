@@ -1,4 +1,5 @@
-"""Ours and the peer's losses are the same before they are timed, and the record says what was found."""
+"""Ours and the peer's losses are the same before they are timed, and the record says what was
+found."""
 
 import json
 
@@ -18,7 +19,20 @@ def test_value_and_gradients_are_the_peers(name):
 
 def test_a_record_of_small_batches(tmp_path):
     out = tmp_path / "out.json"
-    small = ["--rows", "32", "--dims", "16", "--large", "64", "--repeats", "2", "--least", "0", "--json", str(out)]
+    small = [
+        "--rows",
+        "32",
+        "--dims",
+        "16",
+        "--large",
+        "64",
+        "--repeats",
+        "2",
+        "--least",
+        "0",
+        "--json",
+        str(out),
+    ]
     names = ["triplet, all", "triplet, semi-hard", "proxy-anchor"]
     assert main([*small, "--losses", *names]) == 0
     record = json.loads(out.read_text())
@@ -41,7 +55,9 @@ def test_a_difference_ends_it(monkeypatch, capsys):
     assert "triplet, all, B = 32, d = 16: differs" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("wrong", [["--rows", "4"], ["--dims", "0"], ["--repeats", "0"], ["--losses", "contrastive"]])
+@pytest.mark.parametrize(
+    "wrong", [["--rows", "4"], ["--dims", "0"], ["--repeats", "0"], ["--losses", "contrastive"]]
+)
 def test_mistakes_are_named(wrong, capsys):
     with pytest.raises(SystemExit):
         main(wrong)

@@ -1,4 +1,5 @@
-"""Ours, torchjd and the loop come to one gradient before they are timed, and the record says what was found."""
+"""Ours, torchjd and the loop come to one gradient before they are timed, and the record says what
+was found."""
 
 import json
 
@@ -28,14 +29,29 @@ def test_a_step_of_ours_weighs_what_is_shared_and_leaves_heads_alone():
 
 def test_a_record_of_small_steps(tmp_path):
     out = tmp_path / "out.json"
-    small = ["--networks", "mlp", "--methods", "mgda", "--tasks", "2", "--rows", "4", "--repeats", "2", "--least", "0"]
+    small = [
+        "--networks",
+        "mlp",
+        "--methods",
+        "mgda",
+        "--tasks",
+        "2",
+        "--rows",
+        "4",
+        "--repeats",
+        "2",
+        "--least",
+        "0",
+    ]
     assert main([*small, "--json", str(out)]) == 0
     record = json.loads(out.read_text())
     names = [row[3] for row in record["tables"][0]["rows"]]
     assert names[:4] == ["plain sum", "ours, rep", "ours, shared", "loop of T backwards"]
     assert ("torchjd, vectorised" in names) == (task_steps.aggregation is not None)
     times = record["figures"]["settings"]["mlp mgda T=2"]
-    assert all(one["peak"] > 0 and one["min"] <= one["median"] <= one["max"] for one in times.values())
+    assert all(
+        one["peak"] > 0 and one["min"] <= one["median"] <= one["max"] for one in times.values()
+    )
     assert record["targets"][0]["text"] == "`rep` within 10 % of the plain summed step"
 
 
@@ -43,7 +59,13 @@ def test_a_record_of_small_steps(tmp_path):
 def test_a_profile_names_what_a_step_does(source):
     found = spent(Bench("mlp", "mgda", 3, 4, "cpu"), source, steps=2)
     own = "a backward a task through what is shared"
-    assert {"forward", "backward through the heads", "products of gradients", "weights", "weighted sum"} <= found.keys()
+    assert {
+        "forward",
+        "backward through the heads",
+        "products of gradients",
+        "weights",
+        "weighted sum",
+    } <= found.keys()
     assert (own in found) == (source == "shared") and all(value > 0 for value in found.values())
     assert multi_task.gram.Jacobian.__init__.__qualname__ == "Jacobian.__init__", "put back"
 
@@ -54,7 +76,9 @@ def test_a_difference_ends_it(monkeypatch, capsys):
     assert "mlp mgda T=2: gradients differ from the loop" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("wrong", [["--tasks", "1"], ["--rows", "0"], ["--methods", "cagrad"], ["--repeats", "0"]])
+@pytest.mark.parametrize(
+    "wrong", [["--tasks", "1"], ["--rows", "0"], ["--methods", "cagrad"], ["--repeats", "0"]]
+)
 def test_mistakes_are_named(wrong, capsys):
     with pytest.raises(SystemExit):
         main(wrong)

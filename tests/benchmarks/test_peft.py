@@ -38,10 +38,23 @@ def test_a_step_trains_the_delta_and_the_head_alone():
 
 
 def test_a_record_is_written(tmp_path):
-    wanted = ["--network", "ViT-B/16", "--method", "prefix", "adapters, pfeiffer", "--repeats", "1", "--warmup", "0"]
+    wanted = [
+        "--network",
+        "ViT-B/16",
+        "--method",
+        "prefix",
+        "adapters, pfeiffer",
+        "--repeats",
+        "1",
+        "--warmup",
+        "0",
+    ]
     assert peft.main([*TINY, *wanted, "--json", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
-    assert [row[:2] for row in found["tables"][0]["rows"]] == [["prefix", "by hand"], ["adapters, pfeiffer", "by hand"]]
+    assert [row[:2] for row in found["tables"][0]["rows"]] == [
+        ["prefix", "by hand"],
+        ["adapters, pfeiffer", "by hand"],
+    ]
     assert [target["met"] in (True, False) for target in found["targets"]] == [True, True]
 
 
@@ -56,7 +69,11 @@ def test_a_judgement_says_why():
     told = []
     record = SimpleNamespace(target=lambda *said: told.append(said))
     fast, slow = peft.BERT[0], peft.VIT[1]
-    peft.judge("BERT", [(fast, Spread([0.9, 1.0, 1.1]), 1.0), (slow, Spread([1.1, 1.2, 1.3]), 1.004)], record)
+    peft.judge(
+        "BERT",
+        [(fast, Spread([0.9, 1.0, 1.1]), 1.0), (slow, Spread([1.1, 1.2, 1.3]), 1.004)],
+        record,
+    )
     assert [said[2] for said in told] == [False, False]
     assert "LoRA, queries and values apart 1.200 (1.100..1.300)" in told[0][1]
     assert told[1][3] == f"LoRA, queries and values apart: {peft.JOINED}"
@@ -68,11 +85,15 @@ def test_a_judgement_says_why():
 def test_the_script_does_not_shadow_the_library():
     """Run as a script, its own folder must not come first."""
     script = Path(peft.__file__)
-    done = subprocess.run([sys.executable, script, "--batch", "0"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script, "--batch", "0"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2 and "positive" in done.stderr
 
 
-@pytest.mark.parametrize("wrong", [["--width", "100"], ["--side", "30"], ["--repeats", "0"], ["--method", "lroa"]])
+@pytest.mark.parametrize(
+    "wrong", [["--width", "100"], ["--side", "30"], ["--repeats", "0"], ["--method", "lroa"]]
+)
 def test_mistakes(wrong):
     with pytest.raises(SystemExit):
         peft.arguments(wrong)

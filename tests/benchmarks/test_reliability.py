@@ -16,7 +16,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encodin
 @pytest.mark.parametrize("program", [violence, ranks])
 def test_the_page_holds_the_table(program):
     name = Path(program.__file__).name
-    assert program.page() in PAGE, f"stale: the table of docs/reliability.md is that of benchmarks/{name} --page"
+    assert program.page() in PAGE, (
+        f"stale: the table of docs/reliability.md is that of benchmarks/{name} --page"
+    )
 
 
 def test_every_recipe_was_killed_and_none_differed():
@@ -31,4 +33,6 @@ def test_every_method_was_tried_on_two_ranks():
     tried = {key for case in cases for key in case["keys"]}
     assert tried == set(METHODS)
     assert all(case["alike"] for case in cases)
-    assert all(case["distance"] <= limit(case["keys"], case["moved"]) for case in cases if case["declared"])
+    assert all(
+        case["distance"] <= limit(case["keys"], case["moved"]) for case in cases if case["declared"]
+    )

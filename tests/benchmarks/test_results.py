@@ -14,12 +14,16 @@ ROWS = [(name, row) for name, entry in sets().items() for row in entry["rows"]]
 
 
 def test_the_page_is_fresh():
-    assert PAGE.read_text(encoding="utf-8") == page(), "stale: python benchmarks/results.py --page > docs/results.md"
+    assert PAGE.read_text(encoding="utf-8") == page(), (
+        "stale: python benchmarks/results.py --page > docs/results.md"
+    )
 
 
 @pytest.mark.parametrize(("name", "row"), ROWS, ids=[f"{name}: {row}" for name, row in ROWS])
 def test_every_row_composes(name, row):
-    config = resolve_command([*(filled(word, 0) for word in words(sets()[name], row)), "run_dir=unused"]).config
+    config = resolve_command(
+        [*(filled(word, 0) for word in words(sets()[name], row)), "run_dir=unused"]
+    ).config
     asked = dict(word.split("=", 1) for word in words(sets()[name], row))
     assert {group: config.chosen[group] for group in asked if group in config.chosen} == {
         group: choice for group, choice in asked.items() if group in config.chosen
@@ -33,7 +37,9 @@ def test_kept_numbers_are_of_rows_that_exist():
             kept = json.loads(path.read_text(encoding="utf-8"))["rows"]
             assert kept.keys() <= entry["rows"].keys()
             for row, line in kept.items():
-                assert shlex.split(line["command"])[2:] == words(entry, row), f"{name}, {row}: another command"
+                assert shlex.split(line["command"])[2:] == words(entry, row), (
+                    f"{name}, {row}: another command"
+                )
 
 
 def test_a_summary_is_the_mean_and_the_sample_deviation_in_percent():

@@ -34,13 +34,17 @@ def test_a_record_of_few_embeddings(tmp_path, monkeypatch):
 
 
 def test_a_difference_is_named():
-    runs = {name: [{"figures": {"map@r": value}}] for name, value in (("ours", 0.5), ("faiss", 0.501))}
+    runs = {
+        name: [{"figures": {"map@r": value}}] for name, value in (("ours", 0.5), ("faiss", 0.501))
+    }
     assert retrieval.apart(runs) == "map@r: faiss says 0.5010000, ours 0.5000000"
     runs["faiss"][0]["figures"]["map@r"] = 0.5 + TOLERANCE / 2
     assert retrieval.apart(runs) is None
 
 
-@pytest.mark.parametrize("wrong", [["--per-class", "1"], ["--rows", "9"], ["--rows", "73"], ["--repeats", "0"]])
+@pytest.mark.parametrize(
+    "wrong", [["--per-class", "1"], ["--rows", "9"], ["--rows", "73"], ["--repeats", "0"]]
+)
 def test_mistakes_are_named(wrong, capsys):
     with pytest.raises(SystemExit):
         main(wrong)

@@ -1,4 +1,5 @@
-"""The start-up benchmark: stages that add up to what the process took, packages from the log of imports."""
+"""The start-up benchmark: stages that add up to what the process took, packages from the log of
+imports."""
 
 import json
 
@@ -31,7 +32,11 @@ def test_a_record(tmp_path):
     assert main(["--repeats", "1", "--json", str(tmp_path / "out.json")]) == 0
     record = json.loads((tmp_path / "out.json").read_text())
     stages = record["figures"]["stages"]
-    assert list(stages) == list(STAGES) and all(len(values) == 1 and values[0] > 0 for values in stages.values())
+    assert list(stages) == list(STAGES) and all(
+        len(values) == 1 and values[0] > 0 for values in stages.values()
+    )
     assert {"torch", "pytorch_lightning"} <= record["figures"]["imports"].keys()
-    assert not {"timm", "wandb", "sklearn"} & record["figures"]["imports"].keys()  # digits need none of them
+    assert (
+        not {"timm", "wandb", "sklearn"} & record["figures"]["imports"].keys()
+    )  # digits need none of them
     assert len(record["figures"][ENGINE]) == 1 and ENGINE in record["targets"][0]["why"]

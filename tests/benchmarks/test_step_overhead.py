@@ -1,4 +1,5 @@
-"""The benchmark's own claims: it compares equal things, and it says what it found. Times are not asserted."""
+"""The benchmark's own claims: it compares equal things, and it says what it found. Times are not
+asserted."""
 
 import json
 from functools import partial
@@ -12,7 +13,10 @@ from benchmarks.record import Record
 from benchmarks.step_overhead import PROOF, Bench, first_difference, main
 from benchmarks.timing import Clock, Sections, Spread, race, steady_memory
 
-SLOW = [pytest.param("device", case, marks=pytest.mark.slow) for _, case in pairs(list(CASES), ["device"])]
+SLOW = [
+    pytest.param("device", case, marks=pytest.mark.slow)
+    for _, case in pairs(list(CASES), ["device"])
+]
 
 
 @pytest.mark.parametrize(("regime", "case"), [*pairs(list(CASES), ["host", "input"]), *SLOW])
@@ -38,7 +42,9 @@ def test_tables_and_json(tmp_path, capsys):
     short = ["--steps", "10", "--warmup", "0", "--repeats", "2"]
     assert main(["--recipe", "fixmatch", "--regime", "host", *short, "--json", str(out)]) == 0
     printed, record = capsys.readouterr().out, json.loads(out.read_text())
-    assert {"date", "processor", "threads", "torch", "lightning", "commit"} <= record["surroundings"].keys()
+    assert {"date", "processor", "threads", "torch", "lightning", "commit"} <= record[
+        "surroundings"
+    ].keys()
     assert [target["met"] for target in record["targets"]] in ([True], [False])  # what it allocates
     assert len(record["tables"]) == 3
     found = record["figures"]["host"]["fixmatch"]
@@ -50,7 +56,9 @@ def test_tables_and_json(tmp_path, capsys):
         assert all(row["min"] <= row["median"] <= row["max"] for row in times.values())
         assert all(times[key]["min"] > 0 for key in ("cpu", "wall", "ratio"))
     for column in found["sections"].values():
-        assert column["all"] == pytest.approx(sum(value for name, value in column.items() if name != "all"))
+        assert column["all"] == pytest.approx(
+            sum(value for name, value in column.items() if name != "all")
+        )
     parts = {"loader", "views", "network", "backward", "optimizer", "averaged weights"}
     assert parts <= found["sections"]["Roux"].keys()
 
@@ -94,11 +102,15 @@ def test_verdicts_are_of_what_was_measured_and_say_where_it_goes():
         return {"times": times, "allocated": (1000.0, 1000.0), "sections": sections}
 
     record = Record("step_overhead", "")
-    judge(record, {("host", "five_methods"): entry(1.2, 4e-4), ("device", "lora"): entry(1.02, 0.0)})
+    judge(
+        record, {("host", "five_methods"): entry(1.2, 4e-4), ("device", "lora"): entry(1.02, 0.0)}
+    )
     assert [target.met for target in record.targets] == [False, True, True]
     assert "meters +0.50" in record.targets[0].why and "loader -0.10" in record.targets[0].why
     record = Record("step_overhead", "")
-    judge(record, {("host", "five_methods"): entry(1.2, 2e-4), ("device", "lora"): entry(1.04, 0.0)})
+    judge(
+        record, {("host", "five_methods"): entry(1.2, 2e-4), ("device", "lora"): entry(1.04, 0.0)}
+    )
     verdicts = [(target.met, bool(target.why)) for target in record.targets]
     assert verdicts == [(True, False), (False, True), (True, False)]
     assert "lora 1.035 and +0.00 ms" in record.targets[1].why

@@ -1,4 +1,5 @@
-"""The race for accuracy: both learn the same labels from the same weights, and a sound record. Nothing is timed."""
+"""The race for accuracy: both learn the same labels from the same weights, and a sound record.
+Nothing is timed."""
 
 import json
 
@@ -6,7 +7,16 @@ import pytest
 import torch
 
 from benchmarks import semilearn_peer
-from benchmarks.time_to_accuracy import arguments, main, ours, percent, pictures_of_test, prepare, theirs, transforms_of
+from benchmarks.time_to_accuracy import (
+    arguments,
+    main,
+    ours,
+    percent,
+    pictures_of_test,
+    prepare,
+    theirs,
+    transforms_of,
+)
 
 TINY = ["--seconds", "0.2", "--seeds", "1"]
 
@@ -20,7 +30,9 @@ def test_theirs_learns(tmp_path) -> None:
     if semilearn_peer.load() is None:
         pytest.skip("semilearn is not installed")
     outcome = theirs("digits", 0, 60, tmp_path, arguments(TINY))
-    assert outcome.accuracy > 20 and outcome.steps == 60  # weights averaged without a warm-up: half of them the first
+    assert (
+        outcome.accuracy > 20 and outcome.steps == 60
+    )  # weights averaged without a warm-up: half of them the first
 
 
 def test_percent_counts_what_is_right(tmp_path) -> None:
@@ -28,7 +40,9 @@ def test_percent_counts_what_is_right(tmp_path) -> None:
     pixels, labels = pictures_of_test(assembly)
     network = assembly.build_network(assembly.datamodule.tasks)
     guess = network.eval()(network.embed(pixels.float() / 255)).logits["label"].argmax(1)
-    assert percent(network, (pixels, labels), "cpu") == pytest.approx(100 * (guess == labels).float().mean().item())
+    assert percent(network, (pixels, labels), "cpu") == pytest.approx(
+        100 * (guess == labels).float().mean().item()
+    )
 
 
 def test_nobody_mirrors_or_turns_digits() -> None:

@@ -1,11 +1,17 @@
-"""The benchmark of views: it compares equal operations, sees unequal ones, and says what it found."""
+"""The benchmark of views: it compares equal operations, sees unequal ones, and says what it
+found."""
 
 import json
 
 import pytest
 from PIL import Image
 
-from benchmarks.view_peers import load_torchssl, semilearn_folder, torchssl_operation, torchvision_operation
+from benchmarks.view_peers import (
+    load_torchssl,
+    semilearn_folder,
+    torchssl_operation,
+    torchvision_operation,
+)
 from benchmarks.views import EQUAL, least_equal, main
 
 
@@ -36,12 +42,18 @@ def test_a_record_is_written(tmp_path, capsys) -> None:
     assert main([*sizes, "--json", str(out)]) == 0
     record = json.loads(out.read_text())
     printed = capsys.readouterr().out
-    assert record["benchmark"] == "views" and len(record["tables"]) == 3 and len(record["targets"]) == 2
+    assert (
+        record["benchmark"] == "views"
+        and len(record["tables"]) == 3
+        and len(record["targets"]) == 2
+    )
     assert "| 32×32" in printed and "torchvision / Pillow" in printed
     assert len(record["figures"]["32/1/Roux, fixmatch"]["views_a_second"]) == 1
 
 
-@pytest.mark.parametrize("arguments", [["--repeats", "0"], ["--sides", "2"], ["--torchssl", "/nowhere"]])
+@pytest.mark.parametrize(
+    "arguments", [["--repeats", "0"], ["--sides", "2"], ["--torchssl", "/nowhere"]]
+)
 def test_mistakes_are_told(arguments) -> None:
     with pytest.raises((SystemExit, FileNotFoundError)):
         main(arguments)

@@ -49,12 +49,17 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """The rows of metrics.csv, empty cells left out."""
     with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+        return [
+            {name: float(cell) for name, cell in row.items() if cell}
+            for row in csv.DictReader(file)
+        ]
 
 
 def write_csv(path: Path, labels: list[str]) -> Path:
     """A text set whose classes use words of their own."""
-    rows = [f"{label} text number {i} about {label}ish things,{label}" for i, label in enumerate(labels)]
+    rows = [
+        f"{label} text number {i} about {label}ish things,{label}" for i, label in enumerate(labels)
+    ]
     path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
     return path
 

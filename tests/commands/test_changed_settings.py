@@ -8,7 +8,12 @@ from tests.commands.command import QUIET, read_metrics, roux, snapshot, train
 from tests.commands.test_resume import interrupt_at, weights
 from tests.commands.test_stages import SIX, stop_at
 
-EIGHT = ("trainer.max_steps=8", "trainer.val_every=4", "trainer.log_every=1", "data.labels_per_class=4")
+EIGHT = (
+    "trainer.max_steps=8",
+    "trainer.val_every=4",
+    "trainer.log_every=1",
+    "data.labels_per_class=4",
+)
 SLOPE = (*EIGHT, "scheduler=linear")
 
 
@@ -30,8 +35,14 @@ def test_other_settings_are_refused_in_one_line_and_nothing_is_touched(resume, c
     before = snapshot(cut)
     outcome = again("optimizer.lr=0.1", "trainer.precision=64-true", resume=resume)
     assert outcome.code == 2 and len(outcome.lines) == 1
-    assert "settings differ from the checkpoint's: " in outcome.err and "accept_changes=true" in outcome.err
-    assert "optimizer.lr 0.03 -> 0.1; " in outcome.err and "trainer.precision auto -> 64-true" in outcome.err
+    assert (
+        "settings differ from the checkpoint's: " in outcome.err
+        and "accept_changes=true" in outcome.err
+    )
+    assert (
+        "optimizer.lr 0.03 -> 0.1; " in outcome.err
+        and "trainer.precision auto -> 64-true" in outcome.err
+    )
     assert snapshot(cut) == before
 
 
@@ -47,7 +58,10 @@ def test_accepted_settings_take_effect_and_are_told_for_good(cut, place, monkeyp
     rates = {int(row["step"]): row["train/lr"] for row in read_metrics(cut) if "train/lr" in row}
     assert rates[4] == pytest.approx(0.03 * 5 / 8, abs=1e-9)
     assert [rates[step] for step in (5, 8)] == pytest.approx([0.1 * 4 / 8, 0.1 / 8])
-    assert {g["weight_decay"] for g in weights(cut)["optimizer_states"][0]["param_groups"]} == {0.001, 0.0}
+    assert {g["weight_decay"] for g in weights(cut)["optimizer_states"][0]["param_groups"]} == {
+        0.001,
+        0.0,
+    }
     line = "from step 4 on: optimizer.lr 0.03 -> 0.1"
     text = (cut / "config.yaml").read_text()
     assert f"# {line}\n" in text and yaml.safe_load(text)["optimizer"]["lr"] == 0.1
@@ -55,10 +69,15 @@ def test_accepted_settings_take_effect_and_are_told_for_good(cut, place, monkeyp
     page = (cut / "report.html").read_text()
     assert "Settings changed on the way" in page and "optimizer.lr 0.03 -&gt; 0.1" in page
     kept = weights(cut)["provenance"]["changes"]
-    assert kept[0] == {"step": 4, "key": "optimizer.lr", "old": "0.03", "new": "0.1"} and len(kept) == 2
+    assert (
+        kept[0] == {"step": 4, "key": "optimizer.lr", "old": "0.03", "new": "0.1"}
+        and len(kept) == 2
+    )
 
 
-@pytest.mark.parametrize("change", ["optimizer.momentum=0.5", "data.label_noise=0.1", "optimizer.weight_decay=0"])
+@pytest.mark.parametrize(
+    "change", ["optimizer.momentum=0.5", "data.label_noise=0.1", "optimizer.weight_decay=0"]
+)
 def test_what_lies_in_the_checkpoint_cannot_change(change, cut):
     outcome = again(change, "accept_changes=true")
     assert outcome.code == 2 and len(outcome.lines) == 1
@@ -66,7 +85,12 @@ def test_what_lies_in_the_checkpoint_cannot_change(change, cut):
 
 
 def test_places_and_what_is_shown_pass(cut):
-    same = ("logger=tensorboard", "trainer.val_every=8", "trainer.log_every=2", "checkpoint.every_n_steps=3")
+    same = (
+        "logger=tensorboard",
+        "trainer.val_every=8",
+        "trainer.log_every=2",
+        "checkpoint.every_n_steps=3",
+    )
     outcome = again(*same, "trainer.channels_last=false")
     assert outcome.code == 0 and "differ" not in outcome.err and "changed" not in outcome.err
     assert weights(cut)["provenance"]["changes"] == []
@@ -74,9 +98,14 @@ def test_places_and_what_is_shown_pass(cut):
 
 def test_a_longer_run_is_told_what_it_does_to_the_schedule(cut, caplog):
     assert again("trainer.max_steps=16").code == 0
-    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("resume:")]
+    (line,) = [
+        record.getMessage()
+        for record in caplog.records
+        if record.getMessage().startswith("resume:")
+    ]
     assert line == (
-        "resume: trainer.max_steps 8 -> 16: the schedule Linear and ramps given as shares of the run are stretched "
+        "resume: trainer.max_steps 8 -> 16: the schedule Linear and ramps given as shares of the "
+        "run are stretched "
         "from step 4 on; the learning rate jumps from 0.015 to 0.0225"
     )
     rates = {int(row["step"]): row["train/lr"] for row in read_metrics(cut) if "train/lr" in row}
@@ -96,10 +125,16 @@ def test_a_finished_run_names_what_differs(place, caplog):
     for change in ("optimizer.lr=0.1", "recipe=fixmatch", "evaluate/attack=pgd"):
         outcome = roux(*QUIET, *EIGHT, "run_dir=cut", "resume=auto", change)
         assert outcome.code == 2 and len(outcome.lines) == 1
-        assert "is finished, with other settings: " in outcome.err and "name another run_dir" in outcome.err
+        assert (
+            "is finished, with other settings: " in outcome.err
+            and "name another run_dir" in outcome.err
+        )
     longer = (*QUIET, *EIGHT, "run_dir=cut", "trainer.max_steps=12")
     outcome = roux(*longer, "resume=auto")
-    assert outcome.code == 2 and "max_steps 8 -> 12; to train it further: resume=cut run_dir=cut" in outcome.err
+    assert (
+        outcome.code == 2
+        and "max_steps 8 -> 12; to train it further: resume=cut run_dir=cut" in outcome.err
+    )
     # a constant rate does not depend on the length
     assert roux(*longer, "resume=cut").code == 0
     assert "the learning rate stays 0.03" in caplog.text and "jumps" not in caplog.text
@@ -112,9 +147,14 @@ def test_stages_are_compared_each_on_its_own(place, monkeypatch):
     before = snapshot(place / "cut")
     outcome = roux(*QUIET, *SIX, "run_dir=cut", "resume=auto", "optimizer.lr=0.1")
     assert outcome.code == 2 and len(outcome.lines) == 1
-    assert "representation: this stage is finished, with other settings: optimizer.lr 0.03 -> 0.1" in outcome.err
+    assert (
+        "representation: this stage is finished, with other settings: optimizer.lr 0.03 -> 0.1"
+        in outcome.err
+    )
     assert snapshot(place / "cut") == before
-    outcome = roux(*QUIET, *SIX, "run_dir=cut", "resume=auto", "optimizer.lr=0.1", "accept_changes=true")
+    outcome = roux(
+        *QUIET, *SIX, "run_dir=cut", "resume=auto", "optimizer.lr=0.1", "accept_changes=true"
+    )
     assert outcome.code == 0, outcome.err
     plan = (place / "cut" / "plan.txt").read_text()
     assert "stage representation is finished and keeps optimizer.lr 0.03, not 0.1" in plan

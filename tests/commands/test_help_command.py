@@ -13,7 +13,9 @@ HEAVY = ("torch", "hydra", "omegaconf", "pydantic", "pytorch_lightning", "timm",
 
 
 def chosen(family: Path) -> list[Path]:
-    return [p for p in sorted(family.glob("*.yaml")) if p.stem != "none" and not p.stem.startswith("_")]
+    return [
+        p for p in sorted(family.glob("*.yaml")) if p.stem != "none" and not p.stem.startswith("_")
+    ]
 
 
 CHOICES = {

@@ -1,4 +1,5 @@
-"""BatchNorm moments of an averaged network in whole runs: in every checkpoint, on two ranks, and after a resume."""
+"""BatchNorm moments of an averaged network in whole runs: in every checkpoint, on two ranks, and
+after a resume."""
 
 import os
 import subprocess
@@ -17,12 +18,18 @@ from tests.commands.test_several_ranks import TWO
 
 SETTINGS = (
     *("recipe=fixmatch", "data.labels_per_class=4", "data.batch_size=8", "data.unlabeled_ratio=2"),
-    *("trainer.max_steps=6", "trainer.val_every=3", "trainer.accelerator=cpu", "trainer.progress_bar=false"),
+    *(
+        "trainer.max_steps=6",
+        "trainer.val_every=3",
+        "trainer.accelerator=cpu",
+        "trainer.progress_bar=false",
+    ),
 )
 
 
 def reestimated(folder):
-    """The moments of a checkpoint's averaged weights, found by one process from the weights and the config alone."""
+    """The moments of a checkpoint's averaged weights, found by one process from the weights and the
+    config alone."""
     assembly = assemble(ready([*SETTINGS, f"run_dir={folder}"]))
     assembly.datamodule.prepare_data()
     assembly.datamodule.setup()
@@ -38,17 +45,27 @@ def reestimated(folder):
 def held(folder):
     prefix = "teacher.moments."
     state = weights(folder)["state_dict"]
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
 
 
 def check(folder):
     expected, found = reestimated(folder), held(folder)
     assert found.keys() == expected.keys() and found
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], value, msg=lambda text, name=name: f"{name}: {text}"
+        )
     layers = weights(folder)["state_dict"]
-    first = next(name for name in layers if name.startswith("teacher.network") and name.endswith("running_mean"))
-    assert not torch.equal(found["mean_0"], layers[first]), "the network's own buffers are another thing"
+    first = next(
+        name
+        for name in layers
+        if name.startswith("teacher.network") and name.endswith("running_mean")
+    )
+    assert not torch.equal(found["mean_0"], layers[first]), (
+        "the network's own buffers are another thing"
+    )
 
 
 def test_the_checkpoint_of_a_run_and_of_one_that_resumed(tmp_path):
@@ -67,7 +84,15 @@ def test_the_checkpoint_of_a_run_and_of_one_that_resumed(tmp_path):
 @pytest.mark.slow
 def test_two_ranks_hold_what_one_process_finds(tmp_path):
     for folder in (tmp_path / "two", tmp_path / "again"):
-        command = [sys.executable, str(REPOSITORY / "train.py"), *SETTINGS, *TWO, f"run_dir={folder}"]
-        subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        command = [
+            sys.executable,
+            str(REPOSITORY / "train.py"),
+            *SETTINGS,
+            *TWO,
+            f"run_dir={folder}",
+        ]
+        subprocess.run(
+            command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
     check(folder)
     assert same(held(tmp_path / "two"), held(folder))

@@ -21,19 +21,31 @@ def test_two_seeds_make_two_runs(place):
     for seed in (0, 1):
         folder = place / "sweep" / str(seed)
         assert OmegaConf.load(folder / "config.yaml").seed == seed
-        assert (folder / "report.html").is_file() and (folder / "checkpoints" / "last.ckpt").is_file()
+        assert (folder / "report.html").is_file() and (
+            folder / "checkpoints" / "last.ckpt"
+        ).is_file()
         losses.append(json.loads((folder / "metrics.json").read_text())["test/loss"])
     assert losses[0] != losses[1]
 
 
 WRONG = {
-    "value": (["trainer.max_steps=3,-1"], "trainer.max_steps: got -1, expected a whole number at least 0"),
-    "recipe": (["recipe=supervised,fixmtch"], "recipe=fixmtch: there is no recipe 'fixmtch'; did you mean 'fixmatch'?"),
-    "folder": (["seed=0,1", "run_dir=file/x"], "run_dir: 'file/x' cannot be a folder: '{place}/file' is a file"),
-    "method": (
-        ["regularization=none,mixp"], "regularization=mixp: there is no regularization 'mixp'; did you mean 'mixup'?"
+    "value": (
+        ["trainer.max_steps=3,-1"],
+        "trainer.max_steps: got -1, expected a whole number at least 0",
     ),
-}  # fmt: skip
+    "recipe": (
+        ["recipe=supervised,fixmtch"],
+        "recipe=fixmtch: there is no recipe 'fixmtch'; did you mean 'fixmatch'?",
+    ),
+    "folder": (
+        ["seed=0,1", "run_dir=file/x"],
+        "run_dir: 'file/x' cannot be a folder: '{place}/file' is a file",
+    ),
+    "method": (
+        ["regularization=none,mixp"],
+        "regularization=mixp: there is no regularization 'mixp'; did you mean 'mixup'?",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", WRONG)
@@ -51,11 +63,15 @@ def test_one_wrong_job_stops_all_before_the_first(kind, place):
 def test_a_key_that_only_stages_have_is_swept(place):
     """Hydra composes a recipe without its stages, in the sweep and in each of its jobs."""
     outcome = roux(*STAGED, "dry_run=true")
-    assert outcome.code == 0 and outcome.out.count("stage classifier, begins with") == 2, outcome.err
+    assert outcome.code == 0 and outcome.out.count("stage classifier, begins with") == 2, (
+        outcome.err
+    )
     assert not (place / "sweep").exists()
     outcome = roux(*STAGED, "recipe=supervised,crt")
     assert outcome.code == 2
-    assert outcome.lines[0].startswith("error: methods.classifier_retraining.bn: method 'classifier_retraining' is not")
+    assert outcome.lines[0].startswith(
+        "error: methods.classifier_retraining.bn: method 'classifier_retraining' is not"
+    )
 
 
 @pytest.mark.slow
@@ -64,7 +80,10 @@ def test_jobs_of_stages_get_their_keys(place):
     assert outcome.code == 0, outcome.err
     found = [OmegaConf.load(place / "sweep" / n / "config.yaml").stages.classifier for n in "01"]
     assert [stage.methods.classifier_retraining.bn for stage in found] == ["freeze", "drift"]
-    assert "methods.classifier_retraining.bn" in (place / "sweep" / "sweep.csv").read_text().splitlines()[0]
+    assert (
+        "methods.classifier_retraining.bn"
+        in (place / "sweep" / "sweep.csv").read_text().splitlines()[0]
+    )
     outcome = roux(*STAGED)
     assert outcome.code == 0 and "started" not in outcome.out
 

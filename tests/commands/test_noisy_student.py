@@ -1,4 +1,5 @@
-"""Noisy Student as users run it: a teacher from a folder, resuming, wrong input, and the recipe of stages."""
+"""Noisy Student as users run it: a teacher from a folder, resuming, wrong input, and the recipe of
+stages."""
 
 import json
 import shutil
@@ -12,7 +13,12 @@ from methods.semi_supervised.noisy_student import NoisyStudent
 from tests.commands.command import QUIET, roux, train
 from tests.commands.test_resume import interrupt_at, same, weights
 
-SHORT = ("data.labels_per_class=4", "data.batch_size=8", "trainer.max_steps=6", "trainer.val_every=3")
+SHORT = (
+    "data.labels_per_class=4",
+    "data.batch_size=8",
+    "trainer.max_steps=6",
+    "trainer.val_every=3",
+)
 STUDENT = (*SHORT, "semi_supervised=noisy_student", "methods.noisy_student.threshold=0")
 
 
@@ -26,18 +32,22 @@ def teacher(tmp_path_factory):
 def test_the_table_is_what_the_teacher_reports(teacher, place):
     train(place / "student", *STUDENT, f"methods.noisy_student.teacher={teacher}")
     kept = weights(place / "student")["state_dict"]["method_modules.noisy_student.of_label"]
-    assert kept.shape[1] == 10 and bool(weights(place / "student")["state_dict"]["method_modules.noisy_student.spoken"])
+    assert kept.shape[1] == 10 and bool(
+        weights(place / "student")["state_dict"]["method_modules.noisy_student.spoken"]
+    )
     train_set = Digits().load(None).train
     pictures = train_set.fetch(torch.arange(len(train_set)))
     said = recipes.load(teacher).predict(list(pictures), "probabilities")
-    # rows are those of the pool, the training samples without the validation part: each is one of the teacher's answers
+    # rows are those of the pool, the training samples without the validation part: each is one of
+    # the teacher's answers
     distance = torch.cdist(kept, said, compute_mode="donot_use_mm_for_euclid_dist").min(1).values
     assert float(distance.max()) < 1e-5 and len(kept) < len(said)
 
 
 @pytest.mark.parametrize("part", ["bitfit", "lora"])
 def test_a_teacher_of_few_trained_weights_is_asked(part, place):
-    # methods of this family try by gradients what they have built; the teacher is built where none are wanted
+    # methods of this family try by gradients what they have built; the teacher is built where none
+    # are wanted
     train(place / "teacher", *SHORT, f"peft={part}")
     train(place / "student", *STUDENT, f"methods.noisy_student.teacher={place}/teacher")
     with torch.inference_mode():
@@ -57,7 +67,12 @@ def test_the_term_is_the_cross_entropy_to_the_teachers_words(setting, factor, pl
         seen.append((term.weight, float((term.values - expected).abs().max())))
 
     monkeypatch.setattr(NoisyStudent, "terms", watched)
-    train(place / "run", *STUDENT, "data.unlabeled_ratio=3", f"methods.noisy_student.unlabeled_weight={setting}")
+    train(
+        place / "run",
+        *STUDENT,
+        "data.unlabeled_ratio=3",
+        f"methods.noisy_student.unlabeled_weight={setting}",
+    )
     assert len(seen) == 6
     assert all(weight == pytest.approx(factor) and distance < 1e-5 for weight, distance in seen)
 
@@ -78,14 +93,27 @@ def test_a_run_that_goes_on_does_not_ask_the_teacher_again(teacher, place, monke
 @pytest.mark.parametrize(
     ("setting", "line"),
     [
-        ("methods.noisy_student.teacher=nowhere", "methods.noisy_student.teacher: there is no 'nowhere'"),
-        ("methods.noisy_student.threshold=1", "methods.noisy_student.threshold=1: the teacher is so sure of none"),
-        ("methods.noisy_student.task=labl", "methods.noisy_student.task=labl: did you mean 'label'"),
+        (
+            "methods.noisy_student.teacher=nowhere",
+            "methods.noisy_student.teacher: there is no 'nowhere'",
+        ),
+        (
+            "methods.noisy_student.threshold=1",
+            "methods.noisy_student.threshold=1: the teacher is so sure of none",
+        ),
+        (
+            "methods.noisy_student.task=labl",
+            "methods.noisy_student.task=labl: did you mean 'label'",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(setting, line, place):
     outcome = roux(*QUIET, *STUDENT, setting, "run_dir=run")
-    assert outcome.code == 2 and len(outcome.lines) == 1 and outcome.lines[0].startswith(f"error: {line}"), outcome.err
+    assert (
+        outcome.code == 2
+        and len(outcome.lines) == 1
+        and outcome.lines[0].startswith(f"error: {line}")
+    ), outcome.err
     assert not (place / "run").exists()
 
 
@@ -121,5 +149,7 @@ def test_a_stage_that_is_not_there(place):
     own = "stages.student=['semi_supervised=noisy_student','methods.noisy_student.teacher=\\'{teachr}\\'']"
     outcome = roux(*QUIET, "recipe=noisy_student", own, "run_dir=run")
     assert outcome.code == 2
-    assert outcome.lines[0].startswith("error: stages.student: methods.noisy_student.teacher={teachr} names no stage")
+    assert outcome.lines[0].startswith(
+        "error: stages.student: methods.noisy_student.teacher={teachr} names no stage"
+    )
     assert "did you mean 'teacher'" in outcome.lines[0]

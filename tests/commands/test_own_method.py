@@ -1,4 +1,5 @@
-"""The README's method of one's own works to the letter: its files, outside the repository, and its command."""
+"""The README's method of one's own works to the letter: its files, outside the repository, and its
+command."""
 
 import json
 import os
@@ -22,11 +23,16 @@ def section() -> str:
 
 def files() -> dict[str, str]:
     """Path -> text of every file in the section."""
-    return {path: text for path, _, text in re.findall(rf"`(mine/[\w/.]+)`:\n\n{FENCE}", section(), re.DOTALL)}
+    return {
+        path: text
+        for path, _, text in re.findall(rf"`(mine/[\w/.]+)`:\n\n{FENCE}", section(), re.DOTALL)
+    }
 
 
 def command() -> str:
-    (line,) = (text.strip() for kind, text in re.findall(FENCE, section(), re.DOTALL) if kind == "sh")
+    (line,) = (
+        text.strip() for kind, text in re.findall(FENCE, section(), re.DOTALL) if kind == "sh"
+    )
     return line
 
 
@@ -53,14 +59,21 @@ def test_the_readme_runs_as_it_stands(mine, place):
         timeout=300, env={**os.environ, "PATH": path},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    train(place / "without", "trainer.max_steps=4", "trainer.log_every=1", "data.labels_per_class=4")
+    train(
+        place / "without", "trainer.max_steps=4", "trainer.log_every=1", "data.labels_per_class=4"
+    )
 
     own, without = read_metrics(place / "own"), read_metrics(place / "without")
     entropies = [row["train/entropy"] for row in own]
     assert len(entropies) == 4 and all(0 < value < log(10) for value in entropies)
     for row in own:
-        assert row["train/loss"] == pytest.approx(row["train/supervised"] + 0.1 * row["train/entropy"], rel=1e-5)
+        assert row["train/loss"] == pytest.approx(
+            row["train/supervised"] + 0.1 * row["train/entropy"], rel=1e-5
+        )
     assert own[-1]["train/supervised"] != without[-1]["train/supervised"]
-    losses = [json.loads((place / run / "metrics.json").read_text())["test/loss"] for run in ("own", "without")]
+    losses = [
+        json.loads((place / run / "metrics.json").read_text())["test/loss"]
+        for run in ("own", "without")
+    ]
     assert losses[0] != losses[1]
     assert "entropy: EntropyMinimization(weight=0.1)" in (place / "own" / "plan.txt").read_text()

@@ -1,4 +1,5 @@
-"""Runs that are killed, told to stop, or meet a full disk, a damaged file or a loss that is no number lose nothing."""
+"""Runs that are killed, told to stop, or meet a full disk, a damaged file or a loss that is no
+number lose nothing."""
 
 import errno
 import json
@@ -20,7 +21,12 @@ from tests.commands.test_resume import interrupt_at, same, weights
 # a validation every 6 steps, a transfer every 5, a checkpoint every 4: none falls on the others
 UNEVEN = (
     *("recipe=fixmatch", "data.labels_per_class=4", "data.batch_size=8", "data.unlabeled_ratio=1"),
-    *("trainer.max_steps=14", "trainer.val_every=6", "trainer.log_every=5", "checkpoint.every_n_steps=4"),
+    *(
+        "trainer.max_steps=14",
+        "trainer.val_every=6",
+        "trainer.log_every=5",
+        "checkpoint.every_n_steps=4",
+    ),
 )
 
 
@@ -34,7 +40,9 @@ def undisturbed(tmp_path_factory):
 def check_equal(folder, other):
     """Weights, optimizer, schedule, best checkpoint, every logged number: the same to the bit."""
     for kind in ("last.ckpt", "best.ckpt"):
-        a, b = (torch.load(path / "checkpoints" / kind, weights_only=True) for path in (folder, other))
+        a, b = (
+            torch.load(path / "checkpoints" / kind, weights_only=True) for path in (folder, other)
+        )
         for part in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):
             assert same(a[part], b[part]), f"{kind}: {part}"
     assert read_metrics(folder) == read_metrics(other)
@@ -82,7 +90,8 @@ def test_in_a_validation(undisturbed, place, monkeypatch):
     with monkeypatch.context() as patch:
         validation_that(raise_interrupt, patch, at=12)
         assert roux(*QUIET, *UNEVEN, "run_dir=cut").code == 130
-    # the checkpoint of this step was asked for before its validation, which the resumed run makes up for
+    # the checkpoint of this step was asked for before its validation, which the resumed run makes
+    # up for
     assert weights(place / "cut")["global_step"] == 12
     go_on(place / "cut")
     check_equal(place / "cut", undisturbed)
@@ -105,7 +114,9 @@ def test_told_to_stop(where, undisturbed, place, monkeypatch):
             validation_that(terminate, patch, at=kept)
         outcome = roux(*QUIET, *command, "run_dir=cut")
     assert outcome.code == 75
-    assert outcome.lines[-1] == f"terminated: {kept} steps are kept; go on with resume=cut run_dir=cut"
+    assert (
+        outcome.lines[-1] == f"terminated: {kept} steps are kept; go on with resume=cut run_dir=cut"
+    )
     assert weights(place / "cut")["global_step"] == kept
     go_on(place / "cut")
     check_equal(place / "cut", undisturbed)
@@ -134,7 +145,7 @@ def test_killed_from_outside(undisturbed, place):
     check_equal(place / "cut", undisturbed)
 
 
-# -- files ---------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 def damage(path):
     """One bit turns over in the middle of the weights."""
     content = bytearray(path.read_bytes())
@@ -142,7 +153,9 @@ def damage(path):
     path.write_bytes(content)
 
 
-def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(undisturbed, place, monkeypatch, caplog):
+def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(
+    undisturbed, place, monkeypatch, caplog
+):
     with monkeypatch.context() as patch:
         interrupt_at(10, patch)
         assert roux(*QUIET, *UNEVEN, "run_dir=cut").code == 130
@@ -151,7 +164,9 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(undisturbed, plac
     damage(kept / "last.ckpt")
     go_on(place / "cut")
     said = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
-    assert said == [f"resume: '{place}/cut/checkpoints/last.ckpt' is damaged; going on from previous.ckpt"]
+    assert said == [
+        f"resume: '{place}/cut/checkpoints/last.ckpt' is damaged; going on from previous.ckpt"
+    ]
     check_equal(place / "cut", undisturbed)
 
 
@@ -159,11 +174,17 @@ def test_without_one_before_a_damaged_checkpoint_is_refused(place, monkeypatch):
     train(place / "run", "trainer.max_steps=2")
     damage(place / "run" / "checkpoints" / "last.ckpt")
     outcome = roux(*QUIET, "trainer.max_steps=4", "run_dir=more", "resume=run")
-    assert outcome.code == 2 and "run/checkpoints/last.ckpt' is " in outcome.lines[0] and len(outcome.lines) == 1
+    assert (
+        outcome.code == 2
+        and "run/checkpoints/last.ckpt' is " in outcome.lines[0]
+        and len(outcome.lines) == 1
+    )
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS])
-def test_a_full_or_read_only_disk_is_one_line_and_the_checkpoint_before_stays(reason, undisturbed, place, monkeypatch):
+def test_a_full_or_read_only_disk_is_one_line_and_the_checkpoint_before_stays(
+    reason, undisturbed, place, monkeypatch
+):
     with monkeypatch.context() as patch:
         sync, calls = os.fsync, []
 
@@ -187,8 +208,18 @@ def test_a_full_or_read_only_disk_is_one_line_and_the_checkpoint_before_stays(re
 def test_a_file_that_vanishes_is_one_line_and_the_run_goes_on_when_it_is_back(place, monkeypatch):
     for name in ("cat", "mouse"):
         write_pictures(place / "pictures" / name, 12)
-    pictures = ("data=image_folder", "data.root=pictures", "data.source.size=12", "data.num_workers=0")
-    short = ("data.batch_size=4", "trainer.max_steps=8", "trainer.val_every=4", "checkpoint.every_n_steps=1")
+    pictures = (
+        "data=image_folder",
+        "data.root=pictures",
+        "data.source.size=12",
+        "data.num_workers=0",
+    )
+    short = (
+        "data.batch_size=4",
+        "trainer.max_steps=8",
+        "trainer.val_every=4",
+        "checkpoint.every_n_steps=1",
+    )
     command = (*pictures, *short, "data.val_fraction=0.2", "data.source.test_fraction=0.2")
     train(place / "whole", *command)
     away = place / "away"
@@ -219,7 +250,7 @@ def test_a_folder_that_another_process_writes_is_refused(place):
     assert not being_written(place / "run")
 
 
-# -- numbers -------------------------------------------------------------------------------------------------------
+# -- numbers ---------------------------------------------------------------------------------------
 def poison(monkeypatch, at):
     """The loss of one step is no number."""
     combine = Recipe.combine
@@ -239,10 +270,15 @@ def test_a_loss_that_is_no_number_stops_the_run_before_a_checkpoint(place, monke
     outcome = roux(*QUIET, *UNEVEN, "run_dir=run")
     assert outcome.code == 2 and len(outcome.lines) == 1
     line = outcome.lines[0]
-    assert line.startswith("error: step 7: fixmatch is nan; samples: labeled ") and "; unlabeled " in line
+    assert (
+        line.startswith("error: step 7: fixmatch is nan; samples: labeled ")
+        and "; unlabeled " in line
+    )
     kept = weights(place / "run")
     assert kept["global_step"] == 6
-    assert all(value.isfinite().all() for value in kept["state_dict"].values() if value.is_floating_point())
+    assert all(
+        value.isfinite().all() for value in kept["state_dict"].values() if value.is_floating_point()
+    )
 
 
 @pytest.mark.parametrize("extra", [(), ("trainer.accumulate_grad_batches=2",)])
@@ -251,21 +287,28 @@ def test_such_a_batch_can_be_left_out_and_is_counted(extra, place, monkeypatch):
     train(place / "run", *UNEVEN, "trainer.nonfinite=skip", *extra)
     kept = weights(place / "run")
     assert kept["global_step"] == 14
-    assert all(value.isfinite().all() for value in kept["state_dict"].values() if value.is_floating_point())
+    assert all(
+        value.isfinite().all() for value in kept["state_dict"].values() if value.is_floating_point()
+    )
     counts = [row["train/skipped"] for row in read_metrics(place / "run") if "train/skipped" in row]
     assert counts[0] == 0 and counts[-1] >= 1
 
 
 @pytest.mark.parametrize(
     ("setting", "line"),
-    [("trainer.devices=2", "is for one device"), ("regularization=sam", "sam goes through a batch more than once")],
+    [
+        ("trainer.devices=2", "is for one device"),
+        ("regularization=sam", "sam goes through a batch more than once"),
+    ],
 )
 def test_leaving_out_is_for_one_device_and_one_pass(setting, line, place):
     outcome = roux("trainer.nonfinite=skip", "trainer.accelerator=cpu", setting, "run_dir=run")
-    assert outcome.code == 2 and outcome.lines[0].startswith(f"error: trainer.nonfinite=skip: {line}")
+    assert outcome.code == 2 and outcome.lines[0].startswith(
+        f"error: trainer.nonfinite=skip: {line}"
+    )
 
 
-# -- resume=auto ---------------------------------------------------------------------------------------------------
+# -- resume=auto -----------------------------------------------------------------------------------
 def test_the_same_command_goes_on_with_its_own_run(place, monkeypatch):
     command = (*QUIET, "trainer.max_steps=4", "trainer.val_every=2", "resume=auto")
     with monkeypatch.context() as patch:
@@ -275,7 +318,9 @@ def test_the_same_command_goes_on_with_its_own_run(place, monkeypatch):
     assert len(begun) == 1
     assert roux(*command, "seed=1").code == 0  # another run
     assert roux(*command).code == 0
-    finished = {p.name: (p / "metrics.json").is_file() for p in (place / "outputs" / "supervised").iterdir()}
+    finished = {
+        p.name: (p / "metrics.json").is_file() for p in (place / "outputs" / "supervised").iterdir()
+    }
     assert len(finished) == 2 and all(finished.values())
     named = roux(*command, f"run_dir={begun[0]}")
     assert named.code == 0 and "finished already" in named.out
@@ -295,5 +340,7 @@ def test_minutes_are_counted_from_the_last_checkpoint(place, monkeypatch):
     monkeypatch.setattr(LastCheckpoint, "save", lambda self, trainer, due=False: (
         saved.append(trainer.global_step), save(self, trainer, due)
     ))  # fmt: skip
-    train(place / "run", "trainer.max_steps=6", "trainer.val_every=6", "checkpoint.every_minutes=1e-9")
+    train(
+        place / "run", "trainer.max_steps=6", "trainer.val_every=6", "checkpoint.every_minutes=1e-9"
+    )
     assert saved[:5] == [1, 2, 3, 4, 5]

@@ -6,15 +6,23 @@ import torch
 from recipes.engine.recipe import Recipe
 from tests.commands.command import QUIET, read_metrics, roux, snapshot, train
 
-TWELVE = ("trainer.max_steps=12", "trainer.val_every=6", "trainer.log_every=1", "data.labels_per_class=4")
+TWELVE = (
+    "trainer.max_steps=12",
+    "trainer.val_every=6",
+    "trainer.log_every=1",
+    "data.labels_per_class=4",
+)
 RECIPES = {
     "supervised": ("recipe=supervised", "optimizer=adamw", "scheduler=cosine", "averaging=ema"),
     "three families": (
-        "recipe=fixmatch", "long_tail=logit_adjustment", "regularization=sam", "data.imbalance_factor=20",
+        "recipe=fixmatch",
+        "long_tail=logit_adjustment",
+        "regularization=sam",
+        "data.imbalance_factor=20",
     ),
     # its perturbation has the shape of the batch
     "free_at": ("adversarial=free_at", "methods.free_at.replays=2", "data.batch_size=8"),
-}  # fmt: skip
+}
 
 
 def interrupt_at(step, monkeypatch):
@@ -70,8 +78,12 @@ def test_a_wandb_run_goes_on_under_its_id(place, monkeypatch):
     identity = (place / "cut" / "wandb_id").read_text()
     train(place / "cut", *command, "resume=cut")
     assert (place / "cut" / "wandb_id").read_text() == identity
-    runs = {path.name.split("-")[3] for path in  # two in a second have a number behind
-            (place / "cut" / "wandb").glob("offline-run-*")}
+    runs = {
+        path.name.split("-")[3]
+        for path in (place / "cut" / "wandb").glob(  # two in a second have a number behind
+            "offline-run-*"
+        )
+    }
     assert runs == {identity.strip()}
 
 
@@ -83,26 +95,38 @@ def finished(tmp_path_factory):
 
 
 REFUSED = {
-    "another recipe": (["recipe=fixmatch"], "made with methods: none, but this run has ema, fixmatch"),
+    "another recipe": (
+        ["recipe=fixmatch"],
+        "made with methods: none, but this run has ema, fixmatch",
+    ),
     "another optimizer": (["optimizer=adamw"], "made with optimizer: SGD, but this run has AdamW"),
     "another network": (
-        ["network.name=resnet20_cifar"], "made with network.name: auto, but this run has resnet20_cifar"
+        ["network.name=resnet20_cifar"],
+        "made with network.name: auto, but this run has resnet20_cifar",
     ),
     "another width": (["+network.options.width=8"], "does not fit this run, 'network."),
     "other tasks": (
-        ["data.source.tasks=[label,parity]"], "does not fit this run, it has no 'network.heads.parity.weight'"
+        ["data.source.tasks=[label,parity]"],
+        "does not fit this run, it has no 'network.heads.parity.weight'",
     ),
-    "nothing left": (["trainer.max_steps=2"], "has done 2 steps and trainer.max_steps=2, so nothing is left"),
-}  # fmt: skip
+    "nothing left": (
+        ["trainer.max_steps=2"],
+        "has done 2 steps and trainer.max_steps=2, so nothing is left",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_checkpoint_that_does_not_fit_is_refused_and_its_run_untouched(kind, finished):
     arguments, line = REFUSED[kind]
     before = snapshot(finished.parent)
-    outcome = roux(*QUIET, "trainer.max_steps=4", *arguments, f"run_dir={finished}", f"resume={finished}")
+    outcome = roux(
+        *QUIET, "trainer.max_steps=4", *arguments, f"run_dir={finished}", f"resume={finished}"
+    )
     assert outcome.code == 2
-    assert len(outcome.lines) == 1 and outcome.err.startswith(f"error: resume={finished}: {line}"), outcome.err
+    assert len(outcome.lines) == 1 and outcome.err.startswith(
+        f"error: resume={finished}: {line}"
+    ), outcome.err
     assert snapshot(finished.parent) == before
 
 

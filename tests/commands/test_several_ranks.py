@@ -1,5 +1,6 @@
-"""Runs of several processes as users start them: by Lightning and by torchrun, killed and gone on with, on as many
-processes or on fewer. The network has no batch statistics, so that one process and two agree."""
+"""Runs of several processes as users start them: by Lightning and by torchrun, killed and gone on
+with, on as many processes or on fewer. The network has no batch statistics, so that one process and
+two agree."""
 
 import contextlib
 import os
@@ -19,7 +20,12 @@ RUN = (
     *("recipe=fixmatch", "data.labels_per_class=4", "data.batch_size=8", "data.unlabeled_ratio=1"),
     *("network.name=vit_tiny_patch16_224", "network.input_size=8", "+network.options.patch_size=4"),
     *("+network.options.embed_dim=32", "+network.options.depth=1", "+network.options.num_heads=2"),
-    *("trainer.max_steps=12", "trainer.val_every=6", "trainer.log_every=4", "checkpoint.every_n_steps=1"),
+    *(
+        "trainer.max_steps=12",
+        "trainer.val_every=6",
+        "trainer.log_every=4",
+        "checkpoint.every_n_steps=1",
+    ),
     *("trainer.accelerator=cpu", "trainer.progress_bar=false", "resume=auto"),
 )
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")
@@ -28,7 +34,9 @@ ONE = ("trainer.devices=1",)
 
 def start(*arguments, torchrun=False):
     """A command in processes of its own, which form a group to be killed at once."""
-    interpreter = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2") if torchrun else ()
+    interpreter = (
+        ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2") if torchrun else ()
+    )
     return subprocess.Popen(
         [sys.executable, *interpreter, str(REPOSITORY / "train.py"), *RUN, *arguments],
         stdout=subprocess.PIPE,
@@ -62,7 +70,10 @@ def kill(process, folder):
     """SIGKILL to every process of a run; torchrun's are in sessions of their own."""
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdigit() and f"run_dir={folder}".encode() in (entry / "cmdline").read_bytes():
+            if (
+                entry.name.isdigit()
+                and f"run_dir={folder}".encode() in (entry / "cmdline").read_bytes()
+            ):
                 os.kill(int(entry.name), signal.SIGKILL)
     process.communicate()
 
@@ -71,7 +82,11 @@ def far(a, b):
     """The largest distance between two runs' weights."""
     one, other = weights(a)["state_dict"], weights(b)["state_dict"]
     assert one.keys() == other.keys()
-    return max(float((one[key].double() - other[key].double()).abs().max()) for key in one if one[key].numel())
+    return max(
+        float((one[key].double() - other[key].double()).abs().max())
+        for key in one
+        if one[key].numel()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +117,14 @@ def test_on_another_number_of_ranks_the_same_samples_are_seen(undisturbed, tmp_p
     finish(*ONE, f"run_dir={cut}")
     assert far(cut, whole) < 1e-5
     # the distance that other samples would make is of another order
-    assert max(float((before[k] - v).abs().max()) for k, v in weights(cut)["state_dict"].items() if v.numel()) > 1e-3
+    assert (
+        max(
+            float((before[k] - v).abs().max())
+            for k, v in weights(cut)["state_dict"].items()
+            if v.numel()
+        )
+        > 1e-3
+    )
 
 
 @pytest.mark.slow
@@ -126,7 +148,10 @@ def test_stages_on_two_ranks_go_on_in_the_second(tmp_path):
     own = ("recipe=crt", "data.labels_per_class=null", "data.batch_size=16")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     finish(*TWO, *own, f"run_dir={whole}")
-    process, last = start(*TWO, *own, f"run_dir={cut}"), cut / "classifier" / "checkpoints" / "last.ckpt"
+    process, last = (
+        start(*TWO, *own, f"run_dir={cut}"),
+        cut / "classifier" / "checkpoints" / "last.ckpt",
+    )
     while process.poll() is None and not last.is_file():
         time.sleep(0.01)
     kill(process, cut)
@@ -149,7 +174,10 @@ def test_torchrun_needs_a_named_folder(tmp_path, monkeypatch):
 def test_sigterm_of_all_ranks_keeps_their_step(tmp_path):
     """As srun sends it: to every process. The first rank tells with its exit code."""
     folder = tmp_path / "cut"
-    process, last = start(*TWO, f"run_dir={folder}", "trainer.max_steps=5000"), folder / "checkpoints" / "last.ckpt"
+    process, last = (
+        start(*TWO, f"run_dir={folder}", "trainer.max_steps=5000"),
+        folder / "checkpoints" / "last.ckpt",
+    )
     while process.poll() is None and not last.is_file():
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)

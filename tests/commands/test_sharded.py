@@ -1,4 +1,5 @@
-"""`trainer.strategy=fsdp`: every device has a part of each parameter, for methods that declare it."""
+"""`trainer.strategy=fsdp`: every device has a part of each parameter, for methods that declare
+it."""
 
 import pytest
 
@@ -7,7 +8,12 @@ from tests.commands.test_resume import same, weights
 from tests.commands.test_several_ranks import RUN, far, finish, kill_after, start
 
 # what RUN of several ranks says of its data and method is said again, and the last word holds
-SUPERVISED = ("recipe=supervised", "data.labels_per_class=null", "data.imbalance_factor=20", "data.batch_size=16")
+SUPERVISED = (
+    "recipe=supervised",
+    "data.labels_per_class=null",
+    "data.imbalance_factor=20",
+    "data.batch_size=16",
+)
 FIVE = (*SUPERVISED, "trainer.max_steps=5", "trainer.val_every=5", "trainer.log_every=1")
 PARTS = ("trainer.devices=2", "trainer.strategy=fsdp")
 METHODS = {
@@ -39,16 +45,30 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path):
     for part in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):
         assert same(weights(cut)[part], weights(whole)[part]), part
     assert read_metrics(cut) == read_metrics(whole)
-    chosen = (*RUN, *SUPERVISED, *METHODS["logit_adjustment"], "trainer.devices=1", "trainer.strategy=auto")
+    chosen = (
+        *RUN,
+        *SUPERVISED,
+        *METHODS["logit_adjustment"],
+        "trainer.devices=1",
+        "trainer.strategy=auto",
+    )
     outcome = roux(*QUIET, *chosen, f"resume={cut}", "run_dir=other")
-    assert outcome.code == 2 and "parameters: in parts (fsdp), but this run has whole" in outcome.err
+    assert (
+        outcome.code == 2 and "parameters: in parts (fsdp), but this run has whole" in outcome.err
+    )
 
 
 @pytest.mark.parametrize(
     ("extra", "line"),
     [
-        (("recipe=fixmatch",), "is not declared exact by semi_supervised=fixmatch, averaging=ema; leave out"),
-        (("averaging=ema", "long_tail=balanced_softmax"), "is not declared exact by averaging=ema; leave"),
+        (
+            ("recipe=fixmatch",),
+            "is not declared exact by semi_supervised=fixmatch, averaging=ema; leave out",
+        ),
+        (
+            ("averaging=ema", "long_tail=balanced_softmax"),
+            "is not declared exact by averaging=ema; leave",
+        ),
         (("evaluate.attack=pgd",), "a measurement under evaluate needs whole parameters"),
         (("trainer.devices=1",), "trainer.devices=1; expected a number of at least 2"),
         (("trainer.strategy=deepspeed_stage_2",), "is not among the ways to split parameters here"),

@@ -1,5 +1,5 @@
-"""The SLURM script of docs/reliability.md, run as it stands there, where no SLURM is: what `srun` does of consequence
-is done by a script of that name, and `scontrol` notes what it was asked."""
+"""The SLURM script of docs/reliability.md, run as it stands there, where no SLURM is: what `srun`
+does of consequence is done by a script of that name, and `scontrol` notes what it was asked."""
 
 import os
 import signal
@@ -15,7 +15,8 @@ from tests.commands.command import REPOSITORY
 from tests.commands.test_resume import same, weights
 from tests.commands.test_several_ranks import RUN, TWO, finish
 
-# one process for each task with the variables that srun documents, signals to all of them, the highest exit code
+# one process for each task with the variables that srun documents, signals to all of them, the
+# highest exit code
 SRUN = f"""#!{sys.executable}
 import os, signal, subprocess, sys
 n = int(os.environ["SLURM_NTASKS"])
@@ -50,7 +51,8 @@ def free_job():
 
 @pytest.fixture
 def submit(tmp_path):
-    """A function that runs the script on two tasks of a small run, as sbatch would on the first node."""
+    """A function that runs the script on two tasks of a small run, as sbatch would on the first
+    node."""
     tools = tmp_path / "tools"
     tools.mkdir()
     python = f'#!/bin/sh\nexec {sys.executable} "$@"\n'
@@ -59,12 +61,27 @@ def submit(tmp_path):
         (tools / name).chmod(0o755)
     words = " ".join(word for word in (*RUN, *LONG) if word != "resume=auto")
     script = documented()
-    for there, here in (("data=cifar10 data.root=$DATA", words), ("trainer.devices=4", "trainer.devices=2")):
+    for there, here in (
+        ("data=cifar10 data.root=$DATA", words),
+        ("trainer.devices=4", "trainer.devices=2"),
+    ):
         assert there in script
         script = script.replace(there, here)
-    (tmp_path / "job.sh").write_text(script.replace("python train.py recipe=fixmatch", f"python {REPOSITORY}/train.py"))
-    job = {"SLURM_JOB_ID": free_job(), "SLURM_JOB_NAME": "roux", "SLURM_NODELIST": "localhost", "SLURM_NNODES": "1"}
-    job |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "RUN": str(tmp_path / "run"), "OMP_NUM_THREADS": "1"}
+    (tmp_path / "job.sh").write_text(
+        script.replace("python train.py recipe=fixmatch", f"python {REPOSITORY}/train.py")
+    )
+    job = {
+        "SLURM_JOB_ID": free_job(),
+        "SLURM_JOB_NAME": "roux",
+        "SLURM_NODELIST": "localhost",
+        "SLURM_NNODES": "1",
+    }
+    job |= {
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "RUN": str(tmp_path / "run"),
+        "OMP_NUM_THREADS": "1",
+    }
     paths = [str(tools), os.environ["PATH"]]
 
     def run():

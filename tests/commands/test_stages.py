@@ -1,5 +1,5 @@
-"""A recipe of two stages: each a run in a folder of its own, the second on the weights of the first; killed anywhere
-and asked again with `resume`, it goes on in the right stage."""
+"""A recipe of two stages: each a run in a folder of its own, the second on the weights of the
+first; killed anywhere and asked again with `resume`, it goes on in the right stage."""
 
 import json
 
@@ -10,7 +10,12 @@ from recipes.config.resolve import Faults, resolve_command
 from recipes.engine.recipe import Recipe
 from tests.commands.command import QUIET, read_metrics, roux, train
 
-CRT = ("recipe=crt", "network.name=digits_cnn", "+network.options.width=8", "data.imbalance_factor=20")
+CRT = (
+    "recipe=crt",
+    "network.name=digits_cnn",
+    "+network.options.width=8",
+    "data.imbalance_factor=20",
+)
 SIX = (*CRT, "trainer.max_steps=6", "trainer.val_every=3", "trainer.log_every=1")
 
 
@@ -29,7 +34,11 @@ def stop_at(step, stage, monkeypatch):
 
     def stop(self, done, lr):
         publish(self, done, lr)
-        present = "classifier" if "classifier_retraining" in self.composition.methods else "representation"
+        present = (
+            "classifier"
+            if "classifier_retraining" in self.composition.methods
+            else "representation"
+        )
         if (done, present) == (step, stage):
             raise KeyboardInterrupt
 
@@ -72,7 +81,9 @@ def test_a_killed_run_goes_on_in_the_right_stage(stage, whole, place, monkeypatc
 def test_a_stage_that_was_killed_after_its_last_step_is_evaluated(whole, place):
     train(place / "run", *SIX)
     done = json.loads((place / "run" / "stages.json").read_text())
-    (place / "run" / "stages.json").write_text(json.dumps({"representation": done["representation"]}))
+    (place / "run" / "stages.json").write_text(
+        json.dumps({"representation": done["representation"]})
+    )
     outcome = roux(*QUIET, *SIX, "run_dir=run", "resume=run")
     assert outcome.code == 0, outcome.err
     again = json.loads((place / "run" / "stages.json").read_text())
@@ -88,44 +99,90 @@ def test_the_command_line_holds_in_every_stage_and_wins():
         [],
         ["classifier_retraining", "class_balanced_sampling"],
     ]
-    assert config.stages.classifier.chosen.long_tail == "[classifier_retraining,class_balanced_sampling]"
+    assert (
+        config.stages.classifier.chosen.long_tail
+        == "[classifier_retraining,class_balanced_sampling]"
+    )
 
 
 def settings(method, *command):
     """Stage -> settings of a method, where the stage has it."""
     stages = resolve_command([*command, "run_dir=unused"]).config.stages
-    return {name: stage.methods[method] for name, stage in stages.items() if method in (stage.get("methods") or {})}
+    return {
+        name: stage.methods[method]
+        for name, stage in stages.items()
+        if method in (stage.get("methods") or {})
+    }
 
 
 def test_a_key_of_a_method_holds_in_the_stages_that_have_it():
-    command = (*CRT, "methods.classifier_retraining.bn=drift", "methods.class_balanced_sampling.samples_per_class=2")
+    command = (
+        *CRT,
+        "methods.classifier_retraining.bn=drift",
+        "methods.class_balanced_sampling.samples_per_class=2",
+    )
     found = settings("classifier_retraining", *command)
     assert list(found) == ["classifier"] and found["classifier"].bn == "drift"
     # the stage itself sets 4
     assert settings("class_balanced_sampling", *command)["classifier"].samples_per_class == 2
     # the recipe has this one in both stages, and the command line leaves it out of the first
-    student = ("recipe=noisy_student", "methods.noisy_student.threshold=0.5", "methods.ema.decay=0.5")
+    student = (
+        "recipe=noisy_student",
+        "methods.noisy_student.threshold=0.5",
+        "methods.ema.decay=0.5",
+    )
     assert settings("noisy_student", *student)["student"].threshold == 0.5
     assert [node.decay for node in settings("ema", *student).values()] == [0.5, 0.5]
     without = settings("ema", *student, "stages.teacher=['averaging=none']")
     assert list(without) == ["student"] and without["student"].decay == 0.5
-    own = ("recipe=supervised", "stages={a: [], b: ['semi_supervised=fixmatch']}", "methods.fixmatch.threshold=0.5")
+    own = (
+        "recipe=supervised",
+        "stages={a: [], b: ['semi_supervised=fixmatch']}",
+        "methods.fixmatch.threshold=0.5",
+    )
     assert settings("fixmatch", *own)["b"].threshold == 0.5
 
 
 @pytest.mark.parametrize(
     ("extra", "line"),
     [
-        ("long_tail=focal_loss", r"stages\.classifier: long_tail=focal_loss: this stage makes its own choice"),
-        ("stages.classifier=['trainer.max_stepz=3']", r"stages\.classifier: trainer\.max_stepz: unknown key; did"),
-        ("stages.classifier=['trainer.max_steps=-3']", r"stages\.classifier: trainer\.max_steps: got -3, expected"),
+        (
+            "long_tail=focal_loss",
+            r"stages\.classifier: long_tail=focal_loss: this stage makes its own choice",
+        ),
+        (
+            "stages.classifier=['trainer.max_stepz=3']",
+            r"stages\.classifier: trainer\.max_stepz: unknown key; did",
+        ),
+        (
+            "stages.classifier=['trainer.max_steps=-3']",
+            r"stages\.classifier: trainer\.max_steps: got -3, expected",
+        ),
         ("stages.classifier=3", r"stages: got .*expected"),
-        ("methods.classifier_retraining.bm=drift", r"stages\.classifier: methods\.\w+\.bm: unknown key"),
-        ("methods.classifier_retraining.bn=3", r"stages\.classifier: methods\.\w+\.bn: got 3, expected"),
-        ("methods.classifier_retrainin.bn=drift", r"^methods\.classifier_retrainin\.bn: .*'classifier_retraining'\?$"),
-        ("methods.fixmatch.threshold=0.5", r"^methods\.fixmatch\.threshold: no stage .* add semi_supervised=fixmatch"),
-        ("stages.classifier=['methods.fixmatch.threshold=0.5']", r"stages\.classifier: methods\.fixmatch\.thr"),
-        ("evaluate.attack.eps=0.1", r"^evaluate\.attack\.eps: this run has no attack; add evaluate\.attack=NAME"),
+        (
+            "methods.classifier_retraining.bm=drift",
+            r"stages\.classifier: methods\.\w+\.bm: unknown key",
+        ),
+        (
+            "methods.classifier_retraining.bn=3",
+            r"stages\.classifier: methods\.\w+\.bn: got 3, expected",
+        ),
+        (
+            "methods.classifier_retrainin.bn=drift",
+            r"^methods\.classifier_retrainin\.bn: .*'classifier_retraining'\?$",
+        ),
+        (
+            "methods.fixmatch.threshold=0.5",
+            r"^methods\.fixmatch\.threshold: no stage .* add semi_supervised=fixmatch",
+        ),
+        (
+            "stages.classifier=['methods.fixmatch.threshold=0.5']",
+            r"stages\.classifier: methods\.fixmatch\.thr",
+        ),
+        (
+            "evaluate.attack.eps=0.1",
+            r"^evaluate\.attack\.eps: this run has no attack; add evaluate\.attack=NAME",
+        ),
     ],
 )
 def test_mistakes_in_a_stage_are_told_before_anything_starts(extra, line):

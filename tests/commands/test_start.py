@@ -1,4 +1,5 @@
-"""From the command to the first step: what is imported on the way. No times: benchmarks/startup.py has those."""
+"""From the command to the first step: what is imported on the way. No times: benchmarks/startup.py
+has those."""
 
 import subprocess
 import sys
@@ -31,7 +32,9 @@ OURS = {"datamodules", "foundation", "hydra_plugins", "methods", "recipes"}
 
 def told(code: str, *arguments: str) -> dict[str, list[str]]:
     """What a process prints, by the first word of a line."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return {words[0]: words[1:] for line in done.stdout.splitlines() if (words := line.split())}
 
@@ -41,9 +44,12 @@ def packages(modules: list[str]) -> set[str]:
 
 
 def test_nothing_is_loaded_for_the_first_step_that_it_can_do_without(tmp_path):
-    """timm with wandb, scikit-learn, a logger: what digits do not need. (torchmetrics, which Lightning imports, brings
-    scipy, matplotlib, torchvision and transformers where they are installed.)"""
+    """timm with wandb, scikit-learn, a logger: what digits do not need. (torchmetrics, which
+    Lightning imports, brings scipy, matplotlib, torchvision and transformers where they are
+    installed.)"""
     run = told(RUN, *QUIET, "recipe=fixmatch", "trainer.max_steps=1", f"run_dir={tmp_path / 'run'}")
     assert packages(run["LOADED"]) - packages(told(NEEDED)["LOADED"]) <= OURS
     enabled, kept = run["COLLECTOR"]
-    assert enabled == "True" and int(kept) > 100_000  # those of the imports: it would walk through them for a second
+    assert (
+        enabled == "True" and int(kept) > 100_000
+    )  # those of the imports: it would walk through them for a second

@@ -1,4 +1,5 @@
-"""A run that logs to W&B offline, killed for real and gone on with: read back from wandb's own files."""
+"""A run that logs to W&B offline, killed for real and gone on with: read back from wandb's own
+files."""
 
 import os
 import signal
@@ -14,14 +15,32 @@ from tests.commands.test_resume import weights
 from tests.recipes.loggers.test_wandb_logger import finished, items, records
 
 RUN = (
-    *("data.labels_per_class=4", "data.batch_size=8", "trainer.max_steps=300", "trainer.val_every=100"),
-    *("trainer.log_every=1", "trainer.accelerator=cpu", "trainer.progress_bar=false", "resume=auto"),
-    *("logger=wandb", "logger.wandb.mode=offline", "logger.wandb.plots=false", "logger.wandb.checkpoint=none"),
+    *(
+        "data.labels_per_class=4",
+        "data.batch_size=8",
+        "trainer.max_steps=300",
+        "trainer.val_every=100",
+    ),
+    *(
+        "trainer.log_every=1",
+        "trainer.accelerator=cpu",
+        "trainer.progress_bar=false",
+        "resume=auto",
+    ),
+    *(
+        "logger=wandb",
+        "logger.wandb.mode=offline",
+        "logger.wandb.plots=false",
+        "logger.wandb.checkpoint=none",
+    ),
 )
 
 
 def start(place, folder):
-    own = {name: str(place / name.lower()) for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")}
+    own = {
+        name: str(place / name.lower())
+        for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
+    }
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train.py"), *RUN, f"run_dir={folder}"],
         cwd=place,
@@ -52,8 +71,9 @@ def rows(found):
 @pytest.mark.slow
 @pytest.mark.parametrize(("moment", "everything"), [(105, False), (185, True)])
 def test_a_killed_run_has_every_step_once(moment, everything, tmp_path):
-    """wandb writes whole blocks, of some sixty steps here. Soon after the checkpoint of step 100 its file lacks steps
-    that the resumed run does not go through again; long after it, it has some that the run does."""
+    """wandb writes whole blocks, of some sixty steps here. Soon after the checkpoint of step 100
+    its file lacks steps that the resumed run does not go through again; long after it, it has some
+    that the run does."""
     folder = tmp_path / "run"
     done = kill_after(moment, folder, start(tmp_path, folder), everything)
     (first,) = (folder / "wandb").glob("offline-run-*/*.wandb")
@@ -72,6 +92,8 @@ def test_a_killed_run_has_every_step_once(moment, everything, tmp_path):
         if name not in ("step", "plan") and not name.startswith("_")
     ]
     assert {n for _, n in Counter(key for key, _ in logged).items()} == {1}
-    expected = {(row["step"], name): value for row in read_metrics(folder) for name, value in row.items()}
+    expected = {
+        (row["step"], name): value for row in read_metrics(folder) for name, value in row.items()
+    }
     assert dict(logged) == {key: value for key, value in expected.items() if key[1] != "step"}
     assert done == 100 and (moment < 150 or max(row["step"] for row in killed) > done)

@@ -1,4 +1,5 @@
-"""Wrong input of every kind: one line that names what, where and what to write instead; and nothing has happened."""
+"""Wrong input of every kind: one line that names what, where and what to write instead; and nothing
+has happened."""
 
 import os
 import signal
@@ -9,7 +10,15 @@ import pytest
 import torch
 
 from recipes.engine.recipe import Recipe
-from tests.commands.command import QUIET, REPOSITORY, roux, snapshot, train, write_csv, write_pictures
+from tests.commands.command import (
+    QUIET,
+    REPOSITORY,
+    roux,
+    snapshot,
+    train,
+    write_csv,
+    write_pictures,
+)
 
 TEXT = "data=text_file"
 FILE = "data.source.train_file"
@@ -40,16 +49,23 @@ def files(place):
 
 MISTAKES = {
     # the fifteen kinds
-    "unknown recipe": (["recipe=fixmtch"], "recipe=fixmtch: there is no recipe 'fixmtch'; did you mean 'fixmatch'?"),
+    "unknown recipe": (
+        ["recipe=fixmtch"],
+        "recipe=fixmtch: there is no recipe 'fixmtch'; did you mean 'fixmatch'?",
+    ),
     "unknown method": (
-        ["regularization=mixp"], "regularization=mixp: there is no regularization 'mixp'; did you mean 'mixup'?"
+        ["regularization=mixp"],
+        "regularization=mixp: there is no regularization 'mixp'; did you mean 'mixup'?",
     ),
     "unknown key": (["sed=1"], "sed: unknown key; did you mean 'seed'?"),
     "key under a method that is not there": (
         ["methods.mixup.alpha=2"],
         "methods.mixup.alpha: method 'mixup' is not part of this run; add regularization=mixup",
     ),
-    "wrong type": (["trainer.max_steps=many"], "trainer.max_steps: got 'many', expected a whole number at least 0"),
+    "wrong type": (
+        ["trainer.max_steps=many"],
+        "trainer.max_steps: got 'many', expected a whole number at least 0",
+    ),
     "out of range": (
         ["recipe=fixmatch", "methods.fixmatch.threshold=-1"],
         "methods.fixmatch.threshold: got -1, expected a number at least 0",
@@ -61,29 +77,38 @@ MISTAKES = {
     ),
     "need unmet": (
         ["recipe=fixmatch", "data.views.strong=null"],
-        "semi_supervised=fixmatch needs the view 'strong' of the unlabeled stream, data=digits makes raw, weak: "
+        "semi_supervised=fixmatch needs the view 'strong' of the unlabeled stream, data=digits "
+        "makes raw, weak: "
         "give it a data.views.strong",
     ),
     "unreadable data folder": (
         ["data=image_folder", "data.root=nowhere"],
-        "data.root=nowhere does not exist; name the folder that holds the set, or one to download it to",
+        "data.root=nowhere does not exist; name the folder that holds the set, or one to download "
+        "it to",
     ),
-    "empty csv": ([TEXT, f"{FILE}=empty.csv"], "empty.csv: the file is empty; expected texts with labels"),
+    "empty csv": (
+        [TEXT, f"{FILE}=empty.csv"],
+        "empty.csv: the file is empty; expected texts with labels",
+    ),
     "labels missing from a class": (
-        ["data=image_folder", "data.root=gap"], "data: no training sample of class 'mouse' of task 'label'"
+        ["data=image_folder", "data.root=gap"],
+        "data: no training sample of class 'mouse' of task 'label'",
     ),
     "one class only": (
-        [TEXT, f"{FILE}=one_class.csv"], "one_class.csv: every label is 'a'; expected two or more classes"
+        [TEXT, f"{FILE}=one_class.csv"],
+        "one_class.csv: every label is 'a'; expected two or more classes",
     ),
     "text with a method for images": (
         ["data=docstrings", "regularization=cutmix"],
         "regularization=cutmix works on image data, but data=docstrings is text: leave one out",
     ),
     "output folder not writable": (
-        ["run_dir=file/run"], "run_dir: 'file/run' cannot be a folder: '{place}/file' is a file"
+        ["run_dir=file/run"],
+        "run_dir: 'file/run' cannot be a folder: '{place}/file' is a file",
     ),
     "resume from no checkpoint": (
-        ["resume=false.ckpt"], "resume: 'false.ckpt' is no checkpoint: it holds other things than weights and numbers"
+        ["resume=false.ckpt"],
+        "resume: 'false.ckpt' is no checkpoint: it holds other things than weights and numbers",
     ),
     # and more of them
     "resume from another file of torch": (
@@ -91,21 +116,30 @@ MISTAKES = {
         "resume: 'dict.ckpt' is no checkpoint of a run: it holds no state_dict, global_step, "
         "pytorch-lightning_version, numbers",
     ),
-    "resume from nothing": (["resume=gone"], "resume: there is no 'gone'; name a run's folder or a .ckpt"),
+    "resume from nothing": (
+        ["resume=gone"],
+        "resume: there is no 'gone'; name a run's folder or a .ckpt",
+    ),
     "resume nearly auto": (["resume=aut"], "resume: there is no 'aut'; did you mean 'auto'?"),
     "resume from a folder without a run": (
-        ["resume=nothing"], "resume: the folder 'nothing' holds no checkpoints/last.ckpt; name a run or a .ckpt"
+        ["resume=nothing"],
+        "resume: the folder 'nothing' holds no checkpoints/last.ckpt; name a run or a .ckpt",
     ),
     "a folder of the system": (
-        ["run_dir=/proc/roux/run"], "run_dir: '/proc/roux/run' cannot be written: No such file or directory in '/proc'"
+        ["run_dir=/proc/roux/run"],
+        "run_dir: '/proc/roux/run' cannot be written: No such file or directory in '/proc'",
     ),
-    "csv without rows": ([TEXT, f"{FILE}=header.csv"], "header.csv: no rows; expected texts with labels"),
+    "csv without rows": (
+        [TEXT, f"{FILE}=header.csv"],
+        "header.csv: no rows; expected texts with labels",
+    ),
     "csv without a label": (
         [TEXT, f"{FILE}=unlabeled.csv"],
         "unlabeled.csv:3: label missing (column 'label' is empty); expected one in every row",
     ),
     "csv without the column": (
-        [TEXT, f"{FILE}=columns.csv"], "columns.csv:2: no column 'text' for the text; did you mean 'txt'?"
+        [TEXT, f"{FILE}=columns.csv"],
+        "columns.csv:2: no column 'text' for the text; did you mean 'txt'?",
     ),
     "no csv": ([TEXT, f"{FILE}=emty.csv"], "emty.csv: no such file; did you mean 'empty.csv'?"),
     "no csv named": ([TEXT], f"{FILE}: has no value yet; give one: {FILE}=…"),
@@ -119,7 +153,8 @@ MISTAKES = {
     ),
     "a file as data folder": (
         ["data=mnist", "data.root=file"],
-        "data.root=file is not a folder; name the folder that holds the set, or one to download it to",
+        "data.root=file is not a folder; name the folder that holds the set, or one to download it "
+        "to",
     ),
     "more labels than there are": (
         ["data.labels_per_class=500"],
@@ -127,7 +162,8 @@ MISTAKES = {
     ),
     "too long a tail": (
         ["data.imbalance_factor=1000"],
-        "data.imbalance_factor=1000 leaves no training sample of class '7'; the head has 128, expected at most that",
+        "data.imbalance_factor=1000 leaves no training sample of class '7'; the head has 128, "
+        "expected at most that",
     ),
     "unknown optimizer": (
         ["optimizer=sdg"],
@@ -135,44 +171,56 @@ MISTAKES = {
         "any other of timm's: optimizer=named optimizer.name=NAME",
     ),
     "unknown optimizer of timm's": (
-        ["optimizer=named", "optimizer.name=adamm"], "optimizer.name: there is no 'adamm'; did you mean 'adam'?"
+        ["optimizer=named", "optimizer.name=adamm"],
+        "optimizer.name: there is no 'adamm'; did you mean 'adam'?",
     ),
     "unknown option of an optimizer": (
         ["optimizer=adamw", "+optimizer.options.fusd=true"],
         "optimizer.options.fusd: 'adamw' has no such argument; did you mean 'fused'?",
     ),
     "unknown scheduler": (
-        ["scheduler=cosin"], "scheduler=cosin: there is no scheduler 'cosin'; did you mean 'cosine'?"
+        ["scheduler=cosin"],
+        "scheduler=cosin: there is no scheduler 'cosin'; did you mean 'cosine'?",
     ),
-    "unknown logger": (["logger=wndb"], "logger=wndb: there is no logger 'wndb'; did you mean 'wandb'?"),
+    "unknown logger": (
+        ["logger=wndb"],
+        "logger=wndb: there is no logger 'wndb'; did you mean 'wandb'?",
+    ),
     "unknown logger in a list": (
-        ["logger=[tensorboard,wndb]"], "logger=wndb: there is no logger 'wndb'; did you mean 'wandb'?"
+        ["logger=[tensorboard,wndb]"],
+        "logger=wndb: there is no logger 'wndb'; did you mean 'wandb'?",
     ),
     "key of a logger that is not there": (
-        ["logger.wandb.mode=offline"], "logger.wandb.mode: logger 'wandb' is not part of this run; add logger=wandb"
+        ["logger.wandb.mode=offline"],
+        "logger.wandb.mode: logger 'wandb' is not part of this run; add logger=wandb",
     ),
     "wrong word": (
         ["logger=wandb", "logger.wandb.mode=offlin"],
-        "logger.wandb.mode: got 'offlin', expected one of: online, offline, disabled or null; did you mean 'offline'?",
+        "logger.wandb.mode: got 'offlin', expected one of: online, offline, disabled or null; did "
+        "you mean 'offline'?",
     ),
     "unknown network": (
-        ["network.name=resnet5O"], "network.name='resnet5O': timm has no such model; did you mean 'resnet50'?"
+        ["network.name=resnet5O"],
+        "network.name='resnet5O': timm has no such model; did you mean 'resnet50'?",
     ),
-    "no weights": (
-        ["network.checkpoint=gone.pt"], "network.checkpoint=gone.pt: no such file"
-    ),
+    "no weights": (["network.checkpoint=gone.pt"], "network.checkpoint=gone.pt: no such file"),
     "unknown task": (
         ["data.source.tasks=[label,parrity]"],
         "data.source.tasks: got ['label', 'parrity'], expected a list, each one of: label, parity",
     ),
-    "no task": (["data.source.tasks=[]"], "data.source.tasks=[]: name each task once, and at least one"),
+    "no task": (
+        ["data.source.tasks=[]"],
+        "data.source.tasks=[]: name each task once, and at least one",
+    ),
     "batch not divisible": (
         ["data.batch_size=33", "trainer.devices=2"],
-        "data.batch_size=33: is the batch over all 2 devices and must divide by their number; expected e.g. 32 or 34",
+        "data.batch_size=33: is the batch over all 2 devices and must divide by their number; "
+        "expected e.g. 32 or 34",
     ),
     "evaluation without a view": (
         ["data.views.raw=null"],
-        "data.views.raw: is null, and it is what evaluation sees; expected a view (there are: strong, weak)",
+        "data.views.raw: is null, and it is what evaluation sees; expected a view (there are: "
+        "strong, weak)",
     ),
     "unknown strategy": (
         ["trainer.strategy=dpp"],
@@ -184,7 +232,7 @@ MISTAKES = {
         "--recipe=fixmatch: unrecognized arguments: --recipe=fixmatch; "
         "keys are written KEY=VALUE without dashes, see --help",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", MISTAKES)
@@ -199,7 +247,9 @@ def test_a_mistake_is_one_line_and_leaves_the_disk_as_it_was(kind, place):
 
 STARTS = {
     "a picture that cannot be read": (
-        ["data=image_folder", "data.root=broken", "data.num_workers=0", TWO_STEPS], "broken/", "mend or remove the file"
+        ["data=image_folder", "data.root=broken", "data.num_workers=0", TWO_STEPS],
+        "broken/",
+        "mend or remove the file",
     ),
     "a set that is not there": (
         ["data=mnist", "data.root=nothing"],
@@ -207,7 +257,9 @@ STARTS = {
         "set data.root to a folder that holds it",
     ),
     "devices that are not there": (
-        ["trainer.accelerator=tpu", TWO_STEPS], "trainer.accelerator=tpu: ", "as trainer.accelerator=auto finds it"
+        ["trainer.accelerator=tpu", TWO_STEPS],
+        "trainer.accelerator=tpu: ",
+        "as trainer.accelerator=auto finds it",
     ),
     "a picture too small for the network": (
         ["network.name=vit_tiny_patch16_224"],
@@ -215,26 +267,36 @@ STARTS = {
         "set network.input_size to a size it can, or name another network",
     ),
     "weights that are none": (
-        ["network.checkpoint=false.ckpt"], "network.checkpoint=false.ckpt: not a file of weights", ""
+        ["network.checkpoint=false.ckpt"],
+        "network.checkpoint=false.ckpt: not a file of weights",
+        "",
     ),
     "a pretrained encoder without a name": (
-        ["recipe=text_fixmatch"], "network.name: 'roux_text_small' has no weights to load", "network.name=NAME"
+        ["recipe=text_fixmatch"],
+        "network.name: 'roux_text_small' has no weights to load",
+        "network.name=NAME",
     ),
     "an option that the network lacks": (
-        ["+network.options.foo=1"], "network.name='digits_cnn' with network.options={'foo': 1}", "'foo'"
+        ["+network.options.foo=1"],
+        "network.name='digits_cnn' with network.options={'foo': 1}",
+        "'foo'",
     ),
     "an interpolation into nothing": (
-        ["optimizer.lr=${trainer.lr}"], "optimizer.lr: '${trainer.lr}' does not resolve", ""
+        ["optimizer.lr=${trainer.lr}"],
+        "optimizer.lr: '${trainer.lr}' does not resolve",
+        "",
     ),
     "a view that others are made of": (
-        ["data.views.weak=null"], "data.views.weak: is null, and data.views.strong.weak takes its", "a mapping"
+        ["data.views.weak=null"],
+        "data.views.weak: is null, and data.views.strong.weak takes its",
+        "a mapping",
     ),
     "wandb without a key": (
         ["logger=wandb", "logger.wandb.mode=online", TWO_STEPS],
         "logger=wandb: ",
         "logger.wandb.mode=offline needs none)",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", STARTS)
@@ -246,7 +308,9 @@ def test_other_peoples_words_become_one_line_too(kind, place, monkeypatch):
     before = snapshot(place)
     outcome = roux("trainer.progress_bar=false", *arguments)
     lines = [line for line in outcome.lines if not line.startswith("wandb: ")]
-    assert len(lines) == 1 and lines[0].startswith(f"error: {start}") and lines[0].endswith(end), outcome.err
+    assert len(lines) == 1 and lines[0].startswith(f"error: {start}") and lines[0].endswith(end), (
+        outcome.err
+    )
     assert outcome.code == 2
     assert snapshot(place).keys() == before.keys()
 
@@ -266,7 +330,8 @@ def test_two_gpus_on_a_machine_without(place):
 def test_half_precision_that_the_processor_lacks(place, precision):
     outcome = roux(*QUIET, TWO_STEPS, f"trainer.precision={precision}")
     assert outcome.lines == [
-        f"error: trainer.precision={precision}: a CPU has no fp16 training, Lightning would take bf16-mixed in its "
+        f"error: trainer.precision={precision}: a CPU has no fp16 training, Lightning would take "
+        "bf16-mixed in its "
         "place; write trainer.precision=bf16-mixed, or 32-true"
     ]
     assert not (place / "outputs").exists()
@@ -285,7 +350,9 @@ def test_a_run_is_never_overwritten(place):
     train(place / "run", TWO_STEPS)
     before = snapshot(place)
     outcome = roux(*QUIET, TWO_STEPS, "run_dir=run")
-    assert outcome.lines == ["error: run_dir: 'run' holds a run already; name another folder, or add resume=run"]
+    assert outcome.lines == [
+        "error: run_dir: 'run' holds a run already; name another folder, or add resume=run"
+    ]
     assert outcome.code == 2 and snapshot(place) == before
 
 
@@ -299,7 +366,12 @@ def test_what_lay_in_the_folder_stays_when_a_run_is_refused(place):
 def test_all_mistakes_come_at_once(place):
     outcome = roux("recipe=fixmtch", "sed=1", "trainer.max_steps=-1", "optimizer.lr=fast")
     starts = [line.removeprefix("error: ").split(":")[0] for line in outcome.lines]
-    assert starts == ["recipe=fixmtch", "sed", "optimizer.lr", "trainer.max_steps"]  # the order of the config
+    assert starts == [
+        "recipe=fixmtch",
+        "sed",
+        "optimizer.lr",
+        "trainer.max_steps",
+    ]  # the order of the config
     assert outcome.code == 2
 
 
@@ -310,7 +382,11 @@ def test_an_interruption_is_no_traceback_and_ctrl_c_works_afterwards(place, monk
     monkeypatch.setattr(Recipe, "training_step", interrupt)
     handler = signal.getsignal(signal.SIGINT)
     outcome = roux(*QUIET, TWO_STEPS, "run_dir=run")
-    assert outcome.code == 130 and outcome.lines[-1] == "interrupted" and "Traceback" not in outcome.err
+    assert (
+        outcome.code == 130
+        and outcome.lines[-1] == "interrupted"
+        and "Traceback" not in outcome.err
+    )
     assert signal.getsignal(signal.SIGINT) is handler
 
 
@@ -328,7 +404,11 @@ def test_the_program_itself_says_the_same(place):
     before = snapshot(place)
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "train.py"), *arguments],
-        cwd=place, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
     assert (done.returncode, done.stderr) == (2, roux(*arguments).err)
     assert snapshot(place) == before

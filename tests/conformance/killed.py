@@ -1,7 +1,7 @@
 """One method's run, killed by SIGKILL at a chosen step and resumed, beside one that was left alone.
 
-Runs are processes of their own, forked by the server of `benchmarks.violence`, which has imported everything; each gets
-the words of a command and ends as `train.py` does.
+Runs are processes of their own, forked by the server of `benchmarks.violence`, which has imported
+everything; each gets the words of a command and ends as `train.py` does.
 """
 
 import json
@@ -34,7 +34,8 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """differing: parts of the two folders that are not bit-identical. error: why there is nothing to compare."""
+    """differing: parts of the two folders that are not bit-identical. error: why there is nothing
+    to compare."""
 
     method: str
     data: str
@@ -45,7 +46,10 @@ class Verdict:
     @property
     def row(self) -> str:
         found = self.error or ", ".join(self.differing)
-        return f"| `{self.method}` | {self.data} | {self.step} | {f'**no**: {found}' if found else 'yes'} |"
+        return (
+            f"| `{self.method}` | {self.data} | {self.step} | "
+            f"{f'**no**: {found}' if found else 'yes'} |"
+        )
 
 
 HEAD = "| method | data | killed in step | bit-identical |\n|---|---|---:|---|"
@@ -59,13 +63,27 @@ def moment(key: str, kind: str) -> int:
 def command(key: str, kind: str, folder: Path) -> list[str]:
     """The command of a method's short run."""
     needed = circumstances(kind, key)
-    shared = [word for word in tiny(kind) if word.partition("=")[0] not in {*needed, *SHORT, "run_dir"}]
+    shared = [
+        word for word in tiny(kind) if word.partition("=")[0] not in {*needed, *SHORT, "run_dir"}
+    ]
     if "network.options" in needed:
         shared = [word for word in shared if not word.startswith("+network.options.")]
-    own = [f"methods.{key}.{name}={spoken(value)}" for name, value in CANONICAL.get(key, {}).items()]
+    own = [
+        f"methods.{key}.{name}={spoken(value)}" for name, value in CANONICAL.get(key, {}).items()
+    ]
     said = [f"{name}={value}" for name, value in SHORT.items()]
-    extra = [word for name, value in circumstances(kind, key).items() for word in words(name, value)]
-    return [*shared, *said, f"{METHODS[key].family}={key}", *own, *extra, f"run_dir={folder}", "resume=auto"]
+    extra = [
+        word for name, value in circumstances(kind, key).items() for word in words(name, value)
+    ]
+    return [
+        *shared,
+        *said,
+        f"{METHODS[key].family}={key}",
+        *own,
+        *extra,
+        f"run_dir={folder}",
+        "resume=auto",
+    ]
 
 
 def words(name: str, value: Any) -> list[str]:
@@ -83,7 +101,8 @@ def spoken(value: Any) -> str:
 
 
 def train_until(arguments: list[str], said: Path, step: int) -> None:
-    """The process of a run that kills itself as a machine's failure would, in the optimizer step `step` (1 first)."""
+    """The process of a run that kills itself as a machine's failure would, in the optimizer step
+    `step` (1 first)."""
     from recipes.engine.recipe import Recipe
 
     whole = Recipe.training_step
@@ -107,7 +126,8 @@ def ended(target: Any, *arguments: Any) -> int:
 
 
 def judge(key: str, kind: str, place: Path) -> Verdict:
-    """Kill one method's run, resume it, and compare weights, tables, teacher, optimizer, schedule and metrics."""
+    """Kill one method's run, resume it, and compare weights, tables, teacher, optimizer, schedule
+    and metrics."""
     step = moment(key, kind)
     whole, killed = place / f"{key}-{kind}-whole", place / f"{key}-{kind}-killed"
     code = ended(train, command(key, kind, whole), whole.with_suffix(".txt"))
@@ -115,13 +135,20 @@ def judge(key: str, kind: str, place: Path) -> Verdict:
         return Verdict(key, kind, step, error=last_words(whole))
     code = ended(train_until, command(key, kind, killed), killed.with_suffix(".txt"), step)
     if code != -signal.SIGKILL:
-        return Verdict(key, kind, step, error=f"ended with {code} where it should be killed: {last_words(killed)}")
+        return Verdict(
+            key,
+            kind,
+            step,
+            error=f"ended with {code} where it should be killed: {last_words(killed)}",
+        )
     code = ended(train, command(key, kind, killed), killed.with_suffix(".txt"))
     if code:
         return Verdict(key, kind, step, error=last_words(killed))
     ours, theirs = state(killed), state(whole)
     names = ours.keys() | theirs.keys()
-    return Verdict(key, kind, step, tuple(sorted(n for n in names if not same(ours.get(n), theirs.get(n)))))
+    return Verdict(
+        key, kind, step, tuple(sorted(n for n in names if not same(ours.get(n), theirs.get(n))))
+    )
 
 
 def last_words(folder: Path) -> str:

@@ -1,10 +1,11 @@
-"""One table of settings for the trials: every method in `configs/` is found by itself, and this says only where its
-defaults would hide its effect within three steps.
+"""One table of settings for the trials: every method in `configs/` is found by itself, and this
+says only where its defaults would hide its effect within three steps.
 
-CANONICAL: arguments of a method. RUN: changes of the run, by dotted key, for a method that three small batches cannot
-show. NETWORK: a network that a method works on, by kind of data, where it does not on the usual one. EXACT: further
-arguments under which it is exact on several ranks, for methods whose default is not. TINY: a run of some steps on real
-data in a fraction of a second, by kind of data.
+CANONICAL: arguments of a method. RUN: changes of the run, by dotted key, for a method that three
+small batches cannot
+show. NETWORK: a network that a method works on, by kind of data, where it does not on the usual
+one. EXACT: further arguments under which it is exact on several ranks, for methods whose default is
+not. TINY: a run of some steps on real data in a fraction of a second, by kind of data.
 """
 
 from typing import Any
@@ -18,7 +19,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "pseudo_label": {"threshold": 0.0, "weight": 5.0, "entropy_weight": 1.0},
     "mean_teacher": {"ramp": "constant"},
     "ict": {"ramp": "constant"},
-    # a wide probe: at the default the direction carries float32's rounding, and ranks round otherwise
+    # a wide probe: at the default the direction carries float32's rounding, and ranks round
+    # otherwise
     "vat": {"epsilon": 0.1, "xi": 10.0, "entropy_weight": 0.1},
     "pi_model": {"weight": 500.0, "ramp": "constant"},
     "posthoc_logit_adjustment": {"tau": 2.0},
@@ -26,7 +28,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
     "pgd_at": {"eps": 0.1, "steps": 2},
-    # l2 and a small weight, since a divergence near zero loses digits to the order in which sums are taken
+    # l2 and a small weight, since a divergence near zero loses digits to the order in which sums
+    # are taken
     "trades": {"beta": 1.0, "norm": "l2", "eps": 1.0, "step_size": 0.5, "start": 0.05, "steps": 2},
     "fgm": {"eps": 0.5},
     "freelb": {"steps": 2, "step_size": 0.5},
@@ -53,12 +56,16 @@ RUN: dict[str, dict[str, Any]] = {
     # its targets begin with the second visit of a sample: three batches are more than one pass
     "temporal_ensembling": {"data.unlabeled_ratio": 64},
     # pairs of one class, even where every class comes in turn
-    **{key: {"data.batch_size": 16} for key in ("multi_similarity", "triplet", "lifted_structure", "xbm")},
+    **{
+        key: {"data.batch_size": 16}
+        for key in ("multi_similarity", "triplet", "lifted_structure", "xbm")
+    },
 }
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 
-# Tried on several ranks beside the single methods: arguments that bring in sums and statistics over the global batch.
+# Tried on several ranks beside the single methods: arguments that bring in sums and statistics over
+# the global batch.
 TOGETHER: dict[tuple[str, ...], dict[str, Any]] = {
     ("fixmatch", "logit_adjustment", "label_smoothing", "sam", "ema"): {
         "methods.fixmatch.mask_reduction": "kept",
@@ -67,7 +74,10 @@ TOGETHER: dict[tuple[str, ...], dict[str, Any]] = {
         "methods.logit_adjustment.prior_momentum": 0.5,
     },
     ("class_balanced_loss", "focal_loss"): {"methods.class_balanced_loss.reduction": "weight"},
-    ("uda", "pi_model", "mean_teacher"): {"methods.uda.annealing": "linear", "methods.uda.threshold": 0.2},
+    ("uda", "pi_model", "mean_teacher"): {
+        "methods.uda.annealing": "linear",
+        "methods.uda.threshold": 0.2,
+    },
 }
 
 # What a run on several tasks is made of, by kind of data; for methods that need several.
@@ -108,8 +118,9 @@ TINY: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# Without batch statistics and dropout: what a sample gives does not depend on its company. Then a batch may be dealt
-# out over ranks, and a method that forwards more samples but teaches nothing leaves no trace.
+# Without batch statistics and dropout: what a sample gives does not depend on its company. Then a
+# batch may be dealt out over ranks, and a method that forwards more samples but teaches nothing
+# leaves no trace.
 QUIET: dict[str, dict[str, Any]] = {
     "image": {
         "name": "vit_tiny_patch16_224",

@@ -1,4 +1,5 @@
-"""What a person can say of a method is what its constructor takes, and its file says what it does."""
+"""What a person can say of a method is what its constructor takes, and its file says what it
+does."""
 
 import inspect
 import re
@@ -24,7 +25,12 @@ def test_methods_are_found():
 
 def test_every_file_of_a_family_is_its_own_method():
     """Two families with a method of one name would overwrite each other under `methods`."""
-    files = [path for family in families() for path in (CONFIGS / family).glob("*.yaml") if path.stem != "none"]
+    files = [
+        path
+        for family in families()
+        for path in (CONFIGS / family).glob("*.yaml")
+        if path.stem != "none"
+    ]
     assert sorted(path.stem for path in files) == sorted(METHODS)
 
 
@@ -55,7 +61,9 @@ def test_the_docstrings_name_a_paper_and_give_a_formula_or_each_argument(key):
     kind = target(key)
     assert issubclass(kind, Method)
     source = inspect.getmodule(kind).__doc__ or ""
-    assert re.search(r"\b(19|20)\d\d\b", source), "the module's docstring names no publication with its year"
+    assert re.search(r"\b(19|20)\d\d\b", source), (
+        "the module's docstring names no publication with its year"
+    )
     text = inspect.getdoc(kind) or ""
     assert re.search(r"[=←Σ‖·]|argmax|log ", text), "the class's docstring holds no formula"
     assert [name for name in inspect.signature(kind).parameters if name not in text] == []
@@ -74,14 +82,21 @@ def test_the_table_of_settings_names_methods_and_arguments_that_exist():
     assert NETWORK.keys() <= METHODS.keys()
 
 
-@pytest.mark.parametrize("keys", [("fixmatch", "mixup"), ("mean_teacher", "fixmatch")], ids="+".join)
+@pytest.mark.parametrize(
+    "keys", [("fixmatch", "mixup"), ("mean_teacher", "fixmatch")], ids="+".join
+)
 def test_joined_configs_are_what_hydra_composes(keys):
     """The trials join configs of single methods, which saves them most of their time."""
     groups: dict[str, list[str]] = {}
     for key in keys:
         groups.setdefault(METHODS[key].family, []).append(key)
-    overrides = [*tiny("image"), *(f"{family}=[{','.join(names)}]" for family, names in groups.items())]
-    overrides += [f"methods.{k}.{name}={value}" for k in keys for name, value in CANONICAL.get(k, {}).items()]
+    overrides = [
+        *tiny("image"),
+        *(f"{family}=[{','.join(names)}]" for family, names in groups.items()),
+    ]
+    overrides += [
+        f"methods.{k}.{name}={value}" for k in keys for name, value in CANONICAL.get(k, {}).items()
+    ]
     composed, joined = resolve_command(overrides).config, run_of("image", *keys)
     assert list(composed.methods) == list(joined.methods)
     # a list of one is written as a list in a message, and means the same

@@ -1,7 +1,8 @@
-"""Every method of `configs/` is killed by SIGKILL between two checkpoints and resumed, and ends bit-identical to a run
-that nobody disturbed.
+"""Every method of `configs/` is killed by SIGKILL between two checkpoints and resumed, and ends
+bit-identical to a run that nobody disturbed.
 
-    pytest -m slow -n 0 tests/conformance/test_kill_every_method.py -s      # ends with a table to paste
+    pytest -m slow -n 0 tests/conformance/test_kill_every_method.py -s      # ends with a table to
+    paste
 """
 
 from pathlib import Path

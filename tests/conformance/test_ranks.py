@@ -1,7 +1,9 @@
-"""Two gloo ranks with half of every batch against one process with the whole. One start serves all methods.
+"""Two gloo ranks with half of every batch against one process with the whole. One start serves all
+methods.
 
-The networks have neither batch statistics nor dropout: both depend on which rows share a process. Views and draws are
-keyed by the position in the global batch, so both sides see the same samples through the same views.
+The networks have neither batch statistics nor dropout: both depend on which rows share a process.
+Views and draws are keyed by the position in the global batch, so both sides see the same samples
+through the same views.
 """
 
 import datetime
@@ -18,7 +20,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from omegaconf import DictConfig, OmegaConf
 
-from tests.conformance.lab import KINDS, METHODS, declared, distance, method_and_kind, quiet_run_of, trial
+from tests.conformance.lab import (
+    KINDS,
+    METHODS,
+    declared,
+    distance,
+    method_and_kind,
+    quiet_run_of,
+    trial,
+)
 from tests.conformance.settings import CANONICAL, EXACT, TOGETHER
 
 STEPS, WORLD, TOLERANCE = 5, 2, 1e-6
@@ -35,12 +45,15 @@ QUICK = tuple(case for case in CASES if case not in LATER)
 
 def is_exact(key: str) -> bool:
     """Whether a method declares it, under its settings for this trial."""
-    return METHODS[key].build(**CANONICAL.get(key, {}) | EXACT.get(key, {})).declare().exact_on_ranks
+    return (
+        METHODS[key].build(**CANONICAL.get(key, {}) | EXACT.get(key, {})).declare().exact_on_ranks
+    )
 
 
 def limit(keys: tuple[str, ...], moved: float) -> float:
-    """float32 keeps seven digits: weights that went further than 1 have coarser last places. Of several methods one
-    enlarges what the other's sums have rounded, SAM's step along a normalised gradient most of all."""
+    """float32 keeps seven digits: weights that went further than 1 have coarser last places. Of
+    several methods one enlarges what the other's sums have rounded, SAM's step along a normalised
+    gradient most of all."""
     return TOLERANCE * max(1.0, moved) * (10 if len(keys) > 1 else 1)
 
 
@@ -54,7 +67,8 @@ def config_of(keys: tuple[str, ...], kind: str, world: int) -> DictConfig:
 
 
 def observe(config: DictConfig) -> dict[str, Any]:
-    """What a process is left with; an error is a result as well, so that the others are still tried."""
+    """What a process is left with; an error is a result as well, so that the others are still
+    tried."""
     try:
         outcome = trial(config)
     except Exception:
@@ -80,13 +94,16 @@ def two_ranks(cases: tuple[Case, ...]) -> dict[Case, list[dict[str, Any]]]:
             OmegaConf.save(config_of(*case, WORLD), Path(folder) / f"{i:03}.yaml")
         mp.spawn(_rank, (folder,), nprocs=WORLD)
         return {
-            case: [torch.load(Path(folder) / f"{i:03}.{rank}") for rank in range(WORLD)] for i, case in enumerate(cases)
+            case: [torch.load(Path(folder) / f"{i:03}.{rank}") for rank in range(WORLD)]
+            for i, case in enumerate(cases)
         }
 
 
 def param(case: Case) -> Any:
     keys, kind = case
-    return pytest.param(keys, kind, id="+".join((*keys, kind)), marks=(pytest.mark.slow,) if case in LATER else ())
+    return pytest.param(
+        keys, kind, id="+".join((*keys, kind)), marks=(pytest.mark.slow,) if case in LATER else ()
+    )
 
 
 @pytest.mark.parametrize(("keys", "kind"), map(param, CASES))
@@ -94,7 +111,9 @@ def test_two_ranks_with_half_the_batch_equal_one_with_the_whole(keys, kind):
     ranks = two_ranks(LATER if (keys, kind) in LATER else QUICK)[keys, kind]
     assert [seen["error"] for seen in ranks if "error" in seen] == []
     # weights, teacher, class statistics, memories of methods: one and the same everywhere
-    assert all(torch.equal(value, ranks[1]["state"][name]) for name, value in ranks[0]["state"].items())
+    assert all(
+        torch.equal(value, ranks[1]["state"][name]) for name, value in ranks[0]["state"].items()
+    )
     assert all(value.isfinite().all() for value in ranks[0]["state"].values())
     whole = trial(config_of(keys, kind, 1))
     difference = distance(ranks[0]["state"], whole.state)

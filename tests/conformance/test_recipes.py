@@ -1,4 +1,5 @@
-"""Every recipe of `configs/recipe` plans without data, and trains three steps on images and on text."""
+"""Every recipe of `configs/recipe` plans without data, and trains three steps on images and on
+text."""
 
 import math
 
@@ -17,17 +18,28 @@ RECIPES = list(options("recipe"))
 
 def methods_of(recipe: str) -> list[str]:
     """The methods that a recipe's file chooses."""
-    entries = yaml.safe_load((CONFIGS / "recipe" / f"{recipe}.yaml").read_text(encoding="utf-8")).get("defaults") or []
+    entries = (
+        yaml.safe_load((CONFIGS / "recipe" / f"{recipe}.yaml").read_text(encoding="utf-8")).get(
+            "defaults"
+        )
+        or []
+    )
     chosen = [value for entry in entries for value in entry.values()]
     flat = [name for value in chosen for name in (value if isinstance(value, list) else [value])]
     return [name for name in flat if name in METHODS]
 
 
 def command(recipe: str, kind: str) -> list[str]:
-    """The tiny run with a recipe in it; a recipe may want a pretrained network, which no test downloads."""
-    small = [f"recipe={recipe}" if override.startswith("recipe=") else override for override in tiny(kind)]
+    """The tiny run with a recipe in it; a recipe may want a pretrained network, which no test
+    downloads."""
+    small = [
+        f"recipe={recipe}" if override.startswith("recipe=") else override
+        for override in tiny(kind)
+    ]
     needed = circumstances(kind, *methods_of(recipe))
-    small += [f"{n}=[{','.join(v)}]" if isinstance(v, list) else f"{n}={v}" for n, v in needed.items()]
+    small += [
+        f"{n}=[{','.join(v)}]" if isinstance(v, list) else f"{n}={v}" for n, v in needed.items()
+    ]
     return [*small, "network.pretrained=false", *(["network.name=auto"] if kind == "text" else [])]
 
 
@@ -55,10 +67,14 @@ def test_a_recipe_named_after_a_method_uses_it(recipe):
 
 
 JOINED = {  # recipes that join two, and the command that says the same
-    "fixmatch_logit_adjustment": "recipe=fixmatch long_tail=logit_adjustment data.imbalance_factor=20",
+    "fixmatch_logit_adjustment": (
+        "recipe=fixmatch long_tail=logit_adjustment data.imbalance_factor=20"
+    ),
     "fixmatch_lora": "recipe=text_fixmatch peft=lora optimizer.lr=1e-3",
     "trades_balanced_softmax": "recipe=trades long_tail=balanced_softmax data.imbalance_factor=20",
-    "proxy_anchor_classifier": "recipe=proxy_anchor supervised_weight=1.0 methods.proxy_anchor.weight=0.1",
+    "proxy_anchor_classifier": (
+        "recipe=proxy_anchor supervised_weight=1.0 methods.proxy_anchor.weight=0.1"
+    ),
 }
 
 
@@ -67,7 +83,9 @@ def test_a_recipe_that_joins_two_is_the_command_that_says_so(recipe):
     """Settings tuned for a recipe on a data set included."""
     name = ["network.name=unused"] if "lora" in recipe else []
     joined, said = (
-        OmegaConf.to_container(resolve_command([*words, *name, "run_dir=unused"]).config, resolve=True)
+        OmegaConf.to_container(
+            resolve_command([*words, *name, "run_dir=unused"]).config, resolve=True
+        )
         for words in ([f"recipe={recipe}"], JOINED[recipe].split())
     )
     for config in (joined, said):

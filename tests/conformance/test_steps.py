@@ -1,4 +1,5 @@
-"""Three steps of every method on every kind of data: they run, what should move moves, and the effect is alive."""
+"""Three steps of every method on every kind of data: they run, what should move moves, and the
+effect is alive."""
 
 import math
 
@@ -26,11 +27,17 @@ UNDECLARED = [(key, kind) for key in METHODS for kind in KINDS if kind not in de
 
 
 def lengths(outcome: Outcome, prefix: str) -> tuple[float, float]:
-    """How far the student and the teacher have come from the start, ‖θ - θ₀‖ over trained parameters."""
+    """How far the student and the teacher have come from the start, ‖θ - θ₀‖ over trained
+    parameters."""
     trained = [name for name, p in outcome.recipe.network.named_parameters() if p.requires_grad]
     start = {name: outcome.start[f"network.{name}"] for name in trained}
     return tuple(  # type: ignore[return-value]
-        math.sqrt(sum(float((outcome.state[f"{net}.{name}"] - start[name]).square().sum()) for name in trained))
+        math.sqrt(
+            sum(
+                float((outcome.state[f"{net}.{name}"] - start[name]).square().sum())
+                for name in trained
+            )
+        )
         for net in ("network", prefix)
     )
 
@@ -56,7 +63,9 @@ def test_what_should_move_moves(key, kind):
         if not torch.equal(outcome.start[name], outcome.state[name])
     }
     trained = {name for name, p in outcome.recipe.named_parameters() if p.requires_grad}
-    averaged = {name for name, _ in outcome.recipe.named_parameters() if name.startswith("teacher.")}
+    averaged = {
+        name for name, _ in outcome.recipe.named_parameters() if name.startswith("teacher.")
+    }
     assert trained, "nothing is trained"
     assert trained - moved == set(), "trained, but did not move"
     assert moved - averaged <= trained, "frozen, but moved"
@@ -71,11 +80,14 @@ def test_the_teacher_lags(key, kind):
 
 @EACH
 def test_the_effect_is_alive(key, kind):
-    """Other weights, or other evaluated logits, than the same run without the method; its terms are not zero."""
+    """Other weights, or other evaluated logits, than the same run without the method; its terms are
+    not zero."""
     outcome, plain = quiet(kind, key), quiet(kind, beside=[key])
     assert differs(outcome, plain)
     own = outcome.terms - plain.terms
-    assert all(any(outcome.history[step][f"train/{term}"] != 0 for step in (1, 2, 3)) for term in own)
+    assert all(
+        any(outcome.history[step][f"train/{term}"] != 0 for step in (1, 2, 3)) for term in own
+    )
     if "unlabeled_loss" in declared(key).tags:
         assert own, "the method adds no term"
 

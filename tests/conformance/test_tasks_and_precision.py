@@ -1,4 +1,5 @@
-"""Two heads, and half precision. fp16 needs a gradient scaler, which Lightning has on GPUs alone: not tried here."""
+"""Two heads, and half precision. fp16 needs a gradient scaler, which Lightning has on GPUs alone:
+not tried here."""
 
 import math
 from functools import cache
@@ -23,7 +24,9 @@ from tests.conformance.settings import NETWORK
 
 TASKS = {"data.source.tasks": ["label", "parity"]}
 # methods of several tasks have two heads in every other trial
-ON_IMAGES = [key for key in METHODS if "image" in declared(key).kinds and declared(key).tasks_at_least == 1]
+ON_IMAGES = [
+    key for key in METHODS if "image" in declared(key).kinds and declared(key).tasks_at_least == 1
+]
 
 
 @cache
@@ -35,7 +38,10 @@ def without_methods(on_network_of: str | None) -> Outcome:
 @pytest.mark.parametrize("key", ON_IMAGES)
 def test_two_heads(key):
     """Both heads learn, every term of the method comes once a head, and the effect is alive."""
-    outcome, plain = trial(run_of("image", key, **TASKS)), without_methods(key if key in NETWORK else None)
+    outcome, plain = (
+        trial(run_of("image", key, **TASKS)),
+        without_methods(key if key in NETWORK else None),
+    )
     assert all(math.isfinite(value) for row in outcome.history.values() for value in row.values())
     for task, classes in (("label", 10), ("parity", 2)):
         assert outcome.logits[task].shape[1] == classes
@@ -60,5 +66,7 @@ def test_bf16(key, kind):
     outcome = trial(config)
     assert all(math.isfinite(value) for row in outcome.history.values() for value in row.values())
     assert all(value.isfinite().all() for value in outcome.state.values())
-    assert all(value.dtype != torch.bfloat16 for value in outcome.state.values()), "weights and averages stay fp32"
+    assert all(value.dtype != torch.bfloat16 for value in outcome.state.values()), (
+        "weights and averages stay fp32"
+    )
     assert differs(outcome, alone(kind, key)), "nothing was computed in half precision"

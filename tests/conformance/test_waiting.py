@@ -1,4 +1,5 @@
-"""No step makes the host wait for the device: views, forwards, terms, backward, optimizer, averages, statistics."""
+"""No step makes the host wait for the device: views, forwards, terms, backward, optimizer,
+averages, statistics."""
 
 from typing import Any
 
@@ -15,7 +16,8 @@ from tests.conformance.waiting import Waits
 
 @pytest.fixture
 def waits(monkeypatch):
-    """What the steps of the runs in a test waited for; the transfer at the end of a logging interval is allowed."""
+    """What the steps of the runs in a test waited for; the transfer at the end of a logging
+    interval is allowed."""
     found = Waits()
     step, publish = Recipe.optimizer_step, Recipe.publish
 
@@ -37,10 +39,13 @@ def waits(monkeypatch):
 
 
 def sampled() -> list[Any]:
-    """Every method on every kind of data; methods that work on images are watched on texts by the slow trials."""
+    """Every method on every kind of data; methods that work on images are watched on texts by the
+    slow trials."""
     cases = method_and_kind()
     later = {(key, "text") for key, kind in cases if kind == "image"}
-    return [pytest.param(*case, marks=(pytest.mark.slow,) if case in later else ()) for case in cases]
+    return [
+        pytest.param(*case, marks=(pytest.mark.slow,) if case in later else ()) for case in cases
+    ]
 
 
 @pytest.mark.parametrize(("key", "kind"), sampled())
@@ -56,7 +61,8 @@ def test_several_tasks_and_strong_views_on_texts_wait_for_nothing(waits):
 
 
 def test_the_exceptions_are_as_declared(monkeypatch):
-    """MGDA of more than eight tasks solves on the host; `nonfinite=skip` must know before it goes on."""
+    """MGDA of more than eight tasks solves on the host; `nonfinite=skip` must know before it goes
+    on."""
     monkeypatch.setattr(devices, "readable", lambda tensor: False)
     waits, gram = Waits(), torch.eye(ENUMERATED + 1, dtype=torch.float64)
     with waits.watch():
@@ -85,7 +91,10 @@ def test_leaving_out_batches_waits_as_its_setting_says(waits):
         (lambda x: torch.where(x > 0), "nonzero"),
         (lambda x: x.unique(), "_unique2"),
         (lambda x: x * torch.tensor([1.0, 2.0, 3.0]), "tensor"),
-        (lambda x: nn.functional.one_hot(x.long()), "_local_scalar_dense"),  # looks for the number of classes
+        (
+            lambda x: nn.functional.one_hot(x.long()),
+            "_local_scalar_dense",
+        ),  # looks for the number of classes
     ],
 )
 def test_what_would_wait_is_noticed(reads, name):

@@ -1,8 +1,8 @@
 """Notices where a step would make the host wait for a device, on a machine that has none.
 
-On a GPU these are the places where a number, a list or a length must be known to Python: `.item()`, `if tensor`,
-`.tolist()`, `nonzero`, indexing by a mask. torch's sync debug mode finds them there (`benchmarks/sync.py`); on a CPU
-the same calls pass by here on their way.
+On a GPU these are the places where a number, a list or a length must be known to Python: `.item()`,
+`if tensor`, `.tolist()`, `nonzero`, indexing by a mask. torch's sync debug mode finds them there
+(`benchmarks/sync.py`); on a CPU the same calls pass by here on their way.
 """
 
 import traceback
@@ -18,14 +18,32 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # of a tensor, by name: what hands its numbers to Python
-TOLD = {"item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__"}
+TOLD = {
+    "item",
+    "tolist",
+    "cpu",
+    "numpy",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+    "__complex__",
+}
 # operations whose result has a length that depends on numbers, or that compare and answer
 COUNTED = {
-    "_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount",
-    "equal", "is_nonzero",
-}  # fmt: skip
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "bincount",
+    "equal",
+    "is_nonzero",
+}
 
-# what makes a tensor of Python's numbers: on a device that is a transfer from memory that is not pinned
+# what makes a tensor of Python's numbers: on a device that is a transfer from memory that is not
+# pinned
 SENT = {"tensor", "as_tensor", "from_numpy", "asarray"}
 
 
@@ -47,7 +65,9 @@ class Waits:
         if not self.looking:
             return
         frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_stack()]
-        ours = [(path.relative_to(ROOT), line) for path, line in frames if path.is_relative_to(ROOT)]
+        ours = [
+            (path.relative_to(ROOT), line) for path, line in frames if path.is_relative_to(ROOT)
+        ]
         places = [f"{path}:{line}" for path, line in ours if path.parts[0] != "tests"]
         where = places[-1] if places else "elsewhere"
         self.found[f"{where} {what}"] = None

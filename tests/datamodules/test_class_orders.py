@@ -1,4 +1,5 @@
-"""Orders that choose the class first: exact counts, right frequencies, pure functions of the position."""
+"""Orders that choose the class first: exact counts, right frequencies, pure functions of the
+position."""
 
 import pytest
 import torch
@@ -42,17 +43,25 @@ MAKERS = {"cycle": cycle, "rows": lambda s=0: cycle(s, 4), "passes": passes, "dr
     [(1, (0.9009, 0.0901, 0.0090)), (0.5, (0.7061, 0.2233, 0.0706)), (0, (1 / 3, 1 / 3, 1 / 3))],
 )
 def test_worked_shares(q, expected):
-    torch.testing.assert_close(power_shares(COUNTS, q), torch.tensor(expected).double(), atol=5e-5, rtol=0)
+    torch.testing.assert_close(
+        power_shares(COUNTS, q), torch.tensor(expected).double(), atol=5e-5, rtol=0
+    )
 
 
-@pytest.mark.parametrize(("share", "expected"), [(5 / 9, (0.5856, 0.2252, 0.1892)), (5 / 10, (0.6171, 0.2117, 0.1712))])
+@pytest.mark.parametrize(
+    ("share", "expected"), [(5 / 9, (0.5856, 0.2252, 0.1892)), (5 / 10, (0.6171, 0.2117, 0.1712))]
+)
 def test_worked_progressive_shares(share, expected):
-    torch.testing.assert_close(progressive_shares(COUNTS, share), torch.tensor(expected).double(), atol=6e-5, rtol=0)
+    torch.testing.assert_close(
+        progressive_shares(COUNTS, share), torch.tensor(expected).double(), atol=6e-5, rtol=0
+    )
 
 
 def test_whole_counts_are_floor_or_ceiling_and_right_on_average():
     shares = power_shares(torch.tensor([100, 10, 3, 1]), 0.5)
-    found = torch.stack([whole_counts(shares, 37, u) for u in torch.linspace(0, 1, 2001)[:-1].tolist()])
+    found = torch.stack(
+        [whole_counts(shares, 37, u) for u in torch.linspace(0, 1, 2001)[:-1].tolist()]
+    )
     assert (found.sum(1) == 37).all() and (found - shares * 37).abs().max() < 1
     torch.testing.assert_close(found.double().mean(0), shares * 37, atol=2e-3, rtol=0)
 
@@ -77,7 +86,11 @@ def test_an_order_is_a_pure_function_of_position_and_seed(name):
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_share_out_one_sequence(name, world):
     def sampler(rank: int, ranks: int, start: int = 0) -> list:
-        return list(StepSampler({"labeled": MAKERS[name]()}, {"labeled": 8}, 30, rank, ranks, start=lambda: start))
+        return list(
+            StepSampler(
+                {"labeled": MAKERS[name]()}, {"labeled": 8}, 30, rank, ranks, start=lambda: start
+            )
+        )
 
     whole, parts = sampler(0, 1), [sampler(rank, world) for rank in range(world)]
     for step in range(30):
@@ -111,7 +124,10 @@ def test_passes_hold_exact_counts_and_every_sample_equally_often():
         assert torch.bincount(LABELS[taken]).equal(FIXED)
         often = torch.bincount(taken, minlength=111)
         for label, (count, size) in enumerate(zip(FIXED.tolist(), COUNTS.tolist(), strict=True)):
-            assert set(often[class_members(LABELS)[label]].tolist()) <= {count // size, -(-count // size)}
+            assert set(often[class_members(LABELS)[label]].tolist()) <= {
+                count // size,
+                -(-count // size),
+            }
 
 
 def test_walks_go_on_begin_afresh_or_stay():

@@ -1,5 +1,5 @@
-"""Data configs show every argument, with the default that the code has or one of their own, and can be
-built."""
+"""Data configs show every argument, with the default that the code has or one of their own, and can
+be built."""
 
 import importlib
 import inspect
@@ -69,21 +69,38 @@ def test_what_a_config_leaves_alone_is_the_default_of_the_code(name):
     assert data["split_seed"] == data["seed"] == 3
 
 
-@pytest.mark.parametrize(("name", "flip"), [
-    ("digits", False), ("mnist", False), ("fashion_mnist", True), ("cifar10", True), ("cifar100", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "flip"),
+    [
+        ("digits", False),
+        ("mnist", False),
+        ("fashion_mnist", True),
+        ("cifar10", True),
+        ("cifar100", True),
+    ],
+)
 def test_only_pictures_with_a_meaningful_mirror_image_are_mirrored(name, flip):
     views = composed(name).data.views
     assert views.weak.flip is flip and views.strong.weak.flip is flip
-    assert composed(name, f"data.views.weak.flip={not flip}").data.views.strong.weak.flip is not flip
+    assert (
+        composed(name, f"data.views.weak.flip={not flip}").data.views.strong.weak.flip is not flip
+    )
 
 
-@pytest.mark.parametrize(("name", "folder"), [
-    ("digits", None), ("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST"),
-    ("multi_mnist", "MNIST"), ("multi_fashion", "FashionMNIST"), ("fashion_and_mnist", "FashionMNIST"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("digits", None),
+        ("mnist", "MNIST"),
+        ("fashion_mnist", "FashionMNIST"),
+        ("multi_mnist", "MNIST"),
+        ("multi_fashion", "FashionMNIST"),
+        ("fashion_and_mnist", "FashionMNIST"),
+    ],
+)
 def test_what_comes_in_from_outside_is_the_ground_of_the_pictures(name, folder):
-    """Strong views that turn, shear and move are filled with the grey that most corners of the set have."""
+    """Strong views that turn, shear and move are filled with the grey that most corners of the set
+    have."""
     if folder is not None and not (DATA / folder).is_dir():
         pytest.skip(f"{folder} is not in {DATA}")
     data = composed(name).data
@@ -100,7 +117,9 @@ def test_sources_are_built_without_data(name):
 
 
 def test_digits_deliver_views_in_the_unit_interval():
-    pytest.importorskip("datamodules.views.image", reason="the views of images are not installed here")
+    pytest.importorskip(
+        "datamodules.views.image", reason="the views of images are not installed here"
+    )
     data = instantiate(composed("digits", "data.labels_per_class=4").data, _convert_="all")
     data.request({"unlabeled"})
     data.place(0, 1, 2)

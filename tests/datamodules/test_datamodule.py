@@ -1,5 +1,5 @@
-"""The data module: what it delivers, and that a stopped and resumed run sees what an uninterrupted one
-sees."""
+"""The data module: what it delivers, and that a stopped and resumed run sees what an uninterrupted
+one sees."""
 
 import pytest
 import torch
@@ -36,7 +36,9 @@ def test_batches_have_the_promised_form_and_true_content():
     data = ready(labels_per_class=4)
     source = data.parts["labeled"].source
     batches = list(data.train_dataloader())
-    assert [batch["position"] for batch in batches] == list(range(12)) and len(data.train_dataloader()) == 12
+    assert [batch["position"] for batch in batches] == list(range(12)) and len(
+        data.train_dataloader()
+    ) == 12
     for batch in batches:
         for stream, size in (("labeled", 8), ("unlabeled", 24)):
             part = batch[stream]
@@ -69,7 +71,9 @@ def test_ranks_share_the_global_batch():
     halves = [list(ready(rank, 2).train_dataloader()) for rank in range(2)]
     for one, first, second in zip(whole, *halves, strict=True):
         for stream in ("labeled", "unlabeled"):
-            assert torch.cat([first[stream]["index"], second[stream]["index"]]).equal(one[stream]["index"])
+            assert torch.cat([first[stream]["index"], second[stream]["index"]]).equal(
+                one[stream]["index"]
+            )
 
 
 def test_workers_change_nothing():
@@ -87,7 +91,9 @@ def test_evaluation_delivers_every_sample_once_over_ranks():
     for name, size in (("test", 500), ("val", 130)):
         seen = []
         for rank in range(3):
-            loader = getattr(ready(rank, 3, eval_batch_size=64, batch_size=9), f"{name}_dataloader")()
+            loader = getattr(
+                ready(rank, 3, eval_batch_size=64, batch_size=9), f"{name}_dataloader"
+            )()
             batches = list(loader)
             assert all(set(batch) == {"data", "targets", "index"} for batch in batches)
             seen += [batch["index"] for batch in batches]
@@ -96,7 +102,9 @@ def test_evaluation_delivers_every_sample_once_over_ranks():
 
 def test_no_validation_part_where_none_is_asked_for():
     data = ready(val_fraction=0.0)
-    assert "val" not in data.sizes and data.val_dataloader() == [] and data.sizes["unlabeled"] == 1297
+    assert (
+        "val" not in data.sizes and data.val_dataloader() == [] and data.sizes["unlabeled"] == 1297
+    )
 
 
 def test_class_counts_are_those_of_the_labels_training_sees():
@@ -106,7 +114,11 @@ def test_class_counts_are_those_of_the_labels_training_sees():
     assert (data.true_targets["label"] != data.parts["labeled"].targets["label"]).sum() == 20
     # the unlabeled stream carries true labels: they measure pseudo-labels
     rows = data.parts["unlabeled"].rows
-    assert data.parts["unlabeled"].targets["label"].equal(data.parts["labeled"].source.targets["label"][rows])
+    assert (
+        data.parts["unlabeled"]
+        .targets["label"]
+        .equal(data.parts["labeled"].source.targets["label"][rows])
+    )
 
 
 def test_split_seed_and_order_seed_are_separate():
@@ -150,7 +162,9 @@ def test_views_with_a_digit_are_other_draws_of_the_same_transform():
     data = ready(views={"weak": Noise(), "raw": lambda pixels, draw_for: pixels.float() / 255})
     batch = next(iter(data.train_dataloader()))["labeled"]
     draw_for = lambda purpose: Randomness(0, 5).draw(f"labeled/{purpose}", 8)  # noqa: E731
-    weak, again, other = (data.make_view(batch, name, draw_for) for name in ("weak", "weak", "weak2"))
+    weak, again, other = (
+        data.make_view(batch, name, draw_for) for name in ("weak", "weak", "weak2")
+    )
     assert weak.equal(again) and not weak.equal(other)
     assert data.make_view(batch["data"], "weak", draw_for).equal(weak)
     assert data.make_view(batch, "raw").equal(batch["data"].float() / 255)
@@ -168,7 +182,9 @@ class Recorder(LightningModule):
         nn.init.zeros_(self.layer.weight), nn.init.zeros_(self.layer.bias)
 
     def training_step(self, batch, batch_index):
-        indices = tuple(tuple(batch[stream]["index"].tolist()) for stream in ("labeled", "unlabeled"))
+        indices = tuple(
+            tuple(batch[stream]["index"].tolist()) for stream in ("labeled", "unlabeled")
+        )
         self.seen.append((batch["position"], *indices))
         logits = self.layer(batch["labeled"]["data"].flatten(1).float() / 255)
         return nn.functional.cross_entropy(logits, batch["labeled"]["targets"]["label"])
@@ -197,10 +213,18 @@ def run(folder, callbacks=(), resume=None, steps=20, accumulate=1, workers=0, **
     data.request({"unlabeled"})
     module = Recorder()
     trainer = Trainer(
-        default_root_dir=folder, max_steps=steps, accumulate_grad_batches=accumulate, accelerator="cpu",
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        use_distributed_sampler=False, callbacks=list(callbacks), **trainer_settings,
-    )  # fmt: skip
+        default_root_dir=folder,
+        max_steps=steps,
+        accumulate_grad_batches=accumulate,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=list(callbacks),
+        **trainer_settings,
+    )
     trainer.fit(module, data, ckpt_path=resume)
     return module, trainer, data
 
@@ -211,7 +235,9 @@ def test_a_resumed_run_sees_what_the_uninterrupted_one_sees(tmp_path, accumulate
     assert [entry[0] for entry in whole.seen] == list(range(20 * accumulate))
     assert trainer.num_training_batches == 20 * accumulate and trainer.global_step == 20
     path = tmp_path / "stopped.ckpt"
-    first, _, _ = run(tmp_path, [SaveAt(7, path, stop=True)], accumulate=accumulate, workers=workers)
+    first, _, _ = run(
+        tmp_path, [SaveAt(7, path, stop=True)], accumulate=accumulate, workers=workers
+    )
     assert first.seen == whole.seen[: 7 * accumulate]
     assert torch.load(path, weights_only=True)["StreamDataModule"] == {"position": 7 * accumulate}
     rest, trainer, _ = run(tmp_path, resume=path, accumulate=accumulate, workers=workers)
@@ -263,9 +289,14 @@ def test_the_next_stage_starts_its_streams_anew(tmp_path):
     _, _, data = run(tmp_path, resume=path)
     module = Recorder()
     trainer = Trainer(
-        max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
+        max_steps=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
     trainer.fit(module, data)
     assert [entry[0] for entry in module.seen] == [0, 1, 2]
 
@@ -290,8 +321,15 @@ def test_words_are_numbered_before_views_are_fitted_on_the_training_part():
 
 
 def test_a_batch_moves_whole_and_keeps_what_is_no_tensor():
-    batch = {"position": 3, "labeled": {"data": torch.ones(2, dtype=torch.uint8), "targets": {"label": torch.ones(2)}}}
+    batch = {
+        "position": 3,
+        "labeled": {"data": torch.ones(2, dtype=torch.uint8), "targets": {"label": torch.ones(2)}},
+    }
     there = moved(batch, torch.device("meta"))
     assert there["position"] == 3
-    assert there["labeled"]["data"].device.type == there["labeled"]["targets"]["label"].device.type == "meta"
+    assert (
+        there["labeled"]["data"].device.type
+        == there["labeled"]["targets"]["label"].device.type
+        == "meta"
+    )
     assert batch["labeled"]["data"].device.type == "cpu"

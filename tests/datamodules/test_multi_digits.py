@@ -13,8 +13,13 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 def pictures(count: int, value: int = 200) -> ArraySource:
     """Picture i is of one grey value all over, and of class i mod 10."""
-    pixels = torch.full((count, 1, 28, 28), value, dtype=torch.uint8) - torch.arange(count).view(-1, 1, 1, 1) % 100
-    return ArraySource(pixels.to(torch.uint8), {"label": torch.arange(count) % 10}, {"label": list("0123456789")})
+    pixels = (
+        torch.full((count, 1, 28, 28), value, dtype=torch.uint8)
+        - torch.arange(count).view(-1, 1, 1, 1) % 100
+    )
+    return ArraySource(
+        pixels.to(torch.uint8), {"label": torch.arange(count) % 10}, {"label": list("0123456789")}
+    )
 
 
 def test_nearest_rows_of_the_authors():
@@ -54,7 +59,10 @@ def test_two_sets_may_share_a_class_number():
 
 
 def test_what_it_says_before_reading_and_what_it_refuses():
-    assert MultiDigits().info().shape == (1, 28, 28) and MultiDigits(form="pareto").info().train_size == 120000
+    assert (
+        MultiDigits().info().shape == (1, 28, 28)
+        and MultiDigits(form="pareto").info().train_size == 120000
+    )
     assert MultiDigits(tasks=("right",)).info().tasks == {"right": 10}
     with pytest.raises(UserError, match=r"no task 'rigth'; did you mean 'right'"):
         MultiDigits(tasks=("rigth",))
@@ -62,7 +70,9 @@ def test_what_it_says_before_reading_and_what_it_refuses():
         MultiDigits(tasks=("left", "left"))
 
 
-@pytest.mark.skipif(not (SHARED / "MNIST").is_dir(), reason="needs MNIST and FashionMNIST beside the repository")
+@pytest.mark.skipif(
+    not (SHARED / "MNIST").is_dir(), reason="needs MNIST and FashionMNIST beside the repository"
+)
 def test_the_real_set_is_the_same_everywhere():
     splits = MultiDigits("mnist", "fashion_mnist", "pareto").load(SHARED)
     assert len(splits.train) == 120000 and len(splits.test) == 20000

@@ -20,7 +20,10 @@ def png(value: int) -> bytes:
 
 def content(part: str, alphabets: int) -> dict[str, bytes]:
     names = [(a, c, i) for a in range(alphabets) for c in range(2) for i in range(3)]
-    return {f"{part}/Alphabet{a:02}/character{c:02}/{i}.png": png(3 * a + c) for a, c, i in reversed(names)}
+    return {
+        f"{part}/Alphabet{a:02}/character{c:02}/{i}.png": png(3 * a + c)
+        for a, c, i in reversed(names)
+    }
 
 
 @pytest.fixture(params=["archives", "folders"])
@@ -57,14 +60,22 @@ def test_classes_of_the_parts_are_disjoint(root):
 
 
 def test_validation_alphabets_are_always_the_same_and_may_be_none(root):
-    assert Omniglot(val_alphabets=2).load(root).val.classes == Omniglot(val_alphabets=2).load(root).val.classes
+    assert (
+        Omniglot(val_alphabets=2).load(root).val.classes
+        == Omniglot(val_alphabets=2).load(root).val.classes
+    )
     splits = Omniglot(val_alphabets=0).load(root)
     assert splits.val is None and len(splits.train.classes["label"]) == 16
 
 
 def test_what_is_known_before_reading():
     info = Omniglot(size=35).info()
-    assert (info.kind, info.shape, info.tasks, info.disjoint) == ("image", (1, 35, 35), {"label": None}, True)
+    assert (info.kind, info.shape, info.tasks, info.disjoint) == (
+        "image",
+        (1, 35, 35),
+        {"label": None},
+        True,
+    )
 
 
 def test_strokes_are_averaged():
@@ -90,5 +101,7 @@ def test_where_there_is_none_the_message_says_what_was_looked_for(tmp_path, monk
         raise OSError("no network")
 
     monkeypatch.setattr(torchvision.datasets, "Omniglot", no_network)
-    with pytest.raises(UserError, match=r"no Omniglot there .* downloading it failed \(no network\)"):
+    with pytest.raises(
+        UserError, match=r"no Omniglot there .* downloading it failed \(no network\)"
+    ):
         Omniglot().load(tmp_path)

@@ -24,7 +24,9 @@ def test_the_order_asked_for_is_the_order_that_comes():
         made.append(Backwards(*args))
         return made[0]
 
-    data = StreamDataModule(Digits(), batch_size=4, seed=3, views={"raw": Raw(), "weak": Weak(flip=False)})
+    data = StreamDataModule(
+        Digits(), batch_size=4, seed=3, views={"raw": Raw(), "weak": Weak(flip=False)}
+    )
     data.request({"labeled"}, {"labeled": order})
     data.place(rank=0, world=1, total=5)
     data.setup()

@@ -20,14 +20,18 @@ def batches(made, number, size=12):
     return made.take(0, number * size).view(number, size)
 
 
-@pytest.mark.parametrize(("size", "block"), [(10, 4), (7, 3), (8, 8), (5, 4), (9, 3), (10, 9), (13, 1)])
+@pytest.mark.parametrize(
+    ("size", "block"), [(10, 4), (7, 3), (8, 8), (5, 4), (9, 3), (10, 9), (13, 1)]
+)
 def test_a_walk_has_different_elements_in_a_block_and_equal_counts_in_a_round(size, block):
     walk = BlockWalk(size, block, "key")
     length = size // math.gcd(size, block)
     for first in (0, length):
         found = torch.stack([walk[n] for n in range(first, first + length)])
         assert all(len(row.unique()) == block for row in found)
-        assert torch.bincount(found.flatten(), minlength=size).unique().tolist() == [block // math.gcd(size, block)]
+        assert torch.bincount(found.flatten(), minlength=size).unique().tolist() == [
+            block // math.gcd(size, block)
+        ]
     assert not torch.equal(walk[0], walk[length]) or block == 1
 
 
@@ -48,19 +52,25 @@ def test_batches_have_p_classes_of_k_different_samples(classes):
         found, counts = LABELS[row].unique(return_counts=True)
         assert (len(found), counts.tolist()) == (3, [4, 4, 4])
         assert len(row.unique()) == 12
-        assert torch.equal(LABELS[row].view(3, 4)[:, 0], LABELS[row].view(3, 4)[:, 3]), "class by class"
+        assert torch.equal(LABELS[row].view(3, 4)[:, 0], LABELS[row].view(3, 4)[:, 3]), (
+            "class by class"
+        )
 
 
 def test_uniform_classes_come_equally_often_whatever_their_size():
     rows = batches(order(), 7 * 4)
     assert torch.bincount(LABELS[rows.flatten()]).unique().tolist() == [7 * 4 * 12 // 7]
     for first in range(0, 21, 7):
-        assert len(LABELS[rows[first : first + 3].flatten()].unique()) == 7, "all within ceil(C / P) batches"
+        assert len(LABELS[rows[first : first + 3].flatten()].unique()) == 7, (
+            "all within ceil(C / P) batches"
+        )
 
 
 def test_samples_of_a_class_come_equally_often():
     labels = torch.arange(6).repeat_interleave(10)
-    rows = batches(order(labels), 2 * 5)  # five rounds of ten samples in blocks of four: two uses each
+    rows = batches(
+        order(labels), 2 * 5
+    )  # five rounds of ten samples in blocks of four: two uses each
     assert torch.bincount(rows.flatten(), minlength=60).unique().tolist() == [2]
 
 
@@ -68,7 +78,9 @@ def test_proportional_classes_follow_their_frequency():
     labels = torch.tensor([0] * 80 + [1] * 10 + [2] * 10 + [3] * 10)
     rows = batches(order(labels, 4, classes="proportional"), 600, 4)
     shares = torch.bincount(labels[rows.flatten()]).double() / (600 * 4)
-    torch.testing.assert_close(shares, torch.tensor([80, 10, 10, 10], dtype=torch.float64) / 110, atol=0.04, rtol=0)
+    torch.testing.assert_close(
+        shares, torch.tensor([80, 10, 10, 10], dtype=torch.float64) / 110, atol=0.04, rtol=0
+    )
 
 
 def test_any_part_can_be_had_without_the_parts_before():
@@ -95,9 +107,13 @@ def test_interleaved_parts_hold_every_class():
     [
         (
             {"batch_size": 14},
-            "data.batch_size=14: is no multiple of methods.pk.samples_per_class=4; expected e.g. 12 or 16",
+            "data.batch_size=14: is no multiple of methods.pk.samples_per_class=4; expected e.g. "
+            "12 or 16",
         ),
-        ({"batch_size": 40}, "wants 10 classes a batch .* has 7; expected at most data.batch_size=28"),
+        (
+            {"batch_size": 40},
+            "wants 10 classes a batch .* has 7; expected at most data.batch_size=28",
+        ),
         ({"task": "lable"}, "methods.pk.task=lable: there is no such task; did you mean 'label'?"),
     ],
     ids=["multiple", "classes", "task"],
@@ -109,7 +125,9 @@ def test_what_cannot_be_is_said_in_one_line(settings, message):
 
 
 def digits(rank, world, batch_size=16):
-    data = StreamDataModule(Digits(), batch_size=batch_size, views={"raw": Raw(), "weak": Weak(flip=False)})
+    data = StreamDataModule(
+        Digits(), batch_size=batch_size, views={"raw": Raw(), "weak": Weak(flip=False)}
+    )
     data.request({"labeled"}, {"labeled": MakePKOrder(4)})
     data.place(rank, world, total=5)
     data.setup()

@@ -12,12 +12,20 @@ CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 def pictures(count=10):
-    pixels = torch.arange(count * 16, dtype=torch.int64).remainder(251).to(torch.uint8).view(count, 1, 4, 4)
+    pixels = (
+        torch.arange(count * 16, dtype=torch.int64)
+        .remainder(251)
+        .to(torch.uint8)
+        .view(count, 1, 4, 4)
+    )
     return ArraySource(pixels, {"label": torch.arange(count) % 3}, {"label": ["a", "b", "c"]})
 
 
 def texts():
-    words, targets = ["a b c", "a", "b c d e f g h i j", "c c"], {"label": torch.tensor([0, 1, 1, 0])}
+    words, targets = (
+        ["a b c", "a", "b c d e f g h i j", "c c"],
+        {"label": torch.tensor([0, 1, 1, 0])},
+    )
     source = TextSource(words, targets, {"label": ["x", "y"]})
     Tokenize()(Splits(source, source))
     return source
@@ -35,7 +43,9 @@ def test_batches_are_the_same(make):
     assert isinstance(placed, PlacedPart) and len(placed) == len(part)
     for positions in (torch.tensor([2, 0, 3]), torch.tensor([1])):
         mine, theirs = placed.fetch(positions), part.fetch(positions)
-        assert mine["index"].equal(theirs["index"]) and mine["targets"]["label"].equal(theirs["targets"]["label"])
+        assert mine["index"].equal(theirs["index"]) and mine["targets"]["label"].equal(
+            theirs["targets"]["label"]
+        )
         if isinstance(mine["data"], dict):
             assert mine["data"].pop("words").equal(theirs["data"].pop("words"))
             assert mine["data"] == theirs["data"]
@@ -55,7 +65,9 @@ def test_everything_of_a_batch_is_on_the_device_and_the_part_itself_is_not(make)
 
 def test_sources_lie_there_while_they_fit():
     first, second, small = (part_of(pictures(count)) for count in (100, 90, 10))
-    places = Places("auto", META, free=4 * 2000)  # a quarter: 2000 bytes; the sets have 1600, 1440, 160
+    places = Places(
+        "auto", META, free=4 * 2000
+    )  # a quarter: 2000 bytes; the sets have 1600, 1440, 160
     assert isinstance(places.part(first), PlacedPart)
     assert places.part(second) is second
     assert isinstance(places.part(small), PlacedPart) and places.left == 240

@@ -1,4 +1,5 @@
-"""Orders are endless, freshly shuffled and pure; ranks share a batch; evaluation sees every sample once."""
+"""Orders are endless, freshly shuffled and pure; ranks share a batch; evaluation sees every sample
+once."""
 
 import pytest
 import torch
@@ -18,12 +19,15 @@ def test_a_batch_is_a_pure_function_of_the_step(size, batch):
     whole = ShuffledPasses(size, seed=3, stream="labeled").take(0, 20 * batch)
     for step in (13, 2, 19, 0, 2):  # in no order, each on a fresh object and on a used one
         fresh = ShuffledPasses(size, seed=3, stream="labeled")
-        assert fresh.take(step * batch, (step + 1) * batch).equal(whole[step * batch : (step + 1) * batch])
+        assert fresh.take(step * batch, (step + 1) * batch).equal(
+            whole[step * batch : (step + 1) * batch]
+        )
 
 
 def test_seed_and_stream_give_different_orders():
     orders = [
-        ShuffledPasses(100, s, n).take(0, 100) for s, n in ((0, "labeled"), (1, "labeled"), (0, "unlabeled"))
+        ShuffledPasses(100, s, n).take(0, 100)
+        for s, n in ((0, "labeled"), (1, "labeled"), (0, "unlabeled"))
     ]
     assert not orders[0].equal(orders[1]) and not orders[0].equal(orders[2])
 
@@ -68,7 +72,11 @@ def test_indivisible_batches_are_refused():
 @pytest.mark.parametrize("size", [8, 9, 500, 10007])
 def test_evaluation_shares_are_complete_disjoint_and_meet(size, world):
     shares = [ShareSampler(size, 64, rank, world) for rank in range(world)]
-    assert torch.cat([batch for share in shares for batch in share]).sort().values.equal(torch.arange(size))
+    assert (
+        torch.cat([batch for share in shares for batch in share])
+        .sort()
+        .values.equal(torch.arange(size))
+    )
     assert len({len(share) for share in shares}) == 1
     assert max(len(batch) for share in shares for batch in share) <= 64
 

@@ -1,5 +1,5 @@
-"""Vision sources: real sets where they lie at hand, small files written here, and one-line errors for bad
-ones."""
+"""Vision sources: real sets where they lie at hand, small files written here, and one-line errors
+for bad ones."""
 
 import gzip
 import struct
@@ -42,7 +42,7 @@ def test_every_loader_keeps_the_protocol_and_knows_itself_without_data(name):
     assert info.kind in ("image", "text") and info.tasks
 
 
-# -- digits --------------------------------------------------------------------------------------------------
+# -- digits ----------------------------------------------------------------------------------------
 def test_digits_are_the_real_ones_split_the_same_in_every_run():
     from sklearn.datasets import load_digits
 
@@ -74,7 +74,7 @@ def test_digits_second_task_and_unknown_tasks():
         Digits(tasks=[])
 
 
-# -- idx -----------------------------------------------------------------------------------------------------
+# -- idx -------------------------------------------------------------------------------------------
 def write_idx(path: Path, values: np.ndarray) -> None:
     head = b"\0\0\x08" + bytes([values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
     raw = head + values.astype(np.uint8).tobytes()
@@ -130,7 +130,7 @@ def test_real_idx_sets_have_the_published_mean(loader, mean):
     assert splits.train.pixels.double().mean().item() / 255 == pytest.approx(mean, abs=5e-5)
 
 
-# -- CIFAR ---------------------------------------------------------------------------------------------------
+# -- CIFAR -----------------------------------------------------------------------------------------
 def write_sheets(folder: Path, parts: dict[str, int]) -> dict[str, np.ndarray]:
     """Sheets of two rows of 50 tiles, lossless; tile i of a part has a picture of its own."""
     folder.mkdir()
@@ -179,7 +179,9 @@ def test_real_sheets_have_the_published_mean_and_balance():
     test = read_sheets(real("cifar10_test_lossless"), "test")
     assert torch.bincount(test.targets["label"]).tolist() == [1000] * 10
     mean = test.pixels.double().mean((0, 2, 3)) / 255
-    assert torch.allclose(mean, torch.tensor([0.4942, 0.4851, 0.4504], dtype=torch.float64), atol=1e-4)
+    assert torch.allclose(
+        mean, torch.tensor([0.4942, 0.4851, 0.4504], dtype=torch.float64), atol=1e-4
+    )
     jpeg = read_sheets(real("cifar10_jpeg95"), "test")
     assert jpeg.targets["label"].equal(test.targets["label"])
     # the same pictures: recompression moves a grey level by 1.9 on average
@@ -197,7 +199,9 @@ def test_torchvision_format_is_read_through_torchvision(tmp_path, monkeypatch):
         def __init__(self, root, train, download):
             asked.append((Path(root), download))
             if Path(root) != tmp_path:
-                raise RuntimeError("Dataset not found or corrupted. You can use download=True to download it")
+                raise RuntimeError(
+                    "Dataset not found or corrupted. You can use download=True to download it"
+                )
             self.data, self.targets = np.full((4, 32, 32, 3), 7, np.uint8), [0, 1, 0, 1]
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR100", Set)
@@ -205,7 +209,9 @@ def test_torchvision_format_is_read_through_torchvision(tmp_path, monkeypatch):
     inner.mkdir()
     for given in (tmp_path, inner):
         splits = CIFAR100().load(given)
-        assert splits.train.pixels.shape == (4, 3, 32, 32) and splits.test.targets["label"].tolist() == [
+        assert splits.train.pixels.shape == (4, 3, 32, 32) and splits.test.targets[
+            "label"
+        ].tolist() == [
             0,
             1,
             0,
@@ -214,7 +220,7 @@ def test_torchvision_format_is_read_through_torchvision(tmp_path, monkeypatch):
     assert not any(download for _, download in asked)
 
 
-# -- no data and no network ----------------------------------------------------------------------------------
+# -- no data and no network ------------------------------------------------------------------------
 @pytest.mark.parametrize("loader", [MNIST(), FashionMNIST(), CIFAR10(), CIFAR100()])
 @pytest.mark.parametrize("given", [True, False])
 def test_neither_copy_nor_network_is_one_quick_line(tmp_path, monkeypatch, capsys, loader, given):
@@ -226,7 +232,9 @@ def test_neither_copy_nor_network_is_one_quick_line(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(socket, "getaddrinfo", offline)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     start = time.monotonic()
-    with pytest.raises(UserError, match=r"data\.root=.* set data\.root to a folder that holds it") as caught:
+    with pytest.raises(
+        UserError, match=r"data\.root=.* set data\.root to a folder that holds it"
+    ) as caught:
         loader.load(tmp_path if given else None)
     assert "Name or service not known" in one_line(caught)
     assert time.monotonic() - start < 20 and socket.getdefaulttimeout() is None
@@ -244,7 +252,7 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path):
         MNIST().load(tmp_path / "file")
 
 
-# -- folders of pictures -------------------------------------------------------------------------------------
+# -- folders of pictures ---------------------------------------------------------------------------
 def write_pictures(folder: Path, per_class: int = 5, size=(20, 10)) -> None:
     for label, name in enumerate(("ant", "bee", "cat")):
         (folder / name).mkdir(parents=True)
@@ -288,7 +296,9 @@ def test_an_unreadable_picture_is_named_in_one_line_from_any_process(tmp_path, w
     write_pictures(tmp_path, 10)
     for path in (tmp_path / "bee").iterdir():
         path.write_bytes(b"not a picture")
-    data = StreamDataModule(ImageFolder(size=8), root=str(tmp_path), batch_size=30, num_workers=workers)
+    data = StreamDataModule(
+        ImageFolder(size=8), root=str(tmp_path), batch_size=30, num_workers=workers
+    )
     data.place(0, 1, 3)
     data.setup()
     with pytest.raises(UserError, match=r"bee/\d\.png: not a picture that can be read") as caught:
@@ -326,5 +336,7 @@ def test_array_source_refuses_what_is_no_picture():
         ArraySource(torch.zeros(2, 1, 4, 4), {}, {})
     with pytest.raises(ValueError, match="targets of 'label'"):
         ArraySource(
-            torch.zeros(2, 1, 4, 4, dtype=torch.uint8), {"label": torch.zeros(3, dtype=torch.int64)}, {}
+            torch.zeros(2, 1, 4, 4, dtype=torch.uint8),
+            {"label": torch.zeros(3, dtype=torch.int64)},
+            {},
         )

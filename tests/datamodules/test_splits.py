@@ -31,9 +31,16 @@ def cut(labels, **settings):
 
 
 # totals listed by Cui et al. (2019) and by the long-tail benchmarks that floor
-@pytest.mark.parametrize(("factor", "ten", "hundred"), [
-    (10, 20431, 19573), (20, 17023, 15907), (50, 13996, 12608), (100, 12406, 10847), (200, 11203, 9502),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("factor", "ten", "hundred"),
+    [
+        (10, 20431, 19573),
+        (20, 17023, 15907),
+        (50, 13996, 12608),
+        (100, 12406, 10847),
+        (200, 11203, 9502),
+    ],
+)
 def test_exponential_profile_has_the_published_totals(factor, ten, hundred):
     assert imbalanced_counts(torch.full((10,), 5000), factor).sum() == ten
     assert imbalanced_counts(torch.full((100,), 500), factor).sum() == hundred
@@ -102,7 +109,9 @@ def test_take_per_class_takes_the_counts_without_repeats_and_at_random():
 def test_take_per_class_is_uniform_within_a_class():
     hits = torch.zeros(10)
     for seed in range(2000):
-        hits[take_per_class(torch.zeros(10, dtype=torch.int64), torch.tensor([3]), generator(seed))] += 1
+        hits[
+            take_per_class(torch.zeros(10, dtype=torch.int64), torch.tensor([3]), generator(seed))
+        ] += 1
     # 600 expected, standard deviation 20.5
     assert ((hits - 600).abs() < 5 * 20.5).all()
 
@@ -150,7 +159,18 @@ def test_long_tailed_cut_comes_before_validation_and_keeps_the_published_total()
     labels = balanced(5000)
     parts = cut(labels, imbalance_factor=100, val_fraction=0.1)
     kept = torch.cat([parts.pool, parts.val])
-    assert class_counts(labels[kept], 10).tolist() == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    assert class_counts(labels[kept], 10).tolist() == [
+        5000,
+        2997,
+        1796,
+        1077,
+        645,
+        387,
+        232,
+        139,
+        83,
+        50,
+    ]
     whole = cut(labels, imbalance_factor=100, val_fraction=0.0)
     assert len(whole.pool) == 12406 and len(whole.val) == 0
 
@@ -177,13 +197,17 @@ def test_more_labels_than_samples_names_the_class():
 
 
 def test_too_steep_a_tail_names_the_class():
-    with pytest.raises(UserError, match="imbalance_factor=200 leaves no training sample of class '7'"):
+    with pytest.raises(
+        UserError, match="imbalance_factor=200 leaves no training sample of class '7'"
+    ):
         cut(balanced(50), imbalance_factor=200)
 
 
 def test_one_class_only_and_missing_classes_are_refused():
     with pytest.raises(UserError, match="only the class 'cat'"):
-        split_training({"label": torch.zeros(5, dtype=torch.int64)}, {"label": ["cat"]}, SplitSettings())
+        split_training(
+            {"label": torch.zeros(5, dtype=torch.int64)}, {"label": ["cat"]}, SplitSettings()
+        )
     with pytest.raises(UserError, match="no training sample of class '3'"):
         labels = balanced(5)
         cut(labels[labels != 3])
@@ -217,7 +241,9 @@ def test_label_noise_keeps_the_truth_aside_and_spares_other_parts():
 def test_label_noise_reaches_every_task_on_its_own():
     labels = balanced(100)
     targets = {"label": labels, "parity": labels % 2}
-    parts = split_training(targets, TEN | {"parity": ["even", "odd"]}, SplitSettings(label_noise=0.5))
+    parts = split_training(
+        targets, TEN | {"parity": ["even", "odd"]}, SplitSettings(label_noise=0.5)
+    )
     wrong = {task: parts.targets[task] != parts.truth[task] for task in targets}
     assert all(mask.sum() == round(0.5 * len(parts.labeled)) for mask in wrong.values())
     assert not wrong["label"].equal(wrong["parity"])

@@ -1,4 +1,5 @@
-"""Ids of untouched texts are the tokenizer's own; edited texts are coded as the tokenizer would code them."""
+"""Ids of untouched texts are the tokenizer's own; edited texts are coded as the tokenizer would
+code them."""
 
 import importlib.util
 from pathlib import Path
@@ -37,7 +38,13 @@ def raw(texts, tokenizer, max_length):
 def test_ids_of_a_pretrained_wordpiece(max_length):
     from transformers import AutoTokenizer
 
-    texts = [*TEXTS, "Crème brûlée — naïve café 中文 text\ttabs", "UPPER lower MiXeD", "a" * 150, "..."]
+    texts = [
+        *TEXTS,
+        "Crème brûlée — naïve café 中文 text\ttabs",
+        "UPPER lower MiXeD",
+        "a" * 150,
+        "...",
+    ]
     theirs = AutoTokenizer.from_pretrained(minilm())
     expected = theirs(texts, truncation=True, max_length=max_length)["input_ids"]
     assert raw(texts, load_tokenizer(minilm()), max_length) == expected
@@ -48,7 +55,9 @@ def test_ids_of_a_pretrained_wordpiece_on_real_questions():
 
     path = real("TREC") / "TREC" / "TREC.test"
     texts = [line.split(" ", 1)[1] for line in path.read_text("latin-1").splitlines()]
-    expected = AutoTokenizer.from_pretrained(minilm())(texts, truncation=True, max_length=32)["input_ids"]
+    expected = AutoTokenizer.from_pretrained(minilm())(texts, truncation=True, max_length=32)[
+        "input_ids"
+    ]
     assert raw(texts, load_tokenizer(minilm()), 32) == expected
 
 
@@ -75,7 +84,10 @@ def test_moved_words_of_byte_level_bpe_get_their_space():
 def test_ids_of_a_trained_tokenizer():
     tokenizer = train_tokenizer(TEXTS, 300)
     assert raw(TEXTS, tokenizer, 128) == [tokenizer.backend.encode(text).ids for text in TEXTS]
-    assert [tokenizer.backend.token_to_id(t) for t in ("[PAD]", "[MASK]")] == [tokenizer.pad, tokenizer.mask]
+    assert [tokenizer.backend.token_to_id(t) for t in ("[PAD]", "[MASK]")] == [
+        tokenizer.pad,
+        tokenizer.mask,
+    ]
 
 
 def test_training_a_tokenizer_is_deterministic_and_keeps_the_size():
@@ -89,7 +101,9 @@ def test_deleted_words_leave_no_trace():
     words = made.words.long().clone()
     words[0, 1] = 0
     pieces = made.codec.assemble(words, torch.tensor([64]), 64)
-    assert pieces.ids[pieces.mask].tolist() == made.codec.tokenizer.backend.encode("the brown fox").ids
+    assert (
+        pieces.ids[pieces.mask].tolist() == made.codec.tokenizer.backend.encode("the brown fox").ids
+    )
     assert pieces.content.sum() == pieces.mask.sum() - 2
 
 
@@ -124,7 +138,9 @@ def test_fetch_trims_and_says_the_widths():
 
 def test_room_follows_the_text_and_not_the_batch():
     made = source()
-    alone = torch.cat([made.codec.room(made.fetch(torch.tensor([i]))["words"]) for i in range(len(TEXTS))])
+    alone = torch.cat(
+        [made.codec.room(made.fetch(torch.tensor([i]))["words"]) for i in range(len(TEXTS))]
+    )
     assert torch.equal(made.codec.room(made.words), alone)
 
 

@@ -21,7 +21,8 @@ def data(name, *overrides):
 
 
 def check_arguments(node, skip=()):
-    """Keys of the node are the arguments of its target; values are the defaults where there are any."""
+    """Keys of the node are the arguments of its target; values are the defaults where there are
+    any."""
     signature = inspect.signature(get_class(node["_target_"]))
     assert set(node) - {"_target_"} == set(signature.parameters)
     for name, parameter in signature.parameters.items():

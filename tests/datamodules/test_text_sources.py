@@ -1,5 +1,5 @@
-"""Text sources: real sets have their published sizes, files are read right, and wrong ones give one clear
-line.
+"""Text sources: real sets have their published sizes, files are read right, and wrong ones give one
+clear line.
 """
 
 import ast
@@ -26,7 +26,7 @@ def small():
     return Docstrings(per_library=120, libraries=SMALL)
 
 
-# -- docstrings ----------------------------------------------------------------------------------------------
+# -- docstrings ------------------------------------------------------------------------------------
 def test_docstrings_are_english_labelled_and_the_same_every_time(small):
     one, two = small.load(None), small.load(None)
     assert one.train.texts == two.train.texts and one.test.texts == two.test.texts
@@ -50,19 +50,28 @@ def test_no_text_belongs_to_two_libraries(small):
 
 
 def test_smaller_libraries_have_fewer_texts():
-    sizes = {name: len(doc.python_files(doc.library_folders(name)[0])) for name in ("sympy", "rich")}
+    sizes = {
+        name: len(doc.python_files(doc.library_folders(name)[0])) for name in ("sympy", "rich")
+    }
     splits = Docstrings(per_library=100, libraries=["sympy", "rich"]).load(None)
-    counts = torch.bincount(torch.cat([splits.train.targets["label"], splits.test.targets["label"]]))
+    counts = torch.bincount(
+        torch.cat([splits.train.targets["label"], splits.test.targets["label"]])
+    )
     assert counts[0] == 100 and counts[1] == round(100 * (sizes["rich"] / sizes["sympy"]) ** 0.5)
 
 
 def test_cutting_files_finds_what_the_syntax_tree_has():
-    """All docstrings in three double quotes, and nothing else (a handful of attribute notes apart)."""
+    """All docstrings in three double quotes, and nothing else (a handful of attribute notes
+    apart)."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     total, missed, extra = 0, 0, 0
     for file in doc.python_files(doc.library_folders("rich")[0])[:30]:
         source = file.read_text("utf8")
-        tree = [ast.get_docstring(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+        tree = [
+            ast.get_docstring(node)
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, kinds)
+        ]
         expected = {text for text in tree if text}
         found = set(doc.docstrings(file))
         total, missed, extra = (
@@ -86,7 +95,10 @@ def test_docstrings_of_a_file(tmp_path, quotes):
 
 
 def test_clean_keeps_leading_prose():
-    text = "Use :class:`~torch.Tensor` with `numpy` *now*.\n\nMore in np.array.\n\nParameters\n-------\nx\n"
+    text = (
+        "Use :class:`~torch.Tensor` with `numpy` *now*.\n\nMore in "
+        "np.array.\n\nParameters\n-------\nx\n"
+    )
     assert doc.clean(text, True) == "Use library.Tensor with library now . More in library.array."
     assert "torch.Tensor" in doc.clean(text, False)
     assert doc.clean("Words.\n\nArgs:\n    x: int", True) == "Words."
@@ -103,7 +115,7 @@ def test_docstrings_know_their_libraries(monkeypatch):
         Docstrings(libraries=["rich", "hydra"]).load(None)
 
 
-# -- text files ----------------------------------------------------------------------------------------------
+# -- text files ------------------------------------------------------------------------------------
 ROWS = [
     ("Hello, world", "b"),
     ('She said "no"', "a"),
@@ -128,14 +140,22 @@ def everything(splits):
     pairs = []
     for part in (splits.train, splits.test):
         names = part.classes["label"]
-        pairs += [(t, names[y]) for t, y in zip(part.texts, part.targets["label"].tolist(), strict=True)]
+        pairs += [
+            (t, names[y]) for t, y in zip(part.texts, part.targets["label"].tolist(), strict=True)
+        ]
     return sorted(pairs)
 
 
 def test_csv_jsonl_and_tsv_say_the_same(tmp_path):
     table = write(tmp_path / "a.csv", "\ufeff" + csv_of(ROWS))
-    lines = write(tmp_path / "a.jsonl", "\n".join(json.dumps({"text": t, "label": y}) for t, y in ROWS))
-    assert everything(TextFile(table).load(None)) == everything(TextFile(lines).load(None)) == sorted(ROWS)
+    lines = write(
+        tmp_path / "a.jsonl", "\n".join(json.dumps({"text": t, "label": y}) for t, y in ROWS)
+    )
+    assert (
+        everything(TextFile(table).load(None))
+        == everything(TextFile(lines).load(None))
+        == sorted(ROWS)
+    )
     flat = [(t.replace("\n", " "), y) for t, y in ROWS]
     tabs = write(tmp_path / "a.tsv", "label\ttext\n" + "".join(f"{y}\t{t}\n" for t, y in flat))
     assert everything(TextFile(tabs).load(None)) == sorted(flat)
@@ -143,7 +163,9 @@ def test_csv_jsonl_and_tsv_say_the_same(tmp_path):
 
 def test_no_header_root_encoding_and_odd_line_ends(tmp_path):
     write(tmp_path / "a.csv", "0,café\r\n10,b\r\n2,c\r\n10,d\r\n0,e\r\n2,f\r\n", "latin-1")
-    file = TextFile("a.csv", "a.csv", text_column=1, label_column=0, encoding="latin-1", header=False)
+    file = TextFile(
+        "a.csv", "a.csv", text_column=1, label_column=0, encoding="latin-1", header=False
+    )
     splits = file.load(str(tmp_path))
     assert splits.train.texts[0] == "café" and splits.train.classes["label"] == ["0", "2", "10"]
     assert splits.test.targets["label"].tolist() == [0, 2, 1, 2, 0, 1]
@@ -164,7 +186,11 @@ def test_several_label_columns_are_several_tasks(tmp_path):
 
 
 def pairs(source):
-    return zip(source.texts, zip(*(source.targets[t].tolist() for t in ("topic", "tone")), strict=True), strict=True)
+    return zip(
+        source.texts,
+        zip(*(source.targets[t].tolist() for t in ("topic", "tone")), strict=True),
+        strict=True,
+    )
 
 
 def test_class_names():
@@ -194,7 +220,12 @@ WRONG = {
     "one class": ("a.csv", "text,label\na,x\nb,x\n", {}, "every label is 'x'"),
     "one of a class": ("a.csv", "text,label\na,x\nb,x\nc,y\n", {}, "class 'y' has one text"),
     "open quote": ("a.csv", 'text,label\na,x\n"b,y\n', {}, r"a\.csv:3: broken csv"),
-    "broken json": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"', {}, r"a\.jsonl:2: broken json"),
+    "broken json": (
+        "a.jsonl",
+        '{"text": "a", "label": 1}\n{"text": "b"',
+        {},
+        r"a\.jsonl:2: broken json",
+    ),
     "json list": ("a.jsonl", "[1, 2]\n", {}, "a json list"),
     "json null": ("a.jsonl", '{"text": "a", "label": null}', {}, r"a\.jsonl:1: label missing"),
     "ending": ("a.doc", GOOD, {}, "ending '.doc' names no format"),
@@ -228,7 +259,7 @@ def test_test_file_has_no_class_of_its_own(tmp_path):
         TextFile("train.csv", "test.csv").load(tmp_path)
 
 
-# -- splits --------------------------------------------------------------------------------------------------
+# -- splits ----------------------------------------------------------------------------------------
 def test_stratified_split_takes_the_share_of_every_class():
     labels = torch.tensor([0] * 100 + [1] * 10 + [2] * 2 + [3])
     kept, held = stratified_split(labels, 0.2, "key")
@@ -247,7 +278,7 @@ def test_split_source_keeps_texts_with_their_targets():
             assert [int(text) % 2 for text in part.texts] == part.targets["label"].tolist()
 
 
-# -- published sets ------------------------------------------------------------------------------------------
+# -- published sets --------------------------------------------------------------------------------
 PUBLISHED = [
     ("CLINC150", CLINC150(), (15000, 4500, 3000)),
     ("CLINC150", CLINC150("small"), (7500, 4500, 3000)),
@@ -309,7 +340,9 @@ class FakePart(dict):
 
 def test_hub_parts_become_sources(monkeypatch):
     part = FakePart(text=["what ?", "which ?", "why ?"], fine_label=[1, 0, 1])
-    fake = types.SimpleNamespace(load_dataset=lambda name, *config, **options: {"train": part, "test": part})
+    fake = types.SimpleNamespace(
+        load_dataset=lambda name, *config, **options: {"train": part, "test": part}
+    )
     monkeypatch.setitem(sys.modules, "datasets", fake)
     splits = TREC().load(None)
     assert splits.train.classes == {"label": ["ABBR", "DESC"]}
@@ -321,6 +354,8 @@ def test_hub_failure_is_one_line(monkeypatch):
         raise ConnectionError("no network\nat all")
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=fail))
-    with pytest.raises(UserError, match=r"'CogComp/trec' cannot be fetched \(no network\)") as caught:
+    with pytest.raises(
+        UserError, match=r"'CogComp/trec' cannot be fetched \(no network\)"
+    ) as caught:
         TREC().load(None)
     assert "\n" not in str(caught.value)

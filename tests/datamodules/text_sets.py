@@ -19,7 +19,8 @@ TEXTS = [
     "Don't panic: unbelievable antidisestablishmentarianism happens.",
     "Short.",
     "Two words",
-    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen",
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen",
     "Fox and dog and fox and dog, the lazy fox, the quick dog.",
     "Numbers such as 1984 or 3.14 are words, and so is e-mail@example.org.",
 ]
@@ -33,8 +34,8 @@ def real(folder: str) -> Path:
 
 
 def byte_level(texts: list[str]) -> TextTokenizer:
-    """A byte-level BPE as RoBERTa has it: the space before a word is coded with it, the first word has
-    none.
+    """A byte-level BPE as RoBERTa has it: the space before a word is coded with it, the first word
+    has none.
     """
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -47,7 +48,9 @@ def byte_level(texts: list[str]) -> TextTokenizer:
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    backend.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), add_prefix_space=False
+    )
     return wrap(backend, "byte-level", pad=1, mask=3)
 
 

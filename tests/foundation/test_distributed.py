@@ -36,7 +36,11 @@ def observe(rank: int, world: int) -> dict[str, Any]:
     rows, seen = slice(rank * ROWS // world, (rank + 1) * ROWS // world), {}
     x, start = data()
     losses = {"relating": relating}
-    losses["by_rank"] = (lambda z: by_rank(z, rank)) if world > 1 else (lambda z: (by_rank(z, 0) + by_rank(z, 1)) / 2)
+    losses["by_rank"] = (
+        (lambda z: by_rank(z, rank))
+        if world > 1
+        else (lambda z: (by_rank(z, 0) + by_rank(z, 1)) / 2)
+    )
     for name, loss in losses.items():
         weights = start.clone().requires_grad_()
         value = loss(gather_with_gradient(x[rows] @ weights))
@@ -63,7 +67,9 @@ def test_a_loss_that_relates_samples_is_exact():
 
 def test_so_is_one_whose_parts_differ_by_rank():
     value, gradient = observe(0, 1)["by_rank"]
-    assert sum(seen["by_rank"][0] for seen in on_two_ranks(observe)) / 2 == pytest.approx(value, rel=1e-12)
+    assert sum(seen["by_rank"][0] for seen in on_two_ranks(observe)) / 2 == pytest.approx(
+        value, rel=1e-12
+    )
     for seen in on_two_ranks(observe):
         torch.testing.assert_close(seen["by_rank"][1], gradient, atol=1e-12, rtol=0)
 

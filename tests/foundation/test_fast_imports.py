@@ -1,4 +1,5 @@
-"""The garbage collector during imports. In processes of their own: this one has imported torch long ago."""
+"""The garbage collector during imports. In processes of their own: this one has imported torch long
+ago."""
 
 import gc
 import subprocess
@@ -23,7 +24,11 @@ print(gc.isenabled(), gc.get_freeze_count())
 
 def ended(body: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", CODE.format(body=body)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        [sys.executable, "-c", CODE.format(body=body)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.split()
 

@@ -25,7 +25,9 @@ KINDS = {
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_draw_their_rows_of_the_global_batch(kind, world):
     whole = KINDS[kind](Randomness(0, 5).draw("x", 8))
-    parts = [KINDS[kind](Randomness(0, 5, rank, world).draw("x", 8 // world)) for rank in range(world)]
+    parts = [
+        KINDS[kind](Randomness(0, 5, rank, world).draw("x", 8 // world)) for rank in range(world)
+    ]
     assert torch.equal(torch.cat(parts), whole)
 
 
@@ -38,10 +40,14 @@ def test_equal_keys_draw_equal_numbers_whatever_ran_before(kind):
     assert torch.equal(KINDS[kind](Randomness(1, 2).draw("x", 6)), first)
 
 
-@pytest.mark.parametrize("other", [(Randomness(1, 2), "y"), (Randomness(1, 3), "x"), (Randomness(2, 2), "x")])
+@pytest.mark.parametrize(
+    "other", [(Randomness(1, 2), "y"), (Randomness(1, 3), "x"), (Randomness(2, 2), "x")]
+)
 def test_another_purpose_step_or_seed_draws_other_numbers(other):
     randomness, purpose = other
-    assert not torch.equal(Randomness(1, 2).draw("x", 6).normal(), randomness.draw(purpose, 6).normal())
+    assert not torch.equal(
+        Randomness(1, 2).draw("x", 6).normal(), randomness.draw(purpose, 6).normal()
+    )
 
 
 def test_two_draws_of_one_purpose_go_on_and_the_key_starts_anew():
@@ -67,7 +73,12 @@ def test_the_global_generator_is_left_alone():
 
 def test_seeds_are_stable_over_processes_and_tell_keys_apart():
     assert derive_seed(0, 1, "weak") == 8764647178731810992
-    seeds = {derive_seed(seed, step, purpose) for seed in range(5) for step in range(50) for purpose in "abc"}
+    seeds = {
+        derive_seed(seed, step, purpose)
+        for seed in range(5)
+        for step in range(50)
+        for purpose in "abc"
+    }
     assert len(seeds) == 750
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert torch.rand(1, generator=generator("a")) != torch.rand(1, generator=generator("b"))
@@ -78,7 +89,8 @@ def many() -> Draw:
 
 
 def distance(sample: torch.Tensor, cumulative) -> float:
-    """Kolmogorov and Smirnov's: the largest gap between empirical and true distribution; .0115 at 1 % for 20000."""
+    """Kolmogorov and Smirnov's: the largest gap between empirical and true distribution; .0115 at 1
+    % for 20000."""
     ordered = sample.double().sort().values
     n = len(ordered)
     expected, steps = cumulative(ordered), torch.arange(1, n + 1) / n
@@ -145,8 +157,13 @@ def test_draws_of_samples_have_the_moments_of_their_distribution():
     uniform, normal, whole = draw.uniform(500), draw.normal(500), draw.integers(-2, 3, 500)
     assert float(uniform.mean()) == pytest.approx(0.5, abs=0.005)
     assert float(uniform.var()) == pytest.approx(1 / 12, abs=0.002)
-    assert (float(normal.mean()), float(normal.var())) == (pytest.approx(0, abs=0.015), pytest.approx(1, abs=0.02))
-    assert whole.unique().tolist() == [-2, -1, 0, 1, 2] and float(whole.float().mean()) == pytest.approx(0, abs=0.02)
+    assert (float(normal.mean()), float(normal.var())) == (
+        pytest.approx(0, abs=0.015),
+        pytest.approx(1, abs=0.02),
+    )
+    assert whole.unique().tolist() == [-2, -1, 0, 1, 2] and float(
+        whole.float().mean()
+    ) == pytest.approx(0, abs=0.02)
     # neither neighbours in a row nor neighbouring samples are alike
     for a, b in ((normal[:, 1:], normal[:, :-1]), (normal[1:], normal[:-1])):
         assert abs(float((a * b).mean())) < 0.02

@@ -1,4 +1,5 @@
-"""Two gloo ranks with half of the rows each against one process with all of them. One start serves all checks."""
+"""Two gloo ranks with half of the rows each against one process with all of them. One start serves
+all checks."""
 
 from typing import Any
 
@@ -27,14 +28,18 @@ def observe(rank: int, world: int) -> dict[str, Any]:
         loss = term.reduced()
         loss.backward()
         seen[denominator] = float(loss.detach()), float(scale.grad)
-    seen["nobody"] = float(Term("t", VALUES[rows], mask=torch.zeros(8 // world), denominator="kept").reduced())
+    seen["nobody"] = float(
+        Term("t", VALUES[rows], mask=torch.zeros(8 // world), denominator="kept").reduced()
+    )
     seen["sum"] = float(global_sum(VALUES[rows].sum()))
     seen["gathered"] = gather_rows(INDEX[rows])
     memory = SampleMemory(8)
     memory.write(INDEX[rows], VALUES[rows])
     seen["table"], seen["writes"] = memory.table, memory.writes
     meters = Meters()
-    meters.add({"loss": VALUES[rows].mean()}, {"kept": (MASK[rows].sum(), torch.tensor(8.0 / world))})
+    meters.add(
+        {"loss": VALUES[rows].mean()}, {"kept": (MASK[rows].sum(), torch.tensor(8.0 / world))}
+    )
     meters.add({"loss": torch.tensor(0.0)}, {"accuracy": (MASK[rows].sum(), MASK[rows].sum())})
     seen["meters"] = meters.flush()
     seen["normal"] = Randomness(1, 2, rank, world).draw("x", 8 // world).normal(3)
@@ -48,7 +53,8 @@ def test_the_ranks_met():
 
 @pytest.mark.parametrize(("denominator", "expected"), [("samples", 13 / 8), ("kept", 13 / 3)])
 def test_the_mean_over_ranks_of_loss_and_gradient_is_that_of_the_whole_batch(denominator, expected):
-    """Also where one rank keeps everything and the other nothing: the denominator counts the global batch."""
+    """Also where one rank keeps everything and the other nothing: the denominator counts the global
+    batch."""
     assert observe(0, 1)[denominator] == pytest.approx((expected, expected))
     losses, gradients = zip(*(seen[denominator] for seen in on_two_ranks(observe)), strict=True)
     assert sum(losses) / 2 == pytest.approx(expected)

@@ -1,4 +1,5 @@
-"""What methods that run a step's closure twice have in common: the weights they move and put back."""
+"""What methods that run a step's closure twice have in common: the weights they move and put
+back."""
 
 import torch
 from pytorch_lightning import Callback
@@ -20,9 +21,12 @@ class _Watch(Callback):
 
 
 def weights_are_restored(methods: dict[str, Method]) -> bool:
-    """Whether the weights at the moment of an optimizer step are those before its batch, bit for bit."""
+    """Whether the weights at the moment of an optimizer step are those before its batch, bit for
+    bit."""
     setup, watch = Setup(steps=3), _Watch()
     fit(build(methods, setup), setup, watch)
     assert len(watch.before) == len(watch.at_step) == setup.steps
     pairs = zip(watch.before, watch.at_step, strict=True)
-    return all(torch.equal(a, b) for before, at_step in pairs for a, b in zip(before, at_step, strict=True))
+    return all(
+        torch.equal(a, b) for before, at_step in pairs for a, b in zip(before, at_step, strict=True)
+    )

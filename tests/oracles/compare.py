@@ -1,4 +1,5 @@
-"""Holding a function of ours against one of a package: values and gradients, on the same numbers."""
+"""Holding a function of ours against one of a package: values and gradients, on the same
+numbers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,9 @@ Function = Callable[..., Tensor]
 def installed(module: str, package: str = "") -> Any:
     """A module of a package; where that is not installed, the test is skipped and says so."""
     package = package or module.partition(".")[0].replace("_", "-")
-    return pytest.importorskip(module, reason=f"the oracle {package} is not installed", exc_type=ImportError)
+    return pytest.importorskip(
+        module, reason=f"the oracle {package} is not installed", exc_type=ImportError
+    )
 
 
 def value_and_gradients(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -32,13 +35,20 @@ def same(ours: Function, theirs: Function, *inputs: Tensor, tolerance: float = 1
 
 
 def same_gradients(
-    ours: Tensor, mine: Sequence[Tensor], theirs: Tensor, yours: Sequence[Tensor], tolerance: float = 1e-6
+    ours: Tensor,
+    mine: Sequence[Tensor],
+    theirs: Tensor,
+    yours: Sequence[Tensor],
+    tolerance: float = 1e-6,
 ) -> None:
-    """Two outputs are equal, and so are the gradients of their weighted sum by parameters in equal order, which may
-    differ in shape."""
+    """Two outputs are equal, and so are the gradients of their weighted sum by parameters in equal
+    order, which may differ in shape."""
     torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
     weight = torch.linspace(-1, 1, ours.numel()).view_as(ours)
-    pairs = [torch.autograd.grad((out * weight).sum(), list(by)) for out, by in ((ours, mine), (theirs, yours))]
+    pairs = [
+        torch.autograd.grad((out * weight).sum(), list(by))
+        for out, by in ((ours, mine), (theirs, yours))
+    ]
     for a, b in zip(*pairs, strict=True):
         torch.testing.assert_close(a, b.view_as(a), atol=10 * tolerance, rtol=10 * tolerance)
         assert bool((a != 0).any())

@@ -1,5 +1,6 @@
-"""Adapters, LoRA and prefixes against golden tensors of the adapters package (`golden/make_adapters.py`), which needs a
-transformers of its own: last hidden states of a padded batch, and their gradients by all that the method has added."""
+"""Adapters, LoRA and prefixes against golden tensors of the adapters package
+(`golden/make_adapters.py`), which needs a transformers of its own: last hidden states of a padded
+batch, and their gradients by all that the method has added."""
 
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,12 @@ from recipes.networks.text import TextNetwork
 from tests.methods.peft.small import operate, text_network
 
 FILE = Path(__file__).parent / "golden" / "adapters.safetensors"
-SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SIZE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
 NAMES = {"down.weight": "adapter_down.0.weight", "down.bias": "adapter_down.0.bias"}
 NAMES |= {"up.weight": "adapter_up.weight", "up.bias": "adapter_up.bias"}
 
@@ -29,12 +35,18 @@ def golden() -> dict[str, Tensor]:
 
 
 def under(prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in golden().items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in golden().items()
+        if name.startswith(prefix)
+    }
 
 
 def bert() -> TextNetwork:
     """The backbone of the golden tensors."""
-    model = BertModel(BertConfig(vocab_size=60, max_position_embeddings=16, **SIZE), add_pooling_layer=False)
+    model = BertModel(
+        BertConfig(vocab_size=60, max_position_embeddings=16, **SIZE), add_pooling_layer=False
+    )
     model.load_state_dict(under("backbone/"), strict=False)
     missing = model.state_dict().keys() - under("backbone/").keys()
     assert all(name.startswith("embeddings.") and name.endswith("_ids") for name in missing)
@@ -43,12 +55,14 @@ def bert() -> TextNetwork:
 
 def hidden_states(made: TextNetwork) -> Tensor:
     made.eval()
-    return made.backbone(input_ids=golden()["ids"], attention_mask=golden()["mask"]).last_hidden_state
+    return made.backbone(
+        input_ids=golden()["ids"], attention_mask=golden()["mask"]
+    ).last_hidden_state
 
 
 def compare(kind: str, made: TextNetwork, roles: dict[str, Tensor]) -> None:
-    """roles: our parameters under the package's names. They take its weights, and then all states of real tokens and
-    all gradients are equal."""
+    """roles: our parameters under the package's names. They take its weights, and then all states
+    of real tokens and all gradients are equal."""
     assert roles.keys() == under(f"{kind}/weight/").keys()
     with torch.no_grad():
         for name, parameter in roles.items():
@@ -67,17 +81,23 @@ def compare(kind: str, made: TextNetwork, roles: dict[str, Tensor]) -> None:
 def test_the_plain_backbone():
     """The two versions of transformers compute the same network."""
     with torch.no_grad():
-        torch.testing.assert_close(hidden_states(bert()), golden()["plain/output"], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            hidden_states(bert()), golden()["plain/output"], atol=1e-5, rtol=1e-5
+        )
 
 
-@pytest.mark.parametrize(("variant", "activation"), [("houlsby", "silu"), ("pfeiffer", "auto"), ("parallel", "auto")])
+@pytest.mark.parametrize(
+    ("variant", "activation"), [("houlsby", "silu"), ("pfeiffer", "auto"), ("parallel", "auto")]
+)
 def test_adapters(variant, activation):
     """Theirs of Houlsby has the swish, where the authors' has GELU."""
     made = operate(Adapter(variant, bottleneck=4, activation=activation), bert(), "adapter")
     roles: dict[str, Tensor] = {}
     for adapter in made.deltas["adapter"]:
         place = adapter.site.removesuffix(".dense")
-        roles |= {f"{place}.{NAMES[name]}": parameter for name, parameter in adapter.named_parameters()}
+        roles |= {
+            f"{place}.{NAMES[name]}": parameter for name, parameter in adapter.named_parameters()
+        }
     compare(variant, made, roles)
 
 
@@ -101,5 +121,8 @@ def test_prefix_tuning(hidden):
         places = {"control_trans.0": prefix.down, "control_trans.2": prefix.up}
         roles = {"self_prefix.wte.weight": prefix.embedding}
         for place, layer in places.items():
-            roles |= {f"self_prefix.{place}.weight": layer.weight, f"self_prefix.{place}.bias": layer.bias}
+            roles |= {
+                f"self_prefix.{place}.weight": layer.weight,
+                f"self_prefix.{place}.bias": layer.bias,
+            }
     compare("prefix_mlp" if hidden else "prefix", made, roles)

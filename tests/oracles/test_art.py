@@ -1,4 +1,5 @@
-"""Attacks and the median filter against the Adversarial Robustness Toolbox, point by point; arrays in and out."""
+"""Attacks and the median filter against the Adversarial Robustness Toolbox, point by point; arrays
+in and out."""
 
 from typing import Any
 
@@ -44,13 +45,16 @@ def test_fgsm(norm, eps):
 @pytest.mark.parametrize("steps", [1, 7])
 def test_pgd(steps):
     settings = {"norm": np.inf, "eps": 0.1, "eps_step": 0.03, "max_iter": steps, "verbose": False}
-    close(pgd(of(MODEL, Y), X, LINF, steps, 0.03), theirs("ProjectedGradientDescentPyTorch", X, **settings))
+    close(
+        pgd(of(MODEL, Y), X, LINF, steps, 0.03),
+        theirs("ProjectedGradientDescentPyTorch", X, **settings),
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 7])
 def test_pgd_l2(steps):
-    """Theirs clips to the box and then to the ball, ours the other way round: equal where the box is not reached, and
-    elsewhere not."""
+    """Theirs clips to the box and then to the ball, ours the other way round: equal where the box
+    is not reached, and elsewhere not."""
     settings = {"norm": 2, "eps": 1.0, "eps_step": 0.3, "max_iter": steps, "verbose": False}
     for x, equal in ((INSIDE, True), (X, False)):
         ours = pgd(of(MODEL, Y), x, Threat("l2", 1.0), steps, 0.3)
@@ -64,7 +68,14 @@ def test_pgd_l2(steps):
 
 def test_towards_a_class():
     wanted = (Y + 2) % 5
-    settings = {"norm": np.inf, "eps": 0.1, "eps_step": 0.02, "max_iter": 6, "targeted": True, "verbose": False}
+    settings = {
+        "norm": np.inf,
+        "eps": 0.1,
+        "eps_step": 0.02,
+        "max_iter": 6,
+        "targeted": True,
+        "verbose": False,
+    }
     expected = theirs("ProjectedGradientDescentPyTorch", X, wanted, **settings)
     close(pgd(of(MODEL, wanted, sign=-1.0), X, LINF, 6, 0.02), expected)
 
@@ -72,7 +83,14 @@ def test_towards_a_class():
 @pytest.mark.parametrize("momentum", [1.0, 0.5])
 def test_mi_fgsm(momentum):
     """Gradients divided by their l1 norm, as in the paper."""
-    settings = {"norm": np.inf, "eps": 0.1, "eps_step": 0.02, "max_iter": 8, "decay": momentum, "verbose": False}
+    settings = {
+        "norm": np.inf,
+        "eps": 0.1,
+        "eps_step": 0.02,
+        "max_iter": 8,
+        "decay": momentum,
+        "verbose": False,
+    }
     expected = theirs("ProjectedGradientDescentPyTorch", X, **settings)
     close(mi_fgsm(of(MODEL, Y), X, LINF, 8, momentum, 0.02), expected)
 

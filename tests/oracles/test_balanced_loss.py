@@ -1,4 +1,5 @@
-"""Class-balanced and sigmoid focal losses against balanced-loss: the batch's mean, and its gradient by the logits."""
+"""Class-balanced and sigmoid focal losses against balanced-loss: the batch's mean, and its gradient
+by the logits."""
 
 import pytest
 import torch
@@ -25,7 +26,12 @@ N = torch.randint(1, 3000, (7,), generator=SOURCE)
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_class_balanced_losses(kind, others, beta):
-    settings = {"beta": beta, "fl_gamma": 2, "samples_per_class": N.tolist(), "class_balanced": True}
+    settings = {
+        "beta": beta,
+        "fl_gamma": 2,
+        "samples_per_class": N.tolist(),
+        "class_balanced": True,
+    }
     peer = installed("balanced_loss").Loss(kind, **settings)
     # the package averages its binary form over classes as well
     scale = 7 if kind == "binary_cross_entropy" else 1
@@ -38,8 +44,15 @@ def test_class_balanced_losses(kind, others, beta):
     )
 
 
-@pytest.mark.parametrize(("z", "y", "counts"), [(LOGITS, TARGETS, COUNTS), (Z, Y, N)], ids=["worked example", "random"])
+@pytest.mark.parametrize(
+    ("z", "y", "counts"), [(LOGITS, TARGETS, COUNTS), (Z, Y, N)], ids=["worked example", "random"]
+)
 def test_sigmoid_focal_loss(z, y, counts):
     peer = installed("balanced_loss").Loss("focal_loss", fl_gamma=2)
     method = FocalLoss(mode="sigmoid")
-    same(lambda x: losses(method, logits=x, target=y, counts=counts).mean(), lambda x: peer(x, y), z, tolerance=1e-5)
+    same(
+        lambda x: losses(method, logits=x, target=y, counts=counts).mean(),
+        lambda x: peer(x, y),
+        z,
+        tolerance=1e-5,
+    )

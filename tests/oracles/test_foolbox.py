@@ -19,11 +19,17 @@ RADII = {"Linf": Threat("linf", 0.1), "L2": Threat("l2", 1.0)}
 BOTH = pytest.mark.parametrize("norm", RADII)
 
 
-def theirs(name: str, eps: float, wanted: torch.Tensor | None = None, **settings: Any) -> torch.Tensor:
+def theirs(
+    name: str, eps: float, wanted: torch.Tensor | None = None, **settings: Any
+) -> torch.Tensor:
     """wanted: the classes of a targeted attack."""
     foolbox = installed("foolbox")
     criteria = foolbox.criteria
-    criterion = criteria.Misclassification(Y) if wanted is None else criteria.TargetedMisclassification(wanted)
+    criterion = (
+        criteria.Misclassification(Y)
+        if wanted is None
+        else criteria.TargetedMisclassification(wanted)
+    )
     attack = getattr(foolbox.attacks, name)(**settings)
     return attack(foolbox.PyTorchModel(MODEL, bounds=(0, 1)), X, criterion, epsilons=eps)[1]
 
@@ -70,11 +76,14 @@ def test_towards_a_class(norm):
 
 
 def test_momentum():
-    """Theirs sums signs, the paper gradients of norm one in l1: equal without momentum, and with it not."""
+    """Theirs sums signs, the paper gradients of norm one in l1: equal without momentum, and with it
+    not."""
     settings = {"abs_stepsize": 0.02, "steps": 8}
     name, threat = "LinfMomentumIterativeFastGradientMethod", RADII["Linf"]
     close(mi_fgsm(CE, X, threat, 8, 0.0, 0.02), theirs(name, 0.1, momentum=0.0, **settings))
-    assert not torch.allclose(mi_fgsm(CE, X, threat, 8, 1.0, 0.02), theirs(name, 0.1, momentum=1.0, **settings))
+    assert not torch.allclose(
+        mi_fgsm(CE, X, threat, 8, 1.0, 0.02), theirs(name, 0.1, momentum=1.0, **settings)
+    )
 
 
 def test_radii_are_kept():

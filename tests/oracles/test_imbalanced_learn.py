@@ -1,4 +1,5 @@
-"""Class counts of the resampled data against imbalanced-learn. Which samples are drawn is each package's own matter."""
+"""Class counts of the resampled data against imbalanced-learn. Which samples are drawn is each
+package's own matter."""
 
 import pytest
 import torch

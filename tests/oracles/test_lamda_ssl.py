@@ -1,8 +1,9 @@
 """Losses, targets and the adversarial direction of semi-supervised methods against LAMDA-SSL.
 
-Its algorithms import what is not needed here (torchtext, torch-geometric) or no longer there (a private function of
-scikit-learn), so their files are loaded with their estimators' base classes and default settings left out. An algorithm
-is then its `get_loss` and `train`, given the attributes that these read.
+Its algorithms import what is not needed here (torchtext, torch-geometric) or no longer there (a
+private function of scikit-learn), so their files are loaded with their estimators' base classes and
+default settings left out. An algorithm is then its `get_loss` and `train`, given the attributes
+that these read.
 """
 
 import importlib
@@ -35,8 +36,22 @@ from tests.methods.adversarial.attacks.worked import convolutional
 from tests.oracles.compare import same
 from tests.oracles.test_semilearn import predictions
 
-NAMES = ("FixMatch", "PseudoLabel", "PiModel", "MeanTeacher", "UDA", "MixMatch", "VAT", "TemporalEnsembling")
-DONE = {"it_total": 10, "num_it_total": 10, "warmup": 0.5, "lambda_u": 1.0}  # ramps are at their end
+NAMES = (
+    "FixMatch",
+    "PseudoLabel",
+    "PiModel",
+    "MeanTeacher",
+    "UDA",
+    "MixMatch",
+    "VAT",
+    "TemporalEnsembling",
+)
+DONE = {
+    "it_total": 10,
+    "num_it_total": 10,
+    "warmup": 0.5,
+    "lambda_u": 1.0,
+}  # ramps are at their end
 
 
 class Anything(ModuleType):
@@ -56,22 +71,36 @@ def lamda() -> Iterator[Any]:
     folder = f"{spec.submodule_search_locations[0]}/Algorithm"
     left_out: dict[str, ModuleType] = {f"LAMDA_SSL.Config.{name}": Anything(name) for name in NAMES}
     left_out["LAMDA_SSL.Config"] = ModuleType("Config")
-    left_out["LAMDA_SSL.Config"].__dict__.update({name: left_out[f"LAMDA_SSL.Config.{name}"] for name in NAMES})
+    left_out["LAMDA_SSL.Config"].__dict__.update(
+        {name: left_out[f"LAMDA_SSL.Config.{name}"] for name in NAMES}
+    )
     for base in ("InductiveEstimator", "DeepModelMixin"):
         left_out[f"LAMDA_SSL.Base.{base}"] = module = ModuleType(base)
         setattr(module, base, type(base, (), {}))
-    for name, path in (("Algorithm", folder), ("Algorithm.Classification", f"{folder}/Classification")):
+    for name, path in (
+        ("Algorithm", folder),
+        ("Algorithm.Classification", f"{folder}/Classification"),
+    ):
         left_out[f"LAMDA_SSL.{name}"] = module = ModuleType(name)
         module.__path__ = [path]
     with patch.dict(sys.modules, left_out):
-        found = {n: importlib.import_module(f"LAMDA_SSL.Algorithm.Classification.{n}") for n in NAMES}
-        yield SimpleNamespace(**{name: getattr(module, name) for name, module in found.items()}, modules=found)
+        found = {
+            n: importlib.import_module(f"LAMDA_SSL.Algorithm.Classification.{n}") for n in NAMES
+        }
+        yield SimpleNamespace(
+            **{name: getattr(module, name) for name, module in found.items()}, modules=found
+        )
 
 
 def algorithm(kind: Any, **attributes: Any) -> Any:
     """One of theirs at the end of its ramp, with no more than it is asked for."""
     made = object.__new__(kind)
-    made.__dict__.update(DONE, device="cpu", bn_controller=SimpleNamespace(freeze_bn=id, unfreeze_bn=id), **attributes)
+    made.__dict__.update(
+        DONE,
+        device="cpu",
+        bn_controller=SimpleNamespace(freeze_bn=id, unfreeze_bn=id),
+        **attributes,
+    )
     return made
 
 
@@ -129,7 +158,11 @@ def test_pi_model(lamda):
 
 def test_mean_teacher(lamda):
     """The value. Theirs has no gradient: it is the student's branch that is detached."""
-    student, teacher, peer = predictions(32, 5, 0).requires_grad_(), predictions(32, 5, 1), algorithm(lamda.MeanTeacher)
+    student, teacher, peer = (
+        predictions(32, 5, 0).requires_grad_(),
+        predictions(32, 5, 1),
+        algorithm(lamda.MeanTeacher),
+    )
     method = MeanTeacher(weight=1.0, consistency_on="unlabeled")
     method.key = "it"
     step = step_with({"unlabeled/weak": student, "teacher:unlabeled/weak2": teacher})
@@ -141,8 +174,8 @@ def test_mean_teacher(lamda):
 
 @pytest.mark.parametrize(("tau", "temperature"), [(0.8, 0.4), (0.0, 1.0), (0.6, 0.9)])
 def test_uda(lamda, tau, temperature):
-    """As it is published its loss is zero: soft targets are rounded down to integers. With that one line mended it is
-    ours but for the entropy of the targets, and its gradient is ours."""
+    """As it is published its loss is zero: soft targets are rounded down to integers. With that one
+    line mended it is ours but for the entropy of the targets, and its gradient is ours."""
     weak, strong = predictions(32, 5, 0), predictions(32, 5, 1)
     peer = algorithm(lamda.UDA, threshold=tau, T=temperature, tsa_schedule="none")
     assert float(peer.get_loss((*SURE, weak, strong))) == 0
@@ -161,7 +194,11 @@ def test_uda(lamda, tau, temperature):
     def mended(use_hard_labels: bool = True, reduction: str = "mean") -> Any:
         def loss(logits: Tensor, targets: Tensor) -> Tensor:
             log_p = logits.log_softmax(1)
-            return -(one_hot(targets, 5) * log_p).sum(1) if use_hard_labels else -(targets * log_p).sum(1)
+            return (
+                -(one_hot(targets, 5) * log_p).sum(1)
+                if use_hard_labels
+                else -(targets * log_p).sum(1)
+            )
 
         return loss
 
@@ -171,7 +208,8 @@ def test_uda(lamda, tau, temperature):
 
 @pytest.mark.parametrize("kind", ["linear", "exp", "log"])
 def test_annealing_of_uda(lamda, kind):
-    """The threshold. Theirs drops samples by their largest probability, not by that of the label."""
+    """The threshold. Theirs drops samples by their largest probability, not by that of the
+    label."""
     for done in (0, 3, 10):
         peer = algorithm(lamda.UDA, tsa_schedule=kind, num_classes=5)
         peer.it_total = done
@@ -216,7 +254,8 @@ def test_vat(lamda, iterations):
 
 
 def test_table_of_temporal_ensembling(lamda):
-    """Averages and corrected targets over five passes; what theirs keeps are logits, so it is given probabilities."""
+    """Averages and corrected targets over five passes; what theirs keeps are logits, so it is given
+    probabilities."""
     peer = algorithm(lamda.TemporalEnsembling, ema_weight=0.6, ema_pslab=torch.zeros(8, 4))
     average, visits = torch.zeros(8, 4), torch.zeros(8)
     for epoch in range(5):
@@ -230,8 +269,9 @@ def test_table_of_temporal_ensembling(lamda):
 
 
 def test_guesses_and_mixing_of_mixmatch(lamda):
-    """Outputs for the mixed pool and its targets, at a share above one half: theirs does not take the larger of λ and
-    1 - λ. Its losses round soft targets down and take a softmax twice, so they are not compared."""
+    """Outputs for the mixed pool and its targets, at a share above one half: theirs does not take
+    the larger of λ and 1 - λ. Its losses round soft targets down and take a softmax twice, so they
+    are not compared."""
     model, share, temperature = convolutional(), 0.7, 0.5
     source = torch.Generator().manual_seed(3)
     x, first, second = (torch.rand(4, 3, 8, 8, generator=source) for _ in range(3))
@@ -242,10 +282,14 @@ def test_guesses_and_mixing_of_mixmatch(lamda):
         labeled, labels, unlabeled, guesses = peer.train(x, y, (first, second))
     torch.manual_seed(6)
     partner = torch.randperm(12)
-    guess = make_targets(mean_prediction([model(first), model(second)]), temperature=temperature).value
+    guess = make_targets(
+        mean_prediction([model(first), model(second)]), temperature=temperature
+    ).value
     pool = Embedded(torch.cat([x, first, second]))
     targets = {"label": torch.cat([one_hot(y, 5), guess, guess])}
     mixed, wanted = mix(pool, targets, partner, torch.full((12,), share))
     torch.testing.assert_close(wanted["label"], torch.cat([labels, guesses]), atol=1e-6, rtol=0)
     with torch.no_grad():
-        torch.testing.assert_close(model(mixed.x), torch.cat([labeled, unlabeled]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            model(mixed.x), torch.cat([labeled, unlabeled]), atol=1e-5, rtol=1e-5
+        )

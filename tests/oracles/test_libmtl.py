@@ -31,24 +31,35 @@ LOSSES = torch.tensor([2.0, 0.5, 1.3, 0.9])
 
 @pytest.fixture(scope="module")
 def libmtl():
-    """Its ResNets import a helper from where torchvision no longer has it; nothing is downloaded."""
+    """Its ResNets import a helper from where torchvision no longer has it; nothing is
+    downloaded."""
     if importlib.util.find_spec("LibMTL") is None:
         pytest.skip("the oracle LibMTL is not installed")
     moved = ModuleType("torchvision.models.utils")
     moved.load_state_dict_from_url = torch.hub.load_state_dict_from_url  # type: ignore[attr-defined]
     with patch.dict(sys.modules, {moved.__name__: moved}):
-        names = {"architecture": "architecture", "weighting": "weighting", "resnet": "model.resnet", "utils": "utils"}
-        yield SimpleNamespace(**{key: importlib.import_module(f"LibMTL.{name}") for key, name in names.items()})
+        names = {
+            "architecture": "architecture",
+            "weighting": "weighting",
+            "resnet": "model.resnet",
+            "utils": "utils",
+        }
+        yield SimpleNamespace(
+            **{key: importlib.import_module(f"LibMTL.{name}") for key, name in names.items()}
+        )
 
 
-# -- weightings --------------------------------------------------------------------------------------------------------
+# -- weightings ------------------------------------------------------------------------------------
 def jacobian(seed: int, tasks: int = 3, dimensions: int = 6) -> Tensor:
     """Gradients of tasks, a row each."""
     return torch.randn(tasks, dimensions, generator=torch.Generator().manual_seed(seed))
 
 
-def weighted(kind: Any, j: Tensor, epoch: int = 0, history: Any = None, start: Any = None, **settings: Any) -> Any:
-    """One backward of a weighting on losses L_t + g_t·θ at θ = 0: (its weights, gradient of θ, the weighting).
+def weighted(
+    kind: Any, j: Tensor, epoch: int = 0, history: Any = None, start: Any = None, **settings: Any
+) -> Any:
+    """One backward of a weighting on losses L_t + g_t·θ at θ = 0: (its weights, gradient of θ, the
+    weighting).
 
     start: values of its own parameters."""
 
@@ -76,7 +87,9 @@ def weighted(kind: Any, j: Tensor, epoch: int = 0, history: Any = None, start: A
 def test_uncertainty(libmtl, start):
     """Weights, and gradients by the network and by the log variances, which start at -.5 there."""
     j = jacobian(0)
-    weights, gradient, made = weighted(libmtl.weighting.UW, j, start=None if start is None else torch.tensor(start))
+    weights, gradient, made = weighted(
+        libmtl.weighting.UW, j, start=None if start is None else torch.tensor(start)
+    )
     s = made.loss_scale.detach().clone().requires_grad_()
     assert start is not None or torch.equal(s.detach(), torch.full((3,), -0.5))
     value, ours = uncertain(LOSSES[:3], s, "regression")
@@ -86,7 +99,8 @@ def test_uncertainty(libmtl, start):
 
 
 def test_dwa(libmtl):
-    """Weights of the third epoch and of the fourth, from the losses of the two before; ones before that."""
+    """Weights of the third epoch and of the fourth, from the losses of the two before; ones before
+    that."""
     history, j = np.array([[2.0, 1.5, 1.0], [1.0, 0.9, 0.85], [0.4, 0.5, 0.3]]), jacobian(1)
     for epoch in range(4):
         found, gradient, _ = weighted(libmtl.weighting.DWA, j, epoch, history, T=2.0)
@@ -131,7 +145,8 @@ def test_pcgrad(libmtl, tasks):
 
 
 def test_pcgrad_on_oneself(libmtl):
-    """Where the others have turned g_i against itself, theirs projects on g_i too, which the paper's j ≠ i excludes."""
+    """Where the others have turned g_i against itself, theirs projects on g_i too, which the
+    paper's j ≠ i excludes."""
     for seed in (65, 104):
         ours, theirs, _, _ = projected(libmtl, seed, 4)
         assert float((ours - theirs).abs().max()) > 1e-3
@@ -140,8 +155,9 @@ def test_pcgrad_on_oneself(libmtl):
 @pytest.mark.parametrize("normalization", ["none", "l2", "loss", "loss+"])
 @pytest.mark.parametrize("seed", range(4))
 def test_mgda(libmtl, normalization, seed):
-    """Weights; theirs come from a search. The package applies them to the normalised gradients, the authors and we to
-    the gradients as they are, so updates are equal where nothing is normalised."""
+    """Weights; theirs come from a search. The package applies them to the normalised gradients, the
+    authors and we to the gradients as they are, so updates are equal where nothing is normalised.
+    """
     j = jacobian(seed)
     theirs, gradient, _ = weighted(libmtl.weighting.MGDA, j, mgda_gn=normalization)
     ours = min_norm(rescaled(j @ j.T, LOSSES[:3], normalization))
@@ -153,7 +169,8 @@ def test_mgda(libmtl, normalization, seed):
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.5])
 @pytest.mark.parametrize("seed", range(3))
 def test_gradnorm(libmtl, alpha, seed):
-    """Its weights are T softmax(v), learnt by v: our gradient by w, led back through that softmax, is its own by v."""
+    """Its weights are T softmax(v), learnt by v: our gradient by w, led back through that softmax,
+    is its own by v."""
     j, first = jacobian(seed), torch.tensor([2.5, 0.7, 1.3])
     v = torch.tensor([0.4, -0.3, 0.1], requires_grad=True)
     history = first[:, None].numpy()
@@ -162,25 +179,43 @@ def test_gradnorm(libmtl, alpha, seed):
     w = 3 * torch.softmax(v, 0)
     torch.testing.assert_close(w.detach(), theirs)
     torch.testing.assert_close(w.detach() @ j, gradient)
-    by_w = balance_gradient(w.detach(), j.norm(dim=1), LOSSES[:3] / first, alpha, torch.ones(3, dtype=torch.bool))
+    by_w = balance_gradient(
+        w.detach(), j.norm(dim=1), LOSSES[:3] / first, alpha, torch.ones(3, dtype=torch.bool)
+    )
     assert bool((by_w != 0).all())
-    torch.testing.assert_close(torch.autograd.grad(w, v, by_w)[0], made.loss_scale.grad, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad(w, v, by_w)[0], made.loss_scale.grad, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_delta_m(libmtl):
-    """Per task, in percent; theirs is a fraction and says of a metric with 1 that higher is better."""
-    alone = {"segmentation": {"iou": 0.383, "accuracy": 0.6376}, "depth": {"loss": 0.6754, "relative": 0.278}}
-    run = {"segmentation": {"iou": 0.39, "accuracy": 0.62}, "depth": {"loss": 0.54, "relative": 0.31}}
+    """Per task, in percent; theirs is a fraction and says of a metric with 1 that higher is
+    better."""
+    alone = {
+        "segmentation": {"iou": 0.383, "accuracy": 0.6376},
+        "depth": {"loss": 0.6754, "relative": 0.278},
+    }
+    run = {
+        "segmentation": {"iou": 0.39, "accuracy": 0.62},
+        "depth": {"loss": 0.54, "relative": 0.31},
+    }
     lower = frozenset({"loss", "relative"})
-    base, new = ({task: list(metrics.values()) for task, metrics in figures.items()} for figures in (alone, run))
+    base, new = (
+        {task: list(metrics.values()) for task, metrics in figures.items()}
+        for figures in (alone, run)
+    )
     higher = {task: [int(name not in lower) for name in metrics] for task, metrics in alone.items()}
-    assert delta_m(run, alone, lower)[0] == pytest.approx(100 * libmtl.utils.count_improvement(base, new, higher))
+    assert delta_m(run, alone, lower)[0] == pytest.approx(
+        100 * libmtl.utils.count_improvement(base, new, higher)
+    )
 
 
-# -- architectures -----------------------------------------------------------------------------------------------------
+# -- architectures ---------------------------------------------------------------------------------
 def pooled() -> nn.ModuleDict:
     """Heads that give the features themselves."""
-    return nn.ModuleDict({task: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) for task in TASKS})
+    return nn.ModuleDict(
+        {task: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) for task in TASKS}
+    )
 
 
 def spread(module: nn.Module) -> None:
@@ -207,8 +242,8 @@ def resnet() -> Any:
 def attended(libmtl: Any) -> tuple[Any, Any, list[tuple[nn.Module, nn.Module]]]:
     """(our MTAN around a ResNet-18, theirs with its weights, pairs of equal parts).
 
-    Their f, a residual block with a second convolution, is replaced by ours, one convolution: the paper has either, by
-    the kind of network."""
+    Their f, a residual block with a second convolution, is replaced by ours, one convolution: the
+    paper has either, by the kind of network."""
     network, encoder = resnet(), libmtl.resnet.resnet18()
     spread(randomised(network.backbone))
     encoder.load_state_dict(network.backbone.state_dict())
@@ -219,7 +254,10 @@ def attended(libmtl: Any) -> tuple[Any, Any, list[tuple[nn.Module, nn.Module]]]:
     parts = [(ours.trunk.conv1, inner.shared_conv[0]), (ours.trunk.bn1, inner.shared_conv[1])]
     for i, attention in enumerate(ours.attentions):
         stage = getattr(ours.trunk, f"layer{i + 1}")
-        parts += [(stage[:-1], inner.shared_layer[str(i)][0]), (stage[-1], inner.shared_layer[str(i)][1])]
+        parts += [
+            (stage[:-1], inner.shared_layer[str(i)][0]),
+            (stage[-1], inner.shared_layer[str(i)][1]),
+        ]
         for task, mask in zip(TASKS, inner.encoder_att[str(i)], strict=True):
             for position in (0, 3):  # before a norm a bias has no effect; ours has none
                 nn.init.zeros_(mask[position].bias)
@@ -244,7 +282,8 @@ def matched(parts: list[tuple[nn.Module, nn.Module]]) -> tuple[list[Tensor], lis
 
 
 def test_mtan(libmtl):
-    """Features of both tasks, and gradients by the trunk, all masks and f; in evaluation and with batch statistics."""
+    """Features of both tasks, and gradients by the trunk, all masks and f; in evaluation and with
+    batch statistics."""
     ours, theirs, parts = attended(libmtl)
     x = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     mine, yours = matched(parts)
@@ -255,22 +294,30 @@ def test_mtan(libmtl):
 
 
 def test_cross_stitch(libmtl):
-    """1.1.5 has one vector α_j a junction for all columns, which so go on with one and the same: ours with equal rows.
-    It does not mix after the last stage, and its fourth vector is never read."""
+    """1.1.5 has one vector α_j a junction for all columns, which so go on with one and the same:
+    ours with equal rows. It does not mix after the last stage, and its fourth vector is never read.
+    """
     network = rebuilt(CrossStitch(per_channel=False), resnet())
     ours = network.backbone
     spread(randomised(ours))
     encoders = [libmtl.resnet.resnet18() for _ in TASKS]
-    theirs = libmtl.architecture.Cross_stitch(list(TASKS), lambda: encoders.pop(), pooled(), False, False, "cpu")
+    theirs = libmtl.architecture.Cross_stitch(
+        list(TASKS), lambda: encoders.pop(), pooled(), False, False, "cpu"
+    )
     inner, parts = theirs.encoder, []
     for t, task in enumerate(TASKS):
         conv, norm, *_ = inner.resnet_conv[task]
         parts += [(ours.trunk.conv1.copies[t], conv), (ours.trunk.bn1.copies[t], norm)]
-        parts += [(getattr(ours.trunk, f"layer{i + 1}").copies[t], inner.resnet_layer[str(i)][t]) for i in range(4)]
+        parts += [
+            (getattr(ours.trunk, f"layer{i + 1}").copies[t], inner.resnet_layer[str(i)][t])
+            for i in range(4)
+        ]
     for a, b in parts:
         b.load_state_dict(a.state_dict())
     units = {name: module for name, module in ours.named_modules() if isinstance(module, Stitch)}
-    junctions = [next(unit for name, unit in units.items() if f"layer{i}." in name) for i in (1, 2, 3)]
+    junctions = [
+        next(unit for name, unit in units.items() if f"layer{i}." in name) for i in (1, 2, 3)
+    ]
     with torch.no_grad():
         inner.cross_unit.copy_(torch.tensor([[0.8, 0.3], [-0.2, 0.9], [0.6, 0.5], [7.0, 7.0]]))
         for unit in units.values():
@@ -284,7 +331,11 @@ def test_cross_stitch(libmtl):
     found, expected = tasks_of(ours(x)), tasks_of(theirs(x))
     same_gradients(found, mine, expected, yours, tolerance=2e-5)
     weight = torch.linspace(-1, 1, found.numel()).view_as(found)
-    rows = torch.autograd.grad((tasks_of(ours(x)) * weight).sum(), [unit.alpha for unit in junctions])
+    rows = torch.autograd.grad(
+        (tasks_of(ours(x)) * weight).sum(), [unit.alpha for unit in junctions]
+    )
     (expected,) = torch.autograd.grad((tasks_of(theirs(x)) * weight).sum(), inner.cross_unit)
-    torch.testing.assert_close(torch.stack(rows).sum(1).squeeze(2), expected[:3], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.stack(rows).sum(1).squeeze(2), expected[:3], atol=1e-3, rtol=1e-4
+    )
     assert bool((expected[:3] != 0).all()) and not expected[3].any()

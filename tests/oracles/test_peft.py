@@ -1,4 +1,5 @@
-"""LoRA, prefixes and prompts against the peft library: outputs, gradients, merged weights, files in both directions."""
+"""LoRA, prefixes and prompts against the peft library: outputs, gradients, merged weights, files in
+both directions."""
 
 import copy
 from pathlib import Path
@@ -25,9 +26,11 @@ def features_with_graph(made: Any) -> Tensor:
     return made.features(made.example())
 
 
-# -- LoRA --------------------------------------------------------------------------------------------------------------
+# -- LoRA ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("name", "targets", "theirs", "ours"), LIBRARY_LORA)
-def test_the_librarys_file_read_here_gives_its_outputs_and_gradients(name, targets, theirs, ours, tmp_path):
+def test_the_librarys_file_read_here_gives_its_outputs_and_gradients(
+    name, targets, theirs, ours, tmp_path
+):
     model = wrapped(name, targets, r=4, lora_alpha=12, **theirs)
     model.save_pretrained(tmp_path)
     made = operate(LoRA(rank=4, alpha=12.0, load=str(tmp_path), **ours), network(name), "lora")
@@ -40,12 +43,17 @@ def test_the_librarys_file_read_here_gives_its_outputs_and_gradients(name, targe
 
 
 def factors_in_order(made: Any, model: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """A and B of every layer, ours and the library's, matched by their values, which the file has made equal."""
+    """A and B of every layer, ours and the library's, matched by their values, which the file has
+    made equal."""
     mine = [p for p in made.deltas["lora"].parameters() if p.requires_grad]
     rest, yours = [p for name, p in model.named_parameters() if "lora_" in name], []
     for parameter in mine:
         flat = parameter.detach().flatten()
-        at = next(i for i, p in enumerate(rest) if p.numel() == len(flat) and torch.equal(p.detach().flatten(), flat))
+        at = next(
+            i
+            for i, p in enumerate(rest)
+            if p.numel() == len(flat) and torch.equal(p.detach().flatten(), flat)
+        )
         yours.append(rest.pop(at))
     assert not rest
     return mine, yours
@@ -69,7 +77,11 @@ def test_a_pretrained_encoder_both_ways(tmp_path):
     made = operate(LoRA(), text_network(AutoModel.from_pretrained(folder), {"label": 2}), "lora")
     fill(made, "lora")
     write_peft(tmp_path, list(made.deltas["lora"]))
-    model = installed("peft").PeftModel.from_pretrained(AutoModel.from_pretrained(folder), tmp_path).eval()
+    model = (
+        installed("peft")
+        .PeftModel.from_pretrained(AutoModel.from_pretrained(folder), tmp_path)
+        .eval()
+    )
     with torch.no_grad():
         torch.testing.assert_close(said(model, made), features(made), atol=1e-5, rtol=1e-5)
     merge(made)
@@ -94,17 +106,21 @@ def test_dora(name, targets, ours):
     for delta in made.deltas["dora"]:
         layer = model.base_model.model.get_submodule(delta.site)
         mine += [delta.a, delta.b, delta.m]
-        yours += [part["default"].weight for part in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector)]
+        yours += [
+            part["default"].weight
+            for part in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector)
+        ]
     with torch.no_grad():
         for own, theirs in zip(mine, yours, strict=True):
             own.copy_(theirs.view_as(own))
     same_gradients(features_with_graph(made), mine, said(model, made), yours, tolerance=1e-5)
 
 
-# -- prefixes and prompts ----------------------------------------------------------------------------------------------
+# -- prefixes and prompts --------------------------------------------------------------------------
 @pytest.mark.parametrize("hidden", [0, 8])
 def test_prefix_tuning(hidden):
-    """The library brings the prefix as a cache and so shifts positions by P: ours is given the shifted ones."""
+    """The library brings the prefix as a cache and so shifts positions by P: ours is given the
+    shifted ones."""
     made = operate(PrefixTuning(length=3, hidden=hidden), network("bert"), "prefix")
     fill(made, "prefix", 0.3)
     made.eval()
@@ -135,7 +151,13 @@ def test_prefix_tuning(hidden):
 def prefix_parameters(prefix: Any, encoder: Any, hidden: int) -> tuple[list[Tensor], list[Tensor]]:
     if not hidden:
         return [prefix.table], [encoder.embedding.weight]
-    mine = [prefix.embedding, prefix.down.weight, prefix.down.bias, prefix.up.weight, prefix.up.bias]
+    mine = [
+        prefix.embedding,
+        prefix.down.weight,
+        prefix.down.bias,
+        prefix.up.weight,
+        prefix.up.bias,
+    ]
     first, _, second = encoder.transform
     return mine, [encoder.embedding.weight, first.weight, first.bias, second.weight, second.bias]
 
@@ -143,10 +165,14 @@ def prefix_parameters(prefix: Any, encoder: Any, hidden: int) -> tuple[list[Tens
 @pytest.mark.parametrize("name", ["bert", "roberta"])
 def test_prompt_tuning(name):
     """Placed before the text and counted in its positions, which is the library's form."""
-    made = operate(PromptTuning(length=3, placement="before", positions="shift"), network(name), "prompt")
+    made = operate(
+        PromptTuning(length=3, placement="before", positions="shift"), network(name), "prompt"
+    )
     made.eval()
     backbone = copy.deepcopy(network(name).backbone).eval()
-    config = installed("peft").PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
+    config = installed("peft").PromptTuningConfig(
+        task_type="FEATURE_EXTRACTION", num_virtual_tokens=3
+    )
     model = installed("peft").get_peft_model(backbone, config).eval()
     x, mask, _ = made.example()
     rows, table = made.deltas["prompt"].rows, model.prompt_encoder["default"].embedding.weight

@@ -1,4 +1,5 @@
-"""Losses, the memory term and the measures of retrieval against pytorch-metric-learning, in float64."""
+"""Losses, the memory term and the measures of retrieval against pytorch-metric-learning, in
+float64."""
 
 from typing import Any
 
@@ -10,7 +11,13 @@ from methods.metric_learning.lifted_structure import LiftedStructure
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
 from methods.metric_learning.xbm import XBM
-from tests.methods.metric_learning.fixture import batch, filled_memory, of, proxy_anchor_loss, running
+from tests.methods.metric_learning.fixture import (
+    batch,
+    filled_memory,
+    of,
+    proxy_anchor_loss,
+    running,
+)
 from tests.oracles.compare import installed, same
 from tests.recipes.evaluation.test_retrieval import measured, sample
 
@@ -29,7 +36,9 @@ def euclidean(power: int = 1) -> Any:
 def test_triplets(squared, margin):
     x, labels = batch(4)
     x = F.normalize(x, dim=1)
-    peer = theirs("losses", "TripletMarginLoss", margin=margin, distance=euclidean(2 if squared else 1))
+    peer = theirs(
+        "losses", "TripletMarginLoss", margin=margin, distance=euclidean(2 if squared else 1)
+    )
     same(lambda z: of(Triplet(margin, squared=squared), z, labels), lambda z: peer(z, labels), x)
 
 
@@ -51,14 +60,21 @@ def test_all_semi_hard_triplets(seed):
     x, labels = batch(seed)
     x = F.normalize(x, dim=1)
     peer = theirs("losses", "TripletMarginLoss", margin=0.5, distance=euclidean())
-    miner = theirs("miners", "TripletMarginMiner", margin=0.5, type_of_triplets="semihard", distance=euclidean())
+    miner = theirs(
+        "miners",
+        "TripletMarginMiner",
+        margin=0.5,
+        type_of_triplets="semihard",
+        distance=euclidean(),
+    )
     method = Triplet(0.5, "semi_hard_all", squared=False)
     same(lambda z: of(method, z, labels), lambda z: peer(z, labels, miner(z, labels)), x)
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
-    ("variant", "name"), [("smooth", "LiftedStructureLoss"), ("generalized", "GeneralizedLiftedStructureLoss")]
+    ("variant", "name"),
+    [("smooth", "LiftedStructureLoss"), ("generalized", "GeneralizedLiftedStructureLoss")],
 )
 def test_lifted_structure(variant, name, seed):
     x, labels = batch(seed)
@@ -79,17 +95,25 @@ def test_multi_similarity_mined_and_unmined(seed):
 def test_proxy_anchor(seed):
     """By embeddings and by proxies, of which two are of classes that the batch lacks."""
     x, labels = batch(seed)
-    peer = theirs("losses", "ProxyAnchorLoss", num_classes=7, embedding_size=6, margin=0.1, alpha=32).double()
+    peer = theirs(
+        "losses", "ProxyAnchorLoss", num_classes=7, embedding_size=6, margin=0.1, alpha=32
+    ).double()
 
     def of_theirs(z: torch.Tensor, proxies: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(peer, {"proxies": proxies}, (z, labels))
 
-    same(lambda z, proxies: proxy_anchor_loss(z, labels, proxies), of_theirs, x, batch(seed + 9, rows=7)[0])
+    same(
+        lambda z, proxies: proxy_anchor_loss(z, labels, proxies),
+        of_theirs,
+        x,
+        batch(seed + 9, rows=7)[0],
+    )
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])
 def test_memory(weight):
-    """The loss of the batch and that against the memory: their `CrossBatchMemory` gives the second alone."""
+    """The loss of the batch and that against the memory: their `CrossBatchMemory` gives the second
+    alone."""
     x, labels = batch(1)
     memory = filled_memory()
     kept = memory.labels[0] >= 0
@@ -107,9 +131,19 @@ def test_memory(weight):
 
 
 def test_measures_of_retrieval():
-    names = {"precision_at_1": "recall@1", "r_precision": "r_precision", "mean_average_precision_at_r": "map@r"}
-    neighbours = theirs("utils.inference", "CustomKNN", distance=theirs("distances", "CosineSimilarity"))
-    peer = theirs("utils.accuracy_calculator", "AccuracyCalculator", include=tuple(names), knn_func=neighbours)
+    names = {
+        "precision_at_1": "recall@1",
+        "r_precision": "r_precision",
+        "mean_average_precision_at_r": "map@r",
+    }
+    neighbours = theirs(
+        "utils.inference", "CustomKNN", distance=theirs("distances", "CosineSimilarity")
+    )
+    peer = theirs(
+        "utils.accuracy_calculator", "AccuracyCalculator", include=tuple(names), knn_func=neighbours
+    )
     x, labels = sample(4, rows=90)
     ours = measured(x, labels)
-    assert {name: ours[mine] for name, mine in names.items()} == pytest.approx(peer.get_accuracy(x, labels))
+    assert {name: ours[mine] for name, mine in names.items()} == pytest.approx(
+        peer.get_accuracy(x, labels)
+    )

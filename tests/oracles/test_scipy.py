@@ -7,7 +7,10 @@ from scipy import ndimage
 
 from methods.adversarial.smoothing import gaussian, mean, median
 
-WINDOWS, SIDES = pytest.mark.parametrize("window", [1, 2, 3, 4, 5]), pytest.mark.parametrize("side", [3, 7])
+WINDOWS, SIDES = (
+    pytest.mark.parametrize("window", [1, 2, 3, 4, 5]),
+    pytest.mark.parametrize("side", [3, 7]),
+)
 
 
 def pictures(side: int, seed: int = 0) -> torch.Tensor:
@@ -18,7 +21,9 @@ def pictures(side: int, seed: int = 0) -> torch.Tensor:
 def theirs(name: str, x: torch.Tensor, setting: float) -> torch.Tensor:
     """Channel by channel."""
     filtered = getattr(ndimage, name)
-    return torch.from_numpy(np.stack([[filtered(c, setting, mode="reflect") for c in image] for image in x.numpy()]))
+    return torch.from_numpy(
+        np.stack([[filtered(c, setting, mode="reflect") for c in image] for image in x.numpy()])
+    )
 
 
 @WINDOWS
@@ -30,13 +35,18 @@ def test_median(window, side):
 
 @WINDOWS
 @SIDES
-@pytest.mark.parametrize(("ours", "name"), [(mean, "uniform_filter"), (gaussian, "gaussian_filter")])
+@pytest.mark.parametrize(
+    ("ours", "name"), [(mean, "uniform_filter"), (gaussian, "gaussian_filter")]
+)
 def test_linear_filters(ours, name, window, side):
-    """Values; and the gradient of ⟨u, f(x)⟩ is the adjoint of their filter: ⟨∇, v⟩ = ⟨u, f(v)⟩ for any v."""
+    """Values; and the gradient of ⟨u, f(x)⟩ is the adjoint of their filter: ⟨∇, v⟩ = ⟨u, f(v)⟩ for
+    any v."""
     setting = window if name == "uniform_filter" else window / 2
     x, u, v = (pictures(side, seed) for seed in range(3))
     x.requires_grad_()
     found = ours(x, setting)
     torch.testing.assert_close(found.detach(), theirs(name, x.detach(), setting), atol=1e-5, rtol=0)
     (gradient,) = torch.autograd.grad((u * found).sum(), x)
-    torch.testing.assert_close((gradient * v).sum(), (u * theirs(name, v, setting)).sum(), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        (gradient * v).sum(), (u * theirs(name, v, setting)).sum(), atol=1e-4, rtol=1e-5
+    )

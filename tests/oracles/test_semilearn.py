@@ -1,7 +1,7 @@
 """FixMatch and FlexMatch, mask by mask, and their loss, against semilearn (USB).
 
-The package as a whole imports what a laptop does not have (aim, torchaudio, scikit-image), so the four modules that are
-compared are loaded without the `__init__` of the packages that they lie in.
+The package as a whole imports what a laptop does not have (aim, torchaudio, scikit-image), so the
+four modules that are compared are loaded without the `__init__` of the packages that they lie in.
 """
 
 import importlib
@@ -39,7 +39,10 @@ def semilearn():
         sys.modules["semilearn.core.hooks"].Hook = module("core.hooks.hook").Hook
         masking = module("algorithms.hooks.masking")
         sys.modules["semilearn.algorithms.hooks"].MaskingHook = masking.MaskingHook
-        flexible, losses = module("algorithms.flexmatch.utils"), module("core.criterions.consistency")
+        flexible, losses = (
+            module("algorithms.flexmatch.utils"),
+            module("core.criterions.consistency"),
+        )
         yield SimpleNamespace(
             fixed=masking.FixedThresholdingHook,
             flexible=flexible.FlexMatchThresholdingHook,
@@ -66,13 +69,18 @@ def predictions(rows: int, classes: int, seed: int) -> torch.Tensor:
     """Some samples and classes are learnt sooner than others."""
     source = torch.Generator().manual_seed(seed)
     sure = 6 * torch.rand(rows, 1, generator=source)
-    return sure * (torch.randn(rows, classes, generator=source) + torch.linspace(0.8, -0.5, classes))
+    return sure * (
+        torch.randn(rows, classes, generator=source) + torch.linspace(0.8, -0.5, classes)
+    )
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.6, 0.95])
 @pytest.mark.parametrize(
     ("method", "names"),
-    [(FixMatch, ("unlabeled/weak", "unlabeled/strong")), (PseudoLabel, ("unlabeled/weak", "unlabeled/weak"))],
+    [
+        (FixMatch, ("unlabeled/weak", "unlabeled/strong")),
+        (PseudoLabel, ("unlabeled/weak", "unlabeled/weak")),
+    ],
 )
 def test_fixed_threshold(semilearn, method, names, tau):
     """Value, and gradient by the logits that learn; those that teach have none."""
@@ -89,13 +97,19 @@ def test_fixed_threshold(semilearn, method, names, tau):
         assert torch.equal(step.pseudo["label"].mask.float(), mask)
         return step.terms["it"].reduced()
 
-    same(ours, lambda logits: semilearn.consistency(logits, q.argmax(1), "ce", mask), taught, tolerance=1e-6)
+    same(
+        ours,
+        lambda logits: semilearn.consistency(logits, q.argmax(1), "ce", mask),
+        taught,
+        tolerance=1e-6,
+    )
 
 
 @pytest.mark.parametrize("warmup", [True, False])
 @pytest.mark.parametrize("tau", [0.6, 0.9])
 def test_flexible_thresholds(semilearn, warmup, tau):
-    """Twenty batches of one table each: masks are equal bit for bit, thresholds and beliefs as well."""
+    """Twenty batches of one table each: masks are equal bit for bit, thresholds and beliefs as
+    well."""
     classes, source = 4, torch.Generator().manual_seed(1)
     method = FlexMatch(tau, threshold_warmup=warmup)
     recipe = build({"flexmatch": method}, Setup(tasks={"label": classes}))
@@ -117,10 +131,17 @@ def test_flexible_thresholds(semilearn, warmup, tau):
     assert kept[0] == 1 and 0 < min(kept) < 1 and len(memory.table.unique()) >= classes
 
 
-def loss_of(method: FlexMatch, recipe: Any, z: torch.Tensor, strong: torch.Tensor, semilearn: Any, mask: Any) -> None:
+def loss_of(
+    method: FlexMatch, recipe: Any, z: torch.Tensor, strong: torch.Tensor, semilearn: Any, mask: Any
+) -> None:
     def ours(logits: torch.Tensor) -> torch.Tensor:
         step = step_with({"unlabeled/weak": z, "unlabeled/strong": logits})
         method.terms(step, recipe)
         return step.terms["flexmatch"].reduced()
 
-    same(ours, lambda logits: semilearn.consistency(logits, z.argmax(1), "ce", mask), strong, tolerance=1e-6)
+    same(
+        ours,
+        lambda logits: semilearn.consistency(logits, z.argmax(1), "ce", mask),
+        strong,
+        tolerance=1e-6,
+    )

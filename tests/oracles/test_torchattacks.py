@@ -1,6 +1,8 @@
-"""Attacks, point by point, against torchattacks on a small convolutional network in evaluation mode.
+"""Attacks, point by point, against torchattacks on a small convolutional network in evaluation
+mode.
 
-An attack has no gradient of its own to compare; that of its objective is in every step, and for l2 in full.
+An attack has no gradient of its own to compare; that of its objective is in every step, and for l2
+in full.
 """
 
 from types import SimpleNamespace
@@ -47,7 +49,10 @@ def test_pgd_from_their_start():
     torch.manual_seed(5)
     start = torch.empty_like(X).uniform_(-0.1, 0.1)
     torch.manual_seed(5)
-    close(pgd(CE, X, LINF, 7, 0.03, start), theirs("PGD", eps=0.1, alpha=0.03, steps=7, random_start=True))
+    close(
+        pgd(CE, X, LINF, 7, 0.03, start),
+        theirs("PGD", eps=0.1, alpha=0.03, steps=7, random_start=True),
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 7])
@@ -58,7 +63,9 @@ def test_pgd_l2(steps):
 
 def test_a_small_l2_step_is_along_our_gradient():
     inside = 0.5 + 0.5 * (X - 0.5)  # away from the box
-    attack = installed("torchattacks").PGDL2(MODEL, eps=1.0, alpha=0.01, steps=1, random_start=False)
+    attack = installed("torchattacks").PGDL2(
+        MODEL, eps=1.0, alpha=0.01, steps=1, random_start=False
+    )
     gradient = input_gradient(CE, inside)
     expected = inside + 0.01 * gradient / per_sample(length(gradient), gradient)
     torch.testing.assert_close(attack(inside, Y), expected, atol=1e-6, rtol=0)
@@ -90,7 +97,8 @@ def test_the_inner_loop_of_trades():
 
 
 class Shared:
-    """Random numbers by purpose and query, the same for all pictures, which the package draws once a query."""
+    """Random numbers by purpose and query, the same for all pictures, which the package draws once
+    a query."""
 
     def __init__(self, rows: int):
         self.rows = rows
@@ -111,18 +119,24 @@ class Shared:
             return (low + (high - 1 - low) * several(count)).long()
 
         def uniform(*shape: int) -> torch.Tensor:
-            return self.uniform_of(name, 0, self.rows, *shape) if name == "stripes" else several(*shape)
+            return (
+                self.uniform_of(name, 0, self.rows, *shape)
+                if name == "stripes"
+                else several(*shape)
+            )
 
         return SimpleNamespace(integers=integers, uniform=uniform)
 
 
 @pytest.mark.parametrize(("eps", "queries"), [(0.02, 260), (0.1, 60)])
 def test_square_attack(eps, queries):
-    """Every query of a run with equal random numbers. Theirs counts squares from zero, so that the first size lasts for
-    one more; AutoAttack and ours count from one, to which it is set here."""
+    """Every query of a run with equal random numbers. Theirs counts squares from zero, so that the
+    first size lasts for one more; AutoAttack and ours count from one, to which it is set here."""
     y = MODEL(X).argmax(1)  # of pictures that are read right
     shared, at = Shared(len(X)), iter(range(1, queries))
-    peer = installed("torchattacks").Square(MODEL, eps=eps, n_queries=queries - 1, resc_schedule=False)
+    peer = installed("torchattacks").Square(
+        MODEL, eps=eps, n_queries=queries - 1, resc_schedule=False
+    )
     size_of, query = peer.p_selection, [0]
 
     def next_size(it: int) -> float:

@@ -20,10 +20,12 @@ LOSSES = torch.tensor([2.0, 0.5, 1.3], dtype=torch.float64)
 
 def jacobian(seed: int, tasks: int, dimensions: int) -> torch.Tensor:
     """Gradients of tasks, a row each."""
-    return torch.randn(tasks, dimensions, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        tasks, dimensions, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
-# -- sums of losses: their value, and their gradient by every loss -----------------------------------------------------
+# -- sums of losses: their value, and their gradient by every loss ---------------------------------
 def theirs(name: str, *arguments: Any, **settings: Any) -> Any:
     return getattr(installed("torchjd.scalarization"), name)(*arguments, **settings)
 
@@ -45,7 +47,9 @@ def test_static_weights(given, how, peer):
     value = peer()(losses)
     assert row["train/loss"] == pytest.approx(float(value.detach()), rel=1e-6)
     (weights,) = torch.autograd.grad(value, losses)
-    assert [row[f"train/weight/{task}"] for task in TASKS] == pytest.approx(weights.tolist(), rel=1e-6)
+    assert [row[f"train/weight/{task}"] for task in TASKS] == pytest.approx(
+        weights.tolist(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("start", [0.0, -0.5, 0.7])
@@ -64,7 +68,9 @@ def test_uncertainty(start):
 def test_dwa():
     """Weights of the third epoch and of the fourth, from the losses of the two before."""
     peer = theirs("DWA", temperature=2.0)
-    history = torch.tensor([[2.0, 1.0, 0.4], [1.5, 0.9, 0.5], [1.0, 0.85, 0.3]], dtype=torch.float64)
+    history = torch.tensor(
+        [[2.0, 1.0, 0.4], [1.5, 0.9, 0.5], [1.0, 0.85, 0.3]], dtype=torch.float64
+    )
     for losses in history[:2]:
         peer(losses)
         peer.step()
@@ -74,7 +80,7 @@ def test_dwa():
         peer.step()
 
 
-# -- weights from gradients: w, and the update Σ w_t g_t ---------------------------------------------------------------
+# -- weights from gradients: w, and the update Σ w_t g_t -------------------------------------------
 def weighting(name: str, **settings: Any) -> Any:
     return getattr(installed("torchjd.aggregation"), name)(**settings)
 
@@ -85,7 +91,9 @@ def test_mgda(seed):
     j = jacobian(seed, 3, 12)
     settings = {"epsilon": 1e-12, "max_iters": 10000}
     w = min_norm(j @ j.T)
-    torch.testing.assert_close(w, weighting("MGDAWeighting", **settings)(j @ j.T), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        w, weighting("MGDAWeighting", **settings)(j @ j.T), atol=1e-3, rtol=0
+    )
     torch.testing.assert_close(w @ j, weighting("MGDA", **settings)(j), atol=5e-3, rtol=0)
 
 
@@ -99,12 +107,16 @@ def test_pcgrad_of_two_tasks(seed):
 
 
 @pytest.mark.filterwarnings("ignore:You are solving a parameterized problem")
-@pytest.mark.parametrize("gradients", [J, *(jacobian(seed, 3, 6) for seed in range(3, 6))], ids=["worked", *"345"])
+@pytest.mark.parametrize(
+    "gradients", [J, *(jacobian(seed, 3, 6) for seed in range(3, 6))], ids=["worked", *"345"]
+)
 def test_nash_mtl(gradients):
-    """The direction: theirs divides the matrix by its norm first. Where its solver stops early (seed 2), w ∘ Gw is
-    (-.05, 1.35, 1.70) instead of ones, and there is nothing to compare."""
+    """The direction: theirs divides the matrix by its norm first. Where its solver stops early
+    (seed 2), w ∘ Gw is (-.05, 1.35, 1.70) instead of ones, and there is nothing to compare."""
     for solver in ("cvxpy", "ecos"):
         installed(solver)
     ours = bargain(gradients @ gradients.T) @ gradients
-    theirs = weighting("NashMTL", n_tasks=3, max_norm=0, optim_niter=200)(gradients.float()).double()
+    theirs = weighting("NashMTL", n_tasks=3, max_norm=0, optim_niter=200)(
+        gradients.float()
+    ).double()
     torch.testing.assert_close(ours / ours.norm(), theirs / theirs.norm(), atol=1e-5, rtol=0)

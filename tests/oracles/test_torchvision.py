@@ -24,4 +24,6 @@ def test_sigmoid_focal_loss(gamma, alpha):
     )
     # sample by sample, not their sum alone
     expected = sigmoid_focal_loss(Z, one_hot(Y, 7), **settings).sum(1)
-    torch.testing.assert_close(of_target(sigmoid_cost(Z, gamma, alpha), Y), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        of_target(sigmoid_cost(Z, gamma, alpha), Y), expected, atol=1e-5, rtol=1e-5
+    )

@@ -1,5 +1,6 @@
-"""A small world for tests of the command line: the repository's root config and settings, with its own data
-sets, recipes and methods, and a stand-in for the engine that notes what it was asked to run."""
+"""A small world for tests of the command line: the repository's root config and settings, with its
+own data sets, recipes and methods, and a stand-in for the engine that notes what it was asked to
+run."""
 
 import shutil
 import sys
@@ -15,7 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 from pydantic import Field
 
-# before `recipes.runs.run` is stood in for: modules that take their `run` from it must have got the true one
+# before `recipes.runs.run` is stood in for: modules that take their `run` from it must have got the
+# true one
 import recipes.runs.stages  # noqa: F401
 from recipes.config.groups import CONFIGS, families
 from recipes.sweeps import child, process
@@ -68,7 +70,10 @@ class Engine:
     def __init__(self) -> None:
         self.runs: list[tuple[Any, list[str], list[str]]] = []
         self.error: BaseException | None = None
-        self.answer: Callable[[Any], dict[str, float]] = lambda config: {"val/accuracy": 0.5, "test/accuracy": 0.4}
+        self.answer: Callable[[Any], dict[str, float]] = lambda config: {
+            "val/accuracy": 0.5,
+            "test/accuracy": 0.4,
+        }
 
     def run(self, config: Any, command: list[str], **options: Any) -> dict[str, float]:
         self.runs.append((config, command, list(sys.argv)))

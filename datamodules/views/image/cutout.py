@@ -7,8 +7,9 @@ from torch import Tensor
 def box_mask(centre: Tensor, part: Tensor, height: int, width: int) -> Tensor:
     """True inside the box, [B, 1, H, W].
 
-    centre: [B, 2] in [0, 1), (y, x) as parts of the sides, rounded down to a pixel. part: [B], side of the box as part
-    of the picture's, rounded down to s pixels. The box is [centre - s//2, centre - s//2 + s), cut at the border.
+    centre: [B, 2] in [0, 1), (y, x) as parts of the sides, rounded down to a pixel. part: [B], side
+    of the box as part of the picture's, rounded down to s pixels. The box is [centre - s//2, centre
+    - s//2 + s), cut at the border.
     """
     inside = []
     for axis, side in enumerate((height, width)):

@@ -1,14 +1,18 @@
-"""Rotation, shear and translation as affine maps, and one nearest-neighbour resampling equal to Pillow's.
+"""Rotation, shear and translation as affine maps, and one nearest-neighbour resampling equal to
+Pillow's.
 
-A map takes the centre of an output pixel to a place in the input, [x, y, 1] in pixels from the top left corner.
-Maps of one sample compose by matrix product, so a chain of geometric operations costs one resampling.
+A map takes the centre of an output pixel to a place in the input, [x, y, 1] in pixels from the top
+left corner. Maps of one sample compose by matrix product, so a chain of geometric operations costs
+one resampling.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-FRACTION = 1 << 16  # Pillow walks the input in 16.16 fixed point; the same grid makes ties fall the same way
+FRACTION = (
+    1 << 16
+)  # Pillow walks the input in 16.16 fixed point; the same grid makes ties fall the same way
 
 
 def identity_maps(batch: int, device: torch.device) -> Tensor:
@@ -17,11 +21,13 @@ def identity_maps(batch: int, device: torch.device) -> Tensor:
 
 
 def maps_of(amount: Tensor, side: tuple[int, int]) -> Tensor:
-    """Inverse maps [..., 3, 3] from amounts [..., 5]: rotate, shear x, shear y, translate x, translate y; at most one
-    is not zero.
+    """Inverse maps [..., 3, 3] from amounts [..., 5]: rotate, shear x, shear y, translate x,
+    translate y; at most one is not zero.
 
-    Rotation: degrees counter-clockwise about the middle. Shear: pixels a pixel, about the top left corner, as is
-    usual with Pillow. Translation: part of the width and of the height; positive reads further right or down.
+    Rotation: degrees counter-clockwise about the middle. Shear: pixels a pixel, about the top left
+    corner, as is
+    usual with Pillow. Translation: part of the width and of the height; positive reads further
+        right or down.
     """
     height, width = side
     rotate, shear_x, shear_y, translate_x, translate_y = amount.unbind(-1)
@@ -43,15 +49,23 @@ def resample(pixels: Tensor, maps: Tensor, fill: int, chain: int = 14) -> Tensor
     fixed = torch.cat([maps[:, :2, :2], start[:, :, None]], 2).mul(FRACTION).add_(0.5).floor_()
     fixed = fixed.to(walking(max(height, width), chain))
     across = fixed[:, :, 0, None] * torch.arange(width, dtype=fixed.dtype, device=pixels.device)
-    down = fixed[:, :, 1, None] * torch.arange(height, dtype=fixed.dtype, device=pixels.device) + fixed[:, :, 2, None]
+    down = (
+        fixed[:, :, 1, None] * torch.arange(height, dtype=fixed.dtype, device=pixels.device)
+        + fixed[:, :, 2, None]
+    )
     x, y = ((across[:, i, None, :] + down[:, i, :, None]) >> 16 for i in (0, 1))
     # A frame of one pixel stands for all that lies outside: clamping costs a quarter of masks.
     framed = pad(pixels, (1, 1, 1, 1), value=fill)
     index = y.clamp_(-1, height).mul_(width + 2).add_(x.clamp_(-1, width)).add_(width + 3)
-    return framed.flatten(2).gather(2, index.view(batch, 1, -1).long().expand(-1, channels, -1)).view_as(pixels)
+    return (
+        framed.flatten(2)
+        .gather(2, index.view(batch, 1, -1).long().expand(-1, channels, -1))
+        .view_as(pixels)
+    )
 
 
 def walking(side: int, chain: int) -> torch.dtype:
-    """The integers to walk the input with: half the memory where no place can leave their range. No operation of the
-    tables takes a place to more than 1.4 times its distance and half a side: 3 · 1.4ⁿ sides after n of them."""
+    """The integers to walk the input with: half the memory where no place can leave their range. No
+    operation of the tables takes a place to more than 1.4 times its distance and half a side: 3 ·
+    1.4ⁿ sides after n of them."""
     return torch.int32 if 3 * 1.4**chain * side < 1 << 15 else torch.int64

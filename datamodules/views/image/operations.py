@@ -37,8 +37,8 @@ WITHOUT_PARAMETER = ("autocontrast", "equalize")
 def rows_by_operation(codes: Tensor) -> list[tuple[Tensor, ...]]:
     """[slot][code] -> which rows drew it, from codes [B, n].
 
-    On the CPU row numbers, so that only those rows are computed. Elsewhere masks [B]: a list of rows has a length that
-    the host would have to wait for.
+    On the CPU row numbers, so that only those rows are computed. Elsewhere masks [B]: a list of
+    rows has a length that the host would have to wait for.
     """
     slots, kinds = codes.shape[1], len(OPERATIONS)
     place = torch.arange(max(slots, kinds), device=codes.device)
@@ -50,9 +50,12 @@ def rows_by_operation(codes: Tensor) -> list[tuple[Tensor, ...]]:
     return [rows[slot * kinds : (slot + 1) * kinds] for slot in range(slots)]
 
 
-def on_rows(pixels: Tensor, rows: Tensor, function: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
-    """`function` on some rows: numbers, or a mask [B] (then all are computed and the others dropped: a few cheap
-    kernels against a wait of the host). `pixels` belongs to the caller and may be overwritten.
+def on_rows(
+    pixels: Tensor, rows: Tensor, function: Callable[..., Tensor], *parameters: Tensor
+) -> Tensor:
+    """`function` on some rows: numbers, or a mask [B] (then all are computed and the others
+    dropped: a few cheap kernels against a wait of the host). `pixels` belongs to the caller and may
+        be overwritten.
     """
     if rows.dtype == torch.bool:
         return torch.where(rows[:, None, None, None], function(pixels, *parameters), pixels)
@@ -64,19 +67,27 @@ def on_rows(pixels: Tensor, rows: Tensor, function: Callable[..., Tensor], *para
 
 
 def words(pixels: Tensor) -> Tensor:
-    """[B, n]: the bytes of each row as the widest integers that divide them; a write of rows costs by the element."""
+    """[B, n]: the bytes of each row as the widest integers that divide them; a write of rows costs
+    by the element."""
     flat = pixels.flatten(1)
-    return next(flat.view(kind) for kind in WORDS if not (flat.shape[1] | flat.storage_offset()) % kind.itemsize)
+    return next(
+        flat.view(kind)
+        for kind in WORDS
+        if not (flat.shape[1] | flat.storage_offset()) % kind.itemsize
+    )
 
 
-def apply_operations(pixels: Tensor, codes: Tensor, values: Tensor, pool: tuple[str, ...], fill: int) -> Tensor:
+def apply_operations(
+    pixels: Tensor, codes: Tensor, values: Tensor, pool: tuple[str, ...], fill: int
+) -> Tensor:
     """Apply to each row its operations, in the order of the slots.
 
-    pixels: uint8 [B, C, H, W], overwritten. codes: int64 [B, n], places in OPERATIONS. values: float64 [B, n].
-    pool: the operations that can occur. fill: grey level 0..255 of what comes in from outside the frame.
-    Geometric operations of a row with no photometric one in between are composed into one resampling: fewer
-    nearest-neighbour roundings, and what one pushes out of the frame another can bring back. Pillow, one at a
-    time, loses it.
+    pixels: uint8 [B, C, H, W], overwritten. codes: int64 [B, n], places in OPERATIONS. values:
+        float64 [B, n].
+    pool: the operations that can occur. fill: grey level 0..255 of what comes in from outside the
+    frame. Geometric operations of a row with no photometric one in between are composed into one
+    resampling: fewer nearest-neighbour roundings, and what one pushes out of the frame another can
+    bring back. Pillow, one at a time, loses it.
     """
     photo = [name for name in PHOTOMETRIC if name in pool and acts(name, pixels)]
     warps = any(name in pool for name in GEOMETRIC)
@@ -99,11 +110,14 @@ def apply_operations(pixels: Tensor, codes: Tensor, values: Tensor, pool: tuple[
 
 
 def acts(name: str, pixels: Tensor) -> bool:
-    """False where an operation can change no picture of this shape: color on grey ones, equalize on at most 255
-    pixels, whose histogram has steps of zero. As in Pillow; worth knowing because small pictures are bound by calls.
+    """False where an operation can change no picture of this shape: color on grey ones, equalize on
+    at most 255 pixels, whose histogram has steps of zero. As in Pillow; worth knowing because small
+    pictures are bound by calls.
     """
     _, channels, height, width = pixels.shape
-    return not ((name == "color" and channels == 1) or (name == "equalize" and height * width <= 255))
+    return not (
+        (name == "color" and channels == 1) or (name == "equalize" and height * width <= 255)
+    )
 
 
 def _resample_where(pixels: Tensor, moved: Tensor, maps: Tensor, fill: int, chain: int) -> Tensor:
@@ -112,7 +126,8 @@ def _resample_where(pixels: Tensor, moved: Tensor, maps: Tensor, fill: int, chai
 
 
 def geometric_maps(codes: Tensor, values: Tensor, side: tuple[int, int]) -> Tensor:
-    """Inverse maps [B, n, 3, 3] of the operations `codes` [B, n] with `values`; the identity for photometric ones."""
+    """Inverse maps [B, n, 3, 3] of the operations `codes` [B, n] with `values`; the identity for
+    photometric ones."""
     kinds = torch.arange(len(GEOMETRIC), device=codes.device) + FIRST_GEOMETRIC
     part = torch.where(codes[..., None] == kinds, values[..., None], 0.0)
     return maps_of(part, side)

@@ -1,7 +1,8 @@
-"""The photometric operations on uint8 pictures [B, C, H, W], C in {1, 3}, each row with its own parameter [B].
+"""The photometric operations on uint8 pictures [B, C, H, W], C in {1, 3}, each row with its own
+parameter [B].
 
-Equal to Pillow's ImageOps and ImageEnhance to the grey level: the same integer arithmetic, the same truncation, and
-a result on the uint8 grid after every operation.
+Equal to Pillow's ImageOps and ImageEnhance to the grey level: the same integer arithmetic, the same
+truncation, and a result on the uint8 grid after every operation.
 """
 
 import torch
@@ -13,17 +14,20 @@ def _column(parameter: Tensor) -> Tensor:
 
 
 def _to_grid(levels: Tensor) -> Tensor:
-    """Grey levels clipped and truncated. By way of int16, because torch turns floats into bytes one by one."""
+    """Grey levels clipped and truncated. By way of int16, because torch turns floats into bytes one
+    by one."""
     return levels.clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
 
 def _blend(base: Tensor, picture: Tensor, factor: Tensor) -> Tensor:
-    """base + factor (picture - base), clipped, truncated. `base`, `picture`: float32 in 0..255; 1 is the identity."""
+    """base + factor (picture - base), clipped, truncated. `base`, `picture`: float32 in 0..255; 1
+    is the identity."""
     return _to_grid((picture - base).mul_(_column(factor.float())).add_(base))
 
 
 def _grey(picture: Tensor) -> Tensor:
-    """ITU-R 601 luma, rounded, [B, 1, H, W]; the weights are 16-bit fixed point, so all sums are exact in float32."""
+    """ITU-R 601 luma, rounded, [B, 1, H, W]; the weights are 16-bit fixed point, so all sums are
+    exact in float32."""
     if picture.shape[1] == 1:
         return picture
     red, green, blue = picture.unbind(1)
@@ -50,7 +54,8 @@ def color(pixels: Tensor, factor: Tensor) -> Tensor:
 
 
 def sharpness(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Smoothed by [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13 at 0, unchanged at 1; the border pixels are never smoothed."""
+    """Smoothed by [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13 at 0, unchanged at 1; the border pixels
+    are never smoothed."""
     width, picture = pixels.shape[3], pixels.float()
     flat = pixels.flatten().short()
     # All pixels in one line: sums across borders are wrong, and the border is put back.
@@ -65,12 +70,14 @@ def sharpness(pixels: Tensor, factor: Tensor) -> Tensor:
 
 
 def autocontrast(pixels: Tensor) -> Tensor:
-    """Stretch each channel to 0..255. float64, because truncation makes the last bit of the scale visible."""
+    """Stretch each channel to 0..255. float64, because truncation makes the last bit of the scale
+    visible."""
     spread = pixels.flatten(2)
     low, high = spread.amin(2, keepdim=True).double(), spread.amax(2, keepdim=True).double()
     flat = high == low
     reach = torch.where(flat, 255.0, high - low)
-    # A number divided by a tensor is its reciprocal times the number: two roundings, and another last bit.
+    # A number divided by a tensor is its reciprocal times the number: two roundings, and another
+    # last bit.
     scale = torch.full_like(reach, 255.0).div_(reach)
     offset = torch.where(flat, 0.0, -low * scale)
     levels = torch.arange(256, dtype=torch.float64, device=pixels.device)
@@ -78,7 +85,8 @@ def autocontrast(pixels: Tensor) -> Tensor:
 
 
 def equalize(pixels: Tensor) -> Tensor:
-    """Flatten each channel's histogram. Pictures of at most 255 pixels have steps of zero and stay as they are."""
+    """Flatten each channel's histogram. Pictures of at most 255 pixels have steps of zero and stay
+    as they are."""
     batch, channels, height, width = pixels.shape
     index = pixels.flatten(2).long()
     ones = index.new_ones(1).expand_as(index)
@@ -93,9 +101,14 @@ def equalize(pixels: Tensor) -> Tensor:
 
 def solarize(pixels: Tensor, threshold: Tensor) -> Tensor:
     """Invert what is not below the threshold, 0..256; 256 is the identity."""
-    # 255 - p is p with all its bits turned; several times faster than a choice, which a processor guesses wrongly.
+    # 255 - p is p with all its bits turned; several times faster than a choice, which a processor
+    # guesses wrongly.
     inverted = pixels >= _column(threshold.clamp(max=255).to(torch.uint8))
-    return inverted.view(torch.uint8).mul_(_column((threshold < 256).to(torch.uint8) * 255)).bitwise_xor_(pixels)
+    return (
+        inverted.view(torch.uint8)
+        .mul_(_column((threshold < 256).to(torch.uint8) * 255))
+        .bitwise_xor_(pixels)
+    )
 
 
 def posterize(pixels: Tensor, bits: Tensor) -> Tensor:

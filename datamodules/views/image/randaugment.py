@@ -1,16 +1,20 @@
-"""The random numbers of RandAugment (arXiv 1909.13719) in the forms that semi-supervised learning uses.
+"""The random numbers of RandAugment (arXiv 1909.13719) in the forms that semi-supervised learning
+uses.
 
-A level l in [0, 10] becomes the parameter of an operation linearly: start + span * l / 10, rounded up for posterize
-and solarize (a threshold between two grey levels acts as the next one). A mirrored operation takes, with probability
-1/2, the value on the other side of its pivot. Units: rotate degrees, shear pixels a pixel, translate part of the side,
-solarize grey level, posterize bits kept, the four enhancers a factor, 1 being the picture as it is.
+A level l in [0, 10] becomes the parameter of an operation linearly: start + span * l / 10, rounded
+up for posterize and solarize (a threshold between two grey levels acts as the next one). A mirrored
+operation takes, with probability 1/2, the value on the other side of its pivot. Units: rotate
+degrees, shear pixels a pixel, translate part of the side, solarize grey level, posterize bits kept,
+the four enhancers a factor, 1 being the picture as it is.
 
 variant   l                          n  p    source
-fixmatch  1, 2, ..., 9               2  1/2  authors' code of FixMatch (arXiv 2001.07685); translates by l of 32 pixels
-paper     uniform in [0, 10)         2  1/2  table of FixMatch's appendix; enhancers darken, never brighten
-usb       uniform in [0, 10)         3  1    TorchSSL and USB; posterize 4..7
-nm        magnitude / 3, or uniform  2  1    RandAugment proper: one magnitude 0..30 a sample, enhancers both ways,
-          below that                         AutoAugment's ranges (translates by up to 150 of 331 pixels)
+fixmatch  1, 2, ..., 9               2  1/2  authors' code of FixMatch (arXiv 2001.07685);
+translates by l of 32 pixels paper     uniform in [0, 10)         2  1/2  table of FixMatch's
+appendix; enhancers darken, never brighten usb       uniform in [0, 10)         3  1    TorchSSL and
+USB; posterize 4..7 nm        magnitude / 3, or uniform  2  1    RandAugment proper: one magnitude
+0..30 a sample, enhancers both ways,
+          below that                         AutoAugment's ranges (translates by up to 150 of 331
+          pixels)
 """
 
 from dataclasses import dataclass
@@ -30,9 +34,11 @@ Ranges = dict[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Variant:
-    """Published settings. ranges: operation -> (start, span); the enhancers share one entry, shear and translate one.
+    """Published settings. ranges: operation -> (start, span); the enhancers share one entry, shear
+    and translate one.
 
-    fill: grey in [0, 1] outside the frame. cutout_random: side of the cutout uniform below the largest, not fixed.
+    fill: grey in [0, 1] outside the frame. cutout_random: side of the cutout uniform below the
+        largest, not fixed.
     """
 
     n: int
@@ -55,7 +61,9 @@ class Variant:
         return torch.tensor(rows, dtype=torch.float64)
 
 
-def _ranges(translate: float, enhance: tuple[float, float], solarize: int, posterize: tuple[int, int]) -> Ranges:
+def _ranges(
+    translate: float, enhance: tuple[float, float], solarize: int, posterize: tuple[int, int]
+) -> Ranges:
     fixed: Ranges = {"rotate": (0.0, 30.0), "shear": (0.0, 0.3), "solarize": (solarize, -solarize)}
     return fixed | {"translate": (0.0, translate), "enhance": enhance, "posterize": posterize}
 
@@ -65,20 +73,29 @@ VARIANTS: dict[str, Variant] = {
     "fixmatch": Variant(2, 0.5, "integer", _ranges(10 / 32, (0.1, 1.8), 256, (4, -4)), fill=0.5),
     "paper": Variant(2, 0.5, "uniform", _ranges(0.3, (0.05, 0.9), 255, (8, -5))),
     "usb": Variant(
-        3, 1.0, "uniform", _ranges(0.3, (0.05, 0.9), 256, (7, -4)), cutout_random=True, cutout_fill=_USB_FILL
+        3,
+        1.0,
+        "uniform",
+        _ranges(0.3, (0.05, 0.9), 256, (7, -4)),
+        cutout_random=True,
+        cutout_fill=_USB_FILL,
     ),
-    "nm": Variant(2, 1.0, "magnitude", _ranges(150 / 331, (1.0, -0.9), 256, (8, -4)), mirror_enhance=True),
+    "nm": Variant(
+        2, 1.0, "magnitude", _ranges(150 / 331, (1.0, -0.9), 256, (8, -4)), mirror_enhance=True
+    ),
 }
 
 
 def level_of(number: Tensor, levels: Levels) -> Tensor:
-    """Levels in [0, 10], float64, from uniform numbers in [0, 1); `magnitude` is scaled by the caller."""
+    """Levels in [0, 10], float64, from uniform numbers in [0, 1); `magnitude` is scaled by the
+    caller."""
     number = number.double()
     return (number * 9).floor().add_(1) if levels == "integer" else number * 10
 
 
 def values_of(table: Tensor, codes: Tensor, level: Tensor, mirror: Tensor) -> Tensor:
-    """Parameters, float64, of operations `codes` at `level`, beyond the pivot where `mirror`; all of one shape."""
+    """Parameters, float64, of operations `codes` at `level`, beyond the pivot where `mirror`; all
+    of one shape."""
     start, span, pivot, mirrored, rounded = table[codes].unbind(-1)
     value = start + span * level / 10
     value = torch.where(mirror & (mirrored > 0), 2 * pivot - value, value)

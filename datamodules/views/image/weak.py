@@ -1,4 +1,5 @@
-"""The weak view: horizontal flip and a random shift in whole pixels (FixMatch, arXiv 2001.07685, section 2.3)."""
+"""The weak view: horizontal flip and a random shift in whole pixels (FixMatch, arXiv 2001.07685,
+section 2.3)."""
 
 from typing import Annotated, Literal
 
@@ -12,15 +13,23 @@ Padding = Literal["reflect", "zeros"]
 
 
 def flip_shift(
-    pixels: Tensor, flip: Tensor, down: Tensor, right: Tensor, padding: Padding = "reflect", reach: int | None = None
+    pixels: Tensor,
+    flip: Tensor,
+    down: Tensor,
+    right: Tensor,
+    padding: Padding = "reflect",
+    reach: int | None = None,
 ) -> Tensor:
-    """Mirror the rows where `flip` [B] is True, then read `down` [B] and `right` [B] pixels further on.
+    """Mirror the rows where `flip` [B] is True, then read `down` [B] and `right` [B] pixels further
+    on.
 
-    out[b, :, y, x] = in[b, :, R(y + down_b), F(R(x + right_b))], R reflecting about the border pixels without
-    repeating them (numpy's `reflect`; |shift| must be below the side), F(x) = W-1-x where flipped. With
-    `zeros` what lies outside is 0. reach: the largest |right|; None: W-1. uint8 or float [B, C, H, W].
+    out[b, :, y, x] = in[b, :, R(y + down_b), F(R(x + right_b))], R reflecting about the border
+    pixels without repeating them (numpy's `reflect`; |shift| must be below the side), F(x) = W-1-x
+    where flipped. With `zeros` what lies outside is 0. reach: the largest |right|; None: W-1. uint8
+    or float [B, C, H, W].
 
-    Every line is drawn out so far that each line of the result is a piece of it, and pieces are copied whole.
+    Every line is drawn out so far that each line of the result is a piece of it, and pieces are
+    copied whole.
     """
     batch, channels, height, width = pixels.shape
     reach = width - 1 if reach is None else reach
@@ -28,17 +37,24 @@ def flip_shift(
     length = drawn.shape[3]
     rows = torch.arange(height, device=pixels.device) + down[:, None]
     y = _reflect(rows, height)
-    first = torch.arange(batch * channels, device=pixels.device).view(batch, channels, 1) * height + y[:, None]
+    first = (
+        torch.arange(batch * channels, device=pixels.device).view(batch, channels, 1) * height
+        + y[:, None]
+    )
     start = first.mul_(length).add_((right + flip * mirrored + reach)[:, None, None]).flatten()
     pieces = drawn.view(-1).as_strided((drawn.numel() - width + 1, width), (1, 1))
     moved = pieces.index_select(0, start).view_as(pixels)
-    return moved if padding == "reflect" else moved.mul_((rows == y).to(moved.dtype)[:, None, :, None])
+    return (
+        moved if padding == "reflect" else moved.mul_((rows == y).to(moved.dtype)[:, None, :, None])
+    )
 
 
 def _drawn_out(pixels: Tensor, padding: Padding, reach: int) -> tuple[Tensor, int]:
-    """Every line with its mirror image and `reach` pixels at both ends, and by how far the mirror image lies further.
+    """Every line with its mirror image and `reach` pixels at both ends, and by how far the mirror
+    image lies further.
 
-    Reflected about its border pixels again and again, a line is periodic, and its mirror image half a period on.
+    Reflected about its border pixels again and again, a line is periodic, and its mirror image half
+    a period on.
     """
     width, mirrored = pixels.shape[3], pixels.flip(3)
     if padding == "reflect":
@@ -53,7 +69,8 @@ def _reflect(index: Tensor, size: int) -> Tensor:
 
 
 class Weak:
-    """Flip with probability 1/2, then a shift uniform over all whole pixels within `shift` times the side.
+    """Flip with probability 1/2, then a shift uniform over all whole pixels within `shift` times
+    the side.
 
     flip: off for digits and other pictures whose mirror image means something else.
     shift: largest shift as a part of the side, rounded down to pixels: 0.125 is 4 of 32 and 1 of 8.
@@ -61,14 +78,20 @@ class Weak:
     """
 
     def __init__(
-        self, flip: bool = True, shift: Annotated[float, Field(ge=0, le=0.5)] = 0.125, padding: Padding = "reflect"
+        self,
+        flip: bool = True,
+        shift: Annotated[float, Field(ge=0, le=0.5)] = 0.125,
+        padding: Padding = "reflect",
     ):
         self.flip, self.shift, self.padding = flip, shift, padding
 
     def pixels(self, pixels: Tensor, draw_for: DrawFor) -> Tensor:
         """uint8 [B, C, H, W] -> uint8, always a new tensor."""
         number = draw_for("weak/flip_shift").uniform(3)
-        down, right = (self._offset(number[:, i], side) for i, side in ((1, pixels.shape[2]), (2, pixels.shape[3])))
+        down, right = (
+            self._offset(number[:, i], side)
+            for i, side in ((1, pixels.shape[2]), (2, pixels.shape[3]))
+        )
         flip = number[:, 0] < (0.5 if self.flip else 0.0)
         return flip_shift(pixels, flip, down, right, self.padding, self._reach(pixels.shape[3]))
 

@@ -1,7 +1,7 @@
 """Cutoff and masking of subword pieces.
 
-Shen, Zheng, Shen, Qu, Chen, A Simple but Tough-to-Beat Data Augmentation Approach for Natural Language
-Understanding and Generation, 2020, arXiv 2009.13818 (token and span cutoff).
+Shen, Zheng, Shen, Qu, Chen, A Simple but Tough-to-Beat Data Augmentation Approach for Natural
+Language Understanding and Generation, 2020, arXiv 2009.13818 (token and span cutoff).
 """
 
 from typing import Annotated, Literal
@@ -17,15 +17,16 @@ from foundation.errors import UserError
 
 
 class TokenCutoff(TextView):
-    """Take a share of a text's subword pieces away, never a special token and never the last piece that is
-    left.
+    """Take a share of a text's subword pieces away, never a special token and never the last piece
+    that is left.
 
-    mode: `cutoff` hides random pieces from the network (attention and pooling), `span` hides one run of
-    neighbouring pieces, `mask` puts [MASK] in the place of random pieces. Places of the others stay.
+    mode: `cutoff` hides random pieces from the network (attention and pooling), `span` hides one
+    run of neighbouring pieces, `mask` puts [MASK] in the place of random pieces. Places of the
+    others stay.
 
-    share: k of n pieces go, k = floor(share * n + u) with u uniform in [0, 1), so that E[k] = share * n for
-    short texts too; at most n - 1. Where we differ: the paper sets embeddings to zero, which a network still
-    attends to.
+    share: k of n pieces go, k = floor(share * n + u) with u uniform in [0, 1), so that E[k] = share
+    * n for short texts too; at most n - 1. Where we differ: the paper sets embeddings to zero,
+    which a network still attends to.
 
     Raises UserError where `mask` is asked for and the tokenizer has no mask token.
     """
@@ -43,7 +44,8 @@ class TokenCutoff(TextView):
         tokenizer = self.codec.tokenizer
         if self.mode == "mask" and tokenizer.mask is None:
             raise UserError(
-                f"data.views: TokenCutoff.mode=mask, but '{tokenizer.name}' has no mask token; use cutoff"
+                f"data.views: TokenCutoff.mode=mask, but '{tokenizer.name}' has no mask token; use "
+                "cutoff"
             )
 
     def cut(self, pieces: Pieces, draw_for: DrawFor) -> Pieces:

@@ -1,7 +1,7 @@
 """Easy data augmentation without synonyms.
 
-Wei and Zou, EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification Tasks,
-EMNLP 2019, arXiv 1901.11196.
+Wei and Zou, EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification
+Tasks, EMNLP 2019, arXiv 1901.11196.
 """
 
 from typing import Annotated
@@ -15,14 +15,15 @@ from datamodules.views.text.view import DrawFor, TextView, drop_words
 
 
 class EdaLite(TextView):
-    """n swaps of two random words, then each word left out with probability alpha (one word always stays).
+    """n swaps of two random words, then each word left out with probability alpha (one word always
+    stays).
 
     n = max(1, int(alpha * length)); alpha = 0 leaves the text alone.
 
-    Where we differ: no synonym replacement and no random insertion, both need WordNet. The paper makes
-    several sentences with one operation each, we apply swap and deletion to one. The two words of a swap are
-    always different places (the authors try three times and may give up), so a text of one word is never
-    changed.
+    Where we differ: no synonym replacement and no random insertion, both need WordNet. The paper
+    makes several sentences with one operation each, we apply swap and deletion to one. The two
+    words of a swap are always different places (the authors try three times and may give up), so a
+    text of one word is never changed.
     """
 
     def __init__(self, alpha: Annotated[float, Field(ge=0, lt=1)] = 0.1):
@@ -51,15 +52,20 @@ class EdaLite(TextView):
 def swap_words(words: Tensor, drawn: Tensor, length: Tensor, times: Tensor) -> Tensor:
     """Swap two different random words, `times` [B] times in a row of `length` [B] real words.
 
-    words: int64 [B, W]. drawn: uniform [B, R, 2] with R at least the largest of `times` that is needed.
-    Swaps follow each other, so the loop is over swaps (at most alpha * W); each handles the whole batch.
+    words: int64 [B, W]. drawn: uniform [B, R, 2] with R at least the largest of `times` that is
+    needed. Swaps follow each other, so the loop is over swaps (at most alpha * W); each handles the
+    whole batch.
     """
     last = (length - 1).clamp(min=0)
     first = torch.minimum((drawn[..., 0] * length[:, None]).long(), last[:, None])
-    step = 1 + torch.minimum((drawn[..., 1] * last[:, None]).long(), (last - 1).clamp(min=0)[:, None])
+    step = 1 + torch.minimum(
+        (drawn[..., 1] * last[:, None]).long(), (last - 1).clamp(min=0)[:, None]
+    )
     second = (first + step) % length.clamp(min=1)[:, None]
     for turn in range(drawn.shape[1]):
         active = (turn < times) & (length > 1)
-        places = torch.stack([first[:, turn], torch.where(active, second[:, turn], first[:, turn])], 1)
+        places = torch.stack(
+            [first[:, turn], torch.where(active, second[:, turn], first[:, turn])], 1
+        )
         words = words.scatter(1, places, words.gather(1, places.flip(1)))
     return words

@@ -1,7 +1,7 @@
 """Word replacement by TF-IDF: words that say little are replaced by words that say little.
 
-Xie, Dai, Hovy, Luong, Le, Unsupervised Data Augmentation for Consistency Training, NeurIPS 2020, arXiv
-1904.12848.
+Xie, Dai, Hovy, Luong, Le, Unsupervised Data Augmentation for Consistency Training, NeurIPS 2020,
+arXiv 1904.12848.
 """
 
 from typing import Annotated
@@ -15,16 +15,17 @@ from datamodules.views.text.view import DrawFor, TextView
 
 
 class TfidfReplace(TextView):
-    """Replace word i of a text of n words with probability min(1, p (Cmax - c_i) n / Σ_j (Cmax - c_j)).
+    """Replace word i of a text of n words with probability min(1, p (Cmax - c_i) n / Σ_j (Cmax -
+    c_j)).
 
-    c_i = tf_i * idf_i is the word's score in the text, Cmax the largest of them; the expected number of
-    replaced words is p n as long as nothing is clipped at 1. Where all scores are equal the formula is 0/0,
-    and every word is replaced with probability p. The new word w is drawn from the training corpus with
-    probability proportional to max S - S(w), with S(w) the sum of its scores over all texts; where all S are
-    equal, uniformly.
+    c_i = tf_i * idf_i is the word's score in the text, Cmax the largest of them; the expected
+    number of replaced words is p n as long as nothing is clipped at 1. Where all scores are equal
+    the formula is 0/0, and every word is replaced with probability p. The new word w is drawn from
+    the training corpus with probability proportional to max S - S(w), with S(w) the sum of its
+    scores over all texts; where all S are equal, uniformly.
 
-    idf(w) = log(texts / texts with w) over the training texts; a word that is not in them counts as seen
-    once, and is never drawn.
+    idf(w) = log(texts / texts with w) over the training texts; a word that is not in them counts as
+    seen once, and is never drawn.
 
     p: 0.7 to 0.9 suit topics; avoid this view for sentiment, where the replaced words can carry it.
     """
@@ -39,7 +40,9 @@ class TfidfReplace(TextView):
         super().fit(source)
         idf, summed, seen = corpus_statistics(source.words.long(), self.codec.size)  # type: ignore[attr-defined]
         self.register_buffer("idf", idf, persistent=False)
-        self.register_buffer("cumulative", replacement_distribution(summed, seen).cumsum(0), persistent=False)
+        self.register_buffer(
+            "cumulative", replacement_distribution(summed, seen).cumsum(0), persistent=False
+        )
 
     def edit(self, words: Tensor, draw_for: DrawFor) -> Tensor:
         if self.p == 0:
@@ -51,7 +54,9 @@ class TfidfReplace(TextView):
         chance = replacement_probability(repeats * idf, real, self.p)
         replaced = self.word_uniform(draw_for, "replace", words) < chance
         drawn = self.word_uniform(draw_for, "word", words).double() * self.cumulative[-1]
-        new = torch.searchsorted(self.cumulative, drawn, right=True).clamp(max=len(self.cumulative) - 1)
+        new = torch.searchsorted(self.cumulative, drawn, right=True).clamp(
+            max=len(self.cumulative) - 1
+        )
         return torch.where(replaced & real, new, words)
 
 
@@ -95,7 +100,8 @@ def _repeated(words: Tensor) -> Tensor:
 
 
 def replacement_distribution(summed: Tensor, seen: Tensor) -> Tensor:
-    """Probability [V] of each word as a replacement: proportional to max S - S(w) among the words seen."""
+    """Probability [V] of each word as a replacement: proportional to max S - S(w) among the words
+    seen."""
     gap = torch.where(seen, summed[seen].max() - summed, 0.0)
     if gap.sum() == 0:
         gap = seen.double()

@@ -2,9 +2,9 @@
 
     words [B, W] ─ edit ─ words [B, W] ─ assemble ─ ids, mask [B, L] ─ cut ─ ids, mask [B, L]
 
-Random numbers are drawn for the widest possible text and then sliced to the batch's width, so that a view
-does not depend on how a batch happened to be trimmed. Special tokens are never touched: they join after
-`edit`, and `cut` sees which ids come from the text.
+Random numbers are drawn for the widest possible text and then sliced to the batch's width, so that
+a view does not depend on how a batch happened to be trimmed. Special tokens are never touched: they
+join after `edit`, and `cut` sees which ids come from the text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,11 @@ DrawFor = Callable[[str], Draw]
 
 
 class TextView(nn.Module):
-    """Base of text views; called with a batch of words and `draw_for`, returns {"ids": int64, "mask": bool,
-    "content": bool} [B, L], see `Pieces`.
+    """Base of text views; called with a batch of words and `draw_for`, returns {"ids": int64,
+    "mask": bool, "content": bool} [B, L], see `Pieces`.
 
-    A subclass fills `edit`, `cut`, or both. `grows`: edited texts can have more ids than the original.
-    `fit` must be called once, with the encoded training texts, before the first batch.
+    A subclass fills `edit`, `cut`, or both. `grows`: edited texts can have more ids than the
+    original. `fit` must be called once, with the encoded training texts, before the first batch.
     """
 
     grows: bool = False
@@ -42,7 +42,8 @@ class TextView(nn.Module):
         self._home = None
 
     def edit(self, words: Tensor, draw_for: DrawFor) -> Tensor:
-        """Change words int64 [B, W]; real words stand on the left, 0 on the right, before and after."""
+        """Change words int64 [B, W]; real words stand on the left, 0 on the right, before and
+        after."""
         return words
 
     def cut(self, pieces: Pieces, draw_for: DrawFor) -> Pieces:
@@ -57,7 +58,9 @@ class TextView(nn.Module):
         edited = self.edit(words, draw_for)
         # A tokenizer that minds a word's place can need more ids even where words only move.
         wide = self.grows or self.codec.tokenizer.sensitive
-        pieces = self.codec.assemble(edited, self.codec.room(words), data["width" if wide else "length"])
+        pieces = self.codec.assemble(
+            edited, self.codec.room(words), data["width" if wide else "length"]
+        )
         pieces = self.cut(pieces, draw_for)
         return pieces._asdict()
 
@@ -71,8 +74,8 @@ class Raw(TextView):
 
 
 class Weak(TextView):
-    """The text as it is, or with each word left out with probability `word_dropout` (one word always
-    stays).
+    """The text as it is, or with each word left out with probability `word_dropout` (one word
+    always stays).
     """
 
     def __init__(self, word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0):
@@ -116,11 +119,11 @@ def _prefixed(draw_for: DrawFor, place: int) -> DrawFor:
 
 
 def drop_words(words: Tensor, chances: Tensor, probability: float) -> Tensor:
-    """Leave out each word [B, W] with the given probability and close the gaps; one word of a text always
-    stays.
+    """Leave out each word [B, W] with the given probability and close the gaps; one word of a text
+    always stays.
 
-    chances: uniform [B, W]. Where all words of a text would go, the one with the highest chance stays, which
-    is each of them equally often.
+    chances: uniform [B, W]. Where all words of a text would go, the one with the highest chance
+    stays, which is each of them equally often.
     """
     real = words > 0
     best = torch.where(real, chances, -1.0).argmax(1, keepdim=True)

@@ -1,5 +1,5 @@
-"""Fast gradient sign method. Goodfellow, Shlens and Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015,
-arXiv 1412.6572."""
+"""Fast gradient sign method. Goodfellow, Shlens and Szegedy, Explaining and Harnessing Adversarial
+Examples, ICLR 2015, arXiv 1412.6572."""
 
 from torch import Tensor
 

@@ -20,7 +20,8 @@ Model = Callable[[Tensor], Logits]
 Objective = Callable[[Tensor], Tensor]
 Loss = Literal["ce", "margin", "dlr"]
 _COUNTS: ContextVar[list[Tensor] | None] = ContextVar("counts", default=None)
-SCALE = 1024.0  # keeps gradients of confident samples above the smallest number of fp16; a power of two, so exact
+# keeps gradients of confident samples above the smallest number of fp16; a power of two, so exact
+SCALE = 1024.0
 
 
 def others(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,28 +37,38 @@ def margin(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, target: Tensor) -> Tensor:
-    """-(z_y - max_{j≠y} z_j) / (z₍₁₎ - z₍₃₎ + 1e-12), difference of logits ratio (Croce and Hein, ICML 2020, arXiv
-    2003.01690): free of the logits' scale. With two classes the denominator is z₍₁₎ - z₍₂₎."""
+    """-(z_y - max_{j≠y} z_j) / (z₍₁₎ - z₍₃₎ + 1e-12), difference of logits ratio (Croce and Hein,
+    ICML 2020, arXiv 2003.01690): free of the logits' scale. With two classes the denominator is
+    z₍₁₎ - z₍₂₎."""
     top = logits.topk(min(3, logits.shape[1]), dim=1).values
     return margin(logits, target) / (top[:, 0] - top[:, -1] + 1e-12)
 
 
 def divergence(reference: Tensor, logits: Tensor) -> Tensor:
-    """KL(p ‖ q) = Σ_c p_c (log p_c - log q_c), [N], p = softmax(reference), q = softmax(logits), in float32."""
+    """KL(p ‖ q) = Σ_c p_c (log p_c - log q_c), [N], p = softmax(reference), q = softmax(logits), in
+    float32."""
     log_p, log_q = reference.float().log_softmax(1), logits.float().log_softmax(1)
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ce": cross_entropy,
+    "margin": margin,
+    "dlr": dlr,
+}
 
 
-def objective(model: Model, targets: Mapping[str, Tensor], loss: Loss = "ce", sign: float = 1.0) -> Objective:
-    """x -> sign · Σ_tasks loss, [N]; a missing label (-1) counts nothing. sign -1 with the labels an attacker wants:
-    a targeted attack."""
+def objective(
+    model: Model, targets: Mapping[str, Tensor], loss: Loss = "ce", sign: float = 1.0
+) -> Objective:
+    """x -> sign · Σ_tasks loss, [N]; a missing label (-1) counts nothing. sign -1 with the labels
+    an attacker wants: a targeted attack."""
 
     def values(x: Tensor) -> Tensor:
         logits = model(x)
-        return sign * reduce(add, (_known(LOSSES[loss](logits[t].float(), y), y) for t, y in targets.items()))
+        return sign * reduce(
+            add, (_known(LOSSES[loss](logits[t].float(), y), y) for t, y in targets.items())
+        )
 
     return values
 
@@ -68,8 +79,9 @@ def _known(values: Tensor, target: Tensor) -> Tensor:
 
 @contextmanager
 def fixed(module: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient for the time of an attack, which would not use it: forwards keep nothing for
-    it, a quarter of a transformer's memory. Those that asked ask again afterwards."""
+    """No parameter asks for a gradient for the time of an attack, which would not use it: forwards
+    keep nothing for it, a quarter of a transformer's memory. Those that asked ask again afterwards.
+    """
     asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in asking:
         parameter.requires_grad_(False)
@@ -82,8 +94,9 @@ def fixed(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def counting() -> Iterator[list[Tensor]]:
-    """Collects of every `input_gradient` inside how many of its entries are not finite. Attacks take those as 0, so a
-    sample of which all are so is left as it is, and its robustness means nothing."""
+    """Collects of every `input_gradient` inside how many of its entries are not finite. Attacks
+    take those as 0, so a sample of which all are so is left as it is, and its robustness means
+    nothing."""
     counts: list[Tensor] = []
     token = _COUNTS.set(counts)
     try:
@@ -93,7 +106,8 @@ def counting() -> Iterator[list[Tensor]]:
 
 
 def input_gradient(value: Objective, x: Tensor) -> Tensor:
-    """∇ₓ Σ_i value(x)_i in float32: by samples independent of the batch's size, no parameter's `.grad` is touched."""
+    """∇ₓ Σ_i value(x)_i in float32: by samples independent of the batch's size, no parameter's
+    `.grad` is touched."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(SCALE * value(leaf).sum(), leaf)

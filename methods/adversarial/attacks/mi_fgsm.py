@@ -1,4 +1,5 @@
-"""Momentum iterative FGSM. Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018, arXiv 1710.06081."""
+"""Momentum iterative FGSM. Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018,
+arXiv 1710.06081."""
 
 import torch
 from torch import Tensor
@@ -8,16 +9,23 @@ from methods.adversarial.attacks.threat import TINY, Threat, per_sample
 
 
 def accumulate(buffer: Tensor, gradient: Tensor, momentum: float) -> Tensor:
-    """m ← μ m + g / ‖g‖₁ by sample; a gradient that is zero or not finite adds nothing, never 0/0."""
+    """m ← μ m + g / ‖g‖₁ by sample; a gradient that is zero or not finite adds nothing, never
+    0/0."""
     gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
     norm = gradient.flatten(1).abs().sum(1).clamp_min(TINY)
     return momentum * buffer + gradient / per_sample(norm, gradient)
 
 
 def mi_fgsm(
-    value: Objective, x: Tensor, threat: Threat, steps: int, momentum: float = 1.0, step_size: float | None = None
+    value: Objective,
+    x: Tensor,
+    threat: Threat,
+    steps: int,
+    momentum: float = 1.0,
+    step_size: float | None = None,
 ) -> Tensor:
-    """m ← μ m + g / ‖g‖₁, x ← Proj(x + a · direction(m)), from m = 0; step_size a: eps / steps (paper)."""
+    """m ← μ m + g / ‖g‖₁, x ← Proj(x + a · direction(m)), from m = 0; step_size a: eps / steps
+    (paper)."""
     x = x.detach().float()
     moved, buffer = x, torch.zeros_like(x)
     size = threat.eps / max(steps, 1) if step_size is None else step_size

@@ -1,6 +1,6 @@
-"""Projected gradient descent. Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018,
-arXiv 1706.06083; without a start it is the basic iterative method of Kurakin, Goodfellow and Bengio, 2017, arXiv
-1607.02533."""
+"""Projected gradient descent. Madry et al., Towards Deep Learning Models Resistant to Adversarial
+Attacks, ICLR 2018, arXiv 1706.06083; without a start it is the basic iterative method of Kurakin,
+Goodfellow and Bengio, 2017, arXiv 1607.02533."""
 
 from torch import Tensor
 
@@ -9,15 +9,22 @@ from methods.adversarial.attacks.threat import Threat
 
 
 def pgd(
-    value: Objective, x: Tensor, threat: Threat, steps: int, step_size: float, start: Tensor | None = None
+    value: Objective,
+    x: Tensor,
+    threat: Threat,
+    steps: int,
+    step_size: float,
+    start: Tensor | None = None,
 ) -> Tensor:
     """x ← Proj(x + a · direction(g)), `steps` times, from x + start.
 
-    Projection is on the ball, then on the box (the order matters for l2; torchattacks has it so, ART the other way
-    round). A sample without gradient stays where it is.
+    Projection is on the ball, then on the box (the order matters for l2; torchattacks has it so,
+    ART the other way round). A sample without gradient stays where it is.
     """
     x = x.detach().float()
     moved = x if start is None else threat.project(x, x + start)
     for _ in range(steps):
-        moved = threat.project(x, moved + step_size * threat.direction(input_gradient(value, moved)))
+        moved = threat.project(
+            x, moved + step_size * threat.direction(input_gradient(value, moved))
+        )
     return moved.detach()

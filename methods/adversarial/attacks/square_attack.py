@@ -1,5 +1,5 @@
-"""Square attack, by queries alone. Andriushchenko et al., Square Attack: a query-efficient black-box adversarial attack
-via random search, ECCV 2020, arXiv 1912.00049."""
+"""Square attack, by queries alone. Andriushchenko et al., Square Attack: a query-efficient
+black-box adversarial attack via random search, ECCV 2020, arXiv 1912.00049."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,11 +14,14 @@ from methods.adversarial.attacks.losses import Objective
 from methods.adversarial.attacks.threat import Threat
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-AHEAD = 64  # queries whose random numbers are drawn at a time: seeding and scrambling cost a call of the host each
+# queries whose random numbers are drawn at a time: seeding and scrambling cost a call of the host
+# each
+AHEAD = 64
 
 
 class Queried(NamedTuple):
-    """x: [N, C, H, W]. queries: int64 [N], those a sample took until it was misread. success: bool [N]."""
+    """x: [N, C, H, W]. queries: int64 [N], those a sample took until it was misread. success: bool
+    [N]."""
 
     x: Tensor
     queries: Tensor
@@ -44,11 +47,12 @@ def window(corner: Tensor, size: int, extent: int) -> Tensor:
 def squares(
     shape: torch.Size, draw: Callable[[str], Rows], initial: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What the queries 1, 2, … try, by query: the square's rows, bool [N, 1, H, 1], its columns, bool [N, 1, 1, W],
-    and the channels that go up in it, bool [N, C, 1, 1].
+    """What the queries 1, 2, … try, by query: the square's rows, bool [N, 1, H, 1], its columns,
+    bool [N, 1, 1, W], and the channels that go up in it, bool [N, C, 1, 1].
 
-    Numbers of up to AHEAD queries with squares of one size are drawn together, under the name of the first: of as many
-    whether all are asked for or not, so that a longer search begins as a shorter one.
+    Numbers of up to AHEAD queries with squares of one size are drawn together, under the name of
+    the first: of as many whether all are asked for or not, so that a longer search begins as a
+        shorter one.
     """
     _, channels, height, width = shape
     last = 0
@@ -75,20 +79,24 @@ def square_attack(
     initial: float = 0.8,
     among: Callable[[Tensor], Objective] | None = None,
 ) -> Queried:
-    """Random search for a positive `value` (the margin max_{j≠y} z_j - z_y): start with vertical stripes of ±eps, then
-    set one random square a query to ±eps a channel, and keep it where the value rises.
+    """Random search for a positive `value` (the margin max_{j≠y} z_j - z_y): start with vertical
+    stripes of ±eps, then set one random square a query to ±eps a channel, and keep it where the
+    value rises.
 
-    linf alone. draw: purpose -> random numbers, a row a sample. Every sample has a square of its own, with corners in
-    [0, H - s] (the authors' code shares one place and leaves out the last). Misread samples are left as they are.
-    among: rows, int64 [n] -> the objective of those samples alone; with it, misread samples are no longer forwarded,
-    for which the host waits once a query, and the search ends with the last of them.
+    linf alone. draw: purpose -> random numbers, a row a sample. Every sample has a square of its
+    own, with corners in [0, H - s] (the authors' code shares one place and leaves out the last).
+    Misread samples are left as they are. among: rows, int64 [n] -> the objective of those samples
+    alone; with it, misread samples are no longer forwarded, for which the host waits once a query,
+    and the search ends with the last of them.
     """
     x = x.detach().float()
     # a square sets every pixel to one of these two
     high, low = (threat.project(x, x + change) for change in (threat.eps, -threat.eps))
     best = torch.where(upwards(draw("stripes").uniform(x.shape[1], 1, x.shape[3])), high, low)
     reached = value(best)
-    whole = Queried(best.clone(), torch.ones(len(x), dtype=torch.int64, device=x.device), reached >= 0)
+    whole = Queried(
+        best.clone(), torch.ones(len(x), dtype=torch.int64, device=x.device), reached >= 0
+    )
     rows, taken = torch.arange(len(x), device=x.device), whole.queries.clone()
     for proposed in islice(squares(x.shape, draw, initial), queries - 1):
         if among is not None:
@@ -96,7 +104,9 @@ def square_attack(
             if len(left) < len(rows):
                 keep(whole, rows, best, taken, reached)
                 rows, value = rows[left], among(rows[left])
-                high, low, best, taken, reached = (kept[left] for kept in (high, low, best, taken, reached))
+                high, low, best, taken, reached = (
+                    kept[left] for kept in (high, low, best, taken, reached)
+                )
             if not len(rows):
                 break
         tall, wide, up = (part[rows] for part in proposed)

@@ -13,7 +13,9 @@ from recipes.step import Embedded
 Norm = Literal["linf", "l2"]
 Radius = (
     Annotated[float, Field(ge=0)]
-    | Annotated[str, Field(pattern=r"^\d+(\.\d+)?/[1-9]\d*$", description="a fraction such as 8/255")]
+    | Annotated[
+        str, Field(pattern=r"^\d+(\.\d+)?/[1-9]\d*$", description="a fraction such as 8/255")
+    ]
 )
 TINY = 1e-12
 
@@ -38,8 +40,10 @@ def length(delta: Tensor) -> Tensor:
 class Threat:
     """‖δ‖ ≤ eps in a norm, x + δ in the box.
 
-    norm: `linf` or `l2`, over all entries of a sample. eps: radius in units of the input (pixels in [0, 1]); inf: no
-    ball. box: range of the input, None where it has none (embeddings of words). mask: [N, L], True where a text may be
+    norm: `linf` or `l2`, over all entries of a sample. eps: radius in units of the input (pixels in
+        [0, 1]); inf: no
+    ball. box: range of the input, None where it has none (embeddings of words). mask: [N, L], True
+        where a text may be
     changed: real tokens.
     """
 
@@ -50,14 +54,16 @@ class Threat:
 
     @classmethod
     def around(cls, embedded: Embedded, norm: Norm, eps: float) -> "Threat":
-        """The threat to a network's continuous input: pixels stay in [0, 1]; padding stays as it is."""
+        """The threat to a network's continuous input: pixels stay in [0, 1]; padding stays as it
+        is."""
         return cls(norm, eps, (0.0, 1.0) if embedded.mask is None else None, embedded.mask)
 
     def masked(self, delta: Tensor) -> Tensor:
         return delta if self.mask is None else delta * self.mask.unsqueeze(-1).to(delta.dtype)
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """The steepest ascent of length one: sign g, or g / ‖g‖₂; zero where the gradient is zero or not finite."""
+        """The steepest ascent of length one: sign g, or g / ‖g‖₂; zero where the gradient is zero
+        or not finite."""
         gradient = self.masked(torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0))
         if self.norm == "linf":
             return gradient.sign()
@@ -69,12 +75,14 @@ class Threat:
         if self.norm == "linf":
             delta = delta.clamp(-self.eps, self.eps)
         else:
-            delta = delta * per_sample((self.eps / length(delta).clamp_min(TINY)).clamp_max(1.0), delta)
+            delta = delta * per_sample(
+                (self.eps / length(delta).clamp_min(TINY)).clamp_max(1.0), delta
+            )
         return x + delta if self.box is None else (x + delta).clamp(*self.box)
 
     def random_start(self, x: Tensor, rows: Rows) -> Tensor:
-        """δ₀: uniform in the linf ball; l2: a random direction with length eps · U(0, 1), as torchattacks has it, which
-        lies nearer to x than a uniform point of the ball does."""
+        """δ₀: uniform in the linf ball; l2: a random direction with length eps · U(0, 1), as
+        torchattacks has it, which lies nearer to x than a uniform point of the ball does."""
         if self.norm == "linf":
             return self.masked(rows.uniform(*x.shape[1:], low=-self.eps, high=self.eps))
         normal = self.masked(rows.normal(*x.shape[1:]))

@@ -1,4 +1,5 @@
-"""Every operation at every level against Pillow, on pictures that have texture, flat channels and few levels."""
+"""Every operation at every level against Pillow, on pictures that have texture, flat channels and
+few levels."""
 
 import itertools
 
@@ -24,9 +25,16 @@ def pictures(shape: tuple[int, int, int], count: int = 7) -> torch.Tensor:
     """Noise of several ranges, smooth gradients, a constant picture, one of two levels."""
     random = torch.Generator().manual_seed(sum(shape))
     noise = torch.rand(count, *shape, generator=random)
-    across = torch.linspace(0, 1, shape[2]).expand(shape) * torch.linspace(0.3, 1, shape[1])[:, None]
-    low, reach = torch.rand(count, shape[0], 1, 1, generator=random) * 0.5, torch.rand(count, 1, 1, 1, generator=random)
-    mixed = low + reach * (1 - low) * torch.where(torch.arange(count)[:, None, None, None] % 2 == 0, noise, across)
+    across = (
+        torch.linspace(0, 1, shape[2]).expand(shape) * torch.linspace(0.3, 1, shape[1])[:, None]
+    )
+    low, reach = (
+        torch.rand(count, shape[0], 1, 1, generator=random) * 0.5,
+        torch.rand(count, 1, 1, 1, generator=random),
+    )
+    mixed = low + reach * (1 - low) * torch.where(
+        torch.arange(count)[:, None, None, None] % 2 == 0, noise, across
+    )
     pixels = (mixed * 255).round().to(torch.uint8)
     pixels[0] = 93
     pixels[1] = (noise[1] > 0.8).to(torch.uint8) * 200
@@ -68,27 +76,39 @@ def table(variant: str, name: str, levels: list[float]) -> list[float]:
     """Both signs of every level."""
     level = torch.tensor(levels, dtype=torch.float64).repeat(2)
     code = torch.full_like(level, OPERATIONS.index(name), dtype=torch.long)
-    return values_of(VARIANTS[variant].table(), code, level, torch.arange(len(level)) >= len(levels)).tolist()
+    return values_of(
+        VARIANTS[variant].table(), code, level, torch.arange(len(level)) >= len(levels)
+    ).tolist()
 
 
 def all_values(name: str) -> list[float]:
-    """Of all tables: every level that is drawn from a list, uniform ones in steps (not whole: those end on ties)."""
-    values = table("fixmatch", name, list(range(1, 10))) + table("nm", name, [step / 3 for step in range(31)])
-    return sorted(set(values + [v for form in ("paper", "usb") for v in table(form, name, list(STEPS))]))
+    """Of all tables: every level that is drawn from a list, uniform ones in steps (not whole: those
+    end on ties)."""
+    values = table("fixmatch", name, list(range(1, 10))) + table(
+        "nm", name, [step / 3 for step in range(31)]
+    )
+    return sorted(
+        set(values + [v for form in ("paper", "usb") for v in table(form, name, list(STEPS))])
+    )
 
 
 def ours(name: str, pixels: torch.Tensor, value: float) -> torch.Tensor:
     codes = torch.full((len(pixels), 1), OPERATIONS.index(name))
-    return apply_operations(pixels.clone(), codes, torch.full(codes.shape, value).double(), OPERATIONS, FILL)
+    return apply_operations(
+        pixels.clone(), codes, torch.full(codes.shape, value).double(), OPERATIONS, FILL
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", ["identity", *PHOTOMETRIC])
 def test_photometric_equals_pillow_at_every_level(name: str, shape: tuple[int, int, int]) -> None:
-    """Equal on x86; where Pillow's compiler fuses multiply and add, a value on the edge may be one grey level off."""
+    """Equal on x86; where Pillow's compiler fuses multiply and add, a value on the edge may be one
+    grey level off."""
     pixels = pictures(shape)
     for value in all_values(name):
-        expected = torch.stack([from_pil(pillow(name, to_pil(picture), value)) for picture in pixels])
+        expected = torch.stack(
+            [from_pil(pillow(name, to_pil(picture), value)) for picture in pixels]
+        )
         error = (ours(name, pixels, value).int() - expected.int()).abs()
         assert error.max() <= 1 and (error == 0).float().mean() > 0.999, f"{name} {value}"
 
@@ -96,10 +116,13 @@ def test_photometric_equals_pillow_at_every_level(name: str, shape: tuple[int, i
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", GEOMETRIC)
 def test_geometric_equals_pillow_at_every_level(name: str, shape: tuple[int, int, int]) -> None:
-    """Every pixel, but for ties: a shift that ends on half a pixel to the last bit may round the other way."""
+    """Every pixel, but for ties: a shift that ends on half a pixel to the last bit may round the
+    other way."""
     pixels = pictures(shape)[2:]
     for value in all_values(name):
-        expected = torch.stack([from_pil(pillow(name, to_pil(picture), value)) for picture in pixels])
+        expected = torch.stack(
+            [from_pil(pillow(name, to_pil(picture), value)) for picture in pixels]
+        )
         agree = (ours(name, pixels, value) == expected).float().mean()
         assert agree >= 0.999, f"{name} {value}: {agree}"
 
@@ -114,7 +137,8 @@ def test_something_changes_and_out_of_frame_is_filled() -> None:
 
 
 def test_rows_are_independent_and_slots_in_order() -> None:
-    """A batch in which every row has its own two operations equals each row alone, one slot after the other."""
+    """A batch in which every row has its own two operations equals each row alone, one slot after
+    the other."""
     pairs = list(itertools.product(range(len(OPERATIONS)), repeat=2))
     pixels = pictures((3, 32, 32), len(pairs))
     codes = torch.tensor(pairs)
@@ -131,7 +155,8 @@ def test_rows_are_independent_and_slots_in_order() -> None:
 
 
 def test_masks_and_row_lists_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The form for accelerators (masks, all rows computed) gives what the row lists of the CPU give."""
+    """The form for accelerators (masks, all rows computed) gives what the row lists of the CPU
+    give."""
 
     pixels = pictures((3, 32, 32), 200)
     random = torch.Generator().manual_seed(2)
@@ -144,7 +169,8 @@ def test_masks_and_row_lists_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_accelerators_never_make_the_host_wait() -> None:
-    """On the meta device no number exists, so an operation that reads one, or a length that depends on one, raises."""
+    """On the meta device no number exists, so an operation that reads one, or a length that depends
+    on one, raises."""
     pixels = torch.empty(16, 3, 32, 32, dtype=torch.uint8, device="meta")
     codes = torch.empty(16, 3, dtype=torch.long, device="meta")
     table = VARIANTS["fixmatch"].table().to("meta")
@@ -158,7 +184,8 @@ def test_accelerators_never_make_the_host_wait() -> None:
 
 
 def test_two_geometric_operations_are_one_resampling() -> None:
-    """There and back is the identity, also for pixels that were out of the frame on the way: Pillow would lose them."""
+    """There and back is the identity, also for pixels that were out of the frame on the way: Pillow
+    would lose them."""
     pixels = pictures((3, 32, 32))
     code = OPERATIONS.index("translate_x")
     codes = torch.tensor([[code, code]]).expand(len(pixels), 2)
@@ -167,17 +194,23 @@ def test_two_geometric_operations_are_one_resampling() -> None:
 
 
 def test_composition_has_the_order_of_the_slots() -> None:
-    """Rotate then shear is one affine transform of Pillow whose matrix is the product of the two."""
+    """Rotate then shear is one affine transform of Pillow whose matrix is the product of the
+    two."""
     pixels = pictures((3, 32, 32))[2:]
     degrees, shear = 21.0, 0.18
-    codes = torch.tensor([[OPERATIONS.index("rotate"), OPERATIONS.index("shear_x")]]).expand(len(pixels), 2)
+    codes = torch.tensor([[OPERATIONS.index("rotate"), OPERATIONS.index("shear_x")]]).expand(
+        len(pixels), 2
+    )
     values = torch.tensor([[degrees, shear]], dtype=torch.float64).expand(len(pixels), 2)
     cos, sin = np.cos(-np.radians(degrees)), np.sin(-np.radians(degrees))
     middle = np.array([[1, 0, 16], [0, 1, 16], [0, 0, 1.0]])
     rotate = middle @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]]) @ np.linalg.inv(middle)
     matrix = rotate @ np.array([[1, shear, 0], [0, 1, 0], [0, 0, 1]])
     data = tuple(matrix[:2].flatten())
-    expected = [to_pil(p).transform((32, 32), Image.Transform.AFFINE, data, fillcolor=(FILL,) * 3) for p in pixels]
+    expected = [
+        to_pil(p).transform((32, 32), Image.Transform.AFFINE, data, fillcolor=(FILL,) * 3)
+        for p in pixels
+    ]
     result = apply_operations(pixels.clone(), codes, values, OPERATIONS, FILL)
     assert (result == torch.stack([from_pil(p) for p in expected])).float().mean() > 0.99
 
@@ -186,18 +219,29 @@ def test_both_kinds_of_integers_walk_alike() -> None:
     """int32 where no place can leave its range, int64 beyond: the same pictures."""
     assert walking(224, 3) == torch.int32 and walking(224, 14) == walking(10000, 1) == torch.int64
     pixels = pictures((3, 20, 33), 50)
-    amount = torch.rand(50, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    amount = (
+        torch.rand(50, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 2
+        - 1
+    )
     maps = maps_of(amount * torch.tensor([30, 0.3, 0.3, 0.45, 0.45]), (20, 33))
     chained = maps[:, 0] @ maps[:, 1] @ maps[:, 2]
-    assert torch.equal(resample(pixels, chained, FILL, chain=3), resample(pixels, chained, FILL, chain=40))
+    assert torch.equal(
+        resample(pixels, chained, FILL, chain=3), resample(pixels, chained, FILL, chain=40)
+    )
 
 
 @pytest.mark.parametrize("side", [3, 5, 8, 9, 11])
 def test_rows_of_any_length_are_written(side: int) -> None:
-    """Rows go back as integers of 8, 4, 2 or 1 bytes, whichever divides them; also from the middle of a tensor."""
+    """Rows go back as integers of 8, 4, 2 or 1 bytes, whichever divides them; also from the middle
+    of a tensor."""
     store = pictures((1, side, side), 40)
     pixels = store[3:]
     codes = torch.arange(37)[:, None] % len(OPERATIONS)
-    values = values_of(VARIANTS["fixmatch"].table(), codes, torch.full(codes.shape, 5.0).double(), codes > 6)
-    alone = [ours(OPERATIONS[code], pixels[i : i + 1], values[i, 0].item()) for i, code in enumerate(codes[:, 0])]
+    values = values_of(
+        VARIANTS["fixmatch"].table(), codes, torch.full(codes.shape, 5.0).double(), codes > 6
+    )
+    alone = [
+        ours(OPERATIONS[code], pixels[i : i + 1], values[i, 0].item())
+        for i, code in enumerate(codes[:, 0])
+    ]
     assert torch.equal(apply_operations(pixels, codes, values, OPERATIONS, FILL), torch.cat(alone))

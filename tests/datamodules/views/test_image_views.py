@@ -1,4 +1,5 @@
-"""What the views draw and deliver: geometry of the weak view, tables, distribution, keys, ranks, cutout."""
+"""What the views draw and deliver: geometry of the weak view, tables, distribution, keys, ranks,
+cutout."""
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ STILL = Weak(flip=False, shift=0.0)
 
 def images(rows: int, channels: int = 3, height: int = 32, width: int = 32) -> torch.Tensor:
     random = torch.Generator().manual_seed(7)
-    return torch.randint(0, 256, (rows, channels, height, width), generator=random, dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (rows, channels, height, width), generator=random, dtype=torch.uint8
+    )
 
 
 def keyed(rows: int, **place: int):
@@ -29,7 +32,7 @@ def drawn(view: Strong, rows: int, step: int = 0) -> tuple[torch.Tensor, torch.T
     return view.draw(keyed(rows, step=step), torch.device("cpu"))
 
 
-# -- raw and weak ------------------------------------------------------------------------------------------------------
+# -- raw and weak ----------------------------------------------------------------------------------
 def test_raw_is_pixels_over_255() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     view = Raw()(pixels)
@@ -52,12 +55,15 @@ def test_flip_and_shift_equal_pad_and_crop(padding: str, mode: str) -> None:
 
 
 def test_weak_draws_every_flip_and_shift_equally() -> None:
-    """One lit pixel in the middle tells the shift; a picture that rises from left to right tells the flip."""
+    """One lit pixel in the middle tells the shift; a picture that rises from left to right tells
+    the flip."""
     point = torch.zeros(6000, 1, 16, 16, dtype=torch.uint8)
     point[:, :, 7, 7] = 1
     seen = flip_shift(point, *_weak_numbers(Weak(flip=False), 6000)).flatten(1).argmax(1)
     counts = torch.bincount(seen, minlength=256).view(16, 16)
-    assert (counts > 0).sum() == 25 and (counts[5:10, 5:10] > 0).all()  # int(0.125 * 16) = 2 pixels each way
+    assert (counts > 0).sum() == 25 and (
+        counts[5:10, 5:10] > 0
+    ).all()  # int(0.125 * 16) = 2 pixels each way
     assert (counts[5:10, 5:10] - 240).abs().max() < 5 * 240**0.5
     ramp = torch.arange(16, dtype=torch.uint8).expand(6000, 1, 16, 16)
     assert abs(_rises(Weak(), ramp).mean() - 0.5) < 0.03
@@ -82,27 +88,45 @@ def test_no_flip_no_shift_is_raw() -> None:
     assert torch.equal(STILL(pixels, keyed(8)), Raw()(pixels))
 
 
-# -- tables ------------------------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------
 def test_table_of_the_authors_code() -> None:
     levels = torch.arange(1, 10, dtype=torch.float64)
 
     def row(name: str, mirror: bool = False) -> list[float]:
         codes = torch.full((9,), OPERATIONS.index(name))
-        return values_of(VARIANTS["fixmatch"].table(), codes, levels, torch.full((9,), mirror)).tolist()
+        return values_of(
+            VARIANTS["fixmatch"].table(), codes, levels, torch.full((9,), mirror)
+        ).tolist()
 
     for name in ENHANCE:
-        assert row(name) == row(name, mirror=True) == pytest.approx([0.1 + 0.18 * level for level in range(1, 10)])
+        assert (
+            row(name)
+            == row(name, mirror=True)
+            == pytest.approx([0.1 + 0.18 * level for level in range(1, 10)])
+        )
     assert row("posterize") == row("posterize", True) == [4, 4, 3, 3, 2, 2, 2, 1, 1]
     assert row("solarize") == row("solarize", True) == [231, 205, 180, 154, 128, 103, 77, 52, 26]
     assert row("rotate") == [3.0 * level for level in range(1, 10)]
-    assert row("shear_x") == row("shear_y") == pytest.approx([0.03 * level for level in range(1, 10)])
+    assert (
+        row("shear_x") == row("shear_y") == pytest.approx([0.03 * level for level in range(1, 10)])
+    )
     assert row("translate_x") == row("translate_y") == [level / 32 for level in range(1, 10)]
     for name in GEOMETRIC:
         assert row(name, mirror=True) == [-value for value in row(name)]
 
 
-PAPER = {"rotate": (-30, 30), "shear_x": (-0.3, 0.3), "translate_y": (-0.3, 0.3), "color": (0.05, 0.95)}
-NM = {"rotate": (-30, 30), "shear_y": (-0.3, 0.3), "translate_x": (-150 / 331, 150 / 331), "sharpness": (0.1, 1.9)}
+PAPER = {
+    "rotate": (-30, 30),
+    "shear_x": (-0.3, 0.3),
+    "translate_y": (-0.3, 0.3),
+    "color": (0.05, 0.95),
+}
+NM = {
+    "rotate": (-30, 30),
+    "shear_y": (-0.3, 0.3),
+    "translate_x": (-150 / 331, 150 / 331),
+    "sharpness": (0.1, 1.9),
+}
 
 
 @pytest.mark.parametrize(
@@ -125,16 +149,28 @@ def test_ranges_of_the_other_variants(variant: str, ranges: dict, bits: set[int]
 
 def test_one_magnitude_a_sample_in_variant_nm() -> None:
     fixed = drawn(Strong(variant="nm", n=3, pool=["rotate"], magnitude=15), 64)[1]
-    assert torch.equal(fixed.abs(), torch.full_like(fixed, 15.0)) and (fixed < 0).any() and (fixed > 0).any()
-    random = drawn(Strong(variant="nm", n=3, pool=["rotate"], magnitude=15, magnitude_mode="random"), 64)[1].abs()
-    assert torch.equal(random, random[:, :1].expand(-1, 3)) and random.max() <= 15 and len(random[:, 0].unique()) > 60
+    assert (
+        torch.equal(fixed.abs(), torch.full_like(fixed, 15.0))
+        and (fixed < 0).any()
+        and (fixed > 0).any()
+    )
+    random = drawn(
+        Strong(variant="nm", n=3, pool=["rotate"], magnitude=15, magnitude_mode="random"), 64
+    )[1].abs()
+    assert (
+        torch.equal(random, random[:, :1].expand(-1, 3))
+        and random.max() <= 15
+        and len(random[:, 0].unique()) > 60
+    )
     assert (drawn(Strong(variant="nm", pool=["posterize"], magnitude=30), 8)[1] == 4).all()
     pixels = images(32)
-    nothing = Strong(STILL, variant="nm", magnitude=0, exclude=["autocontrast", "equalize"], cutout=0)
+    nothing = Strong(
+        STILL, variant="nm", magnitude=0, exclude=["autocontrast", "equalize"], cutout=0
+    )
     assert torch.equal(nothing(pixels, keyed(32)), Raw()(pixels))
 
 
-# -- distribution ------------------------------------------------------------------------------------------------------
+# -- distribution ----------------------------------------------------------------------------------
 def test_operations_are_drawn_uniformly_and_applied_half_the_time() -> None:
     codes, values = drawn(Strong(), 14000)
     assert codes.shape == values.shape == (14000, 2)
@@ -148,7 +184,9 @@ def test_operations_are_drawn_uniformly_and_applied_half_the_time() -> None:
     assert abs((turned < 0).float().mean() - 0.5) < 0.08
 
 
-@pytest.mark.parametrize(("variant", "n", "applied"), [("paper", 2, 0.5), ("usb", 3, 1.0), ("nm", 2, 1.0)])
+@pytest.mark.parametrize(
+    ("variant", "n", "applied"), [("paper", 2, 0.5), ("usb", 3, 1.0), ("nm", 2, 1.0)]
+)
 def test_published_numbers_of_operations(variant: str, n: int, applied: float) -> None:
     codes, _ = drawn(Strong(variant=variant, exclude=["identity"]), 2000)
     assert codes.shape == (2000, n)
@@ -166,10 +204,12 @@ def test_pool_and_exclude() -> None:
         Strong(variant="fixmtach")
 
 
-# -- the view as a whole -----------------------------------------------------------------------------------------------
+# -- the view as a whole ---------------------------------------------------------------------------
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 17, 30)], ids=str)
 @pytest.mark.parametrize("variant", ["fixmatch", "paper", "usb", "nm"])
-def test_strong_is_finite_in_range_and_on_the_grid(variant: str, shape: tuple[int, int, int]) -> None:
+def test_strong_is_finite_in_range_and_on_the_grid(
+    variant: str, shape: tuple[int, int, int]
+) -> None:
     pixels = images(64, *shape)
     before = pixels.clone()
     view = Strong(variant=variant, cutout=0)(pixels, keyed(64))
@@ -184,7 +224,9 @@ def test_strong_is_finite_in_range_and_on_the_grid(variant: str, shape: tuple[in
 def test_identity_pool_without_cutout_is_the_weak_view() -> None:
     pixels, weak = images(32), Weak()
     for settings in ({"pool": ["identity"]}, {"n": 0}, {"probability": 0.0}):
-        assert torch.equal(Strong(weak, cutout=0, **settings)(pixels, keyed(32)), weak(pixels, keyed(32)))
+        assert torch.equal(
+            Strong(weak, cutout=0, **settings)(pixels, keyed(32)), weak(pixels, keyed(32))
+        )
 
 
 def test_same_key_same_view_and_rows_differ() -> None:
@@ -203,11 +245,13 @@ def test_same_key_same_view_and_rows_differ() -> None:
 def test_two_ranks_see_what_one_sees(view: Weak | Strong) -> None:
     pixels = images(48)
     whole = view(pixels, keyed(48))
-    halves = [view(pixels[24 * rank : 24 * rank + 24], keyed(24, rank=rank, world=2)) for rank in range(2)]
+    halves = [
+        view(pixels[24 * rank : 24 * rank + 24], keyed(24, rank=rank, world=2)) for rank in range(2)
+    ]
     assert torch.equal(torch.cat(halves), whole)
 
 
-# -- cutout ------------------------------------------------------------------------------------------------------------
+# -- cutout ----------------------------------------------------------------------------------------
 def test_box_has_half_the_side_and_is_cut_at_the_border() -> None:
     centre = torch.tensor([[0.5, 0.5], [0.0, 0.0], [0.999, 0.0], [0.25, 0.9]])
     mask = box_mask(centre, torch.full((4,), 0.5), 32, 32)

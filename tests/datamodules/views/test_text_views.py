@@ -1,4 +1,5 @@
-"""Text views: formulas, expected numbers of edits, identity at zero, determinism, equality on two ranks."""
+"""Text views: formulas, expected numbers of edits, identity at zero, determinism, equality on two
+ranks."""
 
 import pytest
 import torch
@@ -6,7 +7,11 @@ import torch
 from datamodules.text.tokenizer import wrap
 from datamodules.views.text import Chain, EdaLite, Raw, TfidfReplace, TokenCutoff, Weak
 from datamodules.views.text.eda import swap_words
-from datamodules.views.text.tfidf import corpus_statistics, replacement_distribution, replacement_probability
+from datamodules.views.text.tfidf import (
+    corpus_statistics,
+    replacement_distribution,
+    replacement_probability,
+)
 from datamodules.views.text.view import drop_words
 from foundation.errors import UserError
 from tests.datamodules.text_sets import TEXTS, byte_level, draws, source
@@ -49,7 +54,9 @@ def test_two_ranks_see_what_one_sees(name, coding):
     order = torch.tensor([3, 4, 1, 2, 5, 0, 6, 7])
     for step in range(5):
         whole = see(view, made, order, step=step)
-        halves = [see(view, made, order[4 * r : 4 * r + 4], step=step, rank=r, world=2) for r in (0, 1)]
+        halves = [
+            see(view, made, order[4 * r : 4 * r + 4], step=step, rank=r, world=2) for r in (0, 1)
+        ]
         for rank, half in enumerate(halves):
             rows = slice(4 * rank, 4 * rank + 4)
             assert same_under_mask(half, {key: value[rows] for key, value in whole.items()})
@@ -98,7 +105,9 @@ def many(length, rows=4000):
 
 
 def test_dropout_leaves_out_the_expected_share_and_keeps_order():
-    words = drop_words(many(20), torch.rand(4000, 20, generator=torch.Generator().manual_seed(0)), 0.1)
+    words = drop_words(
+        many(20), torch.rand(4000, 20, generator=torch.Generator().manual_seed(0)), 0.1
+    )
     left = (words > 0).sum(1)
     # 4000 × 20 coins: standard deviation of the mean count 0.021
     assert left.double().mean() == pytest.approx(18, abs=0.1)
@@ -106,7 +115,9 @@ def test_dropout_leaves_out_the_expected_share_and_keeps_order():
 
 
 def test_dropout_keeps_one_word_each_equally_often():
-    words = drop_words(many(4), torch.rand(4000, 4, generator=torch.Generator().manual_seed(0)), 0.999)
+    words = drop_words(
+        many(4), torch.rand(4000, 4, generator=torch.Generator().manual_seed(0)), 0.999
+    )
     single = words[(words > 0).sum(1) == 1][:, 0]
     assert (words > 0).any(1).all() and len(single) > 3900
     assert torch.bincount(single, minlength=5)[1:].min() > 900
@@ -155,7 +166,9 @@ def test_equal_scores_fall_back_to_uniform(value):
 
 
 def test_replacement_probability_is_clipped():
-    found = replacement_probability(torch.tensor([[1.0, 1.0, 1.0, 0.0]]), torch.ones(1, 4).bool(), 0.9)
+    found = replacement_probability(
+        torch.tensor([[1.0, 1.0, 1.0, 0.0]]), torch.ones(1, 4).bool(), 0.9
+    )
     assert found.tolist() == [[0.0, 0.0, 0.0, 1.0]]
 
 
@@ -164,7 +177,9 @@ def test_corpus_statistics_against_loops():
     idf, summed, seen = corpus_statistics(words, 6)
     texts = [[1, 2, 1], [2, 3], [3, 3, 3, 3]]
     for word in range(1, 4):
-        inverse = torch.log(torch.tensor(3 / sum(word in text for text in texts), dtype=torch.float64))
+        inverse = torch.log(
+            torch.tensor(3 / sum(word in text for text in texts), dtype=torch.float64)
+        )
         assert idf[word].item() == pytest.approx(inverse.item(), rel=1e-6)
         total = sum(text.count(word) / len(text) for text in texts) * inverse
         assert summed[word].item() == pytest.approx(total.item(), rel=1e-9)
@@ -175,7 +190,8 @@ def test_replacements_come_from_the_training_corpus():
     summed = torch.tensor([0.0, 1.0, 3.0, 2.0, 0.0], dtype=torch.float64)
     seen = torch.tensor([False, True, True, True, False])
     assert torch.allclose(
-        replacement_distribution(summed, seen), torch.tensor([0, 2 / 3, 0, 1 / 3, 0], dtype=torch.float64)
+        replacement_distribution(summed, seen),
+        torch.tensor([0, 2 / 3, 0, 1 / 3, 0], dtype=torch.float64),
     )
     flat = replacement_distribution(torch.ones(5, dtype=torch.float64), seen)
     assert torch.allclose(flat, seen.double() / 3)
@@ -201,7 +217,11 @@ def test_cutoff_takes_the_expected_share(mode):
     made = source(["one two three four five six seven eight nine ten"] * 2000)
     raw = see(fitted(Raw(), made), made)
     seen = see(fitted(TokenCutoff(0.15, mode), made), made)
-    gone = (seen["ids"] == made.codec.tokenizer.mask) if mode == "mask" else raw["mask"] & ~seen["mask"]
+    gone = (
+        (seen["ids"] == made.codec.tokenizer.mask)
+        if mode == "mask"
+        else raw["mask"] & ~seen["mask"]
+    )
     n = raw["mask"][0].sum().item() - 2
     count = gone.sum(1)
     assert count.double().mean() == pytest.approx(0.15 * n, abs=0.06)
@@ -224,7 +244,10 @@ def test_mask_mode_needs_a_mask_token():
 def test_equal_views_in_a_chain_draw_different_numbers():
     made = source(["one two three four five six seven eight nine ten"] * 500)
     once, twice = (fitted(Chain([Weak(0.2) for _ in range(times)]), made) for times in (1, 2))
-    left = [(view.edit(made.words.long(), draws(500)) > 0).sum(1).double().mean() for view in (once, twice)]
+    left = [
+        (view.edit(made.words.long(), draws(500)) > 0).sum(1).double().mean()
+        for view in (once, twice)
+    ]
     assert left[0] == pytest.approx(8, abs=0.3) and left[1] == pytest.approx(6.4, abs=0.3)
 
 

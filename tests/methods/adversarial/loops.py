@@ -1,4 +1,5 @@
-"""Plain loops to hold the training methods against: the views of the small runs, and an SGD step."""
+"""Plain loops to hold the training methods against: the views of the small runs, and an SGD
+step."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,8 @@ from tests.harness import Setup, noisy_view
 
 
 def clipped(stream: Stream, view: str, randomness: Randomness) -> Any:
-    """The views of the small runs within [0, 1], as true views are: an attack brings pixels there anyway."""
+    """The views of the small runs within [0, 1], as true views are: an attack brings pixels there
+    anyway."""
     made = noisy_view(stream, view, randomness)
     return made if isinstance(made, dict) else made.clamp(0, 1)
 
@@ -37,4 +39,6 @@ def descend(network: nn.Module, gradients: list[Tensor], lr: float) -> None:
 
 def assert_same(result, network: nn.Module, tolerance: float = 2e-6) -> None:
     for name, value in network.named_parameters():
-        torch.testing.assert_close(result.parameters[name], value.detach(), atol=tolerance, rtol=0, msg=name)
+        torch.testing.assert_close(
+            result.parameters[name], value.detach(), atol=tolerance, rtol=0, msg=name
+        )

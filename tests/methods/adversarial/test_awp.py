@@ -55,7 +55,9 @@ def gradients_of(compute):
         return compute()
 
 
-@pytest.mark.parametrize("settings", [{"norm": True}, {"dropout": 0.5}, {"kind": "text", "dropout": 0.3}])
+@pytest.mark.parametrize(
+    "settings", [{"norm": True}, {"dropout": 0.5}, {"kind": "text", "dropout": 0.3}]
+)
 def test_gamma_zero_is_plain_training_bit_for_bit(settings):
     plain, result = train(**settings), train({"awp": AWP(gamma=0.0)}, **settings)
     assert result.losses == plain.losses
@@ -74,5 +76,7 @@ def test_it_sets_in_after_the_warmup():
 def test_refusals():
     with pytest.raises(UserError, match="both own the second pass of a step"):
         train({"awp": AWP(), "sam": SAM()})
-    with pytest.raises(UserError, match=r"methods.awp is not exact with trainer.accumulate_grad_batches=2"):
+    with pytest.raises(
+        UserError, match=r"methods.awp is not exact with trainer.accumulate_grad_batches=2"
+    ):
         train({"awp": AWP()}, accumulate=2)

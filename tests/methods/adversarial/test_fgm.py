@@ -12,7 +12,9 @@ from tests.methods.adversarial.loops import assert_same, clipped, descend, logit
 def test_the_step_of_the_specification():
     """g = [[3, 0], [0, 4]], eps 1: r = [[.6, 0], [0, .8]], the norm over all words of a sample."""
     g = torch.tensor([[[3.0, 0.0], [0.0, 4.0]]])
-    assert Threat("l2", 1.0, None).direction(g).tolist() == [[[pytest.approx(0.6), 0], [0, pytest.approx(0.8)]]]
+    assert Threat("l2", 1.0, None).direction(g).tolist() == [
+        [[pytest.approx(0.6), 0], [0, pytest.approx(0.8)]]
+    ]
 
 
 def test_true_steps_equal_a_plain_loop():
@@ -29,9 +31,15 @@ def test_true_steps_equal_a_plain_loop():
         clean = F.cross_entropy(logits(network, embedded), y)
         moved = F.cross_entropy(logits(network, Embedded(embedded.x + r, embedded.mask)), y)
         terms.append((clean.item(), moved.item()))
-        descend(network, list(torch.autograd.grad(clean + 0.5 * moved, list(network.parameters()))), setup.lr)
+        descend(
+            network,
+            list(torch.autograd.grad(clean + 0.5 * moved, list(network.parameters()))),
+            setup.lr,
+        )
     found = [(row["train/supervised"], row["train/fgm"]) for row in result.history]
-    assert [v for pair in found for v in pair] == pytest.approx([v for pair in terms for v in pair], abs=1e-5)
+    assert [v for pair in found for v in pair] == pytest.approx(
+        [v for pair in terms for v in pair], abs=1e-5
+    )
     assert_same(result, network)
 
 
@@ -43,7 +51,10 @@ def test_it_is_harder_than_the_clean_sample_and_pixels_work_as_well():
 
 def test_missing_labels_count_for_nobody():
     result = train({"fgm": FGM(eps=0.0)}, missing=True, view=clipped)
-    assert all(row["train/fgm"] == pytest.approx(row["train/supervised"], rel=1e-5) for row in result.history)
+    assert all(
+        row["train/fgm"] == pytest.approx(row["train/supervised"], rel=1e-5)
+        for row in result.history
+    )
 
 
 def test_weight_zero_is_plain_training():

@@ -31,8 +31,8 @@ def test_the_order_can_be_read_anywhere():
 
 
 def test_true_steps_equal_a_plain_loop():
-    """Views of the first replay, one backward for weights and δ, δ kept by row; the harness brings other samples at
-    every step, which the order would not."""
+    """Views of the first replay, one backward for weights and δ, δ kept by row; the harness brings
+    other samples at every step, which the order would not."""
     setup, eps = Setup(steps=5), 0.1
     result = train({"free_at": FreeAT(eps=eps, replays=2)}, steps=5)
     network, delta = setup.network(), torch.zeros(6, 3, 8, 8)
@@ -40,7 +40,9 @@ def test_true_steps_equal_a_plain_loop():
         first = Randomness(setup.seed, position - position % 2)
         x = noisy_view(Stream("labeled", **batch["labeled"]), "weak", first)
         delta.requires_grad_(True)
-        loss = F.cross_entropy(logits(network, Embedded((x + delta).clamp(0, 1))), batch["labeled"]["targets"]["label"])
+        loss = F.cross_entropy(
+            logits(network, Embedded((x + delta).clamp(0, 1))), batch["labeled"]["targets"]["label"]
+        )
         *gradients, g = torch.autograd.grad(loss, [*network.parameters(), delta])
         delta = (delta.detach() + eps * g.sign()).clamp(-eps, eps)
         descend(network, gradients, setup.lr)
@@ -67,7 +69,9 @@ def test_the_perturbation_is_loaded_whatever_its_shape():
 
 
 def test_refusals():
-    with pytest.raises(UserError, match="its perturbation belongs to a row, and mixing pairs the rows anew"):
+    with pytest.raises(
+        UserError, match="its perturbation belongs to a row, and mixing pairs the rows anew"
+    ):
         train({"free_at": FreeAT(), "mixup": Mixup()})
     with pytest.raises(UserError, match=r"methods.free_at works on image data"):
         train({"free_at": FreeAT()}, kind="text")

@@ -31,7 +31,14 @@ def test_the_first_perturbation():
     for row, words in ((0, 2), (1, 1)):
         bound = 0.6 / math.sqrt(50 * words)
         assert 0.9 * bound < float(delta[row].abs().max()) <= bound
-    assert float(first(x, Threat("linf", 1.0, None, mask), 0.6, Randomness(0, 0).draw("x", 2)).abs().max()) > 0.5
+    assert (
+        float(
+            first(x, Threat("linf", 1.0, None, mask), 0.6, Randomness(0, 0).draw("x", 2))
+            .abs()
+            .max()
+        )
+        > 0.5
+    )
 
 
 def test_linf_moves_along_the_gradient_over_its_largest_entry():
@@ -43,7 +50,11 @@ def test_linf_moves_along_the_gradient_over_its_largest_entry():
 @pytest.mark.parametrize("max_norm", [0.0, 0.3])
 def test_true_steps_equal_a_plain_loop(max_norm):
     setup = Setup(kind="text", steps=2)
-    result = train({"freelb": FreeLB(steps=3, step_size=0.4, start=0.5, max_norm=max_norm)}, kind="text", steps=2)
+    result = train(
+        {"freelb": FreeLB(steps=3, step_size=0.4, start=0.5, max_norm=max_norm)},
+        kind="text",
+        steps=2,
+    )
     network = setup.network()
     for _, view, targets, randomness in weak_batches(setup):
         y, mask = targets["label"], view["mask"].unsqueeze(-1).float()
@@ -58,19 +69,28 @@ def test_true_steps_equal_a_plain_loop(max_norm):
         for _ in range(3):
             delta.requires_grad_(True)
             z = logits(network, Embedded(network.embed(view).x + delta, view["mask"]))
-            *gradients, g = torch.autograd.grad(F.cross_entropy(z, y), [*network.parameters(), delta])
+            *gradients, g = torch.autograd.grad(
+                F.cross_entropy(z, y), [*network.parameters(), delta]
+            )
             total = [a / 3 + b for a, b in zip(gradients, total, strict=True)]
-            delta = bounded(delta.detach() + 0.4 * g * mask / (g * mask).flatten(1).norm(dim=1).view(-1, 1, 1))
+            delta = bounded(
+                delta.detach() + 0.4 * g * mask / (g * mask).flatten(1).norm(dim=1).view(-1, 1, 1)
+            )
         descend(network, total, setup.lr)
     assert_same(result, network)
 
 
-@pytest.mark.parametrize("settings", [{"norm": True}, {"dropout": 0.5}, {"kind": "text", "dropout": 0.3}])
+@pytest.mark.parametrize(
+    "settings", [{"norm": True}, {"dropout": 0.5}, {"kind": "text", "dropout": 0.3}]
+)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_without_perturbation_it_is_plain_training(settings, steps):
     """Dropout masks are shared by the passes, and statistics counted once."""
     settings = settings | {"view": clipped}
-    plain, result = train(**settings), train({"freelb": FreeLB(steps=steps, step_size=0.0)}, **settings)
+    plain, result = (
+        train(**settings),
+        train({"freelb": FreeLB(steps=steps, step_size=0.0)}, **settings),
+    )
     assert result.losses == pytest.approx(plain.losses, abs=1e-6)
     for name, value in plain.parameters.items():
         torch.testing.assert_close(result.parameters[name], value, atol=1e-6, rtol=0)
@@ -86,7 +106,9 @@ def test_beside_an_unlabeled_loss_pixels_stay_in_range():
             if step.inputs["labeled"].embedded.mask is None:
                 seen.append(step.inputs["labeled"].embedded.x.detach())
 
-    result = train({"freelb": Watching(steps=3, step_size=3.0), "fixmatch": FixMatch(threshold=0.2)}, steps=2)
+    result = train(
+        {"freelb": Watching(steps=3, step_size=3.0), "fixmatch": FixMatch(threshold=0.2)}, steps=2
+    )
     assert all(math.isfinite(loss) for loss in result.losses) and len(seen) == 6
     assert not torch.equal(seen[0], seen[1])
     assert all(float(x.min()) >= -1e-6 and float(x.max()) <= 1 + 1e-6 for x in seen)
@@ -95,5 +117,7 @@ def test_beside_an_unlabeled_loss_pixels_stay_in_range():
 def test_refusals():
     with pytest.raises(UserError, match="both own the second pass of a step"):
         train({"freelb": FreeLB(), "sam": SAM()})
-    with pytest.raises(UserError, match=r"methods.freelb is not exact with trainer.accumulate_grad_batches=2"):
+    with pytest.raises(
+        UserError, match=r"methods.freelb is not exact with trainer.accumulate_grad_batches=2"
+    ):
         train({"freelb": FreeLB()}, accumulate=2)

@@ -19,7 +19,8 @@ from tests.methods.adversarial.loops import assert_same, clipped, descend, logit
 
 
 def test_true_steps_equal_a_plain_loop():
-    """linf from the sample itself: δ ← clip(δ + a sign g), pixels in [0, 1], network in evaluation mode."""
+    """linf from the sample itself: δ ← clip(δ + a sign g), pixels in [0, 1], network in evaluation
+    mode."""
     setup = Setup(steps=3, dropout=0.0)
     result = train({"pgd_at": PGDAT(eps=0.1, steps=3, step_size=0.04, random_start=False)}, steps=3)
     network, losses = setup.network(), []
@@ -27,7 +28,9 @@ def test_true_steps_equal_a_plain_loop():
         y, there = targets["label"], x.clone()
         for _ in range(3):
             there.requires_grad_(True)
-            (g,) = torch.autograd.grad(F.cross_entropy(logits(network, Embedded(there)), y, reduction="sum"), there)
+            (g,) = torch.autograd.grad(
+                F.cross_entropy(logits(network, Embedded(there)), y, reduction="sum"), there
+            )
             there = (x + (there.detach() + 0.04 * g.sign() - x).clamp(-0.1, 0.1)).clamp(0, 1)
         loss = F.cross_entropy(logits(network, Embedded(there)), y)
         descend(network, list(torch.autograd.grad(loss, list(network.parameters()))), setup.lr)
@@ -48,16 +51,21 @@ def test_texts_are_attacked_in_their_embeddings_and_the_table_still_learns():
             delta.requires_grad_(True)
             z = logits(network, Embedded(e + delta, embedded.mask))
             (g,) = torch.autograd.grad(F.cross_entropy(z, y, reduction="sum"), delta)
-            delta = delta.detach() + 0.3 * mask * g / (mask * g).flatten(1).norm(dim=1).view(-1, 1, 1)
+            delta = delta.detach() + 0.3 * mask * g / (mask * g).flatten(1).norm(dim=1).view(
+                -1, 1, 1
+            )
             delta = delta / delta.flatten(1).norm(dim=1).clamp_min(1.0).view(-1, 1, 1)
         loss = F.cross_entropy(logits(network, Embedded(embedded.x + delta, embedded.mask)), y)
         descend(network, list(torch.autograd.grad(loss, list(network.parameters()))), setup.lr)
     assert_same(result, network)
 
 
-@pytest.mark.parametrize("settings", [{"norm": True}, {"dropout": 0.5}, {"kind": "text", "dropout": 0.3}])
+@pytest.mark.parametrize(
+    "settings", [{"norm": True}, {"dropout": 0.5}, {"kind": "text", "dropout": 0.3}]
+)
 def test_radius_zero_is_plain_training_bit_for_bit(settings):
-    """The attack neither draws dropout masks nor counts statistics, and every module gets its mode back."""
+    """The attack neither draws dropout masks nor counts statistics, and every module gets its mode
+    back."""
     settings = settings | {"view": clipped}
     plain, attacked = train(**settings), train({"pgd_at": PGDAT(eps=0.0, steps=2)}, **settings)
     assert attacked.history == plain.history
@@ -108,7 +116,10 @@ def test_the_attack_comes_last_and_sees_the_mixed_target():
 
 def test_unlabeled_samples_and_the_attacks_loss_are_left_alone():
     fixmatch = {"fixmatch": FixMatch(threshold=0.2)}
-    plain, both = train(fixmatch, steps=1), train({**fixmatch, "pgd_at": PGDAT(eps=0.2, steps=2)}, steps=1)
+    plain, both = (
+        train(fixmatch, steps=1),
+        train({**fixmatch, "pgd_at": PGDAT(eps=0.2, steps=2)}, steps=1),
+    )
     for name in ("train/fixmatch", "train/label/mask_rate", "train/mask_rate"):
         assert plain.history[0].get(name) == both.history[0].get(name)
     assert both.history[0]["train/supervised"] > plain.history[0]["train/supervised"]
@@ -121,5 +132,7 @@ def test_unlabeled_samples_and_the_attacks_loss_are_left_alone():
 def test_one_owner_of_the_attack_and_full_precision_inputs():
     with pytest.raises(UserError, match="both own the attack on labeled inputs"):
         train({"pgd_at": PGDAT(), "trades": TRADES()})
-    with pytest.raises(UserError, match=r"methods.pgd_at does not work in trainer.precision=bf16-true"):
+    with pytest.raises(
+        UserError, match=r"methods.pgd_at does not work in trainer.precision=bf16-true"
+    ):
         train({"pgd_at": PGDAT()}, precision="bf16-true")

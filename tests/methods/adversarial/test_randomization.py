@@ -27,7 +27,11 @@ def test_each_picture_equals_torchs_resize_and_pad(mode):
         height, width = side[i].tolist()
         top, left = corner[i].tolist()
         # torch's plain `nearest` does not measure from the centres of pixels
-        options = {"mode": mode, "align_corners": False} if mode == "bilinear" else {"mode": "nearest-exact"}
+        options = (
+            {"mode": mode, "align_corners": False}
+            if mode == "bilinear"
+            else {"mode": "nearest-exact"}
+        )
         small = F.interpolate(X[i : i + 1], (height, width), **options)
         expected = F.pad(small, (left, 22 - width - left, top, 17 - height - top), value=0.5)
         torch.testing.assert_close(found[i : i + 1], expected, atol=2e-6, rtol=0)
@@ -59,7 +63,9 @@ class Pooled(torch.nn.Module):
         return Embedded(view)
 
     def forward(self, embedded):
-        z = torch.stack([embedded.x.mean((1, 2, 3)), embedded.x.var((1, 2, 3)), embedded.x.amax((1, 2, 3))], 1)
+        z = torch.stack(
+            [embedded.x.mean((1, 2, 3)), embedded.x.var((1, 2, 3)), embedded.x.amax((1, 2, 3))], 1
+        )
         return Output(z, {"label": 9 * z})
 
 
@@ -68,7 +74,10 @@ def test_several_passes_average_probabilities():
     recipe = build({"randomization": method}, Setup(), Pooled()).eval()
     index = torch.tensor([5, 6, 7, 8])
     found = recipe.predict_logits(X, index=index)["label"]
-    singles = [recipe.network(Embedded(laid(method, index, i))).logits["label"].softmax(1) for i in range(3)]
+    singles = [
+        recipe.network(Embedded(laid(method, index, i))).logits["label"].softmax(1)
+        for i in range(3)
+    ]
     torch.testing.assert_close(found.exp(), torch.stack(singles).mean(0))
     assert torch.equal(found, recipe.predict_logits(X, index=index)["label"])
 
@@ -76,8 +85,15 @@ def test_several_passes_average_probabilities():
 def test_an_attack_must_average_over_draws():
     recipe = build({"randomization": Randomization(enlarge=1.5)}, Setup(), Pooled())
     refused = UnderPGD().refusal(recipe.composition)
-    assert refused.startswith("methods.randomization answers at random") and "evaluate.attack.draws=10" in refused
-    assert UnderPGD(draws=2).refusal(recipe.composition) == UnderSquare().refusal(recipe.composition) == ""
+    assert (
+        refused.startswith("methods.randomization answers at random")
+        and "evaluate.attack.draws=10" in refused
+    )
+    assert (
+        UnderPGD(draws=2).refusal(recipe.composition)
+        == UnderSquare().refusal(recipe.composition)
+        == ""
+    )
     assert UnderFGSM().refusal(build({}, Setup()).composition) == ""
 
 

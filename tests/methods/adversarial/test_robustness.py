@@ -9,7 +9,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from methods.adversarial.attacks.threat import Threat, length
-from methods.adversarial.robustness import Robustness, UnderFGSM, UnderMIFGSM, UnderPGD, UnderSquare, Victim
+from methods.adversarial.robustness import (
+    Robustness,
+    UnderFGSM,
+    UnderMIFGSM,
+    UnderPGD,
+    UnderSquare,
+    Victim,
+)
 from methods.averaging.ema import EMA
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
 from recipes.config.groups import CONFIGS
@@ -71,7 +78,8 @@ def test_a_gradient_that_is_not_finite_moves_nobody_and_is_an_alarm():
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_linear_network_is_robust_where_theory_says(norm):
-    """Robust iff z_y - z_other > eps ‖w_y - w_other‖ in the dual norm: ‖·‖₁ for linf, ‖·‖₂ for l2."""
+    """Robust iff z_y - z_other > eps ‖w_y - w_other‖ in the dual norm: ‖·‖₁ for linf, ‖·‖₂ for
+    l2."""
     recipe, x, y = linear()
     w = recipe.network.weight
     margins = (recipe.network(Embedded(x)).logits["label"] * (2 * F.one_hot(y, 2) - 1)).sum(1)
@@ -85,7 +93,9 @@ def test_a_linear_network_is_robust_where_theory_says(norm):
         assert found["clean_accuracy"] == pytest.approx(0.9)
         assert found["vanishing_gradients"] == 0
         worst = F.softplus(eps * dual - margins).mean()
-        assert found["robust_loss"] == pytest.approx(worst.item(), rel=1e-2 if norm == "l2" else 1e-4)
+        assert found["robust_loss"] == pytest.approx(
+            worst.item(), rel=1e-2 if norm == "l2" else 1e-4
+        )
 
 
 class Restarts(Robustness):
@@ -121,7 +131,9 @@ def test_the_worst_case_is_by_sample_over_restarts_and_clean_errors_count():
 
 def test_more_restarts_never_raise_accuracy():
     recipe, x, y = linear()
-    one, three = (measured(UnderPGD("linf", 0.02, steps=1, restarts=r), recipe, x, y) for r in (1, 3))
+    one, three = (
+        measured(UnderPGD("linf", 0.02, steps=1, restarts=r), recipe, x, y) for r in (1, 3)
+    )
     assert three["robust_accuracy"] <= one["robust_accuracy"]
     assert three["robust_loss"] > one["robust_loss"]
 
@@ -160,12 +172,22 @@ def test_a_masked_gradient_raises_the_alarm_and_queries_see_through_it():
 
 
 def test_the_reported_network_is_attacked_through_what_changes_its_logits():
-    trained = train({"ema": EMA(decay=0.5), "posthoc_logit_adjustment": PosthocLogitAdjustment(tau=2.0)}, steps=3)
+    trained = train(
+        {"ema": EMA(decay=0.5), "posthoc_logit_adjustment": PosthocLogitAdjustment(tau=2.0)},
+        steps=3,
+    )
     recipe = trained.recipe.eval()
-    assert recipe.reported() is recipe.teacher.network and recipe.reported(raw=True) is recipe.network
-    x, y = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+    assert (
+        recipe.reported() is recipe.teacher.network and recipe.reported(raw=True) is recipe.network
+    )
+    x, y = (
+        torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 1, 2, 0]),
+    )
     victim = Victim(recipe, Embedded(x), {"label": y}, torch.arange(4))
-    z = recipe.teacher.network(Embedded(x)).logits["label"] - 2.0 * recipe.statistics.log_prior("label")
+    z = recipe.teacher.network(Embedded(x)).logits["label"] - 2.0 * recipe.statistics.log_prior(
+        "label"
+    )
     torch.testing.assert_close(victim.objective("ce")(x), F.cross_entropy(z, y, reduction="none"))
     before = {name: value.clone() for name, value in recipe.state_dict().items()}
     measured(UnderPGD("linf", 0.1, steps=3), recipe, x, y)
@@ -208,11 +230,16 @@ def test_points_stay_within_the_threat():
         victim = Victim(recipe, Embedded(x), {"label": y}, torch.arange(len(y)))
         for probe in (UnderFGSM(norm, 0.05), UnderPGD(norm, 0.05), UnderMIFGSM(norm, 0.05)):
             delta = probe.attack(victim, threat, victim.draw) - x
-            assert float((delta.flatten(1).abs().amax(1) if norm == "linf" else length(delta)).max()) <= 0.05 + 1e-6
+            assert (
+                float((delta.flatten(1).abs().amax(1) if norm == "linf" else length(delta)).max())
+                <= 0.05 + 1e-6
+            )
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.stem != "none"], ids=lambda p: p.stem)
 def test_files_and_signatures_agree(path):
     node = OmegaConf.to_container(OmegaConf.load(path))
     arguments = inspect.signature(get_class(node.pop("_target_"))).parameters
-    assert node == {name: a.default for name, a in arguments.items()} and list(node) == list(arguments)
+    assert node == {name: a.default for name, a in arguments.items()} and list(node) == list(
+        arguments
+    )

@@ -10,8 +10,18 @@ EXAMPLE[0, 0, 1, 1] = 99
 
 
 def test_median_of_the_specification():
-    assert median(EXAMPLE, 2)[0, 0].tolist() == [[0, 1, 2, 3], [4, 4, 6, 6], [8, 9, 10, 10], [12, 12, 13, 14]]
-    assert median(EXAMPLE, 3)[0, 0].tolist() == [[1, 2, 3, 3], [4, 6, 7, 7], [9, 10, 11, 11], [12, 12, 13, 14]]
+    assert median(EXAMPLE, 2)[0, 0].tolist() == [
+        [0, 1, 2, 3],
+        [4, 4, 6, 6],
+        [8, 9, 10, 10],
+        [12, 12, 13, 14],
+    ]
+    assert median(EXAMPLE, 3)[0, 0].tolist() == [
+        [1, 2, 3, 3],
+        [4, 6, 7, 7],
+        [9, 10, 11, 11],
+        [12, 12, 13, 14],
+    ]
 
 
 def test_mean_and_gaussian_of_the_specification():
@@ -24,8 +34,12 @@ def test_mean_and_gaussian_of_the_specification():
 def test_the_reported_network_sees_the_filtered_picture_and_the_raw_one_does_not():
     recipe = build({"smoothing": Smoothing("mean", 3)}, Setup()).eval()
     x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(recipe.predict_logits(x)["label"], recipe.network(Embedded(mean(x, 3))).logits["label"])
-    assert torch.equal(recipe.predict_logits(x, raw=True)["label"], recipe.network(Embedded(x)).logits["label"])
+    torch.testing.assert_close(
+        recipe.predict_logits(x)["label"], recipe.network(Embedded(mean(x, 3))).logits["label"]
+    )
+    assert torch.equal(
+        recipe.predict_logits(x, raw=True)["label"], recipe.network(Embedded(x)).logits["label"]
+    )
     assert recipe.evaluator.variants == (False, True)
 
 
@@ -36,7 +50,9 @@ def test_an_attack_goes_through_the_filter():
     for smoothing in (Smoothing("mean", 3), Smoothing("median", 3)):
         recipe = build({"smoothing": smoothing}, Setup()).eval()
         value = Victim(recipe, Embedded(x), y, torch.arange(2)).objective("ce")
-        plain = Victim(build({}, Setup(), recipe.network).eval(), Embedded(x), y, torch.arange(2)).objective("ce")
+        plain = Victim(
+            build({}, Setup(), recipe.network).eval(), Embedded(x), y, torch.arange(2)
+        ).objective("ce")
         filtered = smoothing.smooth(x)
         leaf, inner = x.clone().requires_grad_(), filtered.clone().requires_grad_()
         (found,) = torch.autograd.grad(value(leaf).sum(), leaf)
@@ -46,4 +62,6 @@ def test_an_attack_goes_through_the_filter():
             assert torch.equal(filtered, median(x, 3))
         else:
             direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-            torch.testing.assert_close((found * direction).sum(), (at_filtered * mean(direction, 3)).sum())
+            torch.testing.assert_close(
+                (found * direction).sum(), (at_filtered * mean(direction, 3)).sum()
+            )

@@ -26,7 +26,9 @@ def test_true_steps_equal_a_plain_loop():
     network, losses = setup.network(), []
     for _, x, targets, randomness in weak_batches(setup):
         p = logits(network, Embedded(x)).softmax(1).detach()
-        there = (x + 0.001 * randomness.draw("trades/start", len(x)).normal(*x.shape[1:])).clamp(0, 1)
+        there = (x + 0.001 * randomness.draw("trades/start", len(x)).normal(*x.shape[1:])).clamp(
+            0, 1
+        )
         for _ in range(3):
             there.requires_grad_(True)
             q = logits(network, Embedded(there)).log_softmax(1)
@@ -64,7 +66,8 @@ def test_a_start_at_the_sample_would_never_move():
 
 
 class Broken(SmallNetwork):
-    """The gradient by the first pixel is not finite in evaluation mode, in which an attack sees the network."""
+    """The gradient by the first pixel is not finite in evaluation mode, in which an attack sees the
+    network."""
 
     def features(self, embedded):
         found = super().features(embedded)

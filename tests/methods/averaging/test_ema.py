@@ -29,12 +29,21 @@ class Oracle(Callback):
 
 @pytest.mark.parametrize(
     ("settings", "others"),
-    [({}, {}), ({"kind": "text"}, {}), ({"accumulate": 2}, {}), ({}, {"sam": SAM}), ({"kind": "text"}, {"sam": SAM})],
+    [
+        ({}, {}),
+        ({"kind": "text"}, {}),
+        ({"accumulate": 2}, {}),
+        ({}, {"sam": SAM}),
+        ({"kind": "text"}, {"sam": SAM}),
+    ],
 )
 def test_equals_torchs_averaged_model_after_real_steps(settings, others):
-    """Once a real optimizer step: not for each micro-batch, and not between the two passes of SAM."""
+    """Once a real optimizer step: not for each micro-batch, and not between the two passes of
+    SAM."""
     setup, oracle = Setup(steps=4, **settings), Oracle(0.8)
-    methods = {"ema": EMA(decay=0.8, horizon=None)} | {key: method() for key, method in others.items()}
+    methods = {"ema": EMA(decay=0.8, horizon=None)} | {
+        key: method() for key, method in others.items()
+    }
     result = fit(build(methods, setup), setup, oracle)
     ours = dict(result.recipe.teacher.network.named_parameters())
     for name, expected in oracle.average.module.named_parameters():
@@ -54,7 +63,9 @@ def test_buffers_are_copied_or_averaged_but_never_initial():
     copied = train({"ema": EMA(decay=0.9)}, steps=3, norm=True)
     assert torch.equal(copied.recipe.teacher.network.state_dict()[name], copied.parameters[name])
     one = train({"ema": EMA(decay=0.9, buffers="ema", horizon=None)}, steps=1, norm=True)
-    torch.testing.assert_close(one.recipe.teacher.network.state_dict()[name], 0.1 * one.parameters[name])
+    torch.testing.assert_close(
+        one.recipe.teacher.network.state_dict()[name], 0.1 * one.parameters[name]
+    )
     offered = typing.get_args(inspect.signature(EMA).parameters["buffers"].annotation)
     assert set(offered) == {"copy", "ema"}
 

@@ -22,10 +22,14 @@ def test_equals_cross_entropy_with_the_log_of_the_counts():
     z, y = torch.randn(64, 7, generator=source), torch.randint(7, (64,), generator=source)
     n = torch.randint(1, 5000, (7,), generator=source)
     expected = F.cross_entropy(z + n.log(), y, reduction="none")
-    torch.testing.assert_close(losses(BalancedSoftmax(), logits=z, target=y, counts=n), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        losses(BalancedSoftmax(), logits=z, target=y, counts=n), expected, atol=1e-5, rtol=0
+    )
     dense = torch.softmax(torch.randn(64, 7, generator=source), 1)
     expected = F.cross_entropy(z + n.log(), dense, reduction="none")
-    torch.testing.assert_close(losses(BalancedSoftmax(), logits=z, target=dense, counts=n), expected)
+    torch.testing.assert_close(
+        losses(BalancedSoftmax(), logits=z, target=dense, counts=n), expected
+    )
 
 
 def test_equal_counts_are_plain_cross_entropy_and_an_absent_class_counts_as_one():

@@ -68,7 +68,9 @@ def test_reduction_by_weight_is_that_of_torch_for_indices_and_for_mixed_targets(
     torch.testing.assert_close(found.sum() / (y >= 0).sum(), expected)
     mixed = 0.4 * one_hot(Y, 7) + 0.6 * one_hot(Y.flip(0), 7)
     per_sample = F.cross_entropy(Z, mixed, weights, reduction="none")
-    torch.testing.assert_close(losses(ClassBalancedLoss(0.999), logits=Z, target=mixed, counts=N), per_sample)
+    torch.testing.assert_close(
+        losses(ClassBalancedLoss(0.999), logits=Z, target=mixed, counts=N), per_sample
+    )
     found = losses(method, logits=Z, target=mixed, counts=N).mean()
     torch.testing.assert_close(found, per_sample.sum() / (mixed * weights).sum())
 
@@ -83,7 +85,11 @@ def test_in_a_run_the_loss_is_the_weighted_one(missing):
     plain = train(steps=1, missing=missing)
     weighted = train({"class_balanced_loss": ClassBalancedLoss(0.9)}, steps=1, missing=missing)
     assert abs(weighted.losses[0] - plain.losses[0]) > 1e-3
-    nothing = train({"class_balanced_loss": ClassBalancedLoss(0.0, reduction="weight")}, steps=1, missing=missing)
+    nothing = train(
+        {"class_balanced_loss": ClassBalancedLoss(0.0, reduction="weight")},
+        steps=1,
+        missing=missing,
+    )
     assert nothing.losses[0] == pytest.approx(plain.losses[0], rel=1e-6)
 
 

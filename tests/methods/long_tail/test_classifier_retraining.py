@@ -33,9 +33,10 @@ def test_frozen_features_do_not_depend_on_their_company_nor_on_dropout():
     recipe = build({"classifier_retraining": ClassifierRetraining()}, setup)
     view = torch.rand(6, 3, 8, 8)
     with torch.no_grad():
-        together, alone = recipe.network.features(recipe.network.embed(view)), [
-            recipe.network.features(recipe.network.embed(one.unsqueeze(0))) for one in view
-        ]
+        together, alone = (
+            recipe.network.features(recipe.network.embed(view)),
+            [recipe.network.features(recipe.network.embed(one.unsqueeze(0))) for one in view],
+        )
     torch.testing.assert_close(together, torch.cat(alone))
     assert recipe.network.training and recipe.network.heads["label"].training
 
@@ -51,18 +52,24 @@ def test_heads_begin_afresh_from_the_seed_of_the_run():
     loaded = Setup().network()
     nn.init.constant_(loaded.heads["label"].weight, 7.0)
     first, again, other = (
-        build({"classifier_retraining": ClassifierRetraining()}, Setup(seed=seed), Setup().network()).network.heads
+        build(
+            {"classifier_retraining": ClassifierRetraining()}, Setup(seed=seed), Setup().network()
+        ).network.heads
         for seed in (0, 0, 1)
     )
     assert torch.equal(first["label"].weight, again["label"].weight)
     assert not torch.equal(first["label"].weight, other["label"].weight)
     assert not first["label"].bias.any()
-    kept = build({"classifier_retraining": ClassifierRetraining(reinitialize=False)}, Setup(), loaded)
+    kept = build(
+        {"classifier_retraining": ClassifierRetraining(reinitialize=False)}, Setup(), loaded
+    )
     assert (kept.network.heads["label"].weight == 7).all()
 
 
 def test_an_averaged_network_shares_the_frozen_part():
-    result = train({"classifier_retraining": ClassifierRetraining(), "ema": EMA(decay=0.5)}, steps=3)
+    result = train(
+        {"classifier_retraining": ClassifierRetraining(), "ema": EMA(decay=0.5)}, steps=3
+    )
     teacher, student = result.recipe.teacher.network, result.recipe.network
     assert torch.equal(teacher.body[0].weight, student.body[0].weight)
     assert not torch.equal(teacher.heads["label"].weight, student.heads["label"].weight)

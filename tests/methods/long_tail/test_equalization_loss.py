@@ -33,7 +33,9 @@ def test_worked_example(settings, expected):
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("settings", [{"gamma": 0.0}, {"threshold": 0.0}, {"gamma": 0.0, "drop": "fixed"}])
+@pytest.mark.parametrize(
+    "settings", [{"gamma": 0.0}, {"threshold": 0.0}, {"gamma": 0.0, "drop": "fixed"}]
+)
 def test_without_dropping_it_is_cross_entropy(settings):
     found = losses(EqualizationLoss(**{"threshold": 0.5} | settings), logits=Z, target=Y, counts=N)
     torch.testing.assert_close(found, F.cross_entropy(Z, Y, reduction="none"), atol=1e-5, rtol=1e-5)
@@ -47,7 +49,9 @@ def test_the_table_is_the_double_loop_of_the_formula():
         for y in range(6):
             others = sum((1 - d[i, k]) * math.exp(z[i, k]) for k in range(6) if k != y)
             expected[i, y] = math.log(math.exp(z[i, y]) + others) - z[i, y]
-    torch.testing.assert_close(equalized_cost(Z, drop).double().numpy(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        equalized_cost(Z, drop).double().numpy(), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_large_logits_and_dropped_negatives_give_finite_gradients():
@@ -89,7 +93,9 @@ def test_sigmoid_form_leaves_rare_negatives_out():
 
 @pytest.mark.parametrize("mode", ["softmax", "sigmoid"])
 def test_pseudo_labels_keep_cross_entropy(mode):
-    found = criterion_of(EqualizationLoss(threshold=0.15, mode=mode))(LOGITS, TARGETS, "label", "pseudo")
+    found = criterion_of(EqualizationLoss(threshold=0.15, mode=mode))(
+        LOGITS, TARGETS, "label", "pseudo"
+    )
     torch.testing.assert_close(found, F.cross_entropy(LOGITS, TARGETS, reduction="none"))
 
 
@@ -106,7 +112,10 @@ def test_a_replayed_step_draws_the_same():
 
 
 def test_what_it_cannot_meet():
-    for other in ({"focal_loss": FocalLoss(mode="sigmoid")}, {"balanced_softmax": BalancedSoftmax()}):
+    for other in (
+        {"focal_loss": FocalLoss(mode="sigmoid")},
+        {"balanced_softmax": BalancedSoftmax()},
+    ):
         with pytest.raises(UserError, match="both own"):
             build({"equalization_loss": EqualizationLoss(), **other}, Setup())
     build({"equalization_loss": EqualizationLoss(), "focal_loss": FocalLoss()}, Setup())

@@ -44,7 +44,9 @@ def test_gamma_zero_is_the_plain_loss_of_either_mode():
 def test_sigmoid_form_does_not_overflow():
     z = torch.tensor([[-100.0, 0.0, 0.0]])
     expected = 100 + 2 * 0.25 * math.log(2)
-    assert float(of_target(sigmoid_cost(z, 2.0), torch.tensor([0]))) == pytest.approx(expected, abs=1e-4)
+    assert float(of_target(sigmoid_cost(z, 2.0), torch.tensor([0]))) == pytest.approx(
+        expected, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
@@ -69,13 +71,17 @@ def test_gradient_equals_that_of_the_formula():
 def test_a_mixed_target_is_the_mixture_of_its_classes(mode):
     share, other = 0.3, (Y + 1) % 7
     mixed = share * one_hot(Y, 7) + (1 - share) * one_hot(other, 7)
-    a, b, both = (losses(FocalLoss(mode=mode), logits=Z, target=t, counts=EQUAL) for t in (Y, other, mixed))
+    a, b, both = (
+        losses(FocalLoss(mode=mode), logits=Z, target=t, counts=EQUAL) for t in (Y, other, mixed)
+    )
     torch.testing.assert_close(both, share * a + (1 - share) * b, atol=1e-5, rtol=1e-5)
 
 
 def test_the_factor_sees_the_adjusted_logits():
     shifted = adjusted(LOGITS, ClassStatistics({"label": COUNTS}).log_prior("label"), 1.0)
-    torch.testing.assert_close(losses(FocalLoss(), BalancedSoftmax()), losses(FocalLoss(), logits=shifted))
+    torch.testing.assert_close(
+        losses(FocalLoss(), BalancedSoftmax()), losses(FocalLoss(), logits=shifted)
+    )
 
 
 @pytest.mark.parametrize("mode", ["softmax", "sigmoid"])
@@ -95,6 +101,8 @@ def test_mistakes_are_refused():
     with pytest.raises(UserError, match=r"alpha=0\.25: only mode=sigmoid"):
         FocalLoss(alpha=0.25)
     methods = {"focal_loss": FocalLoss(mode="sigmoid"), "balanced_softmax": BalancedSoftmax()}
-    with pytest.raises(UserError, match=r"focal_loss cannot meet .*balanced_softmax: a shift .* use mode=softmax"):
+    with pytest.raises(
+        UserError, match=r"focal_loss cannot meet .*balanced_softmax: a shift .* use mode=softmax"
+    ):
         build(methods, Setup())
     build({"focal_loss": FocalLoss(), "balanced_softmax": BalancedSoftmax()}, Setup())

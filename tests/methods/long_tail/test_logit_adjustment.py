@@ -38,7 +38,9 @@ def test_posthoc_form_subtracts():
     chosen = PosthocLogitAdjustment().infer(LOGITS, "label", Fake()).argmax(1)
     assert LOGITS.argmax(1).tolist() == [0, 2]
     assert chosen.tolist() == [2, 2]
-    torch.testing.assert_close(PosthocLogitAdjustment(tau=0.0).infer(LOGITS, "label", Fake()), LOGITS)
+    torch.testing.assert_close(
+        PosthocLogitAdjustment(tau=0.0).infer(LOGITS, "label", Fake()), LOGITS
+    )
 
 
 def test_equal_counts_are_plain_cross_entropy():
@@ -84,7 +86,8 @@ def test_training_adjusts_the_supervised_loss_and_nothing_else():
     recipe = build({"logit_adjustment": LogitAdjustment(tau=2.0)}, setup)
     view = torch.rand(4, 3, 8, 8)
     torch.testing.assert_close(
-        recipe.predict_logits(view)["label"], recipe.network(recipe.network.embed(view)).logits["label"]
+        recipe.predict_logits(view)["label"],
+        recipe.network(recipe.network.embed(view)).logits["label"],
     )
 
 
@@ -92,7 +95,10 @@ def test_posthoc_form_changes_the_reported_logits_and_keeps_the_raw_ones():
     recipe = build({"posthoc_logit_adjustment": PosthocLogitAdjustment()}, Setup())
     view = torch.rand(4, 3, 8, 8)
     with torch.no_grad():
-        reported, raw = recipe.predict_logits(view)["label"], recipe.predict_logits(view, raw=True)["label"]
+        reported, raw = (
+            recipe.predict_logits(view)["label"],
+            recipe.predict_logits(view, raw=True)["label"],
+        )
     torch.testing.assert_close(reported, raw - recipe.statistics.log_prior("label"))
     assert recipe.evaluator.variants == (False, True)
 
@@ -100,7 +106,9 @@ def test_posthoc_form_changes_the_reported_logits_and_keeps_the_raw_ones():
 def test_running_prior_is_an_average_from_uniform():
     prior, q = RunningPrior(2), torch.tensor([[1.0, 0.0], [0.6, 0.4]])
     prior.update(q, 0.9)
-    torch.testing.assert_close(prior.prior, 0.9 * torch.tensor([0.5, 0.5]) + 0.1 * torch.tensor([0.8, 0.2]))
+    torch.testing.assert_close(
+        prior.prior, 0.9 * torch.tensor([0.5, 0.5]) + 0.1 * torch.tensor([0.8, 0.2])
+    )
 
 
 @pytest.mark.parametrize("first", ["fixmatch", "logit_adjustment"])
@@ -115,7 +123,9 @@ def test_the_running_prior_learns_whichever_method_the_config_names_first(first)
     prior = result.recipe.method_modules["logit_adjustment"]["label"].prior
     assert float(prior.sum()) == pytest.approx(1, abs=1e-6)
     assert float((prior - 1 / 3).abs().max()) > 1e-3
-    unadjusted = train({"fixmatch": FixMatch(threshold=0.0), "logit_adjustment": LogitAdjustment()}, steps=3)
+    unadjusted = train(
+        {"fixmatch": FixMatch(threshold=0.0), "logit_adjustment": LogitAdjustment()}, steps=3
+    )
     # the first step sees a uniform prior, which changes nothing; the second one a learnt one
     a, b = ([row["train/fixmatch"] for row in run.history] for run in (result, unadjusted))
     assert a[0] == pytest.approx(b[0], abs=1e-6)

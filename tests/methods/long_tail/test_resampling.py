@@ -20,7 +20,9 @@ from methods.long_tail.square_root_sampling import SquareRootSampling
 from recipes.contract.composition import Situation, compose
 
 COUNTS = torch.tensor([100, 10, 1])
-LABELS = torch.arange(3).repeat_interleave(COUNTS)[torch.randperm(111, generator=torch.Generator().manual_seed(0))]
+LABELS = torch.arange(3).repeat_interleave(COUNTS)[
+    torch.randperm(111, generator=torch.Generator().manual_seed(0))
+]
 SITUATION = Situation("image", frozenset({"raw", "weak"}))
 SAMPLERS = [
     RandomOverSampling,
@@ -51,11 +53,16 @@ def test_over_sampling_draws_what_is_left_over_anew():
     assert len(often.unique(dim=0)) > 5
 
 
-@pytest.mark.parametrize(("cap", "expected"), [(None, [1, 1, 1]), (4, [4, 4, 1]), (50, [50, 10, 1])])
+@pytest.mark.parametrize(
+    ("cap", "expected"), [(None, [1, 1, 1]), (4, [4, 4, 1]), (50, [50, 10, 1])]
+)
 def test_under_sampling_cuts_every_class(cap, expected):
     length = sum(expected)
     found = taken(RandomUnderSampling(cap), 2000 * length).view(2000, length)
-    assert all(torch.bincount(LABELS[one]).tolist() == expected and len(one.unique()) == length for one in found[:20])
+    assert all(
+        torch.bincount(LABELS[one]).tolist() == expected and len(one.unique()) == length
+        for one in found[:20]
+    )
     assert len(found.unique()) == 111, "no sample is thrown away for good"
     kept = taken(RandomUnderSampling(cap, redraw=False), 40 * length).view(40, length)
     assert len(kept.unique()) == length and not kept[0].equal(kept[1])
@@ -69,7 +76,10 @@ def test_frequencies(method, q, realisation):
     if (q, realisation) == (0.5, "cycle"):
         shares = torch.tensor([78.0, 25, 8]).double() / 111  # whole numbers of 111
     assert chisquare(torch.bincount(LABELS[found]), 30_000 * shares).pvalue > 1e-3
-    assert chisquare(torch.bincount(found, minlength=111), 30_000 * (shares / COUNTS)[LABELS]).pvalue > 1e-3
+    assert (
+        chisquare(torch.bincount(found, minlength=111), 30_000 * (shares / COUNTS)[LABELS]).pvalue
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize(("ramp", "last"), [("t_over_last", 1.0), ("t_over_T", 0.9)])
@@ -78,9 +88,13 @@ def test_progressive_sampling_goes_from_the_data_to_balance(ramp, last):
     found = LABELS[taken(ProgressivelyBalancedSampling(10, ramp), total, total)].view(10, 3000)
     for t, part in enumerate(found):
         expected = progressive_shares(COUNTS, last * t / 9) * 3000
-        # passes of 111 do not end where a tenth of the run does: at most one of them is of the part before
+        # passes of 111 do not end where a tenth of the run does: at most one of them is of the part
+        # before
         assert (torch.bincount(part, minlength=3) - expected).abs().max() < 40
-    assert abs(int((found[5] == 2).sum()) / 3000 - (0.1892 if ramp == "t_over_last" else 0.1712)) < 0.01
+    assert (
+        abs(int((found[5] == 2).sum()) / 3000 - (0.1892 if ramp == "t_over_last" else 0.1712))
+        < 0.01
+    )
 
 
 def test_progressive_parts_are_exact_where_they_are_whole_passes():
@@ -90,9 +104,15 @@ def test_progressive_parts_are_exact_where_they_are_whole_passes():
     assert torch.bincount(parts[9]).tolist() == [37, 37, 37]
     average = torch.zeros(3)
     for seed in range(200):
-        part = ProgressivelyBalancedSampling(10).order(LABELS, 1110, seed, "labeled").take(5 * 111, 6 * 111)
+        part = (
+            ProgressivelyBalancedSampling(10)
+            .order(LABELS, 1110, seed, "labeled")
+            .take(5 * 111, 6 * 111)
+        )
         average += torch.bincount(LABELS[part], minlength=3) / 200
-    torch.testing.assert_close(average / 111, torch.tensor([0.5856, 0.2252, 0.1892]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        average / 111, torch.tensor([0.5856, 0.2252, 0.1892]), atol=1e-3, rtol=0
+    )
 
 
 def test_a_short_run_is_ramped_as_well():
@@ -105,7 +125,11 @@ def test_a_short_run_is_ramped_as_well():
 def test_in_the_datamodule_the_labeled_stream_alone_is_resampled(sampler, tasks):
     def read(methods) -> StreamDataModule:
         data = StreamDataModule(
-            Digits(tasks), batch_size=20, unlabeled_ratio=1, imbalance_factor=20, views={"raw": Raw(), "weak": Weak()}
+            Digits(tasks),
+            batch_size=20,
+            unlabeled_ratio=1,
+            imbalance_factor=20,
+            views={"raw": Raw(), "weak": Weak()},
         )
         data.request({"labeled", "unlabeled"}, compose(methods, SITUATION).orders)
         data.place(rank=0, world=1, total=60)
@@ -119,7 +143,10 @@ def test_in_the_datamodule_the_labeled_stream_alone_is_resampled(sampler, tasks)
         for run in (before, after)
     ]
     assert counts[0][0] > 15 * counts[0][9] and counts[1][0] < 7 * counts[1][9]
-    assert all(a["unlabeled"]["index"].equal(b["unlabeled"]["index"]) for a, b in zip(before, after, strict=True))
+    assert all(
+        a["unlabeled"]["index"].equal(b["unlabeled"]["index"])
+        for a, b in zip(before, after, strict=True)
+    )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -133,7 +160,9 @@ def test_the_prior_is_corrected_once(sampler):
 
 
 def test_mistakes_are_told():
-    with pytest.raises(UserError, match=r"task: the data have no task 'lable'; did you mean 'label'"):
+    with pytest.raises(
+        UserError, match=r"task: the data have no task 'lable'; did you mean 'label'"
+    ):
         RandomOverSampling(task="lable")._make({"label": LABELS}, 4, 10, 0, "labeled")
     with pytest.raises(UserError, match="samples_per_class=4: independent draws have no rows"):
         ClassBalancedSampling("draws", 4)

@@ -24,8 +24,12 @@ def test_worked_example():
     torch.testing.assert_close(found, torch.tensor([0.05987557, 0.37153903]), atol=1e-6, rtol=0)
     z, y = torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([0])
     factors = (seesaw(z, y, COUNTS, 0.8, 2.0, 0.01) - z).exp()
-    torch.testing.assert_close(factors, torch.tensor([[1.0, 8.65322363, 0.18560470]]), atol=1e-5, rtol=0)
-    assert float(losses(SeesawLoss(**OF_DATASET), logits=z, target=y)) == pytest.approx(4.18118994, abs=1e-6)
+    torch.testing.assert_close(
+        factors, torch.tensor([[1.0, 8.65322363, 0.18560470]]), atol=1e-5, rtol=0
+    )
+    assert float(losses(SeesawLoss(**OF_DATASET), logits=z, target=y)) == pytest.approx(
+        4.18118994, abs=1e-6
+    )
 
 
 def test_equals_the_double_loop_of_the_formula():
@@ -41,14 +45,20 @@ def test_equals_the_double_loop_of_the_formula():
                 denominator += m * (ratio**2 if ratio > 1 else 1.0) * np.exp(z[i, j])
         expected.append(np.log(denominator) - z[i, y])
     found = losses(SeesawLoss(**OF_DATASET), logits=Z, target=Y, counts=N)
-    torch.testing.assert_close(found.double(), torch.tensor(np.array(expected)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        found.double(), torch.tensor(np.array(expected)), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_limit_cases_are_cross_entropy():
     plain = F.cross_entropy(Z, Y, reduction="none")
-    torch.testing.assert_close(losses(SeesawLoss(p=0, q=0, **OF_DATASET), logits=Z, target=Y, counts=N), plain)
+    torch.testing.assert_close(
+        losses(SeesawLoss(p=0, q=0, **OF_DATASET), logits=Z, target=Y, counts=N), plain
+    )
     equal = torch.full((6,), 9)
-    torch.testing.assert_close(losses(SeesawLoss(q=0, **OF_DATASET), logits=Z, target=Y, counts=equal), plain)
+    torch.testing.assert_close(
+        losses(SeesawLoss(q=0, **OF_DATASET), logits=Z, target=Y, counts=equal), plain
+    )
     winners = Z.argmax(1)
     compensated = losses(SeesawLoss(p=0, **OF_DATASET), logits=Z, target=winners, counts=N)
     torch.testing.assert_close(compensated, F.cross_entropy(Z, winners, reduction="none"))
@@ -81,14 +91,18 @@ def test_a_run_counts_every_label_once(sam):
     methods = {"seesaw_loss": SeesawLoss()} | ({"sam": SAM()} if sam else {})
     result = train(methods, steps=4)
     setup = Setup(steps=4)
-    labels = torch.cat([batch["labeled"]["targets"]["label"] for batch in setup.batches({"labeled"})])
+    labels = torch.cat(
+        [batch["labeled"]["targets"]["label"] for batch in setup.batches({"labeled"})]
+    )
     seen = result.recipe.method_modules["seesaw_loss"]["label"].counts
     assert torch.equal(seen, torch.bincount(labels, minlength=3)) and int(seen.sum()) == 24
     assert result.losses != train({"sam": SAM()} if sam else {}, steps=4).losses
 
 
 def test_what_it_cannot_meet():
-    with pytest.raises(UserError, match=r"seesaw_loss cannot meet .*mixup: its weights need the one true class"):
+    with pytest.raises(
+        UserError, match=r"seesaw_loss cannot meet .*mixup: its weights need the one true class"
+    ):
         build({"seesaw_loss": SeesawLoss(), "mixup": Mixup()}, Setup())
     with pytest.raises(UserError, match="both own the correction of the class prior"):
         build({"seesaw_loss": SeesawLoss(), "balanced_softmax": BalancedSoftmax()}, Setup())

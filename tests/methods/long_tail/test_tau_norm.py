@@ -30,8 +30,12 @@ def head(bias: bool = True) -> nn.Linear:
 def test_worked_rows(tau, rows):
     x, linear = torch.randn(9, 2, generator=torch.Generator().manual_seed(0)), head()
     expected = x @ torch.tensor(rows).T
-    torch.testing.assert_close(normalised(linear(x), linear, tau, True), expected, atol=2e-4, rtol=0)
-    torch.testing.assert_close(normalised(linear(x), linear, tau, False), expected + linear.bias, atol=2e-4, rtol=0)
+    torch.testing.assert_close(
+        normalised(linear(x), linear, tau, True), expected, atol=2e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        normalised(linear(x), linear, tau, False), expected + linear.bias, atol=2e-4, rtol=0
+    )
 
 
 @torch.no_grad()
@@ -43,7 +47,8 @@ def test_identities():
 
 
 def test_the_choice_is_the_best_mean_over_classes():
-    """Class 0 has ten times the weight of class 1 and twenty times its samples; the scores favour the right class."""
+    """Class 0 has ten times the weight of class 1 and twenty times its samples; the scores favour
+    the right class."""
     linear = nn.Linear(2, 2, bias=False)
     linear.weight.data.copy_(torch.tensor([[10.0, 0], [0, 1.0]]))
     x = torch.cat([torch.tensor([[1.0, 0.2]]).expand(20, 2), torch.tensor([[0.5, 1.0]])])
@@ -54,7 +59,8 @@ def test_the_choice_is_the_best_mean_over_classes():
             found.update(linear(x[rows]), y[rows], linear, True)
         means = found.right / found.seen
         found.choose()
-    # class 1 wins its sample once 10^τ > 5, that is from τ = .7 on, and class 0 loses its own once 10^τ > 50
+    # class 1 wins its sample once 10^τ > 5, that is from τ = .7 on, and class 0 loses its own once
+    # 10^τ > 50
     assert means.mean(1).tolist() == [0.5] * 7 + [1.0] * 10 + [0.5] * 4
     assert float(found.tau) == pytest.approx(0.7) and not found.right.any()
 
@@ -82,23 +88,32 @@ def test_a_run_chooses_on_the_validation_part_before_it_evaluates():
 
 
 def test_the_reported_network_is_the_one_that_is_normalised():
-    config = run_of("image", "tau_norm", "ema", **{"methods.tau_norm.tau": 1.0, "methods.ema.decay": 0.5})
+    config = run_of(
+        "image", "tau_norm", "ema", **{"methods.tau_norm.tau": 1.0, "methods.ema.decay": 0.5}
+    )
     recipe = parts(config)[1].eval()
     recipe.teacher.network.heads["label"].weight.data *= 3
     view = torch.rand(4, 1, 8, 8)
     with torch.no_grad():
         unit = recipe.predict_logits(view)["label"]
         plain = recipe.teacher.network(recipe.teacher.network.embed(view)).logits["label"]
-    torch.testing.assert_close(unit, normalised(plain, recipe.teacher.network.heads["label"], 1.0, True))
+    torch.testing.assert_close(
+        unit, normalised(plain, recipe.teacher.network.heads["label"], 1.0, True)
+    )
     assert EMA().declare().evaluates_teacher
 
 
 def test_mistakes_are_told():
-    with pytest.raises(UserError, match=r"tau_norm\.tau: null chooses it on the validation part, and there is none"):
+    with pytest.raises(
+        UserError, match=r"tau_norm\.tau: null chooses it on the validation part, and there is none"
+    ):
         build({"tau_norm": TauNorm()}, Setup())
     network = Setup().network()
     network.heads["label"] = nn.Sequential(nn.Linear(16, 3))
     with pytest.raises(UserError, match="head of task 'label' is not linear"):
         build({"tau_norm": TauNorm(tau=1.0)}, Setup(), network)
     with pytest.raises(UserError, match="both own the correction of the class prior"):
-        build({"tau_norm": TauNorm(tau=1.0), "posthoc_logit_adjustment": PosthocLogitAdjustment()}, Setup())
+        build(
+            {"tau_norm": TauNorm(tau=1.0), "posthoc_logit_adjustment": PosthocLogitAdjustment()},
+            Setup(),
+        )

@@ -1,4 +1,5 @@
-"""The worked example of the family: class counts 100, 10, 1 and two samples; and a criterion of methods on it."""
+"""The worked example of the family: class counts 100, 10, 1 and two samples; and a criterion of
+methods on it."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -16,8 +17,11 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.5, -1.0, 1.5]])
 TARGETS = torch.tensor([0, 2])
 
 
-def criterion_of(*methods: Method, counts: Tensor = COUNTS, labels: Tensor | None = None) -> Criterion:
-    """The criterion of a run with these methods and class counts, `labels` [M] being what a step has read."""
+def criterion_of(
+    *methods: Method, counts: Tensor = COUNTS, labels: Tensor | None = None
+) -> Criterion:
+    """The criterion of a run with these methods and class counts, `labels` [M] being what a step
+    has read."""
     classes = len(counts)
     recipe = SimpleNamespace(
         statistics=ClassStatistics({"label": counts}),
@@ -33,11 +37,17 @@ def criterion_of(*methods: Method, counts: Tensor = COUNTS, labels: Tensor | Non
         method.prepare(step, recipe)
 
     def bound(point: str) -> list:
-        return [partial(getattr(method, point), recipe=recipe) for method in methods if method.fills(point)]
+        return [
+            partial(getattr(method, point), recipe=recipe)
+            for method in methods
+            if method.fills(point)
+        ]
 
     return Criterion(bound("adjust"), bound("weigh"), bound("cost"))
 
 
-def losses(*methods: Method, logits: Tensor = LOGITS, target: Tensor = TARGETS, **more: Tensor) -> Tensor:
+def losses(
+    *methods: Method, logits: Tensor = LOGITS, target: Tensor = TARGETS, **more: Tensor
+) -> Tensor:
     """The supervised losses of the samples, [N]."""
     return criterion_of(*methods, **more)(logits, target, "label", "labeled")

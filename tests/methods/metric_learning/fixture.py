@@ -1,4 +1,5 @@
-"""The worked example of the family: six unit vectors in the plane, and their losses as plain loops gave them."""
+"""The worked example of the family: six unit vectors in the plane, and their losses as plain loops
+gave them."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +20,14 @@ X, Y = on_circle(0, 20, 70, 50, 110, 160), torch.tensor([0, 0, 0, 1, 1, 2])
 PROXIES = on_circle(10, 90, 180)
 
 
-def batch(seed: int, rows: int = 24, classes: int = 5, dim: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(
+    seed: int, rows: int = 24, classes: int = 5, dim: int = 6
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Random unnormalised embeddings in float64, every class there at least twice."""
     source = torch.Generator().manual_seed(seed)
-    labels = torch.cat([torch.arange(classes).repeat(2), torch.randint(classes, (rows,), generator=source)])[:rows]
+    labels = torch.cat(
+        [torch.arange(classes).repeat(2), torch.randint(classes, (rows,), generator=source)]
+    )[:rows]
     return torch.randn(rows, dim, generator=source, dtype=torch.float64), labels
 
 
@@ -40,7 +45,9 @@ def running(method: XBM, memory: Memory, step: int = 0) -> Any:
     """As much of a recipe as a loss with a memory asks for."""
     method.key = "xbm"
     return SimpleNamespace(
-        method_modules={"xbm": memory}, trainer=SimpleNamespace(global_step=step), tasks={"label": None}
+        method_modules={"xbm": memory},
+        trainer=SimpleNamespace(global_step=step),
+        tasks={"label": None},
     )
 
 

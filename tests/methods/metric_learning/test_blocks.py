@@ -1,4 +1,5 @@
-"""Pairs of a batch, their measures, and that a loss is the same in however many blocks it is computed."""
+"""Pairs of a batch, their measures, and that a loss is the same in however many blocks it is
+computed."""
 
 import pytest
 import torch
@@ -18,10 +19,16 @@ from tests.methods.metric_learning.fixture import X, Y, batch, of, proxy_anchor_
 from tests.oracles.compare import value_and_gradients
 
 LOSSES = {
-    **{f"triplet {mining}": Triplet(1.0, mining) for mining in ("all", "batch_hard", "semi_hard", "semi_hard_all")},
+    **{
+        f"triplet {mining}": Triplet(1.0, mining)
+        for mining in ("all", "batch_hard", "semi_hard", "semi_hard_all")
+    },
     "triplet unsquared": Triplet(1.0, squared=False),
     "multi_similarity": MultiSimilarity(),
-    **{f"lifted {variant}": LiftedStructure(variant=variant) for variant in ("smooth", "hard", "generalized")},
+    **{
+        f"lifted {variant}": LiftedStructure(variant=variant)
+        for variant in ("smooth", "hard", "generalized")
+    },
 }
 
 
@@ -44,7 +51,7 @@ def readable(request, monkeypatch):
     monkeypatch.setattr(devices, "readable", lambda tensor: request.param)
 
 
-# -- who is a pair -----------------------------------------------------------------------------------------------------
+# -- who is a pair ---------------------------------------------------------------------------------
 def test_counts_of_the_fixture(readable):
     block = block_of(Y, x=X)
     positive, negative = masks(block)
@@ -75,13 +82,18 @@ def test_means_of_the_fixture():
     scores = pair_scores(x, labels)
     for name, mask in (("positive", same & ~torch.eye(len(x)).bool()), ("negative", ~same)):
         torch.testing.assert_close(scores[f"{name}_cosine"], cosine[mask & both].mean())
-    assert pair_scores(x, torch.full_like(labels, -1)) == {"positive_cosine": 0, "negative_cosine": 0}
+    assert pair_scores(x, torch.full_like(labels, -1)) == {
+        "positive_cosine": 0,
+        "negative_cosine": 0,
+    }
 
 
-# -- measures ----------------------------------------------------------------------------------------------------------
+# -- measures --------------------------------------------------------------------------------------
 def matrix_of(measure, x):
     x, references, lengths = measure.prepared(x, None)
-    return measure.matrix(x, references, slice(0, len(x)), lengths, torch.empty(len(x), len(x), dtype=x.dtype))
+    return measure.matrix(
+        x, references, slice(0, len(x)), lengths, torch.empty(len(x), len(x), dtype=x.dtype)
+    )
 
 
 def test_duplicates_have_a_distance_and_a_gradient_of_zero():
@@ -96,19 +108,26 @@ def test_near_points_far_from_the_origin_keep_their_distance():
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     far = (1e-2 * x + 50).float()
     expected = (far.double()[:, None] - far.double()).square().sum(2)
-    torch.testing.assert_close(matrix_of(SquaredDistance(), far).double(), expected, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(
+        matrix_of(SquaredDistance(), far).double(), expected, rtol=1e-4, atol=1e-9
+    )
 
 
 def number(measure, x, references):
     """[B, R] by autograd."""
     if isinstance(measure, Cosine):
-        return torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(references, dim=1).T
+        return (
+            torch.nn.functional.normalize(x, dim=1)
+            @ torch.nn.functional.normalize(references, dim=1).T
+        )
     squared = (x[:, None] - references).square().sum(2)
     return squared.clamp_min(1e-30).sqrt() if isinstance(measure, Distance) else squared
 
 
 @pytest.mark.parametrize("apart", [False, True])
-@pytest.mark.parametrize("measure", [Cosine(), SquaredDistance(), Distance()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "measure", [Cosine(), SquaredDistance(), Distance()], ids=lambda m: type(m).__name__
+)
 def test_gradients_are_those_of_autograd_entry_by_entry_and_by_products(measure, apart):
     x, references = batch(1)[0], batch(2, rows=9)[0]
     index = torch.stack([torch.randperm(9)[:2] for _ in range(4)])
@@ -133,7 +152,9 @@ def test_gradients_are_those_of_autograd_entry_by_entry_and_by_products(measure,
         torch.testing.assert_close(tuple(restored), expected)
 
 
-@pytest.mark.parametrize("measure", [Cosine(), SquaredDistance(), Distance()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "measure", [Cosine(), SquaredDistance(), Distance()], ids=lambda m: type(m).__name__
+)
 def test_gradients_of_a_batch_that_is_both_sides_are_those_of_autograd(measure):
     x, leaf = batch(1, rows=8)[0], batch(1, rows=8)[0].requires_grad_()
     slope = torch.randn(8, 8, dtype=x.dtype).fill_diagonal_(0)
@@ -145,29 +166,39 @@ def test_gradients_of_a_batch_that_is_both_sides_are_those_of_autograd(measure):
     torch.testing.assert_close(measure.outer(side, lengths[0], found), expected)
 
 
-# -- sums of exponentials ----------------------------------------------------------------------------------------------
+# -- sums of exponentials --------------------------------------------------------------------------
 def test_sums_over_nothing_are_finite_and_have_no_slope():
     z = torch.tensor([[1.0, -FAR, 3.0], [-FAR, -FAR, -FAR]])
     one, slope_of_one = log_one_plus_sum_exp(z.clone())
     plain, slope = log_sum_exp(z.clone())
     kept = torch.tensor([1.0, 3.0])
-    torch.testing.assert_close(one, torch.stack([kept.exp().sum().log1p(), torch.zeros(())])[:, None])
+    torch.testing.assert_close(
+        one, torch.stack([kept.exp().sum().log1p(), torch.zeros(())])[:, None]
+    )
     torch.testing.assert_close(plain[0, 0], kept.exp().sum().log())
     torch.testing.assert_close(slope[0, [0, 2]], kept.softmax(0))
     assert plain[1] < -1000 and slope.isfinite().all() and (slope_of_one[1] == 0).all()
 
 
-# -- blocks ------------------------------------------------------------------------------------------------------------
+# -- blocks ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_the_same_in_many_blocks(name, monkeypatch, readable):
-    """However many there are, whether derivatives are kept whole, whether entries and positives come one by one."""
+    """However many there are, whether derivatives are kept whole, whether entries and positives
+    come one by one."""
     x, labels = batch(3)
     labels[::7] = -1
     whole = value_and_gradients(lambda z: of(LOSSES[name], z, labels), x)
-    for setting in ({"BLOCK": {"cpu": 3 * len(x)}}, {"WHOLE": {"cpu": 0}}, {"FEW": 0}, {"FEW": 10**9, "LISTED": 0}):
+    for setting in (
+        {"BLOCK": {"cpu": 3 * len(x)}},
+        {"WHOLE": {"cpu": 0}},
+        {"FEW": 0},
+        {"FEW": 10**9, "LISTED": 0},
+    ):
         for key, value in setting.items():
             monkeypatch.setattr(blocks, key, value)
-        torch.testing.assert_close(value_and_gradients(lambda z: of(LOSSES[name], z, labels), x), whole)
+        torch.testing.assert_close(
+            value_and_gradients(lambda z: of(LOSSES[name], z, labels), x), whole
+        )
 
 
 @pytest.fixture
@@ -188,7 +219,9 @@ def test_blocks_without_a_slope_leave_nothing_of_what_memory_held(name, monkeypa
     assert all(part.isfinite().all() for part in whole) and whole[1].any()
     for cells in (1, 3):
         monkeypatch.setattr(blocks, "BLOCK", {"cpu": cells * len(x)})
-        torch.testing.assert_close(value_and_gradients(lambda z: of(LOSSES[name], z, labels), x), whole)
+        torch.testing.assert_close(
+            value_and_gradients(lambda z: of(LOSSES[name], z, labels), x), whole
+        )
 
 
 def test_proxies_are_the_same_in_many_blocks(monkeypatch, readable):

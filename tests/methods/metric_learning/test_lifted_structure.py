@@ -7,7 +7,8 @@ from tests.methods.metric_learning.fixture import X, Y, batch, of
 
 
 @pytest.mark.parametrize(
-    ("variant", "expected"), [("smooth", 3.7518087759), ("hard", 1.1128838006), ("generalized", 2.5213244802)]
+    ("variant", "expected"),
+    [("smooth", 3.7518087759), ("hard", 1.1128838006), ("generalized", 2.5213244802)],
 )
 def test_worked_example(variant, expected):
     assert float(of(LiftedStructure(variant=variant), X, Y)) == pytest.approx(expected, abs=1e-9)
@@ -17,7 +18,9 @@ def test_moving_and_turning_all_embeddings_changes_nothing():
     x, labels = batch(3)
     turn = torch.linalg.qr(batch(4, rows=6)[0]).Q
     moved = x @ turn + 3.0
-    torch.testing.assert_close(of(LiftedStructure(), moved, labels), of(LiftedStructure(), x, labels))
+    torch.testing.assert_close(
+        of(LiftedStructure(), moved, labels), of(LiftedStructure(), x, labels)
+    )
 
 
 def test_the_smooth_form_is_above_the_hard_one():

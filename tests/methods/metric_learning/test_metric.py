@@ -1,4 +1,5 @@
-"""What all losses on embeddings share: head, clean view, teacher, exactness of what is asked for."""
+"""What all losses on embeddings share: head, clean view, teacher, exactness of what is asked
+for."""
 
 import pytest
 import torch
@@ -22,7 +23,10 @@ def test_the_embedding_is_an_output_of_the_one_forward():
 
 
 def test_distances_see_no_shift_so_there_is_none_to_learn():
-    heads = [build({"m": LiftedStructure(normalize=n)}, Setup()).network.heads["embedding"] for n in (False, True)]
+    heads = [
+        build({"m": LiftedStructure(normalize=n)}, Setup()).network.heads["embedding"]
+        for n in (False, True)
+    ]
     assert [head.project.bias is not None for head in heads] == [False, True]
     assert heads[0](torch.randn(8, 16)).norm(dim=1).std() > 1e-3
 
@@ -36,16 +40,22 @@ def test_a_change_of_logits_at_inference_leaves_the_embedding_alone():
     recipe = build({"triplet": Triplet(dim=5), "posthoc": PosthocLogitAdjustment(tau=2.0)}, Setup())
     view = torch.rand(4, 3, 8, 8)
     changed, raw = recipe.predict_logits(view), recipe.predict_logits(view, raw=True)
-    assert torch.equal(changed["embedding"], raw["embedding"]) and not torch.equal(changed["label"], raw["label"])
+    assert torch.equal(changed["embedding"], raw["embedding"]) and not torch.equal(
+        changed["label"], raw["label"]
+    )
 
 
 def test_two_losses_share_an_embedding_or_are_refused():
     both = build({"triplet": Triplet(), "multi_similarity": MultiSimilarity()}, Setup())
     assert both.composition.embedding.dim == 128
-    with pytest.raises(UserError, match=r"triplet.*multi_similarity share one embedding.*dim 64 against 128.*equal"):
+    with pytest.raises(
+        UserError, match=r"triplet.*multi_similarity share one embedding.*dim 64 against 128.*equal"
+    ):
         build({"triplet": Triplet(dim=64), "multi_similarity": MultiSimilarity()}, Setup())
     with pytest.raises(UserError, match="normalize False against True"):
-        build({"lifted_structure": LiftedStructure(), "multi_similarity": MultiSimilarity()}, Setup())
+        build(
+            {"lifted_structure": LiftedStructure(), "multi_similarity": MultiSimilarity()}, Setup()
+        )
 
 
 def test_a_task_may_not_be_called_embedding():
@@ -58,8 +68,12 @@ def test_mixed_inputs_change_the_classification_branch_alone():
     plain = train({"triplet": Triplet()}, steps=1)
     torch.manual_seed(0)
     mixed = train({"mixup": Mixup(), "triplet": Triplet()}, steps=1)
-    assert mixed.history[0]["train/triplet"] == pytest.approx(plain.history[0]["train/triplet"], rel=1e-5)
-    assert mixed.history[0]["train/supervised"] != pytest.approx(plain.history[0]["train/supervised"], rel=1e-3)
+    assert mixed.history[0]["train/triplet"] == pytest.approx(
+        plain.history[0]["train/triplet"], rel=1e-5
+    )
+    assert mixed.history[0]["train/supervised"] != pytest.approx(
+        plain.history[0]["train/supervised"], rel=1e-3
+    )
 
 
 def test_a_weight_of_zero_trains_as_if_it_were_not_there():

@@ -30,7 +30,9 @@ def test_missing_labels_are_as_if_the_samples_were_not_there():
     x, labels = batch(2)
     labels[::3] = -1
     kept = labels >= 0
-    torch.testing.assert_close(of(MultiSimilarity(), x, labels), of(MultiSimilarity(), x[kept], labels[kept]))
+    torch.testing.assert_close(
+        of(MultiSimilarity(), x, labels), of(MultiSimilarity(), x[kept], labels[kept])
+    )
 
 
 def test_mining_that_leaves_nothing_costs_nothing_whatever_the_scale():
@@ -54,7 +56,9 @@ def test_training_separates_the_classes(kind):
     first, last = result.history[0], result.history[-1]
     gap = [row["train/positive_cosine"] - row["train/negative_cosine"] for row in (first, last)]
     assert gap[1] > gap[0] + 0.1
-    assert result.recipe.network.calls == 40, "the clean view and the supervised one share a forward"
+    assert result.recipe.network.calls == 40, (
+        "the clean view and the supervised one share a forward"
+    )
 
 
 def test_it_changes_what_is_learnt():

@@ -30,6 +30,10 @@ def test_messages_name_the_key_of_the_method():
 
 
 def test_every_anchor_of_a_real_run_has_positives_and_negatives():
-    outcome = trial(run_of("image", "triplet", "pk", **{"methods.pk.samples_per_class": 2, "data.batch_size": 8}))
+    outcome = trial(
+        run_of(
+            "image", "triplet", "pk", **{"methods.pk.samples_per_class": 2, "data.batch_size": 8}
+        )
+    )
     labels = outcome.recipe.last_step.streams["labeled"].targets["label"]
     assert labels.unique(return_counts=True)[1].tolist() == [2, 2, 2, 2]

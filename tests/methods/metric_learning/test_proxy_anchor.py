@@ -31,13 +31,23 @@ def test_proxies_have_a_rate_of_their_own_and_no_decay():
     recipe = build({"proxy_anchor": ProxyAnchor(proxy_lr=30.0, dim=4)}, Setup())
     vectors = recipe.method_modules["proxy_anchor"]["label"].vectors
     assert vectors.shape == (3, 4)
-    (group,) = [g for g in parameter_groups(recipe, SGD(lr=0.01), []) if any(p is vectors for p in g["params"])]
-    assert (len(group["params"]), group["lr"], group["weight_decay"]) == (1, pytest.approx(0.3), 0.0)
+    (group,) = [
+        g
+        for g in parameter_groups(recipe, SGD(lr=0.01), [])
+        if any(p is vectors for p in g["params"])
+    ]
+    assert (len(group["params"]), group["lr"], group["weight_decay"]) == (
+        1,
+        pytest.approx(0.3),
+        0.0,
+    )
 
 
 def test_proxies_start_as_the_authors_do():
     torch.manual_seed(0)
-    assert float(Proxies(200, 64, 1.0).vectors.detach().std()) == pytest.approx((2 / 200) ** 0.5, rel=0.05)
+    assert float(Proxies(200, 64, 1.0).vectors.detach().std()) == pytest.approx(
+        (2 / 200) ** 0.5, rel=0.05
+    )
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
@@ -47,6 +57,8 @@ def test_training_gathers_samples_at_their_proxies(kind):
 
 
 def test_two_tasks_have_proxies_and_terms_of_their_own():
-    result = train({"proxy_anchor": ProxyAnchor(dim=8, proxy_lr=1.0)}, tasks={"a": 3, "b": 2}, missing=True)
+    result = train(
+        {"proxy_anchor": ProxyAnchor(dim=8, proxy_lr=1.0)}, tasks={"a": 3, "b": 2}, missing=True
+    )
     assert {"train/proxy_anchor/a", "train/proxy_anchor/b"} <= result.history[-1].keys()
     assert [len(result.recipe.method_modules["proxy_anchor"][t].vectors) for t in "ab"] == [3, 2]

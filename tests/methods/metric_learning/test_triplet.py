@@ -47,12 +47,19 @@ def by_loops(x: torch.Tensor, labels: torch.Tensor, method: Triplet) -> torch.Te
                 continue
             if method.mining == "semi_hard":
                 farther = [j for j in others if d[a, j] > d[a, p]]
-                j = min(farther, key=lambda j: d[a, j]) if farther else max(others, key=lambda j: d[a, j])
+                j = (
+                    min(farther, key=lambda j: d[a, j])
+                    if farther
+                    else max(others, key=lambda j: d[a, j])
+                )
                 z = d[a, p] - d[a, j] + method.margin
                 terms.append(F.softplus(z) if method.soft else z.clamp_min(0))
                 continue
             for j in others:
-                if method.mining == "semi_hard_all" and not d[a, p] < d[a, j] < d[a, p] + method.margin:
+                if (
+                    method.mining == "semi_hard_all"
+                    and not d[a, p] < d[a, j] < d[a, p] + method.margin
+                ):
                     continue
                 terms.append((d[a, p] - d[a, j] + method.margin).clamp_min(0))
     values = torch.stack(terms)
@@ -89,13 +96,16 @@ def test_a_collapsed_embedding_costs_the_margin_and_has_no_gradient():
 
 
 def test_triplets_whose_sum_rounds_to_zero_are_still_active():
-    """Distances of 100 and a few units in the last place of float32: both sums are rounded, and so may be equal."""
+    """Distances of 100 and a few units in the last place of float32: both sums are rounded, and so
+    may be equal."""
     unit, rounded = 2.0**-17, 0
     for seed in range(200):
         steps = torch.randint(0, 3, (2, 3, 1), generator=torch.Generator().manual_seed(seed))
         positive, negative = 100 + unit * (steps + torch.tensor([1, 0])[:, None, None])
         one = torch.ones(3, 1, dtype=torch.int64)
-        said = all_triplets(Block(positive, one.bool(), one, negative.clone(), one[:, 0], negative.clone), 0.0)
+        said = all_triplets(
+            Block(positive, one.bool(), one, negative.clone(), one[:, 0], negative.clone), 0.0
+        )
         active = int((positive > negative).sum())
         assert int(said.counts[0]) == active and bool(said.active) == bool(active)
         rounded += bool(active) and not float(said.value)
@@ -112,14 +122,16 @@ def test_a_batch_without_triplets_costs_nothing_and_has_a_gradient(mining):
 
 
 def test_soft_needs_few_triplets():
-    with pytest.raises(UserError, match=r"methods\.triplet\.soft=true: .* expected mining=batch_hard or semi_hard"):
+    with pytest.raises(
+        UserError, match=r"methods\.triplet\.soft=true: .* expected mining=batch_hard or semi_hard"
+    ):
         Triplet(soft=True)
 
 
 @pytest.mark.parametrize("mining", ["all", "batch_hard", "semi_hard", "semi_hard_all"])
 def test_few_positives_many_and_unknown_numbers_of_them_are_one_loss(mining, monkeypatch):
-    """By passes over a row, by sorting it, and with shapes that do not depend on the labels, as on a device that may
-    not be waited for."""
+    """By passes over a row, by sorting it, and with shapes that do not depend on the labels, as on
+    a device that may not be waited for."""
     x, labels = batch(7)
     memory, stored = batch(8, rows=31)
     labels[::5], stored[::4] = -1, -1

@@ -14,7 +14,13 @@ def test_the_ring_keeps_the_last_rows():
     for start in (0, 3, 6):
         rows = torch.arange(start, start + 3)
         memory.enqueue(rows[:, None].float(), rows[None])
-    assert memory.labels[0].tolist() == [5, 6, 7, 8, 4] and memory.embeddings[:, 0].tolist() == [5, 6, 7, 8, 4]
+    assert memory.labels[0].tolist() == [5, 6, 7, 8, 4] and memory.embeddings[:, 0].tolist() == [
+        5,
+        6,
+        7,
+        8,
+        4,
+    ]
     assert int(memory.written) == 9
     memory.enqueue(torch.arange(7.0)[:, None], torch.arange(7)[None])
     assert sorted(memory.labels[0].tolist()) == [2, 3, 4, 5, 6]
@@ -25,7 +31,9 @@ def test_before_its_start_and_with_an_empty_memory_it_is_the_plain_loss():
     method = XBM(start=10)
     plain = of(MultiSimilarity(), x, labels)
     for memory, step in ((filled_memory(), 9), (Memory(8, 6, 1).double(), 10)):
-        torch.testing.assert_close(method.loss(x, labels, "label", running(method, memory, step))[0], plain)
+        torch.testing.assert_close(
+            method.loss(x, labels, "label", running(method, memory, step))[0], plain
+        )
     assert method.loss(x, labels, "label", running(method, filled_memory(), 10))[0] > plain
 
 
@@ -41,7 +49,10 @@ def test_triplets_against_the_memory_have_options_of_their_own():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"margn": 0.1}, "methods.xbm.options.margn: triplet has no such argument; did you mean 'margin'"),
+        (
+            {"margn": 0.1},
+            "methods.xbm.options.margn: triplet has no such argument; did you mean 'margin'",
+        ),
         ({"margin": "wide"}, "methods.xbm.options.margin: got 'wide', expected a number"),
     ],
 )

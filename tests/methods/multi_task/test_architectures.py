@@ -43,7 +43,9 @@ class Pictures:
 def network_of(name: str = "digits_cnn", seed: int = 0):
     torch.manual_seed(seed)
     side = 32 if name.startswith("vit") else 64
-    return build_network(Pictures(side), TASKS, name=name, options=dict(BACKBONES.get(name, {})) or None)
+    return build_network(
+        Pictures(side), TASKS, name=name, options=dict(BACKBONES.get(name, {})) or None
+    )
 
 
 def rebuilt(method, network):
@@ -52,7 +54,11 @@ def rebuilt(method, network):
 
 
 def pictures(network, rows: int = 3) -> Embedded:
-    return Embedded(torch.rand(rows, 3, *(network.input_size or (64, 64)), generator=torch.Generator().manual_seed(1)))
+    return Embedded(
+        torch.rand(
+            rows, 3, *(network.input_size or (64, 64)), generator=torch.Generator().manual_seed(1)
+        )
+    )
 
 
 def randomised(module: nn.Module, seed: int = 5) -> nn.Module:
@@ -64,7 +70,7 @@ def randomised(module: nn.Module, seed: int = 5) -> nn.Module:
     return module
 
 
-# -- columns -----------------------------------------------------------------------------------------------------------
+# -- columns ---------------------------------------------------------------------------------------
 @EACH
 def test_columns_begin_as_the_backbone_itself(name):
     network = network_of(name).eval()
@@ -78,7 +84,9 @@ def test_columns_begin_as_the_backbone_itself(name):
     assert found.features.shape == (3, network.feature_dim)
 
 
-@pytest.mark.parametrize("name", ["digits_cnn", "resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name", ["digits_cnn", "resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"]
+)
 def test_unstitched_columns_are_independent_networks(name):
     """α = I: outputs and gradients in training mode are those of separate networks."""
     method = CrossStitch(own=1.0)
@@ -109,7 +117,9 @@ def test_unstitched_columns_are_independent_networks(name):
 
 
 def test_stages_of_a_transformer_are_four():
-    network = build_network(Pictures(32), TASKS, name="vit_tiny_patch16_224", options=VIT | {"depth": 12})
+    network = build_network(
+        Pictures(32), TASKS, name="vit_tiny_patch16_224", options=VIT | {"depth": 12}
+    )
     assert named_stages(network.backbone) == [f"blocks.{i}" for i in (2, 5, 8, 11)]
 
 
@@ -123,7 +133,9 @@ def test_frozen_weights_are_held_once():
     assert first.weight is not second.weight
 
 
-@pytest.mark.parametrize("method", [CrossStitch(), MTAN(), HardSharing(split_stage=0)], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "method", [CrossStitch(), MTAN(), HardSharing(split_stage=0)], ids=lambda m: type(m).__name__
+)
 def test_a_backbone_that_cannot_be_staged_is_refused_in_one_line(method):
     class Odd(nn.Module):
         def __init__(self):
@@ -136,14 +148,17 @@ def test_a_backbone_that_cannot_be_staged_is_refused_in_one_line(method):
 
     network = network_of()
     network.backbone, network.feature_dim = Odd(), 8
-    with pytest.raises(UserError, match=r"cannot cut network.name into stages .*'body'.*: expected one like resnet18"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot cut network.name into stages .*'body'.*: expected one like resnet18",
+    ):
         rebuilt(method, network)
     network.backbone.feature_info = []
     with pytest.raises(UserError, match=r"cannot cut network.name into stages"):
         rebuilt(method, network)
 
 
-# -- cross-stitch ------------------------------------------------------------------------------------------------------
+# -- cross-stitch ----------------------------------------------------------------------------------
 def test_the_worked_stitch():
     alpha = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).unsqueeze(2)
     found = stitch([torch.tensor([[1.0, 2.0]]), torch.tensor([[10.0, 20.0]])], alpha, 1)
@@ -166,7 +181,9 @@ def test_alpha_at_the_start():
     alpha = start_alpha(4, 5, 0.7)
     assert alpha.shape == (4, 4, 5)
     torch.testing.assert_close(alpha.sum(1), torch.ones(4, 5))
-    assert float(alpha[1, 1, 2]) == pytest.approx(0.7) and float(alpha[1, 2, 2]) == pytest.approx(0.1)
+    assert float(alpha[1, 1, 2]) == pytest.approx(0.7) and float(alpha[1, 2, 2]) == pytest.approx(
+        0.1
+    )
 
 
 def test_equal_rows_make_columns_take_the_same():
@@ -185,10 +202,12 @@ def test_alphas_have_their_own_rate_and_no_decay():
     network = rebuilt(CrossStitch(lr_scale=100.0, per_channel=False), network_of())
     alphas = [m.alpha for m in network.modules() if isinstance(m, Stitch)]
     assert len(alphas) == 4
-    assert all((a._lr_scale, a._weight_decay, tuple(a.shape)) == (100.0, 0.0, (2, 2, 1)) for a in alphas)
+    assert all(
+        (a._lr_scale, a._weight_decay, tuple(a.shape)) == (100.0, 0.0, (2, 2, 1)) for a in alphas
+    )
 
 
-# -- hard sharing ------------------------------------------------------------------------------------------------------
+# -- hard sharing ----------------------------------------------------------------------------------
 @EACH
 def test_layers_before_the_split_are_shared_and_those_after_are_copied(name):
     plain, network = network_of(name).eval(), network_of(name)
@@ -198,7 +217,10 @@ def test_layers_before_the_split_are_shared_and_those_after_are_copied(name):
         torch.testing.assert_close(features, plain.features(x), atol=1e-5, rtol=1e-4, msg=task)
     loss = split(x).logits["shape"].square().sum()
     loss.backward()
-    reached = {n: p.grad is not None and bool(p.grad.abs().sum() > 0) for n, p in split.backbone.named_parameters()}
+    reached = {
+        n: p.grad is not None and bool(p.grad.abs().sum() > 0)
+        for n, p in split.backbone.named_parameters()
+    }
     assert any(".copies.0." in n for n in reached) and any(".copies." not in n for n in reached)
     assert not any(hit for n, hit in reached.items() if ".copies.1." in n)
     assert all(hit for n, hit in reached.items() if ".copies." not in n)
@@ -215,11 +237,13 @@ def test_without_a_split_nothing_changes_but_heads():
 
 
 def test_a_split_too_deep():
-    with pytest.raises(UserError, match=r"split_stage=9: no layers are left to copy; expected 0 to 3"):
+    with pytest.raises(
+        UserError, match=r"split_stage=9: no layers are left to copy; expected 0 to 3"
+    ):
         rebuilt(HardSharing(split_stage=9), network_of())
 
 
-# -- MTAN --------------------------------------------------------------------------------------------------------------
+# -- MTAN ------------------------------------------------------------------------------------------
 @EACH
 def test_open_masks_are_hard_sharing(name):
     """Masks of one: every head reads the shared features; the trunk itself is never changed."""
@@ -269,15 +293,19 @@ def test_masks_against_the_formula():
             f = torch.nn.functional.adaptive_max_pool2d(attention.onward(attended), p.shape[2:])
             u = torch.cat([u, f], 1)
         attended = attention.masks["colour"](u) * p
-    torch.testing.assert_close(network.features(x)["colour"], attended.mean((2, 3)), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        network.features(x)["colour"], attended.mean((2, 3)), atol=1e-6, rtol=1e-5
+    )
 
 
 ARCHITECTURES = pytest.mark.parametrize(
-    "architecture", [CrossStitch(), MTAN(), HardSharing(split_stage=2)], ids=lambda m: type(m).__name__
+    "architecture",
+    [CrossStitch(), MTAN(), HardSharing(split_stage=2)],
+    ids=lambda m: type(m).__name__,
 )
 
 
-# -- with weightings ---------------------------------------------------------------------------------------------------
+# -- with weightings -------------------------------------------------------------------------------
 @ARCHITECTURES
 def test_weights_of_gradients_reach_all_that_tasks_share(architecture):
     setup = Setup(tasks=TASKS, steps=2)
@@ -288,8 +316,12 @@ def test_weights_of_gradients_reach_all_that_tasks_share(architecture):
 
 @ARCHITECTURES
 def test_there_is_no_single_representation(architecture):
-    with pytest.raises(UserError, match=r"methods.mgda cannot meet methods.a: .*set its grad_source=shared"):
-        build({"a": architecture, "mgda": MGDA(grad_source="rep")}, Setup(tasks=TASKS), network_of())
+    with pytest.raises(
+        UserError, match=r"methods.mgda cannot meet methods.a: .*set its grad_source=shared"
+    ):
+        build(
+            {"a": architecture, "mgda": MGDA(grad_source="rep")}, Setup(tasks=TASKS), network_of()
+        )
     assert "grad_source=shared" in ONE_REPRESENTATION
 
 

@@ -1,4 +1,5 @@
-"""One backward through all heads gives what one a task gives, and is left alone where it would not."""
+"""One backward through all heads gives what one a task gives, and is left alone where it would
+not."""
 
 from types import SimpleNamespace
 
@@ -18,7 +19,12 @@ from recipes.step.gates import Gates
 from tests.harness import Setup, train
 from tests.methods.multi_task.worked import TASKS
 
-SETTINGS = [("rep", {}), ("shared", {}), ("rep", {"missing": True}), ("shared", {"kind": "text", "norm": True})]
+SETTINGS = [
+    ("rep", {}),
+    ("shared", {}),
+    ("rep", {"missing": True}),
+    ("shared", {"kind": "text", "norm": True}),
+]
 
 
 @pytest.mark.parametrize(("source", "settings"), SETTINGS, ids=str)
@@ -50,7 +56,9 @@ def test_further_losses_of_a_task_pass_its_gates_too(source, monkeypatch):
 @pytest.mark.parametrize("source", ["rep", "shared"])
 def test_accumulation_adds_the_parts(source, monkeypatch):
     def run():
-        return train({"mgda": MGDA(grad_source=source)}, tasks=TASKS, steps=2, accumulate=3).parameters
+        return train(
+            {"mgda": MGDA(grad_source=source)}, tasks=TASKS, steps=2, accumulate=3
+        ).parameters
 
     together = run()
     monkeypatch.setattr(gram, "branching", lambda *a: None)
@@ -73,10 +81,14 @@ def test_gradients_at_the_gates_and_of_the_heads():
     network, output, losses = small()
     found = branches(parts(network, output, losses), losses, [output.features], keep=True)
     for loss, (row,) in zip(losses, found.by_task, strict=True):
-        torch.testing.assert_close(row, torch.autograd.grad(loss, output.features, retain_graph=True)[0])
+        torch.testing.assert_close(
+            row, torch.autograd.grad(loss, output.features, retain_graph=True)[0]
+        )
     assert {id(p) for p, _ in found.own} == {id(p) for p in network.heads.parameters()}
     for p, gradient in found.own:
-        torch.testing.assert_close(gradient, torch.autograd.grad(sum(losses), p, retain_graph=True)[0])
+        torch.testing.assert_close(
+            gradient, torch.autograd.grad(sum(losses), p, retain_graph=True)[0]
+        )
 
 
 def crossing(network, output, losses):
@@ -117,7 +129,9 @@ def test_a_parameter_of_the_trunk_that_a_head_uses_too_is_seen():
 
     network.heads[next(iter(TASKS))] = Tied(network.heads[next(iter(TASKS))])
     output = network(Embedded(torch.rand(4, 3, 8, 8)))
-    assert parts(network, output, [output.logits[task].logsumexp(1).mean() for task in TASKS]) is None
+    assert (
+        parts(network, output, [output.logits[task].logsumexp(1).mean() for task in TASKS]) is None
+    )
 
 
 def test_dropout_between_features_and_gates_is_seen():
@@ -158,7 +172,11 @@ def test_given_gradients_that_need_no_factor_are_taken_as_they_are():
 
 
 def test_one_gradient_given_to_two_parameters_stays_that_of_both():
-    x, y, both = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True), torch.tensor([3.0, 4.0])
+    x, y, both = (
+        torch.ones(2, requires_grad=True),
+        torch.ones(2, requires_grad=True),
+        torch.tensor([3.0, 4.0]),
+    )
     given(torch.tensor(1.0), [(x, both), (y, both)]).backward()
     x.grad.zero_()
     assert y.grad.tolist() == [3.0, 4.0]
@@ -167,7 +185,9 @@ def test_one_gradient_given_to_two_parameters_stays_that_of_both():
 @pytest.mark.parametrize("source", ["rep", "shared"])
 def test_gradients_of_a_loss_that_is_not_scaled_are_no_update_in_fp16(source):
     network, output, losses = small()
-    recipe = SimpleNamespace(tasks=dict.fromkeys(TASKS), network=network, parameters=network.parameters)
+    recipe = SimpleNamespace(
+        tasks=dict.fromkeys(TASKS), network=network, parameters=network.parameters
+    )
     for dtype, done in ((torch.float16, False), (torch.bfloat16, True)):
         provider = GramProvider(source)
         with torch.autocast("cpu", dtype=dtype):
@@ -178,7 +198,9 @@ def test_gradients_of_a_loss_that_is_not_scaled_are_no_update_in_fp16(source):
 def test_a_perturbation_that_learns_keeps_the_way_to_the_inputs_open(monkeypatch):
     weight, delta = torch.nn.Parameter(torch.ones(2)), torch.zeros(2, requires_grad=True)
     assert asks_for_itself(weight + delta, [weight]) and asks_for_itself(delta, [weight])
-    assert not asks_for_itself(2 * weight, [weight]) and not asks_for_itself(torch.ones(2), [weight])
+    assert not asks_for_itself(2 * weight, [weight]) and not asks_for_itself(
+        torch.ones(2), [weight]
+    )
 
     def run():
         methods = {"freelb": FreeLB(step_size=1.0), "pcgrad": PCGrad()}

@@ -15,7 +15,9 @@ def test_worked_example():
     assert gradient.tolist() == [4, -1]
     plain = torch.ones(2) - 0.025 * gradient
     assert plain.tolist() == pytest.approx([0.9, 1.025])
-    assert descended(torch.ones(2), gradient, 0.025, 1e-3).tolist() == pytest.approx([0.935065, 1.064935], abs=1e-6)
+    assert descended(torch.ones(2), gradient, 0.025, 1e-3).tolist() == pytest.approx(
+        [0.935065, 1.064935], abs=1e-6
+    )
 
 
 def test_the_gradient_is_that_of_the_papers_loss():
@@ -26,12 +28,16 @@ def test_the_gradient_is_that_of_the_papers_loss():
         with torch.no_grad():
             target = (w * n).mean() * (pace / pace.mean()).pow(1.5)
         (expected,) = torch.autograd.grad((w * n - target).abs().sum(), w)
-        torch.testing.assert_close(balance_gradient(w.detach(), n, pace, 1.5, torch.ones(4).bool()), expected)
+        torch.testing.assert_close(
+            balance_gradient(w.detach(), n, pace, 1.5, torch.ones(4).bool()), expected
+        )
 
 
 def test_fixed_points():
     same = torch.full((3,), 2.0)
-    still = balance_gradient(torch.ones(3), same, torch.tensor([1.0, 2, 3]), 0.0, torch.ones(3).bool())
+    still = balance_gradient(
+        torch.ones(3), same, torch.tensor([1.0, 2, 3]), 0.0, torch.ones(3).bool()
+    )
     assert still.tolist() == [0, 0, 0]
     # weights that give gradient norms in proportion to r^α stay
     r = torch.tensor([0.5, 1.5], dtype=torch.float64)
@@ -43,8 +49,13 @@ def test_fixed_points():
 
 
 def test_an_absent_task_has_no_part():
-    with_absent = balance_gradient(torch.ones(3), torch.tensor([4.0, 1.0, 9.0]), torch.tensor([0.5, 0.9, 77.0]), 1.5,
-                                   torch.tensor([True, True, False]))  # fmt: skip
+    with_absent = balance_gradient(
+        torch.ones(3),
+        torch.tensor([4.0, 1.0, 9.0]),
+        torch.tensor([0.5, 0.9, 77.0]),
+        1.5,
+        torch.tensor([True, True, False]),
+    )
     assert with_absent.tolist() == [4, -1, 0]
 
 
@@ -67,14 +78,18 @@ def test_in_the_engine_weights_start_at_one_and_keep_their_sum():
 def test_initial_losses():
     first = train({"gradnorm": GradNorm()}, tasks=TASKS, steps=2)
     losses = [first.history[0][f"train/supervised/{task}"] for task in TASKS]
-    assert first.recipe.method_modules["gradnorm"].initial.tolist() == pytest.approx(losses, rel=1e-5)
+    assert first.recipe.method_modules["gradnorm"].initial.tolist() == pytest.approx(
+        losses, rel=1e-5
+    )
     known = train({"gradnorm": GradNorm(init_loss="log_c")}, tasks=TASKS, steps=2)
     expected = torch.tensor([3.0, 4.0, 2.0]).log().tolist()
     assert known.recipe.method_modules["gradnorm"].initial.tolist() == pytest.approx(expected)
 
 
 def test_a_layer_by_name_and_one_that_is_not_there():
-    named = train({"gradnorm": GradNorm(lr=0.5, layer="body.0.weight")}, tasks=TASKS, steps=2).history
+    named = train(
+        {"gradnorm": GradNorm(lr=0.5, layer="body.0.weight")}, tasks=TASKS, steps=2
+    ).history
     assert named[1] != train({"gradnorm": GradNorm(lr=0.5)}, tasks=TASKS, steps=2).history[1]
     with pytest.raises(UserError, match=r"layer='body\.7\.weight'"):
         train({"gradnorm": GradNorm(layer="body.7.weight")}, tasks=TASKS, steps=1)

@@ -24,7 +24,7 @@ def gram_by_hand(watch, of) -> torch.Tensor:
     return torch.stack(rows) @ torch.stack(rows).T
 
 
-# -- losses by task ----------------------------------------------------------------------------------------------------
+# -- losses by task --------------------------------------------------------------------------------
 def test_terms_of_a_task_are_summed_with_their_weights_and_those_of_none_stand_apart():
     step = step_with({})
     step.tasks = ("a", "b")
@@ -32,7 +32,9 @@ def test_terms_of_a_task_are_summed_with_their_weights_and_those_of_none_stand_a
     step.terms = {
         "supervised/a": Term("supervised/a", one * 2, task="a"),
         "fixmatch/a": Term("fixmatch/a", one * 3, weight=0.5, task="a"),
-        "supervised/b": Term("supervised/b", one * torch.tensor([4.0, 8.0]), mask=torch.zeros(2), task="b"),
+        "supervised/b": Term(
+            "supervised/b", one * torch.tensor([4.0, 8.0]), mask=torch.zeros(2), task="b"
+        ),
         "penalty": Term("penalty", one * 7, weight=2.0),
     }
     step.losses = {name: term.reduced() for name, term in step.terms.items()}
@@ -52,7 +54,7 @@ def test_sums_are_over_the_tasks_that_are_present(how, expected):
     assert normalized(torch.tensor([1.0, 2.0, 3.0]), present, how).tolist() == expected
 
 
-# -- the matrix --------------------------------------------------------------------------------------------------------
+# -- the matrix ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("source", ["shared", "last_shared", "rep"])
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_gram_against_gradients_taken_one_by_one(source, kind, monkeypatch):
@@ -61,7 +63,10 @@ def test_gram_against_gradients_taken_one_by_one(source, kind, monkeypatch):
 
     def spy(self, losses, representations, recipe):
         if source == "rep":
-            rows = [torch.autograd.grad(loss, representations, retain_graph=True)[0].flatten() for loss in losses]
+            rows = [
+                torch.autograd.grad(loss, representations, retain_graph=True)[0].flatten()
+                for loss in losses
+            ]
             seen.append(torch.stack(rows) @ torch.stack(rows).T)
         seen.insert(0, original(self, losses, representations, recipe))
         return seen[0]
@@ -87,7 +92,9 @@ def test_blocks_make_up_the_matrix(width, monkeypatch):
     gradients = [[torch.randn(x.shape, generator=source) for x in of] for _ in range(3)]
     gradients[1][1] = None
     blocks = list(rows.blocks(gradients, of))
-    assert [block.shape[1] for block in blocks] == [min(width, 15 - start) for start in range(0, 15, width)]
+    assert [block.shape[1] for block in blocks] == [
+        min(width, 15 - start) for start in range(0, 15, width)
+    ]
     j = torch.cat(blocks, 1)
     assert j.shape == (3, 15) and (j[1, 6:10] == 0).all()
     torch.testing.assert_close(j[0], torch.cat([gradient.flatten() for gradient in gradients[0]]))
@@ -100,9 +107,14 @@ def test_blocks_make_up_the_matrix(width, monkeypatch):
 def test_the_weighted_sum_of_rows(readable, dtype, monkeypatch):
     monkeypatch.setattr(devices, "readable", lambda tensor: readable)
     source = torch.Generator().manual_seed(0)
-    j = [[torch.randn(2, 3, generator=source).to(dtype), torch.randn(4, generator=source).to(dtype)] for _ in range(3)]
+    j = [
+        [torch.randn(2, 3, generator=source).to(dtype), torch.randn(4, generator=source).to(dtype)]
+        for _ in range(3)
+    ]
     weights = torch.tensor([2.0, -1.0, 0.5])
-    expected = [sum(w * row[i].double() for w, row in zip(weights, j, strict=True)) for i in range(2)]
+    expected = [
+        sum(w * row[i].double() for w, row in zip(weights, j, strict=True)) for i in range(2)
+    ]
     given = [j[0], [], j[1], j[2]]
     found = rows.weighted(given, torch.cat([weights[:1], torch.tensor([9.0]), weights[1:]]))
     for mine, yours in zip(found, expected, strict=True):
@@ -117,7 +129,7 @@ def test_what_one_task_alone_reaches_is_not_shared():
     assert gram_of_parameters([[two, two], [two, None]], of).tolist() == [[4, 4], [4, 4]]
 
 
-# -- what the weights do -----------------------------------------------------------------------------------------------
+# -- what the weights do ---------------------------------------------------------------------------
 @pytest.mark.parametrize("norm", [False, True])
 def test_the_update_is_the_weighted_sum_and_heads_keep_their_own_gradient(norm):
     result, watch = watched(MGDA(), norm=norm)
@@ -140,7 +152,10 @@ def test_scaled_heads_give_shared_layers_the_same_update():
 
 
 def test_weights_are_reused_between_updates_and_in_a_second_pass():
-    every = [row["train/weight/shape"] for row in train({"mgda": MGDA(update_every=2)}, tasks=TASKS, steps=4).history]
+    every = [
+        row["train/weight/shape"]
+        for row in train({"mgda": MGDA(update_every=2)}, tasks=TASKS, steps=4).history
+    ]
     assert every[0] == every[1] != every[2] == every[3]
 
     from methods.regularization.sam import SAM
@@ -180,9 +195,11 @@ def test_accumulation_weighs_every_micro_batch():
     assert result.trainer.global_step == 2
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 def test_one_task_is_refused_in_one_line():
-    with pytest.raises(UserError, match=r"^methods.mgda needs 2 tasks or more, data=fake has 1: choose .*tasks=\["):
+    with pytest.raises(
+        UserError, match=r"^methods.mgda needs 2 tasks or more, data=fake has 1: choose .*tasks=\["
+    ):
         train({"mgda": MGDA()})
 
 

@@ -10,7 +10,9 @@ def test_worked_example():
     w = min_norm(G)
     torch.testing.assert_close(w, torch.tensor([5, 11, 11]).double() / 27, atol=1e-9, rtol=0)
     assert float(w @ G @ w) == pytest.approx(28 / 27, abs=1e-9)
-    torch.testing.assert_close(min_norm(G[:2, :2]), torch.tensor([6, 11]).double() / 17, atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        min_norm(G[:2, :2]), torch.tensor([6, 11]).double() / 17, atol=1e-9, rtol=0
+    )
 
 
 def test_two_tasks_have_a_closed_form():
@@ -24,7 +26,10 @@ def test_two_tasks_have_a_closed_form():
 def test_conditions_of_the_minimum(tasks):
     """(Gw)_t ≥ wᵀGw for all t, with equality on the support."""
     for seed in range(30):
-        scale = torch.exp(2 * torch.randn(tasks, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+        scale = torch.exp(
+            2
+            * torch.randn(tasks, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        )
         g = random_gram(seed, tasks) * scale[:, None] * scale[None, :]
         w = min_norm(g)
         pull, value = g @ w, w @ g @ w
@@ -56,27 +61,42 @@ def test_properties():
     expected = (1 / lengths) / (1 / lengths).sum()
     torch.testing.assert_close(min_norm(torch.diag(lengths)), expected, atol=1e-9, rtol=0)
     assert min_norm(torch.ones(1, 1).double()).tolist() == [1]
-    torch.testing.assert_close(min_norm(torch.ones(3, 3).double()), torch.full((3,), 1 / 3).double(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        min_norm(torch.ones(3, 3).double()), torch.full((3,), 1 / 3).double(), atol=1e-3, rtol=0
+    )
     opposed = torch.tensor([[1.0, -2.0], [-2.0, 4.0]]).double()
-    torch.testing.assert_close(min_norm(opposed), torch.tensor([2, 1]).double() / 3, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        min_norm(opposed), torch.tensor([2, 1]).double() / 3, atol=1e-6, rtol=0
+    )
 
 
 def test_a_task_without_gradient_does_not_stop_the_others():
     g = torch.block_diag(G, torch.zeros(1, 1).double())
-    torch.testing.assert_close(min_norm(g), torch.cat([min_norm(G), torch.zeros(1).double()]), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        min_norm(g), torch.cat([min_norm(G), torch.zeros(1).double()]), atol=1e-9, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
     ("how", "scale"), [("l2", [10**0.5, 5**0.5, 5**0.5]), ("loss", [2, 3, 4]), ("none", [1, 1, 1])]
 )
 def test_normalised_gradients(how, scale):
-    j = torch.tensor([[3.0, 1.0, 0.0], [-1.0, 2.0, 0.0], [0.0, -1.0, 2.0]]).double() / torch.tensor(scale)[:, None]
-    torch.testing.assert_close(rescaled(G, torch.tensor([2.0, 3.0, 4.0]).double(), how), j @ j.T, rtol=1e-6, atol=0)
+    j = (
+        torch.tensor([[3.0, 1.0, 0.0], [-1.0, 2.0, 0.0], [0.0, -1.0, 2.0]]).double()
+        / torch.tensor(scale)[:, None]
+    )
+    torch.testing.assert_close(
+        rescaled(G, torch.tensor([2.0, 3.0, 4.0]).double(), how), j @ j.T, rtol=1e-6, atol=0
+    )
     plus = rescaled(G, torch.tensor([2.0, 3.0, 4.0]).double(), "loss+")
     torch.testing.assert_close(plus.diagonal(), 1 / torch.tensor([4.0, 9, 16]).double())
 
 
 def test_no_task_is_hurt_in_the_engine():
-    """Sum of weights one, or the number of tasks; the norm of the update falls below that of every gradient."""
+    """Sum of weights one, or the number of tasks; the norm of the update falls below that of every
+    gradient."""
     weights = train({"mgda": MGDA(normalize_sum="tasks")}, tasks=TASKS, steps=2).history
-    assert all(sum(row[f"train/weight/{task}"] for task in TASKS) == pytest.approx(3, abs=1e-5) for row in weights)
+    assert all(
+        sum(row[f"train/weight/{task}"] for task in TASKS) == pytest.approx(3, abs=1e-5)
+        for row in weights
+    )

@@ -8,14 +8,21 @@ from tests.methods.multi_task.worked import TASKS, G, check_permutation, random_
 
 
 def test_worked_example():
-    torch.testing.assert_close(bargain(G), torch.tensor([0.387298, 0.645497, 0.645497]).double(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(bargain(G[:2, :2]), torch.tensor([0.341279, 0.482642]).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        bargain(G), torch.tensor([0.387298, 0.645497, 0.645497]).double(), atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(
+        bargain(G[:2, :2]), torch.tensor([0.341279, 0.482642]).double(), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("tasks", [2, 3, 5, 11])
 def test_residual_over_badly_scaled_problems(tasks):
     for seed in range(60):
-        scale = torch.exp(2 * torch.randn(tasks, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+        scale = torch.exp(
+            2
+            * torch.randn(tasks, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        )
         g = random_gram(seed, tasks, 12) * scale[:, None] * scale[None, :]
         a = bargain(g)
         assert float(a.min()) > 0

@@ -36,7 +36,9 @@ def test_equals_surgery_on_gradients():
         j = torch.randn(4, 5, generator=torch.Generator().manual_seed(seed)).double()
         order = orders(seed, 4)
         expected = surgery(j.numpy(), order.numpy())
-        np.testing.assert_allclose((projected_weights(j @ j.T, order) @ j).numpy(), expected, atol=1e-10)
+        np.testing.assert_allclose(
+            (projected_weights(j @ j.T, order) @ j).numpy(), expected, atol=1e-10
+        )
 
 
 def test_properties():

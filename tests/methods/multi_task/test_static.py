@@ -17,13 +17,17 @@ def test_weighted_sum(how, total):
     weights = [total * w / 6 for w in (1, 2, 3)]
     assert [row[f"train/weight/{task}"] for task in TASKS] == pytest.approx(weights)
     losses = [row[f"train/supervised/{task}"] for task in TASKS]
-    assert row["train/loss"] == pytest.approx(sum(w * loss for w, loss in zip(weights, losses, strict=True)), rel=1e-5)
+    assert row["train/loss"] == pytest.approx(
+        sum(w * loss for w, loss in zip(weights, losses, strict=True)), rel=1e-5
+    )
 
 
 def test_a_task_of_weight_zero_does_not_train_its_head():
     start = train({"static": Static([1.0, 0.0, 1.0])}, tasks=TASKS, steps=1, lr=0.0).parameters
     end = train({"static": Static([1.0, 0.0, 1.0])}, tasks=TASKS, steps=3).parameters
-    assert {name.split(".")[1] for name in values_differ(start, end) if name.startswith("heads.")} == {"shape", "size"}
+    assert {
+        name.split(".")[1] for name in values_differ(start, end) if name.startswith("heads.")
+    } == {"shape", "size"}
 
 
 def test_a_weight_for_every_task():

@@ -19,12 +19,18 @@ def total_and_gradient(start: float, form):
 
 def test_worked_examples():
     assert total_and_gradient(0.0, "regression") == (1.25, [-0.5, 0.25])
-    assert float(uncertain(L, torch.tensor(-0.5), "regression")[1]) == pytest.approx(0.824361, abs=1e-6)
+    assert float(uncertain(L, torch.tensor(-0.5), "regression")[1]) == pytest.approx(
+        0.824361, abs=1e-6
+    )
     total, gradient = total_and_gradient(1.0, "revised")
-    assert total == pytest.approx(2.636294, abs=1e-3) and gradient == pytest.approx([-1, 0.5], abs=1e-3)
+    assert total == pytest.approx(2.636294, abs=1e-3) and gradient == pytest.approx(
+        [-1, 0.5], abs=1e-3
+    )
 
 
-@pytest.mark.parametrize(("form", "best"), [("regression", math.log(2.0)), ("classification", math.log(4.0))])
+@pytest.mark.parametrize(
+    ("form", "best"), [("regression", math.log(2.0)), ("classification", math.log(4.0))]
+)
 def test_closed_form_optimum(form, best):
     s = torch.tensor(best, requires_grad=True)
     value, weight = uncertain(torch.tensor(2.0), s, form)
@@ -45,9 +51,13 @@ def test_variances_learn_and_stay_within_bounds():
     values = result.recipe.method_modules["uncertainty"].values
     assert (values != 0).all()
     row = result.history[0]
-    assert row["train/loss"] == pytest.approx(sum(row[f"train/supervised/{task}"] for task in TASKS), rel=1e-5)
+    assert row["train/loss"] == pytest.approx(
+        sum(row[f"train/supervised/{task}"] for task in TASKS), rel=1e-5
+    )
     assert [row[f"train/weight/{task}"] for task in TASKS] == [1, 1, 1]
-    assert float(uncertain(torch.tensor(1.0), torch.tensor(-50.0), "classification")[1]) == pytest.approx(math.exp(10))
+    assert float(
+        uncertain(torch.tensor(1.0), torch.tensor(-50.0), "classification")[1]
+    ) == pytest.approx(math.exp(10))
 
 
 def test_a_task_without_labels_leaves_its_variance_alone():
@@ -73,5 +83,9 @@ def test_variances_have_a_group_of_their_own():
     recipe = build({"uncertainty": Uncertainty(lr_scale=10.0)}, Setup(tasks=TASKS))
     extra = recipe.composition.methods["uncertainty"].parameter_groups(recipe)
     groups = parameter_groups(recipe, SGD(lr=0.1, weight_decay=0.5), extra)
-    (own,) = [g for g in groups if any(p is recipe.method_modules["uncertainty"].values for p in g["params"])]
+    (own,) = [
+        g
+        for g in groups
+        if any(p is recipe.method_modules["uncertainty"].values for p in g["params"])
+    ]
     assert own["lr"] == pytest.approx(1.0) and own["weight_decay"] == 0 and len(own["params"]) == 1

@@ -1,4 +1,5 @@
-"""Models of the peft library around the small backbones, for tests of the file format and of equality."""
+"""Models of the peft library around the small backbones, for tests of the file format and of
+equality."""
 
 import copy
 from typing import Any
@@ -16,7 +17,12 @@ LIBRARY_LORA: list[tuple[str, Any, dict[str, Any], dict[str, Any]]] = [
     ("bert", BERT_TARGETS, {}, {}),
     ("bert", BERT_TARGETS, {"use_rslora": True}, {"scaling": "rslora"}),
     ("distilbert", ["q_lin", "v_lin"], {}, {}),
-    ("bert", r".*layer\.\d+\.(attention\.self\.(query|key|value)|.*dense)", {}, {"targets": ["all_linear"]}),
+    (
+        "bert",
+        r".*layer\.\d+\.(attention\.self\.(query|key|value)|.*dense)",
+        {},
+        {"targets": ["all_linear"]},
+    ),
     ("vit", ["qkv"], {}, {"qkv": "shared"}),
     ("resnet", r"layer\d\.\d\..*(conv\d|downsample\.0)", {}, {}),
 ]
@@ -32,11 +38,14 @@ READ_THERE: list[tuple[str, dict[str, Any]]] = [
 
 
 def wrapped(name: str, targets: Any, **settings: Any) -> Any:
-    """(the library's model around the plain backbone of `network(name)`, filled with random factors)."""
+    """(the library's model around the plain backbone of `network(name)`, filled with random
+    factors)."""
     peft = installed("peft")
     backbone = copy.deepcopy(network(name).backbone).eval()
     torch.manual_seed(3)
-    model = peft.get_peft_model(backbone, peft.LoraConfig(target_modules=targets, **settings)).eval()
+    model = peft.get_peft_model(
+        backbone, peft.LoraConfig(target_modules=targets, **settings)
+    ).eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if "lora_" in key:

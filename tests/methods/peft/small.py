@@ -27,7 +27,11 @@ VIT = {"embed_dim": 32, "depth": 2, "num_heads": 4}
 WINDOWS = {"embed_dim": 16, "depths": (1, 1), "num_heads": (2, 2), "window_size": 4}
 IMAGE: dict[str, tuple[str, tuple[int, int, int], dict[str, Any]]] = {
     "vit": ("vit_tiny_patch16_224", (3, 32, 32), {**VIT, "patch_size": 8}),
-    "vit_avg": ("vit_tiny_patch16_224", (3, 32, 32), {**VIT, "patch_size": 8, "global_pool": "avg"}),
+    "vit_avg": (
+        "vit_tiny_patch16_224",
+        (3, 32, 32),
+        {**VIT, "patch_size": 8, "global_pool": "avg"},
+    ),
     "beit": ("beit_base_patch16_224", (3, 32, 32), {**VIT, "patch_size": 8}),
     "eva": ("eva02_tiny_patch14_224", (3, 28, 28), VIT),
     "swin": ("swin_tiny_patch4_window7_224", (3, 64, 64), WINDOWS),
@@ -36,13 +40,21 @@ IMAGE: dict[str, tuple[str, tuple[int, int, int], dict[str, Any]]] = {
     "resnet": ("resnet18", (3, 32, 32), {"channels": (8, 8, 16, 16), "zero_init_last": False}),
     "digits_cnn": ("digits_cnn", (1, 8, 8), {"width": 8}),
 }
-SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 60}
+SIZE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "vocab_size": 60,
+}
 TEXT: dict[str, Any] = {
     "bert": lambda: BertConfig(**SIZE),
     "roberta": lambda: RobertaConfig(**SIZE),
     "albert": lambda: AlbertConfig(**SIZE, embedding_size=16),
     "electra": lambda: ElectraConfig(**SIZE, embedding_size=16),
-    "distilbert": lambda: DistilBertConfig(vocab_size=60, dim=32, n_layers=2, n_heads=4, hidden_dim=64),
+    "distilbert": lambda: DistilBertConfig(
+        vocab_size=60, dim=32, n_layers=2, n_heads=4, hidden_dim=64
+    ),
     "modernbert": lambda: ModernBertConfig(
         **SIZE, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2
     ),
@@ -51,13 +63,16 @@ TEXT: dict[str, Any] = {
 
 
 def network(name: str, tasks: dict[str, int] | None = None, seed: int = 0) -> Network:
-    """A network of the tables above, in training mode, its norms no longer as they start (Swin-V2's are zero)."""
+    """A network of the tables above, in training mode, its norms no longer as they start (Swin-V2's
+    are zero)."""
     tasks = tasks or {"label": 5}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name in IMAGE:
             model, shape, options = IMAGE[name]
-            made = build_network(SimpleNamespace(kind="image", shape=shape), tasks, name=model, options=options)
+            made = build_network(
+                SimpleNamespace(kind="image", shape=shape), tasks, name=model, options=options
+            )
         else:
             made = text_network(AutoModel.from_config(TEXT[name]()), tasks)
         for module in made.modules():
@@ -102,8 +117,8 @@ def features(made: Network, example: Embedded | None = None) -> Tensor:
 
 
 def says_the_same_whatever_is_padding(made: Network, plain: Network) -> bool:
-    """Whether the network, which must say something else than the plain one, minds neither what stands on padding nor
-    how much of it there is."""
+    """Whether the network, which must say something else than the plain one, minds neither what
+    stands on padding nor how much of it there is."""
     x, mask, _ = made.example()
     assert mask is not None
     said = features(made, Embedded(x, mask))

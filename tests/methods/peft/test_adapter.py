@@ -1,6 +1,5 @@
 """Adapters against blocks written out by hand, post-norm (BERT) and pre-norm (ViT)."""
 
-
 import pytest
 import torch
 from transformers import AutoModel, BertConfig
@@ -10,7 +9,17 @@ from methods.peft.adapter import Adapter
 from tests.methods.peft.small import counts, features, fill, network, operate, text_network
 
 VARIANTS = ("houlsby", "pfeiffer", "parallel")
-TRANSFORMERS = ["vit", "beit", "eva", "swin", "swinv2", "bert", "distilbert", "modernbert", "deberta"]
+TRANSFORMERS = [
+    "vit",
+    "beit",
+    "eva",
+    "swin",
+    "swinv2",
+    "bert",
+    "distilbert",
+    "modernbert",
+    "deberta",
+]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -41,7 +50,9 @@ def by_hand(made, variant):
         first = adapters[2 * i : 2 * i + 2] if variant == "houlsby" else [adapters[i], adapters[i]]
         F = F + A(first[0], F) if variant == "houlsby" else F
         x = attention.LayerNorm(hidden + F)
-        F = output.dense.forward(layer.intermediate.intermediate_act_fn(layer.intermediate.dense.forward(x)))
+        F = output.dense.forward(
+            layer.intermediate.intermediate_act_fn(layer.intermediate.dense.forward(x))
+        )
         norm = output.LayerNorm
         if variant == "houlsby":
             hidden = norm.forward(x + F + A(first[1], F))
@@ -69,7 +80,11 @@ def test_vit_by_hand(variant):
     fill(made, "adapter")
     said = features(made)
     made.eval()
-    vit, adapters, plain = made.backbone, list(made.deltas["adapter"]), network("vit").backbone.eval()
+    vit, adapters, plain = (
+        made.backbone,
+        list(made.deltas["adapter"]),
+        network("vit").backbone.eval(),
+    )
 
     def A(adapter, z):
         return adapter.scale * adapter.up(torch.nn.functional.silu(adapter.down(z)))
@@ -92,11 +107,15 @@ def test_vit_by_hand(variant):
 
 def test_a_linear_houlsby_adapter_is_another_output_layer():
     """σ = id: W_o ← (I + sUD) W_o, b likewise."""
-    made = operate(Adapter("houlsby", 4, 0.5, "identity", train_norms=False), network("vit"), "adapter")
+    made = operate(
+        Adapter("houlsby", 4, 0.5, "identity", train_norms=False), network("vit"), "adapter"
+    )
     fill(made, "adapter")
     plain = network("vit")
     with torch.no_grad():
-        layers = [layer for block in plain.backbone.blocks for layer in (block.attn.proj, block.mlp.fc2)]
+        layers = [
+            layer for block in plain.backbone.blocks for layer in (block.attn.proj, block.mlp.fc2)
+        ]
         for layer, adapter in zip(layers, made.deltas["adapter"], strict=True):
             change = torch.eye(32) + 0.5 * adapter.up.weight @ adapter.down.weight
             shift = 0.5 * (adapter.up.weight @ adapter.down.bias + adapter.up.bias)
@@ -105,7 +124,9 @@ def test_a_linear_houlsby_adapter_is_another_output_layer():
     torch.testing.assert_close(features(made), features(plain), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("variant", "size", "number"), [("houlsby", 64, 2_379_264), ("pfeiffer", 48, 894_528)])
+@pytest.mark.parametrize(
+    ("variant", "size", "number"), [("houlsby", 64, 2_379_264), ("pfeiffer", 48, 894_528)]
+)
 def test_parameters_of_bert_base(variant, size, number):
     with torch.device("meta"):
         base = text_network(AutoModel.from_config(BertConfig()), {"label": 2})
@@ -129,5 +150,7 @@ def test_the_papers_start_is_near_identity():
 
 
 def test_networks_without_blocks_are_refused():
-    with pytest.raises(UserError, match=r"adapters go into transformer blocks, and DigitsNet has conv.stem \(1\)"):
+    with pytest.raises(
+        UserError, match=r"adapters go into transformer blocks, and DigitsNet has conv.stem \(1\)"
+    ):
         operate(Adapter(), network("digits_cnn"), "adapter")

@@ -31,7 +31,9 @@ def worked(bias=True):
 def test_worked_numbers(bias):
     layer, delta = worked(bias)
     torch.testing.assert_close(delta.m, torch.tensor([2.236068, 5.0]))
-    torch.testing.assert_close(delta.changed(W)[0], torch.tensor([1.860521, -1.240347]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        delta.changed(W)[0], torch.tensor([1.860521, -1.240347]), atol=1e-6, rtol=0
+    )
     connect([delta], layer, parametrised=False)
     expected = torch.tensor([-1.360521, 14.5]) - (0 if bias else b)
     torch.testing.assert_close(layer(torch.tensor([1.0, 3.0])), expected, atol=1e-6, rtol=0)
@@ -64,7 +66,9 @@ def test_a_row_of_zeros_stays_finite():
 def test_a_convolutions_rows_have_a_length_over_the_kernel(settings):
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 4, 3, **{"padding": 1, **settings})
-    delta = Directed(Site("conv", "conv.kxk", conv), rank=2, scale=0.7, dropout=0.0, init="gaussian")
+    delta = Directed(
+        Site("conv", "conv.kxk", conv), rank=2, scale=0.7, dropout=0.0, init="gaussian"
+    )
     nn.init.normal_(delta.b), nn.init.uniform_(delta.m, 0.5, 2.0)
     changed, x = copy.deepcopy(conv), torch.randn(2, 3, 9, 9)
     with torch.no_grad():

@@ -28,7 +28,9 @@ def test_worked_numbers():
     torch.testing.assert_close(W + delta.weight(), torch.tensor([[9.0, -6.0], [3.0, 4.0]]))
 
 
-@pytest.mark.parametrize("settings", [{}, {"stride": 2}, {"padding": 0}, {"padding_mode": "reflect"}, {"dilation": 2}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"stride": 2}, {"padding": 0}, {"padding_mode": "reflect"}, {"dilation": 2}]
+)
 def test_a_convolutions_delta_is_that_of_its_weight(settings):
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 4, 3, **{"padding": 1, **settings})
@@ -38,7 +40,9 @@ def test_a_convolutions_delta_is_that_of_its_weight(settings):
     changed = copy.deepcopy(conv)
     with torch.no_grad():
         changed.weight += delta.weight()
-    torch.testing.assert_close(conv(x) + conv_low_rank(x, delta.a, delta.b, 0.7, conv), changed(x), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        conv(x) + conv_low_rank(x, delta.a, delta.b, 0.7, conv), changed(x), atol=1e-5, rtol=0
+    )
 
 
 def test_initial_values():
@@ -47,7 +51,9 @@ def test_initial_values():
     kaiming = LowRank(Site("l", "linear", layer), 8, 1.0, 0.0, "kaiming")
     assert not kaiming.b.any()
     assert float(kaiming.a.abs().max()) == pytest.approx(1 / math.sqrt(400), rel=0.01)
-    assert float(LowRank(Site("l", "linear", layer), 8, 1.0, 0.0, "gaussian").a.std()) == pytest.approx(1 / 8, rel=0.05)
+    assert float(
+        LowRank(Site("l", "linear", layer), 8, 1.0, 0.0, "gaussian").a.std()
+    ) == pytest.approx(1 / 8, rel=0.05)
 
 
 def test_scale():
@@ -57,8 +63,8 @@ def test_scale():
 
 @pytest.mark.parametrize("name", [*IMAGE, *TEXT])
 def test_every_network_starts_as_it_was_changes_with_the_deltas_and_merges(name):
-    """Swin-V2, BEiT and EVA read the weight of their fused layer: a hook would be idle, and LoRA is alive all the
-    same."""
+    """Swin-V2, BEiT and EVA read the weight of their fused layer: a hook would be idle, and LoRA is
+    alive all the same."""
     before = features(network(name))
     made = operate(LoRA(rank=4), network(name), "lora")
     torch.testing.assert_close(features(made), before, atol=1e-6, rtol=0)
@@ -80,7 +86,8 @@ def test_every_network_starts_as_it_was_changes_with_the_deltas_and_merges(name)
 
 @pytest.mark.parametrize("name", ["beit", "swinv2", "eva"])
 def test_networks_that_never_call_their_fused_layer(name):
-    """The fact the parametrised form rests on; where a library's hook or wrapper trains nothing in silence."""
+    """The fact the parametrised form rests on; where a library's hook or wrapper trains nothing in
+    silence."""
     made = network(name)
     fused = [module for n, module in made.backbone.named_modules() if n.endswith("attn.qkv")]
     assert uncalled(made, fused) == set(fused)
@@ -101,7 +108,9 @@ def test_the_fast_path_of_torch_in_evaluation_would_miss_a_wrapped_layer():
 
     from recipes.networks.image import ImageNetwork
 
-    made = ImageNetwork(Small(), 8, {"label": 3}, mean=[0.5] * 8, std=[1.0] * 8, input_size=(2, 2)).train()
+    made = ImageNetwork(
+        Small(), 8, {"label": 3}, mean=[0.5] * 8, std=[1.0] * 8, input_size=(2, 2)
+    ).train()
     before = features(made)
     operate(LoRA(targets=[r"layer\.linear[12]", r"layer\.self_attn\.out_proj"]), made, "lora")
     fill(made, "lora", 0.5)
@@ -117,7 +126,9 @@ def test_parameters_of_vit_base_and_bert_base_are_counted_without_memory():
     for qkv in ("split", "shared"):
         with torch.device("meta"):
             vit = build_network(
-                SimpleNamespace(kind="image", shape=(3, 224, 224)), {"label": 10}, name="vit_base_patch16_224"
+                SimpleNamespace(kind="image", shape=(3, 224, 224)),
+                {"label": 10},
+                name="vit_base_patch16_224",
             )
             operate(LoRA(qkv=qkv), vit, "lora")
         assert counts(vit)[0] == 294_912
@@ -140,11 +151,14 @@ def test_shared_is_another_model_than_split():
 @pytest.mark.parametrize("shape", [(5, 6), (2, 3, 6), (6,)])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_parts_of_one_layer_add_up_in_one_product(shape, dropout):
-    """Each part alone, in its own rows; with dropout each under a mask of its own, drawn in order."""
+    """Each part alone, in its own rows; with dropout each under a mask of its own, drawn in
+    order."""
     torch.manual_seed(0)
     layer, x = nn.Linear(6, 9), torch.randn(*shape)
     rows = ((0, 3), (6, 9), None)
-    deltas = [LowRank(Site("l", "linear", layer, part), 2, 0.5, dropout, "kaiming") for part in rows]
+    deltas = [
+        LowRank(Site("l", "linear", layer, part), 2, 0.5, dropout, "kaiming") for part in rows
+    ]
     for delta in deltas:
         nn.init.normal_(delta.b)
     connect(deltas, layer, parametrised=False)
@@ -174,7 +188,9 @@ def test_an_unknown_layout_of_fused_rows_is_refused_and_shared_works():
 
     sizes = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": (64, 64)}
     made = ImageNetwork(backbone, backbone.num_features, {"label": 2}, **sizes)
-    with pytest.raises(UserError, match=r"which rows of '.*attn.qkv' make the 'attn.q' .* set qkv=shared"):
+    with pytest.raises(
+        UserError, match=r"which rows of '.*attn.qkv' make the 'attn.q' .* set qkv=shared"
+    ):
         next(LoRA().sites(made))
     assert next(LoRA(qkv="shared").sites(made)).rows is None
 
@@ -225,7 +241,9 @@ def test_an_averaged_copy_shares_the_backbone_and_has_deltas_of_its_own():
 def test_targets_without_a_low_rank_are_refused():
     with pytest.raises(UserError, match=r"'stages.0.blocks.0.conv_dw' is a convolution in groups"):
         operate(LoRA(targets=["conv.dw"]), network("convnext"), "lora")
-    with pytest.raises(UserError, match=r"methods.lora.targets: 'embeddings.word_embeddings' is no linear layer"):
+    with pytest.raises(
+        UserError, match=r"methods.lora.targets: 'embeddings.word_embeddings' is no linear layer"
+    ):
         operate(LoRA(targets=["embed"]), network("bert"), "lora")
 
 
@@ -236,6 +254,11 @@ def test_a_frozen_zero_after_the_delta_is_refused():
     from recipes.networks import build_network
 
     model, shape, options = IMAGE["swinv2"]
-    fresh = build_network(SimpleNamespace(kind="image", shape=shape), {"label": 5}, name=model, options=options)
-    with pytest.raises(UserError, match=r"'deltas.lora.0.a' has no effect in SwinTransformerV2: a frozen layer after"):
+    fresh = build_network(
+        SimpleNamespace(kind="image", shape=shape), {"label": 5}, name=model, options=options
+    )
+    with pytest.raises(
+        UserError,
+        match=r"'deltas.lora.0.a' has no effect in SwinTransformerV2: a frozen layer after",
+    ):
         operate(LoRA(), fresh, "lora")

@@ -1,4 +1,5 @@
-"""Files of the peft library: what is read, and what is refused. That outputs are equal is in `tests/oracles`."""
+"""Files of the peft library: what is read, and what is refused. That outputs are equal is in
+`tests/oracles`."""
 
 import json
 
@@ -19,10 +20,14 @@ def test_a_model_with_a_task_head_is_read_by_its_encoder(tmp_path):
 
     config = network("bert").backbone.config
     whole = AutoModelForSequenceClassification.from_config(config)
-    model = peft.get_peft_model(whole, peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=BERT_TARGETS))
+    model = peft.get_peft_model(
+        whole, peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=BERT_TARGETS)
+    )
     model.save_pretrained(tmp_path)
     made = operate(LoRA(rank=2, load=str(tmp_path)), network("bert"), "lora")
-    theirs = model.base_model.model.bert.encoder.layer[0].attention.self.query.lora_A["default"].weight
+    theirs = (
+        model.base_model.model.bert.encoder.layer[0].attention.self.query.lora_A["default"].weight
+    )
     assert torch.equal(made.deltas["lora"][0].a, theirs)
 
 
@@ -37,7 +42,11 @@ def test_what_means_something_else_is_refused(tmp_path):
     refused("has rank 2 at 'encoder.layer.0.attention.self.query', here it is 4; set rank=2", r=2)
     refused("has nothing for 'encoder.layer.0.attention.self.value'", targets=["query"])
     refused("changes layers that are no targets here: .*key", targets=["query", "key", "value"])
-    refused("'blocks.0.attn.qkv' has one A for all of its rows there; set qkv=shared", targets=["qkv"], name="vit")
+    refused(
+        "'blocks.0.attn.qkv' has one A for all of its rows there; set qkv=shared",
+        targets=["qkv"],
+        name="vit",
+    )
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
     with pytest.raises(UserError, match="is no plain LoRA"):
         operate(LoRA(load=str(tmp_path)), network("bert"), "lora")

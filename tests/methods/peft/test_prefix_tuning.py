@@ -9,7 +9,14 @@ from methods.peft import prefix_tuning
 from methods.peft.lora import LoRA
 from methods.peft.prefix_tuning import Masks, PrefixTuning, Widened, with_prefix
 from recipes.services.teacher import copy_sharing_frozen
-from tests.methods.peft.small import counts, features, fill, network, operate, says_the_same_whatever_is_padding
+from tests.methods.peft.small import (
+    counts,
+    features,
+    fill,
+    network,
+    operate,
+    says_the_same_whatever_is_padding,
+)
 
 q = torch.tensor([[[[1.0, 0.0]]]])
 K, V = torch.eye(2)[None, None], torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
@@ -28,7 +35,9 @@ def test_worked_numbers():
     scores = torch.exp(torch.tensor([2.0, 1.0, 0.0]) / math.sqrt(2))
     share = float(scores[0] / scores.sum())
     assert share == pytest.approx(0.575975, abs=1e-6)
-    torch.testing.assert_close(attend(rows), (1 - share) * plain + share * rows[0, 1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        attend(rows), (1 - share) * plain + share * rows[0, 1], atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(attend(torch.zeros(1, 2, 2)), 0.751745 * plain, atol=1e-5, rtol=0)
 
 
@@ -46,7 +55,9 @@ def test_masks_of_all_kinds_are_widened():
 
 
 @pytest.mark.parametrize("hidden", [0, 8])
-@pytest.mark.parametrize("name", ["bert", "roberta", "electra", "distilbert", "albert", "modernbert"])
+@pytest.mark.parametrize(
+    "name", ["bert", "roberta", "electra", "distilbert", "albert", "modernbert"]
+)
 def test_padding_changes_nothing(name, hidden):
     made = operate(PrefixTuning(length=3, hidden=hidden), network(name), "prefix")
     fill(made, "prefix", 0.3)
@@ -70,8 +81,13 @@ def test_a_vit_by_hand():
             rows = made.deltas["prefix"].rows(layer)
             h = block.norm1(x)
             query, key, value = block.attn.qkv(h).chunk(3, -1)
-            key, value = (torch.cat([rows[:, i].expand(len(x), 3, 32), t], 1) for i, t in enumerate((key, value)))
-            query, key, value = (t.view(len(x), -1, 4, 8).transpose(1, 2) for t in (query, key, value))
+            key, value = (
+                torch.cat([rows[:, i].expand(len(x), 3, 32), t], 1)
+                for i, t in enumerate((key, value))
+            )
+            query, key, value = (
+                t.view(len(x), -1, 4, 8).transpose(1, 2) for t in (query, key, value)
+            )
             scores = (query @ key.transpose(-1, -2) / math.sqrt(8)).softmax(-1)
             x = x + block.attn.proj((scores @ value).transpose(1, 2).flatten(2))
             x = x + block.mlp(block.norm2(x))
@@ -107,7 +123,9 @@ def test_an_error_inside_leaves_no_mode_on():
     with pytest.raises(RuntimeError):
         made.backbone.encoder.layer[0].attention(torch.zeros(2, 3, 31))
     assert F.scaled_dot_product_attention(q, K, V).shape == q.shape
-    torch.testing.assert_close(F.scaled_dot_product_attention(q, K, V)[0, 0, 0, 0], torch.tensor(1.660477))
+    torch.testing.assert_close(
+        F.scaled_dot_product_attention(q, K, V)[0, 0, 0, 0], torch.tensor(1.660477)
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +145,9 @@ def test_a_mask_is_widened_once_a_forward_and_not_kept(monkeypatch):
     made = operate(PrefixTuning(length=3), network("bert"), "prefix")
     seen = []
     original = prefix_tuning.widened
-    monkeypatch.setattr(prefix_tuning, "widened", lambda *given: seen.append(original(*given)) or seen[-1])
+    monkeypatch.setattr(
+        prefix_tuning, "widened", lambda *given: seen.append(original(*given)) or seen[-1]
+    )
     features(made)
     assert len(seen) == 1
     features(made)

@@ -3,7 +3,13 @@ import torch
 
 from foundation.errors import UserError
 from methods.peft.prompt_tuning import PromptTuning, insert, remove
-from tests.methods.peft.small import features, fill, network, operate, says_the_same_whatever_is_padding
+from tests.methods.peft.small import (
+    features,
+    fill,
+    network,
+    operate,
+    says_the_same_whatever_is_padding,
+)
 
 ENCODERS = ["bert", "roberta", "electra", "distilbert", "albert", "modernbert", "deberta"]
 
@@ -27,14 +33,19 @@ def test_padding_changes_nothing(name):
 def test_tokens_keep_their_positions(name, first):
     made = operate(PromptTuning(length=3), network(name), "prompt")
     seen = []
-    made.backbone.embeddings.position_embeddings.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    made.backbone.embeddings.position_embeddings.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0])
+    )
     features(made)
     # the first token, three rows at its position, the rest
     assert (seen[0][0] - first).tolist() == [0, 0, 0, 0, *range(1, 8)]
 
 
 def test_where_positions_shift_texts_get_shorter():
-    assert operate(PromptTuning(length=3, positions="shift"), network("bert"), "prompt").max_length == 509
+    assert (
+        operate(PromptTuning(length=3, positions="shift"), network("bert"), "prompt").max_length
+        == 509
+    )
     assert operate(PromptTuning(length=3), network("bert"), "prompt").max_length == 512
 
 
@@ -44,7 +55,11 @@ def test_initial_rows():
     rows = made.deltas["prompt"].rows
     assert rows.shape == (4, 16), "as wide as words, not as states"
     assert all(any(torch.equal(row, word) for word in words) for row in rows)
-    uniform = operate(PromptTuning(length=400, init="random_uniform"), network("bert"), "prompt").deltas["prompt"].rows
+    uniform = (
+        operate(PromptTuning(length=400, init="random_uniform"), network("bert"), "prompt")
+        .deltas["prompt"]
+        .rows
+    )
     assert 0.49 < float(uniform.detach().abs().max()) <= 0.5
 
 

@@ -16,7 +16,9 @@ def roles(name: str) -> dict[str, int]:
 def test_encoders_with_separate_projections(name):
     found = roles(name)
     inner = {role: count for role, count in found.items() if role.startswith(("attn", "mlp"))}
-    assert inner == dict.fromkeys(("attn.q", "attn.k", "attn.v", "attn.out", "mlp.in", "mlp.out"), 2)
+    assert inner == dict.fromkeys(
+        ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.in", "mlp.out"), 2
+    )
 
 
 def test_albert_has_one_block_that_is_run_twice():
@@ -67,7 +69,8 @@ def test_nothing_found_is_one_line_with_what_was_sought_and_what_there_is():
     with pytest.raises(UserError) as refusal:
         choose_sites(network("digits_cnn").backbone, ["attn.q"], "methods.lora.targets")
     assert str(refusal.value) == (
-        "methods.lora.targets: nothing in DigitsNet is 'attn.q'; it has conv.stem (1), norm (4), conv.kxk (3)"
+        "methods.lora.targets: nothing in DigitsNet is 'attn.q'; it has conv.stem (1), norm (4), "
+        "conv.kxk (3)"
     )
     with pytest.raises(UserError, match=r"'\(' is neither a role nor a regular expression"):
         choose_sites(network("digits_cnn").backbone, ["("], "methods.lora.targets")

@@ -79,12 +79,16 @@ class Early(Surgeon):
 
 
 def test_a_delta_that_is_not_in_the_network_is_refused():
-    with pytest.raises(UserError, match=r"methods.idle: VisionTransformer never uses 'deltas.idle.weight'"):
+    with pytest.raises(
+        UserError, match=r"methods.idle: VisionTransformer never uses 'deltas.idle.weight'"
+    ):
         operate(Idle(), network("vit"), "idle")
 
 
 def test_a_method_that_should_start_as_the_network_was_is_held_to_it():
-    with pytest.raises(UserError, match=r"methods.early: changes VisionTransformer before it has learnt anything"):
+    with pytest.raises(
+        UserError, match=r"methods.early: changes VisionTransformer before it has learnt anything"
+    ):
         operate(Early(), network("vit"), "early")
 
 
@@ -104,5 +108,7 @@ def test_the_audit_leaves_no_trace():
     assert torch.equal(torch.get_rng_state(), after), "only the initial values draw"
     assert all(torch.equal(b, buffers[n]) for n, b in made.named_buffers())
     assert all(p.grad is None for p in made.parameters())
-    assert [m.training for m in made.modules()][: len(modes)] != modes, "norms of the backbone are still"
+    assert [m.training for m in made.modules()][: len(modes)] != modes, (
+        "norms of the backbone are still"
+    )
     assert made.training

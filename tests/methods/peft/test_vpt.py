@@ -5,7 +5,14 @@ import torch
 
 from foundation.errors import UserError
 from methods.peft.vpt import VPT, widened
-from tests.methods.peft.small import counts, features, fill, network, operate, says_the_same_whatever_is_padding
+from tests.methods.peft.small import (
+    counts,
+    features,
+    fill,
+    network,
+    operate,
+    says_the_same_whatever_is_padding,
+)
 
 
 def test_masks():
@@ -51,7 +58,9 @@ def test_bert_by_hand():
     x, mask, _ = made.example()
     with torch.no_grad():
         hidden = bert.embeddings(inputs_embeds=x)
-        seen = torch.cat([mask[:, :1], torch.ones(2, 3, dtype=torch.bool), mask[:, 1:]], 1)[:, None, None, :]
+        seen = torch.cat([mask[:, :1], torch.ones(2, 3, dtype=torch.bool), mask[:, 1:]], 1)[
+            :, None, None, :
+        ]
         for i, layer in enumerate(bert.encoder.layer):
             wide = torch.cat([hidden[:, :1], rows[i].expand(2, 3, 32), hidden[:, 1:]], 1)
             wide = layer(wide, seen)
@@ -65,7 +74,11 @@ def test_bert_by_hand():
 def test_rotations_leave_the_prompts_out():
     made = operate(VPT(length=3), network("eva"), "vpt")
     fill(made, "vpt", 0.3)
-    assert {m.num_prefix_tokens for m in made.backbone.blocks.modules() if hasattr(m, "num_prefix_tokens")} == {4}
+    assert {
+        m.num_prefix_tokens
+        for m in made.backbone.blocks.modules()
+        if hasattr(m, "num_prefix_tokens")
+    } == {4}
     assert float((features(made) - features(network("eva"))).abs().max()) > 1e-3
 
 

@@ -19,7 +19,12 @@ def box(share: float, y: float, x: float, height: int, width: int) -> tuple[int,
     cut = math.sqrt(1 - share)
     high, wide = int(height * cut) // 2, int(width * cut) // 2
     row, column = int(y * height), int(x * width)
-    return max(row - high, 0), min(row + high, height), max(column - wide, 0), min(column + wide, width)
+    return (
+        max(row - high, 0),
+        min(row + high, height),
+        max(column - wide, 0),
+        min(column + wide, width),
+    )
 
 
 def random_boxes(rows: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,7 +37,9 @@ def test_boxes_equal_a_plain_reference(height, width):
     share, center = random_boxes()
     masks = box_masks(share, center, height, width)
     for i, mask in enumerate(masks[:, 0]):
-        top, bottom, left, right = box(float(share[i]), float(center[i, 0]), float(center[i, 1]), height, width)
+        top, bottom, left, right = box(
+            float(share[i]), float(center[i, 0]), float(center[i, 1]), height, width
+        )
         expected = torch.zeros(height, width, dtype=torch.bool)
         expected[top:bottom, left:right] = True
         assert torch.equal(mask, expected)
@@ -59,7 +66,8 @@ def cut(method: CutMix, number: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_targets_mix_by_the_exact_share_of_pixels(per_sample):
-    """Every pixel comes whole from the sample or its partner, and the target says in which proportion."""
+    """Every pixel comes whole from the sample or its partner, and the target says in which
+    proportion."""
     dense = F.one_hot(TARGETS.clamp_min(0), 3) * (TARGETS >= 0)[:, None]
     pasted = 0
     for number in range(8):
@@ -93,7 +101,9 @@ def test_one_box_a_batch_unless_one_a_sample():
 def test_probability_zero_leaves_the_batch_alone_and_half_about_half_of_them():
     for number in range(5):
         assert torch.equal(cut(CutMix(probability=0.0), number)[0], PIXELS)
-    changed = [not torch.equal(cut(CutMix(probability=0.5), number)[0], PIXELS) for number in range(60)]
+    changed = [
+        not torch.equal(cut(CutMix(probability=0.5), number)[0], PIXELS) for number in range(60)
+    ]
     always = [not torch.equal(cut(CutMix(), number)[0], PIXELS) for number in range(60)]
     assert 0.3 < sum(changed) / sum(always) < 0.7
 

@@ -10,10 +10,14 @@ from recipes.step.criterion import cross_entropy, one_hot
 from tests.harness import Setup, noisy_view, train
 
 
-@pytest.mark.parametrize(("convention", "expected"), [("uniform", 0.507606), ("other_classes", 0.557606)])
+@pytest.mark.parametrize(
+    ("convention", "expected"), [("uniform", 0.507606), ("other_classes", 0.557606)]
+)
 def test_worked_example(convention, expected):
     target = smooth(torch.tensor([[1.0, 0, 0]]), 0.1, convention)
-    assert float(cross_entropy(torch.tensor([[2.0, 1, 0]]), target)) == pytest.approx(expected, abs=1e-6)
+    assert float(cross_entropy(torch.tensor([[2.0, 1, 0]]), target)) == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_uniform_is_torchs_and_the_other_is_torchs_with_another_epsilon():
@@ -28,7 +32,9 @@ def test_uniform_is_torchs_and_the_other_is_torchs_with_another_epsilon():
 @pytest.mark.parametrize("convention", ["uniform", "other_classes"])
 def test_the_table_is_the_formula_to_the_bit(convention):
     target = torch.tensor([2, -1, 0, 4, -1, 3, 1])
-    assert torch.equal(Smoothed(5, 0.3, convention).table[target], smooth(one_hot(target, 5), 0.3, convention))
+    assert torch.equal(
+        Smoothed(5, 0.3, convention).table[target], smooth(one_hot(target, 5), 0.3, convention)
+    )
 
 
 @pytest.mark.parametrize("convention", ["uniform", "other_classes"])
@@ -46,7 +52,9 @@ def test_in_training_the_loss_is_torchs():
     network = setup.network()
     view = noisy_view(Stream("labeled", **batch["labeled"]), "weak", Randomness(0, 0))
     expected = F.cross_entropy(
-        network(network.embed(view)).logits["label"], batch["labeled"]["targets"]["label"], label_smoothing=0.3
+        network(network.embed(view)).logits["label"],
+        batch["labeled"]["targets"]["label"],
+        label_smoothing=0.3,
     )
     assert result.losses[0] == pytest.approx(expected.item(), abs=1e-6)
     assert result.losses[0] != plain.losses[0]

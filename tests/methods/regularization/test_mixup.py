@@ -10,7 +10,9 @@ from recipes.step.criterion import Criterion, cross_entropy
 from tests.harness import Setup, build, noisy_view, train
 
 
-def step_at(number: int, embedded: Embedded, targets: torch.Tensor, rank: int = 0, world: int = 1) -> Step:
+def step_at(
+    number: int, embedded: Embedded, targets: torch.Tensor, rank: int = 0, world: int = 1
+) -> Step:
     step = Step(
         streams={},
         randomness=Randomness(0, number, rank, world),
@@ -28,7 +30,9 @@ PIXELS = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([0, 1, 2, 0, 1, -1])
 
 
-def mixed(method: Mixup, number: int, embedded: Embedded | None = None) -> tuple[Input, torch.Tensor, torch.Tensor]:
+def mixed(
+    method: Mixup, number: int, embedded: Embedded | None = None
+) -> tuple[Input, torch.Tensor, torch.Tensor]:
     method.key = "mixup"
     step = step_at(number, embedded or Embedded(PIXELS), TARGETS)
     share, partner = draw_mixing(step, "mixup", 6, method.alpha, method.per_sample)
@@ -48,10 +52,19 @@ def test_inputs_and_targets_are_mixed_alike():
 
 def test_cross_entropy_is_linear_in_the_mixed_target():
     z = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
-    a, b, lam = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([1, 1, 0, 2, 0, 0]), torch.full((6,), 0.3)
-    entry, partner = Input("labeled", Embedded(PIXELS), {"label": a}), torch.tensor([1, 4, 3, 2, 0, 0])
+    a, b, lam = (
+        torch.tensor([0, 1, 2, 0, 1, 2]),
+        torch.tensor([1, 1, 0, 2, 0, 0]),
+        torch.full((6,), 0.3),
+    )
+    entry, partner = (
+        Input("labeled", Embedded(PIXELS), {"label": a}),
+        torch.tensor([1, 4, 3, 2, 0, 0]),
+    )
     dense = mix_targets(entry, partner, lam, RECIPE)["label"]
-    expected = 0.3 * F.cross_entropy(z, a, reduction="none") + 0.7 * F.cross_entropy(z, b, reduction="none")
+    expected = 0.3 * F.cross_entropy(z, a, reduction="none") + 0.7 * F.cross_entropy(
+        z, b, reduction="none"
+    )
     torch.testing.assert_close(F.one_hot(a[partner], 3), F.one_hot(b, 3))
     torch.testing.assert_close(cross_entropy(z, dense), expected)
 
@@ -106,9 +119,13 @@ def test_a_true_step_equals_mixing_by_hand(kind):
     network, batch = setup.network(), setup.batches({"labeled"})[0]["labeled"]
     view = noisy_view(Stream("labeled", **batch), "weak", Randomness(0, 0))
     x, mask, _ = network.embed(view)
-    share, partner = draw_mixing(step_at(0, Embedded(x), batch["targets"]["label"]), "mixup", 6, 1.0, False)
+    share, partner = draw_mixing(
+        step_at(0, Embedded(x), batch["targets"]["label"]), "mixup", 6, 1.0, False
+    )
     lam, y = float(share[0]), batch["targets"]["label"]
-    logits = network(Embedded(lam * x + (1 - lam) * x[partner], None if mask is None else mask | mask[partner]))
+    logits = network(
+        Embedded(lam * x + (1 - lam) * x[partner], None if mask is None else mask | mask[partner])
+    )
     z = logits.logits["label"]
     expected = lam * F.cross_entropy(z, y) + (1 - lam) * F.cross_entropy(z, y[partner])
     assert result.losses[0] == pytest.approx(expected.item(), abs=1e-6)

@@ -60,7 +60,9 @@ def test_a_quadratic_takes_the_closed_form_step():
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_true_steps_equal_a_two_pass_loop(adaptive, kind):
     setup = Setup(kind=kind, steps=4, momentum=0.9, norm=True)
-    result = train({"sam": SAM(rho=0.1, adaptive=adaptive)}, kind=kind, steps=4, momentum=0.9, norm=True)
+    result = train(
+        {"sam": SAM(rho=0.1, adaptive=adaptive)}, kind=kind, steps=4, momentum=0.9, norm=True
+    )
     network, losses = setup.network(), []
     weights = list(network.parameters())
     optimizer = torch.optim.SGD(weights, lr=setup.lr, momentum=0.9)
@@ -77,7 +79,9 @@ def test_true_steps_equal_a_two_pass_loop(adaptive, kind):
         loss, first = gradients()
         losses.append(loss)
         before = [w.detach().clone() for w in weights]
-        scaled = [w.detach().abs() * g if adaptive else g for w, g in zip(weights, first, strict=True)]
+        scaled = [
+            w.detach().abs() * g if adaptive else g for w, g in zip(weights, first, strict=True)
+        ]
         norm = torch.cat([s.flatten() for s in scaled]).norm()
         with torch.no_grad():
             for w, s in zip(weights, scaled, strict=True):
@@ -92,9 +96,12 @@ def test_true_steps_equal_a_two_pass_loop(adaptive, kind):
         torch.testing.assert_close(result.parameters[name], value.detach(), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("settings", [{"norm": True}, {"dropout": 0.5}, {"kind": "text", "dropout": 0.3}])
+@pytest.mark.parametrize(
+    "settings", [{"norm": True}, {"dropout": 0.5}, {"kind": "text", "dropout": 0.3}]
+)
 def test_rho_zero_is_plain_training_bit_for_bit(settings):
-    """Dropout would tell a second pass with other masks, batch norm one that counted its statistics again."""
+    """Dropout would tell a second pass with other masks, batch norm one that counted its statistics
+    again."""
     plain, sam = train(steps=4, **settings), train({"sam": SAM(rho=0.0)}, steps=4, **settings)
     assert sam.losses == plain.losses
     assert values_differ(plain.parameters, sam.parameters) == []
@@ -103,7 +110,10 @@ def test_rho_zero_is_plain_training_bit_for_bit(settings):
 
 def test_rho_zero_is_plain_training_with_an_unlabeled_loss():
     other = {"fixmatch": FixMatch(threshold=0.3)}
-    plain, sam = train(other, steps=3), train({"fixmatch": FixMatch(threshold=0.3), "sam": SAM(rho=0.0)}, steps=3)
+    plain, sam = (
+        train(other, steps=3),
+        train({"fixmatch": FixMatch(threshold=0.3), "sam": SAM(rho=0.0)}, steps=3),
+    )
     assert sam.history == plain.history
     assert values_differ(plain.parameters, sam.parameters) == []
 
@@ -113,7 +123,10 @@ def test_weights_are_restored_bit_for_bit_before_the_step():
 
 
 def test_statistics_and_metrics_count_the_first_pass_only():
-    plain, sam = train(steps=3, norm=True, lr=0.0), train({"sam": SAM(rho=5.0)}, steps=3, norm=True, lr=0.0)
+    plain, sam = (
+        train(steps=3, norm=True, lr=0.0),
+        train({"sam": SAM(rho=5.0)}, steps=3, norm=True, lr=0.0),
+    )
     assert sam.history == plain.history
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         assert torch.equal(sam.parameters[f"body.1.{name}"], plain.parameters[f"body.1.{name}"])
@@ -128,5 +141,7 @@ def test_clipping_acts_on_the_second_gradient_once():
 
 
 def test_accumulation_is_refused():
-    with pytest.raises(UserError, match=r"methods.sam is not exact with trainer.accumulate_grad_batches=2"):
+    with pytest.raises(
+        UserError, match=r"methods.sam is not exact with trainer.accumulate_grad_batches=2"
+    ):
         Setup(accumulate=2).composition({"sam": SAM()})

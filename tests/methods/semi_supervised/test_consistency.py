@@ -16,7 +16,9 @@ def test_kl_divergence_equals_torch_and_treats_zero_as_zero():
     expected = F.kl_div(F.log_softmax(z, 1), q, reduction="none").sum(1)
     torch.testing.assert_close(kl_divergence(q, z), expected, atol=1e-6, rtol=1e-5)
     hard = F.one_hot(z.argmax(1), 5).float()
-    torch.testing.assert_close(kl_divergence(hard, z), F.cross_entropy(z, z.argmax(1), reduction="none"))
+    torch.testing.assert_close(
+        kl_divergence(hard, z), F.cross_entropy(z, z.argmax(1), reduction="none")
+    )
 
 
 def test_kl_and_cross_entropy_have_one_student_gradient():
@@ -27,7 +29,10 @@ def test_kl_and_cross_entropy_have_one_student_gradient():
 
 
 def test_squared_distance_worked_example():
-    p, q = torch.softmax(torch.tensor([[2.0, 0, 0]]), 1), torch.softmax(torch.tensor([[0.0, 1, 0]]), 1)
+    p, q = (
+        torch.softmax(torch.tensor([[2.0, 0, 0]]), 1),
+        torch.softmax(torch.tensor([[0.0, 1, 0]]), 1),
+    )
     assert abs(3 * float(squared_distance(p, q)) - 0.562326) < 1e-6
     assert abs(float(squared_distance(p, q)) - 0.187442) < 1e-6
     p, q = torch.softmax(random_logits(1), 1), torch.softmax(random_logits(2), 1)

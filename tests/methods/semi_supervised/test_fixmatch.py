@@ -8,7 +8,16 @@ from methods.semi_supervised.pseudo_label import PseudoLabel
 from methods.semi_supervised.targets import make_targets
 from recipes.step import Embedded, Output, Stream
 from recipes.step.terms import Term
-from tests.harness import Setup, SmallNetwork, build, fit, noisy_view, step_with, train, values_differ
+from tests.harness import (
+    Setup,
+    SmallNetwork,
+    build,
+    fit,
+    noisy_view,
+    step_with,
+    train,
+    values_differ,
+)
 
 WEAK = torch.tensor([[4.0, 0, 0], [2.0, 0, 0]])
 STRONG = torch.tensor([[1.0, 0, 0], [0.0, 1, 0]])
@@ -23,16 +32,22 @@ def term_of(method: FixMatch, weak: torch.Tensor, strong: torch.Tensor, **step) 
 
 def test_worked_example():
     q = make_targets(WEAK, mask=FixMatch().mask("label", None)).believed
-    torch.testing.assert_close(q.probabilities.amax(1), torch.tensor([0.964663, 0.786986]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        q.probabilities.amax(1), torch.tensor([0.964663, 0.786986]), atol=1e-6, rtol=0
+    )
     assert q.mask.tolist() == [1, 0] and q.labels.tolist() == [0, 0]
     values = term_of(FixMatch(), WEAK, STRONG).values
     torch.testing.assert_close(values, torch.tensor([0.551445, 1.551445]), atol=1e-6, rtol=0)
     assert float(term_of(FixMatch(), WEAK, STRONG).reduced()) == pytest.approx(0.275722, abs=1e-6)
-    assert float(term_of(FixMatch(threshold=0.0), WEAK, STRONG).reduced()) == pytest.approx(1.051445, abs=1e-6)
+    assert float(term_of(FixMatch(threshold=0.0), WEAK, STRONG).reduced()) == pytest.approx(
+        1.051445, abs=1e-6
+    )
 
 
 def test_kept_reduction_divides_by_the_confident_samples():
-    assert float(term_of(FixMatch(mask_reduction="kept"), WEAK, STRONG).reduced()) == pytest.approx(0.551445, abs=1e-6)
+    assert float(term_of(FixMatch(mask_reduction="kept"), WEAK, STRONG).reduced()) == pytest.approx(
+        0.551445, abs=1e-6
+    )
     nobody = term_of(FixMatch(mask_reduction="kept", threshold=1.1), WEAK, STRONG)
     assert float(nobody.reduced()) == 0.0
 
@@ -43,7 +58,9 @@ def test_equals_a_composition_of_torch(threshold):
     weak, strong = (4 * torch.randn(32, 6, generator=source) for _ in range(2))
     best, label = torch.softmax(weak, 1).max(1)
     expected = (F.cross_entropy(strong, label, reduction="none") * (best >= threshold)).sum() / 32
-    torch.testing.assert_close(term_of(FixMatch(threshold=threshold), weak, strong).reduced(), expected)
+    torch.testing.assert_close(
+        term_of(FixMatch(threshold=threshold), weak, strong).reduced(), expected
+    )
 
 
 def test_no_gradient_reaches_the_weak_logits():
@@ -73,13 +90,21 @@ def test_labels_come_from_raw_logits_and_the_loss_from_adjusted_ones():
 
 
 class ByRows(SmallNetwork):
-    """Forwards six rows at a time: adding inputs then leaves the arithmetic of the others as it was, bit for bit."""
+    """Forwards six rows at a time: adding inputs then leaves the arithmetic of the others as it
+    was, bit for bit."""
 
     def forward(self, embedded: Embedded) -> Output:
-        masks = (None,) * (len(embedded.x) // 6) if embedded.mask is None else embedded.mask.split(6)
-        parts = [super(ByRows, self).forward(Embedded(*pair)) for pair in zip(embedded.x.split(6), masks, strict=True)]
+        masks = (
+            (None,) * (len(embedded.x) // 6) if embedded.mask is None else embedded.mask.split(6)
+        )
+        parts = [
+            super(ByRows, self).forward(Embedded(*pair))
+            for pair in zip(embedded.x.split(6), masks, strict=True)
+        ]
         features = torch.cat([part.features for part in parts])
-        return Output(features, {t: torch.cat([part.logits[t] for part in parts]) for t in self.heads})
+        return Output(
+            features, {t: torch.cat([part.logits[t] for part in parts]) for t in self.heads}
+        )
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
@@ -110,7 +135,10 @@ def test_strong_as_weak_is_pseudo_label():
 
     a = train({"fixmatch": FixMatch(threshold=0.36)}, steps=4, view=weak_only)
     b = train({"pseudo_label": PseudoLabel(threshold=0.36, ramp_end=0.0)}, steps=4, view=weak_only)
-    first, second = ([row[f"train/{key}"] for row in x.history] for x, key in ((a, "fixmatch"), (b, "pseudo_label")))
+    first, second = (
+        [row[f"train/{key}"] for row in x.history]
+        for x, key in ((a, "fixmatch"), (b, "pseudo_label"))
+    )
     assert max(first) > 0
     assert first == pytest.approx(second, abs=1e-6)
     for name, value in a.parameters.items():
@@ -126,7 +154,9 @@ def test_first_step_equals_forwards_by_hand(kind, norm):
     network, batch = setup.network(), setup.batches({"labeled", "unlabeled"})[0]
     streams = {name: Stream(name, **batch[name]) for name in ("labeled", "unlabeled")}
     asked = (("labeled", "weak"), ("unlabeled", "weak"), ("unlabeled", "strong"))
-    parts = [network.embed(noisy_view(streams[name], view, Randomness(0, 0))) for name, view in asked]
+    parts = [
+        network.embed(noisy_view(streams[name], view, Randomness(0, 0))) for name, view in asked
+    ]
     if norm:
         x, masks = torch.cat([p.x for p in parts]), [p.mask for p in parts]
         joint = Embedded(x, None if kind == "image" else torch.cat(masks))
@@ -151,4 +181,6 @@ def test_first_step_equals_forwards_by_hand(kind, norm):
         "pseudo_accuracy": float((guess == truth)[kept].float().mean()),
         "lr": 0.1,
     }
-    assert result.history[0] == pytest.approx({f"train/{name}": value for name, value in expected.items()}, abs=1e-6)
+    assert result.history[0] == pytest.approx(
+        {f"train/{name}": value for name, value in expected.items()}, abs=1e-6
+    )

@@ -15,7 +15,9 @@ def status(*counts: int, unused: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("unused", "expected"), [(4, [0.95, 0.316667, 0.0]), (14, [0.158333, 0.073077, 0.0])], ids=["N=10", "N=20"]
+    ("unused", "expected"),
+    [(4, [0.95, 0.316667, 0.0]), (14, [0.158333, 0.073077, 0.0])],
+    ids=["N=10", "N=20"],
 )
 def test_worked_example(unused, expected):
     limits = class_thresholds(status(4, 2, 0, unused=unused), 0.95)
@@ -28,7 +30,9 @@ def test_without_warmup_the_best_class_has_the_full_threshold_from_its_first_sam
     assert class_thresholds(status(0, 0, unused=9), 0.95, warmup=False).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(("mapping", "expected"), [("convex", 1 / 3), ("linear", 0.5), ("concave", 0.5849625)])
+@pytest.mark.parametrize(
+    ("mapping", "expected"), [("convex", 1 / 3), ("linear", 0.5), ("concave", 0.5849625)]
+)
 def test_mappings_half_way_and_at_their_ends(mapping, expected):
     limits = class_thresholds(status(4, 2, 0), 1.0, mapping)
     torch.testing.assert_close(limits, torch.tensor([1.0, expected, 0.0]))
@@ -44,7 +48,8 @@ def test_status_counts_classes_and_the_unused():
 
 
 def by_hand(rounds, rows, classes, tau):
-    """A loop over samples, with a Counter and without warm-up of its own: thresholds seen by every round."""
+    """A loop over samples, with a Counter and without warm-up of its own: thresholds seen by every
+    round."""
     beliefs, seen = [UNUSED] * rows, []
     for index, q in rounds:
         counts = Counter(beliefs)
@@ -74,7 +79,8 @@ def test_equals_a_loop_over_samples():
 
 
 def test_everything_passes_at_first_and_thresholds_follow_what_was_learnt_before_the_batch():
-    """The mask of every step against one computed from its own outputs and the table as it was before."""
+    """The mask of every step against one computed from its own outputs and the table as it was
+    before."""
     setup = Setup(steps=25, lr=0.3)
     found = []
 
@@ -102,7 +108,9 @@ def test_the_loss_is_that_of_fixmatch_under_the_same_mask():
     class Watch(FlexMatch):
         def terms(self, step, recipe):
             super().terms(step, recipe)
-            logits["weak"], logits["strong"] = (step.logits(f"unlabeled/{v}", "label") for v in ("weak", "strong"))
+            logits["weak"], logits["strong"] = (
+                step.logits(f"unlabeled/{v}", "label") for v in ("weak", "strong")
+            )
 
     history = train({"flexmatch": Watch()}, steps=1).history
     expected = F.cross_entropy(logits["strong"], logits["weak"].argmax(1))
@@ -145,7 +153,9 @@ def test_a_replayed_batch_sees_the_thresholds_of_its_first_pass_and_counts_once(
 def test_every_micro_batch_is_remembered():
     plain = train({"flexmatch": FlexMatch(threshold=0.0)}, steps=2, accumulate=3, lr=0.0)
     table = plain.recipe.method_modules["flexmatch"]["label"].table
-    seen = torch.cat([b["unlabeled"]["index"] for b in Setup(steps=2, accumulate=3).batches({"unlabeled"})])
+    seen = torch.cat(
+        [b["unlabeled"]["index"] for b in Setup(steps=2, accumulate=3).batches({"unlabeled"})]
+    )
     assert sorted((table != UNUSED).nonzero().flatten().tolist()) == sorted(set(seen.tolist()))
 
 

@@ -19,7 +19,9 @@ from tests.harness import Setup, SmallNetwork, build, fit, noisy_view, train
 def test_worked_example(space, expected):
     z = torch.tensor([[0.8, 0.2], [0.1, 0.9]]).log()
     scores = mixed_scores(z, torch.tensor([1, 0]), torch.tensor([0.7, 0.7]), space)
-    torch.testing.assert_close(torch.softmax(scores, 1)[0], torch.tensor(expected), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        torch.softmax(scores, 1)[0], torch.tensor(expected), atol=1e-6, rtol=0
+    )
 
 
 class Watch(ICT):
@@ -62,16 +64,22 @@ def test_share_one_is_mean_teacher_with_the_same_view():
 
     ict = train({"ict": Watch(fixed=1.0, ramp="constant", weight=50.0)}, steps=4, view=one_view)
     mean = train(
-        {"mean_teacher": MeanTeacher(ramp="constant", consistency_on="unlabeled")}, steps=4, view=one_view
+        {"mean_teacher": MeanTeacher(ramp="constant", consistency_on="unlabeled")},
+        steps=4,
+        view=one_view,
     )
-    first, second = [row["train/ict"] for row in ict.history], [row["train/mean_teacher"] for row in mean.history]
+    first, second = (
+        [row["train/ict"] for row in ict.history],
+        [row["train/mean_teacher"] for row in mean.history],
+    )
     assert max(first) > 0 and first == pytest.approx(second, abs=1e-6)
     for name, value in mean.parameters.items():
         torch.testing.assert_close(ict.parameters[name], value, atol=1e-5, rtol=0)
 
 
 def test_a_linear_network_without_softmax_agrees_with_its_mixed_self():
-    """Interpolation is what a linear function does by itself: nothing is left to learn from logits."""
+    """Interpolation is what a linear function does by itself: nothing is left to learn from
+    logits."""
 
     class Linear(SmallNetwork):
         def __init__(self):
@@ -114,5 +122,8 @@ def test_the_teacher_is_evaluated_and_shared_with_mean_teacher():
 def test_one_mixer_a_stream():
     with pytest.raises(UserError, match="both own the mixing of unlabeled inputs"):
         Setup().composition({"ict": ICT(), "mixmatch": MixMatch()})
-    together = train({"ict": ICT(ramp="constant"), "mixup": Mixup(), "fixmatch": FixMatch(threshold=0.0)}, steps=2)
+    together = train(
+        {"ict": ICT(ramp="constant"), "mixup": Mixup(), "fixmatch": FixMatch(threshold=0.0)},
+        steps=2,
+    )
     assert all(row["train/ict"] > 0 and row["train/fixmatch"] > 0 for row in together.history)

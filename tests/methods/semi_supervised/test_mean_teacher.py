@@ -24,10 +24,13 @@ def test_the_student_learns_from_the_teacher_and_the_teacher_gets_no_gradient():
     source = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(7, 4, generator=source).requires_grad_() for _ in range(2))
     term = after_terms(
-        MeanTeacher(consistency_on="unlabeled"), {"unlabeled/weak": student, "teacher:unlabeled/weak2": teacher}
+        MeanTeacher(consistency_on="unlabeled"),
+        {"unlabeled/weak": student, "teacher:unlabeled/weak2": teacher},
     )
     loss = term.reduced()
-    torch.testing.assert_close(loss, F.mse_loss(torch.softmax(student, 1), torch.softmax(teacher, 1)))
+    torch.testing.assert_close(
+        loss, F.mse_loss(torch.softmax(student, 1), torch.softmax(teacher, 1))
+    )
     loss.backward()
     assert student.grad.abs().sum() > 0
     assert teacher.grad is None
@@ -67,7 +70,8 @@ def test_consistency_gradient_is_alive_in_a_true_step():
 
 @pytest.mark.parametrize("warmup", [True, False])
 def test_the_teacher_follows_the_warmed_up_average(warmup):
-    """a_t = min(1 - 1/(t+1), a) from t = 1 (.5, .667, .75 …), against a loop over the student's weights."""
+    """a_t = min(1 - 1/(t+1), a) from t = 1 (.5, .667, .75 …), against a loop over the student's
+    weights."""
     students = []
 
     class Keep(Callback):
@@ -83,7 +87,10 @@ def test_the_teacher_follows_the_warmed_up_average(warmup):
     average = [p.double() for p in students[0]]
     for t, weights in enumerate(students[1:], start=1):
         a = min(1 - 1 / (t + 1), 0.7) if warmup else 0.7
-        average = [a * mine + (1 - a) * yours.double() for mine, yours in zip(average, weights, strict=True)]
+        average = [
+            a * mine + (1 - a) * yours.double()
+            for mine, yours in zip(average, weights, strict=True)
+        ]
     for mine, expected in zip(result.recipe.teacher.network.parameters(), average, strict=True):
         torch.testing.assert_close(mine.double(), expected, atol=1e-6, rtol=0)
 
@@ -105,7 +112,10 @@ def test_teacher_in_train_mode_keeps_statistics_of_its_own_forwards():
     assert not torch.allclose(mine["body.1.running_mean"], yours["body.1.running_mean"], atol=1e-5)
     copied = train({"mean_teacher": MeanTeacher(teacher_mode="eval")}, steps=3, norm=True)
     torch.testing.assert_close(
-        teacher_state(copied)["body.1.running_mean"], copied.parameters["body.1.running_mean"], rtol=0, atol=0
+        teacher_state(copied)["body.1.running_mean"],
+        copied.parameters["body.1.running_mean"],
+        rtol=0,
+        atol=0,
     )
 
 
@@ -118,9 +128,17 @@ def test_a_replayed_step_counts_the_teachers_statistics_once():
 
 def test_the_teacher_is_what_is_evaluated_beside_the_raw_network():
     result = train({"mean_teacher": MeanTeacher(ema_horizon=None)}, steps=3)
-    recipe, view = result.recipe.eval(), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    recipe, view = (
+        result.recipe.eval(),
+        torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+    )
     with torch.no_grad():
-        reported, raw = recipe.predict_logits(view)["label"], recipe.predict_logits(view, raw=True)["label"]
-        torch.testing.assert_close(reported, recipe.teacher.network(recipe.teacher.network.embed(view)).logits["label"])
+        reported, raw = (
+            recipe.predict_logits(view)["label"],
+            recipe.predict_logits(view, raw=True)["label"],
+        )
+        torch.testing.assert_close(
+            reported, recipe.teacher.network(recipe.teacher.network.embed(view)).logits["label"]
+        )
         torch.testing.assert_close(raw, recipe.network(recipe.network.embed(view)).logits["label"])
     assert not torch.allclose(reported, raw)

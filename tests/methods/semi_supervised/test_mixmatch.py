@@ -43,7 +43,9 @@ def test_mixing_is_sample_by_sample_and_keeps_the_mass_of_labels():
     for i in range(9):
         lam, j = max(float(share[i]), 1 - float(share[i])), int(partner[i])
         torch.testing.assert_close(x.x[i], lam * embedded.x[i] + (1 - lam) * embedded.x[j])
-        torch.testing.assert_close(y["label"][i], lam * targets["label"][i] + (1 - lam) * targets["label"][j])
+        torch.testing.assert_close(
+            y["label"][i], lam * targets["label"][i] + (1 - lam) * targets["label"][j]
+        )
 
 
 def without_mixing(monkeypatch):
@@ -54,10 +56,14 @@ def without_mixing(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
-def test_without_mixing_it_is_cross_entropy_and_the_distance_to_the_own_sharpened_average(kind, monkeypatch):
+def test_without_mixing_it_is_cross_entropy_and_the_distance_to_the_own_sharpened_average(
+    kind, monkeypatch
+):
     without_mixing(monkeypatch)
     setup = Setup(kind=kind, steps=1)
-    history = train({"mixmatch": MixMatch(ramp_end=0.0, temperature=0.5)}, kind=kind, steps=1).history[0]
+    history = train(
+        {"mixmatch": MixMatch(ramp_end=0.0, temperature=0.5)}, kind=kind, steps=1
+    ).history[0]
     network, batch = setup.network(), setup.batches({"labeled", "unlabeled"})[0]
     streams = {name: Stream(name, **batch[name]) for name in ("labeled", "unlabeled")}
 
@@ -70,13 +76,17 @@ def test_without_mixing_it_is_cross_entropy_and_the_distance_to_the_own_sharpene
         mean = (a + b) / 2
         q = mean**2 / (mean**2).sum(1, keepdim=True)
         expected = (F.mse_loss(a, q) + F.mse_loss(b, q)) / 2
-        labeled = network(network.embed(noisy_view(streams["labeled"], "weak", Randomness(0, 0)))).logits["label"]
+        labeled = network(
+            network.embed(noisy_view(streams["labeled"], "weak", Randomness(0, 0)))
+        ).logits["label"]
         supervised = F.cross_entropy(labeled, batch["labeled"]["targets"]["label"])
     assert history["train/mixmatch"] == pytest.approx(float(expected), abs=1e-6)
     assert history["train/supervised"] == pytest.approx(float(supervised), abs=1e-6)
     assert history["train/confidence"] == pytest.approx(float(mean.amax(1).mean()), abs=1e-6)
     truth = batch["unlabeled"]["targets"]["label"]
-    assert history["train/pseudo_accuracy"] == pytest.approx(float((mean.argmax(1) == truth).float().mean()))
+    assert history["train/pseudo_accuracy"] == pytest.approx(
+        float((mean.argmax(1) == truth).float().mean())
+    )
 
 
 def test_one_view_neither_sharpened_nor_mixed_agrees_with_itself(monkeypatch):
@@ -159,9 +169,13 @@ def test_a_replay_repeats_the_mixing():
     method = Watch()
     train({"mixmatch": method, "sam": SAM()}, steps=2)
     for (first, *_), (second, *_) in zip(method.seen[::2], method.seen[1::2], strict=True):
-        torch.testing.assert_close(first["mixmatch/unlabeled"].embedded.x, second["mixmatch/unlabeled"].embedded.x)
+        torch.testing.assert_close(
+            first["mixmatch/unlabeled"].embedded.x, second["mixmatch/unlabeled"].embedded.x
+        )
         # the guess is that of the perturbed weights
-        assert not torch.equal(*(entry["mixmatch/unlabeled"].targets["label"] for entry in (first, second)))
+        assert not torch.equal(
+            *(entry["mixmatch/unlabeled"].targets["label"] for entry in (first, second))
+        )
 
 
 @pytest.mark.parametrize("other", [Mixup(), CutMix(), FixMatch()], ids=lambda m: type(m).__name__)
@@ -171,5 +185,8 @@ def test_another_mixer_or_another_maker_of_labels_is_refused(other):
 
 
 def test_it_learns_something_else_than_mixup_alone():
-    one, two = train({"m": MixMatch(ramp_end=0.0)}, steps=2), train({"m": MixMatch(weight=0.0)}, steps=2)
+    one, two = (
+        train({"m": MixMatch(ramp_end=0.0)}, steps=2),
+        train({"m": MixMatch(weight=0.0)}, steps=2),
+    )
     assert values_differ(one.parameters, two.parameters)

@@ -7,7 +7,9 @@ from recipes.step import Step
 from tests.harness import step_with, train
 
 
-def after_terms(method: PseudoLabel, logits: torch.Tensor, progress: tuple[int, int] = (1, 1)) -> Step:
+def after_terms(
+    method: PseudoLabel, logits: torch.Tensor, progress: tuple[int, int] = (1, 1)
+) -> Step:
     method.key = "pseudo_label"
     at = step_with({"unlabeled/weak": logits}, progress=progress)
     method.terms(at, recipe=None)
@@ -34,7 +36,9 @@ def test_equals_cross_entropy_on_its_own_argmax_with_the_gradient_of_log_max():
 def test_the_mask_counts_in_the_denominator():
     z = torch.tensor([[4.0, 0, 0], [1.0, 0, 0]])
     term = after_terms(PseudoLabel(threshold=0.95), z).terms["pseudo_label"]
-    assert float(term.reduced()) == pytest.approx(float(F.cross_entropy(z[:1], torch.tensor([0]))) / 2)
+    assert float(term.reduced()) == pytest.approx(
+        float(F.cross_entropy(z[:1], torch.tensor([0]))) / 2
+    )
 
 
 def test_entropy_term_with_gradient():
@@ -57,7 +61,8 @@ def test_above_one_it_is_supervised_training_and_its_diagnostics_say_so():
 
 
 def test_batch_norm_counts_labeled_samples_only_where_asked():
-    """Normalised by its own batch, the unlabeled stream then leaves no trace in the running statistics."""
+    """Normalised by its own batch, the unlabeled stream then leaves no trace in the running
+    statistics."""
     plain = train(steps=3, norm=True, lr=0.0)
     apart = train({"pseudo_label": PseudoLabel(own_statistics=True)}, steps=3, norm=True, lr=0.0)
     joint = train({"pseudo_label": PseudoLabel(own_statistics=False)}, steps=3, norm=True, lr=0.0)

@@ -33,7 +33,9 @@ def test_sharpening_is_the_normalised_power():
 def test_limits_of_sharpening():
     z = random_logits()
     torch.testing.assert_close(sharpen(z, 1.0), torch.softmax(z, 1))
-    torch.testing.assert_close(sharpen(z, 1e-3), F.one_hot(z.argmax(1), 5).float(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        sharpen(z, 1e-3), F.one_hot(z.argmax(1), 5).float(), atol=1e-6, rtol=0
+    )
 
 
 def test_targets_carry_no_gradient_and_are_float32():
@@ -60,14 +62,18 @@ def test_a_threshold_a_class_is_that_of_the_best_class():
 def test_alignment_worked_example():
     q, seen = torch.tensor([[0.6, 0.3, 0.1]]), torch.tensor([0.5, 0.3, 0.2])
     expected = torch.tensor([[0.444445, 0.370370, 0.185185]])
-    torch.testing.assert_close(aligned(q, torch.full((3,), 1 / 3), seen), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        aligned(q, torch.full((3,), 1 / 3), seen), expected, atol=1e-6, rtol=0
+    )
     torch.testing.assert_close(aligned(q, seen, seen), q)
 
 
 def test_probabilities_are_a_source_as_well():
     q = torch.softmax(random_logits(), 1)
     torch.testing.assert_close(soft_targets(scores_of(q)), q)
-    torch.testing.assert_close(make_targets(scores_of(q), temperature=0.5).value, sharpen(q.log(), 0.5))
+    torch.testing.assert_close(
+        make_targets(scores_of(q), temperature=0.5).value, sharpen(q.log(), 0.5)
+    )
     assert torch.isfinite(scores_of(torch.tensor([[1.0, 0.0]]))).all()
 
 
@@ -80,7 +86,9 @@ def test_the_mean_of_views_is_of_probabilities_not_of_logits():
 def test_an_empty_pipeline_passes_the_prediction_and_keeps_everybody():
     z = random_logits()
     made = make_targets(z)
-    assert torch.equal(made.value, torch.softmax(z, 1)) and torch.equal(made.believed.probabilities, made.value)
+    assert torch.equal(made.value, torch.softmax(z, 1)) and torch.equal(
+        made.believed.probabilities, made.value
+    )
     assert made.believed.mask.tolist() == [1.0] * 16
     assert torch.equal(made.believed.labels, z.argmax(1))
 
@@ -94,7 +102,9 @@ def test_slots_act_in_their_order():
         asked.append((best, label))
         return torch.zeros(len(best))
 
-    made = make_targets(q.log(), align=lambda p: aligned(p, wanted, seen), temperature=0.5, mask=mask)
+    made = make_targets(
+        q.log(), align=lambda p: aligned(p, wanted, seen), temperature=0.5, mask=mask
+    )
     after = torch.tensor([[0.6 / 0.8, 0.4 / 0.2]])
     after = after / after.sum()
     torch.testing.assert_close(made.believed.probabilities, after, atol=1e-5, rtol=0)
@@ -109,5 +119,7 @@ def test_slots_act_in_their_order():
 @pytest.mark.parametrize("harden", [False, True])
 def test_nothing_of_the_pipeline_carries_gradient(harden):
     z = random_logits().requires_grad_()
-    made = make_targets(z, align=lambda q: q, temperature=0.5, harden=harden, mask=lambda best, label: best)
+    made = make_targets(
+        z, align=lambda q: q, temperature=0.5, harden=harden, mask=lambda best, label: best
+    )
     assert not any(t.requires_grad for t in (made.value, *vars(made.believed).values()))

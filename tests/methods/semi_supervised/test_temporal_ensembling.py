@@ -4,7 +4,11 @@ import torch.nn.functional as F
 from pytorch_lightning import Callback
 
 from methods.regularization.sam import SAM
-from methods.semi_supervised.temporal_ensembling import TemporalEnsembling, accumulate, bias_corrected
+from methods.semi_supervised.temporal_ensembling import (
+    TemporalEnsembling,
+    accumulate,
+    bias_corrected,
+)
 from tests.harness import UNLABELED_SAMPLES, Setup, build, fit, train
 
 
@@ -47,7 +51,8 @@ def watched(steps: int = 8, **settings):
 
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_targets_equal_a_loop_over_the_samples_visits(kind):
-    """Z and its correction by hand, sample by sample; a sample twice in a batch keeps its last prediction."""
+    """Z and its correction by hand, sample by sample; a sample twice in a batch keeps its last
+    prediction."""
     result, batches = watched(kind=kind)
     history: dict[int, list[torch.Tensor]] = {}
     compared = 0
@@ -86,13 +91,18 @@ def test_weight_holds_ramp_and_labeled_fraction():
             weights.append(step.terms[self.key].weight)
 
     train({"temporal_ensembling": Keep(weight=10.0, ramp="linear", ramp_end=0.5)}, steps=4, total=8)
-    train({"temporal_ensembling": Keep(weight=10.0, label_fraction=False, ramp="constant")}, steps=1)
+    train(
+        {"temporal_ensembling": Keep(weight=10.0, label_fraction=False, ramp="constant")}, steps=1
+    )
     # the harness has 24 labels in 48 samples
     assert weights == pytest.approx([0, 1.25, 2.5, 3.75, 10])
 
 
 def test_weight_zero_is_supervised_training():
-    off, plain = train({"temporal_ensembling": TemporalEnsembling(weight=0.0)}, steps=5), train(steps=5)
+    off, plain = (
+        train({"temporal_ensembling": TemporalEnsembling(weight=0.0)}, steps=5),
+        train(steps=5),
+    )
     for name, value in plain.parameters.items():
         torch.testing.assert_close(off.parameters[name], value, atol=1e-6, rtol=0)
 

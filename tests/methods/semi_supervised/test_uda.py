@@ -14,7 +14,9 @@ WEAK = torch.tensor([[4.0, 0, 0], [2.0, 0, 0]])
 STRONG = torch.tensor([[1.0, 0, 0], [0.0, 1, 0]])
 
 
-def after_terms(method: UDA, weak: torch.Tensor = WEAK, strong: torch.Tensor = STRONG, **step) -> Step:
+def after_terms(
+    method: UDA, weak: torch.Tensor = WEAK, strong: torch.Tensor = STRONG, **step
+) -> Step:
     method.key = "uda"
     logits = {"unlabeled/weak": weak, "unlabeled/strong": strong} | step.pop("logits", {})
     at = step_with(logits, **step)
@@ -66,17 +68,23 @@ def test_no_gradient_reaches_the_weak_logits_but_through_entropy():
     assert weak.grad is None and strong.grad.abs().sum() > 0
     entropy = after_terms(UDA(entropy_weight=0.1), weak).terms["uda/entropy"]
     p = torch.softmax(WEAK, 1)
-    assert float(entropy.reduced().detach()) == pytest.approx(float(-(p * p.log()).sum(1).mean()), abs=1e-6)
+    assert float(entropy.reduced().detach()) == pytest.approx(
+        float(-(p * p.log()).sum(1).mean()), abs=1e-6
+    )
     entropy.reduced().backward()
     assert weak.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("linear", 0.55), ("exp", 0.173876), ("log", 0.926124)])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("linear", 0.55), ("exp", 0.173876), ("log", 0.926124)]
+)
 def test_annealing_half_way(kind, expected):
     assert annealing_threshold(kind, 0.5, 10) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "start"), [("linear", 0.25), ("exp", 0.25 + 0.75 * math.exp(-5)), ("log", 0.25)])
+@pytest.mark.parametrize(
+    ("kind", "start"), [("linear", 0.25), ("exp", 0.25 + 0.75 * math.exp(-5)), ("log", 0.25)]
+)
 def test_annealing_begins_at_chance_and_ends_at_one(kind, start):
     assert annealing_threshold(kind, 0.0, 4) == pytest.approx(start)
     end = 1.0 if kind != "log" else 0.25 + 0.75 * (1 - math.exp(-5))
@@ -87,7 +95,9 @@ def test_annealed_cross_entropy_averages_the_kept_samples():
     losses = torch.tensor([0.2, 0.1, 1.5, 0.05])
     p = torch.exp(-losses)
     labeled, targets = torch.stack([p.log(), torch.log1p(-p)], 1), torch.zeros(4, dtype=torch.int64)
-    at = after_terms(UDA(annealing="linear"), logits={"labeled": labeled}, targets=targets, progress=(5, 10))
+    at = after_terms(
+        UDA(annealing="linear"), logits={"labeled": labeled}, targets=targets, progress=(5, 10)
+    )
     supervised = at.terms["supervised"]
     assert supervised.mask.tolist() == [0, 0, 1, 0]
     assert float(supervised.reduced()) == pytest.approx(1.5, abs=1e-5)
@@ -95,7 +105,9 @@ def test_annealed_cross_entropy_averages_the_kept_samples():
 
 def test_annealing_that_keeps_nobody_gives_zero_not_nan():
     labeled, targets = torch.tensor([[9.0, 0.0]]), torch.tensor([0])
-    at = after_terms(UDA(annealing="linear"), logits={"labeled": labeled}, targets=targets, progress=(0, 10))
+    at = after_terms(
+        UDA(annealing="linear"), logits={"labeled": labeled}, targets=targets, progress=(0, 10)
+    )
     assert float(at.terms["supervised"].reduced()) == 0.0
 
 
@@ -107,7 +119,9 @@ def test_annealing_looks_at_the_true_class_not_at_the_best():
 
 
 def test_trains_with_annealing_on_text():
-    history = train({"uda": UDA(threshold=0.3, annealing="log", entropy_weight=0.1)}, kind="text", steps=3).history
+    history = train(
+        {"uda": UDA(threshold=0.3, annealing="log", entropy_weight=0.1)}, kind="text", steps=3
+    ).history
     assert history[0]["train/uda"] > 0 and history[0]["train/uda/entropy"] > 0
     # at the start η = 1/C: only what is below chance is kept
     assert history[0]["train/supervised"] >= math.log(3)

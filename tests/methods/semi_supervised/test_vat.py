@@ -23,7 +23,8 @@ def divergence_of(network, x):
 
 
 def curvature(network, x) -> torch.Tensor:
-    """H = J' (diag p - pp') J, the second derivative of the divergence at r = 0, by its closed form."""
+    """H = J' (diag p - pp') J, the second derivative of the divergence at r = 0, by its closed
+    form."""
     jacobian = torch.autograd.functional.jacobian(lambda v: network(v[None])[0], x)
     p = torch.softmax(network(x[None])[0], 0).detach()
     return jacobian.T @ (torch.diag(p) - torch.outer(p, p)) @ jacobian
@@ -47,13 +48,17 @@ def test_worked_example(seed):
     d = adversarial_direction(divergence, noise(1, 2, seed=seed), XI, 1)
     torch.testing.assert_close(d * d[:, :1].sign(), torch.tensor([[0.6, -0.8]]), atol=1e-3, rtol=0)
     for sign in (1, -1):
-        assert float(divergence(sign * torch.tensor([[0.6, -0.8]]))) == pytest.approx(1.813568, abs=1e-6)
+        assert float(divergence(sign * torch.tensor([[0.6, -0.8]]))) == pytest.approx(
+            1.813568, abs=1e-6
+        )
 
 
 def test_many_iterations_find_the_top_eigenvector():
     network, x = small(), noise(3, 6).double()
     # a float32 direction of a float64 network
-    d = adversarial_direction(lambda r: divergence_of(network, x)(r.double()), noise(3, 6, seed=1), XI, 60)
+    d = adversarial_direction(
+        lambda r: divergence_of(network, x)(r.double()), noise(3, 6, seed=1), XI, 60
+    )
     for row, sample in zip(d, x, strict=True):
         top = torch.linalg.eigh(curvature(network, sample)).eigenvectors[:, -1]
         assert abs(float(row.double() @ top)) > 0.999
@@ -64,8 +69,12 @@ def test_more_iterations_never_lower_the_curvature():
     divergence = divergence_of(network, x)
     values = []
     for iterations in range(6):
-        d = adversarial_direction(lambda r: divergence(r.double()), noise(4, 6, seed=2), XI, iterations).double()
-        values.append(torch.stack([v @ curvature(network, s) @ v for v, s in zip(d, x, strict=True)]))
+        d = adversarial_direction(
+            lambda r: divergence(r.double()), noise(4, 6, seed=2), XI, iterations
+        ).double()
+        values.append(
+            torch.stack([v @ curvature(network, s) @ v for v, s in zip(d, x, strict=True)])
+        )
     for before, after in pairwise(values):
         assert (after >= before * (1 - 1e-3)).all()
     assert (values[1] > 1.5 * values[0]).any()
@@ -116,9 +125,14 @@ def test_the_perturbation_has_its_size_on_what_is_real(kind, iterations):
     method = Watch(epsilon=0.7, iterations=iterations)
     train({"vat": method}, kind=kind, steps=2)
     for step, _ in method.seen:
-        clean, perturbed = step.embedding("unlabeled", "weak"), step.inputs["vat/perturbed"].embedded
+        clean, perturbed = (
+            step.embedding("unlabeled", "weak"),
+            step.inputs["vat/perturbed"].embedded,
+        )
         r = (perturbed.x - clean.x).detach()
-        torch.testing.assert_close(r.flatten(1).norm(dim=1), torch.full((12,), 0.7), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            r.flatten(1).norm(dim=1), torch.full((12,), 0.7), atol=1e-6, rtol=1e-5
+        )
         if kind == "text":
             assert not clean.mask.all()
             assert (r[~clean.mask] == 0).all()
@@ -133,12 +147,17 @@ def test_special_tokens_stay_as_they_are():
 
     method = Watch(epsilon=0.7, iterations=2)
     train({"vat": method}, kind="text", steps=1, view=framed)
-    clean, perturbed = method.seen[0][0].embedding("unlabeled", "weak"), method.seen[0][0].inputs["vat/perturbed"]
+    clean, perturbed = (
+        method.seen[0][0].embedding("unlabeled", "weak"),
+        method.seen[0][0].inputs["vat/perturbed"],
+    )
     r, content = (perturbed.embedded.x - clean.x).detach(), clean.content
     assert (r[~content] == 0).all() and (r[content].abs().sum(1) > 0).all()
     has_words = content.any(1)
     assert not has_words.all(), "a text without words stays as it is"
-    torch.testing.assert_close(r.flatten(1).norm(dim=1), 0.7 * has_words.float(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        r.flatten(1).norm(dim=1), 0.7 * has_words.float(), atol=1e-6, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
@@ -151,11 +170,17 @@ def test_the_loss_is_the_divergence_from_the_clean_prediction(kind):
         expected = (q * (q.log() - p.log())).sum(1)
         torch.testing.assert_close(terms["vat"].values.detach(), expected, atol=1e-6, rtol=0)
         assert terms["vat"].values.requires_grad and not q.requires_grad
-        assert row["train/vat"] == pytest.approx(float(expected.mean()), abs=1e-6) and row["train/vat"] > 0
+        assert (
+            row["train/vat"] == pytest.approx(float(expected.mean()), abs=1e-6)
+            and row["train/vat"] > 0
+        )
 
 
 def test_the_adversarial_direction_is_worse_than_a_random_one():
-    losses = [train({"vat": VAT(epsilon=0.5, iterations=k)}, steps=1).history[0]["train/vat"] for k in (0, 1, 3)]
+    losses = [
+        train({"vat": VAT(epsilon=0.5, iterations=k)}, steps=1).history[0]["train/vat"]
+        for k in (0, 1, 3)
+    ]
     assert losses[1] > 4 * losses[0] and losses[2] >= losses[1]
 
 
@@ -193,7 +218,9 @@ def test_the_attack_leaves_no_gradient_in_the_parameters():
 
     train({"vat": Peek(iterations=3)}, steps=2, accumulate=2)
     assert sum(before is not None for before, _ in pairs) >= len(pairs) / 2
-    assert all(after is None if before is None else torch.equal(before, after) for before, after in pairs)
+    assert all(
+        after is None if before is None else torch.equal(before, after) for before, after in pairs
+    )
 
 
 def test_entropy_term_carries_gradient():
@@ -228,10 +255,21 @@ def test_a_replay_starts_from_the_same_noise():
 
 
 def drawn(length: int | None, rank: int = 0, world: int = 1, rows: int = 4) -> torch.Tensor:
-    step = Step({}, Randomness(0, 5, rank, world), noisy_view, lambda v, n: Embedded(v), Criterion(), Progress(0, 1))
+    step = Step(
+        {},
+        Randomness(0, 5, rank, world),
+        noisy_view,
+        lambda v, n: Embedded(v),
+        Criterion(),
+        Progress(0, 1),
+    )
     if length is None:
         return draw_noise(step, "vat", Embedded(torch.zeros(rows, 3, 4, 4)))
-    return draw_noise(step, "vat", Embedded(torch.zeros(rows, length, 6), torch.ones(rows, length, dtype=torch.bool)))
+    return draw_noise(
+        step,
+        "vat",
+        Embedded(torch.zeros(rows, length, 6), torch.ones(rows, length, dtype=torch.bool)),
+    )
 
 
 def test_noise_depends_neither_on_ranks_nor_on_how_long_the_neighbours_are():

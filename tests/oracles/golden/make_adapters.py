@@ -1,11 +1,12 @@
-"""Golden tensors of the `adapters` package, which cannot be installed beside the transformers in use (it asks for
-~=4.57.6). Made once, in an environment of its own:
+"""Golden tensors of the `adapters` package, which cannot be installed beside the transformers in
+use (it asks for ~=4.57.6). Made once, in an environment of its own:
 
     pip install adapters==1.3.0 transformers==4.57.6
     python tests/oracles/golden/make_adapters.py
 
-writes adapters.safetensors beside this script: a BERT of two layers, a padded batch, and for every method the weights,
-the last hidden states, and the gradients of Σ_k c_k h_k over the real tokens' states h, c even from -1 to 1.
+writes adapters.safetensors beside this script: a BERT of two layers, a padded batch, and for every
+method the weights, the last hidden states, and the gradients of Σ_k c_k h_k over the real tokens'
+states h, c even from -1 to 1.
 """
 
 from pathlib import Path
@@ -18,7 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SIZE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
 LAYERS, WIDTH, PREFIX, HIDDEN = 2, 32, 3, 8
 METHODS: dict[str, Any] = {
     "houlsby": adapters.DoubleSeqBnConfig(reduction_factor=8),
@@ -26,13 +32,17 @@ METHODS: dict[str, Any] = {
     "parallel": adapters.ParBnConfig(reduction_factor=8),
     "lora": adapters.LoRAConfig(r=4, alpha=12),
     "prefix": adapters.PrefixTuningConfig(flat=True, prefix_length=PREFIX, dropout=0.0),
-    "prefix_mlp": adapters.PrefixTuningConfig(prefix_length=PREFIX, bottleneck_size=HIDDEN, dropout=0.0),
+    "prefix_mlp": adapters.PrefixTuningConfig(
+        prefix_length=PREFIX, bottleneck_size=HIDDEN, dropout=0.0
+    ),
 }
 
 
 def backbone() -> BertModel:
     torch.manual_seed(0)
-    model = BertModel(BertConfig(vocab_size=60, max_position_embeddings=16, **SIZE), add_pooling_layer=False)
+    model = BertModel(
+        BertConfig(vocab_size=60, max_position_embeddings=16, **SIZE), add_pooling_layer=False
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "LayerNorm.weight" in name:
@@ -91,10 +101,18 @@ def main() -> None:
     ids, mask = batch()
     plain = backbone()
     rows = {f"backbone/{name}": value for name, value in plain.state_dict().items()}
-    rows |= {"ids": ids, "mask": mask, "plain/output": plain(input_ids=ids, attention_mask=mask).last_hidden_state}
+    rows |= {
+        "ids": ids,
+        "mask": mask,
+        "plain/output": plain(input_ids=ids, attention_mask=mask).last_hidden_state,
+    }
     for kind, config in METHODS.items():
         rows |= golden(kind, config)
-    versions = {"adapters": adapters.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
+    versions = {
+        "adapters": adapters.__version__,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+    }
     path = Path(__file__).with_name("adapters.safetensors")
     save_file({name: value.detach().contiguous() for name, value in rows.items()}, path, versions)
     print(f"{path.name}: {len(rows)} tensors, {path.stat().st_size} bytes, {versions}")

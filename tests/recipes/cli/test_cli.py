@@ -1,4 +1,5 @@
-"""The command line from its arguments to the engine's door: what runs, and how each mistake is told."""
+"""The command line from its arguments to the engine's door: what runs, and how each mistake is
+told."""
 
 import json
 import os
@@ -34,10 +35,18 @@ def test_recipe_wins_over_the_groups_and_the_command_over_both(configs, engine):
 
 
 def test_families_combine_and_take_lists(configs, engine):
-    assert cli.main(["recipe=fixmatch", "semi_supervised=[fixmatch,mean_teacher]", "peft=lora"], configs) == 0
+    assert (
+        cli.main(
+            ["recipe=fixmatch", "semi_supervised=[fixmatch,mean_teacher]", "peft=lora"], configs
+        )
+        == 0
+    )
     (config, _, _) = engine.runs[0]
     assert set(config.methods) == {"fixmatch", "mean_teacher", "lora"}
-    assert (config.chosen.semi_supervised, config.chosen.peft) == ("[fixmatch,mean_teacher]", "lora")
+    assert (config.chosen.semi_supervised, config.chosen.peft) == (
+        "[fixmatch,mean_teacher]",
+        "lora",
+    )
     assert config.chosen.multi_task == "none"
 
 
@@ -56,7 +65,9 @@ def test_methods_outside_the_repository_are_found(configs, engine, tmp_path, mon
     (tmp_path / "own" / "peft" / "mine.yaml").write_text(
         "# @package methods.mine\n_target_: mine_module.Mine\nsize: 2\n"
     )
-    (tmp_path / "mine_module.py").write_text("class Mine:\n    def __init__(self, size: int = 1): ...\n")
+    (tmp_path / "mine_module.py").write_text(
+        "class Mine:\n    def __init__(self, size: int = 1): ...\n"
+    )
     searchpath = f"hydra.searchpath=[file://{tmp_path}/own]"
     assert cli.main([searchpath, "peft=mine"], configs) == 0
     assert engine.runs[0][0].methods.mine.size == 2
@@ -65,17 +76,24 @@ def test_methods_outside_the_repository_are_found(configs, engine, tmp_path, mon
 
 # -- mistakes --
 MISTAKES = {
-    "recipe": (["recipe=fixmtch"], "recipe=fixmtch: there is no recipe 'fixmtch'; did you mean 'fixmatch'?"),
+    "recipe": (
+        ["recipe=fixmtch"],
+        "recipe=fixmtch: there is no recipe 'fixmtch'; did you mean 'fixmatch'?",
+    ),
     "method": (["peft=lroa"], "peft=lroa: there is no peft 'lroa'; did you mean 'lora'?"),
     "method in a list": (
         ["semi_supervised=[fixmatch,mean_techer]"],
-        "semi_supervised=mean_techer: there is no semi_supervised 'mean_techer'; did you mean 'mean_teacher'?",
+        "semi_supervised=mean_techer: there is no semi_supervised 'mean_techer'; did you mean "
+        "'mean_teacher'?",
     ),
     "family": (
         ["peft=fixmatch"],
         "peft=fixmatch: 'fixmatch' is of another family; write semi_supervised=fixmatch",
     ),
-    "group": (["semi_supervisd=fixmatch"], "semi_supervisd: unknown key; did you mean 'semi_supervised'?"),
+    "group": (
+        ["semi_supervisd=fixmatch"],
+        "semi_supervisd: unknown key; did you mean 'semi_supervised'?",
+    ),
     "key": (["sed=1"], "sed: unknown key; did you mean 'seed'?"),
     "key elsewhere": (["lr=1"], "lr: unknown key; did you mean 'optimizer.lr'?"),
     "nested key": (["data.rot=x"], "data.rot: unknown key; did you mean 'data.root'?"),
@@ -98,23 +116,33 @@ MISTAKES = {
     ),
     "replaced method": (
         ["recipe=fixmatch", "semi_supervised=mean_teacher", "methods.fixmatch.tau=0.1"],
-        "methods.fixmatch.tau: method 'fixmatch' is not part of this run; add semi_supervised=[mean_teacher,fixmatch]",
+        "methods.fixmatch.tau: method 'fixmatch' is not part of this run; add "
+        "semi_supervised=[mean_teacher,fixmatch]",
     ),
     "unknown method": (
         ["peft=lora", "+methods.lroa.rank=2"],
         "methods.lroa.rank: there is no method 'lroa' in this run; did you mean 'lora'?",
     ),
-    "type": (["trainer.max_steps=many"], "trainer.max_steps: got 'many', expected a whole number at least 0"),
+    "type": (
+        ["trainer.max_steps=many"],
+        "trainer.max_steps: got 'many', expected a whole number at least 0",
+    ),
     "range": (
         ["recipe=fixmatch", "methods.fixmatch.tau=1.5"],
         "methods.fixmatch.tau: got 1.5, expected a number between 0 and 1",
     ),
-    "open value": (["optimizer=named"], "optimizer.name: has no value yet; give one: optimizer.name=…"),
+    "open value": (
+        ["optimizer=named"],
+        "optimizer.name: has no value yet; give one: optimizer.name=…",
+    ),
     "sweep without -m": (
         ["seed=0,1"],
         "seed=0,1: several values make several runs: add -m, or seed=[0,1] for a list",
     ),
-    "brackets": (["semi_supervised=[fixmatch"], "semi_supervised=[fixmatch: the brackets do not match"),
+    "brackets": (
+        ["semi_supervised=[fixmatch"],
+        "semi_supervised=[fixmatch: the brackets do not match",
+    ),
     "no value": (["dry_run"], "dry_run: expected KEY=VALUE or GROUP=NAME"),
     "no key": (["=1"], "=1: expected KEY=VALUE or GROUP=NAME"),
     "null choice": (["data=null"], "data=null: choose a name for data; known: digits, docstrings"),
@@ -122,7 +150,10 @@ MISTAKES = {
         ["recipe=[fixmatch,supervised]"],
         "recipe=[fixmatch,supervised]: takes one choice, only families take a list",
     ),
-    "plus on a group": (["+data=digits"], "+data=digits: 'data' has a choice already; leave out the +"),
+    "plus on a group": (
+        ["+data=digits"],
+        "+data=digits: 'data' has a choice already; leave out the +",
+    ),
     "search path": (
         ["hydra.searchpath=[file:///nowhere]"],
         "hydra.searchpath: there is no '/nowhere'; give file:///FOLDER or pkg://PACKAGE",
@@ -181,7 +212,9 @@ def test_a_bug_keeps_its_traceback_and_an_interruption_its_code(configs, engine)
 # -- further ranks --
 def test_further_ranks_use_the_folder_of_the_first(configs, engine, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(Engine, "run", lambda self, config, command: seen.append(os.environ.get(cli.RUN)) or {})
+    monkeypatch.setattr(
+        Engine, "run", lambda self, config, command: seen.append(os.environ.get(cli.RUN)) or {}
+    )
     install(Engine(), monkeypatch)
     cli.main([f"run_dir={tmp_path}/run"], configs)
     assert json.loads(seen[0]) == [f"{tmp_path}/run", None] and cli.RUN not in os.environ
@@ -199,7 +232,12 @@ def test_further_ranks_use_the_folder_of_the_first(configs, engine, monkeypatch,
 
 # -- many runs --
 def test_a_multirun_gives_every_job_its_folder_and_its_own_command(configs, engine, tmp_path):
-    assert cli.main(["-m", "recipe=supervised,fixmatch", "seed=0,1", f"run_dir={tmp_path}/sweep"], configs) == 0
+    assert (
+        cli.main(
+            ["-m", "recipe=supervised,fixmatch", "seed=0,1", f"run_dir={tmp_path}/sweep"], configs
+        )
+        == 0
+    )
     folders = [config.run_dir for config, _, _ in engine.runs]
     assert folders == [f"{tmp_path}/sweep/{i}" for i in range(4)]
     assert [(c.recipe, c.seed) for c, _, _ in engine.runs] == [
@@ -214,9 +252,18 @@ def test_a_multirun_gives_every_job_its_folder_and_its_own_command(configs, engi
 def test_a_multirun_of_a_method_of_ones_own_with_the_flag_anywhere(configs, engine, tmp_path):
     own = tmp_path / "own" / "peft"
     own.mkdir(parents=True)
-    (own / "mine.yaml").write_text("# @package methods.mine\n_target_: tests.recipes.command_line.LowRank\nrank: 2\n")
+    (own / "mine.yaml").write_text(
+        "# @package methods.mine\n_target_: tests.recipes.command_line.LowRank\nrank: 2\n"
+    )
     searchpath = f"hydra.searchpath=[file://{tmp_path}/own]"
-    sweep = ["recipe=supervised", searchpath, "-m", "peft=mine", "seed=0,1", f"run_dir={tmp_path}/sweep"]
+    sweep = [
+        "recipe=supervised",
+        searchpath,
+        "-m",
+        "peft=mine",
+        "seed=0,1",
+        f"run_dir={tmp_path}/sweep",
+    ]
     assert cli.main(sweep, configs) == 0
     assert [config.seed for config, _, _ in engine.runs] == [0, 1]
     assert all(config.methods.mine.rank == 2 for config, _, _ in engine.runs)
@@ -240,7 +287,9 @@ def test_a_large_sweep_checks_every_value_once(configs, engine, capsys, monkeypa
     monkeypatch.setattr(jobs, "FULL_CHECK", 2)
     argv = ["-m", "seed=range(0,3)", "trainer.max_steps=1,-1"]
     assert cli.main(argv, configs) == 2
-    assert lines_of(capsys) == ["error: trainer.max_steps: got -1, expected a whole number at least 0"]
+    assert lines_of(capsys) == [
+        "error: trainer.max_steps: got -1, expected a whole number at least 0"
+    ]
 
 
 def test_a_mistake_within_a_job_is_a_line(configs, engine, capsys):

@@ -45,7 +45,10 @@ def test_main_keys_show_their_defaults_and_comments(tmp_path):
 
 
 def test_help_of_the_repository_imports_nothing_heavy():
-    code = "import sys; from recipes.cli.main import main; main(['--help']); print('LOADED', *sys.modules)"
+    code = (
+        "import sys; from recipes.cli.main import main; main(['--help']); print('LOADED', "
+        "*sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
@@ -54,6 +57,8 @@ def test_help_of_the_repository_imports_nothing_heavy():
     assert text.startswith("Roux")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
 def test_every_config_file_describes_itself(path: Path):
     assert description(path), f"{path.name} lacks a comment that says what it is"

@@ -1,5 +1,5 @@
-"""Validation of a composed tree: each kind of fault gives its line, all faults come at once, sound trees
-pass."""
+"""Validation of a composed tree: each kind of fault gives its line, all faults come at once, sound
+trees pass."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -46,14 +46,23 @@ def open_ended(size: int = 1, **rest: Any) -> None: ...
 
 def tree(method: dict[str, Any] | None = None, **root: Any) -> Any:
     """A sound tree with one method's node, and changes at the root."""
-    sections = {name: {} for name in ("data", "network", "optimizer", "scheduler", "trainer", "logger")}
+    sections = {
+        name: {} for name in ("data", "network", "optimizer", "scheduler", "trainer", "logger")
+    }
     method = {"_target_": f"{HERE}.Method"} | (method or {})
     top = {"seed": 0, "run_dir": "out", "dry_run": False, "resume": None, "recipe": "r"}
     return OmegaConf.create(top | sections | {"methods": {"m": method}} | root)
 
 
 def test_a_sound_tree_has_no_faults():
-    full = {"tau": 1, "steps": 2, "mode": "kept", "betas": [0.5, 0.9], "hard": False, "options": {"a": [1]}}
+    full = {
+        "tau": 1,
+        "steps": 2,
+        "mode": "kept",
+        "betas": [0.5, 0.9],
+        "hard": False,
+        "options": {"a": [1]},
+    }
     assert validate(tree(full | {"inner": {"_target_": f"{HERE}.Inner", "size": 2}})) == []
 
 
@@ -70,7 +79,10 @@ def test_a_sound_tree_has_no_faults():
         ({"steps": True}, "methods.m.steps: got True, expected a whole number"),
         ({"steps": 2.0}, "methods.m.steps: got 2.0, expected a whole number"),
         ({"hard": 1}, "methods.m.hard: got 1, expected true or false"),
-        ({"mode": "keep"}, "methods.m.mode: got 'keep', expected one of: all, kept; did you mean 'kept'?"),
+        (
+            {"mode": "keep"},
+            "methods.m.mode: got 'keep', expected one of: all, kept; did you mean 'kept'?",
+        ),
         (
             {"betas": [0.9]},
             "methods.m.betas: got [0.9], expected a list of 2, each a number between 0 and 1",
@@ -92,7 +104,8 @@ def test_a_sound_tree_has_no_faults():
         ),
         (
             {"_target_": "no_such_package.M"},
-            "methods.m._target_: cannot import 'no_such_package.M': there is no module 'no_such_package'",
+            "methods.m._target_: cannot import 'no_such_package.M': there is no module "
+            "'no_such_package'",
         ),
     ],
 )
@@ -158,12 +171,16 @@ def test_a_target_that_takes_anything_still_has_its_named_arguments_checked():
 
 def test_targets_inside_lists_are_found():
     node = {"views": [{"_target_": f"{HERE}.Inner", "size": "big"}]}
-    assert validate(tree(data=node)) == ["data.views[0].size: got 'big', expected a whole number at least 1"]
+    assert validate(tree(data=node)) == [
+        "data.views[0].size: got 'big', expected a whole number at least 1"
+    ]
 
 
 def test_interpolated_values_are_checked_by_what_they_resolve_to():
     assert validate(tree({"tau": "${seed}"})) == []
-    assert validate(tree({"steps": "${run_dir}"})) == ["methods.m.steps: got 'out', expected a whole number"]
+    assert validate(tree({"steps": "${run_dir}"})) == [
+        "methods.m.steps: got 'out', expected a whole number"
+    ]
 
 
 @pytest.mark.parametrize(

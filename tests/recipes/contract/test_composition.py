@@ -36,7 +36,7 @@ def refusal(methods, **situation) -> str:
     return str(caught.value)
 
 
-# -- what is merged ----------------------------------------------------------------------------------------------------
+# -- what is merged --------------------------------------------------------------------------------
 def test_without_methods_only_the_labeled_stream_is_asked_for():
     composition = composed({})
     assert composition.views == {"labeled": ("weak",)}
@@ -70,7 +70,7 @@ def test_base_view():
     assert [base_view(name) for name in ("weak", "weak2", "strong10")] == ["weak", "weak", "strong"]
 
 
-# -- order -------------------------------------------------------------------------------------------------------------
+# -- order -----------------------------------------------------------------------------------------
 def test_without_tags_the_order_is_that_of_the_config():
     assert list(composed({"c": Plain(), "a": Plain(), "b": Plain()}).methods) == ["c", "a", "b"]
 
@@ -103,7 +103,7 @@ def test_a_circle_is_refused_by_the_names_in_it():
     assert refusal(methods) == "methods a, b each want to run before the other: leave one out"
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 FAMILIES = {"mixup": "regularization", "cutmix": "regularization", "fixmatch": "semi_supervised"}
 
 
@@ -117,7 +117,8 @@ FAMILIES = {"mixup": "regularization", "cutmix": "regularization", "fixmatch": "
         ),
         (
             {"fixmatch": FixMatch(), "uda": UDA()},
-            "semi_supervised=fixmatch and methods.uda both own the pseudo-labels of the unlabeled stream, "
+            "semi_supervised=fixmatch and methods.uda both own the pseudo-labels of the unlabeled "
+            "stream, "
             "which only one method can: leave one out",
         ),
         (
@@ -137,7 +138,10 @@ def test_two_owners_of_one_slot(methods, message):
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_tag_that_is_refused_whoever_comes_first(turned):
-    methods = {"a": Plain(refuses={"sharp": "it cuts"}, tags=("sharp",)), "b": Plain(tags=("sharp",))}
+    methods = {
+        "a": Plain(refuses={"sharp": "it cuts"}, tags=("sharp",)),
+        "b": Plain(tags=("sharp",)),
+    }
     if turned:
         methods = dict(reversed(methods.items()))
     assert refusal(methods) == "methods.a cannot meet methods.b: it cuts"
@@ -151,7 +155,8 @@ def test_another_kind_of_data():
 
 def test_a_view_that_the_data_cannot_make():
     assert refusal({"fixmatch": FixMatch()}, views=frozenset({"raw", "weak"})) == (
-        "methods.fixmatch needs the view 'strong' of the unlabeled stream, data=digits makes raw, weak: "
+        "methods.fixmatch needs the view 'strong' of the unlabeled stream, data=digits makes raw, "
+        "weak: "
         "give it a data.views.strong"
     )
 
@@ -159,7 +164,8 @@ def test_a_view_that_the_data_cannot_make():
 def test_accumulation_and_precision():
     method = {"a": Plain(accumulation=False, precisions=("32-true", "bf16-mixed"))}
     assert refusal(method, accumulate=4) == (
-        "methods.a is not exact with trainer.accumulate_grad_batches=4: set it to 1 and raise data.batch_size"
+        "methods.a is not exact with trainer.accumulate_grad_batches=4: set it to 1 and raise "
+        "data.batch_size"
     )
     assert refusal(method, precision="16-mixed") == (
         "methods.a does not work in trainer.precision=16-mixed: use one of 32-true, bf16-mixed"
@@ -179,15 +185,20 @@ def test_a_network_that_is_no_single_graph_is_not_compiled():
 def test_an_average_in_half_precision(precision):
     message = refusal({"ema": EMA()}, precision=precision)
     assert message == (
-        f"methods.ema does not work in trainer.precision={precision}: an average of weights freezes in half "
+        f"methods.ema does not work in trainer.precision={precision}: an average of weights "
+        "freezes in half "
         f"precision; use {precision.replace('true', 'mixed')}"
     )
 
 
 def test_teachers_that_differ():
-    methods = {"slow": MeanTeacher(ema_decay=0.99, teacher_mode="eval"), "mean_teacher": MeanTeacher()}
+    methods = {
+        "slow": MeanTeacher(ema_decay=0.99, teacher_mode="eval"),
+        "mean_teacher": MeanTeacher(),
+    }
     assert refusal(methods) == (
-        "methods.slow and methods.mean_teacher share one averaged network but want different ones (decay 0.99 against "
+        "methods.slow and methods.mean_teacher share one averaged network but want different ones "
+        "(decay 0.99 against "
         "0.999, buffers copy against own): make the settings equal or leave one out"
     )
 
@@ -195,11 +206,18 @@ def test_teachers_that_differ():
 def test_an_average_for_evaluation_alone_yields_to_another_methods():
     composition = composed({"ema": EMA(decay=0.9), "mean_teacher": MeanTeacher()})
     assert composition.teacher == TeacherRequest(0.999, True, "own", 0.05, "estimated")
-    assert composed({"ema": EMA(decay=0.9)}).teacher == TeacherRequest(0.9, False, "copy", 0.05, "estimated")
+    assert composed({"ema": EMA(decay=0.9)}).teacher == TeacherRequest(
+        0.9, False, "copy", 0.05, "estimated"
+    )
 
 
 def test_all_faults_are_told_at_once_in_one_line_each():
-    methods = {"fixmatch": FixMatch(), "pseudo_label": PseudoLabel(), "mixup": Mixup(), "cutmix": CutMix()}
+    methods = {
+        "fixmatch": FixMatch(),
+        "pseudo_label": PseudoLabel(),
+        "mixup": Mixup(),
+        "cutmix": CutMix(),
+    }
     lines = refusal(methods, kind="text", views=frozenset({"raw"})).splitlines()
     assert len(lines) == 6
     assert sum("needs the view" in line for line in lines) == 3

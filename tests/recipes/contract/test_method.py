@@ -123,7 +123,9 @@ def test_a_method_may_own_the_combination():
     assert owned.losses[0] == pytest.approx(3 * plain.losses[0])
     start = Setup().network().state_dict()
     name = "heads.label.weight"
-    torch.testing.assert_close(owned.parameters[name] - start[name], 3 * (plain.parameters[name] - start[name]))
+    torch.testing.assert_close(
+        owned.parameters[name] - start[name], 3 * (plain.parameters[name] - start[name])
+    )
 
 
 def test_the_inherited_combination_is_the_weighted_sum():
@@ -138,7 +140,9 @@ def test_the_inherited_combination_is_the_weighted_sum():
 def test_inference_changes_what_is_reported_and_leaves_the_raw_network():
     recipe = build({"a": Diary([], "a"), "b": Diary([], "b")}, Setup())
     view = torch.rand(2, 3, 8, 8)
-    torch.testing.assert_close(recipe.predict_logits(view)["label"], recipe.predict_logits(view, raw=True)["label"] + 2)
+    torch.testing.assert_close(
+        recipe.predict_logits(view)["label"], recipe.predict_logits(view, raw=True)["label"] + 2
+    )
     assert recipe.evaluator.variants == (False, True)
     assert build({}, Setup()).evaluator.variants == (False,)
 

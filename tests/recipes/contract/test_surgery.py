@@ -32,7 +32,9 @@ class Scale(nn.Module):
 
 
 def digits(norm=True):
-    return build_network(SimpleNamespace(kind="image", shape=(3, 8, 8)), {"label": 3}, name="digits_cnn")
+    return build_network(
+        SimpleNamespace(kind="image", shape=(3, 8, 8)), {"label": 3}, name="digits_cnn"
+    )
 
 
 def test_surgery_comes_before_build_and_before_the_averaged_network_is_copied():

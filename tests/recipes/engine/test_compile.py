@@ -1,4 +1,5 @@
-"""`trainer.compile`: one graph a network, the eager numbers, whatever methods do to weights, inputs and gradients."""
+"""`trainer.compile`: one graph a network, the eager numbers, whatever methods do to weights, inputs
+and gradients."""
 
 import copy
 import os
@@ -14,7 +15,10 @@ from recipes.networks.network import Network
 from recipes.runs.assembly import assemble
 from tests.conformance.lab import METHODS, declared, run_of, trial
 
-VIT = [f"+network.options.{name}" for name in ("patch_size=4", "embed_dim=32", "depth=2", "num_heads=2")]
+VIT = [
+    f"+network.options.{name}"
+    for name in ("patch_size=4", "embed_dim=32", "depth=2", "num_heads=2")
+]
 NETWORKS = {
     "digits_cnn": ["data=digits", "network.name=digits_cnn"],
     "wrn_28_2": ["data=digits", "network.name=wrn_28_2", "network.input_size=16"],
@@ -22,7 +26,12 @@ NETWORKS = {
     "vit": ["data=digits", "network.name=vit_tiny_patch16_224", *VIT, "network.input_size=16"],
     "text": ["data=docstrings", "recipe=text_supervised", "network.pretrained=false"],
     "lora_text": ["data=docstrings", "recipe=lora_text", "network.pretrained=false"],
-    "lora_image": ["data=digits", "recipe=lora_image", "network.input_size=16", "network.pretrained=false"],
+    "lora_image": [
+        "data=digits",
+        "recipe=lora_image",
+        "network.input_size=16",
+        "network.pretrained=false",
+    ],
 }
 
 
@@ -51,13 +60,17 @@ def step(network):
     network.zero_grad()
     (logits,) = network(network.example()).logits.values()
     logits.square().sum().backward()
-    gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    gradients = {
+        name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None
+    }
     return logits.detach(), gradients
 
 
 def sampled(names, quick):
     """All, of which those that are not named are slow."""
-    return [pytest.param(name, marks=() if name in quick else (pytest.mark.slow,)) for name in names]
+    return [
+        pytest.param(name, marks=() if name in quick else (pytest.mark.slow,)) for name in names
+    ]
 
 
 @pytest.mark.parametrize("name", sampled(NETWORKS, ["digits_cnn", "lora_text"]))
@@ -101,18 +114,27 @@ COMBINED = {
 }
 
 
-@pytest.mark.parametrize("name", sampled(COMBINED, ["averaged_semi_supervised", "perturbed_weights", "gates"]))
+@pytest.mark.parametrize(
+    "name", sampled(COMBINED, ["averaged_semi_supervised", "perturbed_weights", "gates"])
+)
 def test_a_compiled_run_is_the_eager_one(name):
     kind, keys, changes = COMBINED[name]
     # dropout draws otherwise when compiled
-    quiet = {} if kind == "image" else {
-        "network.options.hidden_dropout_prob": 0.0, "network.options.attention_probs_dropout_prob": 0.0
-    }  # fmt: skip
+    quiet = (
+        {}
+        if kind == "image"
+        else {
+            "network.options.hidden_dropout_prob": 0.0,
+            "network.options.attention_probs_dropout_prob": 0.0,
+        }
+    )
     compare(run_of(kind, *keys, **changes, **quiet))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor writes C++")
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor writes C++"
+)
 def test_machine_code_computes_the_same():
     compare(run_of("image", "fixmatch", "ema"), True)
 
@@ -126,11 +148,17 @@ def compare(config, compiler="aot_eager"):
     assert compiled.state.keys() == eager.state.keys()
     for step_, row in eager.history.items():
         for metric, value in row.items():
-            assert compiled.history[step_][metric] == pytest.approx(value, rel=2e-3, abs=2e-4), (step_, metric)
+            assert compiled.history[step_][metric] == pytest.approx(value, rel=2e-3, abs=2e-4), (
+                step_,
+                metric,
+            )
 
 
 def test_what_cannot_be_compiled_is_refused():
-    with pytest.raises(UserError, match="multi_task=mtan cannot be compiled: its masks are hung into the trunk anew"):
+    with pytest.raises(
+        UserError,
+        match="multi_task=mtan cannot be compiled: its masks are hung into the trunk anew",
+    ):
         assemble(run_of("image", "mtan", **{"trainer.compile": True}))
 
 

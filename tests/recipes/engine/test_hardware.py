@@ -1,4 +1,5 @@
-"""What a run makes of its machine: choices that follow from the device, the methods and the network."""
+"""What a run makes of its machine: choices that follow from the device, the methods and the
+network."""
 
 import pytest
 import torch
@@ -66,19 +67,28 @@ def test_the_plan_says_what_was_chosen(monkeypatch):
     here = sketch("trainer.accelerator=cpu")
     said = describe(here, here.sketch_network())
     assert "precision 32-true" in said and "network not compiled, memory contiguous" in said
-    assert "SGD(lr=0.03, weight_decay=0.0005, momentum=0.9, nesterov=True, options={}), on lists of tensors" in said
+    assert (
+        "SGD(lr=0.03, weight_decay=0.0005, momentum=0.9, nesterov=True, options={}), on lists of "
+        "tensors" in said
+    )
     machine(monkeypatch, (9, 0))
     there = sketch("trainer.compile=true")
     said = describe(there, there.sketch_network())
     assert "precision bf16-mixed" in said
-    assert "network compiled by inductor before its heads, memory channels-last" in said and ", fused" in said
+    assert (
+        "network compiled by inductor before its heads, memory channels-last" in said
+        and ", fused" in said
+    )
 
 
 def test_a_compiler_is_looked_for_before_the_run(monkeypatch):
     assert [backend_of(wanted) for wanted in (False, True, "eager")] == [None, "inductor", "eager"]
     monkeypatch.setenv("CXX", "no-such-compiler")
     check_compiler(TrainerSettings(compile="aot_eager"))
-    with pytest.raises(UserError, match=r"trainer.compile=true: needs a C\+\+ compiler \(no-such-compiler\), which is"):
+    with pytest.raises(
+        UserError,
+        match=r"trainer.compile=true: needs a C\+\+ compiler \(no-such-compiler\), which is",
+    ):
         sketch("trainer.compile=true", "trainer.accelerator=cpu")
 
 

@@ -23,7 +23,9 @@ def test_what_nobody_fills_is_taken_away_and_nothing_else():
     for owner in (counts, plain, pl.LightningModule()):
         hush(owner)
         own = {Counts: "on_before_backward", Callback: "on_train_batch_end"}.get(type(owner))
-        assert [name for name in EVERY_STEP if callable(getattr(owner, name))] == ([own] if own else [])
+        assert [name for name in EVERY_STEP if callable(getattr(owner, name))] == (
+            [own] if own else []
+        )
     assert Counts().on_train_batch_end is not None  # other objects of the class keep theirs
 
 

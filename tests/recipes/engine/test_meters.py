@@ -77,19 +77,26 @@ def test_ratios_of_pseudo_labels():
     meters = Meters()
     meters.believe("", BELIEVED, torch.tensor([0, 0, 0, -1]))
     # accuracy: of the three kept ones two have a hidden label, and one of those is right
-    assert meters.flush() == pytest.approx({"mask_rate": 0.75, "confidence": 0.75, "pseudo_accuracy": 0.5})
+    assert meters.flush() == pytest.approx(
+        {"mask_rate": 0.75, "confidence": 0.75, "pseudo_accuracy": 0.5}
+    )
     assert meters.flush() == {}
     meters.believe("/a", BELIEVED, None)
     assert set(meters.flush()) == {"mask_rate/a", "confidence/a"}
 
 
 def test_pseudo_labels_are_counted_over_the_steps_of_an_interval():
-    meters, sure = Meters(), PseudoLabels(torch.tensor([[0.0, 1.0]]), torch.tensor([1]), torch.tensor([True]))
+    meters, sure = (
+        Meters(),
+        PseudoLabels(torch.tensor([[0.0, 1.0]]), torch.tensor([1]), torch.tensor([True])),
+    )
     for step in range(HELD + 1):
         meters.believe("", BELIEVED if step else sure, torch.tensor([0, 0, 0, -1] if step else [1]))
     expected = {"mask_rate": 3 * HELD + 1, "confidence": 3 * HELD + 1}
     ratios = {name: value / (4 * HELD + 1) for name, value in expected.items()}
-    assert meters.flush() == pytest.approx(ratios | {"pseudo_accuracy": (HELD + 1) / (2 * HELD + 1)})
+    assert meters.flush() == pytest.approx(
+        ratios | {"pseudo_accuracy": (HELD + 1) / (2 * HELD + 1)}
+    )
 
 
 def test_pseudo_labels_since_the_last_transfer_survive():
@@ -127,8 +134,12 @@ def test_what_was_added_since_the_last_transfer_survives_to_the_bit():
 
 
 def test_each_rank_takes_its_row_and_another_number_of_ranks_the_sum():
-    rows = [{"names": ["loss"], "values": torch.tensor([[2.0], [7.0]]), "steps": torch.tensor([1, 2])}]
-    taken: dict[tuple[int, int], Meters] = {(rank, world): Meters() for world in (1, 2, 3) for rank in range(world)}
+    rows = [
+        {"names": ["loss"], "values": torch.tensor([[2.0], [7.0]]), "steps": torch.tensor([1, 2])}
+    ]
+    taken: dict[tuple[int, int], Meters] = {
+        (rank, world): Meters() for world in (1, 2, 3) for rank in range(world)
+    }
     for (rank, world), meters in taken.items():
         meters.restore(rows, torch.device("cpu"), rank=rank, world=world)
     means = {where: meters.flush() for where, meters in taken.items()}

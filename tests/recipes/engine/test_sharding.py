@@ -1,4 +1,5 @@
-"""Parameters in parts: what either of two ranks holds, and that none waits for the other in an evaluation."""
+"""Parameters in parts: what either of two ranks holds, and that none waits for the other in an
+evaluation."""
 
 from types import SimpleNamespace
 
@@ -17,7 +18,9 @@ VIT = {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 def network():
     torch.manual_seed(0)
-    return build_image((1, 8, 8), {"label": 10}, name="vit_tiny_patch16_224", input_size=8, options=VIT)
+    return build_image(
+        (1, 8, 8), {"label": 10}, name="vit_tiny_patch16_224", input_size=8, options=VIT
+    )
 
 
 def held(net):
@@ -61,7 +64,9 @@ def test_gradients_are_the_mean_over_ranks():
     for seen in on_two_ranks(observe):
         assert torch.allclose(seen["logits"], logits.detach(), atol=1e-6)
         for name, parameter in whole.named_parameters():
-            torch.testing.assert_close(seen["gradients"][name], parameter.grad, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                seen["gradients"][name], parameter.grad, atol=1e-5, rtol=1e-5
+            )
 
 
 def test_units_are_the_repeated_blocks():

@@ -22,17 +22,25 @@ def test_zero_trains_the_metric_loss_alone_and_freezes_the_heads():
     assert outcome.history[3]["train/loss"] == outcome.history[3]["train/triplet"]
     head = "network.heads.label.weight"
     assert torch.equal(outcome.start[head], outcome.state[head])
-    moved = [name for name in unequal(outcome.start, outcome.state) if name.startswith("network.backbone.")]
+    moved = [
+        name
+        for name in unequal(outcome.start, outcome.state)
+        if name.startswith("network.backbone.")
+    ]
     assert moved
 
 
 def test_a_half_is_half_of_the_loss():
     half, whole = trial(run_of("image", supervised_weight=0.5)), alone("image")
-    assert half.history[1]["train/supervised"] == pytest.approx(whole.history[1]["train/supervised"])
+    assert half.history[1]["train/supervised"] == pytest.approx(
+        whole.history[1]["train/supervised"]
+    )
     assert half.history[1]["train/loss"] == pytest.approx(whole.history[1]["train/loss"] / 2)
 
 
 def test_nothing_to_train_on_is_said_in_one_line():
-    with pytest.raises(UserError, match=r"supervised_weight=0: leaves no loss .*metric_learning") as refusal:
+    with pytest.raises(
+        UserError, match=r"supervised_weight=0: leaves no loss .*metric_learning"
+    ) as refusal:
         assemble(run_of("image", supervised_weight=0.0))
     assert "\n" not in str(refusal.value)

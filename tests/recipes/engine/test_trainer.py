@@ -31,7 +31,14 @@ def test_config_keys_equal_the_signature(path):
 
 @pytest.mark.parametrize(
     ("steps", "every", "interval"),
-    [(1200, None, 120), (800, None, 80), (5, None, 1), (100, 30, 30), (100, 500, 100), (0, None, 1)],
+    [
+        (1200, None, 120),
+        (800, None, 80),
+        (5, None, 1),
+        (100, 30, 30),
+        (100, 500, 100),
+        (0, None, 1),
+    ],
 )
 def test_validation_is_every_tenth_of_the_run_unless_said_otherwise(steps, every, interval):
     assert TrainerSettings(max_steps=steps, val_every=every).validation_interval == interval

@@ -15,7 +15,13 @@ def test_worked_example():
 
 def test_both_forms_can_differ_in_sign():
     names = ("miou", "acc", "abs", "rel", "mean", "median", "w11", "w22", "w30")
-    base = dict(zip(names, (0.3830, 0.6376, 0.6754, 0.2780, 25.01, 19.21, 0.3014, 0.5720, 0.6915), strict=True))
+    base = dict(
+        zip(
+            names,
+            (0.3830, 0.6376, 0.6754, 0.2780, 25.01, 19.21, 0.3014, 0.5720, 0.6915),
+            strict=True,
+        )
+    )
     mine = dict(zip(names, (0.39, 0.65, 0.54, 0.22, 28, 23, 0.22, 0.48, 0.61), strict=True))
     tasks = {"seg": names[:2], "depth": names[2:4], "normal": names[4:]}
 
@@ -53,11 +59,18 @@ def test_folders_of_runs(tmp_path, capsys):
         (["a", "left"], "'left': expected TASK=FOLDER"),
         (["a", "left=nowhere"], "nowhere: holds no metrics.json"),
         (["a", "middle=left"], "a: has no test/middle/accuracy; did you mean"),
-        (["a", "left=left", "--metric", "acuracy"], "has no test/left/acuracy; did you mean 'test/left/accuracy'"),
+        (
+            ["a", "left=left", "--metric", "acuracy"],
+            "has no test/left/acuracy; did you mean 'test/left/accuracy'",
+        ),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, arguments, line):
-    runs(tmp_path, a={"test/left/accuracy": 0.9, "test/right/accuracy": 0.8}, left={"test/accuracy": 0.9})
+    runs(
+        tmp_path,
+        a={"test/left/accuracy": 0.9, "test/right/accuracy": 0.8},
+        left={"test/accuracy": 0.9},
+    )
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 1
     (said,) = capsys.readouterr().err.splitlines()

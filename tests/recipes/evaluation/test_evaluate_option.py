@@ -1,5 +1,5 @@
-"""`evaluate.attack=NAME` on the command line: the same words choose a measurement and set its keys."""
-
+"""`evaluate.attack=NAME` on the command line: the same words choose a measurement and set its
+keys."""
 
 import pytest
 
@@ -27,7 +27,9 @@ def test_a_choice_is_what_hydra_calls_a_group(said, meant):
 
 
 def test_groups_are_written_as_users_say_them():
-    assert [written(g) for g in ("evaluate/attack", "data/strong_text", "recipe", "+evaluate/attack=x")] == [
+    assert [
+        written(g) for g in ("evaluate/attack", "data/strong_text", "recipe", "+evaluate/attack=x")
+    ] == [
         "evaluate.attack",
         "data/strong_text",
         "recipe",
@@ -36,7 +38,12 @@ def test_groups_are_written_as_users_say_them():
 
 
 def test_an_attack_and_its_keys(configs, engine):
-    command = ["recipe=fixmatch", "evaluate.attack=pgd", "evaluate.attack.steps=5", "evaluate.attack.eps=8/255"]
+    command = [
+        "recipe=fixmatch",
+        "evaluate.attack=pgd",
+        "evaluate.attack.steps=5",
+        "evaluate.attack.eps=8/255",
+    ]
     assert cli.main(command, configs) == 0
     ((config, noted, _),) = engine.runs
     assert noted == command
@@ -56,28 +63,39 @@ def test_what_a_recipe_says_of_an_attack_that_is_left_out_is_dropped(configs, en
         assert cli.main(["recipe=robust", f"evaluate.attack={choice}"], configs) == 0
         found = engine.runs[-1][0].evaluate
         assert {k: v for k, v in found.get("attack", {}).items() if k == "eps"} == left
-    assert cli.main(["recipe=robust", "evaluate.attack=none", "evaluate.attack.eps=0.2"], configs) == 2
+    assert (
+        cli.main(["recipe=robust", "evaluate.attack=none", "evaluate.attack.eps=0.2"], configs) == 2
+    )
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "error: evaluate.attack.eps: this run has no attack; add evaluate.attack=NAME"
 
 
 def test_several_runs_each_with_its_attack(configs, engine):
     assert cli.main(["-m", "evaluate.attack=none,fgsm,pgd"], configs) == 0
-    found = [config.evaluate.get("attack", {}).get("_target_", "none") for config, _, _ in engine.runs]
+    found = [
+        config.evaluate.get("attack", {}).get("_target_", "none") for config, _, _ in engine.runs
+    ]
     assert [name.rpartition(".")[2] for name in found] == ["none", "UnderFGSM", "UnderPGD"]
 
 
 MISTAKES = {
-    "name": (["evaluate.attack=pgdd"], "evaluate.attack=pgdd: there is no attack 'pgdd'; did you mean 'pgd'?"),
+    "name": (
+        ["evaluate.attack=pgdd"],
+        "evaluate.attack=pgdd: there is no attack 'pgdd'; did you mean 'pgd'?",
+    ),
     "name of many": (
         ["-m", "evaluate.attack=pgd,fgsmm"],
         "evaluate.attack=fgsmm: there is no attack 'fgsmm'; did you mean 'fgsm'?",
     ),
     "no attack": (
         ["evaluate.attack.steps=3"],
-        "evaluate.attack.steps: this run has no attack; add evaluate.attack=NAME, known: fgsm, mi_fgsm, pgd, square",
+        "evaluate.attack.steps: this run has no attack; add evaluate.attack=NAME, known: fgsm, "
+        "mi_fgsm, pgd, square",
     ),
-    "group": (["evaluate.atack=pgd"], "evaluate.atack: unknown key; did you mean 'evaluate.attack'?"),
+    "group": (
+        ["evaluate.atack=pgd"],
+        "evaluate.atack: unknown key; did you mean 'evaluate.attack'?",
+    ),
     "key": (
         ["evaluate.attack=pgd", "evaluate.attack.step=3"],
         "evaluate.attack.step: unknown key; did you mean 'evaluate.attack.steps'?",
@@ -90,10 +108,14 @@ MISTAKES = {
         ["evaluate.attack=[pgd,fgsm]"],
         "evaluate.attack=[pgd,fgsm]: takes one choice, only families take a list",
     ),
-    "plus": (["+evaluate.attack=pgd"], "+evaluate.attack=pgd: 'evaluate.attack' has a choice already; leave out the +"),
+    "plus": (
+        ["+evaluate.attack=pgd"],
+        "+evaluate.attack=pgd: 'evaluate.attack' has a choice already; leave out the +",
+    ),
     "several": (
         ["evaluate.attack=pgd,fgsm"],
-        "evaluate.attack=pgd,fgsm: several values make several runs: add -m, or evaluate.attack=[pgd,fgsm] for a list",
+        "evaluate.attack=pgd,fgsm: several values make several runs: add -m, or "
+        "evaluate.attack=[pgd,fgsm] for a list",
     ),
 }
 
@@ -109,4 +131,10 @@ def test_mistakes_are_one_line(name, configs, engine, capsys):
 def test_help_lists_the_attacks(configs):
     lines = help_text(configs).splitlines()
     start = lines.index("Attacks at evaluation (evaluate.attack=NAME)")
-    assert [line.split()[0] for line in lines[start + 1 : start + 6]] == ["fgsm", "mi_fgsm", "none", "pgd", "square"]
+    assert [line.split()[0] for line in lines[start + 1 : start + 6]] == [
+        "fgsm",
+        "mi_fgsm",
+        "none",
+        "pgd",
+        "square",
+    ]

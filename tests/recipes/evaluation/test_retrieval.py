@@ -20,7 +20,9 @@ X, Y = torch.stack([ANGLES.cos(), ANGLES.sin()], 1), torch.tensor([0, 0, 0, 1, 1
 def saying(output):
     """What a probe asks of a recipe, with this output for a view."""
     network = SimpleNamespace(embed=lambda view: view)
-    return SimpleNamespace(reported=lambda: network, predict_output=lambda view, index: output(view))
+    return SimpleNamespace(
+        reported=lambda: network, predict_output=lambda view, index: output(view)
+    )
 
 
 def measured(x, labels, order=None, size=7, **settings):
@@ -30,13 +32,17 @@ def measured(x, labels, order=None, size=7, **settings):
     for rows in order.split(size):
         network = saying(lambda view: Output(torch.zeros(len(view), 1), {"embedding": view}))
         targets = labels if isinstance(labels, dict) else {"label": labels}
-        probe.update(network, x[rows], {task: values[rows] for task, values in targets.items()}, rows)
+        probe.update(
+            network, x[rows], {task: values[rows] for task, values in targets.items()}, rows
+        )
     return {name: float(value) for name, value in probe.compute().items()}
 
 
 def sample(seed=0, rows=60, classes=6, dim=5):
     source = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, dim, generator=source), torch.randint(classes, (rows,), generator=source)
+    return torch.randn(rows, dim, generator=source), torch.randint(
+        classes, (rows,), generator=source
+    )
 
 
 def test_worked_example():
@@ -72,7 +78,9 @@ def by_loops(x, labels, k):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("block", "few"), [(2**21, 16), (130, 16), (130, 0)], ids=["one", "rows", "tiles"])
+@pytest.mark.parametrize(
+    ("block", "few"), [(2**21, 16), (130, 16), (130, 0)], ids=["one", "rows", "tiles"]
+)
 def test_equals_one_query_at_a_time_whatever_the_block(seed, block, few, monkeypatch):
     monkeypatch.setattr(recipes.services.neighbors, "BLOCK", block)
     monkeypatch.setattr(recipes.services.neighbors, "FEW", few)
@@ -92,10 +100,12 @@ def test_a_query_is_excluded_by_its_index_and_not_by_its_distance():
 def test_ties_go_to_the_smaller_index():
     x = torch.ones(5, 2) / 2**0.5
     nearest = relevance(x, torch.tensor([0, 1, 2, 3, 3]), torch.arange(5), 4)
-    assert nearest.nonzero().tolist() == [[3, 3], [4, 3]], "the other one of class 3 comes last of four"
-    assert ranking_keys(torch.tensor([[0.5, 0.7, 0.5, -0.1, -0.2, 0.0, -0.0]])).argsort(descending=True).tolist() == [
-        [1, 0, 2, 5, 6, 3, 4]
-    ]
+    assert nearest.nonzero().tolist() == [[3, 3], [4, 3]], (
+        "the other one of class 3 comes last of four"
+    )
+    assert ranking_keys(torch.tensor([[0.5, 0.7, 0.5, -0.1, -0.2, 0.0, -0.0]])).argsort(
+        descending=True
+    ).tolist() == [[1, 0, 2, 5, 6, 3, 4]]
 
 
 @pytest.mark.parametrize("depth", [1, 5, 40, 250, 500])
@@ -115,7 +125,9 @@ def test_neighbours_by_tiles_equal_a_stable_sort(depth, wanted, levels, monkeypa
     """Of two levels most similarities have equals, within tiles and across them."""
     monkeypatch.setattr(recipes.services.neighbors, "BLOCK", 130)
     x = torch.randint(levels, (61, 3), generator=torch.Generator().manual_seed(depth)).double()
-    similarity = (x @ x.T).fill_diagonal_(-torch.inf).float()  # whole numbers: every sum of them is exact
+    similarity = (
+        (x @ x.T).fill_diagonal_(-torch.inf).float()
+    )  # whole numbers: every sum of them is exact
     expected = similarity.sort(dim=1, descending=True, stable=True).indices[wanted, :depth]
     assert torch.equal(nearest(x, wanted, depth), expected)
 
@@ -162,7 +174,7 @@ def test_recall_at_one_is_always_there():
         Retrieval(ks=[2, 4])
 
 
-# -- clusters ------------------------------------------------------------------------------------------------------
+# -- clusters --------------------------------------------------------------------------------------
 def test_mutual_information_of_renamed_clusters_is_one_and_of_a_single_one_none():
     a = torch.randint(5, (200,), generator=torch.Generator().manual_seed(0))
     assert float(normalized_mutual_information(a, (a + 1) % 5)) == pytest.approx(1)
@@ -183,7 +195,7 @@ def test_more_clusters_than_rows():
     assert kmeans(torch.eye(3), 5).unique().numel() == 3
 
 
-# -- ranks ---------------------------------------------------------------------------------------------------------
+# -- ranks -----------------------------------------------------------------------------------------
 def observe(rank: int, world: int) -> dict[str, float]:
     x, labels = sample(5, rows=61)
     return measured(x, labels, order=torch.arange(61).tensor_split(world)[rank])

@@ -1,4 +1,5 @@
-"""From the logger group to loggers: composition, settings, refusals, and what is imported for it."""
+"""From the logger group to loggers: composition, settings, refusals, and what is imported for
+it."""
 
 import inspect
 import subprocess
@@ -13,7 +14,13 @@ from pytorch_lightning.loggers import CSVLogger
 
 import configs
 from foundation.errors import UserError
-from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, metrics_files, start_loggers
+from recipes.loggers.build import (
+    build_loggers,
+    close_loggers,
+    finish_loggers,
+    metrics_files,
+    start_loggers,
+)
 from recipes.loggers.files import MetricsFiles
 from recipes.report.record import RunRecord
 
@@ -40,7 +47,9 @@ def test_loggers_compose(tmp_path):
 def test_config_shows_every_argument_with_its_default(tmp_path, name):
     node = composed(tmp_path, name)[name]
     target = get_class(node.pop("_target_"))
-    assert node == {key: value.default for key, value in inspect.signature(target).parameters.items()}
+    assert node == {
+        key: value.default for key, value in inspect.signature(target).parameters.items()
+    }
 
 
 def test_any_lightning_logger_is_taken_as_it_is(tmp_path):
@@ -74,7 +83,8 @@ def test_heavy_packages_wait_until_they_are_used():
         "before = set(sys.modules)\n"
         "import recipes.loggers.build, recipes.report.page, recipes.loggers.console\n"
         "import recipes.loggers.tensorboard, recipes.loggers.weights_and_biases\n"
-        "heavy = {'wandb', 'matplotlib', 'tensorboard', 'torch.utils.tensorboard', 'PIL.Image', 'pandas'}\n"
+        "heavy = {'wandb', 'matplotlib', 'tensorboard', 'torch.utils.tensorboard', 'PIL.Image', "
+        "'pandas'}\n"
         "print(sorted(heavy & (set(sys.modules) - before)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -55,7 +55,9 @@ def test_resume_continues_the_file_and_drops_only_later_steps(tmp_path):
         first.log_metrics({"train/loss": float(step)}, step=step)
     resumed = MetricsFiles(tmp_path, resume_step=20)
     assert [row["step"] for row in resumed.history] == [10, 20]
-    assert len(table(tmp_path / "metrics.csv")) == 4, "nothing is lost before the resumed run has logged"
+    assert len(table(tmp_path / "metrics.csv")) == 4, (
+        "nothing is lost before the resumed run has logged"
+    )
     resumed.log_metrics({"train/loss": 3.0, "val/accuracy": 0.5}, step=30)
     assert table(tmp_path / "metrics.csv") == [
         {"step": "10", "train/loss": "10.0", "val/accuracy": ""},
@@ -75,7 +77,9 @@ def test_a_stopped_and_resumed_file_equals_an_uninterrupted_one(tmp_path):
     log(whole, range(1, 11))
     log(MetricsFiles(tmp_path / "parts"), range(1, 9))
     log(MetricsFiles(tmp_path / "parts", resume_step=6), range(7, 11))
-    assert (tmp_path / "parts/metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
+    assert (tmp_path / "parts/metrics.csv").read_bytes() == (
+        tmp_path / "whole/metrics.csv"
+    ).read_bytes()
 
 
 def test_another_runs_file_is_refused_and_kept(tmp_path):

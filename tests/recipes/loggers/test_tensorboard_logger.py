@@ -28,7 +28,9 @@ def test_curves_text_figures_and_resume(tmp_path):
     ]
     tags = events.Tags()
     assert "epoch" not in tags["scalars"] and "final/test/accuracy" in tags["scalars"]
-    assert {"report/learning_curves", "report/confusion/label", "report/views"} <= set(tags["images"])
+    assert {"report/learning_curves", "report/confusion/label", "report/views"} <= set(
+        tags["images"]
+    )
     assert events.Images("report/learning_curves")[0].step == 30
     text = events.Tensors("plan/text_summary")[0].tensor_proto.string_val[0].decode()
     assert text == "    order  fixmatch\n"

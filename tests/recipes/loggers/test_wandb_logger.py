@@ -11,13 +11,18 @@ from recipes.loggers.build import build_loggers, finish_loggers, start_loggers
 from recipes.loggers.wandb_log import held
 from tests.recipes.report.example_record import digits_record
 
-NODE = {"_target_": "recipes.loggers.weights_and_biases.WeightsAndBiases", "mode": "offline", "project": "roux-test"}
+NODE = {
+    "_target_": "recipes.loggers.weights_and_biases.WeightsAndBiases",
+    "mode": "offline",
+    "project": "roux-test",
+}
 BLOCK = 32768
 
 
 def records(path):
-    """The records of a .wandb file: LevelDB's log format, blocks of 32 KiB, a header of 7 bytes before each part
-    (checksum, length, and whether it is a whole record, or the first, a middle or the last part of one)."""
+    """The records of a .wandb file: LevelDB's log format, blocks of 32 KiB, a header of 7 bytes
+    before each part (checksum, length, and whether it is a whole record, or the first, a middle or
+    the last part of one)."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data = path.read_bytes()
@@ -42,7 +47,8 @@ def records(path):
 
 
 def finished(path, seconds=30):
-    """The records of a run that has ended: wandb's service may write the last of them after the run's end returns."""
+    """The records of a run that has ended: wandb's service may write the last of them after the
+    run's end returns."""
     deadline = time.monotonic() + seconds
     while True:
         found = records(path)
@@ -78,7 +84,9 @@ def home(tmp_path, monkeypatch):
 
 def train(run_dir, steps, resume_step=None, **settings):
     loggers = build_loggers({"wandb": {**NODE, **settings}}, run_dir, resume_step)
-    start_loggers(loggers, {"seed": 3, "methods": {"fixmatch": {"threshold": 0.95}}}, "order  fixmatch > ema")
+    start_loggers(
+        loggers, {"seed": 3, "methods": {"fixmatch": {"threshold": 0.95}}}, "order  fixmatch > ema"
+    )
     for step in steps:
         for logger in loggers:
             logger.log_metrics({"train/loss": 1 / step, "epoch": 0}, step=step)
@@ -105,7 +113,10 @@ def test_an_offline_run_holds_everything_and_a_resumed_one_its_id(home):
         config |= items(record.run.config.update) | items(record.config.update)
     assert config["seed"] == 3 and config["methods"] == {"fixmatch": {"threshold": 0.95}}
 
-    axes = [(record.metric.name or record.metric.glob_name, record.metric.step_metric) for record in found]
+    axes = [
+        (record.metric.name or record.metric.glob_name, record.metric.step_metric)
+        for record in found
+    ]
     assert ("*", "step") in axes and not any("global_step" in name + axis for name, axis in axes)
     rows = [items(record.history.item) for record in found if record.HasField("history")]
     curve = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
@@ -114,13 +125,18 @@ def test_an_offline_run_holds_everything_and_a_resumed_one_its_id(home):
 
     media = {name: value for row in rows for name, value in row.items() if isinstance(value, dict)}
     assert media["plan"]["_type"] == "html-file"
-    wanted = {f"report/{name}" for name in ("learning_curves", "confusion/label", "class_accuracy/label", "views")}
+    wanted = {
+        f"report/{name}"
+        for name in ("learning_curves", "confusion/label", "class_accuracy/label", "views")
+    }
     assert wanted <= media.keys()
     for name in wanted:
         assert media[name]["_type"] == "image-file"
         picture = log.parent / "files" / media[name]["path"]
         assert picture.read_bytes().startswith(b"\x89PNG")
-    artifact = next(r.artifact for r in found if r.HasField("artifact") and r.artifact.type == "model")
+    artifact = next(
+        r.artifact for r in found if r.HasField("artifact") and r.artifact.type == "model"
+    )
     assert artifact.name == f"model-{begun.run_id}" and set(artifact.aliases) == {"latest", "best"}
     summary = {}
     for record in found:
@@ -133,7 +149,9 @@ def test_an_offline_run_holds_everything_and_a_resumed_one_its_id(home):
     assert next(r.run for r in found if r.HasField("run")).run_id == begun.run_id
     rows = [items(record.history.item) for record in found if record.HasField("history")]
     assert [row["step"] for row in rows if "train/loss" in row] == [30]
-    assert not any(record.HasField("artifact") and record.artifact.type == "model" for record in found)
+    assert not any(
+        record.HasField("artifact") and record.artifact.type == "model" for record in found
+    )
 
 
 def losses(log):

@@ -15,7 +15,9 @@ INFO = SimpleNamespace(kind="image", shape=(3, 16, 16))
 
 
 def small(tasks: dict[str, int] | None = None, **settings: object) -> Network:
-    return build_network(INFO, tasks or {"label": 10}, name="digits_cnn", options={"width": 4}, **settings)
+    return build_network(
+        INFO, tasks or {"label": 10}, name="digits_cnn", options={"width": 4}, **settings
+    )
 
 
 @pytest.fixture
@@ -40,7 +42,9 @@ def same(network: Network, source: torch.nn.Module, head: bool = True) -> bool:
     )
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
 @pytest.mark.parametrize("key", [None, "state_dict", "model"])
 def test_wrappers_are_taken_off(
     source: torch.nn.Module, tmp_path: Path, prefix: str, key: str | None
@@ -51,8 +55,12 @@ def test_wrappers_are_taken_off(
 
 
 @pytest.mark.parametrize("classifier", ["linear", "head", "classifier", "head.fc"])
-def test_classifier_finds_its_head(source: torch.nn.Module, tmp_path: Path, classifier: str) -> None:
-    state = {name.replace("fc.", f"{classifier}."): value for name, value in source.state_dict().items()}
+def test_classifier_finds_its_head(
+    source: torch.nn.Module, tmp_path: Path, classifier: str
+) -> None:
+    state = {
+        name.replace("fc.", f"{classifier}."): value for name, value in source.state_dict().items()
+    }
     save_file(state, tmp_path / "w.safetensors")
     assert same(small(checkpoint=str(tmp_path / "w.safetensors")), source)
 
@@ -71,7 +79,9 @@ def test_classifier_that_fits_none_or_several_is_left_out(
 def test_own_checkpoint_brings_moments_and_heads(tmp_path: Path) -> None:
     first = small({"label": 10, "colour": 3}, mean=0.2, std=0.3)
     inside = {f"network.{key}": value for key, value in first.state_dict().items()}
-    path = save({"state_dict": inside | {"method_modules.ema.x": torch.zeros(3)}}, tmp_path / "last.ckpt")
+    path = save(
+        {"state_dict": inside | {"method_modules.ema.x": torch.zeros(3)}}, tmp_path / "last.ckpt"
+    )
     again = small({"label": 10, "shape": 2}, checkpoint=path)
     assert again.mean.flatten().tolist() == pytest.approx([0.2] * 3)
     torch.testing.assert_close(again.heads["label"].weight, first.heads["label"].weight)
@@ -114,7 +124,9 @@ class Sly:
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".th"])
-def test_not_a_file_of_weights(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_a_file_of_weights(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         small(checkpoint="absent.pt")

@@ -1,4 +1,5 @@
-"""Published CIFAR-10 weights, loaded into our networks, make exactly the published number of errors."""
+"""Published CIFAR-10 weights, loaded into our networks, make exactly the published number of
+errors."""
 
 import os
 from pathlib import Path
@@ -24,8 +25,12 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def test_set() -> tuple[torch.Tensor, torch.Tensor]:
-    sheets = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(PICTURES.glob("test_*.webp"))]
-    tiles = [sheet.reshape(-1, 32, 50, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3) for sheet in sheets]
+    sheets = [
+        np.asarray(Image.open(path).convert("RGB")) for path in sorted(PICTURES.glob("test_*.webp"))
+    ]
+    tiles = [
+        sheet.reshape(-1, 32, 50, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3) for sheet in sheets
+    ]
     pixels = torch.from_numpy(np.concatenate(tiles)).permute(0, 3, 1, 2)
     return pixels, torch.from_numpy(np.load(PICTURES / "labels.npz")["test"].astype(np.int64))
 
@@ -58,5 +63,8 @@ def test_published_accuracy(
 def test_weights_of_another_depth_are_refused() -> None:
     with pytest.raises(UserError, match=r"resnet20.*missing: backbone\.layer1\.3.* and \d+ more"):
         build_network(
-            INFO, {"label": 10}, name="resnet32_cifar", checkpoint=str(WEIGHTS / "resnet20-12fca82f.th")
+            INFO,
+            {"label": 10},
+            name="resnet32_cifar",
+            checkpoint=str(WEIGHTS / "resnet20-12fca82f.th"),
         )

@@ -1,4 +1,5 @@
-"""Any timm model behind a normalisation of its own: sizes, channels, moments, gradients, mistakes."""
+"""Any timm model behind a normalisation of its own: sizes, channels, moments, gradients,
+mistakes."""
 
 from types import SimpleNamespace
 
@@ -77,7 +78,9 @@ def test_heads_see_features_through_dropout() -> None:
 
 def test_a_method_may_replace_a_head() -> None:
     network = build_network(info(1, 8, 8), {"label": 4})
-    network.heads["label"] = nn.Sequential(nn.Linear(network.feature_dim, 5), nn.ReLU(), nn.Linear(5, 9))
+    network.heads["label"] = nn.Sequential(
+        nn.Linear(network.feature_dim, 5), nn.ReLU(), nn.Linear(5, 9)
+    )
     assert network(network.embed(torch.rand(2, 1, 8, 8))).logits["label"].shape == (2, 9)
 
 
@@ -96,9 +99,13 @@ def test_gradient_reaches_the_picture() -> None:
 
 
 def test_input_size_resizes_inside() -> None:
-    network = build_network(info(3, 8, 8), {"label": 4}, name="vit_tiny_patch16_224", input_size=[32, 48])
+    network = build_network(
+        info(3, 8, 8), {"label": 4}, name="vit_tiny_patch16_224", input_size=[32, 48]
+    )
     seen = []
-    network.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    network.backbone.register_forward_pre_hook(
+        lambda module, inputs: seen.append(tuple(inputs[0].shape))
+    )
     network(network.embed(torch.rand(2, 3, 8, 8)))
     assert seen == [(2, 3, 32, 48)]
 
@@ -109,10 +116,14 @@ def test_channels_last_pictures_stay_so() -> None:
     )
     seen = []
     network.backbone.layer4.register_forward_hook(
-        lambda module, inputs, out: seen.append(out.is_contiguous(memory_format=torch.channels_last))
+        lambda module, inputs, out: seen.append(
+            out.is_contiguous(memory_format=torch.channels_last)
+        )
     )
     network.backbone.conv1.register_forward_pre_hook(
-        lambda module, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        lambda module, inputs: seen.append(
+            inputs[0].is_contiguous(memory_format=torch.channels_last)
+        )
     )
     network(network.embed(torch.rand(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)))
     assert seen == [True, True]
@@ -131,7 +142,9 @@ def test_batch_statistics_follow_the_mode() -> None:
     network.backbone.layers[1].track_running_stats = False
     network.backbone.layers[1].running_mean = network.backbone.layers[1].running_var = None
     assert network.batch_statistics
-    assert not build_network(info(3, 32, 32), {"label": 4}, name="vit_tiny_patch16_224").batch_statistics
+    assert not build_network(
+        info(3, 32, 32), {"label": 4}, name="vit_tiny_patch16_224"
+    ).batch_statistics
 
 
 def test_batch_statistics_of_timms_own_norms() -> None:
@@ -157,16 +170,18 @@ def test_moments_by_precedence_and_channels() -> None:
 
 
 def test_grey_moments_fit_the_filters_that_timm_sums() -> None:
-    """With one deviation for all channels, the summed layer on a grey picture with our mean answers as the
-    original on three equal channels, but for the constant Σ_c w_c (m_c - m) / s of a filter, which BatchNorm
-    removes."""
+    """With one deviation for all channels, the summed layer on a grey picture with our mean answers
+    as the original on three equal channels, but for the constant Σ_c w_c (m_c - m) / s of a filter,
+    which BatchNorm removes."""
     torch.manual_seed(0)
     weight = torch.randn(8, 3, 3, 3)
     model = {"mean": (0.485, 0.456, 0.406), "std": (0.2,) * 3}
     x = torch.rand(2, 1, 8, 8)
     answers = []
     for count, filters in ((3, weight), (1, adapt_input_conv(1, weight))):
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in resolve_moments(count, None, None, model))
+        mean, std = (
+            torch.tensor(v).view(1, -1, 1, 1) for v in resolve_moments(count, None, None, model)
+        )
         answers.append(nn.functional.conv2d((x.expand(-1, count, -1, -1) - mean) / std, filters))
     difference = answers[1] - answers[0]
     constant = (weight.sum((2, 3)) * (torch.tensor(model["mean"]) - 0.449)).sum(1) / 0.2
@@ -188,11 +203,26 @@ def test_auto_suits_the_data() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "wrn_28_3"}, r"network\.name='wrn_28_3': timm has no such model; did you mean 'wrn_28_"),
-        ({"name": "resnet18.a1_in1q"}, r"'resnet18' has no such weights; did you mean 'resnet18\.a1_in1k'"),
-        ({"name": "resnet18", "options": {"widht": 2}}, r"network\.options=\{'widht': 2\}: .*widht"),
-        ({"name": "vgg11"}, r"network\.name='vgg11' cannot take pictures of 3x8x8 .*network\.input_size"),
-        ({"name": "resnet18", "input_size": [8, 8, 8]}, r"network\.input_size=\[8, 8, 8\]: expected"),
+        (
+            {"name": "wrn_28_3"},
+            r"network\.name='wrn_28_3': timm has no such model; did you mean 'wrn_28_",
+        ),
+        (
+            {"name": "resnet18.a1_in1q"},
+            r"'resnet18' has no such weights; did you mean 'resnet18\.a1_in1k'",
+        ),
+        (
+            {"name": "resnet18", "options": {"widht": 2}},
+            r"network\.options=\{'widht': 2\}: .*widht",
+        ),
+        (
+            {"name": "vgg11"},
+            r"network\.name='vgg11' cannot take pictures of 3x8x8 .*network\.input_size",
+        ),
+        (
+            {"name": "resnet18", "input_size": [8, 8, 8]},
+            r"network\.input_size=\[8, 8, 8\]: expected",
+        ),
         (
             {"name": "digits_cnn", "pretrained": True},
             r"network\.pretrained=true: 'digits_cnn' could not be had",
@@ -205,7 +235,9 @@ def test_mistakes_take_one_line(settings: dict, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_pretrained_without_a_network_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+def test_pretrained_without_a_network_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
@@ -218,7 +250,8 @@ def test_pretrained_without_a_network_names_the_remedy(monkeypatch: pytest.Monke
 
 
 def test_pretrained_weights_come_through_timm(tmp_path) -> None:
-    """A folder as the hub's, made here: pretrained=true takes its weights and, unasked, its normalisation."""
+    """A folder as the hub's, made here: pretrained=true takes its weights and, unasked, its
+    normalisation."""
     torch.manual_seed(3)
     source = timm.create_model("test_resnet", num_classes=5)
     source.pretrained_cfg["mean"], source.pretrained_cfg["std"] = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)

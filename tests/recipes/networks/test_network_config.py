@@ -24,6 +24,8 @@ def test_config_is_the_signature() -> None:
 def test_config_makes_a_network() -> None:
     config = OmegaConf.load(CONFIG)
     config.options = {"bn_momentum": 0.2, "width": 8}
-    network = instantiate(config, info=SimpleNamespace(kind="image", shape=(1, 8, 8)), tasks={"label": 3})
+    network = instantiate(
+        config, info=SimpleNamespace(kind="image", shape=(1, 8, 8)), tasks={"label": 3}
+    )
     assert network.backbone.layers[1].momentum == 0.2
     assert network.feature_dim == 16

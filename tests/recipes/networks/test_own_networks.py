@@ -24,7 +24,8 @@ CHANNELS = {
 
 
 def wide_resnet_parameters(groups: int, blocks: int, width: int, classes: int) -> int:
-    """Convolutions 9·i·o (shortcuts i·o), two numbers a channel of a BatchNorm, the classifier with bias."""
+    """Convolutions 9·i·o (shortcuts i·o), two numbers a channel of a BatchNorm, the classifier with
+    bias."""
     total, inputs = 9 * 3 * 16, 16
     for group in range(groups):
         outputs = 16 * width * 2**group
@@ -49,7 +50,8 @@ def test_wide_resnet_counts(name: str, shape: tuple[int, int, int, int]) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("resnet20_cifar", 269_722), ("resnet32_cifar", 464_154), ("resnet56_cifar", 853_018)]
+    ("name", "count"),
+    [("resnet20_cifar", 269_722), ("resnet32_cifar", 464_154), ("resnet56_cifar", 853_018)],
 )
 def test_cifar_resnet_counts(name: str, count: int) -> None:
     with torch.device("meta"):
@@ -105,7 +107,13 @@ def test_none_is_forgotten() -> None:
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("pool", ["avg", "catavgmax"])
 def test_made_here_and_by_timm_alike(name: str, pool: str) -> None:
-    options = {"num_classes": 7, "in_chans": 2, "global_pool": pool, "bn_momentum": None, "drop_rate": 0.25}
+    options = {
+        "num_classes": 7,
+        "in_chans": 2,
+        "global_pool": pool,
+        "bn_momentum": None,
+        "drop_rate": 0.25,
+    }
     torch.manual_seed(0)
     ours = OWN[name].create(name, **options)
     torch.manual_seed(0)
@@ -123,7 +131,9 @@ def test_timm_conventions(name: str) -> None:
     assert timm.is_model(name)
     assert network.default_cfg["architecture"] == name
     assert len(network.default_cfg["mean"]) == len(network.default_cfg["std"]) == CHANNELS[name]
-    assert dict(network.named_modules())[network.default_cfg["classifier"]] is network.get_classifier()
+    assert (
+        dict(network.named_modules())[network.default_cfg["classifier"]] is network.get_classifier()
+    )
     assert isinstance(dict(network.named_modules())[network.default_cfg["first_conv"]], nn.Conv2d)
     x = torch.rand(2, 2, 16, 16)
     with torch.no_grad():

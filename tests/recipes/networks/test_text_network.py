@@ -1,4 +1,5 @@
-"""Encoders fed with embeddings: equal to the ordinary forward, blind to padding, open to gradients."""
+"""Encoders fed with embeddings: equal to the ordinary forward, blind to padding, open to
+gradients."""
 
 import importlib.util
 from pathlib import Path
@@ -15,7 +16,12 @@ from recipes.networks.text import TextNetwork, masked_mean
 from recipes.step import Embedded
 
 INFO = SimpleNamespace(kind="text", shape=None)
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+}
 
 
 def view(vocabulary: int = 60, lengths: tuple[int, ...] = (9, 4, 1)) -> dict[str, torch.Tensor]:
@@ -57,7 +63,9 @@ def test_sentence_encoder_equals_the_plain_forward(sentence_encoder: Path) -> No
         "Who wrote it ?",
         "How far is it from Denver to Aspen and back ?",
     ]
-    batch = AutoTokenizer.from_pretrained(sentence_encoder)(texts, padding=True, return_tensors="pt")
+    batch = AutoTokenizer.from_pretrained(sentence_encoder)(
+        texts, padding=True, return_tensors="pt"
+    )
     mask = batch["attention_mask"]
     reference = AutoModel.from_pretrained(sentence_encoder).eval()
     with torch.no_grad():
@@ -79,7 +87,9 @@ def test_sentence_encoder_on_the_meta_device(sentence_encoder: Path) -> None:
     real = build_network(INFO, {"label": 3}, name=str(sentence_encoder), pretrained=True)
     assert parameter_counts(plan) == parameter_counts(real)
     with pytest.raises(UserError, match=r"vocab_size=40000: .* knows 30522 tokens"):
-        build_network(INFO, {"label": 3}, name=str(sentence_encoder), pretrained=True, vocab_size=40000)
+        build_network(
+            INFO, {"label": 3}, name=str(sentence_encoder), pretrained=True, vocab_size=40000
+        )
 
 
 @pytest.mark.parametrize("config", [BertConfig, RobertaConfig, T5Config])
@@ -99,7 +109,9 @@ def test_padding_has_no_influence(config: type, pooling: str, tmp_path: Path) ->
     torch.testing.assert_close(network.features(disturbed), features, atol=1e-6, rtol=1e-6)
     alone = network.features(network.embed(view(lengths=(9,))))
     torch.testing.assert_close(features[:1], alone, atol=1e-5, rtol=1e-5)
-    disturbed = Embedded(torch.where(padding, embedded.x, embedded.x + torch.randn(16)), embedded.mask)
+    disturbed = Embedded(
+        torch.where(padding, embedded.x, embedded.x + torch.randn(16)), embedded.mask
+    )
     assert not torch.allclose(network.features(disturbed), features, atol=1e-3)
 
 
@@ -130,7 +142,8 @@ def test_masked_mean_by_loop() -> None:
 
 
 def test_forward_never_waits_for_the_device() -> None:
-    """A meta tensor has no values: a forward that looked at one, as the unpatched mask does, would fail."""
+    """A meta tensor has no values: a forward that looked at one, as the unpatched mask does, would
+    fail."""
     with torch.device("meta"):
         network = small()
         ids, mask = torch.zeros(3, 7, dtype=torch.long), torch.ones(3, 7, dtype=torch.bool)
@@ -156,9 +169,9 @@ def test_small_encoder_has_dropout_no_pooler_and_options() -> None:
 
 
 def test_positions_that_roberta_spends(tmp_path: Path) -> None:
-    RobertaConfig(vocab_size=60, max_position_embeddings=12, pad_token_id=1, **SMALL).save_pretrained(
-        tmp_path
-    )
+    RobertaConfig(
+        vocab_size=60, max_position_embeddings=12, pad_token_id=1, **SMALL
+    ).save_pretrained(tmp_path)
     network = small(name=str(tmp_path)).eval()
     assert network.max_length == 10
     assert network.features(network.embed(view(lengths=(10,)))).shape == (1, 16)
@@ -175,7 +188,9 @@ def test_checkpoint_of_a_whole_bert(tmp_path: Path) -> None:
     network = small(options=SMALL, checkpoint=str(tmp_path / "w.bin")).eval()
     batch = view()
     hidden = source(input_ids=batch["ids"], attention_mask=batch["mask"].long()).last_hidden_state
-    torch.testing.assert_close(network.features(network.embed(batch)), masked_mean(hidden, batch["mask"]))
+    torch.testing.assert_close(
+        network.features(network.embed(batch)), masked_mean(hidden, batch["mask"])
+    )
 
 
 def test_folder_with_weights_of_another_network(tmp_path: Path) -> None:
@@ -188,8 +203,14 @@ def test_folder_with_weights_of_another_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "./no/such/folder"}, r"network\.name='\./no/such/folder': no encoder in such a folder"),
-        ({"name": "no-such-encoder", "pretrained": True}, r"no encoder in such a folder.*'roux_text_small'"),
+        (
+            {"name": "./no/such/folder"},
+            r"network\.name='\./no/such/folder': no encoder in such a folder",
+        ),
+        (
+            {"name": "no-such-encoder", "pretrained": True},
+            r"no encoder in such a folder.*'roux_text_small'",
+        ),
         ({"pretrained": True}, r"'roux_text_small' has no weights to load"),
         ({"vocab_size": None}, r"network\.vocab_size is missing"),
         (
@@ -202,7 +223,9 @@ def test_folder_with_weights_of_another_network(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistakes_take_one_line(settings: dict, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_take_one_line(
+    settings: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=message) as caught:
         build_network(INFO, {"label": 4}, **{"vocab_size": 60, **settings})

@@ -1,6 +1,8 @@
-"""Optimizers: three steps on given gradients against worked numbers, groups, flags, every name reachable.
+"""Optimizers: three steps on given gradients against worked numbers, groups, flags, every name
+reachable.
 
-The worked numbers: w = (1, 2), gradients (1, -2), (0.5, 1), (0.25, 0.5), learning rate 0.1, no decay.
+The worked numbers: w = (1, 2), gradients (1, -2), (0.5, 1), (0.25, 0.5), learning rate 0.1, no
+decay.
 """
 
 import pytest
@@ -17,7 +19,12 @@ from recipes.optimization.makers import FROM_TORCH, optimizer_names
 
 GRADIENTS = ((1.0, -2.0), (0.5, 1.0), (0.25, 0.5))
 WORKED = {
-    "sgd": (o.SGD(lr=0.1, weight_decay=0, nesterov=False), (0.9, 2.2), (0.76, 2.28), (0.609, 2.302)),
+    "sgd": (
+        o.SGD(lr=0.1, weight_decay=0, nesterov=False),
+        (0.9, 2.2),
+        (0.76, 2.28),
+        (0.609, 2.302),
+    ),
     "nesterov": (
         o.SGD(lr=0.1, weight_decay=0, nesterov=True),
         (0.81, 2.38),
@@ -27,8 +34,18 @@ WORKED = {
     "rprop": (o.NamedOptimizer(name="rprop", lr=0.1), (0.9, 2.1), (0.78, 2.1), (0.636, 2.05)),
     "adagrad": (o.Adagrad(lr=0.1), (0.9, 2.1), (0.855279, 2.055278), (0.833457, 2.033457)),
     "adam": (o.Adam(lr=0.1), (0.9, 2.1), (0.806782, 2.126634), (0.722512, 2.132773)),
-    "adamw": (o.AdamW(lr=0.1, weight_decay=0), (0.9, 2.1), (0.806782, 2.126634), (0.722512, 2.132773)),
-    "amsgrad": (o.Adam(lr=0.1, amsgrad=True), (0.9, 2.1), (0.806782, 2.126634), (0.722512, 2.132773)),
+    "adamw": (
+        o.AdamW(lr=0.1, weight_decay=0),
+        (0.9, 2.1),
+        (0.806782, 2.126634),
+        (0.722512, 2.132773),
+    ),
+    "amsgrad": (
+        o.Adam(lr=0.1, amsgrad=True),
+        (0.9, 2.1),
+        (0.806782, 2.126634),
+        (0.722512, 2.132773),
+    ),
     "adamax": (
         o.NamedOptimizer(name="adamax", lr=0.1),
         (0.9, 2.1),
@@ -94,7 +111,9 @@ def test_what_is_made_here_is_what_timm_would_make(name):
     module = Vector()
     ours = o.build_optimizer(module, o.NamedOptimizer(name=name, lr=0.1, weight_decay=0.2))
     theirs = create_optimizer_v2([module.w], opt=name, lr=0.1, weight_decay=0.2)
-    assert type(ours) is type(theirs) and ours.defaults == theirs.defaults | {"foreach": ours.defaults["foreach"]}
+    assert type(ours) is type(theirs) and ours.defaults == theirs.defaults | {
+        "foreach": ours.defaults["foreach"]
+    }
 
 
 def test_rmsprop_has_alpha_099_and_no_momentum():
@@ -119,7 +138,9 @@ def network():
 
 
 def decay_of(optimizer):
-    return {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    return {
+        id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]
+    }
 
 
 def test_decay_follows_the_number_of_dimensions_not_the_name():
@@ -151,16 +172,22 @@ def test_flags_of_a_parameter_win():
 
 def test_groups_of_a_method_win_over_the_settings_and_are_not_counted_twice():
     module, proxies = network(), nn.Parameter(torch.ones(3, 2))
-    extra = [{"params": [proxies], "lr": 10.0}, {"params": list(module[3].parameters()), "weight_decay": 0.0}]
+    extra = [
+        {"params": [proxies], "lr": 10.0},
+        {"params": list(module[3].parameters()), "weight_decay": 0.0},
+    ]
     optimizer = o.build_optimizer(module, o.SGD(lr=1.0, weight_decay=0.25), extra)
     found = decay_of(optimizer)
     assert found[id(proxies)] == (10.0, 0.25)
     assert found[id(module[3].weight)] == (1.0, 0.0)
-    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(module.parameters())) + 1
+    assert (
+        sum(len(g["params"]) for g in optimizer.param_groups) == len(list(module.parameters())) + 1
+    )
 
 
 def names():
-    """All names but those of packages that need not be installed; kron compiles its kernels for a while."""
+    """All names but those of packages that need not be installed; kron compiles its kernels for a
+    while."""
     found = (n for n in optimizer_names() if not n.startswith(("bnb", "fused")))
     return [pytest.param(n, marks=pytest.mark.slow) if n.startswith("kron") else n for n in found]
 
@@ -203,14 +230,21 @@ def test_options_reach_the_optimizer():
 
 
 def test_the_state_of_an_optimizer_made_from_a_config_is_plain(tmp_path):
-    settings = instantiate(OmegaConf.load(CONFIGS / "optimizer" / "adamw.yaml"), options={"amsgrad": True})
+    settings = instantiate(
+        OmegaConf.load(CONFIGS / "optimizer" / "adamw.yaml"), options={"amsgrad": True}
+    )
     optimizer = o.build_optimizer(network(), settings)
     torch.save(optimizer.state_dict(), tmp_path / "state")
     loaded = torch.load(tmp_path / "state", weights_only=True)
-    assert loaded["param_groups"][0]["betas"] == (0.9, 0.999) and loaded["param_groups"][0]["amsgrad"] is True
+    assert (
+        loaded["param_groups"][0]["betas"] == (0.9, 0.999)
+        and loaded["param_groups"][0]["amsgrad"] is True
+    )
 
 
-@pytest.mark.parametrize("settings", [o.SGD(), o.SGD(nesterov=False), o.Adam(), o.AdamW(amsgrad=True), o.RMSprop()])
+@pytest.mark.parametrize(
+    "settings", [o.SGD(), o.SGD(nesterov=False), o.Adam(), o.AdamW(amsgrad=True), o.RMSprop()]
+)
 def test_on_lists_of_tensors_to_the_bit_what_it_is_tensor_by_tensor(settings):
     """So that `auto`, which takes lists on a CPU, changes no number."""
     ends = []
@@ -240,7 +274,13 @@ def test_on_lists_of_tensors_to_the_bit_what_it_is_tensor_by_tensor(settings):
 )
 def test_what_runs_on_the_tensors(update, device, precision, form):
     assert o.chosen_form(o.SGD(), update, device, precision) == form
-    assert o.chosen_form(o.SGD(options={"fused": True}), update, device, precision) == "fused"  # the user's word
+    assert (
+        o.chosen_form(o.SGD(options={"fused": True}), update, device, precision) == "fused"
+    )  # the user's word
     # rmsprop has no fused form: the next slower one
-    assert o.chosen_form(o.RMSprop(), update, device, precision) == ("loop" if form == "loop" else "foreach")
-    assert o.chosen_form(o.RAdam(), "auto", "cpu", precision) == "own"  # on lists it differs in the last bit
+    assert o.chosen_form(o.RMSprop(), update, device, precision) == (
+        "loop" if form == "loop" else "foreach"
+    )
+    assert (
+        o.chosen_form(o.RAdam(), "auto", "cpu", precision) == "own"
+    )  # on lists it differs in the last bit

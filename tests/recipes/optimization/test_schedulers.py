@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from recipes.optimization.schedulers import Constant, Cosine, FixMatchCosine, Linear, build_scheduler
+from recipes.optimization.schedulers import (
+    Constant,
+    Cosine,
+    FixMatchCosine,
+    Linear,
+    build_scheduler,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,16 +34,22 @@ def test_nothing_changes_past_the_end():
 
 @pytest.mark.parametrize("settings", [Constant(4), Linear(4), Cosine(4), FixMatchCosine(4)])
 def test_warm_up_is_linear_and_meets_the_curve_at_one(settings):
-    assert [settings.factor(t, 100) for t in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0], abs=1e-6)
+    assert [settings.factor(t, 100) for t in range(5)] == pytest.approx(
+        [0.25, 0.5, 0.75, 1.0, 1.0], abs=1e-6
+    )
 
 
 def test_decay_after_a_warm_up_spans_the_steps_that_are_left():
     assert Cosine(warmup_steps=20).factor(60, 100) == pytest.approx(0.5)
-    assert FixMatchCosine(warmup_steps=20).factor(60, 100) == pytest.approx(math.cos(7 * math.pi / 32))
+    assert FixMatchCosine(warmup_steps=20).factor(60, 100) == pytest.approx(
+        math.cos(7 * math.pi / 32)
+    )
 
 
 def test_a_warm_up_as_long_as_the_run_stays_finite():
-    assert [Cosine(warmup_steps=3).factor(t, 3) for t in range(3)] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert [Cosine(warmup_steps=3).factor(t, 3) for t in range(3)] == pytest.approx(
+        [1 / 3, 2 / 3, 1.0]
+    )
 
 
 def test_every_group_keeps_its_share_of_the_rate():
@@ -49,7 +61,9 @@ def test_every_group_keeps_its_share_of_the_rate():
         rates.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         scheduler.step()
-    assert [big for big, _ in rates] == pytest.approx([math.cos(7 * math.pi * t / 64) for t in range(5)])
+    assert [big for big, _ in rates] == pytest.approx(
+        [math.cos(7 * math.pi * t / 64) for t in range(5)]
+    )
     assert all(small == pytest.approx(big / 10) for big, small in rates)
 
 

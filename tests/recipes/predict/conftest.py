@@ -22,7 +22,14 @@ def texts_run(tmp_path_factory):
     """LoRA, a tokenizer trained on the data; the data are gone."""
     home = tmp_path_factory.mktemp("texts")
     file = write_csv(home / "texts.csv", ["red", "blue", "green"] * 20)
-    said = texts(home / "run", file, "peft=lora", "methods.lora.alpha=64", "optimizer.lr=0.5", "network.pooling=cls")
+    said = texts(
+        home / "run",
+        file,
+        "peft=lora",
+        "methods.lora.alpha=64",
+        "optimizer.lr=0.5",
+        "network.pooling=cls",
+    )
     inputs = TextFile(str(file)).load(None).test.texts
     file.unlink()
     return Shared(home / "run", said, inputs)

@@ -26,7 +26,9 @@ def put(key: str, value: Any) -> Change:
         *path, last = key.split(".")
         node: Any = tree
         for name in path:
-            node = node[name] if isinstance(node, dict) and name in node else node.setdefault(name, {})
+            node = (
+                node[name] if isinstance(node, dict) and name in node else node.setdefault(name, {})
+            )
         node[last] = copy.deepcopy(value)
 
     return change
@@ -76,12 +78,18 @@ def with_origin(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return rewrite
 
 
-# -- what must not happen ----------------------------------------------------------------------------------------------
+# -- what must not happen --------------------------------------------------------------------------
 _seen: list[str] | None = None
 _EVENTS = (
-    "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "socket.getaddrinfo",
+    "os.system",
+    "subprocess.Popen",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "socket.connect",
+    "socket.getaddrinfo",
     "socket.gethostbyname",
-)  # fmt: skip
+)
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -98,7 +106,8 @@ sys.addaudithook(_hook)  # cannot be taken away again; it does nothing outside `
 
 @contextmanager
 def guarded(place: Path) -> Iterator[list[str]]:
-    """Yields a list that afterwards names every process, connection, new file and foreign module."""
+    """Yields a list that afterwards names every process, connection, new file and foreign
+    module."""
     global _seen
     before, modules = listing(place), set(sys.modules)
     seen: list[str] = []
@@ -109,7 +118,10 @@ def guarded(place: Path) -> Iterator[list[str]]:
 
     _seen = seen
     try:
-        with patch.object(socket.socket, "connect", refuse), patch.object(socket, "getaddrinfo", refuse):
+        with (
+            patch.object(socket.socket, "connect", refuse),
+            patch.object(socket, "getaddrinfo", refuse),
+        ):
             yield seen
     finally:
         _seen = None
@@ -119,7 +131,11 @@ def guarded(place: Path) -> Iterator[list[str]]:
 
 def listing(place: Path) -> set[str]:
     """Files below a folder with their sizes."""
-    return {f"{p.relative_to(place)} {p.stat().st_size}" for p in place.rglob("*") if "__pycache__" not in p.parts}
+    return {
+        f"{p.relative_to(place)} {p.stat().st_size}"
+        for p in place.rglob("*")
+        if "__pycache__" not in p.parts
+    }
 
 
 def set_traps(place: Path) -> None:

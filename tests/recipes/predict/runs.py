@@ -1,4 +1,5 @@
-"""Tiny runs as a user starts them, with what they said of their test part, and nothing of their data afterwards."""
+"""Tiny runs as a user starts them, with what they said of their test part, and nothing of their
+data afterwards."""
 
 import shutil
 from collections.abc import Iterator
@@ -55,7 +56,11 @@ def run(folder: Path, *arguments: str) -> Said:
     """Train a few steps; returns what the run reported."""
     with listening() as heard:
         train(folder, *SHARED, *arguments)
-    logits = {task: torch.cat([values[task] for values, _ in heard]) for task in heard[0][0] if task != EMBEDDING}
+    logits = {
+        task: torch.cat([values[task] for values, _ in heard])
+        for task in heard[0][0]
+        if task != EMBEDDING
+    }
     return Said(logits, torch.cat([x for _, x in heard]))
 
 
@@ -64,7 +69,13 @@ def digits(folder: Path, *arguments: str) -> Said:
 
 
 def texts(folder: Path, file: Path, *arguments: str) -> Said:
-    return run(folder, *TINY["text"], f"data.source.train_file={file}", "data.text.vocab_size=200", *arguments)
+    return run(
+        folder,
+        *TINY["text"],
+        f"data.source.train_file={file}",
+        "data.text.vocab_size=200",
+        *arguments,
+    )
 
 
 @contextmanager
@@ -74,7 +85,10 @@ def no_data() -> Iterator[None]:
     def refuse(self, stage=None):
         raise AssertionError("the data of a run is not there any more")
 
-    with patch.object(StreamDataModule, "setup", refuse), patch.object(StreamDataModule, "prepare_data", refuse):
+    with (
+        patch.object(StreamDataModule, "setup", refuse),
+        patch.object(StreamDataModule, "prepare_data", refuse),
+    ):
         yield
 
 

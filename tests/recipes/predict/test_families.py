@@ -1,4 +1,5 @@
-"""What every family does at prediction is still done by a run that is loaded, and by the plain network it exports."""
+"""What every family does at prediction is still done by a run that is loaded, and by the plain
+network it exports."""
 
 import pytest
 import torch
@@ -19,11 +20,20 @@ IMAGES = {
     "ema": (("recipe=fixmatch", "methods.ema.decay=0.5"), ""),
     "mean_teacher": (("recipe=mean_teacher",), ""),
     "tau_norm": (("long_tail=tau_norm",), ""),
-    "tau_norm_of_an_average": (("long_tail=tau_norm", "averaging=ema", "methods.tau_norm.drop_bias=false"), ""),
+    "tau_norm_of_an_average": (
+        ("long_tail=tau_norm", "averaging=ema", "methods.tau_norm.drop_bias=false"),
+        "",
+    ),
     "posthoc_logit_adjustment": (("long_tail=posthoc_logit_adjustment",), ""),
     "smoothing": ((SMOOTH,), "smoothing changes the input"),
-    "smoothing_and_adjustment": ((SMOOTH, "long_tail=posthoc_logit_adjustment"), "smoothing changes the input"),
-    "randomization": (("adversarial=randomization", "methods.randomization.passes=2"), "randomization changes the"),
+    "smoothing_and_adjustment": (
+        (SMOOTH, "long_tail=posthoc_logit_adjustment"),
+        "smoothing changes the input",
+    ),
+    "randomization": (
+        ("adversarial=randomization", "methods.randomization.passes=2"),
+        "randomization changes the",
+    ),
     "proxy_anchor": (("metric_learning=proxy_anchor",), ""),
     "two_tasks": ((BOTH, "long_tail=posthoc_logit_adjustment"), ""),
     "mtan": ((BOTH, "multi_task=mtan"), ""),
@@ -49,7 +59,8 @@ TEXTS = {
 
 
 def check(folder, said, inputs, left):
-    """A loaded run says what the run said, and so does its plain network where nothing is left beside it."""
+    """A loaded run says what the run said, and so does its plain network where nothing is left
+    beside it."""
     with no_data():
         model = recipes.load(folder)
     found = model.predict(inputs, "logits", batch_size=BATCH)
@@ -60,7 +71,10 @@ def check(folder, said, inputs, left):
         assert logits.std(0).max() > 0
     if len(said.embeddings) == len(inputs):
         torch.testing.assert_close(
-            model.predict(inputs, "embeddings", batch_size=BATCH), said.embeddings, atol=1e-6, rtol=1e-6
+            model.predict(inputs, "embeddings", batch_size=BATCH),
+            said.embeddings,
+            atol=1e-6,
+            rtol=1e-6,
         )
     view = examples(model, 3)
     with torch.no_grad():

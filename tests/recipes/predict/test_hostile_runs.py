@@ -1,4 +1,5 @@
-"""Nothing from a file executes: a checkpoint of a stranger is refused in one line, before anything is imported."""
+"""Nothing from a file executes: a checkpoint of a stranger is refused in one line, before anything
+is imported."""
 
 import json
 import os
@@ -47,7 +48,8 @@ def words(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def trapped(place, monkeypatch):
-    """The current folder, first on the path as with `python -m`, full of modules that must not be imported."""
+    """The current folder, first on the path as with `python -m`, full of modules that must not be
+    imported."""
     set_traps(place)
     monkeypatch.setenv("ROUX_CANARY", SECRET)
     # the guards forbid the network, and the hub must not be kept away by a variable
@@ -57,7 +59,8 @@ def trapped(place, monkeypatch):
 
 
 def refused(path: Path, place: Path, capfd, key: str, trust: bool = False) -> str:
-    """Load, which must be refused in one line with the file and the key, and must leave no trace."""
+    """Load, which must be refused in one line with the file and the key, and must leave no
+    trace."""
     with guarded(place) as seen, pytest.raises(UserError) as caught:
         recipes.load(path, trust=trust)
     message, printed = str(caught.value), "".join(capfd.readouterr())
@@ -112,14 +115,19 @@ def test_files_and_hubs_are_left_alone(words, trapped, name):
 
 
 def test_a_teacher_is_not_opened(pictures, trapped):
-    node = {"_target_": "methods.semi_supervised.noisy_student.NoisyStudent", "teacher": "forbidden.ckpt"}
-    path = altered(pictures, trapped / "strange.ckpt", with_config(put("methods.noisy_student", node)))
+    node = {
+        "_target_": "methods.semi_supervised.noisy_student.NoisyStudent",
+        "teacher": "forbidden.ckpt",
+    }
+    path = altered(
+        pictures, trapped / "strange.ckpt", with_config(put("methods.noisy_student", node))
+    )
     with guarded(trapped) as seen, pytest.raises(UserError):
         recipes.load(path)
     assert not seen
 
 
-# -- what stays possible -----------------------------------------------------------------------------------------------
+# -- what stays possible ---------------------------------------------------------------------------
 def test_honest_runs_are_loaded_without_a_request(pictures, words, trapped, capfd):
     with guarded(trapped) as seen:
         assert len(recipes.load(pictures).predict(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))) == 2
@@ -129,7 +137,11 @@ def test_honest_runs_are_loaded_without_a_request(pictures, words, trapped, capf
 
 
 def test_interpolations_are_refused_with_trust(pictures, trapped, capfd):
-    path = altered(pictures, trapped / "strange.ckpt", with_config(put("network.name", "${oc.env:ROUX_CANARY}")))
+    path = altered(
+        pictures,
+        trapped / "strange.ckpt",
+        with_config(put("network.name", "${oc.env:ROUX_CANARY}")),
+    )
     refused(path, trapped, capfd, "network.name: found the interpolation", trust=True)
 
 
@@ -142,7 +154,10 @@ def test_a_method_of_ones_own_needs_trust(pictures, trapped, capfd, monkeypatch)
         predictor = recipes.load(path, trust=True)
     finally:
         sys.modules.pop("mine", None)
-    assert type(predictor.recipe.composition.methods["mine"]).__name__ == "Mine" and (trapped / "RAN").exists()
+    assert (
+        type(predictor.recipe.composition.methods["mine"]).__name__ == "Mine"
+        and (trapped / "RAN").exists()
+    )
     lines = capfd.readouterr().err.splitlines()
     assert lines == [f"run: '{path}' is trusted and imports mine.Mine (methods.mine)"]
 
@@ -159,16 +174,37 @@ def test_every_target_of_the_configs_has_its_place():
 
 
 def test_places_are_told_apart():
-    assert place_of("data.views.strong.weak") is not None and place_of("data.views.a.views[0].weak") is not None
-    for key in ("", "data.root", "methods", "methods.a.b", "data.source.first", "network.options", "stages.a"):
+    assert (
+        place_of("data.views.strong.weak") is not None
+        and place_of("data.views.a.views[0].weak") is not None
+    )
+    for key in (
+        "",
+        "data.root",
+        "methods",
+        "methods.a.b",
+        "data.source.first",
+        "network.options",
+        "stages.a",
+    ):
         assert place_of(key) is None
 
 
-# -- the commands ------------------------------------------------------------------------------------------------------
+# -- the commands ----------------------------------------------------------------------------------
 def command(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "ROUX_CANARY": SECRET, "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "ROUX_CANARY": SECRET,
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.run(
-        [sys.executable, *arguments], cwd=place, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -178,7 +214,11 @@ def test_a_command_refuses_in_one_line(words, place, module):
     altered(words, place / "strange.ckpt", with_config(put("scheduler", IMPORTS)))
     (place / "in.txt").write_text("a red thing\n")
     before = listing(place)
-    more = ["input=in.txt", "output=out.csv"] if module == "recipes.predict" else ["format=safetensors", "output=out"]
+    more = (
+        ["input=in.txt", "output=out.csv"]
+        if module == "recipes.predict"
+        else ["format=safetensors", "output=out"]
+    )
     done = command(place, "-m", module, "run=strange.ckpt", *more)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: run: 'strange.ckpt': scheduler._target_ calls ")
@@ -186,23 +226,32 @@ def test_a_command_refuses_in_one_line(words, place, module):
 
 
 def test_the_current_folder_does_not_shadow_roux(pictures, place):
-    """`python -m` puts the current folder first on the path: modules of Roux's names that lie there are not taken."""
+    """`python -m` puts the current folder first on the path: modules of Roux's names that lie there
+    are not taken."""
     set_traps(place)
     (place / "timm.py").write_text((place / "evil.py").read_text())
     (place / "in").mkdir()
     done = command(place, "-m", "recipes.predict", f"run={pictures}", "input=in", "output=out.csv")
-    assert done.returncode == 2 and "holds nothing to predict" in done.stderr and not (place / "RAN").exists()
+    assert (
+        done.returncode == 2
+        and "holds nothing to predict" in done.stderr
+        and not (place / "RAN").exists()
+    )
 
 
 def test_a_shadow_of_methods_is_refused(pictures, place):
-    """Where a script or a prompt puts the current folder first, Roux's own methods cannot be had."""
+    """Where a script or a prompt puts the current folder first, Roux's own methods cannot be
+    had."""
     set_traps(place)
     done = command(place, "-c", f"import recipes; recipes.load({str(pictures)!r})")
     last = done.stderr.splitlines()[-1]
-    assert "'methods.semi_supervised.fixmatch' is no module of Roux" in last and not (place / "RAN").exists()
+    assert (
+        "'methods.semi_supervised.fixmatch' is no module of Roux" in last
+        and not (place / "RAN").exists()
+    )
 
 
-# -- other files of a run ----------------------------------------------------------------------------------------------
+# -- other files of a run --------------------------------------------------------------------------
 def test_the_config_of_a_folder_is_read_as_plain_values(trapped, capfd):
     for name, text in {
         "env": "stages: ${oc.env:ROUX_CANARY}",
@@ -221,7 +270,11 @@ def test_a_strange_config_beside_a_run_is_no_run_of_ours(trapped):
     from recipes.runs.place import newest_unfinished
 
     config = OmegaConf.create({"run_dir": "runs/new", "seed": 0})
-    for name, text in {"a": "seed: 0", "b": "seed: ${oc.env:ROUX_CANARY}", "c": "seed: !!python/name:evil.run"}.items():
+    for name, text in {
+        "a": "seed: 0",
+        "b": "seed: ${oc.env:ROUX_CANARY}",
+        "c": "seed: !!python/name:evil.run",
+    }.items():
         (trapped / "runs" / name).mkdir(parents=True)
         (trapped / "runs" / name / "config.yaml").write_text(text)
     with guarded(trapped) as seen:
@@ -233,4 +286,7 @@ def test_what_the_checkpoint_of_these_tests_holds(pictures, words):
     """The variants above change what is there, else they would show nothing."""
     tree = yaml.safe_load(torch.load(pictures, weights_only=True)["provenance"]["config"])
     assert {"fixmatch", "ema"} <= set(tree["methods"]) and tree["logger"] and tree["evaluate"]
-    assert json.loads(torch.load(words, weights_only=True)["provenance"]["encoder"])["model_type"] == "bert"
+    assert (
+        json.loads(torch.load(words, weights_only=True)["provenance"]["encoder"])["model_type"]
+        == "bert"
+    )

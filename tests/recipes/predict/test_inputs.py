@@ -41,7 +41,9 @@ def test_every_form_of_a_picture_is_the_same_picture(pictures, place):
     for form, given in forms.items():
         found = pictures.predict(given, "logits")["label"]
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5, msg=form)
-        torch.testing.assert_close(pictures.predict(given[0], "logits")["label"], expected[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            pictures.predict(given[0], "logits")["label"], expected[0], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_pictures_of_another_size_are_scaled_and_cut(pictures):
@@ -54,13 +56,18 @@ def test_pictures_of_another_size_are_scaled_and_cut(pictures):
 
 def test_what_is_returned(pictures, texts):
     probabilities = pictures.predict(torch.rand(5, 1, 8, 8), "probabilities", batch_size=2)
-    assert {task: list(p.shape) for task, p in probabilities.items()} == {"label": [5, 10], "parity": [5, 2]}
+    assert {task: list(p.shape) for task, p in probabilities.items()} == {
+        "label": [5, 10],
+        "parity": [5, 2],
+    }
     torch.testing.assert_close(probabilities["parity"].sum(1), torch.ones(5))
     assert pictures.predict(torch.rand(1, 8, 8), "probabilities")["parity"].shape == (2,)
     assert pictures.predict(torch.rand(5, 1, 8, 8), "embeddings").shape == (5, 16)
     assert texts.predict("a red thing") in ("red", "blue", "green")
     assert len(texts.predict(["a red thing", "", "blue " * 200])) == 3
-    assert texts.predict([], "logits").shape == (0, 3) and texts.predict([], "embeddings").shape == (0, 16)
+    assert texts.predict([], "logits").shape == (0, 3) and texts.predict(
+        [], "embeddings"
+    ).shape == (0, 16)
     done = []
     texts.predict(["a"] * 5, batch_size=2, progress=done.append)
     assert done == [2, 4, 5]
@@ -77,7 +84,11 @@ def test_wrong_inputs_are_one_line(pictures, texts):
         (pictures, 3, "got int; expected pictures: paths"),
         (pictures, ["nowhere.png"], "nowhere.png: no such file"),
         (pictures, np.zeros((8, 8)), r"an array \[8, 8\] of float64; expected uint8"),
-        (pictures, torch.rand(3, 8, 8), r"a tensor \[3, 8, 8\] of float32; expected \[C, H, W\] as \[1, 8, 8\]"),
+        (
+            pictures,
+            torch.rand(3, 8, 8),
+            r"a tensor \[3, 8, 8\] of float32; expected \[C, H, W\] as \[1, 8, 8\]",
+        ),
         (texts, [3], "got int; expected texts"),
         (texts, torch.zeros(2), "expected texts"),
     ):

@@ -22,7 +22,10 @@ def test_two_tasks_are_told_apart(pictures_run):
         torch.testing.assert_close(logits, pictures_run.said.logits[task], atol=1e-6, rtol=1e-6)
     final = json.loads((pictures_run.folder / "metrics.json").read_text())
     for task, labels in model.predict(test.pixels).items():
-        right = sum(label == model.classes[task][t] for label, t in zip(labels, test.targets[task], strict=True))
+        right = sum(
+            label == model.classes[task][t]
+            for label, t in zip(labels, test.targets[task], strict=True)
+        )
         assert right / 500 == pytest.approx(final[f"test/{task}/accuracy"])
 
 
@@ -38,9 +41,15 @@ def test_pictures_from_files_after_the_data_are_deleted(place):
     for name in ("cat", "mouse"):
         write_pictures(place / "data" / name, 20, side=17)
     said = run(
-        place / "run", "data=image_folder", "data.root=data", "data.source.size=12", "data.num_workers=0",
-        "network.name=digits_cnn", "+network.options.width=8", "data.labels_per_class=null",
-    )  # fmt: skip
+        place / "run",
+        "data=image_folder",
+        "data.root=data",
+        "data.source.size=12",
+        "data.num_workers=0",
+        "network.name=digits_cnn",
+        "+network.options.width=8",
+        "data.labels_per_class=null",
+    )
     paths = [str(path) for path in ImageFolder(size=12).load("data").test.paths]
     shutil.move(place / "data", place / "elsewhere")
     shutil.move(place / "run" / "checkpoints" / "last.ckpt", place / "alone.ckpt")

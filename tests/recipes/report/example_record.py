@@ -1,4 +1,5 @@
-"""A record of a real run in small: a softmax regression on the handwritten digits, learning from 40 labels."""
+"""A record of a real run in small: a softmax regression on the handwritten digits, learning from 40
+labels."""
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -24,17 +25,37 @@ def digits_record() -> RunRecord:
         loss = float(-np.log(np.maximum(chance, 1e-6)).mean())
         kept = probabilities.max(1) > 0.9
         right = probabilities.argmax(1) == targets[900:]
-        row = {"step": step, "train/loss": 1.5 * loss, "train/labeled": loss, "train/unlabeled": 0.5 * loss}
-        row |= {"train/mask_rate": float(kept.mean()), "train/pseudo_accuracy": float(right.mean()), "train/lr": 0.1}
+        row = {
+            "step": step,
+            "train/loss": 1.5 * loss,
+            "train/labeled": loss,
+            "train/unlabeled": 0.5 * loss,
+        }
+        row |= {
+            "train/mask_rate": float(kept.mean()),
+            "train/pseudo_accuracy": float(right.mean()),
+            "train/lr": 0.1,
+        }
         if step % 10 == 0:
-            row |= {"val/accuracy": float(right.mean()), "val/raw/accuracy": float(right.mean()) - 0.02}
+            row |= {
+                "val/accuracy": float(right.mean()),
+                "val/raw/accuracy": float(right.mean()) - 0.02,
+            }
         history.append(row)
     predicted = model.predict(pixels[900:])
     confusion = np.zeros((10, 10), dtype=int)
     np.add.at(confusion, (targets[900:], predicted), 1)
     images = (pixels.reshape(-1, 8, 8, 1) * 255).astype(np.uint8)
     views = [
-        ViewRow("image", images[i], images[i, ::-1], str(predicted[i - 900]), 0.9, str(targets[i]), i % 3 > 0)
+        ViewRow(
+            "image",
+            images[i],
+            images[i, ::-1],
+            str(predicted[i - 900]),
+            0.9,
+            str(targets[i]),
+            i % 3 > 0,
+        )
         for i in range(900, 912)
     ]
     accuracy = confusion.trace() / confusion.sum()
@@ -44,7 +65,11 @@ def digits_record() -> RunRecord:
         plan="order  fixmatch > ema",
         config="seed: 0\n",
         history=history,
-        final={"test/accuracy": accuracy, "test/raw/accuracy": accuracy - 0.01, "train_seconds": 75.0},
+        final={
+            "test/accuracy": accuracy,
+            "test/raw/accuracy": accuracy - 0.01,
+            "train_seconds": 75.0,
+        },
         classes={"label": [str(c) for c in range(10)]},
         train_counts={"label": counts},
         confusion={"label": confusion},

@@ -24,7 +24,9 @@ class Tiny(pl.LightningModule):
     def training_step(self, batch, batch_idx):
         loss = self.layer(batch[0]).square().mean()
         for logger in self.loggers:
-            logger.log_metrics({"train/loss": float(loss.detach())}, step=self.trainer.global_step + 1)
+            logger.log_metrics(
+                {"train/loss": float(loss.detach())}, step=self.trainer.global_step + 1
+            )
         return loss
 
     def validation_step(self, batch, batch_idx):
@@ -32,7 +34,9 @@ class Tiny(pl.LightningModule):
 
     def on_validation_epoch_end(self):
         for logger in self.loggers:
-            logger.log_metrics({"val/accuracy": 0.9, "val/raw/accuracy": 0.8}, step=self.trainer.global_step)
+            logger.log_metrics(
+                {"val/accuracy": 0.9, "val/raw/accuracy": 0.8}, step=self.trainer.global_step
+            )
 
     def test_step(self, batch, batch_idx):
         pass
@@ -71,8 +75,16 @@ def test_lines_without_a_terminal_and_totals_after_a_resume(tmp_path):
     console = terminal(False)
     trainer = fit(tmp_path, RouxProgressBar(console=console), 8)
     lines = console.file.getvalue().splitlines()
-    assert len(lines) == 3 and lines[0].startswith("step 4/8  loss ") and lines[-1].startswith("trained 8/8 steps in ")
-    assert "accuracy 90.00 %  raw 80.00 %" in lines[0] and "steps/s  ETA " in lines[0] and "ETA" not in lines[1]
+    assert (
+        len(lines) == 3
+        and lines[0].startswith("step 4/8  loss ")
+        and lines[-1].startswith("trained 8/8 steps in ")
+    )
+    assert (
+        "accuracy 90.00 %  raw 80.00 %" in lines[0]
+        and "steps/s  ETA " in lines[0]
+        and "ETA" not in lines[1]
+    )
     assert "\x1b" not in console.file.getvalue()
 
     trainer.save_checkpoint(tmp_path / "8.ckpt")
@@ -89,14 +101,21 @@ class Watched(RouxProgressBar):
         super()._draw(trainer, force)
         if self._progress is not None and self._task is not None:
             task = self._progress.tasks[0]
-            self.seen = [*getattr(self, "seen", []), (task.completed, task.total, task.fields["numbers"])]
+            self.seen = [
+                *getattr(self, "seen", []),
+                (task.completed, task.total, task.fields["numbers"]),
+            ]
 
 
 def test_the_bar_counts_optimizer_steps_up_to_max_steps(tmp_path):
     console = terminal(True)
     bar = Watched(console=console)
     trainer = fit(tmp_path, bar, 8)
-    assert bar.seen[0][:2] == (0, 8) and bar.seen[-1][:2] == (8, 8) and "accuracy 90.00 %" in bar.seen[-1][2]
+    assert (
+        bar.seen[0][:2] == (0, 8)
+        and bar.seen[-1][:2] == (8, 8)
+        and "accuracy 90.00 %" in bar.seen[-1][2]
+    )
     assert "8/8" in console.file.getvalue() and bar._progress is None, "the terminal is given back"
     trainer.save_checkpoint(tmp_path / "8.ckpt")
     bar = Watched(console=terminal(True))
@@ -177,11 +196,16 @@ def test_the_table_has_test_first_and_raw_beside_averaged():
     assert "outputs/[run]" in text and "averaged" in text and "\x1b" not in text
     row = next(line for line in text.splitlines() if "test/accuracy" in line)
     assert "96.00 %" in row and "94.00 %" in row
-    assert [column.header for column in final_table({"test/accuracy": 0.5}).columns] == ["metric", "value"]
+    assert [column.header for column in final_table({"test/accuracy": 0.5}).columns] == [
+        "metric",
+        "value",
+    ]
     assert [column.header for column in final_table(FINAL).columns] == ["metric", "reported", "raw"]
 
 
 def test_headline_falls_back_to_validation():
     assert [tile.name for tile in headline(FINAL)] == ["test · accuracy", "test · loss"]
     assert headline(FINAL)[0].beside == "raw: 94.00 %"
-    assert [tile.name for tile in headline({"val/accuracy": 0.5})] == ["val · accuracy"] and headline({}) == []
+    assert [tile.name for tile in headline({"val/accuracy": 0.5})] == [
+        "val · accuracy"
+    ] and headline({}) == []

@@ -1,4 +1,5 @@
-"""Figures show the numbers they are given, need no pyplot, and are left out where there is nothing to show."""
+"""Figures show the numbers they are given, need no pyplot, and are left out where there is nothing
+to show."""
 
 import sys
 
@@ -32,14 +33,20 @@ def test_smoothing_has_no_start_up_bias():
     assert np.allclose(smooth(np.full(80, 0.7)), 0.7)
     values = np.array([4.0, 1.0, 2.0])
     decay = 1 - 1 / 2
-    assert np.isclose(smooth(values, 2 / 3)[2], (decay**2 * 4 + decay * 1 + 2) / (decay**2 + decay + 1))
+    assert np.isclose(
+        smooth(values, 2 / 3)[2], (decay**2 * 4 + decay * 1 + 2) / (decay**2 + decay + 1)
+    )
 
 
 def test_the_curves_are_the_history():
     record = digits_record()
     losses, accuracies = learning_curves(record).axes
     assert losses.get_shared_x_axes().joined(losses, accuracies), "one axis of steps"
-    for axes, name in ((accuracies, "val/accuracy"), (accuracies, "val/raw/accuracy"), (losses, "train/unlabeled")):
+    for axes, name in (
+        (accuracies, "val/accuracy"),
+        (accuracies, "val/raw/accuracy"),
+        (losses, "train/unlabeled"),
+    ):
         steps, values = record.series(name)
         drawn = [line for line in axes.lines if np.array_equal(line.get_xdata(), steps)]
         assert any(np.allclose(line.get_ydata(), values) for line in drawn), name
@@ -93,7 +100,14 @@ def test_nothing_to_show_makes_no_figure():
 
 def test_pictures_need_no_pyplot():
     pictures = figures_png(digits_record())
-    wanted = ["learning_curves", "pseudo_labels", "confusion/label", "class_accuracy/label", "views", "diagnostics"]
+    wanted = [
+        "learning_curves",
+        "pseudo_labels",
+        "confusion/label",
+        "class_accuracy/label",
+        "views",
+        "diagnostics",
+    ]
     assert list(pictures) == wanted
     assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
     pyplot = sys.modules.get("matplotlib.pyplot")

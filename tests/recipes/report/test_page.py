@@ -1,4 +1,5 @@
-"""The page: one valid file, everything escaped, nothing fetched, sections only where there is data."""
+"""The page: one valid file, everything escaped, nothing fetched, sections only where there is
+data."""
 
 import dataclasses
 import re
@@ -21,7 +22,14 @@ class Reader(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.open, self.tags, self.ids, self.links, self.headings, self.text = [], [], [], [], [], []
+        self.open, self.tags, self.ids, self.links, self.headings, self.text = (
+            [],
+            [],
+            [],
+            [],
+            [],
+            [],
+        )
         self.feed(page)
         self.close()
         assert self.open == []
@@ -70,7 +78,10 @@ def test_sections_and_final_values(page):
     ]
     text = " ".join(reader.text)
     final = digits_record().final
-    assert f"{100 * final['test/accuracy']:.2f} %" in text and f"{100 * final['test/raw/accuracy']:.2f} %" in text
+    assert (
+        f"{100 * final['test/accuracy']:.2f} %" in text
+        and f"{100 * final['test/raw/accuracy']:.2f} %" in text
+    )
     assert "1 min 15 s" in text and "python train.py recipe=fixmatch 'data.name=<digits>'" in text
     assert "order  fixmatch > ema" in text and "2 CPU cores" in text
     assert reader.tags.count("img") == 24
@@ -83,7 +94,9 @@ def test_one_file_that_fetches_nothing(page):
     assert not re.search(r"url\((?!#)|@import", page)
     assert len(page.encode()) < 500_000
     assert len(reader.ids) == len(set(reader.ids)), "ids of several figures must not meet"
-    targets = {link[1:] for link in reader.links if link.startswith("#")} | set(re.findall(r"url\(#([^)]+)\)", page))
+    targets = {link[1:] for link in reader.links if link.startswith("#")} | set(
+        re.findall(r"url\(#([^)]+)\)", page)
+    )
     assert targets and targets <= set(reader.ids)
 
 
@@ -104,7 +117,8 @@ def test_everything_is_escaped(kind):
     view = np.zeros((4, 4, 3), np.uint8) if kind == "image" else f"{EVIL} and words"
     other = view if kind == "image" else f"other {EVIL}"
     rows = [
-        {(name if name == "step" else f"{name}{EVIL}"): value for name, value in row.items()} for row in record.history
+        {(name if name == "step" else f"{name}{EVIL}"): value for name, value in row.items()}
+        for row in record.history
     ]
     record = dataclasses.replace(
         record,
@@ -124,7 +138,10 @@ def test_everything_is_escaped(kind):
 
 
 def test_changed_words_are_marked():
-    record = RunRecord("t", views=[ViewRow("text", "the quick fox", "the slow fox", "animals", 0.99, "animals", False)])
+    record = RunRecord(
+        "t",
+        views=[ViewRow("text", "the quick fox", "the slow fox", "animals", 0.99, "animals", False)],
+    )
     page = page_html(record)
     assert "the <del>quick</del> <mark>slow</mark> fox" in page and "not kept" in page
 

@@ -11,7 +11,12 @@ from tests.recipes.report.example_record import digits_record
 
 
 def test_series_holds_finite_values_in_order_of_steps():
-    rows = [{"step": 3, "a": 3.0}, {"step": 1, "a": 1.0, "b": 2.0}, {"step": 2, "a": math.nan}, {"step": 4, "a": None}]
+    rows = [
+        {"step": 3, "a": 3.0},
+        {"step": 1, "a": 1.0, "b": 2.0},
+        {"step": 2, "a": math.nan},
+        {"step": 4, "a": None},
+    ]
     steps, values = RunRecord("t", history=rows).series("a")
     assert steps.tolist() == [1, 3] and values.tolist() == [1.0, 3.0]
     assert len(RunRecord("t").series("a")[0]) == 0
@@ -27,7 +32,11 @@ def test_recalls_are_shares_of_the_true_class():
 def test_json_and_back():
     record = digits_record()
     record.views.append(ViewRow("text", "a b", "a c", None, None, None, None))
-    record.views.append(ViewRow("image", np.arange(24, dtype=np.uint8).reshape(2, 4, 3), np.zeros((2, 4, 3), np.uint8)))
+    record.views.append(
+        ViewRow(
+            "image", np.arange(24, dtype=np.uint8).reshape(2, 4, 3), np.zeros((2, 4, 3), np.uint8)
+        )
+    )
     record.final["test/loss"] = math.nan
     again = RunRecord.from_json(json.loads(json.dumps(record.to_json(), allow_nan=False)))
     assert again.history == record.history and again.train_counts == record.train_counts

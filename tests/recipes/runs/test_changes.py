@@ -37,8 +37,22 @@ def changed(**leaves):
         ({"data__tasks": ["label", "parity"]}, ["data.tasks [label] -> [label,parity]"]),
         ({"optimizer__nesterov": 1}, ["optimizer.nesterov true -> 1"]),
         # where the run lies, what is shown, measured and saved
-        ({"trainer__val_every": 4, "trainer__devices": 2, "data__root": "there", "data__num_workers": 4}, []),
-        ({"logger": {"wandb": {"_target_": "x.WandB", "project": "p"}}, "evaluate": {"attack": {"eps": 1}}}, []),
+        (
+            {
+                "trainer__val_every": 4,
+                "trainer__devices": 2,
+                "data__root": "there",
+                "data__num_workers": 4,
+            },
+            [],
+        ),
+        (
+            {
+                "logger": {"wandb": {"_target_": "x.WandB", "project": "p"}},
+                "evaluate": {"attack": {"eps": 1}},
+            },
+            [],
+        ),
         ({"chosen": {"recipe": "b"}, "recipe": "other"}, []),
         ({"recipe": "other", "seed": 1}, ["recipe supervised -> other", "seed 0 -> 1"]),
         ({"monitor": None}, []),
@@ -48,8 +62,14 @@ def changed(**leaves):
         ({"methods__ema__horizon": 100}, ["methods.ema.horizon null -> 100"]),
         # entries of free mappings, and objects that were not there
         ({"network__options__depth": 2}, ["network.options.depth unset -> 2"]),
-        ({"methods__new": {"_target_": "methods.x.New", "weight": 1}}, ["methods.new unset -> New"]),
-        ({"optimizer": {"_target_": "recipes.optimization.optimizers.Lion", "lr": 1}}, ["optimizer SGD -> Lion"]),
+        (
+            {"methods__new": {"_target_": "methods.x.New", "weight": 1}},
+            ["methods.new unset -> New"],
+        ),
+        (
+            {"optimizer": {"_target_": "recipes.optimization.optimizers.Lion", "lr": 1}},
+            ["optimizer SGD -> Lion"],
+        ),
     ],
 )
 def test_differences(leaves, found):
@@ -59,19 +79,29 @@ def test_differences(leaves, found):
 def test_a_folder_with_several_runs_may_have_been_moved():
     moved = {"run_dir": "there/teacher", "network__checkpoint": "there/first/checkpoints/last.ckpt"}
     assert differences(OLD, changed(**moved)) == []
-    assert len(differences(OLD, changed(**moved | {"network__checkpoint": "elsewhere/last.ckpt"}))) == 1
+    assert (
+        len(differences(OLD, changed(**moved | {"network__checkpoint": "elsewhere/last.ckpt"})))
+        == 1
+    )
 
 
 def test_what_is_measured_matters_to_a_finished_run():
-    (found,) = differences(OLD, changed(data__few_below=5) | {"evaluate": {"a": {"_target_": "x.A"}}}, tuple(PLACE))
+    (found,) = differences(
+        OLD, changed(data__few_below=5) | {"evaluate": {"a": {"_target_": "x.A"}}}, tuple(PLACE)
+    )
     assert str(found) == "evaluate.a unset -> A"
 
 
 def test_a_config_as_text_has_no_interpolations_and_tells_of_changes():
-    assert parsed("# from step 3 on: seed 0 -> 1\na: b\nseed: 1\n", "resume") == {"a": "b", "seed": 1}
+    assert parsed("# from step 3 on: seed 0 -> 1\na: b\nseed: 1\n", "resume") == {
+        "a": "b",
+        "seed": 1,
+    }
     with pytest.raises(UserError, match=r"resume: 'last\.ckpt': .*a"):
         parsed("a: ${oc.env:HOME}\nseed: 1\n", "resume: 'last.ckpt'")
-    assert config_text(OmegaConf.create({"seed": 1}), ["from step 3 on: seed 0 -> 1"]).splitlines() == [
+    assert config_text(
+        OmegaConf.create({"seed": 1}), ["from step 3 on: seed 0 -> 1"]
+    ).splitlines() == [
         "# from step 3 on: seed 0 -> 1",
         "seed: 1",
     ]

@@ -1,4 +1,5 @@
-"""The folder a run writes and the checkpoint it resumes: good ones pass, each bad one is told in a line."""
+"""The folder a run writes and the checkpoint it resumes: good ones pass, each bad one is told in a
+line."""
 
 import errno
 import tempfile
@@ -13,7 +14,12 @@ from recipes.runs.checkpoint_files import find_checkpoint, load_checkpoint, run_
 
 def write_checkpoint(path, **content):
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"state_dict": {"w": torch.ones(2)}, "global_step": 3, "pytorch-lightning_version": "2.6", "numbers": {}}
+    state = {
+        "state_dict": {"w": torch.ones(2)},
+        "global_step": 3,
+        "pytorch-lightning_version": "2.6",
+        "numbers": {},
+    }
     torch.save(state | content, path)
     return path
 
@@ -57,7 +63,9 @@ def test_no_permission(tmp_path, monkeypatch):
     assert line == f"run_dir: '{tmp_path}/run' cannot be written: Permission denied in '{tmp_path}'"
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system in which nobody can write")
+@pytest.mark.skipif(
+    not Path("/proc/self").is_dir(), reason="needs a file system in which nobody can write"
+)
 def test_a_file_system_that_takes_no_files():
     (line,) = run_dir_faults("/proc/run")
     assert line.startswith("run_dir: '/proc/run' cannot be written: ")

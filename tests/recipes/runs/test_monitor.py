@@ -25,7 +25,9 @@ def config(*overrides):
         ((RETRIEVAL, "monitor=val/map@r"), "val/map@r"),
     ],
 )
-def test_accuracy_unless_no_head_is_taught_or_the_user_says_otherwise(overrides, expected, tmp_path):
+def test_accuracy_unless_no_head_is_taught_or_the_user_says_otherwise(
+    overrides, expected, tmp_path
+):
     assembly = assemble(config(*overrides))
     assert assembly.config.monitor == expected
     assembly.datamodule.setup()
@@ -40,7 +42,10 @@ def test_a_loss_is_to_be_small(tmp_path):
 
 
 def test_a_metric_that_does_not_come_is_said_in_one_line():
-    with pytest.raises(UserError, match=r"monitor=val/acuracy: validation has no such metric; did you mean 'val/acc"):
+    with pytest.raises(
+        UserError,
+        match=r"monitor=val/acuracy: validation has no such metric; did you mean 'val/acc",
+    ):
         trial_of = config("monitor=val/acuracy")
         assemble(trial_of)
         trial(trial_of)
@@ -50,12 +55,16 @@ def test_classes_that_training_lacks_are_judged_by_retrieval_alone():
     omniglot = resolve_command(["data=omniglot", "run_dir=unused"]).config
     assert assemble(omniglot).config.monitor == "val/recall@1"
     without = OmegaConf.merge(omniglot, {"evaluate": {"retrieval": None}, "monitor": None})
-    with pytest.raises(UserError, match=r"data=omniglot: is evaluated on classes .*add evaluate/retrieval=default"):
+    with pytest.raises(
+        UserError, match=r"data=omniglot: is evaluated on classes .*add evaluate/retrieval=default"
+    ):
         objective(without, {}, True)
 
 
 def test_heads_that_nobody_teaches_are_not_asked():
-    with pytest.raises(UserError, match=r"supervised_weight=0: no head is taught.*add evaluate/retrieval=default"):
+    with pytest.raises(
+        UserError, match=r"supervised_weight=0: no head is taught.*add evaluate/retrieval=default"
+    ):
         assemble(config("metric_learning=triplet", "supervised_weight=0"))
     outcome = trial(config("metric_learning=triplet", "supervised_weight=0", RETRIEVAL))
     assert "val/recall@1" in outcome.history[3] and "val/accuracy" not in outcome.history[3]
@@ -64,8 +73,18 @@ def test_heads_that_nobody_teaches_are_not_asked():
 def test_retrieval_is_measured_beside_accuracy_in_a_run():
     outcome = trial(config(RETRIEVAL, "metric_learning=multi_similarity"))
     row = outcome.history[3]
-    assert {"val/accuracy", "val/recall@1", "val/recall@8", "val/map@r", "val/r_precision", "val/nmi"} <= row.keys()
-    assert 0 <= row["val/map@r"] <= row["val/r_precision"] <= 1 and row["val/recall@1"] <= row["val/recall@2"]
+    assert {
+        "val/accuracy",
+        "val/recall@1",
+        "val/recall@8",
+        "val/map@r",
+        "val/r_precision",
+        "val/nmi",
+    } <= row.keys()
+    assert (
+        0 <= row["val/map@r"] <= row["val/r_precision"] <= 1
+        and row["val/recall@1"] <= row["val/recall@2"]
+    )
 
 
 class Disjoint:
@@ -92,6 +111,9 @@ def test_heads_are_not_evaluated_on_other_classes():
     changed = OmegaConf.merge(config(RETRIEVAL), {"data": {"source": None}})
     changed.data.source, changed.monitor = node, None
     outcome = trial(changed)
-    assert {name for name in outcome.history[3] if name.startswith("val/")} >= {"val/recall@1", "val/map@r"}
+    assert {name for name in outcome.history[3] if name.startswith("val/")} >= {
+        "val/recall@1",
+        "val/map@r",
+    }
     assert not [name for name in outcome.history[3] if "accuracy" in name or name == "val/loss"]
     assert outcome.recipe.evaluator.confusion == {}

@@ -28,8 +28,14 @@ def test_a_fresh_module_takes_the_shape_of_the_checkpoint():
 @pytest.mark.parametrize(
     ("saved", "line"),
     [
-        (torch.ones(3), "'queue.rows' is 1-dimensional float32 there and 2-dimensional float32 here"),
-        (torch.ones(3, 5).long(), "'queue.rows' is 2-dimensional int64 there and 2-dimensional float32 here"),
+        (
+            torch.ones(3),
+            "'queue.rows' is 1-dimensional float32 there and 2-dimensional float32 here",
+        ),
+        (
+            torch.ones(3, 5).long(),
+            "'queue.rows' is 2-dimensional int64 there and 2-dimensional float32 here",
+        ),
     ],
 )
 def test_another_number_of_dimensions_or_kind_is_a_line(saved, line):

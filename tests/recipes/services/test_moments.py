@@ -27,7 +27,13 @@ def reference(setup: Setup, batches: int = 3):
     """Training batches as a data module gives them."""
     data, targets = setup.samples("labeled", 6 * batches)
     return lambda: [
-        {"labeled": {"data": data[rows], "targets": {t: v[rows] for t, v in targets.items()}, "index": rows}}
+        {
+            "labeled": {
+                "data": data[rows],
+                "targets": {t: v[rows] for t, v in targets.items()},
+                "index": rows,
+            }
+        }
         for rows in torch.arange(6 * batches).chunk(batches)
     ]
 
@@ -76,7 +82,10 @@ def test_frozen_layers_keep_what_they_have():
 @pytest.mark.parametrize("method", [EMA, MeanTeacher])
 def test_evaluation_uses_them_and_training_does_not_see_them(method):
     setup, key = Setup(norm=True, steps=4), method.__name__.lower()
-    recipe, without = trained({key: method()}, setup), fit(build({key: method()}, setup), setup).recipe
+    recipe, without = (
+        trained({key: method()}, setup),
+        fit(build({key: method()}, setup), setup).recipe,
+    )
     with recipe.eval().reporting() as network, torch.no_grad():
         own = network(Embedded(pictures(0))).logits["label"]
         used = network.body[1].running_mean.clone()
@@ -91,12 +100,16 @@ def test_evaluation_uses_them_and_training_does_not_see_them(method):
 
 
 def test_they_are_those_of_the_weights_and_the_checkpoint_has_them():
-    """Equal to an estimate by hand on the final averaged weights, however often a run evaluated before."""
+    """Equal to an estimate by hand on the final averaged weights, however often a run evaluated
+    before."""
     recipe = trained({"ema": EMA()}, Setup(norm=True, steps=4))
     recipe.estimate_moments()
     twin = copy.deepcopy(recipe.teacher.network).train()
     moments = Moments(twin)
-    inputs = [recipe.reference_inputs(twin, batch, i) for i, batch in enumerate(recipe._reference_batches())]
+    inputs = [
+        recipe.reference_inputs(twin, batch, i)
+        for i, batch in enumerate(recipe._reference_batches())
+    ]
     moments.estimate(twin, inputs)
     state = recipe.state_dict()
     assert torch.equal(state["teacher.moments.mean_0"], moments.mean_0)
@@ -105,7 +118,8 @@ def test_they_are_those_of_the_weights_and_the_checkpoint_has_them():
 
 
 def test_the_inputs_are_those_of_a_training_step():
-    """Labeled samples, weak and strong views of the unlabeled ones, in one batch; the same at every evaluation."""
+    """Labeled samples, weak and strong views of the unlabeled ones, in one batch; the same at every
+    evaluation."""
     setup = Setup(norm=True)
     recipe = build({"fixmatch": FixMatch(), "ema": EMA()}, setup)
     batch = setup.batches({"labeled", "unlabeled"})[0]
@@ -128,7 +142,9 @@ def test_kept_and_runs_without_estimates_use_the_buffers():
     older.load_state_dict(state)
     assert not older.teacher.moments.known
     with older.eval().reporting() as network:
-        assert torch.equal(network.body[1].running_mean, state[f"teacher.network.{NORM}.running_mean"])
+        assert torch.equal(
+            network.body[1].running_mean, state[f"teacher.network.{NORM}.running_mean"]
+        )
 
 
 def test_part_of_them_is_no_state():
@@ -143,7 +159,9 @@ def test_settled_moments_are_the_networks():
     recipe = trained({"ema": EMA()}, Setup(norm=True, steps=4)).eval()
     expected = recipe.predict_logits(pictures(1))["label"]
     recipe.teacher.moments.settle()
-    torch.testing.assert_close(recipe.teacher.network(Embedded(pictures(1))).logits["label"], expected)
+    torch.testing.assert_close(
+        recipe.teacher.network(Embedded(pictures(1))).logits["label"], expected
+    )
 
 
 def test_networks_without_batch_normalisation_have_none():

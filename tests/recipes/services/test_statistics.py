@@ -33,7 +33,9 @@ def test_the_prior_is_computed_once_until_the_counts_change():
     assert statistics.log_prior("label") is prior
     assert statistics.double().log_prior("label").dtype == torch.float64
     statistics.counts("label").fill_(1)
-    torch.testing.assert_close(statistics.log_prior("label").exp(), torch.full((3,), 1 / 3, dtype=torch.float64))
+    torch.testing.assert_close(
+        statistics.log_prior("label").exp(), torch.full((3,), 1 / 3, dtype=torch.float64)
+    )
 
 
 def test_memory_keeps_rows_by_sample():
@@ -55,7 +57,11 @@ def test_a_sample_that_stands_twice_keeps_its_last_value_and_counts_one_visit():
 
 def test_memory_equals_a_loop():
     source = torch.Generator().manual_seed(0)
-    memory, table, visits = SampleMemory(20, (3,)), torch.zeros(20, 3), torch.zeros(20, dtype=torch.int64)
+    memory, table, visits = (
+        SampleMemory(20, (3,)),
+        torch.zeros(20, 3),
+        torch.zeros(20, dtype=torch.int64),
+    )
     for _ in range(10):
         index = torch.randint(20, (16,), generator=source)
         value = torch.randn(16, 3, generator=source)

@@ -31,7 +31,8 @@ def test_decay():
 
 
 def test_a_horizon_is_a_share_of_the_run_and_decay_its_bound():
-    """a = min(decay, 1 - 1/(h T)): .05 of 200, 1000, 20000 and 10^6 steps are 10, 50, 1000 and 50000."""
+    """a = min(decay, 1 - 1/(h T)): .05 of 200, 1000, 20000 and 10^6 steps are 10, 50, 1000 and
+    50000."""
     request = TeacherRequest(0.999, horizon=0.05)
     found = [ema_decay(request, 1, steps) for steps in (200, 1000, 20_000, 1_000_000)]
     assert found == pytest.approx([0.9, 0.98, 0.999, 0.999])
@@ -41,7 +42,9 @@ def test_a_horizon_is_a_share_of_the_run_and_decay_its_bound():
     assert [ema_decay(warm, t, 200) for t in (1, 8, 9, 50)] == pytest.approx([0.5, 8 / 9, 0.9, 0.9])
 
 
-@pytest.mark.parametrize("request_", [TeacherRequest(0.7), TeacherRequest(0.95, warmup=True, buffers="ema")])
+@pytest.mark.parametrize(
+    "request_", [TeacherRequest(0.7), TeacherRequest(0.95, warmup=True, buffers="ema")]
+)
 def test_the_average_against_a_loop(request_):
     student = network()
     teacher = Teacher(student, request_)
@@ -53,7 +56,10 @@ def test_the_average_against_a_loop(request_):
         drift(student, t)
         teacher.update(student, t)
         a = ema_decay(request_, t, 5)
-        average = [a * mine + (1 - a) * yours.detach().double() for mine, yours in zip(average, floating, strict=True)]
+        average = [
+            a * mine + (1 - a) * yours.detach().double()
+            for mine, yours in zip(average, floating, strict=True)
+        ]
     ours = [*teacher.network.parameters()]
     if request_.buffers == "ema":
         ours += [b for b in teacher.network.buffers() if b.is_floating_point()]
@@ -106,7 +112,9 @@ def test_a_frozen_part_is_not_averaged_and_the_rest_is():
     drift(student, 1)
     teacher.update(student, 1)
     assert torch.equal(teacher.network[0].weight, frozen)
-    torch.testing.assert_close(teacher.network[2].weight.detach(), (start + student[2].weight.detach()) / 2)
+    torch.testing.assert_close(
+        teacher.network[2].weight.detach(), (start + student[2].weight.detach()) / 2
+    )
 
 
 def test_the_state_brings_back_the_average():

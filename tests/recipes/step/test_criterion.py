@@ -1,4 +1,5 @@
-"""The criterion of classification: a chain of logit adjustments and a product of weights around cross-entropy."""
+"""The criterion of classification: a chain of logit adjustments and a product of weights around
+cross-entropy."""
 
 import pytest
 import torch
@@ -18,15 +19,25 @@ Y = torch.tensor([0, 1, 2, 3, -1, 2])
 def test_adjustments_run_in_order_and_weights_multiply(target):
     criterion = Criterion(
         [lambda z, t, task, role: 2 * z, lambda z, t, task, role: z + torch.arange(4)],
-        [lambda z, t, task, role: z.softmax(1).amax(1), lambda *_: None, lambda z, t, task, role: torch.arange(6.0)],
+        [
+            lambda z, t, task, role: z.softmax(1).amax(1),
+            lambda *_: None,
+            lambda z, t, task, role: torch.arange(6.0),
+        ],
     )
     seen = 2 * Z + torch.arange(4)
-    expected = torch.arange(6.0) * seen.softmax(1).amax(1) * F.cross_entropy(seen, Y, reduction="none", ignore_index=-1)
+    expected = (
+        torch.arange(6.0)
+        * seen.softmax(1).amax(1)
+        * F.cross_entropy(seen, Y, reduction="none", ignore_index=-1)
+    )
     torch.testing.assert_close(criterion(Z, target, "label", "labeled"), expected)
     torch.testing.assert_close(criterion.adjust(Z, None, "label", "pseudo"), seen)
 
 
-@pytest.mark.parametrize("target", [Y, one_hot(Y, 4).double(), Z.softmax(1).flip(0)], ids=["index", "one-hot", "mixed"])
+@pytest.mark.parametrize(
+    "target", [Y, one_hot(Y, 4).double(), Z.softmax(1).flip(0)], ids=["index", "one-hot", "mixed"]
+)
 def test_a_cost_and_weights_by_class_are_taken_at_the_true_class(target):
     table, weights, samples = Z.square(), torch.arange(1.0, 5.0).expand(6, 4), torch.arange(6.0)
     criterion = Criterion(

@@ -28,14 +28,21 @@ def inputs(*entries: Input) -> dict[str, Input]:
 def test_concatenated_equals_separate_forwards(kind):
     """Texts of several lengths are padded; without batch norm nothing else changes."""
     net = small(kind)
-    parts = {name: embedded(kind, n, n, length) for name, n, length in (("a", 4, 7), ("b", 2, 3), ("c", 5, 5))}
-    outputs = forward_inputs(inputs(*(Input(n, e) for n, e in parts.items())), net, None, BatchNorms(net))
+    parts = {
+        name: embedded(kind, n, n, length)
+        for name, n, length in (("a", 4, 7), ("b", 2, 3), ("c", 5, 5))
+    }
+    outputs = forward_inputs(
+        inputs(*(Input(n, e) for n, e in parts.items())), net, None, BatchNorms(net)
+    )
     assert net.sizes == [11]
     for name, part in parts.items():
         alone = net(part)
         torch.testing.assert_close(outputs[name].features, alone.features, atol=1e-6, rtol=0)
         for task in ("label", "other"):
-            torch.testing.assert_close(outputs[name].logits[task], alone.logits[task], atol=1e-6, rtol=0)
+            torch.testing.assert_close(
+                outputs[name].logits[task], alone.logits[task], atol=1e-6, rtol=0
+            )
 
 
 def test_splitting_undoes_concatenating():
@@ -51,7 +58,11 @@ def test_splitting_undoes_concatenating():
 def test_inputs_that_hold_one_tensor_are_forwarded_once():
     net, shared = small(), embedded("image", 4, 0)
     outputs = forward_inputs(
-        inputs(Input("labeled", shared), Input("labeled/weak", shared), Input("x", embedded("image", 2, 1))),
+        inputs(
+            Input("labeled", shared),
+            Input("labeled/weak", shared),
+            Input("x", embedded("image", 2, 1)),
+        ),
         net,
         None,
         BatchNorms(net),
@@ -62,7 +73,9 @@ def test_inputs_that_hold_one_tensor_are_forwarded_once():
 
 def test_without_batch_norm_inputs_without_gradient_run_apart_and_make_no_graph():
     net = small()
-    entries = inputs(Input("a", embedded("image", 4, 0)), Input("b", embedded("image", 3, 1), grad=False))
+    entries = inputs(
+        Input("a", embedded("image", 4, 0)), Input("b", embedded("image", 3, 1), grad=False)
+    )
     outputs = forward_inputs(entries, net, None, BatchNorms(net))
     assert net.sizes == [4, 3]
     assert outputs["a"].features.requires_grad and not outputs["b"].features.requires_grad
@@ -70,7 +83,9 @@ def test_without_batch_norm_inputs_without_gradient_run_apart_and_make_no_graph(
 
 def test_with_batch_norm_all_counted_inputs_share_one_forward():
     net = small(norm=True)
-    entries = inputs(Input("a", embedded("image", 4, 0)), Input("b", embedded("image", 3, 1), grad=False))
+    entries = inputs(
+        Input("a", embedded("image", 4, 0)), Input("b", embedded("image", 3, 1), grad=False)
+    )
     outputs = forward_inputs(entries, net, None, BatchNorms(net))
     assert net.sizes == [7] and int(net.body[1].num_batches_tracked) == 1
     again = small(norm=True)
@@ -81,7 +96,9 @@ def test_with_batch_norm_all_counted_inputs_share_one_forward():
 
 def test_with_batch_norm_in_evaluation_mode_company_does_not_matter():
     net = small(norm=True).eval()
-    entries = inputs(Input("a", embedded("image", 4, 0)), Input("b", embedded("image", 3, 1), grad=False))
+    entries = inputs(
+        Input("a", embedded("image", 4, 0)), Input("b", embedded("image", 3, 1), grad=False)
+    )
     forward_inputs(entries, net, None, BatchNorms(net))
     assert net.sizes == [4, 3]
 
@@ -89,7 +106,9 @@ def test_with_batch_norm_in_evaluation_mode_company_does_not_matter():
 def test_uncounted_inputs_use_their_own_statistics_and_leave_none():
     net, alone = small(norm=True), small(norm=True)
     a, b = embedded("image", 4, 0), embedded("image", 3, 1)
-    outputs = forward_inputs(inputs(Input("a", a), Input("b", b, counted=False)), net, None, BatchNorms(net))
+    outputs = forward_inputs(
+        inputs(Input("a", a), Input("b", b, counted=False)), net, None, BatchNorms(net)
+    )
     torch.testing.assert_close(outputs["a"].logits["label"], alone(a).logits["label"])
     torch.testing.assert_close(net.body[1].running_mean, alone.body[1].running_mean)
     assert int(net.body[1].num_batches_tracked) == 1

@@ -27,7 +27,13 @@ def network_and_pictures():
 
 def gradients(network, loss):
     names = [name for name, _ in network.named_parameters()]
-    return dict(zip(names, torch.autograd.grad(loss, list(network.parameters()), retain_graph=True), strict=True))
+    return dict(
+        zip(
+            names,
+            torch.autograd.grad(loss, list(network.parameters()), retain_graph=True),
+            strict=True,
+        )
+    )
 
 
 def test_open_gates_change_nothing_bit_for_bit():
@@ -35,7 +41,9 @@ def test_open_gates_change_nothing_bit_for_bit():
     plain = network(Embedded(x)).logits
     before = gradients(network, sum(losses_of(network, x).values()))
     network.gates = Gates(TASKS)
-    assert all(torch.equal(plain[task], logits) for task, logits in network(Embedded(x)).logits.items())
+    assert all(
+        torch.equal(plain[task], logits) for task, logits in network(Embedded(x)).logits.items()
+    )
     after = gradients(network, sum(losses_of(network, x).values()))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -49,7 +57,9 @@ def test_weights_set_after_the_forward_reach_what_is_shared_and_not_the_heads():
     total = sum(losses_of(network, x).values())
     network.gates.set(torch.tensor([0.25, 3.0]))
     found = gradients(network, total)
-    for (name, gradient), a, b in zip(found.items(), single["shape"], single["colour"], strict=True):
+    for (name, gradient), a, b in zip(
+        found.items(), single["shape"], single["colour"], strict=True
+    ):
         expected = (a if a is not None else b) if name.startswith("heads.") else 0.25 * a + 3.0 * b
         torch.testing.assert_close(gradient, expected, msg=name)
     network.gates.reset()

@@ -14,7 +14,9 @@ def test_linear():
 
 def test_sigmoid():
     expected = [0.00673795, 0.0600547, 0.2865048, 0.7316156, 1, 1]
-    assert values(Ramp("sigmoid", end=0.8), 0, 20, 40, 60, 80, 99) == pytest.approx(expected, rel=1e-5)
+    assert values(Ramp("sigmoid", end=0.8), 0, 20, 40, 60, 80, 99) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_constant_is_one_from_its_start():

@@ -33,7 +33,7 @@ class Counted:
         return Embedded(view)
 
 
-# -- views and requests ------------------------------------------------------------------------------------------------
+# -- views and requests ----------------------------------------------------------------------------
 def test_a_view_and_its_embedding_are_made_once_a_step():
     counted = Counted()
     step = counted.step
@@ -48,11 +48,20 @@ def test_a_view_and_its_embedding_are_made_once_a_step():
 def test_equal_requests_share_one_input_and_the_stronger_wish_wins():
     step = Counted().step
     assert step.request("unlabeled", "weak", grad=False, counted=False) == "unlabeled/weak"
-    assert (step.inputs["unlabeled/weak"].grad, step.inputs["unlabeled/weak"].counted) == (False, False)
+    assert (step.inputs["unlabeled/weak"].grad, step.inputs["unlabeled/weak"].counted) == (
+        False,
+        False,
+    )
     assert step.request("unlabeled", "weak", grad=True, counted=False) == "unlabeled/weak"
-    assert (step.inputs["unlabeled/weak"].grad, step.inputs["unlabeled/weak"].counted) == (True, False)
+    assert (step.inputs["unlabeled/weak"].grad, step.inputs["unlabeled/weak"].counted) == (
+        True,
+        False,
+    )
     step.request("unlabeled", "weak", grad=False, counted=True)
-    assert (step.inputs["unlabeled/weak"].grad, step.inputs["unlabeled/weak"].counted) == (True, True)
+    assert (step.inputs["unlabeled/weak"].grad, step.inputs["unlabeled/weak"].counted) == (
+        True,
+        True,
+    )
     assert step.request("unlabeled", "weak", network="teacher") == "teacher:unlabeled/weak"
     assert list(step.inputs) == ["unlabeled/weak", "teacher:unlabeled/weak"]
 
@@ -69,7 +78,11 @@ def test_names_of_inputs_and_terms_are_taken_once():
 
 def test_changing_an_input_keeps_its_other_fields():
     step = Counted().step
-    step.add(Input("labeled", Embedded(torch.zeros(2, 1)), {"label": torch.tensor([0, 1])}, counted=False))
+    step.add(
+        Input(
+            "labeled", Embedded(torch.zeros(2, 1)), {"label": torch.tensor([0, 1])}, counted=False
+        )
+    )
     step.change("labeled", embedded=Embedded(torch.ones(3, 1)))
     entry = step.inputs["labeled"]
     assert entry.size == 3 and entry.targets["label"].tolist() == [0, 1] and not entry.counted
@@ -82,22 +95,28 @@ def test_names_carry_the_task_where_there_are_several():
 
 def test_raw_logits_and_those_that_losses_see():
     z = torch.randn(2, 3).bfloat16()
-    at = step_with({"x": z}, adjust=lambda z, target, task, role: z + {"labeled": 1, "pseudo": 2}[role])
+    at = step_with(
+        {"x": z}, adjust=lambda z, target, task, role: z + {"labeled": 1, "pseudo": 2}[role]
+    )
     assert at.logits("x", "label").dtype == torch.float32
     torch.testing.assert_close(at.logits("x", "label"), z.float())
     torch.testing.assert_close(at.loss_logits("x", "label", "labeled"), z.float() + 1)
     torch.testing.assert_close(at.loss_logits("x", "label", "pseudo"), z.float() + 2)
 
 
-# -- true steps --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("settings", [{"norm": True}, {"kind": "text", "momentum": 0.9}, {"accumulate": 3}])
+# -- true steps ------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "settings", [{"norm": True}, {"kind": "text", "momentum": 0.9}, {"accumulate": 3}]
+)
 def test_supervised_training_equals_a_bare_loop(settings):
     setup = Setup(steps=4, **settings)
     result, network, losses = train(steps=4, **settings), setup.network(), []
     optimizer = torch.optim.SGD(network.parameters(), lr=setup.lr, momentum=setup.momentum)
     for position, batch in enumerate(setup.batches({"labeled"})):
         view = noisy_view(Stream("labeled", **batch["labeled"]), "weak", Randomness(0, position))
-        loss = F.cross_entropy(network(network.embed(view)).logits["label"], batch["labeled"]["targets"]["label"])
+        loss = F.cross_entropy(
+            network(network.embed(view)).logits["label"], batch["labeled"]["targets"]["label"]
+        )
         losses.append(loss.item())
         (loss / setup.accumulate).backward()
         if (position + 1) % setup.accumulate == 0:
@@ -109,7 +128,9 @@ def test_supervised_training_equals_a_bare_loop(settings):
         torch.testing.assert_close(result.parameters[name], value, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("settings", [{"norm": True, "momentum": 0.9}, {"kind": "text", "dropout": 0.4}])
+@pytest.mark.parametrize(
+    "settings", [{"norm": True, "momentum": 0.9}, {"kind": "text", "dropout": 0.4}]
+)
 def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(settings, tmp_path):
     setup = Setup(steps=5, **settings)
     whole = train(steps=5, **settings)

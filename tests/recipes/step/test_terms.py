@@ -14,13 +14,17 @@ def test_without_a_mask_it_is_the_mean():
 @pytest.mark.parametrize(("denominator", "expected"), [("samples", 7 / 4), ("kept", 7 / 2)])
 def test_denominators(denominator, expected):
     mask = torch.tensor([True, False, False, True])
-    assert float(Term("t", VALUES, mask=mask, denominator=denominator).reduced()) == pytest.approx(expected)
+    assert float(Term("t", VALUES, mask=mask, denominator=denominator).reduced()) == pytest.approx(
+        expected
+    )
 
 
 def test_a_soft_mask_weighs():
     mask = torch.tensor([0.5, 1.0, 0.0, 1.0])
     assert float(Term("t", VALUES, mask=mask).reduced()) == pytest.approx(8.5 / 4)
-    assert float(Term("t", VALUES, mask=mask, denominator="kept").reduced()) == pytest.approx(8.5 / 2.5)
+    assert float(Term("t", VALUES, mask=mask, denominator="kept").reduced()) == pytest.approx(
+        8.5 / 2.5
+    )
 
 
 def test_nobody_kept_is_zero_and_less_than_one_kept_divides_by_one():
@@ -50,7 +54,9 @@ def test_a_scalar_is_taken_as_it_is_and_half_precision_is_reduced_in_float32():
     assert float(Term("t", torch.tensor(2.5), weight=3.0).reduced()) == 2.5
     many = torch.full((4096,), 1.001, dtype=torch.bfloat16)
     assert Term("t", many).reduced().dtype == torch.float32
-    assert float(Term("t", many, mask=torch.ones(4096)).reduced()) == pytest.approx(float(many[0]), rel=1e-5)
+    assert float(Term("t", many, mask=torch.ones(4096)).reduced()) == pytest.approx(
+        float(many[0]), rel=1e-5
+    )
 
 
 def test_on_one_process_a_global_sum_is_a_detached_copy():

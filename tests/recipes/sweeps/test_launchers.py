@@ -20,7 +20,14 @@ NEEDS = {
 
 
 def start(place, *arguments):
-    command = [sys.executable, str(CONFIGS.parent / "train.py"), "-m", *SHORT, "run_dir=sweep", *arguments]
+    command = [
+        sys.executable,
+        str(CONFIGS.parent / "train.py"),
+        "-m",
+        *SHORT,
+        "run_dir=sweep",
+        *arguments,
+    ]
     return subprocess.Popen(command, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
@@ -43,7 +50,12 @@ def test_one_bad_job_of_four_asked_for_twice(launcher, tmp_path):
 
 @pytest.mark.slow
 def test_twelve_jobs_of_which_two_cannot_and_one_is_killed(tmp_path):
-    command = ["data.labels_per_class=16,64,114", "data.val_fraction=0.05,0.1", "seed=0,1", "trainer.max_steps=20"]
+    command = [
+        "data.labels_per_class=16,64,114",
+        "data.val_fraction=0.05,0.1",
+        "seed=0,1",
+        "trainer.max_steps=20",
+    ]
     sweep = start(tmp_path, *command)
     last = tmp_path / "sweep" / "5" / "checkpoints" / "last.ckpt"
     while not last.is_file() and sweep.poll() is None:
@@ -53,7 +65,9 @@ def test_twelve_jobs_of_which_two_cannot_and_one_is_killed(tmp_path):
     for pid in found.stdout.split():
         os.kill(int(pid), signal.SIGKILL)
     assert sweep.wait() == 1
-    assert [row["state"] for row in rows(tmp_path)] == ["done"] * 5 + ["killed"] + ["done"] * 4 + ["failed"] * 2
+    assert [row["state"] for row in rows(tmp_path)] == ["done"] * 5 + ["killed"] + ["done"] * 4 + [
+        "failed"
+    ] * 2
     assert start(tmp_path, *command).wait() == 1
     assert [row["state"] for row in rows(tmp_path)] == ["done"] * 10 + ["failed"] * 2
     assert [row["attempts"] for row in rows(tmp_path)] == ["1"] * 5 + ["2"] + ["1"] * 4 + ["2"] * 2
@@ -69,4 +83,7 @@ def test_a_sweep_that_is_killed_takes_its_job_along_and_goes_on(tmp_path):
     sweep.kill()
     sweep.wait()
     assert start(tmp_path, *command).wait() == 0
-    assert [(row["state"], row["attempts"]) for row in rows(tmp_path)] == [("done", "2"), ("done", "1")]
+    assert [(row["state"], row["attempts"]) for row in rows(tmp_path)] == [
+        ("done", "2"),
+        ("done", "1"),
+    ]

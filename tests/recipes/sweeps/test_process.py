@@ -28,12 +28,17 @@ def spawned(monkeypatch):
     return calls, codes
 
 
-def test_a_killed_job_goes_on_from_its_checkpoint_and_a_finished_one_is_left_alone(tmp_path, spawned):
+def test_a_killed_job_goes_on_from_its_checkpoint_and_a_finished_one_is_left_alone(
+    tmp_path, spawned
+):
     calls, codes = spawned
     codes += [-9, 0]
     folder = tmp_path / "0"
     job = run_job(["seed=0", "resume=other.ckpt"], folder, folder, tmp_path)
-    assert (job.state, job.reason) == ("killed", "by SIGKILL from outside, perhaps for want of memory")
+    assert (job.state, job.reason) == (
+        "killed",
+        "by SIGKILL from outside, perhaps for want of memory",
+    )
     assert calls[0][2:] == ["seed=0", f"run_dir={folder}", "resume=other.ckpt"]
     job = run_job(["seed=0"], folder, folder, tmp_path)
     assert (job.state, job.value, job.attempts) == ("done", 0.5, 2)
@@ -88,7 +93,10 @@ def test_a_run_ends_with_its_starter():
     wait = "import time\nfrom recipes.sweeps.child import follow_starter\nimport threading\n"
     wait += "threading.Thread(target=follow_starter, daemon=True).start()\nprint('up', flush=True)\ntime.sleep(60)"
     run = subprocess.Popen(
-        [sys.executable, "-c", wait], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PYTHONPATH": search_path()}
+        [sys.executable, "-c", wait],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": search_path()},
     )
     assert run.stdout.readline() == b"up\n"
     run.stdin.close()  # as when the starter is killed

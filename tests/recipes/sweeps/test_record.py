@@ -4,7 +4,9 @@ from recipes.sweeps.record import Job, enlist, identity, jobs_of, read, write
 
 
 def test_a_record_comes_back_as_it_was(tmp_path):
-    job = Job(["seed=0"], "seed=0", state="done", metrics={"val/accuracy": 0.5}, monitor="val/accuracy")
+    job = Job(
+        ["seed=0"], "seed=0", state="done", metrics={"val/accuracy": 0.5}, monitor="val/accuracy"
+    )
     write(tmp_path / "3", job)
     assert read(tmp_path / "3") == job and jobs_of(tmp_path) == {3: job}
     assert job.value == 0.5 and read(tmp_path / "4") is None
@@ -17,7 +19,11 @@ def test_half_a_record_is_none(tmp_path):
 
 
 def test_what_and_not_where_tells_jobs_apart():
-    assert identity(["seed=0", "a=1"]) == identity(["a=1", "run_dir=x", "hydra.x=y", "seed=0"]) != identity(["seed=1"])
+    assert (
+        identity(["seed=0", "a=1"])
+        == identity(["a=1", "run_dir=x", "hydra.x=y", "seed=0"])
+        != identity(["seed=1"])
+    )
 
 
 def test_numbers_stay_and_new_jobs_get_new_ones(tmp_path):

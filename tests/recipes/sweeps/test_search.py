@@ -49,7 +49,9 @@ def test_a_trial_is_run_for_every_seed():
     assert runs == [["b=3", "a=0.25", "seed=0"], ["b=3", "a=0.25", "seed=1"]]
 
 
-@pytest.mark.parametrize("override", ["a=1", "seed=0,1", "a=tag(log,interval(0,1))", "a=tag(log,range(1,5))"])
+@pytest.mark.parametrize(
+    "override", ["a=1", "seed=0,1", "a=tag(log,interval(0,1))", "a=tag(log,range(1,5))"]
+)
 def test_what_cannot_be_searched(override):
     with pytest.raises(UserError):
         space(override)
@@ -69,12 +71,19 @@ def study_of(tmp_path, address=None):
 def test_a_search_goes_on_where_it_was(storage, configs, engine, tmp_path):
     engine.answer = peak
     where = [f"hydra.sweeper.storage={storage}"] if storage else []
-    assert cli.main([*SEARCH, *where, RATE, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2"], configs) == 0
+    assert (
+        cli.main(
+            [*SEARCH, *where, RATE, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2"], configs
+        )
+        == 0
+    )
     assert len(engine.runs) == 3
     assert cli.main([*SEARCH, *where, RATE, "hydra.sweeper.n_trials=5"], configs) == 0
     assert len(engine.runs) == 5
     study = study_of(tmp_path, storage)
-    assert study.best_value == pytest.approx(max(peak(c)["val/accuracy"] for c, _, _ in engine.runs))
+    assert study.best_value == pytest.approx(
+        max(peak(c)["val/accuracy"] for c, _, _ in engine.runs)
+    )
     assert sorted(jobs_of(tmp_path / "search")) == [0, 1, 2, 3, 4]
 
 
@@ -89,7 +98,9 @@ def test_a_failed_trial_is_tried_again_when_asked_again(configs, engine, tmp_pat
     assert cli.main(command, configs) == 1 and len(engine.runs) == 3
     engine.answer = peak
     assert cli.main(command, configs) == 0
-    assert len(engine.runs) == 4 and engine.runs[3][0].optimizer.lr == engine.runs[1][0].optimizer.lr
+    assert (
+        len(engine.runs) == 4 and engine.runs[3][0].optimizer.lr == engine.runs[1][0].optimizer.lr
+    )
 
 
 def test_an_interrupted_trial_is_run_to_its_end(configs, engine, tmp_path):
@@ -112,7 +123,12 @@ def test_a_trial_of_several_seeds_is_their_mean(configs, engine, tmp_path):
 
 def test_a_loss_is_minimized(configs, engine, tmp_path):
     engine.answer = lambda config: {"val/loss": config.optimizer.lr}
-    assert cli.main([*SEARCH, RATE, "hydra.sweeper.metric=val/loss", "hydra.sweeper.n_trials=2"], configs) == 0
+    assert (
+        cli.main(
+            [*SEARCH, RATE, "hydra.sweeper.metric=val/loss", "hydra.sweeper.n_trials=2"], configs
+        )
+        == 0
+    )
     assert study_of(tmp_path).best_value == min(c.optimizer.lr for c, _, _ in engine.runs)
 
 
@@ -145,9 +161,14 @@ def test_a_run_that_does_worse_than_the_others_is_stopped(tmp_path):
         trial = study.ask({"a": FloatDistribution(0, 1)})
         watch = Watch(address, "s", trial.number, "val/accuracy", "median", {"n_startup_trials": 1})
         trainer = SimpleNamespace(
-            callback_metrics={"val/accuracy": value}, global_step=10, max_steps=20, is_global_zero=True,
-            should_stop=False, strategy=SimpleNamespace(broadcast=lambda x: x), state=SimpleNamespace(fn="fit"),
-        )  # fmt: skip
+            callback_metrics={"val/accuracy": value},
+            global_step=10,
+            max_steps=20,
+            is_global_zero=True,
+            should_stop=False,
+            strategy=SimpleNamespace(broadcast=lambda x: x),
+            state=SimpleNamespace(fn="fit"),
+        )
         watch.on_validation_end(trainer, None)
         watch.on_validation_end(trainer, None)  # the same step once more, as after a resume
         reasons[value] = (trainer.should_stop, watch.reason)
@@ -158,7 +179,10 @@ def test_a_run_that_does_worse_than_the_others_is_stopped(tmp_path):
 def test_the_last_validation_prunes_nothing(tmp_path):
     watch = Watch(str(tmp_path / "none"), "s", 0, "val/accuracy", "median", {})
     trainer = SimpleNamespace(
-        callback_metrics={"val/accuracy": 0.1}, global_step=20, max_steps=20, state=SimpleNamespace(fn="fit")
+        callback_metrics={"val/accuracy": 0.1},
+        global_step=20,
+        max_steps=20,
+        state=SimpleNamespace(fn="fit"),
     )
     watch.on_validation_end(trainer, None)
     assert watch.reason == "" and not (tmp_path / "none").exists()

@@ -1,5 +1,5 @@
-"""`-m` from the command line to the table, over a stand-in for the engine: what fails stops nothing, and asking again
-runs what is missing."""
+"""`-m` from the command line to the table, over a stand-in for the engine: what fails stops
+nothing, and asking again runs what is missing."""
 
 import csv
 import json
@@ -25,8 +25,12 @@ def fails(lr, seed, error):
     return answer
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), UserError("data.root: gone")], ids=lambda e: str(e))
-def test_a_failed_job_stops_no_other_and_is_tried_again_alone(error, configs, engine, capsys, tmp_path):
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a bug"), UserError("data.root: gone")], ids=lambda e: str(e)
+)
+def test_a_failed_job_stops_no_other_and_is_tried_again_alone(
+    error, configs, engine, capsys, tmp_path
+):
     engine.answer = fails(0.01, 1, error)
     assert cli.main(ASK, configs) == 1
     assert len(engine.runs) == 4 and str(error) in capsys.readouterr().out
@@ -42,7 +46,11 @@ def test_more_values_are_added_to_a_sweep(configs, engine, tmp_path):
     new = [(c.run_dir.rpartition("/")[2], c.optimizer.lr, c.seed) for c, _, _ in engine.runs[4:]]
     assert new == [("4", 0.1, 2), ("5", 0.3, 1), ("6", 0.3, 2)]
     rows = list(csv.DictReader((tmp_path / "sweep" / "sweep.csv").open()))
-    assert {row["optimizer.lr"]: row["runs"] for row in rows} == {"0.01": "2", "0.1": "3", "0.3": "2"}
+    assert {row["optimizer.lr"]: row["runs"] for row in rows} == {
+        "0.01": "2",
+        "0.1": "3",
+        "0.3": "2",
+    }
 
 
 def test_a_killed_process_is_told_and_begun_again(configs, engine, capsys, monkeypatch, tmp_path):
@@ -99,13 +107,19 @@ def test_folders_of_the_users_choice(configs, engine, tmp_path):
     assert cli.main(own, configs) == 0
     assert [c.run_dir for c, _, _ in engine.runs] == [f"{tmp_path}/own/0", f"{tmp_path}/own/1"]
     assert cli.main(own, configs) == 0 and len(engine.runs) == 2
-    assert sorted(p.name for p in (tmp_path / "sweep").glob("[01]/job.json")) == ["job.json", "job.json"]
+    assert sorted(p.name for p in (tmp_path / "sweep").glob("[01]/job.json")) == [
+        "job.json",
+        "job.json",
+    ]
 
 
 def test_a_plugin_costs_a_single_run_no_heavy_import():
     heavy = {"torch", "optuna", "ray", "matplotlib"}
     code = f"import sys, hydra_plugins.roux; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": process.search_path()}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": process.search_path()},
     )
     assert found.stdout == "[]\n", found.stderr

@@ -17,13 +17,24 @@ from recipes.sweeps.table import Spread, brief, counts, jobs_csv, make_table, ro
 
 def done(overrides, value, **more):
     metrics = {"val/accuracy": value, "test/accuracy": value - 0.1, "train_seconds": 3.0}
-    return Job(overrides, " ".join(overrides), state="done", metrics=metrics, monitor="val/accuracy", seconds=5, **more)
+    return Job(
+        overrides,
+        " ".join(overrides),
+        state="done",
+        metrics=metrics,
+        monitor="val/accuracy",
+        seconds=5,
+        **more,
+    )
 
 
 @pytest.fixture
 def jobs():
     accuracy = {("0.1", 0): 0.7, ("0.1", 1): 0.8, ("0.1", 2): 0.9, ("0.3", 0): 0.95}
-    found = {n: done([f"optimizer.lr={lr}", f"seed={s}"], v) for n, ((lr, s), v) in enumerate(accuracy.items())}
+    found = {
+        n: done([f"optimizer.lr={lr}", f"seed={s}"], v)
+        for n, ((lr, s), v) in enumerate(accuracy.items())
+    }
     found[4] = Job(["optimizer.lr=0.3", "seed=1"], state="failed", reason="<b>no</b> & never")
     found[5] = Job(["optimizer.lr=0.3", "seed=2"], state="running")
     return found
@@ -34,18 +45,26 @@ def test_mean_and_sample_standard_deviation():
     assert spread([0.7, 0.8, 0.9]) == Spread(pytest.approx(0.8), pytest.approx(0.1), 3)
     assert spread([0.5]) == Spread(0.5, None, 1)
     assert spread([0.7, 0.8, 0.9]).text("val/accuracy") == "80.00 ± 10.00 %"
-    assert spread([0.5]).text("val/loss") == "0.5" and spread([1.0, 2.0]).text("val/loss") == "1.5 ± 0.71"
+    assert (
+        spread([0.5]).text("val/loss") == "0.5"
+        and spread([1.0, 2.0]).text("val/loss") == "1.5 ± 0.71"
+    )
 
 
 def test_rows_are_the_swept_values_without_the_seed_best_first(jobs):
     table = make_table(jobs)
-    assert table.swept == ["optimizer.lr"] and table.monitor == "val/accuracy" and table.direction == "maximize"
+    assert (
+        table.swept == ["optimizer.lr"]
+        and table.monitor == "val/accuracy"
+        and table.direction == "maximize"
+    )
     assert [row.setting for row in table.rows] == [{"optimizer.lr": "0.3"}, {"optimizer.lr": "0.1"}]
     assert [row.runs for row in table.rows] == ["1 of 3", "3"]
     assert table.rows[1].figures["test/accuracy"].mean == pytest.approx(0.7)
     assert table.rows[0].misses() == [
         "job 4, seed 1: failed: <b>no</b> & never",
-        "job 5, seed 2: running: its end is not known; killed with its starter, or still at it elsewhere",
+        "job 5, seed 2: running: its end is not known; killed with its starter, or still at it "
+        "elsewhere",
     ]
     assert counts(jobs) == "6 jobs: 4 done, 1 failed, 1 running, 20 s of computing"
 
@@ -53,20 +72,27 @@ def test_rows_are_the_swept_values_without_the_seed_best_first(jobs):
 def test_a_loss_is_best_where_it_is_least_and_nan_counts_for_none():
     losses = {0: 0.4, 1: 0.2, 2: None}
     jobs = {
-        n: Job([f"a={n}"], state="done", metrics={"val/loss": value}, monitor="val/loss") for n, value in losses.items()
+        n: Job([f"a={n}"], state="done", metrics={"val/loss": value}, monitor="val/loss")
+        for n, value in losses.items()
     }
     table = make_table(jobs)
-    assert [row.setting["a"] for row in table.rows] == ["1", "0", "2"] and table.best is table.rows[0]
+    assert [row.setting["a"] for row in table.rows] == ["1", "0", "2"] and table.best is table.rows[
+        0
+    ]
     assert table.rows[2].figures == {}
 
 
 def test_jobs_that_differ_in_nothing_but_the_seed_are_one_row():
     table = make_table({n: done([f"seed={n}", "a=1"], 0.5 + n / 10) for n in range(3)})
-    assert table.swept == [] and len(table.rows) == 1 and table.rows[0].figures["val/accuracy"].n == 3
+    assert (
+        table.swept == [] and len(table.rows) == 1 and table.rows[0].figures["val/accuracy"].n == 3
+    )
 
 
 def test_a_sweep_of_which_nothing_ran_has_a_table():
-    table = make_table({0: Job(["seed=0", "a=1"]), 1: Job(["seed=0", "a=2"], state="failed", reason="x")})
+    table = make_table(
+        {0: Job(["seed=0", "a=1"]), 1: Job(["seed=0", "a=2"], state="failed", reason="x")}
+    )
     assert table.best is None and len(table.rows) == 2 and table.metrics == []
     assert "<svg" not in page_html(table, Path("/nowhere"), [])
 
@@ -74,10 +100,17 @@ def test_a_sweep_of_which_nothing_ran_has_a_table():
 def test_csv_files_hold_what_the_table_shows(jobs):
     table = make_table(jobs)
     rows = list(csv.DictReader(io.StringIO(rows_csv(table))))
-    assert float(rows[1]["val/accuracy std"]) == pytest.approx(0.1) and rows[0]["val/accuracy std"] == ""
-    assert (rows[0]["runs"], rows[0]["asked"]) == ("1", "3") and "<b>no</b> & never" in rows[0]["not done"]
+    assert (
+        float(rows[1]["val/accuracy std"]) == pytest.approx(0.1)
+        and rows[0]["val/accuracy std"] == ""
+    )
+    assert (rows[0]["runs"], rows[0]["asked"]) == ("1", "3") and "<b>no</b> & never" in rows[0][
+        "not done"
+    ]
     single = list(csv.DictReader(io.StringIO(jobs_csv(table))))
-    assert [row["seed"] for row in single] == ["0", "1", "2", "0", "1", "2"] and single[4]["val/accuracy"] == ""
+    assert [row["seed"] for row in single] == ["0", "1", "2", "0", "1", "2"] and single[4][
+        "val/accuracy"
+    ] == ""
 
 
 def test_the_end_of_a_sweep_leaves_files_and_one_page_that_fetches_nothing(jobs, tmp_path):
@@ -87,7 +120,11 @@ def test_the_end_of_a_sweep_leaves_files_and_one_page_that_fetches_nothing(jobs,
     console = Console(file=io.StringIO(), width=150)
     assert summarize(tmp_path, ["-m", "seed=0,1,2"], console) is False
     shown = console.file.getvalue()
-    assert "80.00 ± 10.00 %" in shown and "<b>no</b> & never" in shown and "the same command runs" in shown
+    assert (
+        "80.00 ± 10.00 %" in shown
+        and "<b>no</b> & never" in shown
+        and "the same command runs" in shown
+    )
     plain = json.loads((tmp_path / "sweep.json").read_text())
     assert plain["rows"][1]["figures"]["val/accuracy"]["std"] == pytest.approx(0.1)
     page = (tmp_path / "sweep.html").read_text()
@@ -107,7 +144,9 @@ def test_a_plot_for_every_swept_value_that_fits_on_an_axis():
     assert page.count("<svg") == 2
 
 
-@pytest.mark.parametrize("text, short", [("0.0443037524521", "0.044304"), ("0.1", "0.1"), ("logit_adjustment", None)])
+@pytest.mark.parametrize(
+    "text, short", [("0.0443037524521", "0.044304"), ("0.1", "0.1"), ("logit_adjustment", None)]
+)
 def test_what_a_search_drew_is_shown_with_five_digits(text, short):
     assert brief(text) == (short or text)
 
@@ -115,9 +154,10 @@ def test_what_a_search_drew_is_shown_with_five_digits(text, short):
 def test_a_search_shows_the_best_until_then():
     from recipes.sweeps.figures import history
 
-    jobs = {n: done([f"a={n}"], v, metric="val/accuracy", direction="maximize") for n, v in enumerate([0.5, 0.9, 0.7])}
+    jobs = {
+        n: done([f"a={n}"], v, metric="val/accuracy", direction="maximize")
+        for n, v in enumerate([0.5, 0.9, 0.7])
+    }
     best = history(make_table(jobs)).axes[0].lines[0].get_ydata()
     assert list(best) == [0.5, 0.9, 0.9]
     assert history(make_table({n: done([f"a={n}"], 0.5) for n in range(3)})) is None
-
-

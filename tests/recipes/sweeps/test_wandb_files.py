@@ -1,4 +1,5 @@
-"""Sweep files for Weights & Biases: a draw of the parameters becomes, in wandb's own words, a command that composes."""
+"""Sweep files for Weights & Biases: a draw of the parameters becomes, in wandb's own words, a
+command that composes."""
 
 import random
 from pathlib import Path
@@ -32,7 +33,9 @@ def draw(parameters, rng):
 def arguments(sweep, drawn):
     """The arguments after the program that an agent would start."""
     own = {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [sweep["program"]]}
-    macros = own | {"args_no_hyphens": create_sweep_command_args({"args": drawn})["args_no_hyphens"]}
+    macros = own | {
+        "args_no_hyphens": create_sweep_command_args({"args": drawn})["args_no_hyphens"]
+    }
     command = []
     for part in create_sweep_command(list(sweep["command"])):
         name = part[2:-1] if part.startswith("${") and part.endswith("}") else None
@@ -45,8 +48,14 @@ def arguments(sweep, drawn):
 def test_a_draw_is_a_sound_command(path, monkeypatch):
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
     sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert (CONFIGS.parent / sweep["program"]).is_file() and sweep["method"] in ("grid", "random", "bayes")
-    config = resolve_command([*arguments(sweep, draw(sweep["parameters"], random.Random(0))), "dry_run=true"]).config
+    assert (CONFIGS.parent / sweep["program"]).is_file() and sweep["method"] in (
+        "grid",
+        "random",
+        "bayes",
+    )
+    config = resolve_command(
+        [*arguments(sweep, draw(sweep["parameters"], random.Random(0))), "dry_run=true"]
+    ).config
     assert config.run_dir == str(Path("outputs/wandb/abc123")) and "wandb" in config.logger
     assemble(config)
     part, _, name = sweep["metric"]["name"].partition("/")
@@ -60,7 +69,11 @@ def test_every_value_of_a_choice_composes(path, monkeypatch):
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
     sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
     drawn = draw(sweep["parameters"], random.Random(1))
-    names = [(key, value) for key, given in sweep["parameters"].items() for value in given.get("values", ())]
+    names = [
+        (key, value)
+        for key, given in sweep["parameters"].items()
+        for value in given.get("values", ())
+    ]
     for key, value in [pair for pair in names if isinstance(pair[1], str)]:
         resolve_command(arguments(sweep, drawn | {key: {"value": value}}))
 

@@ -38,7 +38,10 @@ def test_a_missing_label_costs_nothing_in_either_form():
 
 
 def test_a_partial_task_averages_the_samples_that_have_a_label():
-    z, y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, -1, 2, -1])
+    z, y = (
+        torch.randn(4, 3, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, -1, 2, -1]),
+    )
     expected = F.cross_entropy(z[[0, 2]], y[[0, 2]])
     for target in (y, one_hot(y, 3)):
         at = step_with({"labeled": z}, target)
@@ -54,7 +57,9 @@ def test_a_partial_task_averages_the_samples_that_have_a_label():
 def test_two_heads_with_missing_labels_give_masked_means(kind):
     setup = Setup(kind=kind, tasks=TASKS, missing=True, steps=1, labeled=12)
     network, batch = setup.network(), setup.batches({"labeled"})[0]["labeled"]
-    output = network(network.embed(noisy_view(Stream("labeled", **batch), "weak", Randomness(0, 0))))
+    output = network(
+        network.embed(noisy_view(Stream("labeled", **batch), "weak", Randomness(0, 0)))
+    )
     expected = {}
     for task in TASKS:
         target = batch["targets"][task]
@@ -71,7 +76,10 @@ def test_two_heads_with_missing_labels_give_masked_means(kind):
 def test_two_heads_learn_and_methods_add_a_term_for_each():
     result = train({"fixmatch": FixMatch(threshold=0.0)}, tasks=TASKS, missing=True, steps=3)
     names = {"supervised", "fixmatch", "mask_rate", "confidence", "pseudo_accuracy"}
-    expected = {f"train/{name}/{task}" for name in names for task in TASKS} | {"train/loss", "train/lr"}
+    expected = {f"train/{name}/{task}" for name in names for task in TASKS} | {
+        "train/loss",
+        "train/lr",
+    }
     assert set(result.history[0]) == expected
     start = Setup(tasks=TASKS).network().state_dict()
     for name, value in result.parameters.items():
@@ -89,7 +97,7 @@ def test_the_weight_of_a_task_scales_its_term():
     assert at.terms["supervised"].weight == 0.25 and at.terms["supervised"].task == "label"
 
 
-# -- evaluation --------------------------------------------------------------------------------------------------------
+# -- evaluation ------------------------------------------------------------------------------------
 def test_evaluation_against_sklearn_over_several_batches():
     source = torch.Generator().manual_seed(0)
     z, y = torch.randn(50, 6, generator=source), torch.randint(5, (50,), generator=source)
@@ -108,7 +116,9 @@ def test_evaluation_against_sklearn_over_several_batches():
     restricted.update(z[keep][:, :5], y[keep])
     oracle = balanced_accuracy_score(y[keep], guess[keep])
     assert float(restricted.compute()["balanced_accuracy"]) == pytest.approx(oracle)
-    assert float(found["loss"]) == pytest.approx(float(F.cross_entropy(z[known], y[known])), abs=1e-6)
+    assert float(found["loss"]) == pytest.approx(
+        float(F.cross_entropy(z[known], y[known])), abs=1e-6
+    )
     evaluation.reset()
     evaluation.update(z[:1], y[:1])
     assert float(evaluation.confusion.compute().sum()) == 1
@@ -150,7 +160,9 @@ def test_accuracy_of_a_group_is_the_mean_over_its_classes_that_occur():
 
 
 def evaluator(tasks: dict[str, int], both: bool) -> Evaluator:
-    return Evaluator([ClassificationTask(t, [str(i) for i in range(c)]) for t, c in tasks.items()], both)
+    return Evaluator(
+        [ClassificationTask(t, [str(i) for i in range(c)]) for t, c in tasks.items()], both
+    )
 
 
 def test_names_of_metrics():
@@ -167,7 +179,9 @@ def test_names_of_metrics():
     two.update(False, logits, {"shape": torch.tensor([0, 1, 2]), "colour": torch.tensor([0, 1, 1])})
     found = two.compute("test")
     assert set(found) == {f"test/{t}{m}" for t in ("", "shape/", "colour/") for m in metrics}
-    assert found["test/accuracy"] == pytest.approx((found["test/shape/accuracy"] + found["test/colour/accuracy"]) / 2)
+    assert found["test/accuracy"] == pytest.approx(
+        (found["test/shape/accuracy"] + found["test/colour/accuracy"]) / 2
+    )
     assert found["test/colour/accuracy"] == pytest.approx(1 / 3)
 
 

@@ -9,7 +9,15 @@ from methods.adversarial.attacks.losses import input_gradient, objective
 from methods.adversarial.attacks.mi_fgsm import accumulate, mi_fgsm
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.threat import Threat, length
-from tests.methods.adversarial.attacks.worked import X, Y, convolutional, linear, of, pictures, value
+from tests.methods.adversarial.attacks.worked import (
+    X,
+    Y,
+    convolutional,
+    linear,
+    of,
+    pictures,
+    value,
+)
 
 ATTACK = objective(linear, {"label": Y})
 LINF = Threat("linf", 0.1)
@@ -60,7 +68,9 @@ def test_the_momentum_buffer_of_the_worked_example():
     moved = LINF.project(X, X + 0.05 * LINF.direction(first))
     second = accumulate(first, input_gradient(ATTACK, moved), 1.0)
     close(second, -0.08287644, -0.56997749, 0.46040449, -0.88674158)
-    assert torch.equal(mi_fgsm(ATTACK, X, LINF, 2, 1.0), LINF.project(X, moved + 0.05 * LINF.direction(second)))
+    assert torch.equal(
+        mi_fgsm(ATTACK, X, LINF, 2, 1.0), LINF.project(X, moved + 0.05 * LINF.direction(second))
+    )
 
 
 def test_a_zero_gradient_does_not_poison_the_buffer():
@@ -69,11 +79,13 @@ def test_a_zero_gradient_does_not_poison_the_buffer():
         assert accumulate(buffer, gradient, 0.5).tolist() == [[0.5, -1.0]]
 
 
-# -- what must hold ------------------------------------------------------------------------------------------------
+# -- what must hold --------------------------------------------------------------------------------
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_radius_zero_changes_nothing_and_any_other_is_kept_to(norm):
     model, (x, y) = convolutional(), pictures()
-    start = Threat(norm, 0.2).random_start(x, SampleRandomness(0, torch.arange(len(x))).draw("start"))
+    start = Threat(norm, 0.2).random_start(
+        x, SampleRandomness(0, torch.arange(len(x))).draw("start")
+    )
     for eps in (0.0, 0.2):
         threat = Threat(norm, eps)
         for there in (
@@ -91,14 +103,18 @@ def test_radius_zero_changes_nothing_and_any_other_is_kept_to(norm):
 def test_one_large_step_is_fgsm():
     model, (x, y) = convolutional(), pictures()
     for threat in (Threat("linf", 0.1), Threat("l2", 0.5)):
-        torch.testing.assert_close(pgd(of(model, y), x, threat, 1, 2.0), fgsm(of(model, y), x, threat))
+        torch.testing.assert_close(
+            pgd(of(model, y), x, threat, 1, 2.0), fgsm(of(model, y), x, threat)
+        )
 
 
 def test_a_sample_is_attacked_alike_alone_and_in_a_batch():
     model, (x, y) = convolutional(), pictures()
     threat = Threat("l2", 0.5)
     whole = pgd(of(model, y), x, threat, 5, 0.2)
-    alone = torch.cat([pgd(of(model, y[i : i + 1]), x[i : i + 1], threat, 5, 0.2) for i in range(len(x))])
+    alone = torch.cat(
+        [pgd(of(model, y[i : i + 1]), x[i : i + 1], threat, 5, 0.2) for i in range(len(x))]
+    )
     torch.testing.assert_close(whole, alone, atol=1e-5, rtol=0)
 
 

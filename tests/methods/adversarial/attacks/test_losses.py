@@ -2,7 +2,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from methods.adversarial.attacks.losses import counting, divergence, dlr, fixed, input_gradient, margin, objective
+from methods.adversarial.attacks.losses import (
+    counting,
+    divergence,
+    dlr,
+    fixed,
+    input_gradient,
+    margin,
+    objective,
+)
 from tests.methods.adversarial.attacks.worked import W, X, Y, convolutional, linear, of, pictures
 
 
@@ -14,7 +22,8 @@ def test_the_gradient_of_the_worked_example():
 
 
 def test_the_margin_is_the_targeted_difference():
-    """max_j z_j - z_y at y = 1 is z_2 - z_1 here; its gradient is the difference of two rows of W."""
+    """max_j z_j - z_y at y = 1 is z_2 - z_1 here; its gradient is the difference of two rows of
+    W."""
     assert float(margin(linear(X)["label"], Y)) == pytest.approx(-2.4)
     gradient = input_gradient(objective(linear, {"label": Y}, "margin"), X)
     torch.testing.assert_close(gradient, (W[2] - W[1]).unsqueeze(0))
@@ -32,7 +41,9 @@ def test_divergence_against_torch_and_the_worked_example():
     """x_adv = (.25, .6, .6, .8): KL(p ‖ q) = .01790247."""
     z, moved = linear(X)["label"], linear(torch.tensor([[0.25, 0.6, 0.6, 0.8]]))["label"]
     torch.testing.assert_close(z.softmax(1), torch.tensor([[0.05036237, 0.87065371, 0.07898392]]))
-    torch.testing.assert_close(moved.softmax(1), torch.tensor([[0.09354511, 0.80307155, 0.10338334]]))
+    torch.testing.assert_close(
+        moved.softmax(1), torch.tensor([[0.09354511, 0.80307155, 0.10338334]])
+    )
     assert float(divergence(z, moved)) == pytest.approx(0.01790247, abs=1e-7)
     source = torch.Generator().manual_seed(0)
     a, b = torch.randn(7, 4, generator=source), torch.randn(7, 4, generator=source)
@@ -46,7 +57,9 @@ def test_parameters_keep_their_gradients_and_a_sample_its_own():
     gradient = input_gradient(of(model, y), x)
     assert all(p.grad is None for p in model.parameters())
     assert not x.requires_grad
-    alone = torch.cat([input_gradient(of(model, y[i : i + 1]), x[i : i + 1]) for i in range(len(x))])
+    alone = torch.cat(
+        [input_gradient(of(model, y[i : i + 1]), x[i : i + 1]) for i in range(len(x))]
+    )
     torch.testing.assert_close(gradient, alone, atol=1e-7, rtol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(input_gradient(of(model, y), x), gradient)

@@ -34,7 +34,14 @@ def run(queries, eps=0.1, model=None, rows=6, index=None, watch=None, narrow=Fal
 
 def test_sides_of_the_specification():
     """On 32 × 32 with p = .8: 29, and 20, 14, 10, 7 after 10, 50, 200 and 500 queries."""
-    assert [side(query, 0.8, 32, 32) for query in (1, 10, 11, 51, 201, 501)] == [29, 29, 20, 14, 10, 7]
+    assert [side(query, 0.8, 32, 32) for query in (1, 10, 11, 51, 201, 501)] == [
+        29,
+        29,
+        20,
+        14,
+        10,
+        7,
+    ]
     assert side(1, 1.0, 4, 9) == 4
     assert side(9999, 0.8, 8, 8) == 1
     assert share(10_000, 0.8) == pytest.approx(0.8 / 512)
@@ -49,7 +56,10 @@ def test_it_starts_with_stripes_and_changes_one_square_a_query():
     x, _, _, _ = run(6, eps=0.05, watch=watch)
     inside = (x > 0.05) & (x < 0.95)
     stripes = (watch[0] - x).sign()
-    assert torch.equal(torch.where(inside, stripes, 0), torch.where(inside, stripes[:, :, :1], 0).expand_as(x) * inside)
+    assert torch.equal(
+        torch.where(inside, stripes, 0),
+        torch.where(inside, stripes[:, :, :1], 0).expand_as(x) * inside,
+    )
     assert len(watch) == 6
     for before, after in pairwise(watch):
         # a rejected square is undone, so two tries differ by two squares at most
@@ -76,15 +86,20 @@ def test_more_queries_never_lower_the_margin_and_success_ends_a_sample():
     assert 0 < int(taken[0].success.sum()) < int(taken[-1].success.sum())
 
 
-@pytest.mark.parametrize("draw", [None, partial(Randomness(0, 0).draw, rows=6)], ids=["by sample", "by batch"])
+@pytest.mark.parametrize(
+    "draw", [None, partial(Randomness(0, 0).draw, rows=6)], ids=["by sample", "by batch"]
+)
 def test_a_longer_search_begins_as_a_shorter_one(draw):
-    """Also over the block of 64 and the change of the square's size, where numbers are drawn anew."""
+    """Also over the block of 64 and the change of the square's size, where numbers are drawn
+    anew."""
     longest = []
     run(130, eps=0.01, watch=longest, draw=draw)
     for queries in (2, 9, 70, 115):
         watch = []
         run(queries, eps=0.01, watch=watch, draw=draw)
-        assert len(watch) == queries and torch.equal(torch.stack(watch), torch.stack(longest[:queries]))
+        assert len(watch) == queries and torch.equal(
+            torch.stack(watch), torch.stack(longest[:queries])
+        )
 
 
 def test_it_asks_for_no_gradient_and_a_sample_is_attacked_alike_in_any_company():
@@ -107,7 +122,9 @@ def test_without_the_misread_samples_the_search_is_the_same_and_shorter():
     narrow = run(200, eps=0.04, watch=watch, narrow=True)[-1]
     torch.testing.assert_close(narrow.x, whole.x, atol=0, rtol=0)
     assert torch.equal(narrow.queries, whole.queries) and torch.equal(narrow.success, whole.success)
-    assert 0 < int(whole.success.sum()) < len(whole.x) and int((whole.queries == 1).sum()) < len(whole.x)
+    assert 0 < int(whole.success.sum()) < len(whole.x) and int((whole.queries == 1).sum()) < len(
+        whole.x
+    )
     # the first query is of all samples, every further one of those that are not misread yet
     assert sum(len(tried) for tried in watch) == int(whole.queries.sum())
 

@@ -10,7 +10,9 @@ from recipes.config.signatures import describe, fits
 from recipes.step import Embedded
 
 
-@pytest.mark.parametrize(("said", "means"), [("8/255", 8 / 255), (0.031, 0.031), ("0.5/255", 0.5 / 255), (1, 1.0)])
+@pytest.mark.parametrize(
+    ("said", "means"), [("8/255", 8 / 255), (0.031, 0.031), ("0.5/255", 0.5 / 255), (1, 1.0)]
+)
 def test_a_radius_is_a_number_or_a_fraction(said, means):
     assert radius(said) == means
     assert fits(said, Radius)
@@ -40,7 +42,8 @@ def test_projection_is_idempotent_inside_the_ball_and_the_box(norm):
 
 
 def test_l2_projects_then_clips():
-    """The other order ends elsewhere: (.95, .5) + (.3, .4) at radius .25 goes to (1.1, .7), then (1, .7)."""
+    """The other order ends elsewhere: (.95, .5) + (.3, .4) at radius .25 goes to (1.1, .7), then
+    (1, .7)."""
     there = Threat("l2", 0.25).project(torch.tensor([[0.95, 0.5]]), torch.tensor([[1.25, 0.9]]))
     torch.testing.assert_close(there, torch.tensor([[1.0, 0.7]]))
 
@@ -49,7 +52,8 @@ def test_directions_have_length_one_and_vanish_with_the_gradient():
     g = torch.tensor([[3.0, 0.0, -4.0], [0.0, 0.0, 0.0], [math.nan, math.inf, -2.0]])
     assert Threat("linf", 1).direction(g).tolist() == [[1, 0, -1], [0, 0, 0], [0, 0, -1]]
     torch.testing.assert_close(
-        Threat("l2", 1).direction(g), torch.tensor([[0.6, 0.0, -0.8], [0.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+        Threat("l2", 1).direction(g),
+        torch.tensor([[0.6, 0.0, -0.8], [0.0, 0.0, 0.0], [0.0, 0.0, -1.0]]),
     )
 
 
@@ -73,7 +77,9 @@ def test_random_starts_fill_the_ball_and_are_keyed(norm):
     x = torch.full((400, 20), 0.5)
     threat = Threat(norm, 0.2)
     start = threat.random_start(x, SampleRandomness(0, torch.arange(400)).draw("start"))
-    assert torch.equal(start, threat.random_start(x, SampleRandomness(0, torch.arange(400)).draw("start")))
+    assert torch.equal(
+        start, threat.random_start(x, SampleRandomness(0, torch.arange(400)).draw("start"))
+    )
     if norm == "linf":
         assert 0.199 < float(start.abs().max()) <= 0.2
         assert float(start.mean()) == pytest.approx(0, abs=5e-3)

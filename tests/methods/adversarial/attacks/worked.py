@@ -1,4 +1,5 @@
-"""The specification's worked example: f(x) = Wx + b, and a small convolutional model for comparisons."""
+"""The specification's worked example: f(x) = Wx + b, and a small convolutional model for
+comparisons."""
 
 from collections.abc import Callable
 
@@ -17,7 +18,9 @@ def linear(x: Tensor) -> dict[str, Tensor]:
     return {"label": x @ W.T + B}
 
 
-def of(model: Callable[[Tensor], Tensor], y: Tensor, loss: Loss = "ce", sign: float = 1.0) -> Objective:
+def of(
+    model: Callable[[Tensor], Tensor], y: Tensor, loss: Loss = "ce", sign: float = 1.0
+) -> Objective:
     """The objective of a model that returns logits alone."""
     return objective(lambda x: {"label": model(x)}, {"label": y}, loss, sign)
 
@@ -35,4 +38,6 @@ def convolutional(channels: int = 3, side: int = 8, classes: int = 5) -> nn.Modu
 
 def pictures(rows: int = 6, channels: int = 3, side: int = 8) -> tuple[Tensor, Tensor]:
     source = torch.Generator().manual_seed(0)
-    return torch.rand(rows, channels, side, side, generator=source), torch.randint(5, (rows,), generator=source)
+    return torch.rand(rows, channels, side, side, generator=source), torch.randint(
+        5, (rows,), generator=source
+    )
