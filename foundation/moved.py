@@ -26,7 +26,6 @@ MOVED = {
     "recipes.batchnorm": "recipes.step.batchnorm",
     "recipes.changes": "recipes.runs.changes",
     "recipes.checkpoints": "recipes.runs.checkpoints",
-    "recipes.cli": "recipes.cli.main",
     "recipes.clustering": "recipes.services.clustering",
     "recipes.collector": "foundation.fast_imports",
     "recipes.complaints": "recipes.config.messages",
