@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks.results import commit, hardware
-from tests.conformance.lab import distance, trial
 from tests.conformance.test_ranks import CASES, Case, config_of, is_exact, two_ranks
+from tests.support.lab import distance, trial
 
 KEPT = Path(__file__).resolve().parent.parent / "docs" / "results" / "ranks.json"
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 import yaml
 
-from tests.commands.command import QUIET, read_metrics, roux, snapshot, train
 from tests.commands.test_resume import interrupt_at, weights
 from tests.commands.test_stages import SIX, stop_at
+from tests.support.command import QUIET, read_metrics, roux, snapshot, train
 
 EIGHT = (
     "trainer.max_steps=8",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.command import REPOSITORY
+from tests.support.command import REPOSITORY
 
 NOT_FAMILIES = {"data", "logger", "network", "optimizer", "recipe", "scheduler", "trainer", "tuned"}
 HEAVY = ("torch", "hydra", "omegaconf", "pydantic", "pytorch_lightning", "timm", "transformers")

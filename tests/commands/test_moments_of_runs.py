@@ -12,9 +12,9 @@ from recipes.runs.assembly import assemble
 from recipes.runs.run import build_recipe
 from recipes.runs.start import ready
 from recipes.services.moments import Moments
-from tests.commands.command import REPOSITORY, roux
 from tests.commands.test_resume import same, weights
 from tests.commands.test_several_ranks import TWO
+from tests.support.command import REPOSITORY, roux
 
 SETTINGS = (
     *("recipe=fixmatch", "data.labels_per_class=4", "data.batch_size=8", "data.unlabeled_ratio=2"),

@@ -5,7 +5,7 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from tests.commands.command import QUIET, roux, snapshot
+from tests.support.command import QUIET, roux, snapshot
 
 STAGED = (
     *("-m", "recipe=crt", "methods.classifier_retraining.bn=freeze,drift", "run_dir=sweep"),

@@ -10,8 +10,8 @@ import torch
 import recipes
 from datamodules.sources.digits import Digits
 from methods.semi_supervised.noisy_student import NoisyStudent
-from tests.commands.command import QUIET, roux, train
 from tests.commands.test_resume import interrupt_at, same, weights
+from tests.support.command import QUIET, roux, train
 
 SHORT = (
     "data.labels_per_class=4",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.command import QUIET, REPOSITORY, read_metrics, train
+from tests.support.command import QUIET, REPOSITORY, read_metrics, train
 
 FENCE = r"```(\w+)\n(.*?)```"
 

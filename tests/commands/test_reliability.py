@@ -15,8 +15,8 @@ import torch
 from recipes.engine.recipe import Recipe
 from recipes.runs.checkpoint_files import being_written, whole, writing
 from recipes.runs.checkpoints import LastCheckpoint
-from tests.commands.command import QUIET, REPOSITORY, read_metrics, roux, train, write_pictures
 from tests.commands.test_resume import interrupt_at, same, weights
+from tests.support.command import QUIET, REPOSITORY, read_metrics, roux, train, write_pictures
 
 # a validation every 6 steps, a transfer every 5, a checkpoint every 4: none falls on the others
 UNEVEN = (

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recipes.engine.recipe import Recipe
-from tests.commands.command import QUIET, read_metrics, roux, snapshot, train
+from tests.support.command import QUIET, read_metrics, roux, snapshot, train
 
 TWELVE = (
     "trainer.max_steps=12",

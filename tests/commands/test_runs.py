@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from tests.commands.command import QUIET, read_metrics, roux, train, write_csv, write_pictures
+from tests.support.command import QUIET, read_metrics, roux, train, write_csv, write_pictures
 
 STEPS = ("trainer.max_steps=4", "trainer.log_every=2", "trainer.val_every=2")
 COMBINATION = (

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands.command import REPOSITORY, read_metrics, roux
 from tests.commands.test_resume import same, weights
+from tests.support.command import REPOSITORY, read_metrics, roux
 
 RUN = (
     *("recipe=fixmatch", "data.labels_per_class=4", "data.batch_size=8", "data.unlabeled_ratio=1"),

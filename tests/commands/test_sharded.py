@@ -3,9 +3,9 @@ it."""
 
 import pytest
 
-from tests.commands.command import QUIET, read_metrics, roux
 from tests.commands.test_resume import same, weights
 from tests.commands.test_several_ranks import RUN, far, finish, kill_after, start
+from tests.support.command import QUIET, read_metrics, roux
 
 # what RUN of several ranks says of its data and method is said again, and the last word holds
 SUPERVISED = (

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from tests.commands.command import REPOSITORY
 from tests.commands.test_resume import same, weights
 from tests.commands.test_several_ranks import RUN, TWO, finish
+from tests.support.command import REPOSITORY
 
 # one process for each task with the variables that srun documents, signals to all of them, the
 # highest exit code

@@ -8,7 +8,7 @@ import torch
 
 from recipes.config.resolve import Faults, resolve_command
 from recipes.engine.recipe import Recipe
-from tests.commands.command import QUIET, read_metrics, roux, train
+from tests.support.command import QUIET, read_metrics, roux, train
 
 CRT = (
     "recipe=crt",

@@ -4,7 +4,7 @@ has those."""
 import subprocess
 import sys
 
-from tests.commands.command import QUIET, REPOSITORY
+from tests.support.command import QUIET, REPOSITORY
 
 RUN = """
 import gc, sys

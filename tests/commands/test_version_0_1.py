@@ -18,8 +18,8 @@ import recipes
 from foundation.errors import UserError
 from foundation.moved import MOVED, current_name
 from recipes.config.signatures import find_target
-from tests.commands.command import REPOSITORY, roux
 from tests.commands.test_resume import weights
+from tests.support.command import REPOSITORY, roux
 
 OLD = REPOSITORY / "tests" / "fixtures" / "version_0_1"
 COMMAND = (

@@ -10,9 +10,9 @@ from collections import Counter
 
 import pytest
 
-from tests.commands.command import REPOSITORY, read_metrics
 from tests.commands.test_resume import weights
 from tests.recipes.loggers.test_wandb_logger import finished, items, records
+from tests.support.command import REPOSITORY, read_metrics
 
 RUN = (
     *(

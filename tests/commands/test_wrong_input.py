@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recipes.engine.recipe import Recipe
-from tests.commands.command import (
+from tests.support.command import (
     QUIET,
     REPOSITORY,
     roux,

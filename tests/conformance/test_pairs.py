@@ -16,8 +16,8 @@ from foundation.errors import UserError
 from recipes.contract.composition import Situation, compose
 from recipes.pairs import SHARES, TRAINS, VIEWS, page, refusal, verdicts
 from recipes.runs.assembly import assemble
-from tests.conformance.lab import METHODS, Outcome, declared, differs, quiet, quiet_run_of, trial
-from tests.conformance.settings import CANONICAL
+from tests.support.lab import METHODS, Outcome, declared, differs, quiet, quiet_run_of, trial
+from tests.support.settings import CANONICAL
 
 PAGE = Path(__file__).parents[2] / "docs" / "pairs.md"
 PAIRS = list(combinations(METHODS, 2))

@@ -20,7 +20,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from omegaconf import DictConfig, OmegaConf
 
-from tests.conformance.lab import (
+from tests.support.lab import (
     KINDS,
     METHODS,
     declared,
@@ -29,7 +29,7 @@ from tests.conformance.lab import (
     quiet_run_of,
     trial,
 )
-from tests.conformance.settings import CANONICAL, EXACT, TOGETHER
+from tests.support.settings import CANONICAL, EXACT, TOGETHER
 
 STEPS, WORLD, TOLERANCE = 5, 2, 1e-6
 Case = tuple[tuple[str, ...], str]

@@ -11,7 +11,7 @@ from recipes.config.groups import CONFIGS, options
 from recipes.config.resolve import resolve_command
 from recipes.runs.assembly import assemble
 from recipes.runs.plan import describe
-from tests.conformance.lab import KINDS, METHODS, circumstances, tiny, trial
+from tests.support.lab import KINDS, METHODS, circumstances, tiny, trial
 
 RECIPES = list(options("recipe"))
 

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from foundation.errors import UserError
 from recipes.runs.assembly import assemble
-from tests.conformance.lab import (
+from tests.support.lab import (
     METHODS,
     Outcome,
     declared,

@@ -8,7 +8,7 @@ import torch
 
 from foundation.errors import UserError
 from recipes.runs.assembly import assemble
-from tests.conformance.lab import (
+from tests.support.lab import (
     KINDS,
     METHODS,
     Outcome,

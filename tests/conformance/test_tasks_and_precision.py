@@ -9,7 +9,7 @@ import torch
 
 from foundation.errors import UserError
 from recipes.runs.assembly import assemble
-from tests.conformance.lab import (
+from tests.support.lab import (
     METHODS,
     Outcome,
     alone,
@@ -20,7 +20,7 @@ from tests.conformance.lab import (
     run_of,
     trial,
 )
-from tests.conformance.settings import NETWORK
+from tests.support.settings import NETWORK
 
 TASKS = {"data.source.tasks": ["label", "parity"]}
 # methods of several tasks have two heads in every other trial

@@ -10,8 +10,8 @@ from torch import nn
 from foundation import devices
 from methods.multi_task.mgda import ENUMERATED, min_norm
 from recipes.engine.recipe import Recipe
-from tests.conformance.lab import method_and_kind, run_of, trial
 from tests.conformance.waiting import Waits
+from tests.support.lab import method_and_kind, run_of, trial
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from datamodules.datamodule import StreamDataModule
 from foundation.randomness import Randomness
-from tests.datamodules.text_sets import DATA
+from tests.support.text_sets import DATA
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VISION = ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"]

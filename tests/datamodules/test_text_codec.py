@@ -12,7 +12,7 @@ from datamodules.sources.text import TextSource
 from datamodules.text import Codec, Tokenize, load_tokenizer, train_tokenizer
 from datamodules.views.text import Raw
 from foundation.errors import UserError
-from tests.datamodules.text_sets import TEXTS, byte_level, decoded, draws, real, source
+from tests.support.text_sets import TEXTS, byte_level, decoded, draws, real, source
 
 
 def minilm() -> str:

@@ -16,7 +16,7 @@ from datamodules.sources.named_text import CLINC150, SST, TREC, AGNews, Banking7
 from datamodules.sources.text import TextSource, split_source, stratified_split
 from datamodules.sources.text_file import TextFile, class_names
 from foundation.errors import UserError
-from tests.datamodules.text_sets import DATA, real
+from tests.support.text_sets import DATA, real
 
 SMALL = ["hydra", "rich", "pillow"]
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from foundation.distributed import gather_with_gradient, world_size
-from tests.ranks import on_two_ranks
+from tests.support.processes import on_two_ranks
 
 ROWS, WIDTH = 8, 5
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from foundation.fast_imports import uncollected
-from tests.commands.command import REPOSITORY
+from tests.support.command import REPOSITORY
 
 CODE = """
 import gc

@@ -11,7 +11,7 @@ from foundation.randomness import Randomness
 from recipes.engine.meters import Meters
 from recipes.services.statistics import SampleMemory
 from recipes.step.terms import Term
-from tests.ranks import on_two_ranks
+from tests.support.processes import on_two_ranks
 
 VALUES = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
 MASK = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])

@@ -16,7 +16,7 @@ from methods.peft.adapter import Adapter
 from methods.peft.lora import LoRA
 from methods.peft.prefix_tuning import PrefixTuning
 from recipes.networks.text import TextNetwork
-from tests.methods.peft.small import operate, text_network
+from tests.support.small_networks import operate, text_network
 
 FILE = Path(__file__).parent / "golden" / "adapters.safetensors"
 SIZE = {

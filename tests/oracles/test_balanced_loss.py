@@ -7,8 +7,8 @@ import torch
 from foundation.randomness import generator
 from methods.long_tail.class_balanced_loss import ClassBalancedLoss
 from methods.long_tail.focal_loss import FocalLoss
-from tests.methods.long_tail.worked import COUNTS, LOGITS, TARGETS, losses
-from tests.oracles.compare import installed, same
+from tests.support.comparison import installed, same
+from tests.support.worked_long_tail import COUNTS, LOGITS, TARGETS, losses
 
 SOURCE = generator("balanced loss")
 Z, Y = 2 * torch.randn(64, 7, generator=SOURCE), torch.randint(7, (64,), generator=SOURCE)

@@ -6,7 +6,7 @@ import torch
 
 from methods.long_tail.random_over_sampling import RandomOverSampling
 from methods.long_tail.random_under_sampling import RandomUnderSampling
-from tests.oracles.compare import installed
+from tests.support.comparison import installed
 
 LABELS = torch.arange(3).repeat_interleave(torch.tensor([100, 10, 1]))
 

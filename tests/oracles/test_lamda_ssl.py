@@ -31,10 +31,10 @@ from methods.semi_supervised.uda import UDA, annealing_threshold
 from methods.semi_supervised.vat import adversarial_direction
 from recipes.step import Embedded
 from recipes.step.criterion import one_hot
-from tests.harness import step_with
-from tests.methods.adversarial.attacks.worked import convolutional
-from tests.oracles.compare import same
 from tests.oracles.test_semilearn import predictions
+from tests.support.comparison import same
+from tests.support.harness import step_with
+from tests.support.worked_attacks import convolutional
 
 NAMES = (
     "FixMatch",

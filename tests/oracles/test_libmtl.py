@@ -24,7 +24,7 @@ from methods.multi_task.uncertainty import uncertain
 from recipes.delta_m import delta_m
 from recipes.networks.build import build_network
 from tests.methods.multi_task.test_architectures import TASKS, Pictures, randomised, rebuilt
-from tests.oracles.compare import same_gradients
+from tests.support.comparison import same_gradients
 
 LOSSES = torch.tensor([2.0, 0.5, 1.3, 0.9])
 

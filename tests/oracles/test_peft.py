@@ -16,9 +16,9 @@ from methods.peft.peft_format import write_peft
 from methods.peft.prefix_tuning import PrefixTuning
 from methods.peft.prompt_tuning import PromptTuning
 from methods.peft.weights import merge
-from tests.methods.peft.peft_library import BERT_TARGETS, LIBRARY_LORA, READ_THERE, said, wrapped
-from tests.methods.peft.small import features, fill, network, operate, text_network
-from tests.oracles.compare import installed, same_gradients
+from tests.support.comparison import installed, same_gradients
+from tests.support.peft_library import BERT_TARGETS, LIBRARY_LORA, READ_THERE, said, wrapped
+from tests.support.small_networks import features, fill, network, operate, text_network
 
 
 def features_with_graph(made: Any) -> Tensor:

@@ -11,15 +11,15 @@ from methods.metric_learning.lifted_structure import LiftedStructure
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
 from methods.metric_learning.xbm import XBM
-from tests.methods.metric_learning.fixture import (
+from tests.recipes.evaluation.test_retrieval import measured, sample
+from tests.support.comparison import installed, same
+from tests.support.metric_batches import (
     batch,
     filled_memory,
     of,
     proxy_anchor_loss,
     running,
 )
-from tests.oracles.compare import installed, same
-from tests.recipes.evaluation.test_retrieval import measured, sample
 
 
 def theirs(module: str, name: str, **arguments: Any) -> Any:

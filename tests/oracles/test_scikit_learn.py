@@ -9,7 +9,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from methods.peft.linear_probe import LinearProbe
 from recipes.services.clustering import normalized_mutual_information
-from tests.methods.peft.small import network, operate
+from tests.support.small_networks import network, operate
 
 
 def test_the_optimum_of_a_linear_probe_is_that_of_logistic_regression():

@@ -19,8 +19,8 @@ from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.flexmatch import FlexMatch
 from methods.semi_supervised.pseudo_label import PseudoLabel
 from methods.semi_supervised.targets import make_targets
-from tests.harness import UNLABELED_SAMPLES, Setup, build, step_with
-from tests.oracles.compare import same
+from tests.support.comparison import same
+from tests.support.harness import UNLABELED_SAMPLES, Setup, build, step_with
 
 PACKAGES = ("", ".core", ".core.hooks", ".algorithms", ".algorithms.hooks", ".algorithms.flexmatch")
 

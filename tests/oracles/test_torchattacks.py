@@ -18,8 +18,8 @@ from methods.adversarial.attacks.mi_fgsm import mi_fgsm
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.square_attack import square_attack, upwards
 from methods.adversarial.attacks.threat import Threat, length, per_sample
-from tests.methods.adversarial.attacks.worked import convolutional, of, pictures
-from tests.oracles.compare import installed
+from tests.support.comparison import installed
+from tests.support.worked_attacks import convolutional, of, pictures
 
 MODEL = convolutional()
 X, Y = pictures()

@@ -11,9 +11,9 @@ from methods.multi_task.nash_mtl import bargain
 from methods.multi_task.pcgrad import projected_weights
 from methods.multi_task.static import Static
 from methods.multi_task.uncertainty import uncertain
-from tests.harness import train
-from tests.methods.multi_task.worked import TASKS, J
-from tests.oracles.compare import installed, same
+from tests.support.comparison import installed, same
+from tests.support.harness import train
+from tests.support.worked_multi_task import TASKS, J
 
 LOSSES = torch.tensor([2.0, 0.5, 1.3], dtype=torch.float64)
 

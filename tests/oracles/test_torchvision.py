@@ -7,7 +7,7 @@ from torchvision.ops import sigmoid_focal_loss
 from foundation.randomness import generator
 from methods.long_tail.focal_loss import sigmoid_cost
 from recipes.step.criterion import of_target, one_hot
-from tests.oracles.compare import same
+from tests.support.comparison import same
 
 SOURCE = generator("focal loss")
 Z, Y = 3 * torch.randn(64, 7, generator=SOURCE), torch.randint(7, (64,), generator=SOURCE)

@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture(scope="session")
 def configs(tmp_path_factory):
     """A folder of configs to choose from."""
-    from tests.recipes.command_line import write_configs
+    from tests.support.command_line import write_configs
 
     return write_configs(tmp_path_factory.mktemp("configs"))
 
@@ -14,7 +14,7 @@ def configs(tmp_path_factory):
 @pytest.fixture
 def engine(monkeypatch, tmp_path):
     """The stand-in for the engine, in an empty folder."""
-    from tests.recipes.command_line import Engine, install
+    from tests.support.command_line import Engine, install
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py"])

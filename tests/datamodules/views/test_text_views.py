@@ -14,7 +14,7 @@ from datamodules.views.text.tfidf import (
 )
 from datamodules.views.text.view import drop_words
 from foundation.errors import UserError
-from tests.datamodules.text_sets import TEXTS, byte_level, draws, source
+from tests.support.text_sets import TEXTS, byte_level, draws, source
 
 VIEWS = {
     "raw": Raw,

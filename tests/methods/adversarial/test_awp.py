@@ -6,9 +6,9 @@ from foundation.errors import UserError
 from methods.adversarial.awp import AWP, perturbation
 from methods.regularization.sam import SAM
 from recipes.step import Embedded
-from tests.harness import Setup, train, values_differ
-from tests.methods.adversarial.loops import assert_same, descend, logits, weak_batches
-from tests.methods.two_passes import weights_are_restored
+from tests.support.attack_loops import assert_same, descend, logits, weak_batches
+from tests.support.harness import Setup, train, values_differ
+from tests.support.two_passes import weights_are_restored
 
 
 def test_the_worked_example():

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from methods.adversarial.attacks.threat import Threat
 from methods.adversarial.fgm import FGM
 from recipes.step import Embedded
-from tests.harness import Setup, train
-from tests.methods.adversarial.loops import assert_same, clipped, descend, logits, weak_batches
+from tests.support.attack_loops import assert_same, clipped, descend, logits, weak_batches
+from tests.support.harness import Setup, train
 
 
 def test_the_step_of_the_specification():

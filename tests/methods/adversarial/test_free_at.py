@@ -8,8 +8,8 @@ from foundation.randomness import Randomness
 from methods.adversarial.free_at import FreeAT, Kept, replayed
 from methods.regularization.mixup import Mixup
 from recipes.step import Embedded, Stream
-from tests.harness import Setup, noisy_view, train
-from tests.methods.adversarial.loops import assert_same, clipped, descend, logits
+from tests.support.attack_loops import assert_same, clipped, descend, logits
+from tests.support.harness import Setup, noisy_view, train
 
 
 def order(times, size=10, batch=4):

@@ -11,8 +11,8 @@ from methods.adversarial.freelb import FreeLB, ascend, first
 from methods.regularization.sam import SAM
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.step import Embedded
-from tests.harness import Setup, train
-from tests.methods.adversarial.loops import assert_same, clipped, descend, logits, weak_batches
+from tests.support.attack_loops import assert_same, clipped, descend, logits, weak_batches
+from tests.support.harness import Setup, train
 
 
 def test_two_steps_of_the_specification():

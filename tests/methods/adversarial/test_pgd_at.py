@@ -14,8 +14,8 @@ from methods.regularization.mixup import Mixup
 from methods.regularization.sam import SAM
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.step import Embedded
-from tests.harness import Setup, train, values_differ
-from tests.methods.adversarial.loops import assert_same, clipped, descend, logits, weak_batches
+from tests.support.attack_loops import assert_same, clipped, descend, logits, weak_batches
+from tests.support.harness import Setup, train, values_differ
 
 
 def test_true_steps_equal_a_plain_loop():

@@ -7,7 +7,7 @@ from foundation.randomness import SampleRandomness
 from methods.adversarial.randomization import Randomization, resize_and_pad
 from methods.adversarial.robustness import UnderFGSM, UnderPGD, UnderSquare
 from recipes.step import Embedded, Output
-from tests.harness import Setup, build
+from tests.support.harness import Setup, build
 
 X = torch.rand(4, 3, 8, 10, generator=torch.Generator().manual_seed(0))
 

@@ -21,7 +21,7 @@ from methods.averaging.ema import EMA
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
 from recipes.config.groups import CONFIGS
 from recipes.step import Embedded, Output
-from tests.harness import Batches, Setup, build, small_trainer, train
+from tests.support.harness import Batches, Setup, build, small_trainer, train
 
 FILES = sorted((CONFIGS / "evaluate" / "attack").glob("*.yaml"))
 

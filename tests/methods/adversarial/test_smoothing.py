@@ -3,7 +3,7 @@ import torch
 from methods.adversarial.robustness import Victim
 from methods.adversarial.smoothing import Smoothing, gaussian, mean, median
 from recipes.step import Embedded
-from tests.harness import Setup, build
+from tests.support.harness import Setup, build
 
 EXAMPLE = torch.arange(16.0).view(1, 1, 4, 4).clone()
 EXAMPLE[0, 0, 1, 1] = 99

@@ -4,9 +4,9 @@ import torch.nn.functional as F
 
 from methods.adversarial.trades import TRADES, unlike
 from recipes.step import Embedded, Input
-from tests.harness import Setup, SmallNetwork, build, fit, step_with, train
-from tests.methods.adversarial.attacks.worked import X, Y, linear
-from tests.methods.adversarial.loops import assert_same, descend, logits, weak_batches
+from tests.support.attack_loops import assert_same, descend, logits, weak_batches
+from tests.support.harness import Setup, SmallNetwork, build, fit, step_with, train
+from tests.support.worked_attacks import X, Y, linear
 
 
 def test_the_worked_example():

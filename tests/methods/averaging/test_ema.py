@@ -8,7 +8,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from methods.averaging.ema import EMA
 from methods.regularization.sam import SAM
-from tests.harness import Setup, build, fit, train
+from tests.support.harness import Setup, build, fit, train
 
 
 class Oracle(Callback):

@@ -7,8 +7,8 @@ from methods.long_tail.logit_adjustment import LogitAdjustment
 from methods.regularization.mixup import Mixup
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.step.criterion import one_hot
-from tests.harness import train
-from tests.methods.long_tail.worked import LOGITS, TARGETS, criterion_of, losses
+from tests.support.harness import train
+from tests.support.worked_long_tail import LOGITS, TARGETS, criterion_of, losses
 
 
 def test_worked_example():

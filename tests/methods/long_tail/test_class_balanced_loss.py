@@ -8,8 +8,8 @@ from methods.long_tail.balanced_softmax import BalancedSoftmax
 from methods.long_tail.class_balanced_loss import ClassBalancedLoss, effective_number_weights
 from methods.long_tail.focal_loss import FocalLoss
 from recipes.step.criterion import one_hot
-from tests.harness import Setup, build, train
-from tests.methods.long_tail.worked import COUNTS, LOGITS, TARGETS, criterion_of, losses
+from tests.support.harness import Setup, build, train
+from tests.support.worked_long_tail import COUNTS, LOGITS, TARGETS, criterion_of, losses
 
 SOURCE = generator("class-balanced loss")
 Z, Y = 2 * torch.randn(64, 7, generator=SOURCE), torch.randint(7, (64,), generator=SOURCE)

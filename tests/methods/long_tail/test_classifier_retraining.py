@@ -5,7 +5,7 @@ from torch import nn
 from foundation.errors import UserError
 from methods.averaging.ema import EMA
 from methods.long_tail.classifier_retraining import ClassifierRetraining
-from tests.harness import Setup, build, fit, train, values_differ
+from tests.support.harness import Setup, build, fit, train, values_differ
 
 
 def changed(method: ClassifierRetraining, **settings) -> set[str]:

@@ -12,8 +12,8 @@ from methods.long_tail.equalization_loss import EqualizationLoss, equalized_cost
 from methods.long_tail.focal_loss import FocalLoss
 from methods.regularization.sam import SAM
 from recipes.step.criterion import of_target, one_hot
-from tests.harness import Setup, build, train
-from tests.methods.long_tail.worked import LOGITS, TARGETS, criterion_of, losses
+from tests.support.harness import Setup, build, train
+from tests.support.worked_long_tail import LOGITS, TARGETS, criterion_of, losses
 
 SOURCE = generator("equalization loss")
 Z, Y = 2 * torch.randn(40, 6, generator=SOURCE), torch.randint(6, (40,), generator=SOURCE)

@@ -11,8 +11,8 @@ from methods.long_tail.focal_loss import FocalLoss, log_rest, sigmoid_cost
 from methods.long_tail.logit_adjustment import adjusted
 from recipes.services.statistics import ClassStatistics
 from recipes.step.criterion import of_target, one_hot
-from tests.harness import Setup, build, train
-from tests.methods.long_tail.worked import COUNTS, LOGITS, TARGETS, criterion_of, losses
+from tests.support.harness import Setup, build, train
+from tests.support.worked_long_tail import COUNTS, LOGITS, TARGETS, criterion_of, losses
 
 SOURCE = generator("focal loss")
 Z, Y = 3 * torch.randn(64, 7, generator=SOURCE), torch.randint(7, (64,), generator=SOURCE)

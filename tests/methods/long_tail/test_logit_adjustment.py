@@ -6,7 +6,7 @@ from methods.long_tail.logit_adjustment import LogitAdjustment, RunningPrior, ad
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.services.statistics import ClassStatistics
-from tests.harness import Setup, build, train
+from tests.support.harness import Setup, build, train
 
 COUNTS = torch.tensor([100, 10, 1])
 LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.5, -1.0, 1.5]])

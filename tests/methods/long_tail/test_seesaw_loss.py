@@ -10,8 +10,8 @@ from methods.long_tail.seesaw_loss import SeesawLoss, seesaw
 from methods.regularization.mixup import Mixup
 from methods.regularization.sam import SAM
 from recipes.step.criterion import one_hot
-from tests.harness import Setup, build, train
-from tests.methods.long_tail.worked import COUNTS, LOGITS, TARGETS, criterion_of, losses
+from tests.support.harness import Setup, build, train
+from tests.support.worked_long_tail import COUNTS, LOGITS, TARGETS, criterion_of, losses
 
 SOURCE = generator("seesaw loss")
 Z, Y = 2 * torch.randn(30, 6, generator=SOURCE), torch.randint(6, (30,), generator=SOURCE)

@@ -6,8 +6,8 @@ from foundation.errors import UserError
 from methods.averaging.ema import EMA
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
 from methods.long_tail.tau_norm import GRID, Candidates, TauNorm, normalised
-from tests.conformance.lab import parts, run_of, trial
-from tests.harness import Setup, build
+from tests.support.harness import Setup, build
+from tests.support.lab import parts, run_of, trial
 
 ROWS = torch.tensor([[3.0, 4], [1, 0], [0.3, 0.4]])
 

@@ -15,8 +15,8 @@ from methods.metric_learning.members import Sides
 from methods.metric_learning.metric import pair_scores
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
-from tests.methods.metric_learning.fixture import X, Y, batch, of, proxy_anchor_loss
-from tests.oracles.compare import value_and_gradients
+from tests.support.comparison import value_and_gradients
+from tests.support.metric_batches import X, Y, batch, of, proxy_anchor_loss
 
 LOSSES = {
     **{

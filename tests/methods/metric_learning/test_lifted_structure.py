@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from methods.metric_learning.lifted_structure import LiftedStructure
-from tests.harness import train
-from tests.methods.metric_learning.fixture import X, Y, batch, of
+from tests.support.harness import train
+from tests.support.metric_batches import X, Y, batch, of
 
 
 @pytest.mark.parametrize(

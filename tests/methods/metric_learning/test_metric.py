@@ -11,7 +11,7 @@ from methods.metric_learning.lifted_structure import LiftedStructure
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
 from methods.regularization.mixup import Mixup
-from tests.harness import Setup, build, train
+from tests.support.harness import Setup, build, train
 
 
 def test_the_embedding_is_an_output_of_the_one_forward():

@@ -5,8 +5,8 @@ from methods.metric_learning.blocks import Work
 from methods.metric_learning.measures import Cosine
 from methods.metric_learning.members import Sides
 from methods.metric_learning.multi_similarity import MultiSimilarity, multi_similarity
-from tests.harness import train, values_differ
-from tests.methods.metric_learning.fixture import X, Y, batch, of
+from tests.support.harness import train, values_differ
+from tests.support.metric_batches import X, Y, batch, of
 
 
 @pytest.mark.parametrize(("epsilon", "expected"), [(0.1, 0.6226218692), (None, 0.6598618290)])

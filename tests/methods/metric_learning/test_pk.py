@@ -5,7 +5,7 @@ from foundation.errors import UserError
 from methods.metric_learning.pk import PK
 from methods.metric_learning.triplet import Triplet
 from recipes.contract.composition import Situation, compose
-from tests.conformance.lab import run_of, trial
+from tests.support.lab import run_of, trial
 
 SITUATION = Situation("image", frozenset({"raw", "weak"}))
 LABELS = torch.arange(5).repeat(9)

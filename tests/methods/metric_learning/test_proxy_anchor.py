@@ -3,9 +3,9 @@ import torch
 
 from methods.metric_learning.proxy_anchor import Proxies, ProxyAnchor
 from recipes.optimization.optimizers import SGD, parameter_groups
-from tests.harness import Setup, build, train
-from tests.methods.metric_learning.fixture import PROXIES, X, Y, batch
-from tests.methods.metric_learning.fixture import proxy_anchor_loss as loss
+from tests.support.harness import Setup, build, train
+from tests.support.metric_batches import PROXIES, X, Y, batch
+from tests.support.metric_batches import proxy_anchor_loss as loss
 
 
 def test_worked_example():

@@ -7,9 +7,9 @@ from foundation.errors import UserError
 from methods.metric_learning import triplet
 from methods.metric_learning.blocks import Block
 from methods.metric_learning.triplet import Triplet, all_triplets
-from tests.harness import train
-from tests.methods.metric_learning.fixture import X, Y, batch, of
-from tests.oracles.compare import same, value_and_gradients
+from tests.support.comparison import same, value_and_gradients
+from tests.support.harness import train
+from tests.support.metric_batches import X, Y, batch, of
 
 PLAIN = {"squared": False, "normalize": False}
 

@@ -5,8 +5,8 @@ from foundation.errors import UserError
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.xbm import XBM, Memory
 from methods.regularization.sam import SAM
-from tests.harness import train
-from tests.methods.metric_learning.fixture import batch, filled_memory, of, running
+from tests.support.harness import train
+from tests.support.metric_batches import batch, filled_memory, of, running
 
 
 def test_the_ring_keeps_the_last_rows():

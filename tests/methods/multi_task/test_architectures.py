@@ -15,7 +15,7 @@ from methods.multi_task.mtan import MTAN
 from methods.multi_task.stages import Columns, layers_of, named_stages
 from recipes.networks.build import build_network
 from recipes.step import Embedded
-from tests.harness import Setup, build, fit
+from tests.support.harness import Setup, build, fit
 
 TASKS = {"shape": 3, "colour": 4}
 VIT = {"img_size": 32, "patch_size": 8, "depth": 4, "embed_dim": 16, "num_heads": 2}

@@ -16,8 +16,8 @@ from methods.multi_task.pcgrad import PCGrad
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.step import Embedded
 from recipes.step.gates import Gates
-from tests.harness import Setup, train
-from tests.methods.multi_task.worked import TASKS
+from tests.support.harness import Setup, train
+from tests.support.worked_multi_task import TASKS
 
 SETTINGS = [
     ("rep", {}),

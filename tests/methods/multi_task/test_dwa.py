@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from methods.multi_task.dwa import DWA, average_weights
-from tests.harness import train
-from tests.methods.multi_task.worked import TASKS
+from tests.support.harness import train
+from tests.support.worked_multi_task import TASKS
 
 
 def weights_of(ratios, temperature=2.0):

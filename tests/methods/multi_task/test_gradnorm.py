@@ -3,8 +3,8 @@ import torch
 
 from foundation.errors import UserError
 from methods.multi_task.gradnorm import GradNorm, balance_gradient, descended
-from tests.harness import train
-from tests.methods.multi_task.worked import TASKS
+from tests.support.harness import train
+from tests.support.worked_multi_task import TASKS
 
 N, PACE, ALL = torch.tensor([4.0, 1.0]), torch.tensor([0.5, 0.9]), torch.tensor([True, True])
 

@@ -8,8 +8,8 @@ from methods.multi_task.gram import GramProvider, gram_of_parameters, last_share
 from methods.multi_task.losses import normalized, task_losses
 from methods.multi_task.mgda import MGDA
 from recipes.step.terms import Term
-from tests.harness import Setup, build, fit, step_with, train
-from tests.methods.multi_task.worked import TASKS, Watch
+from tests.support.harness import Setup, build, fit, step_with, train
+from tests.support.worked_multi_task import TASKS, Watch
 
 
 def watched(method, **settings):
@@ -173,7 +173,7 @@ def test_weights_are_reused_between_updates_and_in_a_second_pass():
 
 def test_an_absent_task_weighs_nothing_and_leaves_the_others_alone():
     from methods.multi_task.mgda import min_norm
-    from tests.methods.multi_task.worked import G
+    from tests.support.worked_multi_task import G
 
     there = torch.tensor([True, True, False])
     expected = torch.cat([min_norm(G[:2, :2]), torch.zeros(1, dtype=G.dtype)])

@@ -9,7 +9,7 @@ from methods.multi_task import host
 from methods.multi_task.mgda import min_norm
 from methods.multi_task.nash_mtl import bargain
 from methods.multi_task.pcgrad import projected_weights
-from tests.methods.multi_task.worked import random_gram
+from tests.support.worked_multi_task import random_gram
 
 
 def projected(gram: torch.Tensor) -> torch.Tensor:

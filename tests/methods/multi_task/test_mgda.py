@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from methods.multi_task.mgda import MGDA, by_active_set, by_supports, min_norm, rescaled
-from tests.harness import train
-from tests.methods.multi_task.worked import TASKS, G, check_permutation, random_gram
+from tests.support.harness import train
+from tests.support.worked_multi_task import TASKS, G, check_permutation, random_gram
 
 
 def test_worked_example():

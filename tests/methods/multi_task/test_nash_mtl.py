@@ -3,8 +3,8 @@ import torch
 
 from methods.multi_task.nash_mtl import NashMTL, bargain
 from methods.multi_task.weighting import without_absent
-from tests.harness import train
-from tests.methods.multi_task.worked import TASKS, G, check_permutation, random_gram
+from tests.support.harness import train
+from tests.support.worked_multi_task import TASKS, G, check_permutation, random_gram
 
 
 def test_worked_example():

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from methods.multi_task.pcgrad import PCGrad, projected_weights
-from tests.harness import train
-from tests.methods.multi_task.worked import TASKS, G, J
+from tests.support.harness import train
+from tests.support.worked_multi_task import TASKS, G, J
 
 
 def orders(seed: int, tasks: int) -> torch.Tensor:

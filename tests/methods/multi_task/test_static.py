@@ -2,8 +2,8 @@ import pytest
 
 from foundation.errors import UserError
 from methods.multi_task.static import Static
-from tests.harness import train, values_differ
-from tests.methods.multi_task.worked import TASKS
+from tests.support.harness import train, values_differ
+from tests.support.worked_multi_task import TASKS
 
 
 def test_equal_weights_are_the_plain_sum_bit_for_bit():

@@ -5,8 +5,8 @@ import torch
 
 from methods.multi_task.uncertainty import Uncertainty, uncertain
 from recipes.optimization.optimizers import SGD, parameter_groups
-from tests.harness import Setup, build, train
-from tests.methods.multi_task.worked import TASKS
+from tests.support.harness import Setup, build, train
+from tests.support.worked_multi_task import TASKS
 
 L = torch.tensor([2.0, 0.5])
 
@@ -62,7 +62,7 @@ def test_variances_learn_and_stay_within_bounds():
 
 def test_a_task_without_labels_leaves_its_variance_alone():
     setup = Setup(tasks={"shape": 3, "colour": 4}, steps=1, missing=True)
-    from tests.harness import fit
+    from tests.support.harness import fit
 
     recipe = build({"uncertainty": Uncertainty()}, setup)
     original = Setup.batches

@@ -6,7 +6,7 @@ from transformers import AutoModel, BertConfig
 
 from foundation.errors import UserError
 from methods.peft.adapter import Adapter
-from tests.methods.peft.small import counts, features, fill, network, operate, text_network
+from tests.support.small_networks import counts, features, fill, network, operate, text_network
 
 VARIANTS = ("houlsby", "pfeiffer", "parallel")
 TRANSFORMERS = [

@@ -7,8 +7,8 @@ from foundation.errors import UserError
 from methods.peft.bitfit import BitFit
 from methods.peft.lora import LoRA
 from recipes.networks import build_network
-from tests.harness import Setup, build, fit
-from tests.methods.peft.small import counts, network, operate
+from tests.support.harness import Setup, build, fit
+from tests.support.small_networks import counts, network, operate
 
 
 def test_parameters_of_vit_base():

@@ -8,7 +8,7 @@ from methods.peft.dora import Directed, DoRA, lengths
 from methods.peft.lora import LoRA
 from methods.peft.sites import Site
 from methods.peft.weights import connect, merge
-from tests.methods.peft.small import IMAGE, TEXT, features, fill, network, operate
+from tests.support.small_networks import IMAGE, TEXT, features, fill, network, operate
 
 W, b = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([0.5, -0.5])
 A, B = torch.tensor([[1.0, -1.0]]), torch.tensor([[2.0], [0.0]])

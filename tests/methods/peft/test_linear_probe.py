@@ -4,8 +4,8 @@ import torch
 from foundation.errors import UserError
 from methods.peft.bitfit import BitFit
 from methods.peft.linear_probe import LinearProbe
-from tests.harness import Setup, build, fit
-from tests.methods.peft.small import features, network, operate
+from tests.support.harness import Setup, build, fit
+from tests.support.small_networks import features, network, operate
 
 
 def test_only_the_heads_move_and_the_backbone_is_in_evaluation_mode():

@@ -12,7 +12,7 @@ from methods.peft.lora import LoRA, LowRank, conv_low_rank, low_rank
 from methods.peft.sites import Site
 from methods.peft.weights import connect, merge, uncalled
 from recipes.services.teacher import copy_sharing_frozen
-from tests.methods.peft.small import IMAGE, TEXT, counts, features, fill, network, operate
+from tests.support.small_networks import IMAGE, TEXT, counts, features, fill, network, operate
 
 
 def test_worked_numbers():

@@ -8,9 +8,9 @@ import torch
 
 from foundation.errors import UserError
 from methods.peft.lora import LoRA
-from tests.methods.peft.peft_library import BERT_TARGETS, wrapped
-from tests.methods.peft.small import network, operate
-from tests.oracles.compare import installed
+from tests.support.comparison import installed
+from tests.support.peft_library import BERT_TARGETS, wrapped
+from tests.support.small_networks import network, operate
 
 peft = installed("peft")
 

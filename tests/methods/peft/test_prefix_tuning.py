@@ -9,7 +9,7 @@ from methods.peft import prefix_tuning
 from methods.peft.lora import LoRA
 from methods.peft.prefix_tuning import Masks, PrefixTuning, Widened, with_prefix
 from recipes.services.teacher import copy_sharing_frozen
-from tests.methods.peft.small import (
+from tests.support.small_networks import (
     counts,
     features,
     fill,

@@ -3,7 +3,7 @@ import torch
 
 from foundation.errors import UserError
 from methods.peft.prompt_tuning import PromptTuning, insert, remove
-from tests.methods.peft.small import (
+from tests.support.small_networks import (
     features,
     fill,
     network,

@@ -2,7 +2,7 @@ import pytest
 
 from foundation.errors import UserError
 from methods.peft.sites import choose_sites, default_targets, find_blocks, find_sites
-from tests.methods.peft.small import network
+from tests.support.small_networks import network
 
 
 def roles(name: str) -> dict[str, int]:

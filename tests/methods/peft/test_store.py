@@ -9,7 +9,7 @@ from foundation.errors import UserError
 from methods.peft.lora import LoRA
 from methods.peft.store import fingerprint, save_delta
 from methods.peft.surgeon import Surgeon
-from tests.methods.peft.small import counts, features, fill, network, operate
+from tests.support.small_networks import counts, features, fill, network, operate
 
 
 @pytest.mark.parametrize("name", ["vit", "swinv2", "resnet", "bert"])

@@ -5,7 +5,7 @@ import torch
 
 from foundation.errors import UserError
 from methods.peft.vpt import VPT, widened
-from tests.methods.peft.small import (
+from tests.support.small_networks import (
     counts,
     features,
     fill,

@@ -8,8 +8,8 @@ from timm.data.mixup import rand_bbox
 
 from methods.regularization.cutmix import CutMix, box_masks
 from recipes.step import Embedded
-from tests.harness import train
 from tests.methods.regularization.test_mixup import RECIPE, TARGETS, step_at
+from tests.support.harness import train
 
 PIXELS = torch.rand(6, 3, 9, 12, generator=torch.Generator().manual_seed(0))
 

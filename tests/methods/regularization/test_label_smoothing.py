@@ -7,7 +7,7 @@ from methods.regularization.label_smoothing import LabelSmoothing, Smoothed, smo
 from methods.regularization.mixup import Mixup
 from recipes.step import Stream
 from recipes.step.criterion import cross_entropy, one_hot
-from tests.harness import Setup, noisy_view, train
+from tests.support.harness import Setup, noisy_view, train
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from methods.mixing import blend, draw_mixing, mix_targets
 from methods.regularization.mixup import Mixup
 from recipes.step import Embedded, Input, Progress, Step, Stream
 from recipes.step.criterion import Criterion, cross_entropy
-from tests.harness import Setup, build, noisy_view, train
+from tests.support.harness import Setup, build, noisy_view, train
 
 
 def step_at(

@@ -11,8 +11,8 @@ from foundation.randomness import Randomness
 from methods.regularization.sam import SAM, ascent
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.step import Stream
-from tests.harness import Setup, build, fit, noisy_view, train, values_differ
-from tests.methods.two_passes import weights_are_restored
+from tests.support.harness import Setup, build, fit, noisy_view, train, values_differ
+from tests.support.two_passes import weights_are_restored
 
 
 def test_ascent_against_numpy():

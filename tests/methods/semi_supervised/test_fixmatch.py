@@ -8,7 +8,7 @@ from methods.semi_supervised.pseudo_label import PseudoLabel
 from methods.semi_supervised.targets import make_targets
 from recipes.step import Embedded, Output, Stream
 from recipes.step.terms import Term
-from tests.harness import (
+from tests.support.harness import (
     Setup,
     SmallNetwork,
     build,

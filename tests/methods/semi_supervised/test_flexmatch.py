@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from methods.regularization.sam import SAM
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.flexmatch import UNUSED, FlexMatch, class_thresholds, learning_status
-from tests.harness import UNLABELED_SAMPLES, Setup, build, fit, train, values_differ
+from tests.support.harness import UNLABELED_SAMPLES, Setup, build, fit, train, values_differ
 
 
 def status(*counts: int, unused: int = 0) -> torch.Tensor:

@@ -10,7 +10,7 @@ from methods.semi_supervised.ict import ICT, mixed_scores
 from methods.semi_supervised.mean_teacher import MeanTeacher
 from methods.semi_supervised.mixmatch import MixMatch
 from recipes.step import Output
-from tests.harness import Setup, SmallNetwork, build, fit, noisy_view, train
+from tests.support.harness import Setup, SmallNetwork, build, fit, noisy_view, train
 
 
 @pytest.mark.parametrize(

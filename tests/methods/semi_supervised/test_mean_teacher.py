@@ -5,7 +5,7 @@ from pytorch_lightning import Callback
 
 from methods.regularization.sam import SAM
 from methods.semi_supervised.mean_teacher import MeanTeacher
-from tests.harness import Setup, build, fit, step_with, train
+from tests.support.harness import Setup, build, fit, step_with, train
 
 
 def teacher_state(result) -> dict[str, torch.Tensor]:

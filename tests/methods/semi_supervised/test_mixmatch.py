@@ -11,7 +11,7 @@ from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.mixmatch import MixMatch, mix
 from recipes.step import Embedded, Stream
-from tests.harness import Setup, noisy_view, train, values_differ
+from tests.support.harness import Setup, noisy_view, train, values_differ
 
 
 def test_squared_distance_worked_example():

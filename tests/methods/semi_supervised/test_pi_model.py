@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from methods.semi_supervised.pi_model import PiModel, mutual_exclusivity, stability
-from tests.harness import Setup, noisy_view, step_with, train
+from tests.support.harness import Setup, noisy_view, step_with, train
 
 
 def probabilities(*seeds: int, rows: int = 8, classes: int = 4) -> list[torch.Tensor]:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from methods.semi_supervised.pseudo_label import PseudoLabel
 from recipes.step import Step
-from tests.harness import step_with, train
+from tests.support.harness import step_with, train
 
 
 def after_terms(

@@ -9,7 +9,7 @@ from methods.semi_supervised.temporal_ensembling import (
     accumulate,
     bias_corrected,
 )
-from tests.harness import UNLABELED_SAMPLES, Setup, build, fit, train
+from tests.support.harness import UNLABELED_SAMPLES, Setup, build, fit, train
 
 
 def targets_of(predictions: list[float], momentum: float) -> list[float]:

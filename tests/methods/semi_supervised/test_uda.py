@@ -8,7 +8,7 @@ from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.uda import UDA, annealing_threshold, unsure
 from recipes.step import Step
 from recipes.tasks.classification import ClassificationTask
-from tests.harness import step_with, train
+from tests.support.harness import step_with, train
 
 WEAK = torch.tensor([[4.0, 0, 0], [2.0, 0, 0]])
 STRONG = torch.tensor([[1.0, 0, 0], [0.0, 1, 0]])

@@ -12,7 +12,7 @@ from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.vat import VAT, adversarial_direction, draw_noise, spread, unit
 from recipes.step import Embedded, Progress, Step
 from recipes.step.criterion import Criterion
-from tests.harness import noisy_view, train
+from tests.support.harness import noisy_view, train
 
 XI = torch.tensor(0.01)
 

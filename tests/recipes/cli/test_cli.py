@@ -11,7 +11,7 @@ from recipes.cli import main as cli
 from recipes.cli import multirun as jobs
 from recipes.config.groups import options
 from recipes.config.resolve import resolve_command
-from tests.recipes.command_line import Engine, install
+from tests.support.command_line import Engine, install
 
 
 def lines_of(capsys):
@@ -253,7 +253,7 @@ def test_a_multirun_of_a_method_of_ones_own_with_the_flag_anywhere(configs, engi
     own = tmp_path / "own" / "peft"
     own.mkdir(parents=True)
     (own / "mine.yaml").write_text(
-        "# @package methods.mine\n_target_: tests.recipes.command_line.LowRank\nrank: 2\n"
+        "# @package methods.mine\n_target_: tests.support.command_line.LowRank\nrank: 2\n"
     )
     searchpath = f"hydra.searchpath=[file://{tmp_path}/own]"
     sweep = [

@@ -8,7 +8,7 @@ import pytest
 
 from recipes.cli.help import EXAMPLES, help_text
 from recipes.config.groups import CONFIGS, description
-from tests.recipes.command_line import write_configs
+from tests.support.command_line import write_configs
 
 REPOSITORY = CONFIGS.parent
 

@@ -5,7 +5,7 @@ from torch import nn
 from methods.regularization.sam import SAM
 from recipes.contract import Declaration, Method
 from recipes.engine.recipe import POINTS
-from tests.harness import Setup, build, fit, train
+from tests.support.harness import Setup, build, fit, train
 
 
 class Diary(Method):

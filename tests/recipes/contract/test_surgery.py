@@ -10,7 +10,7 @@ from recipes.contract import Method
 from recipes.networks import build_network
 from recipes.runs.assembly import assemble
 from recipes.runs.plan import describe
-from tests.harness import Setup, build
+from tests.support.harness import Setup, build
 
 
 class Halve(Method):

@@ -13,7 +13,7 @@ from foundation.errors import UserError
 from recipes.config.resolve import resolve_command
 from recipes.networks.network import Network
 from recipes.runs.assembly import assemble
-from tests.conformance.lab import METHODS, declared, run_of, trial
+from tests.support.lab import METHODS, declared, run_of, trial
 
 VIT = [
     f"+network.options.{name}"

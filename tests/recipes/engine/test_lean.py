@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from recipes.engine.lean import EVERY_STEP, Lean, hush
-from tests.harness import Setup, build, fit
+from tests.support.harness import Setup, build, fit
 
 
 class Counts(Callback):

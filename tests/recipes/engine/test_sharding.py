@@ -11,7 +11,7 @@ from foundation.errors import UserError
 from recipes.engine.sharding import blocks, keep_whole, shard
 from recipes.networks.image import build_image
 from recipes.step import Embedded
-from tests.ranks import on_two_ranks
+from tests.support.processes import on_two_ranks
 
 VIT = {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
 

@@ -11,7 +11,7 @@ from recipes.evaluation.retrieval import Retrieval, relevance, retrieval_scores
 from recipes.services.clustering import kmeans, normalized_mutual_information
 from recipes.services.neighbors import largest, nearest, ranked, ranking_keys
 from recipes.step import Output
-from tests.ranks import on_two_ranks
+from tests.support.processes import on_two_ranks
 
 ANGLES = torch.deg2rad(torch.tensor([0.0, 20, 70, 50, 110, 160]))
 X, Y = torch.stack([ANGLES.cos(), ANGLES.sin()], 1), torch.tensor([0, 0, 0, 1, 1, 2])

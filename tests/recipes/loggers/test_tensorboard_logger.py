@@ -3,7 +3,7 @@
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recipes.loggers.build import build_loggers, finish_loggers, start_loggers
-from tests.recipes.report.example_record import digits_record
+from tests.support.example_record import digits_record
 
 NODE = {"_target_": "recipes.loggers.tensorboard.TensorBoard"}
 

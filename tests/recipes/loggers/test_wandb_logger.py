@@ -9,7 +9,7 @@ import pytest
 from foundation.errors import UserError
 from recipes.loggers.build import build_loggers, finish_loggers, start_loggers
 from recipes.loggers.wandb_log import held
-from tests.recipes.report.example_record import digits_record
+from tests.support.example_record import digits_record
 
 NODE = {
     "_target_": "recipes.loggers.weights_and_biases.WeightsAndBiases",

@@ -3,9 +3,9 @@
 import pytest
 
 from datamodules.sources.text_file import TextFile
-from tests.commands.command import write_csv
 from tests.commands.conftest import place  # noqa: F401
-from tests.recipes.predict.runs import BOTH, Shared, digits, texts
+from tests.support.command import write_csv
+from tests.support.predict_runs import BOTH, Shared, digits, texts
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 import recipes
 import recipes.networks.in_timm
 from recipes.export.__main__ import export, main
-from tests.commands.command import train
-from tests.conformance.settings import SHARED, TINY
-from tests.recipes.predict.runs import BOTH, VIT, digits, run, texts
+from tests.support.command import train
+from tests.support.predict_runs import BOTH, VIT, digits, run, texts
+from tests.support.settings import SHARED, TINY
 
 PIXELS = torch.randint(
     0, 255, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -129,7 +129,7 @@ def test_mean_pooling_leaves_the_heads_beside_the_encoder(place, write_texts):
 
 @pytest.fixture
 def write_texts(place):
-    from tests.commands.command import write_csv
+    from tests.support.command import write_csv
 
     return write_csv(place / "texts.csv", ["red", "blue", "green"] * 20)
 

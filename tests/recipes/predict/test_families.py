@@ -8,8 +8,8 @@ import recipes
 from datamodules.sources import Digits
 from datamodules.sources.text_file import TextFile
 from recipes.export.folding import examples, folded, merged
-from tests.commands.command import write_csv
-from tests.recipes.predict.runs import BATCH, BOTH, VIT, digits, no_data, run, texts
+from tests.support.command import write_csv
+from tests.support.predict_runs import BATCH, BOTH, VIT, digits, no_data, run, texts
 
 LORA = ("peft=lora", "methods.lora.alpha=64", "optimizer.lr=0.5")
 SMOOTH = "adversarial=smoothing"

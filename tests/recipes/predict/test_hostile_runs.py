@@ -14,8 +14,6 @@ import yaml
 import recipes
 from foundation.errors import UserError
 from recipes.predict.trust import PLACES, place_of
-from tests.commands.command import REPOSITORY, write_csv
-from tests.conformance.settings import SHARED
 from tests.recipes.predict.hostile import (
     SECRET,
     altered,
@@ -27,7 +25,9 @@ from tests.recipes.predict.hostile import (
     with_text,
 )
 from tests.recipes.predict.hostile_cases import CONFIGS, ENCODERS, HARMLESS, IMPORTS, ORIGINS, TEXTS
-from tests.recipes.predict.runs import digits, texts
+from tests.support.command import REPOSITORY, write_csv
+from tests.support.predict_runs import digits, texts
+from tests.support.settings import SHARED
 
 
 @pytest.fixture(scope="module")

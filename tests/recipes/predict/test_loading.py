@@ -9,8 +9,8 @@ import torch
 import recipes
 from datamodules.sources import Digits, ImageFolder
 from foundation.errors import UserError
-from tests.commands.command import write_pictures
-from tests.recipes.predict.runs import BATCH, no_data, run
+from tests.support.command import write_pictures
+from tests.support.predict_runs import BATCH, no_data, run
 
 
 def test_two_tasks_are_told_apart(pictures_run):

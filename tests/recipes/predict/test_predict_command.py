@@ -6,7 +6,7 @@ import pytest
 
 import recipes
 from recipes.predict.__main__ import main
-from tests.commands.command import write_pictures
+from tests.support.command import write_pictures
 
 
 def rows(path):

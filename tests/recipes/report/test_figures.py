@@ -18,7 +18,7 @@ from recipes.report.figures import (
 from recipes.report.matrices import confused_pairs, confusion_shares
 from recipes.report.record import RunRecord, ViewRow
 from recipes.report.style import to_svg
-from tests.recipes.report.example_record import digits_record
+from tests.support.example_record import digits_record
 
 
 def test_thinning_keeps_the_mean_and_the_end():

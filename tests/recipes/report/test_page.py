@@ -11,7 +11,7 @@ import pytest
 from foundation.errors import UserError
 from recipes.report.page import page_html, write_report
 from recipes.report.record import RunRecord, ViewRow
-from tests.recipes.report.example_record import digits_record
+from tests.support.example_record import digits_record
 
 EVIL = '<script>alert("1")</script>&$x$ _a'
 VOID = {"meta", "br", "img", "link", "input", "hr"}

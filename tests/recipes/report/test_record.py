@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from recipes.report.record import RunRecord, ViewRow, matrix, recalls
-from tests.recipes.report.example_record import digits_record
+from tests.support.example_record import digits_record
 
 
 def test_series_holds_finite_values_in_order_of_steps():

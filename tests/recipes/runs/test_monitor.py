@@ -7,7 +7,7 @@ from foundation.errors import UserError
 from recipes.config.resolve import resolve_command
 from recipes.runs.assembly import assemble, objective
 from recipes.runs.run import checkpoints
-from tests.conformance.lab import tiny, trial
+from tests.support.lab import tiny, trial
 
 RETRIEVAL = "evaluate/retrieval=default"
 

@@ -14,7 +14,7 @@ from recipes.contract import TeacherRequest
 from recipes.services.moments import Moments
 from recipes.services.teacher import Teacher
 from recipes.step import Embedded, Stream
-from tests.harness import Setup, build, fit, noisy_view
+from tests.support.harness import Setup, build, fit, noisy_view
 
 NORM = "body.1"
 

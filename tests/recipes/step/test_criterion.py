@@ -9,7 +9,7 @@ from foundation.randomness import generator
 from recipes.contract import Declaration, Method
 from recipes.step import Input
 from recipes.step.criterion import Criterion, one_hot
-from tests.harness import step_with, train
+from tests.support.harness import step_with, train
 
 Z = torch.randn(6, 4, generator=generator("criterion"), dtype=torch.float64)
 Y = torch.tensor([0, 1, 2, 3, -1, 2])

@@ -4,7 +4,7 @@ import torch
 from recipes.step import Embedded, Input, Output
 from recipes.step.batchnorm import BatchNorms
 from recipes.step.forward import concatenate, forward_inputs, split
-from tests.harness import LENGTH, SmallNetwork
+from tests.support.harness import LENGTH, SmallNetwork
 
 
 def small(kind: str = "image", norm: bool = False) -> SmallNetwork:

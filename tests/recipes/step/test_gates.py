@@ -6,7 +6,7 @@ from torch import nn
 from recipes.networks.build import build_network
 from recipes.step import Embedded
 from recipes.step.gates import Gates
-from tests.harness import train
+from tests.support.harness import train
 
 TASKS = {"shape": 3, "colour": 4}
 

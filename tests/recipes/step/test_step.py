@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from foundation.randomness import Randomness
 from recipes.step import Embedded, Input, Progress, Step, Stream
 from recipes.step.criterion import Criterion
-from tests.harness import Setup, build, fit, noisy_view, step_with, train
+from tests.support.harness import Setup, build, fit, noisy_view, step_with, train
 
 
 class Counted:

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from foundation.errors import UserError
 from recipes.cli import main as cli
 from recipes.sweeps.record import jobs_of
-from tests.recipes.command_line import Engine
+from tests.support.command_line import Engine
 
 optuna = pytest.importorskip("optuna")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402

@@ -11,7 +11,7 @@ import pytest
 from foundation.errors import UserError
 from recipes.cli import main as cli
 from recipes.sweeps import process
-from tests.recipes.command_line import Engine
+from tests.support.command_line import Engine
 
 ASK = ["-m", "optimizer.lr=0.01,0.1", "seed=0,1", "run_dir=sweep"]
 

@@ -11,7 +11,7 @@ from recipes.engine.evaluator import Evaluator
 from recipes.step import Stream
 from recipes.step.criterion import cross_entropy, one_hot
 from recipes.tasks.classification import ClassificationEvaluation, ClassificationTask, shot_groups
-from tests.harness import Setup, noisy_view, step_with, train
+from tests.support.harness import Setup, noisy_view, step_with, train
 
 TASKS = {"shape": 3, "colour": 4}
 

@@ -9,7 +9,7 @@ from methods.adversarial.attacks.losses import input_gradient, objective
 from methods.adversarial.attacks.mi_fgsm import accumulate, mi_fgsm
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.threat import Threat, length
-from tests.methods.adversarial.attacks.worked import (
+from tests.support.worked_attacks import (
     X,
     Y,
     convolutional,

@@ -11,7 +11,7 @@ from methods.adversarial.attacks.losses import (
     margin,
     objective,
 )
-from tests.methods.adversarial.attacks.worked import W, X, Y, convolutional, linear, of, pictures
+from tests.support.worked_attacks import W, X, Y, convolutional, linear, of, pictures
 
 
 def test_the_gradient_of_the_worked_example():

@@ -7,7 +7,7 @@ import torch
 from foundation.randomness import Randomness, SampleRandomness
 from methods.adversarial.attacks.square_attack import share, side, square_attack, window
 from methods.adversarial.attacks.threat import Threat
-from tests.methods.adversarial.attacks.worked import convolutional, of, pictures
+from tests.support.worked_attacks import convolutional, of, pictures
 
 
 def run(queries, eps=0.1, model=None, rows=6, index=None, watch=None, narrow=False, draw=None):

@@ -5,7 +5,7 @@ import torch
 from pytorch_lightning import Callback
 
 from recipes.contract import Method
-from tests.harness import Setup, build, fit
+from tests.support.harness import Setup, build, fit
 
 
 class _Watch(Callback):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from foundation.randomness import Randomness
 from recipes.step import Embedded, Stream
-from tests.harness import Setup, noisy_view
+from tests.support.harness import Setup, noisy_view
 
 
 def clipped(stream: Stream, view: str, randomness: Randomness) -> Any:

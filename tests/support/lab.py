@@ -30,7 +30,7 @@ from recipes.engine.recipe import Recipe
 from recipes.pairs import Listed, listed
 from recipes.runs.assembly import Assembly, assemble
 from recipes.runs.run import build_recipe, build_trainer, uses_hooks
-from tests.conformance.settings import CANONICAL, NETWORK, QUIET, RUN, SEVERAL_TASKS, SHARED, TINY
+from tests.support.settings import CANONICAL, NETWORK, QUIET, RUN, SEVERAL_TASKS, SHARED, TINY
 
 METHODS: dict[str, Listed] = listed()
 KINDS = ("image", "text")

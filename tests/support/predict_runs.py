@@ -14,8 +14,8 @@ from torch import Tensor
 from datamodules.datamodule import StreamDataModule
 from recipes.engine.reported import Evaluated
 from recipes.networks.embedding import EMBEDDING
-from tests.commands.command import train
-from tests.conformance.settings import SHARED, TINY
+from tests.support.command import train
+from tests.support.settings import SHARED, TINY
 
 BATCH = 64  # of evaluation in SHARED: equal batches give equal sums to the last bit
 VIT = (

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from recipes.networks.network import Network
-from tests.methods.peft.small import network
-from tests.oracles.compare import installed
+from tests.support.comparison import installed
+from tests.support.small_networks import network
 
 BERT_TARGETS = ["query", "value"]
 # (network, the library's targets, its further settings, ours)

@@ -1,0 +1,1 @@
+"""Helpers that several tests share; a helper of one test file lies beside it."""
