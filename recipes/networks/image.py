@@ -1,7 +1,7 @@
 """Networks of pictures: any timm model behind a normalisation of its own."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,10 @@ from recipes.networks.own import OWN
 from recipes.step.step import Embedded
 
 logger = logging.getLogger(__name__)
+
+# feature widths that this process has measured, the oldest first
+_WIDTHS: dict[Hashable, int] = {}
+_MOST_WIDTHS = 256
 
 
 class ImageNetwork(Network):
@@ -101,11 +105,9 @@ def build_image(
     arguments = {"num_classes": 0, "in_chans": channels, **(options or {})}
     if fixed:
         arguments.setdefault("img_size", (height, width))
-    with torch.device("meta"):
-        skeleton = _create(name, arguments)
-        feature_dim = _probe(skeleton, name, (channels, height, width))
-    backbone = skeleton if on_meta() else _create(name, arguments, pretrained=pretrained)
-    own_moments = skeleton.pretrained_cfg if pretrained or weights_follow else None
+    feature_dim = _feature_width(name, arguments, (channels, height, width))
+    backbone = _create(name, arguments, pretrained=pretrained and not on_meta())
+    own_moments = backbone.pretrained_cfg if pretrained or weights_follow else None
     mean, std = resolve_moments(channels, mean, std, own_moments, data_moments)
     resize = (height, width) if fixed or input_size is not None else None
     return ImageNetwork(
@@ -176,6 +178,39 @@ def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -
         ) from error
 
 
+def _feature_width(name: str, arguments: Mapping[str, Any], shape: tuple[int, int, int]) -> int:
+    """Width of a model's features for pictures of this shape (C, H, W), measured once a process."""
+    key = (name, _frozen(arguments), shape)
+    # what lies in a folder or on a hub may change between two calls
+    remembered = ":" not in name and _hashable(key)
+    if remembered and key in _WIDTHS:
+        return _WIDTHS[key]
+    with torch.device("meta"):
+        width = _probe(_create(name, arguments), name, shape)
+    if remembered:
+        _WIDTHS[key] = width
+        while len(_WIDTHS) > _MOST_WIDTHS:
+            del _WIDTHS[next(iter(_WIDTHS))]
+    return width
+
+
+def _frozen(value: Any) -> Any:
+    """Plain containers as tuples; values carry their type, since 1, 1.0 and True are one key."""
+    if isinstance(value, Mapping):
+        return tuple((name, _frozen(entry)) for name, entry in sorted(value.items()))
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(entry) for entry in value)
+    return type(value), value
+
+
+def _hashable(key: Any) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
 def _probe(skeleton: nn.Module, name: str, shape: tuple[int, ...]) -> int:
     """Width of a model's features, measured on the meta device: exact for every model, without
     arithmetic."""
@@ -188,7 +223,6 @@ def _probe(skeleton: nn.Module, name: str, shape: tuple[int, ...]) -> int:
             f"({_line(error)}); "
             "set network.input_size to a size it can, or name another network"
         ) from error
-    skeleton.train()
     if features.ndim != 2:
         raise UserError(
             f"network.name='{name}': no pooled features; leave global_pool out of network.options"

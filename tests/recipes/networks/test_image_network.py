@@ -11,7 +11,7 @@ from timm.models import adapt_input_conv, save_for_hf
 from torch import nn
 
 from foundation.errors import UserError
-from recipes.networks import build_network, parameter_counts
+from recipes.networks import build_network, image, parameter_counts
 from recipes.networks.moments import resolve_moments
 from recipes.step import Embedded
 
@@ -270,3 +270,45 @@ def test_pretrained_weights_come_through_timm(tmp_path) -> None:
 def test_task_names_torch_cannot_take(task: str) -> None:
     with pytest.raises(UserError, match="call the task otherwise"):
         build_network(info(1, 8, 8), {task: 2})
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "digits_cnn"])
+def test_the_feature_width_is_measured_once(name: str, monkeypatch) -> None:
+    """And measuring draws no random number: equal seeds give equal weights with and without it."""
+    measured: list[str] = []
+    probe = image._probe
+
+    def counted(skeleton: nn.Module, name: str, shape: tuple[int, ...]) -> int:
+        measured.append(name)
+        return probe(skeleton, name, shape)
+
+    monkeypatch.setattr(image, "_WIDTHS", {})
+    monkeypatch.setattr(image, "_probe", counted)
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        networks.append(build_network(info(3, 32, 32), {"label": 7}, name=name))
+    assert measured == [name]
+    first, second = (network.state_dict() for network in networks)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_other_options_and_sizes_are_measured_anew(monkeypatch) -> None:
+    monkeypatch.setattr(image, "_WIDTHS", {})
+    widths = [
+        build_network(info(1, *size), {"label": 2}, name="digits_cnn", options=options).feature_dim
+        for size in ((8, 8), (16, 16))
+        for options in ({"width": 8}, {"width": 16})
+    ]
+    assert widths[0] != widths[1]
+    assert widths[:2] == widths[2:]
+    assert len(image._WIDTHS) == 4
+
+
+def test_few_feature_widths_are_kept(monkeypatch) -> None:
+    monkeypatch.setattr(image, "_WIDTHS", {})
+    monkeypatch.setattr(image, "_MOST_WIDTHS", 2)
+    for width in (8, 16, 24):
+        build_network(info(1, 8, 8), {"label": 2}, name="digits_cnn", options={"width": width})
+    assert len(image._WIDTHS) == 2
