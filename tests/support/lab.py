@@ -12,7 +12,7 @@ import importlib
 import inspect
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -34,16 +34,27 @@ from recipes.pairs import Listed, listed
 from recipes.runs.assembly import Assembly, assemble
 from recipes.runs.run import build_recipe, build_trainer, uses_hooks
 from tests.support.settings import CANONICAL, NETWORK, QUIET, RUN, SEVERAL_TASKS, SHARED, TINY
+from tests.support.twins import original, twins
 
 METHODS: dict[str, Listed] = listed()
 KINDS = ("image", "text")
 LIBRARIES = ("typing", "logging", "inspect", "unittest", "statistics", "tarfile", "ast", "asyncio")
 
 
+def listing(key: str) -> Listed:
+    """A method of `configs/`, or the twin of one."""
+    return METHODS.get(key) or twins()[key]
+
+
+def canonical(key: str) -> dict[str, Any]:
+    """The arguments of a method in the trials, where they are not its defaults."""
+    return CANONICAL.get(original(key), {})
+
+
 @cache
 def declared(key: str) -> Declaration:
     """The declaration of a method under its canonical settings."""
-    return METHODS[key].build(**CANONICAL.get(key, {})).declare()
+    return listing(key).build(**canonical(key)).declare()
 
 
 def method_and_kind() -> list[tuple[str, str]]:
@@ -129,7 +140,7 @@ def tiny(kind: str) -> list[str]:
 def circumstances(kind: str, *keys: str) -> dict[str, Any]:
     """What these methods need of a run to work and to show, as changes by dotted key: a network,
     more batches, several tasks."""
-    needed = {name: value for key in keys for name, value in RUN.get(key, {}).items()}
+    needed = {name: value for key in keys for name, value in RUN.get(original(key), {}).items()}
     several = SEVERAL_TASKS[kind] if any(declared(key).tasks_at_least > 1 for key in keys) else {}
     return network_for(kind, *keys) | needed | several
 
@@ -141,23 +152,34 @@ def _composed(kind: str, key: str | None) -> DictConfig:
     overrides = tiny(kind)
     if key is not None:
         overrides.append(f"{METHODS[key].family}={key}")
-        overrides += [
-            f"methods.{key}.{name}={value}" for name, value in CANONICAL.get(key, {}).items()
-        ]
+        overrides += [f"methods.{key}.{name}={value}" for name, value in canonical(key).items()]
     return resolve_command(overrides).config
+
+
+def _joined(kind: str, keys: Sequence[str]) -> DictConfig:
+    """The run without methods, and the files of these put into it."""
+    config = copy.deepcopy(_composed(kind, None))
+    by_family: dict[str, list[str]] = {}
+    with open_dict(config):
+        config.methods = {}
+        for key in keys:
+            entry = listing(key)
+            config.methods[key] = entry.node() | canonical(key)
+            by_family.setdefault(entry.family, []).append(key)
+        for family, chosen in by_family.items():
+            config.chosen[family] = chosen[0] if len(chosen) == 1 else f"[{','.join(chosen)}]"
+    return config
 
 
 def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
     """The config of a tiny run with these methods, on a network all of them work on; `changes` by
-    dotted key. Methods beyond the first are joined to the first one's config (`test_config.py`
-    holds this against Hydra's own composition)."""
-    config = copy.deepcopy(_composed(kind, keys[0] if keys else None))
+    dotted key. One method's run is composed by Hydra; several are joined from their files, to the
+    same effect (`test_config.py`)."""
+    if len(keys) > 1:
+        config = _joined(kind, keys)
+    else:
+        config = copy.deepcopy(_composed(kind, keys[0] if keys else None))
     with open_dict(config):
-        for key in keys[1:]:
-            config.setdefault("methods", {})[key] = copy.deepcopy(_composed(kind, key).methods[key])
-            family = METHODS[key].family
-            before = [k for k in keys[: keys.index(key)] if METHODS[k].family == family]
-            config.chosen[family] = f"[{','.join([*before, key])}]" if before else key
         for name, value in (circumstances(kind, *keys) | changes).items():
             OmegaConf.update(config, name, value, merge=False, force_add=True)
     return config
@@ -165,7 +187,8 @@ def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
 
 def network_for(kind: str, *keys: str) -> dict[str, Any]:
     """What must be said of the network so that each of these methods works on it."""
-    wanted = [NETWORK[key][kind] for key in keys if kind in NETWORK.get(key, {})]
+    networks = [NETWORK.get(original(key), {}) for key in keys]
+    wanted = [network[kind] for network in networks if kind in network]
     return {f"network.{name}": value for settings in wanted for name, value in settings.items()}
 
 
@@ -214,9 +237,14 @@ def tensors(recipe: Recipe) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in recipe.state_dict().items()}
 
 
-def parts(config: DictConfig) -> tuple[Assembly, Recipe]:
-    """Data and module of a run, made as `recipes.runs.run` makes them."""
+def parts(
+    config: DictConfig, before_build: Callable[[Assembly], None] | None = None
+) -> tuple[Assembly, Recipe]:
+    """Data and module of a run, made as `recipes.runs.run` makes them. before_build: sees the
+    composed methods before any of them touches the network."""
     assembly = assemble(config)
+    if before_build is not None:
+        before_build(assembly)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     read_once(config, assembly.datamodule)
     assembly.datamodule.prepare_data()
@@ -225,10 +253,13 @@ def parts(config: DictConfig) -> tuple[Assembly, Recipe]:
 
 
 def trial(
-    config: DictConfig, callbacks: Sequence[pl.Callback] = (), resume: str | Path | None = None
+    config: DictConfig,
+    callbacks: Sequence[pl.Callback] = (),
+    resume: str | Path | None = None,
+    before_build: Callable[[Assembly], None] | None = None,
 ) -> Outcome:
     """Train a run with fresh objects, from the start or from a checkpoint."""
-    assembly, recipe = parts(config)
+    assembly, recipe = parts(config, before_build)
     start, history = tensors(recipe), History()
     hooks = [method for method in recipe.composition.methods.values() if uses_hooks(method)]
     keep = [c for c in callbacks if isinstance(c, ModelCheckpoint)] or [

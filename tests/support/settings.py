@@ -62,6 +62,32 @@ RUN: dict[str, dict[str, Any]] = {
     },
 }
 
+# Pairs that the settings above keep apart, though the defaults may meet: settings under which they
+# do, by method.
+MEETING: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
+    # tasks that share no layer have no common gradient to balance, so here they share the features
+    ("gradnorm", "hard_sharing"): {"hard_sharing": {"split_stage": None, "head": "mlp"}},
+}
+
+# Points that a method fills for some of its settings alone: the reason, and settings under which
+# the point takes effect, with which the method is watched by itself.
+CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
+    ("randomization", "infer"): ("averages several passes", {"passes": 2}),
+    ("focal_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
+    ("focal_loss", "cost"): ("binary losses", {"mode": "sigmoid"}),
+    ("equalization_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
+    ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
+}
+
+# Points whose effect no watch can see: the reason, and what proves them in its place.
+UNSEEN: dict[tuple[str, str], str] = {
+    ("equalization_loss", "prepare"): "keeps the step's randomness for cost, which is watched",
+    ("logit_adjustment", "terms"): (
+        "counts pseudo-labels of another method, where adjust_unlabeled asks for it; "
+        "tests/methods/long_tail/test_logit_adjustment.py"
+    ),
+}
+
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 
 # Tried on several ranks beside the single methods: arguments that bring in sums and statistics over

@@ -1,0 +1,292 @@
+"""A watch around every point that a method fills: did the method change anything there?
+
+    watch = Watch()
+    outcome = trial(config, [watch.rows], before_build=watch.on)
+    watch.idle(outcome)        # [("sam", "wrap_step"), ...]
+
+So one run of many methods tells of each whether it takes effect, and where it does not, without a
+second run that leaves it out.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from datamodules.samplers import ShuffledPasses
+from recipes.contract import Declaration, Method
+from recipes.runs.assembly import Assembly
+from recipes.step import Step
+from tests.support.lab import Outcome
+
+Call = Callable[..., Any]
+# what the point returned, and whether it changed anything
+Seen = tuple[Any, bool]
+
+
+# -- what is compared ------------------------------------------------------------------------------
+def same(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit, where nan equals nan."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def all_same(a: list[Tensor | None], b: list[Tensor | None]) -> bool:
+    for x, y in zip(a, b, strict=True):
+        if (x is None) != (y is None):
+            return False
+        if x is not None and y is not None and not same(x, y):
+            return False
+    return True
+
+
+def copies(values: list[Tensor | None]) -> list[Tensor | None]:
+    return [None if value is None else value.detach().clone() for value in values]
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {name: value.detach().clone() for name, value in named}
+
+
+def structure_of(module: nn.Module) -> dict[str, Any]:
+    """Which modules and parameters there are, in which mode, and which are trained."""
+    modules = {f"module {name}": (type(m), m.training) for name, m in module.named_modules()}
+    trained = {f"parameter {name}": p.requires_grad for name, p in module.named_parameters()}
+    gates = {"gates": getattr(getattr(module, "network", None), "gates", None)}
+    return modules | trained | gates
+
+
+def tensors_differ(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
+    if before.keys() != after.keys():
+        return True
+    return any(not same(before[name], after[name]) for name in before)
+
+
+# -- the points ------------------------------------------------------------------------------------
+def changes_structure(call: Call, module: Any) -> Seen:
+    """surgery(network), build(context)."""
+    structure, tensors = structure_of(module), tensors_of(module)
+    result = call(module)
+    if structure_of(module) != structure:
+        return result, True
+    return result, tensors_differ(tensors, tensors_of(module))
+
+
+def gives_groups(call: Call, context: Any) -> Seen:
+    """parameter_groups(context)."""
+    groups = call(context)
+    return groups, any(group["params"] for group in groups)
+
+
+def changes_inputs(call: Call, step: Step, context: Any) -> Seen:
+    """prepare(step, context): another input, a further one, a request, or something counted."""
+    requests: list[str] = []
+    counted = tensors_of(context.method_modules)
+    plain = step.request
+
+    def request(*args: Any, **kwargs: Any) -> str:
+        name = plain(*args, **kwargs)
+        requests.append(name)
+        return name
+
+    before = {name: input_tensors(entry) for name, entry in step.inputs.items()}
+    step.request = request  # type: ignore[method-assign]
+    try:
+        result = call(step, context)
+    finally:
+        del step.request
+    if requests or tensors_differ(counted, tensors_of(context.method_modules)):
+        return result, True
+    known = list(before.values())
+    after = [input_tensors(entry) for entry in step.inputs.values()]
+    return result, any(all(tensors_differ(new, old) for old in known) for new in after)
+
+
+def input_tensors(entry: Any) -> dict[str, Tensor]:
+    targets = {f"target {task}": value for task, value in entry.targets.items()}
+    return {"x": entry.embedded.x.detach().clone(), **targets}
+
+
+def changes_logits(call: Call, logits: Tensor, *rest: Any, **named: Any) -> Seen:
+    """adjust(logits, …), infer(logits, …)."""
+    result = call(logits, *rest, **named)
+    return result, not same(result.detach(), logits.detach())
+
+
+def changes_costs(call: Call, logits: Tensor, *rest: Any, **named: Any) -> Seen:
+    """cost(logits, …), of which None means -log p."""
+    result = call(logits, *rest, **named)
+    if result is None:
+        return result, False
+    usual = -torch.log_softmax(logits.detach(), dim=1)
+    return result, not torch.allclose(result.detach(), usual, atol=1e-6)
+
+
+def changes_weights_of_samples(call: Call, *args: Any, **named: Any) -> Seen:
+    """weigh(logits, target, …), of which None means 1."""
+    result = call(*args, **named)
+    return result, result is not None and bool((result != 1).any())
+
+
+def adds_terms(call: Call, step: Step, context: Any) -> Seen:
+    """terms(step, context): a term that is not zero and has a gradient."""
+    before = dict(step.terms)
+    result = call(step, context)
+    added = [term for name, term in step.terms.items() if before.get(name) is not term]
+    with torch.no_grad():
+        values = [term.weighted(term.reduced()) for term in added if term.values.requires_grad]
+    return result, any(bool(value != 0) for value in values)
+
+
+def changes_combination(call: Call, step: Step, context: Any) -> Seen:
+    """combine(step, context): another gradient than that of the weighted sum."""
+    weights = [p for p in context.parameters() if p.requires_grad]
+    usual = sum(step.terms[name].weighted(loss) for name, loss in step.losses.items())
+    # before the call, which may use up the graph
+    expected = gradients(usual, weights)
+    result = call(step, context)
+    for ours, theirs in zip(gradients(result, weights), expected, strict=True):
+        if (ours is None) != (theirs is None):
+            return result, True
+        if ours is not None and not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-7):
+            return result, True
+    return result, False
+
+
+def gradients(value: Any, weights: list[Any]) -> list[Tensor | None]:
+    return list(torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True))
+
+
+def changes_step(call: Call, closure: Call, optimizer: Any, context: Any) -> Seen:
+    """wrap_step(closure, optimizer, context): the closure ran with other weights, or left other
+    gradients than it does by itself."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    start = copies(weights)
+    plain: list[Tensor | None] = []
+    moved: list[bool] = []
+
+    def watched() -> Any:
+        moved.append(not all_same([w.detach() for w in weights], start))
+        loss = closure()
+        if not plain:
+            plain.extend(copies([w.grad for w in weights]))
+        return loss
+
+    result = call(watched, optimizer, context)
+    return result, any(moved) or not all_same([w.grad for w in weights], plain)
+
+
+def changes_tensors(call: Call, step: Step, context: Any) -> Seen:
+    """after_batch(step, context), after_step(step, context)."""
+    before = tensors_of(context)
+    result = call(step, context)
+    return result, tensors_differ(before, tensors_of(context))
+
+
+def changes_reported_input(call: Call, embedded: Any, *rest: Any, **named: Any) -> Seen:
+    """receive(embedded, …)."""
+    result = call(embedded, *rest, **named)
+    return result, not same(result.x.detach(), embedded.x.detach())
+
+
+POINTS: dict[str, Callable[..., Seen]] = {
+    "surgery": changes_structure,
+    "build": changes_structure,
+    "parameter_groups": gives_groups,
+    "prepare": changes_inputs,
+    "adjust": changes_logits,
+    "cost": changes_costs,
+    "weigh": changes_weights_of_samples,
+    "terms": adds_terms,
+    "combine": changes_combination,
+    "wrap_step": changes_step,
+    "after_batch": changes_tensors,
+    "after_step": changes_tensors,
+    "receive": changes_reported_input,
+    "infer": changes_logits,
+}
+# points of a finished run: tested beside export and the folder of a run
+UNWATCHED = ("leave", "fold")
+
+
+# -- what is declared and no point -----------------------------------------------------------------
+class Rows(pl.Callback):
+    """The samples that training saw, by stream."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[Tensor]] = {}
+
+    def on_train_batch_start(self, trainer: Any, recipe: Any, batch: Any, number: int) -> None:
+        for stream, content in batch.items():
+            if isinstance(content, Mapping):
+                self.seen.setdefault(stream, []).append(content["index"])
+
+
+def orders_samples(outcome: Outcome, declaration: Declaration, rows: Rows) -> bool:
+    """Whether some stream it orders came otherwise than in shuffled passes."""
+    data = outcome.trainer.datamodule  # type: ignore[attr-defined]
+    for stream in declaration.orders:
+        seen = torch.cat(rows.seen[stream])
+        part = data.parts[stream]
+        usual = ShuffledPasses(len(part), data.seed, stream).take(0, len(seen))
+        if not torch.equal(seen, part.fetch(usual)["index"]):
+            return True
+    return False
+
+
+def averages(outcome: Outcome) -> bool:
+    """Whether an averaged network moved, and is another than the trained one."""
+    averaged = {n: v for n, v in outcome.state.items() if n.startswith("teacher.network.")}
+    moved = [n for n, v in averaged.items() if not same(v, outcome.start[n])]
+    return any(not same(averaged[n], outcome.state[n.removeprefix("teacher.")]) for n in moved)
+
+
+class Watch:
+    """The effects of a run's methods, by key and point."""
+
+    def __init__(self) -> None:
+        self.methods: dict[str, Method] = {}
+        self.effects: set[tuple[str, str]] = set()
+        self.rows = Rows()
+
+    def on(self, assembly: Assembly) -> None:
+        """Watch the methods of an assembly from now on: the engine reaches a point through the
+        method, and finds the watch there."""
+        self.methods = dict(assembly.composition.methods)
+        for key, method in self.methods.items():
+            for point in filled(method):
+                setattr(method, point, self._watched(key, point, getattr(method, point)))
+
+    def _watched(self, key: str, point: str, call: Call) -> Call:
+        def watched(*args: Any, **named: Any) -> Any:
+            if (key, point) in self.effects:
+                return call(*args, **named)
+            result, effect = POINTS[point](call, *args, **named)
+            if effect:
+                self.effects.add((key, point))
+            return result
+
+        return watched
+
+    def idle(self, outcome: Outcome) -> list[tuple[str, str]]:
+        """Methods and points without effect in this run."""
+        found = []
+        for key, method in self.methods.items():
+            declaration = method.declare()
+            found += [(key, p) for p in filled(method) if (key, p) not in self.effects]
+            if declaration.orders and not orders_samples(outcome, declaration, self.rows):
+                found.append((key, "orders"))
+            if declaration.teacher and not averages(outcome):
+                found.append((key, "teacher"))
+        return found
+
+
+def filled(method: Method) -> list[str]:
+    """The watched points that a method fills."""
+    return [point for point in POINTS if method.fills(point)]
