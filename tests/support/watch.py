@@ -95,7 +95,7 @@ def changes_inputs(call: Call, step: Step, context: Any) -> Seen:
         requests.append(name)
         return name
 
-    before = {name: input_tensors(entry) for name, entry in step.inputs.items()}
+    before = copied_inputs(step)
     step.request = request  # type: ignore[method-assign]
     try:
         result = call(step, context)
@@ -103,14 +103,30 @@ def changes_inputs(call: Call, step: Step, context: Any) -> Seen:
         del step.request
     if requests or tensors_differ(counted, tensors_of(context.method_modules)):
         return result, True
-    known = list(before.values())
-    after = [input_tensors(entry) for entry in step.inputs.values()]
-    return result, any(all(tensors_differ(new, old) for old in known) for new in after)
+    return result, any(is_new(after, before) for after in copied_inputs(step))
 
 
-def input_tensors(entry: Any) -> dict[str, Tensor]:
-    targets = {f"target {task}": value for task, value in entry.targets.items()}
-    return {"x": entry.embedded.x.detach().clone(), **targets}
+def copied_inputs(step: Step) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """(x, targets) of every input."""
+    return [
+        (entry.embedded.x.detach().clone(), {t: y.clone() for t, y in entry.targets.items()})
+        for entry in step.inputs.values()
+    ]
+
+
+def is_new(
+    entry: tuple[Tensor, dict[str, Tensor]], known: list[tuple[Tensor, dict[str, Tensor]]]
+) -> bool:
+    """Whether an input has values, or a target, that none of the known ones has: the same input
+    under another name is none."""
+    x, targets = entry
+    if not any(same(x, other) for other, _ in known):
+        return True
+    others = [(task, y) for _, known_targets in known for task, y in known_targets.items()]
+    return not all(
+        any(task == name and same(y, other) for name, other in others)
+        for task, y in targets.items()
+    )
 
 
 def changes_logits(call: Call, logits: Tensor, *rest: Any, **named: Any) -> Seen:
