@@ -1,5 +1,13 @@
 """Every pair of methods trains with both effects alive, or is refused in a sentence that names
-both; and the page in `docs/` says so."""
+both; and the page in `docs/` says so.
+
+By default the refusals are checked here, and the allowed pairs train in the groups of
+`test_groups.py`. The slow trials here train each pair, and two hundred triples, beside the runs
+that leave one of them out, and compare the weights: they see an effect that a later method
+undoes. In four parts, of which each machine takes one:
+
+    pytest -m slow tests/conformance/test_pairs.py --shard 1/4
+"""
 
 import math
 import random
@@ -13,11 +21,11 @@ import pytest
 import torch
 
 from foundation.errors import UserError
-from recipes.contract.composition import Situation, compose
-from recipes.pairs import SHARES, TRAINS, VIEWS, page, refusal, verdicts
-from recipes.runs.assembly import assemble
-from tests.support.lab import METHODS, Outcome, declared, differs, quiet, quiet_run_of, trial
-from tests.support.settings import CANONICAL
+from recipes.pairs import SHARES, TRAINS, page, refusal, verdicts
+from recipes.runs.assembly import Assembly, assemble
+from recipes.step import Step
+from tests.support.groups import built, refused
+from tests.support.lab import KINDS, METHODS, Outcome, declared, differs, quiet, quiet_run_of, trial
 
 PAGE = Path(__file__).parents[2] / "docs" / "pairs.md"
 PAIRS = list(combinations(METHODS, 2))
@@ -97,42 +105,69 @@ def learns(together: Outcome, without: Outcome) -> bool:
     return any(not torch.equal(together.start[name], together.state[name]) for name in own)
 
 
-def refused_as_tried(kind: str, *keys: str) -> bool:
-    """Whether declarations under the settings of the trials refuse each other."""
-    methods = {key: METHODS[key].build(**CANONICAL.get(key, {})) for key in keys}
-    try:
-        compose(methods, Situation(kind, VIEWS))
-    except UserError:
-        return True
-    return False
+def parameters(combinations: Sequence[tuple[str, ...]], kind: str) -> list[Any]:
+    """The combinations whose methods all work on such data, which the trial of each checks."""
+    tried = [keys for keys in combinations if all(kind in declared(key).kinds for key in keys)]
+    return [pytest.param(keys, id="+".join(keys)) for keys in tried]
 
 
-def able(kind: str, *keys: str) -> bool:
-    """Whether each of these methods works on such data at all, which its own trial checks."""
-    return all(kind in declared(key).kinds for key in keys)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_refused_pair_is_refused_by_name(kind):
+    """Under the settings of `configs/` and under those of the trials, a line for each reason."""
+    found = verdicts(kind)
+    for (a, b), text in found.items():
+        names = [f"{METHODS[key].family}={key}" for key in (a, b)]
+        for line in text.splitlines():
+            assert all(name in line for name in names), line
+        for line in refused(kind, a, b).splitlines():
+            assert all(re.search(rf"\b{key}\b", line) for key in (a, b)), line
+    assert 100 < sum(map(bool, found.values())) < len(found)
 
 
-def sampled(combinations: Sequence[tuple[str, ...]], kind: str, every: int) -> list[Any]:
-    """The combinations that can be tried on such data; all but each `every`-th are left to the slow
-    trials."""
-    tried = [keys for keys in combinations if able(kind, *keys)]
-    marks = [() if i % every == 0 else (pytest.mark.slow,) for i in range(len(tried))]
-    return [
-        pytest.param(keys, id="+".join(keys), marks=mark)
-        for keys, mark in zip(tried, marks, strict=True)
-    ]
+def rewrites(kind: str, key: str) -> bool:
+    """Whether a method puts another input in the place of the labeled one."""
+    found: list[bool] = []
+
+    def watch(assembly: Assembly) -> None:
+        method = assembly.composition.methods[key]
+        plain = method.prepare
+
+        def prepare(step: Step, context: Any) -> None:
+            before = step.inputs["labeled"]
+            plain(step, context)
+            found.append(step.inputs["labeled"] is not before)
+
+        method.prepare = prepare  # type: ignore[method-assign]
+
+    trial(quiet_run_of(kind, key), before_build=watch)
+    return any(found)
 
 
-@pytest.mark.parametrize("keys", sampled(PAIRS, "image", every=11))
+@pytest.mark.parametrize("kind", KINDS)
+def test_methods_that_rewrite_one_input_do_not_undo_each_other(kind):
+    """What the watch of `test_groups.py` cannot see: a later method that begins from the view and
+    not from what an earlier one made of it."""
+    preparing = [key for key in METHODS if built(key).fills("prepare")]
+    able = [key for key in preparing if kind in declared(key).kinds]
+    rewriting = [key for key in able if rewrites(kind, key)]
+    pairs = [pair for pair in combinations(rewriting, 2) if not refused(kind, *pair)]
+    assert ("mixup", "label_smoothing") in [pair[::-1] for pair in pairs]
+    assert [pair for pair in pairs if check_together(kind, *pair) != TRAINS] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", parameters(PAIRS, "image"))
 def test_pair_on_images(keys):
     found, cell = check_together("image", *keys), cells()[keys]
-    assert (found == "refused") == refused_as_tried("image", *keys)
+    apart = bool(refused("image", *keys))
+    assert (found == "refused") == apart
     # the page is of defaults: settings of a trial may be refused for what they ask
-    if refused_as_tried("image", *keys) == cell.isalpha():
+    if apart == cell.isalpha():
         assert found == ("refused" if cell.isalpha() else cell)
 
 
-@pytest.mark.parametrize("keys", sampled(PAIRS, "text", every=41))
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", parameters(PAIRS, "text"))
 def test_pair_on_text(keys):
     assert (check_together("text", *keys) == "refused") == bool(verdicts("text")[keys])
 
@@ -151,7 +186,8 @@ def triples(number: int, seed: int) -> list[tuple[str, ...]]:
     return list(found)
 
 
-@pytest.mark.parametrize("keys", sampled(triples(200, seed=0), "image", every=20))
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", parameters(triples(200, seed=0), "image"))
 def test_triple_on_images(keys):
     check_together("image", *keys)
 

@@ -179,8 +179,12 @@ def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
         config = _joined(kind, keys)
     else:
         config = copy.deepcopy(_composed(kind, keys[0] if keys else None))
+    return _changed(config, circumstances(kind, *keys) | changes)
+
+
+def _changed(config: DictConfig, changes: dict[str, Any]) -> DictConfig:
     with open_dict(config):
-        for name, value in (circumstances(kind, *keys) | changes).items():
+        for name, value in changes.items():
             OmegaConf.update(config, name, value, merge=False, force_add=True)
     return config
 
@@ -193,9 +197,9 @@ def network_for(kind: str, *keys: str) -> dict[str, Any]:
 
 
 def quiet_run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
-    """The same on a network in which samples do not meet."""
+    """The same on a network in which samples do not meet; always joined from files."""
     network = {f"network.{name}": value for name, value in QUIET[kind].items()}
-    return run_of(kind, *keys, **network | changes)
+    return _changed(_joined(kind, keys), circumstances(kind, *keys) | network | changes)
 
 
 # -- runs ------------------------------------------------------------------------------------------
