@@ -6,52 +6,34 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from foundation.errors import UserError
 from recipes.runs.assembly import assemble
 from tests.support.lab import (
     METHODS,
+    SIX_STEPS,
+    STEPS,
+    STOP,
     Outcome,
     declared,
     method_and_kind,
     run_of,
+    saving,
+    six_steps,
     trial,
     unequal,
 )
 
 # a resumed run needs no further checkpoints, so its trainer has other callbacks
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-STEPS, STOP = 6, 3
-SETTINGS: dict[str, Any] = {
-    "trainer.max_steps": STEPS,
-    # momentum and a rate that changes make state of optimizer and scheduler matter
-    "scheduler": {
-        "_target_": "recipes.optimization.schedulers.Cosine",
-        "warmup_steps": 2,
-        "final": 0.1,
-    },
-}
-
-
-def saving(folder: Path, moment: str) -> ModelCheckpoint:
-    """The engine's own kinds of checkpoint (`recipes.runs.run.checkpoints`), all of them kept:
-    `last` is saved after a step and before the validation that follows it, `best` after that
-    validation."""
-    when: dict[str, Any] = {"every_n_train_steps": STOP, "save_on_train_epoch_end": True}
-    if moment == "best":
-        when = {"monitor": "val/accuracy", "mode": "max"}
-    return ModelCheckpoint(
-        folder, filename="{step}", save_top_k=-1, enable_version_counter=False, **when
-    )
 
 
 def stopped_and_whole(
-    folder: Path, *keys: str, kind: str = "image", moment: str = "last", **changes: Any
+    folder: Path, *keys: str, kind: str = "image", **changes: Any
 ) -> tuple[Outcome, Outcome]:
     """(resumed from step 3 with fresh objects, never stopped)."""
-    config = run_of(kind, *keys, **SETTINGS | changes)
-    whole = trial(config, [saving(folder, moment)])
+    config = run_of(kind, *keys, **SIX_STEPS | changes)
+    whole = trial(config, [saving(folder, "last")])
     resumed = trial(config, resume=folder / f"step={STOP}.ckpt")
     return resumed, whole
 
@@ -83,11 +65,11 @@ def assert_equal(resumed: Outcome, whole: Outcome) -> None:
 
 
 @pytest.mark.parametrize(("key", "kind"), method_and_kind(), ids=lambda value: value)
-def test_stop_and_resume(key, kind, tmp_path):
+def test_stop_and_resume(key, kind):
     """With validation at the step of the checkpoint, on images right after it and on texts right
     before."""
-    moment = {"image": "last", "text": "best"}[kind]
-    assert_equal(*stopped_and_whole(tmp_path, key, kind=kind, moment=moment))
+    whole, checkpoint = six_steps(kind, key)
+    assert_equal(trial(run_of(kind, key, **SIX_STEPS), resume=checkpoint), whole)
 
 
 @pytest.mark.parametrize("key", METHODS)

@@ -11,13 +11,14 @@ from foundation.errors import UserError
 from recipes.runs.assembly import assemble
 from tests.support.lab import (
     METHODS,
+    SIX_STEPS,
     Outcome,
-    alone,
     declared,
     differs,
     method_and_kind,
     network_for,
     run_of,
+    six_steps,
     trial,
 )
 from tests.support.settings import NETWORK
@@ -51,13 +52,13 @@ def test_two_heads(key):
     assert {term.removesuffix("/label") for term in outcome.terms if term.endswith("/label")} == {
         term.removesuffix("/parity") for term in outcome.terms if term.endswith("/parity")
     }
-    assert len(outcome.terms) == 2 * len(alone("image", key).terms)
+    assert len(outcome.terms) == 2 * len(six_steps("image", key)[0].terms)
     assert differs(outcome, plain)
 
 
 @pytest.mark.parametrize(("key", "kind"), method_and_kind(), ids=lambda value: value)
 def test_bf16(key, kind):
-    config = run_of(kind, key, **{"trainer.precision": "bf16-mixed"})
+    config = run_of(kind, key, **SIX_STEPS | {"trainer.precision": "bf16-mixed"})
     precisions = declared(key).precisions
     if precisions is not None and "bf16-mixed" not in precisions:
         with pytest.raises(UserError, match=rf"{key}.*trainer.precision=bf16-mixed"):
@@ -69,4 +70,4 @@ def test_bf16(key, kind):
     assert all(value.dtype != torch.bfloat16 for value in outcome.state.values()), (
         "weights and averages stay fp32"
     )
-    assert differs(outcome, alone(kind, key)), "nothing was computed in half precision"
+    assert differs(outcome, six_steps(kind, key)[0]), "nothing was computed in half precision"

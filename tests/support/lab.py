@@ -79,8 +79,7 @@ def _documented(module: Any) -> Iterator[str]:
 def text_file() -> str:
     """A csv of short real texts: docstrings of the standard library, labelled with their module and
     length."""
-    folder = tempfile.mkdtemp(prefix="roux-texts-")
-    path = Path(folder) / "docstrings.csv"
+    path = Path(_scratch().name) / "docstrings.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["text", "label", "length"])
@@ -153,7 +152,11 @@ def _composed(kind: str, key: str | None) -> DictConfig:
     if key is not None:
         overrides.append(f"{METHODS[key].family}={key}")
         overrides += [f"methods.{key}.{name}={value}" for name, value in canonical(key).items()]
-    return resolve_command(overrides).config
+    config = resolve_command(overrides).config
+    if key is not None:
+        joined = OmegaConf.to_container(_joined(kind, [key]))
+        assert OmegaConf.to_container(config) == joined, f"{key} is joined otherwise than composed"
+    return config
 
 
 def _joined(kind: str, keys: Sequence[str]) -> DictConfig:
@@ -294,6 +297,48 @@ def evaluated(assembly: Assembly, recipe: Recipe) -> dict[str, Tensor]:
 def alone(kind: str, *keys: str) -> Outcome:
     """Three steps with one method, or none, under the canonical settings."""
     return trial(run_of(kind, *keys))
+
+
+STEPS, STOP = 6, 3
+SIX_STEPS: dict[str, Any] = {
+    "trainer.max_steps": STEPS,
+    # momentum and a rate that changes make state of optimizer and scheduler matter
+    "scheduler": {
+        "_target_": "recipes.optimization.schedulers.Cosine",
+        "warmup_steps": 2,
+        "final": 0.1,
+    },
+}
+# when the checkpoint of a method's run is saved: on images before the validation that follows the
+# step, on texts after it
+MOMENTS = {"image": "last", "text": "best"}
+
+
+def saving(folder: Path, moment: str) -> ModelCheckpoint:
+    """The engine's own kinds of checkpoint (`recipes.runs.run.checkpoints`), all of them kept:
+    `last` is saved after a step and before the validation that follows it, `best` after that
+    validation."""
+    when: dict[str, Any] = {"every_n_train_steps": STOP, "save_on_train_epoch_end": True}
+    if moment == "best":
+        when = {"monitor": "val/accuracy", "mode": "max"}
+    return ModelCheckpoint(
+        folder, filename="{step}", save_top_k=-1, enable_version_counter=False, **when
+    )
+
+
+@cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder that is gone when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="roux-trials-")
+
+
+@cache
+def six_steps(kind: str, key: str) -> tuple[Outcome, Path]:
+    """Six steps with one method, and the checkpoint of the third: one run for all trials that look
+    at a method by itself."""
+    folder = Path(_scratch().name) / f"{kind}-{key}"
+    outcome = trial(run_of(kind, key, **SIX_STEPS), [saving(folder, MOMENTS[kind])])
+    return outcome, folder / f"step={STOP}.ckpt"
 
 
 _QUIET: dict[str, Outcome] = {}

@@ -27,9 +27,15 @@ def original(key: str) -> str:
 
 
 @cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Gone when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="roux-twins-")
+
+
+@cache
 def twins() -> dict[str, Listed]:
     """A twin of every method, listed from a folder of configs that is made here."""
-    root = Path(tempfile.mkdtemp(prefix="roux-twins-"))
+    root = Path(_folder().name)
     for key, entry in listed().items():
         file = root / entry.family / f"{key}{SUFFIX}.yaml"
         file.parent.mkdir(exist_ok=True)
