@@ -84,7 +84,8 @@ class Watch:
 
 def look(key: str, kind: str, watch: Watch, options: argparse.Namespace) -> list[str]:
     """Where a run with one method waited."""
-    from tests.support.lab import run_of, trial
+    from tests.support.lab import trial
+    from tests.support.tiny_runs import run_of
 
     changes = {
         "trainer.accelerator": "gpu",
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("sync: there is no GPU here, and only there can be waited for one", file=sys.stderr)
         return 2
-    from tests.support.lab import method_and_kind
+    from tests.support.tiny_runs import method_and_kind
 
     watch, record = Watch(), Record("sync", str(__doc__), device="cuda")
     watch.install()

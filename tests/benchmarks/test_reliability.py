@@ -8,7 +8,7 @@ import pytest
 from benchmarks import ranks, violence
 from recipes.config.groups import CONFIGS
 from tests.conformance.test_ranks import limit
-from tests.support.lab import METHODS
+from tests.support.tiny_runs import METHODS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
 

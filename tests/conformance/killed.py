@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.violence import SERVER, same, state, train
-from tests.support.lab import METHODS, circumstances, tiny
 from tests.support.settings import CANONICAL
+from tests.support.tiny_runs import METHODS, circumstances, tiny
 
 STEPS = 8
 # checkpoints after steps 3, 4, 6 and 8: the last two moments lie between two of them

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from recipes.config.groups import CONFIGS, description, families
 from recipes.config.resolve import resolve_command
 from recipes.contract import Method
-from tests.support.lab import METHODS, run_of, tiny
 from tests.support.settings import CANONICAL, EXACT, NETWORK
+from tests.support.tiny_runs import METHODS, run_of, tiny
 
 
 def target(key: str) -> type:

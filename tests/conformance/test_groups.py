@@ -16,8 +16,8 @@ from recipes.engine.recipe import POINTS as ENGINE_POINTS
 from recipes.pairs import verdicts
 from tests.support.company import faults, verdict
 from tests.support.groups import SIZE, Group, allowed, built, covering, known, refused
-from tests.support.lab import KINDS, METHODS, declared
 from tests.support.settings import CONDITIONAL, MEETING, UNSEEN
+from tests.support.tiny_runs import KINDS, METHODS, declared
 from tests.support.watch import POINTS, UNWATCHED, filled
 
 GROUPS: dict[str, list[Group]] = {kind: covering(allowed(kind)) for kind in KINDS}

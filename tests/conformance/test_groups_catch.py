@@ -15,7 +15,7 @@ from recipes.services.teacher import Teacher
 from recipes.step import Input
 from tests.support.company import smallest_failing, verdict
 from tests.support.groups import Group, allowed, covering
-from tests.support.lab import METHODS, declared
+from tests.support.tiny_runs import METHODS, declared
 from tests.support.watch import POINTS
 
 Call = Callable[..., Any]

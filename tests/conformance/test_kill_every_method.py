@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.killed import HEAD, STEPS, Verdict, judge
-from tests.support.lab import METHODS, declared
+from tests.support.tiny_runs import METHODS, declared
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,8 @@ from recipes.pairs import SHARES, TRAINS, page, refusal, verdicts
 from recipes.runs.assembly import Assembly, assemble
 from recipes.step import Step
 from tests.support.groups import built, refused
-from tests.support.lab import KINDS, METHODS, Outcome, declared, differs, quiet, quiet_run_of, trial
+from tests.support.lab import Outcome, differs, quiet, trial
+from tests.support.tiny_runs import KINDS, METHODS, declared, quiet_run_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "pairs.md"
 PAIRS = list(combinations(METHODS, 2))

@@ -20,16 +20,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from omegaconf import DictConfig, OmegaConf
 
-from tests.support.lab import (
-    KINDS,
-    METHODS,
-    declared,
-    distance,
-    method_and_kind,
-    quiet_run_of,
-    trial,
-)
+from tests.support.lab import distance, trial
 from tests.support.settings import CANONICAL, EXACT, TOGETHER
+from tests.support.tiny_runs import KINDS, METHODS, declared, method_and_kind, quiet_run_of
 
 STEPS, WORLD, TOLERANCE = 5, 2, 1e-6
 Case = tuple[tuple[str, ...], str]

@@ -11,7 +11,8 @@ from recipes.config.groups import CONFIGS, options
 from recipes.config.resolve import resolve_command
 from recipes.runs.assembly import assemble
 from recipes.runs.plan import describe
-from tests.support.lab import KINDS, METHODS, circumstances, tiny, trial
+from tests.support.lab import trial
+from tests.support.tiny_runs import KINDS, METHODS, circumstances, tiny
 
 RECIPES = list(options("recipe"))
 

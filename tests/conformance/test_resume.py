@@ -9,20 +9,8 @@ import torch
 
 from foundation.errors import UserError
 from recipes.runs.assembly import assemble
-from tests.support.lab import (
-    METHODS,
-    SIX_STEPS,
-    STEPS,
-    STOP,
-    Outcome,
-    declared,
-    method_and_kind,
-    run_of,
-    saving,
-    six_steps,
-    trial,
-    unequal,
-)
+from tests.support.lab import SIX_STEPS, STEPS, STOP, Outcome, saving, six_steps, trial, unequal
+from tests.support.tiny_runs import METHODS, declared, method_and_kind, run_of
 
 # a resumed run needs no further checkpoints, so its trainer has other callbacks
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")

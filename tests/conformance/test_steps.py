@@ -8,22 +8,8 @@ import torch
 
 from foundation.errors import UserError
 from recipes.runs.assembly import assemble
-from tests.support.lab import (
-    KINDS,
-    METHODS,
-    STEPS,
-    STOP,
-    Outcome,
-    alone,
-    declared,
-    differs,
-    method_and_kind,
-    quiet,
-    run_of,
-    six_steps,
-    trial,
-    unequal,
-)
+from tests.support.lab import STEPS, STOP, Outcome, alone, differs, quiet, six_steps, trial, unequal
+from tests.support.tiny_runs import KINDS, METHODS, declared, method_and_kind, run_of
 
 EACH = pytest.mark.parametrize(("key", "kind"), method_and_kind(), ids=lambda value: value)
 UNDECLARED = [(key, kind) for key in METHODS for kind in KINDS if kind not in declared(key).kinds]

@@ -9,19 +9,9 @@ import torch
 
 from foundation.errors import UserError
 from recipes.runs.assembly import assemble
-from tests.support.lab import (
-    METHODS,
-    SIX_STEPS,
-    Outcome,
-    declared,
-    differs,
-    method_and_kind,
-    network_for,
-    run_of,
-    six_steps,
-    trial,
-)
+from tests.support.lab import SIX_STEPS, Outcome, differs, six_steps, trial
 from tests.support.settings import NETWORK
+from tests.support.tiny_runs import METHODS, declared, method_and_kind, network_for, run_of
 
 TASKS = {"data.source.tasks": ["label", "parity"]}
 # methods of several tasks have two heads in every other trial

@@ -11,7 +11,8 @@ from foundation import devices
 from methods.multi_task.mgda import ENUMERATED, min_norm
 from recipes.engine.recipe import Recipe
 from tests.conformance.waiting import Waits
-from tests.support.lab import method_and_kind, run_of, trial
+from tests.support.lab import trial
+from tests.support.tiny_runs import method_and_kind, run_of
 
 
 @pytest.fixture

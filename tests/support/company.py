@@ -8,8 +8,9 @@ from typing import Any
 
 from foundation.errors import UserError
 from tests.support.groups import Group
-from tests.support.lab import quiet_run_of, trial
+from tests.support.lab import trial
 from tests.support.settings import CONDITIONAL, UNSEEN
+from tests.support.tiny_runs import quiet_run_of
 from tests.support.twins import original
 from tests.support.watch import Watch
 

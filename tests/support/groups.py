@@ -13,7 +13,7 @@ from foundation.errors import UserError
 from recipes.contract import Method
 from recipes.contract.composition import Situation, compose
 from recipes.pairs import VIEWS
-from tests.support.lab import METHODS, canonical, declared, listing
+from tests.support.tiny_runs import METHODS, canonical, declared, listing
 from tests.support.twins import doubled, original, twins
 
 SIZE = 6

@@ -11,14 +11,13 @@ second run that leaves it out.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from datamodules.samplers import ShuffledPasses
-from recipes.contract import Declaration, Method
+from recipes.contract import Method
 from recipes.runs.assembly import Assembly
 from recipes.step import Step
+from tests.support.declared_effects import Rows, averages, orders_samples, same
 from tests.support.lab import Outcome
 
 Call = Callable[..., Any]
@@ -27,15 +26,6 @@ Seen = tuple[Any, bool]
 
 
 # -- what is compared ------------------------------------------------------------------------------
-def same(a: Tensor, b: Tensor) -> bool:
-    """Bit for bit, where nan equals nan."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if not a.is_floating_point():
-        return torch.equal(a, b)
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
-
-
 def all_same(a: list[Tensor | None], b: list[Tensor | None]) -> bool:
     for x, y in zip(a, b, strict=True):
         if (x is None) != (y is None):
@@ -229,38 +219,6 @@ POINTS: dict[str, Callable[..., Seen]] = {
 }
 # points of a finished run: tested beside export and the folder of a run
 UNWATCHED = ("leave", "fold")
-
-
-# -- what is declared and no point -----------------------------------------------------------------
-class Rows(pl.Callback):
-    """The samples that training saw, by stream."""
-
-    def __init__(self) -> None:
-        self.seen: dict[str, list[Tensor]] = {}
-
-    def on_train_batch_start(self, trainer: Any, recipe: Any, batch: Any, number: int) -> None:
-        for stream, content in batch.items():
-            if isinstance(content, Mapping):
-                self.seen.setdefault(stream, []).append(content["index"])
-
-
-def orders_samples(outcome: Outcome, declaration: Declaration, rows: Rows) -> bool:
-    """Whether some stream it orders came otherwise than in shuffled passes."""
-    data = outcome.trainer.datamodule  # type: ignore[attr-defined]
-    for stream in declaration.orders:
-        seen = torch.cat(rows.seen[stream])
-        part = data.parts[stream]
-        usual = ShuffledPasses(len(part), data.seed, stream).take(0, len(seen))
-        if not torch.equal(seen, part.fetch(usual)["index"]):
-            return True
-    return False
-
-
-def averages(outcome: Outcome) -> bool:
-    """Whether an averaged network moved, and is another than the trained one."""
-    averaged = {n: v for n, v in outcome.state.items() if n.startswith("teacher.network.")}
-    moved = [n for n, v in averaged.items() if not same(v, outcome.start[n])]
-    return any(not same(averaged[n], outcome.state[n.removeprefix("teacher.")]) for n in moved)
 
 
 class Watch:

@@ -7,7 +7,8 @@ from methods.averaging.ema import EMA
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
 from methods.long_tail.tau_norm import GRID, Candidates, TauNorm, normalised
 from tests.support.harness import Setup, build
-from tests.support.lab import parts, run_of, trial
+from tests.support.lab import parts, trial
+from tests.support.tiny_runs import run_of
 
 ROWS = torch.tensor([[3.0, 4], [1, 0], [0.3, 0.4]])
 

@@ -5,7 +5,8 @@ from foundation.errors import UserError
 from methods.metric_learning.pk import PK
 from methods.metric_learning.triplet import Triplet
 from recipes.contract.composition import Situation, compose
-from tests.support.lab import run_of, trial
+from tests.support.lab import trial
+from tests.support.tiny_runs import run_of
 
 SITUATION = Situation("image", frozenset({"raw", "weak"}))
 LABELS = torch.arange(5).repeat(9)

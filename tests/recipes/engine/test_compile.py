@@ -13,7 +13,8 @@ from foundation.errors import UserError
 from recipes.config.resolve import resolve_command
 from recipes.networks.network import Network
 from recipes.runs.assembly import assemble
-from tests.support.lab import METHODS, declared, run_of, trial
+from tests.support.lab import trial
+from tests.support.tiny_runs import METHODS, declared, run_of
 
 VIT = [
     f"+network.options.{name}"

@@ -6,7 +6,8 @@ import torch
 from foundation.errors import UserError
 from recipes.config.resolve import Faults, resolve_command
 from recipes.runs.assembly import assemble
-from tests.support.lab import alone, run_of, tiny, trial, unequal
+from tests.support.lab import alone, trial, unequal
+from tests.support.tiny_runs import run_of, tiny
 
 
 def test_it_is_a_key_of_the_root_with_a_range():

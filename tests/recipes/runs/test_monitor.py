@@ -7,7 +7,8 @@ from foundation.errors import UserError
 from recipes.config.resolve import resolve_command
 from recipes.runs.assembly import assemble, objective
 from recipes.runs.run import checkpoints
-from tests.support.lab import tiny, trial
+from tests.support.lab import trial
+from tests.support.tiny_runs import tiny
 
 RETRIEVAL = "evaluate/retrieval=default"
 

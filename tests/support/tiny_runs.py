@@ -1,0 +1,162 @@
+"""Configs of tiny runs: methods found in `configs/`, composed by Hydra or joined from their files.
+
+config = run_of("image", "fixmatch", "mixup", **{"trainer.max_steps": 6})
+"""
+
+import copy
+import csv
+import importlib
+import inspect
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from recipes.config.resolve import resolve_command
+from recipes.contract import Declaration
+from recipes.pairs import Listed, listed
+from tests.support.settings import CANONICAL, NETWORK, QUIET, RUN, SEVERAL_TASKS, SHARED, TINY
+from tests.support.twins import original, twins
+
+METHODS: dict[str, Listed] = listed()
+KINDS = ("image", "text")
+LIBRARIES = ("typing", "logging", "inspect", "unittest", "statistics", "tarfile", "ast", "asyncio")
+
+
+def listing(key: str) -> Listed:
+    """A method of `configs/`, or the twin of one."""
+    return METHODS.get(key) or twins()[key]
+
+
+def canonical(key: str) -> dict[str, Any]:
+    """The arguments of a method in the trials, where they are not its defaults."""
+    return CANONICAL.get(original(key), {})
+
+
+@cache
+def declared(key: str) -> Declaration:
+    """The declaration of a method under its canonical settings."""
+    return listing(key).build(**canonical(key)).declare()
+
+
+def method_and_kind() -> list[tuple[str, str]]:
+    """Every method with every kind of data it declares."""
+    return [(key, kind) for key in METHODS for kind in declared(key).kinds]
+
+
+@cache
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder that is gone when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="roux-trials-")
+
+
+# -- data ------------------------------------------------------------------------------------------
+def _documented(module: Any) -> Iterator[str]:
+    for _, entry in sorted(
+        inspect.getmembers(module, lambda e: inspect.isclass(e) or inspect.isfunction(e))
+    ):
+        yield inspect.getdoc(entry) or ""
+        if inspect.isclass(entry):
+            yield from (
+                inspect.getdoc(m) or ""
+                for _, m in sorted(inspect.getmembers(entry, inspect.isfunction))
+            )
+
+
+@cache
+def text_file() -> str:
+    """A csv of short real texts: docstrings of the standard library, labelled with their module and
+    length."""
+    path = Path(scratch().name) / "docstrings.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label", "length"])
+        for name in LIBRARIES:
+            texts = {
+                " ".join(doc.split()[:20]): None
+                for doc in _documented(importlib.import_module(name))
+            }
+            kept = [(text, len(text.split())) for text in list(texts)[:60]]
+            rows.writerows(
+                [text, name, "long" if words > 9 else "short"] for text, words in kept if words > 3
+            )
+    return str(path)
+
+
+# -- configs ---------------------------------------------------------------------------------------
+def tiny(kind: str) -> list[str]:
+    """The overrides of a tiny run on a kind of data."""
+    texts = [f"data.source.train_file={text_file()}"] if kind == "text" else []
+    return [*SHARED, *TINY[kind], *texts, "run_dir=unused"]
+
+
+def circumstances(kind: str, *keys: str) -> dict[str, Any]:
+    """What these methods need of a run to work and to show, as changes by dotted key: a network,
+    more batches, several tasks."""
+    needed = {name: value for key in keys for name, value in RUN.get(original(key), {}).items()}
+    several = SEVERAL_TASKS[kind] if any(declared(key).tasks_at_least > 1 for key in keys) else {}
+    return network_for(kind, *keys) | needed | several
+
+
+@cache
+def _composed(kind: str, key: str | None) -> DictConfig:
+    """One method's run as Hydra composes and validation accepts it; cached, since that takes most
+    of a trial."""
+    overrides = tiny(kind)
+    if key is not None:
+        overrides.append(f"{METHODS[key].family}={key}")
+        overrides += [f"methods.{key}.{name}={value}" for name, value in canonical(key).items()]
+    config = resolve_command(overrides).config
+    if key is not None:
+        joined = OmegaConf.to_container(_joined(kind, [key]))
+        assert OmegaConf.to_container(config) == joined, f"{key} is joined otherwise than composed"
+    return config
+
+
+def _joined(kind: str, keys: Sequence[str]) -> DictConfig:
+    """The run without methods, and the files of these put into it."""
+    config = copy.deepcopy(_composed(kind, None))
+    by_family: dict[str, list[str]] = {}
+    with open_dict(config):
+        config.methods = {}
+        for key in keys:
+            entry = listing(key)
+            config.methods[key] = entry.node() | canonical(key)
+            by_family.setdefault(entry.family, []).append(key)
+        for family, chosen in by_family.items():
+            config.chosen[family] = chosen[0] if len(chosen) == 1 else f"[{','.join(chosen)}]"
+    return config
+
+
+def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
+    """The config of a tiny run with these methods, on a network all of them work on; `changes` by
+    dotted key. One method's run is composed by Hydra; several are joined from their files, to the
+    same effect (`test_config.py`)."""
+    if len(keys) > 1:
+        config = _joined(kind, keys)
+    else:
+        config = copy.deepcopy(_composed(kind, keys[0] if keys else None))
+    return _changed(config, circumstances(kind, *keys) | changes)
+
+
+def _changed(config: DictConfig, changes: dict[str, Any]) -> DictConfig:
+    with open_dict(config):
+        for name, value in changes.items():
+            OmegaConf.update(config, name, value, merge=False, force_add=True)
+    return config
+
+
+def network_for(kind: str, *keys: str) -> dict[str, Any]:
+    """What must be said of the network so that each of these methods works on it."""
+    networks = [NETWORK.get(original(key), {}) for key in keys]
+    wanted = [network[kind] for network in networks if kind in network]
+    return {f"network.{name}": value for settings in wanted for name, value in settings.items()}
+
+
+def quiet_run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
+    """The same on a network in which samples do not meet; always joined from files."""
+    network = {f"network.{name}": value for name, value in QUIET[kind].items()}
+    return _changed(_joined(kind, keys), circumstances(kind, *keys) | network | changes)
