@@ -117,7 +117,7 @@ def test_fixmatch(lamda, tau):
 
     def ours(logits: Tensor) -> Tensor:
         step = step_with({"unlabeled/weak": weak, "unlabeled/strong": logits})
-        method.terms(step, recipe=None)
+        method.terms(step, context=None)
         return step.terms["it"].reduced()
 
     same(ours, lambda logits: peer.get_loss((*SURE, weak, logits)), strong, tolerance=1e-6)
@@ -130,7 +130,7 @@ def test_pseudo_label(lamda, tau):
 
     def ours(logits: Tensor) -> Tensor:
         step = step_with({"unlabeled/weak": logits})
-        method.terms(step, recipe=None)
+        method.terms(step, context=None)
         return step.terms["it"].reduced()
 
     same(ours, lambda logits: peer.get_loss((*SURE, logits)), predictions(32, 5, 0), tolerance=1e-6)
@@ -139,7 +139,7 @@ def test_pseudo_label(lamda, tau):
 def consistency(method: Any, **logits: Tensor) -> Tensor:
     method.key = "it"
     step = step_with({name.replace("_", "/", 1): z for name, z in logits.items()})
-    method.terms(step, recipe=None)
+    method.terms(step, context=None)
     term = step.terms["it"]
     return term.weight * term.reduced()
 
@@ -166,7 +166,7 @@ def test_mean_teacher(lamda):
     method = MeanTeacher(weight=1.0, consistency_on="unlabeled")
     method.key = "it"
     step = step_with({"unlabeled/weak": student, "teacher:unlabeled/weak2": teacher})
-    method.terms(step, recipe=None)
+    method.terms(step, context=None)
     ours, theirs = step.terms["it"].reduced(), peer.get_loss((*SURE, teacher, student))
     torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-6)
     assert ours.requires_grad and not theirs.requires_grad
@@ -187,7 +187,7 @@ def test_uda(lamda, tau, temperature):
 
     def ours(logits: Tensor) -> Tensor:
         step = step_with({"unlabeled/weak": weak, "unlabeled/strong": logits})
-        method.terms(step, recipe=None)
+        method.terms(step, context=None)
         assert torch.equal(step.pseudo["label"].mask.float(), kept)
         return step.terms["it"].reduced() + constant
 

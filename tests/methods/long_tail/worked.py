@@ -38,7 +38,7 @@ def criterion_of(
 
     def bound(point: str) -> list:
         return [
-            partial(getattr(method, point), recipe=recipe)
+            partial(getattr(method, point), context=recipe)
             for method in methods
             if method.fills(point)
         ]

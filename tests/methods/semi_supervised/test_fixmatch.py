@@ -26,7 +26,7 @@ STRONG = torch.tensor([[1.0, 0, 0], [0.0, 1, 0]])
 def term_of(method: FixMatch, weak: torch.Tensor, strong: torch.Tensor, **step) -> Term:
     method.key = "fixmatch"
     at = step_with({"unlabeled/weak": weak, "unlabeled/strong": strong}, **step)
-    method.terms(at, recipe=None)
+    method.terms(at, context=None)
     return at.terms["fixmatch"]
 
 
