@@ -50,8 +50,8 @@ class NashMTL(GramWeighting):
 
     grad_source: gradients taken: `shared` (paper), `last_shared` or `rep`, of the shared
         representation. `rep` costs backwards through heads alone.
-    max_norm: longest update of what is shared, ‖Σ w_t g_t‖, at least 0; 1 (paper); 0: √T. 0 clips
-        nothing, and then it is √T.
+    max_norm: longest update of what is shared, ‖Σ w_t g_t‖, at least 0; 1 (paper); 0: no clipping.
+        Without clipping it is √T.
     normalize_sum: rescale w, after max_norm, to the sum `one` or `tasks` (T); `none` (paper).
     scale_heads: weight the losses of heads by w too (authors' code); false (ours). w is about
         1/‖g‖, so with large gradients heads starve.
