@@ -32,7 +32,7 @@ class Adapter(Surgeon):
     only near that). Rates: AdamW 1e-4 to 1e-3.
 
     variant: place in a block: `houlsby`, `pfeiffer` or `parallel`.
-    bottleneck: width m, at least 1; 64 (Houlsby et al.).
+    bottleneck: width m, at least 1; 64 (authors' code).
     scale: s, above 0; null: 4 for `parallel` (He et al.), 1 for the others.
     activation: σ: `gelu`, `relu`, `silu`, `identity` or `auto`, the paper's. `auto` is GELU (tanh
         form) for `houlsby`, ReLU for the others.
