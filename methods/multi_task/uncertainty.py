@@ -51,7 +51,7 @@ class Uncertainty(Method):
     more. The total may be negative. s has no weight decay and is kept within ±10. A task without
     labels in a batch leaves its s alone.
 
-    form: `classification` (paper, for softmax losses), `regression` (½ e^{-s} L + s/2) or `revised`
+    form: `classification` (paper, softmax losses), `regression` (½ e^{-s} L + s/2) or `revised`
         (Liebel). All our tasks have softmax losses. `regression` is the form of LibMTL, MTAN and
         torchjd for all tasks; `revised` is L/(2σ²) + ln(1 + σ²), σ learnt.
     init: s at the start, -10 to 10; 0 (MTAN: -0.5); of `revised`, σ = e^{init/2}.

@@ -65,7 +65,7 @@ class PromptTuning(Surgeon):
     `vpt` puts rows into every block. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
 
     length: rows P, at least 1; 20 (paper).
-    init: start of the rows: `sampled_vocab`, embeddings of random words (paper), or
+    init: start of the rows: `sampled_vocab`, random words (paper), or
         `random_uniform` in ±0.5.
     placement: rows `after_first`, where poolers still find the first token (ours), or `before`
         (paper).

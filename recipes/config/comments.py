@@ -18,7 +18,7 @@ from recipes.config.docstrings import brief, settings
 from recipes.config.groups import CONFIGS
 from recipes.config.signatures import find_target
 
-WIDTH = 110  # longest line with its comment
+WIDTH = 120  # longest line with its comment
 COLUMN = 32  # comments of a mapping stand in one column, up to this one
 GAP = 2
 

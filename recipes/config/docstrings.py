@@ -14,6 +14,8 @@ from typing import Any
 from recipes.config.signatures import signature
 
 SETTING = re.compile(r"([a-z_]\w*): (\S.*)", re.DOTALL)
+SENTENCE_END = re.compile(r"(?<!e\.g)(?<!et al)\. ")
+CLAUSE_END = re.compile(r"; (?![^(]*\))")  # not inside parentheses
 
 
 def settings(target: Callable[..., Any]) -> dict[str, str]:
@@ -73,9 +75,10 @@ def own_docstring(target: Any) -> str:
 
 
 def brief(text: str, width: int) -> str:
-    """The first sentence of a setting's text, or as many of its clauses, parted by semicolons, as
-    fit into the width; the first clause always."""
-    first, *others = text.split(". ")[0].removesuffix(".").split("; ")
+    """The first sentence of a setting's text, or as many of its clauses, separated by semicolons,
+    as fit into the width; the first clause always."""
+    sentence = SENTENCE_END.split(text)[0].removesuffix(".")
+    first, *others = CLAUSE_END.split(sentence)
     for clause in others:
         if len(f"{first}; {clause}") > width:
             break
