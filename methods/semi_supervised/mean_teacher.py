@@ -29,8 +29,8 @@ class MeanTeacher(Method):
     ema_warmup: use decay min(1 - 1/(t+1), a) at update t; true (authors' code).
     ema_horizon: share of the run that the teacher averages over, in (0, 1]; null: ema_decay alone
         (paper). a is at most 1 - 1/(ema_horizon · steps); 0.05 is ours.
-    ema_moments: BatchNorm moments of the teacher: `estimated` on four batches (ours) or `kept` (paper).
-        When it is evaluated; `kept` are those of its own forwards.
+    ema_moments: BatchNorm moments of the teacher: `estimated` on four batches (ours) or `kept`
+        (paper). When it is evaluated; `kept` are those of its own forwards.
     teacher_mode: mode in which the teacher predicts: `train` (authors' code) or `eval`. `train`:
         with dropout, batch statistics and running statistics of its own; `eval`: with the student's
         buffers.
