@@ -1,4 +1,4 @@
-"""What a method or a measurement declares, in words for `--help`: what it takes, what it refuses."""
+"""What a method or a measurement takes and refuses, in words for `--help`, as it declares."""
 
 import inspect
 from collections.abc import Callable, Iterator
