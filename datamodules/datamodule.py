@@ -37,31 +37,32 @@ REFERENCE_BATCHES, REFERENCE_SAMPLES = (
 class StreamDataModule(LightningDataModule):
     """Streams of raw samples; see `splits` for the cuts and `samplers` for the order.
 
-    source: the loader of the set (`datamodules.sources`).
-    root: folder that holds the set; null looks in the cache and downloads there.
-    batch_size: labeled samples of a micro-batch, over all ranks.
-    unlabeled_ratio: unlabeled samples for each labeled one (μ of FixMatch).
-    eval_batch_size: samples of an evaluation batch on each rank.
-    labels_per_class: labels kept in each class, null for all; with an imbalance_factor their mean,
-        in the profile of the training data and at least one a class.
-    imbalance_factor: n_max / n_min ≥ 1 of a long-tailed cut, class 0 the head; null leaves the set
-        as it is.
-    imbalance: `exp` or `step` profile.
-    imbalance_subset: samples `seeded` by split_seed, or `legacy`, the very ones that LDAM-DRW's
-        code takes.
-    few_below, many_above: classes with fewer, or more, labeled samples are evaluated apart as few-
-        and many-shot.
-    label_noise: share of the labels that are replaced by another class.
-    val_fraction: share of the (long-tailed) training data held out for validation, unless the set
-        brings a validation part; 0 for none.
-    split_seed: seeds all cuts. seed: seeds the order of samples.
-    num_workers: processes that fetch; 0 is right for sets in memory.
-    device_memory: GiB of a GPU's memory that sets in memory may take, so that batches are gathered
-        there; auto for a quarter of what is free, 0 for none. Others are pinned. With num_workers
-        all stay on the host.
-    views: view objects by name, without a trailing digit; null takes a view away.
-    text: null for images; for text a function of the set's parts that numbers their words, gives
-        the codec.
+    source: loader of the data set, a class of `datamodules.sources`.
+    root: folder that holds the set; null: the cache, filled by a download.
+    batch_size: labeled samples of a micro-batch, over all ranks, at least 1.
+    unlabeled_ratio: unlabeled samples for each labeled one, at least 1; 7 (μ of FixMatch).
+    eval_batch_size: samples of an evaluation batch on each rank, at least 1.
+    labels_per_class: labels kept in each class, at least 1; null: all. With an imbalance_factor
+        their mean, in the profile of the training data and at least one a class.
+    imbalance_factor: n_max / n_min of a long-tailed cut, at least 1; null: the set as it is. Class
+        0 is the largest.
+    imbalance: profile of the class counts: `exp` or `step`.
+    imbalance_subset: samples kept: `seeded` by split_seed, or `legacy`, those of LDAM-DRW's code.
+    few_below: classes with fewer labeled samples are reported as few-shot, at least 1.
+    many_above: classes with more labeled samples are reported as many-shot, at least 1; the rest as
+        medium-shot.
+    label_noise: share of the labels replaced by another class, 0 to 1.
+    val_fraction: share of the training data held out for validation, in [0, 1); 0: none. Of the
+        long-tailed cut, unless the set brings a validation part.
+    split_seed: seed of all cuts.
+    seed: seed of the order of samples.
+    num_workers: processes that fetch, at least 0; 0 is right for sets in memory.
+    device_memory: GiB of a GPU for sets in memory, at least 0; `auto`: a quarter of what is free;
+        0: none. Batches are then gathered there. Other sets are pinned. With num_workers all stay
+        on the host.
+    views: views by name, without a trailing digit; null takes a view away.
+    text: for texts: the tokenizer's settings; null: images. A function of the set's parts that
+        numbers their words and gives the codec.
     """
 
     def __init__(

@@ -68,10 +68,10 @@ class CIFAR10:
     """50000 training and 10000 test images of 10 classes.
 
     `root`: the folder (or its parent) of sheets of tiles, or torchvision's `cifar-10-batches-py`;
-        downloaded
-    there where it has neither. test: `jpeg` takes the test sheets that are compressed like the
-    training sheets, `lossless` the original pixels from the folder cifar10_test_lossless beside
-    them; torchvision's are always the original pixels.
+    downloaded there where it has neither. torchvision's test images are always the original pixels.
+
+    test: test sheets of tiles: `jpeg`, compressed as the training sheets, or `lossless`.
+        `lossless`: the original pixels from the folder cifar10_test_lossless beside them.
     """
 
     def __init__(self, test: Literal["jpeg", "lossless"] = "jpeg"):

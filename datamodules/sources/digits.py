@@ -23,8 +23,10 @@ class Digits:
     """1297 training and 500 test digits, split in the proportions of the classes, the same in every
     run.
 
-    Grey values 0 … 16 become 0 … 255. tasks: `label` (the digit), `parity` (even or odd); the first
-    one stratifies every later cut. `root` is not used: the set comes with scikit-learn.
+    Grey values 0 … 16 become 0 … 255. `root` is not used: the set comes with scikit-learn.
+
+    tasks: heads: `label`, which digit, `parity`, whether it is even. The first one stratifies every
+        later cut.
     """
 
     def __init__(self, tasks: Sequence[Literal["label", "parity"]] = ("label",)):

@@ -122,24 +122,22 @@ NAME = re.compile(r"(?<![^\W_])(" + "|".join(map(re.escape, NAMES)) + r")(?![^\W
 
 
 class Docstrings:
-    """Whose documentation is this? One text a docstring, one class a library.
-
-    per_library: texts of the largest library, by number of files; a library with a share s of its
-        files has at most sqrt(s) times as many. Sizes differ by two orders of magnitude; the root
-        keeps their order and the long tail, and leaves the smallest class enough to learn from.
-        Files are read in a fixed pseudo-random order until a library has its texts, which keeps
-        loading at a few seconds.
-    min_words: shorter texts are left out.
-    mask_names: the names of all libraries are replaced, in all texts, by the word `library`; with
-        the name in the text the label could be read off.
-    test_fraction: held out of every class, the same texts in every run.
-    libraries: the classes, in order; null for all of them.
+    """English docstrings, a class for each library that they come from: one text a docstring.
 
     A text is the leading prose of a docstring, without sections, lists and markup. Texts that
     repeat are kept once, and texts that occur in two libraries are left out. The texts follow the
-    versions of the packages installed.
+    versions of the packages installed. Raises UserError for an unknown library, and for one that is
+    not installed.
 
-    Raises UserError for an unknown library, and for one that is not installed.
+    per_library: texts of the largest library, at least 10; smaller ones have fewer. By number of
+        files; a library with a share s of its files has at most sqrt(s) times as many. Sizes differ
+        by two orders of magnitude; the root keeps their order and the long tail, and leaves the
+        smallest class enough to learn from. Files are read in a fixed pseudo-random order until a
+        library has its texts, which keeps loading at a few seconds.
+    min_words: words of a text, at least 1; shorter texts are left out.
+    mask_names: replace the libraries' names, which give the label away, by `library`.
+    test_fraction: share of every class for test, in (0, 1); the same texts in every run.
+    libraries: the classes, in order; null: all 18.
     """
 
     def __init__(

@@ -108,12 +108,14 @@ def list_pictures(folder: Path, names: Sequence[str]) -> tuple[list[Path], Tenso
 
 
 class ImageFolder:
-    """A set of one's own.
+    """Pictures of one's own in a folder for each class.
 
-    size: side of the square that every picture is brought to. channels: 3 for colour, 1 for grey.
-    test_fraction: share of each class that is tested on, the same in every run, where ROOT has no
-    folder `test`; at least one a class. `root` with folders `train` and `test` (and `val`, if there
-    is one) keeps their division.
+    `root` with folders `train` and `test` (and `val`, if there is one) keeps their division.
+
+    size: side of the square that every picture is brought to, in pixels, at least 1.
+    channels: 3 for colour, 1 for grey.
+    test_fraction: share of each class for test where there is no folder test, in (0, 1). The same
+        in every run; at least one a class.
     """
 
     def __init__(

@@ -76,13 +76,16 @@ def composed(
 class MultiDigits:
     """One picture at the top left, one at the bottom right, and a task for each: `left`, `right`.
 
-    first, second: the sets that the two are from. Training pictures are made of training pictures
-        alone. form:
-    `sener`: every picture once as the left one, the right one any; at (0, 0) and (6, 6) of 36×36
-        pixels, then 28×28 by
-    nearest neighbour: 60000 / 10000. `pareto`: twice, with a right one of another class where both
-    are from one set; each moved by up to 4 pixels, at (0 … 4)² and (4 … 8)², 36×36: 120000 / 20000.
-    tasks: which of the two to learn. root: the folder that holds the folders of the sets.
+    Training pictures are made of training pictures alone. `root`: the folder that holds the folders
+    of the sets.
+
+    first: set of the picture at the top left: `mnist` or `fashion_mnist`.
+    second: set of the picture at the bottom right: `mnist` or `fashion_mnist`.
+    form: `sener` (28×28, 60000 / 10000) or `pareto` (36×36, 120000 / 20000). `sener`: every picture
+        once as the left one, the right one any; at (0, 0) and (6, 6) of 36×36 pixels, then 28×28 by
+        nearest neighbour. `pareto`: twice, with a right one of another class where both are from
+        one set; each moved by up to 4 pixels, at (0 … 4)² and (4 … 8)².
+    tasks: heads: `left`, `right` or both.
     """
 
     def __init__(

@@ -29,9 +29,11 @@ class CLINC150(NamedText):
     """Intents of queries to an assistant, 150 classes, with a validation part.
 
     Larson et al., An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction,
-    EMNLP 2019. variant: full (15000 training texts), small (7500), imbalanced (10525, 25 to 100 a
-    class), oos_plus (full, with more out-of-scope texts). out_of_scope: adds the texts without an
-    intent as a 151st class, `oos`.
+    EMNLP 2019.
+
+    variant: training texts: `full`, `small`, `imbalanced` or `oos_plus`. full 15000, small 7500,
+        imbalanced 10525 with 25 to 100 a class, oos_plus as full with more out-of-scope texts.
+    out_of_scope: add the queries without an intent as a 151st class, `oos`.
     """
 
     folders = ("CLINC150", "clinc150", "oos-eval")
@@ -88,7 +90,7 @@ class TREC(NamedText):
     """Types of questions, 5452 for training and 500 for test. Li and Roth, Learning Question
     Classifiers, COLING 2002.
 
-    labels: coarse (6 classes), fine (50), or both, two tasks of one set called `coarse` and `fine`.
+    labels: `coarse` (6 classes), `fine` (50) or `both`, two tasks of one set.
     """
 
     folders = ("TREC", "trec")
@@ -132,7 +134,7 @@ class SST(NamedText):
     """Stanford Sentiment Treebank, whole sentences, with a validation part. Socher et al., EMNLP
     2013.
 
-    labels: binary (6920 training sentences) or fine (8544, five classes).
+    labels: `binary` (2 classes, 6920 training sentences) or `fine` (5 classes, 8544).
     """
 
     folders = ("SST", "sst", "sst2")
@@ -176,10 +178,13 @@ class SST(NamedText):
 class AGNews(NamedText):
     """Topics of news, 4 classes. Zhang, Zhao, LeCun, NeurIPS 2015.
 
-    variant: small (4000 training texts, 4000 for test), unbalanced (500, 1000, 1500 and 2000 a
-    class, the same test part), both of them subsets of KEAML-JLU/DeepTextClustering; or official
-    (title and description): with its train.csv the whole set (120000 and 7600), with test.csv alone
-    that file, `test_fraction` of it for test. Without `data.root` only `official` can be had.
+    `small` and `unbalanced` are subsets of KEAML-JLU/DeepTextClustering: 4000 training texts, or
+    500, 1000, 1500 and 2000 a class, and the same 4000 for test. `official` (title and description)
+    has with its train.csv the whole set (120000 and 7600), with test.csv alone that file. Without
+    `data.root` only `official` can be had.
+
+    variant: `small`, `unbalanced` or `official`.
+    test_fraction: share of the test file for test, in (0, 1), where official has no training file.
     """
 
     NAMES: ClassVar = ["World", "Sports", "Business", "Sci/Tech"]

@@ -89,9 +89,10 @@ class Omniglot:
     `images_evaluation`. `root`: the folder (or its parent) with both, as archives `.tar.gz` or
     extracted; downloaded there by torchvision where it has neither.
 
-    size: side of the picture; the strokes are scaled down from 105 pixels by averaging.
-    val_alphabets: alphabets of the background part that are held out for validation, always the
-    same ones; 0 lets `data.val_fraction` hold out pictures of the characters trained on.
+    size: side of the picture in pixels, 8 to 105. The strokes are scaled down from 105 pixels by
+        averaging.
+    val_alphabets: alphabets of 30 held out for validation, 0 to 29. Always the same ones; 0 lets
+        `data.val_fraction` hold out pictures of the characters trained on.
     """
 
     def __init__(

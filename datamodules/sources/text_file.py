@@ -22,16 +22,20 @@ Row = tuple[int, dict[str, Any]]  # line number in the file, and values by colum
 class TextFile:
     """A text set of one's own.
 
-    train_file, test_file: files; relative ones are looked for in `data.root` where that is set.
-    Without a test file `test_fraction` of every class is held out, the same texts in every run.
-    text_column, label_column: names in the header or keys of the json objects; with `header: false`
-    the position of the column, from 0. A list of label columns is a task each, named after the
-    column. format: `auto` goes by the file's ending. A csv may quote its fields; a tsv has no
-        quoting.
+    The classes are the labels of the training file, sorted (as numbers where all are). A csv may
+    quote its fields; a tsv has no quoting. Raises UserError, one line with the file and the line or
+    column, for everything that is wrong with a file.
 
-    The classes are the labels of the training file, sorted (as numbers where all are).
-    Raises UserError, one line with the file and the line or column, for everything that is wrong
-    with a file.
+    train_file: training file, relative to data.root where that is set.
+    test_file: test file; null: hold out test_fraction.
+    text_column: column of the texts: name in the header or key in json, or position from 0 with
+        header=false.
+    label_column: column of the labels; a list [a, b] is a task for each column.
+    format: `csv`, `tsv`, `jsonl` or `auto`, by the file's ending.
+    encoding: encoding of the files.
+    header: the first line of a csv or tsv names the columns.
+    test_fraction: share of every class for test where there is no test file, in (0, 1). The same
+        texts in every run.
     """
 
     def __init__(

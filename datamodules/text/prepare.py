@@ -14,11 +14,11 @@ class Tokenize:
     """Chooses the tokenizer, numbers the words of all parts of a set, and gives the codec to each
     part.
 
-    tokenizer: `auto` takes that of `network` and trains one where that is null; `train` always
-    trains one, on the training texts alone; anything else is the name or folder of a Hugging Face
-    tokenizer. max_length: ids of a text, special tokens among them. vocab_size: ids of a trained
-    tokenizer, at most. network: name or folder of a pretrained encoder, null where the network
-        starts from nothing.
+    tokenizer: name or folder, `train`, or `auto`: that of `network`, else trained. A name or folder
+        of a Hugging Face tokenizer; `train` trains one on the training texts alone.
+    max_length: ids of a text, special tokens among them, at least 8.
+    vocab_size: ids of a trained tokenizer at most, at least 100.
+    network: pretrained encoder, by name or folder, whose tokenizer `auto` takes; null: none.
     """
 
     def __init__(

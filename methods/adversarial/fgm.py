@@ -22,8 +22,10 @@ class FGM(Attacking):
     couples the samples of a batch and does nothing where the matrix is frozen. g is taken in
     evaluation mode.
 
-    eps: 1 (the paper's 5 belongs to normalised embeddings). norm: `l2`, or `linf` for r = eps sign
-    g. weight λ: 1, the sum of both losses.
+    eps: length of the perturbation of a sample, in units of the embedded input, at least 0; 1. The
+        paper's 5 belongs to normalised embeddings.
+    norm: norm of the perturbation: `l2` (paper) or `linf`, where r = eps sign g.
+    weight: factor λ of the loss on perturbed inputs, at least 0; 1: the sum of both losses (paper).
     """
 
     declaration = Declaration(

@@ -63,16 +63,17 @@ class Kept(AdoptsShape):
 
 
 class FreeAT(Method):
-    """Every batch comes `replays` times in a row; each time one backward gives the gradients of the
-    parameters, which take an optimizer step, and that of δ: δ ← clip(δ + eps sign g, -eps, eps). δ
-    stays with its row of the batch.
+    """δ ← clip(δ + eps sign g, -eps, eps): every batch comes `replays` times in a row; each time
+    one backward gives the gradients of the parameters, which take an optimizer step, and that of δ.
+    δ stays with its row of the batch.
 
     The replays are ordinary steps of the run: schedules, averages and max_steps count them, so a
     run of max_steps sees max_steps / replays batches. A batch keeps its view through its replays.
     linf on pictures, pixels clipped to [0, 1] in the graph, as in the authors' code: a clipped
     pixel's δ stays. The network is in training mode throughout.
 
-    eps: 8/255. replays m: 8.
+    eps: radius of the linf ball in pixels of [0, 1], at least 0; 8/255 (paper).
+    replays: times m that a batch is replayed, at least 1; 8 (paper).
     """
 
     _leaf: Tensor  # δ of the present step alone, which collects its gradient

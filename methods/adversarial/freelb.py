@@ -42,8 +42,12 @@ class FreeLB(Method):
     paper; batch-norm statistics and metrics count the first. Other terms of the loss are the same
     in every pass.
 
-    steps K: 3. step_size a: .1. start m: 0, the first pass is then the clean sample. max_norm: 0,
-    no projection. norm: `l2` or `linf`.
+    steps: passes K over a batch, at least 1; 3 (paper's range: 2 to 5).
+    step_size: length a of a step of δ, at least 0; 0.1 (paper on SST-2 and RTE).
+    start: size m of the random start of δ, at least 0; 0 (paper on RTE): the first pass is the
+        clean sample.
+    max_norm: radius that δ is projected to, at least 0; 0: no projection (paper on most tasks).
+    norm: norm of δ and its steps over a sample: `l2` (paper) or `linf`.
     """
 
     declaration = Declaration(

@@ -88,13 +88,16 @@ class Victim:
 
 class Robustness(Probe):
     """robust_accuracy = (1/n) Σ_i Π_r [argmax f(x_ir) = y_i], the x_ir with r = 0 the clean sample
-    and the others what the attack made of it at restart r; clean errors count as not robust, so it
-    never exceeds clean_accuracy, which is of the same n samples. robust_loss: mean of the largest
+    and the others those of the attack at restart r; clean errors count as not robust, so it never
+    exceeds clean_accuracy, which is of the same n samples. robust_loss: mean of the largest
     cross-entropy. vanishing_gradients: the share of samples whose loss has a gradient of exactly
-    zero or not finite, which no gradient attack can move: an alarm, not a success.
+    zero or not finite, which no gradient attack can move: an alarm, not a success. With several
+    tasks, one value a task and their mean.
 
-    samples: those with the n smallest numbers of the part; null for all. Per task with several
-        tasks, and their mean.
+    norm: norm of the ball, over all entries of a sample: `linf` or `l2`.
+    eps: radius of the ball in pixels of [0, 1], a number or a fraction; 8/255; on texts a length of
+        embeddings.
+    samples: samples attacked, those with the n smallest numbers of the part; null: all.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("test",)
@@ -201,9 +204,13 @@ class Robustness(Probe):
 
 
 class UnderFGSM(Robustness):
-    """One step, x + eps · sign g (l2: eps · g / ‖g‖₂). eps: 8/255 in linf; on texts a length over
-    word embeddings. loss: `ce`, `margin` or `dlr`. draws: gradients averaged, for networks that
-        answer at random. samples: null, all."""
+    """x' = x + eps · sign g (l2: eps · g / ‖g‖₂), one step along the gradient g of the loss.
+    Goodfellow, Shlens and Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015, arXiv
+    1412.6572.
+
+    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr`.
+    draws: gradients averaged, at least 1; 1; more for networks that draw random numbers.
+    """
 
     def __init__(
         self,
@@ -221,9 +228,16 @@ class UnderFGSM(Robustness):
 
 
 class UnderPGD(Robustness):
-    """`steps` steps of length step_size (null: eps/4, which is the papers' 2/255 at 8/255), from
-    `restarts` starts drawn in the ball; the worst case of all counts. random_start false: from the
-    sample itself, once. Otherwise as fgsm."""
+    """x' ← Proj(x' + a · direction(g)), `steps` steps from each of `restarts` random starts in the
+    ball; the worst of them counts. Madry et al., ICLR 2018, arXiv 1706.06083.
+
+    steps: steps of PGD, at least 1; 20 (PGD-20).
+    step_size: length a of a step; null: eps/4, which is 2/255 at 8/255 (papers).
+    restarts: random starts, of which the worst counts, at least 1; 2.
+    random_start: start at random points of the ball; false: at the sample, once.
+    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr`.
+    draws: gradients averaged, at least 1; 1; more for networks that draw random numbers.
+    """
 
     def __init__(
         self,
@@ -255,8 +269,15 @@ class UnderPGD(Robustness):
 
 
 class UnderMIFGSM(Robustness):
-    """Steps along a running sum of normalised gradients (momentum μ), each of length step_size
-    (null: eps / steps). Otherwise as fgsm."""
+    """m ← μ m + g / ‖g‖₁, x' ← Proj(x' + a · direction(m)): steps along a running sum of normalised
+    gradients. Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018, arXiv 1710.06081.
+
+    steps: steps of the attack, at least 1; 10 (paper).
+    step_size: length a of a step; null: eps / steps (paper).
+    momentum: decay μ of the running sum, at least 0; 1 (paper).
+    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr`.
+    draws: gradients averaged, at least 1; 1; more for networks that draw random numbers.
+    """
 
     def __init__(
         self,
@@ -279,9 +300,14 @@ class UnderMIFGSM(Robustness):
 
 
 class UnderSquare(Robustness):
-    """Random search by `queries` queries a sample, without any gradient, in linf: what a masked
-    gradient does not hold up. initial: the part of the picture that the first squares cover.
-        restarts: independent searches."""
+    """x' = argmax of the margin loss over random squares of ±eps, by `queries` forwards a sample
+    and without any gradient, in linf: it finds what a masked gradient hides. Andriushchenko et al.,
+    Square Attack, ECCV 2020, arXiv 1912.00049.
+
+    queries: queries of the network for each sample, at least 1; 1000.
+    initial: share of the picture that the first squares cover, in (0, 1]; 0.8 (AutoAttack).
+    restarts: independent searches, of which the worst counts, at least 1; 1.
+    """
 
     kinds: ClassVar[tuple[str, ...]] = ("image",)
     by_gradient = False

@@ -56,13 +56,14 @@ class Smoothing(Method):
     """z = f(smooth(x)) at evaluation: a network trained as ever sees each picture through a local
     filter.
 
-    It holds up attacks that do not know of it, and no others: evaluate with evaluate.attack, which
-    goes through it. Mean and Gaussian are linear and pass the gradient; the median passes it as if
-    it were not there (backward pass differentiable approximation, Athalye et al. 2018). The raw
-    network is evaluated beside it.
+    It protects against attacks that do not know of it, and against no others: evaluate with
+    evaluate.attack, which goes through it. Mean and Gaussian are linear and pass the gradient; the
+    median passes it as if it were not there (backward pass differentiable approximation, Athalye et
+    al. 2018). The raw network is evaluated beside it.
 
-    filter: `median` (default), `mean` or `gaussian`. window: side of the first two, 3. sigma: of
-        the Gaussian, 1 pixel.
+    filter: local filter: `median` (paper), `mean` or `gaussian`.
+    window: side of the median's and mean's window in pixels, at least 1; 3.
+    sigma: standard deviation of the Gaussian in pixels, above 0; 1.
     """
 
     declaration = Declaration(kinds=("image",))

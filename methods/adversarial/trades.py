@@ -37,10 +37,14 @@ class TRADES(Attacking):
     training mode batch normalisation sees clean and attacked samples together (the authors' code:
     in turn). p is of raw logits, whatever adjusts the loss's.
 
-    beta β: 6 (1 on MNIST). norm: `linf`, or `l2` with step_size about 2 eps / steps. eps: .031,
-        which is not 8/255.
-    steps: 10. step_size: .007. start σ: .001, above the resolution of half precision because x' is
-        kept in float32.
+    beta: weight β of the divergence, at least 0; 6 (paper on CIFAR-10; MNIST: 1).
+    norm: norm of the ball: `linf` (paper) or `l2`, with step_size about 2 eps / steps.
+    eps: radius of the ball in pixels of [0, 1], a number or a fraction; 0.031 (authors' code), not
+        8/255.
+    steps: steps of the attack, at least 1; 10 (paper).
+    step_size: length of a step, at least 0; 0.007 (paper).
+    start: σ of the attack's random start, above 0; 0.001 (authors' code). It is above the
+        resolution of half precision because x' is kept in float32.
     """
 
     declaration = Declaration(

@@ -42,17 +42,18 @@ class ClassBalancedLoss(Method):
     """L = (1/N) Σ_i w_{y_i} CE(z_i, y_i), w_c = 1/E_c with the effective number E_c = (1 - β^{n_c})
     / (1 - β).
 
-    beta β in [0, 1): .9999 (CIFAR-10; .999 ImageNet); 0 gives equal weights, β → 1 inverse
-    frequencies. normalize `sum_c`: the weights of the C classes sum to C (paper); `none`: plain
-        1/E_c ≤ 1, which shrinks the loss with n.
-    reduction `batch`: divide by N (paper); `weight`: by Σ_i w_{y_i} over the global batch, under
-    which the scale of the weights does not matter. A class without samples has weight 0 and no part
-    in the normalisation.
-
-    The weight of the true class multiplies whatever the sample's loss is. So the paper's other
-    forms are combinations, long_tail=[class_balanced_loss,focal_loss]: softmax focal, with
+    A class without samples has weight 0 and no part in the normalisation. The weight of the true
+    class multiplies the sample's loss, of whatever form it is. So the paper's other forms are
+    combinations, long_tail=[class_balanced_loss,focal_loss]: softmax focal, with
     methods.focal_loss.mode=sigmoid sigmoid focal, and with gamma=0 besides binary cross-entropy.
     Mixed targets: Σ_c w_c t_c ℓ_c. Losses on pseudo-labels stay as they are.
+
+    beta: β of the effective number, in [0, 1); 0.9999 (paper on CIFAR-10; ImageNet: 0.999). 0 gives
+        equal weights, β → 1 inverse frequencies.
+    normalize: scale of the class weights: `sum_c`: they sum to C (paper); `none`: 1/E_c. `none` is
+        at most 1 and shrinks the loss with n.
+    reduction: divide the loss by `batch` N (paper) or by `weight` Σ_i w_{y_i}. `weight` is over the
+        global batch; the scale of the weights does not matter then.
     """
 
     declaration = Declaration(slots=("prior_correction",), tags=("weighs_classes",), sharded=True)

@@ -38,15 +38,18 @@ class EqualizationLoss(Method):
     """L = -log(e^{z_y} / Σ_k w_k e^{z_k}), w_k = 1 - b·T(π_k)·(1 - [k = y]): rare classes are not
     pushed down as negatives of the others.
 
-    T(π) = [π < threshold], π the class frequencies. threshold λ: .005 (CIFAR-100-LT at IF 100; .05
-    on CIFAR-10-LT, 4.3e-4 on ImageNet-LT). gamma γ: .9, the probability of b = 1. drop `bernoulli`:
-    b is drawn; `fixed`: b = γ, no draw. granularity `class`: a draw for each sample and class;
-    `batch`: one for the whole batch. mode `sigmoid`: the detection form, C binary losses of which
-    rare classes drop out as negatives for certain (γ, drop and granularity play no part), summed
-    over classes; the heads' biases start at -log(C - 1).
+    T(π) = [π < threshold], π the class frequencies. Where all negatives are dropped the loss is 0.
+    The exact cost of every class is one [N, C] table, so mixed targets need no special form. Losses
+    on pseudo-labels stay as they are.
 
-    Where all negatives are dropped the loss is 0. The exact cost of every class is one [N, C]
-    table, so mixed targets need no special form. Losses on pseudo-labels stay as they are.
+    gamma: probability γ of b = 1, 0 to 1; 0.9 (paper).
+    threshold: λ, frequency below which a class is rare, 0 to 1; 0.005 (CIFAR-100-LT at factor 100).
+        0.05 on CIFAR-10-LT, 4.3e-4 on ImageNet-LT.
+    drop: `bernoulli`: b is drawn (paper); `fixed`: b = γ.
+    granularity: a draw for each sample and `class`, or one for the whole `batch`.
+    mode: `softmax` or `sigmoid`, the detection form with C binary losses. There rare classes drop
+        out as negatives for certain (γ, drop and granularity play no part) and losses are summed
+        over classes; the heads' biases start at -log(C - 1).
     """
 
     def __init__(

@@ -38,12 +38,14 @@ class LogitAdjustment(Method):
     """L = CE(z + τ log π, y), π the class frequencies of the labeled training samples; predictions
     use raw z.
 
-    tau τ: 1 is Fisher-consistent for the balanced error and equals balanced softmax. Uses τ log π,
-    not the authors' log(π^τ + 1e-12), which floors large τ; a class without samples counts as one.
-    Pseudo-labels, confidences, averages and evaluation see raw logits.
+    Uses τ log π, not the authors' log(π^τ + 1e-12), which floors large τ; a class without samples
+    counts as one. Pseudo-labels, confidences, averages and evaluation see raw logits.
 
-    adjust_unlabeled: adjust the loss on pseudo-labels too, by the running mean of the predicted
-    probabilities (momentum prior_momentum), for unlabeled data as long-tailed as the labels.
+    tau: strength τ of the shift, at least 0; 1 (paper): consistent for the balanced error. It then
+        equals balanced softmax.
+    adjust_unlabeled: adjust the loss on pseudo-labels too, by the mean of the predictions; false
+        (ours). For unlabeled data as long-tailed as the labels.
+    prior_momentum: momentum of that mean over global batches, in [0, 1); 0.999.
     """
 
     # after: the running prior is fed by the pseudo-labels that others have published in `terms`

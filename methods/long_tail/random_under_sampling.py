@@ -15,9 +15,9 @@ class RandomUnderSampling(Resampling):
     """A pass holds min(n_c, m) samples of each class, without replacement; m = n_min, so that p_j =
     1/C.
 
-    cap m: samples a class at most, null for n_min; a larger one balances only in part. redraw:
-    other samples in every pass; false keeps the first ones for good and throws the rest of the data
-    away (the classical form). task: whose classes count; null for the first task.
+    cap: samples m of a class at most, at least 1; null: n_min. A larger one balances only in part.
+    redraw: draw other samples in every pass (ours); false: the same ones for the whole run
+        (classical). The classical form throws the rest of the data away.
     """
 
     def __init__(

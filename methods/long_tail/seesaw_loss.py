@@ -58,11 +58,15 @@ class SeesawLoss(Method):
     down less, and a class that outscores the true one is pushed down more.
 
     Mitigation M_yj = min(1, (N_j/N_y)^p), compensation K_yj = max(1, (σ_j/σ_y)^q) with σ_y ≥ eps.
-    p: .8, 0 for no mitigation. q: 2, 0 for no compensation. eps: .01. counts `online`: N counts the
-    labels seen so far, the present batch among them, over all ranks (the reference's counters are
-    each rank's own); `dataset`: those of the training set, from the start. Both factors carry no
-    gradient. The paper's normalised linear head is left to the network. Losses on pseudo-labels
-    stay as they are.
+    Both factors carry no gradient. The paper's normalised linear head is left to the network.
+    Losses on pseudo-labels stay as they are.
+
+    p: exponent of the mitigation, at least 0; 0.8 (paper); 0: none.
+    q: exponent of the compensation, at least 0; 2 (paper); 0: none.
+    eps: smallest σ_y in the compensation, in (0, 1); 0.01 (reference code).
+    counts: class counts N: labels seen so far, `online` (paper), or those of the training set,
+        `dataset`. `online` counts over all ranks, the present batch among them (the reference's
+        counters are each rank's own).
     """
 
     def __init__(

@@ -52,16 +52,17 @@ class Candidates(nn.Module):
 
 
 class TauNorm(Method):
-    """Train as it comes; predict with w_c ← w_c / ‖w_c‖^τ: rare classes have small weights under
-    SGD, and here they do not lose by that. (Under Adam-like optimizers the norms do not follow the
-    counts: expect little.)
+    """w_c ← w_c / ‖w_c‖^τ at prediction, after training as it comes: rare classes have small
+    weights under SGD, and here they do not lose by that. (Under Adam-like optimizers the norms do
+    not follow the counts: expect little.)
 
-    tau τ: a number, or null for the best of 0, .1 … 2 by balanced accuracy on the validation part,
-        never on the test
-    part: chosen anew before every evaluation, with one more pass over the validation data, and kept
-        with the weights in
-    every checkpoint. drop_bias: leave the heads' biases out (the authors' code), so that τ = 0 is
-    the identity only without. Heads must be linear. The raw network is evaluated beside it.
+    Heads must be linear. The raw network is evaluated beside it.
+
+    tau: exponent τ, 0 to 2; null: the best of 0, 0.1 … 2 on the validation part (paper). By
+        balanced accuracy, never on the test part: chosen anew before every evaluation, with one
+        more pass over the validation data, and kept with the weights in every checkpoint.
+    drop_bias: leave the heads' biases out; true (authors' code). τ = 0 is the identity only
+        without.
     """
 
     declaration = Declaration(slots=("prior_correction",))

@@ -79,10 +79,13 @@ class LiftedStructure(MetricLoss):
     of unnormalised embeddings; its square in the hinge makes gradients grow with J, so clip them
     where embeddings are long.
 
-    margin α: 1. variant: `smooth`, the form above, which the paper trains; `hard` takes the largest
-    α - D instead of the logarithm (its lower bound); `generalized` is one term an anchor, [log Σ_P
-    e^{D_ap} + log Σ_N e^{α-D_an}]+. weight: 1. dim: 128, width of the embedding. normalize: whether
-    the head ends on the sphere; not in the paper.
+    margin: α of the negatives, at least 0; 1 (paper).
+    variant: `smooth`, the formula (paper), `hard` (its lower bound) or `generalized` (Hermans et
+        al.). `hard` takes the largest α - D instead of the logarithm; `generalized` is one term an
+        anchor, [log Σ_P e^{D_ap} + log Σ_N e^{α-D_an}]+.
+    weight: factor of the loss, at least 0; 1.
+    dim: width of the embedding; 128.
+    normalize: L2-normalise the embedding; false (paper).
     """
 
     def __init__(

@@ -29,6 +29,10 @@ class MetricLoss(Method):
     branch alone, and where nothing does both share one forward. On several ranks the loss is that
     of the global batch, exactly. It is computed in float32 with autocast off. Logged: the mean
     cosine of positive and of negative pairs.
+
+    weight: factor of the loss, at least 0; 1.
+    dim: width of the embedding; 128.
+    normalize: L2-normalise the embedding.
     """
 
     def __init__(self, weight: float, dim: int, normalize: bool):

@@ -48,10 +48,13 @@ class MultiSimilarity(PairLoss):
     negatives with S + ε > min_P S, decided without gradient. Self is excluded by position, not (as
     the authors' code does, losing duplicates) by S < 1.
 
-    alpha α: 2, weight of positives. beta β: 50, of negatives (40 in some of the authors' configs).
-    base λ: .5 as in the authors' code; the paper prints 1. epsilon ε: .1, null mines nothing.
-        weight: 1. dim: 128, width of the
-    embedding. normalize: whether the head ends on the sphere; the loss takes cosines either way.
+    alpha: α, scale of positives, above 0; 2 (paper).
+    beta: β, scale of negatives, above 0; 50 (paper; some of the authors' configs: 40).
+    base: λ, cosine at which pairs begin to count; 0.5 (authors' code; the paper prints 1).
+    epsilon: ε, margin of the mining; 0.1 (paper); null: all pairs.
+    weight: factor of the loss, at least 0; 1.
+    dim: width of the embedding; 128.
+    normalize: L2-normalise the embedding; true; the loss takes cosines either way.
     """
 
     def __init__(

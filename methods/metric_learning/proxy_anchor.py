@@ -62,10 +62,13 @@ class ProxyAnchor(MetricLoss):
     all others. The second mean is over all C classes, those absent from the batch included. Works
     with shuffled batches; classes must be those of training.
 
-    alpha α: 32. delta δ: .1. proxy_lr: 100, the proxies' learning rate in units of the network's:
-        for AdamW at 1e-4;
-    smaller with a large rate or SGD. weight: 1. dim: 128, width of the embedding (512 in the
-    paper). normalize: whether the head ends on the sphere; the loss takes cosines either way.
+    alpha: α, scale of the cosines, above 0; 32 (paper).
+    delta: δ, margin; 0.1 (paper).
+    proxy_lr: learning rate of the proxies over the network's, above 0; 100 (authors' code, AdamW at
+        1e-4). Smaller with a large rate or SGD.
+    weight: factor of the loss, at least 0; 1.
+    dim: width of the embedding; 128 (paper: 512).
+    normalize: L2-normalise the embedding; true; the loss takes cosines either way.
     """
 
     def __init__(

@@ -125,18 +125,23 @@ class Triplet(PairLoss):
     """L = mean over triplets of [D_ap - D_an + m]+: a sample is nearer to its own class than to any
     other, by m.
 
-    mining chooses the triplets. `all`: every one, exact without B³ numbers. `batch_hard`: for each
-    anchor its farthest positive and nearest negative. `semi_hard`: for each positive pair the
-    nearest negative farther than the positive, else the farthest of all (FaceNet's form).
-    `semi_hard_all`: all triplets with D_ap < D_an < D_ap + m. Logged as `active`: the share of the
-        triplets above 0.
+    Logged as `active`: the share of the triplets above 0.
 
-    margin m: .2, for squared distances of unit vectors in [0, 4]; margins do not carry over to
-    unsquared ones. squared: D = ‖·‖² or ‖·‖. soft: softplus(D_ap - D_an + m) for the hinge, with
-    `batch_hard` or `semi_hard`; with margin 0 it is Hermans' best variant, on unsquared distances
-    of unnormalised embeddings. reduction: `mean_nonzero` divides by the triplets above 0,
-        `mean_all` by all; null: the papers', mean_nonzero for `all` and `semi_hard_all`, else
-    mean_all. weight: 1. dim: 128, width of the embedding. normalize: the head ends on the sphere.
+    margin: margin m, at least 0; 0.2 (FaceNet), for squared distances of unit vectors in [0, 4].
+        Margins do not carry over to unsquared distances.
+    mining: triplets: `all`, `batch_hard`, `semi_hard` (FaceNet) or `semi_hard_all`. `all`: every
+        one, exact without B³ numbers. `batch_hard`: for each anchor its farthest positive and
+        nearest negative. `semi_hard`: for each positive pair the nearest negative farther than the
+        positive, else the farthest of all. `semi_hard_all`: all triplets with D_ap < D_an < D_ap +
+        m.
+    squared: D = ‖·‖² (FaceNet); false: ‖·‖ (Hermans et al.).
+    soft: softplus for the hinge, with mining `batch_hard` or `semi_hard`; false (FaceNet). With
+        margin 0 it is Hermans' best variant, on unsquared distances of unnormalised embeddings.
+    reduction: divide by the triplets above 0, `mean_nonzero`, or by all, `mean_all`; null: the
+        paper's. The papers have mean_nonzero for `all` and `semi_hard_all`, else mean_all.
+    weight: factor of the loss, at least 0; 1.
+    dim: width of the embedding; 128 (FaceNet).
+    normalize: L2-normalise the embedding; true (FaceNet).
     """
 
     def __init__(

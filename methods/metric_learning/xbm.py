@@ -76,11 +76,15 @@ class XBM(MetricLoss):
     counted once and never meets itself; of several micro-batches the last is kept. The memory is
     part of checkpoints.
 
-    loss: the pair loss, `multi_similarity` or `triplet`, and options: its arguments
-    (`+methods.xbm.options.margin=0.1`). size M: 1024; up to the whole data set. start: steps before
-    the memory term begins, 1000 in the paper, when embeddings still drift fast; the memory fills
-    meanwhile. memory_weight w: 1. weight: 1, of the sum. dim: 128, width of the embedding.
-    normalize: the head ends on the sphere, and the memory holds what it gives.
+    loss: pair loss: `multi_similarity` or `triplet`.
+    options: settings of the pair loss: +methods.xbm.options.margin=0.1.
+    size: embeddings M in the memory, at least 1; 1024 (ours); up to the whole data set.
+    start: optimizer steps before the memory term begins, at least 0; 1000 (paper). The memory fills
+        meanwhile, and embeddings still drift fast.
+    memory_weight: factor w of the memory term, at least 0; 1 (paper).
+    weight: factor of the sum of both terms, at least 0; 1.
+    dim: width of the embedding; 128.
+    normalize: L2-normalise the embedding, also in the memory; true.
     """
 
     def __init__(

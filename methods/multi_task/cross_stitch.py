@@ -49,10 +49,11 @@ class CrossStitch(Method):
     Columns start as copies of the backbone, so from its pretrained weights where it has some; α is
     not constrained afterwards.
 
-    own: α_ii at the start, .9 (robust from .5 to .9); the others share 1 - own. per_channel: a
-    matrix for every channel (paper), or one a stage. lr_scale: learning rate of α as a multiple of
-    the run's. The paper takes 100 to 1000 with the tiny rates of fine-tuning; 1, the default, is
-    ours for runs at ordinary rates.
+    own: α_ii at the start, in (0, 1]; 0.9 (paper; robust from 0.5 to 0.9). The other tasks share 1
+        - own.
+    per_channel: a matrix α for every channel (paper); false: one a stage.
+    lr_scale: learning rate of α over the run's, above 0; 1 (ours). The paper takes 100 to 1000 with
+        the tiny rates of fine-tuning.
     """
 
     declaration = Declaration(

@@ -38,8 +38,9 @@ class DWA(Weighting):
     task; w = 1 in the first two windows. A loss weighting: heads see w. The spread is small by
     construction: with τ = 2 and ratios of .8 to 1.1 weights stay within some 8 % of one.
 
-    temperature τ: 2; large makes all weights 1. window: optimizer steps of an epoch e; null for one
-    pass over the labeled samples.
+    temperature: τ, above 0; 2 (paper); a large one makes all weights 1.
+    window: optimizer steps of an epoch e, at least 1; null: one pass over the labeled samples
+        (paper).
     """
 
     def __init__(

@@ -58,12 +58,14 @@ class GradNorm(GramWeighting):
     from before this one, and heads see them too: Σ w_t L_t is an ordinary loss. With accumulation
     every micro-batch is such a step.
 
-    alpha α: 1.5 (NYUv2); 0 makes gradient norms equal. lr: of the weights, .025; their gradient is
-    ‖g_t‖, so it means more where gradients are large. min_weight: 1e-3, ours: a step could make a
-    weight negative. init_loss: L_t(0) is the loss of the `first_step`, or `log_c`, ln of the number
-        of classes, which one lucky batch cannot spoil.
-    grad_source: `last_shared` (paper), `rep`, `shared`. layer: name of another parameter of the
-    network to take for the last shared layer; null finds the last weight before the heads.
+    alpha: exponent α, at least 0; 1.5 (paper on NYUv2); 0: equal gradient norms.
+    lr: learning rate of the weights, above 0; 0.025 (paper). Their gradient is ‖g_t‖, so it means
+        more where gradients are large.
+    min_weight: smallest weight, in (0, 1); 0.001 (ours): a step could make a weight negative.
+    init_loss: L_t(0): loss of the `first_step` (paper) or `log_c`, ln of the number of classes. One
+        lucky batch cannot spoil log_c.
+    grad_source: gradients taken: `last_shared` (paper), `rep` or `shared`.
+    layer: name of the parameter taken as last shared layer; null: the last weight before the heads.
     """
 
     def __init__(

@@ -18,15 +18,15 @@ def mlp_head(width: int, classes: int) -> nn.Sequential:
 
 
 class HardSharing(Method):
-    """z = f(x) shared by all tasks, y_t = h_t(z): what every run with several tasks does; here is
-    where they part.
+    """z = f(x) shared by all tasks, y_t = h_t(z): what every run with several tasks does; here it
+    is set where they branch.
 
     The layers after stage `split_stage` of the backbone are copied for every task, and run side by
     side. The copies start equal, so the network's function is that of the shared one.
 
-    split_stage: number of stages that stay shared, as timm cuts the model (a transformer in four);
-        0 shares nothing;
-    null shares the whole backbone. head: `linear`, or `mlp` with one hidden layer a task.
+    split_stage: stages that all tasks share, at least 0; null: the whole backbone. Stages are those
+        of timm (a transformer has four); 0 shares nothing.
+    head: head of a task: `linear` or `mlp` with one hidden layer.
     """
 
     def __init__(

@@ -107,13 +107,16 @@ class MGDA(GramWeighting):
     `normalize_sum=tasks`. The task with the smallest gradient dominates. Solved exactly: by an
     active set on the host, on a GPU for T ≤ 8 by all supports.
 
-    grad_source: `shared` (MGDA) or `rep`, gradients of the shared representation, an upper bound
-    that costs only backwards through the heads (MGDA-UB, which flattens batch and features into one
-    vector); `last_shared`. normalization: of the gradients that the weights are found with, applied
-    to the unnormalised losses: `none` (paper), `l2` ‖g_t‖, `loss` L_t, `loss+` L_t ‖g_t‖ (the
-    authors' runs on CelebA). normalize_sum: `none`, `one` (the same here), `tasks`: Σ w = T.
-    scale_heads: heads see w_t too (the authors' code); off, as in the paper's algorithm.
-        update_every: steps between two solutions.
+    grad_source: gradients taken: `shared` (MGDA), `rep` (MGDA-UB) or `last_shared`. `rep`,
+        gradients of the shared representation, is an upper bound that costs only backwards through
+        the heads (batch and features are one vector).
+    normalization: gradients divided by: `none` (paper), `l2` ‖g_t‖, `loss` L_t, `loss+` L_t ‖g_t‖
+        (authors' code). For the solution alone; w is applied to the unnormalised losses. `loss+` is
+        in the authors' runs on CelebA.
+    normalize_sum: rescale w to the sum `one` or `tasks` (T); `none` (paper). Here `one` and `none`
+        are the same.
+    scale_heads: weight the losses of heads by w too (authors' code); false (paper's algorithm).
+    update_every: optimizer steps between two solutions, at least 1; 1 (paper).
     """
 
     def __init__(

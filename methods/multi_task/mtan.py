@@ -139,7 +139,7 @@ class MTAN(Method):
     LayerNorm and GELU (our extension). Head t reads â_t of the last stage. Weightings of gradients
     count f_j to what tasks share; the masks see the weight of their task, heads do not.
 
-    reduction: channels of the stage over those between g and h, 4.
+    reduction: channels of the stage over those between g and h, at least 1; 4.
     """
 
     declaration = Declaration(

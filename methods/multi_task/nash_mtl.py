@@ -48,13 +48,15 @@ class NashMTL(GramWeighting):
     on the device (the authors: a convex-concave procedure with a conic solver), on the exact matrix
     (the authors divide it by its norm, so their update has another length before it is clipped).
 
-    grad_source: `shared` (paper), `last_shared`, or `rep`, gradients of the shared representation
-        at the cost of
-    backwards through heads. max_norm: longest update of what is shared, ‖Σ w_t g_t‖ (1, as
-    published; 0 for none, and then it is √T). normalize_sum: `none`, `one`, `tasks`: rescale w to
-    this sum, after max_norm. scale_heads: heads see w_t too, as in the authors' code; w is about
-    1/‖g‖, so with large gradients heads starve. update_every: steps between two solutions; the
-    paper loses little with several.
+    grad_source: gradients taken: `shared` (paper), `last_shared` or `rep`, of the shared
+        representation. `rep` costs backwards through heads alone.
+    max_norm: longest update of what is shared, ‖Σ w_t g_t‖, at least 0; 1 (paper); 0: no clipping.
+        Without clipping it is √T.
+    normalize_sum: rescale w, after max_norm, to the sum `one` or `tasks` (T); `none` (paper).
+    scale_heads: weight the losses of heads by w too (authors' code); false (ours). w is about
+        1/‖g‖, so with large gradients heads starve.
+    update_every: optimizer steps between two solutions, at least 1; 1; the paper loses little with
+        several.
     """
 
     def __init__(

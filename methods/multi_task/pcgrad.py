@@ -41,12 +41,12 @@ class PCGrad(GramWeighting):
     sum. The order of the projections is drawn anew in every step, equal on all ranks. No task is
     projected on itself (LibMTL does that).
 
-    grad_source: `shared` (paper), `last_shared`, or `rep`, gradients of the shared representation
-        at the cost of
-    backwards through heads. reduction: `sum` of the projected gradients (paper) or their `mean`.
-        normalize_sum: `none`,
-    `one`, `tasks`: rescale w to this sum. scale_heads: heads see w_t too. update_every: steps
-        between two solutions.
+    grad_source: gradients taken: `shared` (paper), `last_shared` or `rep`, of the shared
+        representation. `rep` costs backwards through heads alone.
+    reduction: update: `sum` of the projected gradients (paper) or their `mean`.
+    normalize_sum: rescale w to the sum `one` or `tasks` (T); `none` (paper).
+    scale_heads: weight the losses of heads by w too; false (paper).
+    update_every: optimizer steps between two solutions, at least 1; 1 (paper).
     """
 
     def __init__(

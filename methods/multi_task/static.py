@@ -13,11 +13,12 @@ from recipes.step import Step
 
 
 class Static(Weighting):
-    """Σ_t w_t L_t with w given; without this or another weighting a run takes the plain sum, w = 1.
+    """L = Σ_t w_t L_t with w given; without this or another weighting a run takes the plain sum, w
+    = 1.
 
-    weights: a number for every task, in their order; null for 1 each. normalize_sum: `none`, `one`
-    (with equal weights the mean of the losses), `tasks`: rescale w to this sum over the tasks that
-    a batch has labels of.
+    weights: a weight for every task, in their order; null: 1 each.
+    normalize_sum: rescale w to the sum `one` or `tasks` (T); `none`: as given. The sum is over the
+        tasks that a batch has labels of; with equal weights `one` is the mean of the losses.
     """
 
     def __init__(self, weights: list[float] | None = None, normalize_sum: NormalizeSum = "none"):

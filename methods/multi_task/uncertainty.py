@@ -44,17 +44,18 @@ class LogVariances(nn.Module):
 
 
 class Uncertainty(Method):
-    """Σ_t e^{-s_t} L_t + s_t/2 with s_t = ln σ_t² learnt along with the network; heads see the
+    """L = Σ_t e^{-s_t} L_t + s_t/2 with s_t = ln σ_t² learnt along with the network; heads see the
     weights too.
 
     At fixed losses the optimum weighs a task by 1/(2 L_t), so a task that is overfitted weighs ever
     more. The total may be negative. s has no weight decay and is kept within ±10. A task without
     labels in a batch leaves its s alone.
 
-    form: `classification` (the paper's approximation for softmax losses, which our tasks have),
-    `regression` for all (½ e^{-s} L + s/2: LibMTL, MTAN, torchjd), `revised` (L/(2σ²) + ln(1 + σ²),
-    σ learnt). init: s at the start, 0 (-.5 in MTAN); of `revised`, σ = e^{init/2}. lr_scale:
-    learning rate of s as a multiple of the run's, 10.
+    form: `classification` (paper, softmax losses), `regression` (½ e^{-s} L + s/2) or `revised`
+        (Liebel). All our tasks have softmax losses. `regression` is the form of LibMTL, MTAN and
+        torchjd for all tasks; `revised` is L/(2σ²) + ln(1 + σ²), σ learnt.
+    init: s at the start, -10 to 10; 0 (MTAN: -0.5); of `revised`, σ = e^{init/2}.
+    lr_scale: learning rate of s over the run's, above 0; 10 (ours).
     """
 
     declaration = Declaration(tasks_at_least=2, slots=("combine",), tags=("task_weights",))

@@ -23,12 +23,12 @@ class Standardise(nn.Module):
 
 
 class LinearProbe(Surgeon):
-    """Trains the heads alone: z = W f(x) + b on frozen features f. The whole backbone is in
+    """z = W f(x) + b on frozen features f: trains the heads alone. The whole backbone is in
     evaluation mode, without dropout, and makes no graph.
 
-    norm: standardise each feature before the heads, without scale and shift of its own: (f - μ)/σ
-    with the batch's moments, running ones in evaluation. For features of uneven size; makes the
-    heads' rate easier to choose.
+    norm: standardise each feature before the heads, (f - μ)/σ; false. By the batch's moments, in
+        evaluation by running ones, without scale and shift of its own. For features of uneven size;
+        makes the heads' rate easier to choose.
     """
 
     def __init__(self, norm: bool = False):

@@ -117,18 +117,22 @@ class LoRA(Surgeon):
     A: [r, d_in], B: [d_out, r]. B starts at zero, so the network starts as it was; ΔW can be merged
     into W without a trace. A convolution's A has the layer's kernel and B is 1x1 (the form of the
     peft library; loralib's differs). Where a layer's weight is read instead of the layer being
-    called, dropout has no input to act on and is left out.
+    called, dropout has no input to act on and is left out. Rates are 10 to 100 times those of full
+    fine-tuning: AdamW 1e-4 to 2e-3.
 
-    rank r: 8. alpha α: 8 (paper on RoBERTa-base; the authors' scripts 16). Changing r at fixed α
-        changes s.
-    dropout: of the input of A, 0 to .1. scaling: `lora` is α/r, `rslora` α/√r. init of A: `kaiming`
-    is uniform in ±1/√d_in (authors' code), `gaussian` N(0, 1/r²).
-    targets: roles (`attn.q`, `mlp`, `conv.kxk`), `all_linear`, or patterns on names, see
-    `sites.py`; null: queries and values, in networks without attention all dense convolutions.
-    qkv: on a layer that makes queries, keys and values at once, `split` gives each its own A and B
-    on its own rows, as if they were separate; `shared` is one A and B for the whole layer (what
-    peft does), a different model. load: a delta saved by a run, or a folder in the peft library's
-    format, to start from. Rates are 10 to 100 times those of full fine-tuning: AdamW 1e-4 to 2e-3.
+    rank: rank r, at least 1; 8 (paper on RoBERTa).
+    alpha: α of s = α/r, above 0; 8 (paper on RoBERTa-base; authors' scripts: 16). Changing r at
+        fixed α changes s.
+    dropout: dropout of the input of A, in [0, 1); 0; up to 0.1 is usual.
+    scaling: s: `lora` α/r (paper) or `rslora` α/√r.
+    init: start of A: `kaiming`, uniform in ±1/√d_in (authors' code), or `gaussian` N(0, 1/r²).
+    targets: layers by role, e.g. [attn.q, mlp], or pattern; null: queries and values (paper), else
+        convolutions. Roles (`attn.q`, `mlp`, `conv.kxk`), `all_linear`, or patterns on names, see
+        `sites.py`. Networks without attention have all dense convolutions.
+    qkv: a fused query-key-value layer has A and B for each part, `split`, or one pair, `shared`
+        (peft). `split`: each on its own rows, as if the parts were separate layers; `shared`: one
+        for the whole layer (what peft does), a different model.
+    load: delta of another run, or a folder in the peft library's format, to start from; null: none.
     """
 
     declaration = Declaration(tags=("delta", "low_rank"))

@@ -135,12 +135,14 @@ class PrefixTuning(Surgeon):
     P_k, P_v: [P, d] a layer, never masked, seen by all queries; positions of the tokens do not
     shift, so a text may be as long as before (libraries that bring the rows as a cache shift them).
     A zero prefix, too, takes attention away from the tokens, so the network does not start as it
-    was. An attention run several times (ALBERT) has one prefix.
+    was. An attention run several times (ALBERT) has one prefix. Rows have no weight decay. Rates:
+    AdamW 1e-3 to 1e-2; through the MLP near 5e-5.
 
-    length P: 10. hidden: width of the MLP, [P_k^1, P_v^1, …]_i = W₂ tanh(W₁ E_i), which the paper
-    trains the rows through (512, with rates near 5e-5); 0 (default): rows directly, from N(0,
-    0.02²), with AdamW 1e-3 to 1e-2. load: a delta saved by a run, to start from. Rows have no
-    weight decay.
+    length: rows P in every attention, at least 1; 10 (paper: 10 for table-to-text).
+    hidden: width of the MLP that makes the rows, at least 0; 0: none (P-Tuning v2; paper: 512).
+        [P_k^1, P_v^1, …]_i = W₂ tanh(W₁ E_i); without it the rows themselves are trained, from N(0,
+        0.02²).
+    load: delta saved by another run, to start from; null: none.
     """
 
     declaration = Declaration(tags=("delta",))

@@ -62,15 +62,17 @@ class PromptTuning(Surgeon):
 
     P: [P, d_e], not masked, left out of pooling. Different from the paper, in which a language
     model answers in words: a head reads the encoder. Weak on encoders below a billion parameters;
-        `vpt` puts rows into every block.
+    `vpt` puts rows into every block. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
 
-    length P: 20. init: `sampled_vocab`, embeddings of random words, or `random_uniform` in ±0.5.
-    placement: `after_first` leaves the first token where poolers and heads expect it, `before` is
-        the paper's.
-    positions: `keep` gives each token the position it had and the prompt that of the first; `shift`
-        counts through, as
-    the paper and the peft library do: P of the encoder's positions are lost for texts. load: a
-    delta saved by a run, to start from. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
+    length: rows P, at least 1; 20 (paper).
+    init: start of the rows: `sampled_vocab`, random words (paper), or
+        `random_uniform` in ±0.5.
+    placement: rows `after_first`, where poolers still find the first token (ours), or `before`
+        (paper).
+    positions: `keep` the tokens' positions (ours) or `shift` them by P (paper). With keep the
+        prompt has the position of the first token; with shift, as in the peft library, P of the
+        encoder's positions are lost for texts.
+    load: delta saved by another run, to start from; null: none.
     """
 
     declaration = Declaration(kinds=("text",), tags=("delta",), slots=("prompts",))

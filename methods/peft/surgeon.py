@@ -16,11 +16,12 @@ from recipes.networks.network import Network
 
 
 class Surgeon(Method, ABC):
-    """A method that freezes the backbone and trains little beside it. A subclass says what in
+    """A method that freezes the backbone and trains little beside it; a subclass implements
     `attach`.
 
-    preserves: whether the network's output is what it was until something is trained. load: a delta
-        to start from.
+    `preserves`: whether the network's output is what it was until something is trained.
+
+    load: delta saved by another run, to start from; null: none.
     """
 
     preserves: ClassVar[bool] = True

@@ -79,17 +79,17 @@ class VPT(Surgeon):
     beside its own.
 
     P: [P, d] a block, after the class token (and registers), without positions of their own, not
-    pooled. `shallow`: they enter once, before the first block. `deep`: block i gets rows of its own
-    in place of what came out of block i-1 there. Start: uniform in ±√(6 / (c·p² + d)), c·p² the
-    numbers in a patch (on text: d). Networks that know the number of their tokens (tables of
-    relative positions, windows, rotations) are refused.
+    pooled. Start: uniform in ±√(6 / (c·p² + d)), c·p² the numbers in a patch (on text: d). Networks
+    that know the number of their tokens (tables of relative positions, windows, rotations) are
+    refused. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
 
-    mode: deep. length P: 10 (the paper searches 1 to 200). dropout: of the rows, 0 (authors' deep
-        runs: .1).
-    backbone: `eval` keeps the frozen network without dropout and drop path while training, as the
-        authors do; `train`
-    leaves them on. load: a delta saved by a run, to start from. Rows have no weight decay. Rates:
-        AdamW 1e-3 to 1e-2.
+    mode: tokens of their own for every block, `deep` (better, paper), or for the first, `shallow`.
+        `deep`: block i gets rows of its own in place of what came out of block i-1 there.
+    length: tokens P, at least 1; 10 (paper searches 1 to 200).
+    dropout: dropout of the tokens, in [0, 1); 0 (authors' deep runs: 0.1).
+    backbone: mode of the frozen network in training: `eval` (authors) or `train`, with dropout and
+        drop path.
+    load: delta saved by another run, to start from; null: none.
     """
 
     declaration = Declaration(tags=("delta", "adds_tokens"), slots=("prompts",))

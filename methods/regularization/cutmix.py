@@ -34,12 +34,14 @@ def box_masks(share: Tensor, center: Tensor, height: int, width: int) -> Tensor:
 
 
 class CutMix(Method):
-    """A box of another picture is pasted in; targets mix by the exact area that is left, λ' = 1 -
-    |box| / HW.
+    """x' = x_i outside a box and x_j inside it, t' = λ' t_i + (1-λ') t_j with λ' = 1 - |box| / HW:
+    a box of another picture is pasted in, and targets mix by the exact area that is left.
 
-    alpha α: 1 in λ ~ Beta(α, α). probability: share of the batches that are mixed at all: 1 (the
-    paper's code: .5 on CIFAR). per_sample: a box and a λ of its own for every sample instead of one
-    a batch (paper). Pictures only.
+    Pictures only.
+
+    alpha: α of λ ~ Beta(α, α), whose box covers 1 - λ, above 0; 1 (paper).
+    probability: share of the batches that are mixed, 0 to 1; 1 (paper's code: 0.5 on CIFAR).
+    per_sample: a box and a λ for every sample; false: one for the batch (paper).
     """
 
     declaration = Declaration(

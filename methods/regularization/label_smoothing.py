@@ -43,8 +43,10 @@ class LabelSmoothing(Method):
     """Targets of the labeled input become soft, t' = (1-ε) t + ε/K: cross-entropy against the
     smoothed distribution.
 
-    epsilon ε: .1. convention: `uniform` (torch's) or `other_classes`. Works on mixed targets as
-        well.
+    Works on mixed targets as well.
+
+    epsilon: ε, probability taken from the label, in [0, 1); 0.1 (paper).
+    convention: classes that share ε: `uniform` over all K (paper, torch) or `other_classes`.
     """
 
     declaration = Declaration(

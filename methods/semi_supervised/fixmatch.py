@@ -20,10 +20,14 @@ class FixMatch(Method):
     training mode, in the same forward as everything else. Masked samples count in the denominator.
     The labels are the argmax of raw logits, whatever adjusts the logits of the loss.
 
-    threshold τ: .95; above 1 leaves supervised training. weight λ_u: 1. mask_reduction: `all`
-    divides by U (paper), `kept` by the number of confident samples of the global batch (a
-    different, much stronger method early on). warmup: share of the run on labels alone, for heads
-    of few classes that start out confident by chance (ours; 0).
+    threshold: confidence τ that a pseudo-label must reach; 0.95 (paper); above 1 no label does and
+        training is supervised.
+    weight: factor λ_u of the unlabeled loss, at least 0; 1 (paper).
+    mask_reduction: denominator of the unlabeled loss: `all` (U, paper) or `kept` (confident
+        samples). `kept` counts those of the global batch and is a different, much stronger method
+        early on.
+    warmup: share of the run, 0 to 1, on labels alone; 0 (paper). For heads of few classes, which
+        start out confident by chance (ours).
     """
 
     declaration = Declaration(

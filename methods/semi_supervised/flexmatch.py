@@ -51,16 +51,21 @@ class FlexMatch(FixMatch):
     """FixMatch with a threshold for every class, m = 1[max q ≥ T(argmax q)], lower where fewer
     samples are learnt.
 
-    T(c) = τ M(β_c); β_c compares σ_c, the number of unlabeled samples last believed to be of class
-    c at the *fixed* τ, with the best learnt class. A table keeps that belief for every sample of
-    the unlabeled set, by its index; it is written after the batch, gathered over all ranks, and
-    never forgets a sample. At the start all thresholds are 0 and every sample passes, as published.
-    Harmful where classes are rare by nature: their thresholds stay low.
+    T(c) = τ M(β_c); β_c compares σ_c, the number of unlabeled samples whose last prediction was
+    class c with a confidence above the *fixed* τ, with the best learnt class. A table keeps that
+    prediction for every sample of the unlabeled set, by its index; it is written after the batch,
+    gathered over all ranks, and never forgets a sample. At the start all thresholds are 0 and every
+    sample passes, as published. Harmful where classes are rare by nature: their thresholds stay
+    low.
 
-    threshold τ: .95. mapping M: `convex` β/(2-β) (paper's choice), `linear` or `concave`.
-    threshold_warmup: compare with the number of unused samples as long as it is larger (True), so
-    that thresholds rise with the share of the set that is learnt. weight, mask_reduction, warmup:
-    as in FixMatch.
+    threshold: confidence τ of a fully learnt class, the largest threshold; 0.95 (paper).
+    weight: factor λ_u of the unlabeled loss, at least 0; 1 (paper).
+    mapping: M(β): `convex` β/(2-β) (paper's choice), `linear` or `concave`.
+    threshold_warmup: keep thresholds low until most samples have been learnt; true (paper).
+        Compares with the number of unused samples as long as it is larger.
+    mask_reduction: denominator of the unlabeled loss: `all` (U, paper) or `kept` (confident
+        samples).
+    warmup: share of the run, 0 to 1, on labels alone; 0 (paper).
     """
 
     def __init__(

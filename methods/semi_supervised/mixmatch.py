@@ -33,7 +33,7 @@ def rows(embedded: Embedded, part: slice) -> Embedded:
 
 
 class MixMatch(Method):
-    """Guess, sharpen, mix: L = mean CE(t', f(X')) + λ_u r(t) · mean (1/C) ‖q' - p(U')‖².
+    """L = mean CE(t', f(X')) + λ_u r(t) · mean (1/C) ‖q' - p(U')‖²: guess, sharpen, mix.
 
     q = sharpen((1/K) Σ_k p(u_k), T) over K weak views of an unlabeled sample, without gradient.
     Labeled samples and all views are one pool W, in which every sample is mixed with a partner, λ ~
@@ -45,9 +45,13 @@ class MixMatch(Method):
     is not needed. A partner without a label (several tasks, some missing) leaves its row of U' out.
     On several ranks partners come from the same rank.
 
-    weight λ_u: 75 (CIFAR-10; 150 CIFAR-100, 250 SVHN), linear over the first ramp_end of the run
-    (the paper's 16384 of 2^20 steps; a short run wants more of it). views K: 2. temperature T: .5.
-    alpha α: .75.
+    weight: largest weight λ_u of the unlabeled loss, at least 0; 75 (paper on CIFAR-10; CIFAR-100:
+        150, SVHN: 250).
+    ramp_end: share of the run in which the weight grows linearly, 0 to 1; 1/64 (paper). The paper's
+        16384 of 2^20 steps; a short run needs a larger share.
+    views: number K of weak views behind a guess, 1 to 8; 2 (paper).
+    temperature: T of the sharpening, above 0, lower is sharper; 0.5 (paper).
+    alpha: α of the Beta distribution of λ, above 0; 0.75 (paper).
     """
 
     def __init__(

@@ -22,29 +22,31 @@ UnlabeledWeight = Literal["one", "ratio", "share"]
 
 
 class NoisyStudent(Method):
-    """L = CE(labels) + λ · (1/U) Σ_u H(q_u, p(strong(u))), q_u = softmax(z_teacher(u) / T) told
-    once, by a teacher without noise: evaluation mode, averaged weights where it has them, no
-        augmentation.
+    """L = CE(labels) + λ · (1/U) Σ_u H(q_u, p(strong(u))), q_u = softmax(z_teacher(u) / T),
+    predicted once by a teacher without noise: evaluation mode, averaged weights where it has them,
+    no augmentation.
 
-    Kept are samples with max q ≥ threshold. Of every predicted class the `per_class` surest are
-    taken; a class with fewer repeats its samples, whole rounds of all and a random part for the
+    Samples with max q ≥ threshold are kept. Of every predicted class the `per_class` most confident
+    are taken; a class with fewer repeats its samples, whole rounds of all and a random part for the
     rest, so that all classes come equally often. These make the unlabeled stream of the student.
-    The table (samples × C, float32, one a task) lies in the checkpoint: a run that goes on does not
-    ask the teacher again. Every rank asks it for all samples, so none filters by itself.
-
-    teacher: folder or checkpoint of a run on the same classes, of any architecture; in a recipe of
-        stages `{NAME}` is
-    what the stage NAME left. null: the network as it is when the run starts (distillation from
-        itself).
-    threshold: .3. per_class: null for as many as the largest class has, 0 to leave the counts as
-    they are (the paper: 130,000). hard: the best class alone; the paper finds soft labels better.
-    temperature T: 1. unlabeled_weight λ: `one` as in the paper's objective; `ratio` U/B as in its
-    code, whose sum over both is divided by the labeled batch; `share` U/(B + U). task: whose
-    predicted classes are balanced; null for the first one.
+    The table (samples × C, float32, one a task) lies in the checkpoint: a resumed run does not
+    evaluate the teacher again. Every rank evaluates it on all samples, so none filters by itself.
 
     The student's noise is the strong view, and what the network has (`network.drop_rate`). Ours:
     labeled samples keep their weak view, which the paper noises as well. Raises UserError where the
-    teacher knows other classes, or is sure of nothing.
+    teacher knows other classes, or is confident of no sample.
+
+    teacher: folder or checkpoint of the teacher's run; `{NAME}`: that of stage NAME; null: the
+        network as the run starts. The teacher has the same classes and any architecture; null is
+        distillation from itself.
+    threshold: confidence from which a sample is kept, 0 to 1; 0.3 (paper).
+    per_class: samples taken of each predicted class; null: as many as the largest class has; 0: no
+        balancing. The paper takes 130,000.
+    hard: learn the most probable class alone; false: soft labels (better, paper).
+    temperature: T of the teacher's softmax, above 0; 1 (paper).
+    unlabeled_weight: weight λ: `one` (paper), `ratio` U/B (authors' code) or `share` U/(B + U). The
+        authors' code divides the sum over both by the labeled batch.
+    task: task whose predicted classes are balanced; null: the first.
     """
 
     def __init__(

@@ -33,12 +33,15 @@ class UDA(Method):
     """Lu = (1/U) Σ_b m_b KL(sharpen(q_b, T) ‖ p(s(u_b))), q = sg p(w(u)), m = 1[max q > β] of the
     unsharpened q.
 
-    annealing (TSA) drops labeled samples whose p(y|x) exceeds η(t) and averages the rest, Σ kept CE
-    / max(#kept, 1), over the global batch. Sharpening acts on the target, masks on max q: several
-    public codes lose one of the two.
+    Sharpening acts on the target, masks on max q: several public codes lose one of the two.
 
-    threshold β: .8, temperature T: .4, weight λ: 1, annealing: none (vision; `linear` for text with
-    few labels), entropy_weight of mean H(p(w(u))), with gradient: 0.
+    threshold: confidence β that the weak view must exceed; 0.8 (paper on CIFAR-10).
+    temperature: T of the sharpening, above 0, lower is sharper; 0.4 (paper on CIFAR-10).
+    weight: factor λ of the unlabeled loss, at least 0; 1 (paper).
+    annealing: growth of η(t), above whose confidence labels are left out: `none`, `linear`, `exp`
+        or `log`. Training signal annealing (TSA) averages the rest, Σ kept CE / max(#kept, 1), over
+        the global batch; none for vision, `linear` for text with few labels.
+    entropy_weight: weight of mean H(p(w(u))), with gradient, at least 0; 0: none.
     """
 
     declaration = Declaration(

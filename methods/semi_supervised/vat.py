@@ -98,14 +98,19 @@ class VAT(Method):
     masks differ between them, as in the authors' code. One perturbation serves all tasks, their
     divergences added. Three forwards a sample (with K = 1) and one backward to the input.
 
-    epsilon ε: ‖r‖₂ of a sample, in the units of `embed`: pixels in [0, 1], before the network's
-    normalisation, or token embeddings, zero on padding and special tokens. 3 on pictures of 32×32×3
-    is the 6 in [-1, 1] of the WRN-28-2 re-evaluations; it grows with the root of the number of
-    values, and a text wants the size that its embeddings have. xi ξ: .01, the probing distance in
-    standard deviations of the sample; the published 1e-6 is below the resolution of float32, and 10
-    leaves the quadratic regime. iterations K: 1; 0 is random noise of norm ε. weight α: 1; ramp:
-    constant, or growing over the first ramp_end of the run. entropy_weight of mean H(p(u)), with
-    gradient, ramped alike: 0 (1 in VAT+EntMin); costs a fourth forward.
+    epsilon: ε, L2 norm of a sample's perturbation in units of the embedded input, at least 0.
+        Pixels are in [0, 1], before the network's normalisation; word embeddings have zeros on
+        padding and special tokens. 3 on pictures of 32×32×3 is the 6 in [-1, 1] of the WRN-28-2
+        re-evaluations; it grows with the root of the number of values, and for a text it should
+        match the size of its embeddings.
+    xi: ξ, probing distance in standard deviations of the sample, above 0; 0.01 (ours). The
+        published 1e-6 is below the resolution of float32, and 10 leaves the quadratic regime.
+    iterations: steps K of the power iteration, 0 to 20; 1 (paper); 0: random noise of norm ε.
+    weight: factor α of the consistency loss, at least 0; 1 (paper).
+    ramp: growth of the weight: `constant` (paper), `linear` or `sigmoid`.
+    ramp_end: share of the run after which the weight is full, 0 to 1; 0.4; not used by `constant`.
+    entropy_weight: weight of mean H(p(u)), with gradient, ramped alike; 0: none (1 in VAT+EntMin).
+        Costs a fourth forward.
     """
 
     declaration = Declaration(

@@ -53,7 +53,9 @@ def help_text(root: Path = CONFIGS) -> str:
     lines += ["Main keys, with their defaults", *_keys(root), ""]
     lines += ["Examples", *(f"  {example}" for example in EXAMPLES), ""]
     lines += [
-        "Every other key of a run: add dry_run=true, or print its whole config with --cfg job."
+        "One choice in full, with its settings: --help methods.NAME, data.NAME or GROUP/NAME; "
+        "versions: --version",
+        "Every other key of a run: add dry_run=true, or print its whole config with --cfg job.",
     ]
     return "\n".join(lines)
 

@@ -20,19 +20,38 @@ from foundation.fast_imports import uncollected
 from recipes.config.groups import CONFIGS, spoken
 from recipes.runs.start import environment, single
 
+HELP = ("-h", "--help")
+
 
 def main(argv: Sequence[str], root: Path = CONFIGS) -> int:
     """Run a command line (without the program's name); returns the exit code."""
-    if any(argument in ("-h", "--help") for argument in argv):
-        from recipes.cli.help import help_text
+    if "--version" in argv:
+        from recipes.cli.version import version_text
 
-        print(help_text(root))
+        print(version_text())
         return 0
     # a method of the user's own is found where the user stands, as with python -m
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
+    if any(argument in HELP for argument in argv):
+        return exit_code(lambda: show_help(argv, root))
     return exit_code(lambda: begin(list(argv), root))
+
+
+def show_help(argv: Sequence[str], root: Path = CONFIGS) -> int:
+    """All that there is to choose, or the choices that the command line names; returns the exit
+    code."""
+    names = [a for a in argv if a not in HELP and "=" not in a and not a.startswith("-")]
+    if not names:
+        from recipes.cli.help import help_text
+
+        print(help_text(root))
+        return 0
+    from recipes.cli.topics import topic_text
+
+    print("\n\n".join([topic_text(name, root) for name in names]))
+    return 0
 
 
 def begin(argv: list[str], root: Path) -> int:

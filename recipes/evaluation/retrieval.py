@@ -68,17 +68,20 @@ def gather_uneven(value: Tensor) -> Tensor:
 
 class Retrieval(Probe):
     """Recall@K, MAP@R, R-precision and NMI of the embedding, or of the features where the run has
-    none, L2-normalised.
+    none, L2-normalised (Musgrave, Belongie and Lim, A metric learning reality check, ECCV 2020,
+    arXiv 2003.08505).
 
     Every sample of the part is a query against all others: excluded is itself, by its index, and no
     duplicate of it. Neighbours come by cosine, equal ones by the smaller index. Recall@K is the
     share of queries with one of their class among the first K. Samples without a label take no
-    part. A query that is the only one of its class has nothing to find: `lone=exclude` leaves it
-    out of all means and logs their number, `miss` counts it as 0.
+    part.
 
-    ks: the K of Recall@K. nmi_restarts: runs of k-means, with as many clusters as classes and a
-    fixed seed, of which the best one gives NMI = 2 I(y; c) / (H(y) + H(c)); 0 leaves NMI out, which
-    costs most of the time.
+    ks: the K of Recall@K, a list with 1; null: [1, 2, 4, 8].
+    lone: queries without another of their class: `exclude` or count as `miss`. `exclude` logs their
+        number.
+    nmi_restarts: runs of k-means behind NMI, at least 0; 1; 0: no NMI. With as many clusters as
+        classes and a fixed seed; the best run gives NMI = 2 I(y; c) / (H(y) + H(c)). It costs most
+        of the time.
     """
 
     main = "recall@1"

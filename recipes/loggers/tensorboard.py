@@ -17,10 +17,11 @@ from recipes.report.record import RunRecord
 
 
 class TensorBoard:
-    """Settings of `logger=tensorboard`; event files lie in `run_dir/tensorboard`.
+    """Curves, figures and config for TensorBoard, `logger=tensorboard`; event files lie in
+    `run_dir/tensorboard`.
 
-    flush_seconds: how long events may wait in memory. plots: whether the report's figures are
-        logged at the end.
+    flush_seconds: seconds that events wait in memory at most, above 0; 30.
+    plots: log the report's figures at the end; true.
     """
 
     def __init__(self, flush_seconds: Annotated[int, Field(gt=0)] = 30, plots: bool = True):

@@ -30,14 +30,19 @@ from recipes.report.record import RunRecord, ViewRow
 
 
 class WeightsAndBiases:
-    """Settings of `logger=wandb`.
+    """Metrics, config, plan, figures and checkpoint for Weights & Biases, `logger=wandb`.
 
-    project, entity, name, group, tags, notes: as in `wandb.init`; a missing name is drawn by wandb.
-    mode: `online`, `offline` (upload later with `wandb sync`), `disabled`, or None for what
-        `WANDB_MODE` says.
-    checkpoint: which checkpoint becomes an artifact, `best` (the last one where no best was kept),
-        `last` or `none`.
-    plots: whether the report's figures and views are logged as media at the end.
+    project: project of the run, as in wandb.init.
+    entity: user or team; null: the default of your key.
+    name: name of the run; null: drawn by wandb.
+    group: group of the run; null: none.
+    tags: tags of the run, e.g. [fixmatch,digits]; null: none.
+    notes: notes of the run; null: none.
+    mode: `online`, `offline` or `disabled`; null: as WANDB_MODE says, else online. `wandb sync`
+        uploads offline runs later.
+    checkpoint: checkpoint that becomes an artifact: `best`, `last` or `none`. Without a best one
+        the last one is taken.
+    plots: log the report's figures and views as media at the end; true.
     """
 
     def __init__(

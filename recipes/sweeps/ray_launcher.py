@@ -18,7 +18,13 @@ from foundation.errors import UserError
 
 
 class RayLauncher(Launcher):
-    """`hydra/launcher=roux_ray`; the arguments are explained in its config file."""
+    """Jobs by Ray, on its cluster or on this machine, `hydra/launcher=roux_ray`.
+
+    address: address of a running cluster, or `auto`; null: this machine.
+    num_cpus: cores of a job, at least 0; 1; as many jobs run at once as there is room for.
+    num_gpus: GPUs of a job, at least 0; 0; 0.5 puts two jobs on one.
+    init: further arguments of ray.init, e.g. {num_cpus: 4} for this machine; null: none.
+    """
 
     def __init__(
         self,

@@ -35,7 +35,24 @@ INSTALL = "hydra/sweeper=roux_optuna: Optuna is not installed; pip install 'roux
 
 
 class OptunaSweeper(RouxSweeper):
-    """`hydra/sweeper=roux_optuna`; the arguments are explained in its config file."""
+    """A search by Optuna over intervals, ranges and choices, `hydra/sweeper=roux_optuna` (Akiba et
+    al., Optuna, KDD 2019, arXiv 1907.10902).
+
+    metric: metric searched for; null: the monitor of the run.
+    direction: `maximize` or `minimize`; null: minimize a loss, maximize all else.
+    n_trials: completed trials, earlier invocations included, at least 1; 20.
+    n_jobs: trials given to the launcher at once, at least 1; 1; more need a launcher of several
+        processes.
+    sampler: `tpe`, `random`, `qmc` or `gp`.
+    sampler_seed: seed of the sampler, at least 0; 0.
+    sampler_options: arguments of the sampler's class, e.g. {n_startup_trials: 5}; null: none.
+    pruner: `median`, `percentile`, `halving`, `hyperband` or `none`; ends runs that validate worse
+        than others.
+    pruner_options: arguments of the pruner's class, e.g. {n_startup_trials: 3, n_warmup_steps:
+        100}; null: none.
+    storage: sqlite:///FILE or the path of a journal; null: optuna.journal in the sweep's folder.
+    study: name of the study in the storage.
+    """
 
     def __init__(
         self,

@@ -19,26 +19,27 @@ class Strong:
     """Weak view, `n` operations drawn from the pool with replacement, each applied with
     `probability`, then Cutout.
 
-    weak: its flip and shift; the draw is this view's own. None: the default `Weak()`.
-    variant: the table of parameters (see `randaugment`). `fixmatch` is the form of the authors'
-        code.
-    n, probability, fill: None takes the variant's published value. fill: grey level of what comes
-        in from outside the frame when a picture is turned, sheared or moved: mid-grey for
-        `fixmatch`, black for the others.
-    magnitude, magnitude_mode: for variant `nm` only: 0 (nothing) .. 30, the same for all samples,
-        or uniform below it.
-    pool, exclude: the operations to draw from (None: all 14), and those to leave out. As in Pillow,
-        equalize does nothing to a picture of at most 255 pixels, and color nothing to a grey one.
-    cutout: side of the box as part of the picture's side (`usb`: the largest side); 0 switches it
-        off.
-
     Every operation equals Pillow's on uint8 pixels, nearest neighbour where it resamples. We differ
     from the authors' code in three points: consecutive geometric operations are one resampling;
     what comes in from outside is grey at once, where theirs is black for the operations that follow
     and grey at the end; a box of odd side keeps its side. The forms of RandAugment whose magnitude
-    rises over training are not here: a view knows no progress.
+    rises over training are not here: a view knows no progress. As in Pillow, equalize does nothing
+    to a picture of at most 255 pixels, and color nothing to a grey one. Raises UserError for an
+    unknown variant or operation and for a pool that `exclude` empties.
 
-    Raises UserError for an unknown variant or operation and for a pool that `exclude` empties.
+    weak: the flip and shift before the operations; null: the default. The draw is this view's own.
+    variant: form of RandAugment: `fixmatch` (authors' code), `paper`, `usb` or `nm`. See
+        `randaugment` for the tables.
+    n: operations of a picture, 0 to 14; null: the variant's.
+    probability: probability of applying each, 0 to 1; null: the variant's.
+    magnitude: magnitude of variant nm, 0 (nothing) to 30.
+    magnitude_mode: magnitude of variant nm: `constant`, or `random`, uniform below it.
+    pool: operations to draw from; null: all 14.
+    exclude: operations to leave out of the pool.
+    cutout: side of the box as a share of the picture's, 0 to 1; 0: none. Variant `usb`: the largest
+        side.
+    fill: grey that comes in from outside, 0 to 1; null: the variant's. It comes in where a picture
+        is turned, sheared or moved: mid-grey for `fixmatch`, black for the others.
     """
 
     def __init__(

@@ -72,9 +72,11 @@ class Weak:
     """Flip with probability 1/2, then a shift uniform over all whole pixels within `shift` times
     the side.
 
-    flip: off for digits and other pictures whose mirror image means something else.
-    shift: largest shift as a part of the side, rounded down to pixels: 0.125 is 4 of 32 and 1 of 8.
-    padding: what comes in at the border: the mirrored picture, or black.
+    flip: mirror half of the pictures; false for digits and others that a mirror changes.
+    shift: largest shift as a share of the side, 0 to 0.5; 0.125 (FixMatch). Rounded down to pixels:
+        0.125 is 4 of 32 and 1 of 8.
+    padding: what comes in at the border: `reflect` (FixMatch) or `zeros`. `reflect` is the mirrored
+        picture.
     """
 
     def __init__(

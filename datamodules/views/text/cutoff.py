@@ -20,15 +20,14 @@ class TokenCutoff(TextView):
     """Take a share of a text's subword pieces away, never a special token and never the last piece
     that is left.
 
-    mode: `cutoff` hides random pieces from the network (attention and pooling), `span` hides one
-    run of neighbouring pieces, `mask` puts [MASK] in the place of random pieces. Places of the
-    others stay.
+    k of n pieces go, k = floor(share * n + u) with u uniform in [0, 1), so that E[k] = share * n
+    for short texts too; at most n - 1. Places of the others stay. Where we differ: the paper sets
+    embeddings to zero, which a network still attends to. Raises UserError where `mask` is asked for
+    and the tokenizer has no mask token.
 
-    share: k of n pieces go, k = floor(share * n + u) with u uniform in [0, 1), so that E[k] = share
-    * n for short texts too; at most n - 1. Where we differ: the paper sets embeddings to zero,
-    which a network still attends to.
-
-    Raises UserError where `mask` is asked for and the tokenizer has no mask token.
+    share: share of the pieces that go, in [0, 1).
+    mode: `cutoff` hides random pieces, `span` one run, `mask` puts [MASK] there. Hidden from
+        attention and pooling.
     """
 
     def __init__(

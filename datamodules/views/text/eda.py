@@ -18,12 +18,15 @@ class EdaLite(TextView):
     """n swaps of two random words, then each word left out with probability alpha (one word always
     stays).
 
-    n = max(1, int(alpha * length)); alpha = 0 leaves the text alone.
+    n = max(1, int(alpha * length)).
 
     Where we differ: no synonym replacement and no random insertion, both need WordNet. The paper
     makes several sentences with one operation each, we apply swap and deletion to one. The two
     words of a swap are always different places (the authors try three times and may give up), so a
     text of one word is never changed.
+
+    alpha: share of words swapped, probability of deletion, in [0, 1); 0.1 (paper); 0: the text
+        itself.
     """
 
     def __init__(self, alpha: Annotated[float, Field(ge=0, lt=1)] = 0.1):

@@ -27,7 +27,8 @@ class TfidfReplace(TextView):
     idf(w) = log(texts / texts with w) over the training texts; a word that is not in them counts as
     seen once, and is never drawn.
 
-    p: 0.7 to 0.9 suit topics; avoid this view for sentiment, where the replaced words can carry it.
+    p: expected share of replaced words, 0 to 1; 0.7 to 0.9 suit topics (paper). Avoid this view for
+        sentiment, where the replaced words can carry it.
     """
 
     grows = True

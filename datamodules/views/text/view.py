@@ -76,6 +76,8 @@ class Raw(TextView):
 class Weak(TextView):
     """The text as it is, or with each word left out with probability `word_dropout` (one word
     always stays).
+
+    word_dropout: probability of leaving out a word, in [0, 1); 0: the text itself.
     """
 
     def __init__(self, word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0):
