@@ -29,7 +29,7 @@ endef
 
 pages:  ## the generated pages of docs/
 	$(call page,-m recipes.pairs,docs/pairs.md)
-	$(call page,-m benchmarks.pages.catalogue methods,docs/methods.md)
-	$(call page,-m benchmarks.pages.catalogue recipes,docs/recipes.md)
+	$(call page,benchmarks/pages/catalogue.py methods,docs/methods.md)
+	$(call page,benchmarks/pages/catalogue.py recipes,docs/recipes.md)
 	$(call page,benchmarks/results.py --page,docs/results.md)
 	$(PYTHON) benchmarks/performance.py
