@@ -30,12 +30,12 @@ FAMILIES = {
 }
 METHODS = """# Methods
 
-Made by `python benchmarks/pages/catalogue.py methods > docs/methods.md`; a test fails when this page
-is stale.
+Made by `python benchmarks/pages/catalogue.py methods > docs/methods.md`; a test fails when this
+page is stale.
 
 `FAMILY=METHOD` adds a method to a recipe, `FAMILY=[a,b]` adds several. Its settings are
-`methods.METHOD.…`, with defaults and comments in `configs/FAMILY/METHOD.yaml`. Which methods combine:
-[pairs.md](pairs.md).
+`methods.METHOD.…`, with defaults and comments in `configs/FAMILY/METHOD.yaml`. Which methods
+combine: [pairs.md](pairs.md).
 
 - *Data*: the kinds of data it works on.
 - *Ranks*: yes, if n devices with 1/n of the batch each give the gradients of one device with the
@@ -44,8 +44,8 @@ is stale.
 """
 RECIPES = """# Recipes
 
-Made by `python benchmarks/pages/catalogue.py recipes > docs/recipes.md`; a test fails when this page
-is stale.
+Made by `python benchmarks/pages/catalogue.py recipes > docs/recipes.md`; a test fails when this
+page is stale.
 
 `python train.py recipe=NAME` runs one. Each file `configs/recipe/NAME.yaml` starts with its command
 and, where it was measured, with accuracy, run time and hardware; results of several seeds are in
@@ -108,7 +108,7 @@ def methods_page() -> str:
 
 
 def chosen(recipe: str) -> Iterator[str]:
-    """The methods that a recipe's file names: in its defaults, and in the overrides of its stages."""
+    """The methods that a recipe's file names, in its defaults and in its stages."""
     text = (CONFIGS / "recipe" / f"{recipe}.yaml").read_text(encoding="utf-8")
     choices = re.findall(r"^ +- (?:override /(\w+): |(\w+)=)([^#\n]+)", text, re.MULTILINE)
     for default_family, stage_family, names in choices:

@@ -15,6 +15,11 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 class EntropyMinimization(Method):
+    """L = (1/U) Σ_u H(p(u)) over the unlabeled samples.
+
+    weight: factor of this term beside the supervised loss, at least 0.
+    """
+
     declaration = Declaration(views={"unlabeled": ("weak",)}, tags=("unlabeled_loss",))
 
     def __init__(self, weight: Annotated[float, Field(ge=0)] = 0.1):
