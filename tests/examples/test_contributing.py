@@ -10,16 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PARTS = (
-    "configs",
-    "datamodules",
-    "examples",
-    "foundation",
-    "hydra_plugins",
-    "methods",
-    "recipes",
-    "tests",
-)
+IGNORED = shutil.ignore_patterns(".*", "__pycache__", "outputs", "multirun", "build", "*.egg-info")
 
 
 @pytest.mark.slow
@@ -28,12 +19,7 @@ def test_the_example_becomes_a_method_that_passes_all_trials(tmp_path):
     copying, trials = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     (test,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     clone = tmp_path / "roux"
-    for part in PARTS:
-        shutil.copytree(
-            REPOSITORY / part, clone / part, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    for file in ("pyproject.toml", "train.py"):
-        shutil.copy(REPOSITORY / file, clone)
+    shutil.copytree(REPOSITORY, clone, ignore=IGNORED)
     unindented = re.sub(r"^   ", "", test, flags=re.M)
     (clone / "tests/methods/semi_supervised/test_entropy.py").write_text(
         unindented, encoding="utf-8"
