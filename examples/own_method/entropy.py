@@ -17,7 +17,7 @@ def entropy(logits: Tensor) -> Tensor:
 class EntropyMinimization(Method):
     """L = (1/U) Σ_u H(p(u)) over the unlabeled samples.
 
-    weight: factor of this term beside the supervised loss, at least 0.
+    weight: factor of this term, at least 0; 0.1.
     """
 
     declaration = Declaration(views={"unlabeled": ("weak",)}, tags=("unlabeled_loss",))
