@@ -37,10 +37,11 @@ KEPT = REPOSITORY / "docs" / "results"
 HEAD = """# Results
 
 Made by `python benchmarks/results.py --page > docs/results.md` from the numbers in
-`docs/results/`; a test fails when it is stale. Each line is one command with the seeds named:
-mean ± sample standard deviation. Figures are those of the last step, in percent. Seeds change the
-cut of the data as well as the weights. Times stand in the headers of recipes, where a machine was
-free to take them. `{SET/ROW}` in a command stands for the folder of that run with the same seed.
+`docs/results/`; a test fails when it is stale. Each row is one command, run with the seeds named:
+mean ± sample standard deviation in percent, of the metrics after the last step. A seed changes the
+split of the data as well as the weights. Run times are in the headers of the recipes, where they
+were measured on an idle machine. `{SET/ROW}` in a command is the folder of that run with the same
+seed.
 """
 
 
