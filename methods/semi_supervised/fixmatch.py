@@ -21,7 +21,7 @@ class FixMatch(Method):
     The labels are the argmax of raw logits, whatever adjusts the logits of the loss.
 
     threshold τ: .95; above 1 leaves supervised training. weight λ_u: 1. mask_reduction: `all`
-    divides by U (paper), `kept` by the number of confident samples of the global batch (a
+    divides by U (paper), `confident` by the number of confident samples of the global batch (a
     different, much stronger method early on). warmup: share of the run on labels alone, for heads
     of few classes that start out confident by chance (ours; 0).
     """
@@ -36,12 +36,12 @@ class FixMatch(Method):
         self,
         threshold: Annotated[float, Field(ge=0)] = 0.95,
         weight: Annotated[float, Field(ge=0)] = 1.0,
-        mask_reduction: Literal["all", "kept"] = "all",
+        mask_reduction: Literal["all", "confident"] = "all",
         warmup: Share = 0.0,
     ):
         self.threshold, self.weight = threshold, weight
-        self.denominator: Literal["samples", "kept"] = (
-            "samples" if mask_reduction == "all" else "kept"
+        self.denominator: Literal["samples", "confident"] = (
+            "samples" if mask_reduction == "all" else "confident"
         )
         self.ramp = Ramp("constant", start=warmup)
 

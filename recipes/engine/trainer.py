@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recipes.optimization.updates import Update
+from recipes.optimization.factory import OptimizerImpl
 
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal[
@@ -50,7 +50,7 @@ class TrainerSettings:
     precision: `auto` takes bf16-mixed on a GPU that has it, unless a method does not work so, else
     32-true. compile: torch.compile of what lies before the heads, by inductor or the backend named;
     names of weights stay. channels_last: how kernels of convolutions lie; `auto`: so on a GPU,
-        where most of an image network's numbers are such. update:
+        where most of an image network's numbers are such. optimizer_impl:
     what the optimizer runs, where it has it: one kernel for all tensors (`fused`), operations on
     lists of tensors (`foreach`), one tensor after the other (`loop`); `auto`: fused on a GPU, on a
     CPU foreach, which is bit-equal to the loop."""
@@ -72,7 +72,7 @@ class TrainerSettings:
     nonfinite: Literal["stop", "skip"] = "stop"
     compile: bool | Backend = False
     channels_last: Literal["auto"] | bool = "auto"
-    update: Update = "auto"
+    optimizer_impl: OptimizerImpl = "auto"
 
     @property
     def validation_interval(self) -> int:

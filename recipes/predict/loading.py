@@ -20,10 +20,9 @@ import torch
 from omegaconf import DictConfig
 
 from datamodules.facts import Facts
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError, first_line, nearest
 from recipes.config.plain_yaml import read_plain
 from recipes.config.signatures import describe, fits
-from recipes.config.validation import first_line
 from recipes.predict.architecture import check_kind, without_files
 from recipes.predict.predictor import Predictor
 from recipes.predict.trust import check_run_config
@@ -121,7 +120,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return load_checkpoint(str(path))
     except UserError as error:
-        raise UserError(f"run: {str(error).removeprefix('resume: ')}") from error
+        raise error.about("run") from error
 
 
 def find_run(run: str | Path, which: Which = "last") -> Path:

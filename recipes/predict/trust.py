@@ -20,8 +20,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from foundation.errors import UserError
-from foundation.moved import with_current_names
 from recipes.config.plain_yaml import parse_plain
+from recipes.config.renamed import with_current_keys
 from recipes.config.validation import HYDRA_KEYS, join, targets, validate
 
 HOME = Path(__file__).resolve().parent.parent.parent  # the folder of Roux's packages
@@ -133,7 +133,7 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
     imported. Raises UserError, one line with the file and the key.
     """
     source = f"run: '{path}'"
-    tree: Any = with_current_names(OmegaConf.to_container(parse_plain(text, source), resolve=False))
+    tree: Any = with_current_keys(plain_tree(text, source))
     config = OmegaConf.create(tree)
     for problem in [*hydra_problems(tree, ""), *missing_problems(tree)]:
         raise UserError(f"{source}: {problem}")
@@ -154,9 +154,16 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
             file=sys.stderr,
             flush=True,
         )
-    for problem in validate(config):
-        raise UserError(f"{source}: {problem}")
+    errors = validate(config)
+    if errors:
+        raise errors[0].within(source)
     return config
+
+
+def plain_tree(text: Any, source: str) -> dict[str, Any]:
+    """The config of a file as plain containers."""
+    tree: Any = OmegaConf.to_container(parse_plain(text, source), resolve=False)
+    return tree
 
 
 def hydra_problems(node: Any, key: str) -> Iterator[str]:

@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 
-from recipes.config.resolve import Faults, resolve_command
+from foundation.errors import ConfigErrors
+from recipes.config.resolve import resolve_command
 from recipes.engine.recipe import Recipe
 from tests.commands.command import QUIET, read_metrics, roux, train
 
@@ -186,7 +187,7 @@ def test_a_key_of_a_method_holds_in_the_stages_that_have_it():
     ],
 )
 def test_mistakes_in_a_stage_are_told_before_anything_starts(extra, line):
-    with pytest.raises(Faults, match=line):
+    with pytest.raises(ConfigErrors, match=line):
         resolve_command([*CRT, extra, "run_dir=unused"])
 
 
