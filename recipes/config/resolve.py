@@ -175,24 +175,27 @@ def stage_command(
     clashes = [text for text in common if key_of(text) in chosen]
     remedy = f"say it by stages.{name}."
     raise_all([UserError(t, "this stage makes its own choice", f"{remedy}{t}") for t in clashes])
-    command = compose_stage(own, common, alone)
+    # what the recipe sets of methods that the command replaced is a leftover
+    optional = [*own, *common] if chosen_alone else common
+    command = compose_stage([*own, *common, *alone], optional)
     command.lines = lines + command.lines
     return command
 
 
-def compose_stage(own: Sequence[str], common: Sequence[str], alone: Sequence[str]) -> Command:
-    overrides = [*own, *common, *alone]
+def compose_stage(overrides: Sequence[str], optional: Sequence[str]) -> Command:
+    """optional: overrides that are left out if this stage does not have their method."""
     composed: DictConfig | None
     try:
         composed = compose_quietly(overrides)
     except REFUSALS as refusal:
-        composed, errors = collect_errors(overrides, refusal, elsewhere=common)
+        composed, errors = collect_errors(list(overrides), refusal, elsewhere=optional)
         if composed is None or errors:
             raise ConfigErrors(errors) from refusal
     HydraConfig.instance().set_config(composed)
     drop_hydra(composed)
     composed.stages = None
-    return settle(composed, overrides, binding=[*own, *alone])
+    binding = [text for text in overrides if text not in optional]
+    return settle(composed, overrides, binding=binding)
 
 
 def errors_of_absent_parts(

@@ -127,9 +127,8 @@ def write_one(
         if not lenient:
             raise
         worst.pop(name, None)
-        print(
-            f"{name}: not written: {str(error).removeprefix(f'format={name}: ')}", file=sys.stderr
-        )
+        reason = error.about("") if error.key == f"format={name}" else error
+        print(f"{name}: not written: {reason}", file=sys.stderr)
         return
     apart = f", at most {worst[name]:.1e} from the run" if name != "safetensors" else ""
     print(f"{name}: {target / name}, {size:.1f} MB{apart}, {time.monotonic() - started:.1f} s")

@@ -132,11 +132,14 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
     trust: targets that are not in the table are allowed; they are named on stderr before they are
     imported. Raises UserError, one line with the file and the key.
     """
-    source = f"run: '{path}'"
-    tree: Any = with_current_keys(plain_tree(text, source))
+    source = f"'{path}'"
+    try:
+        tree: Any = with_current_keys(plain_tree(text, source))
+    except UserError as error:
+        raise UserError("run", str(error)) from error
     config = OmegaConf.create(tree)
     for problem in [*hydra_problems(tree, ""), *missing_problems(tree)]:
-        raise UserError(f"{source}: {problem}")
+        raise UserError("run", f"{source}: {problem}")
     # all names are compared before the first module is imported
     named = [(key, node["_target_"]) for key, node in targets(tree, "")]
     foreign: list[str] = []
@@ -145,7 +148,7 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
             place = f"{target} ({key})"
             problem = "" if place in foreign else find_problem(key, target)
             if problem and not trust:
-                raise UserError(f"{source}: {join(key, '_target_')} calls {problem}")
+                raise UserError("run", f"{source}: {join(key, '_target_')} calls {problem}")
             if problem:
                 foreign.append(place)
     if foreign:
@@ -156,7 +159,7 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
         )
     errors = validate(config)
     if errors:
-        raise errors[0].within(source)
+        raise UserError("run", f"{source}: {errors[0]}")
     return config
 
 
