@@ -2,6 +2,7 @@
 first; killed anywhere and asked again with `resume`, it goes on in the right stage."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -104,6 +105,13 @@ def test_the_command_line_holds_in_every_stage_and_wins():
         config.stages.classifier.chosen.long_tail
         == "[classifier_retraining,class_balanced_sampling]"
     )
+
+
+def test_a_sweep_over_a_key_of_one_stage():
+    swept = ("stages.classifier.trainer.max_steps=3,4", "dry_run=true")
+    outcome = roux("-m", *QUIET, *SIX, *swept)
+    assert outcome.code == 0, outcome.err
+    assert re.findall(r"(\d+) steps, precision", outcome.out) == ["6", "3", "6", "4"]
 
 
 def settings(method, *command):

@@ -251,6 +251,13 @@ def test_a_multirun_gives_every_job_its_folder_and_its_own_command(configs, engi
     assert engine.runs[3][1] == ["recipe=fixmatch", "seed=1", f"run_dir={folders[3]}"]
 
 
+def test_an_old_key_in_a_sweep_is_translated_with_one_line(configs, engine, capsys, tmp_path):
+    sweep = ["-m", "trainer.update=foreach,loop", f"run_dir={tmp_path}/sweep"]
+    assert cli.main(sweep, configs) == 0
+    assert [config.trainer.optimizer_impl for config, _, _ in engine.runs] == ["foreach", "loop"]
+    assert len([line for line in lines_of(capsys) if "trainer.optimizer_impl" in line]) == 1
+
+
 def test_a_multirun_of_a_method_of_ones_own_with_the_flag_anywhere(configs, engine, tmp_path):
     own = tmp_path / "own" / "peft"
     own.mkdir(parents=True)
