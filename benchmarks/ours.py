@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from recipes.config.resolve import resolve_command
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import build_loggers, close_loggers
 from recipes.runs.assembly import Assembly, assemble
-from recipes.runs.run import build_recipe, build_trainer, checkpoints, uses_hooks
+from recipes.runs.run import build_recipe, build_trainer, checkpoints, read_data, uses_hooks
 
 ENGINE = {
     "training_step": "step: calls in between",
@@ -57,9 +56,7 @@ def prepared(total: int, folder: Path, device: str, said: tuple[str, ...]) -> As
     config.trainer.max_steps = config.trainer.val_every = total
     config.run_dir = str(folder)
     assembly = assemble(config)
-    pl.seed_everything(assembly.config.seed, workers=True, verbose=False)
-    assembly.datamodule.prepare_data()
-    assembly.datamodule.setup()
+    read_data(assembly)
     return assembly
 
 

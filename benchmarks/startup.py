@@ -46,9 +46,9 @@ ENGINE = "import pytorch_lightning"
 def child(overrides: list[str], began: float) -> None:
     """Run, and print the seconds since `began` at the end of each stage but the last as JSON."""
     marks = [time.monotonic() - began]
-    from recipes.cli.main import ready, start
+    from recipes.runs.start import ready, start
 
-    config = ready(overrides)
+    spec = ready(overrides)
     marks.append(time.monotonic() - began)
     from pytorch_lightning.callbacks import Callback
 
@@ -72,7 +72,7 @@ def child(overrides: list[str], began: float) -> None:
         def on_train_end(self, *args: Any) -> None:
             marks.append(time.monotonic() - began)
 
-    start(config, overrides, callbacks=[Marks()])
+    start(spec, callbacks=[Marks()])
     print(f"\n{json.dumps(marks)}", flush=True)
 
 

@@ -27,8 +27,9 @@ def exit_code(action: Callable[[], int]) -> int:
     try:
         return action()
     except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        for single in error.errors:
+            for line in str(single).splitlines():
+                print(f"error: {line}", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -47,12 +47,12 @@ MOVED = {
     "recipes.method": "recipes.contract.method",
     "recipes.moments": "recipes.services.moments",
     "recipes.neighbours": "recipes.services.neighbors",
-    "recipes.optimizer_makers": "recipes.optimization.makers",
+    "recipes.optimizer_makers": "recipes.optimization.factory",
     "recipes.optimizers": "recipes.optimization.optimizers",
     "recipes.options": "recipes.config.options",
     "recipes.overrides": "recipes.config.overrides",
     "recipes.paths": "recipes.runs.checkpoint_files",
-    "recipes.place": "recipes.runs.place",
+    "recipes.place": "recipes.runs.run_folder",
     "recipes.plain_yaml": "recipes.config.plain_yaml",
     "recipes.plan": "recipes.runs.plan",
     "recipes.predictor": "recipes.predict.predictor",
@@ -75,7 +75,7 @@ MOVED = {
     "recipes.termination": "recipes.runs.preemption",
     "recipes.terms": "recipes.step.terms",
     "recipes.trust": "recipes.predict.trust",
-    "recipes.updates": "recipes.optimization.updates",
+    "recipes.updates": "recipes.optimization.factory",
     "recipes.validation": "recipes.config.validation",
 }
 

@@ -55,6 +55,6 @@ class FGM(Attacking):
                 step.classify(self.key, task, "labeled"),
                 weight=self.weight,
                 mask=(target >= 0).float() if target.ndim == 1 else target.sum(1),
-                denominator="kept",
+                denominator="confident",
                 task=task,
             )

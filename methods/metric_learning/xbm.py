@@ -8,12 +8,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.distributed import gather_rows
-from foundation.errors import UserError, nearest
+from foundation.errors import ConfigErrors, nearest
 from methods.metric_learning.metric import Dim, MetricLoss, PairLoss, Scores, Weight
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
 from recipes.config.signatures import signature
-from recipes.config.validation import value_faults
+from recipes.config.validation import value_errors
 from recipes.contract import Context
 from recipes.networks.embedding import EMBEDDING
 from recipes.step import Step
@@ -60,9 +60,9 @@ def loss_of(name: str, options: dict[str, Any], dim: int, normalize: bool) -> Pa
         if option not in known:
             faults.append(f"{key}: {name} has no such argument; {nearest(option, known)}")
         else:
-            faults += value_faults(key, value, known[option].annotation)
+            faults += value_errors(key, value, known[option].annotation)
     if faults:
-        raise UserError("\n".join(faults))
+        raise ConfigErrors(faults)
     return LOSSES[name](**options, dim=dim, normalize=normalize)
 
 

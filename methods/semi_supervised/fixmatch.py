@@ -23,9 +23,9 @@ class FixMatch(Method):
     threshold: confidence τ that a pseudo-label must reach; 0.95 (paper); above 1 no label does and
         training is supervised.
     weight: factor λ_u of the unlabeled loss, at least 0; 1 (paper).
-    mask_reduction: denominator of the unlabeled loss: `all` (U, paper) or `kept` (confident
-        samples). `kept` counts those of the global batch and is a different, much stronger method
-        early on.
+    mask_reduction: denominator of the unlabeled loss: `all` (U, paper) or `confident` samples.
+        `confident` counts those of the global batch and is a different, much stronger method early
+        on.
     warmup: share of the run, 0 to 1, on labels alone; 0 (paper). For heads of few classes, which
         start out confident by chance (ours).
     """
@@ -40,12 +40,12 @@ class FixMatch(Method):
         self,
         threshold: Annotated[float, Field(ge=0)] = 0.95,
         weight: Annotated[float, Field(ge=0)] = 1.0,
-        mask_reduction: Literal["all", "kept"] = "all",
+        mask_reduction: Literal["all", "confident"] = "all",
         warmup: Share = 0.0,
     ):
         self.threshold, self.weight = threshold, weight
-        self.denominator: Literal["samples", "kept"] = (
-            "samples" if mask_reduction == "all" else "kept"
+        self.denominator: Literal["samples", "confident"] = (
+            "samples" if mask_reduction == "all" else "confident"
         )
         self.ramp = Ramp("constant", start=warmup)
 

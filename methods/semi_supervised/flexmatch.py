@@ -74,7 +74,7 @@ class FlexMatch(FixMatch):
         weight: Annotated[float, Field(ge=0)] = 1.0,
         mapping: Mapping = "convex",
         threshold_warmup: bool = True,
-        mask_reduction: Literal["all", "kept"] = "all",
+        mask_reduction: Literal["all", "confident"] = "all",
         warmup: Share = 0.0,
     ):
         super().__init__(threshold, weight, mask_reduction, warmup)

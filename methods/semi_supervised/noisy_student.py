@@ -122,9 +122,7 @@ class NoisyStudent(Method):
         try:
             predictor = load(self.teacher, device=context.device)
         except UserError as error:
-            raise UserError(
-                f"methods.{self.key}.teacher: {str(error).removeprefix('run: ')}"
-            ) from error
+            raise error.about(f"methods.{self.key}.teacher") from error
         for name, task in context.tasks.items():
             if predictor.classes.get(name) != list(task.classes):
                 raise UserError(

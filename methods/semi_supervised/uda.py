@@ -98,7 +98,7 @@ class UDA(Method):
             annealing_threshold(self.annealing, step.progress.fraction, classes),
         )
         supervised.mask = kept if supervised.mask is None else supervised.mask * kept
-        supervised.denominator = "kept"
+        supervised.denominator = "confident"
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipes.cli.declared import declared
 from recipes.config.docstrings import paragraphs, prose, settings
-from recipes.config.groups import spoken
+from recipes.config.groups import to_hydra
 from recipes.config.overrides import compose_quietly, hydra_at
 from recipes.config.signatures import find_target
 
@@ -38,7 +38,7 @@ def targets(name: str, group: str, path: Path, root: Path) -> Iterator[tuple[str
     assert isinstance(loaded, DictConfig)
     if "defaults" in loaded:
         with hydra_at(root):
-            composed = compose_quietly(spoken([f"{group}={path.stem}"], root))
+            composed = compose_quietly(to_hydra([f"{group}={path.stem}"], root))
         top = group.replace("/", ".")
         loaded = OmegaConf.select(composed, top)
     else:

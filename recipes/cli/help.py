@@ -4,7 +4,7 @@ of a second."""
 import re
 from pathlib import Path
 
-from recipes.config.groups import CONFIGS, NOT_FAMILIES, families, options, written
+from recipes.config.groups import CONFIGS, NOT_FAMILIES, families, from_hydra, options
 
 HEADINGS = {
     "recipe": "Recipes",
@@ -62,7 +62,9 @@ def help_text(root: Path = CONFIGS) -> str:
 
 def _group(group: str, root: Path) -> list[str]:
     entries = options(group, root)
-    return [*_listing(f"{HEADINGS[group]} ({written(group)}=NAME)", entries), ""] if entries else []
+    return (
+        [*_listing(f"{HEADINGS[group]} ({from_hydra(group)}=NAME)", entries), ""] if entries else []
+    )
 
 
 def _listing(title: str, entries: dict[str, str], indent: str = "") -> list[str]:

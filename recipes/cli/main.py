@@ -4,6 +4,8 @@
     python train.py -m recipe=supervised,fixmatch seed=0,1,2      many, by Hydra's sweepers and
     launchers
 
+    argv | config.resolve | RunSpec | runs.assembly | runs.run | exit code
+
 Every mistake of the user's is a line on stderr and exit code 2, all of them at once and before
 anything starts; with `-m` the configs of all jobs are checked before the first one runs. Any other
 error is a bug and keeps its traceback. Nothing heavy is imported before it is needed: help must
@@ -16,8 +18,8 @@ from pathlib import Path
 
 from foundation.errors import UserError
 from foundation.exit_codes import exit_code
-from foundation.fast_imports import uncollected
-from recipes.config.groups import CONFIGS, spoken
+from foundation.fast_imports import gc_paused
+from recipes.config.groups import CONFIGS
 from recipes.runs.start import environment, single
 
 HELP = ("-h", "--help")
@@ -65,19 +67,18 @@ def begin(argv: list[str], root: Path) -> int:
 def through_hydra(argv: list[str], root: Path = CONFIGS) -> int:
     """Runs that need Hydra's own machinery: `-m` with its sweepers and launchers, `--cfg`, `--info`
     and the like. Returns the exit code."""
-    with uncollected():
+    with gc_paused():
         import hydra
 
-        from recipes.cli.multirun import conclude, hydra_job, prepare, search_path
+        from recipes.cli.multirun import conclude, hydra_job, in_hydra_words, prepare, search_path
 
-        argv, sweep = prepare(spoken(argv, root), root)
+        argv, sweep = prepare(in_hydra_words(argv, root), root)
     # without this variable Hydra prints errors in its own way and exits by itself
     full, path = environment("HYDRA_FULL_ERROR", "1"), environment("PYTHONPATH", search_path())
+    run = hydra.main(version_base="1.3", config_path=str(root.resolve()), config_name="config")
     with full, path, _arguments([sys.argv[0], *argv]):
         try:
-            hydra.main(version_base="1.3", config_path=str(root.resolve()), config_name="config")(
-                hydra_job
-            )()
+            run(hydra_job)()
         except KeyboardInterrupt:
             conclude(sweep)
             raise

@@ -5,9 +5,8 @@ imported only for a choice that has some."""
 
 from pathlib import Path
 
-from foundation.errors import UserError
-from recipes.config.groups import CONFIGS, description, families, written
-from recipes.config.signatures import suggestion
+from foundation.errors import UserError, did_you_mean, nearest_name
+from recipes.config.groups import CONFIGS, description, families, from_hydra
 
 WHOLE_RUN = ("recipe", "tuned")  # groups whose files set keys of the whole run
 
@@ -17,7 +16,7 @@ def topic_text(name: str, root: Path = CONFIGS) -> str:
     known = topics(root)
     asked = canonical(name, root)
     if asked not in known:
-        near = suggestion(asked, list(known))
+        near = did_you_mean(nearest_name(asked, known))
         raise UserError(
             f"--help {name}: there is no such name; {near or 'python train.py --help lists all'}"
         )
@@ -31,7 +30,7 @@ def topic_text(name: str, root: Path = CONFIGS) -> str:
 
         for card in cards(asked, group, path, root):
             lines += [*card, ""]
-    lines += ["Command", f"  python train.py {written(group)}={path.stem}"]
+    lines += ["Command", f"  python train.py {from_hydra(group)}={path.stem}"]
     return "\n".join(lines)
 
 

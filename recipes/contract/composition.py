@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import combinations
 
 from datamodules.samplers import MakeOrder
-from foundation.errors import UserError
+from foundation.errors import ConfigErrors, UserError
 from recipes.contract.declaration import Declaration
 from recipes.contract.method import Method
 from recipes.networks.requests import EmbeddingRequest, TeacherRequest
@@ -93,7 +93,7 @@ def compose(methods: Mapping[str, Method], situation: Situation) -> Composition:
     embedding, differing = _embedding(declarations, situation)
     faults += [*clashes, *differing]
     if faults:
-        raise UserError("\n".join(faults))
+        raise ConfigErrors(faults)
     order = _order(declarations)
     return Composition(
         methods={key: methods[key] for key in order},

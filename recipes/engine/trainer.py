@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recipes.optimization.updates import Update
+from recipes.optimization.factory import OptimizerImpl
 
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal[
@@ -58,8 +58,8 @@ class TrainerSettings:
         Names of weights stay.
     channels_last: use that memory format; `auto`: for convolutional networks on a GPU. `auto` looks
         whether most of an image network's numbers are kernels of convolutions.
-    update: optimizer kernels: `fused`, `foreach`, `loop`; `auto`: fused on a GPU, foreach on a CPU.
-        One kernel for all tensors, operations on lists of tensors, or one tensor after the other,
+    optimizer_impl: optimizer kernels: `fused`, `foreach`, `loop`; `auto`: fused on a GPU, foreach on
+        a CPU. One kernel for all tensors, operations on lists of tensors, or one tensor after the other,
         where the optimizer has it; foreach on a CPU is bit-equal to the loop.
     """
 
@@ -80,7 +80,7 @@ class TrainerSettings:
     nonfinite: Literal["stop", "skip"] = "stop"
     compile: bool | Backend = False
     channels_last: Literal["auto"] | bool = "auto"
-    update: Update = "auto"
+    optimizer_impl: OptimizerImpl = "auto"
 
     @property
     def validation_interval(self) -> int:

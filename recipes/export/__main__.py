@@ -29,8 +29,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from foundation.errors import UserError
-from foundation.fast_imports import uncollected
+from foundation.errors import UserError, raise_all
+from foundation.fast_imports import gc_paused
 from recipes.config.options import run_command
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def export(
     """Write the formats and say so. Returns the largest difference from the run's outputs by
     format, relative to the largest output. Raises UserError where a format that was asked for
     cannot be written."""
-    with uncollected():
+    with gc_paused():
         from recipes.predict.loading import find_run, load
 
     checkpoint = find_run(run, which)
@@ -127,9 +127,8 @@ def write_one(
         if not lenient:
             raise
         worst.pop(name, None)
-        print(
-            f"{name}: not written: {str(error).removeprefix(f'format={name}: ')}", file=sys.stderr
-        )
+        reason = error.about("") if error.key == f"format={name}" else error
+        print(f"{name}: not written: {reason}", file=sys.stderr)
         return
     apart = f", at most {worst[name]:.1e} from the run" if name != "safetensors" else ""
     print(f"{name}: {target / name}, {size:.1f} MB{apart}, {time.monotonic() - started:.1f} s")
@@ -141,10 +140,9 @@ def check_output(folder: Path, overwrite: bool) -> None:
         raise UserError(
             f"output: '{folder}' exists already; name another folder, or add overwrite=true"
         )
-    from recipes.runs.checkpoint_files import run_dir_faults
+    from recipes.runs.checkpoint_files import run_dir_errors
 
-    for line in run_dir_faults(str(folder), reading=True):
-        raise UserError(line.replace("run_dir:", "output:", 1))
+    raise_all([error.about("output") for error in run_dir_errors(str(folder), reading=True)])
 
 
 def main(argv: list[str]) -> int:

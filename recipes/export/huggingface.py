@@ -43,10 +43,13 @@ def write_huggingface(predictor: Predictor, plain: Plain, folder: Path) -> float
     """Returns the largest difference from the run's outputs. Raises UserError where the network is
     not an encoder of transformers, or methods added to it what its weights do not take up."""
     if predictor.kind != "text":
-        raise UserError("format=huggingface: holds encoders of texts; of pictures take format=timm")
+        raise UserError(
+            "format=huggingface", "holds encoders of texts; of pictures take format=timm"
+        )
     if plain.left:
         raise UserError(
-            f"format=huggingface: {'; '.join(plain.left)}: it has no place for it; take format=onnx"
+            "format=huggingface",
+            f"{'; '.join(plain.left)}: it has no place for it; take format=onnx",
         )
     with quiet():
         return write_folder(predictor, plain.network, folder)
@@ -72,7 +75,8 @@ def write_folder(predictor: Predictor, network: Any, folder: Path) -> float:
     worst = checked(predictor, network, folder, model is not None)
     if worst > CLOSE:
         raise UserError(
-            f"format=huggingface: says something else than the run (by {worst:.1e}); it is not kept"
+            "format=huggingface",
+            f"says something else than the run (by {worst:.1e}); it is not kept",
         )
     return worst
 

@@ -68,7 +68,7 @@ def write_onnx(predictor: Predictor, folder: Path) -> float:
         import onnxruntime  # noqa: F401  (asked for before minutes are spent)
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"format=onnx: {error.name} is not installed; {INSTALL}") from None
+        raise UserError("format=onnx", f"{error.name} is not installed; {INSTALL}") from None
     graph, path = Graph(predictor).eval(), folder / "model.onnx"
     translate(graph, path)
     model = onnx.load(path)
@@ -81,12 +81,12 @@ def write_onnx(predictor: Predictor, folder: Path) -> float:
         worst = compared(graph, path)
     except Exception as error:  # onnxruntime has exceptions of its own, without a common base
         raise UserError(
-            f"format=onnx: onnxruntime cannot run the graph ({reason(error)}); it is not kept"
+            "format=onnx", f"onnxruntime cannot run the graph ({reason(error)}); it is not kept"
         ) from error
     if worst > CLOSE:
         raise UserError(
-            f"format=onnx: the graph says something else than the run (by {worst:.1e}); it is not "
-            "kept"
+            "format=onnx",
+            f"the graph says something else than the run (by {worst:.1e}); it is not kept",
         )
     write_json(folder / "config.json", said)
     if predictor.tokenizer is not None:
@@ -116,7 +116,7 @@ def translate(graph: Graph, path: Path) -> None:
     except Exception as error:  # the exporter raises whatever its many stages raise
         logging.getLogger(__name__).debug("export failed", exc_info=True)
         raise UserError(
-            f"format=onnx: this network has no form in ONNX ({reason(error)})"
+            "format=onnx", f"this network has no form in ONNX ({reason(error)})"
         ) from error
 
 

@@ -27,15 +27,17 @@ def write_timm(predictor: Predictor, plain: Plain, folder: Path) -> float:
     Raises UserError where the network is not one of timm's with one linear layer at its end.
     """
     if predictor.kind != "image":
-        raise UserError("format=timm: holds networks of pictures; of texts take format=huggingface")
+        raise UserError(
+            "format=timm", "holds networks of pictures; of texts take format=huggingface"
+        )
     if plain.left:
         raise UserError(
-            f"format=timm: {'; '.join(plain.left)}: timm has no place for it; take format=onnx"
+            "format=timm", f"{'; '.join(plain.left)}: timm has no place for it; take format=onnx"
         )
     if not predictor.speaks:
         raise UserError(
-            "format=timm: the heads of this run say nothing; take format=onnx, which has the "
-            "embedding"
+            "format=timm",
+            "the heads of this run say nothing; take format=onnx, which has the embedding",
         )
     tasks = list(predictor.classes)
     inside = {task: folder / task if len(tasks) > 1 else folder for task in tasks}
@@ -66,9 +68,10 @@ def describe(predictor: Predictor, network: Any, task: str) -> dict[str, Any]:
     known = getattr(backbone, "pretrained_cfg", None)
     if known is None or not hasattr(backbone, "reset_classifier"):
         raise UserError(
-            "format=timm: methods of this run changed how the network is built "
+            "format=timm",
+            "methods of this run changed how the network is built "
             f"({type(backbone).__name__}), and timm "
-            "has no such model; take format=onnx"
+            "has no such model; take format=onnx",
         )
     channels, *shape = predictor.shape or (3, 0, 0)
     size = list(network.input_size or shape)
@@ -105,9 +108,10 @@ def give_weights(model: Any, network: Any, head: nn.Module) -> None:
         and own.weight.shape == head.weight.shape
     ):
         raise UserError(
-            "format=timm: its model does not end in one linear layer on the pooled features, or "
+            "format=timm",
+            "its model does not end in one linear layer on the pooled features, or "
             "the run's head is more "
-            "than that; take format=onnx"
+            "than that; take format=onnx",
         )
     backbone = {
         name.replace("_orig_mod.", ""): value
@@ -117,8 +121,8 @@ def give_weights(model: Any, network: Any, head: nn.Module) -> None:
     ends = {name for name, module in model.named_modules() if module is own}
     if unexpected or any(name.rpartition(".")[0] not in ends for name in missing):
         raise UserError(
-            f"format=timm: its model has other weights ({(unexpected or missing)[0]}); take "
-            "format=onnx"
+            "format=timm",
+            f"its model has other weights ({(unexpected or missing)[0]}); take format=onnx",
         )
     own.weight.copy_(head.weight)
     if own.bias is not None:
@@ -135,8 +139,8 @@ def checked(predictor: Predictor, network: Any, task: str, folder: Path) -> floa
     worst = difference({"logits": found}, {"logits": expected})
     if worst > CLOSE:
         raise UserError(
-            f"format=timm: its model says something else than the run (by {worst:.1e}); it is not "
-            "kept"
+            "format=timm",
+            f"its model says something else than the run (by {worst:.1e}); it is not kept",
         )
     return worst
 

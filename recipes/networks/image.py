@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError, first_line, nearest
 from recipes.networks.meta import on_meta
 from recipes.networks.moments import Moments, resolve_moments
 from recipes.networks.network import Network
@@ -197,4 +197,4 @@ def _probe(skeleton: nn.Module, name: str, shape: tuple[int, ...]) -> int:
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return first_line(error)

@@ -1,6 +1,6 @@
 """Optimizers by name, with defaults that mean what the name says.
 
-timm's factory makes most of them (see `optimizer_makers`), and some of its names mislead: its `sgd`
+timm's factory makes most of them (see `factory`), and some of its names mislead: its `sgd`
 is Nesterov's form, its `rmsprop` has momentum 0.9 and α = 0.9, its `adagrad` another ε, and its
 `lars` and `lamb` adapt nothing where the weight decay is 0. The settings below say each of these
 openly; `NamedOptimizer` hands any other name to timm as it is.
@@ -18,8 +18,7 @@ from pydantic import Field
 from torch import nn, optim
 
 from foundation.errors import UserError, nearest
-from recipes.optimization.makers import Maker, maker_of
-from recipes.optimization.updates import FORMS, Update, form_of
+from recipes.optimization.factory import FORMS, Maker, OptimizerImpl, form_of, maker_of
 
 Rate = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -260,14 +259,14 @@ def build_optimizer(
     module: nn.Module,
     settings: OptimizerSettings,
     extra_groups: Sequence[Mapping[str, Any]] = (),
-    update: Update = "loop",
+    impl: OptimizerImpl = "loop",
     precision: str = "32-true",
 ) -> optim.Optimizer:
     """An optimizer over the trainable parameters of `module` and over a method's own groups.
 
     extra_groups: dicts with `params` and any of `lr`, `weight_decay`; their parameters are taken
     out of the module's, and their group's values win over the settings, a parameter's own flags
-    over both. update: what is run on the tensors, see `TrainerSettings`; the optimizer's own
+    over both. impl: what is run on the tensors, see `TrainerSettings`; the optimizer's own
     options win. Raises `UserError` for an unknown name, an argument that the optimizer does not
     have, and where nothing is left to train."""
     groups = parameter_groups(module, settings, extra_groups)
@@ -279,7 +278,7 @@ def build_optimizer(
     make, known = _checked(settings)
     name, arguments = settings.factory_name(), settings.arguments()
     if not arguments.keys() & FORMS:
-        arguments |= form_of(update, name, known, groups[0]["params"][0].device.type, precision)
+        arguments |= form_of(impl, name, known, groups[0]["params"][0].device.type, precision)
     try:
         return make(groups, lr=settings.lr, weight_decay=settings.weight_decay, **arguments)
     except (TypeError, ValueError, ImportError) as error:
@@ -293,14 +292,14 @@ def check_optimizer(settings: OptimizerSettings) -> Maker:
     return _checked(settings)[0]
 
 
-def chosen_form(settings: OptimizerSettings, update: Update, device: str, precision: str) -> str:
+def chosen_form(
+    settings: OptimizerSettings, impl: OptimizerImpl, device: str, precision: str
+) -> str:
     """The same in a word: `fused`, `foreach`, `loop`, and `own` where the optimizer has no
     choice."""
     given = settings.arguments()
     form = {name: bool(given[name]) for name in FORMS & given.keys()}
-    form = form or form_of(
-        update, settings.factory_name(), _checked(settings)[1], device, precision
-    )
+    form = form or form_of(impl, settings.factory_name(), _checked(settings)[1], device, precision)
     return next((name for name, taken in form.items() if taken), "loop" if form else "own")
 
 

@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from foundation.errors import UserError, nearest
-from foundation.fast_imports import uncollected
+from foundation.errors import UserError, nearest, raise_all
+from foundation.fast_imports import gc_paused
 from recipes.config.options import run_command
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def predict(
         )
     if not Path(input).expanduser().exists():
         raise UserError(f"input: there is no '{input}'{neighbour(Path(input).expanduser())}")
-    with uncollected():
+    with gc_paused():
         from recipes.predict.loading import load
 
     predictor = load(run, which, device, trust)
@@ -287,10 +287,9 @@ def check_output(target: Path, overwrite: bool) -> None:
         raise UserError(
             f"output: '{target}' exists already; name another file, or add overwrite=true"
         )
-    from recipes.runs.checkpoint_files import run_dir_faults
+    from recipes.runs.checkpoint_files import run_dir_errors
 
-    for line in run_dir_faults(str(target.parent), reading=True):
-        raise UserError(line.replace("run_dir:", "output:", 1))
+    raise_all([error.about("output") for error in run_dir_errors(str(target.parent), reading=True)])
 
 
 def main(argv: list[str]) -> int:

@@ -20,10 +20,9 @@ import torch
 from omegaconf import DictConfig
 
 from datamodules.facts import Facts
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError, first_line, nearest
 from recipes.config.plain_yaml import read_plain
 from recipes.config.signatures import describe, fits
-from recipes.config.validation import first_line
 from recipes.predict.architecture import check_kind, without_files
 from recipes.predict.predictor import Predictor
 from recipes.predict.trust import check_run_config
@@ -62,13 +61,14 @@ def load(
     try:
         predictor = rebuild(config, origin, content["state_dict"], trust)
     except UserError as error:
-        reason = "; ".join(str(error).removeprefix("run: ").splitlines())
-        raise UserError(f"run: '{path}': {reason}") from error
+        own = [e.about("") if e.key == "run" else e for e in error.errors]
+        reason = "; ".join(map(str, own))
+        raise UserError("run", f"'{path}': {reason}") from error
     # whatever Lightning, timm or transformers raise at values that do not belong together
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)[:200]}"
         raise UserError(
-            f"run: '{path}': nothing can be built from its config ({reason})"
+            "run", f"'{path}': nothing can be built from its config ({reason})"
         ) from error
     return predictor.to(chosen_device(device)).eval()
 
@@ -89,7 +89,9 @@ def rebuild(
         recipe.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"run: its weights do not fit what its config builds ({reason})") from error
+        raise UserError(
+            "run", f"its weights do not fit what its config builds ({reason})"
+        ) from error
     if recipe.teacher and recipe.teacher.moments:
         recipe.teacher.moments.settle()
     return Predictor(recipe, assembly.datamodule, facts, config)
@@ -100,9 +102,10 @@ def checked_origin(origin: Any, path: Path) -> Mapping[str, Any]:
     UserError."""
     if not isinstance(origin, Mapping) or any(key not in origin for key in KEPT):
         raise UserError(
-            f"run: '{path}' does not say what it was made of, as checkpoints of older versions do "
+            "run",
+            f"'{path}' does not say what it was made of, as checkpoints of older versions do "
             "not; "
-            "resume the run for a step, or train it again"
+            "resume the run for a step, or train it again",
         )
     for key, annotation in KEPT.items():
         try:
@@ -112,7 +115,7 @@ def checked_origin(origin: Any, path: Path) -> Mapping[str, Any]:
         if not right:
             found = type(origin[key]).__name__
             raise UserError(
-                f"run: '{path}': provenance.{key}: found {found}, expected {describe(annotation)}"
+                "run", f"'{path}': provenance.{key}: found {found}, expected {describe(annotation)}"
             )
     return origin
 
@@ -121,7 +124,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return load_checkpoint(str(path))
     except UserError as error:
-        raise UserError(f"run: {str(error).removeprefix('resume: ')}") from error
+        raise error.about("run") from error
 
 
 def find_run(run: str | Path, which: Which = "last") -> Path:
@@ -133,14 +136,15 @@ def find_run(run: str | Path, which: Which = "last") -> Path:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         near = nearest(path.name, siblings)
         raise UserError(
-            f"run: there is no '{run}'; {near if near.startswith('did you') else 'check the path'}"
+            "run",
+            f"there is no '{run}'; {near if near.startswith('did you') else 'check the path'}",
         )
     last = last_stage(path)
     if last is not None:
         if not last.is_dir():
             raise UserError(
-                f"run: '{run}' is not finished, its last stage '{last.name}' has not begun; resume "
-                "it"
+                "run",
+                f"'{run}' is not finished, its last stage '{last.name}' has not begun; resume it",
             )
         path = last
     found = path / "checkpoints" / f"{which}.ckpt"
@@ -148,16 +152,17 @@ def find_run(run: str | Path, which: Which = "last") -> Path:
         return found
     if which == "best" and (path / "checkpoints" / "last.ckpt").is_file():
         raise UserError(
-            f"run: '{run}' has no best.ckpt, since nothing was validated; take which=last"
+            "run", f"'{run}' has no best.ckpt, since nothing was validated; take which=last"
         )
     runs = [p.name for p in sorted(path.iterdir()) if (p / "checkpoints").is_dir()]
     if runs:
         raise UserError(
-            f"run: '{run}' holds several runs ({', '.join(runs[:6])}); name one, {path / runs[0]}"
+            "run", f"'{run}' holds several runs ({', '.join(runs[:6])}); name one, {path / runs[0]}"
         )
     raise UserError(
-        f"run: '{run}' is no run; expected a folder with checkpoints/{which}.ckpt, as train.py "
-        "leaves it"
+        "run",
+        f"'{run}' is no run; expected a folder with checkpoints/{which}.ckpt, as train.py "
+        "leaves it",
     )
 
 
@@ -170,7 +175,7 @@ def last_stage(folder: Path) -> Path | None:
     if not stages:
         return None
     if not isinstance(stages, DictConfig) or not all(STAGE.fullmatch(str(name)) for name in stages):
-        raise UserError(f"run: '{written}': stages: expected a mapping by names of stages")
+        raise UserError("run", f"'{written}': stages: expected a mapping by names of stages")
     return folder / list(map(str, stages))[-1]
 
 

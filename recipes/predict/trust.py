@@ -20,8 +20,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from foundation.errors import UserError
-from foundation.moved import with_current_names
 from recipes.config.plain_yaml import parse_plain
+from recipes.config.renamed import with_current_keys
 from recipes.config.validation import HYDRA_KEYS, join, targets, validate
 
 HOME = Path(__file__).resolve().parent.parent.parent  # the folder of Roux's packages
@@ -132,11 +132,14 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
     trust: targets that are not in the table are allowed; they are named on stderr before they are
     imported. Raises UserError, one line with the file and the key.
     """
-    source = f"run: '{path}'"
-    tree: Any = with_current_names(OmegaConf.to_container(parse_plain(text, source), resolve=False))
+    source = f"'{path}'"
+    try:
+        tree: Any = with_current_keys(plain_tree(text, source))
+    except UserError as error:
+        raise UserError("run", str(error)) from error
     config = OmegaConf.create(tree)
     for problem in [*hydra_problems(tree, ""), *missing_problems(tree)]:
-        raise UserError(f"{source}: {problem}")
+        raise UserError("run", f"{source}: {problem}")
     # all names are compared before the first module is imported
     named = [(key, node["_target_"]) for key, node in targets(tree, "")]
     foreign: list[str] = []
@@ -145,7 +148,7 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
             place = f"{target} ({key})"
             problem = "" if place in foreign else find_problem(key, target)
             if problem and not trust:
-                raise UserError(f"{source}: {join(key, '_target_')} calls {problem}")
+                raise UserError("run", f"{source}: {join(key, '_target_')} calls {problem}")
             if problem:
                 foreign.append(place)
     if foreign:
@@ -154,9 +157,16 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
             file=sys.stderr,
             flush=True,
         )
-    for problem in validate(config):
-        raise UserError(f"{source}: {problem}")
+    errors = validate(config)
+    if errors:
+        raise UserError("run", f"{source}: {errors[0]}")
     return config
+
+
+def plain_tree(text: Any, source: str) -> dict[str, Any]:
+    """The config of a file as plain containers."""
+    tree: Any = OmegaConf.to_container(parse_plain(text, source), resolve=False)
+    return tree
 
 
 def hydra_problems(node: Any, key: str) -> Iterator[str]:

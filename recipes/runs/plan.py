@@ -140,7 +140,9 @@ def _computed(assembly: Assembly, network: Network) -> str:
 def updated(assembly: Assembly) -> str:
     """What the optimizer runs on its tensors."""
     device = "cuda" if on_gpu(assembly.trainer) else "cpu"
-    form = chosen_form(assembly.optimizer, assembly.trainer.update, device, assembly.precision)
+    form = chosen_form(
+        assembly.optimizer, assembly.trainer.optimizer_impl, device, assembly.precision
+    )
     return {"fused": "fused", "foreach": "on lists of tensors", "loop": "tensor by tensor"}.get(
         form, "in its own form"
     )

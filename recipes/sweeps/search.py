@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
 from recipes.sweeps.grid import RouxSweeper
 from recipes.sweeps.record import Job, jobs_of
 
@@ -113,8 +113,8 @@ class OptunaSweeper(RouxSweeper):
         numbers, seeds = self.run(wanted), len(space.seeds)
         known = jobs_of(self.folder)
         runs = [[known[n] for n in numbers[i * seeds : (i + 1) * seeds]] for i in range(size)]
-        told = [tell(study, trial, jobs) for trial, jobs in zip(trials, runs, strict=True)]
-        return all(told)
+        ends = [tell(study, trial, jobs) for trial, jobs in zip(trials, runs, strict=True)]
+        return all(ends)
 
     def watch(self, trial: "optuna.Trial") -> dict[str, Any] | None:
         """What a run needs to know to be pruned: the arguments of `pruning.Watch`."""
@@ -192,10 +192,9 @@ def open_storage(address: str) -> Any:
         try:
             return RDBStorage(address)
         except Exception as error:  # SQLAlchemy's own kinds, and those of its drivers
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"hydra.sweeper.storage={address}: {reason}; expected sqlite:///FILE or a file"
-            ) from error
+            key = f"hydra.sweeper.storage={address}"
+            remedy = "expected sqlite:///FILE or a file"
+            raise UserError(key, first_line(error), remedy) from error
     path = Path(address).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(path)))

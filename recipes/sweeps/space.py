@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from foundation.errors import UserError
-from recipes.config.messages import key_of
+from recipes.config.keys import key_of, value_of
+from recipes.config.stage_keys import stage_keys_from_hydra
 from recipes.sweeps.grid import values
 from recipes.sweeps.record import Job
 from recipes.sweeps.table import brief
@@ -38,7 +39,8 @@ class Space:
     def jobs(self, parameters: dict[str, Any]) -> list[Job]:
         """The runs of one trial."""
         drawn = [f"{key}={parameters[key]}" for key in self.searched]
-        label = [f"{key_of(key)}={brief(str(parameters[key]))}" for key in self.searched]
+        keys = {key: key_of(stage_keys_from_hydra(key)) for key in self.searched}
+        label = [f"{keys[key]}={brief(str(parameters[key]))}" for key in keys]
         return [Job([*self.fixed, *drawn, *seed], " ".join([*label, *seed])) for seed in self.seeds]
 
 
@@ -84,6 +86,6 @@ def distribution(override: Override) -> "BaseDistribution":
                 if whole
                 else FloatDistribution(low, high, step=step)
             )
-        return CategoricalDistribution([text.partition("=")[2] for text in values(override)])
+        return CategoricalDistribution([value_of(text) for text in values(override)])
     except ValueError as error:
         raise UserError(f"{override.input_line}: {' '.join(str(error).split())}") from error

@@ -128,7 +128,7 @@ class ClassificationTask:
             step.classify("labeled", self.name, "labeled"),
             weight=self.weight,
             mask=present,
-            denominator="kept" if self.partial else "samples",
+            denominator="confident" if self.partial else "samples",
             task=self.name,
         )
 

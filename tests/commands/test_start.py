@@ -10,7 +10,7 @@ RUN = """
 import gc, sys
 from recipes.runs.start import ready, start
 
-config = ready(sys.argv[1:])
+spec = ready(sys.argv[1:])
 from pytorch_lightning.callbacks import Callback
 
 class Look(Callback):
@@ -18,7 +18,7 @@ class Look(Callback):
         print("LOADED", *sys.modules)
         print("COLLECTOR", gc.isenabled(), gc.get_freeze_count())
 
-start(config, sys.argv[1:], callbacks=[Look()])
+start(spec, callbacks=[Look()])
 """
 # what no run can do without, and whatever these packages import by themselves
 NEEDED = """

@@ -75,6 +75,10 @@ def test_names_in_configs_are_translated_once():
 def test_a_run_resumes_as_version_0_1_did(half):
     outcome = roux(*COMMAND, *AS_BEFORE, "run_dir=half", "resume=auto")
     assert outcome.code == 0, outcome.err
+    # its config says trainer.update and mask_reduction, which is translated without a word
+    assert "is called" not in outcome.err
+    assert "  update:" in (OLD / "half" / "config.yaml").read_text()
+    assert "  optimizer_impl: auto" in (half / "config.yaml").read_text()
     expected, found = load_file(OLD / "whole_weights.safetensors"), weights(half)["state_dict"]
     assert found.keys() == expected.keys()
     for name, value in expected.items():

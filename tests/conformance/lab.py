@@ -29,7 +29,7 @@ from recipes.contract import Declaration
 from recipes.engine.recipe import Recipe
 from recipes.pairs import Listed, listed
 from recipes.runs.assembly import Assembly, assemble
-from recipes.runs.run import build_recipe, build_trainer, uses_hooks
+from recipes.runs.run import build_trainer, set_up, uses_hooks
 from tests.conformance.settings import CANONICAL, NETWORK, QUIET, RUN, SEVERAL_TASKS, SHARED, TINY
 
 METHODS: dict[str, Listed] = listed()
@@ -180,10 +180,7 @@ def tensors(recipe: Recipe) -> dict[str, Tensor]:
 def parts(config: DictConfig) -> tuple[Assembly, Recipe]:
     """Data and module of a run, made as `recipes.runs.run` makes them."""
     assembly = assemble(config)
-    pl.seed_everything(config.seed, workers=True, verbose=False)
-    assembly.datamodule.prepare_data()
-    assembly.datamodule.setup()
-    return assembly, build_recipe(assembly)
+    return assembly, set_up(assembly)
 
 
 def trial(

@@ -68,7 +68,7 @@ EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 # the global batch.
 TOGETHER: dict[tuple[str, ...], dict[str, Any]] = {
     ("fixmatch", "logit_adjustment", "label_smoothing", "sam", "ema"): {
-        "methods.fixmatch.mask_reduction": "kept",
+        "methods.fixmatch.mask_reduction": "confident",
         "methods.fixmatch.threshold": 0.2,
         "methods.logit_adjustment.adjust_unlabeled": True,
         "methods.logit_adjustment.prior_momentum": 0.5,

@@ -45,10 +45,10 @@ def test_worked_example():
 
 
 def test_kept_reduction_divides_by_the_confident_samples():
-    assert float(term_of(FixMatch(mask_reduction="kept"), WEAK, STRONG).reduced()) == pytest.approx(
-        0.551445, abs=1e-6
-    )
-    nobody = term_of(FixMatch(mask_reduction="kept", threshold=1.1), WEAK, STRONG)
+    assert float(
+        term_of(FixMatch(mask_reduction="confident"), WEAK, STRONG).reduced()
+    ) == pytest.approx(0.551445, abs=1e-6)
+    nobody = term_of(FixMatch(mask_reduction="confident", threshold=1.1), WEAK, STRONG)
     assert float(nobody.reduced()) == 0.0
 
 

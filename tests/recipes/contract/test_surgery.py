@@ -1,5 +1,6 @@
 """The points `surgery` and `leave`, and modules of a network that stay in evaluation mode."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -10,6 +11,7 @@ from recipes.contract import Method
 from recipes.networks import build_network
 from recipes.runs.assembly import assemble
 from recipes.runs.plan import describe
+from recipes.runs.spec import with_values
 from tests.harness import Setup, build
 
 
@@ -58,7 +60,9 @@ def test_the_plan_counts_what_surgery_leaves():
     assert all(p.is_meta for p in sketch.parameters())
     trained = sum(p.numel() for p in sketch.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in sketch.parameters() if not p.requires_grad)
-    assembly.config.methods = {"halve": {"_target_": "tests.recipes.contract.test_surgery.Halve"}}
+    node = {"_target_": "tests.recipes.contract.test_surgery.Halve"}
+    config = with_values(assembly.config, {"methods": {"halve": node}})
+    assembly = replace(assembly, config=config)
     assert f"{trained:,} trainable parameters, {frozen:,} frozen" in describe(assembly, sketch)
 
 

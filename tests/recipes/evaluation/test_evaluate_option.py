@@ -5,7 +5,7 @@ import pytest
 
 from recipes.cli import main as cli
 from recipes.cli.help import help_text
-from recipes.config.groups import CONFIGS, spoken, written
+from recipes.config.groups import CONFIGS, from_hydra, to_hydra
 
 
 @pytest.mark.parametrize(
@@ -23,12 +23,13 @@ from recipes.config.groups import CONFIGS, spoken, written
     ],
 )
 def test_a_choice_is_what_hydra_calls_a_group(said, meant):
-    assert spoken([said], CONFIGS) == [meant]
+    assert to_hydra([said], CONFIGS) == [meant]
 
 
 def test_groups_are_written_as_users_say_them():
     assert [
-        written(g) for g in ("evaluate/attack", "data/strong_text", "recipe", "+evaluate/attack=x")
+        from_hydra(g)
+        for g in ("evaluate/attack", "data/strong_text", "recipe", "+evaluate/attack=x")
     ] == [
         "evaluate.attack",
         "data/strong_text",

@@ -1,16 +1,29 @@
-"""What makes an optimizer of a name: timm's factory, and torch's constructors for those that timm
-lacks (Rprop, ASGD) or hands on as they are: timm takes a second to import."""
+"""Makes an optimizer by its name, in one of three implementations.
+
+By name: timm's factory, and torch's constructors for those that timm lacks (Rprop, ASGD) or hands
+on as they are: timm takes a second to import.
+
+Implementations (`trainer.optimizer_impl`): one kernel for all tensors, operations on lists of them,
+or one tensor after the other. Measured on a CPU of 2.x GHz with one thread, ms a step of SGD with
+momentum: 0.32 tensor by tensor, 0.23 on lists, 0.08 fused for the 14 tensors of `digits_cnn`; 4.2,
+4.7, 1.4 for the 78 of WRN-28-2. Adam and AdamW gain a tenth to a third on lists, three quarters
+fused.
+"""
 
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import optim
 
 from foundation.errors import UserError, nearest
 
 Maker = Callable[..., optim.Optimizer]
+OptimizerImpl = Literal["auto", "fused", "foreach", "loop"]
+FORMS = {"fused", "foreach"}
+# on lists of tensors to the bit what they are tensor by tensor, on a CPU; NAdam and RAdam are not
+EXACT_ON_LISTS = {"momentum", "sgd", "adam", "adamw", "rmsprop"}
 
 FROM_TORCH: dict[str, Maker] = {
     "rprop": optim.Rprop,
@@ -71,3 +84,22 @@ def _from_torch(maker: Maker) -> Maker:
         )
 
     return make
+
+
+# -- implementations -------------------------------------------------------------------------------
+def form_of(
+    impl: OptimizerImpl, name: str, known: set[str], device: str, precision: str
+) -> dict[str, bool]:
+    """The argument that chooses an implementation, empty where it is left to the optimizer.
+
+    known: the optimizer's arguments. What it lacks gives way to the next slower one."""
+    if impl == "auto" and device == "cpu":
+        # fused is three to four times as fast there and differs in the last bit
+        return {"foreach": True} if name in EXACT_ON_LISTS and "foreach" in known else {}
+    if impl == "auto":
+        # a fused step unscales gradients of fp16 by itself, after anybody could have clipped or
+        # perturbed by them
+        impl = "fused" if device == "cuda" and precision != "16-mixed" else "foreach"
+    if impl == "fused" and "fused" in known:
+        return {"fused": True}
+    return {"foreach": impl != "loop"} if "foreach" in known else {}
