@@ -57,7 +57,7 @@ class Randomization(Method):
     their code. pad_value: 0; .5 is their grey.
     """
 
-    declaration = Declaration(kinds=("image",), tags=("random_inference",))
+    declaration = Declaration(modalities=("image",), tags=("random_inference",))
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Randomization(Method):
         corner = (draw.uniform(2) * (room + 1)).long()
         return resize_and_pad(x, side, corner, canvas, self.mode, self.pad_value)
 
-    def receive(
+    def transform_input(
         self, embedded: Embedded, randomness: SampleRandomness, context: Context
     ) -> Embedded:
         return Embedded(

@@ -283,7 +283,7 @@ class UnderSquare(Robustness):
     gradient does not hold up. initial: the part of the picture that the first squares cover.
         restarts: independent searches."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("image",)
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
     by_gradient = False
 
     def __init__(

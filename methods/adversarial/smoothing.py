@@ -65,7 +65,7 @@ class Smoothing(Method):
         the Gaussian, 1 pixel.
     """
 
-    declaration = Declaration(kinds=("image",))
+    declaration = Declaration(modalities=("image",))
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Smoothing(Method):
         # x - sg(x) is zero, and its gradient one
         return median(x.detach(), self.window) + (x - x.detach())
 
-    def receive(
+    def transform_input(
         self, embedded: Embedded, randomness: SampleRandomness, context: Context
     ) -> Embedded:
         return Embedded(self.smooth(embedded.x))

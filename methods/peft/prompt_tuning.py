@@ -73,7 +73,7 @@ class PromptTuning(Surgeon):
     delta saved by a run, to start from. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
     """
 
-    declaration = Declaration(kinds=("text",), tags=("delta",), slots=("prompts",))
+    declaration = Declaration(modalities=("text",), tags=("delta",), slots=("prompts",))
     preserves: ClassVar[bool] = False
 
     def __init__(

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.datamodule import StreamDataModule
 from datamodules.text.prepare import Tokenize
 from foundation.errors import UserError
-from recipes.contract.composition import Composition, Situation, compose
+from recipes.contract.composition import Composition, Environment, compose
 from recipes.contract.method import Method
 from recipes.contract.probe import Probe
 from recipes.engine.hardware import check_compiler
@@ -59,7 +59,7 @@ class Assembly:
         tasks = {task: classes or 2 for task, classes in self.datamodule.info.tasks.items()}
         with torch.device("meta"):
             network = self.build_network(tasks)
-            for method in self.composition.filling("surgery"):
+            for method in self.composition.implementing("surgery"):
                 method.surgery(network)
         return network
 
@@ -105,7 +105,7 @@ def assemble(config: DictConfig) -> Assembly:
         str(key): make(node) for key, node in (config.get("methods") or {}).items()
     }
     precision = chosen_precision(trainer, methods.values())
-    situation = Situation(
+    environment = Environment(
         kind=datamodule.kind,
         views=frozenset(datamodule.view_names()),
         data=str(OmegaConf.select(config, "chosen.data") or "data"),
@@ -116,12 +116,12 @@ def assemble(config: DictConfig) -> Assembly:
         compile=trainer.compile is not False,
         families=families(config),
     )
-    composition = compose(methods, situation)
+    composition = compose(methods, environment)
     check_compiler(trainer)
     check_nonfinite(trainer, composition)
     check_losses(composition, float(config.supervised_weight))
-    probes = probes_of(config, composition, situation)
-    check_strategy(trainer, composition, situation, probes=bool(probes))
+    probes = probes_of(config, composition, environment)
+    check_strategy(trainer, composition, environment, probes=bool(probes))
     config.monitor = config.monitor or objective(config, probes, datamodule.info.disjoint)
     if (
         isinstance(datamodule.text, Tokenize)
@@ -144,7 +144,7 @@ def assemble(config: DictConfig) -> Assembly:
 
 
 def check_strategy(
-    trainer: TrainerSettings, composition: Composition, situation: Situation, probes: bool
+    trainer: TrainerSettings, composition: Composition, environment: Environment, probes: bool
 ) -> None:
     """Raise UserError where parameters would lie in parts on several devices and something cannot
     bear it."""
@@ -156,21 +156,23 @@ def check_strategy(
             )
         return
     if unable := [
-        situation.option(key) for key, d in composition.declarations.items() if not d.sharded
+        environment.option(key) for key, d in composition.declarations.items() if not d.sharded
     ]:
         raise UserError(
             f"{said}: is not declared exact by {', '.join(unable)}; leave out what is not, or take "
             "ddp"
         )
-    if situation.kind == "text" or probes:
-        what = "an encoder of texts" if situation.kind == "text" else "a measurement under evaluate"
+    if environment.kind == "text" or probes:
+        what = (
+            "an encoder of texts" if environment.kind == "text" else "a measurement under evaluate"
+        )
         raise UserError(f"{said}: {what} needs whole parameters; expected ddp")
-    if situation.compile:
+    if environment.compile:
         raise UserError(
             f"{said}: a compiled network was never tried in parts; set trainer.compile=false, or "
             "take ddp"
         )
-    if situation.devices < 2:
+    if environment.devices < 2:
         raise UserError(
             f"{said}: trainer.devices={trainer.devices}; expected a number of at least 2"
         )
@@ -186,7 +188,7 @@ def check_nonfinite(trainer: TrainerSettings, composition: Composition) -> None:
             "trainer.nonfinite=skip: is for one device; set trainer.devices=1, or "
             "trainer.nonfinite=stop"
         )
-    for method in composition.filling("wrap_step"):
+    for method in composition.implementing("wrap_step"):
         raise UserError(
             f"trainer.nonfinite=skip: {method.key} goes through a batch more than once, and half "
             "of a step cannot be "
@@ -195,7 +197,7 @@ def check_nonfinite(trainer: TrainerSettings, composition: Composition) -> None:
 
 
 def probes_of(
-    config: DictConfig, composition: Composition, situation: Situation
+    config: DictConfig, composition: Composition, environment: Environment
 ) -> dict[str, Probe]:
     """The measurements under `evaluate`, by name. Raises UserError where one cannot be made of this
     run."""
@@ -204,12 +206,12 @@ def probes_of(
     }
     faults = []
     for name, probe in probes.items():
-        if situation.kind not in probe.kinds:
-            kinds = " and ".join(probe.kinds)
+        if environment.kind not in probe.modalities:
+            modalities = " and ".join(probe.modalities)
             faults.append(
-                f"evaluate.{name}: {type(probe).__name__} works on {kinds} data, but "
-                f"data={situation.data} is "
-                f"{situation.kind}: leave one out"
+                f"evaluate.{name}: {type(probe).__name__} works on {modalities} data, but "
+                f"data={environment.data} is "
+                f"{environment.kind}: leave one out"
             )
         elif refusal := probe.refusal(composition):
             faults.append(f"evaluate.{name}: {refusal}")
@@ -243,7 +245,7 @@ def heads_speak(config: DictConfig, disjoint: bool) -> bool:
 
 def check_losses(composition: Composition, supervised: float) -> None:
     """Without the tasks' own loss somebody must bring another. Raises UserError."""
-    if not supervised and not composition.filling("terms"):
+    if not supervised and not composition.implementing("terms"):
         raise UserError(
             "supervised_weight=0: leaves no loss to train on; add a method that brings one "
             "(metric_learning=…), or "

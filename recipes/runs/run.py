@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from datamodules.facts import Facts
+from datamodules.facts import DatasetFacts
 from foundation.errors import UserError
 from foundation.exit_codes import Terminated
 from foundation.files import write_text
@@ -24,7 +24,8 @@ from foundation.randomness import Randomness
 from recipes.contract.method import Method
 from recipes.engine import sharding
 from recipes.engine.hardware import backend_of, peak_memory
-from recipes.engine.lean import Unprofiled, hush
+from recipes.engine.lean import NoProfiler, drop_empty_hooks
+from recipes.engine.parts import RecipeParts
 from recipes.engine.recipe import Recipe
 from recipes.engine.trainer import TrainerSettings
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
@@ -100,7 +101,7 @@ def check(config: DictConfig) -> None:
     assemble(config).sketch_network()
 
 
-def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
+def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recipe:
     """The module of the run. facts: of its data; None: of data that has been set up."""
     datamodule, settings, config = assembly.datamodule, assembly.trainer, assembly.config
     facts = facts or datamodule.facts()
@@ -140,7 +141,7 @@ def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
         )
         return optimizer, build_scheduler(optimizer, assembly.scheduler, settings.max_steps)
 
-    return Recipe(
+    parts = RecipeParts(
         network=network,
         tasks=tasks,
         composition=assembly.composition,
@@ -161,6 +162,7 @@ def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
         identity=identity(config),
         provenance=provenance(config, facts, network, assembly.changes),
     )
+    return Recipe(parts)
 
 
 def quieten() -> None:
@@ -210,7 +212,7 @@ def build_trainer(
             callbacks=callbacks,
             plugins=[AtomicFiles()],
             default_root_dir=folder,
-            profiler=Unprofiled(),
+            profiler=NoProfiler(),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             inference_mode=False,
@@ -218,7 +220,7 @@ def build_trainer(
             enable_progress_bar=s.progress_bar,
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        hush(callback)
+        drop_empty_hooks(callback)
     if assembly.precision.startswith("16") and str(trainer.precision).startswith("bf16"):
         raise UserError(
             f"trainer.precision={s.precision}: a CPU has no fp16 training, Lightning would take "
@@ -299,7 +301,7 @@ def train(
         final = recipe.latest | {"train_seconds": recipe.clock.seconds}
         most = peak_memory(recipe.device)
         final |= {} if most is None else {"peak_memory_bytes": float(most)}
-        leave_behind(assembly, recipe, loggers, folder, plan, command, final)
+        write_outputs(assembly, recipe, loggers, folder, plan, command, final)
     return final
 
 
@@ -309,7 +311,7 @@ def owned(trainer: pl.Trainer, folder: Path) -> AbstractContextManager[None]:
 
 
 @rank_zero_only
-def leave_behind(
+def write_outputs(
     assembly: Assembly,
     recipe: Recipe,
     loggers: list[Any],
@@ -318,8 +320,8 @@ def leave_behind(
     command: list[str],
     final: dict[str, float],
 ) -> None:
-    for method in recipe.at["leave"]:
-        method.leave(folder / "checkpoints", recipe)
+    for method in recipe.methods_at["save_artifacts"]:
+        method.save_artifacts(folder / "checkpoints", recipe)
     record = collect(assembly, recipe, loggers, plan, command, final)
     write_report(record, folder / "report.html")
     (folder / "checkpoints" / PREVIOUS).unlink(missing_ok=True)

@@ -23,7 +23,9 @@ from tests.conformance.lab import (
 )
 
 EACH = pytest.mark.parametrize(("key", "kind"), method_and_kind(), ids=lambda value: value)
-UNDECLARED = [(key, kind) for key in METHODS for kind in KINDS if kind not in declared(key).kinds]
+UNDECLARED = [
+    (key, kind) for key in METHODS for kind in KINDS if kind not in declared(key).modalities
+]
 
 
 def lengths(outcome: Outcome, prefix: str) -> tuple[float, float]:
