@@ -34,7 +34,7 @@ def older_arguments(**names: str) -> Callable[[F], F]:
 
         @functools.wraps(function)
         def call(*args: Any, **arguments: Any) -> Any:
-            for old in names.keys() & arguments.keys():
+            for old in [name for name in arguments if name in names]:
                 new = names[old]
                 print_once(f"{calling_module(1)}: {owner}({old}=…) is now {owner}({new}=…)")
                 arguments[new] = arguments.pop(old)
