@@ -48,25 +48,31 @@ def current_declaration(declaration: Declaration) -> Declaration:
 
 
 def _rename_points(cls: type) -> Changes:
-    """Old names in the class itself; subclasses of an old class may override them again."""
     for old, (new, count) in POINTS_0_1.items():
-        function = vars(cls).get(old)
+        function = getattr(cls, old, None)
         # a helper of a method of today may have such a name: then the number of arguments differs,
-        # or the class has the point of today
-        if new in vars(cls) or not callable(function) or _arguments(function) != count:
+        # or the point of today comes first
+        if not callable(function) or _arguments(function) != count:
             continue
-        setattr(cls, new, _calls(function, old))
-        yield old, new
+        if _generation(cls, old) < _generation(cls, new):
+            setattr(cls, new, _calls(function, old))
+            yield old, new
 
 
 def _add_step(cls: type) -> Changes:
     """Points that had no `step` in version 0.1, under old or today's names."""
-    for new, count in WITHOUT_STEP.items():
-        function = vars(cls).get(new)
-        if callable(function) and _arguments(function) == count:
-            setattr(cls, new, _without_step(function))
-            if new not in {name for name, _ in POINTS_0_1.values()}:
-                yield f"{new}(…)", f"{new}(step, …)"
+    renamed = {new for new, _ in POINTS_0_1.values()}
+    for name, count in WITHOUT_STEP.items():
+        function = getattr(cls, name)
+        if _arguments(function) == count:
+            setattr(cls, name, _without_step(function))
+            if name not in renamed:
+                yield f"{name}(…)", f"{name}(step, …)"
+
+
+def _generation(cls: type, name: str) -> int:
+    """How far up the class that defines a name is; 0 for `cls` itself."""
+    return next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
 
 
 def _arguments(function: Callable[..., Any]) -> int | None:

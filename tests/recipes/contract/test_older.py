@@ -20,75 +20,77 @@ def nothing_printed(monkeypatch):
     monkeypatch.setattr(renamed, "_printed", set())
 
 
+class OldPoints:
+    """Every point as version 0.1 called it."""
+
+    def __init__(self):
+        self.calls = []
+
+    def declare(self):
+        return Declaration(
+            kinds=("image",),
+            slots=("cost",),
+            views={"unlabeled": ("weak",)},
+            exact_on_ranks=False,
+            yields_teacher=True,
+        )
+
+    def surgery(self, network):
+        self.calls.append("surgery")
+
+    def build(self, recipe):
+        self.calls.append("build")
+
+    def prepare(self, step, recipe):
+        self.calls.append("prepare")
+        self.asked = step.request("unlabeled", "weak", counted=False)
+        step.add(Input("more", step.embedding("unlabeled", "weak"), counted=False))
+        assert recipe.forward_apart(step.embedding("unlabeled", "weak")).features.ndim == 2
+
+    def adjust(self, logits, target, task, role, recipe):
+        self.calls.append("adjust")
+        return 2 * logits
+
+    def cost(self, logits, task, role, recipe):
+        self.calls.append("cost")
+        return -logits.log_softmax(1)
+
+    def weigh(self, logits, target, task, role, recipe):
+        self.calls.append("weigh")
+        return torch.full((len(logits),), 0.5)
+
+    def terms(self, step, recipe):
+        self.calls.append("terms")
+        step.term(step.named(self.key, "label"), step.logits(self.asked, "label").square().sum(1))
+
+    def wrap_step(self, closure, optimizer, recipe):
+        self.calls.append("wrap_step")
+        return closure()
+
+    def after_batch(self, step, recipe):
+        self.calls.append("after_batch")
+
+    def after_step(self, step, recipe):
+        self.calls.append("after_step")
+
+    def receive(self, embedded, randomness, recipe):
+        self.calls.append("receive")
+        return embedded._replace(x=embedded.x + 1)
+
+    def infer(self, logits, task, recipe):
+        self.calls.append("infer")
+        return logits + 1
+
+    def leave(self, folder, recipe):
+        self.calls.append(("leave", folder))
+
+    def fold(self, network):
+        self.calls.append(("fold", network))
+
+
 def old_method() -> type[Method]:
-    """A class that has every point as version 0.1 called it."""
-
-    class Everything(Method):
-        def __init__(self):
-            self.calls = []
-
-        def declare(self):
-            return Declaration(
-                kinds=("image",),
-                slots=("cost",),
-                views={"unlabeled": ("weak",)},
-                exact_on_ranks=False,
-                yields_teacher=True,
-            )
-
-        def surgery(self, network):
-            self.calls.append("surgery")
-
-        def build(self, recipe):
-            self.calls.append("build")
-
-        def prepare(self, step, recipe):
-            self.calls.append("prepare")
-            self.asked = step.request("unlabeled", "weak", counted=False)
-            step.add(Input("more", step.embedding("unlabeled", "weak"), counted=False))
-            assert recipe.forward_apart(step.embedding("unlabeled", "weak")).features.ndim == 2
-
-        def adjust(self, logits, target, task, role, recipe):
-            self.calls.append("adjust")
-            return 2 * logits
-
-        def cost(self, logits, task, role, recipe):
-            self.calls.append("cost")
-            return -logits.log_softmax(1)
-
-        def weigh(self, logits, target, task, role, recipe):
-            self.calls.append("weigh")
-            return torch.full((len(logits),), 0.5)
-
-        def terms(self, step, recipe):
-            self.calls.append("terms")
-            step.term(
-                step.named(self.key, "label"), step.logits(self.asked, "label").square().sum(1)
-            )
-
-        def wrap_step(self, closure, optimizer, recipe):
-            self.calls.append("wrap_step")
-            return closure()
-
-        def after_batch(self, step, recipe):
-            self.calls.append("after_batch")
-
-        def after_step(self, step, recipe):
-            self.calls.append("after_step")
-
-        def receive(self, embedded, randomness, recipe):
-            self.calls.append("receive")
-            return embedded._replace(x=embedded.x + 1)
-
-        def infer(self, logits, task, recipe):
-            self.calls.append("infer")
-            return logits + 1
-
-        def leave(self, folder, recipe):
-            self.calls.append(("leave", folder))
-
-        def fold(self, network):
-            self.calls.append(("fold", network))
+    class Everything(OldPoints, Method):
+        """Made anew: its line is printed when the class is created."""
 
     return Everything
 
