@@ -15,6 +15,14 @@ from recipes.step.step import Embedded, Net, Output, Step
 from recipes.tasks.classification import Task
 
 
+class MethodModules(Protocol):
+    """What methods registered, by key. Only the method knows the class of its own."""
+
+    def __getitem__(self, key: str) -> Any: ...
+
+    def __setitem__(self, key: str, module: nn.Module) -> None: ...
+
+
 class ReportedNetwork(Protocol):
     def __call__(self, raw: bool = False) -> Network: ...
 
@@ -38,11 +46,13 @@ class Context(Protocol):
     network: Network
     teacher: Teacher | None
     tasks: Mapping[str, Task]
-    method_modules: nn.ModuleDict
     statistics: ClassStatistics
     sizes: dict[str, int]
     seed: int
     total_steps: int
+
+    @property
+    def method_modules(self) -> MethodModules: ...
 
     @property
     def current_step(self) -> Step: ...

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pytorch_lightning import Callback
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from foundation.randomness import SampleRandomness
@@ -86,7 +86,7 @@ class Method(Callback):
         """Whether this method overrides a point; the engine calls only those that do."""
         return getattr(type(self), point) is not getattr(Method, point)
 
-    def module(self, context: "Context") -> nn.Module:
+    def module(self, context: "Context") -> Any:
         """The module registered under this method's key."""
         return context.method_modules[self.key]
 
