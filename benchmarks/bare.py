@@ -45,7 +45,7 @@ class Bare:
         self.assembly, data = assembly, assembly.datamodule
         self.weak, self.strong = data.views["weak"], data.views["strong"]
         self.network = assembly.build_network(data.tasks)
-        for method in assembly.composition.filling("surgery"):
+        for method in assembly.composition.implementing("surgery"):
             method.surgery(self.network)
         self.network.to(device)
         self.streams = []

@@ -110,7 +110,7 @@ def instrument(recipe: Recipe, assembly: Assembly, sections: Sections) -> None:
     for task in recipe.tasks.values():
         sections.wrap(task, "supervise", "terms")
     for point, section in POINTS.items():
-        for method in recipe.at[point]:
+        for method in recipe.methods_at[point]:
             sections.wrap(method, point, section)
     make_optimizer, make_loader = recipe._make_optimizer, assembly.datamodule.train_dataloader
 

@@ -59,7 +59,7 @@ PHASES = {
         "on_validation_batch_end",
     ),
     "test": ("test_step", "on_test_start", "on_test_end"),
-    "the report": ("leave_behind",),
+    "the report": ("write_outputs",),
     "a step": (
         "training_step",
         "optimizer_step",

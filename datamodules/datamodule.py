@@ -10,7 +10,7 @@ from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from datamodules.facts import Facts
+from datamodules.facts import DatasetFacts
 from datamodules.samplers import MakeOrder, Order, ShareSampler, ShuffledPasses, StepSampler
 from datamodules.source import DataInfo, Loader, Splits
 from datamodules.splits import SplitSettings, class_counts, split_training
@@ -205,9 +205,9 @@ class StreamDataModule(LightningDataModule):
         """Whether some labeled samples carry no label (-1) for this task."""
         return bool((self.parts["labeled"].targets[task] < 0).any())
 
-    def facts(self) -> Facts:
+    def facts(self) -> DatasetFacts:
         """What of the data a network needs in order to be built, after setup."""
-        return Facts(
+        return DatasetFacts(
             classes=self.classes,
             counts={task: self.class_counts(task).tolist() for task in self.tasks},
             missing=[task for task in self.tasks if self.has_missing(task)],

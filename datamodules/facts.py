@@ -11,7 +11,7 @@ from datamodules.text.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetFacts:
     """classes, counts: names, and labeled training samples a class, by task. missing: tasks of
     which some samples carry no label. sizes: samples of each part. tokenizer: None for pictures."""
 
@@ -27,7 +27,7 @@ class Facts:
         return shallow | {"tokenizer": None if self.tokenizer is None else _plain(self.tokenizer)}
 
     @classmethod
-    def from_plain(cls, given: Mapping[str, Any]) -> "Facts":
+    def from_plain(cls, given: Mapping[str, Any]) -> "DatasetFacts":
         kept = given["tokenizer"]
         return cls(**(dict(given) | {"tokenizer": None if kept is None else _restored(kept)}))
 

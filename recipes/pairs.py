@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from foundation.errors import UserError
 from recipes.config.groups import CONFIGS, families, options
-from recipes.contract.composition import Situation, compose
+from recipes.contract.composition import Environment, compose
 from recipes.contract.method import Method
 
 VIEWS = frozenset({"raw", "weak", "strong"})
@@ -73,17 +73,20 @@ def default(entry: Listed) -> Method:
 def shares(a: Listed, b: Listed) -> bool:
     """Whether one of two methods leaves its averaged network to the other."""
     first, second = default(a).declare(), default(b).declare()
-    return bool(first.teacher and second.teacher) and first.yields_teacher != second.yields_teacher
+    return (
+        bool(first.teacher and second.teacher)
+        and first.accepts_any_teacher != second.accepts_any_teacher
+    )
 
 
 def refusal(entries: Sequence[Listed], kind: str) -> str:
     """Why these methods cannot meet on data of a kind, in the words a user reads; empty where they
     can."""
-    situation = Situation(
+    environment = Environment(
         kind, VIEWS, kind, families={entry.key: entry.family for entry in entries}
     )
     try:
-        compose({entry.key: default(entry) for entry in entries}, situation)
+        compose({entry.key: default(entry) for entry in entries}, environment)
     except UserError as error:
         return str(error)
     return ""
@@ -153,7 +156,7 @@ def on_text(root: Path = CONFIGS) -> Iterator[str]:
     for entry in known.values():
         alone = refusal([entry], "text")
         if alone:
-            kinds = " and ".join(default(entry).declare().kinds)
+            kinds = " and ".join(default(entry).declare().modalities)
             yield f"- `{entry.family}={entry.key}` works on {kinds} data only."
     other = [pair for pair in texts if texts[pair] != images.get(pair, "")]
     for a, b in other:

@@ -81,8 +81,8 @@ def row(key: str, meaning: str, method: Method) -> str:
     cells = [
         f"`{key}`",
         f"{cell(meaning)}.<br><sub>{cell(definition)}</sub>",
-        ", ".join(declaration.kinds),
-        "yes" if declaration.exact_on_ranks else "no",
+        ", ".join(declaration.modalities),
+        "yes" if declaration.ddp_exact else "no",
         reference(module.__doc__ or ""),
     ]
     return f"| {' | '.join(cells)} |"

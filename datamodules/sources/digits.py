@@ -55,7 +55,7 @@ class Digits:
         mask[test] = False
 
         def part(rows: torch.Tensor) -> ArraySource:
-            chosen = {task: targets[task][rows] for task in self.tasks}
+            chosen: dict[str, torch.Tensor] = {task: targets[task][rows] for task in self.tasks}
             return ArraySource(pixels[rows], chosen, {task: NAMES[task] for task in self.tasks})
 
         return Splits(train=part(mask.nonzero().flatten()), test=part(test))

@@ -1,7 +1,7 @@
 """Labelled texts in memory, and what the loaders of text sets share."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -82,7 +82,7 @@ class TextSource(Source):
 
 
 def text_source(
-    texts: Sequence[str], labels: dict[str, Sequence[str]], classes: dict[str, list[str]]
+    texts: Sequence[str], labels: Mapping[str, Sequence[str]], classes: dict[str, list[str]]
 ) -> TextSource:
     """A source from labels by name; every label must be among the classes of its task."""
     targets = {}

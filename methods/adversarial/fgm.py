@@ -51,7 +51,7 @@ class FGM(Attacking):
     def terms(self, step: Step, context: Context) -> None:
         for task, target in step.inputs[self.key].targets.items():
             step.term(
-                step.named(self.key, task),
+                step.term_name(self.key, task),
                 step.classify(self.key, task, "labeled"),
                 weight=self.weight,
                 mask=(target >= 0).float() if target.ndim == 1 else target.sum(1),

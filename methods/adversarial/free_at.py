@@ -76,14 +76,12 @@ class FreeAT(Method):
     replays: times m that a batch is replayed, at least 1; 8 (paper).
     """
 
-    _leaf: Tensor  # δ of the present step alone, which collects its gradient
-
     def __init__(self, eps: Radius = "8/255", replays: Count = 8):
         self.eps, self.replays = radius(eps), replays
 
     def declare(self) -> Declaration:
         return Declaration(
-            kinds=("image",),
+            modalities=("image",),
             slots=("attack", "sampler", "two_passes"),
             orders={"labeled": partial(replayed, times=self.replays)},
             tags=("attacks_labeled",),
@@ -104,11 +102,15 @@ class FreeAT(Method):
     def prepare(self, step: Step, context: Context) -> None:
         position = step.randomness.step - step.randomness.step % self.replays
         x = context.network.embed(step.view_at("labeled", "weak", position)).x
-        self._leaf = context.method_modules[self.key].rows(x, step.randomness.rank).requires_grad_()
-        step.change("labeled", embedded=Embedded((x + self._leaf).clamp(0.0, 1.0)))
+        # a leaf, which collects its gradient for `after_step`
+        delta = context.method_modules[self.key].rows(x, step.randomness.rank).requires_grad_()
+        step.scratch[self.key] = delta
+        step.change("labeled", embedded=Embedded((x + delta).clamp(0.0, 1.0)))
 
     @torch.no_grad()
     def after_step(self, step: Step, context: Context) -> None:
-        threat, slope = Threat("linf", self.eps), self._leaf.grad
-        raised = self._leaf if slope is None else self._leaf + self.eps * threat.direction(slope)
+        threat = Threat("linf", self.eps)
+        delta: Tensor = step.scratch[self.key]
+        slope = delta.grad
+        raised = delta if slope is None else delta + self.eps * threat.direction(slope)
         context.method_modules[self.key].delta = gather_rows(raised.clamp(-self.eps, self.eps))

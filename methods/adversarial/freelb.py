@@ -1,6 +1,7 @@
 """FreeLB. Zhu et al., FreeLB: Enhanced Adversarial Training for Natural Language Understanding,
 ICLR 2020, arXiv 1909.11764."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -32,6 +33,15 @@ def ascend(x: Tensor, delta: Tensor, gradient: Tensor, threat: Threat, step_size
     return threat.project(x, x + raised) - x
 
 
+@dataclass
+class Perturbation:
+    """Of one batch. delta: of the present pass, a leaf that collects its gradient."""
+
+    x: Tensor
+    threat: Threat
+    delta: Tensor
+
+
 class FreeLB(Method):
     """g_θ = (1/K) Σ_{t<K} ∇_θ L(e + δ_t), δ_{t+1} = Proj(δ_t + a g_t / ‖g_t‖): every pass's
     backward gives the gradients of the parameters, which are averaged, and that of δ, which
@@ -57,9 +67,6 @@ class FreeLB(Method):
         accumulation=False,
         precisions=PRECISIONS,
     )
-    _delta: Tensor  # of the present pass alone, a leaf that collects its gradient
-    _x: Tensor
-    _threat: Threat
 
     def __init__(
         self,
@@ -75,34 +82,25 @@ class FreeLB(Method):
     def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]
         if not step.replay:
-            self._x, self._threat = (
-                entry.embedded.x.detach(),
-                Threat.around(entry.embedded, self.norm, self.radius),
-            )
+            x = entry.embedded.x.detach()
+            threat = Threat.around(entry.embedded, self.norm, self.radius)
             rows = step.randomness.draw(f"{self.key}/start", entry.size)
-            self._delta = (
-                self._threat.project(
-                    self._x, self._x + first(self._x, self._threat, self.start, rows)
-                )
-                - self._x
-            )
-        self._delta = self._delta.requires_grad_()
-        step.change("labeled", embedded=moved(entry.embedded, self._delta))
+            delta = threat.project(x, x + first(x, threat, self.start, rows)) - x
+            step.scratch[self.key] = Perturbation(x, threat, delta)
+        delta = step.scratch[self.key].delta.requires_grad_()
+        step.change("labeled", embedded=moved(entry.embedded, delta))
 
     def wrap_step(self, closure: Closure, optimizer: Optimizer, context: Context) -> Any:
         loss = closure()
+        p: Perturbation = context.current_step.scratch[self.key]
         weights = [
-            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+            w for group in optimizer.param_groups for w in group["params"] if w.grad is not None
         ]
         for _ in range(self.steps - 1):
             before = [w.grad.clone() for w in weights if w.grad is not None]
             with torch.no_grad():
-                slope = (
-                    torch.zeros_like(self._delta) if self._delta.grad is None else self._delta.grad
-                )
-                self._delta = ascend(
-                    self._x, self._delta.detach(), slope, self._threat, self.step_size
-                )
+                slope = torch.zeros_like(p.delta) if p.delta.grad is None else p.delta.grad
+                p.delta = ascend(p.x, p.delta.detach(), slope, p.threat, self.step_size)
             with context.replay():
                 closure()
             torch._foreach_add_([w.grad for w in weights], before)

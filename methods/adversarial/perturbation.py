@@ -6,8 +6,9 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -52,13 +53,27 @@ def moved(embedded: Embedded, delta: Tensor) -> Embedded:
     return Embedded(embedded.x + delta.to(embedded.x.dtype), embedded.mask)
 
 
+class NotFinite(nn.Module):
+    """How many entries of gradients were not finite, of this process since its start; it is not
+    part of checkpoints."""
+
+    entries: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("entries", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def add(self, counts: list[Tensor]) -> None:
+        self.entries += sum(counts)
+
+
 class Attacking(Method):
     """Base of methods that attack the labeled input: δ is crafted once a step, against the weights
     at its start; a replayed step (SAM, AWP) meets the same δ. Entries of gradients that are not
     finite are taken as 0 and counted: the end of the run warns of them."""
 
-    _delta: Tensor  # of the present step alone
-    _not_finite: Tensor | int = 0  # on the device, of this process since its start
+    def build(self, context: Context) -> None:
+        context.method_modules[self.key] = NotFinite()
 
     @abstractmethod
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
@@ -67,12 +82,12 @@ class Attacking(Method):
     def delta(self, step: Step, context: Context) -> Tensor:
         if not step.replay:
             with evaluating(context.network), fixed(context.network), counting() as counts:
-                self._delta = self.craft(step.inputs["labeled"], step, context)
-            self._not_finite = sum(counts, self._not_finite)
-        return self._delta
+                step.scratch[self.key] = self.craft(step.inputs["labeled"], step, context)
+            cast(NotFinite, self.module(context)).add(counts)
+        return cast(Tensor, step.scratch[self.key])
 
-    def leave(self, folder: Path, context: Context) -> None:
-        count = int(self._not_finite)
+    def save_artifacts(self, folder: Path, context: Context) -> None:
+        count = int(cast(NotFinite, self.module(context)).entries)
         if count:
             warnings.warn(
                 f"methods.{self.key}: {count} entries of the attack's gradients were not finite "
@@ -86,7 +101,7 @@ def model_of(context: Context, embedded: Embedded) -> Model:
     """The student as an attack sees it: x -> raw logits by task."""
 
     def logits(x: Tensor) -> Logits:
-        return context.forward_apart(Embedded(x, embedded.mask)).logits
+        return context.extra_forward(Embedded(x, embedded.mask)).logits
 
     return logits
 

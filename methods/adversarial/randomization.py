@@ -58,7 +58,7 @@ class Randomization(Method):
     pad_value: grey of the padding, 0 to 1; 0 (paper; authors' code: 0.5).
     """
 
-    declaration = Declaration(kinds=("image",), tags=("random_inference",))
+    declaration = Declaration(modalities=("image",), tags=("random_inference",))
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Randomization(Method):
         corner = (draw.uniform(2) * (room + 1)).long()
         return resize_and_pad(x, side, corner, canvas, self.mode, self.pad_value)
 
-    def receive(
+    def transform_input(
         self, embedded: Embedded, randomness: SampleRandomness, context: Context
     ) -> Embedded:
         return Embedded(

@@ -309,7 +309,7 @@ class UnderSquare(Robustness):
     restarts: independent searches, of which the worst counts, at least 1; 1.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = ("image",)
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
     by_gradient = False
 
     def __init__(

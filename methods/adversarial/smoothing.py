@@ -66,7 +66,7 @@ class Smoothing(Method):
     sigma: standard deviation of the Gaussian in pixels, above 0; 1.
     """
 
-    declaration = Declaration(kinds=("image",))
+    declaration = Declaration(modalities=("image",))
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Smoothing(Method):
         # x - sg(x) is zero, and its gradient one
         return median(x.detach(), self.window) + (x - x.detach())
 
-    def receive(
+    def transform_input(
         self, embedded: Embedded, randomness: SampleRandomness, context: Context
     ) -> Embedded:
         return Embedded(self.smooth(embedded.x))

@@ -80,4 +80,4 @@ class TRADES(Attacking):
     def terms(self, step: Step, context: Context) -> None:
         for task in step.tasks:
             apart = divergence(step.logits("labeled", task), step.logits(self.key, task))
-            step.term(step.named(self.key, task), apart, weight=self.beta, task=task)
+            step.term(step.term_name(self.key, task), apart, weight=self.beta, task=task)

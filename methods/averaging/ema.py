@@ -39,4 +39,4 @@ class EMA(Method):
         self.teacher = TeacherRequest(decay, warmup, buffers, horizon, moments)
 
     def declare(self) -> Declaration:
-        return Declaration(teacher=self.teacher, yields_teacher=True, evaluates_teacher=True)
+        return Declaration(teacher=self.teacher, accepts_any_teacher=True, evaluates_teacher=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from foundation.distributed import global_sum
 from recipes.contract import Context, Declaration, Method
+from recipes.step import Step
 from recipes.step.criterion import Role, of_target
 
 
@@ -75,8 +76,14 @@ class ClassBalancedLoss(Method):
         }
         context.method_modules[self.key] = nn.ModuleDict(tables)
 
-    def weigh(
-        self, logits: Tensor, target: Tensor, task: str, role: Role, context: Context
+    def sample_weights(
+        self,
+        step: Step,
+        logits: Tensor,
+        target: Tensor,
+        task: str,
+        role: Role,
+        context: Context,
     ) -> Tensor | None:
         if role != "labeled":
             return None

@@ -7,7 +7,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from foundation.randomness import Randomness
 from methods.long_tail.sigmoid import SOFTMAX_ONLY, binary_costs, start_rare, summed
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
@@ -62,38 +61,35 @@ class EqualizationLoss(Method):
     ):
         self.gamma, self.threshold, self.mode = gamma, threshold, mode
         self.drop, self.granularity = drop, granularity
-        self.randomness: Randomness | None = None  # of the present step
 
     def declare(self) -> Declaration:
         refuses = {"adjusts_logits": SOFTMAX_ONLY} if self.mode == "sigmoid" else {}
-        return Declaration(slots=("prior_correction", "cost"), refuses=refuses)
+        return Declaration(slots=("prior_correction", "class_losses"), refuses=refuses)
 
     def build(self, context: Context) -> None:
         if self.mode == "sigmoid":
             start_rare(context)
 
-    def prepare(self, step: Step, context: Context) -> None:
-        self.randomness = step.randomness
-
-    def cost(self, logits: Tensor, task: str, role: Role, context: Context) -> Tensor | None:
+    def class_losses(
+        self, step: Step, logits: Tensor, task: str, role: Role, context: Context
+    ) -> Tensor | None:
         if role != "labeled":
             return None
         counts = context.statistics.counts(task)
         rare = (counts / counts.sum() < self.threshold).float()
         if self.mode == "sigmoid":
             return sigmoid_cost(logits, rare)
-        return equalized_cost(logits, rare * self.dropped(logits, task))
+        return equalized_cost(logits, rare * self.dropped(step, logits, task))
 
-    def dropped(self, logits: Tensor, task: str) -> Tensor | float:
+    def dropped(self, step: Step, logits: Tensor, task: str) -> Tensor | float:
         """b: γ itself, or drawn, [N, C] or [1]; a replay draws the same."""
         if self.drop == "fixed":
             return self.gamma
-        assert self.randomness is not None, "a loss is made within a step"
         purpose = f"{self.key}/{task}"
         if self.granularity == "batch":
-            return self.randomness.shared(purpose).bernoulli(self.gamma).float()
+            return step.randomness.shared(purpose).bernoulli(self.gamma).float()
         return (
-            self.randomness.draw(purpose, len(logits))
+            step.randomness.draw(purpose, len(logits))
             .bernoulli(self.gamma, logits.shape[1])
             .float()
         )

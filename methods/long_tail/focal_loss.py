@@ -10,6 +10,7 @@ from torch import Tensor
 from foundation.errors import UserError
 from methods.long_tail.sigmoid import SOFTMAX_ONLY, binary_costs, start_rare, summed
 from recipes.contract import Context, Declaration, Method
+from recipes.step import Step
 from recipes.step.criterion import Role, one_hot
 
 
@@ -77,18 +78,28 @@ class FocalLoss(Method):
     def declare(self) -> Declaration:
         if self.mode == "softmax":
             return Declaration(sharded=True)
-        return Declaration(slots=("cost",), refuses={"adjusts_logits": SOFTMAX_ONLY}, sharded=True)
+        return Declaration(
+            slots=("class_losses",), refuses={"adjusts_logits": SOFTMAX_ONLY}, sharded=True
+        )
 
     def build(self, context: Context) -> None:
         if self.mode == "sigmoid":
             start_rare(context)
 
-    def cost(self, logits: Tensor, task: str, role: Role, context: Context) -> Tensor | None:
+    def class_losses(
+        self, step: Step, logits: Tensor, task: str, role: Role, context: Context
+    ) -> Tensor | None:
         used = self.mode == "sigmoid" and role == "labeled"
         return sigmoid_cost(logits, self.gamma, self.alpha) if used else None
 
-    def weigh(
-        self, logits: Tensor, target: Tensor, task: str, role: Role, context: Context
+    def sample_weights(
+        self,
+        step: Step,
+        logits: Tensor,
+        target: Tensor,
+        task: str,
+        role: Role,
+        context: Context,
     ) -> Tensor | None:
         return (
             modulation(logits, self.gamma) if self.mode == "softmax" and role == "labeled" else None

@@ -70,7 +70,13 @@ class LogitAdjustment(Method):
             context.method_modules[self.key] = nn.ModuleDict(priors)
 
     def adjust(
-        self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: Context
+        self,
+        step: Step,
+        logits: Tensor,
+        target: Tensor | None,
+        task: str,
+        role: Role,
+        context: Context,
     ) -> Tensor:
         if role == "labeled":
             return adjusted(logits, context.statistics.log_prior(task), self.tau)
@@ -81,5 +87,5 @@ class LogitAdjustment(Method):
 
     def terms(self, step: Step, context: Context) -> None:
         if self.adjust_unlabeled and not step.replay:
-            for task, believed in step.pseudo.items():
-                context.method_modules[self.key][task].update(believed.probabilities, self.momentum)
+            for task, pseudo in step.pseudo.items():
+                context.method_modules[self.key][task].update(pseudo.probabilities, self.momentum)

@@ -1,7 +1,7 @@
 """Random under-sampling. Studied by Buda, Maki and Mazurowski, A systematic study of the class
 imbalance problem in convolutional neural networks, Neural Networks 106, 2018, arXiv 1710.05381."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -31,7 +31,7 @@ class RandomUnderSampling(Resampling):
     def order(self, labels: Tensor, total: int, seed: int, stream: str) -> Order:
         sizes = sizes_of(labels)
         counts = sizes.clamp_max(self.cap or int(sizes.min()))
-        walk = "fresh" if self.redraw else "same"
+        walk: Literal["fresh", "same"] = "fresh" if self.redraw else "same"
         return ClassPasses(
             labels, int(counts.sum()), lambda number, offset: counts, seed, stream, walk
         )

@@ -96,7 +96,13 @@ class SeesawLoss(Method):
                 context.method_modules[self.key][task].add(labels)
 
     def adjust(
-        self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: Context
+        self,
+        step: Step,
+        logits: Tensor,
+        target: Tensor | None,
+        task: str,
+        role: Role,
+        context: Context,
     ) -> Tensor:
         if role != "labeled" or target is None:
             return logits

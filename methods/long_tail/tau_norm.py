@@ -28,6 +28,8 @@ class Candidates(nn.Module):
     """The τ of one task in use, and what each one on the grid gets right a class."""
 
     tau: Tensor
+    right: Tensor
+    seen: Tensor
 
     def __init__(self, tau: float, classes: int):
         super().__init__()

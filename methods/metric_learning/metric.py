@@ -58,9 +58,9 @@ class MetricLoss(Method):
             for task in step.tasks:
                 labels = gather_rows(step.streams["labeled"].targets[task])
                 value, scores = self.loss(x, labels, task, context)
-                step.term(step.named(self.key, task), value, weight=self.weight, task=task)
+                step.term(step.term_name(self.key, task), value, weight=self.weight, task=task)
                 for name, score in (scores | pair_scores(x, labels)).items():
-                    step.scalar(step.named(name, task), score)
+                    step.scalar(step.term_name(name, task), score)
 
 
 @torch.no_grad()

@@ -57,7 +57,7 @@ class CrossStitch(Method):
     """
 
     declaration = Declaration(
-        kinds=("image",),
+        modalities=("image",),
         tasks_at_least=2,
         slots=("sharing",),
         tags=("features_by_task",),

@@ -42,7 +42,7 @@ class HardSharing(Method):
             "where tasks part makes no difference to a backbone that does not learn; leave one out"
         )
         return Declaration(
-            kinds=("image",),
+            modalities=("image",),
             tasks_at_least=2,
             slots=("sharing",),
             tags=tags,

@@ -143,7 +143,7 @@ class MTAN(Method):
     """
 
     declaration = Declaration(
-        kinds=("image",),
+        modalities=("image",),
         tasks_at_least=2,
         slots=("sharing",),
         tags=("features_by_task",),

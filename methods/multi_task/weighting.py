@@ -77,9 +77,9 @@ class Weighting(Method):
         if context.network.gates is None:
             return found.combined(weights)
         context.network.gates.set(weights)
-        return self.objective(found, weights)
+        return self.objective(found, weights, step)
 
-    def objective(self, found: TaskLosses, weights: Tensor) -> Tensor:
+    def objective(self, found: TaskLosses, weights: Tensor, step: Step) -> Tensor:
         """Σ_t L_t + rest, whose backward goes through gates that hold the weights."""
         return found.combined()
 
@@ -89,9 +89,6 @@ class GramWeighting(Weighting):
 
     grad_source: GradSource
     layer: str | None = None
-    _update: Update | None = (
-        None  # between two lines of `combine`: the gradients that finding G has left
-    )
 
     def declare(self) -> Declaration:
         refuses = {"freezes_backbone": NOTHING_SHARED_LEARNS}
@@ -119,14 +116,15 @@ class GramWeighting(Weighting):
         )
         with torch.enable_grad():
             gram = provider(found.losses, step.representations, context)
-        self._update = provider.update
+        step.scratch[self.key] = provider.update
         return precise(gram)
 
-    def objective(self, found: TaskLosses, weights: Tensor) -> Tensor:
+    def objective(self, found: TaskLosses, weights: Tensor, step: Step) -> Tensor:
         """The same, of which the backward is done as far as G needed it."""
-        update, self._update = self._update, None
+        # the gradients that finding G has left, where it was found in this pass
+        update: Update | None = step.scratch.pop(self.key, None)
         if update is None:
-            return super().objective(found, weights)
+            return super().objective(found, weights, step)
         return given(torch.stack(found.losses).sum(), update(weights)) + found.rest
 
     def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:

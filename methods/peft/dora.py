@@ -98,5 +98,5 @@ class DoRA(LoRA):
     def read(self, path: Path, network: Network, trained: dict[str, nn.Parameter]) -> None:
         Surgeon.read(self, path, network, trained)
 
-    def leave(self, folder: Path, context: Context) -> None:
-        Surgeon.leave(self, folder, context)
+    def save_artifacts(self, folder: Path, context: Context) -> None:
+        Surgeon.save_artifacts(self, folder, context)

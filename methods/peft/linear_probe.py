@@ -37,7 +37,10 @@ class LinearProbe(Surgeon):
     def declare(self) -> Declaration:
         reason = "it trains the heads alone, so nothing else may learn; leave out peft=linear_probe"
         return Declaration(
-            tags=("freezes_backbone",), refuses={"delta": reason}, exact_on_ranks=not self.norm
+            tags=("freezes_backbone",),
+            refuses={"delta": reason},
+            ddp_exact=not self.norm,
+            ddp_difference="the head's BatchNorm has statistics of each device",
         )
 
     def attach(self, network: Network) -> None:

@@ -179,8 +179,8 @@ class LoRA(Surgeon):
             path, list(network.deltas[self.key]), prefix, option=f"methods.{self.key}.load"
         )
 
-    def leave(self, folder: Path, context: Context) -> None:
-        super().leave(folder, context)
+    def save_artifacts(self, folder: Path, context: Context) -> None:
+        super().save_artifacts(folder, context)
         network = averaged(context) or context.network
         write_peft(folder / f"{self.key}_peft", list(network.deltas[self.key]))
 

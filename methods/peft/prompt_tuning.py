@@ -75,7 +75,7 @@ class PromptTuning(Surgeon):
     load: delta saved by another run, to start from; null: none.
     """
 
-    declaration = Declaration(kinds=("text",), tags=("delta",), slots=("prompts",))
+    declaration = Declaration(modalities=("text",), tags=("delta",), slots=("prompts",))
     preserves: ClassVar[bool] = False
 
     def __init__(

@@ -50,10 +50,10 @@ class Surgeon(Method, ABC):
         """Take over what a run left."""
         load_delta(path, network, trained, option=f"methods.{self.key}.load")
 
-    def leave(self, folder: Path, context: Context) -> None:
+    def save_artifacts(self, folder: Path, context: Context) -> None:
         save_delta(folder / "delta.safetensors", context.network, averaged(context))
 
-    def fold(self, network: Network) -> None:
+    def merge(self, network: Network) -> None:
         if self.key in network.deltas and is_mergeable(network.deltas[self.key]):
             merge(network, self.key)
 

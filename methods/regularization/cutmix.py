@@ -45,10 +45,11 @@ class CutMix(Method):
     """
 
     declaration = Declaration(
-        kinds=("image",),
+        modalities=("image",),
         slots=("mixer",),
         tags=("mixes_inputs", "soft_targets"),
-        exact_on_ranks=False,
+        ddp_exact=False,
+        ddp_difference="samples mix with partners on their own rank",
     )
 
     def __init__(

@@ -21,7 +21,10 @@ class Mixup(Method):
     """
 
     declaration = Declaration(
-        slots=("mixer",), tags=("mixes_inputs", "soft_targets"), exact_on_ranks=False
+        slots=("mixer",),
+        tags=("mixes_inputs", "soft_targets"),
+        ddp_exact=False,
+        ddp_difference="samples mix with partners on their own rank",
     )
 
     def __init__(

@@ -56,7 +56,8 @@ class SAM(Method):
                 "second_optimizer": "two gradients a step and two optimizers have no agreed order"
             },
             accumulation=False,
-            exact_on_ranks=self.sync,
+            ddp_exact=self.sync,
+            ddp_difference="weights ascend by each device's own gradient; sync=true averages it",
         )
 
     def wrap_step(self, closure: Closure, optimizer: Optimizer, context: Context) -> Any:

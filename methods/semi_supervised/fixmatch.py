@@ -60,15 +60,15 @@ class FixMatch(Method):
     def terms(self, step: Step, context: Context) -> None:
         for task in step.tasks:
             mask = self.mask(task, context)
-            labels, believed = make_targets(
+            labels, pseudo = make_targets(
                 step.logits("unlabeled/weak", task), harden=True, mask=mask
             )
-            step.believe(task, believed)
+            step.publish_pseudo_labels(task, pseudo)
             step.term(
-                step.named(self.key, task),
+                step.term_name(self.key, task),
                 step.classify("unlabeled/strong", task, "pseudo", labels),
                 weight=self.weight * self.ramp(step.progress),
-                mask=believed.mask,
+                mask=pseudo.mask,
                 denominator=self.denominator,
                 task=task,
             )

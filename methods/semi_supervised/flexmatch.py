@@ -97,6 +97,6 @@ class FlexMatch(FixMatch):
     def after_batch(self, step: Step, context: Context) -> None:
         index = step.streams["unlabeled"].index
         for task in step.tasks:
-            believed = step.pseudo[task]
-            sure = confident(believed.confidence, believed.labels, self.threshold)
-            context.method_modules[self.key][task].write(index, believed.labels, where=sure)
+            pseudo = step.pseudo[task]
+            sure = confident(pseudo.confidence, pseudo.labels, self.threshold)
+            context.method_modules[self.key][task].write(index, pseudo.labels, where=sure)

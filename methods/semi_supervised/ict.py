@@ -79,7 +79,8 @@ class ICT(Method):
             tags=("unlabeled_loss",),
             teacher=self.teacher,
             evaluates_teacher=True,
-            exact_on_ranks=False,
+            ddp_exact=False,
+            ddp_difference="samples mix with partners on their own rank",
         )
 
     def prepare(self, step: Step, context: Context) -> None:
@@ -103,4 +104,4 @@ class ICT(Method):
             )
             p = torch.softmax(step.logits(f"{self.key}/mixed", task), dim=1)
             values = squared_distance(p, make_targets(scores).value)
-            step.term(step.named(self.key, task), values, weight=weight, task=task)
+            step.term(step.term_name(self.key, task), values, weight=weight, task=task)

@@ -71,4 +71,4 @@ class MeanTeacher(Method):
             teacher = torch.cat([step.logits(f"teacher:{s}/weak2", task) for s in self.streams])
             values = squared_distance(torch.softmax(student, dim=1), make_targets(teacher).value)
             weight = self.weight * self.ramp(step.progress)
-            step.term(step.named(self.key, task), values, weight=weight, task=task)
+            step.term(step.term_name(self.key, task), values, weight=weight, task=task)

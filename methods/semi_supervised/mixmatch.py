@@ -71,7 +71,8 @@ class MixMatch(Method):
             views={"unlabeled": self.views},
             slots=("mixer", "unlabeled_mixer", "pseudo_labels"),
             tags=("mixes_inputs", "soft_targets", "unlabeled_loss"),
-            exact_on_ranks=False,
+            ddp_exact=False,
+            ddp_difference="samples mix with partners on their own rank",
         )
 
     def prepare(self, step: Step, context: Context) -> None:
@@ -101,12 +102,12 @@ class MixMatch(Method):
     @torch.no_grad()
     def guess(self, views: list[Embedded], step: Step, context: Context) -> Targets:
         """Sharpened labels [U, C] of the unlabeled samples, by task."""
-        output = context.forward_apart(concatenate(views))
+        output = context.extra_forward(concatenate(views))
         guesses = {}
         for task in step.tasks:
             scores = mean_prediction(output.logits[task].chunk(len(views)))
-            guesses[task], believed = make_targets(scores, temperature=self.temperature)
-            step.believe(task, believed)
+            guesses[task], pseudo = make_targets(scores, temperature=self.temperature)
+            step.publish_pseudo_labels(task, pseudo)
         return guesses
 
     def terms(self, step: Step, context: Context) -> None:
@@ -116,4 +117,6 @@ class MixMatch(Method):
             p = torch.softmax(step.loss_logits(name, task, "pseudo"), dim=1)
             complete = target.sum(1) > 1.0 - 1e-3
             values = squared_distance(p, target)
-            step.term(step.named(self.key, task), values, weight=weight, mask=complete, task=task)
+            step.term(
+                step.term_name(self.key, task), values, weight=weight, mask=complete, task=task
+            )

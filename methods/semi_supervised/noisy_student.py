@@ -66,9 +66,7 @@ class NoisyStudent(Method):
             unlabeled_weight,
             task,
         )
-        self._taken: Tensor | None = (
-            None  # positions in the unlabeled part; a function of the table
-        )
+        self._told: Told | None = None  # the registered module, for the order of the samples
 
     def declare(self) -> Declaration:
         return Declaration(
@@ -80,9 +78,8 @@ class NoisyStudent(Method):
 
     def build(self, context: Context) -> None:
         rows = context.sizes["unlabeled"]
-        context.method_modules[self.key] = Told(
-            {name: task.outputs for name, task in context.tasks.items()}, rows
-        )
+        self._told = Told({name: task.outputs for name, task in context.tasks.items()}, rows)
+        context.method_modules[self.key] = self._told
 
     # -- before the first step ---------------------------------------------------------------------
     def on_fit_start(self, trainer: pl.Trainer, context: Context) -> None:
@@ -92,8 +89,8 @@ class NoisyStudent(Method):
         if not told.known:
             told.write(self._predictions(trainer, context))
         q = told[task].cpu()
-        self._taken = taken(q, self.threshold, self.per_class, generator(context.seed, self.key))
-        if not len(self._taken):
+        told.taken = taken(q, self.threshold, self.per_class, generator(context.seed, self.key))
+        if not len(told.taken):
             raise UserError(
                 f"methods.{self.key}.threshold={self.threshold}: the teacher is so sure of none of "
                 f"{len(q)} samples; "
@@ -134,9 +131,10 @@ class NoisyStudent(Method):
     def _order(
         self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str
     ) -> Order:
-        if self._taken is None:  # asked for before the run has begun, to see whether it can be
+        positions = self._told.taken if self._told is not None else None
+        if positions is None:  # asked for before the run has begun, to see whether it can be
             return ShuffledPasses(len(next(iter(targets.values()))), seed, stream)
-        return Chosen(self._taken, ShuffledPasses(len(self._taken), seed, stream))
+        return Chosen(positions, ShuffledPasses(len(positions), seed, stream))
 
     # -- in a step ---------------------------------------------------------------------------------
     def prepare(self, step: Step, context: Context) -> None:
@@ -149,17 +147,19 @@ class NoisyStudent(Method):
         for task in step.tasks:
             scores = scores_of(context.method_modules[self.key][task][stream.index])
             sure = partial(confident, threshold=self.threshold)
-            labels, believed = make_targets(scores, harden=self.hard, mask=sure)
-            step.believe(task, believed)
+            labels, pseudo = make_targets(scores, harden=self.hard, mask=sure)
+            step.publish_pseudo_labels(task, pseudo)
             values = step.classify("unlabeled/strong", task, "pseudo", labels)
             step.term(
-                step.named(self.key, task), values, weight=weight, mask=believed.mask, task=task
+                step.term_name(self.key, task), values, weight=weight, mask=pseudo.mask, task=task
             )
 
 
 class Told(nn.Module):
     """What the teacher said of every sample: a table [rows, C] a task. known: whether it has
-    spoken."""
+    spoken. taken: positions in the unlabeled part, a function of the table."""
+
+    taken: Tensor | None = None
 
     def __init__(self, classes: Mapping[str, int], rows: int):
         super().__init__()

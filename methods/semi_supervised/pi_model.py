@@ -94,11 +94,14 @@ class PiModel(Method):
                 passes[1:] = [p.detach() for p in passes[1:]]
             values = stability(passes)
             step.term(
-                step.named(self.key, task), values, weight=self.weight * fraction * ramp, task=task
+                step.term_name(self.key, task),
+                values,
+                weight=self.weight * fraction * ramp,
+                task=task,
             )
             if self.exclusivity_weight:
                 values = torch.stack([mutual_exclusivity(p) for p in passes]).sum(0)
-                name = step.named(f"{self.key}/exclusivity", task)
+                name = step.term_name(f"{self.key}/exclusivity", task)
                 step.term(name, values, weight=self.exclusivity_weight * ramp, task=task)
 
     def _probabilities(self, step: Step, view: str, task: str) -> Tensor:

@@ -46,25 +46,25 @@ class PseudoLabel(Method):
         own_statistics: bool = True,
     ):
         self.threshold, self.weight, self.entropy_weight = threshold, weight, entropy_weight
-        self.ramp, self.counted = Ramp("linear", ramp_start, ramp_end), not own_statistics
+        self.ramp, self.updates_bn_stats = Ramp("linear", ramp_start, ramp_end), not own_statistics
 
     def prepare(self, step: Step, context: Context) -> None:
-        step.request("unlabeled", "weak", counted=self.counted)
+        step.request("unlabeled", "weak", updates_bn_stats=self.updates_bn_stats)
 
     def terms(self, step: Step, context: Context) -> None:
         alpha = self.weight * self.ramp(step.progress)
         for task in step.tasks:
             mask = partial(confident, threshold=self.threshold)
-            labels, believed = make_targets(
+            labels, pseudo = make_targets(
                 step.logits("unlabeled/weak", task), harden=True, mask=mask
             )
-            step.believe(task, believed)
+            step.publish_pseudo_labels(task, pseudo)
             values = step.classify("unlabeled/weak", task, "pseudo", labels)
             step.term(
-                step.named(self.key, task), values, weight=alpha, mask=believed.mask, task=task
+                step.term_name(self.key, task), values, weight=alpha, mask=pseudo.mask, task=task
             )
             if self.entropy_weight:
-                name = step.named(f"{self.key}/entropy", task)
+                name = step.term_name(f"{self.key}/entropy", task)
                 logits = step.loss_logits("unlabeled/weak", task, "pseudo", labels)
                 step.term(
                     name,

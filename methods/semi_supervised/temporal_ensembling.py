@@ -80,7 +80,9 @@ class TemporalEnsembling(Method):
             q = bias_corrected(memory.read(index), visits, self.momentum)
             p = torch.softmax(step.logits("unlabeled/weak", task), dim=1)
             values = squared_distance(p, make_targets(scores_of(q)).value)
-            step.term(step.named(self.key, task), values, weight=weight, mask=visits > 0, task=task)
+            step.term(
+                step.term_name(self.key, task), values, weight=weight, mask=visits > 0, task=task
+            )
 
     @torch.no_grad()
     def after_batch(self, step: Step, context: Context) -> None:

@@ -69,19 +69,19 @@ class UDA(Method):
         for task in step.tasks:
             weak = step.logits("unlabeled/weak", task)
             mask = partial(confident, threshold=self.threshold, strict=True)
-            target, believed = make_targets(weak, temperature=self.temperature, mask=mask)
-            step.believe(task, believed)
+            target, pseudo = make_targets(weak, temperature=self.temperature, mask=mask)
+            step.publish_pseudo_labels(task, pseudo)
             strong = step.loss_logits("unlabeled/strong", task, "pseudo")
             values = kl_divergence(target, strong)
             step.term(
-                step.named(self.key, task),
+                step.term_name(self.key, task),
                 values,
                 weight=self.weight,
-                mask=believed.mask,
+                mask=pseudo.mask,
                 task=task,
             )
             if self.entropy_weight:
-                name = step.named(f"{self.key}/entropy", task)
+                name = step.term_name(f"{self.key}/entropy", task)
                 step.term(name, entropy(weak), weight=self.entropy_weight, task=task)
             if self.annealing != "none":
                 self._anneal(step, task)
@@ -89,7 +89,7 @@ class UDA(Method):
     def _anneal(self, step: Step, task: str) -> None:
         """Mask the supervised term: samples the model is surer of than η(t) teach nothing for
         now."""
-        supervised = step.terms[step.named("supervised", task)]
+        supervised = step.terms[step.term_name("supervised", task)]
         logits = step.logits("labeled", task)
         classes = logits.shape[1]
         kept = unsure(

@@ -141,23 +141,23 @@ class VAT(Method):
         embedded = step.embedding("unlabeled", "weak")
         direction, q = self.attack(step, embedded, context)
         perturbed = embedded._replace(x=embedded.x + self.epsilon * direction)
-        step.add(Input(f"{self.key}/perturbed", perturbed, q, counted=False))
+        step.add(Input(f"{self.key}/perturbed", perturbed, q, updates_bn_stats=False))
         if self.entropy_weight:
-            step.request("unlabeled", "weak", counted=False)
+            step.request("unlabeled", "weak", updates_bn_stats=False)
 
     def attack(self, step: Step, embedded: Embedded, context: Context) -> tuple[Tensor, Targets]:
         """d [N, …] and the clean predictions q [N, C] by task."""
         x, mask = embedded.x.detach(), embedded.mask
 
         def divergence(r: Tensor) -> Tensor:
-            z = context.forward_apart(Embedded(x + on_words(r, embedded), mask)).logits
+            z = context.extra_forward(Embedded(x + on_words(r, embedded), mask)).logits
             return torch.stack(
                 [kl_divergence(q[task], z[task].float()) for task in step.tasks]
             ).sum(0)
 
         with torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():
-                clean = context.forward_apart(Embedded(x, mask)).logits
+                clean = context.extra_forward(Embedded(x, mask)).logits
             q = {task: make_targets(clean[task]).value for task in step.tasks}
             start = on_words(draw_noise(step, self.key, embedded).to(x.dtype), embedded)
             return adversarial_direction(
@@ -168,8 +168,8 @@ class VAT(Method):
         name, ramp = f"{self.key}/perturbed", self.ramp(step.progress)
         for task in step.tasks:
             values = kl_divergence(step.inputs[name].targets[task], step.logits(name, task))
-            step.term(step.named(self.key, task), values, weight=self.weight * ramp, task=task)
+            step.term(step.term_name(self.key, task), values, weight=self.weight * ramp, task=task)
             if self.entropy_weight:
                 values = entropy(step.logits("unlabeled/weak", task))
-                named = step.named(f"{self.key}/entropy", task)
+                named = step.term_name(f"{self.key}/entropy", task)
                 step.term(named, values, weight=self.entropy_weight * ramp, task=task)

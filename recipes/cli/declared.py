@@ -19,7 +19,7 @@ def declared(target: Callable[..., Any], node: DictConfig) -> list[Section]:
         return []
     if issubclass(target, Probe):
         parts = ", ".join(target.parts)
-        return [("Takes", [f"data: {', '.join(target.kinds)}", f"parts: {parts}"])]
+        return [("Takes", [f"data: {', '.join(target.modalities)}", f"parts: {parts}"])]
     if not issubclass(target, Method):
         return []
     arguments = OmegaConf.to_container(node, resolve=False)
@@ -31,7 +31,7 @@ def declared(target: Callable[..., Any], node: DictConfig) -> list[Section]:
 
 def takes(d: Declaration) -> Iterator[str]:
     """The data and services that a method works on, its slots and tags."""
-    yield f"data: {', '.join(d.kinds)}"
+    yield f"data: {', '.join(d.modalities)}"
     if d.tasks_at_least > 1:
         yield f"tasks: at least {d.tasks_at_least}"
     for stream, views in d.views.items():
@@ -39,7 +39,7 @@ def takes(d: Declaration) -> Iterator[str]:
     if d.orders:
         yield f"decides the order of: {', '.join(d.orders)}"
     if d.teacher:
-        shared = "; that of another method will do" if d.yields_teacher else ""
+        shared = "; that of another method will do" if d.accepts_any_teacher else ""
         yield f"needs an averaged network (EMA){shared}"
     if d.embedding:
         yield f"needs an embedding head of width {d.embedding.dim}"
@@ -54,7 +54,7 @@ def takes(d: Declaration) -> Iterator[str]:
 
 def refuses(d: Declaration) -> Iterator[str]:
     """What a method does not meet, with the reason."""
-    absent = sorted({"image", "text"} - set(d.kinds))
+    absent = sorted({"image", "text"} - set(d.modalities))
     for kind in absent:
         yield f"data of {kind}s"
     for slot in d.slots:

@@ -33,7 +33,7 @@ def merged(predictor: Predictor) -> list[str]:
     that were."""
     network, before = predictor.network, set(predictor.network.deltas)
     for method in predictor.recipe.composition.methods.values():
-        method.fold(network)
+        method.merge(network)
     return sorted(before - set(network.deltas))
 
 
@@ -43,8 +43,11 @@ def folded(predictor: Predictor) -> Plain:
     recipe, network = predictor.recipe, predictor.network
     done: list[str] = []
     left = [f"{key} adds to the network what its weights cannot take up" for key in network.deltas]
-    left += [f"{method.key} changes the input at prediction" for method in recipe.at["receive"]]
-    changes = [method.key for method in recipe.at["infer"]]
+    left += [
+        f"{method.key} changes the input at prediction"
+        for method in recipe.methods_at["transform_input"]
+    ]
+    changes = [method.key for method in recipe.methods_at["infer"]]
     if changes:
         # all found before any is folded: a method may read the head it changes
         found = {
@@ -73,7 +76,7 @@ def change_of_logits(recipe: Recipe, task: str, classes: int) -> tuple[Tensor, T
     device = next(recipe.parameters()).device
 
     def change(z: Tensor) -> Tensor:
-        for method in recipe.at["infer"]:
+        for method in recipe.methods_at["infer"]:
             z = method.infer(z, task, recipe)
         return z
 

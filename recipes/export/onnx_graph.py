@@ -52,7 +52,7 @@ class Graph(nn.Module):
         rows = torch.arange(embedded.x.shape[0], device=embedded.x.device)
         output = recipe.predict_output(embedded, randomness=SampleRandomness(recipe.seed, rows))
         logits = {task: output.logits[task].float() for task in self.logits.values()}
-        for method in recipe.at["infer"]:
+        for method in recipe.methods_at["infer"]:
             logits |= {task: method.infer(logits[task], task, recipe) for task in logits}
         return (*logits.values(), output.logits.get(EMBEDDING, output.features).float())
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from omegaconf import DictConfig
 
-from datamodules.facts import Facts
+from datamodules.facts import DatasetFacts
 from foundation.errors import UserError, first_line, nearest
 from recipes.config.plain_yaml import read_plain
 from recipes.config.signatures import describe, fits
@@ -76,7 +76,7 @@ def load(
 def rebuild(
     config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, Any], trust: bool = False
 ) -> Predictor:
-    facts = Facts.from_plain(origin["facts"])
+    facts = DatasetFacts.from_plain(origin["facts"])
     # random numbers are drawn for weights that are then replaced: the caller's are left alone
     fresh = torch.random.fork_rng(devices=[])
     # methods try by gradients what they have built, also where the caller wants none of the model

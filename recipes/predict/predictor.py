@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from datamodules.datamodule import StreamDataModule
-from datamodules.facts import Facts
+from datamodules.facts import DatasetFacts
 from foundation.errors import UserError, nearest
 from recipes.engine.recipe import Recipe
 from recipes.networks.embedding import EMBEDDING
@@ -32,7 +32,7 @@ class Predictor(nn.Module):
     """
 
     def __init__(
-        self, recipe: Recipe, datamodule: StreamDataModule, facts: Facts, config: DictConfig
+        self, recipe: Recipe, datamodule: StreamDataModule, facts: DatasetFacts, config: DictConfig
     ):
         super().__init__()
         self.recipe, self.classes, self.config = recipe, facts.classes, config

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.datamodule import StreamDataModule
 from datamodules.text.prepare import Tokenize
 from foundation.errors import UserError, raise_all
-from recipes.contract.composition import Composition, Situation, compose
+from recipes.contract.composition import Composition, Environment, compose
 from recipes.contract.method import Method
 from recipes.contract.probe import Probe
 from recipes.engine.hardware import check_compiler
@@ -67,7 +67,7 @@ class Assembly:
         tasks = {task: classes or 2 for task, classes in self.datamodule.info.tasks.items()}
         with torch.device("meta"):
             network = self.build_network(tasks)
-            for method in self.composition.filling("surgery"):
+            for method in self.composition.implementing("surgery"):
                 method.surgery(network)
         return network
 
@@ -113,13 +113,13 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     nodes = config.get("methods") or {}
     methods: dict[str, Method] = {str(key): make(node) for key, node in nodes.items()}
     precision = chosen_precision(trainer, methods.values())
-    situation = situation_of(config, datamodule, trainer, precision)
-    composition = compose(methods, situation)
+    environment = environment_of(config, datamodule, trainer, precision)
+    composition = compose(methods, environment)
     check_compiler(trainer)
     check_nonfinite(trainer, composition)
     check_losses(composition, float(config.supervised_weight))
-    probes = probes_of(config, composition, situation)
-    check_strategy(trainer, composition, situation, probes=bool(probes))
+    probes = probes_of(config, composition, environment)
+    check_strategy(trainer, composition, environment, probes=bool(probes))
     monitor = config.monitor or objective(config, probes, datamodule.info.disjoint)
     datamodule.request(composition.streams, composition.orders)
     return Assembly(
@@ -144,11 +144,11 @@ def make_data(config: DictConfig) -> StreamDataModule:
     return datamodule
 
 
-def situation_of(
+def environment_of(
     config: DictConfig, datamodule: StreamDataModule, trainer: TrainerSettings, precision: str
-) -> Situation:
+) -> Environment:
     """What methods may depend on, apart from each other."""
-    return Situation(
+    return Environment(
         kind=datamodule.kind,
         views=frozenset(datamodule.view_names()),
         data=str(OmegaConf.select(config, "chosen.data") or "data"),
@@ -162,7 +162,7 @@ def situation_of(
 
 
 def check_strategy(
-    trainer: TrainerSettings, composition: Composition, situation: Situation, probes: bool
+    trainer: TrainerSettings, composition: Composition, environment: Environment, probes: bool
 ) -> None:
     """Raise `UserError` if parameters would be sharded over devices and something cannot bear
     it."""
@@ -173,20 +173,20 @@ def check_strategy(
             raise UserError(key, problem, "expected fsdp, or ddp")
         return
     unable = [
-        situation.option(name)
+        environment.option(name)
         for name, declaration in composition.declarations.items()
         if not declaration.sharded
     ]
     if unable:
         problem = f"is not declared exact by {', '.join(unable)}"
         raise UserError(key, problem, "leave out what is not, or take ddp")
-    if situation.kind == "text" or probes:
-        what = "an encoder of texts" if situation.kind == "text" else "a measurement under evaluate"
+    if environment.kind == "text" or probes:
+        what = "an encoder of texts" if environment.kind == "text" else "a measurement under evaluate"
         raise UserError(key, f"{what} needs whole parameters", "expected ddp")
-    if situation.compile:
+    if environment.compile:
         problem = "a compiled network was never tried in parts"
         raise UserError(key, problem, "set trainer.compile=false, or take ddp")
-    if situation.devices < 2:
+    if environment.devices < 2:
         problem = f"trainer.devices={trainer.devices}"
         raise UserError(key, problem, "expected a number of at least 2")
 
@@ -200,7 +200,7 @@ def check_nonfinite(trainer: TrainerSettings, composition: Composition) -> None:
     if trainer.devices in ("auto", -1) or devices_of(trainer) > 1:
         remedy = "set trainer.devices=1, or trainer.nonfinite=stop"
         raise UserError(key, "is for one device", remedy)
-    repeating = next(iter(composition.filling("wrap_step")), None)
+    repeating = next(iter(composition.implementing("wrap_step")), None)
     if repeating is not None:
         problem = (
             f"{repeating.key} goes through a batch more than once, and half of a step cannot be "
@@ -210,7 +210,7 @@ def check_nonfinite(trainer: TrainerSettings, composition: Composition) -> None:
 
 
 def probes_of(
-    config: DictConfig, composition: Composition, situation: Situation
+    config: DictConfig, composition: Composition, environment: Environment
 ) -> dict[str, Probe]:
     """The measurements under `evaluate`, by name. Raises `UserError` if one cannot be made of this
     run."""
@@ -218,11 +218,11 @@ def probes_of(
     probes = {str(name): make(node) for name, node in nodes if node}
     errors: list[UserError] = []
     for name, probe in probes.items():
-        if situation.kind not in probe.kinds:
-            kinds = " and ".join(probe.kinds)
+        if environment.kind not in probe.modalities:
+            kinds = " and ".join(probe.modalities)
             problem = (
-                f"{type(probe).__name__} works on {kinds} data, but data={situation.data} is "
-                f"{situation.kind}: leave one out"
+                f"{type(probe).__name__} works on {kinds} data, but data={environment.data} is "
+                f"{environment.kind}: leave one out"
             )
             errors.append(UserError(f"evaluate.{name}", problem))
         elif refusal := probe.refusal(composition):
@@ -256,7 +256,7 @@ def heads_speak(config: DictConfig, disjoint: bool) -> bool:
 
 def check_losses(composition: Composition, supervised: float) -> None:
     """Without the tasks' own loss a method must bring another. Raises `UserError`."""
-    if not supervised and not composition.filling("terms"):
+    if not supervised and not composition.implementing("terms"):
         raise UserError(
             "supervised_weight=0",
             "leaves no loss to train on",

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from foundation.errors import UserError, first_sentence
 from recipes.contract.method import Method
 from recipes.engine import sharding
-from recipes.engine.lean import Unprofiled, hush
+from recipes.engine.lean import NoProfiler, drop_empty_hooks
 from recipes.engine.trainer import TrainerSettings
 from recipes.runs.assembly import Assembly, devices_of
 from recipes.runs.checkpoints import AtomicFiles
@@ -51,7 +51,7 @@ def build_trainer(
             callbacks=callbacks,
             plugins=[AtomicFiles()],
             default_root_dir=folder,
-            profiler=Unprofiled(),
+            profiler=NoProfiler(),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             inference_mode=False,
@@ -59,7 +59,7 @@ def build_trainer(
             enable_progress_bar=settings.progress_bar,
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        hush(callback)
+        drop_empty_hooks(callback)
     check_half_precision(assembly, str(trainer.precision))
     return trainer
 

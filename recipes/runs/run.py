@@ -22,11 +22,12 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from datamodules.facts import Facts
+from datamodules.facts import DatasetFacts
 from foundation.exit_codes import Terminated
 from foundation.files import write_text
 from foundation.randomness import Randomness
 from recipes.engine.hardware import backend_of, peak_memory
+from recipes.engine.parts import RecipeParts
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.loggers.console import RouxProgressBar, print_final
@@ -142,7 +143,7 @@ def interruptible() -> Iterator[None]:
         raise KeyboardInterrupt from stop
 
 
-def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
+def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recipe:
     """The module of the run. facts: of its data; None: of data that has been set up."""
     datamodule, settings, config = assembly.datamodule, assembly.trainer, assembly.config
     facts = facts or datamodule.facts()
@@ -182,7 +183,7 @@ def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
         )
         return optimizer, build_scheduler(optimizer, assembly.scheduler, settings.max_steps)
 
-    return Recipe(
+    parts = RecipeParts(
         network=network,
         tasks=tasks,
         composition=assembly.composition,
@@ -203,6 +204,7 @@ def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:
         identity=identity(config),
         provenance=provenance(config, facts, network, assembly.changes),
     )
+    return Recipe(parts)
 
 
 def checkpoints(assembly: Assembly, folder: Path) -> list[Checkpoint]:
@@ -287,8 +289,8 @@ def write_outputs(parts: Parts, final: dict[str, float]) -> None:
     """What is known after the last step: artifacts of methods, the page, the loggers' summaries."""
     recipe = parts.recipe
     files = parts.folder / "checkpoints"
-    for method in recipe.at["leave"]:
-        method.leave(files, recipe)
+    for method in recipe.methods_at["save_artifacts"]:
+        method.save_artifacts(files, recipe)
     command = list(parts.spec.command)
     record = collect(parts.assembly, recipe, parts.loggers, parts.plan, command, final)
     write_report(record, parts.folder / "report.html")

@@ -124,7 +124,7 @@ class ClassificationTask:
         if self.partial:
             present = (target >= 0) if target.ndim == 1 else target.sum(1)
         step.term(
-            step.named("supervised", self.name),
+            step.term_name("supervised", self.name),
             step.classify("labeled", self.name, "labeled"),
             weight=self.weight,
             mask=present,

@@ -36,7 +36,9 @@ def reestimated(folder):
     recipe.load_state_dict(weights(folder)["state_dict"])
     moments = Moments(network)
     batches = enumerate(assembly.datamodule.reference_batches())
-    moments.estimate(network, [recipe.reference_inputs(network, batch, i) for i, batch in batches])
+    moments.estimate(
+        network, [recipe.reported.reference_inputs(network, batch, i) for i, batch in batches]
+    )
     return dict(moments.named_buffers())
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from foundation.errors import UserError
-from recipes.contract.composition import Situation, compose
+from recipes.contract.composition import Environment, compose
 from recipes.pairs import SHARES, TRAINS, VIEWS, page, refusal, verdicts
 from recipes.runs.assembly import assemble
 from tests.conformance.lab import METHODS, Outcome, declared, differs, quiet, quiet_run_of, trial
@@ -83,7 +83,7 @@ def check_together(kind: str, *keys: str) -> str:
         if not (differs(together, outcome) or learns(together, outcome))
     ]
     # whoever asks for the averaged network alone may leave it to another, and says so
-    assert all(declared(key).yields_teacher for key in idle), (
+    assert all(declared(key).accepts_any_teacher for key in idle), (
         f"{idle} without effect in {' + '.join(keys)}"
     )
     return SHARES if idle else TRAINS
@@ -101,7 +101,7 @@ def refused_as_tried(kind: str, *keys: str) -> bool:
     """Whether declarations under the settings of the trials refuse each other."""
     methods = {key: METHODS[key].build(**CANONICAL.get(key, {})) for key in keys}
     try:
-        compose(methods, Situation(kind, VIEWS))
+        compose(methods, Environment(kind, VIEWS))
     except UserError:
         return True
     return False
@@ -109,7 +109,7 @@ def refused_as_tried(kind: str, *keys: str) -> bool:
 
 def able(kind: str, *keys: str) -> bool:
     """Whether each of these methods works on such data at all, which its own trial checks."""
-    return all(kind in declared(key).kinds for key in keys)
+    return all(kind in declared(key).modalities for key in keys)
 
 
 def sampled(combinations: Sequence[tuple[str, ...]], kind: str, every: int) -> list[Any]:

@@ -25,7 +25,9 @@ from tests.conformance.settings import NETWORK
 TASKS = {"data.source.tasks": ["label", "parity"]}
 # methods of several tasks have two heads in every other trial
 ON_IMAGES = [
-    key for key in METHODS if "image" in declared(key).kinds and declared(key).tasks_at_least == 1
+    key
+    for key in METHODS
+    if "image" in declared(key).modalities and declared(key).tasks_at_least == 1
 ]
 
 

@@ -29,6 +29,8 @@ class EdaLite(TextView):
         itself.
     """
 
+    swap_table: Tensor
+
     def __init__(self, alpha: Annotated[float, Field(ge=0, lt=1)] = 0.1):
         super().__init__()
         self.alpha = alpha

@@ -33,6 +33,9 @@ class TfidfReplace(TextView):
 
     grows = True
 
+    idf: Tensor
+    cumulative: Tensor
+
     def __init__(self, p: Annotated[float, Field(ge=0, le=1)] = 0.3):
         super().__init__()
         self.p = p

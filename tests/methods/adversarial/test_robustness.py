@@ -210,7 +210,7 @@ def test_texts_are_attacked_in_their_embeddings():
 def test_in_a_true_test_loop(tasks):
     setup = Setup(tasks=tasks, norm=True)
     recipe = build({}, setup)
-    recipe.probes = nn.ModuleList([UnderPGD("linf", 0.1, steps=2, restarts=2)])
+    recipe.probes.append(UnderPGD("linf", 0.1, steps=2, restarts=2))
     trainer = small_trainer(setup)
     batches = [b["labeled"] for b in setup.batches({"labeled"})]
     trainer.test(recipe, DataLoader(Batches(batches), batch_size=None), verbose=False)

@@ -31,7 +31,7 @@ def term_of(method: FixMatch, weak: torch.Tensor, strong: torch.Tensor, **step) 
 
 
 def test_worked_example():
-    q = make_targets(WEAK, mask=FixMatch().mask("label", None)).believed
+    q = make_targets(WEAK, mask=FixMatch().mask("label", None)).pseudo
     torch.testing.assert_close(
         q.probabilities.amax(1), torch.tensor([0.964663, 0.786986]), atol=1e-6, rtol=0
     )
@@ -80,7 +80,7 @@ def test_warmup_leaves_the_weight_at_zero_until_its_share_of_the_run():
 def test_labels_come_from_raw_logits_and_the_loss_from_adjusted_ones():
     shift = torch.tensor([0.0, 10.0, 0.0])
 
-    def adjust(z, target, task, role):
+    def adjust(step, z, target, task, role):
         assert role == "pseudo"
         return z + shift
 

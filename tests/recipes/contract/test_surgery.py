@@ -1,4 +1,4 @@
-"""The points `surgery` and `leave`, and modules of a network that stay in evaluation mode."""
+"""The points `surgery` and `save_artifacts`, and modules of a network that stay in evaluation mode."""
 
 from dataclasses import replace
 from types import SimpleNamespace
