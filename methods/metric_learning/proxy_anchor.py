@@ -82,11 +82,10 @@ class ProxyAnchor(MetricLoss):
         self.proxy_lr = proxy_lr
 
     def build(self, context: Context) -> None:
-        proxies = {
-            name: Proxies(task.outputs, self.dim, self.proxy_lr)
-            for name, task in context.tasks.items()
-        }
-        context.method_modules[self.key] = nn.ModuleDict(proxies)
+        proxies = nn.ModuleDict()
+        for name, task in context.tasks.items():
+            proxies[name] = Proxies(task.outputs, self.dim, self.proxy_lr)
+        context.method_modules[self.key] = proxies
 
     def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
         proxies = cast(Proxies, cast(nn.ModuleDict, self.module(context))[task])
