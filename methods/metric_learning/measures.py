@@ -134,7 +134,9 @@ class SquaredDistance(Measure):
 
     def prepare(self, x: Tensor, references: Tensor | None) -> tuple[Tensor, Tensor, Lengths]:
         center = (x if references is None else references).mean(0)
-        sides = [x - center] if references is None else [x - center, references - center]
+        sides = [x - center]
+        if references is not None:
+            sides.append(references - center)
         squared_norms = [torch.linalg.vecdot(side, side) for side in sides]
         return sides[0], sides[-1], squared_norms
 

@@ -37,7 +37,7 @@ def multi_similarity(
     push = block.negative_log_sum(beta, base, plus_one=True)
     value = pull.value / alpha + push.value / beta
     # the -α of the exponent times the 1/α in front, and the β times the 1/β
-    return BlockLoss(value.sum(), pull.gradient(-1), push.share)
+    return BlockLoss(value.sum(), pull.gradient(-1.0), push.share)
 
 
 class MultiSimilarity(PairLoss):

@@ -110,13 +110,16 @@ class PairGradients:
         """(W + Wᵀ) X in place of W X + Wᵀ X."""
         blocks = self.blocks
         grad = cast(Tensor, blocks.memory)
-        both = blocks.matrix if blocks.size == len(blocks.x) else torch.empty_like(grad)
+        has_one_block = blocks.size == len(blocks.x)
+        both = blocks.matrix if has_one_block else torch.empty_like(grad)
         # a copy transposes tile by tile, which the sum of the two would not
         both.copy_(grad.T).add_(grad)
         return blocks.measure.symmetric_gradient(blocks.x, both)
 
     def entry_gradients(self) -> Sum:
-        measure, x, references = self.blocks.measure, self.blocks.x, self.blocks.references
+        measure = self.blocks.measure
+        x = self.blocks.x
+        references = self.blocks.references
         anchor, reference, grad = (torch.cat(parts) for parts in zip(*self.entries, strict=True))
         if self.blocks.sides.same:
             target = torch.cat([anchor, reference])
@@ -208,7 +211,7 @@ def sum_over_anchors(
     the loss then finds in its block; it may not change the block.
     """
     sides = Sides.of(labels, reference_labels)
-    found = _SumOverAnchors.apply(
+    value_and_counts = _SumOverAnchors.apply(
         x, references, sides, measure, loss, summary, torch.is_grad_enabled()
     )
-    return cast(tuple[Tensor, Tensor], found)
+    return cast(tuple[Tensor, Tensor], value_and_counts)

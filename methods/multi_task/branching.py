@@ -73,7 +73,10 @@ def find_trunk_split(
         if of_task is None:
             return None
         branch_points.append(of_task)
-    read_by_tasks = [{i for _, i in of_task} for of_task in branch_points if of_task]
+    read_by_tasks = []
+    for of_task in branch_points:
+        if of_task:
+            read_by_tasks.append({i for _, i in of_task})
     if len(read_by_tasks) < 2 or any(read != read_by_tasks[0] for read in read_by_tasks):
         return None
     # a head that uses a parameter of the trunk: its gradient would lack what comes through z
@@ -95,7 +98,7 @@ class _Search:
         """The gates that the loss of a task reaches; None where it reaches a representation past
         them, or another task's gate."""
         trunk = {node for node, _ in self.origins}
-        found: list[BranchPoint] = []
+        points: list[BranchPoint] = []
         seen = set()
         waiting: list[Any] = [loss.grad_fn] if loss.grad_fn is not None else []
         while waiting:
@@ -110,12 +113,12 @@ class _Search:
                 origin = following[0]
                 if node.gates is not self.gates or node.task != task or origin not in self.origins:
                     return None
-                found.append((node, self.origins[origin]))
+                points.append((node, self.origins[origin]))
             elif following:
                 waiting += [node for node, _ in following if node is not None]
             elif type(node) is LEAF:
                 self.head_parameters[node.variable] = None
-        return found
+        return points
 
 
 def asks_for_itself(x: Tensor, parameters: Iterable[Tensor]) -> bool:
@@ -168,7 +171,8 @@ def scaled_by(gradients: Sequence[Tensor], factor: Tensor) -> Sequence[Tensor]:
     """factor · g for each gradient, factor: a scalar tensor; the gradients themselves where it is
     seen without a wait to be one."""
     if devices.readable(factor):
-        return gradients if float(factor) == 1.0 else torch._foreach_mul(gradients, float(factor))
+        number = float(factor)
+        return gradients if number == 1.0 else torch._foreach_mul(gradients, number)
     # one call for all of them, which multiplies only what has the factor's dtype
     if any(gradient.dtype != factor.dtype for gradient in gradients):
         return [gradient * factor.to(gradient) for gradient in gradients]

@@ -56,11 +56,11 @@ def task_gradients(losses: Sequence[Tensor], of: Sequence[Tensor]) -> Gradients:
 
 def shared_by_two(gradients: Gradients) -> list[int]:
     """Positions of the tensors that more than one task reaches."""
-    found = []
+    positions = []
     for i, column in enumerate(zip(*gradients, strict=True)):
         if sum(gradient is not None for gradient in column) > 1:
-            found.append(i)
-    return found
+            positions.append(i)
+    return positions
 
 
 def gram_of_parameters(gradients: Gradients, of: Sequence[Tensor]) -> Tensor:

@@ -62,8 +62,10 @@ class HardSharing(Method):
         layers = layers_of(network, option)
         # the layers that follow each number of shared stages, as long as one of them is trained
         ends = [0, *(i + 1 for i, layer in enumerate(layers) if layer.ends_stage)]
-        following = [layers[end:] for end in ends]
-        copyable = [rest for rest in following if any(layer.trained for layer in rest)]
+        copyable = []
+        for end in ends:
+            if any(layer.trained for layer in layers[end:]):
+                copyable.append(layers[end:])
         if self.split_stage >= len(copyable):
             key = f"methods.{self.key}.split_stage"
             most = len(copyable) - 1

@@ -87,7 +87,8 @@ class Columns(nn.Module):
             return getattr(self.copies[0], name)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        parts = [x] * len(self.copies) if self.enter else parts_of(x, len(self.copies))
+        count = len(self.copies)
+        parts = [x] * count if self.enter else parts_of(x, count)
         outputs = []
         for layer, part in zip(self.copies, parts, strict=True):
             outputs.append(layer(part, *args, **kwargs))
