@@ -107,8 +107,8 @@ def spent(bench: Bench, source: str, steps: int = 10) -> dict[str, float]:
     sections = Sections()
     parts = [
         (Network, "forward", "forward"),
-        (gram, "branching", "finding where tasks part"),
-        (gram, "branches", "backward through the heads"),
+        (gram, "find_trunk_split", "finding where tasks part"),
+        (gram, "backward_to_split", "backward through the heads"),
         (gram.Jacobian, "__init__", "a backward a task through what is shared"),
         (gram, "gram", "products of gradients"),
         (METHODS[bench.method](source).__class__, "solve", "weights"),

@@ -31,12 +31,10 @@ class PK(Method):
         task: str | None = None,
         class_split: bool = True,
     ):
-        self.samples_per_class, self.classes, self.task, self.class_split = (
-            samples_per_class,
-            classes,
-            task,
-            class_split,
-        )
+        self.samples_per_class = samples_per_class
+        self.classes = classes
+        self.task = task
+        self.class_split = class_split
 
     def declare(self) -> Declaration:
         order = MakePKOrder(

@@ -34,7 +34,8 @@ class HardSharing(Method):
         split_stage: Annotated[int, Field(ge=0)] | None = None,
         head: Literal["linear", "mlp"] = "linear",
     ):
-        self.split_stage, self.head = split_stage, head
+        self.split_stage = split_stage
+        self.head = head
 
     def declare(self) -> Declaration:
         tags = () if self.split_stage is None else ("features_by_task",)
@@ -59,17 +60,16 @@ class HardSharing(Method):
             return
         option = f"multi_task={self.key}"
         layers = layers_of(network, option)
+        # the layers that follow each number of shared stages, as long as one of them is trained
         ends = [0, *(i + 1 for i, layer in enumerate(layers) if layer.ends_stage)]
-        if self.split_stage >= len(ends) or not any(
-            layer.trained for layer in layers[ends[self.split_stage] :]
-        ):
-            most = max(
-                i for i, end in enumerate(ends) if any(layer.trained for layer in layers[end:])
-            )
+        copyable = []
+        for end in ends:
+            if any(layer.trained for layer in layers[end:]):
+                copyable.append(layers[end:])
+        if self.split_stage >= len(copyable):
             key = f"methods.{self.key}.split_stage"
+            most = len(copyable) - 1
             raise UserError(
                 f"{key}={self.split_stage}: no layers are left to copy; expected 0 to {most}"
             )
-        split_into_columns(
-            network, list(context.tasks), layers[ends[self.split_stage] :], {}, option
-        )
+        split_into_columns(network, list(context.tasks), copyable[self.split_stage], {}, option)

@@ -22,7 +22,8 @@ class Static(Weighting):
     """
 
     def __init__(self, weights: list[float] | None = None, normalize_sum: NormalizeSum = "none"):
-        self.weights, self.normalize_sum = weights, normalize_sum
+        self.weights = weights
+        self.normalize_sum = normalize_sum
 
     def state(self, tasks: int) -> WeightingState:
         if self.weights is not None and (len(self.weights) != tasks or min(self.weights) < 0):
@@ -30,11 +31,10 @@ class Static(Weighting):
                 f"methods.{self.key}.weights={self.weights}: expected {tasks} numbers of at least 0"
             )
         state = WeightingState(tasks)
-        state.register_buffer(
-            "given", torch.ones(tasks) if self.weights is None else torch.tensor(self.weights)
-        )
+        weights = torch.ones(tasks) if self.weights is None else torch.tensor(self.weights)
+        state.register_buffer("given", weights)
         return state
 
-    def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
+    def task_weights(self, losses: TaskLosses, step: Step, context: Context) -> Tensor:
         module: nn.Module = self.module(context)
         return module.get_buffer("given").clone()

@@ -19,17 +19,18 @@ LIMIT = 10.0  # of |s|: beyond it the weight says nothing any more
 
 
 def uncertain(loss: Tensor, s: Tensor, form: Form) -> tuple[Tensor, Tensor]:
-    """(a task's part of the loss, its weight), s the learnt parameter.
+    """A task's part of the loss, and its weight, the factor of L in it. Scalars.
 
     classification: e^-s L + s/2, s = ln σ². regression: e^-s L/2 + s/2, L the squared error.
-    revised: s is σ itself, L/(2σ²) + ln(1 + σ²), always positive.
+    revised: s is σ itself, L/(2σ²) + ln(1 + σ²), always positive. s: the learned parameter.
     """
     if form == "revised":
         variance = (s.abs() + 1e-4).square()
         weight = 0.5 / variance
         return weight * loss + torch.log1p(variance), weight
     s = s.clamp(-LIMIT, LIMIT)
-    weight = torch.exp(-s) * (0.5 if form == "regression" else 1.0)
+    factor = 0.5 if form == "regression" else 1.0
+    weight = torch.exp(-s) * factor
     return weight * loss + 0.5 * s, weight
 
 
@@ -39,8 +40,9 @@ class LogVariances(nn.Module):
     def __init__(self, tasks: int, start: float, lr_scale: float):
         super().__init__()
         self.values = nn.Parameter(torch.full((tasks,), start))
+        self.values._lr_scale = lr_scale  # type: ignore[attr-defined]
         # decay would pull every variance to one
-        self.values._lr_scale, self.values._weight_decay = lr_scale, 0.0  # type: ignore[attr-defined]
+        self.values._weight_decay = 0.0  # type: ignore[attr-defined]
 
 
 class Uncertainty(Method):
@@ -66,22 +68,26 @@ class Uncertainty(Method):
         init: Annotated[float, Field(ge=-LIMIT, le=LIMIT)] = 0.0,
         lr_scale: Annotated[float, Field(gt=0)] = 10.0,
     ):
-        self.form, self.init, self.lr_scale = form, init, lr_scale
+        self.form = form
+        self.init = init
+        self.lr_scale = lr_scale
 
     def build(self, context: Context) -> None:
-        start = float(torch.tensor(self.init / 2).exp()) if self.form == "revised" else self.init
+        start = self.init
+        if self.form == "revised":
+            start = float(torch.tensor(self.init / 2).exp())  # σ of ln σ² = init
         context.method_modules[self.key] = LogVariances(len(context.tasks), start, self.lr_scale)
 
     def parameter_groups(self, context: Context) -> list[dict[str, Any]]:
         return [{"params": list(self.module(context).parameters()), "weight_decay": 0.0}]
 
     def combine(self, step: Step, context: Context) -> Tensor:
-        found = task_losses(step)
-        parts, values = [], self.module(context).values
-        for task, loss, s, here in zip(
-            step.tasks, found.losses, values, found.present, strict=True
-        ):
+        losses = task_losses(step)
+        parameters = self.module(context).values
+        parts = []
+        by_task = zip(step.tasks, losses.by_task, parameters, losses.present, strict=True)
+        for task, loss, s, present in by_task:
             part, weight = uncertain(loss, s, self.form)
             step.scalar(f"weight/{task}", weight)
-            parts.append(torch.where(here, part, 0.0))
-        return reduce(add, parts) + found.rest
+            parts.append(torch.where(present, part, 0.0))
+        return reduce(add, parts) + losses.rest

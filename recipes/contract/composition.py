@@ -8,6 +8,7 @@ from typing import Any
 
 from datamodules.samplers import MakeOrder
 from foundation.errors import ConfigErrors, UserError
+from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration
 from recipes.contract.method import Method
 from recipes.contract.older import current_declaration

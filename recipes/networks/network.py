@@ -2,7 +2,8 @@
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -118,6 +119,22 @@ def _batch_norms() -> tuple[type[nn.Module], ...]:
     of it."""
     layers = sys.modules.get("timm.layers")
     return (_BatchNorm, *(getattr(layers, name) for name in _BATCH_MOMENTS if layers))
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """All modules in evaluation mode: no dropout, batch normalization by running statistics.
+
+    Afterwards every module has its own mode again, also those that were in evaluation mode before.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def linear_head(features: int, classes: int) -> nn.Linear:

@@ -181,7 +181,9 @@ def check_strategy(
         problem = f"is not declared exact by {', '.join(unable)}"
         raise UserError(key, problem, "leave out what is not, or take ddp")
     if environment.kind == "text" or probes:
-        what = "an encoder of texts" if environment.kind == "text" else "a measurement under evaluate"
+        what = (
+            "an encoder of texts" if environment.kind == "text" else "a measurement under evaluate"
+        )
         raise UserError(key, f"{what} needs whole parameters", "expected ddp")
     if environment.compile:
         problem = "a compiled network was never tried in parts"
