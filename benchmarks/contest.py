@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.timing import Spread
+from benchmarks.clock import Spread
 
 Call = Callable[[], Any]
 By = Literal["cpu", "wall"]

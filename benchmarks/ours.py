@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from torch import Tensor
 
-from benchmarks.timing import LIGHTNING, Clock, Sections, time_optimizer
+from benchmarks.clock import LIGHTNING, Clock, Sections, time_optimizer
 from datamodules.streams import StepLoader
 from recipes.config.resolve import resolve_command
 from recipes.engine.recipe import Recipe

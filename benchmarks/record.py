@@ -1,7 +1,7 @@
 """What a benchmark found: printed as it comes, kept as JSON, from which `performance.py` writes the
 page.
 
-record = Record("metric_losses", __doc__, device="cpu")
+record = Record("peers/metric_losses", __doc__, device="cpu")
 record.table("Forward and backward", ["loss", "B", "ours, ms", "times as fast"], rows)
 record.target("none slower", measured="0.98 to 41 times as fast", met=False, why="...")
 record.write(options.json)
@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import surroundings
+from benchmarks.clock import surroundings
 
 
 @dataclass
@@ -42,10 +42,10 @@ class Target:
 
 @dataclass
 class Record:
-    """One run of one benchmark. peers: packages whose versions matter. figures: every number, for
-    other programs."""
+    """One run of one benchmark. place: ROOM/NAME. peers: packages whose versions matter.
+    figures: every number, for other programs."""
 
-    benchmark: str
+    place: str
     about: str
     device: str = "cpu"
     peers: Sequence[str] = ()
@@ -58,7 +58,7 @@ class Record:
             name: installed(name) for name in self.peers
         }
         self.command = " ".join(
-            ["python", f"benchmarks/{self.benchmark}.py", *without_json(sys.argv[1:])]
+            ["python", f"benchmarks/{self.place}.py", *without_json(sys.argv[1:])]
         )
         print(", ".join(f"{key} {value}" for key, value in self.surroundings.items()), flush=True)
 
@@ -80,7 +80,7 @@ class Record:
         if folder is not None:
             self.command = self.command.replace(str(folder), "FOLDER")
         content = {
-            "benchmark": self.benchmark,
+            "benchmark": self.place.rpartition("/")[2],
             "about": " ".join(self.about.strip().split("\n\n")[0].split()),
             "command": self.command,
             "surroundings": self.surroundings,

@@ -1,0 +1,240 @@
+"""What recipes reach on real data: every row of `results.yaml` trained with several seeds, and a
+page of what came out.
+
+    python benchmarks/pages/results.py digits --set data.root=FOLDER    # train what is missing
+    python benchmarks/pages/results.py --page > docs/results.md         # the page, of kept numbers
+
+A set is a list of commands that differ in one thing, on the same data, for as many steps. Numbers
+lie in `docs/results/SET.json`, with the commands, the hardware and the commit; runs lie in
+`outputs/results/SET/ROW/SEED`, and one that is there is not trained again. `{SET/ROW}` in a command
+is the folder of that run with the same seed. A run that fails is said so and leaves no number.
+"""
+
+import argparse
+import json
+import platform
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: its folder gives way to the root of the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    import benchmarks  # noqa: F401
+
+import torch
+import yaml
+
+from recipes.delta_m import relative_gain
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+KEPT = REPOSITORY / "docs" / "results"
+HEAD = """# Results
+
+Made by `python benchmarks/pages/results.py --page > docs/results.md` from the numbers in
+`docs/results/`; a test fails when it is stale. Each line is one command with the seeds named:
+mean ± sample standard deviation. Figures are those of the last step, in percent. Seeds change the
+cut of the data as well as the weights. Times stand in the headers of recipes, where a machine was
+free to take them. `{SET/ROW}` in a command stands for the folder of that run with the same seed.
+"""
+
+
+def sets() -> dict[str, Any]:
+    """The sets of `results.yaml` by name."""
+    return yaml.safe_load((HERE / "results.yaml").read_text(encoding="utf-8"))
+
+
+def words(entry: dict[str, Any], row: str) -> list[str]:
+    """The arguments of one row's command, without its seed."""
+    return shlex.split(f"{entry['common']} {entry['rows'][row] or ''}")
+
+
+def folder_of(name: str, row: str, seed: int) -> Path:
+    return REPOSITORY / "outputs" / "results" / name / re.sub(r"\W+", "_", row) / str(seed)
+
+
+def filled(word: str, seed: int) -> str:
+    """An argument with the folders of the runs that it names."""
+    return re.sub(
+        r"\{(\w+)/([^}]+)\}", lambda named: str(folder_of(named[1], named[2], seed)), word
+    )
+
+
+def measure(
+    name: str, row: str, seed: int, arguments: list[str], timeout: int
+) -> dict[str, float] | None:
+    """The final metrics of one run, trained if it is not there; None where it failed."""
+    folder = folder_of(name, row, seed)
+    if not (folder / "metrics.json").exists():
+        begun = (folder / "checkpoints" / "last.ckpt").exists()
+        if folder.exists() and not begun:
+            shutil.rmtree(folder)  # killed before it kept anything
+        resume = [f"resume={folder}"] if begun else []
+        own = [f"seed={seed}", f"run_dir={folder}", "trainer.progress_bar=false", *resume]
+        command = [
+            sys.executable,
+            str(REPOSITORY / "train.py"),
+            *(filled(word, seed) for word in arguments),
+            *own,
+        ]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            print(f"{name}, {row}, seed {seed}: not done after {timeout} s", file=sys.stderr)
+            return None
+        if done.returncode:
+            print(
+                f"{name}, {row}, seed {seed}: {done.stderr.strip().splitlines()[-1:]}",
+                file=sys.stderr,
+            )
+            return None
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def measure_set(
+    name: str, seeds: list[int], extra: list[str], timeout: int, rows: list[str] | None = None
+) -> None:
+    """Train the rows of a set and keep their numbers; rows measured before keep theirs unless
+    trained anew."""
+    entry = sets()[name]
+    for seed in seeds:
+        for row in rows or entry["rows"]:
+            arguments = words(entry, row)
+            final = measure(name, row, seed, [*arguments, *extra], timeout)
+            if final is None:
+                continue
+            numbers = {
+                metric: final[metric]
+                for metric in [*entry["metrics"], "train_seconds"]
+                if metric in final
+            }
+            numbers |= trained(folder_of(name, row, seed))
+            keep(name, row, seed, ["python", "train.py", *arguments], numbers)
+            print(f"{name}, {row}, seed {seed}: {numbers}", flush=True)
+
+
+def trained(folder: Path) -> dict[str, float]:
+    """How many parameters of the network a run trained, as its plan says."""
+    said = re.search(
+        r"([\d,]+) trainable parameters", (folder / "plan.txt").read_text(encoding="utf-8")
+    )
+    return {"trained": int(said[1].replace(",", ""))} if said else {}
+
+
+def keep(name: str, row: str, seed: int, command: list[str], numbers: dict[str, float]) -> None:
+    """Add one run to the file of its set, read anew: another seed may have been trained at the same
+    time."""
+    path = KEPT / f"{name}.json"
+    KEPT.mkdir(exist_ok=True)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": {}}
+    line = kept["rows"].setdefault(row, {})
+    line["command"] = shlex.join(command)
+    line.setdefault("seeds", {})[str(seed)] = numbers
+    kept |= {"hardware": hardware(), "date": str(date.today()), "commit": commit()}
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def hardware() -> str:
+    device = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    )
+    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def commit() -> str:
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    return said.stdout.strip()
+
+
+def summary(values: list[float]) -> str:
+    """`91.3 ± 0.8` of several runs, in percent: all metrics of the sets are shares."""
+    if not values:
+        return "–"
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def table(entry: dict[str, Any], kept: dict[str, Any]) -> list[str]:
+    """The Markdown table of one set, then its commands."""
+    metrics = entry["metrics"]
+    heads = [metric.removeprefix("test/").replace("_", " ") for metric in metrics]
+    heads += ["Δm %"] if "alone" in entry else []
+    lines = [f"| | {' | '.join(heads)} | seeds |", f"|---|{'---:|' * (len(heads) + 1)}"]
+    measured = [row for row in entry["rows"] if row in kept["rows"]]
+    for row in measured:
+        seeds = kept["rows"][row]["seeds"]
+        cells = [summary([run[m] for run in seeds.values() if m in run]) for m in metrics]
+        cells += [gain(entry["alone"], kept["rows"], row)] if "alone" in entry else []
+        lines.append(f"| {row} | {' | '.join(cells)} | {', '.join(sorted(seeds))} |")
+    return [*lines, "", *(f"    {kept['rows'][row]['command']}" for row in measured), ""]
+
+
+def gain(alone: dict[str, str], rows: dict[str, Any], row: str) -> str:
+    """Δm of a row over its seeds, in percent, against the means of the single tasks: alone is
+    {metric: row}."""
+    if row in alone.values() or not set(alone.values()) <= rows.keys():
+        return "–"
+    base = {
+        m: statistics.fmean(run["test/accuracy"] for run in rows[r]["seeds"].values())
+        for m, r in alone.items()
+    }
+    gains = [
+        statistics.fmean(relative_gain(run[metric], base[metric], False) for metric in alone)
+        for run in rows[row]["seeds"].values()
+    ]
+    return f"{statistics.fmean(gains):+.2f}" + (
+        f" ± {statistics.stdev(gains):.2f}" if len(gains) > 1 else ""
+    )
+
+
+def page() -> str:
+    """The page of all sets that have numbers."""
+    lines = [HEAD]
+    for name, entry in sets().items():
+        path = KEPT / f"{name}.json"
+        if path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            lines += [f"## {entry['title']}", "", entry["about"].strip(), "", *table(entry, kept)]
+            lines += [f"{kept['hardware']}; {kept['date']}, commit {kept['commit']}.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", nargs="?", choices=list(sets()), help="the set to measure")
+    parser.add_argument("--rows", help="only these rows, separated by commas")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        help="more overrides, e.g. data.root=FOLDER; not on the page",
+    )
+    parser.add_argument("--timeout", type=int, default=3600, help="seconds a run may take")
+    parser.add_argument("--page", action="store_true", help="print the page instead")
+    given = parser.parse_args()
+    if given.page:
+        print(page(), end="")
+    elif given.name is None:
+        parser.error("name a set, or --page")
+    else:
+        rows = given.rows.split(",") if given.rows else None
+        measure_set(
+            given.name,
+            [int(seed) for seed in given.seeds.split(",")],
+            given.set,
+            given.timeout,
+            rows,
+        )
+
+
+if __name__ == "__main__":
+    main()
