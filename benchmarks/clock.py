@@ -1,17 +1,12 @@
-"""Clocks for steps that take turns, exclusive times of named sections, and what a machine is
-called."""
+"""Clocks for steps that take turns, and exclusive times of named sections."""
 
 import ctypes
 import platform
-import subprocess
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial, wraps
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,7 +16,6 @@ LIGHTNING = "Lightning"  # the section of what is left over
 BLOCK = 10  # steps between two turns: the logging interval, so that every block logs once
 # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX of malloc.h
 ALLOCATOR = {-1: 2**31 - 1, -2: 2**26, -3: 2**25, -8: 1}
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def steady_memory() -> None:
@@ -73,13 +67,8 @@ class Clock:
         device: str = "cpu",
         sections: "Sections | None" = None,
     ):
-        self.warmup, self.steps, self.block, self.device, self.sections = (
-            warmup,
-            steps,
-            block,
-            device,
-            sections,
-        )
+        self.warmup, self.steps, self.block = warmup, steps, block
+        self.device, self.sections = device, sections
         self.spent: dict[str, float] = {}
         self.blocks: list[dict[str, float]] = []  # seconds a step
         self.between: Callable[[], None] = lambda: None
@@ -98,9 +87,8 @@ class Clock:
             wall, cpu = (now - then for now, then in zip(self._now(), self._opened, strict=True))
             self.blocks.append({"wall": wall / self.block, "cpu": cpu / self.block})
         if done == self.steps and self.sections is not None:
-            self.spent = {
-                name: seconds / self.steps for name, seconds in self.sections.spent.items()
-            }
+            whole = self.sections.spent
+            self.spent = {name: seconds / self.steps for name, seconds in whole.items()}
         self.between()
         if done == 0 and self.sections is not None:
             self.sections.spent.clear()
@@ -142,9 +130,8 @@ class Sections:
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = defaultdict(float)
-        self._open: list[
-            float
-        ] = []  # of every section now open, the time that sections inside it took
+        # of every section now open, the time that sections inside it took
+        self._open: list[float] = []
 
     def timed(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         """`function` under the clock; about half a microsecond a call."""
@@ -186,55 +173,3 @@ def time_optimizer(module: pl.LightningModule, optimizer: Any, sections: Section
     optimizer.step = timed_step
     sections.wrap(optimizer, "zero_grad", "optimizer")
     sections.wrap(module, "lr_scheduler_step", "schedule")
-
-
-@dataclass
-class Spread:
-    """Median, least and largest of the repeats."""
-
-    values: list[float] = field(default_factory=list)
-
-    def row(self) -> dict[str, float]:
-        return {"median": median(self.values), "min": min(self.values), "max": max(self.values)}
-
-    def text(self, scale: float = 1e3, digits: int = 3) -> str:
-        low, high = min(self.values) * scale, max(self.values) * scale
-        return f"{median(self.values) * scale:.{digits}f} ({low:.{digits}f}..{high:.{digits}f})"
-
-
-def processor() -> str:
-    """The CPU's name as Linux tells it, else what Python knows."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (
-        f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
-    )
-
-
-def commit() -> str:
-    """The commit that was measured, `+` behind it where tracked files differ from it."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip()
-
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + (
-        "+" if git("status", "--porcelain", "-uno") else ""
-    )
-
-
-def surroundings(device: str) -> dict[str, Any]:
-    """Hardware, versions and commit: what a figure is worth nothing without."""
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "lightning": pl.__version__,
-        "commit": commit(),
-    }

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,41 +34,25 @@ if not __package__:  # run as a file: its folder gives way to the root of the re
 
 import torch
 
-from benchmarks.pages.results import commit, hardware
+from benchmarks.command import Command
+from benchmarks.machine import ROOT, commit, hardware
 from recipes.cli.main import main as main_of_roux
 from recipes.config.groups import CONFIGS
 from recipes.runs.checkpoint_files import LOCK
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-KEPT = REPOSITORY / "docs" / "results" / "kill_test.json"
+KEPT = ROOT / "docs" / "results" / "kill_test.json"
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [
-        "recipes.runs.run",
-        "recipes.runs.stages",
-        "recipes.config.resolve",
-        "timm",
-        "recipes.networks.text",
-    ]
-)
+ENGINE = ["recipes.runs.run", "recipes.runs.stages", "recipes.config.resolve"]
+SERVER.set_forkserver_preload([*ENGINE, "timm", "recipes.networks.text"])
 # what a run is at, by the functions that are under way in it, the first that is found
+VALIDATION = ("on_validation_start", "on_validation_end", "on_validation_batch_end")
+STEP = ("training_step", "optimizer_step", "backward")
 PHASES = {
     "a checkpoint": ("save_checkpoint",),
-    "validation": (
-        "validation_step",
-        "on_validation_start",
-        "on_validation_end",
-        "on_validation_batch_end",
-    ),
+    "validation": ("validation_step", *VALIDATION),
     "test": ("test_step", "on_test_start", "on_test_end"),
-    "the report": ("leave_behind",),
-    "a step": (
-        "training_step",
-        "optimizer_step",
-        "backward",
-        "on_train_batch_end",
-        "on_train_batch_start",
-    ),
+    "the report": ("leave_behind", "write_outputs"),
+    "a step": (*STEP, "on_train_batch_end", "on_train_batch_start"),
     "elsewhere": (),  # set-up, between two steps, between two stages
 }
 WIDTH = 16
@@ -82,13 +67,16 @@ SHORT = (
     "trainer.progress_bar=false",
     "data.batch_size=8",
 )
+CRT = "'long_tail=[classifier_retraining,class_balanced_sampling]','trainer.max_steps=80'"
 OWN = {
-    "crt": (
-        "stages.classifier=['long_tail=[classifier_retraining,class_balanced_sampling]','trainer.max_steps=80']",
-    ),
+    "crt": (f"stages.classifier=[{CRT}]",),
     "lora_image": ("network.name=digits_cnn",),
     "multi_similarity": ("data.batch_size=16",),
 }
+TEXT = ("network.name=roux_text_small", "network.pretrained=false", "data.text.vocab_size=200")
+
+
+WORDS = ("about", "the", "a", "day", "of", "people", "in", "town")
 
 
 def settings(recipe: str, folder: Path) -> list[str]:
@@ -96,21 +84,12 @@ def settings(recipe: str, folder: Path) -> list[str]:
     fetched."""
     text = (CONFIGS / "recipe" / f"{recipe}.yaml").read_text(encoding="utf-8")
     asked = [f"recipe={recipe}", *SHORT, *OWN.get(recipe, ())]
-    if "override /data: trec" in text:
-        both = "override /data: trec_tasks" in text
-        labels = "label_column=[label,tone]" if both else "label_column=label"
-        asked += [
-            "data=text_file",
-            f"data.source.train_file={write_texts(folder)}",
-            f"data.source.{labels}",
-        ]
-        asked += [
-            "network.name=roux_text_small",
-            "network.pretrained=false",
-            "data.text.vocab_size=200",
-        ]
-        asked += [] if both else ["data.labels_per_class=8"]
-    return asked
+    if "override /data: trec" not in text:
+        return asked
+    asked += ["data=text_file", f"data.source.train_file={write_texts(folder)}", *TEXT]
+    if "override /data: trec_tasks" in text:
+        return [*asked, "data.source.label_column=[label,tone]"]
+    return [*asked, "data.source.label_column=label", "data.labels_per_class=8"]
 
 
 def write_texts(folder: Path) -> Path:
@@ -121,9 +100,7 @@ def write_texts(folder: Path) -> Path:
         rows.writerow(["text", "label", "tone"])
         for number in range(240):
             label, tone = ("news", "sport", "law")[number % 3], ("glad", "sad")[number % 2]
-            words = source.sample(
-                ["about", "the", "a", "day", "of", "people", "in", "town", label, tone], 8
-            )
+            words = source.sample([*WORDS, label, tone], 8)
             rows.writerow([" ".join([*words, label, tone]), label, tone])
     return path
 
@@ -135,32 +112,28 @@ def watch(thread: int, note: mmap.mmap) -> None:
         while frame is not None:
             names.add(frame.f_code.co_name)
             frame = frame.f_back
-        found = next(
-            (phase for phase, functions in PHASES.items() if names & set(functions)), "elsewhere"
-        )
+        found = next((phase for phase, own in PHASES.items() if names & set(own)), "elsewhere")
         note[:WIDTH] = found.encode().ljust(WIDTH)
         time.sleep(0.001)
 
 
-def train(arguments: list[str], said: Path) -> None:
-    """The process of one run: its words go to a file."""
-    with said.with_suffix(".phase").open("w+b") as file:
+def train(arguments: list[str], words: Path) -> None:
+    """The process of one run: what it prints goes to a file."""
+    with words.with_suffix(".phase").open("w+b") as file:
         file.truncate(WIDTH)
         note = mmap.mmap(file.fileno(), WIDTH)
     threading.Thread(target=watch, args=(threading.get_ident(), note), daemon=True).start()
-    with said.open("w", encoding="utf-8") as file:
+    with words.open("w", encoding="utf-8") as file:
         sys.stdout = sys.stderr = file
         torch.set_num_threads(1)
-        sys.argv = [str(REPOSITORY / "train.py"), *arguments]
+        sys.argv = [str(ROOT / "train.py"), *arguments]
         sys.exit(main_of_roux(arguments))
 
 
 def start(arguments: list[str], folder: Path) -> Any:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    said = folder.with_suffix(".txt")
-    process = SERVER.Process(
-        target=train, args=([*arguments, f"run_dir={folder}", "resume=auto"], said)
-    )
+    command = [*arguments, f"run_dir={folder}", "resume=auto"]
+    process = SERVER.Process(target=train, args=(command, folder.with_suffix(".txt")))
     process.start()
     return process
 
@@ -199,17 +172,13 @@ def state(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*.ckpt")):
         content = torch.load(path, map_location="cpu", weights_only=True)
         name = str(path.relative_to(folder))
-        found |= {
-            f"{name}: {part}": content[part]
-            for part in ("state_dict", "optimizer_states", "lr_schedulers")
-        }
-        found[f"{name}: step"] = content["global_step"]
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+            found[f"{name}: {part}"] = content[part]
     for path in sorted(folder.rglob("metrics.csv")):
         found[str(path.relative_to(folder))] = path.read_text(encoding="utf-8")
     for path in sorted([*folder.rglob("metrics.json"), *folder.rglob("stages.json")]):
-        found[str(path.relative_to(folder))] = without_seconds(
-            json.loads(path.read_text(encoding="utf-8"))
-        )
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found[str(path.relative_to(folder))] = without_seconds(content)
     return found
 
 
@@ -229,7 +198,13 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def violate(recipe: str, kills: int, source: random.Random, place: Path) -> dict[str, Any]:
+def differences(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    """What two runs end with that is not the same."""
+    keys = one.keys() | other.keys()
+    return {key for key in keys if not same(one.get(key), other.get(key))}
+
+
+def killed(recipe: str, kills: int, source: random.Random, place: Path) -> dict[str, Any]:
     """Kill a recipe so many times; returns what was found."""
     arguments = settings(recipe, place)
     seconds = finish(arguments, place / "whole")
@@ -247,73 +222,67 @@ def violate(recipe: str, kills: int, source: random.Random, place: Path) -> dict
             phases.append(at(folder))
         if len(phases) == kills or process.exitcode == 0:
             finish(arguments, folder)
-            killed = state(folder)
-            differing |= {
-                key
-                for key in whole.keys() | killed.keys()
-                if not same(whole.get(key), killed.get(key))
-            }
+            differing |= differences(whole, state(folder))
             run += 1
-    return {
-        "seconds": round(seconds, 1),
-        "kills": len(phases),
-        "phases": phases,
-        "differing": sorted(differing),
-    }
+    found = {"seconds": round(seconds, 1), "kills": len(phases), "phases": phases}
+    return {**found, "differing": sorted(differing)}
 
 
 def page() -> str:
     kept = json.loads(KEPT.read_text(encoding="utf-8"))
-    lines = [
-        f"| recipe | kills in all | {' | '.join(f'in {phase}' for phase in PHASES)} | equal to the "
-        "bit |"
-    ]
-    lines[0] = lines[0].replace("in elsewhere", "elsewhere")
-    lines.append(f"|---|{'---:|' * (len(PHASES) + 1)}---|")
+    columns = ["elsewhere" if phase == "elsewhere" else f"in {phase}" for phase in PHASES]
+    rows = [["recipe", "kills in all", *columns, "equal to the bit"]]
+    phases: list[str] = []
     for recipe, found in kept["recipes"].items():
-        counts = [found["phases"].count(phase) for phase in PHASES]
-        verdict = "yes" if not found["differing"] else f"**no**: {', '.join(found['differing'])}"
-        lines.append(
-            f"| `{recipe}` | {found['kills']} | {' | '.join(map(str, counts))} | {verdict} |"
-        )
+        different = ", ".join(found["differing"])
+        verdict = f"**no**: {different}" if different else "yes"
+        rows.append([f"`{recipe}`", str(found["kills"]), *counts(found["phases"]), verdict])
+        phases += found["phases"]
     total = sum(found["kills"] for found in kept["recipes"].values())
-    counts = [sum(f["phases"].count(phase) for f in kept["recipes"].values()) for phase in PHASES]
-    lines.append(f"| all | {total} | {' | '.join(map(str, counts))} | |")
-    lines += ["", f" {kept['hardware']}; commit {kept['commit']}."]
-    return "\n".join(lines) + "\n"
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, f"|---|{'---:|' * (len(PHASES) + 1)}---|")
+    lines.append(f"| all | {total} | {' | '.join(counts(phases))} | |")
+    return "\n".join([*lines, "", f" {kept['hardware']}; commit {kept['commit']}."]) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def counts(phases: list[str]) -> list[str]:
+    return [str(phases.count(phase)) for phase in PHASES]
+
+
+def tried(recipe: str, options: argparse.Namespace) -> bool:
+    """Kill one recipe and keep what was found; whether it ended as the undisturbed one."""
+    with tempfile.TemporaryDirectory() as place:
+        source = random.Random(f"{options.seed} {recipe}")
+        try:
+            found = killed(recipe, options.kills, source, Path(place))
+        except RuntimeError as error:
+            print(f"{recipe}: {error}", file=sys.stderr)
+            return False
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {"recipes": {}}
+    kept["recipes"][recipe] = found
+    kept |= {"hardware": hardware(), "commit": commit()}
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    print(recipe, found, flush=True)
+    return not found["differing"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    names = sorted(path.stem for path in (CONFIGS / "recipe").glob("*.yaml"))
+    parser = Command("lab/kill_test", __doc__)
     parser.add_argument("recipes", nargs="*", help="all of them where none is named")
     parser.add_argument("--kills", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--page", action="store_true", help="print the table of what is kept")
-    given = parser.parse_args()
-    if given.page:
+    options = parser.parse_args(argv)
+    unknown = sorted(set(options.recipes) - set(names))
+    if unknown or options.kills < 1:
+        parser.error(f"no recipe {', '.join(unknown)}" if unknown else "--kills is at least 1")
+    if options.page:
         print(page(), end="")
-        return
-    kept, failed = (
-        json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {"recipes": {}},
-        False,
-    )
-    for recipe in given.recipes or sorted(
-        path.stem for path in (CONFIGS / "recipe").glob("*.yaml")
-    ):
-        with tempfile.TemporaryDirectory() as place:
-            source = random.Random(f"{given.seed} {recipe}")
-            try:
-                kept["recipes"][recipe] = found = violate(recipe, given.kills, source, Path(place))
-            except RuntimeError as error:
-                print(f"{recipe}: {error}", file=sys.stderr)
-                failed = True
-                continue
-        kept |= {"hardware": hardware(), "commit": commit()}
-        KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        print(recipe, found, flush=True)
-        failed = failed or bool(found["differing"])
-    sys.exit(failed)
+        return 0
+    passed = [tried(recipe, options) for recipe in options.recipes or names]
+    return int(not all(passed))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

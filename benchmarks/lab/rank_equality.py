@@ -9,9 +9,9 @@ statistics and dropout, gloo on the CPU. The distance is the largest one of any 
 left with: weights, averages, tables and statistics of methods.
 """
 
-import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ if not __package__:  # run as a file: its folder gives way to the root of the re
 
 import torch
 
-from benchmarks.pages.results import commit, hardware
+from benchmarks.command import Command
+from benchmarks.machine import ROOT, commit, hardware
 from tests.conformance.lab import distance, trial
 from tests.conformance.test_ranks import CASES, Case, config_of, is_exact, two_ranks
 
-KEPT = Path(__file__).resolve().parents[2] / "docs" / "results" / "rank_equality.json"
+KEPT = ROOT / "docs" / "results" / "rank_equality.json"
 
 
 def compared(case: Case, ranks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -51,44 +52,50 @@ def page() -> str:
     kept = json.loads(KEPT.read_text(encoding="utf-8"))
     lines = ["| methods | data | declared exact | ranks alike | distance | weights moved by |"]
     lines.append("|---|---|---|---|---:|---:|")
-    for case in kept["cases"]:
-        name = " + ".join(f"`{key}`" for key in case["keys"]) or "supervised"
-        if "error" in case:
-            lines.append(f"| {name} | {case['kind']} | failed: {case['error']} | | | |")
-            continue
-        said = ["yes" if case[flag] else "no" for flag in ("declared", "alike")]
-        numbers = [f"{case[key]:.1e}" for key in ("distance", "moved")]
-        lines.append(f"| {name} | {case['kind']} | {' | '.join([*said, *numbers])} |")
     later: dict[str, list[str]] = {}
     for case in kept["cases"]:
+        names = [f"`{key}`" for key in case["keys"]]
         if "commit" in case:
-            later.setdefault(case["commit"], []).extend(f"`{key}`" for key in case["keys"])
+            later.setdefault(case["commit"], []).extend(names)
+        head = f"| {' + '.join(names) or 'supervised'} | {case['kind']}"
+        if "error" in case:
+            lines.append(f"{head} | failed: {case['error']} | | | |")
+            continue
+        flags = ["yes" if case[flag] else "no" for flag in ("declared", "alike")]
+        numbers = [f"{case[key]:.1e}" for key in ("distance", "moved")]
+        lines.append(f"{head} | {' | '.join([*flags, *numbers])} |")
     commits = [f"commit {kept['commit']}"]
-    commits += [
-        f"{', '.join(dict.fromkeys(keys))}: commit {commit}" for commit, keys in later.items()
-    ]
+    for commit_of, names in later.items():
+        commits.append(f"{', '.join(dict.fromkeys(names))}: commit {commit_of}")
     return "\n".join([*lines, "", f"{kept['hardware']}; {'; '.join(commits)}."]) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--page", action="store_true", help="print the table of what is kept")
-    parser.add_argument("--only", help="a method: its cases anew, beside what is kept")
-    options = parser.parse_args()
-    if options.page:
-        print(page(), end="")
-        return
-    cases = tuple(case for case in CASES if options.only is None or options.only in case[0])
+def measure(only: str | None) -> None:
+    """Try the cases, or those of one method, and keep what was found."""
+    cases = tuple(case for case in CASES if only is None or only in case[0])
     ranks = two_ranks(cases)
     found = [compared(case, ranks[case]) for case in cases]
     kept: dict[str, Any] = {"cases": found, "hardware": hardware(), "commit": commit()}
-    if options.only is not None:
+    if only is not None:
         before = json.loads(KEPT.read_text(encoding="utf-8"))
-        others = [case for case in before["cases"] if options.only not in case["keys"]]
-        kept = before | {"cases": [*others, *(case | {"commit": kept["commit"]} for case in found)]}
+        others = [case for case in before["cases"] if only not in case["keys"]]
+        anew = [case | {"commit": kept["commit"]} for case in found]
+        kept = before | {"cases": [*others, *anew]}
     KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Command("lab/rank_equality", __doc__)
+    parser.add_argument("--page", action="store_true", help="print the table of what is kept")
+    keys = sorted({key for case in CASES for key in case[0]})
+    about = "a method: its cases anew, beside what is kept"
+    parser.add_argument("--only", choices=keys, metavar="METHOD", help=about)
+    options = parser.parse_args(argv)
+    if not options.page:
+        measure(options.only)
     print(page(), end="")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,7 +13,7 @@ import argparse
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,16 @@ if not __package__:  # run as a file: its folder gives way to the root of the re
 
 import torch
 
+from benchmarks.command import Benchmark
+from benchmarks.machine import ROOT
 from benchmarks.record import Record
 from recipes.engine.recipe import Recipe
 
-ROOT = Path(__file__).resolve().parents[2]
 FIRST, STEPS = 2, 6  # steps that may wait, steps in all
+CLI = Benchmark("lab/sync", __doc__, devices=["cuda"])
+ONLY = "a method; may be given several times"
+CLI.add_argument("--only", action="append", help=ONLY)
+CLI.add("precision", "auto", "of the runs")
 
 
 class Watch:
@@ -54,16 +59,11 @@ class Watch:
     def note(self, message: Any, *args: Any, **kwargs: Any) -> None:
         if "synchroniz" not in str(message):
             return
-        ours = [
-            f
-            for f in traceback.extract_stack()
-            if f.filename.startswith(str(ROOT)) and f.filename != __file__
-        ]
-        place = (
-            f"{Path(ours[-1].filename).relative_to(ROOT)}:{ours[-1].lineno}"
-            if ours
-            else "elsewhere"
-        )
+        stack = [f for f in traceback.extract_stack() if f.filename != __file__]
+        ours = [f for f in stack if f.filename.startswith(str(ROOT))]
+        place = "elsewhere"
+        if ours:
+            place = f"{Path(ours[-1].filename).relative_to(ROOT)}:{ours[-1].lineno}"
         self.found[place] = None
 
     def install(self) -> None:
@@ -100,47 +100,36 @@ def look(key: str, kind: str, watch: Watch, options: argparse.Namespace) -> list
     return list(watch.found)
 
 
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", choices=["cuda"], default="cuda")
-    parser.add_argument("--only", action="append", help="a method; may be given several times")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--json", type=Path, help="file for all figures")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
-    options = arguments(argv)
-    if not torch.cuda.is_available():
-        print("sync: there is no GPU here, and only there can be waited for one", file=sys.stderr)
-        return 2
+def measure(record: Record, options: argparse.Namespace) -> str | None:
     from tests.conformance.lab import method_and_kind
 
-    watch, record = Watch(), Record("lab/sync", str(__doc__), device="cuda")
+    watch = Watch()
     watch.install()
-    pairs = [
-        (key, kind) for key, kind in method_and_kind() if not options.only or key in options.only
-    ]
-    rows, waiting, failed = [], [], []
+    pairs = [(k, kind) for k, kind in method_and_kind() if not options.only or k in options.only]
+    rows, faults = [], []
     for key, kind in pairs:
         try:
             places = look(key, kind, watch, options)
         except Exception as error:  # one method that cannot run here must not hide the others
-            failed.append(f"{key} on {kind}")
+            faults.append(f"{key} on {kind} (failed)")
             rows.append([key, kind, f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"])
             continue
-        waiting += [f"{key} on {kind}"] if places else []
+        faults += [f"{key} on {kind}"] if places else []
         rows.append([key, kind, ", ".join(places) or "nowhere"])
     record.table("Where a step waits for the device", ["method", "data", "waits at"], rows)
-    said = f"{len(pairs) - len(waiting) - len(failed)} of {len(pairs)} runs wait nowhere"
-    why = ", ".join([*waiting, *(f"{name} (failed)" for name in failed)])
-    record.target(
-        "views, forward and optimizer without synchronisation", said, not (waiting or failed), why
-    )
+    free = f"{len(pairs) - len(faults)} of {len(pairs)} runs wait nowhere"
+    text = "views, forward and optimizer without synchronisation"
+    record.target(text, free, not faults, ", ".join(faults))
     record.write(options.json)
-    return int(bool(waiting or failed))
+    return f"a step waits: {', '.join(faults)}" if faults else None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    CLI.parse_args(argv)
+    if not torch.cuda.is_available():
+        print("lab/sync: there is no GPU here, and only a GPU is waited for", file=sys.stderr)
+        return 2
+    return CLI.run(measure, argv)
 
 
 if __name__ == "__main__":

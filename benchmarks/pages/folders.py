@@ -13,11 +13,17 @@ coarse ones.
 import csv
 import gzip
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+if not __package__:  # run as a file: its folder gives way to the root of the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    import benchmarks  # noqa: F401
 
 import numpy as np
 from PIL import Image
+
+from benchmarks.command import Command
 
 TILE = 64
 
@@ -41,16 +47,22 @@ def grocery(source: Path, part: str) -> Iterator[tuple[np.ndarray, str]]:
         yield sheet[top : top + TILE, left : left + TILE], f"{int(label):02d}"
 
 
-def main(name: str, source: str, target: str) -> None:
-    read = {"usps": usps, "grocery": grocery}[name]
+READERS = {"usps": usps, "grocery": grocery}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Command("pages/folders", __doc__)
+    parser.add_argument("name", choices=list(READERS))
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    options = parser.parse_args(argv)
     for part in ("train", "test"):
-        for i, (pixels, label) in enumerate(read(Path(source), part)):
-            folder = Path(target) / part / label
+        for i, (pixels, label) in enumerate(READERS[options.name](options.source, part)):
+            folder = options.target / part / label
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / f"{i:05d}.png")
+    return 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] not in ("usps", "grocery"):
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    sys.exit(main())

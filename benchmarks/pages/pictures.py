@@ -6,10 +6,9 @@
 Every dot is one run; the bar is the mean of the seeds.
 """
 
-import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,9 @@ if not __package__:  # run as a file: its folder gives way to the root of the re
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     import benchmarks  # noqa: F401
 
-from benchmarks.pages.results import KEPT, REPOSITORY, gain, sets
+from benchmarks.command import Command
+from benchmarks.machine import ROOT
+from benchmarks.pages.results import KEPT, gain, sets
 from recipes.report.style import (
     INK,
     MUTED,
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PICTURES = REPOSITORY / "docs" / "pictures"
+PICTURES = ROOT / "docs" / "pictures"
 DOT: dict[str, Any] = {"alpha": 0.55, "markersize": 5.5, "markeredgewidth": 0}
+LABEL: dict[str, Any] = {"xytext": (7, -3), "textcoords": "offset points", "fontsize": 9}
+BAR: dict[str, Any] = {"markersize": 17, "markeredgewidth": 2}
 Rows = Mapping[str, Mapping[str, float]]  # row -> seed -> number
 
 
@@ -58,14 +61,8 @@ def dots(axes: "Axes", rows: Rows, title: str, names: bool = True) -> None:
     for place, seeds in enumerate(rows.values()):
         values, colour = list(seeds.values()), SERIES[place % len(SERIES)]
         axes.plot(values, [place] * len(values), "o", color=colour, **DOT)
-        axes.plot(
-            [sum(values) / len(values)],
-            [place],
-            "|",
-            color=colour,
-            markersize=17,
-            markeredgewidth=2,
-        )
+        mean = sum(values) / len(values)
+        axes.plot([mean], [place], "|", color=colour, **BAR)
     axes.set_yticks(range(len(rows)), list(rows) if names else [""] * len(rows), color=INK)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.margins(x=0.06)
@@ -78,9 +75,8 @@ def panels(*wanted: tuple[str, str, str], width: float = 8.4) -> "Figure":
     found = [(name, numbers(name, metric), title) for name, metric, title in wanted]
     figure = new_figure(width, 0.75 + 0.36 * max(len(rows) for _, rows, _ in found))
     named = None
-    for axes, (name, rows, title) in zip(
-        figure.subplots(1, len(found), squeeze=False)[0], found, strict=True
-    ):
+    side_by_side = figure.subplots(1, len(found), squeeze=False)[0]
+    for axes, (name, rows, title) in zip(side_by_side, found, strict=True):
         dots(axes, rows, title, names=name != named)
         percent_axis(axes.xaxis)
         named = name
@@ -109,14 +105,14 @@ def multi_task() -> "Figure":
     """Δm for every way of weighing, and zero: the tasks alone."""
     alone = sets()["multi_task"]["alone"]
     seeds = {row: {"seeds": runs} for row, runs in kept("multi_task").items()}
-    together = {
-        row: {
-            s: float(gain(alone, seeds | {row: {"seeds": {s: run}}}, row))
-            for s, run in runs["seeds"].items()
-        }
-        for row, runs in seeds.items()
-        if row not in alone.values()
-    }
+    together: dict[str, dict[str, float]] = {}
+    for row, runs in seeds.items():
+        if row in alone.values():
+            continue
+        together[row] = {}
+        for seed, run in runs["seeds"].items():
+            one = {row: {"seeds": {seed: run}}}
+            together[row][seed] = float(gain(alone, seeds | one, row))
     figure = new_figure(6.6, 2.6)
     axes = figure.subplots()
     dots(axes, together, "Fashion+MNIST: Δm in percent; 0 is a network for each task")
@@ -129,27 +125,19 @@ def peft() -> "Figure":
     """Accuracy over the number of trained parameters, for the text encoder and the ViT."""
     figure = new_figure(8.4, 3.1)
     titles = {"peft": "MiniLM on CLINC150", "vit": "ViT, Fashion-MNIST to MNIST"}
-    measured = {name: title for name, title in titles.items() if kept(name)}
-    for axes, (name, title) in zip(
-        figure.subplots(1, len(measured), squeeze=False)[0], measured.items(), strict=True
-    ):
+    measured = [name for name in titles if kept(name)]
+    side_by_side = figure.subplots(1, len(measured), squeeze=False)[0]
+    for axes, name in zip(side_by_side, measured, strict=True):
         accuracies, sizes = numbers(name, "test/accuracy"), numbers(name, "trained")
         for place, (row, seeds) in enumerate(accuracies.items()):
             size, mean = next(iter(sizes[row].values())), sum(seeds.values()) / len(seeds)
             axes.plot([size] * len(seeds), list(seeds.values()), "o", color=SERIES[place], **DOT)
-            axes.annotate(
-                row,
-                (size, mean),
-                (7, -3),
-                textcoords="offset points",
-                fontsize=9,
-                color=SERIES[place],
-            )
+            axes.annotate(row, (size, mean), color=SERIES[place], **LABEL)
         axes.set_xscale("log")
         axes.margins(x=0.45, y=0.12)
         log_axis(axes.xaxis)
         percent_axis(axes.yaxis)
-        axes.set_title(title)
+        axes.set_title(titles[name])
         axes.set_xlabel("trained parameters")
     return figure
 
@@ -163,20 +151,12 @@ def adversarial() -> "Figure":
     others = numbers("adversarial_radii", "test/robust_accuracy")
     for place, row in enumerate(own):
         curve = {0.0: clean[row]["0"], 0.1: own[row]["0"]}
-        curve |= {
-            float(name.split()[-1]): runs["0"]
-            for name, runs in others.items()
-            if name.startswith(f"{row} at ")
-        }
+        for name, runs in others.items():
+            if name.startswith(f"{row} at "):
+                curve[float(name.split()[-1])] = runs["0"]
         radii = sorted(curve)
-        axes.plot(
-            radii,
-            [curve[radius] for radius in radii],
-            "o-",
-            color=SERIES[place],
-            markersize=5,
-            label=row,
-        )
+        robust = [curve[radius] for radius in radii]
+        axes.plot(radii, robust, "o-", color=SERIES[place], markersize=5, label=row)
     axes.axvline(0.1, color=MUTED, linewidth=1, linestyle=":")
     axes.set_xlabel("radius in linf (dotted: the one of training)")
     axes.set_title("Fashion-MNIST: accuracy under PGD-20, two restarts")
@@ -187,26 +167,27 @@ def adversarial() -> "Figure":
 
 FAMILIES = (semi_supervised, long_tail, metric_learning, multi_task, peft, adversarial)
 DRAW: dict[str, Callable[[], "Figure"]] = {function.__name__: function for function in FAMILIES}
-NEEDS = {
-    "semi_supervised": "digits",
-    "metric_learning": "metric",
-}  # the set without which there is no picture
+# the set without which there is no picture
+NEEDS = {"semi_supervised": "digits", "metric_learning": "metric"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "families", nargs="*", choices=[*DRAW, []], help="all of them where none is named"
-    )
-    given = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Command("pages/pictures", __doc__)
+    about = f"of {', '.join(DRAW)}; all of them where none is named"
+    parser.add_argument("families", nargs="*", help=about)
+    families = parser.parse_args(argv).families or list(DRAW)
+    unknown = sorted(set(families) - DRAW.keys())
+    if unknown:
+        parser.error(f"no picture of {', '.join(unknown)}")
     PICTURES.mkdir(exist_ok=True)
-    for family in given.families or DRAW:
+    for family in families:
         if not kept(NEEDS.get(family, family)):
             print(f"{family}: nothing measured yet, no picture")
             continue
         (PICTURES / f"{family}.png").write_bytes(to_png(DRAW[family]()))
         print(PICTURES / f"{family}.png")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

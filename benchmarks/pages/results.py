@@ -12,13 +12,13 @@ is the folder of that run with the same seed. A run that fails is said so and le
 
 import argparse
 import json
-import platform
 import re
 import shlex
 import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,14 @@ if not __package__:  # run as a file: its folder gives way to the root of the re
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     import benchmarks  # noqa: F401
 
-import torch
 import yaml
 
+from benchmarks.command import Command
+from benchmarks.machine import ROOT, commit, hardware
 from recipes.delta_m import relative_gain
 
-HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[1]
-KEPT = REPOSITORY / "docs" / "results"
+KEPT = ROOT / "docs" / "results"
+SETS = Path(__file__).with_name("results.yaml")
 HEAD = """# Results
 
 Made by `python benchmarks/pages/results.py --page > docs/results.md` from the numbers in
@@ -47,7 +47,7 @@ free to take them. `{SET/ROW}` in a command stands for the folder of that run wi
 
 def sets() -> dict[str, Any]:
     """The sets of `results.yaml` by name."""
-    return yaml.safe_load((HERE / "results.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(SETS.read_text(encoding="utf-8"))
 
 
 def words(entry: dict[str, Any], row: str) -> list[str]:
@@ -56,75 +56,61 @@ def words(entry: dict[str, Any], row: str) -> list[str]:
 
 
 def folder_of(name: str, row: str, seed: int) -> Path:
-    return REPOSITORY / "outputs" / "results" / name / re.sub(r"\W+", "_", row) / str(seed)
+    return ROOT / "outputs" / "results" / name / re.sub(r"\W+", "_", row) / str(seed)
 
 
 def filled(word: str, seed: int) -> str:
     """An argument with the folders of the runs that it names."""
-    return re.sub(
-        r"\{(\w+)/([^}]+)\}", lambda named: str(folder_of(named[1], named[2], seed)), word
-    )
+    run = re.compile(r"\{(\w+)/([^}]+)\}")
+    return run.sub(lambda named: str(folder_of(named[1], named[2], seed)), word)
 
 
-def measure(
-    name: str, row: str, seed: int, arguments: list[str], timeout: int
-) -> dict[str, float] | None:
-    """The final metrics of one run, trained if it is not there; None where it failed."""
-    folder = folder_of(name, row, seed)
-    if not (folder / "metrics.json").exists():
-        begun = (folder / "checkpoints" / "last.ckpt").exists()
-        if folder.exists() and not begun:
-            shutil.rmtree(folder)  # killed before it kept anything
-        resume = [f"resume={folder}"] if begun else []
-        own = [f"seed={seed}", f"run_dir={folder}", "trainer.progress_bar=false", *resume]
-        command = [
-            sys.executable,
-            str(REPOSITORY / "train.py"),
-            *(filled(word, seed) for word in arguments),
-            *own,
-        ]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-        except subprocess.TimeoutExpired:
-            print(f"{name}, {row}, seed {seed}: not done after {timeout} s", file=sys.stderr)
-            return None
-        if done.returncode:
-            print(
-                f"{name}, {row}, seed {seed}: {done.stderr.strip().splitlines()[-1:]}",
-                file=sys.stderr,
-            )
-            return None
+def metrics_of(folder: Path) -> dict[str, float]:
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
-def measure_set(
-    name: str, seeds: list[int], extra: list[str], timeout: int, rows: list[str] | None = None
-) -> None:
+def measure(name: str, row: str, seed: int, arguments: list[str], timeout: int) -> str | None:
+    """Train one run if it is not there; why it failed, where it did."""
+    folder = folder_of(name, row, seed)
+    if (folder / "metrics.json").exists():
+        return None
+    begun = (folder / "checkpoints" / "last.ckpt").exists()
+    if folder.exists() and not begun:
+        shutil.rmtree(folder)  # killed before it kept anything
+    command = [sys.executable, str(ROOT / "train.py"), *(filled(word, seed) for word in arguments)]
+    command += [f"seed={seed}", f"run_dir={folder}", "trainer.progress_bar=false"]
+    command += [f"resume={folder}"] if begun else []
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return f"not done after {timeout} s"
+    return str(done.stderr.strip().splitlines()[-1:]) if done.returncode else None
+
+
+def measure_set(name: str, seeds: list[int], options: argparse.Namespace) -> None:
     """Train the rows of a set and keep their numbers; rows measured before keep theirs unless
     trained anew."""
     entry = sets()[name]
     for seed in seeds:
-        for row in rows or entry["rows"]:
+        for row in options.rows.split(",") if options.rows else entry["rows"]:
             arguments = words(entry, row)
-            final = measure(name, row, seed, [*arguments, *extra], timeout)
-            if final is None:
+            fault = measure(name, row, seed, [*arguments, *options.set], options.timeout)
+            if fault is not None:
+                print(f"{name}, {row}, seed {seed}: {fault}", file=sys.stderr)
                 continue
-            numbers = {
-                metric: final[metric]
-                for metric in [*entry["metrics"], "train_seconds"]
-                if metric in final
-            }
-            numbers |= trained(folder_of(name, row, seed))
+            folder = folder_of(name, row, seed)
+            final, wanted = metrics_of(folder), [*entry["metrics"], "train_seconds"]
+            numbers = {metric: final[metric] for metric in wanted if metric in final}
+            numbers |= trained(folder)
             keep(name, row, seed, ["python", "train.py", *arguments], numbers)
             print(f"{name}, {row}, seed {seed}: {numbers}", flush=True)
 
 
 def trained(folder: Path) -> dict[str, float]:
     """How many parameters of the network a run trained, as its plan says."""
-    said = re.search(
-        r"([\d,]+) trainable parameters", (folder / "plan.txt").read_text(encoding="utf-8")
-    )
-    return {"trained": int(said[1].replace(",", ""))} if said else {}
+    plan = (folder / "plan.txt").read_text(encoding="utf-8")
+    count = re.search(r"([\d,]+) trainable parameters", plan)
+    return {"trained": int(count[1].replace(",", ""))} if count else {}
 
 
 def keep(name: str, row: str, seed: int, command: list[str], numbers: dict[str, float]) -> None:
@@ -138,20 +124,6 @@ def keep(name: str, row: str, seed: int, command: list[str], numbers: dict[str, 
     line.setdefault("seeds", {})[str(seed)] = numbers
     kept |= {"hardware": hardware(), "date": str(date.today()), "commit": commit()}
     path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-
-
-def hardware() -> str:
-    device = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    )
-    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def commit() -> str:
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    return said.stdout.strip()
 
 
 def summary(values: list[float]) -> str:
@@ -182,17 +154,15 @@ def gain(alone: dict[str, str], rows: dict[str, Any], row: str) -> str:
     {metric: row}."""
     if row in alone.values() or not set(alone.values()) <= rows.keys():
         return "–"
-    base = {
-        m: statistics.fmean(run["test/accuracy"] for run in rows[r]["seeds"].values())
-        for m, r in alone.items()
-    }
-    gains = [
-        statistics.fmean(relative_gain(run[metric], base[metric], False) for metric in alone)
-        for run in rows[row]["seeds"].values()
-    ]
-    return f"{statistics.fmean(gains):+.2f}" + (
-        f" ± {statistics.stdev(gains):.2f}" if len(gains) > 1 else ""
-    )
+    base, gains = {}, []
+    for metric, single in alone.items():
+        runs = rows[single]["seeds"].values()
+        base[metric] = statistics.fmean(run["test/accuracy"] for run in runs)
+    for run in rows[row]["seeds"].values():
+        each = [relative_gain(run[metric], base[metric], False) for metric in alone]
+        gains.append(statistics.fmean(each))
+    deviation = f" ± {statistics.stdev(gains):.2f}" if len(gains) > 1 else ""
+    return f"{statistics.fmean(gains):+.2f}{deviation}"
 
 
 def page() -> str:
@@ -207,34 +177,33 @@ def page() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Command("pages/results", __doc__)
     parser.add_argument("name", nargs="?", choices=list(sets()), help="the set to measure")
     parser.add_argument("--rows", help="only these rows, separated by commas")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        help="more overrides, e.g. data.root=FOLDER; not on the page",
-    )
+    about = "more overrides, e.g. data.root=FOLDER; not on the page"
+    parser.add_argument("--set", nargs="*", default=[], help=about)
     parser.add_argument("--timeout", type=int, default=3600, help="seconds a run may take")
     parser.add_argument("--page", action="store_true", help="print the page instead")
-    given = parser.parse_args()
-    if given.page:
+    options = parser.parse_args(argv)
+    if options.page:
         print(page(), end="")
-    elif given.name is None:
+        return 0
+    if options.name is None:
         parser.error("name a set, or --page")
-    else:
-        rows = given.rows.split(",") if given.rows else None
-        measure_set(
-            given.name,
-            [int(seed) for seed in given.seeds.split(",")],
-            given.set,
-            given.timeout,
-            rows,
-        )
+    unknown = (
+        set(filter(None, (options.rows or "").split(","))) - sets()[options.name]["rows"].keys()
+    )
+    if unknown:
+        parser.error(f"{options.name} has no row {', '.join(sorted(unknown))}")
+    try:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError:
+        parser.error(f"--seeds {options.seeds}: expected numbers separated by commas")
+    measure_set(options.name, seeds, options)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -46,28 +46,24 @@ class Data:
     ) -> "Data":
         source = torch.Generator().manual_seed(rows + dim)
         classes = rows // PER_CLASS
-        centres = normalize(
-            torch.randn(2 * classes, dim, generator=source, dtype=torch.float64), dim=1
-        )
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=source, dtype=torch.float64)
+
+        centres = normalize(normal(2 * classes, dim), dim=1)
 
         def near(labels: Tensor) -> Tensor:
-            noise = (
-                2 * torch.randn(len(labels), dim, generator=source, dtype=torch.float64) / dim**0.5
-            )
+            noise = 2 * normal(len(labels), dim) / dim**0.5
             return normalize(centres[labels] + noise, dim=1).to(device, dtype)
 
         labels = torch.arange(rows)[torch.randperm(rows, generator=source)] // PER_CLASS
         stored = torch.randint(classes, (STORED,), generator=source)
-        proxies = (
-            centres + 0.1 * torch.randn(centres.shape, generator=source, dtype=torch.float64)
-        ).to(device, dtype)
+        proxies = (centres + 0.1 * normal(*centres.shape)).to(device, dtype)
         return cls(near(labels), labels.to(device), proxies, near(stored), stored.to(device))
 
     def inputs(self, proxies: bool) -> list[Tensor]:
-        return [
-            value.clone().requires_grad_()
-            for value in ([self.x, self.proxies] if proxies else [self.x])
-        ]
+        values = [self.x, self.proxies] if proxies else [self.x]
+        return [value.clone().requires_grad_() for value in values]
 
 
 def method(loss: MetricLoss) -> Callable[[Data], Loss]:
@@ -80,11 +76,8 @@ def with_memory(data: Data) -> Loss:
     memory.labels = memory.labels.to(data.labels)
     memory.enqueue(data.stored, data.stored_labels[None])
     xbm.key = "xbm"
-    recipe: Any = SimpleNamespace(
-        method_modules={"xbm": memory},
-        trainer=SimpleNamespace(global_step=1),
-        tasks={"label": None},
-    )
+    recipe: Any = SimpleNamespace(method_modules={"xbm": memory}, tasks={"label": None})
+    recipe.trainer = SimpleNamespace(global_step=1)
     return lambda x: xbm.loss(x, data.labels, "label", recipe)[0]
 
 
@@ -92,21 +85,21 @@ def euclidean(power: int = 1) -> Any:
     return distances.LpDistance(power=power, normalize_embeddings=False)
 
 
-def mined(
-    loss: Callable[[], Any], miner: Callable[[], Any] | None = None
-) -> Callable[[Data], Loss]:
+def mined(make: Callable[[], Any], miner: Callable[[], Any] | None = None) -> Callable[..., Loss]:
     def of(data: Data) -> Loss:
-        value, choose = loss(), miner() if miner else None
-        return lambda x: value(x, data.labels, choose(x, data.labels) if choose else None)
+        loss, labels = make(), data.labels
+        if miner is None:
+            return lambda x: loss(x, labels)
+        choose = miner()
+        return lambda x: loss(x, labels, choose(x, labels))
 
     return of
 
 
 def their_proxies(data: Data) -> Loss:
     classes, dim = data.proxies.shape
-    loss = losses.ProxyAnchorLoss(num_classes=classes, embedding_size=dim, margin=0.1, alpha=32).to(
-        data.x
-    )
+    sizes = {"num_classes": classes, "embedding_size": dim}
+    loss = losses.ProxyAnchorLoss(**sizes, margin=0.1, alpha=32).to(data.x)
 
     def call(x: Tensor, proxies: Tensor) -> Tensor:
         del loss.proxies
@@ -120,7 +113,7 @@ def their_proxies(data: Data) -> Loss:
 
 
 def their_memory(data: Data) -> Loss:
-    loss = losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5)
+    loss = similarity()
     stored = {"ref_emb": data.stored, "ref_labels": data.stored_labels}
     return lambda x: loss(x, data.labels) + loss(x, data.labels, **stored)
 
@@ -143,30 +136,28 @@ class Pair:
     proxies: bool = False
 
 
+def triplets(distance: Any, margin: float = 0.2, **more: Any) -> Any:
+    return losses.TripletMarginLoss(margin=margin, distance=distance, **more)
+
+
+def mean_triplets() -> Any:
+    return triplets(euclidean(), margin=0.3, reducer=reducers.MeanReducer())
+
+
+def semi_hard() -> Any:
+    settings = {"margin": 0.2, "type_of_triplets": "semihard"}
+    return miners.TripletMarginMiner(**settings, distance=euclidean())
+
+
+HARD = Triplet(0.3, "batch_hard", squared=False)
+ALL_SEMI_HARD = Triplet(0.2, "semi_hard_all", squared=False)
 PAIRS = {
-    "triplet, all": Pair(
-        method(Triplet(0.2)),
-        mined(lambda: losses.TripletMarginLoss(margin=0.2, distance=euclidean(2))),
-        512,
-    ),
+    "triplet, all": Pair(method(Triplet(0.2)), mined(lambda: triplets(euclidean(2))), 512),
     "triplet, batch hard": Pair(
-        method(Triplet(0.3, "batch_hard", squared=False)),
-        mined(
-            lambda: losses.TripletMarginLoss(
-                margin=0.3, distance=euclidean(), reducer=reducers.MeanReducer()
-            ),
-            lambda: miners.BatchHardMiner(distance=euclidean()),
-        ),
+        method(HARD), mined(mean_triplets, lambda: miners.BatchHardMiner(distance=euclidean()))
     ),
     "triplet, all semi-hard": Pair(
-        method(Triplet(0.2, "semi_hard_all", squared=False)),
-        mined(
-            lambda: losses.TripletMarginLoss(margin=0.2, distance=euclidean()),
-            lambda: miners.TripletMarginMiner(
-                margin=0.2, type_of_triplets="semihard", distance=euclidean()
-            ),
-        ),
-        512,
+        method(ALL_SEMI_HARD), mined(lambda: triplets(euclidean()), semi_hard), 512
     ),
     "triplet, semi-hard": Pair(method(Triplet(0.2, "semi_hard"))),
     "multi-similarity, mined": Pair(

@@ -1,5 +1,4 @@
-"""A whole training step of a frozen network with a delta beside the peft library's: python
-benchmarks/peers/peft.py --help
+"""A whole training step of a frozen network with a delta beside the peft library's.
 
 ViT-B/16 and a BERT of base size with random weights; forward, backward and AdamW. Where the library
 has no such method (adapters, prefixes in a ViT) the least code that does it by hand stands in its
@@ -9,7 +8,7 @@ same gradients to 1e-5.
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,11 +23,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertModel
 
-from benchmarks.arguments import filled, parser
-from benchmarks.clock import Spread
-from benchmarks.contest import Call, Times, contest, peak_bytes
+from benchmarks.command import Benchmark
+from benchmarks.contest import By, Times, measured
+from benchmarks.machine import installed
 from benchmarks.peers import peft_peers as peers
-from benchmarks.record import Record, installed, mebibytes
+from benchmarks.record import Record
+from benchmarks.table import mebibytes
 from benchmarks.verdicts import judged
 from methods.peft.adapter import Adapter
 from methods.peft.dora import DoRA
@@ -48,10 +48,6 @@ JOINED = (
     "parameter"
 )
 TABLE = "the rows of all layers are one table, and every layer's gradient has its size"
-SIZES = {
-    "cpu": {"layers": 2, "batch": 4, "length": 64, "side": 224, "width": 768},
-    "cuda": {"layers": 12, "batch": 64, "length": 128, "side": 224, "width": 768},
-}
 
 
 @dataclass(frozen=True)
@@ -83,6 +79,19 @@ BERT = (
     Row("adapters, pfeiffer", "adapter", lambda: Adapter(variant="pfeiffer"), peers.pfeiffer, HAND),
 )
 NETWORKS = {"ViT-B/16": VIT, "BERT": BERT}
+NAMES = list(dict.fromkeys(row.name for row in (*VIT, *BERT)))
+PACKAGES = ("peft", "timm", "transformers")
+CLI = Benchmark("peers/peft", __doc__, PACKAGES, repeats=15, warmup=1, least=0.05)
+CLI.add("network", "both", "which of the two", choices=[*NETWORKS, "both"])
+CLI.add("method", NAMES, "all by default", choices=NAMES)
+CLI.add("layers", {"cpu": 2, "cuda": 12}, "blocks of a network", least=1)
+CLI.add("width", 768, "of a network, a multiple of 64", least=64)
+CLI.add("batch", {"cpu": 4, "cuda": 64}, "samples", least=1)
+CLI.add("length", {"cpu": 64, "cuda": 128}, "tokens of a text", least=4)
+CLI.add("side", 224, "pixels, a multiple of 16", least=16)
+CLI.add("bf16", False, "steps under autocast; the proof is in float32")
+CLI.rule(lambda options: options.width % 64 == 0, "--width is a multiple of 64")
+CLI.rule(lambda options: options.side % 16 == 0, "--side is a multiple of 16")
 
 
 # -- networks and data -----------------------------------------------------------------------------
@@ -166,19 +175,15 @@ def both(
     method.key = row.key
     method.surgery(ours)
     source = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in ours.deltas[
-            row.key
-        ].parameters():  # what starts at zero would hide a fault
-            parameter += (0.02 * torch.randn(parameter.shape, generator=source)).to(
-                parameter.device
-            )
+    with torch.no_grad():  # what starts at zero would hide a fault
+        for parameter in ours.deltas[row.key].parameters():
+            noise = 0.02 * torch.randn(parameter.shape, generator=source)
+            parameter += noise.to(parameter.device)
     pairs = row.peer(ours, theirs)
     pairs += list(zip(ours.heads.parameters(), theirs.heads.parameters(), strict=True))
-    sides = [
-        Contender(n.to(options.device), w, batch, options.bf16)
-        for n, w in zip(nets, words, strict=True)
-    ]
+    sides = []
+    for net, table in zip(nets, words, strict=True):
+        sides.append(Contender(net.to(options.device), table, batch, options.bf16))
     return sides[0], sides[1], pairs
 
 
@@ -186,121 +191,78 @@ def both(
 def difference(ours: Contender, theirs: Contender, pairs: peers.Pairs) -> float:
     """The largest difference of logits and of gradients, each in units of the largest there is
     (logits: at least 1)."""
-    found = []
     sides = []
     for side, chosen in ((ours, [a for a, _ in pairs]), (theirs, [b for _, b in pairs])):
         side.net.eval()
         logits = side.logits()
-        sides.append(
-            (logits.detach(), torch.autograd.grad(cross_entropy(logits, side.batch.y), chosen))
-        )
+        gradients = torch.autograd.grad(cross_entropy(logits, side.batch.y), chosen)
+        sides.append((logits.detach(), gradients))
         side.net.train()
-    (mine, slopes), (yours, their_slopes) = sides
-    found.append(float((mine - yours).abs().max() / mine.abs().max().clamp_min(1.0)))
-    for a, b in zip(slopes, their_slopes, strict=True):
+    (mine, my_gradients), (yours, your_gradients) = sides
+    found = [float((mine - yours).abs().max() / mine.abs().max().clamp_min(1.0))]
+    for a, b in zip(my_gradients, your_gradients, strict=True):
         found.append(float((a - b.view_as(a)).abs().max() / a.abs().max().clamp_min(1e-6)))
     return max(found)
 
 
 # -- measurement -----------------------------------------------------------------------------------
-def measure(kind: str, options: argparse.Namespace, record: Record, chosen: list[str]) -> bool:
-    """One network; False where something differs, and then nothing more is timed."""
-    by: Any = "wall" if options.device == "cuda" else "cpu"
-    table: list[list[str]] = []
-    found: list[tuple[Row, Spread, float]] = []
+def one_network(kind: str, options: argparse.Namespace, record: Record) -> str | None:
+    """What differs, and then nothing more is timed."""
+    found: list[tuple[Row, Times, Times]] = []
     for row in NETWORKS[kind]:
-        if row.name not in chosen or (row.by == LIBRARY and installed("peft") == "not installed"):
+        absent = row.by == LIBRARY and installed("peft") == "not installed"
+        if row.name not in options.method or absent:
             continue
         ours, theirs, pairs = both(kind, row, options)
-        apart = difference(ours, theirs, pairs)
-        print(f"{kind}, {row.name}: logits and gradients differ by {apart:.1e} at most", flush=True)
-        if not apart <= TOLERANCE:
-            print(f"more than {TOLERANCE}: nothing is timed", file=sys.stderr)
-            return False
-        calls: dict[str, Call] = {"Roux": ours.step, row.by: theirs.step}
-        times = contest(calls, options.repeats, options.warmup, device=options.device)
-        peaks = {who: peak_bytes(call, options.device) for who, call in calls.items()}
-        table.append(line(row, times, peaks, by))
-        found.append((row, times[row.by].ratio(times["Roux"], by), peaks["Roux"] / peaks[row.by]))
-        figures = {who: spent.of(by).row() | {"peak": peaks[who]} for who, spent in times.items()}
-        record.figures[f"{kind}, {row.name}"] = figures | {"difference": apart}
-    head = [
-        "method",
-        "beside",
-        "ours, ms",
-        "theirs, ms",
-        "ours over theirs",
-        "ours, MiB",
-        "theirs, MiB",
-    ]
+        off = difference(ours, theirs, pairs)
+        print(f"{kind}, {row.name}: logits and gradients differ by {off:.1e} at most", flush=True)
+        if not off <= TOLERANCE:
+            return f"more than {TOLERANCE}: nothing is timed"
+        times = measured({"Roux": ours.step, row.by: theirs.step}, options)
+        found.append((row, times["Roux"], times[row.by]))
+        figures = {who: one.figures(options.by) for who, one in times.items()}
+        record.figures[f"{kind}, {row.name}"] = figures | {"difference": off}
+    head = ["method", "beside", "ours, ms", "theirs, ms", "ours over theirs"]
+    head += ["ours, MiB", "theirs, MiB"]
     size = f"{options.side}×{options.side} pixels" if kind != "BERT" else f"{options.length} tokens"
-    note = f"{options.layers} layers of width {options.width}, {options.batch} samples of {size}"
-    record.table(
-        f"{kind}: one training step",
-        head,
-        table,
-        f"{note}{', bf16' if options.bf16 else ', float32'}.",
-    )
-    judge(kind, found, record)
-    return True
+    network_size = f"{options.layers} layers of width {options.width}"
+    form = "bf16" if options.bf16 else "float32"
+    note = f"{network_size}, {options.batch} samples of {size}, {form}."
+    rows = [line(*one, options.by) for one in found]
+    record.table(f"{kind}: one training step", head, rows, note)
+    judge(kind, found, record, options.by)
+    return None
 
 
-def line(row: Row, times: dict[str, Times], peaks: dict[str, int], by: Any) -> list[str]:
-    mine, yours = times["Roux"], times[row.by]
+def line(row: Row, mine: Times, yours: Times, by: By) -> list[str]:
     spent = [mine.of(by).text(1e3, 1), yours.of(by).text(1e3, 1), yours.ratio(mine, by).text(1, 3)]
-    return [row.name, row.by, *spent, mebibytes(peaks["Roux"]), mebibytes(peaks[row.by])]
+    return [row.name, row.by, *spent, mebibytes(mine.peak), mebibytes(yours.peak)]
 
 
-def judge(kind: str, found: list[tuple[Row, Spread, float]], record: Record) -> None:
+def judge(kind: str, found: list[tuple[Row, Times, Times]], record: Record, by: By) -> None:
     """Ours over theirs is 1.000 or less in every row: medians of the time, and peaks."""
     if not found:
         return
-    judged(
-        record,
-        f"{kind}: time at most theirs, ours over theirs",
-        {row.name: spread for row, spread, _ in found},
-    )
-    heavy = [
-        f"{row.name}: {row.memory or 'not profiled'}"
-        for row, _, peak in found
-        if round(peak, 3) > 1.0
-    ]
-    said = ", ".join(f"{row.name} {peak:.3f}" for row, _, peak in found)
-    record.target(
-        f"{kind}: peak memory at most theirs, ours over theirs", said, not heavy, "; ".join(heavy)
-    )
+    ratios = {row.name: yours.ratio(mine, by) for row, mine, yours in found}
+    judged(record, f"{kind}: time at most theirs, ours over theirs", ratios)
+    peaks = {row.name: mine.peak / yours.peak for row, mine, yours in found}
+    why = {row.name: row.memory or "not profiled" for row, _, _ in found}
+    heavy = [f"{name}: {why[name]}" for name, peak in peaks.items() if round(peak, 3) > 1.0]
+    shares = ", ".join(f"{name} {peak:.3f}" for name, peak in peaks.items())
+    text = f"{kind}: peak memory at most theirs, ours over theirs"
+    record.target(text, shares, not heavy, "; ".join(heavy))
 
 
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    made = parser(__doc__, repeats=15, warmup=1)
-    made.add_argument("--network", choices=[*NETWORKS, "both"], default="both")
-    names = list(dict.fromkeys(row.name for rows in NETWORKS.values() for row in rows))
-    made.add_argument("--method", choices=names, nargs="+", default=names, help="all by default")
-    made.add_argument("--layers", type=int, help="2 on the CPU, 12 on a GPU")
-    made.add_argument("--width", type=int, help="768, a multiple of 64")
-    made.add_argument("--batch", type=int, help="samples: 4 on the CPU, 64 on a GPU")
-    made.add_argument("--length", type=int, help="tokens of a text: 64 on the CPU, 128 on a GPU")
-    made.add_argument("--side", type=int, help="pixels: 224, a multiple of 16")
-    made.add_argument(
-        "--bf16", action="store_true", help="steps under autocast; the proof is in float32"
-    )
-    options = filled(made.parse_args(argv), SIZES)
-    counts = (options.layers, options.batch, options.length, options.repeats)
-    if min(counts) < 1 or options.width % 64 or options.side % 16:
-        made.error("sizes and --repeats are positive, --width a multiple of 64, --side one of 16")
-    return options
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Prove, measure, print. Returns the exit status: 1 where outputs differ."""
-    options = arguments(argv)
-    torch.set_num_threads(options.threads)
-    record = Record("peers/peft", __doc__, options.device, peers=("peft", "timm", "transformers"))
+def measure(record: Record, options: argparse.Namespace) -> str | None:
     for kind in NETWORKS if options.network == "both" else [options.network]:
-        if not measure(kind, options, record, options.method):
-            return 1
-    record.write(options.json)
-    return 0
+        fault = one_network(kind, options, record)
+        if fault is not None:
+            return fault
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return CLI.run(measure, argv)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from methods.peft.peft_format import write_peft
 from recipes.networks.network import Network
 
 Peer = Callable[[Network, Network], list[tuple[Tensor, Tensor]]]
-Pairs = list[
-    tuple[Tensor, Tensor]
-]  # (ours, theirs) of equal meaning and shape, whose gradients must agree
+# (ours, theirs) of equal meaning and shape, whose gradients must agree
+Pairs = list[tuple[Tensor, Tensor]]
 
 
 def plain(theirs: Network) -> Any:
@@ -47,15 +46,17 @@ def lora(ours: Network, theirs: Network) -> Pairs:
     theirs.backbone = model
     if any(delta.rows for delta in deltas):
         return []  # their B has rows which ours does not have
-    return [
-        pair
-        for delta in deltas
-        for layer in [model.base_model.model.get_submodule(delta.site)]
-        for pair in (
-            (delta.a, layer.lora_A["default"].weight),
-            (delta.b, layer.lora_B["default"].weight),
-        )
-    ]
+    return low_rank(deltas, model)
+
+
+def low_rank(deltas: list[Any], model: Any) -> Pairs:
+    """A and B of ours and of the library's."""
+    found: Pairs = []
+    for delta in deltas:
+        layer = model.base_model.model.get_submodule(delta.site)
+        found.append((delta.a, layer.lora_A["default"].weight))
+        found.append((delta.b, layer.lora_B["default"].weight))
+    return found
 
 
 def dora(ours: Network, theirs: Network) -> Pairs:
@@ -63,21 +64,14 @@ def dora(ours: Network, theirs: Network) -> Pairs:
 
     deltas = list(ours.deltas["dora"])
     rank = len(deltas[0].a)
-    config = peft.LoraConfig(
-        r=rank,
-        lora_alpha=deltas[0].scale * rank,
-        target_modules=[delta.site for delta in deltas],
-        use_dora=True,
-    )
+    sites = [delta.site for delta in deltas]
+    alpha = deltas[0].scale * rank
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=sites, use_dora=True)
     model = peft.get_peft_model(plain(theirs), config)
     theirs.backbone = model
-    found: Pairs = []
+    found = low_rank(deltas, model)
     for delta in deltas:
         layer: Any = model.base_model.model.get_submodule(delta.site)
-        found += [
-            (delta.a, layer.lora_A["default"].weight),
-            (delta.b, layer.lora_B["default"].weight),
-        ]
         found.append((delta.m, layer.lora_magnitude_vector["default"].weight))
     return copied(found)
 
@@ -99,39 +93,38 @@ def prefix(ours: Network, theirs: Network) -> Pairs:
 
 
 # -- by hand ---------------------------------------------------------------------------------------
+Activation = Callable[[Tensor], Tensor]
+
+
 class Behind(nn.Module):
     """A layer and a bottleneck behind it: F + U σ(D F)."""
 
-    def __init__(
-        self, layer: nn.Module, width: int, size: int, activation: Callable[[Tensor], Tensor]
-    ):
+    def __init__(self, layer: nn.Module, width: int, size: int, activation: Activation):
         super().__init__()
-        self.layer, self.down, self.up, self.activation = (
-            layer,
-            nn.Linear(width, size),
-            nn.Linear(size, width),
-            activation,
-        )
+        self.layer, self.activation = layer, activation
+        self.down, self.up = nn.Linear(width, size), nn.Linear(size, width)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         output = self.layer(*inputs)
         return output + self.up(self.activation(self.down(output)))
 
 
-def within(
-    theirs: Network, sites: Iterable[tuple[str, Any]], activation: Callable[[Tensor], Tensor]
-) -> Pairs:
+def bottleneck(mine: Any, made: Any) -> Pairs:
+    """The four parameters of an adapter."""
+    parts = ((mine.down, made.down), (mine.up, made.up))
+    return [pair for a, b in parts for pair in ((a.weight, b.weight), (a.bias, b.bias))]
+
+
+def within(theirs: Network, sites: Iterable[tuple[str, Any]], activation: Activation) -> Pairs:
     """Put a bottleneck behind each of these modules."""
     found: Pairs = []
     for name, mine in sites:
         parent, _, last = name.rpartition(".")
         holder = theirs.backbone.get_submodule(parent)
-        made = Behind(
-            holder.get_submodule(last), mine.up.out_features, mine.down.out_features, activation
-        )
+        sizes = mine.up.out_features, mine.down.out_features
+        made = Behind(holder.get_submodule(last), *sizes, activation)
         holder.add_module(last, made)
-        for a, b in ((mine.down, made.down), (mine.up, made.up)):
-            found += [(a.weight, b.weight), (a.bias, b.bias)]
+        found += bottleneck(mine, made)
     return found
 
 
@@ -170,17 +163,14 @@ def pfeiffer(ours: Network, theirs: Network) -> Pairs:
     plain(theirs)
     adapters: Any = ours.deltas["adapter"]
     if theirs.kind == "image":
-        return copied(
-            within(theirs, [(a.site.removesuffix(".mlp.fc2"), a) for a in adapters], F.relu)
-        )
+        sites = [(a.site.removesuffix(".mlp.fc2"), a) for a in adapters]
+        return copied(within(theirs, sites, F.relu))
     found: Pairs = []
     for mine in adapters:
         output: Any = theirs.backbone.get_submodule(mine.site.removesuffix(".dense"))
-        made = output.LayerNorm = Twice(
-            output.LayerNorm, mine.up.out_features, mine.down.out_features
-        )
-        for a, b in ((mine.down, made.down), (mine.up, made.up)):
-            found += [(a.weight, b.weight), (a.bias, b.bias)]
+        sizes = mine.up.out_features, mine.down.out_features
+        made = output.LayerNorm = Twice(output.LayerNorm, *sizes)
+        found += bottleneck(mine, made)
     return copied(found)
 
 
@@ -194,12 +184,8 @@ class Widened(nn.Module):
     def forward(self, x: Tensor, *unused: Any, **more: Any) -> Tensor:
         own = self.attention
         size, length, width = x.shape
-        q, k, v = (
-            own.qkv(x)
-            .view(size, length, 3, own.num_heads, own.head_dim)
-            .permute(2, 0, 3, 1, 4)
-            .unbind(0)
-        )
+        joint = own.qkv(x).view(size, length, 3, own.num_heads, own.head_dim)
+        q, k, v = joint.permute(2, 0, 3, 1, 4).unbind(0)
         rows = self.rows.view(-1, 2, own.num_heads, own.head_dim).permute(1, 2, 0, 3).unsqueeze(1)
         pk, pv = rows.expand(2, size, *rows.shape[2:]).unbind(0)
         seen = F.scaled_dot_product_attention(q, torch.cat([pk, k], 2), torch.cat([pv, v], 2))

@@ -9,12 +9,13 @@ itself. All must give the same figures, or the script stops.
 
 import argparse
 import json
+import os
 import re
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,36 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.clock import ROOT, Spread
-from benchmarks.contest import profiled
-from benchmarks.record import Record, mebibytes
+from benchmarks.command import Benchmark
+from benchmarks.contest import profiled, rotated
+from benchmarks.machine import ROOT
+from benchmarks.record import Record
+from benchmarks.table import mebibytes
+from benchmarks.verdicts import Spread
 from recipes.evaluation.retrieval import Retrieval, retrieval_scores
 
 KS = [1, 2, 4, 8]
-TOLERANCE = (
-    2e-5  # of the mean of a metric: similarities that differ in their last bit may change places
+# of the mean of a metric: similarities that differ in their last bit may change places
+TOLERANCE = 2e-5
+# the calculator of pytorch-metric-learning has no search of its own
+CALCULATOR = ("pytorch_metric_learning", "faiss")
+NEEDS = {"ours": (), "faiss": ("faiss",), "pytorch-metric-learning": CALCULATOR}
+PRECISION = {
+    "precision_at_1": "recall@1",
+    "r_precision": "r_precision",
+    "mean_average_precision_at_r": "map@r",
+}
+CLI = Benchmark("peers/retrieval", __doc__, ("faiss-cpu", "pytorch-metric-learning"), repeats=5)
+CLI.add("rows", 10_000, "embeddings", least=64)
+CLI.add("whole", 60_000, "embeddings of a second, larger trial, 0 for none", least=0)
+CLI.add("dim", 512, "their width", least=1)
+CLI.add("per_class", 12, "embeddings of a class; its size is the R of MAP@R", least=2)
+CLI.add_argument("--alone", choices=[*NEEDS, "products"], help=argparse.SUPPRESS)
+CLI.rule(
+    lambda options: 1 not in (options.rows % options.per_class, options.whole % options.per_class),
+    "the last class would have one embedding only, with nothing to find: change --per-class",
 )
-NEEDS = {"ours": None, "faiss": "faiss", "pytorch-metric-learning": "pytorch_metric_learning"}
-PEERS = ("faiss-cpu", "pytorch-metric-learning")
+Found = dict[str, list[dict[str, Any]]]  # by contender, a result of every turn
 
 
 def drawn(rows: int, dim: int, per_class: int, device: str) -> tuple[Tensor, Tensor]:
@@ -78,24 +98,15 @@ def with_faiss(x: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def with_calculator(x: Tensor, labels: Tensor) -> dict[str, float]:
+    import faiss
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
     from pytorch_metric_learning.utils.inference import FaissKNN
 
-    names = {
-        "precision_at_1": "recall@1",
-        "r_precision": "r_precision",
-        "mean_average_precision_at_r": "map@r",
-    }
-    search = None
-    if find_spec("faiss"):
-        import faiss
-
-        faiss.omp_set_num_threads(torch.get_num_threads())
-        search = FaissKNN(index_init_fn=faiss.IndexFlatIP)
-    calculator = AccuracyCalculator(
-        tuple(names), k="max_bin_count", knn_func=search, device=x.device
-    )
-    return {names[name]: value for name, value in calculator.get_accuracy(x, labels).items()}
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    search = FaissKNN(index_init_fn=faiss.IndexFlatIP)
+    settings = {"k": "max_bin_count", "knn_func": search, "device": x.device}
+    found = AccuracyCalculator(tuple(PRECISION), **settings).get_accuracy(x, labels)
+    return {PRECISION[name]: value for name, value in found.items()}
 
 
 CONTENDERS: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
@@ -105,14 +116,15 @@ CONTENDERS: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
 }
 
 
-def alone(name: str, rows: int, options: argparse.Namespace) -> None:
-    """What a process of its own does: print seconds, peak of resident memory beyond that before the
-    call, figures; or the share of our time that matrix `products` take. What starts it stays small:
-    a process inherits the peak of resident memory of the one that started it."""
-    x, labels = drawn(rows, options.dim, options.per_class, options.device)
+# -- in the process of one contender ---------------------------------------------------------------
+def alone(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds, peak of resident memory beyond that before the call, and figures; or the share of
+    our time that matrix `products` take. The process that starts it stays small: a process inherits
+    the peak of resident memory of its parent."""
+    torch.set_num_threads(options.threads)
+    x, labels = drawn(options.rows, options.dim, options.per_class, options.device)
     if name == "products":
-        print(json.dumps({name: profiled(lambda: ours(x, labels), calls=1)[0]}))
-        return
+        return {name: profiled(lambda: ours(x, labels), calls=1)[0]}
     few = drawn(64, options.dim, 2, options.device)
     CONTENDERS[name](*few)  # imports and first allocations
     before = resident(anew=True)
@@ -122,10 +134,10 @@ def alone(name: str, rows: int, options: argparse.Namespace) -> None:
         torch.cuda.synchronize()
     wall, cpu = time.perf_counter(), time.process_time()
     figures = CONTENDERS[name](x, labels)
-    took = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    found = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
     after = resident()
     peak = torch.cuda.max_memory_allocated() - start_bytes if x.is_cuda else after - before
-    print(json.dumps({**took, "peak": peak, "whole": after, "figures": figures}))
+    return {**found, "peak": peak, "whole": after, "figures": figures}
 
 
 def resident(anew: bool = False) -> int:
@@ -133,34 +145,32 @@ def resident(anew: bool = False) -> int:
     can; elsewhere what made the data counts too."""
     here = Path("/proc/self")
     if not here.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
-        )
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if anew:
         (here / "clear_refs").write_text("5")
-    return int(re.search(r"VmHWM:\s+(\d+) kB", (here / "status").read_text())[1]) * 1024  # type: ignore[index]
+    status = (here / "status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
 
 
 def run(name: str, rows: int, options: argparse.Namespace) -> dict[str, Any]:
-    settings = {"dim": options.dim, "per-class": options.per_class, "device": options.device}
-    flags = [text for key, value in settings.items() for text in (f"--{key}", str(value))]
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.peers.retrieval",
-        "--alone",
-        name,
-        "--rows",
-        str(rows),
-        *flags,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    """In a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.peers.retrieval", "--alone", name]
+    settings = {"rows": rows, "dim": options.dim, "per-class": options.per_class, "whole": 0}
+    settings |= {"device": options.device, "threads": options.threads}
+    for key, value in settings.items():
+        command += [f"--{key}", str(value)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
     if done.returncode:
         raise RuntimeError(f"{name} ended with status {done.returncode}: {done.stderr[-2000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def apart(found: dict[str, list[dict[str, Any]]]) -> str | None:
+# -- all of them -----------------------------------------------------------------------------------
+def apart(found: Found) -> str | None:
     """Which figure differs from ours by more than the tolerance."""
     mine = found["ours"][0]["figures"]
     for name, results in found.items():
@@ -172,111 +182,72 @@ def apart(found: dict[str, list[dict[str, Any]]]) -> str | None:
 
 def trial(rows: int, options: argparse.Namespace, record: Record) -> str | None:
     """One size: all contenders in turn, their table. What differs, if anything does."""
-    names = [name for name, module in NEEDS.items() if module is None or find_spec(module)]
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    names = [name for name, modules in NEEDS.items() if all(map(find_spec, modules))]
+    found: Found = {name: [] for name in names}
     for turn in range(options.repeats):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        for name in rotated(names, turn):
             found[name].append(run(name, rows, options))
             print(f"{name}, {rows} rows: {found[name][-1]}", flush=True)
-    if (fault := apart(found)) is not None:
-        return fault
-    by = "cpu" if options.device == "cpu" else "wall"
-    table, mine = [], [result[by] for result in found["ours"]]
+    fault = apart(found)
+    if fault is not None:
+        return f"{rows} rows: {fault}"
+    ratios = over_ours(found, options.by)
+    table = []
     for name in NEEDS:
         if name not in found:
             table.append([name, "not installed", "", "", "", ""])
             continue
         results = found[name]
-        ratio = Spread([result[by] / own for result, own in zip(results, mine, strict=True)])
-        peak, whole = (max(result[key] for result in results) for key in ("peak", "whole"))
+        times = Spread([result[options.by] for result in results]).text(1, 2)
+        memory = [mebibytes(max(result[key] for result in results)) for key in ("peak", "whole")]
         scores = " / ".join(f"{results[0]['figures'][key]:.4f}" for key in ("recall@1", "map@r"))
-        times = Spread([result[by] for result in results]).text(1, 2)
-        table.append([name, times, ratio.text(1, 2), mebibytes(peak), mebibytes(whole), scores])
-    head = [
-        "",
-        "seconds",
-        "ours is … times as fast",
-        "beyond the data, MiB",
-        "process, MiB",
-        "Recall@1 / MAP@R",
-    ]
-    record.table(
-        f"{rows} x {options.dim}, {options.per_class} a class, {options.repeats} runs each",
-        head,
-        table,
-    )
+        table.append([name, times, ratios[name].text(1, 2), *memory, scores])
+    head = ["", "seconds", "ours is … times as fast", "beyond the data, MiB", "process, MiB"]
+    size = f"{rows} x {options.dim}, {options.per_class} a class"
+    head.append("Recall@1 / MAP@R")
+    record.table(f"{size}, {options.repeats} runs each", head, table)
     record.figures[str(rows)] = found
-    judge(rows, found, by, record)
+    judge(rows, found, ratios, record)
     return None
 
 
-def judge(rows: int, found: dict[str, list[dict[str, Any]]], by: str, record: Record) -> None:
+def over_ours(found: Found, by: str) -> dict[str, Spread]:
+    """How many times as long as ours each took, turn by turn."""
+    ratios = {}
+    for name, results in found.items():
+        pairs = zip(results, found["ours"], strict=True)
+        ratios[name] = Spread([theirs[by] / mine[by] for theirs, mine in pairs])
+    return ratios
+
+
+def judge(rows: int, found: Found, ratios: dict[str, Spread], record: Record) -> None:
     for peer in [name for name in found if name != "ours"]:
-        pairs = zip(found["ours"], found[peer], strict=True)
-        ratio = Spread([theirs[by] / mine[by] for mine, theirs in pairs]).row()["median"]
-        why = (
-            ""
-            if ratio >= 1
-            else f"matrix products take {record.figures['products']:.0%} of ours, by the profile"
-        )
-        record.target(
-            f"not slower than {peer}, {rows} rows", f"{ratio:.2f} times as fast", ratio >= 1, why
-        )
+        ratio = ratios[peer].median
+        products = f"matrix products take {record.figures['products']:.0%} of ours, by the profile"
+        text = f"not slower than {peer}, {rows} rows"
+        why = "" if ratio >= 1 else products
+        record.target(text, f"{ratio:.2f} times as fast", ratio >= 1, why)
     peak = max(result["peak"] for result in found["ours"])
-    all_pairs = rows**2 * 4
-    share = (
-        f"{mebibytes(peak)} MiB beyond the data, {peak / all_pairs:.3f} of the matrix of all "
-        "similarities"
-    )
-    record.target(f"bounded memory, {rows} rows", share, peak < 512 * 2**20)
+    share = f"{peak / (rows**2 * 4):.3f} of the matrix of all similarities"
+    measured = f"{mebibytes(peak)} MiB beyond the data, {share}"
+    record.target(f"bounded memory, {rows} rows", measured, peak < 512 * 2**20)
 
 
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--rows", type=int, default=10_000, help="embeddings")
-    parser.add_argument(
-        "--whole", type=int, default=60_000, help="embeddings of a second, larger trial, 0 for none"
-    )
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument(
-        "--per-class",
-        type=int,
-        default=12,
-        help="embeddings of a class; its size is the R of MAP@R",
-    )
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--alone", choices=[*CONTENDERS, "products"], help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
-    if options.per_class < 2 or options.rows < 64 or options.repeats < 1 or options.dim < 1:
-        parser.error(
-            "classes have 2 embeddings or more, there are 64 or more of them, and repeats are 1 or "
-            "more"
-        )
-    if options.rows % options.per_class == 1 or options.whole % options.per_class == 1:
-        parser.error(
-            "the last class would have one embedding only, with nothing to find: choose another "
-            "--per-class"
-        )
-    return options
-
-
-def main(argv: list[str] | None = None) -> int:
-    options = arguments(argv)
-    if options.alone:
-        alone(options.alone, options.rows, options)
-        return 0
-    record = Record("peers/retrieval", __doc__ or "", options.device, PEERS)
+def measure(record: Record, options: argparse.Namespace) -> str | None:
     record.figures["products"] = run("products", options.rows, options)["products"]
     for rows in (options.rows, options.whole):
-        if rows and (fault := trial(rows, options, record)) is not None:
-            print(f"{rows} rows: {fault}")
-            return 1
-    record.write(options.json)
-    return 0
+        fault = trial(rows, options, record) if rows else None
+        if fault is not None:
+            return fault
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = CLI.parse_args(argv)
+    if options.alone:
+        print(json.dumps(alone(options.alone, options)))
+        return 0
+    return CLI.run(measure, argv)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 weights, on our data.
 
 The package as a whole imports what training on pictures never uses (aim, torchaudio, scikit-image),
-so the modules of its step are loaded without the `__init__` of the packages they lie in. Two things
-are ours: batches go to a GPU only where there is one, and evaluation, logging and checkpoints are
-    left out.
+so the modules of its step are loaded without the `__init__` of their packages. Two things are ours:
+batches go to a GPU only where there is one, and evaluation, logging and checkpoints are left out.
 """
 
 import copy
@@ -46,26 +45,16 @@ def load() -> SimpleNamespace | None:
     for name in ("ruamel", "ruamel.yaml"):  # reads its config files
         sys.modules.setdefault(name, ModuleType(name))
     hook = _module("core.hooks.hook").Hook
-    _fill(
-        "datasets",
-        get_collactor=lambda *_: None,
-        name2sampler=_module("datasets.samplers.sampler").name2sampler,
-    )
+    samplers = _module("datasets.samplers.sampler").name2sampler
+    _fill("datasets", get_collactor=lambda *_: None, name2sampler=samplers)
     augmentation = importlib.import_module("semilearn.datasets.augmentation")
-    registry, utilities = _module("core.utils.registry"), _module("core.utils.misc")
-    built = _module("core.utils.build")
-    _fill(
-        "core.utils", **(_public(utilities) | _public(built) | {"ALGORITHMS": registry.ALGORITHMS})
-    )
+    _fill("core.utils", **_public(_module("core.utils.misc")))
+    _fill("core.utils", **_public(_module("core.utils.build")))
+    _fill("core.utils", ALGORITHMS=_module("core.utils.registry").ALGORITHMS)
     found = {name: getattr(_module(f"core.hooks.{file}"), name) for name, file in HOOKS.items()}
     unused = {f"{name}Hook": hook for name in UNUSED}
-    _fill(
-        "core.hooks",
-        Hook=hook,
-        get_priority=_module("core.hooks.priority").get_priority,
-        **found,
-        **unused,
-    )
+    priority = _module("core.hooks.priority").get_priority
+    _fill("core.hooks", Hook=hook, get_priority=priority, **found, **unused)
     base = _module("core.algorithmbase")
     _fill("core", AlgorithmBase=base.AlgorithmBase)
     return SimpleNamespace(
@@ -105,10 +94,9 @@ class Part:
     """Pictures uint8 [N, C, H, W] and labels [N], as semilearn's data sets hold them."""
 
     def __init__(self, pixels: Tensor, labels: Tensor):
+        channels_last = pixels.permute(0, 2, 3, 1).contiguous()
         grey = pixels.shape[1] == 1
-        self.pixels: np.ndarray = (
-            pixels.permute(0, 2, 3, 1).squeeze(3).numpy() if grey else _last(pixels)
-        )
+        self.pixels: np.ndarray = (channels_last.squeeze(3) if grey else channels_last).numpy()
         self.labels = labels.numpy()
 
 
@@ -119,10 +107,6 @@ def parts_of(assembly: Assembly) -> list[tuple[Part, int]]:
         part = data.parts[name]
         found.append((Part(part.source.pixels[part.rows], part.targets["label"]), size))
     return found
-
-
-def _last(pixels: Tensor) -> np.ndarray:
-    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def algorithm(
@@ -137,28 +121,25 @@ def algorithm(
 ) -> Any:
     """Its FixMatch, ready to train. weak, strong: transforms of a Pillow picture before ToTensor;
     None: those of its CIFAR-10. chosen: see `settings`."""
-    found = load()
-    if found is None:
+    parts = load()
+    if parts is None:
         raise ModuleNotFoundError("semilearn is not installed")
-    parts: Any = found
     side = labeled.pixels.shape[1]
-    first = [
-        transforms.RandomCrop(side, side // 8, padding_mode="reflect"),
-        transforms.RandomHorizontalFlip(),
-    ]
-    weakly = transforms.Compose([*(first if weak is None else weak), transforms.ToTensor()])
-    strongly = [*first, parts.RandAugment(3, 5)] if strong is None else strong
-    strongly = transforms.Compose([*strongly, transforms.ToTensor()])
+    shift = transforms.RandomCrop(side, side // 8, padding_mode="reflect")
+    first = [shift, transforms.RandomHorizontalFlip()]
+    weak = first if weak is None else weak
+    strong = [*first, parts.RandAugment(3, 5)] if strong is None else strong
+    both = [transforms.Compose([*views, transforms.ToTensor()]) for views in (weak, strong)]
 
     def build(num_classes: int, **_: Any) -> nn.Module:
         return Described(copy.deepcopy(network)).to(device)
 
-    kind = in_memory(parts, labeled, unlabeled, weakly, strongly, device)
+    kind = in_memory(parts, labeled, unlabeled, *both, device)
+    log = SimpleNamespace(info=lambda *_: None)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of the gradient scaler's old name, and that there is no GPU
-        made = kind(settings(**chosen), build, None, SimpleNamespace(info=lambda *_: None))
+        # of the gradient scaler's old name, and that there is no GPU
+        warnings.simplefilter("ignore")
+        made = kind(settings(**chosen), build, None, log)
     made.model.train()
     made.call_hook("before_run")
     return made
@@ -171,18 +152,12 @@ def in_memory(
 
     class InMemory(parts.FixMatch):  # type: ignore[misc]
         def set_dataset(self) -> dict[str, Any]:
-            sets = {
-                "train_lb": (labeled, False),
-                "train_ulb": (unlabeled, True),
-                "eval": (labeled, False),
-            }
-            made = {
-                name: parts.BasicDataset(
-                    "fixmatch", part.pixels, part.labels, 10, weakly, is_unlabeled, strongly
-                )
-                for name, (part, is_unlabeled) in sets.items()
-            }
-            return made | {"test": None}
+            def made(part: Part, unlabeled: bool) -> Any:
+                views = weakly, unlabeled, strongly
+                return parts.BasicDataset("fixmatch", part.pixels, part.labels, 10, *views)
+
+            found = {"train_lb": made(labeled, False), "train_ulb": made(unlabeled, True)}
+            return found | {"eval": made(labeled, False), "test": None}
 
         def set_hooks(self) -> None:
             self.register_hook(parts.algorithm_hooks.PseudoLabelingHook(), "PseudoLabelingHook")
@@ -211,39 +186,29 @@ def settings(
     amp: bool = False,
 ) -> SimpleNamespace:
     """What its FixMatch reads, of `total` steps."""
-    return SimpleNamespace(
-        **dict.fromkeys(("resume", "distributed", "use_pretrain", "use_wandb", "use_aim"), False),
-        **dict.fromkeys(("save_name", "save_dir", "pretrain_path"), ""),
-        **dict.fromkeys(("num_eval_iter", "num_log_iter"), total + 1),
-        **dict.fromkeys(("gpu", "rank", "clip_grad", "num_warmup_iter"), 0),
-        **dict.fromkeys(("epoch", "world_size"), 1),
-        **dict.fromkeys(("layer_decay", "ulb_loss_ratio"), 1.0),
-        **dict.fromkeys(("use_cat", "hard_label"), True),
-        **dict.fromkeys(("batch_size", "eval_batch_size"), batch),
-        algorithm="fixmatch",
-        net="wrn_28_2",  # asked for the kind of batch alone
-        num_classes=10,
-        num_train_iter=total,
-        train_sampler="RandomSampler",
-        uratio=ratio,
-        num_workers=workers,
-        amp=amp,
-        optim="SGD",
-        lr=rate,
-        momentum=0.9,
-        weight_decay=decay,
-        ema_m=averaging,
-        T=0.5,
-        p_cutoff=threshold,
-    )
+    off = ("resume", "distributed", "use_pretrain", "use_wandb", "use_aim")
+    found: dict[str, Any] = dict.fromkeys(off, False)
+    found |= dict.fromkeys(("save_name", "save_dir", "pretrain_path"), "")
+    found |= dict.fromkeys(("num_eval_iter", "num_log_iter"), total + 1)
+    found |= dict.fromkeys(("gpu", "rank", "clip_grad", "num_warmup_iter"), 0)
+    found |= dict.fromkeys(("epoch", "world_size"), 1)
+    found |= dict.fromkeys(("layer_decay", "ulb_loss_ratio"), 1.0)
+    found |= dict.fromkeys(("use_cat", "hard_label"), True)
+    found |= dict.fromkeys(("batch_size", "eval_batch_size"), batch)
+    # the network is asked for the kind of batch alone
+    found |= {"algorithm": "fixmatch", "net": "wrn_28_2", "num_classes": 10}
+    found |= {"num_train_iter": total, "train_sampler": "RandomSampler", "uratio": ratio}
+    found |= {"num_workers": workers, "amp": amp}
+    found |= {"optim": "SGD", "lr": rate, "momentum": 0.9, "weight_decay": decay}
+    found |= {"ema_m": averaging, "T": 0.5, "p_cutoff": threshold}
+    return SimpleNamespace(**found)
 
 
 def loaded(made: Any) -> Iterator[dict[str, Tensor]]:
     """The batches of its own loaders, for ever."""
     while True:
-        for labeled, unlabeled in zip(
-            made.loader_dict["train_lb"], made.loader_dict["train_ulb"], strict=False
-        ):
+        loaders = made.loader_dict["train_lb"], made.loader_dict["train_ulb"]
+        for labeled, unlabeled in zip(*loaders, strict=False):
             yield {**labeled, **unlabeled}
 
 

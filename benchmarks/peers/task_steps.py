@@ -45,26 +45,11 @@ class Small(Network):
         super().__init__(width, dict.fromkeys(tasks, CLASSES))
         self.shape = (512,) if name == "mlp" else (3, 32, 32)
         if name == "mlp":
-            layers = [
-                nn.Linear(512, 1024),
-                nn.ReLU(),
-                nn.Linear(1024, 1024),
-                nn.ReLU(),
-                nn.Linear(1024, width),
-            ]
+            layers = [nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU()]
+            layers += [nn.Linear(1024, width)]
         else:
-            convolutions = [
-                nn.Conv2d(3, 32, 3, 1, 1),
-                nn.ReLU(),
-                nn.Conv2d(32, 64, 3, 2, 1),
-                nn.ReLU(),
-            ]
-            layers = [
-                *convolutions,
-                nn.Conv2d(64, width, 3, 2, 1),
-                nn.AdaptiveAvgPool2d(1),
-                nn.Flatten(),
-            ]
+            layers = [nn.Conv2d(3, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()]
+            layers += [nn.Conv2d(64, width, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         self.backbone = nn.Sequential(*layers, nn.ReLU())
 
     def embed(self, view: Tensor) -> Embedded:
@@ -98,9 +83,8 @@ class Bench:
         """Of the hand-written steps: features and the losses of the tasks."""
         self.clear()
         z = self.network.backbone(self.x)
-        return z, [
-            F.cross_entropy(self.network.heads[task](z), self.targets[task]) for task in self.tasks
-        ]
+        logits = {task: self.network.heads[task](z) for task in self.tasks}
+        return z, [F.cross_entropy(logits[task], self.targets[task]) for task in self.tasks]
 
     def plain(self) -> None:
         self.network.gates = None
@@ -110,12 +94,9 @@ class Bench:
         """A step of ours without a Trainer around it; it returns the weights."""
         method, modules = METHODS[self.method](source), nn.ModuleDict()
         method.key = self.method
-        recipe: Any = SimpleNamespace(
-            network=self.network,
-            tasks=dict.fromkeys(self.tasks),
-            method_modules=modules,
-            parameters=self.network.parameters,
-        )
+        recipe: Any = SimpleNamespace(network=self.network, method_modules=modules)
+        recipe.tasks = dict.fromkeys(self.tasks)
+        recipe.parameters = self.network.parameters
         method.build(recipe)
         modules.to(self.x.device)
         gates = self.network.gates
@@ -129,11 +110,8 @@ class Bench:
             output = self.network(Embedded(self.x))
             step.representations.append(output.features)
             for task in self.tasks:
-                step.term(
-                    task,
-                    F.cross_entropy(output.logits[task], self.targets[task], reduction="none"),
-                    task=task,
-                )
+                logits, labels = output.logits[task], self.targets[task]
+                step.term(task, F.cross_entropy(logits, labels, reduction="none"), task=task)
             step.losses = {name: term.reduced() for name, term in step.terms.items()}
             method.combine(step, recipe).backward()
             return modules[self.method].weights.clone()  # type: ignore[no-any-return, operator, union-attr]
@@ -159,9 +137,8 @@ class Bench:
             for p in self.shared:
                 p.grad = None
         update = self.solved((rows @ rows.T).double()).to(rows) @ rows
-        for p, part in zip(
-            self.shared, update.split([p.numel() for p in self.shared]), strict=True
-        ):
+        parts = update.split([p.numel() for p in self.shared])
+        for p, part in zip(self.shared, parts, strict=True):
             p.grad = part.view_as(p).clone()
 
     def solved(self, gram: Tensor) -> Tensor:
@@ -176,11 +153,8 @@ class Bench:
         """chunk: gradients at a time, None for all; with 1 its Gram matrix is computed by tensors,
         to save memory."""
         aggregator = aggregator or theirs(self.method, len(self.tasks))
-        by_tensor = (
-            {"optimize_gramian_computation": True}
-            if chunk == 1 and self.method != "nash_mtl"
-            else {}
-        )
+        lean = chunk == 1 and self.method != "nash_mtl"
+        by_tensor = {"optimize_gramian_computation": True} if lean else {}
 
         def call() -> None:
             self.network.gates = None
@@ -190,23 +164,28 @@ class Bench:
 
         return call
 
+    def weighted(self, weights: Tensor) -> None:
+        """The weighted sum of the losses for what is shared; heads keep their own gradients."""
+        self.network.gates = None
+        losses = self.losses()[1]
+        own = torch.autograd.grad(reduce(add, losses), self.heads, retain_graph=True)
+        combined = (weights * torch.stack(losses)).sum()
+        update = torch.autograd.grad(combined, self.shared)
+        for p, gradient in zip([*self.heads, *self.shared], [*own, *update], strict=True):
+            p.grad = gradient
+
     def gradients(self) -> Tensor:
         """Those of the last step, flat."""
-        return torch.cat(
-            [p.grad.flatten() for p in self.network.parameters() if p.grad is not None]
-        )
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        return torch.cat([gradient.flatten() for gradient in gradients])
 
     def contenders(self) -> dict[str, Callable[[], Any]]:
-        found: dict[str, Callable[[], Any]] = {
-            "plain sum": self.plain,
-            "ours, rep": self.ours("rep"),
-        }
-        found |= {"ours, shared": self.ours("shared"), "loop of T backwards": self.loop}
+        found: dict[str, Callable[[], Any]] = {"plain sum": self.plain}
+        found |= {f"ours, {source}": self.ours(source) for source in ("rep", "shared")}
+        found["loop of T backwards"] = self.loop
         if aggregation is not None and theirs(self.method, len(self.tasks)) is not None:
-            found |= {
-                "torchjd, vectorised": self.torchjd(None),
-                "torchjd, one by one": self.torchjd(1),
-            }
+            found["torchjd, vectorised"] = self.torchjd(None)
+            found["torchjd, one by one"] = self.torchjd(1)
         return found
 
 

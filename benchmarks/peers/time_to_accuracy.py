@@ -7,7 +7,7 @@ that normalisation by batch keeps, and after few steps other views alone make se
 accuracy. Nobody mirrors digits, and neither turns nor shears 8×8 pixels. Accuracy is on the whole
 test part at the end of the run, of the averaged weights and of the trained ones. Each is judged by
 the one that is better over the seeds: semilearn's average has no warm-up, so that after few steps
-    it still holds the first weights. That both compute the same loss, `fixmatch.py` proves.
+it still holds the first weights. That both compute the same loss, `fixmatch.py` proves.
 
 Time is from the first step to the last. On a CPU where all work is one process's it is that of the
 processor, which other guests of a shared machine do not take from; else it is wall-clock.
@@ -17,8 +17,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -28,42 +27,40 @@ if not __package__:  # run as a file: its folder gives way to the root of the re
     import benchmarks  # noqa: F401
 
 import torch
-from PIL import Image
 from pytorch_lightning.callbacks import LambdaCallback
 from torch import Tensor
 from torchvision import transforms
 
-from benchmarks.arguments import parser
-from benchmarks.clock import Spread
-from benchmarks.ours import prepared
+from benchmarks.command import Benchmark
+from benchmarks.ours import prepared, train
 from benchmarks.peers import semilearn_peer as peer
 from benchmarks.record import Record
 from benchmarks.speed.bare import BareFixMatch
-from benchmarks.verdicts import judged
+from benchmarks.verdicts import Spread, judged
 from datamodules.views.image import to_unit
-from recipes.loggers.build import build_loggers, close_loggers
 from recipes.runs.assembly import Assembly
-from recipes.runs.run import build_recipe, build_trainer, checkpoints, uses_hooks
+from recipes.runs.run import build_recipe
 from recipes.services.teacher import final_decay
 from recipes.step import Embedded
 
 CALIBRATION = 20  # steps
 COARSE = ("Rotate", "ShearX", "ShearY")  # what 8×8 pixels do not survive
 THEIR_VIEWS = ("data.views.strong.variant=usb", "data.views.strong.cutout=0.5")
+SMALL = ("data.labels_per_class=25", "data.batch_size=16")
 SETS = {
     "digits": ("data=digits",),
-    "fashion_mnist": ("data=fashion_mnist", "data.labels_per_class=25", "data.batch_size=16"),
-    "cifar10": (
-        "data=cifar10",
-        "data.labels_per_class=25",
-        "data.batch_size=16",
-        "+network.options.bn_momentum=0.1",
-    ),
+    "fashion_mnist": ("data=fashion_mnist", *SMALL),
+    "cifar10": ("data=cifar10", *SMALL, "+network.options.bn_momentum=0.1"),
 }
+# WRN-28-2 makes one step in 3 s there
+ON_A_CPU = {"cifar10": ("network.name=resnet20_cifar", "data.batch_size=8")}
 PEER = "semilearn"
-ON_A_CPU = {
-    "cifar10": ("network.name=resnet20_cifar", "data.batch_size=8")
-}  # WRN-28-2 makes one step in 3 s there
+CLI = Benchmark("peers/time_to_accuracy", __doc__, ["semilearn"])
+CLI.add("data", ["digits"], "sets to train on", choices=list(SETS))
+CLI.add_argument("--root", type=Path, help="folder that holds the sets")
+CLI.add("seconds", 60.0, "of each run", least=0.01)
+CLI.add("seeds", 3, "runs of each", least=1)
+CLI.add("workers", 0, "processes of semilearn's loader", least=0)
 
 
 class Outcome(NamedTuple):
@@ -81,23 +78,14 @@ def clock_of(options: argparse.Namespace) -> Callable[[], float]:
 
 
 def prepare(
-    name: str,
-    seed: int,
-    steps: int,
-    folder: Path,
-    options: argparse.Namespace,
-    views: tuple[str, ...] = (),
+    name: str, seed: int, steps: int, folder: Path, options: argparse.Namespace, *views: str
 ) -> Assembly:
     folder.mkdir(parents=True, exist_ok=True)
     more = list(ON_A_CPU.get(name, ())) if options.device == "cpu" else []
     if options.root is not None and name != "digits":
         more.append(f"data.root={options.root}")
-    return prepared(
-        steps,
-        folder,
-        options.device,
-        ("recipe=fixmatch", *SETS[name], *views, f"seed={seed}", *more),
-    )
+    overrides = ("recipe=fixmatch", *SETS[name], *views, f"seed={seed}", *more)
+    return prepared(steps, folder, options.device, overrides)
 
 
 def pictures_of_test(assembly: Assembly) -> tuple[Tensor, Tensor]:
@@ -116,33 +104,22 @@ def percent(network: Any, test: tuple[Tensor, Tensor], device: str) -> float:
 
 
 def ours(
-    name: str,
-    seed: int,
-    steps: int,
-    folder: Path,
-    options: argparse.Namespace,
-    views: tuple[str, ...] = (),
+    name: str, seed: int, steps: int, folder: Path, options: argparse.Namespace, *views: str
 ) -> Outcome:
-    """As `train.py` runs it, one short validation at the end. views: said of them beside the
+    """As `train.py` runs it, one short validation at the end. views: overrides beside the
     recipe."""
-    assembly = prepare(name, seed, steps, folder, options, views)
+    assembly = prepare(name, seed, steps, folder, options, *views)
     recipe = build_recipe(assembly)
-    loggers = build_loggers({}, folder)
-    hooks = [method for method in recipe.composition.methods.values() if uses_hooks(method)]
     clock, times = clock_of(options), []
-    note = LambdaCallback(
-        **dict.fromkeys(("on_train_start", "on_train_end"), lambda *_: times.append(clock()))
-    )
-    trainer = build_trainer(
-        assembly, loggers, folder, [note, *checkpoints(assembly, folder), *hooks]
-    )
-    trainer.fit(recipe, datamodule=assembly.datamodule)
-    close_loggers(loggers)
+
+    def note(*_: Any) -> None:
+        times.append(clock())
+
+    train(assembly, recipe, folder, LambdaCallback(on_train_start=note, on_train_end=note))
     assert recipe.teacher is not None
-    test, networks = pictures_of_test(assembly), (recipe.teacher.network, recipe.network)
-    accuracy, raw = (
-        percent(network.to(options.device), test, options.device) for network in networks
-    )
+    test, device = pictures_of_test(assembly), options.device
+    accuracy = percent(recipe.teacher.network.to(device), test, device)
+    raw = percent(recipe.network.to(device), test, device)
     return Outcome(accuracy, raw, steps, times[1] - times[0])
 
 
@@ -158,20 +135,11 @@ def transforms_of(name: str, side: int) -> tuple[list[Any], list[Any]]:
         weak.append(transforms.RandomHorizontalFlip())
     augment = parts.RandAugment(3, 5)
     if digits:
-        augment.augment_list = [
-            entry for entry in augment.augment_list if entry[0].__name__ not in COARSE
-        ]
+        fine = [entry for entry in augment.augment_list if entry[0].__name__ not in COARSE]
+        augment.augment_list = fine
     if colour:
         return weak, [*weak, augment]
-    return weak, [*weak, to_colour, augment, to_grey]
-
-
-def to_colour(picture: Image.Image) -> Image.Image:
-    return picture.convert("RGB")
-
-
-def to_grey(picture: Image.Image) -> Image.Image:
-    return picture.convert("L")
+    return weak, [*weak, transforms.Grayscale(3), augment, transforms.Grayscale()]
 
 
 def decay_of(assembly: Assembly) -> float:
@@ -184,14 +152,14 @@ def decay_of(assembly: Assembly) -> float:
 
 def theirs(name: str, seed: int, steps: int, folder: Path, options: argparse.Namespace) -> Outcome:
     assembly = prepare(name, seed, steps, folder, options)
-    bare = BareFixMatch(
-        assembly, folder, options.device
-    )  # weights, labels and rates that ours begins with
+    # weights, labels and rates that ours begins with
+    bare = BareFixMatch(assembly, folder, options.device)
     (labeled, size), (others, unlabeled) = peer.parts_of(assembly)
-    methods = assembly.composition.methods
+    method: Any = assembly.composition.methods["fixmatch"]
     weak, strong = transforms_of(name, labeled.pixels.shape[1])
+    network: Any = bare.network
     made = peer.algorithm(
-        bare.network,  # type: ignore[arg-type]
+        network,
         labeled,
         others,
         total=steps,
@@ -200,7 +168,7 @@ def theirs(name: str, seed: int, steps: int, folder: Path, options: argparse.Nam
         rate=bare.rate,
         decay=bare.optimizer.param_groups[0]["weight_decay"],
         averaging=decay_of(assembly),
-        threshold=methods["fixmatch"].threshold,  # type: ignore[attr-defined]
+        threshold=method.threshold,
         device=options.device,
         workers=options.workers,
         weak=weak,
@@ -217,20 +185,24 @@ def theirs(name: str, seed: int, steps: int, folder: Path, options: argparse.Nam
     return Outcome(percent(made.model.network, test, options.device), raw, steps, seconds)
 
 
-RUNS: dict[str, Callable[..., Outcome]] = {
+Run = Callable[..., Outcome]
+
+
+def roux_with_their_views(*settings: Any) -> Outcome:
+    return ours(*settings, *THEIR_VIEWS)
+
+
+RUNS: dict[str, Run] = {
     "Roux": ours,
-    "Roux, semilearn's views": partial(ours, views=THEIR_VIEWS),
+    "Roux, semilearn's views": roux_with_their_views,
     PEER: theirs,
 }
 
 
-def fitting(
-    run: Callable[..., Outcome], name: str, folder: Path, options: argparse.Namespace
-) -> int:
+def fitting(run: Run, name: str, folder: Path, options: argparse.Namespace) -> int:
     """Steps that fit into the time."""
-    return max(
-        int(options.seconds * CALIBRATION / run(name, 0, CALIBRATION, folder, options).seconds), 1
-    )
+    short = run(name, 0, CALIBRATION, folder, options)
+    return max(int(options.seconds * CALIBRATION / short.seconds), 1)
 
 
 def spread(values: list[float]) -> str:
@@ -258,21 +230,17 @@ def raced(name: str, options: argparse.Namespace, folder: Path) -> dict[str, lis
     return found
 
 
-def measure(record: Record, options: argparse.Namespace, folder: Path) -> None:
+def measure(record: Record, options: argparse.Namespace) -> str | None:
+    record.hide(options.root)
     rows, behind = [], {}
     for name in options.data:
-        found = raced(name, options, folder)
+        with tempfile.TemporaryDirectory() as folder:
+            found = raced(name, options, Path(folder))
         for who, outcomes in found.items():
-            accuracies = (spread([o.accuracy for o in outcomes]), spread([o.raw for o in outcomes]))
-            rows.append(
-                [
-                    name,
-                    who,
-                    *accuracies,
-                    f"{outcomes[0].steps}",
-                    f"{mean(o.seconds for o in outcomes):.0f}",
-                ]
-            )
+            averaged, raw = ([o[i] for o in outcomes] for i in (0, 1))
+            seconds = f"{mean(o.seconds for o in outcomes):.0f}"
+            steps = str(outcomes[0].steps)
+            rows.append([name, who, spread(averaged), spread(raw), steps, seconds])
             record.figures[f"{name}/{who}"] = [outcome._asdict() for outcome in outcomes]
             if who != PEER and PEER in found:
                 pairs = zip(better(found[PEER]), better(outcomes), strict=True)
@@ -282,32 +250,13 @@ def measure(record: Record, options: argparse.Namespace, folder: Path) -> None:
     title = f"{options.seeds} seeds, {options.seconds:g} {kind} each"
     record.table(title, head, rows, "± is the deviation over the seeds.")
     if behind:
-        judged(
-            record, "semilearn not ahead in equal wall-clock, its points beyond ours", behind, 0.0
-        )
+        text = "semilearn not ahead in equal wall-clock, its points beyond ours"
+        judged(record, text, behind, 0.0)
+    return None
 
 
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    made = parser(__doc__)
-    made.add_argument("--data", nargs="+", choices=list(SETS), default=["digits"])
-    made.add_argument("--root", type=Path, help="folder that holds the sets")
-    made.add_argument("--seconds", type=float, default=60.0, help="of each run")
-    made.add_argument("--seeds", type=int, default=3)
-    made.add_argument("--workers", type=int, default=0, help="processes of semilearn's loader")
-    options = made.parse_args(argv)
-    if options.seconds <= 0 or options.seeds < 1 or options.threads < 1 or options.workers < 0:
-        made.error("--seconds, --seeds and --threads are positive, --workers at least 0")
-    return options
-
-
-def main(argv: list[str] | None = None) -> int:
-    options = arguments(argv)
-    torch.set_num_threads(options.threads)
-    record = Record("peers/time_to_accuracy", __doc__ or "", options.device, ["semilearn"])
-    with tempfile.TemporaryDirectory() as folder:
-        measure(record, options, Path(folder))
-    record.write(options.json, options.root)
-    return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    return CLI.run(measure, argv)
 
 
 if __name__ == "__main__":

@@ -27,16 +27,11 @@ from datamodules.views.image.operations import ENHANCE
 
 Picture = Image.Image
 Operate = Callable[[Picture, str, float], Picture]
-NAMES = {
-    "shear_x": "ShearX",
-    "shear_y": "ShearY",
-    "translate_x": "TranslateX",
-    "translate_y": "TranslateY",
-}
-NAMES["autocontrast"] = "AutoContrast"
-PUBLISHED = (
-    "datasets/augmentation/randaugment.py"  # in TorchSSL's repository, and in the package semilearn
-)
+NAMES = {"autocontrast": "AutoContrast"}
+for movement in ("shear", "translate"):
+    NAMES |= {f"{movement}_{axis}": f"{movement.capitalize()}{axis.upper()}" for axis in "xy"}
+# in TorchSSL's repository, and in the package semilearn
+PUBLISHED = "datasets/augmentation/randaugment.py"
 
 
 def published_name(name: str) -> str:
@@ -59,11 +54,8 @@ def load_torchssl(path: Path) -> ModuleType:
 def semilearn_folder() -> Path | None:
     """Where the package semilearn lies; it is not imported, nor are stand-ins for it looked at."""
     spec = PathFinder.find_spec("semilearn")
-    return (
-        Path(spec.submodule_search_locations[0])
-        if spec and spec.submodule_search_locations
-        else None
-    )
+    places = spec.submodule_search_locations if spec else None
+    return Path(places[0]) if places else None
 
 
 def torchssl_operation(module: ModuleType) -> Operate:
@@ -107,10 +99,8 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, pixels: np.ndarray, randaugment: Any):
         side = pixels.shape[1]
-        first = [
-            transforms.RandomCrop(side, padding=side // 8, padding_mode="reflect"),
-            transforms.RandomHorizontalFlip(),
-        ]
+        shift = transforms.RandomCrop(side, padding=side // 8, padding_mode="reflect")
+        first = [shift, transforms.RandomHorizontalFlip()]
         self.pixels = pixels
         self.weak = transforms.Compose([*first, transforms.ToTensor()])
         self.strong = transforms.Compose([*first, randaugment, transforms.ToTensor()])
@@ -125,10 +115,8 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
 def loader(pairs: Pairs, batch: int, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches of pairs; the workers stay, so that their start is not in the window."""
-    sampler = SequentialSampler(pairs)
-    return DataLoader(
-        pairs, batch, sampler=sampler, num_workers=workers, persistent_workers=workers > 0
-    )
+    settings: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+    return DataLoader(pairs, batch, sampler=SequentialSampler(pairs), **settings)
 
 
 def passes(source: DataLoader[tuple[Tensor, Tensor]], device: str) -> Callable[[], None]:

@@ -28,6 +28,7 @@ from recipes.runs.assembly import Assembly
 from recipes.step import Embedded
 
 Batch = tuple[Tensor, ...]
+Stream = tuple[Callable[[Tensor], Tensor], Tensor, ShuffledPasses, int]
 MOMENTUM, LOG_EVERY = 0.9, 10
 
 
@@ -36,43 +37,42 @@ class Bare:
     every 10 steps."""
 
     def __init__(self, assembly: Assembly, folder: Path, device: str, free: bool = False):
-        self.seed, self.device, self.total = (
-            assembly.config.seed,
-            device,
-            assembly.trainer.max_steps,
-        )
+        self.seed, self.total = assembly.config.seed, assembly.trainer.max_steps
+        self.device, self.assembly = device, assembly
         self.running = generator(self.seed, device=device) if free else None
-        self.assembly, data = assembly, assembly.datamodule
+        data = assembly.datamodule
         self.weak, self.strong = data.views["weak"], data.views["strong"]
         self.network = assembly.build_network(data.tasks)
         for method in assembly.composition.filling("surgery"):
             method.surgery(self.network)
         self.network.to(device)
-        self.streams = []
-        for name, size in data.batch_sizes().items():
-            part = data.parts[name]
-            labels = torch.stack(list(part.targets.values()), 1)
-            if part.source.nbytes is None:  # files, decoded as they come
-                samples: Callable[[Tensor], Tensor] = partial(decoded, part.source, part.rows)
-            else:
-                samples = partial(part.source.pixels[part.rows].index_select, 0)
-            self.streams.append((samples, labels, ShuffledPasses(len(part), self.seed, name), size))
+        self.streams = [self.stream(name, size) for name, size in data.batch_sizes().items()]
         self.rate = assembly.optimizer.lr
-        decay = assembly.optimizer.weight_decay
         learns = [p for p in self.network.parameters() if p.requires_grad]
+        matrices = [p for p in learns if p.ndim > 1]
+        vectors = [p for p in learns if p.ndim <= 1]
         groups = [
-            {"params": [p for p in learns if p.ndim > 1], "weight_decay": decay},
-            {"params": [p for p in learns if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": assembly.optimizer.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
         ]
-        forms = {"fused": True} if device == "cuda" else {"foreach": True}
-        self.optimizer = torch.optim.SGD(
-            groups, lr=self.rate, momentum=MOMENTUM, nesterov=True, **forms
-        )
+        form = {"fused": True} if device == "cuda" else {"foreach": True}
+        settings = {"lr": self.rate, "momentum": MOMENTUM, "nesterov": True}
+        self.optimizer = torch.optim.SGD(groups, **settings, **form)
         self.losses: list[Tensor] = []
         self.sum = torch.zeros((), device=device)
         self.file = (folder / "bare.csv").open("w")
 
     # -- data --------------------------------------------------------------------------------------
+    def stream(self, name: str, size: int) -> Stream:
+        """Samples and labels by row, the order of rows, and how many of them are in a batch."""
+        part = self.assembly.datamodule.parts[name]
+        labels = torch.stack(list(part.targets.values()), 1)
+        if part.source.nbytes is None:  # files, decoded as they come
+            samples: Callable[[Tensor], Tensor] = partial(decoded, part.source, part.rows)
+        else:
+            samples = partial(part.source.pixels[part.rows].index_select, 0)
+        return samples, labels, ShuffledPasses(len(part), self.seed, name), size
+
     def batch(self, step: int) -> Batch:
         """The samples of a step, on the host."""
         found: list[Tensor] = []
@@ -82,23 +82,20 @@ class Bare:
         return tuple(found)
 
     def to_device(self, batch: Batch) -> Batch:
-        return (
-            batch
-            if self.device == "cpu"
-            else tuple(part.to(self.device, non_blocking=True) for part in batch)
-        )
+        if self.device == "cpu":
+            return batch
+        return tuple(part.to(self.device, non_blocking=True) for part in batch)
 
     def draw(self, step: int, key: str, rows: int) -> Callable[[str], Draw]:
         """Random numbers of one view of one stream."""
-        if self.running is not None:
+
+        def drawn(purpose: str) -> Draw:
             source = self.running
-            return lambda purpose: Draw(source, rows, slice(rows), self.device)
-        return lambda purpose: Draw(
-            generator(self.seed, step, f"{key}/{purpose}", device=self.device),
-            rows,
-            slice(rows),
-            self.device,
-        )
+            if source is None:
+                source = generator(self.seed, step, f"{key}/{purpose}", device=self.device)
+            return Draw(source, rows, slice(rows), self.device)
+
+        return drawn
 
     # -- the step ----------------------------------------------------------------------------------
     def views(self, batch: Batch, step: int) -> Batch:
@@ -167,14 +164,12 @@ class BareFixMatch(Bare):
 
     def __init__(self, assembly: Assembly, folder: Path, device: str, free: bool = False):
         super().__init__(assembly, folder, device, free)
-        averaged = (
-            assembly.build_network(assembly.datamodule.tasks).to(device).requires_grad_(False)
-        )
+        averaged = assembly.build_network(assembly.datamodule.tasks)
+        averaged.to(device).requires_grad_(False)
         averaged.load_state_dict(self.network.state_dict())
         self.averaged = averaged
         self.shadow, self.weights = list(averaged.parameters()), list(self.network.parameters())
-        pairs = list(zip(averaged.buffers(), self.network.buffers(), strict=True))
-        self.copies, self.buffers = [mine for mine, _ in pairs], [yours for _, yours in pairs]
+        self.copies, self.buffers = list(averaged.buffers()), list(self.network.buffers())
 
     def views(self, batch: Batch, step: int) -> Batch:
         labeled, labels, unlabeled, _ = batch
@@ -187,9 +182,8 @@ class BareFixMatch(Bare):
 
     def objective(self, views: Batch) -> Tensor:
         labeled, labels, weak, strong = views
-        logits, believed, taught = self.forward(torch.cat([labeled, weak, strong])).split(
-            [len(labeled), len(weak), len(strong)]
-        )
+        sizes = [len(labeled), len(weak), len(strong)]
+        logits, believed, taught = self.forward(torch.cat([labeled, weak, strong])).split(sizes)
         with torch.no_grad():
             certainty, guess = believed.softmax(1).max(1)
             mask = (certainty >= self.threshold).float()

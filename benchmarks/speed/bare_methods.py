@@ -24,7 +24,8 @@ class BareTasks(Bare):
     def objective(self, views: Batch) -> Tensor:
         x, *targets = views
         logits = self.network(Embedded(x)).logits.values()
-        return sum(self.cross_entropy(z, y) for z, y in zip(logits, targets, strict=True))  # type: ignore[return-value]
+        losses = map(self.cross_entropy, logits, targets)
+        return sum(losses)  # type: ignore[return-value]
 
 
 class BareMGDA(BareTasks):
@@ -36,7 +37,8 @@ class BareMGDA(BareTasks):
         x, *targets = views
         z = self.network.features(Embedded(x))
         heads = list(self.network.heads.values())
-        losses = [self.cross_entropy(head(z), y) for head, y in zip(heads, targets, strict=True)]
+        logits = [head(z) for head in heads]
+        losses = list(map(self.cross_entropy, logits, targets))
         self.shared, self.found = z, []
         for loss, head in zip(losses, heads, strict=True):
             weights = list(head.parameters())
@@ -89,43 +91,33 @@ class BareFive(BareFixMatch):
     def objective(self, views: Batch) -> Tensor:
         labeled, labels, weak, strong, labeled2, weak2, truth = views
         parts = [labeled, weak, strong, labeled2, weak2]
-        logits, believed, taught, logits2, believed2 = self.forward(torch.cat(parts)).split(
-            [len(x) for x in parts]
-        )
+        outputs = self.forward(torch.cat(parts)).split([len(x) for x in parts])
+        logits, believed, taught, logits2, believed2 = outputs
         with torch.no_grad():
             certainty, guess = believed.softmax(1).max(1)
             mask = (certainty >= self.threshold).float()
-        smoothed = (1.0 - self.epsilon) * F.one_hot(
-            labels, logits.shape[1]
-        ).float() + self.epsilon / logits.shape[1]
+        classes = logits.shape[1]
+        hard = F.one_hot(labels, classes).float()
+        smoothed = (1.0 - self.epsilon) * hard + self.epsilon / classes
         adjusted = logits + self.tau * self.log_prior
         supervised = (smoothed * -F.log_softmax(adjusted, dim=1)).sum(1).mean()
         consistency = (F.cross_entropy(taught, guess, reduction="none") * mask).mean()
-        one, two = (
-            torch.cat(pair).softmax(1) for pair in ((logits, believed), (logits2, believed2))
-        )
+        one = torch.cat((logits, believed)).softmax(1)
+        two = torch.cat((logits2, believed2)).softmax(1)
         stability = (one - two).square().mean(1).mean()
         weight = self.weight * self.ramp(Progress(self.steps_begun, self.total))
         loss = supervised + consistency + weight * stability
         with torch.no_grad():
             right = (mask * (guess == truth)).sum()
-            numbers = (
-                loss,
-                supervised,
-                consistency,
-                stability,
-                mask.mean(),
-                certainty.mean(),
-                right / mask.sum(),
-            )
+            terms = loss, supervised, consistency, stability
+            numbers = *terms, mask.mean(), certainty.mean(), right / mask.sum()
             self.sums += torch.stack(numbers)
         return loss
 
     def log(self, step: int, loss: Tensor) -> None:
         if (step + 1) % LOG_EVERY == 0:
             means = [f"{value / LOG_EVERY!r}" for value in self.sums.tolist()]
-            self.file.write(
-                f"{step + 1},{','.join(means)},{self.optimizer.param_groups[0]['lr']!r}\n"
-            )
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.file.write(f"{step + 1},{','.join(means)},{rate!r}\n")
             self.file.flush()
             self.sums.zero_()

@@ -4,9 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.arguments import filled, parser
-from benchmarks.clock import Spread
-from benchmarks.verdicts import apart, interval, judged
+from benchmarks.verdicts import Spread, apart, judged
 
 
 @pytest.mark.parametrize(
@@ -14,7 +12,7 @@ from benchmarks.verdicts import apart, interval, judged
 )
 def test_an_interval_of_the_median(count, left_out):
     """The tables of the sign test, two-sided, 5 %."""
-    assert interval(Spread([float(i) for i in reversed(range(count))])) == (
+    assert Spread([float(i) for i in reversed(range(count))]).interval() == (
         left_out,
         count - 1 - left_out,
     )
@@ -40,19 +38,3 @@ def test_one_that_is_surely_above_is_enough():
     ((_, measured, met, why),) = told
     assert met is False and "slow 1.200 (1.100..1.300)" in measured
     assert why == "because. no difference is shown where the interval holds 1: tied"
-
-
-def test_sizes_that_nobody_asked_for_suit_the_device():
-    made = parser("about", repeats=5, warmup=1)
-    made.add_argument("--batch", type=int)
-    made.add_argument("--layers", type=int)
-    sizes = {"cpu": {"batch": 4, "layers": 2}, "cuda": {"batch": 64, "layers": 12}}
-    options = filled(made.parse_args(["--layers", "3"]), sizes)
-    assert (options.batch, options.layers, options.repeats, options.warmup, options.threads) == (
-        4,
-        3,
-        5,
-        1,
-        1,
-    )
-    assert filled(made.parse_args(["--device", "cuda"]), sizes).batch == 64

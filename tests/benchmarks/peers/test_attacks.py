@@ -12,7 +12,7 @@ TINY = ["--width", "4", "--batch", "6", "--steps", "3", "--queries", "12", "--ep
 
 def bench():
     pytest.importorskip("torchattacks")
-    return attacks.Bench(attacks.arguments(TINY))
+    return attacks.Bench(attacks.CLI.parse_args(TINY))
 
 
 def test_images_are_those_of_the_peers():
@@ -54,7 +54,7 @@ def test_a_record_is_written(tmp_path):
 def test_nothing_is_timed_where_images_differ(monkeypatch, capsys):
     pytest.importorskip("torchattacks")
     monkeypatch.setattr(attacks, "mi_fgsm", lambda *args: attacks.pgd(*args[:4], attacks.STEP))
-    monkeypatch.setattr(attacks, "measure", lambda *args: pytest.fail("timed"))
+    monkeypatch.setattr(attacks, "measured", lambda *args: pytest.fail("timed"))
     assert attacks.main(TINY) == 1
     assert "nothing is timed" in capsys.readouterr().err
 
@@ -64,7 +64,7 @@ def test_nothing_is_timed_where_images_differ(monkeypatch, capsys):
 )
 def test_mistakes(wrong):
     with pytest.raises(SystemExit):
-        attacks.arguments(wrong)
+        attacks.CLI.parse_args(wrong)
 
 
 def test_a_judgement_names_the_worst():

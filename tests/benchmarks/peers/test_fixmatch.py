@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from benchmarks.peers import semilearn_peer
-from benchmarks.peers.fixmatch import Bench, arguments, main, prove
+from benchmarks.peers.fixmatch import CLI, Bench, main, prove
 
 SMALL = ["--batch", "1", "--network", "resnet20_cifar", "--steps", "1", "--warmup", "0", "--also"]
 
 
 @pytest.fixture
 def bench(tmp_path):
-    return Bench(arguments(SMALL), tmp_path)
+    return Bench(CLI.parse_args(SMALL), tmp_path)
 
 
 def test_ours_the_bare_loop_and_semilearn_agree(bench) -> None:

@@ -44,7 +44,7 @@ def test_a_record_of_small_batches(tmp_path):
         assert {target["text"] for target in record["targets"]} > {"none slower", "in less memory"}
         assert record["figures"]["rows"][0].keys() >= {"ours", PEER}
     assert len(record["figures"]["large"]) == len(names)
-    assert all(row["peaks"]["ours"] > 0 for row in record["figures"]["rows"])
+    assert all(row["ours"]["peak"] > 0 for row in record["figures"]["rows"])
 
 
 def test_a_difference_ends_it(monkeypatch, capsys):
@@ -52,7 +52,7 @@ def test_a_difference_ends_it(monkeypatch, capsys):
     wrong = Pair(PAIRS["triplet, all"].ours, PAIRS["multi-similarity"].peer)
     monkeypatch.setitem(PAIRS, "triplet, all", wrong)
     assert main(["--rows", "32", "--dims", "16", "--losses", "triplet, all"]) == 1
-    assert "triplet, all, B = 32, d = 16: differs" in capsys.readouterr().out
+    assert "triplet, all, B = 32, d = 16: differs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

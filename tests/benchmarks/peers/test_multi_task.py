@@ -73,7 +73,7 @@ def test_a_profile_names_what_a_step_does(source):
 def test_a_difference_ends_it(monkeypatch, capsys):
     monkeypatch.setattr(task_steps, "min_norm", lambda gram: torch.ones(len(gram)))
     assert main(["--networks", "mlp", "--methods", "mgda", "--tasks", "2", "--rows", "4"]) == 1
-    assert "mlp mgda T=2: gradients differ from the loop" in capsys.readouterr().out
+    assert "mlp mgda T=2: gradients differ from the loop" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.clock import Spread
+from benchmarks.contest import Times
 from benchmarks.peers import peft
 
 TINY = ["--layers", "2", "--width", "64", "--batch", "2", "--length", "8", "--side", "32"]
@@ -20,7 +20,7 @@ ROWS = [(kind, row) for kind, rows in peft.NETWORKS.items() for row in rows]
 def test_both_sides_give_equal_logits_and_gradients(kind, row):
     if row.by == peft.LIBRARY:
         pytest.importorskip("peft")
-    ours, theirs, pairs = peft.both(kind, row, peft.arguments(TINY))
+    ours, theirs, pairs = peft.both(kind, row, peft.CLI.parse_args(TINY))
     assert peft.difference(ours, theirs, pairs) <= peft.TOLERANCE
     # with one delta of ours changed they differ
     with torch.no_grad():
@@ -29,7 +29,7 @@ def test_both_sides_give_equal_logits_and_gradients(kind, row):
 
 
 def test_a_step_trains_the_delta_and_the_head_alone():
-    ours, theirs, _ = peft.both("BERT", peft.BERT[3], peft.arguments(TINY))
+    ours, theirs, _ = peft.both("BERT", peft.BERT[3], peft.CLI.parse_args(TINY))
     assert sum(p.numel() for p in ours.trained) == sum(p.numel() for p in theirs.trained)
     before = [p.detach().clone() for p in ours.net.parameters()]
     ours.step()
@@ -60,7 +60,7 @@ def test_a_record_is_written(tmp_path):
 
 def test_nothing_is_timed_where_sides_differ(monkeypatch, capsys):
     monkeypatch.setattr(peft, "difference", lambda *sides: float("nan"))
-    monkeypatch.setattr(peft, "contest", lambda *calls: pytest.fail("timed"))
+    monkeypatch.setattr(peft, "measured", lambda *calls: pytest.fail("timed"))
     assert peft.main([*TINY, "--method", "prefix", "--network", "ViT-B/16"]) == 1
     assert "nothing is timed" in capsys.readouterr().err
 
@@ -68,16 +68,21 @@ def test_nothing_is_timed_where_sides_differ(monkeypatch, capsys):
 def test_a_judgement_says_why():
     told = []
     record = SimpleNamespace(target=lambda *said: told.append(said))
+    one = Times(cpu=[1.0, 1.0, 1.0], peak=1000)
     fast, slow = peft.BERT[0], peft.VIT[1]
     peft.judge(
         "BERT",
-        [(fast, Spread([0.9, 1.0, 1.1]), 1.0), (slow, Spread([1.1, 1.2, 1.3]), 1.004)],
+        [
+            (fast, Times(cpu=[0.9, 1.0, 1.1], peak=1000), one),
+            (slow, Times(cpu=[1.1, 1.2, 1.3], peak=1004), one),
+        ],
         record,
+        "cpu",
     )
     assert [said[2] for said in told] == [False, False]
     assert "LoRA, queries and values apart 1.200 (1.100..1.300)" in told[0][1]
     assert told[1][3] == f"LoRA, queries and values apart: {peft.JOINED}"
-    peft.judge("BERT", [(fast, Spread([1.0]), 1.0)], record)
+    peft.judge("BERT", [(fast, one, one)], record, "cpu")
     assert [said[2:] for said in told[2:]] == [(True, ""), (True, "")]
 
 
@@ -88,7 +93,7 @@ def test_the_script_does_not_shadow_the_library():
     done = subprocess.run(
         [sys.executable, script, "--batch", "0"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2 and "positive" in done.stderr
+    assert done.returncode == 2 and "at least 1" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -96,4 +101,4 @@ def test_the_script_does_not_shadow_the_library():
 )
 def test_mistakes(wrong):
     with pytest.raises(SystemExit):
-        peft.arguments(wrong)
+        peft.CLI.parse_args(wrong)

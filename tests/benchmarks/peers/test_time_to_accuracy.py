@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.peers import semilearn_peer
 from benchmarks.peers.time_to_accuracy import (
-    arguments,
+    CLI,
     main,
     ours,
     percent,
@@ -22,21 +22,21 @@ TINY = ["--seconds", "0.2", "--seeds", "1"]
 
 
 def test_ours_learns(tmp_path) -> None:
-    outcome = ours("digits", 0, 60, tmp_path, arguments(TINY))
+    outcome = ours("digits", 0, 60, tmp_path, CLI.parse_args(TINY))
     assert outcome.accuracy > 40 and outcome.steps == 60 and outcome.seconds > 0
 
 
 def test_theirs_learns(tmp_path) -> None:
     if semilearn_peer.load() is None:
         pytest.skip("semilearn is not installed")
-    outcome = theirs("digits", 0, 60, tmp_path, arguments(TINY))
+    outcome = theirs("digits", 0, 60, tmp_path, CLI.parse_args(TINY))
     assert (
         outcome.accuracy > 20 and outcome.steps == 60
     )  # weights averaged without a warm-up: half of them the first
 
 
 def test_percent_counts_what_is_right(tmp_path) -> None:
-    assembly = prepare("digits", 0, 1, tmp_path, arguments(TINY))
+    assembly = prepare("digits", 0, 1, tmp_path, CLI.parse_args(TINY))
     pixels, labels = pictures_of_test(assembly)
     network = assembly.build_network(assembly.datamodule.tasks)
     guess = network.eval()(network.embed(pixels.float() / 255)).logits["label"].argmax(1)

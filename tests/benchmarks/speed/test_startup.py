@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from benchmarks.speed.startup import ENGINE, STAGES, arguments, by_package, main
+from benchmarks.speed.startup import CLI, ENGINE, STAGES, by_package, main
 
 LOG = """import time: self [us] | cumulative | imported package
 import time:       100 |        100 |   torch._C
@@ -21,10 +21,10 @@ def test_own_time_by_package():
 
 
 def test_arguments():
-    assert arguments([]).repeats == 5
+    assert CLI.parse_args([]).repeats == 5
     for wrong in (["--repeats", "0"], ["--threads", "0"], ["--device", "tpu"]):
         with pytest.raises(SystemExit):
-            arguments(wrong)
+            CLI.parse_args(wrong)
 
 
 @pytest.mark.slow

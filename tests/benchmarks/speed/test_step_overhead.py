@@ -7,11 +7,12 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks.clock import Clock, Sections, Spread, race, steady_memory
+from benchmarks.clock import Clock, Sections, race, steady_memory
 from benchmarks.record import Record
 from benchmarks.speed.overhead_targets import judge
 from benchmarks.speed.step_cases import CASES, pairs
 from benchmarks.speed.step_overhead import PROOF, Bench, first_difference, main
+from benchmarks.verdicts import Spread
 
 SLOW = [
     pytest.param("device", case, marks=pytest.mark.slow)
