@@ -31,5 +31,5 @@ pages:  ## the generated pages of docs/
 	$(call page,-m recipes.pairs,docs/pairs.md)
 	$(call page,benchmarks/pages/catalogue.py methods,docs/methods.md)
 	$(call page,benchmarks/pages/catalogue.py recipes,docs/recipes.md)
-	$(call page,benchmarks/results.py --page,docs/results.md)
-	$(PYTHON) benchmarks/performance.py
+	$(call page,benchmarks/pages/results.py --page,docs/results.md)
+	$(PYTHON) benchmarks/pages/performance.py

@@ -59,8 +59,8 @@ class TrainerSettings:
     channels_last: use that memory format; `auto`: for convolutional networks on a GPU. `auto` looks
         whether most of an image network's numbers are kernels of convolutions.
     optimizer_impl: optimizer kernels: `fused`, `foreach`, `loop`; `auto`: fused on a GPU, foreach
-        on a CPU. One kernel for all tensors, operations on lists of tensors, or one tensor after the
-        other, where the optimizer has it; foreach on a CPU is bit-equal to the loop.
+        on a CPU. One kernel for all tensors, operations on lists of tensors, or one tensor after
+        the other, where the optimizer has it; foreach on a CPU is bit-equal to the loop.
     """
 
     max_steps: Annotated[int, Field(ge=0)] = 1200

@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from benchmarks import performance
 from benchmarks.contest import Times, contest, peak_bytes
+from benchmarks.pages import performance
 from benchmarks.record import Record, without_json
 
 
@@ -54,7 +54,7 @@ def test_the_command_of_a_record_does_not_name_its_file():
     ("met", "word"), [(True, "met"), (False, "missed"), (None, "not judged here")]
 )
 def test_the_page_tells_every_target(met, word, tmp_path):
-    record = Record("some", "Something timed.\n\nMore of it.")
+    record = Record("speed/some", "Something timed.\n\nMore of it.")
     record.table("A table", ["what", "ms"], [["ours", "1.0"]])
     record.target("twice as fast", "1.5 times", met, "because")
     record.write(tmp_path / "some.json")

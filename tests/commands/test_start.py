@@ -1,4 +1,4 @@
-"""From the command to the first step: what is imported on the way. No times: benchmarks/startup.py
+"""From the command to the first step: what is imported on the way. No times: benchmarks/speed/startup.py
 has those."""
 
 import subprocess
