@@ -60,7 +60,8 @@ class Blocks(ABC):
     length: int
 
     def __init__(self) -> None:
-        self._number, self._block = -1, torch.empty(0, dtype=torch.int64)
+        self._number = -1
+        self._block = torch.empty(0, dtype=torch.int64)
 
     @abstractmethod
     def block(self, number: int) -> Tensor:
@@ -71,7 +72,8 @@ class Blocks(ABC):
         while start < stop:
             number, offset = divmod(start, self.length)
             if number != self._number:
-                self._number, self._block = number, self.block(number)
+                self._number = number
+                self._block = self.block(number)
             piece = self._block[offset : offset + stop - start]
             pieces.append(piece)
             start += len(piece)
@@ -103,8 +105,11 @@ class ClassCycle(Blocks):
     def __init__(self, labels: Tensor, seed: int, stream: str, in_a_row: int = 1):
         super().__init__()
         members = class_members(labels)
-        self.walks, self.seed, self.stream = Walks(members, seed, stream), seed, stream
-        self.classes, self.in_a_row = len(members), in_a_row
+        self.walks = Walks(members, seed, stream)
+        self.seed = seed
+        self.stream = stream
+        self.classes = len(members)
+        self.in_a_row = in_a_row
         cycle = self.classes * in_a_row
         self.cycles = max(sum(map(len, members)) // cycle, 1)
         self.length = self.cycles * cycle
@@ -140,12 +145,12 @@ class ClassPasses(Blocks):
         walk: Walk = "fresh",
     ):
         super().__init__()
-        self.walks, self.seed, self.stream = (
-            Walks(class_members(labels), seed, stream),
-            seed,
-            stream,
-        )
-        self.length, self.counts, self.walk = length, counts, walk
+        self.walks = Walks(class_members(labels), seed, stream)
+        self.seed = seed
+        self.stream = stream
+        self.length = length
+        self.counts = counts
+        self.walk = walk
 
     def block(self, number: int) -> Tensor:
         source = generator(self.seed, "pass", self.stream, number)
@@ -174,10 +179,13 @@ class ClassDraws(Blocks):
 
     def __init__(self, labels: Tensor, shares: Tensor, seed: int, stream: str):
         super().__init__()
-        self.members, self.seed, self.stream = class_members(labels), seed, stream
+        self.members = class_members(labels)
+        self.seed = seed
+        self.stream = stream
         self.sizes = torch.tensor([len(own) for own in self.members])
         self.first = self.sizes.cumsum(0) - self.sizes
-        self.samples, self.edges = torch.cat(self.members), shares.double().cumsum(0)
+        self.samples = torch.cat(self.members)
+        self.edges = shares.double().cumsum(0)
 
     def block(self, number: int) -> Tensor:
         source = generator(self.seed, "draws", self.stream, number)

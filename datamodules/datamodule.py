@@ -87,8 +87,10 @@ class StreamDataModule(LightningDataModule):
         text: Callable[[Splits], Any] | None = None,
     ):
         super().__init__()
-        self.source, self.root = source, root
-        self.batch_size, self.unlabeled_ratio = batch_size, unlabeled_ratio
+        self.source = source
+        self.root = root
+        self.batch_size = batch_size
+        self.unlabeled_ratio = unlabeled_ratio
         self.eval_batch_size = eval_batch_size
         self.split_settings = SplitSettings(
             labels_per_class,
@@ -105,7 +107,9 @@ class StreamDataModule(LightningDataModule):
                 "one more"
             )
         self.shots = (few_below, many_above)
-        self.seed, self.num_workers, self.device_memory = seed, num_workers, device_memory
+        self.seed = seed
+        self.num_workers = num_workers
+        self.device_memory = device_memory
         self.views: dict[str, Any] = {
             name: view for name, view in (views or {}).items() if view is not None
         }
@@ -354,7 +358,8 @@ class StreamDataModule(LightningDataModule):
         At most `REFERENCE_SAMPLES` samples each, in the shares that the streams have; the same on
         every rank. They are read once and kept: their number does not grow with the data."""
         if not self._reference:
-            sizes, total = self.batch_sizes(), self._where()[2]
+            sizes = self.batch_sizes()
+            total = self._where()[2]
             most = min(1.0, REFERENCE_SAMPLES / sum(sizes.values()))
             orders = {stream: self._order(stream, size, total) for stream, size in sizes.items()}
             for start in range(REFERENCE_BATCHES):

@@ -26,9 +26,12 @@ class BlockWalk:
     """
 
     def __init__(self, size: int, block: int, *key: object):
-        self.size, self.block, self.key = size, block, key
+        self.size = size
+        self.block = block
+        self.key = key
         self.blocks = size // math.gcd(size, block)
-        self._number, self._round = -1, torch.empty(0, dtype=torch.int64)
+        self._number = -1
+        self._round = torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, number: int) -> Tensor:
         """int64 [block]: the elements of block `number`."""
@@ -37,7 +40,8 @@ class BlockWalk:
             return order.repeat(-(-self.block // self.size))[: self.block]
         rounds, place = divmod(number, self.blocks)
         if rounds != self._number:
-            self._number, self._round = rounds, self._walk(rounds)
+            self._number = rounds
+            self._round = self._walk(rounds)
         return self._round[place]
 
     def _walk(self, number: int) -> Tensor:
@@ -73,8 +77,11 @@ class PKOrder:
         interleaved: bool,
         *key: object,
     ):
-        self.per_class, self.interleaved, self.key = per_class, interleaved, key
-        self.batch_size, self.groups = batch_size, batch_size // per_class
+        self.per_class = per_class
+        self.interleaved = interleaved
+        self.key = key
+        self.batch_size = batch_size
+        self.groups = batch_size // per_class
         known = (labels >= 0).nonzero().flatten()
         _, counts = torch.unique(labels[known], return_counts=True)
         self.members = known[labels[known].argsort(stable=True)].split(counts.tolist())
@@ -134,7 +141,8 @@ class MakePKOrder:
             raise UserError(
                 f"methods.{self.key}.task={task}: there is no such task; {nearest(task, targets)}"
             )
-        labels, k = targets[task], self.per_class
+        labels = targets[task]
+        k = self.per_class
         setting = f"methods.{self.key}.samples_per_class={k}"
         if batch_size % k:
             near = [n for n in (batch_size - batch_size % k, batch_size - batch_size % k + k) if n]

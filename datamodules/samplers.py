@@ -42,14 +42,18 @@ class ShuffledPasses:
     def __init__(self, size: int, seed: int, stream: str):
         if size < 1:
             raise ValueError(f"stream '{stream}' has no samples")
-        self.size, self.seed, self.stream = size, seed, stream
-        self._pass, self._order = -1, torch.empty(0, dtype=torch.int64)
+        self.size = size
+        self.seed = seed
+        self.stream = stream
+        self._pass = -1
+        self._order = torch.empty(0, dtype=torch.int64)
 
     def order(self, number: int) -> Tensor:
         """The permutation of pass `number`; the last one asked for is kept."""
         if number != self._pass:
             source = generator(self.seed, "order", self.stream, number)
-            self._pass, self._order = number, torch.randperm(self.size, generator=source)
+            self._pass = number
+            self._order = torch.randperm(self.size, generator=source)
         return self._order
 
     def take(self, start: int, stop: int) -> Tensor:
@@ -85,8 +89,12 @@ class StepSampler(Sampler):
                 raise ValueError(
                     f"{size} samples of stream '{stream}' do not divide by {world} ranks"
                 )
-        self.orders, self.batch_sizes, self.total = dict(orders), dict(batch_sizes), total
-        self.rank, self.world, self.start = rank, world, start
+        self.orders = dict(orders)
+        self.batch_sizes = dict(batch_sizes)
+        self.total = total
+        self.rank = rank
+        self.world = world
+        self.start = start
 
     def block(self, step: int, steps: int) -> Iterator[dict[str, int | Tensor]]:
         """What this rank reads in `steps` micro-batches from `step` on."""

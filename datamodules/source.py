@@ -86,7 +86,9 @@ class ArraySource(Source):
                 raise ValueError(
                     f"targets of '{task}' must be int64 [{len(pixels)}], one for each picture"
                 )
-        self.pixels, self.targets, self.classes = pixels.contiguous(), targets, classes
+        self.pixels = pixels.contiguous()
+        self.targets = targets
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -231,7 +231,9 @@ def split_training(
     """
     check_classes(targets, classes)
     task = next(iter(classes))
-    names, labels, seed = classes[task], targets[task], settings.seed
+    names = classes[task]
+    labels = targets[task]
+    seed = settings.seed
     kept = _long_tailed(labels, names, settings)
     held = torch.zeros(0, dtype=torch.int64)
     if not own_val:

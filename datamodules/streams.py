@@ -22,7 +22,8 @@ class Part:
     """
 
     def __init__(self, source: Source, rows: Tensor, targets: dict[str, Tensor], index: Tensor):
-        self.source, self.tasks = source, tuple(targets)
+        self.source = source
+        self.tasks = tuple(targets)
         # one table, so that a batch costs one gather for all its numbers
         self.table = torch.stack([rows, index, *targets.values()])
 
@@ -63,7 +64,10 @@ class PlacedPart(Part):
     its numbers, in one transfer that nobody waits for."""
 
     def __init__(self, part: Part, source: Source, device: torch.device):
-        self.source, self.tasks, self.table, self.device = source, part.tasks, part.table, device
+        self.source = source
+        self.tasks = part.tasks
+        self.table = part.table
+        self.device = device
 
     def fetch(self, positions: Tensor) -> dict[str, Any]:
         numbers = self.table.index_select(1, positions)
@@ -198,7 +202,8 @@ class StepLoader(BatchLoader):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        self._state, self._restore = state, restore
+        self._state = state
+        self._restore = restore
 
     def state_dict(self) -> dict[str, Any]:
         return self._state()

@@ -12,8 +12,10 @@ from datamodules.source import ArraySource, DataInfo, Splits
 from datamodules.sources.standard import existing_folder, fetch_set, labels_of, pixels_of
 from foundation.errors import UserError
 
-JPEG, LOSSLESS = "cifar10_jpeg95", "cifar10_test_lossless"
-SIDE, COLUMNS = 32, 50
+JPEG = "cifar10_jpeg95"
+LOSSLESS = "cifar10_test_lossless"
+SIDE = 32
+COLUMNS = 50
 
 
 def read_sheet(path: Path) -> np.ndarray:
@@ -39,7 +41,8 @@ def read_sheets(folder: Path, part: Literal["train", "test"]) -> ArraySource:
     )
     try:
         with np.load(folder / "labels.npz") as stored:
-            labels, classes = stored[part], [str(name) for name in stored["classes"]]
+            labels = stored[part]
+            classes = [str(name) for name in stored["classes"]]
     except (OSError, KeyError, ValueError):
         raise UserError(
             f"{folder / 'labels.npz'}: should hold the arrays '{part}' and 'classes'"

@@ -15,7 +15,8 @@ from datamodules.splits import apportion, class_counts, take_per_class
 from foundation.errors import UserError, nearest
 from foundation.randomness import generator
 
-TEST_SIZE, TOTAL = 500, 1797
+TEST_SIZE = 500
+TOTAL = 1797
 NAMES = {"label": [str(digit) for digit in range(10)], "parity": ["even", "odd"]}
 
 

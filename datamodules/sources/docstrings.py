@@ -160,8 +160,10 @@ class Docstrings:
             raise UserError(
                 f"data.source.libraries={self.libraries}: expected two or more different libraries"
             )
-        self.per_library, self.min_words = per_library, min_words
-        self.mask_names, self.test_fraction = mask_names, test_fraction
+        self.per_library = per_library
+        self.min_words = min_words
+        self.mask_names = mask_names
+        self.test_fraction = test_fraction
 
     def info(self) -> DataInfo:
         return DataInfo("text", {"label": len(self.libraries)})

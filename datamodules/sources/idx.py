@@ -103,13 +103,15 @@ class _IdxSet:
 
 class MNIST(_IdxSet):
     __doc__ = f"Handwritten digits. {_IdxSet.__doc__}"
-    title, names = "MNIST", ("MNIST", "mnist")
+    title = "MNIST"
+    names = ("MNIST", "mnist")
     labels = tuple("0123456789")
 
 
 class FashionMNIST(_IdxSet):
     __doc__ = f"Pictures of clothes. {_IdxSet.__doc__}"
-    title, names = "Fashion-MNIST", ("FashionMNIST", "fashion_mnist", "fashion-mnist")
+    title = "Fashion-MNIST"
+    names = ("FashionMNIST", "fashion_mnist", "fashion-mnist")
     labels = (
         "t-shirt",
         "trouser",

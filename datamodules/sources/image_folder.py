@@ -62,8 +62,10 @@ class FolderSource(Source):
         # one array of text instead of objects: worker processes would copy a list, reference count
         # by count
         self.paths = np.array([str(path) for path in paths])
-        self.targets, self.classes = {"label": labels}, {"label": list(names)}
-        self.size, self.mode = size, "RGB" if channels == 3 else "L"
+        self.targets = {"label": labels}
+        self.classes = {"label": list(names)}
+        self.size = size
+        self.mode = "RGB" if channels == 3 else "L"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -122,7 +124,9 @@ class ImageFolder:
         channels: Literal[1, 3] = 3,
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
     ):
-        self.size, self.channels, self.test_fraction = size, channels, test_fraction
+        self.size = size
+        self.channels = channels
+        self.test_fraction = test_fraction
 
     def info(self) -> DataInfo:
         return DataInfo("image", {"label": None}, (self.channels, self.size, self.size), None)

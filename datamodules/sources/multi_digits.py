@@ -21,7 +21,8 @@ from foundation.randomness import generator
 Set = Literal["mnist", "fashion_mnist"]
 Form = Literal["sener", "pareto"]
 SETS = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
-SIDE, CANVAS = 28, 36
+SIDE = 28
+CANVAS = 36
 # nearest neighbour from 36 to 28 pixels; the last two rows and columns are always empty
 KEPT = [int((k + 0.5) * CANVAS / SIDE) for k in range(SIDE)]
 
@@ -101,7 +102,10 @@ class MultiDigits:
             raise UserError(
                 f"data.source.tasks={list(tasks)}: name each task once, and at least one"
             )
-        self.first, self.second, self.form, self.tasks = first, second, form, tuple(tasks)
+        self.first = first
+        self.second = second
+        self.form = form
+        self.tasks = tuple(tasks)
 
     def info(self) -> DataInfo:
         side, size = (SIDE, 60000) if self.form == "sener" else (CANVAS, 120000)

@@ -42,7 +42,8 @@ class CLINC150(NamedText):
         variant: Literal["full", "small", "imbalanced", "oos_plus"] = "full",
         out_of_scope: bool = False,
     ):
-        self.variant, self.out_of_scope = variant, out_of_scope
+        self.variant = variant
+        self.out_of_scope = out_of_scope
         self.file = f"data_{variant}.json"
 
     def info(self) -> DataInfo:
@@ -189,7 +190,8 @@ class AGNews(NamedText):
         variant: Literal["small", "unbalanced", "official"] = "small",
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
     ):
-        self.variant, self.test_fraction = variant, test_fraction
+        self.variant = variant
+        self.test_fraction = test_fraction
         self.file = {"small": "train.csv", "unbalanced": "ub_train.csv", "official": "test.csv"}[
             variant
         ]

@@ -99,7 +99,8 @@ class Omniglot:
         size: Annotated[int, Field(ge=8, le=105)] = 28,
         val_alphabets: Annotated[int, Field(ge=0, lt=ALPHABETS)] = 5,
     ):
-        self.size, self.val_alphabets = size, val_alphabets
+        self.size = size
+        self.val_alphabets = val_alphabets
 
     def info(self) -> DataInfo:
         return DataInfo("image", {"label": None}, (1, self.size, self.size), disjoint=True)

@@ -32,7 +32,9 @@ class TextSource(Source):
                 raise ValueError(
                     f"targets of '{task}' must be int64 [{len(texts)}], one for each text"
                 )
-        self.texts, self.targets, self.classes = list(texts), targets, classes
+        self.texts = list(texts)
+        self.targets = targets
+        self.classes = classes
         self._codec: Codec | None = None
 
     def __len__(self) -> int:

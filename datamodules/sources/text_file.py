@@ -45,7 +45,8 @@ class TextFile:
         header: bool = True,
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
     ):
-        self.train_file, self.test_file = train_file, test_file
+        self.train_file = train_file
+        self.test_file = test_file
         self.text_column = str(text_column)
         several = isinstance(label_column, list)
         self.tasks = (
@@ -55,7 +56,9 @@ class TextFile:
             raise UserError(
                 f"data.source.label_column={label_column}: name each column once, and at least one"
             )
-        self.format, self.encoding, self.header = format, encoding, header
+        self.format = format
+        self.encoding = encoding
+        self.header = header
         self.test_fraction = test_fraction
 
     def info(self) -> DataInfo:
@@ -99,7 +102,8 @@ class TextFile:
         rows = list(read_rows(path, self._format_of(path), self.encoding, self.header))
         if not rows:
             raise UserError(f"{path}: no rows; expected texts with labels")
-        texts, lines = [], []
+        texts = []
+        lines = []
         labels: dict[str, list[str]] = {task: [] for task in self.tasks}
         for line, row in rows:
             texts.append(_field(path, line, row, self.text_column, "text"))

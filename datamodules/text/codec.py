@@ -60,11 +60,9 @@ class Codec(nn.Module):
                 f"data.text.max_length={max_length}: expected more than the {special} special "
                 "tokens"
             )
-        self.tokenizer, self.max_length, self.max_words = (
-            tokenizer,
-            max_length,
-            max_length - special,
-        )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.max_words = max_length - special
         self.special = special
         self._numbers: dict[tuple[Ids, Ids], int] = {}
         self._placed: dict[str, Ids] = {}
@@ -146,7 +144,8 @@ class Codec(nn.Module):
         self.pieces = torch.tensor(
             [i for ids in table for i in ids] + [self.tokenizer.pad], device=device
         )
-        self.offsets, self.lengths = lengths.cumsum(0) - lengths, lengths
+        self.offsets = lengths.cumsum(0) - lengths
+        self.lengths = lengths
 
     # -- words to subword ids, on the device, every step -------------------------------------------
     def _rows(self, words: Tensor) -> Tensor:

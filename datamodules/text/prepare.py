@@ -28,7 +28,9 @@ class Tokenize:
         vocab_size: Annotated[int, Field(ge=100)] = 8000,
         network: str | None = None,
     ):
-        self.tokenizer, self.max_length, self.vocab_size = tokenizer, max_length, vocab_size
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.vocab_size = vocab_size
         self.network = network
 
     @property

@@ -69,7 +69,8 @@ def _words(entry, placed: bool = False) -> list[Word]:
     """Group the pieces of one encoded text by the word that they come from; spans only where they
     are wanted.
     """
-    groups, ids = entry.word_ids, entry.ids
+    groups = entry.word_ids
+    ids = entry.ids
     cuts = [
         i for i, group in enumerate(groups) if i == 0 or group is None or group != groups[i - 1]
     ]

@@ -28,7 +28,9 @@ Operation = Literal[
     "translate_y",
 ]
 OPERATIONS: tuple[str, ...] = get_args(Operation)  # an operation's place here is its code
-PHOTOMETRIC, GEOMETRIC, ENHANCE = OPERATIONS[1:9], OPERATIONS[9:], OPERATIONS[5:9]
+PHOTOMETRIC = OPERATIONS[1:9]
+GEOMETRIC = OPERATIONS[9:]
+ENHANCE = OPERATIONS[5:9]
 FIRST_GEOMETRIC = OPERATIONS.index(GEOMETRIC[0])
 WORDS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 WITHOUT_PARAMETER = ("autocontrast", "equalize")
@@ -40,7 +42,8 @@ def rows_by_operation(codes: Tensor) -> list[tuple[Tensor, ...]]:
     On the CPU row numbers, so that only those rows are computed. Elsewhere masks [B]: a list of
     rows has a length that the host would have to wait for.
     """
-    slots, kinds = codes.shape[1], len(OPERATIONS)
+    slots = codes.shape[1]
+    kinds = len(OPERATIONS)
     place = torch.arange(max(slots, kinds), device=codes.device)
     if not devices.readable(codes):
         return [tuple(masks) for masks in (codes.t()[:, None] == place[:kinds, None])]
@@ -91,21 +94,25 @@ def apply_operations(
     """
     photo = [name for name in PHOTOMETRIC if name in pool and acts(name, pixels)]
     warps = any(name in pool for name in GEOMETRIC)
-    rows, still = rows_by_operation(codes), identity_maps(len(pixels), pixels.device)
+    rows = rows_by_operation(codes)
+    still = identity_maps(len(pixels), pixels.device)
     steps = geometric_maps(codes, values, (pixels.shape[2], pixels.shape[3])) if warps else None
-    maps, moved = still, torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
+    maps = still
+    moved = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
     for slot, value in enumerate(values.unbind(1)):
         code = codes[:, slot]
         if steps is not None and photo and slot:
             due = moved & (code > 0) & (code < FIRST_GEOMETRIC)
             pixels = _resample_where(pixels, due, maps, fill, slot)
-            moved, maps = moved & ~due, torch.where(due[:, None, None], still, maps)
+            moved = moved & ~due
+            maps = torch.where(due[:, None, None], still, maps)
         for name in photo:
             parameters = () if name in WITHOUT_PARAMETER else (value,)
             chosen = rows[slot][OPERATIONS.index(name)]
             pixels = on_rows(pixels, chosen, getattr(photometric, name), *parameters)
         if steps is not None:
-            maps, moved = maps @ steps[:, slot], moved | (code >= FIRST_GEOMETRIC)
+            maps = maps @ steps[:, slot]
+            moved = moved | (code >= FIRST_GEOMETRIC)
     return pixels if steps is None else _resample_where(pixels, moved, maps, fill, codes.shape[1])
 
 

@@ -56,12 +56,14 @@ def color(pixels: Tensor, factor: Tensor) -> Tensor:
 def sharpness(pixels: Tensor, factor: Tensor) -> Tensor:
     """Smoothed by [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13 at 0, unchanged at 1; the border pixels
     are never smoothed."""
-    width, picture = pixels.shape[3], pixels.float()
+    width = pixels.shape[3]
+    picture = pixels.float()
     flat = pixels.flatten().short()
     # All pixels in one line: sums across borders are wrong, and the border is put back.
     lines = (flat[:-2] + flat[1:-1]).add_(flat[2:])
     box = (lines[: -2 * width] + lines[width:-width]).add_(lines[2 * width :])
-    inner, smooth = slice(width + 1, -width - 1), torch.empty_like(picture)
+    inner = slice(width + 1, -width - 1)
+    smooth = torch.empty_like(picture)
     smooth.view(-1)[inner] = box.add_(flat[inner] * 4).float().div_(13).add_(0.5).floor_()
     for edge in (0, -1):
         smooth[:, :, edge] = picture[:, :, edge]

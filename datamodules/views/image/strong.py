@@ -58,11 +58,14 @@ class Strong:
             raise UserError(
                 f"strong view: variant '{variant}' is unknown; {nearest(variant, VARIANTS)}"
             )
-        self.weak, self.variant, self.cutout = weak or Weak(), VARIANTS[variant], cutout
+        self.weak = weak or Weak()
+        self.variant = VARIANTS[variant]
+        self.cutout = cutout
         self.n = self.variant.n if n is None else n
         self.probability = self.variant.probability if probability is None else probability
         self.fill = round(255 * (self.variant.fill if fill is None else fill))
-        self.magnitude, self.magnitude_mode = magnitude, magnitude_mode
+        self.magnitude = magnitude
+        self.magnitude_mode = magnitude_mode
         self.pool = _pool(pool, exclude)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
@@ -99,7 +102,8 @@ class Strong:
         )
         box = box_mask(number[:, :2], part, *pixels.shape[2:])
         # Products with 0 and 1 are exact, and faster than a masked write; fastest on bytes.
-        view, painted = to_unit(pixels.mul_((~box).view(torch.uint8))), box.float()
+        view = to_unit(pixels.mul_((~box).view(torch.uint8)))
+        painted = box.float()
         levels = fill_for(view.shape[1], self.variant.cutout_fill)
         if len(set(levels)) == 1:
             return view.add_(painted, alpha=levels[0])

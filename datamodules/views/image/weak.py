@@ -56,7 +56,8 @@ def _drawn_out(pixels: Tensor, padding: Padding, reach: int) -> tuple[Tensor, in
     Reflected about its border pixels again and again, a line is periodic, and its mirror image half
     a period on.
     """
-    width, mirrored = pixels.shape[3], pixels.flip(3)
+    width = pixels.shape[3]
+    mirrored = pixels.flip(3)
     if padding == "reflect":
         before, after = mirrored[..., width - 1 - reach : -1], pixels[..., 1 : reach + 1]
         return torch.cat([before, pixels, mirrored[..., 1:], after], 3), width - 1
@@ -83,7 +84,9 @@ class Weak:
         shift: Annotated[float, Field(ge=0, le=0.5)] = 0.125,
         padding: Padding = "reflect",
     ):
-        self.flip, self.shift, self.padding = flip, shift, padding
+        self.flip = flip
+        self.shift = shift
+        self.padding = padding
 
     def pixels(self, pixels: Tensor, draw_for: DrawFor) -> Tensor:
         """uint8 [B, C, H, W] -> uint8, always a new tensor."""

@@ -37,7 +37,8 @@ class TokenCutoff(TextView):
         mode: Literal["cutoff", "span", "mask"] = "cutoff",
     ):
         super().__init__()
-        self.share, self.mode = share, mode
+        self.share = share
+        self.mode = mode
 
     def fit(self, source: Source) -> None:
         super().fit(source)
