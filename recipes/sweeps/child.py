@@ -38,7 +38,8 @@ def run_and_note(overrides: list[str], root: Path, folder: Path) -> int:
         near = nearest(job.metric, metrics)
         raise UserError(f"hydra.sweeper.metric={job.metric}: the run has no such metric; {near}")
     if not further_rank():
-        job.metrics, job.monitor = dict(metrics), judged_by(job.metric or config.monitor, metrics)
+        job.metrics = dict(metrics)
+        job.monitor = judged_by(job.metric or config.monitor, metrics)
         job.state, job.reason = ("pruned", watch.reason) if watch and watch.reason else ("done", "")
         record.write(folder, job)
     return 0

@@ -99,8 +99,10 @@ def enlist(sweep: Path, wanted: Sequence[Job]) -> list[int]:
         job = known.get(number)
         if job is None or not job.over:
             job = job or asked
-            job.label, job.trial = asked.label, asked.trial
-            job.metric, job.direction = asked.metric, asked.direction
+            job.label = asked.label
+            job.trial = asked.trial
+            job.metric = asked.metric
+            job.direction = asked.direction
             write(sweep / str(number), job)
         found.append(number)
     return found
