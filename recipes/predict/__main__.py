@@ -63,7 +63,8 @@ def predict(
 ) -> None:
     """Write the table. Raises UserError for whatever the user can mend; an unreadable input is told
     and passed over."""
-    started, target = time.monotonic(), Path(output).expanduser()
+    started = time.monotonic()
+    target = Path(output).expanduser()
     check_output(target, overwrite)
     if probabilities and embeddings:
         raise UserError(
@@ -106,12 +107,14 @@ def list_inputs(path: Path, kind: str, column: str | None) -> tuple[list[str], l
         names, items = from_folder(path, kind)
     elif suffix in TABLES:
         cells = from_table(path, kind, column)
-        names, items = cells, cells if kind == "text" else [placed(cell, path) for cell in cells]
+        names = cells
+        items = cells if kind == "text" else [placed(cell, path) for cell in cells]
     elif suffix == ".txt":
         names = [line.strip() for line in read_whole(path).splitlines() if line.strip()]
         items = names if kind == "text" else [placed(name, path) for name in names]
     elif kind == "image":
-        names, items = [str(path)], [path]
+        names = [str(path)]
+        items = [path]
     else:
         raise UserError(
             f"input: '{path}' is no list of texts; expected a txt, csv, tsv or jsonl, or a folder "
@@ -178,7 +181,9 @@ class Table:
     on."""
 
     def __init__(self, predictor: "Predictor", probabilities: bool, embeddings: bool):
-        self.predictor, self.probabilities, self.embeddings = predictor, probabilities, embeddings
+        self.predictor = predictor
+        self.probabilities = probabilities
+        self.embeddings = embeddings
         self.width = len(self.header()) - 1
 
     def header(self) -> list[str]:
@@ -187,7 +192,8 @@ class Table:
                 "input",
                 *(f"e{i}" for i in range(self.predictor.predict([], "embeddings").shape[1])),
             ]
-        names, classes = ["input"], self.predictor.classes
+        names = ["input"]
+        classes = self.predictor.classes
         for task, labels in classes.items():
             end = f"/{task}" if len(classes) > 1 else ""
             names += [f"label{end}", f"confidence{end}"]

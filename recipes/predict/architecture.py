@@ -46,14 +46,16 @@ def without_files(
     config = copy.deepcopy(config)
     with open_dict(config):
         network = config.network
-        network.pretrained, network.checkpoint = False, None
+        network.pretrained = False
+        network.checkpoint = None
         if origin["input_size"] is not None:
             network.input_size = origin["input_size"]
         if origin["encoder"] is not None:
             encoder = checked_encoder(origin["encoder"], trust)
             (folder / "config.json").write_text(json.dumps(encoder), encoding="utf-8")
             # whatever the options changed is written there
-            network.name, network.options = str(folder), {}
+            network.name = str(folder)
+            network.options = {}
             network.vocab_size = origin["vocab_size"]
         elif not trust:
             check_picture_network(config)

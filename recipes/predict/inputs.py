@@ -49,7 +49,8 @@ class Pictures:
     """
 
     def __init__(self, view: View, shape: tuple[int, int, int]):
-        self.raw, self.shape = view, shape
+        self.raw = view
+        self.shape = shape
 
     @property
     def mode(self) -> str:
@@ -145,7 +146,9 @@ class Texts:
     run."""
 
     def __init__(self, view: Any, tokenizer: TextTokenizer, max_length: int):
-        self.raw, self.tokenizer, self.max_length = view, tokenizer, max_length
+        self.raw = view
+        self.tokenizer = tokenizer
+        self.max_length = max_length
 
     def items(self, inputs: Any) -> tuple[list[Any], bool]:
         if isinstance(inputs, str):

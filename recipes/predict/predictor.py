@@ -35,8 +35,11 @@ class Predictor(nn.Module):
         self, recipe: Recipe, datamodule: StreamDataModule, facts: Facts, config: DictConfig
     ):
         super().__init__()
-        self.recipe, self.classes, self.config = recipe, facts.classes, config
-        self.kind, self.shape = datamodule.kind, datamodule.info.shape
+        self.recipe = recipe
+        self.classes = facts.classes
+        self.config = config
+        self.kind = datamodule.kind
+        self.shape = datamodule.info.shape
         self.tokenizer = facts.tokenizer
         self.max_length: int | None = getattr(datamodule.text, "max_length", None)
         view = datamodule.views["raw"]
