@@ -14,7 +14,8 @@ def card(predictor: Predictor, **more: Any) -> dict[str, Any]:
     is built. reported: which weights these are."""
     config = OmegaConf.to_container(predictor.config, resolve=True)
     assert isinstance(config, dict)
-    network, chosen = config["network"], config.get("chosen") or {}
+    network = config["network"]
+    chosen = config.get("chosen") or {}
     names = ("name", "options", "pooling") if predictor.kind == "text" else ("name", "options")
     return {
         "format": FORMAT,

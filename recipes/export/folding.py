@@ -31,7 +31,8 @@ class Plain:
 def merged(predictor: Predictor) -> list[str]:
     """Put the deltas of the reported network into its weights, in place. Returns the keys of those
     that were."""
-    network, before = predictor.network, set(predictor.network.deltas)
+    network = predictor.network
+    before = set(predictor.network.deltas)
     for method in predictor.recipe.composition.methods.values():
         method.fold(network)
     return sorted(before - set(network.deltas))
@@ -40,7 +41,8 @@ def merged(predictor: Predictor) -> list[str]:
 def folded(predictor: Predictor) -> Plain:
     """The reported network with everything in its weights that weights can hold, in place: the
     predictor itself is of no use afterwards. Its deltas are merged already."""
-    recipe, network = predictor.recipe, predictor.network
+    recipe = predictor.recipe
+    network = predictor.network
     done: list[str] = []
     left = [f"{key} adds to the network what its weights cannot take up" for key in network.deltas]
     left += [f"{method.key} changes the input at prediction" for method in recipe.at["receive"]]

@@ -108,10 +108,8 @@ def classifier(network: Any, names: list[str]) -> Any:
     ):
         return None
     config = AutoConfig.for_model(**network.backbone.config.to_dict())
-    config.id2label, config.label2id = (
-        dict(enumerate(names)),
-        {name: i for i, name in enumerate(names)},
-    )
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: i for i, name in enumerate(names)}
     config._attn_implementation = "sdpa"
     try:
         model = AutoModelForSequenceClassification.from_config(config).eval()

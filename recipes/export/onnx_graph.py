@@ -69,13 +69,15 @@ def write_onnx(predictor: Predictor, folder: Path) -> float:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"format=onnx: {error.name} is not installed; {INSTALL}") from None
-    graph, path = Graph(predictor).eval(), folder / "model.onnx"
+    graph = Graph(predictor).eval()
+    path = folder / "model.onnx"
     translate(graph, path)
     model = onnx.load(path)
     said = card(predictor, opset=model.opset_import[0].version, outputs=graph.outputs)
     for name, value in (("config", json.dumps(said)), ("classes", json.dumps(predictor.classes))):
         entry = model.metadata_props.add()
-        entry.key, entry.value = f"roux.{name}", value
+        entry.key = f"roux.{name}"
+        entry.value = value
     onnx.save(model, path)
     try:
         worst = compared(graph, path)
@@ -155,7 +157,8 @@ def compared(graph: Graph, path: Path) -> float:
 @contextmanager
 def quiet() -> Iterator[None]:
     """The exporter tells its progress, and the reasons of what it tries in between."""
-    said, before = logging.getLogger("torch"), logging.getLogger("torch").level
+    said = logging.getLogger("torch")
+    before = logging.getLogger("torch").level
     said.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -62,7 +62,8 @@ def write_task(predictor: Predictor, plain: Plain, task: str, folder: Path) -> f
 def describe(predictor: Predictor, network: Any, task: str) -> dict[str, Any]:
     """timm's own record. Pictures are scaled to cover the input and the middle is cut out, as the
     run's were."""
-    backbone, names = network.backbone, predictor.classes[task]
+    backbone = network.backbone
+    names = predictor.classes[task]
     known = getattr(backbone, "pretrained_cfg", None)
     if known is None or not hasattr(backbone, "reset_classifier"):
         raise UserError(
