@@ -90,11 +90,9 @@ class Retrieval(Probe):
         nmi_restarts: Annotated[int, Field(ge=0)] = 1,
     ):
         super().__init__()
-        self.ks, self.lone, self.nmi_restarts = (
-            sorted(set([1, 2, 4, 8] if ks is None else ks)),
-            lone,
-            nmi_restarts,
-        )
+        self.ks = sorted(set([1, 2, 4, 8] if ks is None else ks))
+        self.lone = lone
+        self.nmi_restarts = nmi_restarts
         if 1 not in self.ks:
             raise UserError(
                 f"evaluate.retrieval.ks={self.ks}: Recall@1 is always among them; expected a list "

@@ -215,7 +215,8 @@ def build_optimizer(
             "head"
         )
     make, known = _checked(settings)
-    name, arguments = settings.factory_name(), settings.arguments()
+    name = settings.factory_name()
+    arguments = settings.arguments()
     if not arguments.keys() & FORMS:
         arguments |= form_of(update, name, known, groups[0]["params"][0].device.type, precision)
     try:
