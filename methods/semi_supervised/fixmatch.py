@@ -39,7 +39,8 @@ class FixMatch(Method):
         mask_reduction: Literal["all", "kept"] = "all",
         warmup: Share = 0.0,
     ):
-        self.threshold, self.weight = threshold, weight
+        self.threshold = threshold
+        self.weight = weight
         self.denominator: Literal["samples", "kept"] = (
             "samples" if mask_reduction == "all" else "kept"
         )

@@ -42,8 +42,11 @@ class PseudoLabel(Method):
         entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
         own_statistics: bool = True,
     ):
-        self.threshold, self.weight, self.entropy_weight = threshold, weight, entropy_weight
-        self.ramp, self.counted = Ramp("linear", ramp_start, ramp_end), not own_statistics
+        self.threshold = threshold
+        self.weight = weight
+        self.entropy_weight = entropy_weight
+        self.ramp = Ramp("linear", ramp_start, ramp_end)
+        self.counted = not own_statistics
 
     def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak", counted=self.counted)

@@ -55,8 +55,11 @@ class UDA(Method):
         annealing: Annealing = "none",
         entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
     ):
-        self.threshold, self.temperature, self.weight = threshold, temperature, weight
-        self.annealing, self.entropy_weight = annealing, entropy_weight
+        self.threshold = threshold
+        self.temperature = temperature
+        self.weight = weight
+        self.annealing = annealing
+        self.entropy_weight = entropy_weight
 
     def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak", grad=self.entropy_weight > 0)
