@@ -26,10 +26,8 @@ class Replayed:
     times: int
 
     def take(self, start: int, stop: int) -> Tensor:
-        batch, row = (
-            torch.arange(start, stop).div(self.batch_size, rounding_mode="floor"),
-            torch.arange(start, stop),
-        )
+        batch = torch.arange(start, stop).div(self.batch_size, rounding_mode="floor")
+        row = torch.arange(start, stop)
         wanted = (
             batch.div(self.times, rounding_mode="floor") * self.batch_size + row % self.batch_size
         )
@@ -78,7 +76,8 @@ class FreeAT(Method):
     _leaf: Tensor  # δ of the present step alone, which collects its gradient
 
     def __init__(self, eps: Radius = "8/255", replays: Count = 8):
-        self.eps, self.replays = radius(eps), replays
+        self.eps = radius(eps)
+        self.replays = replays
 
     def declare(self) -> Declaration:
         return Declaration(
@@ -108,6 +107,7 @@ class FreeAT(Method):
 
     @torch.no_grad()
     def after_step(self, step: Step, context: Context) -> None:
-        threat, slope = Threat("linf", self.eps), self._leaf.grad
+        threat = Threat("linf", self.eps)
+        slope = self._leaf.grad
         raised = self._leaf if slope is None else self._leaf + self.eps * threat.direction(slope)
         context.method_modules[self.key].delta = gather_rows(raised.clamp(-self.eps, self.eps))

@@ -65,16 +65,17 @@ class FreeLB(Method):
         max_norm: Annotated[float, Field(ge=0)] = 0.0,
         norm: Norm = "l2",
     ):
-        self.steps, self.step_size, self.start, self.norm = steps, step_size, start, norm
+        self.steps = steps
+        self.step_size = step_size
+        self.start = start
+        self.norm = norm
         self.radius = max_norm or float("inf")
 
     def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]
         if not step.replay:
-            self._x, self._threat = (
-                entry.embedded.x.detach(),
-                Threat.around(entry.embedded, self.norm, self.radius),
-            )
+            self._x = entry.embedded.x.detach()
+            self._threat = Threat.around(entry.embedded, self.norm, self.radius)
             rows = step.randomness.draw(f"{self.key}/start", entry.size)
             self._delta = (
                 self._threat.project(

@@ -42,13 +42,11 @@ class Victim:
     def __init__(
         self, context: Context, embedded: Embedded, targets: dict[str, Tensor], index: Tensor
     ):
-        self.context, self.x, self.mask, self.targets, self.index = (
-            context,
-            embedded.x,
-            embedded.mask,
-            targets,
-            index,
-        )
+        self.context = context
+        self.x = embedded.x
+        self.mask = embedded.mask
+        self.targets = targets
+        self.index = index
         self.draw: Draws = SampleRandomness(context.seed, index).draw
 
     def logits(self, x: Tensor) -> dict[str, Tensor]:
@@ -104,7 +102,9 @@ class Robustness(Probe):
 
     def __init__(self, norm: Norm, eps: float | str, samples: int | None):
         super().__init__()
-        self.norm, self.eps, self.samples = norm, radius(eps), samples
+        self.norm = norm
+        self.eps = radius(eps)
+        self.samples = samples
         self.sums: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -214,7 +214,8 @@ class UnderFGSM(Robustness):
         samples: Count | None = None,
     ):
         super().__init__(norm, eps, samples)
-        self.loss, self.draws = loss, draws
+        self.loss = loss
+        self.draws = draws
 
     def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
         return fgsm(victim.objective(self.loss, self.draws), victim.x, threat)
@@ -238,7 +239,10 @@ class UnderPGD(Robustness):
         samples: Count | None = None,
     ):
         super().__init__(norm, eps, samples)
-        self.steps, self.random_start, self.loss, self.draws = steps, random_start, loss, draws
+        self.steps = steps
+        self.random_start = random_start
+        self.loss = loss
+        self.draws = draws
         self.step_size = self.eps / 4 if step_size is None else radius(step_size)
         self.restarts = restarts if random_start else 1
 
@@ -270,7 +274,10 @@ class UnderMIFGSM(Robustness):
         samples: Count | None = None,
     ):
         super().__init__(norm, eps, samples)
-        self.steps, self.momentum, self.loss, self.draws = steps, momentum, loss, draws
+        self.steps = steps
+        self.momentum = momentum
+        self.loss = loss
+        self.draws = draws
         self.step_size = None if step_size is None else radius(step_size)
 
     def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
@@ -295,7 +302,9 @@ class UnderSquare(Robustness):
         samples: Count | None = None,
     ):
         super().__init__("linf", eps, samples)
-        self.queries, self.initial, self.restarts = queries, initial, restarts
+        self.queries = queries
+        self.initial = initial
+        self.restarts = restarts
 
     def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
         def among(rows: Tensor) -> Objective:

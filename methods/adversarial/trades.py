@@ -56,14 +56,16 @@ class TRADES(Attacking):
         step_size: Radius = 0.007,
         start: Annotated[float, Field(gt=0)] = 0.001,
     ):
-        self.beta, self.norm, self.steps, self.start = beta, norm, steps, start
-        self.eps, self.step_size = radius(eps), radius(step_size)
+        self.beta = beta
+        self.norm = norm
+        self.steps = steps
+        self.start = start
+        self.eps = radius(eps)
+        self.step_size = radius(step_size)
 
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
-        x, threat = (
-            entry.embedded.x.detach().float(),
-            Threat.around(entry.embedded, self.norm, self.eps),
-        )
+        x = entry.embedded.x.detach().float()
+        threat = Threat.around(entry.embedded, self.norm, self.eps)
         noise = step.randomness.draw(f"{self.key}/start", entry.size).normal(*x.shape[1:])
         return (
             pgd(unlike(context, entry), x, threat, self.steps, self.step_size, self.start * noise)
