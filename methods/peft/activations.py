@@ -35,13 +35,12 @@ class Bottleneck(nn.Module):
         self, width: int, size: int, activation: Activation, scale: float, dropout: float, site: str
     ):
         super().__init__()
-        self.down, self.up = nn.Linear(width, size), nn.Linear(size, width)
-        self.activation, self.scale, self.dropout, self.site = (
-            activation,
-            scale,
-            nn.Dropout(dropout),
-            site,
-        )
+        self.down = nn.Linear(width, size)
+        self.up = nn.Linear(size, width)
+        self.activation = activation
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+        self.site = site
         self.seen: Tensor | None = None
 
     def forward(self, z: Tensor) -> Tensor:
@@ -84,7 +83,8 @@ class Bottleneck(nn.Module):
     def beside(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         """… and add A of it to that part's output: F(x) → F(x) + A(x)."""
         assert self.seen is not None
-        seen, self.seen = self.seen, None
+        seen = self.seen
+        self.seen = None
         return self.added(output, seen)
 
 

@@ -50,13 +50,11 @@ class Adapter(Surgeon):
         train_norms: bool | None = None,
         load: str | None = None,
     ):
-        self.variant, self.bottleneck, self.init, self.dropout, self.load = (
-            variant,
-            bottleneck,
-            init,
-            dropout,
-            load,
-        )
+        self.variant = variant
+        self.bottleneck = bottleneck
+        self.init = init
+        self.dropout = dropout
+        self.load = load
         self.scale = scale or (4.0 if variant == "parallel" else 1.0)
         self.activation = (
             ("gelu" if variant == "houlsby" else "relu") if activation == "auto" else activation

@@ -52,7 +52,8 @@ class BitFit(Surgeon):
     declaration = Declaration(tags=("delta", "biases_only"))
 
     def __init__(self, which: Literal["all", "query_and_middle"] = "all", load: str | None = None):
-        self.which, self.load = which, load
+        self.which = which
+        self.load = load
 
     def attach(self, network: Network) -> None:
         backbone = network.backbone

@@ -56,7 +56,8 @@ class LowRank(LowRankDelta):
         weight: Tensor = site.module.weight
         outputs = len(weight) if site.rows is None else site.rows[1] - site.rows[0]
         ones = [1] * (weight.ndim - 2)
-        self.scale, self.dropout = scale, nn.Dropout(dropout)
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
         self.a = nn.Parameter(torch.empty(rank, *weight.shape[1:], device=weight.device))
         self.b = nn.Parameter(torch.zeros(outputs, rank, *ones, device=weight.device))
         if init == "kaiming":
@@ -80,7 +81,8 @@ class LowRank(LowRankDelta):
         adds to y."""
         if not isinstance(layer, nn.Linear):
             return LowRankDelta.added(deltas, layer, x, output)
-        hidden, b = hidden_of(deltas, x), joint(deltas)
+        hidden = hidden_of(deltas, x)
+        b = joint(deltas)
         if hidden.dtype != output.dtype:
             return output + F.linear(hidden, b).to(output.dtype)
         flat = torch.addmm(
@@ -144,14 +146,14 @@ class LoRA(Surgeon):
         qkv: Literal["split", "shared"] = "split",
         load: str | None = None,
     ):
-        self.rank, self.dropout, self.init, self.qkv, self.targets = (
-            rank,
-            dropout,
-            init,
-            qkv,
-            targets,
-        )
-        self.alpha, self.scaling, self.load = alpha, scaling, load
+        self.rank = rank
+        self.dropout = dropout
+        self.init = init
+        self.qkv = qkv
+        self.targets = targets
+        self.alpha = alpha
+        self.scaling = scaling
+        self.load = load
 
     delta: ClassVar[type[LowRank]] = LowRank
 
@@ -182,7 +184,8 @@ class LoRA(Surgeon):
 
     def sites(self, network: Network) -> Iterator[Site]:
         """The layers that get a delta; rows of fused ones apart, unless they share."""
-        backbone, option = network.backbone, f"methods.{self.key}.targets"
+        backbone = network.backbone
+        option = f"methods.{self.key}.targets"
         targets = self.targets or default_targets(backbone)
         fused = {site.name: site for site in find_sites(backbone) if site.role == "attn.qkv"}
         if self.qkv == "shared" and fused:

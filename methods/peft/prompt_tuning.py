@@ -34,7 +34,8 @@ class Prompt(nn.Module):
         self.rows = nn.Parameter(rows)
         # first: the position id of a text's first token; None where positions are the encoder's own
         # affair
-        self.at, self.first = at, first
+        self.at = at
+        self.first = first
 
     def before(
         self, module: nn.Module, args: Any, kwargs: dict[str, Any]
@@ -84,13 +85,11 @@ class PromptTuning(Surgeon):
         positions: Literal["keep", "shift"] = "keep",
         load: str | None = None,
     ):
-        self.length, self.init, self.placement, self.positions, self.load = (
-            length,
-            init,
-            placement,
-            positions,
-            load,
-        )
+        self.length = length
+        self.init = init
+        self.placement = placement
+        self.positions = positions
+        self.load = load
 
     def attach(self, network: Network) -> None:
         if not isinstance(network, TextNetwork):

@@ -37,7 +37,9 @@ class BlockPrompts(nn.Module):
 
     def __init__(self, rows: Tensor, at: int, dropout: float):
         super().__init__()
-        self.rows, self.at, self.dropout = nn.Parameter(rows), at, nn.Dropout(dropout)
+        self.rows = nn.Parameter(rows)
+        self.at = at
+        self.dropout = nn.Dropout(dropout)
 
 
 class AtBlock:
@@ -45,10 +47,13 @@ class AtBlock:
     before."""
 
     def __init__(self, prompts: BlockPrompts, index: int, mask_name: str | None):
-        self.prompts, self.index, self.mask_name = prompts, index, mask_name
+        self.prompts = prompts
+        self.index = index
+        self.mask_name = mask_name
 
     def before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        p, x = self.prompts, args[0]
+        p = self.prompts
+        x = args[0]
         count = p.rows.shape[1]
         if self.index == 0:
             x = insert(x, p.dropout(p.rows[0]), p.at)
@@ -68,7 +73,8 @@ class AtBlock:
     def after(self, block: nn.Module, args: Any, output: Any) -> Any:
         """After the last block: rows go out, so that norms, pooling and heads see what they always
         see."""
-        count, at = self.prompts.rows.shape[1], self.prompts.at
+        count = self.prompts.rows.shape[1]
+        at = self.prompts.at
         if isinstance(output, tuple):
             return (remove(output[0], count, at), *output[1:])
         return remove(output, count, at)
@@ -103,17 +109,16 @@ class VPT(Surgeon):
         backbone: Literal["eval", "train"] = "eval",
         load: str | None = None,
     ):
-        self.mode, self.length, self.dropout, self.backbone, self.load = (
-            mode,
-            length,
-            dropout,
-            backbone,
-            load,
-        )
+        self.mode = mode
+        self.length = length
+        self.dropout = dropout
+        self.backbone = backbone
+        self.load = load
 
     def attach(self, network: Network) -> None:
         backbone = network.backbone
-        sites, names = find_sites(backbone), find_blocks(backbone)
+        sites = find_sites(backbone)
+        names = find_blocks(backbone)
         if not names:
             raise UserError(
                 f"methods.{self.key}: prompts are tokens among tokens, and "

@@ -28,7 +28,9 @@ class WeightDelta(nn.Module):
 
     def __init__(self, site: Site):
         super().__init__()
-        self.site, self.rows, self.outputs = site.name, site.rows, len(site.module.weight)
+        self.site = site.name
+        self.rows = site.rows
+        self.outputs = len(site.module.weight)
 
     def weight(self) -> Tensor:
         raise TypeError(f"{type(self).__name__} gives no weight")
