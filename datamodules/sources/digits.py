@@ -1,4 +1,4 @@
-"""The embedded default: 1797 real handwritten digits of 8×8 pixels, from scikit-learn (Alpaydin,
+"""The default data set: 1797 handwritten digits of 8×8 pixels, shipped with scikit-learn (Alpaydin,
 Kaynak)."""
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ NAMES = {"label": [str(digit) for digit in range(10)], "parity": ["even", "odd"]
 
 
 class Digits:
-    """1297 training and 500 test digits, split in the proportions of the classes, the same in every
-    run.
+    """1297 training and 500 test digits, a stratified split that is the same in every run.
 
-    Grey values 0 … 16 become 0 … 255. tasks: `label` (the digit), `parity` (even or odd); the first
-    one stratifies every later cut. `root` is not used: the set comes with scikit-learn.
+    tasks: `label` (the digit), `parity` (even or odd); later cuts are stratified by the first.
+
+    Gray values 0 … 16 are scaled to 0 … 255. `root` is not used: the set is part of scikit-learn.
     """
 
     def __init__(self, tasks: Sequence[Literal["label", "parity"]] = ("label",)):
@@ -61,8 +61,8 @@ class Digits:
 
 
 def read() -> tuple[np.ndarray, np.ndarray]:
-    """Grey values 0 … 16 [N, 8, 8] and the digits [N], from the file that
-    `sklearn.datasets.load_digits` reads: to import scikit-learn for it takes a quarter of a second.
+    """Gray values 0 … 16 [N, 8, 8] and the digits [N], from the file that
+    `sklearn.datasets.load_digits` reads. Importing scikit-learn would take a quarter of a second.
     """
     file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(file), delimiter=",")

@@ -20,18 +20,20 @@ Row = tuple[int, dict[str, Any]]  # line number in the file, and values by colum
 
 
 class TextFile:
-    """A text set of one's own.
+    """A data set of the user's own texts.
 
-    train_file, test_file: files; relative ones are looked for in `data.root` where that is set.
-    Without a test file `test_fraction` of every class is held out, the same texts in every run.
-    text_column, label_column: names in the header or keys of the json objects; with `header: false`
-    the position of the column, from 0. A list of label columns is a task each, named after the
-    column. format: `auto` goes by the file's ending. A csv may quote its fields; a tsv has no
-        quoting.
+    train_file: path, relative to `data.root` if that is set.
+    test_file: path; null holds out `test_fraction` of every class.
+    text_column: name in the header or key of the JSON objects; with `header: false` the position of
+        the column, from 0.
+    label_column: as text_column; a list gives a task per column, named after the column.
+    format: `auto` uses the file's suffix. A csv may quote its fields; a tsv has no quoting.
+    encoding: of the files.
+    header: whether the first row contains the names of the columns.
+    test_fraction: share of each class held out for test, the same texts in every run.
 
-    The classes are the labels of the training file, sorted (as numbers where all are).
-    Raises UserError, one line with the file and the line or column, for everything that is wrong
-    with a file.
+    The classes are the labels of the training file, sorted (as numbers if all are whole numbers).
+    Raises UserError, one line with the file and the line or column, for every fault of a file.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class TextFile:
         return Splits(train=train, test=text_source(texts, labels, classes))
 
     def _hold_out(self, source: TextSource, path: Path) -> Splits:
-        task, targets = next(iter(source.targets.items()))  # the first decides what is held out
+        task, targets = next(iter(source.targets.items()))  # the split is stratified by it
         for name, count in zip(source.classes[task], torch.bincount(targets).tolist(), strict=True):
             if count < 2:
                 raise UserError(
@@ -118,25 +120,22 @@ class TextFile:
         if path.suffix.lower() not in SUFFIXES:
             known = ", ".join(SUFFIXES)
             raise UserError(
-                f"{path}: ending '{path.suffix}' names no format; expected {known}, or set "
+                f"{path}: suffix '{path.suffix}' is no known format; expected {known}, or set "
                 "data.source.format"
             )
         return SUFFIXES[path.suffix.lower()]
 
 
 def _field(path: Path, line: int, row: dict[str, Any], column: str, what: str) -> str:
-    """A cell as text. Raises UserError for a column that is not there, and for an empty cell."""
+    """A cell as text. Raises UserError for a missing column and for an empty cell."""
     if column not in row:
         raise UserError(
             f"{path}:{line}: no column '{column}' for the {what}; {nearest(column, row)}"
         )
     value = row[column]
-    if value is None or isinstance(value, dict | list) or not str(value).strip():
-        shown = (
-            "empty"
-            if value is None or not str(value).strip()
-            else f"{type(value).__name__}, not a value"
-        )
+    empty = value is None or not str(value).strip()
+    if empty or isinstance(value, dict | list):
+        shown = "empty" if empty else f"{type(value).__name__}, not a value"
         raise UserError(
             f"{path}:{line}: {what} missing (column '{column}' is {shown}); expected one in every "
             "row"
@@ -153,20 +152,16 @@ def class_names(labels: list[str]) -> list[str]:
 
 
 def read_text(path: Path, encoding: str) -> str:
-    """The whole file. Raises UserError where it is not there, not readable or not in this
-    encoding."""
+    """The whole file. Raises UserError if it is missing, not readable or not in this encoding."""
+    codec = encoding
+    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+        codec = "utf-8-sig"  # skips the byte-order mark that some programs write
     try:
-        # `utf-8-sig` also reads files without the mark that some programs put at the start.
-        return path.read_text(
-            "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-        )
+        return path.read_text(codec)
     except FileNotFoundError:
-        folder = path.parent if path.parent.is_dir() else None
-        hint = (
-            nearest(path.name, (entry.name for entry in folder.iterdir()))
-            if folder
-            else "its folder is not there"
-        )
+        hint = "its folder does not exist"
+        if path.parent.is_dir():
+            hint = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
         raise UserError(f"{path}: no such file; {hint}") from None
     except LookupError:
         raise UserError(
@@ -201,35 +196,34 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
             row = json.loads(line)
         except ValueError as error:
             raise UserError(
-                f"{path}:{number}: broken json ({error}); expected one object a line"
+                f"{path}:{number}: broken JSON ({error}); expected one object per line"
             ) from None
         if not isinstance(row, dict):
             raise UserError(
-                f"{path}:{number}: a json {type(row).__name__}; expected one object a line"
+                f"{path}:{number}: a JSON {type(row).__name__}; expected one object per line"
             )
         yield number, row
 
 
 def _table_rows(path: Path, text: str, format: str, header: bool) -> Iterator[Row]:
-    style: dict[str, Any] = (
-        {} if format == "csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    )
+    style: dict[str, Any] = {}
+    if format == "tsv":
+        style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     reader = csv.reader(io.StringIO(text), strict=True, **style)
     names: list[str] | None = None
     start = 1
     try:
         for cells in reader:
-            line, start = start, reader.line_num + 1
+            # a quoted field may span lines: a row starts behind the last line of the row before
+            line = start
+            start = reader.line_num + 1
             if not any(cell.strip() for cell in cells):
                 continue
+            if names is None and header:
+                names = [cell.strip() for cell in cells]
+                continue
             if names is None:
-                names = (
-                    [cell.strip() for cell in cells]
-                    if header
-                    else [str(i) for i in range(len(cells))]
-                )
-                if header:
-                    continue
+                names = [str(i) for i in range(len(cells))]
             if len(cells) != len(names):
                 raise UserError(
                     f"{path}:{line}: {len(cells)} fields; expected {len(names)} "
@@ -238,5 +232,5 @@ def _table_rows(path: Path, text: str, format: str, header: bool) -> Iterator[Ro
             yield line, dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise UserError(
-            f"{path}:{start}: broken {format} ({error}); expected quotes closed and doubled"
+            f"{path}:{start}: broken {format} ({error}); expected quotes to be closed and doubled"
         ) from None

@@ -1,4 +1,4 @@
-"""The step between reading texts and training on them: `data.text` in a config."""
+"""Tokenization of the texts of a data set: `data.text` in a config."""
 
 from typing import Annotated
 
@@ -11,14 +11,15 @@ from datamodules.text.tokenizer import load_tokenizer, train_tokenizer
 
 
 class Tokenize:
-    """Chooses the tokenizer, numbers the words of all parts of a set, and gives the codec to each
-    part.
+    """Chooses the tokenizer, numbers the words of all parts of a set, and gives each part the
+    codec.
 
-    tokenizer: `auto` takes that of `network` and trains one where that is null; `train` always
-    trains one, on the training texts alone; anything else is the name or folder of a Hugging Face
-    tokenizer. max_length: ids of a text, special tokens among them. vocab_size: ids of a trained
-    tokenizer, at most. network: name or folder of a pretrained encoder, null where the network
-        starts from nothing.
+    tokenizer: `auto` uses that of `network`, or trains one if `network` is null; `train` always
+        trains one, on the training texts only; anything else is the name or folder of a Hugging
+        Face tokenizer.
+    max_length: most ids of a text, including special tokens.
+    vocab_size: most ids of a trained tokenizer.
+    network: name or folder of a pretrained encoder, null for a network trained from scratch.
     """
 
     def __init__(

@@ -17,18 +17,18 @@ from foundation.errors import UserError
 
 
 class TokenCutoff(TextView):
-    """Take a share of a text's subword pieces away, never a special token and never the last piece
-    that is left.
+    """Remove a share of a text's subword pieces; special tokens and the last remaining piece are
+    kept.
 
+    share: k of n pieces are removed, k = floor(share * n + u) with u uniform in [0, 1), so that
+        E[k] = share * n for short texts too; at most n - 1.
     mode: `cutoff` hides random pieces from the network (attention and pooling), `span` hides one
-    run of neighbouring pieces, `mask` puts [MASK] in the place of random pieces. Places of the
-    others stay.
+        run of consecutive pieces, `mask` replaces random pieces by [MASK]. The other pieces keep
+        their positions.
 
-    share: k of n pieces go, k = floor(share * n + u) with u uniform in [0, 1), so that E[k] = share
-    * n for short texts too; at most n - 1. Where we differ: the paper sets embeddings to zero,
-    which a network still attends to.
+    Difference: the paper sets embeddings to zero, to which a network still attends.
 
-    Raises UserError where `mask` is asked for and the tokenizer has no mask token.
+    Raises UserError for `mask` if the tokenizer has no mask token.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class TokenCutoff(TextView):
 
 
 def _lowest(order: Tensor, content: Tensor, k: Tensor) -> Tensor:
-    """True [B, L] on the k [B] content pieces with the lowest numbers."""
+    """True [B, L] on the k [B] content pieces with the lowest values of `order`."""
     rank = torch.where(content, order, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
     return content & (rank < k[:, None])
 
 
 def _run(content: Tensor, n: Tensor, k: Tensor, chance: Tensor) -> Tensor:
-    """True [B, L] on k [B] content pieces in a row, every start equally often."""
+    """True [B, L] on k [B] consecutive content pieces with a uniform start."""
     start = torch.minimum((chance * (n - k + 1)).long(), (n - k).clamp(min=0))
     place = content.cumsum(1) - 1
     return content & (place >= start[:, None]) & (place < (start + k)[:, None])
