@@ -37,8 +37,8 @@ def seed_default(seed: int, device: torch.device) -> None:
         getattr(torch, device.type).manual_seed(seed)
 
 
-class Rows(Protocol):
-    """Random numbers with a row a sample, however they are keyed."""
+class RowNumbers(Protocol):
+    """Random numbers with a row per sample, independent of how they are keyed."""
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor: ...
 

@@ -8,14 +8,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foundation.randomness import Rows
+from foundation.randomness import RowNumbers
 from methods.adversarial.attacks.threat import TINY, Norm, Threat, length, per_sample
 from methods.adversarial.perturbation import LAST, PRECISIONS, Count, moved
 from recipes.contract import Closure, Context, Declaration, Method
 from recipes.step import Step
 
 
-def first(x: Tensor, threat: Threat, magnitude: float, rows: Rows) -> Tensor:
+def first(x: Tensor, threat: Threat, magnitude: float, rows: RowNumbers) -> Tensor:
     """δ₀ = m U(-1, 1) / √(number of a sample's entries) (linf: m U(-1, 1)), zero on padding."""
     delta = threat.masked(magnitude * rows.uniform(*x.shape[1:], low=-1.0))
     if threat.norm == "linf":

@@ -8,7 +8,7 @@ Security, ICML 2018, arXiv 1802.00420.
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -16,7 +16,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from foundation.distributed import global_sum
-from foundation.randomness import Rows, SampleRandomness
+from foundation.moved import former_names
+from foundation.randomness import RowNumbers, SampleRandomness
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.losses import Loss, Objective, fixed, input_gradient, objective
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm
@@ -29,7 +30,7 @@ from recipes.step import Embedded
 from recipes.step.criterion import cross_entropy
 
 Count = Annotated[int, Field(ge=1)]
-Draws = Callable[[str], Rows]
+Draws = Callable[[str], RowNumbers]
 FIGURES = ("clean_accuracy", "robust_accuracy", "robust_loss", "vanishing_gradients")
 ALARM = 0.1
 
@@ -200,7 +201,7 @@ class Robustness(Probe):
         self.sums = {}
 
 
-class UnderFGSM(Robustness):
+class FGSMRobustness(Robustness):
     """One step, x + eps · sign g (l2: eps · g / ‖g‖₂). eps: 8/255 in linf; on texts a length over
     word embeddings. loss: `ce`, `margin` or `dlr`. draws: gradients averaged, for networks that
         answer at random. samples: null, all."""
@@ -221,7 +222,7 @@ class UnderFGSM(Robustness):
         return fgsm(victim.objective(self.loss, self.draws), victim.x, threat)
 
 
-class UnderPGD(Robustness):
+class PGDRobustness(Robustness):
     """`steps` steps of length step_size (null: eps/4, which is the papers' 2/255 at 8/255), from
     `restarts` starts drawn in the ball; the worst case of all counts. random_start false: from the
     sample itself, once. Otherwise as fgsm."""
@@ -258,7 +259,7 @@ class UnderPGD(Robustness):
         )
 
 
-class UnderMIFGSM(Robustness):
+class MIFGSMRobustness(Robustness):
     """Steps along a running sum of normalised gradients (momentum μ), each of length step_size
     (null: eps / steps). Otherwise as fgsm."""
 
@@ -285,7 +286,7 @@ class UnderMIFGSM(Robustness):
         return mi_fgsm(value, victim.x, threat, self.steps, self.momentum, self.step_size)
 
 
-class UnderSquare(Robustness):
+class SquareRobustness(Robustness):
     """Random search by `queries` queries a sample, without any gradient, in linf: what a masked
     gradient does not hold up. initial: the part of the picture that the first squares cover.
         restarts: independent searches."""
@@ -312,3 +313,7 @@ class UnderSquare(Robustness):
 
         value = victim.objective("margin")
         return square_attack(value, victim.x, threat, self.queries, draw, self.initial, among).x
+
+
+if not TYPE_CHECKING:  # with a module `__getattr__` mypy would accept any name
+    __getattr__ = former_names(__name__)

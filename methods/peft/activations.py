@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.peft.freezing import evaluating, is_sketch
+from methods.peft.freezing import on_meta_device, trial_forward
 from recipes.networks.network import Network
 
 Activation = Callable[[Tensor], Tensor]
@@ -114,14 +114,14 @@ class Flow:
     def __init__(self, network: Network):
         self.inputs: dict[nn.Module, Any] = {}
         self.outputs: dict[nn.Module, Any] = {}
-        if is_sketch(network):
+        if on_meta_device(network):
             return
         modules = [
             module for module in network.backbone.modules() if not isinstance(module, nn.Identity)
         ]
         handles = [module.register_forward_hook(self.note) for module in modules]
         try:
-            with torch.no_grad(), evaluating(network):
+            with torch.no_grad(), trial_forward(network):
                 network(network.example())
         finally:
             for handle in handles:

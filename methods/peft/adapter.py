@@ -12,14 +12,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from foundation.errors import UserError
 from methods.peft.activations import ACTIVATIONS, Bottleneck, Flow
 from methods.peft.sites import Site, existing, find_blocks, find_sites
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
 Variant = Literal["houlsby", "pfeiffer", "parallel"]
 
 
-class Adapter(Surgeon):
+class Adapter(PEFTMethod):
     """A(z) = s · (U σ(D z + b_D) + b_U), D: [m, d], U: [d, m], put into every block of a frozen
     transformer.
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from foundation.errors import UserError
 from methods.peft.sites import find_sites
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
@@ -36,7 +36,7 @@ def query_and_middle(backbone: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-class BitFit(Surgeon):
+class BitFit(PEFTMethod):
     """Trains b alone in y = W x + b: the biases of all layers and norms, and the heads; weights of
     norms stay frozen.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from methods.peft.peft_format import LowRankDelta, is_peft, read_peft, write_peft
 from methods.peft.sites import Site, choose_sites, default_targets, find_sites, thirds
-from methods.peft.surgeon import Surgeon, averaged
+from methods.peft.surgeon import PEFTMethod, averaged
 from methods.peft.weights import attach
 from recipes.contract import Context, Declaration
 from recipes.networks.network import Network
@@ -112,7 +112,7 @@ def joint(deltas: Sequence[LowRank]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-class LoRA(Surgeon):
+class LoRA(PEFTMethod):
     """y = W x + b + s · B A dropout(x), s = α/r: a frozen layer learns a change of rank r, ΔW = s B
     A.
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from foundation.errors import UserError
 from methods.peft.sites import Site, existing, find_sites
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
@@ -134,7 +134,7 @@ class AtLayer:
             self.masks.forget()
 
 
-class PrefixTuning(Surgeon):
+class PrefixTuning(PEFTMethod):
     """Attn(q, [P_k; K], [P_v; V]) = (1-λ) Attn(q, K, V) + λ Attn(q, P_k, P_v): learned rows in
     every attention.
 

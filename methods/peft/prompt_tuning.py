@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 from recipes.networks.text import TextNetwork
@@ -57,7 +57,7 @@ class Prompt(nn.Module):
         return output
 
 
-class PromptTuning(Surgeon):
+class PromptTuning(PEFTMethod):
     """e(x) ← [e(x)_1; P_1 … P_P; e(x)_2 …]: learned rows among the word embeddings of a frozen text
     encoder.
 

@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from methods.peft.freezing import evaluating, is_sketch, keep_still
+from methods.peft.freezing import keep_eval_only, on_meta_device, trial_forward
 from methods.peft.prompt_tuning import insert, remove
 from methods.peft.sites import existing, find_blocks, find_sites
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
@@ -80,7 +80,7 @@ class AtBlock:
         return remove(output, count, at)
 
 
-class VPT(Surgeon):
+class VPT(PEFTMethod):
     """[x_cls; P_1 … P_P; x_1 … x_T] inside the blocks of a frozen transformer: learned tokens
     beside its own.
 
@@ -126,7 +126,7 @@ class VPT(Surgeon):
                 f"{existing(sites)}; use peft=lora, or name a transformer as network"
             )
         if self.backbone == "eval":
-            keep_still(network, [backbone])
+            keep_eval_only(network, [backbone])
         width = next(len(site.module.weight) for site in sites if site.role == "mlp.out")
         patch = next(
             (site.module.weight[0].numel() for site in sites if site.role == "conv.stem"), width
@@ -155,10 +155,10 @@ class VPT(Surgeon):
                 block.register_forward_hook(here.after)
 
     def try_out(self, network: Network) -> None:
-        if is_sketch(network):
+        if on_meta_device(network):
             return
         try:
-            with torch.no_grad(), evaluating(network):
+            with torch.no_grad(), trial_forward(network):
                 network(network.example())
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             raise UserError(

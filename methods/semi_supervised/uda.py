@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.semi_supervised.consistency import entropy, kl_divergence
+from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.targets import confident, make_targets
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
-from recipes.step.criterion import one_hot
+from recipes.step.criterion import kl_divergence, one_hot
 
 Annealing = Literal["none", "linear", "exp", "log"]
 

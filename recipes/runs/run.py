@@ -57,12 +57,12 @@ def run(
         evaluated. callbacks: further ones."""
     assembly = assemble(config)
     if config.dry_run:
-        print(describe(assembly, assembly.sketch_network()), end="")
+        print(describe(assembly, assembly.meta_network()), end="")
         return {}
     folder = Path(config.run_dir).expanduser()
     resume = resume_point(config) if config.resume else None
     assembly.changes = resume.changes if resume else []
-    plan = describe(assembly, assembly.sketch_network())
+    plan = describe(assembly, assembly.meta_network())
     pl.seed_everything(config.seed, workers=True, verbose=False)
     assembly.datamodule.prepare_data()
     assembly.datamodule.setup()
@@ -97,7 +97,7 @@ def interruptible() -> Iterator[None]:
 def check(config: DictConfig) -> None:
     """Raise `UserError` where a run of this config could not begin, as far as can be told without
     its data."""
-    assemble(config).sketch_network()
+    assemble(config).meta_network()
 
 
 def build_recipe(assembly: Assembly, facts: Facts | None = None) -> Recipe:

@@ -105,9 +105,7 @@ def plan_stages(config: DictConfig) -> str:
         try:
             assembly = assemble(stage)
             weights = f", begins with the weights of {source}" if source else ""
-            plans.append(
-                f"stage {name}{weights}\n\n{describe(assembly, assembly.sketch_network())}"
-            )
+            plans.append(f"stage {name}{weights}\n\n{describe(assembly, assembly.meta_network())}")
         except UserError as error:
             faults += [f"stages.{name}: {line}" for line in str(error).splitlines()]
     if faults:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from foundation.randomness import Rows
+from foundation.randomness import RowNumbers
 from methods.adversarial.attacks.losses import Objective
 from methods.adversarial.attacks.threat import Threat
 
@@ -45,7 +45,7 @@ def window(corner: Tensor, size: int, extent: int) -> Tensor:
 
 
 def squares(
-    shape: torch.Size, draw: Callable[[str], Rows], initial: float
+    shape: torch.Size, draw: Callable[[str], RowNumbers], initial: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """What the queries 1, 2, … try, by query: the square's rows, bool [N, 1, H, 1], its columns,
     bool [N, 1, 1, W], and the channels that go up in it, bool [N, C, 1, 1].
@@ -76,7 +76,7 @@ def square_attack(
     x: Tensor,
     threat: Threat,
     queries: int,
-    draw: Callable[[str], Rows],
+    draw: Callable[[str], RowNumbers],
     initial: float = 0.8,
     among: Callable[[Tensor], Objective] | None = None,
 ) -> Queried:
