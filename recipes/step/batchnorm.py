@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -33,7 +34,9 @@ class BatchNorms:
         self.layers = batch_normalizations(network)
         norms = [layer for layer in self.layers if isinstance(layer, _BatchNorm)]
         self.tracking = [layer for layer in norms if layer.track_running_stats]
-        self.evo_norms = [layer for layer in self.layers if not isinstance(layer, _BatchNorm)]
+        self.evo_norms: list[Any] = [
+            layer for layer in self.layers if not isinstance(layer, _BatchNorm)
+        ]
 
     @property
     def use_batch_statistics(self) -> bool:

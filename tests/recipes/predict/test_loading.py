@@ -92,9 +92,9 @@ def test_what_is_no_run_is_one_line(place, texts_run):
     for what, words in {
         "emtpy": "there is no 'emtpy'; did you mean 'empty'",
         "empty": "is no run; expected a folder with checkpoints/last.ckpt",
-        "sweep": r"holds several runs \(0\); name one, sweep/0",
+        "sweep": r"contains several runs \(0\); choose one, e.g. sweep/0",
         "broken.ckpt": "'broken.ckpt' is no checkpoint",
-        "staged": "is not finished, its last stage 'second' has not begun",
+        "staged": "is not finished, its last stage 'second' has not started",
     }.items():
         with pytest.raises(UserError, match=f"^run: .*{words}") as caught:
             recipes.load(what)
