@@ -50,7 +50,7 @@ CONFIGS = {
     "stages": (put("stages", {"a": WRITES}), "stages.a._target_"),
     "os_system": (
         put("scheduler", SYSTEM),
-        "scheduler._target_ calls 'os.system', which is not Roux's",
+        "scheduler._target_ calls 'os.system', which is not part of Roux",
     ),
     "posix_system": (put("methods.x", SYSTEM | {"_target_": "posix.system"}), "methods.x._target_"),
     "subprocess_run": (
