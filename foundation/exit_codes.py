@@ -19,7 +19,8 @@ class Terminated(BaseException):
 
     def __init__(self, folder: Path, step: int):
         super().__init__(folder, step)
-        self.folder, self.step = folder, step
+        self.folder = folder
+        self.step = step
 
 
 def exit_code(action: Callable[[], int]) -> int:

@@ -34,7 +34,7 @@ from methods.peft.adapter import Adapter
 from methods.peft.dora import DoRA
 from methods.peft.lora import LoRA
 from methods.peft.prefix_tuning import PrefixTuning
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.networks.build import build_network
 from recipes.networks.network import Network
 from recipes.networks.text import TextNetwork
@@ -57,7 +57,7 @@ class Row:
 
     name: str
     key: str
-    method: Callable[[], Surgeon]
+    method: Callable[[], PEFTMethod]
     peer: peers.Peer
     by: str = LIBRARY
     memory: str = ""

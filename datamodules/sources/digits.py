@@ -1,4 +1,4 @@
-"""The embedded default: 1797 real handwritten digits of 8×8 pixels, from scikit-learn (Alpaydin,
+"""The default data set: 1797 handwritten digits of 8×8 pixels, shipped with scikit-learn (Alpaydin,
 Kaynak)."""
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from datamodules.splits import apportion, class_counts, take_per_class
 from foundation.errors import UserError, nearest
 from foundation.randomness import generator
 
-TEST_SIZE, TOTAL = 500, 1797
+TEST_SIZE = 500
+TOTAL = 1797
 NAMES = {"label": [str(digit) for digit in range(10)], "parity": ["even", "odd"]}
 
 
 class Digits:
-    """1297 training and 500 test digits, split in the proportions of the classes, the same in every
-    run.
+    """1297 training and 500 test digits, a stratified split that is the same in every run.
 
     Grey values 0 … 16 become 0 … 255. `root` is not used: the set comes with scikit-learn.
 
@@ -62,8 +62,8 @@ class Digits:
 
 
 def read() -> tuple[np.ndarray, np.ndarray]:
-    """Grey values 0 … 16 [N, 8, 8] and the digits [N], from the file that
-    `sklearn.datasets.load_digits` reads: to import scikit-learn for it takes a quarter of a second.
+    """Gray values 0 … 16 [N, 8, 8] and the digits [N], from the file that
+    `sklearn.datasets.load_digits` reads. Importing scikit-learn would take a quarter of a second.
     """
     file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(file), delimiter=",")

@@ -1,4 +1,4 @@
-"""The step between reading texts and training on them: `data.text` in a config."""
+"""Tokenization of the texts of a data set: `data.text` in a config."""
 
 from typing import Annotated
 
@@ -11,8 +11,8 @@ from datamodules.text.tokenizer import load_tokenizer, train_tokenizer
 
 
 class Tokenize:
-    """Chooses the tokenizer, numbers the words of all parts of a set, and gives the codec to each
-    part.
+    """Chooses the tokenizer, numbers the words of all parts of a set, and gives each part the
+    codec.
 
     tokenizer: name or folder, `train`, or `auto`: that of `network`, else trained. A name or folder
         of a Hugging Face tokenizer; `train` trains one on the training texts alone.
@@ -28,7 +28,9 @@ class Tokenize:
         vocab_size: Annotated[int, Field(ge=100)] = 8000,
         network: str | None = None,
     ):
-        self.tokenizer, self.max_length, self.vocab_size = tokenizer, max_length, vocab_size
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.vocab_size = vocab_size
         self.network = network
 
     @property

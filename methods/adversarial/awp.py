@@ -47,7 +47,8 @@ class AWP(Method):
     )
 
     def __init__(self, gamma: Annotated[float, Field(ge=0)] = 0.01, warmup: Share = 0.0):
-        self.gamma, self.warmup = gamma, warmup
+        self.gamma = gamma
+        self.warmup = warmup
 
     def wrap_step(self, closure: Closure, optimizer: Optimizer, context: Context) -> Any:
         loss = closure()

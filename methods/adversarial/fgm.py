@@ -35,7 +35,9 @@ class FGM(Attacking):
     def __init__(
         self, eps: Radius = 1.0, norm: Norm = "l2", weight: Annotated[float, Field(ge=0)] = 1.0
     ):
-        self.eps, self.norm, self.weight = radius(eps), norm, weight
+        self.eps = radius(eps)
+        self.norm = norm
+        self.weight = weight
 
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
         x = entry.embedded.x.detach().float()

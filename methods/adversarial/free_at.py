@@ -26,10 +26,8 @@ class Replayed:
     times: int
 
     def take(self, start: int, stop: int) -> Tensor:
-        batch, row = (
-            torch.arange(start, stop).div(self.batch_size, rounding_mode="floor"),
-            torch.arange(start, stop),
-        )
+        batch = torch.arange(start, stop).div(self.batch_size, rounding_mode="floor")
+        row = torch.arange(start, stop)
         wanted = (
             batch.div(self.times, rounding_mode="floor") * self.batch_size + row % self.batch_size
         )
@@ -77,7 +75,8 @@ class FreeAT(Method):
     """
 
     def __init__(self, eps: Radius = "8/255", replays: Count = 8):
-        self.eps, self.replays = radius(eps), replays
+        self.eps = radius(eps)
+        self.replays = replays
 
     def declare(self) -> Declaration:
         return Declaration(

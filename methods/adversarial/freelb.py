@@ -9,14 +9,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foundation.randomness import Rows
+from foundation.randomness import RowNumbers
 from methods.adversarial.attacks.threat import TINY, Norm, Threat, length, per_sample
 from methods.adversarial.perturbation import LAST, PRECISIONS, Count, moved
 from recipes.contract import Closure, Context, Declaration, Method
 from recipes.step import Step
 
 
-def first(x: Tensor, threat: Threat, magnitude: float, rows: Rows) -> Tensor:
+def first(x: Tensor, threat: Threat, magnitude: float, rows: RowNumbers) -> Tensor:
     """δ₀ = m U(-1, 1) / √(number of a sample's entries) (linf: m U(-1, 1)), zero on padding."""
     delta = threat.masked(magnitude * rows.uniform(*x.shape[1:], low=-1.0))
     if threat.norm == "linf":
@@ -76,7 +76,10 @@ class FreeLB(Method):
         max_norm: Annotated[float, Field(ge=0)] = 0.0,
         norm: Norm = "l2",
     ):
-        self.steps, self.step_size, self.start, self.norm = steps, step_size, start, norm
+        self.steps = steps
+        self.step_size = step_size
+        self.start = start
+        self.norm = norm
         self.radius = max_norm or float("inf")
 
     def prepare(self, step: Step, context: Context) -> None:

@@ -3,8 +3,6 @@ attacked."""
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -21,8 +19,8 @@ from methods.adversarial.attacks.losses import (
     fixed,
     objective,
 )
-from methods.adversarial.attacks.threat import Norm, Threat
 from recipes.contract import Context, Method
+from recipes.networks.network import eval_mode
 from recipes.step import Embedded, Input, Step
 
 Count = Annotated[int, Field(ge=1)]
@@ -31,21 +29,6 @@ Count = Annotated[int, Field(ge=1)]
 PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 # the attack comes last: it sees the mixed picture with the mixed target
 LAST = ("mixes_inputs", "soft_targets")
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode for the time of an attack: no dropout, and batch
-    normalisation by its running statistics, which the attack does not touch. Each gets back the
-    mode it had, deliberately frozen ones too."""
-    before = [(module, module.training) for module in network.modules()]
-    for module, _ in before:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def moved(embedded: Embedded, delta: Tensor) -> Embedded:
@@ -81,7 +64,7 @@ class Attacking(Method):
 
     def delta(self, step: Step, context: Context) -> Tensor:
         if not step.replay:
-            with evaluating(context.network), fixed(context.network), counting() as counts:
+            with eval_mode(context.network), fixed(context.network), counting() as counts:
                 step.scratch[self.key] = self.craft(step.inputs["labeled"], step, context)
             cast(NotFinite, self.module(context)).add(counts)
         return cast(Tensor, step.scratch[self.key])
@@ -109,7 +92,3 @@ def model_of(context: Context, embedded: Embedded) -> Model:
 def labels_of(entry: Input, context: Context, loss: Loss = "ce") -> Objective:
     """The loss to raise: plain, on raw logits, summed over tasks."""
     return objective(model_of(context, entry.embedded), entry.targets, loss)
-
-
-def threat_to(entry: Input, norm: Norm, eps: float) -> Threat:
-    return Threat.around(entry.embedded, norm, eps)

@@ -44,20 +44,16 @@ class PGDAT(Attacking):
         random_start: bool = True,
         loss: Loss = "ce",
     ):
-        self.norm, self.eps, self.steps, self.random_start, self.loss = (
-            norm,
-            radius(eps),
-            steps,
-            random_start,
-            loss,
-        )
+        self.norm = norm
+        self.eps = radius(eps)
+        self.steps = steps
+        self.random_start = random_start
+        self.loss = loss
         self.step_size = self.eps / 4 if step_size is None else radius(step_size)
 
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
-        x, threat = (
-            entry.embedded.x.detach().float(),
-            Threat.around(entry.embedded, self.norm, self.eps),
-        )
+        x = entry.embedded.x.detach().float()
+        threat = Threat.around(entry.embedded, self.norm, self.eps)
         rows = step.randomness.draw(f"{self.key}/start", entry.size)
         start = threat.random_start(x, rows) if self.random_start else None
         return (

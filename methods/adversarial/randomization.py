@@ -67,7 +67,10 @@ class Randomization(Method):
         mode: Literal["bilinear", "nearest"] = "bilinear",
         pad_value: Annotated[float, Field(ge=0, le=1)] = 0.0,
     ):
-        self.enlarge, self.passes, self.mode, self.pad_value = enlarge, passes, mode, pad_value
+        self.enlarge = enlarge
+        self.passes = passes
+        self.mode = mode
+        self.pad_value = pad_value
 
     def laid_out(self, x: Tensor, randomness: SampleRandomness, number: int) -> Tensor:
         height, width = x.shape[2:]

@@ -8,7 +8,7 @@ Security, ICML 2018, arXiv 1802.00420.
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -16,7 +16,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from foundation.distributed import global_sum
-from foundation.randomness import Rows, SampleRandomness
+from foundation.moved import former_names
+from foundation.randomness import RowNumbers, SampleRandomness
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.losses import Loss, Objective, fixed, input_gradient, objective
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm
@@ -29,7 +30,7 @@ from recipes.step import Embedded
 from recipes.step.criterion import cross_entropy
 
 Count = Annotated[int, Field(ge=1)]
-Draws = Callable[[str], Rows]
+Draws = Callable[[str], RowNumbers]
 FIGURES = ("clean_accuracy", "robust_accuracy", "robust_loss", "vanishing_gradients")
 ALARM = 0.1
 
@@ -42,13 +43,11 @@ class Victim:
     def __init__(
         self, context: Context, embedded: Embedded, targets: dict[str, Tensor], index: Tensor
     ):
-        self.context, self.x, self.mask, self.targets, self.index = (
-            context,
-            embedded.x,
-            embedded.mask,
-            targets,
-            index,
-        )
+        self.context = context
+        self.x = embedded.x
+        self.mask = embedded.mask
+        self.targets = targets
+        self.index = index
         self.draw: Draws = SampleRandomness(context.seed, index).draw
 
     def logits(self, x: Tensor) -> dict[str, Tensor]:
@@ -107,7 +106,9 @@ class Robustness(Probe):
 
     def __init__(self, norm: Norm, eps: float | str, samples: int | None):
         super().__init__()
-        self.norm, self.eps, self.samples = norm, radius(eps), samples
+        self.norm = norm
+        self.eps = radius(eps)
+        self.samples = samples
         self.sums: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -203,7 +204,7 @@ class Robustness(Probe):
         self.sums = {}
 
 
-class UnderFGSM(Robustness):
+class FGSMRobustness(Robustness):
     """x' = x + eps · sign g (l2: eps · g / ‖g‖₂), one step along the gradient g of the loss.
     Goodfellow, Shlens and Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015, arXiv
     1412.6572.
@@ -221,13 +222,14 @@ class UnderFGSM(Robustness):
         samples: Count | None = None,
     ):
         super().__init__(norm, eps, samples)
-        self.loss, self.draws = loss, draws
+        self.loss = loss
+        self.draws = draws
 
     def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
         return fgsm(victim.objective(self.loss, self.draws), victim.x, threat)
 
 
-class UnderPGD(Robustness):
+class PGDRobustness(Robustness):
     """x' ← Proj(x' + a · direction(g)), `steps` steps from each of `restarts` random starts in the
     ball; the worst of them counts. Madry et al., ICLR 2018, arXiv 1706.06083.
 
@@ -252,7 +254,10 @@ class UnderPGD(Robustness):
         samples: Count | None = None,
     ):
         super().__init__(norm, eps, samples)
-        self.steps, self.random_start, self.loss, self.draws = steps, random_start, loss, draws
+        self.steps = steps
+        self.random_start = random_start
+        self.loss = loss
+        self.draws = draws
         self.step_size = self.eps / 4 if step_size is None else radius(step_size)
         self.restarts = restarts if random_start else 1
 
@@ -268,7 +273,7 @@ class UnderPGD(Robustness):
         )
 
 
-class UnderMIFGSM(Robustness):
+class MIFGSMRobustness(Robustness):
     """m ← μ m + g / ‖g‖₁, x' ← Proj(x' + a · direction(m)): steps along a running sum of normalised
     gradients. Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018, arXiv 1710.06081.
 
@@ -291,7 +296,10 @@ class UnderMIFGSM(Robustness):
         samples: Count | None = None,
     ):
         super().__init__(norm, eps, samples)
-        self.steps, self.momentum, self.loss, self.draws = steps, momentum, loss, draws
+        self.steps = steps
+        self.momentum = momentum
+        self.loss = loss
+        self.draws = draws
         self.step_size = None if step_size is None else radius(step_size)
 
     def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
@@ -299,7 +307,7 @@ class UnderMIFGSM(Robustness):
         return mi_fgsm(value, victim.x, threat, self.steps, self.momentum, self.step_size)
 
 
-class UnderSquare(Robustness):
+class SquareRobustness(Robustness):
     """x' = argmax of the margin loss over random squares of ±eps, by `queries` forwards a sample
     and without any gradient, in linf: it finds what a masked gradient hides. Andriushchenko et al.,
     Square Attack, ECCV 2020, arXiv 1912.00049.
@@ -321,7 +329,9 @@ class UnderSquare(Robustness):
         samples: Count | None = None,
     ):
         super().__init__("linf", eps, samples)
-        self.queries, self.initial, self.restarts = queries, initial, restarts
+        self.queries = queries
+        self.initial = initial
+        self.restarts = restarts
 
     def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
         def among(rows: Tensor) -> Objective:
@@ -329,3 +339,7 @@ class UnderSquare(Robustness):
 
         value = victim.objective("margin")
         return square_attack(value, victim.x, threat, self.queries, draw, self.initial, among).x
+
+
+if not TYPE_CHECKING:  # with a module `__getattr__` mypy would accept any name
+    __getattr__ = former_names(__name__)

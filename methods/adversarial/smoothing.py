@@ -44,7 +44,8 @@ def mean(x: Tensor, size: int) -> Tensor:
 
 def gaussian(x: Tensor, sigma: float) -> Tensor:
     """Kernel exp(-i² / 2σ²), |i| ≤ ⌊4σ + ½⌋, of sum one, along both sides."""
-    radius, channels = int(4 * sigma + 0.5), x.shape[1]
+    radius = int(4 * sigma + 0.5)
+    channels = x.shape[1]
     place = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = torch.softmax(-place.square() / (2 * sigma**2), dim=0).repeat(channels, 1, 1, 1)
     return F.conv2d(
@@ -74,7 +75,9 @@ class Smoothing(Method):
         window: Annotated[int, Field(ge=1)] = 3,
         sigma: Annotated[float, Field(gt=0)] = 1.0,
     ):
-        self.filter, self.window, self.sigma = filter, window, sigma
+        self.filter = filter
+        self.window = window
+        self.sigma = sigma
 
     def smooth(self, x: Tensor) -> Tensor:
         if self.filter == "gaussian":

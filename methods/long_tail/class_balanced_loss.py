@@ -65,7 +65,9 @@ class ClassBalancedLoss(Method):
         normalize: Literal["sum_c", "none"] = "sum_c",
         reduction: Literal["batch", "weight"] = "batch",
     ):
-        self.beta, self.normalize, self.reduction = beta, normalize == "sum_c", reduction
+        self.beta = beta
+        self.normalize = normalize == "sum_c"
+        self.reduction = reduction
 
     def build(self, context: Context) -> None:
         tables = {

@@ -34,7 +34,9 @@ class ClassBalancedSampling(Resampling):
                 "independent draws have no "
                 "rows of a class; use realisation=cycle"
             )
-        self.realisation, self.samples_per_class, self.task = realisation, samples_per_class, task
+        self.realisation = realisation
+        self.samples_per_class = samples_per_class
+        self.task = task
 
     def order(self, labels: Tensor, total: int, seed: int, stream: str) -> Order:
         if self.realisation == "draws":

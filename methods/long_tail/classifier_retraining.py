@@ -40,7 +40,8 @@ class ClassifierRetraining(Method):
     )
 
     def __init__(self, bn: Literal["freeze", "drift"] = "freeze", reinitialize: bool = True):
-        self.bn, self.reinitialize = bn, reinitialize
+        self.bn = bn
+        self.reinitialize = reinitialize
 
     def build(self, context: Context) -> None:
         network = context.network

@@ -59,8 +59,11 @@ class EqualizationLoss(Method):
         granularity: Literal["class", "batch"] = "class",
         mode: Literal["softmax", "sigmoid"] = "softmax",
     ):
-        self.gamma, self.threshold, self.mode = gamma, threshold, mode
-        self.drop, self.granularity = drop, granularity
+        self.gamma = gamma
+        self.threshold = threshold
+        self.mode = mode
+        self.drop = drop
+        self.granularity = granularity
 
     def declare(self) -> Declaration:
         refuses = {"adjusts_logits": SOFTMAX_ONLY} if self.mode == "sigmoid" else {}

@@ -73,7 +73,9 @@ class FocalLoss(Method):
                 "set it to null, "
                 "and weigh classes by long_tail=[focal_loss,class_balanced_loss]"
             )
-        self.gamma, self.mode, self.alpha = gamma, mode, alpha
+        self.gamma = gamma
+        self.mode = mode
+        self.alpha = alpha
 
     def declare(self) -> Declaration:
         if self.mode == "softmax":

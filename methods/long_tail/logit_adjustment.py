@@ -62,7 +62,9 @@ class LogitAdjustment(Method):
         adjust_unlabeled: bool = False,
         prior_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999,
     ):
-        self.tau, self.adjust_unlabeled, self.momentum = tau, adjust_unlabeled, prior_momentum
+        self.tau = tau
+        self.adjust_unlabeled = adjust_unlabeled
+        self.momentum = prior_momentum
 
     def build(self, context: Context) -> None:
         if self.adjust_unlabeled:

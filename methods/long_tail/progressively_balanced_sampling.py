@@ -29,7 +29,9 @@ class ProgressivelyBalancedSampling(Resampling):
         ramp: Literal["t_over_last", "t_over_T"] = "t_over_last",
         task: str | None = None,
     ):
-        self.epochs, self.ramp, self.task = epochs, ramp, task
+        self.epochs = epochs
+        self.ramp = ramp
+        self.task = task
 
     def share(self, t: int, epochs: int) -> float:
         """a at the part t of T."""

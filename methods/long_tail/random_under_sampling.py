@@ -26,7 +26,9 @@ class RandomUnderSampling(Resampling):
         redraw: bool = True,
         task: str | None = None,
     ):
-        self.cap, self.redraw, self.task = cap, redraw, task
+        self.cap = cap
+        self.redraw = redraw
+        self.task = task
 
     def order(self, labels: Tensor, total: int, seed: int, stream: str) -> Order:
         sizes = sizes_of(labels)

@@ -27,7 +27,8 @@ def seesaw(
     M_yj = min(1, (N_j / N_y)^p), K_yj = max(1, (σ_j / max(σ_y, eps))^q), σ = softmax(z) without
     gradient. In logarithms and for the N rows at hand: no C x C table.
     """
-    z, label = logits.float(), target.clamp_min(0).unsqueeze(1)
+    z = logits.float()
+    label = target.clamp_min(0).unsqueeze(1)
     log_n = counts.float().clamp_min(1).log()
     mitigation = (p * (log_n - log_n[label])).clamp_max(0)
     log_sigma = F.log_softmax(z.detach(), dim=1)
@@ -76,7 +77,10 @@ class SeesawLoss(Method):
         eps: Annotated[float, Field(gt=0, lt=1)] = 0.01,
         counts: Literal["online", "dataset"] = "online",
     ):
-        self.p, self.q, self.eps, self.online = p, q, eps, counts == "online"
+        self.p = p
+        self.q = q
+        self.eps = eps
+        self.online = counts == "online"
 
     def declare(self) -> Declaration:
         return Declaration(

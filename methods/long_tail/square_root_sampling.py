@@ -21,11 +21,13 @@ class SquareRootSampling(Resampling):
     """
 
     def __init__(self, realisation: Literal["cycle", "draws"] = "cycle", task: str | None = None):
-        self.realisation, self.task = realisation, task
+        self.realisation = realisation
+        self.task = task
 
     def order(self, labels: Tensor, total: int, seed: int, stream: str) -> Order:
         sizes = sizes_of(labels)
-        shares, length = power_shares(sizes, 0.5), int(sizes.sum())
+        shares = power_shares(sizes, 0.5)
+        length = int(sizes.sum())
         if self.realisation == "draws":
             return ClassDraws(labels, shares, seed, stream)
         counts = whole_counts(shares, length)

@@ -38,7 +38,8 @@ class Candidates(nn.Module):
         self.register_buffer("seen", torch.zeros(classes), persistent=False)
 
     def update(self, logits: Tensor, target: Tensor, head: nn.Linear, drop_bias: bool) -> None:
-        known, label = (target >= 0).float(), target.clamp_min(0)
+        known = (target >= 0).float()
+        label = target.clamp_min(0)
         self.seen.index_add_(0, label, known)
         for i, tau in enumerate(GRID):
             right = normalised(logits, head, tau, drop_bias).argmax(1) == target
@@ -72,7 +73,8 @@ class TauNorm(Method):
     def __init__(
         self, tau: Annotated[float, Field(ge=0, le=2)] | None = None, drop_bias: bool = True
     ):
-        self.tau, self.drop_bias = tau, drop_bias
+        self.tau = tau
+        self.drop_bias = drop_bias
 
     def build(self, context: Context) -> None:
         if self.tau is None and not context.sizes.get("val"):

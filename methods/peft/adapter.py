@@ -12,14 +12,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from foundation.errors import UserError
 from methods.peft.activations import ACTIVATIONS, Bottleneck, Flow
 from methods.peft.sites import Site, existing, find_blocks, find_sites
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
 Variant = Literal["houlsby", "pfeiffer", "parallel"]
 
 
-class Adapter(Surgeon):
+class Adapter(PEFTMethod):
     """A(z) = s · (U σ(D z + b_D) + b_U), D: [m, d], U: [d, m], put into every block of a frozen
     transformer.
 
@@ -55,13 +55,11 @@ class Adapter(Surgeon):
         train_norms: bool | None = None,
         load: str | None = None,
     ):
-        self.variant, self.bottleneck, self.init, self.dropout, self.load = (
-            variant,
-            bottleneck,
-            init,
-            dropout,
-            load,
-        )
+        self.variant = variant
+        self.bottleneck = bottleneck
+        self.init = init
+        self.dropout = dropout
+        self.load = load
         self.scale = scale or (4.0 if variant == "parallel" else 1.0)
         self.activation = (
             ("gelu" if variant == "houlsby" else "relu") if activation == "auto" else activation

@@ -8,7 +8,7 @@ from torch import nn
 
 from foundation.errors import UserError
 from methods.peft.sites import find_sites
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
@@ -36,7 +36,7 @@ def query_and_middle(backbone: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-class BitFit(Surgeon):
+class BitFit(PEFTMethod):
     """y = W x + b with b alone trained: the biases of all layers and norms, and the heads; weights
     of norms stay frozen.
 
@@ -53,7 +53,8 @@ class BitFit(Surgeon):
     declaration = Declaration(tags=("delta", "biases_only"))
 
     def __init__(self, which: Literal["all", "query_and_middle"] = "all", load: str | None = None):
-        self.which, self.load = which, load
+        self.which = which
+        self.load = load
 
     def attach(self, network: Network) -> None:
         backbone = network.backbone

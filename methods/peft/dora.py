@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from methods.peft.lora import Init, LoRA, LowRank
 from methods.peft.sites import Site
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Context, Declaration
 from recipes.networks.network import Network
 
@@ -96,7 +96,7 @@ class DoRA(LoRA):
     delta = Directed
 
     def read(self, path: Path, network: Network, trained: dict[str, nn.Parameter]) -> None:
-        Surgeon.read(self, path, network, trained)
+        PEFTMethod.read(self, path, network, trained)
 
     def save_artifacts(self, folder: Path, context: Context) -> None:
-        Surgeon.save_artifacts(self, folder, context)
+        PEFTMethod.save_artifacts(self, folder, context)

@@ -4,8 +4,8 @@ before it as in He et al., Masked Autoencoders Are Scalable Vision Learners, CVP
 
 from torch import Tensor, nn
 
-from methods.peft.freezing import keep_still
-from methods.peft.surgeon import Surgeon
+from methods.peft.freezing import keep_eval_only
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
@@ -22,7 +22,7 @@ class Standardise(nn.Module):
         return (self.norm(args[0]), *args[1:])
 
 
-class LinearProbe(Surgeon):
+class LinearProbe(PEFTMethod):
     """z = W f(x) + b on frozen features f: trains the heads alone. The whole backbone is in
     evaluation mode, without dropout, and makes no graph.
 
@@ -44,7 +44,7 @@ class LinearProbe(Surgeon):
         )
 
     def attach(self, network: Network) -> None:
-        keep_still(network, [network.backbone])
+        keep_eval_only(network, [network.backbone])
         if self.norm:
             standardise = Standardise(network.feature_dim, next(network.heads.parameters()).device)
             network.deltas[self.key] = standardise

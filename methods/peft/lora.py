@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from methods.peft.peft_format import LowRankDelta, is_peft, read_peft, write_peft
 from methods.peft.sites import Site, choose_sites, default_targets, find_sites, thirds
-from methods.peft.surgeon import Surgeon, averaged
+from methods.peft.surgeon import PEFTMethod, averaged
 from methods.peft.weights import attach
 from recipes.contract import Context, Declaration
 from recipes.networks.network import Network
@@ -56,7 +56,8 @@ class LowRank(LowRankDelta):
         weight: Tensor = site.module.weight
         outputs = len(weight) if site.rows is None else site.rows[1] - site.rows[0]
         ones = [1] * (weight.ndim - 2)
-        self.scale, self.dropout = scale, nn.Dropout(dropout)
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
         self.a = nn.Parameter(torch.empty(rank, *weight.shape[1:], device=weight.device))
         self.b = nn.Parameter(torch.zeros(outputs, rank, *ones, device=weight.device))
         if init == "kaiming":
@@ -80,7 +81,8 @@ class LowRank(LowRankDelta):
         adds to y."""
         if not isinstance(layer, nn.Linear):
             return LowRankDelta.added(deltas, layer, x, output)
-        hidden, b = hidden_of(deltas, x), joint(deltas)
+        hidden = hidden_of(deltas, x)
+        b = joint(deltas)
         if hidden.dtype != output.dtype:
             return output + F.linear(hidden, b).to(output.dtype)
         flat = torch.addmm(
@@ -110,7 +112,7 @@ def joint(deltas: Sequence[LowRank]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-class LoRA(Surgeon):
+class LoRA(PEFTMethod):
     """y = W x + b + s · B A dropout(x), s = α/r: a frozen layer learns a change of rank r, ΔW = s B
     A.
 
@@ -148,14 +150,14 @@ class LoRA(Surgeon):
         qkv: Literal["split", "shared"] = "split",
         load: str | None = None,
     ):
-        self.rank, self.dropout, self.init, self.qkv, self.targets = (
-            rank,
-            dropout,
-            init,
-            qkv,
-            targets,
-        )
-        self.alpha, self.scaling, self.load = alpha, scaling, load
+        self.rank = rank
+        self.dropout = dropout
+        self.init = init
+        self.qkv = qkv
+        self.targets = targets
+        self.alpha = alpha
+        self.scaling = scaling
+        self.load = load
 
     delta: ClassVar[type[LowRank]] = LowRank
 
@@ -186,7 +188,8 @@ class LoRA(Surgeon):
 
     def sites(self, network: Network) -> Iterator[Site]:
         """The layers that get a delta; rows of fused ones apart, unless they share."""
-        backbone, option = network.backbone, f"methods.{self.key}.targets"
+        backbone = network.backbone
+        option = f"methods.{self.key}.targets"
         targets = self.targets or default_targets(backbone)
         fused = {site.name: site for site in find_sites(backbone) if site.role == "attn.qkv"}
         if self.qkv == "shared" and fused:

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from foundation.errors import UserError
 from methods.peft.sites import Site, existing, find_sites
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
@@ -25,7 +25,8 @@ def with_prefix(
     key, value: [N, H, T, d_h]. rows: [P, 2, H·d_h], keys and values. mask: None, boolean (True is
     seen) or added to the scores, [..., T].
     """
-    batch, heads = key.shape[0], key.shape[1]
+    batch = key.shape[0]
+    heads = key.shape[1]
     both = rows.to(key.dtype).view(len(rows), 2, heads, key.shape[-1]).permute(1, 2, 0, 3)
     pk, pv = both.unsqueeze(1).expand(2, batch, *both.shape[1:])
     wide = None if mask is None else widened(mask, len(rows))
@@ -52,7 +53,8 @@ class Masks:
 
     def widen(self, mask: Tensor | None, length: int) -> Tensor | None:
         if mask is not None and mask is not self.given:
-            self.given, self.wide = mask, widened(mask, length)
+            self.given = mask
+            self.wide = widened(mask, length)
         return None if mask is None else self.wide
 
 
@@ -87,7 +89,8 @@ class Widened(TorchFunctionMode):
 
     def __init__(self, rows: Tensor, masks: Masks | None = None):
         super().__init__()
-        self.rows, self.masks = rows, masks or Masks()
+        self.rows = rows
+        self.masks = masks or Masks()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -113,7 +116,10 @@ class AtLayer:
     network. last: whether it is the last one of a forward."""
 
     def __init__(self, prefix: Prefix, layer: int, masks: Masks, last: bool):
-        self.prefix, self.layer, self.masks, self.last = prefix, layer, masks, last
+        self.prefix = prefix
+        self.layer = layer
+        self.masks = masks
+        self.last = last
         self.on: list[Widened] = []
 
     def enter(self, module: nn.Module, args: Any) -> None:
@@ -128,7 +134,7 @@ class AtLayer:
             self.masks.forget()
 
 
-class PrefixTuning(Surgeon):
+class PrefixTuning(PEFTMethod):
     """Attn(q, [P_k; K], [P_v; V]) = (1-λ) Attn(q, K, V) + λ Attn(q, P_k, P_v): learned rows in
     every attention.
 
@@ -154,7 +160,9 @@ class PrefixTuning(Surgeon):
         hidden: Annotated[int, Field(ge=0)] = 0,
         load: str | None = None,
     ):
-        self.length, self.hidden, self.load = length, hidden, load
+        self.length = length
+        self.hidden = hidden
+        self.load = load
 
     def attach(self, network: Network) -> None:
         backbone = network.backbone

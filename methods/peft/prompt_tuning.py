@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 from recipes.networks.text import TextNetwork
@@ -34,7 +34,8 @@ class Prompt(nn.Module):
         self.rows = nn.Parameter(rows)
         # first: the position id of a text's first token; None where positions are the encoder's own
         # affair
-        self.at, self.first = at, first
+        self.at = at
+        self.first = first
 
     def before(
         self, module: nn.Module, args: Any, kwargs: dict[str, Any]
@@ -56,7 +57,7 @@ class Prompt(nn.Module):
         return output
 
 
-class PromptTuning(Surgeon):
+class PromptTuning(PEFTMethod):
     """e(x) ← [e(x)_1; P_1 … P_P; e(x)_2 …]: learned rows among the word embeddings of a frozen text
     encoder.
 
@@ -86,13 +87,11 @@ class PromptTuning(Surgeon):
         positions: Literal["keep", "shift"] = "keep",
         load: str | None = None,
     ):
-        self.length, self.init, self.placement, self.positions, self.load = (
-            length,
-            init,
-            placement,
-            positions,
-            load,
-        )
+        self.length = length
+        self.init = init
+        self.placement = placement
+        self.positions = positions
+        self.load = load
 
     def attach(self, network: Network) -> None:
         if not isinstance(network, TextNetwork):

@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from methods.peft.freezing import evaluating, is_sketch, keep_still
+from methods.peft.freezing import keep_eval_only, on_meta_device, trial_forward
 from methods.peft.prompt_tuning import insert, remove
 from methods.peft.sites import existing, find_blocks, find_sites
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
@@ -37,7 +37,9 @@ class BlockPrompts(nn.Module):
 
     def __init__(self, rows: Tensor, at: int, dropout: float):
         super().__init__()
-        self.rows, self.at, self.dropout = nn.Parameter(rows), at, nn.Dropout(dropout)
+        self.rows = nn.Parameter(rows)
+        self.at = at
+        self.dropout = nn.Dropout(dropout)
 
 
 class AtBlock:
@@ -45,10 +47,13 @@ class AtBlock:
     before."""
 
     def __init__(self, prompts: BlockPrompts, index: int, mask_name: str | None):
-        self.prompts, self.index, self.mask_name = prompts, index, mask_name
+        self.prompts = prompts
+        self.index = index
+        self.mask_name = mask_name
 
     def before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        p, x = self.prompts, args[0]
+        p = self.prompts
+        x = args[0]
         count = p.rows.shape[1]
         if self.index == 0:
             x = insert(x, p.dropout(p.rows[0]), p.at)
@@ -68,13 +73,14 @@ class AtBlock:
     def after(self, block: nn.Module, args: Any, output: Any) -> Any:
         """After the last block: rows go out, so that norms, pooling and heads see what they always
         see."""
-        count, at = self.prompts.rows.shape[1], self.prompts.at
+        count = self.prompts.rows.shape[1]
+        at = self.prompts.at
         if isinstance(output, tuple):
             return (remove(output[0], count, at), *output[1:])
         return remove(output, count, at)
 
 
-class VPT(Surgeon):
+class VPT(PEFTMethod):
     """[x_cls; P_1 … P_P; x_1 … x_T] inside the blocks of a frozen transformer: learned tokens
     beside its own.
 
@@ -103,17 +109,16 @@ class VPT(Surgeon):
         backbone: Literal["eval", "train"] = "eval",
         load: str | None = None,
     ):
-        self.mode, self.length, self.dropout, self.backbone, self.load = (
-            mode,
-            length,
-            dropout,
-            backbone,
-            load,
-        )
+        self.mode = mode
+        self.length = length
+        self.dropout = dropout
+        self.backbone = backbone
+        self.load = load
 
     def attach(self, network: Network) -> None:
         backbone = network.backbone
-        sites, names = find_sites(backbone), find_blocks(backbone)
+        sites = find_sites(backbone)
+        names = find_blocks(backbone)
         if not names:
             raise UserError(
                 f"methods.{self.key}: prompts are tokens among tokens, and "
@@ -121,7 +126,7 @@ class VPT(Surgeon):
                 f"{existing(sites)}; use peft=lora, or name a transformer as network"
             )
         if self.backbone == "eval":
-            keep_still(network, [backbone])
+            keep_eval_only(network, [backbone])
         width = next(len(site.module.weight) for site in sites if site.role == "mlp.out")
         patch = next(
             (site.module.weight[0].numel() for site in sites if site.role == "conv.stem"), width
@@ -150,10 +155,10 @@ class VPT(Surgeon):
                 block.register_forward_hook(here.after)
 
     def try_out(self, network: Network) -> None:
-        if is_sketch(network):
+        if on_meta_device(network):
             return
         try:
-            with torch.no_grad(), evaluating(network):
+            with torch.no_grad(), trial_forward(network):
                 network(network.example())
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             raise UserError(

@@ -58,11 +58,14 @@ class CutMix(Method):
         probability: Annotated[float, Field(ge=0, le=1)] = 1.0,
         per_sample: bool = False,
     ):
-        self.alpha, self.probability, self.per_sample = alpha, probability, per_sample
+        self.alpha = alpha
+        self.probability = probability
+        self.per_sample = per_sample
 
     def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]
-        x, rows = entry.embedded.x, entry.size
+        x = entry.embedded.x
+        rows = entry.size
         share, partner = draw_mixing(step, self.key, rows, self.alpha, self.per_sample)
         random = step.randomness
         where = (

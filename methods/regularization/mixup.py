@@ -33,7 +33,9 @@ class Mixup(Method):
         per_sample: bool = False,
         at_least_half: bool = False,
     ):
-        self.alpha, self.per_sample, self.at_least_half = alpha, per_sample, at_least_half
+        self.alpha = alpha
+        self.per_sample = per_sample
+        self.at_least_half = at_least_half
 
     def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]

@@ -47,7 +47,9 @@ class SAM(Method):
     def __init__(
         self, rho: Annotated[float, Field(ge=0)] = 0.05, adaptive: bool = False, sync: bool = False
     ):
-        self.rho, self.adaptive, self.sync = rho, adaptive, sync
+        self.rho = rho
+        self.adaptive = adaptive
+        self.sync = sync
 
     def declare(self) -> Declaration:
         return Declaration(

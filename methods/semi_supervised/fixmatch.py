@@ -43,7 +43,8 @@ class FixMatch(Method):
         mask_reduction: Literal["all", "confident"] = "all",
         warmup: Share = 0.0,
     ):
-        self.threshold, self.weight = threshold, weight
+        self.threshold = threshold
+        self.weight = weight
         self.denominator: Literal["samples", "confident"] = (
             "samples" if mask_reduction == "all" else "confident"
         )

@@ -39,7 +39,8 @@ def class_thresholds(
     status: [C + 1] of `learning_status`. M: convex β / (2 - β), linear β, concave log(1 + β) / log
         2.
     """
-    used, unused = status[:-1], status[-1]
+    used = status[:-1]
+    unused = status[-1]
     most = used.amax()
     beta = used / (torch.maximum(most, unused) if warmup else most).clamp_min(1.0)
     if mapping == "convex":
@@ -78,7 +79,8 @@ class FlexMatch(FixMatch):
         warmup: Share = 0.0,
     ):
         super().__init__(threshold, weight, mask_reduction, warmup)
-        self.mapping, self.threshold_warmup = mapping, threshold_warmup
+        self.mapping = mapping
+        self.threshold_warmup = threshold_warmup
 
     def build(self, context: Context) -> None:
         rows = context.sizes["unlabeled"]

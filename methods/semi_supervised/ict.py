@@ -67,8 +67,10 @@ class ICT(Method):
         ema_moments: BatchMoments = "estimated",
         teacher_mode: Literal["train", "eval"] = "train",
     ):
-        self.weight, self.ramp = weight, Ramp(ramp, end=ramp_end)
-        self.alpha, self.mix_space = alpha, mix_space
+        self.weight = weight
+        self.ramp = Ramp(ramp, end=ramp_end)
+        self.alpha = alpha
+        self.mix_space = mix_space
         buffers: Literal["own", "copy"] = "own" if teacher_mode == "train" else "copy"
         self.teacher = TeacherRequest(ema_decay, ema_warmup, buffers, ema_horizon, ema_moments)
 
@@ -97,7 +99,8 @@ class ICT(Method):
         return partner, share
 
     def terms(self, step: Step, context: Context) -> None:
-        weight, mixing = self.weight * self.ramp(step.progress), self.mixing(step)
+        weight = self.weight * self.ramp(step.progress)
+        mixing = self.mixing(step)
         for task in step.tasks:
             scores = mixed_scores(
                 step.logits("teacher:unlabeled/weak", task), *mixing, self.mix_space

@@ -49,7 +49,8 @@ class MeanTeacher(Method):
         teacher_mode: Literal["train", "eval"] = "train",
         consistency_on: Literal["all", "unlabeled"] = "all",
     ):
-        self.weight, self.ramp = weight, Ramp(ramp, end=ramp_end)
+        self.weight = weight
+        self.ramp = Ramp(ramp, end=ramp_end)
         buffers: Literal["own", "copy"] = "own" if teacher_mode == "train" else "copy"
         self.teacher = TeacherRequest(ema_decay, ema_warmup, buffers, ema_horizon, ema_moments)
         self.streams = ("labeled", "unlabeled") if consistency_on == "all" else ("unlabeled",)

@@ -62,8 +62,10 @@ class MixMatch(Method):
         temperature: Annotated[float, Field(gt=0)] = 0.5,
         alpha: Annotated[float, Field(gt=0)] = 0.75,
     ):
-        self.weight, self.ramp = weight, Ramp("linear", end=ramp_end)
-        self.temperature, self.alpha = temperature, alpha
+        self.weight = weight
+        self.ramp = Ramp("linear", end=ramp_end)
+        self.temperature = temperature
+        self.alpha = alpha
         self.views = ("weak", *(f"weak{i}" for i in range(2, views + 1)))
 
     def declare(self) -> Declaration:
@@ -76,11 +78,10 @@ class MixMatch(Method):
         )
 
     def prepare(self, step: Step, context: Context) -> None:
-        labeled, views = (
-            step.inputs["labeled"],
-            [step.embedding("unlabeled", view) for view in self.views],
-        )
-        pool, guesses = concatenate([labeled.embedded, *views]), self.guess(views, step, context)
+        labeled = step.inputs["labeled"]
+        views = [step.embedding("unlabeled", view) for view in self.views]
+        pool = concatenate([labeled.embedded, *views])
+        guesses = self.guess(views, step, context)
         targets = {
             task: torch.cat([known, *[guesses[task]] * len(views)])
             for task, known in dense_targets(labeled.targets, context).items()
@@ -111,7 +112,8 @@ class MixMatch(Method):
         return guesses
 
     def terms(self, step: Step, context: Context) -> None:
-        name, weight = f"{self.key}/unlabeled", self.weight * self.ramp(step.progress)
+        name = f"{self.key}/unlabeled"
+        weight = self.weight * self.ramp(step.progress)
         for task in step.tasks:
             target = step.inputs[name].targets[task]
             p = torch.softmax(step.loss_logits(name, task, "pseudo"), dim=1)

@@ -59,13 +59,13 @@ class NoisyStudent(Method):
         unlabeled_weight: UnlabeledWeight = "one",
         task: str | None = None,
     ):
-        self.teacher, self.threshold, self.per_class = teacher, threshold, per_class
-        self.hard, self.temperature, self.unlabeled_weight, self.task = (
-            hard,
-            temperature,
-            unlabeled_weight,
-            task,
-        )
+        self.teacher = teacher
+        self.threshold = threshold
+        self.per_class = per_class
+        self.hard = hard
+        self.temperature = temperature
+        self.unlabeled_weight = unlabeled_weight
+        self.task = task
         self._told: Told | None = None  # the registered module, for the order of the samples
 
     def declare(self) -> Declaration:
@@ -83,7 +83,8 @@ class NoisyStudent(Method):
 
     # -- before the first step ---------------------------------------------------------------------
     def on_fit_start(self, trainer: pl.Trainer, context: Context) -> None:
-        told, task = context.method_modules[self.key], self.task or next(iter(context.tasks))
+        told = context.method_modules[self.key]
+        task = self.task or next(iter(context.tasks))
         if task not in context.tasks:
             raise UserError(f"methods.{self.key}.task={task}: {nearest(task, context.tasks)}")
         if not told.known:
@@ -184,7 +185,8 @@ class Chosen:
     """An order over some samples, each as often as it is named."""
 
     def __init__(self, samples: Tensor, order: Order):
-        self.samples, self.order = samples, order
+        self.samples = samples
+        self.order = order
 
     def take(self, start: int, stop: int) -> Tensor:
         return self.samples[self.order.take(start, stop)]

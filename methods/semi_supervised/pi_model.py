@@ -70,8 +70,11 @@ class PiModel(Method):
         consistency_on: Literal["all", "unlabeled"] = "all",
         detach: bool = False,
     ):
-        self.weight, self.label_fraction, self.detach = weight, label_fraction, detach
-        self.ramp, self.exclusivity_weight = Ramp(ramp, end=ramp_end), exclusivity_weight
+        self.weight = weight
+        self.label_fraction = label_fraction
+        self.detach = detach
+        self.ramp = Ramp(ramp, end=ramp_end)
+        self.exclusivity_weight = exclusivity_weight
         self.views = ("weak", *(f"weak{i}" for i in range(2, passes + 1)))
         self.streams = ("labeled", "unlabeled") if consistency_on == "all" else ("unlabeled",)
 

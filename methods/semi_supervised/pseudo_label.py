@@ -45,8 +45,11 @@ class PseudoLabel(Method):
         entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
         own_statistics: bool = True,
     ):
-        self.threshold, self.weight, self.entropy_weight = threshold, weight, entropy_weight
-        self.ramp, self.updates_bn_stats = Ramp("linear", ramp_start, ramp_end), not own_statistics
+        self.threshold = threshold
+        self.weight = weight
+        self.entropy_weight = entropy_weight
+        self.ramp = Ramp("linear", ramp_start, ramp_end)
+        self.updates_bn_stats = not own_statistics
 
     def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak", updates_bn_stats=self.updates_bn_stats)

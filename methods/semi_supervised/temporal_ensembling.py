@@ -57,7 +57,9 @@ class TemporalEnsembling(Method):
         ramp: RampKind = "sigmoid",
         ramp_end: Share = 0.27,
     ):
-        self.weight, self.label_fraction, self.momentum = weight, label_fraction, momentum
+        self.weight = weight
+        self.label_fraction = label_fraction
+        self.momentum = momentum
         self.ramp = Ramp(ramp, end=ramp_end)
 
     def build(self, context: Context) -> None:

@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.semi_supervised.consistency import entropy, kl_divergence
+from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.targets import confident, make_targets
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
-from recipes.step.criterion import one_hot
+from recipes.step.criterion import kl_divergence, one_hot
 
 Annealing = Literal["none", "linear", "exp", "log"]
 
@@ -58,8 +58,11 @@ class UDA(Method):
         annealing: Annealing = "none",
         entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
     ):
-        self.threshold, self.temperature, self.weight = threshold, temperature, weight
-        self.annealing, self.entropy_weight = annealing, entropy_weight
+        self.threshold = threshold
+        self.temperature = temperature
+        self.weight = weight
+        self.annealing = annealing
+        self.entropy_weight = entropy_weight
 
     def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak", grad=self.entropy_weight > 0)

@@ -9,10 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.semi_supervised.consistency import entropy, kl_divergence
+from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.targets import make_targets
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Embedded, Input, Step, Targets
+from recipes.step.criterion import kl_divergence
 from recipes.step.ramps import Ramp, RampKind, Share
 
 BLOCK = 8  # positions of a text that are drawn together
@@ -57,12 +58,11 @@ def words(embedded: Embedded) -> Tensor | None:
 
 def spread(embedded: Embedded) -> Tensor:
     """Standard deviation of every sample's input, over the words of a text: [N, 1, …]."""
-    x, moved = embedded.x.detach(), words(embedded)
+    x = embedded.x.detach()
+    moved = words(embedded)
     real = torch.ones_like(x) if moved is None else moved.unsqueeze(-1).expand_as(x).to(x.dtype)
-    dims, count = (
-        tuple(range(1, x.ndim)),
-        real.flatten(1).sum(1).clamp_min(1.0).view(-1, *[1] * (x.ndim - 1)),
-    )
+    dims = tuple(range(1, x.ndim))
+    count = real.flatten(1).sum(1).clamp_min(1.0).view(-1, *[1] * (x.ndim - 1))
     mean = (x * real).sum(dims, keepdim=True) / count
     return (((x - mean) * real).square().sum(dims, keepdim=True) / count).sqrt().clamp_min(1e-3)
 
@@ -130,12 +130,12 @@ class VAT(Method):
         ramp_end: Share = 0.4,
         entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
     ):
-        self.epsilon, self.xi, self.iterations = epsilon, xi, iterations
-        self.weight, self.ramp, self.entropy_weight = (
-            weight,
-            Ramp(ramp, end=ramp_end),
-            entropy_weight,
-        )
+        self.epsilon = epsilon
+        self.xi = xi
+        self.iterations = iterations
+        self.weight = weight
+        self.ramp = Ramp(ramp, end=ramp_end)
+        self.entropy_weight = entropy_weight
 
     def prepare(self, step: Step, context: Context) -> None:
         embedded = step.embedding("unlabeled", "weak")
@@ -165,7 +165,8 @@ class VAT(Method):
             ), q
 
     def terms(self, step: Step, context: Context) -> None:
-        name, ramp = f"{self.key}/perturbed", self.ramp(step.progress)
+        name = f"{self.key}/perturbed"
+        ramp = self.ramp(step.progress)
         for task in step.tasks:
             values = kl_divergence(step.inputs[name].targets[task], step.logits(name, task))
             step.term(step.term_name(self.key, task), values, weight=self.weight * ramp, task=task)

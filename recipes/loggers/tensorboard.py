@@ -25,7 +25,8 @@ class TensorBoard:
     """
 
     def __init__(self, flush_seconds: Annotated[int, Field(gt=0)] = 30, plots: bool = True):
-        self.flush_seconds, self.plots = flush_seconds, plots
+        self.flush_seconds = flush_seconds
+        self.plots = plots
 
     def open(self, run_dir: str | Path, resume_step: int | None = None) -> "TensorBoardRun":
         return TensorBoardRun(run_dir, self, resume_step)

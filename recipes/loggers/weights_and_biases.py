@@ -66,7 +66,8 @@ class WeightsAndBiases:
             "mode": mode,
         }
         self.init["tags"] = list(tags) if tags else None  # type: ignore[assignment]
-        self.checkpoint, self.plots = checkpoint, plots
+        self.checkpoint = checkpoint
+        self.plots = plots
 
     def open(self, run_dir: str | Path, resume_step: int | None = None) -> "WeightsAndBiasesRun":
         return WeightsAndBiasesRun(run_dir, self, resume_step)
@@ -82,7 +83,9 @@ class WeightsAndBiasesRun(WandbLogger):
     def __init__(
         self, run_dir: str | Path, settings: WeightsAndBiases, resume_step: int | None = None
     ):
-        self.run_dir, self.settings, self.last_step = Path(run_dir), settings, resume_step or 0
+        self.run_dir = Path(run_dir)
+        self.settings = settings
+        self.last_step = resume_step or 0
         self._held: dict[int, set[str]] = {}
         super().__init__(save_dir=run_dir, id=self._stored_id(), **settings.init)  # type: ignore[arg-type]
         self._wandb_init.pop("anonymous", None)  # wandb warns of it
@@ -142,7 +145,8 @@ class WeightsAndBiasesRun(WandbLogger):
     def _make_up(self) -> None:
         """Find out what earlier offline files hold, and log what they lack of the steps before the
         checkpoint."""
-        run, done = self.experiment, self.last_step
+        run = self.experiment
+        done = self.last_step
         own = Path(run.dir).parent
         # the files carry the id alone: a folder begun in the second of another ends with a number
         # after it

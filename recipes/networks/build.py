@@ -13,8 +13,7 @@ Side = Annotated[int, Field(ge=1)]
 
 
 class DataInfo(Protocol):
-    """What a data set says of itself before it is read; may have `mean` and `std` of its pixels as
-    well."""
+    """Static facts of a data set; may also have `mean` and `std` of its pixels."""
 
     @property
     def kind(self) -> str: ...
@@ -38,7 +37,7 @@ def build_network(
     options: dict[str, Any] | None = None,
     vocab_size: Annotated[int, Field(ge=1)] | None = None,
 ) -> Network:
-    """The network for data of a kind and shape, with one head a task, in training mode.
+    """The network for a data set, with one head per task, in training mode.
 
     Under `with torch.device("meta")` nothing is read but configurations and the names in a
     checkpoint. Raises UserError for whatever of this does not fit.
@@ -73,7 +72,7 @@ def build_network(
 
         network = build_text(tasks, pooling=pooling, vocab_size=vocab_size, **common)
     elif info.shape is None:
-        raise ValueError("image data must say the shape (C, H, W) of a picture")
+        raise ValueError("image data must have a shape (C, H, W)")
     else:
         size: dict[str, Any] = {"input_size": input_size, "mean": mean, "std": std}
         follow = checkpoint is not None
@@ -82,19 +81,20 @@ def build_network(
         )
     if checkpoint is not None:
         load_checkpoint(network, checkpoint, keep_moments=mean is not None or std is not None)
-    # Hugging Face hands encoders over in evaluation mode, and Lightning leaves modes as it finds
-    # them
+    # Hugging Face returns encoders in evaluation mode, and Lightning does not change modes
     return network.train()
 
 
 def default_name(info: DataInfo) -> str:
-    """`auto`: a network that suits the data and needs no files. Text: `roux_text_small`. Pictures
-    by their longer side: to 28 pixels `digits_cnn`, to 64 `wrn_28_2` (FixMatch's), beyond that
-        `resnet18`."""
+    """`auto`: a network for the data that needs no files. Text: `roux_text_small`. Images by their
+    longer side: up to 28 pixels `digits_cnn`, up to 64 `wrn_28_2` (FixMatch's), above `resnet18`.
+    """
     if info.kind == "text" or info.shape is None:
         return SMALL
     side = max(info.shape[1:])
-    return "digits_cnn" if side <= 28 else "wrn_28_2" if side <= 64 else "resnet18"
+    if side <= 28:
+        return "digits_cnn"
+    return "wrn_28_2" if side <= 64 else "resnet18"
 
 
 def _moments(info: DataInfo) -> tuple[Any, Any] | None:

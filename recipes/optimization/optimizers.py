@@ -276,7 +276,8 @@ def build_optimizer(
             "head"
         )
     make, known = _checked(settings)
-    name, arguments = settings.factory_name(), settings.arguments()
+    name = settings.factory_name()
+    arguments = settings.arguments()
     if not arguments.keys() & FORMS:
         arguments |= form_of(impl, name, known, groups[0]["params"][0].device.type, precision)
     try:

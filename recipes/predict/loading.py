@@ -1,13 +1,12 @@
-"""A finished run, ready for use: found, read without running code from it, built again without its
-data.
+"""Loading a finished run for prediction, without running code from it and without its data.
 
     model = recipes.load("outputs/fixmatch/2026-01-31_12-00-00")
     model.predict("picture.png")
 
-A checkpoint says what it comes from (`provenance`): its config, what must be known of the data, the
-tokenizer, the architecture of the encoder. From these the very recipe of the run is built, so that
-what is predicted is what the run reported: the averaged network where one is evaluated, inputs and
-logits changed as the methods change them.
+A checkpoint contains its provenance: the config, facts of the data, the tokenizer, the architecture
+of the encoder. The recipe of the run is rebuilt from them, so that predictions are those that the
+run reported: of the averaged network if one is evaluated, with inputs and logits changed by the
+methods.
 """
 
 import re
@@ -31,9 +30,9 @@ from recipes.runs.checkpoint_files import load_checkpoint
 from recipes.runs.run import build_recipe
 
 Which = Literal["last", "best"]
-STAGE = re.compile(r"\w[\w.\-]*")  # a folder inside that of the run
-# what a checkpoint says of where it comes from
-KEPT: dict[str, Any] = {
+STAGE = re.compile(r"\w[\w.\-]*")  # name of a stage, which is a subfolder of the run
+# fields of a checkpoint's provenance
+PROVENANCE: dict[str, Any] = {
     "config": str,
     "facts": dict[str, Any],
     "input_size": int | list[int] | None,
@@ -45,14 +44,16 @@ KEPT: dict[str, Any] = {
 def load(
     run: str | Path, which: Which = "last", device: str | torch.device = "cpu", trust: bool = False
 ) -> Predictor:
-    """The model of a run, in evaluation mode. run: the folder that it left, or one of its
-    checkpoints. which: of a folder, its `last` checkpoint, or the `best` by validation. device:
-        `auto` takes an accelerator where there is one.
-    trust: the run may name code of other packages than Roux's own (a method of one's own), which is
-    then run and named on stderr. Without it nothing but classes of Roux is built, no file but the
-    checkpoint is read, and no hub is asked.
+    """The model of a run, in evaluation mode.
 
-    Raises UserError for a folder that is no run, and a checkpoint that cannot be read.
+    run: folder of the run, or one of its checkpoints.
+    which: for a folder: its `last` checkpoint, or the `best` by validation.
+    device: `auto` uses an accelerator if there is one.
+    trust: the run may use code of other packages than Roux's own (the user's methods), which is
+        then imported and listed on stderr. Without it only classes of Roux are built, no file but
+        the checkpoint is read, and no hub is contacted.
+
+    Raises UserError for a folder that is no run, and for a checkpoint that cannot be read.
     """
     path = find_run(run, which)
     content = read_checkpoint(path)
@@ -79,7 +80,7 @@ def rebuild(
     facts = DatasetFacts.from_plain(origin["facts"])
     # random numbers are drawn for weights that are then replaced: the caller's are left alone
     fresh = torch.random.fork_rng(devices=[])
-    # methods try by gradients what they have built, also where the caller wants none of the model
+    # methods check with gradients what they build, even if the caller is in inference mode
     grad = torch.inference_mode(False)
     with tempfile.TemporaryDirectory() as folder, fresh, grad:
         assembly = assemble(without_files(config, origin, Path(folder), trust))
@@ -90,7 +91,7 @@ def rebuild(
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(
-            "run", f"its weights do not fit what its config builds ({reason})"
+            f"run: its weights do not fit the network of its config ({reason})"
         ) from error
     if recipe.teacher and recipe.teacher.moments:
         recipe.teacher.moments.settle()
@@ -98,19 +99,17 @@ def rebuild(
 
 
 def checked_origin(origin: Any, path: Path) -> Mapping[str, Any]:
-    """What the checkpoint says of where it comes from, `KEPT` with values of these types. Raises
-    UserError."""
-    if not isinstance(origin, Mapping) or any(key not in origin for key in KEPT):
+    """The provenance of a checkpoint, checked for the fields of `PROVENANCE` and their types.
+    Raises UserError."""
+    if not isinstance(origin, Mapping) or any(key not in origin for key in PROVENANCE):
         raise UserError(
-            "run",
-            f"'{path}' does not say what it was made of, as checkpoints of older versions do "
-            "not; "
-            "resume the run for a step, or train it again",
+            f"run: '{path}' has no provenance, as it is of an older version; resume the run for a "
+            "step, or train it again"
         )
-    for key, annotation in KEPT.items():
+    for key, annotation in PROVENANCE.items():
         try:
             right = fits(origin[key], annotation)
-        except (TypeError, ValueError, RecursionError):  # nothing that JSON could hold
+        except (TypeError, ValueError, RecursionError):  # not representable in JSON
             right = False
         if not right:
             found = type(origin[key]).__name__
@@ -128,7 +127,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def find_run(run: str | Path, which: Which = "last") -> Path:
-    """The checkpoint that is meant. Raises UserError where there is none."""
+    """The checkpoint of a run. Raises UserError if there is none."""
     path = Path(run).expanduser()
     if path.is_file():
         return path
@@ -143,8 +142,8 @@ def find_run(run: str | Path, which: Which = "last") -> Path:
     if last is not None:
         if not last.is_dir():
             raise UserError(
-                "run",
-                f"'{run}' is not finished, its last stage '{last.name}' has not begun; resume it",
+                f"run: '{run}' is not finished, its last stage '{last.name}' has not started; "
+                "resume it"
             )
         path = last
     found = path / "checkpoints" / f"{which}.ckpt"
@@ -152,22 +151,21 @@ def find_run(run: str | Path, which: Which = "last") -> Path:
         return found
     if which == "best" and (path / "checkpoints" / "last.ckpt").is_file():
         raise UserError(
-            "run", f"'{run}' has no best.ckpt, since nothing was validated; take which=last"
+            f"run: '{run}' has no best.ckpt, because it had no validation; use which=last"
         )
     runs = [p.name for p in sorted(path.iterdir()) if (p / "checkpoints").is_dir()]
     if runs:
         raise UserError(
-            "run", f"'{run}' holds several runs ({', '.join(runs[:6])}); name one, {path / runs[0]}"
+            f"run: '{run}' contains several runs ({', '.join(runs[:6])}); choose one, e.g. "
+            f"{path / runs[0]}"
         )
     raise UserError(
-        "run",
-        f"'{run}' is no run; expected a folder with checkpoints/{which}.ckpt, as train.py "
-        "leaves it",
+        f"run: '{run}' is no run; expected a folder of train.py with checkpoints/{which}.ckpt"
     )
 
 
 def last_stage(folder: Path) -> Path | None:
-    """The folder of the last stage, where the run has several; None where it has none."""
+    """The folder of the last stage; None for a run without stages."""
     written = folder / "config.yaml"
     if not written.is_file():
         return None
@@ -180,7 +178,7 @@ def last_stage(folder: Path) -> Path | None:
 
 
 def chosen_device(device: str | torch.device) -> torch.device:
-    """Raises UserError for a device that torch does not have."""
+    """A torch device. Raises UserError if torch cannot use it."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -61,7 +61,7 @@ class Assembly:
         """What was chosen of a config group, as the user said it."""
         return str(OmegaConf.select(self.config, f"chosen.{group}") or group)
 
-    def sketch_network(self) -> Network:
+    def meta_network(self) -> Network:
         """The network without memory, for counting: classes that only the data tells count as
         two."""
         tasks = {task: classes or 2 for task, classes in self.datamodule.info.tasks.items()}

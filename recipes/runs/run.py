@@ -85,12 +85,12 @@ def run(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
     further ones of Lightning's."""
     assembly = assemble(spec)
     if spec.dry_run:
-        print(describe(assembly, assembly.sketch_network()), end="")
+        print(describe(assembly, assembly.meta_network()), end="")
         return Result({}, assembly.monitor)
     resume = resume_point(spec) if spec.resume else None
     if resume:
         assembly = replace(assembly, changes=resume.changes)
-    plan = describe(assembly, assembly.sketch_network())
+    plan = describe(assembly, assembly.meta_network())
     recipe = set_up(assembly)
     if resume:
         resume.check(spec, assembly, recipe)
@@ -110,7 +110,7 @@ def check(spec: RunSpec) -> str:
     """Raise `UserError` if a run could not begin, as far as can be told without its data. Returns
     the metric that judges it."""
     assembly = assemble(spec)
-    assembly.sketch_network()
+    assembly.meta_network()
     return assembly.monitor
 
 

@@ -113,7 +113,7 @@ def plan_stages(spec: RunSpec) -> str:
 def plan_stage(stage: RunSpec) -> str:
     assembly = assemble(stage)
     weights = f", begins with the weights of {stage.weights_of}" if stage.weights_of else ""
-    plan = describe(assembly, assembly.sketch_network())
+    plan = describe(assembly, assembly.meta_network())
     return f"stage {stage.stage}{weights}\n\n{plan}"
 
 

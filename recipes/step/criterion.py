@@ -26,6 +26,21 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * F.log_softmax(logits, dim=1)).sum(1)
 
 
+def kl_divergence(target: Tensor, logits: Tensor, from_logits: bool = False) -> Tensor:
+    """KL(p ‖ q) = Σ_c p_c (log p_c - log q_c) for each sample, [N], q = softmax(logits).
+
+    target: [N, C], p without gradient; terms with p_c = 0 are 0.
+    from_logits: target are logits, p = softmax(target), with gradient. Then log p is computed
+        directly, so that value and gradient are finite for a saturated softmax.
+    """
+    if from_logits:
+        log_p = F.log_softmax(target.float(), dim=1)
+        log_q = F.log_softmax(logits.float(), dim=1)
+        return (log_p.exp() * (log_p - log_q)).sum(1)
+    log_q = F.log_softmax(logits, dim=1)
+    return (torch.special.xlogy(target, target) - target * log_q).sum(1)
+
+
 def one_hot(target: Tensor, classes: int) -> Tensor:
     """Dense float32 [N, C] targets; dense ones pass through, and a missing label (-1) becomes a row
     of zeros."""

@@ -26,7 +26,8 @@ try:
 except ImportError:  # Windows has other locks; a sweep must not be asked for twice at once there
     fcntl = None  # type: ignore[assignment]
 
-LOG, LOCK = "log.txt", "job.lock"
+LOG = "log.txt"
+LOCK = "job.lock"
 PATIENCE = 20.0  # seconds that a process may take to end after its starter was killed
 REASON = 300  # characters
 
@@ -40,18 +41,19 @@ def run_job(
     with locked(folder / LOCK, patience) as lock:
         job = read(folder) or Job(list(overrides))
         if identity(job.overrides) != identity(overrides):
-            job.state, job.reason = (
-                "failed",
-                f"'{folder}' holds another job; name another run_dir for the sweep",
-            )
+            job.state = "failed"
+            job.reason = f"'{folder}' holds another job; name another run_dir for the sweep"
             return job
         if job.over:
             return job
         if lock is None:
-            job.state, job.reason = "running", "by another process; it is left alone"
+            job.state = "running"
+            job.reason = "by another process; it is left alone"
             return job
         again = job.attempts > 0
-        job.state, job.reason, job.run_dir = "running", "", str(run_dir)
+        job.state = "running"
+        job.reason = ""
+        job.run_dir = str(run_dir)
         job.attempts += 1
         write(folder, job)
         arguments = [str(root), str(folder), *command_of(overrides, run_dir, again)]

@@ -33,13 +33,16 @@ class RayLauncher(Launcher):
         num_gpus: Annotated[float, Field(ge=0)] = 0,
         init: dict[str, Any] | None = None,
     ):
-        self.address, self.needs = address, {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        self.address = address
+        self.needs = {"num_cpus": num_cpus, "num_gpus": num_gpus}
         self.init = dict(init or {})
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

@@ -73,14 +73,15 @@ class OptunaSweeper(RouxSweeper):
             "minimize" if self.metric.endswith("loss") else "maximize"
         )
         self.direction = direction or by_name
-        self.n_trials, self.n_jobs = n_trials, n_jobs
-        self.sampler, self.sampler_seed, self.sampler_options = (
-            sampler,
-            sampler_seed,
-            dict(sampler_options or {}),
-        )
-        self.pruner, self.pruner_options = pruner, dict(pruner_options or {})
-        self.storage, self.study_name = storage, study
+        self.n_trials = n_trials
+        self.n_jobs = n_jobs
+        self.sampler = sampler
+        self.sampler_seed = sampler_seed
+        self.sampler_options = dict(sampler_options or {})
+        self.pruner = pruner
+        self.pruner_options = dict(pruner_options or {})
+        self.storage = storage
+        self.study_name = study
 
     def sweep(self, arguments: list[str]) -> Any:
         from recipes.sweeps.space import read_space
@@ -110,7 +111,8 @@ class OptunaSweeper(RouxSweeper):
             for trial in trials
             for job in space.jobs(trial.params)
         ]
-        numbers, seeds = self.run(wanted), len(space.seeds)
+        numbers = self.run(wanted)
+        seeds = len(space.seeds)
         known = jobs_of(self.folder)
         runs = [[known[n] for n in numbers[i * seeds : (i + 1) * seeds]] for i in range(size)]
         ends = [tell(study, trial, jobs) for trial, jobs in zip(trials, runs, strict=True)]

@@ -79,7 +79,9 @@ def distribution(override: Override) -> "BaseDistribution":
         if numbers and log:
             raise ValueError("a range has steps and no scale; give an interval")
         if numbers:
-            low, high, step = min(numbers), max(numbers), abs(sweep.step)
+            low = min(numbers)
+            high = max(numbers)
+            step = abs(sweep.step)
             whole = all(isinstance(n, int) for n in numbers)
             return (
                 IntDistribution(low, high, step=step)

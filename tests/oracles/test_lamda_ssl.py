@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.semi_supervised.consistency import entropy, kl_divergence
+from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.mean_teacher import MeanTeacher
 from methods.semi_supervised.mixmatch import mix
@@ -30,7 +30,7 @@ from methods.semi_supervised.temporal_ensembling import accumulate, bias_correct
 from methods.semi_supervised.uda import UDA, annealing_threshold
 from methods.semi_supervised.vat import adversarial_direction
 from recipes.step import Embedded
-from recipes.step.criterion import one_hot
+from recipes.step.criterion import kl_divergence, one_hot
 from tests.harness import step_with
 from tests.methods.adversarial.attacks.worked import convolutional
 from tests.oracles.compare import same

@@ -16,7 +16,7 @@ from foundation.errors import UserError, nearest
 
 
 class Strong:
-    """Weak view, `n` operations drawn from the pool with replacement, each applied with
+    """Weak view, then `n` operations drawn from the pool with replacement, each applied with
     `probability`, then Cutout.
 
     Every operation equals Pillow's on uint8 pixels, nearest neighbour where it resamples. We differ
@@ -59,11 +59,14 @@ class Strong:
             raise UserError(
                 f"strong view: variant '{variant}' is unknown; {nearest(variant, VARIANTS)}"
             )
-        self.weak, self.variant, self.cutout = weak or Weak(), VARIANTS[variant], cutout
+        self.weak = weak or Weak()
+        self.variant = VARIANTS[variant]
+        self.cutout = cutout
         self.n = self.variant.n if n is None else n
         self.probability = self.variant.probability if probability is None else probability
         self.fill = round(255 * (self.variant.fill if fill is None else fill))
-        self.magnitude, self.magnitude_mode = magnitude, magnitude_mode
+        self.magnitude = magnitude
+        self.magnitude_mode = magnitude_mode
         self.pool = _pool(pool, exclude)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
@@ -75,16 +78,15 @@ class Strong:
         return self._cut(pixels, draw_for) if self.cutout else to_unit(pixels)
 
     def draw(self, draw_for: DrawFor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """What each row gets: codes int64 [B, n], places in OPERATIONS (identity where the coin
-        says no), and values float64 [B, n] in the units of `randaugment`."""
+        """Operations of each row: codes int64 [B, n], indices in OPERATIONS (identity if the
+        operation is not applied), and values float64 [B, n] in the units of `randaugment`."""
         table, pool = self._tables(device)
         choice, coin, number, side = draw_for("strong/randaugment").uniform(self.n, 4).unbind(-1)
         if self.variant.levels == "magnitude":
-            number = (
-                torch.ones_like(number)
-                if self.magnitude_mode == "constant"
-                else number[:, :1].expand_as(number)
-            )
+            if self.magnitude_mode == "constant":
+                number = torch.ones_like(number)
+            else:
+                number = number[:, :1].expand_as(number)  # one magnitude for all operations
             number = number * (self.magnitude / 30)
         codes = pool[(choice * len(self.pool)).long()]
         values = values_of(table, codes, level_of(number, self.variant.levels), side < 0.5)
@@ -93,14 +95,14 @@ class Strong:
     def _cut(self, pixels: Tensor, draw_for: DrawFor) -> Tensor:
         """The view in [0, 1] with its box; `pixels` is overwritten."""
         number = draw_for("strong/cutout").uniform(3)
-        part = (
-            number[:, 2] * self.cutout
-            if self.variant.cutout_random
-            else torch.full_like(number[:, 2], self.cutout)
-        )
+        if self.variant.cutout_random:
+            part = number[:, 2] * self.cutout
+        else:
+            part = torch.full_like(number[:, 2], self.cutout)
         box = box_mask(number[:, :2], part, *pixels.shape[2:])
         # Products with 0 and 1 are exact, and faster than a masked write; fastest on bytes.
-        view, painted = to_unit(pixels.mul_((~box).view(torch.uint8))), box.float()
+        view = to_unit(pixels.mul_((~box).view(torch.uint8)))
+        painted = box.float()
         levels = fill_for(view.shape[1], self.variant.cutout_fill)
         if len(set(levels)) == 1:
             return view.add_(painted, alpha=levels[0])
@@ -109,8 +111,7 @@ class Strong:
         return view
 
     def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Parameters and pool on the device, copied once: a copy in every step would make the host
-        wait."""
+        """Parameters and pool on the device, copied once: a copy in every step would sync."""
         if device not in self._on_device:
             pool = torch.tensor([OPERATIONS.index(name) for name in self.pool], device=device)
             self._on_device[device] = (self.variant.table().to(device), pool)

@@ -15,8 +15,8 @@ from datamodules.views.text.view import DrawFor, TextView, drop_words
 
 
 class EdaLite(TextView):
-    """n swaps of two random words, then each word left out with probability alpha (one word always
-    stays).
+    """n swaps of two random words, then each word is dropped with probability alpha (one word is
+    always kept).
 
     n = max(1, int(alpha * length)).
 
@@ -57,9 +57,11 @@ class EdaLite(TextView):
 def swap_words(words: Tensor, drawn: Tensor, length: Tensor, times: Tensor) -> Tensor:
     """Swap two different random words, `times` [B] times in a row of `length` [B] real words.
 
-    words: int64 [B, W]. drawn: uniform [B, R, 2] with R at least the largest of `times` that is
-    needed. Swaps follow each other, so the loop is over swaps (at most alpha * W); each handles the
-    whole batch.
+    words: int64 [B, W].
+    drawn: uniform [B, R, 2] with R at least the largest of `times`.
+
+    Swaps depend on those before, so the loop is over swaps (at most alpha * W), each for the whole
+    batch.
     """
     last = (length - 1).clamp(min=0)
     first = torch.minimum((drawn[..., 0] * length[:, None]).long(), last[:, None])

@@ -56,7 +56,7 @@ def test_the_plan_counts_what_surgery_leaves():
     method.key = "halve"
     assembly.composition.methods["halve"] = method
     assembly.composition.declarations["halve"] = method.declare()
-    sketch = assembly.sketch_network()
+    sketch = assembly.meta_network()
     assert all(p.is_meta for p in sketch.parameters())
     trained = sum(p.numel() for p in sketch.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in sketch.parameters() if not p.requires_grad)
@@ -69,7 +69,7 @@ def test_the_plan_counts_what_surgery_leaves():
 def test_still_modules_stay_in_evaluation_mode():
     network = digits()
     norm = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))
-    network.still.append(norm)
+    network.eval_only.append(norm)
     network.train()
     assert network.training
     assert not norm.training

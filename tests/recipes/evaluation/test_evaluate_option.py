@@ -49,7 +49,7 @@ def test_an_attack_and_its_keys(configs, engine):
     ((config, noted, _),) = engine.runs
     assert noted == command
     assert (config.evaluate.attack.steps, config.evaluate.attack.eps) == (5, "8/255")
-    assert config.evaluate.attack._target_.endswith("UnderPGD")
+    assert config.evaluate.attack._target_.endswith("PGDRobustness")
 
 
 def test_without_a_choice_nothing_is_measured(configs, engine):
@@ -76,7 +76,11 @@ def test_several_runs_each_with_its_attack(configs, engine):
     found = [
         config.evaluate.get("attack", {}).get("_target_", "none") for config, _, _ in engine.runs
     ]
-    assert [name.rpartition(".")[2] for name in found] == ["none", "UnderFGSM", "UnderPGD"]
+    assert [name.rpartition(".")[2] for name in found] == [
+        "none",
+        "FGSMRobustness",
+        "PGDRobustness",
+    ]
 
 
 MISTAKES = {

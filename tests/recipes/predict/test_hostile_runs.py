@@ -234,7 +234,7 @@ def test_the_current_folder_does_not_shadow_roux(pictures, place):
     done = command(place, "-m", "recipes.predict", f"run={pictures}", "input=in", "output=out.csv")
     assert (
         done.returncode == 2
-        and "holds nothing to predict" in done.stderr
+        and "has nothing to predict" in done.stderr
         and not (place / "RAN").exists()
     )
 
