@@ -1,14 +1,14 @@
 """Functions timed beside each other in turn, and the memory that one call takes at most.
 
     times = contest({"ours": ours, "peer": peer}, repeats=7)
-    times["ours"].ratio(times["peer"])      # peer over ours within a round: 3 means ours is three
-    times as fast
+    times["ours"].ratio(times["peer"])      # peer over ours: 3 means ours is faster
 
 In every round each contender runs one block, in an order that rotates, so that a machine whose
 speed drifts slows all of them alike; ratios are taken within a round. A block is as many calls as
 last `least` seconds. On a GPU the device is waited for at both ends of a block and nowhere else.
 """
 
+import argparse
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.timing import Spread
+from benchmarks.verdicts import Spread
 
 Call = Callable[[], Any]
 By = Literal["cpu", "wall"]
@@ -26,10 +26,12 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
 
 @dataclass
 class Times:
-    """Seconds a call in every round, by wall clock and by processor time."""
+    """Seconds a call in every round, by wall clock and by processor time. peak: bytes that one call
+    takes at most."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    peak: int = 0
 
     def of(self, by: By = "wall") -> Spread:
         return Spread(list(getattr(self, by)))
@@ -38,6 +40,9 @@ class Times:
         """How many times as long the peer took, round by round."""
         pairs = zip(getattr(self, by), getattr(peer, by), strict=True)
         return Spread([theirs / mine for mine, theirs in pairs])
+
+    def figures(self, by: By) -> dict[str, float]:
+        return self.of(by).row() | {"peak": self.peak}
 
 
 def contest(
@@ -53,13 +58,31 @@ def contest(
         raise ValueError(f"{repeats} rounds; expected at least one")
     counts = {name: calls_for(call, warmup, least, device) for name, call in contenders.items()}
     times = {name: Times() for name in contenders}
-    names = list(contenders)
     for turn in range(repeats):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        for name in rotated(list(contenders), turn):
             wall, cpu = block(contenders[name], counts[name], device)
             times[name].wall.append(wall)
             times[name].cpu.append(cpu)
     return times
+
+
+def measured(
+    contenders: Mapping[str, Call], options: argparse.Namespace, clear: Call = lambda: None
+) -> dict[str, Times]:
+    """Times in turn, then the peak of one call of each. clear: what to call before it, so that
+    nothing is given back that an earlier call left."""
+    settings = options.repeats, options.warmup, options.least, options.device
+    times = contest(contenders, *settings)
+    for name, call in contenders.items():
+        clear()
+        times[name].peak = peak_bytes(call, options.device)
+    return times
+
+
+def rotated(names: list[str], turn: int) -> list[str]:
+    """The order of a round."""
+    first = turn % len(names)
+    return names[first:] + names[:first]
 
 
 def calls_for(call: Call, warmup: int, least: float, device: str) -> int:
@@ -97,12 +120,17 @@ def peak_bytes(call: Call, device: str = "cpu") -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
         call()
-    found = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = most = 0
-    for event in sorted(found, key=lambda event: event.start_ns()):
+    for event in sorted(memory_events(seen), key=lambda event: event.start_ns()):
         held += event.nbytes()
         most = max(most, held)
     return most
+
+
+def memory_events(seen: profile) -> list[Any]:
+    """What the allocator gave and took back, in bytes with their sign."""
+    events = seen.profiler.kineto_results.events()  # type: ignore[union-attr]
+    return [event for event in events if event.name() == "[memory]"]
 
 
 def profiled(call: Call, calls: int = 3) -> tuple[float, int]:

@@ -1,5 +1,5 @@
 """Our step on the real road: config, assembly, recipe and Trainer as `recipes.runs.run` makes them,
-under a clock."""
+under a clock. What benchmarks know of the engine's inner parts stands here."""
 
 import copy
 from collections.abc import Iterator
@@ -11,14 +11,20 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from torch import Tensor
 
-from benchmarks.timing import LIGHTNING, Clock, Sections, time_optimizer
+from benchmarks.clock import LIGHTNING, Clock, Sections, time_optimizer
 from datamodules.streams import StepLoader
 from recipes.config.resolve import resolve_command
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import build_loggers, close_loggers
 from recipes.runs.assembly import Assembly, assemble
-from recipes.runs.run import build_recipe, build_trainer, checkpoints, uses_hooks
+from recipes.runs.run import build_recipe, build_trainer, checkpoints, read_data, uses_hooks
 
+ALONE = (
+    "trainer.limit_val_batches=1",
+    "trainer.devices=1",
+    "trainer.progress_bar=false",
+    "run_dir=unused",
+)
 ENGINE = {
     "training_step": "step: calls in between",
     "begin": "step: begin, seed",
@@ -34,49 +40,59 @@ POINTS = {"prepare": "step: calls in between", "terms": "terms", "after_step": "
 
 
 @cache
-def composed(device: str, said: tuple[str, ...]) -> DictConfig:
+def composed(device: str, overrides: tuple[str, ...]) -> DictConfig:
     """The sound config of a case, composed once: that takes longer than some of its runs."""
-    overrides = [
-        *said,
-        "trainer.limit_val_batches=1",
-        f"trainer.accelerator={device}",
-        "trainer.devices=1",
-        "trainer.progress_bar=false",
-        "run_dir=unused",
-    ]
-    return resolve_command(overrides).config
+    return resolve_command([*overrides, *ALONE, f"trainer.accelerator={device}"]).config
 
 
-def prepared(total: int, folder: Path, device: str, said: tuple[str, ...]) -> Assembly:
-    """The assembly of a run of `total` steps, its data set up, torch seeded. said: what the case
-    says of it.
-
-    Validation and checkpoint come after the last step, outside every window.
-    """
-    config = copy.deepcopy(composed(device.replace("cuda", "gpu"), said))
+def prepared(total: int, folder: Path, device: str, overrides: tuple[str, ...]) -> Assembly:
+    """The assembly of a run of `total` steps, its data set up, torch seeded. Validation and
+    checkpoint come after the last step, outside every window."""
+    config = copy.deepcopy(composed(device.replace("cuda", "gpu"), overrides))
     config.trainer.max_steps = config.trainer.val_every = total
     config.run_dir = str(folder)
     assembly = assemble(config)
-    pl.seed_everything(assembly.config.seed, workers=True, verbose=False)
-    assembly.datamodule.prepare_data()
-    assembly.datamodule.setup()
+    read_data(assembly)
     return assembly
+
+
+def train(assembly: Assembly, recipe: Recipe, folder: Path, *callbacks: pl.Callback) -> None:
+    """To the end, as `train.py` does: checkpoints registered, metrics in `metrics.csv`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    loggers = build_loggers({}, folder)
+    hooks = [method for method in recipe.composition.methods.values() if uses_hooks(method)]
+    all_callbacks = [*callbacks, *checkpoints(assembly, folder), *hooks]
+    trainer = build_trainer(assembly, loggers, folder, all_callbacks)
+    trainer.fit(recipe, datamodule=assembly.datamodule)
+    close_loggers(loggers)
 
 
 def fit(assembly: Assembly, folder: Path, clock: Clock) -> list[Tensor]:
     """Train to the end; returns the loss of every step. Where the clock has sections, time is
     booked on them."""
-    folder.mkdir(parents=True, exist_ok=True)
     recipe = build_recipe(assembly)
     if clock.sections is not None:
         instrument(recipe, assembly, clock.sections)
     losses = watch(recipe, clock)
-    loggers = build_loggers({}, folder)
-    hooks = [method for method in recipe.composition.methods.values() if uses_hooks(method)]
-    trainer = build_trainer(assembly, loggers, folder, [*checkpoints(assembly, folder), *hooks])
-    trainer.fit(recipe, datamodule=assembly.datamodule)
-    close_loggers(loggers)
+    train(assembly, recipe, folder)
     return losses
+
+
+class Runs:
+    """Runs of one command, each in a new folder."""
+
+    def __init__(self, device: str, folder: Path, overrides: tuple[str, ...]):
+        self.device, self.folder, self.overrides = device, folder, overrides
+        self.count = 0
+
+    def assembly(self, total: int, *more: str) -> tuple[Assembly, Path]:
+        self.count += 1
+        folder = self.folder / f"run{self.count}"
+        folder.mkdir(parents=True)
+        return prepared(total, folder, self.device, (*self.overrides, *more)), folder
+
+    def ours(self, clock: Clock, *more: str) -> list[Tensor]:
+        return fit(*self.assembly(clock.total, *more), clock)
 
 
 def watch(recipe: Recipe, clock: Clock) -> list[Tensor]:
@@ -113,7 +129,7 @@ def instrument(recipe: Recipe, assembly: Assembly, sections: Sections) -> None:
     for task in recipe.tasks.values():
         sections.wrap(task, "supervise", "terms")
     for point, section in POINTS.items():
-        for method in recipe.at[point]:
+        for method in recipe.methods_at[point]:
             sections.wrap(method, point, section)
     make_optimizer, make_loader = recipe._make_optimizer, assembly.datamodule.train_dataloader
 

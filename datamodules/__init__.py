@@ -1,5 +1,7 @@
-"""Streams of samples, samplers, and the views that methods ask for. Imports neither recipes nor
-methods."""
+"""Streams of samples, samplers, and the views that methods request.
+
+Imports neither recipes nor methods.
+"""
 
 from foundation.moved import install
 

@@ -1,67 +1,56 @@
-"""The data of a run: streams for training, parts for evaluation, and the views that methods ask
-for."""
+"""The data of a run: streams for training, parts for evaluation, and views."""
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from datamodules.facts import Facts
-from datamodules.samplers import MakeOrder, Order, ShareSampler, ShuffledPasses, StepSampler
+from datamodules.facts import DatasetFacts
+from datamodules.part_loaders import PartLoaders
+from datamodules.samplers import MakeOrder, Order, ShuffledPasses, StepSampler
 from datamodules.source import DataInfo, Loader, Splits
 from datamodules.splits import SplitSettings, class_counts, split_training
-from datamodules.streams import (
-    BatchLoader,
-    Part,
-    PartDataset,
-    PlacedPart,
-    Places,
-    StepDataset,
-    StepLoader,
-    moved,
-)
+from datamodules.streams import Part, StepDataset, StepLoader
+from datamodules.views.named import named_view
 from foundation.errors import UserError, nearest
 from foundation.randomness import Draw
 
-DIGITS = "0123456789"
-REFERENCE_BATCHES, REFERENCE_SAMPLES = (
-    4,
-    256,
-)  # training batches on which moments are estimated, and their size
+# training batches on which moments are estimated, and their largest size
+REFERENCE_BATCHES = 4
+REFERENCE_SAMPLES = 256
 
 
-class StreamDataModule(LightningDataModule):
+class StreamDataModule(PartLoaders):
     """Streams of raw samples; see `splits` for the cuts and `samplers` for the order.
 
-    source: the loader of the set (`datamodules.sources`).
-    root: folder that holds the set; null looks in the cache and downloads there.
-    batch_size: labeled samples of a micro-batch, over all ranks.
-    unlabeled_ratio: unlabeled samples for each labeled one (μ of FixMatch).
-    eval_batch_size: samples of an evaluation batch on each rank.
-    labels_per_class: labels kept in each class, null for all; with an imbalance_factor their mean,
-        in the profile of the training data and at least one a class.
-    imbalance_factor: n_max / n_min ≥ 1 of a long-tailed cut, class 0 the head; null leaves the set
-        as it is.
-    imbalance: `exp` or `step` profile.
-    imbalance_subset: samples `seeded` by split_seed, or `legacy`, the very ones that LDAM-DRW's
-        code takes.
-    few_below, many_above: classes with fewer, or more, labeled samples are evaluated apart as few-
-        and many-shot.
-    label_noise: share of the labels that are replaced by another class.
-    val_fraction: share of the (long-tailed) training data held out for validation, unless the set
-        brings a validation part; 0 for none.
-    split_seed: seeds all cuts. seed: seeds the order of samples.
-    num_workers: processes that fetch; 0 is right for sets in memory.
-    device_memory: GiB of a GPU's memory that sets in memory may take, so that batches are gathered
-        there; auto for a quarter of what is free, 0 for none. Others are pinned. With num_workers
-        all stay on the host.
-    views: view objects by name, without a trailing digit; null takes a view away.
-    text: null for images; for text a function of the set's parts that numbers their words, gives
-        the codec.
+    source: loader of the data set, a class of `datamodules.sources`.
+    root: folder that holds the set; null: the cache, filled by a download.
+    batch_size: labeled samples of a micro-batch, over all ranks, at least 1.
+    unlabeled_ratio: unlabeled samples for each labeled one, at least 1; 7 (μ of FixMatch).
+    eval_batch_size: samples of an evaluation batch on each rank, at least 1.
+    labels_per_class: labels kept in each class, at least 1; null: all. With an imbalance_factor
+        their mean, in the profile of the training data and at least one a class.
+    imbalance_factor: n_max / n_min of a long-tailed cut, at least 1; null: the set as it is. Class
+        0 is the largest.
+    imbalance: profile of the class counts: `exp` or `step`.
+    imbalance_subset: samples kept: `seeded` by split_seed, or `legacy`, those of LDAM-DRW's code.
+    few_below: classes with fewer labeled samples are reported as few-shot, at least 1.
+    many_above: classes with more labeled samples are reported as many-shot, at least 1; the rest as
+        medium-shot.
+    label_noise: share of the labels replaced by another class, 0 to 1.
+    val_fraction: share of the training data held out for validation, in [0, 1); 0: none. Of the
+        long-tailed cut, unless the set brings a validation part.
+    split_seed: seed of all cuts.
+    seed: seed of the order of samples.
+    num_workers: processes that fetch, at least 0; 0 is right for sets in memory.
+    device_memory: GiB of a GPU for sets in memory, at least 0; `auto`: a quarter of what is free;
+        0: none. Batches are then gathered there. Other sets are pinned. With num_workers all stay
+        on the host.
+    views: views by name, without a trailing digit; null takes a view away.
+    text: for texts: the tokenizer's settings; null: images. A function of the set's parts that
+        numbers their words and gives the codec.
     """
 
     def __init__(
@@ -86,10 +75,12 @@ class StreamDataModule(LightningDataModule):
         views: dict[str, Any] | None = None,
         text: Callable[[Splits], Any] | None = None,
     ):
-        super().__init__()
-        self.source, self.root = source, root
-        self.batch_size, self.unlabeled_ratio = batch_size, unlabeled_ratio
-        self.eval_batch_size = eval_batch_size
+        super().__init__(eval_batch_size, num_workers, device_memory)
+        self.source = source
+        self.root = root
+        self.batch_size = batch_size
+        self.unlabeled_ratio = unlabeled_ratio
+
         self.split_settings = SplitSettings(
             labels_per_class,
             imbalance_factor,
@@ -101,14 +92,13 @@ class StreamDataModule(LightningDataModule):
         )
         if few_below > many_above + 1:
             raise UserError(
-                f"data.few_below={few_below}: expected at most data.many_above={many_above} and "
-                "one more"
+                f"data.few_below={few_below}: expected at most data.many_above + 1 = "
+                f"{many_above + 1}"
             )
         self.shots = (few_below, many_above)
-        self.seed, self.num_workers, self.device_memory = seed, num_workers, device_memory
-        self.views: dict[str, Any] = {
-            name: view for name, view in (views or {}).items() if view is not None
-        }
+        self.seed = seed
+        kept = {name: view for name, view in (views or {}).items() if view is not None}
+        self.views: dict[str, Any] = kept
         self.text = text
         self.codec: Any = None
         self.info: DataInfo = source.info()
@@ -117,20 +107,19 @@ class StreamDataModule(LightningDataModule):
         self.orders: dict[str, MakeOrder] = {}
         self.tasks: dict[str, int] = {}
         self.classes: dict[str, list[str]] = {}
-        self.parts: dict[str, Part] = {}
-        self.true_targets: dict[str, Tensor] = {}
+
         self._splits: Splits | None = None
         self._reference: list[dict[str, dict[str, Any]]] = []
         self._position = 0
-        self._place: tuple[int, int, int] | None = None
-        self._places: Places | None = None
 
-    # -- what is asked for, before anything is read ------------------------------------------------
+    # -- requests of methods, before anything is read ----------------------------------------------
     def request(
         self, streams: Iterable[str], orders: Mapping[str, MakeOrder] | None = None
     ) -> None:
-        """Ask for streams; the requests of all methods add up. orders: how the samples of a stream
-        come, by stream; shuffled passes where nobody asks."""
+        """Request streams; the requests of all methods are merged.
+
+        orders: the order of samples by stream; shuffled passes for a stream without one.
+        """
         known = {"labeled", "unlabeled"}
         for stream in streams:
             if stream not in known:
@@ -142,14 +131,9 @@ class StreamDataModule(LightningDataModule):
         """Names of the views this data has, without trailing digits."""
         return set(self.views)
 
-    def place(self, rank: int, world: int, total: int) -> None:
-        """Without a trainer to ask: where this process stands, and how many micro-batches the run
-        has."""
-        self._place = (rank, world, total)
-
     # -- reading and cutting -----------------------------------------------------------------------
     def prepare_data(self) -> None:
-        # one process a machine comes here before the others, so only one downloads
+        # Lightning calls this on one process per machine before all others, so only one downloads
         self._splits = self._splits or self.source.load(self.root)
 
     def setup(self, stage: str | None = None) -> None:
@@ -164,10 +148,10 @@ class StreamDataModule(LightningDataModule):
             train.targets, self.classes, self.split_settings, own_val=splits.val is not None
         )
         pool_targets = {task: values[cut.pool] for task, values in train.targets.items()}
-        self.true_targets = cut.truth
+
         self.parts = {
             "labeled": Part(train, cut.pool[cut.labeled], cut.targets, cut.labeled),
-            # true labels travel along for diagnostics only
+            # true labels are delivered for diagnostics only
             "unlabeled": Part(train, cut.pool, pool_targets, torch.arange(len(cut.pool))),
             "test": Part.whole(splits.test),
         }
@@ -177,36 +161,24 @@ class StreamDataModule(LightningDataModule):
             held = {task: values[cut.val] for task, values in train.targets.items()}
             self.parts["val"] = Part(train, cut.val, held, torch.arange(len(cut.val)))
         for stream, size in self.batch_sizes().items():
-            self._order(
-                stream, size, self._where()[2]
-            )  # what cannot be is said before a run has begun
+            # made here once only to raise errors before the run starts
+            self._order(stream, size, self._where()[2])
 
     def _fit_text(self, splits: Splits) -> None:
-        """Number the words of all parts, and let views take their statistics from the training
-        texts."""
+        """Number the words of all parts, and fit views on the training texts."""
         if self.text is not None:
             self.codec = self.text(splits)
         for view in self.views.values():
             if hasattr(view, "fit"):
                 view.fit(splits.train)
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Samples of each part after setup. Indices of both streams lie in [0,
-        sizes["unlabeled"])."""
-        return {name: len(part) for name, part in self.parts.items()}
-
     def class_counts(self, task: str = "label") -> Tensor:
-        """int64 [C]: labeled training samples a class, by the labels that training sees."""
+        """int64 [C]: labeled training samples per class, counted with label noise applied."""
         return class_counts(self.parts["labeled"].targets[task], self.tasks[task])
 
-    def has_missing(self, task: str) -> bool:
-        """Whether some labeled samples carry no label (-1) for this task."""
-        return bool((self.parts["labeled"].targets[task] < 0).any())
-
-    def facts(self) -> Facts:
-        """What of the data a network needs in order to be built, after setup."""
-        return Facts(
+    def facts(self) -> DatasetFacts:
+        """What building a network needs to know about the data, after setup."""
+        return DatasetFacts(
             classes=self.classes,
             counts={task: self.class_counts(task).tolist() for task in self.tasks},
             missing=[task for task in self.tasks if self.has_missing(task)],
@@ -216,38 +188,28 @@ class StreamDataModule(LightningDataModule):
 
     @property
     def vocab_size(self) -> int | None:
-        """Tokens of the tokenizer; before setup the most it may have, None for images and unread
-        tokenizers."""
+        """Size of the tokenizer's vocabulary; before setup its upper bound, None for images and
+        for pretrained tokenizers."""
         if self.codec is not None:
             return self.codec.tokenizer.size
-        return (
-            self.text.vocab_size if self.text is not None and self.text.pretrained is None else None
-        )
+        if self.text is None or self.text.pretrained is not None:
+            return None
+        return self.text.vocab_size
 
     # -- views -------------------------------------------------------------------------------------
     def make_view(
         self, stream: Any, name: str, draw_for: Callable[[str], Draw] | None = None
     ) -> Any:
-        """The view `name` of a batch of raw samples, on its device.
+        """The view `name` of a batch of raw samples, on the batch's device.
 
-        stream: raw data, or the {"data", "targets", "index"} that a loader delivers. name: `raw`,
-        `weak`, `strong` …; a trailing digit asks for another independent draw of the same
-        transform. draw_for: random numbers by purpose; the view's full name is put before each
-        purpose, the caller puts the stream's. `raw` needs none.
+        stream: raw data, or the {"data", "targets", "index"} that a loader delivers.
+        name: `raw`, `weak`, `strong` …; a trailing digit is another independent draw of the same
+            transform.
+        draw_for: random numbers by purpose. The view's full name is prefixed to each purpose, the
+            caller prefixes the stream's. `raw` needs none.
         """
         data = stream["data"] if isinstance(stream, Mapping) and "targets" in stream else stream
-        view = self.views.get(name) or self.views.get(name.rstrip(DIGITS))
-        if view is None:
-            raise UserError(
-                f"data.views: this data has no view '{name}'; {nearest(name, self.views)}"
-            )
-
-        def drawn(purpose: str) -> Draw:
-            if draw_for is None:
-                raise ValueError(f"view '{name}' draws random numbers, and none were given")
-            return draw_for(f"{name}/{purpose}")
-
-        return view(data, drawn)
+        return named_view(self.views, data, name, draw_for)
 
     def decode(self, view: Mapping[str, Tensor]) -> list[str]:
         """A text view {"ids", "mask"} [B, L] as strings, for people."""
@@ -255,42 +217,7 @@ class StreamDataModule(LightningDataModule):
             raise ValueError("only texts can be decoded, after setup")
         return self.codec.decode(view["ids"], view["mask"])
 
-    # -- loaders -----------------------------------------------------------------------------------
-    def _where(self) -> tuple[int, int, int]:
-        """(rank, world, micro-batches of the run)."""
-        if self._place is not None:
-            return self._place
-        trainer = self.trainer
-        if trainer is None:
-            return 0, 1, 0
-        return (
-            trainer.global_rank,
-            trainer.world_size,
-            max(trainer.max_steps, 0) * trainer.accumulate_grad_batches,
-        )
-
-    def _options(self, part: Part) -> dict[str, Any]:
-        """Loader options; also silences Lightning's advice to use workers where a fetch is one
-        gather."""
-        if not part.source.workers:
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        device = self.trainer.strategy.root_device.type if self.trainer is not None else "cpu"
-        return {
-            "workers": self.num_workers,
-            "pin": device == "cuda" and not isinstance(part, PlacedPart),
-        }
-
-    def _placed(self, part: Part) -> Part:
-        """The part as loaders read it: on a GPU with its samples there, where they fit."""
-        device = (
-            self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        )
-        if device.type != "cuda" or self.num_workers:
-            return part
-        if self._places is None:
-            self._places = Places(self.device_memory, device, torch.cuda.mem_get_info(device)[0])
-        return self._places.part(part)
-
+    # -- training ----------------------------------------------------------------------------------
     def batch_sizes(self) -> dict[str, int]:
         """Samples of each stream in one micro-batch, over all ranks."""
         sizes = {"labeled": self.batch_size, "unlabeled": self.batch_size * self.unlabeled_ratio}
@@ -327,64 +254,34 @@ class StreamDataModule(LightningDataModule):
             return self.orders[stream](part.targets, batch_size, total, self.seed, stream)
         return ShuffledPasses(len(part), self.seed, stream)
 
-    def _evaluation_loader(self, name: str) -> BatchLoader | list[Any]:
-        part = self.parts.get(name)
-        if part is None:
-            return []
-        part = self._placed(part)
-        rank, world, _ = self._where()
-        sampler = ShareSampler(len(part), self.eval_batch_size, rank, world)
-        # validation comes again and again, testing once
-        return BatchLoader(
-            PartDataset(part), sampler, persistent=name == "val", **self._options(part)
-        )
-
-    def pass_over(self, name: str) -> BatchLoader:
-        """One pass over a part in its own order, all of it on every rank, in batches as evaluation
-        has them."""
-        part = self._placed(self.parts[name])
-        return BatchLoader(
-            PartDataset(part), ShareSampler(len(part), self.eval_batch_size), **self._options(part)
-        )
-
     def reference_batches(self) -> list[dict[str, dict[str, Any]]]:
-        """The run's first training batches as raw data, {stream: batch}, for what is estimated on
-        training samples.
+        """The run's first training batches as raw data, {stream: batch}, for estimates on training
+        samples.
 
-        At most `REFERENCE_SAMPLES` samples each, in the shares that the streams have; the same on
-        every rank. They are read once and kept: their number does not grow with the data."""
-        if not self._reference:
-            sizes, total = self.batch_sizes(), self._where()[2]
-            most = min(1.0, REFERENCE_SAMPLES / sum(sizes.values()))
-            orders = {stream: self._order(stream, size, total) for stream, size in sizes.items()}
-            for start in range(REFERENCE_BATCHES):
-                batch = {}
-                for stream, size in sizes.items():
-                    rows = orders[stream].take(
-                        start * size, start * size + max(2, int(most * size))
-                    )
-                    batch[stream] = self.parts[stream].fetch(rows)
-                self._reference.append(batch)
+        Each has at most `REFERENCE_SAMPLES` samples, in the ratio of the streams; the same on every
+        rank. They are read once and cached: their number does not grow with the data.
+        """
+        if self._reference:
+            return self._reference
+        sizes = self.batch_sizes()
+        total = self._where()[2]
+        share = min(1.0, REFERENCE_SAMPLES / sum(sizes.values()))
+        orders = {stream: self._order(stream, size, total) for stream, size in sizes.items()}
+        for number in range(REFERENCE_BATCHES):
+            batch = {}
+            for stream, size in sizes.items():
+                start = number * size
+                rows = orders[stream].take(start, start + max(2, int(share * size)))
+                batch[stream] = self.parts[stream].fetch(rows)
+            self._reference.append(batch)
         return self._reference
-
-    def val_dataloader(self) -> BatchLoader | list[Any]:
-        return self._evaluation_loader("val")
-
-    def test_dataloader(self) -> BatchLoader | list[Any]:
-        return self._evaluation_loader("test")
-
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        # Lightning's own looks for every kind of container there is; loaders deliver on the CPU or
-        # on the device
-        return batch if device.type == "cpu" else moved(batch, device)
 
     # -- where the run stands ----------------------------------------------------------------------
     @property
     def position(self) -> int:
-        """Micro-batches done: as the trainer counted, else as restored."""
-        done = 0  # workers fetch ahead, so what the sampler handed out says nothing
+        """Micro-batches done: the trainer's count, else the restored one."""
+        # not the sampler's count: workers fetch ahead
+        done = 0
         if self.trainer is not None:
             done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
         return done or self._position
@@ -396,5 +293,5 @@ class StreamDataModule(LightningDataModule):
         self._position = int(state["position"])
 
     def teardown(self, stage: str | None = None) -> None:
-        # the next stage of a recipe starts its streams anew
+        # the next stage of a recipe restarts its streams
         self._position = 0

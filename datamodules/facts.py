@@ -1,5 +1,5 @@
-"""What outlives the data of a run: everything that a trained network needs in order to be built and
-used without it."""
+"""Facts of a data set that are stored with a run: a trained network is built and used with them,
+without the data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +11,15 @@ from datamodules.text.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
-class Facts:
-    """classes, counts: names, and labeled training samples a class, by task. missing: tasks of
-    which some samples carry no label. sizes: samples of each part. tokenizer: None for pictures."""
+class DatasetFacts:
+    """What building and using a network needs to know about its data.
+
+    classes: class names by task.
+    counts: labeled training samples per class, by task.
+    missing: tasks for which some samples have no label.
+    sizes: samples of each part.
+    tokenizer: None for images.
+    """
 
     classes: dict[str, list[str]]
     counts: dict[str, list[int]]
@@ -22,12 +28,12 @@ class Facts:
     tokenizer: TextTokenizer | None = None
 
     def plain(self) -> dict[str, Any]:
-        """In the types that a checkpoint may hold: no code is run when it is read."""
+        """In builtin types: loading a checkpoint must not run code."""
         shallow = {name: getattr(self, name) for name in ("classes", "counts", "missing", "sizes")}
         return shallow | {"tokenizer": None if self.tokenizer is None else _plain(self.tokenizer)}
 
     @classmethod
-    def from_plain(cls, given: Mapping[str, Any]) -> "Facts":
+    def from_plain(cls, given: Mapping[str, Any]) -> "DatasetFacts":
         kept = given["tokenizer"]
         return cls(**(dict(given) | {"tokenizer": None if kept is None else _restored(kept)}))
 

@@ -1,5 +1,5 @@
-"""Batches of P classes with K samples each, as a pure function of the position: what losses on
-pairs learn from."""
+"""Batches of P classes with K samples each, for losses on pairs: a pure function of the
+position."""
 
 import math
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from datamodules.samplers import Blocks
 from foundation.errors import UserError, nearest
 from foundation.randomness import generator
 
@@ -16,19 +17,22 @@ Classes = Literal["uniform", "proportional"]
 
 
 class BlockWalk:
-    """An endless walk over `size` elements in blocks of `block` different ones, each element
-    equally often.
+    """An endless walk over `size` elements in blocks of `block` distinct ones, each element equally
+    often.
 
-    It goes in rounds of size / gcd(size, block) blocks. In a round whole shuffled passes follow
-    each other; elements that already stand in the block which a pass finds begun are put behind it.
-    A round is drawn from (key, its number) alone, so that every block can be had without those
-    before. Fewer elements than a block holds: all of them, shuffled, and again from the start.
+    It consists of rounds of size / gcd(size, block) blocks. A round is a sequence of whole shuffled
+    passes; where a pass starts within a block, elements that are already in that block are moved
+    behind it. A round is drawn from (key, its number) alone, so every block can be computed without
+    those before. With fewer elements than a block needs, a block repeats all of them, shuffled.
     """
 
     def __init__(self, size: int, block: int, *key: object):
-        self.size, self.block, self.key = size, block, key
+        self.size = size
+        self.block = block
+        self.key = key
         self.blocks = size // math.gcd(size, block)
-        self._number, self._round = -1, torch.empty(0, dtype=torch.int64)
+        self._number = -1
+        self._round = torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, number: int) -> Tensor:
         """int64 [block]: the elements of block `number`."""
@@ -37,7 +41,8 @@ class BlockWalk:
             return order.repeat(-(-self.block // self.size))[: self.block]
         rounds, place = divmod(number, self.blocks)
         if rounds != self._number:
-            self._number, self._round = rounds, self._walk(rounds)
+            self._number = rounds
+            self._round = self._walk(rounds)
         return self._round[place]
 
     def _walk(self, number: int) -> Tensor:
@@ -53,15 +58,16 @@ class BlockWalk:
         return walk.view(-1, self.block)
 
 
-class PKOrder:
+class PKOrder(Blocks):
     """Endless batches of P = batch_size / K classes with K samples each.
 
-    `uniform`: classes by a `BlockWalk`, and within a class its samples by another, so that classes,
-    and the samples of a class, come equally often. `proportional`: P different classes a batch,
-    drawn with the class frequencies. Samples stand class by class; interleaved, every K-th part of
-    the batch holds one of each class.
-
-    labels: int64 [M], -1 in no batch.
+    labels: int64 [M]; samples with -1 are skipped.
+    per_class: K.
+    classes: `uniform` walks over classes, and within a class over its samples, by `BlockWalk`s, so
+        that classes, and the samples of a class, occur equally often. `proportional` draws P
+        distinct classes per batch with the class frequencies.
+    interleaved: False sorts a batch by class; True makes each of its K parts contain one sample of
+        every class.
     """
 
     def __init__(
@@ -73,8 +79,12 @@ class PKOrder:
         interleaved: bool,
         *key: object,
     ):
-        self.per_class, self.interleaved, self.key = per_class, interleaved, key
-        self.batch_size, self.groups = batch_size, batch_size // per_class
+        super().__init__()
+        self.per_class = per_class
+        self.interleaved = interleaved
+        self.key = key
+        self.length = batch_size
+        self.groups = batch_size // per_class
         known = (labels >= 0).nonzero().flatten()
         _, counts = torch.unique(labels[known], return_counts=True)
         self.members = known[labels[known].argsort(stable=True)].split(counts.tolist())
@@ -86,14 +96,14 @@ class PKOrder:
         )
         self.log_counts = counts.double().log()
 
-    def batch(self, number: int) -> Tensor:
+    def block(self, number: int) -> Tensor:
         """int64 [batch_size]: positions of the samples of batch `number`."""
         if self.classes is not None:
             chosen = self.classes[number]
-            # every class once a pass: its earlier turns are the passes before this one
+            # a pass has every class once, so a class has had as many turns as there were passes
             turns = (number * self.groups + torch.arange(self.groups)) // self.classes.size
         else:
-            # the largest of log n_c plus Gumbel noise are draws without replacement with
+            # Gumbel top-k: the largest of log n_c + noise are draws without replacement with
             # probabilities n_c / N
             noise = torch.rand(
                 len(self.log_counts), generator=generator(*self.key, number), dtype=torch.float64
@@ -104,20 +114,15 @@ class PKOrder:
         rows = torch.stack([self.members[c][self.samples[c][turn]] for c, turn in pairs])
         return (rows.T if self.interleaved else rows).flatten()
 
-    def take(self, start: int, stop: int) -> Tensor:
-        first, last = start // self.batch_size, -(-stop // self.batch_size)
-        if first == last:
-            return torch.empty(0, dtype=torch.int64)
-        taken = torch.cat([self.batch(number) for number in range(first, last)])
-        return taken[start - first * self.batch_size :][: stop - start]
-
 
 @dataclass(frozen=True)
 class MakePKOrder:
-    """Makes the order for a stream. task: whose classes; None: the first. key: the method's, for
-    messages.
+    """Makes the order of a stream.
 
-    Raises UserError where the batch does not divide into K or the data has too few classes for it.
+    task: the task whose classes are used, None for the first.
+    key: the method's key, for messages.
+
+    Raises UserError if the batch size is no multiple of K or the data has too few classes.
     """
 
     per_class: int
@@ -134,10 +139,12 @@ class MakePKOrder:
             raise UserError(
                 f"methods.{self.key}.task={task}: there is no such task; {nearest(task, targets)}"
             )
-        labels, k = targets[task], self.per_class
+        labels = targets[task]
+        k = self.per_class
         setting = f"methods.{self.key}.samples_per_class={k}"
         if batch_size % k:
-            near = [n for n in (batch_size - batch_size % k, batch_size - batch_size % k + k) if n]
+            below = batch_size - batch_size % k
+            near = [n for n in (below, below + k) if n]
             raise UserError(
                 f"data.batch_size={batch_size}: is no multiple of {setting}; "
                 f"expected e.g. {' or '.join(map(str, near))}"
@@ -145,8 +152,8 @@ class MakePKOrder:
         there = len(labels[labels >= 0].unique())
         if batch_size // k > there:
             raise UserError(
-                f"data.batch_size={batch_size}: wants {batch_size // k} classes a batch with "
-                f"{setting}, "
-                f"the labeled data has {there}; expected at most data.batch_size={there * k}"
+                f"data.batch_size={batch_size}: needs {batch_size // k} classes per batch with "
+                f"{setting}, the labeled data has {there}; expected at most "
+                f"data.batch_size={there * k}"
             )
         return PKOrder(labels, batch_size, k, self.classes, self.interleaved, seed, "order", stream)

@@ -1,6 +1,7 @@
-"""Which samples make the batch of a step: pure functions of the step, so that resuming is starting
-there."""
+"""Which samples are in the batch of a step: pure functions of the step, so that a run can resume at
+any step."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
@@ -10,31 +11,62 @@ from torch.utils.data import Sampler
 
 from foundation.randomness import generator
 
-BLOCK = 16  # micro-batches cut at once: the cost of a few small tensor calls is shared
+BLOCK = 16  # micro-batches cut at once, which saves small tensor calls
 
 
 class Order(Protocol):
-    """An endless sequence of positions in a stream, readable anywhere."""
+    """An endless sequence of positions in a stream with random access."""
 
     def take(self, start: int, stop: int) -> Tensor:
-        """int64 [stop - start]: the elements [start, stop); equal arguments give equal elements."""
+        """int64 [stop - start]: the elements [start, stop), a pure function of the arguments."""
         ...
 
 
 class MakeOrder(Protocol):
-    """Makes the order in which a stream's samples come, once the data has been read."""
+    """Makes the order of a stream's samples, once the data has been read."""
 
     def __call__(
         self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str
     ) -> Order:
-        """targets: int64 [M] by task, of the samples of the stream. batch_size: global samples of a
-        micro-batch. total: micro-batches of the run. seed, stream: key every draw."""
+        """targets: int64 [M] by task, of the samples of the stream.
+        batch_size: global samples of a micro-batch.
+        total: micro-batches of the run.
+        seed, stream: part of the key of every draw.
+        """
         ...
 
 
-class ShuffledPasses:
-    """Endless passes over `size` samples, pass p in an order of its own drawn from (seed, "order",
-    stream, p).
+class Blocks(ABC):
+    """An order cut into blocks of `length` positions; the last block read is cached."""
+
+    length: int
+
+    def __init__(self) -> None:
+        self._number = -1
+        self._block = torch.empty(0, dtype=torch.int64)
+
+    @abstractmethod
+    def block(self, number: int) -> Tensor:
+        """int64 [length]: a pure function of the number."""
+
+    def take(self, start: int, stop: int) -> Tensor:
+        pieces = []
+        while start < stop:
+            number, offset = divmod(start, self.length)
+            if number != self._number:
+                self._block = self.block(number)
+                self._number = number
+            piece = self._block[offset : offset + stop - start]
+            pieces.append(piece)
+            start += len(piece)
+        if not pieces:
+            return torch.empty(0, dtype=torch.int64)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+class ShuffledPasses(Blocks):
+    """Endless passes over `size` samples; the order of pass p is drawn from (seed, "order", stream,
+    p).
 
     40 labels with a batch of 64 are one pass and 24 samples of the next.
     """
@@ -42,33 +74,25 @@ class ShuffledPasses:
     def __init__(self, size: int, seed: int, stream: str):
         if size < 1:
             raise ValueError(f"stream '{stream}' has no samples")
-        self.size, self.seed, self.stream = size, seed, stream
-        self._pass, self._order = -1, torch.empty(0, dtype=torch.int64)
+        super().__init__()
+        self.length = size
+        self.seed = seed
+        self.stream = stream
 
-    def order(self, number: int) -> Tensor:
-        """The permutation of pass `number`; the last one asked for is kept."""
-        if number != self._pass:
-            source = generator(self.seed, "order", self.stream, number)
-            self._pass, self._order = number, torch.randperm(self.size, generator=source)
-        return self._order
-
-    def take(self, start: int, stop: int) -> Tensor:
-        pieces = []
-        while start < stop:
-            number, offset = divmod(start, self.size)
-            piece = self.order(number)[offset : offset + stop - start]
-            pieces.append(piece)
-            start += len(piece)
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    def block(self, number: int) -> Tensor:
+        source = generator(self.seed, "order", self.stream, number)
+        return torch.randperm(self.length, generator=source)
 
 
 class StepSampler(Sampler):
     """For each micro-batch s of a run: {"position": s, stream: positions in the stream} for one
     rank.
 
-    orders: the sequence of each stream. batch_sizes: *global* samples of each stream in a
-    micro-batch; rank r gets the r-th of `world` equal contiguous parts. total: micro-batches of the
-    whole run. start: called at each iteration, the micro-batch to begin with.
+    orders: the sequence of each stream.
+    batch_sizes: *global* samples of each stream in a micro-batch; rank r gets the r-th of `world`
+        equal contiguous parts.
+    total: micro-batches of the whole run.
+    start: called at the begin of each iteration, returns the first micro-batch.
     """
 
     def __init__(
@@ -85,11 +109,15 @@ class StepSampler(Sampler):
                 raise ValueError(
                     f"{size} samples of stream '{stream}' do not divide by {world} ranks"
                 )
-        self.orders, self.batch_sizes, self.total = dict(orders), dict(batch_sizes), total
-        self.rank, self.world, self.start = rank, world, start
+        self.orders = dict(orders)
+        self.batch_sizes = dict(batch_sizes)
+        self.total = total
+        self.rank = rank
+        self.world = world
+        self.start = start
 
     def block(self, step: int, steps: int) -> Iterator[dict[str, int | Tensor]]:
-        """What this rank reads in `steps` micro-batches from `step` on."""
+        """What this rank reads in the micro-batches [step, step + steps)."""
         rows: dict[str, tuple[Tensor, ...]] = {}
         for stream, order in self.orders.items():
             whole = self.batch_sizes[stream]
@@ -110,11 +138,12 @@ class StepSampler(Sampler):
 
 
 class ShareSampler(Sampler):
-    """Every sample once over all ranks, in batches of at most `batch_size` a rank, without padding.
+    """Every sample once over all ranks, in batches of at most `batch_size` per rank, without
+    padding.
 
-    Rank r holds a contiguous share; shares differ by one sample at most, and all ranks have equally
-    many batches unless there are fewer samples than that, so collectives in an evaluation loop
-    meet.
+    Rank r has a contiguous share. Shares differ by at most one sample, and all ranks have equally
+    many batches (unless there are fewer samples than ranks), so collectives in an evaluation loop
+    do not hang.
     """
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1):

@@ -1,5 +1,4 @@
-"""What a data set is: sources of samples, the parts of a set, and what is known before anything is
-read."""
+"""What a data set is: sources of samples, the parts of a set, and its static facts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,13 @@ Kind = Literal["image", "text"]
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a loader knows without touching data.
+    """What a loader knows without reading data.
 
-    tasks: number of classes by task, None where only reading the set tells. shape: (C, H, W) of an
-        image,
-    None for text. train_size: training samples before anything is held out, None where only reading
-    tells.
-    disjoint: evaluation has other classes than training, so that heads say nothing there, only
-        retrieval does.
+    tasks: number of classes by task, None if it is known only after reading.
+    shape: (C, H, W) of an image, None for text.
+    train_size: training samples before anything is held out, None if known only after reading.
+    disjoint: evaluation has other classes than training, so that heads cannot be evaluated, only
+        retrieval.
     """
 
     kind: Kind
@@ -31,11 +29,11 @@ class DataInfo:
 
 
 class Source:
-    """Samples by position. A subclass sets the attributes and fills `fetch` and `__len__`.
+    """Samples by position. A subclass sets the attributes and implements `fetch` and `__len__`.
 
-    targets: int64 [N] by task, -1 for no label. classes: class names by task, in the order of the
-    target values.
-    workers: True where `fetch` is slow (it decodes files) and gains from worker processes.
+    targets: int64 [N] by task, -1 for no label.
+    classes: class names by task, in the order of the target values.
+    workers: True if `fetch` is slow (it decodes files) and gains from worker processes.
     """
 
     kind: ClassVar[Kind]
@@ -44,27 +42,27 @@ class Source:
     classes: dict[str, list[str]]
 
     def __len__(self) -> int:
-        raise TypeError(f"{type(self).__name__} does not say its length")
+        raise TypeError(f"{type(self).__name__} does not implement __len__")
 
     def fetch(self, indices: Tensor) -> Any:
         """The samples at `indices` (int64 [B]) as one batch.
 
-        uint8 [B, C, H, W] for images; for text a dict of tensors [B, …] and numbers of the batch.
+        uint8 [B, C, H, W] for images; for text a dict of tensors [B, …] and of ints per batch.
         """
-        raise TypeError(f"{type(self).__name__} does not fetch samples")
+        raise TypeError(f"{type(self).__name__} does not implement fetch")
 
-    # -- sets in memory: they may lie on the device ------------------------------------------------
+    # -- sets in memory: they can be stored on the device ------------------------------------------
     @property
     def nbytes(self) -> int | None:
-        """Bytes of all samples, None where they are not in memory."""
+        """Bytes of all samples, None if they are not in memory."""
         return None
 
     def on(self, device: torch.device) -> "Source":
-        """The same source with its samples on a device; targets stay on the host."""
+        """A copy of the source with its samples on a device; targets stay on the host."""
         raise TypeError(f"{type(self).__name__} is not in memory")
 
     def fetch_there(self, indices: Tensor, there: Tensor) -> Any:
-        """As `fetch`, of a source made by `on`: `there` are the indices on the samples' device."""
+        """As `fetch`, for a source made by `on`: `there` are the indices on the samples' device."""
         raise TypeError(f"{type(self).__name__} is not in memory")
 
 
@@ -84,9 +82,11 @@ class ArraySource(Source):
         for task, values in targets.items():
             if values.dtype != torch.int64 or values.shape != (len(pixels),):
                 raise ValueError(
-                    f"targets of '{task}' must be int64 [{len(pixels)}], one for each picture"
+                    f"targets of '{task}' must be int64 [{len(pixels)}], one for each image"
                 )
-        self.pixels, self.targets, self.classes = pixels.contiguous(), targets, classes
+        self.pixels = pixels.contiguous()
+        self.targets = targets
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -107,7 +107,7 @@ class ArraySource(Source):
 
 @dataclass
 class Splits:
-    """The parts of a data set. `val` is None where the set has no validation part of its own."""
+    """The parts of a data set. `val` is None if the set has no validation part."""
 
     train: Source
     test: Source
@@ -116,16 +116,15 @@ class Splits:
 
 @runtime_checkable
 class Loader(Protocol):
-    """What a config names as `data.source`: says what it will deliver, then delivers it."""
+    """What a config names as `data.source`: describes a data set and loads it."""
 
     def info(self) -> DataInfo:
-        """Static: touches neither files nor network."""
+        """Static facts: reads neither files nor network."""
         ...
 
     def load(self, root: str | Path | None) -> Splits:
-        """Read the set from the folder `root`; None lets the loader look for or fetch the set
-        itself.
+        """Read the set from the folder `root`; with None the loader finds or downloads it.
 
-        Raises UserError in one line where the set cannot be had.
+        Raises UserError, one line, if the set is not available.
         """
         ...

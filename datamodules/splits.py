@@ -1,7 +1,7 @@
-"""Which samples are trained on, held out, labeled, and with which labels: pure functions of
-(targets, settings, seed).
+"""Which samples are trained on, held out and labeled, and with which labels.
 
-The order of the cuts, each seeded on its own so that changing one leaves the others as they were:
+Pure functions of (targets, settings, seed). Each cut has its own seed, so that changing one does
+not change the others:
 
     training data ─ long-tailed cut ─ validation part ─ pool ─┬─ unlabeled stream: the whole pool
                                                               └─ labels_per_class ─ label noise ─
@@ -31,16 +31,15 @@ def class_counts(labels: Tensor, classes: int) -> Tensor:
 
 
 def imbalanced_counts(available: Tensor, factor: float, profile: Profile = "exp") -> Tensor:
-    """Samples a class of a long-tailed cut of a set with `available` [C] samples a class; class 0
-    is the head.
+    """Samples per class of a long-tailed cut of a set with `available` [C] samples per class; class
+    0 is the head.
 
         exp:   n_c = floor(n_max · factor^(-c / (C - 1)))
         step:  n_c = n_max in the first C // 2 classes, floor(n_max / factor) in the others
 
     computed in float64 (Cui et al. 2019, Cao et al. 2019). n_max is the largest head for which
-    every class has enough
-    samples: 5000 for CIFAR-10. The floor may leave a class with none; the caller decides what that
-        means.
+    every class has enough samples: 5000 for CIFAR-10. The floor may give a class no sample; the
+    caller decides what to do then.
     """
     if factor < 1:
         raise UserError(
@@ -58,10 +57,10 @@ def imbalanced_counts(available: Tensor, factor: float, profile: Profile = "exp"
 
 
 def apportion(weights: Tensor, total: int) -> Tensor:
-    """`total` whole labels over classes in proportion to `weights` [C], at least one each: largest
-    remainder.
+    """Distribute `total` labels over classes in proportion to `weights` [C], at least one each, by
+    the largest-remainder method.
 
-    Classes whose quota is below one get one, and the others share what is left. Needs total ≥ C.
+    Classes whose quota is below one get one, and the others share the rest. Needs total ≥ C.
     """
     weight = weights.double()
     single = torch.zeros(len(weight), dtype=torch.bool)
@@ -93,10 +92,10 @@ def take_per_class(labels: Tensor, counts: Tensor, source: torch.Generator) -> T
 
 
 def take_per_class_legacy(labels: Tensor, counts: Tensor) -> Tensor:
-    """As `take_per_class`, with the subset that the code of LDAM-DRW takes.
+    """As `take_per_class`, with the subset of LDAM-DRW's code.
 
-    numpy's legacy generator seeded with 0 shuffles the indices of one class after the other, in
-    increasing order.
+    NumPy's legacy generator, seeded with 0, shuffles the indices class by class in increasing
+    order.
     """
     shuffler = np.random.RandomState(0)
     chosen = []
@@ -108,28 +107,25 @@ def take_per_class_legacy(labels: Tensor, counts: Tensor) -> Tensor:
 
 
 def validation_counts(available: Tensor, fraction: float) -> Tensor:
-    """Samples a class to hold out: the fraction, at least one, but never the only sample of a
+    """Samples per class to hold out: the fraction, at least one, but never the only sample of a
     class."""
+    if fraction <= 0:
+        return torch.zeros_like(available)
     wanted = (available * fraction).round().long().clamp_min(1)
-    return (
-        torch.minimum(wanted, (available - 1).clamp_min(0))
-        if fraction > 0
-        else torch.zeros_like(available)
-    )
+    return torch.minimum(wanted, (available - 1).clamp_min(0))
 
 
 def label_counts(
     available: Tensor, per_class: int, proportional: bool, names: Sequence[str]
 ) -> Tensor:
-    """Labels a class: exactly `per_class`; proportional: with mean `per_class`, in the shares of
-    `available`, at least one each."""
+    """Labels per class: exactly `per_class`. proportional: `per_class` on average, in the
+    proportions of `available`, at least one each."""
     if proportional:
         total = per_class * len(available)
         if total > int(available.sum()):
             raise UserError(
-                f"data.labels_per_class={per_class}: {total} labels are asked for, the long-tailed "
-                "training "
-                f"data has {int(available.sum())} samples"
+                f"data.labels_per_class={per_class}: needs {total} labels, but the long-tailed "
+                f"training data has {int(available.sum())} samples"
             )
         return apportion(available, total)
     short = (available < per_class).nonzero().flatten()
@@ -137,17 +133,16 @@ def label_counts(
         worst = int(short[available[short].argmin()])
         raise UserError(
             f"data.labels_per_class={per_class}: class '{names[worst]}' has "
-            f"{int(available[worst])} training "
-            f"samples; expected at most {int(available.min())}"
+            f"{int(available[worst])} training samples; expected at most {int(available.min())}"
         )
     return torch.full_like(available, per_class)
 
 
 def flip_labels(labels: Tensor, share: float, classes: int, source: torch.Generator) -> Tensor:
-    """Symmetric label noise: round(share · N) random labels, each replaced by another class chosen
+    """Symmetric label noise: replace round(share · N) random labels by another class, drawn
     uniformly.
 
-    The true class is never drawn, so the share is the share of wrong labels. Labels of -1 stay.
+    The true class is never drawn, so `share` is the share of wrong labels. Labels of -1 are kept.
     """
     noisy = labels.clone()
     known = (labels >= 0).nonzero().flatten()
@@ -159,7 +154,7 @@ def flip_labels(labels: Tensor, share: float, classes: int, source: torch.Genera
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """What a user says about the cuts; see `StreamDataModule` for the meaning of each."""
+    """The settings of the cuts; `StreamDataModule` documents each."""
 
     labels_per_class: int | None = None
     imbalance_factor: float | None = None
@@ -172,8 +167,13 @@ class SplitSettings:
 
 @dataclass(frozen=True)
 class TrainingSplit:
-    """The cuts. pool, val: rows of the training source. labeled: positions in the pool. targets:
-    observed labels of the labeled samples by task (noisy where asked), truth: their true ones."""
+    """The cuts.
+
+    pool, val: rows of the training source.
+    labeled: positions in the pool.
+    targets: observed labels of the labeled samples by task, with label noise.
+    truth: their true labels.
+    """
 
     pool: Tensor
     val: Tensor
@@ -183,24 +183,22 @@ class TrainingSplit:
 
 
 def check_classes(targets: dict[str, Tensor], classes: dict[str, list[str]]) -> None:
-    """Every task needs two classes or more, and a training sample of each; UserError otherwise."""
+    """Raise UserError unless every task has two classes or more, each with a training sample."""
     for task, names in classes.items():
         if len(names) < 2:
+            present = f"only the class {names[0]!r}" if names else "no class"
             raise UserError(
-                f"data: task '{task}' has "
-                f"{'only the class ' + repr(names[0]) if names else 'no class'}; "
-                f"training needs at least two classes"
+                f"data: task '{task}' has {present}; training needs at least two classes"
             )
         empty = (class_counts(targets[task], len(names)) == 0).nonzero().flatten().tolist()
         if empty:
-            listed = ", ".join(f"'{names[c]}'" for c in empty[:5]) + (
-                " …" if len(empty) > 5 else ""
-            )
-            raise UserError(f"data: no training sample of class {listed} of task '{task}'")
+            listed = ", ".join(f"'{names[c]}'" for c in empty[:5])
+            rest = " …" if len(empty) > 5 else ""
+            raise UserError(f"data: no training sample of class {listed}{rest} of task '{task}'")
 
 
 def _long_tailed(labels: Tensor, names: Sequence[str], settings: SplitSettings) -> Tensor:
-    """Rows that a long-tailed cut keeps; samples without a label stay."""
+    """Rows that a long-tailed cut keeps; samples without a label are all kept."""
     factor = settings.imbalance_factor
     if factor is None:
         return torch.arange(len(labels))
@@ -208,8 +206,8 @@ def _long_tailed(labels: Tensor, names: Sequence[str], settings: SplitSettings) 
     if counts.min() < 1:
         raise UserError(
             f"data.imbalance_factor={factor:g} leaves no training sample of class "
-            f"'{names[int(counts.argmin())]}'; the head has {int(counts.max())}, expected at most "
-            "that"
+            f"'{names[int(counts.argmin())]}'; expected at most {int(counts.max())}, the number of "
+            "samples of the head"
         )
     if settings.imbalance_subset == "legacy":
         kept = take_per_class_legacy(labels, counts)
@@ -224,14 +222,17 @@ def split_training(
     settings: SplitSettings,
     own_val: bool = False,
 ) -> TrainingSplit:
-    """All cuts of a training source; the first task stratifies.
+    """All cuts of a training source, stratified by the first task.
 
-    own_val: the set brings a validation part, nothing is held out. Raises UserError as the helpers
-        above.
+    own_val: the set has a validation part, nothing is held out.
+
+    Raises UserError as the helpers above do.
     """
     check_classes(targets, classes)
     task = next(iter(classes))
-    names, labels, seed = classes[task], targets[task], settings.seed
+    names = classes[task]
+    labels = targets[task]
+    seed = settings.seed
     kept = _long_tailed(labels, names, settings)
     held = torch.zeros(0, dtype=torch.int64)
     if not own_val:

@@ -1,5 +1,4 @@
-"""From positions to batches: the parts of a source that streams read, and the loaders that deliver
-them."""
+"""From positions to batches: the parts of a source that streams read, and their loaders."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,14 +15,16 @@ from foundation.errors import UserError
 class Part:
     """Samples of a source that one stream or one evaluation reads.
 
-    rows: int64 [M], their places in the source. targets: by task, int64 [M]. index: int64 [M], the
-    number under which a memory keeps the sample, stable over run, workers, ranks and resume; the
-    same for a sample in every stream.
+    rows: int64 [M], positions in the source.
+    targets: int64 [M] by task.
+    index: int64 [M], the sample's stable number, used as its key in sample memories. It is the same
+        in every stream, worker, rank and resumed run.
     """
 
     def __init__(self, source: Source, rows: Tensor, targets: dict[str, Tensor], index: Tensor):
-        self.source, self.tasks = source, tuple(targets)
-        # one table, so that a batch costs one gather for all its numbers
+        self.source = source
+        self.tasks = tuple(targets)
+        # one table, so that a batch costs one gather for rows, index and targets together
         self.table = torch.stack([rows, index, *targets.values()])
 
     @classmethod
@@ -59,11 +60,14 @@ class Part:
 
 
 class PlacedPart(Part):
-    """A part whose samples lie on the device: a batch is a gather there, and what crosses over are
-    its numbers, in one transfer that nobody waits for."""
+    """A part whose samples are stored on the device: a batch is a gather there. Only row numbers,
+    index and targets are copied, in one non-blocking transfer."""
 
     def __init__(self, part: Part, source: Source, device: torch.device):
-        self.source, self.tasks, self.table, self.device = source, part.tasks, part.table, device
+        self.source = source
+        self.tasks = part.tasks
+        self.table = part.table
+        self.device = device
 
     def fetch(self, positions: Tensor) -> dict[str, Any]:
         numbers = self.table.index_select(1, positions)
@@ -79,10 +83,10 @@ class PlacedPart(Part):
 
 
 class Places:
-    """Which sources lie on the device: each for itself, while they fit into what may be taken
-    there.
+    """Decides which sources are stored on the device: each one that fits into the rest of the
+    allowed memory.
 
-    allowed: GiB, or `auto`: a quarter of what is free.
+    allowed: GiB, or `auto` for a quarter of the free memory.
     """
 
     def __init__(self, allowed: float | Literal["auto"], device: torch.device, free: int):
@@ -91,7 +95,7 @@ class Places:
         self._there: dict[int, Source | None] = {}
 
     def part(self, part: Part) -> Part:
-        """The part with its samples on the device where they fit, else as it is."""
+        """The part with its samples on the device if they fit, else unchanged."""
         key = id(part.source)
         if key not in self._there:
             size = part.source.nbytes
@@ -104,8 +108,8 @@ class Places:
 
 @dataclass(frozen=True)
 class Failure:
-    """A user's mistake found while fetching: a worker process would wrap an exception into a
-    traceback."""
+    """A `UserError` raised while fetching, passed on as a value: a worker process would wrap the
+    exception in a traceback."""
 
     message: str
 
@@ -140,24 +144,21 @@ class PartDataset(Dataset):
 
 
 def as_fetched(batch: Any) -> Any:
-    """In place of a collate function: the dataset has made the whole batch."""
+    """The collate function: the dataset has already made the whole batch."""
     return batch
 
 
 def moved(batch: Any, device: torch.device) -> Any:
-    """A batch of tensors in nested dicts on `device`; whatever else it holds stays as it is."""
+    """A batch of tensors in nested dicts on `device`; values of other types are kept."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=device.type == "cuda")
-    return (
-        {name: moved(part, device) for name, part in batch.items()}
-        if isinstance(batch, dict)
-        else batch
-    )
+    if isinstance(batch, dict):
+        return {name: moved(part, device) for name, part in batch.items()}
+    return batch
 
 
 class BatchLoader(DataLoader):
-    """A DataLoader over batches that the dataset makes whole; a `Failure` is raised as
-    UserError."""
+    """A DataLoader whose dataset makes whole batches; a `Failure` is raised as UserError."""
 
     def __init__(
         self,
@@ -178,16 +179,19 @@ class BatchLoader(DataLoader):
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # without workers, half of the stock iterator's time is spent on what only workers need
-        direct = not self.num_workers and not self.pin_memory
-        for batch in map(self.dataset.__getitem__, self.sampler) if direct else super().__iter__():
+        if self.num_workers or self.pin_memory:
+            batches = super().__iter__()
+        else:
+            # without workers, half of the stock iterator's time goes into what only workers need
+            batches = map(self.dataset.__getitem__, self.sampler)
+        for batch in batches:
             if isinstance(batch, Failure):
                 raise UserError(batch.message)
             yield batch
 
 
 class StepLoader(BatchLoader):
-    """The loader of all training streams. Stateful as Lightning means it: its state is the run's
+    """The loader of all training streams, stateful in Lightning's sense: its state is the run's
     position."""
 
     def __init__(
@@ -198,7 +202,8 @@ class StepLoader(BatchLoader):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        self._state, self._restore = state, restore
+        self._state = state
+        self._restore = restore
 
     def state_dict(self) -> dict[str, Any]:
         return self._state()

@@ -2,16 +2,91 @@
 never as a traceback."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The message is one line: where, what was found, what was
-    expected."""
+    """A mistake that the user can fix. As text it is one line, `key: problem; remedy`.
+
+    key: the setting, as the user writes it (`data.root`, `data.root=nowhere`).
+    problem: what was found, and what was expected.
+    remedy: what to write instead, if that is not evident.
+
+    `UserError("text")` is a line that is about no setting.
+    """
+
+    def __init__(self, key: str, problem: str = "", remedy: str = ""):
+        super().__init__(key, problem, remedy)
+        self.key = key if problem else ""
+        self.problem = problem or key
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        line = f"{self.key}: {self.problem}" if self.key else self.problem
+        return f"{line}; {self.remedy}" if self.remedy else line
+
+    @property
+    def errors(self) -> "list[UserError]":
+        """The single mistakes; of an ordinary error the error itself."""
+        return [self]
+
+    def about(self, key: str) -> "UserError":
+        """The same mistake, of another key."""
+        return UserError(key, self.problem, self.remedy)
+
+    def within(self, place: str) -> "UserError":
+        """The same mistake in a part of the command: `stages.probe: KEY: …`."""
+        key = f"{place}: {self.key}" if self.key else place
+        return UserError(key, self.problem, self.remedy)
+
+
+class ConfigErrors(UserError):
+    """Several mistakes at once, a line each; equal ones are named once."""
+
+    def __init__(self, errors: Iterable[UserError | str]):
+        single = [UserError(e) if isinstance(e, str) else e for e in errors]
+        by_line = {str(error): error for error in single}
+        super().__init__("\n".join(by_line))
+        # exceptions are pickled by their arguments: a job may run in another process
+        self.args = (list(by_line.values()),)
+        self._errors = list(by_line.values())
+
+    @property
+    def errors(self) -> list[UserError]:
+        return self._errors
+
+
+def raise_all(errors: Sequence[UserError]) -> None:
+    """Raise `ConfigErrors` if there are any."""
+    if errors:
+        raise ConfigErrors(errors)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without trailing punctuation; its class, if empty."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".:")
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first sentence of an error's message on one line, without its full stop."""
+    text = " ".join(str(error).split())
+    return text.split(". ")[0].rstrip(".!")
+
+
+def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The closest of the known names, None if none is close. cutoff: similarity in [0, 1]."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
+    return close[0] if close else None
+
+
+def did_you_mean(name: str | None) -> str:
+    """A question for a message; empty if there is no name."""
+    return f"did you mean '{name}'?" if name else ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint naming the closest of the known names, or all of them where none is close."""
+    """`did you mean 'x'?` with the closest of the known names, or all of them if none is close."""
     names = sorted(map(str, known))
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names) or 'none'}"
+    close = nearest_name(name, names, cutoff=0.5)
+    return did_you_mean(close) or f"known: {', '.join(names) or 'none'}"

@@ -19,7 +19,8 @@ class Terminated(BaseException):
 
     def __init__(self, folder: Path, step: int):
         super().__init__(folder, step)
-        self.folder, self.step = folder, step
+        self.folder = folder
+        self.step = step
 
 
 def exit_code(action: Callable[[], int]) -> int:
@@ -27,8 +28,9 @@ def exit_code(action: Callable[[], int]) -> int:
     try:
         return action()
     except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        for single in error.errors:
+            for line in str(single).splitlines():
+                print(f"error: {line}", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """For the first imports of a process: the collector is off, and does not look at what is there
     afterwards before the process ends. (Then it does: extension modules, triton's for one, complain
     of what was not taken down.)

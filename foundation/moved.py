@@ -1,8 +1,9 @@
-"""Where modules were in earlier versions: checkpoints, sweeps and users' own files name them by
-path.
+"""Former paths of modules and former names of classes: checkpoints, sweeps and users' files contain
+them.
 
-`current_name` gives today's path of a class. An import of an old path gives the module of today,
-the same object, so that methods of users that were written before a move still load.
+`current_name` translates a dotted path. Importing a former path returns the present module, the
+same object, and a module that has `__getattr__ = former_names(__name__)` resolves former names of
+its classes, so that users' methods written before a move still load.
 """
 
 import importlib
@@ -10,7 +11,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -47,12 +48,12 @@ MOVED = {
     "recipes.method": "recipes.contract.method",
     "recipes.moments": "recipes.services.moments",
     "recipes.neighbours": "recipes.services.neighbors",
-    "recipes.optimizer_makers": "recipes.optimization.makers",
+    "recipes.optimizer_makers": "recipes.optimization.factory",
     "recipes.optimizers": "recipes.optimization.optimizers",
     "recipes.options": "recipes.config.options",
     "recipes.overrides": "recipes.config.overrides",
     "recipes.paths": "recipes.runs.checkpoint_files",
-    "recipes.place": "recipes.runs.place",
+    "recipes.place": "recipes.runs.run_folder",
     "recipes.plain_yaml": "recipes.config.plain_yaml",
     "recipes.plan": "recipes.runs.plan",
     "recipes.predictor": "recipes.predict.predictor",
@@ -75,21 +76,48 @@ MOVED = {
     "recipes.termination": "recipes.runs.preemption",
     "recipes.terms": "recipes.step.terms",
     "recipes.trust": "recipes.predict.trust",
-    "recipes.updates": "recipes.optimization.updates",
+    "recipes.updates": "recipes.optimization.factory",
     "recipes.validation": "recipes.config.validation",
 }
 
 
+# Classes and functions: present path of the module -> former name -> present name.
+RENAMED = {
+    "methods.adversarial.robustness": {
+        "UnderFGSM": "FGSMRobustness",
+        "UnderMIFGSM": "MIFGSMRobustness",
+        "UnderPGD": "PGDRobustness",
+        "UnderSquare": "SquareRobustness",
+    },
+    "methods.peft.surgeon": {"Surgeon": "PEFTMethod"},
+}
+
+
 def current_name(path: str) -> str:
-    """Today's dotted path of a module, or of something in one."""
-    module, _, name = path.rpartition(".")
+    """The present dotted path of a module, or of a class or function in one."""
     if path in MOVED:
         return MOVED[path]
-    return f"{MOVED[module]}.{name}" if module in MOVED else path
+    module, _, name = path.rpartition(".")
+    if not module:
+        return path
+    module = MOVED.get(module, module)
+    return f"{module}.{RENAMED.get(module, {}).get(name, name)}"
+
+
+def former_names(module: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a module with renamed classes: former names give the present class."""
+
+    def find(name: str) -> Any:
+        present = RENAMED[module].get(name)
+        if present is None:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        return getattr(sys.modules[module], present)
+
+    return find
 
 
 def with_current_names(tree: Any) -> Any:
-    """A config as plain containers, whose `_target_`s are named as today."""
+    """A config of plain containers with the present names in its `_target_`s."""
     if isinstance(tree, list):
         return [with_current_names(entry) for entry in tree]
     if not isinstance(tree, dict):
@@ -101,7 +129,7 @@ def with_current_names(tree: Any) -> Any:
 
 
 class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports of paths in `MOVED`. It stands last: a module that exists is found before."""
+    """Imports the paths in `MOVED`. It is the last finder: a module that exists is found first."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -114,13 +142,13 @@ class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing to run: it has been imported under its own name, which the import system has
-        written over."""
+        """Restore the module's own spec, which the import system has overwritten; the module has
+        already been executed under its present name."""
         own: Any = getattr(module.__spec__, "loader_state", None)
         module.__spec__ = own
 
 
 def install() -> None:
-    """Let old paths be imported, once."""
+    """Make former paths importable, once."""
     if not any(isinstance(finder, OldModules) for finder in sys.meta_path):
         sys.meta_path.append(OldModules())

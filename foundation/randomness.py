@@ -37,8 +37,8 @@ def seed_default(seed: int, device: torch.device) -> None:
         getattr(torch, device.type).manual_seed(seed)
 
 
-class Rows(Protocol):
-    """Random numbers with a row a sample, however they are keyed."""
+class RowNumbers(Protocol):
+    """Random numbers with a row per sample, independent of how they are keyed."""
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor: ...
 
@@ -58,7 +58,10 @@ class Draw:
     def __init__(
         self, source: torch.Generator, total: int, rows: slice, device: torch.device | str
     ):
-        self.source, self.total, self.rows, self.device = source, total, rows, device
+        self.source = source
+        self.total = total
+        self.rows = rows
+        self.device = device
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """float32 in [low, high)."""
@@ -140,7 +143,8 @@ class SampleDraw:
     company."""
 
     def __init__(self, key: Tensor):
-        self.key, self.drawn = key, 0
+        self.key = key
+        self.drawn = 0
 
     def bits(self, shape: tuple[int, ...]) -> Tensor:
         """int64 [N, *shape] with 64 random bits each; the next call goes on."""

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from foundation.errors import UserError
 from recipes.config.groups import CONFIGS, families, options
-from recipes.contract.composition import Situation, compose
+from recipes.contract.composition import Environment, compose
 from recipes.contract.method import Method
 
 VIEWS = frozenset({"raw", "weak", "strong"})
@@ -25,18 +25,18 @@ HEAD = """# Which methods combine
 Made by `python -m recipes.pairs > docs/pairs.md`; a test fails when this page is stale, and
 another trains every pair.
 
-Each method has the settings of its file in `configs/`, and data that makes the views `raw`,
-`weak` and `strong`. A cell says
+Methods have the settings of their files in `configs/`, and the data set offers the views `raw`,
+`weak` and `strong`. A cell is
 
 - `{trains}`: both take effect in one run;
-- `{shares}`: they run together on one averaged network as one of them asks, the other's settings
-  for it do not count;
+- `{shares}`: they share one EMA teacher; it has the settings of one method, the other's EMA
+  settings are ignored;
 - a letter: the pair is refused, before data or device is touched, for the reason with this letter;
-- nothing: one of them does not work on images.
+- empty: one of them does not work on images.
 
-Columns are numbered as the rows are.
+Columns have the numbers of the rows.
 
-Other settings may give another answer: the dry run of a command (`dry_run=true`) tells.
+Other settings may give another answer: `dry_run=true` added to a command prints it.
 """
 
 
@@ -73,17 +73,20 @@ def default(entry: Listed) -> Method:
 def shares(a: Listed, b: Listed) -> bool:
     """Whether one of two methods leaves its averaged network to the other."""
     first, second = default(a).declare(), default(b).declare()
-    return bool(first.teacher and second.teacher) and first.yields_teacher != second.yields_teacher
+    return (
+        bool(first.teacher and second.teacher)
+        and first.accepts_any_teacher != second.accepts_any_teacher
+    )
 
 
 def refusal(entries: Sequence[Listed], kind: str) -> str:
     """Why these methods cannot meet on data of a kind, in the words a user reads; empty where they
     can."""
-    situation = Situation(
+    environment = Environment(
         kind, VIEWS, kind, families={entry.key: entry.family for entry in entries}
     )
     try:
-        compose({entry.key: default(entry) for entry in entries}, situation)
+        compose({entry.key: default(entry) for entry in entries}, environment)
     except UserError as error:
         return str(error)
     return ""
@@ -128,7 +131,7 @@ def page(root: Path = CONFIGS) -> str:
         for a, b in verdicts("image", root)
     }
     lines = [HEAD.format(trains=TRAINS, shares=SHARES), *table(list(known), cells), ""]
-    lines += ["A is the method that the page lists first, B the other.", ""]
+    lines += ["A is the method with the smaller number, B the other.", ""]
     lines += [f"- **{key}**: {sentence}." for sentence, key in letters.items()]
     return "\n".join([*lines, "", "## On text", "", *on_text(root)]) + "\n"
 
@@ -153,8 +156,8 @@ def on_text(root: Path = CONFIGS) -> Iterator[str]:
     for entry in known.values():
         alone = refusal([entry], "text")
         if alone:
-            kinds = " and ".join(default(entry).declare().kinds)
-            yield f"- `{entry.family}={entry.key}` works on {kinds} data alone."
+            kinds = " and ".join(default(entry).declare().modalities)
+            yield f"- `{entry.family}={entry.key}` works on {kinds} data only."
     other = [pair for pair in texts if texts[pair] != images.get(pair, "")]
     for a, b in other:
         yield f"- {a} and {b}: {anonymous(texts[a, b], known[a], known[b]) or 'trains'}."

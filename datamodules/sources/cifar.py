@@ -1,5 +1,5 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 32×32 colour images, torchvision's files or sheets of
-tiles."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 32×32 color images, read from torchvision's files or
+from sheets of tiles."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,10 @@ from datamodules.source import ArraySource, DataInfo, Splits
 from datamodules.sources.standard import existing_folder, fetch_set, labels_of, pixels_of
 from foundation.errors import UserError
 
-JPEG, LOSSLESS = "cifar10_jpeg95", "cifar10_test_lossless"
-SIDE, COLUMNS = 32, 50
+JPEG = "cifar10_jpeg95"
+LOSSLESS = "cifar10_test_lossless"
+SIDE = 32
+COLUMNS = 50
 
 
 def read_sheet(path: Path) -> np.ndarray:
@@ -25,21 +27,22 @@ def read_sheet(path: Path) -> np.ndarray:
         raise UserError(f"{path}: not a picture that can be read; fetch the file again") from None
     if sheet.shape[0] % SIDE or sheet.shape[1] != SIDE * COLUMNS:
         raise UserError(
-            f"{path}: {sheet.shape[1]}×{sheet.shape[0]} pixels are no sheet of {COLUMNS} columns "
-            "of 32×32"
+            f"{path}: {sheet.shape[1]}×{sheet.shape[0]} pixels; expected a sheet of {COLUMNS} "
+            "columns of 32×32 tiles"
         )
     tiles = sheet.reshape(-1, SIDE, COLUMNS, SIDE, 3).swapaxes(1, 2)
     return tiles.reshape(-1, SIDE, SIDE, 3)
 
 
 def read_sheets(folder: Path, part: Literal["train", "test"]) -> ArraySource:
-    """All sheets PART_*.jpg or .webp of a folder in the order of their names, with `labels.npz`."""
+    """All sheets PART_*.jpg, .webp or .png of a folder, sorted by name, with `labels.npz`."""
     sheets = sorted(
         path for end in ("jpg", "webp", "png") for path in folder.glob(f"{part}_*.{end}")
     )
     try:
         with np.load(folder / "labels.npz") as stored:
-            labels, classes = stored[part], [str(name) for name in stored["classes"]]
+            labels = stored[part]
+            classes = [str(name) for name in stored["classes"]]
     except (OSError, KeyError, ValueError):
         raise UserError(
             f"{folder / 'labels.npz'}: should hold the arrays '{part}' and 'classes'"
@@ -56,8 +59,7 @@ def read_sheets(folder: Path, part: Literal["train", "test"]) -> ArraySource:
 
 
 def find_sheets(folder: Path, name: str, part: str) -> Path | None:
-    """The folder of sheets named `name`, or any folder with sheets of `part` that the user pointed
-    at."""
+    """`folder`/`name` or `folder` itself, whichever has sheets of `part`; None if neither has."""
     for place in (folder / name, folder):
         if (place / "labels.npz").is_file() and any(place.glob(f"{part}_*.*")):
             return place
@@ -68,10 +70,10 @@ class CIFAR10:
     """50000 training and 10000 test images of 10 classes.
 
     `root`: the folder (or its parent) of sheets of tiles, or torchvision's `cifar-10-batches-py`;
-        downloaded
-    there where it has neither. test: `jpeg` takes the test sheets that are compressed like the
-    training sheets, `lossless` the original pixels from the folder cifar10_test_lossless beside
-    them; torchvision's are always the original pixels.
+    downloaded there where it has neither. torchvision's test images are always the original pixels.
+
+    test: test sheets of tiles: `jpeg`, compressed as the training sheets, or `lossless`.
+        `lossless`: the original pixels from the folder cifar10_test_lossless beside them.
     """
 
     def __init__(self, test: Literal["jpeg", "lossless"] = "jpeg"):
@@ -99,7 +101,7 @@ class CIFAR10:
 class CIFAR100:
     """50000 training and 10000 test images of 100 classes.
 
-    `root`: torchvision's `cifar-100-python`, or its parent; downloaded there where it is not.
+    `root` is torchvision's `cifar-100-python` or its parent; it is downloaded there if missing.
     """
 
     def info(self) -> DataInfo:
@@ -110,7 +112,7 @@ class CIFAR100:
 
 
 def _from_torchvision(name: str, title: str, root: str | Path | None, looked_for: str) -> Splits:
-    import torchvision  # seconds of import, only where it is needed
+    import torchvision  # takes seconds to import, so only where it is needed
 
     train, test = fetch_set(getattr(torchvision.datasets, name), title, root, looked_for)
 

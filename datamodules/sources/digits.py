@@ -1,4 +1,4 @@
-"""The embedded default: 1797 real handwritten digits of 8×8 pixels, from scikit-learn (Alpaydin,
+"""The default data set: 1797 handwritten digits of 8×8 pixels, shipped with scikit-learn (Alpaydin,
 Kaynak)."""
 
 from collections.abc import Sequence
@@ -15,16 +15,18 @@ from datamodules.splits import apportion, class_counts, take_per_class
 from foundation.errors import UserError, nearest
 from foundation.randomness import generator
 
-TEST_SIZE, TOTAL = 500, 1797
+TEST_SIZE = 500
+TOTAL = 1797
 NAMES = {"label": [str(digit) for digit in range(10)], "parity": ["even", "odd"]}
 
 
 class Digits:
-    """1297 training and 500 test digits, split in the proportions of the classes, the same in every
-    run.
+    """1297 training and 500 test digits, a stratified split that is the same in every run.
 
-    Grey values 0 … 16 become 0 … 255. tasks: `label` (the digit), `parity` (even or odd); the first
-    one stratifies every later cut. `root` is not used: the set comes with scikit-learn.
+    Grey values 0 … 16 become 0 … 255. `root` is not used: the set comes with scikit-learn.
+
+    tasks: heads: `label`, which digit, `parity`, whether it is even. The first one stratifies every
+        later cut.
     """
 
     def __init__(self, tasks: Sequence[Literal["label", "parity"]] = ("label",)):
@@ -53,15 +55,15 @@ class Digits:
         mask[test] = False
 
         def part(rows: torch.Tensor) -> ArraySource:
-            chosen = {task: targets[task][rows] for task in self.tasks}
+            chosen: dict[str, torch.Tensor] = {task: targets[task][rows] for task in self.tasks}
             return ArraySource(pixels[rows], chosen, {task: NAMES[task] for task in self.tasks})
 
         return Splits(train=part(mask.nonzero().flatten()), test=part(test))
 
 
 def read() -> tuple[np.ndarray, np.ndarray]:
-    """Grey values 0 … 16 [N, 8, 8] and the digits [N], from the file that
-    `sklearn.datasets.load_digits` reads: to import scikit-learn for it takes a quarter of a second.
+    """Gray values 0 … 16 [N, 8, 8] and the digits [N], from the file that
+    `sklearn.datasets.load_digits` reads. Importing scikit-learn would take a quarter of a second.
     """
     file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(file), delimiter=",")

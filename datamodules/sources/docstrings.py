@@ -1,8 +1,8 @@
-"""Docstrings: English that every installation has, labelled with the library it comes from.
+"""Docstrings: English texts of every installation, labeled with the library they come from.
 
-The texts are read from the source files of the standard library and of packages that Roux needs
-anyway. No package is imported, nothing is downloaded. The classes are long-tailed by nature: a
-small library says less than a large one.
+The texts are read from the source files of the standard library and of packages that Roux depends
+on. No package is imported, nothing is downloaded. The classes are naturally long-tailed: a small
+library has fewer docstrings than a large one.
 """
 
 import ast
@@ -15,7 +15,7 @@ import sysconfig
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -47,63 +47,26 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "hydra": ("hydra", "omegaconf"),
 }
 
-# Words that would say the label by themselves.
+# Words that reveal the label.
+# fmt: off
 NAMES = [
-    *(
-        "python",
-        "cpython",
-        "pytorch",
-        "torch",
-        "sympy",
-        "matplotlib",
-        "mpl",
-        "pyplot",
-        "plt",
-        "transformers",
-    ),
-    *(
-        "huggingface",
-        "scipy",
-        "scikit-learn",
-        "scikit",
-        "sklearn",
-        "networkx",
-        "nx",
-        "numpy",
-        "np",
-        "wandb",
-    ),
-    *(
-        "pydantic",
-        "torchvision",
-        "timm",
-        "pytorch_lightning",
-        "lightning",
-        "torchmetrics",
-        "pillow",
-        "pil",
-    ),
-    *("rich", "hydra", "omegaconf"),
+    "python", "cpython", "pytorch", "torch", "sympy", "matplotlib", "mpl", "pyplot", "plt",
+    "transformers", "huggingface", "scipy", "scikit-learn", "scikit", "sklearn", "networkx",
+    "nx", "numpy", "np", "wandb", "pydantic", "torchvision", "timm", "pytorch_lightning",
+    "lightning", "torchmetrics", "pillow", "pil", "rich", "hydra", "omegaconf",
 ]
 
 SKIPPED_FOLDERS = {
-    *("test", "tests", "testing", "site-packages", "__pycache__", "vendor", "_vendor", "vendored"),
-    *(
-        "third_party",
-        "externals",
-        "_externals",
-        "idlelib",
-        "lib2to3",
-        "turtledemo",
-        "ensurepip",
-        "proto",
-    ),
+    "test", "tests", "testing", "site-packages", "__pycache__", "vendor", "_vendor", "vendored",
+    "third_party", "externals", "_externals", "idlelib", "lib2to3", "turtledemo", "ensurepip",
+    "proto",
 }
+# fmt: on
 LARGEST_FILE = 200_000  # bytes; larger files are tables and generated code
 ENOUGH_WORDS = 40  # a text takes paragraphs until it has this many words
 
-# What stands before a docstring: a header's colon, then only comments and blank lines; or the start
-# of a file.
+# The text before a docstring: a header's colon, then only comments and blank lines; or the start of
+# a file.
 HEADER = re.compile(r":[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]+[rRuU]?\Z")
 FILE_HEAD = re.compile(r"(?:[ \t\ufeff]*(?:#[^\n]*)?\n)*[ \t\ufeff]*[rRuU]?")
 
@@ -122,24 +85,22 @@ NAME = re.compile(r"(?<![^\W_])(" + "|".join(map(re.escape, NAMES)) + r")(?![^\W
 
 
 class Docstrings:
-    """Whose documentation is this? One text a docstring, one class a library.
-
-    per_library: texts of the largest library, by number of files; a library with a share s of its
-        files has at most sqrt(s) times as many. Sizes differ by two orders of magnitude; the root
-        keeps their order and the long tail, and leaves the smallest class enough to learn from.
-        Files are read in a fixed pseudo-random order until a library has its texts, which keeps
-        loading at a few seconds.
-    min_words: shorter texts are left out.
-    mask_names: the names of all libraries are replaced, in all texts, by the word `library`; with
-        the name in the text the label could be read off.
-    test_fraction: held out of every class, the same texts in every run.
-    libraries: the classes, in order; null for all of them.
+    """English docstrings, a class for each library that they come from: one text a docstring.
 
     A text is the leading prose of a docstring, without sections, lists and markup. Texts that
     repeat are kept once, and texts that occur in two libraries are left out. The texts follow the
-    versions of the packages installed.
+    versions of the packages installed. Raises UserError for an unknown library, and for one that is
+    not installed.
 
-    Raises UserError for an unknown library, and for one that is not installed.
+    per_library: texts of the largest library, at least 10; smaller ones have fewer. By number of
+        files; a library with a share s of its files has at most sqrt(s) times as many. Sizes differ
+        by two orders of magnitude; the root keeps their order and the long tail, and leaves the
+        smallest class enough to learn from. Files are read in a fixed pseudo-random order until a
+        library has its texts, which keeps loading at a few seconds.
+    min_words: words of a text, at least 1; shorter texts are left out.
+    mask_names: replace the libraries' names, which give the label away, by `library`.
+    test_fraction: share of every class for test, in (0, 1); the same texts in every run.
+    libraries: the classes, in order; null: all 18.
     """
 
     def __init__(
@@ -160,36 +121,38 @@ class Docstrings:
             raise UserError(
                 f"data.source.libraries={self.libraries}: expected two or more different libraries"
             )
-        self.per_library, self.min_words = per_library, min_words
-        self.mask_names, self.test_fraction = mask_names, test_fraction
+        self.per_library = per_library
+        self.min_words = min_words
+        self.mask_names = mask_names
+        self.test_fraction = test_fraction
 
     def info(self) -> DataInfo:
         return DataInfo("text", {"label": len(self.libraries)})
 
     def load(self, root: str | Path | None) -> Splits:
-        """Read the texts; `root` is not used, the packages lie where they are installed."""
-        files = {
-            name: [python_files(root) for root in library_folders(name)] for name in self.libraries
-        }
-        sizes = {name: sum(map(len, folders)) for name, folders in files.items()}
-        largest = max(sizes.values())
-        found = {
-            name: self._texts(
-                chain(*folders), round(self.per_library * (sizes[name] / largest) ** 0.5)
-            )
-            for name, folders in files.items()
-        }
-        spread = Counter(key for texts in found.values() for key in texts)
+        """Read the texts; `root` is not used, packages are read where they are installed."""
+        files = {}
+        for name in self.libraries:
+            files[name] = [
+                file for folder in library_folders(name) for file in python_files(folder)
+            ]
+        largest = max(map(len, files.values()))
+        by_library = {}
+        for name, paths in files.items():
+            most = round(self.per_library * (len(paths) / largest) ** 0.5)
+            by_library[name] = self._texts(paths, most)
+        # a text that occurs in two libraries has no label
+        libraries_with = Counter(key for found in by_library.values() for key in found)
         texts, labels = [], []
-        for name, library in found.items():
-            own = [text for key, text in library.items() if spread[key] == 1]
+        for name, found in by_library.items():
+            own = [text for key, text in found.items() if libraries_with[key] == 1]
             texts += own
             labels += [name] * len(own)
         source = text_source(texts, {"label": labels}, {"label": self.libraries})
         return split_source(source, self.test_fraction, "docstrings")
 
     def _texts(self, files: Iterable[Path], most: int) -> dict[str, str]:
-        """Up to `most` different texts by their lower-case form."""
+        """Up to `most` distinct texts, by their lower-case form."""
         texts: dict[str, str] = {}
         for file in files:
             for docstring in docstrings(file):
@@ -218,28 +181,28 @@ def library_folders(name: str) -> list[Path]:
 
 
 def python_files(root: Path) -> list[Path]:
-    """Source files under `root` in a pseudo-random order that depends on their relative paths only.
+    """Source files under `root` in a pseudo-random order that depends only on their relative paths.
 
-    In the order of the folders a cap would keep the first subpackages of a large library and none
-    of the others.
+    With the order of the folders, a cap would keep only the first subpackages of a large library.
     """
     found = []
     for folder, inner, files in os.walk(root):
         inner[:] = [name for name in inner if name not in SKIPPED_FOLDERS]
         found += [os.path.join(folder, name) for name in files if name.endswith(".py")]  # noqa: PTH118
     start = len(os.fspath(root))
-    digests = {
-        path: hashlib.blake2b(path[start:].replace(os.sep, "/").encode()).digest() for path in found
-    }
-    return [Path(path) for path in sorted(found, key=digests.__getitem__)]
+
+    def digest(path: str) -> bytes:
+        return hashlib.blake2b(path[start:].replace(os.sep, "/").encode()).digest()
+
+    return [Path(path) for path in sorted(found, key=digest)]
 
 
 def docstrings(file: Path) -> list[str]:
     """Docstrings of the module, its classes and functions.
 
-    Where all long strings of a file are delimited by three double quotes, cutting there finds them
-    (and, rarely, a long string behind the colon of a dictionary). Parsing the whole file takes ten
-    times as long and is left to files that are written otherwise.
+    If all long strings of a file are delimited by three double quotes, the file is cut there (which
+    rarely also finds a long string behind the colon of a dictionary). Other files are parsed, which
+    takes ten times as long.
     """
     if file.stat().st_size > LARGEST_FILE:
         return []
@@ -254,12 +217,12 @@ def docstrings(file: Path) -> list[str]:
                 return parsed_docstrings(source)
             return cut_docstrings(parts)
         except (SyntaxError, ValueError):
-            return []  # templates and files for another Python are no loss
+            return []  # templates and files for another Python version are skipped
 
 
 def cut_docstrings(parts: list[str]) -> list[str]:
-    """Docstrings among the pieces of a file cut at its triple quotes: those that stand behind a
-    header's colon.
+    """Docstrings among the pieces of a file cut at its triple quotes: those behind a header's colon
+    and the one at the start of the file.
     """
     found = []
     for place in range(1, len(parts), 2):
@@ -267,21 +230,17 @@ def cut_docstrings(parts: list[str]) -> list[str]:
         if match or (place == 1 and FILE_HEAD.fullmatch(parts[0])):
             raw = parts[place - 1][-1:] in ("r", "R")
             text = parts[place]
-            found.append(
-                inspect.cleandoc(
-                    text if raw or "\\" not in text else ast.literal_eval(f'"""{text}"""')
-                )
-            )
+            if not raw and "\\" in text:
+                text = ast.literal_eval(f'"""{text}"""')
+            found.append(inspect.cleandoc(text))
     return found
 
 
 def parsed_docstrings(source: str) -> list[str]:
-    """Docstrings of a file by its syntax tree."""
+    """Docstrings of a file from its syntax tree."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    texts = (
-        ast.get_docstring(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)
-    )
-    return [text for text in texts if text]
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    return [text for node in nodes if (text := ast.get_docstring(node))]
 
 
 def clean(docstring: str, mask_names: bool) -> str:

@@ -1,5 +1,4 @@
-"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 28×28 grey images in idx
-files."""
+"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 28×28 gray images, idx files."""
 
 import gzip
 import struct
@@ -24,8 +23,10 @@ FILES["test"] = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array of an idx file, plain or gzip: 00 00, type 08, rank, big-endian sizes,
-    values."""
+    """The uint8 array of an idx file, uncompressed or gzip.
+
+    Format: 00 00, type 08, rank, big-endian sizes, values.
+    """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -37,31 +38,32 @@ def read_idx(path: Path) -> np.ndarray:
     values = np.frombuffer(raw, np.uint8, offset=4 + 4 * rank)
     if values.size != int(np.prod(shape, dtype=np.int64)):
         raise UserError(
-            f"{path}: holds {values.size} values where its head promises {shape}; fetch the file "
-            "again"
+            f"{path}: has {values.size} values, its header says {shape}; download the file again"
         )
     return values.reshape(shape)
 
 
 def find_idx(folder: Path, names: tuple[str, ...]) -> dict[str, Path] | None:
-    """The four files by name, all from one folder, unpacked ones first; None where no folder has
-    all."""
-    stems = [stem for pair in FILES.values() for stem in pair]
+    """The four files by name, all from one folder, uncompressed ones preferred; None if no folder
+    has all."""
+    stems = [*FILES["train"], *FILES["test"]]
     for place in candidates(folder, names):
-        found = {
-            stem: path
-            for stem in stems
-            for path in (place / f"{stem}.gz", place / stem)
-            if path.is_file()
-        }
+        found = {}
+        for stem in stems:
+            for path in (place / f"{stem}.gz", place / stem):
+                if path.is_file():
+                    found[stem] = path
         if len(found) == len(stems):
             return found
     return None
 
 
 class _IdxSet:
-    """60000 training and 10000 test images. `root`: the set's folder, its parent, or its `raw`
-    folder, with the four files as .gz or unpacked; downloaded there where it has none of them."""
+    """60000 training and 10000 test images.
+
+    `root` is the set's folder, its parent, or its `raw` folder, with the four files as .gz or
+    uncompressed; they are downloaded there if missing.
+    """
 
     title: ClassVar[str]
     names: ClassVar[tuple[str, ...]]
@@ -95,21 +97,23 @@ class _IdxSet:
         )
 
     def torchvision_class(self) -> type:
-        """The torchvision set that downloads."""
-        import torchvision  # seconds of import, only where a set is fetched
+        """The torchvision class that downloads the set."""
+        import torchvision  # takes seconds to import, so only for a download
 
         return getattr(torchvision.datasets, type(self).__name__)
 
 
 class MNIST(_IdxSet):
     __doc__ = f"Handwritten digits. {_IdxSet.__doc__}"
-    title, names = "MNIST", ("MNIST", "mnist")
+    title = "MNIST"
+    names = ("MNIST", "mnist")
     labels = tuple("0123456789")
 
 
 class FashionMNIST(_IdxSet):
     __doc__ = f"Pictures of clothes. {_IdxSet.__doc__}"
-    title, names = "Fashion-MNIST", ("FashionMNIST", "fashion_mnist", "fashion-mnist")
+    title = "Fashion-MNIST"
+    names = ("FashionMNIST", "fashion_mnist", "fashion-mnist")
     labels = (
         "t-shirt",
         "trouser",

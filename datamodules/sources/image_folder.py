@@ -1,5 +1,5 @@
-"""Pictures in folders: ROOT/train/CLASS/*.png beside ROOT/test, or ROOT/CLASS/*.png with a test
-share."""
+"""Images in folders: ROOT/train/CLASS/*.png and ROOT/test/CLASS/*.png, or ROOT/CLASS/*.png with a
+share held out for test."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +23,7 @@ ENDINGS = frozenset(
 
 
 def fitted(picture: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
-    """uint8 [C, H, W]: upright, scaled to cover size = (height, width) (bicubic), the middle cut
-    out."""
+    """uint8 [C, H, W]: upright, scaled to cover size = (height, width), center-cropped."""
     height, width = size
     upright = ImageOps.exif_transpose(picture).convert(mode)
     array = np.array(
@@ -34,24 +33,23 @@ def fitted(picture: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
 
 
 def read_picture(path: str | Path, size: tuple[int, int], mode: str) -> Tensor:
-    """`fitted` of a file. Raises UserError where it cannot be read."""
+    """`fitted` of a file. Raises UserError if it cannot be read."""
     try:
         with Image.open(path) as picture:
             picture.draft(mode, (size[1], size[0]))  # lets JPEG decode at a fraction of its size
             return fitted(picture, size, mode)
     except FileNotFoundError:
         raise UserError(
-            f"{path}: is not there any more; put the file back, then go on with resume=auto"
+            f"{path}: no longer exists; restore the file, then resume with resume=auto"
         ) from None
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise UserError(
-            f"{path}: not a picture that can be read; mend or remove the file"
+            f"{path}: not a picture that can be read; repair or remove the file"
         ) from None
 
 
 class FolderSource(Source):
-    """Picture files, decoded when fetched: scaled to cover size × size (bicubic), the middle cut
-    out."""
+    """Image files, decoded when fetched: scaled to cover size × size (bicubic), center-cropped."""
 
     kind: ClassVar[Kind] = "image"
     workers: ClassVar[bool] = True
@@ -59,11 +57,13 @@ class FolderSource(Source):
     def __init__(
         self, paths: Sequence[Path], labels: Tensor, names: Sequence[str], size: int, channels: int
     ):
-        # one array of text instead of objects: worker processes would copy a list, reference count
-        # by count
+        # one array instead of a list of strings: touching reference counts of a list would copy
+        # its memory pages in every worker process
         self.paths = np.array([str(path) for path in paths])
-        self.targets, self.classes = {"label": labels}, {"label": list(names)}
-        self.size, self.mode = size, "RGB" if channels == 3 else "L"
+        self.targets = {"label": labels}
+        self.classes = {"label": list(names)}
+        self.size = size
+        self.mode = "RGB" if channels == 3 else "L"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -81,7 +81,7 @@ class FolderSource(Source):
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the folders inside, sorted; they are the classes. UserError where there are none."""
+    """Sorted names of the subfolders, which are the classes. Raises UserError if there are none."""
     names = sorted(
         path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
     )
@@ -91,8 +91,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def list_pictures(folder: Path, names: Sequence[str]) -> tuple[list[Path], Tensor]:
-    """Picture files below folder/CLASS, sorted, and labels. A class without a folder has no
-    pictures."""
+    """Image files below folder/CLASS, sorted, and their labels. A class may have no folder."""
     paths, labels = [], []
     for label, name in enumerate(names):
         found = sorted(
@@ -108,12 +107,14 @@ def list_pictures(folder: Path, names: Sequence[str]) -> tuple[list[Path], Tenso
 
 
 class ImageFolder:
-    """A set of one's own.
+    """Pictures of one's own in a folder for each class.
 
-    size: side of the square that every picture is brought to. channels: 3 for colour, 1 for grey.
-    test_fraction: share of each class that is tested on, the same in every run, where ROOT has no
-    folder `test`; at least one a class. `root` with folders `train` and `test` (and `val`, if there
-    is one) keeps their division.
+    `root` with folders `train` and `test` (and `val`, if there is one) keeps their division.
+
+    size: side of the square that every picture is brought to, in pixels, at least 1.
+    channels: 3 for colour, 1 for grey.
+    test_fraction: share of each class for test where there is no folder test, in (0, 1). The same
+        in every run; at least one a class.
     """
 
     def __init__(
@@ -122,7 +123,9 @@ class ImageFolder:
         channels: Literal[1, 3] = 3,
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
     ):
-        self.size, self.channels, self.test_fraction = size, channels, test_fraction
+        self.size = size
+        self.channels = channels
+        self.test_fraction = test_fraction
 
     def info(self) -> DataInfo:
         return DataInfo("image", {"label": None}, (self.channels, self.size, self.size), None)
@@ -144,7 +147,7 @@ class ImageFolder:
         return Splits(*(self._part(paths, labels, mask, names) for mask in (~tested, tested)))
 
     def _divided(self, folder: Path) -> Splits:
-        """Splits of a folder that has `train`, `test` and perhaps `val`."""
+        """Splits of a folder that has `train`, `test` and optionally `val`."""
         names = class_folders(folder / "train")
         parts = {}
         for part in ("train", "test", "val"):

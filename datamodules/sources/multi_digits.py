@@ -1,9 +1,8 @@
-"""Two pictures in one: MultiMNIST, MultiFashion and Fashion+MNIST, made from MNIST and
-Fashion-MNIST.
+"""Two images in one: MultiMNIST, MultiFashion and Fashion+MNIST, made from MNIST and Fashion-MNIST.
 
 Sener and Koltun, NeurIPS 2018, arXiv 1810.04650; Lin, Zhen, Li, Zhang and Kwong, Pareto Multi-Task
-Learning, NeurIPS 2019, arXiv 1912.12854. Their files are not published or cannot be shipped; these
-are made anew, the same in every run.
+Learning, NeurIPS 2019, arXiv 1912.12854. Their files are unpublished or may not be redistributed,
+so the sets are generated here, identically in every run.
 """
 
 from collections.abc import Sequence
@@ -21,14 +20,15 @@ from foundation.randomness import generator
 Set = Literal["mnist", "fashion_mnist"]
 Form = Literal["sener", "pareto"]
 SETS = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
-SIDE, CANVAS = 28, 36
-# nearest neighbour from 36 to 28 pixels; the last two rows and columns are always empty
+SIDE = 28
+CANVAS = 36
+# nearest neighbor from 36 to 28 pixels; the last two rows and columns are always empty
 KEPT = [int((k + 0.5) * CANVAS / SIDE) for k in range(SIDE)]
 
 
 def place(canvas: Tensor, pictures: Tensor, offsets: Tensor) -> None:
-    """Lay pictures [N, 28, 28] on canvases [N, 36, 36] at (row, column) offsets [N, 2], pixelwise
-    the greater value."""
+    """Paste pictures [N, 28, 28] into canvases [N, 36, 36] at (row, column) offsets [N, 2], taking
+    the pixelwise maximum."""
     places = offsets[:, 0] * CANVAS + offsets[:, 1]
     for where in places.unique().tolist():
         row, column = divmod(where, CANVAS)
@@ -40,7 +40,7 @@ def place(canvas: Tensor, pictures: Tensor, offsets: Tensor) -> None:
 
 
 def other_class(labels: Tensor, others: Tensor, source: torch.Generator) -> Tensor:
-    """For each label the position of a random one among `others` that differs from it."""
+    """For each label the position of a random, different label in `others`."""
     partner = torch.randint(len(others), labels.shape, generator=source)
     while bool((same := others[partner] == labels).any()):
         partner[same] = torch.randint(len(others), (int(same.sum()),), generator=source)
@@ -50,13 +50,13 @@ def other_class(labels: Tensor, others: Tensor, source: torch.Generator) -> Tens
 def composed(
     first: Source, second: Source, form: Form, part: str, alike: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(pixels uint8 [N, 1, H, W], labels of the left, labels of the right) of a part. alike: both
-    from one set."""
+    """(pixels uint8 [N, 1, H, W], left labels, right labels) of a part. alike: both images are from
+    one set."""
     source = generator("multi_digits", form, part)
     repeats = 1 if form == "sener" else 2
     left = torch.arange(len(first)).repeat_interleave(repeats)
     a, b = first.targets["label"][left], second.targets["label"]
-    # the authors of `sener` let any two meet
+    # the code of `sener` pairs images regardless of their classes
     if alike and form == "pareto":
         right = other_class(a, b, source)
     else:
@@ -74,15 +74,18 @@ def composed(
 
 
 class MultiDigits:
-    """One picture at the top left, one at the bottom right, and a task for each: `left`, `right`.
+    """One image at the top left, one at the bottom right, and a task for each: `left`, `right`.
 
-    first, second: the sets that the two are from. Training pictures are made of training pictures
-        alone. form:
-    `sener`: every picture once as the left one, the right one any; at (0, 0) and (6, 6) of 36×36
-        pixels, then 28×28 by
-    nearest neighbour: 60000 / 10000. `pareto`: twice, with a right one of another class where both
-    are from one set; each moved by up to 4 pixels, at (0 … 4)² and (4 … 8)², 36×36: 120000 / 20000.
-    tasks: which of the two to learn. root: the folder that holds the folders of the sets.
+    Training pictures are made of training pictures alone. `root`: the folder that holds the folders
+    of the sets.
+
+    first: set of the picture at the top left: `mnist` or `fashion_mnist`.
+    second: set of the picture at the bottom right: `mnist` or `fashion_mnist`.
+    form: `sener` (28×28, 60000 / 10000) or `pareto` (36×36, 120000 / 20000). `sener`: every picture
+        once as the left one, the right one any; at (0, 0) and (6, 6) of 36×36 pixels, then 28×28 by
+        nearest neighbour. `pareto`: twice, with a right one of another class where both are from
+        one set; each moved by up to 4 pixels, at (0 … 4)² and (4 … 8)².
+    tasks: heads: `left`, `right` or both.
     """
 
     def __init__(
@@ -101,7 +104,10 @@ class MultiDigits:
             raise UserError(
                 f"data.source.tasks={list(tasks)}: name each task once, and at least one"
             )
-        self.first, self.second, self.form, self.tasks = first, second, form, tuple(tasks)
+        self.first = first
+        self.second = second
+        self.form = form
+        self.tasks = tuple(tasks)
 
     def info(self) -> DataInfo:
         side, size = (SIDE, 60000) if self.form == "sener" else (CANVAS, 120000)

@@ -1,5 +1,5 @@
-"""What the loaders of published text sets share: finding the folder, or the hub, and making
-sources."""
+"""Common parts of the loaders of published text sets: finding the folder, downloading from the hub,
+and making sources."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,12 +9,12 @@ from datamodules.sources.text import TextSource, text_source
 from datamodules.sources.text_file import class_names, read_text
 from foundation.errors import UserError
 
-Part = tuple[list[str], dict[str, list[str]]]  # texts, labels by task
-Parts = dict[str, Part]
+Labeled = tuple[list[str], dict[str, list[str]]]  # texts, and label names by task
+Parts = dict[str, Labeled]
 
 
 def set_folder(root: str | Path, names: tuple[str, ...], file: str) -> Path:
-    """`root`, or its first subfolder among `names`, that holds `file`. Raises UserError where none
+    """`root`, or its first subfolder among `names`, that contains `file`. Raises UserError if none
     does."""
     root = Path(root)
     if not root.is_dir():
@@ -25,13 +25,12 @@ def set_folder(root: str | Path, names: tuple[str, ...], file: str) -> Path:
         if (folder / file).is_file():
             return folder
     raise UserError(
-        f"data.root={root}: neither {file} nor {names[0]}/{file} is there; expected one of them"
+        f"data.root={root}: has neither {file} nor {names[0]}/{file}; expected one of them"
     )
 
 
 def from_hub(name: str, *config: str, **options: Any) -> Any:
-    """A set of the Hugging Face hub. Raises UserError where `datasets` or the network is
-    missing."""
+    """A set of the Hugging Face hub. Raises UserError without `datasets` or without network."""
     try:
         import datasets
     except ImportError:
@@ -40,25 +39,25 @@ def from_hub(name: str, *config: str, **options: Any) -> Any:
         ) from None
     try:
         return datasets.load_dataset(name, *config, **options)
-    except Exception as error:  # no network, a set renamed: each raises its own
+    except Exception as error:  # no network, a renamed set: each raises another exception
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"data.root is null and '{name}' cannot be fetched ({reason}); set data.root=FOLDER"
+            f"data.root is null and downloading '{name}' failed ({reason}); set data.root=FOLDER"
         ) from error
 
 
 def hub_labels(part: Any, column: str, names: list[str] | None = None) -> list[str]:
-    """Labels by name: of the feature itself where it has names, else `names` by number."""
+    """Labels by name: those of the feature itself, or `names` indexed by its numbers."""
     names = names or part.features[column].names
     return [names[value] for value in part[column]]
 
 
 class NamedText:
-    """Base of these loaders: reads parts by name (train, test, perhaps val), and makes sources with
-    equal classes.
+    """Base of these loaders: reads parts by name (train, test, optionally val) and makes sources
+    with the same classes.
 
-    A subclass sets `folders` and `file` (by which the set's folder is known), fills `info`, `local`
-    and `hub`, and says the classes in `classes`, None for those of the training part.
+    A subclass sets `folders` and `file` (which identify the set's folder), implements `info`,
+    `local` and `hub`, and returns the classes in `classes`, None for those of the training part.
     """
 
     folders: ClassVar[tuple[str, ...]]
@@ -66,26 +65,28 @@ class NamedText:
 
     def local(self, folder: Path) -> Parts:
         """Read the parts from the set's folder."""
-        raise TypeError(f"{type(self).__name__} does not read folders")
+        raise TypeError(f"{type(self).__name__} does not implement local")
 
     def hub(self) -> Parts:
-        """Fetch the parts from the Hugging Face hub."""
-        raise TypeError(f"{type(self).__name__} does not read the hub")
+        """Download the parts from the Hugging Face hub."""
+        raise TypeError(f"{type(self).__name__} does not implement hub")
 
     def classes(self) -> dict[str, list[str]] | None:
         return None
 
     def load(self, root: str | Path | None) -> Splits:
-        parts = (
-            self.hub() if root is None else self.local(set_folder(root, self.folders, self.file))
-        )
-        classes = self.classes() or {
-            task: class_names(labels) for task, labels in parts["train"][1].items()
-        }
+        if root is None:
+            parts = self.hub()
+        else:
+            parts = self.local(set_folder(root, self.folders, self.file))
+        classes = self.classes()
+        if classes is None:
+            labels_by_task = parts["train"][1]
+            classes = {task: class_names(labels) for task, labels in labels_by_task.items()}
         sources = {name: self._source(name, part, classes) for name, part in parts.items()}
         return Splits(train=sources["train"], test=sources["test"], val=sources.get("val"))
 
-    def _source(self, name: str, part: Part, classes: dict[str, list[str]]) -> TextSource:
+    def _source(self, name: str, part: Labeled, classes: dict[str, list[str]]) -> TextSource:
         texts, labels = part
         for task, values in labels.items():
             strange = sorted(set(values) - set(classes[task]))
@@ -98,7 +99,7 @@ class NamedText:
 
 
 def label_lines(path: Path) -> list[tuple[str, str]]:
-    """(label, text) of files with `LABEL TEXT` lines in latin-1."""
+    """(label, text) of a latin-1 file with lines `LABEL TEXT`."""
     pairs = []
     for number, line in enumerate(read_text(path, "latin-1").split("\n"), 1):
         if not line.strip():
@@ -106,15 +107,18 @@ def label_lines(path: Path) -> list[tuple[str, str]]:
         label, _, text = line.strip().partition(" ")
         if not text:
             raise UserError(
-                f"{path}:{number}: '{line.strip()}'; expected a label, a blank and a text"
+                f"{path}:{number}: '{line.strip()}'; expected a label, a space and a text"
             )
         pairs.append((label, text))
     return pairs
 
 
-def numbered(path: Path, rows: list[tuple[str, str]], names: list[str]) -> Part:
-    """Labels that are numbers, by name."""
-    for label, _ in rows:
+def numbered(path: Path, rows: list[tuple[str, str]], names: list[str]) -> Labeled:
+    """Texts and label names of rows whose labels are numbers."""
+    texts, labels = [], []
+    for label, text in rows:
         if not (label.isdecimal() and int(label) < len(names)):
             raise UserError(f"{path}: class '{label}'; expected 0 to {len(names) - 1}")
-    return [text for _, text in rows], {"label": [names[int(label)] for label, _ in rows]}
+        texts.append(text)
+        labels.append(names[int(label)])
+    return texts, {"label": labels}

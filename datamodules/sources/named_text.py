@@ -1,7 +1,7 @@
 """Published text sets: CLINC150, TREC, SST, AG News, Banking77.
 
-Each is read from a local folder, `data.root`, that is the set's own folder or its parent. Without a
-root, Hugging Face `datasets` fetches the set where it is installed.
+Each is read from a local folder, `data.root`: the set's folder or its parent. Without a root, the
+set is downloaded with Hugging Face `datasets`, if installed.
 """
 
 import json
@@ -12,8 +12,8 @@ from pydantic import Field
 
 from datamodules.source import DataInfo, Splits
 from datamodules.sources.named import (
+    Labeled,
     NamedText,
-    Part,
     Parts,
     from_hub,
     hub_labels,
@@ -28,10 +28,16 @@ from foundation.errors import UserError
 class CLINC150(NamedText):
     """Intents of queries to an assistant, 150 classes, with a validation part.
 
+    variant: full (15000 training texts), small (7500), imbalanced (10525, 25 to 100 per class),
+        oos_plus (full, with more out-of-scope texts).
+    out_of_scope: adds the texts without an intent as a 151st class, `oos`.
+
     Larson et al., An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction,
-    EMNLP 2019. variant: full (15000 training texts), small (7500), imbalanced (10525, 25 to 100 a
-    class), oos_plus (full, with more out-of-scope texts). out_of_scope: adds the texts without an
-    intent as a 151st class, `oos`.
+    EMNLP 2019.
+
+    variant: training texts: `full`, `small`, `imbalanced` or `oos_plus`. full 15000, small 7500,
+        imbalanced 10525 with 25 to 100 a class, oos_plus as full with more out-of-scope texts.
+    out_of_scope: add the queries without an intent as a 151st class, `oos`.
     """
 
     folders = ("CLINC150", "clinc150", "oos-eval")
@@ -42,7 +48,8 @@ class CLINC150(NamedText):
         variant: Literal["full", "small", "imbalanced", "oos_plus"] = "full",
         out_of_scope: bool = False,
     ):
-        self.variant, self.out_of_scope = variant, out_of_scope
+        self.variant = variant
+        self.out_of_scope = out_of_scope
         self.file = f"data_{variant}.json"
 
     def info(self) -> DataInfo:
@@ -55,17 +62,16 @@ class CLINC150(NamedText):
         path = folder / self.file
         try:
             table = json.loads(read_text(path, "utf-8"))
-            pairs = {
-                part: table[part] + (table[f"oos_{part}"] if self.out_of_scope else [])
-                for part in ("train", "val", "test")
-            }
-            return {
-                part: ([t for t, _ in rows], {"label": [y for _, y in rows]})
-                for part, rows in pairs.items()
-            }
+            parts = {}
+            for part in ("train", "val", "test"):
+                rows = table[part] + (table[f"oos_{part}"] if self.out_of_scope else [])
+                texts = [text for text, _ in rows]
+                labels = [label for _, label in rows]
+                parts[part] = (texts, {"label": labels})
+            return parts
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path}: not CLINC150's json ({error}); expected the file of clinc/oos-eval"
+                f"{path}: not CLINC150's JSON ({error}); expected the file of clinc/oos-eval"
             ) from None
 
     def hub(self) -> Parts:
@@ -85,15 +91,15 @@ class CLINC150(NamedText):
 
 
 class TREC(NamedText):
-    """Types of questions, 5452 for training and 500 for test. Li and Roth, Learning Question
-    Classifiers, COLING 2002.
+    """Types of questions, 5452 training and 500 test texts.
 
-    labels: coarse (6 classes), fine (50), or both, two tasks of one set called `coarse` and `fine`.
+    labels: `coarse` (6 classes), `fine` (50) or `both`, two tasks of one set.
+
+    Li and Roth, Learning Question Classifiers, COLING 2002.
     """
 
     folders = ("TREC", "trec")
     file = "TREC.train"
-    COARSE: ClassVar = ["ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"]
 
     def __init__(self, labels: Literal["coarse", "fine", "both"] = "coarse"):
         self.labels = labels
@@ -108,7 +114,7 @@ class TREC(NamedText):
         }
 
     def hub(self) -> Parts:
-        # The set has a script of its own, which new versions of `datasets` refuse; the hub keeps a
+        # The set needs a loading script, which new versions of `datasets` refuse; the hub has a
         # converted copy.
         fetched = from_hub("CogComp/trec", revision="refs/convert/parquet")
         parts = {}
@@ -117,7 +123,7 @@ class TREC(NamedText):
             parts[part] = self._part(list(zip(fine, fetched[part]["text"], strict=True)))
         return parts
 
-    def _part(self, rows: list[tuple[str, str]]) -> Part:
+    def _part(self, rows: list[tuple[str, str]]) -> Labeled:
         fine = [label for label, _ in rows]
         coarse = [label.split(":")[0] for label in fine]
         choice = {
@@ -132,7 +138,7 @@ class SST(NamedText):
     """Stanford Sentiment Treebank, whole sentences, with a validation part. Socher et al., EMNLP
     2013.
 
-    labels: binary (6920 training sentences) or fine (8544, five classes).
+    labels: `binary` (2 classes, 6920 training sentences) or `fine` (5 classes, 8544).
     """
 
     folders = ("SST", "sst", "sst2")
@@ -164,22 +170,23 @@ class SST(NamedText):
     def hub(self) -> Parts:
         fetched = from_hub({"binary": "SetFit/sst2", "fine": "SetFit/sst5"}[self.labels])
         names = self.NAMES[self.labels]
-        return {
-            name: (
-                list(fetched[part]["text"]),
-                {"label": hub_labels(fetched[part], "label", names)},
-            )
-            for name, part in (("train", "train"), ("val", "validation"), ("test", "test"))
-        }
+        parts = {}
+        for name, part in (("train", "train"), ("val", "validation"), ("test", "test")):
+            labels = hub_labels(fetched[part], "label", names)
+            parts[name] = (list(fetched[part]["text"]), {"label": labels})
+        return parts
 
 
 class AGNews(NamedText):
     """Topics of news, 4 classes. Zhang, Zhao, LeCun, NeurIPS 2015.
 
-    variant: small (4000 training texts, 4000 for test), unbalanced (500, 1000, 1500 and 2000 a
-    class, the same test part), both of them subsets of KEAML-JLU/DeepTextClustering; or official
-    (title and description): with its train.csv the whole set (120000 and 7600), with test.csv alone
-    that file, `test_fraction` of it for test. Without `data.root` only `official` can be had.
+    `small` and `unbalanced` are subsets of KEAML-JLU/DeepTextClustering: 4000 training texts, or
+    500, 1000, 1500 and 2000 a class, and the same 4000 for test. `official` (title and description)
+    has with its train.csv the whole set (120000 and 7600), with test.csv alone that file. Without
+    `data.root` only `official` can be had.
+
+    variant: `small`, `unbalanced` or `official`.
+    test_fraction: share of the test file for test, in (0, 1), where official has no training file.
     """
 
     NAMES: ClassVar = ["World", "Sports", "Business", "Sci/Tech"]
@@ -189,7 +196,8 @@ class AGNews(NamedText):
         variant: Literal["small", "unbalanced", "official"] = "small",
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
     ):
-        self.variant, self.test_fraction = variant, test_fraction
+        self.variant = variant
+        self.test_fraction = test_fraction
         self.file = {"small": "train.csv", "unbalanced": "ub_train.csv", "official": "test.csv"}[
             variant
         ]
@@ -210,18 +218,13 @@ class AGNews(NamedText):
         return splits
 
     def local(self, folder: Path) -> Parts:
-        if self.variant != "official":
-            return {
-                name: self._read(folder / f)
-                for name, f in (("train", self.file), ("test", "test.csv"))
-            }
-        train = folder / "train.csv"
-        return {
-            "train": self._read(train) if train.is_file() else ([], {"label": []}),
-            "test": self._read(folder / "test.csv"),
-        }
+        test = self._read(folder / "test.csv")
+        train = folder / ("train.csv" if self.variant == "official" else self.file)
+        if self.variant == "official" and not train.is_file():
+            return {"train": ([], {"label": []}), "test": test}
+        return {"train": self._read(train), "test": test}
 
-    def _read(self, path: Path) -> Part:
+    def _read(self, path: Path) -> Labeled:
         first = 1 if self.variant == "official" else 0  # the official files count classes from 1
         texts, labels = [], []
         for line, row in read_rows(path, "csv", header=False):
@@ -241,13 +244,11 @@ class AGNews(NamedText):
                 "official"
             )
         fetched = from_hub("fancyzhx/ag_news")
-        return {
-            part: (
-                list(fetched[part]["text"]),
-                {"label": hub_labels(fetched[part], "label", self.NAMES)},
-            )
-            for part in ("train", "test")
-        }
+        parts = {}
+        for part in ("train", "test"):
+            labels = hub_labels(fetched[part], "label", self.NAMES)
+            parts[part] = (list(fetched[part]["text"]), {"label": labels})
+        return parts
 
 
 class Banking77(NamedText):
@@ -264,11 +265,13 @@ class Banking77(NamedText):
     def local(self, folder: Path) -> Parts:
         return {part: self._part(folder / f"{part}.csv") for part in ("train", "test")}
 
-    def _part(self, path: Path) -> Part:
+    def _part(self, path: Path) -> Labeled:
         rows = [row for _, row in read_rows(path, "csv")]
         if rows and not {"text", "category"} <= rows[0].keys():
             raise UserError(f"{path}: columns {', '.join(rows[0])}; expected text and category")
-        return [row["text"].strip() for row in rows], {"label": [row["category"] for row in rows]}
+        texts = [row["text"].strip() for row in rows]
+        labels = [row["category"] for row in rows]
+        return texts, {"label": labels}
 
     def hub(self) -> Parts:
         fetched = from_hub("mteb/banking77")

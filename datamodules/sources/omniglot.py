@@ -31,8 +31,7 @@ Picture = tuple[str, bytes]  # ALPHABET/CHARACTER/NAME.png and its content
 
 
 def pictures(place: Path) -> Iterator[Picture]:
-    """The picture files of a part: of its folder, or of its archive PART.tar.gz in the order of the
-    archive."""
+    """The image files of a part, from its folder or from its archive PART.tar.gz."""
     if place.is_dir():
         for path in place.glob("*/*/*.png"):
             yield "/".join(path.parts[-3:]), path.read_bytes()
@@ -44,36 +43,35 @@ def pictures(place: Path) -> Iterator[Picture]:
                 if file is not None:
                     yield "/".join(member.name.split("/")[-3:]), file.read()
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{place}: cannot be read ({last_line(error)}); fetch it again") from None
+        raise UserError(
+            f"{place}: cannot be read ({last_line(error)}); download it again"
+        ) from None
 
 
 def decoded(file: bytes, size: int) -> np.ndarray:
-    """uint8 [size, size]: grey values from strokes of one bit, each the mean of what it covers."""
+    """uint8 [size, size]: gray values, each the mean of the 1-bit pixels it covers."""
     with Image.open(io.BytesIO(file)) as picture:
         return np.asarray(picture.convert("L").resize((size, size), Image.Resampling.BOX))
 
 
 def read(place: Path, size: int) -> tuple[np.ndarray, list[str]]:
-    """Pictures uint8 [N, size, size] and the character of each, ALPHABET/CHARACTER."""
+    """Images uint8 [N, size, size] and the character of each, ALPHABET/CHARACTER, sorted by
+    name."""
     try:
-        found = sorted(
-            ((name, decoded(file, size)) for name, file in pictures(place)),
-            key=lambda entry: entry[0],
-        )
+        found = [(name, decoded(file, size)) for name, file in pictures(place)]
+        found.sort(key=lambda entry: entry[0])
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(
-            f"{place}: holds a picture that cannot be read ({last_line(error)}); fetch it again"
+            f"{place}: has a picture that cannot be read ({last_line(error)}); download it again"
         ) from None
     if not found:
-        raise UserError(f"{place}: holds no pictures; expected ALPHABET/CHARACTER/*.png")
-    return np.stack([picture for _, picture in found]), [
-        name.rpartition("/")[0] for name, _ in found
-    ]
+        raise UserError(f"{place}: has no pictures; expected ALPHABET/CHARACTER/*.png")
+    characters = [name.rpartition("/")[0] for name, _ in found]
+    return np.stack([picture for _, picture in found]), characters
 
 
 def source_of(images: np.ndarray, names: list[str], keep: set[str] | None = None) -> ArraySource:
-    """The samples whose alphabet is in `keep`, all where that is None; their characters are the
-    classes."""
+    """The samples whose alphabet is in `keep` (None for all), with their characters as classes."""
     kept = [i for i, name in enumerate(names) if keep is None or name.split("/")[0] in keep]
     classes = sorted({names[i] for i in kept})
     number = {name: c for c, name in enumerate(classes)}
@@ -82,16 +80,21 @@ def source_of(images: np.ndarray, names: list[str], keep: set[str] | None = None
 
 
 class Omniglot:
-    """Characters as classes, twenty pictures each; training, validation and test have different
-    ones.
+    """Characters as classes, twenty images each; training, validation and test have disjoint
+    classes.
+
+    size: side of the image; the original of 105 pixels is scaled down by averaging.
+    val_alphabets: alphabets of the background part held out for validation, the same ones in every
+        run; with 0, `data.val_fraction` holds out images of the training characters.
 
     Training and validation are the 30 alphabets of `images_background`, the test part is
     `images_evaluation`. `root`: the folder (or its parent) with both, as archives `.tar.gz` or
     extracted; downloaded there by torchvision where it has neither.
 
-    size: side of the picture; the strokes are scaled down from 105 pixels by averaging.
-    val_alphabets: alphabets of the background part that are held out for validation, always the
-    same ones; 0 lets `data.val_fraction` hold out pictures of the characters trained on.
+    size: side of the picture in pixels, 8 to 105. The strokes are scaled down from 105 pixels by
+        averaging.
+    val_alphabets: alphabets of 30 held out for validation, 0 to 29. Always the same ones; 0 lets
+        `data.val_fraction` hold out pictures of the characters trained on.
     """
 
     def __init__(
@@ -99,7 +102,8 @@ class Omniglot:
         size: Annotated[int, Field(ge=8, le=105)] = 28,
         val_alphabets: Annotated[int, Field(ge=0, lt=ALPHABETS)] = 5,
     ):
-        self.size, self.val_alphabets = size, val_alphabets
+        self.size = size
+        self.val_alphabets = val_alphabets
 
     def info(self) -> DataInfo:
         return DataInfo("image", {"label": None}, (1, self.size, self.size), disjoint=True)
@@ -121,22 +125,22 @@ class Omniglot:
 
 
 def find(folder: Path) -> list[Path] | None:
-    """Where both parts lie, as folders or archives; None where one is missing."""
-    for place in (
-        candidates(folder, ("Omniglot", "omniglot", "omniglot-py")) if folder.is_dir() else ()
-    ):
-        found = [
-            next((p for p in (place / part, place / f"{part}.tar.gz") if p.exists()), None)
-            for part in PARTS
-        ]
-        if None not in found:
-            return [path for path in found if path is not None]
+    """Paths of both parts, as folders or archives; None if one is missing."""
+    if not folder.is_dir():
+        return None
+    for place in candidates(folder, ("Omniglot", "omniglot", "omniglot-py")):
+        found = []
+        for part in PARTS:
+            paths = (place / part, place / f"{part}.tar.gz")
+            found += [path for path in paths if path.exists()][:1]
+        if len(found) == len(PARTS):
+            return found
     return None
 
 
 def fetch(folder: Path, root: str | Path | None) -> list[Path]:
-    """Let torchvision download both parts. Raises UserError where there is no network."""
-    import torchvision  # seconds of import, only where it is needed
+    """Download both parts with torchvision. Raises UserError without network."""
+    import torchvision  # takes seconds to import, so only where it is needed
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,14 +150,13 @@ def fetch(folder: Path, root: str | Path | None) -> list[Path]:
     except (OSError, RuntimeError, EOFError) as error:
         raise UserError(
             f"data.root={root or f'null ({folder})'}: no Omniglot there ({PARTS[0]} and "
-            f"{PARTS[1]}, as folders or "
-            f".tar.gz), and downloading it failed ({last_line(error)}); set data.root to a folder "
-            "that holds it"
+            f"{PARTS[1]}, as folders or .tar.gz), and downloading it failed ({last_line(error)}); "
+            "set data.root to a folder that contains it"
         ) from None
     found = find(folder)
     if found is None:
         raise UserError(
-            f"data.root={folder}: the download holds no {PARTS[0]} and {PARTS[1]}; set data.root "
+            f"data.root={folder}: the download has no {PARTS[0]} and {PARTS[1]}; set data.root "
             "instead"
         )
     return found

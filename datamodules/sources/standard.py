@@ -1,4 +1,4 @@
-"""Finding a standard set in a folder, and fetching it through torchvision where it is not there."""
+"""Finding a standard set in a folder, or downloading it with torchvision."""
 
 import contextlib
 import io
@@ -18,12 +18,13 @@ CONNECT_SECONDS = 10.0
 
 
 def existing_folder(root: str | Path) -> Path:
-    """`root` as a folder that can be read; UserError otherwise."""
+    """`root` as a readable folder. Raises UserError if it is none."""
     folder = Path(root).expanduser()
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(
-            f"data.root={root} {what}; name the folder that holds the set, or one to download it to"
+            f"data.root={root} {what}; give the folder that contains the set, or one to download "
+            "it to"
         )
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UserError(f"data.root={root} cannot be read; check the permissions of the folder")
@@ -31,26 +32,28 @@ def existing_folder(root: str | Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where sets are kept when data.root is null: $XDG_CACHE_HOME/roux, else ~/.cache/roux."""
+    """Folder of data sets if data.root is null: $XDG_CACHE_HOME/roux, else ~/.cache/roux."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "roux"
 
 
 def candidates(folder: Path, names: Sequence[str]) -> list[Path]:
-    """What a user may mean by a set's folder: itself, subfolders of these names, and `raw` in
+    """Folders that may contain a set: `folder`, its subfolders of these names, and `raw` in
     each."""
-    places = [folder, *(folder / name for name in names)]
-    return [place for base in places for place in (base, base / "raw") if place.is_dir()]
+    places = []
+    for base in (folder, *(folder / name for name in names)):
+        places += [base, base / "raw"]
+    return [place for place in places if place.is_dir()]
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an error's message, where torchvision puts the cause; its type where it has
-    none."""
+    """The last line of an error's message, where torchvision puts the cause; the error's type if
+    the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 @contextlib.contextmanager
 def brief_patience() -> Iterator[None]:
-    """Connections give up soon, and torchvision's remarks on mirrors stay out of the terminal."""
+    """Set a short connection timeout and hide torchvision's messages about mirrors."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)
     try:
@@ -61,7 +64,7 @@ def brief_patience() -> Iterator[None]:
 
 
 def drop_empty(places: Sequence[Path]) -> None:
-    """Remove folders that hold nothing but empty folders; anything else stays."""
+    """Remove folders that contain nothing but empty folders."""
     for place in places:
         if place.is_dir() and not place.is_symlink():
             drop_empty(list(place.iterdir()))
@@ -72,19 +75,20 @@ def drop_empty(places: Sequence[Path]) -> None:
 def fetch_set(
     make: Callable[..., Any], title: str, root: str | Path | None, looked_for: str
 ) -> tuple[Any, Any]:
-    """(train, test) of a torchvision set: read where it lies, else downloaded into `root` or the
-    cache.
+    """(train, test) of a torchvision set: read from `root` or the cache folder, else downloaded
+    there.
 
-    make: the torchvision class, called with (folder, train=, download=). looked_for: what the
-    folder would have to hold, for the message. Raises UserError with the remedy where there is
-    neither a copy nor a network.
+    make: the torchvision class, called with (folder, train=, download=).
+    looked_for: what the folder must contain, for the message.
+
+    Raises UserError if there is neither a copy nor a network.
     """
     folder = existing_folder(root) if root is not None else cache_folder()
     for place in (folder, folder.parent):
         try:
             return tuple(make(place, train=train, download=False) for train in (True, False))
         except RuntimeError:
-            continue  # torchvision's way of saying "not found or corrupted" for one place
+            continue  # torchvision raises it for a set that is missing or corrupted
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     before = set(folder.iterdir()) if folder.is_dir() else set()
     try:
@@ -97,7 +101,8 @@ def fetch_set(
         drop_empty(missing)
         raise UserError(
             f"data.root={root or f'null ({folder})'}: no {title} there ({looked_for}), and "
-            f"downloading it failed ({last_line(error)}); set data.root to a folder that holds it"
+            f"downloading it failed ({last_line(error)}); set data.root to a folder that contains "
+            "it"
         ) from None
 
 

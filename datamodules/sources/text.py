@@ -1,7 +1,7 @@
-"""Labelled texts in memory, and what the loaders of text sets share."""
+"""Labeled texts in memory, and the common parts of the loaders of text sets."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 class TextSource(Source):
     """Texts and their targets.
 
-    texts: N strings, kept for people. targets: int64 [N] by task. classes: names by task.
-    `encode` must be called before `fetch`: it turns the texts into words once, for the codec's
-        tokenizer.
+    texts: N strings, kept for display.
+    targets: int64 [N] by task.
+    classes: names by task.
+
+    `encode` must be called before `fetch`: it numbers the words of the texts once.
     """
 
     kind: Kind = "text"
@@ -32,7 +34,9 @@ class TextSource(Source):
                 raise ValueError(
                     f"targets of '{task}' must be int64 [{len(texts)}], one for each text"
                 )
-        self.texts, self.targets, self.classes = list(texts), targets, classes
+        self.texts = list(texts)
+        self.targets = targets
+        self.classes = classes
         self._codec: Codec | None = None
 
     def __len__(self) -> int:
@@ -47,7 +51,7 @@ class TextSource(Source):
         return self._codec
 
     def encode(self, codec: "Codec") -> None:
-        """Number the words (int32 [N, W], 0 on the right) and note the lengths of every text."""
+        """Number the words (int32 [N, W], 0 on the right) and store the length of every text."""
         self._codec = codec
         self.words = codec.encode(self.texts)
         self.counts = (self.words > 0).sum(1)
@@ -56,9 +60,9 @@ class TextSource(Source):
     def fetch(self, indices: Tensor) -> dict[str, Any]:
         """A batch, trimmed to its longest text.
 
-        words: int32 [B, W], W rounded up to a multiple of 8. length, width: ints; how many ids the
-        longest original has and how many its longest view may have. Widths are decided here, where
-        lengths are known without asking the device.
+        words: int32 [B, W], W rounded up to a multiple of 8.
+        length, width: ints; the ids of the longest original and the most ids of its longest view.
+            They are computed here, from lengths on the host, to avoid a device sync later.
         """
         return self.fetch_there(indices, indices)
 
@@ -76,13 +80,13 @@ class TextSource(Source):
         return self.words.nbytes
 
     def on(self, device: torch.device) -> "TextSource":
-        placed = copy.copy(self)  # lengths stay on the host, which decides widths by them
+        placed = copy.copy(self)  # lengths stay on the host, where `fetch` reads them
         placed.words = self.words.to(device)
         return placed
 
 
 def text_source(
-    texts: Sequence[str], labels: dict[str, Sequence[str]], classes: dict[str, list[str]]
+    texts: Sequence[str], labels: Mapping[str, Sequence[str]], classes: dict[str, list[str]]
 ) -> TextSource:
     """A source from labels by name; every label must be among the classes of its task."""
     targets = {}
@@ -93,10 +97,10 @@ def text_source(
 
 
 def stratified_split(labels: Tensor, fraction: float, *key: object) -> tuple[Tensor, Tensor]:
-    """(kept, held out) positions, in order: round(fraction * n) of each class, at least one, drawn
-    from `key`.
+    """(kept, held out) positions, sorted: round(fraction * n) of each class, at least one, are held
+    out, drawn from `key`.
 
-    A class with a single sample keeps it.
+    The only sample of a class is kept.
     """
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():
@@ -108,12 +112,12 @@ def stratified_split(labels: Tensor, fraction: float, *key: object) -> tuple[Ten
 
 
 def split_source(source: TextSource, fraction: float, *key: object) -> Splits:
-    """Hold out a stratified test part; with several tasks the first decides."""
+    """Hold out a test part, stratified by the first task."""
     kept, held = stratified_split(next(iter(source.targets.values())), fraction, *key)
-    return Splits(train=take(source, kept), test=take(source, held))
+    return Splits(train=subset(source, kept), test=subset(source, held))
 
 
-def take(source: TextSource, indices: Tensor) -> TextSource:
-    """The texts at these positions as a source of their own."""
+def subset(source: TextSource, indices: Tensor) -> TextSource:
+    """A source of the texts at these positions."""
     targets = {task: values[indices] for task, values in source.targets.items()}
     return TextSource([source.texts[i] for i in indices.tolist()], targets, source.classes)

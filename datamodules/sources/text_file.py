@@ -20,18 +20,22 @@ Row = tuple[int, dict[str, Any]]  # line number in the file, and values by colum
 
 
 class TextFile:
-    """A text set of one's own.
+    """A data set of the user's own texts.
 
-    train_file, test_file: files; relative ones are looked for in `data.root` where that is set.
-    Without a test file `test_fraction` of every class is held out, the same texts in every run.
-    text_column, label_column: names in the header or keys of the json objects; with `header: false`
-    the position of the column, from 0. A list of label columns is a task each, named after the
-    column. format: `auto` goes by the file's ending. A csv may quote its fields; a tsv has no
-        quoting.
+    The classes are the labels of the training file, sorted (as numbers where all are). A csv may
+    quote its fields; a tsv has no quoting. Raises UserError, one line with the file and the line or
+    column, for everything that is wrong with a file.
 
-    The classes are the labels of the training file, sorted (as numbers where all are).
-    Raises UserError, one line with the file and the line or column, for everything that is wrong
-    with a file.
+    train_file: training file, relative to data.root where that is set.
+    test_file: test file; null: hold out test_fraction.
+    text_column: column of the texts: name in the header or key in json, or position from 0 with
+        header=false.
+    label_column: column of the labels; a list [a, b] is a task for each column.
+    format: `csv`, `tsv`, `jsonl` or `auto`, by the file's ending.
+    encoding: encoding of the files.
+    header: the first line of a csv or tsv names the columns.
+    test_fraction: share of every class for test where there is no test file, in (0, 1). The same
+        texts in every run.
     """
 
     def __init__(
@@ -45,7 +49,8 @@ class TextFile:
         header: bool = True,
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
     ):
-        self.train_file, self.test_file = train_file, test_file
+        self.train_file = train_file
+        self.test_file = test_file
         self.text_column = str(text_column)
         several = isinstance(label_column, list)
         self.tasks = (
@@ -55,7 +60,9 @@ class TextFile:
             raise UserError(
                 f"data.source.label_column={label_column}: name each column once, and at least one"
             )
-        self.format, self.encoding, self.header = format, encoding, header
+        self.format = format
+        self.encoding = encoding
+        self.header = header
         self.test_fraction = test_fraction
 
     def info(self) -> DataInfo:
@@ -86,7 +93,7 @@ class TextFile:
         return Splits(train=train, test=text_source(texts, labels, classes))
 
     def _hold_out(self, source: TextSource, path: Path) -> Splits:
-        task, targets = next(iter(source.targets.items()))  # the first decides what is held out
+        task, targets = next(iter(source.targets.items()))  # the split is stratified by it
         for name, count in zip(source.classes[task], torch.bincount(targets).tolist(), strict=True):
             if count < 2:
                 raise UserError(
@@ -99,7 +106,8 @@ class TextFile:
         rows = list(read_rows(path, self._format_of(path), self.encoding, self.header))
         if not rows:
             raise UserError(f"{path}: no rows; expected texts with labels")
-        texts, lines = [], []
+        texts = []
+        lines = []
         labels: dict[str, list[str]] = {task: [] for task in self.tasks}
         for line, row in rows:
             texts.append(_field(path, line, row, self.text_column, "text"))
@@ -114,25 +122,22 @@ class TextFile:
         if path.suffix.lower() not in SUFFIXES:
             known = ", ".join(SUFFIXES)
             raise UserError(
-                f"{path}: ending '{path.suffix}' names no format; expected {known}, or set "
+                f"{path}: suffix '{path.suffix}' is no known format; expected {known}, or set "
                 "data.source.format"
             )
         return SUFFIXES[path.suffix.lower()]
 
 
 def _field(path: Path, line: int, row: dict[str, Any], column: str, what: str) -> str:
-    """A cell as text. Raises UserError for a column that is not there, and for an empty cell."""
+    """A cell as text. Raises UserError for a missing column and for an empty cell."""
     if column not in row:
         raise UserError(
             f"{path}:{line}: no column '{column}' for the {what}; {nearest(column, row)}"
         )
     value = row[column]
-    if value is None or isinstance(value, dict | list) or not str(value).strip():
-        shown = (
-            "empty"
-            if value is None or not str(value).strip()
-            else f"{type(value).__name__}, not a value"
-        )
+    empty = value is None or not str(value).strip()
+    if empty or isinstance(value, dict | list):
+        shown = "empty" if empty else f"{type(value).__name__}, not a value"
         raise UserError(
             f"{path}:{line}: {what} missing (column '{column}' is {shown}); expected one in every "
             "row"
@@ -149,20 +154,16 @@ def class_names(labels: list[str]) -> list[str]:
 
 
 def read_text(path: Path, encoding: str) -> str:
-    """The whole file. Raises UserError where it is not there, not readable or not in this
-    encoding."""
+    """The whole file. Raises UserError if it is missing, not readable or not in this encoding."""
+    codec = encoding
+    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+        codec = "utf-8-sig"  # skips the byte-order mark that some programs write
     try:
-        # `utf-8-sig` also reads files without the mark that some programs put at the start.
-        return path.read_text(
-            "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-        )
+        return path.read_text(codec)
     except FileNotFoundError:
-        folder = path.parent if path.parent.is_dir() else None
-        hint = (
-            nearest(path.name, (entry.name for entry in folder.iterdir()))
-            if folder
-            else "its folder is not there"
-        )
+        hint = "its folder does not exist"
+        if path.parent.is_dir():
+            hint = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
         raise UserError(f"{path}: no such file; {hint}") from None
     except LookupError:
         raise UserError(
@@ -197,35 +198,34 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
             row = json.loads(line)
         except ValueError as error:
             raise UserError(
-                f"{path}:{number}: broken json ({error}); expected one object a line"
+                f"{path}:{number}: broken JSON ({error}); expected one object per line"
             ) from None
         if not isinstance(row, dict):
             raise UserError(
-                f"{path}:{number}: a json {type(row).__name__}; expected one object a line"
+                f"{path}:{number}: a JSON {type(row).__name__}; expected one object per line"
             )
         yield number, row
 
 
 def _table_rows(path: Path, text: str, format: str, header: bool) -> Iterator[Row]:
-    style: dict[str, Any] = (
-        {} if format == "csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    )
+    style: dict[str, Any] = {}
+    if format == "tsv":
+        style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     reader = csv.reader(io.StringIO(text), strict=True, **style)
     names: list[str] | None = None
     start = 1
     try:
         for cells in reader:
-            line, start = start, reader.line_num + 1
+            # a quoted field may span lines: a row starts behind the last line of the row before
+            line = start
+            start = reader.line_num + 1
             if not any(cell.strip() for cell in cells):
                 continue
+            if names is None and header:
+                names = [cell.strip() for cell in cells]
+                continue
             if names is None:
-                names = (
-                    [cell.strip() for cell in cells]
-                    if header
-                    else [str(i) for i in range(len(cells))]
-                )
-                if header:
-                    continue
+                names = [str(i) for i in range(len(cells))]
             if len(cells) != len(names):
                 raise UserError(
                     f"{path}:{line}: {len(cells)} fields; expected {len(names)} "
@@ -234,5 +234,5 @@ def _table_rows(path: Path, text: str, format: str, header: bool) -> Iterator[Ro
             yield line, dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise UserError(
-            f"{path}:{start}: broken {format} ({error}); expected quotes closed and doubled"
+            f"{path}:{start}: broken {format} ({error}); expected quotes to be closed and doubled"
         ) from None

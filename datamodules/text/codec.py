@@ -1,12 +1,12 @@
-"""The codec: texts are turned into word numbers once, and word numbers into subword ids on the
-device, every step.
+"""The codec: texts become word numbers once, and word numbers become subword ids on the device in
+every step.
 
 Views change words (drop, swap, replace), so a view needs words; a network needs subword ids. The
-codec holds the table between the two as flat tensors: word w has the ids `pieces[offsets[w] :
-offsets[w] + lengths[w]]`. Assembling a batch is then a sum along the row and a gather, with no loop
-over samples and no wait for the device.
+codec stores the table between the two as flat tensors: word w has the ids `pieces[offsets[w] :
+offsets[w] + lengths[w]]`. Assembling a batch is then a cumulative sum and a gather, without a loop
+over samples and without a device sync.
 
-Word 0 is "no word": padding on the right, or a deleted word, with no ids at all.
+Word 0 is "no word": padding on the right, or a deleted word. It has no ids.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ STEP = 8  # lengths are rounded up to a multiple of this
 
 
 class Pieces(NamedTuple):
-    """Subword ids [B, L]; `mask` is True on what the network sees, `content` on pieces that come
-    from the text.
+    """Subword ids [B, L]; `mask` is True on ids that the network attends to, `content` on ids of
+    the text, not of special tokens.
     """
 
     ids: Tensor
@@ -38,12 +38,17 @@ def round_up(length, most: int):
     return rounded.clamp(max=most) if isinstance(rounded, Tensor) else min(rounded, most)
 
 
-class Codec(nn.Module):
-    """The table from words to subword ids. Its buffers move with `.to(device)` and stay out of
-    checkpoints: they follow from the data.
+def both_places(words: list[Word]) -> list[tuple[Ids, Ids]]:
+    """(ids at the start of a text, ids elsewhere) of words whose ids do not depend on the place."""
+    return [(ids, ids) for ids, _, _ in words]
 
-    max_length: ids of a text, special tokens among them; longer texts are cut and keep their
-    closing token. Words have at least one id, so no text ever needs more than `max_words` words.
+
+class Codec(nn.Module):
+    """The table from words to subword ids. Its buffers move with `.to(device)` and are not in
+    checkpoints, because they are computed from the data.
+
+    max_length: ids of a text including special tokens; longer texts are cut and keep their closing
+        token. A word has at least one id, so a text needs at most `max_words` words.
     """
 
     pieces: Tensor
@@ -60,11 +65,9 @@ class Codec(nn.Module):
                 f"data.text.max_length={max_length}: expected more than the {special} special "
                 "tokens"
             )
-        self.tokenizer, self.max_length, self.max_words = (
-            tokenizer,
-            max_length,
-            max_length - special,
-        )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.max_words = max_length - special
         self.special = special
         self._numbers: dict[tuple[Ids, Ids], int] = {}
         self._placed: dict[str, Ids] = {}
@@ -80,46 +83,45 @@ class Codec(nn.Module):
 
     @property
     def size(self) -> int:
-        """Number of words known, the empty word 0 among them."""
+        """Number of known words, including the empty word 0."""
         return len(self._numbers) + 1
 
     # -- texts to words, on the host, once ---------------------------------------------------------
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Words of each text: int32 [N, W], 0 on the right; words not seen before enter the
-        table."""
+        """Words of each text: int32 [N, W], 0 on the right; new words are added to the table."""
         known = self.size
         rows = [words[: self.max_words] for words in self.tokenizer.encode(texts)]
         if self.tokenizer.sensitive:
             keys = self._placed_keys(texts, rows)
         else:
-            keys = [[(ids, ids) for ids, _, _ in words] for words in rows]
-        numbered = [
-            [self._numbers.setdefault(key, len(self._numbers) + 1) for key in row] for row in keys
-        ]
+            keys = [both_places(words) for words in rows]
+        numbers = []
+        for row in keys:
+            numbers += [self._numbers.setdefault(key, len(self._numbers) + 1) for key in row]
         if self.size > known:
             self._fill_table()
-        counts = torch.tensor([len(row) for row in numbered], dtype=torch.long)
-        table = torch.zeros(
-            len(texts), max(int(counts.max()) if len(texts) else 0, 1), dtype=torch.int32
-        )
-        filled = torch.arange(table.shape[1]) < counts[:, None]
-        table[filled] = torch.tensor(
-            [number for row in numbered for number in row], dtype=torch.int32
-        )
+        counts = torch.tensor([len(row) for row in keys], dtype=torch.long)
+        width = max([1, *counts.tolist()])
+        table = torch.zeros(len(texts), width, dtype=torch.int32)
+        # a mask selects in row-major order, so one flat list fills all rows
+        filled = torch.arange(width) < counts[:, None]
+        table[filled] = torch.tensor(numbers, dtype=torch.int32)
         return table
 
     def _placed_keys(
         self, texts: Sequence[str], rows: list[list[Word]]
     ) -> list[list[tuple[Ids, Ids]]]:
-        """(ids at the start of a text, ids elsewhere) of every word, for tokenizers that tell the
-        two apart.
+        """Two codings of every word, for tokenizers that code the first word of a text differently:
+        a first word has (its ids, its ids elsewhere), a later one (its ids as a first word, its
+        ids).
         """
-        rows_of_surfaces = [
-            [text[start:stop].strip() for _, start, stop in words]
-            for text, words in zip(texts, rows, strict=True)
-        ]
-        forms = {surface for surfaces in rows_of_surfaces for surface in surfaces[1:]}
-        forms |= {f" {surfaces[0]}" for surfaces in rows_of_surfaces if surfaces}
+        rows_of_surfaces = []
+        forms = set()
+        for text, words in zip(texts, rows, strict=True):
+            surfaces = [text[start:stop].strip() for _, start, stop in words]
+            rows_of_surfaces.append(surfaces)
+            forms.update(surfaces[1:])
+            forms.update(f" {first}" for first in surfaces[:1])
         new = sorted(forms - self._placed.keys())
         coded = self.tokenizer.backend.encode_batch(new, add_special_tokens=False)
         self._placed.update(
@@ -133,8 +135,8 @@ class Codec(nn.Module):
         return keys
 
     def _fill_table(self) -> None:
-        """Lay out the ids of all words; where place matters, the forms at a text's start follow as
-        a second half.
+        """Store the ids of all words. For a sensitive tokenizer the table has a second half: the
+        codings at the start of a text.
         """
         empty: list[Ids] = [()]
         table = empty + [inner for _, inner in self._numbers]
@@ -142,11 +144,12 @@ class Codec(nn.Module):
             table += empty + [initial for initial, _ in self._numbers]
         device = self.pieces.device
         lengths = torch.tensor([len(ids) for ids in table], dtype=torch.long, device=device)
-        # One id more than needed keeps every gather inside, also that of an empty table.
+        # One more id than needed keeps every gather in range, also for an empty table.
         self.pieces = torch.tensor(
             [i for ids in table for i in ids] + [self.tokenizer.pad], device=device
         )
-        self.offsets, self.lengths = lengths.cumsum(0) - lengths, lengths
+        self.offsets = lengths.cumsum(0) - lengths
+        self.lengths = lengths
 
     # -- words to subword ids, on the device, every step -------------------------------------------
     def _rows(self, words: Tensor) -> Tensor:
@@ -166,26 +169,24 @@ class Codec(nn.Module):
     def room(self, words: Tensor) -> Tensor:
         """Ids [B] that views of these texts may have: a quarter more than the original, rounded up.
 
-        The room belongs to the text, not to the batch: where a view is cut does not depend on its
-        neighbours.
+        It depends on the text, not on the batch, so that a view is cut at the same place in every
+        batch.
         """
         grow, base = ROOM
         return round_up((self.count(words) * grow + base - 1) // base, self.max_length)
 
     def widths(self, longest: int) -> tuple[int, int]:
-        """(ids of the longest original, ids of its longest view), rounded up: what a batch must be
-        wide."""
+        """(ids of the longest original, ids of its longest view), rounded up: widths of a batch."""
         grow, base = ROOM
-        return round_up(longest, self.max_length), round_up(
-            (longest * grow + base - 1) // base, self.max_length
-        )
+        view = (longest * grow + base - 1) // base
+        return round_up(longest, self.max_length), round_up(view, self.max_length)
 
     def assemble(self, words: Tensor, room: Tensor, width: int) -> Pieces:
         """Subword ids of edited texts.
 
-        words: int64 [B, W], 0 anywhere is no word. room: [B], ids a row may have; a longer row is
-            cut and
-        keeps its closing tokens. width: L, a number the host knows (see `widths`).
+        words: int64 [B, W]; 0 at any position is no word.
+        room: [B], most ids of a row; a longer row is cut and keeps its closing tokens.
+        width: L, an int on the host (see `widths`).
         """
         rows = self._rows(words)
         lengths = self.lengths[rows]
@@ -193,7 +194,7 @@ class Codec(nn.Module):
         total = torch.minimum(ends[:, -1], room.clamp(max=width) - self.special)[:, None]
         place = torch.arange(width, device=words.device)
         inside = (place - len(self.prefix)).clamp(min=0).expand(len(words), -1).contiguous()
-        # The word that an id belongs to is the first one ending behind it.
+        # The word of an id is the first one that ends behind it.
         word = torch.searchsorted(ends, inside, right=True).clamp(max=words.shape[1] - 1)
         row = rows.gather(1, word)
         within = inside - ends.gather(1, word) + lengths.gather(1, word)
@@ -217,7 +218,7 @@ class Codec(nn.Module):
         return ids
 
     def decode(self, ids: Tensor, mask: Tensor) -> list[str]:
-        """Views [B, L] as strings, for people (waits for the device)."""
+        """Views [B, L] as strings, for display (syncs with the device)."""
         return [
             self.tokenizer.decode(row[seen].tolist())
             for row, seen in zip(ids.cpu(), mask.bool().cpu(), strict=True)

@@ -1,4 +1,4 @@
-"""The step between reading texts and training on them: `data.text` in a config."""
+"""Tokenization of the texts of a data set: `data.text` in a config."""
 
 from typing import Annotated
 
@@ -11,14 +11,14 @@ from datamodules.text.tokenizer import load_tokenizer, train_tokenizer
 
 
 class Tokenize:
-    """Chooses the tokenizer, numbers the words of all parts of a set, and gives the codec to each
-    part.
+    """Chooses the tokenizer, numbers the words of all parts of a set, and gives each part the
+    codec.
 
-    tokenizer: `auto` takes that of `network` and trains one where that is null; `train` always
-    trains one, on the training texts alone; anything else is the name or folder of a Hugging Face
-    tokenizer. max_length: ids of a text, special tokens among them. vocab_size: ids of a trained
-    tokenizer, at most. network: name or folder of a pretrained encoder, null where the network
-        starts from nothing.
+    tokenizer: name or folder, `train`, or `auto`: that of `network`, else trained. A name or folder
+        of a Hugging Face tokenizer; `train` trains one on the training texts alone.
+    max_length: ids of a text, special tokens among them, at least 8.
+    vocab_size: ids of a trained tokenizer at most, at least 100.
+    network: pretrained encoder, by name or folder, whose tokenizer `auto` takes; null: none.
     """
 
     def __init__(
@@ -28,7 +28,9 @@ class Tokenize:
         vocab_size: Annotated[int, Field(ge=100)] = 8000,
         network: str | None = None,
     ):
-        self.tokenizer, self.max_length, self.vocab_size = tokenizer, max_length, vocab_size
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.vocab_size = vocab_size
         self.network = network
 
     @property

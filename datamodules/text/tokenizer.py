@@ -1,9 +1,8 @@
 """Tokenizers: a pretrained one by name or folder, or a small WordPiece trained on the training
 texts.
 
-Either is used for one thing, to say for every word of a text which subword ids it has. What follows
-(views, special tokens, padding, truncation) happens in `codec.py`, on the device, for a whole
-batch.
+Either is used only to split texts into words and words into subword ids. All that follows (views,
+special tokens, padding, truncation) is done in `codec.py`, on the device, for a whole batch.
 """
 
 from collections import Counter
@@ -24,7 +23,7 @@ from tokenizers import (
 from foundation.errors import UserError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-ALPHABET = 200  # letters of a trained tokenizer; a text has others as [UNK]
+ALPHABET = 200  # characters of a trained tokenizer; others become [UNK]
 
 Ids = tuple[int, ...]
 Word = tuple[Ids, int, int]  # its subword ids, and where it starts and stops in the text
@@ -32,12 +31,13 @@ Word = tuple[Ids, int, int]  # its subword ids, and where it starts and stops in
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """A tokenizer with what the codec must know about it.
+    """A tokenizer and the facts about it that the codec needs.
 
-    pad, mask: ids of these tokens, `mask` None where there is none. prefix, suffix: special ids
-    before and after a text ([CLS] and [SEP], or whatever the tokenizer's own template puts there).
+    pad, mask: ids of these tokens; `mask` is None if there is none.
+    prefix, suffix: special ids before and after a text ([CLS] and [SEP], or those of the
+        tokenizer's own template).
     sensitive: the first word of a text is coded differently from the same word later on (byte-level
-    BPE codes the space before a word with it).
+        BPE codes a word together with the space before it).
     """
 
     name: str
@@ -50,7 +50,7 @@ class TextTokenizer:
 
     @property
     def size(self) -> int:
-        """Rows that an embedding of these ids needs."""
+        """Number of rows that an embedding of these ids needs."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str]) -> list[list[Word]]:
@@ -59,17 +59,16 @@ class TextTokenizer:
         return [_words(entry, self.sensitive) for entry in coded]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids as text for people; [MASK] stays visible, the special tokens around the text do
+        """Ids as text for display; [MASK] stays visible, the special tokens around the text do
         not."""
         hidden = {self.pad, *self.prefix, *self.suffix} - {self.mask}
         return self.backend.decode([i for i in ids if i not in hidden], skip_special_tokens=False)
 
 
 def _words(entry, placed: bool = False) -> list[Word]:
-    """Group the pieces of one encoded text by the word that they come from; spans only where they
-    are wanted.
-    """
-    groups, ids = entry.word_ids, entry.ids
+    """Group the pieces of one encoded text by word. Spans are (0, 0) unless `placed`."""
+    groups = entry.word_ids
+    ids = entry.ids
     cuts = [
         i for i, group in enumerate(groups) if i == 0 or group is None or group != groups[i - 1]
     ]
@@ -80,15 +79,14 @@ def _words(entry, placed: bool = False) -> list[Word]:
 def load_tokenizer(name: str) -> TextTokenizer:
     """The tokenizer of a Hugging Face model, by hub name or local folder.
 
-    Raises UserError where there is none, or where it cannot split a text into words.
+    Raises UserError if there is none, or if it cannot split a text into words.
     """
     from transformers import AutoTokenizer  # takes seconds to import, and most runs train their own
 
     try:
         loaded = AutoTokenizer.from_pretrained(name)
-    except (
-        Exception
-    ) as error:  # a missing folder, no network, a damaged file: each library raises its own
+    # a missing folder, no network, a corrupt file: each raises another exception
+    except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"data.text.tokenizer: no tokenizer at '{name}' ({reason}); "
@@ -106,44 +104,43 @@ def load_tokenizer(name: str) -> TextTokenizer:
 
 
 def wrap(backend: Tokenizer, name: str, pad: int, mask: int | None) -> TextTokenizer:
-    """Learn from a tokenizer what it puts around a text and whether a word's place matters to it.
+    """Find out which special ids a tokenizer puts around a text, and whether it codes the first
+    word differently.
 
-    Raises UserError where whole texts are one word to it (then no view could work on words).
+    Raises UserError if the tokenizer treats a whole text as one word (views need words).
     """
-    backend = Tokenizer.from_str(
-        backend.to_str()
-    )  # switching off truncation must not change the caller's
+    # a copy: switching off truncation must not change the caller's tokenizer
+    backend = Tokenizer.from_str(backend.to_str())
     backend.no_truncation()
     backend.no_padding()
     probe = "a a"
-    plain, full = (
-        backend.encode(probe, add_special_tokens=special).ids for special in (False, True)
-    )
-    start = next(i for i in range(len(full)) if full[i : i + len(plain)] == plain)
+    bare = backend.encode(probe, add_special_tokens=False).ids
+    full = backend.encode(probe, add_special_tokens=True).ids
+    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
     first, *later = _words(backend.encode(probe, add_special_tokens=False))
     if not later:
         raise UserError(
             f"data.text.tokenizer: '{name}' does not split texts into words; expected one that does"
         )
-    prefix, suffix = tuple(full[:start]), tuple(full[start + len(plain) :])
+    prefix, suffix = tuple(full[:start]), tuple(full[start + len(bare) :])
     return TextTokenizer(
         name, backend, pad, mask, prefix, suffix, sensitive=first[0] != later[-1][0]
     )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> TextTokenizer:
-    """A lower-case WordPiece of at most `vocab_size` ids (special tokens among them), trained on
+    """A lower-case WordPiece of at most `vocab_size` ids (including special tokens), trained on
     `texts`.
 
-    Text is split as BERT's tokenizer does it (whitespace and punctuation). Equal texts give an
-    equal tokenizer. The names of special tokens, where a text has them, are ordinary words.
+    Text is split as by BERT's tokenizer (whitespace and punctuation). Equal texts give an equal
+    tokenizer. Names of special tokens within a text are ordinary words.
     """
     texts = list(texts)
     backend = _wordpiece(models.WordPiece(unk_token="[UNK]"))
     letters = _alphabet(texts, backend.normalizer)
-    # Left to itself the trainer numbers the inner letters in the order of a hash table, and breaks
-    # ties by number: two trainings on the same texts differ. Named in advance, all letters have
-    # fixed numbers.
+    # By default the trainer numbers inner letters in the order of a hash table and breaks ties by
+    # number, so two trainings on the same texts differ. Naming all letters in advance fixes their
+    # numbers.
     fixed = [*SPECIAL, *(f"##{letter}" for letter in letters)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
@@ -153,7 +150,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> TextTokeniz
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    # A fresh tokenizer, to which the fixed names are not special.
+    # A new tokenizer, in which the fixed names are not special.
     vocab = dict(sorted(backend.get_vocab().items(), key=lambda item: item[1]))
     backend = _wordpiece(
         models.WordPiece(vocab=vocab, unk_token="[UNK]", max_input_chars_per_word=100)
@@ -166,7 +163,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> TextTokeniz
 
 
 def _wordpiece(model: models.WordPiece) -> Tokenizer:
-    """A tokenizer around the model that cleans and splits text as BERT's does."""
+    """A tokenizer with this model that cleans and splits text as BERT's does."""
     backend = Tokenizer(model)
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -175,7 +172,7 @@ def _wordpiece(model: models.WordPiece) -> Tokenizer:
 
 
 def _alphabet(texts: list[str], normalizer: normalizers.Normalizer) -> list[str]:
-    """The commonest letters and signs of the texts, at most ALPHABET of them, sorted."""
+    """The most frequent characters of the texts, at most ALPHABET, sorted."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(normalizer.normalize_str(text))

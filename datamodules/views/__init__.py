@@ -1,2 +1,2 @@
-"""Views: what a method sees of a sample. Made on the device, a whole batch at once, each sample
-with its own draw."""
+"""Views: the transformed samples that methods train on. Made on the device for a whole batch, with
+an independent draw per sample."""

@@ -33,8 +33,9 @@ class AWP(Method):
     statistics and metrics count the first alone. Around plain training as well as pgd_at or trades,
     at twice the cost of their forward and backward.
 
-    gamma γ: .01 (.005 with trades). warmup: share of the run before it sets in, 0 (the paper's
-        trades: 10 epochs).
+    gamma: γ, length of the perturbation relative to the weights', at least 0; 0.01 (paper; with
+        trades: 0.005).
+    warmup: share of the run before it begins, 0 to 1; 0 (paper's trades: 10 epochs).
     """
 
     declaration = Declaration(
@@ -46,7 +47,8 @@ class AWP(Method):
     )
 
     def __init__(self, gamma: Annotated[float, Field(ge=0)] = 0.01, warmup: Share = 0.0):
-        self.gamma, self.warmup = gamma, warmup
+        self.gamma = gamma
+        self.warmup = warmup
 
     def wrap_step(self, closure: Closure, optimizer: Optimizer, context: Context) -> Any:
         loss = closure()

@@ -22,8 +22,10 @@ class FGM(Attacking):
     couples the samples of a batch and does nothing where the matrix is frozen. g is taken in
     evaluation mode.
 
-    eps: 1 (the paper's 5 belongs to normalised embeddings). norm: `l2`, or `linf` for r = eps sign
-    g. weight λ: 1, the sum of both losses.
+    eps: length of the perturbation of a sample, in units of the embedded input, at least 0; 1. The
+        paper's 5 belongs to normalised embeddings.
+    norm: norm of the perturbation: `l2` (paper) or `linf`, where r = eps sign g.
+    weight: factor λ of the loss on perturbed inputs, at least 0; 1: the sum of both losses (paper).
     """
 
     declaration = Declaration(
@@ -33,7 +35,9 @@ class FGM(Attacking):
     def __init__(
         self, eps: Radius = 1.0, norm: Norm = "l2", weight: Annotated[float, Field(ge=0)] = 1.0
     ):
-        self.eps, self.norm, self.weight = radius(eps), norm, weight
+        self.eps = radius(eps)
+        self.norm = norm
+        self.weight = weight
 
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
         x = entry.embedded.x.detach().float()
@@ -49,10 +53,10 @@ class FGM(Attacking):
     def terms(self, step: Step, context: Context) -> None:
         for task, target in step.inputs[self.key].targets.items():
             step.term(
-                step.named(self.key, task),
+                step.term_name(self.key, task),
                 step.classify(self.key, task, "labeled"),
                 weight=self.weight,
                 mask=(target >= 0).float() if target.ndim == 1 else target.sum(1),
-                denominator="kept",
+                denominator="confident",
                 task=task,
             )

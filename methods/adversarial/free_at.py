@@ -26,10 +26,8 @@ class Replayed:
     times: int
 
     def take(self, start: int, stop: int) -> Tensor:
-        batch, row = (
-            torch.arange(start, stop).div(self.batch_size, rounding_mode="floor"),
-            torch.arange(start, stop),
-        )
+        batch = torch.arange(start, stop).div(self.batch_size, rounding_mode="floor")
+        row = torch.arange(start, stop)
         wanted = (
             batch.div(self.times, rounding_mode="floor") * self.batch_size + row % self.batch_size
         )
@@ -63,26 +61,26 @@ class Kept(AdoptsShape):
 
 
 class FreeAT(Method):
-    """Every batch comes `replays` times in a row; each time one backward gives the gradients of the
-    parameters, which take an optimizer step, and that of δ: δ ← clip(δ + eps sign g, -eps, eps). δ
-    stays with its row of the batch.
+    """δ ← clip(δ + eps sign g, -eps, eps): every batch comes `replays` times in a row; each time
+    one backward gives the gradients of the parameters, which take an optimizer step, and that of δ.
+    δ stays with its row of the batch.
 
     The replays are ordinary steps of the run: schedules, averages and max_steps count them, so a
     run of max_steps sees max_steps / replays batches. A batch keeps its view through its replays.
     linf on pictures, pixels clipped to [0, 1] in the graph, as in the authors' code: a clipped
     pixel's δ stays. The network is in training mode throughout.
 
-    eps: 8/255. replays m: 8.
+    eps: radius of the linf ball in pixels of [0, 1], at least 0; 8/255 (paper).
+    replays: times m that a batch is replayed, at least 1; 8 (paper).
     """
 
-    _leaf: Tensor  # δ of the present step alone, which collects its gradient
-
     def __init__(self, eps: Radius = "8/255", replays: Count = 8):
-        self.eps, self.replays = radius(eps), replays
+        self.eps = radius(eps)
+        self.replays = replays
 
     def declare(self) -> Declaration:
         return Declaration(
-            kinds=("image",),
+            modalities=("image",),
             slots=("attack", "sampler", "two_passes"),
             orders={"labeled": partial(replayed, times=self.replays)},
             tags=("attacks_labeled",),
@@ -103,11 +101,15 @@ class FreeAT(Method):
     def prepare(self, step: Step, context: Context) -> None:
         position = step.randomness.step - step.randomness.step % self.replays
         x = context.network.embed(step.view_at("labeled", "weak", position)).x
-        self._leaf = context.method_modules[self.key].rows(x, step.randomness.rank).requires_grad_()
-        step.change("labeled", embedded=Embedded((x + self._leaf).clamp(0.0, 1.0)))
+        # a leaf, which collects its gradient for `after_step`
+        delta = context.method_modules[self.key].rows(x, step.randomness.rank).requires_grad_()
+        step.scratch[self.key] = delta
+        step.change("labeled", embedded=Embedded((x + delta).clamp(0.0, 1.0)))
 
     @torch.no_grad()
     def after_step(self, step: Step, context: Context) -> None:
-        threat, slope = Threat("linf", self.eps), self._leaf.grad
-        raised = self._leaf if slope is None else self._leaf + self.eps * threat.direction(slope)
+        threat = Threat("linf", self.eps)
+        delta: Tensor = step.scratch[self.key]
+        slope = delta.grad
+        raised = delta if slope is None else delta + self.eps * threat.direction(slope)
         context.method_modules[self.key].delta = gather_rows(raised.clamp(-self.eps, self.eps))

@@ -1,6 +1,7 @@
 """FreeLB. Zhu et al., FreeLB: Enhanced Adversarial Training for Natural Language Understanding,
 ICLR 2020, arXiv 1909.11764."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -8,14 +9,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foundation.randomness import Rows
+from foundation.randomness import RowNumbers
 from methods.adversarial.attacks.threat import TINY, Norm, Threat, length, per_sample
 from methods.adversarial.perturbation import LAST, PRECISIONS, Count, moved
 from recipes.contract import Closure, Context, Declaration, Method
 from recipes.step import Step
 
 
-def first(x: Tensor, threat: Threat, magnitude: float, rows: Rows) -> Tensor:
+def first(x: Tensor, threat: Threat, magnitude: float, rows: RowNumbers) -> Tensor:
     """δ₀ = m U(-1, 1) / √(number of a sample's entries) (linf: m U(-1, 1)), zero on padding."""
     delta = threat.masked(magnitude * rows.uniform(*x.shape[1:], low=-1.0))
     if threat.norm == "linf":
@@ -32,6 +33,15 @@ def ascend(x: Tensor, delta: Tensor, gradient: Tensor, threat: Threat, step_size
     return threat.project(x, x + raised) - x
 
 
+@dataclass
+class Perturbation:
+    """Of one batch. delta: of the present pass, a leaf that collects its gradient."""
+
+    x: Tensor
+    threat: Threat
+    delta: Tensor
+
+
 class FreeLB(Method):
     """g_θ = (1/K) Σ_{t<K} ∇_θ L(e + δ_t), δ_{t+1} = Proj(δ_t + a g_t / ‖g_t‖): every pass's
     backward gives the gradients of the parameters, which are averaged, and that of δ, which
@@ -42,8 +52,12 @@ class FreeLB(Method):
     paper; batch-norm statistics and metrics count the first. Other terms of the loss are the same
     in every pass.
 
-    steps K: 3. step_size a: .1. start m: 0, the first pass is then the clean sample. max_norm: 0,
-    no projection. norm: `l2` or `linf`.
+    steps: passes K over a batch, at least 1; 3 (paper's range: 2 to 5).
+    step_size: length a of a step of δ, at least 0; 0.1 (paper on SST-2 and RTE).
+    start: size m of the random start of δ, at least 0; 0 (paper on RTE): the first pass is the
+        clean sample.
+    max_norm: radius that δ is projected to, at least 0; 0: no projection (paper on most tasks).
+    norm: norm of δ and its steps over a sample: `l2` (paper) or `linf`.
     """
 
     declaration = Declaration(
@@ -53,9 +67,6 @@ class FreeLB(Method):
         accumulation=False,
         precisions=PRECISIONS,
     )
-    _delta: Tensor  # of the present pass alone, a leaf that collects its gradient
-    _x: Tensor
-    _threat: Threat
 
     def __init__(
         self,
@@ -65,40 +76,34 @@ class FreeLB(Method):
         max_norm: Annotated[float, Field(ge=0)] = 0.0,
         norm: Norm = "l2",
     ):
-        self.steps, self.step_size, self.start, self.norm = steps, step_size, start, norm
+        self.steps = steps
+        self.step_size = step_size
+        self.start = start
+        self.norm = norm
         self.radius = max_norm or float("inf")
 
     def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]
         if not step.replay:
-            self._x, self._threat = (
-                entry.embedded.x.detach(),
-                Threat.around(entry.embedded, self.norm, self.radius),
-            )
+            x = entry.embedded.x.detach()
+            threat = Threat.around(entry.embedded, self.norm, self.radius)
             rows = step.randomness.draw(f"{self.key}/start", entry.size)
-            self._delta = (
-                self._threat.project(
-                    self._x, self._x + first(self._x, self._threat, self.start, rows)
-                )
-                - self._x
-            )
-        self._delta = self._delta.requires_grad_()
-        step.change("labeled", embedded=moved(entry.embedded, self._delta))
+            delta = threat.project(x, x + first(x, threat, self.start, rows)) - x
+            step.scratch[self.key] = Perturbation(x, threat, delta)
+        delta = step.scratch[self.key].delta.requires_grad_()
+        step.change("labeled", embedded=moved(entry.embedded, delta))
 
     def wrap_step(self, closure: Closure, optimizer: Optimizer, context: Context) -> Any:
         loss = closure()
+        p: Perturbation = context.current_step.scratch[self.key]
         weights = [
-            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+            w for group in optimizer.param_groups for w in group["params"] if w.grad is not None
         ]
         for _ in range(self.steps - 1):
             before = [w.grad.clone() for w in weights if w.grad is not None]
             with torch.no_grad():
-                slope = (
-                    torch.zeros_like(self._delta) if self._delta.grad is None else self._delta.grad
-                )
-                self._delta = ascend(
-                    self._x, self._delta.detach(), slope, self._threat, self.step_size
-                )
+                slope = torch.zeros_like(p.delta) if p.delta.grad is None else p.delta.grad
+                p.delta = ascend(p.x, p.delta.detach(), slope, p.threat, self.step_size)
             with context.replay():
                 closure()
             torch._foreach_add_([w.grad for w in weights], before)

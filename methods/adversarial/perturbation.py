@@ -3,11 +3,10 @@ attacked."""
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -20,8 +19,8 @@ from methods.adversarial.attacks.losses import (
     fixed,
     objective,
 )
-from methods.adversarial.attacks.threat import Norm, Threat
 from recipes.contract import Context, Method
+from recipes.networks.network import eval_mode
 from recipes.step import Embedded, Input, Step
 
 Count = Annotated[int, Field(ge=1)]
@@ -32,24 +31,23 @@ PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 LAST = ("mixes_inputs", "soft_targets")
 
 
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode for the time of an attack: no dropout, and batch
-    normalisation by its running statistics, which the attack does not touch. Each gets back the
-    mode it had, deliberately frozen ones too."""
-    before = [(module, module.training) for module in network.modules()]
-    for module, _ in before:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
-
-
 def moved(embedded: Embedded, delta: Tensor) -> Embedded:
     """x + δ, with gradient to whatever made x (the table of word embeddings)."""
     return Embedded(embedded.x + delta.to(embedded.x.dtype), embedded.mask)
+
+
+class NotFinite(nn.Module):
+    """How many entries of gradients were not finite, of this process since its start; it is not
+    part of checkpoints."""
+
+    entries: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("entries", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def add(self, counts: list[Tensor]) -> None:
+        self.entries += sum(counts)
 
 
 class Attacking(Method):
@@ -57,8 +55,8 @@ class Attacking(Method):
     at its start; a replayed step (SAM, AWP) meets the same δ. Entries of gradients that are not
     finite are taken as 0 and counted: the end of the run warns of them."""
 
-    _delta: Tensor  # of the present step alone
-    _not_finite: Tensor | int = 0  # on the device, of this process since its start
+    def build(self, context: Context) -> None:
+        context.method_modules[self.key] = NotFinite()
 
     @abstractmethod
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
@@ -66,13 +64,13 @@ class Attacking(Method):
 
     def delta(self, step: Step, context: Context) -> Tensor:
         if not step.replay:
-            with evaluating(context.network), fixed(context.network), counting() as counts:
-                self._delta = self.craft(step.inputs["labeled"], step, context)
-            self._not_finite = sum(counts, self._not_finite)
-        return self._delta
+            with eval_mode(context.network), fixed(context.network), counting() as counts:
+                step.scratch[self.key] = self.craft(step.inputs["labeled"], step, context)
+            cast(NotFinite, self.module(context)).add(counts)
+        return cast(Tensor, step.scratch[self.key])
 
-    def leave(self, folder: Path, context: Context) -> None:
-        count = int(self._not_finite)
+    def save_artifacts(self, folder: Path, context: Context) -> None:
+        count = int(cast(NotFinite, self.module(context)).entries)
         if count:
             warnings.warn(
                 f"methods.{self.key}: {count} entries of the attack's gradients were not finite "
@@ -86,7 +84,7 @@ def model_of(context: Context, embedded: Embedded) -> Model:
     """The student as an attack sees it: x -> raw logits by task."""
 
     def logits(x: Tensor) -> Logits:
-        return context.forward_apart(Embedded(x, embedded.mask)).logits
+        return context.extra_forward(Embedded(x, embedded.mask)).logits
 
     return logits
 
@@ -94,7 +92,3 @@ def model_of(context: Context, embedded: Embedded) -> Model:
 def labels_of(entry: Input, context: Context, loss: Loss = "ce") -> Objective:
     """The loss to raise: plain, on raw logits, summed over tasks."""
     return objective(model_of(context, entry.embedded), entry.targets, loss)
-
-
-def threat_to(entry: Input, norm: Norm, eps: float) -> Threat:
-    return Threat.around(entry.embedded, norm, eps)

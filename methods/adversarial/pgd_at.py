@@ -14,8 +14,8 @@ from recipes.step import Input, Step
 
 
 class PGDAT(Attacking):
-    """min_θ E max_{‖δ‖ ≤ eps} CE(f(x + δ), y): the labeled input is replaced by what PGD makes of
-    it; no clean loss.
+    """min_θ E max_{‖δ‖ ≤ eps} CE(f(x + δ), y): the labeled input is replaced by its PGD attack; no
+    clean loss.
 
     δ ← Proj(δ + a · direction(∇ CE)), from a random start in the ball, against the plain
     cross-entropy of raw logits, whatever adjusts those of the loss. The network is attacked in
@@ -23,9 +23,12 @@ class PGDAT(Attacking):
     Pixels stay in [0, 1]; on texts the words' embeddings are attacked, padding left alone (norm=l2
     eps=1 step_size=.3 steps=3 is what texts are usually given).
 
-    norm: `linf` or `l2` over all entries of a sample. eps: 8/255. steps: 10. step_size a: null,
-    eps/4 (2/255 at 8/255). random_start: true. loss that the attack raises: `ce`, `margin` or
-    `dlr`.
+    norm: norm of the ball, over all entries of a sample: `linf` or `l2`.
+    eps: radius of the ball in pixels of [0, 1], a number or a fraction; 8/255 (Madry, Rice).
+    steps: steps of PGD, at least 1; 10 (Rice et al.).
+    step_size: length a of a step; null: eps/4, which is 2/255 at 8/255 (Rice et al.).
+    random_start: start at a random point of the ball (Madry et al.); false: at the sample.
+    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr`.
     """
 
     declaration = Declaration(
@@ -41,20 +44,16 @@ class PGDAT(Attacking):
         random_start: bool = True,
         loss: Loss = "ce",
     ):
-        self.norm, self.eps, self.steps, self.random_start, self.loss = (
-            norm,
-            radius(eps),
-            steps,
-            random_start,
-            loss,
-        )
+        self.norm = norm
+        self.eps = radius(eps)
+        self.steps = steps
+        self.random_start = random_start
+        self.loss = loss
         self.step_size = self.eps / 4 if step_size is None else radius(step_size)
 
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
-        x, threat = (
-            entry.embedded.x.detach().float(),
-            Threat.around(entry.embedded, self.norm, self.eps),
-        )
+        x = entry.embedded.x.detach().float()
+        threat = Threat.around(entry.embedded, self.norm, self.eps)
         rows = step.randomness.draw(f"{self.key}/start", entry.size)
         start = threat.random_start(x, rows) if self.random_start else None
         return (

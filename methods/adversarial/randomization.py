@@ -47,17 +47,18 @@ class Randomization(Method):
     """f(pad(resize(x))) at evaluation: sides drawn from [H, H'), H' = ⌈enlarge · H⌉, at a random
     place of a canvas H'.
 
-    The network is trained as ever, and must take pictures of side H'. Draws belong to the sample,
-    so the figures are the same in any batch and on any number of ranks. With several passes their
-    probabilities are averaged. An attack must average gradients over draws (evaluate.attack.draws),
-    and then breaks it: Athalye et al. 2018.
+    Training does not change, and the network must take pictures of side H'. Draws belong to the
+    sample, so the numbers are the same in any batch and on any number of ranks. With several passes
+    their probabilities are averaged. An attack must average gradients over draws
+    (evaluate.attack.draws), and then breaks it: Athalye et al. 2018.
 
-    enlarge: 331/299 as in the paper. passes: 1 (the authors' contest entry: 30). mode: `bilinear`,
-        or `nearest` as in
-    their code. pad_value: 0; .5 is their grey.
+    enlarge: side of the canvas over that of the picture, at least 1; 331/299 (paper).
+    passes: draws whose probabilities are averaged, at least 1; 1 (paper; contest entry: 30).
+    mode: interpolation of the resize: `bilinear` or `nearest` (authors' code).
+    pad_value: grey of the padding, 0 to 1; 0 (paper; authors' code: 0.5).
     """
 
-    declaration = Declaration(kinds=("image",), tags=("random_inference",))
+    declaration = Declaration(modalities=("image",), tags=("random_inference",))
 
     def __init__(
         self,
@@ -66,7 +67,10 @@ class Randomization(Method):
         mode: Literal["bilinear", "nearest"] = "bilinear",
         pad_value: Annotated[float, Field(ge=0, le=1)] = 0.0,
     ):
-        self.enlarge, self.passes, self.mode, self.pad_value = enlarge, passes, mode, pad_value
+        self.enlarge = enlarge
+        self.passes = passes
+        self.mode = mode
+        self.pad_value = pad_value
 
     def laid_out(self, x: Tensor, randomness: SampleRandomness, number: int) -> Tensor:
         height, width = x.shape[2:]
@@ -78,7 +82,7 @@ class Randomization(Method):
         corner = (draw.uniform(2) * (room + 1)).long()
         return resize_and_pad(x, side, corner, canvas, self.mode, self.pad_value)
 
-    def receive(
+    def transform_input(
         self, embedded: Embedded, randomness: SampleRandomness, context: Context
     ) -> Embedded:
         return Embedded(

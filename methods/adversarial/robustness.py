@@ -8,7 +8,7 @@ Security, ICML 2018, arXiv 1802.00420.
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -16,7 +16,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from foundation.distributed import global_sum
-from foundation.randomness import Rows, SampleRandomness
+from foundation.moved import former_names
+from foundation.randomness import RowNumbers, SampleRandomness
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.losses import Loss, Objective, fixed, input_gradient, objective
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm
@@ -29,7 +30,7 @@ from recipes.step import Embedded
 from recipes.step.criterion import cross_entropy
 
 Count = Annotated[int, Field(ge=1)]
-Draws = Callable[[str], Rows]
+Draws = Callable[[str], RowNumbers]
 FIGURES = ("clean_accuracy", "robust_accuracy", "robust_loss", "vanishing_gradients")
 ALARM = 0.1
 
@@ -42,13 +43,11 @@ class Victim:
     def __init__(
         self, context: Context, embedded: Embedded, targets: dict[str, Tensor], index: Tensor
     ):
-        self.context, self.x, self.mask, self.targets, self.index = (
-            context,
-            embedded.x,
-            embedded.mask,
-            targets,
-            index,
-        )
+        self.context = context
+        self.x = embedded.x
+        self.mask = embedded.mask
+        self.targets = targets
+        self.index = index
         self.draw: Draws = SampleRandomness(context.seed, index).draw
 
     def logits(self, x: Tensor) -> dict[str, Tensor]:
@@ -88,13 +87,16 @@ class Victim:
 
 class Robustness(Probe):
     """robust_accuracy = (1/n) Σ_i Π_r [argmax f(x_ir) = y_i], the x_ir with r = 0 the clean sample
-    and the others what the attack made of it at restart r; clean errors count as not robust, so it
-    never exceeds clean_accuracy, which is of the same n samples. robust_loss: mean of the largest
+    and the others those of the attack at restart r; clean errors count as not robust, so it never
+    exceeds clean_accuracy, which is of the same n samples. robust_loss: mean of the largest
     cross-entropy. vanishing_gradients: the share of samples whose loss has a gradient of exactly
-    zero or not finite, which no gradient attack can move: an alarm, not a success.
+    zero or not finite, which no gradient attack can move: an alarm, not a success. With several
+    tasks, one value a task and their mean.
 
-    samples: those with the n smallest numbers of the part; null for all. Per task with several
-        tasks, and their mean.
+    norm: norm of the ball, over all entries of a sample: `linf` or `l2`.
+    eps: radius of the ball in pixels of [0, 1], a number or a fraction; 8/255; on texts a length of
+        embeddings.
+    samples: samples attacked, those with the n smallest numbers of the part; null: all.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("test",)
@@ -104,7 +106,9 @@ class Robustness(Probe):
 
     def __init__(self, norm: Norm, eps: float | str, samples: int | None):
         super().__init__()
-        self.norm, self.eps, self.samples = norm, radius(eps), samples
+        self.norm = norm
+        self.eps = radius(eps)
+        self.samples = samples
         self.sums: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -200,10 +204,14 @@ class Robustness(Probe):
         self.sums = {}
 
 
-class UnderFGSM(Robustness):
-    """One step, x + eps · sign g (l2: eps · g / ‖g‖₂). eps: 8/255 in linf; on texts a length over
-    word embeddings. loss: `ce`, `margin` or `dlr`. draws: gradients averaged, for networks that
-        answer at random. samples: null, all."""
+class FGSMRobustness(Robustness):
+    """x' = x + eps · sign g (l2: eps · g / ‖g‖₂), one step along the gradient g of the loss.
+    Goodfellow, Shlens and Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015, arXiv
+    1412.6572.
+
+    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr`.
+    draws: gradients averaged, at least 1; 1; more for networks that draw random numbers.
+    """
 
     def __init__(
         self,
@@ -214,16 +222,24 @@ class UnderFGSM(Robustness):
         samples: Count | None = None,
     ):
         super().__init__(norm, eps, samples)
-        self.loss, self.draws = loss, draws
+        self.loss = loss
+        self.draws = draws
 
     def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
         return fgsm(victim.objective(self.loss, self.draws), victim.x, threat)
 
 
-class UnderPGD(Robustness):
-    """`steps` steps of length step_size (null: eps/4, which is the papers' 2/255 at 8/255), from
-    `restarts` starts drawn in the ball; the worst case of all counts. random_start false: from the
-    sample itself, once. Otherwise as fgsm."""
+class PGDRobustness(Robustness):
+    """x' ← Proj(x' + a · direction(g)), `steps` steps from each of `restarts` random starts in the
+    ball; the worst of them counts. Madry et al., ICLR 2018, arXiv 1706.06083.
+
+    steps: steps of PGD, at least 1; 20 (PGD-20).
+    step_size: length a of a step; null: eps/4, which is 2/255 at 8/255 (papers).
+    restarts: random starts, of which the worst counts, at least 1; 2.
+    random_start: start at random points of the ball; false: at the sample, once.
+    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr`.
+    draws: gradients averaged, at least 1; 1; more for networks that draw random numbers.
+    """
 
     def __init__(
         self,
@@ -238,7 +254,10 @@ class UnderPGD(Robustness):
         samples: Count | None = None,
     ):
         super().__init__(norm, eps, samples)
-        self.steps, self.random_start, self.loss, self.draws = steps, random_start, loss, draws
+        self.steps = steps
+        self.random_start = random_start
+        self.loss = loss
+        self.draws = draws
         self.step_size = self.eps / 4 if step_size is None else radius(step_size)
         self.restarts = restarts if random_start else 1
 
@@ -254,9 +273,16 @@ class UnderPGD(Robustness):
         )
 
 
-class UnderMIFGSM(Robustness):
-    """Steps along a running sum of normalised gradients (momentum μ), each of length step_size
-    (null: eps / steps). Otherwise as fgsm."""
+class MIFGSMRobustness(Robustness):
+    """m ← μ m + g / ‖g‖₁, x' ← Proj(x' + a · direction(m)): steps along a running sum of normalised
+    gradients. Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018, arXiv 1710.06081.
+
+    steps: steps of the attack, at least 1; 10 (paper).
+    step_size: length a of a step; null: eps / steps (paper).
+    momentum: decay μ of the running sum, at least 0; 1 (paper).
+    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr`.
+    draws: gradients averaged, at least 1; 1; more for networks that draw random numbers.
+    """
 
     def __init__(
         self,
@@ -270,7 +296,10 @@ class UnderMIFGSM(Robustness):
         samples: Count | None = None,
     ):
         super().__init__(norm, eps, samples)
-        self.steps, self.momentum, self.loss, self.draws = steps, momentum, loss, draws
+        self.steps = steps
+        self.momentum = momentum
+        self.loss = loss
+        self.draws = draws
         self.step_size = None if step_size is None else radius(step_size)
 
     def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
@@ -278,12 +307,17 @@ class UnderMIFGSM(Robustness):
         return mi_fgsm(value, victim.x, threat, self.steps, self.momentum, self.step_size)
 
 
-class UnderSquare(Robustness):
-    """Random search by `queries` queries a sample, without any gradient, in linf: what a masked
-    gradient does not hold up. initial: the part of the picture that the first squares cover.
-        restarts: independent searches."""
+class SquareRobustness(Robustness):
+    """x' = argmax of the margin loss over random squares of ±eps, by `queries` forwards a sample
+    and without any gradient, in linf: it finds what a masked gradient hides. Andriushchenko et al.,
+    Square Attack, ECCV 2020, arXiv 1912.00049.
 
-    kinds: ClassVar[tuple[str, ...]] = ("image",)
+    queries: queries of the network for each sample, at least 1; 1000.
+    initial: share of the picture that the first squares cover, in (0, 1]; 0.8 (AutoAttack).
+    restarts: independent searches, of which the worst counts, at least 1; 1.
+    """
+
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
     by_gradient = False
 
     def __init__(
@@ -295,7 +329,9 @@ class UnderSquare(Robustness):
         samples: Count | None = None,
     ):
         super().__init__("linf", eps, samples)
-        self.queries, self.initial, self.restarts = queries, initial, restarts
+        self.queries = queries
+        self.initial = initial
+        self.restarts = restarts
 
     def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
         def among(rows: Tensor) -> Objective:
@@ -303,3 +339,7 @@ class UnderSquare(Robustness):
 
         value = victim.objective("margin")
         return square_attack(value, victim.x, threat, self.queries, draw, self.initial, among).x
+
+
+if not TYPE_CHECKING:  # with a module `__getattr__` mypy would accept any name
+    __getattr__ = former_names(__name__)

@@ -44,7 +44,8 @@ def mean(x: Tensor, size: int) -> Tensor:
 
 def gaussian(x: Tensor, sigma: float) -> Tensor:
     """Kernel exp(-i² / 2σ²), |i| ≤ ⌊4σ + ½⌋, of sum one, along both sides."""
-    radius, channels = int(4 * sigma + 0.5), x.shape[1]
+    radius = int(4 * sigma + 0.5)
+    channels = x.shape[1]
     place = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = torch.softmax(-place.square() / (2 * sigma**2), dim=0).repeat(channels, 1, 1, 1)
     return F.conv2d(
@@ -56,16 +57,17 @@ class Smoothing(Method):
     """z = f(smooth(x)) at evaluation: a network trained as ever sees each picture through a local
     filter.
 
-    It holds up attacks that do not know of it, and no others: evaluate with evaluate.attack, which
-    goes through it. Mean and Gaussian are linear and pass the gradient; the median passes it as if
-    it were not there (backward pass differentiable approximation, Athalye et al. 2018). The raw
-    network is evaluated beside it.
+    It protects against attacks that do not know of it, and against no others: evaluate with
+    evaluate.attack, which goes through it. Mean and Gaussian are linear and pass the gradient; the
+    median passes it as if it were not there (backward pass differentiable approximation, Athalye et
+    al. 2018). The raw network is evaluated beside it.
 
-    filter: `median` (default), `mean` or `gaussian`. window: side of the first two, 3. sigma: of
-        the Gaussian, 1 pixel.
+    filter: local filter: `median` (paper), `mean` or `gaussian`.
+    window: side of the median's and mean's window in pixels, at least 1; 3.
+    sigma: standard deviation of the Gaussian in pixels, above 0; 1.
     """
 
-    declaration = Declaration(kinds=("image",))
+    declaration = Declaration(modalities=("image",))
 
     def __init__(
         self,
@@ -73,7 +75,9 @@ class Smoothing(Method):
         window: Annotated[int, Field(ge=1)] = 3,
         sigma: Annotated[float, Field(gt=0)] = 1.0,
     ):
-        self.filter, self.window, self.sigma = filter, window, sigma
+        self.filter = filter
+        self.window = window
+        self.sigma = sigma
 
     def smooth(self, x: Tensor) -> Tensor:
         if self.filter == "gaussian":
@@ -83,7 +87,7 @@ class Smoothing(Method):
         # x - sg(x) is zero, and its gradient one
         return median(x.detach(), self.window) + (x - x.detach())
 
-    def receive(
+    def transform_input(
         self, embedded: Embedded, randomness: SampleRandomness, context: Context
     ) -> Embedded:
         return Embedded(self.smooth(embedded.x))

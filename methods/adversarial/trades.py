@@ -6,12 +6,13 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from methods.adversarial.attacks.losses import Objective, divergence
+from methods.adversarial.attacks.losses import Objective
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
 from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, Count, model_of, moved
 from recipes.contract import Context, Declaration
 from recipes.step import Input, Step
+from recipes.step.criterion import kl_divergence
 
 
 def unlike(context: Context, entry: Input) -> Objective:
@@ -22,7 +23,8 @@ def unlike(context: Context, entry: Input) -> Objective:
     def values(x: Tensor) -> Tensor:
         logits = model(x)
         return sum(
-            (divergence(reference[task], logits[task]) for task in reference), x.new_zeros(len(x))
+            (kl_divergence(reference[task], logits[task], from_logits=True) for task in reference),
+            x.new_zeros(len(x)),
         )
 
     return values
@@ -37,10 +39,14 @@ class TRADES(Attacking):
     training mode batch normalisation sees clean and attacked samples together (the authors' code:
     in turn). p is of raw logits, whatever adjusts the loss's.
 
-    beta β: 6 (1 on MNIST). norm: `linf`, or `l2` with step_size about 2 eps / steps. eps: .031,
-        which is not 8/255.
-    steps: 10. step_size: .007. start σ: .001, above the resolution of half precision because x' is
-        kept in float32.
+    beta: weight β of the divergence, at least 0; 6 (paper on CIFAR-10; MNIST: 1).
+    norm: norm of the ball: `linf` (paper) or `l2`, with step_size about 2 eps / steps.
+    eps: radius of the ball in pixels of [0, 1], a number or a fraction; 0.031 (authors' code), not
+        8/255.
+    steps: steps of the attack, at least 1; 10 (paper).
+    step_size: length of a step, at least 0; 0.007 (paper).
+    start: σ of the attack's random start, above 0; 0.001 (authors' code). It is above the
+        resolution of half precision because x' is kept in float32.
     """
 
     declaration = Declaration(
@@ -56,14 +62,16 @@ class TRADES(Attacking):
         step_size: Radius = 0.007,
         start: Annotated[float, Field(gt=0)] = 0.001,
     ):
-        self.beta, self.norm, self.steps, self.start = beta, norm, steps, start
-        self.eps, self.step_size = radius(eps), radius(step_size)
+        self.beta = beta
+        self.norm = norm
+        self.steps = steps
+        self.start = start
+        self.eps = radius(eps)
+        self.step_size = radius(step_size)
 
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
-        x, threat = (
-            entry.embedded.x.detach().float(),
-            Threat.around(entry.embedded, self.norm, self.eps),
-        )
+        x = entry.embedded.x.detach().float()
+        threat = Threat.around(entry.embedded, self.norm, self.eps)
         noise = step.randomness.draw(f"{self.key}/start", entry.size).normal(*x.shape[1:])
         return (
             pgd(unlike(context, entry), x, threat, self.steps, self.step_size, self.start * noise)
@@ -75,5 +83,7 @@ class TRADES(Attacking):
 
     def terms(self, step: Step, context: Context) -> None:
         for task in step.tasks:
-            apart = divergence(step.logits("labeled", task), step.logits(self.key, task))
-            step.term(step.named(self.key, task), apart, weight=self.beta, task=task)
+            apart = kl_divergence(
+                step.logits("labeled", task), step.logits(self.key, task), from_logits=True
+            )
+            step.term(step.term_name(self.key, task), apart, weight=self.beta, task=task)

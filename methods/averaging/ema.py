@@ -14,18 +14,18 @@ class EMA(Method):
 
     a = min(decay, 1 - 1/(horizon · steps of the run)): an average must forget the start of the run,
     and a constant decay knows nothing of its length. The published form is `horizon=null
-    moments=kept`.
+    moments=kept`. Beside a method with an averaged network of its own (`mean_teacher`) that one is
+    evaluated, and these settings are ignored.
 
-    decay: largest a, in [0, 1); .999 (Tarvainen and Valpola; FixMatch).
-    warmup: use min(1 - 1/(t+1), a) at update t.
-    buffers: `copy` takes the student's buffers, `ema` averages them; never left at their initial
-        values, the classic cause of averaged networks at chance.
-    horizon: share of the run that the average looks back on, in (0, 1]; null: a = decay.
-    moments: of BatchNorm when the averaged network is evaluated, saved and exported: `estimated` on
-        four training batches, or `kept`: those of `buffers`.
-
-    Beside a method that keeps an averaged network of its own (`mean_teacher`) that one is
-    evaluated, and these settings do not count.
+    decay: largest decay a, in [0, 1); 0.999 (Tarvainen and Valpola; FixMatch).
+    warmup: use decay min(1 - 1/(t+1), a) at update t; false (published form).
+    buffers: buffers of the average: `copy` the network's or `ema`, averaged. Never left at their
+        initial values, the classic cause of averaged networks at chance.
+    horizon: share of the run that is averaged over, in (0, 1]; null: decay alone (published); 0.05
+        is ours.
+    moments: BatchNorm moments of the average: `estimated` on four training batches (ours) or
+        `kept`. They are those of evaluation, checkpoint and export; `kept` are those of `buffers`,
+        as published.
     """
 
     def __init__(
@@ -39,4 +39,4 @@ class EMA(Method):
         self.teacher = TeacherRequest(decay, warmup, buffers, horizon, moments)
 
     def declare(self) -> Declaration:
-        return Declaration(teacher=self.teacher, yields_teacher=True, evaluates_teacher=True)
+        return Declaration(teacher=self.teacher, accepts_any_teacher=True, evaluates_teacher=True)

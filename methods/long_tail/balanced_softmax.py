@@ -5,6 +5,7 @@ from torch import Tensor
 
 from methods.long_tail.logit_adjustment import adjusted
 from recipes.contract import Context, Declaration, Method
+from recipes.step import Step
 from recipes.step.criterion import Role
 
 
@@ -21,7 +22,13 @@ class BalancedSoftmax(Method):
     declaration = Declaration(slots=("prior_correction",), tags=("adjusts_logits",), sharded=True)
 
     def adjust(
-        self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: Context
+        self,
+        step: Step,
+        logits: Tensor,
+        target: Tensor | None,
+        task: str,
+        role: Role,
+        context: Context,
     ) -> Tensor:
         return (
             adjusted(logits, context.statistics.log_prior(task), 1.0)

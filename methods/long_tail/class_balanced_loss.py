@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from foundation.distributed import global_sum
 from recipes.contract import Context, Declaration, Method
+from recipes.step import Step
 from recipes.step.criterion import Role, of_target
 
 
@@ -42,17 +43,18 @@ class ClassBalancedLoss(Method):
     """L = (1/N) Σ_i w_{y_i} CE(z_i, y_i), w_c = 1/E_c with the effective number E_c = (1 - β^{n_c})
     / (1 - β).
 
-    beta β in [0, 1): .9999 (CIFAR-10; .999 ImageNet); 0 gives equal weights, β → 1 inverse
-    frequencies. normalize `sum_c`: the weights of the C classes sum to C (paper); `none`: plain
-        1/E_c ≤ 1, which shrinks the loss with n.
-    reduction `batch`: divide by N (paper); `weight`: by Σ_i w_{y_i} over the global batch, under
-    which the scale of the weights does not matter. A class without samples has weight 0 and no part
-    in the normalisation.
-
-    The weight of the true class multiplies whatever the sample's loss is. So the paper's other
-    forms are combinations, long_tail=[class_balanced_loss,focal_loss]: softmax focal, with
+    A class without samples has weight 0 and no part in the normalisation. The weight of the true
+    class multiplies the sample's loss, of whatever form it is. So the paper's other forms are
+    combinations, long_tail=[class_balanced_loss,focal_loss]: softmax focal, with
     methods.focal_loss.mode=sigmoid sigmoid focal, and with gamma=0 besides binary cross-entropy.
     Mixed targets: Σ_c w_c t_c ℓ_c. Losses on pseudo-labels stay as they are.
+
+    beta: β of the effective number, in [0, 1); 0.9999 (paper on CIFAR-10; ImageNet: 0.999). 0 gives
+        equal weights, β → 1 inverse frequencies.
+    normalize: scale of the class weights: `sum_c`: they sum to C (paper); `none`: 1/E_c. `none` is
+        at most 1 and shrinks the loss with n.
+    reduction: divide the loss by `batch` N (paper) or by `weight` Σ_i w_{y_i}. `weight` is over the
+        global batch; the scale of the weights does not matter then.
     """
 
     declaration = Declaration(slots=("prior_correction",), tags=("weighs_classes",), sharded=True)
@@ -63,7 +65,9 @@ class ClassBalancedLoss(Method):
         normalize: Literal["sum_c", "none"] = "sum_c",
         reduction: Literal["batch", "weight"] = "batch",
     ):
-        self.beta, self.normalize, self.reduction = beta, normalize == "sum_c", reduction
+        self.beta = beta
+        self.normalize = normalize == "sum_c"
+        self.reduction = reduction
 
     def build(self, context: Context) -> None:
         tables = {
@@ -74,8 +78,14 @@ class ClassBalancedLoss(Method):
         }
         context.method_modules[self.key] = nn.ModuleDict(tables)
 
-    def weigh(
-        self, logits: Tensor, target: Tensor, task: str, role: Role, context: Context
+    def sample_weights(
+        self,
+        step: Step,
+        logits: Tensor,
+        target: Tensor,
+        task: str,
+        role: Role,
+        context: Context,
     ) -> Tensor | None:
         if role != "labeled":
             return None

@@ -15,10 +15,11 @@ from methods.long_tail.resampling import Resampling
 class ClassBalancedSampling(Resampling):
     """p_j = 1/C, uniform inside the class: q = 0 of p_j = n_j^q / Σ n^q.
 
-    realisation `cycle`: the classes in shuffled order, again and again, each walking through its
-    own shuffled samples (lower variance); `draws`: independent draws of class, then sample.
-    samples_per_class: of the cycle, samples of a class in a row; 1 (4 in the code of classifier
-        re-training). task: whose classes count; null for the first task.
+    realisation: order of the samples: `cycle` through the classes (lower variance) or independent
+        `draws`. `cycle`: the classes in shuffled order, again and again, each walking through its
+        own shuffled samples; `draws`: of class, then sample.
+    samples_per_class: samples of a class in a row of the cycle, at least 1; 1 (authors' code of
+        cRT: 4).
     """
 
     def __init__(
@@ -33,7 +34,9 @@ class ClassBalancedSampling(Resampling):
                 "independent draws have no "
                 "rows of a class; use realisation=cycle"
             )
-        self.realisation, self.samples_per_class, self.task = realisation, samples_per_class, task
+        self.realisation = realisation
+        self.samples_per_class = samples_per_class
+        self.task = task
 
     def order(self, labels: Tensor, total: int, seed: int, stream: str) -> Order:
         if self.realisation == "draws":

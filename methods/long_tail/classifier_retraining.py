@@ -12,13 +12,16 @@ from recipes.contract import Context, Declaration, Method
 
 
 class ClassifierRetraining(Method):
-    """The backbone stays as it was loaded, fresh heads learn: min over W of CE(W f(x), y), f fixed.
+    """min over W of CE(W f(x), y), f fixed: the backbone stays as it was loaded, fresh heads learn.
 
     A stage after one that trained the representation (recipe=crt), with a sampler that balances the
-    classes. bn `freeze`: the backbone runs in evaluation mode, so that its features depend on the
-    picture alone; `drift`: it stays in training mode and its batch statistics move towards those of
-    the sampler, as in the authors' code. reinitialize: draw the heads' weights anew, from the run's
-    seed; false goes on with those that were loaded. Heads must be linear.
+    classes. Heads must be linear.
+
+    bn: BatchNorm of the backbone: `freeze` (ours) or `drift`: moments follow the sampler (authors'
+        code). `freeze` runs the backbone in evaluation mode, so that its features depend on the
+        picture alone; `drift` leaves it in training mode.
+    reinitialize: draw the heads' weights anew, from the run's seed (paper); false: train the loaded
+        ones.
     """
 
     declaration = Declaration(
@@ -37,7 +40,8 @@ class ClassifierRetraining(Method):
     )
 
     def __init__(self, bn: Literal["freeze", "drift"] = "freeze", reinitialize: bool = True):
-        self.bn, self.reinitialize = bn, reinitialize
+        self.bn = bn
+        self.reinitialize = reinitialize
 
     def build(self, context: Context) -> None:
         network = context.network

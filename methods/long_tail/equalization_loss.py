@@ -7,7 +7,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from foundation.randomness import Randomness
 from methods.long_tail.sigmoid import SOFTMAX_ONLY, binary_costs, start_rare, summed
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
@@ -38,15 +37,18 @@ class EqualizationLoss(Method):
     """L = -log(e^{z_y} / Σ_k w_k e^{z_k}), w_k = 1 - b·T(π_k)·(1 - [k = y]): rare classes are not
     pushed down as negatives of the others.
 
-    T(π) = [π < threshold], π the class frequencies. threshold λ: .005 (CIFAR-100-LT at IF 100; .05
-    on CIFAR-10-LT, 4.3e-4 on ImageNet-LT). gamma γ: .9, the probability of b = 1. drop `bernoulli`:
-    b is drawn; `fixed`: b = γ, no draw. granularity `class`: a draw for each sample and class;
-    `batch`: one for the whole batch. mode `sigmoid`: the detection form, C binary losses of which
-    rare classes drop out as negatives for certain (γ, drop and granularity play no part), summed
-    over classes; the heads' biases start at -log(C - 1).
+    T(π) = [π < threshold], π the class frequencies. Where all negatives are dropped the loss is 0.
+    The exact cost of every class is one [N, C] table, so mixed targets need no special form. Losses
+    on pseudo-labels stay as they are.
 
-    Where all negatives are dropped the loss is 0. The exact cost of every class is one [N, C]
-    table, so mixed targets need no special form. Losses on pseudo-labels stay as they are.
+    gamma: probability γ of b = 1, 0 to 1; 0.9 (paper).
+    threshold: λ, frequency below which a class is rare, 0 to 1; 0.005 (CIFAR-100-LT at factor 100).
+        0.05 on CIFAR-10-LT, 4.3e-4 on ImageNet-LT.
+    drop: `bernoulli`: b is drawn (paper); `fixed`: b = γ.
+    granularity: a draw for each sample and `class`, or one for the whole `batch`.
+    mode: `softmax` or `sigmoid`, the detection form with C binary losses. There rare classes drop
+        out as negatives for certain (γ, drop and granularity play no part) and losses are summed
+        over classes; the heads' biases start at -log(C - 1).
     """
 
     def __init__(
@@ -57,40 +59,40 @@ class EqualizationLoss(Method):
         granularity: Literal["class", "batch"] = "class",
         mode: Literal["softmax", "sigmoid"] = "softmax",
     ):
-        self.gamma, self.threshold, self.mode = gamma, threshold, mode
-        self.drop, self.granularity = drop, granularity
-        self.randomness: Randomness | None = None  # of the present step
+        self.gamma = gamma
+        self.threshold = threshold
+        self.mode = mode
+        self.drop = drop
+        self.granularity = granularity
 
     def declare(self) -> Declaration:
         refuses = {"adjusts_logits": SOFTMAX_ONLY} if self.mode == "sigmoid" else {}
-        return Declaration(slots=("prior_correction", "cost"), refuses=refuses)
+        return Declaration(slots=("prior_correction", "class_losses"), refuses=refuses)
 
     def build(self, context: Context) -> None:
         if self.mode == "sigmoid":
             start_rare(context)
 
-    def prepare(self, step: Step, context: Context) -> None:
-        self.randomness = step.randomness
-
-    def cost(self, logits: Tensor, task: str, role: Role, context: Context) -> Tensor | None:
+    def class_losses(
+        self, step: Step, logits: Tensor, task: str, role: Role, context: Context
+    ) -> Tensor | None:
         if role != "labeled":
             return None
         counts = context.statistics.counts(task)
         rare = (counts / counts.sum() < self.threshold).float()
         if self.mode == "sigmoid":
             return sigmoid_cost(logits, rare)
-        return equalized_cost(logits, rare * self.dropped(logits, task))
+        return equalized_cost(logits, rare * self.dropped(step, logits, task))
 
-    def dropped(self, logits: Tensor, task: str) -> Tensor | float:
+    def dropped(self, step: Step, logits: Tensor, task: str) -> Tensor | float:
         """b: γ itself, or drawn, [N, C] or [1]; a replay draws the same."""
         if self.drop == "fixed":
             return self.gamma
-        assert self.randomness is not None, "a loss is made within a step"
         purpose = f"{self.key}/{task}"
         if self.granularity == "batch":
-            return self.randomness.shared(purpose).bernoulli(self.gamma).float()
+            return step.randomness.shared(purpose).bernoulli(self.gamma).float()
         return (
-            self.randomness.draw(purpose, len(logits))
+            step.randomness.draw(purpose, len(logits))
             .bernoulli(self.gamma, logits.shape[1])
             .float()
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 from foundation.errors import UserError
 from methods.long_tail.sigmoid import SOFTMAX_ONLY, binary_costs, start_rare, summed
 from recipes.contract import Context, Declaration, Method
+from recipes.step import Step
 from recipes.step.criterion import Role, one_hot
 
 
@@ -44,17 +45,20 @@ def sigmoid_cost(logits: Tensor, gamma: float, alpha: float | None = None) -> Te
 
 
 class FocalLoss(Method):
-    """FL = -(1 - p_y)^γ log p_y: what is known well teaches less.
+    """FL = -(1 - p_y)^γ log p_y: down-weights well-classified samples.
 
-    gamma γ ≥ 0: 2 (paper; .5 to 2 on long-tailed CIFAR); 0 is cross-entropy. mode `softmax`: a
-    factor (1 - p_y)^γ of the criterion, with gradient, from the logits that the loss sees; class
-    weights come last, so that p is the model's probability and not its weighted form, as in code
-    that hands the weights to the cross-entropy. mode `sigmoid`: the detection form, C binary losses
-    summed over classes and averaged over samples (= divided by the positives, not by N·C); the
-    heads' biases start at -log(C - 1). alpha: of `sigmoid` alone, weight of the positive, 1 - alpha
-    of the negatives; null for neither (.25 is for detection). logits [N, C], in float32; targets
-    indices or dense; losses on pseudo-labels stay as they are. It does not correct the class prior:
-    it may meet a method that does.
+    Class weights come last, so that p is the model's probability and not its weighted form, as in
+    code that hands the weights to the cross-entropy. logits [N, C], in float32; targets indices or
+    dense; losses on pseudo-labels stay as they are. It does not correct the class prior: it may
+    meet a method that does.
+
+    gamma: exponent γ, at least 0; 2 (paper; long-tailed CIFAR: 0.5 to 2); 0: cross-entropy.
+    mode: `softmax` or `sigmoid`, the paper's detection form. `softmax`: a factor (1 - p_y)^γ of the
+        criterion, with gradient, from the logits that the loss sees; `sigmoid`: C binary losses
+        summed over classes and averaged over samples (= divided by the positives, not by N·C), and
+        the heads' biases start at -log(C - 1).
+    alpha: weight of the positive in mode sigmoid, 0 to 1, 1 - alpha of negatives; null: none. 0.25
+        is for detection.
     """
 
     def __init__(
@@ -69,23 +73,35 @@ class FocalLoss(Method):
                 "set it to null, "
                 "and weigh classes by long_tail=[focal_loss,class_balanced_loss]"
             )
-        self.gamma, self.mode, self.alpha = gamma, mode, alpha
+        self.gamma = gamma
+        self.mode = mode
+        self.alpha = alpha
 
     def declare(self) -> Declaration:
         if self.mode == "softmax":
             return Declaration(sharded=True)
-        return Declaration(slots=("cost",), refuses={"adjusts_logits": SOFTMAX_ONLY}, sharded=True)
+        return Declaration(
+            slots=("class_losses",), refuses={"adjusts_logits": SOFTMAX_ONLY}, sharded=True
+        )
 
     def build(self, context: Context) -> None:
         if self.mode == "sigmoid":
             start_rare(context)
 
-    def cost(self, logits: Tensor, task: str, role: Role, context: Context) -> Tensor | None:
+    def class_losses(
+        self, step: Step, logits: Tensor, task: str, role: Role, context: Context
+    ) -> Tensor | None:
         used = self.mode == "sigmoid" and role == "labeled"
         return sigmoid_cost(logits, self.gamma, self.alpha) if used else None
 
-    def weigh(
-        self, logits: Tensor, target: Tensor, task: str, role: Role, context: Context
+    def sample_weights(
+        self,
+        step: Step,
+        logits: Tensor,
+        target: Tensor,
+        task: str,
+        role: Role,
+        context: Context,
     ) -> Tensor | None:
         return (
             modulation(logits, self.gamma) if self.mode == "softmax" and role == "labeled" else None

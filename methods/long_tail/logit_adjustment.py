@@ -38,12 +38,14 @@ class LogitAdjustment(Method):
     """L = CE(z + τ log π, y), π the class frequencies of the labeled training samples; predictions
     use raw z.
 
-    tau τ: 1 is Fisher-consistent for the balanced error and equals balanced softmax. Uses τ log π,
-    not the authors' log(π^τ + 1e-12), which floors large τ; a class without samples counts as one.
-    Pseudo-labels, confidences, averages and evaluation see raw logits.
+    Uses τ log π, not the authors' log(π^τ + 1e-12), which floors large τ; a class without samples
+    counts as one. Pseudo-labels, confidences, averages and evaluation see raw logits.
 
-    adjust_unlabeled: adjust the loss on pseudo-labels too, by the running mean of the predicted
-    probabilities (momentum prior_momentum), for unlabeled data as long-tailed as the labels.
+    tau: strength τ of the shift, at least 0; 1 (paper): consistent for the balanced error. It then
+        equals balanced softmax.
+    adjust_unlabeled: adjust the loss on pseudo-labels too, by the mean of the predictions; false
+        (ours). For unlabeled data as long-tailed as the labels.
+    prior_momentum: momentum of that mean over global batches, in [0, 1); 0.999.
     """
 
     # after: the running prior is fed by the pseudo-labels that others have published in `terms`
@@ -60,7 +62,9 @@ class LogitAdjustment(Method):
         adjust_unlabeled: bool = False,
         prior_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999,
     ):
-        self.tau, self.adjust_unlabeled, self.momentum = tau, adjust_unlabeled, prior_momentum
+        self.tau = tau
+        self.adjust_unlabeled = adjust_unlabeled
+        self.momentum = prior_momentum
 
     def build(self, context: Context) -> None:
         if self.adjust_unlabeled:
@@ -68,7 +72,13 @@ class LogitAdjustment(Method):
             context.method_modules[self.key] = nn.ModuleDict(priors)
 
     def adjust(
-        self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: Context
+        self,
+        step: Step,
+        logits: Tensor,
+        target: Tensor | None,
+        task: str,
+        role: Role,
+        context: Context,
     ) -> Tensor:
         if role == "labeled":
             return adjusted(logits, context.statistics.log_prior(task), self.tau)
@@ -79,5 +89,5 @@ class LogitAdjustment(Method):
 
     def terms(self, step: Step, context: Context) -> None:
         if self.adjust_unlabeled and not step.replay:
-            for task, believed in step.pseudo.items():
-                context.method_modules[self.key][task].update(believed.probabilities, self.momentum)
+            for task, pseudo in step.pseudo.items():
+                context.method_modules[self.key][task].update(pseudo.probabilities, self.momentum)

@@ -10,11 +10,12 @@ from recipes.contract import Context, Declaration, Method
 
 
 class PosthocLogitAdjustment(Method):
-    """Train with plain cross-entropy, predict argmax_c (z_c - τ log π_c): minus, as in the paper's
-    derivation.
+    """argmax_c (z_c - τ log π_c) at prediction, after training with plain cross-entropy: minus, as
+    in the paper's derivation.
 
-    tau τ: 1, best tuned on held-out data; 0 is the identity. The raw network is evaluated beside
-        it.
+    The raw network is evaluated beside it.
+
+    tau: strength τ of the shift, at least 0; 1 (paper); best tuned on held-out data; 0: none.
     """
 
     declaration = Declaration(slots=("prior_correction",))

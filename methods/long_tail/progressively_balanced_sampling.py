@@ -15,10 +15,12 @@ class ProgressivelyBalancedSampling(Resampling):
     """p_j(t) = (1 - a) n_j / Σ n + a / C: from the data's own frequencies to balance.
 
     The run is cut into T equal parts, of which t = 0 … T-1 is the present one: a function of the
-    position in the run, so that a resumed one goes on where it was. epochs T: null for as many as
-    the run has passes over the data, at least 10. ramp `t_over_last`: a = t / (T-1), the last part
-    is balanced (the authors' code); `t_over_T`: a = t / T (paper). Numbers a class are whole in
-    every pass and right on average. task: whose classes count; null for the first task.
+    position in the run, so that a resumed run continues where it was. Numbers of samples a class
+    are whole in every pass and right on average.
+
+    epochs: number T of parts, at least 2; null: the run's passes over the data, at least 10.
+    ramp: share of balance: `t_over_last` a = t / (T-1) (authors' code) or `t_over_T` a = t / T
+        (paper). With t_over_last the last part is balanced.
     """
 
     def __init__(
@@ -27,7 +29,9 @@ class ProgressivelyBalancedSampling(Resampling):
         ramp: Literal["t_over_last", "t_over_T"] = "t_over_last",
         task: str | None = None,
     ):
-        self.epochs, self.ramp, self.task = epochs, ramp, task
+        self.epochs = epochs
+        self.ramp = ramp
+        self.task = task
 
     def share(self, t: int, epochs: int) -> float:
         """a at the part t of T."""

@@ -9,11 +9,11 @@ from methods.long_tail.resampling import Resampling
 
 
 class RandomOverSampling(Resampling):
-    """Every class comes n_max times a pass of C · n_max samples: p_j = 1/C, each sample floor or
+    """p_j = 1/C: every class comes n_max times a pass of C · n_max samples, each sample floor or
     ceiling of n_max/n_c times.
 
     What is left over after whole rounds through a class is drawn anew in every pass, without
-    replacement (imbalanced-learn: with). task: whose classes count; null for the first task.
+    replacement (imbalanced-learn: with).
     """
 
     def __init__(self, task: str | None = None):

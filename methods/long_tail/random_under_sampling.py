@@ -1,7 +1,7 @@
 """Random under-sampling. Studied by Buda, Maki and Mazurowski, A systematic study of the class
 imbalance problem in convolutional neural networks, Neural Networks 106, 2018, arXiv 1710.05381."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -15,9 +15,9 @@ class RandomUnderSampling(Resampling):
     """A pass holds min(n_c, m) samples of each class, without replacement; m = n_min, so that p_j =
     1/C.
 
-    cap m: samples a class at most, null for n_min; a larger one balances only in part. redraw:
-    other samples in every pass; false keeps the first ones for good and throws the rest of the data
-    away (the classical form). task: whose classes count; null for the first task.
+    cap: samples m of a class at most, at least 1; null: n_min. A larger one balances only in part.
+    redraw: draw other samples in every pass (ours); false: the same ones for the whole run
+        (classical). The classical form throws the rest of the data away.
     """
 
     def __init__(
@@ -26,12 +26,14 @@ class RandomUnderSampling(Resampling):
         redraw: bool = True,
         task: str | None = None,
     ):
-        self.cap, self.redraw, self.task = cap, redraw, task
+        self.cap = cap
+        self.redraw = redraw
+        self.task = task
 
     def order(self, labels: Tensor, total: int, seed: int, stream: str) -> Order:
         sizes = sizes_of(labels)
         counts = sizes.clamp_max(self.cap or int(sizes.min()))
-        walk = "fresh" if self.redraw else "same"
+        walk: Literal["fresh", "same"] = "fresh" if self.redraw else "same"
         return ClassPasses(
             labels, int(counts.sum()), lambda number, offset: counts, seed, stream, walk
         )

@@ -15,8 +15,9 @@ class Resampling(Method):
     they are.
 
     Runs are counted in steps, so an over-sampled pass over the data costs no more than any other:
-    methods compare at equal numbers of steps. task: the task whose classes count; null for the
-    first one.
+    methods compare at equal numbers of steps.
+
+    task: task whose classes count; null: the first.
     """
 
     declaration = Declaration(slots=("sampler", "prior_correction"), tags=("resamples",))

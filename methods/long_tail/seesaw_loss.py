@@ -27,7 +27,8 @@ def seesaw(
     M_yj = min(1, (N_j / N_y)^p), K_yj = max(1, (σ_j / max(σ_y, eps))^q), σ = softmax(z) without
     gradient. In logarithms and for the N rows at hand: no C x C table.
     """
-    z, label = logits.float(), target.clamp_min(0).unsqueeze(1)
+    z = logits.float()
+    label = target.clamp_min(0).unsqueeze(1)
     log_n = counts.float().clamp_min(1).log()
     mitigation = (p * (log_n - log_n[label])).clamp_max(0)
     log_sigma = F.log_softmax(z.detach(), dim=1)
@@ -58,11 +59,15 @@ class SeesawLoss(Method):
     down less, and a class that outscores the true one is pushed down more.
 
     Mitigation M_yj = min(1, (N_j/N_y)^p), compensation K_yj = max(1, (σ_j/σ_y)^q) with σ_y ≥ eps.
-    p: .8, 0 for no mitigation. q: 2, 0 for no compensation. eps: .01. counts `online`: N counts the
-    labels seen so far, the present batch among them, over all ranks (the reference's counters are
-    each rank's own); `dataset`: those of the training set, from the start. Both factors carry no
-    gradient. The paper's normalised linear head is left to the network. Losses on pseudo-labels
-    stay as they are.
+    Both factors carry no gradient. The paper's normalised linear head is left to the network.
+    Losses on pseudo-labels stay as they are.
+
+    p: exponent of the mitigation, at least 0; 0.8 (paper); 0: none.
+    q: exponent of the compensation, at least 0; 2 (paper); 0: none.
+    eps: smallest σ_y in the compensation, in (0, 1); 0.01 (reference code).
+    counts: class counts N: labels seen so far, `online` (paper), or those of the training set,
+        `dataset`. `online` counts over all ranks, the present batch among them (the reference's
+        counters are each rank's own).
     """
 
     def __init__(
@@ -72,7 +77,10 @@ class SeesawLoss(Method):
         eps: Annotated[float, Field(gt=0, lt=1)] = 0.01,
         counts: Literal["online", "dataset"] = "online",
     ):
-        self.p, self.q, self.eps, self.online = p, q, eps, counts == "online"
+        self.p = p
+        self.q = q
+        self.eps = eps
+        self.online = counts == "online"
 
     def declare(self) -> Declaration:
         return Declaration(
@@ -92,7 +100,13 @@ class SeesawLoss(Method):
                 context.method_modules[self.key][task].add(labels)
 
     def adjust(
-        self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: Context
+        self,
+        step: Step,
+        logits: Tensor,
+        target: Tensor | None,
+        task: str,
+        role: Role,
+        context: Context,
     ) -> Tensor:
         if role != "labeled" or target is None:
             return logits

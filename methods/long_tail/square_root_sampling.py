@@ -13,18 +13,21 @@ from methods.long_tail.resampling import Resampling
 class SquareRootSampling(Resampling):
     """p_j = √n_j / Σ_k √n_k, uniform inside the class: half way between the data and balance.
 
-    realisation `cycle`: passes of n samples with p_j · n of each class, rounded to whole ones, in
-    which each class walks through its own shuffled samples (lower variance); `draws`: independent
-    draws. The prior that is left is not that of the data, so nothing else may correct it. task:
-    whose classes count; null for the first task.
+    The prior that is left is not that of the data, so nothing else may correct it.
+
+    realisation: order of the samples: `cycle`, rounded class counts (lower variance), or
+        independent `draws`. `cycle`: passes of n samples with p_j · n of each class, rounded to
+        whole ones, in which each class walks through its own shuffled samples.
     """
 
     def __init__(self, realisation: Literal["cycle", "draws"] = "cycle", task: str | None = None):
-        self.realisation, self.task = realisation, task
+        self.realisation = realisation
+        self.task = task
 
     def order(self, labels: Tensor, total: int, seed: int, stream: str) -> Order:
         sizes = sizes_of(labels)
-        shares, length = power_shares(sizes, 0.5), int(sizes.sum())
+        shares = power_shares(sizes, 0.5)
+        length = int(sizes.sum())
         if self.realisation == "draws":
             return ClassDraws(labels, shares, seed, stream)
         counts = whole_counts(shares, length)

@@ -28,6 +28,8 @@ class Candidates(nn.Module):
     """The τ of one task in use, and what each one on the grid gets right a class."""
 
     tau: Tensor
+    right: Tensor
+    seen: Tensor
 
     def __init__(self, tau: float, classes: int):
         super().__init__()
@@ -36,7 +38,8 @@ class Candidates(nn.Module):
         self.register_buffer("seen", torch.zeros(classes), persistent=False)
 
     def update(self, logits: Tensor, target: Tensor, head: nn.Linear, drop_bias: bool) -> None:
-        known, label = (target >= 0).float(), target.clamp_min(0)
+        known = (target >= 0).float()
+        label = target.clamp_min(0)
         self.seen.index_add_(0, label, known)
         for i, tau in enumerate(GRID):
             right = normalised(logits, head, tau, drop_bias).argmax(1) == target
@@ -52,16 +55,17 @@ class Candidates(nn.Module):
 
 
 class TauNorm(Method):
-    """Train as it comes; predict with w_c ← w_c / ‖w_c‖^τ: rare classes have small weights under
-    SGD, and here they do not lose by that. (Under Adam-like optimizers the norms do not follow the
-    counts: expect little.)
+    """w_c ← w_c / ‖w_c‖^τ at prediction, after training as it comes: rare classes have small
+    weights under SGD, and here they do not lose by that. (Under Adam-like optimizers the norms do
+    not follow the counts: expect little.)
 
-    tau τ: a number, or null for the best of 0, .1 … 2 by balanced accuracy on the validation part,
-        never on the test
-    part: chosen anew before every evaluation, with one more pass over the validation data, and kept
-        with the weights in
-    every checkpoint. drop_bias: leave the heads' biases out (the authors' code), so that τ = 0 is
-    the identity only without. Heads must be linear. The raw network is evaluated beside it.
+    Heads must be linear. The raw network is evaluated beside it.
+
+    tau: exponent τ, 0 to 2; null: the best of 0, 0.1 … 2 on the validation part (paper). By
+        balanced accuracy, never on the test part: chosen anew before every evaluation, with one
+        more pass over the validation data, and kept with the weights in every checkpoint.
+    drop_bias: leave the heads' biases out; true (authors' code). τ = 0 is the identity only
+        without.
     """
 
     declaration = Declaration(slots=("prior_correction",))
@@ -69,7 +73,8 @@ class TauNorm(Method):
     def __init__(
         self, tau: Annotated[float, Field(ge=0, le=2)] | None = None, drop_bias: bool = True
     ):
-        self.tau, self.drop_bias = tau, drop_bias
+        self.tau = tau
+        self.drop_bias = drop_bias
 
     def build(self, context: Context) -> None:
         if self.tau is None and not context.sizes.get("val"):

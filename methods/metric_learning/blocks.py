@@ -1,318 +1,212 @@
-"""Losses of pairs, a block of anchors at a time: neither the matrix of all pairs nor a mask of it
-is ever whole.
+"""What a loss on pairs sees, and what it returns: a block of anchors against all references.
 
-Every loss of the family is a sum over anchors of something about an anchor's row of similarities or
-distances. `summed` makes a block of rows, asks a loss for its value and its derivative by these
-numbers, and turns that into gradients of the embeddings at once. So forward and backward hold a
-block, whatever the batch, and a block stays in the cache. Of a small batch the derivatives W are
-kept whole: (W + Wᵀ) X is one product where W X + Wᵀ X are two.
+Every loss of the family is a sum over anchors, of a function of the anchor's row in the matrix of
+similarities or distances. So the rows are made block by block, and neither the matrix of all pairs
+nor a mask of it is ever whole:
 
-Positives of an anchor are few and come as a list, [b, K]; negatives are nearly all others and come
-as the matrix, in which whatever is no negative is set infinitely far.
+                      references [R]
+                 ┌──────────────────────┐
+    anchors [b]  │ · p n n p n n n n n  │   p: positive [b, K], gathered: few, so a list with index
+                 │ n n · n n p n n n p  │   n: negative [b, R]: nearly all, so the matrix itself, in
+                 └──────────────────────┘      which all others (·, p) are masked
+        next block, in the same memory …
+
+A loss maps a `Block` to a `BlockLoss`, its value and its derivatives by `positive` and `negative`;
+`pair_gradients.sum_over_anchors` turns these into gradients of the embeddings at once. So forward
+and backward hold a block, whatever B, and a block stays in the cache. Memory that is used again is
+used here: losses on top write formulas.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from foundation import devices
-from methods.metric_learning.measures import Measure
+from methods.metric_learning.log_sums import LogSum, log_one_plus_sum_exp, log_sum_exp
+from methods.metric_learning.measures import MASKED, Measure
 from methods.metric_learning.members import Members, Sides
 
 # numbers of a block: on a CPU what its cache holds, elsewhere enough to keep the device busy
 BLOCK = {"cpu": 2**18}
 BLOCK_ELSEWHERE = 2**24
-WHOLE = {"cpu": 2**20}  # numbers up to which derivatives of a batch are kept whole
-FEW = 64  # share of a row from which single entries cost more than a matrix product
-LISTED = (
-    8  # share of a row up to which positives are set far one by one, else by comparing all labels
-)
+# numbers [B, B] up to which the derivatives of all blocks are kept, for one product at the end
+WHOLE = {"cpu": 2**20}
+# a row has R entries: from R / FEW_ENTRIES on, single ones cost more than a product of all
+FEW_ENTRIES = 64
+# up to R / FEW_POSITIVES positives are masked one by one; more, by comparing all labels
+FEW_POSITIVES = 8
 
 
 class Block(NamedTuple):
     """Anchors [b] against references [R].
 
-    positive: [b, K], similarity or distance to each positive, where `valid`; index: [b, K] which
-    references these are. K is the largest number of references of one class; where a device would
-    have to wait to know it, K = R. negative: [b, R], to the negatives; others are infinitely far or
-    unlike, and so are all to an anchor without label. A loss of cosines may overwrite it; gradients
-    of distances need it. negatives: [b], how many. room: gives unused memory, [b, R]. own, summary:
-        [b] and [R], of the first pass of a loss that takes two.
+    positive: [b, K], similarity or distance to each positive, where `valid`. K is the size of the
+        largest class, or R where the host would have to wait for a device to know it.
+    valid: bool [b, K]. index: [b, K], which references the positives are.
+    negative: [b, R], to each negative; other references are infinitely far or unlike, as are all
+        of an anchor without label. negative_count: [b].
+    buffer: gives [b, R] of memory, always the same.
+    reusable: whether the sums below may overwrite `negative`, as no gradient needs it later.
+    own, summary: [b] of these anchors and [R] of all, from the first pass of a loss that has two.
     """
 
     positive: Tensor
     valid: Tensor
     index: Tensor
     negative: Tensor
-    negatives: Tensor
-    room: Callable[[], Tensor]
+    negative_count: Tensor
+    buffer: Callable[[], Tensor]
+    reusable: bool = False
     own: Tensor | None = None
     summary: Tensor | None = None
 
+    @property
+    def has_both(self) -> Tensor:
+        """Whether an anchor has a positive and a negative, [b, 1]."""
+        return self.valid.any(1, keepdim=True) & (self.negative_count > 0)[:, None]
+
+    def hard_pairs(self, positive_below: Tensor, negative_above: Tensor) -> "Block":
+        """The block with only the positives below, and the negatives above a threshold [b, 1]."""
+        dropped = torch.le(self.negative, negative_above, out=self.buffer())
+        return self._replace(
+            valid=self.valid & (self.positive < positive_below),
+            negative=self.negative.add_(dropped, alpha=-MASKED),
+        )
+
+    def positive_log_sum(
+        self, scale: float = 1.0, shift: float = 0.0, plus_one: bool = False
+    ) -> LogSum:
+        """log Σ_P e^{scale · (s - shift)}, s the `positive`; plus_one: log(1 + Σ_P …)."""
+        z = self.positive
+        if (scale, shift) != (1.0, 0.0):
+            z = (z - shift).mul_(scale)
+        z = torch.where(self.valid, z, -MASKED)
+        return log_one_plus_sum_exp(z) if plus_one else log_sum_exp(z)
+
+    def negative_log_sum(self, scale: float, shift: float, plus_one: bool = False) -> LogSum:
+        """log Σ_N e^{scale · (s - shift)}, s the `negative`; plus_one: log(1 + Σ_N …)."""
+        z = self._negative_exponents(scale, shift)
+        out = self.buffer() if self.reusable else None
+        return log_one_plus_sum_exp(z, out) if plus_one else log_sum_exp(z, out)
+
+    def negative_softmax(self, scale: float, shift: float) -> Tensor:
+        """e^{scale · (s - shift)} / Σ_N e^{…}, [b, R]: the share of `negative_log_sum` alone."""
+        return torch.softmax(self._negative_exponents(scale, shift), 1)
+
+    def _negative_exponents(self, scale: float, shift: float) -> Tensor:
+        out = self.negative if self.reusable else self.buffer()
+        if scale == -1:  # one pass over [b, R] in place of two
+            return torch.sub(shift, self.negative, out=out)
+        return torch.sub(self.negative, shift, out=out).mul_(scale)
+
 
 class Entries(NamedTuple):
-    """Entries of the matrix, [b, k] each: which references, the derivative, what stands there."""
+    """Entries of the matrix, [b, k] each: which references, the derivative, the entry itself."""
 
     index: Tensor
-    slope: Tensor
-    kept: Tensor
+    grad: Tensor
+    matrix: Tensor
 
 
-class Rows(NamedTuple):
-    """What a loss says about a block. value: scalar, the sum of its anchors' losses. positive,
-    negative: [b, K] and [b, R], its derivative by `Block.positive` and `Block.negative`, 0 where
-        there is none such. Or `entries`, the only
-    ones it depends on. counts: int64 [n], added up over blocks. active: scalar, 0 only if the
-    derivative is 0 everywhere; None: `value` is such, as it is wherever no term is negative."""
+class BlockLoss(NamedTuple):
+    """The loss of a block and its derivatives.
+
+    value: scalar, the sum of its anchors' losses.
+    grad_positive, grad_negative: [b, K] and [b, R], the derivatives by `Block.positive` and
+        `Block.negative`, 0 where there is no such pair; or entries, the only ones it depends on.
+    counts: int64 [n], added up over blocks.
+    active: scalar, 0 only if all derivatives are 0. None: `value` is such a number, as it is where
+        no term is negative.
+    """
 
     value: Tensor
-    positive: Tensor | None = None
-    negative: Tensor | None = None
+    grad_positive: Tensor | None = None
+    grad_negative: Tensor | None = None
     entries: Entries | None = None
     counts: Tensor | None = None
     active: Tensor | None = None
 
 
-Loss = Callable[[Block], Rows]
+Loss = Callable[[Block], BlockLoss]
 Summary = Callable[[Block], Tensor]
 
 
-class Work:
-    """The blocks of a loss, and the gradients that they add up to. x: [B, d], references: [R, d] or
-    None for x."""
+class Blocks:
+    """Makes the blocks of anchors x [B, d] against references [R, d], None for x itself."""
 
     def __init__(self, measure: Measure, x: Tensor, references: Tensor | None, sides: Sides):
-        self.measure, self.sides, self.members = measure, sides, Members(sides)
-        self.x, self.references, self.lengths = measure.prepared(x, references)
-        device, width = x.device.type, max(len(self.references), 1)
-        self.size = min(max(BLOCK.get(device, BLOCK_ELSEWHERE) // width, 1), len(x))
-        self.keep = sides.itself and len(x) * width <= WHOLE.get(device, BLOCK_ELSEWHERE)
-        self.matrix = x.new_empty(self.size, len(self.references))
-        self.memory: Tensor | None = (
-            None  # of `Block.room`: of one block, or of all where they are kept
-        )
-        self.rooms: dict[int, Tensor] = {}
-        self.labels = self.penalty = None
+        self.measure = measure
+        self.sides = sides
+        self.members = Members(sides)
+        self.x, self.references, self.lengths = measure.prepare(x, references)
+        device = x.device.type
+        self.width = len(self.references)
+        limit = BLOCK.get(device, BLOCK_ELSEWHERE)
+        self.size = min(max(limit // max(self.width, 1), 1), len(x))
+        self.keeps_all = sides.same and len(x) * self.width <= WHOLE.get(device, BLOCK_ELSEWHERE)
+        self.matrix = x.new_empty(self.size, self.width)
+        # behind `buffer`: of one block, or [B, B] where the derivatives of all are kept
+        self.memory: Tensor | None = None
+        self.views: dict[int, Tensor] = {}
+        # of both sides, made when they are first used
+        self.labels: list[Tensor] | None = None
+        self.penalties: list[Tensor] | None = None
         if not self.members.complete:
-            both = sides.anchors, sides.references
-            self.penalty = [(labels < 0).to(x.dtype) * measure.far for labels in both]
+            of_labels = (sides.anchors, sides.references)
+            self.penalties = [(y < 0).to(x.dtype) * measure.masked for y in of_labels]
 
     def rows(self) -> Iterator[slice]:
-        return (
-            slice(start, min(start + self.size, len(self.x)))
-            for start in range(0, len(self.x), max(self.size, 1))
-        )
+        """Which anchors each block has."""
+        for start in range(0, len(self.x), max(self.size, 1)):
+            yield slice(start, min(start + self.size, len(self.x)))
 
-    def room(self, rows: slice) -> Tensor:
+    def buffer(self, rows: slice) -> Tensor:
+        """[b, R] of memory for these anchors, the same tensor in every call."""
         if self.memory is None:
-            self.memory = (
-                torch.empty_like(self.matrix)
-                if not self.keep
-                else self.matrix.new_empty(2 * [len(self.x)])
-            )
-        if rows.start not in self.rooms:
-            self.rooms = {
-                rows.start: self.memory[rows]
-                if self.keep
-                else self.memory[: rows.stop - rows.start]
-            }
-        return self.rooms[rows.start]
+            shape = 2 * [len(self.x)] if self.keeps_all else self.matrix.shape
+            self.memory = self.matrix.new_empty(shape)
+        if rows.start not in self.views:
+            place = rows if self.keeps_all else slice(rows.stop - rows.start)
+            self.views = {rows.start: self.memory[place]}
+        return self.views[rows.start]
 
     def block(self, rows: slice) -> Block:
+        """The block of these anchors. It lies in the memory of the one before."""
         matrix = self.matrix[: rows.stop - rows.start]
         self.measure.matrix(self.x, self.references, rows, self.lengths, matrix)
-        index, valid, negatives = self.members.of(rows)
+        index, valid, negative_count = self.members.of(rows)
         positive = matrix.gather(1, index)
-        if devices.readable(matrix) and LISTED * index.shape[1] <= matrix.shape[1]:
-            same = torch.from_numpy(self.members.same[rows])
-            matrix.scatter_(1, index, torch.where(same, self.measure.far, positive))
-        else:
-            same = torch.eq(
-                *self.compared(rows), out=self.room(rows)
-            )  # 1 where the classes are the same
-            matrix.add_(same, alpha=self.measure.far)
-        if self.penalty is not None:
-            matrix.add_(self.penalty[1]).add_(self.penalty[0][rows, None])
-        return Block(positive, valid, index, matrix, negatives, partial(self.room, rows))
+        self.mask_class(matrix, positive, index, rows)
+        if self.penalties is not None:
+            matrix.add_(self.penalties[1]).add_(self.penalties[0][rows, None])
+        buffer = partial(self.buffer, rows)
+        reusable = not self.measure.has_root
+        return Block(positive, valid, index, matrix, negative_count, buffer, reusable)
 
-    def compared(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Labels as numbers of x's kind, which compare fastest; one that is missing equals none on
-        the other side."""
+    def mask_class(self, matrix: Tensor, positive: Tensor, index: Tensor, rows: slice) -> None:
+        """Mask the references of an anchor's own class, and the anchor itself."""
+        masked = self.measure.masked
+        if devices.readable(matrix) and FEW_POSITIVES * index.shape[1] <= matrix.shape[1]:
+            same_class = torch.from_numpy(self.members.same_class[rows])
+            matrix.scatter_(1, index, torch.where(same_class, masked, positive))
+            return
+        anchors, references = self.comparable_labels()
+        equal = torch.eq(anchors[rows, None], references, out=self.buffer(rows))
+        matrix.add_(equal, alpha=masked)
+
+    def comparable_labels(self) -> list[Tensor]:
+        """Labels of both sides as numbers of x's dtype, which compare fastest; one that is missing
+        equals none of the other side."""
         if self.labels is None:
-            both = zip((self.sides.anchors, self.sides.references), (-1, -2), strict=True)
-            self.labels = [torch.where(y >= 0, y, missing).to(self.x.dtype) for y, missing in both]
-        return self.labels[0][rows, None], self.labels[1]
+            of_labels = zip((self.sides.anchors, self.sides.references), (-1, -2), strict=True)
+            labels = [torch.where(y >= 0, y, missing) for y, missing in of_labels]
+            self.labels = [y.to(self.x.dtype) for y in labels]
+        return self.labels
 
-
-class Gradients:
-    """What blocks say, added up to gradients of both sides; of one that is both, one."""
-
-    def __init__(self, work: Work, needs: list[bool]):
-        self.work, self.needs = work, [any(needs)] if work.sides.itself else needs
-        self.entries: list[
-            tuple[Tensor, Tensor, Tensor]
-        ] = []  # anchor, reference, derivative, [n] each
-        self.sums: list[Tensor | None] = []  # of blocks, once there is one
-        self.kept = False  # whether the derivatives are kept whole
-
-    def add(self, rows: slice, block: Block, said: Rows) -> None:
-        work, width = self.work, block.negative.shape[1]
-        seen = devices.readable(block.negative)
-        if seen and not float(said.value if said.active is None else said.active):
-            if work.keep:
-                work.room(rows).zero_()
-            return
-        if said.entries is not None:
-            index, slope, kept = said.entries
-            slope = work.measure.inner(kept, slope)
-            if seen and index.shape[1] * FEW <= width:
-                anchors = torch.arange(rows.start, rows.stop)[:, None].expand(index.shape)
-                self.entries.append((anchors.flatten(), index.flatten(), slope.flatten()))
-                return
-            slope = work.room(rows).zero_().scatter_add_(1, index, slope)
-        else:
-            negative, positive = cast(Tensor, said.negative), cast(Tensor, said.positive)
-            apart = seen and work.measure.rooted and float(block.negative.amin()) > 0
-            slope = work.measure.inner(block.negative, negative, apart)
-            slope.scatter_add_(1, block.index, work.measure.inner(block.positive, positive))
-        self.spread(rows, slope)
-
-    def spread(self, rows: slice, slope: Tensor) -> None:
-        """Add what derivatives [b, R] mean, or keep them."""
-        work = self.work
-        if work.keep:
-            self.kept = True
-            if slope is not work.room(rows):
-                work.room(rows).copy_(slope)
-            return
-        if not self.sums:
-            self.sums = self.zeros()
-        work.measure.by_blocks(work.x, work.references, rows, slope, [self.sums[0], self.sums[-1]])
-
-    def zeros(self) -> list[Tensor | None]:
-        sides = (self.work.x, self.work.references)
-        return [
-            torch.zeros_like(side) if need else None
-            for side, need in zip(sides, self.needs, strict=False)
-        ]
-
-    def whole(self) -> list[Tensor | None]:
-        """By the embeddings as they came; None for a side that needs none, and for references that
-        are the anchors."""
-        work = self.work
-        sides, found = [work.x, work.references], self.sums
-        if self.entries:
-            found = self.of_entries()
-        elif self.kept and self.needs[0]:
-            found = [self.mirrored()]
-        elif not found:
-            found = self.zeros()
-        outer = work.measure.outer
-        whole = [
-            g if g is None else outer(*of, g)
-            for *of, g in zip(sides, work.lengths, found, strict=False)
-        ]
-        return whole if len(whole) == 2 else [*whole, None]
-
-    def mirrored(self) -> Tensor:
-        """(W + Wᵀ) X in place of W X + Wᵀ X."""
-        work, derivatives = self.work, cast(Tensor, self.work.memory)
-        both = work.matrix if work.size == len(work.x) else torch.empty_like(derivatives)
-        both.copy_(derivatives.T).add_(
-            derivatives
-        )  # the copy goes tile by tile, which a sum of the two does not
-        return work.measure.mirrored(work.x, both)
-
-    def of_entries(self) -> list[Tensor | None]:
-        work = self.work
-        anchor, reference, slope = (torch.cat(parts) for parts in zip(*self.entries, strict=True))
-        if work.sides.itself:
-            both = torch.cat([anchor, reference]), torch.cat([reference, anchor])
-            return [work.measure.by_entries(work.x, work.x, *both, slope.repeat(2))]
-        sides = (
-            (work.x, work.references, anchor, reference),
-            (work.references, work.x, reference, anchor),
-        )
-        both = zip(sides, self.needs, strict=True)
-        return [work.measure.by_entries(*side, slope) if need else None for side, need in both]
-
-
-class _Summed(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        references: Tensor | None,
-        sides: Sides,
-        measure: Measure,
-        loss: Loss,
-        summary: Summary | None,
-        grad: bool,
-    ) -> tuple[Tensor, Tensor]:
-        work = Work(measure, x, references, sides)
-        needs = [grad and need for need in ctx.needs_input_grad[:2]]
-        gradients, said = Gradients(work, needs), []
-        first = (
-            work.block(slice(0, len(x))) if summary is not None and work.size == len(x) else None
-        )
-        if summary is not None:
-            every = torch.cat([summary(first or work.block(rows)) for rows in work.rows()])
-        for rows in work.rows():
-            block = first or work.block(rows)
-            if summary is not None:
-                block = block._replace(own=every[rows], summary=every)
-            said.append(loss(block))
-            if any(needs):
-                gradients.add(rows, block, said[-1])
-            said[-1] = Rows(said[-1].value, counts=said[-1].counts)
-        ctx.gradients = gradients.whole() if any(needs) else [None, None]
-        value = total([one.value for one in said], x)
-        counts = total([one.counts for one in said if one.counts is not None], sides.anchors)
-        ctx.mark_non_differentiable(counts)
-        return value, counts
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:
-        if (
-            torch.is_grad_enabled()
-        ):  # gradients are made with the values: of theirs nothing is known
-            raise RuntimeError(
-                "losses of pairs have first derivatives alone: leave create_graph out"
-            )
-        return (
-            *(None if g is None else g * slopes[0] for g in ctx.gradients),
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
-
-
-def total(parts: list[Tensor], like: Tensor) -> Tensor:
-    return sum(parts[1:], parts[0]) if parts else like.new_zeros(())
-
-
-def summed(
-    measure: Measure,
-    loss: Loss,
-    x: Tensor,
-    labels: Tensor,
-    references: Tensor | None = None,
-    reference_labels: Tensor | None = None,
-    summary: Summary | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Σ of a loss over anchors, with gradient, and its counts [n].
-
-    x: [B, d], labels: [B] of the anchors. references, reference_labels: [R, d], [R]; None: the
-    batch itself. summary: a first pass over all blocks, a number for each anchor, which the loss
-    then finds in its block; it leaves the block as it is.
-    """
-    sides = Sides.of(labels, reference_labels)
-    return cast(
-        tuple[Tensor, Tensor],
-        _Summed.apply(x, references, sides, measure, loss, summary, torch.is_grad_enabled()),
-    )
+    def few_entries(self, count: int) -> bool:
+        """Whether `count` entries of a row cost less one by one than a product of the whole row;
+        only on the CPU, where gathering them by index costs nothing to launch."""
+        return devices.readable(self.x) and count * FEW_ENTRIES <= self.width

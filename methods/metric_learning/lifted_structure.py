@@ -9,65 +9,63 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.metric_learning.blocks import Block, Rows, summed
-from methods.metric_learning.log_sums import log_sum_exp, where_far
+from methods.metric_learning.blocks import Block, BlockLoss
 from methods.metric_learning.measures import Distance
 from methods.metric_learning.metric import Dim, MetricLoss, Scores, Weight
+from methods.metric_learning.pair_gradients import sum_over_anchors
 from recipes.contract import Context
 
 Variant = Literal["smooth", "hard", "generalized"]
 
 
-def nearness(block: Block, margin: float) -> Tensor:
-    """α - d of the negatives, [b, R]."""
-    return torch.sub(margin, block.negative, out=block.room())
+LEAST_END = -1e4  # in place of -∞, that of an anchor without negatives: e^-10000 is 0
 
 
 def ends(block: Block, margin: float, hard: bool) -> Tensor:
-    """[b], log Σ e^{α-d} over an anchor's negatives, or the largest α - d: one end of each of its
-    positive pairs."""
+    """log Σ_N e^{α-D} of each anchor, [b], or max_N (α - D): what each end of a positive pair
+    brings to it."""
     if hard:
-        return (margin - block.negative.amin(1)).clamp_min_(-1e4)
-    return log_sum_exp(nearness(block, margin))[0].squeeze(1).clamp_min_(-1e4)
+        end = margin - block.negative.amin(1)
+    else:
+        end = block.negative_log_sum(-1, margin).value.squeeze(1)
+    return end.clamp_min_(LEAST_END)
 
 
-def lifted_structure(block: Block, margin: float, hard: bool) -> Rows:
-    """½ Σ [J]²+ over the anchors' positive pairs, J_ij = ends of i and j joined + d_ij; see
-    `LiftedStructure`.
+def lifted_structure(block: Block, margin: float, hard: bool) -> BlockLoss:
+    """½ Σ [J_ij]²+ over the anchors' positive pairs, J_ij = log(e^{end_i} + e^{end_j}) + D_ij with
+    the `ends` of i and j; hard: J_ij = max(end_i, end_j) + D_ij.
 
-    A pair stands in it twice, once for each end, so its derivative by i's end is twice that of i's
-    own rows. counts: the pairs.
+    counts: the pairs. Every pair stands in the sum over anchors twice, as ij and as ji, so its
+    derivative by end_i is twice that of i's own row.
     """
     assert block.own is not None and block.summary is not None  # the first pass: `ends` of all
-    mine, other = block.own[:, None], block.summary[block.index]
-    joined = torch.maximum(mine, other) if hard else torch.logaddexp(mine, other)
+    own = block.own[:, None]
+    other = block.summary[block.index]
+    joined = torch.maximum(own, other) if hard else torch.logaddexp(own, other)
     excess = torch.where(block.valid, (joined + block.positive).clamp_min(0), 0)
+
+    # ∂J_ij/∂end_i, [b, K], and ∂end_i/∂(α - D_ik), [b, R]
     if hard:
-        share = (mine > other).to(mine) + 0.5 * (mine == other).to(mine)
-        slope = block.room().zero_().scatter_(1, block.negative.argmin(1, keepdim=True), 1)
+        by_end = (own > other).to(own) + 0.5 * (own == other).to(own)
+        by_negative = block.buffer().zero_().scatter_(1, block.negative.argmin(1, keepdim=True), 1)
     else:
-        share = (mine - joined).exp()
-        slope = torch.softmax(nearness(block, margin), 1)
-    ended = torch.where(
-        (block.negatives > 0)[:, None], -2 * (excess * share).sum(1, keepdim=True), 0
-    )
-    return Rows(
-        excess.square().sum() / 2, excess, slope.mul_(ended), counts=block.valid.sum()[None]
-    )
+        by_end = (own - joined).exp()
+        by_negative = block.negative_softmax(-1, margin)
+    grad_end = -2 * (excess * by_end).sum(1, keepdim=True)
+    grad_end = torch.where((block.negative_count > 0)[:, None], grad_end, 0)
+    value = excess.square().sum() / 2
+    return BlockLoss(value, excess, by_negative.mul_(grad_end), counts=block.valid.sum()[None])
 
 
-def generalized(block: Block, margin: float) -> Rows:
-    """Σ over anchors of [log Σ_P e^{d_ap} + log Σ_N e^{α-d_an}]+. counts: the anchors with both."""
-    far, by_positive = log_sum_exp(where_far(block.valid, block.positive))
-    near, by_negative = log_sum_exp(nearness(block, margin))
-    both = block.valid.any(1, keepdim=True) & (block.negatives > 0)[:, None]
-    value = torch.where(both, (far + near).clamp_min_(0), 0)
-    active = (value > 0).to(far)
-    return Rows(
-        value.sum(),
-        by_positive.mul_(active),
-        by_negative.mul_(active.neg()),
-        counts=both.sum()[None],
+def generalized(block: Block, margin: float) -> BlockLoss:
+    """Σ over anchors of [log Σ_P e^{D_ap} + log Σ_N e^{α-D_an}]+. counts: the anchors with both."""
+    far = block.positive_log_sum()
+    near = block.negative_log_sum(-1, margin)
+    has_both = block.has_both
+    value = torch.where(has_both, (far.value + near.value).clamp_min_(0), 0)
+    active = (value > 0).to(value)
+    return BlockLoss(
+        value.sum(), far.gradient(active), near.gradient(-active), counts=has_both.sum()[None]
     )
 
 
@@ -79,10 +77,13 @@ class LiftedStructure(MetricLoss):
     of unnormalised embeddings; its square in the hinge makes gradients grow with J, so clip them
     where embeddings are long.
 
-    margin α: 1. variant: `smooth`, the form above, which the paper trains; `hard` takes the largest
-    α - D instead of the logarithm (its lower bound); `generalized` is one term an anchor, [log Σ_P
-    e^{D_ap} + log Σ_N e^{α-D_an}]+. weight: 1. dim: 128, width of the embedding. normalize: whether
-    the head ends on the sphere; not in the paper.
+    margin: α of the negatives, at least 0; 1 (paper).
+    variant: `smooth`, the formula (paper), `hard` (its lower bound) or `generalized` (Hermans et
+        al.). `hard` takes the largest α - D instead of the logarithm; `generalized` is one term an
+        anchor, [log Σ_P e^{D_ap} + log Σ_N e^{α-D_an}]+.
+    weight: factor of the loss, at least 0; 1.
+    dim: width of the embedding; 128.
+    normalize: L2-normalise the embedding; false (paper).
     """
 
     def __init__(
@@ -94,13 +95,16 @@ class LiftedStructure(MetricLoss):
         normalize: bool = False,
     ):
         super().__init__(weight, dim, normalize)
-        self.margin, self.variant = margin, variant
+        self.margin = margin
+        self.variant = variant
 
     def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
         if self.variant == "generalized":
-            total, number = summed(Distance(), partial(generalized, margin=self.margin), x, labels)
+            loss = partial(generalized, margin=self.margin)
+            total, count = sum_over_anchors(Distance(), loss, x, labels)
         else:
-            settings = {"margin": self.margin, "hard": self.variant == "hard"}
-            loss, first = partial(lifted_structure, **settings), partial(ends, **settings)
-            total, number = summed(Distance(), loss, x, labels, summary=first)
-        return total / number[0].clamp_min(1), {}
+            hard = self.variant == "hard"
+            loss = partial(lifted_structure, margin=self.margin, hard=hard)
+            first_pass = partial(ends, margin=self.margin, hard=hard)
+            total, count = sum_over_anchors(Distance(), loss, x, labels, summary=first_pass)
+        return total / count[0].clamp_min(1), {}

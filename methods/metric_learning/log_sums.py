@@ -1,33 +1,46 @@
-"""Logarithms of sums of exponentials along rows, with their derivatives. What takes no part is -FAR
-in them.
+"""log Σ exp z and log(1 + Σ exp z) along rows, each with its derivative by z. Entries that take no
+part are -MASKED.
 
-The derivative of log Σ exp z is softmax z, whose kernel is one pass over rows that the cache holds;
-and the largest entry of it is 1 / Σ exp(z - max z), so it tells the sum too. An exponential of -FAR
-outside that kernel takes forty times as long as one of a common number.
+Trick: the derivative of log Σ exp z is softmax z, and its largest entry is 1 / Σ exp(z - max z). So
+one softmax, whose kernel passes once over a row that lies in the cache, gives both the derivative
+and the sum. An exp of -MASKED outside that kernel takes forty times as long as one of a common
+number.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from methods.metric_learning.measures import FAR
-
-EXACT = 80.0  # softplus z is taken for z from here: e^-80 is no part of it, e^80 still a float
+EXACT = 80.0  # from here softplus z = z: e^-80 is below its rounding, and e^80 still a float
 
 
-def where_far(mask: Tensor, z: Tensor, far: float = -FAR) -> Tensor:
-    return torch.where(mask, z, far)
+class LogSum(NamedTuple):
+    """value: [b, 1]. share: [b, n], ∂value/∂z, each exponential's share of the sum."""
+
+    value: Tensor
+    share: Tensor
+
+    def gradient(self, factor: Tensor | float) -> Tensor:
+        """factor · ∂value/∂z, [b, n], in the memory of `share`. factor: a number, or [b, 1]."""
+        return self.share.mul_(factor)
 
 
-def log_sum_exp(z: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """log Σ exp z, [b, 1], and its derivative [b, n], in `out`. Where there is nothing to sum about
-    -FAR, and a derivative that the caller has to leave out."""
+def log_sum_exp(z: Tensor, out: Tensor | None = None) -> LogSum:
+    """log Σ exp z. z: [b, n]. out: memory for the share.
+
+    A row without entries gets about -MASKED, and a share that the caller has to leave out.
+    """
     share = torch.softmax(z, 1) if out is None else torch.softmax(z, 1, out=out)
-    return z.amax(1, keepdim=True).sub_(share.amax(1, keepdim=True).log_()), share
+    value = z.amax(1, keepdim=True).sub_(share.amax(1, keepdim=True).log_())
+    return LogSum(value, share)
 
 
-def log_one_plus_sum_exp(z: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """log(1 + Σ exp z), [b, 1], and its derivative [b, n], in `out`; both 0 where there is nothing
-    to sum."""
+def log_one_plus_sum_exp(z: Tensor, out: Tensor | None = None) -> LogSum:
+    """log(1 + Σ exp z) = softplus(log Σ exp z). z: [b, n]. out: memory for the share.
+
+    A row without entries gets 0, and a share of 0.
+    """
     value, share = log_sum_exp(z, out)
-    return softplus(value, threshold=EXACT), share.mul_(value.sigmoid_())
+    return LogSum(softplus(value, threshold=EXACT), share.mul_(value.sigmoid_()))

@@ -1,4 +1,4 @@
-"""Who is a pair: which references are of an anchor's class."""
+"""Which references are positives of an anchor, and how many are its negatives."""
 
 from dataclasses import dataclass
 
@@ -11,19 +11,21 @@ from foundation import devices
 
 @dataclass(frozen=True)
 class Sides:
-    """labels: [B] of anchors and [R] of references, -1 for none. itself: the references are the
-    anchors."""
+    """Labels of both sides, [B] of anchors and [R] of references, -1 for none. same: the references
+    are the anchors, so that an anchor meets itself."""
 
     anchors: Tensor
     references: Tensor
-    itself: bool
+    same: bool
 
     @classmethod
     def of(cls, labels: Tensor, references: Tensor | None = None) -> "Sides":
-        return cls(labels, labels if references is None else references, references is None)
+        if references is None:
+            return cls(labels, labels, True)
+        return cls(labels, references, False)
 
 
-def labelled(labels: Tensor) -> Tensor | int:
+def count_labeled(labels: Tensor) -> Tensor | int:
     """How many labels are known, at least 1."""
     if devices.readable(labels):
         return max(int((labels.numpy() >= 0).sum()), 1)
@@ -31,54 +33,61 @@ def labelled(labels: Tensor) -> Tensor | int:
 
 
 class Members:
-    """Which references are of an anchor's class: found by sorting labels, not by comparing all with
-    all; by NumPy, since it is about few numbers, for which a call of torch's takes ten times as
-    long."""
+    """The references of each anchor's class.
+
+    On the CPU they are found by sorting labels once, not by comparing all with all; in NumPy, whose
+    calls on a few numbers take a tenth of torch's. On a device labels are compared block by block,
+    since to know the size of the largest class the host would have to wait.
+
+    complete: whether every label is known to be there; False where the host would have to wait.
+    """
 
     def __init__(self, sides: Sides):
-        self.sides, references = sides, sides.references
-        # whether every label is known; also where a device would have to wait for the answer
+        self.sides = sides
         self.complete = False
-        if not devices.readable(references):
-            self.known: Tensor | int = (references >= 0).sum()
-            return
-        anchors, labels = sides.anchors.numpy(), references.numpy()
-        order = labels.argsort(kind="stable")
-        ordered = labels[order]
+        self.labeled: Tensor | int  # references with a label
+        if devices.readable(sides.references):
+            self.sort(sides.anchors.numpy(), sides.references.numpy())
+        else:
+            self.labeled = (sides.references >= 0).sum()
+
+    def sort(self, anchors: np.ndarray, references: np.ndarray) -> None:
+        order = references.argsort(kind="stable")
+        ordered = references[order]
+        first_label = ordered[0] if len(ordered) else 0
+        if not self.sides.same and len(anchors):
+            first_label = min(first_label, anchors.min())
+        self.complete = bool(first_label >= 0)
+        self.labeled = len(ordered) - int(ordered.searchsorted(0))
+
+        # an anchor's class is a range of the order
         start = ordered.searchsorted(anchors)
-        self.number = ordered.searchsorted(anchors, side="right") - start
-        least = min(
-            ordered[0] if len(ordered) else 0,
-            0 if sides.itself or not len(anchors) else anchors.min(),
-        )
-        self.complete, self.known = bool(least >= 0), len(ordered) - int(ordered.searchsorted(0))
+        count = ordered.searchsorted(anchors, side="right") - start
         if not self.complete:
-            self.number[anchors < 0] = 0
-        place = np.arange(max(self.number.max(initial=0), 1))
-        # beyond the class round to the start of the order, so that no reference stands twice in a
-        # row
+            count[anchors < 0] = 0
+        place = np.arange(max(count.max(initial=0), 1))
+        # rows of smaller classes are filled up with what follows in the order, from its end round
+        # to its start, so that no reference stands twice in a row
         self.index = order[(start[:, None] + place) % max(len(order), 1)]
-        self.same = place < self.number[:, None]
-        self.valid = (
-            self.same & (self.index != np.arange(len(anchors))[:, None])
-            if sides.itself
-            else self.same
-        )
-        self.negatives = self.known - self.number
+        self.same_class = place < count[:, None]
+        self.valid = self.same_class
+        if self.sides.same:
+            self.valid = self.same_class & (self.index != np.arange(len(anchors))[:, None])
+        self.negative_count = self.labeled - count
         if not self.complete:
-            self.negatives[anchors < 0] = 0
+            self.negative_count[anchors < 0] = 0
 
     def of(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """index, valid: [b, K] of the positives, an anchor itself is none. negatives: [b], how
-        many."""
+        """index, valid: [b, K], which references are positives of the anchors `rows`, where valid;
+        an anchor is not its own. negative_count: [b]."""
         anchors = self.sides.anchors[rows]
         if devices.readable(anchors):
-            return tuple(
-                map(torch.from_numpy, (self.index[rows], self.valid[rows], self.negatives[rows]))
-            )
+            index = torch.from_numpy(self.index[rows])
+            valid = torch.from_numpy(self.valid[rows])
+            return index, valid, torch.from_numpy(self.negative_count[rows])
         valid = (anchors[:, None] == self.sides.references) & (anchors >= 0)[:, None]
         index = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
-        negatives = torch.where(anchors >= 0, self.known - valid.sum(1), 0)
-        if self.sides.itself:
+        negative_count = torch.where(anchors >= 0, self.labeled - valid.sum(1), 0)
+        if self.sides.same:
             valid &= index != torch.arange(rows.start, rows.stop, device=index.device)[:, None]
-        return index, valid, negatives
+        return index, valid, negative_count

@@ -29,10 +29,16 @@ class MetricLoss(Method):
     branch alone, and where nothing does both share one forward. On several ranks the loss is that
     of the global batch, exactly. It is computed in float32 with autocast off. Logged: the mean
     cosine of positive and of negative pairs.
+
+    weight: factor of the loss, at least 0; 1.
+    dim: width of the embedding; 128.
+    normalize: L2-normalise the embedding.
     """
 
     def __init__(self, weight: float, dim: int, normalize: bool):
-        self.weight, self.dim, self.normalize = weight, dim, normalize
+        self.weight = weight
+        self.dim = dim
+        self.normalize = normalize
 
     def declare(self) -> Declaration:
         return Declaration(
@@ -54,28 +60,32 @@ class MetricLoss(Method):
             for task in step.tasks:
                 labels = gather_rows(step.streams["labeled"].targets[task])
                 value, scores = self.loss(x, labels, task, context)
-                step.term(step.named(self.key, task), value, weight=self.weight, task=task)
+                step.term(step.term_name(self.key, task), value, weight=self.weight, task=task)
                 for name, score in (scores | pair_scores(x, labels)).items():
-                    step.scalar(step.named(name, task), score)
+                    step.scalar(step.term_name(name, task), score)
 
 
 @torch.no_grad()
 def pair_scores(x: Tensor, labels: Tensor) -> Scores:
-    """Mean cosine of positive and of negative pairs; both near 1 is a collapse. From sums over
-    classes, since the cosines of all pairs, a sample with itself among them, add up to the square
-    of the sum of the unit vectors."""
-    known = labels >= 0
-    unit = torch.nn.functional.normalize(x, dim=1) * known[:, None]
-    of_class = torch.searchsorted(
-        labels.sort().values, labels
-    )  # the same for all of a class, and less than B
-    sums = torch.zeros_like(unit).index_add_(0, of_class, unit)
-    sizes = torch.zeros_like(unit[:, 0]).index_add_(0, of_class, known.to(unit))
-    same, all_pairs = sums.square().sum(), unit.sum(0).square().sum()
-    positives, number = (sizes * (sizes - 1)).sum(), sizes.sum() ** 2 - sizes.square().sum()
+    """Mean cosine of positive and of negative pairs, in [-1, 1]; both near 1 is a collapse.
+
+    x: [B, d], labels: [B], -1 for none. From B numbers in place of B²: the cosines of all pairs of
+    a set, each sample with itself included, add up to the square of the sum of its unit vectors.
+    """
+    labeled = labels >= 0
+    unit = torch.nn.functional.normalize(x, dim=1) * labeled[:, None]
+    # equal for all samples of a class, and less than B, whatever the labels are
+    class_index = torch.searchsorted(labels.sort().values, labels)
+    class_sums = torch.zeros_like(unit).index_add_(0, class_index, unit)
+    class_sizes = torch.zeros_like(unit[:, 0]).index_add_(0, class_index, labeled.to(unit))
+    within_classes = class_sums.square().sum()
+    with_itself = unit.square().sum()
+    over_all = unit.sum(0).square().sum()
+    positives = (class_sizes * (class_sizes - 1)).sum()
+    negatives = class_sizes.sum() ** 2 - class_sizes.square().sum()
     return {
-        "positive_cosine": (same - unit.square().sum()) / positives.clamp_min(1),
-        "negative_cosine": (all_pairs - same) / number.clamp_min(1),
+        "positive_cosine": (within_classes - with_itself) / positives.clamp_min(1),
+        "negative_cosine": (over_all - within_classes) / negatives.clamp_min(1),
     }
 
 
@@ -90,8 +100,8 @@ class PairLoss(MetricLoss):
         references: Tensor | None = None,
         reference_labels: Tensor | None = None,
     ) -> tuple[Tensor, Scores]:
-        """x: [B, dim] anchors with labels [B]. references: [R, dim] with labels [R], -1 for none;
-        None: the batch."""
+        """The loss of anchors against references, and what else to log. x: [B, dim] anchors with
+        labels [B]. references: [R, dim] with labels [R], -1 for none; None: the batch itself."""
 
     def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
         return self.between(x, labels)

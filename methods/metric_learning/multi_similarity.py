@@ -8,36 +8,36 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.metric_learning.blocks import Block, Rows, summed
-from methods.metric_learning.log_sums import log_one_plus_sum_exp, where_far
-from methods.metric_learning.measures import FAR, Cosine
-from methods.metric_learning.members import labelled
+from methods.metric_learning.blocks import Block, BlockLoss
+from methods.metric_learning.measures import MASKED, Cosine
+from methods.metric_learning.members import count_labeled
 from methods.metric_learning.metric import Dim, PairLoss, Scores, Weight
+from methods.metric_learning.pair_gradients import sum_over_anchors
 
 Scale = Annotated[float, Field(gt=0)]
 
 
-def mined(block: Block, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Of the positives [b, K] those less similar than the most similar negative plus ε: which. Of
-    the negatives [b, R], in place, those more similar than the least similar positive minus ε."""
+def mined(block: Block, epsilon: float) -> Block:
+    """The hard pairs of each anchor: positives with S < max_N S + ε, negatives with
+    S > min_P S - ε."""
     hardest_negative = block.negative.amax(1, keepdim=True)
-    hardest_positive = where_far(block.valid, block.positive, FAR).amin(1, keepdim=True)
-    dropped = torch.le(block.negative, hardest_positive - epsilon, out=block.room())
-    return block.valid & (block.positive < hardest_negative + epsilon), block.negative.add_(
-        dropped, alpha=-FAR
-    )
+    positive = torch.where(block.valid, block.positive, MASKED)
+    hardest_positive = positive.amin(1, keepdim=True)
+    return block.hard_pairs(hardest_negative + epsilon, hardest_positive - epsilon)
 
 
 def multi_similarity(
     block: Block, alpha: float, beta: float, base: float, epsilon: float | None
-) -> Rows:
-    """Σ over anchors of log(1 + Σ_P e^{-α(S-λ)}) / α + log(1 + Σ_N e^{β(S-λ)}) / β. base: λ."""
-    valid, negative = (block.valid, block.negative) if epsilon is None else mined(block, epsilon)
-    pull, by_positive = log_one_plus_sum_exp(where_far(valid, (block.positive - base).mul_(-alpha)))
-    push, by_negative = log_one_plus_sum_exp(negative.sub_(base).mul_(beta), out=block.room())
-    return Rows(
-        torch.add(pull.div_(alpha), push, alpha=1 / beta).sum(), by_positive.neg_(), by_negative
-    )
+) -> BlockLoss:
+    """Σ over anchors of (1/α) log[1 + Σ_P e^{-α(S-λ)}] + (1/β) log[1 + Σ_N e^{β(S-λ)}], S the
+    cosine, over the pairs that `mined` leaves. base: λ. epsilon: ε, None mines nothing."""
+    if epsilon is not None:
+        block = mined(block, epsilon)
+    pull = block.positive_log_sum(-alpha, base, plus_one=True)
+    push = block.negative_log_sum(beta, base, plus_one=True)
+    value = pull.value / alpha + push.value / beta
+    # the -α of the exponent times the 1/α in front, and the β times the 1/β
+    return BlockLoss(value.sum(), pull.gradient(-1.0), push.share)
 
 
 class MultiSimilarity(PairLoss):
@@ -48,10 +48,13 @@ class MultiSimilarity(PairLoss):
     negatives with S + ε > min_P S, decided without gradient. Self is excluded by position, not (as
     the authors' code does, losing duplicates) by S < 1.
 
-    alpha α: 2, weight of positives. beta β: 50, of negatives (40 in some of the authors' configs).
-    base λ: .5 as in the authors' code; the paper prints 1. epsilon ε: .1, null mines nothing.
-        weight: 1. dim: 128, width of the
-    embedding. normalize: whether the head ends on the sphere; the loss takes cosines either way.
+    alpha: α, scale of positives, above 0; 2 (paper).
+    beta: β, scale of negatives, above 0; 50 (paper; some of the authors' configs: 40).
+    base: λ, cosine at which pairs begin to count; 0.5 (authors' code; the paper prints 1).
+    epsilon: ε, margin of the mining; 0.1 (paper); null: all pairs.
+    weight: factor of the loss, at least 0; 1.
+    dim: width of the embedding; 128.
+    normalize: L2-normalise the embedding; true; the loss takes cosines either way.
     """
 
     def __init__(
@@ -65,7 +68,10 @@ class MultiSimilarity(PairLoss):
         normalize: bool = True,
     ):
         super().__init__(weight, dim, normalize)
-        self.alpha, self.beta, self.base, self.epsilon = alpha, beta, base, epsilon
+        self.alpha = alpha
+        self.beta = beta
+        self.base = base
+        self.epsilon = epsilon
 
     def between(
         self,
@@ -77,5 +83,5 @@ class MultiSimilarity(PairLoss):
         loss = partial(
             multi_similarity, alpha=self.alpha, beta=self.beta, base=self.base, epsilon=self.epsilon
         )
-        total, _ = summed(Cosine(), loss, x, labels, references, reference_labels)
-        return total / labelled(labels), {}
+        total, _ = sum_over_anchors(Cosine(), loss, x, labels, references, reference_labels)
+        return total / count_labeled(labels), {}

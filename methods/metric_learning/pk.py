@@ -16,11 +16,12 @@ class PK(Method):
     classes have few. Every class comes equally often, and every sample of a class; a class of fewer
     than K samples repeats them.
 
-    samples_per_class K: 4. classes: `uniform`, or `proportional` to their number of samples, for
+    samples_per_class: samples K of a class in a batch, at least 2; 4 (Hermans et al.).
+    classes: frequency of the classes: `uniform`, or `proportional` to their samples, for
         long-tailed data.
-    task: whose classes these are; null: the first one. class_split: a rank's part of the batch
-    holds whole classes, where P divides by the number of ranks; false: each rank has some samples
-    of every class. Losses see the global batch either way.
+    task: task whose classes these are; null: the first.
+    class_split: give each rank whole classes, where P divides by the ranks; false: some samples of
+        every class. Losses see the global batch either way.
     """
 
     def __init__(
@@ -30,12 +31,10 @@ class PK(Method):
         task: str | None = None,
         class_split: bool = True,
     ):
-        self.samples_per_class, self.classes, self.task, self.class_split = (
-            samples_per_class,
-            classes,
-            task,
-            class_split,
-        )
+        self.samples_per_class = samples_per_class
+        self.classes = classes
+        self.task = task
+        self.class_split = class_split
 
     def declare(self) -> Declaration:
         order = MakePKOrder(

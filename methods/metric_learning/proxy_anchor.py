@@ -7,10 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.metric_learning.blocks import Block, Rows, summed
-from methods.metric_learning.log_sums import log_one_plus_sum_exp, where_far
+from methods.metric_learning.blocks import Block, BlockLoss
 from methods.metric_learning.measures import Cosine
 from methods.metric_learning.metric import Dim, MetricLoss, Scores, Weight
+from methods.metric_learning.pair_gradients import sum_over_anchors
 from recipes.contract import Context
 
 
@@ -23,24 +23,23 @@ def proxy_anchor(x: Tensor, labels: Tensor, proxies: Tensor, alpha: float, delta
     class weigh most.
     """
     classes = torch.arange(len(proxies), device=labels.device)
-    here = (
-        x.new_zeros(len(proxies) + 1).index_fill_(0, labels, 1)[:-1].sum().clamp_min_(1)
-    )  # -1 is the last place
+    # |C⁺|; the last place is that of -1, samples without label
+    present = x.new_zeros(len(proxies) + 1).index_fill_(0, labels, 1)[:-1]
+    present_count = present.sum().clamp_min_(1)
 
-    def loss(block: Block) -> Rows:
-        pull, by_positive = log_one_plus_sum_exp(
-            where_far(block.valid, (block.positive - delta).mul_(-alpha))
+    def loss(block: Block) -> BlockLoss:
+        pull = block.positive_log_sum(-alpha, delta, plus_one=True)
+        push = block.negative_log_sum(alpha, -delta, plus_one=True)
+        value = pull.value.sum() / present_count + push.value.sum() / len(proxies)
+        return BlockLoss(
+            value, pull.gradient(-alpha / present_count), push.gradient(alpha / len(proxies))
         )
-        z = block.negative.add_(delta).mul_(alpha)
-        push, by_negative = log_one_plus_sum_exp(z, out=block.room())
-        value = pull.sum() / here + push.sum() / len(proxies)
-        return Rows(value, by_positive.mul_(-alpha / here), by_negative.mul_(alpha / len(proxies)))
 
-    return summed(Cosine(), loss, proxies, classes, x, labels)[0]
+    return sum_over_anchors(Cosine(), loss, proxies, classes, x, labels)[0]
 
 
 class Proxies(nn.Module):
-    """A learnt vector for each class, [C, d], Kaiming normal with fan out (the authors'), without
+    """A learned vector for each class, [C, d], Kaiming normal with fan out (the authors'), without
     weight decay.
 
     rate: factor of the optimizer's learning rate.
@@ -48,10 +47,10 @@ class Proxies(nn.Module):
 
     def __init__(self, classes: int, dim: int, rate: float):
         super().__init__()
-        self.vectors = nn.Parameter(
-            nn.init.kaiming_normal_(torch.empty(classes, dim), mode="fan_out")
-        )
-        self.vectors._lr_scale, self.vectors._weight_decay = rate, 0.0  # type: ignore[attr-defined]
+        vectors = nn.init.kaiming_normal_(torch.empty(classes, dim), mode="fan_out")
+        self.vectors = nn.Parameter(vectors)
+        self.vectors._lr_scale = rate  # type: ignore[attr-defined]
+        self.vectors._weight_decay = 0.0  # type: ignore[attr-defined]
 
 
 class ProxyAnchor(MetricLoss):
@@ -62,10 +61,13 @@ class ProxyAnchor(MetricLoss):
     all others. The second mean is over all C classes, those absent from the batch included. Works
     with shuffled batches; classes must be those of training.
 
-    alpha α: 32. delta δ: .1. proxy_lr: 100, the proxies' learning rate in units of the network's:
-        for AdamW at 1e-4;
-    smaller with a large rate or SGD. weight: 1. dim: 128, width of the embedding (512 in the
-    paper). normalize: whether the head ends on the sphere; the loss takes cosines either way.
+    alpha: α, scale of the cosines, above 0; 32 (paper).
+    delta: δ, margin; 0.1 (paper).
+    proxy_lr: learning rate of the proxies over the network's, above 0; 100 (authors' code, AdamW at
+        1e-4). Smaller with a large rate or SGD.
+    weight: factor of the loss, at least 0; 1.
+    dim: width of the embedding; 128 (paper: 512).
+    normalize: L2-normalise the embedding; true; the loss takes cosines either way.
     """
 
     def __init__(
@@ -78,15 +80,16 @@ class ProxyAnchor(MetricLoss):
         normalize: bool = True,
     ):
         super().__init__(weight, dim, normalize)
-        self.alpha, self.delta, self.proxy_lr = alpha, delta, proxy_lr
+        self.alpha = alpha
+        self.delta = delta
+        self.proxy_lr = proxy_lr
 
     def build(self, context: Context) -> None:
-        proxies = {
-            name: Proxies(task.outputs, self.dim, self.proxy_lr)
-            for name, task in context.tasks.items()
-        }
-        context.method_modules[self.key] = nn.ModuleDict(proxies)
+        proxies = nn.ModuleDict()
+        for name, task in context.tasks.items():
+            proxies[name] = Proxies(task.outputs, self.dim, self.proxy_lr)
+        context.method_modules[self.key] = proxies
 
     def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
-        proxies = cast(Proxies, cast(nn.ModuleDict, self.module(context))[task]).vectors.float()
-        return proxy_anchor(x, labels, proxies, self.alpha, self.delta), {}
+        proxies = cast(Proxies, cast(nn.ModuleDict, self.module(context))[task])
+        return proxy_anchor(x, labels, proxies.vectors.float(), self.alpha, self.delta), {}

@@ -8,23 +8,26 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.distributed import gather_rows
-from foundation.errors import UserError, nearest
+from foundation.errors import ConfigErrors, nearest
 from methods.metric_learning.metric import Dim, MetricLoss, PairLoss, Scores, Weight
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
 from recipes.config.signatures import signature
-from recipes.config.validation import value_faults
+from recipes.config.validation import value_errors
 from recipes.contract import Context
 from recipes.networks.embedding import EMBEDDING
 from recipes.step import Step
 
 LOSSES: dict[str, type[PairLoss]] = {"multi_similarity": MultiSimilarity, "triplet": Triplet}
-OWN = ("weight", "dim", "normalize")
+OWN = ("weight", "dim", "normalize")  # arguments that XBM sets itself
 
 
 class Memory(nn.Module):
-    """A ring of the last `size` embeddings with their labels, equal on all ranks. Rows not yet
-    written have label -1, so that masks leave them out."""
+    """A ring of the last `size` embeddings with their labels, equal on all ranks.
+
+    embeddings: [size, dim]. labels: [T, size], -1 in rows not yet written, so that no pair has
+    them. written: how many rows have been, in all.
+    """
 
     embeddings: Tensor
     labels: Tensor
@@ -38,31 +41,31 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, x: Tensor, labels: Tensor) -> None:
-        """x: [B, dim] of all ranks in the order of the global batch, labels: [T, B]. The oldest
-        rows go."""
+        """Overwrite the oldest rows. x: [B, dim] of all ranks in the order of the global batch.
+        labels: [T, B]."""
         size = len(self.embeddings)
-        x, labels = x[-size:], labels[:, -size:]
+        x = x[-size:]
+        labels = labels[:, -size:]
         place = (self.written + torch.arange(len(x), device=x.device)) % size
-        self.embeddings[place], self.labels[:, place] = x, labels
+        self.embeddings[place] = x
+        self.labels[:, place] = labels
         self.written += len(x)
 
 
-def loss_of(name: str, options: dict[str, Any], dim: int, normalize: bool) -> PairLoss:
-    """The wrapped loss with these arguments. Raises UserError for those that it cannot take."""
-    known = {
-        key: argument
-        for key, argument in signature(LOSSES[name]).arguments.items()
-        if key not in OWN
-    }
+def wrapped_loss(name: str, options: dict[str, Any], dim: int, normalize: bool) -> PairLoss:
+    """The pair loss with these arguments. Raises UserError for those that it cannot take."""
+    arguments = dict(signature(LOSSES[name]).arguments)
+    for own in OWN:
+        arguments.pop(own, None)
     faults = []
     for option, value in options.items():
         key = f"methods.xbm.options.{option}"
-        if option not in known:
-            faults.append(f"{key}: {name} has no such argument; {nearest(option, known)}")
+        if option not in arguments:
+            faults.append(f"{key}: {name} has no such argument; {nearest(option, arguments)}")
         else:
-            faults += value_faults(key, value, known[option].annotation)
+            faults += value_errors(key, value, arguments[option].annotation)
     if faults:
-        raise UserError("\n".join(faults))
+        raise ConfigErrors(faults)
     return LOSSES[name](**options, dim=dim, normalize=normalize)
 
 
@@ -76,11 +79,15 @@ class XBM(MetricLoss):
     counted once and never meets itself; of several micro-batches the last is kept. The memory is
     part of checkpoints.
 
-    loss: the pair loss, `multi_similarity` or `triplet`, and options: its arguments
-    (`+methods.xbm.options.margin=0.1`). size M: 1024; up to the whole data set. start: steps before
-    the memory term begins, 1000 in the paper, when embeddings still drift fast; the memory fills
-    meanwhile. memory_weight w: 1. weight: 1, of the sum. dim: 128, width of the embedding.
-    normalize: the head ends on the sphere, and the memory holds what it gives.
+    loss: pair loss: `multi_similarity` or `triplet`.
+    options: settings of the pair loss: +methods.xbm.options.margin=0.1.
+    size: embeddings M in the memory, at least 1; 1024 (ours); up to the whole data set.
+    start: optimizer steps before the memory term begins, at least 0; 1000 (paper). The memory fills
+        meanwhile, and embeddings still drift fast.
+    memory_weight: factor w of the memory term, at least 0; 1 (paper).
+    weight: factor of the sum of both terms, at least 0; 1.
+    dim: width of the embedding; 128.
+    normalize: L2-normalise the embedding, also in the memory; true.
     """
 
     def __init__(
@@ -95,8 +102,10 @@ class XBM(MetricLoss):
         normalize: bool = True,
     ):
         super().__init__(weight, dim, normalize)
-        self.wrapped = loss_of(loss, dict(options), dim, normalize)
-        self.size, self.start, self.memory_weight = size, start, memory_weight
+        self.wrapped = wrapped_loss(loss, dict(options), dim, normalize)
+        self.size = size
+        self.start = start
+        self.memory_weight = memory_weight
 
     def build(self, context: Context) -> None:
         context.method_modules[self.key] = Memory(self.size, self.dim, len(context.tasks))
@@ -107,8 +116,8 @@ class XBM(MetricLoss):
         if context.trainer.global_step < self.start:
             return value, scores
         stored = memory.labels[list(context.tasks).index(task)]
-        beyond, _ = self.wrapped.between(x, labels, memory.embeddings, stored)
-        return value + self.memory_weight * beyond, scores | {"xbm_memory": beyond}
+        with_memory, _ = self.wrapped.between(x, labels, memory.embeddings, stored)
+        return value + self.memory_weight * with_memory, scores | {"xbm_memory": with_memory}
 
     def after_step(self, step: Step, context: Context) -> None:
         x = gather_rows(step.outputs["labeled/weak"].logits[EMBEDDING].float())

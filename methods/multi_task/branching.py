@@ -1,13 +1,17 @@
-"""One backward through all heads at once, where tasks part at one place.
+"""One backward through all heads at once, where the trunk splits into tasks at gates alone.
 
-Where the loss of every task reaches what tasks share through its own gates alone, nothing of one
-task's head depends on another's. Then the backward of Σ_t L_t, stopped at the gates, leaves ∂L_t/∂z
-at the gates of task t and the gradients of all heads: what T backwards would give. Whether it is so
-is read off the graph of the step.
+                                  ┌─ gate ── head 1 ── L_1
+    inputs ── trunk ── z (one or  ├─ gate ── head 2 ── L_2       gates: the branch points
+              more)               └─ gate ── head 3 ── L_3
+
+Where the loss of every task reaches z through its own gates alone, nothing of one task's head
+depends on another's. Then the backward of Σ_t L_t, stopped at the gates, leaves ∂L_t/∂z at the
+gates of task t and the gradients of all heads: what T backwards would give. Whether it is so is
+read off the autograd graph of the step.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,105 +25,112 @@ from recipes.step.gates import Gates, is_gate
 LEAF = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 LIMIT = 1000  # nodes between a loss and its gates; a head is smaller
 
-Given = list[tuple[Tensor, Tensor]]  # a tensor of the step's graph and its gradient
+BranchPoint = tuple[Any, int]  # a gate's node of the graph, and which z it leads to
+Precomputed = list[tuple[Tensor, Tensor]]  # a tensor of the step's graph and its gradient
 
 
 @dataclass
-class Branching:
-    """tips: of every task, its gates and which representation each leads to. reached: those that
-    tasks read. own: trained parameters behind the gates."""
+class TrunkSplit:
+    """branch_points: by task. read: which z the tasks read, in order. head_parameters: what is
+    trained behind the gates."""
 
-    tips: list[list[tuple[Any, int]]]
-    reached: list[int]
-    own: list[Tensor]
+    branch_points: list[list[BranchPoint]]
+    read: list[int]
+    head_parameters: list[Tensor]
 
 
 @dataclass
-class Branches:
+class SplitGradients:
     """z: the representations that tasks read. by_task[t][i]: ∂L_t/∂z_i, empty where the task reads
-    none. own: the gradients of what lies behind the gates."""
+    none. heads: the gradients of what lies behind the gates."""
 
     z: list[Tensor]
     by_task: list[list[Tensor]]
-    own: Given
+    heads: Precomputed
 
-    def weighted(self, weights: Tensor) -> Given:
-        """Σ_t w_t ∂L_t/∂z_i of every representation; can be asked once."""
-        return [
-            (z, total.to(z.dtype))
-            for z, total in zip(self.z, weighted(self.by_task, weights), strict=True)
-        ]
+    def weighted(self, weights: Tensor) -> Precomputed:
+        """Σ_t w_t ∂L_t/∂z_i of every representation. Can be called once: by_task is let go."""
+        totals = weighted(self.by_task, weights)
+        return [(z, total.to(z.dtype)) for z, total in zip(self.z, totals, strict=True)]
 
 
-def branching(
+# -- reading the graph -----------------------------------------------------------------------------
+def find_trunk_split(
     losses: Sequence[Tensor],
     representations: Sequence[Tensor],
     tasks: Sequence[str],
     network: nn.Module,
-) -> Branching | None:
-    """Where the tasks part; None where a loss reaches what is shared in any other way than through
-    its own gates, tasks read different representations, or fewer than two read any."""
+) -> TrunkSplit | None:
+    """Where the trunk splits into tasks; None where a loss reaches what is shared in any other way
+    than through its own gates, tasks read different representations, or fewer than two read any."""
     gates: Gates | None = getattr(network, "gates", None)
     if gates is None or any(z.grad_fn is None for z in representations):
         return None
-    origins = {(z.grad_fn, z.output_nr): i for i, z in enumerate(representations)}
-    inside = {node for node, _ in origins}
-    tips, own = [], dict[Tensor, None]()
+    search = _Search(gates, {(z.grad_fn, z.output_nr): i for i, z in enumerate(representations)})
+    branch_points = []
     for task, loss in zip(tasks, losses, strict=True):
-        found = tips_of(loss, gates, task, origins, inside, own)
-        if found is None:
+        of_task = search.branch_points(loss, task)
+        if of_task is None:
             return None
-        tips.append(found)
-    reached = [{i for _, i in found} for found in tips if found]
-    if (
-        len(reached) < 2
-        or any(some != reached[0] for some in reached)
-        or not gates.outside(network).isdisjoint(own)
-    ):
+        branch_points.append(of_task)
+    read_by_tasks = []
+    for of_task in branch_points:
+        if of_task:
+            read_by_tasks.append({i for _, i in of_task})
+    if len(read_by_tasks) < 2 or any(read != read_by_tasks[0] for read in read_by_tasks):
         return None
-    return Branching(tips, sorted(reached[0]), list(own))
+    # a head that uses a parameter of the trunk: its gradient would lack what comes through z
+    if not gates.outside(network).isdisjoint(search.head_parameters):
+        return None
+    return TrunkSplit(branch_points, sorted(read_by_tasks[0]), list(search.head_parameters))
 
 
-def tips_of(
-    loss: Tensor,
-    gates: Gates,
-    task: str,
-    origins: dict[tuple[Any, int], int],
-    inside: set[Any],
-    own: dict[Tensor, None],
-) -> list[tuple[Any, int]] | None:
-    """The gates that a loss reaches, and into `own` the parameters on the way; None where it
-    reaches anything else."""
-    seen, found = set(), []
-    waiting: list[Any] = [loss.grad_fn] if loss.grad_fn is not None else []
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if node in inside or len(seen) > LIMIT:
-            return None
-        following = node.next_functions
-        if is_gate(node):
-            origin = following[0]
-            if node.gates is not gates or node.task != task or origin not in origins:
+@dataclass
+class _Search:
+    """Walks from a loss back to the gates. origins: which representation an output of a node is.
+    head_parameters: those on the way, in the order of their discovery."""
+
+    gates: Gates
+    origins: dict[tuple[Any, int], int]
+    head_parameters: dict[Tensor, None] = field(default_factory=dict)
+
+    def branch_points(self, loss: Tensor, task: str) -> list[BranchPoint] | None:
+        """The gates that the loss of a task reaches; None where it reaches a representation past
+        them, or another task's gate."""
+        trunk = {node for node, _ in self.origins}
+        points: list[BranchPoint] = []
+        seen = set()
+        waiting: list[Any] = [loss.grad_fn] if loss.grad_fn is not None else []
+        while waiting:
+            node = waiting.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if node in trunk or len(seen) > LIMIT:
                 return None
-            found.append((node, origins[origin]))
-        elif following:
-            waiting += [node for node, _ in following if node is not None]
-        elif type(node) is LEAF:
-            own[node.variable] = None
-    return found
+            following = node.next_functions
+            if is_gate(node):
+                origin = following[0]
+                if node.gates is not self.gates or node.task != task or origin not in self.origins:
+                    return None
+                points.append((node, self.origins[origin]))
+            elif following:
+                waiting += [node for node, _ in following if node is not None]
+            elif type(node) is LEAF:
+                self.head_parameters[node.variable] = None
+        return points
 
 
 def asks_for_itself(x: Tensor, parameters: Iterable[Tensor]) -> bool:
-    """Whether something that is no parameter asks for a gradient at an input: a perturbation that
+    """Whether something that is no parameter needs a gradient at an input: a perturbation that
     learns from the backward of the step, which must then pass through the whole network."""
-    known, waiting, seen = set(parameters), [x.grad_fn], set()
+    known = set(parameters)
     if x.grad_fn is None:
         return x.requires_grad and x not in known
+    waiting: list[Any] = [x.grad_fn]
+    seen = set()
     while waiting:
-        node: Any = waiting.pop()
+        node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
@@ -129,54 +140,60 @@ def asks_for_itself(x: Tensor, parameters: Iterable[Tensor]) -> bool:
     return False
 
 
-def branches(
-    parting: Branching, losses: Sequence[Tensor], z: Sequence[Tensor], keep: bool
-) -> Branches:
-    """The backward through all heads. keep: the graph behind the gates, for whoever else needs
-    it."""
-    edges = [GradientEdge(node, 0) for found in parting.tips for node, _ in found]
-    outputs = [loss for loss, found in zip(losses, parting.tips, strict=True) if found]
-    taken = torch.autograd.grad(
-        outputs, [*edges, *parting.own], retain_graph=keep, allow_unused=True
-    )
-    at_gates = iter(taken[: len(edges)])
+# -- the backward through all heads ----------------------------------------------------------------
+def backward_to_split(
+    split: TrunkSplit, losses: Sequence[Tensor], z: Sequence[Tensor], keep: bool
+) -> SplitGradients:
+    """∂L_t/∂z of all tasks and the gradients of all heads, from one backward. keep: the graph
+    behind the gates, for whoever else differentiates through it."""
+    # an edge into a gate, not z itself: at z autograd would add the tasks up
+    edges = [GradientEdge(node, 0) for points in split.branch_points for node, _ in points]
+    outputs = [loss for loss, points in zip(losses, split.branch_points, strict=True) if points]
+    inputs = [*edges, *split.head_parameters]
+    gradients = torch.autograd.grad(outputs, inputs, retain_graph=keep, allow_unused=True)
+    at_gates = iter(gradients[: len(edges)])
     by_task = []
-    for found in parting.tips:
-        row: dict[int, Tensor] = {}
-        for _, i in found:
+    for points in split.branch_points:
+        of_task: dict[int, Tensor] = {}
+        for _, i in points:
             gradient = next(at_gates)
             gradient = torch.zeros_like(z[i]) if gradient is None else gradient.contiguous()
-            row[i] = row[i] + gradient if i in row else gradient
-        by_task.append([row[i] for i in parting.reached] if row else [])
-    own = [(p, g) for p, g in zip(parting.own, taken[len(edges) :], strict=True) if g is not None]
-    return Branches([z[i] for i in parting.reached], by_task, own)
+            # a task may read the same z at several gates
+            of_task[i] = of_task[i] + gradient if i in of_task else gradient
+        by_task.append([of_task[i] for i in split.read] if of_task else [])
+    of_heads = zip(split.head_parameters, gradients[len(edges) :], strict=True)
+    heads = [(p, gradient) for p, gradient in of_heads if gradient is not None]
+    return SplitGradients([z[i] for i in split.read], by_task, heads)
 
 
-def times(gradients: Sequence[Tensor], slope: Tensor) -> Sequence[Tensor]:
-    """Each gradient times a number of no dimensions; by one, where that can be seen, the gradients
-    themselves."""
-    if devices.readable(slope):
-        return gradients if float(slope) == 1.0 else torch._foreach_mul(gradients, float(slope))
-    if any(gradient.dtype != slope.dtype for gradient in gradients):
-        return [gradient * slope.to(gradient) for gradient in gradients]
-    return torch._foreach_mul(gradients, slope)
+# -- handing gradients on --------------------------------------------------------------------------
+def scaled_by(gradients: Sequence[Tensor], factor: Tensor) -> Sequence[Tensor]:
+    """factor · g for each gradient, factor: a scalar tensor; the gradients themselves where it is
+    seen without a wait to be one."""
+    if devices.readable(factor):
+        number = float(factor)
+        return gradients if number == 1.0 else torch._foreach_mul(gradients, number)
+    # one call for all of them, which multiplies only what has the factor's dtype
+    if any(gradient.dtype != factor.dtype for gradient in gradients):
+        return [gradient * factor.to(gradient) for gradient in gradients]
+    return torch._foreach_mul(gradients, factor)
 
 
-class _Given(torch.autograd.Function):
+class _Precomputed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *of: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *tensors: Tensor) -> Tensor:
         # saved, so that they are let go with the graph: autograd then takes each as it is, and
         # copies none
         ctx.save_for_backward(*gradients)
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return None, None, *times(ctx.saved_tensors, slope)
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return None, None, *scaled_by(ctx.saved_tensors, grad_output)
 
 
-def given(value: Tensor, gradients: Given) -> Tensor:
-    """A scalar whose backward hands these gradients on: to parameters, or to whatever comes before
-    a representation."""
-    of, found = zip(*gradients, strict=True)
-    return _Given.apply(value.detach(), list(found), *of)  # type: ignore[no-any-return]
+def with_gradients(value: Tensor, precomputed: Precomputed) -> Tensor:
+    """A scalar of this value whose backward hands the gradients on: to parameters, or to whatever
+    comes before a representation."""
+    tensors, gradients = zip(*precomputed, strict=True)
+    return _Precomputed.apply(value.detach(), list(gradients), *tensors)  # type: ignore[no-any-return]

@@ -1,6 +1,8 @@
 """Misra, Shrivastava, Gupta and Hebert, Cross-Stitch Networks for Multi-Task Learning, CVPR 2016,
 arXiv 1604.03539."""
 
+from functools import reduce
+from operator import add
 from typing import Annotated, Any
 
 import torch
@@ -16,13 +18,16 @@ def stitch(parts: list[Tensor], alpha: Tensor, axis: int) -> list[Tensor]:
     alpha: [T, T, C] or [T, T, 1]."""
     shape = [1] * parts[0].ndim
     shape[axis] = alpha.shape[2]
-    rows = alpha.to(parts[0].dtype)
-    return [sum(rows[i, j].view(shape) * x for j, x in enumerate(parts)) for i in range(len(parts))]  # type: ignore[misc]
+    stitched = []
+    for row in alpha.to(parts[0].dtype):
+        products = [a.view(shape) * x for a, x in zip(row, parts, strict=True)]
+        stitched.append(reduce(add, products))
+    return stitched
 
 
 def start_alpha(tasks: int, channels: int, own: float) -> Tensor:
-    """α_ii = own and the rest of a row spread over the others, so that rows sum to one for any
-    T."""
+    """α [T, T, C] with α_ii = own and the rest of a row spread over the others, so that rows sum to
+    one for any T."""
     alpha = torch.full((tasks, tasks), (1 - own) / (tasks - 1)).fill_diagonal_(own)
     return alpha.unsqueeze(2).repeat(1, 1, channels)
 
@@ -35,7 +40,8 @@ class Stitch(nn.Module):
         super().__init__()
         self.axis = axis
         self.alpha = nn.Parameter(start_alpha(tasks, channels, own))
-        self.alpha._lr_scale, self.alpha._weight_decay = lr_scale, 0.0  # type: ignore[attr-defined]
+        self.alpha._lr_scale = lr_scale  # type: ignore[attr-defined]
+        self.alpha._weight_decay = 0.0  # type: ignore[attr-defined]
 
     def forward(self, parts: list[Tensor]) -> list[Tensor]:
         return stitch(parts, self.alpha, self.axis)
@@ -49,14 +55,15 @@ class CrossStitch(Method):
     Columns start as copies of the backbone, so from its pretrained weights where it has some; α is
     not constrained afterwards.
 
-    own: α_ii at the start, .9 (robust from .5 to .9); the others share 1 - own. per_channel: a
-    matrix for every channel (paper), or one a stage. lr_scale: learning rate of α as a multiple of
-    the run's. The paper takes 100 to 1000 with the tiny rates of fine-tuning; 1, the default, is
-    ours for runs at ordinary rates.
+    own: α_ii at the start, in (0, 1]; 0.9 (paper; robust from 0.5 to 0.9). The other tasks share 1
+        - own.
+    per_channel: a matrix α for every channel (paper); false: one a stage.
+    lr_scale: learning rate of α over the run's, above 0; 1 (ours). The paper takes 100 to 1000 with
+        the tiny rates of fine-tuning.
     """
 
     declaration = Declaration(
-        kinds=("image",),
+        modalities=("image",),
         tasks_at_least=2,
         slots=("sharing",),
         tags=("features_by_task",),
@@ -69,10 +76,13 @@ class CrossStitch(Method):
         per_channel: bool = True,
         lr_scale: Annotated[float, Field(gt=0)] = 1.0,
     ):
-        self.own, self.per_channel, self.lr_scale = own, per_channel, lr_scale
+        self.own = own
+        self.per_channel = per_channel
+        self.lr_scale = lr_scale
 
     def build(self, context: Context) -> None:
-        network, option = context.network, f"multi_task={self.key}"
+        network = context.network
+        option = f"multi_task={self.key}"
         layers = layers_of(network, option)
 
         def unit(layer: Layer) -> Stitch:

@@ -15,8 +15,10 @@ from recipes.step import Step
 
 
 def average_weights(last: Tensor, before: Tensor, temperature: float) -> Tensor:
-    """w = T softmax(r / τ), r_t = L̄_t(e-1) / L̄_t(e-2), [T]."""
-    return len(last) * torch.softmax(last / before.clamp_min(1e-12) / temperature, 0)
+    """w = T softmax(r / τ), r_t = L̄_t(e-1) / L̄_t(e-2), [T]. last, before: L̄(e-1), L̄(e-2), [T].
+    temperature: τ."""
+    ratios = last / before.clamp_min(1e-12)
+    return len(last) * torch.softmax(ratios / temperature, 0)
 
 
 class DWAState(WeightingState):
@@ -38,8 +40,9 @@ class DWA(Weighting):
     task; w = 1 in the first two windows. A loss weighting: heads see w. The spread is small by
     construction: with τ = 2 and ratios of .8 to 1.1 weights stay within some 8 % of one.
 
-    temperature τ: 2; large makes all weights 1. window: optimizer steps of an epoch e; null for one
-    pass over the labeled samples.
+    temperature: τ, above 0; 2 (paper); a large one makes all weights 1.
+    window: optimizer steps of an epoch e, at least 1; null: one pass over the labeled samples
+        (paper).
     """
 
     def __init__(
@@ -47,19 +50,21 @@ class DWA(Weighting):
         temperature: Annotated[float, Field(gt=0)] = 2.0,
         window: Annotated[int, Field(ge=1)] | None = None,
     ):
-        self.temperature, self.window = temperature, window
+        self.temperature = temperature
+        self.window = window
 
     def state(self, tasks: int) -> DWAState:
         return DWAState(tasks)
 
-    def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
+    def task_weights(self, losses: TaskLosses, step: Step, context: Context) -> Tensor:
         state = self.module(context)
-        state.total += torch.where(found.present, found.whole(), 0)
-        state.count += found.present
+        state.total += torch.where(losses.present, losses.whole(), 0)
+        state.count += losses.present
         return state.upcoming
 
     def after_step(self, step: Step, context: Context) -> None:
-        done, length = step.progress.step + 1, self.length(step, context)
+        done = step.progress.step + 1
+        length = self.length(step, context)
         if done % length:
             return
         state = self.module(context)

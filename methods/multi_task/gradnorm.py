@@ -17,22 +17,23 @@ from recipes.step import Step
 def balance_gradient(
     weights: Tensor, norms: Tensor, pace: Tensor, alpha: float, present: Tensor
 ) -> Tensor:
-    """∂/∂w of Σ_t |w_t n_t - Ḡ r_t^α|, Ḡ the mean of w_t n_t, target held fixed: sign(w_t n_t - Ḡ
-    r_t^α) n_t.
+    """∂/∂w of Σ_t |w_t n_t - Ḡ r_t^α| with the target Ḡ r_t^α held fixed, [T]:
+    sign(w_t n_t - Ḡ r_t^α) n_t.
 
-    Closed form, since ‖∇(w_t L_t)‖ = w_t ‖∇L_t‖: no second derivatives. norms n: [T] of unweighted
-    gradients. pace: [T], L_t/L_t(0); r is this over its mean. Means are over the tasks present,
-        [T]; the others get 0.
+    Closed form, since ‖∇(w_t L_t)‖ = w_t ‖∇L_t‖: no second derivatives. weights: w [T]. norms: n
+    [T], ‖∇L_t‖ of the unweighted losses; Ḡ is the mean of w_t n_t. pace: [T], L_t/L_t(0); r is this
+    over its mean. present: bool [T]; means are over the tasks present, the others get 0.
     """
-    here = present.to(weights.dtype)
-    count = here.sum().clamp_min(1)
-    mean = (here * weights * norms).sum() / count
-    r = pace / ((here * pace).sum() / count).clamp_min(torch.finfo(pace.dtype).tiny)
-    return here * torch.sign(weights * norms - mean * r.pow(alpha)) * norms
+    mask = present.to(weights.dtype)
+    count = mask.sum().clamp_min(1)
+    mean_norm = (mask * weights * norms).sum() / count
+    mean_pace = (mask * pace).sum() / count
+    r = pace / mean_pace.clamp_min(torch.finfo(pace.dtype).tiny)
+    return mask * torch.sign(weights * norms - mean_norm * r.pow(alpha)) * norms
 
 
 def descended(weights: Tensor, gradient: Tensor, lr: float, least: float) -> Tensor:
-    """w ← max(w - lr ∇, least), rescaled to Σ w = T."""
+    """w ← max(w - lr ∇, least), rescaled to Σ w = T; [T]."""
     weights = (weights - lr * gradient).clamp_min(least)
     return weights * len(weights) / weights.sum()
 
@@ -58,12 +59,14 @@ class GradNorm(GramWeighting):
     from before this one, and heads see them too: Σ w_t L_t is an ordinary loss. With accumulation
     every micro-batch is such a step.
 
-    alpha α: 1.5 (NYUv2); 0 makes gradient norms equal. lr: of the weights, .025; their gradient is
-    ‖g_t‖, so it means more where gradients are large. min_weight: 1e-3, ours: a step could make a
-    weight negative. init_loss: L_t(0) is the loss of the `first_step`, or `log_c`, ln of the number
-        of classes, which one lucky batch cannot spoil.
-    grad_source: `last_shared` (paper), `rep`, `shared`. layer: name of another parameter of the
-    network to take for the last shared layer; null finds the last weight before the heads.
+    alpha: exponent α, at least 0; 1.5 (paper on NYUv2); 0: equal gradient norms.
+    lr: learning rate of the weights, above 0; 0.025 (paper). Their gradient is ‖g_t‖, so it means
+        more where gradients are large.
+    min_weight: smallest weight, in (0, 1); 0.001 (ours): a step could make a weight negative.
+    init_loss: L_t(0): loss of the `first_step` (paper) or `log_c`, ln of the number of classes. One
+        lucky batch cannot spoil log_c.
+    grad_source: gradients taken: `last_shared` (paper), `rep` or `shared`.
+    layer: name of the parameter taken as last shared layer; null: the last weight before the heads.
     """
 
     def __init__(
@@ -75,8 +78,11 @@ class GradNorm(GramWeighting):
         grad_source: GradSource = "last_shared",
         layer: str | None = None,
     ):
-        self.alpha, self.lr, self.min_weight, self.init_loss = alpha, lr, min_weight, init_loss
-        self.grad_source, self.layer = grad_source, layer
+        super().__init__(grad_source, layer=layer)
+        self.alpha = alpha
+        self.lr = lr
+        self.min_weight = min_weight
+        self.init_loss = init_loss
 
     def state(self, tasks: int) -> GradNormState:
         return GradNormState(tasks)
@@ -87,15 +93,16 @@ class GradNorm(GramWeighting):
             outputs = torch.tensor([float(task.outputs) for task in context.tasks.values()])
             self.module(context).initial.copy_(outputs.log())
 
-    def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
-        state, losses = self.module(context), found.whole()
-        norms = self.gram(found, step, context).diagonal().clamp_min(0).sqrt().to(losses)
-        state.initial.copy_(
-            torch.where(found.present & (state.initial == 0), losses, state.initial)
-        )
-        pace = losses / state.initial.clamp_min(1e-8)
+    def task_weights(self, losses: TaskLosses, step: Step, context: Context) -> Tensor:
+        state = self.module(context)
+        values = losses.whole()
+        squared_norms = self.gram(losses, step, context).diagonal()
+        norms = squared_norms.clamp_min(0).sqrt().to(values)
+        first_seen = losses.present & (state.initial == 0)
+        state.initial.copy_(torch.where(first_seen, values, state.initial))
+        pace = values / state.initial.clamp_min(1e-8)
         weights = state.upcoming.clone()
-        gradient = balance_gradient(weights, norms, pace, self.alpha, found.present)
+        gradient = balance_gradient(weights, norms, pace, self.alpha, losses.present)
         moved = descended(weights, gradient, self.lr, self.min_weight)
         state.upcoming.copy_(torch.where(moved.isfinite().all(), moved, weights))
         return weights

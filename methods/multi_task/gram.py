@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from foundation.distributed import global_sum, world_size
 from foundation.errors import UserError, nearest
-from methods.multi_task.branching import Branches, Branching, Given, branches, branching
+from methods.multi_task.branching import (
+    Precomputed,
+    SplitGradients,
+    TrunkSplit,
+    backward_to_split,
+    find_trunk_split,
+)
 from methods.multi_task.rows import Row, averaged, blocks, dense, gram, weighted
 from recipes.contract import Context
 
@@ -31,81 +37,82 @@ ONE_REPRESENTATION = (
     "set its grad_source=shared"
 )
 
-Update = Callable[[Tensor], Given]  # of the weights [T]; can be asked once
+Update = Callable[[Tensor], Precomputed]  # of the weights [T]; can be called once
 Gradients = list[list[Tensor | None]]  # by task, then by tensor
 
 
 def task_gradients(losses: Sequence[Tensor], of: Sequence[Tensor]) -> Gradients:
     """∂L_t/∂x of every task and tensor, the graph kept; None where a task does not reach a
     tensor."""
-    return [
-        dense(torch.autograd.grad(loss, of, retain_graph=True, allow_unused=True))
-        if loss.requires_grad
-        else [None] * len(of)
-        for loss in losses
-    ]
+    gradients: Gradients = []
+    for loss in losses:
+        if loss.requires_grad:
+            row = torch.autograd.grad(loss, of, retain_graph=True, allow_unused=True)
+            gradients.append(dense(row))
+        else:
+            gradients.append([None] * len(of))
+    return gradients
 
 
 def shared_by_two(gradients: Gradients) -> list[int]:
     """Positions of the tensors that more than one task reaches."""
-    return [
-        i
-        for i, column in enumerate(zip(*gradients, strict=True))
-        if sum(g is not None for g in column) > 1
-    ]
+    positions = []
+    for i, column in enumerate(zip(*gradients, strict=True)):
+        if sum(gradient is not None for gradient in column) > 1:
+            positions.append(i)
+    return positions
 
 
 def gram_of_parameters(gradients: Gradients, of: Sequence[Tensor]) -> Tensor:
-    """G of gradients that are first averaged over ranks: the mean over ranks of ‖g_t‖² would be
-    biased upward by their noise."""
-    chosen = shared_by_two(gradients)
-    return gram(
-        map(
-            averaged,
-            blocks([[row[i] for i in chosen] for row in gradients], [of[i] for i in chosen]),
-        )
-    )
+    """G [T, T] of gradients that are first averaged over ranks: the mean over ranks of ‖g_t‖² would
+    be biased upward by their noise."""
+    shared = shared_by_two(gradients)
+    rows = [[row[i] for i in shared] for row in gradients]
+    return gram(map(averaged, blocks(rows, [of[i] for i in shared])))
 
 
 def gram_of_representations(gradients: Sequence[Row], of: Sequence[Tensor]) -> Tensor:
-    """Ranks hold different rows of z, so the Gram matrix of the global batch is a sum, (1/R²) Σ_r
-    G_r: T² numbers of traffic. The batch is flattened with the features, as MGDA-UB's authors have
-    it."""
+    """G [T, T] of gradients at z, the batch flattened with the features, as MGDA-UB's authors have
+    it. Ranks hold different rows of z, so G of the global batch is (1/R²) Σ_r G_r: T² numbers of
+    traffic."""
     local = gram(blocks(gradients, of))
     return local if world_size() == 1 else global_sum(local) / world_size() ** 2
 
 
 class Jacobian:
-    """∂L_t/∂θ of the shared parameters θ, one backward a task from z on; that of a task at z is let
-    go when it is done, and with the last one the graph, unless somebody keeps it."""
+    """∂L_t/∂θ of the shared parameters θ, from ∂L_t/∂z: one backward a task through the trunk.
 
-    def __init__(self, found: Branches, of: Sequence[Tensor], keep: bool):
-        self.rows: list[list[Tensor]] = [[] for _ in found.by_task]
-        self.of: list[Tensor] = []
-        last = max(t for t, row in enumerate(found.by_task) if row)
-        for task, by_z in enumerate(found.by_task):
+    The gradients of a task at z are let go when it is done, and with the last one the graph, unless
+    somebody keeps it.
+    """
+
+    def __init__(self, split: SplitGradients, parameters: Sequence[Tensor], keep: bool):
+        self.rows: list[list[Tensor]] = [[] for _ in split.by_task]
+        self.parameters: list[Tensor] = []
+        last = max(t for t, by_z in enumerate(split.by_task) if by_z)
+        for task, by_z in enumerate(split.by_task):
             if not by_z:
                 continue
-            taken = torch.autograd.grad(
-                found.z, of, by_z, retain_graph=keep or task < last, allow_unused=True
+            retain = keep or task < last
+            gradients = torch.autograd.grad(
+                split.z, parameters, by_z, retain_graph=retain, allow_unused=True
             )
-            found.by_task[task] = by_z = []
-            # tasks that read the same representations reach the same parameters
-            self.of = [p for p, gradient in zip(of, taken, strict=True) if gradient is not None]
-            self.rows[task] = [gradient.contiguous() for gradient in taken if gradient is not None]
+            split.by_task[task] = by_z = []
+            reached = [i for i, gradient in enumerate(gradients) if gradient is not None]
+            # the same for every task, since all read the same representations
+            self.parameters = [parameters[i] for i in reached]
+            self.rows[task] = [gradients[i].contiguous() for i in reached]
 
     def gram(self) -> Tensor:
-        return gram(map(averaged, blocks(self.rows, self.of)))
+        return gram(map(averaged, blocks(self.rows, self.parameters)))
 
-    def weighted(self, weights: Tensor) -> Given:
-        """Σ_t w_t g_t of this rank."""
-        return [
-            (p, update.to(p.dtype))
-            for p, update in zip(self.of, weighted(self.rows, weights), strict=True)
-        ]
+    def weighted(self, weights: Tensor) -> Precomputed:
+        """Σ_t w_t g_t of this rank. Can be called once: the rows are let go."""
+        totals = weighted(self.rows, weights)
+        return [(p, total.to(p.dtype)) for p, total in zip(self.parameters, totals, strict=True)]
 
 
-def scaled(device: torch.device) -> bool:
+def uses_loss_scale(device: torch.device) -> bool:
     """Whether the step's backward is of a loss that is scaled up, without which gradients in fp16
     become 0: then those that were found before it are good for G, and not for the update."""
     return (
@@ -121,8 +128,8 @@ class GramProvider:
     of the last shared layer, or of the one called `layer`. `shared`: every trained parameter that
     more than one task reaches: T backwards through the whole network.
 
-    Where tasks part at gates alone (see `branching`), one backward through all heads stands for T,
-    and `update` then gives every gradient of the step from the weights: what is left of its
+    Where the trunk splits at gates alone (see `branching`), one backward through all heads replaces
+    T, and `update` then gives every gradient of the step from the weights: what is left of its
     backward is, for `rep`, that from z on, for `shared` nothing. keep: the graph of the losses,
     where something else will be differentiated through it. through: the step's own backward must
     reach the inputs, so that with `shared` nothing is spared.
@@ -131,42 +138,49 @@ class GramProvider:
     def __init__(
         self, source: GradSource, layer: str | None = None, keep: bool = True, through: bool = False
     ):
-        self.source, self.layer, self.keep, self.through = source, layer, keep, through
+        self.source = source
+        self.layer = layer
+        self.keep = keep
+        self.through = through
         self.update: Update | None = None
 
     def __call__(
         self, losses: Sequence[Tensor], representations: Sequence[Tensor], context: Context
     ) -> Tensor:
-        parting = None
+        device = losses[0].device
+        split = None
         spares = self.source == "rep" or (self.source == "shared" and not self.through)
-        if spares and not scaled(losses[0].device):
-            parting = branching(losses, representations, list(context.tasks), context.network)
+        if spares and not uses_loss_scale(device):
+            tasks = list(context.tasks)
+            split = find_trunk_split(losses, representations, tasks, context.network)
         # products of gradients in half precision would lose the small ones
-        with torch.autocast(losses[0].device.type, enabled=False):
-            if parting is not None:
-                return self.at_the_branch(parting, losses, representations, context)
+        with torch.autocast(device.type, enabled=False):
+            if split is not None:
+                return self.at_split(split, losses, representations, context)
             return self.task_by_task(losses, representations, context)
 
-    def at_the_branch(
+    def at_split(
         self,
-        parting: Branching,
+        split: TrunkSplit,
         losses: Sequence[Tensor],
         representations: Sequence[Tensor],
         context: Context,
     ) -> Tensor:
-        found = branches(parting, losses, representations, self.keep)
+        """G from one backward through all heads; sets `update`."""
+        gradients = backward_to_split(split, losses, representations, self.keep)
         if self.source == "rep":
-            self.update = lambda weights: [*found.weighted(weights), *found.own]
-            return gram_of_representations(found.by_task, found.z)
-        behind = set(parting.own)
-        of = [p for p in context.parameters() if p.requires_grad and p not in behind]
-        jacobian = Jacobian(found, of, self.keep)
-        self.update = lambda weights: [*jacobian.weighted(weights), *found.own]
+            self.update = lambda weights: [*gradients.weighted(weights), *gradients.heads]
+            return gram_of_representations(gradients.by_task, gradients.z)
+        of_heads = set(split.head_parameters)
+        shared = [p for p in context.parameters() if p.requires_grad and p not in of_heads]
+        jacobian = Jacobian(gradients, shared, self.keep)
+        self.update = lambda weights: [*jacobian.weighted(weights), *gradients.heads]
         return jacobian.gram()
 
     def task_by_task(
         self, losses: Sequence[Tensor], representations: Sequence[Tensor], context: Context
     ) -> Tensor:
+        """G from one backward a task."""
         of = self.differentiated(representations, context)
         gradients = task_gradients(losses, of) if of else []
         if not shared_by_two(gradients):
@@ -189,18 +203,17 @@ class GramProvider:
 def last_shared(network: nn.Module, name: str | None = None) -> Tensor:
     """The last trained weight of two or more dimensions before the heads, or the parameter called
     `name`. Norms and biases say little of a task's pull."""
-    own = {
-        n: p
-        for n, p in network.named_parameters()
-        if p.requires_grad and not n.startswith("heads.")
-    }
+    shared: dict[str, Tensor] = {}
+    for parameter_name, p in network.named_parameters():
+        if p.requires_grad and not parameter_name.startswith("heads."):
+            shared[parameter_name] = p
     if name is not None:
-        if name not in own:
+        if name not in shared:
             raise UserError(
-                f"layer='{name}': no trained shared parameter of this name; {nearest(name, own)}"
+                f"layer='{name}': no trained shared parameter of this name; {nearest(name, shared)}"
             )
-        return own[name]
-    weights = [p for p in own.values() if p.ndim >= 2]
+        return shared[name]
+    weights = [p for p in shared.values() if p.ndim >= 2]
     if not weights:
         raise UserError(
             "no trained layer before the heads, and gradients need one: unfreeze some of the "

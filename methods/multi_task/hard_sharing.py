@@ -18,15 +18,15 @@ def mlp_head(width: int, classes: int) -> nn.Sequential:
 
 
 class HardSharing(Method):
-    """z = f(x) shared by all tasks, y_t = h_t(z): what every run with several tasks does; here is
-    where they part.
+    """z = f(x) shared by all tasks, y_t = h_t(z): what every run with several tasks does; here it
+    is set where they branch.
 
     The layers after stage `split_stage` of the backbone are copied for every task, and run side by
     side. The copies start equal, so the network's function is that of the shared one.
 
-    split_stage: number of stages that stay shared, as timm cuts the model (a transformer in four);
-        0 shares nothing;
-    null shares the whole backbone. head: `linear`, or `mlp` with one hidden layer a task.
+    split_stage: stages that all tasks share, at least 0; null: the whole backbone. Stages are those
+        of timm (a transformer has four); 0 shares nothing.
+    head: head of a task: `linear` or `mlp` with one hidden layer.
     """
 
     def __init__(
@@ -34,7 +34,8 @@ class HardSharing(Method):
         split_stage: Annotated[int, Field(ge=0)] | None = None,
         head: Literal["linear", "mlp"] = "linear",
     ):
-        self.split_stage, self.head = split_stage, head
+        self.split_stage = split_stage
+        self.head = head
 
     def declare(self) -> Declaration:
         tags = () if self.split_stage is None else ("features_by_task",)
@@ -42,7 +43,7 @@ class HardSharing(Method):
             "where tasks part makes no difference to a backbone that does not learn; leave one out"
         )
         return Declaration(
-            kinds=("image",),
+            modalities=("image",),
             tasks_at_least=2,
             slots=("sharing",),
             tags=tags,
@@ -59,17 +60,16 @@ class HardSharing(Method):
             return
         option = f"multi_task={self.key}"
         layers = layers_of(network, option)
+        # the layers that follow each number of shared stages, as long as one of them is trained
         ends = [0, *(i + 1 for i, layer in enumerate(layers) if layer.ends_stage)]
-        if self.split_stage >= len(ends) or not any(
-            layer.trained for layer in layers[ends[self.split_stage] :]
-        ):
-            most = max(
-                i for i, end in enumerate(ends) if any(layer.trained for layer in layers[end:])
-            )
+        copyable = []
+        for end in ends:
+            if any(layer.trained for layer in layers[end:]):
+                copyable.append(layers[end:])
+        if self.split_stage >= len(copyable):
             key = f"methods.{self.key}.split_stage"
+            most = len(copyable) - 1
             raise UserError(
                 f"{key}={self.split_stage}: no layers are left to copy; expected 0 to {most}"
             )
-        split_into_columns(
-            network, list(context.tasks), layers[ends[self.split_stage] :], {}, option
-        )
+        split_into_columns(network, list(context.tasks), copyable[self.split_stage], {}, option)

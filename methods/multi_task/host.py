@@ -1,6 +1,9 @@
-"""Small matrices on the CPU as arrays of NumPy: an operation on T × T numbers costs a fraction of a
-tensor's. On other devices they stay tensors, and nothing waits unless a caller asks for arrays
-(MGDA beyond eight tasks)."""
+"""Small matrices, T × T, in NumPy where they lie on the CPU: an operation on so few numbers costs a
+fraction of a tensor's. On a device they stay tensors, and the host does not wait for them unless a
+caller asks for arrays (MGDA beyond eight tasks).
+
+What uses only operators and the methods that arrays and tensors share is so written once for both.
+"""
 
 from typing import Any
 
@@ -11,25 +14,25 @@ from torch import Tensor
 from foundation import devices
 
 
-def light(*tensors: Tensor, wait: bool = False) -> Any:
-    """The tensors as arrays where they lie on the CPU, else as they are; wait: as arrays in any
-    case. What is computed with operators and with the methods that both kinds have is written once.
-    """
+def to_numpy_on_cpu(*tensors: Tensor, wait: bool = False) -> Any:
+    """A tuple of the tensors, as arrays if they lie on the CPU, else as they are. wait: as arrays
+    from a device too, for which the host waits. An array shares the memory of its tensor."""
     if wait or devices.readable(tensors[0]):
         return tuple(tensor.detach().cpu().numpy() for tensor in tensors)
     return tensors
 
 
-def heavy(found: Any, like: Tensor) -> Tensor:
-    """A tensor of the same kind as `like`."""
-    return found if isinstance(found, Tensor) else torch.from_numpy(found).to(like)
+def like_tensor(value: Any, like: Tensor) -> Tensor:
+    """An array, or a tensor, as a tensor; an array gets the dtype and device of `like`."""
+    return value if isinstance(value, Tensor) else torch.from_numpy(value).to(like)
 
 
-def solved(system: Any, right: Any) -> Any:
-    """x in `system` x = `right`, [T, T] and [T]; no numbers where there is no solution."""
-    if isinstance(system, Tensor):
-        return torch.linalg.solve_ex(system, right)[0]
+def solve(matrix: Any, right: Any) -> Any:
+    """x in `matrix` x = `right`, [T, T] and [T]; NaN on the CPU, and no exception, where there is
+    no solution, so that both kinds go on without a look at the numbers."""
+    if isinstance(matrix, Tensor):
+        return torch.linalg.solve_ex(matrix, right)[0]
     try:
-        return np.linalg.solve(system, right)
+        return np.linalg.solve(matrix, right)
     except np.linalg.LinAlgError:
         return np.full_like(right, np.nan)

@@ -17,53 +17,54 @@ NormalizeSum = Literal["none", "one", "tasks"]
 
 @dataclass(frozen=True)
 class TaskLosses:
-    """losses: [T] scalars of this rank with graph, in the order of the tasks: all terms of a task
-    with their weights, a semi-supervised one beside the supervised one. present: [T], False where
-    no sample of the global batch has a label of the task. rest: the sum of the terms that belong to
-    no task; no weighting touches it.
+    """by_task: L_t, scalars of this rank with graph, in the order of the tasks: all terms of a task
+    with their weights, a semi-supervised one beside the supervised one. present: bool [T], False
+    where no sample of the global batch has a label of the task. rest: the sum of the terms that
+    belong to no task; no weighting touches it.
     """
 
-    losses: list[Tensor]
+    by_task: list[Tensor]
     present: Tensor
     rest: Tensor
 
     def whole(self) -> Tensor:
         """[T] losses of the global batch, without gradient."""
-        return global_sum(torch.stack(self.losses)) / world_size()
+        return global_sum(torch.stack(self.by_task)) / world_size()
 
-    def combined(self, weights: Tensor | None = None) -> Tensor:
-        """Σ_t w_t L_t + rest, with w = 1 where none are given."""
-        factors = [None] * len(self.losses) if weights is None else list(weights)
-        weighted = [
-            loss if w is None else w * loss for w, loss in zip(factors, self.losses, strict=True)
-        ]
-        return reduce(add, weighted) + self.rest
+    def weighted_sum(self, weights: Tensor | None = None) -> Tensor:
+        """Σ_t w_t L_t + rest. weights: [T], None for w = 1."""
+        terms = self.by_task
+        if weights is not None:
+            terms = [w * loss for w, loss in zip(weights, self.by_task, strict=True)]
+        return reduce(add, terms) + self.rest
 
 
 def task_losses(step: Step) -> TaskLosses:
     """Group the terms of a step by their task."""
     zero = next(iter(step.losses.values())).new_zeros(())
-    losses: dict[str, list[Tensor]] = {task: [] for task in step.tasks}
-    seen: dict[str, list[Any]] = {task: [] for task in step.tasks}
+    terms: dict[str, list[Tensor]] = {task: [] for task in step.tasks}
+    counts: dict[str, list[Any]] = {task: [] for task in step.tasks}
     rest = zero
     for name, term in step.terms.items():
         value = term.weighted(step.losses[name])
-        if term.task in losses:
-            losses[term.task].append(value)
-            seen[term.task].append(kept(term))
+        if term.task in terms:
+            terms[term.task].append(value)
+            counts[term.task].append(sample_count(term))
         else:
             rest = rest + value
-    summed = [reduce(add, values) if values else zero for values in losses.values()]
-    return TaskLosses(summed, present([sum(counts) for counts in seen.values()], zero), rest)
+    by_task = [reduce(add, values) if values else zero for values in terms.values()]
+    totals = [sum(of_terms) for of_terms in counts.values()]
+    return TaskLosses(by_task, present(totals, zero), rest)
 
 
-def kept(term: Term) -> Tensor | float:
+def sample_count(term: Term) -> Tensor | float:
     """How many samples of this rank a term counts; one where it has no mask."""
     return 1.0 if term.mask is None else term.mask.detach().sum().float()
 
 
 def present(counts: list[Tensor | float], like: Tensor) -> Tensor:
-    """[T] whether any rank counts samples of a task."""
+    """Whether any rank counts samples of a task, bool [T]. counts: of this rank, by task."""
+    # without masks every count is a number: neither ranks nor the device are waited for
     if world_size() == 1 and all(isinstance(count, float) and count > 0 for count in counts):
         return torch.ones(len(counts), dtype=torch.bool, device=like.device)
     return global_sum(torch.stack([like + count for count in counts])) > 0

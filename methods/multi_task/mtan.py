@@ -3,6 +3,7 @@ Attention, CVPR 2019, arXiv 1803.10704."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from methods.multi_task.stages import (
     Layer,
     channel_axis,
-    evaluating,
+    forward_of,
     layers_of,
     not_in_place,
     parts_of,
@@ -21,6 +22,7 @@ from methods.multi_task.stages import (
     unstageable,
 )
 from recipes.contract import Context, Declaration, Method
+from recipes.networks.network import Network
 
 
 def block(inputs: int, outputs: int, kernel: int, act: nn.Module, tokens: bool) -> nn.Sequential:
@@ -32,8 +34,10 @@ def block(inputs: int, outputs: int, kernel: int, act: nn.Module, tokens: bool) 
 
 
 def on_grid_of(x: Tensor, p: Tensor, pool: Any) -> Tensor:
-    """`x` pooled to the height and width of `p`, where it is a picture of another size."""
-    return x if x.ndim == 3 or x.shape[2:] == p.shape[2:] else pool(x, p.shape[2:])
+    """x pooled to the height and width of p, where it is a picture of another size."""
+    if x.ndim == 3 or x.shape[2:] == p.shape[2:]:
+        return x
+    return pool(x, p.shape[2:])  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -49,15 +53,14 @@ class Attention(nn.Module):
         self, tasks: Sequence[str], early: int, last: int, before: int, reduction: int, tokens: bool
     ):
         super().__init__()
-        inputs, middle = early + (last if before else 0), max(last // reduction, 1)
+        inputs = early + (last if before else 0)
+        middle = max(last // reduction, 1)
         act = nn.GELU if tokens else nn.ReLU
         self.onward = block(before, last, 3, act(), tokens) if before else None
         self.masks = nn.ModuleDict()
         for task in tasks:
-            g, h = (
-                block(inputs, middle, 1, act(), tokens),
-                block(middle, last, 1, nn.Sigmoid(), tokens),
-            )
+            g = block(inputs, middle, 1, act(), tokens)
+            h = block(middle, last, 1, nn.Sigmoid(), tokens)
             self.masks[task] = nn.Sequential(*g, *h)
 
     def forward(self, u: Tensor, p: Tensor, before: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -72,46 +75,52 @@ class Attention(nn.Module):
 
 
 class Attended(nn.Module):
-    """A trunk whose stages are read by attention, never changed; what follows the last stage (norm,
-    pooling) runs once on the attended features of all tasks, which lie behind one another in the
-    batch.
+    """A trunk whose stages are read by attention, never changed. What follows the last stage (norm,
+    pooling) runs once, on the attended features of all tasks concatenated along the batch.
 
-    stages: names of the trunk's layers that end a stage. behind: whether channels lie in the last
-        place of pictures.
+    stages: names of the trunk's layers that end a stage. channels_last: whether pictures are NHWC.
     """
 
     def __init__(
-        self, trunk: nn.Module, stages: Sequence[str], attentions: Sequence[Attention], behind: bool
+        self,
+        trunk: nn.Module,
+        stages: Sequence[str],
+        attentions: Sequence[Attention],
+        channels_last: bool,
     ):
         super().__init__()
-        self.trunk, self.stages, self.behind = trunk, tuple(stages), behind
+        self.trunk = trunk
+        self.stages = tuple(stages)
+        self.channels_last = channels_last
         self.attentions = nn.ModuleList(attentions)
 
-    def second(self, x: Tensor) -> Tensor:
-        return x.movedim(3, 1) if self.behind and x.ndim == 4 else x
+    def channels_second(self, x: Tensor) -> Tensor:
+        return x.movedim(3, 1) if self.channels_last and x.ndim == 4 else x
+
+    def as_trunk_has_it(self, x: Tensor) -> Tensor:
+        return x.movedim(1, 3) if self.channels_last and x.ndim == 4 else x
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        early: dict[int, Tensor] = {}
-        attended: dict[str, Tensor] = {}
+        early: dict[int, Tensor] = {}  # u_j
+        attended: dict[str, Tensor] = {}  # â_t of the stage before, by task
 
-        def hooks_of(j: int) -> tuple[Any, Any]:
-            def before(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-                early[j] = self.second(given[0])
+        def keep_early(j: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            early[j] = self.channels_second(inputs[0])
 
-            def after(module: nn.Module, given: Any, output: Tensor) -> Tensor | None:
-                attended.update(self.attentions[j](early[j], self.second(output), attended))
-                if j + 1 < len(self.stages):
-                    return None
-                together = torch.cat(list(attended.values()))
-                return together.movedim(1, 3) if self.behind and together.ndim == 4 else together
-
-            return before, after
+        def attend(j: int, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+            last = self.channels_second(output)
+            attended.update(self.attentions[j](early[j], last, attended))
+            if j + 1 < len(self.stages):
+                return None  # the trunk goes on with its own output
+            return self.as_trunk_has_it(torch.cat(list(attended.values())))
 
         with ExitStack() as hooks:
             for j, name in enumerate(self.stages):
-                stage, (before, after) = self.trunk.get_submodule(name), hooks_of(j)
-                hooks.callback(last_block(stage).register_forward_pre_hook(before).remove)
-                hooks.callback(stage.register_forward_hook(after).remove)
+                stage = self.trunk.get_submodule(name)
+                before = last_block(stage).register_forward_pre_hook(partial(keep_early, j))
+                hooks.callback(before.remove)
+                after = stage.register_forward_hook(partial(attend, j))
+                hooks.callback(after.remove)
             features = self.trunk(x)
         return dict(zip(attended, parts_of(features, len(attended)), strict=True))
 
@@ -119,12 +128,14 @@ class Attended(nn.Module):
 def last_block(stage: nn.Module) -> nn.Module:
     """The last block of a stage; the stage itself where it is one."""
     blocks = getattr(stage, "blocks", stage)
-    return blocks[-1] if isinstance(blocks, nn.Sequential) and len(blocks) else stage
+    if isinstance(blocks, nn.Sequential) and len(blocks):
+        return blocks[-1]
+    return stage
 
 
-def tapped(layers: Sequence[Layer]) -> list[Layer]:
-    """The ends of stages; a stem that ends in an activation is left out where there are whole
-    stages behind it."""
+def attended_stages(layers: Sequence[Layer]) -> list[Layer]:
+    """The ends of stages; a stem that ends in an activation is left out where whole stages follow
+    it."""
     ends = [layer for layer in layers if layer.ends_stage]
     return [layer for layer in ends if layer.trained] or ends
 
@@ -139,11 +150,11 @@ class MTAN(Method):
     LayerNorm and GELU (our extension). Head t reads â_t of the last stage. Weightings of gradients
     count f_j to what tasks share; the masks see the weight of their task, heads do not.
 
-    reduction: channels of the stage over those between g and h, 4.
+    reduction: channels of the stage over those between g and h, at least 1; 4.
     """
 
     declaration = Declaration(
-        kinds=("image",),
+        modalities=("image",),
         tasks_at_least=2,
         slots=("sharing",),
         tags=("features_by_task",),
@@ -160,43 +171,49 @@ class MTAN(Method):
         self.reduction = reduction
 
     def build(self, context: Context) -> None:
-        network, option = context.network, f"multi_task={self.key}"
-        trunk, tasks = network.backbone, list(context.tasks)
-        layers = tapped(layers_of(network, option))
-        not_in_place(trunk)  # taps are read later
-        widths = [layer.output.shape[channel_axis(trunk, layer.output)] for layer in layers]
-        behind = any(channel_axis(trunk, layer.output) == 3 for layer in layers)
-        attentions = [
-            Attention(tasks, early, last, before, self.reduction, tokens=layer.output.ndim == 3)
-            for layer, early, last, before in zip(
-                layers, early_widths(network, layers), widths, [0, *widths[:-1]], strict=True
-            )
-        ]
-        network.backbone = Attended(trunk, [layer.name for layer in layers], attentions, behind)
+        network = context.network
+        trunk = network.backbone
+        tasks = list(context.tasks)
+        option = f"multi_task={self.key}"
+        layers = attended_stages(layers_of(network, option))
+        not_in_place(trunk)  # u_j and p_j are read after the layers behind them have run
+        attentions = []
+        before = 0
+        channels_last = False
+        for layer, early in zip(layers, early_widths(network, layers), strict=True):
+            axis = channel_axis(trunk, layer.output)
+            last = layer.output.shape[axis]
+            tokens = layer.output.ndim == 3
+            attentions.append(Attention(tasks, early, last, before, self.reduction, tokens))
+            before = last
+            channels_last |= axis == 3
+        names = [layer.name for layer in layers]
+        network.backbone = Attended(trunk, names, attentions, channels_last)
         check(network, option)
 
 
-def early_widths(network: Any, layers: Sequence[Layer]) -> list[int]:
+def early_widths(network: Network, layers: Sequence[Layer]) -> list[int]:
     """Channels of u_j, the inputs of the stages' last blocks."""
-    found: list[int] = []
+    widths: list[int] = []
     trunk = network.backbone
-    with evaluating(trunk), ExitStack() as hooks:
+
+    def note_width(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0]
+        widths.append(x.shape[channel_axis(trunk, x)])
+
+    with ExitStack() as hooks:
         for layer in layers:
-            hook = last_block(layer.module).register_forward_pre_hook(
-                lambda module, given: found.append(given[0].shape[channel_axis(trunk, given[0])])
-            )
+            hook = last_block(layer.module).register_forward_pre_hook(note_width)
             hooks.callback(hook.remove)
-        trunk(sample(network))
-    return found
+        forward_of(trunk, sample(network))
+    return widths
 
 
-def check(network: Any, option: str) -> None:
-    """Every task has features of the trunk's width. Raises UserError where the trunk cannot be read
-    so."""
+def check(network: Network, option: str) -> None:
+    """Raise UserError where not every task gets features of the trunk's width."""
     try:
-        with evaluating(network.backbone):
-            found = network.backbone(sample(network))
+        by_task = forward_of(network.backbone, sample(network))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise unstageable(option, str(error).strip().split("\n")[0]) from error
-    if any(features.shape != (2, network.feature_dim) for features in found.values()):
+    if any(features.shape != (2, network.feature_dim) for features in by_task.values()):
         raise unstageable(option, "what follows its last stage is no map of single samples")

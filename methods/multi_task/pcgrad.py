@@ -8,29 +8,30 @@ import torch
 from torch import Tensor
 
 from methods.multi_task.gram import GradSource
-from methods.multi_task.host import heavy, light
+from methods.multi_task.host import like_tensor, to_numpy_on_cpu
 from methods.multi_task.losses import NormalizeSum, TaskLosses
 from methods.multi_task.weighting import Every, GramWeighting, without_absent
 from recipes.step import Step
 
 
-@np.errstate(all="ignore")  # what is no number is seen by whoever uses the weights
+@np.errstate(all="ignore")  # NaN in G gives NaN in w, which `Weighting` does not take
 def projected_weights(gram: Tensor, order: Tensor) -> Tensor:
-    """Row i of C, at first e_i, holds task i's gradient as Σ_j C_ij g_j. For j in order[i], j ≠ i:
-    where it conflicts, (C G)_ij < 0, its part along the *original* g_j is taken out, C_ij -= (C
-    G)_ij / G_jj. w = Σ_i C_i, [T].
+    """w = Σ_i C_i, [T], with g_i^PC = Σ_j C_ij g_j, the gradients after Algorithm 1 of the paper.
 
-    gram: [T, T]. order: [T, T], a permutation of the tasks in each row.
+    Row i of C is e_i at first. For j in order[i], j ≠ i: where ⟨g_i^PC, g_j⟩ = (C G)_ij < 0, the
+    projection on the *original* g_j is taken out, C_ij -= (C G)_ij / ‖g_j‖².
+
+    gram: G [T, T]. order: [T, T], a permutation of the tasks in each row.
     """
     tasks = torch.arange(len(gram), device=gram.device)
-    start = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    g, order, tasks, c = light(gram, order, tasks, start)
-    length = g.diagonal().clip(torch.finfo(gram.dtype).tiny)
-    for j in order.T:
-        along = (c * g.T[j]).sum(1)
-        conflict = (along < 0) & (j != tasks)
-        c[tasks, j] -= conflict * along / length[j]
-    return heavy(c.sum(0), gram)
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    g, order, tasks, coefficients = to_numpy_on_cpu(gram, order, tasks, identity)
+    squared_norms = g.diagonal().clip(torch.finfo(gram.dtype).tiny)
+    for j in order.T:  # the next partner of every task, all tasks at once
+        inner_products = (coefficients * g.T[j]).sum(1)
+        conflict = (inner_products < 0) & (j != tasks)
+        coefficients[tasks, j] -= conflict * inner_products / squared_norms[j]
+    return like_tensor(coefficients.sum(0), gram)
 
 
 class PCGrad(GramWeighting):
@@ -41,12 +42,12 @@ class PCGrad(GramWeighting):
     sum. The order of the projections is drawn anew in every step, equal on all ranks. No task is
     projected on itself (LibMTL does that).
 
-    grad_source: `shared` (paper), `last_shared`, or `rep`, gradients of the shared representation
-        at the cost of
-    backwards through heads. reduction: `sum` of the projected gradients (paper) or their `mean`.
-        normalize_sum: `none`,
-    `one`, `tasks`: rescale w to this sum. scale_heads: heads see w_t too. update_every: steps
-        between two solutions.
+    grad_source: gradients taken: `shared` (paper), `last_shared` or `rep`, of the shared
+        representation. `rep` costs backwards through heads alone.
+    reduction: update: `sum` of the projected gradients (paper) or their `mean`.
+    normalize_sum: rescale w to the sum `one` or `tasks` (T); `none` (paper).
+    scale_heads: weight the losses of heads by w too; false (paper).
+    update_every: optimizer steps between two solutions, at least 1; 1 (paper).
     """
 
     def __init__(
@@ -57,11 +58,13 @@ class PCGrad(GramWeighting):
         scale_heads: bool = False,
         update_every: Every = 1,
     ):
-        self.grad_source, self.reduction, self.normalize_sum = grad_source, reduction, normalize_sum
-        self.scale_heads, self.update_every = scale_heads, update_every
+        super().__init__(grad_source, normalize_sum, scale_heads, update_every)
+        self.reduction = reduction
 
-    def solve(self, gram: Tensor, found: TaskLosses, step: Step) -> Tensor:
+    def solve(self, gram: Tensor, losses: TaskLosses, step: Step) -> Tensor:
         tasks = len(gram)
         order = step.randomness.shared(f"{self.key}/order", tasks).uniform(tasks).argsort(1)
-        weights = projected_weights(without_absent(gram, found.present), order)
-        return weights / found.present.sum().clamp_min(1) if self.reduction == "mean" else weights
+        weights = projected_weights(without_absent(gram, losses.present), order)
+        if self.reduction == "mean":
+            return weights / losses.present.sum().clamp_min(1)
+        return weights

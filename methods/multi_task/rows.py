@@ -1,8 +1,8 @@
-"""J, the gradients of the tasks, kept as its rows: each is the tensors that autograd gave, and
-never copied as a whole.
+"""J Jᵀ and wᵀ J of the Jacobian J of the task losses, [T, n], which is never made as a whole.
 
-A row is a gradient for each of the tensors `of`, None where the task does not reach that one; an
-empty row is that of a task which reaches none.
+J is kept as its rows, and a row as the gradients that autograd gave: one for each of the tensors
+`of`, None where the task does not reach that one. An empty row is that of a task which reaches
+none.
 """
 
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
@@ -13,51 +13,58 @@ from torch import Tensor
 from foundation import devices
 from foundation.distributed import global_sum, world_size
 
-CACHED = 2**18  # numbers of a block on the CPU, about what its caches hold
-NARROW = 2**14  # columns of a block on the CPU at least, so that a product is worth a call
+CACHED = 2**18  # numbers of a block of J on the CPU, about what its caches hold
+NARROW = 2**14  # its columns at least, so that a product is worth a call
 BLOCK = 2**24  # numbers of a block that a device multiplies or ranks send
 
 Row = Sequence[Tensor | None]
 
 
 def dense(row: Row) -> list[Tensor | None]:
-    """The row with its gradients laid out in the order of their indices, as all blocks are."""
+    """The row with contiguous gradients, so that all are flattened in the same order."""
     return [None if gradient is None else gradient.contiguous() for gradient in row]
 
 
 def runs(sizes: Iterable[int], width: int) -> Iterator[list[tuple[int, slice]]]:
-    """Cut tensors of these sizes, one behind the other, into runs of `width` numbers: which part of
-    which tensor."""
+    """Cut the concatenation of tensors of these sizes into runs of `width` numbers: which part of
+    which tensor each has."""
     run: list[tuple[int, slice]] = []
-    room = width
+    left = width
     for i, size in enumerate(sizes):
         start = 0
         while start < size:
-            stop = min(size, start + room)
+            stop = min(size, start + left)
             run.append((i, slice(start, stop)))
-            room, start = room - (stop - start), stop
-            if not room:
+            left -= stop - start
+            start = stop
+            if not left:
                 yield run
-                run, room = [], width
+                run = []
+                left = width
     if run:
         yield run
 
 
 def blocks(rows: Sequence[Row], of: Sequence[Tensor]) -> Iterator[Tensor]:
-    """J [T, n] in parts of float32 with some of its columns each; what a task does not reach is
-    zero."""
+    """J [T, n] in blocks of columns, float32; 0 where a task does not reach a tensor."""
     tasks = len(rows)
-    local = devices.readable(of[0]) and world_size() == 1
-    width = max(CACHED // tasks, NARROW) if local else max(BLOCK // tasks, 1)
-    flat = [
-        [flattened(g, x) for g, x in zip(row or [None] * len(of), of, strict=True)] for row in rows
-    ]
+    in_cache = devices.readable(of[0]) and world_size() == 1
+    width = max(CACHED // tasks, NARROW) if in_cache else max(BLOCK // tasks, 1)
+    flat = [flattened(row, of) for row in rows]
     for run in runs([x.numel() for x in of], width):
-        yield torch.cat([row[i][part] for row in flat for i, part in run]).view(tasks, -1).float()
+        parts = [row[i][part] for row in flat for i, part in run]
+        yield torch.cat(parts).view(tasks, -1).float()
 
 
-def flattened(gradient: Tensor | None, x: Tensor) -> Tensor:
-    return x.new_zeros(1).expand(x.numel()) if gradient is None else gradient.reshape(-1)
+def flattened(row: Row, of: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of a row as vectors, without a copy."""
+    vectors = []
+    for gradient, x in zip(row or [None] * len(of), of, strict=True):
+        if gradient is None:
+            vectors.append(x.new_zeros(1).expand(x.numel()))  # one number in memory
+        else:
+            vectors.append(gradient.reshape(-1))
+    return vectors
 
 
 def gram(parts: Iterable[Tensor]) -> Tensor:
@@ -74,15 +81,19 @@ def averaged(block: Tensor) -> Tensor:
     return block if world_size() == 1 else global_sum(block) / world_size()
 
 
+def at_least_float32(gradient: Tensor) -> Tensor:
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+
+
 def weighted(rows: MutableSequence[list[Tensor]], weights: Tensor) -> list[Tensor]:
-    """Σ_t w_t g_t by tensor, in float32 at least. Rows are let go as they are added, so that memory
-    falls again. Those that are not empty have a gradient for every tensor."""
+    """wᵀ J = Σ_t w_t g_t, by tensor, in float32 at least. weights: w [T].
+
+    Rows that are not empty have a gradient for every tensor. Rows are emptied as they are added, so
+    that memory falls again.
+    """
     total: list[Tensor] = []
     for task, weight in enumerate(weights.unbind()):
-        row = [
-            gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-            for gradient in rows[task]
-        ]
+        row = [at_least_float32(gradient) for gradient in rows[task]]
         rows[task] = []
         if not row:
             continue

@@ -1,19 +1,20 @@
 """Cutting a backbone into layers that can be copied for every task, without knowing its family.
 
-A timm backbone calls its top-level layers one after the other, each from one tensor with the batch
+A timm backbone calls its top-level layers one after the other; each maps one tensor with the batch
 in front to another. So T columns can run in lock-step inside the backbone's *own* forward: their
-tensors lie behind one another, [T·N, …], and every layer is replaced by `Columns`, which gives each
-part to a copy of its own. Positions, class tokens, pooling and whatever else the forward does
-between layers see a larger batch and nothing more. What the backbone holds itself (a class token,
-positions) stays one for all columns.
+tensors are concatenated along the batch, [T·N, …], and every layer is replaced by `Columns`, which
+gives each part to a copy of its own. Positions, class tokens, pooling and whatever else the forward
+does between layers see a larger batch and nothing more. Parameters of the backbone itself (a class
+token, positions) are shared by all columns.
 
 Whether a backbone is of this kind is tried, not looked up: one forward before and after must agree.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,16 +22,16 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.randomness import generator
-from recipes.networks.network import Network
+from recipes.networks.network import Network, eval_mode
 
-MANY = 6  # stages; a transformer names each of its blocks one, and is then cut into
+# a transformer names each of its blocks a stage: more than MANY are thinned out to FEW
+MANY = 6
 FEW = 4
 TRIED = "resnet18, convnext_atto, swin_tiny_patch4_window7_224, vit_tiny_patch16_224, digits_cnn"
-Mix = Callable[[list[Tensor]], list[Tensor]]
 
 
 def not_in_place(module: nn.Module) -> None:
-    """Let no activation overwrite what it is given."""
+    """Make every activation leave its input as it is."""
     for layer in module.modules():
         if getattr(layer, "inplace", False):
             layer.inplace = False  # type: ignore[assignment]
@@ -52,29 +53,29 @@ class Layer:
 
 
 def parts_of(x: Tensor, count: int) -> Sequence[Tensor]:
-    """[count · N, …] as `count` tensors [N, …]; unlike `chunk` it leaves N open where a network is
-    traced."""
+    """[count · N, …] as `count` tensors [N, …]; unlike with `chunk`, N stays dynamic in a traced
+    network."""
     return x.unflatten(0, (count, -1)).unbind()
 
 
 class Columns(nn.Module):
     """T copies of a layer, each on its part of the batch: [T·N, …] -> [T·N, …].
 
-    enter: the first layer of the columns, all copies take the same [N, …]. mix: what happens
-    between the columns' outputs. A backbone may ask a layer for its settings (a patch size): the
-    first copy answers.
+    enter: this is the first layer of the columns, and all copies take the same [N, …]. mix: what is
+    computed between the columns' outputs, list of T to list of T. Attributes that a backbone reads
+    of the layer (a patch size) are those of the first copy.
     """
 
     def __init__(
         self, layer: nn.Module, count: int, enter: bool = False, mix: nn.Module | None = None
     ):
         super().__init__()
-        # frozen weights are one for all
+        # deepcopy takes what is in its memo as copied already: frozen weights are one for all
         frozen = {id(p): p for p in layer.parameters() if not p.requires_grad}
-        self.copies = nn.ModuleList(
-            [layer, *(copy.deepcopy(layer, memo=dict(frozen)) for _ in range(count - 1))]
-        )
-        self.enter, self.mix = enter, mix
+        copies = [copy.deepcopy(layer, memo=dict(frozen)) for _ in range(count - 1)]
+        self.copies = nn.ModuleList([layer, *copies])
+        self.enter = enter
+        self.mix = mix
         not_in_place(self.copies)  # columns are views of one tensor, or all take the same
 
     def __getattr__(self, name: str) -> Any:
@@ -86,103 +87,112 @@ class Columns(nn.Module):
             return getattr(self.copies[0], name)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        parts = [x] * len(self.copies) if self.enter else parts_of(x, len(self.copies))
-        outputs = [
-            layer(part, *args, **kwargs) for layer, part in zip(self.copies, parts, strict=True)
-        ]
-        return torch.cat(self.mix(outputs) if self.mix is not None else outputs)
+        count = len(self.copies)
+        parts = [x] * count if self.enter else parts_of(x, count)
+        outputs = []
+        for layer, part in zip(self.copies, parts, strict=True):
+            outputs.append(layer(part, *args, **kwargs))
+        if self.mix is not None:
+            outputs = self.mix(outputs)
+        return torch.cat(outputs)
 
 
 class ByTask(nn.Module):
-    """A trunk that ends in the features of T columns, [T·N, D], as features by task."""
+    """The features of a trunk of T columns, [T·N, D], by task: [N, D] each."""
 
     def __init__(self, trunk: nn.Module, tasks: Sequence[str]):
         super().__init__()
-        self.trunk, self.tasks = trunk, tuple(tasks)
+        self.trunk = trunk
+        self.tasks = tuple(tasks)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self.tasks, parts_of(self.trunk(x), len(self.tasks)), strict=True))
+        columns = parts_of(self.trunk(x), len(self.tasks))
+        return dict(zip(self.tasks, columns, strict=True))
 
 
 def sample(network: Network) -> Tensor:
-    """Two pictures, in values and size as the backbone sees them."""
+    """Two pictures [2, C, H, W], in values and size as the backbone sees them."""
     size = getattr(network, "input_size", None) or (64, 64)
+    channels = network.mean.shape[1]  # type: ignore[index]
+    pictures = torch.randn(2, channels, *size, generator=generator("stages"))
     first = next(network.parameters())
-    pictures = torch.randn(2, network.mean.shape[1], *size, generator=generator("stages"))  # type: ignore[index]
     return pictures.to(first.device, first.dtype)
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every layer is in the mode it was in."""
-    modes = {layer: layer.training for layer in module.modules()}
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
+def forward_of(backbone: nn.Module, x: Tensor) -> Any:
+    """What the backbone returns for x in evaluation mode, without gradient."""
+    with torch.no_grad(), eval_mode(backbone):
+        return backbone(x)
 
 
 def named_stages(backbone: nn.Module) -> list[str]:
-    """Layers that end a stage, by timm's record of the model; many are thinned out to four."""
+    """Names of the layers that end a stage, by timm's `feature_info`; many are thinned out to
+    four."""
     names = [str(info["module"]) for info in getattr(backbone, "feature_info", [])]
     if len(names) > MANY:
         names = [names[(i + 1) * len(names) // FEW - 1] for i in range(FEW)]
     return names
 
 
-def candidates(backbone: nn.Module, stages: Sequence[str]) -> dict[str, nn.Module]:
-    """Top-level layers by name; those that hold stages are taken apart."""
-    found, waiting = {}, list(backbone.named_children())
+def top_level_layers(backbone: nn.Module, stages: Sequence[str]) -> dict[str, nn.Module]:
+    """The backbone's children by name; lists, and children that contain stages, are replaced by
+    their own children."""
+    layers = {}
+    waiting = list(backbone.named_children())
     while waiting:
         name, module = waiting.pop(0)
-        inner = list(module.named_children())
-        if inner and (
-            isinstance(module, nn.ModuleList) or any(s.startswith(f"{name}.") for s in stages)
-        ):
-            waiting = [(f"{name}.{child}", layer) for child, layer in inner] + waiting
+        children = [(f"{name}.{child}", layer) for child, layer in module.named_children()]
+        contains_stage = any(stage.startswith(f"{name}.") for stage in stages)
+        if children and (isinstance(module, nn.ModuleList) or contains_stage):
+            waiting = children + waiting
         else:
-            found[name] = module
-    return found
+            layers[name] = module
+    return layers
+
+
+class _Recorder:
+    """Forward hooks that note the layers a backbone calls, in order. unusable: names of layers that
+    are no map of one tensor to one, or are called again."""
+
+    def __init__(self, stages: Sequence[str]):
+        self.stages = stages
+        self.layers: dict[str, Layer] = {}
+        self.unusable: list[str] = []
+
+    def record(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if is_batch(output) and inputs and is_batch(inputs[0]) and name not in self.layers:
+            self.layers[name] = Layer(name, module, output, name in self.stages)
+        elif name in self.stages or next(module.parameters(), None) is not None:
+            # one without weights (a reshape, a dropout) need not be copied, and may do as it likes
+            self.unusable.append(name)
+
+
+def is_batch(x: Any) -> bool:
+    """Whether this is a tensor with the two pictures of `sample` in front, [2, …]."""
+    return isinstance(x, Tensor) and x.ndim > 1 and len(x) == 2
 
 
 def layers_of(network: Network, option: str) -> list[Layer]:
-    """The layers that the backbone calls, in order. Raises UserError where one is no map of one
-    tensor, called once."""
+    """The layers that the backbone calls, in order. Raises UserError where one with weights is no
+    map of one tensor, called once."""
     backbone = network.backbone
-    stages = named_stages(backbone)
-    called: list[Layer] = []
-    odd: list[str] = []
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-            plain = given and all(
-                isinstance(x, Tensor) and x.ndim > 1 and len(x) == 2 for x in (given[0], output)
-            )
-            if plain and all(layer.name != name for layer in called):
-                called.append(Layer(name, module, output, name in stages))
-            elif name in stages or next(module.parameters(), None) is not None:
-                odd.append(name)
-
-        return hook
-
-    with evaluating(backbone), ExitStack() as hooks:
-        for name, module in candidates(backbone, stages).items():
-            hooks.callback(module.register_forward_hook(note(name)).remove)
+    recorder = _Recorder(named_stages(backbone))
+    with ExitStack() as hooks:
+        for name, module in top_level_layers(backbone, recorder.stages).items():
+            hook = module.register_forward_hook(partial(recorder.record, name))
+            hooks.callback(hook.remove)
         try:
-            backbone(sample(network))
+            forward_of(backbone, sample(network))
         except RuntimeError as error:
-            raise unstageable(
-                option, "pictures of 64x64 are too small; set network.input_size"
-            ) from error
-    if odd or not any(layer.ends_stage for layer in called):
-        raise unstageable(
-            option,
-            f"its layer '{odd[0]}' takes or gives more than one tensor" if odd else "no stages",
-        )
-    return called
+            reason = "pictures of 64x64 are too small; set network.input_size"
+            raise unstageable(option, reason) from error
+    if recorder.unusable:
+        name = recorder.unusable[0]
+        raise unstageable(option, f"its layer '{name}' takes or gives more than one tensor")
+    layers = list(recorder.layers.values())
+    if not any(layer.ends_stage for layer in layers):
+        raise unstageable(option, "no stages")
+    return layers
 
 
 def unstageable(option: str, reason: str) -> UserError:
@@ -192,14 +202,14 @@ def unstageable(option: str, reason: str) -> UserError:
 
 
 def channel_axis(backbone: nn.Module, output: Tensor) -> int:
-    """Where the channels lie: behind in tokens [N, L, C] and in pictures that the model calls NHWC,
-    else second."""
-    behind = output.ndim == 3 or getattr(backbone, "output_fmt", "NCHW") == "NHWC"
-    return output.ndim - 1 if behind else 1
+    """The axis of the channels: the last of tokens [N, L, C] and of pictures whose model says NHWC,
+    else the second."""
+    channels_last = output.ndim == 3 or getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+    return output.ndim - 1 if channels_last else 1
 
 
 def install(backbone: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer in the place of the one called `name`."""
+    """Replace the layer called `name`."""
     parent, _, child = name.rpartition(".")
     setattr(backbone.get_submodule(parent), child, layer)
 
@@ -211,29 +221,33 @@ def split_into_columns(
     mixes: dict[str, nn.Module],
     option: str,
 ) -> None:
-    """Give every task its own copy of these last layers of the backbone, which then has features by
-    task. mixes: what stands between the columns, by the name of the layer it follows. Raises
-    UserError where the result is another function, mixing apart, which must leave equal columns as
-    they are."""
-    trunk, x = network.backbone, sample(network)
-    with evaluating(trunk):
-        before = trunk(x)
+    """Give every task its own copy of these last layers of the backbone, which then returns
+    features by task.
+
+    mixes: what is computed between the columns, by the name of the layer it follows. Raises
+    UserError where the result is another function; mixing must leave equal columns as they are.
+    """
+    trunk = network.backbone
+    x = sample(network)
+    before = forward_of(trunk, x)
     enter = True
     for layer in layers:
-        if layer.trained or layer.name in mixes or enter:
-            install(
-                trunk, layer.name, Columns(layer.module, len(tasks), enter, mixes.get(layer.name))
-            )
+        mix = mixes.get(layer.name)
+        if layer.trained or mix is not None or enter:
+            install(trunk, layer.name, Columns(layer.module, len(tasks), enter, mix))
             enter = False
     network.backbone = ByTask(trunk, tasks)
     try:
-        with evaluating(network.backbone):
-            after = network.backbone(x)
+        after = forward_of(network.backbone, x)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise unstageable(option, str(error).strip().split("\n")[0]) from error
-    scale = before.abs().max().clamp_min(1e-6)
-    if any(
-        found.shape != before.shape or (found - before).abs().max() > 1e-4 * scale
-        for found in after.values()
-    ):
+    if not all(agrees(features, before) for features in after.values()):
         raise unstageable(option, "in columns it computes something else")
+
+
+def agrees(features: Tensor, expected: Tensor) -> bool:
+    """Whether they have one shape and differ by at most 1e-4 of the largest entry."""
+    if features.shape != expected.shape:
+        return False
+    scale = expected.abs().max().clamp_min(1e-6)
+    return not bool((features - expected).abs().max() > 1e-4 * scale)

@@ -13,15 +13,17 @@ from recipes.step import Step
 
 
 class Static(Weighting):
-    """Σ_t w_t L_t with w given; without this or another weighting a run takes the plain sum, w = 1.
+    """L = Σ_t w_t L_t with w given; without this or another weighting a run takes the plain sum, w
+    = 1.
 
-    weights: a number for every task, in their order; null for 1 each. normalize_sum: `none`, `one`
-    (with equal weights the mean of the losses), `tasks`: rescale w to this sum over the tasks that
-    a batch has labels of.
+    weights: a weight for every task, in their order; null: 1 each.
+    normalize_sum: rescale w to the sum `one` or `tasks` (T); `none`: as given. The sum is over the
+        tasks that a batch has labels of; with equal weights `one` is the mean of the losses.
     """
 
     def __init__(self, weights: list[float] | None = None, normalize_sum: NormalizeSum = "none"):
-        self.weights, self.normalize_sum = weights, normalize_sum
+        self.weights = weights
+        self.normalize_sum = normalize_sum
 
     def state(self, tasks: int) -> WeightingState:
         if self.weights is not None and (len(self.weights) != tasks or min(self.weights) < 0):
@@ -29,11 +31,10 @@ class Static(Weighting):
                 f"methods.{self.key}.weights={self.weights}: expected {tasks} numbers of at least 0"
             )
         state = WeightingState(tasks)
-        state.register_buffer(
-            "given", torch.ones(tasks) if self.weights is None else torch.tensor(self.weights)
-        )
+        weights = torch.ones(tasks) if self.weights is None else torch.tensor(self.weights)
+        state.register_buffer("given", weights)
         return state
 
-    def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
+    def task_weights(self, losses: TaskLosses, step: Step, context: Context) -> Tensor:
         module: nn.Module = self.module(context)
         return module.get_buffer("given").clone()

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.devices import precise
-from methods.multi_task.branching import asks_for_itself, given
+from methods.multi_task.branching import asks_for_itself, with_gradients
 from methods.multi_task.gram import (
     BIASES_ALONE,
     NOTHING_SHARED_LEARNS,
@@ -54,7 +54,7 @@ class Weighting(Method):
     def state(self, tasks: int) -> WeightingState:
         return WeightingState(tasks)
 
-    def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
+    def task_weights(self, losses: TaskLosses, step: Step, context: Context) -> Tensor:
         """[T] weights, without gradient, equal on all ranks."""
         raise TypeError(f"{type(self).__name__} has no weights")
 
@@ -64,34 +64,43 @@ class Weighting(Method):
             context.network.gates = Gates(context.tasks)
 
     def combine(self, step: Step, context: Context) -> Tensor:
-        found, held = task_losses(step), self.module(context)
+        losses = task_losses(step)
+        state = self.module(context)
         if not step.replay and step.progress.step % self.update_every == 0:
             with torch.no_grad():
-                weights = self.task_weights(found, step, context).to(held.weights)
-                weights = normalized(weights, found.present, self.normalize_sum)
-                usable = found.present & weights.isfinite().all()
-                held.weights.copy_(torch.where(usable, weights, held.weights))
-        weights = held.weights.clone()
+                weights = self.task_weights(losses, step, context).to(state.weights)
+                weights = normalized(weights, losses.present, self.normalize_sum)
+                usable = losses.present & weights.isfinite().all()
+                state.weights.copy_(torch.where(usable, weights, state.weights))
+        weights = state.weights.clone()
         for task, weight in zip(step.tasks, weights, strict=True):
             step.scalar(f"weight/{task}", weight)
         if context.network.gates is None:
-            return found.combined(weights)
+            return losses.weighted_sum(weights)
         context.network.gates.set(weights)
-        return self.objective(found, weights)
+        return self.objective(losses, weights, step)
 
-    def objective(self, found: TaskLosses, weights: Tensor) -> Tensor:
+    def objective(self, losses: TaskLosses, weights: Tensor, step: Step) -> Tensor:
         """Σ_t L_t + rest, whose backward goes through gates that hold the weights."""
-        return found.combined()
+        return losses.weighted_sum()
 
 
 class GramWeighting(Weighting):
     """w = f(G), G the Gram matrix of the tasks' gradients by `grad_source` (see `GramProvider`)."""
 
-    grad_source: GradSource
-    layer: str | None = None
-    _update: Update | None = (
-        None  # between two lines of `combine`: the gradients that finding G has left
-    )
+    def __init__(
+        self,
+        grad_source: GradSource,
+        normalize_sum: NormalizeSum = "none",
+        scale_heads: bool = True,
+        update_every: int = 1,
+        layer: str | None = None,
+    ):
+        self.grad_source: GradSource = grad_source
+        self.normalize_sum = normalize_sum
+        self.scale_heads = scale_heads
+        self.update_every = update_every
+        self.layer = layer
 
     def declare(self) -> Declaration:
         refuses = {"freezes_backbone": NOTHING_SHARED_LEARNS}
@@ -107,35 +116,36 @@ class GramWeighting(Weighting):
             precisions=UNSCALED,
         )
 
-    def solve(self, gram: Tensor, found: TaskLosses, step: Step) -> Tensor:
+    def solve(self, gram: Tensor, losses: TaskLosses, step: Step) -> Tensor:
         """[T] weights from G [T, T] in float64."""
         raise TypeError(f"{type(self).__name__} has no solution")
 
-    def gram(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
+    def gram(self, losses: TaskLosses, step: Step, context: Context) -> Tensor:
+        """G [T, T] in float64."""
         inputs = [entry.embedded.x for entry in step.inputs.values() if entry.network == "student"]
         through = any(asks_for_itself(x, context.parameters()) for x in inputs if x.requires_grad)
-        provider = GramProvider(
-            self.grad_source, self.layer, keep=found.rest.requires_grad, through=through
-        )
+        keep = losses.rest.requires_grad
+        provider = GramProvider(self.grad_source, self.layer, keep=keep, through=through)
         with torch.enable_grad():
-            gram = provider(found.losses, step.representations, context)
-        self._update = provider.update
+            gram = provider(losses.by_task, step.representations, context)
+        step.scratch[self.key] = provider.update
         return precise(gram)
 
-    def objective(self, found: TaskLosses, weights: Tensor) -> Tensor:
-        """The same, of which the backward is done as far as G needed it."""
-        update, self._update = self._update, None
+    def objective(self, losses: TaskLosses, weights: Tensor, step: Step) -> Tensor:
+        """The same, whose backward is done already as far as G needed it."""
+        # the gradients that finding G has left, where it was found in this pass
+        update: Update | None = step.scratch.pop(self.key, None)
         if update is None:
-            return super().objective(found, weights)
-        return given(torch.stack(found.losses).sum(), update(weights)) + found.rest
+            return super().objective(losses, weights, step)
+        return with_gradients(torch.stack(losses.by_task).sum(), update(weights)) + losses.rest
 
-    def task_weights(self, found: TaskLosses, step: Step, context: Context) -> Tensor:
-        return self.solve(self.gram(found, step, context), found, step)
+    def task_weights(self, losses: TaskLosses, step: Step, context: Context) -> Tensor:
+        return self.solve(self.gram(losses, step, context), losses, step)
 
 
 def without_absent(gram: Tensor, present: Tensor) -> Tensor:
-    """G with the rows of absent tasks, and of those without gradient, replaced by those of a task
-    of length 1 that is orthogonal to all others: it leaves their weights alone."""
-    there = present & (gram.diagonal() > 1e-12 * gram.diagonal().amax())
-    alone = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.where(there[:, None] & there[None, :], gram, alone)
+    """G [T, T] with the rows of absent tasks, and of those without gradient, replaced by those of a
+    task of length 1 that is orthogonal to all others: it leaves their weights alone."""
+    usable = present & (gram.diagonal() > 1e-12 * gram.diagonal().amax())
+    orthogonal = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return torch.where(usable[:, None] & usable[None, :], gram, orthogonal)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.peft.freezing import evaluating, is_sketch
+from methods.peft.freezing import on_meta_device, trial_forward
 from recipes.networks.network import Network
 
 Activation = Callable[[Tensor], Tensor]
@@ -35,13 +35,12 @@ class Bottleneck(nn.Module):
         self, width: int, size: int, activation: Activation, scale: float, dropout: float, site: str
     ):
         super().__init__()
-        self.down, self.up = nn.Linear(width, size), nn.Linear(size, width)
-        self.activation, self.scale, self.dropout, self.site = (
-            activation,
-            scale,
-            nn.Dropout(dropout),
-            site,
-        )
+        self.down = nn.Linear(width, size)
+        self.up = nn.Linear(size, width)
+        self.activation = activation
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+        self.site = site
         self.seen: Tensor | None = None
 
     def forward(self, z: Tensor) -> Tensor:
@@ -84,7 +83,8 @@ class Bottleneck(nn.Module):
     def beside(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         """… and add A of it to that part's output: F(x) → F(x) + A(x)."""
         assert self.seen is not None
-        seen, self.seen = self.seen, None
+        seen = self.seen
+        self.seen = None
         return self.added(output, seen)
 
 
@@ -114,14 +114,14 @@ class Flow:
     def __init__(self, network: Network):
         self.inputs: dict[nn.Module, Any] = {}
         self.outputs: dict[nn.Module, Any] = {}
-        if is_sketch(network):
+        if on_meta_device(network):
             return
         modules = [
             module for module in network.backbone.modules() if not isinstance(module, nn.Identity)
         ]
         handles = [module.register_forward_hook(self.note) for module in modules]
         try:
-            with torch.no_grad(), evaluating(network):
+            with torch.no_grad(), trial_forward(network):
                 network(network.example())
         finally:
             for handle in handles:

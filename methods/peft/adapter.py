@@ -12,31 +12,36 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from foundation.errors import UserError
 from methods.peft.activations import ACTIVATIONS, Bottleneck, Flow
 from methods.peft.sites import Site, existing, find_blocks, find_sites
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
 Variant = Literal["houlsby", "pfeiffer", "parallel"]
 
 
-class Adapter(Surgeon):
+class Adapter(PEFTMethod):
     """A(z) = s · (U σ(D z + b_D) + b_U), D: [m, d], U: [d, m], put into every block of a frozen
     transformer.
 
-    With F a sub-layer and x its residual stream, post-norm (BERT) | pre-norm (ViT):
-    `houlsby`, after attention and after the feed-forward part: LN(x + F + A(F)) | x + F + A(F).
-    `pfeiffer`, after the feed-forward part: h = LN(x + F), LN(x + F + A(h)), by the same norm | h =
-    x + F, h + A(h). `parallel`, beside the feed-forward part: LN(x + F(x) + A(x)) | x + F(LN x) +
-    A(LN x). The adapter reads after the output layer's dropout and its result is added before layer
-    scale and drop path. U and all biases start at zero, so the network starts as it was (the
-    paper's start is only near that).
+    With F a sub-layer and x its residual stream, post-norm (BERT) | pre-norm (ViT): `houlsby`,
+    after attention and after the feed-forward part: LN(x + F + A(F)) | x + F + A(F). `pfeiffer`,
+    after the feed-forward part: h = LN(x + F), LN(x + F + A(h)), by the same norm | h = x + F, h +
+    A(h). `parallel`, beside the feed-forward part: LN(x + F(x) + A(x)) | x + F(LN x) + A(LN x). The
+    adapter reads after the output layer's dropout and its result is added before layer scale and
+    drop path. U and all biases start at zero, so the network starts as it was (the paper's start is
+    only near that). Rates: AdamW 1e-4 to 1e-3.
 
-    variant: as above. bottleneck m: 64. scale s: null is 4 for `parallel`, 1 for the others.
-    activation σ: `auto` is GELU (tanh form) for `houlsby`, ReLU for the others. init: `zero`, or
-        `houlsby`: D and U from N(0, 0.01²) cut at 2σ.
-    dropout: of σ(·), 0. train_norms: learn scale and shift of all layer norms as well; null: for
-        `houlsby` alone, as
-    its paper has it. load: a delta saved by a run, to start from. Rates: AdamW 1e-4 to 1e-3.
+    variant: place in a block: `houlsby`, `pfeiffer` or `parallel`.
+    bottleneck: width m, at least 1; 64 (authors' code).
+    scale: s, above 0; null: 4 for `parallel` (He et al.), 1 for the others.
+    activation: σ: `gelu`, `relu`, `silu`, `identity` or `auto`, the paper's. `auto` is GELU (tanh
+        form) for `houlsby`, ReLU for the others.
+    init: start of D and U: `zero` (U and biases) or `houlsby`, near zero (paper). `houlsby`: both
+        from N(0, 0.01²) cut at 2σ.
+    dropout: probability of dropout behind σ, in [0, 1); 0.
+    train_norms: train scale and shift of all layer norms as well; null: for `houlsby` alone
+        (paper).
+    load: delta saved by another run, to start from; null: none.
     """
 
     def __init__(
@@ -50,13 +55,11 @@ class Adapter(Surgeon):
         train_norms: bool | None = None,
         load: str | None = None,
     ):
-        self.variant, self.bottleneck, self.init, self.dropout, self.load = (
-            variant,
-            bottleneck,
-            init,
-            dropout,
-            load,
-        )
+        self.variant = variant
+        self.bottleneck = bottleneck
+        self.init = init
+        self.dropout = dropout
+        self.load = load
         self.scale = scale or (4.0 if variant == "parallel" else 1.0)
         self.activation = (
             ("gelu" if variant == "houlsby" else "relu") if activation == "auto" else activation

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from methods.peft.freezing import evaluating, is_sketch
+from methods.peft.freezing import on_meta_device, trial_forward
 from methods.peft.weights import is_mergeable, merge
 from recipes.networks.network import Network
 from recipes.step import Embedded
@@ -36,9 +36,9 @@ def answer(network: Network, example: Embedded) -> Tensor:
 @torch.no_grad()
 def snapshot(network: Network) -> Tensor | None:
     """What it says before surgery; a sketch says nothing."""
-    if is_sketch(network):
+    if on_meta_device(network):
         return None
-    with evaluating(network):
+    with trial_forward(network):
         return answer(network, network.example())
 
 
@@ -53,7 +53,7 @@ def audit(
     `snapshot`."""
     if not trained or before is None:
         return
-    with evaluating(network):
+    with trial_forward(network):
         example = network.example()
         if preserves and _far(answer(network, example), before):
             raise UserError(

@@ -8,7 +8,7 @@ from torch import nn
 
 from foundation.errors import UserError
 from methods.peft.sites import find_sites
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
@@ -36,23 +36,25 @@ def query_and_middle(backbone: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-class BitFit(Surgeon):
-    """Trains b alone in y = W x + b: the biases of all layers and norms, and the heads; weights of
-    norms stay frozen.
+class BitFit(PEFTMethod):
+    """y = W x + b with b alone trained: the biases of all layers and norms, and the heads; weights
+    of norms stay frozen.
 
     Biases have no weight decay. A network without any bias is refused; batch normalisation keeps
-    its statistics.
+    its statistics. Rates: AdamW 1e-4 to 1e-3 on text (full fine-tuning: 1e-5), 1e-3 to 1e-2 on
+    images.
 
-    which: `all`, or `query_and_middle`, the paper's smaller set: the biases of queries and of the
-    first feed-forward layer, about half as many; refused where queries have no bias of their own.
-    load: a delta saved by a run, to start from. Rates: AdamW 1e-4 to 1e-3 on text (full
-        fine-tuning: 1e-5), 1e-3 to 1e-2 on images.
+    which: biases trained: `all` or `query_and_middle`, the paper's smaller set. These are the
+        biases of queries and of the first feed-forward layer, about half as many; refused where
+        queries have no bias of their own.
+    load: delta saved by another run, to start from; null: none.
     """
 
     declaration = Declaration(tags=("delta", "biases_only"))
 
     def __init__(self, which: Literal["all", "query_and_middle"] = "all", load: str | None = None):
-        self.which, self.load = which, load
+        self.which = which
+        self.load = load
 
     def attach(self, network: Network) -> None:
         backbone = network.backbone

@@ -19,13 +19,13 @@ from methods.peft.linear_probe import LinearProbe
 from methods.peft.lora import LoRA
 from methods.peft.prefix_tuning import PrefixTuning
 from methods.peft.prompt_tuning import PromptTuning
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from methods.peft.vpt import VPT
 from recipes.networks import build_network
 from recipes.networks.network import Network
 from recipes.networks.text import TextNetwork
 
-ROWS: dict[str, Surgeon] = {
+ROWS: dict[str, PEFTMethod] = {
     "linear_probe": LinearProbe(),
     "bitfit": BitFit(),
     "lora": LoRA(),
@@ -53,7 +53,7 @@ def bert() -> Network:
     return TextNetwork(encoder, {"label": 2})
 
 
-def cost(method: Surgeon, network: Network) -> str:
+def cost(method: PEFTMethod, network: Network) -> str:
     """Numbers that learn, and their part of the backbone's."""
     whole = sum(parameter.numel() for parameter in network.backbone.parameters())
     method.key = "counted"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from methods.peft.lora import Init, LoRA, LowRank
 from methods.peft.sites import Site
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Context, Declaration
 from recipes.networks.network import Network
 
@@ -80,15 +80,10 @@ class DoRA(LoRA):
     The norm is over all inputs of an output and passes no gradient (section 4.3 of the paper). It
     costs one product of the weight's size a layer and step. Dropout acts on the input of A alone. m
     has no weight decay, which would pull it to zero. On one layer with another change of its weight
-    it has no meaning, so it does not meet LoRA.
+    it has no meaning, so it does not meet LoRA. On a fused layer with `qkv=split` each part has its
+    own A, B and m. Rates are those of LoRA. The peft library's format is neither read nor written.
 
-    rank r: 8. alpha α: 8, s = α/r. dropout: of the input of A. scaling: `lora`, or `rslora` for
-        α/√r. init of A:
-    `kaiming` or `gaussian`. targets: roles or patterns; null: queries and values, else all dense
-    convolutions. qkv: on a fused layer `split` gives each part its own A, B and m, `shared` has one
-        A and B. All as LoRA has them, and so
-    are rates. load: a delta saved by a run, to start from; the peft library's format is neither
-        read nor written.
+    load: delta saved by another run, to start from; null: none.
     """
 
     declaration = Declaration(
@@ -101,7 +96,7 @@ class DoRA(LoRA):
     delta = Directed
 
     def read(self, path: Path, network: Network, trained: dict[str, nn.Parameter]) -> None:
-        Surgeon.read(self, path, network, trained)
+        PEFTMethod.read(self, path, network, trained)
 
-    def leave(self, folder: Path, context: Context) -> None:
-        Surgeon.leave(self, folder, context)
+    def save_artifacts(self, folder: Path, context: Context) -> None:
+        PEFTMethod.save_artifacts(self, folder, context)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from recipes.networks.network import Network
+from recipes.networks.network import Network, eval_mode
 
 
 def freeze(network: Network) -> None:
@@ -19,32 +19,26 @@ def freeze(network: Network) -> None:
         return
     network.frozen = True
     network.backbone.requires_grad_(False)
-    keep_still(
+    keep_eval_only(
         network, [module for module in network.backbone.modules() if isinstance(module, _BatchNorm)]
     )
 
 
-def keep_still(network: Network, modules: Sequence[nn.Module]) -> None:
+def keep_eval_only(network: Network, modules: Sequence[nn.Module]) -> None:
     """Evaluation mode for good."""
-    network.still += modules
+    network.eval_only += modules
     for module in modules:
         module.eval()
 
 
-def is_sketch(network: nn.Module) -> bool:
+def on_meta_device(network: nn.Module) -> bool:
     """Whether this is the plan's network, without numbers: not all encoders can be run so, and none
     is."""
     return next(network.parameters()).is_meta
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without a trace in random numbers; every module's own mode afterwards."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+def trial_forward(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without any effect on random numbers."""
+    with eval_mode(network), torch.random.fork_rng(devices=[]):
+        yield

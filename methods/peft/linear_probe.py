@@ -4,8 +4,8 @@ before it as in He et al., Masked Autoencoders Are Scalable Vision Learners, CVP
 
 from torch import Tensor, nn
 
-from methods.peft.freezing import keep_still
-from methods.peft.surgeon import Surgeon
+from methods.peft.freezing import keep_eval_only
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
@@ -22,13 +22,13 @@ class Standardise(nn.Module):
         return (self.norm(args[0]), *args[1:])
 
 
-class LinearProbe(Surgeon):
-    """Trains the heads alone: z = W f(x) + b on frozen features f. The whole backbone is in
+class LinearProbe(PEFTMethod):
+    """z = W f(x) + b on frozen features f: trains the heads alone. The whole backbone is in
     evaluation mode, without dropout, and makes no graph.
 
-    norm: standardise each feature before the heads, without scale and shift of its own: (f - μ)/σ
-    with the batch's moments, running ones in evaluation. For features of uneven size; makes the
-    heads' rate easier to choose.
+    norm: standardise each feature before the heads, (f - μ)/σ; false. By the batch's moments, in
+        evaluation by running ones, without scale and shift of its own. For features of uneven size;
+        makes the heads' rate easier to choose.
     """
 
     def __init__(self, norm: bool = False):
@@ -37,11 +37,14 @@ class LinearProbe(Surgeon):
     def declare(self) -> Declaration:
         reason = "it trains the heads alone, so nothing else may learn; leave out peft=linear_probe"
         return Declaration(
-            tags=("freezes_backbone",), refuses={"delta": reason}, exact_on_ranks=not self.norm
+            tags=("freezes_backbone",),
+            refuses={"delta": reason},
+            ddp_exact=not self.norm,
+            ddp_difference="the head's BatchNorm has statistics of each device",
         )
 
     def attach(self, network: Network) -> None:
-        keep_still(network, [network.backbone])
+        keep_eval_only(network, [network.backbone])
         if self.norm:
             standardise = Standardise(network.feature_dim, next(network.heads.parameters()).device)
             network.deltas[self.key] = standardise

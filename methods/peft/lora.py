@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from methods.peft.peft_format import LowRankDelta, is_peft, read_peft, write_peft
 from methods.peft.sites import Site, choose_sites, default_targets, find_sites, thirds
-from methods.peft.surgeon import Surgeon, averaged
+from methods.peft.surgeon import PEFTMethod, averaged
 from methods.peft.weights import attach
 from recipes.contract import Context, Declaration
 from recipes.networks.network import Network
@@ -56,7 +56,8 @@ class LowRank(LowRankDelta):
         weight: Tensor = site.module.weight
         outputs = len(weight) if site.rows is None else site.rows[1] - site.rows[0]
         ones = [1] * (weight.ndim - 2)
-        self.scale, self.dropout = scale, nn.Dropout(dropout)
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
         self.a = nn.Parameter(torch.empty(rank, *weight.shape[1:], device=weight.device))
         self.b = nn.Parameter(torch.zeros(outputs, rank, *ones, device=weight.device))
         if init == "kaiming":
@@ -80,7 +81,8 @@ class LowRank(LowRankDelta):
         adds to y."""
         if not isinstance(layer, nn.Linear):
             return LowRankDelta.added(deltas, layer, x, output)
-        hidden, b = hidden_of(deltas, x), joint(deltas)
+        hidden = hidden_of(deltas, x)
+        b = joint(deltas)
         if hidden.dtype != output.dtype:
             return output + F.linear(hidden, b).to(output.dtype)
         flat = torch.addmm(
@@ -110,25 +112,29 @@ def joint(deltas: Sequence[LowRank]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-class LoRA(Surgeon):
+class LoRA(PEFTMethod):
     """y = W x + b + s · B A dropout(x), s = α/r: a frozen layer learns a change of rank r, ΔW = s B
     A.
 
     A: [r, d_in], B: [d_out, r]. B starts at zero, so the network starts as it was; ΔW can be merged
     into W without a trace. A convolution's A has the layer's kernel and B is 1x1 (the form of the
     peft library; loralib's differs). Where a layer's weight is read instead of the layer being
-    called, dropout has no input to act on and is left out.
+    called, dropout has no input to act on and is left out. Rates are 10 to 100 times those of full
+    fine-tuning: AdamW 1e-4 to 2e-3.
 
-    rank r: 8. alpha α: 8 (paper on RoBERTa-base; the authors' scripts 16). Changing r at fixed α
-        changes s.
-    dropout: of the input of A, 0 to .1. scaling: `lora` is α/r, `rslora` α/√r. init of A: `kaiming`
-    is uniform in ±1/√d_in (authors' code), `gaussian` N(0, 1/r²).
-    targets: roles (`attn.q`, `mlp`, `conv.kxk`), `all_linear`, or patterns on names, see
-    `sites.py`; null: queries and values, in networks without attention all dense convolutions.
-    qkv: on a layer that makes queries, keys and values at once, `split` gives each its own A and B
-    on its own rows, as if they were separate; `shared` is one A and B for the whole layer (what
-    peft does), a different model. load: a delta saved by a run, or a folder in the peft library's
-    format, to start from. Rates are 10 to 100 times those of full fine-tuning: AdamW 1e-4 to 2e-3.
+    rank: rank r, at least 1; 8 (paper on RoBERTa).
+    alpha: α of s = α/r, above 0; 8 (paper on RoBERTa-base; authors' scripts: 16). Changing r at
+        fixed α changes s.
+    dropout: dropout of the input of A, in [0, 1); 0; up to 0.1 is usual.
+    scaling: s: `lora` α/r (paper) or `rslora` α/√r.
+    init: start of A: `kaiming`, uniform in ±1/√d_in (authors' code), or `gaussian` N(0, 1/r²).
+    targets: layers by role, e.g. [attn.q, mlp], or pattern; null: queries and values (paper), else
+        convolutions. Roles (`attn.q`, `mlp`, `conv.kxk`), `all_linear`, or patterns on names, see
+        `sites.py`. Networks without attention have all dense convolutions.
+    qkv: a fused query-key-value layer has A and B for each part, `split`, or one pair, `shared`
+        (peft). `split`: each on its own rows, as if the parts were separate layers; `shared`: one
+        for the whole layer (what peft does), a different model.
+    load: delta of another run, or a folder in the peft library's format, to start from; null: none.
     """
 
     declaration = Declaration(tags=("delta", "low_rank"))
@@ -144,14 +150,14 @@ class LoRA(Surgeon):
         qkv: Literal["split", "shared"] = "split",
         load: str | None = None,
     ):
-        self.rank, self.dropout, self.init, self.qkv, self.targets = (
-            rank,
-            dropout,
-            init,
-            qkv,
-            targets,
-        )
-        self.alpha, self.scaling, self.load = alpha, scaling, load
+        self.rank = rank
+        self.dropout = dropout
+        self.init = init
+        self.qkv = qkv
+        self.targets = targets
+        self.alpha = alpha
+        self.scaling = scaling
+        self.load = load
 
     delta: ClassVar[type[LowRank]] = LowRank
 
@@ -175,14 +181,15 @@ class LoRA(Surgeon):
             path, list(network.deltas[self.key]), prefix, option=f"methods.{self.key}.load"
         )
 
-    def leave(self, folder: Path, context: Context) -> None:
-        super().leave(folder, context)
+    def save_artifacts(self, folder: Path, context: Context) -> None:
+        super().save_artifacts(folder, context)
         network = averaged(context) or context.network
         write_peft(folder / f"{self.key}_peft", list(network.deltas[self.key]))
 
     def sites(self, network: Network) -> Iterator[Site]:
         """The layers that get a delta; rows of fused ones apart, unless they share."""
-        backbone, option = network.backbone, f"methods.{self.key}.targets"
+        backbone = network.backbone
+        option = f"methods.{self.key}.targets"
         targets = self.targets or default_targets(backbone)
         fused = {site.name: site for site in find_sites(backbone) if site.role == "attn.qkv"}
         if self.qkv == "shared" and fused:

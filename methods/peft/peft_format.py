@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from methods.peft.weights import WeightDelta
 
-CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
 
 
 class LowRankDelta(WeightDelta):
@@ -38,14 +40,18 @@ def is_peft(folder: Path) -> bool:
 
 def write_peft(folder: Path, deltas: Sequence[LowRankDelta]) -> None:
     """Write the deltas so that `PeftModel.from_pretrained(backbone, folder)` has them."""
-    tensors, ranks, alphas = {}, {}, {}
+    tensors = {}
+    ranks = {}
+    alphas = {}
     for name, group in groupby(deltas, key=lambda delta: delta.site):
         parts = list(group)
         a, b = joined(parts)
         tensors[f"{PREFIX}{name}.lora_A.weight"] = a
         tensors[f"{PREFIX}{name}.lora_B.weight"] = b
-        ranks[name], alphas[name] = len(a), parts[0].scale * len(a)
-    rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
+        ranks[name] = len(a)
+        alphas[name] = parts[0].scale * len(a)
+    rank = next(iter(ranks.values()))
+    alpha = next(iter(alphas.values()))
     config = {
         "peft_type": "LORA",
         "task_type": None,

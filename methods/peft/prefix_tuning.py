@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from foundation.errors import UserError
 from methods.peft.sites import Site, existing, find_sites
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
@@ -25,7 +25,8 @@ def with_prefix(
     key, value: [N, H, T, d_h]. rows: [P, 2, H·d_h], keys and values. mask: None, boolean (True is
     seen) or added to the scores, [..., T].
     """
-    batch, heads = key.shape[0], key.shape[1]
+    batch = key.shape[0]
+    heads = key.shape[1]
     both = rows.to(key.dtype).view(len(rows), 2, heads, key.shape[-1]).permute(1, 2, 0, 3)
     pk, pv = both.unsqueeze(1).expand(2, batch, *both.shape[1:])
     wide = None if mask is None else widened(mask, len(rows))
@@ -52,7 +53,8 @@ class Masks:
 
     def widen(self, mask: Tensor | None, length: int) -> Tensor | None:
         if mask is not None and mask is not self.given:
-            self.given, self.wide = mask, widened(mask, length)
+            self.given = mask
+            self.wide = widened(mask, length)
         return None if mask is None else self.wide
 
 
@@ -87,7 +89,8 @@ class Widened(TorchFunctionMode):
 
     def __init__(self, rows: Tensor, masks: Masks | None = None):
         super().__init__()
-        self.rows, self.masks = rows, masks or Masks()
+        self.rows = rows
+        self.masks = masks or Masks()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -113,7 +116,10 @@ class AtLayer:
     network. last: whether it is the last one of a forward."""
 
     def __init__(self, prefix: Prefix, layer: int, masks: Masks, last: bool):
-        self.prefix, self.layer, self.masks, self.last = prefix, layer, masks, last
+        self.prefix = prefix
+        self.layer = layer
+        self.masks = masks
+        self.last = last
         self.on: list[Widened] = []
 
     def enter(self, module: nn.Module, args: Any) -> None:
@@ -128,19 +134,21 @@ class AtLayer:
             self.masks.forget()
 
 
-class PrefixTuning(Surgeon):
+class PrefixTuning(PEFTMethod):
     """Attn(q, [P_k; K], [P_v; V]) = (1-λ) Attn(q, K, V) + λ Attn(q, P_k, P_v): learned rows in
     every attention.
 
     P_k, P_v: [P, d] a layer, never masked, seen by all queries; positions of the tokens do not
     shift, so a text may be as long as before (libraries that bring the rows as a cache shift them).
     A zero prefix, too, takes attention away from the tokens, so the network does not start as it
-    was. An attention run several times (ALBERT) has one prefix.
+    was. An attention run several times (ALBERT) has one prefix. Rows have no weight decay. Rates:
+    AdamW 1e-3 to 1e-2; through the MLP near 5e-5.
 
-    length P: 10. hidden: width of the MLP, [P_k^1, P_v^1, …]_i = W₂ tanh(W₁ E_i), which the paper
-    trains the rows through (512, with rates near 5e-5); 0 (default): rows directly, from N(0,
-    0.02²), with AdamW 1e-3 to 1e-2. load: a delta saved by a run, to start from. Rows have no
-    weight decay.
+    length: rows P in every attention, at least 1; 10 (paper: 10 for table-to-text).
+    hidden: width of the MLP that makes the rows, at least 0; 0: none (P-Tuning v2; paper: 512).
+        [P_k^1, P_v^1, …]_i = W₂ tanh(W₁ E_i); without it the rows themselves are trained, from N(0,
+        0.02²).
+    load: delta saved by another run, to start from; null: none.
     """
 
     declaration = Declaration(tags=("delta",))
@@ -152,7 +160,9 @@ class PrefixTuning(Surgeon):
         hidden: Annotated[int, Field(ge=0)] = 0,
         load: str | None = None,
     ):
-        self.length, self.hidden, self.load = length, hidden, load
+        self.length = length
+        self.hidden = hidden
+        self.load = load
 
     def attach(self, network: Network) -> None:
         backbone = network.backbone

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 from recipes.networks.text import TextNetwork
@@ -34,7 +34,8 @@ class Prompt(nn.Module):
         self.rows = nn.Parameter(rows)
         # first: the position id of a text's first token; None where positions are the encoder's own
         # affair
-        self.at, self.first = at, first
+        self.at = at
+        self.first = first
 
     def before(
         self, module: nn.Module, args: Any, kwargs: dict[str, Any]
@@ -56,24 +57,26 @@ class Prompt(nn.Module):
         return output
 
 
-class PromptTuning(Surgeon):
+class PromptTuning(PEFTMethod):
     """e(x) ← [e(x)_1; P_1 … P_P; e(x)_2 …]: learned rows among the word embeddings of a frozen text
     encoder.
 
     P: [P, d_e], not masked, left out of pooling. Different from the paper, in which a language
     model answers in words: a head reads the encoder. Weak on encoders below a billion parameters;
-        `vpt` puts rows into every block.
+    `vpt` puts rows into every block. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
 
-    length P: 20. init: `sampled_vocab`, embeddings of random words, or `random_uniform` in ±0.5.
-    placement: `after_first` leaves the first token where poolers and heads expect it, `before` is
-        the paper's.
-    positions: `keep` gives each token the position it had and the prompt that of the first; `shift`
-        counts through, as
-    the paper and the peft library do: P of the encoder's positions are lost for texts. load: a
-    delta saved by a run, to start from. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
+    length: rows P, at least 1; 20 (paper).
+    init: start of the rows: `sampled_vocab`, random words (paper), or
+        `random_uniform` in ±0.5.
+    placement: rows `after_first`, where poolers still find the first token (ours), or `before`
+        (paper).
+    positions: `keep` the tokens' positions (ours) or `shift` them by P (paper). With keep the
+        prompt has the position of the first token; with shift, as in the peft library, P of the
+        encoder's positions are lost for texts.
+    load: delta saved by another run, to start from; null: none.
     """
 
-    declaration = Declaration(kinds=("text",), tags=("delta",), slots=("prompts",))
+    declaration = Declaration(modalities=("text",), tags=("delta",), slots=("prompts",))
     preserves: ClassVar[bool] = False
 
     def __init__(
@@ -84,13 +87,11 @@ class PromptTuning(Surgeon):
         positions: Literal["keep", "shift"] = "keep",
         load: str | None = None,
     ):
-        self.length, self.init, self.placement, self.positions, self.load = (
-            length,
-            init,
-            placement,
-            positions,
-            load,
-        )
+        self.length = length
+        self.init = init
+        self.placement = placement
+        self.positions = positions
+        self.load = load
 
     def attach(self, network: Network) -> None:
         if not isinstance(network, TextNetwork):

@@ -62,7 +62,8 @@ class Site:
 
 def find_sites(backbone: nn.Module) -> list[Site]:
     """Every layer with a role, in the order of definition."""
-    found, stem = [], True
+    found = []
+    stem = True
     for name, module in backbone.named_modules():
         if not name or _FOREIGN.search(name):
             continue
@@ -164,7 +165,8 @@ def part_of(backbone: nn.Module, site: Site, role: str, option: str) -> Site:
             f"{option}: which rows of '{site.name}' make the '{role}' of {kind} is not known; "
             "name attn.qkv as target and set qkv=shared"
         )
-    third, i = site.module.out_features // 3, _FUSED.index(role)
+    third = site.module.out_features // 3
+    i = _FUSED.index(role)
     return replace(site, role=role, rows=(i * third, (i + 1) * third))
 
 

@@ -1,12 +1,12 @@
-"""What all methods of the family do, in this order: freeze, attach, prove it, load; and leave the
-delta behind."""
+"""The base of the family: freeze, attach, audit, load; and save the delta at the end."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 
+from foundation.moved import former_names
 from methods.peft.audit import audit, snapshot
 from methods.peft.freezing import freeze
 from methods.peft.store import load_delta, save_delta
@@ -15,12 +15,13 @@ from recipes.contract import Context, Method
 from recipes.networks.network import Network
 
 
-class Surgeon(Method, ABC):
-    """A method that freezes the backbone and trains little beside it. A subclass says what in
+class PEFTMethod(Method, ABC):
+    """A method that freezes the backbone and trains little beside it; a subclass implements
     `attach`.
 
-    preserves: whether the network's output is what it was until something is trained. load: a delta
-        to start from.
+    `preserves`: whether the network's output is what it was until something is trained.
+
+    load: delta saved by another run, to start from; null: none.
     """
 
     preserves: ClassVar[bool] = True
@@ -28,36 +29,39 @@ class Surgeon(Method, ABC):
 
     @abstractmethod
     def attach(self, network: Network) -> None:
-        """Add to the frozen network (`network.deltas[self.key]`), or let some of its parameters
-        learn again."""
+        """Add modules to the frozen network (`network.deltas[self.key]`), or make some of its
+        parameters trainable again."""
 
     def surgery(self, network: Network) -> None:
         freeze(network)
         others = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
         before = snapshot(network)
         self.attach(network)
-        trained = {
-            name: p
-            for name, p in network.named_parameters()
-            if p.requires_grad and id(p) not in others
-        }
+        trained = {}
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad and id(parameter) not in others:
+                trained[name] = parameter
         audit(network, self.key, trained, before, self.preserves)
         if self.load is not None:
             self.read(Path(self.load), network, trained)
 
     def read(self, path: Path, network: Network, trained: dict[str, nn.Parameter]) -> None:
-        """Take over what a run left."""
+        """Load the delta that a run saved."""
         load_delta(path, network, trained, option=f"methods.{self.key}.load")
 
-    def leave(self, folder: Path, context: Context) -> None:
+    def save_artifacts(self, folder: Path, context: Context) -> None:
         save_delta(folder / "delta.safetensors", context.network, averaged(context))
 
-    def fold(self, network: Network) -> None:
+    def merge(self, network: Network) -> None:
         if self.key in network.deltas and is_mergeable(network.deltas[self.key]):
             merge(network, self.key)
 
 
 def averaged(context: Context) -> Network | None:
-    """The averaged network, where the run reports its figures."""
+    """The averaged network, if it is the reported one."""
     reported = context.reported()
     return reported if reported is not context.network else None
+
+
+if not TYPE_CHECKING:  # with a module `__getattr__` mypy would accept any name
+    __getattr__ = former_names(__name__)

@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from methods.peft.freezing import evaluating, is_sketch, keep_still
+from methods.peft.freezing import keep_eval_only, on_meta_device, trial_forward
 from methods.peft.prompt_tuning import insert, remove
 from methods.peft.sites import existing, find_blocks, find_sites
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
@@ -37,7 +37,9 @@ class BlockPrompts(nn.Module):
 
     def __init__(self, rows: Tensor, at: int, dropout: float):
         super().__init__()
-        self.rows, self.at, self.dropout = nn.Parameter(rows), at, nn.Dropout(dropout)
+        self.rows = nn.Parameter(rows)
+        self.at = at
+        self.dropout = nn.Dropout(dropout)
 
 
 class AtBlock:
@@ -45,10 +47,13 @@ class AtBlock:
     before."""
 
     def __init__(self, prompts: BlockPrompts, index: int, mask_name: str | None):
-        self.prompts, self.index, self.mask_name = prompts, index, mask_name
+        self.prompts = prompts
+        self.index = index
+        self.mask_name = mask_name
 
     def before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        p, x = self.prompts, args[0]
+        p = self.prompts
+        x = args[0]
         count = p.rows.shape[1]
         if self.index == 0:
             x = insert(x, p.dropout(p.rows[0]), p.at)
@@ -68,28 +73,29 @@ class AtBlock:
     def after(self, block: nn.Module, args: Any, output: Any) -> Any:
         """After the last block: rows go out, so that norms, pooling and heads see what they always
         see."""
-        count, at = self.prompts.rows.shape[1], self.prompts.at
+        count = self.prompts.rows.shape[1]
+        at = self.prompts.at
         if isinstance(output, tuple):
             return (remove(output[0], count, at), *output[1:])
         return remove(output, count, at)
 
 
-class VPT(Surgeon):
+class VPT(PEFTMethod):
     """[x_cls; P_1 … P_P; x_1 … x_T] inside the blocks of a frozen transformer: learned tokens
     beside its own.
 
     P: [P, d] a block, after the class token (and registers), without positions of their own, not
-    pooled. `shallow`: they enter once, before the first block. `deep`: block i gets rows of its own
-    in place of what came out of block i-1 there. Start: uniform in ±√(6 / (c·p² + d)), c·p² the
-    numbers in a patch (on text: d). Networks that know the number of their tokens (tables of
-    relative positions, windows, rotations) are refused.
+    pooled. Start: uniform in ±√(6 / (c·p² + d)), c·p² the numbers in a patch (on text: d). Networks
+    that know the number of their tokens (tables of relative positions, windows, rotations) are
+    refused. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
 
-    mode: deep. length P: 10 (the paper searches 1 to 200). dropout: of the rows, 0 (authors' deep
-        runs: .1).
-    backbone: `eval` keeps the frozen network without dropout and drop path while training, as the
-        authors do; `train`
-    leaves them on. load: a delta saved by a run, to start from. Rows have no weight decay. Rates:
-        AdamW 1e-3 to 1e-2.
+    mode: tokens of their own for every block, `deep` (better, paper), or for the first, `shallow`.
+        `deep`: block i gets rows of its own in place of what came out of block i-1 there.
+    length: tokens P, at least 1; 10 (paper searches 1 to 200).
+    dropout: dropout of the tokens, in [0, 1); 0 (authors' deep runs: 0.1).
+    backbone: mode of the frozen network in training: `eval` (authors) or `train`, with dropout and
+        drop path.
+    load: delta saved by another run, to start from; null: none.
     """
 
     declaration = Declaration(tags=("delta", "adds_tokens"), slots=("prompts",))
@@ -103,17 +109,16 @@ class VPT(Surgeon):
         backbone: Literal["eval", "train"] = "eval",
         load: str | None = None,
     ):
-        self.mode, self.length, self.dropout, self.backbone, self.load = (
-            mode,
-            length,
-            dropout,
-            backbone,
-            load,
-        )
+        self.mode = mode
+        self.length = length
+        self.dropout = dropout
+        self.backbone = backbone
+        self.load = load
 
     def attach(self, network: Network) -> None:
         backbone = network.backbone
-        sites, names = find_sites(backbone), find_blocks(backbone)
+        sites = find_sites(backbone)
+        names = find_blocks(backbone)
         if not names:
             raise UserError(
                 f"methods.{self.key}: prompts are tokens among tokens, and "
@@ -121,7 +126,7 @@ class VPT(Surgeon):
                 f"{existing(sites)}; use peft=lora, or name a transformer as network"
             )
         if self.backbone == "eval":
-            keep_still(network, [backbone])
+            keep_eval_only(network, [backbone])
         width = next(len(site.module.weight) for site in sites if site.role == "mlp.out")
         patch = next(
             (site.module.weight[0].numel() for site in sites if site.role == "conv.stem"), width
@@ -150,10 +155,10 @@ class VPT(Surgeon):
                 block.register_forward_hook(here.after)
 
     def try_out(self, network: Network) -> None:
-        if is_sketch(network):
+        if on_meta_device(network):
             return
         try:
-            with torch.no_grad(), evaluating(network):
+            with torch.no_grad(), trial_forward(network):
                 network(network.example())
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             raise UserError(

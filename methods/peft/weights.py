@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from foundation.errors import UserError
-from methods.peft.freezing import evaluating, is_sketch
+from methods.peft.freezing import on_meta_device, trial_forward
 from methods.peft.sites import Site
 from recipes.networks.network import Network
 
@@ -28,7 +28,9 @@ class WeightDelta(nn.Module):
 
     def __init__(self, site: Site):
         super().__init__()
-        self.site, self.rows, self.outputs = site.name, site.rows, len(site.module.weight)
+        self.site = site.name
+        self.rows = site.rows
+        self.outputs = len(site.module.weight)
 
     def weight(self) -> Tensor:
         raise TypeError(f"{type(self).__name__} gives no weight")
@@ -83,7 +85,7 @@ def uncalled(network: Network, layers: Iterable[nn.Module]) -> set[nn.Module]:
     """Which of these modules are not run in training mode, or not in evaluation: hooks on them
     would be idle."""
     left = {module: {True, False} for module in layers}
-    if is_sketch(network):
+    if on_meta_device(network):
         return set()
     example = network.example()
 
@@ -92,7 +94,7 @@ def uncalled(network: Network, layers: Iterable[nn.Module]) -> set[nn.Module]:
 
     handles = [module.register_forward_pre_hook(seen) for module in left]
     try:
-        with torch.no_grad(), evaluating(network):
+        with torch.no_grad(), trial_forward(network):
             for mode in (False, True):
                 network.train(mode)
                 network(example)

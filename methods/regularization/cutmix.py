@@ -34,19 +34,22 @@ def box_masks(share: Tensor, center: Tensor, height: int, width: int) -> Tensor:
 
 
 class CutMix(Method):
-    """A box of another picture is pasted in; targets mix by the exact area that is left, λ' = 1 -
-    |box| / HW.
+    """x' = x_i outside a box and x_j inside it, t' = λ' t_i + (1-λ') t_j with λ' = 1 - |box| / HW:
+    a box of another picture is pasted in, and targets mix by the exact area that is left.
 
-    alpha α: 1 in λ ~ Beta(α, α). probability: share of the batches that are mixed at all: 1 (the
-    paper's code: .5 on CIFAR). per_sample: a box and a λ of its own for every sample instead of one
-    a batch (paper). Pictures only.
+    Pictures only.
+
+    alpha: α of λ ~ Beta(α, α), whose box covers 1 - λ, above 0; 1 (paper).
+    probability: share of the batches that are mixed, 0 to 1; 1 (paper's code: 0.5 on CIFAR).
+    per_sample: a box and a λ for every sample; false: one for the batch (paper).
     """
 
     declaration = Declaration(
-        kinds=("image",),
+        modalities=("image",),
         slots=("mixer",),
         tags=("mixes_inputs", "soft_targets"),
-        exact_on_ranks=False,
+        ddp_exact=False,
+        ddp_difference="samples mix with partners on their own rank",
     )
 
     def __init__(
@@ -55,11 +58,14 @@ class CutMix(Method):
         probability: Annotated[float, Field(ge=0, le=1)] = 1.0,
         per_sample: bool = False,
     ):
-        self.alpha, self.probability, self.per_sample = alpha, probability, per_sample
+        self.alpha = alpha
+        self.probability = probability
+        self.per_sample = per_sample
 
     def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]
-        x, rows = entry.embedded.x, entry.size
+        x = entry.embedded.x
+        rows = entry.size
         share, partner = draw_mixing(step, self.key, rows, self.alpha, self.per_sample)
         random = step.randomness
         where = (

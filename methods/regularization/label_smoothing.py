@@ -21,7 +21,8 @@ def smooth(target: Tensor, epsilon: float, convention: Convention) -> Tensor:
     target: dense [N, K] rows of sum s (1, or 0 for a missing label, which stays missing).
     The second equals the first with ε·K/(K-1) in its place.
     """
-    classes, mass = target.shape[1], target.sum(1, keepdim=True)
+    classes = target.shape[1]
+    mass = target.sum(1, keepdim=True)
     if convention == "uniform":
         return (1.0 - epsilon) * target + epsilon / classes * mass
     return (1.0 - epsilon) * target + epsilon / (classes - 1) * (mass - target)
@@ -43,8 +44,10 @@ class LabelSmoothing(Method):
     """Targets of the labeled input become soft, t' = (1-ε) t + ε/K: cross-entropy against the
     smoothed distribution.
 
-    epsilon ε: .1. convention: `uniform` (torch's) or `other_classes`. Works on mixed targets as
-        well.
+    Works on mixed targets as well.
+
+    epsilon: ε, probability taken from the label, in [0, 1); 0.1 (paper).
+    convention: classes that share ε: `uniform` over all K (paper, torch) or `other_classes`.
     """
 
     declaration = Declaration(
@@ -54,7 +57,8 @@ class LabelSmoothing(Method):
     def __init__(
         self, epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.1, convention: Convention = "uniform"
     ):
-        self.epsilon, self.convention = epsilon, convention
+        self.epsilon = epsilon
+        self.convention = convention
 
     def build(self, context: Context) -> None:
         tables = {

@@ -12,14 +12,19 @@ from recipes.step import Step
 class Mixup(Method):
     """x' = λ x_i + (1-λ) x_j on the embedded input, t' = λ t_i + (1-λ) t_j, λ ~ Beta(α, α).
 
-    Pictures mix as pixels, texts as token embeddings (the padding mask is the union of both). alpha
-    α: 1 (CIFAR; .2 for ImageNet). per_sample: one λ a sample instead of one a batch (paper).
-    at_least_half: λ ← max(λ, 1-λ), which keeps the first sample dominant. On several ranks partners
-        come from the same rank.
+    Pictures mix as pixels, texts as token embeddings (the padding mask is the union of both). On
+    several ranks partners come from the same rank.
+
+    alpha: α of λ ~ Beta(α, α), above 0; 1 (paper on CIFAR; ImageNet: 0.2).
+    per_sample: one λ for every sample; false: one for the batch (paper).
+    at_least_half: λ ← max(λ, 1-λ), so that the first sample dominates; false (paper).
     """
 
     declaration = Declaration(
-        slots=("mixer",), tags=("mixes_inputs", "soft_targets"), exact_on_ranks=False
+        slots=("mixer",),
+        tags=("mixes_inputs", "soft_targets"),
+        ddp_exact=False,
+        ddp_difference="samples mix with partners on their own rank",
     )
 
     def __init__(
@@ -28,7 +33,9 @@ class Mixup(Method):
         per_sample: bool = False,
         at_least_half: bool = False,
     ):
-        self.alpha, self.per_sample, self.at_least_half = alpha, per_sample, at_least_half
+        self.alpha = alpha
+        self.per_sample = per_sample
+        self.at_least_half = at_least_half
 
     def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]

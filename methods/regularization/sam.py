@@ -35,17 +35,21 @@ class SAM(Method):
     bit for bit.
 
     The second pass runs on the same batch, views and dropout masks; batch-norm statistics, averages
-    and metrics count the first pass only. On several ranks ε is per device (the paper's
-    m-sharpness); sync=True averages the first gradients, which makes n ranks equal to one. Twice
-    the cost of a plain step.
+    and metrics count the first pass only. Twice the cost of a plain step.
 
-    rho ρ: .05 (adaptive: about ten times as much). adaptive: scale by |w| (ASAM).
+    rho: radius ρ of the ascent in weight space, at least 0; 0.05 (paper; adaptive: about 10 times
+        as much).
+    adaptive: scale the ascent by |w| (ASAM); false (SAM).
+    sync: average the first gradients over ranks; false: each rank's own (paper's m-sharpness). With
+        true n ranks equal one.
     """
 
     def __init__(
         self, rho: Annotated[float, Field(ge=0)] = 0.05, adaptive: bool = False, sync: bool = False
     ):
-        self.rho, self.adaptive, self.sync = rho, adaptive, sync
+        self.rho = rho
+        self.adaptive = adaptive
+        self.sync = sync
 
     def declare(self) -> Declaration:
         return Declaration(
@@ -54,7 +58,8 @@ class SAM(Method):
                 "second_optimizer": "two gradients a step and two optimizers have no agreed order"
             },
             accumulation=False,
-            exact_on_ranks=self.sync,
+            ddp_exact=self.sync,
+            ddp_difference="weights ascend by each device's own gradient; sync=true averages it",
         )
 
     def wrap_step(self, closure: Closure, optimizer: Optimizer, context: Context) -> Any:

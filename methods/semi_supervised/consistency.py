@@ -1,19 +1,8 @@
-"""The last slot of the target pipeline, the loss: how far a prediction is from its target, [N], in
+"""The last slot of the target pipeline: losses between a prediction and its target, [N], in
 float32."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def kl_divergence(target: Tensor, logits: Tensor) -> Tensor:
-    """KL(q ‖ p) = Σ_c q_c (log q_c - log p_c) for each sample, [N]; q [N, C] without gradient, p =
-    softmax(z).
-
-    Terms with q_c = 0 are 0.
-    """
-    log_p = F.log_softmax(logits, dim=1)
-    return (torch.special.xlogy(target, target) - target * log_p).sum(1)
 
 
 def squared_distance(p: Tensor, q: Tensor) -> Tensor:

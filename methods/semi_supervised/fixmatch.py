@@ -20,10 +20,14 @@ class FixMatch(Method):
     training mode, in the same forward as everything else. Masked samples count in the denominator.
     The labels are the argmax of raw logits, whatever adjusts the logits of the loss.
 
-    threshold τ: .95; above 1 leaves supervised training. weight λ_u: 1. mask_reduction: `all`
-    divides by U (paper), `kept` by the number of confident samples of the global batch (a
-    different, much stronger method early on). warmup: share of the run on labels alone, for heads
-    of few classes that start out confident by chance (ours; 0).
+    threshold: confidence τ that a pseudo-label must reach; 0.95 (paper); above 1 no label does and
+        training is supervised.
+    weight: factor λ_u of the unlabeled loss, at least 0; 1 (paper).
+    mask_reduction: denominator of the unlabeled loss: `all` (U, paper) or `confident` samples.
+        `confident` counts those of the global batch and is a different, much stronger method early
+        on.
+    warmup: share of the run, 0 to 1, on labels alone; 0 (paper). For heads of few classes, which
+        start out confident by chance (ours).
     """
 
     declaration = Declaration(
@@ -36,12 +40,13 @@ class FixMatch(Method):
         self,
         threshold: Annotated[float, Field(ge=0)] = 0.95,
         weight: Annotated[float, Field(ge=0)] = 1.0,
-        mask_reduction: Literal["all", "kept"] = "all",
+        mask_reduction: Literal["all", "confident"] = "all",
         warmup: Share = 0.0,
     ):
-        self.threshold, self.weight = threshold, weight
-        self.denominator: Literal["samples", "kept"] = (
-            "samples" if mask_reduction == "all" else "kept"
+        self.threshold = threshold
+        self.weight = weight
+        self.denominator: Literal["samples", "confident"] = (
+            "samples" if mask_reduction == "all" else "confident"
         )
         self.ramp = Ramp("constant", start=warmup)
 
@@ -56,15 +61,15 @@ class FixMatch(Method):
     def terms(self, step: Step, context: Context) -> None:
         for task in step.tasks:
             mask = self.mask(task, context)
-            labels, believed = make_targets(
+            labels, pseudo = make_targets(
                 step.logits("unlabeled/weak", task), harden=True, mask=mask
             )
-            step.believe(task, believed)
+            step.publish_pseudo_labels(task, pseudo)
             step.term(
-                step.named(self.key, task),
+                step.term_name(self.key, task),
                 step.classify("unlabeled/strong", task, "pseudo", labels),
                 weight=self.weight * self.ramp(step.progress),
-                mask=believed.mask,
+                mask=pseudo.mask,
                 denominator=self.denominator,
                 task=task,
             )

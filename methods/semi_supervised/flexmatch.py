@@ -39,7 +39,8 @@ def class_thresholds(
     status: [C + 1] of `learning_status`. M: convex β / (2 - β), linear β, concave log(1 + β) / log
         2.
     """
-    used, unused = status[:-1], status[-1]
+    used = status[:-1]
+    unused = status[-1]
     most = used.amax()
     beta = used / (torch.maximum(most, unused) if warmup else most).clamp_min(1.0)
     if mapping == "convex":
@@ -51,16 +52,21 @@ class FlexMatch(FixMatch):
     """FixMatch with a threshold for every class, m = 1[max q ≥ T(argmax q)], lower where fewer
     samples are learnt.
 
-    T(c) = τ M(β_c); β_c compares σ_c, the number of unlabeled samples last believed to be of class
-    c at the *fixed* τ, with the best learnt class. A table keeps that belief for every sample of
-    the unlabeled set, by its index; it is written after the batch, gathered over all ranks, and
-    never forgets a sample. At the start all thresholds are 0 and every sample passes, as published.
-    Harmful where classes are rare by nature: their thresholds stay low.
+    T(c) = τ M(β_c); β_c compares σ_c, the number of unlabeled samples whose last prediction was
+    class c with a confidence above the *fixed* τ, with the best learnt class. A table keeps that
+    prediction for every sample of the unlabeled set, by its index; it is written after the batch,
+    gathered over all ranks, and never forgets a sample. At the start all thresholds are 0 and every
+    sample passes, as published. Harmful where classes are rare by nature: their thresholds stay
+    low.
 
-    threshold τ: .95. mapping M: `convex` β/(2-β) (paper's choice), `linear` or `concave`.
-    threshold_warmup: compare with the number of unused samples as long as it is larger (True), so
-    that thresholds rise with the share of the set that is learnt. weight, mask_reduction, warmup:
-    as in FixMatch.
+    threshold: confidence τ of a fully learnt class, the largest threshold; 0.95 (paper).
+    weight: factor λ_u of the unlabeled loss, at least 0; 1 (paper).
+    mapping: M(β): `convex` β/(2-β) (paper's choice), `linear` or `concave`.
+    threshold_warmup: keep thresholds low until most samples have been learnt; true (paper).
+        Compares with the number of unused samples as long as it is larger.
+    mask_reduction: denominator of the unlabeled loss: `all` (U, paper) or `kept` (confident
+        samples).
+    warmup: share of the run, 0 to 1, on labels alone; 0 (paper).
     """
 
     def __init__(
@@ -69,11 +75,12 @@ class FlexMatch(FixMatch):
         weight: Annotated[float, Field(ge=0)] = 1.0,
         mapping: Mapping = "convex",
         threshold_warmup: bool = True,
-        mask_reduction: Literal["all", "kept"] = "all",
+        mask_reduction: Literal["all", "confident"] = "all",
         warmup: Share = 0.0,
     ):
         super().__init__(threshold, weight, mask_reduction, warmup)
-        self.mapping, self.threshold_warmup = mapping, threshold_warmup
+        self.mapping = mapping
+        self.threshold_warmup = threshold_warmup
 
     def build(self, context: Context) -> None:
         rows = context.sizes["unlabeled"]
@@ -92,6 +99,6 @@ class FlexMatch(FixMatch):
     def after_batch(self, step: Step, context: Context) -> None:
         index = step.streams["unlabeled"].index
         for task in step.tasks:
-            believed = step.pseudo[task]
-            sure = confident(believed.confidence, believed.labels, self.threshold)
-            context.method_modules[self.key][task].write(index, believed.labels, where=sure)
+            pseudo = step.pseudo[task]
+            sure = confident(pseudo.confidence, pseudo.labels, self.threshold)
+            context.method_modules[self.key][task].write(index, pseudo.labels, where=sure)

@@ -37,17 +37,21 @@ class ICT(Method):
     embeddings under the union of their masks. The authors' runs mix the labeled batch as well: add
     regularization=mixup. The teacher is what is evaluated.
 
-    weight w_max: 100; ramp: sigmoid over the first ramp_end of the run (100 of 400 epochs). alpha
-        α: 1 (.1 on SVHN).
-    mix_space: `probabilities` (the paper's formula) or `logits` (the authors' code mixes before the
-        softmax).
-    ema_decay: largest a; .999. ema_warmup: use min(1 - 1/(t+1), a) at update t.
-    ema_horizon: share of the run that the average looks back on: a is at most 1 - 1/(ema_horizon ·
-        steps); null: a is ema_decay, as published.
-    ema_moments: of BatchNorm when the teacher is evaluated: `estimated` on four training batches,
-        or `kept`: those of its own forwards, as published.
-    teacher_mode: `train` (the authors': dropout, batch
-    statistics, running statistics of its own) or `eval` with the student's buffers.
+    weight: largest weight of the consistency loss, w_max, at least 0; 100 (paper).
+    ramp: growth of the weight: `constant`, `linear` or `sigmoid` (paper).
+    ramp_end: share of the run after which the weight is full, 0 to 1; 0.25 (paper: 100 of 400
+        epochs).
+    alpha: α of the Beta distribution of λ, above 0; 1 (paper; 0.1 on SVHN).
+    mix_space: what of the teacher is mixed: `probabilities` (paper) or `logits` (authors' code).
+    ema_decay: largest decay a of the teacher, in [0, 1); 0.999 (paper).
+    ema_warmup: use decay min(1 - 1/(t+1), a) at update t; true (authors' code).
+    ema_horizon: share of the run that the teacher averages over, in (0, 1]; null: ema_decay alone
+        (paper). a is at most 1 - 1/(ema_horizon · steps); 0.05 is ours.
+    ema_moments: BatchNorm moments of the teacher: `estimated` on four batches (ours) or `kept`
+        (paper). When it is evaluated; `kept` are those of its own forwards.
+    teacher_mode: mode in which the teacher predicts: `train` (authors' code) or `eval`. `train`:
+        with dropout, batch statistics and running statistics of its own; `eval`: with the student's
+        buffers.
     """
 
     def __init__(
@@ -63,8 +67,10 @@ class ICT(Method):
         ema_moments: BatchMoments = "estimated",
         teacher_mode: Literal["train", "eval"] = "train",
     ):
-        self.weight, self.ramp = weight, Ramp(ramp, end=ramp_end)
-        self.alpha, self.mix_space = alpha, mix_space
+        self.weight = weight
+        self.ramp = Ramp(ramp, end=ramp_end)
+        self.alpha = alpha
+        self.mix_space = mix_space
         buffers: Literal["own", "copy"] = "own" if teacher_mode == "train" else "copy"
         self.teacher = TeacherRequest(ema_decay, ema_warmup, buffers, ema_horizon, ema_moments)
 
@@ -75,7 +81,8 @@ class ICT(Method):
             tags=("unlabeled_loss",),
             teacher=self.teacher,
             evaluates_teacher=True,
-            exact_on_ranks=False,
+            ddp_exact=False,
+            ddp_difference="samples mix with partners on their own rank",
         )
 
     def prepare(self, step: Step, context: Context) -> None:
@@ -92,11 +99,12 @@ class ICT(Method):
         return partner, share
 
     def terms(self, step: Step, context: Context) -> None:
-        weight, mixing = self.weight * self.ramp(step.progress), self.mixing(step)
+        weight = self.weight * self.ramp(step.progress)
+        mixing = self.mixing(step)
         for task in step.tasks:
             scores = mixed_scores(
                 step.logits("teacher:unlabeled/weak", task), *mixing, self.mix_space
             )
             p = torch.softmax(step.logits(f"{self.key}/mixed", task), dim=1)
             values = squared_distance(p, make_targets(scores).value)
-            step.term(step.named(self.key, task), values, weight=weight, task=task)
+            step.term(step.term_name(self.key, task), values, weight=weight, task=task)

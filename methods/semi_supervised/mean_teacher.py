@@ -17,20 +17,24 @@ class MeanTeacher(Method):
     """L = CE + w(t) · mean_i (1/C) ‖p(view1_i) - sg p'(view2_i)‖², p' the averaged teacher on its
     own weak view.
 
-    The student's pass carries the gradient, the teacher's none. teacher_mode=train (the authors'):
-    the teacher runs with dropout and batch statistics and keeps running statistics of its own;
-    `eval` runs it with the student's buffers. CE is a mean over the labeled batch (the authors
-    divide by the whole mixed batch: multiply `weight` by the ratio to reproduce). The teacher is
-        what is evaluated.
+    The student's pass carries the gradient, the teacher's none. CE is a mean over the labeled batch
+    (the authors divide by the whole mixed batch: multiply `weight` by the ratio to reproduce). The
+    teacher is what is evaluated.
 
-    weight: 50, linear over the first ramp_end=.4 of the run (the WRN-28-2 re-evaluations; the
-        paper: 100, sigmoid).
-    ema_decay: largest a; .999. ema_warmup: use min(1 - 1/(t+1), a) at update t.
-    ema_horizon: share of the run that the average looks back on: a is at most 1 - 1/(ema_horizon ·
-        steps); null: a is ema_decay, as published.
-    ema_moments: of BatchNorm when the teacher is evaluated: `estimated` on four training batches,
-        or `kept`: those of its own forwards, as published.
-    consistency_on: `all` samples (paper) or the `unlabeled`.
+    weight: largest weight of the consistency loss, at least 0; 50 (WRN-28-2 re-evaluations; paper:
+        100).
+    ramp: growth of the weight: `constant`, `linear` (re-evaluations) or `sigmoid` (paper).
+    ramp_end: share of the run after which the weight is full, 0 to 1; 0.4 (re-evaluations).
+    ema_decay: largest decay a of the teacher, in [0, 1); 0.999 (paper).
+    ema_warmup: use decay min(1 - 1/(t+1), a) at update t; true (authors' code).
+    ema_horizon: share of the run that the teacher averages over, in (0, 1]; null: ema_decay alone
+        (paper). a is at most 1 - 1/(ema_horizon · steps); 0.05 is ours.
+    ema_moments: BatchNorm moments of the teacher: `estimated` on four batches (ours) or `kept`
+        (paper). When it is evaluated; `kept` are those of its own forwards.
+    teacher_mode: mode in which the teacher predicts: `train` (authors' code) or `eval`. `train`:
+        with dropout, batch statistics and running statistics of its own; `eval`: with the student's
+        buffers.
+    consistency_on: samples of the consistency loss: `all` (paper) or `unlabeled`.
     """
 
     def __init__(
@@ -45,7 +49,8 @@ class MeanTeacher(Method):
         teacher_mode: Literal["train", "eval"] = "train",
         consistency_on: Literal["all", "unlabeled"] = "all",
     ):
-        self.weight, self.ramp = weight, Ramp(ramp, end=ramp_end)
+        self.weight = weight
+        self.ramp = Ramp(ramp, end=ramp_end)
         buffers: Literal["own", "copy"] = "own" if teacher_mode == "train" else "copy"
         self.teacher = TeacherRequest(ema_decay, ema_warmup, buffers, ema_horizon, ema_moments)
         self.streams = ("labeled", "unlabeled") if consistency_on == "all" else ("unlabeled",)
@@ -67,4 +72,4 @@ class MeanTeacher(Method):
             teacher = torch.cat([step.logits(f"teacher:{s}/weak2", task) for s in self.streams])
             values = squared_distance(torch.softmax(student, dim=1), make_targets(teacher).value)
             weight = self.weight * self.ramp(step.progress)
-            step.term(step.named(self.key, task), values, weight=weight, task=task)
+            step.term(step.term_name(self.key, task), values, weight=weight, task=task)

@@ -33,7 +33,7 @@ def rows(embedded: Embedded, part: slice) -> Embedded:
 
 
 class MixMatch(Method):
-    """Guess, sharpen, mix: L = mean CE(t', f(X')) + λ_u r(t) · mean (1/C) ‖q' - p(U')‖².
+    """L = mean CE(t', f(X')) + λ_u r(t) · mean (1/C) ‖q' - p(U')‖²: guess, sharpen, mix.
 
     q = sharpen((1/K) Σ_k p(u_k), T) over K weak views of an unlabeled sample, without gradient.
     Labeled samples and all views are one pool W, in which every sample is mixed with a partner, λ ~
@@ -45,9 +45,13 @@ class MixMatch(Method):
     is not needed. A partner without a label (several tasks, some missing) leaves its row of U' out.
     On several ranks partners come from the same rank.
 
-    weight λ_u: 75 (CIFAR-10; 150 CIFAR-100, 250 SVHN), linear over the first ramp_end of the run
-    (the paper's 16384 of 2^20 steps; a short run wants more of it). views K: 2. temperature T: .5.
-    alpha α: .75.
+    weight: largest weight λ_u of the unlabeled loss, at least 0; 75 (paper on CIFAR-10; CIFAR-100:
+        150, SVHN: 250).
+    ramp_end: share of the run in which the weight grows linearly, 0 to 1; 1/64 (paper). The paper's
+        16384 of 2^20 steps; a short run needs a larger share.
+    views: number K of weak views behind a guess, 1 to 8; 2 (paper).
+    temperature: T of the sharpening, above 0, lower is sharper; 0.5 (paper).
+    alpha: α of the Beta distribution of λ, above 0; 0.75 (paper).
     """
 
     def __init__(
@@ -58,8 +62,10 @@ class MixMatch(Method):
         temperature: Annotated[float, Field(gt=0)] = 0.5,
         alpha: Annotated[float, Field(gt=0)] = 0.75,
     ):
-        self.weight, self.ramp = weight, Ramp("linear", end=ramp_end)
-        self.temperature, self.alpha = temperature, alpha
+        self.weight = weight
+        self.ramp = Ramp("linear", end=ramp_end)
+        self.temperature = temperature
+        self.alpha = alpha
         self.views = ("weak", *(f"weak{i}" for i in range(2, views + 1)))
 
     def declare(self) -> Declaration:
@@ -67,15 +73,15 @@ class MixMatch(Method):
             views={"unlabeled": self.views},
             slots=("mixer", "unlabeled_mixer", "pseudo_labels"),
             tags=("mixes_inputs", "soft_targets", "unlabeled_loss"),
-            exact_on_ranks=False,
+            ddp_exact=False,
+            ddp_difference="samples mix with partners on their own rank",
         )
 
     def prepare(self, step: Step, context: Context) -> None:
-        labeled, views = (
-            step.inputs["labeled"],
-            [step.embedding("unlabeled", view) for view in self.views],
-        )
-        pool, guesses = concatenate([labeled.embedded, *views]), self.guess(views, step, context)
+        labeled = step.inputs["labeled"]
+        views = [step.embedding("unlabeled", view) for view in self.views]
+        pool = concatenate([labeled.embedded, *views])
+        guesses = self.guess(views, step, context)
         targets = {
             task: torch.cat([known, *[guesses[task]] * len(views)])
             for task, known in dense_targets(labeled.targets, context).items()
@@ -97,19 +103,22 @@ class MixMatch(Method):
     @torch.no_grad()
     def guess(self, views: list[Embedded], step: Step, context: Context) -> Targets:
         """Sharpened labels [U, C] of the unlabeled samples, by task."""
-        output = context.forward_apart(concatenate(views))
+        output = context.extra_forward(concatenate(views))
         guesses = {}
         for task in step.tasks:
             scores = mean_prediction(output.logits[task].chunk(len(views)))
-            guesses[task], believed = make_targets(scores, temperature=self.temperature)
-            step.believe(task, believed)
+            guesses[task], pseudo = make_targets(scores, temperature=self.temperature)
+            step.publish_pseudo_labels(task, pseudo)
         return guesses
 
     def terms(self, step: Step, context: Context) -> None:
-        name, weight = f"{self.key}/unlabeled", self.weight * self.ramp(step.progress)
+        name = f"{self.key}/unlabeled"
+        weight = self.weight * self.ramp(step.progress)
         for task in step.tasks:
             target = step.inputs[name].targets[task]
             p = torch.softmax(step.loss_logits(name, task, "pseudo"), dim=1)
             complete = target.sum(1) > 1.0 - 1e-3
             values = squared_distance(p, target)
-            step.term(step.named(self.key, task), values, weight=weight, mask=complete, task=task)
+            step.term(
+                step.term_name(self.key, task), values, weight=weight, mask=complete, task=task
+            )

@@ -22,29 +22,31 @@ UnlabeledWeight = Literal["one", "ratio", "share"]
 
 
 class NoisyStudent(Method):
-    """L = CE(labels) + λ · (1/U) Σ_u H(q_u, p(strong(u))), q_u = softmax(z_teacher(u) / T) told
-    once, by a teacher without noise: evaluation mode, averaged weights where it has them, no
-        augmentation.
+    """L = CE(labels) + λ · (1/U) Σ_u H(q_u, p(strong(u))), q_u = softmax(z_teacher(u) / T),
+    predicted once by a teacher without noise: evaluation mode, averaged weights where it has them,
+    no augmentation.
 
-    Kept are samples with max q ≥ threshold. Of every predicted class the `per_class` surest are
-    taken; a class with fewer repeats its samples, whole rounds of all and a random part for the
+    Samples with max q ≥ threshold are kept. Of every predicted class the `per_class` most confident
+    are taken; a class with fewer repeats its samples, whole rounds of all and a random part for the
     rest, so that all classes come equally often. These make the unlabeled stream of the student.
-    The table (samples × C, float32, one a task) lies in the checkpoint: a run that goes on does not
-    ask the teacher again. Every rank asks it for all samples, so none filters by itself.
-
-    teacher: folder or checkpoint of a run on the same classes, of any architecture; in a recipe of
-        stages `{NAME}` is
-    what the stage NAME left. null: the network as it is when the run starts (distillation from
-        itself).
-    threshold: .3. per_class: null for as many as the largest class has, 0 to leave the counts as
-    they are (the paper: 130,000). hard: the best class alone; the paper finds soft labels better.
-    temperature T: 1. unlabeled_weight λ: `one` as in the paper's objective; `ratio` U/B as in its
-    code, whose sum over both is divided by the labeled batch; `share` U/(B + U). task: whose
-    predicted classes are balanced; null for the first one.
+    The table (samples × C, float32, one a task) lies in the checkpoint: a resumed run does not
+    evaluate the teacher again. Every rank evaluates it on all samples, so none filters by itself.
 
     The student's noise is the strong view, and what the network has (`network.drop_rate`). Ours:
     labeled samples keep their weak view, which the paper noises as well. Raises UserError where the
-    teacher knows other classes, or is sure of nothing.
+    teacher knows other classes, or is confident of no sample.
+
+    teacher: folder or checkpoint of the teacher's run; `{NAME}`: that of stage NAME; null: the
+        network as the run starts. The teacher has the same classes and any architecture; null is
+        distillation from itself.
+    threshold: confidence from which a sample is kept, 0 to 1; 0.3 (paper).
+    per_class: samples taken of each predicted class; null: as many as the largest class has; 0: no
+        balancing. The paper takes 130,000.
+    hard: learn the most probable class alone; false: soft labels (better, paper).
+    temperature: T of the teacher's softmax, above 0; 1 (paper).
+    unlabeled_weight: weight λ: `one` (paper), `ratio` U/B (authors' code) or `share` U/(B + U). The
+        authors' code divides the sum over both by the labeled batch.
+    task: task whose predicted classes are balanced; null: the first.
     """
 
     def __init__(
@@ -57,16 +59,14 @@ class NoisyStudent(Method):
         unlabeled_weight: UnlabeledWeight = "one",
         task: str | None = None,
     ):
-        self.teacher, self.threshold, self.per_class = teacher, threshold, per_class
-        self.hard, self.temperature, self.unlabeled_weight, self.task = (
-            hard,
-            temperature,
-            unlabeled_weight,
-            task,
-        )
-        self._taken: Tensor | None = (
-            None  # positions in the unlabeled part; a function of the table
-        )
+        self.teacher = teacher
+        self.threshold = threshold
+        self.per_class = per_class
+        self.hard = hard
+        self.temperature = temperature
+        self.unlabeled_weight = unlabeled_weight
+        self.task = task
+        self._told: Told | None = None  # the registered module, for the order of the samples
 
     def declare(self) -> Declaration:
         return Declaration(
@@ -78,20 +78,20 @@ class NoisyStudent(Method):
 
     def build(self, context: Context) -> None:
         rows = context.sizes["unlabeled"]
-        context.method_modules[self.key] = Told(
-            {name: task.outputs for name, task in context.tasks.items()}, rows
-        )
+        self._told = Told({name: task.outputs for name, task in context.tasks.items()}, rows)
+        context.method_modules[self.key] = self._told
 
     # -- before the first step ---------------------------------------------------------------------
     def on_fit_start(self, trainer: pl.Trainer, context: Context) -> None:
-        told, task = context.method_modules[self.key], self.task or next(iter(context.tasks))
+        told = context.method_modules[self.key]
+        task = self.task or next(iter(context.tasks))
         if task not in context.tasks:
             raise UserError(f"methods.{self.key}.task={task}: {nearest(task, context.tasks)}")
         if not told.known:
             told.write(self._predictions(trainer, context))
         q = told[task].cpu()
-        self._taken = taken(q, self.threshold, self.per_class, generator(context.seed, self.key))
-        if not len(self._taken):
+        told.taken = taken(q, self.threshold, self.per_class, generator(context.seed, self.key))
+        if not len(told.taken):
             raise UserError(
                 f"methods.{self.key}.threshold={self.threshold}: the teacher is so sure of none of "
                 f"{len(q)} samples; "
@@ -120,9 +120,7 @@ class NoisyStudent(Method):
         try:
             predictor = load(self.teacher, device=context.device)
         except UserError as error:
-            raise UserError(
-                f"methods.{self.key}.teacher: {str(error).removeprefix('run: ')}"
-            ) from error
+            raise error.about(f"methods.{self.key}.teacher") from error
         for name, task in context.tasks.items():
             if predictor.classes.get(name) != list(task.classes):
                 raise UserError(
@@ -134,9 +132,10 @@ class NoisyStudent(Method):
     def _order(
         self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str
     ) -> Order:
-        if self._taken is None:  # asked for before the run has begun, to see whether it can be
+        positions = self._told.taken if self._told is not None else None
+        if positions is None:  # asked for before the run has begun, to see whether it can be
             return ShuffledPasses(len(next(iter(targets.values()))), seed, stream)
-        return Chosen(self._taken, ShuffledPasses(len(self._taken), seed, stream))
+        return Chosen(positions, ShuffledPasses(len(positions), seed, stream))
 
     # -- in a step ---------------------------------------------------------------------------------
     def prepare(self, step: Step, context: Context) -> None:
@@ -149,17 +148,19 @@ class NoisyStudent(Method):
         for task in step.tasks:
             scores = scores_of(context.method_modules[self.key][task][stream.index])
             sure = partial(confident, threshold=self.threshold)
-            labels, believed = make_targets(scores, harden=self.hard, mask=sure)
-            step.believe(task, believed)
+            labels, pseudo = make_targets(scores, harden=self.hard, mask=sure)
+            step.publish_pseudo_labels(task, pseudo)
             values = step.classify("unlabeled/strong", task, "pseudo", labels)
             step.term(
-                step.named(self.key, task), values, weight=weight, mask=believed.mask, task=task
+                step.term_name(self.key, task), values, weight=weight, mask=pseudo.mask, task=task
             )
 
 
 class Told(nn.Module):
     """What the teacher said of every sample: a table [rows, C] a task. known: whether it has
-    spoken."""
+    spoken. taken: positions in the unlabeled part, a function of the table."""
+
+    taken: Tensor | None = None
 
     def __init__(self, classes: Mapping[str, int], rows: int):
         super().__init__()
@@ -184,7 +185,8 @@ class Chosen:
     """An order over some samples, each as often as it is named."""
 
     def __init__(self, samples: Tensor, order: Order):
-        self.samples, self.order = samples, order
+        self.samples = samples
+        self.order = order
 
     def take(self, start: int, stop: int) -> Tensor:
         return self.samples[self.order.take(start, stop)]

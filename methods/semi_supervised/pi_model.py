@@ -39,15 +39,24 @@ class PiModel(Method):
     """L = CE + w(t) · mean_i Σ_{j<k} (1/C)‖p_j(x_i) - p_k(x_i)‖² over independently drawn weak
     views.
 
-    Gradient flows through *both* branches, as in the papers; detach=True stops one, which halves
-    the gradient in expectation (Google's and USB's form). w(t) = weight · (M/N) · ramp: M/N is the
-    labeled fraction, part of the published weight 100 (8 at 4000 of 50000 labels);
-    label_fraction=False leaves it out. The two-stream form: CE is a mean over the labeled batch,
-    the distance over labeled and unlabeled samples (consistency_on=all) or the latter. On text with
-    an identity as weak view the passes differ by dropout alone.
+    Gradient flows through *both* branches, as in the papers. w(t) = weight · (M/N) · ramp with M/N
+    the labeled fraction. The two-stream form: CE is a mean over the labeled batch, the distance
+    over the samples of `consistency_on`. On text with an identity as weak view the passes differ by
+    dropout alone.
 
-    passes n: 2. exclusivity_weight λ of the mutual-exclusivity term: 0. ramp: sigmoid over the
-    first ramp_end of the run (80 of 300 epochs).
+    weight: largest weight of the consistency loss, at least 0; 100 (paper), multiplied by
+        label_fraction.
+    label_fraction: multiply the weight by M/N, the labeled fraction (paper). Part of the published
+        weight: 8 at 4000 of 50000 labels.
+    ramp: growth of the weight: `constant`, `linear` or `sigmoid` (paper).
+    ramp_end: share of the run after which the weight is full, 0 to 1; 0.27 (paper: 80 of 300
+        epochs).
+    passes: number n of views compared, 2 to 8; 2 (Laine and Aila).
+    exclusivity_weight: weight λ of the mutual-exclusivity term, at least 0; 0: none (Sajjadi et al.
+        have it).
+    consistency_on: samples of the consistency loss: `all` (paper) or `unlabeled`.
+    detach: stop the gradient of one branch; false (paper). True halves the gradient in expectation
+        (Google's and USB's form).
     """
 
     def __init__(
@@ -61,8 +70,11 @@ class PiModel(Method):
         consistency_on: Literal["all", "unlabeled"] = "all",
         detach: bool = False,
     ):
-        self.weight, self.label_fraction, self.detach = weight, label_fraction, detach
-        self.ramp, self.exclusivity_weight = Ramp(ramp, end=ramp_end), exclusivity_weight
+        self.weight = weight
+        self.label_fraction = label_fraction
+        self.detach = detach
+        self.ramp = Ramp(ramp, end=ramp_end)
+        self.exclusivity_weight = exclusivity_weight
         self.views = ("weak", *(f"weak{i}" for i in range(2, passes + 1)))
         self.streams = ("labeled", "unlabeled") if consistency_on == "all" else ("unlabeled",)
 
@@ -85,11 +97,14 @@ class PiModel(Method):
                 passes[1:] = [p.detach() for p in passes[1:]]
             values = stability(passes)
             step.term(
-                step.named(self.key, task), values, weight=self.weight * fraction * ramp, task=task
+                step.term_name(self.key, task),
+                values,
+                weight=self.weight * fraction * ramp,
+                task=task,
             )
             if self.exclusivity_weight:
                 values = torch.stack([mutual_exclusivity(p) for p in passes]).sum(0)
-                name = step.named(f"{self.key}/exclusivity", task)
+                name = step.term_name(f"{self.key}/exclusivity", task)
                 step.term(name, values, weight=self.exclusivity_weight * ramp, task=task)
 
     def _probabilities(self, step: Step, view: str, task: str) -> Tensor:

@@ -17,14 +17,17 @@ class PseudoLabel(Method):
     """Lu = α(t) (1/U) Σ_b m_b H(ŷ_b, f(u_b)), ŷ = argmax f(u) of the *same* forward, m = 1[max p ≥
     τ].
 
-    Only the target is without gradient, the logits are not. α(t) is 0 up to ramp_start, grows
-    linearly to `weight` at ramp_end, both as shares of the run. The ramp is essential: early labels
-    are wrong.
+    Only the target is without gradient, the logits are not. α(t) is 0 up to ramp_start and grows
+    linearly to `weight` at ramp_end. The ramp is essential: early labels are wrong.
 
-    threshold τ: .95 (the modern form; the paper has none: 0). weight α_f: 1 (paper: 3).
-    entropy_weight: weight of mean H(p(u)), with gradient; 0. own_statistics: batch normalisation
-    counts labeled samples only (True, as the re-evaluations do); False puts the unlabeled ones into
-    the same forward.
+    threshold: confidence τ that a pseudo-label must reach; 0.95 (modern form); 0: every label
+        (paper).
+    weight: largest weight α_f of the unlabeled loss, at least 0; 1 (paper: 3).
+    ramp_start: share of the run, 0 to 1, after which the weight begins to grow; 0.
+    ramp_end: share of the run after which the weight is full, 0 to 1; 0.4.
+    entropy_weight: weight of mean H(p(u)), with gradient, at least 0; 0: none.
+    own_statistics: BatchNorm statistics of the labeled samples alone; true (re-evaluations). False
+        puts the unlabeled samples into the same forward.
     """
 
     declaration = Declaration(
@@ -42,26 +45,29 @@ class PseudoLabel(Method):
         entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
         own_statistics: bool = True,
     ):
-        self.threshold, self.weight, self.entropy_weight = threshold, weight, entropy_weight
-        self.ramp, self.counted = Ramp("linear", ramp_start, ramp_end), not own_statistics
+        self.threshold = threshold
+        self.weight = weight
+        self.entropy_weight = entropy_weight
+        self.ramp = Ramp("linear", ramp_start, ramp_end)
+        self.updates_bn_stats = not own_statistics
 
     def prepare(self, step: Step, context: Context) -> None:
-        step.request("unlabeled", "weak", counted=self.counted)
+        step.request("unlabeled", "weak", updates_bn_stats=self.updates_bn_stats)
 
     def terms(self, step: Step, context: Context) -> None:
         alpha = self.weight * self.ramp(step.progress)
         for task in step.tasks:
             mask = partial(confident, threshold=self.threshold)
-            labels, believed = make_targets(
+            labels, pseudo = make_targets(
                 step.logits("unlabeled/weak", task), harden=True, mask=mask
             )
-            step.believe(task, believed)
+            step.publish_pseudo_labels(task, pseudo)
             values = step.classify("unlabeled/weak", task, "pseudo", labels)
             step.term(
-                step.named(self.key, task), values, weight=alpha, mask=believed.mask, task=task
+                step.term_name(self.key, task), values, weight=alpha, mask=pseudo.mask, task=task
             )
             if self.entropy_weight:
-                name = step.named(f"{self.key}/entropy", task)
+                name = step.term_name(f"{self.key}/entropy", task)
                 logits = step.loss_logits("unlabeled/weak", task, "pseudo", labels)
                 step.term(
                     name,

@@ -25,11 +25,11 @@ TINY = 1e-12
 
 
 class Targets(NamedTuple):
-    """value: what the loss shall meet, soft [N, C] or hard [N]. believed: q after alignment and
+    """value: what the loss shall meet, soft [N, C] or hard [N]. pseudo: q after alignment and
     before sharpening, its best classes, and the mask."""
 
     value: Tensor
-    believed: PseudoLabels
+    pseudo: PseudoLabels
 
 
 @torch.no_grad()

@@ -36,11 +36,15 @@ class TemporalEnsembling(Method):
     target and teaches nothing (the papers' first epoch), and k counts visits a row: the authors'
     code writes zeros for samples that a pass has missed. The table (samples × C, float32, one a
     task) is equal on all ranks and lies in the checkpoint. The unlabeled set holds the labeled
-    samples.
+    samples. w(t) = weight · (M/N) · ramp with M/N the labeled fraction.
 
-    w(t) = weight · (M/N) · ramp: M/N is the labeled fraction, part of the published weight 30;
-    label_fraction=False leaves it out. momentum α: .6. ramp: sigmoid over the first ramp_end of the
-    run (80 of 300 epochs).
+    weight: largest weight of the consistency loss, at least 0; 30 (paper), multiplied by
+        label_fraction.
+    label_fraction: multiply the weight by M/N, the labeled fraction (paper).
+    momentum: α of the moving average of a sample's predictions, in [0, 1); 0.6 (paper).
+    ramp: growth of the weight: `constant`, `linear` or `sigmoid` (paper).
+    ramp_end: share of the run after which the weight is full, 0 to 1; 0.27 (paper: 80 of 300
+        epochs).
     """
 
     declaration = Declaration(views={"unlabeled": ("weak",)}, tags=("unlabeled_loss",))
@@ -53,7 +57,9 @@ class TemporalEnsembling(Method):
         ramp: RampKind = "sigmoid",
         ramp_end: Share = 0.27,
     ):
-        self.weight, self.label_fraction, self.momentum = weight, label_fraction, momentum
+        self.weight = weight
+        self.label_fraction = label_fraction
+        self.momentum = momentum
         self.ramp = Ramp(ramp, end=ramp_end)
 
     def build(self, context: Context) -> None:
@@ -76,7 +82,9 @@ class TemporalEnsembling(Method):
             q = bias_corrected(memory.read(index), visits, self.momentum)
             p = torch.softmax(step.logits("unlabeled/weak", task), dim=1)
             values = squared_distance(p, make_targets(scores_of(q)).value)
-            step.term(step.named(self.key, task), values, weight=weight, mask=visits > 0, task=task)
+            step.term(
+                step.term_name(self.key, task), values, weight=weight, mask=visits > 0, task=task
+            )
 
     @torch.no_grad()
     def after_batch(self, step: Step, context: Context) -> None:

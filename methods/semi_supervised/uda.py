@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.semi_supervised.consistency import entropy, kl_divergence
+from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.targets import confident, make_targets
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
-from recipes.step.criterion import one_hot
+from recipes.step.criterion import kl_divergence, one_hot
 
 Annealing = Literal["none", "linear", "exp", "log"]
 
@@ -33,12 +33,15 @@ class UDA(Method):
     """Lu = (1/U) Σ_b m_b KL(sharpen(q_b, T) ‖ p(s(u_b))), q = sg p(w(u)), m = 1[max q > β] of the
     unsharpened q.
 
-    annealing (TSA) drops labeled samples whose p(y|x) exceeds η(t) and averages the rest, Σ kept CE
-    / max(#kept, 1), over the global batch. Sharpening acts on the target, masks on max q: several
-    public codes lose one of the two.
+    Sharpening acts on the target, masks on max q: several public codes lose one of the two.
 
-    threshold β: .8, temperature T: .4, weight λ: 1, annealing: none (vision; `linear` for text with
-    few labels), entropy_weight of mean H(p(w(u))), with gradient: 0.
+    threshold: confidence β that the weak view must exceed; 0.8 (paper on CIFAR-10).
+    temperature: T of the sharpening, above 0, lower is sharper; 0.4 (paper on CIFAR-10).
+    weight: factor λ of the unlabeled loss, at least 0; 1 (paper).
+    annealing: growth of η(t), above whose confidence labels are left out: `none`, `linear`, `exp`
+        or `log`. Training signal annealing (TSA) averages the rest, Σ kept CE / max(#kept, 1), over
+        the global batch; none for vision, `linear` for text with few labels.
+    entropy_weight: weight of mean H(p(w(u))), with gradient, at least 0; 0: none.
     """
 
     declaration = Declaration(
@@ -55,8 +58,11 @@ class UDA(Method):
         annealing: Annealing = "none",
         entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
     ):
-        self.threshold, self.temperature, self.weight = threshold, temperature, weight
-        self.annealing, self.entropy_weight = annealing, entropy_weight
+        self.threshold = threshold
+        self.temperature = temperature
+        self.weight = weight
+        self.annealing = annealing
+        self.entropy_weight = entropy_weight
 
     def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak", grad=self.entropy_weight > 0)
@@ -66,19 +72,19 @@ class UDA(Method):
         for task in step.tasks:
             weak = step.logits("unlabeled/weak", task)
             mask = partial(confident, threshold=self.threshold, strict=True)
-            target, believed = make_targets(weak, temperature=self.temperature, mask=mask)
-            step.believe(task, believed)
+            target, pseudo = make_targets(weak, temperature=self.temperature, mask=mask)
+            step.publish_pseudo_labels(task, pseudo)
             strong = step.loss_logits("unlabeled/strong", task, "pseudo")
             values = kl_divergence(target, strong)
             step.term(
-                step.named(self.key, task),
+                step.term_name(self.key, task),
                 values,
                 weight=self.weight,
-                mask=believed.mask,
+                mask=pseudo.mask,
                 task=task,
             )
             if self.entropy_weight:
-                name = step.named(f"{self.key}/entropy", task)
+                name = step.term_name(f"{self.key}/entropy", task)
                 step.term(name, entropy(weak), weight=self.entropy_weight, task=task)
             if self.annealing != "none":
                 self._anneal(step, task)
@@ -86,7 +92,7 @@ class UDA(Method):
     def _anneal(self, step: Step, task: str) -> None:
         """Mask the supervised term: samples the model is surer of than η(t) teach nothing for
         now."""
-        supervised = step.terms[step.named("supervised", task)]
+        supervised = step.terms[step.term_name("supervised", task)]
         logits = step.logits("labeled", task)
         classes = logits.shape[1]
         kept = unsure(
@@ -95,7 +101,7 @@ class UDA(Method):
             annealing_threshold(self.annealing, step.progress.fraction, classes),
         )
         supervised.mask = kept if supervised.mask is None else supervised.mask * kept
-        supervised.denominator = "kept"
+        supervised.denominator = "confident"
 
 
 @torch.no_grad()

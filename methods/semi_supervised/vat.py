@@ -9,10 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.semi_supervised.consistency import entropy, kl_divergence
+from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.targets import make_targets
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Embedded, Input, Step, Targets
+from recipes.step.criterion import kl_divergence
 from recipes.step.ramps import Ramp, RampKind, Share
 
 BLOCK = 8  # positions of a text that are drawn together
@@ -57,12 +58,11 @@ def words(embedded: Embedded) -> Tensor | None:
 
 def spread(embedded: Embedded) -> Tensor:
     """Standard deviation of every sample's input, over the words of a text: [N, 1, …]."""
-    x, moved = embedded.x.detach(), words(embedded)
+    x = embedded.x.detach()
+    moved = words(embedded)
     real = torch.ones_like(x) if moved is None else moved.unsqueeze(-1).expand_as(x).to(x.dtype)
-    dims, count = (
-        tuple(range(1, x.ndim)),
-        real.flatten(1).sum(1).clamp_min(1.0).view(-1, *[1] * (x.ndim - 1)),
-    )
+    dims = tuple(range(1, x.ndim))
+    count = real.flatten(1).sum(1).clamp_min(1.0).view(-1, *[1] * (x.ndim - 1))
     mean = (x * real).sum(dims, keepdim=True) / count
     return (((x - mean) * real).square().sum(dims, keepdim=True) / count).sqrt().clamp_min(1e-3)
 
@@ -98,14 +98,19 @@ class VAT(Method):
     masks differ between them, as in the authors' code. One perturbation serves all tasks, their
     divergences added. Three forwards a sample (with K = 1) and one backward to the input.
 
-    epsilon ε: ‖r‖₂ of a sample, in the units of `embed`: pixels in [0, 1], before the network's
-    normalisation, or token embeddings, zero on padding and special tokens. 3 on pictures of 32×32×3
-    is the 6 in [-1, 1] of the WRN-28-2 re-evaluations; it grows with the root of the number of
-    values, and a text wants the size that its embeddings have. xi ξ: .01, the probing distance in
-    standard deviations of the sample; the published 1e-6 is below the resolution of float32, and 10
-    leaves the quadratic regime. iterations K: 1; 0 is random noise of norm ε. weight α: 1; ramp:
-    constant, or growing over the first ramp_end of the run. entropy_weight of mean H(p(u)), with
-    gradient, ramped alike: 0 (1 in VAT+EntMin); costs a fourth forward.
+    epsilon: ε, L2 norm of a sample's perturbation in units of the embedded input, at least 0.
+        Pixels are in [0, 1], before the network's normalisation; word embeddings have zeros on
+        padding and special tokens. 3 on pictures of 32×32×3 is the 6 in [-1, 1] of the WRN-28-2
+        re-evaluations; it grows with the root of the number of values, and for a text it should
+        match the size of its embeddings.
+    xi: ξ, probing distance in standard deviations of the sample, above 0; 0.01 (ours). The
+        published 1e-6 is below the resolution of float32, and 10 leaves the quadratic regime.
+    iterations: steps K of the power iteration, 0 to 20; 1 (paper); 0: random noise of norm ε.
+    weight: factor α of the consistency loss, at least 0; 1 (paper).
+    ramp: growth of the weight: `constant` (paper), `linear` or `sigmoid`.
+    ramp_end: share of the run after which the weight is full, 0 to 1; 0.4; not used by `constant`.
+    entropy_weight: weight of mean H(p(u)), with gradient, ramped alike; 0: none (1 in VAT+EntMin).
+        Costs a fourth forward.
     """
 
     declaration = Declaration(
@@ -125,34 +130,34 @@ class VAT(Method):
         ramp_end: Share = 0.4,
         entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
     ):
-        self.epsilon, self.xi, self.iterations = epsilon, xi, iterations
-        self.weight, self.ramp, self.entropy_weight = (
-            weight,
-            Ramp(ramp, end=ramp_end),
-            entropy_weight,
-        )
+        self.epsilon = epsilon
+        self.xi = xi
+        self.iterations = iterations
+        self.weight = weight
+        self.ramp = Ramp(ramp, end=ramp_end)
+        self.entropy_weight = entropy_weight
 
     def prepare(self, step: Step, context: Context) -> None:
         embedded = step.embedding("unlabeled", "weak")
         direction, q = self.attack(step, embedded, context)
         perturbed = embedded._replace(x=embedded.x + self.epsilon * direction)
-        step.add(Input(f"{self.key}/perturbed", perturbed, q, counted=False))
+        step.add(Input(f"{self.key}/perturbed", perturbed, q, updates_bn_stats=False))
         if self.entropy_weight:
-            step.request("unlabeled", "weak", counted=False)
+            step.request("unlabeled", "weak", updates_bn_stats=False)
 
     def attack(self, step: Step, embedded: Embedded, context: Context) -> tuple[Tensor, Targets]:
         """d [N, …] and the clean predictions q [N, C] by task."""
         x, mask = embedded.x.detach(), embedded.mask
 
         def divergence(r: Tensor) -> Tensor:
-            z = context.forward_apart(Embedded(x + on_words(r, embedded), mask)).logits
+            z = context.extra_forward(Embedded(x + on_words(r, embedded), mask)).logits
             return torch.stack(
                 [kl_divergence(q[task], z[task].float()) for task in step.tasks]
             ).sum(0)
 
         with torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():
-                clean = context.forward_apart(Embedded(x, mask)).logits
+                clean = context.extra_forward(Embedded(x, mask)).logits
             q = {task: make_targets(clean[task]).value for task in step.tasks}
             start = on_words(draw_noise(step, self.key, embedded).to(x.dtype), embedded)
             return adversarial_direction(
@@ -160,11 +165,12 @@ class VAT(Method):
             ), q
 
     def terms(self, step: Step, context: Context) -> None:
-        name, ramp = f"{self.key}/perturbed", self.ramp(step.progress)
+        name = f"{self.key}/perturbed"
+        ramp = self.ramp(step.progress)
         for task in step.tasks:
             values = kl_divergence(step.inputs[name].targets[task], step.logits(name, task))
-            step.term(step.named(self.key, task), values, weight=self.weight * ramp, task=task)
+            step.term(step.term_name(self.key, task), values, weight=self.weight * ramp, task=task)
             if self.entropy_weight:
                 values = entropy(step.logits("unlabeled/weak", task))
-                named = step.named(f"{self.key}/entropy", task)
+                named = step.term_name(f"{self.key}/entropy", task)
                 step.term(named, values, weight=self.entropy_weight * ramp, task=task)

@@ -4,7 +4,7 @@ of a second."""
 import re
 from pathlib import Path
 
-from recipes.config.groups import CONFIGS, NOT_FAMILIES, families, options, written
+from recipes.config.groups import CONFIGS, NOT_FAMILIES, families, from_hydra, options
 
 HEADINGS = {
     "recipe": "Recipes",
@@ -53,14 +53,18 @@ def help_text(root: Path = CONFIGS) -> str:
     lines += ["Main keys, with their defaults", *_keys(root), ""]
     lines += ["Examples", *(f"  {example}" for example in EXAMPLES), ""]
     lines += [
-        "Every other key of a run: add dry_run=true, or print its whole config with --cfg job."
+        "One choice in full, with its settings: --help methods.NAME, data.NAME or GROUP/NAME; "
+        "versions: --version",
+        "Every other key of a run: add dry_run=true, or print its whole config with --cfg job.",
     ]
     return "\n".join(lines)
 
 
 def _group(group: str, root: Path) -> list[str]:
     entries = options(group, root)
-    return [*_listing(f"{HEADINGS[group]} ({written(group)}=NAME)", entries), ""] if entries else []
+    return (
+        [*_listing(f"{HEADINGS[group]} ({from_hydra(group)}=NAME)", entries), ""] if entries else []
+    )
 
 
 def _listing(title: str, entries: dict[str, str], indent: str = "") -> list[str]:

@@ -4,6 +4,8 @@
     python train.py -m recipe=supervised,fixmatch seed=0,1,2      many, by Hydra's sweepers and
     launchers
 
+    argv | config.resolve | RunSpec | runs.assembly | runs.run | exit code
+
 Every mistake of the user's is a line on stderr and exit code 2, all of them at once and before
 anything starts; with `-m` the configs of all jobs are checked before the first one runs. Any other
 error is a bug and keeps its traceback. Nothing heavy is imported before it is needed: help must
@@ -16,23 +18,42 @@ from pathlib import Path
 
 from foundation.errors import UserError
 from foundation.exit_codes import exit_code
-from foundation.fast_imports import uncollected
-from recipes.config.groups import CONFIGS, spoken
+from foundation.fast_imports import gc_paused
+from recipes.config.groups import CONFIGS
 from recipes.runs.start import environment, single
+
+HELP = ("-h", "--help")
 
 
 def main(argv: Sequence[str], root: Path = CONFIGS) -> int:
     """Run a command line (without the program's name); returns the exit code."""
-    if any(argument in ("-h", "--help") for argument in argv):
-        from recipes.cli.help import help_text
+    if "--version" in argv:
+        from recipes.cli.version import version_text
 
-        print(help_text(root))
+        print(version_text())
         return 0
     # a method of the user's own is found where the user stands, as with python -m
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
+    if any(argument in HELP for argument in argv):
+        return exit_code(lambda: show_help(argv, root))
     return exit_code(lambda: begin(list(argv), root))
+
+
+def show_help(argv: Sequence[str], root: Path = CONFIGS) -> int:
+    """All that there is to choose, or the choices that the command line names; returns the exit
+    code."""
+    names = [a for a in argv if a not in HELP and "=" not in a and not a.startswith("-")]
+    if not names:
+        from recipes.cli.help import help_text
+
+        print(help_text(root))
+        return 0
+    from recipes.cli.topics import topic_text
+
+    print("\n\n".join([topic_text(name, root) for name in names]))
+    return 0
 
 
 def begin(argv: list[str], root: Path) -> int:
@@ -46,19 +67,18 @@ def begin(argv: list[str], root: Path) -> int:
 def through_hydra(argv: list[str], root: Path = CONFIGS) -> int:
     """Runs that need Hydra's own machinery: `-m` with its sweepers and launchers, `--cfg`, `--info`
     and the like. Returns the exit code."""
-    with uncollected():
+    with gc_paused():
         import hydra
 
-        from recipes.cli.multirun import conclude, hydra_job, prepare, search_path
+        from recipes.cli.multirun import conclude, hydra_job, in_hydra_words, prepare, search_path
 
-        argv, sweep = prepare(spoken(argv, root), root)
+        argv, sweep = prepare(in_hydra_words(argv, root), root)
     # without this variable Hydra prints errors in its own way and exits by itself
     full, path = environment("HYDRA_FULL_ERROR", "1"), environment("PYTHONPATH", search_path())
+    run = hydra.main(version_base="1.3", config_path=str(root.resolve()), config_name="config")
     with full, path, _arguments([sys.argv[0], *argv]):
         try:
-            hydra.main(version_base="1.3", config_path=str(root.resolve()), config_name="config")(
-                hydra_job
-            )()
+            run(hydra_job)()
         except KeyboardInterrupt:
             conclude(sweep)
             raise

@@ -26,8 +26,8 @@ SINGLE = ("recipe", "data", "network", "optimizer", "scheduler", "trainer", "eva
 
 def families(root: Path = CONFIGS) -> list[str]:
     """Groups of methods: all others."""
-    found = (p.name for p in root.iterdir() if p.is_dir() and any(p.glob("*.yaml")))
-    return sorted(name for name in found if name not in NOT_FAMILIES and name != "hydra")
+    groups = (p.name for p in root.iterdir() if p.is_dir() and any(p.glob("*.yaml")))
+    return sorted(name for name in groups if name not in NOT_FAMILIES and name != "hydra")
 
 
 def options(group: str, root: Path = CONFIGS) -> dict[str, str]:
@@ -46,16 +46,15 @@ def description(path: Path) -> str:
     return ""
 
 
-def spoken(overrides: Sequence[str], root: Path = CONFIGS) -> list[str]:
-    """`evaluate.attack=pgd` chooses of the group that Hydra calls `evaluate/attack`: the same words
-    name the choice and its keys. A mapping in braces stays a value."""
+def to_hydra(overrides: Sequence[str], root: Path = CONFIGS) -> list[str]:
+    """Overrides in Hydra's words: `evaluate.attack=pgd` chooses of the group `evaluate/attack`.
+
+    The same words name the choice and its keys. A mapping in braces stays a value."""
     names = "|".join(sorted(p.name for p in (root / "evaluate").glob("*") if p.is_dir()))
-    return [
-        re.sub(rf"^([+~]*)evaluate\.({names})(?==(?!\s*\{{)|$)", r"\1evaluate/\2", text)
-        for text in overrides
-    ]
+    choice = re.compile(rf"^([+~]*)evaluate\.({names})(?==(?!\s*\{{)|$)")
+    return [choice.sub(r"\1evaluate/\2", text) for text in overrides]
 
 
-def written(group: str) -> str:
-    """A group as the user writes it: the inverse of `spoken`."""
+def from_hydra(group: str) -> str:
+    """A group as the user writes it: the inverse of `to_hydra`."""
     return re.sub(r"^([+~]*)evaluate/", r"\1evaluate.", group)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError, nearest, raise_all
 from foundation.exit_codes import exit_code
 from recipes.config.signatures import Argument, describe, fits, hint, signature
 
@@ -27,36 +27,38 @@ def run_command(argv: Sequence[str], command: Callable[..., Any], about: str) ->
 
 
 def read_options(argv: Sequence[str], known: dict[str, Argument]) -> dict[str, Any]:
-    """The arguments by name. Raises UserError with a line for each mistake."""
-    found: dict[str, Any] = {}
-    faults: list[str] = []
+    """The arguments by name. Raises `ConfigErrors` with a line for each mistake."""
+    values: dict[str, Any] = {}
+    errors: list[UserError] = []
     for text in argv:
         key, equals, value = text.partition("=")
         if not equals or key.startswith("-"):
-            faults.append(f"{text}: expected KEY=VALUE, with a key of: {', '.join(known)}")
+            errors.append(UserError(text, f"expected KEY=VALUE, with a key of: {', '.join(known)}"))
         elif key not in known:
-            faults.append(f"{key}: there is no such key; {nearest(key, known)}")
-        elif key in found:
-            faults.append(f"{key}: is given twice")
+            errors.append(UserError(key, "there is no such key", nearest(key, known)))
+        elif key in values:
+            errors.append(UserError(key, "is given twice"))
         else:
-            found[key] = meant(value, known[key].annotation)
-            if not fits(found[key], known[key].annotation):
-                more = hint(found[key], known[key].annotation)
-                line = f"{key}: got '{value}', expected {describe(known[key].annotation)}"
-                faults.append(f"{line}; {more}" if more else line)
-    unsaid = [key for key, argument in known.items() if argument.required and key not in found]
-    faults += [
-        f"{key}: is missing; add {key}=…"
-        for key in unsaid
-        if not any(line.startswith(key) for line in faults)
-    ]
-    if faults:
-        raise UserError("\n".join(faults))
-    return found
+            values[key] = typed_value(value, known[key].annotation)
+            errors += option_errors(key, value, values[key], known[key].annotation)
+    named = {error.key for error in errors}
+    for key, argument in known.items():
+        if argument.required and key not in values and key not in named:
+            errors.append(UserError(key, "is missing", f"add {key}=…"))
+    raise_all(errors)
+    return values
 
 
-def meant(text: str, annotation: Any) -> Any:
-    """A value as it is written: text where text is asked for, else a number, true, false or
+def option_errors(key: str, text: str, value: Any, annotation: Any) -> list[UserError]:
+    """The error of a value that does not fit. text: as it was written."""
+    if fits(value, annotation):
+        return []
+    problem = f"got '{text}', expected {describe(annotation)}"
+    return [UserError(key, problem, hint(value, annotation))]
+
+
+def typed_value(text: str, annotation: Any) -> Any:
+    """A value as it is written: text where text is expected, else a number, true, false or
     null."""
     if text != "null" and fits(text, annotation):
         return text

@@ -1,10 +1,11 @@
 """What Hydra composes of a command's overrides; and, since it stops at the first that it refuses,
-all that is wrong with them."""
+everything that is wrong with them."""
 
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from foundation.errors import UserError
-from recipes.config import messages as complaints
-from recipes.config.messages import Catalogue
+from recipes.config.catalogue import Catalogue
+from recipes.config.keys import key_of, missing_part
+from recipes.config.messages import no_equals_sign, not_an_override, other_refusal
+from recipes.config.unknown_key import check_key
 
 NO_FOLDER = r"provider=.*, path=(.*) is not available"
 REFUSALS = (HydraException, OmegaConfBaseException, ValueError)
@@ -61,7 +64,7 @@ def loader() -> ConfigLoader:
 
 def catalogue(overrides: Sequence[str]) -> Catalogue:
     """All groups and what they offer, on the search path of this command."""
-    path = [o for o in overrides if complaints.key_of(o) == "hydra.searchpath"]
+    path = [o for o in overrides if key_of(o) == "hydra.searchpath"]
 
     def offers(group: str, kind: ObjectType = ObjectType.CONFIG) -> list[str]:
         names = loader().get_group_options(group, kind, overrides=path)
@@ -78,60 +81,112 @@ def catalogue(overrides: Sequence[str]) -> Catalogue:
         return Catalogue({group: offers(group) for group in below("")})
 
 
-def salvage(
+@dataclass
+class Sorted:
+    """Overrides of a command by what they do. choices: of groups. hydra: keys of Hydra's own.
+    values: all other keys."""
+
+    choices: list[Override]
+    hydra: list[Override]
+    values: list[Override]
+
+
+def sorted_overrides(overrides: Sequence[Override], known: Catalogue) -> Sorted:
+    parts = Sorted([], [], [])
+    for override in overrides:
+        if known.is_group(override):
+            parts.choices.append(override)
+        elif override.is_hydra_override():
+            parts.hydra.append(override)
+        else:
+            parts.values.append(override)
+    return parts
+
+
+def collect_errors(
     overrides: list[str], refusal: Exception, elsewhere: Sequence[str] = ()
-) -> tuple[DictConfig | None, list[str]]:
+) -> tuple[DictConfig | None, list[UserError]]:
     """All that is wrong with a command that Hydra refused, and the config of what is right in it,
     if there is one.
 
     elsewhere: overrides that, in a recipe of stages, may be about a method of another stage: left
-    out where this one does not have it."""
-    faults: list[str] = []
+    out if this one does not have it."""
+    errors: list[UserError] = []
+    known = catalogue_or_default(overrides)
+    parts = sorted_overrides(passing(overrides, parse, errors), known)
+    choices = passing(parts.choices, known.check_choice, errors)
     try:
-        known = catalogue(overrides)
-    except REFUSALS:  # the search path itself is at fault
-        known = catalogue([])
-    parsed = list(_kept(overrides, _parse, faults))
-    groups = [o for o in parsed if known.is_group(o)]
-    groups = list(_kept(groups, known.choice_fault, faults))
-    values = [o for o in parsed if not known.is_group(o)]
-    hydra = [o for o in values if o.is_hydra_override()]
-    try:
-        base = compose_quietly([o.input_line or "" for o in groups + hydra])
+        base = compose_parsed([*choices, *parts.hydra])
     except REFUSALS as error:
-        return None, faults or [complaints.translate(error, known)]
-    staged = base.get("stages") or any(o.key_or_group.partition(".")[0] == "stages" for o in values)
-    others = [
-        o
-        for o in values
-        if staged and o.input_line in elsewhere and complaints.lacks(base, o.key_or_group)
-    ]
-    own = [o for o in values if not o.is_hydra_override() and o not in others]
-    own = _kept(own, lambda o: known.key_fault(o, base), faults)
+        return None, errors or [refusal_error(error, known)]
+    own = parts.values
+    if has_stages(base, own):
+        own = [o for o in own if o.input_line not in elsewhere or not missing(o, base)]
+    left_out = len(own) < len(parts.values)
+    own = passing(own, lambda override: check_key(override, base, known), errors)
     try:
-        composed = compose_quietly([o.input_line or "" for o in [*groups, *hydra, *own]])
+        composed = compose_parsed([*choices, *parts.hydra, *own])
     except REFUSALS as error:
-        return None, [*faults, complaints.translate(error, known)]
-    return composed, faults or ([] if others else [complaints.translate(refusal, known)])
+        return None, [*errors, refusal_error(error, known)]
+    if not errors and not left_out:
+        errors = [refusal_error(refusal, known)]
+    return composed, errors
 
 
-def _parse(text: str) -> Override:
+def catalogue_or_default(overrides: Sequence[str]) -> Catalogue:
+    """The catalogue of a command, without its search path if that is what is wrong."""
+    try:
+        return catalogue(overrides)
+    except REFUSALS:
+        return catalogue([])
+
+
+def compose_parsed(overrides: Sequence[Override]) -> DictConfig:
+    return compose_quietly([override.input_line or "" for override in overrides])
+
+
+def has_stages(base: DictConfig, values: Sequence[Override]) -> bool:
+    """Whether a command is a recipe of several stages, by its files or by its own words."""
+    sections = {override.key_or_group.partition(".")[0] for override in values}
+    return bool(base.get("stages")) or "stages" in sections
+
+
+def missing(override: Override, config: DictConfig) -> bool:
+    """Whether an override is about a method or measurement that this run does not have."""
+    return bool(missing_part(config, override.key_or_group))
+
+
+def refusal_error(refusal: Exception, known: Catalogue) -> UserError:
+    """A refusal of Hydra's in one line."""
+    if isinstance(refusal, MissingConfigException) and refusal.missing_cfg_file:
+        group, _, name = str(refusal.missing_cfg_file).rpartition("/")
+        if group in known.groups:
+            return known.no_option(group, name)
+    if isinstance(refusal, OverrideParseException):
+        return not_an_override(refusal.override, refusal)
+    return other_refusal(refusal)
+
+
+def parse(text: str) -> Override:
     if text.startswith("="):
-        raise UserError(f"{text}: expected KEY=VALUE or GROUP=NAME")
+        raise no_equals_sign(text)
     try:
         return OverridesParser.create(config_loader=loader()).parse_overrides([text])[0]
     except OverrideParseException as error:
-        raise UserError(complaints.grammar(text, error)) from error
+        raise not_an_override(text, error) from error
 
 
-def _kept(items: Sequence[Any], check: Callable[[Any], Any], faults: list[str]) -> list[Any]:
-    """What passes the check (or what the check makes of it); a `UserError` becomes a fault."""
-    kept = []
+def passing(
+    items: Sequence[Any], check: Callable[[Any], Any], errors: list[UserError]
+) -> list[Any]:
+    """The items that pass a check, or what the check makes of them; its `UserError`s are added to
+    `errors`."""
+    passed = []
     for item in items:
         try:
             made = check(item)
         except UserError as error:
-            faults.append(str(error))
+            errors.append(error)
         else:
-            kept.append(item if made is None else made)
-    return kept
+            passed.append(item if made is None else made)
+    return passed

@@ -14,7 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
 
 TAGS = frozenset(
     f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")
@@ -30,25 +30,24 @@ def parse_plain(text: Any, source: str) -> DictConfig:
     Raises UserError, one line, for anything else.
     """
     if not isinstance(text, str):
-        raise UserError(f"{source}: its config is {type(text).__name__}; expected YAML text")
+        raise UserError(source, f"its config is {type(text).__name__}", "expected YAML text")
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"{source}: its config is not YAML ({yaml_problem(error)})") from error
+        raise UserError(source, f"its config is not YAML ({yaml_problem(error)})") from error
     except RecursionError as error:
-        raise UserError(f"{source}: its config is nested too deeply") from error
+        raise UserError(source, "its config is nested too deeply") from error
     if not isinstance(root, yaml.MappingNode):
         raise UserError(
-            f"{source}: its config is not a mapping; expected the keys of a run's config.yaml"
+            source, "its config is not a mapping", "expected the keys of a run's config.yaml"
         )
-    for problem in problems(root, "", 0, set()):
-        raise UserError(f"{source}: {problem}")
+    problem = next(problems(root, "", 0, set()), None)
+    if problem:
+        raise UserError(source, problem)
     try:
         config = OmegaConf.create(text)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(
-            f"{source}: its config cannot be read ({str(error).splitlines()[0]})"
-        ) from error
+        raise UserError(source, f"its config cannot be read ({first_line(error)})") from error
     assert isinstance(config, DictConfig)
     return config
 
@@ -58,7 +57,7 @@ def read_plain(path: Path, source: str) -> DictConfig:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(source, f"cannot be read ({first_line(error)})") from error
     return parse_plain(text, source)
 
 
@@ -112,6 +111,6 @@ def shown(text: str) -> str:
 
 def yaml_problem(error: yaml.YAMLError) -> str:
     """What is wrong and where, on one line."""
-    problem = str(getattr(error, "problem", None) or str(error).splitlines()[0])
+    problem = str(getattr(error, "problem", None) or first_line(error))
     mark = getattr(error, "problem_mark", None)
     return f"{problem}, line {mark.line + 1}" if mark else problem

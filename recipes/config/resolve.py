@@ -1,216 +1,274 @@
-"""From a command line to a sound config, or to the list of everything that is wrong with it.
+"""From a command line to a sound config, or to everything that is wrong with it. One step after the
+other; each gives a config and adds to the errors:
 
-Hydra composes; what it refuses is said again in one line with the nearest right name, and since it
-stops at its first refusal, the command is then taken apart so that all faults come at once. After
-that `validation` looks at the tree.
+    argv's overrides
+      | renamed          keys of earlier versions become today's, a line names them
+      | stage_keys       `stages.NAME.KEY=VALUE` is set aside for its stage
+      | groups           `evaluate.attack=pgd` becomes `evaluate/attack=pgd`
+      | overrides        Hydra composes; if it refuses, all errors are collected
+      | leftovers        methods and measurements that are not part of the run are dropped
+      | chosen           lists of methods get their names
+      | validation       every value against the signature of what it is given to
+      | resolve          interpolations become values
+      | stages           the same steps for the overrides of each stage
+    Command: config, what was dropped, lines to print
 
 A recipe may set keys of a method that the command line replaced (`recipe=fixmatch
 semi_supervised=mean_teacher` leaves `methods.fixmatch.tau` behind): such leftovers are dropped,
-unless the user named them, which is a mistake. In a recipe of stages it is one where no stage has
-the method."""
+unless the user named them, which is a mistake. In a recipe of stages it is one if no stage has the
+method."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from foundation.errors import UserError
-from recipes.config import messages as complaints
-from recipes.config.groups import CONFIGS, SINGLE, spoken, written
-from recipes.config.messages import Catalogue, key_of, lacks, part_of
-from recipes.config.overrides import REFUSALS, catalogue, compose_quietly, hydra_at, salvage
+from foundation.errors import ConfigErrors, UserError, raise_all
+from recipes.config.catalogue import Catalogue
+from recipes.config.groups import CONFIGS, SINGLE, from_hydra, to_hydra
+from recipes.config.keys import key_of, missing_part, part_of, value_of
+from recipes.config.overrides import (
+    REFUSALS,
+    catalogue,
+    collect_errors,
+    compose_quietly,
+    hydra_at,
+)
+from recipes.config.renamed import rename_in_config, renamed_overrides
+from recipes.config.stage_keys import (
+    check_stage_keys,
+    split_stage_keys,
+    stage_keys_from_hydra,
+)
+from recipes.config.unknown_key import absent_in_all_stages, error_of_absent_method
 from recipes.config.validation import validate
 
-
-class Faults(UserError):
-    """Several mistakes at once, a line each."""
-
-    def __init__(self, lines: Sequence[str]):
-        super().__init__("\n".join(lines))
-        self.lines = list(lines)
+StageKeys = Mapping[str, Sequence[str]]
+ListGroups = Callable[[], Catalogue]
 
 
 @dataclass
 class Command:
-    """A sound command: the resolved config without Hydra's node, and the methods whose leftovers
-    were dropped."""
+    """A sound command. config: resolved, without Hydra's node. dropped: methods whose leftovers
+    were dropped. lines: to print, about keys that have other names now."""
 
     config: DictConfig
     dropped: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
 
 def resolve_command(overrides: Sequence[str], root: Path = CONFIGS) -> Command:
-    """Compose and validate one run. Raises `Faults` with a line for each mistake."""
-    overrides = spoken(overrides, root)
+    """Compose and validate one run. Raises `ConfigErrors` with a line for each mistake."""
+    current, lines = renamed_overrides(map(stage_keys_from_hydra, overrides))
+    common, by_stage = split_stage_keys(current)
+    common = to_hydra(common, root)
+    stage_keys = {stage: to_hydra(texts, root) for stage, texts in by_stage.items()}
     with hydra_at(root):
-        faults: list[str] = []
-        composed: DictConfig | None
-        mixed = [o for o in overrides if is_list_of_choices(o)]
-        single = [o for o in overrides if o not in mixed]
-        try:
-            composed = compose_quietly(single)
-        except REFUSALS as refusal:
-            composed, faults = salvage(single, refusal, elsewhere=single)
-        if composed is None or mixed:
-            raise Faults(
-                [
-                    *faults,
-                    *(f"{written(o)}: takes one choice, only families take a list" for o in mixed),
-                ]
-            )
+        composed, errors = compose_command(common)
         HydraConfig.instance().set_config(composed)
-        with open_dict(composed):
-            del composed["hydra"]
+        drop_hydra(composed)
         try:
-            return settle(composed, overrides, faults)
+            command = settle(composed, common, stage_keys, errors)
         finally:
             HydraConfig.instance().cfg = None
+    command.lines = list(dict.fromkeys([*lines, *command.lines]))
+    return command
+
+
+def compose_command(overrides: Sequence[str]) -> tuple[DictConfig, list[UserError]]:
+    """What Hydra composes, with its own node; and the errors of what it refused, which is left out.
+    Raises `ConfigErrors` if nothing can be composed."""
+    lists = [text for text in overrides if is_list_of_choices(text)]
+    others = [text for text in overrides if text not in lists]
+    errors: list[UserError] = []
+    composed: DictConfig | None
+    try:
+        composed = compose_quietly(others)
+    except REFUSALS as refusal:
+        composed, errors = collect_errors(others, refusal, elsewhere=others)
+    # Hydra would mix the files of such a list: nothing can be said about what it composes
+    one_choice = "takes one choice, only families take a list"
+    list_errors = [UserError(from_hydra(text), one_choice) for text in lists]
+    if composed is None or list_errors:
+        raise ConfigErrors([*errors, *list_errors])
+    return composed, errors
+
+
+def drop_hydra(composed: DictConfig) -> None:
+    with open_dict(composed):
+        del composed["hydra"]
 
 
 def settle(
     config: DictConfig,
     overrides: Sequence[str],
-    faults: Sequence[str] = (),
+    stage_keys: StageKeys | None = None,
+    errors: Sequence[UserError] = (),
     binding: Sequence[str] | None = None,
 ) -> Command:
-    """Drop leftovers, validate, resolve. Raises `Faults`, those given among them.
+    """A sound command from a composed config, which is changed in place. Raises `ConfigErrors`, the
+    given errors among them.
 
-    binding: overrides whose methods must be part of this run; None for all, unless it is a recipe
-    of stages, which have methods of their own. Needs Hydra to be initialised, for the search path,
-    and its config to be set, for `${hydra:…}`."""
+    stage_keys: stage -> overrides of it alone. binding: overrides whose methods must be part of
+    this run; None for all, unless it is a recipe of stages, which have methods of their own. Needs
+    Hydra to be initialised, for the search path, and its config to be set, for `${hydra:…}`."""
+    known = cache(lambda: catalogue(overrides))
     if binding is None:
         binding = [] if config.get("stages") else overrides
-    leftovers, dropped = drop_leftovers(config, binding, lambda: catalogue(overrides))
-    leftovers += drop_unmeasured(config, binding)
-    name_lists(config, lambda: catalogue(overrides))
-    faults = [*faults, *leftovers, *validate(config)]
-    if faults:
-        raise Faults(faults)
+    lines = rename_in_config(config, overrides)
+    dropped, method_errors = drop_leftovers(config, binding, known)
+    measurement_errors = drop_unmeasured(config, binding)
+    name_lists(config, known)
+    stage_errors = check_stage_keys(stage_keys or {}, config)
+    raise_all([*errors, *method_errors, *measurement_errors, *stage_errors, *validate(config)])
     OmegaConf.resolve(config)
     if config.get("stages"):
-        config.stages = stage_configs(config.stages, overrides)
-    return Command(config, dropped)
+        stages, stage_lines = stage_configs(config.stages, overrides, stage_keys or {}, known)
+        config.stages = stages
+        lines += stage_lines
+    return Command(config, dropped, lines)
 
 
-def stage_configs(stages: DictConfig, overrides: Sequence[str]) -> dict[str, DictConfig]:
-    """The config of every stage of a recipe: the command, with the stage's own overrides before the
-    user's, which win. What the user says of a method holds in the stages that have it, and one of
-    them must.
+# -- stages ----------------------------------------------------------------------------------------
+def stage_configs(
+    stages: DictConfig, overrides: Sequence[str], stage_keys: StageKeys, known: ListGroups
+) -> tuple[dict[str, DictConfig], list[str]]:
+    """The config of every stage of a recipe, and lines to print. Raises `ConfigErrors` of all.
 
-    Raises `Faults` of all stages."""
-    found: dict[str, DictConfig] = {}
-    faults: list[str] = []
-    known, outer = catalogue(overrides), HydraConfig.instance().cfg
+    A stage's own overrides come first, then those of the command, then those that the command gives
+    to this stage alone: the later wins. What the user says of a method holds in the stages that
+    have it, and one of them must."""
+    configs: dict[str, DictConfig] = {}
+    errors: list[UserError] = []
+    lines: list[str] = []
+    hydra_config = HydraConfig.instance().cfg
     for name in map(str, stages):
-        own = stages[name]
-        chosen = {key for key in map(key_of, own) if key in known.groups}
         try:
-            clashes = [o for o in overrides if key_of(o) in chosen]
-            if clashes:
-                raise Faults(
-                    [
-                        f"{o}: this stage makes its own choice; say it in stages.{name}=['…']"
-                        for o in clashes
-                    ]
-                )
-            found[name] = _stage_config(own, overrides)
-        except Faults as refusal:
-            faults += [f"stages.{name}: {line}" for line in refusal.lines]
+            command = stage_command(name, stages[name], overrides, stage_keys.get(name, ()), known)
+            configs[name] = command.config
+            lines += command.lines
+        except UserError as refusal:
+            errors += [error.within(f"stages.{name}") for error in refusal.errors]
         finally:
-            HydraConfig.instance().cfg = outer
-    if not faults:
-        stray = [
-            key
-            for key in map(key_of, overrides)
-            if all(lacks(stage, key) for stage in found.values())
-        ]
-        faults = [complaints.absent_everywhere(key, list(found.values()), known) for key in stray]
-    if faults:
-        raise Faults(faults)
-    return found
+            HydraConfig.instance().cfg = hydra_config
+    if not errors:
+        errors = errors_of_absent_parts(overrides, list(configs.values()), known)
+    raise_all(errors)
+    return configs, lines
 
 
-def _stage_config(own: Sequence[str], users: Sequence[str]) -> DictConfig:
-    overrides = [*own, *users]
+def stage_command(
+    name: str, own: Sequence[str], common: Sequence[str], alone: Sequence[str], known: ListGroups
+) -> Command:
+    """The command of one stage. own: overrides in the recipe's file. common: of the command. alone:
+    of the command, for this stage."""
+    own, lines = renamed_overrides(own)
+    groups = known().groups
+    # of two choices of one group Hydra would take both files
+    chosen_alone = {key_of(text) for text in alone} & groups.keys()
+    own = [text for text in own if key_of(text) not in chosen_alone]
+    common = [text for text in common if key_of(text) not in chosen_alone]
+    chosen = {key_of(text) for text in own} & groups.keys()
+    clashes = [text for text in common if key_of(text) in chosen]
+    remedy = f"say it by stages.{name}."
+    raise_all([UserError(t, "this stage makes its own choice", f"{remedy}{t}") for t in clashes])
+    # what the recipe sets of methods that the command replaced is a leftover
+    optional = [*own, *common] if chosen_alone else common
+    command = compose_stage([*own, *common, *alone], optional)
+    command.lines = lines + command.lines
+    return command
+
+
+def compose_stage(overrides: Sequence[str], optional: Sequence[str]) -> Command:
+    """optional: overrides that are left out if this stage does not have their method."""
     composed: DictConfig | None
     try:
         composed = compose_quietly(overrides)
     except REFUSALS as refusal:
-        composed, faults = salvage(overrides, refusal, elsewhere=users)
-        if composed is None or faults:
-            raise Faults(faults) from refusal
+        composed, errors = collect_errors(list(overrides), refusal, elsewhere=optional)
+        if composed is None or errors:
+            raise ConfigErrors(errors) from refusal
     HydraConfig.instance().set_config(composed)
-    with open_dict(composed):
-        del composed["hydra"]
-        composed.stages = None
-    return settle(composed, overrides, binding=own).config
+    drop_hydra(composed)
+    composed.stages = None
+    binding = [text for text in overrides if text not in optional]
+    return settle(composed, overrides, binding=binding)
 
 
+def errors_of_absent_parts(
+    overrides: Sequence[str], stages: Sequence[DictConfig], known: ListGroups
+) -> list[UserError]:
+    """Errors of keys of methods and measurements that no stage has."""
+    keys = [
+        key for key in map(key_of, overrides) if all(missing_part(stage, key) for stage in stages)
+    ]
+    return [absent_in_all_stages(key, stages, known()) for key in keys]
+
+
+# -- steps -----------------------------------------------------------------------------------------
 def is_list_of_choices(override: str) -> bool:
-    """Whether a list is given where a group takes one choice: Hydra would mix the files."""
-    return key_of(override) in SINGLE and override.partition("=")[2].lstrip().startswith("[")
+    """Whether a list is given where a group takes one choice."""
+    return key_of(override) in SINGLE and value_of(override).lstrip().startswith("[")
 
 
-def name_lists(config: DictConfig, catalogue: Callable[[], Catalogue]) -> None:
+def name_lists(config: DictConfig, known: ListGroups) -> None:
     """Say in `chosen` which methods a list chose, as `[a,b]`: Hydra names the choice of a single
     one only."""
     chosen = config.get("chosen")
-    unnamed = [g for g in chosen if chosen[g] is None] if isinstance(chosen, DictConfig) else []
-    if unnamed:
-        families = catalogue().methods
-        for group in unnamed:
-            names = [str(m) for m in config.get("methods") or {} if families.get(str(m)) == group]
-            chosen[group] = f"[{','.join(names)}]"
+    if not isinstance(chosen, DictConfig):
+        return
+    methods = list(map(str, config.get("methods") or {}))
+    for group in [group for group in chosen if chosen[group] is None]:
+        family_of = known().methods
+        names = [method for method in methods if family_of.get(method) == group]
+        chosen[group] = f"[{','.join(names)}]"
 
 
 def drop_leftovers(
-    config: DictConfig, overrides: Sequence[str], catalogue: Callable[[], Catalogue]
-) -> tuple[list[str], list[str]]:
+    config: DictConfig, overrides: Sequence[str], known: ListGroups
+) -> tuple[list[str], list[UserError]]:
     """Take keys of methods that are not part of the run out of the config, in place.
 
-    Returns faults, where the user named such a method or nobody knows it, and the names dropped
-    without a word."""
+    Returns the names that were dropped without a word, and errors, if the user named such a method
+    or nobody knows it."""
     methods = config.get("methods")
     if not isinstance(methods, DictConfig):
         return [], []
     names = list(map(str, methods))
-    gone = [name for name in names if lacks(config, f"methods.{name}")]
-    present = [name for name in names if name not in gone]
-    faults: list[str] = []
-    silent: list[str] = []
-    if not gone:
-        return faults, silent
-    known = catalogue()
-    for name in gone:
+    absent = [name for name in names if missing_part(config, f"methods.{name}")]
+    present = [name for name in names if name not in absent]
+    dropped: list[str] = []
+    errors: list[UserError] = []
+    for name in absent:
         named = [key for key in map(key_of, overrides) if part_of(key) == f"methods.{name}"]
-        if named or name not in known.methods:
-            faults += [
-                complaints.absent_method(key, name, present, known)
-                for key in named or [f"methods.{name}"]
-            ]
+        if named or name not in known().methods:
+            keys = named or [f"methods.{name}"]
+            errors += [error_of_absent_method(key, name, present, known()) for key in keys]
         else:
-            silent.append(name)
+            dropped.append(name)
         with open_dict(methods):
             del methods[name]
-    return faults, silent
+    return dropped, errors
 
 
-def drop_unmeasured(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+def drop_unmeasured(config: DictConfig, overrides: Sequence[str]) -> list[UserError]:
     """Take keys of measurements that are not part of the run out of the config, in place: a recipe
-    may have set them, and the command line left the measurement out. Returns faults, where the user
+    may have set them, and the command line left the measurement out. Returns errors, if the user
     named such a key."""
     nodes = config.get("evaluate")
     if not isinstance(nodes, DictConfig):
         return []
-    gone = [name for name in map(str, nodes) if lacks(config, f"evaluate.{name}")]
-    with open_dict(nodes):
-        for name in gone:
+    errors: list[UserError] = []
+    for name in list(map(str, nodes)):
+        if not missing_part(config, f"evaluate.{name}"):
+            continue
+        with open_dict(nodes):
             del nodes[name]
-    return [
-        f"{key}: this run has no {name}; add evaluate.{name}=NAME"
-        for name in gone
-        for key in map(key_of, overrides)
-        if part_of(key) == f"evaluate.{name}"
-    ]
+        for key in map(key_of, overrides):
+            if part_of(key) == f"evaluate.{name}":
+                remedy = f"add evaluate.{name}=NAME"
+                errors.append(UserError(key, f"this run has no {name}", remedy))
+    return errors

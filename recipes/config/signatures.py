@@ -4,7 +4,6 @@ words for it.
 Values are judged by pydantic in its strict mode for JSON: an integer is a number, a list may become
 a tuple, and nothing else is converted: `'0.9'` is no number, `true` is no integer."""
 
-import difflib
 import importlib
 import inspect
 import json
@@ -19,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from foundation.errors import UserError
+from foundation.errors import UserError, did_you_mean, nearest_name
 
 UNKNOWN = inspect.Parameter.empty
 
@@ -69,10 +68,9 @@ def _walk(found: Any, parts: list[str], size: int) -> Callable[..., Any]:
     for i, name in enumerate(parts[size:], size):
         if not hasattr(found, name):
             public = [n for n in vars(found) if not n.startswith("_")]
-            raise UserError(
-                f"'{'.'.join(parts[:i])}' has no '{name}'; "
-                f"{suggestion(name, public) or 'check the name'}"
-            )
+            near = did_you_mean(nearest_name(name, public))
+            holder = ".".join(parts[:i])
+            raise UserError("", f"'{holder}' has no '{name}'", near or "check the name")
         found = getattr(found, name)
     if not callable(found):
         raise UserError(f"'{'.'.join(parts)}' is no class or function")
@@ -205,7 +203,7 @@ def hint(value: Any, annotation: Any) -> str:
         return ""
     options = [str(o) for o in _literals(annotation)]
     if options:
-        return suggestion(value, options)
+        return did_you_mean(nearest_name(value, options))
     try:
         plain = json.loads(value)
     except json.JSONDecodeError:
@@ -219,9 +217,3 @@ def _literals(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     return [o for a in get_args(annotation) for o in _literals(a)]
-
-
-def suggestion(name: str, known: list[str]) -> str:
-    """`did you mean 'x'?` where one of the known names is close, else nothing."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else ""

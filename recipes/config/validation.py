@@ -1,8 +1,8 @@
-"""One pass over a composed config that finds all faults at once, one line each, before anything is
+"""One pass over a composed config that finds all errors at once, one line each, before anything is
 built.
 
-Every node with `_target_` is held against the signature of what it names: unknown and missing
-arguments, types, ranges. Interpolations that do not resolve and values left open (`???`) are faults
+Every node with `_target_` is compared with the signature of what it names: unknown and missing
+arguments, types, ranges. Interpolations that do not resolve and values left open (`???`) are errors
 too. A line reads
 
     methods.fixmatch.tau: got 1.5, expected a number between 0 and 1
@@ -18,16 +18,9 @@ from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field
 
-from foundation.errors import UserError, nearest
-from recipes.config.signatures import (
-    Signature,
-    describe,
-    find_target,
-    fits,
-    hint,
-    signature,
-    suggestion,
-)
+from foundation.errors import UserError, did_you_mean, first_line, nearest, nearest_name
+from recipes.config.keys import join
+from recipes.config.signatures import Signature, describe, find_target, fits, hint, signature
 
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 SUPPLIED = {"info", "tasks"}
@@ -57,8 +50,11 @@ SECTIONS = (
 REQUIRED = ("data", "network", "optimizer", "scheduler", "trainer")
 
 
+RESOLVING = "resolving interpolation: "  # OmegaConf's words before the reason
+
+
 class Broken:
-    """Stands for a value that did not resolve; its fault is noted where it was met."""
+    """Stands for a value that did not resolve; its error is noted where it was met."""
 
     def __repr__(self) -> str:
         return "an unresolved value"
@@ -67,22 +63,21 @@ class Broken:
 BROKEN = Broken()
 
 
-def validate(config: DictConfig) -> list[str]:
-    """All faults of a composed config (without Hydra's own node), one line each; empty where it is
-    sound."""
-    faults: list[str] = []
-    tree = plain(config, "", faults)
-    faults += _root_faults(tree)
-    faults += [
-        f"{name}: is missing; choose one by {name}=NAME" for name in REQUIRED if name not in tree
-    ]
+def validate(config: DictConfig) -> list[UserError]:
+    """All errors of a composed config (without Hydra's own node); empty if it is sound."""
+    errors: list[UserError] = []
+    tree = plain(config, "", errors)
+    errors += _root_errors(tree)
+    for name in REQUIRED:
+        if name not in tree:
+            errors.append(UserError(name, "is missing", f"choose one by {name}=NAME"))
     for key in [name for name in tree if name not in ROOT]:
         for path, node in targets(tree[key], str(key)):
-            faults += target_faults(path, node)
-    return sorted(set(faults), key=faults.index)
+            errors += target_errors(path, node)
+    return list({str(error): error for error in errors}.values())
 
 
-def plain(node: Any, key: str, faults: list[str]) -> Any:
+def plain(node: Any, key: str, errors: list[UserError]) -> Any:
     """The node as dicts, lists and values, every interpolation resolved; what does not resolve is
     noted."""
     if not isinstance(node, Container):
@@ -90,37 +85,40 @@ def plain(node: Any, key: str, faults: list[str]) -> Any:
     if node._is_none():
         return None
     if isinstance(node, DictConfig):
-        return {name: _child(node, name, join(key, name), faults) for name in node}
+        return {name: _child(node, name, join(key, name), errors) for name in node}
     assert isinstance(node, ListConfig)
-    return [_child(node, i, f"{key}[{i}]", faults) for i in range(len(node))]
+    return [_child(node, i, f"{key}[{i}]", errors) for i in range(len(node))]
 
 
-def _child(node: Any, name: Any, key: str, faults: list[str]) -> Any:
+def _child(node: Any, name: Any, key: str, errors: list[UserError]) -> Any:
     try:
-        return plain(node[name], key, faults)
+        return plain(node[name], key, errors)
     except MissingMandatoryValue:
-        faults.append(f"{key}: has no value yet; give one: {key}=…")
+        errors.append(UserError(key, "has no value yet", f"give one: {key}=…"))
     except OmegaConfBaseException as error:
         raw: Any = OmegaConf.to_container(node, resolve=False)
-        # OmegaConf names the class of the error first
-        reason = first_line(error).rpartition("resolving interpolation: ")[2]
-        gap = null_behind(node._get_root(), str(raw[name]))
-        if gap:
-            # one line, however many values are taken from there
-            here = key.rpartition(".")[0]
-            faults.append(
-                f"{gap}: is null, and {here} takes its values from there; expected a mapping"
-            )
-        else:
-            faults.append(f"{key}: '{raw[name]}' does not resolve: {reason}")
+        errors.append(_unresolved(node._get_root(), key, str(raw[name]), error))
     return BROKEN
+
+
+def _unresolved(root: Any, key: str, text: str, error: OmegaConfBaseException) -> UserError:
+    gap = null_behind(root, text)
+    if gap:
+        # one line, however many values are taken from there
+        here = key.rpartition(".")[0]
+        return UserError(
+            gap, f"is null, and {here} takes its values from there", "expected a mapping"
+        )
+    # OmegaConf names the class of the error first
+    reason = first_line(error).rpartition(RESOLVING)[2]
+    return UserError(key, f"'{text}' does not resolve: {reason}")
 
 
 def null_behind(root: Any, text: str) -> str:
     """The null that an interpolation looks into: `a.b` for `${a.b.c}` where a.b is null; empty
     where there is none."""
-    found = re.fullmatch(r"\$\{([\w.]+)\}", text)
-    parts = found[1].split(".") if found else []
+    interpolation = re.fullmatch(r"\$\{([\w.]+)\}", text)
+    parts = interpolation[1].split(".") if interpolation else []
     for length in range(1, len(parts)):
         key = ".".join(parts[:length])
         if OmegaConf.select(root, key, default=BROKEN) is None:
@@ -140,70 +138,57 @@ def targets(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from targets(child, f"{key}[{i}]")
 
 
-def target_faults(key: str, node: dict[str, Any]) -> list[str]:
-    """Faults of one node against the signature of its target; nodes below it are looked at on their
+def target_errors(key: str, node: dict[str, Any]) -> list[UserError]:
+    """Errors of one node against the signature of its target; nodes below it are looked at on their
     own."""
-    if not isinstance(node["_target_"], str):
-        return [
-            f"{key}._target_: got {node['_target_']!r}, expected the dotted path of a class or "
-            "function"
-        ]
+    target = node["_target_"]
+    if not isinstance(target, str):
+        problem = f"got {target!r}, expected the dotted path of a class or function"
+        return [UserError(f"{key}._target_", problem)]
     try:
-        known = signature(find_target(node["_target_"]))
+        known = signature(find_target(target))
     except UserError as error:
-        return [f"{key}._target_: {error}"]
-    faults = []
-    for name, value in node.items():
-        if name in HYDRA_KEYS:
-            continue
+        return [error.about(f"{key}._target_")]
+    errors = []
+    for name in [name for name in node if name not in HYDRA_KEYS]:
         if name in known.arguments:
-            faults += value_faults(join(key, name), value, known.arguments[name].annotation)
+            annotation = known.arguments[name].annotation
+            errors += value_errors(join(key, name), node[name], annotation)
         elif not known.open_ended:
-            faults.append(_unknown(key, str(name), known))
-    return faults + [f"{join(key, n)}: missing; it has no default" for n in _missing(node, known)]
+            errors.append(_unknown(key, str(name), known))
+    for name in _missing(node, known):
+        errors.append(UserError(join(key, name), "missing", "it has no default"))
+    return errors
 
 
-def value_faults(key: str, value: Any, annotation: Any) -> list[str]:
-    """The fault of one value against an annotation, if any. Values holding further targets are
+def value_errors(key: str, value: Any, annotation: Any) -> list[UserError]:
+    """The error of one value against an annotation, if any. Values that hold further targets are
     built, not given."""
     if _holds_object(value) or fits(value, annotation):
         return []
-    meant = hint(value, annotation)
-    return [
-        f"{key}: got {value!r}, expected {describe(annotation)}" + (f"; {meant}" if meant else "")
-    ]
+    problem = f"got {value!r}, expected {describe(annotation)}"
+    return [UserError(key, problem, hint(value, annotation))]
 
 
-def join(key: str, name: Any) -> str:
-    return f"{key}.{name}" if key else str(name)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, without trailing punctuation."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-
-
-def _root_faults(tree: dict[str, Any]) -> list[str]:
-    faults = []
+def _root_errors(tree: dict[str, Any]) -> list[UserError]:
+    errors = []
     for name, value in tree.items():
         if name in ROOT:
-            faults += value_faults(str(name), value, ROOT[str(name)])
+            errors += value_errors(str(name), value, ROOT[str(name)])
         elif name not in SECTIONS:
-            faults.append(f"{name}: unknown key; {nearest(str(name), [*ROOT, *SECTIONS])}")
+            known = nearest(str(name), [*ROOT, *SECTIONS])
+            errors.append(UserError(str(name), "unknown key", known))
         elif not isinstance(value, dict):
-            remedy = (
-                "choose methods by FAMILY=METHOD"
-                if name == "methods"
-                else f"choose one by {name}=NAME"
-            )
-            faults.append(f"{name}: got {value!r}, expected a mapping; {remedy}")
-    return faults
+            choice = "methods by FAMILY=METHOD" if name == "methods" else f"one by {name}=NAME"
+            problem = f"got {value!r}, expected a mapping"
+            errors.append(UserError(str(name), problem, f"choose {choice}"))
+    return errors
 
 
-def _unknown(key: str, name: str, known: Signature) -> str:
-    near = suggestion(name, list(known.arguments))
-    meant = near.replace("'", f"'{key}.", 1) if near else nearest(name, known.arguments)
-    return f"{join(key, name)}: unknown key; {meant}"
+def _unknown(key: str, name: str, known: Signature) -> UserError:
+    close = nearest_name(name, known.arguments)
+    remedy = did_you_mean(join(key, close)) if close else nearest(name, known.arguments)
+    return UserError(join(key, name), "unknown key", remedy)
 
 
 def _missing(node: dict[str, Any], known: Signature) -> list[str]:

@@ -3,11 +3,12 @@ Method`."""
 
 from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration
-from recipes.contract.method import Closure, Method
+from recipes.contract.method import POINTS, Closure, Method
 from recipes.contract.probe import Probe
 from recipes.networks.requests import BatchMoments, EmbeddingRequest, Horizon, TeacherRequest
 
 __all__ = [
+    "POINTS",
     "BatchMoments",
     "Closure",
     "Context",

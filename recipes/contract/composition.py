@@ -1,36 +1,24 @@
 """Which methods meet, whether they may, and in which order: decided from declarations, before data
 or device."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
+from typing import Any
 
 from datamodules.samplers import MakeOrder
-from foundation.errors import UserError
+from foundation.errors import ConfigErrors, UserError
+from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration
 from recipes.contract.method import Method
+from recipes.contract.older import current_declaration
+from recipes.contract.vocabulary import SLOTS, unknown_streams, unknown_words
 from recipes.networks.requests import EmbeddingRequest, TeacherRequest
-
-SLOTS = {
-    "mixer": "the mixing of labeled inputs",
-    "unlabeled_mixer": "the mixing of unlabeled inputs",
-    "pseudo_labels": "the pseudo-labels of the unlabeled stream",
-    "prior_correction": "the correction of the class prior",
-    "smoothing": "the smoothing of targets",
-    "cost": "what a class costs in the loss",
-    "combine": "the combination of loss terms",
-    "optimizer": "the optimizer",
-    "two_passes": "the second pass of a step",
-    "labeled_mask": "the mask of labeled samples",
-    "attack": "the attack on labeled inputs",
-    "sharing": "which layers tasks share",
-    "sampler": "the order in which labeled samples come",
-    "prompts": "the prompt tokens between the first token and the rest",
-}
+from recipes.step.criterion import Criterion
 
 
 @dataclass(frozen=True)
-class Situation:
+class Environment:
     """What the run offers to methods; all of it known from the config alone.
 
     kind: `image` or `text`. views: base names of the views the data set can make (`weak`,
@@ -69,9 +57,32 @@ class Composition:
     def streams(self) -> set[str]:
         return set(self.views)
 
-    def filling(self, point: str) -> list[Method]:
-        """The methods that fill a point of the contract, in order."""
-        return [method for method in self.methods.values() if method.fills(point)]
+    @property
+    def changes_evaluation(self) -> bool:
+        """Whether metrics are of another network or other logits than the raw network's."""
+        points = ("transform_input", "infer")
+        return self.evaluates_teacher or any(self.implementing(point) for point in points)
+
+    def implementing(self, point: str) -> list[Method]:
+        """The methods that implement a point of the contract, in order."""
+        return [method for method in self.methods.values() if method.implements(point)]
+
+    def criterion(self, context: Context) -> Criterion:
+        """The classification loss as the methods change it."""
+        return Criterion(
+            [_with_context(m.adjust, context) for m in self.implementing("adjust")],
+            [_with_context(m.sample_weights, context) for m in self.implementing("sample_weights")],
+            [_with_context(m.class_losses, context) for m in self.implementing("class_losses")],
+        )
+
+
+def _with_context(point: Callable[..., Any], context: Context) -> Callable[..., Any]:
+    """A point of a method without its last argument."""
+
+    def call(*args: Any) -> Any:
+        return point(*args, context)
+
+    return call
 
 
 def base_view(name: str) -> str:
@@ -80,20 +91,24 @@ def base_view(name: str) -> str:
     return name.rstrip("0123456789")
 
 
-def compose(methods: Mapping[str, Method], situation: Situation) -> Composition:
+def compose(methods: Mapping[str, Method], environment: Environment) -> Composition:
     """Resolve the declarations of `methods` (config key -> method).
 
     Raises UserError with one line for every refusal: both names, the reason, the remedy.
     """
     for key, method in methods.items():
         method.key = key
-    declarations = {key: method.declare() for key, method in methods.items()}
-    faults = [*_unmet(declarations, situation), *_collisions(declarations, situation)]
-    teacher, clashes = _teacher(declarations, situation)
-    embedding, differing = _embedding(declarations, situation)
+    declarations = {key: current_declaration(method.declare()) for key, method in methods.items()}
+    faults = [
+        *_unknown(declarations, environment),
+        *_unmet(declarations, environment),
+        *_collisions(declarations, environment),
+    ]
+    teacher, clashes = _teacher(declarations, environment)
+    embedding, differing = _embedding(declarations, environment)
     faults += [*clashes, *differing]
     if faults:
-        raise UserError("\n".join(faults))
+        raise ConfigErrors(faults)
     order = _order(declarations)
     return Composition(
         methods={key: methods[key] for key in order},
@@ -107,101 +122,116 @@ def compose(methods: Mapping[str, Method], situation: Situation) -> Composition:
     )
 
 
-def _unmet(declarations: Mapping[str, Declaration], situation: Situation) -> list[str]:
+def _unknown(declarations: Mapping[str, Declaration], environment: Environment) -> Iterator[str]:
+    """Words of declarations that nobody knows: typos."""
+    streams = _views(declarations.values())
+    for key, declaration in declarations.items():
+        option = environment.option(key)
+        yield from unknown_words(option, declaration)
+        yield from unknown_streams(option, declaration, streams)
+
+
+def _unmet(declarations: Mapping[str, Declaration], environment: Environment) -> list[str]:
     """Needs that the data or the trainer cannot meet."""
     faults = []
-    data = f"data={situation.data}"
+    data = f"data={environment.data}"
     for key, d in declarations.items():
-        option = situation.option(key)
-        if situation.kind not in d.kinds:
-            kinds = " and ".join(d.kinds)
+        option = environment.option(key)
+        if environment.kind not in d.modalities:
+            modalities = " and ".join(d.modalities)
             faults.append(
-                f"{option} works on {kinds} data, but {data} is {situation.kind}: leave one out"
+                f"{option} works on {modalities} data, but {data} is {environment.kind}: "
+                "leave one out"
             )
             continue
-        if situation.tasks is not None and situation.tasks < d.tasks_at_least:
+        if environment.tasks is not None and environment.tasks < d.tasks_at_least:
             remedy = "choose data with more, e.g. data=digits data.source.tasks=[label,parity]"
             faults.append(
-                f"{option} needs {d.tasks_at_least} tasks or more, {data} has {situation.tasks}: "
+                f"{option} needs {d.tasks_at_least} tasks or more, {data} has {environment.tasks}: "
                 f"{remedy}"
             )
         for stream, names in d.views.items():
-            missing = sorted({base_view(view) for view in names} - situation.views)
-            have = ", ".join(sorted(situation.views))
+            missing = sorted({base_view(view) for view in names} - environment.views)
+            have = ", ".join(sorted(environment.views))
             for view in missing:
                 remedy = f"give it a data.views.{view}"
                 faults.append(
                     f"{option} needs the view '{view}' of the {stream} stream, {data} makes "
                     f"{have}: {remedy}"
                 )
-        if situation.accumulate > 1 and not d.accumulation:
-            setting = f"trainer.accumulate_grad_batches={situation.accumulate}"
+        if environment.accumulate > 1 and not d.accumulation:
+            setting = f"trainer.accumulate_grad_batches={environment.accumulate}"
             faults.append(
                 f"{option} is not exact with {setting}: set it to 1 and raise data.batch_size"
             )
-        if d.precisions is not None and situation.precision not in d.precisions:
-            setting = f"trainer.precision={situation.precision}"
+        if d.precisions is not None and environment.precision not in d.precisions:
+            setting = f"trainer.precision={environment.precision}"
             faults.append(
                 f"{option} does not work in {setting}: use one of {', '.join(d.precisions)}"
             )
-        if situation.compile and d.uncompiled:
+        if environment.compile and d.uncompiled:
             faults.append(f"{option} cannot be compiled: {d.uncompiled}; set trainer.compile=false")
     return faults
 
 
-def _collisions(declarations: Mapping[str, Declaration], situation: Situation) -> list[str]:
-    """Pairs that own one slot, or of which one refuses a tag of the other."""
-    faults = []
+def _collisions(declarations: Mapping[str, Declaration], environment: Environment) -> Iterator[str]:
+    """Pairs that own one slot or order one stream, or of which one refuses a tag of the other."""
+    only_one = "which only one method can: leave one out"
     for (a, first), (b, second) in combinations(declarations.items(), 2):
-        one, other = situation.option(a), situation.option(b)
-        for slot in first.slots:
-            if slot in second.slots:
-                what = SLOTS.get(slot, f"'{slot}'")
-                faults.append(
-                    f"{one} and {other} both own {what}, which only one method can: leave one out"
-                )
-        for (refusing, d), (_, met) in (
-            ((one, first), (other, second)),
-            ((other, second), (one, first)),
-        ):
-            partner = other if refusing == one else one
-            reasons = [reason for tag, reason in d.refuses.items() if tag in met.tags]
-            faults += [f"{refusing} cannot meet {partner}: {reason}" for reason in reasons]
-    return faults
+        one, other = environment.option(a), environment.option(b)
+        shared = [slot for slot in first.slots if slot in second.slots]
+        for slot in shared:
+            yield f"{one} and {other} both own {SLOTS.get(slot, repr(slot))}, {only_one}"
+        for stream in first.orders.keys() & second.orders.keys():
+            # the slot `sampler` is the order of the labeled stream
+            if not (stream == "labeled" and "sampler" in shared):
+                yield f"{one} and {other} both set the order of {stream} samples, {only_one}"
+        yield from _refusals(one, first, other, second)
+        yield from _refusals(other, second, one, first)
+
+
+def _refusals(one: str, refusing: Declaration, other: str, met: Declaration) -> Iterator[str]:
+    """One line for each tag of `other` that `one` refuses."""
+    for tag, reason in refusing.refuses.items():
+        if tag in met.tags:
+            yield f"{one} cannot meet {other}: {reason}"
 
 
 def _teacher(
-    declarations: Mapping[str, Declaration], situation: Situation
+    declarations: Mapping[str, Declaration], environment: Environment
 ) -> tuple[TeacherRequest | None, list[str]]:
     """The one averaged network that all who ask for it can share, or why they cannot."""
     requests = [(key, d.teacher) for key, d in declarations.items() if d.teacher]
-    firm = [(key, request) for key, request in requests if not declarations[key].yields_teacher]
+    firm = [
+        (key, request) for key, request in requests if not declarations[key].accepts_any_teacher
+    ]
     requests = firm or requests[:1]
     if not requests:
         return None, []
     owner, request = requests[0]
     faults = []
-    if situation.precision in ("16-true", "bf16-true"):
-        remedy = situation.precision.replace("true", "mixed")
+    if environment.precision in ("16-true", "bf16-true"):
+        remedy = environment.precision.replace("true", "mixed")
         faults.append(
-            f"{situation.option(owner)} does not work in trainer.precision={situation.precision}: "
-            f"an average of weights freezes in half precision; use {remedy}"
+            f"{environment.option(owner)} does not work in "
+            f"trainer.precision={environment.precision}: an average of weights "
+            f"freezes in half precision; use {remedy}"
         )
-    return request, [*faults, *_differing(requests, "averaged network", situation)]
+    return request, [*faults, *_differing(requests, "averaged network", environment)]
 
 
 def _embedding(
-    declarations: Mapping[str, Declaration], situation: Situation
+    declarations: Mapping[str, Declaration], environment: Environment
 ) -> tuple[EmbeddingRequest | None, list[str]]:
     """The one embedding head of all who ask for it, or why they cannot share it."""
     requests = [(key, d.embedding) for key, d in declarations.items() if d.embedding]
-    return (requests[0][1] if requests else None), _differing(requests, "embedding", situation)
+    return (requests[0][1] if requests else None), _differing(requests, "embedding", environment)
 
 
 def _differing(
     requests: Sequence[tuple[str, TeacherRequest | EmbeddingRequest]],
     what: str,
-    situation: Situation,
+    environment: Environment,
 ) -> list[str]:
     """A fault for each request that is not equal to the first one."""
     faults = []
@@ -214,9 +244,9 @@ def _differing(
         ]
         if differences:
             faults.append(
-                f"{situation.option(owner)} and {situation.option(key)} share one {what} but want "
-                "different "
-                f"ones ({', '.join(differences)}): make the settings equal or leave one out"
+                f"{environment.option(owner)} and {environment.option(key)} share one {what} "
+                f"but want different ones ({', '.join(differences)}): "
+                "make the settings equal or leave one out"
             )
     return faults
 

@@ -11,8 +11,20 @@ from foundation.randomness import SampleRandomness
 from recipes.networks.network import Network
 from recipes.services.statistics import ClassStatistics
 from recipes.services.teacher import Teacher
-from recipes.step.step import Embedded, Net, Output
+from recipes.step.step import Embedded, Net, Output, Step
 from recipes.tasks.classification import Task
+
+
+class MethodModules(Protocol):
+    """What methods registered, by key. Only the method knows the class of its own."""
+
+    def __getitem__(self, key: str) -> Any: ...
+
+    def __setitem__(self, key: str, module: nn.Module) -> None: ...
+
+
+class ReportedNetwork(Protocol):
+    def __call__(self, raw: bool = False) -> Network: ...
 
 
 class Context(Protocol):
@@ -28,16 +40,22 @@ class Context(Protocol):
     seed: of the run.
     total_steps: optimizer steps of the whole run.
     trainer: Lightning's.
+    current_step: the first pass of the micro-batch under way, for `wrap_step` after its closure.
     """
 
     network: Network
     teacher: Teacher | None
     tasks: Mapping[str, Task]
-    method_modules: nn.ModuleDict
     statistics: ClassStatistics
     sizes: dict[str, int]
     seed: int
     total_steps: int
+
+    @property
+    def method_modules(self) -> MethodModules: ...
+
+    @property
+    def current_step(self) -> Step: ...
 
     @property
     def trainer(self) -> Any: ...
@@ -53,7 +71,7 @@ class Context(Protocol):
 
     def eval(self) -> Any: ...
 
-    def forward_apart(self, embedded: Embedded, network: Net = "student") -> Output:
+    def extra_forward(self, embedded: Embedded, network: Net = "student") -> Output:
         """A forward beside that of the step, running statistics untouched."""
         ...
 
@@ -62,9 +80,10 @@ class Context(Protocol):
         counted twice."""
         ...
 
-    def reported(self, raw: bool = False) -> Network:
-        """The network that evaluation reports: the averaged one where a method evaluates it; `raw`:
-        the trained one."""
+    @property
+    def reported(self) -> "ReportedNetwork":
+        """`reported()`: the network that evaluation reports: the EMA network where a method
+        evaluates it; `reported(raw=True)`: the trained one."""
         ...
 
     def reporting(self) -> AbstractContextManager[Network]:

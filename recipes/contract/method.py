@@ -1,36 +1,40 @@
-"""The contract of a method: a declaration that is read before anything is built, and the points it
-may fill.
+"""The points that a method may implement, where a run calls them:
 
-The points, in the order a batch meets them; all are optional, and nobody else writes a training
-step:
+    method.surgery(network)                                  # once, all methods, before any build
+    method.build(context)                                    # once: own modules and tables
+    for step in range(total_steps):
+        for batch in micro_batches:
+            method.prepare(step, context)                    # change inputs, request forwards
+            outputs = forward(step.inputs)                   # one pass where meaning allows
+            for task in tasks:
+                logits = method.adjust(step, logits, …)      # the logits that losses see
+                losses = method.class_losses(step, …)        # one owner; default -log p
+                losses *= method.sample_weights(step, …)     # factors of all methods multiply
+            method.terms(step, context)                      # add named, unreduced loss terms
+            loss = method.combine(step, context)             # one owner; default: weighted sum
+            loss.backward()
+            method.after_batch(step, context)                # tables with a row per sample
+        method.wrap_step(closure, optimizer, context)        # around batches and update
+        method.after_step(step, context)                     # averages, memories, statistics
+    evaluation:  method.transform_input(x, …) -> network -> method.infer(logits, …)
+    end:         method.save_artifacts(folder, context)
+    export:      method.merge(network)
 
-    surgery     once, before every `build`: change the network itself
-    build       once: extra modules, own parameter groups
-    prepare     every batch: change inputs and targets, name further inputs to forward
-    adjust      change the logits that losses see (evaluation and pseudo-labels see raw ones)
-    cost        say what each class costs where it is the true one, in place of -log p (one owner)
-    weigh       give every sample's loss a factor; those of several methods multiply
-    terms       add named, unreduced loss terms
-    combine     turn the terms into one scalar (one owner)
-    wrap_step   nest a closure around the optimizer's closure
-    after_batch once per micro-batch, when its last pass is over: tables with a row a sample
-    after_step  once per real optimizer step: averages, memories, statistics
-    receive     change the continuous input at evaluation and prediction
-    infer       change logits at evaluation and prediction
-    leave       at the end of the run: files beside its checkpoints
-    fold        when a finished run is exported: what `surgery` attached becomes part of the weights
+All points are optional, and nobody else writes a training step. A method is a Lightning callback
+too: `on_fit_start` and the other hooks work, and get the recipe where Lightning passes its module.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pytorch_lightning import Callback
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from foundation.randomness import SampleRandomness
 from recipes.contract.declaration import Declaration
+from recipes.contract.older import adapt_method
 from recipes.step.criterion import Role
 from recipes.step.step import Embedded, Step
 
@@ -39,19 +43,31 @@ if TYPE_CHECKING:
     from recipes.networks.network import Network
 
 Closure = Callable[[], Any]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def point(function: F) -> F:
+    """Mark a function of `Method` as a point of the contract."""
+    function.is_point = True  # type: ignore[attr-defined]
+    return function
 
 
 class Method(Callback):
     """Base of all methods. Subclasses take their settings as annotated constructor arguments with
     defaults.
 
-    `key` is the name in the config (`methods.KEY`), set by composition. A method keeps its tensors
-    in modules that it registers in `build`, never in itself: they then move with the recipe and lie
-    in its checkpoint.
+    `key` is the name in the config (`methods.KEY`), set by composition. A method never keeps a
+    tensor on itself. What lives for the run is a module that `build` registers under
+    `context.method_modules[self.key]`: it moves with the recipe and is part of its checkpoint.
+    What lives for a batch is `step.scratch[self.key]`.
     """
 
     declaration: ClassVar[Declaration] = Declaration()
     key: str = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        adapt_method(cls)
 
     def declare(self) -> Declaration:
         """The declaration of this instance, where it depends on the settings."""
@@ -61,74 +77,120 @@ class Method(Callback):
     def state_key(self) -> str:
         return f"method:{self.key}"
 
-    def surgery(self, network: "Network") -> None:
-        """Freeze parts of the network, attach others; what is attached lies in `network.deltas`.
-        The plan's sketch of the network, on the meta device, is treated the same, so nothing may be
-        kept in the method."""
-
-    def build(self, context: "Context") -> None: ...
-
     def parameter_groups(self, context: "Context") -> list[dict[str, Any]]:
         """Optimizer groups for the method's own parameters: `params` and any of `lr`,
         `weight_decay`."""
         return []
 
-    def prepare(self, step: Step, context: "Context") -> None: ...
-
-    def adjust(
-        self, logits: Tensor, target: Tensor | None, task: str, role: Role, context: "Context"
-    ) -> Tensor:
-        return logits
-
-    def cost(self, logits: Tensor, task: str, role: Role, context: "Context") -> Tensor | None:
-        """[N, C] the loss that each class would give were it the true one, from adjusted logits;
-        None: -log p. Whoever fills this takes the slot `cost`."""
-        return None
-
-    def weigh(
-        self, logits: Tensor, target: Tensor, task: str, role: Role, context: "Context"
-    ) -> Tensor | None:
-        """Factors of the samples' losses, from adjusted logits, with gradient where they have one:
-        [N], or [N, C] by the class that is the true one, which is exact for mixed targets as well;
-        None: 1."""
-        return None
-
-    def terms(self, step: Step, context: "Context") -> None: ...
-
-    def combine(self, step: Step, context: "Context") -> Tensor:
-        return sum(step.terms[name].weight * loss for name, loss in step.losses.items())  # type: ignore[return-value]
-
-    def wrap_step(self, closure: Closure, optimizer: Optimizer, context: "Context") -> Any:
-        return closure()
-
-    def after_batch(self, step: Step, context: "Context") -> None:
-        """`step` is the first pass of the micro-batch. What is written here, a replay of the same
-        batch does not read: all passes of a batch see the tables as they were before it."""
-
-    def after_step(self, step: Step, context: "Context") -> None: ...
-
-    def receive(
-        self, embedded: Embedded, randomness: SampleRandomness, context: "Context"
-    ) -> Embedded:
-        """What the reported network sees in place of `embedded`; attacks differentiate through
-        it."""
-        return embedded
-
-    def infer(self, logits: Tensor, task: str, context: "Context") -> Tensor:
-        return logits
-
-    def leave(self, folder: Path, context: "Context") -> None:
-        """Write into the folder of the run's checkpoints; on the first rank alone."""
-
-    def fold(self, network: "Network") -> None:
-        """Put what `surgery` attached into the weights of this network, where they can take it up,
-        and take it out of `network.deltas`: an exported network is then of the kind it was before.
-        """
-
-    def fills(self, point: str) -> bool:
+    def implements(self, point: str) -> bool:
         """Whether this method overrides a point; the engine calls only those that do."""
         return getattr(type(self), point) is not getattr(Method, point)
 
-    def module(self, context: "Context") -> nn.Module:
+    def module(self, context: "Context") -> Any:
         """The module registered under this method's key."""
         return context.method_modules[self.key]
+
+    # -- once --------------------------------------------------------------------------------------
+    @point
+    def surgery(self, network: "Network") -> None:
+        """Freeze parts of the network, attach others; attached modules go to `network.deltas`.
+
+        The plan's copy of the network, on the meta device, gets the same surgery, so the method
+        must keep nothing of it."""
+
+    @point
+    def build(self, context: "Context") -> None:
+        """Register own modules in `context.method_modules`."""
+
+    # -- every batch -------------------------------------------------------------------------------
+    @point
+    def prepare(self, step: Step, context: "Context") -> None:
+        """Change inputs and targets; request further forwards."""
+
+    @point
+    def adjust(
+        self,
+        step: Step,
+        logits: Tensor,
+        target: Tensor | None,
+        task: str,
+        role: Role,
+        context: "Context",
+    ) -> Tensor:
+        """The logits [N, C] that losses see; evaluation and pseudo-labels use the raw ones."""
+        return logits
+
+    @point
+    def class_losses(
+        self, step: Step, logits: Tensor, task: str, role: Role, context: "Context"
+    ) -> Tensor | None:
+        """[N, C], the loss of each class if it were the true one, from adjusted logits; None:
+        -log p. A method that implements this takes the slot `class_losses`."""
+        return None
+
+    @point
+    def sample_weights(
+        self,
+        step: Step,
+        logits: Tensor,
+        target: Tensor,
+        task: str,
+        role: Role,
+        context: "Context",
+    ) -> Tensor | None:
+        """Factors of the samples' losses, from adjusted logits, with gradient where they have one.
+
+        [N], or [N, C] by true class, which is exact for mixed targets as well; None: 1."""
+        return None
+
+    @point
+    def terms(self, step: Step, context: "Context") -> None:
+        """Add named, unreduced loss terms: `step.term(…)`."""
+
+    @point
+    def combine(self, step: Step, context: "Context") -> Tensor:
+        """One scalar of all terms, whose reduced values are in `step.losses`."""
+        return step.weighted_sum()
+
+    @point
+    def wrap_step(self, closure: Closure, optimizer: Optimizer, context: "Context") -> Any:
+        """Call `closure`, which runs the batches and their backward, and change gradients or
+        weights around it. Afterwards `context.current_step` is the last batch's first pass."""
+        return closure()
+
+    @point
+    def after_batch(self, step: Step, context: "Context") -> None:
+        """Once per micro-batch, after its last pass; `step` is its first pass. All passes of a
+        batch read the tables as they were before this point wrote them."""
+
+    @point
+    def after_step(self, step: Step, context: "Context") -> None:
+        """Once per optimizer step; `step` is the first pass of its last micro-batch."""
+
+    # -- evaluation, end, export -------------------------------------------------------------------
+    @point
+    def transform_input(
+        self, embedded: Embedded, randomness: SampleRandomness, context: "Context"
+    ) -> Embedded:
+        """The input that the reported network gets instead of `embedded`; attacks differentiate
+        through it."""
+        return embedded
+
+    @point
+    def infer(self, logits: Tensor, task: str, context: "Context") -> Tensor:
+        """Logits [N, C] as they are evaluated and predicted."""
+        return logits
+
+    @point
+    def save_artifacts(self, folder: Path, context: "Context") -> None:
+        """Write files into the folder of the run's checkpoints; called on the first rank only."""
+
+    @point
+    def merge(self, network: "Network") -> None:
+        """Merge what `surgery` attached into the weights of this network, where they can hold it,
+        and remove it from `network.deltas`: the exported network then has its original structure.
+        """
+
+
+POINTS = tuple(name for name, entry in vars(Method).items() if getattr(entry, "is_point", False))
+"""Names of all points, in the order above."""

@@ -22,7 +22,12 @@ class Probe(nn.Module):
 
     main: ClassVar[str] = ""
     parts: ClassVar[tuple[str, ...]] = ("val", "test")
-    kinds: ClassVar[tuple[str, ...]] = ("image", "text")
+    modalities: ClassVar[tuple[str, ...]] = ("image", "text")
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kinds" in vars(cls):  # its name in version 0.1
+            cls.modalities = cls.kinds  # type: ignore[attr-defined]
 
     def refusal(self, composition: Composition) -> str:
         """Why it would measure nothing true beside these methods, with the remedy; empty where it

@@ -4,6 +4,7 @@ it took."""
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Literal
 
@@ -42,6 +43,15 @@ def lies_channels_last(
     return device.type == "cuda" and convolutional(network) if wanted == "auto" else wanted
 
 
+def set_memory_format(
+    networks: Sequence[Network], wanted: bool | Literal["auto"], device: torch.device
+) -> None:
+    """Kernels channels-last in all networks, where `lies_channels_last` says so of the first."""
+    if lies_channels_last(wanted, networks[0], device):
+        for network in networks:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def backend_of(wanted: bool | str) -> str | None:
     """The name of the compiler that is asked for; None for none."""
     return "inductor" if wanted is True else wanted or None
@@ -75,6 +85,13 @@ def prepare_compiler(several_backwards: bool) -> None:
     # held still or not
     dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
     functorch.donated_buffer = functorch.donated_buffer and not several_backwards
+
+
+def compile_networks(networks: Sequence[Network], backend: str, several_backwards: bool) -> None:
+    """Compile each network, on its first forward."""
+    prepare_compiler(several_backwards)
+    for network in networks:
+        network.compile(backend=backend)
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -24,7 +24,7 @@ EVERY_STEP = (
 NOTED = {"_current_fx_name", "_step", "replaying"}
 
 
-class Unprofiled(PassThroughProfiler):
+class NoProfiler(PassThroughProfiler):
     """Measures nothing, as Lightning's default does, without a generator for each of the thirty
     sections of a step."""
 
@@ -34,7 +34,7 @@ class Unprofiled(PassThroughProfiler):
         return self.section
 
 
-class Lean(pl.LightningModule):
+class LeanModule(pl.LightningModule):
     """Lightning's own hooks of a step, doing what they did."""
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -66,7 +66,7 @@ class Lean(pl.LightningModule):
             )
 
 
-def hush(owner: Callback | pl.LightningModule) -> None:
+def drop_empty_hooks(owner: Callback | pl.LightningModule) -> None:
     """Put None in the place of hooks that are Lightning's own, which do nothing: it calls only what
     can be called. What somebody has put on the object itself stays."""
     base = Callback if isinstance(owner, Callback) else pl.LightningModule

@@ -46,7 +46,7 @@ class Interval:
         return torch.cat([sums[:names], counts, sums[names:]])
 
 
-def belief_ratios(
+def pseudo_label_ratios(
     mask: Tensor, confidence: Tensor, labels: Tensor, truth: Tensor | None
 ) -> dict[str, Ratio]:
     """mask_rate = Σ mask / U, confidence = Σ max q / U, and, where hidden labels exist (never used
@@ -89,7 +89,7 @@ class Meters:
 
     def __init__(self) -> None:
         self.sums: dict[tuple[str, ...], Interval] = {}
-        self._beliefs: dict[tuple[str, bool], list[tuple[Tensor, ...]]] = {}
+        self._pseudo: dict[tuple[str, bool], list[tuple[Tensor, ...]]] = {}
 
     @torch.no_grad()
     def add(self, scalars: dict[str, Tensor], ratios: dict[str, Ratio]) -> Tensor:
@@ -106,27 +106,28 @@ class Meters:
         interval.add(values)
         return values
 
-    def believe(self, suffix: str, believed: PseudoLabels, truth: Tensor | None) -> None:
+    def add_pseudo_labels(self, suffix: str, pseudo: PseudoLabels, truth: Tensor | None) -> None:
         """Add a step's pseudo-labels and the hidden labels beside them [U]; names of their ratios
         get the suffix."""
-        columns = (believed.mask, believed.confidence, believed.labels)
-        held = self._beliefs.setdefault((suffix, truth is not None), [])
+        columns = (pseudo.mask, pseudo.confidence, pseudo.labels)
+        held = self._pseudo.setdefault((suffix, truth is not None), [])
         held.append(columns if truth is None else (*columns, truth))
         if len(held) == HELD:
-            self._count_beliefs()
+            self._count_pseudo_labels()
 
     @torch.no_grad()
-    def _count_beliefs(self) -> None:
-        beliefs, self._beliefs = self._beliefs, {}
-        for (suffix, known), held in beliefs.items():
+    def _count_pseudo_labels(self) -> None:
+        pseudo = self._pseudo
+        self._pseudo = {}
+        for (suffix, known), held in pseudo.items():
             mask, confidence, labels, *truth = map(torch.cat, zip(*held, strict=True))
-            ratios = belief_ratios(mask, confidence, labels, truth[0] if known else None)
+            ratios = pseudo_label_ratios(mask, confidence, labels, truth[0] if known else None)
             self.add({}, {f"{name}{suffix}": ratio for name, ratio in ratios.items()})
 
     def flush(self) -> dict[str, float]:
         """The means since the last flush, over all ranks; names whose denominator stayed zero are
         left out."""
-        self._count_beliefs()
+        self._count_pseudo_labels()
         if not self.sums:
             return {}
         layout = list(self.sums)
@@ -149,7 +150,7 @@ class Meters:
     def state(self) -> list[dict[str, Any]]:
         """What each rank has added since the last flush, a row each: a checkpoint between two
         transfers keeps it."""
-        self._count_beliefs()
+        self._count_pseudo_labels()
         kept = []
         for names, interval in self.sums.items():
             sums = interval.settle()

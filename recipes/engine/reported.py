@@ -1,123 +1,73 @@
-"""How a run is evaluated: what the reported network says, and what comes of it. The training step
-is in `recipe.py`."""
+"""The network as a run reports it: what it predicts, and how it is evaluated."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.streams import moved
 from foundation.errors import UserError, nearest
 from foundation.randomness import Randomness, SampleRandomness
 from recipes.contract.composition import Composition
 from recipes.contract.context import Context
-from recipes.contract.method import Method
 from recipes.contract.probe import Probe
 from recipes.engine.evaluator import Evaluator
-from recipes.engine.lean import Lean
-from recipes.engine.sharding import keep_whole
+from recipes.engine.parts import MakeView, ReferenceBatches
 from recipes.networks.network import Network
 from recipes.services.moments import Moments
-from recipes.services.teacher import Teacher
 from recipes.step.forward import concatenate
 from recipes.step.step import Embedded, Output, Stream
-from recipes.tasks.classification import Task
-
-MakeView = Callable[[Stream, str, Randomness], Any]
-ReferenceBatches = Callable[[], Iterable[dict[str, dict[str, Any]]]]
 
 
-class Evaluated(Lean):
-    """The evaluation of a recipe. Methods take part by `receive`, before the network, and `infer`,
-    after it; probes measure beside the tasks' own metrics. Everything named here is set by
-    `Recipe`."""
+class Run(Context, Protocol):
+    """The recipe that is evaluated. steps_done: optimizer steps, 0 without a trainer."""
 
-    network: Network
-    teacher: Teacher | None
-    tasks: Mapping[str, Task]
-    composition: Composition
-    at: Mapping[str, list[Method]]
-    evaluator: Evaluator
-    probes: nn.ModuleList
-    monitor: str | None
-    seed: int
-    latest: dict[str, float]
-    total_steps: int
-    _make_view: MakeView
-    _reference_batches: ReferenceBatches | None
-    _estimated_at: int
+    @property
+    def steps_done(self) -> int: ...
 
-    def reported(self, raw: bool = False) -> Network:
-        """The network that evaluation reports: the averaged one where a method evaluates it; `raw`:
-        the trained one."""
+
+class Reported:
+    """The reported network of a run. `reported()` is the network itself: the EMA network where a
+    method evaluates it; `reported(raw=True)`: the trained one.
+
+    Methods take part by `transform_input`, before the network, and `infer`, after it; probes
+    measure beside the tasks' own metrics.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        composition: Composition,
+        evaluator: Evaluator,
+        probes: Sequence[Probe],
+        make_view: MakeView,
+        reference_batches: ReferenceBatches | None = None,
+    ):
+        self.run = run
+        self.composition = composition
+        self.evaluator = evaluator
+        self.probes = probes
+        self.make_view = make_view
+        self.reference_batches = reference_batches
+        self._transforming = composition.implementing("transform_input")
+        self._inferring = composition.implementing("infer")
+        self._estimated_at = 0  # optimizer steps
+
+    def __call__(self, raw: bool = False) -> Network:
+        teacher = self.run.teacher
         averaged = self.composition.evaluates_teacher and not raw
-        return self.teacher.network if averaged and self.teacher else self.network
+        return teacher.network if averaged and teacher else self.run.network
 
-    @contextmanager
-    def reporting(self) -> Iterator[Network]:
-        """The reported network as it is evaluated: an averaged one has BatchNorm moments of its own
-        here."""
-        network = self.reported()
-        self.estimate_moments()
-        moments = self._moments()
-        with moments.installed() if moments is not None and moments.known else nullcontext():
-            yield network
-
-    def _moments(self) -> Moments | None:
-        """The moments that evaluation puts into the reported network; None where it uses the
-        network's own."""
-        moments = (
-            self.teacher.moments if self.teacher and self.composition.evaluates_teacher else None
-        )
-        return moments if moments is not None and moments.layers else None
-
-    def estimate_moments(self) -> None:
-        """Estimate the moments of the reported network anew, where it was trained since the last
-        time.
-
-        They follow from weights and seed alone: a run that resumes finds the same ones."""
-        moments, step = self._moments(), self.trainer.global_step if self._trainer else 0
-        if (
-            moments is None
-            or self._reference_batches is None
-            or step == self._estimated_at
-            or not self.total_steps
-        ):
-            return
-        network = self.reported()
-        with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
-            batches = enumerate(self._reference_batches())
-            moments.estimate(
-                network, (self.reference_inputs(network, batch, i) for i, batch in batches)
-            )
-        self._estimated_at = step
-
-    def reference_inputs(
-        self, network: Network, batch: dict[str, dict[str, Any]], position: int
-    ) -> Embedded:
-        """What a training step normalises together: the views of all streams that the methods
-        forward."""
-        randomness = Randomness(self.seed, position, device=self.device)
-        parts = []
-        for name, fields in batch.items():
-            stream = Stream(name, **moved(fields, self.device))
-            # raw views are for surveys before training, not for its steps
-            views = [view for view in self.composition.views[name] if view != "raw"]
-            parts += [
-                network.embed(self._make_view(stream, view, randomness))
-                for view in views or ["raw"]
-            ]
-        return concatenate(parts)
-
+    # -- what it predicts --------------------------------------------------------------------------
     def predict_logits(
         self, view: Any, raw: bool = False, index: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Logits by task, as the run reports them: of the reported network, inference-time changes
-        applied; under `embedding` the embedding, where there is one. `raw` is the trained network
-        without any of that. index: [N], keys what is drawn for a sample."""
-        return self.predict(self.reported(raw).embed(view), raw, index)
+        """Logits by task as the run reports them, with inference-time changes; under `embedding`
+        the embedding, where there is one. raw: of the trained network without any of that.
+        index: [N], keys what is drawn for a sample."""
+        return self.predict(self(raw).embed(view), raw, index)
 
     def predict(
         self,
@@ -126,14 +76,13 @@ class Evaluated(Lean):
         index: Tensor | None = None,
         randomness: SampleRandomness | None = None,
     ) -> dict[str, Tensor]:
-        """The same from the continuous input, with a graph where gradients are on: what an attacker
-        has before him. randomness: other draws than those of the evaluation."""
+        """The same from the continuous input, with a graph where gradients are on, as an attacker
+        sees it. randomness: other draws than those of the evaluation."""
         output = self.predict_output(embedded, raw, index, randomness)
         logits = {task: values.float() for task, values in output.logits.items()}
-        for method in () if raw else self.at["infer"]:
-            logits |= {
-                task: method.infer(logits[task], task, cast(Context, self)) for task in self.tasks
-            }
+        for method in () if raw else self._inferring:
+            for task in self.run.tasks:
+                logits[task] = method.infer(logits[task], task, self.run)
         return logits
 
     def predict_output(
@@ -143,73 +92,95 @@ class Evaluated(Lean):
         index: Tensor | None = None,
         randomness: SampleRandomness | None = None,
     ) -> Output:
-        """What the reported network says of an input that methods may have changed."""
-        if randomness is None:
-            rows = (
-                torch.arange(len(embedded.x), device=embedded.x.device) if index is None else index
-            )
-            randomness = SampleRandomness(self.seed, rows)
-        for method in () if raw else self.at["receive"]:
-            embedded = method.receive(embedded, randomness, cast(Context, self))
+        """Features and logits of the reported network for an input that methods may have
+        changed."""
         if raw:
-            return self.network(embedded)
+            return self.run.network(embedded)  # type: ignore[no-any-return]
+        if randomness is None:
+            if index is None:
+                index = torch.arange(len(embedded.x), device=embedded.x.device)
+            randomness = SampleRandomness(self.run.seed, index)
+        for method in self._transforming:
+            embedded = method.transform_input(embedded, randomness, self.run)
         with self.reporting() as network:
-            return network(embedded)
+            return network(embedded)  # type: ignore[no-any-return]
 
+    # -- BatchNorm moments of an EMA network -------------------------------------------------------
+    @contextmanager
+    def reporting(self) -> Iterator[Network]:
+        """The reported network as it is evaluated: an EMA network has its own BatchNorm moments
+        here."""
+        network = self()
+        self.estimate_moments()
+        moments = self.moments()
+        with moments.installed() if moments is not None and moments.known else nullcontext():
+            yield network
+
+    def moments(self) -> Moments | None:
+        """The moments that evaluation installs in the reported network; None where it uses the
+        network's own."""
+        teacher = self.run.teacher
+        moments = teacher.moments if teacher and self.composition.evaluates_teacher else None
+        return moments if moments is not None and moments.layers else None
+
+    def estimate_moments(self) -> None:
+        """Estimate the moments of the reported network, if it was trained since the last time.
+
+        They follow from weights and seed alone: a run that resumes finds the same ones."""
+        moments = self.moments()
+        step = self.run.steps_done
+        if moments is None or self.reference_batches is None:
+            return
+        if step == self._estimated_at or not self.run.total_steps:
+            return
+        network = self()
+        with torch.no_grad(), self.run.trainer.precision_plugin.val_step_context():
+            batches = enumerate(self.reference_batches())
+            inputs = (self.reference_inputs(network, batch, i) for i, batch in batches)
+            moments.estimate(network, inputs)
+        self._estimated_at = step
+
+    def reference_inputs(
+        self, network: Network, batch: dict[str, dict[str, Any]], position: int
+    ) -> Embedded:
+        """What a training step normalises together: the views of all streams that the methods
+        forward."""
+        randomness = Randomness(self.run.seed, position, device=self.run.device)
+        inputs = []
+        for name, fields in batch.items():
+            stream = Stream(name, **moved(fields, self.run.device))
+            # raw views are for surveys before training, not for its steps
+            views = [view for view in self.composition.views[name] if view != "raw"]
+            for view in views or ["raw"]:
+                inputs.append(network.embed(self.make_view(stream, view, randomness)))
+        return concatenate(inputs)
+
+    # -- evaluation --------------------------------------------------------------------------------
     def evaluation_view(self, batch: dict[str, Any]) -> Any:
         """The raw view of a batch {"data", "targets", "index"} of an evaluation loader."""
-        return self._make_view(
-            Stream("evaluation", **batch), "raw", Randomness(self.seed, 0, device=self.device)
-        )
+        randomness = Randomness(self.run.seed, 0, device=self.run.device)
+        return self.make_view(Stream("evaluation", **batch), "raw", randomness)
 
     def evaluate(self, batch: dict[str, Any], part: str) -> None:
+        """Add a batch to the metrics of `val` or `test`."""
         view = self.evaluation_view(batch)
         for raw in self.evaluator.variants if self.evaluator.names else ():
-            self.evaluator.update(
-                raw, self.predict_logits(view, raw, batch["index"]), batch["targets"]
-            )
-        for probe in self.probing(part):
-            probe.update(cast(Context, self), view, batch["targets"], batch["index"])
+            logits = self.predict_logits(view, raw, batch["index"])
+            self.evaluator.update(raw, logits, batch["targets"])
+        for probe in self.probes_of(part):
+            probe.update(self.run, view, batch["targets"], batch["index"])
 
-    def probing(self, part: str) -> list[Probe]:
-        return [probe for probe in cast(Iterable[Probe], self.probes) if part in probe.parts]
+    def probes_of(self, part: str) -> list[Probe]:
+        return [probe for probe in self.probes if part in probe.parts]
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluate(batch, "val")
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluate(batch, "test")
-
-    def on_validation_epoch_start(self) -> None:
-        keep_whole(self.network, self.device_mesh, True)
-
-    def on_test_epoch_start(self) -> None:
-        keep_whole(self.network, self.device_mesh, True)
-
-    def on_validation_epoch_end(self) -> None:
-        keep_whole(self.network, self.device_mesh, False)
-        self.conclude("val")
-
-    def on_test_epoch_end(self) -> None:
-        keep_whole(self.network, self.device_mesh, False)
-        self.conclude("test")
-
-    def conclude(self, part: str) -> None:
+    def results(self, part: str, monitor: str | None) -> dict[str, float]:
+        """All metrics of a part, which start anew. monitor: a metric that validation must have;
+        UserError where it has not."""
         values = self.evaluator.compute(part)
-        for probe in self.probing(part):
+        for probe in self.probes_of(part):
             values |= {f"{part}/{name}": float(value) for name, value in probe.compute().items()}
             probe.reset()
-        if part == "val" and self.monitor and self.monitor not in values:
-            raise UserError(
-                f"monitor={self.monitor}: validation has no such metric; "
-                f"{nearest(self.monitor, values)}"
-            )
-        # callbacks (best checkpoint, pruning) read Lightning's own metrics; loggers hear it from
-        # us, on our step axis
-        self.log_dict(values, logger=False)
-        self.report(values, self.trainer.global_step)
-
-    def report(self, values: dict[str, float], step: int) -> None:
-        self.latest |= values
-        for logger in self.loggers:
-            logger.log_metrics(values, step=step)
+        if part == "val" and monitor and monitor not in values:
+            hint = nearest(monitor, values)
+            raise UserError(f"monitor={monitor}: validation has no such metric; {hint}")
+        return values

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recipes.optimization.updates import Update
+from recipes.optimization.factory import OptimizerImpl
 
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal[
@@ -31,29 +31,37 @@ class TrainerSettings:
     """Settings of Lightning's Trainer; the engine reads them, and adds loggers and callbacks of its
     own.
 
-    max_steps: optimizer steps of the run; 0 trains nothing and evaluates the network as it is, so
-    that `network.checkpoint=FILE trainer.max_steps=0` measures one that is there.
-    accumulate_grad_batches: micro-batches in one optimizer step. devices: a number of devices, the
-        list of their indices, `auto`, or -1 for all.
-    gradient_clip_val: largest global norm (or absolute value, by `gradient_clip_algorithm`), null
-        for no clipping.
-    val_every: optimizer steps between validations, null for a tenth of the run;
+    max_steps: optimizer steps of the run, at least 0; 0: evaluate only. `network.checkpoint=FILE
+        trainer.max_steps=0` measures a network that is there.
+    accelerator: `cpu`, `gpu`, `cuda`, `mps`, `tpu` or `auto`.
+    devices: number of devices, a list of their indices, or `auto` (-1): all.
+    num_nodes: number of machines, at least 1.
+    strategy: Lightning's strategy: `auto`, `ddp`, `fsdp` …
+    precision: `auto`: bf16-mixed on a GPU that has it, else 32-true; also 16-mixed, 64-true and
+        others. `auto` takes 32-true as well where a method does not work in bf16.
+    accumulate_grad_batches: micro-batches in one optimizer step, at least 1.
+    gradient_clip_val: largest gradient norm or value, above 0; null: no clipping. The global norm
+        or the absolute value, by `gradient_clip_algorithm`.
+    gradient_clip_algorithm: clip by global `norm` or by absolute `value`.
+    val_every: optimizer steps between validations, at least 1; null: a tenth of max_steps.
         `validation_interval` gives the number.
-    limit_val_batches: stop a validation after so many batches, null for all; for quick looks only.
-    log_every: optimizer steps between two transfers of the metrics from the device. deterministic:
-        refuse operations that have no
-    deterministic kernel. nonfinite: what follows a loss that is no number: `stop` at the next
-    transfer of the metrics, with the step, the terms and the samples, before a checkpoint is
-    written; or `skip` the batch and count it, which waits for the device in every step and is for
-    one device.
-
-    precision: `auto` takes bf16-mixed on a GPU that has it, unless a method does not work so, else
-    32-true. compile: torch.compile of what lies before the heads, by inductor or the backend named;
-    names of weights stay. channels_last: how kernels of convolutions lie; `auto`: so on a GPU,
-        where most of an image network's numbers are such. update:
-    what the optimizer runs, where it has it: one kernel for all tensors (`fused`), operations on
-    lists of tensors (`foreach`), one tensor after the other (`loop`); `auto`: fused on a GPU, on a
-    CPU foreach, which is bit-equal to the loop."""
+    limit_val_batches: batches of a validation, at least 1; null: all; for quick looks only.
+    log_every: optimizer steps between two logged metrics, at least 1. Metrics are transferred from
+        the device that often.
+    deterministic: refuse operations that have no deterministic kernel.
+    progress_bar: show a progress bar.
+    nonfinite: at a loss of NaN or Inf: `stop` the run or `skip` the batch and count it. `stop`
+        happens at the next transfer of the metrics, with the step, the terms and the samples,
+        before a checkpoint is written; `skip` waits for the device in every step and is for one
+        device.
+    compile: torch.compile of the network before its heads: true or a backend, such as `inductor`.
+        Names of weights stay.
+    channels_last: use that memory format; `auto`: for convolutional networks on a GPU. `auto` looks
+        whether most of an image network's numbers are kernels of convolutions.
+    optimizer_impl: optimizer kernels: `fused`, `foreach`, `loop`; `auto`: fused on a GPU, foreach
+        on a CPU. One kernel for all tensors, operations on lists of tensors, or one tensor after
+        the other, where the optimizer has it; foreach on a CPU is bit-equal to the loop.
+    """
 
     max_steps: Annotated[int, Field(ge=0)] = 1200
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
@@ -72,7 +80,7 @@ class TrainerSettings:
     nonfinite: Literal["stop", "skip"] = "stop"
     compile: bool | Backend = False
     channels_last: Literal["auto"] | bool = "auto"
-    update: Update = "auto"
+    optimizer_impl: OptimizerImpl = "auto"
 
     @property
     def validation_interval(self) -> int:
@@ -82,8 +90,11 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """How often `last.ckpt` is written besides at every validation: every so many optimizer steps,
-    every so many minutes, null for neither."""
+    """How often `last.ckpt` is written in addition to every validation.
+
+    every_n_steps: optimizer steps between two checkpoints, at least 1; null: none by steps.
+    every_minutes: minutes between two checkpoints, above 0; null: none by time.
+    """
 
     every_n_steps: Count | None = None
     every_minutes: Annotated[float, Field(gt=0)] | None = None

@@ -1,8 +1,7 @@
-"""Retrieval: every sample asks for its nearest neighbours among all others, and how many of them
-are of its class.
+"""Retrieval: how many of a sample's nearest neighbors among all others have its class.
 
-In bounded memory: embeddings are kept, similarities only for a block of queries at a time. Each
-rank answers the queries of its own share of the samples, against the samples of all.
+Memory is bounded: embeddings are stored, similarities only for a block of queries at a time. Each
+rank computes the queries of its share of the samples, against the samples of all ranks.
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from foundation.distributed import global_sum, world_size
 from foundation.errors import UserError
 from recipes.contract.probe import Probe
 from recipes.networks.embedding import EMBEDDING
-from recipes.services import neighbors as neighbours
+from recipes.services import neighbors
 from recipes.services.clustering import kmeans, normalized_mutual_information
 from recipes.services.neighbors import ranked
 
@@ -27,9 +26,11 @@ if TYPE_CHECKING:
 
 
 def relevance(x: Tensor, labels: Tensor, queries: Tensor, depth: int) -> Tensor:
-    """bool [Q, depth]: whether the first, second … neighbour of a query is of its class; the query
-    itself is no neighbour, by its position. x: [R, d], labels: [R], queries: [Q] positions in them.
-    depth: less than R."""
+    """bool [Q, depth]: whether the first, second … neighbor of a query has its class. The query
+    itself, identified by its position, is excluded.
+
+    x: [R, d]. labels: [R]. queries: [Q], positions in them. depth: less than R.
+    """
     similarity = x[queries] @ x.T
     similarity.scatter_(1, queries[:, None], -torch.inf)
     return labels[ranked(similarity, depth)] == labels[queries, None]
@@ -53,7 +54,7 @@ def retrieval_scores(relevant: Tensor, number: Tensor, ks: list[int]) -> dict[st
 
 
 def gather_uneven(value: Tensor) -> Tensor:
-    """Rows of all ranks, of which each may hold another number."""
+    """Rows of all ranks, whose numbers of rows may differ."""
     if world_size() == 1:
         return value
     sizes = [torch.zeros(1, dtype=torch.int64, device=value.device) for _ in range(world_size())]
@@ -68,17 +69,20 @@ def gather_uneven(value: Tensor) -> Tensor:
 
 class Retrieval(Probe):
     """Recall@K, MAP@R, R-precision and NMI of the embedding, or of the features where the run has
-    none, L2-normalised.
+    none, L2-normalised (Musgrave, Belongie and Lim, A metric learning reality check, ECCV 2020,
+    arXiv 2003.08505).
 
     Every sample of the part is a query against all others: excluded is itself, by its index, and no
     duplicate of it. Neighbours come by cosine, equal ones by the smaller index. Recall@K is the
     share of queries with one of their class among the first K. Samples without a label take no
-    part. A query that is the only one of its class has nothing to find: `lone=exclude` leaves it
-    out of all means and logs their number, `miss` counts it as 0.
+    part.
 
-    ks: the K of Recall@K. nmi_restarts: runs of k-means, with as many clusters as classes and a
-    fixed seed, of which the best one gives NMI = 2 I(y; c) / (H(y) + H(c)); 0 leaves NMI out, which
-    costs most of the time.
+    ks: the K of Recall@K, a list with 1; null: [1, 2, 4, 8].
+    lone: queries without another of their class: `exclude` or count as `miss`. `exclude` logs their
+        number.
+    nmi_restarts: runs of k-means behind NMI, at least 0; 1; 0: no NMI. With as many clusters as
+        classes and a fixed seed; the best run gives NMI = 2 I(y; c) / (H(y) + H(c)). It costs most
+        of the time.
     """
 
     main = "recall@1"
@@ -90,16 +94,11 @@ class Retrieval(Probe):
         nmi_restarts: Annotated[int, Field(ge=0)] = 1,
     ):
         super().__init__()
-        self.ks, self.lone, self.nmi_restarts = (
-            sorted(set([1, 2, 4, 8] if ks is None else ks)),
-            lone,
-            nmi_restarts,
-        )
+        self.ks = sorted(set([1, 2, 4, 8] if ks is None else ks))
+        self.lone = lone
+        self.nmi_restarts = nmi_restarts
         if 1 not in self.ks:
-            raise UserError(
-                f"evaluate.retrieval.ks={self.ks}: Recall@1 is always among them; expected a list "
-                "with 1"
-            )
+            raise UserError(f"evaluate.retrieval.ks={self.ks}: expected a list that contains 1")
         self.reset()
 
     def reset(self) -> None:
@@ -121,19 +120,15 @@ class Retrieval(Probe):
         tasks = list(self.batches[0][2])
         values: dict[str, Tensor] = {}
         for task in tasks:
-            labels = gather_uneven(torch.cat([targets[task] for _, _, targets in self.batches]))[
-                order
-            ]
+            labels = torch.cat([targets[task] for _, _, targets in self.batches])
+            labels = gather_uneven(labels)[order]
             known = labels >= 0
-            found = self.scores(x[order][known], labels[known])
-            values |= {
-                name if len(tasks) == 1 else f"{task}/{name}": value
-                for name, value in found.items()
-            }
+            prefix = "" if len(tasks) == 1 else f"{task}/"
+            for name, value in self.scores(x[order][known], labels[known]).items():
+                values[prefix + name] = value
         if len(tasks) > 1:
-            values[self.main] = torch.stack(
-                [values[f"{task}/{self.main}"] for task in tasks]
-            ).mean()
+            by_task = [values[f"{task}/{self.main}"] for task in tasks]
+            values[self.main] = torch.stack(by_task).mean()
         return values
 
     def scores(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -167,11 +162,11 @@ class Retrieval(Probe):
         share = queries.tensor_split(world_size())[rank]
         if not len(share):
             return
-        if neighbours.mirrors(x, depth):
+        if neighbors.mirrors(x, depth):
             first = int(share[0])
-            nearest = neighbours.nearest(x, slice(first, int(share[-1]) + 1), depth)
-            for block in share.split(max(neighbours.BLOCK // 8 // depth, 1)):
+            nearest = neighbors.nearest(x, slice(first, int(share[-1]) + 1), depth)
+            for block in share.split(max(neighbors.BLOCK // 8 // depth, 1)):
                 yield block, labels[nearest[block - first]] == labels[block, None]
             return
-        for block in share.split(max(neighbours.BLOCK // len(x), 1)):
+        for block in share.split(max(neighbors.BLOCK // len(x), 1)):
             yield block, relevance(x, labels, block, depth)

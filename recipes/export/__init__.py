@@ -1,6 +1,6 @@
-"""A finished run in the formats of others. Each file writes one format; `folding` brings the
-network into plain form.
+"""Export of a finished run. Each file writes one format; `folding` merges what methods do at
+prediction into the weights.
 
-A format is written whole and checked, or not at all: every exported model is run beside the run's
-own on made-up inputs, and where they differ nothing stays on the disk.
+A format is written completely and checked, or not at all: every exported model is compared with the
+run's own on synthetic inputs, and is deleted if they differ.
 """

@@ -1,21 +1,24 @@
 """python -m recipes.export run=RUN [format=all] [output=FOLDER]
 
-A finished run in the formats of others, each in a folder of its own, each checked against the run.
+Export a finished run to other formats, each in its own folder, each checked against the run.
 
-  run=RUN          folder that train.py left, or one of its checkpoints
-  format=all       all            whatever of the following fits
-                   safetensors    weights by Roux's names with config.json; a file for
-                   network.checkpoint onnx           all of prediction in one graph: pictures or
-                   token ids in, logits out timm           pictures:
-                   timm.create_model("local-dir:FOLDER", pretrained=True) huggingface    texts:
-                   AutoModel or AutoModelForSequenceClassification.from_pretrained(FOLDER)
-  output=FOLDER    left out: the folder `export` beside the run's checkpoints
+  run=RUN          folder of a run of train.py, or one of its checkpoints
+  format=all       all            those of the following that are possible
+                   safetensors    weights under Roux's names with config.json; a file for
+                                  network.checkpoint
+                   onnx           the whole prediction in one graph: pictures or token ids in,
+                                  logits out
+                   timm           pictures:
+                                  timm.create_model("local-dir:FOLDER", pretrained=True)
+                   huggingface    texts: AutoModel or
+                                  AutoModelForSequenceClassification.from_pretrained(FOLDER)
+  output=FOLDER    default: the folder `export` next to the run's checkpoints
   which=last       last | best checkpoint of the folder
-  overwrite=true   replace what lies there
-  trust=true       the run may call code of other packages (methods of your own)
+  overwrite=true   replace existing folders
+  trust=true       the run may call code of other packages (your own methods)
 
-Averaged weights, merged deltas and corrections of logits travel along. What a format cannot hold is
-said in a line.
+Averaged weights, merged deltas and corrections of logits are included. A line is printed for
+whatever a format cannot represent.
 
 Example
   python -m recipes.export run=outputs/fixmatch/2026-01-31_12-00-00 format=onnx
@@ -29,8 +32,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from foundation.errors import UserError
-from foundation.fast_imports import uncollected
+from foundation.errors import UserError, raise_all
+from foundation.fast_imports import gc_paused
 from recipes.config.options import run_command
 
 if TYPE_CHECKING:
@@ -48,16 +51,18 @@ def export(
     overwrite: bool = False,
     trust: bool = False,
 ) -> dict[str, float]:
-    """Write the formats and say so. Returns the largest difference from the run's outputs by
-    format, relative to the largest output. Raises UserError where a format that was asked for
-    cannot be written."""
-    with uncollected():
+    """Write the formats and print a line for each.
+
+    Returns the largest difference from the run's outputs by format, relative to the largest output.
+    Raises UserError if a requested format cannot be written.
+    """
+    with gc_paused():
         from recipes.predict.loading import find_run, load
 
     checkpoint = find_run(run, which)
-    home = (
-        checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    )
+    home = checkpoint.parent
+    if home.name == "checkpoints":
+        home = home.parent
     target = Path(output).expanduser() if output else home / "export"
     if format != "all":
         check_output(target / format, overwrite)
@@ -71,14 +76,13 @@ def export(
 def write_all(
     predictor: "Predictor", formats: tuple[str, ...], target: Path, lenient: bool
 ) -> dict[str, float]:
-    """lenient: what cannot be written is said, and the rest is."""
+    """Write formats. lenient: report formats that cannot be written, and write the others."""
     from recipes.export.folding import folded, merged
 
     for key in merged(predictor):
         print(f"{key}: merged into the weights")
     worst: dict[str, float] = {}
-    # the graph is made of the run's own prediction, and all other formats of weights that were
-    # folded after it
+    # first, because the graph needs the run's own prediction, and `folded` changes the network
     writers: dict[str, Callable[[Path], float]] = {}
     if "onnx" in formats:
         from recipes.export.onnx_graph import write_onnx
@@ -111,7 +115,8 @@ def writer_of(name: str, predictor: "Predictor", plain: Any) -> Callable[[Path],
 def write_one(
     name: str, write: Callable[[Path], float], target: Path, lenient: bool, worst: dict[str, float]
 ) -> None:
-    """Write a format beside its place, then move it there: it is whole or not there."""
+    """Write a format to a temporary folder, then move it to its place: no partial format
+    remains."""
     started = time.monotonic()
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -127,24 +132,22 @@ def write_one(
         if not lenient:
             raise
         worst.pop(name, None)
-        print(
-            f"{name}: not written: {str(error).removeprefix(f'format={name}: ')}", file=sys.stderr
-        )
+        reason = error.about("") if error.key == f"format={name}" else error
+        print(f"{name}: not written: {reason}", file=sys.stderr)
         return
     apart = f", at most {worst[name]:.1e} from the run" if name != "safetensors" else ""
     print(f"{name}: {target / name}, {size:.1f} MB{apart}, {time.monotonic() - started:.1f} s")
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
-    """Raises UserError where it would replace something unasked, or cannot be written."""
+    """Raises UserError if the folder exists, without overwrite, or cannot be written."""
     if folder.exists() and not overwrite:
         raise UserError(
             f"output: '{folder}' exists already; name another folder, or add overwrite=true"
         )
-    from recipes.runs.checkpoint_files import run_dir_faults
+    from recipes.runs.checkpoint_files import run_dir_errors
 
-    for line in run_dir_faults(str(folder), reading=True):
-        raise UserError(line.replace("run_dir:", "output:", 1))
+    raise_all([error.about("output") for error in run_dir_errors(str(folder), reading=True)])
 
 
 def main(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""config.json: what somebody must know who uses the exported weights without Roux."""
+"""config.json: all that is needed to use the exported weights without Roux."""
 
 from typing import Any
 
@@ -10,11 +10,15 @@ FORMAT = "roux export 1"
 
 
 def card(predictor: Predictor, **more: Any) -> dict[str, Any]:
-    """tasks: class names in the order of the logits. input: what a network takes. network: how it
-    is built. reported: which weights these are."""
+    """The content of config.json.
+
+    tasks: class names in the order of the logits. input: shape and normalization, or length and
+    vocabulary. network: its architecture. reported: averaged or trained weights.
+    """
     config = OmegaConf.to_container(predictor.config, resolve=True)
     assert isinstance(config, dict)
-    network, chosen = config["network"], config.get("chosen") or {}
+    network = config["network"]
+    chosen = config.get("chosen") or {}
     names = ("name", "options", "pooling") if predictor.kind == "text" else ("name", "options")
     return {
         "format": FORMAT,
@@ -32,8 +36,8 @@ def card(predictor: Predictor, **more: Any) -> dict[str, Any]:
 
 
 def taken(predictor: Predictor) -> dict[str, Any]:
-    """Pictures: [C, H, W] as the data has them, in [0, 1]; then (x - mean) / std, then bilinear to
-    `resized_to`."""
+    """The input of the network. Images: [C, H, W] of the data in [0, 1]; then (x - mean) / std,
+    then bilinear to `resized_to`."""
     if predictor.shape is None:
         tokenizer = predictor.tokenizer
         return {

@@ -1,9 +1,10 @@
-"""From a recipe that predicts to a plain network that says the same: what methods do at prediction
-becomes weights.
+"""From a recipe to an ordinary network with the same outputs: what methods do at prediction is
+merged into the weights.
 
-What cannot become weights stays behind, and is said: `Plain.left`, one sentence each.
+`Folded.left` has a sentence for whatever cannot be merged.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,13 @@ from recipes.engine.recipe import Recipe
 from recipes.networks.network import Network
 from recipes.predict.predictor import Predictor
 
-CLOSE = 1e-4  # relative to the largest logit, where that is above 1
+CLOSE = 1e-4  # largest allowed difference, relative to the largest logit if that is above 1
 
 
 @dataclass
-class Plain:
-    """network: what the run reports, as an ordinary network. done: what became weights. left: what
-    did not."""
+class Folded:
+    """network: the reported network, as an ordinary network. done: keys of merged methods. left:
+    sentences on what could not be merged."""
 
     network: Network
     done: list[str]
@@ -29,51 +30,54 @@ class Plain:
 
 
 def merged(predictor: Predictor) -> list[str]:
-    """Put the deltas of the reported network into its weights, in place. Returns the keys of those
-    that were."""
-    network, before = predictor.network, set(predictor.network.deltas)
+    """Merge the deltas of the reported network into its weights, in place. Returns the keys of the
+    merged ones."""
+    network = predictor.network
+    before = set(predictor.network.deltas)
     for method in predictor.recipe.composition.methods.values():
-        method.fold(network)
+        method.merge(network)
     return sorted(before - set(network.deltas))
 
 
-def folded(predictor: Predictor) -> Plain:
-    """The reported network with everything in its weights that weights can hold, in place: the
-    predictor itself is of no use afterwards. Its deltas are merged already."""
-    recipe, network = predictor.recipe, predictor.network
+def folded(predictor: Predictor) -> Folded:
+    """The reported network with all that is possible merged into its weights, in place: do not use
+    the predictor afterwards. Its deltas must have been merged before."""
+    recipe = predictor.recipe
+    network = predictor.network
     done: list[str] = []
-    left = [f"{key} adds to the network what its weights cannot take up" for key in network.deltas]
-    left += [f"{method.key} changes the input at prediction" for method in recipe.at["receive"]]
-    changes = [method.key for method in recipe.at["infer"]]
+    left = [f"{key} adds modules that cannot be merged into the weights" for key in network.deltas]
+    left += [
+        f"{method.key} changes the input at prediction"
+        for method in recipe.methods_at["transform_input"]
+    ]
+    changes = [method.key for method in recipe.methods_at["infer"]]
     if changes:
-        # all found before any is folded: a method may read the head it changes
-        found = {
-            task: change_of_logits(recipe, task, len(names))
-            for task, names in predictor.classes.items()
-        }
+        # all of them before any head is changed: a method may read the head
+        found = {}
+        for task, names in predictor.classes.items():
+            found[task] = change_of_logits(recipe, task, len(names))
         heads = {task: network.heads[task] for task in found}
-        if (
-            all(isinstance(head, nn.Linear) for head in heads.values())
-            and None not in found.values()
-        ):
+        linear = all(isinstance(head, nn.Linear) for head in heads.values())
+        if linear and None not in found.values():
             for task, change in found.items():
                 network.heads[task] = changed(heads[task], *change)  # type: ignore[misc]
             done += changes
         else:
             left += [
-                f"{key} changes the logits in a way that no linear head holds" for key in changes
+                f"{key} changes the logits in a way that no linear head can represent"
+                for key in changes
             ]
-    return Plain(network, done, left)
+    return Folded(network, done, left)
 
 
 @torch.no_grad()
 def change_of_logits(recipe: Recipe, task: str, classes: int) -> tuple[Tensor, Tensor] | None:
-    """(a, b) where methods make z into a * z + b, class by class; None where they do anything else.
-    Found by trying, so that methods need not say it."""
+    """(a, b) if methods change z to a * z + b, class by class; None for any other change. Measured,
+    so that methods need not declare it."""
     device = next(recipe.parameters()).device
 
     def change(z: Tensor) -> Tensor:
-        for method in recipe.at["infer"]:
+        for method in recipe.methods_at["infer"]:
             z = method.infer(z, task, recipe)
         return z
 
@@ -92,7 +96,7 @@ def change_of_logits(recipe: Recipe, task: str, classes: int) -> tuple[Tensor, T
 
 @torch.no_grad()
 def changed(head: Any, scale: Tensor, shift: Tensor) -> nn.Linear:
-    """A linear head that gives a * z + b where `head` gives z."""
+    """A linear head with output a * z + b for the output z of `head`."""
     made = nn.Linear(head.in_features, head.out_features, device=head.weight.device)
     made.weight.copy_(scale.unsqueeze(1) * head.weight)
     made.bias.copy_(shift if head.bias is None else scale * head.bias + shift)
@@ -100,8 +104,8 @@ def changed(head: Any, scale: Tensor, shift: Tensor) -> nn.Linear:
 
 
 def examples(predictor: Predictor, count: int, length: int = 8) -> Any:
-    """Made-up inputs, always the same: pictures [count, C, H, W], or texts {"ids", "mask"} [count,
-    length], all but the first shorter."""
+    """Synthetic inputs, always the same: images [count, C, H, W], or texts {"ids", "mask"}
+    [count, length] of random lengths, the first with the full length."""
     random = generator("export", count, length)
     if predictor.shape is not None:
         return torch.rand(count, *predictor.shape, generator=random)
@@ -114,13 +118,19 @@ def examples(predictor: Predictor, count: int, length: int = 8) -> Any:
     return {"ids": torch.where(mask, ids, pad), "mask": mask}
 
 
+def stored(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict in the form that safetensors takes: on the CPU, contiguous, nothing shared."""
+    state = network.state_dict()
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
 def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """max |found - expected| / max(1, max |expected|) over all outputs; infinite where shapes
-    differ or one is nan."""
+    """max |found - expected| / max(1, max |expected|) over all outputs; infinite if shapes differ
+    or a value is NaN."""
     worst = 0.0
     for name, value in expected.items():
         if found[name].shape != value.shape:
             return float("inf")
         apart = float((found[name] - value).abs().max()) / max(1.0, float(value.abs().max()))
-        worst = max(worst, apart) if apart == apart else float("inf")
+        worst = float("inf") if math.isnan(apart) else max(worst, apart)
     return worst

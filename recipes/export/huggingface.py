@@ -1,14 +1,14 @@
-"""format=huggingface: a folder that transformers reads, with its tokenizer, for one encoder of
-texts.
+"""format=huggingface: a text encoder as a folder for transformers, with its tokenizer.
 
-    AutoModelForSequenceClassification.from_pretrained(FOLDER)    where the head fits:
-    network.pooling=cls, one task AutoModel.from_pretrained(FOLDER)
-    otherwise; the heads lie in heads.safetensors
+    AutoModelForSequenceClassification.from_pretrained(FOLDER)
+        if the head can be represented: network.pooling=cls and one task
+    AutoModel.from_pretrained(FOLDER)
+        otherwise; the heads are in heads.safetensors
 
-The classification models of transformers put a layer between the first token's state and the
-classes, tanh(W x + b) (BERT, RoBERTa and their kin). It is brought to do nothing: W = εI makes
-tanh(εx) ≈ εx to the last digits of float32, and the classes' weights are divided by ε. No such
-model averages over tokens, so mean pooling has no place there.
+The classification models of transformers (BERT, RoBERTa and similar) have a layer tanh(W x + b)
+between the first token's state and the classes. We make it an identity: for W = εI, tanh(εx) ≈ εx
+to the last digits of float32, and the classes' weights are divided by ε. None of these models
+averages over tokens, so mean pooling cannot be represented.
 """
 
 from collections.abc import Iterator
@@ -31,22 +31,24 @@ from datamodules.text.tokenizer import TextTokenizer
 from foundation.errors import UserError
 from foundation.files import write_json
 from recipes.export.card import card
-from recipes.export.folding import CLOSE, Plain, difference, examples
+from recipes.export.folding import CLOSE, Folded, difference, examples
 from recipes.predict.predictor import Predictor
 
-EPSILON = (
-    2.0**-12
-)  # a power of two: scaling by it costs no digit. tanh(εx) = εx (1 - 5e-7) at x = 5
+# a power of two, so that scaling by it is exact. tanh(εx) = εx (1 - 5e-7) at x = 5
+EPSILON = 2.0**-12
 
 
-def write_huggingface(predictor: Predictor, plain: Plain, folder: Path) -> float:
-    """Returns the largest difference from the run's outputs. Raises UserError where the network is
-    not an encoder of transformers, or methods added to it what its weights do not take up."""
+def write_huggingface(predictor: Predictor, plain: Folded, folder: Path) -> float:
+    """Returns the largest difference from the run's outputs. Raises UserError if the network is no
+    encoder of transformers, or methods added modules that cannot be merged."""
     if predictor.kind != "text":
-        raise UserError("format=huggingface: holds encoders of texts; of pictures take format=timm")
+        raise UserError(
+            "format=huggingface: is for text encoders; for image networks use format=timm"
+        )
     if plain.left:
         raise UserError(
-            f"format=huggingface: {'; '.join(plain.left)}: it has no place for it; take format=onnx"
+            f"format=huggingface: {'; '.join(plain.left)}: it cannot represent this; use "
+            "format=onnx"
         )
     with quiet():
         return write_folder(predictor, plain.network, folder)
@@ -55,13 +57,9 @@ def write_huggingface(predictor: Predictor, plain: Plain, folder: Path) -> float
 def write_folder(predictor: Predictor, network: Any, folder: Path) -> float:
     names = next(iter(predictor.classes.values()))
     model = classifier(network, names) if predictor.speaks and len(predictor.classes) == 1 else None
-    heads = (
-        {}
-        if model is not None
-        else {k: v.detach().cpu().clone() for k, v in network.heads.state_dict().items()}
-    )
     saved(model if model is not None else network.backbone, folder)
-    if heads:
+    if model is None:
+        heads = {k: v.detach().cpu().clone() for k, v in network.heads.state_dict().items()}
         save_file(heads, folder / "heads.safetensors", metadata={"format": "pt"})
     if predictor.tokenizer is not None:
         as_fast(predictor.tokenizer, predictor.max_length).save_pretrained(folder)
@@ -72,14 +70,15 @@ def write_folder(predictor: Predictor, network: Any, folder: Path) -> float:
     worst = checked(predictor, network, folder, model is not None)
     if worst > CLOSE:
         raise UserError(
-            f"format=huggingface: says something else than the run (by {worst:.1e}); it is not kept"
+            f"format=huggingface: its outputs differ from the run's (by {worst:.1e}); it was "
+            "deleted"
         )
     return worst
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers tells what it loads, and of a pooler that we have no use for."""
+    """Hide transformers' messages about loading and about the unused pooler."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -91,27 +90,22 @@ def quiet() -> Iterator[None]:
 
 
 def saved(model: Any, folder: Path) -> None:
-    """`save_pretrained`, with the attention that everybody has."""
+    """`save_pretrained`, with an attention implementation that every installation has."""
     model.config._attn_implementation = "sdpa"
     model.save_pretrained(folder)
 
 
 @torch.no_grad()
 def classifier(network: Any, names: list[str]) -> Any:
-    """A classification model of transformers that says what the network says; None where none
-    does."""
+    """A classification model of transformers with the network's outputs; None if there is none."""
     head = next(iter(network.heads.values()))
-    if (
-        network.pooling != "cls"
-        or not isinstance(head, nn.Linear)
-        or network.backbone.config.is_encoder_decoder
-    ):
+    if network.pooling != "cls" or not isinstance(head, nn.Linear):
+        return None
+    if network.backbone.config.is_encoder_decoder:
         return None
     config = AutoConfig.for_model(**network.backbone.config.to_dict())
-    config.id2label, config.label2id = (
-        dict(enumerate(names)),
-        {name: i for i, name in enumerate(names)},
-    )
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: i for i, name in enumerate(names)}
     config._attn_implementation = "sdpa"
     try:
         model = AutoModelForSequenceClassification.from_config(config).eval()
@@ -162,7 +156,8 @@ def agrees(model: Any, network: Any) -> bool:
 
 @torch.no_grad()
 def checked(predictor: Predictor, network: Any, folder: Path, classifies: bool) -> float:
-    """The folder as transformers reads it, beside the run: logits, or the states of real tokens."""
+    """The difference of the folder, read by transformers, from the run: of logits, or of the states
+    of real tokens."""
     view = examples(predictor, 3, 11)
     given = {"input_ids": view["ids"], "attention_mask": view["mask"].long()}
     if classifies:
@@ -181,18 +176,16 @@ def checked(predictor: Predictor, network: Any, folder: Path, classifies: bool) 
 
 
 def as_fast(tokenizer: TextTokenizer, max_length: int | None) -> PreTrainedTokenizerFast:
-    """The run's tokenizer as transformers has them: the same ids, padding on the right, cut at the
+    """The run's tokenizer for transformers: the same ids, padding on the right, truncation at the
     run's length."""
     backend = tokenizer.backend
     special = {"pad_token": backend.id_to_token(tokenizer.pad)}
     if tokenizer.mask is not None:
         special["mask_token"] = backend.id_to_token(tokenizer.mask)
     known = backend.get_vocab()
-    special |= {
-        f"{name}_token": token
-        for name, token in (("unk", "[UNK]"), ("cls", "[CLS]"), ("sep", "[SEP]"))
-        if token in known
-    }
+    for name, token in (("unk", "[UNK]"), ("cls", "[CLS]"), ("sep", "[SEP]")):
+        if token in known:
+            special[f"{name}_token"] = token
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         padding_side="right",

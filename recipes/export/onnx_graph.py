@@ -1,10 +1,10 @@
-"""format=onnx: all of prediction in one graph, from pictures in [0, 1] or token ids to logits,
+"""format=onnx: the whole prediction in one graph, from images in [0, 1] or token ids to logits,
 checked in onnxruntime.
 
-What methods do at prediction is part of the graph: filters of the input, changed logits, averaged
-weights, prompts. Inputs: `pictures` [N, C, H, W] float32; texts `ids` int64 and `mask` bool [N, L].
-Outputs: `logits` (`logits_TASK` with several tasks) and `embedding`, or `features` where there is
-none. N and L are free.
+What methods do at prediction is part of the graph: input filters, changed logits, averaged weights,
+prompts. Inputs: `pictures` [N, C, H, W] float32; for texts `ids` int64 and `mask` bool [N, L].
+Outputs: `logits` (`logits_TASK` with several tasks) and `embedding`, or `features` if there is
+none. N and L are dynamic.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class Graph(nn.Module):
         rows = torch.arange(embedded.x.shape[0], device=embedded.x.device)
         output = recipe.predict_output(embedded, randomness=SampleRandomness(recipe.seed, rows))
         logits = {task: output.logits[task].float() for task in self.logits.values()}
-        for method in recipe.at["infer"]:
+        for method in recipe.methods_at["infer"]:
             logits |= {task: method.infer(logits[task], task, recipe) for task in logits}
         return (*logits.values(), output.logits.get(EMBEDDING, output.features).float())
 
@@ -65,28 +65,30 @@ def write_onnx(predictor: Predictor, folder: Path) -> float:
     run's own outputs."""
     try:
         import onnx
-        import onnxruntime  # noqa: F401  (asked for before minutes are spent)
+        import onnxruntime  # noqa: F401  (fail before the export, which takes minutes)
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"format=onnx: {error.name} is not installed; {INSTALL}") from None
-    graph, path = Graph(predictor).eval(), folder / "model.onnx"
+    graph = Graph(predictor).eval()
+    path = folder / "model.onnx"
     translate(graph, path)
     model = onnx.load(path)
     said = card(predictor, opset=model.opset_import[0].version, outputs=graph.outputs)
     for name, value in (("config", json.dumps(said)), ("classes", json.dumps(predictor.classes))):
         entry = model.metadata_props.add()
-        entry.key, entry.value = f"roux.{name}", value
+        entry.key = f"roux.{name}"
+        entry.value = value
     onnx.save(model, path)
     try:
         worst = compared(graph, path)
     except Exception as error:  # onnxruntime has exceptions of its own, without a common base
         raise UserError(
-            f"format=onnx: onnxruntime cannot run the graph ({reason(error)}); it is not kept"
+            f"format=onnx: onnxruntime cannot run the graph ({reason(error)}); it was deleted"
         ) from error
     if worst > CLOSE:
         raise UserError(
-            f"format=onnx: the graph says something else than the run (by {worst:.1e}); it is not "
-            "kept"
+            f"format=onnx: the graph's outputs differ from the run's (by {worst:.1e}); it was "
+            "deleted"
         )
     write_json(folder / "config.json", said)
     if predictor.tokenizer is not None:
@@ -95,7 +97,7 @@ def write_onnx(predictor: Predictor, folder: Path) -> float:
 
 
 def translate(graph: Graph, path: Path) -> None:
-    """Raises UserError where the network has no form in ONNX."""
+    """Export the graph. Raises UserError if the network cannot be represented in ONNX."""
     free: dict[int, Any] = {0: torch.export.Dim("batch")}
     if graph.predictor.kind == "text":
         free[1] = torch.export.Dim("length")
@@ -113,15 +115,15 @@ def translate(graph: Graph, path: Path) -> None:
                 dynamo=True,
                 external_data=False,
             )
-    except Exception as error:  # the exporter raises whatever its many stages raise
+    except Exception as error:  # the stages of the exporter raise various exceptions
         logging.getLogger(__name__).debug("export failed", exc_info=True)
         raise UserError(
-            f"format=onnx: this network has no form in ONNX ({reason(error)})"
+            f"format=onnx: this network cannot be represented in ONNX ({reason(error)})"
         ) from error
 
 
 def reason(error: BaseException) -> str:
-    """The cause at the bottom, in its first line."""
+    """The first line of the root cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -140,26 +142,22 @@ def compared(graph: Graph, path: Path) -> float:
         arguments = graph.arguments(examples(graph.predictor, rows, length))
         given = {name: value.numpy() for name, value in zip(graph.inputs, arguments, strict=True)}
         expected = graph(*(a.to(graph.predictor.device) for a in arguments))
-        found = dict(
-            zip(
-                graph.outputs, map(torch.from_numpy, session.run(graph.outputs, given)), strict=True
-            )
-        )
-        worst = max(
-            worst,
-            difference(found, {n: v.cpu() for n, v in zip(graph.outputs, expected, strict=True)}),
-        )
+        arrays = session.run(graph.outputs, given)
+        found = dict(zip(graph.outputs, map(torch.from_numpy, arrays), strict=True))
+        own = {name: value.cpu() for name, value in zip(graph.outputs, expected, strict=True)}
+        worst = max(worst, difference(found, own))
     return worst
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The exporter tells its progress, and the reasons of what it tries in between."""
-    said, before = logging.getLogger("torch"), logging.getLogger("torch").level
-    said.setLevel(logging.CRITICAL)
+    """Hide the exporter's progress and its warnings."""
+    logger = logging.getLogger("torch")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        said.setLevel(before)
+        logger.setLevel(before)

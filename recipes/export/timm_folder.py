@@ -1,9 +1,9 @@
-"""format=timm: a folder that timm reads, `timm.create_model("local-dir:FOLDER", pretrained=True)`,
-for one task.
+"""format=timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`, one task per
+folder.
 
-timm's models take pictures that are normalised already: mean and deviation stand in its
-config.json, where `timm.data.resolve_model_data_config` finds them. Roux's own networks are known
-to timm once `recipes.networks.in_timm` is imported.
+timm's models take normalized images: mean and standard deviation are in its config.json, where
+`timm.data.resolve_model_data_config` finds them. Roux's own networks are registered with timm by
+importing `recipes.networks.in_timm`.
 """
 
 from pathlib import Path
@@ -15,26 +15,28 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.files import write_json
-from recipes.export.folding import CLOSE, Plain, difference, examples
+from recipes.export.folding import CLOSE, Folded, difference, examples, stored
 from recipes.networks.in_timm import timm
 from recipes.predict.predictor import Predictor
 
 
-def write_timm(predictor: Predictor, plain: Plain, folder: Path) -> float:
+def write_timm(predictor: Predictor, plain: Folded, folder: Path) -> float:
     """One folder, with several tasks one a task inside it. Returns the largest difference from the
     run's outputs.
 
     Raises UserError where the network is not one of timm's with one linear layer at its end.
     """
     if predictor.kind != "image":
-        raise UserError("format=timm: holds networks of pictures; of texts take format=huggingface")
+        raise UserError(
+            "format=timm: is for image networks; for text encoders use format=huggingface"
+        )
     if plain.left:
         raise UserError(
-            f"format=timm: {'; '.join(plain.left)}: timm has no place for it; take format=onnx"
+            f"format=timm: {'; '.join(plain.left)}: timm cannot represent this; use format=onnx"
         )
     if not predictor.speaks:
         raise UserError(
-            "format=timm: the heads of this run say nothing; take format=onnx, which has the "
+            "format=timm: the heads of this run are not trained; use format=onnx, which has the "
             "embedding"
         )
     tasks = list(predictor.classes)
@@ -42,7 +44,7 @@ def write_timm(predictor: Predictor, plain: Plain, folder: Path) -> float:
     return max(write_task(predictor, plain, task, place) for task, place in inside.items())
 
 
-def write_task(predictor: Predictor, plain: Plain, task: str, folder: Path) -> float:
+def write_task(predictor: Predictor, plain: Folded, task: str, folder: Path) -> float:
     network: Any = plain.network
     about = describe(predictor, network, task)
     model = timm.create_model(
@@ -51,24 +53,19 @@ def write_task(predictor: Predictor, plain: Plain, task: str, folder: Path) -> f
     give_weights(model, network, network.heads[task])
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", about)
-    state = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in model.state_dict().items()
-    }
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(stored(model), folder / "model.safetensors", metadata={"format": "pt"})
     return checked(predictor, network, task, folder)
 
 
 def describe(predictor: Predictor, network: Any, task: str) -> dict[str, Any]:
-    """timm's own record. Pictures are scaled to cover the input and the middle is cut out, as the
-    run's were."""
-    backbone, names = network.backbone, predictor.classes[task]
+    """timm's config. Images are scaled to cover the input and center-cropped, as in the run."""
+    backbone = network.backbone
+    names = predictor.classes[task]
     known = getattr(backbone, "pretrained_cfg", None)
     if known is None or not hasattr(backbone, "reset_classifier"):
         raise UserError(
-            "format=timm: methods of this run changed how the network is built "
-            f"({type(backbone).__name__}), and timm "
-            "has no such model; take format=onnx"
+            "format=timm: methods of this run changed the architecture "
+            f"({type(backbone).__name__}), and timm has no such model; use format=onnx"
         )
     channels, *shape = predictor.shape or (3, 0, 0)
     size = list(network.input_size or shape)
@@ -97,27 +94,23 @@ def describe(predictor: Predictor, network: Any, task: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def give_weights(model: Any, network: Any, head: nn.Module) -> None:
-    """Raises UserError where timm's model does not end in one linear layer over the features."""
+    """Copy the weights. Raises UserError unless timm's model and the run end in one linear layer
+    over the features."""
     own = model.get_classifier()
-    if not (
-        isinstance(own, nn.Linear)
-        and isinstance(head, nn.Linear)
-        and own.weight.shape == head.weight.shape
-    ):
+    linear = isinstance(own, nn.Linear) and isinstance(head, nn.Linear)
+    if not linear or own.weight.shape != head.weight.shape:
         raise UserError(
-            "format=timm: its model does not end in one linear layer on the pooled features, or "
-            "the run's head is more "
-            "than that; take format=onnx"
+            "format=timm: its model, or the run's head, is not one linear layer on the pooled "
+            "features; use format=onnx"
         )
-    backbone = {
-        name.replace("_orig_mod.", ""): value
-        for name, value in network.backbone.state_dict().items()
-    }
+    weights = network.backbone.state_dict()
+    # torch.compile adds a prefix to the names of a compiled module
+    backbone = {name.replace("_orig_mod.", ""): value for name, value in weights.items()}
     missing, unexpected = model.load_state_dict(backbone, strict=False)
     ends = {name for name, module in model.named_modules() if module is own}
     if unexpected or any(name.rpartition(".")[0] not in ends for name in missing):
         raise UserError(
-            f"format=timm: its model has other weights ({(unexpected or missing)[0]}); take "
+            f"format=timm: its model has other weights ({(unexpected or missing)[0]}); use "
             "format=onnx"
         )
     own.weight.copy_(head.weight)
@@ -127,7 +120,7 @@ def give_weights(model: Any, network: Any, head: nn.Module) -> None:
 
 @torch.no_grad()
 def checked(predictor: Predictor, network: Any, task: str, folder: Path) -> float:
-    """The folder as timm reads it, beside the run."""
+    """The difference of the folder, read by timm, from the run."""
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     pictures = examples(predictor, 3).to(predictor.device)
     expected = network(network.embed(pictures)).logits[task].float().cpu()
@@ -135,14 +128,13 @@ def checked(predictor: Predictor, network: Any, task: str, folder: Path) -> floa
     worst = difference({"logits": found}, {"logits": expected})
     if worst > CLOSE:
         raise UserError(
-            f"format=timm: its model says something else than the run (by {worst:.1e}); it is not "
-            "kept"
+            f"format=timm: its outputs differ from the run's (by {worst:.1e}); it was deleted"
         )
     return worst
 
 
 def prepared(network: Any, pictures: Tensor) -> Tensor:
-    """What timm's own transform would make of pictures in [0, 1]."""
+    """The result of timm's own transform for images in [0, 1]."""
     x = (pictures - network.mean) / network.std
     if network.input_size is not None and tuple(x.shape[-2:]) != tuple(network.input_size):
         x = nn.functional.interpolate(

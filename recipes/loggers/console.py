@@ -45,7 +45,9 @@ class RouxProgressBar(ProgressBar):
     ):
         super().__init__()
         self.console = console or Console(file=sys.stdout)
-        self.every, self._every, self.quiet_seconds = every, every or 1, quiet_seconds
+        self.every = every
+        self._every = every or 1
+        self.quiet_seconds = quiet_seconds
         self._enabled = True
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -68,7 +70,8 @@ class RouxProgressBar(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._every = self.every or max(getattr(trainer, "log_every_n_steps", 1), 1)
         self._started = self._spoken = time.monotonic()
-        self._first, self._total = trainer.global_step, total_steps(trainer)
+        self._first = trainer.global_step
+        self._total = total_steps(trainer)
         if self._enabled and self.console.is_terminal:
             self._open()
             assert self._progress is not None
@@ -203,7 +206,8 @@ class RouxProgressBar(ProgressBar):
         parts = [
             f"{label} {value_text(name, latest[name])}" for name, label in SHOWN if name in latest
         ]
-        done, seconds = trainer.global_step - self._first, time.monotonic() - self._started
+        done = trainer.global_step - self._first
+        seconds = time.monotonic() - self._started
         if done > 0 and seconds > 0:
             parts.append(f"{done / seconds:.1f} steps/s")
             left = self._total - trainer.global_step

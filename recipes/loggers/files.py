@@ -40,7 +40,8 @@ class MetricsFiles(Logger):
 
     def __init__(self, run_dir: str | Path, resume_step: int | None = None):
         super().__init__()
-        self.run_dir, self.csv_path = Path(run_dir), Path(run_dir) / "metrics.csv"
+        self.run_dir = Path(run_dir)
+        self.csv_path = Path(run_dir) / "metrics.csv"
         self.history: list[dict[str, Any]] = []
         self.latest: dict[str, float] = {}
         self._columns: list[str] = ["step"]
@@ -164,7 +165,8 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
         lines = list(csv.reader(file))
     if not lines:
         return []
-    header, rows = lines[0], []
+    header = lines[0]
+    rows = []
     if header[:1] != ["step"]:
         raise UserError(
             f"{path}: first column is '{''.join(header[:1])}'; expected a metrics.csv, which "

@@ -17,14 +17,16 @@ from recipes.report.record import RunRecord
 
 
 class TensorBoard:
-    """Settings of `logger=tensorboard`; event files lie in `run_dir/tensorboard`.
+    """Curves, figures and config for TensorBoard, `logger=tensorboard`; event files lie in
+    `run_dir/tensorboard`.
 
-    flush_seconds: how long events may wait in memory. plots: whether the report's figures are
-        logged at the end.
+    flush_seconds: seconds that events wait in memory at most, above 0; 30.
+    plots: log the report's figures at the end; true.
     """
 
     def __init__(self, flush_seconds: Annotated[int, Field(gt=0)] = 30, plots: bool = True):
-        self.flush_seconds, self.plots = flush_seconds, plots
+        self.flush_seconds = flush_seconds
+        self.plots = plots
 
     def open(self, run_dir: str | Path, resume_step: int | None = None) -> "TensorBoardRun":
         return TensorBoardRun(run_dir, self, resume_step)

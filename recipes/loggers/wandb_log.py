@@ -12,8 +12,13 @@ import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-MAGIC, HEAD, BLOCK = b":W&B", 7, 32768
-WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+MAGIC = b":W&B"
+HEAD = 7
+BLOCK = 32768
+WHOLE = 1
+FIRST = 2
+MIDDLE = 3
+LAST = 4
 
 
 def held(files: Iterable[Path]) -> dict[int, set[str]]:

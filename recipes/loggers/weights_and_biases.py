@@ -30,14 +30,19 @@ from recipes.report.record import RunRecord, ViewRow
 
 
 class WeightsAndBiases:
-    """Settings of `logger=wandb`.
+    """Metrics, config, plan, figures and checkpoint for Weights & Biases, `logger=wandb`.
 
-    project, entity, name, group, tags, notes: as in `wandb.init`; a missing name is drawn by wandb.
-    mode: `online`, `offline` (upload later with `wandb sync`), `disabled`, or None for what
-        `WANDB_MODE` says.
-    checkpoint: which checkpoint becomes an artifact, `best` (the last one where no best was kept),
-        `last` or `none`.
-    plots: whether the report's figures and views are logged as media at the end.
+    project: project of the run, as in wandb.init.
+    entity: user or team; null: the default of your key.
+    name: name of the run; null: drawn by wandb.
+    group: group of the run; null: none.
+    tags: tags of the run, e.g. [fixmatch,digits]; null: none.
+    notes: notes of the run; null: none.
+    mode: `online`, `offline` or `disabled`; null: as WANDB_MODE says, else online. `wandb sync`
+        uploads offline runs later.
+    checkpoint: checkpoint that becomes an artifact: `best`, `last` or `none`. Without a best one
+        the last one is taken.
+    plots: log the report's figures and views as media at the end; true.
     """
 
     def __init__(
@@ -61,7 +66,8 @@ class WeightsAndBiases:
             "mode": mode,
         }
         self.init["tags"] = list(tags) if tags else None  # type: ignore[assignment]
-        self.checkpoint, self.plots = checkpoint, plots
+        self.checkpoint = checkpoint
+        self.plots = plots
 
     def open(self, run_dir: str | Path, resume_step: int | None = None) -> "WeightsAndBiasesRun":
         return WeightsAndBiasesRun(run_dir, self, resume_step)
@@ -77,7 +83,9 @@ class WeightsAndBiasesRun(WandbLogger):
     def __init__(
         self, run_dir: str | Path, settings: WeightsAndBiases, resume_step: int | None = None
     ):
-        self.run_dir, self.settings, self.last_step = Path(run_dir), settings, resume_step or 0
+        self.run_dir = Path(run_dir)
+        self.settings = settings
+        self.last_step = resume_step or 0
         self._held: dict[int, set[str]] = {}
         super().__init__(save_dir=run_dir, id=self._stored_id(), **settings.init)  # type: ignore[arg-type]
         self._wandb_init.pop("anonymous", None)  # wandb warns of it
@@ -137,7 +145,8 @@ class WeightsAndBiasesRun(WandbLogger):
     def _make_up(self) -> None:
         """Find out what earlier offline files hold, and log what they lack of the steps before the
         checkpoint."""
-        run, done = self.experiment, self.last_step
+        run = self.experiment
+        done = self.last_step
         own = Path(run.dir).parent
         # the files carry the id alone: a folder begun in the second of another ends with a number
         # after it

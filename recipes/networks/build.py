@@ -13,8 +13,7 @@ Side = Annotated[int, Field(ge=1)]
 
 
 class DataInfo(Protocol):
-    """What a data set says of itself before it is read; may have `mean` and `std` of its pixels as
-    well."""
+    """Static facts of a data set; may also have `mean` and `std` of its pixels."""
 
     @property
     def kind(self) -> str: ...
@@ -38,22 +37,30 @@ def build_network(
     options: dict[str, Any] | None = None,
     vocab_size: Annotated[int, Field(ge=1)] | None = None,
 ) -> Network:
-    """The network for data of a kind and shape, with one head a task, in training mode.
-
-    info: `kind` and, of images, `shape` (C, H, W). tasks: number of classes by task.
-    name: images: any timm model (`resnet50`, `vit_tiny_patch16_224`, `hf-hub:…`), ours among them
-        (`digits_cnn`, `wrn_28_2`, `wrn_28_8`, `wrn_37_2`, `resnet20_cifar`, `resnet32_cifar`,
-        `resnet56_cifar`). Text: a Hugging Face encoder by name or folder, or `roux_text_small`.
-        `auto`: see `default_name`.
-    pretrained: weights of timm or Hugging Face, through their own loading. checkpoint: a local file
-        of weights, loaded last (`load_checkpoint`).
-    input_size, mean, std: images only, see `build_image` and `resolve_moments`. pooling,
-        vocab_size: text.
-    drop_rate: dropout before the heads. options: further arguments of the timm model
-        (`bn_momentum`, `width`, `drop_path_rate` …) or fields of the encoder's configuration.
+    """The network for a data set, with one head per task, in training mode.
 
     Under `with torch.device("meta")` nothing is read but configurations and the names in a
     checkpoint. Raises UserError for whatever of this does not fit.
+
+    info: `kind` and, of images, `shape` (C, H, W); from the data.
+    tasks: number of classes by task; from the data.
+    name: model of timm or Hugging Face, e.g. resnet50, or ours, e.g. wrn_28_2; `auto`: by the data.
+        Images: any timm model (`resnet50`, `vit_tiny_patch16_224`, `hf-hub:…`), ours among them
+        (`digits_cnn`, `wrn_28_2`, `wrn_28_8`, `wrn_37_2`, `resnet20_cifar`, `resnet32_cifar`,
+        `resnet56_cifar`). Text: a Hugging Face encoder by name or folder, or `roux_text_small`.
+        `auto` needs no files, see `default_name`.
+    pretrained: load the weights of timm or Hugging Face.
+    checkpoint: local .pt, .th, .ckpt or .safetensors file of weights, loaded last; null: none.
+    input_size: side, or [height, width], that the backbone sees; null: the picture's own. Images
+        only, see `build_image`.
+    mean: mean of pixels in [0, 1]; null: that of the weights, else of the data, else 0.5. Images
+        only, see `resolve_moments`.
+    std: standard deviation of pixels; null: as for mean. Images only.
+    pooling: pooling of a text's tokens: `mean` or `cls`. Text only.
+    drop_rate: dropout before the heads, in [0, 1); 0.
+    options: further arguments of the model: +network.options.bn_momentum=0.1. Of the timm model
+        (`bn_momentum`, `width`, `drop_path_rate` …) or fields of the encoder's configuration.
+    vocab_size: tokens of the tokenizer, at least 1; null: as the tokenizer says. Text only.
     """
     name = default_name(info) if name == "auto" else name
     network: Network
@@ -65,7 +72,7 @@ def build_network(
 
         network = build_text(tasks, pooling=pooling, vocab_size=vocab_size, **common)
     elif info.shape is None:
-        raise ValueError("image data must say the shape (C, H, W) of a picture")
+        raise ValueError("image data must have a shape (C, H, W)")
     else:
         size: dict[str, Any] = {"input_size": input_size, "mean": mean, "std": std}
         follow = checkpoint is not None
@@ -74,19 +81,20 @@ def build_network(
         )
     if checkpoint is not None:
         load_checkpoint(network, checkpoint, keep_moments=mean is not None or std is not None)
-    # Hugging Face hands encoders over in evaluation mode, and Lightning leaves modes as it finds
-    # them
+    # Hugging Face returns encoders in evaluation mode, and Lightning does not change modes
     return network.train()
 
 
 def default_name(info: DataInfo) -> str:
-    """`auto`: a network that suits the data and needs no files. Text: `roux_text_small`. Pictures
-    by their longer side: to 28 pixels `digits_cnn`, to 64 `wrn_28_2` (FixMatch's), beyond that
-        `resnet18`."""
+    """`auto`: a network for the data that needs no files. Text: `roux_text_small`. Images by their
+    longer side: up to 28 pixels `digits_cnn`, up to 64 `wrn_28_2` (FixMatch's), above `resnet18`.
+    """
     if info.kind == "text" or info.shape is None:
         return SMALL
     side = max(info.shape[1:])
-    return "digits_cnn" if side <= 28 else "wrn_28_2" if side <= 64 else "resnet18"
+    if side <= 28:
+        return "digits_cnn"
+    return "wrn_28_2" if side <= 64 else "resnet18"
 
 
 def _moments(info: DataInfo) -> tuple[Any, Any] | None:

@@ -9,17 +9,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
 from recipes.networks.meta import on_meta
 from recipes.networks.network import Network
 
 logger = logging.getLogger(__name__)
 
-_WRAPPERS = (
-    "module.",
-    "_orig_mod.",
-    "network.",
-)  # of DataParallel, torch.compile and our own checkpoints
+# prefixes of DataParallel, torch.compile and our own checkpoints
+_WRAPPERS = ("module.", "_orig_mod.", "network.")
 _UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 _CLASSIFIERS = ("fc", "linear", "head", "classifier", "head.fc")
 
@@ -28,16 +25,15 @@ def load_checkpoint(network: Network, path: str | Path, *, keep_moments: bool = 
     """Load a .safetensors file, or a .pt, .pth, .th, .bin or .ckpt file read with
     weights_only=True.
 
-    Keys are those of our network (`backbone.…`, `heads.…`) or of its backbone alone, bare or under
-    `state_dict` or `model`, with or without the prefix of a wrapper. A classifier beside the
-    backbone (fc, linear, head, classifier) goes to the one head it fits, and is left out with a
-    warning where it fits none or several; so are the heads of tasks that our network lacks.
-    Everything else must agree exactly.
+    Keys are those of our network (`backbone.…`, `heads.…`) or of its backbone alone, at the top
+    level or under `state_dict` or `model`, with or without the prefix of a wrapper. A classifier in
+    the file (fc, linear, head, classifier) is loaded into the one head it fits, and skipped with a
+    warning if it fits none or several; so are heads of tasks that our network does not have.
+    Everything else must match exactly.
 
-    Under the meta device names and shapes are checked, and nothing is copied.
+    On the meta device names and shapes are checked, and nothing is copied.
     Raises UserError for a file that cannot be read, and for missing, unexpected and misshapen
     entries.
-
     """
     state = _unwrapped(_read(Path(path)))
     if any(key.startswith("backbone.") for key in state):
@@ -61,7 +57,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (*_UNREADABLE, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise UserError(f"network.checkpoint={path}: not a file of weights ({reason})") from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -93,8 +89,8 @@ def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _own_heads(network: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A file of one of our networks: heads of other tasks, or of other numbers of classes, stay
-    behind."""
+    """A file of one of our networks, without heads of other tasks or of other numbers of
+    classes."""
     own = network.state_dict()
     foreign = [
         key
@@ -113,10 +109,9 @@ def _with_prefix(network: Network, state: dict[str, Tensor]) -> dict[str, Tensor
     base = getattr(network.backbone, "base_model_prefix", "")
     state = (base and _below(f"{base}.", state)) or state
     inside = network.backbone.state_dict()
-    # we take a language encoder's pooler off, so its weights are expected and not used
-    state = {
-        key: value for key, value in state.items() if key in inside or not key.startswith("pooler.")
-    }
+    # our text networks have no pooler, so its weights are ignored
+    unused = [key for key in state if key.startswith("pooler.") and key not in inside]
+    state = {key: value for key, value in state.items() if key not in unused}
     named = {}
     for classifier in _CLASSIFIERS:
         weight, bias = f"{classifier}.weight", f"{classifier}.bias"
@@ -159,15 +154,12 @@ def _check(
         for key in state
         if key in own and state[key].shape != own[key].shape
     ]
-    faults = [
-        f"{what}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-        for what, keys in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("misshapen", misshapen),
-        )
-        if keys
-    ]
+    faults = []
+    kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    for what, keys in kinds.items():
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        if keys:
+            faults.append(f"{what}: {', '.join(keys[:3])}{more}")
     if faults:
         raise UserError(
             f"network.checkpoint={path}: not weights of this network; {'; '.join(faults)}"

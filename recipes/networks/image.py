@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError, first_line, nearest
 from recipes.networks.meta import on_meta
 from recipes.networks.moments import Moments, resolve_moments
 from recipes.networks.network import Network
@@ -23,14 +23,15 @@ _MOST_WIDTHS = 256
 
 
 class ImageNetwork(Network):
-    """timm backbone (num_classes=0) on pictures in [0, 1]; normalisation is the first thing
-    `features` does.
+    """timm backbone (num_classes=0) on images in [0, 1]; `features` normalizes first.
 
-    backbone: module from [N, C, H, W] to [N, feature_dim]. mean, std: [C] each, in units of [0, 1]
-    pixels; buffers, so that they travel with the weights. input_size: (height, width) the backbone
-    needs; other pictures are resized (bilinear, antialiased) after normalisation. None takes
-    pictures as they come. Memory format is the caller's: channels-last pictures stay so. shape: (C,
-    H, W) of `example`.
+    backbone: module from [N, C, H, W] to [N, feature_dim].
+    mean, std: [C] each, for pixels in [0, 1]; buffers, so that they are saved with the weights.
+    input_size: (height, width) of the backbone; other images are resized (bilinear, antialiased)
+        after normalization. None accepts images of any size.
+    shape: (C, H, W) of `example`.
+
+    The memory format of the input is kept: channels-last images stay channels-last.
     """
 
     kind = "image"
@@ -88,14 +89,15 @@ def build_image(
     drop_rate: float = 0.0,
     options: Mapping[str, Any] | None = None,
 ) -> ImageNetwork:
-    """An ImageNetwork around the timm model `name` for pictures of `shape` (C, H, W).
+    """An ImageNetwork around the timm model `name` for images of `shape` (C, H, W).
 
-    input_size: side, or (height, width), that the backbone sees. None: the picture's own, except
-    for a pretrained model of fixed size (a ViT, say), which keeps the size of its weights.
-    data_moments: (mean, std) of the data set. weights_follow: a checkpoint will be loaded, so that
-    the normalisation is chosen as for pretrained weights.
-    Raises UserError for an unknown name or option, a size the model cannot take, weights that
-    cannot be had.
+    input_size: side, or (height, width), of the backbone's input. None: the image's own, except for
+        a pretrained model of fixed size (e.g. a ViT), which keeps the size of its weights.
+    data_moments: (mean, std) of the data set.
+    weights_follow: a checkpoint will be loaded, so that the normalization is chosen as for
+        pretrained weights.
+
+    Raises UserError for an unknown name or option, an unsupported size, and unavailable weights.
     """
     channels = shape[0]
     known = _configuration(name)
@@ -231,4 +233,4 @@ def _probe(skeleton: nn.Module, name: str, shape: tuple[int, ...]) -> int:
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return first_line(error)

@@ -1,9 +1,8 @@
-"""The meta device: shapes without numbers, for the plan."""
+"""The meta device: shapes without values, for the plan."""
 
 import torch
 
 
 def on_meta() -> bool:
-    """Whether modules are being built for the plan, under `with torch.device("meta")`: weights are
-    not read then."""
+    """Whether modules are built on the meta device, for the plan; then no weights are read."""
     return torch.get_default_device().type == "meta"

@@ -1,4 +1,4 @@
-"""Which mean and deviation a network normalises pictures with."""
+"""The mean and standard deviation with which a network normalizes images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,15 +15,17 @@ def resolve_moments(
     pretrained_cfg: Mapping[str, Any] | None,
     data_moments: tuple[Moments, Moments] | None = None,
 ) -> tuple[list[float], list[float]]:
-    """The normalisation (x - mean) / std, each by the first of these that is given:
+    """The normalization (x - mean) / std, each from the first of these that is given:
 
-    1. `mean`, `std` of the config; 2. the model's own, when weights are loaded (they were trained
-      with it);
-    3. the data set's; 4. 0.5 and 0.5, which maps [0, 1] to [-1, 1].
+    1. `mean`, `std` of the config;
+    2. the model's own, if weights are loaded (they were trained with it);
+    3. the data set's;
+    4. 0.5 and 0.5, which maps [0, 1] to [-1, 1].
 
-    One number serves all channels. Three numbers on a grey picture: their mean, since timm sums the
-    three filters of a pretrained first layer into one. Three on any other number of channels:
-    repeated in turn, as timm repeats filters. Raises UserError for another count, and for std <= 0.
+    One number is used for all channels. Three numbers for gray images: their mean, because timm
+    sums the three filters of a pretrained first layer. Three numbers for another number of
+    channels: repeated in turn, as timm repeats filters. Raises UserError for another count, and for
+    std <= 0.
     """
     own: tuple[Moments | None, Moments | None] = (None, None)
     if pretrained_cfg is not None:

@@ -1,42 +1,44 @@
-"""embed -> features -> heads: what the engine and every method know of a network."""
+"""embed -> features -> heads: the interface of networks to the engine and to methods."""
 
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from foundation.errors import UserError
+from recipes.step.batchnorm import batch_normalizations, use_batch_statistics
 from recipes.step.gates import Gates
 from recipes.step.step import Embedded, Output
 
-# of timm: normalise by moments of the batch while training, though they are no torch BatchNorm
-_BATCH_MOMENTS = ("EvoNorm2dB0", "EvoNorm2dB1", "EvoNorm2dB2")
-
 
 class Network(nn.Module, ABC):
-    """A backbone between an embedding and one head a task.
+    """A backbone between an embedding and one head per task.
 
-        embedded = network.embed(view)            everything continuous (attacks, mixing, noise)
-        works here features = network.features(embedded)     [N, feature_dim], pooled, before
-        dropout and heads logits   = network.heads[task](dropout(features))    [N, C]
+        embedded = network.embed(view)              everything continuous (attacks, mixing, noise)
+                                                    works here
+        features = network.features(embedded)       [N, feature_dim], pooled, before dropout
+                                                    and heads
+        logits   = network.heads[task](dropout(features))    [N, C]
 
-    `heads` is an ordinary ModuleDict: a method that wants another classifier (cosine, proxies,
-    several layers) replaces an entry by any module from [N, feature_dim] to [N, C]. `backbone`
-    holds everything before, so surgery and freezing look there; what surgery adds lies in `deltas`,
-    by the method's key, and so in an averaged copy as well. `still` lists modules that stay in
-    evaluation mode while the rest trains; `frozen` says that of the backbone only what methods
-    choose still learns.
+    `heads` is a ModuleDict: a method that needs another classifier (cosine, proxies, several
+    layers) replaces an entry by any module from [N, feature_dim] to [N, C]. `backbone` contains
+    everything before the heads; surgery and freezing work on it. `deltas` contains the modules that
+    surgery adds, by the method's key, so that they are part of an averaged copy as well.
+    `eval_only` lists modules that stay in evaluation mode while the rest trains. `frozen`: only
+    those backbone parameters train that methods choose.
 
-    Where tasks part before the heads, a backbone gives features by task, and so does `features`:
-    every head reads its own, one that belongs to no task (the embedding) their mean. `gates`, where
-    a method puts them, stand between what tasks share and the heads.
+    Where tasks branch before the heads, the backbone, and so `features`, returns features by task:
+    every head gets those of its task, the embedding their mean. `gates`, if a method sets them, are
+    applied between what tasks share and the heads.
 
-    feature_dim: D. tasks: number of classes by task name. drop_rate: dropout between features and
-    heads, in [0, 1). Raises UserError for a task name that cannot name a module.
+    feature_dim: D.
+    tasks: number of classes by task name.
+    drop_rate: dropout between features and heads, in [0, 1).
+
+    Raises UserError for a task name that cannot name a module.
     """
 
     kind: ClassVar[Literal["image", "text"]]
@@ -49,43 +51,43 @@ class Network(nn.Module, ABC):
         self.gates: Gates | None = None
         self._compiled: Callable[[Embedded], Tensor | dict[str, Tensor]] | None = None
         self.deltas = nn.ModuleDict()
-        self.still: list[nn.Module] = []
+        self.eval_only: list[nn.Module] = []
         self.frozen = False
         self.heads = nn.ModuleDict()
         for task, classes in tasks.items():
             if not task or "." in task or hasattr(self.heads, task):
                 raise UserError(
-                    f"task '{task}': torch cannot name a head so; call the task otherwise, e.g. "
-                    f"'{task}_task'"
+                    f"task '{task}': torch does not allow this name for a head; rename the task, "
+                    f"e.g. '{task}_task'"
                 )
             self.heads[task] = linear_head(feature_dim, classes)
 
     @abstractmethod
     def embed(self, view: Any) -> Embedded:
-        """The continuous input of a view, with gradient to whatever makes it."""
+        """The continuous input of a view, with gradient to the modules that compute it."""
 
     @abstractmethod
     def features(self, embedded: Embedded) -> Tensor | dict[str, Tensor]:
-        """Pooled features [N, feature_dim], or such by task."""
+        """Pooled features [N, feature_dim], or such features by task."""
 
     @abstractmethod
     def example(self) -> Embedded:
-        """Two made-up samples of the kind this network takes, always the same, on its device."""
+        """Two synthetic samples of this network's modality, always the same, on its device."""
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for module in self.still:
+        for module in self.eval_only:
             module.eval()
         return self
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """torch.compile of `features`, with its arguments. Heads and gates stay as they are:
-        gradients are taken between the two, methods put other heads in, and a gate's number is set
-        between forward and backward."""
+        """Compile `features`; arguments of torch.compile. Heads and gates are not compiled:
+        gradients are taken between them, methods replace heads, and a gate's scale is set between
+        forward and backward."""
         self._compiled = torch.compile(self.features, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        # a copy would go on computing with the weights of the original
+        # the compiled function of a copy would use the weights of the original
         return super().__getstate__() | {"_compiled": None}
 
     def forward(self, embedded: Embedded) -> Output:
@@ -102,27 +104,29 @@ class Network(nn.Module, ABC):
 
     @property
     def batch_statistics(self) -> bool:
-        """Whether a sample's output depends now on the others of its forward: some BatchNorm is in
-        training mode or keeps no running statistics. Then forwarding two inputs apart is not
-        forwarding them together."""
-        norms = _batch_norms()
-        return any(
-            module.training or getattr(module, "running_var", None) is None
-            for module in self.modules()
-            if isinstance(module, norms)
-        )
+        """Whether a sample's output depends, at present, on the other samples of its forward."""
+        return use_batch_statistics(batch_normalizations(self))
 
 
-def _batch_norms() -> tuple[type[nn.Module], ...]:
-    """Modules that normalise by moments of the batch; where timm was not imported, nothing can be
-    of it."""
-    layers = sys.modules.get("timm.layers")
-    return (_BatchNorm, *(getattr(layers, name) for name in _BATCH_MOMENTS if layers))
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """All modules in evaluation mode: no dropout, batch normalization by running statistics.
+
+    Afterwards every module has its own mode again, also those that were in evaluation mode before.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def linear_head(features: int, classes: int) -> nn.Linear:
-    """Linear classifier: weights Glorot normal, std √(2 / (features + classes)), bias zero (as
-    FixMatch has it)."""
+    """Linear classifier with Glorot normal weights, std √(2 / (features + classes)), and zero bias
+    (as in FixMatch)."""
     head = nn.Linear(features, classes)
     nn.init.xavier_normal_(head.weight)
     nn.init.zeros_(head.bias)

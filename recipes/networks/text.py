@@ -18,7 +18,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError, first_line, nearest
 from recipes.networks.meta import on_meta
 from recipes.networks.names import SMALL, Pooling
 from recipes.networks.network import Network
@@ -227,7 +227,7 @@ def _found(name: str, read: Any) -> Any:
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return first_line(error)
 
 
 def _longest(backbone: PreTrainedModel) -> int | None:

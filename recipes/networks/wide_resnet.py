@@ -75,7 +75,8 @@ class WideResNet(PooledNet):
     ):
         super().__init__(drop_rate)
         self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)
-        inputs, layers = 16, []
+        inputs = 16
+        layers = []
         for group in range(groups):
             outputs = 16 * width * 2**group
             for block in range(blocks):

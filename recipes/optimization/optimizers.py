@@ -1,6 +1,6 @@
 """Optimizers by name, with defaults that mean what the name says.
 
-timm's factory makes most of them (see `optimizer_makers`), and some of its names mislead: its `sgd`
+timm's factory makes most of them (see `factory`), and some of its names mislead: its `sgd`
 is Nesterov's form, its `rmsprop` has momentum 0.9 and α = 0.9, its `adagrad` another ε, and its
 `lars` and `lamb` adapt nothing where the weight decay is 0. The settings below say each of these
 openly; `NamedOptimizer` hands any other name to timm as it is.
@@ -18,8 +18,7 @@ from pydantic import Field
 from torch import nn, optim
 
 from foundation.errors import UserError, nearest
-from recipes.optimization.makers import Maker, maker_of
-from recipes.optimization.updates import FORMS, Update, form_of
+from recipes.optimization.factory import FORMS, Maker, OptimizerImpl, form_of, maker_of
 
 Rate = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -30,8 +29,12 @@ Options = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """What all optimizers share. lr: base learning rate. weight_decay: the optimizer's own form of
-    decay. options: further arguments of the optimizer's constructor, by its names."""
+    """What all optimizers share.
+
+    lr: base learning rate γ, above 0.
+    weight_decay: λ, on tensors with more than one dimension, at least 0.
+    options: further arguments of the optimizer: +optimizer.options.NAME=VALUE.
+    """
 
     lr: Rate = 1e-3
     weight_decay: NonNegative = 0.0
@@ -51,7 +54,10 @@ class OptimizerSettings:
 @dataclass(frozen=True, kw_only=True)
 class NamedOptimizer(OptimizerSettings):
     """Any optimizer of timm's by its name there, with timm's defaults; `rprop` and `asgd` are
-    torch's."""
+    torch's.
+
+    name: name of the optimizer in timm, or `rprop`, `asgd`.
+    """
 
     name: str
 
@@ -61,7 +67,11 @@ class NamedOptimizer(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SGD(OptimizerSettings):
-    """m ← μm + g; w ← w - γm, or w ← w - γ(g + μm) with `nesterov`; decay is L2 inside g."""
+    """m ← μm + g; w ← w - γm, or w ← w - γ(g + μm) with `nesterov`; decay is L2 inside g.
+
+    momentum: μ, in [0, 1); 0.9.
+    nesterov: look ahead along the momentum; true.
+    """
 
     lr: Rate = 0.03
     weight_decay: NonNegative = 5e-4
@@ -72,8 +82,12 @@ class SGD(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(OptimizerSettings):
-    """w ← w - γ m̂ / (√v̂ + ε); decay is L2 inside the gradient (Kingma and Ba, arXiv
-    1412.6980)."""
+    """w ← w - γ m̂ / (√v̂ + ε); decay is L2 inside the gradient (Kingma and Ba, arXiv 1412.6980).
+
+    betas: decays [β₁, β₂] of the moments, in [0, 1); paper's.
+    eps: ε of the denominator, above 0; 1e-8 (paper).
+    amsgrad: divide by the largest v̂ so far (arXiv 1904.09237); false.
+    """
 
     betas: Betas = (0.9, 0.999)
     eps: Rate = 1e-8
@@ -91,7 +105,12 @@ class AdamW(Adam):
 
 @dataclass(frozen=True, kw_only=True)
 class NAdamW(OptimizerSettings):
-    """Adam with Nesterov's look-ahead in m̂ and decoupled decay."""
+    """w ← w(1 - γλ) - γ m̃ / (√v̂ + ε): Adam with Nesterov's look-ahead in m̃ and decoupled decay
+    (Dozat, Incorporating Nesterov Momentum into Adam, 2016).
+
+    betas: decays [β₁, β₂] of the moments, in [0, 1); those of Adam.
+    eps: ε of the denominator, above 0; 1e-8 (Adam's).
+    """
 
     weight_decay: NonNegative = 0.01
     betas: Betas = (0.9, 0.999)
@@ -101,8 +120,13 @@ class NAdamW(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class RAdam(OptimizerSettings):
-    """Adam with the rectified variance, plain momentum while it cannot be estimated (arXiv
-    1908.03265); torch switches at ρ_t > 5, the paper at 4. Decay is L2 inside the gradient."""
+    """w ← w - γ r m̂ / (√v̂ + ε): Adam with the rectified variance, plain momentum while it cannot
+    be estimated (arXiv 1908.03265); torch switches at ρ_t > 5, the paper at 4. Decay is L2 inside
+    the gradient.
+
+    betas: decays [β₁, β₂] of the moments, in [0, 1); paper's.
+    eps: ε of the denominator, above 0; 1e-8.
+    """
 
     betas: Betas = (0.9, 0.999)
     eps: Rate = 1e-8
@@ -112,7 +136,10 @@ class RAdam(OptimizerSettings):
 @dataclass(frozen=True, kw_only=True)
 class Lion(OptimizerSettings):
     """w ← w - γ sign(β₁m + (1-β₁)g), decoupled decay (arXiv 2302.06675). Takes a rate 3 to 10 times
-    smaller and a decay 3 to 10 times larger than AdamW."""
+    smaller and a decay 3 to 10 times larger than AdamW.
+
+    betas: [β₁, β₂], of the sign and of the momentum, in [0, 1); paper's.
+    """
 
     lr: Rate = 1e-4
     weight_decay: NonNegative = 0.1
@@ -124,7 +151,14 @@ class Lion(OptimizerSettings):
 class LAMB(OptimizerSettings):
     """w ← w - γ (‖w‖/‖r‖) r per tensor, r = m̂/(√v̂+ε) + λw (arXiv 1904.00962). timm clips the
     global gradient norm to 1 and adapts only decayed tensors; here neither happens unless asked
-    for."""
+    for.
+
+    betas: decays [β₁, β₂] of the moments, in [0, 1); paper's.
+    eps: ε of the denominator, above 0; 1e-6 (paper).
+    always_adapt: scale tensors without decay as well; true (paper).
+    max_grad_norm: largest global gradient norm, above 0; null: no clipping.
+    trust_clip: limit ‖w‖/‖r‖ to 1; false.
+    """
 
     weight_decay: NonNegative = 0.01
     betas: Betas = (0.9, 0.999)
@@ -137,8 +171,16 @@ class LAMB(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class LARS(OptimizerSettings):
-    """Momentum on g scaled per tensor by η‖w‖ / (‖g‖ + λ‖w‖) (arXiv 1708.03888), η = `trust_coeff`.
-    timm adapts only tensors with decay; here all, unless `always_adapt` is off."""
+    """Momentum on g scaled per tensor by η‖w‖ / (‖g‖ + λ‖w‖) (arXiv 1708.03888). timm adapts only
+    tensors with decay; here all, unless `always_adapt` is off.
+
+    momentum: μ, in [0, 1); 0.9 (paper).
+    nesterov: look ahead along the momentum; false.
+    trust_coeff: η, above 0; 0.001 (paper).
+    eps: added to the denominator of the scale, above 0; 1e-8.
+    always_adapt: scale tensors without decay as well; true (paper).
+    trust_clip: limit the scale to 1; false.
+    """
 
     lr: Rate = 1.0
     weight_decay: NonNegative = 1e-4
@@ -153,9 +195,15 @@ class LARS(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Adafactor(OptimizerSettings):
-    """Second moments factored into rows and columns, β̂₂ = 1 - t^decay_rate, update clipped to an
-    RMS of `clip_threshold` (arXiv 1804.04235). The step is `lr` itself: timm scales it by RMS(w)
-    only where it makes its own learning rate, which our schedulers replace."""
+    """w ← w - γ g / √v̂ with v̂ factored into rows and columns, β̂₂ = 1 - t^decay_rate (arXiv
+    1804.04235). The step is `lr` itself: timm scales it by RMS(w) only where it makes its own
+    learning rate, which our schedulers replace.
+
+    eps: added to g², above 0; 1e-30 (paper).
+    clip_threshold: largest RMS of the update, above 0; 1 (paper).
+    decay_rate: exponent of t in β̂₂, at most 0; -0.8 (paper).
+    betas: [β₁, β₂], of which β₁ is a momentum; null: none (paper).
+    """
 
     eps: Rate = 1e-30
     clip_threshold: Rate = 1.0
@@ -166,8 +214,12 @@ class Adafactor(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class NovoGrad(OptimizerSettings):
-    """One second moment a tensor: m ← β₁m + g/√v + λw (arXiv 1905.11286). timm's betas; (0.9, 0.25)
-    is also in use."""
+    """m ← β₁m + g/√v + λw with one second moment v a tensor (arXiv 1905.11286).
+
+    betas: decays [β₁, β₂] of the moments, in [0, 1); timm's; [0.9, 0.25] is also in use.
+    eps: ε of the denominator, above 0; 1e-8.
+    grad_averaging: multiply the gradient by 1 - β₁; false.
+    """
 
     betas: Betas = (0.95, 0.98)
     eps: Rate = 1e-8
@@ -177,7 +229,13 @@ class NovoGrad(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class RMSprop(OptimizerSettings):
-    """v ← αv + (1-α)g²; w ← w - γ g / (√v + ε), without momentum unless asked for."""
+    """v ← αv + (1-α)g²; w ← w - γ g / (√v + ε), without momentum unless asked for (Tieleman and
+    Hinton, 2012).
+
+    alpha: decay α of the second moment, in [0, 1); 0.99 (torch).
+    eps: ε of the denominator, above 0; 1e-8 (torch).
+    momentum: μ on the update, in [0, 1); 0: none.
+    """
 
     alpha: Beta = 0.99
     eps: Rate = 1e-8
@@ -187,7 +245,10 @@ class RMSprop(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Adagrad(OptimizerSettings):
-    """v ← v + g²; w ← w - γ g / (√v + ε)."""
+    """v ← v + g²; w ← w - γ g / (√v + ε) (Duchi, Hazan and Singer, JMLR 12, 2011).
+
+    eps: ε of the denominator, above 0; 1e-10 (torch).
+    """
 
     lr: Rate = 0.01
     eps: Rate = 1e-10
@@ -198,14 +259,14 @@ def build_optimizer(
     module: nn.Module,
     settings: OptimizerSettings,
     extra_groups: Sequence[Mapping[str, Any]] = (),
-    update: Update = "loop",
+    impl: OptimizerImpl = "loop",
     precision: str = "32-true",
 ) -> optim.Optimizer:
     """An optimizer over the trainable parameters of `module` and over a method's own groups.
 
     extra_groups: dicts with `params` and any of `lr`, `weight_decay`; their parameters are taken
     out of the module's, and their group's values win over the settings, a parameter's own flags
-    over both. update: what is run on the tensors, see `TrainerSettings`; the optimizer's own
+    over both. impl: what is run on the tensors, see `TrainerSettings`; the optimizer's own
     options win. Raises `UserError` for an unknown name, an argument that the optimizer does not
     have, and where nothing is left to train."""
     groups = parameter_groups(module, settings, extra_groups)
@@ -215,9 +276,10 @@ def build_optimizer(
             "head"
         )
     make, known = _checked(settings)
-    name, arguments = settings.factory_name(), settings.arguments()
+    name = settings.factory_name()
+    arguments = settings.arguments()
     if not arguments.keys() & FORMS:
-        arguments |= form_of(update, name, known, groups[0]["params"][0].device.type, precision)
+        arguments |= form_of(impl, name, known, groups[0]["params"][0].device.type, precision)
     try:
         return make(groups, lr=settings.lr, weight_decay=settings.weight_decay, **arguments)
     except (TypeError, ValueError, ImportError) as error:
@@ -231,14 +293,14 @@ def check_optimizer(settings: OptimizerSettings) -> Maker:
     return _checked(settings)[0]
 
 
-def chosen_form(settings: OptimizerSettings, update: Update, device: str, precision: str) -> str:
+def chosen_form(
+    settings: OptimizerSettings, impl: OptimizerImpl, device: str, precision: str
+) -> str:
     """The same in a word: `fused`, `foreach`, `loop`, and `own` where the optimizer has no
     choice."""
     given = settings.arguments()
     form = {name: bool(given[name]) for name in FORMS & given.keys()}
-    form = form or form_of(
-        update, settings.factory_name(), _checked(settings)[1], device, precision
-    )
+    form = form or form_of(impl, settings.factory_name(), _checked(settings)[1], device, precision)
     return next((name for name, taken in form.items() if taken), "loop" if form else "own")
 
 

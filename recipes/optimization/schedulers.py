@@ -21,7 +21,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """The base: warm-up, then `curve`."""
+    """The base: warm-up, then `curve`.
+
+    warmup_steps: optimizer steps in which the rate rises linearly, at least 0.
+    """
 
     warmup_steps: Steps = 0
 
@@ -47,7 +50,10 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """1 - (1 - final) u: a straight line from 1 to `final`."""
+    """1 - (1 - final) u: a straight line from 1 to `final`.
+
+    final: factor of the base rate at the last step, 0 to 1; 0.
+    """
 
     final: Fraction = 0.0
 
@@ -58,7 +64,10 @@ class Linear(Schedule):
 @dataclass(frozen=True)
 class Cosine(Schedule):
     """final + (1 - final) (1 + cos πu) / 2: half a cosine from 1 to `final`, without restarts
-    (Loshchilov and Hutter, arXiv 1608.03983)."""
+    (Loshchilov and Hutter, arXiv 1608.03983).
+
+    final: factor of the base rate at the last step, 0 to 1; 0 (paper).
+    """
 
     final: Fraction = 0.0
 

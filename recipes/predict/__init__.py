@@ -1,1 +1,1 @@
-"""Using a run."""
+"""Prediction with a finished run."""

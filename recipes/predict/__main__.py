@@ -1,27 +1,25 @@
 """python -m recipes.predict run=RUN input=INPUT output=FILE.csv
 
-What a finished run says of new pictures or texts: a table with a row an input, in the order of the
-inputs.
+Predict new pictures or texts with a finished run: a table with one row per input, in the order of
+the inputs.
 
-  run=RUN              folder that train.py left, or one of its checkpoints
-  input=INPUT          pictures: a folder (searched to the bottom), one picture, a txt with a path a
-  line, or a csv, tsv
-                       or jsonl with a column of paths, relative to that file
-                       texts: a txt with a text a line, a csv, tsv or jsonl with a column of texts,
-                           or a folder of txts
-  output=FILE.csv      columns input, label, confidence; an input that cannot be read has empty
-  cells column=NAME          of a csv, tsv or jsonl; left out: text, for pictures path, or the only
-  one probabilities=true   a column for each class as well
-  embeddings=true      the embedding in place of labels: columns e0, e1 …
+  run=RUN              folder of a run of train.py, or one of its checkpoints
+  input=INPUT          pictures: a folder (searched recursively), one picture, or a txt (one per
+                       line), csv, tsv or jsonl with paths, relative to that file
+                       texts: a txt (one per line), csv, tsv or jsonl, or a folder of txt files
+  output=FILE.csv      columns input, label, confidence; cells of unreadable inputs are empty
+  column=NAME          of a csv, tsv or jsonl; default: text, for pictures path, or the only column
+  probabilities=true   also a column per class
+  embeddings=true      the embedding instead of labels: columns e0, e1 …
   which=last           last | best checkpoint of the folder
-  batch_size=64        inputs at once
+  batch_size=64        inputs per batch
   device=auto          auto | cpu | cuda …
-  overwrite=true       replace FILE.csv where it exists
-  trust=true           the run may call code of other packages (methods of your own); says which
+  overwrite=true       replace FILE.csv if it exists
+  trust=true           the run may call code of other packages (your own methods), which is listed
 
 Example
-  python -m recipes.predict run=outputs/fixmatch/2026-01-31_12-00-00 input=pictures
-  output=labels.csv
+  python -m recipes.predict run=outputs/fixmatch/2026-01-31_12-00-00 input=pictures \\
+      output=labels.csv
 """
 
 import csv
@@ -34,8 +32,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from foundation.errors import UserError, nearest
-from foundation.fast_imports import uncollected
+from foundation.errors import UserError, nearest, raise_all
+from foundation.fast_imports import gc_paused
 from recipes.config.options import run_command
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
 
 TABLES = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 COLUMNS = {"text": ("text",), "image": ("path", "file", "image", "filename")}
-TOLD = 10  # unreadable inputs that are named; the rest is counted
+SHOWN_ERRORS = 10  # unreadable inputs that are listed; the rest is counted
 
 
 def predict(
@@ -61,67 +59,67 @@ def predict(
     overwrite: bool = False,
     trust: bool = False,
 ) -> None:
-    """Write the table. Raises UserError for whatever the user can mend; an unreadable input is told
-    and passed over."""
-    started, target = time.monotonic(), Path(output).expanduser()
+    """Write the table. Raises UserError for mistakes of the user; unreadable inputs are reported
+    and skipped."""
+    started = time.monotonic()
+    target = Path(output).expanduser()
     check_output(target, overwrite)
     if probabilities and embeddings:
         raise UserError(
-            "embeddings=true: is in place of labels and probabilities; leave out probabilities=true"
+            "embeddings=true: replaces labels and probabilities; remove probabilities=true"
         )
     if not Path(input).expanduser().exists():
-        raise UserError(f"input: there is no '{input}'{neighbour(Path(input).expanduser())}")
-    with uncollected():
+        raise UserError(f"input: there is no '{input}'{similar_name(Path(input).expanduser())}")
+    with gc_paused():
         from recipes.predict.loading import load
 
     predictor = load(run, which, device, trust)
     if not (predictor.speaks or embeddings):
         raise UserError(
-            "run: its heads say nothing (not taught, or of other classes than the data): add "
+            "run: its heads cannot predict (untrained, or of other classes than the data): add "
             "embeddings=true"
         )
     names, items = list_inputs(Path(input).expanduser(), predictor.kind, column)
-    table = Table(predictor, probabilities, embeddings)
+    table = Predictions(predictor, probabilities, embeddings)
     unreadable = write_table(target, table, names, items, batch_size)
-    for line in unreadable[:TOLD]:
+    for line in unreadable[:SHOWN_ERRORS]:
         print(f"unreadable: {line}", file=sys.stderr)
-    if len(unreadable) > TOLD:
-        print(f"unreadable: {len(unreadable) - TOLD} more", file=sys.stderr)
+    if len(unreadable) > SHOWN_ERRORS:
+        print(f"unreadable: {len(unreadable) - SHOWN_ERRORS} more", file=sys.stderr)
     seconds = time.monotonic() - started
     left = f", {len(unreadable)} unreadable" if unreadable else ""
     print(f"{len(items) - len(unreadable)} inputs predicted{left} in {seconds:.1f} s: {target}")
 
 
-# -- what there is to predict ----------------------------------------------------------------------
+# -- inputs ----------------------------------------------------------------------------------------
 def list_inputs(path: Path, kind: str, column: str | None) -> tuple[list[str], list[Any]]:
-    """What stands in the column `input`, and what is given to the run. Raises UserError where there
-    is nothing."""
+    """(names for the column `input`, inputs of the run). Raises UserError if there are none."""
     suffix = path.suffix.lower()
     if column is not None and suffix not in TABLES:
         raise UserError(
-            f"column: '{path}' has no columns; expected a csv, tsv or jsonl as input, or leave it "
-            "out"
+            f"column: '{path}' has no columns; expected a csv, tsv or jsonl as input, or remove "
+            "column"
         )
     if path.is_dir():
         names, items = from_folder(path, kind)
     elif suffix in TABLES:
         cells = from_table(path, kind, column)
-        names, items = cells, cells if kind == "text" else [placed(cell, path) for cell in cells]
+        names = cells
+        items = cells if kind == "text" else [placed(cell, path) for cell in cells]
     elif suffix == ".txt":
         names = [line.strip() for line in read_whole(path).splitlines() if line.strip()]
         items = names if kind == "text" else [placed(name, path) for name in names]
     elif kind == "image":
-        names, items = [str(path)], [path]
+        names = [str(path)]
+        items = [path]
     else:
         raise UserError(
             f"input: '{path}' is no list of texts; expected a txt, csv, tsv or jsonl, or a folder "
-            "of txts"
+            "of txt files"
         )
     if not items:
-        raise UserError(
-            f"input: '{path}' holds nothing to predict; expected "
-            f"{'texts' if kind == 'text' else 'pictures'}"
-        )
+        expected = "texts" if kind == "text" else "pictures"
+        raise UserError(f"input: '{path}' has nothing to predict; expected {expected}")
     return names, items
 
 
@@ -130,14 +128,12 @@ def from_folder(folder: Path, kind: str) -> tuple[list[str], list[Any]]:
 
     endings = ENDINGS if kind == "image" else {".txt"}
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in endings and p.is_file())
-    return [str(p.relative_to(folder)) for p in paths], [
-        p if kind == "image" else read_whole(p) for p in paths
-    ]
+    names = [str(path.relative_to(folder)) for path in paths]
+    return names, paths if kind == "image" else [read_whole(path) for path in paths]
 
 
 def from_table(path: Path, kind: str, column: str | None) -> list[str]:
-    """The cells of the column that is meant. Raises UserError where it is not there or not clear
-    which."""
+    """The cells of the input column. Raises UserError if it is missing or ambiguous."""
     from datamodules.sources.text_file import read_rows
 
     rows = [row for _, row in read_rows(path, TABLES[path.suffix.lower()])]
@@ -146,7 +142,7 @@ def from_table(path: Path, kind: str, column: str | None) -> list[str]:
     wanted = column or known or (header[0] if len(header) == 1 else None)
     if wanted is None:
         raise UserError(
-            f"column: which column of '{path}' is meant? one of {', '.join(header)}: column=NAME"
+            f"column: '{path}' has several columns; choose one of {', '.join(header)}: column=NAME"
         )
     if rows and wanted not in header:
         raise UserError(f"column: '{path}' has no column '{wanted}'; {nearest(wanted, header)}")
@@ -154,7 +150,7 @@ def from_table(path: Path, kind: str, column: str | None) -> list[str]:
 
 
 def placed(name: str, beside: Path) -> Path:
-    """A path in a file is relative to that file, or to where the user stands."""
+    """A path given in a file: relative to that file, or to the working directory."""
     inside = beside.parent / Path(name).expanduser()
     return inside if inside.exists() else Path(name).expanduser()
 
@@ -165,29 +161,30 @@ def read_whole(path: Path) -> str:
     return read_text(path, "utf-8")
 
 
-def neighbour(path: Path) -> str:
-    near = (
-        nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else ""
-    )
+def similar_name(path: Path) -> str:
+    """A hint at a file of a similar name, or an empty string."""
+    if not path.parent.is_dir():
+        return ""
+    near = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
     return f"; {near}" if near.startswith("did you mean") else ""
 
 
 # -- the table -------------------------------------------------------------------------------------
-class Table:
-    """Header and cells of the output. With several tasks columns are called `label/TASK` and so
-    on."""
+class Predictions:
+    """Header and cells of the output. With several tasks, columns are named `label/TASK` etc."""
 
     def __init__(self, predictor: "Predictor", probabilities: bool, embeddings: bool):
-        self.predictor, self.probabilities, self.embeddings = predictor, probabilities, embeddings
+        self.predictor = predictor
+        self.probabilities = probabilities
+        self.embeddings = embeddings
         self.width = len(self.header()) - 1
 
     def header(self) -> list[str]:
         if self.embeddings:
-            return [
-                "input",
-                *(f"e{i}" for i in range(self.predictor.predict([], "embeddings").shape[1])),
-            ]
-        names, classes = ["input"], self.predictor.classes
+            dimensions = self.predictor.predict([], "embeddings").shape[1]
+            return ["input", *(f"e{i}" for i in range(dimensions))]
+        names = ["input"]
+        classes = self.predictor.classes
         for task, labels in classes.items():
             end = f"/{task}" if len(classes) > 1 else ""
             names += [f"label{end}", f"confidence{end}"]
@@ -195,16 +192,16 @@ class Table:
         return names
 
     def rows(self, items: list[Any], first: int) -> list[list[str]]:
-        """The cells behind `input`, a row an input."""
+        """The cells after `input`, one row per input."""
         returns: Any = "embeddings" if self.embeddings else "probabilities"
         found = self.predictor.predict(items, returns, batch_size=max(len(items), 1), first=first)
         if self.embeddings:
             return [[f"{value:.6g}" for value in row] for row in found.tolist()]
         by_task = found if isinstance(found, dict) else {next(iter(self.predictor.classes)): found}
-        return [
-            self.cells({task: values[i] for task, values in by_task.items()})
-            for i in range(len(items))
-        ]
+        rows = []
+        for i in range(len(items)):
+            rows.append(self.cells({task: values[i] for task, values in by_task.items()}))
+        return rows
 
     def cells(self, row: dict[str, "Tensor"]) -> list[str]:
         cells: list[str] = []
@@ -218,10 +215,10 @@ class Table:
 
 
 def write_table(
-    target: Path, table: Table, names: list[str], items: list[Any], batch_size: int
+    target: Path, table: Predictions, names: list[str], items: list[Any], batch_size: int
 ) -> list[str]:
-    """Write through a file beside it, so that a table is whole or not there. Returns why inputs
-    could not be read."""
+    """Write through a temporary file, so that no partial table remains. Returns the errors of
+    unreadable inputs."""
     unreadable: list[str] = []
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
@@ -240,9 +237,8 @@ def write_table(
                 read = [readable(table.predictor, item, unreadable) for item in batch]
                 made = iter(table.rows([item for item in read if item is not None], start))
                 for name, item in zip(names[start:], read, strict=False):
-                    writer.writerow(
-                        [name, *(next(made) if item is not None else [""] * table.width)]
-                    )
+                    cells = [""] * table.width if item is None else next(made)
+                    writer.writerow([name, *cells])
         except BaseException:
             part.unlink()
             raise
@@ -252,7 +248,7 @@ def write_table(
 
 
 def readable(predictor: "Predictor", item: Any, unreadable: list[str]) -> Any:
-    """The input in memory; None where it cannot be read, which is noted."""
+    """The input in memory; None if it cannot be read, and the error is added to `unreadable`."""
     try:
         return predictor.reader.read(item)
     except UserError as error:
@@ -261,7 +257,7 @@ def readable(predictor: "Predictor", item: Any, unreadable: list[str]) -> Any:
 
 
 def shown(items: list[Any], batch_size: int) -> Iterator[tuple[int, list[Any]]]:
-    """Batches with the place of their first input, behind a bar where there is a terminal."""
+    """Batches with the index of their first input; shows a progress bar in a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -278,7 +274,8 @@ def shown(items: list[Any], batch_size: int) -> Iterator[tuple[int, list[Any]]]:
 
 
 def check_output(target: Path, overwrite: bool) -> None:
-    """Raises UserError where the table cannot be written, or would replace something unasked."""
+    """Raises UserError if the table cannot be written, or would replace a file without
+    overwrite."""
     if target.is_dir():
         raise UserError(
             f"output: '{target}' is a folder; name a file, {target / 'predictions.csv'}"
@@ -287,10 +284,9 @@ def check_output(target: Path, overwrite: bool) -> None:
         raise UserError(
             f"output: '{target}' exists already; name another file, or add overwrite=true"
         )
-    from recipes.runs.checkpoint_files import run_dir_faults
+    from recipes.runs.checkpoint_files import run_dir_errors
 
-    for line in run_dir_faults(str(target.parent), reading=True):
-        raise UserError(line.replace("run_dir:", "output:", 1))
+    raise_all([error.about("output") for error in run_dir_errors(str(target.parent), reading=True)])
 
 
 def main(argv: list[str]) -> int:
@@ -298,5 +294,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # a method of one's own is found where one stands; python -m puts that folder on the path
+    # users' own methods are imported from the working directory: python -m adds it to the path
     sys.exit(main(sys.argv[1:]))

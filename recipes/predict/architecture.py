@@ -1,9 +1,9 @@
-"""The network of a run from what its checkpoint holds: no file is opened, no hub is asked, no
-foreign code is taken.
+"""The network of a run, rebuilt from its checkpoint alone: no other file is opened, no hub is
+contacted, no foreign code is imported.
 
-Weights come from the checkpoint, the architecture of a text encoder as well (its configuration as
-JSON). A network of pictures is one of timm's by name. What would make timm or transformers look
-elsewhere is refused.
+Weights come from the checkpoint, as does the architecture of a text encoder (its configuration as
+JSON). An image network is a model of timm by name. Options with which timm or transformers would
+read other files are refused.
 """
 
 import copy
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, open_dict
 from foundation.errors import UserError
 
 PLAIN_NAME = re.compile(r"[\w.\-]+", re.ASCII)
-# arguments of timm that read a file, ask a hub, or return something else than a network of pictures
+# arguments of timm that read a file, contact a hub, or return something other than an image network
 FILE_OPTIONS = re.compile(
     r"pretrained.*|features_only|feature_cfg|pruned|model_cfg|.*_(path|dir|file|url|id)"
 )
@@ -28,32 +28,33 @@ ENCODER_FIELDS = re.compile(
     r"auto_map|quantization_config|custom_pipelines|trust_remote_code|.*attn_implementation.*"
     r"|.*experts_implementation.*|.*backbone.*|.*pretrained.*|kernel_config|use_kernels|.*_(path|dir|file|url)"
 )
-NAMES_ONLY = (
-    "_name_or_path",
-    "name_or_path",
-)  # where an encoder was once found; not needed to build it
+# the origin of an encoder, which is not needed to build it
+NAMES_ONLY = ("_name_or_path", "name_or_path")
 
 
 def without_files(
     config: DictConfig, origin: Mapping[str, Any], folder: Path, trust: bool = False
 ) -> DictConfig:
-    """The config of the same recipe, which begins with no weights from elsewhere: all of them are
-    in the checkpoint.
+    """The config of the same recipe without any initial weights: all of them are in the checkpoint.
 
-    folder: an empty one, for the encoder's configuration. trust: the architecture may be on a hub
-    or in a file. Raises UserError for a network that cannot be built from the checkpoint alone.
+    folder: an empty folder, for the encoder's configuration.
+    trust: the architecture may be read from a hub or a file.
+
+    Raises UserError for a network that cannot be built from the checkpoint alone.
     """
     config = copy.deepcopy(config)
     with open_dict(config):
         network = config.network
-        network.pretrained, network.checkpoint = False, None
+        network.pretrained = False
+        network.checkpoint = None
         if origin["input_size"] is not None:
             network.input_size = origin["input_size"]
         if origin["encoder"] is not None:
             encoder = checked_encoder(origin["encoder"], trust)
             (folder / "config.json").write_text(json.dumps(encoder), encoding="utf-8")
             # whatever the options changed is written there
-            network.name, network.options = str(folder), {}
+            network.name = str(folder)
+            network.options = {}
             network.vocab_size = origin["vocab_size"]
         elif not trust:
             check_picture_network(config)
@@ -65,27 +66,21 @@ def without_files(
 
 
 def check_kind(kind: str, origin: Mapping[str, Any]) -> None:
-    """Raise UserError where the data are texts and the checkpoint holds no encoder, or the other
-    way round: the name of the network would be looked up elsewhere."""
+    """Raise UserError if the data are texts and the checkpoint has no encoder, or vice versa: the
+    network would be looked up by name elsewhere."""
     if (kind == "text") != (origin["encoder"] is not None):
-        held = (
-            "no architecture of an encoder"
-            if origin["encoder"] is None
-            else "the architecture of a text encoder"
-        )
-        raise UserError(
-            f"network.name: the checkpoint holds {held}, and its data are of kind {kind}"
-        )
+        stored = "no text encoder" if origin["encoder"] is None else "a text encoder"
+        raise UserError(f"network.name: the checkpoint has {stored}, but its data are {kind}")
 
 
 def check_picture_network(config: DictConfig) -> None:
-    """Raise UserError for a name or an option that leads out of the checkpoint."""
+    """Raise UserError for a name or an option that would read anything but the checkpoint."""
     name = str(config.network.name)
     if not PLAIN_NAME.fullmatch(name):
         raise UserError(
-            f"network.name: found {name[:60]!r}, and the checkpoint does not hold this "
-            "architecture; expected a model "
-            "of timm by name; where you know it, say trust=true to read it from there"
+            f"network.name: found {name[:60]!r}, and the checkpoint does not contain this "
+            "architecture; expected a model of timm by name; if you trust it, add trust=true to "
+            "read it from there"
         )
     for problem in option_problems(config.network.get("options"), "network.options"):
         raise UserError(
@@ -97,7 +92,7 @@ def option_problems(node: Any, key: str) -> Iterator[str]:
     if isinstance(node, Mapping):
         for name, child in node.items():
             if FILE_OPTIONS.fullmatch(str(name)):
-                yield f"{key}.{name}: would read a file or ask a hub"
+                yield f"{key}.{name}: would read a file or contact a hub"
             yield from option_problems(child, f"{key}.{name}")
     elif isinstance(node, str):
         if ELSEWHERE.search(node):
@@ -108,9 +103,13 @@ def option_problems(node: Any, key: str) -> Iterator[str]:
 
 
 def checked_encoder(text: str, trust: bool = False) -> dict[str, Any]:
-    """The configuration of a text encoder. trust: `auto_map` is left out and not refused; the
-    encoder of that name in transformers is taken, never code from a hub. Raises UserError, one
-    line, for what is none."""
+    """The configuration of a text encoder.
+
+    trust: `auto_map` is removed instead of refused; the encoder is the one in transformers with
+        this model_type, never code from a hub.
+
+    Raises UserError, one line, for an invalid configuration.
+    """
     try:
         encoder = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -129,8 +128,8 @@ def checked_encoder(text: str, trust: bool = False) -> dict[str, Any]:
     kind = encoder.get("model_type")
     if kind not in known:
         raise UserError(
-            f"encoder.model_type: found {str(kind)[:60]!r}, which transformers has no text encoder "
-            "for"
+            f"encoder.model_type: found {str(kind)[:60]!r}, for which transformers has no text "
+            "encoder"
         )
     return encoder
 
@@ -140,7 +139,7 @@ def encoder_problems(node: Any, key: str, depth: int) -> Iterator[str]:
         yield f"{key}: is nested too deeply"
     elif isinstance(node, dict):
         for name, child in node.items():
-            # null and an empty mapping are how configurations say that they have none
+            # in configurations, null and an empty mapping mean that a field is not used
             if ENCODER_FIELDS.fullmatch(name) and child not in (None, {}, False):
                 yield f"{key}.{name}: would load code or another model"
             yield from encoder_problems(child, f"{key}.{name}", depth + 1)
@@ -150,7 +149,7 @@ def encoder_problems(node: Any, key: str, depth: int) -> Iterator[str]:
 
 
 def text_encoders() -> frozenset[str]:
-    """The model types of transformers that read texts: those with a masked language model or a text
+    """The text model types of transformers: those with a masked language model or a text
     classifier."""
     from transformers.models.auto import modeling_auto
 

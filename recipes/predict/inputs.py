@@ -1,5 +1,4 @@
-"""From what people have, files, pictures, arrays and strings, to the views that a network sees in
-evaluation."""
+"""From files, pictures, arrays and strings to the views that a network gets in evaluation."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,14 +19,14 @@ View = Callable[..., Any]
 
 
 class Reader(Protocol):
-    """How raw inputs of one kind of data become a batch."""
+    """Converts raw inputs of one modality to a batch."""
 
     def items(self, inputs: Any) -> tuple[list[Any], bool]:
-        """The single inputs, and whether one alone was given."""
+        """The single inputs, and whether only one was given instead of a list."""
         ...
 
     def read(self, item: Any) -> Any:
-        """One input in memory. Raises UserError where it is none."""
+        """One input in memory. Raises UserError if it is invalid."""
         ...
 
     def view(self, items: list[Any], device: torch.device) -> Any:
@@ -36,20 +35,21 @@ class Reader(Protocol):
 
 
 def nothing_drawn(purpose: str) -> Any:
-    raise ValueError(f"the view that evaluation sees draws random numbers ('{purpose}')")
+    raise ValueError(f"the view of evaluation must not draw random numbers ('{purpose}')")
 
 
 class Pictures:
-    """Paths, PIL pictures, arrays and tensors. Files and PIL pictures are brought to the channels
-    and the size of the run's data: scaled to cover it (bicubic), the middle cut out.
+    """Paths, PIL images, arrays and tensors. Files and PIL images are converted to the channels and
+    size of the run's data: scaled to cover it (bicubic), center-cropped.
 
-    Arrays: uint8 [H, W] or [H, W, C], treated as pictures are where their shape is not the data's.
-    Tensors: [C, H, W], uint8 likewise, or floating in [0, 1], taken as they are. One more dimension
-    in front is a batch; so is an array [N, H, W] of grey pictures of the data's size.
+    Arrays: uint8 [H, W] or [H, W, C], converted likewise if their shape is not that of the data.
+    Tensors: [C, H, W], uint8 likewise, or floating in [0, 1], not converted. One more leading
+    dimension is a batch; so is an array [N, H, W] of gray images of the data's size.
     """
 
     def __init__(self, view: View, shape: tuple[int, int, int]):
-        self.raw, self.shape = view, shape
+        self.raw = view
+        self.shape = shape
 
     @property
     def mode(self) -> str:
@@ -59,23 +59,19 @@ class Pictures:
         if isinstance(inputs, (str, Path, Image.Image)):
             return [inputs], True
         if isinstance(inputs, (np.ndarray, Tensor)):
-            alone = inputs.ndim in (
-                (2, 3) if isinstance(inputs, np.ndarray) else (3,)
-            ) and not self.grey_batch(inputs)
+            dimensions = (2, 3) if isinstance(inputs, np.ndarray) else (3,)
+            alone = inputs.ndim in dimensions and not self.grey_batch(inputs)
             return ([inputs], True) if alone else (list(inputs), False)
         if not isinstance(inputs, Iterable):
             raise UserError(f"inputs: got {type(inputs).__name__}; {self.expected}")
         return list(inputs), False
 
     def grey_batch(self, inputs: Any) -> bool:
-        """Whether it is an array [N, H, W] of grey pictures as the data has them, and no picture of
-        W colours."""
-        size = (
-            isinstance(inputs, np.ndarray)
-            and inputs.ndim == 3
-            and (1, *inputs.shape[1:]) == self.shape
-        )
-        return size and inputs.shape[2] not in (1, 3, 4)
+        """Whether inputs are an array [N, H, W] of gray images of the data's size, and not one
+        image with W channels."""
+        if not isinstance(inputs, np.ndarray) or inputs.ndim != 3:
+            return False
+        return (1, *inputs.shape[1:]) == self.shape and inputs.shape[2] not in (1, 3, 4)
 
     @property
     def expected(self) -> str:
@@ -106,16 +102,14 @@ class Pictures:
         return pixels.unsqueeze(0) if grey else pixels.permute(2, 0, 1)
 
     def sized(self, pixels: Tensor) -> Tensor:
-        """[C, H, W] with the data's channels; uint8 of another shape is treated as a picture is."""
+        """[C, H, W] with the data's channels; uint8 of another shape is converted like a PIL
+        image."""
         if tuple(pixels.shape) == self.shape:
             return pixels
         if pixels.dtype == torch.uint8 and len(pixels) in (1, 3, 4):
             array = pixels.cpu().permute(1, 2, 0).numpy()
-            return fitted(
-                Image.fromarray(array[:, :, 0] if len(pixels) == 1 else array),
-                self.shape[1:],
-                self.mode,
-            )
+            array = array[:, :, 0] if len(pixels) == 1 else array
+            return fitted(Image.fromarray(array), self.shape[1:], self.mode)
         if pixels.is_floating_point() and len(pixels) == self.shape[0]:
             return pixels
         raise UserError(
@@ -141,11 +135,12 @@ class Pictures:
 
 
 class Texts:
-    """Strings, cut into the tokens that the run knows; longer ones are cut off as they were in the
-    run."""
+    """Strings, tokenized and truncated as in the run."""
 
     def __init__(self, view: Any, tokenizer: TextTokenizer, max_length: int):
-        self.raw, self.tokenizer, self.max_length = view, tokenizer, max_length
+        self.raw = view
+        self.tokenizer = tokenizer
+        self.max_length = max_length
 
     def items(self, inputs: Any) -> tuple[list[Any], bool]:
         if isinstance(inputs, str):
@@ -159,14 +154,14 @@ class Texts:
     def read(self, item: Any) -> str:
         if not isinstance(item, str):
             raise UserError(
-                f"inputs: got {described(item)}; expected texts, since the run was trained on texts"
+                f"inputs: got {described(item)}; expected texts, because the run was trained on "
+                "texts"
             )
         return item
 
     def view(self, items: list[Any], device: torch.device) -> Mapping[str, Tensor]:
         source = TextSource([self.read(item) for item in items], {}, {})
-        # a table of the words of this batch alone: one for all texts ever seen would grow without
-        # end
+        # a word table of this batch only: one for all texts would grow without bound
         source.encode(Codec(self.tokenizer, self.max_length))
         self.raw.fit(source)
         data = source.fetch(torch.arange(len(source)))
@@ -174,7 +169,7 @@ class Texts:
 
 
 def described(item: Any) -> str:
-    """A value in a message: its type, and its shape where it has one."""
+    """A value in a message: its type, and its shape if it has one."""
     if isinstance(item, (np.ndarray, Tensor)):
         kind = "an array" if isinstance(item, np.ndarray) else "a tensor"
         return f"{kind} {list(item.shape)} of {str(item.dtype).removeprefix('torch.')}"

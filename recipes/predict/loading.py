@@ -1,13 +1,12 @@
-"""A finished run, ready for use: found, read without running code from it, built again without its
-data.
+"""Loading a finished run for prediction, without running code from it and without its data.
 
     model = recipes.load("outputs/fixmatch/2026-01-31_12-00-00")
     model.predict("picture.png")
 
-A checkpoint says what it comes from (`provenance`): its config, what must be known of the data, the
-tokenizer, the architecture of the encoder. From these the very recipe of the run is built, so that
-what is predicted is what the run reported: the averaged network where one is evaluated, inputs and
-logits changed as the methods change them.
+A checkpoint contains its provenance: the config, facts of the data, the tokenizer, the architecture
+of the encoder. The recipe of the run is rebuilt from them, so that predictions are those that the
+run reported: of the averaged network if one is evaluated, with inputs and logits changed by the
+methods.
 """
 
 import re
@@ -19,11 +18,10 @@ from typing import Any, Literal
 import torch
 from omegaconf import DictConfig
 
-from datamodules.facts import Facts
-from foundation.errors import UserError, nearest
+from datamodules.facts import DatasetFacts
+from foundation.errors import UserError, first_line, nearest
 from recipes.config.plain_yaml import read_plain
 from recipes.config.signatures import describe, fits
-from recipes.config.validation import first_line
 from recipes.predict.architecture import check_kind, without_files
 from recipes.predict.predictor import Predictor
 from recipes.predict.trust import check_run_config
@@ -32,9 +30,9 @@ from recipes.runs.checkpoint_files import load_checkpoint
 from recipes.runs.run import build_recipe
 
 Which = Literal["last", "best"]
-STAGE = re.compile(r"\w[\w.\-]*")  # a folder inside that of the run
-# what a checkpoint says of where it comes from
-KEPT: dict[str, Any] = {
+STAGE = re.compile(r"\w[\w.\-]*")  # name of a stage, which is a subfolder of the run
+# fields of a checkpoint's provenance
+PROVENANCE: dict[str, Any] = {
     "config": str,
     "facts": dict[str, Any],
     "input_size": int | list[int] | None,
@@ -46,14 +44,16 @@ KEPT: dict[str, Any] = {
 def load(
     run: str | Path, which: Which = "last", device: str | torch.device = "cpu", trust: bool = False
 ) -> Predictor:
-    """The model of a run, in evaluation mode. run: the folder that it left, or one of its
-    checkpoints. which: of a folder, its `last` checkpoint, or the `best` by validation. device:
-        `auto` takes an accelerator where there is one.
-    trust: the run may name code of other packages than Roux's own (a method of one's own), which is
-    then run and named on stderr. Without it nothing but classes of Roux is built, no file but the
-    checkpoint is read, and no hub is asked.
+    """The model of a run, in evaluation mode.
 
-    Raises UserError for a folder that is no run, and a checkpoint that cannot be read.
+    run: folder of the run, or one of its checkpoints.
+    which: for a folder: its `last` checkpoint, or the `best` by validation.
+    device: `auto` uses an accelerator if there is one.
+    trust: the run may use code of other packages than Roux's own (the user's methods), which is
+        then imported and listed on stderr. Without it only classes of Roux are built, no file but
+        the checkpoint is read, and no hub is contacted.
+
+    Raises UserError for a folder that is no run, and for a checkpoint that cannot be read.
     """
     path = find_run(run, which)
     content = read_checkpoint(path)
@@ -62,13 +62,14 @@ def load(
     try:
         predictor = rebuild(config, origin, content["state_dict"], trust)
     except UserError as error:
-        reason = "; ".join(str(error).removeprefix("run: ").splitlines())
-        raise UserError(f"run: '{path}': {reason}") from error
+        own = [e.about("") if e.key == "run" else e for e in error.errors]
+        reason = "; ".join(map(str, own))
+        raise UserError("run", f"'{path}': {reason}") from error
     # whatever Lightning, timm or transformers raise at values that do not belong together
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)[:200]}"
         raise UserError(
-            f"run: '{path}': nothing can be built from its config ({reason})"
+            "run", f"'{path}': nothing can be built from its config ({reason})"
         ) from error
     return predictor.to(chosen_device(device)).eval()
 
@@ -76,10 +77,10 @@ def load(
 def rebuild(
     config: DictConfig, origin: Mapping[str, Any], state: Mapping[str, Any], trust: bool = False
 ) -> Predictor:
-    facts = Facts.from_plain(origin["facts"])
+    facts = DatasetFacts.from_plain(origin["facts"])
     # random numbers are drawn for weights that are then replaced: the caller's are left alone
     fresh = torch.random.fork_rng(devices=[])
-    # methods try by gradients what they have built, also where the caller wants none of the model
+    # methods check with gradients what they build, even if the caller is in inference mode
     grad = torch.inference_mode(False)
     with tempfile.TemporaryDirectory() as folder, fresh, grad:
         assembly = assemble(without_files(config, origin, Path(folder), trust))
@@ -89,30 +90,31 @@ def rebuild(
         recipe.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"run: its weights do not fit what its config builds ({reason})") from error
+        raise UserError(
+            f"run: its weights do not fit the network of its config ({reason})"
+        ) from error
     if recipe.teacher and recipe.teacher.moments:
         recipe.teacher.moments.settle()
     return Predictor(recipe, assembly.datamodule, facts, config)
 
 
 def checked_origin(origin: Any, path: Path) -> Mapping[str, Any]:
-    """What the checkpoint says of where it comes from, `KEPT` with values of these types. Raises
-    UserError."""
-    if not isinstance(origin, Mapping) or any(key not in origin for key in KEPT):
+    """The provenance of a checkpoint, checked for the fields of `PROVENANCE` and their types.
+    Raises UserError."""
+    if not isinstance(origin, Mapping) or any(key not in origin for key in PROVENANCE):
         raise UserError(
-            f"run: '{path}' does not say what it was made of, as checkpoints of older versions do "
-            "not; "
-            "resume the run for a step, or train it again"
+            f"run: '{path}' has no provenance, as it is of an older version; resume the run for a "
+            "step, or train it again"
         )
-    for key, annotation in KEPT.items():
+    for key, annotation in PROVENANCE.items():
         try:
             right = fits(origin[key], annotation)
-        except (TypeError, ValueError, RecursionError):  # nothing that JSON could hold
+        except (TypeError, ValueError, RecursionError):  # not representable in JSON
             right = False
         if not right:
             found = type(origin[key]).__name__
             raise UserError(
-                f"run: '{path}': provenance.{key}: found {found}, expected {describe(annotation)}"
+                "run", f"'{path}': provenance.{key}: found {found}, expected {describe(annotation)}"
             )
     return origin
 
@@ -121,11 +123,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return load_checkpoint(str(path))
     except UserError as error:
-        raise UserError(f"run: {str(error).removeprefix('resume: ')}") from error
+        raise error.about("run") from error
 
 
 def find_run(run: str | Path, which: Which = "last") -> Path:
-    """The checkpoint that is meant. Raises UserError where there is none."""
+    """The checkpoint of a run. Raises UserError if there is none."""
     path = Path(run).expanduser()
     if path.is_file():
         return path
@@ -133,14 +135,15 @@ def find_run(run: str | Path, which: Which = "last") -> Path:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         near = nearest(path.name, siblings)
         raise UserError(
-            f"run: there is no '{run}'; {near if near.startswith('did you') else 'check the path'}"
+            "run",
+            f"there is no '{run}'; {near if near.startswith('did you') else 'check the path'}",
         )
     last = last_stage(path)
     if last is not None:
         if not last.is_dir():
             raise UserError(
-                f"run: '{run}' is not finished, its last stage '{last.name}' has not begun; resume "
-                "it"
+                f"run: '{run}' is not finished, its last stage '{last.name}' has not started; "
+                "resume it"
             )
         path = last
     found = path / "checkpoints" / f"{which}.ckpt"
@@ -148,21 +151,21 @@ def find_run(run: str | Path, which: Which = "last") -> Path:
         return found
     if which == "best" and (path / "checkpoints" / "last.ckpt").is_file():
         raise UserError(
-            f"run: '{run}' has no best.ckpt, since nothing was validated; take which=last"
+            f"run: '{run}' has no best.ckpt, because it had no validation; use which=last"
         )
     runs = [p.name for p in sorted(path.iterdir()) if (p / "checkpoints").is_dir()]
     if runs:
         raise UserError(
-            f"run: '{run}' holds several runs ({', '.join(runs[:6])}); name one, {path / runs[0]}"
+            f"run: '{run}' contains several runs ({', '.join(runs[:6])}); choose one, e.g. "
+            f"{path / runs[0]}"
         )
     raise UserError(
-        f"run: '{run}' is no run; expected a folder with checkpoints/{which}.ckpt, as train.py "
-        "leaves it"
+        f"run: '{run}' is no run; expected a folder of train.py with checkpoints/{which}.ckpt"
     )
 
 
 def last_stage(folder: Path) -> Path | None:
-    """The folder of the last stage, where the run has several; None where it has none."""
+    """The folder of the last stage; None for a run without stages."""
     written = folder / "config.yaml"
     if not written.is_file():
         return None
@@ -170,12 +173,12 @@ def last_stage(folder: Path) -> Path | None:
     if not stages:
         return None
     if not isinstance(stages, DictConfig) or not all(STAGE.fullmatch(str(name)) for name in stages):
-        raise UserError(f"run: '{written}': stages: expected a mapping by names of stages")
+        raise UserError("run", f"'{written}': stages: expected a mapping by names of stages")
     return folder / list(map(str, stages))[-1]
 
 
 def chosen_device(device: str | torch.device) -> torch.device:
-    """Raises UserError for a device that torch does not have."""
+    """A torch device. Raises UserError if torch cannot use it."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,4 +1,4 @@
-"""A trained network as people use it: raw pictures or strings in, labels out."""
+"""A trained network for prediction: raw pictures or strings in, labels out."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from datamodules.datamodule import StreamDataModule
-from datamodules.facts import Facts
+from datamodules.facts import DatasetFacts
 from foundation.errors import UserError, nearest
 from recipes.engine.recipe import Recipe
 from recipes.networks.embedding import EMBEDDING
@@ -18,25 +18,29 @@ from recipes.step.step import Embedded
 
 Returns = Literal["labels", "probabilities", "logits", "embeddings"]
 MISSING = (
-    "the heads of this run say nothing (they were not taught, or know other classes): take "
+    "the heads of this run cannot predict (untrained, or of other classes than the data): use "
     "returns='embeddings'"
 )
 
 
 class Predictor(nn.Module):
-    """The recipe of a finished run, for prediction: what it says of an input is what the run
-    reported.
+    """The recipe of a finished run, for prediction with the network that the run reported.
 
-    classes: names by task. kind: `image` or `text`. shape: (C, H, W) of the run's pictures, None
-    for text. config: of the run.
+    classes: names by task.
+    kind: `image` or `text`.
+    shape: (C, H, W) of the run's images, None for text.
+    config: of the run.
     """
 
     def __init__(
-        self, recipe: Recipe, datamodule: StreamDataModule, facts: Facts, config: DictConfig
+        self, recipe: Recipe, datamodule: StreamDataModule, facts: DatasetFacts, config: DictConfig
     ):
         super().__init__()
-        self.recipe, self.classes, self.config = recipe, facts.classes, config
-        self.kind, self.shape = datamodule.kind, datamodule.info.shape
+        self.recipe = recipe
+        self.classes = facts.classes
+        self.config = config
+        self.kind = datamodule.kind
+        self.shape = datamodule.info.shape
         self.tokenizer = facts.tokenizer
         self.max_length: int | None = getattr(datamodule.text, "max_length", None)
         view = datamodule.views["raw"]
@@ -49,12 +53,12 @@ class Predictor(nn.Module):
 
     @property
     def network(self) -> Network:
-        """The network that the run reports: the averaged one where it evaluates one."""
+        """The network that the run reports: the averaged one if it evaluates one."""
         return self.recipe.reported()
 
     @property
     def speaks(self) -> bool:
-        """Whether the heads mean anything."""
+        """Whether the heads are trained and evaluated."""
         return bool(self.recipe.evaluator.names)
 
     @property
@@ -62,21 +66,22 @@ class Predictor(nn.Module):
         return next(self.recipe.parameters()).device
 
     def forward(self, view: Any, index: Tensor | None = None) -> dict[str, Tensor]:
-        """Logits by task, float32 [N, C], of pictures [N, C, H, W] in [0, 1] or of texts {"ids",
-        "mask"} [N, L], as the run reports them; under `embedding` the embedding, where there is
-        one. index: [N], places in the data, for methods that draw random numbers."""
+        """Logits by task, float32 [N, C], as the run reports them, and the embedding, if there is
+        one, under `embedding`.
+
+        view: images [N, C, H, W] in [0, 1] or texts {"ids", "mask"} [N, L].
+        index: [N], sample indices, for methods that draw random numbers.
+        """
         return self.recipe.predict_logits(view, index=index)
 
     def embed(self, embedded: Embedded, index: Tensor | None = None) -> Tensor:
-        """[N, D]: the embedding where there is one, else the features before the heads."""
+        """[N, D]: the embedding if there is one, else the features before the heads."""
         output = self.recipe.predict_output(embedded, index=index)
         found = output.logits.get(EMBEDDING, output.features).float()
-        # several passes over random changes of the input stand one after the other
-        return (
-            found
-            if len(found) == len(embedded.x)
-            else found.unflatten(0, (-1, len(embedded.x))).mean(0)
-        )
+        if len(found) == len(embedded.x):
+            return found
+        # a method with random inference returns the rows of several passes, one after the other
+        return found.unflatten(0, (-1, len(embedded.x))).mean(0)
 
     @torch.no_grad()
     def predict(
@@ -87,16 +92,17 @@ class Predictor(nn.Module):
         first: int = 0,
         progress: Callable[[int], None] | None = None,
     ) -> Any:
-        """What the run says of raw inputs, see `Pictures` and `Texts` for what they may be.
+        """Predictions for raw inputs; `Pictures` and `Texts` document valid inputs.
 
-        labels: the name of the likeliest class. probabilities: softmax of the logits, [C] in the
-            order of `classes`.
-        logits: [C]. embeddings: [D], see `embed`. For a list of inputs lists of labels, and tensors
-            [N, …] on the CPU;
-        with several tasks a dict by task. first: place of the first input among all, by which
-            methods draw random
-        numbers. progress: called with the number of inputs done. Raises UserError for what is no
-            input.
+        returns: `labels` are names of the most probable class, `probabilities` the softmax of the
+            logits, [C] in the order of `classes`, `logits` [C], `embeddings` [D], see `embed`. For
+            a list of inputs a list of labels, or a tensor [N, …] on the CPU; with several tasks a
+            dict by task.
+        batch_size: inputs per batch.
+        first: index of the first input among all, for methods that draw random numbers.
+        progress: called with the number of completed inputs.
+
+        Raises UserError for invalid inputs.
         """
         if returns not in get_args(Returns):
             raise UserError(f"returns='{returns}': {nearest(returns, get_args(Returns))}")
@@ -120,14 +126,12 @@ class Predictor(nn.Module):
         first: int,
         progress: Callable[[int], None] | None,
     ) -> Iterator[dict[str, Tensor]]:
-        """Outputs of one batch after the other, on the CPU; no rows of a made-up one where there is
-        no input."""
+        """Outputs batch by batch, on the CPU. Without inputs: zero rows of a synthetic batch, which
+        have the right shapes."""
         self.eval()
         if not items:
-            yield {
-                name: rows[:0]
-                for name, rows in self.outputs(self.network.example(), returns).items()
-            }
+            outputs = self.outputs(self.network.example(), returns)
+            yield {name: rows[:0] for name, rows in outputs.items()}
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
             embedded = self.network.embed(self.reader.view(batch, self.device))

@@ -1,10 +1,9 @@
-"""What a config from a file may name: nothing in it runs that is not a part of Roux at its own
-place.
+"""Validation of untrusted configs: only classes of Roux, at keys where they belong, are called.
 
-A checkpoint names the classes that its run was made of, and it may come from a stranger.
-`check_run_config` is the one door: the text is read as plain values (`plain_yaml`), every
-`_target_` is compared with `PLACES` as text, and only then is a module of Roux imported and the
-class and its arguments checked.
+A checkpoint names the classes of its run, and it may come from an unknown source.
+`check_run_config` is the only entry: the text is read as plain values (`plain_yaml`), every
+`_target_` is compared with `PLACES` as text, and only then a module of Roux is imported and the
+class and its arguments are checked.
 """
 
 import importlib
@@ -20,8 +19,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from foundation.errors import UserError
-from foundation.moved import with_current_names
 from recipes.config.plain_yaml import parse_plain
+from recipes.config.renamed import with_current_keys
 from recipes.config.validation import HYDRA_KEYS, join, targets, validate
 
 HOME = Path(__file__).resolve().parent.parent.parent  # the folder of Roux's packages
@@ -31,11 +30,13 @@ NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
 
 @dataclass(frozen=True)
 class Place:
-    """What may stand at a key of a config.
+    """What is allowed at a key of a config.
 
-    key: regular expression of the dotted key. modules: where the target may be named. bases: the
-        target is one of
-    these, or a subclass. expected: the same in words.
+    key: regular expression of the dotted key.
+    modules: the modules (or packages) that the target may be in.
+    bases: the target is one of these, or a subclass of one.
+    expected: the same in words.
+    optional: whether the key may be null.
     """
 
     key: str
@@ -45,7 +46,7 @@ class Place:
     optional: bool = True
 
     def names(self, target: str) -> bool:
-        """Whether the target stands in one of the modules, or below it; nothing is imported."""
+        """Whether the target is in or below one of the modules; nothing is imported."""
         return any(target.startswith(f"{module}.") for module in self.modules)
 
 
@@ -120,23 +121,27 @@ PLACES = (
         "a view",
     ),
 )
-# keys by which Hydra calls otherwise than by name, where Roux's own configs have them
+# keys that change how Hydra calls a target, with their values in Roux's own configs
 ALLOWED_HYDRA_KEYS = {"network._convert_": "all"}
 NEEDED = ("seed", "supervised_weight", "monitor", "checkpoint")
 SINGLE = ("network", "optimizer", "scheduler", "trainer", "checkpoint", "data", "data.source")
 
 
 def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
-    """The config of a run from its file, plain and of Roux's own parts at their places.
+    """The config of a run from its file, with only classes of Roux at their keys.
 
-    trust: targets that are not in the table are allowed; they are named on stderr before they are
-    imported. Raises UserError, one line with the file and the key.
+    trust: other targets are allowed too; they are listed on stderr before they are imported.
+
+    Raises UserError, one line with the file and the key.
     """
-    source = f"run: '{path}'"
-    tree: Any = with_current_names(OmegaConf.to_container(parse_plain(text, source), resolve=False))
+    source = f"'{path}'"
+    try:
+        tree: Any = with_current_keys(plain_tree(text, source))
+    except UserError as error:
+        raise UserError("run", str(error)) from error
     config = OmegaConf.create(tree)
     for problem in [*hydra_problems(tree, ""), *missing_problems(tree)]:
-        raise UserError(f"{source}: {problem}")
+        raise UserError("run", f"{source}: {problem}")
     # all names are compared before the first module is imported
     named = [(key, node["_target_"]) for key, node in targets(tree, "")]
     foreign: list[str] = []
@@ -145,7 +150,7 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
             place = f"{target} ({key})"
             problem = "" if place in foreign else find_problem(key, target)
             if problem and not trust:
-                raise UserError(f"{source}: {join(key, '_target_')} calls {problem}")
+                raise UserError("run", f"{source}: {join(key, '_target_')} calls {problem}")
             if problem:
                 foreign.append(place)
     if foreign:
@@ -154,9 +159,16 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
             file=sys.stderr,
             flush=True,
         )
-    for problem in validate(config):
-        raise UserError(f"{source}: {problem}")
+    errors = validate(config)
+    if errors:
+        raise UserError("run", f"{source}: {errors[0]}")
     return config
+
+
+def plain_tree(text: Any, source: str) -> dict[str, Any]:
+    """The config of a file as plain containers."""
+    tree: Any = OmegaConf.to_container(parse_plain(text, source), resolve=False)
+    return tree
 
 
 def hydra_problems(node: Any, key: str) -> Iterator[str]:
@@ -173,10 +185,10 @@ def hydra_problems(node: Any, key: str) -> Iterator[str]:
 
 
 def missing_problems(tree: dict[str, Any]) -> Iterator[str]:
-    """Keys that every run has, and nodes that must name what they are."""
+    """Missing keys that every run has, and nodes without a `_target_`."""
     for name in NEEDED:
         if name not in tree:
-            yield f"{name}: is missing; expected the config of a whole run"
+            yield f"{name}: is missing; expected the complete config of a run"
     for key in SINGLE:
         yield from node_problems(key, select(tree, key))
     for section in ("methods", "evaluate", "logger", "data.views"):
@@ -200,7 +212,7 @@ def node_problems(key: str, node: Any) -> Iterator[str]:
 
 
 def select(tree: Any, key: str) -> Any:
-    """The value at a dotted key, None where there is none."""
+    """The value at a dotted key, None if there is none."""
     for name in key.split("."):
         tree = tree.get(name) if isinstance(tree, dict) else None
     return tree
@@ -211,11 +223,11 @@ def place_of(key: str) -> Place | None:
 
 
 def name_problem(key: str, target: Any) -> str:
-    """Why a name may not stand at a key, as far as the text tells; nothing is imported."""
+    """Why a name is not allowed at a key, judged by its text; nothing is imported."""
     if not isinstance(target, str) or not NAME.fullmatch(target):
         return f"{str(target)[:60]!r}, which is no name of a class"
     if target.split(".")[0] not in OURS:
-        return f"'{target}', which is not Roux's; where you know it, say trust=true"
+        return f"'{target}', which is not part of Roux; if you trust it, add trust=true"
     place = place_of(key)
     if place is None:
         return f"'{target}', where a run of Roux calls nothing; expected a plain value"
@@ -223,23 +235,21 @@ def name_problem(key: str, target: Any) -> str:
         return misplaced(target, place)
     module = target.rpartition(".")[0]
     if not is_own_module(module):
-        return f"'{target}', and '{module}' is no module of Roux; where you know it, say trust=true"
+        return f"'{target}', and '{module}' is no module of Roux; if you trust it, add trust=true"
     return ""
 
 
 def is_own_module(module: str) -> bool:
-    """Whether the import would take a file of this very Roux: a folder `methods` where the user
-    stands may come first on the path. Nothing is imported."""
+    """Whether the import would load a file of this installation of Roux: a folder `methods` in the
+    working directory could shadow it. Nothing is imported."""
     top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return False
-    if (
-        spec is None
-        or spec.origin is None
-        or Path(spec.origin).resolve() != HOME / top / "__init__.py"
-    ):
+    if spec is None or spec.origin is None:
+        return False
+    if Path(spec.origin).resolve() != HOME / top / "__init__.py":
         return False
     file = HOME.joinpath(top, *rest)
     found = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
@@ -247,7 +257,7 @@ def is_own_module(module: str) -> bool:
 
 
 def object_problem(key: str, target: str) -> str:
-    """Why what a name stands for does not belong at a key. Imports the module, which is one of
+    """Why the object of a name is not allowed at a key. Imports the module, which is one of
     Roux's."""
     place = place_of(key)
     assert place is not None, "the name was checked before"

@@ -47,7 +47,9 @@ def smooth(values: np.ndarray, window: float = 0.04) -> np.ndarray:
     """Exponential average over `window` of the curve's length, without a start-up bias: Σ a^(t-i)
     v_i / Σ a^(t-i)."""
     decay = 1 - 1 / max(window * len(values), 1)
-    out, top, bottom = np.empty_like(values), 0.0, 0.0
+    out = np.empty_like(values)
+    top = 0.0
+    bottom = 0.0
     for i, value in enumerate(values):
         top, bottom = decay * top + value, decay * bottom + 1
         out[i] = top / bottom
@@ -169,7 +171,9 @@ def diagnostics(record: RunRecord) -> "Figure | None":
 
 def _losses(axes: "Axes", record: RunRecord, names: list[str]) -> None:
     axes.set_title("Training loss", pad=34 if len(names) > 4 else 22)
-    lowest, highest, lines = np.inf, 0.0, []
+    lowest = np.inf
+    highest = 0.0
+    lines = []
     for colour, name in zip(_loss_colours(names), names, strict=True):
         steps, values = thin(*record.series(name))
         noisy = len(values) > 30

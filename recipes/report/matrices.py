@@ -41,7 +41,8 @@ def confusion_shares(confusion: Any) -> np.ndarray:
 def confused_pairs(confusion: Any, number: int = 8) -> list[tuple[int, int, int, float]]:
     """The most frequent mistakes: (true, predicted, count, share of the true class), by count, then
     by share."""
-    counts, shares = matrix(confusion).copy(), confusion_shares(confusion)
+    counts = matrix(confusion).copy()
+    shares = confusion_shares(confusion)
     np.fill_diagonal(counts, 0)
     rows, columns = np.nonzero(counts)
     order = sorted(
@@ -72,7 +73,8 @@ def confusion_figure(confusion: Any, classes: Sequence[str]) -> "Figure":
     Colour is opacity over the background, so that it reads in light and dark; a mistake's opacity
     is the square root of its share, else one in a hundred could not be seen.
     """
-    shares, counts = confusion_shares(confusion), matrix(confusion)
+    shares = confusion_shares(confusion)
+    counts = matrix(confusion)
     size = len(shares)
     figure = new_figure(height=WIDTH * (0.62 if size < 5 else 0.93 if size <= NAMED else 0.97))
     axes = figure.subplots()
@@ -158,7 +160,8 @@ def class_accuracy(
 def _lying(
     accuracy: np.ndarray, names: Sequence[str], counts: np.ndarray | None, mean: float
 ) -> "Figure":
-    size, rows = len(names), np.arange(len(names))
+    size = len(names)
+    rows = np.arange(len(names))
     figure = new_figure(height=1.15 + (0.33 if size <= 12 else 0.25 if size <= 24 else 0.19) * size)
     columns = 1 if counts is None else 2
     panels = figure.subplots(1, columns, sharey=True, squeeze=False, width_ratios=[3, 2][:columns])[

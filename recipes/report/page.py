@@ -109,7 +109,8 @@ def figure_card(key: str, title: str, note: str, figure: "Figure | None") -> str
 
 
 def _task_cards(record: RunRecord, task: str) -> list[str]:
-    confusion, names = matrix(record.confusion[task]), class_names(record, task)
+    confusion = matrix(record.confusion[task])
+    names = class_names(record, task)
     if confusion.sum() == 0:
         return []
     key = f"task{list(record.confusion).index(task)}"

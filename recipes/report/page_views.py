@@ -19,7 +19,9 @@ WORDS = 90  # of a text that are shown
 
 def views_html(rows: Sequence[ViewRow]) -> str:
     """Up to `MOST` samples, and up to `BUDGET` characters, as a grid of cards."""
-    texts, cards, size = rows[0].kind == "text", [], 0
+    texts = rows[0].kind == "text"
+    cards = []
+    size = 0
     for row in rows[:MOST]:
         cards.append(_card(row))
         size += len(cards[-1])
@@ -78,7 +80,8 @@ def _image(pixels: np.ndarray, alt: str) -> str:
 
     small = max(pixels.shape[:2]) <= SIDE
     if small:
-        kind, data = "png", png(pixels)
+        kind = "png"
+        data = png(pixels)
     else:
         picture = Image.fromarray(
             pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
@@ -86,7 +89,8 @@ def _image(pixels: np.ndarray, alt: str) -> str:
         picture.thumbnail((SIDE * 2, SIDE * 2))  # twice the size on the page, for dense screens
         buffer = io.BytesIO()
         picture.convert("RGB").save(buffer, "jpeg", quality=80, optimize=True)
-        kind, data = "jpeg", buffer.getvalue()
+        kind = "jpeg"
+        data = buffer.getvalue()
     crisp = ' class="small"' if small else ""
     return (
         f'<img{crisp} alt="{alt}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from datamodules.datamodule import StreamDataModule
 from datamodules.text.prepare import Tokenize
-from foundation.errors import UserError
-from recipes.contract.composition import Composition, Situation, compose
+from foundation.errors import UserError, raise_all
+from recipes.contract.composition import Composition, Environment, compose
 from recipes.contract.method import Method
 from recipes.contract.probe import Probe
 from recipes.engine.hardware import check_compiler
@@ -23,13 +23,16 @@ from recipes.optimization.optimizers import OptimizerSettings, check_optimizer
 from recipes.optimization.schedulers import Schedule
 from recipes.runs.changes import Change
 from recipes.runs.precision import chosen_precision
+from recipes.runs.spec import RunSpec, spec_of, with_values
 
 
-@dataclass
+@dataclass(frozen=True)
 class Assembly:
-    """The parts of a run, and the config they came from. precision: as it was chosen where the
+    """The parts of a run.
+
+    config: that they came from, its `monitor` filled in. precision: as it was chosen where the
     config says `auto`. changes: settings that were others when the run began, known once a
-        checkpoint has been read."""
+    checkpoint has been read."""
 
     config: DictConfig
     datamodule: StreamDataModule
@@ -42,6 +45,11 @@ class Assembly:
     checkpoint: CheckpointSettings
     changes: list[Change] = field(default_factory=list)
 
+    @property
+    def monitor(self) -> str:
+        """The metric that judges the run."""
+        return str(self.config.monitor)
+
     def build_network(self, tasks: dict[str, int]) -> Network:
         """The network for heads of these widths, on the default device."""
         build = instantiate(self.config.network, _partial_=True, _convert_="all")
@@ -53,24 +61,24 @@ class Assembly:
         """What was chosen of a config group, as the user said it."""
         return str(OmegaConf.select(self.config, f"chosen.{group}") or group)
 
-    def sketch_network(self) -> Network:
+    def meta_network(self) -> Network:
         """The network without memory, for counting: classes that only the data tells count as
         two."""
         tasks = {task: classes or 2 for task, classes in self.datamodule.info.tasks.items()}
         with torch.device("meta"):
             network = self.build_network(tasks)
-            for method in self.composition.filling("surgery"):
+            for method in self.composition.implementing("surgery"):
                 method.surgery(network)
         return network
 
 
 def families(config: DictConfig) -> dict[str, str]:
     """Config group of every chosen method, so that messages name methods as the user does."""
-    found = {}
+    family_of = {}
     for group, choice in (config.get("chosen") or {}).items():
         for option in str(choice).strip("[]").split(","):
-            found[option.strip().strip("'\"")] = str(group)
-    return found
+            family_of[option.strip().strip("'\"")] = str(group)
+    return family_of
 
 
 def devices_of(settings: TrainerSettings) -> int:
@@ -92,46 +100,30 @@ def make(node: DictConfig) -> Any:
         raise cause or refusal from refusal
 
 
-def assemble(config: DictConfig) -> Assembly:
-    """Instantiate data, methods and settings, and compose the methods. Raises UserError where they
-    cannot meet."""
+def assemble(run: RunSpec | DictConfig) -> Assembly:
+    """Instantiate data, methods and settings, and compose the methods. Raises `UserError` if they
+    do not go together."""
+    config = spec_of(run).config
     trainer: TrainerSettings = make(config.trainer)
     optimizer: OptimizerSettings = make(config.optimizer)
     check_optimizer(optimizer)
-    datamodule: StreamDataModule = make(config.data)
+    datamodule = make_data(config)
     check_views(datamodule)
     check_batch(datamodule.batch_size, devices_of(trainer))
-    methods: dict[str, Method] = {
-        str(key): make(node) for key, node in (config.get("methods") or {}).items()
-    }
+    nodes = config.get("methods") or {}
+    methods: dict[str, Method] = {str(key): make(node) for key, node in nodes.items()}
     precision = chosen_precision(trainer, methods.values())
-    situation = Situation(
-        kind=datamodule.kind,
-        views=frozenset(datamodule.view_names()),
-        data=str(OmegaConf.select(config, "chosen.data") or "data"),
-        tasks=len(datamodule.info.tasks),
-        accumulate=trainer.accumulate_grad_batches,
-        precision=precision,
-        devices=devices_of(trainer),
-        compile=trainer.compile is not False,
-        families=families(config),
-    )
-    composition = compose(methods, situation)
+    environment = environment_of(config, datamodule, trainer, precision)
+    composition = compose(methods, environment)
     check_compiler(trainer)
     check_nonfinite(trainer, composition)
     check_losses(composition, float(config.supervised_weight))
-    probes = probes_of(config, composition, situation)
-    check_strategy(trainer, composition, situation, probes=bool(probes))
-    config.monitor = config.monitor or objective(config, probes, datamodule.info.disjoint)
-    if (
-        isinstance(datamodule.text, Tokenize)
-        and datamodule.text.network is None
-        and config.network.pretrained
-    ):
-        datamodule.text.network = config.network.name
+    probes = probes_of(config, composition, environment)
+    check_strategy(trainer, composition, environment, probes=bool(probes))
+    monitor = config.monitor or objective(config, probes, datamodule.info.disjoint)
     datamodule.request(composition.streams, composition.orders)
     return Assembly(
-        config=config,
+        config=with_values(config, {"monitor": monitor}),
         datamodule=datamodule,
         composition=composition,
         trainer=trainer,
@@ -143,96 +135,119 @@ def assemble(config: DictConfig) -> Assembly:
     )
 
 
+def make_data(config: DictConfig) -> StreamDataModule:
+    """The data of a run. A pretrained text encoder brings its tokenizer."""
+    datamodule: StreamDataModule = make(config.data)
+    text = datamodule.text
+    if isinstance(text, Tokenize) and text.network is None and config.network.pretrained:
+        return make(with_values(config.data, {"text.network": config.network.name}))
+    return datamodule
+
+
+def environment_of(
+    config: DictConfig, datamodule: StreamDataModule, trainer: TrainerSettings, precision: str
+) -> Environment:
+    """What methods may depend on, apart from each other."""
+    return Environment(
+        kind=datamodule.kind,
+        views=frozenset(datamodule.view_names()),
+        data=str(OmegaConf.select(config, "chosen.data") or "data"),
+        tasks=len(datamodule.info.tasks),
+        accumulate=trainer.accumulate_grad_batches,
+        precision=precision,
+        devices=devices_of(trainer),
+        compile=trainer.compile is not False,
+        families=families(config),
+    )
+
+
 def check_strategy(
-    trainer: TrainerSettings, composition: Composition, situation: Situation, probes: bool
+    trainer: TrainerSettings, composition: Composition, environment: Environment, probes: bool
 ) -> None:
-    """Raise UserError where parameters would lie in parts on several devices and something cannot
-    bear it."""
-    said = f"trainer.strategy={trainer.strategy}"
+    """Raise `UserError` if parameters would be sharded over devices and something cannot bear
+    it."""
+    key = f"trainer.strategy={trainer.strategy}"
     if trainer.strategy != "fsdp":
         if trainer.strategy.startswith(("fsdp", "deepspeed", "model_parallel")):
-            raise UserError(
-                f"{said}: is not among the ways to split parameters here; expected fsdp, or ddp"
-            )
+            problem = "is not among the ways to split parameters here"
+            raise UserError(key, problem, "expected fsdp, or ddp")
         return
-    if unable := [
-        situation.option(key) for key, d in composition.declarations.items() if not d.sharded
-    ]:
-        raise UserError(
-            f"{said}: is not declared exact by {', '.join(unable)}; leave out what is not, or take "
-            "ddp"
+    unable = [
+        environment.option(name)
+        for name, declaration in composition.declarations.items()
+        if not declaration.sharded
+    ]
+    if unable:
+        problem = f"is not declared exact by {', '.join(unable)}"
+        raise UserError(key, problem, "leave out what is not, or take ddp")
+    if environment.kind == "text" or probes:
+        what = (
+            "an encoder of texts" if environment.kind == "text" else "a measurement under evaluate"
         )
-    if situation.kind == "text" or probes:
-        what = "an encoder of texts" if situation.kind == "text" else "a measurement under evaluate"
-        raise UserError(f"{said}: {what} needs whole parameters; expected ddp")
-    if situation.compile:
-        raise UserError(
-            f"{said}: a compiled network was never tried in parts; set trainer.compile=false, or "
-            "take ddp"
-        )
-    if situation.devices < 2:
-        raise UserError(
-            f"{said}: trainer.devices={trainer.devices}; expected a number of at least 2"
-        )
+        raise UserError(key, f"{what} needs whole parameters", "expected ddp")
+    if environment.compile:
+        problem = "a compiled network was never tried in parts"
+        raise UserError(key, problem, "set trainer.compile=false, or take ddp")
+    if environment.devices < 2:
+        problem = f"trainer.devices={trainer.devices}"
+        raise UserError(key, problem, "expected a number of at least 2")
 
 
 def check_nonfinite(trainer: TrainerSettings, composition: Composition) -> None:
-    """Raise UserError where a batch cannot be left out: on several devices at once, or in the
+    """Raise `UserError` if a batch cannot be left out: on several devices at once, or in the
     middle of a step."""
     if trainer.nonfinite != "skip":
         return
+    key = "trainer.nonfinite=skip"
     if trainer.devices in ("auto", -1) or devices_of(trainer) > 1:
-        raise UserError(
-            "trainer.nonfinite=skip: is for one device; set trainer.devices=1, or "
-            "trainer.nonfinite=stop"
+        remedy = "set trainer.devices=1, or trainer.nonfinite=stop"
+        raise UserError(key, "is for one device", remedy)
+    repeating = next(iter(composition.implementing("wrap_step")), None)
+    if repeating is not None:
+        problem = (
+            f"{repeating.key} goes through a batch more than once, and half of a step cannot be "
+            "left out"
         )
-    for method in composition.filling("wrap_step"):
-        raise UserError(
-            f"trainer.nonfinite=skip: {method.key} goes through a batch more than once, and half "
-            "of a step cannot be "
-            "left out; set trainer.nonfinite=stop"
-        )
+        raise UserError(key, problem, "set trainer.nonfinite=stop")
 
 
 def probes_of(
-    config: DictConfig, composition: Composition, situation: Situation
+    config: DictConfig, composition: Composition, environment: Environment
 ) -> dict[str, Probe]:
-    """The measurements under `evaluate`, by name. Raises UserError where one cannot be made of this
+    """The measurements under `evaluate`, by name. Raises `UserError` if one cannot be made of this
     run."""
-    probes = {
-        str(name): make(node) for name, node in (config.get("evaluate") or {}).items() if node
-    }
-    faults = []
+    nodes = (config.get("evaluate") or {}).items()
+    probes = {str(name): make(node) for name, node in nodes if node}
+    errors: list[UserError] = []
     for name, probe in probes.items():
-        if situation.kind not in probe.kinds:
-            kinds = " and ".join(probe.kinds)
-            faults.append(
-                f"evaluate.{name}: {type(probe).__name__} works on {kinds} data, but "
-                f"data={situation.data} is "
-                f"{situation.kind}: leave one out"
+        if environment.kind not in probe.modalities:
+            kinds = " and ".join(probe.modalities)
+            problem = (
+                f"{type(probe).__name__} works on {kinds} data, but data={environment.data} is "
+                f"{environment.kind}: leave one out"
             )
+            errors.append(UserError(f"evaluate.{name}", problem))
         elif refusal := probe.refusal(composition):
-            faults.append(f"evaluate.{name}: {refusal}")
-    if faults:
-        raise UserError("\n".join(faults))
+            errors.append(UserError(f"evaluate.{name}", refusal))
+    raise_all(errors)
     return probes
 
 
 def objective(config: DictConfig, probes: Mapping[str, Probe], disjoint: bool) -> str:
     """The metric that a run is judged by where the user names none: accuracy, or, where the heads
-    have nothing to say, the main value of a probe. Raises UserError where there is neither."""
+    have nothing to say, the main value of a probe. Raises `UserError` where there is neither."""
     if heads_speak(config, disjoint):
         return "val/accuracy"
     able = [probe for probe in probes.values() if probe.main and "val" in probe.parts]
-    if not able:
-        why = "supervised_weight=0: no head is taught"
-        if disjoint:
-            data = OmegaConf.select(config, "chosen.data") or "data"
-            why = f"data={data}: is evaluated on classes that training does not have"
-        raise UserError(
-            f"{why}, so there is no accuracy to judge the run by; add evaluate/retrieval=default"
-        )
-    return f"val/{able[0].main}"
+    if able:
+        return f"val/{able[0].main}"
+    if disjoint:
+        data = OmegaConf.select(config, "chosen.data") or "data"
+        key, why = f"data={data}", "is evaluated on classes that training does not have"
+    else:
+        key, why = "supervised_weight=0", "no head is taught"
+    problem = f"{why}, so there is no accuracy to judge the run by"
+    raise UserError(key, problem, "add evaluate/retrieval=default")
 
 
 def heads_speak(config: DictConfig, disjoint: bool) -> bool:
@@ -242,36 +257,34 @@ def heads_speak(config: DictConfig, disjoint: bool) -> bool:
 
 
 def check_losses(composition: Composition, supervised: float) -> None:
-    """Without the tasks' own loss somebody must bring another. Raises UserError."""
-    if not supervised and not composition.filling("terms"):
+    """Without the tasks' own loss a method must bring another. Raises `UserError`."""
+    if not supervised and not composition.implementing("terms"):
         raise UserError(
-            "supervised_weight=0: leaves no loss to train on; add a method that brings one "
-            "(metric_learning=…), or "
-            "give it a weight"
+            "supervised_weight=0",
+            "leaves no loss to train on",
+            "add a method that brings one (metric_learning=…), or give it a weight",
         )
 
 
 def check_batch(size: int, devices: int) -> None:
-    """Every rank takes an equal part of the batch. Raises UserError."""
-    if size % devices:
-        near = [n for n in (size - size % devices, size - size % devices + devices) if n]
-        raise UserError(
-            f"data.batch_size={size}: is the batch over all {devices} devices and must divide by "
-            "their number; "
-            f"expected e.g. {' or '.join(map(str, near))}"
-        )
+    """Every rank takes an equal part of the batch. Raises `UserError`."""
+    if not size % devices:
+        return
+    below = size - size % devices
+    near = [str(n) for n in (below, below + devices) if n]
+    problem = f"is the batch over all {devices} devices and must divide by their number"
+    raise UserError(f"data.batch_size={size}", problem, f"expected e.g. {' or '.join(near)}")
 
 
 def check_views(datamodule: StreamDataModule) -> None:
     """Every run sees its labeled samples in the view `weak` and is evaluated on `raw`. Raises
-    UserError."""
+    `UserError`."""
     for name, use in (("weak", "labeled samples are trained on"), ("raw", "evaluation sees")):
         if name not in datamodule.view_names():
             have = ", ".join(sorted(datamodule.view_names())) or "none"
-            raise UserError(
-                f"data.views.{name}: is null, and it is what {use}; expected a view (there are: "
-                f"{have})"
-            )
+            problem = f"is null, and it is what {use}"
+            remedy = f"expected a view (there are: {have})"
+            raise UserError(f"data.views.{name}", problem, remedy)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from foundation.moved import with_current_names
 from recipes.config.plain_yaml import parse_plain
+from recipes.config.renamed import with_current_keys
 
 # Keys that do not change what is computed, or that name a place: a resumed run may have others.
 PLACE = {
@@ -28,7 +28,7 @@ PLACE = {
     "trainer.strategy": "the same numbers up to rounding; fsdp is compared on its own",
     "trainer.compile": "the same numbers up to rounding",
     "trainer.channels_last": "the same numbers up to rounding",
-    "trainer.update": "the same numbers up to rounding",
+    "trainer.optimizer_impl": "the same numbers up to rounding",
     "trainer.progress_bar": "what is shown",
     "trainer.log_every": "what is shown",
     "trainer.val_every": "when is measured",
@@ -109,21 +109,22 @@ def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], passing: Sequence[str] = (*PLACE, *MEASURED)
 ) -> list[Difference]:
     """Settings of two configs that differ, without those whose keys match `passing`."""
-    # an earlier version named the same classes otherwise
-    before, now = dict(leaves(with_current_names(old))), dict(leaves(with_current_names(new)))
-    folders = before.get("run_dir"), now.get("run_dir")
-    found = []
+    # an earlier version named the same classes and keys otherwise
+    before = dict(leaves(with_current_keys(old)))
+    now = dict(leaves(with_current_keys(new)))
+    old_folder, new_folder = before.get("run_dir"), now.get("run_dir")
+    differing = []
     for key in dict.fromkeys([*before, *now]):
         if matches(key, passing):
             continue
         a, b = before_value(key, before, now), now.get(key, UNSET)
         if key in FILLED_IN and None in (a, b):
             continue
-        if not (same(a, b) or same(inside(a, folders[0]), inside(b, folders[1]))):
-            found.append(Difference(key, a, b))
-    found = without_parts(found)
+        if not (same(a, b) or same(inside(a, old_folder), inside(b, new_folder))):
+            differing.append(Difference(key, a, b))
+    differing = without_parts(differing)
     # another recipe of equal settings is another name
-    return [] if [d.key for d in found] == ["recipe"] else found
+    return [] if [d.key for d in differing] == ["recipe"] else differing
 
 
 def before_value(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Any:
@@ -149,23 +150,27 @@ def inside(value: Any, run_dir: Any) -> Any:
     return f"{{folder}}/{value.removeprefix(folder)}"
 
 
-def without_parts(found: list[Difference]) -> list[Difference]:
+def without_parts(differing: list[Difference]) -> list[Difference]:
     """Where one thing took the place of another, that is the difference, and their settings are
     not."""
-    swapped = [d.key.removesuffix(TARGET) for d in found if d.key.endswith(TARGET)]
-    kept = []
-    for entry in found:
-        if any(
-            entry.key.startswith(f"{part}.") and entry.key != f"{part}{TARGET}" for part in swapped
-        ):
+    swapped = [d.key.removesuffix(TARGET) for d in differing if d.key.endswith(TARGET)]
+    listed = []
+    for entry in differing:
+        above = [part for part in swapped if entry.key.startswith(f"{part}.")]
+        if entry.key.endswith(TARGET):
+            above.remove(entry.key.removesuffix(TARGET))
+        if above:
             continue
         if entry.key.endswith(TARGET):
-            names = [
-                v.rpartition(".")[2] if isinstance(v, str) else v for v in (entry.old, entry.new)
-            ]
+            names = map(class_name, (entry.old, entry.new))
             entry = Difference(entry.key.removesuffix(TARGET), *names)
-        kept.append(entry)
-    return kept
+        listed.append(entry)
+    return listed
+
+
+def class_name(target: Any) -> Any:
+    """The last name of a dotted path; what is no path as it is."""
+    return target.rpartition(".")[2] if isinstance(target, str) else target
 
 
 # -- as text ---------------------------------------------------------------------------------------

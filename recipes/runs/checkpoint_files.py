@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError, did_you_mean, first_line, nearest_name
 
 logger = logging.getLogger(__name__)
 
@@ -62,52 +62,59 @@ def writing(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(
-                f"run_dir: '{folder}' is being written by another process; name another folder"
-            ) from error
+            problem = f"'{folder}' is being written by another process"
+            raise UserError("run_dir", problem, "name another folder") from error
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
-def run_dir_faults(run_dir: str, resume: str | None = None, reading: bool = False) -> list[str]:
+def run_dir_errors(
+    run_dir: str, resume: str | None = None, reading: bool = False
+) -> list[UserError]:
     """Why a run may not write this folder, if so: no folder, not writable, or it holds a run.
 
-    A folder that holds a run may be gone on with (`resume` names it, or a checkpoint inside it) and
-    nothing else. reading: nothing will be written (a dry run), so that a run may lie there."""
+    A folder that holds a run may be resumed (`resume` names it, or a checkpoint inside it) and
+    nothing else. reading: nothing will be written (a dry run), so that a run may be there."""
     folder = Path(run_dir).expanduser()
-    if not reading and folder.is_dir() and any((folder / trace).exists() for trace in TRACES):
-        inside = resume is not None and Path(resume).expanduser().resolve().is_relative_to(
-            folder.resolve()
-        )
-        if not inside:
-            return [
-                f"run_dir: '{run_dir}' holds a run already; name another folder, or add "
-                f"resume={run_dir}"
-            ]
+    if not reading and holds_run(folder) and not is_inside(resume, folder):
+        remedy = f"name another folder, or add resume={run_dir}"
+        return [UserError("run_dir", f"'{run_dir}' holds a run already", remedy)]
     ancestor = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not ancestor.is_dir():
-        return [f"run_dir: '{run_dir}' cannot be a folder: '{ancestor}' is a file"]
+        return [UserError("run_dir", f"'{run_dir}' cannot be a folder: '{ancestor}' is a file")]
     try:
         # permissions do not tell of read-only and virtual file systems; this file has no name and
         # leaves no trace
         with tempfile.TemporaryFile(dir=ancestor):
             return []
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        return [f"run_dir: '{run_dir}' cannot be written: {reason} in '{ancestor}'"]
+        reason = os.strerror(error.errno) if error.errno else first_line(error)
+        problem = f"'{run_dir}' cannot be written: {reason} in '{ancestor}'"
+        return [UserError("run_dir", problem)]
 
 
-def stages_faults(run_dir: str, resume: str) -> list[str]:
-    """Why a recipe of several stages cannot go on, if so: it does so in its own folder alone."""
+def holds_run(folder: Path) -> bool:
+    return folder.is_dir() and any((folder / trace).exists() for trace in TRACES)
+
+
+def is_inside(resume: str | None, folder: Path) -> bool:
+    """Whether what is resumed is the folder itself, or a file in it."""
+    if resume is None:
+        return False
+    return Path(resume).expanduser().resolve().is_relative_to(folder.resolve())
+
+
+def stages_errors(run_dir: str, resume: str) -> list[UserError]:
+    """Why a recipe of several stages cannot be resumed, if so: it is in its own folder alone."""
     folder = Path(resume).expanduser()
     if not (folder / "config.yaml").is_file():
-        return [f"resume: '{resume}' holds no run; name the folder of a run of this recipe"]
+        remedy = "name the folder of a run of this recipe"
+        return [UserError("resume", f"'{resume}' holds no run", remedy)]
     if folder.resolve() != Path(run_dir).expanduser().resolve():
-        return [
-            f"resume: a recipe of several stages goes on in its own folder; add run_dir={resume}"
-        ]
+        problem = "a recipe of several stages goes on in its own folder"
+        return [UserError("resume", problem, f"add run_dir={resume}")]
     return []
 
 
@@ -140,15 +147,14 @@ def find_checkpoint(resume: str) -> Path:
     path = Path(resume).expanduser()
     if not path.is_dir():
         if not path.is_file():
-            near = nearest(resume, ["auto"])
-            more = near if near.startswith("did you") else "name a run's folder or a .ckpt"
-            raise UserError(f"resume: there is no '{resume}'; {more}")
+            near = did_you_mean(nearest_name(resume, ["auto"], cutoff=0.5))
+            remedy = near or "name a run's folder or a .ckpt"
+            raise UserError("resume", f"there is no '{resume}'", remedy)
         return path
     last, previous = path / "checkpoints" / LAST, path / "checkpoints" / PREVIOUS
     if not last.is_file() and not previous.is_file():
-        raise UserError(
-            f"resume: the folder '{resume}' holds no checkpoints/{LAST}; name a run or a .ckpt"
-        )
+        problem = f"the folder '{resume}' holds no checkpoints/{LAST}"
+        raise UserError("resume", problem, "name a run or a .ckpt")
     if whole(last) or not previous.is_file():
         return last
     logger.warning(
@@ -163,8 +169,8 @@ def find_checkpoint(resume: str) -> Path:
 def resumable(resume: str) -> str:
     """`resume`, or the checkpoint to take instead where the last one of that folder is damaged:
     said once."""
-    found = find_checkpoint(resume)
-    return str(found) if found.name == PREVIOUS else resume
+    path = find_checkpoint(resume)
+    return str(path) if path.name == PREVIOUS else resume
 
 
 def whole(path: Path) -> bool:
@@ -190,22 +196,17 @@ def load_checkpoint(resume: str) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own words are a page about its switches
-        raise UserError(
-            f"resume: '{path}' is no checkpoint: it holds other things than weights and numbers"
-        ) from error
+        problem = f"'{path}' is no checkpoint: it holds other things than weights and numbers"
+        raise UserError("resume", problem) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"resume: '{path}' is no checkpoint: {reason[:160].rstrip('.')}") from error
+        problem = f"'{path}' is no checkpoint: {first_line(error)[:160]}"
+        raise UserError("resume", problem) from error
     if not whole(path):
-        raise UserError(
-            f"resume: '{path}' is damaged: its checksums do not agree; resume from another "
-            "checkpoint"
-        )
-    missing = [
-        key for key in CHECKPOINT_KEYS if not isinstance(content, dict) or key not in content
-    ]
+        problem = f"'{path}' is damaged: its checksums do not agree"
+        raise UserError("resume", problem, "resume from another checkpoint")
+    keys = content if isinstance(content, dict) else {}
+    missing = [key for key in CHECKPOINT_KEYS if key not in keys]
     if missing:
-        raise UserError(
-            f"resume: '{path}' is no checkpoint of a run: it holds no {', '.join(missing)}"
-        )
+        problem = f"'{path}' is no checkpoint of a run: it holds no {', '.join(missing)}"
+        raise UserError("resume", problem)
     return content

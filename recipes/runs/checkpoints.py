@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
 from recipes.engine.recipe import Recipe
 from recipes.engine.trainer import CheckpointSettings
 from recipes.runs.checkpoint_files import LAST, PREVIOUS
@@ -46,16 +46,13 @@ class AtomicFiles(TorchCheckpointIO):
                 path.replace(path.with_name(PREVIOUS))
             part.replace(path)
             _sync_folder(path.parent)
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # torch's writer hides a full disk in a RuntimeError
+        # torch's writer hides a full disk in a RuntimeError
+        except (OSError, RuntimeError) as error:
             part.unlink(missing_ok=True)
-            reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{path}: cannot be written ({reason}); the checkpoint before it is untouched: "
-                "make room, then resume"
-            ) from error
+            reason = getattr(error, "strerror", None) or first_line(error)
+            problem = f"cannot be written ({reason})"
+            remedy = "the checkpoint before it is untouched: make room, then resume"
+            raise UserError(str(path), problem, remedy) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -78,16 +78,16 @@ def sheet(step: Step, assembly: Assembly) -> list[ViewRow]:
     pictures = [readable(step.view(stream, name), assembly) for name in (*first, *second)]
     task = step.tasks[0]
     names = assembly.datamodule.classes[task]
-    believed, truth = step.pseudo.get(task), step.streams[stream].targets[task].tolist()
+    pseudo, truth = step.pseudo.get(task), step.streams[stream].targets[task].tolist()
     rows = []
     for i, (weak, strong) in enumerate(zip(*pictures, strict=True)):
         row = ViewRow(
             assembly.datamodule.kind, weak, strong, true=names[truth[i]] if truth[i] >= 0 else None
         )
-        if believed is not None and stream == "unlabeled":
-            row.pseudo_label = names[int(believed.labels[i])]
-            row.confidence = float(believed.probabilities[i].max())
-            row.kept = bool(believed.mask[i] > 0)
+        if pseudo is not None and stream == "unlabeled":
+            row.pseudo_label = names[int(pseudo.labels[i])]
+            row.confidence = float(pseudo.probabilities[i].max())
+            row.kept = bool(pseudo.mask[i] > 0)
         rows.append(row)
     return rows
 

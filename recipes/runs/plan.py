@@ -7,13 +7,16 @@ import torch
 from omegaconf import DictConfig, ListConfig
 from torch import nn
 
-from recipes.contract.composition import SLOTS, base_view
+from recipes.contract.composition import base_view
+from recipes.contract.method import POINTS
+from recipes.contract.vocabulary import SLOTS
 from recipes.engine.hardware import backend_of, lies_channels_last, on_gpu
-from recipes.engine.recipe import POINTS
 from recipes.networks.network import Network
 from recipes.optimization.optimizers import chosen_form
 from recipes.runs.assembly import Assembly
 from recipes.services.teacher import final_decay
+
+AFTER_THE_RUN = ("save_artifacts", "merge")
 
 
 def count(parameters: list[nn.Parameter]) -> str:
@@ -101,14 +104,22 @@ def _methods(assembly: Assembly) -> list[str]:
             f"the order of {stream} samples"
             for stream in assembly.composition.declarations[key].orders
         ]
-        points = ", ".join(
-            [point for point in POINTS if point != "leave" and method.fills(point)] + orders
-        )
+        implemented = [point for point in POINTS if method.implements(point)]
+        points = ", ".join([*(p for p in implemented if p not in AFTER_THE_RUN), *orders])
         lines += [
             f"{key}: {called(assembly.config.methods[key])}",
             f"  takes part in: {points or 'evaluation'}",
+            *_difference(assembly, key),
         ]
     return lines or ["none: cross-entropy on the labeled stream"]
+
+
+def _difference(assembly: Assembly, key: str) -> list[str]:
+    """How a run on several devices differs from one on a single device, by this method."""
+    declaration = assembly.composition.declarations[key]
+    if declaration.ddp_exact:
+        return []
+    return [f"  on several devices not identical to one: {declaration.ddp_difference}"]
 
 
 def _slots(assembly: Assembly) -> list[str]:
@@ -140,7 +151,9 @@ def _computed(assembly: Assembly, network: Network) -> str:
 def updated(assembly: Assembly) -> str:
     """What the optimizer runs on its tensors."""
     device = "cuda" if on_gpu(assembly.trainer) else "cpu"
-    form = chosen_form(assembly.optimizer, assembly.trainer.update, device, assembly.precision)
+    form = chosen_form(
+        assembly.optimizer, assembly.trainer.optimizer_impl, device, assembly.precision
+    )
     return {"fused": "fused", "foreach": "on lists of tensors", "loop": "tensor by tensor"}.get(
         form, "in its own form"
     )
@@ -171,9 +184,9 @@ def _evaluation(assembly: Assembly) -> list[str]:
             f"every {assembly.trainer.validation_interval} steps on the validation part, {lines[0]}"
         ]
         lines.append(f"best.ckpt by {assembly.config.monitor}")
-    changes = {"receive": "inputs", "infer": "logits"}
+    changes = {"transform_input": "inputs", "infer": "logits"}
     changed = {
-        what: [key for key, method in composition.methods.items() if method.fills(point)]
+        what: [key for key, method in composition.methods.items() if method.implements(point)]
         for point, what in changes.items()
     }
     if composition.evaluates_teacher:

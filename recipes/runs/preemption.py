@@ -16,11 +16,11 @@ from foundation.distributed import global_sum
 
 
 class Termination:
-    """Whether this run was told to end. every: optimizer steps between two questions among several
-    ranks."""
+    """Whether this run is to end. every: optimizer steps between two exchanges among ranks."""
 
     def __init__(self, every: int):
-        self.every, self.told = every, False
+        self.every = every
+        self.requested = False
 
     def listen(self) -> None:
         """Take the signal, in place of the handler that was set when the trainer began."""
@@ -28,18 +28,20 @@ class Termination:
             signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, *_: Any) -> None:
-        self.told = True
+        self.requested = True
 
     def agreed(self, trainer: pl.Trainer) -> bool:
-        """Whether all ranks end after this step: any of them was told. Of several, all must ask at
-        the same step."""
+        """Whether all ranks end after this step: any of them got the signal. Of several, all must
+        ask at the same step."""
         if trainer.world_size == 1:
-            return self.told
+            return self.requested
         if trainer.global_step % self.every:
             return False
-        return bool(global_sum(torch.tensor(float(self.told), device=trainer.strategy.root_device)))
+        return bool(
+            global_sum(torch.tensor(float(self.requested), device=trainer.strategy.root_device))
+        )
 
     def alone(self, trainer: pl.Trainer) -> bool:
         """Whether to end in the middle of an evaluation: several ranks go through it first, their
         batches differ."""
-        return self.told and trainer.world_size == 1
+        return self.requested and trainer.world_size == 1

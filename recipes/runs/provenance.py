@@ -7,13 +7,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from datamodules.facts import Facts
+from datamodules.facts import DatasetFacts
 from recipes.networks.network import Network
 from recipes.runs.changes import Change
 
 
 def provenance(
-    config: DictConfig, facts: Facts, network: Network, changes: Sequence[Change] = ()
+    config: DictConfig, facts: DatasetFacts, network: Network, changes: Sequence[Change] = ()
 ) -> dict[str, Any]:
     """config: as YAML. facts: of the data. input_size: what the network resizes pictures to.
     encoder: the architecture of a text encoder as JSON, which may have come from a folder that is

@@ -18,6 +18,7 @@ from recipes.runs.assembly import Assembly
 from recipes.runs.changes import Change, Difference, differences, matches, parsed, plain
 from recipes.runs.checkpoint_files import find_checkpoint, load_checkpoint
 from recipes.runs.rates import NewRates, groups_fit, stretched
+from recipes.runs.spec import RunSpec
 from recipes.services.adopted import adoptable, adopted_names
 from recipes.services.moments import moment_names
 
@@ -48,29 +49,24 @@ def identity(config: DictConfig) -> dict[str, str]:
 def check_resume(
     checkpoint: Mapping[str, Any], config: DictConfig, module: nn.Module, total_steps: int
 ) -> None:
-    """Raise `UserError` where the checkpoint is of another recipe, of other shapes, or has nothing
+    """Raise `UserError` if the checkpoint is of another recipe, of other shapes, or has nothing
     left to do."""
-    ours, theirs = identity(config), checkpoint.get("identity") or {}
-    for what, value in ours.items():
-        if what in theirs and theirs[what] != value:
+    key = f"resume={config.resume}"
+    saved_identity = checkpoint.get("identity") or {}
+    for what, value in identity(config).items():
+        if what in saved_identity and saved_identity[what] != value:
             raise UserError(
-                f"resume={config.resume}: made with {what}: {theirs[what]}, but this run has "
-                f"{value}; "
-                "resume with the same choices, or take only weights by network.checkpoint"
+                key,
+                f"made with {what}: {saved_identity[what]}, but this run has {value}",
+                "resume with the same choices, or take only weights by network.checkpoint",
             )
-    fault = _misfit(checkpoint["state_dict"], module)
-    if fault:
-        raise UserError(
-            f"resume={config.resume}: does not fit this run, {fault}; resume with the settings it "
-            "had"
-        )
+    misfit = _misfit(checkpoint["state_dict"], module)
+    if misfit:
+        raise UserError(key, f"does not fit this run, {misfit}", "resume with the settings it had")
     done = int(checkpoint["global_step"])
     if done >= total_steps:
-        raise UserError(
-            f"resume={config.resume}: has done {done} steps and trainer.max_steps={total_steps}, "
-            "so nothing is left; "
-            "expected a larger trainer.max_steps"
-        )
+        steps = f"has done {done} steps and trainer.max_steps={total_steps}"
+        raise UserError(key, f"{steps}, so nothing is left", "expected a larger trainer.max_steps")
 
 
 def _misfit(saved: Mapping[str, Any], module: nn.Module) -> str:
@@ -115,40 +111,40 @@ HELD = {
 EFFECTIVE = ("optimizer.lr", "optimizer.weight_decay")  # set anew after the checkpoint, see `rates`
 
 
-@dataclass
+@dataclass(frozen=True)
 class Resume:
-    """Where a run goes on. path: the checkpoint. done: its steps. found: settings that differ from
-    the run's own. changes: all that were changed on the way, these among them."""
+    """Where a run resumes. path: the checkpoint. done: its steps. differing: settings that differ
+    from the run's own. changes: all that were changed on the way, these among them."""
 
     path: Path
     checkpoint: Mapping[str, Any]
     done: int
-    found: list[Difference]
+    differing: list[Difference]
     changes: list[Change]
 
-    def check(self, assembly: Assembly, recipe: Recipe, complete: bool) -> None:
-        """Raise `UserError` where this run cannot resume from here; says what a change does.
-        complete: a run with nothing left to train may be evaluated."""
-        config, total = assembly.config, assembly.trainer.max_steps
-        complete = complete or unfinished(Path(config.run_dir).expanduser(), self.path)
-        check_resume(self.checkpoint, config, recipe, total + complete)
-        check_changes(self.found, config)
-        if self.found and not groups_fit(self.checkpoint, recipe):
-            raise UserError(
-                f"resume={config.resume}: {listed(self.found)}: other parameters share a learning "
-                "rate or a decay now, "
-                f"which the optimizer's state cannot follow; {ANEW}"
+    def check(self, spec: RunSpec, assembly: Assembly, recipe: Recipe) -> None:
+        """Raise `UserError` if this run cannot resume from here; says what a change does. A stage,
+        and this very run, may have nothing left to train: it is evaluated."""
+        may_be_complete = bool(spec.stage) or unfinished(spec.folder, self.path)
+        total = assembly.trainer.max_steps + may_be_complete
+        check_resume(self.checkpoint, spec.config, recipe, total)
+        check_changes(self.differing, spec)
+        if self.differing and not groups_fit(self.checkpoint, recipe):
+            problem = (
+                f"{listed(self.differing)}: other parameters share a learning rate or a decay now, "
+                "which the optimizer's state cannot follow"
             )
-        for change in self.found:
+            raise UserError(f"resume={spec.resume}", problem, ANEW)
+        for change in self.differing:
             if is_longer(change):
                 tell(stretched(change.old, change.new, self.checkpoint, recipe, assembly.scheduler))
-        meant = [change for change in self.found if not is_longer(change)]
+        meant = [change for change in self.differing if not is_longer(change)]
         if meant:
             tell(f"resume: settings changed from step {self.done} on: {listed(meant)}")
 
     @property
     def callbacks(self) -> list[Callback]:
-        return [NewRates()] if self.found else []
+        return [NewRates()] if self.differing else []
 
 
 def unfinished(folder: Path, checkpoint: Path) -> bool:
@@ -164,41 +160,43 @@ def tell(line: str) -> None:
     logger.warning("%s", line)
 
 
-def resume_point(config: DictConfig) -> Resume:
+def resume_point(spec: RunSpec) -> Resume:
     """The checkpoint that `resume` names, and how this run differs from the one that wrote it."""
-    path, checkpoint = find_checkpoint(config.resume), load_checkpoint(config.resume)
-    done, origin = int(checkpoint["global_step"]), checkpoint.get("provenance") or {}
+    assert spec.resume is not None, "only for a run that resumes"
+    path, checkpoint = find_checkpoint(spec.resume), load_checkpoint(spec.resume)
+    done = int(checkpoint["global_step"])
+    origin = checkpoint.get("provenance") or {}
+    source = f"resume: '{path}'"
     if not isinstance(origin, Mapping):
-        raise UserError(
-            f"resume: '{path}': its provenance is {type(origin).__name__}; expected a mapping"
-        )
-    found = []
+        problem = f"its provenance is {type(origin).__name__}"
+        raise UserError(source, problem, "expected a mapping")
+    differing: list[Difference] = []
     if "config" in origin:
-        found = differences(parsed(origin["config"], f"resume: '{path}'"), plain(config))
+        differing = differences(parsed(origin["config"], source), plain(spec.config))
     # a run that asks for fewer steps than are done has nothing left, and is told so
-    found = [d for d in found if d.key != MAX_STEPS or d.new >= done]
+    differing = [d for d in differing if d.key != MAX_STEPS or d.new >= done]
     earlier = [Change(**entry) for entry in origin.get("changes", [])]
-    return Resume(path, checkpoint, done, found, [*earlier, *(Change.of(d, done) for d in found)])
+    changes = [*earlier, *(Change.of(d, done) for d in differing)]
+    return Resume(path, checkpoint, done, differing, changes)
 
 
 def is_longer(difference: Difference) -> bool:
     return difference.key == MAX_STEPS and difference.new > difference.old
 
 
-def listed(found: Sequence[Difference]) -> str:
-    return "; ".join(map(str, found))
+def listed(differing: Sequence[Difference]) -> str:
+    return "; ".join(map(str, differing))
 
 
-def check_changes(found: Sequence[Difference], config: DictConfig) -> None:
+def check_changes(differing: Sequence[Difference], spec: RunSpec) -> None:
     """Raise `UserError` for settings that cannot change on the way, and for those that nobody said
     are meant."""
-    meant = [d for d in found if not is_longer(d)]
+    key = f"resume={spec.resume}"
+    meant = [d for d in differing if not is_longer(d)]
     held = [d for d in meant if matches(d.key, HELD) and d.key not in EFFECTIVE]
     if held:
-        raise UserError(f"resume={config.resume}: {listed(held)}: cannot change on the way; {ANEW}")
-    if meant and not config.get("accept_changes"):
-        raise UserError(
-            f"resume={config.resume}: settings differ from the checkpoint's: {listed(meant)}; "
-            "resume with the settings "
-            "it had, or add accept_changes=true where the new ones are meant"
-        )
+        raise UserError(key, f"{listed(held)}: cannot change on the way", ANEW)
+    if meant and not spec.accepts_changes:
+        problem = f"settings differ from the checkpoint's: {listed(meant)}"
+        remedy = "resume with the settings it had, or add accept_changes=true where the new ones"
+        raise UserError(key, problem, f"{remedy} are meant")

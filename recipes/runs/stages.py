@@ -1,32 +1,31 @@
-"""A recipe of several runs, each with a fresh Trainer: what one leaves behind, the next one begins
-with.
+"""A recipe of several runs, each with a fresh Trainer and the weights of the one before.
 
     stages:                      in a recipe's file: further overrides of every stage, in the words
-      of the command line representation: []
+      representation: []         of the command line
       classifier: ["long_tail=classifier_retraining", "trainer.max_steps=300"]
 
-    FOLDER/stages.json           figures of the stages that are done
+    FOLDER/stages.json           metrics of the stages that are done
     FOLDER/NAME/                 the folder of a stage, as that of any run
 
-What the user says on the command line holds in every stage and wins over the stage's own overrides.
-A key of a method or a measurement (`methods.noisy_student.threshold=0.5`) holds in the stages that
-have it, and one of them must. Groups of config that a stage chooses are the stage's alone. A stage
-takes the last weights of the one before as `network.checkpoint`, unless it names others. `{NAME}`
-as a value is the last checkpoint of the stage NAME before it; a stage that names one begins with
-fresh weights. `resume=FOLDER run_dir=FOLDER` leaves out what is done, and goes on within a stage.
+An override on the command line holds in every stage and wins over the stage's own;
+`stages.NAME.KEY=VALUE` holds in one stage and wins over both. A key of a method or a measurement
+(`methods.noisy_student.threshold=0.5`) holds in the stages that have it, and one of them must.
+Groups of config that a stage chooses are the stage's alone. A stage takes the last weights of the
+one before as `network.checkpoint`, unless it names others. `{NAME}` as a value is the last
+checkpoint of the stage NAME before it; a stage that names one begins with fresh weights.
+`resume=FOLDER run_dir=FOLDER` leaves out what is done, and resumes within a stage.
 """
 
-import copy
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError, nearest, raise_all
 from foundation.files import write_text
 from recipes.runs.assembly import assemble
 from recipes.runs.changes import config_text, differences, parsed, plain, shown
@@ -34,6 +33,7 @@ from recipes.runs.checkpoint_files import clear, has_checkpoint, resumable
 from recipes.runs.plan import describe
 from recipes.runs.resume import check_changes, listed, resume_point
 from recipes.runs.run import run
+from recipes.runs.spec import Result, RunSpec, with_values
 
 DONE = "stages.json"
 BRACED = re.compile(r"\{\w+\}")
@@ -45,47 +45,46 @@ def last_checkpoint(folder: Path, stage: str) -> Path:
     return folder / stage / "checkpoints" / "last.ckpt"
 
 
-def stages_of(config: DictConfig) -> Iterator[tuple[str, str | None, DictConfig]]:
-    """(name, stage whose weights it begins with, config) of every stage, with a folder of its own
-    and without paths to weights that do not exist yet."""
+def stages_of(spec: RunSpec) -> Iterator[RunSpec]:
+    """The spec of every stage, with a folder of its own and without paths to weights that do not
+    exist yet."""
     before: list[str] = []
-    for name in config.stages:
-        stage = copy.deepcopy(config.stages[name])
-        given = stage.network.get("checkpoint")
-        named = put_artefacts(stage, Path(config.run_dir), before, str(name))
-        source = (
-            before[-1]
-            if before and not named and given == config.network.get("checkpoint")
-            else None
-        )
-        with open_dict(stage):
-            stage.run_dir, stage.dry_run, stage.resume = (
-                str(Path(config.run_dir) / str(name)),
-                config.dry_run,
-                None,
-            )
-            if source:
-                stage.network.checkpoint = None
-        yield str(name), source, stage
-        before.append(str(name))
+    for name in map(str, spec.config.stages):
+        yield stage_spec(spec, name, before)
+        before.append(name)
 
 
-def put_artefacts(stage: DictConfig, folder: Path, before: Sequence[str], name: str) -> bool:
-    """Put the paths of earlier stages' last checkpoints in place of their names in braces; returns
-    whether there were any. Raises `UserError` for a name that no stage before has."""
-    found = {
-        key: value[1:-1]
-        for key, value in leaves(stage)
-        if isinstance(value, str) and BRACED.fullmatch(value)
+def stage_spec(spec: RunSpec, name: str, before: Sequence[str]) -> RunSpec:
+    """The spec of one stage. before: the stages that are done by then."""
+    config = spec.config.stages[name]
+    artefacts = artefact_paths(config, spec.folder, before, name)
+    values = artefacts | {
+        "run_dir": str(Path(spec.config.run_dir) / name),
+        "dry_run": spec.config.dry_run,
+        "resume": None,
     }
-    for key, source in found.items():
+    own_weights = config.network.get("checkpoint") != spec.config.network.get("checkpoint")
+    weights_of = before[-1] if before and not artefacts and not own_weights else ""
+    if weights_of:
+        values["network.checkpoint"] = None
+    return RunSpec(with_values(config, values), spec.command, name, weights_of)
+
+
+def artefact_paths(
+    stage: DictConfig, folder: Path, before: Sequence[str], name: str
+) -> dict[str, Any]:
+    """Key -> the path of an earlier stage's last checkpoint, where the value is that stage's name
+    in braces. Raises `UserError` for a name that no stage before has."""
+    paths: dict[str, Any] = {}
+    for key, value in leaves(stage):
+        if not isinstance(value, str) or not BRACED.fullmatch(value):
+            continue
+        source = value[1:-1]
         if source not in before:
-            raise UserError(
-                f"stages.{name}: {key}={{{source}}} names no stage before it; "
-                f"{nearest(source, before)}"
-            )
-        OmegaConf.update(stage, key, str(last_checkpoint(folder, source)))
-    return bool(found)
+            problem = f"{key}={value} names no stage before it"
+            raise UserError(f"stages.{name}", problem, nearest(source, before))
+        paths[key] = str(last_checkpoint(folder, source))
+    return paths
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -98,104 +97,122 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value._value()
 
 
-def plan_stages(config: DictConfig) -> str:
-    """The plans of all stages. Raises `UserError` where one of them could not begin."""
-    plans, faults = [], []
-    for name, source, stage in stages_of(config):
+def plan_stages(spec: RunSpec) -> str:
+    """The plans of all stages. Raises `ConfigErrors` if one of them could not begin."""
+    plans: list[str] = []
+    errors: list[UserError] = []
+    for stage in stages_of(spec):
         try:
-            assembly = assemble(stage)
-            weights = f", begins with the weights of {source}" if source else ""
-            plans.append(
-                f"stage {name}{weights}\n\n{describe(assembly, assembly.sketch_network())}"
-            )
-        except UserError as error:
-            faults += [f"stages.{name}: {line}" for line in str(error).splitlines()]
-    if faults:
-        raise UserError("\n".join(faults))
+            plans.append(plan_stage(stage))
+        except UserError as refusal:
+            errors += [error.within(f"stages.{stage.stage}") for error in refusal.errors]
+    raise_all(errors)
     return "\n".join(plans)
 
 
-def run_stages(config: DictConfig, command: list[str]) -> dict[str, float]:
+def plan_stage(stage: RunSpec) -> str:
+    assembly = assemble(stage)
+    weights = f", begins with the weights of {stage.weights_of}" if stage.weights_of else ""
+    plan = describe(assembly, assembly.meta_network())
+    return f"stage {stage.stage}{weights}\n\n{plan}"
+
+
+def run_stages(spec: RunSpec) -> Result:
     """Run all stages that are not done yet; returns the final metrics of the last one."""
-    plan = plan_stages(config)
-    if config.dry_run:
+    plan = plan_stages(spec)
+    if spec.dry_run:
         print(plan, end="")
-        return {}
-    folder = Path(config.run_dir).expanduser()
+        return Result({})
+    folder = spec.folder
     # looked at before the first stage starts: all ranks must come to the same answer
-    done = read_done(folder) if config.resume else {}
-    left = {name: config.resume and has_checkpoint(folder / name) for name in config.stages}
-    kept = check_stages(config, done, left)
-    write_folder(folder, config, plan, kept)
-    for name, source, stage in stages_of(config):
+    done = read_done(folder) if spec.resume else {}
+    begun = begun_stages(spec)
+    finished_changes = check_stages(spec, done, begun)
+    write_folder(spec, plan, finished_changes)
+    for stage in stages_of(spec):
+        name = stage.stage
         if name in done:
             continue
-        begin_with(stage, folder, source)
-        stage.resume = resumable(str(folder / name)) if left[name] else None
-        if not left[name]:
-            rank_zero_only(clear)(
-                folder / name
-            )  # a stage that was killed before it kept anything begins anew
-        done[name] = run(stage, command, complete=True)
+        stage = with_weights(stage, folder)
+        if name in begun:
+            stage = stage.having({"resume": resumable(str(folder / name))})
+        else:
+            # a stage that was killed before it saved anything begins anew
+            rank_zero_only(clear)(folder / name)
+        done[name] = run(stage).metrics
         write_done(folder, done)
-    return done[name]
+    last = list(spec.config.stages)[-1]
+    return Result(done[str(last)])
 
 
-def begin_with(stage: DictConfig, folder: Path, source: str | None) -> None:
-    """Take the last weights of the stage `source`, if there is one."""
-    if source:
-        stage.network.checkpoint = str(last_checkpoint(folder, source))
+def begun_stages(spec: RunSpec) -> set[str]:
+    """The stages of a run that is resumed that have a checkpoint."""
+    if not spec.resume:
+        return set()
+    return {str(name) for name in spec.config.stages if has_checkpoint(spec.folder / str(name))}
 
 
-def check_stages(config: DictConfig, done: Figures, left: Mapping[str, Any]) -> list[str]:
-    """Raise `UserError` where stages that have begun had other settings, unless these are meant.
+def with_weights(stage: RunSpec, folder: Path) -> RunSpec:
+    """The stage with the last weights of the one before, if it begins with them."""
+    if not stage.weights_of:
+        return stage
+    return stage.having({"network.checkpoint": str(last_checkpoint(folder, stage.weights_of))})
+
+
+def check_stages(spec: RunSpec, done: Figures, begun: set[str]) -> list[str]:
+    """Raise `UserError` if stages that have begun had other settings, unless these are meant.
     Returns what finished stages keep, a line each; those that are under way take up the new
     settings."""
-    folder, kept = Path(config.run_dir).expanduser(), []
-    for name, source, stage in stages_of(config):
-        begin_with(stage, folder, source)
-        stage.resume = str(folder / name)
-        if name in done:
-            path = folder / name / "config.yaml"
-            found = []
-            if path.is_file():
-                found = differences(
-                    parsed(path.read_text("utf-8"), f"resume: '{path}'"), plain(stage)
-                )
-            if found and not config.get("accept_changes"):
-                raise UserError(
-                    f"resume={stage.resume}: this stage is finished, with other settings: "
-                    f"{listed(found)}; resume with "
-                    "the settings it had, or add accept_changes=true where they are meant for the "
-                    "stages to come"
-                )
-            kept += [
-                f"stage {name} is finished and keeps {d.key} {shown(d.old)}, not {shown(d.new)}"
-                for d in found
-            ]
-        elif left[name]:
-            check_changes(resume_point(stage).found, stage)
-    return kept
+    lines: list[str] = []
+    for stage in stages_of(spec):
+        stage = with_weights(stage, spec.folder)
+        stage = stage.having({"resume": str(spec.folder / stage.stage)})
+        if stage.stage in done:
+            lines += finished_stage_lines(stage, spec.accepts_changes)
+        elif stage.stage in begun:
+            check_changes(resume_point(stage).differing, stage)
+    return lines
+
+
+def finished_stage_lines(stage: RunSpec, accepts_changes: bool) -> list[str]:
+    """What a finished stage keeps of its own, a line each. Raises `UserError` unless the new
+    settings are meant for the stages to come."""
+    path = stage.folder / "config.yaml"
+    if not path.is_file():
+        return []
+    old = parsed(path.read_text("utf-8"), f"resume: '{path}'")
+    differing = differences(old, plain(stage.config))
+    if differing and not accepts_changes:
+        raise UserError(
+            f"resume={stage.resume}",
+            f"this stage is finished, with other settings: {listed(differing)}",
+            "resume with the settings it had, or add accept_changes=true where they are meant for "
+            "the stages to come",
+        )
+    return [
+        f"stage {stage.stage} is finished and keeps {d.key} {shown(d.old)}, not {shown(d.new)}"
+        for d in differing
+    ]
 
 
 @rank_zero_only
-def write_folder(folder: Path, config: DictConfig, plan: str, kept: Sequence[str] = ()) -> None:
-    """kept: settings of finished stages that differ from the config's, a line each."""
+def write_folder(spec: RunSpec, plan: str, changes: Sequence[str] = ()) -> None:
+    """changes: settings of finished stages that differ from the config's, a line each."""
+    folder = spec.folder
     folder.mkdir(parents=True, exist_ok=True)
-    told = "".join(f"  {line}\n" for line in kept)
-    write_text(folder / "config.yaml", config_text(config, kept))
-    write_text(
-        folder / "plan.txt",
-        plan + (f"\nsettings changed since the run began\n{told}" if kept else ""),
-    )
+    if changes:
+        listed_changes = "".join(f"  {line}\n" for line in changes)
+        plan = f"{plan}\nsettings changed since the run began\n{listed_changes}"
+    write_text(folder / "config.yaml", config_text(spec.config, changes))
+    write_text(folder / "plan.txt", plan)
 
 
 @rank_zero_only
-def write_done(folder: Path, done: Figures) -> None:
+def write_done(folder: Path, done: Mapping[str, Any]) -> None:
     write_text(folder / DONE, json.dumps(done, indent=1) + "\n")
 
 
 def read_done(folder: Path) -> Figures:
-    """Figures of the finished stages of a run; empty before the first is done."""
+    """Metrics of the finished stages of a run; empty before the first is done."""
     path = folder / DONE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

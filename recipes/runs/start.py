@@ -1,83 +1,97 @@
-"""From a command's overrides to a run: its config is resolved, its folder and what it resumes are
-settled."""
+"""From a command's overrides to a run:
+
+overrides | ready: resolve | RunSpec | settle_folder | RunSpec | run, or its stages | Result
+"""
 
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundation.errors import UserError
-from foundation.fast_imports import uncollected
+from foundation.errors import UserError, raise_all
+from foundation.fast_imports import gc_paused
 from recipes.config.groups import CONFIGS
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from recipes.runs.run_folder import Settled
+    from recipes.runs.spec import Result, RunSpec
 
 # tells further ranks what rank 0 settled on: the folder, whose name holds the time, what it resumes
 RUN = "ROUX_RUN"
 
 
-def single(overrides: list[str], root: Path = CONFIGS) -> dict[str, float]:
+def single(overrides: Sequence[str], root: Path = CONFIGS) -> dict[str, float]:
     """One run in this process. Raises `UserError`; returns the run's final metrics."""
-    return start(ready(overrides, root), overrides)
+    return start(ready(overrides, root)).metrics
 
 
-def ready(overrides: list[str], root: Path = CONFIGS) -> "DictConfig":
-    """The sound, resolved config of a run. Raises `UserError`."""
-    with (
-        uncollected()
-    ):  # validation imports whatever the config names, and with it nearly everything
+def ready(overrides: Sequence[str], root: Path = CONFIGS) -> "RunSpec":
+    """What a sound command asks for. Raises `UserError`."""
+    # validation imports whatever the config names, and with it nearly everything
+    with gc_paused():
         from recipes.config.resolve import resolve_command
+        from recipes.runs.spec import RunSpec
 
-        return resolve_command(overrides, root).config
+        command = resolve_command(overrides, root)
+    if not further_rank():
+        notify(command.lines)
+    return RunSpec(command.config, tuple(overrides))
 
 
-def start(config: "DictConfig", overrides: list[str], **options: Any) -> dict[str, float]:
-    """Run a sound, resolved config, once its folder and what it resumes have been looked at.
-    options: those of `recipes.runs.run.run`."""
-    if further_rank() and RUN in os.environ:
-        config.run_dir, config.resume = json.loads(os.environ[RUN])
-    else:
-        from recipes.runs.place import settle_place
+def start(spec: "RunSpec", **options: Any) -> "Result":
+    """Run a sound spec, once its folder and what it resumes have been looked at. options: those of
+    `recipes.runs.run.run`."""
+    from recipes.runs.spec import Result
 
-        named = any(override.startswith("run_dir=") for override in overrides)
-        done = settle_place(config, named, first=not further_rank())
-        if done is not None:
-            return done
-        if not further_rank():
-            check_paths(config)
-    if config.get("stages"):
+    settled = settle_folder(spec)
+    if settled.finished is not None:
+        return Result(settled.finished)
+    spec = spec.having({"run_dir": settled.run_dir, "resume": settled.resume})
+    if spec.has_stages:
         from recipes.runs.stages import run_stages as run
     else:
         from recipes.runs.run import run
+    with environment(RUN, json.dumps([settled.run_dir, settled.resume])):
+        return run(spec, **options)
 
-    with environment(RUN, json.dumps([config.run_dir, config.resume])):
-        return run(config, overrides, **options)
+
+def settle_folder(spec: "RunSpec") -> "Settled":
+    """The run's folder and what it resumes. Further ranks are told by the first."""
+    from recipes.runs.run_folder import Settled, settle_place
+
+    if further_rank() and RUN in os.environ:
+        return Settled(*json.loads(os.environ[RUN]))
+    settled = settle_place(spec, first=not further_rank())
+    if settled.finished is not None or further_rank():
+        return settled
+    return checked(settled, spec)
 
 
-def check_paths(config: "DictConfig") -> None:
-    """Look at `run_dir` and `resume`. Raises `UserError` with all that is wrong with them."""
-    from recipes.config.resolve import Faults
+def checked(settled: "Settled", spec: "RunSpec") -> "Settled":
+    """The same, with the checkpoint to take if that of the folder is damaged. Raises
+    `ConfigErrors` with all that is wrong with `run_dir` and `resume`."""
     from recipes.runs.checkpoint_files import (
         load_checkpoint,
         resumable,
-        run_dir_faults,
-        stages_faults,
+        run_dir_errors,
+        stages_errors,
     )
 
-    faults = run_dir_faults(config.run_dir, config.resume, reading=config.dry_run)
-    if config.resume is not None and config.get("stages"):
-        faults += stages_faults(config.run_dir, config.resume)
-    elif config.resume is not None:
+    run_dir, resume = settled.run_dir, settled.resume
+    errors = run_dir_errors(run_dir, resume, reading=spec.dry_run)
+    if resume is not None and spec.has_stages:
+        errors += stages_errors(run_dir, resume)
+    elif resume is not None:
         try:
-            config.resume = resumable(config.resume)
-            load_checkpoint(config.resume)
+            resume = resumable(resume)
+            load_checkpoint(resume)
         except UserError as error:
-            faults.append(str(error))
-    if faults:
-        raise Faults(faults)
+            errors.append(error)
+    raise_all(errors)
+    return settled.resuming(resume)
 
 
 def further_rank() -> bool:
@@ -85,6 +99,12 @@ def further_rank() -> bool:
     all."""
     ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return any(rank.isdigit() and int(rank) > 0 for rank in ranks)
+
+
+def notify(lines: Sequence[str]) -> None:
+    """Print lines for the user, beside what a command prints on stdout."""
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 @contextmanager

@@ -1,38 +1,65 @@
-"""Control over the running statistics of batch normalisation."""
+"""Control over layers that normalize with statistics of the batch."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+# timm's EvoNorm-B layers use the variance of the batch in training mode, but are no torch BatchNorm
+_EVO_NORMS = ("EvoNorm2dB0", "EvoNorm2dB1", "EvoNorm2dB2")
+
+
+def batch_normalizations(network: nn.Module) -> list[nn.Module]:
+    """The layers of a network that normalize with statistics of the batch in training mode."""
+    # a network without timm imported has no layers of timm
+    timm_layers = sys.modules.get("timm.layers")
+    kinds = (_BatchNorm, *(getattr(timm_layers, name) for name in _EVO_NORMS if timm_layers))
+    return [module for module in network.modules() if isinstance(module, kinds)]
+
+
+def use_batch_statistics(layers: Iterable[nn.Module]) -> bool:
+    """Whether outputs depend, at present, on which samples share a forward: one of these layers is
+    in training mode or has no running statistics. Then forwarding two inputs apart differs from
+    forwarding them together."""
+    return any(layer.training or getattr(layer, "running_var", None) is None for layer in layers)
+
 
 class BatchNorms:
-    """The batch normalisations of a network (1d, 2d, 3d and synchronised), found once."""
+    """The batch normalizations of a network, found once."""
 
     def __init__(self, network: nn.Module):
-        self.layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-        self.tracking = [layer for layer in self.layers if layer.track_running_stats]
+        self.layers = batch_normalizations(network)
+        norms = [layer for layer in self.layers if isinstance(layer, _BatchNorm)]
+        self.tracking = [layer for layer in norms if layer.track_running_stats]
+        self.evo_norms: list[Any] = [
+            layer for layer in self.layers if not isinstance(layer, _BatchNorm)
+        ]
 
     @property
     def use_batch_statistics(self) -> bool:
         """Whether outputs depend, at present, on which samples share a forward."""
-        return any(layer.training or layer.running_mean is None for layer in self.layers)
+        return use_batch_statistics(self.layers)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Normalise with batch statistics in training mode, but leave running mean, variance and
-        count untouched.
-
-        Turning the tracking off for the time does exactly this; saving and restoring the buffers
-        would cost copies.
-        """
-        # a replayed step freezes around everything, and an uncounted input within it once more
-        before = [layer.track_running_stats for layer in self.tracking]
-        for layer in self.tracking:
-            layer.track_running_stats = False
+        """Normalize with batch statistics in training mode, but do not change running mean,
+        variance and count."""
+        # saved, not assumed to be on: contexts nest (a replayed step, an uncounted input within it)
+        tracked = [layer.track_running_stats for layer in self.tracking]
+        variances = [layer.running_var for layer in self.evo_norms]
+        # torch's layers can stop tracking, which costs nothing
+        for norm in self.tracking:
+            norm.track_running_stats = False
+        # timm's cannot: they update a copy, which is discarded
+        for layer, variance in zip(self.evo_norms, variances, strict=True):
+            layer.running_var = variance.clone()
         try:
             yield
         finally:
-            for layer, tracked in zip(self.tracking, before, strict=True):
-                layer.track_running_stats = tracked
+            for norm, on in zip(self.tracking, tracked, strict=True):
+                norm.track_running_stats = on
+            for layer, variance in zip(self.evo_norms, variances, strict=True):
+                layer.running_var = variance

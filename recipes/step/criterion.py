@@ -3,16 +3,17 @@ product of weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Role = Literal["labeled", "pseudo"]
-Adjust = Callable[[Tensor, Tensor | None, str, Role], Tensor]
-Weigh = Callable[[Tensor, Tensor, str, Role], Tensor | None]
-Cost = Callable[[Tensor, str, Role], Tensor | None]
+# the first argument is the step, whose file imports this one
+Adjust = Callable[[Any, Tensor, Tensor | None, str, Role], Tensor]
+SampleWeights = Callable[[Any, Tensor, Tensor, str, Role], Tensor | None]
+ClassLosses = Callable[[Any, Tensor, str, Role], Tensor | None]
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -23,6 +24,21 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     if target.ndim == 1:
         return F.cross_entropy(logits, target, reduction="none", ignore_index=-1)
     return -(target * F.log_softmax(logits, dim=1)).sum(1)
+
+
+def kl_divergence(target: Tensor, logits: Tensor, from_logits: bool = False) -> Tensor:
+    """KL(p ‖ q) = Σ_c p_c (log p_c - log q_c) for each sample, [N], q = softmax(logits).
+
+    target: [N, C], p without gradient; terms with p_c = 0 are 0.
+    from_logits: target are logits, p = softmax(target), with gradient. Then log p is computed
+        directly, so that value and gradient are finite for a saturated softmax.
+    """
+    if from_logits:
+        log_p = F.log_softmax(target.float(), dim=1)
+        log_q = F.log_softmax(logits.float(), dim=1)
+        return (log_p.exp() * (log_p - log_q)).sum(1)
+    log_q = F.log_softmax(logits, dim=1)
+    return (torch.special.xlogy(target, target) - target * log_q).sum(1)
 
 
 def one_hot(target: Tensor, classes: int) -> Tensor:
@@ -45,45 +61,62 @@ def of_target(table: Tensor, target: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Criterion:
     """L_i = Σ_c t_ic Π_m w_m(z', t)_ic · ℓ_c(z')_i with z' = a_k(… a_1(z)) and ℓ_c = -log p_c,
-    unless a method has another cost ℓ.
+    unless a method has other class losses ℓ.
 
-    So whatever several methods change of a classification loss composes, exactly for soft targets
-    as well. Weights are not normalised by their sum: a loss divides by its samples, as everywhere.
-    `role` is `labeled` for a loss on true targets and `pseudo` for one on targets that the model
-    made itself.
+    So changes of a classification loss by several methods compose, exactly for soft targets as
+    well. Weights are not normalised by their sum: a loss divides by its samples, as everywhere.
+    `role` is `labeled` for a loss on true targets and `pseudo` for one on pseudo-labels.
 
-    adjustments, in order: (logits [N, C], target, task, role) -> logits. weightings: the same ->
-    factors [N] of the samples, or [N, C] by the class that is the true one, or None. costs:
-    (logits, task, role) -> [N, C], what each class costs where it is the true one, or None; at most
-    one gives any.
+    adjustments, in order: (step, logits [N, C], target, task, role) -> logits.
+    sample_weights: the same -> factors [N] of the samples, or [N, C] by true class, or None.
+    class_losses: (step, logits, task, role) -> [N, C], the loss of each class if it were the true
+        one, or None; at most one returns any.
     """
 
     adjustments: Sequence[Adjust] = ()
-    weightings: Sequence[Weigh] = ()
-    costs: Sequence[Cost] = ()
+    sample_weights: Sequence[SampleWeights] = ()
+    class_losses: Sequence[ClassLosses] = ()
 
-    def adjust(self, logits: Tensor, target: Tensor | None, task: str, role: Role) -> Tensor:
+    def adjust(
+        self, step: Any, logits: Tensor, target: Tensor | None, task: str, role: Role
+    ) -> Tensor:
         """z', the logits that losses see, [N, C]. target: [N], [N, C], or None where a sample has
         none."""
         for change in self.adjustments:
-            logits = change(logits, target, task, role)
+            logits = change(step, logits, target, task, role)
         return logits
 
-    def __call__(self, logits: Tensor, target: Tensor, task: str, role: Role) -> Tensor:
+    def __call__(self, step: Any, logits: Tensor, target: Tensor, task: str, role: Role) -> Tensor:
         """The samples' losses, [N]."""
-        logits = self.adjust(logits, target, task, role)
-        cost = next(
-            (c for price in self.costs if (c := price(logits, task, role)) is not None), None
-        )
-        factors = [
-            w for weigh in self.weightings if (w := weigh(logits, target, task, role)) is not None
-        ]
+        logits = self.adjust(step, logits, target, task, role)
+        by_class = self._by_class(step, logits, task, role)
+        factors = self._factors(step, logits, target, task, role)
         if target.ndim == 1:
-            values = cross_entropy(logits, target) if cost is None else of_target(cost, target)
+            if by_class is None:
+                values = cross_entropy(logits, target)
+            else:
+                values = of_target(by_class, target)
             for factor in factors:
                 values = values * (of_target(factor, target) if factor.ndim == 2 else factor)
             return values
-        values = target * (-F.log_softmax(logits, dim=1) if cost is None else cost)
+        if by_class is None:
+            by_class = -F.log_softmax(logits, dim=1)
+        values = target * by_class
         for factor in factors:
             values = values * (factor if factor.ndim == 2 else factor.unsqueeze(1))
         return values.sum(1)
+
+    def _by_class(self, step: Any, logits: Tensor, task: str, role: Role) -> Tensor | None:
+        """ℓ [N, C] of the method that has one."""
+        for losses in self.class_losses:
+            found = losses(step, logits, task, role)
+            if found is not None:
+                return found
+        return None
+
+    def _factors(
+        self, step: Any, logits: Tensor, target: Tensor, task: str, role: Role
+    ) -> list[Tensor]:
+        """The weights of all methods that have any."""
+        found = [weights(step, logits, target, task, role) for weights in self.sample_weights]
+        return [factor for factor in found if factor is not None]

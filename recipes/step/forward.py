@@ -59,26 +59,33 @@ def forward_inputs(
     """Outputs of all inputs by name, in as few forwards as their meaning allows. The features of
     the student's forwards with a graph are added to `representations`.
 
-    Where the student normalises with batch statistics, all its counted inputs share one forward,
-    whether they need a graph or not. Without such layers a sample's output does not depend on its
-    company, and those that need no graph run apart and cost no backward. Uncounted inputs run apart
-    and leave running statistics alone.
+    Where the student normalises with batch statistics, all inputs that update them share one
+    forward, whether they need a graph or not. Without such layers a sample's output does not depend
+    on its company, and inputs that need no graph run apart and cost no backward. Inputs that must
+    not update running statistics run apart where that matters.
     """
     together = norms.use_batch_statistics
-    mine = [entry for entry in inputs.values() if entry.network == "student"]
-    counted = [entry for entry in mine if entry.counted or not together]
-    graph = [entry for entry in counted if entry.grad or together]
-    outputs = _run(student, graph, representations) if graph else {}
-    if len(counted) < len(mine):
+    groups: dict[str, list[Input]] = {"graph": [], "frozen": [], "no_graph": [], "teacher": []}
+    for entry in inputs.values():
+        groups[_group(entry, together)].append(entry)
+    outputs: dict[str, Output] = {}
+    if groups["graph"]:
+        outputs |= _run(student, groups["graph"], representations)
+    if groups["frozen"]:
         with norms.frozen():
-            outputs |= _run(
-                student, [entry for entry in mine if not entry.counted], representations
-            )
-    apart = [entry for entry in counted if not (entry.grad or together)]
-    taught = [entry for entry in inputs.values() if entry.network == "teacher"]
+            outputs |= _run(student, groups["frozen"], representations)
     with torch.no_grad():
-        if apart:
-            outputs |= _run(student, apart)
-        if taught and teacher is not None:
-            outputs |= _run(teacher, taught)
+        if groups["no_graph"]:
+            outputs |= _run(student, groups["no_graph"])
+        if groups["teacher"] and teacher is not None:
+            outputs |= _run(teacher, groups["teacher"])
     return outputs
+
+
+def _group(entry: Input, batch_statistics: bool) -> str:
+    """The forward that an input belongs to."""
+    if entry.network == "teacher":
+        return "teacher"
+    if batch_statistics:
+        return "graph" if entry.updates_bn_stats else "frozen"
+    return "graph" if entry.grad else "no_graph"

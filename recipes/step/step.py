@@ -10,18 +10,20 @@ asking for the same view share one forward.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from foundation.randomness import Randomness
+from foundation.renamed import older_arguments, older_attributes, older_fields
 from recipes.step.criterion import Criterion, Role
 from recipes.step.terms import Term
 
-Targets = dict[
-    str, Tensor
-]  # task -> class index [N] (-1: no label), or dense [N, C] once mixed or smoothed
+# task -> class index [N] (-1: no label), or dense [N, C] once mixed or smoothed
+Targets = dict[str, Tensor]
 Net = Literal["student", "teacher"]
 
 
@@ -59,14 +61,15 @@ class Stream:
         return self.index.shape[0]
 
 
+@older_fields(counted="updates_bn_stats")
 @dataclass
 class Input:
     """One thing to forward: its embedded data, targets where it has any, and by which network.
 
     grad: False lets the engine forward it without a graph; asked for by two methods, True wins.
     network: `student`, or `teacher` for the EMA teacher (always without a graph).
-    counted: False forwards it apart from the rest: batch normalisation uses its own batch, and its
-    running statistics do not see it.
+    updates_bn_stats: False forwards it apart from the rest: batch normalisation uses its own batch,
+        and its running statistics do not see it.
     """
 
     name: str
@@ -74,7 +77,7 @@ class Input:
     targets: Targets = field(default_factory=dict)
     grad: bool = True
     network: Net = "student"
-    counted: bool = True
+    updates_bn_stats: bool = True
 
     @property
     def size(self) -> int:
@@ -83,8 +86,7 @@ class Input:
 
 @dataclass
 class PseudoLabels:
-    """What a method believes about the unlabeled stream: kept for diagnostics, alignment and the
-    page of the run.
+    """What a method predicts for the unlabeled stream: for diagnostics, alignment and the report.
 
     probabilities: [N, C] in float32, no gradient. labels: [N] class indices. mask: [N] in [0, 1] or
         booleans.
@@ -101,12 +103,15 @@ class PseudoLabels:
             self.confidence = self.probabilities.amax(1)
 
 
+@older_attributes({"named": "term_name", "believe": "publish_pseudo_labels"})
 class Step:
     """One micro-batch on its way to a loss.
 
-    `tasks` are the names of the heads. `replay` is True where the same batch runs once more for the
-    same optimizer step (SAM's second pass): views and draws repeat exactly, and statistics must not
-    be counted again.
+    tasks: names of the heads.
+    replay: the same batch runs once more for the same optimizer step (SAM's second pass): views and
+        draws repeat exactly, and statistics must not be counted again.
+    scratch: what a method keeps of this batch, under its key: from `prepare` to `wrap_step`,
+        `after_batch` and `after_step`. All passes of a batch share it.
     """
 
     def __init__(
@@ -119,10 +124,17 @@ class Step:
         progress: "Progress",
         tasks: tuple[str, ...] = ("label",),
         replay: bool = False,
+        scratch: dict[str, Any] | None = None,
     ):
-        self.streams, self.randomness, self.progress = streams, randomness, progress
-        self.tasks, self.replay = tasks, replay
-        self._make_view, self._embed, self._criterion = make_view, embed, criterion
+        self.streams = streams
+        self.randomness = randomness
+        self.progress = progress
+        self.tasks = tasks
+        self.replay = replay
+        self.scratch: dict[str, Any] = {} if scratch is None else scratch
+        self._make_view = make_view
+        self._embed = embed
+        self._criterion = criterion
         self._views: dict[tuple[str, str], Any] = {}
         self._embedded: dict[tuple[str, str, str], Embedded] = {}
         self.inputs: dict[str, Input] = {}
@@ -155,6 +167,7 @@ class Step:
             self._embedded[key] = self._embed(self.view(stream, view), network)
         return self._embedded[key]
 
+    @older_arguments(counted="updates_bn_stats")
     def request(
         self,
         stream: str,
@@ -162,16 +175,17 @@ class Step:
         *,
         grad: bool = True,
         network: Net = "student",
-        counted: bool = True,
+        updates_bn_stats: bool = True,
     ) -> str:
         """Ask for a forward of a view; returns the name of its output. Equal requests are forwarded
         once."""
         name = f"{stream}/{view}" if network == "student" else f"{network}:{stream}/{view}"
         if name in self.inputs:
             self.inputs[name].grad |= grad
-            self.inputs[name].counted |= counted
+            self.inputs[name].updates_bn_stats |= updates_bn_stats
         else:
-            self.add(Input(name, self.embedding(stream, view, network), {}, grad, network, counted))
+            embedded = self.embedding(stream, view, network)
+            self.add(Input(name, embedded, {}, grad, network, updates_bn_stats))
         return name
 
     def add(self, entry: Input) -> str:
@@ -196,9 +210,8 @@ class Step:
         """Logits after the chain of training-time adjustments: for losses only. `role` is `labeled`
         for a loss on true targets and `pseudo` for one on targets the model made itself. target:
         [N] or [N, C]; where none is given that of the input, if it has one."""
-        return self._criterion.adjust(
-            self.logits(name, task), self._target(name, task, target), task, role
-        )
+        target = self._target(name, task, target)
+        return self._criterion.adjust(self, self.logits(name, task), target, task, role)
 
     def classify(self, name: str, task: str, role: Role, target: Tensor | None = None) -> Tensor:
         """The criterion of classification, [N]: Π weights · cross-entropy of the adjusted logits;
@@ -206,14 +219,12 @@ class Step:
         target = self._target(name, task, target)
         if target is None:
             raise ValueError(f"input '{name}' has no targets for task '{task}'; give them")
-        return self._criterion(self.logits(name, task), target, task, role)
+        return self._criterion(self, self.logits(name, task), target, task, role)
 
     def _target(self, name: str, task: str, target: Tensor | None) -> Tensor | None:
-        return (
-            self.inputs[name].targets.get(task)
-            if target is None and name in self.inputs
-            else target
-        )
+        if target is None and name in self.inputs:
+            return self.inputs[name].targets.get(task)
+        return target
 
     # -- terms -------------------------------------------------------------------------------------
     def term(self, name: str, values: Tensor, **fields: Any) -> None:
@@ -222,7 +233,11 @@ class Step:
             raise ValueError(f"a loss term named '{name}' exists already")
         self.terms[name] = Term(name, values, **fields)
 
-    def named(self, name: str, task: str) -> str:
+    def weighted_sum(self) -> Tensor:
+        """Σ weight · loss over the terms, whose reduced values are in `losses`."""
+        return reduce(add, [self.terms[name].weighted(loss) for name, loss in self.losses.items()])
+
+    def term_name(self, name: str, task: str) -> str:
         """`name` with one task, `name/task` with several: for terms and scalars that every task
         has."""
         return name if len(self.tasks) == 1 else f"{name}/{task}"
@@ -231,7 +246,7 @@ class Step:
         """Log a diagnostic; stays on the device until the logging interval."""
         self.scalars[name] = torch.as_tensor(value).detach()
 
-    def believe(self, task: str, pseudo: PseudoLabels) -> None:
+    def publish_pseudo_labels(self, task: str, pseudo: PseudoLabels) -> None:
         """Publish the pseudo-labels of the unlabeled stream."""
         self.pseudo[task] = pseudo
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foundation.distributed import global_sum, world_size
 
-Denominator = Literal["samples", "kept"]
+Denominator = Literal["samples", "confident"]
 
 
 @dataclass
@@ -20,8 +20,8 @@ class Term:
     weight: factor of the whole term; a ramp's present value goes here.
     mask: [N] weights in [0, 1] or booleans, None for all ones. Carries no gradient.
     denominator: `samples` divides by N, masked samples included (equal on all ranks, so that
-        averaging gradients over ranks gives the global mean); `kept` divides by the sum of the mask
-        over the *global* batch, at least 1.
+        averaging gradients over ranks gives the global mean); `confident` divides by the sum of the
+        mask over the *global* batch, at least 1.
     task: the task whose loss this is part of; methods that weigh tasks group terms by it.
     """
 

@@ -27,19 +27,23 @@ def main(argv: Sequence[str]) -> int:
 def run_and_note(overrides: list[str], root: Path, folder: Path) -> int:
     job = record.read(folder)
     assert job is not None, "written by the starter"
-    config = ready(overrides, root)
+    spec = ready(overrides, root)
     watch = None
     if job.trial:
         from recipes.sweeps.pruning import Watch
 
         watch = Watch(**job.trial)
-    metrics = start(config, overrides, **({"callbacks": [watch]} if watch else {}))
+    options = {"callbacks": [watch]} if watch else {}
+    result = start(spec, **options)
+    metrics = result.metrics
     if job.metric and job.metric not in metrics:
-        near = nearest(job.metric, metrics)
-        raise UserError(f"hydra.sweeper.metric={job.metric}: the run has no such metric; {near}")
+        key = f"hydra.sweeper.metric={job.metric}"
+        raise UserError(key, "the run has no such metric", nearest(job.metric, metrics))
     if not further_rank():
-        job.metrics, job.monitor = dict(metrics), judged_by(job.metric or config.monitor, metrics)
-        job.state, job.reason = ("pruned", watch.reason) if watch and watch.reason else ("done", "")
+        job.metrics = dict(metrics)
+        job.monitor = judged_by(job.metric or result.monitor, metrics)
+        job.reason = watch.reason if watch else ""
+        job.state = "pruned" if job.reason else "done"
         record.write(folder, job)
     return 0
 

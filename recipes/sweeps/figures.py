@@ -185,7 +185,8 @@ def history(table: Table) -> "Figure | None":
     figure = new_figure(height=3.1)
     axes = figure.subplots()
     best = np.minimum.accumulate if table.direction == "minimize" else np.maximum.accumulate
-    numbers, values = np.array([n for n, _ in done]), np.array([v for _, v in done])
+    numbers = np.array([n for n, _ in done])
+    values = np.array([v for _, v in done])
     lines = axes.step(numbers, best(values), where="post", color=INK, linewidth=1.3)
     lines += axes.plot(numbers, values, "o", color=SERIES[0], markersize=5)
     labels = ["best so far", "run"]

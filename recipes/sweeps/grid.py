@@ -17,6 +17,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from foundation.errors import first_line
+from recipes.config.stage_keys import stage_keys_from_hydra
 from recipes.sweeps.record import Job, enlist, jobs_of
 
 
@@ -27,7 +29,8 @@ class RouxSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self.config, self.hydra_context = config, hydra_context
+        self.config = config
+        self.hydra_context = hydra_context
         self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
         self.folder = Path(config.hydra.sweep.dir)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
@@ -80,8 +83,8 @@ class RouxSweeper(Sweeper):
             for result in results:
                 _ = result.return_value  # raises what the job raised
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [""])[0]
-            print(f"the launcher lost a job: {type(error).__name__}: {reason}", flush=True)
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            print(f"the launcher lost a job: {reason}", flush=True)
             return False
         return True
 
@@ -97,11 +100,13 @@ def combinations(overrides: Sequence[Override]) -> list[Job]:
     """All jobs of a command, in the order of its values."""
     choices = [values(override) for override in overrides]
     swept = [override.is_sweep_override() for override in overrides]
-    jobs = itertools.product(*choices)
-    return [
-        Job(list(job), " ".join(text.lstrip("+") for text in itertools.compress(job, swept)))
-        for job in jobs
-    ]
+    return [Job(list(job), label(job, swept)) for job in itertools.product(*choices)]
+
+
+def label(job: Sequence[str], swept: Sequence[bool]) -> str:
+    """The swept overrides of a job, in the user's words."""
+    own = [stage_keys_from_hydra(text) for text in itertools.compress(job, swept)]
+    return " ".join(text.lstrip("+") for text in own)
 
 
 def values(override: Override) -> list[str]:

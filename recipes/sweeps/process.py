@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from foundation.exit_codes import INTERRUPTED, TERMINATED
-from recipes.config.messages import key_of
+from recipes.config.keys import key_of
+from recipes.config.stage_keys import stage_keys_from_hydra
 from recipes.report.numbers import clock, value_text
 from recipes.sweeps.record import NOT_OF_THE_JOB, Job, identity, read, write
 
@@ -25,7 +26,8 @@ try:
 except ImportError:  # Windows has other locks; a sweep must not be asked for twice at once there
     fcntl = None  # type: ignore[assignment]
 
-LOG, LOCK = "log.txt", "job.lock"
+LOG = "log.txt"
+LOCK = "job.lock"
 PATIENCE = 20.0  # seconds that a process may take to end after its starter was killed
 REASON = 300  # characters
 
@@ -39,24 +41,22 @@ def run_job(
     with locked(folder / LOCK, patience) as lock:
         job = read(folder) or Job(list(overrides))
         if identity(job.overrides) != identity(overrides):
-            job.state, job.reason = (
-                "failed",
-                f"'{folder}' holds another job; name another run_dir for the sweep",
-            )
+            job.state = "failed"
+            job.reason = f"'{folder}' holds another job; name another run_dir for the sweep"
             return job
         if job.over:
             return job
         if lock is None:
-            job.state, job.reason = "running", "by another process; it is left alone"
+            job.state = "running"
+            job.reason = "by another process; it is left alone"
             return job
         again = job.attempts > 0
-        job.state, job.reason, job.run_dir = "running", "", str(run_dir)
+        job.state = "running"
+        job.reason = ""
+        job.run_dir = str(run_dir)
         job.attempts += 1
         write(folder, job)
-        own = [text for text in overrides if key_of(text) not in NOT_OF_THE_JOB]
-        given = [text for text in overrides if key_of(text) == "resume"]
-        resume = ["resume=auto"] if again else given
-        arguments = [str(root), str(folder), *own, said("run_dir", run_dir), *resume]
+        arguments = [str(root), str(folder), *command_of(overrides, run_dir, again)]
         say(folder, job, f"started{' again' if again else ''}, log in {folder / LOG}")
         started = time.monotonic()
         try:
@@ -65,15 +65,24 @@ def run_job(
             close(folder, INTERRUPTED, started)
             raise
         job = close(folder, code, started)
-        say(folder, job, told(job))
+        say(folder, job, outcome_line(job))
         return job
+
+
+def command_of(overrides: Sequence[str], run_dir: Path, again: bool) -> list[str]:
+    """The overrides of the job's process, in the user's words. again: it resumes."""
+    own = [text for text in overrides if key_of(text) not in NOT_OF_THE_JOB]
+    resume = [text for text in overrides if key_of(text) == "resume"]
+    if again:
+        resume = ["resume=auto"]
+    return [*map(stage_keys_from_hydra, own), as_override("run_dir", run_dir), *resume]
 
 
 def say(folder: Path, job: Job, words: str) -> None:
     print(f"job {folder.name} · {job.label or ' '.join(job.overrides)} · {words}", flush=True)
 
 
-def told(job: Job) -> str:
+def outcome_line(job: Job) -> str:
     """How a job ended, in a line."""
     if job.value is not None:
         return f"done in {clock(job.seconds)}, {job.monitor} {value_text(job.monitor, job.value)}"
@@ -119,8 +128,8 @@ def last_words(log: Path) -> str:
             for line in file.read().decode(errors="replace").splitlines()
             if line.strip()
         ]
-    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (said or lines or [""])[-1][:REASON]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or [""])[-1][:REASON]
 
 
 def spawn(arguments: list[str], log: Path, lock: int) -> int:
@@ -176,7 +185,7 @@ def locked(path: Path, patience: float) -> Iterator[int | None]:
         yield file.fileno()
 
 
-def said(key: str, value: str | Path) -> str:
+def as_override(key: str, value: str | Path) -> str:
     """`key=value` in Hydra's grammar, which reads blanks, commas and brackets as its own."""
     text = str(value)
     if re.fullmatch(r"[\w./@%+-]+", text):

@@ -24,8 +24,12 @@ class Watch(Callback):
         pruner: str,
         options: dict[str, Any],
     ):
-        self.address, self.study, self.number = storage, study, number
-        self.metric, self.pruner, self.options = metric, pruner, options
+        self.address = storage
+        self.study = study
+        self.number = number
+        self.metric = metric
+        self.pruner = pruner
+        self.options = options
         self.reason = ""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

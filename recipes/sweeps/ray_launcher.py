@@ -18,7 +18,13 @@ from foundation.errors import UserError
 
 
 class RayLauncher(Launcher):
-    """`hydra/launcher=roux_ray`; the arguments are explained in its config file."""
+    """Jobs by Ray, on its cluster or on this machine, `hydra/launcher=roux_ray`.
+
+    address: address of a running cluster, or `auto`; null: this machine.
+    num_cpus: cores of a job, at least 0; 1; as many jobs run at once as there is room for.
+    num_gpus: GPUs of a job, at least 0; 0; 0.5 puts two jobs on one.
+    init: further arguments of ray.init, e.g. {num_cpus: 4} for this machine; null: none.
+    """
 
     def __init__(
         self,
@@ -27,13 +33,16 @@ class RayLauncher(Launcher):
         num_gpus: Annotated[float, Field(ge=0)] = 0,
         init: dict[str, Any] | None = None,
     ):
-        self.address, self.needs = address, {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        self.address = address
+        self.needs = {"num_cpus": num_cpus, "num_gpus": num_gpus}
         self.init = dict(init or {})
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from foundation.files import write_json
-from recipes.config.messages import key_of
+from recipes.config.keys import key_of, value_of
+from recipes.config.renamed import renamed_override
+from recipes.config.stage_keys import stage_keys_from_hydra
 
 NAME = "job.json"
 # waiting: numbered; running: started, and not heard of since; stopped: by Ctrl-C; the rest say
@@ -53,7 +55,8 @@ class Job:
 
     def setting(self) -> dict[str, str]:
         """Key -> value of all overrides, as text."""
-        return {key_of(text): text.partition("=")[2] for text in self.overrides}
+        overrides = [stage_keys_from_hydra(text) for text in self.overrides]
+        return {key_of(text): value_of(text) for text in overrides}
 
 
 def read(folder: Path) -> Job | None:
@@ -73,8 +76,9 @@ def write(folder: Path, job: Job) -> None:
 
 def identity(overrides: Iterable[str]) -> frozenset[str]:
     """What tells two jobs apart: their overrides, whatever the order and wherever they are written,
-    added or not; Hydra's own say how a job is run, not what it is."""
-    own = (text.lstrip("+") for text in overrides if key_of(text) not in NOT_OF_THE_JOB)
+    added or not, by today's names; Hydra's own say how a job is run, not what it is."""
+    current = [renamed_override(text)[0] for text in overrides]
+    own = (text.lstrip("+") for text in current if key_of(text) not in NOT_OF_THE_JOB)
     return frozenset(text for text in own if not text.startswith("hydra"))
 
 
@@ -99,6 +103,8 @@ def enlist(sweep: Path, wanted: Sequence[Job]) -> list[int]:
         job = known.get(number)
         if job is None or not job.over:
             job = job or asked
+            # the same job may be spelled otherwise: by names of an earlier version
+            job.overrides = asked.overrides
             job.label, job.trial = asked.label, asked.trial
             job.metric, job.direction = asked.metric, asked.direction
             write(sweep / str(number), job)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
 from recipes.sweeps.grid import RouxSweeper
 from recipes.sweeps.record import Job, jobs_of
 
@@ -35,7 +35,24 @@ INSTALL = "hydra/sweeper=roux_optuna: Optuna is not installed; pip install 'roux
 
 
 class OptunaSweeper(RouxSweeper):
-    """`hydra/sweeper=roux_optuna`; the arguments are explained in its config file."""
+    """A search by Optuna over intervals, ranges and choices, `hydra/sweeper=roux_optuna` (Akiba et
+    al., Optuna, KDD 2019, arXiv 1907.10902).
+
+    metric: metric searched for; null: the monitor of the run.
+    direction: `maximize` or `minimize`; null: minimize a loss, maximize all else.
+    n_trials: completed trials, earlier invocations included, at least 1; 20.
+    n_jobs: trials given to the launcher at once, at least 1; 1; more need a launcher of several
+        processes.
+    sampler: `tpe`, `random`, `qmc` or `gp`.
+    sampler_seed: seed of the sampler, at least 0; 0.
+    sampler_options: arguments of the sampler's class, e.g. {n_startup_trials: 5}; null: none.
+    pruner: `median`, `percentile`, `halving`, `hyperband` or `none`; ends runs that validate worse
+        than others.
+    pruner_options: arguments of the pruner's class, e.g. {n_startup_trials: 3, n_warmup_steps:
+        100}; null: none.
+    storage: sqlite:///FILE or the path of a journal; null: optuna.journal in the sweep's folder.
+    study: name of the study in the storage.
+    """
 
     def __init__(
         self,
@@ -56,14 +73,15 @@ class OptunaSweeper(RouxSweeper):
             "minimize" if self.metric.endswith("loss") else "maximize"
         )
         self.direction = direction or by_name
-        self.n_trials, self.n_jobs = n_trials, n_jobs
-        self.sampler, self.sampler_seed, self.sampler_options = (
-            sampler,
-            sampler_seed,
-            dict(sampler_options or {}),
-        )
-        self.pruner, self.pruner_options = pruner, dict(pruner_options or {})
-        self.storage, self.study_name = storage, study
+        self.n_trials = n_trials
+        self.n_jobs = n_jobs
+        self.sampler = sampler
+        self.sampler_seed = sampler_seed
+        self.sampler_options = dict(sampler_options or {})
+        self.pruner = pruner
+        self.pruner_options = dict(pruner_options or {})
+        self.storage = storage
+        self.study_name = study
 
     def sweep(self, arguments: list[str]) -> Any:
         from recipes.sweeps.space import read_space
@@ -93,11 +111,12 @@ class OptunaSweeper(RouxSweeper):
             for trial in trials
             for job in space.jobs(trial.params)
         ]
-        numbers, seeds = self.run(wanted), len(space.seeds)
+        numbers = self.run(wanted)
+        seeds = len(space.seeds)
         known = jobs_of(self.folder)
         runs = [[known[n] for n in numbers[i * seeds : (i + 1) * seeds]] for i in range(size)]
-        told = [tell(study, trial, jobs) for trial, jobs in zip(trials, runs, strict=True)]
-        return all(told)
+        ends = [tell(study, trial, jobs) for trial, jobs in zip(trials, runs, strict=True)]
+        return all(ends)
 
     def watch(self, trial: "optuna.Trial") -> dict[str, Any] | None:
         """What a run needs to know to be pruned: the arguments of `pruning.Watch`."""
@@ -175,10 +194,9 @@ def open_storage(address: str) -> Any:
         try:
             return RDBStorage(address)
         except Exception as error:  # SQLAlchemy's own kinds, and those of its drivers
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"hydra.sweeper.storage={address}: {reason}; expected sqlite:///FILE or a file"
-            ) from error
+            key = f"hydra.sweeper.storage={address}"
+            remedy = "expected sqlite:///FILE or a file"
+            raise UserError(key, first_line(error), remedy) from error
     path = Path(address).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(path)))

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from foundation.errors import UserError
-from recipes.config.messages import key_of
+from recipes.config.keys import key_of, value_of
+from recipes.config.stage_keys import stage_keys_from_hydra
 from recipes.sweeps.grid import values
 from recipes.sweeps.record import Job
 from recipes.sweeps.table import brief
@@ -38,7 +39,8 @@ class Space:
     def jobs(self, parameters: dict[str, Any]) -> list[Job]:
         """The runs of one trial."""
         drawn = [f"{key}={parameters[key]}" for key in self.searched]
-        label = [f"{key_of(key)}={brief(str(parameters[key]))}" for key in self.searched]
+        keys = {key: key_of(stage_keys_from_hydra(key)) for key in self.searched}
+        label = [f"{keys[key]}={brief(str(parameters[key]))}" for key in keys]
         return [Job([*self.fixed, *drawn, *seed], " ".join([*label, *seed])) for seed in self.seeds]
 
 
@@ -77,13 +79,15 @@ def distribution(override: Override) -> "BaseDistribution":
         if numbers and log:
             raise ValueError("a range has steps and no scale; give an interval")
         if numbers:
-            low, high, step = min(numbers), max(numbers), abs(sweep.step)
+            low = min(numbers)
+            high = max(numbers)
+            step = abs(sweep.step)
             whole = all(isinstance(n, int) for n in numbers)
             return (
                 IntDistribution(low, high, step=step)
                 if whole
                 else FloatDistribution(low, high, step=step)
             )
-        return CategoricalDistribution([text.partition("=")[2] for text in values(override)])
+        return CategoricalDistribution([value_of(text) for text in values(override)])
     except ValueError as error:
         raise UserError(f"{override.input_line}: {' '.join(str(error).split())}") from error

@@ -78,7 +78,8 @@ class ClassificationEvaluation(nn.Module):
 
     def compute(self) -> dict[str, Tensor]:
         matrix = self.confusion.compute().float()
-        support, right = matrix.sum(1), matrix.diagonal()
+        support = matrix.sum(1)
+        right = matrix.diagonal()
         recall = torch.where(support > 0, right / support.clamp_min(1), torch.zeros_like(right))
         values = {
             "accuracy": right.sum() / support.sum().clamp_min(1),
@@ -112,8 +113,12 @@ class ClassificationTask:
         weight: float = 1.0,
         groups: Mapping[str, Tensor] | None = None,
     ):
-        self.name, self.classes, self.partial, self.weight = name, classes, partial, weight
-        self.outputs, self.groups = len(classes), groups
+        self.name = name
+        self.classes = classes
+        self.partial = partial
+        self.weight = weight
+        self.outputs = len(classes)
+        self.groups = groups
 
     def supervise(self, step: Step) -> None:
         """Add the supervised term: cross-entropy of the adjusted logits of the input `labeled`."""
@@ -124,11 +129,11 @@ class ClassificationTask:
         if self.partial:
             present = (target >= 0) if target.ndim == 1 else target.sum(1)
         step.term(
-            step.named("supervised", self.name),
+            step.term_name("supervised", self.name),
             step.classify("labeled", self.name, "labeled"),
             weight=self.weight,
             mask=present,
-            denominator="kept" if self.partial else "samples",
+            denominator="confident" if self.partial else "samples",
             task=self.name,
         )
 

@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from benchmarks import performance
 from benchmarks.contest import Times, contest, peak_bytes
+from benchmarks.pages import performance
 from benchmarks.record import Record, without_json
 
 
@@ -54,17 +54,23 @@ def test_the_command_of_a_record_does_not_name_its_file():
     ("met", "word"), [(True, "met"), (False, "missed"), (None, "not judged here")]
 )
 def test_the_page_tells_every_target(met, word, tmp_path):
-    record = Record("some", "Something timed.\n\nMore of it.")
+    record = Record("speed/some", "Something timed.\n\nMore of it.")
     record.table("A table", ["what", "ms"], [["ours", "1.0"]])
     record.target("twice as fast", "1.5 times", met, "because")
     record.write(tmp_path / "some.json")
-    found = performance.page([json.loads((tmp_path / "some.json").read_text())])
-    assert (
-        f"| twice as fast | 1.5 times | {word}" in found
-        and "| ours | 1.0 |" in found
-        and "More of it" not in found
-    )
+    written = json.loads((tmp_path / "some.json").read_text())
+    overview, tables = performance.page([written]), performance.tables_page(written)
+    assert f"| twice as fast | 1.5 times | {word}" in overview
+    assert "[some](performance/some.md)" in overview
+    assert "| ours | 1.0 |" in tables and "Something timed." in tables
+    assert "More of it" not in overview + tables
 
 
-def test_the_page_is_what_the_files_say():
-    assert performance.PAGE.read_text(encoding="utf-8") == performance.page(performance.read())
+def test_the_pages_are_what_the_files_say():
+    records = performance.read()
+    assert performance.PAGE.read_text(encoding="utf-8") == performance.page(records)
+    names = {record["benchmark"] for record in records}
+    assert {path.stem for path in performance.FIGURES.glob("*.md")} == names
+    for record in records:
+        path = performance.FIGURES / f"{record['benchmark']}.md"
+        assert path.read_text(encoding="utf-8") == performance.tables_page(record)

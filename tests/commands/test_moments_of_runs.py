@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recipes.runs.assembly import assemble
-from recipes.runs.run import build_recipe
+from recipes.runs.run import set_up
 from recipes.runs.start import ready
 from recipes.services.moments import Moments
 from tests.commands.test_resume import same, weights
@@ -31,14 +31,14 @@ def reestimated(folder):
     """The moments of a checkpoint's averaged weights, found by one process from the weights and the
     config alone."""
     assembly = assemble(ready([*SETTINGS, f"run_dir={folder}"]))
-    assembly.datamodule.prepare_data()
-    assembly.datamodule.setup()
-    recipe = build_recipe(assembly)
+    recipe = set_up(assembly)
     network = recipe.teacher.network.train()
     recipe.load_state_dict(weights(folder)["state_dict"])
     moments = Moments(network)
     batches = enumerate(assembly.datamodule.reference_batches())
-    moments.estimate(network, [recipe.reference_inputs(network, batch, i) for i, batch in batches])
+    moments.estimate(
+        network, [recipe.reported.reference_inputs(network, batch, i) for i, batch in batches]
+    )
     return dict(moments.named_buffers())
 
 

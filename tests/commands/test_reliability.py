@@ -234,7 +234,7 @@ def test_a_file_that_vanishes_is_one_line_and_the_run_goes_on_when_it_is_back(pl
         patch.setattr(Recipe, "combine", moving)
         outcome = roux(*QUIET, *command, "run_dir=cut")
     assert outcome.code == 2 and len(outcome.lines) == 1, outcome.err
-    assert ".png: is not there any more; put the file back" in outcome.lines[0]
+    assert ".png: no longer exists; restore the file" in outcome.lines[0]
     assert whole(place / "cut" / "checkpoints" / "last.ckpt")
     away.rename(place / "pictures")
     train(place / "cut", *command, "resume=auto")

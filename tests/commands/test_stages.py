@@ -2,11 +2,13 @@
 first; killed anywhere and asked again with `resume`, it goes on in the right stage."""
 
 import json
+import re
 
 import pytest
 import torch
 
-from recipes.config.resolve import Faults, resolve_command
+from foundation.errors import ConfigErrors
+from recipes.config.resolve import resolve_command
 from recipes.engine.recipe import Recipe
 from tests.support.command import QUIET, read_metrics, roux, train
 
@@ -105,6 +107,13 @@ def test_the_command_line_holds_in_every_stage_and_wins():
     )
 
 
+def test_a_sweep_over_a_key_of_one_stage():
+    swept = ("stages.classifier.trainer.max_steps=3,4", "dry_run=true")
+    outcome = roux("-m", *QUIET, *SIX, *swept)
+    assert outcome.code == 0, outcome.err
+    assert re.findall(r"(\d+) steps, precision", outcome.out) == ["6", "3", "6", "4"]
+
+
 def settings(method, *command):
     """Stage -> settings of a method, where the stage has it."""
     stages = resolve_command([*command, "run_dir=unused"]).config.stages
@@ -186,7 +195,7 @@ def test_a_key_of_a_method_holds_in_the_stages_that_have_it():
     ],
 )
 def test_mistakes_in_a_stage_are_told_before_anything_starts(extra, line):
-    with pytest.raises(Faults, match=line):
+    with pytest.raises(ConfigErrors, match=line):
         resolve_command([*CRT, extra, "run_dir=unused"])
 
 

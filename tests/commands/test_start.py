@@ -1,4 +1,4 @@
-"""From the command to the first step: what is imported on the way. No times: benchmarks/startup.py
+"""From the command to the first step: what is imported on the way. No times: benchmarks/speed/startup.py
 has those."""
 
 import subprocess
@@ -10,7 +10,7 @@ RUN = """
 import gc, sys
 from recipes.runs.start import ready, start
 
-config = ready(sys.argv[1:])
+spec = ready(sys.argv[1:])
 from pytorch_lightning.callbacks import Callback
 
 class Look(Callback):
@@ -18,7 +18,7 @@ class Look(Callback):
         print("LOADED", *sys.modules)
         print("COLLECTOR", gc.isenabled(), gc.get_freeze_count())
 
-start(config, sys.argv[1:], callbacks=[Look()])
+start(spec, callbacks=[Look()])
 """
 # what no run can do without, and whatever these packages import by themselves
 NEEDED = """

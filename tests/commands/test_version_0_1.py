@@ -4,6 +4,7 @@
 resumed (`whole_…`), and a run with a method of a user's own in `entropy.py`.
 """
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 
 import recipes
 from foundation.errors import UserError
-from foundation.moved import MOVED, current_name
+from foundation.moved import MOVED, RENAMED, current_name, with_current_names
 from recipes.config.signatures import find_target
 from tests.commands.test_resume import weights
 from tests.support.command import REPOSITORY, roux
@@ -72,9 +73,29 @@ def test_names_in_configs_are_translated_once():
     assert settings is find_target("recipes.engine.trainer.TrainerSettings")
 
 
+@pytest.mark.parametrize("module", RENAMED)
+def test_former_names_of_classes_give_the_present_class(module):
+    for former, present in RENAMED[module].items():
+        assert current_name(f"{module}.{former}") == f"{module}.{present}"
+        assert current_name(f"{module}.{present}") == f"{module}.{present}"
+        assert find_target(f"{module}.{former}") is find_target(f"{module}.{present}")
+    with pytest.raises(AttributeError, match="has no attribute 'Unheard'"):
+        importlib.import_module(module).Unheard  # noqa: B018
+
+
+def test_former_names_in_a_config_are_translated():
+    attack = {"_target_": "methods.adversarial.robustness.UnderPGD", "steps": 3}
+    found = with_current_names({"evaluate": {"attack": attack}})["evaluate"]["attack"]
+    assert found == attack | {"_target_": "methods.adversarial.robustness.PGDRobustness"}
+
+
 def test_a_run_resumes_as_version_0_1_did(half):
     outcome = roux(*COMMAND, *AS_BEFORE, "run_dir=half", "resume=auto")
     assert outcome.code == 0, outcome.err
+    # its config says trainer.update and mask_reduction, which is translated without a word
+    assert "is called" not in outcome.err
+    assert "  update:" in (OLD / "half" / "config.yaml").read_text()
+    assert "  optimizer_impl: auto" in (half / "config.yaml").read_text()
     expected, found = load_file(OLD / "whole_weights.safetensors"), weights(half)["state_dict"]
     assert found.keys() == expected.keys()
     for name, value in expected.items():

@@ -1,6 +1,6 @@
 """One method's run, killed by SIGKILL at a chosen step and resumed, beside one that was left alone.
 
-Runs are processes of their own, forked by the server of `benchmarks.violence`, which has imported
+Runs are processes of their own, forked by the server of `benchmarks.lab.kill_test`, which has imported
 everything; each gets the words of a command and ends as `train.py` does.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.violence import SERVER, same, state, train
+from benchmarks.lab.kill_test import SERVER, same, state, train
 from tests.support.settings import CANONICAL
 from tests.support.tiny_runs import METHODS, circumstances, tiny
 

@@ -12,7 +12,7 @@ from itertools import combinations, product
 
 import pytest
 
-from recipes.engine.recipe import POINTS as ENGINE_POINTS
+from recipes.contract import POINTS as ENGINE_POINTS
 from recipes.pairs import verdicts
 from tests.support.company import faults, verdict
 from tests.support.groups import SIZE, Group, allowed, built, covering, known, refused
@@ -55,7 +55,7 @@ def test_what_the_page_allows_the_trials_allow(kind):
 
 @pytest.mark.parametrize("keys", MEETING, ids="+".join)
 def test_pair_with_settings_of_its_own(keys):
-    kind = declared(keys[0]).kinds[0]
+    kind = declared(keys[0]).modalities[0]
     assert faults(kind, keys, MEETING[keys]) == []
 
 
@@ -77,7 +77,7 @@ def test_a_method_has_something_to_watch(key):
     points = {point for point in filled(method) if (key, point) not in UNSEEN}
     declaration = method.declare()
     assert points or declaration.orders or declaration.teacher
-    for kind in declaration.kinds:
+    for kind in declaration.modalities:
         assert any(key in pair for pair in met(kind))
 
 
@@ -85,7 +85,7 @@ def test_a_method_has_something_to_watch(key):
 def test_a_point_for_some_settings_takes_effect_with_them(key, point, monkeypatch):
     settings = CONDITIONAL[key, point][1]
     monkeypatch.delitem(CONDITIONAL, (key, point))
-    kind = declared(key).kinds[0]
+    kind = declared(key).modalities[0]
     assert f"{key} has no effect at {point}" in faults(kind, (key,))
     assert f"{key} has no effect at {point}" not in faults(kind, (key,), {key: settings})
 

@@ -34,12 +34,16 @@ def unchanged(plain: Call) -> Call:
     return lambda self, first, *rest, **named: first
 
 
+def unadjusted(plain: Call) -> Call:
+    return lambda self, step, logits, *rest, **named: logits
+
+
 def ones(plain: Call) -> Call:
-    return lambda self, logits, *rest, **named: logits.new_ones(len(logits))
+    return lambda self, step, logits, *rest, **named: logits.new_ones(len(logits))
 
 
 def cross_entropy(plain: Call) -> Call:
-    return lambda self, logits, *rest, **named: -logits.log_softmax(1)
+    return lambda self, step, logits, *rest, **named: -logits.log_softmax(1)
 
 
 def weighted_sum(plain: Call) -> Call:
@@ -97,12 +101,12 @@ BROKEN: list[tuple[str, str, Callable[[Call], Call]]] = [
     ("trades", "prepare", same_input_again),
     ("awp", "wrap_step", one_pass),
     ("free_at", "after_step", nothing),
-    ("smoothing", "receive", unchanged),
-    ("logit_adjustment", "adjust", unchanged),
+    ("smoothing", "transform_input", unchanged),
+    ("logit_adjustment", "adjust", unadjusted),
     ("posthoc_logit_adjustment", "infer", unchanged),
-    ("equalization_loss", "cost", cross_entropy),
-    ("class_balanced_loss", "weigh", ones),
-    ("focal_loss", "weigh", nothing),
+    ("equalization_loss", "class_losses", cross_entropy),
+    ("class_balanced_loss", "sample_weights", ones),
+    ("focal_loss", "sample_weights", nothing),
     ("classifier_retraining", "build", nothing),
     ("triplet", "terms", zero_terms),
     ("static", "combine", weighted_sum),
@@ -123,7 +127,7 @@ def target(key: str) -> Any:
 
 def group_with(*keys: str) -> tuple[str, Group]:
     """The smallest group of the suite that has these methods, and its kind of data."""
-    kind = declared(keys[0]).kinds[0]
+    kind = declared(keys[0]).modalities[0]
     groups = [group for group in covering(allowed(kind)) if set(keys) <= {*group}]
     return kind, min(groups, key=len)
 
@@ -197,7 +201,7 @@ def test_numbers_that_are_not_finite_and_errors_are_faults(monkeypatch):
     monkeypatch.setattr(
         target("logit_adjustment"),
         "adjust",
-        lambda self, logits, *rest, **named: logits * torch.inf,
+        lambda self, step, logits, *rest, **named: logits * torch.inf,
     )
     found = verdict(*group_with("logit_adjustment"))
     assert "smallest subset that fails is logit_adjustment" in found

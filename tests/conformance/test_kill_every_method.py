@@ -31,7 +31,7 @@ def verdicts():
 @pytest.mark.parametrize("key", METHODS)
 def test_killed_and_resumed(key: str, place: Path, verdicts: list[Verdict]):
     """On pictures where the method takes them, else on texts."""
-    verdict = judge(key, declared(key).kinds[0], place)
+    verdict = judge(key, declared(key).modalities[0], place)
     verdicts.append(verdict)
     assert not verdict.error, verdict.error
     assert verdict.differing == (), f"killed in step {verdict.step} of {STEPS}"

@@ -92,7 +92,7 @@ def check_together(kind: str, *keys: str) -> str:
         if not (differs(together, outcome) or learns(together, outcome))
     ]
     # whoever asks for the averaged network alone may leave it to another, and says so
-    assert all(declared(key).yields_teacher for key in idle), (
+    assert all(declared(key).accepts_any_teacher for key in idle), (
         f"{idle} without effect in {' + '.join(keys)}"
     )
     return SHARES if idle else TRAINS
@@ -108,7 +108,7 @@ def learns(together: Outcome, without: Outcome) -> bool:
 
 def parameters(combinations: Sequence[tuple[str, ...]], kind: str) -> list[Any]:
     """The combinations whose methods all work on such data, which the trial of each checks."""
-    tried = [keys for keys in combinations if all(kind in declared(key).kinds for key in keys)]
+    tried = [keys for keys in combinations if all(kind in declared(key).modalities for key in keys)]
     return [pytest.param(keys, id="+".join(keys)) for keys in tried]
 
 
@@ -148,8 +148,8 @@ def rewrites(kind: str, key: str) -> bool:
 def test_methods_that_rewrite_one_input_do_not_undo_each_other(kind):
     """What the watch of `test_groups.py` cannot see: a later method that begins from the view and
     not from what an earlier one made of it."""
-    preparing = [key for key in METHODS if built(key).fills("prepare")]
-    able = [key for key in preparing if kind in declared(key).kinds]
+    preparing = [key for key in METHODS if built(key).implements("prepare")]
+    able = [key for key in preparing if kind in declared(key).modalities]
     rewriting = [key for key in able if rewrites(kind, key)]
     pairs = [pair for pair in combinations(rewriting, 2) if not refused(kind, *pair)]
     assert ("mixup", "label_smoothing") in [pair[::-1] for pair in pairs]

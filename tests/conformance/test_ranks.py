@@ -38,9 +38,7 @@ QUICK = tuple(case for case in CASES if case not in LATER)
 
 def is_exact(key: str) -> bool:
     """Whether a method declares it, under its settings for this trial."""
-    return (
-        METHODS[key].build(**CANONICAL.get(key, {}) | EXACT.get(key, {})).declare().exact_on_ranks
-    )
+    return METHODS[key].build(**CANONICAL.get(key, {}) | EXACT.get(key, {})).declare().ddp_exact
 
 
 def limit(keys: tuple[str, ...], moved: float) -> float:
@@ -125,4 +123,4 @@ def test_two_ranks_with_half_the_batch_equal_one_with_the_whole(keys, kind):
 def test_some_methods_are_exact():
     exact = {key for key in METHODS if is_exact(key)}
     assert {"fixmatch", "mean_teacher", "ema", "sam"} <= exact
-    assert all(declared(key).exact_on_ranks for key in exact - EXACT.keys())
+    assert all(declared(key).ddp_exact for key in exact - EXACT.keys())

@@ -49,7 +49,7 @@ def command(recipe: str, kind: str) -> list[str]:
 def test_recipe(recipe, kind):
     config = resolve_command(command(recipe, kind)).config
     assembly = assemble(config)
-    plan = describe(assembly, assembly.sketch_network())
+    plan = describe(assembly, assembly.meta_network())
     assert assembly.datamodule.parts == {}, "planning read data"
     assert plan.splitlines()[1].strip() == recipe
     for key in config.get("methods") or {}:

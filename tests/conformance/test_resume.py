@@ -63,7 +63,7 @@ def test_stop_and_resume(key, kind):
 @pytest.mark.parametrize("key", METHODS)
 def test_stop_and_resume_with_accumulation(key, tmp_path):
     changes = {"trainer.accumulate_grad_batches": 2, "trainer.val_every": 2}
-    kind = declared(key).kinds[0]
+    kind = declared(key).modalities[0]
     if declared(key).accumulation:
         assert_equal(*stopped_and_whole(tmp_path, key, kind=kind, **changes))
     else:

@@ -2,17 +2,25 @@
 three, and the effect is alive."""
 
 import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from foundation.errors import UserError
+from recipes.contract import Method
 from recipes.runs.assembly import assemble
 from tests.support.lab import STEPS, STOP, Outcome, alone, differs, quiet, six_steps, trial, unequal
 from tests.support.tiny_runs import KINDS, METHODS, declared, method_and_kind, run_of
 
 EACH = pytest.mark.parametrize(("key", "kind"), method_and_kind(), ids=lambda value: value)
-UNDECLARED = [(key, kind) for key in METHODS for kind in KINDS if kind not in declared(key).kinds]
+UNDECLARED = [
+    (key, kind) for key in METHODS for kind in KINDS if kind not in declared(key).modalities
+]
 
 
 def lengths(outcome: Outcome, prefix: str) -> tuple[float, float]:
@@ -80,6 +88,58 @@ def test_the_effect_is_alive(key, kind):
     )
     if "unlabeled_loss" in declared(key).tags:
         assert own, "the method adds no term"
+
+
+def held(value: object, registered: set[int], path: str, seen: set[int]) -> Iterator[str]:
+    """Paths of tensors, and of modules that no recipe has, in what an object holds."""
+    if id(value) in seen or id(value) in registered:
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor | np.ndarray | nn.Module):
+        yield path
+    elif isinstance(value, partial):
+        yield from held([value.func, value.args, value.keywords], registered, path, seen)
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from held(entry, registered, f"{path}[{key!r}]", seen)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for i, entry in enumerate(value):
+            yield from held(entry, registered, f"{path}[{i}]", seen)
+    elif hasattr(value, "__self__"):
+        yield from held(value.__self__, registered, f"{path}.__self__", seen)
+    elif hasattr(value, "__dict__") and not isinstance(value, type):
+        for name, entry in vars(value).items():
+            yield from held(entry, registered, f"{path}.{name}", seen)
+
+
+@EACH
+def test_a_method_holds_no_tensor(key, kind):
+    """What lives for the run lies in modules that `build` registered, what lives for a batch in
+    `step.scratch`."""
+    recipe = alone(kind, key).recipe
+    registered = {id(module) for module in recipe.modules()}
+    method = recipe.composition.methods[key]
+    assert list(held(method, registered, key, set())) == []
+
+
+def test_tensors_are_found_wherever_a_method_may_hide_them():
+    @dataclass
+    class Hidden:
+        x: torch.Tensor
+
+    class Hiding(Method):
+        def __init__(self):
+            self.plain = torch.zeros(1)
+            self.listed = [{"a": (torch.zeros(1),)}]
+            self.inside = Hidden(torch.zeros(1))
+            self.bound = partial(torch.add, torch.zeros(1))
+            self.layer = nn.Linear(1, 1)
+
+    method = Hiding()
+    assert list(held(method, set(), "m", set())) == [
+        *("m.plain", "m.listed[0]['a'][0]", "m.inside.x", "m.bound[1][0]", "m.layer")
+    ]
+    assert "m.layer" not in held(method, {id(method.layer)}, "m", set())
 
 
 @pytest.mark.parametrize("kind", KINDS)

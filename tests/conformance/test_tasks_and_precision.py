@@ -16,7 +16,9 @@ from tests.support.tiny_runs import METHODS, declared, method_and_kind, network_
 TASKS = {"data.source.tasks": ["label", "parity"]}
 # methods of several tasks have two heads in every other trial
 ON_IMAGES = [
-    key for key in METHODS if "image" in declared(key).kinds and declared(key).tasks_at_least == 1
+    key
+    for key in METHODS
+    if "image" in declared(key).modalities and declared(key).tasks_at_least == 1
 ]
 
 

@@ -112,7 +112,7 @@ def test_interleaved_parts_hold_every_class():
         ),
         (
             {"batch_size": 40},
-            "wants 10 classes a batch .* has 7; expected at most data.batch_size=28",
+            "needs 10 classes per batch .* has 7; expected at most data.batch_size=28",
         ),
         ({"task": "lable"}, "methods.pk.task=lable: there is no such task; did you mean 'label'?"),
     ],
@@ -146,5 +146,5 @@ def test_ranks_share_the_batch_by_whole_classes():
 def test_too_few_classes_are_found_when_the_data_is_read():
     data = StreamDataModule(Digits(), batch_size=64, views={"raw": Raw(), "weak": Weak(flip=False)})
     data.request({"labeled"}, {"labeled": MakePKOrder(4)})
-    with pytest.raises(UserError, match=r"wants 16 classes a batch .* has 10"):
+    with pytest.raises(UserError, match=r"needs 16 classes per batch .* has 10"):
         data.setup()

@@ -102,7 +102,7 @@ def test_idx_files_are_found_from_parent_set_and_raw_folder(tmp_path, ending, gi
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (b"\0\0\x08\x01" + struct.pack(">I", 5) + b"abc", "holds 3 values"),
+    (b"\0\0\x08\x01" + struct.pack(">I", 5) + b"abc", "has 3 values"),
     (b"<html>moved</html>", "not an idx file"),
     (b"", "not an idx file"),
 ])  # fmt: skip
@@ -171,7 +171,7 @@ def test_faults_of_sheets_are_named(tmp_path):
     with pytest.raises(UserError, match=r"train_01\.png: not a picture"):
         CIFAR10().load(tmp_path)
     Image.new("RGB", (64, 64)).save(folder / "train_01.png")
-    with pytest.raises(UserError, match=r"train_01\.png: 64×64 pixels are no sheet"):
+    with pytest.raises(UserError, match=r"train_01\.png: 64×64 pixels; expected a sheet"):
         CIFAR10().load(tmp_path)
 
 
@@ -233,7 +233,7 @@ def test_neither_copy_nor_network_is_one_quick_line(tmp_path, monkeypatch, capsy
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     start = time.monotonic()
     with pytest.raises(
-        UserError, match=r"data\.root=.* set data\.root to a folder that holds it"
+        UserError, match=r"data\.root=.* set data\.root to a folder that contains it"
     ) as caught:
         loader.load(tmp_path if given else None)
     assert "Name or service not known" in one_line(caught)

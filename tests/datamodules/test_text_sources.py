@@ -220,15 +220,15 @@ WRONG = {
     "one class": ("a.csv", "text,label\na,x\nb,x\n", {}, "every label is 'x'"),
     "one of a class": ("a.csv", "text,label\na,x\nb,x\nc,y\n", {}, "class 'y' has one text"),
     "open quote": ("a.csv", 'text,label\na,x\n"b,y\n', {}, r"a\.csv:3: broken csv"),
-    "broken json": (
+    "broken JSON": (
         "a.jsonl",
         '{"text": "a", "label": 1}\n{"text": "b"',
         {},
-        r"a\.jsonl:2: broken json",
+        r"a\.jsonl:2: broken JSON",
     ),
-    "json list": ("a.jsonl", "[1, 2]\n", {}, "a json list"),
+    "json list": ("a.jsonl", "[1, 2]\n", {}, "a JSON list"),
     "json null": ("a.jsonl", '{"text": "a", "label": null}', {}, r"a\.jsonl:1: label missing"),
-    "ending": ("a.doc", GOOD, {}, "ending '.doc' names no format"),
+    "ending": ("a.doc", GOOD, {}, "suffix '.doc' is no known format"),
     "encoding name": ("a.csv", GOOD, {"encoding": "utf-9"}, "encoding=utf-9: no such encoding"),
 }
 
@@ -320,7 +320,7 @@ def test_missing_folders_give_one_line(tmp_path):
     with pytest.raises(UserError, match=r"neither TREC.train nor TREC/TREC.train"):
         TREC().load(tmp_path)
     (tmp_path / "data_full.json").write_text('{"train": 3}')
-    with pytest.raises(UserError, match="not CLINC150's json"):
+    with pytest.raises(UserError, match="not CLINC150's JSON"):
         CLINC150().load(tmp_path)
 
 
@@ -355,7 +355,7 @@ def test_hub_failure_is_one_line(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=fail))
     with pytest.raises(
-        UserError, match=r"'CogComp/trec' cannot be fetched \(no network\)"
+        UserError, match=r"downloading 'CogComp/trec' failed \(no network\)"
     ) as caught:
         TREC().load(None)
     assert "\n" not in str(caught.value)

@@ -5,15 +5,15 @@ import gc
 import subprocess
 import sys
 
-from foundation.fast_imports import uncollected
+from foundation.fast_imports import gc_paused
 from tests.support.command import REPOSITORY
 
 CODE = """
 import gc
-from foundation.fast_imports import uncollected
+from foundation.fast_imports import gc_paused
 
 try:
-    with uncollected():
+    with gc_paused():
         assert not gc.isenabled()
         {body}
 except ValueError:
@@ -46,6 +46,6 @@ def test_nothing_happens_once_torch_is_there():
     import torch  # noqa: F401
 
     before = gc.get_freeze_count()
-    with uncollected():
+    with gc_paused():
         assert gc.isenabled()
     assert gc.get_freeze_count() == before

@@ -22,14 +22,14 @@ def observe(rank: int, world: int) -> dict[str, Any]:
     """What a rank sees; it holds its contiguous share of the eight rows."""
     rows = slice(rank * 8 // world, (rank + 1) * 8 // world)
     seen: dict[str, Any] = {"world": world_size()}
-    for denominator in ("samples", "kept"):
+    for denominator in ("samples", "confident"):
         scale = torch.ones((), requires_grad=True)
         term = Term("t", scale * VALUES[rows], mask=MASK[rows], denominator=denominator)
         loss = term.reduced()
         loss.backward()
         seen[denominator] = float(loss.detach()), float(scale.grad)
     seen["nobody"] = float(
-        Term("t", VALUES[rows], mask=torch.zeros(8 // world), denominator="kept").reduced()
+        Term("t", VALUES[rows], mask=torch.zeros(8 // world), denominator="confident").reduced()
     )
     seen["sum"] = float(global_sum(VALUES[rows].sum()))
     seen["gathered"] = gather_rows(INDEX[rows])
@@ -51,7 +51,7 @@ def test_the_ranks_met():
     assert observe(0, 1)["world"] == 1
 
 
-@pytest.mark.parametrize(("denominator", "expected"), [("samples", 13 / 8), ("kept", 13 / 3)])
+@pytest.mark.parametrize(("denominator", "expected"), [("samples", 13 / 8), ("confident", 13 / 3)])
 def test_the_mean_over_ranks_of_loss_and_gradient_is_that_of_the_whole_batch(denominator, expected):
     """Also where one rank keeps everything and the other nothing: the denominator counts the global
     batch."""

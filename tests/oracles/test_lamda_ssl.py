@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.semi_supervised.consistency import entropy, kl_divergence
+from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.mean_teacher import MeanTeacher
 from methods.semi_supervised.mixmatch import mix
@@ -30,7 +30,7 @@ from methods.semi_supervised.temporal_ensembling import accumulate, bias_correct
 from methods.semi_supervised.uda import UDA, annealing_threshold
 from methods.semi_supervised.vat import adversarial_direction
 from recipes.step import Embedded
-from recipes.step.criterion import one_hot
+from recipes.step.criterion import kl_divergence, one_hot
 from tests.oracles.test_semilearn import predictions
 from tests.support.comparison import same
 from tests.support.harness import step_with
@@ -117,7 +117,7 @@ def test_fixmatch(lamda, tau):
 
     def ours(logits: Tensor) -> Tensor:
         step = step_with({"unlabeled/weak": weak, "unlabeled/strong": logits})
-        method.terms(step, recipe=None)
+        method.terms(step, context=None)
         return step.terms["it"].reduced()
 
     same(ours, lambda logits: peer.get_loss((*SURE, weak, logits)), strong, tolerance=1e-6)
@@ -130,7 +130,7 @@ def test_pseudo_label(lamda, tau):
 
     def ours(logits: Tensor) -> Tensor:
         step = step_with({"unlabeled/weak": logits})
-        method.terms(step, recipe=None)
+        method.terms(step, context=None)
         return step.terms["it"].reduced()
 
     same(ours, lambda logits: peer.get_loss((*SURE, logits)), predictions(32, 5, 0), tolerance=1e-6)
@@ -139,7 +139,7 @@ def test_pseudo_label(lamda, tau):
 def consistency(method: Any, **logits: Tensor) -> Tensor:
     method.key = "it"
     step = step_with({name.replace("_", "/", 1): z for name, z in logits.items()})
-    method.terms(step, recipe=None)
+    method.terms(step, context=None)
     term = step.terms["it"]
     return term.weight * term.reduced()
 
@@ -166,7 +166,7 @@ def test_mean_teacher(lamda):
     method = MeanTeacher(weight=1.0, consistency_on="unlabeled")
     method.key = "it"
     step = step_with({"unlabeled/weak": student, "teacher:unlabeled/weak2": teacher})
-    method.terms(step, recipe=None)
+    method.terms(step, context=None)
     ours, theirs = step.terms["it"].reduced(), peer.get_loss((*SURE, teacher, student))
     torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-6)
     assert ours.requires_grad and not theirs.requires_grad
@@ -187,7 +187,7 @@ def test_uda(lamda, tau, temperature):
 
     def ours(logits: Tensor) -> Tensor:
         step = step_with({"unlabeled/weak": weak, "unlabeled/strong": logits})
-        method.terms(step, recipe=None)
+        method.terms(step, context=None)
         assert torch.equal(step.pseudo["label"].mask.float(), kept)
         return step.terms["it"].reduced() + constant
 

@@ -93,7 +93,7 @@ def test_fixed_threshold(semilearn, method, names, tau):
 
     def ours(logits: torch.Tensor) -> torch.Tensor:
         step = step_with({names[0]: z} | {names[1]: logits})
-        made.terms(step, recipe=None)
+        made.terms(step, context=None)
         assert torch.equal(step.pseudo["label"].mask.float(), mask)
         return step.terms["it"].reduced()
 

@@ -13,11 +13,12 @@ import torch
 
 from foundation.randomness import generator
 from methods.adversarial.attacks.fgsm import fgsm
-from methods.adversarial.attacks.losses import divergence, input_gradient
+from methods.adversarial.attacks.losses import input_gradient
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.square_attack import square_attack, upwards
 from methods.adversarial.attacks.threat import Threat, length, per_sample
+from recipes.step.criterion import kl_divergence
 from tests.support.comparison import installed
 from tests.support.worked_attacks import convolutional, of, pictures
 
@@ -93,7 +94,12 @@ def test_the_inner_loop_of_trades():
     torch.manual_seed(4)
     noise = 0.001 * torch.randn_like(X)
     reference = MODEL(X).detach()
-    close(pgd(lambda v: divergence(reference, MODEL(v)), X, LINF, 6, 0.03, noise), expected)
+    close(
+        pgd(
+            lambda v: kl_divergence(reference, MODEL(v), from_logits=True), X, LINF, 6, 0.03, noise
+        ),
+        expected,
+    )
 
 
 class Shared:

@@ -20,6 +20,7 @@ from pydantic import Field
 # true one
 import recipes.runs.stages  # noqa: F401
 from recipes.config.groups import CONFIGS, families
+from recipes.runs.spec import Result, RunSpec
 from recipes.sweeps import child, process
 
 FILES = {
@@ -75,11 +76,11 @@ class Engine:
             "test/accuracy": 0.4,
         }
 
-    def run(self, config: Any, command: list[str], **options: Any) -> dict[str, float]:
-        self.runs.append((config, command, list(sys.argv)))
+    def run(self, spec: RunSpec, **options: Any) -> Result:
+        self.runs.append((spec.config, list(spec.command), list(sys.argv)))
         if self.error is not None:
             raise self.error
-        return self.answer(config)
+        return Result(self.answer(spec.config), spec.monitor)
 
 
 def here(arguments: list[str], log: Path, lock: int) -> int:
@@ -99,7 +100,7 @@ def here(arguments: list[str], log: Path, lock: int) -> int:
 def install(engine: Engine, patch: pytest.MonkeyPatch) -> Engine:
     module = ModuleType("recipes.runs.run")
     module.run = engine.run  # type: ignore[attr-defined]
-    module.check = lambda config: None  # type: ignore[attr-defined]
+    module.check = lambda spec: spec.monitor or "val/accuracy"  # type: ignore[attr-defined]
     patch.setitem(sys.modules, "recipes.runs.run", module)
     patch.setattr(process, "spawn", here)
     return engine

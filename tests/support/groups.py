@@ -11,7 +11,7 @@ from itertools import combinations
 
 from foundation.errors import UserError
 from recipes.contract import Method
-from recipes.contract.composition import Situation, compose
+from recipes.contract.composition import Environment, compose
 from recipes.pairs import VIEWS
 from tests.support.settings import APART
 from tests.support.tiny_runs import METHODS, canonical, declared, listing
@@ -36,7 +36,7 @@ def built(key: str) -> Method:
 def refused(kind: str, *keys: str) -> str:
     """Why these methods cannot meet under the settings of the trials; empty where they can."""
     try:
-        compose({key: built(key) for key in keys}, Situation(kind, VIEWS))
+        compose({key: built(key) for key in keys}, Environment(kind, VIEWS))
     except UserError as error:
         return str(error)
     return ""
@@ -45,7 +45,7 @@ def refused(kind: str, *keys: str) -> str:
 @cache
 def allowed(kind: str) -> list[Pair]:
     """The pairs that may meet on such data, in the order of the methods."""
-    able = [key for key in known() if kind in declared(key).kinds]
+    able = [key for key in known() if kind in declared(key).modalities]
     pairs = [(a, b) for a, b in combinations(able, 2) if original(a) != original(b)]
     return [pair for pair in pairs if not refused(kind, *pair)]
 

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from foundation.randomness import Randomness, generator
 from recipes.contract import Method
-from recipes.contract.composition import Composition, Situation, compose
+from recipes.contract.composition import Composition, Environment, compose
+from recipes.engine.parts import RecipeParts
 from recipes.engine.recipe import Recipe
 from recipes.services.statistics import ClassStatistics
 from recipes.step import Embedded, Input, Output, Progress, Step, Stream
@@ -181,7 +182,7 @@ class Setup:
         return found
 
     def composition(self, methods: Mapping[str, Method]) -> Composition:
-        situation = Situation(
+        environment = Environment(
             kind=self.kind,
             views=VIEWS,
             data="fake",
@@ -189,7 +190,7 @@ class Setup:
             accumulate=self.accumulate,
             precision=self.precision,
         )
-        return compose(methods, situation)
+        return compose(methods, environment)
 
     def statistics(self) -> ClassStatistics:
         targets = self.samples("labeled", LABELED_SAMPLES)[1]
@@ -250,7 +251,7 @@ def sgd(setup: Setup) -> Callable[[Recipe], tuple[Any, Any]]:
 
 def build(methods: Mapping[str, Method], setup: Setup, network: nn.Module | None = None) -> Recipe:
     """The recipe of a small run, not yet trained."""
-    return Recipe(
+    parts = RecipeParts(
         network=network or setup.network(),
         tasks=[
             ClassificationTask(task, [str(c) for c in range(classes)], partial=setup.missing)
@@ -265,6 +266,7 @@ def build(methods: Mapping[str, Method], setup: Setup, network: nn.Module | None
         total_steps=setup.total or setup.steps,
         log_every=setup.log_every,
     )
+    return Recipe(parts)
 
 
 def small_trainer(setup: Setup, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:

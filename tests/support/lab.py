@@ -24,7 +24,7 @@ from datamodules.datamodule import StreamDataModule
 from datamodules.source import DataInfo, Loader, Splits
 from recipes.engine.recipe import Recipe
 from recipes.runs.assembly import Assembly, assemble
-from recipes.runs.run import build_recipe, build_trainer, uses_hooks
+from recipes.runs.run import build_trainer, set_up, uses_hooks
 from tests.support.tiny_runs import circumstances, quiet_run_of, run_of, scratch
 
 
@@ -109,11 +109,8 @@ def parts(
     assembly = assemble(config)
     if before_build is not None:
         before_build(assembly)
-    pl.seed_everything(config.seed, workers=True, verbose=False)
     read_once(config, assembly.datamodule)
-    assembly.datamodule.prepare_data()
-    assembly.datamodule.setup()
-    return assembly, build_recipe(assembly)
+    return assembly, set_up(assembly)
 
 
 def trial(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.datamodule import StreamDataModule
-from recipes.engine.reported import Evaluated
+from recipes.engine.reported import Reported
 from recipes.networks.embedding import EMBEDDING
 from tests.support.command import train
 from tests.support.settings import SHARED, TINY
@@ -38,7 +38,7 @@ class Said:
 def listening() -> Iterator[list[tuple[dict[str, Tensor], Tensor]]]:
     """What evaluation on the test part saw, batch by batch."""
     heard: list[tuple[dict[str, Tensor], Tensor]] = []
-    evaluate = Evaluated.evaluate
+    evaluate = Reported.evaluate
 
     def and_listen(recipe, batch, part):
         evaluate(recipe, batch, part)
@@ -48,7 +48,7 @@ def listening() -> Iterator[list[tuple[dict[str, Tensor], Tensor]]]:
             output = recipe.predict_output(recipe.reported().embed(view), index=batch["index"])
             heard.append((logits, output.logits.get(EMBEDDING, output.features)))
 
-    with patch.object(Evaluated, "evaluate", and_listen):
+    with patch.object(Reported, "evaluate", and_listen):
         yield heard
 
 

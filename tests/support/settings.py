@@ -82,14 +82,13 @@ APART: list[tuple[set[str], set[str], set[str]]] = [
 CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("randomization", "infer"): ("averages several passes", {"passes": 2}),
     ("focal_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
-    ("focal_loss", "cost"): ("binary losses", {"mode": "sigmoid"}),
+    ("focal_loss", "class_losses"): ("binary losses", {"mode": "sigmoid"}),
     ("equalization_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
 }
 
 # Points whose effect no watch can see: the reason, and what proves them in its place.
 UNSEEN: dict[tuple[str, str], str] = {
-    ("equalization_loss", "prepare"): "keeps the step's randomness for cost, which is watched",
     ("logit_adjustment", "terms"): (
         "counts pseudo-labels of another method, where adjust_unlabeled asks for it; "
         "tests/methods/long_tail/test_logit_adjustment.py"
@@ -102,7 +101,7 @@ EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 # the global batch.
 TOGETHER: dict[tuple[str, ...], dict[str, Any]] = {
     ("fixmatch", "logit_adjustment", "label_smoothing", "sam", "ema"): {
-        "methods.fixmatch.mask_reduction": "kept",
+        "methods.fixmatch.mask_reduction": "confident",
         "methods.fixmatch.threshold": 0.2,
         "methods.logit_adjustment.adjust_unlabeled": True,
         "methods.logit_adjustment.prior_momentum": 0.5,

@@ -17,7 +17,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from recipes.networks import build_network
 from recipes.networks.network import Network
 from recipes.networks.text import TextNetwork
@@ -92,7 +92,7 @@ def text_network(encoder: Any, tasks: dict[str, int], pooling: Any = "mean") -> 
     return TextNetwork(encoder, tasks, pooling=pooling).train()
 
 
-def operate(method: Surgeon, made: Network, key: str) -> Network:
+def operate(method: PEFTMethod, made: Network, key: str) -> Network:
     """The network with the method in it."""
     method.key = key
     method.surgery(made)

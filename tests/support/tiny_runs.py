@@ -44,7 +44,7 @@ def declared(key: str) -> Declaration:
 
 def method_and_kind() -> list[tuple[str, str]]:
     """Every method with every kind of data it declares."""
-    return [(key, kind) for key in METHODS for kind in declared(key).kinds]
+    return [(key, kind) for key in METHODS for kind in declared(key).modalities]
 
 
 @cache

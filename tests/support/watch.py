@@ -119,15 +119,21 @@ def is_new(
     )
 
 
-def changes_logits(call: Call, logits: Tensor, *rest: Any, **named: Any) -> Seen:
-    """adjust(logits, …), infer(logits, …)."""
+def changes_logits(call: Call, step: Step, logits: Tensor, *rest: Any, **named: Any) -> Seen:
+    """adjust(step, logits, …)."""
+    result = call(step, logits, *rest, **named)
+    return result, not same(result.detach(), logits.detach())
+
+
+def changes_predictions(call: Call, logits: Tensor, *rest: Any, **named: Any) -> Seen:
+    """infer(logits, …)."""
     result = call(logits, *rest, **named)
     return result, not same(result.detach(), logits.detach())
 
 
-def changes_costs(call: Call, logits: Tensor, *rest: Any, **named: Any) -> Seen:
-    """cost(logits, …), of which None means -log p."""
-    result = call(logits, *rest, **named)
+def changes_costs(call: Call, step: Step, logits: Tensor, *rest: Any, **named: Any) -> Seen:
+    """class_losses(step, logits, …), of which None means -log p."""
+    result = call(step, logits, *rest, **named)
     if result is None:
         return result, False
     usual = -torch.log_softmax(logits.detach(), dim=1)
@@ -135,7 +141,7 @@ def changes_costs(call: Call, logits: Tensor, *rest: Any, **named: Any) -> Seen:
 
 
 def changes_weights_of_samples(call: Call, *args: Any, **named: Any) -> Seen:
-    """weigh(logits, target, …), of which None means 1."""
+    """sample_weights(step, logits, target, …), of which None means 1."""
     result = call(*args, **named)
     return result, result is not None and bool((result != 1).any())
 
@@ -196,7 +202,7 @@ def changes_tensors(call: Call, step: Step, context: Any) -> Seen:
 
 
 def changes_reported_input(call: Call, embedded: Any, *rest: Any, **named: Any) -> Seen:
-    """receive(embedded, …)."""
+    """transform_input(embedded, …)."""
     result = call(embedded, *rest, **named)
     return result, not same(result.x.detach(), embedded.x.detach())
 
@@ -207,18 +213,18 @@ POINTS: dict[str, Callable[..., Seen]] = {
     "parameter_groups": gives_groups,
     "prepare": changes_inputs,
     "adjust": changes_logits,
-    "cost": changes_costs,
-    "weigh": changes_weights_of_samples,
+    "class_losses": changes_costs,
+    "sample_weights": changes_weights_of_samples,
     "terms": adds_terms,
     "combine": changes_combination,
     "wrap_step": changes_step,
     "after_batch": changes_tensors,
     "after_step": changes_tensors,
-    "receive": changes_reported_input,
-    "infer": changes_logits,
+    "transform_input": changes_reported_input,
+    "infer": changes_predictions,
 }
 # points of a finished run: tested beside export and the folder of a run
-UNWATCHED = ("leave", "fold")
+UNWATCHED = ("save_artifacts", "merge")
 
 
 class Watch:
@@ -263,4 +269,4 @@ class Watch:
 
 def filled(method: Method) -> list[str]:
     """The watched points that a method fills."""
-    return [point for point in POINTS if method.fills(point)]
+    return [point for point in POINTS if method.implements(point)]

@@ -1,8 +1,10 @@
 """The worked example of the family: class counts 100, 10, 1 and two samples; and a criterion of
 methods on it."""
 
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ TARGETS = torch.tensor([0, 2])
 
 def criterion_of(
     *methods: Method, counts: Tensor = COUNTS, labels: Tensor | None = None
-) -> Criterion:
+) -> "OfStep":
     """The criterion of a run with these methods and class counts, `labels` [M] being what a step
     has read."""
     classes = len(counts)
@@ -38,12 +40,27 @@ def criterion_of(
 
     def bound(point: str) -> list:
         return [
-            partial(getattr(method, point), recipe=recipe)
+            partial(getattr(method, point), context=recipe)
             for method in methods
-            if method.fills(point)
+            if method.implements(point)
         ]
 
-    return Criterion(bound("adjust"), bound("weigh"), bound("cost"))
+    criterion = Criterion(bound("adjust"), bound("sample_weights"), bound("class_losses"))
+    return OfStep(criterion, step)
+
+
+@dataclass
+class OfStep:
+    """A criterion within one step."""
+
+    criterion: Criterion
+    step: Any
+
+    def __call__(self, *args: Any) -> Tensor:
+        return self.criterion(self.step, *args)
+
+    def adjust(self, *args: Any) -> Tensor:
+        return self.criterion.adjust(self.step, *args)
 
 
 def losses(

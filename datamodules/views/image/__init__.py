@@ -1,9 +1,9 @@
-"""Image views: callables (pixels uint8 [B, C, H, W], draw_for) -> float32 [B, C, H, W] in [0, 1],
-same device.
+"""Image views: callables (pixels uint8 [B, C, H, W], draw_for) -> float32 [B, C, H, W] in [0, 1] on
+the same device.
 
-`draw_for(purpose)` gives the random numbers of the B local rows (`foundation.randomness.Draw`), so
-a view is a pure function of its pixels and of the key behind `draw_for`. Two views of one sample
-differ only if their `draw_for` do.
+`draw_for(purpose)` returns the random numbers of the B local rows (`foundation.randomness.Draw`),
+so a view is a pure function of its pixels and of the key of `draw_for`. Two views of one sample
+differ only if their `draw_for` differ.
 """
 
 from datamodules.views.image.operations import GEOMETRIC, OPERATIONS, PHOTOMETRIC

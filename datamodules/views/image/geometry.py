@@ -1,7 +1,7 @@
-"""Rotation, shear and translation as affine maps, and one nearest-neighbour resampling equal to
+"""Rotation, shear and translation as affine maps, and one nearest-neighbor resampling equal to
 Pillow's.
 
-A map takes the centre of an output pixel to a place in the input, [x, y, 1] in pixels from the top
+A map takes the center of an output pixel to a point of the input, [x, y, 1] in pixels from the top
 left corner. Maps of one sample compose by matrix product, so a chain of geometric operations costs
 one resampling.
 """
@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-FRACTION = (
-    1 << 16
-)  # Pillow walks the input in 16.16 fixed point; the same grid makes ties fall the same way
+# Pillow uses 16.16 fixed point; the same grid breaks ties the same way
+FRACTION = 1 << 16
 
 
 def identity_maps(batch: int, device: torch.device) -> Tensor:
@@ -22,12 +21,11 @@ def identity_maps(batch: int, device: torch.device) -> Tensor:
 
 def maps_of(amount: Tensor, side: tuple[int, int]) -> Tensor:
     """Inverse maps [..., 3, 3] from amounts [..., 5]: rotate, shear x, shear y, translate x,
-    translate y; at most one is not zero.
+    translate y; at most one is nonzero.
 
-    Rotation: degrees counter-clockwise about the middle. Shear: pixels a pixel, about the top left
-    corner, as is
-    usual with Pillow. Translation: part of the width and of the height; positive reads further
-        right or down.
+    Rotation: degrees counter-clockwise about the center. Shear: pixels per pixel about the top left
+    corner, as in Pillow. Translation: fraction of the width or height; positive values read further
+    right or down.
     """
     height, width = side
     rotate, shear_x, shear_y, translate_x, translate_y = amount.unbind(-1)
@@ -40,9 +38,9 @@ def maps_of(amount: Tensor, side: tuple[int, int]) -> Tensor:
 
 
 def resample(pixels: Tensor, maps: Tensor, fill: int, chain: int = 14) -> Tensor:
-    """out[p] = in[floor(map(p + 1/2))], `fill` where that lies outside. pixels: uint8 [B, C, H, W].
+    """out[p] = in[floor(map(p + 1/2))], `fill` outside the input. pixels: uint8 [B, C, H, W].
 
-    chain: no map is composed of more than so many operations.
+    chain: most operations that a map is composed of.
     """
     batch, channels, height, width = pixels.shape
     start = maps[:, :2, 2] + (maps[:, :2, 0] + maps[:, :2, 1]) * 0.5
@@ -54,18 +52,17 @@ def resample(pixels: Tensor, maps: Tensor, fill: int, chain: int = 14) -> Tensor
         + fixed[:, :, 2, None]
     )
     x, y = ((across[:, i, None, :] + down[:, i, :, None]) >> 16 for i in (0, 1))
-    # A frame of one pixel stands for all that lies outside: clamping costs a quarter of masks.
+    # A frame of one pixel represents everything outside: clamping costs a quarter of masking.
     framed = pad(pixels, (1, 1, 1, 1), value=fill)
     index = y.clamp_(-1, height).mul_(width + 2).add_(x.clamp_(-1, width)).add_(width + 3)
-    return (
-        framed.flatten(2)
-        .gather(2, index.view(batch, 1, -1).long().expand(-1, channels, -1))
-        .view_as(pixels)
-    )
+    index = index.view(batch, 1, -1).long().expand(-1, channels, -1)
+    return framed.flatten(2).gather(2, index).view_as(pixels)
 
 
 def walking(side: int, chain: int) -> torch.dtype:
-    """The integers to walk the input with: half the memory where no place can leave their range. No
-    operation of the tables takes a place to more than 1.4 times its distance and half a side: 3 ·
-    1.4ⁿ sides after n of them."""
+    """The integer type of coordinates: int32, which halves the memory, if none can overflow.
+
+    No operation of the tables moves a point to more than 1.4 times its distance plus half a side:
+    3 · 1.4ⁿ sides after n operations.
+    """
     return torch.int32 if 3 * 1.4**chain * side < 1 << 15 else torch.int64

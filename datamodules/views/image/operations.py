@@ -1,5 +1,6 @@
-"""The 14 operations of RandAugment and their application to a batch, each row its own."""
+"""The 14 operations of RandAugment and their application to a batch, different for each row."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
@@ -27,20 +28,23 @@ Operation = Literal[
     "translate_x",
     "translate_y",
 ]
-OPERATIONS: tuple[str, ...] = get_args(Operation)  # an operation's place here is its code
-PHOTOMETRIC, GEOMETRIC, ENHANCE = OPERATIONS[1:9], OPERATIONS[9:], OPERATIONS[5:9]
+OPERATIONS: tuple[str, ...] = get_args(Operation)  # the code of an operation is its index
+PHOTOMETRIC = OPERATIONS[1:9]
+GEOMETRIC = OPERATIONS[9:]
+ENHANCE = OPERATIONS[5:9]
 FIRST_GEOMETRIC = OPERATIONS.index(GEOMETRIC[0])
 WORDS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 WITHOUT_PARAMETER = ("autocontrast", "equalize")
 
 
 def rows_by_operation(codes: Tensor) -> list[tuple[Tensor, ...]]:
-    """[slot][code] -> which rows drew it, from codes [B, n].
+    """[slot][code] -> the rows that drew it, from codes [B, n].
 
-    On the CPU row numbers, so that only those rows are computed. Elsewhere masks [B]: a list of
-    rows has a length that the host would have to wait for.
+    Row numbers on the CPU, so that only those rows are computed. Masks [B] on other devices, where
+    the number of rows would need a sync.
     """
-    slots, kinds = codes.shape[1], len(OPERATIONS)
+    slots = codes.shape[1]
+    kinds = len(OPERATIONS)
     place = torch.arange(max(slots, kinds), device=codes.device)
     if not devices.readable(codes):
         return [tuple(masks) for masks in (codes.t()[:, None] == place[:kinds, None])]
@@ -53,9 +57,10 @@ def rows_by_operation(codes: Tensor) -> list[tuple[Tensor, ...]]:
 def on_rows(
     pixels: Tensor, rows: Tensor, function: Callable[..., Tensor], *parameters: Tensor
 ) -> Tensor:
-    """`function` on some rows: numbers, or a mask [B] (then all are computed and the others
-    dropped: a few cheap kernels against a wait of the host). `pixels` belongs to the caller and may
-        be overwritten.
+    """`function` applied to some rows. `pixels` may be overwritten.
+
+    rows: row numbers, or a mask [B]; then all rows are computed and the others are discarded, which
+        is cheaper than a sync.
     """
     if rows.dtype == torch.bool:
         return torch.where(rows[:, None, None, None], function(pixels, *parameters), pixels)
@@ -67,14 +72,12 @@ def on_rows(
 
 
 def words(pixels: Tensor) -> Tensor:
-    """[B, n]: the bytes of each row as the widest integers that divide them; a write of rows costs
-    by the element."""
+    """[B, n]: the bytes of each row viewed as the widest possible integers, because the cost of
+    writing rows is per element."""
     flat = pixels.flatten(1)
-    return next(
-        flat.view(kind)
-        for kind in WORDS
-        if not (flat.shape[1] | flat.storage_offset()) % kind.itemsize
-    )
+    # a view needs a row length and an offset that are multiples of the integer's size
+    divisor = math.gcd(flat.shape[1], flat.storage_offset())
+    return next(flat.view(kind) for kind in WORDS if divisor % kind.itemsize == 0)
 
 
 def apply_operations(
@@ -82,42 +85,51 @@ def apply_operations(
 ) -> Tensor:
     """Apply to each row its operations, in the order of the slots.
 
-    pixels: uint8 [B, C, H, W], overwritten. codes: int64 [B, n], places in OPERATIONS. values:
-        float64 [B, n].
-    pool: the operations that can occur. fill: grey level 0..255 of what comes in from outside the
-    frame. Geometric operations of a row with no photometric one in between are composed into one
-    resampling: fewer nearest-neighbour roundings, and what one pushes out of the frame another can
-    bring back. Pillow, one at a time, loses it.
+    pixels: uint8 [B, C, H, W], overwritten.
+    codes: int64 [B, n], indices in OPERATIONS.
+    values: float64 [B, n].
+    pool: the operations that can occur.
+    fill: gray level 0..255 of pixels from outside the frame.
+
+    Geometric operations of a row without a photometric one in between are composed into one
+    resampling: fewer nearest-neighbor roundings, and pixels that one operation moves out of the
+    frame can be moved back by the next. Pillow applies them one by one and loses such pixels.
     """
     photo = [name for name in PHOTOMETRIC if name in pool and acts(name, pixels)]
     warps = any(name in pool for name in GEOMETRIC)
-    rows, still = rows_by_operation(codes), identity_maps(len(pixels), pixels.device)
+    rows = rows_by_operation(codes)
+    still = identity_maps(len(pixels), pixels.device)
     steps = geometric_maps(codes, values, (pixels.shape[2], pixels.shape[3])) if warps else None
-    maps, moved = still, torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
+    maps = still
+    moved = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
     for slot, value in enumerate(values.unbind(1)):
         code = codes[:, slot]
         if steps is not None and photo and slot:
             due = moved & (code > 0) & (code < FIRST_GEOMETRIC)
             pixels = _resample_where(pixels, due, maps, fill, slot)
-            moved, maps = moved & ~due, torch.where(due[:, None, None], still, maps)
+            moved = moved & ~due
+            maps = torch.where(due[:, None, None], still, maps)
         for name in photo:
             parameters = () if name in WITHOUT_PARAMETER else (value,)
             chosen = rows[slot][OPERATIONS.index(name)]
             pixels = on_rows(pixels, chosen, getattr(photometric, name), *parameters)
         if steps is not None:
-            maps, moved = maps @ steps[:, slot], moved | (code >= FIRST_GEOMETRIC)
+            maps = maps @ steps[:, slot]
+            moved = moved | (code >= FIRST_GEOMETRIC)
     return pixels if steps is None else _resample_where(pixels, moved, maps, fill, codes.shape[1])
 
 
 def acts(name: str, pixels: Tensor) -> bool:
-    """False where an operation can change no picture of this shape: color on grey ones, equalize on
-    at most 255 pixels, whose histogram has steps of zero. As in Pillow; worth knowing because small
-    pictures are bound by calls.
+    """Whether an operation can change images of this shape.
+
+    As in Pillow, color does not change gray images, and equalize none of at most 255 pixels, whose
+    histogram has steps of zero. Skipping them matters because the cost of small images is that of
+    kernel launches.
     """
     _, channels, height, width = pixels.shape
-    return not (
-        (name == "color" and channels == 1) or (name == "equalize" and height * width <= 255)
-    )
+    if name == "color":
+        return channels > 1
+    return name != "equalize" or height * width > 255
 
 
 def _resample_where(pixels: Tensor, moved: Tensor, maps: Tensor, fill: int, chain: int) -> Tensor:
@@ -126,8 +138,8 @@ def _resample_where(pixels: Tensor, moved: Tensor, maps: Tensor, fill: int, chai
 
 
 def geometric_maps(codes: Tensor, values: Tensor, side: tuple[int, int]) -> Tensor:
-    """Inverse maps [B, n, 3, 3] of the operations `codes` [B, n] with `values`; the identity for
-    photometric ones."""
+    """Inverse maps [B, n, 3, 3] of the operations `codes` [B, n] with `values`; identity maps for
+    photometric operations."""
     kinds = torch.arange(len(GEOMETRIC), device=codes.device) + FIRST_GEOMETRIC
     part = torch.where(codes[..., None] == kinds, values[..., None], 0.0)
     return maps_of(part, side)

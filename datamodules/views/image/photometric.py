@@ -1,8 +1,8 @@
 """The photometric operations on uint8 pictures [B, C, H, W], C in {1, 3}, each row with its own
 parameter [B].
 
-Equal to Pillow's ImageOps and ImageEnhance to the grey level: the same integer arithmetic, the same
-truncation, and a result on the uint8 grid after every operation.
+Identical to Pillow's ImageOps and ImageEnhance: the same integer arithmetic, the same truncation,
+and uint8 results after every operation.
 """
 
 import torch
@@ -14,14 +14,14 @@ def _column(parameter: Tensor) -> Tensor:
 
 
 def _to_grid(levels: Tensor) -> Tensor:
-    """Grey levels clipped and truncated. By way of int16, because torch turns floats into bytes one
-    by one."""
+    """Gray levels clipped and truncated to uint8. Via int16, because torch's conversion from float
+    to uint8 is not vectorized."""
     return levels.clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
 
 def _blend(base: Tensor, picture: Tensor, factor: Tensor) -> Tensor:
-    """base + factor (picture - base), clipped, truncated. `base`, `picture`: float32 in 0..255; 1
-    is the identity."""
+    """base + factor (picture - base), clipped and truncated. `base`, `picture`: float32 in 0..255;
+    factor 1 is the identity."""
     return _to_grid((picture - base).mul_(_column(factor.float())).add_(base))
 
 
@@ -56,12 +56,14 @@ def color(pixels: Tensor, factor: Tensor) -> Tensor:
 def sharpness(pixels: Tensor, factor: Tensor) -> Tensor:
     """Smoothed by [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13 at 0, unchanged at 1; the border pixels
     are never smoothed."""
-    width, picture = pixels.shape[3], pixels.float()
+    width = pixels.shape[3]
+    picture = pixels.float()
     flat = pixels.flatten().short()
-    # All pixels in one line: sums across borders are wrong, and the border is put back.
+    # All pixels as one line: sums across image borders are wrong, but the border is restored below.
     lines = (flat[:-2] + flat[1:-1]).add_(flat[2:])
     box = (lines[: -2 * width] + lines[width:-width]).add_(lines[2 * width :])
-    inner, smooth = slice(width + 1, -width - 1), torch.empty_like(picture)
+    inner = slice(width + 1, -width - 1)
+    smooth = torch.empty_like(picture)
     smooth.view(-1)[inner] = box.add_(flat[inner] * 4).float().div_(13).add_(0.5).floor_()
     for edge in (0, -1):
         smooth[:, :, edge] = picture[:, :, edge]
@@ -70,14 +72,13 @@ def sharpness(pixels: Tensor, factor: Tensor) -> Tensor:
 
 
 def autocontrast(pixels: Tensor) -> Tensor:
-    """Stretch each channel to 0..255. float64, because truncation makes the last bit of the scale
-    visible."""
+    """Stretch each channel to 0..255. In float64, because truncation is sensitive to the last bit
+    of the scale."""
     spread = pixels.flatten(2)
     low, high = spread.amin(2, keepdim=True).double(), spread.amax(2, keepdim=True).double()
     flat = high == low
     reach = torch.where(flat, 255.0, high - low)
-    # A number divided by a tensor is its reciprocal times the number: two roundings, and another
-    # last bit.
+    # not `255 / reach`: torch computes reciprocal times 255, whose last bit differs
     scale = torch.full_like(reach, 255.0).div_(reach)
     offset = torch.where(flat, 0.0, -low * scale)
     levels = torch.arange(256, dtype=torch.float64, device=pixels.device)
@@ -85,8 +86,8 @@ def autocontrast(pixels: Tensor) -> Tensor:
 
 
 def equalize(pixels: Tensor) -> Tensor:
-    """Flatten each channel's histogram. Pictures of at most 255 pixels have steps of zero and stay
-    as they are."""
+    """Flatten each channel's histogram. Images of at most 255 pixels have steps of zero and are not
+    changed."""
     batch, channels, height, width = pixels.shape
     index = pixels.flatten(2).long()
     ones = index.new_ones(1).expand_as(index)
@@ -100,15 +101,12 @@ def equalize(pixels: Tensor) -> Tensor:
 
 
 def solarize(pixels: Tensor, threshold: Tensor) -> Tensor:
-    """Invert what is not below the threshold, 0..256; 256 is the identity."""
-    # 255 - p is p with all its bits turned; several times faster than a choice, which a processor
-    # guesses wrongly.
+    """Invert pixels at or above the threshold, 0..256; 256 is the identity."""
+    # 255 - p flips all bits of p: an XOR is several times faster than `where`, whose branches a
+    # processor mispredicts
     inverted = pixels >= _column(threshold.clamp(max=255).to(torch.uint8))
-    return (
-        inverted.view(torch.uint8)
-        .mul_(_column((threshold < 256).to(torch.uint8) * 255))
-        .bitwise_xor_(pixels)
-    )
+    mask = _column((threshold < 256).to(torch.uint8) * 255)
+    return inverted.view(torch.uint8).mul_(mask).bitwise_xor_(pixels)
 
 
 def posterize(pixels: Tensor, bits: Tensor) -> Tensor:

@@ -1,20 +1,21 @@
 """The random numbers of RandAugment (arXiv 1909.13719) in the forms that semi-supervised learning
 uses.
 
-A level l in [0, 10] becomes the parameter of an operation linearly: start + span * l / 10, rounded
-up for posterize and solarize (a threshold between two grey levels acts as the next one). A mirrored
-operation takes, with probability 1/2, the value on the other side of its pivot. Units: rotate
-degrees, shear pixels a pixel, translate part of the side, solarize grey level, posterize bits kept,
-the four enhancers a factor, 1 being the picture as it is.
+A level l in [0, 10] is mapped linearly to the parameter of an operation: start + span * l / 10,
+rounded up for posterize and solarize (a threshold between two gray levels acts as the next one). A
+mirrored operation has, with probability 1/2, the value on the other side of its pivot. Units:
+rotate degrees, shear pixels per pixel, translate fraction of the side, solarize gray level,
+posterize bits kept, the four enhancers a factor (1 is the identity).
 
-variant   l                          n  p    source
-fixmatch  1, 2, ..., 9               2  1/2  authors' code of FixMatch (arXiv 2001.07685);
-translates by l of 32 pixels paper     uniform in [0, 10)         2  1/2  table of FixMatch's
-appendix; enhancers darken, never brighten usb       uniform in [0, 10)         3  1    TorchSSL and
-USB; posterize 4..7 nm        magnitude / 3, or uniform  2  1    RandAugment proper: one magnitude
-0..30 a sample, enhancers both ways,
-          below that                         AutoAugment's ranges (translates by up to 150 of 331
-          pixels)
+    variant   l                          n  p    source
+    fixmatch  1, 2, ..., 9               2  1/2  authors' code of FixMatch (arXiv 2001.07685);
+                                                 translates by l of 32 pixels
+    paper     uniform in [0, 10)         2  1/2  table of FixMatch's appendix; enhancers darken,
+                                                 never brighten
+    usb       uniform in [0, 10)         3  1    TorchSSL and USB; posterize 4..7
+    nm        magnitude / 3, or uniform  2  1    RandAugment: one magnitude 0..30 per sample,
+              below that                         enhancers in both directions, AutoAugment's ranges
+                                                 (translates by up to 150 of 331 pixels)
 """
 
 from dataclasses import dataclass
@@ -34,11 +35,13 @@ Ranges = dict[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Variant:
-    """Published settings. ranges: operation -> (start, span); the enhancers share one entry, shear
-    and translate one.
+    """Published settings.
 
-    fill: grey in [0, 1] outside the frame. cutout_random: side of the cutout uniform below the
-        largest, not fixed.
+    ranges: operation -> (start, span); the enhancers share one entry, both shears one, both
+        translations one.
+    mirror_enhance: whether enhancers are mirrored at 1.
+    fill: gray level in [0, 1] outside the frame.
+    cutout_random: the side of the box is uniform below the largest instead of fixed.
     """
 
     n: int
@@ -87,15 +90,15 @@ VARIANTS: dict[str, Variant] = {
 
 
 def level_of(number: Tensor, levels: Levels) -> Tensor:
-    """Levels in [0, 10], float64, from uniform numbers in [0, 1); `magnitude` is scaled by the
-    caller."""
+    """Levels in [0, 10], float64, from uniform numbers in [0, 1), which the caller has scaled for
+    `magnitude`."""
     number = number.double()
     return (number * 9).floor().add_(1) if levels == "integer" else number * 10
 
 
 def values_of(table: Tensor, codes: Tensor, level: Tensor, mirror: Tensor) -> Tensor:
-    """Parameters, float64, of operations `codes` at `level`, beyond the pivot where `mirror`; all
-    of one shape."""
+    """Parameters, float64, of operations `codes` at `level`, mirrored at the pivot where `mirror`;
+    all of one shape."""
     start, span, pivot, mirrored, rounded = table[codes].unbind(-1)
     value = start + span * level / 10
     value = torch.where(mirror & (mirrored > 0), 2 * pivot - value, value)

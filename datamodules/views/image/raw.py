@@ -1,4 +1,4 @@
-"""The picture as it is: what evaluation sees."""
+"""The unchanged image, used for evaluation."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 
 class Raw:
-    """Deterministic: pixels / 255. Draws nothing."""
+    """Deterministic: pixels / 255."""
 
     def __call__(self, pixels: Tensor, draw_for: DrawFor | None = None) -> Tensor:
         return to_unit(pixels)

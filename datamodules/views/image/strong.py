@@ -16,29 +16,30 @@ from foundation.errors import UserError, nearest
 
 
 class Strong:
-    """Weak view, `n` operations drawn from the pool with replacement, each applied with
+    """Weak view, then `n` operations drawn from the pool with replacement, each applied with
     `probability`, then Cutout.
-
-    weak: its flip and shift; the draw is this view's own. None: the default `Weak()`.
-    variant: the table of parameters (see `randaugment`). `fixmatch` is the form of the authors'
-        code.
-    n, probability, fill: None takes the variant's published value. fill: grey level of what comes
-        in from outside the frame when a picture is turned, sheared or moved: mid-grey for
-        `fixmatch`, black for the others.
-    magnitude, magnitude_mode: for variant `nm` only: 0 (nothing) .. 30, the same for all samples,
-        or uniform below it.
-    pool, exclude: the operations to draw from (None: all 14), and those to leave out. As in Pillow,
-        equalize does nothing to a picture of at most 255 pixels, and color nothing to a grey one.
-    cutout: side of the box as part of the picture's side (`usb`: the largest side); 0 switches it
-        off.
 
     Every operation equals Pillow's on uint8 pixels, nearest neighbour where it resamples. We differ
     from the authors' code in three points: consecutive geometric operations are one resampling;
     what comes in from outside is grey at once, where theirs is black for the operations that follow
     and grey at the end; a box of odd side keeps its side. The forms of RandAugment whose magnitude
-    rises over training are not here: a view knows no progress.
+    rises over training are not here: a view knows no progress. As in Pillow, equalize does nothing
+    to a picture of at most 255 pixels, and color nothing to a grey one. Raises UserError for an
+    unknown variant or operation and for a pool that `exclude` empties.
 
-    Raises UserError for an unknown variant or operation and for a pool that `exclude` empties.
+    weak: the flip and shift before the operations; null: the default. The draw is this view's own.
+    variant: form of RandAugment: `fixmatch` (authors' code), `paper`, `usb` or `nm`. See
+        `randaugment` for the tables.
+    n: operations of a picture, 0 to 14; null: the variant's.
+    probability: probability of applying each, 0 to 1; null: the variant's.
+    magnitude: magnitude of variant nm, 0 (nothing) to 30.
+    magnitude_mode: magnitude of variant nm: `constant`, or `random`, uniform below it.
+    pool: operations to draw from; null: all 14.
+    exclude: operations to leave out of the pool.
+    cutout: side of the box as a share of the picture's, 0 to 1; 0: none. Variant `usb`: the largest
+        side.
+    fill: grey that comes in from outside, 0 to 1; null: the variant's. It comes in where a picture
+        is turned, sheared or moved: mid-grey for `fixmatch`, black for the others.
     """
 
     def __init__(
@@ -58,11 +59,14 @@ class Strong:
             raise UserError(
                 f"strong view: variant '{variant}' is unknown; {nearest(variant, VARIANTS)}"
             )
-        self.weak, self.variant, self.cutout = weak or Weak(), VARIANTS[variant], cutout
+        self.weak = weak or Weak()
+        self.variant = VARIANTS[variant]
+        self.cutout = cutout
         self.n = self.variant.n if n is None else n
         self.probability = self.variant.probability if probability is None else probability
         self.fill = round(255 * (self.variant.fill if fill is None else fill))
-        self.magnitude, self.magnitude_mode = magnitude, magnitude_mode
+        self.magnitude = magnitude
+        self.magnitude_mode = magnitude_mode
         self.pool = _pool(pool, exclude)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
@@ -74,16 +78,15 @@ class Strong:
         return self._cut(pixels, draw_for) if self.cutout else to_unit(pixels)
 
     def draw(self, draw_for: DrawFor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """What each row gets: codes int64 [B, n], places in OPERATIONS (identity where the coin
-        says no), and values float64 [B, n] in the units of `randaugment`."""
+        """Operations of each row: codes int64 [B, n], indices in OPERATIONS (identity if the
+        operation is not applied), and values float64 [B, n] in the units of `randaugment`."""
         table, pool = self._tables(device)
         choice, coin, number, side = draw_for("strong/randaugment").uniform(self.n, 4).unbind(-1)
         if self.variant.levels == "magnitude":
-            number = (
-                torch.ones_like(number)
-                if self.magnitude_mode == "constant"
-                else number[:, :1].expand_as(number)
-            )
+            if self.magnitude_mode == "constant":
+                number = torch.ones_like(number)
+            else:
+                number = number[:, :1].expand_as(number)  # one magnitude for all operations
             number = number * (self.magnitude / 30)
         codes = pool[(choice * len(self.pool)).long()]
         values = values_of(table, codes, level_of(number, self.variant.levels), side < 0.5)
@@ -92,14 +95,14 @@ class Strong:
     def _cut(self, pixels: Tensor, draw_for: DrawFor) -> Tensor:
         """The view in [0, 1] with its box; `pixels` is overwritten."""
         number = draw_for("strong/cutout").uniform(3)
-        part = (
-            number[:, 2] * self.cutout
-            if self.variant.cutout_random
-            else torch.full_like(number[:, 2], self.cutout)
-        )
+        if self.variant.cutout_random:
+            part = number[:, 2] * self.cutout
+        else:
+            part = torch.full_like(number[:, 2], self.cutout)
         box = box_mask(number[:, :2], part, *pixels.shape[2:])
         # Products with 0 and 1 are exact, and faster than a masked write; fastest on bytes.
-        view, painted = to_unit(pixels.mul_((~box).view(torch.uint8))), box.float()
+        view = to_unit(pixels.mul_((~box).view(torch.uint8)))
+        painted = box.float()
         levels = fill_for(view.shape[1], self.variant.cutout_fill)
         if len(set(levels)) == 1:
             return view.add_(painted, alpha=levels[0])
@@ -108,8 +111,7 @@ class Strong:
         return view
 
     def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Parameters and pool on the device, copied once: a copy in every step would make the host
-        wait."""
+        """Parameters and pool on the device, copied once: a copy in every step would sync."""
         if device not in self._on_device:
             pool = torch.tensor([OPERATIONS.index(name) for name in self.pool], device=device)
             self._on_device[device] = (self.variant.table().to(device), pool)

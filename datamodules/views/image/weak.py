@@ -20,16 +20,17 @@ def flip_shift(
     padding: Padding = "reflect",
     reach: int | None = None,
 ) -> Tensor:
-    """Mirror the rows where `flip` [B] is True, then read `down` [B] and `right` [B] pixels further
-    on.
+    """Mirror the samples where `flip` [B] is True, then shift by `down` [B] and `right` [B] pixels.
 
     out[b, :, y, x] = in[b, :, R(y + down_b), F(R(x + right_b))], R reflecting about the border
-    pixels without repeating them (numpy's `reflect`; |shift| must be below the side), F(x) = W-1-x
-    where flipped. With `zeros` what lies outside is 0. reach: the largest |right|; None: W-1. uint8
-    or float [B, C, H, W].
+    pixels without repeating them (NumPy's `reflect`; |shift| must be below the side), F(x) = W-1-x
+    if flipped. With `zeros`, pixels outside are 0.
 
-    Every line is drawn out so far that each line of the result is a piece of it, and pieces are
-    copied whole.
+    pixels: uint8 or float [B, C, H, W].
+    reach: the largest |right|; None: W-1.
+
+    Every line is extended so far that each line of the result is a contiguous slice of it, and
+    slices are copied as a whole.
     """
     batch, channels, height, width = pixels.shape
     reach = width - 1 if reach is None else reach
@@ -44,19 +45,21 @@ def flip_shift(
     start = first.mul_(length).add_((right + flip * mirrored + reach)[:, None, None]).flatten()
     pieces = drawn.view(-1).as_strided((drawn.numel() - width + 1, width), (1, 1))
     moved = pieces.index_select(0, start).view_as(pixels)
-    return (
-        moved if padding == "reflect" else moved.mul_((rows == y).to(moved.dtype)[:, None, :, None])
-    )
+    if padding == "reflect":
+        return moved
+    inside = (rows == y).to(moved.dtype)
+    return moved.mul_(inside[:, None, :, None])
 
 
 def _drawn_out(pixels: Tensor, padding: Padding, reach: int) -> tuple[Tensor, int]:
-    """Every line with its mirror image and `reach` pixels at both ends, and by how far the mirror
-    image lies further.
+    """Every line with its mirror image and `reach` pixels at both ends, and the offset of the
+    mirror image.
 
-    Reflected about its border pixels again and again, a line is periodic, and its mirror image half
-    a period on.
+    A line that is repeatedly reflected about its border pixels is periodic, and its mirror image is
+    half a period further.
     """
-    width, mirrored = pixels.shape[3], pixels.flip(3)
+    width = pixels.shape[3]
+    mirrored = pixels.flip(3)
     if padding == "reflect":
         before, after = mirrored[..., width - 1 - reach : -1], pixels[..., 1 : reach + 1]
         return torch.cat([before, pixels, mirrored[..., 1:], after], 3), width - 1
@@ -69,12 +72,13 @@ def _reflect(index: Tensor, size: int) -> Tensor:
 
 
 class Weak:
-    """Flip with probability 1/2, then a shift uniform over all whole pixels within `shift` times
-    the side.
+    """Flip with probability 1/2, then shift by a uniform number of whole pixels.
 
-    flip: off for digits and other pictures whose mirror image means something else.
-    shift: largest shift as a part of the side, rounded down to pixels: 0.125 is 4 of 32 and 1 of 8.
-    padding: what comes in at the border: the mirrored picture, or black.
+    flip: mirror half of the pictures; false for digits and others that a mirror changes.
+    shift: largest shift as a share of the side, 0 to 0.5; 0.125 (FixMatch). Rounded down to pixels:
+        0.125 is 4 of 32 and 1 of 8.
+    padding: what comes in at the border: `reflect` (FixMatch) or `zeros`. `reflect` is the mirrored
+        picture.
     """
 
     def __init__(
@@ -83,15 +87,15 @@ class Weak:
         shift: Annotated[float, Field(ge=0, le=0.5)] = 0.125,
         padding: Padding = "reflect",
     ):
-        self.flip, self.shift, self.padding = flip, shift, padding
+        self.flip = flip
+        self.shift = shift
+        self.padding = padding
 
     def pixels(self, pixels: Tensor, draw_for: DrawFor) -> Tensor:
         """uint8 [B, C, H, W] -> uint8, always a new tensor."""
         number = draw_for("weak/flip_shift").uniform(3)
-        down, right = (
-            self._offset(number[:, i], side)
-            for i, side in ((1, pixels.shape[2]), (2, pixels.shape[3]))
-        )
+        down = self._offset(number[:, 1], pixels.shape[2])
+        right = self._offset(number[:, 2], pixels.shape[3])
         flip = number[:, 0] < (0.5 if self.flip else 0.0)
         return flip_shift(pixels, flip, down, right, self.padding, self._reach(pixels.shape[3]))
 

@@ -17,18 +17,17 @@ from foundation.errors import UserError
 
 
 class TokenCutoff(TextView):
-    """Take a share of a text's subword pieces away, never a special token and never the last piece
-    that is left.
+    """Remove a share of a text's subword pieces; special tokens and the last remaining piece are
+    kept.
 
-    mode: `cutoff` hides random pieces from the network (attention and pooling), `span` hides one
-    run of neighbouring pieces, `mask` puts [MASK] in the place of random pieces. Places of the
-    others stay.
+    k of n pieces go, k = floor(share * n + u) with u uniform in [0, 1), so that E[k] = share * n
+    for short texts too; at most n - 1. Places of the others stay. Where we differ: the paper sets
+    embeddings to zero, which a network still attends to. Raises UserError where `mask` is asked for
+    and the tokenizer has no mask token.
 
-    share: k of n pieces go, k = floor(share * n + u) with u uniform in [0, 1), so that E[k] = share
-    * n for short texts too; at most n - 1. Where we differ: the paper sets embeddings to zero,
-    which a network still attends to.
-
-    Raises UserError where `mask` is asked for and the tokenizer has no mask token.
+    share: share of the pieces that go, in [0, 1).
+    mode: `cutoff` hides random pieces, `span` one run, `mask` puts [MASK] there. Hidden from
+        attention and pooling.
     """
 
     def __init__(
@@ -37,7 +36,8 @@ class TokenCutoff(TextView):
         mode: Literal["cutoff", "span", "mask"] = "cutoff",
     ):
         super().__init__()
-        self.share, self.mode = share, mode
+        self.share = share
+        self.mode = mode
 
     def fit(self, source: Source) -> None:
         super().fit(source)
@@ -67,13 +67,13 @@ class TokenCutoff(TextView):
 
 
 def _lowest(order: Tensor, content: Tensor, k: Tensor) -> Tensor:
-    """True [B, L] on the k [B] content pieces with the lowest numbers."""
+    """True [B, L] on the k [B] content pieces with the lowest values of `order`."""
     rank = torch.where(content, order, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
     return content & (rank < k[:, None])
 
 
 def _run(content: Tensor, n: Tensor, k: Tensor, chance: Tensor) -> Tensor:
-    """True [B, L] on k [B] content pieces in a row, every start equally often."""
+    """True [B, L] on k [B] consecutive content pieces with a uniform start."""
     start = torch.minimum((chance * (n - k + 1)).long(), (n - k).clamp(min=0))
     place = content.cumsum(1) - 1
     return content & (place >= start[:, None]) & (place < (start + k)[:, None])

@@ -15,16 +15,21 @@ from datamodules.views.text.view import DrawFor, TextView, drop_words
 
 
 class EdaLite(TextView):
-    """n swaps of two random words, then each word left out with probability alpha (one word always
-    stays).
+    """n swaps of two random words, then each word is dropped with probability alpha (one word is
+    always kept).
 
-    n = max(1, int(alpha * length)); alpha = 0 leaves the text alone.
+    n = max(1, int(alpha * length)).
 
     Where we differ: no synonym replacement and no random insertion, both need WordNet. The paper
     makes several sentences with one operation each, we apply swap and deletion to one. The two
     words of a swap are always different places (the authors try three times and may give up), so a
     text of one word is never changed.
+
+    alpha: share of words swapped, probability of deletion, in [0, 1); 0.1 (paper); 0: the text
+        itself.
     """
+
+    swap_table: Tensor
 
     def __init__(self, alpha: Annotated[float, Field(ge=0, lt=1)] = 0.1):
         super().__init__()
@@ -52,9 +57,11 @@ class EdaLite(TextView):
 def swap_words(words: Tensor, drawn: Tensor, length: Tensor, times: Tensor) -> Tensor:
     """Swap two different random words, `times` [B] times in a row of `length` [B] real words.
 
-    words: int64 [B, W]. drawn: uniform [B, R, 2] with R at least the largest of `times` that is
-    needed. Swaps follow each other, so the loop is over swaps (at most alpha * W); each handles the
-    whole batch.
+    words: int64 [B, W].
+    drawn: uniform [B, R, 2] with R at least the largest of `times`.
+
+    Swaps depend on those before, so the loop is over swaps (at most alpha * W), each for the whole
+    batch.
     """
     last = (length - 1).clamp(min=0)
     first = torch.minimum((drawn[..., 0] * length[:, None]).long(), last[:, None])

@@ -1,4 +1,4 @@
-"""Word replacement by TF-IDF: words that say little are replaced by words that say little.
+"""Word replacement by TF-IDF: uninformative words are replaced by uninformative words.
 
 Xie, Dai, Hovy, Luong, Le, Unsupervised Data Augmentation for Consistency Training, NeurIPS 2020,
 arXiv 1904.12848.
@@ -15,22 +15,25 @@ from datamodules.views.text.view import DrawFor, TextView
 
 
 class TfidfReplace(TextView):
-    """Replace word i of a text of n words with probability min(1, p (Cmax - c_i) n / Σ_j (Cmax -
-    c_j)).
+    """Replace word i of a text of n words with probability
+    min(1, p (Cmax - c_i) n / Σ_j (Cmax - c_j)).
 
-    c_i = tf_i * idf_i is the word's score in the text, Cmax the largest of them; the expected
-    number of replaced words is p n as long as nothing is clipped at 1. Where all scores are equal
-    the formula is 0/0, and every word is replaced with probability p. The new word w is drawn from
-    the training corpus with probability proportional to max S - S(w), with S(w) the sum of its
-    scores over all texts; where all S are equal, uniformly.
+    p: mean share of replaced words (as long as no probability is clipped at 1). 0.7 to 0.9 suit
+        topics; avoid this view for sentiment, which can depend on the replaced words.
 
-    idf(w) = log(texts / texts with w) over the training texts; a word that is not in them counts as
-    seen once, and is never drawn.
+    c_i = tf_i * idf_i is the word's score in the text, Cmax the largest of them. If all scores are
+    equal the formula is 0/0, and every word is replaced with probability p. The new word w is drawn
+    from the training corpus with probability proportional to max S - S(w), where S(w) is the sum of
+    its scores over all texts; if all S are equal, uniformly.
 
-    p: 0.7 to 0.9 suit topics; avoid this view for sentiment, where the replaced words can carry it.
+    p: expected share of replaced words, 0 to 1; 0.7 to 0.9 suit topics (paper). Avoid this view for
+        sentiment, where the replaced words can carry it.
     """
 
     grows = True
+
+    idf: Tensor
+    cumulative: Tensor
 
     def __init__(self, p: Annotated[float, Field(ge=0, le=1)] = 0.3):
         super().__init__()
@@ -50,7 +53,7 @@ class TfidfReplace(TextView):
         real = words > 0
         idf = self.idf[torch.where(words < len(self.idf), words, 0)]
         repeats = (words[:, :, None] == words[:, None, :]).sum(2)
-        # The text's length divides every score of a row alike and cancels below.
+        # tf without the division by the text's length, which cancels in the probability below.
         chance = replacement_probability(repeats * idf, real, self.p)
         replaced = self.word_uniform(draw_for, "replace", words) < chance
         drawn = self.word_uniform(draw_for, "word", words).double() * self.cumulative[-1]
@@ -70,7 +73,7 @@ def replacement_probability(scores: Tensor, real: Tensor, p: float) -> Tensor:
     gap = torch.where(real, top - scores, 0.0)
     total = gap.sum(1, keepdim=True)
     n = real.sum(1, keepdim=True)
-    # Equal scores differ by rounding only: then the gaps are noise, not information.
+    # Equal scores can differ by rounding: gaps of this size are noise.
     flat = total <= 1e-6 * n * top.abs()
     share = torch.where(flat, 1.0, gap * n / torch.where(flat, 1.0, total))
     return torch.where(real, (p * share).clamp(max=1.0), 0.0)

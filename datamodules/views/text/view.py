@@ -1,10 +1,10 @@
-"""What a text view is: words are edited, assembled to subword ids, and the ids may be cut.
+"""Base of text views: words are edited, assembled to subword ids, and the ids may be cut.
 
     words [B, W] ─ edit ─ words [B, W] ─ assemble ─ ids, mask [B, L] ─ cut ─ ids, mask [B, L]
 
 Random numbers are drawn for the widest possible text and then sliced to the batch's width, so that
-a view does not depend on how a batch happened to be trimmed. Special tokens are never touched: they
-join after `edit`, and `cut` sees which ids come from the text.
+a view does not depend on the width of its batch. Special tokens are never changed: they are added
+after `edit`, and `cut` knows which ids are content.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +25,10 @@ class TextView(nn.Module):
     """Base of text views; called with a batch of words and `draw_for`, returns {"ids": int64,
     "mask": bool, "content": bool} [B, L], see `Pieces`.
 
-    A subclass fills `edit`, `cut`, or both. `grows`: edited texts can have more ids than the
-    original. `fit` must be called once, with the encoded training texts, before the first batch.
+    A subclass implements `edit`, `cut`, or both. `fit` must be called once, with the encoded
+    training texts, before the first batch.
+
+    grows: whether edited texts can have more ids than the original.
     """
 
     grows: bool = False
@@ -37,13 +39,13 @@ class TextView(nn.Module):
         self._home: torch.device | None = None
 
     def fit(self, source: Source) -> None:
-        """Take the codec, and whatever statistics the view needs, from the training texts."""
+        """Store the codec and compute the view's statistics from the training texts."""
         self.codec = source.codec  # type: ignore[attr-defined]
         self._home = None
 
     def edit(self, words: Tensor, draw_for: DrawFor) -> Tensor:
-        """Change words int64 [B, W]; real words stand on the left, 0 on the right, before and
-        after."""
+        """Change words int64 [B, W]. Input and output have real words on the left, 0 on the
+        right."""
         return words
 
     def cut(self, pieces: Pieces, draw_for: DrawFor) -> Pieces:
@@ -56,7 +58,7 @@ class TextView(nn.Module):
             self.to(words.device)
             self._home = words.device
         edited = self.edit(words, draw_for)
-        # A tokenizer that minds a word's place can need more ids even where words only move.
+        # With a sensitive tokenizer, moved words alone can need more ids.
         wide = self.grows or self.codec.tokenizer.sensitive
         pieces = self.codec.assemble(
             edited, self.codec.room(words), data["width" if wide else "length"]
@@ -70,12 +72,14 @@ class TextView(nn.Module):
 
 
 class Raw(TextView):
-    """The text as it is: what evaluation sees."""
+    """The unchanged text, used for evaluation."""
 
 
 class Weak(TextView):
     """The text as it is, or with each word left out with probability `word_dropout` (one word
     always stays).
+
+    word_dropout: probability of leaving out a word, in [0, 1); 0: the text itself.
     """
 
     def __init__(self, word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0):
@@ -90,7 +94,7 @@ class Weak(TextView):
 
 
 class Chain(TextView):
-    """Several views one after the other: all edits of words in order, then all cuts in order."""
+    """Several views in sequence: all edits of words in order, then all cuts in order."""
 
     def __init__(self, views: Sequence[TextView]):
         super().__init__()
@@ -114,16 +118,16 @@ class Chain(TextView):
 
 
 def _prefixed(draw_for: DrawFor, place: int) -> DrawFor:
-    """Two views of one kind in a chain draw different numbers."""
+    """Draws keyed by the place in a chain, so that two views of one class draw independently."""
     return lambda purpose: draw_for(f"{place}/{purpose}")
 
 
 def drop_words(words: Tensor, chances: Tensor, probability: float) -> Tensor:
-    """Leave out each word [B, W] with the given probability and close the gaps; one word of a text
-    always stays.
+    """Drop each word [B, W] with the given probability and close the gaps; one word of a text is
+    always kept.
 
-    chances: uniform [B, W]. Where all words of a text would go, the one with the highest chance
-    stays, which is each of them equally often.
+    chances: uniform [B, W]. If all words of a text would be dropped, the one with the highest value
+        is kept, which is uniform over the words.
     """
     real = words > 0
     best = torch.where(real, chances, -1.0).argmax(1, keepdim=True)

@@ -44,13 +44,6 @@ def dlr(logits: Tensor, target: Tensor) -> Tensor:
     return margin(logits, target) / (top[:, 0] - top[:, -1] + 1e-12)
 
 
-def divergence(reference: Tensor, logits: Tensor) -> Tensor:
-    """KL(p ‖ q) = Σ_c p_c (log p_c - log q_c), [N], p = softmax(reference), q = softmax(logits), in
-    float32."""
-    log_p, log_q = reference.float().log_softmax(1), logits.float().log_softmax(1)
-    return (log_p.exp() * (log_p - log_q)).sum(1)
-
-
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ce": cross_entropy,
     "margin": margin,

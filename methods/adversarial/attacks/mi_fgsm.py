@@ -27,7 +27,8 @@ def mi_fgsm(
     """m ← μ m + g / ‖g‖₁, x ← Proj(x + a · direction(m)), from m = 0; step_size a: eps / steps
     (paper)."""
     x = x.detach().float()
-    moved, buffer = x, torch.zeros_like(x)
+    moved = x
+    buffer = torch.zeros_like(x)
     size = threat.eps / max(steps, 1) if step_size is None else step_size
     for _ in range(steps):
         buffer = accumulate(buffer, input_gradient(value, moved), momentum)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from foundation.randomness import Rows
+from foundation.randomness import RowNumbers
 from methods.adversarial.attacks.losses import Objective
 from methods.adversarial.attacks.threat import Threat
 
@@ -45,7 +45,7 @@ def window(corner: Tensor, size: int, extent: int) -> Tensor:
 
 
 def squares(
-    shape: torch.Size, draw: Callable[[str], Rows], initial: float
+    shape: torch.Size, draw: Callable[[str], RowNumbers], initial: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """What the queries 1, 2, … try, by query: the square's rows, bool [N, 1, H, 1], its columns,
     bool [N, 1, 1, W], and the channels that go up in it, bool [N, C, 1, 1].
@@ -59,7 +59,8 @@ def squares(
     while True:
         first = last + 1
         last = min([last + AHEAD, *(limit for limit in HALVED_AFTER if limit >= first)])
-        size, count = side(first, initial, height, width), last + 1 - first
+        size = side(first, initial, height, width)
+        count = last + 1 - first
         tall, wide = (
             window(draw(f"{name}/{first}").integers(0, extent - size + 1, count), size, extent)
             for name, extent in (("top", height), ("left", width))
@@ -75,7 +76,7 @@ def square_attack(
     x: Tensor,
     threat: Threat,
     queries: int,
-    draw: Callable[[str], Rows],
+    draw: Callable[[str], RowNumbers],
     initial: float = 0.8,
     among: Callable[[Tensor], Objective] | None = None,
 ) -> Queried:
@@ -97,7 +98,8 @@ def square_attack(
     whole = Queried(
         best.clone(), torch.ones(len(x), dtype=torch.int64, device=x.device), reached >= 0
     )
-    rows, taken = torch.arange(len(x), device=x.device), whole.queries.clone()
+    rows = torch.arange(len(x), device=x.device)
+    taken = whole.queries.clone()
     for proposed in islice(squares(x.shape, draw, initial), queries - 1):
         if among is not None:
             left = (reached < 0).nonzero().squeeze(1)
@@ -111,7 +113,8 @@ def square_attack(
                 break
         tall, wide, up = (part[rows] for part in proposed)
         tried = torch.where(tall & wide, torch.where(up, high, low), best)
-        found, alive = value(tried), reached < 0
+        found = value(tried)
+        alive = reached < 0
         better = alive & (found > reached)
         taken += alive
         best = torch.where(better.view(-1, 1, 1, 1), tried, best)
@@ -121,7 +124,9 @@ def square_attack(
 
 def keep(whole: Queried, rows: Tensor, best: Tensor, taken: Tensor, reached: Tensor) -> Queried:
     """Write what was found of these rows to its place."""
-    whole.x[rows], whole.queries[rows], whole.success[rows] = best, taken, reached >= 0
+    whole.x[rows] = best
+    whole.queries[rows] = taken
+    whole.success[rows] = reached >= 0
     return whole
 
 

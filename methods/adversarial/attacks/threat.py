@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from foundation.randomness import Rows
+from foundation.randomness import RowNumbers
 from recipes.step import Embedded
 
 Norm = Literal["linf", "l2"]
@@ -80,7 +80,7 @@ class Threat:
             )
         return x + delta if self.box is None else (x + delta).clamp(*self.box)
 
-    def random_start(self, x: Tensor, rows: Rows) -> Tensor:
+    def random_start(self, x: Tensor, rows: RowNumbers) -> Tensor:
         """δ₀: uniform in the linf ball; l2: a random direction with length eps · U(0, 1), as
         torchattacks has it, which lies nearer to x than a uniform point of the ball does."""
         if self.norm == "linf":

@@ -5,7 +5,6 @@ from torch import nn
 
 from foundation.errors import UserError
 from methods.adversarial.awp import AWP
-from methods.adversarial.perturbation import evaluating
 from methods.adversarial.pgd_at import PGDAT
 from methods.adversarial.trades import TRADES
 from methods.long_tail.logit_adjustment import LogitAdjustment
@@ -13,6 +12,7 @@ from methods.regularization.label_smoothing import LabelSmoothing
 from methods.regularization.mixup import Mixup
 from methods.regularization.sam import SAM
 from methods.semi_supervised.fixmatch import FixMatch
+from recipes.networks.network import eval_mode
 from recipes.step import Embedded
 from tests.support.attack_loops import assert_same, clipped, descend, logits, weak_batches
 from tests.support.harness import Setup, train, values_differ
@@ -77,7 +77,7 @@ def test_a_module_frozen_on_purpose_gets_its_own_mode_back():
     network.train()
     network[0].eval()
     before = [module.training for module in network.modules()]
-    with evaluating(network):
+    with eval_mode(network):
         assert not any(module.training for module in network.modules())
     assert [module.training for module in network.modules()] == before
 

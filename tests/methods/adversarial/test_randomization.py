@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from foundation.errors import UserError
 from foundation.randomness import SampleRandomness
 from methods.adversarial.randomization import Randomization, resize_and_pad
-from methods.adversarial.robustness import UnderFGSM, UnderPGD, UnderSquare
+from methods.adversarial.robustness import FGSMRobustness, PGDRobustness, SquareRobustness
 from recipes.step import Embedded, Output
 from tests.support.harness import Setup, build
 
@@ -84,17 +84,17 @@ def test_several_passes_average_probabilities():
 
 def test_an_attack_must_average_over_draws():
     recipe = build({"randomization": Randomization(enlarge=1.5)}, Setup(), Pooled())
-    refused = UnderPGD().refusal(recipe.composition)
+    refused = PGDRobustness().refusal(recipe.composition)
     assert (
         refused.startswith("methods.randomization answers at random")
         and "evaluate.attack.draws=10" in refused
     )
     assert (
-        UnderPGD(draws=2).refusal(recipe.composition)
-        == UnderSquare().refusal(recipe.composition)
+        PGDRobustness(draws=2).refusal(recipe.composition)
+        == SquareRobustness().refusal(recipe.composition)
         == ""
     )
-    assert UnderFGSM().refusal(build({}, Setup()).composition) == ""
+    assert FGSMRobustness().refusal(build({}, Setup()).composition) == ""
 
 
 def test_averaged_gradients_use_other_draws_than_the_evaluation_and_repeat():
@@ -102,7 +102,7 @@ def test_averaged_gradients_use_other_draws_than_the_evaluation_and_repeat():
     y = {"label": torch.tensor([0, 1, 2, 0])}
 
     def measured():
-        probe = UnderPGD("linf", 0.1, steps=2, draws=3)
+        probe = PGDRobustness("linf", 0.1, steps=2, draws=3)
         probe.update(recipe, X, y, torch.arange(4))
         return {name: float(v) for name, v in probe.compute().items()}
 

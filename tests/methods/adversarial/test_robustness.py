@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader
 
 from methods.adversarial.attacks.threat import Threat, length
 from methods.adversarial.robustness import (
+    FGSMRobustness,
+    MIFGSMRobustness,
+    PGDRobustness,
     Robustness,
-    UnderFGSM,
-    UnderMIFGSM,
-    UnderPGD,
-    UnderSquare,
+    SquareRobustness,
     Victim,
 )
 from methods.averaging.ema import EMA
@@ -72,7 +72,7 @@ def test_a_gradient_that_is_not_finite_moves_nobody_and_is_an_alarm():
     recipe, x, y = linear()
     recipe.network = Undefined()
     with pytest.warns(UserWarning, match="no gradient at 100% of the samples"):
-        found = measured(UnderPGD(eps=0.1, steps=2), recipe, x, y)
+        found = measured(PGDRobustness(eps=0.1, steps=2), recipe, x, y)
     assert found["vanishing_gradients"] == 1 and found["robust_accuracy"] <= found["clean_accuracy"]
 
 
@@ -87,7 +87,11 @@ def test_a_linear_network_is_robust_where_theory_says(norm):
     eps = {"linf": 0.02, "l2": 0.14}[norm]
     expected = float((margins > eps * dual).float().mean())
     assert 0.1 < expected < 0.8
-    for probe in (UnderFGSM(norm, eps), UnderPGD(norm, eps, steps=12), UnderMIFGSM(norm, eps)):
+    for probe in (
+        FGSMRobustness(norm, eps),
+        PGDRobustness(norm, eps, steps=12),
+        MIFGSMRobustness(norm, eps),
+    ):
         found = measured(probe, recipe, x, y)
         assert found["robust_accuracy"] == pytest.approx(expected)
         assert found["clean_accuracy"] == pytest.approx(0.9)
@@ -132,14 +136,18 @@ def test_the_worst_case_is_by_sample_over_restarts_and_clean_errors_count():
 def test_more_restarts_never_raise_accuracy():
     recipe, x, y = linear()
     one, three = (
-        measured(UnderPGD("linf", 0.02, steps=1, restarts=r), recipe, x, y) for r in (1, 3)
+        measured(PGDRobustness("linf", 0.02, steps=1, restarts=r), recipe, x, y) for r in (1, 3)
     )
     assert three["robust_accuracy"] <= one["robust_accuracy"]
     assert three["robust_loss"] > one["robust_loss"]
 
 
 @pytest.mark.parametrize(
-    "make", [lambda s: UnderPGD("linf", 0.02, samples=s), lambda s: UnderSquare(0.02, 9, samples=s)]
+    "make",
+    [
+        lambda s: PGDRobustness("linf", 0.02, samples=s),
+        lambda s: SquareRobustness(0.02, 9, samples=s),
+    ],
 )
 def test_the_first_samples_by_number_in_any_batches(make):
     recipe, x, y = linear()
@@ -158,15 +166,15 @@ def test_a_masked_gradient_raises_the_alarm_and_queries_see_through_it():
     """The logits times 1e6 saturate the softmax: the gradient of cross-entropy is exactly zero."""
     recipe, x, y = linear()
     masked, *_ = linear(scale=1e6)
-    honest = measured(UnderPGD("linf", 0.04, random_start=False), recipe, x, y)
+    honest = measured(PGDRobustness("linf", 0.04, random_start=False), recipe, x, y)
     with pytest.warns(UserWarning, match="no gradient at 9\\d% of the samples"):
-        fooled = measured(UnderPGD("linf", 0.04, random_start=False), masked, x, y)
+        fooled = measured(PGDRobustness("linf", 0.04, random_start=False), masked, x, y)
     assert fooled["robust_accuracy"] == pytest.approx(0.9) and fooled["vanishing_gradients"] > 0.85
     assert honest["robust_accuracy"] < 0.5 and honest["vanishing_gradients"] == 0
     with pytest.warns(UserWarning, match="no gradient"):
-        dlr = measured(UnderPGD("linf", 0.04, random_start=False, loss="margin"), masked, x, y)
+        dlr = measured(PGDRobustness("linf", 0.04, random_start=False, loss="margin"), masked, x, y)
     assert dlr["robust_accuracy"] == pytest.approx(honest["robust_accuracy"])
-    square = measured(UnderSquare(0.04, 200), masked, x, y)
+    square = measured(SquareRobustness(0.04, 200), masked, x, y)
     assert square["robust_accuracy"] < fooled["robust_accuracy"] - 0.2
     assert "vanishing_gradients" not in square
 
@@ -190,7 +198,7 @@ def test_the_reported_network_is_attacked_through_what_changes_its_logits():
     )
     torch.testing.assert_close(victim.objective("ce")(x), F.cross_entropy(z, y, reduction="none"))
     before = {name: value.clone() for name, value in recipe.state_dict().items()}
-    measured(UnderPGD("linf", 0.1, steps=3), recipe, x, y)
+    measured(PGDRobustness("linf", 0.1, steps=3), recipe, x, y)
     assert all(p.grad is None for p in recipe.teacher.network.parameters())
     assert all(torch.equal(value, before[name]) for name, value in recipe.state_dict().items())
 
@@ -201,16 +209,16 @@ def test_texts_are_attacked_in_their_embeddings():
     data, _ = setup.samples("labeled", 20)
     view = {"ids": data["words"].long(), "mask": data["words"] > 0}
     clean = recipe.predict_logits(view)["label"].argmax(1)
-    found = measured(UnderPGD("l2", 1.0, steps=5), recipe, view, clean)
+    found = measured(PGDRobustness("l2", 1.0, steps=5), recipe, view, clean)
     assert found["clean_accuracy"] == 1 and found["robust_accuracy"] < 0.9
-    assert measured(UnderPGD("l2", 0.0, steps=5), recipe, view, clean)["robust_accuracy"] == 1
+    assert measured(PGDRobustness("l2", 0.0, steps=5), recipe, view, clean)["robust_accuracy"] == 1
 
 
 @pytest.mark.parametrize("tasks", [{"label": 3}, {"label": 3, "parity": 2}])
 def test_in_a_true_test_loop(tasks):
     setup = Setup(tasks=tasks, norm=True)
     recipe = build({}, setup)
-    recipe.probes = nn.ModuleList([UnderPGD("linf", 0.1, steps=2, restarts=2)])
+    recipe.probes.append(PGDRobustness("linf", 0.1, steps=2, restarts=2))
     trainer = small_trainer(setup)
     batches = [b["labeled"] for b in setup.batches({"labeled"})]
     trainer.test(recipe, DataLoader(Batches(batches), batch_size=None), verbose=False)
@@ -228,7 +236,11 @@ def test_points_stay_within_the_threat():
     for norm in ("linf", "l2"):
         threat = Threat(norm, 0.05)
         victim = Victim(recipe, Embedded(x), {"label": y}, torch.arange(len(y)))
-        for probe in (UnderFGSM(norm, 0.05), UnderPGD(norm, 0.05), UnderMIFGSM(norm, 0.05)):
+        for probe in (
+            FGSMRobustness(norm, 0.05),
+            PGDRobustness(norm, 0.05),
+            MIFGSMRobustness(norm, 0.05),
+        ):
             delta = probe.attack(victim, threat, victim.draw) - x
             assert (
                 float((delta.flatten(1).abs().amax(1) if norm == "linf" else length(delta)).max())

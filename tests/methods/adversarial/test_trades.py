@@ -78,12 +78,12 @@ def test_gradients_that_are_not_finite_are_counted_and_told_of_at_the_end(tmp_pa
     setup, method = Setup(steps=2), TRADES(eps=0.1, steps=3)
     result = fit(build({"trades": method}, setup, Broken("image", setup.tasks)), setup)
     recwarn.clear()
-    method.leave(tmp_path, result.recipe)
+    method.save_artifacts(tmp_path, result.recipe)
     # two steps, three of the attack each, six samples
     assert [str(w.message).split(" entries")[0] for w in recwarn] == ["methods.trades: 36"]
     assert all(torch.isfinite(p).all() for p in result.parameters.values())
     healthy = TRADES(eps=0.1, steps=3)
-    healthy.leave(tmp_path, train({"trades": healthy}, steps=1).recipe)
+    healthy.save_artifacts(tmp_path, train({"trades": healthy}, steps=1).recipe)
     assert len(recwarn) == 1
 
 

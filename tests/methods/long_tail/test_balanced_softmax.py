@@ -52,4 +52,4 @@ def test_pseudo_labels_and_predictions_see_raw_logits():
     torch.testing.assert_close(pseudo, F.cross_entropy(LOGITS, TARGETS, reduction="none"))
     dense = criterion(LOGITS, one_hot(TARGETS, 3), "label", "labeled")
     torch.testing.assert_close(dense, losses(BalancedSoftmax()))
-    assert not BalancedSoftmax().fills("infer")
+    assert not BalancedSoftmax().implements("infer")

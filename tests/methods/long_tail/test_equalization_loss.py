@@ -73,14 +73,14 @@ def test_a_mixed_target_is_the_mixture_of_its_classes():
 
 def test_rare_negatives_are_dropped_with_probability_gamma_and_by_sample():
     method = EqualizationLoss(gamma=0.7, threshold=0.15)
-    criterion_of(method, counts=N)
-    drawn = method.dropped(torch.zeros(4000, 6), "label")
+    step = criterion_of(method, counts=N).step
+    drawn = method.dropped(step, torch.zeros(4000, 6), "label")
     assert float(drawn.mean()) == pytest.approx(0.7, abs=0.015)
     assert len(drawn.unique(dim=0)) == 64
-    assert torch.equal(drawn, method.dropped(torch.zeros(4000, 6), "label"))
+    assert torch.equal(drawn, method.dropped(step, torch.zeros(4000, 6), "label"))
     whole = EqualizationLoss(granularity="batch")
-    criterion_of(whole, counts=N)
-    assert whole.dropped(torch.zeros(9, 6), "label").numel() == 1
+    step = criterion_of(whole, counts=N).step
+    assert whole.dropped(step, torch.zeros(9, 6), "label").numel() == 1
 
 
 def test_sigmoid_form_leaves_rare_negatives_out():
@@ -101,8 +101,8 @@ def test_pseudo_labels_keep_cross_entropy(mode):
 
 def test_a_replayed_step_draws_the_same():
     class Recorded(EqualizationLoss):
-        def dropped(self, logits, task):
-            self.seen = [*getattr(self, "seen", []), super().dropped(logits, task)]
+        def dropped(self, step, logits, task):
+            self.seen = [*getattr(self, "seen", []), super().dropped(step, logits, task)]
             return self.seen[-1]
 
     method = Recorded(gamma=0.5, threshold=0.5)

@@ -137,4 +137,4 @@ def test_a_prior_without_mass_stays_finite():
     method.key, recipe = "it", Fake()
     recipe.method_modules = {"it": {"label": RunningPrior(3)}}
     recipe.method_modules["it"]["label"].update(torch.tensor([[1.0, 0.0, 0.0]]), 0.0)
-    assert torch.isfinite(method.adjust(LOGITS, None, "label", "pseudo", recipe)).all()
+    assert torch.isfinite(method.adjust(None, LOGITS, None, "label", "pseudo", recipe)).all()

@@ -17,13 +17,13 @@ from methods.long_tail.progressively_balanced_sampling import ProgressivelyBalan
 from methods.long_tail.random_over_sampling import RandomOverSampling
 from methods.long_tail.random_under_sampling import RandomUnderSampling
 from methods.long_tail.square_root_sampling import SquareRootSampling
-from recipes.contract.composition import Situation, compose
+from recipes.contract.composition import Environment, compose
 
 COUNTS = torch.tensor([100, 10, 1])
 LABELS = torch.arange(3).repeat_interleave(COUNTS)[
     torch.randperm(111, generator=torch.Generator().manual_seed(0))
 ]
-SITUATION = Situation("image", frozenset({"raw", "weak"}))
+ENVIRONMENT = Environment("image", frozenset({"raw", "weak"}))
 SAMPLERS = [
     RandomOverSampling,
     RandomUnderSampling,
@@ -131,7 +131,7 @@ def test_in_the_datamodule_the_labeled_stream_alone_is_resampled(sampler, tasks)
             imbalance_factor=20,
             views={"raw": Raw(), "weak": Weak()},
         )
-        data.request({"labeled", "unlabeled"}, compose(methods, SITUATION).orders)
+        data.request({"labeled", "unlabeled"}, compose(methods, ENVIRONMENT).orders)
         data.place(rank=0, world=1, total=60)
         data.setup()
         return data
@@ -153,10 +153,10 @@ def test_in_the_datamodule_the_labeled_stream_alone_is_resampled(sampler, tasks)
 def test_the_prior_is_corrected_once(sampler):
     for other in (BalancedSoftmax(), ClassBalancedLoss()):
         with pytest.raises(UserError, match="both own the correction of the class prior"):
-            compose({"sampler": sampler(), "other": other}, SITUATION)
+            compose({"sampler": sampler(), "other": other}, ENVIRONMENT)
     with pytest.raises(UserError, match="both own the order in which labeled samples come"):
-        compose({"sampler": sampler(), "other": ClassBalancedSampling()}, SITUATION)
-    compose({"sampler": sampler(), "other": FocalLoss()}, SITUATION)
+        compose({"sampler": sampler(), "other": ClassBalancedSampling()}, ENVIRONMENT)
+    compose({"sampler": sampler(), "other": FocalLoss()}, ENVIRONMENT)
 
 
 def test_mistakes_are_told():

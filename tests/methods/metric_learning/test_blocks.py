@@ -7,10 +7,10 @@ import torch
 from benchmarks.contest import peak_bytes
 from foundation import devices
 from methods.metric_learning import blocks
-from methods.metric_learning.blocks import Work
+from methods.metric_learning.blocks import Blocks
 from methods.metric_learning.lifted_structure import LiftedStructure
 from methods.metric_learning.log_sums import log_one_plus_sum_exp, log_sum_exp
-from methods.metric_learning.measures import FAR, Cosine, Distance, SquaredDistance
+from methods.metric_learning.measures import MASKED, Cosine, Distance, SquaredDistance
 from methods.metric_learning.members import Sides
 from methods.metric_learning.metric import pair_scores
 from methods.metric_learning.multi_similarity import MultiSimilarity
@@ -35,7 +35,7 @@ LOSSES = {
 def block_of(labels, references=None, x=None):
     x = torch.randn(len(labels), 3) if x is None else x
     others = None if references is None else torch.randn(len(references), 3)
-    return Work(Cosine(), x, others, Sides.of(labels, references)).block(slice(0, len(labels)))
+    return Blocks(Cosine(), x, others, Sides.of(labels, references)).block(slice(0, len(labels)))
 
 
 def masks(block):
@@ -43,7 +43,7 @@ def masks(block):
     positive = torch.zeros(block.negative.shape, dtype=torch.bool)
     for row, (index, valid) in enumerate(zip(block.index, block.valid, strict=True)):
         positive[row, index[valid]] = True
-    return positive, block.negative > -FAR / 2
+    return positive, block.negative > -MASKED / 2
 
 
 @pytest.fixture(params=[True, False], ids=["looked at", "not to be waited for"])
@@ -56,15 +56,15 @@ def test_counts_of_the_fixture(readable):
     block = block_of(Y, x=X)
     positive, negative = masks(block)
     assert (int(positive.sum()), int(negative.sum())) == (8, 22)
-    assert int((block.valid.sum(1) * block.negatives).sum()) == 26
+    assert int((block.valid.sum(1) * block.negative_count).sum()) == 26
 
 
 def test_a_missing_label_takes_part_in_no_pair(readable):
     block = block_of(torch.tensor([0, -1, -1, 0]))
     positive, negative = masks(block)
     assert positive.nonzero().tolist() == [[0, 3], [3, 0]]
-    assert not negative.any() and block.negatives.tolist() == [0, 0, 0, 0]
-    assert block_of(torch.tensor([0, -1, 1, 0])).negatives.tolist() == [1, 0, 2, 1]
+    assert not negative.any() and block.negative_count.tolist() == [0, 0, 0, 0]
+    assert block_of(torch.tensor([0, -1, 1, 0])).negative_count.tolist() == [1, 0, 2, 1]
 
 
 def test_against_a_memory_no_position_is_self(readable):
@@ -90,7 +90,7 @@ def test_means_of_the_fixture():
 
 # -- measures --------------------------------------------------------------------------------------
 def matrix_of(measure, x):
-    x, references, lengths = measure.prepared(x, None)
+    x, references, lengths = measure.prepare(x, None)
     return measure.matrix(
         x, references, slice(0, len(x)), lengths, torch.empty(len(x), len(x), dtype=x.dtype)
     )
@@ -136,19 +136,19 @@ def test_gradients_are_those_of_autograd_entry_by_entry_and_by_products(measure,
     leaves = [v.clone().requires_grad_() for v in (x, references)]
     whole = number(measure, *leaves)
     expected = torch.autograd.grad((whole[rows] * slope).sum(), leaves)
-    *sides, lengths = measure.prepared(x, references)
+    *sides, lengths = measure.prepare(x, references)
     kept = measure.matrix(*sides, rows, lengths, torch.empty(4, 9, dtype=x.dtype))
     torch.testing.assert_close(kept, whole[rows].detach())
     into = [torch.zeros_like(x), torch.zeros_like(references)]
-    measure.by_blocks(*sides, rows, measure.inner(kept, slope.clone(), apart), into)
+    measure.add_gradients(*sides, rows, measure.through_root(kept, slope.clone(), apart), into)
     anchors = torch.arange(2, 6)[:, None].expand(4, 2).flatten()
-    entries = measure.inner(kept.gather(1, index), slope.gather(1, index), apart).flatten()
+    entries = measure.through_root(kept.gather(1, index), slope.gather(1, index), apart).flatten()
     single = [
-        measure.by_entries(*sides, anchors, index.flatten(), entries),
-        measure.by_entries(*sides[::-1], index.flatten(), anchors, entries),
+        measure.entry_gradient(*sides, anchors, index.flatten(), entries),
+        measure.entry_gradient(*sides[::-1], index.flatten(), anchors, entries),
     ]
     for found in (into, single):
-        restored = [measure.outer(*of) for of in zip(sides, lengths, found, strict=True)]
+        restored = [measure.through_prepare(*of) for of in zip(sides, lengths, found, strict=True)]
         torch.testing.assert_close(tuple(restored), expected)
 
 
@@ -159,16 +159,16 @@ def test_gradients_of_a_batch_that_is_both_sides_are_those_of_autograd(measure):
     x, leaf = batch(1, rows=8)[0], batch(1, rows=8)[0].requires_grad_()
     slope = torch.randn(8, 8, dtype=x.dtype).fill_diagonal_(0)
     (expected,) = torch.autograd.grad((number(measure, leaf, leaf) * slope).sum(), leaf)
-    side, _, lengths = measure.prepared(x, None)
+    side, _, lengths = measure.prepare(x, None)
     kept = measure.matrix(side, side, slice(0, 8), lengths, torch.empty_like(slope))
-    inner = measure.inner(kept, slope)
-    found = measure.mirrored(side, inner + inner.T)
-    torch.testing.assert_close(measure.outer(side, lengths[0], found), expected)
+    inner = measure.through_root(kept, slope)
+    found = measure.symmetric_gradient(side, inner + inner.T)
+    torch.testing.assert_close(measure.through_prepare(side, lengths[0], found), expected)
 
 
 # -- sums of exponentials --------------------------------------------------------------------------
 def test_sums_over_nothing_are_finite_and_have_no_slope():
-    z = torch.tensor([[1.0, -FAR, 3.0], [-FAR, -FAR, -FAR]])
+    z = torch.tensor([[1.0, -MASKED, 3.0], [-MASKED, -MASKED, -MASKED]])
     one, slope_of_one = log_one_plus_sum_exp(z.clone())
     plain, slope = log_sum_exp(z.clone())
     kept = torch.tensor([1.0, 3.0])
@@ -191,8 +191,8 @@ def test_a_loss_is_the_same_in_many_blocks(name, monkeypatch, readable):
     for setting in (
         {"BLOCK": {"cpu": 3 * len(x)}},
         {"WHOLE": {"cpu": 0}},
-        {"FEW": 0},
-        {"FEW": 10**9, "LISTED": 0},
+        {"FEW_ENTRIES": 0},
+        {"FEW_ENTRIES": 10**9, "FEW_POSITIVES": 0},
     ):
         for key, value in setting.items():
             monkeypatch.setattr(blocks, key, value)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from methods.metric_learning.blocks import Work
+from methods.metric_learning.blocks import Blocks
 from methods.metric_learning.measures import Cosine
 from methods.metric_learning.members import Sides
 from methods.metric_learning.multi_similarity import MultiSimilarity, multi_similarity
@@ -18,12 +18,12 @@ def test_gradients_are_the_weights_of_the_survey():
     """∂L_i/∂S_ij = 1 / (e^{β(λ-S_ij)} + Σ_k e^{β(S_ik-S_ij)}) for negatives, without mining."""
     x, labels = batch(1)
     unit = torch.nn.functional.normalize(x, dim=1)
-    block = Work(Cosine(), x, None, Sides.of(labels)).block(slice(0, 1))
-    said = multi_similarity(block, alpha=2.0, beta=10.0, base=0.5, epsilon=None)
+    block = Blocks(Cosine(), x, None, Sides.of(labels)).block(slice(0, 1))
+    loss = multi_similarity(block, alpha=2.0, beta=10.0, base=0.5, epsilon=None)
     negatives, row = (labels != labels[0]).nonzero().flatten(), unit[0] @ unit.T
     j = int(negatives[0])
     weight = 1 / (torch.exp(10 * (0.5 - row[j])) + torch.exp(10 * (row[negatives] - row[j])).sum())
-    torch.testing.assert_close(said.negative[0, j], weight)
+    torch.testing.assert_close(loss.grad_negative[0, j], weight)
 
 
 def test_missing_labels_are_as_if_the_samples_were_not_there():

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from foundation import devices
 from foundation.errors import UserError
-from methods.metric_learning import triplet
+from methods.metric_learning import mining as mining_module
 from methods.metric_learning.blocks import Block
 from methods.metric_learning.triplet import Triplet, all_triplets
 from tests.support.comparison import same, value_and_gradients
@@ -103,12 +103,12 @@ def test_triplets_whose_sum_rounds_to_zero_are_still_active():
         steps = torch.randint(0, 3, (2, 3, 1), generator=torch.Generator().manual_seed(seed))
         positive, negative = 100 + unit * (steps + torch.tensor([1, 0])[:, None, None])
         one = torch.ones(3, 1, dtype=torch.int64)
-        said = all_triplets(
+        loss = all_triplets(
             Block(positive, one.bool(), one, negative.clone(), one[:, 0], negative.clone), 0.0
         )
         active = int((positive > negative).sum())
-        assert int(said.counts[0]) == active and bool(said.active) == bool(active)
-        rounded += bool(active) and not float(said.value)
+        assert int(loss.counts[0]) == active and bool(loss.active) == bool(active)
+        rounded += bool(active) and not float(loss.value)
     assert rounded
 
 
@@ -137,7 +137,7 @@ def test_few_positives_many_and_unknown_numbers_of_them_are_one_loss(mining, mon
     labels[::5], stored[::4] = -1, -1
     method = Triplet(1.5, mining)
     plain = value_and_gradients(lambda z, r: method.between(z, labels, r, stored)[0], x, memory)
-    for setting in ((triplet, "PASSES", 0), (devices, "readable", lambda tensor: False)):
+    for setting in ((mining_module, "PASSES", 0), (devices, "readable", lambda tensor: False)):
         monkeypatch.setattr(*setting)
         found = value_and_gradients(lambda z, r: method.between(z, labels, r, stored)[0], x, memory)
         torch.testing.assert_close(found, plain)

@@ -8,7 +8,12 @@ import torch
 
 from methods.adversarial.freelb import FreeLB
 from methods.multi_task import gram
-from methods.multi_task.branching import asks_for_itself, branches, branching, given
+from methods.multi_task.branching import (
+    asks_for_itself,
+    backward_to_split,
+    find_trunk_split,
+    with_gradients,
+)
 from methods.multi_task.gram import GramProvider
 from methods.multi_task.mgda import MGDA
 from methods.multi_task.nash_mtl import NashMTL
@@ -31,10 +36,12 @@ SETTINGS = [
 @pytest.mark.parametrize("method", [MGDA, NashMTL])
 def test_a_run_is_the_same_as_task_by_task(source, settings, method, monkeypatch):
     taken = []
-    monkeypatch.setattr(gram, "branching", lambda *a: taken.append(branching(*a)) or taken[-1])
+    monkeypatch.setattr(
+        gram, "find_trunk_split", lambda *a: taken.append(find_trunk_split(*a)) or taken[-1]
+    )
     together = train({"method": method(grad_source=source)}, tasks=TASKS, steps=3, **settings)
     assert len(taken) == 3 and all(found is not None for found in taken)
-    monkeypatch.setattr(gram, "branching", lambda *a: None)
+    monkeypatch.setattr(gram, "find_trunk_split", lambda *a: None)
     alone = train({"method": method(grad_source=source)}, tasks=TASKS, steps=3, **settings)
     for name, value in alone.parameters.items():
         torch.testing.assert_close(together.parameters[name], value, rtol=1e-4, atol=1e-6, msg=name)
@@ -48,7 +55,7 @@ def test_further_losses_of_a_task_pass_its_gates_too(source, monkeypatch):
         return train(methods, tasks=TASKS, steps=2).parameters
 
     together = run()
-    monkeypatch.setattr(gram, "branching", lambda *a: None)
+    monkeypatch.setattr(gram, "find_trunk_split", lambda *a: None)
     for name, value in run().items():
         torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
@@ -61,7 +68,7 @@ def test_accumulation_adds_the_parts(source, monkeypatch):
         ).parameters
 
     together = run()
-    monkeypatch.setattr(gram, "branching", lambda *a: None)
+    monkeypatch.setattr(gram, "find_trunk_split", lambda *a: None)
     for name, value in run().items():
         torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
@@ -74,18 +81,18 @@ def small():
 
 
 def parts(network, output, losses):
-    return branching(losses, [output.features], list(TASKS), network)
+    return find_trunk_split(losses, [output.features], list(TASKS), network)
 
 
 def test_gradients_at_the_gates_and_of_the_heads():
     network, output, losses = small()
-    found = branches(parts(network, output, losses), losses, [output.features], keep=True)
+    found = backward_to_split(parts(network, output, losses), losses, [output.features], keep=True)
     for loss, (row,) in zip(losses, found.by_task, strict=True):
         torch.testing.assert_close(
             row, torch.autograd.grad(loss, output.features, retain_graph=True)[0]
         )
-    assert {id(p) for p, _ in found.own} == {id(p) for p in network.heads.parameters()}
-    for p, gradient in found.own:
+    assert {id(p) for p, _ in found.heads} == {id(p) for p in network.heads.parameters()}
+    for p, gradient in found.heads:
         torch.testing.assert_close(
             gradient, torch.autograd.grad(sum(losses), p, retain_graph=True)[0]
         )
@@ -150,7 +157,7 @@ def test_without_gates_there_is_nothing_to_stop_at():
 def test_given_gradients_are_scaled_as_the_loss_is():
     x, y = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)
     z = 2 * y
-    loss = given(torch.tensor(7.0), [(x, torch.tensor([1.0, 2.0])), (z, torch.ones(3))])
+    loss = with_gradients(torch.tensor(7.0), [(x, torch.tensor([1.0, 2.0])), (z, torch.ones(3))])
     (loss / 4).backward()
     assert float(loss.detach()) == 7
     assert x.grad.tolist() == [0.25, 0.5] and y.grad.tolist() == [0.5] * 3
@@ -160,7 +167,7 @@ def test_given_gradients_that_need_no_factor_are_taken_as_they_are():
     x = torch.ones(3, requires_grad=True)
     gradients = [(x, torch.full((3,), 2.0))]
     place = gradients[0][1].data_ptr()
-    loss = given(torch.tensor(1.0), gradients)
+    loss = with_gradients(torch.tensor(1.0), gradients)
     gradients.clear()
     loss.backward(retain_graph=True)
     assert x.grad.tolist() == [2.0] * 3 and x.grad.data_ptr() != place
@@ -177,7 +184,7 @@ def test_one_gradient_given_to_two_parameters_stays_that_of_both():
         torch.ones(2, requires_grad=True),
         torch.tensor([3.0, 4.0]),
     )
-    given(torch.tensor(1.0), [(x, both), (y, both)]).backward()
+    with_gradients(torch.tensor(1.0), [(x, both), (y, both)]).backward()
     x.grad.zero_()
     assert y.grad.tolist() == [3.0, 4.0]
 
@@ -207,6 +214,6 @@ def test_a_perturbation_that_learns_keeps_the_way_to_the_inputs_open(monkeypatch
         return train(methods, tasks=TASKS, steps=2).parameters
 
     together = run()
-    monkeypatch.setattr(gram, "branching", lambda *a: None)
+    monkeypatch.setattr(gram, "find_trunk_split", lambda *a: None)
     for name, value in run().items():
         torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6, msg=name)

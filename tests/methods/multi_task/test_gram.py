@@ -39,11 +39,11 @@ def test_terms_of_a_task_are_summed_with_their_weights_and_those_of_none_stand_a
     }
     step.losses = {name: term.reduced() for name, term in step.terms.items()}
     found = task_losses(step)
-    assert [float(loss.detach()) for loss in found.losses] == [3.5, 0.0]
+    assert [float(loss.detach()) for loss in found.by_task] == [3.5, 0.0]
     assert found.present.tolist() == [True, False]
     assert float(found.rest.detach()) == 14
-    assert float(found.combined().detach()) == 17.5
-    assert float(found.combined(torch.tensor([2.0, 9.0])).detach()) == 21
+    assert float(found.weighted_sum().detach()) == 17.5
+    assert float(found.weighted_sum(torch.tensor([2.0, 9.0])).detach()) == 21
 
 
 @pytest.mark.parametrize(

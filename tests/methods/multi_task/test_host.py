@@ -40,5 +40,5 @@ def test_nothing_is_changed_in_place():
 
 def test_a_system_without_solution_gives_no_numbers():
     ones, right = np.ones((2, 2)), np.array([1.0, 2.0])
-    assert np.isnan(host.solved(ones, right)).all()
-    np.testing.assert_allclose(host.solved(ones + np.eye(2), right), [0, 1], atol=1e-12)
+    assert np.isnan(host.solve(ones, right)).all()
+    np.testing.assert_allclose(host.solve(ones + np.eye(2), right), [0, 1], atol=1e-12)

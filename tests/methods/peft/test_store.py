@@ -8,7 +8,7 @@ from torch import nn
 from foundation.errors import UserError
 from methods.peft.lora import LoRA
 from methods.peft.store import fingerprint, save_delta
-from methods.peft.surgeon import Surgeon
+from methods.peft.surgeon import PEFTMethod
 from tests.support.small_networks import counts, features, fill, network, operate
 
 
@@ -59,14 +59,14 @@ def test_the_fingerprint_knows_weights_and_not_what_was_attached():
         assert fingerprint(operate(LoRA(), network(name, seed=1), "lora")) != plain
 
 
-class Idle(Surgeon):
+class Idle(PEFTMethod):
     """A delta that nobody reads."""
 
     def attach(self, network):
         network.deltas[self.key] = nn.Linear(2, 2)
 
 
-class Early(Surgeon):
+class Early(PEFTMethod):
     """Changes the output before it learnt anything."""
 
     def attach(self, network):

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from methods.semi_supervised.consistency import entropy, kl_divergence, squared_distance
+from methods.semi_supervised.consistency import entropy, squared_distance
+from recipes.step.criterion import kl_divergence
 
 
 def random_logits(seed: int = 0, rows: int = 16, classes: int = 5) -> torch.Tensor:

@@ -26,12 +26,12 @@ STRONG = torch.tensor([[1.0, 0, 0], [0.0, 1, 0]])
 def term_of(method: FixMatch, weak: torch.Tensor, strong: torch.Tensor, **step) -> Term:
     method.key = "fixmatch"
     at = step_with({"unlabeled/weak": weak, "unlabeled/strong": strong}, **step)
-    method.terms(at, recipe=None)
+    method.terms(at, context=None)
     return at.terms["fixmatch"]
 
 
 def test_worked_example():
-    q = make_targets(WEAK, mask=FixMatch().mask("label", None)).believed
+    q = make_targets(WEAK, mask=FixMatch().mask("label", None)).pseudo
     torch.testing.assert_close(
         q.probabilities.amax(1), torch.tensor([0.964663, 0.786986]), atol=1e-6, rtol=0
     )
@@ -45,10 +45,10 @@ def test_worked_example():
 
 
 def test_kept_reduction_divides_by_the_confident_samples():
-    assert float(term_of(FixMatch(mask_reduction="kept"), WEAK, STRONG).reduced()) == pytest.approx(
-        0.551445, abs=1e-6
-    )
-    nobody = term_of(FixMatch(mask_reduction="kept", threshold=1.1), WEAK, STRONG)
+    assert float(
+        term_of(FixMatch(mask_reduction="confident"), WEAK, STRONG).reduced()
+    ) == pytest.approx(0.551445, abs=1e-6)
+    nobody = term_of(FixMatch(mask_reduction="confident", threshold=1.1), WEAK, STRONG)
     assert float(nobody.reduced()) == 0.0
 
 
@@ -80,7 +80,7 @@ def test_warmup_leaves_the_weight_at_zero_until_its_share_of_the_run():
 def test_labels_come_from_raw_logits_and_the_loss_from_adjusted_ones():
     shift = torch.tensor([0.0, 10.0, 0.0])
 
-    def adjust(z, target, task, role):
+    def adjust(step, z, target, task, role):
         assert role == "pseudo"
         return z + shift
 

@@ -15,7 +15,7 @@ def teacher_state(result) -> dict[str, torch.Tensor]:
 def after_terms(method, logits, progress=(1, 1)):
     method.key = "mean_teacher"
     at = step_with(logits, progress=progress)
-    method.terms(at, recipe=None)
+    method.terms(at, context=None)
     return at.terms["mean_teacher"]
 
 

@@ -12,7 +12,7 @@ def after_terms(
 ) -> Step:
     method.key = "pseudo_label"
     at = step_with({"unlabeled/weak": logits}, progress=progress)
-    method.terms(at, recipe=None)
+    method.terms(at, context=None)
     return at
 
 

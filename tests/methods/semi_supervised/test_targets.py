@@ -87,10 +87,10 @@ def test_an_empty_pipeline_passes_the_prediction_and_keeps_everybody():
     z = random_logits()
     made = make_targets(z)
     assert torch.equal(made.value, torch.softmax(z, 1)) and torch.equal(
-        made.believed.probabilities, made.value
+        made.pseudo.probabilities, made.value
     )
-    assert made.believed.mask.tolist() == [1.0] * 16
-    assert torch.equal(made.believed.labels, z.argmax(1))
+    assert made.pseudo.mask.tolist() == [1.0] * 16
+    assert torch.equal(made.pseudo.labels, z.argmax(1))
 
 
 def test_slots_act_in_their_order():
@@ -107,11 +107,11 @@ def test_slots_act_in_their_order():
     )
     after = torch.tensor([[0.6 / 0.8, 0.4 / 0.2]])
     after = after / after.sum()
-    torch.testing.assert_close(made.believed.probabilities, after, atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.pseudo.probabilities, after, atol=1e-5, rtol=0)
     ((best, label),) = asked
-    assert torch.equal(best, made.believed.probabilities.amax(1)) and label.tolist() == [1]
-    assert made.believed.confidence is best
-    assert made.believed.labels.tolist() == [1] and made.believed.mask.tolist() == [0]
+    assert torch.equal(best, made.pseudo.probabilities.amax(1)) and label.tolist() == [1]
+    assert made.pseudo.confidence is best
+    assert made.pseudo.labels.tolist() == [1] and made.pseudo.mask.tolist() == [0]
     torch.testing.assert_close(made.value, after**2 / (after**2).sum(), atol=1e-5, rtol=0)
     assert make_targets(q.log(), harden=True).value.tolist() == [0]
 
@@ -122,4 +122,4 @@ def test_nothing_of_the_pipeline_carries_gradient(harden):
     made = make_targets(
         z, align=lambda q: q, temperature=0.5, harden=harden, mask=lambda best, label: best
     )
-    assert not any(t.requires_grad for t in (made.value, *vars(made.believed).values()))
+    assert not any(t.requires_grad for t in (made.value, *vars(made.pseudo).values()))

@@ -22,7 +22,7 @@ def after_terms(
     at = step_with(logits, **step)
     if "labeled" in at.inputs:
         ClassificationTask("label", ["a", "b"]).supervise(at)
-    method.terms(at, recipe=None)
+    method.terms(at, context=None)
     return at
 
 
@@ -48,7 +48,7 @@ def test_cold_targets_give_the_gradient_of_fixmatch():
     for method in (UDA(threshold=0.7, temperature=1e-3), FixMatch(threshold=0.7)):
         method.key, strong = "it", start.clone().requires_grad_()
         at = step_with({"unlabeled/weak": weak, "unlabeled/strong": strong})
-        method.terms(at, recipe=None)
+        method.terms(at, context=None)
         at.terms["it"].reduced().backward()
         gradients.append(strong.grad)
     assert gradients[0].abs().sum() > 0

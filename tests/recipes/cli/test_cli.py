@@ -7,10 +7,12 @@ import os
 import pytest
 
 from foundation.errors import UserError
+from recipes.cli import check_sweep
 from recipes.cli import main as cli
-from recipes.cli import multirun as jobs
 from recipes.config.groups import options
 from recipes.config.resolve import resolve_command
+from recipes.runs.spec import Result
+from recipes.runs.start import RUN
 from tests.support.command_line import Engine, install
 
 
@@ -213,18 +215,18 @@ def test_a_bug_keeps_its_traceback_and_an_interruption_its_code(configs, engine)
 def test_further_ranks_use_the_folder_of_the_first(configs, engine, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(
-        Engine, "run", lambda self, config, command: seen.append(os.environ.get(cli.RUN)) or {}
+        Engine, "run", lambda self, spec: seen.append(os.environ.get(RUN)) or Result({})
     )
     install(Engine(), monkeypatch)
     cli.main([f"run_dir={tmp_path}/run"], configs)
-    assert json.loads(seen[0]) == [f"{tmp_path}/run", None] and cli.RUN not in os.environ
+    assert json.loads(seen[0]) == [f"{tmp_path}/run", None] and RUN not in os.environ
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     further = install(Engine(), monkeypatch)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("rank 0 has begun")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv(cli.RUN, seen[0])
+    monkeypatch.setenv(RUN, seen[0])
     assert cli.main(["resume=auto"], configs) == 0
     config = further.runs[0][0]
     assert (config.run_dir, config.resume) == (f"{tmp_path}/run", None)
@@ -247,6 +249,13 @@ def test_a_multirun_gives_every_job_its_folder_and_its_own_command(configs, engi
         ("fixmatch", 1),
     ]
     assert engine.runs[3][1] == ["recipe=fixmatch", "seed=1", f"run_dir={folders[3]}"]
+
+
+def test_an_old_key_in_a_sweep_is_translated_with_one_line(configs, engine, capsys, tmp_path):
+    sweep = ["-m", "trainer.update=foreach,loop", f"run_dir={tmp_path}/sweep"]
+    assert cli.main(sweep, configs) == 0
+    assert [config.trainer.optimizer_impl for config, _, _ in engine.runs] == ["foreach", "loop"]
+    assert len([line for line in lines_of(capsys) if "trainer.optimizer_impl" in line]) == 1
 
 
 def test_a_multirun_of_a_method_of_ones_own_with_the_flag_anywhere(configs, engine, tmp_path):
@@ -284,7 +293,7 @@ def test_jobs_may_not_share_a_folder(configs, engine, capsys, tmp_path):
 
 
 def test_a_large_sweep_checks_every_value_once(configs, engine, capsys, monkeypatch):
-    monkeypatch.setattr(jobs, "FULL_CHECK", 2)
+    monkeypatch.setattr(check_sweep, "FULL_CHECK", 2)
     argv = ["-m", "seed=range(0,3)", "trainer.max_steps=1,-1"]
     assert cli.main(argv, configs) == 2
     assert lines_of(capsys) == [

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from pydantic import Field
 
 from recipes.config.signatures import describe, fits
-from recipes.config.validation import validate
+from recipes.config.validation import validate as errors_of
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 HERE = __name__
@@ -33,6 +33,11 @@ class Method:
         options: Mapping[str, Any] | None = None,
     ):
         pass
+
+
+def validate(config: Any) -> list[str]:
+    """The lines of all errors."""
+    return list(map(str, errors_of(config)))
 
 
 def needs(model: Any, name: str, tasks: Mapping[str, int]) -> None: ...

@@ -12,7 +12,16 @@ from methods.semi_supervised.mean_teacher import MeanTeacher
 from methods.semi_supervised.pseudo_label import PseudoLabel
 from methods.semi_supervised.uda import UDA
 from recipes.contract import Declaration, Method, TeacherRequest
-from recipes.contract.composition import Composition, Situation, base_view, compose
+from recipes.contract.composition import Composition, Environment, base_view, compose
+from recipes.contract.vocabulary import SLOTS, TAGS
+
+
+@pytest.fixture(autouse=True)
+def words(monkeypatch):
+    """Words of the declarations below."""
+    for tag in ("one", "two", "x", "sharp"):
+        monkeypatch.setitem(TAGS, tag, "a tag of these tests")
+    monkeypatch.setitem(SLOTS, "rank_one", "the rank")
 
 
 class Plain(Method):
@@ -25,14 +34,14 @@ class Plain(Method):
         return Declaration(**self.fields)
 
 
-def composed(methods, **situation) -> Composition:
+def composed(methods, **environment) -> Composition:
     fields = {"kind": "image", "views": frozenset({"raw", "weak", "strong"}), "data": "digits"}
-    return compose(methods, Situation(**fields | situation))
+    return compose(methods, Environment(**fields | environment))
 
 
-def refusal(methods, **situation) -> str:
+def refusal(methods, **environment) -> str:
     with pytest.raises(UserError) as caught:
-        composed(methods, **situation)
+        composed(methods, **environment)
     return str(caught.value)
 
 
@@ -62,8 +71,8 @@ def test_methods_get_their_key_and_only_those_that_fill_a_point_are_called():
     composition = composed({"a": fixmatch, "b": ema})
     assert (fixmatch.key, ema.key) == ("a", "b")
     assert (fixmatch.state_key, ema.state_key) == ("method:a", "method:b")
-    assert composition.filling("terms") == [fixmatch]
-    assert composition.filling("combine") == []
+    assert composition.implementing("terms") == [fixmatch]
+    assert composition.implementing("combine") == []
 
 
 def test_base_view():
@@ -128,7 +137,7 @@ FAMILIES = {"mixup": "regularization", "cutmix": "regularization", "fixmatch": "
         ),
         (
             {"a": Plain(slots=("rank_one",)), "b": Plain(slots=("rank_one",))},
-            "methods.a and methods.b both own 'rank_one', which only one method can: leave one out",
+            "methods.a and methods.b both own the rank, which only one method can: leave one out",
         ),
     ],
 )

@@ -3,8 +3,7 @@ import torch
 from torch import nn
 
 from methods.regularization.sam import SAM
-from recipes.contract import Declaration, Method
-from recipes.engine.recipe import POINTS
+from recipes.contract import POINTS, Declaration, Method
 from tests.support.harness import Setup, build, fit, train
 
 
@@ -21,12 +20,12 @@ class Diary(Method):
         assert step.outputs == {}
         self.book.append((self.name, "prepare"))
 
-    def adjust(self, logits, target, task, role, recipe):
+    def adjust(self, step, logits, target, task, role, recipe):
         self.book.append((self.name, "adjust", role))
         return logits
 
-    def weigh(self, logits, target, task, role, recipe):
-        self.book.append((self.name, "weigh", role))
+    def sample_weights(self, step, logits, target, task, role, recipe):
+        self.book.append((self.name, "sample_weights", role))
 
     def terms(self, step, recipe):
         assert "supervised" in step.terms and "labeled" in step.outputs
@@ -61,8 +60,8 @@ def test_points_are_visited_in_order_and_the_first_method_wraps_the_others():
         ("b", "prepare"),
         ("a", "adjust", "labeled"),
         ("b", "adjust", "labeled"),
-        ("a", "weigh", "labeled"),
-        ("b", "weigh", "labeled"),
+        ("a", "sample_weights", "labeled"),
+        ("b", "sample_weights", "labeled"),
         ("a", "terms"),
         ("b", "terms"),
         ("b", "out"),
@@ -172,8 +171,8 @@ def test_an_empty_method_fills_nothing_and_changes_nothing():
     class Empty(Method):
         declaration = Declaration()
 
-    assert not any(Empty().fills(point) for point in POINTS)
-    assert all(Diary([], "a").fills(point) for point in POINTS if point in vars(Diary))
+    assert not any(Empty().implements(point) for point in POINTS)
+    assert all(Diary([], "a").implements(point) for point in POINTS if point in vars(Diary))
     plain, empty = train(steps=2), train({"empty": Empty()}, steps=2)
     assert empty.history == plain.history
     assert Empty().parameter_groups(plain.recipe) == []
@@ -181,7 +180,7 @@ def test_an_empty_method_fills_nothing_and_changes_nothing():
 
 def test_the_defaults_of_all_points_pass_through():
     method, z = Method(), torch.randn(2, 3)
-    assert method.adjust(z, None, "label", "labeled", None) is z
-    assert method.weigh(z, torch.zeros(2).long(), "label", "labeled", None) is None
+    assert method.adjust(None, z, None, "label", "labeled", None) is z
+    assert method.sample_weights(None, z, torch.zeros(2).long(), "label", "labeled", None) is None
     assert method.infer(z, "label", None) is z
     assert method.wrap_step(lambda: 5, None, None) == 5

@@ -1,5 +1,6 @@
-"""The points `surgery` and `leave`, and modules of a network that stay in evaluation mode."""
+"""The points `surgery` and `save_artifacts`, and modules of a network that stay in evaluation mode."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -10,6 +11,7 @@ from recipes.contract import Method
 from recipes.networks import build_network
 from recipes.runs.assembly import assemble
 from recipes.runs.plan import describe
+from recipes.runs.spec import with_values
 from tests.support.harness import Setup, build
 
 
@@ -54,18 +56,20 @@ def test_the_plan_counts_what_surgery_leaves():
     method.key = "halve"
     assembly.composition.methods["halve"] = method
     assembly.composition.declarations["halve"] = method.declare()
-    sketch = assembly.sketch_network()
+    sketch = assembly.meta_network()
     assert all(p.is_meta for p in sketch.parameters())
     trained = sum(p.numel() for p in sketch.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in sketch.parameters() if not p.requires_grad)
-    assembly.config.methods = {"halve": {"_target_": "tests.recipes.contract.test_surgery.Halve"}}
+    node = {"_target_": "tests.recipes.contract.test_surgery.Halve"}
+    config = with_values(assembly.config, {"methods": {"halve": node}})
+    assembly = replace(assembly, config=config)
     assert f"{trained:,} trainable parameters, {frozen:,} frozen" in describe(assembly, sketch)
 
 
 def test_still_modules_stay_in_evaluation_mode():
     network = digits()
     norm = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))
-    network.still.append(norm)
+    network.eval_only.append(norm)
     network.train()
     assert network.training
     assert not norm.training

@@ -48,7 +48,7 @@ def network_of(*overrides: str) -> Network:
     assembly = assemble(resolve_command([*overrides, "run_dir=unused"]).config)
     torch.manual_seed(0)
     network = assembly.build_network(dict.fromkeys(assembly.datamodule.info.tasks, 4))
-    for method in assembly.composition.filling("surgery"):
+    for method in assembly.composition.implementing("surgery"):
         method.surgery(network)
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -166,7 +166,7 @@ def test_what_cannot_be_compiled_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key in METHODS if declared(key).uncompiled is None])
 def test_every_method_trains_compiled_without_a_graph_break(key):
-    config = run_of(declared(key).kinds[0], key)
+    config = run_of(declared(key).modalities[0], key)
     config.trainer.compile = "aot_eager"
     outcome = trial(config)
     assert counters["stats"]["unique_graphs"] > 0 and not counters["graph_break"]

@@ -55,8 +55,8 @@ def sketch(*overrides):
 
 
 def test_kernels_lie_channels_last_where_a_gpu_wants_them_so():
-    cnn = sketch("network.name=wrn_28_2").sketch_network()
-    vit = sketch("network.name=vit_tiny_patch16_224", "network.input_size=32").sketch_network()
+    cnn = sketch("network.name=wrn_28_2").meta_network()
+    vit = sketch("network.name=vit_tiny_patch16_224", "network.input_size=32").meta_network()
     assert convolutional(cnn) and not convolutional(vit)
     assert lies_channels_last("auto", cnn, GPU)
     assert not lies_channels_last("auto", vit, GPU) and not lies_channels_last("auto", cnn, CPU)
@@ -65,7 +65,7 @@ def test_kernels_lie_channels_last_where_a_gpu_wants_them_so():
 
 def test_the_plan_says_what_was_chosen(monkeypatch):
     here = sketch("trainer.accelerator=cpu")
-    said = describe(here, here.sketch_network())
+    said = describe(here, here.meta_network())
     assert "precision 32-true" in said and "network not compiled, memory contiguous" in said
     assert (
         "SGD(lr=0.03, weight_decay=0.0005, momentum=0.9, nesterov=True, options={}), on lists of "
@@ -73,7 +73,7 @@ def test_the_plan_says_what_was_chosen(monkeypatch):
     )
     machine(monkeypatch, (9, 0))
     there = sketch("trainer.compile=true")
-    said = describe(there, there.sketch_network())
+    said = describe(there, there.meta_network())
     assert "precision bf16-mixed" in said
     assert (
         "network compiled by inductor before its heads, memory channels-last" in said

@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from recipes.engine.lean import EVERY_STEP, Lean, hush
+from recipes.engine.lean import EVERY_STEP, LeanModule, drop_empty_hooks
 from tests.support.harness import Setup, build, fit
 
 
@@ -21,7 +21,7 @@ def test_what_nobody_fills_is_taken_away_and_nothing_else():
     counts, plain = Counts(), Callback()
     plain.on_train_batch_end = print
     for owner in (counts, plain, pl.LightningModule()):
-        hush(owner)
+        drop_empty_hooks(owner)
         own = {Counts: "on_before_backward", Callback: "on_train_batch_end"}.get(type(owner))
         assert [name for name in EVERY_STEP if callable(getattr(owner, name))] == (
             [own] if own else []
@@ -35,7 +35,7 @@ def test_a_run_goes_the_same_way_and_filled_hooks_are_called():
         recipe, counts = build({}, setup), Counts()
         if quiet:
             assert recipe.on_before_zero_grad is None
-            hush(counts)
+            drop_empty_hooks(counts)
         else:
             for name in EVERY_STEP:
                 vars(recipe).pop(name, None)
@@ -55,7 +55,7 @@ def test_gradients_are_taken_away_as_the_optimizer_does_or_by_its_own_way():
         weights = [torch.ones(2, requires_grad=True) for _ in range(2)]
         optimizer = kind([{"params": weights[:1]}, {"params": weights[1:]}], lr=0.1)
         sum(weight.sum() for weight in weights).backward()
-        Lean().optimizer_zero_grad(0, 0, optimizer)
+        LeanModule().optimizer_zero_grad(0, 0, optimizer)
         assert all(weight.grad is None for weight in weights)
         assert getattr(optimizer, "calls", 1) == 1
 

@@ -75,13 +75,13 @@ def test_no_more_steps_are_kept_in_memory_than_are_held_one_by_one():
 
 def test_ratios_of_pseudo_labels():
     meters = Meters()
-    meters.believe("", BELIEVED, torch.tensor([0, 0, 0, -1]))
+    meters.add_pseudo_labels("", BELIEVED, torch.tensor([0, 0, 0, -1]))
     # accuracy: of the three kept ones two have a hidden label, and one of those is right
     assert meters.flush() == pytest.approx(
         {"mask_rate": 0.75, "confidence": 0.75, "pseudo_accuracy": 0.5}
     )
     assert meters.flush() == {}
-    meters.believe("/a", BELIEVED, None)
+    meters.add_pseudo_labels("/a", BELIEVED, None)
     assert set(meters.flush()) == {"mask_rate/a", "confidence/a"}
 
 
@@ -91,7 +91,9 @@ def test_pseudo_labels_are_counted_over_the_steps_of_an_interval():
         PseudoLabels(torch.tensor([[0.0, 1.0]]), torch.tensor([1]), torch.tensor([True])),
     )
     for step in range(HELD + 1):
-        meters.believe("", BELIEVED if step else sure, torch.tensor([0, 0, 0, -1] if step else [1]))
+        meters.add_pseudo_labels(
+            "", BELIEVED if step else sure, torch.tensor([0, 0, 0, -1] if step else [1])
+        )
     expected = {"mask_rate": 3 * HELD + 1, "confidence": 3 * HELD + 1}
     ratios = {name: value / (4 * HELD + 1) for name, value in expected.items()}
     assert meters.flush() == pytest.approx(
@@ -102,10 +104,10 @@ def test_pseudo_labels_are_counted_over_the_steps_of_an_interval():
 def test_pseudo_labels_since_the_last_transfer_survive():
     whole, cut, rest = Meters(), Meters(), Meters()
     for meters in (whole, cut):
-        meters.believe("", BELIEVED, torch.tensor([0, 0, 0, -1]))
+        meters.add_pseudo_labels("", BELIEVED, torch.tensor([0, 0, 0, -1]))
     rest.restore(cut.state(), torch.device("cpu"), rank=0, world=1)
     for meters in (whole, rest):
-        meters.believe("", BELIEVED, torch.tensor([0, 1, 0, 0]))
+        meters.add_pseudo_labels("", BELIEVED, torch.tensor([0, 1, 0, 0]))
     assert rest.flush() == whole.flush()
 
 

@@ -1,8 +1,6 @@
 """Parameters in parts: what either of two ranks holds, and that none waits for the other in an
 evaluation."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
@@ -37,13 +35,12 @@ def observe(rank, world):
     pictures = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     net(Embedded(pictures)).logits["label"].square().sum().backward()
     gradients = {name: p.grad.full_tensor() for name, p in net.named_parameters()}
-    recipe = SimpleNamespace(network=net, device_mesh=mesh)
-    keep_whole(recipe, True)
+    keep_whole(net, mesh, True)
     with torch.no_grad():
         for _ in range(rank + 1):  # one rank has a batch more
             logits = net(Embedded(pictures)).logits["label"]
     sizes.append(held(net))
-    keep_whole(recipe, False)
+    keep_whole(net, mesh, False)
     return {"sizes": [*sizes, held(net)], "gradients": gradients, "logits": logits}
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from foundation.errors import UserError
-from recipes.config.resolve import Faults, resolve_command
+from foundation.errors import ConfigErrors, UserError
+from recipes.config.resolve import resolve_command
 from recipes.runs.assembly import assemble
 from tests.support.lab import alone, trial, unequal
 from tests.support.tiny_runs import run_of, tiny
@@ -12,7 +12,9 @@ from tests.support.tiny_runs import run_of, tiny
 
 def test_it_is_a_key_of_the_root_with_a_range():
     assert resolve_command(tiny("image")).config.supervised_weight == 1.0
-    with pytest.raises(Faults, match=r"supervised_weight: got -1, expected a number at least 0"):
+    with pytest.raises(
+        ConfigErrors, match=r"supervised_weight: got -1, expected a number at least 0"
+    ):
         resolve_command([*tiny("image"), "supervised_weight=-1"])
 
 

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from recipes.config.groups import CONFIGS
 from recipes.config.signatures import find_target, signature
-from recipes.config.validation import target_faults
+from recipes.config.validation import target_errors
 from recipes.engine.trainer import TrainerSettings
 
 OURS = [
@@ -23,7 +23,7 @@ def test_config_keys_equal_the_signature(path):
     assert set(node.keys()) - {"_target_"} == set(known.arguments)
     if path.stem == "named":
         node["name"] = "adan"
-    assert target_faults(path.stem, OmegaConf.to_container(node)) == []
+    assert target_errors(path.stem, OmegaConf.to_container(node)) == []
     made = instantiate(node)
     if path.stem not in ("named", "warmup"):
         assert made == type(made)()

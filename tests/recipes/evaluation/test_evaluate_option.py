@@ -5,7 +5,7 @@ import pytest
 
 from recipes.cli import main as cli
 from recipes.cli.help import help_text
-from recipes.config.groups import CONFIGS, spoken, written
+from recipes.config.groups import CONFIGS, from_hydra, to_hydra
 
 
 @pytest.mark.parametrize(
@@ -23,12 +23,13 @@ from recipes.config.groups import CONFIGS, spoken, written
     ],
 )
 def test_a_choice_is_what_hydra_calls_a_group(said, meant):
-    assert spoken([said], CONFIGS) == [meant]
+    assert to_hydra([said], CONFIGS) == [meant]
 
 
 def test_groups_are_written_as_users_say_them():
     assert [
-        written(g) for g in ("evaluate/attack", "data/strong_text", "recipe", "+evaluate/attack=x")
+        from_hydra(g)
+        for g in ("evaluate/attack", "data/strong_text", "recipe", "+evaluate/attack=x")
     ] == [
         "evaluate.attack",
         "data/strong_text",
@@ -48,7 +49,7 @@ def test_an_attack_and_its_keys(configs, engine):
     ((config, noted, _),) = engine.runs
     assert noted == command
     assert (config.evaluate.attack.steps, config.evaluate.attack.eps) == (5, "8/255")
-    assert config.evaluate.attack._target_.endswith("UnderPGD")
+    assert config.evaluate.attack._target_.endswith("PGDRobustness")
 
 
 def test_without_a_choice_nothing_is_measured(configs, engine):
@@ -75,7 +76,11 @@ def test_several_runs_each_with_its_attack(configs, engine):
     found = [
         config.evaluate.get("attack", {}).get("_target_", "none") for config, _, _ in engine.runs
     ]
-    assert [name.rpartition(".")[2] for name in found] == ["none", "UnderFGSM", "UnderPGD"]
+    assert [name.rpartition(".")[2] for name in found] == [
+        "none",
+        "FGSMRobustness",
+        "PGDRobustness",
+    ]
 
 
 MISTAKES = {

@@ -13,6 +13,7 @@ from torch import nn
 from foundation.errors import UserError
 from recipes.networks import build_network, image, parameter_counts
 from recipes.networks.moments import resolve_moments
+from recipes.networks.network import eval_mode
 from recipes.step import Embedded
 
 
@@ -154,6 +155,17 @@ def test_batch_statistics_of_timms_own_norms() -> None:
     assert network.batch_statistics
 
 
+def test_eval_mode_restores_the_mode_of_every_module() -> None:
+    network = build_network(info(1, 8, 8), {"label": 4})
+    network.backbone.layers[1].eval()
+    before = [module.training for module in network.modules()]
+    with pytest.raises(RuntimeError, match="on the way"), eval_mode(network):
+        assert not any(module.training for module in network.modules())
+        raise RuntimeError("on the way")
+    assert [module.training for module in network.modules()] == before
+    assert any(before) and not all(before)
+
+
 def test_moments_by_precedence_and_channels() -> None:
     model = {"mean": (0.4, 0.5, 0.6), "std": (0.1, 0.2, 0.3)}
     assert resolve_moments(3, None, None, None) == ([0.5] * 3, [0.5] * 3)
@@ -268,7 +280,7 @@ def test_pretrained_weights_come_through_timm(tmp_path) -> None:
 
 @pytest.mark.parametrize("task", ["train", "keys", "a.b", ""])
 def test_task_names_torch_cannot_take(task: str) -> None:
-    with pytest.raises(UserError, match="call the task otherwise"):
+    with pytest.raises(UserError, match="rename the task"):
         build_network(info(1, 8, 8), {task: 2})
 
 

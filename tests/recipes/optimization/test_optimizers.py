@@ -15,7 +15,7 @@ from torch import nn
 from foundation.errors import UserError
 from recipes.config.groups import CONFIGS
 from recipes.optimization import optimizers as o
-from recipes.optimization.makers import FROM_TORCH, optimizer_names
+from recipes.optimization.factory import FROM_TORCH, optimizer_names
 
 GRADIENTS = ((1.0, -2.0), (0.5, 1.0), (0.25, 0.5))
 WORKED = {
@@ -251,7 +251,7 @@ def test_on_lists_of_tensors_to_the_bit_what_it_is_tensor_by_tensor(settings):
     for update in ("loop", "auto"):
         torch.manual_seed(0)
         module = nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.Linear(33, 17))
-        optimizer = o.build_optimizer(module, settings, update=update)
+        optimizer = o.build_optimizer(module, settings, impl=update)
         assert optimizer.param_groups[0]["foreach"] is (update == "auto")
         for _ in range(5):
             for parameter in module.parameters():

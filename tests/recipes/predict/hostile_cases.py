@@ -50,7 +50,7 @@ CONFIGS = {
     "stages": (put("stages", {"a": WRITES}), "stages.a._target_"),
     "os_system": (
         put("scheduler", SYSTEM),
-        "scheduler._target_ calls 'os.system', which is not Roux's",
+        "scheduler._target_ calls 'os.system', which is not part of Roux",
     ),
     "posix_system": (put("methods.x", SYSTEM | {"_target_": "posix.system"}), "methods.x._target_"),
     "subprocess_run": (
@@ -242,19 +242,19 @@ ORIGINS = {
     "config_list": (with_origin("config", "[1]"), "not a mapping"),
     "config_short": (with_origin("config", "seed: 0"), "supervised_weight: is missing"),
     "facts_null": (with_origin("facts", None), "provenance.facts"),
-    "facts_unknown": (with_origin("facts", {"x": 1}), "nothing can be built"),
+    "facts_unknown": (with_origin("facts", {"x": 1}), "building its config failed"),
     "input_size_text": (with_origin("input_size", "x"), "provenance.input_size"),
     "encoder_mapping": (with_origin("encoder", {"a": 1}), "provenance.encoder"),
     "encoder_for_pictures": (with_origin("encoder", '{"model_type": "bert"}'), "network.name"),
     "provenance_text": (
         lambda content: content.update(provenance="x"),
-        "does not say what it was made of",
+        "has no provenance",
     ),
     "provenance_list": (
         lambda content: content.update(provenance=[1]),
-        "does not say what it was made of",
+        "has no provenance",
     ),
-    "weights_null": (lambda content: content.update(state_dict=None), "nothing can be built"),
+    "weights_null": (lambda content: content.update(state_dict=None), "building its config failed"),
 }
 
 ENCODERS = {
@@ -288,7 +288,7 @@ ENCODERS = {
     "no_mapping": (with_origin("encoder", "[1]"), "encoder: found list"),
     "no_encoder": (
         with_origin("encoder", None),
-        "network.name: the checkpoint holds no architecture",
+        "network.name: the checkpoint has no text encoder",
     ),
     "hub_name_without_encoder": (with_config(put("network.name", "bert-base-uncased")), ""),
 }

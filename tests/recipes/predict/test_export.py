@@ -138,7 +138,7 @@ def test_what_a_format_cannot_hold_is_refused_or_said(place, capsys):
     digits(place / "run", "adversarial=smoothing")
     assert main(["run=run", "format=timm"]) == 2
     assert (
-        "smoothing changes the input at prediction: timm has no place for it; take format=onnx"
+        "smoothing changes the input at prediction: timm cannot represent this; use format=onnx"
         in (capsys.readouterr().err)
     )
     assert (

@@ -234,7 +234,7 @@ def test_the_current_folder_does_not_shadow_roux(pictures, place):
     done = command(place, "-m", "recipes.predict", f"run={pictures}", "input=in", "output=out.csv")
     assert (
         done.returncode == 2
-        and "holds nothing to predict" in done.stderr
+        and "has nothing to predict" in done.stderr
         and not (place / "RAN").exists()
     )
 
@@ -267,7 +267,7 @@ def test_the_config_of_a_folder_is_read_as_plain_values(trapped, capfd):
 def test_a_strange_config_beside_a_run_is_no_run_of_ours(trapped):
     from omegaconf import OmegaConf
 
-    from recipes.runs.place import newest_unfinished
+    from recipes.runs.run_folder import newest_unfinished
 
     config = OmegaConf.create({"run_dir": "runs/new", "seed": 0})
     for name, text in {

@@ -91,10 +91,10 @@ def test_what_is_no_run_is_one_line(place, texts_run):
     (place / "staged" / "config.yaml").write_text("stages: {first: {}, second: {}}")
     for what, words in {
         "emtpy": "there is no 'emtpy'; did you mean 'empty'",
-        "empty": "is no run; expected a folder with checkpoints/last.ckpt",
-        "sweep": r"holds several runs \(0\); name one, sweep/0",
+        "empty": "is no run; expected a folder of train.py with checkpoints/last.ckpt",
+        "sweep": r"contains several runs \(0\); choose one, e.g. sweep/0",
         "broken.ckpt": "'broken.ckpt' is no checkpoint",
-        "staged": "is not finished, its last stage 'second' has not begun",
+        "staged": "is not finished, its last stage 'second' has not started",
     }.items():
         with pytest.raises(UserError, match=f"^run: .*{words}") as caught:
             recipes.load(what)
@@ -117,5 +117,5 @@ def test_the_last_stage_is_what_is_meant(texts_run, place):
 
 def test_a_checkpoint_that_does_not_say_what_it_is_made_of(texts_run, place):
     path = altered(texts_run, place / "old.ckpt", lambda content: content.pop("provenance"))
-    with pytest.raises(UserError, match="does not say what it was made of"):
+    with pytest.raises(UserError, match="has no provenance"):
         recipes.load(path)

@@ -96,7 +96,7 @@ def test_mistakes_are_lines(texts_run, place, capsys):
         ),
         (
             [run, "input=in.csv", "output=o"],
-            ["which column of 'in.csv' is meant? one of id, txet: column=NAME"],
+            ["'in.csv' has several columns; choose one of id, txet: column=NAME"],
         ),
         (
             [run, "input=in.csv", "output=o", "column=txt"],

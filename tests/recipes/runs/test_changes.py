@@ -105,3 +105,18 @@ def test_a_config_as_text_has_no_interpolations_and_tells_of_changes():
         "# from step 3 on: seed 0 -> 1",
         "seed: 1",
     ]
+
+
+def test_names_of_an_earlier_version_are_no_difference():
+    old = {
+        "trainer": {"_target_": "recipes.settings.TrainerSettings", "update": "loop"},
+        "methods": {"fixmatch": {"mask_reduction": "kept"}},
+    }
+    new = {
+        "trainer": {"_target_": "recipes.engine.trainer.TrainerSettings", "optimizer_impl": "loop"},
+        "methods": {"fixmatch": {"mask_reduction": "confident"}},
+    }
+    assert differences(old, new) == []
+    new["methods"]["fixmatch"]["mask_reduction"] = "all"
+    (difference,) = differences(old, new)
+    assert str(difference) == "methods.fixmatch.mask_reduction confident -> all"

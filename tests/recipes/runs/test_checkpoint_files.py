@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from foundation.errors import UserError
-from recipes.runs.checkpoint_files import find_checkpoint, load_checkpoint, run_dir_faults
+from recipes.runs.checkpoint_files import find_checkpoint, load_checkpoint, run_dir_errors
 
 
 def write_checkpoint(path, **content):
@@ -25,32 +25,32 @@ def write_checkpoint(path, **content):
 
 
 def test_a_new_or_an_empty_folder_is_fine(tmp_path):
-    assert run_dir_faults(str(tmp_path / "a" / "b")) == []
-    assert run_dir_faults(str(tmp_path)) == []
+    assert run_dir_errors(str(tmp_path / "a" / "b")) == []
+    assert run_dir_errors(str(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("trace", ["config.yaml", "metrics.json", "checkpoints"])
 def test_a_folder_that_holds_a_run_is_refused(tmp_path, trace):
     (tmp_path / trace).mkdir()
-    (line,) = run_dir_faults(str(tmp_path))
+    (line,) = map(str, run_dir_errors(str(tmp_path)))
     assert "holds a run already" in line
-    assert run_dir_faults(str(tmp_path), reading=True) == []
+    assert run_dir_errors(str(tmp_path), reading=True) == []
 
 
 def test_a_run_may_be_gone_on_with_only_from_its_own_checkpoint(tmp_path):
     own = write_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     other = write_checkpoint(tmp_path / "other" / "checkpoints" / "last.ckpt")
     run = str(tmp_path / "run")
-    assert run_dir_faults(run, resume=run) == []
-    assert run_dir_faults(run, resume=str(own)) == []
-    assert len(run_dir_faults(run, resume=str(other))) == 1
+    assert run_dir_errors(run, resume=run) == []
+    assert run_dir_errors(run, resume=str(own)) == []
+    assert len(run_dir_errors(run, resume=str(other))) == 1
 
 
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "file").write_text("x")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        (line,) = run_dir_faults(str(folder))
+        (line,) = map(str, run_dir_errors(str(folder)))
         assert line.endswith(f"'{tmp_path / 'file'}' is a file")
 
 
@@ -59,7 +59,7 @@ def test_no_permission(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "no", str(dir))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    (line,) = run_dir_faults(str(tmp_path / "run"))
+    (line,) = map(str, run_dir_errors(str(tmp_path / "run")))
     assert line == f"run_dir: '{tmp_path}/run' cannot be written: Permission denied in '{tmp_path}'"
 
 
@@ -67,7 +67,7 @@ def test_no_permission(tmp_path, monkeypatch):
     not Path("/proc/self").is_dir(), reason="needs a file system in which nobody can write"
 )
 def test_a_file_system_that_takes_no_files():
-    (line,) = run_dir_faults("/proc/run")
+    (line,) = map(str, run_dir_errors("/proc/run"))
     assert line.startswith("run_dir: '/proc/run' cannot be written: ")
 
 

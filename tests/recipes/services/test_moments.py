@@ -40,7 +40,7 @@ def reference(setup: Setup, batches: int = 3):
 
 def trained(methods, setup, batches=3):
     recipe = build(methods, setup)
-    recipe._reference_batches = reference(setup, batches)
+    recipe.reported.reference_batches = reference(setup, batches)
     return fit(recipe, setup).recipe
 
 
@@ -107,8 +107,8 @@ def test_they_are_those_of_the_weights_and_the_checkpoint_has_them():
     twin = copy.deepcopy(recipe.teacher.network).train()
     moments = Moments(twin)
     inputs = [
-        recipe.reference_inputs(twin, batch, i)
-        for i, batch in enumerate(recipe._reference_batches())
+        recipe.reported.reference_inputs(twin, batch, i)
+        for i, batch in enumerate(recipe.reported.reference_batches())
     ]
     moments.estimate(twin, inputs)
     state = recipe.state_dict()
@@ -124,13 +124,13 @@ def test_the_inputs_are_those_of_a_training_step():
     recipe = build({"fixmatch": FixMatch(), "ema": EMA()}, setup)
     batch = setup.batches({"labeled", "unlabeled"})[0]
     position = batch.pop("position")
-    found = recipe.reference_inputs(recipe.network, batch, position).x
+    found = recipe.reported.reference_inputs(recipe.network, batch, position).x
     assert len(found) == setup.labeled + 2 * setup.unlabeled
     randomness = Randomness(setup.seed, position)
     views = [("labeled", "weak"), ("unlabeled", "weak"), ("unlabeled", "strong")]
     expected = [noisy_view(Stream(name, **batch[name]), view, randomness) for name, view in views]
     assert torch.equal(found, torch.cat(expected))
-    assert torch.equal(found, recipe.reference_inputs(recipe.network, batch, position).x)
+    assert torch.equal(found, recipe.reported.reference_inputs(recipe.network, batch, position).x)
 
 
 def test_kept_and_runs_without_estimates_use_the_buffers():
@@ -166,7 +166,7 @@ def test_settled_moments_are_the_networks():
 
 def test_networks_without_batch_normalisation_have_none():
     recipe = build({"ema": EMA()}, Setup(norm=False))
-    recipe._reference_batches = None  # would fail if it were asked
-    assert recipe.teacher.moments.layers == [] and recipe._moments() is None
+    recipe.reported.reference_batches = None  # would fail if it were asked
+    assert recipe.teacher.moments.layers == [] and recipe.reported.moments() is None
     assert not any("moments" in name for name in recipe.state_dict())
     assert isinstance(recipe.network, nn.Module)

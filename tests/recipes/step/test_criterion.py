@@ -18,11 +18,11 @@ Y = torch.tensor([0, 1, 2, 3, -1, 2])
 @pytest.mark.parametrize("target", [Y, one_hot(Y, 4).double()], ids=["index", "dense"])
 def test_adjustments_run_in_order_and_weights_multiply(target):
     criterion = Criterion(
-        [lambda z, t, task, role: 2 * z, lambda z, t, task, role: z + torch.arange(4)],
+        [lambda step, z, t, task, role: 2 * z, lambda step, z, t, task, role: z + torch.arange(4)],
         [
-            lambda z, t, task, role: z.softmax(1).amax(1),
+            lambda step, z, t, task, role: z.softmax(1).amax(1),
             lambda *_: None,
-            lambda z, t, task, role: torch.arange(6.0),
+            lambda step, z, t, task, role: torch.arange(6.0),
         ],
     )
     seen = 2 * Z + torch.arange(4)
@@ -31,8 +31,8 @@ def test_adjustments_run_in_order_and_weights_multiply(target):
         * seen.softmax(1).amax(1)
         * F.cross_entropy(seen, Y, reduction="none", ignore_index=-1)
     )
-    torch.testing.assert_close(criterion(Z, target, "label", "labeled"), expected)
-    torch.testing.assert_close(criterion.adjust(Z, None, "label", "pseudo"), seen)
+    torch.testing.assert_close(criterion(None, Z, target, "label", "labeled"), expected)
+    torch.testing.assert_close(criterion.adjust(None, Z, None, "label", "pseudo"), seen)
 
 
 @pytest.mark.parametrize(
@@ -41,24 +41,24 @@ def test_adjustments_run_in_order_and_weights_multiply(target):
 def test_a_cost_and_weights_by_class_are_taken_at_the_true_class(target):
     table, weights, samples = Z.square(), torch.arange(1.0, 5.0).expand(6, 4), torch.arange(6.0)
     criterion = Criterion(
-        [lambda z, t, task, role: 3 * z],
+        [lambda step, z, t, task, role: 3 * z],
         [lambda *_: weights, lambda *_: samples],
-        [lambda *_: None, lambda z, task, role: (z / 3).square()],
+        [lambda *_: None, lambda step, z, task, role: (z / 3).square()],
     )
     dense = one_hot(target, 4).double()
     expected = samples * (dense * weights * table).sum(1)
-    torch.testing.assert_close(criterion(Z, target, "label", "labeled"), expected)
+    torch.testing.assert_close(criterion(None, Z, target, "label", "labeled"), expected)
 
 
 def test_without_methods_it_is_cross_entropy():
     expected = F.cross_entropy(Z, Y, reduction="none", ignore_index=-1)
-    torch.testing.assert_close(Criterion()(Z, Y, "label", "pseudo"), expected)
+    torch.testing.assert_close(Criterion()(None, Z, Y, "label", "pseudo"), expected)
 
 
 def test_the_target_of_an_input_is_taken_where_none_is_given():
     seen = []
 
-    def note(z, target, task, role):
+    def note(step, z, target, task, role):
         seen.append(target)
         return z
 
@@ -74,7 +74,7 @@ def test_the_target_of_an_input_is_taken_where_none_is_given():
 class Half(Method):
     declaration = Declaration()
 
-    def weigh(self, logits, target, task, role, recipe):
+    def sample_weights(self, step, logits, target, task, role, recipe):
         return torch.full((len(logits),), 0.5)
 
 
@@ -94,7 +94,7 @@ class Guess(Method):
     def prepare(self, step, recipe):
         before = recipe.network.body[1].running_mean.clone()
         embedded = step.embedding("unlabeled", "weak")
-        output = recipe.forward_apart(embedded)
+        output = recipe.extra_forward(embedded)
         assert torch.equal(before, recipe.network.body[1].running_mean)
         step.add(Input("guessed", embedded))
         self.guess = output.logits["label"]

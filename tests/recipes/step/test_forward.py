@@ -107,7 +107,7 @@ def test_uncounted_inputs_use_their_own_statistics_and_leave_none():
     net, alone = small(norm=True), small(norm=True)
     a, b = embedded("image", 4, 0), embedded("image", 3, 1)
     outputs = forward_inputs(
-        inputs(Input("a", a), Input("b", b, counted=False)), net, None, BatchNorms(net)
+        inputs(Input("a", a), Input("b", b, updates_bn_stats=False)), net, None, BatchNorms(net)
     )
     torch.testing.assert_close(outputs["a"].logits["label"], alone(a).logits["label"])
     torch.testing.assert_close(net.body[1].running_mean, alone.body[1].running_mean)

@@ -47,18 +47,18 @@ def test_a_view_and_its_embedding_are_made_once_a_step():
 
 def test_equal_requests_share_one_input_and_the_stronger_wish_wins():
     step = Counted().step
-    assert step.request("unlabeled", "weak", grad=False, counted=False) == "unlabeled/weak"
-    assert (step.inputs["unlabeled/weak"].grad, step.inputs["unlabeled/weak"].counted) == (
+    assert step.request("unlabeled", "weak", grad=False, updates_bn_stats=False) == "unlabeled/weak"
+    assert (step.inputs["unlabeled/weak"].grad, step.inputs["unlabeled/weak"].updates_bn_stats) == (
         False,
         False,
     )
-    assert step.request("unlabeled", "weak", grad=True, counted=False) == "unlabeled/weak"
-    assert (step.inputs["unlabeled/weak"].grad, step.inputs["unlabeled/weak"].counted) == (
+    assert step.request("unlabeled", "weak", grad=True, updates_bn_stats=False) == "unlabeled/weak"
+    assert (step.inputs["unlabeled/weak"].grad, step.inputs["unlabeled/weak"].updates_bn_stats) == (
         True,
         False,
     )
-    step.request("unlabeled", "weak", grad=False, counted=True)
-    assert (step.inputs["unlabeled/weak"].grad, step.inputs["unlabeled/weak"].counted) == (
+    step.request("unlabeled", "weak", grad=False, updates_bn_stats=True)
+    assert (step.inputs["unlabeled/weak"].grad, step.inputs["unlabeled/weak"].updates_bn_stats) == (
         True,
         True,
     )
@@ -80,23 +80,28 @@ def test_changing_an_input_keeps_its_other_fields():
     step = Counted().step
     step.add(
         Input(
-            "labeled", Embedded(torch.zeros(2, 1)), {"label": torch.tensor([0, 1])}, counted=False
+            "labeled",
+            Embedded(torch.zeros(2, 1)),
+            {"label": torch.tensor([0, 1])},
+            updates_bn_stats=False,
         )
     )
     step.change("labeled", embedded=Embedded(torch.ones(3, 1)))
     entry = step.inputs["labeled"]
-    assert entry.size == 3 and entry.targets["label"].tolist() == [0, 1] and not entry.counted
+    assert (
+        entry.size == 3 and entry.targets["label"].tolist() == [0, 1] and not entry.updates_bn_stats
+    )
 
 
 def test_names_carry_the_task_where_there_are_several():
-    assert Counted().step.named("fixmatch", "label") == "fixmatch"
-    assert Counted(("a", "b")).step.named("fixmatch", "a") == "fixmatch/a"
+    assert Counted().step.term_name("fixmatch", "label") == "fixmatch"
+    assert Counted(("a", "b")).step.term_name("fixmatch", "a") == "fixmatch/a"
 
 
 def test_raw_logits_and_those_that_losses_see():
     z = torch.randn(2, 3).bfloat16()
     at = step_with(
-        {"x": z}, adjust=lambda z, target, task, role: z + {"labeled": 1, "pseudo": 2}[role]
+        {"x": z}, adjust=lambda step, z, target, task, role: z + {"labeled": 1, "pseudo": 2}[role]
     )
     assert at.logits("x", "label").dtype == torch.float32
     torch.testing.assert_close(at.logits("x", "label"), z.float())

@@ -11,7 +11,7 @@ def test_without_a_mask_it_is_the_mean():
     assert float(Term("t", VALUES).reduced()) == 3.0
 
 
-@pytest.mark.parametrize(("denominator", "expected"), [("samples", 7 / 4), ("kept", 7 / 2)])
+@pytest.mark.parametrize(("denominator", "expected"), [("samples", 7 / 4), ("confident", 7 / 2)])
 def test_denominators(denominator, expected):
     mask = torch.tensor([True, False, False, True])
     assert float(Term("t", VALUES, mask=mask, denominator=denominator).reduced()) == pytest.approx(
@@ -22,15 +22,15 @@ def test_denominators(denominator, expected):
 def test_a_soft_mask_weighs():
     mask = torch.tensor([0.5, 1.0, 0.0, 1.0])
     assert float(Term("t", VALUES, mask=mask).reduced()) == pytest.approx(8.5 / 4)
-    assert float(Term("t", VALUES, mask=mask, denominator="kept").reduced()) == pytest.approx(
+    assert float(Term("t", VALUES, mask=mask, denominator="confident").reduced()) == pytest.approx(
         8.5 / 2.5
     )
 
 
 def test_nobody_kept_is_zero_and_less_than_one_kept_divides_by_one():
-    assert float(Term("t", VALUES, mask=torch.zeros(4), denominator="kept").reduced()) == 0.0
+    assert float(Term("t", VALUES, mask=torch.zeros(4), denominator="confident").reduced()) == 0.0
     mask = torch.tensor([0.25, 0.0, 0.0, 0.0])
-    assert float(Term("t", VALUES, mask=mask, denominator="kept").reduced()) == 0.25
+    assert float(Term("t", VALUES, mask=mask, denominator="confident").reduced()) == 0.25
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bool])
@@ -45,7 +45,7 @@ def test_infinite_and_undefined_losses_under_the_mask_do_no_harm(kind):
 def test_the_mask_carries_no_gradient():
     mask = torch.tensor([0.5, 1.0, 0.0, 1.0], requires_grad=True)
     values = VALUES.clone().requires_grad_()
-    Term("t", values, mask=mask, denominator="kept").reduced().backward()
+    Term("t", values, mask=mask, denominator="confident").reduced().backward()
     assert mask.grad is None
     torch.testing.assert_close(values.grad, mask.detach() / 2.5)
 

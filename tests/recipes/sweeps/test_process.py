@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from recipes.sweeps import process
-from recipes.sweeps.process import last_words, locked, run_job, said, search_path, verdict
+from recipes.sweeps.process import as_override, last_words, locked, run_job, search_path, verdict
 from recipes.sweeps.record import Job, read, write
 
 
@@ -85,7 +85,7 @@ def test_only_the_end_of_a_long_log_is_read(tmp_path):
 def test_any_value_survives_hydras_grammar(text):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    (override,) = OverridesParser.create().parse_overrides([said("run_dir", text)])
+    (override,) = OverridesParser.create().parse_overrides([as_override("run_dir", text)])
     assert override.value() == text
 
 

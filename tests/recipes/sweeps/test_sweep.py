@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from foundation.errors import UserError
+from foundation.exit_codes import INTERRUPTED
 from recipes.cli import main as cli
 from recipes.sweeps import process
 from tests.support.command_line import Engine
@@ -75,12 +76,12 @@ def test_ctrl_c_ends_the_sweep_with_its_table(configs, engine, capsys, monkeypat
 
     def spawn(arguments, log, lock):
         code = inside(arguments, log, lock)
-        if code == cli.INTERRUPTED:
+        if code == INTERRUPTED:
             raise KeyboardInterrupt  # it reaches the whole group
         return code
 
     monkeypatch.setattr(process, "spawn", spawn)
-    assert cli.main(ASK, configs) == cli.INTERRUPTED
+    assert cli.main(ASK, configs) == INTERRUPTED
     assert len(engine.runs) == 2 and "stopped: interrupted" in capsys.readouterr().out
     assert (tmp_path / "sweep" / "sweep.html").is_file()
 

@@ -4,13 +4,13 @@ import torch.nn.functional as F
 
 from methods.adversarial.attacks.losses import (
     counting,
-    divergence,
     dlr,
     fixed,
     input_gradient,
     margin,
     objective,
 )
+from recipes.step.criterion import kl_divergence
 from tests.support.worked_attacks import W, X, Y, convolutional, linear, of, pictures
 
 
@@ -44,12 +44,12 @@ def test_divergence_against_torch_and_the_worked_example():
     torch.testing.assert_close(
         moved.softmax(1), torch.tensor([[0.09354511, 0.80307155, 0.10338334]])
     )
-    assert float(divergence(z, moved)) == pytest.approx(0.01790247, abs=1e-7)
+    assert float(kl_divergence(z, moved, from_logits=True)) == pytest.approx(0.01790247, abs=1e-7)
     source = torch.Generator().manual_seed(0)
     a, b = torch.randn(7, 4, generator=source), torch.randn(7, 4, generator=source)
     reference = F.kl_div(b.log_softmax(1), a.softmax(1), reduction="batchmean")
-    torch.testing.assert_close(divergence(a, b).mean(), reference)
-    assert float(divergence(a, a).abs().max()) == 0
+    torch.testing.assert_close(kl_divergence(a, b, from_logits=True).mean(), reference)
+    assert float(kl_divergence(a, a, from_logits=True).abs().max()) == 0
 
 
 def test_parameters_keep_their_gradients_and_a_sample_its_own():

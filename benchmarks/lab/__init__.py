@@ -1,0 +1,1 @@
+"""Trials that time nothing: killed runs, two ranks against one, waits for a GPU."""

@@ -1,0 +1,1 @@
+"""What makes pages of docs/ and their pictures."""

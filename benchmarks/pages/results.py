@@ -1,0 +1,210 @@
+"""What recipes reach on real data: every row of `results.yaml` trained with several seeds, and a
+page of what came out.
+
+    python benchmarks/pages/results.py digits --set data.root=FOLDER    # train what is missing
+    python benchmarks/pages/results.py --page > docs/results.md         # the page, of kept numbers
+
+A set is a list of commands that differ in one thing, on the same data, for as many steps. Numbers
+lie in `docs/results/SET.json`, with the commands, the hardware and the commit; runs lie in
+`outputs/results/SET/ROW/SEED`, and one that is there is not trained again. `{SET/ROW}` in a command
+is the folder of that run with the same seed. A run that fails is said so and leaves no number.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: its folder gives way to the root of the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    import benchmarks  # noqa: F401
+
+import yaml
+
+from benchmarks.command import Command
+from benchmarks.machine import ROOT, commit, hardware
+from recipes.delta_m import relative_gain
+
+KEPT = ROOT / "docs" / "results"
+SETS = Path(__file__).with_name("results.yaml")
+HEAD = """# Results
+
+Made by `python benchmarks/pages/results.py --page > docs/results.md` from the numbers in
+`docs/results/`; a test fails when it is stale. Each row is one command, run with the seeds named:
+mean ± sample standard deviation in percent, of the metrics after the last step. A seed changes the
+split of the data as well as the weights. Run times are in the headers of the recipes, where they
+were measured on an idle machine. `{SET/ROW}` in a command is the folder of that run with the same
+seed.
+"""
+
+
+def sets() -> dict[str, Any]:
+    """The sets of `results.yaml` by name."""
+    return yaml.safe_load(SETS.read_text(encoding="utf-8"))
+
+
+def words(entry: dict[str, Any], row: str) -> list[str]:
+    """The arguments of one row's command, without its seed."""
+    return shlex.split(f"{entry['common']} {entry['rows'][row] or ''}")
+
+
+def folder_of(name: str, row: str, seed: int) -> Path:
+    return ROOT / "outputs" / "results" / name / re.sub(r"\W+", "_", row) / str(seed)
+
+
+def filled(word: str, seed: int) -> str:
+    """An argument with the folders of the runs that it names."""
+    run = re.compile(r"\{(\w+)/([^}]+)\}")
+    return run.sub(lambda named: str(folder_of(named[1], named[2], seed)), word)
+
+
+def metrics_of(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def measure(name: str, row: str, seed: int, arguments: list[str], timeout: int) -> str | None:
+    """Train one run if it is not there; why it failed, where it did."""
+    folder = folder_of(name, row, seed)
+    if (folder / "metrics.json").exists():
+        return None
+    begun = (folder / "checkpoints" / "last.ckpt").exists()
+    if folder.exists() and not begun:
+        shutil.rmtree(folder)  # killed before it kept anything
+    command = [sys.executable, str(ROOT / "train.py"), *(filled(word, seed) for word in arguments)]
+    command += [f"seed={seed}", f"run_dir={folder}", "trainer.progress_bar=false"]
+    command += [f"resume={folder}"] if begun else []
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return f"not done after {timeout} s"
+    return str(done.stderr.strip().splitlines()[-1:]) if done.returncode else None
+
+
+def measure_set(name: str, seeds: list[int], options: argparse.Namespace) -> None:
+    """Train the rows of a set and keep their numbers; rows measured before keep theirs unless
+    trained anew."""
+    entry = sets()[name]
+    for seed in seeds:
+        for row in options.rows.split(",") if options.rows else entry["rows"]:
+            arguments = words(entry, row)
+            fault = measure(name, row, seed, [*arguments, *options.set], options.timeout)
+            if fault is not None:
+                print(f"{name}, {row}, seed {seed}: {fault}", file=sys.stderr)
+                continue
+            folder = folder_of(name, row, seed)
+            final, wanted = metrics_of(folder), [*entry["metrics"], "train_seconds"]
+            numbers = {metric: final[metric] for metric in wanted if metric in final}
+            numbers |= trained(folder)
+            keep(name, row, seed, ["python", "train.py", *arguments], numbers)
+            print(f"{name}, {row}, seed {seed}: {numbers}", flush=True)
+
+
+def trained(folder: Path) -> dict[str, float]:
+    """How many parameters of the network a run trained, as its plan says."""
+    plan = (folder / "plan.txt").read_text(encoding="utf-8")
+    count = re.search(r"([\d,]+) trainable parameters", plan)
+    return {"trained": int(count[1].replace(",", ""))} if count else {}
+
+
+def keep(name: str, row: str, seed: int, command: list[str], numbers: dict[str, float]) -> None:
+    """Add one run to the file of its set, read anew: another seed may have been trained at the same
+    time."""
+    path = KEPT / f"{name}.json"
+    KEPT.mkdir(exist_ok=True)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": {}}
+    line = kept["rows"].setdefault(row, {})
+    line["command"] = shlex.join(command)
+    line.setdefault("seeds", {})[str(seed)] = numbers
+    kept |= {"hardware": hardware(), "date": str(date.today()), "commit": commit()}
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def summary(values: list[float]) -> str:
+    """`91.3 ± 0.8` of several runs, in percent: all metrics of the sets are shares."""
+    if not values:
+        return "–"
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def table(entry: dict[str, Any], kept: dict[str, Any]) -> list[str]:
+    """The Markdown table of one set, then its commands."""
+    metrics = entry["metrics"]
+    heads = [metric.removeprefix("test/").replace("_", " ") for metric in metrics]
+    heads += ["Δm %"] if "alone" in entry else []
+    lines = [f"| | {' | '.join(heads)} | seeds |", f"|---|{'---:|' * (len(heads) + 1)}"]
+    measured = [row for row in entry["rows"] if row in kept["rows"]]
+    for row in measured:
+        seeds = kept["rows"][row]["seeds"]
+        cells = [summary([run[m] for run in seeds.values() if m in run]) for m in metrics]
+        cells += [gain(entry["alone"], kept["rows"], row)] if "alone" in entry else []
+        lines.append(f"| {row} | {' | '.join(cells)} | {', '.join(sorted(seeds))} |")
+    return [*lines, "", *(f"    {kept['rows'][row]['command']}" for row in measured), ""]
+
+
+def gain(alone: dict[str, str], rows: dict[str, Any], row: str) -> str:
+    """Δm of a row over its seeds, in percent, against the means of the single tasks: alone is
+    {metric: row}."""
+    if row in alone.values() or not set(alone.values()) <= rows.keys():
+        return "–"
+    base, gains = {}, []
+    for metric, single in alone.items():
+        runs = rows[single]["seeds"].values()
+        base[metric] = statistics.fmean(run["test/accuracy"] for run in runs)
+    for run in rows[row]["seeds"].values():
+        each = [relative_gain(run[metric], base[metric], False) for metric in alone]
+        gains.append(statistics.fmean(each))
+    deviation = f" ± {statistics.stdev(gains):.2f}" if len(gains) > 1 else ""
+    return f"{statistics.fmean(gains):+.2f}{deviation}"
+
+
+def page() -> str:
+    """The page of all sets that have numbers."""
+    lines = [HEAD]
+    for name, entry in sets().items():
+        path = KEPT / f"{name}.json"
+        if path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            lines += [f"## {entry['title']}", "", entry["about"].strip(), "", *table(entry, kept)]
+            lines += [f"{kept['hardware']}; {kept['date']}, commit {kept['commit']}.", ""]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Command("pages/results", __doc__)
+    parser.add_argument("name", nargs="?", choices=list(sets()), help="the set to measure")
+    parser.add_argument("--rows", help="only these rows, separated by commas")
+    parser.add_argument("--seeds", default="0,1,2")
+    about = "more overrides, e.g. data.root=FOLDER; not on the page"
+    parser.add_argument("--set", nargs="*", default=[], help=about)
+    parser.add_argument("--timeout", type=int, default=3600, help="seconds a run may take")
+    parser.add_argument("--page", action="store_true", help="print the page instead")
+    options = parser.parse_args(argv)
+    if options.page:
+        print(page(), end="")
+        return 0
+    if options.name is None:
+        parser.error("name a set, or --page")
+    unknown = (
+        set(filter(None, (options.rows or "").split(","))) - sets()[options.name]["rows"].keys()
+    )
+    if unknown:
+        parser.error(f"{options.name} has no row {', '.join(sorted(unknown))}")
+    try:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError:
+        parser.error(f"--seeds {options.seeds}: expected numbers separated by commas")
+    measure_set(options.name, seeds, options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Ours beside a bare loop, and beside the limit."""

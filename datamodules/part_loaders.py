@@ -1,0 +1,103 @@
+"""Loaders over the parts of a data set: rank, device and workers of a run."""
+
+import warnings
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningDataModule
+
+from datamodules.samplers import ShareSampler
+from datamodules.streams import BatchLoader, Part, PartDataset, PlacedPart, Places, moved
+
+
+class PartLoaders(LightningDataModule):
+    """Base of `StreamDataModule`: evaluation loaders, and what all loaders have in common.
+
+    parts: by name, filled by `setup`. The other settings: see `StreamDataModule`.
+    """
+
+    def __init__(
+        self, eval_batch_size: int, num_workers: int, device_memory: float | Literal["auto"]
+    ):
+        super().__init__()
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.device_memory = device_memory
+        self.parts: dict[str, Part] = {}
+        self._place: tuple[int, int, int] | None = None
+        self._places: Places | None = None
+
+    # -- parts -------------------------------------------------------------------------------------
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Samples of each part after setup. Indices of both streams are in
+        [0, sizes["unlabeled"])."""
+        return {name: len(part) for name, part in self.parts.items()}
+
+    def has_missing(self, task: str) -> bool:
+        """Whether some labeled samples have no label (-1) for this task."""
+        return bool((self.parts["labeled"].targets[task] < 0).any())
+
+    # -- rank and device ---------------------------------------------------------------------------
+    def place(self, rank: int, world: int, total: int) -> None:
+        """Set rank, world size and the run's number of micro-batches, for use without a trainer."""
+        self._place = (rank, world, total)
+
+    def _where(self) -> tuple[int, int, int]:
+        """(rank, world, micro-batches of the run)."""
+        if self._place is not None:
+            return self._place
+        trainer = self.trainer
+        if trainer is None:
+            return 0, 1, 0
+        total = max(trainer.max_steps, 0) * trainer.accumulate_grad_batches
+        return trainer.global_rank, trainer.world_size, total
+
+    def _device(self) -> torch.device:
+        """The trainer's device, the CPU without a trainer."""
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _placed(self, part: Part) -> Part:
+        """The part as loaders read it: with its samples on the GPU if they fit there."""
+        device = self._device()
+        if device.type != "cuda" or self.num_workers:
+            return part
+        if self._places is None:
+            self._places = Places(self.device_memory, device, torch.cuda.mem_get_info(device)[0])
+        return self._places.part(part)
+
+    def _options(self, part: Part) -> dict[str, Any]:
+        """Loader options. Also silences Lightning's advice to use workers for sets in memory."""
+        if not part.source.workers:
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        on_host = not isinstance(part, PlacedPart)
+        return {"workers": self.num_workers, "pin": on_host and self._device().type == "cuda"}
+
+    # -- evaluation --------------------------------------------------------------------------------
+    def _evaluation_loader(self, name: str) -> BatchLoader | list[Any]:
+        if name not in self.parts:
+            return []
+        part = self._placed(self.parts[name])
+        rank, world, _ = self._where()
+        sampler = ShareSampler(len(part), self.eval_batch_size, rank, world)
+        # validation runs many times, testing once: only validation keeps its workers
+        persistent = name == "val"
+        return BatchLoader(PartDataset(part), sampler, persistent=persistent, **self._options(part))
+
+    def val_dataloader(self) -> BatchLoader | list[Any]:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> BatchLoader | list[Any]:
+        return self._evaluation_loader("test")
+
+    def pass_over(self, name: str) -> BatchLoader:
+        """One pass over a whole part in its own order, on every rank, in evaluation batches."""
+        part = self._placed(self.parts[name])
+        sampler = ShareSampler(len(part), self.eval_batch_size)
+        return BatchLoader(PartDataset(part), sampler, **self._options(part))
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        # Lightning's own version searches every kind of container; ours are dicts of tensors
+        return batch if device.type == "cpu" else moved(batch, device)

@@ -1,0 +1,61 @@
+"""All groups that a command may choose from, and what is wrong with a choice."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hydra.core.override_parser.types import Override
+
+from foundation.errors import UserError, nearest
+from recipes.config.groups import NOT_FAMILIES, from_hydra
+from recipes.config.messages import several_values
+
+ANY_OPTIMIZER = "any other of timm's: optimizer=named optimizer.name=NAME"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """groups: each with its options, as Hydra names them (`evaluate/attack`)."""
+
+    groups: Mapping[str, Sequence[str]]
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """Method -> family."""
+        family_of: dict[str, str] = {}
+        for group, names in self.groups.items():
+            if group.split("/")[0] not in NOT_FAMILIES:
+                family_of |= {name: group for name in names if name != "none"}
+        return family_of
+
+    def is_group(self, override: Override) -> bool:
+        group = override.key_or_group
+        return group in self.groups or group.startswith("hydra/")
+
+    def check_choice(self, override: Override) -> None:
+        """Raise `UserError` if an override chooses what its group does not offer."""
+        group, line = override.key_or_group, from_hydra(override.input_line or "")
+        if group.startswith("hydra/") or override.is_delete():
+            return
+        if override.is_sweep_override():
+            raise several_values(override)
+        value = override.value()
+        if value is None or value == []:
+            offers = ", ".join(self.groups[group])
+            raise UserError(line, f"choose a name for {from_hydra(group)}", f"known: {offers}")
+        if override.is_add() and override.package is None:
+            raise UserError(line, f"'{from_hydra(group)}' has a choice already", "leave out the +")
+        for name in value if isinstance(value, list) else [value]:
+            if str(name) not in self.groups[group]:
+                raise self.no_option(group, str(name))
+
+    def no_option(self, group: str, name: str) -> UserError:
+        """The error for a name that a group does not offer."""
+        family = self.methods.get(name)
+        if family:
+            problem = f"'{name}' is of another family"
+            return UserError(f"{group}={name}", problem, f"write {family}={name}")
+        remedy = nearest(name, self.groups.get(group, ()))
+        if group == "optimizer":
+            remedy = f"{remedy}; {ANY_OPTIMIZER}"
+        kind = group.rpartition("/")[2]
+        return UserError(f"{from_hydra(group)}={name}", f"there is no {kind} '{name}'", remedy)

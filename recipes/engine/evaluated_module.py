@@ -1,0 +1,89 @@
+"""Evaluation of a module that has a `Reported`: Lightning's hooks, and what methods and probes
+call, are passed on to it."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor
+
+from foundation.randomness import SampleRandomness
+from recipes.engine.lean import LeanModule
+from recipes.engine.reported import Reported
+from recipes.engine.sharding import keep_whole
+from recipes.networks.network import Network
+from recipes.step.step import Embedded, Output
+
+
+class EvaluatedModule(LeanModule):
+    """reported: predicts and measures.
+    monitor: the metric that a validation must yield.
+    latest: the last value of every metric."""
+
+    network: Network
+    reported: Reported
+    monitor: str | None
+    latest: dict[str, float]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.reported.evaluate(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.reported.evaluate(batch, "test")
+
+    def on_validation_epoch_start(self) -> None:
+        keep_whole(self.network, self.device_mesh, True)
+
+    def on_test_epoch_start(self) -> None:
+        keep_whole(self.network, self.device_mesh, True)
+
+    def on_validation_epoch_end(self) -> None:
+        self._conclude("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._conclude("test")
+
+    def _conclude(self, part: str) -> None:
+        keep_whole(self.network, self.device_mesh, False)
+        values = self.reported.results(part, self.monitor)
+        # callbacks (best checkpoint, pruning) read Lightning's own metrics; loggers get them from
+        # us, on our step axis
+        self.log_dict(values, logger=False)
+        self.report(values, self.trainer.global_step)
+
+    def report(self, values: dict[str, float], step: int) -> None:
+        self.latest |= values
+        for logger in self.loggers:
+            logger.log_metrics(values, step=step)
+
+    # -- what methods and probes call --------------------------------------------------------------
+    def reporting(self) -> AbstractContextManager[Network]:
+        return self.reported.reporting()
+
+    def estimate_moments(self) -> None:
+        self.reported.estimate_moments()
+
+    def evaluation_view(self, batch: dict[str, Any]) -> Any:
+        return self.reported.evaluation_view(batch)
+
+    def predict_logits(
+        self, view: Any, raw: bool = False, index: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        return self.reported.predict_logits(view, raw, index)
+
+    def predict(
+        self,
+        embedded: Embedded,
+        raw: bool = False,
+        index: Tensor | None = None,
+        randomness: SampleRandomness | None = None,
+    ) -> dict[str, Tensor]:
+        return self.reported.predict(embedded, raw, index, randomness)
+
+    def predict_output(
+        self,
+        embedded: Embedded,
+        raw: bool = False,
+        index: Tensor | None = None,
+        randomness: SampleRandomness | None = None,
+    ) -> Output:
+        return self.reported.predict_output(embedded, raw, index, randomness)

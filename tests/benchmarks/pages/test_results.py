@@ -1,0 +1,56 @@
+"""The page of results says what the kept numbers say, and every row is a command that composes."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from benchmarks.pages.results import filled, page, sets, summary, table, words
+from recipes.config.resolve import resolve_command
+
+PAGE = Path(__file__).parents[3] / "docs" / "results.md"
+ROWS = [(name, row) for name, entry in sets().items() for row in entry["rows"]]
+
+
+def test_the_page_is_fresh():
+    assert PAGE.read_text(encoding="utf-8") == page(), (
+        "stale: python benchmarks/pages/results.py --page > docs/results.md"
+    )
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS, ids=[f"{name}: {row}" for name, row in ROWS])
+def test_every_row_composes(name, row):
+    config = resolve_command(
+        [*(filled(word, 0) for word in words(sets()[name], row)), "run_dir=unused"]
+    ).config
+    asked = dict(word.split("=", 1) for word in words(sets()[name], row))
+    assert {group: config.chosen[group] for group in asked if group in config.chosen} == {
+        group: choice for group, choice in asked.items() if group in config.chosen
+    }
+
+
+def test_kept_numbers_are_of_rows_that_exist():
+    for name, entry in sets().items():
+        path = PAGE.parent / "results" / f"{name}.json"
+        if path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8"))["rows"]
+            assert kept.keys() <= entry["rows"].keys()
+            for row, line in kept.items():
+                assert shlex.split(line["command"])[2:] == words(entry, row), (
+                    f"{name}, {row}: another command"
+                )
+
+
+def test_a_summary_is_the_mean_and_the_sample_deviation_in_percent():
+    assert summary([0.90, 0.92, 0.94]) == "92.0 ± 2.0"
+    assert summary([0.9125]) == "91.2"
+    assert summary([]) == "–"
+
+
+def test_rows_without_numbers_have_no_line():
+    entry = {"rows": {"a": "", "b": ""}, "metrics": ["test/accuracy"]}
+    kept = {"rows": {"b": {"command": "python train.py x", "seeds": {"0": {"test/accuracy": 0.5}}}}}
+    lines = table(entry, kept)
+    assert lines[2] == "| b | 50.0 | 0 |" and not any("| a |" in line for line in lines)
+    assert "    python train.py x" in lines

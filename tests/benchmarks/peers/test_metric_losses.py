@@ -1,0 +1,64 @@
+"""Ours and the peer's losses are the same before they are timed, and the record says what was
+found."""
+
+import json
+
+import pytest
+
+from benchmarks.peers import metric_losses
+from benchmarks.peers.metric_losses import PAIRS, PEER, Data, Pair, difference, main
+
+
+@pytest.mark.parametrize("name", [name for name, pair in PAIRS.items() if pair.peer is not None])
+def test_value_and_gradients_are_the_peers(name):
+    pytest.importorskip("pytorch_metric_learning")
+    import torch
+
+    assert difference(PAIRS[name], Data.drawn(32, 16, dtype=torch.float64)) < 1e-9
+
+
+def test_a_record_of_small_batches(tmp_path):
+    out = tmp_path / "out.json"
+    small = [
+        "--rows",
+        "32",
+        "--dims",
+        "16",
+        "--large",
+        "64",
+        "--repeats",
+        "2",
+        "--least",
+        "0",
+        "--json",
+        str(out),
+    ]
+    names = ["triplet, all", "triplet, semi-hard", "proxy-anchor"]
+    assert main([*small, "--losses", *names]) == 0
+    record = json.loads(out.read_text())
+    rows = record["tables"][0]["rows"]
+    assert [row[0] for row in rows] == names and rows[1][4] == "has none such"
+    if metric_losses.losses is None:
+        assert rows[0][4] == "not installed"
+    else:
+        assert {target["text"] for target in record["targets"]} > {"none slower", "in less memory"}
+        assert record["figures"]["rows"][0].keys() >= {"ours", PEER}
+    assert len(record["figures"]["large"]) == len(names)
+    assert all(row["ours"]["peak"] > 0 for row in record["figures"]["rows"])
+
+
+def test_a_difference_ends_it(monkeypatch, capsys):
+    pytest.importorskip("pytorch_metric_learning")
+    wrong = Pair(PAIRS["triplet, all"].ours, PAIRS["multi-similarity"].peer)
+    monkeypatch.setitem(PAIRS, "triplet, all", wrong)
+    assert main(["--rows", "32", "--dims", "16", "--losses", "triplet, all"]) == 1
+    assert "triplet, all, B = 32, d = 16: differs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--rows", "4"], ["--dims", "0"], ["--repeats", "0"], ["--losses", "contrastive"]]
+)
+def test_mistakes_are_named(wrong, capsys):
+    with pytest.raises(SystemExit):
+        main(wrong)
+    assert "error" in capsys.readouterr().err

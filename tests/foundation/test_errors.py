@@ -1,0 +1,56 @@
+"""A user's mistake in parts and as a line."""
+
+import pickle
+
+from foundation.errors import (
+    ConfigErrors,
+    UserError,
+    did_you_mean,
+    first_line,
+    first_sentence,
+    nearest,
+    nearest_name,
+    raise_all,
+)
+
+
+def test_parts_make_one_line():
+    error = UserError("data.root=x", "no such folder", "name another")
+    assert str(error) == "data.root=x: no such folder; name another"
+    assert (error.key, error.problem, error.remedy) == (
+        "data.root=x",
+        "no such folder",
+        "name another",
+    )
+    assert str(UserError("seed", "got -1")) == "seed: got -1"
+    assert str(UserError("", "no such file", "name another")) == "no such file; name another"
+    plain = UserError("a line: as it is")
+    assert (str(plain), plain.key) == ("a line: as it is", "")
+
+
+def test_the_same_mistake_elsewhere():
+    error = UserError("resume", "there is no 'x'", "name a run")
+    assert str(error.about("run")) == "run: there is no 'x'; name a run"
+    assert str(error.within("stages.a")) == "stages.a: resume: there is no 'x'; name a run"
+    assert str(UserError("plain").within("stages.a")) == "stages.a: plain"
+
+
+def test_several_are_a_line_each_and_survive_another_process():
+    errors = ConfigErrors([UserError("a", "b"), "a: b", UserError("c", "d", "e")])
+    for each in (errors, pickle.loads(pickle.dumps(errors))):
+        assert str(each) == "a: b\nc: d; e"
+        assert list(map(str, each.errors)) == ["a: b", "c: d; e"]
+    raise_all([])
+
+
+def test_words_of_others():
+    assert first_line(ValueError("\nfirst:\nsecond")) == "first"
+    assert first_line(KeyError()) == "KeyError"
+    assert first_sentence(ValueError("One\n thing. Another.")) == "One thing"
+
+
+def test_nearest_names():
+    assert nearest_name("sed", ["lr", "seed"]) == "seed" and nearest_name("x", ["seed"]) is None
+    assert did_you_mean(None) == "" and did_you_mean("a") == "did you mean 'a'?"
+    assert nearest("sed", ["seed", "lr"]) == "did you mean 'seed'?"
+    assert nearest("zzz", ["b", "a"]) == "known: a, b" and nearest("zzz", []) == "known: none"

@@ -1,0 +1,118 @@
+"""Keys and values of earlier versions, on the command line, in a user's yaml, in the config of a
+run; the resume of a run of version 0.1 is in tests/commands."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from recipes.config.renamed import (
+    KEYS,
+    VALUES,
+    renamed_override,
+    renamed_overrides,
+    with_current_keys,
+)
+from recipes.config.resolve import resolve_command
+from recipes.config.signatures import find_target, fits, signature
+from recipes.sweeps.record import identity
+
+KEPT = "methods.fixmatch.mask_reduction=kept"
+CONFIDENT = "methods.fixmatch.mask_reduction=confident"
+LINE = "trainer.update=loop is called trainer.optimizer_impl=loop now; the old name still works"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("trainer.update=loop", "trainer.optimizer_impl=loop"),
+        ("trainer.update=loop,foreach", "trainer.optimizer_impl=loop,foreach"),
+        ("stages.a.trainer.update=loop", "stages.a.trainer.optimizer_impl=loop"),
+        ("++stage_keys.a.trainer.update=loop", "++stage_keys.a.trainer.optimizer_impl=loop"),
+        (KEPT, CONFIDENT),
+        (f"++{KEPT}", f"++{CONFIDENT}"),
+        (
+            "methods.flexmatch.mask_reduction=all,kept",
+            "methods.flexmatch.mask_reduction=all,confident",
+        ),
+    ],
+)
+def test_an_override_is_translated_with_a_line(old, new):
+    today, line = renamed_override(old)
+    assert today == new and line.startswith(f"{old} is called {new} now")
+
+
+@pytest.mark.parametrize(
+    "override", ["trainer.max_steps=3", "methods.ema.moments=kept", "recipe=x", "-m", "~trainer"]
+)
+def test_other_overrides_are_left_alone(override):
+    assert renamed_overrides([override]) == ([override], [])
+
+
+def test_todays_names_exist():
+    """The table leads to keys that a config may have, with values that fit."""
+    for key in KEYS.values():
+        name = key.removeprefix("trainer.")
+        assert name in signature(find_target("recipes.engine.trainer.TrainerSettings")).arguments
+    for key, values in VALUES.items():
+        _, method, option = key.split(".")
+        command = [f"semi_supervised={method}", "run_dir=unused"]
+        node = resolve_command(command).config.methods[method]
+        annotation = signature(find_target(node._target_)).arguments[option].annotation
+        assert all(
+            fits(new, annotation) and not fits(old, annotation) for old, new in values.items()
+        )
+
+
+def test_on_the_command_line():
+    command = resolve_command(["recipe=fixmatch", "trainer.update=loop", KEPT, "run_dir=unused"])
+    assert (
+        command.config.trainer.optimizer_impl == "loop" and "update" not in command.config.trainer
+    )
+    assert command.config.methods.fixmatch.mask_reduction == "confident"
+    assert command.lines[0] == LINE and len(command.lines) == 2
+
+
+def test_in_a_users_yaml(tmp_path):
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /semi_supervised: fixmatch\n"
+        "trainer:\n  update: foreach\nmethods:\n  fixmatch:\n    mask_reduction: kept\n"
+    )
+    own = [f"hydra.searchpath=[file://{tmp_path}]", "recipe=mine", "run_dir=unused"]
+    command = resolve_command(own)
+    assert command.config.trainer.optimizer_impl == "foreach"
+    assert "update" not in command.config.trainer
+    assert command.config.methods.fixmatch.mask_reduction == "confident"
+    assert len(command.lines) == 2 and "trainer.optimizer_impl" in command.lines[0]
+    # the command line wins over the file, by whatever name
+    for name in ("update", "optimizer_impl"):
+        config = resolve_command([*own, f"trainer.{name}=loop"]).config
+        assert config.trainer.optimizer_impl == "loop"
+
+
+def test_in_the_overrides_of_a_stage():
+    command = resolve_command(["stages={a: ['trainer.update=loop'], b: []}", "run_dir=unused"])
+    assert command.config.stages.a.trainer.optimizer_impl == "loop"
+    assert command.config.stages.b.trainer.optimizer_impl == "auto"
+    assert command.lines == [LINE]
+
+
+def test_the_config_of_an_earlier_run_is_translated_without_a_word(capsys):
+    trainer = {"_target_": "recipes.settings.TrainerSettings", "update": "loop"}
+    methods = {"fixmatch": {"mask_reduction": "kept"}, "ema": {"moments": "kept"}}
+    old = {"trainer": trainer, "methods": methods, "stages": {"a": {"trainer": dict(trainer)}}}
+    before = OmegaConf.to_yaml(OmegaConf.create(old))
+    new = with_current_keys(old)
+    current = {"_target_": "recipes.engine.trainer.TrainerSettings", "optimizer_impl": "loop"}
+    assert new["trainer"] == current and new["stages"] == {"a": {"trainer": current}}
+    assert new["methods"] == {
+        "fixmatch": {"mask_reduction": "confident"},
+        "ema": {"moments": "kept"},
+    }
+    assert OmegaConf.to_yaml(OmegaConf.create(old)) == before, "what was given is untouched"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_job_of_an_earlier_sweep_is_the_same_job():
+    assert identity(["trainer.update=loop", "seed=1"]) == identity(
+        ["seed=1", "trainer.optimizer_impl=loop"]
+    )
