@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules.facts import DatasetFacts
 from datamodules.part_loaders import PartLoaders
 from datamodules.samplers import MakeOrder, Order, ShuffledPasses, StepSampler
-from datamodules.source import DataInfo, Loader, Splits
+from datamodules.source import DataInfo, Loader, Splits, TextPreparation
 from datamodules.splits import SplitSettings, class_counts, split_training
 from datamodules.streams import Part, StepDataset, StepLoader
 from datamodules.views.named import named_view
@@ -73,7 +73,7 @@ class StreamDataModule(PartLoaders):
         num_workers: Annotated[int, Field(ge=0)] = 0,
         device_memory: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto",
         views: dict[str, Any] | None = None,
-        text: Callable[[Splits], Any] | None = None,
+        text: TextPreparation | None = None,
     ):
         super().__init__(eval_batch_size, num_workers, device_memory)
         self.source = source
@@ -283,7 +283,9 @@ class StreamDataModule(PartLoaders):
         # not the sampler's count: workers fetch ahead
         done = 0
         if self.trainer is not None:
-            done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress
+            # Lightning annotates `total` as its base class, which lacks `processed`
+            done = progress.total.processed  # type: ignore[attr-defined]
         return done or self._position
 
     def state_dict(self) -> dict[str, Any]:

@@ -179,6 +179,7 @@ class BatchLoader(DataLoader):
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        batches: Iterator[Any]
         if self.num_workers or self.pin_memory:
             batches = super().__iter__()
         else:

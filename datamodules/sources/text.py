@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class TextSource(Source):
     `encode` must be called before `fetch`: it numbers the words of the texts once.
     """
 
-    kind: Kind = "text"
+    kind: ClassVar[Kind] = "text"
 
     def __init__(
         self, texts: Sequence[str], targets: dict[str, Tensor], classes: dict[str, list[str]]

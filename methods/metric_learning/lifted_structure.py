@@ -40,7 +40,7 @@ def lifted_structure(block: Block, margin: float, hard: bool) -> BlockLoss:
     """
     assert block.own is not None and block.summary is not None  # the first pass: `ends` of all
     own = block.own[:, None]
-    other = block.summary[block.index]
+    other = block.summary[block.positive_index]
     joined = torch.maximum(own, other) if hard else torch.logaddexp(own, other)
     excess = torch.where(block.valid, (joined + block.positive).clamp_min(0), 0)
 

@@ -70,7 +70,7 @@ def batch_hard(block: Block, margin: float, soft: bool) -> BlockLoss:
     """Σ over anchors of [max_p d_ap - min_n d_an + m]+; the first where several are equal."""
     d_ap, place = torch.where(block.valid, block.positive, -MASKED).max(1, keepdim=True)
     d_an, n = block.negative.min(1, keepdim=True)
-    p = block.index.gather(1, place)
+    p = block.positive_index.gather(1, place)
     return of_pairs((d_ap, p), (d_an, n), block.has_both, margin, soft)
 
 
@@ -80,7 +80,7 @@ def semi_hard(block: Block, margin: float, soft: bool) -> BlockLoss:
     n = next_farther(block)
     d_an = block.negative.gather(1, n)
     mask = block.valid & (block.negative_count > 0)[:, None]
-    return of_pairs((block.positive, block.index), (d_an, n), mask, margin, soft)
+    return of_pairs((block.positive, block.positive_index), (d_an, n), mask, margin, soft)
 
 
 class Triplet(PairLoss):

@@ -1,6 +1,7 @@
 """Cross-batch memory. Wang, Zhang, Huang and Scott, Cross-batch memory for embedding learning, CVPR
 2020, arXiv 1912.06798."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -8,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.distributed import gather_rows
-from foundation.errors import ConfigErrors, nearest
+from foundation.errors import ConfigErrors, UserError, nearest
 from methods.metric_learning.metric import Dim, MetricLoss, PairLoss, Scores, Weight
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
@@ -18,7 +19,10 @@ from recipes.contract import Context
 from recipes.networks.embedding import EMBEDDING
 from recipes.step import Step
 
-LOSSES: dict[str, type[PairLoss]] = {"multi_similarity": MultiSimilarity, "triplet": Triplet}
+LOSSES: dict[str, Callable[..., PairLoss]] = {
+    "multi_similarity": MultiSimilarity,
+    "triplet": Triplet,
+}
 OWN = ("weight", "dim", "normalize")  # arguments that XBM sets itself
 
 
@@ -57,7 +61,7 @@ def wrapped_loss(name: str, options: dict[str, Any], dim: int, normalize: bool) 
     arguments = dict(signature(LOSSES[name]).arguments)
     for own in OWN:
         arguments.pop(own, None)
-    faults = []
+    faults: list[UserError | str] = []
     for option, value in options.items():
         key = f"methods.xbm.options.{option}"
         if option not in arguments:

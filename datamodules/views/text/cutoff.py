@@ -61,6 +61,7 @@ class TokenCutoff(TextView):
             chosen = _lowest(order, pieces.content, k)
         tokenizer = self.codec.tokenizer
         if self.mode == "mask":
+            assert tokenizer.mask is not None  # `fit` refuses such a tokenizer
             return pieces._replace(ids=torch.where(chosen, tokenizer.mask, pieces.ids))
         ids = torch.where(chosen, tokenizer.pad, pieces.ids)
         return Pieces(ids, pieces.mask & ~chosen, pieces.content & ~chosen)

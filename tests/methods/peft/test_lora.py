@@ -242,7 +242,8 @@ def test_targets_without_a_low_rank_are_refused():
     with pytest.raises(UserError, match=r"'stages.0.blocks.0.conv_dw' is a grouped convolution"):
         operate(LoRA(targets=["conv.dw"]), network("convnext"), "lora")
     with pytest.raises(
-        UserError, match=r"methods.lora.targets: 'embeddings.word_embeddings' is neither a linear layer"
+        UserError,
+        match=r"methods.lora.targets: 'embeddings.word_embeddings' is neither a linear layer",
     ):
         operate(LoRA(targets=["embed"]), network("bert"), "lora")
 

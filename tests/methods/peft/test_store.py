@@ -44,7 +44,9 @@ def test_what_does_not_belong_is_refused(tmp_path):
 
     refused("was trained on other weights of a VisionTransformer", LoRA(load=str(file)), seed=1)
     refused(r"deltas.lora.0.a \[4, 32\] is missing \(8 in all\)", LoRA(rank=4, load=str(file)))
-    refused(r"deltas.lora.2.b .* is missing", LoRA(targets=["attn.q", "attn.v", "mlp"], load=str(file)))
+    refused(
+        r"deltas.lora.2.b .* is missing", LoRA(targets=["attn.q", "attn.v", "mlp"], load=str(file))
+    )
     refused("no such file", LoRA(load=str(tmp_path / "nowhere")))
     (tmp_path / "other.safetensors").write_bytes(b"no")
     refused("not a safetensors file", LoRA(load=str(tmp_path / "other.safetensors")))
