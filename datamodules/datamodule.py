@@ -16,6 +16,7 @@ from datamodules.streams import Part, StepDataset, StepLoader
 from datamodules.views.named import named_view
 from foundation.errors import UserError, nearest
 from foundation.randomness import Draw
+from foundation.types import Count, Share, ShareBelowOne, Steps, Weight
 
 # training batches on which moments are estimated, and their largest size
 REFERENCE_BATCHES = 4
@@ -57,21 +58,21 @@ class StreamDataModule(PartLoaders):
         self,
         source: Loader,
         root: str | None = None,
-        batch_size: Annotated[int, Field(ge=1)] = 64,
-        unlabeled_ratio: Annotated[int, Field(ge=1)] = 7,
-        eval_batch_size: Annotated[int, Field(ge=1)] = 256,
-        labels_per_class: Annotated[int, Field(ge=1)] | None = None,
+        batch_size: Count = 64,
+        unlabeled_ratio: Count = 7,
+        eval_batch_size: Count = 256,
+        labels_per_class: Count | None = None,
         imbalance_factor: Annotated[float, Field(ge=1)] | None = None,
         imbalance: Literal["exp", "step"] = "exp",
         imbalance_subset: Literal["seeded", "legacy"] = "seeded",
-        few_below: Annotated[int, Field(ge=1)] = 20,
-        many_above: Annotated[int, Field(ge=1)] = 100,
-        label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0,
-        val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        few_below: Count = 20,
+        many_above: Count = 100,
+        label_noise: Share = 0.0,
+        val_fraction: ShareBelowOne = 0.1,
         split_seed: int = 0,
         seed: int = 0,
-        num_workers: Annotated[int, Field(ge=0)] = 0,
-        device_memory: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto",
+        num_workers: Steps = 0,
+        device_memory: Literal["auto"] | Weight = "auto",
         views: dict[str, Any] | None = None,
         text: TextPreparation | None = None,
     ):

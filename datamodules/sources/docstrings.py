@@ -24,6 +24,7 @@ from pydantic import Field
 from datamodules.source import DataInfo, Splits
 from datamodules.sources.text import split_source, text_source
 from foundation.errors import UserError, nearest
+from foundation.types import Count
 
 # Class -> top-level packages, from head to tail; the standard library is found by its folder.
 LIBRARIES: dict[str, tuple[str, ...]] = {
@@ -106,7 +107,7 @@ class Docstrings:
     def __init__(
         self,
         per_library: Annotated[int, Field(ge=10)] = 1000,
-        min_words: Annotated[int, Field(ge=1)] = 8,
+        min_words: Count = 8,
         mask_names: bool = True,
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
         libraries: list[str] | None = None,

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
+from foundation.types import Share
 from recipes.contract import Closure, Context, Declaration, Method
-from recipes.step.ramps import Share
 
 
 def perturbation(weights: list[Tensor], gradients: list[Tensor], gamma: float) -> list[Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from foundation.distributed import global_sum
 from foundation.moved import former_names
 from foundation.randomness import RowNumbers, SampleRandomness
+from foundation.types import Count
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.losses import Loss, Objective, fixed, input_gradient, objective
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm
@@ -30,7 +31,6 @@ from recipes.contract.composition import Composition
 from recipes.step import Embedded
 from recipes.step.criterion import cross_entropy
 
-Count = Annotated[int, Field(ge=1)]
 Draws = Callable[[str], RowNumbers]
 FIGURES = ("clean_accuracy", "robust_accuracy", "robust_loss", "vanishing_gradients")
 ALARM = 0.1

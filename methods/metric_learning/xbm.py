@@ -2,15 +2,15 @@
 2020, arXiv 1912.06798."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.distributed import gather_rows
 from foundation.errors import ConfigErrors, UserError, nearest
-from methods.metric_learning.metric import Dim, MetricLoss, PairLoss, Scores, Weight
+from foundation.types import Count, Steps, Weight
+from methods.metric_learning.metric import MetricLoss, PairLoss, Scores
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
 from recipes.config.signatures import signature
@@ -98,11 +98,11 @@ class XBM(MetricLoss):
         self,
         loss: Literal["multi_similarity", "triplet"] = "multi_similarity",
         options: dict[str, Any] = {},  # noqa: B006
-        size: Annotated[int, Field(ge=1)] = 1024,
-        start: Annotated[int, Field(ge=0)] = 1000,
+        size: Count = 1024,
+        start: Steps = 1000,
         memory_weight: Weight = 1.0,
         weight: Weight = 1.0,
-        dim: Dim = 128,
+        dim: Count = 128,
         normalize: bool = True,
     ):
         super().__init__(weight, dim, normalize)

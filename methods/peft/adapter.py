@@ -3,13 +3,13 @@
 and scaled after He et al., Towards a Unified View of Parameter-Efficient Transfer Learning, ICLR
 2022, arXiv 2110.04366."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from foundation.errors import UserError
+from foundation.types import Count, Scale, ShareBelowOne
 from methods.peft.activations import ACTIVATIONS, Bottleneck, Flow
 from methods.peft.sites import Site, existing, find_blocks, find_sites
 from methods.peft.surgeon import PEFTMethod
@@ -47,11 +47,11 @@ class Adapter(PEFTMethod):
     def __init__(
         self,
         variant: Variant = "houlsby",
-        bottleneck: Annotated[int, Field(ge=1)] = 64,
-        scale: Annotated[float, Field(gt=0)] | None = None,
+        bottleneck: Count = 64,
+        scale: Scale | None = None,
         activation: Literal["auto", "gelu", "relu", "silu", "identity"] = "auto",
         init: Literal["zero", "houlsby"] = "zero",
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        dropout: ShareBelowOne = 0.0,
         train_norms: bool | None = None,
         load: str | None = None,
     ):

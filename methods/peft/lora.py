@@ -5,14 +5,14 @@ LoRA, 2023, arXiv 2312.03732."""
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.types import Count, Scale, ShareBelowOne
 from methods.peft.peft_format import LowRankDelta, is_peft, read_peft, write_peft
 from methods.peft.sites import Site, choose_sites, default_targets, find_sites, thirds
 from methods.peft.surgeon import PEFTMethod, averaged
@@ -140,9 +140,9 @@ class LoRA(PEFTMethod):
 
     def __init__(
         self,
-        rank: Annotated[int, Field(ge=1)] = 8,
-        alpha: Annotated[float, Field(gt=0)] = 8.0,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        rank: Count = 8,
+        alpha: Scale = 8.0,
+        dropout: ShareBelowOne = 0.0,
         scaling: Literal["lora", "rslora"] = "lora",
         init: Init = "kaiming",
         targets: list[str] | None = None,

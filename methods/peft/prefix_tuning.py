@@ -2,15 +2,15 @@
 2021, arXiv 2101.00190. Without its network and with a classifier this is P-Tuning v2 (Liu et al.,
 ACL 2022, arXiv 2110.07602)."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from foundation.errors import UserError
+from foundation.types import Count, Steps
 from methods.peft.sites import Site, existing, find_sites
 from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
@@ -159,8 +159,8 @@ class PrefixTuning(PEFTMethod):
 
     def __init__(
         self,
-        length: Annotated[int, Field(ge=1)] = 10,
-        hidden: Annotated[int, Field(ge=0)] = 0,
+        length: Count = 10,
+        hidden: Steps = 0,
         load: str | None = None,
     ):
         self.length = length

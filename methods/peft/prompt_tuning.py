@@ -2,13 +2,13 @@
 Tuning, EMNLP 2021, arXiv 2104.08691."""
 
 import inspect
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.types import Count
 from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
@@ -83,7 +83,7 @@ class PromptTuning(PEFTMethod):
 
     def __init__(
         self,
-        length: Annotated[int, Field(ge=1)] = 20,
+        length: Count = 20,
         init: Literal["sampled_vocab", "random_uniform"] = "sampled_vocab",
         placement: Literal["after_first", "before"] = "after_first",
         positions: Literal["keep", "shift"] = "keep",

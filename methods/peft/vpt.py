@@ -3,13 +3,13 @@ blocks of text encoders as well."""
 
 import inspect
 import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.types import Count, ShareBelowOne
 from methods.peft.freezing import keep_eval_only, on_meta_device, trial_forward
 from methods.peft.prompt_tuning import insert, remove
 from methods.peft.sites import Site, existing, find_blocks, find_sites
@@ -114,8 +114,8 @@ class VPT(PEFTMethod):
     def __init__(
         self,
         mode: Literal["deep", "shallow"] = "deep",
-        length: Annotated[int, Field(ge=1)] = 10,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        length: Count = 10,
+        dropout: ShareBelowOne = 0.0,
         backbone: Literal["eval", "train"] = "eval",
         load: str | None = None,
     ):

@@ -1,15 +1,12 @@
 """From the config's network section to a network."""
 
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
-from pydantic import Field
-
+from foundation.types import Count, ShareBelowOne
 from recipes.networks.checkpoint import load_checkpoint
 from recipes.networks.image import build_image
 from recipes.networks.names import SMALL, Pooling
 from recipes.networks.network import Network
-
-Side = Annotated[int, Field(ge=1)]
 
 
 class DataInfo(Protocol):
@@ -29,13 +26,13 @@ def build_network(
     name: str = "auto",
     pretrained: bool = False,
     checkpoint: str | None = None,
-    input_size: Side | list[Side] | None = None,
+    input_size: Count | list[Count] | None = None,
     mean: float | list[float] | None = None,
     std: float | list[float] | None = None,
     pooling: Pooling = "mean",
-    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    drop_rate: ShareBelowOne = 0.0,
     options: dict[str, Any] | None = None,
-    vocab_size: Annotated[int, Field(ge=1)] | None = None,
+    vocab_size: Count | None = None,
 ) -> Network:
     """The network for a data set, with one head per task, in training mode.
 

@@ -8,15 +8,15 @@ after `edit`, and `cut` knows which ids are content.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from datamodules.source import Source
 from datamodules.text.codec import Codec, Pieces
 from foundation.randomness import Draw
+from foundation.types import ShareBelowOne
 
 DrawFor = Callable[[str], Draw]
 
@@ -82,7 +82,7 @@ class Weak(TextView):
     word_dropout: probability of leaving out a word, in [0, 1); 0: the text itself.
     """
 
-    def __init__(self, word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0):
+    def __init__(self, word_dropout: ShareBelowOne = 0.0):
         super().__init__()
         self.word_dropout = word_dropout
 
