@@ -1,4 +1,4 @@
-"""Wide ResNets as FixMatch and its kin use them: `wrn_28_2` for CIFAR-10 and SVHN, `wrn_28_8` for
+"""Wide ResNets as in FixMatch and related methods: `wrn_28_2` for CIFAR-10 and SVHN, `wrn_28_8` for
 CIFAR-100, and `wrn_37_2`, with a fourth group, for STL-10 of 96×96.
 
 Zagoruyko and Komodakis 2016 (arXiv:1605.07146), in the form of Oliver et al. 2018
@@ -18,8 +18,7 @@ class PreactivationBlock(nn.Module):
     """x + conv(act(bn(conv(act(bn(x)))))); with `activate_before_residual` the sum starts from
     act(bn(x)).
 
-    The shortcut is a 1×1 convolution where the width changes; it sees what the sum starts from.
-
+    The shortcut is a 1×1 convolution where the width changes, applied to what the sum starts from.
     """
 
     def __init__(
@@ -36,17 +35,16 @@ class PreactivationBlock(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs, momentum=bn_momentum, eps=bn_eps)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.shortcut = (
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            if inputs != outputs
-            else nn.Identity()
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
         self.activate_before_residual = activate_before_residual
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.leaky_relu(self.bn1(x), SLOPE)
         residual = self.conv2(F.leaky_relu(self.bn2(self.conv1(active)), SLOPE))
-        return self.shortcut(active if self.activate_before_residual else x) + residual
+        start = active if self.activate_before_residual else x
+        return self.shortcut(start) + residual
 
 
 class WideResNet(PooledNet):
@@ -55,10 +53,11 @@ class WideResNet(PooledNet):
     the name is 1 + groups + 2 · groups · blocks (Oliver et al. count the shortcuts' convolutions,
     not the classifier).
 
-    bn_momentum 0.001 and bn_eps 1e-3 in PyTorch's convention are FixMatch's: the running statistics
-    need several thousand steps, so a run of a few hundred must set bn_momentum=0.1, or it evaluates
-    at chance. Weights: `init_fan_out`. Differences from the TensorFlow original: convolutions have
-    no bias (BatchNorm follows or absorbs it), and stride 2 pads both sides alike.
+    bn_momentum 0.001 and bn_eps 1e-3, in PyTorch's convention, are FixMatch's. With them running
+    statistics need several thousand steps: a run of a few hundred must set bn_momentum=0.1, or its
+    evaluation is at chance level. Weights: `init_fan_out`. Differences from the TensorFlow
+    original: convolutions have no bias (BatchNorm follows or absorbs it), and stride 2 pads both
+    sides equally.
     """
 
     def __init__(
@@ -87,14 +86,16 @@ class WideResNet(PooledNet):
                 )
                 inputs = outputs
         self.blocks = nn.Sequential(*layers)
-        self.feature_info = [
-            {
-                "num_chs": 16 * width * 2**g,
-                "reduction": 2**g,
-                "module": f"blocks.{(g + 1) * blocks - 1}",
-            }
-            for g in range(groups)
-        ]
+        self.feature_info = []
+        for group in range(groups):
+            last = (group + 1) * blocks - 1
+            self.feature_info.append(
+                {
+                    "num_chs": 16 * width * 2**group,
+                    "reduction": 2**group,
+                    "module": f"blocks.{last}",
+                }
+            )
         self.bn = nn.BatchNorm2d(inputs, momentum=bn_momentum, eps=bn_eps)
         self.num_features = inputs
         self.reset_classifier(num_classes, global_pool)

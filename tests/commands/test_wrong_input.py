@@ -263,7 +263,7 @@ STARTS = {
     ),
     "a picture too small for the network": (
         ["network.name=vit_tiny_patch16_224"],
-        "network.name='vit_tiny_patch16_224' cannot take pictures of 1x8x8",
+        "network.name='vit_tiny_patch16_224' does not accept images of 1x8x8",
         "set network.input_size to a size it can, or name another network",
     ),
     "weights that are none": (
@@ -273,7 +273,7 @@ STARTS = {
     ),
     "a pretrained encoder without a name": (
         ["recipe=text_fixmatch"],
-        "network.name: 'roux_text_small' has no weights to load",
+        "network.name: 'roux_text_small' has no pretrained weights",
         "network.name=NAME",
     ),
     "an option that the network lacks": (
