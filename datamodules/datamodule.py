@@ -179,10 +179,12 @@ class StreamDataModule(PartLoaders):
 
     def facts(self) -> DatasetFacts:
         """What building a network needs to know about the data, after setup."""
+        counts = {task: self.class_counts(task).tolist() for task in self.tasks}
+        missing = [task for task in self.tasks if self.has_missing(task)]
         return DatasetFacts(
             classes=self.classes,
-            counts={task: self.class_counts(task).tolist() for task in self.tasks},
-            missing=[task for task in self.tasks if self.has_missing(task)],
+            counts=counts,
+            missing=missing,
             sizes=self.sizes,
             tokenizer=self.codec.tokenizer if self.codec is not None else None,
         )

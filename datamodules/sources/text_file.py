@@ -125,7 +125,7 @@ class TextFile:
         if path.suffix.lower() not in SUFFIXES:
             known = ", ".join(SUFFIXES)
             raise UserError(
-                f"{path}: suffix '{path.suffix}' is no known format; expected {known}, or set "
+                f"{path}: suffix '{path.suffix}' is not a known format; expected {known}, or set "
                 "data.source.format"
             )
         return SUFFIXES[path.suffix.lower()]
@@ -190,7 +190,9 @@ def read_rows(
     text = read_text(path, encoding)
     if not text.strip():
         raise UserError(f"{path}: the file is empty; expected texts with labels")
-    return _json_rows(path, text) if format == "jsonl" else _table_rows(path, text, format, header)
+    if format == "jsonl":
+        return _json_rows(path, text)
+    return _table_rows(path, text, format, header)
 
 
 def _json_rows(path: Path, text: str) -> Iterator[Row]:
