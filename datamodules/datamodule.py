@@ -81,7 +81,6 @@ class StreamDataModule(PartLoaders):
         self.root = root
         self.batch_size = batch_size
         self.unlabeled_ratio = unlabeled_ratio
-
         self.split_settings = SplitSettings(
             labels_per_class,
             imbalance_factor,
@@ -98,8 +97,8 @@ class StreamDataModule(PartLoaders):
             )
         self.shots = (few_below, many_above)
         self.seed = seed
-        kept = {name: view for name, view in (views or {}).items() if view is not None}
-        self.views: dict[str, Any] = kept
+        given = views or {}
+        self.views = {name: view for name, view in given.items() if view is not None}
         self.text = text
         self.codec: Any = None
         self.info: DataInfo = source.info()
@@ -108,7 +107,6 @@ class StreamDataModule(PartLoaders):
         self.orders: dict[str, MakeOrder] = {}
         self.tasks: dict[str, int] = {}
         self.classes: dict[str, list[str]] = {}
-
         self._splits: Splits | None = None
         self._reference: list[dict[str, dict[str, Any]]] = []
         self._position = 0
@@ -149,7 +147,6 @@ class StreamDataModule(PartLoaders):
             train.targets, self.classes, self.split_settings, own_val=splits.val is not None
         )
         pool_targets = {task: values[cut.pool] for task, values in train.targets.items()}
-
         self.parts = {
             "labeled": Part(train, cut.pool[cut.labeled], cut.targets, cut.labeled),
             # true labels are delivered for diagnostics only

@@ -68,11 +68,13 @@ class TextSource(Source):
 
     def fetch_there(self, indices: Tensor, there: Tensor) -> dict[str, Any]:
         codec = self.codec
-        longest = int(self.counts[indices].max()) if len(indices) else 0
-        trimmed = min(-(-max(longest, 1) // 8) * 8, self.words.shape[1])
-        length, width = codec.widths(
-            int(self.lengths[indices].max()) if len(indices) else codec.special
-        )
+        most_words = 0
+        most_ids = codec.special
+        if len(indices):
+            most_words = int(self.counts[indices].max())
+            most_ids = int(self.lengths[indices].max())
+        trimmed = min(-(-max(most_words, 1) // 8) * 8, self.words.shape[1])
+        length, width = codec.widths(most_ids)
         return {"words": self.words[there, :trimmed], "length": length, "width": width}
 
     @property

@@ -132,8 +132,10 @@ class Codec(nn.Module):
         for surfaces, words in zip(rows_of_surfaces, rows, strict=True):
             ids = [word[0] for word in words]
             later = [(self._placed[s], i) for s, i in zip(surfaces[1:], ids[1:], strict=True)]
-            first = [(ids[0], self._placed[f" {surfaces[0]}"])] if ids else []
-            keys.append(first + later)
+            if ids:
+                keys.append([(ids[0], self._placed[f" {surfaces[0]}"]), *later])
+            else:
+                keys.append([])
         return keys
 
     def _fill_table(self) -> None:

@@ -179,7 +179,9 @@ def merge(network: Network, *keys: str) -> Callable[[], None]:
                 f"methods.{key}: what it adds cannot be merged into weights; use the network "
                 "without merging"
             )
-    deltas = [delta for module in modules.values() for delta in weight_deltas(module)]
+    deltas: list[WeightDelta] = []
+    for module in modules.values():
+        deltas += weight_deltas(module)
     # in the order of attachment, each layer once
     sites = dict.fromkeys(delta.site for delta in deltas)
     layers = [network.backbone.get_submodule(site) for site in sites]

@@ -36,8 +36,8 @@ def build_network(
 ) -> Network:
     """The network for a data set, with one head per task, in training mode.
 
-    Under `with torch.device("meta")` nothing is read but configurations and the names in a
-    checkpoint. Raises UserError for whatever of this does not fit.
+    Under `with torch.device("meta")` only configurations and the names in a checkpoint are read.
+    Raises UserError for settings that do not fit.
 
     info: `kind` and, of images, `shape` (C, H, W); from the data.
     tasks: number of classes by task; from the data.
@@ -62,8 +62,11 @@ def build_network(
     name = default_name(info) if name == "auto" else name
     network: Network
     common: dict[str, Any] = {
-        "name": name, "pretrained": pretrained, "drop_rate": drop_rate, "options": options
-    }  # fmt: skip
+        "name": name,
+        "pretrained": pretrained,
+        "drop_rate": drop_rate,
+        "options": options,
+    }
     if info.kind == "text":
         from recipes.networks.text import build_text  # transformers takes seconds to import
 
@@ -95,5 +98,9 @@ def default_name(info: DataInfo) -> str:
 
 
 def _moments(info: DataInfo) -> tuple[Any, Any] | None:
-    mean, std = getattr(info, "mean", None), getattr(info, "std", None)
-    return None if mean is None or std is None else (mean, std)
+    """(mean, std) of the data's pixels, None if it does not have both."""
+    mean = getattr(info, "mean", None)
+    std = getattr(info, "std", None)
+    if mean is None or std is None:
+        return None
+    return mean, std

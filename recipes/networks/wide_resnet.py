@@ -47,6 +47,20 @@ class PreactivationBlock(nn.Module):
         return self.shortcut(start) + residual
 
 
+def group_of(
+    blocks: int, inputs: int, outputs: int, first_group: bool, bn_momentum: float, bn_eps: float
+) -> list[nn.Module]:
+    """The blocks of one group; its first block changes the width and, except in the first group,
+    the resolution."""
+    stride = 1 if first_group else 2
+    layers: list[nn.Module] = [
+        PreactivationBlock(inputs, outputs, stride, first_group, bn_momentum, bn_eps)
+    ]
+    for _ in range(blocks - 1):
+        layers.append(PreactivationBlock(outputs, outputs, 1, False, bn_momentum, bn_eps))
+    return layers
+
+
 class WideResNet(PooledNet):
     """conv(16), `groups` groups of `blocks` blocks of 16k, 32k, 64k … channels, the first block of
     each group after the first with stride 2; act(bn(·)) and global average pooling. The depth in
@@ -74,17 +88,12 @@ class WideResNet(PooledNet):
     ):
         super().__init__(drop_rate)
         self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)
+        layers: list[nn.Module] = []
         inputs = 16
-        layers = []
         for group in range(groups):
             outputs = 16 * width * 2**group
-            for block in range(blocks):
-                stride = 2 if group > 0 and block == 0 else 1
-                first = group == 0 and block == 0
-                layers.append(
-                    PreactivationBlock(inputs, outputs, stride, first, bn_momentum, bn_eps)
-                )
-                inputs = outputs
+            layers += group_of(blocks, inputs, outputs, group == 0, bn_momentum, bn_eps)
+            inputs = outputs
         self.blocks = nn.Sequential(*layers)
         self.feature_info = []
         for group in range(groups):
