@@ -8,6 +8,7 @@ block or the completed share of the run.
 Samples without a label (-1) are skipped.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -134,8 +135,10 @@ class ClassPasses(Blocks):
         if self.walk == "on":
             return number * count
         size = len(self.walks.members[c])
+        if self.walk == "same":
+            return 0
         # a list no earlier pass can have reached: a pass uses at most ceil(length / size) lists
-        return 0 if self.walk == "same" else number * -(-self.length // size) * size
+        return number * math.ceil(self.length / size) * size
 
 
 class ClassDraws(Blocks):

@@ -10,12 +10,13 @@ from torch import Tensor
 from datamodules.facts import DatasetFacts
 from datamodules.part_loaders import PartLoaders
 from datamodules.samplers import MakeOrder, Order, ShuffledPasses, StepSampler
-from datamodules.source import DataInfo, Loader, Splits
+from datamodules.source import DataInfo, Loader, Splits, TextPreparation
 from datamodules.splits import SplitSettings, class_counts, split_training
 from datamodules.streams import Part, StepDataset, StepLoader
 from datamodules.views.named import named_view
 from foundation.errors import UserError, nearest
 from foundation.randomness import Draw
+from foundation.types import Count, Share, ShareBelowOne, Steps, Weight
 
 # training batches on which moments are estimated, and their largest size
 REFERENCE_BATCHES = 4
@@ -57,30 +58,29 @@ class StreamDataModule(PartLoaders):
         self,
         source: Loader,
         root: str | None = None,
-        batch_size: Annotated[int, Field(ge=1)] = 64,
-        unlabeled_ratio: Annotated[int, Field(ge=1)] = 7,
-        eval_batch_size: Annotated[int, Field(ge=1)] = 256,
-        labels_per_class: Annotated[int, Field(ge=1)] | None = None,
+        batch_size: Count = 64,
+        unlabeled_ratio: Count = 7,
+        eval_batch_size: Count = 256,
+        labels_per_class: Count | None = None,
         imbalance_factor: Annotated[float, Field(ge=1)] | None = None,
         imbalance: Literal["exp", "step"] = "exp",
         imbalance_subset: Literal["seeded", "legacy"] = "seeded",
-        few_below: Annotated[int, Field(ge=1)] = 20,
-        many_above: Annotated[int, Field(ge=1)] = 100,
-        label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0,
-        val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        few_below: Count = 20,
+        many_above: Count = 100,
+        label_noise: Share = 0.0,
+        val_fraction: ShareBelowOne = 0.1,
         split_seed: int = 0,
         seed: int = 0,
-        num_workers: Annotated[int, Field(ge=0)] = 0,
-        device_memory: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto",
+        num_workers: Steps = 0,
+        device_memory: Literal["auto"] | Weight = "auto",
         views: dict[str, Any] | None = None,
-        text: Callable[[Splits], Any] | None = None,
+        text: TextPreparation | None = None,
     ):
         super().__init__(eval_batch_size, num_workers, device_memory)
         self.source = source
         self.root = root
         self.batch_size = batch_size
         self.unlabeled_ratio = unlabeled_ratio
-
         self.split_settings = SplitSettings(
             labels_per_class,
             imbalance_factor,
@@ -97,8 +97,8 @@ class StreamDataModule(PartLoaders):
             )
         self.shots = (few_below, many_above)
         self.seed = seed
-        kept = {name: view for name, view in (views or {}).items() if view is not None}
-        self.views: dict[str, Any] = kept
+        given = views or {}
+        self.views = {name: view for name, view in given.items() if view is not None}
         self.text = text
         self.codec: Any = None
         self.info: DataInfo = source.info()
@@ -107,7 +107,6 @@ class StreamDataModule(PartLoaders):
         self.orders: dict[str, MakeOrder] = {}
         self.tasks: dict[str, int] = {}
         self.classes: dict[str, list[str]] = {}
-
         self._splits: Splits | None = None
         self._reference: list[dict[str, dict[str, Any]]] = []
         self._position = 0
@@ -148,7 +147,6 @@ class StreamDataModule(PartLoaders):
             train.targets, self.classes, self.split_settings, own_val=splits.val is not None
         )
         pool_targets = {task: values[cut.pool] for task, values in train.targets.items()}
-
         self.parts = {
             "labeled": Part(train, cut.pool[cut.labeled], cut.targets, cut.labeled),
             # true labels are delivered for diagnostics only
@@ -178,10 +176,12 @@ class StreamDataModule(PartLoaders):
 
     def facts(self) -> DatasetFacts:
         """What building a network needs to know about the data, after setup."""
+        counts = {task: self.class_counts(task).tolist() for task in self.tasks}
+        missing = [task for task in self.tasks if self.has_missing(task)]
         return DatasetFacts(
             classes=self.classes,
-            counts={task: self.class_counts(task).tolist() for task in self.tasks},
-            missing=[task for task in self.tasks if self.has_missing(task)],
+            counts=counts,
+            missing=missing,
             sizes=self.sizes,
             tokenizer=self.codec.tokenizer if self.codec is not None else None,
         )
@@ -283,7 +283,9 @@ class StreamDataModule(PartLoaders):
         # not the sampler's count: workers fetch ahead
         done = 0
         if self.trainer is not None:
-            done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress
+            # Lightning annotates `total` as its base class, which lacks `processed`
+            done = progress.total.processed  # type: ignore[attr-defined]
         return done or self._position
 
     def state_dict(self) -> dict[str, Any]:

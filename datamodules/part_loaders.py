@@ -55,7 +55,9 @@ class PartLoaders(LightningDataModule):
 
     def _device(self) -> torch.device:
         """The trainer's device, the CPU without a trainer."""
-        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        if self.trainer is None:
+            return torch.device("cpu")
+        return self.trainer.strategy.root_device
 
     def _placed(self, part: Part) -> Part:
         """The part as loaders read it: with its samples on the GPU if they fit there."""

@@ -91,9 +91,9 @@ class PKOrder(Blocks):
         self.samples = [
             BlockWalk(len(m), per_class, *key, "samples", c) for c, m in enumerate(self.members)
         ]
-        self.classes = (
-            BlockWalk(len(counts), self.groups, *key, "classes") if classes == "uniform" else None
-        )
+        self.classes: BlockWalk | None = None
+        if classes == "uniform":
+            self.classes = BlockWalk(len(counts), self.groups, *key, "classes")
         self.log_counts = counts.double().log()
 
     def block(self, number: int) -> Tensor:

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from datamodules.text.codec import Codec
 
 Kind = Literal["image", "text"]
 
@@ -112,6 +115,24 @@ class Splits:
     train: Source
     test: Source
     val: Source | None = None
+
+
+@runtime_checkable
+class TextPreparation(Protocol):
+    """What a config names as `data.text`: numbers the words of all parts of a set.
+
+    pretrained: name or folder of the tokenizer that is loaded, None if one is trained.
+    vocab_size: the most ids that a trained tokenizer may have.
+    """
+
+    vocab_size: int
+
+    @property
+    def pretrained(self) -> str | None: ...
+
+    def __call__(self, splits: Splits) -> "Codec":
+        """Encode the words of all parts, and return the codec."""
+        ...
 
 
 @runtime_checkable

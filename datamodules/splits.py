@@ -216,6 +216,17 @@ def _long_tailed(labels: Tensor, names: Sequence[str], settings: SplitSettings) 
     return torch.cat([kept, (labels < 0).nonzero().flatten()]).sort().values
 
 
+def _with_noise(
+    truth: dict[str, Tensor], classes: dict[str, list[str]], settings: SplitSettings
+) -> dict[str, Tensor]:
+    """The labels of all tasks with label noise, each task from its own seed."""
+    observed = {}
+    for name, values in truth.items():
+        source = generator(settings.seed, "split", "noise", name)
+        observed[name] = flip_labels(values, settings.label_noise, len(classes[name]), source)
+    return observed
+
+
 def split_training(
     targets: dict[str, Tensor],
     classes: dict[str, list[str]],
@@ -244,18 +255,9 @@ def split_training(
     labeled = (labels[pool] >= 0).nonzero().flatten()
     if settings.labels_per_class is not None:
         proportional = settings.imbalance_factor is not None
-        counts = label_counts(
-            class_counts(labels[pool], len(names)), settings.labels_per_class, proportional, names
-        )
+        counts = class_counts(labels[pool], len(names))
+        counts = label_counts(counts, settings.labels_per_class, proportional, names)
         labeled = take_per_class(labels[pool], counts, generator(seed, "split", "labels"))
     truth = {name: values[pool[labeled]] for name, values in targets.items()}
-    observed = {
-        name: flip_labels(
-            values,
-            settings.label_noise,
-            len(classes[name]),
-            generator(seed, "split", "noise", name),
-        )
-        for name, values in truth.items()
-    }
+    observed = _with_noise(truth, classes, settings)
     return TrainingSplit(pool, held, labeled, observed, truth)

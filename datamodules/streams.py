@@ -91,7 +91,10 @@ class Places:
 
     def __init__(self, allowed: float | Literal["auto"], device: torch.device, free: int):
         self.device = device
-        self.left = free // 4 if allowed == "auto" else int(min(allowed * 2**30, free))
+        if allowed == "auto":
+            self.left = free // 4
+        else:
+            self.left = int(min(allowed * 2**30, free))
         self._there: dict[int, Source | None] = {}
 
     def part(self, part: Part) -> Part:
@@ -179,6 +182,7 @@ class BatchLoader(DataLoader):
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        batches: Iterator[Any]
         if self.num_workers or self.pin_memory:
             batches = super().__iter__()
         else:

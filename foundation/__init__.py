@@ -1,2 +1,2 @@
-"""What lies under everything: errors, random numbers, whole files, ranks. Imports nothing of
-ours."""
+"""What all packages use: errors, random numbers, atomic files, ranks, types of settings. Imports
+none of them."""

@@ -1,4 +1,4 @@
-"""Numbers and rows across ranks; on one process everything is as it is."""
+"""Sums and gathered rows across ranks; with one process values are returned unchanged."""
 
 from typing import Any
 
@@ -21,8 +21,8 @@ def global_sum(value: Tensor) -> Tensor:
 
 
 def gather_rows(value: Tensor) -> Tensor:
-    """Rows of all ranks, in the order of the global batch; without gradient. Every rank holds
-    equally many."""
+    """Rows of all ranks, in the order of the global batch; without gradient. All ranks have the
+    same number of rows."""
     if world_size() == 1:
         return value.detach()
     parts = [torch.empty_like(value) for _ in range(world_size())]
@@ -38,23 +38,25 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        # summed, not only cut: another rank's loss may say something else about these rows
+        # summed over ranks before it is cut: the losses of other ranks depend on these rows, too
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
         return gradient[dist.get_rank() * ctx.rows :][: ctx.rows]
 
 
 def gather_with_gradient(value: Tensor) -> Tensor:
-    """Rows of all ranks in the order of the global batch, with gradient to the own ones through
+    """Rows of all ranks in the order of the global batch, with gradient to this rank's rows through
     every rank's loss.
 
-    A loss that relates samples to each other is not a sum over ranks. Every rank gathers the
-    embeddings of the whole batch and computes the whole loss: n·n numbers and no further traffic,
-    nothing next to a network's cost. Backward sums what the ranks' losses say about a rank's own
-    rows, and averaging gradients over ranks divides by their number again. So the loss is exact
-    whatever its form, its value is the same on every rank, and parameters in it (proxies) are exact
-    too.
+    A loss that relates samples to each other is not a sum over ranks. So every rank gathers the
+    embeddings of the whole batch and computes the whole loss: n·n numbers and no further
+    communication, which is cheap compared with a network. Backward sums the gradients that all
+    ranks' losses have at a rank's own rows, and averaging gradients over ranks divides by their
+    number again. So a loss of any form is exact, its value is the same on every rank, and its
+    parameters (proxies) get exact gradients.
 
-    value: [N, …], equally many rows on every rank. The value itself on one process.
+    value: [N, …], the same number of rows on every rank. Returned unchanged on one process.
     """
-    return value if world_size() == 1 else _GatherRows.apply(value)
+    if world_size() == 1:
+        return value
+    return _GatherRows.apply(value)

@@ -1,18 +1,18 @@
-"""The one exception for a user's mistake: it reaches the user as one line and a non-zero exit,
-never as a traceback."""
+"""The exception for a user's mistake: printed as one line with a non-zero exit code, never as a
+traceback."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """A mistake that the user can fix. As text it is one line, `key: problem; remedy`.
+    """A mistake that the user can fix. Its text is one line, `key: problem; remedy`.
 
     key: the setting, as the user writes it (`data.root`, `data.root=nowhere`).
     problem: what was found, and what was expected.
     remedy: what to write instead, if that is not evident.
 
-    `UserError("text")` is a line that is about no setting.
+    `UserError("text")` is a line without a setting.
     """
 
     def __init__(self, key: str, problem: str = "", remedy: str = ""):
@@ -27,11 +27,11 @@ class UserError(Exception):
 
     @property
     def errors(self) -> "list[UserError]":
-        """The single mistakes; of an ordinary error the error itself."""
+        """The single mistakes; for an ordinary error the error itself."""
         return [self]
 
     def about(self, key: str) -> "UserError":
-        """The same mistake, of another key."""
+        """The same mistake, for another key."""
         return UserError(key, self.problem, self.remedy)
 
     def within(self, place: str) -> "UserError":
@@ -41,7 +41,7 @@ class UserError(Exception):
 
 
 class ConfigErrors(UserError):
-    """Several mistakes at once, a line each; equal ones are named once."""
+    """Several mistakes, one a line; equal ones are listed once."""
 
     def __init__(self, errors: Iterable[UserError | str]):
         single = [UserError(e) if isinstance(e, str) else e for e in errors]

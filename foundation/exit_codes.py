@@ -9,13 +9,15 @@ from foundation.errors import UserError
 JOBS_FAILED = 1  # of a sweep, some
 USER_MISTAKE = 2
 INTERRUPTED = 130
-# sysexits.h: a temporary failure, to be tried again; the same command with resume=auto goes on
+# sysexits.h: a temporary failure, to be retried; the same command with resume=auto continues
 TERMINATED = 75
 
 
 class Terminated(BaseException):
-    """A run was told to stop (SIGTERM) and has kept what it had. step: optimizer steps in its
-    checkpoint."""
+    """A run received SIGTERM and has saved a checkpoint.
+
+    step: optimizer steps in that checkpoint.
+    """
 
     def __init__(self, folder: Path, step: int):
         super().__init__(folder, step)
@@ -24,7 +26,8 @@ class Terminated(BaseException):
 
 
 def exit_code(action: Callable[[], int]) -> int:
-    """Do something that a process is for; its mistakes become lines, and every end has its code."""
+    """Run the action of a process. Prints the user's mistakes one a line, and returns the exit
+    code."""
     try:
         return action()
     except UserError as error:
@@ -37,7 +40,7 @@ def exit_code(action: Callable[[], int]) -> int:
         return INTERRUPTED
     except Terminated as stop:
         print(
-            f"terminated: {stop.step} steps are kept; go on with resume={stop.folder} "
+            f"terminated: {stop.step} steps are saved; continue with resume={stop.folder} "
             f"run_dir={stop.folder}",
             file=sys.stderr,
         )

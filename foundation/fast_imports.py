@@ -1,8 +1,8 @@
-"""Heavy imports without Python's garbage collector.
+"""Large imports without Python's garbage collector.
 
-torch, Lightning and what they bring are a million objects that stay for good. The collector, which
-is called by the number of new objects, walks through all of them again and again and finds nothing:
-1.5 s of a start.
+torch, Lightning and their dependencies create a million objects that are never freed. The
+collector, which runs after a number of new objects, scans them repeatedly and frees nothing: 1.5 s
+of a start.
 """
 
 import atexit
@@ -14,12 +14,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """For the first imports of a process: the collector is off, and does not look at what is there
-    afterwards before the process ends. (Then it does: extension modules, triton's for one, complain
-    of what was not taken down.)
+    """For the first imports of a process: pauses the collector, and afterwards exempts the existing
+    objects from it until the process ends. (Then they are collected: extension modules, e.g.
+    triton's, print an error about objects that were not freed.)
 
-    Does nothing once torch is there: then most of the imports have been made, and what could be
-    kept by mistake is rather a network or a data set of a run before this one."""
+    Does nothing once torch is imported: most imports are done then, and the exempted objects could
+    be a network or a data set of an earlier run."""
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and JSON that every parser reads."""
+"""Atomic writes, and JSON that every parser reads."""
 
 import json
 import math
@@ -11,10 +11,10 @@ from foundation.errors import UserError
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a UTF-8 text file through a temporary file beside it, so that a reader never sees half
-    of it.
+    """Write a UTF-8 text file through a temporary file in the same folder, so that a reader never
+    sees a part of it.
 
-    Raises `UserError` where the folder cannot be written.
+    Raises `UserError` if the folder is not writable.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -43,8 +43,8 @@ def _umask() -> int:
 
 
 def jsonable(value: Any) -> Any:
-    """`value` in JSON's own types: NaN and infinities become null (JSON has no word for them),
-    arrays become lists, keys become strings, anything else its string."""
+    """`value` in JSON's types: NaN and infinities become null, which JSON does not have, arrays
+    become lists, keys become strings, any other object its string."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

@@ -1,5 +1,5 @@
-"""Former paths of modules and former names of classes: checkpoints, sweeps and users' files contain
-them.
+"""Former paths of modules and former names of classes, which checkpoints, sweeps and users' files
+contain.
 
 `current_name` translates a dotted path. Importing a former path returns the present module, the
 same object, and a module that has `__getattr__ = former_names(__name__)` resolves former names of
@@ -134,7 +134,9 @@ class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        return importlib.util.spec_from_loader(fullname, self) if fullname in MOVED else None
+        if fullname not in MOVED:
+            return None
+        return importlib.util.spec_from_loader(fullname, self)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         module = importlib.import_module(MOVED[spec.name])

@@ -29,8 +29,8 @@ def seed_default(seed: int, device: torch.device) -> None:
     """Seed the default generators that operations on `device` draw from: the CPU's and the device's
     own.
 
-    torch.manual_seed seeds every kind of device, and while one is unused it keeps a formatted stack
-    trace for it each time: 0.4 to 3 ms a call, where this takes 2 µs.
+    torch.manual_seed seeds every type of device, and for each unused one it formats and stores a
+    stack trace: 0.4 to 3 ms per call, where this takes 2 µs.
     """
     torch.default_generator.manual_seed(seed)
     if device.type not in ("cpu", "meta"):
@@ -82,13 +82,12 @@ class Draw:
         return self.uniform(*shape) < probability
 
     def beta(self, a: float, b: float) -> Tensor:
-        """One float32 Beta(a, b) number a row, as X / (X + Y) of two gamma variables."""
-        # filled in there: numbers sent to a device would be waited for
+        """One float32 Beta(a, b) number per row, as X / (X + Y) of two gamma variables."""
+        # filled on the device: copying values there would synchronize
         params = torch.full((self.total, 2), a, device=self.device, dtype=torch.float64)
         params[:, 1].fill_(b)
         x = torch._standard_gamma(params, generator=self.source)
-        # Both gammas underflow for tiny parameters; the limit of Beta(a, b) there is a coin on {0,
-        # 1}.
+        # For tiny parameters both gammas underflow; the limit of Beta(a, b) is a coin on {0, 1}.
         ratio = x[:, 0] / x.sum(1)
         return torch.nan_to_num(ratio, nan=0.5).float()[self.rows]
 
@@ -118,7 +117,7 @@ class Randomness:
         )
 
     def shared(self, purpose: str, rows: int = 1) -> Draw:
-        """Numbers that are equal on all ranks, e.g. one mixing coefficient a batch."""
+        """Numbers that are equal on all ranks, e.g. one mixing coefficient per batch."""
         return Draw(
             generator(self.seed, self.step, purpose, device=self.device),
             rows,
@@ -139,15 +138,15 @@ def scramble(z: Tensor) -> Tensor:
 
 
 class SampleDraw:
-    """Numbers that are a function of a row's own key, int64 [N]: a sample draws the same in every
-    company."""
+    """Numbers that are a function of a row's own key, int64 [N]: a sample draws the same numbers in
+    every batch."""
 
     def __init__(self, key: Tensor):
         self.key = key
         self.drawn = 0
 
     def bits(self, shape: tuple[int, ...]) -> Tensor:
-        """int64 [N, *shape] with 64 random bits each; the next call goes on."""
+        """int64 [N, *shape] with 64 random bits each; the next call continues the sequence."""
         count = math.prod(shape)
         places = torch.arange(self.drawn + 1, self.drawn + count + 1, device=self.key.device)
         self.drawn += count
@@ -171,8 +170,8 @@ class SampleDraw:
 
 @dataclass(frozen=True)
 class SampleRandomness:
-    """Randomness of evaluation: a function of (seed, purpose) and of every sample's own stable
-    `index` [N], so of neither the batch nor the number of ranks that a sample is evaluated with."""
+    """Randomness of evaluation: a function of (seed, purpose) and of every sample's stable `index`
+    [N], independent of the batch and of the number of ranks."""
 
     seed: int
     index: Tensor

@@ -1,4 +1,4 @@
-"""Names of earlier versions that go on working: arguments, dataclass fields, attributes.
+"""Names of earlier versions that still work: arguments, dataclass fields, attributes.
 
 The first use of an old name in a module prints one line with the old and the new name.
 """
@@ -27,7 +27,7 @@ def calling_module(depth: int) -> str:
 
 
 def older_arguments(**names: str) -> Callable[[F], F]:
-    """Decorator: the function takes keyword arguments under older names too, `old="new"`."""
+    """Decorator: the function also accepts keyword arguments under older names, `old="new"`."""
 
     def decorate(function: F) -> F:
         owner = function.__qualname__.removesuffix(".__init__")
@@ -46,7 +46,7 @@ def older_arguments(**names: str) -> Callable[[F], F]:
 
 
 def older_fields(**names: str) -> Callable[[C], C]:
-    """Decorator of a dataclass: its fields may be given, and read, under older names too."""
+    """Decorator of a dataclass: its fields can also be set and read under older names."""
 
     def decorate(cls: C) -> C:
         cls.__init__ = older_arguments(**names)(cls.__init__)  # type: ignore[misc]
@@ -69,7 +69,7 @@ def _older_property(owner: str, old: str, new: str) -> property:
 
 
 def older_attributes(names: Mapping[str, str]) -> Callable[[C], C]:
-    """Decorator of a class: its attributes and methods may be read under older names too."""
+    """Decorator of a class: its attributes and methods can also be read under older names."""
 
     def decorate(cls: C) -> C:
         for old, new in names.items():

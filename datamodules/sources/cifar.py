@@ -36,9 +36,10 @@ def read_sheet(path: Path) -> np.ndarray:
 
 def read_sheets(folder: Path, part: Literal["train", "test"]) -> ArraySource:
     """All sheets PART_*.jpg, .webp or .png of a folder, sorted by name, with `labels.npz`."""
-    sheets = sorted(
-        path for end in ("jpg", "webp", "png") for path in folder.glob(f"{part}_*.{end}")
-    )
+    sheets: list[Path] = []
+    for end in ("jpg", "webp", "png"):
+        sheets += folder.glob(f"{part}_*.{end}")
+    sheets.sort()
     try:
         with np.load(folder / "labels.npz") as stored:
             labels = stored[part]
@@ -83,9 +84,10 @@ class CIFAR10:
         return DataInfo("image", {"label": 10}, (3, SIDE, SIDE), 50000)
 
     def load(self, root: str | Path | None = None) -> Splits:
-        folder = existing_folder(root) if root is not None else None
-        train = find_sheets(folder, JPEG, "train") if folder is not None else None
-        if folder is None or train is None:
+        train = None
+        if root is not None:
+            train = find_sheets(existing_folder(root), JPEG, "train")
+        if train is None:
             looked_for = f"cifar-10-batches-py, or {JPEG} with labels.npz and train_*.jpg"
             return _from_torchvision("CIFAR10", "CIFAR-10", root, looked_for)
         test = train

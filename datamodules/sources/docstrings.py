@@ -24,6 +24,7 @@ from pydantic import Field
 from datamodules.source import DataInfo, Splits
 from datamodules.sources.text import split_source, text_source
 from foundation.errors import UserError, nearest
+from foundation.types import Count
 
 # Class -> top-level packages, from head to tail; the standard library is found by its folder.
 LIBRARIES: dict[str, tuple[str, ...]] = {
@@ -106,7 +107,7 @@ class Docstrings:
     def __init__(
         self,
         per_library: Annotated[int, Field(ge=10)] = 1000,
-        min_words: Annotated[int, Field(ge=1)] = 8,
+        min_words: Count = 8,
         mask_names: bool = True,
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
         libraries: list[str] | None = None,
@@ -133,17 +134,18 @@ class Docstrings:
         """Read the texts; `root` is not used, packages are read where they are installed."""
         files = {}
         for name in self.libraries:
-            files[name] = [
-                file for folder in library_folders(name) for file in python_files(folder)
-            ]
+            files[name] = library_files(name)
         largest = max(map(len, files.values()))
         by_library = {}
         for name, paths in files.items():
             most = round(self.per_library * (len(paths) / largest) ** 0.5)
             by_library[name] = self._texts(paths, most)
         # a text that occurs in two libraries has no label
-        libraries_with = Counter(key for found in by_library.values() for key in found)
-        texts, labels = [], []
+        libraries_with: Counter[str] = Counter()
+        for found in by_library.values():
+            libraries_with.update(found.keys())
+        texts = []
+        labels = []
         for name, found in by_library.items():
             own = [text for key, text in found.items() if libraries_with[key] == 1]
             texts += own
@@ -178,6 +180,14 @@ def library_folders(name: str) -> list[Path]:
             )
         folders.append(Path(next(iter(spec.submodule_search_locations))))
     return folders
+
+
+def library_files(name: str) -> list[Path]:
+    """The source files of a library, folder by folder."""
+    files = []
+    for folder in library_folders(name):
+        files += python_files(folder)
+    return files
 
 
 def python_files(root: Path) -> list[Path]:

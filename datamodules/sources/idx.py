@@ -28,7 +28,9 @@ def read_idx(path: Path) -> np.ndarray:
     Format: 00 00, type 08, rank, big-endian sizes, values.
     """
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        raw = path.read_bytes()
+        if path.suffix == ".gz":
+            raw = gzip.decompress(raw)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}); fetch the file again") from None
     rank = raw[3] if len(raw) > 3 else 0
@@ -73,7 +75,9 @@ class _IdxSet:
         return DataInfo("image", {"label": len(self.labels)}, (1, 28, 28), 60000)
 
     def load(self, root: str | Path | None = None) -> Splits:
-        found = find_idx(existing_folder(root), self.names) if root is not None else None
+        found = None
+        if root is not None:
+            found = find_idx(existing_folder(root), self.names)
         parts = {}
         if found is not None:
             for part, (images, labels) in FILES.items():

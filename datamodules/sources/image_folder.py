@@ -16,6 +16,7 @@ from datamodules.sources.standard import existing_folder
 from datamodules.splits import class_counts, take_per_class, validation_counts
 from foundation.errors import UserError
 from foundation.randomness import generator
+from foundation.types import Count
 
 ENDINGS = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -119,7 +120,7 @@ class ImageFolder:
 
     def __init__(
         self,
-        size: Annotated[int, Field(ge=1)] = 64,
+        size: Count = 64,
         channels: Literal[1, 3] = 3,
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
     ):

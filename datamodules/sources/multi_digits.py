@@ -123,6 +123,6 @@ class MultiDigits:
         pixels, left, right = composed(first, second, self.form, name, self.first == self.second)
         targets = {"left": left, "right": right}
         classes = {"left": first.classes["label"], "right": second.classes["label"]}
-        return ArraySource(
-            pixels, {t: targets[t] for t in self.tasks}, {t: classes[t] for t in self.tasks}
-        )
+        own_targets: dict[str, Tensor] = {task: targets[task] for task in self.tasks}
+        own_classes: dict[str, list[str]] = {task: classes[task] for task in self.tasks}
+        return ArraySource(pixels, own_targets, own_classes)

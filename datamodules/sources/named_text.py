@@ -53,10 +53,10 @@ class CLINC150(NamedText):
         self.file = f"data_{variant}.json"
 
     def info(self) -> DataInfo:
-        extra = {"oos_plus": 250}.get(self.variant, 100) if self.out_of_scope else 0
-        return DataInfo(
-            "text", {"label": 150 + self.out_of_scope}, train_size=self.SIZES[self.variant] + extra
-        )
+        size = self.SIZES[self.variant]
+        if self.out_of_scope:
+            size += 250 if self.variant == "oos_plus" else 100
+        return DataInfo("text", {"label": 150 + self.out_of_scope}, train_size=size)
 
     def local(self, folder: Path) -> Parts:
         path = folder / self.file
@@ -86,7 +86,9 @@ class CLINC150(NamedText):
             labels = hub_labels(fetched[part], "intent")
             kept = [i for i, label in enumerate(labels) if self.out_of_scope or label != "oos"]
             texts = list(fetched[part]["text"])
-            parts[name] = ([texts[i] for i in kept], {"label": [labels[i] for i in kept]})
+            kept_texts = [texts[i] for i in kept]
+            kept_labels = [labels[i] for i in kept]
+            parts[name] = (kept_texts, {"label": kept_labels})
         return parts
 
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class TextSource(Source):
     `encode` must be called before `fetch`: it numbers the words of the texts once.
     """
 
-    kind: Kind = "text"
+    kind: ClassVar[Kind] = "text"
 
     def __init__(
         self, texts: Sequence[str], targets: dict[str, Tensor], classes: dict[str, list[str]]
@@ -68,11 +68,13 @@ class TextSource(Source):
 
     def fetch_there(self, indices: Tensor, there: Tensor) -> dict[str, Any]:
         codec = self.codec
-        longest = int(self.counts[indices].max()) if len(indices) else 0
-        trimmed = min(-(-max(longest, 1) // 8) * 8, self.words.shape[1])
-        length, width = codec.widths(
-            int(self.lengths[indices].max()) if len(indices) else codec.special
-        )
+        most_words = 0
+        most_ids = codec.special
+        if len(indices):
+            most_words = int(self.counts[indices].max())
+            most_ids = int(self.lengths[indices].max())
+        trimmed = min(-(-max(most_words, 1) // 8) * 8, self.words.shape[1])
+        length, width = codec.widths(most_ids)
         return {"words": self.words[there, :trimmed], "length": length, "width": width}
 
     @property

@@ -52,11 +52,14 @@ class TextFile:
         self.train_file = train_file
         self.test_file = test_file
         self.text_column = str(text_column)
-        several = isinstance(label_column, list)
-        self.tasks = (
-            {str(c): str(c) for c in label_column} if several else {"label": str(label_column)}
-        )
-        if not self.tasks or (several and len(self.tasks) < len(label_column)):
+        if isinstance(label_column, list):
+            columns = [str(column) for column in label_column]
+            self.tasks = dict(zip(columns, columns, strict=True))
+            named_once = len(self.tasks) == len(columns)
+        else:
+            self.tasks = {"label": str(label_column)}
+            named_once = True
+        if not self.tasks or not named_once:
             raise UserError(
                 f"data.source.label_column={label_column}: name each column once, and at least one"
             )
@@ -122,7 +125,7 @@ class TextFile:
         if path.suffix.lower() not in SUFFIXES:
             known = ", ".join(SUFFIXES)
             raise UserError(
-                f"{path}: suffix '{path.suffix}' is no known format; expected {known}, or set "
+                f"{path}: suffix '{path.suffix}' is not a known format; expected {known}, or set "
                 "data.source.format"
             )
         return SUFFIXES[path.suffix.lower()]
@@ -187,7 +190,9 @@ def read_rows(
     text = read_text(path, encoding)
     if not text.strip():
         raise UserError(f"{path}: the file is empty; expected texts with labels")
-    return _json_rows(path, text) if format == "jsonl" else _table_rows(path, text, format, header)
+    if format == "jsonl":
+        return _json_rows(path, text)
+    return _table_rows(path, text, format, header)
 
 
 def _json_rows(path: Path, text: str) -> Iterator[Row]:

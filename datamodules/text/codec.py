@@ -10,6 +10,7 @@ Word 0 is "no word": padding on the right, or a deleted word. It has no ids.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -131,7 +132,10 @@ class Codec(nn.Module):
         for surfaces, words in zip(rows_of_surfaces, rows, strict=True):
             ids = [word[0] for word in words]
             later = [(self._placed[s], i) for s, i in zip(surfaces[1:], ids[1:], strict=True)]
-            keys.append([(ids[0], self._placed[f" {surfaces[0]}"]), *later] if ids else [])
+            if ids:
+                keys.append([(ids[0], self._placed[f" {surfaces[0]}"]), *later])
+            else:
+                keys.append([])
         return keys
 
     def _fill_table(self) -> None:
@@ -145,9 +149,8 @@ class Codec(nn.Module):
         device = self.pieces.device
         lengths = torch.tensor([len(ids) for ids in table], dtype=torch.long, device=device)
         # One more id than needed keeps every gather in range, also for an empty table.
-        self.pieces = torch.tensor(
-            [i for ids in table for i in ids] + [self.tokenizer.pad], device=device
-        )
+        ids = [*chain.from_iterable(table), self.tokenizer.pad]
+        self.pieces = torch.tensor(ids, device=device)
         self.offsets = lengths.cumsum(0) - lengths
         self.lengths = lengths
 

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
+from foundation.types import Share
 from recipes.contract import Closure, Context, Declaration, Method
-from recipes.step.ramps import Share
 
 
 def perturbation(weights: list[Tensor], gradients: list[Tensor], gamma: float) -> list[Tensor]:
@@ -54,7 +54,8 @@ class AWP(Method):
         loss = closure()
         if context.trainer.global_step < self.warmup * context.total_steps:
             return loss
-        weights = [p for p in context.network.parameters() if p.grad is not None and p.ndim >= 2]
+        parameters = context.network.parameters()
+        weights: list[Tensor] = [p for p in parameters if p.grad is not None and p.ndim >= 2]
         gradients = [p.grad for p in weights if p.grad is not None]
         with torch.no_grad():
             before = [w.clone() for w in weights]

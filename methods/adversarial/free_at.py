@@ -10,8 +10,9 @@ from torch import Tensor
 
 from datamodules.samplers import Order, ShuffledPasses
 from foundation.distributed import gather_rows
+from foundation.types import Count
 from methods.adversarial.attacks.threat import Radius, Threat, radius
-from methods.adversarial.perturbation import PRECISIONS, Count
+from methods.adversarial.perturbation import PRECISIONS
 from recipes.contract import Context, Declaration, Method
 from recipes.services.adopted import AdoptsShape
 from recipes.step import Embedded, Step

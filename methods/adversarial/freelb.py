@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from foundation.randomness import RowNumbers
+from foundation.types import Count
 from methods.adversarial.attacks.threat import TINY, Norm, Threat, length, per_sample
-from methods.adversarial.perturbation import LAST, PRECISIONS, Count, moved
+from methods.adversarial.perturbation import LAST, PRECISIONS, moved
 from recipes.contract import Closure, Context, Declaration, Method
 from recipes.step import Step
 

@@ -4,10 +4,9 @@ attacked."""
 import warnings
 from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated, cast
+from typing import cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from methods.adversarial.attacks.losses import (
@@ -23,7 +22,6 @@ from recipes.contract import Context, Method
 from recipes.networks.network import eval_mode
 from recipes.step import Embedded, Input, Step
 
-Count = Annotated[int, Field(ge=1)]
 # x and δ stay in float32 under autocast; a network stored in half precision would round them to
 # steps of a grey level
 PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")

@@ -5,10 +5,11 @@ et al., Bag of Tricks for Adversarial Training, ICLR 2021, arXiv 2010.00467."""
 
 from torch import Tensor
 
+from foundation.types import Count
 from methods.adversarial.attacks.losses import Loss
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
-from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, Count, labels_of, moved
+from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, labels_of, moved
 from recipes.contract import Context, Declaration
 from recipes.step import Input, Step
 

@@ -8,6 +8,7 @@ Security, ICML 2018, arXiv 1802.00420.
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from foundation.distributed import global_sum
 from foundation.moved import former_names
 from foundation.randomness import RowNumbers, SampleRandomness
+from foundation.types import Count
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.losses import Loss, Objective, fixed, input_gradient, objective
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm
@@ -29,7 +31,6 @@ from recipes.contract.composition import Composition
 from recipes.step import Embedded
 from recipes.step.criterion import cross_entropy
 
-Count = Annotated[int, Field(ge=1)]
 Draws = Callable[[str], RowNumbers]
 FIGURES = ("clean_accuracy", "robust_accuracy", "robust_loss", "vanishing_gradients")
 ALARM = 0.1
@@ -68,9 +69,8 @@ class Victim:
             for _ in range(draws):
                 calls += 1
                 own = SampleRandomness(self.context.seed + calls, self.index)
-                values.append(
-                    objective(lambda x, own=own: self._drawn(x, own), self.targets, loss)(x)
-                )  # type: ignore[misc]
+                model = partial(self._drawn, randomness=own)
+                values.append(objective(model, self.targets, loss)(x))
             return torch.stack(values).mean(0)
 
         return expected
@@ -80,6 +80,10 @@ class Victim:
         mask = None if self.mask is None else self.mask[rows]
         targets = {task: target[rows] for task, target in self.targets.items()}
         return Victim(self.context, Embedded(self.x[rows], mask), targets, self.index[rows])
+
+    def draws(self, restart: int) -> Draws:
+        """The attacker's random numbers of one restart, by purpose."""
+        return lambda purpose: self.draw(f"attack/{restart}/{purpose}")
 
     def _drawn(self, x: Tensor, randomness: SampleRandomness) -> dict[str, Tensor]:
         return self.context.predict(Embedded(x, self.mask), randomness=randomness)
@@ -159,11 +163,7 @@ class Robustness(Probe):
             stuck = (gradient.flatten(1).abs().amax(1) == 0).float()
         points = [victim.x]
         for restart in range(self.restarts):
-            points.append(
-                self.attack(
-                    victim, threat, lambda purpose, r=restart: victim.draw(f"attack/{r}/{purpose}")
-                )
-            )
+            points.append(self.attack(victim, threat, victim.draws(restart)))
         logits = [victim.logits(point) for point in points]
         for task, target in victim.targets.items():
             known = (target >= 0).float()

@@ -6,10 +6,11 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
+from foundation.types import Count
 from methods.adversarial.attacks.losses import Objective
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
-from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, Count, model_of, moved
+from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, model_of, moved
 from recipes.contract import Context, Declaration
 from recipes.step import Input, Step
 from recipes.step.criterion import kl_divergence

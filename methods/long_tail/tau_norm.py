@@ -2,16 +2,18 @@
 Recognition, ICLR 2020, arXiv 1910.09217."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, cast
 
 import pytorch_lightning as pl
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from datamodules.datamodule import StreamDataModule
 from foundation.distributed import global_sum
 from foundation.errors import UserError
 from recipes.contract import Context, Declaration, Method
+from recipes.networks.network import Network
 
 GRID = tuple(round(0.1 * i, 1) for i in range(21))  # 0, .1 … 2, as the authors search
 
@@ -22,6 +24,11 @@ def normalised(logits: Tensor, head: nn.Linear, tau: Tensor | float, drop_bias: 
     bias = head.bias.float() if head.bias is not None else torch.zeros_like(logits[0])
     scaled = (logits.float() - bias) * head.weight.float().norm(dim=1).clamp_min(1e-12) ** -tau
     return scaled if drop_bias else scaled + bias
+
+
+def linear_head(network: Network, task: str) -> nn.Linear:
+    """The head of a task, whose weight `TauNorm.build` has checked to be a matrix."""
+    return cast(nn.Linear, network.heads[task])
 
 
 class Candidates(nn.Module):
@@ -97,18 +104,19 @@ class TauNorm(Method):
 
     def infer(self, logits: Tensor, task: str, context: Context) -> Tensor:
         tau = context.method_modules[self.key][task].tau
-        return normalised(logits, context.reported().heads[task], tau, self.drop_bias)
+        return normalised(logits, linear_head(context.reported(), task), tau, self.drop_bias)
 
-    def on_validation_start(self, trainer: pl.Trainer, context: Context) -> None:
-        self.search(trainer, context)
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.search(trainer, cast(Context, module))
 
-    def on_test_start(self, trainer: pl.Trainer, context: Context) -> None:
-        self.search(trainer, context)
+    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.search(trainer, cast(Context, module))
 
     @torch.no_grad()
     def search(self, trainer: pl.Trainer, context: Context) -> None:
         """Choose τ by what the reported network now says of the validation part."""
-        data = trainer.datamodule
+        # set by Lightning, which does not declare it
+        data: StreamDataModule | None = trainer.datamodule  # type: ignore[attr-defined]
         if self.tau is not None or data is None:
             return
         modules: Mapping[str, Candidates] = context.method_modules[self.key]
@@ -120,7 +128,7 @@ class TauNorm(Method):
                 candidates.update(
                     logits[task].float(),
                     batch["targets"][task],
-                    network.heads[task],
+                    linear_head(network, task),
                     self.drop_bias,
                 )
         for candidates in modules.values():

@@ -45,7 +45,7 @@ class Block(NamedTuple):
 
     positive: [b, K], similarity or distance to each positive, where `valid`. K is the size of the
         largest class, or R where the host would have to wait for a device to know it.
-    valid: bool [b, K]. index: [b, K], which references the positives are.
+    valid: bool [b, K]. positive_index: [b, K], which references the positives are.
     negative: [b, R], to each negative; other references are infinitely far or unlike, as are all
         of an anchor without label. negative_count: [b].
     buffer: gives [b, R] of memory, always the same.
@@ -55,7 +55,7 @@ class Block(NamedTuple):
 
     positive: Tensor
     valid: Tensor
-    index: Tensor
+    positive_index: Tensor
     negative: Tensor
     negative_count: Tensor
     buffer: Callable[[], Tensor]
@@ -106,7 +106,7 @@ class Block(NamedTuple):
 class Entries(NamedTuple):
     """Entries of the matrix, [b, k] each: which references, the derivative, the entry itself."""
 
-    index: Tensor
+    reference: Tensor
     grad: Tensor
     matrix: Tensor
 

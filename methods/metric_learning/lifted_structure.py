@@ -3,15 +3,15 @@ structured feature embedding, CVPR 2016, arXiv 1511.06452; the generalized form 
 Beyer and Leibe, 2017, arXiv 1703.07737."""
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from foundation.types import Count, Weight
 from methods.metric_learning.blocks import Block, BlockLoss
 from methods.metric_learning.measures import Distance
-from methods.metric_learning.metric import Dim, MetricLoss, Scores, Weight
+from methods.metric_learning.metric import MetricLoss, Scores
 from methods.metric_learning.pair_gradients import sum_over_anchors
 from recipes.contract import Context
 
@@ -40,7 +40,7 @@ def lifted_structure(block: Block, margin: float, hard: bool) -> BlockLoss:
     """
     assert block.own is not None and block.summary is not None  # the first pass: `ends` of all
     own = block.own[:, None]
-    other = block.summary[block.index]
+    other = block.summary[block.positive_index]
     joined = torch.maximum(own, other) if hard else torch.logaddexp(own, other)
     excess = torch.where(block.valid, (joined + block.positive).clamp_min(0), 0)
 
@@ -88,10 +88,10 @@ class LiftedStructure(MetricLoss):
 
     def __init__(
         self,
-        margin: Annotated[float, Field(ge=0)] = 1.0,
+        margin: Weight = 1.0,
         variant: Variant = "smooth",
         weight: Weight = 1.0,
-        dim: Dim = 128,
+        dim: Count = 128,
         normalize: bool = False,
     ):
         super().__init__(weight, dim, normalize)

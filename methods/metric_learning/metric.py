@@ -5,10 +5,8 @@ such losses under one protocol.
 """
 
 from abc import abstractmethod
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from foundation.distributed import gather_rows, gather_with_gradient
@@ -16,8 +14,6 @@ from recipes.contract import Context, Declaration, EmbeddingRequest, Method
 from recipes.networks.embedding import EMBEDDING
 from recipes.step import Step
 
-Weight = Annotated[float, Field(ge=0)]
-Dim = Annotated[int, Field(ge=1)]
 Scores = dict[str, Tensor]
 
 

@@ -2,19 +2,16 @@
 weighting for deep metric learning, CVPR 2019, arXiv 1904.06627."""
 
 from functools import partial
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from foundation.types import Count, Scale, Weight
 from methods.metric_learning.blocks import Block, BlockLoss
 from methods.metric_learning.measures import MASKED, Cosine
 from methods.metric_learning.members import count_labeled
-from methods.metric_learning.metric import Dim, PairLoss, Scores, Weight
+from methods.metric_learning.metric import PairLoss, Scores
 from methods.metric_learning.pair_gradients import sum_over_anchors
-
-Scale = Annotated[float, Field(gt=0)]
 
 
 def mined(block: Block, epsilon: float) -> Block:
@@ -64,7 +61,7 @@ class MultiSimilarity(PairLoss):
         base: float = 0.5,
         epsilon: float | None = 0.1,
         weight: Weight = 1.0,
-        dim: Dim = 128,
+        dim: Count = 128,
         normalize: bool = True,
     ):
         super().__init__(weight, dim, normalize)

@@ -65,7 +65,7 @@ class PairGradients:
         nonzero = nonzero and float(block.negative.amin()) > 0
         grad = measure.through_root(block.negative, grad_negative, nonzero)
         grad_positive = measure.through_root(block.positive, grad_positive)
-        return grad.scatter_add_(1, block.index, grad_positive)
+        return grad.scatter_add_(1, block.positive_index, grad_positive)
 
     def add_matrix(self, rows: slice, grad: Tensor) -> None:
         """Add the gradients that W of a block means, or keep W."""

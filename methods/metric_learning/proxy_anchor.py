@@ -1,15 +1,15 @@
 """Proxy-Anchor loss. Kim, Kim, Cho and Kwak, Proxy anchor loss for deep metric learning, CVPR 2020,
 arXiv 2003.13911."""
 
-from typing import Annotated, cast
+from typing import cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from foundation.types import Count, Scale, Weight
 from methods.metric_learning.blocks import Block, BlockLoss
 from methods.metric_learning.measures import Cosine
-from methods.metric_learning.metric import Dim, MetricLoss, Scores, Weight
+from methods.metric_learning.metric import MetricLoss, Scores
 from methods.metric_learning.pair_gradients import sum_over_anchors
 from recipes.contract import Context
 
@@ -72,11 +72,11 @@ class ProxyAnchor(MetricLoss):
 
     def __init__(
         self,
-        alpha: Annotated[float, Field(gt=0)] = 32.0,
+        alpha: Scale = 32.0,
         delta: float = 0.1,
-        proxy_lr: Annotated[float, Field(gt=0)] = 100.0,
+        proxy_lr: Scale = 100.0,
         weight: Weight = 1.0,
-        dim: Dim = 128,
+        dim: Count = 128,
         normalize: bool = True,
     ):
         super().__init__(weight, dim, normalize)

@@ -3,17 +3,17 @@ mining and the soft margin after Hermans, Beyer and Leibe, In defense of the tri
 re-identification, 2017, arXiv 1703.07737."""
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from foundation.errors import UserError
+from foundation.types import Count, Weight
 from methods.metric_learning.blocks import Block, BlockLoss, Entries, Loss
 from methods.metric_learning.measures import MASKED, Distance, SquaredDistance
-from methods.metric_learning.metric import Dim, PairLoss, Scores, Weight
+from methods.metric_learning.metric import PairLoss, Scores
 from methods.metric_learning.mining import active_partners, next_farther
 from methods.metric_learning.pair_gradients import sum_over_anchors
 
@@ -70,7 +70,7 @@ def batch_hard(block: Block, margin: float, soft: bool) -> BlockLoss:
     """Σ over anchors of [max_p d_ap - min_n d_an + m]+; the first where several are equal."""
     d_ap, place = torch.where(block.valid, block.positive, -MASKED).max(1, keepdim=True)
     d_an, n = block.negative.min(1, keepdim=True)
-    p = block.index.gather(1, place)
+    p = block.positive_index.gather(1, place)
     return of_pairs((d_ap, p), (d_an, n), block.has_both, margin, soft)
 
 
@@ -80,7 +80,7 @@ def semi_hard(block: Block, margin: float, soft: bool) -> BlockLoss:
     n = next_farther(block)
     d_an = block.negative.gather(1, n)
     mask = block.valid & (block.negative_count > 0)[:, None]
-    return of_pairs((block.positive, block.index), (d_an, n), mask, margin, soft)
+    return of_pairs((block.positive, block.positive_index), (d_an, n), mask, margin, soft)
 
 
 class Triplet(PairLoss):
@@ -108,13 +108,13 @@ class Triplet(PairLoss):
 
     def __init__(
         self,
-        margin: Annotated[float, Field(ge=0)] = 0.2,
+        margin: Weight = 0.2,
         mining: Mining = "all",
         squared: bool = True,
         soft: bool = False,
         reduction: Reduction | None = None,
         weight: Weight = 1.0,
-        dim: Dim = 128,
+        dim: Count = 128,
         normalize: bool = True,
     ):
         super().__init__(weight, dim, normalize)

@@ -1,15 +1,16 @@
 """Cross-batch memory. Wang, Zhang, Huang and Scott, Cross-batch memory for embedding learning, CVPR
 2020, arXiv 1912.06798."""
 
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.distributed import gather_rows
-from foundation.errors import ConfigErrors, nearest
-from methods.metric_learning.metric import Dim, MetricLoss, PairLoss, Scores, Weight
+from foundation.errors import ConfigErrors, UserError, nearest
+from foundation.types import Count, Steps, Weight
+from methods.metric_learning.metric import MetricLoss, PairLoss, Scores
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
 from recipes.config.signatures import signature
@@ -18,7 +19,10 @@ from recipes.contract import Context
 from recipes.networks.embedding import EMBEDDING
 from recipes.step import Step
 
-LOSSES: dict[str, type[PairLoss]] = {"multi_similarity": MultiSimilarity, "triplet": Triplet}
+LOSSES: dict[str, Callable[..., PairLoss]] = {
+    "multi_similarity": MultiSimilarity,
+    "triplet": Triplet,
+}
 OWN = ("weight", "dim", "normalize")  # arguments that XBM sets itself
 
 
@@ -57,7 +61,7 @@ def wrapped_loss(name: str, options: dict[str, Any], dim: int, normalize: bool) 
     arguments = dict(signature(LOSSES[name]).arguments)
     for own in OWN:
         arguments.pop(own, None)
-    faults = []
+    faults: list[UserError | str] = []
     for option, value in options.items():
         key = f"methods.xbm.options.{option}"
         if option not in arguments:
@@ -94,11 +98,11 @@ class XBM(MetricLoss):
         self,
         loss: Literal["multi_similarity", "triplet"] = "multi_similarity",
         options: dict[str, Any] = {},  # noqa: B006
-        size: Annotated[int, Field(ge=1)] = 1024,
-        start: Annotated[int, Field(ge=0)] = 1000,
+        size: Count = 1024,
+        start: Steps = 1000,
         memory_weight: Weight = 1.0,
         weight: Weight = 1.0,
-        dim: Dim = 128,
+        dim: Count = 128,
         normalize: bool = True,
     ):
         super().__init__(weight, dim, normalize)

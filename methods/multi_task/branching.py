@@ -149,7 +149,8 @@ def backward_to_split(
     # an edge into a gate, not z itself: at z autograd would add the tasks up
     edges = [GradientEdge(node, 0) for points in split.branch_points for node, _ in points]
     outputs = [loss for loss, points in zip(losses, split.branch_points, strict=True) if points]
-    inputs = [*edges, *split.head_parameters]
+    # torch allows a mixture, its annotation does not
+    inputs: list[Any] = [*edges, *split.head_parameters]
     gradients = torch.autograd.grad(outputs, inputs, retain_graph=keep, allow_unused=True)
     at_gates = iter(gradients[: len(edges)])
     by_task = []
@@ -167,7 +168,10 @@ def backward_to_split(
 
 
 # -- handing gradients on --------------------------------------------------------------------------
-def scaled_by(gradients: Sequence[Tensor], factor: Tensor) -> Sequence[Tensor]:
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
+
+def scaled_by(gradients: Tensors, factor: Tensor) -> Tensors:
     """factor · g for each gradient, factor: a scalar tensor; the gradients themselves where it is
     seen without a wait to be one."""
     if devices.readable(factor):

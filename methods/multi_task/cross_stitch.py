@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from foundation.types import Scale
 from methods.multi_task.stages import Layer, channel_axis, layers_of, split_into_columns
 from recipes.contract import Context, Declaration, Method
 
@@ -74,7 +75,7 @@ class CrossStitch(Method):
         self,
         own: Annotated[float, Field(gt=0, le=1)] = 0.9,
         per_channel: bool = True,
-        lr_scale: Annotated[float, Field(gt=0)] = 1.0,
+        lr_scale: Scale = 1.0,
     ):
         self.own = own
         self.per_channel = per_channel

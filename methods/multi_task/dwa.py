@@ -1,13 +1,11 @@
 """Dynamic Weight Average. Liu, Johns and Davison, End-to-End Multi-Task Learning with Attention,
 CVPR 2019, arXiv 1803.10704."""
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from foundation.distributed import world_size
+from foundation.types import Count, Scale
 from methods.multi_task.losses import TaskLosses
 from methods.multi_task.weighting import Weighting, WeightingState
 from recipes.contract import Context
@@ -47,8 +45,8 @@ class DWA(Weighting):
 
     def __init__(
         self,
-        temperature: Annotated[float, Field(gt=0)] = 2.0,
-        window: Annotated[int, Field(ge=1)] | None = None,
+        temperature: Scale = 2.0,
+        window: Count | None = None,
     ):
         self.temperature = temperature
         self.window = window

@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from foundation.types import Scale, Weight
 from methods.multi_task.gram import GradSource
 from methods.multi_task.losses import TaskLosses
 from methods.multi_task.weighting import GramWeighting, WeightingState
@@ -71,8 +72,8 @@ class GradNorm(GramWeighting):
 
     def __init__(
         self,
-        alpha: Annotated[float, Field(ge=0)] = 1.5,
-        lr: Annotated[float, Field(gt=0)] = 0.025,
+        alpha: Weight = 1.5,
+        lr: Scale = 0.025,
         min_weight: Annotated[float, Field(gt=0, lt=1)] = 1e-3,
         init_loss: Literal["first_step", "log_c"] = "first_step",
         grad_source: GradSource = "last_shared",

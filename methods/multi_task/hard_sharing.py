@@ -1,12 +1,12 @@
 """Hard parameter sharing. Caruana, Multitask Learning: A Knowledge-Based Source of Inductive Bias,
 ICML 1993; Machine Learning 28, 1997."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from torch import nn
 
 from foundation.errors import UserError
+from foundation.types import Steps
 from methods.multi_task.stages import layers_of, split_into_columns
 from recipes.contract import Context, Declaration, Method
 from recipes.networks.network import linear_head
@@ -31,7 +31,7 @@ class HardSharing(Method):
 
     def __init__(
         self,
-        split_stage: Annotated[int, Field(ge=0)] | None = None,
+        split_stage: Steps | None = None,
         head: Literal["linear", "mlp"] = "linear",
     ):
         self.split_stage = split_stage

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foundation.types import Count
 from methods.multi_task.gram import GradSource
 from methods.multi_task.host import like_tensor, to_numpy_on_cpu
 from methods.multi_task.losses import NormalizeSum, TaskLosses
-from methods.multi_task.weighting import Every, GramWeighting
+from methods.multi_task.weighting import GramWeighting
 from recipes.step import Step
 
 Normalization = Literal["none", "l2", "loss", "loss+"]
@@ -142,7 +143,7 @@ class MGDA(GramWeighting):
         normalization: Normalization = "none",
         normalize_sum: NormalizeSum = "none",
         scale_heads: bool = False,
-        update_every: Every = 1,
+        update_every: Count = 1,
     ):
         super().__init__(grad_source, normalize_sum, scale_heads, update_every)
         self.normalization = normalization

@@ -4,13 +4,13 @@ Attention, CVPR 2019, arXiv 1803.10704."""
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
+from foundation.types import Count
 from methods.multi_task.stages import (
     Layer,
     channel_axis,
@@ -167,7 +167,7 @@ class MTAN(Method):
         uncompiled="its masks are hung into the trunk anew in every forward",
     )
 
-    def __init__(self, reduction: Annotated[int, Field(ge=1)] = 4):
+    def __init__(self, reduction: Count = 4):
         self.reduction = reduction
 
     def build(self, context: Context) -> None:

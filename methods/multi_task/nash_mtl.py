@@ -1,17 +1,15 @@
 """Nash-MTL. Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik and Fetaya, Multi-Task Learning as
 a Bargaining Game, ICML 2022, arXiv 2202.01017."""
 
-from typing import Annotated
-
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from foundation.types import Count, Weight
 from methods.multi_task.gram import GradSource
 from methods.multi_task.host import like_tensor, solve, to_numpy_on_cpu
 from methods.multi_task.losses import NormalizeSum, TaskLosses
-from methods.multi_task.weighting import Every, GramWeighting, without_absent
+from methods.multi_task.weighting import GramWeighting, without_absent
 from recipes.step import Step
 
 ITERATIONS = 25  # on a device always as many, so that it never waits for the host
@@ -65,10 +63,10 @@ class NashMTL(GramWeighting):
     def __init__(
         self,
         grad_source: GradSource = "shared",
-        max_norm: Annotated[float, Field(ge=0)] = 1.0,
+        max_norm: Weight = 1.0,
         normalize_sum: NormalizeSum = "none",
         scale_heads: bool = False,
-        update_every: Every = 1,
+        update_every: Count = 1,
     ):
         super().__init__(grad_source, normalize_sum, scale_heads, update_every)
         self.max_norm = max_norm

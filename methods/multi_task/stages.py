@@ -113,8 +113,9 @@ class ByTask(nn.Module):
 def sample(network: Network) -> Tensor:
     """Two pictures [2, C, H, W], in values and size as the backbone sees them."""
     size = getattr(network, "input_size", None) or (64, 64)
-    channels = network.mean.shape[1]  # type: ignore[index]
-    pictures = torch.randn(2, channels, *size, generator=generator("stages"))
+    mean = network.mean
+    assert isinstance(mean, Tensor)
+    pictures = torch.randn(2, mean.shape[1], *size, generator=generator("stages"))
     first = next(network.parameters())
     return pictures.to(first.device, first.dtype)
 

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from foundation.types import Scale
 from methods.multi_task.losses import task_losses
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
@@ -66,7 +67,7 @@ class Uncertainty(Method):
         self,
         form: Form = "classification",
         init: Annotated[float, Field(ge=-LIMIT, le=LIMIT)] = 0.0,
-        lr_scale: Annotated[float, Field(gt=0)] = 10.0,
+        lr_scale: Scale = 10.0,
     ):
         self.form = form
         self.init = init

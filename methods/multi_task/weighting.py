@@ -1,9 +1,6 @@
 """What the weightings share: they own the combination of losses, and differ in how they find w."""
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.devices import precise
@@ -21,7 +18,6 @@ from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.gates import Gates
 
-Every = Annotated[int, Field(ge=1)]
 # all but float16, whose loss scale the gradients of the tasks would carry
 UNSCALED = ("32-true", "64-true", "bf16-mixed", "bf16-true", "bf16", "32", "64")
 

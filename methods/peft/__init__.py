@@ -1,1 +1,1 @@
-"""Parameter-efficient fine-tuning: a frozen backbone, and little beside it that learns."""
+"""Parameter-efficient fine-tuning: a frozen backbone with few trained parameters."""

@@ -1,8 +1,8 @@
-"""Small networks beside or behind the sub-layers of a frozen one, and where in it they belong.
+"""Small networks parallel to or after the sub-layers of a frozen one, and where they are attached.
 
-Where an output layer's dropout lies, and whether a block ends in a norm (post-norm, as BERT) or in
-a sum (pre-norm, as ViT), is not read from names: the network is run once and it is seen which
-tensor goes where.
+Which dropout follows an output layer, and whether a block ends in a norm (post-norm, as BERT) or in
+a sum (pre-norm, as ViT), is not read from names: the network is run once, and modules are connected
+by the tensors that they pass on.
 """
 
 import math
@@ -23,13 +23,12 @@ def bottleneck(
     z: Tensor, down: nn.Linear, up: nn.Linear, activation: Activation, scale: float
 ) -> Tensor:
     """A(z) = s (U σ(D z + b_D) + b_U). z: [..., d], D: [m, d], U: [d, m]."""
-    made = up(activation(down(z)))
-    return made if scale == 1.0 else scale * made
+    change = up(activation(down(z)))
+    return change if scale == 1.0 else scale * change
 
 
 class Bottleneck(nn.Module):
-    """A(z) with its weights, and the hooks that put it into a network. `site` names the layer it
-    belongs to."""
+    """A(z) with its weights, and the hooks that add it to a network. site: name of its layer."""
 
     def __init__(
         self, width: int, size: int, activation: Activation, scale: float, dropout: float, site: str
@@ -47,16 +46,16 @@ class Bottleneck(nn.Module):
         return bottleneck(z, self.down, self.up, self._active, self.scale).to(z.dtype)
 
     def added(self, to: Tensor, z: Tensor) -> Tensor:
-        """to + A(z), the scale taken along with the sum."""
-        made = bottleneck(z, self.down, self.up, self._active, 1.0).to(z.dtype)
-        return torch.add(to, made, alpha=self.scale)
+        """to + A(z), scaled in the sum, which saves one pass."""
+        unscaled = bottleneck(z, self.down, self.up, self._active, 1.0).to(z.dtype)
+        return torch.add(to, unscaled, alpha=self.scale)
 
     def _active(self, hidden: Tensor) -> Tensor:
         return self.dropout(self.activation(hidden))
 
     def start(self, paper: bool) -> None:
-        """U = 0, so that the network starts as it was, and D as LoRA's A; `paper`: both N(0,
-        0.01²), cut at 2σ."""
+        """Initialise: U = 0, so that the output is unchanged before training, and D as LoRA's A;
+        `paper`: both N(0, 0.01²), cut at 2σ."""
         for layer in (self.down, self.up):
             nn.init.zeros_(layer.bias)
             if paper:
@@ -73,15 +72,15 @@ class Bottleneck(nn.Module):
         return self.added(output, output)
 
     def within_norm(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """LN(u) → LN(u + A(LN(u))): the block's one norm is used twice."""
+        """LN(u) → LN(u + A(LN(u))): the block's last norm is applied twice."""
         return norm.forward(self.added(args[0], output))
 
     def look(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        """Keep the input of the feed-forward part …"""
+        """Keep the input of the feed-forward part for `beside`."""
         self.seen = args[0]
 
     def beside(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        """… and add A of it to that part's output: F(x) → F(x) + A(x)."""
+        """F(x) → F(x) + A(x), x from `look`."""
         assert self.seen is not None
         seen = self.seen
         self.seen = None
@@ -109,17 +108,17 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 class Flow:
-    """What each module of a network got and gave in one forward in evaluation mode."""
+    """The input and the output of each module in one forward in evaluation mode."""
 
     def __init__(self, network: Network):
         self.inputs: dict[nn.Module, Any] = {}
         self.outputs: dict[nn.Module, Any] = {}
         if on_meta_device(network):
             return
-        modules = [
-            module for module in network.backbone.modules() if not isinstance(module, nn.Identity)
-        ]
-        handles = [module.register_forward_hook(self.note) for module in modules]
+        handles = []
+        for module in network.backbone.modules():
+            if not isinstance(module, nn.Identity):
+                handles.append(module.register_forward_hook(self.note))
         try:
             with torch.no_grad(), trial_forward(network):
                 network(network.example())
@@ -132,17 +131,17 @@ class Flow:
         self.outputs[module] = output[0] if isinstance(output, tuple) else output
 
     def dropout_after(self, layer: nn.Module) -> nn.Module:
-        """The dropout that gets a layer's output, else the layer itself: before layer scale, drop
-        path and sum."""
-        given = self.outputs.get(layer)
-        for module, got in self.inputs.items():
-            if isinstance(module, nn.Dropout) and got is given and given is not None:
+        """The dropout whose input is a layer's output, else the layer itself: the place before
+        layer scale, drop path and sum."""
+        output = self.outputs.get(layer)
+        for module, value in self.inputs.items():
+            if isinstance(module, nn.Dropout) and value is output and output is not None:
                 return module
         return layer
 
     def last_norm(self, block: nn.Module, norms: Iterable[nn.Module]) -> nn.Module | None:
-        """The norm whose output is the block's own, if there is one."""
-        given = self.outputs.get(block)
-        return next(
-            (norm for norm in norms if given is not None and self.outputs.get(norm) is given), None
-        )
+        """The norm whose output is the block's output, None if there is none."""
+        output = self.outputs.get(block)
+        if output is None:
+            return None
+        return next((norm for norm in norms if self.outputs.get(norm) is output), None)

@@ -3,13 +3,13 @@
 and scaled after He et al., Towards a Unified View of Parameter-Efficient Transfer Learning, ICLR
 2022, arXiv 2110.04366."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from foundation.errors import UserError
+from foundation.types import Count, Scale, ShareBelowOne
 from methods.peft.activations import ACTIVATIONS, Bottleneck, Flow
 from methods.peft.sites import Site, existing, find_blocks, find_sites
 from methods.peft.surgeon import PEFTMethod
@@ -20,16 +20,16 @@ Variant = Literal["houlsby", "pfeiffer", "parallel"]
 
 
 class Adapter(PEFTMethod):
-    """A(z) = s · (U σ(D z + b_D) + b_U), D: [m, d], U: [d, m], put into every block of a frozen
+    """A(z) = s · (U σ(D z + b_D) + b_U), D: [m, d], U: [d, m], added to every block of a frozen
     transformer.
 
     With F a sub-layer and x its residual stream, post-norm (BERT) | pre-norm (ViT): `houlsby`,
     after attention and after the feed-forward part: LN(x + F + A(F)) | x + F + A(F). `pfeiffer`,
     after the feed-forward part: h = LN(x + F), LN(x + F + A(h)), by the same norm | h = x + F, h +
     A(h). `parallel`, beside the feed-forward part: LN(x + F(x) + A(x)) | x + F(LN x) + A(LN x). The
-    adapter reads after the output layer's dropout and its result is added before layer scale and
-    drop path. U and all biases start at zero, so the network starts as it was (the paper's start is
-    only near that). Rates: AdamW 1e-4 to 1e-3.
+    adapter's input is taken after the output layer's dropout, its output is added before layer
+    scale and drop path. U and all biases start at zero, so the output is unchanged before training
+    (with the paper's initialisation only approximately). Learning rates: AdamW 1e-4 to 1e-3.
 
     variant: place in a block: `houlsby`, `pfeiffer` or `parallel`.
     bottleneck: width m, at least 1; 64 (authors' code).
@@ -47,11 +47,11 @@ class Adapter(PEFTMethod):
     def __init__(
         self,
         variant: Variant = "houlsby",
-        bottleneck: Annotated[int, Field(ge=1)] = 64,
-        scale: Annotated[float, Field(gt=0)] | None = None,
+        bottleneck: Count = 64,
+        scale: Scale | None = None,
         activation: Literal["auto", "gelu", "relu", "silu", "identity"] = "auto",
         init: Literal["zero", "houlsby"] = "zero",
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        dropout: ShareBelowOne = 0.0,
         train_norms: bool | None = None,
         load: str | None = None,
     ):
@@ -61,11 +61,13 @@ class Adapter(PEFTMethod):
         self.dropout = dropout
         self.load = load
         self.scale = scale or (4.0 if variant == "parallel" else 1.0)
-        self.activation = (
-            ("gelu" if variant == "houlsby" else "relu") if activation == "auto" else activation
-        )
-        self.train_norms = variant == "houlsby" if train_norms is None else train_norms
-        self.preserves = init == "zero"  # type: ignore[misc]
+        if activation == "auto":
+            activation = "gelu" if variant == "houlsby" else "relu"
+        self.activation = activation
+        if train_norms is None:
+            train_norms = variant == "houlsby"
+        self.train_norms = train_norms
+        self.preserves = init == "zero"
 
     def declare(self) -> Declaration:
         return Declaration(tags=("delta",))
@@ -76,16 +78,17 @@ class Adapter(PEFTMethod):
         blocks = find_blocks(backbone)
         if not blocks:
             raise UserError(
-                f"methods.{self.key}: adapters go into transformer blocks, and "
-                f"{type(backbone).__name__} has "
-                f"{existing(find_sites(backbone))}; use peft=lora, or name a transformer as network"
+                f"methods.{self.key}: adapters need transformer blocks, and "
+                f"{type(backbone).__name__} has {existing(find_sites(backbone))}; use peft=lora, "
+                "or a transformer as network"
             )
         flow = Flow(network)
-        network.deltas[self.key] = deltas = nn.ModuleList()
+        deltas = nn.ModuleList()
+        network.deltas[self.key] = deltas
         for block in blocks:
-            inside = {
-                site.role: site for site in reversed(sites) if site.name.startswith(f"{block}.")
-            }
+            own = [site for site in sites if site.name.startswith(f"{block}.")]
+            # reversed: of several layers with a role the first is kept
+            inside = {site.role: site for site in reversed(own)}
             deltas.extend(self.into(network, block, inside, flow))
         if self.train_norms:
             for site in find_sites(backbone):
@@ -95,25 +98,24 @@ class Adapter(PEFTMethod):
     def into(
         self, network: Network, name: str, inside: dict[str, Site], flow: Flow
     ) -> list[Bottleneck]:
-        """The adapters of one block, attached. inside: the block's first layer of each role."""
+        """Attach the adapters of one block, and return them. inside: the block's first layer of
+        each role."""
         last = inside["mlp.out"]
         if self.variant == "houlsby":
             ends = [inside["attn.out"], last]
-            made = [self.make(site) for site in ends]
-            for adapter, site in zip(made, ends, strict=True):
+            adapters = [self.make(site) for site in ends]
+            for adapter, site in zip(adapters, ends, strict=True):
                 flow.dropout_after(site.module).register_forward_hook(adapter.behind)
-            return made
+            return adapters
         adapter = self.make(last)
         block = network.backbone.get_submodule(name)
         if self.variant == "parallel":
             inside["mlp.in"].module.register_forward_pre_hook(adapter.look)
             flow.dropout_after(last.module).register_forward_hook(adapter.beside)
             return [adapter]
-        norms = [
-            s.module
-            for s in find_sites(network.backbone)
-            if s.role == "norm" and s.name.startswith(f"{name}.")
-        ]
+        found = find_sites(network.backbone)
+        own = [site for site in found if site.name.startswith(f"{name}.")]
+        norms = [site.module for site in own if site.role == "norm"]
         norm = flow.last_norm(block, norms)
         if norm is None:
             block.register_forward_hook(adapter.behind)
@@ -122,10 +124,11 @@ class Adapter(PEFTMethod):
         return [adapter]
 
     def make(self, site: Site) -> Bottleneck:
-        weight = site.module.weight
+        """The adapter of one layer, initialised."""
+        width = len(site.weight)
         activation = ACTIVATIONS[self.activation]
-        made = Bottleneck(
-            len(weight), self.bottleneck, activation, self.scale, self.dropout, site.name
+        adapter = Bottleneck(
+            width, self.bottleneck, activation, self.scale, self.dropout, site.name
         )
-        made.to(weight.device).start(paper=self.init == "houlsby")
-        return made
+        adapter.to(site.weight.device).start(paper=self.init == "houlsby")
+        return adapter

@@ -1,14 +1,14 @@
-"""Proof, before a run begins, that what a method attached is really in the network.
+"""Checks, before a run starts, that what a method attached really acts in the network.
 
-A delta that nothing reads trains in silence and changes nothing; popular libraries let that pass.
-So every method of this family, in every network, is tried on two made-up samples:
+A delta that no layer reads trains without an error and changes nothing; popular libraries do not
+notice it. So every method of this family is checked in every network, on two synthetic samples:
 
-    - while nothing is trained the output is what it was (methods that claim it);
-    - each trained tensor has a finite gradient, and that of a delta, filled with random numbers, is
-      not zero: so each moves the output;
-    - deltas that can be merged give the same output merged.
+    - before training the output is unchanged (for methods that declare it);
+    - each trained tensor has a finite gradient, and that of a delta filled with random numbers is
+      not zero, so each changes the output;
+    - merged deltas give the same output as attached ones.
 
-That saved deltas come back is a test's to show. The plan's sketch of the network cannot be tried.
+Saving and loading deltas is covered by tests. A network on the meta device cannot be checked.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,18 +24,18 @@ from recipes.networks.network import Network
 from recipes.step import Embedded
 
 TOLERANCE = 1e-5
-REMEDY = "choose other targets, or leave the method out for this network"
+REMEDY = "choose other targets, or use another method for this network"
 
 
 def answer(network: Network, example: Embedded) -> Tensor:
-    """All that the network says of the example, [2, D + ΣC]."""
+    """All outputs of the network for the example, [2, D + ΣC]."""
     output = network(example)
     return torch.cat([output.features, *output.logits.values()], dim=1).float()
 
 
 @torch.no_grad()
 def snapshot(network: Network) -> Tensor | None:
-    """What it says before surgery; a sketch says nothing."""
+    """The outputs before surgery; None on the meta device."""
     if on_meta_device(network):
         return None
     with trial_forward(network):
@@ -49,15 +49,18 @@ def audit(
     before: Tensor | None,
     preserves: bool,
 ) -> None:
-    """Raise UserError where `methods.key` is not at work. trained: its parameters by name. before:
-    `snapshot`."""
+    """Raise UserError if `methods.key` does not act in the network.
+
+    trained: its parameters by name.
+    before: `snapshot`.
+    """
     if not trained or before is None:
         return
     with trial_forward(network):
         example = network.example()
         if preserves and _far(answer(network, example), before):
             raise UserError(
-                f"methods.{key}: changes {_type(network)} before it has learnt anything; {REMEDY}"
+                f"methods.{key}: changes the output of {_type(network)} before training; {REMEDY}"
             )
         inside = {name: p for name, p in trained.items() if name.startswith("deltas.")}
         with _filled(inside.values()):
@@ -68,15 +71,14 @@ def audit(
 
 @contextmanager
 def _filled(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Small random numbers in place of what they hold: deltas that start at zero would hide each
-    other."""
+    """Add small random numbers to parameters, for as long as the context lasts: where B is zero, A
+    has no gradient."""
     generator = torch.Generator("cpu").manual_seed(2)
     with torch.no_grad():
         before = [(parameter, parameter.clone()) for parameter in parameters]
         for parameter, _ in before:
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, device="cpu").to(
-                parameter.device
-            )
+            noise = torch.randn(parameter.shape, generator=generator, device="cpu")
+            parameter.add_(0.1 * noise.to(parameter.device))
     try:
         yield
     finally:
@@ -106,27 +108,27 @@ def _check_gradients(
             raise UserError(f"methods.{key}: {_type(network)} never uses '{name}'; {REMEDY}")
         if not gradient.isfinite().all():
             raise UserError(
-                f"methods.{key}: '{name}' gets a gradient that is not finite in {_type(network)}; "
+                f"methods.{key}: the gradient of '{name}' is not finite in {_type(network)}; "
                 f"{REMEDY}"
             )
-        # a key's bias shifts all scores alike, which softmax ignores: only what was added must show
+        # a key's bias shifts all scores equally, which softmax ignores, so only what was added must
+        # have an effect
         if name.startswith("deltas.") and not gradient.any():
             raise UserError(
                 f"methods.{key}: '{name}' has no effect in {_type(network)}: a frozen layer after "
-                "it is zero, as "
-                "fresh weights may have it; set network.pretrained or network.checkpoint, or "
-                "choose other targets"
+                "it is zero, which happens with random weights; set network.pretrained or "
+                "network.checkpoint, or choose other targets"
             )
 
 
 @torch.no_grad()
 def _check_merge(network: Network, key: str, example: Embedded) -> None:
-    apart = answer(network, example)
+    attached = answer(network, example)
     restore = merge(network, key)
     merged = answer(network, example)
     restore()
-    if _far(apart, merged):
+    if _far(attached, merged):
         raise UserError(
-            f"methods.{key}: merged into the weights of {_type(network)} it says something else; "
+            f"methods.{key}: merging it into the weights of {_type(network)} changes the output; "
             f"{REMEDY}"
         )

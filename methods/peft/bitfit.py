@@ -12,37 +12,35 @@ from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
-# tables and small networks of attention's position bias: no biases of a layer
+# not the bias of a layer: tables and small networks of attention's position bias
 _POSITION = re.compile(r"cpb_mlp|pos_mlp|rel_pos|relative_(?:position|attention)")
 _QUERY_AND_MIDDLE = ("attn.q", "mlp.in")
 
 
 def biases(backbone: nn.Module) -> dict[str, nn.Parameter]:
-    """Every bias of a linear layer, a convolution or a normalisation, by name; `q_bias` and its
-    like count."""
+    """Every bias of a linear layer, a convolution or a normalisation, by name; also parameters such
+    as `q_bias`."""
     named = backbone.named_parameters()
     return {name: p for name, p in named if name.endswith("bias") and not _POSITION.search(name)}
 
 
 def query_and_middle(backbone: nn.Module) -> dict[str, nn.Parameter]:
-    """The biases of queries and of the first feed-forward layer: those that move most. Networks
-    whose queries are a part of a fused layer have them where the bias is a parameter of its own
-    (`q_bias` of BEiT and Swin-V2)."""
-    chosen = {
-        f"{site.name}.bias" for site in find_sites(backbone) if site.role in _QUERY_AND_MIDDLE
-    }
-    return {
-        name: p for name, p in biases(backbone).items() if name in chosen or name.endswith("q_bias")
-    }
+    """The biases of queries and of the first feed-forward layer, which change most in training.
+    With a fused layer, queries have such a bias only if it is a separate parameter (`q_bias` of
+    BEiT and Swin-V2)."""
+    sites = [site for site in find_sites(backbone) if site.role in _QUERY_AND_MIDDLE]
+    names = {f"{site.name}.bias" for site in sites}
+    every = biases(backbone)
+    return {name: p for name, p in every.items() if name in names or name.endswith("q_bias")}
 
 
 class BitFit(PEFTMethod):
-    """y = W x + b with b alone trained: the biases of all layers and norms, and the heads; weights
+    """y = W x + b with only b trained: the biases of all layers and norms, and the heads; weights
     of norms stay frozen.
 
-    Biases have no weight decay. A network without any bias is refused; batch normalisation keeps
-    its statistics. Rates: AdamW 1e-4 to 1e-3 on text (full fine-tuning: 1e-5), 1e-3 to 1e-2 on
-    images.
+    Biases have no weight decay. A network without biases is refused. Running statistics of batch
+    normalisation do not change. Learning rates: AdamW 1e-4 to 1e-3 on text (full fine-tuning:
+    1e-5), 1e-3 to 1e-2 on images.
 
     which: biases trained: `all` or `query_and_middle`, the paper's smaller set. These are the
         biases of queries and of the first feed-forward layer, about half as many; refused where
@@ -64,13 +62,11 @@ class BitFit(PEFTMethod):
                 f"methods.{self.key}: {type(backbone).__name__} has no biases to train; use "
                 "peft=lora"
             )
-        if self.which == "query_and_middle" and not any(
-            re.search(r"(^|[._])q", name) for name in chosen
-        ):
+        of_queries = [name for name in chosen if re.search(r"(^|[._])q", name)]
+        if self.which == "query_and_middle" and not of_queries:
             raise UserError(
                 f"methods.{self.key}.which=query_and_middle: the queries of "
-                f"{type(backbone).__name__} have no bias of "
-                "their own; use which=all"
+                f"{type(backbone).__name__} have no bias of their own; use which=all"
             )
         for parameter in chosen.values():
             parameter.requires_grad_(True)

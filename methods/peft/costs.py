@@ -1,8 +1,9 @@
-"""What each method trains of ViT-B/16 and of BERT-base, heads aside: the table of `docs/peft.md`.
+"""Trained parameters of each method on ViT-B/16 and BERT-base, without heads: the table of
+`docs/peft.md`.
 
     python -m methods.peft.costs
 
-Counted on the meta device, by the surgery that a run performs.
+Counted on the meta device, after the same surgery as in a run.
 """
 
 from collections.abc import Iterator
@@ -43,8 +44,8 @@ ROWS: dict[str, PEFTMethod] = {
 
 
 def vit() -> Network:
-    picture = SimpleNamespace(kind="image", shape=(3, 224, 224))
-    return build_network(picture, {"label": 2}, name="vit_base_patch16_224")
+    info = SimpleNamespace(kind="image", shape=(3, 224, 224))
+    return build_network(info, {"label": 2}, name="vit_base_patch16_224")
 
 
 def bert() -> Network:
@@ -54,18 +55,19 @@ def bert() -> Network:
 
 
 def cost(method: PEFTMethod, network: Network) -> str:
-    """Numbers that learn, and their part of the backbone's."""
-    whole = sum(parameter.numel() for parameter in network.backbone.parameters())
+    """The number of trained parameters, and its share of the backbone's; – if the method refuses
+    the network."""
+    total = sum(parameter.numel() for parameter in network.backbone.parameters())
     method.key = "counted"
     try:
         method.surgery(network)
     except UserError:
         return "–"
-    named = network.named_parameters()
-    trained = sum(
-        p.numel() for name, p in named if p.requires_grad and not name.startswith("heads.")
-    )
-    return f"{trained:,} ({100 * trained / whole:.2f} %)"
+    trained = 0
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and not name.startswith("heads."):
+            trained += parameter.numel()
+    return f"{trained:,} ({100 * trained / total:.2f} %)"
 
 
 def table() -> Iterator[str]:

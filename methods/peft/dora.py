@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,8 @@ from recipes.networks.network import Network
 
 
 def lengths(weight: Tensor) -> Tensor:
-    """‖W_i‖₂ of every output over all its inputs (and places of a kernel), [d_out], in float32,
-    never 0."""
+    """‖W_i‖₂ of every output over all its inputs (and kernel positions), [d_out], in float32, never
+    0."""
     norms = torch.linalg.vector_norm(weight.float().flatten(1), dim=1)
     return norms.clamp_min(torch.finfo(torch.float32).tiny)
 
@@ -27,49 +28,48 @@ class Directed(LowRank):
 
     def __init__(self, site: Site, rank: int, scale: float, dropout: float, init: Init):
         super().__init__(site, rank, scale, dropout, init)
-        self.m = nn.Parameter(lengths(self.own(site.module.weight.detach())))
+        self.m = nn.Parameter(lengths(self.own(site.weight.detach())))
 
     def own(self, rows: Tensor) -> Tensor:
-        """The part of a layer's outputs that this delta changes."""
-        return rows if self.rows is None else rows[self.rows[0] : self.rows[1]]
+        """The rows of a layer's weight that this delta changes."""
+        return rows if self.rows is None else rows[slice(*self.rows)]
 
     def gain(self, weight: Tensor) -> Tensor:
         """m / ‖W + s B A‖, [d_out]. weight: that of the whole layer."""
         with torch.no_grad():
-            own, b, a = (part.float().flatten(1) for part in (self.own(weight), self.b, self.a))
+            own = self.own(weight).float().flatten(1)
+            b = self.b.float().flatten(1)
+            a = self.a.float().flatten(1)
             norms = lengths(torch.addmm(own, b, a, alpha=self.scale))
         return self.m / norms
 
     def placed_gain(self, weight: Tensor) -> Tensor:
-        """For all outputs of the layer: 1 where they are not this delta's."""
+        """`gain` for all outputs of the layer: 1 for those that this delta does not change."""
         gain = self.gain(weight)
-        return (
-            gain
-            if self.rows is None
-            else F.pad(gain, (self.rows[0], self.outputs - self.rows[1]), value=1.0)
-        )
+        if self.rows is None:
+            return gain
+        start, stop = self.rows
+        return F.pad(gain, (start, self.outputs - stop), value=1.0)
 
     def changed(self, weight: Tensor) -> Tensor:
         gain = self.placed_gain(weight.detach()).view(-1, *[1] * (weight.ndim - 1))
         return (gain * (weight + self.placed())).to(weight.dtype)
 
-    @staticmethod
-    def added(deltas: Sequence["Directed"], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        """With z = y + s B A x: g (z - b) + b = z + (g - 1) z - (g - 1) b, the bias not scaled. g -
-        1 is small, and in half precision keeps the digits that g would lose."""
+    @classmethod
+    def added(cls, deltas: Sequence[Self], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        """With z = y + s B A x: g (z - b) + b = z + (g - 1) z - (g - 1) b, the bias not scaled.
+        g - 1 is small, so half precision keeps digits of it that g would lose."""
+        assert isinstance(layer, (nn.Linear, nn.Conv2d))
         gain = deltas[0].placed_gain(layer.weight)
         for delta in deltas[1:]:
             gain = gain * delta.placed_gain(layer.weight)
-        whole = LowRank.added(deltas, layer, x, output)
-        more = (
-            (gain - 1).to(whole.dtype).view(-1, *[1] * (0 if isinstance(layer, nn.Linear) else 2))
-        )
+        whole = super().added(deltas, layer, x, output)
+        pixel_axes = [] if isinstance(layer, nn.Linear) else [1, 1]
+        more = (gain - 1).to(whole.dtype).view(-1, *pixel_axes)
         changed = torch.addcmul(whole, whole, more)
-        return (
-            changed
-            if layer.bias is None
-            else changed - more * layer.bias.to(whole.dtype).view_as(more)
-        )
+        if layer.bias is None:
+            return changed
+        return changed - more * layer.bias.to(whole.dtype).view_as(more)
 
 
 class DoRA(LoRA):
@@ -78,10 +78,11 @@ class DoRA(LoRA):
     rounding; biases are not scaled.
 
     The norm is over all inputs of an output and passes no gradient (section 4.3 of the paper). It
-    costs one product of the weight's size a layer and step. Dropout acts on the input of A alone. m
-    has no weight decay, which would pull it to zero. On one layer with another change of its weight
-    it has no meaning, so it does not meet LoRA. On a fused layer with `qkv=split` each part has its
-    own A, B and m. Rates are those of LoRA. The peft library's format is neither read nor written.
+    costs one product of the weight's size per layer and step. Dropout acts on the input of A only.
+    m has no weight decay, which would pull it to zero. The norm is undefined if another method
+    changes the same weight, so DoRA cannot be combined with LoRA. On a fused layer with `qkv=split`
+    each part has its own A, B and m. Learning rates as for LoRA. The peft library's format is
+    neither read nor written.
 
     load: delta saved by another run, to start from; null: none.
     """
@@ -89,7 +90,7 @@ class DoRA(LoRA):
     declaration = Declaration(
         tags=("delta",),
         refuses={
-            "low_rank": "both change one weight, and the norm would be of another than is used"
+            "low_rank": "both change one weight, so the norm would not be that of the weight in use"
         },
     )
 

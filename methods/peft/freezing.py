@@ -1,5 +1,5 @@
-"""What of a network still learns: nothing of the backbone but what methods choose; the heads
-always."""
+"""Which parameters of a network are trained: of the backbone only those that methods choose; the
+heads always."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,33 +12,35 @@ from recipes.networks.network import Network, eval_mode
 
 
 def freeze(network: Network) -> None:
-    """The backbone's parameters stop learning, and its batch normalisations stay in evaluation
-    mode: statistics that go on moving are training, too. Once for all methods of a run: a second
-        one finds chosen parameters already."""
+    """Freeze the backbone's parameters, and keep its batch normalisations in evaluation mode:
+    running statistics that change are training, too.
+
+    Done once for all methods of a run: a second call would freeze parameters that a method has
+    already chosen.
+    """
     if network.frozen:
         return
     network.frozen = True
     network.backbone.requires_grad_(False)
-    keep_eval_only(
-        network, [module for module in network.backbone.modules() if isinstance(module, _BatchNorm)]
-    )
+    modules = network.backbone.modules()
+    keep_eval_only(network, [module for module in modules if isinstance(module, _BatchNorm)])
 
 
 def keep_eval_only(network: Network, modules: Sequence[nn.Module]) -> None:
-    """Evaluation mode for good."""
+    """Put these modules in evaluation mode, also while the network trains."""
     network.eval_only += modules
     for module in modules:
         module.eval()
 
 
 def on_meta_device(network: nn.Module) -> bool:
-    """Whether this is the plan's network, without numbers: not all encoders can be run so, and none
-    is."""
+    """Whether the network has shapes only, as in the plan. Such a network is never run: not all
+    encoders support it."""
     return next(network.parameters()).is_meta
 
 
 @contextmanager
 def trial_forward(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without any effect on random numbers."""
+    """Evaluation mode, and the state of the random generators restored afterwards."""
     with eval_mode(network), torch.random.fork_rng(devices=[]):
         yield

@@ -1,7 +1,8 @@
-"""Linear probing: a classifier on frozen features, the floor of every comparison. The normalisation
-before it as in He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022, arXiv
-2111.06377."""
+"""Linear probing: a classifier on frozen features, the baseline of every comparison. The
+normalisation before it as in He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR
+2022, arXiv 2111.06377."""
 
+import torch
 from torch import Tensor, nn
 
 from methods.peft.freezing import keep_eval_only
@@ -14,17 +15,17 @@ class Standardise(nn.Module):
     """(f - μ) / σ of every feature, over the batch while training and by running statistics
     afterwards."""
 
-    def __init__(self, features: int, device: object):
+    def __init__(self, features: int, device: torch.device):
         super().__init__()
-        self.norm = nn.BatchNorm1d(features, affine=False, eps=1e-6, device=device)  # type: ignore[arg-type]
+        self.norm = nn.BatchNorm1d(features, affine=False, eps=1e-6, device=device)
 
     def hook(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (self.norm(args[0]), *args[1:])
 
 
 class LinearProbe(PEFTMethod):
-    """z = W f(x) + b on frozen features f: trains the heads alone. The whole backbone is in
-    evaluation mode, without dropout, and makes no graph.
+    """z = W f(x) + b on frozen features f: trains the heads only. The whole backbone is in
+    evaluation mode, without dropout, and builds no graph.
 
     norm: standardise each feature before the heads, (f - μ)/σ; false. By the batch's moments, in
         evaluation by running ones, without scale and shift of its own. For features of uneven size;
@@ -35,12 +36,14 @@ class LinearProbe(PEFTMethod):
         self.norm = norm
 
     def declare(self) -> Declaration:
-        reason = "it trains the heads alone, so nothing else may learn; leave out peft=linear_probe"
+        reason = (
+            "it trains the heads only, so nothing else may be trained; remove peft=linear_probe"
+        )
         return Declaration(
             tags=("freezes_backbone",),
             refuses={"delta": reason},
             ddp_exact=not self.norm,
-            ddp_difference="the head's BatchNorm has statistics of each device",
+            ddp_difference="the BatchNorm before the heads uses the statistics of each device",
         )
 
     def attach(self, network: Network) -> None:

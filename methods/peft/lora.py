@@ -5,14 +5,14 @@ LoRA, 2023, arXiv 2312.03732."""
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.types import Count, Scale, ShareBelowOne
 from methods.peft.peft_format import LowRankDelta, is_peft, read_peft, write_peft
 from methods.peft.sites import Site, choose_sites, default_targets, find_sites, thirds
 from methods.peft.surgeon import PEFTMethod, averaged
@@ -31,29 +31,29 @@ def low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
 def conv_low_rank(x: Tensor, a: Tensor, b: Tensor, scale: float, like: nn.Conv2d) -> Tensor:
     """s · B * (A * x): the layer's own kernel to r channels, then 1x1. a: [r, c_in, k, k], b:
     [c_out, r, 1, 1]."""
-    return F.conv2d(
-        F.conv2d(padded(x, like), a, None, like.stride, unpadded(like), like.dilation), scale * b
-    )
+    hidden = F.conv2d(padded(x, like), a, None, like.stride, unpadded(like), like.dilation)
+    return F.conv2d(hidden, scale * b)
 
 
 def padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """What convolutions with other borders than zeros do to their input first."""
+    """The input of a convolution, padded if its padding mode is not `zeros`."""
     if conv.padding_mode == "zeros":
         return x
     return F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
 
 
 def unpadded(conv: nn.Conv2d) -> str | int | tuple[int, ...]:
+    """The zero padding that remains after `padded`."""
     return conv.padding if conv.padding_mode == "zeros" else 0
 
 
 class LowRank(LowRankDelta):
     """ΔW = s B A of a linear layer [d_out, d_in] or an ungrouped convolution [c_out, c_in, k, k],
-    there ΔW[o,i] = s Σ_r B[o,r] A[r,i]. B is zero at the start."""
+    for which ΔW[o,i] = s Σ_r B[o,r] A[r,i]. B starts at zero."""
 
     def __init__(self, site: Site, rank: int, scale: float, dropout: float, init: Init):
         super().__init__(site)
-        weight: Tensor = site.module.weight
+        weight = site.weight
         outputs = len(weight) if site.rows is None else site.rows[1] - site.rows[0]
         ones = [1] * (weight.ndim - 2)
         self.scale = scale
@@ -75,40 +75,39 @@ class LowRank(LowRankDelta):
             return conv_low_rank(x, self.a, self.b, self.scale, layer)
         return low_rank(x, self.a, self.b, self.scale)
 
-    @staticmethod
-    def added(deltas: Sequence["LowRank"], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        """On a linear layer y + s B A x in one product with all the A, and one with all the B that
-        adds to y."""
+    @classmethod
+    def added(cls, deltas: Sequence[Self], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        """y + s B A x; on a linear layer one product with all A, and one with all B that adds to
+        y."""
         if not isinstance(layer, nn.Linear):
-            return LowRankDelta.added(deltas, layer, x, output)
+            return super().added(deltas, layer, x, output)
         hidden = hidden_of(deltas, x)
         b = joint(deltas)
         if hidden.dtype != output.dtype:
             return output + F.linear(hidden, b).to(output.dtype)
-        flat = torch.addmm(
-            output.reshape(-1, output.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), b.t()
-        )
-        return flat.view(output.shape)
+        flat_output = output.reshape(-1, output.shape[-1])
+        flat_hidden = hidden.reshape(-1, hidden.shape[-1])
+        return torch.addmm(flat_output, flat_hidden, b.t()).view(output.shape)
 
 
 def hidden_of(deltas: Sequence[LowRank], x: Tensor) -> Tensor:
-    """A x of all deltas, [..., Σr]; where there is dropout, each has a mask of its own."""
+    """A x of all deltas, [..., Σr]; with dropout, each has its own mask."""
     if any(delta.dropout.p and delta.dropout.training for delta in deltas):
         return torch.cat([F.linear(delta.dropout(x), delta.a) for delta in deltas], dim=-1)
-    return F.linear(
-        x, deltas[0].a if len(deltas) == 1 else torch.cat([delta.a for delta in deltas])
-    )
+    if len(deltas) == 1:
+        return F.linear(x, deltas[0].a)
+    return F.linear(x, torch.cat([delta.a for delta in deltas]))
 
 
 def joint(deltas: Sequence[LowRank]) -> Tensor:
-    """s B of all deltas, [d_out, Σr], zero in the rows that are not a delta's own."""
+    """s B of all deltas, [d_out, Σr], zero in the rows that a delta does not change."""
     parts = []
     for delta in deltas:
-        above, below = (
-            (0, 0) if delta.rows is None else (delta.rows[0], delta.outputs - delta.rows[1])
-        )
         own = delta.b if delta.scale == 1.0 else delta.scale * delta.b
-        parts.append(F.pad(own, (0, 0, above, below)) if above or below else own)
+        if delta.rows is not None:
+            start, stop = delta.rows
+            own = F.pad(own, (0, 0, start, delta.outputs - stop))
+        parts.append(own)
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
@@ -116,10 +115,10 @@ class LoRA(PEFTMethod):
     """y = W x + b + s · B A dropout(x), s = α/r: a frozen layer learns a change of rank r, ΔW = s B
     A.
 
-    A: [r, d_in], B: [d_out, r]. B starts at zero, so the network starts as it was; ΔW can be merged
-    into W without a trace. A convolution's A has the layer's kernel and B is 1x1 (the form of the
-    peft library; loralib's differs). Where a layer's weight is read instead of the layer being
-    called, dropout has no input to act on and is left out. Rates are 10 to 100 times those of full
+    A: [r, d_in], B: [d_out, r]. B starts at zero, so the output is unchanged before training; ΔW
+    can be merged into W. A convolution's A has the layer's kernel and B is 1x1 (as in the peft
+    library; loralib differs). Where a network reads a layer's weight instead of calling the layer,
+    dropout has no input and is not applied. Learning rates are 10 to 100 times those of full
     fine-tuning: AdamW 1e-4 to 2e-3.
 
     rank: rank r, at least 1; 8 (paper on RoBERTa).
@@ -141,9 +140,9 @@ class LoRA(PEFTMethod):
 
     def __init__(
         self,
-        rank: Annotated[int, Field(ge=1)] = 8,
-        alpha: Annotated[float, Field(gt=0)] = 8.0,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        rank: Count = 8,
+        alpha: Scale = 8.0,
+        dropout: ShareBelowOne = 0.0,
         scaling: Literal["lora", "rslora"] = "lora",
         init: Init = "kaiming",
         targets: list[str] | None = None,
@@ -151,61 +150,68 @@ class LoRA(PEFTMethod):
         load: str | None = None,
     ):
         self.rank = rank
-        self.dropout = dropout
-        self.init = init
-        self.qkv = qkv
-        self.targets = targets
         self.alpha = alpha
+        self.dropout = dropout
         self.scaling = scaling
+        self.init = init
+        self.targets = targets
+        self.qkv = qkv
         self.load = load
 
     delta: ClassVar[type[LowRank]] = LowRank
 
     @property
     def scale(self) -> float:
-        return self.alpha / (self.rank if self.scaling == "lora" else math.sqrt(self.rank))
+        """s of s · B A."""
+        if self.scaling == "lora":
+            return self.alpha / self.rank
+        return self.alpha / math.sqrt(self.rank)
 
     def attach(self, network: Network) -> None:
-        deltas = nn.ModuleList(
+        deltas = [
             self.delta(site, self.rank, self.scale, self.dropout, self.init)
             for site in self.sites(network)
-        )
-        network.deltas[self.key] = deltas
+        ]
+        network.deltas[self.key] = nn.ModuleList(deltas)
         attach(network, deltas)
 
     def read(self, path: Path, network: Network, trained: dict[str, nn.Parameter]) -> None:
         if not is_peft(path):
             return super().read(path, network, trained)
         prefix = getattr(network.backbone, "base_model_prefix", "")
-        return read_peft(
-            path, list(network.deltas[self.key]), prefix, option=f"methods.{self.key}.load"
-        )
+        option = f"methods.{self.key}.load"
+        return read_peft(path, self.deltas(network), prefix, option)
+
+    def deltas(self, network: Network) -> list[LowRank]:
+        """The deltas that `attach` has added, in the order of the layers."""
+        modules = network.deltas[self.key].children()
+        return [delta for delta in modules if isinstance(delta, LowRank)]
 
     def save_artifacts(self, folder: Path, context: Context) -> None:
         super().save_artifacts(folder, context)
         network = averaged(context) or context.network
-        write_peft(folder / f"{self.key}_peft", list(network.deltas[self.key]))
+        write_peft(folder / f"{self.key}_peft", self.deltas(network))
 
     def sites(self, network: Network) -> Iterator[Site]:
-        """The layers that get a delta; rows of fused ones apart, unless they share."""
+        """The layers that get a delta; with `qkv=split` the parts of a fused layer one by one."""
         backbone = network.backbone
         option = f"methods.{self.key}.targets"
         targets = self.targets or default_targets(backbone)
         fused = {site.name: site for site in find_sites(backbone) if site.role == "attn.qkv"}
         if self.qkv == "shared" and fused:
-            # whichever of the three is named, the whole layer is meant
-            targets = [
-                "attn.qkv" if target in ("attn.q", "attn.k", "attn.v") else target
-                for target in targets
-            ]
+            # any of the three names the whole layer
+            shared = dict.fromkeys(("attn.q", "attn.k", "attn.v"), "attn.qkv")
+            targets = [shared.get(target, target) for target in targets]
         for site in choose_sites(backbone, targets, option):
             if isinstance(site.module, nn.Conv2d) and site.module.groups > 1:
                 raise UserError(
-                    f"{option}: '{site.name}' is a convolution in groups, which has no low rank to "
-                    "learn"
+                    f"{option}: '{site.name}' is a grouped convolution; LoRA supports convolutions "
+                    "with groups=1 only"
                 )
             if not isinstance(site.module, (nn.Linear, nn.Conv2d)):
-                raise UserError(f"{option}: '{site.name}' is no linear layer or convolution")
+                raise UserError(
+                    f"{option}: '{site.name}' is neither a linear layer nor a convolution"
+                )
             if site.name in fused and site.rows is None and self.qkv == "split":
                 yield from thirds(backbone, site, option)
             else:

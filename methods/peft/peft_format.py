@@ -1,9 +1,10 @@
-"""LoRA in the format of the peft library: `adapter_config.json` and `adapter_model.safetensors`,
-written and read.
+"""LoRA in the format of the peft library: writes and reads `adapter_config.json` and
+`adapter_model.safetensors`.
 
-There a layer has one A and one B. Parts of a fused layer with their own A and B are written as one
-pair of the joint rank, B zero where a part is not meant, which is the same ΔW; such a pair is taken
-apart again when read. The format holds no heads and no fingerprint of the backbone.
+The format has one A and one B per layer. Parts of a fused layer with their own A and B are written
+as one pair whose rank is the sum of theirs, with B zero outside a part's rows, which is the same
+ΔW; reading splits such a pair again. The format has neither heads nor a fingerprint of the
+backbone.
 """
 
 import json
@@ -27,7 +28,7 @@ PREFIX = "base_model.model."
 
 
 class LowRankDelta(WeightDelta):
-    """What this format can say: ΔW = scale · B A."""
+    """What this format can represent: ΔW = scale · B A."""
 
     a: nn.Parameter
     b: nn.Parameter
@@ -39,7 +40,7 @@ def is_peft(folder: Path) -> bool:
 
 
 def write_peft(folder: Path, deltas: Sequence[LowRankDelta]) -> None:
-    """Write the deltas so that `PeftModel.from_pretrained(backbone, folder)` has them."""
+    """Write the deltas so that `PeftModel.from_pretrained(backbone, folder)` loads them."""
     tensors = {}
     ranks = {}
     alphas = {}
@@ -52,14 +53,16 @@ def write_peft(folder: Path, deltas: Sequence[LowRankDelta]) -> None:
         alphas[name] = parts[0].scale * len(a)
     rank = next(iter(ranks.values()))
     alpha = next(iter(alphas.values()))
+    other_ranks = {name: value for name, value in ranks.items() if value != rank}
+    other_alphas = {name: value for name, value in alphas.items() if value != alpha}
     config = {
         "peft_type": "LORA",
         "task_type": None,
         "inference_mode": True,
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
-        "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
+        "rank_pattern": other_ranks,
+        "alpha_pattern": other_alphas,
         "target_modules": list(ranks),
         "lora_dropout": 0.0,
         "bias": "none",
@@ -82,9 +85,12 @@ def joined(parts: Sequence[LowRankDelta]) -> tuple[Tensor, Tensor]:
 
 
 def read_peft(folder: Path, deltas: Sequence[LowRankDelta], base_prefix: str, option: str) -> None:
-    """Fill the deltas from a folder of the library's. base_prefix: what a model with a task head
-    puts before the backbone's names there (`bert`). Raises UserError where the file means something
-    else."""
+    """Fill the deltas from a folder in the library's format.
+
+    base_prefix: prefix of the backbone's names in a model with a task head (`bert`).
+
+    Raises UserError if the folder contains anything but LoRA of these layers.
+    """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         file = load_file(folder / WEIGHTS)
@@ -93,65 +99,82 @@ def read_peft(folder: Path, deltas: Sequence[LowRankDelta], base_prefix: str, op
         raise UserError(
             f"{option}={folder}: not a folder of the peft library ({reason})"
         ) from error
-    odd = [
-        key for key in ("use_dora", "use_qalora", "lora_bias", "fan_in_fan_out") if config.get(key)
-    ]
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or odd:
-        what = odd[0] if odd else f"peft_type={config.get('peft_type')}, bias={config.get('bias')}"
+    variant = _unsupported(config)
+    if variant:
         raise UserError(
-            f"{option}={folder}: is no plain LoRA ({what}); expected one without biases"
+            f"{option}={folder}: is not plain LoRA ({variant}); expected LoRA without biases"
         )
-    state = {_plain(key, base_prefix): value for key, value in file.items() if ".lora_" in key}
+    lora = {key: value for key, value in file.items() if ".lora_" in key}
+    state = {_own_name(key, base_prefix): value for key, value in lora.items()}
     for name, group in groupby(deltas, key=lambda delta: delta.site):
         keys = [f"{name}.lora_{letter}.weight" for letter in "AB"]
         if not all(key in state for key in keys):
-            raise UserError(f"{option}={folder}: has nothing for '{name}'; it has {_sites(state)}")
+            raise UserError(f"{option}={folder}: has no '{name}'; it has {_sites(state)}")
         a, b = (state.pop(key) for key in keys)
         _fill(list(group), a, b, _scale(config, name, len(a)), f"{option}={folder}")
     if state:
         raise UserError(
-            f"{option}={folder}: changes layers that are no targets here: {_sites(state)}; name "
-            "them, too"
+            f"{option}={folder}: changes layers that are not targets here: {_sites(state)}; add "
+            "them to targets"
         )
 
 
-def _plain(key: str, base_prefix: str) -> str:
+def _unsupported(config: Mapping[str, Any]) -> str:
+    """What distinguishes a config from plain LoRA; empty for plain LoRA."""
+    for key in ("use_dora", "use_qalora", "lora_bias", "fan_in_fan_out"):
+        if config.get(key):
+            return key
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
+        return f"peft_type={config.get('peft_type')}, bias={config.get('bias')}"
+    return ""
+
+
+def _own_name(key: str, base_prefix: str) -> str:
+    """A key of the file without the library's and the model's prefixes."""
     key = key.removeprefix(PREFIX)
     return key.removeprefix(f"{base_prefix}.") if base_prefix else key
 
 
 def _sites(state: Mapping[str, Tensor]) -> str:
     names = sorted({key.rpartition(".lora_")[0] for key in state})
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:
     alpha = (config.get("alpha_pattern") or {}).get(name, config["lora_alpha"])
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    divisor = math.sqrt(rank) if config.get("use_rslora") else rank
+    return float(alpha) / divisor
 
 
 @torch.no_grad()
-def _fill(parts: Sequence[LowRankDelta], a: Tensor, b: Tensor, scale: float, said: str) -> None:
-    """A and B of a layer to its parts; another scale than ours goes into B."""
+def _fill(parts: Sequence[LowRankDelta], a: Tensor, b: Tensor, scale: float, setting: str) -> None:
+    """Copy A and B of a layer to its parts; a scale that differs from ours is multiplied into B.
+
+    setting: `option=folder`, for messages.
+    """
     ranks = [len(part.a) for part in parts]
     if len(a) != sum(ranks):
         if len(parts) > 1 or parts[0].rows:
             raise UserError(
-                f"{said}: '{parts[0].site}' has one A for all of its rows there; set qkv=shared"
+                f"{setting}: '{parts[0].site}' has one A for all its rows; set qkv=shared"
             )
         raise UserError(
-            f"{said}: has rank {len(a)} at '{parts[0].site}', here it is {ranks[0]}; set "
+            f"{setting}: has rank {len(a)} at '{parts[0].site}', expected {ranks[0]}; set "
             f"rank={len(a)}"
         )
-    claimed = torch.zeros(len(b), len(a), dtype=torch.bool)
-    for part, start in zip(parts, [sum(ranks[:i]) for i in range(len(parts))], strict=True):
+    copied = torch.zeros(len(b), len(a), dtype=torch.bool)
+    start = 0
+    for part in parts:
         rows = slice(*part.rows) if part.rows else slice(None)
         columns = slice(start, start + len(part.a))
-        claimed[rows, columns] = True
+        start += len(part.a)
+        copied[rows, columns] = True
         if not part.a.is_meta:
             part.a.copy_(a[columns])
             part.b.copy_(b[rows, columns] * (scale / part.scale))
-    if b.cpu().flatten(1)[~claimed].any():
+    if b.cpu().flatten(1)[~copied].any():
         raise UserError(
-            f"{said}: '{parts[0].site}' changes rows there that are no targets here; set qkv=shared"
+            f"{setting}: '{parts[0].site}' has changes in rows that are not targets here; set "
+            "qkv=shared"
         )

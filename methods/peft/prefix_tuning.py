@@ -2,15 +2,15 @@
 2021, arXiv 2101.00190. Without its network and with a classifier this is P-Tuning v2 (Liu et al.,
 ACL 2022, arXiv 2110.07602)."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from foundation.errors import UserError
+from foundation.types import Count, Steps
 from methods.peft.sites import Site, existing, find_sites
 from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
@@ -20,7 +20,7 @@ from recipes.networks.network import Network
 def with_prefix(
     key: Tensor, value: Tensor, mask: Tensor | None, rows: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """K ← [P_k; K], V ← [P_v; V], the mask widened: every query sees the prefix.
+    """K ← [P_k; K], V ← [P_v; V], with the mask extended: every query sees the prefix.
 
     key, value: [N, H, T, d_h]. rows: [P, 2, H·d_h], keys and values. mask: None, boolean (True is
     seen) or added to the scores, [..., T].
@@ -34,15 +34,14 @@ def with_prefix(
 
 
 def widened(mask: Tensor, length: int) -> Tensor:
-    """A mask [..., T] with `length` places before it that are seen: [..., P + T]."""
-    return torch.cat(
-        [mask.new_full((*mask.shape[:-1], length), not mask.is_floating_point()), mask], dim=-1
-    )
+    """A mask [..., T] with `length` visible positions in front: [..., P + T]."""
+    visible = mask.new_full((*mask.shape[:-1], length), not mask.is_floating_point())
+    return torch.cat([visible, mask], dim=-1)
 
 
 class Masks:
-    """The widened mask of one forward. Encoders give the very same mask to all their attentions: it
-    is widened once, and one of them is kept for the backward, not one a layer."""
+    """The extended mask of one forward. Encoders pass the same mask to all their attentions: it is
+    extended once, and the backward keeps one copy instead of one per layer."""
 
     def __init__(self) -> None:
         self.forget()
@@ -59,7 +58,8 @@ class Masks:
 
 
 class Prefix(nn.Module):
-    """The rows of all layers: a table [P, L, 2, d], or made by an MLP from embeddings E [P, e]."""
+    """The rows of all layers: a table [P, L, 2, d], or computed by an MLP from embeddings E
+    [P, e]."""
 
     def __init__(self, length: int, layers: int, width: int, hidden: int, device: torch.device):
         super().__init__()
@@ -72,20 +72,23 @@ class Prefix(nn.Module):
             self.table = nn.Parameter(0.02 * torch.randn(length, layers, 2, width, device=device))
 
     def rows(self, layer: int) -> Tensor:
-        """[P, 2, d] of one layer. Of the MLP's last matrix only this layer's part is used."""
+        """[P, 2, d] of one layer. Only this layer's rows of the MLP's last matrix are used."""
         if hasattr(self, "table"):
             return self.table[:, layer]
         part = slice(layer * 2 * self.width, (layer + 1) * 2 * self.width)
-        made = F.linear(
-            torch.tanh(self.down(self.embedding)), self.up.weight[part], self.up.bias[part]
-        )
-        return made.view(-1, 2, self.width)
+        hidden = torch.tanh(self.down(self.embedding))
+        rows = F.linear(hidden, self.up.weight[part], self.up.bias[part])
+        return rows.view(-1, 2, self.width)
+
+
+# positional arguments of F.scaled_dot_product_attention
+ATTENTION_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
 class Widened(TorchFunctionMode):
-    """While it is on, torch's attention sees the prefix of one layer: whatever comes before
-    (projections with their own deltas, normalised or rotated queries and keys) and after it is the
-    network's own."""
+    """While it is active, torch's attention sees the prefix of one layer. What the network computes
+    before it (projections with their own deltas, normalised or rotated queries and keys) and after
+    it is unchanged."""
 
     def __init__(self, rows: Tensor, masks: Masks | None = None):
         super().__init__()
@@ -96,24 +99,18 @@ class Widened(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        given = (
-            dict(
-                zip(
-                    ("query", "key", "value", "attn_mask", "dropout_p", "is_causal"),
-                    args,
-                    strict=False,
-                )
-            )
-            | kwargs
-        )
+        given = dict(zip(ATTENTION_ARGUMENTS, args, strict=False)) | kwargs
         given["key"], given["value"], _ = with_prefix(given["key"], given["value"], None, self.rows)
         given["attn_mask"] = self.masks.widen(given.get("attn_mask"), len(self.rows))
         return func(**given)
 
 
 class AtLayer:
-    """The prefix of one attention, on from its entry to its exit. masks: shared by all of a
-    network. last: whether it is the last one of a forward."""
+    """The hooks of one attention: its prefix is active from its entry to its exit.
+
+    masks: shared by all attentions of a network.
+    last: whether it is the last attention of a forward.
+    """
 
     def __init__(self, prefix: Prefix, layer: int, masks: Masks, last: bool):
         self.prefix = prefix
@@ -127,22 +124,28 @@ class AtLayer:
         self.on[-1].__enter__()
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        # the exit is called even where an error prevented the entry
+        # this hook is called even if an error prevented the entry
         if self.on:
             self.on.pop().__exit__(None, None, None)
         if self.last:
             self.masks.forget()
 
 
+def key_width(site: Site) -> int:
+    """Width of the keys that a layer computes; a fused layer computes queries and values too."""
+    outputs = len(site.weight)
+    return outputs // 3 if site.role == "attn.qkv" else outputs
+
+
 class PrefixTuning(PEFTMethod):
     """Attn(q, [P_k; K], [P_v; V]) = (1-λ) Attn(q, K, V) + λ Attn(q, P_k, P_v): learned rows in
     every attention.
 
-    P_k, P_v: [P, d] a layer, never masked, seen by all queries; positions of the tokens do not
-    shift, so a text may be as long as before (libraries that bring the rows as a cache shift them).
-    A zero prefix, too, takes attention away from the tokens, so the network does not start as it
-    was. An attention run several times (ALBERT) has one prefix. Rows have no weight decay. Rates:
-    AdamW 1e-3 to 1e-2; through the MLP near 5e-5.
+    P_k, P_v: [P, d] per layer, never masked, seen by all queries. Positions of the tokens are not
+    shifted, so the longest text stays the same (libraries that pass the rows as a cache shift
+    them). Even a zero prefix takes attention from the tokens, so the output changes before
+    training. An attention that runs several times (ALBERT) has one prefix. Rows have no weight
+    decay. Learning rates: AdamW 1e-3 to 1e-2; with the MLP about 5e-5.
 
     length: rows P in every attention, at least 1; 10 (paper: 10 for table-to-text).
     hidden: width of the MLP that makes the rows, at least 0; 0: none (P-Tuning v2; paper: 512).
@@ -152,12 +155,12 @@ class PrefixTuning(PEFTMethod):
     """
 
     declaration = Declaration(tags=("delta",))
-    preserves: ClassVar[bool] = False
+    preserves: bool = False
 
     def __init__(
         self,
-        length: Annotated[int, Field(ge=1)] = 10,
-        hidden: Annotated[int, Field(ge=0)] = 0,
+        length: Count = 10,
+        hidden: Steps = 0,
         load: str | None = None,
     ):
         self.length = length
@@ -167,11 +170,8 @@ class PrefixTuning(PEFTMethod):
     def attach(self, network: Network) -> None:
         backbone = network.backbone
         sites = self.keys(backbone)
-        widths = {
-            len(site.module.weight) // (3 if site.role == "attn.qkv" else 1) for site in sites
-        }
-        (width,) = widths
-        prefix = Prefix(self.length, len(sites), width, self.hidden, sites[0].module.weight.device)
+        (width,) = {key_width(site) for site in sites}
+        prefix = Prefix(self.length, len(sites), width, self.hidden, sites[0].weight.device)
         network.deltas[self.key] = prefix
         masks = Masks()
         for layer, site in enumerate(sites):
@@ -181,26 +181,24 @@ class PrefixTuning(PEFTMethod):
             attention.register_forward_hook(here.leave, always_call=True)
 
     def keys(self, backbone: nn.Module) -> list[Site]:
-        """The layers that make keys, one an attention."""
+        """The layers that compute keys, one per attention."""
         found = find_sites(backbone)
         sites = [site for site in found if site.role in ("attn.k", "attn.qkv")]
         if not sites:
             raise UserError(
-                f"methods.{self.key}: a prefix goes into attention, and {type(backbone).__name__} "
-                "has "
-                f"{existing(found)}; use peft=lora, or name a transformer as network"
+                f"methods.{self.key}: a prefix needs attention, and {type(backbone).__name__} has "
+                f"{existing(found)}; use peft=lora, or a transformer as network"
             )
-        if len({len(site.module.weight) for site in sites}) > 1:
+        if len({len(site.weight) for site in sites}) > 1:
             raise UserError(
-                f"methods.{self.key}: the attentions of {type(backbone).__name__} are of several "
-                "widths, as those over "
-                "windows are, where a prefix is not defined; use peft=lora, or name a ViT as "
-                "network"
+                f"methods.{self.key}: the attentions of {type(backbone).__name__} differ in width, "
+                "as window attentions do, for which a prefix is not defined; use peft=lora, or a "
+                "ViT as network"
             )
         return sites
 
     def parameter_groups(self, context: Any) -> list[dict[str, Any]]:
-        """No decay towards zero, which is no neutral prefix."""
+        """Without weight decay: a zero prefix is not a neutral one."""
         return [
             {"params": list(context.network.deltas[self.key].parameters()), "weight_decay": 0.0}
         ]

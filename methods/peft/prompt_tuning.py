@@ -2,13 +2,13 @@
 Tuning, EMNLP 2021, arXiv 2104.08691."""
 
 import inspect
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.types import Count
 from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
@@ -17,39 +17,41 @@ from recipes.networks.text import TextNetwork
 
 def insert(x: Tensor, rows: Tensor, at: int) -> Tensor:
     """[N, T, ...] with the rows [P, ...] after the first `at` of every sample."""
-    return torch.cat(
-        [x[:, :at], rows.to(x.dtype).expand(x.shape[0], *rows.shape), x[:, at:]], dim=1
-    )
+    batch_rows = rows.to(x.dtype).expand(x.shape[0], *rows.shape)
+    return torch.cat([x[:, :at], batch_rows, x[:, at:]], dim=1)
 
 
 def remove(x: Tensor, count: int, at: int) -> Tensor:
+    """The inverse of `insert`: without `count` rows after the first `at`."""
     return torch.cat([x[:, :at], x[:, at + count :]], dim=1)
 
 
 class Prompt(nn.Module):
-    """P rows among the embeddings of every text, and out of the last hidden states again."""
+    """P rows that are inserted into the embeddings of every text, and removed from the last hidden
+    states.
+
+    first: position id of a text's first token; None if the encoder numbers its positions itself.
+    """
 
     def __init__(self, rows: Tensor, at: int, first: int | None):
         super().__init__()
         self.rows = nn.Parameter(rows)
-        # first: the position id of a text's first token; None where positions are the encoder's own
-        # affair
         self.at = at
         self.first = first
 
     def before(
         self, module: nn.Module, args: Any, kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        x, mask = kwargs["inputs_embeds"], kwargs["attention_mask"]
+        x = kwargs["inputs_embeds"]
+        mask = kwargs["attention_mask"]
         inner = {
             "inputs_embeds": insert(x, self.rows, self.at),
             "attention_mask": insert(mask, mask.new_ones(len(self.rows)), self.at),
         }
         if self.first is not None:
-            places = torch.arange(x.shape[1], device=x.device)[None]
-            inner["position_ids"] = self.first + insert(
-                places, places.new_zeros(len(self.rows)), self.at
-            )
+            positions = torch.arange(x.shape[1], device=x.device)[None]
+            positions = insert(positions, positions.new_zeros(len(self.rows)), self.at)
+            inner["position_ids"] = self.first + positions
         return args, kwargs | inner
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -61,9 +63,9 @@ class PromptTuning(PEFTMethod):
     """e(x) ← [e(x)_1; P_1 … P_P; e(x)_2 …]: learned rows among the word embeddings of a frozen text
     encoder.
 
-    P: [P, d_e], not masked, left out of pooling. Different from the paper, in which a language
-    model answers in words: a head reads the encoder. Weak on encoders below a billion parameters;
-    `vpt` puts rows into every block. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
+    P: [P, d_e], not masked, not pooled. Differs from the paper, in which a language model answers
+    in words: here a head reads the encoder. Weak on encoders below a billion parameters; `vpt` adds
+    rows to every block. Rows have no weight decay. Learning rates: AdamW 1e-3 to 1e-2.
 
     length: rows P, at least 1; 20 (paper).
     init: start of the rows: `sampled_vocab`, random words (paper), or
@@ -77,11 +79,11 @@ class PromptTuning(PEFTMethod):
     """
 
     declaration = Declaration(modalities=("text",), tags=("delta",), slots=("prompts",))
-    preserves: ClassVar[bool] = False
+    preserves: bool = False
 
     def __init__(
         self,
-        length: Annotated[int, Field(ge=1)] = 20,
+        length: Count = 20,
         init: Literal["sampled_vocab", "random_uniform"] = "sampled_vocab",
         placement: Literal["after_first", "before"] = "after_first",
         positions: Literal["keep", "shift"] = "keep",
@@ -96,25 +98,26 @@ class PromptTuning(PEFTMethod):
     def attach(self, network: Network) -> None:
         if not isinstance(network, TextNetwork):
             raise UserError(
-                f"methods.{self.key}: works on text encoders; for pictures use peft=vpt"
+                f"methods.{self.key}: works on text encoders only; for images use peft=vpt"
             )
-        prompt = Prompt(
-            self.start(network), int(self.placement == "after_first"), self.first_position(network)
-        )
+        at = int(self.placement == "after_first")
+        prompt = Prompt(self.start(network), at, self.first_position(network))
         network.deltas[self.key] = prompt
         network.backbone.register_forward_pre_hook(prompt.before, with_kwargs=True)
         network.backbone.register_forward_hook(prompt.after)
 
     def start(self, network: TextNetwork) -> Tensor:
-        """The rows at the beginning, [P, d_e]: as wide as word embeddings, which are narrower than
-        states in some."""
-        words: Tensor = network.backbone.get_input_embeddings().weight.detach()  # type: ignore[assignment]
+        """The initial rows, [P, d_e]: as wide as word embeddings, which in some encoders are
+        narrower than hidden states."""
+        embeddings = network.backbone.get_input_embeddings()
+        assert isinstance(embeddings.weight, Tensor)
+        words = embeddings.weight.detach()
         if self.init == "random_uniform":
             return torch.rand(self.length, words.shape[1], device=words.device) - 0.5
         return words[torch.randint(len(words), (self.length,), device=words.device)].clone()
 
     def first_position(self, network: TextNetwork) -> int | None:
-        """The position id of the first token: 0, in the RoBERTa family the one after the
+        """The position id of the first token: 0; in the RoBERTa family the one after the
         padding's."""
         backbone = network.backbone
         if "position_ids" not in inspect.signature(backbone.forward).parameters:

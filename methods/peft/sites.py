@@ -1,11 +1,12 @@
-"""Where something may be attached: the layers of any timm network or Hugging Face encoder, by role
-instead of name.
+"""The layers of any timm network or Hugging Face encoder by role instead of name: where something
+may be attached.
 
-attn.q attn.k attn.v attn.qkv attn.out    projections of self-attention; `attn.qkv` is all three in
-one layer mlp.in mlp.out                            the two linear layers of the feed-forward part,
-gates count as `mlp.in` conv.stem conv.1x1 conv.kxk conv.dw conv.grouped    convolutions: the first,
-1x1, larger, one a channel, in groups linear norm embed                         other linear layers,
-normalisations, tables of embeddings
+    attn.q attn.k attn.v attn.out    projections of self-attention
+    attn.qkv                         queries, keys and values in one fused layer
+    mlp.in mlp.out                   linear layers of the feed-forward part; gates are `mlp.in`
+    conv.stem conv.1x1 conv.kxk      convolutions: the first, 1x1, larger
+    conv.dw conv.grouped             convolutions: depthwise, grouped
+    linear norm embed                other linear layers, normalisations, tables of embeddings
 """
 
 import re
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import timm.layers
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from foundation.errors import UserError
@@ -33,10 +34,9 @@ ROLES = {
     r"|(?<!attention\.)output\.dense|layers\.\d+\.fc2|albert_layers\.\d+\.ffn_output",
 }
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase, timm.layers.RmsNorm)
-# tables of attention's position bias are made by small networks of their own, which belong to no
-# role
+# no role: small networks that compute attention's position bias, and poolers
 _FOREIGN = re.compile(r"cpb_mlp|pos_mlp|rel_pos|(?:^|\.)pooler(?:\.|$)")
-# fused layers whose rows are [q; k; v]; others deal them out head by head
+# attentions whose fused layer has the rows [q; k; v]; others interleave them by head
 _BY_KIND = {
     "timm.layers.attention.Attention",
     "timm.layers.attention.AttentionRope",
@@ -51,13 +51,23 @@ _FUSED = ("attn.q", "attn.k", "attn.v")
 
 @dataclass(frozen=True)
 class Site:
-    """One layer of the backbone. name: where it lies. rows: the part [start, stop) of a fused
-    layer's outputs that the role means, None for all of them."""
+    """One layer of the backbone.
+
+    name: dotted name in the backbone.
+    rows: [start, stop) of the outputs of a fused layer that have the role, None for all of them.
+    """
 
     name: str
     role: str
     module: nn.Module
     rows: tuple[int, int] | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the whole layer, [outputs, …]."""
+        weight = self.module.weight
+        assert isinstance(weight, Tensor), f"'{self.name}' has no weight"
+        return weight
 
 
 def find_sites(backbone: nn.Module) -> list[Site]:
@@ -95,8 +105,8 @@ def _conv_role(conv: nn.Conv2d) -> str:
 
 
 def default_targets(backbone: nn.Module) -> list[str]:
-    """Queries and values where there is attention (the choice of LoRA's paper), else all dense
-    convolutions and the feed-forward layers."""
+    """Queries and values if there is attention (as in LoRA's paper), else all dense convolutions
+    and the feed-forward layers."""
     roles = {site.role for site in find_sites(backbone)}
     if roles & {"attn.q", "attn.qkv"}:
         return ["attn.q", "attn.v"]
@@ -107,9 +117,12 @@ def choose_sites(backbone: nn.Module, targets: Sequence[str], option: str) -> li
     """The sites that `targets` name, each once, in the order of definition.
 
     A target is a role (`attn.q`), a family of roles (`attn`, `mlp`, `conv`), `all_linear` for the
-    linear layers of the blocks, or a regular expression that the whole name of a layer matches. A
-    role of attention on a fused layer is a part of its rows. option: what the user set, for the
-    message. Raises UserError where a target matches nothing.
+    linear layers of the blocks, or a regular expression that matches the whole name of a layer. A
+    role of attention selects, on a fused layer, a part of its rows.
+
+    option: the user's setting, for the message.
+
+    Raises UserError if a target matches nothing.
     """
     sites = find_sites(backbone)
     chosen: dict[tuple[str, tuple[int, int] | None], Site] = {}
@@ -117,7 +130,7 @@ def choose_sites(backbone: nn.Module, targets: Sequence[str], option: str) -> li
         matched = list(_matching(backbone, sites, target, option))
         if not matched:
             raise UserError(
-                f"{option}: nothing in {type(backbone).__name__} is '{target}'; it has "
+                f"{option}: no layer of {type(backbone).__name__} is '{target}'; it has "
                 f"{existing(sites)}"
             )
         chosen |= {(site.name, site.rows): site for site in matched}
@@ -133,8 +146,8 @@ def _matching(backbone: nn.Module, sites: list[Site], target: str, option: str) 
         elif _means(target, site):
             yield site
     if target not in roles | set(ROLES) | {"all_linear", "attn", "mlp", "conv"}:
-        weighty = [site for site in sites if isinstance(site.module, (nn.Linear, nn.Conv2d))]
-        yield from (site for site in weighty if _fullmatch(target, site.name, option))
+        layers = [site for site in sites if isinstance(site.module, (nn.Linear, nn.Conv2d))]
+        yield from (site for site in layers if _fullmatch(target, site.name, option))
 
 
 def _means(target: str, site: Site) -> bool:
@@ -155,15 +168,15 @@ def _fullmatch(pattern: str, name: str, option: str) -> bool:
 
 
 def part_of(backbone: nn.Module, site: Site, role: str, option: str) -> Site:
-    """The rows of a fused layer that make queries, keys or values. Raises UserError where nobody
-    knows which."""
+    """The rows of a fused layer that compute queries, keys or values. Raises UserError if the order
+    of its rows is unknown."""
     parent = backbone.get_submodule(site.name.rpartition(".")[0])
     kind = f"{type(parent).__module__}.{type(parent).__qualname__}"
     assert isinstance(site.module, nn.Linear)
     if kind not in _BY_KIND:
         raise UserError(
-            f"{option}: which rows of '{site.name}' make the '{role}' of {kind} is not known; "
-            "name attn.qkv as target and set qkv=shared"
+            f"{option}: unknown which rows of '{site.name}' make the '{role}' of {kind}; "
+            "use attn.qkv as target and set qkv=shared"
         )
     third = site.module.out_features // 3
     i = _FUSED.index(role)
@@ -171,24 +184,23 @@ def part_of(backbone: nn.Module, site: Site, role: str, option: str) -> Site:
 
 
 def thirds(backbone: nn.Module, site: Site, option: str) -> list[Site]:
-    """A fused layer as its three parts."""
+    """The three parts of a fused layer."""
     return [part_of(backbone, site, role, option) for role in _FUSED]
 
 
 def existing(sites: Sequence[Site]) -> str:
-    """The roles there are, with how many layers each, for a message."""
+    """The roles with their numbers of layers, for a message."""
     counts: dict[str, int] = {}
     for site in sites:
         counts[site.role] = counts.get(site.role, 0) + 1
-    return (
-        ", ".join(f"{role} ({count})" for role, count in counts.items()) or "no layer with a role"
-    )
+    listed = ", ".join(f"{role} ({count})" for role, count in counts.items())
+    return listed or "no layer with a role"
 
 
 def find_blocks(backbone: nn.Module) -> list[str]:
-    """Names of the transformer blocks, first to last: the smallest modules that hold an attention's
-    output layer and a feed-forward one's. A block that is run several times (ALBERT) is named once.
-    """
+    """Names of the transformer blocks, first to last: the smallest modules that contain the output
+    layers of an attention and of a feed-forward part. A block that runs several times (ALBERT) is
+    listed once."""
     sites = find_sites(backbone)
     ends = [site.name.split(".") for site in sites if site.role == "mlp.out"]
     found: dict[str, None] = {}
@@ -196,7 +208,7 @@ def find_blocks(backbone: nn.Module) -> list[str]:
         if site.role == "attn.out" and ends:
             parts = site.name.split(".")
             block = max((_common(parts, end) for end in ends), key=len)
-            # a list of sub-layers is never called itself (T5)
+            # a list of sub-layers is not called itself (T5), its parent is
             listed = isinstance(backbone.get_submodule(".".join(block)), nn.ModuleList)
             found.setdefault(".".join(block[:-1] if listed else block))
     return list(found)

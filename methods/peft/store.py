@@ -1,8 +1,8 @@
-"""The delta alone: a file of what was trained, without the backbone it belongs to.
+"""A delta file: what a method trained, without the backbone.
 
-safetensors of every trained tensor and every buffer of a delta, by its name in the network; the
-metadata hold the sites, the versions and a fingerprint of the frozen weights. A delta on another
-backbone would be noise, so it is refused.
+It is a safetensors file of every trained tensor and every buffer of a delta, by name in the
+network. Its metadata contain the sites, the versions and a fingerprint of the frozen weights: on
+another backbone a delta is noise, so loading it is refused.
 """
 
 import hashlib
@@ -25,18 +25,17 @@ SAMPLED = 64  # values of each weight that enter the fingerprint
 
 
 def fingerprint(network: Network) -> str:
-    """A hash of the backbone's kernels and tables: of each, values at equal distances. Biases and
-    norms are left out, since some methods train them, and so is whatever weight learns."""
-    seen = hashlib.sha256()
+    """A hash of the backbone's frozen weights: of each, values at equal distances. Biases and norms
+    are not included, since some methods train them."""
+    digest = hashlib.sha256()
     for name, parameter in sorted(network.backbone.named_parameters()):
         if parameter.ndim > 1 and not parameter.requires_grad:
             values = parameter.detach().flatten()
-            places = torch.linspace(
-                0, len(values) - 1, min(SAMPLED, len(values)), device=values.device
-            ).long()
-            seen.update(original(name).encode())
-            seen.update(values[places].float().cpu().numpy().tobytes())
-    return seen.hexdigest()
+            count = min(SAMPLED, len(values))
+            positions = torch.linspace(0, len(values) - 1, count, device=values.device).long()
+            digest.update(original(name).encode())
+            digest.update(values[positions].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def original(name: str) -> str:
@@ -45,25 +44,24 @@ def original(name: str) -> str:
 
 
 def delta_names(network: Network) -> list[str]:
-    """What makes this network differ from its frozen backbone: trained tensors, heads, whatever
-    deltas hold."""
+    """Names of everything that is not the frozen backbone: trained tensors, heads, parameters and
+    buffers of deltas."""
     trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    beside = [name for name in network.state_dict() if name.startswith(("deltas.", "heads."))]
-    return list(dict.fromkeys([*trained, *beside]))
+    added = [name for name in network.state_dict() if name.startswith(("deltas.", "heads."))]
+    return list(dict.fromkeys([*trained, *added]))
 
 
 def save_delta(path: Path, network: Network, averaged: Network | None = None) -> None:
-    """Write the delta of a network, with the values of its average where one is given."""
+    """Write the delta of a network; with the values of its averaged copy, if one is given."""
     values = (averaged or network).state_dict()
     state = {name: values[name].detach().cpu().contiguous() for name in delta_names(network)}
     modules = network.deltas.named_modules()
+    sites = {name: module.site for name, module in modules if hasattr(module, "site")}
     about = {
         "format": FORMAT,
         "backbone": type(network.backbone).__name__,
         "fingerprint": fingerprint(network),
-        "sites": json.dumps(
-            {name: module.site for name, module in modules if hasattr(module, "site")}
-        ),
+        "sites": json.dumps(sites),
         "torch": torch.__version__,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,47 +71,57 @@ def save_delta(path: Path, network: Network, averaged: Network | None = None) ->
 def load_delta(
     path: Path, network: Network, trained: Mapping[str, nn.Parameter], option: str
 ) -> None:
-    """Give a method's parameters, and the heads that fit, the values of a file. trained: the
-    parameters by name.
+    """Copy the values of a file to a method's parameters, and to the heads of the same shape.
 
-    On the meta device names and shapes are checked, nothing is copied. Raises UserError for a file
-    that is none, that belongs to another backbone, or lacks something.
+    trained: the method's parameters by name.
+
+    On the meta device names and shapes are checked and nothing is copied. Raises UserError for a
+    file that is not a delta, belongs to another backbone, or lacks a parameter.
     """
     state, about = _read(path, option)
-    own = dict(network.named_parameters())
-    heads = {name: own[name] for name in state if name.startswith("heads.") and name in own}
-    fitting = {name: head for name, head in heads.items() if head.shape == state[name].shape}
-    lacking = [
-        f"{name} {list(p.shape)}"
-        for name, p in trained.items()
-        if name not in state or state[name].shape != p.shape
-    ]
-    if lacking:
-        found = (
-            ", ".join(f"{name} {list(value.shape)}" for name, value in list(state.items())[:2])
-            or "nothing"
-        )
-        raise UserError(
-            f"{option}={path}: holds no {lacking[0]} ({len(lacking)} such); it begins with {found}"
-        )
+    _check_complete(state, trained, f"{option}={path}")
     if any(parameter.is_meta for parameter in network.parameters()):
         return
     if about.get("fingerprint") != fingerprint(network):
         raise UserError(
-            f"{option}={path}: was trained on other weights of a {about.get('backbone')}; "
-            "name the same network, with network.pretrained or network.checkpoint as then"
+            f"{option}={path}: was trained on other weights of a {about.get('backbone')}; use the "
+            "same network, with the same network.pretrained or network.checkpoint"
         )
-    if len(fitting) < len(network.heads.state_dict()):
+    heads = _fitting_heads(network, state)
+    if len(heads) < len(network.heads.state_dict()):
         logger.warning(
-            "%s: the heads in %s fit only %s here", option, path, sorted(fitting) or "none"
+            "%s: of the heads in %s only these fit: %s", option, path, sorted(heads) or "none"
         )
     with torch.no_grad():
-        for name, parameter in {**trained, **fitting}.items():
+        for name, parameter in {**trained, **heads}.items():
             parameter.copy_(state[name])
 
 
+def _check_complete(
+    state: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter], setting: str
+) -> None:
+    """Raise UserError if a parameter is missing or has another shape. setting: `option=path`."""
+    missing = []
+    for name, parameter in trained.items():
+        if name not in state or state[name].shape != parameter.shape:
+            missing.append(f"{name} {list(parameter.shape)}")
+    if missing:
+        first = [f"{name} {list(value.shape)}" for name, value in list(state.items())[:2]]
+        raise UserError(
+            f"{setting}: {missing[0]} is missing ({len(missing)} in all); the file starts with "
+            f"{', '.join(first) or 'nothing'}"
+        )
+
+
+def _fitting_heads(network: Network, state: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+    """The parameters of our heads that the file has in the same shape."""
+    own = dict(network.named_parameters())
+    names = [name for name in state if name.startswith("heads.") and name in own]
+    return {name: own[name] for name in names if own[name].shape == state[name].shape}
+
+
 def _read(path: Path, option: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a delta file and what it says of itself."""
+    """The tensors and the metadata of a delta file."""
     if path.is_dir():
         inside = [path / name for name in ("delta.safetensors", "checkpoints/delta.safetensors")]
         path = next((file for file in inside if file.is_file()), path)
@@ -132,6 +140,7 @@ def _read(path: Path, option: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
     if about.get("format") != FORMAT:
         raise UserError(
-            f"{option}={path}: is no delta of a run ({FORMAT}), but says '{about.get('format')}'"
+            f"{option}={path}: is not a delta of a run; its format is '{about.get('format')}', "
+            f"expected '{FORMAT}'"
         )
     return state, about

@@ -1,8 +1,8 @@
-"""The base of the family: freeze, attach, audit, load; and save the delta at the end."""
+"""Base of the PEFT methods: freeze, attach, audit, load; at the end save the delta."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -16,15 +16,14 @@ from recipes.networks.network import Network
 
 
 class PEFTMethod(Method, ABC):
-    """A method that freezes the backbone and trains little beside it; a subclass implements
-    `attach`.
+    """A method that freezes the backbone and trains few parameters; a subclass implements `attach`.
 
-    `preserves`: whether the network's output is what it was until something is trained.
+    `preserves`: whether the network's output is unchanged before training.
 
     load: delta saved by another run, to start from; null: none.
     """
 
-    preserves: ClassVar[bool] = True
+    preserves: bool = True
     load: str | None = None
 
     @abstractmethod
@@ -46,7 +45,7 @@ class PEFTMethod(Method, ABC):
             self.read(Path(self.load), network, trained)
 
     def read(self, path: Path, network: Network, trained: dict[str, nn.Parameter]) -> None:
-        """Load the delta that a run saved."""
+        """Load a delta saved by another run."""
         load_delta(path, network, trained, option=f"methods.{self.key}.load")
 
     def save_artifacts(self, folder: Path, context: Context) -> None:

@@ -3,25 +3,25 @@ blocks of text encoders as well."""
 
 import inspect
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.types import Count, ShareBelowOne
 from methods.peft.freezing import keep_eval_only, on_meta_device, trial_forward
 from methods.peft.prompt_tuning import insert, remove
-from methods.peft.sites import existing, find_blocks, find_sites
+from methods.peft.sites import Site, existing, find_blocks, find_sites
 from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
 
 def widened(mask: Tensor, count: int, at: int) -> Tensor:
-    """An attention mask [..., T] or [..., T, T] for `count` more tokens after the first `at`: all
-    see them, and they see what the first token sees. Boolean or integer (not 0 is seen), or
-    floating and added to the scores."""
+    """An attention mask [..., T] or [..., T, T] for `count` more tokens after the first `at`: every
+    token attends to them, and they attend to what the first token attends to. Boolean or integer
+    (non-zero is visible), or floating and added to the scores."""
     seen = mask.new_full((*mask.shape[:-1], count), not mask.is_floating_point())
     tokens = mask.shape[-1]
     mask = torch.cat([mask[..., :at], seen, mask[..., at:]], dim=-1)
@@ -32,8 +32,8 @@ def widened(mask: Tensor, count: int, at: int) -> Tensor:
 
 
 class BlockPrompts(nn.Module):
-    """Rows [L, P, d] for L blocks (deep), or [1, P, d] for the first one, after `at` tokens of the
-    network's own."""
+    """Rows [L, P, d] for L blocks (deep), or [1, P, d] for the first one (shallow), inserted after
+    the network's first `at` tokens."""
 
     def __init__(self, rows: Tensor, at: int, dropout: float):
         super().__init__()
@@ -43,8 +43,10 @@ class BlockPrompts(nn.Module):
 
 
 class AtBlock:
-    """What happens before one block: rows come in, or take the place of those of the block
-    before."""
+    """The hooks of one block: its rows are inserted, or replace those of the previous block.
+
+    mask_name: the block's argument for the attention mask, None if it has none.
+    """
 
     def __init__(self, prompts: BlockPrompts, index: int, mask_name: str | None):
         self.prompts = prompts
@@ -60,19 +62,21 @@ class AtBlock:
         elif self.index < len(p.rows):
             x = insert(remove(x, count, p.at), p.dropout(p.rows[self.index]), p.at)
         rest = list(args[1:])
-        if self.mask_name is not None:
-            names = list(inspect.signature(block.forward).parameters)
-            place = names.index(self.mask_name) - 1
-            mask = rest[place] if place < len(rest) else kwargs.get(self.mask_name)
-            if mask is not None and place < len(rest):
-                rest[place] = widened(mask, count, p.at)
-            elif mask is not None:
-                kwargs = kwargs | {self.mask_name: widened(mask, count, p.at)}
+        if self.mask_name is None:
+            return (x, *rest), kwargs
+        # the mask is a positional or a keyword argument
+        names = list(inspect.signature(block.forward).parameters)
+        position = names.index(self.mask_name) - 1
+        if position < len(rest):
+            if rest[position] is not None:
+                rest[position] = widened(rest[position], count, p.at)
+        elif kwargs.get(self.mask_name) is not None:
+            kwargs = kwargs | {self.mask_name: widened(kwargs[self.mask_name], count, p.at)}
         return (x, *rest), kwargs
 
     def after(self, block: nn.Module, args: Any, output: Any) -> Any:
-        """After the last block: rows go out, so that norms, pooling and heads see what they always
-        see."""
+        """After the last block: remove the rows, so that norms, pooling and heads see the network's
+        own tokens only."""
         count = self.prompts.rows.shape[1]
         at = self.prompts.at
         if isinstance(output, tuple):
@@ -80,14 +84,20 @@ class AtBlock:
         return remove(output, count, at)
 
 
-class VPT(PEFTMethod):
-    """[x_cls; P_1 … P_P; x_1 … x_T] inside the blocks of a frozen transformer: learned tokens
-    beside its own.
+def mask_argument(block: nn.Module) -> str | None:
+    """The name of a block's argument for the attention mask, None if it has none."""
+    known = inspect.signature(block.forward).parameters
+    return next((name for name in ("attention_mask", "attn_mask") if name in known), None)
 
-    P: [P, d] a block, after the class token (and registers), without positions of their own, not
-    pooled. Start: uniform in ±√(6 / (c·p² + d)), c·p² the numbers in a patch (on text: d). Networks
-    that know the number of their tokens (tables of relative positions, windows, rotations) are
-    refused. Rows have no weight decay. Rates: AdamW 1e-3 to 1e-2.
+
+class VPT(PEFTMethod):
+    """[x_cls; P_1 … P_P; x_1 … x_T] inside the blocks of a frozen transformer: learned tokens among
+    its own.
+
+    P: [P, d] per block, after the class token (and registers), without position embeddings, not
+    pooled. Initialised uniformly in ±√(6 / (c·p² + d)), c·p² the numbers in a patch (on text: d).
+    Networks with a fixed number of tokens (tables of relative positions, windows, rotations) are
+    refused. Rows have no weight decay. Learning rates: AdamW 1e-3 to 1e-2.
 
     mode: tokens of their own for every block, `deep` (better, paper), or for the first, `shallow`.
         `deep`: block i gets rows of its own in place of what came out of block i-1 there.
@@ -99,13 +109,13 @@ class VPT(PEFTMethod):
     """
 
     declaration = Declaration(tags=("delta", "adds_tokens"), slots=("prompts",))
-    preserves: ClassVar[bool] = False
+    preserves: bool = False
 
     def __init__(
         self,
         mode: Literal["deep", "shallow"] = "deep",
-        length: Annotated[int, Field(ge=1)] = 10,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        length: Count = 10,
+        dropout: ShareBelowOne = 0.0,
         backbone: Literal["eval", "train"] = "eval",
         load: str | None = None,
     ):
@@ -121,40 +131,43 @@ class VPT(PEFTMethod):
         names = find_blocks(backbone)
         if not names:
             raise UserError(
-                f"methods.{self.key}: prompts are tokens among tokens, and "
-                f"{type(backbone).__name__} has "
-                f"{existing(sites)}; use peft=lora, or name a transformer as network"
+                f"methods.{self.key}: prompts need transformer blocks, and "
+                f"{type(backbone).__name__} has {existing(sites)}; use peft=lora, or a transformer "
+                "as network"
             )
         if self.backbone == "eval":
             keep_eval_only(network, [backbone])
-        width = next(len(site.module.weight) for site in sites if site.role == "mlp.out")
-        patch = next(
-            (site.module.weight[0].numel() for site in sites if site.role == "conv.stem"), width
-        )
-        rows = torch.empty(len(names) if self.mode == "deep" else 1, self.length, width)
-        nn.init.uniform_(rows, -math.sqrt(6 / (patch + width)), math.sqrt(6 / (patch + width)))
         device = next(backbone.parameters()).device
+        rows = self.start(sites, len(names)).to(device)
         at = getattr(backbone, "num_prefix_tokens", 1)
-        network.deltas[self.key] = prompts = BlockPrompts(rows.to(device), at, self.dropout)
+        prompts = BlockPrompts(rows, at, self.dropout)
+        network.deltas[self.key] = prompts
         self.connect(prompts, [backbone.get_submodule(name) for name in names])
         self.try_out(network)
 
+    def start(self, sites: list[Site], blocks: int) -> Tensor:
+        """The initial rows: [blocks, P, d] if deep, [1, P, d] if shallow."""
+        width = next(len(site.weight) for site in sites if site.role == "mlp.out")
+        patches = (site.weight[0].numel() for site in sites if site.role == "conv.stem")
+        patch = next(patches, width)
+        bound = math.sqrt(6 / (patch + width))
+        rows = torch.empty(blocks if self.mode == "deep" else 1, self.length, width)
+        return nn.init.uniform_(rows, -bound, bound)
+
     def connect(self, prompts: BlockPrompts, blocks: list[nn.Module]) -> None:
         for index, block in enumerate(blocks):
-            known = inspect.signature(block.forward).parameters
-            mask_name = next(
-                (name for name in ("attention_mask", "attn_mask") if name in known), None
-            )
-            here = AtBlock(prompts, index, mask_name)
+            here = AtBlock(prompts, index, mask_argument(block))
             block.register_forward_pre_hook(here.before, with_kwargs=True)
             for module in block.modules():
-                # attentions that rotate positions leave out so many tokens at the beginning
-                if hasattr(module, "num_prefix_tokens"):
-                    module.num_prefix_tokens += self.length
+                # rotary attentions do not rotate this many tokens at the start
+                own_tokens = getattr(module, "num_prefix_tokens", None)
+                if own_tokens is not None:
+                    module.num_prefix_tokens = own_tokens + self.length
             if index == len(blocks) - 1:
                 block.register_forward_hook(here.after)
 
     def try_out(self, network: Network) -> None:
+        """Run the network once. Raises UserError if it does not accept the tokens."""
         if on_meta_device(network):
             return
         try:
@@ -162,10 +175,9 @@ class VPT(PEFTMethod):
                 network(network.example())
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             raise UserError(
-                f"methods.{self.key}: {type(network.backbone).__name__} cannot take more tokens "
-                "into its blocks "
-                f"({str(error).splitlines()[0][:90]}); use peft=lora, or name a plain ViT or BERT "
-                "as network"
+                f"methods.{self.key}: the blocks of {type(network.backbone).__name__} accept no "
+                f"more tokens ({str(error).splitlines()[0][:90]}); use peft=lora, or a plain ViT "
+                "or BERT as network"
             ) from error
 
     def parameter_groups(self, context: Any) -> list[dict[str, Any]]:

@@ -1,15 +1,15 @@
-"""Changes of a frozen layer's weight: W x → W x + ΔW x, and back into W where that is wanted.
+"""Changes of a frozen layer's weight: W x → W x + ΔW x, and merging them into W.
 
-A change is attached as a hook on the layer, so the module tree, its names and its types stay what
-they were and no gradient of W is ever formed. Some networks read `layer.weight` instead of calling
-the layer (Swin-V2, BEiT, fused attention of torch): a hook is never run there, and nobody would
-notice. Such layers get W + ΔW as a parametrisation of their weight, which costs a gradient of W's
-size. Which layers are called is found out by running the network.
+A change is attached as a hook on the layer, so the module tree, its names and its types stay the
+same and no gradient of W is ever computed. Some networks read `layer.weight` instead of calling the
+layer (Swin-V2, BEiT, fused attention of torch): there a hook would silently never run. Such layers
+get W + ΔW as a parametrisation of their weight, which costs a gradient of W's size. Which layers
+are called is determined by running the network.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,34 +23,36 @@ from recipes.networks.network import Network
 
 
 class WeightDelta(nn.Module):
-    """ΔW of one layer, or of some rows of a fused one. A subclass gives `weight`, ΔW itself in
-    float32, and `forward`, ΔW x computed in the cheap way; it may give `added`, cheaper still."""
+    """ΔW of one layer, or of some rows of a fused one.
+
+    A subclass implements `weight`, ΔW itself in float32, and `forward`, ΔW x without computing ΔW.
+    It may override `added`, for several deltas of one layer at once.
+    """
 
     def __init__(self, site: Site):
         super().__init__()
         self.site = site.name
         self.rows = site.rows
-        self.outputs = len(site.module.weight)
+        self.outputs = len(site.weight)
 
     def weight(self) -> Tensor:
-        raise TypeError(f"{type(self).__name__} gives no weight")
+        raise TypeError(f"{type(self).__name__} does not implement weight")
 
     def placed(self) -> Tensor:
         """ΔW in the shape of the layer's weight."""
         change = self.weight()
-        return (
-            change
-            if self.rows is None
-            else F.pad(change, (0, 0, self.rows[0], self.outputs - self.rows[1]))
-        )
+        if self.rows is None:
+            return change
+        start, stop = self.rows
+        return F.pad(change, (0, 0, start, self.outputs - stop))
 
     def changed(self, weight: Tensor) -> Tensor:
         """The layer's weight with this change: W + ΔW, unless a subclass does more than add."""
         return weight + self.placed().to(weight.dtype)
 
-    @staticmethod
-    def added(deltas: Sequence[Any], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        """A layer's output with ΔW x of all these deltas of it, which are of one class."""
+    @classmethod
+    def added(cls, deltas: Sequence[Self], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        """A layer's output plus ΔW x of all these deltas of it, which have the same class."""
         for delta in deltas:
             change = delta(x, layer).to(output.dtype)
             if delta.rows is not None:
@@ -60,7 +62,7 @@ class WeightDelta(nn.Module):
 
 
 class Hooked:
-    """The hook of deltas that act on one layer, parts of a fused one for example."""
+    """The hook of all deltas of one layer, e.g. of the parts of a fused one."""
 
     def __init__(self, deltas: Sequence[WeightDelta]):
         self.deltas = list(deltas)
@@ -70,8 +72,8 @@ class Hooked:
 
 
 class Added(nn.Module):
-    """The parametrisation W → W + ΔW, or what else the delta makes of W. It lies elsewhere in the
-    network and is only looked up."""
+    """The parametrisation W → `delta.changed(W)`. The delta is registered elsewhere in the network,
+    so it is stored in a tuple, which torch does not register."""
 
     def __init__(self, delta: WeightDelta):
         super().__init__()
@@ -82,8 +84,8 @@ class Added(nn.Module):
 
 
 def uncalled(network: Network, layers: Iterable[nn.Module]) -> set[nn.Module]:
-    """Which of these modules are not run in training mode, or not in evaluation: hooks on them
-    would be idle."""
+    """Which of these modules are not called in training mode, or not in evaluation mode: hooks on
+    them would not run."""
     left = {module: {True, False} for module in layers}
     if on_meta_device(network):
         return set()
@@ -105,7 +107,7 @@ def uncalled(network: Network, layers: Iterable[nn.Module]) -> set[nn.Module]:
 
 
 def attach(network: Network, deltas: Iterable[WeightDelta]) -> None:
-    """Let every delta act on the layer of its site."""
+    """Attach every delta to the layer of its site."""
     layers: dict[nn.Module, list[WeightDelta]] = {}
     for delta in deltas:
         layers.setdefault(network.backbone.get_submodule(delta.site), []).append(delta)
@@ -123,51 +125,68 @@ def connect(deltas: Iterable[WeightDelta], layer: nn.Module, parametrised: bool)
         layer.register_forward_hook(Hooked(list(alike)).add)
 
 
+def parametrizations(layer: nn.Module) -> list[Added]:
+    """The parametrisations of a layer's weight, in the order of registration; all are deltas."""
+    by_name = layer.parametrizations
+    assert isinstance(by_name, nn.ModuleDict)
+    added = []
+    for module in by_name["weight"].children():
+        assert isinstance(module, Added), f"{type(module).__name__} is not a delta"
+        added.append(module)
+    return added
+
+
 def disconnect(layer: nn.Module) -> tuple[list[WeightDelta], bool]:
-    """Take all weight deltas off a layer, in the order they were attached; and whether they were
-    parametrisations."""
+    """Detach all weight deltas of a layer. Returns them in the order they were attached, and
+    whether they were parametrisations."""
     if parametrize.is_parametrized(layer, "weight"):
-        deltas = [added.delta[0] for added in layer.parametrizations.weight]
+        deltas = [added.delta[0] for added in parametrizations(layer)]
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
         return deltas, True
-    hooks = {key: getattr(hook, "__self__", None) for key, hook in layer._forward_hooks.items()}
-    mine = {key: owner for key, owner in hooks.items() if isinstance(owner, Hooked)}
-    for key in mine:
-        del layer._forward_hooks[key]
-    return [delta for owner in mine.values() for delta in owner.deltas], False
+    detached: list[WeightDelta] = []
+    for key, hook in list(layer._forward_hooks.items()):
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, Hooked):
+            detached += owner.deltas
+            del layer._forward_hooks[key]
+    return detached, False
 
 
 def is_mergeable(module: nn.Module) -> bool:
-    """Whether weights can take up everything that a method added."""
+    """Whether everything that a method added can be merged into weights."""
     return isinstance(module, nn.ModuleList) and all(
         isinstance(delta, WeightDelta) for delta in module
     )
 
 
+def weight_deltas(module: nn.Module) -> list[WeightDelta]:
+    """The deltas in the list that a method added."""
+    return [delta for delta in module.children() if isinstance(delta, WeightDelta)]
+
+
 @torch.no_grad()
 def merge(network: Network, *keys: str) -> Callable[[], None]:
-    """W ← W + ΔW for the deltas of these methods, or of all: computed in float32, the deltas are
-    gone afterwards, and names and types of the network's modules are those of a network without
-    them.
+    """W ← W + ΔW for the deltas of these methods, or of all, computed in float32. The deltas are
+    removed, and the network's modules have the names and types of a network without them.
 
-    Returns what undoes it exactly: the former weights come back, nothing is subtracted. Raises
-    UserError where something was added that no weight can take up.
+    Returns a function that undoes it exactly: it restores the former weights, nothing is
+    subtracted. Raises UserError if a method added something that cannot be merged into weights.
     """
     modules = {key: network.deltas[key] for key in keys or network.deltas.keys()}
     for key, module in modules.items():
         if not is_mergeable(module):
             raise UserError(
-                f"methods.{key}: what it adds cannot be merged into weights; keep the network as "
-                "it is"
+                f"methods.{key}: what it adds cannot be merged into weights; use the network "
+                "without merging"
             )
-    deltas = {
-        delta
-        for module in modules.values()
-        for delta in module.children()
-        if isinstance(delta, WeightDelta)
-    }
-    names = dict.fromkeys(delta.site for module in modules.values() for delta in module.children())
-    undo = [_merge_layer(network.backbone.get_submodule(str(name)), deltas) for name in names]
+    deltas: list[WeightDelta] = []
+    for module in modules.values():
+        deltas += weight_deltas(module)
+    # in the order of attachment, each layer once
+    sites = dict.fromkeys(delta.site for delta in deltas)
+    layers = [network.backbone.get_submodule(site) for site in sites]
+    chosen = set(deltas)
+    undo = [_merge_layer(layer, chosen) for layer in layers]
     for key in modules:
         del network.deltas[key]
 
@@ -182,6 +201,7 @@ def merge(network: Network, *keys: str) -> Callable[[], None]:
 def _merge_layer(layer: nn.Module, chosen: set[WeightDelta]) -> Callable[[], None]:
     attached, parametrised = disconnect(layer)
     before = layer.weight
+    assert isinstance(before, Tensor)
     total = before.float()
     for delta in attached:
         if delta in chosen:

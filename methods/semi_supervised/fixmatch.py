@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from foundation.types import Share
 from methods.semi_supervised.targets import Mask, confident, make_targets
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
-from recipes.step.ramps import Ramp, Share
+from recipes.step.ramps import Ramp
 
 
 class FixMatch(Method):

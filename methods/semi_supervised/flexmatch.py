@@ -8,12 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from foundation.types import Share
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.targets import Mask, confident
 from recipes.contract import Context
 from recipes.services.statistics import SampleMemory
 from recipes.step import Step
-from recipes.step.ramps import Share
 
 Mapping = Literal["convex", "linear", "concave"]
 UNUSED = -1

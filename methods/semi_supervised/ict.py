@@ -7,12 +7,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from foundation.types import Share
 from methods.mixing import blend, blend_embedded, draw_mixing
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets, scores_of
 from recipes.contract import BatchMoments, Context, Declaration, Horizon, Method, TeacherRequest
 from recipes.step import Input, Step
-from recipes.step.ramps import Ramp, RampKind, Share
+from recipes.step.ramps import Ramp, RampKind
 
 Space = Literal["probabilities", "logits"]
 

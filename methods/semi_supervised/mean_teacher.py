@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
+from foundation.types import Share
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets
 from recipes.contract import BatchMoments, Context, Declaration, Horizon, Method, TeacherRequest
 from recipes.step import Step
-from recipes.step.ramps import Ramp, RampKind, Share
+from recipes.step.ramps import Ramp, RampKind
 
 
 class MeanTeacher(Method):

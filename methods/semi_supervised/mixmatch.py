@@ -7,13 +7,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from foundation.types import Share
 from methods.mixing import at_least_half, blend, blend_embedded, dense_targets, draw_mixing
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets, mean_prediction
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Embedded, Input, Step, Targets
 from recipes.step.forward import concatenate
-from recipes.step.ramps import Ramp, Share
+from recipes.step.ramps import Ramp
 
 
 def mix(

@@ -3,7 +3,7 @@ classification, CVPR 2020, arXiv 1911.04252."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +17,7 @@ from foundation.randomness import generator
 from methods.semi_supervised.targets import confident, make_targets, scores_of
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
+from recipes.tasks.classification import ClassificationTask
 
 UnlabeledWeight = Literal["one", "ratio", "share"]
 
@@ -82,7 +83,8 @@ class NoisyStudent(Method):
         context.method_modules[self.key] = self._told
 
     # -- before the first step ---------------------------------------------------------------------
-    def on_fit_start(self, trainer: pl.Trainer, context: Context) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        context = cast(Context, module)
         told = context.method_modules[self.key]
         task = self.task or next(iter(context.tasks))
         if task not in context.tasks:
@@ -122,7 +124,8 @@ class NoisyStudent(Method):
         except UserError as error:
             raise error.about(f"methods.{self.key}.teacher") from error
         for name, task in context.tasks.items():
-            if predictor.classes.get(name) != list(task.classes):
+            classes = task.classes if isinstance(task, ClassificationTask) else []
+            if predictor.classes.get(name) != list(classes):
                 raise UserError(
                     f"methods.{self.key}.teacher: '{self.teacher}' knows other classes of '{name}' "
                     "than the data"

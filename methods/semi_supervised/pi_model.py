@@ -9,10 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from foundation.types import Share
 from methods.semi_supervised.consistency import squared_distance
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
-from recipes.step.ramps import Ramp, RampKind, Share
+from recipes.step.ramps import Ramp, RampKind
 
 
 def stability(passes: list[Tensor]) -> Tensor:

@@ -6,11 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from foundation.types import Share
 from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.targets import confident, make_targets
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
-from recipes.step.ramps import Ramp, Share
+from recipes.step.ramps import Ramp
 
 
 class PseudoLabel(Method):

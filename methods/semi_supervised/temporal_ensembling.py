@@ -7,12 +7,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from foundation.types import Share
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets, scores_of
 from recipes.contract import Context, Declaration, Method
 from recipes.services.statistics import SampleMemory
 from recipes.step import Step
-from recipes.step.ramps import Ramp, RampKind, Share
+from recipes.step.ramps import Ramp, RampKind
 
 
 def accumulate(average: Tensor, prediction: Tensor, momentum: float) -> Tensor:

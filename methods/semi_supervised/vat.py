@@ -9,12 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from foundation.types import Share
 from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.targets import make_targets
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Embedded, Input, Step, Targets
 from recipes.step.criterion import kl_divergence
-from recipes.step.ramps import Ramp, RampKind, Share
+from recipes.step.ramps import Ramp, RampKind
 
 BLOCK = 8  # positions of a text that are drawn together
 

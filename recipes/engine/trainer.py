@@ -1,13 +1,11 @@
 """How long and on what a run trains: the settings behind `trainer=default`."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
+from foundation.types import Count, Scale, Steps
 from recipes.optimization.factory import OptimizerImpl
 
-Count = Annotated[int, Field(ge=1)]
 Precision = Literal[
     "auto",
     "32-true",
@@ -63,14 +61,14 @@ class TrainerSettings:
         the other, where the optimizer has it; foreach on a CPU is bit-equal to the loop.
     """
 
-    max_steps: Annotated[int, Field(ge=0)] = 1200
+    max_steps: Steps = 1200
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
-    devices: Literal["auto", -1] | Count | list[Annotated[int, Field(ge=0)]] = 1
+    devices: Literal["auto", -1] | Count | list[Steps] = 1
     num_nodes: Count = 1
     strategy: str = "auto"
     precision: Precision = "auto"
     accumulate_grad_batches: Count = 1
-    gradient_clip_val: Annotated[float, Field(gt=0)] | None = None
+    gradient_clip_val: Scale | None = None
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"
     val_every: Count | None = None
     limit_val_batches: Count | None = None
@@ -97,4 +95,4 @@ class CheckpointSettings:
     """
 
     every_n_steps: Count | None = None
-    every_minutes: Annotated[float, Field(gt=0)] | None = None
+    every_minutes: Scale | None = None

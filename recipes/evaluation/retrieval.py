@@ -5,16 +5,16 @@ rank computes the queries of its share of the samples, against the samples of al
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from foundation.distributed import global_sum, world_size
 from foundation.errors import UserError
+from foundation.types import Count, Steps
 from recipes.contract.probe import Probe
 from recipes.networks.embedding import EMBEDDING
 from recipes.services import neighbors
@@ -89,9 +89,9 @@ class Retrieval(Probe):
 
     def __init__(
         self,
-        ks: list[Annotated[int, Field(ge=1)]] | None = None,
+        ks: list[Count] | None = None,
         lone: Literal["exclude", "miss"] = "exclude",
-        nmi_restarts: Annotated[int, Field(ge=0)] = 1,
+        nmi_restarts: Steps = 1,
     ):
         super().__init__()
         self.ks = sorted(set([1, 2, 4, 8] if ks is None else ks))

@@ -1,5 +1,5 @@
-"""Networks: embed -> features -> heads, around any timm model and any Hugging Face encoder, and a
-few of our own."""
+"""Networks: embed -> features -> heads, around any timm model, any Hugging Face encoder, or one of
+our own."""
 
 from recipes.networks.build import build_network, default_name
 from recipes.networks.checkpoint import load_checkpoint

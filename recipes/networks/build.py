@@ -1,15 +1,12 @@
 """From the config's network section to a network."""
 
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
-from pydantic import Field
-
+from foundation.types import Count, ShareBelowOne
 from recipes.networks.checkpoint import load_checkpoint
 from recipes.networks.image import build_image
 from recipes.networks.names import SMALL, Pooling
 from recipes.networks.network import Network
-
-Side = Annotated[int, Field(ge=1)]
 
 
 class DataInfo(Protocol):
@@ -29,18 +26,18 @@ def build_network(
     name: str = "auto",
     pretrained: bool = False,
     checkpoint: str | None = None,
-    input_size: Side | list[Side] | None = None,
+    input_size: Count | list[Count] | None = None,
     mean: float | list[float] | None = None,
     std: float | list[float] | None = None,
     pooling: Pooling = "mean",
-    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    drop_rate: ShareBelowOne = 0.0,
     options: dict[str, Any] | None = None,
-    vocab_size: Annotated[int, Field(ge=1)] | None = None,
+    vocab_size: Count | None = None,
 ) -> Network:
     """The network for a data set, with one head per task, in training mode.
 
-    Under `with torch.device("meta")` nothing is read but configurations and the names in a
-    checkpoint. Raises UserError for whatever of this does not fit.
+    Under `with torch.device("meta")` only configurations and the names in a checkpoint are read.
+    Raises UserError for settings that do not fit.
 
     info: `kind` and, of images, `shape` (C, H, W); from the data.
     tasks: number of classes by task; from the data.
@@ -65,8 +62,11 @@ def build_network(
     name = default_name(info) if name == "auto" else name
     network: Network
     common: dict[str, Any] = {
-        "name": name, "pretrained": pretrained, "drop_rate": drop_rate, "options": options
-    }  # fmt: skip
+        "name": name,
+        "pretrained": pretrained,
+        "drop_rate": drop_rate,
+        "options": options,
+    }
     if info.kind == "text":
         from recipes.networks.text import build_text  # transformers takes seconds to import
 
@@ -98,5 +98,9 @@ def default_name(info: DataInfo) -> str:
 
 
 def _moments(info: DataInfo) -> tuple[Any, Any] | None:
-    mean, std = getattr(info, "mean", None), getattr(info, "std", None)
-    return None if mean is None or std is None else (mean, std)
+    """(mean, std) of the data's pixels, None if it does not have both."""
+    mean = getattr(info, "mean", None)
+    std = getattr(info, "std", None)
+    if mean is None or std is None:
+        return None
+    return mean, std

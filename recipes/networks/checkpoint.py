@@ -66,7 +66,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         isinstance(value, Tensor) for value in content.values()
     ):
         raise UserError(
-            f"network.checkpoint={path}: holds no tensors, at the top or under 'state_dict'"
+            f"network.checkpoint={path}: has no tensors, at the top level or under 'state_dict'"
         )
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
@@ -92,11 +92,8 @@ def _own_heads(network: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A file of one of our networks, without heads of other tasks or of other numbers of
     classes."""
     own = network.state_dict()
-    foreign = [
-        key
-        for key, value in state.items()
-        if key.startswith("heads.") and (key not in own or own[key].shape != value.shape)
-    ]
+    heads = [key for key in state if key.startswith("heads.")]
+    foreign = [key for key in heads if key not in own or own[key].shape != state[key].shape]
     if foreign:
         logger.warning(
             "the checkpoint's heads %s fit no task here; ours keep their fresh weights", foreign
@@ -128,11 +125,11 @@ def _fitting_head(
     network: Network, classifier: str, values: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     shapes = {key: value.shape for key, value in values.items()}
-    fitting = [
-        task
-        for task, head in network.heads.items()
-        if {key: value.shape for key, value in head.state_dict().items()} == shapes
-    ]
+    fitting = []
+    for task, head in network.heads.items():
+        own_shapes = {key: value.shape for key, value in head.state_dict().items()}
+        if own_shapes == shapes:
+            fitting.append(task)
     if len(fitting) == 1:
         return {f"heads.{fitting[0]}.{key}": value for key, value in values.items()}
     logger.warning(
@@ -149,18 +146,18 @@ def _check(
     optional = {key for key in own if key in heads or key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state and key not in optional]
     unexpected = [key for key in state if key not in own]
-    misshapen = [
-        f"{key} ({list(state[key].shape)} in the file, {list(own[key].shape)} here)"
-        for key in state
-        if key in own and state[key].shape != own[key].shape
-    ]
-    faults = []
+    misshapen = []
+    for key, value in state.items():
+        if key in own and value.shape != own[key].shape:
+            theirs = list(value.shape)
+            misshapen.append(f"{key} ({theirs} in the file, {list(own[key].shape)} here)")
+    problems = []
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     for what, keys in kinds.items():
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         if keys:
-            faults.append(f"{what}: {', '.join(keys[:3])}{more}")
-    if faults:
+            problems.append(f"{what}: {', '.join(keys[:3])}{more}")
+    if problems:
         raise UserError(
-            f"network.checkpoint={path}: not weights of this network; {'; '.join(faults)}"
+            f"network.checkpoint={path}: not weights of this network; {'; '.join(problems)}"
         )

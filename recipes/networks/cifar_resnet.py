@@ -1,6 +1,6 @@
 """The residual networks for CIFAR of He et al. 2016 (arXiv:1512.03385, section 4.2):
-`resnet20_cifar`, `resnet32_cifar`, `resnet56_cifar` of 0.27, 0.46 and 0.85 M parameters. Names of
-the layers are those of the weights that people exchange, with `fc` for the classifier."""
+`resnet20_cifar`, `resnet32_cifar`, `resnet56_cifar` with 0.27, 0.46 and 0.85 M parameters. Layers
+have the names of the published weights, with `fc` for the classifier."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,11 +9,10 @@ from recipes.networks.pooled import CIFAR_CFG, Own, PooledNet
 
 
 def subsample_and_pad(x: Tensor, channels: int, stride: int) -> Tensor:
-    """Shortcut of option A, without parameters: every `stride`-th pixel, zero channels on both
-    sides alike.
+    """Shortcut of option A, without parameters: every `stride`-th pixel, and as many zero channels
+    before as after.
 
     x: [N, C, H, W] -> [N, channels, ⌈H / stride⌉, ⌈W / stride⌉]; channels - C must be even.
-
     """
     extra = (channels - x.shape[1]) // 2
     return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, extra, extra))
@@ -32,24 +31,24 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(residual + (subsample_and_pad(x, *self.change) if self.change else x))
+        if self.change is not None:
+            x = subsample_and_pad(x, *self.change)
+        return F.relu(residual + x)
 
 
 def group_of(
     blocks: int, inputs: int, outputs: int, stride: int, bn_momentum: float
 ) -> nn.Sequential:
-    """`blocks` blocks, of which the first changes width and resolution."""
+    """`blocks` blocks; the first one changes width and resolution."""
     first = BasicBlock(inputs, outputs, stride, bn_momentum)
-    return nn.Sequential(
-        first, *(BasicBlock(outputs, outputs, 1, bn_momentum) for _ in range(blocks - 1))
-    )
+    rest = [BasicBlock(outputs, outputs, 1, bn_momentum) for _ in range(blocks - 1)]
+    return nn.Sequential(first, *rest)
 
 
 class CifarResNet(PooledNet):
     """conv(16), three groups of `blocks` blocks with 16, 32, 64 channels: 6 · blocks + 2 layers.
 
     Convolutions and classifier: He normal by inputs, std √(2 / fan_in).
-
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class CifarResNet(PooledNet):
         return self.layer3(self.layer2(self.layer1(x)))
 
 
-# the moments of ImageNet's pictures
+# mean and std of ImageNet
 _CFG = {
     **CIFAR_CFG,
     "mean": (0.485, 0.456, 0.406),

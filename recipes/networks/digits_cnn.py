@@ -1,5 +1,4 @@
-"""`digits_cnn`: four convolutions for grey pictures of 8×8 to 28×28, made for short runs on a
-CPU."""
+"""`digits_cnn`: four convolutions for gray images of 8×8 to 28×28, for short runs on a CPU."""
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +7,15 @@ from recipes.networks.pooled import CIFAR_CFG, Own, PooledNet, init_fan_out
 
 
 class DigitsNet(PooledNet):
-    """Four times 3×3 convolution, BatchNorm, LeakyReLU 0.1, of w, w, 2w, 2w channels; the second
-    and the fourth have stride 2, so that most of the work is done on a quarter and a sixteenth of
-    the pixels. Global average pooling.
+    """Four times 3×3 convolution, BatchNorm, LeakyReLU 0.1, with w, w, 2w, 2w channels; the second
+    and the fourth have stride 2, so most of the work is on a quarter and a sixteenth of the pixels.
+    Global average pooling.
 
-    width: w. bn_momentum 0.1, since its runs have hundreds of steps, not thousands. Weights:
-    `init_fan_out`. Activations lie channels-last, which alone makes it a sixth faster on a CPU;
-    weights do not, since safetensors refuses to save such.
+    width: w.
+    bn_momentum: 0.1, since its runs have hundreds of steps, not thousands.
+
+    Weights: `init_fan_out`. Activations are channels-last, which saves a sixth of the time on a
+    CPU; weights are not, since safetensors does not save them so.
     """
 
     def __init__(
@@ -37,20 +38,19 @@ class DigitsNet(PooledNet):
             ]
             inputs = outputs
         self.layers = nn.Sequential(*layers)
-        self.feature_info = [
-            {
-                "num_chs": width * (1 + i // 2),
-                "reduction": 2 ** ((i + 1) // 2),
-                "module": f"layers.{3 * i + 2}",
-            }
-            for i in range(4)
-        ]
+        self.feature_info = []
+        for i in range(4):
+            channels = width * (1 + i // 2)
+            reduction = 2 ** ((i + 1) // 2)
+            self.feature_info.append(
+                {"num_chs": channels, "reduction": reduction, "module": f"layers.{3 * i + 2}"}
+            )
         self.num_features = inputs
         self.reset_classifier(num_classes, global_pool)
         init_fan_out(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        # the first layer of one channel says nothing of an order; this one is faster from there on
+        # with one channel the input has no memory format, so it is set after the first layer
         x = self.layers[0](x).contiguous(memory_format=torch.channels_last)
         for layer in self.layers[1:]:
             x = layer(x)

@@ -1,4 +1,5 @@
-"""The embedding head: a point in a metric space for each sample, beside the heads of the tasks."""
+"""The embedding head: a point in a metric space for each sample, in addition to the tasks'
+heads."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,8 +12,8 @@ EMBEDDING = "embedding"
 
 
 class EmbeddingHead(nn.Module):
-    """[N, features] -> [N, dim] in float32: Wh + b, then x / max(‖x‖, 1e-12) where `normalize`;
-    without it no b, which distances do not see and no loss on them would ever teach."""
+    """[N, features] -> [N, dim] in float32: Wh + b, then x / max(‖x‖, 1e-12) if `normalize`.
+    Without it there is no b: distances do not depend on it, so it would never get a gradient."""
 
     def __init__(self, features: int, dim: int, normalize: bool):
         super().__init__()
@@ -20,15 +21,13 @@ class EmbeddingHead(nn.Module):
         self.normalize = normalize
 
     def forward(self, hidden: Tensor) -> Tensor:
-        # half precision would place cosines in steps of .004
+        # half precision resolves cosines only to 0.004
         x = self.project(hidden).float()
         return F.normalize(x, dim=1) if self.normalize else x
 
 
 def add_embedding(network: Network, request: EmbeddingRequest) -> None:
-    """Give the network the head `embedding`. Raises UserError where a task has that name."""
+    """Add the head `embedding` to the network. Raises UserError if a task has that name."""
     if EMBEDDING in network.heads:
-        raise UserError(
-            f"task '{EMBEDDING}': is the name of the embedding head; call the task otherwise"
-        )
+        raise UserError(f"task '{EMBEDDING}': is the name of the embedding head; rename the task")
     network.heads[EMBEDDING] = EmbeddingHead(network.feature_dim, request.dim, request.normalize)

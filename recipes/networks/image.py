@@ -1,4 +1,4 @@
-"""Networks of pictures: any timm model behind a normalisation of its own."""
+"""Image networks: any timm model after a normalization."""
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
@@ -61,10 +61,9 @@ class ImageNetwork(Network):
         return Embedded(view)
 
     def example(self) -> Embedded:
-        pictures = torch.rand(
-            2, *self.shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu"
-        )
-        return Embedded(pictures.to(self.mean.device))
+        generator = torch.Generator("cpu").manual_seed(0)
+        pixels = torch.rand(2, *self.shape, generator=generator, device="cpu")
+        return Embedded(pixels.to(self.mean.device))
 
     def features(self, embedded: Embedded) -> Tensor:
         x = (embedded.x - self.mean) / self.std
@@ -135,7 +134,7 @@ def _size(given: int | Sequence[int]) -> tuple[int, int]:
 
 def _configuration(name: str) -> Any:
     """timm's record of a model (size, moments); None for one of ours, and for one on a hub or in a
-    folder."""
+    folder. Raises UserError if timm does not know the model or its weights."""
     if ":" in name or name in OWN:
         return None
     from recipes.networks.in_timm import timm
@@ -143,8 +142,8 @@ def _configuration(name: str) -> Any:
     architecture = name.partition(".")[0]
     if not timm.is_model(name):
         hint = nearest(architecture, timm.list_models())
-        # all thousand of them would be no hint
-        hint = hint if hint.startswith("did you mean") else "timm.list_models() lists those it has"
+        if not hint.startswith("did you mean"):  # all thousand names would not help
+            hint = "timm.list_models() lists all models"
         raise UserError(f"network.name='{name}': timm has no such model; {hint}")
     try:
         return timm.models.get_pretrained_cfg(name)
@@ -156,7 +155,7 @@ def _configuration(name: str) -> Any:
 
 
 def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -> Any:
-    """One of ours or timm.create_model, with what a user may have got wrong in one line."""
+    """One of ours, or timm.create_model. Raises UserError if that fails."""
     try:
         if name in OWN and not pretrained:
             return OWN[name].create(name, **arguments)
@@ -164,19 +163,17 @@ def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -
 
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except Exception as error:
-        logger.debug("making '%s' failed", name, exc_info=True)
+        logger.debug("creating '%s' failed", name, exc_info=True)
         if pretrained or ":" in name:
             raise UserError(
-                f"network.pretrained={str(pretrained).lower()}: '{name}' could not be had "
-                f"({_line(error)}); "
-                "connect to the hub once, or set network.pretrained=false, or give a local file as "
-                "network.checkpoint"
+                f"network.pretrained={str(pretrained).lower()}: '{name}' could not be loaded "
+                f"({first_line(error)}); connect to the hub once, or set network.pretrained=false, "
+                "or use a local file as network.checkpoint"
             ) from error
-        options = {
-            key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans")
-        }
+        own = ("num_classes", "in_chans")
+        options = {key: value for key, value in arguments.items() if key not in own}
         raise UserError(
-            f"network.name='{name}' with network.options={options}: {_line(error)}"
+            f"network.name='{name}' with network.options={options}: {first_line(error)}"
         ) from error
 
 
@@ -214,23 +211,19 @@ def _hashable(key: Any) -> bool:
 
 
 def _probe(skeleton: nn.Module, name: str, shape: tuple[int, ...]) -> int:
-    """Width of a model's features, measured on the meta device: exact for every model, without
-    arithmetic."""
+    """Width of a model's features, measured on the meta device: exact for every model, and no
+    values are computed."""
     try:
         with torch.no_grad():
             features = skeleton.eval()(torch.zeros(2, *shape))
     except Exception as error:
         raise UserError(
-            f"network.name='{name}' cannot take pictures of {'x'.join(map(str, shape))} "
-            f"({_line(error)}); "
-            "set network.input_size to a size it can, or name another network"
+            f"network.name='{name}' does not accept images of {'x'.join(map(str, shape))} "
+            f"({first_line(error)}); set network.input_size to a size that it accepts, or use "
+            "another network"
         ) from error
     if features.ndim != 2:
         raise UserError(
-            f"network.name='{name}': no pooled features; leave global_pool out of network.options"
+            f"network.name='{name}': no pooled features; remove global_pool from network.options"
         )
     return features.shape[1]
-
-
-def _line(error: Exception) -> str:
-    return first_line(error)

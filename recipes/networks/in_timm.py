@@ -1,14 +1,13 @@
-"""timm with our own networks among its models: importing this registers them, so that
-`timm.create_model` knows them.
+"""timm with our own networks: importing this module registers them for `timm.create_model`.
 
-It is imported where timm is asked for something: timm, with torchvision and wandb, takes a second
+It is imported only where timm is needed, because timm, with torchvision and wandb, takes a second
 to import.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import timm as timm  # handed on, for those who need both
+import timm as timm  # re-exported
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from recipes.networks.own import OWN

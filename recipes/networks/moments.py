@@ -47,7 +47,9 @@ def _per_channel(key: str, value: Moments, channels: int) -> list[float]:
     if len(values) == 1:
         return values * channels
     if len(values) == 3:
-        return [sum(values) / 3] if channels == 1 else [values[i % 3] for i in range(channels)]
+        if channels == 1:
+            return [sum(values) / 3]
+        return [values[i % 3] for i in range(channels)]
     raise UserError(
         f"network.{key}={values}: {len(values)} values for {channels} channels; give 1 or "
         f"{channels}"

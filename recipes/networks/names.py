@@ -1,6 +1,6 @@
-"""Words of the config for networks."""
+"""Names that configs use for networks."""
 
 from typing import Literal
 
-SMALL = "roux_text_small"  # our own encoder of texts, which needs no files
+SMALL = "roux_text_small"  # our own text encoder, which needs no files
 Pooling = Literal["mean", "cls"]

@@ -1,5 +1,5 @@
-"""What our own convolutional networks share: global average pooling, a linear classifier, timm's
-conventions. timm itself, a second of imports, is not needed to make one."""
+"""Base of our own convolutional networks: global average pooling, a linear classifier, timm's
+conventions. timm itself, which takes a second to import, is not needed to build one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,9 +23,8 @@ CIFAR_CFG = {
 class PooledNet(nn.Module):
     """forward_features [N, C, H, W] -> [N, num_features, h, w]; forward_head pools and classifies.
 
-    A subclass builds its layers, sets `num_features`, calls `reset_classifier` and then
-    `initialise`.
-
+    A subclass builds its layers, sets `num_features`, calls `reset_classifier` and then initializes
+    the weights.
     """
 
     num_features: int
@@ -45,15 +44,15 @@ class PooledNet(nn.Module):
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
-        """num_classes = 0 takes the classifier off, global_pool = '' the pooling too."""
+        """num_classes = 0 removes the classifier, global_pool = '' the pooling."""
         self.num_classes = num_classes
         self.global_pool, factor = pooling(global_pool)
-        self.fc = (
-            nn.Linear(self.num_features * factor, num_classes) if num_classes > 0 else nn.Identity()
-        )
+        self.fc = nn.Identity()
+        if num_classes > 0:
+            self.fc = nn.Linear(self.num_features * factor, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        raise AttributeError(f"{type(self).__name__} has no layers")
+        raise AttributeError(f"{type(self).__name__} does not implement forward_features")
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = F.dropout(self.global_pool(x), self.drop_rate, self.training)
@@ -65,14 +64,14 @@ class PooledNet(nn.Module):
 
 @dataclass(frozen=True)
 class Own:
-    """What a name of ours stands for: a class, arguments of it, and timm's record of the model."""
+    """One of our networks: its class, its arguments, and timm's record of the model."""
 
     network: type[PooledNet]
     record: Mapping[str, Any]
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def create(self, name: str, **arguments: Any) -> PooledNet:
-        """The network with random weights. As timm has it, an argument that is None keeps its
+        """The network with random weights. As in timm, an argument that is None keeps its
         default."""
         given = {key: value for key, value in arguments.items() if value is not None}
         network = self.network(**{**self.arguments, **given})
@@ -81,8 +80,8 @@ class Own:
 
 
 def pooling(kind: str) -> tuple[nn.Module, int]:
-    """[N, C, h, w] -> [N, factor · C], and that factor: `avg`, or any other of timm's; '' leaves
-    maps as they are."""
+    """The module [N, C, h, w] -> [N, factor · C], and that factor. kind: `avg` or another of
+    timm's; '' keeps the maps."""
     if not kind:
         return nn.Identity(), 1
     if kind == "avg":
@@ -94,8 +93,8 @@ def pooling(kind: str) -> tuple[nn.Module, int]:
 
 
 def init_fan_out(module: nn.Module) -> None:
-    """He et al. (arXiv:1502.01852), by the number of outputs: a convolution's weights are normal
-    with std √(2 / (k² · out)), a linear layer's Glorot normal, biases zero, BatchNorm 1 and 0."""
+    """He initialization (arXiv:1502.01852) by the number of outputs: weights of convolutions normal
+    with std √(2 / (k² · out)), of linear layers Glorot normal, biases zero, BatchNorm 1 and 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             k = layer.kernel_size[0] * layer.kernel_size[1]

@@ -1,4 +1,4 @@
-"""What a method may ask of the network beside what it is: an average of it, an embedding."""
+"""What a method may request of the network: an averaged copy, an embedding."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -11,15 +11,15 @@ BatchMoments = Literal["estimated", "kept"]
 
 @dataclass(frozen=True)
 class TeacherRequest:
-    """An exponential moving average of the network, shared by all methods that ask for an equal
+    """An exponential moving average of the network, shared by all methods that request an equal
     one.
 
     decay: the largest a in θ' ← aθ' + (1-a)θ.
     warmup: use min(1 - 1/(t+1), a) at update t = 1, 2, …
-    buffers: `copy` the student's, `ema` average them, `own` lets the teacher keep those of its own
-        forwards.
-    horizon: share of the run that the average looks back on: a is at most 1 - 1/(horizon · steps of
-        the run); None: a is `decay` however long the run is.
+    buffers: `copy` the student's, `ema` average them, `own`: those that the teacher's own forwards
+        update.
+    horizon: share of the run that the average covers: a is at most 1 - 1/(horizon · steps of the
+        run); None: a is at most `decay`, for a run of any length.
     moments: what BatchNorm layers use when the averaged network is evaluated: `estimated` on
         training batches, or `kept`, the buffers as above.
     """
@@ -33,10 +33,11 @@ class TeacherRequest:
 
 @dataclass(frozen=True)
 class EmbeddingRequest:
-    """A head `embedding` beside those of the tasks, shared by all methods that ask for an equal
-    one.
+    """A head `embedding` in addition to the tasks' heads, shared by all methods that request an
+    equal one.
 
-    dim: its width d. normalize: on the unit sphere, x / max(‖x‖, 1e-12).
+    dim: its width d.
+    normalize: on the unit sphere, x / max(‖x‖, 1e-12).
     """
 
     dim: int

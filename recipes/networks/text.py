@@ -1,8 +1,8 @@
-"""Networks of text: any Hugging Face encoder, fed with embeddings so that continuous methods reach
-it."""
+"""Text networks: any Hugging Face encoder, called with embeddings, so that methods on continuous
+inputs work on text."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -39,8 +39,7 @@ _SMALL_SETTINGS: dict[str, Any] = {
 
 
 def _unconditional_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    # transformers looks whether all tokens are real, to drop the mask: the device would wait for
-    # the host
+    # transformers drops the mask if no token is padding; that check synchronizes the device
     if "allow_is_bidirectional_skip" in kwargs:
         kwargs["allow_is_bidirectional_skip"] = False
     return sdpa_mask(*args, **kwargs)
@@ -53,17 +52,18 @@ AttentionMaskInterface.register("roux_sdpa", _unconditional_mask)
 class TextNetwork(Network):
     """Hugging Face encoder on token embeddings.
 
-    `embed` looks the tokens up; positions, token types and the first normalisation belong to
-    `features`, so a perturbation of the embedding is one of the words alone (as in Miyato et al.
-    2017, arXiv:1605.07725). Padding must stand on the right, as `datamodules` puts it: encoders
-    count positions from the left when they see no ids.
+    `embed` returns word embeddings; positions, token types and the first normalization are part of
+    `features`, so a perturbation of the embedding perturbs words only (as in Miyato et al. 2017,
+    arXiv:1605.07725). Padding must be on the right, as in `datamodules`: without ids, encoders
+    count positions from the left.
 
     pooling: `mean` of the last hidden states over real tokens, Σ_l m_l h_l / Σ_l m_l; `cls`, the
-    first token's state.
-    max_length: longest sequence the encoder has positions for, None when unlimited. vocab_size: its
-        number of
-    tokens. architecture: its configuration as JSON, where `build_text` made it. Raises UserError
-    when a text is longer than max_length.
+        first token's state.
+    max_length: longest sequence that the encoder has positions for, None if unlimited.
+    vocab_size: its number of tokens.
+    architecture: its configuration as JSON if `build_text` built it, else None.
+
+    Raises UserError if a text is longer than max_length.
     """
 
     kind = "text"
@@ -80,15 +80,14 @@ class TextNetwork(Network):
         super().__init__(backbone.config.hidden_size, tasks, drop_rate)
         self.backbone = backbone
         self.pooling = pooling
-        self.max_length = _longest(backbone)
+        self.max_length = _position_limit(backbone)
         tokens: Any = backbone.get_input_embeddings()
         self.vocab_size: int = tokens.num_embeddings
         self.architecture: str | None = None
 
     def embed(self, view: Mapping[str, Tensor]) -> Embedded:
-        return Embedded(
-            self.backbone.get_input_embeddings()(view["ids"]), view["mask"], view.get("content")
-        )
+        words = self.backbone.get_input_embeddings()(view["ids"])
+        return Embedded(words, view["mask"], view.get("content"))
 
     def example(self) -> Embedded:
         length = min(8, self.max_length or 8)
@@ -100,23 +99,29 @@ class TextNetwork(Network):
         return self.embed({"ids": ids.to(device), "mask": mask.to(device)})
 
     def features(self, embedded: Embedded) -> Tensor:
-        x, mask = embedded.x, embedded.mask
+        x = embedded.x
         if self.max_length is not None and x.shape[1] > self.max_length:
             raise UserError(
                 f"a text view has {x.shape[1]} tokens, the encoder takes at most "
-                f"{self.max_length}; "
-                "shorten the texts of the data or name another network"
+                f"{self.max_length}; shorten the texts of the data or use another network"
             )
-        attention = x.new_ones(x.shape[:2], dtype=torch.long) if mask is None else mask.long()
+        attention = attention_mask(embedded)
         hidden = self.backbone(inputs_embeds=x, attention_mask=attention).last_hidden_state
         return hidden[:, 0] if self.pooling == "cls" else masked_mean(hidden, attention)
+
+
+def attention_mask(embedded: Embedded) -> Tensor:
+    """int64 [N, L], 1 on real tokens; on all tokens if there is no mask."""
+    if embedded.mask is None:
+        return embedded.x.new_ones(embedded.x.shape[:2], dtype=torch.long)
+    return embedded.mask.long()
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     """Σ_l m_l h_l / max(Σ_l m_l, 1) in float32, returned in the type of `hidden`.
 
-    hidden: [N, L, D]; mask: [N, L], non-zero on real tokens. What stands on padding has no
-    influence, not even a nan.
+    hidden: [N, L, D]; mask: [N, L], non-zero on real tokens. Values on padding have no influence,
+    not even NaN.
     """
     real = (mask != 0).unsqueeze(-1)
     total = torch.where(real, hidden.float(), 0.0).sum(1)
@@ -133,30 +138,23 @@ def build_text(
     options: Mapping[str, Any] | None = None,
     vocab_size: int | None = None,
 ) -> TextNetwork:
-    """A TextNetwork around the encoder `name`: a name of the hub, a local folder, or
-    `roux_text_small`, a BERT of two layers of 128 units (Turc et al. 2019, arXiv:1908.08962, have
-    its like) that needs no files.
+    """A TextNetwork around the encoder `name`: a name on the hub, a local folder, or
+    `roux_text_small`, a BERT of two layers of 128 units (similar to those of Turc et al. 2019,
+    arXiv:1908.08962) that needs no files.
 
-    options: fields of the encoder's configuration. vocab_size: tokens of the tokenizer in use; an
-    encoder without pretrained weights gets as many, one with them must have at least as many.
-    Raises UserError for a name that is not found, an unknown option, a vocabulary that does not
+    options: fields of the encoder's configuration.
+    vocab_size: tokens of the tokenizer in use. An encoder without pretrained weights gets as many,
+        one with them must have at least as many.
+
+    Raises UserError for a name that is not found, an unknown option, or a vocabulary that does not
     fit.
     """
-    config = _configure(name, pretrained, dict(options or {}), vocab_size)
+    given = dict(options or {})
+    config = _configure(name, pretrained, given, vocab_size)
     architecture = config.to_json_string()
-    if pretrained and not on_meta():
-        model = _load(name, config)
-    else:
-        try:
-            model = AutoModel.from_config(config)
-        except ValueError as error:
-            given = dict(options or {})
-            raise UserError(
-                f"network.name='{name}' with network.options={given}: {_line(error)}"
-            ) from error
-    encoder = model.get_encoder() if config.is_encoder_decoder else model
+    encoder = _create(name, config, given, pretrained and not on_meta())
     if getattr(encoder, "pooler", None) is not None:
-        # its parameters would get no gradient: they would be counted, decayed, and stop DDP
+        # its parameters get no gradient, but would be counted and decayed, and DDP would fail
         encoder.pooler = None
     if encoder.config._attn_implementation == "sdpa":
         encoder.set_attn_implementation("roux_sdpa")
@@ -165,23 +163,28 @@ def build_text(
     return network
 
 
+def _create(name: str, config: PretrainedConfig, options: dict[str, Any], load: bool) -> Any:
+    """The encoder, with its weights or with random ones."""
+    if load:
+        model = _load(name, config)
+    else:
+        try:
+            model = AutoModel.from_config(config)
+        except ValueError as error:
+            raise UserError(
+                f"network.name='{name}' with network.options={options}: {first_line(error)}"
+            ) from error
+    return model.get_encoder() if config.is_encoder_decoder else model
+
+
 def _configure(
     name: str, pretrained: bool, options: dict[str, Any], vocab_size: int | None
 ) -> PretrainedConfig:
+    """The encoder's configuration, with the user's options and the size of the vocabulary."""
     if name == SMALL:
-        if pretrained:
-            raise UserError(
-                f"network.name: '{SMALL}' has no weights to load, and network.pretrained=true "
-                "wants some; "
-                "name an encoder or give its folder: network.name=NAME"
-            )
-        if vocab_size is None:
-            raise UserError(
-                f"network.vocab_size is missing: '{SMALL}' needs the size of the vocabulary"
-            )
-        config: PretrainedConfig = BertConfig(vocab_size=vocab_size, **_SMALL_SETTINGS)
+        config = _small_config(pretrained, vocab_size)
     else:
-        config = _found(name, lambda: AutoConfig.from_pretrained(name))
+        config = _from_hub(name, lambda: AutoConfig.from_pretrained(name))
     for key, value in options.items():
         if not hasattr(config, key):
             hint = nearest(key, config.to_dict())
@@ -191,51 +194,59 @@ def _configure(
         setattr(config, key, value)
     if vocab_size is not None and pretrained and vocab_size > config.vocab_size:
         raise UserError(
-            f"network.vocab_size={vocab_size}: the encoder '{name}' knows {config.vocab_size} "
-            "tokens; "
-            "use the tokenizer that belongs to it"
+            f"network.vocab_size={vocab_size}: the encoder '{name}' has {config.vocab_size} "
+            "tokens; use its own tokenizer"
         )
     if vocab_size is not None and not pretrained:
         config.vocab_size = vocab_size
     return config
 
 
+def _small_config(pretrained: bool, vocab_size: int | None) -> PretrainedConfig:
+    if pretrained:
+        raise UserError(
+            f"network.name: '{SMALL}' has no pretrained weights, but network.pretrained=true; use "
+            "an encoder of the hub or a local folder: network.name=NAME"
+        )
+    if vocab_size is None:
+        raise UserError(
+            f"network.vocab_size is missing: '{SMALL}' needs the size of the vocabulary"
+        )
+    return BertConfig(vocab_size=vocab_size, **_SMALL_SETTINGS)
+
+
 def _load(name: str, config: PretrainedConfig) -> PreTrainedModel:
-    model, report = _found(
-        name, lambda: AutoModel.from_pretrained(name, config=config, output_loading_info=True)
-    )
+    def load() -> Any:
+        return AutoModel.from_pretrained(name, config=config, output_loading_info=True)
+
+    model, report = _from_hub(name, load)
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise UserError(
-            f"network.name='{name}': the files hold no weights for {missing[0]} and "
-            f"{len(missing) - 1} more; "
-            "the weights are not of this encoder"
+            f"network.name='{name}': the files have no weights for {missing[0]} and "
+            f"{len(missing) - 1} more; they belong to another encoder"
         )
     return model.float()
 
 
-def _found(name: str, read: Any) -> Any:
+def _from_hub(name: str, read: Callable[[], Any]) -> Any:
+    """What `read` reads from the hub or a folder. Raises UserError if that fails."""
     try:
         return read()
     except (OSError, ValueError, RuntimeError) as error:
         logger.debug("reading '%s' failed", name, exc_info=True)
         raise UserError(
-            f"network.name='{name}': no encoder in such a folder, nor from the hub "
-            f"({_line(error)}); "
-            f"give a local folder, or '{SMALL}', which needs no files"
+            f"network.name='{name}': no encoder in such a folder, nor on the hub "
+            f"({first_line(error)}); use a local folder, or '{SMALL}', which needs no files"
         ) from error
 
 
-def _line(error: Exception) -> str:
-    return first_line(error)
-
-
-def _longest(backbone: PreTrainedModel) -> int | None:
-    """Positions an encoder with a learned table has; the RoBERTa family spends the first
-    padding_idx + 1 of them."""
+def _position_limit(backbone: PreTrainedModel) -> int | None:
+    """The number of positions of an encoder with a learned table, None without one. The RoBERTa
+    family does not use the first padding_idx + 1 of them."""
     tables = ("position_embeddings", "embed_positions", "wpe")
     for name, module in backbone.named_modules():
         if name.endswith(tables) and isinstance(module, nn.Embedding):
-            spent = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - spent
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - unused
     return None

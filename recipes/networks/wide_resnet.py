@@ -1,4 +1,4 @@
-"""Wide ResNets as FixMatch and its kin use them: `wrn_28_2` for CIFAR-10 and SVHN, `wrn_28_8` for
+"""Wide ResNets as in FixMatch and related methods: `wrn_28_2` for CIFAR-10 and SVHN, `wrn_28_8` for
 CIFAR-100, and `wrn_37_2`, with a fourth group, for STL-10 of 96×96.
 
 Zagoruyko and Komodakis 2016 (arXiv:1605.07146), in the form of Oliver et al. 2018
@@ -18,8 +18,7 @@ class PreactivationBlock(nn.Module):
     """x + conv(act(bn(conv(act(bn(x)))))); with `activate_before_residual` the sum starts from
     act(bn(x)).
 
-    The shortcut is a 1×1 convolution where the width changes; it sees what the sum starts from.
-
+    The shortcut is a 1×1 convolution where the width changes, applied to what the sum starts from.
     """
 
     def __init__(
@@ -36,17 +35,30 @@ class PreactivationBlock(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs, momentum=bn_momentum, eps=bn_eps)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.shortcut = (
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            if inputs != outputs
-            else nn.Identity()
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
         self.activate_before_residual = activate_before_residual
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.leaky_relu(self.bn1(x), SLOPE)
         residual = self.conv2(F.leaky_relu(self.bn2(self.conv1(active)), SLOPE))
-        return self.shortcut(active if self.activate_before_residual else x) + residual
+        start = active if self.activate_before_residual else x
+        return self.shortcut(start) + residual
+
+
+def group_of(
+    blocks: int, inputs: int, outputs: int, first_group: bool, bn_momentum: float, bn_eps: float
+) -> list[nn.Module]:
+    """The blocks of one group; its first block changes the width and, except in the first group,
+    the resolution."""
+    stride = 1 if first_group else 2
+    layers: list[nn.Module] = [
+        PreactivationBlock(inputs, outputs, stride, first_group, bn_momentum, bn_eps)
+    ]
+    for _ in range(blocks - 1):
+        layers.append(PreactivationBlock(outputs, outputs, 1, False, bn_momentum, bn_eps))
+    return layers
 
 
 class WideResNet(PooledNet):
@@ -55,10 +67,11 @@ class WideResNet(PooledNet):
     the name is 1 + groups + 2 · groups · blocks (Oliver et al. count the shortcuts' convolutions,
     not the classifier).
 
-    bn_momentum 0.001 and bn_eps 1e-3 in PyTorch's convention are FixMatch's: the running statistics
-    need several thousand steps, so a run of a few hundred must set bn_momentum=0.1, or it evaluates
-    at chance. Weights: `init_fan_out`. Differences from the TensorFlow original: convolutions have
-    no bias (BatchNorm follows or absorbs it), and stride 2 pads both sides alike.
+    bn_momentum 0.001 and bn_eps 1e-3, in PyTorch's convention, are FixMatch's. With them running
+    statistics need several thousand steps: a run of a few hundred must set bn_momentum=0.1, or its
+    evaluation is at chance level. Weights: `init_fan_out`. Differences from the TensorFlow
+    original: convolutions have no bias (BatchNorm follows or absorbs it), and stride 2 pads both
+    sides equally.
     """
 
     def __init__(
@@ -75,26 +88,23 @@ class WideResNet(PooledNet):
     ):
         super().__init__(drop_rate)
         self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)
+        layers: list[nn.Module] = []
         inputs = 16
-        layers = []
         for group in range(groups):
             outputs = 16 * width * 2**group
-            for block in range(blocks):
-                stride = 2 if group > 0 and block == 0 else 1
-                first = group == 0 and block == 0
-                layers.append(
-                    PreactivationBlock(inputs, outputs, stride, first, bn_momentum, bn_eps)
-                )
-                inputs = outputs
+            layers += group_of(blocks, inputs, outputs, group == 0, bn_momentum, bn_eps)
+            inputs = outputs
         self.blocks = nn.Sequential(*layers)
-        self.feature_info = [
-            {
-                "num_chs": 16 * width * 2**g,
-                "reduction": 2**g,
-                "module": f"blocks.{(g + 1) * blocks - 1}",
-            }
-            for g in range(groups)
-        ]
+        self.feature_info = []
+        for group in range(groups):
+            last = (group + 1) * blocks - 1
+            self.feature_info.append(
+                {
+                    "num_chs": 16 * width * 2**group,
+                    "reduction": 2**group,
+                    "module": f"blocks.{last}",
+                }
+            )
         self.bn = nn.BatchNorm2d(inputs, momentum=bn_momentum, eps=bn_eps)
         self.num_features = inputs
         self.reset_classifier(num_classes, global_pool)

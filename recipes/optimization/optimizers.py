@@ -18,12 +18,10 @@ from pydantic import Field
 from torch import nn, optim
 
 from foundation.errors import UserError, nearest
+from foundation.types import Scale, ShareBelowOne, Weight
 from recipes.optimization.factory import FORMS, Maker, OptimizerImpl, form_of, maker_of
 
-Rate = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Betas = tuple[Beta, Beta]
+Betas = tuple[ShareBelowOne, ShareBelowOne]
 Options = dict[str, Any]
 
 
@@ -36,8 +34,8 @@ class OptimizerSettings:
     options: further arguments of the optimizer: +optimizer.options.NAME=VALUE.
     """
 
-    lr: Rate = 1e-3
-    weight_decay: NonNegative = 0.0
+    lr: Scale = 1e-3
+    weight_decay: Weight = 0.0
     options: Options = field(default_factory=dict)
     factory: ClassVar[str] = ""
 
@@ -73,9 +71,9 @@ class SGD(OptimizerSettings):
     nesterov: look ahead along the momentum; true.
     """
 
-    lr: Rate = 0.03
-    weight_decay: NonNegative = 5e-4
-    momentum: Beta = 0.9
+    lr: Scale = 0.03
+    weight_decay: Weight = 5e-4
+    momentum: ShareBelowOne = 0.9
     nesterov: bool = True
     factory: ClassVar[str] = "momentum"
 
@@ -90,7 +88,7 @@ class Adam(OptimizerSettings):
     """
 
     betas: Betas = (0.9, 0.999)
-    eps: Rate = 1e-8
+    eps: Scale = 1e-8
     amsgrad: bool = False
     factory: ClassVar[str] = "adam"
 
@@ -99,7 +97,7 @@ class Adam(OptimizerSettings):
 class AdamW(Adam):
     """Adam with decoupled decay w ← w(1 - γλ) (Loshchilov and Hutter, arXiv 1711.05101)."""
 
-    weight_decay: NonNegative = 0.01
+    weight_decay: Weight = 0.01
     factory: ClassVar[str] = "adamw"
 
 
@@ -112,9 +110,9 @@ class NAdamW(OptimizerSettings):
     eps: ε of the denominator, above 0; 1e-8 (Adam's).
     """
 
-    weight_decay: NonNegative = 0.01
+    weight_decay: Weight = 0.01
     betas: Betas = (0.9, 0.999)
-    eps: Rate = 1e-8
+    eps: Scale = 1e-8
     factory: ClassVar[str] = "nadamw"
 
 
@@ -129,7 +127,7 @@ class RAdam(OptimizerSettings):
     """
 
     betas: Betas = (0.9, 0.999)
-    eps: Rate = 1e-8
+    eps: Scale = 1e-8
     factory: ClassVar[str] = "radam"
 
 
@@ -141,8 +139,8 @@ class Lion(OptimizerSettings):
     betas: [β₁, β₂], of the sign and of the momentum, in [0, 1); paper's.
     """
 
-    lr: Rate = 1e-4
-    weight_decay: NonNegative = 0.1
+    lr: Scale = 1e-4
+    weight_decay: Weight = 0.1
     betas: Betas = (0.9, 0.99)
     factory: ClassVar[str] = "lion"
 
@@ -160,11 +158,11 @@ class LAMB(OptimizerSettings):
     trust_clip: limit ‖w‖/‖r‖ to 1; false.
     """
 
-    weight_decay: NonNegative = 0.01
+    weight_decay: Weight = 0.01
     betas: Betas = (0.9, 0.999)
-    eps: Rate = 1e-6
+    eps: Scale = 1e-6
     always_adapt: bool = True
-    max_grad_norm: Rate | None = None
+    max_grad_norm: Scale | None = None
     trust_clip: bool = False
     factory: ClassVar[str] = "lamb"
 
@@ -182,12 +180,12 @@ class LARS(OptimizerSettings):
     trust_clip: limit the scale to 1; false.
     """
 
-    lr: Rate = 1.0
-    weight_decay: NonNegative = 1e-4
-    momentum: Beta = 0.9
+    lr: Scale = 1.0
+    weight_decay: Weight = 1e-4
+    momentum: ShareBelowOne = 0.9
     nesterov: bool = False
-    trust_coeff: Rate = 1e-3
-    eps: Rate = 1e-8
+    trust_coeff: Scale = 1e-3
+    eps: Scale = 1e-8
     always_adapt: bool = True
     trust_clip: bool = False
     factory: ClassVar[str] = "lars"
@@ -205,8 +203,8 @@ class Adafactor(OptimizerSettings):
     betas: [β₁, β₂], of which β₁ is a momentum; null: none (paper).
     """
 
-    eps: Rate = 1e-30
-    clip_threshold: Rate = 1.0
+    eps: Scale = 1e-30
+    clip_threshold: Scale = 1.0
     decay_rate: Annotated[float, Field(le=0)] = -0.8
     betas: Betas | None = None
     factory: ClassVar[str] = "adafactor"
@@ -222,7 +220,7 @@ class NovoGrad(OptimizerSettings):
     """
 
     betas: Betas = (0.95, 0.98)
-    eps: Rate = 1e-8
+    eps: Scale = 1e-8
     grad_averaging: bool = False
     factory: ClassVar[str] = "novograd"
 
@@ -237,9 +235,9 @@ class RMSprop(OptimizerSettings):
     momentum: μ on the update, in [0, 1); 0: none.
     """
 
-    alpha: Beta = 0.99
-    eps: Rate = 1e-8
-    momentum: Beta = 0.0
+    alpha: ShareBelowOne = 0.99
+    eps: Scale = 1e-8
+    momentum: ShareBelowOne = 0.0
     factory: ClassVar[str] = "rmsprop"
 
 
@@ -250,8 +248,8 @@ class Adagrad(OptimizerSettings):
     eps: ε of the denominator, above 0; 1e-10 (torch).
     """
 
-    lr: Rate = 0.01
-    eps: Rate = 1e-10
+    lr: Scale = 0.01
+    eps: Scale = 1e-10
     factory: ClassVar[str] = "adagrad"
 
 

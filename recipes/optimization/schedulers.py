@@ -9,14 +9,11 @@ their rates."""
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import Field
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-Steps = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from foundation.types import Share, Steps
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Linear(Schedule):
     final: factor of the base rate at the last step, 0 to 1; 0.
     """
 
-    final: Fraction = 0.0
+    final: Share = 0.0
 
     def curve(self, u: float) -> float:
         return 1.0 - (1.0 - self.final) * u
@@ -69,7 +66,7 @@ class Cosine(Schedule):
     final: factor of the base rate at the last step, 0 to 1; 0 (paper).
     """
 
-    final: Fraction = 0.0
+    final: Share = 0.0
 
     def curve(self, u: float) -> float:
         return self.final + (1.0 - self.final) * (1.0 + math.cos(math.pi * u)) / 2.0

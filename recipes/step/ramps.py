@@ -2,13 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from recipes.step.step import Progress
 
-Share = Annotated[float, Field(ge=0, le=1)]
 RampKind = Literal["constant", "linear", "sigmoid"]
 
 

@@ -115,7 +115,8 @@ def test_told_to_stop(where, undisturbed, place, monkeypatch):
         outcome = roux(*QUIET, *command, "run_dir=cut")
     assert outcome.code == 75
     assert (
-        outcome.lines[-1] == f"terminated: {kept} steps are kept; go on with resume=cut run_dir=cut"
+        outcome.lines[-1]
+        == f"terminated: {kept} steps are saved; continue with resume=cut run_dir=cut"
     )
     assert weights(place / "cut")["global_step"] == kept
     go_on(place / "cut")

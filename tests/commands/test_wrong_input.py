@@ -83,8 +83,8 @@ MISTAKES = {
     ),
     "unreadable data folder": (
         ["data=image_folder", "data.root=nowhere"],
-        "data.root=nowhere does not exist; name the folder that holds the set, or one to download "
-        "it to",
+        "data.root=nowhere does not exist; give the folder that contains the set, or one to "
+        "download it to",
     ),
     "empty csv": (
         [TEXT, f"{FILE}=empty.csv"],
@@ -153,8 +153,8 @@ MISTAKES = {
     ),
     "a file as data folder": (
         ["data=mnist", "data.root=file"],
-        "data.root=file is not a folder; name the folder that holds the set, or one to download it "
-        "to",
+        "data.root=file is not a folder; give the folder that contains the set, or one to "
+        "download it to",
     ),
     "more labels than there are": (
         ["data.labels_per_class=500"],
@@ -162,8 +162,8 @@ MISTAKES = {
     ),
     "too long a tail": (
         ["data.imbalance_factor=1000"],
-        "data.imbalance_factor=1000 leaves no training sample of class '7'; the head has 128, "
-        "expected at most that",
+        "data.imbalance_factor=1000 leaves no training sample of class '7'; expected at most 128, "
+        "the number of samples of the head",
     ),
     "unknown optimizer": (
         ["optimizer=sdg"],
@@ -249,12 +249,12 @@ STARTS = {
     "a picture that cannot be read": (
         ["data=image_folder", "data.root=broken", "data.num_workers=0", TWO_STEPS],
         "broken/",
-        "mend or remove the file",
+        "repair or remove the file",
     ),
     "a set that is not there": (
         ["data=mnist", "data.root=nothing"],
         "data.root=nothing: no MNIST there",
-        "set data.root to a folder that holds it",
+        "set data.root to a folder that contains it",
     ),
     "devices that are not there": (
         ["trainer.accelerator=tpu", TWO_STEPS],
@@ -263,8 +263,8 @@ STARTS = {
     ),
     "a picture too small for the network": (
         ["network.name=vit_tiny_patch16_224"],
-        "network.name='vit_tiny_patch16_224' cannot take pictures of 1x8x8",
-        "set network.input_size to a size it can, or name another network",
+        "network.name='vit_tiny_patch16_224' does not accept images of 1x8x8",
+        "set network.input_size to a size that it accepts, or use another network",
     ),
     "weights that are none": (
         ["network.checkpoint=false.ckpt"],
@@ -273,7 +273,7 @@ STARTS = {
     ),
     "a pretrained encoder without a name": (
         ["recipe=text_fixmatch"],
-        "network.name: 'roux_text_small' has no weights to load",
+        "network.name: 'roux_text_small' has no pretrained weights",
         "network.name=NAME",
     ),
     "an option that the network lacks": (

@@ -228,7 +228,7 @@ WRONG = {
     ),
     "json list": ("a.jsonl", "[1, 2]\n", {}, "a JSON list"),
     "json null": ("a.jsonl", '{"text": "a", "label": null}', {}, r"a\.jsonl:1: label missing"),
-    "ending": ("a.doc", GOOD, {}, "suffix '.doc' is no known format"),
+    "ending": ("a.doc", GOOD, {}, "suffix '.doc' is not a known format"),
     "encoding name": ("a.csv", GOOD, {"encoding": "utf-9"}, "encoding=utf-9: no such encoding"),
 }
 

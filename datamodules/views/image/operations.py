@@ -96,10 +96,11 @@ def apply_operations(
     frame can be moved back by the next. Pillow applies them one by one and loses such pixels.
     """
     photo = [name for name in PHOTOMETRIC if name in pool and acts(name, pixels)]
-    warps = any(name in pool for name in GEOMETRIC)
     rows = rows_by_operation(codes)
     still = identity_maps(len(pixels), pixels.device)
-    steps = geometric_maps(codes, values, (pixels.shape[2], pixels.shape[3])) if warps else None
+    steps = None
+    if any(name in pool for name in GEOMETRIC):
+        steps = geometric_maps(codes, values, (pixels.shape[2], pixels.shape[3]))
     maps = still
     moved = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
     for slot, value in enumerate(values.unbind(1)):
@@ -116,7 +117,9 @@ def apply_operations(
         if steps is not None:
             maps = maps @ steps[:, slot]
             moved = moved | (code >= FIRST_GEOMETRIC)
-    return pixels if steps is None else _resample_where(pixels, moved, maps, fill, codes.shape[1])
+    if steps is None:
+        return pixels
+    return _resample_where(pixels, moved, maps, fill, codes.shape[1])
 
 
 def acts(name: str, pixels: Tensor) -> bool:

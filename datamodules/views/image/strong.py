@@ -13,6 +13,7 @@ from datamodules.views.image.randaugment import VARIANTS, Name, level_of, values
 from datamodules.views.image.raw import DrawFor, to_unit
 from datamodules.views.image.weak import Weak
 from foundation.errors import UserError, nearest
+from foundation.types import Share
 
 
 class Strong:
@@ -47,13 +48,13 @@ class Strong:
         weak: Weak | None = None,
         variant: Name = "fixmatch",
         n: Annotated[int, Field(ge=0, le=14)] | None = None,
-        probability: Annotated[float, Field(ge=0, le=1)] | None = None,
+        probability: Share | None = None,
         magnitude: Annotated[float, Field(ge=0, le=30)] = 9,
         magnitude_mode: Literal["constant", "random"] = "constant",
         pool: Sequence[Operation] | None = None,
         exclude: Sequence[Operation] = (),
-        cutout: Annotated[float, Field(ge=0, le=1)] = 0.5,
-        fill: Annotated[float, Field(ge=0, le=1)] | None = None,
+        cutout: Share = 0.5,
+        fill: Share | None = None,
     ):
         if variant not in VARIANTS:
             raise UserError(

@@ -4,16 +4,16 @@ Shen, Zheng, Shen, Qu, Chen, A Simple but Tough-to-Beat Data Augmentation Approa
 Language Understanding and Generation, 2020, arXiv 2009.13818 (token and span cutoff).
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from datamodules.source import Source
 from datamodules.text.codec import Pieces
 from datamodules.views.text.view import DrawFor, TextView
 from foundation.errors import UserError
+from foundation.types import ShareBelowOne
 
 
 class TokenCutoff(TextView):
@@ -32,7 +32,7 @@ class TokenCutoff(TextView):
 
     def __init__(
         self,
-        share: Annotated[float, Field(ge=0, lt=1)] = 0.15,
+        share: ShareBelowOne = 0.15,
         mode: Literal["cutoff", "span", "mask"] = "cutoff",
     ):
         super().__init__()
@@ -61,6 +61,7 @@ class TokenCutoff(TextView):
             chosen = _lowest(order, pieces.content, k)
         tokenizer = self.codec.tokenizer
         if self.mode == "mask":
+            assert tokenizer.mask is not None  # `fit` refuses such a tokenizer
             return pieces._replace(ids=torch.where(chosen, tokenizer.mask, pieces.ids))
         ids = torch.where(chosen, tokenizer.pad, pieces.ids)
         return Pieces(ids, pieces.mask & ~chosen, pieces.content & ~chosen)

@@ -4,14 +4,12 @@ Wei and Zou, EDA: Easy Data Augmentation Techniques for Boosting Performance on 
 Tasks, EMNLP 2019, arXiv 1901.11196.
 """
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from datamodules.source import Source
 from datamodules.views.text.view import DrawFor, TextView, drop_words
+from foundation.types import ShareBelowOne
 
 
 class EdaLite(TextView):
@@ -31,7 +29,7 @@ class EdaLite(TextView):
 
     swap_table: Tensor
 
-    def __init__(self, alpha: Annotated[float, Field(ge=0, lt=1)] = 0.1):
+    def __init__(self, alpha: ShareBelowOne = 0.1):
         super().__init__()
         self.alpha = alpha
 

@@ -4,14 +4,12 @@ Xie, Dai, Hovy, Luong, Le, Unsupervised Data Augmentation for Consistency Traini
 arXiv 1904.12848.
 """
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from datamodules.source import Source
 from datamodules.views.text.view import DrawFor, TextView
+from foundation.types import Share
 
 
 class TfidfReplace(TextView):
@@ -35,7 +33,7 @@ class TfidfReplace(TextView):
     idf: Tensor
     cumulative: Tensor
 
-    def __init__(self, p: Annotated[float, Field(ge=0, le=1)] = 0.3):
+    def __init__(self, p: Share = 0.3):
         super().__init__()
         self.p = p
 

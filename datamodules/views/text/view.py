@@ -7,16 +7,16 @@ a view does not depend on the width of its batch. Special tokens are never chang
 after `edit`, and `cut` knows which ids are content.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from datamodules.source import Source
 from datamodules.text.codec import Codec, Pieces
 from foundation.randomness import Draw
+from foundation.types import ShareBelowOne
 
 DrawFor = Callable[[str], Draw]
 
@@ -82,7 +82,7 @@ class Weak(TextView):
     word_dropout: probability of leaving out a word, in [0, 1); 0: the text itself.
     """
 
-    def __init__(self, word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0):
+    def __init__(self, word_dropout: ShareBelowOne = 0.0):
         super().__init__()
         self.word_dropout = word_dropout
 
@@ -101,18 +101,22 @@ class Chain(TextView):
         self.views = nn.ModuleList(views)
         self.grows = any(view.grows for view in views)
 
+    @property
+    def text_views(self) -> Iterable[TextView]:
+        return cast(Iterable[TextView], self.views)
+
     def fit(self, source: Source) -> None:
         super().fit(source)
-        for view in self.views:
+        for view in self.text_views:
             view.fit(source)
 
     def edit(self, words: Tensor, draw_for: DrawFor) -> Tensor:
-        for place, view in enumerate(self.views):
+        for place, view in enumerate(self.text_views):
             words = view.edit(words, _prefixed(draw_for, place))
         return words
 
     def cut(self, pieces: Pieces, draw_for: DrawFor) -> Pieces:
-        for place, view in enumerate(self.views):
+        for place, view in enumerate(self.text_views):
             pieces = view.cut(pieces, _prefixed(draw_for, place))
         return pieces
 

@@ -41,7 +41,7 @@ def block_of(labels, references=None, x=None):
 def masks(block):
     """positive, negative: bool [b, R]."""
     positive = torch.zeros(block.negative.shape, dtype=torch.bool)
-    for row, (index, valid) in enumerate(zip(block.index, block.valid, strict=True)):
+    for row, (index, valid) in enumerate(zip(block.positive_index, block.valid, strict=True)):
         positive[row, index[valid]] = True
     return positive, block.negative > -MASKED / 2
 

@@ -151,6 +151,6 @@ def test_the_papers_start_is_near_identity():
 
 def test_networks_without_blocks_are_refused():
     with pytest.raises(
-        UserError, match=r"adapters go into transformer blocks, and DigitsNet has conv.stem \(1\)"
+        UserError, match=r"adapters need transformer blocks, and DigitsNet has conv.stem \(1\)"
     ):
         operate(Adapter(), network("digits_cnn"), "adapter")

@@ -189,7 +189,7 @@ def test_an_unknown_layout_of_fused_rows_is_refused_and_shared_works():
     sizes = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": (64, 64)}
     made = ImageNetwork(backbone, backbone.num_features, {"label": 2}, **sizes)
     with pytest.raises(
-        UserError, match=r"which rows of '.*attn.qkv' make the 'attn.q' .* set qkv=shared"
+        UserError, match=r"unknown which rows of '.*attn.qkv' make the 'attn.q' .* set qkv=shared"
     ):
         next(LoRA().sites(made))
     assert next(LoRA(qkv="shared").sites(made)).rows is None
@@ -239,10 +239,11 @@ def test_an_averaged_copy_shares_the_backbone_and_has_deltas_of_its_own():
 
 
 def test_targets_without_a_low_rank_are_refused():
-    with pytest.raises(UserError, match=r"'stages.0.blocks.0.conv_dw' is a convolution in groups"):
+    with pytest.raises(UserError, match=r"'stages.0.blocks.0.conv_dw' is a grouped convolution"):
         operate(LoRA(targets=["conv.dw"]), network("convnext"), "lora")
     with pytest.raises(
-        UserError, match=r"methods.lora.targets: 'embeddings.word_embeddings' is no linear layer"
+        UserError,
+        match=r"methods.lora.targets: 'embeddings.word_embeddings' is neither a linear layer",
     ):
         operate(LoRA(targets=["embed"]), network("bert"), "lora")
 

@@ -37,16 +37,16 @@ def test_what_means_something_else_is_refused(tmp_path):
         with pytest.raises(UserError, match=rf"methods.lora.load=.*{words}"):
             operate(LoRA(rank=4, load=str(tmp_path), **(ours or {})), network(name), "lora")
 
-    refused("is no plain LoRA \\(use_dora\\)", use_dora=True)
-    refused("is no plain LoRA", bias="all")
-    refused("has rank 2 at 'encoder.layer.0.attention.self.query', here it is 4; set rank=2", r=2)
-    refused("has nothing for 'encoder.layer.0.attention.self.value'", targets=["query"])
-    refused("changes layers that are no targets here: .*key", targets=["query", "key", "value"])
+    refused("is not plain LoRA \\(use_dora\\)", use_dora=True)
+    refused("is not plain LoRA", bias="all")
+    refused("has rank 2 at 'encoder.layer.0.attention.self.query', expected 4; set rank=2", r=2)
+    refused("has no 'encoder.layer.0.attention.self.value'", targets=["query"])
+    refused("changes layers that are not targets here: .*key", targets=["query", "key", "value"])
     refused(
-        "'blocks.0.attn.qkv' has one A for all of its rows there; set qkv=shared",
+        "'blocks.0.attn.qkv' has one A for all its rows; set qkv=shared",
         targets=["qkv"],
         name="vit",
     )
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
-    with pytest.raises(UserError, match="is no plain LoRA"):
+    with pytest.raises(UserError, match="is not plain LoRA"):
         operate(LoRA(load=str(tmp_path)), network("bert"), "lora")

@@ -131,8 +131,8 @@ def test_an_error_inside_leaves_no_mode_on():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("digits_cnn", r"a prefix goes into attention, and DigitsNet has conv.stem \(1\)"),
-        ("swin", "of several widths"),
+        ("digits_cnn", r"a prefix needs attention, and DigitsNet has conv.stem \(1\)"),
+        ("swin", "differ in width"),
         ("deberta", "DebertaV2Model never uses 'deltas.prefix.table'"),
     ],
 )

@@ -64,5 +64,5 @@ def test_initial_rows():
 
 
 def test_pictures_are_referred_to_vpt():
-    with pytest.raises(UserError, match=r"works on text encoders; for pictures use peft=vpt"):
+    with pytest.raises(UserError, match=r"works on text encoders only; for images use peft=vpt"):
         operate(PromptTuning(), network("vit"), "prompt")

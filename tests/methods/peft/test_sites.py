@@ -69,7 +69,7 @@ def test_nothing_found_is_one_line_with_what_was_sought_and_what_there_is():
     with pytest.raises(UserError) as refusal:
         choose_sites(network("digits_cnn").backbone, ["attn.q"], "methods.lora.targets")
     assert str(refusal.value) == (
-        "methods.lora.targets: nothing in DigitsNet is 'attn.q'; it has conv.stem (1), norm (4), "
+        "methods.lora.targets: no layer of DigitsNet is 'attn.q'; it has conv.stem (1), norm (4), "
         "conv.kxk (3)"
     )
     with pytest.raises(UserError, match=r"'\(' is neither a role nor a regular expression"):

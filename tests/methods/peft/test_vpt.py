@@ -102,10 +102,10 @@ def test_the_backbone_is_in_evaluation_mode_unless_asked():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("digits_cnn", r"prompts are tokens among tokens, and DigitsNet has conv.stem \(1\), norm"),
-        ("beit", "Beit cannot take more tokens into its blocks"),
-        ("swin", "SwinTransformer cannot take more tokens into its blocks"),
-        ("modernbert", "ModernBertModel cannot take more tokens into its blocks"),
+        ("digits_cnn", r"prompts need transformer blocks, and DigitsNet has conv.stem \(1\), norm"),
+        ("beit", "blocks of Beit accept no more tokens"),
+        ("swin", "blocks of SwinTransformer accept no more tokens"),
+        ("modernbert", "blocks of ModernBertModel accept no more tokens"),
     ],
 )
 def test_networks_that_count_their_tokens_are_refused(name, words):

@@ -134,7 +134,7 @@ def test_not_a_file_of_weights(
     with pytest.raises(UserError, match="not a file of weights") as caught:
         small(checkpoint=f"text{suffix}")
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="holds no tensors"):
+    with pytest.raises(UserError, match="has no tensors"):
         small(checkpoint=save({"epoch": 3}, tmp_path / "empty.pt"))
     with pytest.raises(UserError, match="not a file of weights"):
         small(checkpoint=save({"state_dict": Sly()}, tmp_path / "sly.pt"))

@@ -229,7 +229,7 @@ def test_auto_suits_the_data() -> None:
         ),
         (
             {"name": "vgg11"},
-            r"network\.name='vgg11' cannot take pictures of 3x8x8 .*network\.input_size",
+            r"network\.name='vgg11' does not accept images of 3x8x8 .*network\.input_size",
         ),
         (
             {"name": "resnet18", "input_size": [8, 8, 8]},
@@ -237,7 +237,7 @@ def test_auto_suits_the_data() -> None:
         ),
         (
             {"name": "digits_cnn", "pretrained": True},
-            r"network\.pretrained=true: 'digits_cnn' could not be had",
+            r"network\.pretrained=true: 'digits_cnn' could not be loaded",
         ),
     ],
 )

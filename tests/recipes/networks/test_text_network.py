@@ -86,7 +86,7 @@ def test_sentence_encoder_on_the_meta_device(sentence_encoder: Path) -> None:
     assert all(p.is_meta for p in plan.parameters())
     real = build_network(INFO, {"label": 3}, name=str(sentence_encoder), pretrained=True)
     assert parameter_counts(plan) == parameter_counts(real)
-    with pytest.raises(UserError, match=r"vocab_size=40000: .* knows 30522 tokens"):
+    with pytest.raises(UserError, match=r"vocab_size=40000: .* has 30522 tokens"):
         build_network(
             INFO, {"label": 3}, name=str(sentence_encoder), pretrained=True, vocab_size=40000
         )
@@ -196,7 +196,7 @@ def test_checkpoint_of_a_whole_bert(tmp_path: Path) -> None:
 def test_folder_with_weights_of_another_network(tmp_path: Path) -> None:
     BertModel(BertConfig(vocab_size=60, **SMALL)).save_pretrained(tmp_path)
     BertConfig(vocab_size=60, **{**SMALL, "num_hidden_layers": 3}).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"the files hold no weights for encoder\.layer\.2"):
+    with pytest.raises(UserError, match=r"the files have no weights for encoder\.layer\.2"):
         build_network(INFO, {"label": 2}, name=str(tmp_path), pretrained=True)
 
 
@@ -211,7 +211,7 @@ def test_folder_with_weights_of_another_network(tmp_path: Path) -> None:
             {"name": "no-such-encoder", "pretrained": True},
             r"no encoder in such a folder.*'roux_text_small'",
         ),
-        ({"pretrained": True}, r"'roux_text_small' has no weights to load"),
+        ({"pretrained": True}, r"'roux_text_small' has no pretrained weights"),
         ({"vocab_size": None}, r"network\.vocab_size is missing"),
         (
             {"options": {"num_hiden_layers": 2}},

@@ -1,0 +1,16 @@
+"""Types of settings with their ranges. Validation reads the ranges, and its messages name them."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1)]
+# a number of steps, samples or processes that may be 0
+Steps = Annotated[int, Field(ge=0)]
+# of a whole: of a run, of a batch, of a set
+Share = Annotated[float, Field(ge=0, le=1)]
+# of dropout, of data held out, of momentum: a share of 1 would leave nothing
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+# factors that may not be 0, and factors that may
+Scale = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
