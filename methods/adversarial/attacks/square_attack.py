@@ -75,7 +75,8 @@ def squares(
 class Search:
     """The samples that are still attacked.
 
-    rows: int64 [n], their rows in the batch. high, low: [n, C, H, W], pixels at +eps and -eps.
+    rows: int64 [n], their rows in the batch. high, low: [n, C, H, W], pixels at +eps and -eps; a
+        square sets every pixel to one of the two.
     best: the point with the largest value so far, and reached [n], that value. queries: int64 [n].
     """
 
@@ -85,6 +86,18 @@ class Search:
     best: Tensor
     reached: Tensor
     queries: Tensor
+
+    @classmethod
+    def start(
+        cls, value: Objective, x: Tensor, threat: Threat, draw: Callable[[str], RowNumbers]
+    ) -> "Search":
+        """All samples, at vertical stripes of ±eps."""
+        high = threat.project(x, x + threat.eps)
+        low = threat.project(x, x - threat.eps)
+        stripes = upwards(draw("stripes").uniform(x.shape[1], 1, x.shape[3]))
+        best = torch.where(stripes, high, low)
+        rows = torch.arange(len(x), device=x.device)
+        return cls(rows, high, low, best, value(best), torch.ones_like(rows))
 
     def query(self, value: Objective, proposal: tuple[Tensor, Tensor, Tensor]) -> None:
         """Set the proposed square in samples not yet misclassified whose value it raises."""
@@ -131,16 +144,8 @@ def square_attack(
         longer forwarded, at the cost of one device sync per query, and the search ends with the
         last of them.
     """
-    x = x.detach().float()
-    # a square sets every pixel to one of these two
-    high = threat.project(x, x + threat.eps)
-    low = threat.project(x, x - threat.eps)
-    stripes = upwards(draw("stripes").uniform(x.shape[1], 1, x.shape[3]))
-    start = torch.where(stripes, high, low)
-    reached = value(start)
-    rows = torch.arange(len(x), device=x.device)
-    search = Search(rows, high, low, start, reached, queries=torch.ones_like(rows))
-    result = Queried(start.clone(), torch.ones_like(rows), reached >= 0)
+    search = Search.start(value, x.detach().float(), threat, draw)
+    result = Queried(search.best.clone(), search.queries.clone(), search.reached >= 0)
     for proposal in islice(squares(x.shape, draw, initial), queries - 1):
         if among is not None:
             left = (search.reached < 0).nonzero().squeeze(1)

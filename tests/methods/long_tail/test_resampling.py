@@ -164,5 +164,7 @@ def test_mistakes_are_told():
         UserError, match=r"task: the data has no task 'lable'; did you mean 'label'"
     ):
         RandomOverSampling(task="lable")._make({"label": LABELS}, 4, 10, 0, "labeled")
-    with pytest.raises(UserError, match="samples_per_class=4: independent draws have no rows"):
+    with pytest.raises(
+        UserError, match="samples_per_class=4: independent draws have no consecutive"
+    ):
         ClassBalancedSampling("draws", 4)
