@@ -74,10 +74,8 @@ def nearest(x: Tensor, wanted: slice, depth: int) -> Tensor:
     """int64 [W, depth]: the nearest neighbors of the rows `wanted` of x among all others, in the
     order of `ranked`.
 
-    Similarities are computed in square tiles. The tile of rows i by rows j is the transpose of that
-    of j by i, so half of the products suffice. The best neighbors so far are kept for each row.
-
-    x: [R, d]. depth: less than R.
+    Similarities are computed in square tiles; the tile of rows j by rows i is the transpose of that
+    of i by j. The best neighbors so far are kept per row. x: [R, d], R > depth.
     """
     pieces = [*cut(0, wanted.start), *cut(wanted.start, wanted.stop), *cut(wanted.stop, len(x))]
     values = x.new_full((wanted.stop - wanted.start, depth), -torch.inf)
