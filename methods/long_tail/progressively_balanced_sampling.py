@@ -20,8 +20,8 @@ class ProgressivelyBalancedSampling(Resampling):
     and exact on average.
 
     epochs: number T of parts, at least 2; null: the run's passes over the data, at least 10.
-    ramp: share a of the balanced distribution: `t_over_last` t / (T-1) (authors' code) or
-        `t_over_T` t / T (paper). With t_over_last the last part is balanced.
+    ramp: share of balance: `t_over_last` a = t / (T-1) (authors' code) or `t_over_T` a = t / T
+        (paper). With t_over_last the last part is balanced.
     """
 
     def __init__(
