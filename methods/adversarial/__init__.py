@@ -1,2 +1,2 @@
-"""Inputs changed to be misread: attacks, training against them, filters before the network, and the
-measurement."""
+"""Adversarial robustness: attacks, training against them, filters before the network, and the
+measurement of robust accuracy."""

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
-from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, labels_of, moved
+from methods.adversarial.perturbation import (
+    LAST,
+    PRECISIONS,
+    Attacking,
+    add_delta,
+    labels_objective,
+)
 from recipes.contract import Context, Declaration
 from recipes.step import Input, Step
 
@@ -17,10 +23,10 @@ class FGM(Attacking):
     """L = CE(e) + λ CE(e + r), r = eps g / ‖g‖₂, g = ∇_e CE without gradient: the word embeddings
     of a text, or pixels.
 
-    The norm is of one sample over all its tokens, special ones too (as in public code), padding
-    left alone. Activations are moved, not the embedding matrix as in a widespread snippet, which
-    couples the samples of a batch and does nothing where the matrix is frozen. g is taken in
-    evaluation mode.
+    The norm is of one sample over all its tokens, special ones included (as in public code),
+    padding excluded. Activations are perturbed, not the embedding matrix as in a widespread
+    snippet, which couples the samples of a batch and has no effect if the matrix is frozen. g is
+    computed in evaluation mode.
 
     eps: length of the perturbation of a sample, in units of the embedded input, at least 0; 1. The
         paper's 5 belongs to normalised embeddings.
@@ -41,22 +47,23 @@ class FGM(Attacking):
 
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
         x = entry.embedded.x.detach().float()
-        return (
-            fgsm(labels_of(entry, context), x, Threat.around(entry.embedded, self.norm, self.eps))
-            - x
-        )
+        threat = Threat.around(entry.embedded, self.norm, self.eps)
+        return fgsm(labels_objective(entry, context), x, threat) - x
 
     def prepare(self, step: Step, context: Context) -> None:
         entry = step.inputs["labeled"]
-        step.add(Input(self.key, moved(entry.embedded, self.delta(step, context)), entry.targets))
+        attacked = add_delta(entry.embedded, self.delta(step, context))
+        step.add(Input(self.key, attacked, entry.targets))
 
     def terms(self, step: Step, context: Context) -> None:
         for task, target in step.inputs[self.key].targets.items():
+            # a missing label has mask 0: -1, or a row of zeros once targets are dense
+            mask = (target >= 0).float() if target.ndim == 1 else target.sum(1)
             step.term(
                 step.term_name(self.key, task),
                 step.classify(self.key, task, "labeled"),
                 weight=self.weight,
-                mask=(target >= 0).float() if target.ndim == 1 else target.sum(1),
+                mask=mask,
                 denominator="confident",
                 task=task,
             )

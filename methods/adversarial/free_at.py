@@ -20,18 +20,16 @@ from recipes.step import Embedded, Step
 
 @dataclass(frozen=True)
 class Replayed:
-    """An order in which every micro-batch comes `times` times in a row."""
+    """An order that yields every micro-batch `times` times in a row."""
 
     order: Order
     batch_size: int
     times: int
 
     def take(self, start: int, stop: int) -> Tensor:
-        batch = torch.arange(start, stop).div(self.batch_size, rounding_mode="floor")
-        row = torch.arange(start, stop)
-        wanted = (
-            batch.div(self.times, rounding_mode="floor") * self.batch_size + row % self.batch_size
-        )
+        positions = torch.arange(start, stop)
+        batch = positions.div(self.batch_size * self.times, rounding_mode="floor")
+        wanted = batch * self.batch_size + positions % self.batch_size
         low = int(wanted.min())
         return self.order.take(low, int(wanted.max()) + 1)[wanted - low]
 
@@ -44,8 +42,8 @@ def replayed(
     return Replayed(ShuffledPasses(size, seed, stream), batch_size, times)
 
 
-class Kept(AdoptsShape):
-    """δ of the global batch, by row; a single zero until the first step tells its shape."""
+class RowPerturbations(AdoptsShape):
+    """δ of the global batch, by row; a single zero until the first step, which sets its shape."""
 
     delta: Tensor
     adopted_shapes = ("delta",)
@@ -55,24 +53,24 @@ class Kept(AdoptsShape):
         self.register_buffer("delta", torch.zeros(1, 1, 1, 1))
 
     def rows(self, x: Tensor, rank: int) -> Tensor:
-        """Those of this rank's part x of the batch."""
+        """δ of the rows of this rank, whose inputs are x; zeros in the first step."""
         if self.delta.shape[1:] != x.shape[1:]:
             return torch.zeros_like(x)
         return self.delta[rank * len(x) : (rank + 1) * len(x)].clone()
 
 
 class FreeAT(Method):
-    """δ ← clip(δ + eps sign g, -eps, eps): every batch comes `replays` times in a row; each time
-    one backward gives the gradients of the parameters, which take an optimizer step, and that of δ.
-    δ stays with its row of the batch.
+    """δ ← clip(δ + eps sign g, -eps, eps): every batch is trained on `replays` times in a row; each
+    time one backward gives the gradients of the parameters, for an optimizer step, and that of δ. δ
+    belongs to a row of the batch.
 
-    The replays are ordinary steps of the run: schedules, averages and max_steps count them, so a
-    run of max_steps sees max_steps / replays batches. A batch keeps its view through its replays.
-    linf on pictures, pixels clipped to [0, 1] in the graph, as in the authors' code: a clipped
-    pixel's δ stays. The network is in training mode throughout.
+    Replays are ordinary steps of the run: schedules, EMA and max_steps count them, so a run of
+    max_steps sees max_steps / replays batches. A batch has the same view in all its replays. linf
+    on images, pixels clipped to [0, 1] in the graph, as in the authors' code: δ of a clipped pixel
+    does not change. The network is always in training mode.
 
     eps: radius of the linf ball in pixels of [0, 1], at least 0; 8/255 (paper).
-    replays: times m that a batch is replayed, at least 1; 8 (paper).
+    replays: steps m on each batch, at least 1; 8 (paper).
     """
 
     def __init__(self, eps: Radius = "8/255", replays: Count = 8):
@@ -87,7 +85,7 @@ class FreeAT(Method):
             tags=("attacks_labeled",),
             refuses={
                 "mixes_inputs": (
-                    "its perturbation belongs to a row, and mixing pairs the rows anew in every "
+                    "its perturbation belongs to a row, and mixing draws new partners in every "
                     "replay"
                 )
             },
@@ -97,9 +95,10 @@ class FreeAT(Method):
         )
 
     def build(self, context: Context) -> None:
-        context.method_modules[self.key] = Kept()
+        context.method_modules[self.key] = RowPerturbations()
 
     def prepare(self, step: Step, context: Context) -> None:
+        # the view of the first of the batch's replays
         position = step.randomness.step - step.randomness.step % self.replays
         x = context.network.embed(step.view_at("labeled", "weak", position)).x
         # a leaf, which collects its gradient for `after_step`
@@ -111,6 +110,7 @@ class FreeAT(Method):
     def after_step(self, step: Step, context: Context) -> None:
         threat = Threat("linf", self.eps)
         delta: Tensor = step.scratch[self.key]
-        slope = delta.grad
-        raised = delta if slope is None else delta + self.eps * threat.direction(slope)
+        raised = delta
+        if delta.grad is not None:
+            raised = delta + self.eps * threat.direction(delta.grad)
         context.method_modules[self.key].delta = gather_rows(raised.clamp(-self.eps, self.eps))

@@ -12,12 +12,13 @@ from torch.optim import Optimizer
 from foundation.randomness import RowNumbers
 from foundation.types import Count
 from methods.adversarial.attacks.threat import TINY, Norm, Threat, length, per_sample
-from methods.adversarial.perturbation import LAST, PRECISIONS, moved
+from methods.adversarial.perturbation import LAST, PRECISIONS, add_delta
+from methods.perturbed_weights import gradients, parameters_with_gradient
 from recipes.contract import Closure, Context, Declaration, Method
 from recipes.step import Step
 
 
-def first(x: Tensor, threat: Threat, magnitude: float, rows: RowNumbers) -> Tensor:
+def initial_delta(x: Tensor, threat: Threat, magnitude: float, rows: RowNumbers) -> Tensor:
     """δ₀ = m U(-1, 1) / √(number of a sample's entries) (linf: m U(-1, 1)), zero on padding."""
     delta = threat.masked(magnitude * rows.uniform(*x.shape[1:], low=-1.0))
     if threat.norm == "linf":
@@ -36,7 +37,7 @@ def ascend(x: Tensor, delta: Tensor, gradient: Tensor, threat: Threat, step_size
 
 @dataclass
 class Perturbation:
-    """Of one batch. delta: of the present pass, a leaf that collects its gradient."""
+    """The attack on one batch. delta: δ_t of this pass, a leaf that collects its gradient."""
 
     x: Tensor
     threat: Threat
@@ -44,19 +45,19 @@ class Perturbation:
 
 
 class FreeLB(Method):
-    """g_θ = (1/K) Σ_{t<K} ∇_θ L(e + δ_t), δ_{t+1} = Proj(δ_t + a g_t / ‖g_t‖): every pass's
-    backward gives the gradients of the parameters, which are averaged, and that of δ, which
-    ascends. One step, K times its cost.
+    """g_θ = (1/K) Σ_{t<K} ∇_θ L(e + δ_t), δ_{t+1} = Proj(δ_t + a g_t / ‖g_t‖): the backward of
+    every pass gives the gradients of the parameters, which are averaged, and that of δ, which
+    ascends. One optimizer step costs K forwards and backwards.
 
-    e are the word embeddings of a text (pixels, kept in [0, 1], of a picture); norms are of one
-    sample over all its words. The K passes see the same views, draws and dropout masks, as in the
-    paper; batch-norm statistics and metrics count the first. Other terms of the loss are the same
-    in every pass.
+    e are the word embeddings of a text (for images, pixels clipped to [0, 1]); norms are of one
+    sample over all its words. The K passes have the same views, draws and dropout masks, as in the
+    paper; batch-norm statistics and metrics count the first. Other loss terms are the same in every
+    pass.
 
     steps: passes K over a batch, at least 1; 3 (paper's range: 2 to 5).
     step_size: length a of a step of δ, at least 0; 0.1 (paper on SST-2 and RTE).
-    start: size m of the random start of δ, at least 0; 0 (paper on RTE): the first pass is the
-        clean sample.
+    start: magnitude m of the random start of δ, at least 0; 0 (paper on RTE): the first pass is
+        the clean sample.
     max_norm: radius that δ is projected to, at least 0; 0: no projection (paper on most tasks).
     norm: norm of δ and its steps over a sample: `l2` (paper) or `linf`.
     """
@@ -89,24 +90,24 @@ class FreeLB(Method):
             x = entry.embedded.x.detach()
             threat = Threat.around(entry.embedded, self.norm, self.radius)
             rows = step.randomness.draw(f"{self.key}/start", entry.size)
-            delta = threat.project(x, x + first(x, threat, self.start, rows)) - x
+            start = initial_delta(x, threat, self.start, rows)
+            delta = threat.project(x, x + start) - x
             step.scratch[self.key] = Perturbation(x, threat, delta)
         delta = step.scratch[self.key].delta.requires_grad_()
-        step.change("labeled", embedded=moved(entry.embedded, delta))
+        step.change("labeled", embedded=add_delta(entry.embedded, delta))
 
     def wrap_step(self, closure: Closure, optimizer: Optimizer, context: Context) -> Any:
         loss = closure()
         p: Perturbation = context.current_step.scratch[self.key]
-        weights = [
-            w for group in optimizer.param_groups for w in group["params"] if w.grad is not None
-        ]
+        weights = parameters_with_gradient(optimizer)
         for _ in range(self.steps - 1):
-            before = [w.grad.clone() for w in weights if w.grad is not None]
+            # the closure zeroes gradients, so the sum of the earlier passes is added back
+            sums = [gradient.clone() for gradient in gradients(weights)]
             with torch.no_grad():
-                slope = torch.zeros_like(p.delta) if p.delta.grad is None else p.delta.grad
-                p.delta = ascend(p.x, p.delta.detach(), slope, p.threat, self.step_size)
+                gradient = torch.zeros_like(p.delta) if p.delta.grad is None else p.delta.grad
+                p.delta = ascend(p.x, p.delta.detach(), gradient, p.threat, self.step_size)
             with context.replay():
                 closure()
-            torch._foreach_add_([w.grad for w in weights], before)
-        torch._foreach_div_([w.grad for w in weights], float(self.steps))
+            torch._foreach_add_(gradients(weights), sums)
+        torch._foreach_div_(gradients(weights), float(self.steps))
         return loss

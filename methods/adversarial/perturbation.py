@@ -1,5 +1,5 @@
-"""What training methods share: the labeled input under attack, and the mode in which the network is
-attacked."""
+"""The base of training methods that attack the labeled input, with the network in evaluation
+mode."""
 
 import warnings
 from abc import abstractmethod
@@ -22,21 +22,21 @@ from recipes.contract import Context, Method
 from recipes.networks.network import eval_mode
 from recipes.step import Embedded, Input, Step
 
-# x and δ stay in float32 under autocast; a network stored in half precision would round them to
-# steps of a grey level
+# under autocast x and δ are float32; a network with parameters in half precision would round them
+# to about one gray level
 PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 # the attack comes last: it sees the mixed picture with the mixed target
 LAST = ("mixes_inputs", "soft_targets")
 
 
-def moved(embedded: Embedded, delta: Tensor) -> Embedded:
-    """x + δ, with gradient to whatever made x (the table of word embeddings)."""
+def add_delta(embedded: Embedded, delta: Tensor) -> Embedded:
+    """x + δ, with a gradient to the parameters behind x (the table of word embeddings)."""
     return Embedded(embedded.x + delta.to(embedded.x.dtype), embedded.mask)
 
 
 class NotFinite(nn.Module):
-    """How many entries of gradients were not finite, of this process since its start; it is not
-    part of checkpoints."""
+    """Number of gradient entries that were not finite, in this process since its start; not part of
+    checkpoints."""
 
     entries: Tensor
 
@@ -49,9 +49,9 @@ class NotFinite(nn.Module):
 
 
 class Attacking(Method):
-    """Base of methods that attack the labeled input: δ is crafted once a step, against the weights
-    at its start; a replayed step (SAM, AWP) meets the same δ. Entries of gradients that are not
-    finite are taken as 0 and counted: the end of the run warns of them."""
+    """Base of methods that attack the labeled input: δ is crafted once per step, against the
+    weights at its start; a replayed step (SAM, AWP) has the same δ. Gradient entries that are not
+    finite are replaced by 0 and counted; a warning with their number is printed at the end."""
 
     def build(self, context: Context) -> None:
         context.method_modules[self.key] = NotFinite()
@@ -61,6 +61,7 @@ class Attacking(Method):
         """δ of the input's shape, detached, within the threat."""
 
     def delta(self, step: Step, context: Context) -> Tensor:
+        """δ of this step's labeled input."""
         if not step.replay:
             with eval_mode(context.network), fixed(context.network), counting() as counts:
                 step.scratch[self.key] = self.craft(step.inputs["labeled"], step, context)
@@ -72,14 +73,13 @@ class Attacking(Method):
         if count:
             warnings.warn(
                 f"methods.{self.key}: {count} entries of the attack's gradients were not finite "
-                "and were taken as 0; "
-                "samples without a finite gradient were not attacked",
+                "and were replaced by 0; samples without a finite gradient were not attacked",
                 stacklevel=2,
             )
 
 
 def model_of(context: Context, embedded: Embedded) -> Model:
-    """The student as an attack sees it: x -> raw logits by task."""
+    """The attacked student: x -> raw logits by task."""
 
     def logits(x: Tensor) -> Logits:
         return context.extra_forward(Embedded(x, embedded.mask)).logits
@@ -87,6 +87,6 @@ def model_of(context: Context, embedded: Embedded) -> Model:
     return logits
 
 
-def labels_of(entry: Input, context: Context, loss: Loss = "ce") -> Objective:
-    """The loss to raise: plain, on raw logits, summed over tasks."""
+def labels_objective(entry: Input, context: Context, loss: Loss = "ce") -> Objective:
+    """The loss that the attack raises: on raw logits, without weights, summed over tasks."""
     return objective(model_of(context, entry.embedded), entry.targets, loss)

@@ -9,20 +9,26 @@ from foundation.types import Count
 from methods.adversarial.attacks.losses import Loss
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
-from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, labels_of, moved
+from methods.adversarial.perturbation import (
+    LAST,
+    PRECISIONS,
+    Attacking,
+    add_delta,
+    labels_objective,
+)
 from recipes.contract import Context, Declaration
 from recipes.step import Input, Step
 
 
 class PGDAT(Attacking):
-    """min_θ E max_{‖δ‖ ≤ eps} CE(f(x + δ), y): the labeled input is replaced by its PGD attack; no
-    clean loss.
+    """min_θ E max_{‖δ‖ ≤ eps} CE(f(x + δ), y): the labeled input is replaced by its PGD attack;
+    there is no loss on clean inputs.
 
-    δ ← Proj(δ + a · direction(∇ CE)), from a random start in the ball, against the plain
-    cross-entropy of raw logits, whatever adjusts those of the loss. The network is attacked in
-    evaluation mode (Madry's code: in training mode), and mixed inputs with their mixed targets.
-    Pixels stay in [0, 1]; on texts the words' embeddings are attacked, padding left alone (norm=l2
-    eps=1 step_size=.3 steps=3 is what texts are usually given).
+    δ ← Proj(δ + a · direction(∇ CE)), from a random start in the ball. The attack raises the
+    cross-entropy of raw logits, whatever adjusts the logits of the loss, with the network in
+    evaluation mode (Madry's code: in training mode). Mixed inputs are attacked with their mixed
+    targets. Pixels stay in [0, 1]; on texts the word embeddings are attacked, padding excluded
+    (usual settings: norm=l2 eps=1 step_size=.3 steps=3).
 
     norm: norm of the ball, over all entries of a sample: `linf` or `l2`.
     eps: radius of the ball in pixels of [0, 1], a number or a fraction; 8/255 (Madry, Rice).
@@ -57,12 +63,9 @@ class PGDAT(Attacking):
         threat = Threat.around(entry.embedded, self.norm, self.eps)
         rows = step.randomness.draw(f"{self.key}/start", entry.size)
         start = threat.random_start(x, rows) if self.random_start else None
-        return (
-            pgd(labels_of(entry, context, self.loss), x, threat, self.steps, self.step_size, start)
-            - x
-        )
+        value = labels_objective(entry, context, self.loss)
+        return pgd(value, x, threat, self.steps, self.step_size, start) - x
 
     def prepare(self, step: Step, context: Context) -> None:
-        step.change(
-            "labeled", embedded=moved(step.inputs["labeled"].embedded, self.delta(step, context))
-        )
+        clean = step.inputs["labeled"].embedded
+        step.change("labeled", embedded=add_delta(clean, self.delta(step, context)))

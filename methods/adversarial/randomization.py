@@ -22,40 +22,39 @@ def resize_and_pad(
     mode: str = "bilinear",
     value: float = 0.0,
 ) -> Tensor:
-    """Each picture [C, H, W] resized to a size of its own and laid on a canvas of one colour, all
-    in one resampling.
+    """Each image [C, H, W] resized to its own size and placed on a canvas of one color, in one
+    resampling for the whole batch.
 
     side, corner: int64 [N, 2], (height, width) and (top, left).
     """
-    grids, inside = [], []
+    grids = []
+    inside = []
     for axis, extent in enumerate(canvas):
-        place = torch.arange(extent, device=x.device) - corner[:, axis : axis + 1]
-        inside.append((place >= 0) & (place < side[:, axis : axis + 1]))
-        grids.append((2 * place + 1) / side[:, axis : axis + 1] - 1)
-    y, z = (
-        grids[0].unsqueeze(2).expand(-1, -1, canvas[1]),
-        grids[1].unsqueeze(1).expand(-1, canvas[0], -1),
-    )
-    drawn = F.grid_sample(
-        x, torch.stack([z, y], dim=3).to(x.dtype), mode, "border", align_corners=False
-    )
-    here = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)
-    return torch.where(here.unsqueeze(1), drawn, value)
+        position = torch.arange(extent, device=x.device) - corner[:, axis : axis + 1]
+        inside.append((position >= 0) & (position < side[:, axis : axis + 1]))
+        # centers of pixels, in the units of `grid_sample`: -1 and 1 are the borders of the image
+        grids.append((2 * position + 1) / side[:, axis : axis + 1] - 1)
+    vertical = grids[0].unsqueeze(2).expand(-1, -1, canvas[1])
+    horizontal = grids[1].unsqueeze(1).expand(-1, canvas[0], -1)
+    grid = torch.stack([horizontal, vertical], dim=3).to(x.dtype)
+    resized = F.grid_sample(x, grid, mode, "border", align_corners=False)
+    in_image = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)
+    return torch.where(in_image.unsqueeze(1), resized, value)
 
 
 class Randomization(Method):
     """f(pad(resize(x))) at evaluation: sides drawn from [H, H'), H' = ⌈enlarge · H⌉, at a random
-    place of a canvas H'.
+    position on a canvas of side H'.
 
-    Training does not change, and the network must take pictures of side H'. Draws belong to the
-    sample, so the numbers are the same in any batch and on any number of ranks. With several passes
+    Training does not change, and the network must accept images of side H'. Draws are keyed by
+    sample, so predictions do not depend on the batch or the number of ranks. With several passes
     their probabilities are averaged. An attack must average gradients over draws
-    (evaluate.attack.draws), and then breaks it: Athalye et al. 2018.
+    (evaluate.attack.draws), and then breaks the defense: Athalye et al. 2018.
 
-    enlarge: side of the canvas over that of the picture, at least 1; 331/299 (paper).
+    enlarge: side of the canvas over that of the image, at least 1; 331/299 (paper).
     passes: draws whose probabilities are averaged, at least 1; 1 (paper; contest entry: 30).
     mode: interpolation of the resize: `bilinear` or `nearest` (authors' code).
-    pad_value: grey of the padding, 0 to 1; 0 (paper; authors' code: 0.5).
+    pad_value: gray value of the padding, 0 to 1; 0 (paper; authors' code: 0.5).
     """
 
     declaration = Declaration(modalities=("image",), tags=("random_inference",))
@@ -72,7 +71,8 @@ class Randomization(Method):
         self.mode = mode
         self.pad_value = pad_value
 
-    def laid_out(self, x: Tensor, randomness: SampleRandomness, number: int) -> Tensor:
+    def resized(self, x: Tensor, randomness: SampleRandomness, number: int) -> Tensor:
+        """The images of pass `number`."""
         height, width = x.shape[2:]
         canvas = math.ceil(self.enlarge * height), math.ceil(self.enlarge * width)
         draw = randomness.draw(f"{self.key}/{number}")
@@ -85,12 +85,11 @@ class Randomization(Method):
     def transform_input(
         self, embedded: Embedded, randomness: SampleRandomness, context: Context
     ) -> Embedded:
-        return Embedded(
-            torch.cat([self.laid_out(embedded.x, randomness, i) for i in range(self.passes)])
-        )
+        passes = [self.resized(embedded.x, randomness, i) for i in range(self.passes)]
+        return Embedded(torch.cat(passes))
 
     def infer(self, logits: Tensor, task: str, context: Context) -> Tensor:
-        """log (1/P) Σ softmax over the passes, whose rows stand one after the other."""
+        """log (1/P) Σ softmax over the passes, which are concatenated along the batch."""
         if self.passes == 1:
             return logits
         log_p = logits.view(self.passes, -1, logits.shape[1]).log_softmax(2)

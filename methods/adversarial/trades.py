@@ -10,23 +10,23 @@ from foundation.types import Count
 from methods.adversarial.attacks.losses import Objective
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
-from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, model_of, moved
+from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, add_delta, model_of
 from recipes.contract import Context, Declaration
 from recipes.step import Input, Step
 from recipes.step.criterion import kl_divergence
 
 
-def unlike(context: Context, entry: Input) -> Objective:
+def divergence_from_clean(context: Context, entry: Input) -> Objective:
     """x' -> Σ_tasks KL(p(x) ‖ p(x')), [N], p(x) without gradient."""
     model = model_of(context, entry.embedded)
     reference = {task: values.detach() for task, values in model(entry.embedded.x.detach()).items()}
 
     def values(x: Tensor) -> Tensor:
         logits = model(x)
-        return sum(
-            (kl_divergence(reference[task], logits[task], from_logits=True) for task in reference),
-            x.new_zeros(len(x)),
-        )
+        total = x.new_zeros(len(x))
+        for task, clean in reference.items():
+            total = total + kl_divergence(clean, logits[task], from_logits=True)
+        return total
 
     return values
 
@@ -35,10 +35,10 @@ class TRADES(Attacking):
     """L = CE(f(x), y) + β KL(p(x) ‖ p(x')), x' = argmax_{‖x' - x‖ ≤ eps} KL(p(x) ‖ p(x'));
     gradients flow through both.
 
-    The attack raises the divergence, not the loss of the label, from x + σ N(0, I): at x itself its
-    gradient is zero. It runs in evaluation mode. Both inputs share the step's one forward, so in
-    training mode batch normalisation sees clean and attacked samples together (the authors' code:
-    in turn). p is of raw logits, whatever adjusts the loss's.
+    The attack raises the divergence, not the loss of the label. It starts at x + σ N(0, I), since
+    the gradient at x is zero, and runs in evaluation mode. Both inputs share the step's one
+    forward, so batch normalization in training mode uses clean and attacked samples together
+    (authors' code: separately). p is the softmax of raw logits, whatever adjusts those of the loss.
 
     beta: weight β of the divergence, at least 0; 6 (paper on CIFAR-10; MNIST: 1).
     norm: norm of the ball: `linf` (paper) or `l2`, with step_size about 2 eps / steps.
@@ -46,8 +46,8 @@ class TRADES(Attacking):
         8/255.
     steps: steps of the attack, at least 1; 10 (paper).
     step_size: length of a step, at least 0; 0.007 (paper).
-    start: σ of the attack's random start, above 0; 0.001 (authors' code). It is above the
-        resolution of half precision because x' is kept in float32.
+    start: σ of the attack's random start, above 0; 0.001 (authors' code). Half precision would
+        round it away; x' is float32.
     """
 
     declaration = Declaration(
@@ -74,17 +74,16 @@ class TRADES(Attacking):
         x = entry.embedded.x.detach().float()
         threat = Threat.around(entry.embedded, self.norm, self.eps)
         noise = step.randomness.draw(f"{self.key}/start", entry.size).normal(*x.shape[1:])
-        return (
-            pgd(unlike(context, entry), x, threat, self.steps, self.step_size, self.start * noise)
-            - x
-        )
+        value = divergence_from_clean(context, entry)
+        return pgd(value, x, threat, self.steps, self.step_size, self.start * noise) - x
 
     def prepare(self, step: Step, context: Context) -> None:
-        step.add(Input(self.key, moved(step.inputs["labeled"].embedded, self.delta(step, context))))
+        clean = step.inputs["labeled"].embedded
+        step.add(Input(self.key, add_delta(clean, self.delta(step, context))))
 
     def terms(self, step: Step, context: Context) -> None:
         for task in step.tasks:
-            apart = kl_divergence(
-                step.logits("labeled", task), step.logits(self.key, task), from_logits=True
-            )
-            step.term(step.term_name(self.key, task), apart, weight=self.beta, task=task)
+            clean = step.logits("labeled", task)
+            attacked = step.logits(self.key, task)
+            values = kl_divergence(clean, attacked, from_logits=True)
+            step.term(step.term_name(self.key, task), values, weight=self.beta, task=task)

@@ -1,1 +1,1 @@
-"""Averages of weights over training, for evaluation."""
+"""Averages of the weights over training, used for evaluation."""

@@ -1,5 +1,5 @@
-"""Exponential moving average of the weights, evaluated beside the raw network (Polyak and Juditsky
-1992)."""
+"""Exponential moving average of the weights, evaluated in addition to the raw network (Polyak and
+Juditsky 1992)."""
 
 from typing import Annotated, Literal
 
@@ -12,20 +12,20 @@ class EMA(Method):
     """θ' ← aθ' + (1-a)θ after every optimizer step (not every micro-batch), θ' starting as a copy,
     in float32.
 
-    a = min(decay, 1 - 1/(horizon · steps of the run)): an average must forget the start of the run,
-    and a constant decay knows nothing of its length. The published form is `horizon=null
-    moments=kept`. Beside a method with an averaged network of its own (`mean_teacher`) that one is
+    a = min(decay, 1 - 1/(horizon · steps of the run)): the average must forget the start of the
+    run, and a constant decay does not depend on its length. The published form is `horizon=null
+    moments=kept`. With a method that has its own EMA network (`mean_teacher`), that network is
     evaluated, and these settings are ignored.
 
     decay: largest decay a, in [0, 1); 0.999 (Tarvainen and Valpola; FixMatch).
     warmup: use decay min(1 - 1/(t+1), a) at update t; false (published form).
-    buffers: buffers of the average: `copy` the network's or `ema`, averaged. Never left at their
-        initial values, the classic cause of averaged networks at chance.
+    buffers: buffers of the average: `copy` the network's or `ema`, averaged. Buffers left at their
+        initial values are the classic cause of EMA networks at chance accuracy.
     horizon: share of the run that is averaged over, in (0, 1]; null: decay alone (published); 0.05
         is ours.
     moments: BatchNorm moments of the average: `estimated` on four training batches (ours) or
-        `kept`. They are those of evaluation, checkpoint and export; `kept` are those of `buffers`,
-        as published.
+        `kept`. Evaluation, checkpoint and export use them; `kept` are those of `buffers`, as
+        published.
     """
 
     def __init__(

@@ -1,2 +1,2 @@
-"""Correcting for the class prior of a long-tailed training set, once: in the logits, the weights or
-the sampler."""
+"""Corrections for the class prior of a long-tailed training set, in the logits, the weights or the
+sampler. The slot `prior_correction` admits one of them."""

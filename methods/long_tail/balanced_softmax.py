@@ -13,10 +13,10 @@ class BalancedSoftmax(Method):
     """L = -log(n_y e^{z_y} / Σ_c n_c e^{z_c}) = CE(z + log n, y), n_c the labeled training samples
     of class c.
 
-    The same function as logit adjustment with τ = 1, under the name that recipes know it by: a
-    softmax does not see the Σ n that separates log n from the log prior. logits [N, C] in float32,
-    n [C]; a class without samples counts as one. Targets are indices or dense. Losses on
-    pseudo-labels, confidences and predictions use raw z.
+    Equal to logit adjustment with τ = 1, under its published name: log n and the log prior differ
+    by a constant, which a softmax ignores. logits [N, C] in float32, n [C]; for a class without
+    samples n_c = 1. Targets are indices or dense. Losses on pseudo-labels, confidences and
+    predictions use raw z.
     """
 
     declaration = Declaration(slots=("prior_correction",), tags=("adjusts_logits",), sharded=True)
@@ -30,8 +30,6 @@ class BalancedSoftmax(Method):
         role: Role,
         context: Context,
     ) -> Tensor:
-        return (
-            adjusted(logits, context.statistics.log_prior(task), 1.0)
-            if role == "labeled"
-            else logits
-        )
+        if role != "labeled":
+            return logits
+        return adjusted(logits, context.statistics.log_prior(task), 1.0)

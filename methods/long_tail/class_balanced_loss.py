@@ -15,15 +15,18 @@ from recipes.step.criterion import Role, of_target
 
 
 def effective_number_weights(counts: Tensor, beta: float, normalize: bool) -> Tensor:
-    """w_c = (1 - β) / (1 - β^{n_c}), float32 [C] from counts [C]; normalised to mean 1 over the
-    classes that occur.
+    """w_c = (1 - β) / (1 - β^{n_c}), float32 [C] from counts [C]; with `normalize` their mean over
+    the classes that occur is 1.
 
-    A class without samples has weight 0. In float64 by expm1: β^n is close to 1 for small n.
+    A class without samples has weight 0.
     """
     n = counts.detach().cpu().double()
     known = n > 0
-    rest = -torch.expm1(n.clamp_min(1) * math.log(beta)) if beta > 0 else torch.ones_like(n)
-    weights = torch.where(known, (1 - beta) / rest, 0.0)
+    denominator = torch.ones_like(n)
+    if beta > 0:
+        # expm1 in float64: β^n is close to 1 for small n, where 1 - β^n would cancel
+        denominator = -torch.expm1(n.clamp_min(1) * math.log(beta))
+    weights = torch.where(known, (1 - beta) / denominator, 0.0)
     if normalize:
         weights = weights * known.sum() / weights.sum()
     return weights.float()
@@ -43,11 +46,11 @@ class ClassBalancedLoss(Method):
     """L = (1/N) Σ_i w_{y_i} CE(z_i, y_i), w_c = 1/E_c with the effective number E_c = (1 - β^{n_c})
     / (1 - β).
 
-    A class without samples has weight 0 and no part in the normalisation. The weight of the true
-    class multiplies the sample's loss, of whatever form it is. So the paper's other forms are
-    combinations, long_tail=[class_balanced_loss,focal_loss]: softmax focal, with
-    methods.focal_loss.mode=sigmoid sigmoid focal, and with gamma=0 besides binary cross-entropy.
-    Mixed targets: Σ_c w_c t_c ℓ_c. Losses on pseudo-labels stay as they are.
+    A class without samples has weight 0 and is excluded from the normalization. The weight of the
+    true class multiplies the sample's loss, whatever that loss is. So the paper's other forms are
+    combinations, long_tail=[class_balanced_loss,focal_loss]: softmax focal; with
+    methods.focal_loss.mode=sigmoid sigmoid focal; and with gamma=0 as well, binary cross-entropy.
+    Mixed targets: Σ_c w_c t_c ℓ_c. Losses on pseudo-labels do not change.
 
     beta: β of the effective number, in [0, 1); 0.9999 (paper on CIFAR-10; ImageNet: 0.999). 0 gives
         equal weights, β → 1 inverse frequencies.
@@ -70,13 +73,11 @@ class ClassBalancedLoss(Method):
         self.reduction = reduction
 
     def build(self, context: Context) -> None:
-        tables = {
-            name: ClassWeights(
-                effective_number_weights(context.statistics.counts(name), self.beta, self.normalize)
-            )
-            for name in context.tasks
-        }
-        context.method_modules[self.key] = nn.ModuleDict(tables)
+        tables = nn.ModuleDict()
+        for task in context.tasks:
+            counts = context.statistics.counts(task)
+            tables[task] = ClassWeights(effective_number_weights(counts, self.beta, self.normalize))
+        context.method_modules[self.key] = tables
 
     def sample_weights(
         self,
@@ -96,8 +97,8 @@ class ClassBalancedLoss(Method):
 
 
 def mean_weight(weights: Tensor, target: Tensor) -> Tensor:
-    """Σ_i w_{y_i} over the number of labels, of the global batch: dividing by it makes a mean over
-    samples one over weights. weights: [N, C]. target: [N] or [N, C]."""
+    """Σ_i w_{y_i} over the number of labels, of the global batch: dividing the weights by it turns
+    the mean over samples into a weighted mean. weights: [N, C]. target: [N] or [N, C]."""
     total = global_sum(of_target(weights, target).sum())
     labels = global_sum(of_target(torch.ones_like(weights), target).sum())
     return (total / labels.clamp_min(1e-12)).clamp_min(1e-12)

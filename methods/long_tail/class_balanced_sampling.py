@@ -13,12 +13,12 @@ from methods.long_tail.resampling import Resampling
 
 
 class ClassBalancedSampling(Resampling):
-    """p_j = 1/C, uniform inside the class: q = 0 of p_j = n_j^q / Σ n^q.
+    """p_j = 1/C, uniform within each class: q = 0 in p_j = n_j^q / Σ n^q.
 
     realisation: order of the samples: `cycle` through the classes (lower variance) or independent
-        `draws`. `cycle`: the classes in shuffled order, again and again, each walking through its
-        own shuffled samples; `draws`: of class, then sample.
-    samples_per_class: samples of a class in a row of the cycle, at least 1; 1 (authors' code of
+        `draws`. `cycle`: all classes in shuffled order, repeatedly, each iterating over its own
+        shuffled samples; `draws`: of a class, then of a sample.
+    samples_per_class: consecutive samples of a class in the cycle, at least 1; 1 (authors' code of
         cRT: 4).
     """
 
@@ -31,8 +31,7 @@ class ClassBalancedSampling(Resampling):
         if realisation == "draws" and samples_per_class > 1:
             raise UserError(
                 f"methods.class_balanced_sampling.samples_per_class={samples_per_class}: "
-                "independent draws have no "
-                "rows of a class; use realisation=cycle"
+                "independent draws have no consecutive samples of a class; use realisation=cycle"
             )
         self.realisation = realisation
         self.samples_per_class = samples_per_class

@@ -12,24 +12,25 @@ from recipes.contract import Context, Declaration, Method
 
 
 class ClassifierRetraining(Method):
-    """min over W of CE(W f(x), y), f fixed: the backbone stays as it was loaded, fresh heads learn.
+    """min over W of CE(W f(x), y), f fixed: the loaded backbone is frozen, and reinitialized heads
+    are trained.
 
-    A stage after one that trained the representation (recipe=crt), with a sampler that balances the
-    classes. Heads must be linear.
+    The stage after representation learning (recipe=crt), with a class-balancing sampler. Heads must
+    be linear.
 
     bn: BatchNorm of the backbone: `freeze` (ours) or `drift`: moments follow the sampler (authors'
-        code). `freeze` runs the backbone in evaluation mode, so that its features depend on the
-        picture alone; `drift` leaves it in training mode.
-    reinitialize: draw the heads' weights anew, from the run's seed (paper); false: train the loaded
-        ones.
+        code). `freeze` runs the backbone in evaluation mode, so that features depend on the image
+        alone; `drift` leaves it in training mode.
+    reinitialize: draw new weights for the heads from the run's seed (paper); false: train the
+        loaded ones.
     """
 
     declaration = Declaration(
         tags=("freezes_backbone",),
         refuses={
             "delta": (
-                "it freezes all but the heads, so an added part would not learn; add it in the "
-                "first stage"
+                "it freezes all but the heads, so attached modules would not be trained; add them "
+                "in the first stage"
             ),
             "freezes_backbone": "both freeze the backbone; leave one out",
             "metric_loss": (
@@ -45,24 +46,20 @@ class ClassifierRetraining(Method):
 
     def build(self, context: Context) -> None:
         network = context.network
-        heads = {id(module) for module in network.heads.modules()}
         network.requires_grad_(False)
         network.heads.requires_grad_(True)
         if self.bn == "freeze":
+            # the dropout before the heads is trained with them
+            trained = [network, getattr(network, "dropout", None), *network.heads.modules()]
             for module in network.modules():
-                # the network itself stays in training mode: dropout before the heads belongs to
-                # them
-                if id(module) not in heads and module not in (
-                    network,
-                    getattr(network, "dropout", None),
-                ):
+                if not any(module is entry for entry in trained):
                     module.training = False
         if self.reinitialize:
             for task, head in network.heads.items():
-                self.restart(task, head, context)
+                self.reset(task, head, context)
 
-    def restart(self, task: str, head: nn.Module, context: Context) -> None:
-        """Weights as a fresh network has them: Glorot normal, bias zero."""
+    def reset(self, task: str, head: nn.Module, context: Context) -> None:
+        """The weights of a new network: Glorot normal, bias zero."""
         if not isinstance(head, nn.Linear):
             raise UserError(
                 f"methods.{self.key}: the head of task '{task}' is not linear; set "
@@ -70,8 +67,8 @@ class ClassifierRetraining(Method):
             )
         source = torch.Generator().manual_seed(derive_seed(context.seed, self.key, task))
         with torch.no_grad():
-            head.weight.copy_(
-                nn.init.xavier_normal_(torch.empty(head.weight.shape), generator=source)
-            )
+            # drawn on the CPU: equal on every device
+            weight = nn.init.xavier_normal_(torch.empty(head.weight.shape), generator=source)
+            head.weight.copy_(weight)
             if head.bias is not None:
                 head.bias.zero_()

@@ -12,19 +12,20 @@ from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.criterion import Role
 
-FLOOR = -1e4  # stands for log 0: e^FLOOR is 0, and its gradient is not nan
+FLOOR = -1e4  # in place of log 0: e^FLOOR is 0, and its gradient is not NaN
 
 
 def equalized_cost(logits: Tensor, drop: Tensor) -> Tensor:
     """ℓ_y = log(e^{z_y} + Σ_{k≠y} (1 - d_k) e^{z_k}) - z_y for every y, [N, C].
 
-    drop d in [0, 1], [C] or [N, C]: how much of a class is left out of the denominator as a
-    negative. With S = Σ_k (1 - d_k) e^{z_k} the denominator of y is S + d_y e^{z_y}: no C x C
-    table, and never 0.
+    drop: d in [0, 1], [C] or [N, C], the share of a class's weight as a negative that is removed
+        from the denominator.
     """
     z = logits.float()
-    kept = (z + torch.log1p(-drop).clamp_min(FLOOR)).logsumexp(1, keepdim=True)
-    return torch.logaddexp(kept, z + torch.log(drop).clamp_min(FLOOR)) - z
+    # With S = Σ_k (1 - d_k) e^{z_k} the denominator of y is S + d_y e^{z_y}: it is never 0 and
+    # needs no C x C table.
+    log_sum = (z + torch.log1p(-drop).clamp_min(FLOOR)).logsumexp(1, keepdim=True)
+    return torch.logaddexp(log_sum, z + torch.log(drop).clamp_min(FLOOR)) - z
 
 
 def sigmoid_cost(logits: Tensor, drop: Tensor) -> Tensor:
@@ -35,20 +36,20 @@ def sigmoid_cost(logits: Tensor, drop: Tensor) -> Tensor:
 
 class EqualizationLoss(Method):
     """L = -log(e^{z_y} / Σ_k w_k e^{z_k}), w_k = 1 - b·T(π_k)·(1 - [k = y]): rare classes are not
-    pushed down as negatives of the others.
+    suppressed as negatives of the others.
 
-    T(π) = [π < threshold], π the class frequencies. Where all negatives are dropped the loss is 0.
-    The exact cost of every class is one [N, C] table, so mixed targets need no special form. Losses
-    on pseudo-labels stay as they are.
+    T(π) = [π < threshold], π the class frequencies. If all negatives are dropped, the loss is 0.
+    The exact loss of every class is one [N, C] table, so mixed targets need no special case. Losses
+    on pseudo-labels do not change.
 
     gamma: probability γ of b = 1, 0 to 1; 0.9 (paper).
     threshold: λ, frequency below which a class is rare, 0 to 1; 0.005 (CIFAR-100-LT at factor 100).
         0.05 on CIFAR-10-LT, 4.3e-4 on ImageNet-LT.
     drop: `bernoulli`: b is drawn (paper); `fixed`: b = γ.
-    granularity: a draw for each sample and `class`, or one for the whole `batch`.
-    mode: `softmax` or `sigmoid`, the detection form with C binary losses. There rare classes drop
-        out as negatives for certain (γ, drop and granularity play no part) and losses are summed
-        over classes; the heads' biases start at -log(C - 1).
+    granularity: one draw per sample and `class`, or one for the whole `batch`.
+    mode: `softmax` or `sigmoid`, the detection form with C binary losses. With `sigmoid` rare
+        classes are always dropped as negatives (γ, drop and granularity are not used) and losses
+        are summed over classes; the heads' biases start at -log(C - 1).
     """
 
     def __init__(
@@ -85,14 +86,11 @@ class EqualizationLoss(Method):
         return equalized_cost(logits, rare * self.dropped(step, logits, task))
 
     def dropped(self, step: Step, logits: Tensor, task: str) -> Tensor | float:
-        """b: γ itself, or drawn, [N, C] or [1]; a replay draws the same."""
+        """b: γ itself, or drawn, [N, C] or [1]; a replay draws the same values."""
         if self.drop == "fixed":
             return self.gamma
         purpose = f"{self.key}/{task}"
         if self.granularity == "batch":
             return step.randomness.shared(purpose).bernoulli(self.gamma).float()
-        return (
-            step.randomness.draw(purpose, len(logits))
-            .bernoulli(self.gamma, logits.shape[1])
-            .float()
-        )
+        rows = step.randomness.draw(purpose, len(logits))
+        return rows.bernoulli(self.gamma, logits.shape[1]).float()

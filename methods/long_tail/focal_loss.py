@@ -15,11 +15,9 @@ from recipes.step.criterion import Role, one_hot
 
 
 def log_rest(logits: Tensor) -> Tensor:
-    """log(1 - p_c) for each class, [N, C] in float32.
-
-    Of the likeliest class it is the logsumexp of the others: 1 - p would round to 0, and its
-    power's gradient to nan.
-    """
+    """log(1 - p_c) for each class, [N, C] in float32."""
+    # For the most probable class it is the logsumexp of the others: 1 - p could round to 0, where
+    # the gradient of its power is NaN.
     log_p = F.log_softmax(logits.float(), dim=1)
     top = one_hot(logits.argmax(1), logits.shape[1]).bool()
     others = log_p.masked_fill(top, -torch.inf)
@@ -35,28 +33,28 @@ def sigmoid_cost(logits: Tensor, gamma: float, alpha: float | None = None) -> Te
     """ℓ_y = Σ_c -α_c (1 - q_c)^γ log q_c, [N, C], q_c = s(z_c) for c = y and 1 - s(z_c) else; α_y =
     α, others 1 - α."""
     positive, negative = binary_costs(logits)
-    positive, negative = (
-        torch.exp(-gamma * negative) * positive,
-        torch.exp(-gamma * positive) * negative,
-    )
+    # -log(1 - s) is `negative`, so e^{-γ negative} = (1 - s)^γ
+    positive_losses = torch.exp(-gamma * negative) * positive
+    negative_losses = torch.exp(-gamma * positive) * negative
     if alpha is not None:
-        positive, negative = alpha * positive, (1 - alpha) * negative
-    return summed(positive, negative)
+        positive_losses = alpha * positive_losses
+        negative_losses = (1 - alpha) * negative_losses
+    return summed(positive_losses, negative_losses)
 
 
 class FocalLoss(Method):
     """FL = -(1 - p_y)^γ log p_y: down-weights well-classified samples.
 
-    Class weights come last, so that p is the model's probability and not its weighted form, as in
-    code that hands the weights to the cross-entropy. logits [N, C], in float32; targets indices or
-    dense; losses on pseudo-labels stay as they are. It does not correct the class prior: it may
-    meet a method that does.
+    Class weights are multiplied last, so that p is the model's probability, not a weighted one as
+    in implementations that pass the weights to the cross-entropy. logits [N, C], in float32;
+    targets indices or dense; losses on pseudo-labels do not change. It does not correct the class
+    prior and can be combined with a method that does.
 
     gamma: exponent γ, at least 0; 2 (paper; long-tailed CIFAR: 0.5 to 2); 0: cross-entropy.
     mode: `softmax` or `sigmoid`, the paper's detection form. `softmax`: a factor (1 - p_y)^γ of the
-        criterion, with gradient, from the logits that the loss sees; `sigmoid`: C binary losses
-        summed over classes and averaged over samples (= divided by the positives, not by N·C), and
-        the heads' biases start at -log(C - 1).
+        criterion, with gradient, from the logits of the loss; `sigmoid`: C binary losses, summed
+        over classes and averaged over samples (= divided by the positives, not by N·C), and the
+        heads' biases start at -log(C - 1).
     alpha: weight of the positive in mode sigmoid, 0 to 1, 1 - alpha of negatives; null: none. 0.25
         is for detection.
     """
@@ -69,9 +67,8 @@ class FocalLoss(Method):
     ):
         if alpha is not None and mode == "softmax":
             raise UserError(
-                f"methods.focal_loss.alpha={alpha:g}: only mode=sigmoid has negatives to weigh; "
-                "set it to null, "
-                "and weigh classes by long_tail=[focal_loss,class_balanced_loss]"
+                f"methods.focal_loss.alpha={alpha:g}: only mode=sigmoid has negatives to weight; "
+                "set it to null, and weight classes by long_tail=[focal_loss,class_balanced_loss]"
             )
         self.gamma = gamma
         self.mode = mode
@@ -91,8 +88,9 @@ class FocalLoss(Method):
     def class_losses(
         self, step: Step, logits: Tensor, task: str, role: Role, context: Context
     ) -> Tensor | None:
-        used = self.mode == "sigmoid" and role == "labeled"
-        return sigmoid_cost(logits, self.gamma, self.alpha) if used else None
+        if self.mode != "sigmoid" or role != "labeled":
+            return None
+        return sigmoid_cost(logits, self.gamma, self.alpha)
 
     def sample_weights(
         self,
@@ -103,6 +101,6 @@ class FocalLoss(Method):
         role: Role,
         context: Context,
     ) -> Tensor | None:
-        return (
-            modulation(logits, self.gamma) if self.mode == "softmax" and role == "labeled" else None
-        )
+        if self.mode != "softmax" or role != "labeled":
+            return None
+        return modulation(logits, self.gamma)

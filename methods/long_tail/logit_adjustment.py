@@ -19,8 +19,8 @@ def adjusted(logits: Tensor, log_prior: Tensor, tau: float) -> Tensor:
 
 
 class RunningPrior(nn.Module):
-    """p ← a p + (1-a) mean q over the global batch, starting uniform: the class prior of the
-    unlabeled stream."""
+    """The class prior of the unlabeled stream: p ← a p + (1-a) mean q over the global batch, from a
+    uniform start."""
 
     prior: Tensor
 
@@ -38,17 +38,17 @@ class LogitAdjustment(Method):
     """L = CE(z + τ log π, y), π the class frequencies of the labeled training samples; predictions
     use raw z.
 
-    Uses τ log π, not the authors' log(π^τ + 1e-12), which floors large τ; a class without samples
-    counts as one. Pseudo-labels, confidences, averages and evaluation see raw logits.
+    Uses τ log π, not the authors' log(π^τ + 1e-12), which is floored at large τ; a class without
+    samples counts as one. Pseudo-labels, confidences, EMA and evaluation use raw logits.
 
     tau: strength τ of the shift, at least 0; 1 (paper): consistent for the balanced error. It then
         equals balanced softmax.
     adjust_unlabeled: adjust the loss on pseudo-labels too, by the mean of the predictions; false
-        (ours). For unlabeled data as long-tailed as the labels.
+        (ours). For unlabeled data with the same long tail as the labels.
     prior_momentum: momentum of that mean over global batches, in [0, 1); 0.999.
     """
 
-    # after: the running prior is fed by the pseudo-labels that others have published in `terms`
+    # after: the running prior reads the pseudo-labels that other methods publish in `terms`
     declaration = Declaration(
         slots=("prior_correction",),
         tags=("adjusts_logits",),

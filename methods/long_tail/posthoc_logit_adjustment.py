@@ -10,10 +10,10 @@ from recipes.contract import Context, Declaration, Method
 
 
 class PosthocLogitAdjustment(Method):
-    """argmax_c (z_c - τ log π_c) at prediction, after training with plain cross-entropy: minus, as
-    in the paper's derivation.
+    """argmax_c (z_c - τ log π_c) at prediction, after training with cross-entropy; the sign is that
+    of the paper's derivation.
 
-    The raw network is evaluated beside it.
+    The raw network is evaluated as well.
 
     tau: strength τ of the shift, at least 0; 1 (paper); best tuned on held-out data; 0: none.
     """

@@ -1,6 +1,7 @@
 """Progressively balanced sampling. Kang et al., Decoupling Representation and Classifier for
 Long-Tailed Recognition, ICLR 2020, arXiv 1910.09217."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,11 +13,11 @@ from methods.long_tail.resampling import Resampling
 
 
 class ProgressivelyBalancedSampling(Resampling):
-    """p_j(t) = (1 - a) n_j / Σ n + a / C: from the data's own frequencies to balance.
+    """p_j(t) = (1 - a) n_j / Σ n + a / C: from the frequencies of the data to balanced classes.
 
-    The run is cut into T equal parts, of which t = 0 … T-1 is the present one: a function of the
-    position in the run, so that a resumed run continues where it was. Numbers of samples a class
-    are whole in every pass and right on average.
+    The run is divided into T equal parts, numbered t = 0 … T-1. t is a function of the position in
+    the run, so a resumed run continues where it stopped. Class counts are integers in every pass
+    and exact on average.
 
     epochs: number T of parts, at least 2; null: the run's passes over the data, at least 10.
     ramp: share of balance: `t_over_last` a = t / (T-1) (authors' code) or `t_over_T` a = t / T
@@ -34,13 +35,14 @@ class ProgressivelyBalancedSampling(Resampling):
         self.task = task
 
     def share(self, t: int, epochs: int) -> float:
-        """a at the part t of T."""
+        """a in part t of T."""
         return t / (epochs - 1 if self.ramp == "t_over_last" else epochs)
 
     def order(self, labels: Tensor, total: int, seed: int, stream: str) -> Order:
         sizes = sizes_of(labels)
         samples = int(sizes.sum())
-        epochs = self.epochs or max(-(-total // samples), 10)
+        passes = math.ceil(total / samples)
+        epochs = self.epochs or max(passes, 10)
         length = max(min(samples, total // epochs), 1)
 
         def counts(number: int, offset: float) -> Tensor:

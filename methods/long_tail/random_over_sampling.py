@@ -9,10 +9,10 @@ from methods.long_tail.resampling import Resampling
 
 
 class RandomOverSampling(Resampling):
-    """p_j = 1/C: every class comes n_max times a pass of C · n_max samples, each sample floor or
-    ceiling of n_max/n_c times.
+    """p_j = 1/C: a pass has C · n_max samples, n_max of each class, each sample floor or ceiling of
+    n_max/n_c times.
 
-    What is left over after whole rounds through a class is drawn anew in every pass, without
+    The remainder after whole rounds through a class is drawn again in every pass, without
     replacement (imbalanced-learn: with).
     """
 

@@ -12,12 +12,12 @@ from methods.long_tail.resampling import Resampling
 
 
 class RandomUnderSampling(Resampling):
-    """A pass holds min(n_c, m) samples of each class, without replacement; m = n_min, so that p_j =
-    1/C.
+    """A pass has min(n_c, m) samples of each class, without replacement; with m = n_min, p_j = 1/C.
 
-    cap: samples m of a class at most, at least 1; null: n_min. A larger one balances only in part.
+    cap: largest number m of samples per class, at least 1; null: n_min. A larger m balances only in
+        part.
     redraw: draw other samples in every pass (ours); false: the same ones for the whole run
-        (classical). The classical form throws the rest of the data away.
+        (classical). The classical form never uses the other samples.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What methods share that decide in which order labeled samples come."""
+"""The base of methods that set the order of the labeled samples."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from recipes.contract import Declaration, Method
 
 
 class Resampling(Method):
-    """Base: the class distribution of the labeled stream is the method's; other streams come as
-    they are.
+    """Base: the method sets the class distribution of the labeled stream; other streams do not
+    change.
 
-    Runs are counted in steps, so an over-sampled pass over the data costs no more than any other:
-    methods compare at equal numbers of steps.
+    Run lengths are steps, so over-sampling does not lengthen a run, and methods compare at equal
+    numbers of steps.
 
     task: task whose classes count; null: the first.
     """
@@ -33,11 +33,10 @@ class Resampling(Method):
         task = self.task or next(iter(targets))
         if task not in targets:
             raise UserError(
-                f"methods.{self.key}.task: the data have no task '{task}'; {nearest(task, targets)}"
+                f"methods.{self.key}.task: the data has no task '{task}'; {nearest(task, targets)}"
             )
         return self.order(targets[task], batch_size * total, seed, stream)
 
     @abstractmethod
     def order(self, labels: Tensor, total: int, seed: int, stream: str) -> Order:
-        """The order of the samples with these labels [M] (-1: none) for a run that takes `total` of
-        them."""
+        """The order of the samples with these labels [M] (-1: none) in a run of `total` samples."""

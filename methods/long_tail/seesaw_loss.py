@@ -25,8 +25,9 @@ def seesaw(
     """z + log S, S_yj = M_yj K_yj, S_yy = 1, [N, C] in float32. target: [N]; counts N_c: [C].
 
     M_yj = min(1, (N_j / N_y)^p), K_yj = max(1, (σ_j / max(σ_y, eps))^q), σ = softmax(z) without
-    gradient. In logarithms and for the N rows at hand: no C x C table.
+    gradient.
     """
+    # logarithms of the factors, only for the labels of these N rows: no C x C table
     z = logits.float()
     label = target.clamp_min(0).unsqueeze(1)
     log_n = counts.float().clamp_min(1).log()
@@ -38,7 +39,7 @@ def seesaw(
 
 
 class SeenLabels(nn.Module):
-    """How often each class has come as a label in this run, [C], over all ranks."""
+    """The number of labels of each class seen so far in this run, [C], over all ranks."""
 
     counts: Tensor
 
@@ -48,26 +49,26 @@ class SeenLabels(nn.Module):
 
     @torch.no_grad()
     def add(self, labels: Tensor) -> None:
-        seen = torch.zeros_like(self.counts).index_add_(
-            0, labels.clamp_min(0), (labels >= 0).long()
-        )
+        # a missing label (-1) adds 0 to class 0
+        known = (labels >= 0).long()
+        seen = torch.zeros_like(self.counts).index_add_(0, labels.clamp_min(0), known)
         self.counts += global_sum(seen)
 
 
 class SeesawLoss(Method):
-    """L = -log(e^{z_y} / (e^{z_y} + Σ_{j≠y} M_yj K_yj e^{z_j})): frequent classes push rare ones
-    down less, and a class that outscores the true one is pushed down more.
+    """L = -log(e^{z_y} / (e^{z_y} + Σ_{j≠y} M_yj K_yj e^{z_j})): samples of frequent classes
+    suppress rare classes less, and classes that score above the true one are suppressed more.
 
     Mitigation M_yj = min(1, (N_j/N_y)^p), compensation K_yj = max(1, (σ_j/σ_y)^q) with σ_y ≥ eps.
-    Both factors carry no gradient. The paper's normalised linear head is left to the network.
-    Losses on pseudo-labels stay as they are.
+    Neither factor has a gradient. The paper's normalized linear head is not included. Losses on
+    pseudo-labels do not change.
 
     p: exponent of the mitigation, at least 0; 0.8 (paper); 0: none.
     q: exponent of the compensation, at least 0; 2 (paper); 0: none.
     eps: smallest σ_y in the compensation, in (0, 1); 0.01 (reference code).
     counts: class counts N: labels seen so far, `online` (paper), or those of the training set,
-        `dataset`. `online` counts over all ranks, the present batch among them (the reference's
-        counters are each rank's own).
+        `dataset`. `online` counts over all ranks, the current batch included (in the reference code
+        each rank has its own counters).
     """
 
     def __init__(
@@ -114,9 +115,8 @@ class SeesawLoss(Method):
             raise UserError(
                 f"methods.{self.key}: {ONE_CLASS}; leave out the method that mixes or smooths them"
             )
-        counts = (
-            context.method_modules[self.key][task].counts
-            if self.online
-            else context.statistics.counts(task)
-        )
+        if self.online:
+            counts = context.method_modules[self.key][task].counts
+        else:
+            counts = context.statistics.counts(task)
         return seesaw(logits, target, counts, self.p, self.q, self.eps)

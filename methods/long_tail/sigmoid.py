@@ -1,4 +1,4 @@
-"""One-against-all classifiers: C sigmoids a sample, their losses summed over classes."""
+"""One-vs-rest classifiers: C sigmoids per sample, their losses summed over classes."""
 
 import math
 
@@ -14,19 +14,20 @@ SOFTMAX_ONLY = (
 
 
 def summed(positive: Tensor, negative: Tensor) -> Tensor:
-    """ℓ_y = Σ_{c≠y} negative_c + positive_y for every y, [N, C]: what the sample costs were y its
+    """ℓ_y = Σ_{c≠y} negative_c + positive_y for every y, [N, C]: the sample's loss if y were its
     class."""
     return negative.sum(1, keepdim=True) - negative + positive
 
 
 def binary_costs(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """-log s_c and -log(1 - s_c), [N, C] in float32; softplus, where log(1 + exp(-z)) overflows."""
+    """-log s_c and -log(1 - s_c), [N, C] in float32."""
+    # softplus, since log(1 + exp(-z)) overflows
     return F.softplus(-logits.float()), F.softplus(logits.float())
 
 
 def start_rare(context: Context) -> None:
-    """Let every class begin with probability 1/C: bias -log(C - 1). From 1/2 the first steps would
-    only push the C - 1 negatives of each sample down."""
+    """Set the heads' biases to -log(C - 1), so that every class starts with probability 1/C. From
+    1/2 the first steps would only lower the C - 1 negatives of each sample."""
     for name, task in context.tasks.items():
         bias = getattr(context.network.heads[name], "bias", None)
         if bias is not None:

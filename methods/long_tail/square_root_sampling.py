@@ -11,13 +11,14 @@ from methods.long_tail.resampling import Resampling
 
 
 class SquareRootSampling(Resampling):
-    """p_j = √n_j / Σ_k √n_k, uniform inside the class: half way between the data and balance.
+    """p_j = √n_j / Σ_k √n_k, uniform within each class: halfway between the data's distribution and
+    a balanced one.
 
-    The prior that is left is not that of the data, so nothing else may correct it.
+    The remaining prior is not that of the data, so no other method may correct it.
 
     realisation: order of the samples: `cycle`, rounded class counts (lower variance), or
         independent `draws`. `cycle`: passes of n samples with p_j · n of each class, rounded to
-        whole ones, in which each class walks through its own shuffled samples.
+        integers, in which each class iterates over its own shuffled samples.
     """
 
     def __init__(self, realisation: Literal["cycle", "draws"] = "cycle", task: str | None = None):

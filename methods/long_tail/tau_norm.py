@@ -1,4 +1,4 @@
-"""τ-normalised classifier. Kang et al., Decoupling Representation and Classifier for Long-Tailed
+"""τ-normalized classifier. Kang et al., Decoupling Representation and Classifier for Long-Tailed
 Recognition, ICLR 2020, arXiv 1910.09217."""
 
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ GRID = tuple(round(0.1 * i, 1) for i in range(21))  # 0, .1 … 2, as the author
 
 
 def normalised(logits: Tensor, head: nn.Linear, tau: Tensor | float, drop_bias: bool) -> Tensor:
-    """z'_c = (w_c / ‖w_c‖^τ) · x (+ b_c), [N, C], from the logits z_c = w_c · x + b_c that the head
-    gave."""
+    """z'_c = (w_c / ‖w_c‖^τ) · x (+ b_c), [N, C], from the head's logits z_c = w_c · x + b_c."""
     bias = head.bias.float() if head.bias is not None else torch.zeros_like(logits[0])
-    scaled = (logits.float() - bias) * head.weight.float().norm(dim=1).clamp_min(1e-12) ** -tau
+    norm = head.weight.float().norm(dim=1).clamp_min(1e-12)
+    scaled = (logits.float() - bias) * norm**-tau
     return scaled if drop_bias else scaled + bias
 
 
@@ -32,7 +32,7 @@ def linear_head(network: Network, task: str) -> nn.Linear:
 
 
 class Candidates(nn.Module):
-    """The τ of one task in use, and what each one on the grid gets right a class."""
+    """The τ used for one task, and the correct predictions per class of each τ on the grid."""
 
     tau: Tensor
     right: Tensor
@@ -53,26 +53,28 @@ class Candidates(nn.Module):
             self.right[i].index_add_(0, label, right.float())
 
     def choose(self) -> None:
-        """The τ of the best mean accuracy over the classes that occur, over all ranks; the smallest
-        of equals."""
-        right, seen = global_sum(self.right), global_sum(self.seen)
-        self.tau.copy_(self.tau.new_tensor(GRID)[(right / seen.clamp_min(1)).sum(1).argmax()])
+        """Set τ to the one with the best mean accuracy over the classes that occur, over all ranks;
+        among equal ones to the smallest."""
+        right = global_sum(self.right)
+        seen = global_sum(self.seen)
+        best = (right / seen.clamp_min(1)).sum(1).argmax()
+        self.tau.copy_(self.tau.new_tensor(GRID)[best])
         self.right.zero_()
         self.seen.zero_()
 
 
 class TauNorm(Method):
-    """w_c ← w_c / ‖w_c‖^τ at prediction, after training as it comes: rare classes have small
-    weights under SGD, and here they do not lose by that. (Under Adam-like optimizers the norms do
-    not follow the counts: expect little.)
+    """w_c ← w_c / ‖w_c‖^τ at prediction, after training without changes: under SGD rare classes
+    have weights of small norm, which this compensates. (Under Adam-like optimizers norms do not
+    follow class counts: expect little.)
 
-    Heads must be linear. The raw network is evaluated beside it.
+    Heads must be linear. The raw network is evaluated as well.
 
-    tau: exponent τ, 0 to 2; null: the best of 0, 0.1 … 2 on the validation part (paper). By
-        balanced accuracy, never on the test part: chosen anew before every evaluation, with one
-        more pass over the validation data, and kept with the weights in every checkpoint.
-    drop_bias: leave the heads' biases out; true (authors' code). τ = 0 is the identity only
-        without.
+    tau: exponent τ, 0 to 2; null: the best of 0, 0.1 … 2 on the validation part (paper). The
+        criterion is balanced accuracy, never on the test part; τ is chosen before every evaluation,
+        with another pass over the validation data, and saved in every checkpoint.
+    drop_bias: remove the heads' biases; true (authors' code). τ = 0 is the identity only with
+        false.
     """
 
     declaration = Declaration(slots=("prior_correction",))
@@ -86,21 +88,18 @@ class TauNorm(Method):
     def build(self, context: Context) -> None:
         if self.tau is None and not context.sizes.get("val"):
             raise UserError(
-                f"methods.{self.key}.tau: null chooses it on the validation part, and there is "
-                "none; give a number, "
-                "e.g. 0.7, or data.val_fraction=0.1"
+                f"methods.{self.key}.tau: null chooses τ on the validation part, and there is "
+                "none; give a number, e.g. 0.7, or data.val_fraction=0.1"
             )
-        for name in context.tasks:
-            if getattr(getattr(context.network.heads[name], "weight", None), "ndim", 0) != 2:
+        candidates = nn.ModuleDict()
+        for name, task in context.tasks.items():
+            weight = getattr(context.network.heads[name], "weight", None)
+            if getattr(weight, "ndim", 0) != 2:
                 raise UserError(
                     f"methods.{self.key}: the head of task '{name}' is not linear; leave one out"
                 )
-        context.method_modules[self.key] = nn.ModuleDict(
-            {
-                name: Candidates(self.tau or 0.0, task.outputs)
-                for name, task in context.tasks.items()
-            }
-        )
+            candidates[name] = Candidates(self.tau or 0.0, task.outputs)
+        context.method_modules[self.key] = candidates
 
     def infer(self, logits: Tensor, task: str, context: Context) -> Tensor:
         tau = context.method_modules[self.key][task].tau
@@ -114,7 +113,7 @@ class TauNorm(Method):
 
     @torch.no_grad()
     def search(self, trainer: pl.Trainer, context: Context) -> None:
-        """Choose τ by what the reported network now says of the validation part."""
+        """Choose τ from predictions of the reported network for the validation part."""
         # set by Lightning, which does not declare it
         data: StreamDataModule | None = trainer.datamodule  # type: ignore[attr-defined]
         if self.tau is not None or data is None:
@@ -125,11 +124,8 @@ class TauNorm(Method):
             with trainer.precision_plugin.val_step_context(), context.reporting() as network:
                 logits = network(network.embed(context.evaluation_view(batch))).logits
             for task, candidates in modules.items():
-                candidates.update(
-                    logits[task].float(),
-                    batch["targets"][task],
-                    linear_head(network, task),
-                    self.drop_bias,
-                )
+                target = batch["targets"][task]
+                head = linear_head(network, task)
+                candidates.update(logits[task].float(), target, head, self.drop_bias)
         for candidates in modules.values():
             candidates.choose()

@@ -1,1 +1,1 @@
-"""Changes of inputs, targets and the optimizer step that make any recipe generalise better."""
+"""Changes of inputs, targets and the optimizer step that improve generalization."""

@@ -13,11 +13,12 @@ from recipes.step import Embedded, Step
 
 
 def box_masks(share: Tensor, center: Tensor, height: int, width: int) -> Tensor:
-    """[N, 1, H, W], True inside a box of sides H√(1-λ), W√(1-λ) around a centre, clipped at the
+    """[N, 1, H, W], True inside a box with sides H√(1-λ), W√(1-λ) around a center, clipped at the
     borders.
 
-    share: λ [N]. center: [N, 2] uniform in [0, 1). Sides are rounded down to whole pixels, as in
-        the authors' code.
+    Sides are rounded down to whole pixels, as in the authors' code.
+
+    share: λ [N]. center: [N, 2] uniform in [0, 1).
     """
     cut = torch.sqrt(1.0 - share)
     rows = torch.arange(height, device=share.device)
@@ -26,22 +27,24 @@ def box_masks(share: Tensor, center: Tensor, height: int, width: int) -> Tensor:
     def inside(axis: Tensor, size: int, middle: Tensor) -> Tensor:
         half = torch.floor(cut * size).div(2, rounding_mode="floor")
         at = torch.floor(middle * size)
-        low, high = (at - half).clamp(0, size), (at + half).clamp(0, size)
+        low = (at - half).clamp(0, size)
+        high = (at + half).clamp(0, size)
         return (axis >= low[:, None]) & (axis < high[:, None])
 
-    vertical, horizontal = inside(rows, height, center[:, 0]), inside(columns, width, center[:, 1])
+    vertical = inside(rows, height, center[:, 0])
+    horizontal = inside(columns, width, center[:, 1])
     return (vertical[:, :, None] & horizontal[:, None, :]).unsqueeze(1)
 
 
 class CutMix(Method):
     """x' = x_i outside a box and x_j inside it, t' = λ' t_i + (1-λ') t_j with λ' = 1 - |box| / HW:
-    a box of another picture is pasted in, and targets mix by the exact area that is left.
+    a box of another image is pasted in, and targets are mixed by the exact area.
 
-    Pictures only.
+    Images only.
 
     alpha: α of λ ~ Beta(α, α), whose box covers 1 - λ, above 0; 1 (paper).
     probability: share of the batches that are mixed, 0 to 1; 1 (paper's code: 0.5 on CIFAR).
-    per_sample: a box and a λ for every sample; false: one for the batch (paper).
+    per_sample: one box and one λ per sample; false: one for the batch (paper).
     """
 
     declaration = Declaration(
@@ -68,13 +71,13 @@ class CutMix(Method):
         rows = entry.size
         share, partner = draw_mixing(step, self.key, rows, self.alpha, self.per_sample)
         random = step.randomness
-        where = (
-            random.draw(f"{self.key}/box", rows)
-            if self.per_sample
-            else random.shared(f"{self.key}/box")
-        )
+        purpose = f"{self.key}/box"
+        source = random.draw(purpose, rows) if self.per_sample else random.shared(purpose)
+        center = source.uniform(2).expand(rows, 2)
         applied = random.shared(f"{self.key}/applied").bernoulli(self.probability)
-        inside = box_masks(share, where.uniform(2).expand(rows, 2), *x.shape[-2:]) & applied
-        kept = 1.0 - inside.float().mean((1, 2, 3))
+        inside = box_masks(share, center, *x.shape[-2:]) & applied
+        # not λ: a box clipped at the border is smaller than 1 - λ
+        own_share = 1.0 - inside.float().mean((1, 2, 3))
         mixed = Embedded(torch.where(inside, x[partner], x))
-        step.change("labeled", embedded=mixed, targets=mix_targets(entry, partner, kept, context))
+        targets = mix_targets(entry, partner, own_share, context)
+        step.change("labeled", embedded=mixed, targets=targets)

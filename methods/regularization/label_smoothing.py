@@ -18,8 +18,9 @@ def smooth(target: Tensor, epsilon: float, convention: Convention) -> Tensor:
     """`uniform` (torch, timm): (1-ε) t + ε/K. `other_classes` (the original): (1-ε) t + ε/(K-1) (1
     - t).
 
-    target: dense [N, K] rows of sum s (1, or 0 for a missing label, which stays missing).
-    The second equals the first with ε·K/(K-1) in its place.
+    The second equals the first with ε·K/(K-1) in place of ε.
+
+    target: dense [N, K], rows with sum 1, or 0 for a missing label, which stays missing.
     """
     classes = target.shape[1]
     mass = target.sum(1, keepdim=True)
@@ -29,22 +30,23 @@ def smooth(target: Tensor, epsilon: float, convention: Convention) -> Tensor:
 
 
 class Smoothed(nn.Module):
-    """The smoothed distribution of every class, a row each, and last, where index -1 finds it, that
-    of a missing label; so it is one gather a step."""
+    """The smoothed distribution of every class, one per row, so that smoothing is one gather. The
+    last row, at index -1, belongs to a missing label."""
 
     table: Tensor
 
     def __init__(self, classes: int, epsilon: float, convention: Convention):
         super().__init__()
-        rows = smooth(one_hot(torch.arange(-1, classes), classes).roll(-1, 0), epsilon, convention)
+        labels = one_hot(torch.arange(-1, classes), classes).roll(-1, 0)
+        rows = smooth(labels, epsilon, convention)
         self.register_buffer("table", rows, persistent=False)
 
 
 class LabelSmoothing(Method):
-    """Targets of the labeled input become soft, t' = (1-ε) t + ε/K: cross-entropy against the
-    smoothed distribution.
+    """Soft targets t' = (1-ε) t + ε/K of the labeled input: cross-entropy with the smoothed
+    distribution.
 
-    Works on mixed targets as well.
+    Mixed targets are smoothed as well.
 
     epsilon: ε, probability taken from the label, in [0, 1); 0.1 (paper).
     convention: classes that share ε: `uniform` over all K (paper, torch) or `other_classes`.
@@ -69,10 +71,10 @@ class LabelSmoothing(Method):
 
     def prepare(self, step: Step, context: Context) -> None:
         tables = context.method_modules[self.key]
-        targets = {
-            task: tables[task].table[target]
-            if target.ndim == 1
-            else smooth(target, self.epsilon, self.convention)
-            for task, target in step.inputs["labeled"].targets.items()
-        }
+        targets = {}
+        for task, target in step.inputs["labeled"].targets.items():
+            if target.ndim == 1:
+                targets[task] = tables[task].table[target]
+            else:
+                targets[task] = smooth(target, self.epsilon, self.convention)
         step.change("labeled", targets=targets)

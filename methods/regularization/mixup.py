@@ -12,11 +12,11 @@ from recipes.step import Step
 class Mixup(Method):
     """x' = λ x_i + (1-λ) x_j on the embedded input, t' = λ t_i + (1-λ) t_j, λ ~ Beta(α, α).
 
-    Pictures mix as pixels, texts as token embeddings (the padding mask is the union of both). On
-    several ranks partners come from the same rank.
+    Images are mixed as pixels, texts as token embeddings (the padding mask is the union of both).
+    With several ranks, partners come from the same rank.
 
     alpha: α of λ ~ Beta(α, α), above 0; 1 (paper on CIFAR; ImageNet: 0.2).
-    per_sample: one λ for every sample; false: one for the batch (paper).
+    per_sample: one λ per sample; false: one for the batch (paper).
     at_least_half: λ ← max(λ, 1-λ), so that the first sample dominates; false (paper).
     """
 

@@ -1,2 +1,2 @@
-"""Learning from the unlabeled stream: consistency between views, pseudo-labels, averaged
+"""Methods that learn from the unlabeled stream: consistency between views, pseudo-labels, EMA
 teachers."""

@@ -1,8 +1,10 @@
-"""The last slot of the target pipeline: losses between a prediction and its target, [N], in
-float32."""
+"""Losses between a prediction and its target, [N] in float32: the last slot of the target
+pipeline."""
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from recipes.contract import Context
 
 
 def squared_distance(p: Tensor, q: Tensor) -> Tensor:
@@ -15,3 +17,8 @@ def entropy(logits: Tensor) -> Tensor:
     """H(p) = -Σ_c p_c log p_c of p = softmax(z), [N], with gradient."""
     log_p = F.log_softmax(logits, dim=1)
     return -(log_p.exp() * log_p).sum(1)
+
+
+def labeled_fraction(context: Context) -> float:
+    """M/N, labeled over unlabeled samples: a factor of the weights that Laine and Aila publish."""
+    return context.sizes["labeled"] / context.sizes["unlabeled"]

@@ -1,25 +1,25 @@
 """FixMatch. Sohn et al., Simplifying Semi-Supervised Learning with Consistency and Confidence,
 NeurIPS 2020, arXiv 2001.07685."""
 
-from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from foundation.types import Share
-from methods.semi_supervised.targets import Mask, confident, make_targets
-from recipes.contract import Context, Declaration, Method
+from methods.semi_supervised.confidence_threshold import ConfidenceThreshold
+from recipes.contract import Context, Declaration
 from recipes.step import Step
 from recipes.step.ramps import Ramp
+from recipes.step.terms import Denominator
 
 
-class FixMatch(Method):
-    """Lu = (1/U) Σ_b m_b H(ŷ_b, f(s(u_b))): the weak view's confident label teaches the strong
-    view.
+class FixMatch(ConfidenceThreshold):
+    """Lu = (1/U) Σ_b m_b H(ŷ_b, f(s(u_b))): confident labels of the weak view are the targets of
+    the strong view.
 
-    q = softmax(f(w(u))), ŷ = argmax q, m = 1[max q ≥ τ]. Targets come from the present student, in
-    training mode, in the same forward as everything else. Masked samples count in the denominator.
-    The labels are the argmax of raw logits, whatever adjusts the logits of the loss.
+    q = softmax(f(w(u))), ŷ = argmax q, m = 1[max q ≥ τ]. Targets are predicted by the current
+    student in training mode, in the same forward as all other inputs. Masked samples count in the
+    denominator. Labels are the argmax of raw logits, whatever adjusts the logits of the loss.
 
     threshold: confidence τ that a pseudo-label must reach; 0.95 (paper); above 1 no label does and
         training is supervised.
@@ -46,30 +46,21 @@ class FixMatch(Method):
     ):
         self.threshold = threshold
         self.weight = weight
-        self.denominator: Literal["samples", "confident"] = (
-            "samples" if mask_reduction == "all" else "confident"
-        )
+        self.denominator: Denominator = "samples" if mask_reduction == "all" else "confident"
         self.ramp = Ramp("constant", start=warmup)
 
     def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak", grad=False)
         step.request("unlabeled", "strong")
 
-    def mask(self, task: str, context: Context) -> Mask:
-        """Which samples are sure enough to teach."""
-        return partial(confident, threshold=self.threshold)
-
     def terms(self, step: Step, context: Context) -> None:
+        weight = self.weight * self.ramp(step.progress)
         for task in step.tasks:
-            mask = self.mask(task, context)
-            labels, pseudo = make_targets(
-                step.logits("unlabeled/weak", task), harden=True, mask=mask
-            )
-            step.publish_pseudo_labels(task, pseudo)
+            labels, pseudo = self.pseudo_labels(step, "unlabeled/weak", task, context)
             step.term(
                 step.term_name(self.key, task),
                 step.classify("unlabeled/strong", task, "pseudo", labels),
-                weight=self.weight * self.ramp(step.progress),
+                weight=weight,
                 mask=pseudo.mask,
                 denominator=self.denominator,
                 task=task,

@@ -20,12 +20,13 @@ UNUSED = -1
 
 
 def learning_status(table: Tensor, classes: int) -> Tensor:
-    """σ [C + 1]: how many samples of the table [N] are believed to be of each class, and last how
-    many are unused.
+    """σ [C + 1]: how many samples of the table [N] have each class as pseudo-label; the last entry
+    is the number of unused samples.
 
-    Counted afresh, on the device: one pass over N integers, and no second state that could come
-    apart from the table.
+    Recounted on the device in every step: one pass over N integers, and no second state that could
+    disagree with the table.
     """
+    # UNUSED = -1 becomes the last class, C
     counts = torch.zeros(classes + 1, device=table.device)
     return counts.index_add_(0, table % (classes + 1), torch.ones_like(table, dtype=counts.dtype))
 
@@ -40,32 +41,34 @@ def class_thresholds(
         2.
     """
     used = status[:-1]
-    unused = status[-1]
-    most = used.amax()
-    beta = used / (torch.maximum(most, unused) if warmup else most).clamp_min(1.0)
+    largest = used.amax()
+    if warmup:
+        largest = torch.maximum(largest, status[-1])
+    beta = used / largest.clamp_min(1.0)
     if mapping == "convex":
         return threshold * (beta / (2.0 - beta))
-    return threshold * (beta if mapping == "linear" else torch.log2(1.0 + beta))
+    if mapping == "concave":
+        return threshold * torch.log2(1.0 + beta)
+    return threshold * beta
 
 
 class FlexMatch(FixMatch):
-    """FixMatch with a threshold for every class, m = 1[max q ≥ T(argmax q)], lower where fewer
-    samples are learnt.
+    """FixMatch with one threshold per class, m = 1[max q ≥ T(argmax q)], lower for classes with
+    fewer learned samples.
 
-    T(c) = τ M(β_c); β_c compares σ_c, the number of unlabeled samples whose last prediction was
-    class c with a confidence above the *fixed* τ, with the best learnt class. A table keeps that
-    prediction for every sample of the unlabeled set, by its index; it is written after the batch,
-    gathered over all ranks, and never forgets a sample. At the start all thresholds are 0 and every
-    sample passes, as published. Harmful where classes are rare by nature: their thresholds stay
-    low.
+    T(c) = τ M(β_c); β_c is σ_c relative to the best learned class, σ_c being the number of
+    unlabeled samples whose last confident prediction (above the *fixed* τ) was class c. A table
+    stores that prediction per unlabeled sample, by index; it is updated after each batch from all
+    ranks, and entries are never removed. At the start all thresholds are 0 and every sample passes,
+    as published. Harmful on long-tailed data: thresholds of rare classes stay low.
 
-    threshold: confidence τ of a fully learnt class, the largest threshold; 0.95 (paper).
+    threshold: confidence τ of a fully learned class, the largest threshold; 0.95 (paper).
     weight: factor λ_u of the unlabeled loss, at least 0; 1 (paper).
     mapping: M(β): `convex` β/(2-β) (paper's choice), `linear` or `concave`.
-    threshold_warmup: keep thresholds low until most samples have been learnt; true (paper).
+    threshold_warmup: keep thresholds low until most samples have been learned; true (paper).
         Compares with the number of unused samples as long as it is larger.
-    mask_reduction: denominator of the unlabeled loss: `all` (U, paper) or `kept` (confident
-        samples).
+    mask_reduction: denominator of the unlabeled loss: `all` (U, paper) or `confident`
+        samples.
     warmup: share of the run, 0 to 1, on labels alone; 0 (paper).
     """
 
@@ -83,22 +86,22 @@ class FlexMatch(FixMatch):
         self.threshold_warmup = threshold_warmup
 
     def build(self, context: Context) -> None:
-        rows = context.sizes["unlabeled"]
-        tables = {
-            task: SampleMemory(rows, fill=UNUSED, dtype=torch.int64) for task in context.tasks
-        }
-        context.method_modules[self.key] = nn.ModuleDict(tables)
+        tables = nn.ModuleDict()
+        for task in context.tasks:
+            rows = context.sizes["unlabeled"]
+            tables[task] = SampleMemory(rows, fill=UNUSED, dtype=torch.int64)
+        context.method_modules[self.key] = tables
 
     def mask(self, task: str, context: Context) -> Mask:
-        status = learning_status(
-            context.method_modules[self.key][task].table, context.tasks[task].outputs
-        )
-        limits = class_thresholds(status, self.threshold, self.mapping, self.threshold_warmup)
-        return partial(confident, threshold=limits)
+        memory = context.method_modules[self.key][task]
+        status = learning_status(memory.table, context.tasks[task].outputs)
+        thresholds = class_thresholds(status, self.threshold, self.mapping, self.threshold_warmup)
+        return partial(confident, threshold=thresholds)
 
     def after_batch(self, step: Step, context: Context) -> None:
         index = step.streams["unlabeled"].index
         for task in step.tasks:
             pseudo = step.pseudo[task]
+            # the fixed τ, not T(c): a class with a low threshold would count as learned at once
             sure = confident(pseudo.confidence, pseudo.labels, self.threshold)
             context.method_modules[self.key][task].write(index, pseudo.labels, where=sure)

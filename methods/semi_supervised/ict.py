@@ -30,13 +30,12 @@ def mixed_scores(logits: Tensor, partner: Tensor, share: Tensor, space: Space) -
 
 class ICT(Method):
     """L = CE + w(t) · mean (1/C) ‖p(u_m) - q‖², u_m = λ u_j + (1-λ) u_k, q = λ sg p'(u_j) + (1-λ)
-    sg p'(u_k), with p' the averaged teacher on the unmixed inputs and λ ~ Beta(α, α), one for a
-    batch.
+    sg p'(u_k), with p' the EMA teacher on the unmixed inputs and one λ ~ Beta(α, α) per batch.
 
-    Teacher and mixing use the same weak view; partners are a permutation of the unlabeled batch, on
-    several ranks of the rank's own rows. Mixing is on the embedded input: pixels, or token
-    embeddings under the union of their masks. The authors' runs mix the labeled batch as well: add
-    regularization=mixup. The teacher is what is evaluated.
+    Teacher and mixing use the same weak view; partners are a permutation of the unlabeled batch,
+    with several ranks of each rank's own rows. Inputs are mixed after embedding: pixels, or token
+    embeddings under the union of their masks. The authors also mix the labeled batch: add
+    regularization=mixup. Evaluation uses the teacher.
 
     weight: largest weight of the consistency loss, w_max, at least 0; 100 (paper).
     ramp: growth of the weight: `constant`, `linear` or `sigmoid` (paper).
@@ -49,7 +48,7 @@ class ICT(Method):
     ema_horizon: share of the run that the teacher averages over, in (0, 1]; null: ema_decay alone
         (paper). a is at most 1 - 1/(ema_horizon · steps); 0.05 is ours.
     ema_moments: BatchNorm moments of the teacher: `estimated` on four batches (ours) or `kept`
-        (paper). When it is evaluated; `kept` are those of its own forwards.
+        (paper). Used at evaluation; `kept` are those of its own forwards.
     teacher_mode: mode in which the teacher predicts: `train` (authors' code) or `eval`. `train`:
         with dropout, batch statistics and running statistics of its own; `eval`: with the student's
         buffers.
@@ -92,20 +91,17 @@ class ICT(Method):
         step.add(Input(f"{self.key}/mixed", mixed))
 
     def mixing(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Partners and λ of the step's unlabeled samples, [U] each; the same whenever it is
-        asked."""
-        share, partner = draw_mixing(
-            step, self.key, step.streams["unlabeled"].size, self.alpha, per_sample=False
-        )
+        """Partners and λ of the step's unlabeled samples, [U] each; every call draws the same."""
+        size = step.streams["unlabeled"].size
+        share, partner = draw_mixing(step, self.key, size, self.alpha, per_sample=False)
         return partner, share
 
     def terms(self, step: Step, context: Context) -> None:
         weight = self.weight * self.ramp(step.progress)
         mixing = self.mixing(step)
         for task in step.tasks:
-            scores = mixed_scores(
-                step.logits("teacher:unlabeled/weak", task), *mixing, self.mix_space
-            )
+            logits = step.logits("teacher:unlabeled/weak", task)
+            scores = mixed_scores(logits, *mixing, self.mix_space)
             p = torch.softmax(step.logits(f"{self.key}/mixed", task), dim=1)
             values = squared_distance(p, make_targets(scores).value)
             step.term(step.term_name(self.key, task), values, weight=weight, task=task)

@@ -15,12 +15,12 @@ from recipes.step.ramps import Ramp, RampKind
 
 
 class MeanTeacher(Method):
-    """L = CE + w(t) · mean_i (1/C) ‖p(view1_i) - sg p'(view2_i)‖², p' the averaged teacher on its
-    own weak view.
+    """L = CE + w(t) · mean_i (1/C) ‖p(view1_i) - sg p'(view2_i)‖², p' the EMA teacher on its own
+    weak view.
 
-    The student's pass carries the gradient, the teacher's none. CE is a mean over the labeled batch
-    (the authors divide by the whole mixed batch: multiply `weight` by the ratio to reproduce). The
-    teacher is what is evaluated.
+    Only the student's forward has a gradient. CE is a mean over the labeled batch (the authors
+    divide by the whole mixed batch: multiply `weight` by the ratio to reproduce). Evaluation uses
+    the teacher.
 
     weight: largest weight of the consistency loss, at least 0; 50 (WRN-28-2 re-evaluations; paper:
         100).
@@ -31,7 +31,7 @@ class MeanTeacher(Method):
     ema_horizon: share of the run that the teacher averages over, in (0, 1]; null: ema_decay alone
         (paper). a is at most 1 - 1/(ema_horizon · steps); 0.05 is ours.
     ema_moments: BatchNorm moments of the teacher: `estimated` on four batches (ours) or `kept`
-        (paper). When it is evaluated; `kept` are those of its own forwards.
+        (paper). Used at evaluation; `kept` are those of its own forwards.
     teacher_mode: mode in which the teacher predicts: `train` (authors' code) or `eval`. `train`:
         with dropout, batch statistics and running statistics of its own; `eval`: with the student's
         buffers.
@@ -68,9 +68,9 @@ class MeanTeacher(Method):
             step.request(stream, "weak2", network="teacher")
 
     def terms(self, step: Step, context: Context) -> None:
+        weight = self.weight * self.ramp(step.progress)
         for task in step.tasks:
             student = torch.cat([step.logits(f"{s}/weak", task) for s in self.streams])
             teacher = torch.cat([step.logits(f"teacher:{s}/weak2", task) for s in self.streams])
             values = squared_distance(torch.softmax(student, dim=1), make_targets(teacher).value)
-            weight = self.weight * self.ramp(step.progress)
             step.term(step.term_name(self.key, task), values, weight=weight, task=task)

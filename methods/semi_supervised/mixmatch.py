@@ -20,31 +20,34 @@ from recipes.step.ramps import Ramp
 def mix(
     embedded: Embedded, targets: Targets, partner: Tensor, share: Tensor
 ) -> tuple[Embedded, Targets]:
-    """x' = λ' x + (1-λ') x_partner and the same for all targets, with λ' = max(λ, 1-λ); share λ and
-    partner: [N]."""
+    """x' = λ' x + (1-λ') x_partner and the same for all targets, with λ' = max(λ, 1-λ).
+
+    share: λ [N]. partner: [N].
+    """
     share = at_least_half(share)
-    return blend_embedded(embedded, partner, share), {
-        t: blend(y, y[partner], share) for t, y in targets.items()
-    }
+    mixed_targets = {task: blend(y, y[partner], share) for task, y in targets.items()}
+    return blend_embedded(embedded, partner, share), mixed_targets
 
 
-def rows(embedded: Embedded, part: slice) -> Embedded:
-    x, mask = embedded.x, embedded.mask
-    return Embedded(x[part], None if mask is None else mask[part])
+def rows(embedded: Embedded, targets: Targets, part: slice) -> tuple[Embedded, Targets]:
+    """These rows of inputs and targets."""
+    mask = None if embedded.mask is None else embedded.mask[part]
+    part_targets = {task: y[part] for task, y in targets.items()}
+    return Embedded(embedded.x[part], mask), part_targets
 
 
 class MixMatch(Method):
     """L = mean CE(t', f(X')) + λ_u r(t) · mean (1/C) ‖q' - p(U')‖²: guess, sharpen, mix.
 
     q = sharpen((1/K) Σ_k p(u_k), T) over K weak views of an unlabeled sample, without gradient.
-    Labeled samples and all views are one pool W, in which every sample is mixed with a partner, λ ~
-    Beta(α, α) a sample, λ' = max(λ, 1-λ); X' are the mixed labeled ones, U' the others. Mixing is
-    on the embedded input: pixels, or token embeddings.
+    Labeled samples and all views form one pool W, in which every sample is mixed with a partner,
+    with one λ ~ Beta(α, α) per sample and λ' = max(λ, 1-λ); X' are the mixed labeled rows, U' the
+    others. Inputs are mixed after embedding: pixels, or token embeddings.
 
-    The guess is a forward of its own, in training mode, which leaves batch-norm statistics alone;
-    X' and U' then share the step's one forward, so the authors' exchange of slices between batches
-    is not needed. A partner without a label (several tasks, some missing) leaves its row of U' out.
-    On several ranks partners come from the same rank.
+    Guesses come from a separate forward in training mode that does not update batch-norm
+    statistics; X' and U' then share the step's one forward, so the authors' interleaving of batches
+    is not needed. Rows of U' whose partner has no label (several tasks, some missing) are masked.
+    With several ranks, partners come from the same rank.
 
     weight: largest weight λ_u of the unlabeled loss, at least 0; 75 (paper on CIFAR-10; CIFAR-100:
         150, SVHN: 250).
@@ -89,17 +92,10 @@ class MixMatch(Method):
         }
         share, partner = draw_mixing(step, self.key, len(pool.x), self.alpha, per_sample=True)
         mixed, targets = mix(pool, targets, partner, share)
-        first, rest = slice(labeled.size), slice(labeled.size, None)
-        step.change(
-            "labeled",
-            embedded=rows(mixed, first),
-            targets={t: y[first] for t, y in targets.items()},
-        )
-        step.add(
-            Input(
-                f"{self.key}/unlabeled", rows(mixed, rest), {t: y[rest] for t, y in targets.items()}
-            )
-        )
+        embedded, labels = rows(mixed, targets, slice(labeled.size))
+        step.change("labeled", embedded=embedded, targets=labels)
+        unlabeled = rows(mixed, targets, slice(labeled.size, None))
+        step.add(Input(f"{self.key}/unlabeled", *unlabeled))
 
     @torch.no_grad()
     def guess(self, views: list[Embedded], step: Step, context: Context) -> Targets:
@@ -118,6 +114,7 @@ class MixMatch(Method):
         for task in step.tasks:
             target = step.inputs[name].targets[task]
             p = torch.softmax(step.loss_logits(name, task, "pseudo"), dim=1)
+            # a partner without a label takes mass from the mixed target
             complete = target.sum(1) > 1.0 - 1e-3
             values = squared_distance(p, target)
             step.term(

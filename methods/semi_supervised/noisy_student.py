@@ -24,25 +24,26 @@ UnlabeledWeight = Literal["one", "ratio", "share"]
 
 class NoisyStudent(Method):
     """L = CE(labels) + λ · (1/U) Σ_u H(q_u, p(strong(u))), q_u = softmax(z_teacher(u) / T),
-    predicted once by a teacher without noise: evaluation mode, averaged weights where it has them,
-    no augmentation.
+    predicted once by a teacher without noise: evaluation mode, EMA weights if it has them, no
+    augmentation.
 
-    Samples with max q ≥ threshold are kept. Of every predicted class the `per_class` most confident
-    are taken; a class with fewer repeats its samples, whole rounds of all and a random part for the
-    rest, so that all classes come equally often. These make the unlabeled stream of the student.
-    The table (samples × C, float32, one a task) lies in the checkpoint: a resumed run does not
-    evaluate the teacher again. Every rank evaluates it on all samples, so none filters by itself.
+    Of every predicted class, the `per_class` most confident samples with max q ≥ threshold are
+    selected; a class with fewer samples repeats them, all of them in whole rounds and a random
+    subset for the remainder, so that all classes are equally frequent. The selection is the
+    student's unlabeled stream. The table (samples × C, float32, one per task) is part of the
+    checkpoint: a resumed run does not evaluate the teacher again. Every rank evaluates all samples,
+    so all ranks select the same ones.
 
-    The student's noise is the strong view, and what the network has (`network.drop_rate`). Ours:
-    labeled samples keep their weak view, which the paper noises as well. Raises UserError where the
-    teacher knows other classes, or is confident of no sample.
+    The student's noise is the strong view and the network's own (`network.drop_rate`). Ours:
+    labeled samples have their weak view, where the paper adds noise as well. Raises UserError if
+    the teacher's classes differ, or if no sample is confident.
 
     teacher: folder or checkpoint of the teacher's run; `{NAME}`: that of stage NAME; null: the
         network as the run starts. The teacher has the same classes and any architecture; null is
         distillation from itself.
-    threshold: confidence from which a sample is kept, 0 to 1; 0.3 (paper).
-    per_class: samples taken of each predicted class; null: as many as the largest class has; 0: no
-        balancing. The paper takes 130,000.
+    threshold: smallest confidence of a selected sample, 0 to 1; 0.3 (paper).
+    per_class: samples selected of each predicted class; null: the size of the largest; 0: no
+        balancing. The paper selects 130,000.
     hard: learn the most probable class alone; false: soft labels (better, paper).
     temperature: T of the teacher's softmax, above 0; 1 (paper).
     unlabeled_weight: weight λ: `one` (paper), `ratio` U/B (authors' code) or `share` U/(B + U). The
@@ -67,7 +68,8 @@ class NoisyStudent(Method):
         self.temperature = temperature
         self.unlabeled_weight = unlabeled_weight
         self.task = task
-        self._told: Told | None = None  # the registered module, for the order of the samples
+        # the registered module, for `_order`, which gets no context
+        self._table: TeacherPredictions | None = None
 
     def declare(self) -> Declaration:
         return Declaration(
@@ -78,46 +80,48 @@ class NoisyStudent(Method):
         )
 
     def build(self, context: Context) -> None:
-        rows = context.sizes["unlabeled"]
-        self._told = Told({name: task.outputs for name, task in context.tasks.items()}, rows)
-        context.method_modules[self.key] = self._told
+        classes = {name: task.outputs for name, task in context.tasks.items()}
+        self._table = TeacherPredictions(classes, context.sizes["unlabeled"])
+        context.method_modules[self.key] = self._table
 
     # -- before the first step ---------------------------------------------------------------------
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         context = cast(Context, module)
-        told = context.method_modules[self.key]
+        table = context.method_modules[self.key]
         task = self.task or next(iter(context.tasks))
         if task not in context.tasks:
             raise UserError(f"methods.{self.key}.task={task}: {nearest(task, context.tasks)}")
-        if not told.known:
-            told.write(self._predictions(trainer, context))
-        q = told[task].cpu()
-        told.taken = taken(q, self.threshold, self.per_class, generator(context.seed, self.key))
-        if not len(told.taken):
+        if not table.known:
+            table.write(self._predictions(trainer, context))
+        q = table[task].cpu()
+        source = generator(context.seed, self.key)
+        table.selected = select_balanced(q, self.threshold, self.per_class, source)
+        if not len(table.selected):
             raise UserError(
-                f"methods.{self.key}.threshold={self.threshold}: the teacher is so sure of none of "
-                f"{len(q)} samples; "
-                f"its largest probability is {float(q.max()):.3f}"
+                f"methods.{self.key}.threshold={self.threshold}: none of the teacher's predictions "
+                f"for {len(q)} samples is that confident; the largest probability is "
+                f"{float(q.max()):.3f}"
             )
 
     @torch.no_grad()
     def _predictions(self, trainer: pl.Trainer, context: Context) -> dict[str, Tensor]:
-        """q [samples, C] by task, asked for in batches of the evaluation's size."""
+        """q [samples, C] by task, predicted in batches of the evaluation's size."""
         data: StreamDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        speak = self._speaker(context)
+        predict = self._predictor(context)
         parts: dict[str, list[Tensor]] = {task: [] for task in context.tasks}
         for batch in data.pass_over("unlabeled"):
             batch = data.transfer_batch_to_device(batch, context.device, 0)
-            logits = speak(data.make_view(batch, "raw"), batch["index"])
-            for task, found in parts.items():
-                found.append(torch.softmax(logits[task].float() / self.temperature, 1))
-        return {task: torch.cat(found) for task, found in parts.items()}
+            logits = predict(data.make_view(batch, "raw"), batch["index"])
+            for task, predictions in parts.items():
+                predictions.append(torch.softmax(logits[task].float() / self.temperature, 1))
+        return {task: torch.cat(predictions) for task, predictions in parts.items()}
 
-    def _speaker(self, context: Context) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:
+    def _predictor(self, context: Context) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:
         """view, index -> logits by task, of the teacher in evaluation mode."""
         if self.teacher is None:
-            return evaluated(context)
-        from recipes.predict.loading import load  # it builds recipes, of which methods are a part
+            return reported_predictor(context)
+        # not at the top: `load` builds recipes, which import methods
+        from recipes.predict.loading import load
 
         try:
             predictor = load(self.teacher, device=context.device)
@@ -127,18 +131,18 @@ class NoisyStudent(Method):
             classes = task.classes if isinstance(task, ClassificationTask) else []
             if predictor.classes.get(name) != list(classes):
                 raise UserError(
-                    f"methods.{self.key}.teacher: '{self.teacher}' knows other classes of '{name}' "
-                    "than the data"
+                    f"methods.{self.key}.teacher: the classes of task '{name}' in "
+                    f"'{self.teacher}' differ from those of the data"
                 )
         return predictor
 
     def _order(
         self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str
     ) -> Order:
-        positions = self._told.taken if self._told is not None else None
-        if positions is None:  # asked for before the run has begun, to see whether it can be
+        selected = self._table.selected if self._table is not None else None
+        if selected is None:  # called before the run has begun, when orders are validated
             return ShuffledPasses(len(next(iter(targets.values()))), seed, stream)
-        return Chosen(positions, ShuffledPasses(len(positions), seed, stream))
+        return Selected(selected, ShuffledPasses(len(selected), seed, stream))
 
     # -- in a step ---------------------------------------------------------------------------------
     def prepare(self, step: Step, context: Context) -> None:
@@ -148,10 +152,10 @@ class NoisyStudent(Method):
         stream = step.streams["unlabeled"]
         ratio = stream.size / step.streams["labeled"].size
         weight = {"one": 1.0, "ratio": ratio, "share": ratio / (1 + ratio)}[self.unlabeled_weight]
+        mask = partial(confident, threshold=self.threshold)
         for task in step.tasks:
             scores = scores_of(context.method_modules[self.key][task][stream.index])
-            sure = partial(confident, threshold=self.threshold)
-            labels, pseudo = make_targets(scores, harden=self.hard, mask=sure)
+            labels, pseudo = make_targets(scores, harden=self.hard, mask=mask)
             step.publish_pseudo_labels(task, pseudo)
             values = step.classify("unlabeled/strong", task, "pseudo", labels)
             step.term(
@@ -159,14 +163,18 @@ class NoisyStudent(Method):
             )
 
 
-class Told(nn.Module):
-    """What the teacher said of every sample: a table [rows, C] a task. known: whether it has
-    spoken. taken: positions in the unlabeled part, a function of the table."""
+class TeacherPredictions(nn.Module):
+    """The teacher's probabilities of every unlabeled sample, a table [rows, C] per task.
 
-    taken: Tensor | None = None
+    known: whether the table has been written.
+    selected: positions of the student's samples in the unlabeled part, a function of the table.
+    """
+
+    selected: Tensor | None = None
 
     def __init__(self, classes: Mapping[str, int], rows: int):
         super().__init__()
+        # the names of both buffers are in the checkpoints of earlier versions
         self.register_buffer("spoken", torch.zeros((), dtype=torch.bool))
         for task, count in classes.items():
             self.register_buffer(f"of_{task}", torch.zeros(rows, count))
@@ -184,8 +192,8 @@ class Told(nn.Module):
         return self.get_buffer(f"of_{task}")
 
 
-class Chosen:
-    """An order over some samples, each as often as it is named."""
+class Selected:
+    """An order over some samples, each as often as it is listed."""
 
     def __init__(self, samples: Tensor, order: Order):
         self.samples = samples
@@ -195,36 +203,42 @@ class Chosen:
         return self.samples[self.order.take(start, stop)]
 
 
-def taken(q: Tensor, threshold: float, per_class: int | None, source: torch.Generator) -> Tensor:
+def select_balanced(
+    q: Tensor, threshold: float, per_class: int | None, source: torch.Generator
+) -> Tensor:
     """Positions of the student's unlabeled samples, with repetitions: of every class of argmax q
-    [M, C] that has samples with max q ≥ threshold the `per_class` surest, repeated where they are
-    fewer; None: as many as the largest class has; 0: all of them, once."""
-    sure, classes = q.max(1)
-    kept = [((classes == c) & (sure >= threshold)).nonzero().flatten() for c in range(q.shape[1])]
-    kept = [rows[sure[rows].argsort(descending=True, stable=True)] for rows in kept if len(rows)]
-    if not kept:
+    the `per_class` most confident samples with max q ≥ threshold, repeated where there are fewer.
+
+    q: [M, C]. per_class: None: the size of the largest class; 0: all of them, once.
+    """
+    confidence, labels = q.max(1)
+    by_class = []
+    for label in range(q.shape[1]):
+        rows = ((labels == label) & (confidence >= threshold)).nonzero().flatten()
+        if len(rows):
+            by_class.append(rows[confidence[rows].argsort(descending=True, stable=True)])
+    if not by_class:
         return torch.empty(0, dtype=torch.int64)
     if per_class == 0:
-        return torch.cat(kept)
-    count = per_class or max(map(len, kept))
-    return torch.cat([repeated(rows, count, source) for rows in kept])
+        return torch.cat(by_class)
+    count = per_class or max(map(len, by_class))
+    return torch.cat([repeat_to(count, rows, source) for rows in by_class])
 
 
-def repeated(rows: Tensor, count: int, source: torch.Generator) -> Tensor:
-    """The first `count` of rows; of fewer, whole rounds of all of them and a random part for the
-    rest."""
-    rounds, rest = divmod(count, len(rows))
+def repeat_to(count: int, rows: Tensor, source: torch.Generator) -> Tensor:
+    """The first `count` rows; if there are fewer, all of them in whole rounds and a random subset
+    for the remainder."""
+    rounds, remainder = divmod(count, len(rows))
     if not rounds:
         return rows[:count]
-    return torch.cat(
-        [rows.repeat(rounds), rows[torch.randperm(len(rows), generator=source)[:rest]]]
-    )
+    subset = torch.randperm(len(rows), generator=source)[:remainder]
+    return torch.cat([rows.repeat(rounds), rows[subset]])
 
 
-def evaluated(context: Context) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:
-    """The recipe's own reported network in evaluation mode, for as long as it is asked."""
+def reported_predictor(context: Context) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:
+    """Predictions of the run's own reported network; it is in evaluation mode during a call."""
 
-    def speak(view: Any, index: Tensor) -> Mapping[str, Tensor]:
+    def predict(view: Any, index: Tensor) -> Mapping[str, Tensor]:
         training = [module for module in context.modules() if module.training]
         context.eval()
         try:
@@ -233,4 +247,4 @@ def evaluated(context: Context) -> Callable[[Any, Tensor], Mapping[str, Tensor]]
             for module in training:
                 module.training = True
 
-    return speak
+    return predict

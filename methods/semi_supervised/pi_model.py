@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from foundation.types import Share
-from methods.semi_supervised.consistency import squared_distance
+from methods.semi_supervised.consistency import labeled_fraction, squared_distance
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.ramps import Ramp, RampKind
@@ -40,10 +40,10 @@ class PiModel(Method):
     """L = CE + w(t) · mean_i Σ_{j<k} (1/C)‖p_j(x_i) - p_k(x_i)‖² over independently drawn weak
     views.
 
-    Gradient flows through *both* branches, as in the papers. w(t) = weight · (M/N) · ramp with M/N
-    the labeled fraction. The two-stream form: CE is a mean over the labeled batch, the distance
-    over the samples of `consistency_on`. On text with an identity as weak view the passes differ by
-    dropout alone.
+    Gradients flow through *both* branches, as in the papers. w(t) = weight · (M/N) · ramp with M/N
+    the labeled fraction. With two streams, CE is a mean over the labeled batch, the distance a mean
+    over the samples of `consistency_on`. On text whose weak view is the identity, passes differ
+    only by dropout.
 
     weight: largest weight of the consistency loss, at least 0; 100 (paper), multiplied by
         label_fraction.
@@ -88,21 +88,15 @@ class PiModel(Method):
                 step.request(stream, view)
 
     def terms(self, step: Step, context: Context) -> None:
-        fraction = (
-            context.sizes["labeled"] / context.sizes["unlabeled"] if self.label_fraction else 1.0
-        )
+        fraction = labeled_fraction(context) if self.label_fraction else 1.0
         ramp = self.ramp(step.progress)
+        weight = self.weight * fraction * ramp
         for task in step.tasks:
             passes = [self._probabilities(step, view, task) for view in self.views]
             if self.detach:
                 passes[1:] = [p.detach() for p in passes[1:]]
             values = stability(passes)
-            step.term(
-                step.term_name(self.key, task),
-                values,
-                weight=self.weight * fraction * ramp,
-                task=task,
-            )
+            step.term(step.term_name(self.key, task), values, weight=weight, task=task)
             if self.exclusivity_weight:
                 values = torch.stack([mutual_exclusivity(p) for p in passes]).sum(0)
                 name = step.term_name(f"{self.key}/exclusivity", task)

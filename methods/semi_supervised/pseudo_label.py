@@ -1,24 +1,23 @@
 """Pseudo-Label. Lee, The simple and efficient semi-supervised learning method for deep neural
 networks, ICML 2013 workshop; the entropy form after Grandvalet and Bengio 2004."""
 
-from functools import partial
 from typing import Annotated
 
 from pydantic import Field
 
 from foundation.types import Share
+from methods.semi_supervised.confidence_threshold import ConfidenceThreshold
 from methods.semi_supervised.consistency import entropy
-from methods.semi_supervised.targets import confident, make_targets
-from recipes.contract import Context, Declaration, Method
+from recipes.contract import Context, Declaration
 from recipes.step import Step
 from recipes.step.ramps import Ramp
 
 
-class PseudoLabel(Method):
+class PseudoLabel(ConfidenceThreshold):
     """Lu = α(t) (1/U) Σ_b m_b H(ŷ_b, f(u_b)), ŷ = argmax f(u) of the *same* forward, m = 1[max p ≥
     τ].
 
-    Only the target is without gradient, the logits are not. α(t) is 0 up to ramp_start and grows
+    Targets have no gradient; the logits of the loss do. α(t) is 0 up to ramp_start and grows
     linearly to `weight` at ramp_end. The ramp is essential: early labels are wrong.
 
     threshold: confidence τ that a pseudo-label must reach; 0.95 (modern form); 0: every label
@@ -56,13 +55,10 @@ class PseudoLabel(Method):
         step.request("unlabeled", "weak", updates_bn_stats=self.updates_bn_stats)
 
     def terms(self, step: Step, context: Context) -> None:
-        alpha = self.weight * self.ramp(step.progress)
+        ramp = self.ramp(step.progress)
+        alpha = self.weight * ramp
         for task in step.tasks:
-            mask = partial(confident, threshold=self.threshold)
-            labels, pseudo = make_targets(
-                step.logits("unlabeled/weak", task), harden=True, mask=mask
-            )
-            step.publish_pseudo_labels(task, pseudo)
+            labels, pseudo = self.pseudo_labels(step, "unlabeled/weak", task, context)
             values = step.classify("unlabeled/weak", task, "pseudo", labels)
             step.term(
                 step.term_name(self.key, task), values, weight=alpha, mask=pseudo.mask, task=task
@@ -70,9 +66,4 @@ class PseudoLabel(Method):
             if self.entropy_weight:
                 name = step.term_name(f"{self.key}/entropy", task)
                 logits = step.loss_logits("unlabeled/weak", task, "pseudo", labels)
-                step.term(
-                    name,
-                    entropy(logits),
-                    weight=self.entropy_weight * self.ramp(step.progress),
-                    task=task,
-                )
+                step.term(name, entropy(logits), weight=self.entropy_weight * ramp, task=task)

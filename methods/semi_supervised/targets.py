@@ -1,12 +1,11 @@
-"""The target pipeline: from what the model believes of the unlabeled samples to what it shall
-learn.
+"""The target pipeline: from predictions on unlabeled samples to training targets.
 
     source → align → sharpen → harden → mask → loss
 
-Each slot holds one piece, a pure function without gradient and in float32; a method is a choice of
-pieces. The source is given as scores [N, C], anything whose softmax is q: logits, or `scores_of(q)`
-for probabilities from a table or an average. The losses are in `consistency.py`; hard ones come
-from the criterion of the step.
+Each slot is one pure function, without gradient and in float32; a method chooses one function per
+slot. The source is given as scores [N, C], anything whose softmax is q: logits, or `scores_of(q)`
+for probabilities from a table or an average. Losses on soft targets are in `consistency.py`; losses
+on hard targets are the step's criterion.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,15 +17,14 @@ from torch import Tensor
 from recipes.step import PseudoLabels
 
 Align = Callable[[Tensor], Tensor]  # q [N, C] -> q [N, C]
-Mask = Callable[
-    [Tensor, Tensor], Tensor
-]  # max_c q, aligned and not sharpened, and its class [N] -> [N] in [0, 1]
+# max_c q (aligned, not sharpened) and its class, [N] each -> [N] in [0, 1]
+Mask = Callable[[Tensor, Tensor], Tensor]
 TINY = 1e-12
 
 
-class Targets(NamedTuple):
-    """value: what the loss shall meet, soft [N, C] or hard [N]. pseudo: q after alignment and
-    before sharpening, its best classes, and the mask."""
+class PseudoTargets(NamedTuple):
+    """value: targets of the loss, soft [N, C] or hard [N]. pseudo: q after alignment and before
+    sharpening, its most probable classes, and the mask."""
 
     value: Tensor
     pseudo: PseudoLabels
@@ -40,18 +38,17 @@ def make_targets(
     temperature: float = 1.0,
     harden: bool = False,
     mask: Mask | None = None,
-) -> Targets:
-    """Run the pipeline on scores [N, C]; an empty slot changes nothing, no mask keeps every
-    sample."""
+) -> PseudoTargets:
+    """Run the pipeline on scores [N, C]. An empty slot changes nothing; without a mask every sample
+    is used."""
     q = soft_targets(scores)
     if align is not None:
         q = align(q)
         scores = scores_of(q)
     best, label = q.max(1)
-    kept = torch.ones_like(best) if mask is None else mask(best, label)
-    return Targets(
-        label if harden else sharpen(scores, temperature), PseudoLabels(q, label, kept, best)
-    )
+    weights = torch.ones_like(best) if mask is None else mask(best, label)
+    value = label if harden else sharpen(scores, temperature)
+    return PseudoTargets(value, PseudoLabels(q, label, weights, best))
 
 
 # -- source ----------------------------------------------------------------------------------------
@@ -79,8 +76,8 @@ def aligned(probabilities: Tensor, wanted: Tensor, seen: Tensor) -> Tensor:
     """q ← normalise(q · (wanted + 1e-6) / (seen + 1e-6)): distribution alignment (Berthelot et al.,
     ReMixMatch, 2020).
 
-    wanted, seen: [C], the class distribution that predictions should have, and the one they had in
-        earlier steps.
+    wanted, seen: [C], the class distribution that predictions should have, and their distribution
+        in earlier steps.
     """
     scaled = probabilities * (wanted + 1e-6) / (seen + 1e-6)
     return scaled / scaled.sum(1, keepdim=True)
@@ -99,10 +96,9 @@ def sharpen(scores: Tensor, temperature: float) -> Tensor:
 def confident(
     best: Tensor, label: Tensor, threshold: float | Tensor, strict: bool = False
 ) -> Tensor:
-    """m = [max_c q_c ≥ τ], [N] bool; ties are kept unless `strict`, τ > 1 keeps nothing.
+    """m = [max_c q_c ≥ τ], [N] bool; with `strict` m = [max_c q_c > τ]. Nothing passes τ > 1.
 
-    best, label: [N], max_c q_c and its class. threshold: one number, or [C], of which that of the
-        best class counts.
+    best, label: [N], max_c q_c and its class. threshold: one number, or [C], a threshold per class.
     """
     limit = threshold[label] if isinstance(threshold, Tensor) else threshold
     return best > limit if strict else best >= limit

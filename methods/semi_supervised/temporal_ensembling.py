@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.types import Share
-from methods.semi_supervised.consistency import squared_distance
+from methods.semi_supervised.consistency import labeled_fraction, squared_distance
 from methods.semi_supervised.targets import make_targets, scores_of
 from recipes.contract import Context, Declaration, Method
 from recipes.services.statistics import SampleMemory
@@ -17,12 +17,12 @@ from recipes.step.ramps import Ramp, RampKind
 
 
 def accumulate(average: Tensor, prediction: Tensor, momentum: float) -> Tensor:
-    """Z ← α Z + (1-α) z, rows [N, C]; Z starts at zero and is never corrected itself."""
+    """Z ← α Z + (1-α) z, rows [N, C]; Z starts at zero, and the stored Z has no bias correction."""
     return momentum * average + (1.0 - momentum) * prediction
 
 
 def bias_corrected(average: Tensor, updates: Tensor, momentum: float) -> Tensor:
-    """Z / (1 - α^k), [N, C], after k = `updates` [N] of them; a row without any stays zero."""
+    """Z / (1 - α^k), [N, C], with k = `updates` [N]; rows with k = 0 stay zero."""
     weight = 1.0 - momentum ** updates.to(average.dtype)
     return average / torch.where(updates > 0, weight, 1.0).unsqueeze(1)
 
@@ -31,13 +31,13 @@ class TemporalEnsembling(Method):
     """L = CE + w(t) · mean_i (1/C) ‖p(x_i) - sg z̃_i‖², z̃_i = Z_i / (1-α^k), Z_i the moving
     average of the sample's own predictions at its k earlier visits.
 
-    One forward a sample, where the Π-Model has two. An epoch is one pass over the unlabeled set, in
-    which every sample is met once; so renewing its row after its visit leaves the next pass exactly
-    the target that renewing all rows at the end of the pass would. A sample's first visit has no
-    target and teaches nothing (the papers' first epoch), and k counts visits a row: the authors'
-    code writes zeros for samples that a pass has missed. The table (samples × C, float32, one a
-    task) is equal on all ranks and lies in the checkpoint. The unlabeled set holds the labeled
-    samples. w(t) = weight · (M/N) · ramp with M/N the labeled fraction.
+    One forward per sample, where the Π-Model has two. An epoch is one pass over the unlabeled set
+    and visits every sample once, so updating a row right after its visit gives the next pass the
+    same target as updating all rows at the end of the pass. A sample's first visit has no target
+    and is masked (the paper's first epoch). k counts visits per row: the authors' code writes zeros
+    for samples that a pass has missed. The table (samples × C, float32, one per task) is equal on
+    all ranks and part of the checkpoint. The unlabeled set contains the labeled samples. w(t) =
+    weight · (M/N) · ramp with M/N the labeled fraction.
 
     weight: largest weight of the consistency loss, at least 0; 30 (paper), multiplied by
         label_fraction.
@@ -64,17 +64,17 @@ class TemporalEnsembling(Method):
         self.ramp = Ramp(ramp, end=ramp_end)
 
     def build(self, context: Context) -> None:
-        rows = context.sizes["unlabeled"]
-        tables = {name: SampleMemory(rows, (task.outputs,)) for name, task in context.tasks.items()}
+        samples = context.sizes["unlabeled"]
+        tables = {
+            name: SampleMemory(samples, (task.outputs,)) for name, task in context.tasks.items()
+        }
         context.method_modules[self.key] = nn.ModuleDict(tables)
 
     def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak")
 
     def terms(self, step: Step, context: Context) -> None:
-        fraction = (
-            context.sizes["labeled"] / context.sizes["unlabeled"] if self.label_fraction else 1.0
-        )
+        fraction = labeled_fraction(context) if self.label_fraction else 1.0
         weight = self.weight * fraction * self.ramp(step.progress)
         index = step.streams["unlabeled"].index
         for task in step.tasks:

@@ -33,14 +33,15 @@ class UDA(Method):
     """Lu = (1/U) Σ_b m_b KL(sharpen(q_b, T) ‖ p(s(u_b))), q = sg p(w(u)), m = 1[max q > β] of the
     unsharpened q.
 
-    Sharpening acts on the target, masks on max q: several public codes lose one of the two.
+    The target is sharpened, the mask uses max q before sharpening: several public implementations
+    omit one of the two.
 
     threshold: confidence β that the weak view must exceed; 0.8 (paper on CIFAR-10).
     temperature: T of the sharpening, above 0, lower is sharper; 0.4 (paper on CIFAR-10).
     weight: factor λ of the unlabeled loss, at least 0; 1 (paper).
     annealing: growth of η(t), above whose confidence labels are left out: `none`, `linear`, `exp`
-        or `log`. Training signal annealing (TSA) averages the rest, Σ kept CE / max(#kept, 1), over
-        the global batch; none for vision, `linear` for text with few labels.
+        or `log`. Training signal annealing (TSA) averages the remaining CE over the global batch;
+        none for vision, `linear` for text with few labels.
     entropy_weight: weight of mean H(p(w(u))), with gradient, at least 0; 0: none.
     """
 
@@ -69,20 +70,15 @@ class UDA(Method):
         step.request("unlabeled", "strong")
 
     def terms(self, step: Step, context: Context) -> None:
+        mask = partial(confident, threshold=self.threshold, strict=True)
         for task in step.tasks:
             weak = step.logits("unlabeled/weak", task)
-            mask = partial(confident, threshold=self.threshold, strict=True)
             target, pseudo = make_targets(weak, temperature=self.temperature, mask=mask)
             step.publish_pseudo_labels(task, pseudo)
             strong = step.loss_logits("unlabeled/strong", task, "pseudo")
             values = kl_divergence(target, strong)
-            step.term(
-                step.term_name(self.key, task),
-                values,
-                weight=self.weight,
-                mask=pseudo.mask,
-                task=task,
-            )
+            name = step.term_name(self.key, task)
+            step.term(name, values, weight=self.weight, mask=pseudo.mask, task=task)
             if self.entropy_weight:
                 name = step.term_name(f"{self.key}/entropy", task)
                 step.term(name, entropy(weak), weight=self.entropy_weight, task=task)
@@ -90,17 +86,14 @@ class UDA(Method):
                 self._anneal(step, task)
 
     def _anneal(self, step: Step, task: str) -> None:
-        """Mask the supervised term: samples the model is surer of than η(t) teach nothing for
-        now."""
+        """Mask samples of the supervised term whose true class has a probability above η(t)."""
         supervised = step.terms[step.term_name("supervised", task)]
         logits = step.logits("labeled", task)
-        classes = logits.shape[1]
-        kept = unsure(
-            logits,
-            step.inputs["labeled"].targets[task],
-            annealing_threshold(self.annealing, step.progress.fraction, classes),
-        )
-        supervised.mask = kept if supervised.mask is None else supervised.mask * kept
+        target = step.inputs["labeled"].targets[task]
+        fraction = step.progress.fraction
+        threshold = annealing_threshold(self.annealing, fraction, classes=logits.shape[1])
+        mask = unsure(logits, target, threshold)
+        supervised.mask = mask if supervised.mask is None else supervised.mask * mask
         supervised.denominator = "confident"
 
 

@@ -17,15 +17,13 @@ from recipes.step import Embedded, Input, Step, Targets
 from recipes.step.criterion import kl_divergence
 from recipes.step.ramps import Ramp, RampKind
 
-BLOCK = 8  # positions of a text that are drawn together
+BLOCK = 8  # token positions whose random numbers are drawn together
 
 
 def unit(x: Tensor) -> Tensor:
-    """x / ‖x‖₂ of every row, over all its dimensions; a row of zeros stays zero.
-
-    Divided by max |x| first: squares of a gradient of 1e-30 would be zero.
-    """
+    """x / ‖x‖₂ of every row, over all its dimensions; a row of zeros stays zero."""
     flat = x.flatten(1)
+    # divided by max |x| first: the square of a gradient of 1e-30 underflows to zero
     largest = flat.abs().amax(1, keepdim=True)
     flat = flat / torch.where(largest > 0, largest, 1.0)
     norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
@@ -38,13 +36,15 @@ def adversarial_direction(
     """The unit direction [N, …] in which D(r) grows fastest: repeat d ← unit(∇_d Σ_i D(ξ_i d)_i).
 
     D and its gradient are 0 at r = 0, so D ≈ r'Hr/2 and the gradient at ξd is ξHd: a power
-    iteration towards the top eigenvector of H. divergence: r [N, …] -> [N]. The sum, not the mean:
-    a row's gradient then does not shrink with the batch. No iteration leaves the random start.
+    iteration towards the top eigenvector of H. With 0 iterations d is the random start.
+
+    divergence: r [N, …] -> [N].
     """
     d = unit(start)
     for _ in range(iterations):
         d = d.detach().requires_grad_()
         with torch.enable_grad():
+            # the sum, not the mean: a row's gradient must not shrink with the batch size
             total = divergence(xi * d).sum()
         (gradient,) = torch.autograd.grad(total, d)
         d = unit(gradient)
@@ -52,31 +52,31 @@ def adversarial_direction(
 
 
 def words(embedded: Embedded) -> Tensor | None:
-    """[N, L], True on what may be moved of a text: its own tokens, no special ones, no padding;
-    None for pictures."""
+    """[N, L], True on the tokens of a text that may be perturbed: no special tokens, no padding;
+    None for images."""
     return embedded.mask if embedded.content is None else embedded.content
 
 
 def spread(embedded: Embedded) -> Tensor:
     """Standard deviation of every sample's input, over the words of a text: [N, 1, …]."""
     x = embedded.x.detach()
-    moved = words(embedded)
-    real = torch.ones_like(x) if moved is None else moved.unsqueeze(-1).expand_as(x).to(x.dtype)
+    included = on_words(torch.ones_like(x), embedded)
     dims = tuple(range(1, x.ndim))
-    count = real.flatten(1).sum(1).clamp_min(1.0).view(-1, *[1] * (x.ndim - 1))
-    mean = (x * real).sum(dims, keepdim=True) / count
-    return (((x - mean) * real).square().sum(dims, keepdim=True) / count).sqrt().clamp_min(1e-3)
+    count = included.flatten(1).sum(1).clamp_min(1.0).view(-1, *[1] * (x.ndim - 1))
+    mean = (x * included).sum(dims, keepdim=True) / count
+    variance = ((x - mean) * included).square().sum(dims, keepdim=True) / count
+    return variance.sqrt().clamp_min(1e-3)
 
 
 def on_words(x: Tensor, embedded: Embedded) -> Tensor:
     """x with zeros on padding and special tokens."""
-    moved = words(embedded)
-    return x if moved is None else x * moved.unsqueeze(-1)
+    mask = words(embedded)
+    return x if mask is None else x * mask.unsqueeze(-1)
 
 
 def draw_noise(step: Step, key: str, embedded: Embedded) -> Tensor:
-    """Normal numbers in the shape of the input. A text's are drawn in blocks of positions, so that
-    they do not depend on how long its neighbours are, hence not on the number of ranks."""
+    """Normal numbers in the shape of the input. For texts they are drawn in blocks of positions, so
+    that they depend neither on the padded length of the batch nor on the number of ranks."""
     rows, *shape = embedded.x.shape
     if embedded.mask is None:
         return step.randomness.draw(key, rows).normal(*shape)
@@ -92,12 +92,13 @@ class VAT(Method):
     """Lu = mean KL(q ‖ p(u + r)), q = sg p(u), r = ε d, d the direction in which the prediction
     changes fastest.
 
-    d comes from a power iteration (`adversarial_direction`) on the embedded input, with
-    `autograd.grad`, so that no parameter's gradient is touched. r is not clipped. The attack runs
-    without autocast: bfloat16 leaves no direction at all. Clean, probing and perturbed passes use
-    batch statistics, apart from the rest of the step, and leave the running ones alone; dropout
-    masks differ between them, as in the authors' code. One perturbation serves all tasks, their
-    divergences added. Three forwards a sample (with K = 1) and one backward to the input.
+    d comes from a power iteration (`adversarial_direction`) on the embedded input; it uses
+    `autograd.grad`, so parameter gradients do not change. r is not clipped. The attack runs without
+    autocast: in bfloat16 the direction is lost to rounding. Clean, probing and perturbed passes use
+    batch statistics, separately from the other inputs of the step, and do not update running ones;
+    their dropout masks differ, as in the authors' code. All tasks share one perturbation, from the
+    sum of their divergences. Costs three forwards per sample (with K = 1) and one backward to the
+    input.
 
     epsilon: ε, L2 norm of a sample's perturbation in units of the embedded input, at least 0.
         Pixels are in [0, 1], before the network's normalisation; word embeddings have zeros on
@@ -117,7 +118,7 @@ class VAT(Method):
     declaration = Declaration(
         views={"unlabeled": ("weak",)},
         tags=("unlabeled_loss",),
-        # not where the weights themselves are in half precision: no direction is left to find
+        # not with weights in half precision: rounding hides the direction
         precisions=("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16", "16", "32", "64"),
     )
 
@@ -148,22 +149,21 @@ class VAT(Method):
 
     def attack(self, step: Step, embedded: Embedded, context: Context) -> tuple[Tensor, Targets]:
         """d [N, …] and the clean predictions q [N, C] by task."""
-        x, mask = embedded.x.detach(), embedded.mask
+        x = embedded.x.detach()
+        mask = embedded.mask
 
         def divergence(r: Tensor) -> Tensor:
             z = context.extra_forward(Embedded(x + on_words(r, embedded), mask)).logits
-            return torch.stack(
-                [kl_divergence(q[task], z[task].float()) for task in step.tasks]
-            ).sum(0)
+            by_task = [kl_divergence(q[task], z[task].float()) for task in step.tasks]
+            return torch.stack(by_task).sum(0)
 
         with torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():
                 clean = context.extra_forward(Embedded(x, mask)).logits
             q = {task: make_targets(clean[task]).value for task in step.tasks}
             start = on_words(draw_noise(step, self.key, embedded).to(x.dtype), embedded)
-            return adversarial_direction(
-                divergence, start, self.xi * spread(embedded), self.iterations
-            ), q
+            xi = self.xi * spread(embedded)
+            return adversarial_direction(divergence, start, xi, self.iterations), q
 
     def terms(self, step: Step, context: Context) -> None:
         name = f"{self.key}/perturbed"

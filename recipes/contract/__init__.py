@@ -1,5 +1,4 @@
-"""All that an author of a method reads: `from recipes.contract import Context, Declaration,
-Method`."""
+"""The interface of methods: `from recipes.contract import Context, Declaration, Method`."""
 
 from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration

@@ -1,9 +1,9 @@
-"""Which methods meet, whether they may, and in which order: decided from declarations, before data
-or device."""
+"""Whether the methods of a run can be combined, and in which order they run: resolved from
+declarations, before data or device are used."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 from datamodules.samplers import MakeOrder
@@ -19,10 +19,11 @@ from recipes.step.criterion import Criterion
 
 @dataclass(frozen=True)
 class Environment:
-    """What the run offers to methods; all of it known from the config alone.
+    """The properties of a run that methods depend on, all from the config.
 
-    kind: `image` or `text`. views: base names of the views the data set can make (`weak`,
-    `strong`). tasks: how many heads there will be, None where that is not known.
+    kind: `image` or `text`.
+    views: base names of the data set's views (`weak`, `strong`).
+    tasks: number of heads, None if unknown.
     """
 
     kind: str
@@ -36,13 +37,13 @@ class Environment:
     families: Mapping[str, str] = field(default_factory=dict)
 
     def option(self, key: str) -> str:
-        """How a user names a method on the command line, e.g. `regularization=mixup`."""
+        """The command-line option of a method, e.g. `regularization=mixup`."""
         return f"{self.families[key]}={key}" if key in self.families else f"methods.{key}"
 
 
 @dataclass
 class Composition:
-    """Methods in running order, with what they asked for merged."""
+    """The methods in the order in which they run, and their merged requests."""
 
     methods: dict[str, Method]
     declarations: dict[str, Declaration]
@@ -59,7 +60,7 @@ class Composition:
 
     @property
     def changes_evaluation(self) -> bool:
-        """Whether metrics are of another network or other logits than the raw network's."""
+        """Whether metrics differ from those of the raw network's logits."""
         points = ("transform_input", "infer")
         return self.evaluates_teacher or any(self.implementing(point) for point in points)
 
@@ -68,7 +69,7 @@ class Composition:
         return [method for method in self.methods.values() if method.implements(point)]
 
     def criterion(self, context: Context) -> Criterion:
-        """The classification loss as the methods change it."""
+        """The classification loss with the methods' changes."""
         return Criterion(
             [_with_context(m.adjust, context) for m in self.implementing("adjust")],
             [_with_context(m.sample_weights, context) for m in self.implementing("sample_weights")],
@@ -77,7 +78,7 @@ class Composition:
 
 
 def _with_context(point: Callable[..., Any], context: Context) -> Callable[..., Any]:
-    """A point of a method without its last argument."""
+    """A point of a method with its last argument bound."""
 
     def call(*args: Any) -> Any:
         return point(*args, context)
@@ -86,36 +87,41 @@ def _with_context(point: Callable[..., Any], context: Context) -> Callable[..., 
 
 
 def base_view(name: str) -> str:
-    """The transform behind a view name: a trailing digit only asks for another draw (`weak2` ->
-    `weak`)."""
+    """The transform of a view: a trailing digit only means another draw (`weak2` -> `weak`)."""
     return name.rstrip("0123456789")
 
 
 def compose(methods: Mapping[str, Method], environment: Environment) -> Composition:
     """Resolve the declarations of `methods` (config key -> method).
 
-    Raises UserError with one line for every refusal: both names, the reason, the remedy.
+    Raises ConfigErrors, a UserError with one line per error: both names, the reason, the remedy.
     """
     for key, method in methods.items():
         method.key = key
     declarations = {key: current_declaration(method.declare()) for key, method in methods.items()}
-    faults = [
+    teacher, teacher_errors = _teacher(declarations, environment)
+    embedding, embedding_errors = _embedding(declarations, environment)
+    errors = [
         *_unknown(declarations, environment),
         *_unmet(declarations, environment),
         *_collisions(declarations, environment),
+        *teacher_errors,
+        *embedding_errors,
     ]
-    teacher, clashes = _teacher(declarations, environment)
-    embedding, differing = _embedding(declarations, environment)
-    faults += [*clashes, *differing]
-    if faults:
-        raise ConfigErrors(faults)
-    order = _order(declarations)
+    if errors:
+        raise ConfigErrors(errors)
+    ordered = {key: declarations[key] for key in _order(declarations)}
+    slots: dict[str, str] = {}
+    orders: dict[str, MakeOrder] = {}
+    for key, declaration in ordered.items():
+        slots |= dict.fromkeys(declaration.slots, key)
+        orders |= declaration.orders
     return Composition(
-        methods={key: methods[key] for key in order},
-        declarations={key: declarations[key] for key in order},
-        views=_views(declarations[key] for key in order),
-        slots={slot: key for key in order for slot in declarations[key].slots},
-        orders={stream: make for key in order for stream, make in declarations[key].orders.items()},
+        methods={key: methods[key] for key in ordered},
+        declarations=ordered,
+        views=_views(ordered.values()),
+        slots=slots,
+        orders=orders,
         teacher=teacher,
         evaluates_teacher=any(d.evaluates_teacher for d in declarations.values()),
         embedding=embedding,
@@ -123,7 +129,7 @@ def compose(methods: Mapping[str, Method], environment: Environment) -> Composit
 
 
 def _unknown(declarations: Mapping[str, Declaration], environment: Environment) -> Iterator[str]:
-    """Words of declarations that nobody knows: typos."""
+    """Words of declarations that are not in the vocabulary: typos."""
     streams = _views(declarations.values())
     for key, declaration in declarations.items():
         option = environment.option(key)
@@ -132,53 +138,62 @@ def _unknown(declarations: Mapping[str, Declaration], environment: Environment) 
 
 
 def _unmet(declarations: Mapping[str, Declaration], environment: Environment) -> list[str]:
-    """Needs that the data or the trainer cannot meet."""
-    faults = []
+    """Needs that the data or the trainer do not meet."""
     data = f"data={environment.data}"
-    for key, d in declarations.items():
+    errors = []
+    for key, declaration in declarations.items():
         option = environment.option(key)
-        if environment.kind not in d.modalities:
-            modalities = " and ".join(d.modalities)
-            faults.append(
+        if environment.kind not in declaration.modalities:
+            modalities = " and ".join(declaration.modalities)
+            errors.append(
                 f"{option} works on {modalities} data, but {data} is {environment.kind}: "
                 "leave one out"
             )
             continue
-        if environment.tasks is not None and environment.tasks < d.tasks_at_least:
-            remedy = "choose data with more, e.g. data=digits data.source.tasks=[label,parity]"
-            faults.append(
-                f"{option} needs {d.tasks_at_least} tasks or more, {data} has {environment.tasks}: "
-                f"{remedy}"
+        errors += _unmet_by_data(option, declaration, environment)
+        errors += _unmet_by_trainer(option, declaration, environment)
+    return errors
+
+
+def _unmet_by_data(
+    option: str, declaration: Declaration, environment: Environment
+) -> Iterator[str]:
+    data = f"data={environment.data}"
+    least = declaration.tasks_at_least
+    if environment.tasks is not None and environment.tasks < least:
+        yield (
+            f"{option} needs {least} tasks or more, {data} has {environment.tasks}: "
+            "choose data with more, e.g. data=digits data.source.tasks=[label,parity]"
+        )
+    available = ", ".join(sorted(environment.views))
+    for stream, names in declaration.views.items():
+        for view in sorted({base_view(name) for name in names} - environment.views):
+            yield (
+                f"{option} needs the view '{view}' of the {stream} stream, {data} makes "
+                f"{available}: give it a data.views.{view}"
             )
-        for stream, names in d.views.items():
-            missing = sorted({base_view(view) for view in names} - environment.views)
-            have = ", ".join(sorted(environment.views))
-            for view in missing:
-                remedy = f"give it a data.views.{view}"
-                faults.append(
-                    f"{option} needs the view '{view}' of the {stream} stream, {data} makes "
-                    f"{have}: {remedy}"
-                )
-        if environment.accumulate > 1 and not d.accumulation:
-            setting = f"trainer.accumulate_grad_batches={environment.accumulate}"
-            faults.append(
-                f"{option} is not exact with {setting}: set it to 1 and raise data.batch_size"
-            )
-        if d.precisions is not None and environment.precision not in d.precisions:
-            setting = f"trainer.precision={environment.precision}"
-            faults.append(
-                f"{option} does not work in {setting}: use one of {', '.join(d.precisions)}"
-            )
-        if environment.compile and d.uncompiled:
-            faults.append(f"{option} cannot be compiled: {d.uncompiled}; set trainer.compile=false")
-    return faults
+
+
+def _unmet_by_trainer(
+    option: str, declaration: Declaration, environment: Environment
+) -> Iterator[str]:
+    if environment.accumulate > 1 and not declaration.accumulation:
+        setting = f"trainer.accumulate_grad_batches={environment.accumulate}"
+        yield f"{option} is not exact with {setting}: set it to 1 and raise data.batch_size"
+    precisions = declaration.precisions
+    if precisions is not None and environment.precision not in precisions:
+        setting = f"trainer.precision={environment.precision}"
+        yield f"{option} does not work in {setting}: use one of {', '.join(precisions)}"
+    if environment.compile and declaration.uncompiled:
+        yield f"{option} cannot be compiled: {declaration.uncompiled}; set trainer.compile=false"
 
 
 def _collisions(declarations: Mapping[str, Declaration], environment: Environment) -> Iterator[str]:
-    """Pairs that own one slot or order one stream, or of which one refuses a tag of the other."""
+    """Pairs of methods that own one slot or order one stream, or of which one refuses the other."""
     only_one = "which only one method can: leave one out"
     for (a, first), (b, second) in combinations(declarations.items(), 2):
-        one, other = environment.option(a), environment.option(b)
+        one = environment.option(a)
+        other = environment.option(b)
         shared = [slot for slot in first.slots if slot in second.slots]
         for slot in shared:
             yield f"{one} and {other} both own {SLOTS.get(slot, repr(slot))}, {only_one}"
@@ -200,32 +215,33 @@ def _refusals(one: str, refusing: Declaration, other: str, met: Declaration) -> 
 def _teacher(
     declarations: Mapping[str, Declaration], environment: Environment
 ) -> tuple[TeacherRequest | None, list[str]]:
-    """The one averaged network that all who ask for it can share, or why they cannot."""
+    """The EMA network that all methods with a request share, or the reasons why they cannot."""
     requests = [(key, d.teacher) for key, d in declarations.items() if d.teacher]
-    firm = [
-        (key, request) for key, request in requests if not declarations[key].accepts_any_teacher
-    ]
-    requests = firm or requests[:1]
+    # a method that accepts any teacher takes that of another method, whatever its own settings
+    strict = [entry for entry in requests if not declarations[entry[0]].accepts_any_teacher]
+    requests = strict or requests[:1]
     if not requests:
         return None, []
     owner, request = requests[0]
-    faults = []
+    errors = []
     if environment.precision in ("16-true", "bf16-true"):
         remedy = environment.precision.replace("true", "mixed")
-        faults.append(
+        errors.append(
             f"{environment.option(owner)} does not work in "
-            f"trainer.precision={environment.precision}: an average of weights "
-            f"freezes in half precision; use {remedy}"
+            f"trainer.precision={environment.precision}: an average of weights does not change "
+            f"in half precision; use {remedy}"
         )
-    return request, [*faults, *_differing(requests, "averaged network", environment)]
+    return request, [*errors, *_differing(requests, "EMA network", environment)]
 
 
 def _embedding(
     declarations: Mapping[str, Declaration], environment: Environment
 ) -> tuple[EmbeddingRequest | None, list[str]]:
-    """The one embedding head of all who ask for it, or why they cannot share it."""
+    """The embedding head that all methods with a request share, or the reasons why they cannot."""
     requests = [(key, d.embedding) for key, d in declarations.items() if d.embedding]
-    return (requests[0][1] if requests else None), _differing(requests, "embedding", environment)
+    if not requests:
+        return None, []
+    return requests[0][1], _differing(requests, "embedding", environment)
 
 
 def _differing(
@@ -233,26 +249,28 @@ def _differing(
     what: str,
     environment: Environment,
 ) -> list[str]:
-    """A fault for each request that is not equal to the first one."""
-    faults = []
-    for key, other in requests[1:]:
-        owner, wanted = requests[0][0], asdict(requests[0][1])
+    """One error for each request that is not equal to the first one."""
+    owner, request = requests[0]
+    wanted = asdict(request)
+    errors = []
+    for key, other_request in requests[1:]:
+        other = asdict(other_request)
         differences = [
-            f"{name} {value} against {asdict(other)[name]}"
+            f"{name} {value} against {other[name]}"
             for name, value in wanted.items()
-            if value != asdict(other)[name]
+            if value != other[name]
         ]
         if differences:
-            faults.append(
+            errors.append(
                 f"{environment.option(owner)} and {environment.option(key)} share one {what} "
                 f"but want different ones ({', '.join(differences)}): "
                 "make the settings equal or leave one out"
             )
-    return faults
+    return errors
 
 
 def _views(declarations: Iterable[Declaration]) -> dict[str, tuple[str, ...]]:
-    """Requests of all methods, merged; the labeled stream always has its weak view."""
+    """The merged requests of all methods; the labeled stream always has its weak view."""
     merged: dict[str, dict[str, None]] = {"labeled": {"weak": None}}
     for d in declarations:
         for stream, names in d.views.items():
@@ -261,19 +279,16 @@ def _views(declarations: Iterable[Declaration]) -> dict[str, tuple[str, ...]]:
 
 
 def _order(declarations: Mapping[str, Declaration]) -> list[str]:
-    """Topological order over tags; methods that nothing separates keep the order of the config."""
+    """Topological order over tags; methods without a constraint keep the order of the config."""
     after: dict[str, set[str]] = {key: set() for key in declarations}
-    for a, first in declarations.items():
-        for b, second in declarations.items():
-            if a != b and (
-                set(first.before) & set(second.tags) or set(second.after) & set(first.tags)
-            ):
-                after[b].add(a)
+    for (a, first), (b, second) in permutations(declarations.items(), 2):
+        if set(first.before) & set(second.tags) or set(second.after) & set(first.tags):
+            after[b].add(a)
     order: list[str] = []
     while len(order) < len(after):
         ready = [key for key in after if key not in order and after[key] <= set(order)]
         if not ready:
-            circle = ", ".join(key for key in after if key not in order)
-            raise UserError(f"methods {circle} each want to run before the other: leave one out")
+            cycle = ", ".join(key for key in after if key not in order)
+            raise UserError(f"methods {cycle} each want to run before the other: leave one out")
         order.append(ready[0])
     return order

@@ -1,4 +1,4 @@
-"""What a method or a measurement may use of the run that it is part of."""
+"""The part of a run that methods and probes may use."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -16,7 +16,7 @@ from recipes.tasks.classification import Task
 
 
 class MethodModules(Protocol):
-    """What methods registered, by key. Only the method knows the class of its own."""
+    """The modules that methods registered, by key. Only a method knows the class of its module."""
 
     def __getitem__(self, key: str) -> Any: ...
 
@@ -28,19 +28,19 @@ class ReportedNetwork(Protocol):
 
 
 class Context(Protocol):
-    """The run, as methods see it. `recipes.engine.recipe.Recipe` is one.
+    """The interface of a run for methods. `recipes.engine.recipe.Recipe` implements it.
 
     network: the trained network.
-    teacher: its exponential moving average, None where nobody asks for one.
+    teacher: its EMA, None if no method requests one.
     tasks: the heads' tasks by name.
-    method_modules: what methods registered in `build`, by key; it moves with the run and is part of
-        its checkpoint.
+    method_modules: modules that methods registered in `build`, by key; they are moved to the run's
+        device and are part of its checkpoint.
     statistics: class counts and priors of the labeled training samples.
     sizes: number of samples by stream.
     seed: of the run.
     total_steps: optimizer steps of the whole run.
     trainer: Lightning's.
-    current_step: the first pass of the micro-batch under way, for `wrap_step` after its closure.
+    current_step: the first pass of the current micro-batch, for `wrap_step` after its closure.
     """
 
     network: Network
@@ -64,7 +64,7 @@ class Context(Protocol):
     def device(self) -> torch.device: ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Of the network, the average and all method modules."""
+        """Of the network, the teacher and all method modules."""
         ...
 
     def modules(self) -> Iterator[nn.Module]: ...
@@ -72,18 +72,18 @@ class Context(Protocol):
     def eval(self) -> Any: ...
 
     def extra_forward(self, embedded: Embedded, network: Net = "student") -> Output:
-        """A forward beside that of the step, running statistics untouched."""
+        """A forward in addition to that of the step; running statistics do not change."""
         ...
 
     def replay(self) -> AbstractContextManager[None]:
-        """Within it the closure runs once more on the same batch: equal views and draws, nothing
-        counted twice."""
+        """Inside it the closure runs another pass over the same batch: equal views and draws, no
+        statistics updated twice."""
         ...
 
     @property
     def reported(self) -> "ReportedNetwork":
-        """`reported()`: the network that evaluation reports: the EMA network where a method
-        evaluates it; `reported(raw=True)`: the trained one."""
+        """`reported()`: the network of the reported metrics, the EMA network if a method evaluates
+        it; `reported(raw=True)`: the trained one."""
         ...
 
     def reporting(self) -> AbstractContextManager[Network]:
@@ -107,7 +107,7 @@ class Context(Protocol):
         index: Tensor | None = None,
         randomness: SampleRandomness | None = None,
     ) -> dict[str, Tensor]:
-        """The same from the continuous input, with a graph where gradients are on."""
+        """The same from the continuous input, with a graph if gradients are enabled."""
         ...
 
     def predict_output(

@@ -20,8 +20,8 @@
     end:         method.save_artifacts(folder, context)
     export:      method.merge(network)
 
-All points are optional, and nobody else writes a training step. A method is a Lightning callback
-too: `on_fit_start` and the other hooks work, and get the recipe where Lightning passes its module.
+All points are optional, and methods do not write a training step of their own. A method is also a
+Lightning callback: `on_fit_start` and the other hooks work, and Lightning passes them the recipe.
 """
 
 from collections.abc import Callable
@@ -56,10 +56,10 @@ class Method(Callback):
     """Base of all methods. Subclasses take their settings as annotated constructor arguments with
     defaults.
 
-    `key` is the name in the config (`methods.KEY`), set by composition. A method never keeps a
-    tensor on itself. What lives for the run is a module that `build` registers under
-    `context.method_modules[self.key]`: it moves with the recipe and is part of its checkpoint.
-    What lives for a batch is `step.scratch[self.key]`.
+    `key` is the name in the config (`methods.KEY`), set by composition. Tensors are never
+    attributes of a method. State of the run is a module that `build` registers under
+    `context.method_modules[self.key]`: it is moved to the run's device and part of its checkpoint.
+    State of a batch is `step.scratch[self.key]`.
     """
 
     declaration: ClassVar[Declaration] = Declaration()
@@ -70,7 +70,7 @@ class Method(Callback):
         adapt_method(cls)
 
     def declare(self) -> Declaration:
-        """The declaration of this instance, where it depends on the settings."""
+        """The declaration of this instance, if it depends on the settings."""
         return self.declaration
 
     @property
@@ -93,14 +93,14 @@ class Method(Callback):
     # -- once --------------------------------------------------------------------------------------
     @point
     def surgery(self, network: "Network") -> None:
-        """Freeze parts of the network, attach others; attached modules go to `network.deltas`.
+        """Freeze parts of the network and attach modules, which are registered in `network.deltas`.
 
         The plan's copy of the network, on the meta device, gets the same surgery, so the method
-        must keep nothing of it."""
+        must not store references to it."""
 
     @point
     def build(self, context: "Context") -> None:
-        """Register own modules in `context.method_modules`."""
+        """Register the method's modules in `context.method_modules`."""
 
     # -- every batch -------------------------------------------------------------------------------
     @point
@@ -117,7 +117,7 @@ class Method(Callback):
         role: Role,
         context: "Context",
     ) -> Tensor:
-        """The logits [N, C] that losses see; evaluation and pseudo-labels use the raw ones."""
+        """The logits [N, C] of the losses; evaluation and pseudo-labels use the raw ones."""
         return logits
 
     @point
@@ -138,7 +138,7 @@ class Method(Callback):
         role: Role,
         context: "Context",
     ) -> Tensor | None:
-        """Factors of the samples' losses, from adjusted logits, with gradient where they have one.
+        """Factors of the samples' losses, from adjusted logits; a gradient through them is allowed.
 
         [N], or [N, C] by true class, which is exact for mixed targets as well; None: 1."""
         return None
@@ -155,13 +155,13 @@ class Method(Callback):
     @point
     def wrap_step(self, closure: Closure, optimizer: Optimizer, context: "Context") -> Any:
         """Call `closure`, which runs the batches and their backward, and change gradients or
-        weights around it. Afterwards `context.current_step` is the last batch's first pass."""
+        weights before or after it. Then `context.current_step` is the last batch's first pass."""
         return closure()
 
     @point
     def after_batch(self, step: Step, context: "Context") -> None:
-        """Once per micro-batch, after its last pass; `step` is its first pass. All passes of a
-        batch read the tables as they were before this point wrote them."""
+        """Once per micro-batch, after its last pass; `step` is its first pass. Tables are written
+        here, so all passes of a batch read the same values."""
 
     @point
     def after_step(self, step: Step, context: "Context") -> None:
@@ -172,24 +172,23 @@ class Method(Callback):
     def transform_input(
         self, embedded: Embedded, randomness: SampleRandomness, context: "Context"
     ) -> Embedded:
-        """The input that the reported network gets instead of `embedded`; attacks differentiate
-        through it."""
+        """The input of the reported network in place of `embedded`; attacks differentiate through
+        it."""
         return embedded
 
     @point
     def infer(self, logits: Tensor, task: str, context: "Context") -> Tensor:
-        """Logits [N, C] as they are evaluated and predicted."""
+        """Logits [N, C] for evaluation and prediction."""
         return logits
 
     @point
     def save_artifacts(self, folder: Path, context: "Context") -> None:
-        """Write files into the folder of the run's checkpoints; called on the first rank only."""
+        """Write files to the run's checkpoint folder; called on the first rank only."""
 
     @point
     def merge(self, network: "Network") -> None:
-        """Merge what `surgery` attached into the weights of this network, where they can hold it,
-        and remove it from `network.deltas`: the exported network then has its original structure.
-        """
+        """Merge modules attached by `surgery` into the weights of this network, if possible, and
+        remove them from `network.deltas`: the exported network then has its original structure."""
 
 
 POINTS = tuple(name for name, entry in vars(Method).items() if getattr(entry, "is_point", False))

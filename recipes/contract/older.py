@@ -1,7 +1,7 @@
-"""Methods written for version 0.1 go on working: old names of points and signatures without `step`.
+"""Compatibility with methods for version 0.1: old names of points and signatures without `step`.
 
-`adapt_method` runs when a class of methods is created. It gives an old class the points of today,
-which call the old ones, and prints one line that names both.
+`adapt_method` runs when a method class is created. It adds the current points to an old class,
+which call the old ones, and prints one line with both names.
 """
 
 import functools
@@ -13,7 +13,7 @@ from typing import Any
 from foundation.renamed import older_attributes, print_once
 from recipes.contract.declaration import Declaration
 
-# old point -> (today's point, number of its arguments in version 0.1)
+# old point -> (current point, number of its arguments in version 0.1)
 POINTS_0_1 = {
     "cost": ("class_losses", 4),
     "weigh": ("sample_weights", 5),
@@ -26,13 +26,13 @@ SLOTS_0_1 = {"cost": "class_losses"}
 
 CONTEXT_0_1 = {"at": "methods_at", "forward_apart": "extra_forward"}
 older_context = older_attributes(CONTEXT_0_1)
-"""Decorator of the recipe: what methods of version 0.1 used of it."""
+"""Decorator of the recipe: the old names of attributes that methods of version 0.1 use."""
 
 Changes = Iterator[tuple[str, str]]
 
 
 def adapt_method(cls: type) -> None:
-    """Add today's points to a class that has old ones; a class of today stays as it is."""
+    """Add the current points to a class with old ones; a current class does not change."""
     changes = [*_rename_points(cls), *_add_step(cls)]
     if changes:
         old = ", ".join(old for old, _ in changes)
@@ -41,7 +41,7 @@ def adapt_method(cls: type) -> None:
 
 
 def current_declaration(declaration: Declaration) -> Declaration:
-    """The declaration with today's names of slots."""
+    """The declaration with the current names of slots."""
     if not SLOTS_0_1.keys() & set(declaration.slots):
         return declaration
     return replace(declaration, slots=tuple(SLOTS_0_1.get(s, s) for s in declaration.slots))
@@ -50,8 +50,8 @@ def current_declaration(declaration: Declaration) -> Declaration:
 def _rename_points(cls: type) -> Changes:
     for old, (new, count) in POINTS_0_1.items():
         function = getattr(cls, old, None)
-        # a helper of a method of today may have such a name: then the number of arguments differs,
-        # or the point of today comes first
+        # a helper of a current method may have such a name: then its number of arguments differs,
+        # or the current point is defined in a more derived class
         if not callable(function) or _arguments(function) != count:
             continue
         if _generation(cls, old) < _generation(cls, new):
@@ -60,7 +60,7 @@ def _rename_points(cls: type) -> Changes:
 
 
 def _add_step(cls: type) -> Changes:
-    """Points that had no `step` in version 0.1, under old or today's names."""
+    """Points that had no `step` in version 0.1, under old or current names."""
     renamed = {new for new, _ in POINTS_0_1.values()}
     for name, count in WITHOUT_STEP.items():
         function = getattr(cls, name)
@@ -71,12 +71,12 @@ def _add_step(cls: type) -> Changes:
 
 
 def _generation(cls: type, name: str) -> int:
-    """How far up the class that defines a name is; 0 for `cls` itself."""
+    """Number of classes in the MRO before the one that defines a name; 0 for `cls` itself."""
     return next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
 
 
 def _arguments(function: Callable[..., Any]) -> int | None:
-    """How many positional arguments a function takes beside `self`; None where it takes any."""
+    """Number of arguments of a function without `self`; None if it has `*args`."""
     parameters = list(inspect.signature(function).parameters.values())
     if any(p.kind == p.VAR_POSITIONAL for p in parameters):
         return None
@@ -84,7 +84,7 @@ def _arguments(function: Callable[..., Any]) -> int | None:
 
 
 def _calls(function: Callable[..., Any], old: str) -> Callable[..., Any]:
-    """A function that calls the method's `old`, also where a subclass overrides it."""
+    """A function that calls the method's `old`, including overrides in subclasses."""
 
     @functools.wraps(function)
     def point(self: Any, *args: Any) -> Any:
@@ -94,9 +94,9 @@ def _calls(function: Callable[..., Any], old: str) -> Callable[..., Any]:
 
 
 def _without_step(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A point of today, called with the step first, that calls one of version 0.1."""
+    """A current point, with the step as first argument, that calls one of version 0.1."""
 
-    # not `wraps`: the signature is that of today
+    # not `wraps`: the signature is the current one
     def point(self: Any, step: Any, *args: Any) -> Any:
         return function(self, *args)
 

@@ -1,4 +1,4 @@
-"""A measurement that a user adds to the evaluation of any recipe."""
+"""A measurement that can be added to the evaluation of any recipe."""
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,13 +11,14 @@ if TYPE_CHECKING:
 
 
 class Probe(nn.Module):
-    """A measurement beside the tasks' own metrics, which a user adds to any recipe: robust
-    accuracy, retrieval.
+    """A measurement in addition to the tasks' own metrics, for any recipe: robust accuracy,
+    retrieval.
 
-    A node with `_target_` under `evaluate` of the config. It sees the reported network in
-    evaluation mode, gradients are off but may be turned on. parts: the evaluations it takes part
-    in, of `val` and `test`. main: the value by which a run is judged (`monitor`) that has no
-        accuracy; empty where none is fit for it.
+    It is configured by a node with `_target_` under `evaluate`. The reported network is in
+    evaluation mode; gradients are disabled, and a probe may enable them.
+
+    parts: the evaluations it runs in, of `val` and `test`.
+    main: the metric to `monitor` in a run without accuracy; empty if none is suitable.
     """
 
     main: ClassVar[str] = ""
@@ -30,18 +31,17 @@ class Probe(nn.Module):
             cls.modalities = cls.kinds  # type: ignore[attr-defined]
 
     def refusal(self, composition: Composition) -> str:
-        """Why it would measure nothing true beside these methods, with the remedy; empty where it
-        does."""
+        """Why its result is invalid with these methods, with the remedy; empty if it is valid."""
         return ""
 
     def update(
         self, context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor
     ) -> None:
-        """Take a batch of raw views with targets by task and their stable indices [N]."""
+        """Add a batch of raw views with targets by task and their stable indices [N]."""
 
     def compute(self) -> dict[str, Tensor]:
         """Values by name, over all batches and ranks; logged as `PART/NAME`."""
         return {}
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Remove all batches."""

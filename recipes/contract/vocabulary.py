@@ -1,7 +1,8 @@
-"""The words of a declaration: slots, which one method owns, and tags, which others consult.
+"""The vocabulary of declarations: slots, each owned by one method, and tags, to which other methods
+refer.
 
-A word that is not here is an error, so that a typo cannot silently do nothing. A method of your own
-may add words: `TAGS["my_tag"] = "what it means"` in the file of its class.
+A word that is not listed is an error, so that typos are not ignored. Your own methods may add
+words: `TAGS["my_tag"] = "its meaning"` in the file of the class.
 """
 
 from collections.abc import Iterable, Iterator
@@ -47,14 +48,14 @@ TAGS = {
 }
 
 INFORMATIVE = frozenset({"attacks_labeled", "resamples", "task_weights", "weighs_classes"})
-"""Tags that no method of ours consults; they describe, and methods of your own may refuse them."""
+"""Tags to which no built-in method refers; your own methods may refuse them."""
 
 RESERVED = frozenset({"second_optimizer"})
-"""Tags that are consulted but that no method of ours carries yet."""
+"""Tags to which methods refer but that no built-in method has yet."""
 
 
 def unknown_words(option: str, declaration: Declaration) -> Iterator[str]:
-    """One line for each slot or tag that is not in the vocabulary. option: names the method."""
+    """One line for each slot or tag that is not in the vocabulary. option: of the method."""
     fields: dict[str, tuple[Iterable[str], dict[str, str]]] = {
         "slots": (declaration.slots, SLOTS),
         "tags": (declaration.tags, TAGS),
@@ -74,7 +75,7 @@ def unknown_words(option: str, declaration: Declaration) -> Iterator[str]:
 
 
 def unknown_streams(option: str, declaration: Declaration, streams: Iterable[str]) -> Iterator[str]:
-    """One line for each stream that is ordered but loaded by nobody."""
+    """One line for each stream that has an order but is not loaded by any method."""
     loaded = set(streams)
     for stream in declaration.orders:
         if stream not in loaded:

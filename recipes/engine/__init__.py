@@ -1,1 +1,1 @@
-"""The training step and the evaluation."""
+"""The training step and the evaluation of a run."""

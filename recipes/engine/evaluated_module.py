@@ -1,28 +1,50 @@
-"""Evaluation of a module that has a `Reported`: Lightning's hooks, and what methods and probes
-call, are passed on to it."""
+"""The evaluation half of a recipe: Lightning's hooks, and calls of methods and probes, are passed
+on to `Reported`."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from foundation.randomness import SampleRandomness
+from recipes.contract.probe import Probe
+from recipes.engine.evaluator import Evaluator
 from recipes.engine.lean import LeanModule
-from recipes.engine.reported import Reported
+from recipes.engine.parts import RecipeParts
+from recipes.engine.reported import Reported, Run
 from recipes.engine.sharding import keep_whole
 from recipes.networks.network import Network
 from recipes.step.step import Embedded, Output
 
 
 class EvaluatedModule(LeanModule):
-    """reported: predicts and measures.
-    monitor: the metric that a validation must yield.
-    latest: the last value of every metric."""
+    """reported: predicts and evaluates.
+    monitor: the metric that every validation must have.
+    latest: the last value of every metric.
+    """
 
     network: Network
     reported: Reported
     monitor: str | None
     latest: dict[str, float]
+
+    def make_evaluation(self, parts: RecipeParts) -> None:
+        """Create the evaluation; the teacher must exist."""
+        composition = parts.composition
+        tasks = parts.tasks if parts.classifies else ()
+        self.evaluator = Evaluator(tasks, both=composition.changes_evaluation)
+        self.probes = nn.ModuleList(parts.probes)
+        self.reported = Reported(
+            cast(Run, self),
+            composition,
+            self.evaluator,
+            cast(Sequence[Probe], self.probes),
+            parts.make_view,
+            parts.reference_batches,
+        )
+        self.monitor = parts.monitor
+        self.latest = {}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self.reported.evaluate(batch, "val")
@@ -45,8 +67,8 @@ class EvaluatedModule(LeanModule):
     def _conclude(self, part: str) -> None:
         keep_whole(self.network, self.device_mesh, False)
         values = self.reported.results(part, self.monitor)
-        # callbacks (best checkpoint, pruning) read Lightning's own metrics; loggers get them from
-        # us, on our step axis
+        # callbacks (best checkpoint, pruning) read Lightning's metrics; `report` logs them, with
+        # optimizer steps as x-axis
         self.log_dict(values, logger=False)
         self.report(values, self.trainer.global_step)
 
@@ -55,7 +77,7 @@ class EvaluatedModule(LeanModule):
         for logger in self.loggers:
             logger.log_metrics(values, step=step)
 
-    # -- what methods and probes call --------------------------------------------------------------
+    # -- calls of methods and probes ---------------------------------------------------------------
     def reporting(self) -> AbstractContextManager[Network]:
         return self.reported.reporting()
 

@@ -1,6 +1,6 @@
-"""Metrics of evaluation: by task, for the reported network and for the raw one beside it."""
+"""Metrics of the evaluation by task, for the reported network and for the raw one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -11,7 +11,7 @@ from recipes.tasks.classification import Evaluation, Task
 
 class Evaluator(nn.Module):
     """Accumulates over batches and ranks. `both`: the reported network differs from the trained
-    one, so both are evaluated; the raw figures carry the prefix `raw/`.
+    one, so both are evaluated; metrics of the trained one have the prefix `raw/`.
 
     Names: `PART/accuracy` with one task; `PART/TASK/accuracy` and their mean `PART/accuracy` with
     several.
@@ -21,9 +21,9 @@ class Evaluator(nn.Module):
         super().__init__()
         self.names = [task.name for task in tasks]
         self.variants = (False, True) if both else (False,)
-        self.metrics = nn.ModuleList(
-            nn.ModuleList(task.evaluation() for task in tasks) for _ in self.variants
-        )
+        self.metrics = nn.ModuleList()
+        for _ in self.variants:
+            self.metrics.append(nn.ModuleList(task.evaluation() for task in tasks))
         self.confusion: dict[str, Tensor] = {}
 
     def of(self, raw: bool) -> dict[str, Evaluation]:
@@ -36,7 +36,7 @@ class Evaluator(nn.Module):
             metric.update(logits[name], targets[name])
 
     def compute(self, part: str) -> dict[str, float]:
-        """All metrics of this part, and a clean slate for the next."""
+        """All metrics of this part; accumulation restarts for the next one."""
         values: dict[str, float] = {}
         self.confusion = {
             name: metric.matrix().cpu() for name, metric in self.of(raw=False).items()
@@ -46,17 +46,17 @@ class Evaluator(nn.Module):
             by_task = {name: metric.compute() for name, metric in self.of(raw).items()}
             if len(by_task) > 1:
                 for name, metrics in by_task.items():
-                    values |= {
-                        f"{prefix}/{name}/{metric}": float(value)
-                        for metric, value in metrics.items()
-                    }
-            for metric in dict.fromkeys(
-                metric for metrics in by_task.values() for metric in metrics
-            ):
-                mean = torch.stack(
-                    [metrics[metric] for metrics in by_task.values() if metric in metrics]
-                ).mean()
-                values[f"{prefix}/{metric}"] = float(mean)
+                    values |= {f"{prefix}/{name}/{key}": float(v) for key, v in metrics.items()}
+            values |= {f"{prefix}/{key}": value for key, value in _means(by_task).items()}
             for evaluation in self.of(raw).values():
                 evaluation.reset()
         return values
+
+
+def _means(by_task: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
+    """The mean of each metric over the tasks that have it."""
+    groups: dict[str, list[Tensor]] = {}
+    for metrics in by_task.values():
+        for name, value in metrics.items():
+            groups.setdefault(name, []).append(value)
+    return {name: float(torch.stack(values).mean()) for name, values in groups.items()}

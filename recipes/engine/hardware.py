@@ -1,5 +1,4 @@
-"""What a run makes of the machine it is on: precision, memory format, compilation, and the memory
-it took."""
+"""The hardware of a run: memory format, compilation, and peak memory."""
 
 import os
 import shutil
@@ -17,49 +16,50 @@ from recipes.networks.network import Network
 
 
 def on_gpu(settings: TrainerSettings) -> bool:
-    """Whether the run will be on an NVIDIA or AMD GPU."""
+    """Whether the run uses an NVIDIA or AMD GPU."""
     return settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def convolutional(network: nn.Module) -> bool:
-    """Whether most of the numbers that a network holds are kernels of convolutions: not so in a
-    ViT."""
-    kernels = sum(
-        p.numel()
-        for m in network.modules()
-        if isinstance(m, nn.Conv2d)
-        for p in m.parameters(recurse=False)
-    )
-    return 2 * kernels > sum(p.numel() for p in network.parameters())
+    """Whether most of a network's parameters belong to convolutions: false for a ViT."""
+    in_convolutions = 0
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            in_convolutions += sum(p.numel() for p in module.parameters(recurse=False))
+    return 2 * in_convolutions > sum(p.numel() for p in network.parameters())
 
 
-def lies_channels_last(
+def use_channels_last(
     wanted: bool | Literal["auto"], network: Network, device: torch.device
 ) -> bool:
-    """Whether kernels are to lie channels-last. `auto`: those of a convolutional network for
-    pictures on a GPU, whose tensor cores want them so."""
+    """Whether kernels get the channels-last memory format. `auto`: those of a convolutional image
+    network on a GPU, whose tensor cores need it."""
     if network.kind != "image":
         return False
-    return device.type == "cuda" and convolutional(network) if wanted == "auto" else wanted
+    if wanted == "auto":
+        return device.type == "cuda" and convolutional(network)
+    return wanted
 
 
 def set_memory_format(
     networks: Sequence[Network], wanted: bool | Literal["auto"], device: torch.device
 ) -> None:
-    """Kernels channels-last in all networks, where `lies_channels_last` says so of the first."""
-    if lies_channels_last(wanted, networks[0], device):
+    """Convert all networks to channels-last if `use_channels_last` holds for the first."""
+    if use_channels_last(wanted, networks[0], device):
         for network in networks:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def backend_of(wanted: bool | str) -> str | None:
-    """The name of the compiler that is asked for; None for none."""
-    return "inductor" if wanted is True else wanted or None
+    """The name of the requested compiler; None for none."""
+    if wanted is True:
+        return "inductor"
+    return wanted or None
 
 
 def check_compiler(settings: TrainerSettings) -> None:
-    """Raise UserError where inductor has nothing to write its code for: a C++ compiler, or Triton
-    on a GPU."""
+    """Raise UserError if inductor lacks a compiler for its code: a C++ compiler, or Triton on a
+    GPU."""
     if backend_of(settings.compile) != "inductor":
         return
     if on_gpu(settings):
@@ -69,20 +69,19 @@ def check_compiler(settings: TrainerSettings) -> None:
         missing = None if shutil.which(compiler) else f"a C++ compiler ({compiler})"
     if missing:
         raise UserError(
-            f"trainer.compile={str(settings.compile).lower()}: needs {missing}, which is not here; "
-            "install it, or set "
-            "trainer.compile=false"
+            f"trainer.compile={str(settings.compile).lower()}: needs {missing}, which is not "
+            "installed; install it, or set trainer.compile=false"
         )
 
 
 def prepare_compiler(several_backwards: bool) -> None:
-    """Room for what a run compiles, and buffers that outlive a backward where there are several
-    through one forward."""
+    """Raise the recompile limit for the variants of a run, and keep buffers after a backward if one
+    forward has several."""
     import torch._dynamo.config as dynamo
     import torch._functorch.config as functorch
 
-    # trained and averaged network, training and evaluation, whole and partial batches, statistics
-    # held still or not
+    # variants: trained and EMA network, training and evaluation, full and partial batches, frozen
+    # statistics or not
     dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
     functorch.donated_buffer = functorch.donated_buffer and not several_backwards
 
@@ -95,13 +94,14 @@ def compile_networks(networks: Sequence[Network], backend: str, several_backward
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most memory that was taken so far, in bytes: on a GPU what torch's tensors took there,
-    else what the whole process held. None where the system does not say."""
+    """Peak memory in bytes: on a GPU of torch's tensors, otherwise of the process. None if the
+    system does not report it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
         import resource
     except ImportError:  # Windows
         return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # bytes on macOS, kibibytes elsewhere
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,7 +1,8 @@
-"""Training metrics that stay on the device until they are logged: one transfer an interval, exact
+"""Training metrics that stay on the device until they are logged: one transfer per interval, exact
 over ranks."""
 
 import time
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,16 +13,17 @@ from foundation.distributed import gather_rows, global_sum
 from recipes.step.step import PseudoLabels
 
 Ratio = tuple[Tensor, Tensor]
-HELD = 64  # steps whose numbers are held one by one: adding up many costs no more than adding two
+HELD = 64  # steps stored before they are summed: a sum of many costs no more than a sum of two
 
 
 class Interval:
-    """What steps with equal names added up to: the numerators, then the denominators of the ratios.
-    The denominator of a scalar is the number of `steps`, which the host counts. Sums are float64,
-    so that they depend on when they are taken by no more than their last bit."""
+    """Sums over steps with equal names: the numerators, then the denominators of the ratios. The
+    denominator of a scalar is the number of `steps`, counted on the host. Sums are float64, so that
+    their grouping changes no more than the last bit."""
 
     def __init__(self, sums: Tensor | None = None, steps: int = 0):
-        self.steps, self._sums = steps, sums
+        self.steps = steps
+        self._sums = sums
         self._held: list[Tensor] = []
 
     def add(self, values: Tensor) -> None:
@@ -62,29 +64,33 @@ def pseudo_label_ratios(
 
 
 class Stopwatch:
-    """Seconds that a run has trained, those before an interruption included."""
+    """Training time of a run in seconds, the time before an interruption included."""
 
     def __init__(self, before: float = 0.0):
-        self._before, self._began = before, 0.0
+        self._before = before
+        self._began = 0.0
 
     @property
     def seconds(self) -> float:
-        return self._before + (time.perf_counter() - self._began if self._began else 0.0)
+        if not self._began:
+            return self._before
+        return self._before + (time.perf_counter() - self._began)
 
     def start(self) -> None:
         self._began = time.perf_counter()
 
     def stop(self) -> None:
-        self._before, self._began = self.seconds, 0.0
+        self._before = self.seconds
+        self._began = 0.0
 
 
 class Meters:
     """Means of named scalars over an interval, each as Σ numerator / Σ denominator.
 
-    Adding costs one stack a step, however many names there are; nothing is copied to the host. Sums
-    are kept by the set of names a step brings, so that a term may appear or vanish within an
-    interval. Pseudo-labels are held by sample and counted once an interval; until then nobody may
-    change them in place.
+    Adding costs one `torch.stack` per step, for any number of names; nothing is copied to the host.
+    There are separate sums for each set of names, so that a term may appear or disappear within an
+    interval. Pseudo-labels are stored per sample and counted once per interval; until then they
+    must not be changed in place.
     """
 
     def __init__(self) -> None:
@@ -94,7 +100,7 @@ class Meters:
     @torch.no_grad()
     def add(self, scalars: dict[str, Tensor], ratios: dict[str, Ratio]) -> Tensor:
         """Add one step's scalars (each with denominator 1) and ratios (numerator, denominator).
-        Returns the step's own numbers, scalars first, on the device."""
+        Returns the values of this step, scalars first, on the device."""
         names = (*scalars, *ratios)
         if not names:
             return torch.empty(0)
@@ -107,8 +113,8 @@ class Meters:
         return values
 
     def add_pseudo_labels(self, suffix: str, pseudo: PseudoLabels, truth: Tensor | None) -> None:
-        """Add a step's pseudo-labels and the hidden labels beside them [U]; names of their ratios
-        get the suffix."""
+        """Add a step's pseudo-labels and their hidden labels [U]; the suffix is appended to the
+        names of their ratios."""
         columns = (pseudo.mask, pseudo.confidence, pseudo.labels)
         held = self._pseudo.setdefault((suffix, truth is not None), [])
         held.append(columns if truth is None else (*columns, truth))
@@ -125,52 +131,51 @@ class Meters:
             self.add({}, {f"{name}{suffix}": ratio for name, ratio in ratios.items()})
 
     def flush(self) -> dict[str, float]:
-        """The means since the last flush, over all ranks; names whose denominator stayed zero are
-        left out."""
+        """The means since the last flush, over all ranks; without names whose denominator is 0."""
         self._count_pseudo_labels()
         if not self.sums:
             return {}
         layout = list(self.sums)
         sums = global_sum(torch.cat([self.sums[names].complete(len(names)) for names in layout]))
-        flat = (
-            sums.float().tolist()
-        )  # a sum's last bit in float64 may tell when it was taken: at a checkpoint or not
+        # float32: the last bit in float64 depends on whether a checkpoint was written in between
+        flat = iter(sums.float().tolist())
         self.sums = {}
         total: dict[str, list[float]] = {}
         for names in layout:
-            values, flat = flat[: 2 * len(names)], flat[2 * len(names) :]
-            for name, numerator, denominator in zip(
-                names, values, values[len(names) :], strict=False
-            ):
+            numerators = list(islice(flat, len(names)))
+            denominators = list(islice(flat, len(names)))
+            columns = zip(names, numerators, denominators, strict=True)
+            for name, numerator, denominator in columns:
                 entry = total.setdefault(name, [0.0, 0.0])
                 entry[0] += numerator
                 entry[1] += denominator
         return {name: n / d for name, (n, d) in total.items() if d}
 
     def state(self) -> list[dict[str, Any]]:
-        """What each rank has added since the last flush, a row each: a checkpoint between two
-        transfers keeps it."""
+        """The sums of each rank since the last flush, one row each, for a checkpoint between two
+        transfers."""
         self._count_pseudo_labels()
-        kept = []
+        entries = []
         for names, interval in self.sums.items():
             sums = interval.settle()
             steps = sums.new_full((1,), float(interval.steps))
             ranks = gather_rows(torch.cat([sums, steps])[None]).cpu()
-            kept.append(
+            entries.append(
                 {"names": list(names), "values": ranks[:, :-1], "steps": ranks[:, -1].long()}
             )
-        return kept
+        return entries
 
     def restore(
-        self, kept: list[dict[str, Any]], device: torch.device, rank: int, world: int
+        self, entries: list[dict[str, Any]], device: torch.device, rank: int, world: int
     ) -> None:
-        """Go on from `state`, each rank with its row; on another number of ranks the first takes
-        the sum."""
-        for entry in kept:
-            values, steps = entry["values"], entry["steps"]
+        """Resume from `state`, each rank from its row; with another number of ranks the first rank
+        gets the sum."""
+        for entry in entries:
+            values = entry["values"]
+            steps = entry["steps"]
             if len(values) != world:
                 first = (torch.arange(world) == 0)[:, None]
-                values, steps = first * values.sum(0), first[:, 0] * steps.sum(0)
-            self.sums[tuple(entry["names"])] = Interval(
-                precise(values[rank].to(device)), int(steps[rank])
-            )
+                values = first * values.sum(0)
+                steps = first[:, 0] * steps.sum(0)
+            sums = precise(values[rank].to(device))
+            self.sums[tuple(entry["names"])] = Interval(sums, int(steps[rank]))

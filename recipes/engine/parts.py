@@ -1,4 +1,4 @@
-"""What a recipe is made of."""
+"""The parts of a recipe."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,17 +32,17 @@ class RecipeParts:
     make_view: makes a view of a stream on the device.
     make_optimizer: from the recipe, the optimizer and its scheduler by step.
     reference_batches: training batches on which BatchNorm moments are estimated; None: no estimate.
-    probes: measurements beside the tasks' metrics.
+    probes: measurements in addition to the tasks' metrics.
     classifies: evaluation measures the heads.
-    monitor: the metric that a validation must yield.
+    monitor: the metric that every validation must have.
     seed: of the run.
     total_steps: optimizer steps of the whole run.
     log_every: optimizer steps between two transfers of metrics from the device.
-    skip_nonfinite: leave out batches with a loss that is NaN or infinite.
+    skip_nonfinite: skip batches with a loss that is NaN or infinite.
     backend: compiler of the networks, None for none.
     channels_last: memory format of convolution kernels.
-    identity: kept in every checkpoint, so that a different run does not resume from it.
-    provenance: kept in every checkpoint; `recipes.load` builds the recipe from it without data.
+    identity: saved in every checkpoint, so that a different run does not resume from it.
+    provenance: saved in every checkpoint; `recipes.load` builds the recipe from it without data.
     """
 
     network: Network

@@ -1,17 +1,17 @@
-"""The one training step: how a batch becomes a loss, and where methods take part.
+"""The training step: from a batch to a loss, with the points of the methods.
 
     batch → streams → views → prepare → one forward → adjust → terms → combine → (wrap_step) →
     after_batch → after_step
 
-`contract/method.py` says what a method may do at each point, `step/step.py` what flows between
-them, `engine/reported.py` how a run is evaluated, `engine/parts.py` what a recipe is made of.
+`contract/method.py` documents the points, `step/step.py` the data between them,
+`engine/reported.py` the evaluation of a run, `engine/parts.py` the parts of a recipe.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,12 @@ from torch import Tensor, nn
 from foundation.randomness import Randomness, derive_seed, seed_default
 from recipes.contract.method import POINTS
 from recipes.contract.older import older_context
-from recipes.contract.probe import Probe
 from recipes.engine.evaluated_module import EvaluatedModule
-from recipes.engine.evaluator import Evaluator
 from recipes.engine.finite import Trace, Traces
 from recipes.engine.hardware import compile_networks, set_memory_format
 from recipes.engine.lean import drop_empty_hooks
 from recipes.engine.meters import Meters, Stopwatch
 from recipes.engine.parts import RecipeParts
-from recipes.engine.reported import Reported
 from recipes.engine.sharding import shard
 from recipes.networks.embedding import add_embedding
 from recipes.services.teacher import Teacher
@@ -41,13 +38,15 @@ from recipes.tasks.classification import Task
 class Recipe(EvaluatedModule):
     """A network, its tasks and the methods composed for this run."""
 
-    last_step: Step | None = None  # of the whole run, for the pictures in its report
-    _step: Step | None = None  # first pass of the micro-batch under way
+    last_step: Step | None = None  # of the whole run, for the images in its report
+    _step: Step | None = None  # first pass of the current micro-batch
 
-    # -- the way of a batch ------------------------------------------------------------------------
+    # -- from a batch to a loss --------------------------------------------------------------------
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         if not self.replaying:
-            self.finish_previous_batch()
+            # Only an accumulated batch is still unfinished: `optimizer_step` finishes its own. A
+            # Lightning hook after each batch would cost more than this check.
+            self.finish_batch()
         step = self.begin(batch)
         weak = step.embedding("labeled", "weak")
         step.add(Input("labeled", weak, dict(step.streams["labeled"].targets)))
@@ -61,14 +60,13 @@ class Recipe(EvaluatedModule):
         loss = self.combine(step)
         if self.skip_nonfinite and not torch.isfinite(loss):
             self.skipped += 1
-            return None  # no gradient: Lightning leaves the batch out
+            return None  # no gradient: Lightning skips the batch
         if not self.replaying:
             self.record(step, loss)
         return loss
 
     def begin(self, batch: dict[str, Any]) -> Step:
-        """Open a step: its streams, and randomness that is a function of its position in the run
-        alone."""
+        """Create the step; its randomness is a function of seed, position in the run and rank."""
         position = batch["position"]
         rank = self.global_rank
         seed_default(derive_seed(self.seed, position, "network", rank), self.device)
@@ -96,8 +94,8 @@ class Recipe(EvaluatedModule):
             return self.teacher.network.embed(view)
 
     def forward_inputs(self, step: Step) -> None:
-        """Forward all inputs of the step. A replay repeats the batch: no running statistics see it
-        again, neither the student's nor the teacher's."""
+        """Forward all inputs of the step. In a replay, running statistics of neither student nor
+        teacher are updated."""
         teacher = self.teacher.network if self.teacher else None
         frozen = (self.norms, self.teacher_norms) if self.replaying else ()
         with ExitStack() as stack:
@@ -109,9 +107,9 @@ class Recipe(EvaluatedModule):
             )
 
     def extra_forward(self, embedded: Embedded, network: Net = "student") -> Output:
-        """A forward beside the step's one, for a method that must know an output before it can name
-        its inputs (a guess to mix with, an attack): in the network's present mode, running
-        statistics untouched; with a graph unless the caller turns gradients off."""
+        """A forward in addition to that of the step, for a method that needs an output to make its
+        inputs (a guess to mix with, an attack): in the network's current mode, without updates of
+        running statistics, with a graph unless the caller disables gradients."""
         net = self.network
         norms = self.norms
         if network == "teacher" and self.teacher is not None and self.teacher_norms is not None:
@@ -130,8 +128,8 @@ class Recipe(EvaluatedModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
-        """Nest the methods' closures around Lightning's, innermost last; afterwards the once-a-step
-        points."""
+        """Nest the methods' closures around Lightning's, the first method outermost, then run the
+        points after a step."""
         closure = optimizer_closure
         for method in reversed(self.methods_at["wrap_step"]):
             closure = partial(method.wrap_step, closure, optimizer, self)
@@ -160,32 +158,26 @@ class Recipe(EvaluatedModule):
                 method.after_batch(step, self)
         return step
 
-    def finish_previous_batch(self) -> None:
-        """A batch that the optimizer stepped on has been finished there. One that was accumulated
-        is finished here: a hook of Lightning's behind each batch would cost more than this check.
-        """
-        self.finish_batch()
-
     @property
     def current_step(self) -> Step:
-        """The first pass of the micro-batch that is under way, once its loss is known."""
+        """The first pass of the current micro-batch, after its loss has been computed."""
         if self._step is None:
-            raise RuntimeError("no batch is under way: its first pass has not ended")
+            raise RuntimeError("there is no current batch: its first pass has not ended")
         return self._step
 
     @contextmanager
     def replay(self) -> Iterator[None]:
-        """Run the closure once more on the same batch: equal views and draws, nothing counted or
-        logged twice."""
+        """Inside it the closure runs another pass over the same batch: equal views and draws,
+        nothing counted or logged twice."""
         self.replaying = True
         try:
             yield
         finally:
             self.replaying = False
 
-    # -- what is logged ----------------------------------------------------------------------------
+    # -- logging -----------------------------------------------------------------------------------
     def record(self, step: Step, loss: Tensor) -> None:
-        """Keep the step's numbers on the device: no host sync, no `self.log`."""
+        """Store the step's values on the device: no host sync, no `self.log`."""
         values = self.meters.add({"loss": loss, **step.losses, **step.scalars}, {})
         for task, pseudo in step.pseudo.items():
             truth = step.streams["unlabeled"].targets.get(task)
@@ -195,7 +187,7 @@ class Recipe(EvaluatedModule):
         self._step = step
 
     def publish(self, done: int, lr: float) -> None:
-        """One transfer: the means since the last one go to all loggers. UserError for a loss that
+        """One transfer from the device: log the means since the last one. UserError for a loss that
         is NaN or infinite."""
         means = self.meters.flush()
         if not math.isfinite(means.get("loss", 0.0)):
@@ -207,7 +199,7 @@ class Recipe(EvaluatedModule):
             values["train/skipped"] = float(self.skipped)
         self.report(values, done)
 
-    # -- making, saving, resuming ------------------------------------------------------------------
+    # -- construction, saving, resuming ------------------------------------------------------------
     def __init__(self, parts: RecipeParts):
         super().__init__()
         composition = parts.composition
@@ -220,7 +212,6 @@ class Recipe(EvaluatedModule):
         self.total_steps = parts.total_steps
         self.log_every = parts.log_every
         self.skip_nonfinite = parts.skip_nonfinite
-        self.monitor = parts.monitor
         self._parts = parts
         self._make_view = parts.make_view
         self._make_optimizer = parts.make_optimizer
@@ -239,30 +230,18 @@ class Recipe(EvaluatedModule):
         if composition.teacher:
             self.teacher = Teacher(self.network, composition.teacher, self.total_steps)
             self.teacher_norms = BatchNorms(self.teacher.network)
-        self.evaluator = Evaluator(
-            parts.tasks if parts.classifies else (), both=composition.changes_evaluation
-        )
-        self.probes = nn.ModuleList(parts.probes)
-        self.reported = Reported(
-            self,
-            composition,
-            self.evaluator,
-            cast(Sequence[Probe], self.probes),
-            parts.make_view,
-            parts.reference_batches,
-        )
+        self.make_evaluation(parts)
         self.meters = Meters()
         self.traces = Traces()
-        # between the first and the last training step, validation included
+        # from the first to the last training step, validation included
         self.clock = Stopwatch()
-        self.latest: dict[str, float] = {}
         self.skipped = 0
         self.replaying = False
         drop_empty_hooks(self)
 
     def setup(self, stage: str) -> None:
         networks = [self.network, *([self.teacher.network] if self.teacher else [])]
-        # before the optimizer makes its state, which takes the weights' memory format
+        # before the optimizer creates its state, which has the weights' memory format
         if self.device_mesh is None:
             set_memory_format(
                 networks, self._parts.channels_last, self.trainer.strategy.root_device
@@ -283,7 +262,7 @@ class Recipe(EvaluatedModule):
         }
 
     def on_train_start(self) -> None:
-        # here and not in a callback, which would be called at every other hook as well
+        # not in a callback, whose other hooks would cost a call each
         self.clock.start()
 
     def on_train_end(self) -> None:

@@ -1,7 +1,7 @@
-"""The network as a run reports it: what it predicts, and how it is evaluated."""
+"""The reported network of a run: its predictions and its evaluation."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -29,11 +29,11 @@ class Run(Context, Protocol):
 
 
 class Reported:
-    """The reported network of a run. `reported()` is the network itself: the EMA network where a
-    method evaluates it; `reported(raw=True)`: the trained one.
+    """The reported network of a run. `reported()` is the network: the EMA network if a method
+    evaluates it; `reported(raw=True)`: the trained one.
 
-    Methods take part by `transform_input`, before the network, and `infer`, after it; probes
-    measure beside the tasks' own metrics.
+    Methods change inputs in `transform_input` and logits in `infer`; probes add metrics to those of
+    the tasks.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Reported:
         averaged = self.composition.evaluates_teacher and not raw
         return teacher.network if averaged and teacher else self.run.network
 
-    # -- what it predicts --------------------------------------------------------------------------
+    # -- predictions -------------------------------------------------------------------------------
     def predict_logits(
         self, view: Any, raw: bool = False, index: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Logits by task as the run reports them, with inference-time changes; under `embedding`
-        the embedding, where there is one. raw: of the trained network without any of that.
-        index: [N], keys what is drawn for a sample."""
+        the embedding, if there is one. raw: of the trained network without these changes.
+        index: [N], the key of each sample's random draws."""
         return self.predict(self(raw).embed(view), raw, index)
 
     def predict(
@@ -76,8 +76,8 @@ class Reported:
         index: Tensor | None = None,
         randomness: SampleRandomness | None = None,
     ) -> dict[str, Tensor]:
-        """The same from the continuous input, with a graph where gradients are on, as an attacker
-        sees it. randomness: other draws than those of the evaluation."""
+        """The same from the continuous input, with a graph if gradients are enabled, for attacks.
+        randomness: other draws than those of the evaluation."""
         output = self.predict_output(embedded, raw, index, randomness)
         logits = {task: values.float() for task, values in output.logits.items()}
         for method in () if raw else self._inferring:
@@ -108,25 +108,28 @@ class Reported:
     # -- BatchNorm moments of an EMA network -------------------------------------------------------
     @contextmanager
     def reporting(self) -> Iterator[Network]:
-        """The reported network as it is evaluated: an EMA network has its own BatchNorm moments
-        here."""
+        """The reported network for evaluation: an EMA network has its own BatchNorm moments inside
+        the block."""
         network = self()
         self.estimate_moments()
         moments = self.moments()
-        with moments.installed() if moments is not None and moments.known else nullcontext():
+        if moments is None or not moments.known:
+            yield network
+            return
+        with moments.installed():
             yield network
 
     def moments(self) -> Moments | None:
-        """The moments that evaluation installs in the reported network; None where it uses the
+        """The moments that evaluation installs in the reported network; None if it uses the
         network's own."""
         teacher = self.run.teacher
         moments = teacher.moments if teacher and self.composition.evaluates_teacher else None
         return moments if moments is not None and moments.layers else None
 
     def estimate_moments(self) -> None:
-        """Estimate the moments of the reported network, if it was trained since the last time.
+        """Estimate the moments of the reported network if it was trained since the last estimate.
 
-        They follow from weights and seed alone: a run that resumes finds the same ones."""
+        They are a function of weights and seed: a resumed run estimates the same ones."""
         moments = self.moments()
         step = self.run.steps_done
         if moments is None or self.reference_batches is None:
@@ -143,13 +146,13 @@ class Reported:
     def reference_inputs(
         self, network: Network, batch: dict[str, dict[str, Any]], position: int
     ) -> Embedded:
-        """What a training step normalises together: the views of all streams that the methods
-        forward."""
+        """The inputs that a training step normalizes together: the views of all streams that the
+        methods forward."""
         randomness = Randomness(self.run.seed, position, device=self.run.device)
         inputs = []
         for name, fields in batch.items():
             stream = Stream(name, **moved(fields, self.run.device))
-            # raw views are for surveys before training, not for its steps
+            # raw views are for passes before training, not for its steps
             views = [view for view in self.composition.views[name] if view != "raw"]
             for view in views or ["raw"]:
                 inputs.append(network.embed(self.make_view(stream, view, randomness)))
@@ -174,8 +177,8 @@ class Reported:
         return [probe for probe in self.probes if part in probe.parts]
 
     def results(self, part: str, monitor: str | None) -> dict[str, float]:
-        """All metrics of a part, which start anew. monitor: a metric that validation must have;
-        UserError where it has not."""
+        """All metrics of a part; accumulation restarts. monitor: a metric that validation must
+        have, else UserError."""
         values = self.evaluator.compute(part)
         for probe in self.probes_of(part):
             values |= {f"{part}/{name}": float(value) for name, value in probe.compute().items()}

@@ -1,4 +1,4 @@
-"""How long and on what a run trains: the settings behind `trainer=default`."""
+"""The settings behind `trainer=default`: length, hardware and precision of a run."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,39 +26,37 @@ Backend = Literal["inductor", "cudagraphs", "aot_eager", "eager"]
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """Settings of Lightning's Trainer; the engine reads them, and adds loggers and callbacks of its
-    own.
+    """Settings of Lightning's Trainer, which gets the engine's loggers and callbacks.
 
     max_steps: optimizer steps of the run, at least 0; 0: evaluate only. `network.checkpoint=FILE
-        trainer.max_steps=0` measures a network that is there.
+        trainer.max_steps=0` evaluates an existing network.
     accelerator: `cpu`, `gpu`, `cuda`, `mps`, `tpu` or `auto`.
     devices: number of devices, a list of their indices, or `auto` (-1): all.
     num_nodes: number of machines, at least 1.
     strategy: Lightning's strategy: `auto`, `ddp`, `fsdp` …
     precision: `auto`: bf16-mixed on a GPU that has it, else 32-true; also 16-mixed, 64-true and
-        others. `auto` takes 32-true as well where a method does not work in bf16.
+        others. `auto` is also 32-true if a method does not work in bf16.
     accumulate_grad_batches: micro-batches in one optimizer step, at least 1.
     gradient_clip_val: largest gradient norm or value, above 0; null: no clipping. The global norm
         or the absolute value, by `gradient_clip_algorithm`.
     gradient_clip_algorithm: clip by global `norm` or by absolute `value`.
     val_every: optimizer steps between validations, at least 1; null: a tenth of max_steps.
-        `validation_interval` gives the number.
+        `validation_interval` is the resulting number.
     limit_val_batches: batches of a validation, at least 1; null: all; for quick looks only.
     log_every: optimizer steps between two logged metrics, at least 1. Metrics are transferred from
-        the device that often.
+        the device at these steps only.
     deterministic: refuse operations that have no deterministic kernel.
     progress_bar: show a progress bar.
     nonfinite: at a loss of NaN or Inf: `stop` the run or `skip` the batch and count it. `stop`
         happens at the next transfer of the metrics, with the step, the terms and the samples,
-        before a checkpoint is written; `skip` waits for the device in every step and is for one
-        device.
+        before a checkpoint is written; `skip` is a device sync in every step and for one device.
     compile: torch.compile of the network before its heads: true or a backend, such as `inductor`.
-        Names of weights stay.
-    channels_last: use that memory format; `auto`: for convolutional networks on a GPU. `auto` looks
-        whether most of an image network's numbers are kernels of convolutions.
+        Names of weights do not change.
+    channels_last: use that memory format; `auto`: for convolutional networks on a GPU. Those are
+        image networks with most of their parameters in convolutions.
     optimizer_impl: optimizer kernels: `fused`, `foreach`, `loop`; `auto`: fused on a GPU, foreach
         on a CPU. One kernel for all tensors, operations on lists of tensors, or one tensor after
-        the other, where the optimizer has it; foreach on a CPU is bit-equal to the loop.
+        the other, if the optimizer has it; foreach on a CPU is bit-identical to the loop.
     """
 
     max_steps: Steps = 1200
@@ -88,7 +86,7 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """How often `last.ckpt` is written in addition to every validation.
+    """When `last.ckpt` is written in addition to every validation.
 
     every_n_steps: optimizer steps between two checkpoints, at least 1; null: none by steps.
     every_minutes: minutes between two checkpoints, above 0; null: none by time.

@@ -10,7 +10,7 @@ from torch import nn
 from recipes.contract.composition import base_view
 from recipes.contract.method import POINTS
 from recipes.contract.vocabulary import SLOTS
-from recipes.engine.hardware import backend_of, lies_channels_last, on_gpu
+from recipes.engine.hardware import backend_of, on_gpu, use_channels_last
 from recipes.networks.network import Network
 from recipes.optimization.optimizers import chosen_form
 from recipes.runs.assembly import Assembly
@@ -143,7 +143,7 @@ def _computed(assembly: Assembly, network: Network) -> str:
     """How the network is run: `compiled by inductor before its heads, kernels channels-last`."""
     backend = backend_of(assembly.trainer.compile)
     device = torch.device("cuda" if on_gpu(assembly.trainer) else "cpu")
-    last = lies_channels_last(assembly.trainer.channels_last, network, device)
+    last = use_channels_last(assembly.trainer.channels_last, network, device)
     compiled = f"compiled by {backend} before its heads" if backend else "not compiled"
     return f"{compiled}, memory {'channels-last' if last else 'contiguous'}"
 

@@ -1,4 +1,4 @@
-"""State whose shape is known only once a run is under way, and at resume from the checkpoint."""
+"""State whose shape is known only after the first step, or from the checkpoint at resume."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -8,27 +8,27 @@ from torch import Tensor, nn
 
 
 class AdoptsShape(nn.Module):
-    """A module with buffers that take their shape from the checkpoint: what depends on the batch or
-    the first step.
+    """A module with buffers whose shape depends on the batch; loading takes it from the checkpoint.
 
-    adopted_shapes: names of these buffers. A fresh one has the right number of dimensions and the
-    right kind of numbers; only its sizes are provisional.
+    adopted_shapes: names of these buffers. Initially they have the right number of dimensions and
+        kind of dtype; only their sizes are provisional.
     """
 
     adopted_shapes: ClassVar[tuple[str, ...]] = ()
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         for name in self.adopted_shapes:
-            own, saved = getattr(self, name), state_dict.get(f"{prefix}{name}")
-            # anything else is left to torch, which says what does not fit
+            own = getattr(self, name)
+            saved = state_dict.get(f"{prefix}{name}")
+            # otherwise torch reports the mismatch
             if saved is not None and adoptable(saved, own):
                 setattr(self, name, torch.empty_like(saved, device=own.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def adoptable(saved: Tensor, own: Tensor) -> bool:
-    """Whether the two have as many dimensions and the same kind of numbers; the precision may be
-    another."""
+    """Whether both have the same number of dimensions and are both floating point or both not; the
+    precision may differ."""
     return saved.ndim == own.ndim and saved.is_floating_point() == own.is_floating_point()
 
 

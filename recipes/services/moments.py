@@ -1,13 +1,13 @@
-"""BatchNorm moments of an averaged network's own.
+"""BatchNorm moments for an EMA network.
 
-The running mean and variance that training gathers are those of another network (the raw one, some
-steps ago) on other inputs. Averaged weights evaluated with them can be far worse than the raw
-network. So before an averaged network is evaluated, its moments are estimated on a few training
-batches, forwarded as training forwards them: labeled samples, weak and strong views together.
+The running mean and variance from training belong to another network (the raw one, some steps ago)
+on other inputs. EMA weights evaluated with them can be far worse than the raw network. So before an
+EMA network is evaluated, its moments are estimated on a few training batches, forwarded as in
+training: labeled samples, weak and strong views together.
 
-Why not on clean samples alone: heads and later layers have learnt on features that were normalised
-by the moments of that mixture. On photographs with 43 classes, moments of clean samples cost 5
-points where those of the mixture cost none; on digits both are equal (docs/results.md).
+Clean samples alone are not enough: heads and later layers were trained on features normalized by
+the moments of that mixture. On photographs with 43 classes, moments of clean samples cost 5 points
+of accuracy and those of the mixture none; on digits both are equal (docs/results.md).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,23 +22,22 @@ from recipes.networks.network import Network
 from recipes.step.step import Embedded
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of a BatchNorm layer
-KINDS = ("mean", "variance", "batches")  # what they are called here
+KINDS = ("mean", "variance", "batches")  # their names here, in checkpoints too
 
 
 def estimated_layers(network: nn.Module) -> list[_BatchNorm]:
-    """The layers whose running statistics training gathers; frozen ones, in evaluation mode, keep
-    what they have."""
+    """The layers whose running statistics training updates; frozen layers, in evaluation mode, keep
+    theirs."""
     layers = (module for module in network.modules() if isinstance(module, _BatchNorm))
     return [layer for layer in layers if layer.track_running_stats and layer.training]
 
 
 class Moments(nn.Module):
-    """μ and σ² of every BatchNorm layer of `network`, [channels] each, beside those that its layers
-    hold.
+    """μ and σ² of every BatchNorm layer of `network`, [channels] each, in addition to the layers'
+    own.
 
-    They are buffers, so that a checkpoint keeps them. `known` is False until they have been
-    estimated; the layers' own statistics are used until then, and in runs whose checkpoint has
-    none.
+    They are buffers and therefore part of checkpoints. `known` is False until they have been
+    estimated; until then, and in runs whose checkpoint has none, the layers' own are used.
     """
 
     def __init__(self, network: nn.Module):
@@ -51,41 +50,41 @@ class Moments(nn.Module):
         self.known = False
 
     def of(self, i: int) -> list[Tensor]:
-        """Mean, variance and the number of batches behind them, in the order of `STATISTICS`."""
+        """Mean, variance and number of batches, in the order of `STATISTICS`."""
         return [self.get_buffer(f"{name}_{i}") for name in KINDS]
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """The layers hold these moments; afterwards their own again. Tensors change places, nothing
-        is copied."""
-        before = [[layer._buffers[name] for name in STATISTICS] for layer in self.layers]
+        """The layers have these moments inside the block, and their own afterwards. Tensors are
+        swapped, not copied."""
+        before = []
         for i, layer in enumerate(self.layers):
+            before.append({name: layer._buffers[name] for name in STATISTICS})
             layer._buffers.update(zip(STATISTICS, self.of(i), strict=True))
         try:
             yield
         finally:
             for layer, own in zip(self.layers, before, strict=True):
-                layer._buffers.update(zip(STATISTICS, own, strict=True))
+                layer._buffers.update(own)
 
     @torch.no_grad()
     def estimate(self, network: Network, batches: Iterable[Embedded]) -> None:
-        """Mean over batches of their mean and of their unbiased variance, layer by layer, all else
-        in evaluation mode.
+        """Mean over batches of their mean and of their unbiased variance, per layer; all other
+        modules are in evaluation mode.
 
-        Every rank goes through the same samples, so that all of them find what one would."""
+        Every rank forwards the same samples, so that all ranks have the same moments."""
         modes = {module: module.training for module in network.modules()}
         network.eval()
         momenta = [layer.momentum for layer in self.layers]
         try:
-            # modes change here, for which a compiled network would be compiled anew
+            # modes change here, and a compiled network would be recompiled
             with self.installed(), torch.compiler.set_stance("force_eager"):
                 for layer in self.layers:
                     layer.reset_running_stats()
                     layer.training = True
                 for done, embedded in enumerate(batches):
                     for layer in self.layers:
-                        # the plain mean over batches; torch's own, momentum=None, waits for the
-                        # device
+                        # the mean over batches; torch's own, momentum=None, is a device sync
                         layer.momentum = 1 / (done + 1)
                     network(embedded)
         finally:
@@ -97,8 +96,7 @@ class Moments(nn.Module):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """The layers take these moments over for good: for a network that is not trained any
-        more."""
+        """Copy these moments into the layers: for a network that is not trained any further."""
         for i, layer in enumerate(self.layers if self.known else ()):
             for name, value in zip(STATISTICS, self.of(i), strict=True):
                 layer._buffers[name].copy_(value)  # type: ignore[union-attr]
@@ -116,7 +114,7 @@ class Moments(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *rest)
         absent = [name for name in missing[before:] if name.startswith(prefix)]
         if len(absent) == 3 * len(self.layers):
-            del missing[before:]  # a run of a version that did not estimate them
+            del missing[before:]  # a checkpoint of a version that did not estimate them
         counts = [state_dict.get(f"{prefix}batches_{i}") for i in range(len(self.layers))]
         self.known = bool(counts) and all(count is not None and int(count) > 0 for count in counts)
 

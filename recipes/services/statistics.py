@@ -1,5 +1,4 @@
-"""What the engine knows about classes and samples: counts, priors, and tables with a row a
-sample."""
+"""Statistics of classes and samples: counts, priors, and tables with one row per sample."""
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +18,12 @@ class ClassStatistics(nn.Module):
         self._priors: dict[str, tuple[Tensor, int, Tensor]] = {}  # counts, their version, log π
 
     def counts(self, task: str) -> Tensor:
-        """[C] number of labeled training samples a class."""
+        """[C] number of labeled training samples per class."""
         return getattr(self, self._names[task])  # type: ignore[no-any-return]
 
     def log_prior(self, task: str) -> Tensor:
-        """[C] log π_c with π_c = max(n_c, 1) / Σ n: a class without samples counts as one, never
-        log 0. Computed once; again where the counts have moved to a device or come from a
-        checkpoint."""
+        """[C] log π_c with π_c = max(n_c, 1) / Σ n: a class without samples counts as one, which
+        avoids log 0. Cached until the counts are moved to a device or loaded from a checkpoint."""
         counts = self.counts(task)
         before, version, prior = self._priors.get(task, (None, -1, counts))
         if before is not counts or version != counts._version:
@@ -35,11 +33,11 @@ class ClassStatistics(nn.Module):
 
 
 class SampleMemory(nn.Module):
-    """A table with one row a sample, addressed by the stable sample index; equal on all ranks and
-    checkpointed.
+    """A table with one row per sample, addressed by the stable sample index; equal on all ranks and
+    part of checkpoints.
 
-    A sample that stands twice in a global batch keeps its last value, on every device and number of
-    ranks. Written in `after_batch`, it is counted once where a batch is replayed.
+    If a sample occurs twice in a global batch, its last value is stored, on every device and number
+    of ranks. Write in `after_batch`, which runs once for a replayed batch.
     """
 
     table: Tensor
@@ -62,11 +60,12 @@ class SampleMemory(nn.Module):
 
     @torch.no_grad()
     def write(self, index: Tensor, value: Tensor, where: Tensor | None = None) -> None:
-        """Store rows [N, *shape] of this rank's samples; `writes` counts the visits of a sample.
+        """Store rows [N, *shape] of this rank's samples; `writes` counts the writes per sample.
 
-        where: [N], rows that are False (or 0) are left out as if they were not in the batch.
+        where: [N], rows that are False (or 0) are ignored as if they were not in the batch.
         """
-        index, value = gather_rows(index), gather_rows(value.to(self.table.dtype))
+        index = gather_rows(index)
+        value = gather_rows(value.to(self.table.dtype))
         order = torch.arange(len(index), device=index.device)
         # Equal samples all write the value of their last occurrence, so the order of writing does
         # not matter.

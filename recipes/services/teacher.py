@@ -1,5 +1,4 @@
-"""The exponential moving average of the network: one service, used by every method that asks for an
-equal one."""
+"""The EMA network (teacher): one instance, shared by all methods that request the same one."""
 
 import copy
 from collections.abc import Callable
@@ -18,7 +17,7 @@ Lists = tuple[list[Tensor], list[Tensor]]
 
 
 def final_decay(request: TeacherRequest, total_steps: int) -> float:
-    """a, once the warm-up is over: `decay`, or with a horizon h min(decay, 1 - 1/max(h ·
+    """a, the decay after the warm-up: `decay`, or with a horizon h min(decay, 1 - 1/max(h ·
     total_steps, 2))."""
     if request.horizon is None:
         return request.decay
@@ -26,27 +25,27 @@ def final_decay(request: TeacherRequest, total_steps: int) -> float:
 
 
 def ema_decay(request: TeacherRequest, update: int, total_steps: int) -> float:
-    """The decay at update t = 1, 2, …: a, or with warm-up min(1 - 1/(t+1), a), that is .5, .667,
-    .75, … at first."""
+    """The decay at update t = 1, 2, …: a, or with warm-up min(1 - 1/(t+1), a), which starts at .5,
+    .667, .75, …"""
     decay = final_decay(request, total_steps)
     return min(decay, 1.0 - 1.0 / (update + 1)) if request.warmup else decay
 
 
 def copy_sharing_frozen(network: M) -> M:
-    """A deep copy without gradients, whose frozen parameters are the original's own tensors: a
-    frozen backbone is held once, and only what is trained is averaged."""
+    """A deep copy without gradients that shares the original's frozen parameters: a frozen backbone
+    is in memory once, and only trained parameters are averaged."""
     shared = {id(p): p for p in network.parameters() if not p.requires_grad}
-    twin = copy.deepcopy(network, memo=dict(shared))
-    for parameter in twin.parameters():
+    duplicate = copy.deepcopy(network, memo=dict(shared))
+    for parameter in duplicate.parameters():
         if id(parameter) not in shared:
             parameter.requires_grad_(False)
-    return twin
+    return duplicate
 
 
-class Pairs:
-    """The tensors of a teacher beside those of its student, in lists of equal order: `parameters`
-    that are averaged, `floating` buffers, `counting` ones. Found once: walking two networks in
-    every step costs more than averaging."""
+class TensorPairs:
+    """The tensors of a teacher and of its student, in lists of equal order: averaged `parameters`,
+    `floating` point buffers, and `counting` (integer) ones. Cached by the teacher: iterating over
+    two networks in every step costs more than averaging."""
 
     def __init__(self, teacher: nn.Module, student: nn.Module):
         weights = zip(teacher.parameters(), student.parameters(), strict=True)
@@ -62,24 +61,24 @@ def _unzipped(pairs: list[tuple[Tensor, Tensor]]) -> Lists:
 
 
 class Teacher(nn.Module):
-    """θ' ← aθ' + (1-a)θ after every optimizer step, in the parameters' own precision (float32 under
-    autocast).
+    """θ' ← aθ' + (1-a)θ after every optimizer step, in the precision of the parameters (float32
+    under autocast).
 
-    Buffers: `copy` takes the student's, so that averaged weights meet fresh batch-norm statistics;
-    `ema` averages the floating ones; `own` never touches them: the teacher then runs in training
-    mode and keeps the statistics of its own forwards (the form of Mean Teacher's authors). Integer
-    buffers are copied, never averaged.
+    Buffers: `copy` copies the student's, so that averaged weights have current batch-norm
+    statistics; `ema` averages floating-point buffers; `own` does not change them: the teacher then
+    runs in training mode and has the statistics of its own forwards (as in the code of Mean
+    Teacher's authors). Integer buffers are copied, never averaged.
 
-    These are what training uses. `moments` are what evaluation uses in place of BatchNorm's, where
-    the request says so.
+    Training uses these buffers. Evaluation uses `moments` instead of BatchNorm's, if requested.
     """
 
     def __init__(self, student: Network, request: TeacherRequest, total_steps: int = 1):
         super().__init__()
-        self.request, self.total_steps = request, total_steps
-        self._pairs: Pairs | None = None
+        self.request = request
+        self.total_steps = total_steps
+        self._pairs: TensorPairs | None = None
         self.network = copy_sharing_frozen(student)
-        # before modes change: which layers training leaves alone shows in their mode
+        # before modes change: layers that training does not update are in evaluation mode
         self.moments = Moments(self.network) if request.moments == "estimated" else None
         self.train(student.training)
 
@@ -88,10 +87,10 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, student: nn.Module, update: int) -> None:
-        """The average after optimizer step number `update` (from 1)."""
+        """Average after optimizer step number `update`, from 1."""
         decay = ema_decay(self.request, update, self.total_steps)
         if self._pairs is None:
-            self._pairs = Pairs(self.network, student)
+            self._pairs = TensorPairs(self.network, student)
         pairs = self._pairs
         self._average(pairs.parameters, decay)
         if self.request.buffers == "own":

@@ -1,4 +1,4 @@
-"""What flows through a training step: streams, inputs, outputs, loss terms."""
+"""The data of a training step: streams, inputs, outputs, loss terms."""
 
 from recipes.step.step import (
     Embedded,

@@ -1,4 +1,4 @@
-"""Control over layers that normalize with statistics of the batch."""
+"""Layers that normalize with statistics of the batch: find them, and freeze their statistics."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,9 +21,9 @@ def batch_normalizations(network: nn.Module) -> list[nn.Module]:
 
 
 def use_batch_statistics(layers: Iterable[nn.Module]) -> bool:
-    """Whether outputs depend, at present, on which samples share a forward: one of these layers is
-    in training mode or has no running statistics. Then forwarding two inputs apart differs from
-    forwarding them together."""
+    """Whether outputs depend, in the current mode, on which samples share a forward: one of these
+    layers is in training mode or has no running statistics. Two inputs then have other outputs in
+    one forward than in two."""
     return any(layer.training or getattr(layer, "running_var", None) is None for layer in layers)
 
 
@@ -40,17 +40,18 @@ class BatchNorms:
 
     @property
     def use_batch_statistics(self) -> bool:
-        """Whether outputs depend, at present, on which samples share a forward."""
+        """Whether outputs depend, in the current mode, on which samples share a forward."""
         return use_batch_statistics(self.layers)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Normalize with batch statistics in training mode, but do not change running mean,
+        """Normalize with batch statistics in training mode, but do not update running mean,
         variance and count."""
-        # saved, not assumed to be on: contexts nest (a replayed step, an uncounted input within it)
+        # saved, not assumed to be on: contexts nest (in a replayed step, an input that does not
+        # update statistics)
         tracked = [layer.track_running_stats for layer in self.tracking]
         variances = [layer.running_var for layer in self.evo_norms]
-        # torch's layers can stop tracking, which costs nothing
+        # torch's layers can stop tracking at no cost
         for norm in self.tracking:
             norm.track_running_stats = False
         # timm's cannot: they update a copy, which is discarded

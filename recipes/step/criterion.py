@@ -1,5 +1,5 @@
-"""Cross-entropy, plain and as the methods of a run have it: a chain of logit adjustments and a
-product of weights."""
+"""Cross-entropy, and the criterion of a run: cross-entropy after the methods' logit adjustments,
+times their weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def one_hot(target: Tensor, classes: int) -> Tensor:
     of zeros."""
     if target.ndim == 2:
         return target
-    # torch's one_hot looks at the numbers first
+    # torch's one_hot waits for the device to validate the labels
     return (target.unsqueeze(1) == torch.arange(classes, device=target.device)).float()
 
 
@@ -63,9 +63,9 @@ class Criterion:
     """L_i = Σ_c t_ic Π_m w_m(z', t)_ic · ℓ_c(z')_i with z' = a_k(… a_1(z)) and ℓ_c = -log p_c,
     unless a method has other class losses ℓ.
 
-    So changes of a classification loss by several methods compose, exactly for soft targets as
-    well. Weights are not normalised by their sum: a loss divides by its samples, as everywhere.
-    `role` is `labeled` for a loss on true targets and `pseudo` for one on pseudo-labels.
+    So several methods can change one classification loss, exactly for soft targets as well. Weights
+    are not normalized by their sum: a loss is divided by its samples. `role` is `labeled` for a
+    loss on true targets and `pseudo` for one on pseudo-labels.
 
     adjustments, in order: (step, logits [N, C], target, task, role) -> logits.
     sample_weights: the same -> factors [N] of the samples, or [N, C] by true class, or None.
@@ -80,8 +80,8 @@ class Criterion:
     def adjust(
         self, step: Any, logits: Tensor, target: Tensor | None, task: str, role: Role
     ) -> Tensor:
-        """z', the logits that losses see, [N, C]. target: [N], [N, C], or None where a sample has
-        none."""
+        """z', the logits of the losses, [N, C]. target: [N], [N, C], or None for samples without
+        one."""
         for change in self.adjustments:
             logits = change(step, logits, target, task, role)
         return logits
@@ -107,16 +107,16 @@ class Criterion:
         return values.sum(1)
 
     def _by_class(self, step: Any, logits: Tensor, task: str, role: Role) -> Tensor | None:
-        """ℓ [N, C] of the method that has one."""
-        for losses in self.class_losses:
-            found = losses(step, logits, task, role)
-            if found is not None:
-                return found
+        """ℓ [N, C] of the method that returns one."""
+        for class_losses in self.class_losses:
+            losses = class_losses(step, logits, task, role)
+            if losses is not None:
+                return losses
         return None
 
     def _factors(
         self, step: Any, logits: Tensor, target: Tensor, task: str, role: Role
     ) -> list[Tensor]:
-        """The weights of all methods that have any."""
-        found = [weights(step, logits, target, task, role) for weights in self.sample_weights]
-        return [factor for factor in found if factor is not None]
+        """The weights of all methods that return any."""
+        factors = [weights(step, logits, target, task, role) for weights in self.sample_weights]
+        return [factor for factor in factors if factor is not None]

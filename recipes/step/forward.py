@@ -1,5 +1,5 @@
-"""One forward over everything a step names: concatenated, shared where equal, without a graph where
-none is needed."""
+"""The forward of all inputs of a step: concatenated, equal inputs once, without a graph where none
+is needed."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from recipes.step.step import Embedded, Input, Output
 
 
 def concatenate(parts: list[Embedded]) -> Embedded:
-    """One batch of many; texts are padded on the right to the longest."""
+    """Several batches as one; texts are padded on the right to the longest."""
     if len(parts) == 1:
         return parts[0]
     if parts[0].mask is None:
@@ -25,28 +25,29 @@ def concatenate(parts: list[Embedded]) -> Embedded:
 
 def split(output: Output, sizes: list[int]) -> list[Output]:
     """The inverse of `concatenate`, on outputs."""
-    features = output.features.split_with_sizes(sizes)
-    logits = {task: values.split_with_sizes(sizes) for task, values in output.logits.items()}
-    return [
-        Output(f, {task: parts[i] for task, parts in logits.items()})
-        for i, f in enumerate(features)
-    ]
+    outputs = [Output(features, {}) for features in output.features.split_with_sizes(sizes)]
+    for task, logits in output.logits.items():
+        for part, values in zip(outputs, logits.split_with_sizes(sizes), strict=True):
+            part.logits[task] = values
+    return outputs
 
 
 def _run(
     net: nn.Module, inputs: list[Input], representations: list[Tensor] | None = None
 ) -> dict[str, Output]:
-    """Forward inputs in one pass; inputs that hold the very same tensor are forwarded once. The
-    features of the whole pass are added to `representations`, where they have a graph."""
+    """Forward inputs in one pass; inputs that share one tensor object are forwarded once. The
+    features of the whole pass are added to `representations` if they have a graph."""
     unique: dict[int, Embedded] = {}
     for entry in inputs:
         unique.setdefault(id(entry.embedded.x), entry.embedded)
     whole = net(concatenate(list(unique.values())))
     if representations is not None and whole.features.requires_grad:
         representations.append(whole.features)
-    outputs = split(whole, [e.x.shape[0] for e in unique.values()]) if len(unique) > 1 else [whole]
-    found = dict(zip(unique, outputs, strict=True))
-    return {entry.name: found[id(entry.embedded.x)] for entry in inputs}
+    outputs = [whole]
+    if len(unique) > 1:
+        outputs = split(whole, [embedded.x.shape[0] for embedded in unique.values()])
+    by_tensor = dict(zip(unique, outputs, strict=True))
+    return {entry.name: by_tensor[id(entry.embedded.x)] for entry in inputs}
 
 
 def forward_inputs(
@@ -56,13 +57,13 @@ def forward_inputs(
     norms: BatchNorms,
     representations: list[Tensor] | None = None,
 ) -> dict[str, Output]:
-    """Outputs of all inputs by name, in as few forwards as their meaning allows. The features of
-    the student's forwards with a graph are added to `representations`.
+    """Outputs of all inputs by name, in as few forwards as possible without changing the result.
+    The features of the student's forwards with a graph are added to `representations`.
 
-    Where the student normalises with batch statistics, all inputs that update them share one
-    forward, whether they need a graph or not. Without such layers a sample's output does not depend
-    on its company, and inputs that need no graph run apart and cost no backward. Inputs that must
-    not update running statistics run apart where that matters.
+    If the student normalizes with batch statistics, all inputs that update them share one forward,
+    whether they need a graph or not, and inputs that must not update them share another. Without
+    such layers a sample's output does not depend on the other samples, and inputs that need no
+    graph are forwarded without one.
     """
     together = norms.use_batch_statistics
     groups: dict[str, list[Input]] = {"graph": [], "frozen": [], "no_graph": [], "teacher": []}

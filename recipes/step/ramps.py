@@ -11,8 +11,8 @@ RampKind = Literal["constant", "linear", "sigmoid"]
 
 @dataclass(frozen=True)
 class Ramp:
-    """r = 0 before `start`, 1 from `end` on, both as shares of the run's optimizer steps; with s ∈
-    [0, 1] the way between: linear s, sigmoid exp(-5(1-s)²) (.0067 at s = 0), constant 1."""
+    """r = 0 before `start` and 1 after `end`, both shares of the run's optimizer steps. Between,
+    with s from 0 to 1: linear s, sigmoid exp(-5(1-s)²) (.0067 at s = 0), constant 1."""
 
     kind: RampKind = "constant"
     start: float = 0.0
@@ -24,5 +24,5 @@ class Ramp:
             return 0.0
         if self.kind == "constant" or self.end <= self.start:
             return 1.0
-        way = min((done - self.start) / (self.end - self.start), 1.0)
-        return way if self.kind == "linear" else math.exp(-5.0 * (1.0 - way) ** 2)
+        s = min((done - self.start) / (self.end - self.start), 1.0)
+        return s if self.kind == "linear" else math.exp(-5.0 * (1.0 - s) ** 2)

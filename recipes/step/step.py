@@ -1,11 +1,11 @@
-"""What flows through one training step.
+"""The data of one training step.
 
     batch ─ streams ─ views ─ inputs ─ one forward ─ outputs ─ adjusted logits ─ terms ─ loss
 
-A method reads and adds; the engine (`recipe.py`) runs. Inputs are named: `labeled` is the
-supervised one, and a method that wants another view forwarded asks for it by stream and view,
-`step.request("unlabeled", "strong")`, and gets a name under which the output will lie. Two methods
-asking for the same view share one forward.
+Methods read and add entries; the engine (`recipe.py`) runs the forward. Inputs have names:
+`labeled` is the supervised input, and `step.request("unlabeled", "strong")` requests the forward of
+another view and returns the name of its output. Two methods that request the same view share one
+forward.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,9 @@ Net = Literal["student", "teacher"]
 
 
 class Embedded(NamedTuple):
-    """The continuous input of a network. Images: `x` is the picture [N, C, H, W] in [0, 1], `mask`
-    None. Text: `x` is the token embedding [N, L, D], `mask` [N, L] is True on real tokens,
-    `content` on those of the text itself, not on special tokens; None where nobody knows or asks.
-    """
+    """The continuous input of a network. Images: `x` [N, C, H, W] in [0, 1], `mask` None. Text: `x`
+    is the token embedding [N, L, D], `mask` [N, L] is True on real tokens, `content` [N, L] on
+    those of the text itself, not on special tokens; None if unknown."""
 
     x: Tensor
     mask: Tensor | None = None
@@ -39,7 +38,7 @@ class Embedded(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What the network says: `features` [N, D] (of a network with features by task, their mean) and
+    """The output of a network: `features` [N, D] (with features by task, their mean) and
     `logits[task]` [N, C]."""
 
     features: Tensor
@@ -64,12 +63,12 @@ class Stream:
 @older_fields(counted="updates_bn_stats")
 @dataclass
 class Input:
-    """One thing to forward: its embedded data, targets where it has any, and by which network.
+    """One input to forward: embedded data, targets if it has any, and the network.
 
-    grad: False lets the engine forward it without a graph; asked for by two methods, True wins.
+    grad: False allows a forward without a graph; if two methods request the input, True wins.
     network: `student`, or `teacher` for the EMA teacher (always without a graph).
-    updates_bn_stats: False forwards it apart from the rest: batch normalisation uses its own batch,
-        and its running statistics do not see it.
+    updates_bn_stats: False forwards it separately: batch normalization uses the statistics of this
+        input, and running statistics are not updated.
     """
 
     name: str
@@ -86,11 +85,12 @@ class Input:
 
 @dataclass
 class PseudoLabels:
-    """What a method predicts for the unlabeled stream: for diagnostics, alignment and the report.
+    """A method's predictions for the unlabeled stream: for diagnostics, alignment and the report.
 
-    probabilities: [N, C] in float32, no gradient. labels: [N] class indices. mask: [N] in [0, 1] or
-        booleans.
-    confidence: [N] max_c q_c, taken from the probabilities where it is not given.
+    probabilities: [N, C] in float32, no gradient.
+    labels: [N] class indices.
+    mask: [N] in [0, 1] or booleans.
+    confidence: [N] max_c q_c, computed from the probabilities if it is not given.
     """
 
     probabilities: Tensor
@@ -105,12 +105,12 @@ class PseudoLabels:
 
 @older_attributes({"named": "term_name", "believe": "publish_pseudo_labels"})
 class Step:
-    """One micro-batch on its way to a loss.
+    """One micro-batch, from its streams to the loss.
 
     tasks: names of the heads.
-    replay: the same batch runs once more for the same optimizer step (SAM's second pass): views and
-        draws repeat exactly, and statistics must not be counted again.
-    scratch: what a method keeps of this batch, under its key: from `prepare` to `wrap_step`,
+    replay: a further pass over the same batch for the same optimizer step (SAM's second pass):
+        views and draws repeat exactly, and statistics must not be updated again.
+    scratch: a method's own values for this batch, under its key, from `prepare` to `wrap_step`,
         `after_batch` and `after_step`. All passes of a batch share it.
     """
 
@@ -139,8 +139,8 @@ class Step:
         self._embedded: dict[tuple[str, str, str], Embedded] = {}
         self.inputs: dict[str, Input] = {}
         self.outputs: dict[str, Output] = {}
-        # the student's features with graph, a tensor a forward, as they go to the heads: `outputs`
-        # has parts of them
+        # the student's features with a graph as the heads get them, one tensor per forward;
+        # `outputs` has slices of them
         self.representations: list[Tensor] = []
         self.terms: dict[str, Term] = {}
         self.losses: dict[str, Tensor] = {}
@@ -149,15 +149,15 @@ class Step:
 
     # -- views and inputs --------------------------------------------------------------------------
     def view(self, stream: str, view: str) -> Any:
-        """A view of a whole stream, made on the device once and kept for the step: `weak`, `weak2`,
-        `strong` …"""
+        """A view of a whole stream, computed on the device once per step: `weak`, `weak2`, `strong`
+        …"""
         if (stream, view) not in self._views:
             self._views[stream, view] = self._make_view(self.streams[stream], view, self.randomness)
         return self._views[stream, view]
 
     def view_at(self, stream: str, view: str, position: int) -> Any:
-        """The view as it is drawn at another micro-batch: for a batch that comes again in the view
-        it had."""
+        """The view as drawn at another micro-batch: for a batch that is repeated with the view it
+        had."""
         return self._make_view(self.streams[stream], view, replace(self.randomness, step=position))
 
     def embedding(self, stream: str, view: str, network: Net = "student") -> Embedded:
@@ -177,8 +177,8 @@ class Step:
         network: Net = "student",
         updates_bn_stats: bool = True,
     ) -> str:
-        """Ask for a forward of a view; returns the name of its output. Equal requests are forwarded
-        once."""
+        """Request the forward of a view; returns the name of its output. Equal requests share one
+        forward."""
         name = f"{stream}/{view}" if network == "student" else f"{network}:{stream}/{view}"
         if name in self.inputs:
             self.inputs[name].grad |= grad
@@ -189,10 +189,10 @@ class Step:
         return name
 
     def add(self, entry: Input) -> str:
-        """Forward something else, e.g. a mixed or attacked input; the name must be new."""
+        """Add another input, e.g. a mixed or attacked one; its name must be new."""
         if entry.name in self.inputs:
             raise ValueError(
-                f"input '{entry.name}' is forwarded already; give a new input a name of its own"
+                f"input '{entry.name}' exists already; give the new input another name"
             )
         self.inputs[entry.name] = entry
         return entry.name
@@ -207,9 +207,9 @@ class Step:
         return self.outputs[name].logits[task].float()
 
     def loss_logits(self, name: str, task: str, role: Role, target: Tensor | None = None) -> Tensor:
-        """Logits after the chain of training-time adjustments: for losses only. `role` is `labeled`
-        for a loss on true targets and `pseudo` for one on targets the model made itself. target:
-        [N] or [N, C]; where none is given that of the input, if it has one."""
+        """Logits after the methods' training-time adjustments: for losses only. `role` is `labeled`
+        for a loss on true targets and `pseudo` for one on targets that the model predicted.
+        target: [N] or [N, C]; by default the target of the input, if it has one."""
         target = self._target(name, task, target)
         return self._criterion.adjust(self, self.logits(name, task), target, task, role)
 
@@ -238,12 +238,11 @@ class Step:
         return reduce(add, [self.terms[name].weighted(loss) for name, loss in self.losses.items()])
 
     def term_name(self, name: str, task: str) -> str:
-        """`name` with one task, `name/task` with several: for terms and scalars that every task
-        has."""
+        """`name` with one task, `name/task` with several: for terms and scalars of every task."""
         return name if len(self.tasks) == 1 else f"{name}/{task}"
 
     def scalar(self, name: str, value: Tensor | float) -> None:
-        """Log a diagnostic; stays on the device until the logging interval."""
+        """Log a diagnostic; it stays on the device until the logging interval ends."""
         self.scalars[name] = torch.as_tensor(value).detach()
 
     def publish_pseudo_labels(self, task: str, pseudo: PseudoLabels) -> None:
@@ -253,7 +252,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the run stands: `step` optimizer steps done, `total` of them planned."""
+    """The progress of the run: `step` optimizer steps done, `total` planned."""
 
     step: int
     total: int

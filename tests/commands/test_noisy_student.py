@@ -99,7 +99,7 @@ def test_a_run_that_goes_on_does_not_ask_the_teacher_again(teacher, place, monke
         ),
         (
             "methods.noisy_student.threshold=1",
-            "methods.noisy_student.threshold=1: the teacher is so sure of none",
+            "methods.noisy_student.threshold=1: none of the teacher's predictions",
         ),
         (
             "methods.noisy_student.task=labl",
@@ -120,7 +120,7 @@ def test_mistakes_are_one_line_and_leave_nothing(setting, line, place):
 def test_a_teacher_of_other_classes_is_refused(place):
     train(place / "parity", *SHORT, "data=digits_parity", "data.source.tasks=[parity]")
     outcome = roux(*QUIET, *STUDENT, f"methods.noisy_student.teacher={place}/parity", "run_dir=run")
-    assert outcome.code == 2 and "knows other classes of 'label'" in outcome.lines[0]
+    assert outcome.code == 2 and "the classes of task 'label' in" in outcome.lines[0]
 
 
 def test_the_recipe_goes_on_in_its_second_stage(place, monkeypatch):

@@ -1,7 +1,7 @@
 """Attacks as pure functions: (objective, x, threat, …) -> x_adv, detached, float32, within the
 threat.
 
-An objective is a callable x [N, ...] -> [N], the values of the samples that the attack raises;
-`losses.objective` makes one of a model and targets. All samples are attacked at once, no
-parameter's `.grad` is touched.
+An objective is a callable x [N, ...] -> [N], the value per sample that the attack raises;
+`losses.objective` makes one from a model and targets. All samples are attacked at once; no
+parameter's `.grad` changes.
 """

@@ -1,6 +1,7 @@
-"""What attacks raise: losses of logits, [N] each, and objectives made of them.
+"""Losses of logits that attacks raise, [N] each, and objectives made of them.
 
-A saturated softmax has a cross-entropy gradient of exactly zero; `margin` and `dlr` still have one.
+With a saturated softmax the gradient of the cross-entropy is exactly zero; those of `margin` and
+`dlr` are not.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ Model = Callable[[Tensor], Logits]
 Objective = Callable[[Tensor], Tensor]
 Loss = Literal["ce", "margin", "dlr"]
 _COUNTS: ContextVar[list[Tensor] | None] = ContextVar("counts", default=None)
-# keeps gradients of confident samples above the smallest number of fp16; a power of two, so exact
+# scales gradients of confident samples above the smallest fp16 number; exact, being a power of two
 SCALE = 1024.0
 
 
@@ -31,7 +32,7 @@ def others(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def margin(logits: Tensor, target: Tensor) -> Tensor:
-    """max_{j≠y} z_j - z_y: positive where the sample is misread."""
+    """max_{j≠y} z_j - z_y: positive for a misclassified sample."""
     right, wrong = others(logits, target)
     return wrong - right
 
@@ -54,14 +55,15 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def objective(
     model: Model, targets: Mapping[str, Tensor], loss: Loss = "ce", sign: float = 1.0
 ) -> Objective:
-    """x -> sign · Σ_tasks loss, [N]; a missing label (-1) counts nothing. sign -1 with the labels
-    an attacker wants: a targeted attack."""
+    """x -> sign · Σ_tasks loss, [N]; a missing label (-1) has loss 0. With sign -1 and the labels
+    that an attacker wants it is a targeted attack."""
 
     def values(x: Tensor) -> Tensor:
         logits = model(x)
-        return sign * reduce(
-            add, (_known(LOSSES[loss](logits[t].float(), y), y) for t, y in targets.items())
-        )
+        losses = []
+        for task, target in targets.items():
+            losses.append(_known(LOSSES[loss](logits[task].float(), target), target))
+        return sign * reduce(add, losses)
 
     return values
 
@@ -72,24 +74,24 @@ def _known(values: Tensor, target: Tensor) -> Tensor:
 
 @contextmanager
 def fixed(module: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient for the time of an attack, which would not use it: forwards
-    keep nothing for it, a quarter of a transformer's memory. Those that asked ask again afterwards.
+    """Parameters have `requires_grad=False` during an attack, which needs the gradient of the input
+    only: forwards then store no activations for parameters, a quarter of a transformer's memory.
     """
-    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in asking:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in asking:
+        for parameter in trained:
             parameter.requires_grad_(True)
 
 
 @contextmanager
 def counting() -> Iterator[list[Tensor]]:
-    """Collects of every `input_gradient` inside how many of its entries are not finite. Attacks
-    take those as 0, so a sample of which all are so is left as it is, and its robustness means
-    nothing."""
+    """Collects, for every call of `input_gradient` inside, the number of entries that are not
+    finite. Attacks replace them by 0: a sample without finite entries is not attacked, and its
+    robustness means nothing."""
     counts: list[Tensor] = []
     token = _COUNTS.set(counts)
     try:
@@ -99,8 +101,8 @@ def counting() -> Iterator[list[Tensor]]:
 
 
 def input_gradient(value: Objective, x: Tensor) -> Tensor:
-    """∇ₓ Σ_i value(x)_i in float32: by samples independent of the batch's size, no parameter's
-    `.grad` is touched."""
+    """∇ₓ Σ_i value(x)_i in float32: a sample's gradient does not depend on the batch size, and no
+    parameter's `.grad` changes."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(SCALE * value(leaf).sum(), leaf)

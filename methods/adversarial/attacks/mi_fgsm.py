@@ -9,8 +9,7 @@ from methods.adversarial.attacks.threat import TINY, Threat, per_sample
 
 
 def accumulate(buffer: Tensor, gradient: Tensor, momentum: float) -> Tensor:
-    """m ← μ m + g / ‖g‖₁ by sample; a gradient that is zero or not finite adds nothing, never
-    0/0."""
+    """m ← μ m + g / ‖g‖₁ per sample; a gradient that is zero or not finite adds zero, not NaN."""
     gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
     norm = gradient.flatten(1).abs().sum(1).clamp_min(TINY)
     return momentum * buffer + gradient / per_sample(norm, gradient)
@@ -29,8 +28,9 @@ def mi_fgsm(
     x = x.detach().float()
     moved = x
     buffer = torch.zeros_like(x)
-    size = threat.eps / max(steps, 1) if step_size is None else step_size
+    if step_size is None:
+        step_size = threat.eps / max(steps, 1)
     for _ in range(steps):
         buffer = accumulate(buffer, input_gradient(value, moved), momentum)
-        moved = threat.project(x, moved + size * threat.direction(buffer))
+        moved = threat.project(x, moved + step_size * threat.direction(buffer))
     return moved.detach()

@@ -18,13 +18,12 @@ def pgd(
 ) -> Tensor:
     """x ← Proj(x + a · direction(g)), `steps` times, from x + start.
 
-    Projection is on the ball, then on the box (the order matters for l2; torchattacks has it so,
-    ART the other way round). A sample without gradient stays where it is.
+    Points are projected on the ball, then on the box (for l2 the order matters: torchattacks has
+    the same, ART the reverse). A sample with a zero gradient does not move.
     """
     x = x.detach().float()
     moved = x if start is None else threat.project(x, x + start)
     for _ in range(steps):
-        moved = threat.project(
-            x, moved + step_size * threat.direction(input_gradient(value, moved))
-        )
+        direction = threat.direction(input_gradient(value, moved))
+        moved = threat.project(x, moved + step_size * direction)
     return moved.detach()

@@ -1,4 +1,4 @@
-"""What an attacker may do: a ball around the input, within the range that inputs have."""
+"""The threat model: a ball around the input, intersected with the range of valid inputs."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -27,7 +27,7 @@ def radius(value: float | str) -> float:
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """[N] shaped to stand beside [N, ...]."""
+    """[N] reshaped to broadcast with [N, ...]."""
     return values.view(-1, *([1] * (like.ndim - 1)))
 
 
@@ -40,11 +40,10 @@ def length(delta: Tensor) -> Tensor:
 class Threat:
     """‖δ‖ ≤ eps in a norm, x + δ in the box.
 
-    norm: `linf` or `l2`, over all entries of a sample. eps: radius in units of the input (pixels in
-        [0, 1]); inf: no
-    ball. box: range of the input, None where it has none (embeddings of words). mask: [N, L], True
-        where a text may be
-    changed: real tokens.
+    norm: `linf` or `l2`, over all entries of a sample.
+    eps: radius in units of the input (pixels in [0, 1]); inf: no ball.
+    box: range of the input, None for inputs without one (word embeddings).
+    mask: [N, L], True on the tokens of a text that may change: real tokens.
     """
 
     norm: Norm
@@ -54,12 +53,16 @@ class Threat:
 
     @classmethod
     def around(cls, embedded: Embedded, norm: Norm, eps: float) -> "Threat":
-        """The threat to a network's continuous input: pixels stay in [0, 1]; padding stays as it
-        is."""
-        return cls(norm, eps, (0.0, 1.0) if embedded.mask is None else None, embedded.mask)
+        """The threat to a network's continuous input: pixels stay in [0, 1]; padding does not
+        change."""
+        box = (0.0, 1.0) if embedded.mask is None else None
+        return cls(norm, eps, box, embedded.mask)
 
     def masked(self, delta: Tensor) -> Tensor:
-        return delta if self.mask is None else delta * self.mask.unsqueeze(-1).to(delta.dtype)
+        """δ with zeros on padding."""
+        if self.mask is None:
+            return delta
+        return delta * self.mask.unsqueeze(-1).to(delta.dtype)
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The steepest ascent of length one: sign g, or g / ‖g‖₂; zero where the gradient is zero
@@ -75,14 +78,13 @@ class Threat:
         if self.norm == "linf":
             delta = delta.clamp(-self.eps, self.eps)
         else:
-            delta = delta * per_sample(
-                (self.eps / length(delta).clamp_min(TINY)).clamp_max(1.0), delta
-            )
+            factor = (self.eps / length(delta).clamp_min(TINY)).clamp_max(1.0)
+            delta = delta * per_sample(factor, delta)
         return x + delta if self.box is None else (x + delta).clamp(*self.box)
 
     def random_start(self, x: Tensor, rows: RowNumbers) -> Tensor:
-        """δ₀: uniform in the linf ball; l2: a random direction with length eps · U(0, 1), as
-        torchattacks has it, which lies nearer to x than a uniform point of the ball does."""
+        """δ₀: uniform in the linf ball; l2: a random direction with length eps · U(0, 1), as in
+        torchattacks, which is nearer to x than a uniform point of the ball."""
         if self.norm == "linf":
             return self.masked(rows.uniform(*x.shape[1:], low=-self.eps, high=self.eps))
         normal = self.masked(rows.normal(*x.shape[1:]))

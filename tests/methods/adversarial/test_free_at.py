@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from datamodules.samplers import ShuffledPasses
 from foundation.errors import UserError
 from foundation.randomness import Randomness
-from methods.adversarial.free_at import FreeAT, Kept, replayed
+from methods.adversarial.free_at import FreeAT, RowPerturbations, replayed
 from methods.regularization.mixup import Mixup
 from recipes.step import Embedded, Stream
 from tests.support.attack_loops import assert_same, clipped, descend, logits
@@ -59,18 +59,18 @@ def test_radius_zero_with_one_replay_is_plain_training_on_clipped_pixels():
 
 
 def test_the_perturbation_is_loaded_whatever_its_shape():
-    kept, fresh = Kept(), Kept()
+    kept, fresh = RowPerturbations(), RowPerturbations()
     kept.delta = torch.rand(4, 3, 8, 8)
     fresh.load_state_dict(kept.state_dict())
     assert torch.equal(fresh.delta, kept.delta)
     x = torch.zeros(2, 3, 8, 8)
     assert torch.equal(fresh.rows(x, 1), kept.delta[2:])
-    assert torch.equal(Kept().rows(x, 1), x)
+    assert torch.equal(RowPerturbations().rows(x, 1), x)
 
 
 def test_refusals():
     with pytest.raises(
-        UserError, match="its perturbation belongs to a row, and mixing pairs the rows anew"
+        UserError, match="its perturbation belongs to a row, and mixing draws new partners"
     ):
         train({"free_at": FreeAT(), "mixup": Mixup()})
     with pytest.raises(UserError, match=r"methods.free_at works on image data"):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from foundation.errors import UserError
 from foundation.randomness import Randomness
 from methods.adversarial.attacks.threat import Threat
-from methods.adversarial.freelb import FreeLB, ascend, first
+from methods.adversarial.freelb import FreeLB, ascend, initial_delta
 from methods.regularization.sam import SAM
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.step import Embedded
@@ -26,14 +26,14 @@ def test_two_steps_of_the_specification():
 def test_the_first_perturbation():
     mask = torch.tensor([[True, True, False], [True, False, False]])
     x = torch.zeros(2, 3, 50)
-    delta = first(x, Threat("l2", 1.0, None, mask), 0.6, Randomness(0, 0).draw("x", 2))
+    delta = initial_delta(x, Threat("l2", 1.0, None, mask), 0.6, Randomness(0, 0).draw("x", 2))
     assert (delta[~mask] == 0).all()
     for row, words in ((0, 2), (1, 1)):
         bound = 0.6 / math.sqrt(50 * words)
         assert 0.9 * bound < float(delta[row].abs().max()) <= bound
     assert (
         float(
-            first(x, Threat("linf", 1.0, None, mask), 0.6, Randomness(0, 0).draw("x", 2))
+            initial_delta(x, Threat("linf", 1.0, None, mask), 0.6, Randomness(0, 0).draw("x", 2))
             .abs()
             .max()
         )

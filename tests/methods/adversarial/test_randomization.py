@@ -38,7 +38,7 @@ def test_each_picture_equals_torchs_resize_and_pad(mode):
 
 
 def laid(method, index, number=0):
-    return method.laid_out(X[: len(index)], SampleRandomness(0, index), number)
+    return method.resized(X[: len(index)], SampleRandomness(0, index), number)
 
 
 def test_draws_belong_to_the_sample_and_cover_the_canvas():
@@ -50,7 +50,7 @@ def test_draws_belong_to_the_sample_and_cover_the_canvas():
     assert torch.equal(whole[:2], laid(method, torch.tensor([5, 6])))
     assert not torch.equal(whole, laid(method, torch.tensor([5, 6, 7, 8]), 1))
     ones = torch.ones(400, 1, 8, 8)
-    there = method.laid_out(ones, SampleRandomness(0, torch.arange(400)), 0)
+    there = method.resized(ones, SampleRandomness(0, torch.arange(400)), 0)
     sides = there.amax(3).sum(2).flatten()
     assert sides.unique().tolist() == [8, 9, 10, 11]
     assert (there.amax(1).amax(0) == 1).all(), "some place of the canvas is never covered"
@@ -86,7 +86,7 @@ def test_an_attack_must_average_over_draws():
     recipe = build({"randomization": Randomization(enlarge=1.5)}, Setup(), Pooled())
     refused = PGDRobustness().refusal(recipe.composition)
     assert (
-        refused.startswith("methods.randomization answers at random")
+        refused.startswith("methods.randomization makes random predictions")
         and "evaluate.attack.draws=10" in refused
     )
     assert (

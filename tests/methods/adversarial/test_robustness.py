@@ -71,7 +71,7 @@ class Undefined(Linear):
 def test_a_gradient_that_is_not_finite_moves_nobody_and_is_an_alarm():
     recipe, x, y = linear()
     recipe.network = Undefined()
-    with pytest.warns(UserWarning, match="no gradient at 100% of the samples"):
+    with pytest.warns(UserWarning, match="no gradient for 100% of the samples"):
         found = measured(PGDRobustness(eps=0.1, steps=2), recipe, x, y)
     assert found["vanishing_gradients"] == 1 and found["robust_accuracy"] <= found["clean_accuracy"]
 
@@ -167,7 +167,7 @@ def test_a_masked_gradient_raises_the_alarm_and_queries_see_through_it():
     recipe, x, y = linear()
     masked, *_ = linear(scale=1e6)
     honest = measured(PGDRobustness("linf", 0.04, random_start=False), recipe, x, y)
-    with pytest.warns(UserWarning, match="no gradient at 9\\d% of the samples"):
+    with pytest.warns(UserWarning, match="no gradient for 9\\d% of the samples"):
         fooled = measured(PGDRobustness("linf", 0.04, random_start=False), masked, x, y)
     assert fooled["robust_accuracy"] == pytest.approx(0.9) and fooled["vanishing_gradients"] > 0.85
     assert honest["robust_accuracy"] < 0.5 and honest["vanishing_gradients"] == 0

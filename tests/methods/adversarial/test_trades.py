@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from methods.adversarial.trades import TRADES, unlike
+from methods.adversarial.trades import TRADES, divergence_from_clean
 from recipes.step import Embedded, Input
 from tests.support.attack_loops import assert_same, descend, logits, weak_batches
 from tests.support.harness import Setup, SmallNetwork, build, fit, step_with, train
@@ -60,7 +60,7 @@ def test_a_start_at_the_sample_would_never_move():
     x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     from methods.adversarial.attacks.losses import input_gradient
 
-    value = unlike(recipe, Input("labeled", Embedded(x)))
+    value = divergence_from_clean(recipe, Input("labeled", Embedded(x)))
     assert float(input_gradient(value, x).abs().max()) < 1e-6
     assert float(input_gradient(value, x + 0.05).abs().max()) > 1e-5
 

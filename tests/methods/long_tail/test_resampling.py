@@ -161,8 +161,10 @@ def test_the_prior_is_corrected_once(sampler):
 
 def test_mistakes_are_told():
     with pytest.raises(
-        UserError, match=r"task: the data have no task 'lable'; did you mean 'label'"
+        UserError, match=r"task: the data has no task 'lable'; did you mean 'label'"
     ):
         RandomOverSampling(task="lable")._make({"label": LABELS}, 4, 10, 0, "labeled")
-    with pytest.raises(UserError, match="samples_per_class=4: independent draws have no rows"):
+    with pytest.raises(
+        UserError, match="samples_per_class=4: independent draws have no consecutive"
+    ):
         ClassBalancedSampling("draws", 4)

@@ -106,7 +106,7 @@ def test_the_reported_network_is_the_one_that_is_normalised():
 
 def test_mistakes_are_told():
     with pytest.raises(
-        UserError, match=r"tau_norm\.tau: null chooses it on the validation part, and there is none"
+        UserError, match=r"tau_norm\.tau: null chooses τ on the validation part, and there is none"
     ):
         build({"tau_norm": TauNorm()}, Setup())
     network = Setup().network()

@@ -115,7 +115,7 @@ def test_default_ramp():
 def test_the_teacher_is_evaluated_and_shared_with_mean_teacher():
     result = train({"ict": ICT(), "mean_teacher": MeanTeacher()}, steps=2)
     assert result.recipe.composition.evaluates_teacher
-    with pytest.raises(UserError, match="share one averaged network"):
+    with pytest.raises(UserError, match="share one EMA network"):
         Setup().composition({"ict": ICT(ema_decay=0.9), "mean_teacher": MeanTeacher()})
 
 

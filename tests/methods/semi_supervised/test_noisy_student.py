@@ -1,7 +1,7 @@
 import torch
 
 from foundation.randomness import generator
-from methods.semi_supervised.noisy_student import repeated, taken
+from methods.semi_supervised.noisy_student import repeat_to, select_balanced
 
 
 def table(*rows):
@@ -24,12 +24,12 @@ Q = table(
 
 
 def test_every_class_comes_equally_often_the_surest_first():
-    assert taken(Q, 0.3, 2, source()).tolist() == [0, 1, 3, 3, 5, 6]
-    assert taken(Q, 0.3, 1, source()).tolist() == [0, 3, 5]
+    assert select_balanced(Q, 0.3, 2, source()).tolist() == [0, 1, 3, 3, 5, 6]
+    assert select_balanced(Q, 0.3, 1, source()).tolist() == [0, 3, 5]
 
 
 def test_as_many_as_the_largest_class_has():
-    chosen = taken(Q, 0.3, None, source())
+    chosen = select_balanced(Q, 0.3, None, source())
     assert torch.bincount(Q[chosen].argmax(1)).tolist() == [4, 4, 4]
     assert chosen[:4].tolist() == [0, 1, 2, 4] and chosen[4:8].tolist() == [3] * 4
     assert torch.bincount(chosen, minlength=7)[5:].tolist() == [2, 2]
@@ -37,12 +37,14 @@ def test_as_many_as_the_largest_class_has():
 
 def test_the_rest_of_a_round_is_random_and_has_no_sample_twice():
     rows = torch.arange(10)
-    draws = {tuple(repeated(rows, 13, generator(seed, "test"))[10:].tolist()) for seed in range(20)}
+    draws = {
+        tuple(repeat_to(13, rows, generator(seed, "test"))[10:].tolist()) for seed in range(20)
+    }
     assert len(draws) > 10 and all(len(set(draw)) == 3 for draw in draws)
-    counts = torch.bincount(repeated(rows, 25, source()))
+    counts = torch.bincount(repeat_to(25, rows, source()))
     assert counts.min() == 2 and counts.max() == 3 and counts.sum() == 25
 
 
 def test_threshold_and_no_balance():
-    assert sorted(taken(Q, 0.6, 0, source()).tolist()) == [0, 1, 3, 5, 6]
-    assert len(taken(Q, 0.95, None, source())) == 0
+    assert sorted(select_balanced(Q, 0.6, 0, source()).tolist()) == [0, 1, 3, 5, 6]
+    assert len(select_balanced(Q, 0.95, None, source())) == 0

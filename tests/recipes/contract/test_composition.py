@@ -195,8 +195,7 @@ def test_an_average_in_half_precision(precision):
     message = refusal({"ema": EMA()}, precision=precision)
     assert message == (
         f"methods.ema does not work in trainer.precision={precision}: an average of weights "
-        "freezes in half "
-        f"precision; use {precision.replace('true', 'mixed')}"
+        f"does not change in half precision; use {precision.replace('true', 'mixed')}"
     )
 
 
@@ -206,7 +205,7 @@ def test_teachers_that_differ():
         "mean_teacher": MeanTeacher(),
     }
     assert refusal(methods) == (
-        "methods.slow and methods.mean_teacher share one averaged network but want different ones "
+        "methods.slow and methods.mean_teacher share one EMA network but want different ones "
         "(decay 0.99 against "
         "0.999, buffers copy against own): make the settings equal or leave one out"
     )

@@ -11,8 +11,8 @@ from recipes.engine.hardware import (
     backend_of,
     check_compiler,
     convolutional,
-    lies_channels_last,
     peak_memory,
+    use_channels_last,
 )
 from recipes.engine.trainer import TrainerSettings
 from recipes.runs.assembly import assemble
@@ -58,9 +58,9 @@ def test_kernels_lie_channels_last_where_a_gpu_wants_them_so():
     cnn = sketch("network.name=wrn_28_2").meta_network()
     vit = sketch("network.name=vit_tiny_patch16_224", "network.input_size=32").meta_network()
     assert convolutional(cnn) and not convolutional(vit)
-    assert lies_channels_last("auto", cnn, GPU)
-    assert not lies_channels_last("auto", vit, GPU) and not lies_channels_last("auto", cnn, CPU)
-    assert lies_channels_last(True, vit, CPU) and not lies_channels_last(False, cnn, GPU)
+    assert use_channels_last("auto", cnn, GPU)
+    assert not use_channels_last("auto", vit, GPU) and not use_channels_last("auto", cnn, CPU)
+    assert use_channels_last(True, vit, CPU) and not use_channels_last(False, cnn, GPU)
 
 
 def test_the_plan_says_what_was_chosen(monkeypatch):

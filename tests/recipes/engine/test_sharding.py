@@ -73,5 +73,5 @@ def test_units_are_the_repeated_blocks():
 
 def test_a_network_with_batch_statistics_is_refused():
     net = build_image((1, 8, 8), {"label": 10}, name="digits_cnn")
-    with pytest.raises(UserError, match=r"trainer\.strategy=fsdp: the network normalises by batch"):
+    with pytest.raises(UserError, match=r"trainer\.strategy=fsdp: the network has batch norm"):
         shard(net, None)

@@ -69,7 +69,7 @@ def test_equal_requests_share_one_input_and_the_stronger_wish_wins():
 def test_names_of_inputs_and_terms_are_taken_once():
     step = Counted().step
     step.add(Input("labeled", Embedded(torch.zeros(2, 1))))
-    with pytest.raises(ValueError, match="'labeled' is forwarded already"):
+    with pytest.raises(ValueError, match="'labeled' exists already"):
         step.add(Input("labeled", Embedded(torch.zeros(2, 1))))
     step.term("loss", torch.zeros(2))
     with pytest.raises(ValueError, match="'loss' exists already"):
