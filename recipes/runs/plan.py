@@ -12,7 +12,7 @@ from recipes.contract.method import POINTS
 from recipes.contract.vocabulary import SLOTS
 from recipes.engine.hardware import backend_of, lies_channels_last, on_gpu
 from recipes.networks.network import Network
-from recipes.optimization.optimizers import chosen_form
+from recipes.optimization.build import chosen_impl
 from recipes.runs.assembly import Assembly
 from recipes.services.teacher import final_decay
 
@@ -151,7 +151,7 @@ def _computed(assembly: Assembly, network: Network) -> str:
 def updated(assembly: Assembly) -> str:
     """What the optimizer runs on its tensors."""
     device = "cuda" if on_gpu(assembly.trainer) else "cpu"
-    form = chosen_form(
+    form = chosen_impl(
         assembly.optimizer, assembly.trainer.optimizer_impl, device, assembly.precision
     )
     return {"fused": "fused", "foreach": "on lists of tensors", "loop": "tensor by tensor"}.get(

@@ -31,7 +31,7 @@ from recipes.engine.parts import RecipeParts
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.loggers.console import RouxProgressBar, print_final
-from recipes.optimization.optimizers import build_optimizer
+from recipes.optimization.build import build_optimizer
 from recipes.optimization.schedulers import build_scheduler
 from recipes.report.page import write_report
 from recipes.runs.assembly import Assembly, assemble, heads_speak, plain

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from methods.metric_learning.proxy_anchor import Proxies, ProxyAnchor
-from recipes.optimization.optimizers import SGD, parameter_groups
+from recipes.optimization.build import parameter_groups
+from recipes.optimization.optimizers import SGD
 from tests.harness import Setup, build, train
 from tests.methods.metric_learning.fixture import PROXIES, X, Y, batch
 from tests.methods.metric_learning.fixture import proxy_anchor_loss as loss
