@@ -1,8 +1,6 @@
-"""Our sweepers and our launcher, where Hydra looks for plugins: it takes classes of this namespace
-alone.
+"""Registers the sweepers and the launcher: Hydra accepts plugin classes of this namespace only.
 
-Hydra imports this file at every start, a single run's included, so that it and what it imports must
-stay light."""
+Hydra imports this file at every start, also of a single run, so it must import fast."""
 
 from recipes.sweeps import grid, ray_launcher, search
 

@@ -1,1 +1,1 @@
-"""Where a run's numbers go: CSV and JSON always, TensorBoard and Weights & Biases on request."""
+"""Loggers: CSV and JSON always, TensorBoard and Weights & Biases on request."""

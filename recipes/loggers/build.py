@@ -1,10 +1,9 @@
-"""From the config's `logger` group to Lightning loggers, and the calls that bracket a run.
+"""Builds Lightning loggers from the config's `logger` group, and starts and ends them.
 
-loggers = build_loggers(config.logger, run_dir, resume_step)   the first is always MetricsFiles
-start_loggers(loggers, config, plan)                           config and plan
-...                                                            the trainer logs
-finish_loggers(loggers, record, checkpoints)                   figures, checkpoint, metrics.json;
-ends the runs
+loggers = build_loggers(config.logger, run_dir, resume_step)  # the first is MetricsFiles
+start_loggers(loggers, config, plan)                          # log config and plan
+...                                                           # the trainer logs metrics
+finish_loggers(loggers, record, checkpoints)                  # log figures and checkpoint, end
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +21,12 @@ from recipes.report.record import RunRecord
 def build_loggers(
     config: Mapping[str, Any] | None, run_dir: str | Path, resume_step: int | None = None
 ) -> list[Logger]:
-    """`MetricsFiles` first, then one logger an entry of `config` (the `logger` node: name -> node
-    with `_target_`).
+    """`MetricsFiles`, then one logger per entry of `config`. Raises `UserError` for an entry that
+    is not a logger.
 
-    An entry is ours, an object with `open(run_dir, resume_step)`, or any Lightning logger, taken as
-    it is. resume_step: optimizer steps done by the checkpoint that is resumed, None for a new run.
-    Raises `UserError` for an entry that is neither.
+    config: the `logger` node, name -> node with `_target_`. The target is a Lightning logger, or an
+        object whose `open(run_dir, resume_step)` returns one.
+    resume_step: optimizer steps of the checkpoint to resume; None for a new run.
     """
     loggers: list[Logger] = [MetricsFiles(run_dir, resume_step)]
     for name, node in (config or {}).items():
@@ -36,16 +35,14 @@ def build_loggers(
         entry = instantiate(node, _convert_="all")
         logger = entry.open(run_dir, resume_step) if hasattr(entry, "open") else entry
         if not isinstance(logger, Logger):
-            raise UserError(
-                f"logger.{name}: {node['_target_']} is no Lightning logger; expected a subclass of "
-                "Logger"
-            )
+            problem = f"{node['_target_']} is not a Lightning logger"
+            raise UserError(f"logger.{name}", problem, "expected a subclass of Logger")
         loggers.append(logger)
     return loggers
 
 
 def start_loggers(loggers: Sequence[Logger], config: Mapping[str, Any], plan: str) -> None:
-    """Hand over the resolved config (plain containers) and the plan, before the first step."""
+    """Log the resolved config (plain containers) and the plan, before the first step."""
     for logger in loggers:
         if hasattr(logger, "start"):
             logger.start(config, plan)
@@ -56,8 +53,10 @@ def start_loggers(loggers: Sequence[Logger], config: Mapping[str, Any], plan: st
 def finish_loggers(
     loggers: Sequence[Logger], record: RunRecord, checkpoints: Mapping[str, str | Path]
 ) -> None:
-    """Hand over the finished run: `record`, and checkpoint files by kind, `last` and `best`, where
-    they exist. Then end the loggers."""
+    """Log the finished run and end the loggers.
+
+    checkpoints: files by kind, `last` and `best`; missing files are skipped.
+    """
     files = {kind: path for kind, path in checkpoints.items() if path and Path(path).is_file()}
     for logger in loggers:
         if isinstance(logger, MetricsFiles):
@@ -68,7 +67,7 @@ def finish_loggers(
 
 
 def close_loggers(loggers: Sequence[Logger], failed: bool = False) -> None:
-    """End all loggers, also those of a run that failed before or outside the trainer."""
+    """End all loggers. failed: the run raised an error, possibly outside the trainer."""
     for logger in loggers:
         if failed:
             logger.finalize("failed")
@@ -77,5 +76,5 @@ def close_loggers(loggers: Sequence[Logger], failed: bool = False) -> None:
 
 
 def metrics_files(loggers: Sequence[Any]) -> MetricsFiles | None:
-    """The `MetricsFiles` among loggers: the run's numbers on the host, without a transfer."""
+    """The `MetricsFiles` among the loggers: it has the metrics on the host, without a transfer."""
     return next((logger for logger in loggers if isinstance(logger, MetricsFiles)), None)

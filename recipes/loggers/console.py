@@ -1,5 +1,4 @@
-"""What a terminal shows: a bar with the right total, plain lines where there is no terminal, a
-final table."""
+"""Console output: a progress bar on a terminal, lines elsewhere, and the table of final metrics."""
 
 import sys
 import time
@@ -16,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recipes.loggers.build import metrics_files
-from recipes.report.numbers import clock, paired, value_text
+from recipes.report.numbers import clock, paired, raw_twin, value_text
 
 SHOWN = (
     ("train/loss", "loss"),
@@ -29,15 +28,16 @@ SHOWN = (
 
 
 class RouxProgressBar(ProgressBar):
-    """Progress of a fit in optimizer steps, from the first step of the run to `max_steps`, also
-    after a resume.
+    """Progress of training in optimizer steps, from 0 to `max_steps`, also after a resume.
 
-    On a terminal a bar, redrawn every `every` micro-batches and no more than ten times a second;
-    elsewhere a line a validation, and a line a minute where validations are rare. Numbers are those
-    that `MetricsFiles` holds on the host already: nothing is moved from the device for the bar. A
-    micro-batch between redraws costs a comparison.
+    On a terminal a bar; elsewhere one line per validation, and one line per `quiet_seconds` where
+    validations are rare. The metrics shown are those that `MetricsFiles` has on the host: the bar
+    causes no transfer from the device, and a micro-batch between redraws costs one comparison.
 
-    every: None for the trainer's `log_every_n_steps`. console: None for one on stdout.
+    every: micro-batches between redraws, which are at least 0.1 s apart; None: the trainer's
+        `log_every_n_steps`.
+    console: None: stdout.
+    quiet_seconds: longest time without a line, in seconds.
     """
 
     def __init__(
@@ -52,8 +52,11 @@ class RouxProgressBar(ProgressBar):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._side: TaskID | None = None
-        self._started = self._spoken = self._drawn = 0.0
-        self._first = self._total = 0
+        self._started = 0.0
+        self._last_line = 0.0
+        self._last_redraw = 0.0
+        self._first = 0
+        self._total = 0
 
     def disable(self) -> None:
         self._enabled = False
@@ -62,14 +65,15 @@ class RouxProgressBar(ProgressBar):
         self._enabled = True
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         if self._enabled:
             self.console.print(*args, **kwargs, markup=False, highlight=False)
 
     # -- training ----------------------------------------------------------------------------------
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._every = self.every or max(getattr(trainer, "log_every_n_steps", 1), 1)
-        self._started = self._spoken = time.monotonic()
+        self._started = time.monotonic()
+        self._last_line = self._started
         self._first = trainer.global_step
         self._total = total_steps(trainer)
         if self._enabled and self.console.is_terminal:
@@ -87,8 +91,8 @@ class RouxProgressBar(ProgressBar):
             return
         if self._progress is not None:
             self._draw(trainer)
-        elif time.monotonic() - self._spoken > self.quiet_seconds:
-            self._say(trainer)
+        elif time.monotonic() - self._last_line > self.quiet_seconds:
+            self._print_line(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress is not None:
@@ -96,10 +100,8 @@ class RouxProgressBar(ProgressBar):
             self._close()
         elif self._enabled:
             steps = trainer.global_step
-            self.print(
-                f"trained {steps}/{self._total or steps} steps in "
-                f"{clock(time.monotonic() - self._started)}"
-            )
+            duration = clock(time.monotonic() - self._started)
+            self.print(f"trained {steps}/{self._total or steps} steps in {duration}")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -129,7 +131,7 @@ class RouxProgressBar(ProgressBar):
         if self._progress is not None and self._task is not None:
             self._draw(trainer, force=True)
         elif self._progress is None and trainer.state.fn == TrainerFn.FITTING:
-            self._say(trainer)
+            self._print_line(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._enabled and self.console.is_terminal:
@@ -152,7 +154,7 @@ class RouxProgressBar(ProgressBar):
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[numbers]}", markup=False),
                 console=self.console,
-                auto_refresh=False,  # no thread beside the training
+                auto_refresh=False,  # a refresh thread would compete with training
                 expand=True,
             )
             self._progress.start()
@@ -163,14 +165,15 @@ class RouxProgressBar(ProgressBar):
         self._progress = self._task = self._side = None
 
     def _draw(self, trainer: Trainer, force: bool = False) -> None:
-        now = time.monotonic()
-        if self._progress is None or self._task is None or (not force and now - self._drawn < 0.1):
+        if self._progress is None or self._task is None or not (force or self._redraw_due()):
             return
-        self._drawn = now
-        self._progress.update(
-            self._task, completed=trainer.global_step, numbers=self._text(trainer)
-        )
+        self._last_redraw = time.monotonic()
+        numbers = self._text(trainer)
+        self._progress.update(self._task, completed=trainer.global_step, numbers=numbers)
         self._progress.refresh()
+
+    def _redraw_due(self) -> bool:
+        return time.monotonic() - self._last_redraw >= 0.1
 
     def _side_start(self, name: str, total: int) -> None:
         if self._progress is not None and total > 0:
@@ -180,9 +183,8 @@ class RouxProgressBar(ProgressBar):
         if self._progress is None or self._side is None:
             return
         self._progress.advance(self._side)
-        now = time.monotonic()
-        if now - self._drawn >= 0.1:
-            self._drawn = now
+        if self._redraw_due():
+            self._last_redraw = time.monotonic()
             self._progress.refresh()
 
     def _side_end(self) -> None:
@@ -191,13 +193,11 @@ class RouxProgressBar(ProgressBar):
             self._progress.refresh()
         self._side = None
 
-    # -- the words ---------------------------------------------------------------------------------
-    def _say(self, trainer: Trainer) -> None:
-        self._spoken = time.monotonic()
-        self.print(
-            f"step {trainer.global_step}/{self._total or '?'}  {self._text(trainer)}",
-            soft_wrap=True,
-        )
+    # -- lines -------------------------------------------------------------------------------------
+    def _print_line(self, trainer: Trainer) -> None:
+        self._last_line = time.monotonic()
+        line = f"step {trainer.global_step}/{self._total or '?'}  {self._text(trainer)}"
+        self.print(line, soft_wrap=True)
 
     def _text(self, trainer: Trainer) -> str:
         """`loss 0.31  accuracy 95.93 %  41.3 steps/s  ETA 12 s`."""
@@ -211,7 +211,8 @@ class RouxProgressBar(ProgressBar):
         if done > 0 and seconds > 0:
             parts.append(f"{done / seconds:.1f} steps/s")
             left = self._total - trainer.global_step
-            parts += [f"ETA {clock(left * seconds / done)}"] if left > 0 else []
+            if left > 0:
+                parts.append(f"ETA {clock(left * seconds / done)}")
         return "  ".join(parts)
 
 
@@ -220,8 +221,7 @@ def _finite(batches: float) -> int:
 
 
 def total_steps(trainer: Trainer) -> int:
-    """Optimizer steps of the whole run: `max_steps`, or what the loaders give in `max_epochs`; 0
-    where endless."""
+    """Optimizer steps of the run: `max_steps`, or those of `max_epochs`; 0 where unlimited."""
     if trainer.max_steps > 0:
         return trainer.max_steps
     estimate = trainer.estimated_stepping_batches
@@ -231,28 +231,32 @@ def total_steps(trainer: Trainer) -> int:
 def final_table(
     final: Mapping[str, float], title: str | Path = "", reported: str = "reported"
 ) -> Table:
-    """Final values, test first; where evaluation reports more than the raw network, as an average
-    or with changed inputs or logits, the raw one's values stand beside it. reported: the name of
-    the first, see `RunRecord`."""
+    """Final metrics, test first.
+
+    Where the reported metrics differ from those of the raw weights (EMA weights; changed inputs or
+    logits), both are listed.
+
+    reported: heading of the reported metrics, see `RunRecord`.
+    """
     rows = paired(final)
-    beside = any(raw is not None and value is not None for _, value, raw in rows)
+    two_columns = any(raw is not None and value is not None for _, value, raw in rows)
     table = Table(title=Text(str(title)) if str(title) else None, title_justify="left")
     table.add_column("metric", overflow="fold")
-    table.add_column(reported if beside else "value", justify="right", no_wrap=True)
-    if beside:
+    table.add_column(reported if two_columns else "value", justify="right", no_wrap=True)
+    if two_columns:
         table.add_column("raw", justify="right", no_wrap=True)
     for name, value, raw in rows:
-        cells = [value, raw] if beside else [value if value is not None else raw]
-        shown = name if beside or value is not None else _raw_name(name)
-        table.add_row(
-            Text(shown), *("" if cell is None else value_text(name, cell) for cell in cells)
-        )
+        if two_columns:
+            table.add_row(Text(name), _cell(name, value), _cell(name, raw))
+        elif value is None:
+            table.add_row(Text(raw_twin(name)), _cell(name, raw))
+        else:
+            table.add_row(Text(name), _cell(name, value))
     return table
 
 
-def _raw_name(name: str) -> str:
-    group, _, rest = name.partition("/")
-    return f"{group}/raw/{rest}"
+def _cell(name: str, value: float | None) -> str:
+    return "" if value is None else value_text(name, value)
 
 
 def print_final(
@@ -261,6 +265,6 @@ def print_final(
     console: Console | None = None,
     reported: str = "reported",
 ) -> None:
-    """Print `final_table`; names are printed as they are, without markup."""
+    """Print `final_table`. Names are not parsed as Rich markup."""
     table = final_table(final, title, reported)
     (console or Console(file=sys.stdout, markup=False)).print(table, markup=False, highlight=False)

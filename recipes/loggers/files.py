@@ -1,5 +1,4 @@
-"""metrics.csv and metrics.json: the numbers of a run that need no service to be read. This logger
-always runs."""
+"""metrics.csv and metrics.json, written by every run."""
 
 import csv
 import io
@@ -16,26 +15,25 @@ from foundation.files import write_json, write_text
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics as plain floats, without the epoch that Lightning adds: our streams are infinite, it
-    would stay 0."""
+    """Metrics as floats, without the `epoch` that Lightning adds: streams are infinite, so it is
+    always 0."""
     return {name: float(value) for name, value in metrics.items() if name not in ("epoch", "step")}
 
 
 class MetricsFiles(Logger):
-    """One row a step in `run_dir/metrics.csv`, the same rows in `history`, final values in
-    `run_dir/metrics.json`.
+    """Writes one row per step to `run_dir/metrics.csv` and final values to `run_dir/metrics.json`.
 
-    The CSV is wide: `step`, then a column for each name in order of first appearance, empty where a
-    step has no value. A row is on disk when `log_metrics` returns. Values logged twice for a step
-    are merged into its row, the later one wins; new names rewrite the file atomically with the
-    grown header.
+    The CSV is wide: `step`, then a column per name in order of first appearance, empty where a step
+    has no value. A row is on disk when `log_metrics` returns. Values logged later for the same step
+    are merged into its row. A new name rewrites the file atomically with a longer header.
+    `history` has the same rows in memory.
 
-    resume_step: None for a new run: an existing metrics.csv with rows is refused, never
-        overwritten. A number n for a run resumed after n steps: rows of later steps, which the
-        resumed run will log again, are dropped.
+    resume_step: None: a new run; an existing metrics.csv with rows is an error, it is never
+        overwritten. n: a run resumed after n steps; later rows are dropped, because the resumed run
+        logs them again.
 
-    Raises `UserError` for a file of another run, a file that is no metrics.csv and a folder that
-    cannot be written.
+    Raises `UserError` for the file of another run, a file in another format and a folder that is
+    not writable.
     """
 
     def __init__(self, run_dir: str | Path, resume_step: int | None = None):
@@ -45,29 +43,26 @@ class MetricsFiles(Logger):
         self.history: list[dict[str, Any]] = []
         self.latest: dict[str, float] = {}
         self._columns: list[str] = ["step"]
-        self._offset = 0  # where the last row begins in the file
-        self._stale = True  # the file does not hold the history yet
+        self._offset = 0  # of the last row in the file, bytes
+        self._stale = True  # the file lacks rows of the history
         if getattr(rank_zero_only, "rank", 0) == 0 and self.csv_path.is_file():
             self._restore(resume_step)
 
     def _restore(self, resume_step: int | None) -> None:
         rows = read_rows(self.csv_path)
         if rows and resume_step is None:
-            raise UserError(
-                f"run_dir={self.run_dir}: holds the metrics of another run ({len(rows)} rows in "
-                "metrics.csv); "
-                "expected a new folder, or a checkpoint to resume from"
-            )
+            problem = f"holds the metrics of another run ({len(rows)} rows in metrics.csv)"
+            remedy = "expected a new folder, or a checkpoint to resume from"
+            raise UserError(f"run_dir={self.run_dir}", problem, remedy)
         for row in rows:
-            if row["step"] <= (resume_step or 0):
-                self._merge(
-                    row["step"], {name: value for name, value in row.items() if name != "step"}
-                )
+            step = row.pop("step")
+            if step <= (resume_step or 0):
+                self._merge(step, row)
 
-    # -- what Lightning and the engine call --------------------------------------------------------
+    # -- Lightning's interface ---------------------------------------------------------------------
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
-        """Add values to the row of `step` (default: the last row's), on disk at once."""
+        """Add values to the row of `step` (None: the last row) and write it to disk."""
         values = scalars(metrics)
         if step is None:
             step = self.history[-1]["step"] if self.history else 0
@@ -83,14 +78,13 @@ class MetricsFiles(Logger):
 
     @rank_zero_only
     def finish(self, final: Mapping[str, Any]) -> None:
-        """Write `metrics.json`: final values under the names logged, `train_seconds` among them;
-        NaN as null."""
+        """Write `metrics.json`: final values by logged name; NaN as null."""
         write_json(self.run_dir / "metrics.json", dict(final))
 
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
-        """Nothing: the run's config.yaml is the engine's."""
+        """Does nothing: the run writes config.yaml."""
 
     @property
     def name(self) -> str:
@@ -116,23 +110,26 @@ class MetricsFiles(Logger):
     def _merge(self, step: int, values: Mapping[str, float]) -> None:
         self._columns += [name for name in values if name not in self._columns]
         self.latest.update(values)
-        if self.history and step <= self.history[-1]["step"]:
-            row = next((row for row in reversed(self.history) if row["step"] == step), None)
-            if row is None:
-                row = {"step": step}
-                self.history.append(row)
-                self.history.sort(key=lambda entry: entry["step"])
-        else:
-            row = {"step": step}
-            self.history.append(row)
-        row.update(values)
+        self._row(step).update(values)
+
+    def _row(self, step: int) -> dict[str, Any]:
+        """The row of `step` in the history, added where there is none."""
+        in_order = not self.history or step > self.history[-1]["step"]
+        if not in_order:
+            for row in reversed(self.history):
+                if row["step"] == step:
+                    return row
+        row = {"step": step}
+        self.history.append(row)
+        if not in_order:
+            self.history.sort(key=lambda entry: entry["step"])
+        return row
 
     def _line(self, row: Mapping[str, Any]) -> str:
         buffer = io.StringIO()
-        # repr is the shortest text that reads back as the same float
-        csv.writer(buffer, lineterminator="\n").writerow(
-            repr(row[name]) if name in row else "" for name in self._columns
-        )
+        # repr is the shortest text that parses to the same float
+        cells = [repr(row[name]) if name in row else "" for name in self._columns]
+        csv.writer(buffer, lineterminator="\n").writerow(cells)
         return buffer.getvalue()
 
     def _rewrite(self) -> None:
@@ -150,17 +147,13 @@ class MetricsFiles(Logger):
                 file.write(self._line(self.history[-1]).encode())
                 file.truncate()
         except OSError as error:
-            raise UserError(
-                f"{self.csv_path}: cannot be written ({error.strerror}); expected the file of this "
-                "run"
-            ) from error
+            problem = f"cannot be written ({error.strerror})"
+            raise UserError(str(self.csv_path), problem, "expected the file of this run") from error
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.csv, {"step": int, name: float}, empty cells left out.
-
-    A last line cut off by a crash is left out. Raises `UserError` where the file is no metrics.csv.
-    """
+    """The rows of a metrics.csv, {"step": int, name: float}, without empty cells and without a
+    last line truncated by a crash. Raises `UserError` for a file in another format."""
     with Path(path).open(encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
     if not lines:
@@ -168,17 +161,15 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     header = lines[0]
     rows = []
     if header[:1] != ["step"]:
-        raise UserError(
-            f"{path}: first column is '{''.join(header[:1])}'; expected a metrics.csv, which "
-            "begins with 'step'"
-        )
+        problem = f"first column is '{''.join(header[:1])}'"
+        raise UserError(str(path), problem, "expected a metrics.csv, which begins with 'step'")
     for number, cells in enumerate(lines[1:], start=2):
         try:
             values = {name: float(cell) for name, cell in zip(header, cells, strict=True) if cell}
             rows.append({**values, "step": int(values["step"])})
         except (ValueError, KeyError) as error:
             if number < len(lines):
-                raise UserError(
-                    f"{path}: line {number} does not fit its header; expected {len(header)} numbers"
-                ) from error
+                problem = f"line {number} does not fit its header"
+                remedy = f"expected {len(header)} numbers"
+                raise UserError(str(path), problem, remedy) from error
     return rows

@@ -1,5 +1,4 @@
-"""TensorBoard: curves while the run goes; at its end the figures, the views and a row in the
-HPARAMS tab."""
+"""TensorBoard: metrics during the run; figures, views and a row of the HPARAMS tab at its end."""
 
 import io
 from collections.abc import Mapping
@@ -17,10 +16,10 @@ from recipes.report.record import RunRecord
 
 
 class TensorBoard:
-    """Curves, figures and config for TensorBoard, `logger=tensorboard`; event files lie in
+    """Metrics, figures and config for TensorBoard, `logger=tensorboard`; event files are in
     `run_dir/tensorboard`.
 
-    flush_seconds: seconds that events wait in memory at most, above 0; 30.
+    flush_seconds: longest time before events are written to disk, in seconds, above 0; 30.
     plots: log the report's figures at the end; true.
     """
 
@@ -33,8 +32,8 @@ class TensorBoard:
 
 
 class TensorBoardRun(TensorBoardLogger):
-    """Lightning's logger with a fixed folder. A resumed run hides events of later steps, which it
-    will log again."""
+    """Lightning's logger with a fixed folder. A resumed run purges the events of later steps,
+    because it logs them again."""
 
     def __init__(self, run_dir: str | Path, settings: TensorBoard, resume_step: int | None = None):
         purge = None if resume_step is None else resume_step + 1
@@ -46,7 +45,9 @@ class TensorBoardRun(TensorBoardLogger):
             flush_secs=settings.flush_seconds,
             purge_step=purge,
         )
-        self.settings, self.config, self.last_step = settings, {}, resume_step or 0  # type: ignore[var-annotated]
+        self.settings = settings
+        self.config: dict[str, Any] = {}
+        self.last_step = resume_step or 0
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -55,27 +56,25 @@ class TensorBoardRun(TensorBoardLogger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: `start` writes the config, and `finish` the row that compares runs."""
+        """Does nothing: `start` writes the config, and `finish` the row of the HPARAMS tab."""
 
     @rank_zero_only
     def save(self) -> None:
-        """Nothing: the writer flushes every `flush_seconds`, and config.yaml lies in the run's
-        folder already."""
+        """Does nothing: the writer flushes by itself, and the run writes config.yaml."""
 
     @rank_zero_only
     def start(self, config: Mapping[str, Any], plan: str) -> None:
-        """Config and plan as text."""
+        """Log config and plan as text."""
         from omegaconf import OmegaConf
 
         self.config = jsonable(dict(config))
-        self.experiment.add_text(
-            "config", _block(OmegaConf.to_yaml(OmegaConf.create(self.config))), self.last_step
-        )
+        yaml = OmegaConf.to_yaml(OmegaConf.create(self.config))
+        self.experiment.add_text("config", _block(yaml), self.last_step)
         self.experiment.add_text("plan", _block(plan), self.last_step)
 
     @rank_zero_only
     def finish(self, record: RunRecord, checkpoints: Mapping[str, str | Path]) -> None:
-        """Figures as images, and the config beside the final metrics for the HPARAMS tab."""
+        """Log figures as images, and config and final metrics for the HPARAMS tab."""
         if self.settings.plots:
             from PIL import Image
 
@@ -86,19 +85,18 @@ class TensorBoardRun(TensorBoardLogger):
                 self.experiment.add_image(
                     f"report/{name}", pixels, self.last_step, dataformats="HWC"
                 )
-        TensorBoardLogger.log_hyperparams(
-            self, self.config, {f"final/{k}": v for k, v in record.final.items()}
-        )
+        metrics = {f"final/{name}": value for name, value in record.final.items()}
+        TensorBoardLogger.log_hyperparams(self, self.config, metrics)
         self.experiment.flush()
 
     @rank_zero_only
     def close(self) -> None:
-        """Write what waits and close the file; harmless when nothing was logged."""
+        """Flush and close the event file, if one is open."""
         if self._experiment is not None:
             self._experiment.close()
             self._experiment = None
 
 
 def _block(text: str) -> str:
-    """Text as a Markdown code block, which is how TensorBoard keeps its line breaks."""
+    """Text as a Markdown code block, in which TensorBoard preserves line breaks."""
     return "".join(f"    {line}\n" for line in text.splitlines())

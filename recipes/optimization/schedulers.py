@@ -1,10 +1,9 @@
-"""The learning rate over a run: factors of the base rate, pure functions of the optimizer steps
-done.
+"""Learning rate schedules: a factor of the base rate as a pure function of the optimizer step.
 
-All share one linear warm-up: factor (t+1)/W at step t < W, so that no step is taken with rate 0.
-What follows is a curve over u = (t-W)/(K-W) in [0, 1], K the steps of the run; steps past K keep
-the last value. Every parameter group is scaled by the same factor, so that groups keep the ratio of
-their rates."""
+All schedules begin with the same linear warm-up: factor (t+1)/W at step t < W, so that no step has
+rate 0. Then the factor is a curve over u = (t-W)/(K-W) in [0, 1], where K is the number of steps of
+the run; after K it is constant. All parameter groups have the same factor, which preserves the
+ratio of their rates."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,7 +17,7 @@ from foundation.types import Share, Steps
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """The base: warm-up, then `curve`.
+    """Linear warm-up, then `curve`.
 
     warmup_steps: optimizer steps in which the rate rises linearly, at least 0.
     """
@@ -27,14 +26,15 @@ class Schedule(ABC):
 
     @abstractmethod
     def curve(self, u: float) -> float:
-        """Factor at the fraction `u` in [0, 1] of the steps after the warm-up."""
+        """Factor at `u`, the fraction in [0, 1] of the steps after the warm-up."""
 
     def factor(self, step: int, total: int) -> float:
-        """Factor of the base rate used for the optimizer step number `step` (0 first) of
-        `total`."""
+        """Factor of the base rate at optimizer step `step` (from 0) of `total`."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
-        return self.curve(min((step - self.warmup_steps) / max(total - self.warmup_steps, 1), 1.0))
+        steps = step - self.warmup_steps
+        total_steps = max(total - self.warmup_steps, 1)
+        return self.curve(min(steps / total_steps, 1.0))
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,15 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class FixMatchCosine(Schedule):
-    """cos(7πu/16): FixMatch's decay (Sohn et al., arXiv 2001.07685), which ends at 0.195 and not at
-    0."""
+    """cos(7πu/16): FixMatch's decay (Sohn et al., arXiv 2001.07685), which ends at 0.195."""
 
     def curve(self, u: float) -> float:
         return math.cos(7.0 * math.pi * u / 16.0)
 
 
 def build_scheduler(optimizer: Optimizer, settings: Schedule, total_steps: int) -> LambdaLR:
-    """A scheduler to step once after every optimizer step (`interval: step` in Lightning) of
-    `total_steps`."""
+    """A scheduler for Lightning's `interval: step`: stepped once after every optimizer step.
+
+    total_steps: optimizer steps of the run.
+    """
     return LambdaLR(optimizer, lambda step: settings.factor(step, total_steps))

@@ -1,5 +1,4 @@
-"""Figures over time: loss terms, accuracies, pseudo-labels, and every other number that was
-logged."""
+"""Figures over optimizer steps: loss terms, accuracies, pseudo-labels, all other metrics."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -26,15 +25,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DIAGNOSTICS = ("mask_rate", "pseudo_accuracy", "confidence", "lr")
-POINTS = 300  # of a curve; more cannot be told apart on a screen
-PANELS = 12  # of other numbers
+POINTS = 300  # of a curve; a screen does not resolve more
+PANELS = 12  # of the figure of other metrics
+PSEUDO_LABELS = {
+    "Mask rate": [("train/mask_rate", "share above the threshold")],
+    "Pseudo-labels": [
+        ("train/pseudo_accuracy", "pseudo-label accuracy"),
+        ("train/confidence", "mean confidence"),
+    ],
+}
+OTHER_FIGURES = {"train/loss", "train/mask_rate", "train/pseudo_accuracy", "train/confidence"}
+
+Named = tuple[str, str]  # a logged name and its label in the legend
 
 
 def thin(
     steps: np.ndarray, values: np.ndarray, points: int = POINTS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """At most `points` points of a curve: means over windows of equal numbers of points, the last
-    window whole."""
+    """A curve reduced to `points` points: means over windows of about equal size, each at the last
+    step of its window. Shorter curves are returned unchanged."""
     if len(steps) <= points:
         return steps, values
     edges = np.linspace(0, len(steps), points + 1).astype(int)
@@ -44,60 +53,65 @@ def thin(
 
 
 def smooth(values: np.ndarray, window: float = 0.04) -> np.ndarray:
-    """Exponential average over `window` of the curve's length, without a start-up bias: Σ a^(t-i)
-    v_i / Σ a^(t-i)."""
+    """Exponential moving average Σ a^(t-i) v_i / Σ a^(t-i), which has no start-up bias.
+
+    window: 1 / (1 - a) as a fraction of the curve's length.
+    """
     decay = 1 - 1 / max(window * len(values), 1)
-    out = np.empty_like(values)
-    top = 0.0
-    bottom = 0.0
+    smoothed = np.empty_like(values)
+    weighted_sum = 0.0
+    weight = 0.0
     for i, value in enumerate(values):
-        top, bottom = decay * top + value, decay * bottom + 1
-        out[i] = top / bottom
-    return out
+        weighted_sum = decay * weighted_sum + value
+        weight = decay * weight + 1
+        smoothed[i] = weighted_sum / weight
+    return smoothed
 
 
 def loss_names(record: RunRecord) -> list[str]:
-    """Logged loss terms, the total first."""
+    """Names of the logged loss terms, the total first; at most six."""
     names = [name for name in record.names() if name.startswith("train/") and name.count("/") == 1]
-    if record.terms:
-        terms = [
-            name
-            for name in names
-            if name in record.terms or name.removeprefix("train/") in record.terms
-        ]
-    else:
-        terms = [name for name in names if name.removeprefix("train/") not in DIAGNOSTICS]
     total = [name for name in names if name == "train/loss"]
-    terms = [name for name in terms if name != "train/loss"]
-    # with a single term the total would lie on it
-    return (total + terms)[:6] if len(terms) != 1 or not total else total
+    terms = [name for name in names if name not in total and _is_term(record, name)]
+    # the curves of the total and of a single term are the same
+    if total and len(terms) == 1:
+        return total
+    return (total + terms)[:6]
 
 
-def accuracy_names(record: RunRecord) -> list[tuple[str, str]]:
-    """(name, label) of logged validation accuracies."""
+def _is_term(record: RunRecord, name: str) -> bool:
+    term = name.removeprefix("train/")
+    if record.terms:
+        return name in record.terms or term in record.terms
+    return term not in DIAGNOSTICS
+
+
+def accuracy_names(record: RunRecord) -> list[Named]:
+    """(name, label) of the logged validation accuracies."""
     raw = "val/raw/accuracy" in record.names()
-    wanted = [
+    candidates = [
         ("val/accuracy", record.reported if raw else "accuracy"),
         ("val/raw/accuracy", "raw"),
         ("val/balanced_accuracy", "balanced"),
     ]
-    found = [(name, label) for name, label in wanted if name in record.names()]
-    if len(found) == 3 and _equal(record, "val/accuracy", "val/balanced_accuracy"):
-        found.pop()
-    return found
+    accuracies = [(name, label) for name, label in candidates if name in record.names()]
+    # on balanced classes the third curve would hide the first
+    if len(accuracies) == 3 and _equal(record, "val/accuracy", "val/balanced_accuracy"):
+        accuracies.pop()
+    return accuracies
 
 
 def _equal(record: RunRecord, one: str, other: str) -> bool:
-    a, b = record.series(one)[1], record.series(other)[1]
+    a = record.series(one)[1]
+    b = record.series(other)[1]
     return len(a) == len(b) and bool(np.allclose(a, b, atol=2e-3))
 
 
 @styled
 def learning_curves(record: RunRecord) -> "Figure | None":
-    """Loss terms above, validation accuracy below, on one axis of optimizer steps; None without
-    either."""
-    losses = [name for name in loss_names(record) if len(record.series(name)[0]) > 1]
-    accuracies = [pair for pair in accuracy_names(record) if len(record.series(pair[0])[0]) > 0]
+    """Loss terms above validation accuracy, over optimizer steps; None where neither was logged."""
+    losses = [name for name in loss_names(record) if _points(record, name) > 1]
+    accuracies = [pair for pair in accuracy_names(record) if _points(record, pair[0]) > 0]
     rows = bool(losses) + bool(accuracies)
     if rows == 0:
         return None
@@ -113,18 +127,13 @@ def learning_curves(record: RunRecord) -> "Figure | None":
 
 @styled
 def pseudo_labels(record: RunRecord) -> "Figure | None":
-    """Mask rate above, accuracy and confidence of the pseudo-labels below; None where no method
-    made any."""
-    masks = [("train/mask_rate", "kept share of the batch")]
-    quality = [
-        ("train/pseudo_accuracy", "pseudo-label accuracy"),
-        ("train/confidence", "mean confidence"),
-    ]
-    panels = [
-        (title, found)
-        for title, names in (("Mask rate", masks), ("Pseudo-labels", quality))
-        if (found := [pair for pair in names if len(record.series(pair[0])[0]) > 1])
-    ]
+    """Mask rate above accuracy and confidence of the pseudo-labels; None where no method made
+    pseudo-labels."""
+    panels: list[tuple[str, list[Named]]] = []
+    for title, candidates in PSEUDO_LABELS.items():
+        logged = [pair for pair in candidates if _points(record, pair[0]) > 1]
+        if logged:
+            panels.append((title, logged))
     if not panels:
         return None
     figure = new_figure(height=0.4 + 2.4 * len(panels))
@@ -138,16 +147,8 @@ def pseudo_labels(record: RunRecord) -> "Figure | None":
 
 @styled
 def diagnostics(record: RunRecord) -> "Figure | None":
-    """Every other logged number in a small panel of its own; None where there is none."""
-    shown = {*loss_names(record), *(name for name, _ in accuracy_names(record))}
-    shown |= {"train/loss", "train/mask_rate", "train/pseudo_accuracy", "train/confidence"}
-    names = [
-        name for name in record.names() if name not in shown and len(record.series(name)[0]) > 1
-    ]
-    # the raw network's value goes into the panel of the reported one's
-    names = [
-        name for name in names if name.replace("/raw/", "/", 1) not in names or "/raw/" not in name
-    ][:PANELS]
+    """A small panel for each logged metric that no other figure shows; None where there is none."""
+    names = _other_names(record)[:PANELS]
     if not names:
         return None
     rows = math.ceil(len(names) / 2)
@@ -157,16 +158,29 @@ def diagnostics(record: RunRecord) -> "Figure | None":
         if number >= len(names):
             panel.set_axis_off()
             continue
-        twin = raw_twin(names[number])
-        for colour, name in ((SERIES[1], twin), (SERIES[0], names[number])):
+        raw_name = raw_twin(names[number])
+        for colour, name in ((SERIES[1], raw_name), (SERIES[0], names[number])):
             panel.plot(*thin(*record.series(name)), color=colour, linewidth=1.4)
-        title = short(names[number], 30) + (
-            " (orange: raw)" if len(record.series(twin)[0]) > 0 else ""
-        )
+        title = short(names[number], 30)
+        if _points(record, raw_name) > 0:
+            title += " (orange: raw)"
         panel.set_title(title, fontsize=9, color=MUTED, fontweight="normal", pad=5)
         panel.tick_params(labelsize=8)
         panel.locator_params(nbins=3)
     return figure
+
+
+def _other_names(record: RunRecord) -> list[str]:
+    accuracies = {name for name, _ in accuracy_names(record)}
+    elsewhere = {*loss_names(record), *accuracies, *OTHER_FIGURES}
+    names = [name for name in record.names() if name not in elsewhere and _points(record, name) > 1]
+    # a raw metric is drawn in the panel of the reported one
+    drawn_with_reported = {raw_twin(name) for name in names}
+    return [name for name in names if name not in drawn_with_reported]
+
+
+def _points(record: RunRecord, name: str) -> int:
+    return len(record.series(name)[0])
 
 
 def _losses(axes: "Axes", record: RunRecord, names: list[str]) -> None:
@@ -181,17 +195,15 @@ def _losses(axes: "Axes", record: RunRecord, names: list[str]) -> None:
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.9)
         shown = smooth(values) if noisy else values
         lines += axes.plot(steps, shown, color=colour)
-        lowest, highest = min(lowest, float(shown.min())), max(highest, float(shown.max()))
+        lowest = min(lowest, float(shown.min()))
+        highest = max(highest, float(shown.max()))
     if lowest > 0 and highest / lowest > 100:
         axes.set_yscale("log")
         log_axis(axes.yaxis)
     elif lowest >= 0:
         axes.set_ylim(bottom=0)
-    _legend(
-        axes,
-        lines,
-        ["total" if name == "train/loss" else name.removeprefix("train/") for name in names],
-    )
+    labels = ["total" if name == "train/loss" else name.removeprefix("train/") for name in names]
+    _legend(axes, lines, labels)
 
 
 def _loss_colours(names: list[str]) -> list[str]:
@@ -202,7 +214,7 @@ def _loss_colours(names: list[str]) -> list[str]:
 def _shares(
     axes: "Axes",
     record: RunRecord,
-    names: list[tuple[str, str]],
+    names: list[Named],
     title: str,
     first: int = 0,
     marks: bool = False,
@@ -227,11 +239,12 @@ def _shares(
 
 
 def _legend(axes: "Axes", lines: list[Any], labels: list[str]) -> None:
-    """A legend between title and curves, where no curve can run through it."""
+    """Draw a legend between title and curves, where no curve can cross it."""
     # matplotlib drops labels that begin with an underscore
+    texts = [short(label, 40).lstrip("_") or "?" for label in labels]
     axes.legend(
         lines,
-        [short(label, 40).lstrip("_") or "?" for label in labels],
+        texts,
         loc="lower left",
         bbox_to_anchor=(-0.015, 0.985),
         ncols=3 if len(labels) > 4 else len(labels),

@@ -1,5 +1,4 @@
-"""All figures of a run, by name: what the page shows inline and what W&B and TensorBoard get as
-pictures."""
+"""All figures of a run, by name: inline in the report, images in W&B and TensorBoard."""
 
 from typing import TYPE_CHECKING
 
@@ -27,19 +26,18 @@ __all__ += ["pseudo_labels", "view_sheet"]
 def all_figures(record: RunRecord) -> dict[str, "Figure"]:
     """The figures that the record has data for: `learning_curves`, `pseudo_labels`,
     `confusion/TASK`, `class_accuracy/TASK`, `views` (images), `diagnostics`."""
-    found: dict[str, Figure | None] = {
+    figures: dict[str, Figure | None] = {
         "learning_curves": learning_curves(record),
         "pseudo_labels": pseudo_labels(record),
     }
     for task, confusion in record.confusion.items():
         names = class_names(record, task)
-        found[f"confusion/{task}"] = confusion_figure(confusion, names)
-        found[f"class_accuracy/{task}"] = class_accuracy(
-            confusion, names, record.train_counts.get(task)
-        )
-    found["views"] = view_sheet(record.views)
-    found["diagnostics"] = diagnostics(record)
-    return {name: figure for name, figure in found.items() if figure is not None}
+        counts = record.train_counts.get(task)
+        figures[f"confusion/{task}"] = confusion_figure(confusion, names)
+        figures[f"class_accuracy/{task}"] = class_accuracy(confusion, names, counts)
+    figures["views"] = view_sheet(record.views)
+    figures["diagnostics"] = diagnostics(record)
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def figures_png(record: RunRecord) -> dict[str, bytes]:
@@ -48,20 +46,18 @@ def figures_png(record: RunRecord) -> dict[str, bytes]:
 
 
 def class_names(record: RunRecord, task: str) -> list[str]:
-    """Names of a task's classes, their numbers where the record has none."""
+    """Names of a task's classes; their numbers where the record has no names."""
     size = len(record.confusion[task])
     names = record.classes.get(task, [])
-    return (
-        [str(name) for name in names]
-        if len(names) == size
-        else [str(number) for number in range(size)]
-    )
+    if len(names) == size:
+        return list(map(str, names))
+    return list(map(str, range(size)))
 
 
 @styled
 def view_sheet(rows: list[ViewRow], columns: int = 4, most: int = 16) -> "Figure | None":
-    """Weak and strong view of up to `most` unlabeled images, the pseudo-label above each pair; None
-    without images."""
+    """Weak and strong view of up to `most` unlabeled images, with the pseudo-label above each pair;
+    None without images."""
     images = [row for row in rows if row.kind == "image"][:most]
     if not images:
         return None
@@ -71,23 +67,22 @@ def view_sheet(rows: list[ViewRow], columns: int = 4, most: int = 16) -> "Figure
     for panel in grid:
         panel.set_axis_off()
     for panel, row in zip(grid, images, strict=False):
-        pair = [_rgb(np.asarray(row.weak)), _rgb(np.asarray(row.strong))]
-        gap = np.full((pair[0].shape[0], max(pair[0].shape[1] // 12, 1), 3), 255, dtype=np.uint8)
-        panel.imshow(np.concatenate([pair[0], gap, pair[1]], axis=1), interpolation="nearest")
-        wrong = (
-            row.true is not None and row.pseudo_label is not None and row.true != row.pseudo_label
-        )
+        weak = _rgb(np.asarray(row.weak))
+        strong = _rgb(np.asarray(row.strong))
+        gap = np.full((weak.shape[0], max(weak.shape[1] // 12, 1), 3), 255, dtype=np.uint8)
+        panel.imshow(np.concatenate([weak, gap, strong], axis=1), interpolation="nearest")
         label = short(row.pseudo_label or "", 12)
-        label += f" {percent(row.confidence, 0)}" if row.confidence is not None else ""
-        panel.set_title(
-            label,
-            fontsize=8,
-            loc="center",
-            pad=3,
-            color=BAD if wrong else MUTED if row.kept is False else INK,
-            fontweight="normal",
-        )
+        if row.confidence is not None:
+            label += f" {percent(row.confidence, 0)}"
+        colour = _label_colour(row)
+        panel.set_title(label, fontsize=8, loc="center", pad=3, color=colour, fontweight="normal")
     return figure
+
+
+def _label_colour(row: ViewRow) -> str:
+    if None not in (row.true, row.pseudo_label) and row.true != row.pseudo_label:
+        return BAD
+    return MUTED if row.kept is False else INK
 
 
 def _rgb(pixels: np.ndarray) -> np.ndarray:

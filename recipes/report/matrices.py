@@ -1,5 +1,4 @@
-"""Figures over classes: confusion matrix, and accuracy of each class against its number of training
-labels."""
+"""Figures over classes: confusion matrix, and accuracy and number of training labels by class."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NUMBERED = 14  # up to so many classes each cell carries its count
-NAMED = 40  # up to so many classes each row carries its name
+NUMBERED = 14  # up to this many classes, cells show their counts
+NAMED = 40  # up to this many classes, rows show their names
 
 
 def confusion_shares(confusion: Any) -> np.ndarray:
-    """Rows of a confusion matrix as shares of the true class [C, C]; zeros for a class without
+    """A confusion matrix [C, C] with each row divided by its sum; zeros for a class without
     samples."""
     counts = matrix(confusion)
     totals = counts.sum(axis=1, keepdims=True)
@@ -39,44 +38,33 @@ def confusion_shares(confusion: Any) -> np.ndarray:
 
 
 def confused_pairs(confusion: Any, number: int = 8) -> list[tuple[int, int, int, float]]:
-    """The most frequent mistakes: (true, predicted, count, share of the true class), by count, then
-    by share."""
+    """The most frequent mistakes, (true, predicted, count, share of the true class), sorted by
+    count, then by share."""
     counts = matrix(confusion).copy()
     shares = confusion_shares(confusion)
     np.fill_diagonal(counts, 0)
-    rows, columns = np.nonzero(counts)
-    order = sorted(
-        range(len(rows)),
-        key=lambda i: (
-            -counts[rows[i], columns[i]],
-            -shares[rows[i], columns[i]],
-            rows[i],
-            columns[i],
-        ),
-    )
-    return [
-        (
-            int(rows[i]),
-            int(columns[i]),
-            int(counts[rows[i], columns[i]]),
-            float(shares[rows[i], columns[i]]),
-        )
-        for i in order[:number]
+    mistakes = [
+        (int(true), int(predicted), int(counts[true, predicted]), float(shares[true, predicted]))
+        for true, predicted in zip(*np.nonzero(counts), strict=True)
     ]
+    # the sort is stable: equal mistakes stay in the order of their classes
+    mistakes.sort(key=lambda mistake: (-mistake[2], -mistake[3]))
+    return mistakes[:number]
 
 
 @styled
 def confusion_figure(confusion: Any, classes: Sequence[str]) -> "Figure":
-    """Rows are true classes, colour is the share of the row: right answers in blue, mistakes in
-    orange.
+    """The confusion matrix; rows are true classes, opacity is the share of the row, correct
+    predictions are blue and mistakes orange.
 
-    Colour is opacity over the background, so that it reads in light and dark; a mistake's opacity
-    is the square root of its share, else one in a hundred could not be seen.
+    Opacity over the background is readable in the light and in the dark theme. A mistake's opacity
+    is the square root of its share: a share of 1 % would be invisible otherwise.
     """
     shares = confusion_shares(confusion)
     counts = matrix(confusion)
     size = len(shares)
-    figure = new_figure(height=WIDTH * (0.62 if size < 5 else 0.93 if size <= NAMED else 0.97))
+    height = _by_size(size, (4, 0.62), (NAMED, 0.93), otherwise=0.97)
+    figure = new_figure(height=WIDTH * height)
     axes = figure.subplots()
     axes.imshow(_rgba(shares), interpolation="nearest", aspect="equal")
     axes.set_xlabel("predicted")
@@ -93,15 +81,25 @@ def confusion_figure(confusion: Any, classes: Sequence[str]) -> "Figure":
     return figure
 
 
+def _by_size(size: int, *steps: tuple[int, float], otherwise: float) -> float:
+    """The value of the first step (limit, value) with size <= limit."""
+    for limit, value in steps:
+        if size <= limit:
+            return value
+    return otherwise
+
+
 def _rgba(shares: np.ndarray) -> np.ndarray:
     from matplotlib.colors import to_rgb
 
-    right = np.eye(len(shares), dtype=bool)
+    correct = np.eye(len(shares), dtype=bool)
     image = np.empty((*shares.shape, 4))
-    floor = 0.0 if len(shares) <= NAMED else 0.3  # a cell of a large matrix is a pixel or two
-    image[..., :3] = np.where(right[..., None], to_rgb(SERIES[0]), to_rgb(BAD))
-    image[..., 3] = np.where(right, 0.06 + 0.86 * shares, floor + (0.92 - floor) * np.sqrt(shares))
-    # cells that nobody fell into stay faintly visible as a grid
+    # a cell of a large matrix covers a pixel or two: a faint one would be invisible
+    floor = 0.0 if len(shares) <= NAMED else 0.3
+    mistake_opacity = floor + (0.92 - floor) * np.sqrt(shares)
+    image[..., :3] = np.where(correct[..., None], to_rgb(SERIES[0]), to_rgb(BAD))
+    image[..., 3] = np.where(correct, 0.06 + 0.86 * shares, mistake_opacity)
+    # empty cells form a faint grid
     image[..., :3][shares == 0] = to_rgb(MUTED)
     image[..., 3][shares == 0] = 0.05 if len(shares) <= NAMED else 0.0
     return image
@@ -110,7 +108,7 @@ def _rgba(shares: np.ndarray) -> np.ndarray:
 def _named_ticks(axes: "Axes", classes: Sequence[str], size: int) -> None:
     names = [short(name, 14) for name in classes]
     slanted = size > 14 or size * max(map(len, names)) > 40
-    font = 9.5 if size <= 12 else 8 if size <= 20 else 5.5
+    font = _by_size(size, (12, 9.5), (20, 8), otherwise=5.5)
     axes.set_xticks(range(size), names, fontsize=font, rotation=60 if slanted else 0)
     for label in axes.get_xticklabels():
         label.set_horizontalalignment("right" if slanted else "center")
@@ -136,66 +134,70 @@ def _numbers(axes: "Axes", counts: np.ndarray, shares: np.ndarray) -> None:
 def class_accuracy(
     confusion: Any, classes: Sequence[str], train_counts: Sequence[int] | None = None
 ) -> "Figure":
-    """Accuracy of each class beside its number of training labels, the most frequent class first.
+    """Accuracy and number of training labels of each class, the most frequent class first.
 
-    With many classes the bars stand upright without names; classes keep the order of their counts.
+    Bars are horizontal with class names; above `NAMED` classes they are vertical without names.
     """
     accuracy = recalls(confusion)
-    counts = (
-        None
-        if train_counts is None or len(train_counts) != len(accuracy)
-        else np.asarray(train_counts, dtype=float)
-    )
-    order = np.arange(len(accuracy)) if counts is None else np.argsort(-counts, kind="stable")
-    draw = _lying if len(accuracy) <= NAMED else _standing
-    mean = float(np.nanmean(accuracy)) if np.isfinite(accuracy).any() else float("nan")
-    return draw(
-        accuracy[order],
-        [classes[i] for i in order],
-        None if counts is None else counts[order],
-        mean,
-    )
+    names = list(classes)
+    counts = None
+    if train_counts is not None and len(train_counts) == len(accuracy):
+        counts = np.asarray(train_counts, dtype=float)
+        order = np.argsort(-counts, kind="stable")
+        counts = counts[order]
+        accuracy = accuracy[order]
+        names = [names[i] for i in order]
+    mean = float("nan")
+    if np.isfinite(accuracy).any():
+        mean = float(np.nanmean(accuracy))
+    draw = _horizontal if len(accuracy) <= NAMED else _vertical
+    return draw(accuracy, names, counts, mean)
 
 
-def _lying(
+def _horizontal(
     accuracy: np.ndarray, names: Sequence[str], counts: np.ndarray | None, mean: float
 ) -> "Figure":
     size = len(names)
     rows = np.arange(len(names))
-    figure = new_figure(height=1.15 + (0.33 if size <= 12 else 0.25 if size <= 24 else 0.19) * size)
-    columns = 1 if counts is None else 2
-    panels = figure.subplots(1, columns, sharey=True, squeeze=False, width_ratios=[3, 2][:columns])[
-        0
-    ]
+    row_height = _by_size(size, (12, 0.33), (24, 0.25), otherwise=0.19)
+    figure = new_figure(height=1.15 + row_height * size)
+    ratios = [3] if counts is None else [3, 2]
+    grid = figure.subplots(1, len(ratios), sharey=True, squeeze=False, width_ratios=ratios)
+    panels = grid[0]
     left = panels[0]
     left.barh(rows, np.nan_to_num(accuracy), height=0.66, color=SERIES[0])
     for row, value in zip(rows, accuracy, strict=True):
-        inside = np.isfinite(value) and value > 0.3
-        left.text(
-            value - 0.02 if inside else np.nan_to_num(value) + 0.02,
-            row,
-            percent(value),
-            ha="right" if inside else "left",
-            va="center",
-            fontsize=8.5 if size <= 24 else 6.5,
-            color=CARD if inside else INK,
-        )
+        _bar_text(left, int(row), value, size)
     _mean_line(left.axvline, mean)
     left.set(xlim=(0, 1.0), ylim=(size - 0.4, -0.6))
-    left.set_yticks(
-        rows, [short(name) for name in names], fontsize=9.5 if size <= 24 else 7, color=INK
-    )
+    font = 9.5 if size <= 24 else 7
+    left.set_yticks(rows, [short(name) for name in names], fontsize=font, color=INK)
     left.set_title(f"Accuracy  (mean {percent(mean)})", fontsize=9.5)
     left.grid(False, axis="y")
     percent_axis(left.xaxis)
     if counts is not None:
         right = panels[1]
-        _count_bars(right, rows, counts, lying=True, numbers=size <= NAMED)
+        skewed = _horizontal_counts(right, rows, counts)
+        _count_title(right, skewed)
         right.grid(False, axis="y")
     return figure
 
 
-def _standing(
+def _bar_text(axes: "Axes", row: int, value: float, size: int) -> None:
+    """Write a class's accuracy into its bar, beside a short bar."""
+    inside = np.isfinite(value) and value > 0.3
+    axes.text(
+        value - 0.02 if inside else np.nan_to_num(value) + 0.02,
+        row,
+        percent(value),
+        ha="right" if inside else "left",
+        va="center",
+        fontsize=8.5 if size <= 24 else 6.5,
+        color=CARD if inside else INK,
+    )
+
+
+def _vertical(
     accuracy: np.ndarray, names: Sequence[str], counts: np.ndarray | None, mean: float
 ) -> "Figure":
     columns = np.arange(len(names))
@@ -208,7 +210,8 @@ def _standing(
     panels[0].set_ylim(0, 1.0)
     percent_axis(panels[0].yaxis)
     if counts is not None:
-        _count_bars(panels[1], columns, counts, lying=False, numbers=False)
+        skewed = _vertical_counts(panels[1], columns, counts)
+        _count_title(panels[1], skewed)
     panels[-1].set_xlabel("classes" if counts is None else "classes, the most frequent first")
     for panel in panels:
         panel.grid(False, axis="x")
@@ -221,35 +224,52 @@ def _mean_line(draw: Any, mean: float) -> None:
         draw(mean, color=INK, linewidth=1, linestyle=(0, (3, 3)), alpha=0.6)
 
 
-def _count_bars(
-    axes: "Axes", places: np.ndarray, counts: np.ndarray, lying: bool, numbers: bool
-) -> None:
-    present = counts[counts > 0]
-    skewed = len(present) > 0 and present.max() / present.min() >= 20
-    (axes.barh if lying else axes.bar)(
-        places, counts, 0.66 if lying else 0.85, color=SERIES[7], alpha=0.55
-    )
-    if skewed:
-        (axes.set_xscale if lying else axes.set_yscale)("log")
-        log_axis(axes.xaxis if lying else axes.yaxis)
-        (axes.set_xlim if lying else axes.set_ylim)(
-            present.min() * 0.6, present.max() * (3 if lying else 1.5)
-        )
-    elif lying:
+# -- training labels -------------------------------------------------------------------------------
+def _horizontal_counts(axes: "Axes", rows: np.ndarray, counts: np.ndarray) -> bool:
+    """Bars and counts; returns whether the axis is logarithmic."""
+    axes.barh(rows, counts, 0.66, color=SERIES[7], alpha=0.55)
+    limits = _log_limits(counts, headroom=3)
+    if limits is not None:
+        axes.set_xscale("log")
+        log_axis(axes.xaxis)
+        axes.set_xlim(*limits)
+    else:
         axes.set_xlim(0, max(counts.max(), 1) * 1.3)
-    if numbers:
-        size = 8.5 if len(counts) <= 24 else 6.5
-        floor = axes.get_xlim()[0]
-        for place, count in zip(places, counts, strict=True):
-            axes.annotate(
-                f"{count:.0f}",
-                (max(count, floor), place),
-                (4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=size,
-                color=MUTED,
-            )
-        axes.set_xticks([])
-        axes.tick_params(which="minor", labelbottom=False)
-    axes.set_title("Training labels" + (" (log)" if skewed else ""), fontsize=9.5)
+    # a count of 0 has no place on a logarithmic axis: its text is at the left edge
+    left_edge = axes.get_xlim()[0]
+    for row, count in zip(rows, counts, strict=True):
+        axes.annotate(
+            f"{count:.0f}",
+            (max(count, left_edge), row),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5 if len(counts) <= 24 else 6.5,
+            color=MUTED,
+        )
+    axes.set_xticks([])
+    axes.tick_params(which="minor", labelbottom=False)
+    return limits is not None
+
+
+def _vertical_counts(axes: "Axes", columns: np.ndarray, counts: np.ndarray) -> bool:
+    """Bars alone; returns whether the axis is logarithmic."""
+    axes.bar(columns, counts, 0.85, color=SERIES[7], alpha=0.55)
+    limits = _log_limits(counts, headroom=1.5)
+    if limits is not None:
+        axes.set_yscale("log")
+        log_axis(axes.yaxis)
+        axes.set_ylim(*limits)
+    return limits is not None
+
+
+def _log_limits(counts: np.ndarray, headroom: float) -> tuple[float, float] | None:
+    """Limits of a logarithmic axis where the counts differ by a factor of 20 or more, else None."""
+    present = counts[counts > 0]
+    if len(present) == 0 or present.max() / present.min() < 20:
+        return None
+    return present.min() * 0.6, present.max() * headroom
+
+
+def _count_title(axes: "Axes", logarithmic: bool) -> None:
+    axes.set_title("Training labels" + (" (log)" if logarithmic else ""), fontsize=9.5)

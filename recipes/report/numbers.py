@@ -1,5 +1,4 @@
-"""Numbers as people read them: shares in percent, times as clocks, and which of a run's values come
-first."""
+"""Metric values as text (percent, durations, bytes) and the order in which they are listed."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ GROUPS = ("test", "val", "train")
 
 
 class Tile(NamedTuple):
-    """A headline number: what it is, its value, and what stands beside it."""
+    """A headline number of the report: its name, its value, and a smaller text below the value."""
 
     name: str
     value: str
@@ -18,7 +17,7 @@ class Tile(NamedTuple):
 
 
 def is_share(name: str) -> bool:
-    """Whether a metric of this name is a share in [0, 1] that reads better in percent."""
+    """Whether a metric of this name is a share in [0, 1], shown in percent."""
     last = name.rsplit("/", 1)[-1]
     return any(share in last for share in SHARES)
 
@@ -33,7 +32,7 @@ def is_bytes(name: str) -> bool:
 
 def value_text(name: str, value: float | None) -> str:
     """A metric's value: `96.13 %`, `1 min 12 s`, `1.41 GiB`, or four significant digits; a dash for
-    none and NaN."""
+    None and NaN."""
     if value is None or not math.isfinite(value):
         return "–"
     if is_share(name):
@@ -45,7 +44,9 @@ def value_text(name: str, value: float | None) -> str:
 
 def memory(count: float) -> str:
     """An amount of memory: `512 MiB`, `1.41 GiB`."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+    if count >= 2**30:
+        return f"{count / 2**30:.2f} GiB"
+    return f"{count / 2**20:.0f} MiB"
 
 
 def clock(seconds: float) -> str:
@@ -63,8 +64,7 @@ def clock(seconds: float) -> str:
 
 
 def raw_twin(name: str) -> str:
-    """The name of the same metric of the raw network, trained and no more: `test/accuracy` ->
-    `test/raw/accuracy`."""
+    """The name of the same metric of the raw weights: `test/accuracy` -> `test/raw/accuracy`."""
     group, _, rest = name.partition("/")
     return f"{group}/raw/{rest}"
 
@@ -73,8 +73,8 @@ def paired(final: Mapping[str, float]) -> list[tuple[str, float | None, float | 
     """(name, value, raw value) of all final values: test first, then validation, training, and the
     rest.
 
-    Within a group accuracies come first. A raw value without a reported twin keeps its own name and
-    the raw column.
+    Within a group accuracies come first. A raw value without a reported one gets a row of its own,
+    with None as value.
     """
     rows: dict[str, list[float | None]] = {}
     for name, value in final.items():
@@ -83,39 +83,33 @@ def paired(final: Mapping[str, float]) -> list[tuple[str, float | None, float | 
             rows.setdefault(f"{group}/{rest.removeprefix('raw/')}", [None, None])[1] = value
         else:
             rows.setdefault(name, [None, None])[0] = value
+    return [(name, *rows[name]) for name in sorted(rows, key=_rank)]  # type: ignore[misc]
 
-    def rank(name: str) -> tuple[int, int, int]:
-        group = name.partition("/")[0]
-        return (
-            GROUPS.index(group)
-            if group in GROUPS
-            else len(GROUPS) + is_seconds(name) + 2 * is_bytes(name),
-            name.count("/"),
-            (not name.endswith("/accuracy")) + (not is_share(name)),
-        )
 
-    return [(name, *rows[name]) for name in sorted(rows, key=rank)]  # type: ignore[misc]
+def _rank(name: str) -> tuple[int, int, int]:
+    group = name.partition("/")[0]
+    if group in GROUPS:
+        place = GROUPS.index(group)
+    else:
+        place = len(GROUPS) + is_seconds(name) + 2 * is_bytes(name)
+    accuracies_first = (not name.endswith("/accuracy")) + (not is_share(name))
+    return place, name.count("/"), accuracies_first
 
 
 def headline(final: Mapping[str, float], most: int = 5) -> list[Tile]:
-    """The tiles at the head of the page: test metrics, validation metrics where there is no
-    test."""
+    """The first tiles of the page: test metrics, or validation metrics where there are no test
+    metrics."""
     rows = paired(final)
-    group = next(
-        (
-            group
-            for group in ("test", "val")
-            if any(name.startswith(f"{group}/") for name, *_ in rows)
-        ),
-        None,
-    )
+    groups = {name.partition("/")[0] for name, *_ in rows if "/" in name}
+    group = "test" if "test" in groups else "val"
     tiles = []
     for name, value, raw in rows:
-        if group is None or not name.startswith(f"{group}/"):
+        if not name.startswith(f"{group}/"):
             continue
-        shown = value if value is not None else raw
-        beside = f"raw: {value_text(name, raw)}" if raw is not None and value is not None else ""
-        tiles.append(
-            Tile(name.replace("_", " ").replace("/", " · "), value_text(name, shown), beside)
-        )
+        title = name.replace("_", " ").replace("/", " · ")
+        if value is None:
+            tiles.append(Tile(title, value_text(name, raw)))
+        else:
+            beside = "" if raw is None else f"raw: {value_text(name, raw)}"
+            tiles.append(Tile(title, value_text(name, value), beside))
     return tiles[:most]

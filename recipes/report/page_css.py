@@ -1,5 +1,5 @@
-"""The style sheet of the page: one column on a phone, two on a desk, light and dark as the reader's
-system says."""
+"""The style sheet of the report: one column on a phone, two on a desktop; light or dark theme as
+the system setting."""
 
 CSS = """
 :root {

@@ -1,5 +1,4 @@
-"""The sheet of views on the page: what the model saw of a sample, weak and strong, and what it
-believed."""
+"""The views of unlabeled samples in the report: weak and strong view, pseudo-label, confidence."""
 
 import base64
 import difflib
@@ -9,16 +8,17 @@ from html import escape
 
 import numpy as np
 
-from recipes.report.record import ViewRow, png
+from recipes.report.record import ViewRow, picture, png
 
-MOST = 24  # samples on the sheet
-SIDE = 112  # pixels; larger pictures are reduced to it
-BUDGET = 700_000  # characters of the page; photographs at this size take a third of it
-WORDS = 90  # of a text that are shown
+MOST = 24  # samples
+SIDE = 112  # pixels; larger images are scaled down
+BUDGET = 700_000  # characters of HTML; `MOST` photographs of `SIDE` need a third
+WORDS = 90  # shown of a text
+STATES = {True: "in the loss", False: "not in the loss", None: ""}
 
 
 def views_html(rows: Sequence[ViewRow]) -> str:
-    """Up to `MOST` samples, and up to `BUDGET` characters, as a grid of cards."""
+    """A grid of cards for the first samples, limited by `MOST` and `BUDGET`."""
     texts = rows[0].kind == "text"
     cards = []
     size = 0
@@ -31,38 +31,39 @@ def views_html(rows: Sequence[ViewRow]) -> str:
 
 
 def _card(row: ViewRow) -> str:
-    body = _images(row) if row.kind == "image" else _texts(str(row.weak), str(row.strong))
+    body = _images(row) if row.kind == "image" else _texts(row)
     dropped = " dropped" if row.kept is False else ""
-    return f'<div class="view{dropped}">{body}{_belief(row)}</div>'
+    return f'<div class="view{dropped}">{body}{_labels(row)}</div>'
 
 
-def _belief(row: ViewRow) -> str:
+def _labels(row: ViewRow) -> str:
     if row.pseudo_label is None:
-        return f'<div class="truth">true: {escape(row.true)}</div>' if row.true is not None else ""
-    sure = f"{100 * row.confidence:.0f} %" if row.confidence is not None else ""
-    width = f"{100 * min(max(row.confidence or 0.0, 0.0), 1.0):.0f}%"
-    known = row.true is not None
-    right = known and row.true == row.pseudo_label
-    sign = (
-        f'<span class="{"right" if right else "wrong"}">{"✓" if right else "✗"}</span> '
-        if known
-        else ""
-    )
-    truth = (
-        f'<div class="truth">{sign}{"right" if right else f"true: {escape(str(row.true))}"}'
-        if known
-        else ""
-    )
-    state = {True: "kept", False: "not kept", None: ""}[row.kept]
-    if truth:
-        truth += f"{' · ' + state if state else ''}</div>"
-    elif state:
-        truth = f'<div class="truth">{state}</div>'
+        return "" if row.true is None else _truth(f"true: {escape(row.true)}")
+    notes = [_verdict(row), STATES[row.kept]]
+    truth = " · ".join(note for note in notes if note)
+    sure = ""
+    bar = ""
+    if row.confidence is not None:
+        sure = f"{100 * row.confidence:.0f} %"
+        width = 100 * min(max(row.confidence, 0.0), 1.0)
+        bar = f'<div class="bar"><i style="width:{width:.0f}%"></i></div>'
     return (
         f'<div class="label"><b>{escape(row.pseudo_label)}</b><span>{sure}</span></div>'
-        + (f'<div class="bar"><i style="width:{width}"></i></div>' if sure else "")
-        + truth
+        + bar
+        + (_truth(truth) if truth else "")
     )
+
+
+def _truth(html: str) -> str:
+    return f'<div class="truth">{html}</div>'
+
+
+def _verdict(row: ViewRow) -> str:
+    if row.true is None:
+        return ""
+    if row.true == row.pseudo_label:
+        return '<span class="right">✓</span> right'
+    return f'<span class="wrong">✗</span> true: {escape(str(row.true))}'
 
 
 def _images(row: ViewRow) -> str:
@@ -76,19 +77,15 @@ def _images(row: ViewRow) -> str:
 
 
 def _image(pixels: np.ndarray, alt: str) -> str:
-    from PIL import Image
-
     small = max(pixels.shape[:2]) <= SIDE
     if small:
         kind = "png"
         data = png(pixels)
     else:
-        picture = Image.fromarray(
-            pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
-        )
-        picture.thumbnail((SIDE * 2, SIDE * 2))  # twice the size on the page, for dense screens
+        reduced = picture(pixels)
+        reduced.thumbnail((SIDE * 2, SIDE * 2))  # two pixels per CSS pixel, for dense screens
         buffer = io.BytesIO()
-        picture.convert("RGB").save(buffer, "jpeg", quality=80, optimize=True)
+        reduced.convert("RGB").save(buffer, "jpeg", quality=80, optimize=True)
         kind = "jpeg"
         data = buffer.getvalue()
     crisp = ' class="small"' if small else ""
@@ -97,8 +94,10 @@ def _image(pixels: np.ndarray, alt: str) -> str:
     )
 
 
-def _texts(weak: str, strong: str) -> str:
-    old, new = _words(weak), _words(strong)
+def _texts(row: ViewRow) -> str:
+    """The weak view, and the strong view with its changes marked."""
+    old = _words(str(row.weak))
+    new = _words(str(row.strong))
     shown = []
     for change, i, j, k, l in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if change == "equal":

@@ -1,26 +1,30 @@
-"""Everything a run has to tell, in one plain object: filled by the engine, drawn by the page and
+"""The data of a finished run in one object: collected by `runs.collect`, shown by the report and
 the loggers."""
 
 import base64
 import io
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from foundation.files import jsonable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 View = np.ndarray | str
 
 
 @dataclass
 class ViewRow:
-    """One unlabeled sample on the sheet of views.
+    """One unlabeled sample of the report's views.
 
     weak, strong: uint8 pixels [H, W, C] with C 1 or 3 (or [H, W]) for `image`, the words for
         `text`.
-    pseudo_label, true: class names. confidence: in [0, 1]. kept: whether the sample entered the
-        loss.
+    pseudo_label, true: class names.
+    confidence: of the pseudo-label, in [0, 1].
+    kept: whether the sample entered the loss; None where no method selects samples.
     """
 
     kind: Literal["image", "text"]
@@ -34,18 +38,24 @@ class ViewRow:
 
 @dataclass
 class RunRecord:
-    """What happened in a run.
+    """What the report and the loggers show of a run.
 
-    history: one row a logged step, {"step": int, name: float}; names may be missing from a row.
-    final: last values under the names logged, `test/accuracy` among them. reported: what the
-    network is called whose values they are where the raw one's stand beside them: `averaged`, or
-    `reported` where evaluation changes inputs or logits alone.
-    classes, train_counts, confusion: by task. confusion: [C, C], rows are the true classes.
-        train_counts: [C].
-    terms: names of the logged loss terms, e.g. `train/unlabeled`; empty: every `train/` name that
-        is no diagnostic.
-    changes: settings that were changed when the run was resumed, a line each.
-    seconds: wall time by phase, e.g. {"train": 31.0}. versions: by package.
+    title: heading of the report.
+    command, plan, config: shown as they are.
+    history: one row per logged step, {"step": int, name: float}; a row may lack names.
+    final: last values by logged name, e.g. `test/accuracy`.
+    reported: label of the reported metrics where the raw weights' metrics are listed too:
+        `averaged` with EMA weights, `reported` where evaluation only changes inputs or logits.
+    classes: class names [C] by task.
+    train_counts: numbers of training labels [C] by task.
+    confusion: confusion matrix [C, C] by task, rows are true classes.
+    views: unlabeled samples as the network sees them.
+    seconds: wall time by phase, e.g. {"train": 31.0}.
+    versions: version by package.
+    hardware: the devices, one line.
+    terms: names of the logged loss terms, e.g. `train/unlabeled`; empty: all `train/` names that
+        are not diagnostics.
+    changes: settings changed when the run was resumed, one line each.
     """
 
     title: str
@@ -78,38 +88,41 @@ class RunRecord:
 
     def names(self) -> list[str]:
         """All names in the history, in order of first appearance."""
-        return [
-            name
-            for name in dict.fromkeys(name for row in self.history for name in row)
-            if name != "step"
-        ]
+        names: dict[str, None] = {}
+        for row in self.history:
+            names.update(dict.fromkeys(row))
+        names.pop("step", None)
+        return list(names)
 
     def to_json(self) -> dict[str, Any]:
         """The record in JSON's types; images as base64 PNG."""
-        plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        plain["views"] = [
-            {
-                **{entry.name: getattr(row, entry.name) for entry in fields(row)},
-                "weak": _pack(row.weak),
-                "strong": _pack(row.strong),
-            }
+        values = _shallow(self)
+        values["views"] = [
+            {**_shallow(row), "weak": _pack(row.weak), "strong": _pack(row.strong)}
             for row in self.views
         ]
-        return jsonable(plain)
+        return jsonable(values)
 
     @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> "RunRecord":
+    def from_json(cls, values: dict[str, Any]) -> "RunRecord":
         """The inverse of `to_json` (NaN values come back as None)."""
         views = [
             ViewRow(**{**row, "weak": _unpack(row["weak"]), "strong": _unpack(row["strong"])})
-            for row in plain["views"]
+            for row in values["views"]
         ]
-        return cls(**{**plain, "views": views})
+        return cls(**{**values, "views": views})
+
+
+def _shallow(entry: "RunRecord | ViewRow") -> dict[str, Any]:
+    """The fields by name; `asdict` would copy every array."""
+    return {field.name: getattr(entry, field.name) for field in fields(entry)}
 
 
 def matrix(values: Any) -> np.ndarray:
-    """A confusion matrix given as lists, array or tensor, as float64 [C, C]."""
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=float)
+    """A confusion matrix (lists, array or tensor) as float64 [C, C]."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    return np.asarray(values, dtype=float)
 
 
 def recalls(confusion: Any) -> np.ndarray:
@@ -122,13 +135,17 @@ def recalls(confusion: Any) -> np.ndarray:
 
 def png(pixels: np.ndarray) -> bytes:
     """uint8 pixels [H, W, 3], [H, W, 1] or [H, W] as a PNG file."""
+    buffer = io.BytesIO()
+    picture(pixels).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
+def picture(pixels: np.ndarray) -> "Image":
+    """uint8 pixels [H, W, 3], [H, W, 1] or [H, W] as a PIL image."""
     from PIL import Image
 
-    buffer = io.BytesIO()
-    Image.fromarray(
-        pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
-    ).save(buffer, "png", optimize=True)
-    return buffer.getvalue()
+    grey = pixels.ndim == 3 and pixels.shape[-1] == 1
+    return Image.fromarray(pixels.squeeze(-1) if grey else pixels)
 
 
 def _pack(view: View) -> Any:

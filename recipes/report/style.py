@@ -1,7 +1,6 @@
-"""One look for all figures: colours, type, and the two ways out, SVG that follows the page's theme
-and PNG.
+"""Colours and fonts of all figures, and their export: PNG, or SVG that follows the page's theme.
 
-matplotlib is imported when the first figure is drawn: a dry run need not pay for it.
+matplotlib is imported when the first figure is drawn, so that a dry run starts fast.
 """
 
 import functools
@@ -18,69 +17,73 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MUTED, LINE, CARD = "#1b2431", "#5f6b7a", "#dfe4ea", "#ffffff"
+INK = "#1b2431"
+MUTED = "#5f6b7a"
+LINE = "#dfe4ea"
+CARD = "#ffffff"
 BAD = "#d4532a"
 SERIES = ("#2f6bd8", "#d9822b", "#17936c", "#9a4cc2", "#c93468", "#8a7714", "#1f8fae", "#6c7683")
-WIDTH = 5.3  # inches; a card of the page is a little wider on a desk, a little narrower on a phone
+WIDTH = 5.3  # inches, between the width of a card on a desktop and on a phone
 
-# the page replaces these colours by CSS variables, so that inline figures follow light and dark
+# the page replaces these colours by CSS variables, so that inline figures follow the theme
 THEMED = {INK: "--ink", MUTED: "--muted", LINE: "--line", CARD: "--card", BAD: "--bad"}
 THEMED |= {colour: f"--c{number}" for number, colour in enumerate(SERIES, start=1)}
+
+RC_PARAMS: dict[str, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 10.5,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 10,
+    "axes.titlesize": 11,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.xmargin": 0.01,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called $x
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "lines.linewidth": 1.7,
+    "lines.solid_capstyle": "round",
+    "figure.facecolor": CARD,
+    "axes.facecolor": "none",
+    "svg.fonttype": "none",  # real text: small, selectable, in the page's font
+    "svg.hashsalt": "roux",
+    "path.simplify_threshold": 0.4,
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @contextmanager
 def look() -> Iterator[None]:
-    """matplotlib's settings for our figures; leaves the process's own as they were."""
+    """matplotlib's settings for our figures; the settings of the process are restored on exit."""
     import matplotlib
 
-    settings: dict[str, Any] = {
-        "font.family": ["DejaVu Sans"],
-        "font.size": 10.5,
-        "axes.edgecolor": LINE,
-        "axes.labelcolor": MUTED,
-        "axes.labelsize": 10,
-        "axes.titlesize": 11,
-        "axes.titlecolor": INK,
-        "axes.titlelocation": "left",
-        "axes.titlepad": 9,
-        "axes.titleweight": "bold",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.xmargin": 0.01,
-        "grid.color": LINE,
-        "grid.linewidth": 0.7,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-        "xtick.labelsize": 9.5,
-        "ytick.labelsize": 9.5,
-        "xtick.major.size": 0,
-        "ytick.major.size": 0,
-        "xtick.minor.size": 0,
-        "ytick.minor.size": 0,
-        "text.color": INK,
-        "text.parse_math": False,  # a class may be called $x
-        "legend.frameon": False,
-        "legend.fontsize": 9.5,
-        "lines.linewidth": 1.7,
-        "lines.solid_capstyle": "round",
-        "figure.facecolor": CARD,
-        "axes.facecolor": "none",
-        "svg.fonttype": "none",  # real text: small, selectable, in the page's font
-        "svg.hashsalt": "roux",
-        "path.simplify_threshold": 0.4,
-    }
-    with matplotlib.rc_context(cast(Any, settings)), warnings.catch_warnings():
-        # names in scripts that DejaVu lacks: the page shows them in the reader's fonts
+    with matplotlib.rc_context(cast(Any, RC_PARAMS)), warnings.catch_warnings():
+        # DejaVu lacks some scripts; the page shows such names in the reader's fonts
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
 def styled(function: F) -> F:
-    """Draw a figure under our settings."""
+    """Decorator: draw a figure with `look`'s settings."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -91,7 +94,7 @@ def styled(function: F) -> F:
 
 
 def new_figure(width: float = WIDTH, height: float = 3.0) -> "Figure":
-    """A figure that belongs to nobody: no pyplot, nothing to close."""
+    """A figure outside pyplot, which keeps no reference to it: nothing has to be closed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -111,7 +114,7 @@ def to_png(figure: "Figure", dpi: int = 140) -> bytes:
 def to_svg(figure: "Figure", prefix: str) -> str:
     """A figure as an inline SVG element whose colours are the page's CSS variables.
 
-    prefix: makes the ids inside unique within the page.
+    prefix: prepended to the ids inside, so that they are unique within the page.
     """
     buffer = io.StringIO()
     with look():
@@ -123,6 +126,7 @@ def to_svg(figure: "Figure", prefix: str) -> str:
         )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
+    # drop what HTML does not need, and cut path coordinates to one digit: less than half the size
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'(\sid="|url\(#|href="#)', lambda match: match[1] + prefix + "-", text)
     text = re.sub(r'style="[^"]*"', _theme, text)
@@ -137,7 +141,7 @@ def to_svg(figure: "Figure", prefix: str) -> str:
 
 
 def _theme(style: re.Match[str]) -> str:
-    # the page's own font, so that figures and text are of one piece
+    # figures use the font of the page's text
     text = re.sub(r"'DejaVu Sans'", "var(--sans)", style[0])
     for colour, variable in THEMED.items():
         text = text.replace(colour, f"var({variable})")
@@ -151,12 +155,12 @@ def short(text: str, length: int = 18) -> str:
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """A share in [0, 1] as text, `96.1 %`; a dash where there is none."""
+    """A share in [0, 1] as text, `96.1 %`; a dash for NaN."""
     return f"{100 * value:.{digits}f} %" if np.isfinite(value) else "–"
 
 
 def percent_axis(axis: Any) -> None:
-    """Ticks of an axis that runs over shares in [0, 1]."""
+    """Set percent ticks on an axis of shares in [0, 1]."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -164,8 +168,8 @@ def percent_axis(axis: Any) -> None:
 
 
 def log_axis(axis: Any) -> None:
-    """Plain numbers on a logarithmic axis: matplotlib's own labels are mathematics, which we have
-    turned off."""
+    """Label a logarithmic axis with plain numbers: matplotlib's default labels need math text,
+    which is off here (`text.parse_math`)."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axis.set_major_formatter(
@@ -175,7 +179,7 @@ def log_axis(axis: Any) -> None:
 
 
 def step_axis(axes: "Axes") -> None:
-    """Ticks of the shared axis of optimizer steps."""
+    """Set label and ticks of the axis of optimizer steps."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     axes.set_xlabel("optimizer step")

@@ -19,7 +19,8 @@ from recipes.contract.probe import Probe
 from recipes.engine.hardware import check_compiler
 from recipes.engine.trainer import CheckpointSettings, TrainerSettings
 from recipes.networks.network import Network
-from recipes.optimization.optimizers import OptimizerSettings, check_optimizer
+from recipes.optimization.build import check_optimizer
+from recipes.optimization.optimizers import OptimizerSettings
 from recipes.optimization.schedulers import Schedule
 from recipes.runs.changes import Change
 from recipes.runs.precision import chosen_precision

@@ -112,12 +112,14 @@ def differences(
     # an earlier version named the same classes and keys otherwise
     before = dict(leaves(with_current_keys(old)))
     now = dict(leaves(with_current_keys(new)))
-    old_folder, new_folder = before.get("run_dir"), now.get("run_dir")
+    old_folder = before.get("run_dir")
+    new_folder = now.get("run_dir")
     differing = []
     for key in dict.fromkeys([*before, *now]):
         if matches(key, passing):
             continue
-        a, b = before_value(key, before, now), now.get(key, UNSET)
+        a = before_value(key, before, now)
+        b = now.get(key, UNSET)
         if key in FILLED_IN and None in (a, b):
             continue
         if not (same(a, b) or same(inside(a, old_folder), inside(b, new_folder))):

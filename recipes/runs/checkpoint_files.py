@@ -151,7 +151,8 @@ def find_checkpoint(resume: str) -> Path:
             remedy = near or "name a run's folder or a .ckpt"
             raise UserError("resume", f"there is no '{resume}'", remedy)
         return path
-    last, previous = path / "checkpoints" / LAST, path / "checkpoints" / PREVIOUS
+    last = path / "checkpoints" / LAST
+    previous = path / "checkpoints" / PREVIOUS
     if not last.is_file() and not previous.is_file():
         problem = f"the folder '{resume}' holds no checkpoints/{LAST}"
         raise UserError("resume", problem, "name a run or a .ckpt")

@@ -83,12 +83,11 @@ class LastCheckpoint(Checkpoint):
         validates: bool,
         termination: Termination,
     ):
-        self.path, self.settings, self.termination = (
-            folder / "checkpoints" / LAST,
-            settings,
-            termination,
-        )
-        self.interval, self.validates = interval, validates
+        self.path = folder / "checkpoints" / LAST
+        self.settings = settings
+        self.termination = termination
+        self.interval = interval
+        self.validates = validates
         self.seen = self.saved = -1  # optimizer steps at the last batch, and in the file
         self.due = False  # a validation of the step that is saved
         self._written = time.monotonic()
@@ -109,12 +108,14 @@ class LastCheckpoint(Checkpoint):
         recipe.estimate_moments()  # the averaged network in the file has moments of its own
         self.due = due
         trainer.save_checkpoint(self.path)
-        self.saved, self._written = trainer.global_step, time.monotonic()
+        self.saved = trainer.global_step
+        self._written = time.monotonic()
 
     def asked(self, trainer: pl.Trainer) -> bool:
         """Whether this step is one of those that the settings name; the first rank's clock counts
         for all."""
-        every, minutes = self.settings.every_n_steps, self.settings.every_minutes
+        every = self.settings.every_n_steps
+        minutes = self.settings.every_minutes
         late = False
         if minutes is not None:
             late = time.monotonic() - self._written >= 60 * minutes

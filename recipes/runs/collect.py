@@ -78,7 +78,8 @@ def sheet(step: Step, assembly: Assembly) -> list[ViewRow]:
     pictures = [readable(step.view(stream, name), assembly) for name in (*first, *second)]
     task = step.tasks[0]
     names = assembly.datamodule.classes[task]
-    pseudo, truth = step.pseudo.get(task), step.streams[stream].targets[task].tolist()
+    pseudo = step.pseudo.get(task)
+    truth = step.streams[stream].targets[task].tolist()
     rows = []
     for i, (weak, strong) in enumerate(zip(*pictures, strict=True)):
         row = ViewRow(

@@ -12,7 +12,7 @@ from recipes.contract.method import POINTS
 from recipes.contract.vocabulary import SLOTS
 from recipes.engine.hardware import backend_of, on_gpu, use_channels_last
 from recipes.networks.network import Network
-from recipes.optimization.optimizers import chosen_form
+from recipes.optimization.build import chosen_impl
 from recipes.runs.assembly import Assembly
 from recipes.services.teacher import final_decay
 
@@ -60,7 +60,8 @@ def describe(assembly: Assembly, network: Network) -> str:
 
 
 def _data(assembly: Assembly) -> list[str]:
-    info, data = assembly.datamodule.info, assembly.config.data
+    info = assembly.datamodule.info
+    data = assembly.config.data
     shape = " x ".join(map(str, info.shape)) if info.shape else info.kind
     heads = [f"{task} ({classes or '?'} classes)" for task, classes in info.tasks.items()]
     size = f"{info.train_size or '?'} training samples"
@@ -80,7 +81,8 @@ def _data(assembly: Assembly) -> list[str]:
 
 
 def _streams(assembly: Assembly) -> list[str]:
-    sizes, views = assembly.datamodule.batch_sizes(), assembly.composition.views
+    sizes = assembly.datamodule.batch_sizes()
+    views = assembly.composition.views
     made = assembly.config.data.views
     lines = [
         f"{stream}: batch of {size}, views {', '.join(views[stream])}"
@@ -151,7 +153,7 @@ def _computed(assembly: Assembly, network: Network) -> str:
 def updated(assembly: Assembly) -> str:
     """What the optimizer runs on its tensors."""
     device = "cuda" if on_gpu(assembly.trainer) else "cpu"
-    form = chosen_form(
+    form = chosen_impl(
         assembly.optimizer, assembly.trainer.optimizer_impl, device, assembly.precision
     )
     return {"fused": "fused", "foreach": "on lists of tensors", "loop": "tensor by tensor"}.get(
@@ -163,11 +165,9 @@ def _optimization(assembly: Assembly, network: Network) -> list[str]:
     trainer = assembly.trainer
     micro = trainer.accumulate_grad_batches
     each = f", {micro} micro-batches each" if micro > 1 else ""
-    steps = (
-        f"{trainer.max_steps} steps{each}"
-        if trainer.max_steps
-        else "none: the network is evaluated as it is"
-    )
+    steps = "none: the network is evaluated as it is"
+    if trainer.max_steps:
+        steps = f"{trainer.max_steps} steps{each}"
     return [
         f"{steps}, precision {assembly.precision}, accelerator {trainer.accelerator}",
         f"network {_computed(assembly, network)}",

@@ -1,4 +1,4 @@
-"""In which precision a run computes, where the config says `auto`."""
+"""The precision of a run with `trainer.precision=auto`."""
 
 from collections.abc import Iterable
 
@@ -8,15 +8,16 @@ from recipes.contract.method import Method
 from recipes.engine.hardware import on_gpu
 from recipes.engine.trainer import TrainerSettings
 
-FULL, HALF = "32-true", "bf16-mixed"
-AMPERE = (8, 0)  # the first NVIDIA generation whose arithmetic units take bf16
+FULL = "32-true"
+HALF = "bf16-mixed"
+AMPERE = (8, 0)  # the first NVIDIA generation with bf16 arithmetic
 
 
 def chosen_precision(settings: TrainerSettings, methods: Iterable[Method]) -> str:
-    """`auto`: bf16 under autocast on a GPU that has it, unless a method does not work so; else
-    float32."""
+    """bf16 autocast on a GPU that supports it, unless a method does not; else float32."""
     if settings.precision != "auto":
         return str(settings.precision)
     able = on_gpu(settings) and torch.cuda.get_device_capability() >= AMPERE
     declared = [method.declare().precisions for method in methods]
-    return HALF if able and all(works is None or HALF in works for works in declared) else FULL
+    all_work = all(works is None or HALF in works for works in declared)
+    return HALF if able and all_work else FULL

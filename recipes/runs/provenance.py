@@ -1,5 +1,4 @@
-"""What every checkpoint says of where it comes from: enough to build its recipe again without data
-or other files."""
+"""The part of a checkpoint from which its recipe is rebuilt without data or other files."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,10 +14,15 @@ from recipes.runs.changes import Change
 def provenance(
     config: DictConfig, facts: DatasetFacts, network: Network, changes: Sequence[Change] = ()
 ) -> dict[str, Any]:
-    """config: as YAML. facts: of the data. input_size: what the network resizes pictures to.
-    encoder: the architecture of a text encoder as JSON, which may have come from a folder that is
-        gone; vocab_size: its tokens.
-    changes: settings that were others before a step."""
+    """A dict with the entries
+
+    config: as YAML.
+    facts: of the data.
+    input_size: size to which the network resizes images.
+    encoder: architecture of a text encoder as JSON; its folder may no longer exist.
+    vocab_size: number of tokens of the text encoder.
+    changes: settings changed when the run was resumed.
+    """
     size = getattr(network, "input_size", None)
     return {
         "config": OmegaConf.to_yaml(config, resolve=True),

@@ -1,5 +1,5 @@
-"""Learning rates and decays of a resumed run with changed settings: its config's, not its
-checkpoint's."""
+"""Learning rates and weight decays of a run that was resumed with changed settings: those of the
+config, not those of the checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,28 +12,30 @@ from recipes.optimization.schedulers import Schedule
 
 
 class NewRates(Callback):
-    """After the checkpoint has been restored, sets every group's rate and decay to what the config
-    says; the optimizer's moments and the position in the schedule stay."""
+    """After the checkpoint has been loaded, sets rate and decay of every group to those of the
+    config. The optimizer's moments and the position in the schedule are unchanged."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         scheduler: Any = trainer.lr_scheduler_configs[0].scheduler
-        groups, fresh = trainer.optimizers[0].param_groups, fresh_groups(pl_module)
+        groups = trainer.optimizers[0].param_groups
+        fresh = fresh_groups(pl_module)
         scheduler.base_lrs = [group["initial_lr"] for group in fresh]
         rates = [
             base * factor(scheduler.last_epoch)
             for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
         ]
         for group, new, rate in zip(groups, fresh, rates, strict=True):
-            group["initial_lr"], group["weight_decay"] = new["initial_lr"], new["weight_decay"]
+            group["initial_lr"] = new["initial_lr"]
+            group["weight_decay"] = new["weight_decay"]
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)  # captured by a kernel, which reads it there
+                group["lr"].fill_(rate)  # a captured kernel reads this tensor
             else:
                 group["lr"] = rate
         scheduler._last_lr = rates
 
 
 def fresh_groups(module: Any) -> list[dict[str, Any]]:
-    """Parameter groups as the config makes them, before anything is restored."""
+    """Parameter groups as the config defines them, without a checkpoint."""
     groups: list[dict[str, Any]] = module.configure_optimizers()["optimizer"].param_groups
     return groups
 
@@ -47,8 +49,9 @@ def groups_fit(checkpoint: Mapping[str, Any], module: nn.Module) -> bool:
 def stretched(
     old: int, new: int, checkpoint: Mapping[str, Any], module: nn.Module, schedule: Schedule
 ) -> str:
-    """What a longer run does to the schedule, in a line."""
-    done, name = int(checkpoint["global_step"]), type(schedule).__name__
+    """How a longer run changes the schedule, one line."""
+    done = int(checkpoint["global_step"])
+    name = type(schedule).__name__
     before = float(checkpoint["optimizer_states"][0]["param_groups"][0]["lr"])
     now = fresh_groups(module)[0]["initial_lr"] * schedule.factor(done, new)
     head = f"resume: trainer.max_steps {old} -> {new}: "

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,6 @@ from recipes.engine.parts import RecipeParts
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.loggers.console import RouxProgressBar, print_final
-from recipes.optimization.optimizers import build_optimizer
-from recipes.optimization.schedulers import build_scheduler
 from recipes.report.page import write_report
 from recipes.runs.assembly import Assembly, assemble, heads_speak, plain
 from recipes.runs.changes import config_text
@@ -40,6 +39,7 @@ from recipes.runs.checkpoint_files import PREVIOUS, run_folder, writing
 from recipes.runs.checkpoints import LastCheckpoint
 from recipes.runs.collect import collect
 from recipes.runs.lightning import build_trainer, hooked_methods, quieten, uses_hooks
+from recipes.runs.parts import make_optimizer, make_tasks
 from recipes.runs.plan import describe
 from recipes.runs.preemption import Termination
 from recipes.runs.provenance import provenance
@@ -47,7 +47,6 @@ from recipes.runs.resume import Resume, identity, resume_point
 from recipes.runs.spec import Result, RunSpec
 from recipes.services.statistics import ClassStatistics
 from recipes.step.step import Stream
-from recipes.tasks.classification import ClassificationTask, shot_groups
 
 __all__ = [
     "build_recipe",
@@ -145,43 +144,20 @@ def interruptible() -> Iterator[None]:
 
 def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recipe:
     """The module of the run. facts: of its data; None: of data that has been set up."""
-    datamodule, settings, config = assembly.datamodule, assembly.trainer, assembly.config
-    facts = facts or datamodule.facts()
+    config = assembly.config
+    facts = facts or assembly.datamodule.facts()
     counts = {name: torch.tensor(n) for name, n in facts.counts.items()}
-    tasks = [
-        ClassificationTask(
-            name,
-            classes,
-            partial=name in facts.missing,
-            weight=config.supervised_weight,
-            groups=shot_groups(counts[name], datamodule.shots),
-        )
-        for name, classes in facts.classes.items()
-    ]
-    network = assembly.build_network(
-        {name: len(classes) for name, classes in facts.classes.items()}
-    )
+    tasks = make_tasks(assembly, facts, counts)
+    network = assembly.build_network({task.name: task.outputs for task in tasks})
     if config.supervised_weight == 0:
-        network.heads.requires_grad_(
-            False
-        )  # nothing teaches them, and DDP waits for what is trained
+        # the heads get no gradient, and DDP waits for the gradient of every trainable parameter
+        network.heads.requires_grad_(False)
 
     def make_view(stream: Stream, view: str, randomness: Randomness) -> Any:
-        name, size = stream.name, stream.size
-        return datamodule.make_view(
-            stream.data, view, lambda purpose: randomness.draw(f"{name}/{purpose}", size)
-        )
+        def draw(purpose: str) -> Any:
+            return randomness.draw(f"{stream.name}/{purpose}", stream.size)
 
-    def make_optimizer(recipe: Recipe) -> Any:
-        groups = [
-            group
-            for method in recipe.composition.methods.values()
-            for group in method.parameter_groups(recipe)
-        ]
-        optimizer = build_optimizer(
-            recipe, assembly.optimizer, groups, settings.optimizer_impl, assembly.precision
-        )
-        return optimizer, build_scheduler(optimizer, assembly.scheduler, settings.max_steps)
+        return assembly.datamodule.make_view(stream.data, view, draw)
 
     parts = RecipeParts(
         network=network,
@@ -190,17 +166,17 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
         statistics=ClassStatistics(counts),
         sizes=facts.sizes,
         make_view=make_view,
-        make_optimizer=make_optimizer,
-        reference_batches=datamodule.reference_batches,
+        make_optimizer=partial(make_optimizer, assembly),
+        reference_batches=assembly.datamodule.reference_batches,
         probes=list(assembly.probes.values()),
-        classifies=heads_speak(config, datamodule.info.disjoint),
+        classifies=heads_speak(config, assembly.datamodule.info.disjoint),
         monitor=config.monitor,
         seed=config.seed,
-        total_steps=settings.max_steps,
-        log_every=settings.log_every,
-        skip_nonfinite=settings.nonfinite == "skip",
-        backend=backend_of(settings.compile),
-        channels_last=settings.channels_last,
+        total_steps=assembly.trainer.max_steps,
+        log_every=assembly.trainer.log_every,
+        skip_nonfinite=assembly.trainer.nonfinite == "skip",
+        backend=backend_of(assembly.trainer.compile),
+        channels_last=assembly.trainer.channels_last,
         identity=identity(config),
         provenance=provenance(config, facts, network, assembly.changes),
     )
@@ -233,7 +209,9 @@ def checkpoints(assembly: Assembly, folder: Path) -> list[Checkpoint]:
 
 def train(parts: Parts, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
     """Fit, test with the last weights, write the outputs; returns the final metrics."""
-    assembly, recipe, folder = parts.assembly, parts.recipe, parts.folder
+    assembly = parts.assembly
+    recipe = parts.recipe
+    folder = parts.folder
     trainer = build_trainer(assembly, parts.loggers, folder, [*own_callbacks(parts), *callbacks])
     with run_folder(folder), owned(trainer, folder):
         if trainer.is_global_zero:

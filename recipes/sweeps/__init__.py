@@ -1,12 +1,11 @@
-"""Many runs as one thing: each job a process of its own, what is done is not done again, one table
-at the end.
+"""Sweeps: many runs, each in its own process; finished jobs are not repeated; a table at the end.
 
     SWEEP/                  the folder of a sweep
-      N/                    the folder of job N, that of any run, and beside the run's own files
-        job.json            what was asked, how it ended
-        log.txt             all that the run said
+      N/                    the folder of job N: the files of a run, and
+        job.json            its overrides, state and metrics
+        log.txt             the output of its process
       sweep.html, sweep.csv, sweep.json, jobs.csv
 
-`jobs` is what Hydra calls for each job, `process` starts it, `child` is what runs there; `grid` and
-`search` are Hydra's sweepers of ours; `table`, `figures` and `page` tell how it went.
+`grid` and `search` are Hydra sweepers. Hydra calls `cli.multirun` for each job, `process` starts
+the job's process, and `child` is its main program. `table`, `figures` and `page` report results.
 """

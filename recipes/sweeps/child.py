@@ -1,4 +1,4 @@
-"""The process of one job: a single run that notes its result in the job's record.
+"""The process of one job: a single run that records its result in job.json.
 
 python -m recipes.sweeps.child CONFIGS FOLDER OVERRIDES…
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from foundation.errors import UserError, nearest
 from foundation.exit_codes import exit_code
 from recipes.runs.start import further_rank, ready, start
-from recipes.sweeps import record
+from recipes.sweeps.record import read_job, write_job
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,19 +21,20 @@ def main(argv: Sequence[str]) -> int:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    return exit_code(lambda: run_and_note(overrides, Path(root), Path(folder)))
+    return exit_code(lambda: run_and_record(overrides, Path(root), Path(folder)))
 
 
-def run_and_note(overrides: list[str], root: Path, folder: Path) -> int:
-    job = record.read(folder)
-    assert job is not None, "written by the starter"
+def run_and_record(overrides: list[str], root: Path, folder: Path) -> int:
+    job = read_job(folder)
+    assert job is not None, "written by the parent process"
     spec = ready(overrides, root)
-    watch = None
+    pruning = None
     if job.trial:
-        from recipes.sweeps.pruning import Watch
+        # imports Optuna, which other sweeps do not need
+        from recipes.sweeps.pruning import PruningCallback
 
-        watch = Watch(**job.trial)
-    options = {"callbacks": [watch]} if watch else {}
+        pruning = PruningCallback(**job.trial)
+    options = {"callbacks": [pruning]} if pruning else {}
     result = start(spec, **options)
     metrics = result.metrics
     if job.metric and job.metric not in metrics:
@@ -41,23 +42,27 @@ def run_and_note(overrides: list[str], root: Path, folder: Path) -> int:
         raise UserError(key, "the run has no such metric", nearest(job.metric, metrics))
     if not further_rank():
         job.metrics = dict(metrics)
-        job.monitor = judged_by(job.metric or result.monitor, metrics)
-        job.reason = watch.reason if watch else ""
+        job.monitor = judging_metric(job.metric or result.monitor, metrics)
+        job.reason = pruning.reason if pruning else ""
         job.state = "pruned" if job.reason else "done"
-        record.write(folder, job)
+        write_job(folder, job)
     return 0
 
 
-def judged_by(monitor: str | None, metrics: dict[str, float]) -> str:
-    """The run's monitor; a recipe of stages has one in each, and its last metrics tell which."""
-    names = [monitor] if monitor else []
-    names += ["val/accuracy", "val/recall@1", "test/accuracy", *metrics]
-    return next((name for name in names if name in metrics), "")
+def judging_metric(monitor: str | None, metrics: dict[str, float]) -> str:
+    """The first that the run has of: its monitor, the usual metrics, any other; empty without
+    metrics. The monitor of a recipe of stages may be missing in the last stage."""
+    for name in (monitor, "val/accuracy", "val/recall@1", "test/accuracy", *metrics):
+        if name and name in metrics:
+            return name
+    return ""
 
 
-def follow_starter() -> None:
-    """End as on a machine that is taken away when the starter is gone: its end of the pipe closes
-    with it."""
+def end_with_parent() -> None:
+    """Terminate this process, as a preemption does, when the parent process ends.
+
+    stdin is a pipe from the parent: the read returns when the pipe breaks.
+    """
     if sys.stdin is not None:
         os.read(sys.stdin.fileno(), 1)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -65,5 +70,5 @@ def follow_starter() -> None:
 
 if __name__ == "__main__":
     if not further_rank():
-        threading.Thread(target=follow_starter, daemon=True).start()
+        threading.Thread(target=end_with_parent, daemon=True).start()
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The figures of a sweep: the judged metric against each swept value, and against the trials of a
+"""The figures of a sweep: the monitored metric over each swept value, and over the jobs of a
 search."""
 
 from typing import TYPE_CHECKING, Any
@@ -17,20 +17,20 @@ from recipes.report.style import (
     short,
     styled,
 )
-from recipes.sweeps.record import Job
-from recipes.sweeps.table import Table, spread
+from recipes.sweeps.table import SweepTable, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LINES = 8  # more combinations of the other values cannot be told apart
-CHOICES = 14  # names on one axis
+LINES = 8  # at most; there are eight colours
+CHOICES = 14  # labels on one axis, at most
+
+Points = list[tuple[str, list[float]]]  # swept value, and the monitored metric of its runs
 
 
 def number(text: str) -> float | None:
-    """The value of an override as a number, None where it is a word. A seed or a width is a number,
-    `true` is none."""
+    """The value of an override as a number; None for other text, `true` included."""
     try:
         value = float(text)
     except ValueError:
@@ -38,95 +38,84 @@ def number(text: str) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def numeric(table: Table, key: str) -> bool:
+def numeric(table: SweepTable, key: str) -> bool:
+    """Whether all swept values of a key are numbers."""
     return all(number(row.setting[key]) is not None for row in table.rows)
 
 
-def drawable(table: Table) -> list[str]:
-    """Swept keys that make a figure: all numbers, and choices of few names."""
+def drawable(table: SweepTable) -> list[str]:
+    """Swept keys that get a figure: numbers, and up to `CHOICES` choices."""
     return [
-        key
-        for key in table.swept
-        if numeric(table, key) or len({r.setting[key] for r in table.rows}) <= CHOICES
+        key for key in table.swept if numeric(table, key) or len(choices(table, key)) <= CHOICES
     ]
+
+
+def choices(table: SweepTable, key: str) -> list[str]:
+    return list(dict.fromkeys(row.setting[key] for row in table.rows))
 
 
 @styled
-def against(table: Table, key: str) -> "Figure":
-    """Every finished run as a dot, the means over seeds joined for each combination of the other
-    values, runs that gave nothing as crosses at the foot."""
+def metric_over(table: SweepTable, key: str) -> "Figure":
+    """The monitored metric over a swept key.
+
+    Dots are finished runs. For each combination of the other swept values a line connects the means
+    over seeds. Crosses at the bottom are runs without a result.
+    """
     figure = new_figure(height=3.1)
     axes = figure.subplots()
-    names = list(dict.fromkeys(row.setting[key] for row in table.rows))
-    place: dict[str, float] = {text: float(i) for i, text in enumerate(names)}
-    if numeric(table, key):
-        place = {text: float(number(text) or 0.0) for text in names}
+    position = positions(table, key)
     series = grouped(table, key)
-    # between names lies nothing: there a line only tells one combination from another
-    lines_help = numeric(table, key) or len(series) > 1
-    joined = (
-        lines_help and len(series) <= LINES and any(len(points) > 1 for points in series.values())
-    )
-    lines = [
-        draw(axes, points, place, SERIES[i % len(SERIES)] if joined else SERIES[0], joined)
-        for i, points in enumerate(series.values())
-    ]
-    lost = [
-        place[row.setting[key]]
-        for row in table.rows
-        for job in row.jobs.values()
-        if job.value is None
-    ]
-    if lost:
-        axes.plot(
-            lost,
-            [0.03] * len(lost),
-            "x",
-            color=BAD,
-            transform=axes.get_xaxis_transform(),
-            clip_on=False,
-        )
-    scale(axes, table, key, place)
-    if joined and len(series) > 1:
+    several_points = any(len(points) > 1 for points in series.values())
+    # a line between choices has no meaning of its own: it only shows which points belong together
+    line_has_meaning = numeric(table, key) or len(series) > 1
+    connected = line_has_meaning and several_points and len(series) <= LINES
+    lines = []
+    for i, points in enumerate(series.values()):
+        colour = SERIES[i % len(SERIES)] if connected else SERIES[0]
+        lines.append(draw(axes, points, position, colour, connected))
+    draw_crosses(axes, table, key, position)
+    set_axes(axes, table, key, position)
+    if connected and len(series) > 1:
         legend(axes, lines, list(series))
     return figure
 
 
-Points = list[tuple[str, list[float]]]  # value as written, the judged metric of its runs
+def positions(table: SweepTable, key: str) -> dict[str, float]:
+    """Position on the axis of each swept value: the number itself, or the index of a choice."""
+    if numeric(table, key):
+        return {text: float(number(text) or 0.0) for text in choices(table, key)}
+    return {text: float(i) for i, text in enumerate(choices(table, key))}
 
 
-def grouped(table: Table, key: str) -> dict[str, Points]:
-    """For each combination of the other swept values, in words, its points along this one."""
-    found: dict[str, Points] = {}
+def grouped(table: SweepTable, key: str) -> dict[str, Points]:
+    """The points along a key, by the combination of the other swept values as text."""
+    series: dict[str, Points] = {}
     for row in table.rows:
         values = [job.value for job in row.jobs.values() if job.value is not None]
-        others = ", ".join(
-            f"{k.rpartition('.')[2]} {v}" for k, v in row.setting.items() if k != key
-        )
+        others = {k.rpartition(".")[2]: value for k, value in row.setting.items() if k != key}
+        label = ", ".join(f"{name} {value}" for name, value in others.items())
         if values:
-            found.setdefault(others, []).append((row.setting[key], values))
-    return dict(sorted(found.items()))
+            series.setdefault(label, []).append((row.setting[key], values))
+    return dict(sorted(series.items()))
 
 
-def draw(axes: "Axes", points: Points, place: dict[str, float], colour: str, joined: bool) -> Any:
-    points = sorted(points, key=lambda point: place[point[0]])
+def draw(
+    axes: "Axes", points: Points, position: dict[str, float], colour: str, connected: bool
+) -> Any:
+    """Draw dots, means and deviations; returns the line for the legend."""
+    points = sorted(points, key=lambda point: position[point[0]])
+    dots: dict[str, Any] = {"markersize": 3.4, "color": colour, "alpha": 0.45, "linewidth": 0}
     for text, values in points:
-        axes.plot(
-            [place[text]] * len(values),
-            values,
-            "o",
-            markersize=3.4,
-            color=colour,
-            alpha=0.45,
-            linewidth=0,
-        )
-    at = [place[text] for text, _ in points]
+        axes.plot([position[text]] * len(values), values, "o", **dots)
+    at = [position[text] for text, _ in points]
     spreads = [spread(values) for _, values in points]
-    style: dict[str, Any] = {"linewidth": 1.7} if joined else {"linestyle": "none"}
+    means = [entry.mean for entry in spreads]
+    deviations = [entry.std or 0.0 for entry in spreads]
+    style: dict[str, Any] = {"linewidth": 1.7} if connected else {"linestyle": "none"}
     return axes.errorbar(
         at,
-        [s.mean for s in spreads],
-        yerr=[s.std or 0.0 for s in spreads],
+        means,
+        yerr=deviations,
         color=colour,
         marker="o",
         markersize=5,
@@ -136,15 +125,27 @@ def draw(axes: "Axes", points: Points, place: dict[str, float], colour: str, joi
     )
 
 
-def scale(axes: "Axes", table: Table, key: str, place: dict[str, float]) -> None:
-    at = list(place.values())
-    axes.margins(y=0.12)  # room for crosses below the lowest run
+def draw_crosses(axes: "Axes", table: SweepTable, key: str, position: dict[str, float]) -> None:
+    """A cross at the bottom for each run without a result."""
+    at = []
+    for row in table.rows:
+        without_result = sum(job.value is None for job in row.jobs.values())
+        at += [position[row.setting[key]]] * without_result
+    if at:
+        bottom = [0.03] * len(at)
+        transform = axes.get_xaxis_transform()
+        axes.plot(at, bottom, "x", color=BAD, transform=transform, clip_on=False)
+
+
+def set_axes(axes: "Axes", table: SweepTable, key: str, position: dict[str, float]) -> None:
+    at = list(position.values())
+    axes.margins(y=0.12)  # space for the crosses below the lowest run
     axes.set_xlabel(key)
     axes.set_ylabel(table.monitor)
     if is_share(table.monitor):
         percent_axis(axes.yaxis)
     if not numeric(table, key):
-        axes.set_xticks(at, [short(text, 14) for text in place])
+        axes.set_xticks(at, [short(text, 14) for text in position])
         axes.set_xlim(-0.5, len(at) - 0.5)
         return
     axes.margins(x=0.06)
@@ -157,9 +158,11 @@ def scale(axes: "Axes", table: Table, key: str, place: dict[str, float]) -> None
 
 
 def legend(axes: "Axes", lines: list[Any], labels: list[str]) -> None:
+    # matplotlib drops labels that begin with an underscore
+    texts = [short(label, 34).lstrip("_") for label in labels]
     axes.legend(
         lines,
-        [short(label, 34).lstrip("_") for label in labels],
+        texts,
         loc="lower left",
         bbox_to_anchor=(-0.015, 0.985),
         ncols=2,
@@ -172,27 +175,28 @@ def legend(axes: "Axes", lines: list[Any], labels: list[str]) -> None:
 
 
 @styled
-def history(table: Table) -> "Figure | None":
-    """Of a search: the metric of every run in the order of asking, and the best until then; None
-    without a search."""
-    runs = [(n, job, shown(table, job)) for n, job in table.jobs.items() if job.metric]
-    points = [(n, job, value) for n, job, value in runs if value is not None]
-    done = [(n, value) for n, job, value in points if job.state == "done"]
+def search_history(table: SweepTable) -> "Figure | None":
+    """The metric over the jobs of a search, and the best value so far; None for a grid and below
+    two finished runs."""
+    done = results(table, "done")
+    pruned = results(table, "pruned")
     if len(done) < 2:
         return None
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(height=3.1)
     axes = figure.subplots()
-    best = np.minimum.accumulate if table.direction == "minimize" else np.maximum.accumulate
-    numbers = np.array([n for n, _ in done])
-    values = np.array([v for _, v in done])
-    lines = axes.step(numbers, best(values), where="post", color=INK, linewidth=1.3)
+    numbers = np.array(list(done))
+    values = np.array(list(done.values()))
+    if table.direction == "minimize":
+        best_so_far = np.minimum.accumulate(values)
+    else:
+        best_so_far = np.maximum.accumulate(values)
+    lines = axes.step(numbers, best_so_far, where="post", color=INK, linewidth=1.3)
     lines += axes.plot(numbers, values, "o", color=SERIES[0], markersize=5)
     labels = ["best so far", "run"]
-    pruned = [(n, value) for n, job, value in points if job.state == "pruned"]
     if pruned:
-        lines += axes.plot(*zip(*pruned, strict=True), "x", color=BAD, markersize=6)
+        lines += axes.plot(list(pruned), list(pruned.values()), "x", color=BAD, markersize=6)
         labels.append("pruned")
     axes.set_xlabel("job")
     axes.set_ylabel(table.monitor)
@@ -204,5 +208,11 @@ def history(table: Table) -> "Figure | None":
     return figure
 
 
-def shown(table: Table, job: Job) -> float | None:
-    return job.metrics.get(table.monitor)
+def results(table: SweepTable, state: str) -> dict[int, float]:
+    """The monitored metric of a search's jobs in `state`, by number."""
+    values = {}
+    for number, job in table.jobs.items():
+        value = job.metrics.get(table.monitor)
+        if job.metric and job.state == state and value is not None:
+            values[number] = value
+    return values

@@ -1,8 +1,8 @@
-"""Every combination of the swept values, each job once.
+"""Grid sweeps: every combination of the swept values, each job once.
 
-Hydra's own sweeper numbers jobs by their place in the command, stops at the end with the first
-job's error, and starts everything anew when asked again. Here a job keeps its number and folder as
-long as its overrides are the same, so that a sweep may also be asked again with more values."""
+Hydra's sweeper numbers jobs by their position in the command, ends with the first job's error, and
+repeats all jobs when the command is repeated. Here the number and the folder of a job depend on its
+overrides only, so that a repeated command runs what is missing, also with more values."""
 
 import itertools
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from foundation.errors import first_line
 from recipes.config.stage_keys import stage_keys_from_hydra
-from recipes.sweeps.record import Job, enlist, jobs_of
+from recipes.sweeps.record import Job, assign_numbers, jobs_of
 
 
 class RouxSweeper(Sweeper):
-    """What our sweepers share: which jobs are missing, and that a launcher's loss of one is no loss
-    of all."""
+    """Base of the sweepers: runs the jobs that are missing; a job that the launcher loses does not
+    end the sweep."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -38,32 +38,31 @@ class RouxSweeper(Sweeper):
         )
 
     def parse(self, arguments: Sequence[str]) -> list[Override]:
-        found = self.parser.parse_overrides(list(arguments))
-        # of two that say the same key the later one holds, as in a single run
-        last = {override.get_key_element(): override for override in found}
+        overrides = self.parser.parse_overrides(list(arguments))
+        # the last override of a key wins, as in a single run
+        last = {override.get_key_element(): override for override in overrides}
         self.dry = "dry_run" in last and last["dry_run"].value() is True
         return list(last.values())
 
     def run(self, wanted: Sequence[Job]) -> list[int]:
-        """Run what is missing of these jobs; returns the numbers of all."""
+        """Run those of the jobs that are missing; returns the numbers of all."""
         if self.dry:
             return self.plan(wanted)
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
-        numbers = enlist(self.folder, wanted)
-        for last in (False, True):
+        numbers = assign_numbers(self.folder, wanted)
+        known = jobs_of(self.folder)
+        missing = [n for n in dict.fromkeys(numbers) if not known[n].over]
+        if missing and not self.launch([known[n] for n in missing], missing):
+            # jobs without a recorded end are launched a second time, failed ones are not
             known = jobs_of(self.folder)
-            left = [
-                n
-                for n in dict.fromkeys(numbers)
-                if not known[n].over and (not last or known[n].lost)
-            ]
-            if not left or self.launch([known[n] for n in left], left):
-                break
+            lost = [n for n in missing if known[n].lost]
+            if lost:
+                self.launch([known[n] for n in lost], lost)
         return numbers
 
     def plan(self, wanted: Sequence[Job]) -> list[int]:
-        """Have the plans of all jobs printed; nothing is left behind."""
+        """Print the plans of all jobs and remove the empty folders that Hydra creates."""
         numbers = list(range(len(wanted)))
         self.launch(wanted, numbers)
         for folder in (*(self.folder / str(n) for n in numbers), self.folder):
@@ -72,8 +71,7 @@ class RouxSweeper(Sweeper):
         return numbers
 
     def launch(self, jobs: Sequence[Any], numbers: Sequence[int]) -> bool:
-        """Hand jobs to the launcher; False where it lost some without an answer, as when their
-        starter was killed."""
+        """Launch jobs; False where the launcher lost one, e.g. because its process was killed."""
         overrides = [
             [*job.overrides, f"hydra.sweep.subdir={n}"]
             for job, n in zip(jobs, numbers, strict=True)
@@ -104,18 +102,16 @@ def combinations(overrides: Sequence[Override]) -> list[Job]:
 
 
 def label(job: Sequence[str], swept: Sequence[bool]) -> str:
-    """The swept overrides of a job, in the user's words."""
+    """The swept overrides of a job, with keys as the user writes them."""
     own = [stage_keys_from_hydra(text) for text in itertools.compress(job, swept)]
     return " ".join(text.lstrip("+") for text in own)
 
 
 def values(override: Override) -> list[str]:
-    """The overrides of single jobs that one of a command stands for."""
+    """An override of the command as overrides of single jobs: one per swept value."""
     key = override.get_key_element()
     if override.is_sweep_override():
         return [f"{key}={value}" for value in override.sweep_string_iterator()]
-    return [
-        f"{key}={override.get_value_element_as_str()}"
-        if not override.is_delete()
-        else str(override.input_line)
-    ]
+    if override.is_delete():
+        return [str(override.input_line)]
+    return [f"{key}={override.get_value_element_as_str()}"]

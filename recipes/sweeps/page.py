@@ -1,101 +1,83 @@
-"""The page of a sweep: one HTML file with the table, a figure for every swept value, and all jobs.
-No network."""
+"""The page of a sweep: one self-contained HTML file with the table, a figure per swept key, and all
+jobs."""
 
 import shlex
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from recipes.report.numbers import clock, value_text
-from recipes.report.page import card, document, figure_card
-from recipes.sweeps.figures import against, drawable, history
+from recipes.report.numbers import Tile, clock, value_text
+from recipes.report.page import card, document, figure_card, header, tile
+from recipes.sweeps.figures import drawable, metric_over, search_history
 from recipes.sweeps.record import Job
-from recipes.sweeps.table import Row, Table, brief, counts
+from recipes.sweeps.table import Row, SweepTable, brief, counts
 
 
-def page_html(table: Table, sweep: Path, command: Sequence[str]) -> str:
-    many = any(len(row.jobs) > 1 for row in table.rows)
-    note = (
-        "Mean ± sample standard deviation over seeds, the best row first."
-        if many
-        else "The best row first."
-    )
+def page_html(table: SweepTable, sweep: Path, command: Sequence[str]) -> str:
+    """The page as HTML. command: the overrides of the sweep."""
+    note = "The best row first."
+    if any(len(row.jobs) > 1 for row in table.rows):
+        note = "Mean ± sample standard deviation over seeds, the best row first."
+    note += f" Judged by {table.monitor or 'no metric yet'}."
+    jobs_note = "The number of a finished job links to its report."
     cards = [
-        card(
-            "Results",
-            f"{note} Judged by {table.monitor or 'no metric yet'}.",
-            results(table),
-            wide=True,
-        ),
+        card("Results", note, results_table(table), wide=True),
         *figure_cards(table),
-        card(
-            "Jobs",
-            "A finished job's number leads to the page of its run.",
-            jobs_table(table, sweep),
-            wide=True,
-        ),
-        card("Again", "", again(table, command), wide=True),
+        card("Jobs", jobs_note, jobs_table(table, sweep), wide=True),
+        card("Commands", "", commands(table, command), wide=True),
     ]
     title = f"Sweep over {', '.join(table.swept) or 'seeds'}"
     footer = (
-        "Written by Roux. All numbers lie beside this page in sweep.csv, jobs.csv and sweep.json."
+        "Written by Roux. All metrics are in sweep.csv, jobs.csv and sweep.json in the same folder."
     )
-    return document(title, header(table, title), [part for part in cards if part], footer)
+    return document(title, page_header(table, title), [text for text in cards if text], footer)
 
 
-def header(table: Table, title: str) -> str:
-    total, _, rest = counts(table.jobs).partition(": ")
-    facts = [f"<b>{escape(total)}</b>", *map(escape, rest.split(", "))]
-    best = table.best
-    tiles = (
-        "".join(tile(name, best, number == 0) for number, name in enumerate(table.metrics))
-        if best
-        else ""
-    )
-    return (
-        f'<header><div class="brand">Roux</div>\n<h1>{escape(title)}</h1>\n'
-        f'<p class="facts">{"".join(f"<span>{fact}</span>" for fact in facts)}</p>\n'
-        + (f'<div class="tiles">{tiles}</div>\n' if tiles else "<br>")
-        + "</header>"
-    )
+def page_header(table: SweepTable, title: str) -> str:
+    total, _, states = counts(table.jobs).partition(": ")
+    facts = [f"<b>{escape(total)}</b>", *map(escape, states.split(", "))]
+    facts_html = "".join(f"<span>{fact}</span>" for fact in facts)
+    tiles = ""
+    if table.best:
+        tiles = "".join(best_tile(table, table.best, name) for name in table.metrics)
+    return header(title, facts_html, tiles)
 
 
-def tile(name: str, best: Row, first: bool) -> str:
-    if name not in best.figures:
+def best_tile(table: SweepTable, best: Row, name: str) -> str:
+    """A metric of the best row; the first metric is shown with the row's setting."""
+    if name not in best.statistics:
         return ""
-    beside = (
-        ", ".join(f"{key} {brief(value)}" for key, value in best.setting.items()) if first else ""
-    )
-    title = name.replace("_", " ").replace("/", " · ") + (" · best" if first else "")
-    return (
-        f'<div class="tile{" first" if first else ""}"><div class="name">{escape(title)}</div>'
-        f'<div class="value">{escape(best.figures[name].text(name))}</div>'
-        + (f'<div class="beside">{escape(beside)}</div>' if beside else "")
-        + "</div>"
-    )
+    title = name.replace("_", " ").replace("/", " · ")
+    if name != table.metrics[0]:
+        return tile(Tile(title, best.text(name)), first=False)
+    setting = ", ".join(f"{key} {brief(value)}" for key, value in best.setting.items())
+    return tile(Tile(f"{title} · best", best.text(name), setting), first=True)
 
 
-def results(table: Table) -> str:
-    missing = any(row.misses() for row in table.rows)
-    numbers = ("runs", *table.metrics)
+def results_table(table: SweepTable) -> str:
+    """A row per setting, the best one in bold."""
+    incomplete = any(row.not_done() for row in table.rows)
     head = "".join(f"<th>{escape(key)}</th>" for key in table.swept)
-    head += "".join(f'<th class="n">{escape(name)}</th>' for name in numbers)
-    head += '<th class="why">not done</th>' if missing else ""
+    head += "".join(f'<th class="n">{escape(name)}</th>' for name in ("runs", *table.metrics))
+    if incomplete:
+        head += '<th class="why">not done</th>'
     body = ""
     for row in table.rows:
         cells = "".join(f"<td>{escape(brief(row.setting[key]))}</td>" for key in table.swept)
         cells += f'<td class="n">{row.runs}</td>'
         for name in table.metrics:
-            found = row.figures.get(name)
-            text = found.text(name) if found else "–"
-            cells += f'<td class="n">{f"<b>{escape(text)}</b>" if row is table.best else escape(text)}</td>'
-        cells += f'<td class="why">{"<br>".join(map(escape, row.misses()))}</td>' if missing else ""
+            text = escape(row.text(name))
+            if row is table.best:
+                text = f"<b>{text}</b>"
+            cells += f'<td class="n">{text}</td>'
+        if incomplete:
+            cells += f'<td class="why">{"<br>".join(map(escape, row.not_done()))}</td>'
         body += f"<tr>{cells}</tr>"
     return spaced(f'<table><tr class="head">{head}</tr>{body}</table>')
 
 
 def spaced(table: str) -> str:
-    """A table that scrolls by itself where the screen is narrow."""
+    """A table that scrolls horizontally on a narrow screen."""
     style = (
         "<style>.wider{overflow-x:auto}.wider td,.wider "
         "th{padding-right:1rem;padding-left:0;overflow-wrap:normal}"
@@ -106,26 +88,25 @@ def spaced(table: str) -> str:
     return f'{style}<div class="wider">{table}</div>'
 
 
-def figure_cards(table: Table) -> list[str]:
+def figure_cards(table: SweepTable) -> list[str]:
     if table.best is None:
         return []
-    cards = [
-        figure_card(
-            f"sweep{i}", key, "Dots: runs. Crosses: runs without a result.", against(table, key)
-        )
-        for i, key in enumerate(drawable(table))
-    ]
-    return [*cards, figure_card("search", "Search", "In the order of asking.", history(table))]
+    note = "Dots: runs. Crosses: runs without a result."
+    cards = []
+    for i, key in enumerate(drawable(table)):
+        cards.append(figure_card(f"sweep{i}", key, note, metric_over(table, key)))
+    cards.append(figure_card("search", "Search", "In order of the jobs.", search_history(table)))
+    return cards
 
 
-def jobs_table(table: Table, sweep: Path) -> str:
+def jobs_table(table: SweepTable, sweep: Path) -> str:
     head = '<th>job</th><th>setting</th><th>state</th><th class="n">attempts</th>'
     head += f'<th class="n">{escape(table.monitor)}</th><th class="n">time</th>'
     body = "".join(job_row(table, number, job, sweep) for number, job in table.jobs.items())
     return spaced(f'<table><tr class="head">{head}</tr>{body}</table>')
 
 
-def job_row(table: Table, number: int, job: Job, sweep: Path) -> str:
+def job_row(table: SweepTable, number: int, job: Job, sweep: Path) -> str:
     report = Path(job.run_dir or sweep / str(number)) / "report.html"
     name = str(number)
     if report.is_file() and report.is_relative_to(sweep):
@@ -140,21 +121,19 @@ def job_row(table: Table, number: int, job: Job, sweep: Path) -> str:
     )
 
 
-def again(table: Table, command: Sequence[str]) -> str:
-    """The sweep's command, which runs what is missing, and that of a run with the best values."""
-    parts = []
+def commands(table: SweepTable, command: Sequence[str]) -> str:
+    """The sweep's command, which runs the missing jobs, and that of a run with the best values."""
+    lines = {}
     if command:
-        parts.append(("What is missing", shlex.join(["python", "train.py", *command])))
+        lines["Run the missing jobs"] = command
     if table.best:
         job = next(iter(table.best.jobs.values()))
-        found = [word for word in command if word.startswith("hydra.searchpath=")]
-        parts.append(
-            (
-                "A run with the best values",
-                shlex.join(["python", "train.py", *found, *job.overrides]),
-            )
-        )
-    return "".join(
-        f'<p class="note" style="margin:.7rem 0 .3rem">{name}</p><pre class="command">{escape(text)}</pre>'
-        for name, text in parts
-    )
+        # a user's own configs must be found for the single run too
+        searchpath = [word for word in command if word.startswith("hydra.searchpath=")]
+        lines["A run with the best values"] = [*searchpath, *job.overrides]
+    html = ""
+    for title, overrides in lines.items():
+        text = shlex.join(["python", "train.py", *overrides])
+        html += f'<p class="note" style="margin:.7rem 0 .3rem">{title}</p>'
+        html += f'<pre class="command">{escape(text)}</pre>'
+    return html

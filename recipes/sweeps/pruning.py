@@ -1,5 +1,4 @@
-"""Ending runs early that do worse than others of the same search: told by the run, decided by
-Optuna."""
+"""Pruning: stops runs that validate worse than others of the same search, as Optuna decides."""
 
 from typing import Any
 
@@ -10,10 +9,16 @@ from recipes.report.numbers import value_text
 from recipes.sweeps.search import make_pruner, open_storage
 
 
-class Watch(Callback):
-    """Reports the metric of every validation to the trial's storage, and stops the run where the
-    pruner says so. The run then ends as if these had been all its steps: evaluated, with a page of
-    its own. `reason` tells, and is empty where the run was let go on."""
+class PruningCallback(Callback):
+    """Reports the metric of every validation to the study, and stops the run where the pruner
+    decides so. A pruned run is evaluated and has a report like any other.
+
+    storage, study, number: where the trial is.
+    metric: the metric to report.
+    pruner, options: the pruner's name and its arguments.
+
+    `reason` is why the run was pruned; empty where it was not.
+    """
 
     def __init__(
         self,
@@ -37,29 +42,27 @@ class Watch(Callback):
         last = trainer.global_step >= trainer.max_steps
         if trainer.state.fn != "fit" or value is None or last:
             return
-        reason = self.report(trainer.global_step, float(value)) if trainer.is_global_zero else ""
+        reason = ""
+        if trainer.is_global_zero:
+            reason = self.report(trainer.global_step, float(value))
         # all ranks stop at the same step
         self.reason = trainer.strategy.broadcast(reason)
         trainer.should_stop = trainer.should_stop or bool(self.reason)
 
     def report(self, step: int, value: float) -> str:
-        """Why the run is to stop; empty where it is not."""
+        """Report a value; returns why the run has to stop, empty where it has not."""
         import optuna
 
         pruner = make_pruner(self.pruner, self.options)
         study = optuna.load_study(
             study_name=self.study, storage=open_storage(self.address), pruner=pruner
         )
-        known = next(
-            trial for trial in study.get_trials(deepcopy=False) if trial.number == self.number
-        )
-        trial = optuna.trial.Trial(study, known._trial_id)
-        # a run that goes on from its checkpoint validates some steps a second time
-        if step not in known.intermediate_values:
+        stored = next(t for t in study.get_trials(deepcopy=False) if t.number == self.number)
+        trial = optuna.trial.Trial(study, stored._trial_id)
+        # a resumed run validates some steps a second time
+        if step not in stored.intermediate_values:
             trial.report(value, step)
+        if not trial.should_prune():
+            return ""
         shown = f"{self.metric} {value_text(self.metric, value)}"
-        return (
-            f"at step {step} with {shown} by the {self.pruner} pruner"
-            if trial.should_prune()
-            else ""
-        )
+        return f"at step {step} with {shown} by the {self.pruner} pruner"

@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster, or on the cores and accelerators of this machine as Ray counts them.
+"""Runs jobs with Ray, on a cluster or on this machine.
 
 The released plugin (hydra-ray-launcher 1.2.0) asks for ray 1.12.0 and pickle5, which have no builds
 for Python 3.11.
@@ -18,11 +18,11 @@ from foundation.errors import UserError
 
 
 class RayLauncher(Launcher):
-    """Jobs by Ray, on its cluster or on this machine, `hydra/launcher=roux_ray`.
+    """Runs jobs with Ray, on a cluster or on this machine, `hydra/launcher=roux_ray`.
 
     address: address of a running cluster, or `auto`; null: this machine.
-    num_cpus: cores of a job, at least 0; 1; as many jobs run at once as there is room for.
-    num_gpus: GPUs of a job, at least 0; 0; 0.5 puts two jobs on one.
+    num_cpus: CPU cores per job, at least 0; 1; Ray runs as many jobs at once as fit.
+    num_gpus: GPUs per job, at least 0; 0; 0.5 runs two jobs on one GPU.
     init: further arguments of ray.init, e.g. {num_cpus: 4} for this machine; null: none.
     """
 
@@ -56,23 +56,16 @@ class RayLauncher(Launcher):
         setup_globals()
         if not ray.is_initialized():
             ray.init(address=self.address, log_to_driver=True, **self.init)
-        # a job that is lost with its machine is the sweep's to start again
+        # no retries by Ray: the sweeper restarts lost jobs
         remote = ray.remote(execute).options(max_retries=0, **self.needs)
         state = Singleton.get_state()
+        shared = (self.hydra_context, self.task_function, self.config)
         try:
-            return ray.get(
-                [
-                    remote.remote(
-                        self.hydra_context,
-                        self.task_function,
-                        self.config,
-                        list(job),
-                        initial_job_idx + i,
-                        state,
-                    )
-                    for i, job in enumerate(job_overrides)
-                ]
-            )
+            jobs = [
+                remote.remote(*shared, list(overrides), number, state)
+                for number, overrides in enumerate(job_overrides, start=initial_job_idx)
+            ]
+            return ray.get(jobs)
         finally:
             ray.shutdown()
 
@@ -85,7 +78,7 @@ def execute(
     number: int,
     state: Any,
 ) -> JobReturn:
-    """One job, on the worker that Ray gave it."""
+    """Run one job in a Ray worker."""
     setup_globals()
     Singleton.set_state(state)
     composed = context.config_loader.load_sweep_config(config, overrides)

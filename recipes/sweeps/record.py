@@ -1,5 +1,5 @@
-"""What is known of one job: `job.json` in its folder, from the moment the sweep numbers it until it
-ended."""
+"""The record of one job: `job.json` in its folder, written when the sweep assigns a number and
+updated until the job ends."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,18 +13,28 @@ from recipes.config.renamed import renamed_override
 from recipes.config.stage_keys import stage_keys_from_hydra
 
 NAME = "job.json"
-# waiting: numbered; running: started, and not heard of since; stopped: by Ctrl-C; the rest say
-# themselves
-OVER = ("done", "pruned")  # never run again
-NOT_OF_THE_JOB = ("run_dir", "resume", "accept_changes", "dry_run")  # where and how, not what
+# States: waiting (has a number), running (started, no end recorded), stopped (Ctrl-C or SIGTERM),
+# killed (by another signal), failed, pruned, done.
+OVER = ("done", "pruned")  # not run again
+NOT_OF_THE_JOB = ("run_dir", "resume", "accept_changes", "dry_run")  # do not change the result
 
 
 @dataclass
 class Job:
-    """overrides: the command of the job. label: the swept part of it. run_dir: where the run is, as
-    a rule the job's own folder. reason: one line where it is not done. metrics: final ones.
-    monitor: which of them judges the run. seconds: of all attempts. metric, direction: of a search,
-        empty else. trial: arguments of `pruning.Watch`."""
+    """One job of a sweep.
+
+    overrides: of the job's command.
+    label: the swept overrides, for people.
+    run_dir: folder of the run, by default that of the job.
+    state: see above.
+    reason: why the job is not done, one line.
+    metrics: final metrics by name.
+    monitor: name of the metric that judges the run.
+    seconds: wall time of all attempts.
+    attempts: number of starts.
+    metric, direction: those of a search; empty for a grid.
+    trial: arguments of `pruning.PruningCallback`; None: no pruning.
+    """
 
     overrides: list[str]
     label: str = ""
@@ -45,7 +55,7 @@ class Job:
 
     @property
     def lost(self) -> bool:
-        """Whether nobody noted an end."""
+        """Whether no end was recorded."""
         return self.state in ("waiting", "running")
 
     @property
@@ -54,59 +64,60 @@ class Job:
         return self.metrics.get(self.monitor) if self.state == "done" else None
 
     def setting(self) -> dict[str, str]:
-        """Key -> value of all overrides, as text."""
+        """Value of each override by key, as text."""
         overrides = [stage_keys_from_hydra(text) for text in self.overrides]
         return {key_of(text): value_of(text) for text in overrides}
 
 
-def read(folder: Path) -> Job | None:
-    """The job of a folder; None where there is none. Unknown entries are those of another version,
-    and left out."""
+def read_job(folder: Path) -> Job | None:
+    """The job of a folder; None where there is none. Entries of another version are ignored."""
     try:
-        plain = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        entries = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     known = {entry.name for entry in fields(Job)}
-    return Job(**{name: value for name, value in plain.items() if name in known})
+    return Job(**{name: value for name, value in entries.items() if name in known})
 
 
-def write(folder: Path, job: Job) -> None:
+def write_job(folder: Path, job: Job) -> None:
     write_json(folder / NAME, asdict(job))
 
 
 def identity(overrides: Iterable[str]) -> frozenset[str]:
-    """What tells two jobs apart: their overrides, whatever the order and wherever they are written,
-    added or not, by today's names; Hydra's own say how a job is run, not what it is."""
+    """What distinguishes jobs: their overrides without order and `+`, by present names, without
+    Hydra's own overrides."""
     current = [renamed_override(text)[0] for text in overrides]
     own = (text.lstrip("+") for text in current if key_of(text) not in NOT_OF_THE_JOB)
     return frozenset(text for text in own if not text.startswith("hydra"))
 
 
 def jobs_of(sweep: Path) -> dict[int, Job]:
-    """All jobs of a sweep's folder by their number."""
-    folders = (p for p in sweep.glob("*") if p.name.isdigit()) if sweep.is_dir() else ()
-    found = {int(folder.name): read(folder) for folder in folders}
-    return {number: job for number, job in sorted(found.items()) if job is not None}
+    """All jobs in a sweep's folder, by number."""
+    jobs = {number: read_job(sweep / str(number)) for number in _numbers(sweep)}
+    return {number: job for number, job in jobs.items() if job is not None}
 
 
-def enlist(sweep: Path, wanted: Sequence[Job]) -> list[int]:
-    """Numbers of jobs: that of the folder where the same job was asked for before, else the next
-    free one."""
+def _numbers(sweep: Path) -> list[int]:
+    return sorted(int(path.name) for path in sweep.glob("*") if path.name.isdigit())
+
+
+def assign_numbers(sweep: Path, wanted: Sequence[Job]) -> list[int]:
+    """Numbers of jobs: that of the same job in the folder, else the next free one."""
     known = jobs_of(sweep)
-    numbers = {identity(job.overrides): number for number, job in known.items()}
-    taken = [int(p.name) for p in sweep.glob("*") if p.name.isdigit()] if sweep.is_dir() else []
-    free = max(taken, default=-1) + 1
-    found = []
-    for asked in wanted:
-        number = numbers.setdefault(identity(asked.overrides), free)
+    by_identity = {identity(job.overrides): number for number, job in known.items()}
+    free = max(_numbers(sweep), default=-1) + 1
+    numbers = []
+    for new in wanted:
+        number = by_identity.setdefault(identity(new.overrides), free)
         free += number == free
-        job = known.get(number)
-        if job is None or not job.over:
-            job = job or asked
-            # the same job may be spelled otherwise: by names of an earlier version
-            job.overrides = asked.overrides
-            job.label, job.trial = asked.label, asked.trial
-            job.metric, job.direction = asked.metric, asked.direction
-            write(sweep / str(number), job)
-        found.append(number)
-    return found
+        job = known.get(number, new)
+        if not job.over:
+            # the same job may have been written with key names of an earlier version
+            job.overrides = new.overrides
+            job.label = new.label
+            job.trial = new.trial
+            job.metric = new.metric
+            job.direction = new.direction
+            write_job(sweep / str(number), job)
+        numbers.append(number)
+    return numbers

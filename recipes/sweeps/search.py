@@ -1,10 +1,8 @@
-"""A search by Optuna's ask and tell: trials in a storage, their runs by Hydra's launcher, in
-folders like all runs.
+"""Searches with Optuna's ask and tell: trials are in a storage, Hydra's launcher runs their jobs.
 
-The storage holds text and numbers alone; samplers that pickle themselves into it are not offered.
-It is opened with what the command says, so that the same command goes on with the search: trials
-that a killed search left open are run to their end, those that failed are tried again, and
-`n_trials` counts all that have ended."""
+The storage contains only text and numbers; samplers that pickle themselves into it are not offered.
+Repeating a command resumes its search: unfinished trials of a killed search are completed, failed
+ones are repeated, and `n_trials` counts all completed trials."""
 
 import math
 from collections.abc import Sequence
@@ -39,14 +37,13 @@ class OptunaSweeper(RouxSweeper):
     al., Optuna, KDD 2019, arXiv 1907.10902).
 
     metric: metric searched for; null: the monitor of the run.
-    direction: `maximize` or `minimize`; null: minimize a loss, maximize all else.
-    n_trials: completed trials, earlier invocations included, at least 1; 20.
-    n_jobs: trials given to the launcher at once, at least 1; 1; more need a launcher of several
-        processes.
+    direction: `maximize` or `minimize`; null: minimize a loss, maximize other metrics.
+    n_trials: completed trials, including those of earlier invocations, at least 1; 20.
+    n_jobs: trials launched at once, at least 1; 1; more need a launcher with parallel jobs.
     sampler: `tpe`, `random`, `qmc` or `gp`.
     sampler_seed: seed of the sampler, at least 0; 0.
     sampler_options: arguments of the sampler's class, e.g. {n_startup_trials: 5}; null: none.
-    pruner: `median`, `percentile`, `halving`, `hyperband` or `none`; ends runs that validate worse
+    pruner: `median`, `percentile`, `halving`, `hyperband` or `none`; stops runs that validate worse
         than others.
     pruner_options: arguments of the pruner's class, e.g. {n_startup_trials: 3, n_warmup_steps:
         100}; null: none.
@@ -88,38 +85,43 @@ class OptunaSweeper(RouxSweeper):
 
         space = read_space(self.parse(arguments))
         if self.dry:
-            raise UserError(
-                "dry_run=true: what a search will run is not known; look at one run, without -m"
-            )
+            problem = "a search chooses its runs one after the other"
+            raise UserError("dry_run=true", problem, "use it on a single run, without -m")
         if self.pruner != "none":
             self.check_pruning(space)
         study = self.open()
-        waiting = left_open(study, space)
+        unfinished = unfinished_trials(study, space)
         for _ in range(0, self.n_trials, self.n_jobs):
-            missing = self.n_trials - ended(study)
-            if missing <= 0 or not self.batch(study, space, waiting, min(self.n_jobs, missing)):
+            missing = self.n_trials - completed(study)
+            if missing <= 0 or not self.batch(study, space, unfinished, min(self.n_jobs, missing)):
                 break
         return study
 
     def batch(
-        self, study: "optuna.Study", space: "Space", waiting: "list[optuna.Trial]", size: int
+        self, study: "optuna.Study", space: "Space", unfinished: "list[optuna.Trial]", size: int
     ) -> bool:
-        """Ask for trials, run their jobs, tell how they went. False where a run has no end yet."""
-        trials = [waiting.pop(0) if waiting else study.ask(space.searched) for _ in range(size)]
-        wanted = [
-            replace(job, metric=self.metric, direction=self.direction, trial=self.watch(trial))
-            for trial in trials
-            for job in space.jobs(trial.params)
+        """Ask for `size` trials, run their jobs, tell the results. False where a job has no end."""
+        trials = [
+            unfinished.pop(0) if unfinished else study.ask(space.searched) for _ in range(size)
         ]
-        numbers = self.run(wanted)
-        seeds = len(space.seeds)
-        known = jobs_of(self.folder)
-        runs = [[known[n] for n in numbers[i * seeds : (i + 1) * seeds]] for i in range(size)]
-        ends = [tell(study, trial, jobs) for trial, jobs in zip(trials, runs, strict=True)]
-        return all(ends)
+        wanted: list[Job] = []
+        for trial in trials:
+            pruning = self.pruning_arguments(trial)
+            for job in space.jobs(trial.params):
+                wanted.append(
+                    replace(job, metric=self.metric, direction=self.direction, trial=pruning)
+                )
+        numbers = iter(self.run(wanted))
+        jobs = jobs_of(self.folder)
+        all_ended = True
+        for trial in trials:
+            # the jobs of a trial follow each other, one per seed
+            of_trial = [jobs[next(numbers)] for _ in space.seeds]
+            all_ended = tell(study, trial, of_trial) and all_ended
+        return all_ended
 
-    def watch(self, trial: "optuna.Trial") -> dict[str, Any] | None:
-        """What a run needs to know to be pruned: the arguments of `pruning.Watch`."""
+    def pruning_arguments(self, trial: "optuna.Trial") -> dict[str, Any] | None:
+        """The arguments of `pruning.PruningCallback`; None without a pruner."""
         if self.pruner == "none":
             return None
         return {
@@ -132,30 +134,25 @@ class OptunaSweeper(RouxSweeper):
         }
 
     def check_pruning(self, space: "Space") -> None:
+        key = f"hydra.sweeper.pruner={self.pruner}"
         if len(space.seeds) > 1:
-            raise UserError(
-                f"hydra.sweeper.pruner={self.pruner}: compares single runs; with several seeds a "
-                "trial is their mean, "
-                "so leave out one of the two"
-            )
+            problem = "compares single runs, but with several seeds a trial is the mean of its runs"
+            raise UserError(key, problem, "sweep one seed, or use no pruner")
         if not str(self.metric).startswith("val/"):
-            raise UserError(
-                f"hydra.sweeper.pruner={self.pruner}: {self.metric} is none of validation; "
-                "expected val/…"
-            )
+            problem = f"{self.metric} is not a validation metric"
+            raise UserError(key, problem, "expected hydra.sweeper.metric=val/…")
 
     def make_sampler(self, begun: int) -> Any:
-        """begun: trials that are there. A sampler that starts from the same seed draws the same
-        values once more; the points of `qmc` are numbered in the storage and need one seed."""
+        """The sampler of an invocation. begun: trials in the storage.
+
+        With an unchanged seed a resumed search would draw the values of its first trials again.
+        `qmc` numbers its points in the storage and needs the same seed throughout.
+        """
         import optuna
 
         seed = self.sampler_seed + (0 if self.sampler == "qmc" else begun)
-        return made(
-            "sampler",
-            optuna.samplers,
-            SAMPLERS[self.sampler],
-            {"seed": seed, **self.sampler_options},
-        )
+        options = {"seed": seed, **self.sampler_options}
+        return construct("sampler", optuna.samplers, SAMPLERS[self.sampler], options)
 
     def address(self) -> str:
         return self.storage or str(self.folder / "optuna.journal")
@@ -176,24 +173,20 @@ class OptunaSweeper(RouxSweeper):
         )
         study.sampler = self.make_sampler(len(study.get_trials(deepcopy=False)))
         if study.direction.name.lower() != self.direction:
-            raise UserError(
-                f"hydra.sweeper.study={self.study_name}: was begun to "
-                f"{study.direction.name.lower()} and is now asked "
-                f"to {self.direction}; name another study"
-            )
+            problem = f"its direction is {study.direction.name.lower()}, not {self.direction}"
+            raise UserError(f"hydra.sweeper.study={self.study_name}", problem, "use another study")
         return study
 
 
 def open_storage(address: str) -> Any:
-    """A database where the address is one of SQLAlchemy's (`sqlite:///FILE`), else a journal
-    file."""
+    """A database for an address of SQLAlchemy (`sqlite:///FILE`), else a journal file."""
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
 
     if "://" in address:
         try:
             return RDBStorage(address)
-        except Exception as error:  # SQLAlchemy's own kinds, and those of its drivers
+        except Exception as error:  # SQLAlchemy's errors and those of its drivers
             key = f"hydra.sweeper.storage={address}"
             remedy = "expected sqlite:///FILE or a file"
             raise UserError(key, first_line(error), remedy) from error
@@ -205,53 +198,60 @@ def open_storage(address: str) -> Any:
 def make_pruner(name: str, options: dict[str, Any]) -> Any:
     import optuna
 
-    return made("pruner", optuna.pruners, PRUNERS[name], options)
+    return construct("pruner", optuna.pruners, PRUNERS[name], options)
 
 
-def made(kind: str, module: Any, name: str, options: dict[str, Any]) -> Any:
+def construct(kind: str, module: Any, name: str, options: dict[str, Any]) -> Any:
+    """An instance of Optuna's class `name`. Raises `UserError` for wrong options."""
     try:
         return getattr(module, name)(**options)
     except (TypeError, ValueError) as error:
         raise UserError(f"hydra.sweeper.{kind}_options: {' '.join(str(error).split())}") from error
 
 
-def ended(study: "optuna.Study") -> int:
+def completed(study: "optuna.Study") -> int:
+    """Number of trials that are complete or pruned; failed ones do not count."""
     from optuna.trial import TrialState
 
     return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
 
-def left_open(study: "optuna.Study", space: "Space") -> "list[optuna.Trial]":
-    """Trials of an earlier asking that have no end. Those that failed are put in line to be tried
-    again."""
+def unfinished_trials(study: "optuna.Study", space: "Space") -> "list[optuna.Trial]":
+    """Trials of an earlier invocation without an end. Failed trials are enqueued again."""
     import optuna
     from optuna.trial import TrialState
 
     def values(trial: Any) -> tuple[Any, ...]:
-        return tuple(sorted((trial.system_attrs.get("fixed_params") or trial.params).items()))
+        parameters = trial.system_attrs.get("fixed_params") or trial.params
+        return tuple(sorted(parameters.items()))
 
+    # a study may contain trials of another search space
     trials = [
-        t for t in study.get_trials(deepcopy=False) if set(dict(values(t))) == set(space.searched)
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if dict(values(trial)).keys() == space.searched.keys()
     ]
     tried = {values(trial) for trial in trials if trial.state != TrialState.FAIL}
     for trial in trials:
         if values(trial) not in tried:
             tried.add(values(trial))
             study.enqueue_trial(dict(values(trial)))
-    return [optuna.trial.Trial(study, t._trial_id) for t in trials if t.state == TrialState.RUNNING]
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    return [optuna.trial.Trial(study, trial._trial_id) for trial in running]
 
 
 def tell(study: "optuna.Study", trial: "optuna.Trial", jobs: Sequence[Job]) -> bool:
-    """Tell a trial's end: the mean over its runs. False where one of them has none yet."""
+    """Tell a trial's result, the mean over its jobs. False where a job has not ended."""
     from optuna.trial import TrialState
 
     if any(job.lost or job.state == "stopped" for job in jobs):
         return False
-    values = [job.value for job in jobs]
     if any(job.state == "pruned" for job in jobs):
         study.tell(trial.number, state=TrialState.PRUNED)
-    elif any(value is None or not math.isfinite(value) for value in values):
+        return True
+    values = [job.value for job in jobs if job.value is not None]
+    if len(values) < len(jobs) or not all(map(math.isfinite, values)):
         study.tell(trial.number, state=TrialState.FAIL)
     else:
-        study.tell(trial.number, sum(value for value in values if value is not None) / len(values))
+        study.tell(trial.number, sum(values) / len(values))
     return True

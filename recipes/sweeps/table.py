@@ -1,10 +1,11 @@
-"""The table of a sweep: a row for each combination of the swept values other than the seed, mean
-and spread over its runs, and what is not done with the reason."""
+"""The table of a sweep: a row per combination of the swept values without the seed, mean and
+standard deviation over its runs, and the jobs that are not done."""
 
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 from statistics import mean, stdev
 from typing import Any
 
@@ -12,16 +13,16 @@ from recipes.report.numbers import clock, is_seconds, is_share, value_text
 from recipes.sweeps.record import NOT_OF_THE_JOB, Job
 
 SEED = "seed"
-UNTOLD = {
-    "waiting": "not begun",
-    "running": "its end is not known; killed with its starter, or still at it elsewhere",
+NO_END = {
+    "waiting": "not started",
+    "running": "no end recorded; killed with its parent process, or still running elsewhere",
 }
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation √(Σ(x − x̄)² / (n − 1)) of n runs; no deviation of a
-    single one."""
+    """Mean and sample standard deviation √(Σ(x − x̄)² / (n − 1)) of n runs; std is None for one
+    run."""
 
     mean: float
     std: float | None
@@ -37,42 +38,64 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    return Spread(mean(values), stdev(values) if len(values) > 1 else None, len(values))
+    std = stdev(values) if len(values) > 1 else None
+    return Spread(mean(values), std, len(values))
 
 
 @dataclass
 class Row:
-    """setting: the swept values, by key; a key that a job does not name is empty. jobs: by
-    number."""
+    """The runs of one setting.
+
+    setting: swept values by key; empty text for a key that the jobs do not set.
+    jobs: by number.
+    statistics: by metric.
+    """
 
     setting: dict[str, str]
     jobs: dict[int, Job]
-    figures: dict[str, Spread]
+    statistics: dict[str, Spread]
 
     @property
     def runs(self) -> str:
-        """How many runs the means are of: `3`, or `2 of 3`."""
-        done = sum(job.state == "done" for job in self.jobs.values())
-        return str(done) if done == len(self.jobs) else f"{done} of {len(self.jobs)}"
+        """Number of runs in the means: `3`, or `2 of 3`."""
+        total = len(self.jobs)
+        return str(total) if self.done == total else f"{self.done} of {total}"
 
-    def misses(self) -> list[str]:
+    @property
+    def done(self) -> int:
+        return sum(job.state == "done" for job in self.jobs.values())
+
+    def text(self, name: str) -> str:
+        """Mean and deviation of a metric; a dash where no run has it."""
+        return self.statistics[name].text(name) if name in self.statistics else "–"
+
+    def not_done(self) -> list[str]:
         """A line for each job that is not done."""
-        return [miss(number, job) for number, job in self.jobs.items() if job.state != "done"]
+        return [
+            not_done_line(number, job) for number, job in self.jobs.items() if job.state != "done"
+        ]
 
 
-def miss(number: int, job: Job) -> str:
-    """One job that is not done: its number, its seed, how it ended and why."""
+def not_done_line(number: int, job: Job) -> str:
+    """A job that is not done: its number, its seed, how it ended and why."""
     seed = job.setting().get(SEED)
-    named = f"job {number}" + (f", seed {seed}" if seed is not None else "")
-    reason = UNTOLD.get(job.state, job.reason)
-    joined = " " if job.state in ("killed", "pruned") else ": "
-    return f"{named}: {job.state}{joined}{reason}"
+    name = f"job {number}" if seed is None else f"job {number}, seed {seed}"
+    reason = NO_END.get(job.state, job.reason)
+    # "killed by SIGKILL", "pruned at step 100", "failed: REASON"
+    separator = " " if job.state in ("killed", "pruned") else ": "
+    return f"{name}: {job.state}{separator}{reason}"
 
 
 @dataclass
-class Table:
-    """rows: best first. swept: keys. metrics: of the console, all others are in the files. monitor,
-    direction: what makes a row the best."""
+class SweepTable:
+    """The results of a sweep.
+
+    swept: keys with several values.
+    metrics: shown in the console and in the page's table; the files have all.
+    monitor, direction: the metric that orders the rows, and whether more is better.
+    rows: best first.
+    jobs: by number.
+    """
 
     swept: list[str]
     metrics: list[str]
@@ -83,62 +106,87 @@ class Table:
 
     @property
     def best(self) -> Row | None:
-        return self.rows[0] if self.rows and self.monitor in self.rows[0].figures else None
+        if self.rows and self.monitor in self.rows[0].statistics:
+            return self.rows[0]
+        return None
 
     def all_metrics(self) -> list[str]:
-        return list(dict.fromkeys(name for row in self.rows for name in row.figures))
+        return union(row.statistics for row in self.rows)
 
 
-def make_table(jobs: dict[int, Job]) -> Table:
-    settings = {number: job.setting() for number, job in jobs.items()}
-    swept = swept_keys(settings.values())
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for number, setting in settings.items():
-        groups.setdefault(tuple(setting.get(key, "") for key in swept), []).append(number)
-    rows = []
-    for values, numbers in groups.items():
-        of_row = {number: jobs[number] for number in numbers}
-        rows.append(Row(dict(zip(swept, values, strict=True)), of_row, figures(of_row.values())))
-    monitor = most([job.metric or job.monitor for job in jobs.values()])
-    said = most([job.direction for job in jobs.values()])
-    direction = said or ("minimize" if monitor.endswith("loss") else "maximize")
+def make_table(jobs: dict[int, Job]) -> SweepTable:
+    """Group the jobs by setting and order the groups by the monitored metric."""
+    swept = swept_keys([job.setting() for job in jobs.values()])
+    rows = make_rows(jobs, swept)
+    monitor = most_frequent([job.metric or job.monitor for job in jobs.values()])
+    direction = most_frequent([job.direction for job in jobs.values()])
+    if not direction:
+        direction = "minimize" if monitor.endswith("loss") else "maximize"
     sign = 1 if direction == "minimize" else -1
-    rows.sort(
-        key=lambda row: sign * row.figures[monitor].mean if monitor in row.figures else float("inf")
-    )
-    twin = "test/" + monitor.partition("/")[2]
-    found = {name for row in rows for name in row.figures}
-    shown = [name for name in dict.fromkeys((monitor, twin, "train_seconds")) if name in found]
-    return Table(swept, shown, monitor, direction, rows, jobs)
+
+    def rank(row: Row) -> float:
+        if monitor not in row.statistics:
+            return float("inf")
+        return sign * row.statistics[monitor].mean
+
+    rows.sort(key=rank)
+    test_metric = "test/" + monitor.partition("/")[2]
+    columns = dict.fromkeys((monitor, test_metric, "train_seconds"))
+    present = union(row.statistics for row in rows)
+    shown = [name for name in columns if name in present]
+    return SweepTable(swept, shown, monitor, direction, rows, jobs)
 
 
-def swept_keys(settings: Iterable[dict[str, str]]) -> list[str]:
-    """Keys whose values differ between jobs, the seed and what is no part of a job left out."""
-    settings = list(settings)
-    keys = dict.fromkeys(key for setting in settings for key in setting)
-    varied = [key for key in keys if len({setting.get(key) for setting in settings}) > 1]
-    return [key for key in varied if key not in (SEED, *NOT_OF_THE_JOB)]
+def make_rows(jobs: dict[int, Job], swept: list[str]) -> list[Row]:
+    """A row for each combination of the swept values, in order of the jobs."""
+    groups: dict[tuple[str, ...], dict[int, Job]] = {}
+    for number, job in jobs.items():
+        setting = job.setting()
+        values = tuple(setting.get(key, "") for key in swept)
+        groups.setdefault(values, {})[number] = job
+    rows = []
+    for values, of_row in groups.items():
+        setting = dict(zip(swept, values, strict=True))
+        rows.append(Row(setting, of_row, statistics(of_row.values())))
+    return rows
 
 
-def figures(jobs: Iterable[Job]) -> dict[str, Spread]:
-    """Every metric over the finished runs that have it. A run without a number, as after NaN,
-    counts for none."""
+def union(names: Iterable[Iterable[str]]) -> list[str]:
+    """All names, each once, in order of first appearance."""
+    return list(dict.fromkeys(chain.from_iterable(names)))
+
+
+def swept_keys(settings: Sequence[dict[str, str]]) -> list[str]:
+    """Keys whose values differ between jobs, without the seed and what is not part of a job."""
+    swept = []
+    for key in union(settings):
+        values = {setting.get(key) for setting in settings}
+        if len(values) > 1 and key not in (SEED, *NOT_OF_THE_JOB):
+            swept.append(key)
+    return swept
+
+
+def statistics(jobs: Iterable[Job]) -> dict[str, Spread]:
+    """Mean and deviation of every metric over the finished runs, without runs whose value is
+    missing or NaN."""
     values: dict[str, list[float]] = {}
     for job in jobs:
-        for name, value in job.metrics.items() if job.state == "done" else ():
+        if job.state != "done":
+            continue
+        for name, value in job.metrics.items():
             if value is not None:
                 values.setdefault(name, []).append(value)
-    return {name: spread(found) for name, found in values.items()}
+    return {name: spread(of_metric) for name, of_metric in values.items()}
 
 
-def most(names: Sequence[str]) -> str:
-    """The most frequent one that is not empty."""
-    given = [name for name in names if name]
-    return max(dict.fromkeys(given), key=given.count) if given else ""
+def most_frequent(names: Sequence[str]) -> str:
+    """The most frequent name that is not empty; the first of several."""
+    nonempty = [name for name in names if name]
+    return max(dict.fromkeys(nonempty), key=nonempty.count) if nonempty else ""
 
 
 def brief(text: str) -> str:
-    """A swept value for people: what a search drew has more digits than anybody reads."""
+    """A swept value with at most five digits: a search samples all digits of a float."""
     try:
         return f"{float(text):.5g}" if len(text) > 8 else text
     except ValueError:
@@ -146,90 +194,82 @@ def brief(text: str) -> str:
 
 
 # -- the files -------------------------------------------------------------------------------------
-def rows_csv(table: Table) -> str:
-    """A line a row: the swept values, runs, mean and standard deviation of every metric, what is
-    not done."""
+def rows_csv(table: SweepTable) -> str:
+    """A line per row: swept values, runs, mean and standard deviation of every metric, and the jobs
+    that are not done."""
     names = table.all_metrics()
-    header = [
-        *table.swept,
-        "runs",
-        "asked",
-        *(f"{name} {part}" for name in names for part in ("mean", "std")),
-    ]
+    header = [*table.swept, "runs", "asked"]
+    for name in names:
+        header += [f"{name} mean", f"{name} std"]
     lines: list[list[Any]] = [[*header, "not done"]]
     for row in table.rows:
-        done = sum(job.state == "done" for job in row.jobs.values())
-        cells: list[Any] = [row.setting[key] for key in table.swept] + [done, len(row.jobs)]
+        cells: list[Any] = [row.setting[key] for key in table.swept]
+        cells += [row.done, len(row.jobs)]
         for name in names:
-            found = row.figures.get(name)
-            cells += [found.mean, "" if found.std is None else found.std] if found else ["", ""]
-        lines.append([*cells, "; ".join(row.misses())])
-    return text_of(lines)
+            metric = row.statistics.get(name)
+            # csv writes None as an empty cell
+            cells += [metric.mean, metric.std] if metric else [None, None]
+        lines.append([*cells, "; ".join(row.not_done())])
+    return csv_text(lines)
 
 
-def jobs_csv(table: Table) -> str:
-    """A line a job: its number, overrides, how it ended, and its metrics."""
-    names = list(dict.fromkeys(name for job in table.jobs.values() for name in job.metrics))
+def jobs_csv(table: SweepTable) -> str:
+    """A line per job: its number, overrides, how it ended, and its metrics."""
+    names = union(job.metrics for job in table.jobs.values())
     lines: list[list[Any]] = [
         ["job", *table.swept, SEED, "state", "reason", "attempts", "seconds", *names]
     ]
     for number, job in table.jobs.items():
         setting = job.setting()
-        said = [setting.get(key, "") for key in (*table.swept, SEED)]
-        values = ["" if job.metrics.get(name) is None else job.metrics[name] for name in names]
-        lines.append(
-            [number, *said, job.state, job.reason, job.attempts, round(job.seconds, 3), *values]
-        )
-    return text_of(lines)
+        swept = [setting.get(key, "") for key in (*table.swept, SEED)]
+        metrics = [job.metrics.get(name) for name in names]
+        seconds = round(job.seconds, 3)
+        lines.append([number, *swept, job.state, job.reason, job.attempts, seconds, *metrics])
+    return csv_text(lines)
 
 
-def text_of(lines: list[list[Any]]) -> str:
+def csv_text(lines: list[list[Any]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(lines)
     return buffer.getvalue()
 
 
-def plain(table: Table) -> dict[str, Any]:
-    """The table for JSON."""
-    rows = [
-        {
-            "setting": row.setting,
-            "jobs": list(row.jobs),
-            "runs": sum(job.state == "done" for job in row.jobs.values()),
-            "figures": {
-                name: {"mean": f.mean, "std": f.std, "n": f.n} for name, f in row.figures.items()
-            },
-            "not_done": row.misses(),
-        }
-        for row in table.rows
-    ]
-    jobs = {
-        number: {
-            "overrides": job.overrides,
-            "state": job.state,
-            "reason": job.reason,
-            "attempts": job.attempts,
-            "seconds": job.seconds,
-            "metrics": job.metrics,
-        }
-        for number, job in table.jobs.items()
-    }
+def as_json(table: SweepTable) -> dict[str, Any]:
+    """The table in JSON's types."""
     return {
         "monitor": table.monitor,
         "direction": table.direction,
         "swept": table.swept,
-        "rows": rows,
-        "jobs": jobs,
+        "rows": [row_as_json(row) for row in table.rows],
+        "jobs": {number: job_as_json(job) for number, job in table.jobs.items()},
+    }
+
+
+def row_as_json(row: Row) -> dict[str, Any]:
+    return {
+        "setting": row.setting,
+        "jobs": list(row.jobs),
+        "runs": row.done,
+        "figures": {name: asdict(metric) for name, metric in row.statistics.items()},
+        "not_done": row.not_done(),
+    }
+
+
+def job_as_json(job: Job) -> dict[str, Any]:
+    return {
+        "overrides": job.overrides,
+        "state": job.state,
+        "reason": job.reason,
+        "attempts": job.attempts,
+        "seconds": job.seconds,
+        "metrics": job.metrics,
     }
 
 
 def counts(jobs: dict[int, Job]) -> str:
     """`12 jobs: 10 done, 1 failed, 1 killed, 3 min 20 s of computing`."""
     states = [job.state for job in jobs.values()]
-    parts = [
-        f"{states.count(state)} {state}" for state in dict.fromkeys(["done", *sorted(set(states))])
-    ]
-    return (
-        f"{len(jobs)} jobs: {', '.join(parts)}, {clock(sum(job.seconds for job in jobs.values()))} "
-        "of computing"
-    )
+    shown = dict.fromkeys(["done", *sorted(set(states))])
+    parts = [f"{states.count(state)} {state}" for state in shown]
+    seconds = sum(job.seconds for job in jobs.values())
+    return f"{len(jobs)} jobs: {', '.join(parts)}, {clock(seconds)} of computing"

@@ -1,1 +1,1 @@
-"""What a head is for."""
+"""Tasks: the loss and the metrics of a head."""

@@ -1,5 +1,5 @@
-"""What a head is for: its loss on labeled samples and its metrics. Classification now; others fill
-the same seam."""
+"""Classification: the supervised loss and the metrics of one head. Other kinds of tasks implement
+the same protocols, `Task` and `Evaluation`."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -23,13 +23,13 @@ class Evaluation(Protocol):
     def reset(self) -> None: ...
 
     def matrix(self) -> Tensor:
-        """[C, C] counts for the page of the run, rows are true classes; empty where a task has no
+        """Confusion matrix [C, C] for the report, rows are true classes; empty where a task has no
         classes."""
         ...
 
 
 class Task(Protocol):
-    """A named head: how wide it is, its supervised term, its evaluation."""
+    """A head by name: its number of outputs, its supervised term, its metrics."""
 
     name: str
     outputs: int
@@ -40,12 +40,11 @@ class Task(Protocol):
 
 
 def shot_groups(counts: Tensor, shots: tuple[int, int] = (20, 100)) -> dict[str, Tensor]:
-    """Masks [C] of the classes with many, a medium number and few training samples: few n_c < a ≤
-    medium ≤ b < many.
+    """Masks [C] of the classes with few, a medium number of and many training samples: n_c < a,
+    a ≤ n_c ≤ b, n_c > b for shots = (a, b).
 
-    Groups without a class are left out; where all classes are of one group there is nothing to tell
-    apart. (Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019, arXiv
-    1904.05160.)
+    Groups without a class are omitted; empty where all classes are in one group. (Liu et al.,
+    Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019, arXiv 1904.05160.)
     """
     low, high = shots
     masks = {
@@ -58,10 +57,12 @@ def shot_groups(counts: Tensor, shots: tuple[int, int] = (20, 100)) -> dict[str,
 
 
 class ClassificationEvaluation(nn.Module):
-    """accuracy = Σ_c n_cc / n; balanced_accuracy = mean over the classes that occur of n_cc / n_c;
-    loss = mean cross-entropy; accuracy_GROUP = the mean over those classes of a group, absent where
-    none occurs. The confusion matrix (rows: true classes) is kept for the page of the run. groups:
-    masks [C] by name."""
+    """accuracy = Σ_c n_cc / n; balanced_accuracy = mean of n_cc / n_c over the classes with test
+    samples; accuracy_GROUP = the same mean over a group's classes, omitted where none has samples;
+    loss = mean cross-entropy.
+
+    groups: masks [C] by name.
+    """
 
     def __init__(self, classes: int, groups: Mapping[str, Tensor] | None = None):
         super().__init__()
@@ -79,10 +80,10 @@ class ClassificationEvaluation(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         matrix = self.confusion.compute().float()
         support = matrix.sum(1)
-        right = matrix.diagonal()
-        recall = torch.where(support > 0, right / support.clamp_min(1), torch.zeros_like(right))
+        correct = matrix.diagonal()
+        recall = torch.where(support > 0, correct / support.clamp_min(1), torch.zeros_like(correct))
         values = {
-            "accuracy": right.sum() / support.sum().clamp_min(1),
+            "accuracy": correct.sum() / support.sum().clamp_min(1),
             "balanced_accuracy": recall.sum() / (support > 0).sum().clamp_min(1),
             "loss": self.loss.compute(),
         }
@@ -101,9 +102,14 @@ class ClassificationEvaluation(nn.Module):
 
 
 class ClassificationTask:
-    """Cross-entropy over `classes` names. `partial`: some samples carry no label for this task
-    (index -1); the mean is then over the samples that do, counted over the global batch. A `weight`
-    of 0 leaves the term out. groups: masks of classes to evaluate apart."""
+    """Cross-entropy over `classes`.
+
+    classes: names.
+    partial: some samples have no label for this task (index -1); the mean is then over the samples
+        with a label, counted over the global batch.
+    weight: of the supervised term; 0 omits it.
+    groups: masks [C] of classes with a metric of their own, by name.
+    """
 
     def __init__(
         self,
@@ -121,7 +127,7 @@ class ClassificationTask:
         self.groups = groups
 
     def supervise(self, step: Step) -> None:
-        """Add the supervised term: cross-entropy of the adjusted logits of the input `labeled`."""
+        """Add the supervised term: the cross-entropy of the adjusted logits of `labeled`."""
         if self.weight == 0:
             return
         target = step.inputs["labeled"].targets[self.name]

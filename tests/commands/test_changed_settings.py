@@ -67,7 +67,7 @@ def test_accepted_settings_take_effect_and_are_told_for_good(cut, place, monkeyp
     assert f"# {line}\n" in text and yaml.safe_load(text)["optimizer"]["lr"] == 0.1
     assert f"  {line}\n" in (cut / "plan.txt").read_text()
     page = (cut / "report.html").read_text()
-    assert "Settings changed on the way" in page and "optimizer.lr 0.03 -&gt; 0.1" in page
+    assert "Changed settings" in page and "optimizer.lr 0.03 -&gt; 0.1" in page
     kept = weights(cut)["provenance"]["changes"]
     assert (
         kept[0] == {"step": 4, "key": "optimizer.lr", "old": "0.03", "new": "0.1"}

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from methods.metric_learning.proxy_anchor import Proxies, ProxyAnchor
-from recipes.optimization.optimizers import SGD, parameter_groups
+from recipes.optimization.build import parameter_groups
+from recipes.optimization.optimizers import SGD
 from tests.support.harness import Setup, build, train
 from tests.support.metric_batches import PROXIES, X, Y, batch
 from tests.support.metric_batches import proxy_anchor_loss as loss

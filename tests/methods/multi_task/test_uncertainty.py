@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from methods.multi_task.uncertainty import Uncertainty, uncertain
-from recipes.optimization.optimizers import SGD, parameter_groups
+from recipes.optimization.build import parameter_groups
+from recipes.optimization.optimizers import SGD
 from tests.support.harness import Setup, build, train
 from tests.support.worked_multi_task import TASKS
 

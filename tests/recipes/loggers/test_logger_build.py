@@ -67,7 +67,7 @@ def test_any_lightning_logger_is_taken_as_it_is(tmp_path):
 def test_wrong_entries_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"logger\.x: found 3"):
         build_loggers({"x": 3}, tmp_path)
-    with pytest.raises(UserError, match="no Lightning logger"):
+    with pytest.raises(UserError, match="is not a Lightning logger"):
         build_loggers({"x": {"_target_": "collections.OrderedDict"}}, tmp_path)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from foundation.errors import UserError
 from recipes.loggers.build import build_loggers, finish_loggers, start_loggers
-from recipes.loggers.wandb_log import held
+from recipes.loggers.wandb_log import logged_names
 from tests.support.example_record import digits_record
 
 NODE = {
@@ -164,11 +164,11 @@ def test_steps_that_the_files_hold_are_not_logged_again_and_lost_ones_are_made_u
     train(run_dir, range(1, 41), checkpoint="none", plots=False)
     (log,) = (run_dir / "wandb").glob("offline-run-*/*.wandb")
     whole = log.read_bytes()
-    assert losses(log) == list(range(1, 41)) and set(held([log])) == set(range(41))
+    assert losses(log) == list(range(1, 41)) and set(logged_names([log])) == set(range(41))
     counts = set()
     for cut in range(0, len(whole), 97):  # as after a power cut: a file without its end
         log.write_bytes(whole[:cut])
-        there = {step for step, names in held([log]).items() if "train/loss" in names}
+        there = {step for step, names in logged_names([log]).items() if "train/loss" in names}
         assert there == set(range(1, len(there) + 1))
         counts.add(len(there))
         if len(there) >= 20:

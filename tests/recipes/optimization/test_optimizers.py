@@ -15,6 +15,7 @@ from torch import nn
 from foundation.errors import UserError
 from recipes.config.groups import CONFIGS
 from recipes.optimization import optimizers as o
+from recipes.optimization.build import build_optimizer, chosen_impl
 from recipes.optimization.factory import FROM_TORCH, optimizer_names
 
 GRADIENTS = ((1.0, -2.0), (0.5, 1.0), (0.25, 0.5))
@@ -101,7 +102,7 @@ def walk(module, optimizer, gradients):
 def test_iterates_equal_the_worked_numbers(name):
     settings, *expected = WORKED[name]
     module = Vector()
-    path = walk(module, o.build_optimizer(module, settings), GRADIENTS)
+    path = walk(module, build_optimizer(module, settings), GRADIENTS)
     for got, want in zip(path, expected, strict=True):
         torch.testing.assert_close(got, torch.tensor(want), atol=1e-5, rtol=0)
 
@@ -109,7 +110,7 @@ def test_iterates_equal_the_worked_numbers(name):
 @pytest.mark.parametrize("name", sorted(set(FROM_TORCH) - {"rprop", "asgd"}))
 def test_what_is_made_here_is_what_timm_would_make(name):
     module = Vector()
-    ours = o.build_optimizer(module, o.NamedOptimizer(name=name, lr=0.1, weight_decay=0.2))
+    ours = build_optimizer(module, o.NamedOptimizer(name=name, lr=0.1, weight_decay=0.2))
     theirs = create_optimizer_v2([module.w], opt=name, lr=0.1, weight_decay=0.2)
     assert type(ours) is type(theirs) and ours.defaults == theirs.defaults | {
         "foreach": ours.defaults["foreach"]
@@ -118,7 +119,7 @@ def test_what_is_made_here_is_what_timm_would_make(name):
 
 def test_rmsprop_has_alpha_099_and_no_momentum():
     module, g = Vector(), torch.tensor(GRADIENTS)
-    path = walk(module, o.build_optimizer(module, o.RMSprop(lr=0.1)), GRADIENTS)
+    path = walk(module, build_optimizer(module, o.RMSprop(lr=0.1)), GRADIENTS)
     w, v = torch.tensor([1.0, 2.0]), torch.zeros(2)
     for got, gradient in zip(path, g, strict=True):
         v = 0.99 * v + 0.01 * gradient**2
@@ -129,7 +130,7 @@ def test_rmsprop_has_alpha_099_and_no_momentum():
 def test_adafactor_steps_by_the_learning_rate_not_by_the_rms_of_the_weights():
     # first step on a vector: v = g², the update g/|g| has RMS 1 and is not clipped
     module = Vector()
-    (got,) = walk(module, o.build_optimizer(module, o.Adafactor(lr=0.1)), GRADIENTS[:1])
+    (got,) = walk(module, build_optimizer(module, o.Adafactor(lr=0.1)), GRADIENTS[:1])
     torch.testing.assert_close(got, torch.tensor([0.9, 2.1]), atol=1e-5, rtol=0)
 
 
@@ -145,27 +146,27 @@ def decay_of(optimizer):
 
 def test_decay_follows_the_number_of_dimensions_not_the_name():
     module = network()
-    found = decay_of(o.build_optimizer(module, o.SGD(lr=0.5, weight_decay=0.25)))
+    found = decay_of(build_optimizer(module, o.SGD(lr=0.5, weight_decay=0.25)))
     assert found == {id(p): (0.5, 0.25 if p.ndim > 1 else 0.0) for p in module.parameters()}
 
 
 def test_frozen_parameters_are_left_out():
     module = network()
     module[0].requires_grad_(False)
-    found = decay_of(o.build_optimizer(module, o.SGD()))
+    found = decay_of(build_optimizer(module, o.SGD()))
     assert found.keys() == {id(p) for p in module.parameters() if p.requires_grad}
 
 
 def test_nothing_to_train_is_a_mistake():
     with pytest.raises(UserError, match="every parameter is frozen"):
-        o.build_optimizer(network().requires_grad_(False), o.SGD())
+        build_optimizer(network().requires_grad_(False), o.SGD())
 
 
 def test_flags_of_a_parameter_win():
     module = network()
     module[3].weight._lr_scale = 0.1
     module[3].bias._weight_decay = 0.7
-    found = decay_of(o.build_optimizer(module, o.SGD(lr=1.0, weight_decay=0.25)))
+    found = decay_of(build_optimizer(module, o.SGD(lr=1.0, weight_decay=0.25)))
     assert found[id(module[3].weight)] == (pytest.approx(0.1), 0.25)
     assert found[id(module[3].bias)] == (1.0, 0.7)
 
@@ -176,7 +177,7 @@ def test_groups_of_a_method_win_over_the_settings_and_are_not_counted_twice():
         {"params": [proxies], "lr": 10.0},
         {"params": list(module[3].parameters()), "weight_decay": 0.0},
     ]
-    optimizer = o.build_optimizer(module, o.SGD(lr=1.0, weight_decay=0.25), extra)
+    optimizer = build_optimizer(module, o.SGD(lr=1.0, weight_decay=0.25), extra)
     found = decay_of(optimizer)
     assert found[id(proxies)] == (10.0, 0.25)
     assert found[id(module[3].weight)] == (1.0, 0.0)
@@ -197,7 +198,7 @@ def test_every_name_makes_an_optimizer_that_moves_the_weights(name):
     torch.manual_seed(0)
     module = network()
     before = [p.detach().clone() for p in module.parameters()]
-    optimizer = o.build_optimizer(module, o.NamedOptimizer(name=name, lr=0.01))
+    optimizer = build_optimizer(module, o.NamedOptimizer(name=name, lr=0.01))
     for _ in range(2):
         optimizer.zero_grad()
         module(torch.randn(4, 1, 3, 3)).square().sum().backward()
@@ -220,12 +221,12 @@ def test_every_name_makes_an_optimizer_that_moves_the_weights(name):
 )
 def test_mistakes_are_one_line(settings, message):
     with pytest.raises(UserError, match=message) as caught:
-        o.build_optimizer(network(), settings)
+        build_optimizer(network(), settings)
     assert "\n" not in str(caught.value)
 
 
 def test_options_reach_the_optimizer():
-    optimizer = o.build_optimizer(network(), o.SGD(nesterov=False, options={"dampening": 0.5}))
+    optimizer = build_optimizer(network(), o.SGD(nesterov=False, options={"dampening": 0.5}))
     assert optimizer.defaults["dampening"] == 0.5
 
 
@@ -233,7 +234,7 @@ def test_the_state_of_an_optimizer_made_from_a_config_is_plain(tmp_path):
     settings = instantiate(
         OmegaConf.load(CONFIGS / "optimizer" / "adamw.yaml"), options={"amsgrad": True}
     )
-    optimizer = o.build_optimizer(network(), settings)
+    optimizer = build_optimizer(network(), settings)
     torch.save(optimizer.state_dict(), tmp_path / "state")
     loaded = torch.load(tmp_path / "state", weights_only=True)
     assert (
@@ -251,7 +252,7 @@ def test_on_lists_of_tensors_to_the_bit_what_it_is_tensor_by_tensor(settings):
     for update in ("loop", "auto"):
         torch.manual_seed(0)
         module = nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.Linear(33, 17))
-        optimizer = o.build_optimizer(module, settings, impl=update)
+        optimizer = build_optimizer(module, settings, impl=update)
         assert optimizer.param_groups[0]["foreach"] is (update == "auto")
         for _ in range(5):
             for parameter in module.parameters():
@@ -273,14 +274,14 @@ def test_on_lists_of_tensors_to_the_bit_what_it_is_tensor_by_tensor(settings):
     ],
 )
 def test_what_runs_on_the_tensors(update, device, precision, form):
-    assert o.chosen_form(o.SGD(), update, device, precision) == form
+    assert chosen_impl(o.SGD(), update, device, precision) == form
     assert (
-        o.chosen_form(o.SGD(options={"fused": True}), update, device, precision) == "fused"
+        chosen_impl(o.SGD(options={"fused": True}), update, device, precision) == "fused"
     )  # the user's word
     # rmsprop has no fused form: the next slower one
-    assert o.chosen_form(o.RMSprop(), update, device, precision) == (
+    assert chosen_impl(o.RMSprop(), update, device, precision) == (
         "loop" if form == "loop" else "foreach"
     )
     assert (
-        o.chosen_form(o.RAdam(), "auto", "cpu", precision) == "own"
+        chosen_impl(o.RAdam(), "auto", "cpu", precision) == "own"
     )  # on lists it differs in the last bit

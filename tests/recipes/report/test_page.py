@@ -73,7 +73,7 @@ def test_sections_and_final_values(page):
         "Confusion",
         "Classes",
         "Views",
-        "Other numbers",
+        "Other metrics",
         "Run",
     ]
     text = " ".join(reader.text)
@@ -143,7 +143,7 @@ def test_changed_words_are_marked():
         views=[ViewRow("text", "the quick fox", "the slow fox", "animals", 0.99, "animals", False)],
     )
     page = page_html(record)
-    assert "the <del>quick</del> <mark>slow</mark> fox" in page and "not kept" in page
+    assert "the <del>quick</del> <mark>slow</mark> fox" in page and "not in the loss" in page
 
 
 def test_many_large_pictures_stay_within_bounds():

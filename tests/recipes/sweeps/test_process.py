@@ -7,7 +7,7 @@ import pytest
 
 from recipes.sweeps import process
 from recipes.sweeps.process import as_override, last_words, locked, run_job, search_path, verdict
-from recipes.sweeps.record import Job, read, write
+from recipes.sweeps.record import Job, read_job, write_job
 
 
 @pytest.fixture
@@ -19,9 +19,9 @@ def spawned(monkeypatch):
         calls.append(arguments)
         if codes[0] == 0:
             folder = log.parent
-            job = read(folder)
+            job = read_job(folder)
             job.state, job.metrics, job.monitor = "done", {"val/accuracy": 0.5}, "val/accuracy"
-            write(folder, job)
+            write_job(folder, job)
         return codes.pop(0)
 
     monkeypatch.setattr(process, "spawn", spawn)
@@ -37,7 +37,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint_and_a_finished_one_is_left_alo
     job = run_job(["seed=0", "resume=other.ckpt"], folder, folder, tmp_path)
     assert (job.state, job.reason) == (
         "killed",
-        "by SIGKILL from outside, perhaps for want of memory",
+        "by SIGKILL, possibly out of memory",
     )
     assert calls[0][2:] == ["seed=0", f"run_dir={folder}", "resume=other.ckpt"]
     job = run_job(["seed=0"], folder, folder, tmp_path)
@@ -47,10 +47,10 @@ def test_a_killed_job_goes_on_from_its_checkpoint_and_a_finished_one_is_left_alo
 
 
 def test_another_job_in_the_folder_is_not_touched(tmp_path, spawned):
-    write(tmp_path, Job(["seed=1"], state="stopped"))
+    write_job(tmp_path, Job(["seed=1"], state="stopped"))
     job = run_job(["seed=0"], tmp_path, tmp_path, tmp_path)
-    assert job.state == "failed" and "holds another job" in job.reason
-    assert read(tmp_path).overrides == ["seed=1"] and spawned[0] == []
+    assert job.state == "failed" and "contains another job" in job.reason
+    assert read_job(tmp_path).overrides == ["seed=1"] and spawned[0] == []
 
 
 def test_a_job_that_another_process_runs_is_left_alone(tmp_path, spawned):
@@ -63,9 +63,9 @@ def test_a_job_that_another_process_runs_is_left_alone(tmp_path, spawned):
 @pytest.mark.parametrize(
     "code, text, expected",
     [
-        (75, "", ("stopped", "by SIGTERM; its steps are kept")),
+        (75, "", ("stopped", "by SIGTERM; its steps are saved")),
         (130, "", ("stopped", "interrupted")),
-        (-15, "", ("killed", "by SIGTERM from outside")),
+        (-15, "", ("killed", "by SIGTERM")),
         (2, "x\nerror: data.root: no such folder\nbye\n", ("failed", "data.root: no such folder")),
         (1, "Traceback …\n  File\nValueError: 3 < 4\n\n", ("failed", "ValueError: 3 < 4")),
         (1, "", ("failed", "exit code 1")),
@@ -90,8 +90,8 @@ def test_any_value_survives_hydras_grammar(text):
 
 
 def test_a_run_ends_with_its_starter():
-    wait = "import time\nfrom recipes.sweeps.child import follow_starter\nimport threading\n"
-    wait += "threading.Thread(target=follow_starter, daemon=True).start()\nprint('up', flush=True)\ntime.sleep(60)"
+    wait = "import time\nfrom recipes.sweeps.child import end_with_parent\nimport threading\n"
+    wait += "threading.Thread(target=end_with_parent, daemon=True).start()\nprint('up', flush=True)\ntime.sleep(60)"
     run = subprocess.Popen(
         [sys.executable, "-c", wait],
         stdin=subprocess.PIPE,

@@ -14,7 +14,7 @@ from tests.support.command_line import Engine
 optuna = pytest.importorskip("optuna")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
-from recipes.sweeps.pruning import Watch  # noqa: E402
+from recipes.sweeps.pruning import PruningCallback  # noqa: E402
 from recipes.sweeps.search import open_storage  # noqa: E402
 from recipes.sweeps.space import read_space  # noqa: E402
 
@@ -134,7 +134,7 @@ def test_a_loss_is_minimized(configs, engine, tmp_path):
 
 MISTAKES = {
     "hydra.sweeper.pruner=median seed=0,1": "hydra.sweeper.pruner=median: compares single runs",
-    "hydra.sweeper.pruner=median hydra.sweeper.metric=test/accuracy": "test/accuracy is none of validation",
+    "hydra.sweeper.pruner=median hydra.sweeper.metric=test/accuracy": "test/accuracy is not a validation metric",
     "hydra.sweeper.sampler=cmaes": "hydra.sweeper.sampler: got 'cmaes'",
     "hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials: got 0",
     "+hydra.sweeper.trials=3": "hydra.sweeper.trials: unknown key",
@@ -159,7 +159,9 @@ def test_a_run_that_does_worse_than_the_others_is_stopped(tmp_path):
     reasons = {}
     for value in (0.95, 0.5):
         trial = study.ask({"a": FloatDistribution(0, 1)})
-        watch = Watch(address, "s", trial.number, "val/accuracy", "median", {"n_startup_trials": 1})
+        watch = PruningCallback(
+            address, "s", trial.number, "val/accuracy", "median", {"n_startup_trials": 1}
+        )
         trainer = SimpleNamespace(
             callback_metrics={"val/accuracy": value},
             global_step=10,
@@ -177,7 +179,7 @@ def test_a_run_that_does_worse_than_the_others_is_stopped(tmp_path):
 
 
 def test_the_last_validation_prunes_nothing(tmp_path):
-    watch = Watch(str(tmp_path / "none"), "s", 0, "val/accuracy", "median", {})
+    watch = PruningCallback(str(tmp_path / "none"), "s", 0, "val/accuracy", "median", {})
     trainer = SimpleNamespace(
         callback_metrics={"val/accuracy": 0.1},
         global_step=20,

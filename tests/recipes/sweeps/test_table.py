@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from recipes.sweeps.page import page_html
-from recipes.sweeps.record import Job, write
+from recipes.sweeps.record import Job, write_job
 from recipes.sweeps.summary import summarize
 from recipes.sweeps.table import Spread, brief, counts, jobs_csv, make_table, rows_csv, spread
 
@@ -60,10 +60,10 @@ def test_rows_are_the_swept_values_without_the_seed_best_first(jobs):
     )
     assert [row.setting for row in table.rows] == [{"optimizer.lr": "0.3"}, {"optimizer.lr": "0.1"}]
     assert [row.runs for row in table.rows] == ["1 of 3", "3"]
-    assert table.rows[1].figures["test/accuracy"].mean == pytest.approx(0.7)
-    assert table.rows[0].misses() == [
+    assert table.rows[1].statistics["test/accuracy"].mean == pytest.approx(0.7)
+    assert table.rows[0].not_done() == [
         "job 4, seed 1: failed: <b>no</b> & never",
-        "job 5, seed 2: running: its end is not known; killed with its starter, or still at it "
+        "job 5, seed 2: running: no end recorded; killed with its parent process, or still running "
         "elsewhere",
     ]
     assert counts(jobs) == "6 jobs: 4 done, 1 failed, 1 running, 20 s of computing"
@@ -79,13 +79,15 @@ def test_a_loss_is_best_where_it_is_least_and_nan_counts_for_none():
     assert [row.setting["a"] for row in table.rows] == ["1", "0", "2"] and table.best is table.rows[
         0
     ]
-    assert table.rows[2].figures == {}
+    assert table.rows[2].statistics == {}
 
 
 def test_jobs_that_differ_in_nothing_but_the_seed_are_one_row():
     table = make_table({n: done([f"seed={n}", "a=1"], 0.5 + n / 10) for n in range(3)})
     assert (
-        table.swept == [] and len(table.rows) == 1 and table.rows[0].figures["val/accuracy"].n == 3
+        table.swept == []
+        and len(table.rows) == 1
+        and table.rows[0].statistics["val/accuracy"].n == 3
     )
 
 
@@ -115,7 +117,7 @@ def test_csv_files_hold_what_the_table_shows(jobs):
 
 def test_the_end_of_a_sweep_leaves_files_and_one_page_that_fetches_nothing(jobs, tmp_path):
     for number, job in jobs.items():
-        write(tmp_path / str(number), job)
+        write_job(tmp_path / str(number), job)
     (tmp_path / "0" / "report.html").touch()
     console = Console(file=io.StringIO(), width=150)
     assert summarize(tmp_path, ["-m", "seed=0,1,2"], console) is False
@@ -152,12 +154,12 @@ def test_what_a_search_drew_is_shown_with_five_digits(text, short):
 
 
 def test_a_search_shows_the_best_until_then():
-    from recipes.sweeps.figures import history
+    from recipes.sweeps.figures import search_history
 
     jobs = {
         n: done([f"a={n}"], v, metric="val/accuracy", direction="maximize")
         for n, v in enumerate([0.5, 0.9, 0.7])
     }
-    best = history(make_table(jobs)).axes[0].lines[0].get_ydata()
+    best = search_history(make_table(jobs)).axes[0].lines[0].get_ydata()
     assert list(best) == [0.5, 0.9, 0.9]
-    assert history(make_table({n: done([f"a={n}"], 0.5) for n in range(3)})) is None
+    assert search_history(make_table({n: done([f"a={n}"], 0.5) for n in range(3)})) is None

@@ -1,0 +1,40 @@
+"""Constructs the tasks and the optimizer of a run's recipe."""
+
+from typing import Any
+
+import torch
+
+from datamodules.facts import DatasetFacts
+from recipes.engine.recipe import Recipe
+from recipes.optimization.build import build_optimizer
+from recipes.optimization.schedulers import build_scheduler
+from recipes.runs.assembly import Assembly
+from recipes.tasks.classification import ClassificationTask, shot_groups
+
+
+def make_tasks(
+    assembly: Assembly, facts: DatasetFacts, counts: dict[str, torch.Tensor]
+) -> list[ClassificationTask]:
+    """The task of every head of the data. counts: training samples [C] by task."""
+    return [
+        ClassificationTask(
+            name,
+            classes,
+            partial=name in facts.missing,
+            weight=assembly.config.supervised_weight,
+            groups=shot_groups(counts[name], assembly.datamodule.shots),
+        )
+        for name, classes in facts.classes.items()
+    ]
+
+
+def make_optimizer(assembly: Assembly, recipe: Recipe) -> Any:
+    """Optimizer and scheduler of the recipe, with the parameter groups of the methods."""
+    settings = assembly.trainer
+    groups: list[dict[str, Any]] = []
+    for method in recipe.composition.methods.values():
+        groups += method.parameter_groups(recipe)
+    optimizer = build_optimizer(
+        recipe, assembly.optimizer, groups, settings.optimizer_impl, assembly.precision
+    )
+    return optimizer, build_scheduler(optimizer, assembly.scheduler, settings.max_steps)
