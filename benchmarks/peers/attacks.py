@@ -39,8 +39,8 @@ from methods.adversarial.attacks.mi_fgsm import mi_fgsm
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.square_attack import Queried, square_attack
 from methods.adversarial.attacks.threat import Threat
-from methods.adversarial.perturbation import evaluating
 from recipes.networks.build import build_network
+from recipes.networks.network import eval_mode
 from recipes.step import Embedded
 
 TOLERANCE = 1e-6
@@ -105,7 +105,7 @@ class Bench:
 
     # -- ours, as training methods and robust accuracy run them ------------------------------------
     def attack(self, call: Callable[[], Any]) -> Any:
-        with evaluating(self.net), fixed(self.net):
+        with eval_mode(self.net), fixed(self.net):
             return call()
 
     def value(self, loss: Any = "ce", rows: Tensor | None = None) -> Objective:

@@ -40,12 +40,12 @@ def listening() -> Iterator[list[tuple[dict[str, Tensor], Tensor]]]:
     heard: list[tuple[dict[str, Tensor], Tensor]] = []
     evaluate = Reported.evaluate
 
-    def and_listen(recipe, batch, part):
-        evaluate(recipe, batch, part)
+    def and_listen(reported, batch, part):
+        evaluate(reported, batch, part)
         if part == "test":
-            view = recipe.evaluation_view(batch)
-            logits = recipe.predict_logits(view, index=batch["index"])
-            output = recipe.predict_output(recipe.reported().embed(view), index=batch["index"])
+            view = reported.evaluation_view(batch)
+            logits = reported.predict_logits(view, index=batch["index"])
+            output = reported.predict_output(reported().embed(view), index=batch["index"])
             heard.append((logits, output.logits.get(EMBEDDING, output.features)))
 
     with patch.object(Reported, "evaluate", and_listen):
