@@ -4,16 +4,17 @@ python benchmarks/pages/catalogue.py methods > docs/methods.md
 python benchmarks/pages/catalogue.py recipes > docs/recipes.md
 """
 
-import argparse
 import inspect
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-if not __package__:  # run as a file: the root of the repository takes the place of its folder
+if not __package__:  # run as a file: its folder gives way to the root of the repository
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+    import benchmarks  # noqa: F401
 
+from benchmarks.command import Command
 from recipes.config.groups import CONFIGS, families, options
 from recipes.contract import Method
 from recipes.pairs import default, listed
@@ -129,9 +130,7 @@ PAGES = {"methods": methods_page, "recipes": recipes_page}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Command("pages/catalogue", __doc__)
     parser.add_argument("page", choices=PAGES)
     print(PAGES[parser.parse_args(argv).page](), end="")
     return 0

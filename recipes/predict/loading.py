@@ -68,9 +68,7 @@ def load(
     # whatever Lightning, timm or transformers raise at values that do not belong together
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)[:200]}"
-        raise UserError(
-            "run", f"'{path}': nothing can be built from its config ({reason})"
-        ) from error
+        raise UserError("run", f"'{path}': building its config failed ({reason})") from error
     return predictor.to(chosen_device(device)).eval()
 
 

@@ -143,7 +143,7 @@ def test_what_a_format_cannot_hold_is_refused_or_said(place, capsys):
     )
     assert (
         main(["run=run", "format=huggingface"]) == 2
-        and "of pictures take format=timm" in capsys.readouterr().err
+        and "for image networks use format=timm" in capsys.readouterr().err
     )
     assert list((place / "run" / "export").iterdir()) == []
     assert main(["run=run", "format=safetensors"]) == 0
@@ -158,9 +158,7 @@ def test_what_a_format_cannot_hold_is_refused_or_said(place, capsys):
 def test_a_changed_architecture_is_no_model_of_timm(place, capsys):
     digits(place / "run", BOTH, "multi_task=cross_stitch")
     assert main(["run=run", "format=timm"]) == 2
-    assert (
-        "methods of this run changed how the network is built (ByTask)" in capsys.readouterr().err
-    )
+    assert "methods of this run changed the architecture (ByTask)" in capsys.readouterr().err
 
 
 GRAPHS = {

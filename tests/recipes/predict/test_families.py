@@ -41,19 +41,22 @@ IMAGES = {
     "hard_sharing": ((BOTH, "multi_task=hard_sharing", "methods.hard_sharing.head=mlp"), ""),
     "lora": (LORA, ""),
     "lora_of_an_average": ((*LORA, "averaging=ema", "methods.ema.decay=0.5"), ""),
-    "adapter": ((*VIT, "peft=adapter"), "adapter adds to the network"),
-    "prefix_tuning": ((*VIT, "peft=prefix_tuning"), "prefix_tuning adds to the network"),
-    "vpt": ((*VIT, "peft=vpt"), "vpt adds to the network"),
+    "adapter": ((*VIT, "peft=adapter"), "adapter adds modules that cannot be merged"),
+    "prefix_tuning": (
+        (*VIT, "peft=prefix_tuning"),
+        "prefix_tuning adds modules that cannot be merged",
+    ),
+    "vpt": ((*VIT, "peft=vpt"), "vpt adds modules that cannot be merged"),
     "bitfit": ((*VIT, "peft=bitfit"), ""),
 }
 TEXTS = {
     "plain": ((), ""),
     "lora": (LORA, ""),
-    "adapter": (("peft=adapter",), "adapter adds to the network"),
+    "adapter": (("peft=adapter",), "adapter adds modules that cannot be merged"),
     "bitfit": (("peft=bitfit",), ""),
-    "prefix_tuning": (("peft=prefix_tuning",), "prefix_tuning adds to the network"),
-    "prompt_tuning": (("peft=prompt_tuning",), "prompt_tuning adds to the network"),
-    "vpt": (("peft=vpt",), "vpt adds to the network"),
+    "prefix_tuning": (("peft=prefix_tuning",), "prefix_tuning adds modules that cannot be merged"),
+    "prompt_tuning": (("peft=prompt_tuning",), "prompt_tuning adds modules that cannot be merged"),
+    "vpt": (("peft=vpt",), "vpt adds modules that cannot be merged"),
     "fixmatch_and_adjustment": (("recipe=fixmatch", "long_tail=posthoc_logit_adjustment"), ""),
 }
 

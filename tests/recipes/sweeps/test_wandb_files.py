@@ -57,9 +57,9 @@ def test_a_draw_is_a_sound_command(path, monkeypatch):
         [*arguments(sweep, draw(sweep["parameters"], random.Random(0))), "dry_run=true"]
     ).config
     assert config.run_dir == str(Path("outputs/wandb/abc123")) and "wandb" in config.logger
-    assemble(config)
+    assembly = assemble(config)
     part, _, name = sweep["metric"]["name"].partition("/")
-    assert sweep["metric"]["name"] == config.monitor or (part, name) in (
+    assert sweep["metric"]["name"] == assembly.monitor or (part, name) in (
         ("val", "balanced_accuracy"), ("test", "robust_accuracy")
     )  # fmt: skip
 
