@@ -124,10 +124,10 @@ def list_inputs(path: Path, kind: str, column: str | None) -> tuple[list[str], l
 
 
 def from_folder(folder: Path, kind: str) -> tuple[list[str], list[Any]]:
-    from datamodules.sources.image_folder import ENDINGS
+    from datamodules.sources.files import files_below
+    from datamodules.sources.pictures import ENDINGS
 
-    endings = ENDINGS if kind == "image" else {".txt"}
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in endings and p.is_file())
+    paths = files_below(folder, ENDINGS if kind == "image" else {".txt"})
     names = [str(path.relative_to(folder)) for path in paths]
     return names, paths if kind == "image" else [read_whole(path) for path in paths]
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.sources.image_folder import fitted, read_picture
+from datamodules.sources.pictures import fitted, read_picture
 from datamodules.sources.text import TextSource
 from datamodules.text.codec import Codec
 from datamodules.text.tokenizer import TextTokenizer

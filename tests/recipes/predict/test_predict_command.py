@@ -23,7 +23,7 @@ def test_a_folder_of_pictures(pictures_run, place, capsys):
     said = capsys.readouterr()
     assert (
         said.err
-        == "unreadable: in/a/1.png: not a picture that can be read; mend or remove the file\n"
+        == "unreadable: in/a/1.png: not a picture that can be read; repair or remove the file\n"
     )
     assert "4 inputs predicted, 1 unreadable" in said.out
     table = rows(place / "out" / "labels.csv")
