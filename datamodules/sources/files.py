@@ -5,6 +5,7 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from datamodules.names import printable
 from foundation.errors import UserError
 
 
@@ -12,20 +13,6 @@ def hidden(name: str) -> bool:
     """Whether a file or folder is not part of a data set: `.ipynb_checkpoints`, `._x.png`,
     `__MACOSX`."""
     return name.startswith(".") or name == "__MACOSX"
-
-
-def is_unicode(text: str) -> bool:
-    """False for text with lone surrogates: such names and texts cannot be written to a file."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def printable(text: str) -> str:
-    """The text with lone surrogates as escapes, e.g. `caf\\udce9`."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def check_regular(path: str | Path) -> None:

@@ -11,8 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from datamodules.names import is_unicode, printable
 from datamodules.source import DataInfo, Kind, Source, Splits
-from datamodules.sources.files import check_regular, entries, files_below, is_unicode, printable
+from datamodules.sources.files import check_regular, entries, files_below
 from datamodules.sources.pictures import ENDINGS, check_pictures, read_picture
 from datamodules.sources.standard import existing_folder
 from datamodules.splits import class_counts, take_per_class, validation_counts

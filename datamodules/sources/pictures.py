@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from datamodules.sources.files import check_regular, printable
+from datamodules.names import printable
+from datamodules.sources.files import check_regular
 from datamodules.sources.standard import cache_folder
 from foundation.errors import UserError
 

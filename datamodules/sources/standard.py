@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.source import check_labels
 from foundation.errors import UserError
 
 CONNECT_SECONDS = 10.0
@@ -113,6 +114,17 @@ def pixels_of(images: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def labels_of(labels: Any) -> Tensor:
-    """int64 [N]."""
-    return torch.from_numpy(np.asarray(labels).astype(np.int64))
+def labels_of(labels: Any, where: str, classes: int) -> Tensor:
+    """int64 [N] of whole numbers, each the number of a class. Raises UserError for others.
+
+    where: the file, for the message.
+    """
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise UserError(
+            f"{where}: labels are {array.dtype} {list(array.shape)}; expected one whole number for "
+            "each image"
+        )
+    found = torch.from_numpy(array.astype(np.int64))
+    check_labels(where, found, classes, lowest=0)
+    return found

@@ -1,0 +1,15 @@
+"""Names that can be written: of files, of classes, in tables."""
+
+
+def is_unicode(text: str) -> bool:
+    """False for text with lone surrogates: such names and texts cannot be written to a file."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(text: str) -> str:
+    """The text with lone surrogates as escapes, e.g. `caf\\udce9`."""
+    return text.encode(errors="backslashreplace").decode()
