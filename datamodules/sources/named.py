@@ -4,9 +4,11 @@ and making sources."""
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datamodules.names import expanded
 from datamodules.source import Splits
+from datamodules.sources.tables import read_text
 from datamodules.sources.text import TextSource, text_source
-from datamodules.sources.text_file import class_names, read_text
+from datamodules.sources.text_file import class_names
 from foundation.errors import UserError
 
 Labeled = tuple[list[str], dict[str, list[str]]]  # texts, and label names by task
@@ -16,7 +18,7 @@ Parts = dict[str, Labeled]
 def set_folder(root: str | Path, names: tuple[str, ...], file: str) -> Path:
     """`root`, or its first subfolder among `names`, that contains `file`. Raises UserError if none
     does."""
-    root = Path(root)
+    root = expanded(root)
     if not root.is_dir():
         raise UserError(
             f"data.root={root}: no such folder; expected the one with {names[0]}/{file} or {file}"

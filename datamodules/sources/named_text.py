@@ -20,8 +20,8 @@ from datamodules.sources.named import (
     label_lines,
     numbered,
 )
+from datamodules.sources.tables import read_rows, read_text
 from datamodules.sources.text import split_source
-from datamodules.sources.text_file import read_rows, read_text
 from foundation.errors import UserError
 
 
@@ -69,7 +69,7 @@ class CLINC150(NamedText):
                 labels = [label for _, label in rows]
                 parts[part] = (texts, {"label": labels})
             return parts
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path}: not CLINC150's JSON ({error}); expected the file of clinc/oos-eval"
             ) from None

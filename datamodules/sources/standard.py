@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.names import expanded
 from datamodules.source import check_labels
 from foundation.errors import UserError
 
@@ -20,7 +21,7 @@ CONNECT_SECONDS = 10.0
 
 def existing_folder(root: str | Path) -> Path:
     """`root` as a readable folder. Raises UserError if it is none."""
-    folder = Path(root).expanduser()
+    folder = expanded(root)
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(
@@ -34,7 +35,7 @@ def existing_folder(root: str | Path) -> Path:
 
 def cache_folder() -> Path:
     """Folder of data sets if data.root is null: $XDG_CACHE_HOME/roux, else ~/.cache/roux."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "roux"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "roux"
 
 
 def candidates(folder: Path, names: Sequence[str]) -> list[Path]:

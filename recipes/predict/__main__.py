@@ -134,7 +134,7 @@ def from_folder(folder: Path, kind: str) -> tuple[list[str], list[Any]]:
 
 def from_table(path: Path, kind: str, column: str | None) -> list[str]:
     """The cells of the input column. Raises UserError if it is missing or ambiguous."""
-    from datamodules.sources.text_file import read_rows
+    from datamodules.sources.tables import read_rows
 
     rows = [row for _, row in read_rows(path, TABLES[path.suffix.lower()])]
     header = list(rows[0]) if rows else []
@@ -156,7 +156,7 @@ def placed(name: str, beside: Path) -> Path:
 
 
 def read_whole(path: Path) -> str:
-    from datamodules.sources.text_file import read_text
+    from datamodules.sources.tables import read_text
 
     return read_text(path, "utf-8")
 
