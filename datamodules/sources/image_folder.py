@@ -57,7 +57,15 @@ class FolderSource(Source):
 
     def decode(self, path: str) -> Tensor:
         """uint8 [C, size, size] of one file."""
-        return read_picture(path, (self.size, self.size), self.mode)
+        try:
+            return read_picture(path, (self.size, self.size), self.mode)
+        except UserError:
+            if Path(path).exists():
+                raise
+            raise UserError(
+                f"{printable(path)}: no longer exists; restore the file, then resume with "
+                "resume=auto"
+            ) from None
 
     def fetch(self, indices: Tensor) -> Tensor:
         if not len(indices):

@@ -91,9 +91,7 @@ def read_picture(path: str | Path, size: tuple[int, int], mode: str) -> Tensor:
             picture.draft(mode, (size[1], size[0]))  # lets JPEG decode at a fraction of its size
             return fitted(picture, size, mode)
     except FileNotFoundError:
-        raise UserError(
-            f"{shown}: no longer exists; restore the file, then resume with resume=auto"
-        ) from None
+        raise UserError(f"{shown}: no such file") from None
     except UserError as error:
         raise error.about(shown) from None
     except MemoryError:
