@@ -91,14 +91,14 @@ def read_picture(path: str | Path, size: tuple[int, int], mode: str) -> Tensor:
             picture.draft(mode, (size[1], size[0]))  # lets JPEG decode at a fraction of its size
             return fitted(picture, size, mode)
     except FileNotFoundError:
-        raise UserError(f"{shown}: no such file") from None
+        raise UserError(shown, "no such file") from None
     except UserError as error:
         raise error.about(shown) from None
     except MemoryError:
         raise
     except Exception:  # the decoders raise a dozen types for damaged files
         raise UserError(
-            f"{shown}: not a picture that can be read; repair or remove the file"
+            shown, "not a picture that can be read", "repair or remove the file"
         ) from None
 
 
@@ -123,8 +123,9 @@ def check_pictures(paths: Sequence[str], size: tuple[int, int], mode: str) -> No
         results = pool.map(_error, paths, repeat(size), repeat(mode))
         errors = [error for error in results if error is not None]
     if errors:
-        others = f" ({len(errors)} such files)" if len(errors) > 1 else ""
-        raise UserError(f"{errors[0]}{others}")
+        first = errors[0]
+        others = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
+        raise UserError(f"{first.key}{others}", first.problem, first.remedy)
     try:
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.touch()
