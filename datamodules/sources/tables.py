@@ -97,13 +97,15 @@ def lines_of(text: str) -> list[str]:
 
 # -- jsonl -----------------------------------------------------------------------------------------
 def _json_rows(path: Path, text: str, blank: bool) -> Iterator[Row]:
+    # one decoder: json.loads would make a new one for every line
+    decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
     for number, line in enumerate(lines_of(text), 1):
         if not line.strip():
             if blank:
                 yield number, {}
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_unique_keys)
+            row = decoder.decode(line)
         except (ValueError, RecursionError) as error:
             reason = "nested too deep" if isinstance(error, RecursionError) else error
             raise UserError(
