@@ -1,6 +1,7 @@
 """Common parts of the loaders of published text sets: finding the folder, downloading from the hub,
 and making sources."""
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from datamodules.sources.text import TextSource, text_source
 from datamodules.sources.text_file import class_names
 from foundation.errors import UserError
 
+SMALL_NUMBER = re.compile(r"[0-9]{1,9}")
 Labeled = tuple[list[str], dict[str, list[str]]]  # texts, and label names by task
 Parts = dict[str, Labeled]
 
@@ -119,7 +121,7 @@ def numbered(path: Path, rows: list[tuple[str, str]], names: list[str]) -> Label
     """Texts and label names of rows whose labels are numbers."""
     texts, labels = [], []
     for label, text in rows:
-        if not (label.isdecimal() and int(label) < len(names)):
+        if not (SMALL_NUMBER.fullmatch(label) and int(label) < len(names)):
             raise UserError(f"{path}: class '{label}'; expected 0 to {len(names) - 1}")
         texts.append(text)
         labels.append(names[int(label)])

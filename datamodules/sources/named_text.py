@@ -12,6 +12,7 @@ from pydantic import Field
 
 from datamodules.source import DataInfo, Splits
 from datamodules.sources.named import (
+    SMALL_NUMBER,
     Labeled,
     NamedText,
     Parts,
@@ -231,7 +232,7 @@ class AGNews(NamedText):
         texts, labels = [], []
         for line, row in read_rows(path, "csv", header=False):
             number, *fields = row.values()
-            if not (number.isdecimal() and first <= int(number) < first + 4 and fields):
+            if not (SMALL_NUMBER.fullmatch(number) and first <= int(number) < first + 4 and fields):
                 raise UserError(
                     f"{path}:{line}: class '{number}'; expected {first} to {first + 3}, then text"
                 )

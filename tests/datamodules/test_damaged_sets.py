@@ -168,6 +168,12 @@ FOREIGN = {
     "label of val": ({"val": images(labels=(1, -2))}, "val part, task 'label': sample 1 has label"),
     "label of train": ({"train": images(labels=(0, 1, 2))}, "sample 2 has label 2; expected 0 to"),
     "size of test": ({"test": images(side=9)}, "images of the test part are 1×9×9; .* 1×8×8"),
+    "number of classes": (
+        {part: images(names=("a", "b", "c")) for part in ("train", "val", "test")},
+        "task 'label' has 3 classes; expected 2",
+    ),
+    "names twice": ({"train": images(names=("a", "a"))}, "two classes .* are called 'a'"),
+    "an empty name": ({"train": images(names=("a", " "))}, "a class of task 'label' has no name"),
     "no test": ({"test": images(0)}, "the test part has no samples"),
     "classes of test": ({"test": images(names=("b", "a"))}, "the test part has other classes"),
     "name": ({"train": images(names=("a", "\udce9"))}, r"class '\\udce9' .* is not valid Unicode"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from datamodules.datamodule import StreamDataModule
-from datamodules.sources.named_text import CLINC150, AGNews
+from datamodules.sources.named_text import CLINC150, SST, AGNews
 from datamodules.sources.tables import label_of, lines_of, read_rows, read_text, text_of
 from datamodules.sources.text_file import TextFile, class_names
 from datamodules.text.prepare import Tokenize
@@ -232,6 +232,18 @@ def test_a_loader_without_an_encoding_does_not_name_the_setting(tmp_path):
     write(tmp_path / "train.csv", "0,café\n", "latin-1")
     write(tmp_path / "test.csv", "0,café\n", "latin-1")
     refused(lambda: AGNews().load(tmp_path), r"not utf-8 \(byte 5 is 0xe9\); save it as utf-8$")
+
+
+def test_a_class_number_of_many_digits(tmp_path):
+    digits = "1" * 5000
+    for name in ("train.csv", "test.csv"):
+        write(tmp_path / name, f"{digits},some text\n")
+    with pytest.raises(UserError, match="expected 0 to 3, then text"):
+        AGNews().load(tmp_path)
+    for part in ("train", "dev", "test"):
+        write(tmp_path / f"stsa.binary.{part}", f"{digits} some text\n")
+    with pytest.raises(UserError, match="expected 0 to 1"):
+        SST().load(tmp_path)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path, impatient):
