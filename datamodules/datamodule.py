@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from datamodules.checks import load_checked
 from datamodules.facts import DatasetFacts
 from datamodules.part_loaders import PartLoaders
 from datamodules.samplers import MakeOrder, Order, ShuffledPasses, StepSampler
@@ -97,8 +98,7 @@ class StreamDataModule(PartLoaders):
             )
         self.shots = (few_below, many_above)
         self.seed = seed
-        given = views or {}
-        self.views = {name: view for name, view in given.items() if view is not None}
+        self.views = {name: view for name, view in (views or {}).items() if view is not None}
         self.text = text
         self.codec: Any = None
         self.info: DataInfo = source.info()
@@ -133,12 +133,12 @@ class StreamDataModule(PartLoaders):
     # -- reading and cutting -----------------------------------------------------------------------
     def prepare_data(self) -> None:
         # Lightning calls this on one process per machine before all others, so only one downloads
-        self._splits = self._splits or self.source.load(self.root)
+        self._splits = self._splits or load_checked(self.source, self.root)
 
     def setup(self, stage: str | None = None) -> None:
         if self.parts:
             return
-        self._splits = splits = self._splits or self.source.load(self.root)
+        self._splits = splits = self._splits or load_checked(self.source, self.root)
         train = splits.train
         self._fit_text(splits)
         self.classes = dict(train.classes)

@@ -20,6 +20,7 @@ from tokenizers import (
     trainers,
 )
 
+from datamodules.names import expanded
 from foundation.errors import UserError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -83,8 +84,10 @@ def load_tokenizer(name: str) -> TextTokenizer:
     """
     from transformers import AutoTokenizer  # takes seconds to import, and most runs train their own
 
+    # transformers takes `~` for the name of a model
+    place = str(expanded(name)) if name.startswith("~") else name
     try:
-        loaded = AutoTokenizer.from_pretrained(name)
+        loaded = AutoTokenizer.from_pretrained(place)
     # a missing folder, no network, a corrupt file: each raises another exception
     except Exception as error:
         reason = str(error).strip().split("\n")[0]

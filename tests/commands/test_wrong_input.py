@@ -135,7 +135,8 @@ MISTAKES = {
     ),
     "csv without a label": (
         [TEXT, f"{FILE}=unlabeled.csv"],
-        "unlabeled.csv:3: label missing (column 'label' is empty); expected one in every row",
+        "unlabeled.csv:3: label missing (column 'label' is empty); expected one in every row, "
+        "or data.source.unlabeled=true",
     ),
     "csv without the column": (
         [TEXT, f"{FILE}=columns.csv"],
