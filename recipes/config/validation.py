@@ -19,13 +19,23 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field
 
 from foundation.errors import UserError, did_you_mean, first_line, nearest, nearest_name
+from foundation.types import Seed
 from recipes.config.keys import join
-from recipes.config.signatures import Signature, describe, find_target, fits, hint, signature
+from recipes.config.signatures import (
+    UNKNOWN,
+    Signature,
+    describe,
+    find_target,
+    fits,
+    hint,
+    signature,
+)
+from recipes.config.unusable import overlong, shown, unusable
 
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 SUPPLIED = {"info", "tasks"}
 ROOT: dict[str, Any] = {
-    "seed": Annotated[int, Field(ge=0, le=2**32 - 1)],
+    "seed": Seed,
     "run_dir": Annotated[str, Field(min_length=1)],
     "dry_run": bool,
     "resume": str | None,
@@ -154,7 +164,9 @@ def target_errors(key: str, node: dict[str, Any]) -> list[UserError]:
         if name in known.arguments:
             annotation = known.arguments[name].annotation
             errors += value_errors(join(key, name), node[name], annotation)
-        elif not known.open_ended:
+        elif known.open_ended:
+            errors += value_errors(join(key, name), node[name], UNKNOWN)
+        else:
             errors.append(_unknown(key, str(name), known))
     for name in _missing(node, known):
         errors.append(UserError(join(key, name), "missing", "it has no default"))
@@ -164,10 +176,16 @@ def target_errors(key: str, node: dict[str, Any]) -> list[UserError]:
 def value_errors(key: str, value: Any, annotation: Any) -> list[UserError]:
     """The error of one value against an annotation, if any. Values that hold further targets are
     built, not given."""
-    if _holds_object(value) or fits(value, annotation):
+    if _holds_object(value):
         return []
-    problem = f"got {value!r}, expected {describe(annotation)}"
-    return [UserError(key, problem, hint(value, annotation))]
+    if too_long := overlong(value):
+        return [UserError(key, f"got {too_long}")]
+    if fits(value, annotation):
+        return []
+    expected = "" if annotation is UNKNOWN else f", expected {describe(annotation)}"
+    if reason := unusable(value, annotation):
+        return [UserError(key, f"got {reason}{expected}")]
+    return [UserError(key, f"got {shown(value)}{expected}", hint(value, annotation))]
 
 
 def _root_errors(tree: dict[str, Any]) -> list[UserError]:
