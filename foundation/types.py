@@ -13,6 +13,8 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 BatchSize = Annotated[int, Field(ge=1, le=2**20)]
 # copies, micro-batches or views for one of something
 Ratio = Annotated[int, Field(ge=1, le=10_000)]
+# of one machine
+Devices = Annotated[int, Field(ge=1, le=1024)]
 # processes on one machine
 Processes = Annotated[int, Field(ge=0, le=1024)]
 # of a whole: of a run, of a batch, of a set

@@ -17,12 +17,13 @@ from recipes.contract.composition import Composition, Environment, compose
 from recipes.contract.method import Method
 from recipes.contract.probe import Probe
 from recipes.engine.hardware import check_compiler
-from recipes.engine.trainer import CheckpointSettings, TrainerSettings
+from recipes.engine.trainer import CheckpointSettings, TrainerSettings, devices_of
 from recipes.networks.network import Network
 from recipes.optimization.build import check_optimizer
 from recipes.optimization.optimizers import OptimizerSettings
 from recipes.optimization.schedulers import Schedule
 from recipes.runs.changes import Change
+from recipes.runs.machine import check_device_list, check_strategy_name
 from recipes.runs.precision import chosen_precision
 from recipes.runs.spec import RunSpec, spec_of, with_values
 
@@ -82,13 +83,6 @@ def families(config: DictConfig) -> dict[str, str]:
     return family_of
 
 
-def devices_of(settings: TrainerSettings) -> int:
-    """How many devices are asked for; 1 where Lightning decides."""
-    if isinstance(settings.devices, list):
-        return len(settings.devices) * settings.num_nodes
-    return settings.devices * settings.num_nodes if isinstance(settings.devices, int) else 1
-
-
 def make(node: DictConfig) -> Any:
     """The object that a node describes. A `UserError` of its constructor comes out as it is,
     without Hydra's words."""
@@ -110,6 +104,8 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     check_optimizer(optimizer)
     datamodule = make_data(config)
     check_views(datamodule)
+    check_device_list(trainer)
+    check_strategy_name(trainer)
     check_batch(datamodule.batch_size, devices_of(trainer))
     nodes = config.get("methods") or {}
     methods: dict[str, Method] = {str(key): make(node) for key, node in nodes.items()}

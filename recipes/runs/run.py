@@ -39,6 +39,7 @@ from recipes.runs.checkpoint_files import PREVIOUS, run_folder, writing
 from recipes.runs.checkpoints import LastCheckpoint
 from recipes.runs.collect import collect
 from recipes.runs.lightning import build_trainer, hooked_methods, quieten, uses_hooks
+from recipes.runs.machine import check_machine
 from recipes.runs.parts import make_optimizer, make_tasks
 from recipes.runs.plan import describe
 from recipes.runs.preemption import Termination
@@ -82,7 +83,9 @@ class Parts:
 def run(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
     """Train, evaluate and write the run's folder. `dry_run` prints the plan and stops. callbacks:
     further ones of Lightning's."""
+    quieten()
     assembly = assemble(spec)
+    check_machine(assembly.trainer, assembly.precision)
     if spec.dry_run:
         print(describe(assembly, assembly.meta_network()), end="")
         return Result({}, assembly.monitor)

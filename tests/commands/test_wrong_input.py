@@ -224,8 +224,7 @@ MISTAKES = {
     ),
     "unknown strategy": (
         ["trainer.strategy=dpp"],
-        "trainer.strategy=dpp: You selected an invalid strategy name: `strategy='dpp'`; "
-        "expected what this machine has, as trainer.accelerator=auto finds it",
+        "trainer.strategy=dpp: Lightning has no such strategy; did you mean 'ddp'?",
     ),
     "a flag": (
         ["--recipe=fixmatch"],
@@ -326,13 +325,16 @@ def test_two_gpus_on_a_machine_without(place):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
-@pytest.mark.parametrize("precision", ["16-mixed", "16"])
-def test_half_precision_that_the_processor_lacks(place, precision):
-    outcome = roux(*QUIET, TWO_STEPS, f"trainer.precision={precision}")
+@pytest.mark.parametrize("start", [TWO_STEPS, "dry_run=true"])
+@pytest.mark.parametrize(
+    ("precision", "other"),
+    [("16-mixed", "bf16-mixed"), ("16", "bf16-mixed"), ("16-true", "bf16-true")],
+)
+def test_half_precision_that_the_processor_lacks(place, precision, other, start):
+    outcome = roux(*QUIET, start, f"trainer.precision={precision}")
     assert outcome.lines == [
-        f"error: trainer.precision={precision}: a CPU has no fp16 training, Lightning would take "
-        "bf16-mixed in its "
-        "place; write trainer.precision=bf16-mixed, or 32-true"
+        f"error: trainer.precision={precision}: a CPU has no fp16 training; "
+        f"write trainer.precision={other}, or 32-true"
     ]
     assert not (place / "outputs").exists()
 
