@@ -1,6 +1,5 @@
 """From a composed config to the parts of a run: nothing here reads data or touches a device."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,6 +23,7 @@ from recipes.optimization.optimizers import OptimizerSettings
 from recipes.optimization.schedulers import Schedule
 from recipes.runs.changes import Change
 from recipes.runs.machine import check_device_list, check_strategy_name
+from recipes.runs.monitor import monitor_of
 from recipes.runs.precision import chosen_precision
 from recipes.runs.spec import RunSpec, spec_of, with_values
 
@@ -117,7 +117,7 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     check_losses(composition, float(config.supervised_weight))
     probes = probes_of(config, composition, environment)
     check_strategy(trainer, composition, environment, probes=bool(probes))
-    monitor = config.monitor or objective(config, probes, datamodule.info.disjoint)
+    monitor = monitor_of(config, datamodule.info, composition, probes)
     datamodule.request(composition.streams, composition.orders)
     return Assembly(
         config=with_values(config, {"monitor": monitor}),
@@ -228,29 +228,6 @@ def probes_of(
             errors.append(UserError(f"evaluate.{name}", refusal))
     raise_all(errors)
     return probes
-
-
-def objective(config: DictConfig, probes: Mapping[str, Probe], disjoint: bool) -> str:
-    """The metric that a run is judged by where the user names none: accuracy, or, where the heads
-    have nothing to say, the main value of a probe. Raises `UserError` where there is neither."""
-    if heads_speak(config, disjoint):
-        return "val/accuracy"
-    able = [probe for probe in probes.values() if probe.main and "val" in probe.parts]
-    if able:
-        return f"val/{able[0].main}"
-    if disjoint:
-        data = OmegaConf.select(config, "chosen.data") or "data"
-        key, why = f"data={data}", "is evaluated on classes that training does not have"
-    else:
-        key, why = "supervised_weight=0", "no head is taught"
-    problem = f"{why}, so there is no accuracy to judge the run by"
-    raise UserError(key, problem, "add evaluate/retrieval=default")
-
-
-def heads_speak(config: DictConfig, disjoint: bool) -> bool:
-    """Whether what the heads say in evaluation means anything: they are taught, and asked about
-    their own classes."""
-    return not disjoint and config.supervised_weight > 0
 
 
 def check_losses(composition: Composition, supervised: float) -> None:

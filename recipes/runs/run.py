@@ -33,13 +33,14 @@ from recipes.engine.recipe import Recipe
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.loggers.console import RouxProgressBar, print_final
 from recipes.report.page import write_report
-from recipes.runs.assembly import Assembly, assemble, heads_speak, plain
+from recipes.runs.assembly import Assembly, assemble, plain
 from recipes.runs.changes import config_text
 from recipes.runs.checkpoint_files import PREVIOUS, run_folder, writing
 from recipes.runs.checkpoints import LastCheckpoint
 from recipes.runs.collect import collect
 from recipes.runs.lightning import build_trainer, hooked_methods, quieten, uses_hooks
 from recipes.runs.machine import check_machine
+from recipes.runs.monitor import heads_speak
 from recipes.runs.parts import make_optimizer, make_tasks
 from recipes.runs.plan import describe
 from recipes.runs.preemption import Termination
