@@ -20,7 +20,7 @@ from pydantic import Field
 
 from foundation.errors import UserError, did_you_mean, first_line, nearest, nearest_name
 from foundation.types import Seed
-from recipes.config.keys import join
+from recipes.config.keys import all_keys, join
 from recipes.config.signatures import (
     UNKNOWN,
     Signature,
@@ -60,6 +60,7 @@ SECTIONS = (
 REQUIRED = ("data", "network", "optimizer", "scheduler", "trainer")
 
 
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 RESOLVING = "resolving interpolation: "  # OmegaConf's words before the reason
 
 
@@ -84,7 +85,28 @@ def validate(config: DictConfig) -> list[UserError]:
     for key in [name for name in tree if name not in ROOT]:
         for path, node in targets(tree[key], str(key)):
             errors += target_errors(path, node)
-    return list({str(error): error for error in errors}.values())
+    errors = list({str(error): error for error in errors}.values())
+    return without_copies(errors, copies(config))
+
+
+def copies(config: DictConfig) -> dict[str, str]:
+    """key -> the key that its value is taken from, by an interpolation."""
+    found: dict[str, str] = {}
+    for key in all_keys(config):
+        parent, _, name = key.rpartition(".")
+        holder = OmegaConf.select(config, parent) if parent else config
+        node = holder._get_node(name)
+        match = REFERENCE.fullmatch(str(node._value())) if node._is_interpolation() else None
+        if match:
+            found[key] = match[1]
+    return found
+
+
+def without_copies(errors: list[UserError], source_of: dict[str, str]) -> list[UserError]:
+    """The errors without those of values that are taken from a key with an error of its own: one
+    mistake is one line, however many settings have the value."""
+    wrong = {error.key for error in errors}
+    return [error for error in errors if source_of.get(error.key) not in wrong]
 
 
 def plain(node: Any, key: str, errors: list[UserError]) -> Any:
@@ -127,7 +149,7 @@ def _unresolved(root: Any, key: str, text: str, error: OmegaConfBaseException) -
 def null_behind(root: Any, text: str) -> str:
     """The null that an interpolation looks into: `a.b` for `${a.b.c}` where a.b is null; empty
     where there is none."""
-    interpolation = re.fullmatch(r"\$\{([\w.]+)\}", text)
+    interpolation = REFERENCE.fullmatch(text)
     parts = interpolation[1].split(".") if interpolation else []
     for length in range(1, len(parts)):
         key = ".".join(parts[:length])
