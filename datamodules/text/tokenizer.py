@@ -21,6 +21,7 @@ from tokenizers import (
 )
 
 from foundation.errors import UserError
+from foundation.hub import one_try
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALPHABET = 200  # characters of a trained tokenizer; others become [UNK]
@@ -84,7 +85,8 @@ def load_tokenizer(name: str) -> TextTokenizer:
     from transformers import AutoTokenizer  # takes seconds to import, and most runs train their own
 
     try:
-        loaded = AutoTokenizer.from_pretrained(name)
+        with one_try():
+            loaded = AutoTokenizer.from_pretrained(name)
     # a missing folder, no network, a corrupt file: each raises another exception
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
