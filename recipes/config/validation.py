@@ -20,6 +20,7 @@ from pydantic import Field
 
 from foundation.errors import UserError, did_you_mean, first_line, nearest, nearest_name
 from foundation.types import Seed
+from recipes.config.belonging import place_errors
 from recipes.config.keys import all_keys, join
 from recipes.config.signatures import (
     UNKNOWN,
@@ -95,7 +96,7 @@ def copies(config: DictConfig) -> dict[str, str]:
     for key in all_keys(config):
         parent, _, name = key.rpartition(".")
         holder = OmegaConf.select(config, parent) if parent else config
-        node = holder._get_node(name)
+        node: Any = holder._get_node(name)
         match = REFERENCE.fullmatch(str(node._value())) if node._is_interpolation() else None
         if match:
             found[key] = match[1]
@@ -178,10 +179,13 @@ def target_errors(key: str, node: dict[str, Any]) -> list[UserError]:
         problem = f"got {target!r}, expected the dotted path of a class or function"
         return [UserError(f"{key}._target_", problem)]
     try:
-        known = signature(find_target(target))
+        found = find_target(target)
     except UserError as error:
         return [error.about(f"{key}._target_")]
-    errors = []
+    # the arguments of a class that does not belong here are of no interest
+    if errors := place_errors(key, found):
+        return errors
+    known = signature(found)
     for name in [name for name in node if name not in HYDRA_KEYS]:
         if name in known.arguments:
             annotation = known.arguments[name].annotation

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.datamodule import StreamDataModule
 from datamodules.text.prepare import Tokenize
 from foundation.errors import UserError, raise_all
+from recipes.config.belonging import check_made
 from recipes.contract.composition import Composition, Environment, compose
 from recipes.contract.method import Method
 from recipes.contract.probe import Probe
@@ -83,24 +84,26 @@ def families(config: DictConfig) -> dict[str, str]:
     return family_of
 
 
-def make(node: DictConfig) -> Any:
-    """The object that a node describes. A `UserError` of its constructor comes out as it is,
-    without Hydra's words."""
+def make(node: DictConfig, key: str) -> Any:
+    """The object that the node at a key describes. A `UserError` of its constructor comes out as it
+    is, without Hydra's words; what does not belong at the key is one too."""
     try:
-        return instantiate(node, _convert_="all")
+        made = instantiate(node, _convert_="all")
     except InstantiationException as refusal:
         cause: BaseException | None = refusal
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__cause__
         raise cause or refusal from refusal
+    check_made(key, made)
+    return made
 
 
 def assemble(run: RunSpec | DictConfig) -> Assembly:
     """Instantiate data, methods and settings, and compose the methods. Raises `UserError` if they
     do not go together."""
     config = spec_of(run).config
-    trainer: TrainerSettings = make(config.trainer)
-    optimizer: OptimizerSettings = make(config.optimizer)
+    trainer: TrainerSettings = make(config.trainer, "trainer")
+    optimizer: OptimizerSettings = make(config.optimizer, "optimizer")
     check_optimizer(optimizer)
     datamodule = make_data(config)
     check_views(datamodule)
@@ -108,7 +111,9 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     check_strategy_name(trainer)
     check_batch(datamodule.batch_size, devices_of(trainer))
     nodes = config.get("methods") or {}
-    methods: dict[str, Method] = {str(key): make(node) for key, node in nodes.items()}
+    methods: dict[str, Method] = {
+        str(key): make(node, f"methods.{key}") for key, node in nodes.items()
+    }
     precision = chosen_precision(trainer, methods.values())
     environment = environment_of(config, datamodule, trainer, precision)
     composition = compose(methods, environment)
@@ -126,18 +131,18 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
         trainer=trainer,
         precision=precision,
         optimizer=optimizer,
-        scheduler=make(config.scheduler),
+        scheduler=make(config.scheduler, "scheduler"),
         probes=probes,
-        checkpoint=make(config.checkpoint),
+        checkpoint=make(config.checkpoint, "checkpoint"),
     )
 
 
 def make_data(config: DictConfig) -> StreamDataModule:
     """The data of a run. A pretrained text encoder brings its tokenizer."""
-    datamodule: StreamDataModule = make(config.data)
+    datamodule: StreamDataModule = make(config.data, "data")
     text = datamodule.text
     if isinstance(text, Tokenize) and text.network is None and config.network.pretrained:
-        return make(with_values(config.data, {"text.network": config.network.name}))
+        return make(with_values(config.data, {"text.network": config.network.name}), "data")
     return datamodule
 
 
@@ -214,7 +219,7 @@ def probes_of(
     """The measurements under `evaluate`, by name. Raises `UserError` if one cannot be made of this
     run."""
     nodes = (config.get("evaluate") or {}).items()
-    probes = {str(name): make(node) for name, node in nodes if node}
+    probes = {str(name): make(node, f"evaluate.{name}") for name, node in nodes if node}
     errors: list[UserError] = []
     for name, probe in probes.items():
         if environment.kind not in probe.modalities:

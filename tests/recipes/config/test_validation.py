@@ -11,6 +11,7 @@ from pydantic import Field
 
 from recipes.config.signatures import describe, fits
 from recipes.config.validation import validate as errors_of
+from recipes.contract import method as methods
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 HERE = __name__
@@ -21,7 +22,7 @@ class Inner:
         self.size = size
 
 
-class Method:
+class Method(methods.Method):
     def __init__(
         self,
         tau: Fraction = 0.95,
