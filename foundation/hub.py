@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -17,19 +18,35 @@ PORTS = {"http": 80, "https": 443}
 
 
 @contextmanager
-def one_try() -> Iterator[None]:
-    """Within the block the hub's client does not repeat requests to a host that is out of reach."""
+def one_try(name: str) -> Iterator[None]:
+    """Within the block the hub's client does not repeat requests to a host that is out of reach.
+    name: what is looked for; nothing is asked about a folder."""
+    if Path(name).is_dir():
+        yield
+        return
     try:
         from huggingface_hub import constants
     except ImportError:  # then nothing asks the hub either
         yield
         return
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not reachable(constants.ENDPOINT)
+    if not before:
+        constants.HF_HUB_OFFLINE = Unreachable(constants.ENDPOINT)  # type: ignore[assignment]
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+class Unreachable:
+    """True if the host of an address is out of reach: a connection is tried only when somebody asks
+    for the truth, so that what is read from a folder makes none."""
+
+    def __init__(self, endpoint: str):
+        self.endpoint = endpoint
+
+    def __bool__(self) -> bool:
+        return not reachable(self.endpoint)
 
 
 @cache

@@ -85,7 +85,7 @@ def load_tokenizer(name: str) -> TextTokenizer:
     from transformers import AutoTokenizer  # takes seconds to import, and most runs train their own
 
     try:
-        with one_try():
+        with one_try(name):
             loaded = AutoTokenizer.from_pretrained(name)
     # a missing folder, no network, a corrupt file: each raises another exception
     except Exception as error:

@@ -178,7 +178,7 @@ def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -
 
         if not pretrained and ":" not in name:
             return timm.create_model(name, **arguments)
-        with one_try():
+        with one_try(name):
             return timm.create_model(name, pretrained=pretrained, **arguments)
     except Exception as error:
         logger.debug("creating '%s' failed", name, exc_info=True)

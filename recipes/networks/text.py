@@ -233,7 +233,7 @@ def _load(name: str, config: PretrainedConfig) -> PreTrainedModel:
 def _from_hub(name: str, read: Callable[[], Any]) -> Any:
     """What `read` reads from the hub or a folder. Raises UserError if that fails."""
     try:
-        with one_try():
+        with one_try(name):
             return read()
     except (OSError, ValueError, RuntimeError) as error:
         logger.debug("reading '%s' failed", name, exc_info=True)

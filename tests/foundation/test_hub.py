@@ -50,13 +50,24 @@ def test_a_model_of_the_hub_fails_after_one_try(tries):
 
 def test_where_the_hub_answers_nothing_changes(monkeypatch):
     monkeypatch.setattr(hub, "reachable", lambda endpoint: True)
-    with hub.one_try():
-        assert constants.HF_HUB_OFFLINE is False
+    with hub.one_try("x/y"):
+        assert not constants.HF_HUB_OFFLINE
+
+
+def test_nothing_is_tried_before_a_request(tries):
+    with hub.one_try("x/y"):
+        assert not tries
+        assert constants.is_offline_mode() and len(tries) == 1
+
+
+def test_nothing_is_asked_about_a_folder(tries, tmp_path):
+    with hub.one_try(str(tmp_path)):
+        assert not constants.is_offline_mode() and not tries
 
 
 def test_what_the_user_set_stays(monkeypatch, tries):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(KeyError), hub.one_try():
+    with pytest.raises(KeyError), hub.one_try("x/y"):
         raise KeyError
     assert constants.HF_HUB_OFFLINE is True and not tries
 
