@@ -1,5 +1,5 @@
 """What is wrong with the choices of groups as a command writes them, before Hydra composes: Hydra
-takes the last of two and drops `none` and repetitions without a word."""
+takes the last of two recipes and drops `none` and repetitions without a word."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,8 @@ from recipes.config.groups import from_hydra
 from recipes.config.keys import key_of, value_of
 
 NONE = "none"
+# a later choice of any other group wins, as of a value: commands are written by appending
+ONCE = ("recipe",)
 
 
 def choice_errors(overrides: Sequence[str], root: Path) -> list[UserError]:
@@ -22,7 +24,7 @@ def choice_errors(overrides: Sequence[str], root: Path) -> list[UserError]:
     for key, values in made.items():
         group = from_hydra(key)
         different = list(dict.fromkeys(values))
-        if len(different) > 1:
+        if key in ONCE and len(different) > 1:
             problem = f"is chosen twice, {' and '.join(different)}"
             errors.append(UserError(group, problem, "leave one out"))
         for value in different:
