@@ -45,6 +45,8 @@ from recipes.runs.parts import make_optimizer, make_tasks
 from recipes.runs.plan import describe
 from recipes.runs.preemption import Termination
 from recipes.runs.provenance import provenance
+from recipes.runs.ranks import further_rank, notify
+from recipes.runs.remarks import remarks
 from recipes.runs.resume import Resume, identity, resume_point
 from recipes.runs.spec import Result, RunSpec
 from recipes.services.statistics import ClassStatistics
@@ -93,7 +95,11 @@ def run(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
     resume = resume_point(spec) if spec.resume else None
     if resume:
         assembly = replace(assembly, changes=resume.changes)
-    plan = describe(assembly, assembly.meta_network())
+    network = assembly.meta_network()
+    trained = bool(spec.weights_of)
+    plan = describe(assembly, network, trained)
+    if not further_rank():
+        notify([f"note: {line}" for line in remarks(assembly, network, trained)])
     recipe = set_up(assembly)
     if resume:
         resume.check(spec, assembly, recipe)

@@ -115,7 +115,7 @@ def plan_stage(stage: RunSpec) -> str:
     assembly = assemble(stage)
     check_machine(assembly.trainer, assembly.precision)
     weights = f", begins with the weights of {stage.weights_of}" if stage.weights_of else ""
-    plan = describe(assembly, assembly.meta_network())
+    plan = describe(assembly, assembly.meta_network(), trained=bool(stage.weights_of))
     return f"stage {stage.stage}{weights}\n\n{plan}"
 
 
