@@ -9,6 +9,7 @@ other; each gives a config and adds to the errors:
       | overrides        Hydra composes; if it refuses, all errors are collected
       | leftovers        methods and measurements that are not part of the run are dropped
       | chosen           lists of methods get their names
+      | own_data         the cuts of a recipe are not for the user's data
       | whole_numbers    1e3 becomes 1000 where a whole number is expected
       | validation       every value against the signature of what it is given to
       | resolve          interpolations become values
@@ -40,6 +41,7 @@ from recipes.config.overrides import (
     compose_quietly,
     hydra_at,
 )
+from recipes.config.own_data import keep_own_data
 from recipes.config.renamed import rename_in_config, renamed_overrides
 from recipes.config.stage_keys import (
     check_stage_keys,
@@ -128,6 +130,7 @@ def settle(
     dropped, method_errors = drop_leftovers(config, binding, known)
     measurement_errors = drop_unmeasured(config, binding)
     name_lists(config, known)
+    lines += keep_own_data(config, overrides, compose_quietly)
     write_whole_numbers(config, ROOT)
     stage_errors = check_stage_keys(stage_keys or {}, config)
     raise_all([*errors, *method_errors, *measurement_errors, *stage_errors, *validate(config)])
