@@ -26,6 +26,7 @@ from recipes.runs.changes import Change
 from recipes.runs.machine import check_device_list, check_strategy_name
 from recipes.runs.monitor import monitor_of
 from recipes.runs.precision import chosen_precision
+from recipes.runs.radii import check_radii
 from recipes.runs.spec import RunSpec, spec_of, with_values
 
 
@@ -107,6 +108,7 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     check_optimizer(optimizer)
     datamodule = make_data(config)
     check_views(datamodule)
+    check_radii(config, datamodule.kind)
     check_device_list(trainer)
     check_strategy_name(trainer)
     check_batch(datamodule.batch_size, devices_of(trainer))
