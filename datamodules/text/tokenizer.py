@@ -22,6 +22,7 @@ from tokenizers import (
 
 from datamodules.names import expanded
 from foundation.errors import UserError
+from foundation.hub import one_try
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALPHABET = 200  # characters of a trained tokenizer; others become [UNK]
@@ -87,7 +88,8 @@ def load_tokenizer(name: str) -> TextTokenizer:
     # transformers takes `~` for the name of a model
     place = str(expanded(name)) if name.startswith("~") else name
     try:
-        loaded = AutoTokenizer.from_pretrained(place)
+        with one_try(place):
+            loaded = AutoTokenizer.from_pretrained(place)
     # a missing folder, no network, a corrupt file: each raises another exception
     except Exception as error:
         reason = str(error).strip().split("\n")[0]

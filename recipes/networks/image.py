@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foundation.errors import UserError, first_line, nearest
+from foundation.hub import one_try
 from recipes.networks.meta import on_meta
 from recipes.networks.moments import Moments, resolve_moments
 from recipes.networks.network import Network
@@ -100,6 +101,8 @@ def build_image(
     """
     channels = shape[0]
     known = _configuration(name)
+    if pretrained:
+        _check_pretrained(name, known)
     fixed = known is not None and known.fixed_input_size
     own_size = known.input_size[1:] if fixed and pretrained else shape[1:]
     height, width = _size(input_size) if input_size is not None else own_size
@@ -154,6 +157,18 @@ def _configuration(name: str) -> Any:
         ) from error
 
 
+def _check_pretrained(name: str, known: Any) -> None:
+    """Raise UserError if nobody has published weights of a model. known: timm's record of it."""
+    if name in OWN:
+        remedy = "load your own by network.checkpoint=FILE, or choose a model of timm"
+    elif known is not None and not known.has_weights:
+        remedy = "timm.list_models(pretrained=True) lists the models that have some"
+    else:
+        return
+    problem = f"'{name}' has no pretrained weights, but network.pretrained=true"
+    raise UserError("network.name", problem, remedy)
+
+
 def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -> Any:
     """One of ours, or timm.create_model. Raises UserError if that fails."""
     try:
@@ -161,7 +176,10 @@ def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -
             return OWN[name].create(name, **arguments)
         from recipes.networks.in_timm import timm
 
-        return timm.create_model(name, pretrained=pretrained, **arguments)
+        if not pretrained and ":" not in name:
+            return timm.create_model(name, **arguments)
+        with one_try(name):
+            return timm.create_model(name, pretrained=pretrained, **arguments)
     except Exception as error:
         logger.debug("creating '%s' failed", name, exc_info=True)
         if pretrained or ":" in name:

@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from foundation.errors import UserError, first_line, nearest
+from foundation.hub import one_try
 from recipes.networks.meta import on_meta
 from recipes.networks.names import SMALL, Pooling
 from recipes.networks.network import Network
@@ -232,7 +233,8 @@ def _load(name: str, config: PretrainedConfig) -> PreTrainedModel:
 def _from_hub(name: str, read: Callable[[], Any]) -> Any:
     """What `read` reads from the hub or a folder. Raises UserError if that fails."""
     try:
-        return read()
+        with one_try(name):
+            return read()
     except (OSError, ValueError, RuntimeError) as error:
         logger.debug("reading '%s' failed", name, exc_info=True)
         raise UserError(

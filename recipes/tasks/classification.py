@@ -12,6 +12,10 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from recipes.step.criterion import cross_entropy
 from recipes.step.step import Step
 
+METRICS = ("accuracy", "balanced_accuracy", "loss")
+# of classes by their number of training samples; each has a metric accuracy_GROUP
+GROUPS = ("many", "medium", "few")
+
 
 class Evaluation(Protocol):
     """Metrics of one task, accumulated over batches and reduced over ranks."""
@@ -47,11 +51,8 @@ def shot_groups(counts: Tensor, shots: tuple[int, int] = (20, 100)) -> dict[str,
     Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019, arXiv 1904.05160.)
     """
     low, high = shots
-    masks = {
-        "many": counts > high,
-        "medium": (counts >= low) & (counts <= high),
-        "few": counts < low,
-    }
+    of_size = (counts > high, (counts >= low) & (counts <= high), counts < low)
+    masks = dict(zip(GROUPS, of_size, strict=True))
     filled = {name: mask for name, mask in masks.items() if mask.any()}
     return filled if len(filled) > 1 else {}
 
