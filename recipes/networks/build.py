@@ -53,7 +53,8 @@ def build_network(
     mean: mean of pixels in [0, 1]; null: that of the weights, else of the data, else 0.5. Images
         only, see `resolve_moments`.
     std: standard deviation of pixels; null: as for mean. Images only.
-    pooling: pooling of a text's tokens: `mean` or `cls`. Text only.
+    pooling: pooling of a text's tokens: `mean`, `cls` (first) or `last`. Text only. Decoders have
+        `mean` and `last`.
     drop_rate: dropout before the heads, in [0, 1); 0.
     options: further arguments of the model: +network.options.bn_momentum=0.1. Of the timm model
         (`bn_momentum`, `width`, `drop_path_rate` …) or fields of the encoder's configuration.
