@@ -41,6 +41,7 @@ class EncoderFacts:
     unused: names of parameters that the forward never reads.
     limit: tokens that it has positions for, None without a limit.
     causal: whether a token sees only those before it.
+    in_place: whether the forward changes the embeddings that it is given (CTRL).
     """
 
     width: int
@@ -48,6 +49,7 @@ class EncoderFacts:
     unused: frozenset[str] = frozenset()
     limit: int | None = None
     causal: bool = False
+    in_place: bool = False
 
 
 def inspect_encoder(backbone: PreTrainedModel) -> EncoderFacts:
@@ -148,6 +150,7 @@ class _Trial:
         self.ids = ids.to(device)
         self.mask = mask.to(device)
         self.called: set[nn.Module] = set()
+        self.in_place = False
 
     def shapes(self) -> EncoderFacts:
         """Without values: that it runs, in both modes."""
@@ -158,7 +161,7 @@ class _Trial:
                 self.backbone.train()
                 self.states(inputs_embeds=self.table(self.ids))
         causal = declared_causal(self.backbone)
-        return EncoderFacts(hidden.shape[-1], 1.0, unused, self.limit(), causal)
+        return EncoderFacts(hidden.shape[-1], 1.0, unused, self.limit(), causal, self.in_place)
 
     def facts(self) -> EncoderFacts:
         """That the path through embeddings is equal to the encoder's forward on ids."""
@@ -190,7 +193,7 @@ class _Trial:
             self.backbone.train()
             self.states(inputs_embeds=best * self.table(self.ids))
         causal = declared_causal(self.backbone) or self.first_is_blind(best * self.table(self.ids))
-        return EncoderFacts(own.shape[-1], best, unused, self.limit(), causal)
+        return EncoderFacts(own.shape[-1], best, unused, self.limit(), causal, self.in_place)
 
     @torch.no_grad()
     def first_is_blind(self, x: Tensor) -> bool:
@@ -208,8 +211,12 @@ class _Trial:
 
     def states(self, **tokens: Tensor) -> Tensor:
         """The last hidden states, [2, L, D]."""
+        # a copy, since some encoders change it
+        tokens = {name: value.clone() for name, value in tokens.items()}
+        versions = [value._version for value in tokens.values()]
         with _recorded(self.backbone, self.called):
             output = self.backbone(attention_mask=self.mask, **tokens)
+        self.in_place |= versions != [value._version for value in tokens.values()]
         hidden = getattr(output, "last_hidden_state", None)
         if not isinstance(hidden, Tensor) or hidden.shape[:2] != self.mask.shape:
             raise refusal(self.backbone, "does not return one hidden state for each token")

@@ -53,8 +53,6 @@ class TextNetwork(Network):
         others.
     max_length: longest sequence that the encoder has positions for, None if unlimited.
     vocab_size: its number of tokens.
-    unused: names of backbone parameters that the forward never reads; they are frozen, because DDP
-        waits for the gradient of every trainable parameter.
     architecture: its configuration as JSON if `build_text` built it, else None.
 
     Raises UserError for an encoder whose features from embeddings differ from those from ids or
@@ -81,9 +79,8 @@ class TextNetwork(Network):
         self.backbone = backbone
         self.pooling = pooling
         self.scale = facts.scale
-        self.unused = facts.unused
-        for name in facts.unused:
-            backbone.get_parameter(name).requires_grad_(False)
+        self.in_place = facts.in_place
+        self.freeze_unused(facts.unused)
         self.max_length = facts.limit
         self.vocab_size: int = token_table(backbone).num_embeddings
         self.architecture: str | None = None
@@ -110,6 +107,8 @@ class TextNetwork(Network):
                 f"a text view has {x.shape[1]} tokens, the encoder takes at most "
                 f"{self.max_length}; shorten the texts of the data or use another network"
             )
+        if self.in_place:
+            x = x.clone()
         attention = attention_mask(embedded)
         hidden = self.backbone(inputs_embeds=x, attention_mask=attention).last_hidden_state
         if self.pooling == "cls":
@@ -184,7 +183,7 @@ def build_text(
         encoder = _create(name, config, given, pretrained and not on_meta())
         if encoder.config._attn_implementation == "sdpa":
             encoder.set_attn_implementation(SDPA)
-        network = _around(encoder, tasks, pooling, drop_rate)
+        network = around_encoder(encoder, tasks, pooling, drop_rate)
     except UserError as error:
         if error.key != "network.name":
             raise
@@ -193,7 +192,9 @@ def build_text(
     return network
 
 
-def _around(encoder: Any, tasks: dict[str, int], pooling: Pooling, drop_rate: float) -> TextNetwork:
+def around_encoder(
+    encoder: Any, tasks: dict[str, int], pooling: Pooling, drop_rate: float
+) -> TextNetwork:
     """The network, without the encoder's pooler unless its forward needs one: the pooler's
     parameters would be counted and saved for nothing."""
     pooler = getattr(encoder, "pooler", None)

@@ -11,6 +11,7 @@ from foundation.errors import UserError
 from recipes.networks import build_network
 from recipes.networks.encoders import make_encoder
 from recipes.networks.text import TextNetwork, last_state, masked_mean
+from recipes.step import Embedded
 from tests.support.tiny_encoders import POSITIONS, texts, tiny_config
 
 INFO = SimpleNamespace(kind="text", shape=None)
@@ -24,22 +25,12 @@ def built(kind: str, tmp_path: Any, **settings: Any) -> TextNetwork:
     return network
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "bart",
-        "bert",
-        "blenderbot-small",
-        "ctrl",
-        "gpt2",
-        "led",
-        "longformer",
-        "marian",
-        "mvp",
-        "opt",
-    ]
-    + ["pegasus", "roberta", "t5", "xlnet"],
+EQUAL = (
+    "bart bert blenderbot-small ctrl gpt2 led longformer marian mvp opt pegasus roberta t5 xlnet"
 )
+
+
+@pytest.mark.parametrize("kind", EQUAL.split())
 def test_features_are_those_of_the_forward_on_ids(kind: str, tmp_path: Any) -> None:
     network = built(kind, tmp_path).eval()
     view = texts()
@@ -188,6 +179,20 @@ def test_a_decoder_of_a_masked_model_is_causal(tmp_path: Any) -> None:
     config.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="the first token of a decoder sees no other token"):
         build_network(INFO, {"label": 3}, name=str(tmp_path), pooling="cls")
+
+
+def test_the_embedding_stays_as_it_is(tmp_path: Any) -> None:
+    """CTRL multiplies what it is given in place, so a second forward would see other inputs."""
+    network = built("ctrl", tmp_path).eval()
+    assert network.in_place
+    embedded = network.embed(texts())
+    before = embedded.x.detach().clone()
+    first = network.features(embedded)
+    assert torch.equal(embedded.x, before)
+    assert torch.equal(network.features(embedded), first)
+    leaf = Embedded(before.requires_grad_(), embedded.mask)
+    network.features(leaf).sum().backward()
+    assert leaf.x.grad.any()
 
 
 def test_no_cache_is_kept() -> None:
