@@ -10,6 +10,8 @@ from transformers.models.auto import modeling_auto as names
 
 # -- positions -------------------------------------------------------------------------------------
 _TABLES = ("position_embeddings", "embed_positions", "wpe", "positions_embed")
+# limits that stand in the configuration alone
+_SETTINGS = {"mpt": "max_seq_len", "tipsv2_text_model": "max_position_embeddings"}
 _BUFFERS = ("embed_positions", "pos_encoding")
 
 
@@ -21,9 +23,13 @@ def position_limit(backbone: nn.Module, called: set[nn.Module] | None = None) ->
     Some tables have rows that no token uses: `offset` of them before the first position (BART), or
     those up to the padding's (RoBERTa). Encoders with windows pad texts to whole windows.
     """
+    config = getattr(backbone, "config", None)
+    setting = _SETTINGS.get(getattr(config, "model_type", ""))
+    if setting is not None:
+        return int(getattr(config, setting))
     modules = backbone.named_modules()
     limit = _rows({name: m for name, m in modules if called is None or m in called})
-    windows = getattr(getattr(backbone, "config", None), "attention_window", None)
+    windows = getattr(config, "attention_window", None)
     if limit is None or not windows:
         return limit
     window = max(windows) if isinstance(windows, list | tuple) else int(windows)
@@ -36,7 +42,11 @@ def _rows(modules: Mapping[str, nn.Module]) -> int | None:
             unused = getattr(module, "offset", None)
             if unused is None:
                 unused = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - unused
+            rows = module.num_embeddings - unused
+            # some read the positions from a buffer beside the table, which may be shorter
+            beside = modules.get(name.rpartition(".")[0])
+            positions = getattr(beside, "position_ids", None)
+            return rows if positions is None else min(rows, positions.shape[-1])
     for module in modules.values():
         for name, buffer in module.named_buffers(recurse=False):
             if name in _BUFFERS:

@@ -124,7 +124,10 @@ def _on_cpu(backbone: PreTrainedModel) -> EncoderFacts:
         config._attn_implementation = "sdpa"
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        encoder: Any = AutoModel.from_config(config)
+        try:
+            encoder: Any = AutoModel.from_config(config)
+        except ValueError:  # the configuration of a part
+            encoder = type(backbone)(config)
         if type(encoder) is not type(backbone):
             encoder = encoder.get_encoder()
         if getattr(backbone, "pooler", encoder) is None:

@@ -15,6 +15,8 @@ from tests.support.encoder_survey import (
 )
 from tests.support.tiny_encoders import encoder_types, texts
 
+# they give all later tokens the last position
+CLAMPED = {"prophetnet", "tapas"}
 SAMPLE = ["bart", "bert", "canine", "esm", "gpt2", "marian", "xlnet"]
 
 
@@ -29,6 +31,8 @@ def check(kind: str) -> None:
     if limit is None:
         return
     assert network.features(network.embed(texts((limit,)))).isfinite().all()
+    if kind in CLAMPED:
+        return
     longer = network.embed(texts((limit + 1,)))
     with pytest.raises((IndexError, RuntimeError, ValueError)), torch.no_grad():
         network.backbone(inputs_embeds=longer.x, attention_mask=longer.mask.long())
