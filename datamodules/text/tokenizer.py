@@ -52,8 +52,9 @@ class TextTokenizer:
 
     @property
     def size(self) -> int:
-        """Number of rows that an embedding of these ids needs."""
-        return self.backend.get_vocab_size(with_added_tokens=True)
+        """Number of rows that an embedding of these ids needs. Some vocabularies have gaps, so it
+        may be larger than their number of tokens."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, texts: Sequence[str]) -> list[list[Word]]:
         """The words of each text, in order, without special tokens."""

@@ -25,6 +25,7 @@ from recipes.optimization.schedulers import Schedule
 from recipes.runs.changes import Change
 from recipes.runs.machine import check_device_list, check_strategy_name
 from recipes.runs.monitor import monitor_of
+from recipes.runs.network_checks import check_batch_norm, check_text_length
 from recipes.runs.precision import chosen_precision
 from recipes.runs.radii import check_radii
 from recipes.runs.spec import RunSpec, spec_of, with_values
@@ -73,6 +74,10 @@ class Assembly:
             network = self.build_network(tasks)
             for method in self.composition.implementing("surgery"):
                 method.surgery(network)
+        check_text_length(self.datamodule, network)
+        samples = self.datamodule.batch_size // devices_of(self.trainer)
+        if self.trainer.max_steps:
+            check_batch_norm(samples, network)
         return network
 
 
