@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from recipes.step.criterion import cross_entropy
+from recipes.step.criterion import cross_entropy, label_mass
 from recipes.step.step import Step
 
 
@@ -106,7 +106,7 @@ class ClassificationTask:
 
     classes: names.
     partial: some samples have no label for this task (index -1); the mean is then over the samples
-        with a label, counted over the global batch.
+        with a label: Σ_i Σ_c t_ic ℓ_ic / Σ_i Σ_c t_ic, counted over the global batch.
     weight: of the supervised term; 0 omits it.
     groups: masks [C] of classes with a metric of their own, by name.
     """
@@ -131,14 +131,14 @@ class ClassificationTask:
         if self.weight == 0:
             return
         target = step.inputs["labeled"].targets[self.name]
-        present = None
-        if self.partial:
-            present = (target >= 0) if target.ndim == 1 else target.sum(1)
+        # a target of mass m has m times the loss, so the mask only selects
+        labels = label_mass(target) if self.partial else None
         step.term(
             step.term_name("supervised", self.name),
             step.classify("labeled", self.name, "labeled"),
             weight=self.weight,
-            mask=present,
+            mask=None if labels is None else labels > 0,
+            counts=labels,
             denominator="confident" if self.partial else "samples",
             task=self.name,
         )

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from foundation.distributed import global_sum, world_size
+from methods.multi_task.losses import sample_count
 from recipes.step.terms import Term
 
 VALUES = torch.tensor([1.0, 2.0, 3.0, 6.0])
@@ -25,6 +26,15 @@ def test_a_soft_mask_weighs():
     assert float(Term("t", VALUES, mask=mask, denominator="confident").reduced()) == pytest.approx(
         8.5 / 2.5
     )
+
+
+def test_counts_are_the_denominator_instead_of_the_mask():
+    mask = torch.tensor([True, True, False, False])
+    counts = torch.tensor([1.0, 0.5, 0.0, 0.5], requires_grad=True)
+    term = Term("t", VALUES, mask=mask, counts=counts, denominator="confident")
+    loss = term.reduced()
+    assert float(loss) == pytest.approx(3 / 2) and not loss.requires_grad
+    assert sample_count(term).item() == 2.0 and sample_count(Term("t", VALUES)) == 1.0
 
 
 def test_nobody_kept_is_zero_and_less_than_one_kept_divides_by_one():

@@ -9,7 +9,7 @@ from methods.regularization.mixup import Mixup
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.engine.evaluator import Evaluator
 from recipes.step import Stream
-from recipes.step.criterion import cross_entropy, one_hot
+from recipes.step.criterion import cross_entropy, label_mass, one_hot
 from recipes.tasks.classification import ClassificationEvaluation, ClassificationTask, shot_groups
 from tests.support.harness import Setup, noisy_view, step_with, train
 
@@ -89,6 +89,19 @@ def test_two_heads_learn_and_methods_add_a_term_for_each():
 def test_a_mixed_missing_label_weighs_as_its_share():
     result = train({"mixup": Mixup()}, tasks=TASKS, missing=True, steps=2)
     assert all(0 < row[f"train/supervised/{task}"] < 10 for row in result.history for task in TASKS)
+
+
+def test_a_sample_mixed_with_an_unlabeled_one_weighs_as_its_share():
+    """Σ_i Σ_c t_ic ℓ_ic / Σ_i Σ_c t_ic for rows of mass 1, .25 and 0."""
+    z = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
+    target = torch.tensor([[0.4, 0.6, 0.0], [0.0, 0.25, 0.0], [0.0, 0.0, 0.0]])
+    losses = -(target * torch.log_softmax(z, 1)).sum(1)
+    at = step_with({"labeled": z}, target)
+    ClassificationTask("label", list("abc"), partial=True).supervise(at)
+    term = at.terms["supervised"]
+    assert float(term.reduced()) == pytest.approx(float(losses.sum() / 1.25))
+    assert term.mask.tolist() == [True, True, False]
+    assert label_mass(torch.tensor([2, -1])).tolist() == [1, 0]
 
 
 def test_the_weight_of_a_task_scales_its_term():
