@@ -34,6 +34,10 @@ class Probe(nn.Module):
         """Why its result is invalid with these methods, with the remedy; empty if it is valid."""
         return ""
 
+    def build(self, context: "Context") -> None:
+        """Called once, when the tasks of the run are known and before it trains. UserError if the
+        probe cannot measure them."""
+
     def update(
         self, context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor
     ) -> None:
