@@ -165,8 +165,12 @@ class Robustness(Probe):
         logits = [victim.logits(point) for point in points]
         for task, target in victim.targets.items():
             known = (target >= 0).float()
-            right = torch.stack([values[task].argmax(1) == target for values in logits]).float()
-            loss = torch.stack([cross_entropy(values[task], target) for values in logits]).amax(0)
+            losses = torch.stack([cross_entropy(values[task], target) for values in logits])
+            # an attack that makes the logits NaN has succeeded
+            broken = losses.isnan()
+            right = torch.stack([values[task].argmax(1) == target for values in logits])
+            right = (right & ~broken).float()
+            loss = losses.masked_fill(broken, torch.inf).amax(0)
             # in the order of METRICS, and last the number of samples
             columns = (right[0], right.amin(0), loss, vanishing, torch.ones_like(loss))
             self.sums[task] += torch.stack([(known * values).sum() for values in columns])

@@ -6,9 +6,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from foundation.errors import UserError
 from recipes.step.criterion import cross_entropy, label_mass
 from recipes.step.step import Step
 
@@ -18,7 +19,9 @@ class Evaluation(Protocol):
 
     def update(self, logits: Tensor, target: Tensor) -> None: ...
 
-    def compute(self) -> dict[str, Tensor]: ...
+    def compute(self) -> dict[str, Tensor]:
+        """Values by name. UserError where outputs were not numbers."""
+        ...
 
     def reset(self) -> None: ...
 
@@ -59,7 +62,9 @@ def shot_groups(counts: Tensor, shots: tuple[int, int] = (20, 100)) -> dict[str,
 class ClassificationEvaluation(nn.Module):
     """accuracy = Σ_c n_cc / n; balanced_accuracy = mean of n_cc / n_c over the classes with test
     samples; accuracy_GROUP = the same mean over a group's classes, omitted where none has samples;
-    loss = mean cross-entropy.
+    loss = mean cross-entropy. Without any label there are no metrics.
+
+    A sample whose logits are NaN has no class, so `compute` raises UserError.
 
     groups: masks [C] by name.
     """
@@ -67,25 +72,35 @@ class ClassificationEvaluation(nn.Module):
     def __init__(self, classes: int, groups: Mapping[str, Tensor] | None = None):
         super().__init__()
         self.confusion = MulticlassConfusionMatrix(classes, ignore_index=-1)
-        self.loss = MeanMetric()
+        # NaN is counted, not removed from the sum with a warning
+        self.loss = SumMetric(nan_strategy="disable")
+        self.undefined = SumMetric(nan_strategy="disable")
         self.groups = list(groups or {})
         for name, mask in (groups or {}).items():
             self.register_buffer(f"group_{name}", mask, persistent=False)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         self.confusion.update(logits, target)
-        known = (target >= 0).float()
-        self.loss.update(cross_entropy(logits, target), known)
+        losses = cross_entropy(logits, target)
+        self.loss.update(losses)
+        self.undefined.update(losses.isnan().sum())
 
     def compute(self) -> dict[str, Tensor]:
         matrix = self.confusion.compute().float()
         support = matrix.sum(1)
+        undefined = int(self.undefined.compute())
+        if undefined:
+            raise UserError(
+                f"the logits of {undefined} of {int(support.sum())} samples are NaN or infinite"
+            )
+        if not support.any():
+            return {}
         correct = matrix.diagonal()
         recall = torch.where(support > 0, correct / support.clamp_min(1), torch.zeros_like(correct))
         values = {
-            "accuracy": correct.sum() / support.sum().clamp_min(1),
-            "balanced_accuracy": recall.sum() / (support > 0).sum().clamp_min(1),
-            "loss": self.loss.compute(),
+            "accuracy": correct.sum() / support.sum(),
+            "balanced_accuracy": recall.sum() / (support > 0).sum(),
+            "loss": self.loss.compute() / support.sum(),
         }
         for name in self.groups:
             seen = self.get_buffer(f"group_{name}") & (support > 0)
@@ -96,6 +111,7 @@ class ClassificationEvaluation(nn.Module):
     def reset(self) -> None:
         self.confusion.reset()
         self.loss.reset()
+        self.undefined.reset()
 
     def matrix(self) -> Tensor:
         return self.confusion.compute()

@@ -183,6 +183,27 @@ def test_a_masked_gradient_raises_the_alarm_and_queries_see_through_it():
     assert "vanishing_gradients" not in square
 
 
+class Broken(Linear):
+    """Logits that are NaN where the picture changed."""
+
+    def __init__(self, clean):
+        super().__init__()
+        self.clean = clean
+
+    def forward(self, embedded):
+        z = super().forward(embedded).logits["label"]
+        same = (embedded.x == self.clean).flatten(1).all(1, keepdim=True)
+        return Output(z, {"label": torch.where(same, z, z * torch.nan)})
+
+
+def test_an_attack_that_makes_logits_nan_has_succeeded():
+    recipe, x, y = linear()
+    recipe.network = Broken(x)
+    found = measured(PGDRobustness("linf", 0.1, steps=1, restarts=1), recipe, x, y)
+    assert found["clean_accuracy"] == pytest.approx(0.9) and found["robust_accuracy"] == 0
+    assert found["robust_loss"] == torch.inf
+
+
 class Flat(Linear):
     """Three classes, of which the first two are ahead by one constant: cross-entropy has a
     gradient by the third, the margin has none."""

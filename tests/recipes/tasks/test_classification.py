@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from sklearn.metrics import balanced_accuracy_score
 
 from datamodules.splits import imbalanced_counts
+from foundation.errors import UserError
 from foundation.randomness import Randomness
 from methods.regularization.mixup import Mixup
 from methods.semi_supervised.fixmatch import FixMatch
@@ -196,6 +197,38 @@ def test_names_of_metrics():
         (found["test/shape/accuracy"] + found["test/colour/accuracy"]) / 2
     )
     assert found["test/colour/accuracy"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_an_error_not_class_0(wrong):
+    two = evaluator(TASKS, both=True)
+    good = {"shape": torch.eye(3), "colour": torch.zeros(3, 4)}
+    bad = {"shape": torch.eye(3), "colour": torch.full((3, 4), wrong)}
+    targets = {"shape": torch.tensor([0, 1, 2]), "colour": torch.tensor([0, 0, -1])}
+    two.update(False, good, targets)
+    two.update(True, bad, targets)
+    message = "val/raw/colour: the logits of 2 of 2 samples are NaN or infinite; lower optimizer.lr"
+    with pytest.raises(UserError, match=message):
+        two.compute("val")
+
+
+def test_a_class_that_is_ruled_out_is_a_number():
+    one = evaluator({"label": 3}, both=False)
+    z = torch.tensor([[2.0, 1.0, -torch.inf]])
+    one.update(False, {"label": z}, {"label": torch.tensor([0])})
+    found = one.compute("val")
+    assert found["val/accuracy"] == 1 and found["val/loss"] == pytest.approx(0.313262, abs=1e-6)
+
+
+def test_a_task_without_any_label_has_no_metrics():
+    two = evaluator(TASKS, both=False)
+    logits = {"shape": torch.eye(3), "colour": torch.zeros(3, 4)}
+    none = torch.full((3,), -1)
+    two.update(False, logits, {"shape": torch.tensor([0, 1, 0]), "colour": none})
+    found = two.compute("test")
+    assert {name for name in found if "colour" in name} == set()
+    assert found["test/accuracy"] == found["test/shape/accuracy"] == pytest.approx(2 / 3)
+    assert found["test/loss"] == found["test/shape/loss"] > 0
 
 
 def test_computing_leaves_a_clean_slate():
