@@ -136,6 +136,27 @@ def test_the_worst_case_is_by_sample_over_restarts_and_clean_errors_count():
     assert not torch.equal(*probe.attempts)
 
 
+class Correcting(Robustness):
+    """Turns every sample over: those that were wrong become right."""
+
+    def __init__(self):
+        super().__init__("linf", 0.1, None)
+
+    def attack(self, victim, threat, draw):
+        return 1 - victim.x
+
+
+def test_a_clean_error_that_the_attack_corrects_is_not_robust():
+    recipe, x, _ = linear()
+    with torch.no_grad():
+        turned = recipe.predict_logits(1 - x)["label"].argmax(1)
+        clean = recipe.predict_logits(x)["label"].argmax(1)
+    expected = float((clean == turned).float().mean())
+    found = measured(Correcting(), recipe, x, turned)
+    assert found["clean_accuracy"] == found["robust_accuracy"] == pytest.approx(expected)
+    assert expected < 0.9
+
+
 def test_more_restarts_never_raise_accuracy():
     recipe, x, y = linear()
     one, three = (

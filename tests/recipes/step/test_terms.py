@@ -3,6 +3,7 @@ import torch
 
 from foundation.distributed import global_sum, world_size
 from methods.multi_task.losses import sample_count
+from recipes.step import terms
 from recipes.step.terms import Term
 
 VALUES = torch.tensor([1.0, 2.0, 3.0, 6.0])
@@ -82,3 +83,19 @@ def test_a_constant_weight_of_one_leaves_the_loss_as_it_is():
     assert Term("a", loss).weighted(loss) is loss
     assert Term("a", loss, weight=2.0).weighted(loss).item() == 6.0
     assert Term("a", loss, weight=torch.tensor(1.0)).weighted(loss).item() == 3.0
+
+
+@pytest.mark.parametrize("denominator", ["samples", "confident"])
+def test_the_mean_over_two_ranks_is_that_of_the_global_batch(monkeypatch, denominator):
+    """Gradients, and so losses, are averaged over ranks."""
+    mask = torch.tensor([True, False, False, True, False, False, True, True])
+    values = torch.arange(8.0)
+    whole = Term("t", values, mask=mask, denominator=denominator).reduced()
+    total = mask.sum(dtype=values.dtype)
+    monkeypatch.setattr(terms, "world_size", lambda: 2)
+    monkeypatch.setattr(terms, "global_sum", lambda value: total)
+    ranks = []
+    for rows in (slice(0, 4), slice(4, 8)):
+        term = Term("t", values[rows], mask=mask[rows], denominator=denominator)
+        ranks.append(term.reduced())
+    torch.testing.assert_close(torch.stack(ranks).mean(), whole)

@@ -73,6 +73,22 @@ def test_the_momentum_buffer_of_the_worked_example():
     )
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_begins_inside_the_ball_and_the_box(norm):
+    """Also where the start is not: that of TRADES is normal."""
+    threat = Threat(norm, 0.1)
+    seen = []
+
+    def watched(x):
+        seen.append(x.detach())
+        return ATTACK(x)
+
+    start = torch.tensor([[-9.0, 9.0, 0.5, 0.0]])
+    pgd(watched, X, threat, 1, 0.0, start)
+    torch.testing.assert_close(seen[0], threat.project(X, X + start))
+    assert float((seen[0] - X).norm()) <= 0.2 + 1e-6 and float(seen[0].min()) >= 0
+
+
 @pytest.mark.parametrize("margin", [30.0, 40.0, 60.0])
 def test_a_confident_sample_is_moved_by_the_whole_length(margin):
     """The gradient of cross-entropy is about e^-margin long: 1e-26 at 60."""
