@@ -40,7 +40,8 @@ class UDA(Method):
     temperature: T of the sharpening, above 0, lower is sharper; 0.4 (paper on CIFAR-10).
     weight: factor λ of the unlabeled loss, at least 0; 1 (paper).
     annealing: growth of η(t), above whose confidence labels are left out: `none`, `linear`, `exp`
-        or `log`. Training signal annealing (TSA) averages the remaining CE over the global batch;
+        or `log`. Training signal annealing (TSA) averages the remaining CE over the global batch
+        (with accumulation: over each micro-batch);
         none for vision, `linear` for text with few labels.
     entropy_weight: weight of mean H(p(w(u))), with gradient, at least 0; 0: none.
     """

@@ -20,7 +20,9 @@ class Term:
     mask: [N] weights in [0, 1] or booleans, None for all ones. It has no gradient.
     denominator: `samples` divides by N, masked samples included (equal on all ranks, so that
         averaging gradients over ranks gives the global mean); `confident` divides by the sum of
-        `counts` over the *global* batch, at least 1.
+        `counts` over the *global* batch, at least 1. The global batch is that of one micro-batch on
+        all ranks: with accumulation a step takes the mean of its micro-batches' means, whose
+        counts differ, and is not the step of one large batch.
     counts: [N], what each sample adds to the `confident` denominator; None: its mask. They differ
         where values have a factor of their own: a target of mass m gives m times a loss.
     task: the task that this loss is part of; methods that weight tasks group terms by it.

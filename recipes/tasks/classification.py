@@ -122,7 +122,8 @@ class ClassificationTask:
 
     classes: names.
     partial: some samples have no label for this task (index -1); the mean is then over the samples
-        with a label: Σ_i Σ_c t_ic ℓ_ic / Σ_i Σ_c t_ic, counted over the global batch.
+        with a label: Σ_i Σ_c t_ic ℓ_ic / Σ_i Σ_c t_ic, counted over the global batch of
+        a micro-batch.
     weight: of the supervised term; 0 omits it.
     groups: masks [C] of classes with a metric of their own, by name.
     """
