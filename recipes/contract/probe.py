@@ -40,6 +40,10 @@ class Probe(nn.Module):
         they are known only then."""
         return None
 
+    def build(self, context: "Context") -> None:
+        """Called once, when the tasks of the run are known and before it trains. UserError if the
+        probe cannot measure them."""
+
     def update(
         self, context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor
     ) -> None:
