@@ -231,7 +231,7 @@ def killed(recipe: str, kills: int, source: random.Random, place: Path) -> dict[
 def page() -> str:
     kept = json.loads(KEPT.read_text(encoding="utf-8"))
     columns = ["elsewhere" if phase == "elsewhere" else f"in {phase}" for phase in PHASES]
-    rows = [["recipe", "kills in all", *columns, "equal to the bit"]]
+    rows = [["recipe", "kills in all", *columns, "bit-identical"]]
     phases: list[str] = []
     for recipe, found in kept["recipes"].items():
         different = ", ".join(found["differing"])

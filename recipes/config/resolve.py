@@ -149,8 +149,8 @@ def stage_configs(
     """The config of every stage of a recipe, and lines to print. Raises `ConfigErrors` of all.
 
     A stage's own overrides come first, then those of the command, then those that the command gives
-    to this stage alone: the later wins. What the user says of a method holds in the stages that
-    have it, and one of them must."""
+    to this stage alone: the later wins. A key of a method holds in the stages that have the
+    method, and one of them must."""
     configs: dict[str, DictConfig] = {}
     errors: list[UserError] = []
     lines: list[str] = []
