@@ -71,8 +71,9 @@ class TauNorm(Method):
     Heads must be linear. The raw network is evaluated as well.
 
     tau: exponent τ, 0 to 2; null: the best of 0, 0.1 … 2 on the validation part (paper). The
-        criterion is balanced accuracy, never on the test part; τ is chosen before every evaluation,
-        with another pass over the validation data, and saved in every checkpoint.
+        criterion is balanced accuracy, never on the test part; τ is chosen before every validation
+        and after the last step, with another pass over the validation data, and saved in every
+        checkpoint.
     drop_bias: remove the heads' biases; true (authors' code). τ = 0 is the identity only with
         false.
     """
@@ -106,16 +107,16 @@ class TauNorm(Method):
         return normalised(logits, linear_head(context.reported(), task), tau, self.drop_bias)
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.search(trainer, cast(Context, module))
+        self.search(cast(Context, module))
 
-    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.search(trainer, cast(Context, module))
+    def finish(self, context: Context) -> None:
+        self.search(context)
 
     @torch.no_grad()
-    def search(self, trainer: pl.Trainer, context: Context) -> None:
+    def search(self, context: Context) -> None:
         """Choose τ from predictions of the reported network for the validation part."""
-        # set by Lightning, which does not declare it
-        data: StreamDataModule | None = trainer.datamodule  # type: ignore[attr-defined]
+        trainer = context.trainer
+        data: StreamDataModule | None = trainer.datamodule
         if self.tau is not None or data is None:
             return
         modules: Mapping[str, Candidates] = context.method_modules[self.key]

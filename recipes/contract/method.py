@@ -16,6 +16,7 @@
             method.after_batch(step, context)                # tables with a row per sample
         method.wrap_step(closure, optimizer, context)        # around batches and update
         method.after_step(step, context)                     # averages, memories, statistics
+    method.finish(context)                                   # once, after the last step
     evaluation:  method.transform_input(x, …) -> network -> method.infer(logits, …)
     end:         method.save_artifacts(folder, context)
     export:      method.merge(network)
@@ -167,7 +168,14 @@ class Method(Callback):
     def after_step(self, step: Step, context: "Context") -> None:
         """Once per optimizer step; `step` is the first pass of its last micro-batch."""
 
-    # -- evaluation, end, export -------------------------------------------------------------------
+    # -- end, evaluation, export -------------------------------------------------------------------
+    @point
+    def finish(self, context: "Context") -> None:
+        """Once, after the last step of the run, before it is validated and saved: what the method
+        changes here is part of the last metrics, of `last.ckpt` and of the export. All modules are
+        in evaluation mode. A run of no steps calls it before its evaluation; an interrupted run
+        does not call it."""
+
     @point
     def transform_input(
         self, embedded: Embedded, randomness: SampleRandomness, context: "Context"

@@ -27,6 +27,7 @@ from recipes.engine.meters import Meters, Stopwatch
 from recipes.engine.parts import RecipeParts
 from recipes.engine.sharding import shard
 from recipes.networks.embedding import add_embedding
+from recipes.networks.network import eval_mode
 from recipes.services.teacher import Teacher
 from recipes.step.batchnorm import BatchNorms
 from recipes.step.forward import forward_inputs
@@ -147,6 +148,12 @@ class Recipe(EvaluatedModule):
             method.after_step(step, self)
         if done == self.total_steps:
             self.last_step = step
+
+    def finish(self) -> None:
+        """Called after the last step, before it is validated and its checkpoint is written."""
+        with eval_mode(self):
+            for method in self.methods_at["finish"]:
+                method.finish(self)
 
     def finish_batch(self) -> Step | None:
         """Called when no further pass over the current micro-batch can follow."""
@@ -274,6 +281,10 @@ class Recipe(EvaluatedModule):
 
     def on_train_end(self) -> None:
         self.clock.stop()
+
+    def on_test_start(self) -> None:
+        if not self.total_steps:
+            self.finish()
 
     @property
     def steps_done(self) -> int:

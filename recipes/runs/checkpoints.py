@@ -137,6 +137,8 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step == self.seen:
             return  # a micro-batch: the optimizer has not stepped
         self.seen = trainer.global_step
+        if self.seen == trainer.max_steps:
+            cast(Recipe, trainer.lightning_module).finish()
         ends = self.seen % self.interval == 0
         stop = self.seen < trainer.max_steps and self.termination.agreed(trainer)
         if stop or self.asked(trainer) or (ends and not self.validates):

@@ -18,7 +18,7 @@ from recipes.runs.remarks import remarks
 from recipes.runs.title import recipe_title
 from recipes.services.teacher import final_decay
 
-AFTER_THE_RUN = ("save_artifacts", "merge")
+AFTER_THE_RUN = ("finish", "save_artifacts", "merge")
 
 
 def count(parameters: list[nn.Parameter]) -> str:

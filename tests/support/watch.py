@@ -224,7 +224,7 @@ POINTS: dict[str, Callable[..., Seen]] = {
     "infer": changes_predictions,
 }
 # points of a finished run: tested beside export and the folder of a run
-UNWATCHED = ("save_artifacts", "merge")
+UNWATCHED = ("finish", "save_artifacts", "merge")
 
 
 class Watch:

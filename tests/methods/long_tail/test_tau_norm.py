@@ -6,6 +6,8 @@ from foundation.errors import UserError
 from methods.averaging.ema import EMA
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
 from methods.long_tail.tau_norm import GRID, Candidates, TauNorm, normalised
+from recipes.runs.run import run
+from recipes.runs.spec import spec_of
 from tests.support.harness import Setup, build
 from tests.support.lab import parts, trial
 from tests.support.tiny_runs import run_of
@@ -86,6 +88,28 @@ def test_a_run_chooses_on_the_validation_part_before_it_evaluates():
         outcome.logits["label"], normalised(outcome.logits["raw/label"], linear, float(tau), True)
     )
     assert "method_modules.tau_norm.label.tau" in recipe.state_dict()
+
+
+@pytest.mark.parametrize(("steps", "searches"), [(8, [5, 8]), (0, [0])])
+def test_the_last_checkpoint_has_the_exponent_of_the_test(steps, searches, tmp_path, monkeypatch):
+    """The last step of 8 is not validated by its interval of 5, a run of no steps not at all."""
+    chosen: list[tuple[int, float]] = []
+    plain = TauNorm.search
+
+    def search(self, context):
+        plain(self, context)
+        tau = context.method_modules["tau_norm"]["label"].tau
+        chosen.append((context.trainer.global_step, float(tau)))
+
+    monkeypatch.setattr(TauNorm, "search", search)
+    settings = {"trainer.max_steps": steps, "trainer.val_every": 5}
+    spec = spec_of(run_of("image", "tau_norm", run_dir=str(tmp_path), **settings))
+    run(spec)
+    assert [step for step, _ in chosen] == searches
+    if steps:
+        last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+        saved = last["state_dict"]["method_modules.tau_norm.label.tau"]
+        assert float(saved) == chosen[-1][1]
 
 
 def test_the_reported_network_is_the_one_that_is_normalised():
