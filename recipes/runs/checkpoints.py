@@ -21,7 +21,9 @@ from foundation.errors import UserError
 from foundation.files import PART, discard, os_reason, sync_folder
 from recipes.engine.recipe import Recipe
 from recipes.engine.trainer import CheckpointSettings
+from recipes.loggers.build import metrics_files
 from recipes.runs.checkpoint_files import LAST, PREVIOUS
+from recipes.runs.history import packed
 from recipes.runs.preemption import Termination
 
 
@@ -85,6 +87,13 @@ class LastCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.due = bool(state_dict["due"])
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        files = metrics_files(trainer.loggers)
+        if files is not None:
+            checkpoint["history"] = packed(files.history)
 
     def save(self, trainer: pl.Trainer, due: bool = False) -> None:
         if trainer.global_step == self.saved and due == self.due:
