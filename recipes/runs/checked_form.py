@@ -81,8 +81,10 @@ def dotted(location: tuple[int | str, ...]) -> str:
             text += f"[{part}]"
         # pydantic marks an error in a key of a mapping so
         elif part != "[key]":
-            text += f".{part}" if text else str(part)
-    return text[: 2 * SHOWN]
+            # Lightning names callbacks by their settings
+            name = str(part).partition("{")[0][:SHOWN]
+            text += f".{name}" if text else name
+    return text
 
 
 def in_words(value: Any) -> str:

@@ -110,11 +110,20 @@ class OptimizerProgress(Form):
     optimizer: OptimizerSteps
 
 
+class Position(Form):
+    position: Count
+
+
+class Streams(Form):
+    loaders: Annotated[list[Position], Field(alias="combined_loader")] = Field(default_factory=list)
+
+
 class FitLoop(Form):
     """Lightning's counters, by its own names."""
 
     epochs: Annotated[Progress, Field(alias="epoch_progress")]
     batches: Annotated[Progress, Field(alias="epoch_loop.batch_progress")]
+    streams: Annotated[Streams | None, Field(alias="state_dict")] = None
     steps: Annotated[
         OptimizerProgress, Field(alias="epoch_loop.automatic_optimization.optim_progress")
     ]
@@ -158,10 +167,6 @@ class History(Form):
         if not list(self.values.shape) == list(self.given.shape) == shape:
             raise ValueError("a row for each step and a column for each name")
         return self
-
-
-class Position(Form):
-    position: Count
 
 
 class ChangeForm(Form):

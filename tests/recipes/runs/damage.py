@@ -62,11 +62,12 @@ def put_config(key: str, value: Any) -> Change:
 
 
 def text_weights(content: Content) -> None:
-    content["state_dict"] = {name: "x" for name in content["state_dict"]}
+    content["state_dict"] = dict.fromkeys(content["state_dict"], "x")
 
 
-def one_group_less(content: Content) -> None:
-    content["optimizer_states"][0]["param_groups"].pop()
+def one_group_more(content: Content) -> None:
+    groups = content["optimizer_states"][0]["param_groups"]
+    groups.append(groups[0] | {"params": [999]})
 
 
 def another_shape(content: Content) -> None:
@@ -132,6 +133,14 @@ STRUCTURE: Kinds = {
     "loops_text": (put("loops", "x"), "loops: found 'x'; expected a mapping"),
     "no_fit_loop": (drop("loops/fit_loop"), "loops.fit_loop: missing"),
     "batches_text": (put(f"{BATCHES}/total/ready", "x"), "total.ready: found 'x'"),
+    "streams_text": (
+        put("loops/fit_loop/state_dict", {"combined_loader": "x"}),
+        "combined_loader: found 'x'; expected a list",
+    ),
+    "streams_without_position": (
+        put("loops/fit_loop/state_dict", {"combined_loader": [{}]}),
+        "combined_loader[0].position: missing",
+    ),
     "steps_gone": (put(STEPS, {}), "optim_progress.optimizer: missing"),
     "no_callbacks": (drop("callbacks"), "callbacks: missing"),
     "callbacks_list": (put("callbacks", [1]), "callbacks: found a list of 1; expected a mapping"),
@@ -157,16 +166,16 @@ STRUCTURE: Kinds = {
 FITTING: Kinds = {
     "config_yaml": (put("provenance/config", "a: [1"), "its config is not YAML"),
     "config_tag": (put("provenance/config", "a: !!python/name:os.system x"), "the YAML tag"),
-    "one_group_less": (one_group_less, "param_groups: found groups of "),
+    "one_group_more": (one_group_more, "param_groups: found groups of "),
     "moments_of_another_shape": (another_shape, "state[0].momentum_buffer: found [3], not ["),
     "weights_of_another_shape": (weights_of_another_shape, "is [3] there and [10] here"),
     "rates_of_other_groups": (
-        lambda c: c["lr_schedulers"][0].update(base_lrs=[0.1]),
-        "lr_schedulers[0].base_lrs: found 1 rates for 2 groups",
+        lambda c: c["lr_schedulers"][0].update(base_lrs=[0.1] * 3),
+        "lr_schedulers[0].base_lrs: found 3 rates for 1 groups",
     ),
-    "streams_of_another_form": (
-        put("loops/fit_loop/state_dict", {"combined_loader": "x"}),
-        "restoring it failed (",
+    "known_to_lightning_alone": (
+        put("loops/fit_loop/epoch_loop.scheduler_progress", "x"),
+        "is not a run of this version: restoring it failed (",
     ),
 }
 

@@ -16,6 +16,7 @@ from tests.support.command import REPOSITORY
 # a run of version 0.1 that was stopped after 4 of 8 steps
 HALF = REPOSITORY / "tests" / "fixtures" / "version_0_1" / "half"
 
+
 def write_checkpoint(path, **content):
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {

@@ -21,6 +21,7 @@ from recipes.runs.spec import RunSpec
 from recipes.runs.start import start
 from tests.commands.conftest import place  # noqa: F401
 from tests.recipes.runs.damage import FITTING, ORIGIN, STRUCTURE
+from tests.support.command import read_metrics
 from tests.support.settings import SHARED, TINY
 
 COMMAND = (
@@ -155,10 +156,15 @@ FOLDERS = {
     "best_folder": (make_folder("checkpoints/best.ckpt"), "best.ckpt' is a folder; expected"),
     "csv_folder": (make_folder("metrics.csv"), "metrics.csv' is a folder; expected a file"),
     "page_folder": (make_folder("report.html"), "report.html' is a folder; expected a file"),
-    "checkpoints_nowhere": (link_to_nothing, "checkpoints' is a link to nothing; expected a folder"),
+    "checkpoints_nowhere": (
+        link_to_nothing,
+        "checkpoints' is a link to nothing; expected a folder",
+    ),
     "checkpoints_file": (a_file_of_that_name, "checkpoints' is a file; expected a folder"),
     "both_checkpoints": (
-        lambda f: [(f / "checkpoints" / n).write_bytes(b"x") for n in ("last.ckpt", "previous.ckpt")],
+        lambda f: [
+            (f / "checkpoints" / n).write_bytes(b"x") for n in ("last.ckpt", "previous.ckpt")
+        ],
         "previous.ckpt' is no checkpoint",
     ),
 }
@@ -213,9 +219,8 @@ def test_the_rows_of_a_lost_table_come_from_the_checkpoint(kind, composed, run, 
     assert f"metrics.csv' is {'gone' if kind == 'gone' else 'damaged'}; it is written anew" in text
     assert "best.ckpt' is damaged; the best checkpoint is chosen anew" in text
     assert not any(path.exists() for path in leftovers)
-    before = cut.joinpath("metrics.csv").read_text().splitlines()
-    # the killed run logged step 5 after its last checkpoint
-    assert table.read_text().splitlines()[: len(before) - 1] == before[:-1]
+    # the killed run logged step 5 after its last checkpoint, and the resumed one logs it again
+    assert read_metrics(run)[:5] == read_metrics(cut)
     assert json.loads((run / "metrics.json").read_text()) == pytest.approx(metrics)
     assert load(run, "best") is not None
 
