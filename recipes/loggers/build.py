@@ -19,7 +19,10 @@ from recipes.report.record import RunRecord
 
 
 def build_loggers(
-    config: Mapping[str, Any] | None, run_dir: str | Path, resume_step: int | None = None
+    config: Mapping[str, Any] | None,
+    run_dir: str | Path,
+    resume_step: int | None = None,
+    history: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Logger]:
     """`MetricsFiles`, then one logger per entry of `config`. Raises `UserError` for an entry that
     is not a logger.
@@ -27,8 +30,9 @@ def build_loggers(
     config: the `logger` node, name -> node with `_target_`. The target is a Lightning logger, or an
         object whose `open(run_dir, resume_step)` returns one.
     resume_step: optimizer steps of the checkpoint to resume; None for a new run.
+    history: rows of metrics.csv as that checkpoint has them.
     """
-    loggers: list[Logger] = [MetricsFiles(run_dir, resume_step)]
+    loggers: list[Logger] = [MetricsFiles(run_dir, resume_step, history)]
     for name, node in (config or {}).items():
         if not isinstance(node, Mapping) or "_target_" not in node:
             raise UserError(f"logger.{name}: found {node!r}; expected a node with _target_")

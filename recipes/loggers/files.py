@@ -2,16 +2,21 @@
 
 import csv
 import io
+import logging
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from foundation.errors import UserError
-from foundation.files import write_json, write_text
+from foundation.errors import UserError, first_line
+from foundation.files import os_reason, write_json, write_text
+
+logger = logging.getLogger(__name__)
+
+EXPECTED = "expected a metrics.csv, which begins with 'step'"
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -31,12 +36,19 @@ class MetricsFiles(Logger):
     resume_step: None: a new run; an existing metrics.csv with rows is an error, it is never
         overwritten. n: a run resumed after n steps; later rows are dropped, because the resumed run
         logs them again.
+    history: the rows up to that step as the checkpoint has them; None: read from metrics.csv. A
+        file that lacks some of them is written anew, which is printed.
 
     Raises `UserError` for the file of another run, a file in another format and a folder that is
     not writable.
     """
 
-    def __init__(self, run_dir: str | Path, resume_step: int | None = None):
+    def __init__(
+        self,
+        run_dir: str | Path,
+        resume_step: int | None = None,
+        history: Sequence[Mapping[str, Any]] | None = None,
+    ):
         super().__init__()
         self.run_dir = Path(run_dir)
         self.csv_path = Path(run_dir) / "metrics.csv"
@@ -45,7 +57,12 @@ class MetricsFiles(Logger):
         self._columns: list[str] = ["step"]
         self._offset = 0  # of the last row in the file, bytes
         self._stale = True  # the file lacks rows of the history
-        if getattr(rank_zero_only, "rank", 0) == 0 and self.csv_path.is_file():
+        self._lacking = False  # rows of the checkpoint
+        if getattr(rank_zero_only, "rank", 0) != 0:
+            return
+        if history is not None:
+            self._take_over(history)
+        elif self.csv_path.is_file():
             self._restore(resume_step)
 
     def _restore(self, resume_step: int | None) -> None:
@@ -58,6 +75,30 @@ class MetricsFiles(Logger):
             step = row.pop("step")
             if step <= (resume_step or 0):
                 self._merge(step, row)
+
+    def _take_over(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Resume with the rows of the checkpoint."""
+        try:
+            found = {row["step"]: row for row in read_rows(self.csv_path)}
+        except (UserError, OSError):
+            found = {}
+        for row in history:
+            # repr, since NaN differs from itself
+            cells = {name: repr(value) for name, value in found.get(row["step"], {}).items()}
+            if not cells.items() >= {name: repr(value) for name, value in row.items()}.items():
+                self._lacking = True
+            self._merge(row["step"], {name: v for name, v in row.items() if name != "step"})
+        if self._lacking:
+            logger.warning(
+                "resume: '%s' is %s; it is written anew from the checkpoint",
+                self.csv_path,
+                "damaged" if self.csv_path.is_file() else "gone",
+            )
+
+    def start(self, config: Mapping[str, Any], plan: str) -> None:
+        """Write the file anew if rows of the checkpoint are missing in it."""
+        if self._lacking:
+            self._rewrite()
 
     # -- Lightning's interface ---------------------------------------------------------------------
     @rank_zero_only
@@ -154,15 +195,20 @@ class MetricsFiles(Logger):
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a metrics.csv, {"step": int, name: float}, without empty cells and without a
     last line truncated by a crash. Raises `UserError` for a file in another format."""
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        lines = list(csv.reader(file))
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            lines = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(str(path), f"is no table ({first_line(error)})", EXPECTED) from error
+    except OSError as error:
+        raise UserError(str(path), f"cannot be read ({os_reason(error)})", EXPECTED) from error
     if not lines:
         return []
     header = lines[0]
     rows = []
     if header[:1] != ["step"]:
         problem = f"first column is '{''.join(header[:1])}'"
-        raise UserError(str(path), problem, "expected a metrics.csv, which begins with 'step'")
+        raise UserError(str(path), problem, EXPECTED)
     for number, cells in enumerate(lines[1:], start=2):
         try:
             values = {name: float(cell) for name, cell in zip(header, cells, strict=True) if cell}

@@ -1,15 +1,12 @@
 """Weights from a local file, checked name by name before any of them is copied."""
 
 import logging
-import pickle
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from foundation.errors import UserError, first_line
+from foundation.errors import UserError
+from foundation.tensor_files import UnreadableFile, read_tensors
 from recipes.networks.meta import on_meta
 from recipes.networks.network import Network
 
@@ -17,7 +14,6 @@ logger = logging.getLogger(__name__)
 
 # prefixes of DataParallel, torch.compile and our own checkpoints
 _WRAPPERS = ("module.", "_orig_mod.", "network.")
-_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 _CLASSIFIERS = ("fc", "linear", "head", "classifier", "head.fc")
 
 
@@ -68,12 +64,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"network.checkpoint={path}: no such file")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (*_UNREADABLE, SafetensorError) as error:
-        reason = first_line(error)
-        raise UserError(f"network.checkpoint={path}: not a file of weights ({reason})") from error
+        content = read_tensors(path)
+    except UnreadableFile as error:
+        raise UserError(f"network.checkpoint={path}: not a file of weights ({error})") from error
+    if path.suffix == ".safetensors":
+        return dict(content)
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

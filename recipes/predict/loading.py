@@ -21,24 +21,17 @@ from omegaconf import DictConfig
 from datamodules.facts import DatasetFacts
 from foundation.errors import UserError, first_line, nearest
 from recipes.config.plain_yaml import read_plain
-from recipes.config.signatures import describe, fits
 from recipes.predict.architecture import check_kind, without_files
 from recipes.predict.predictor import Predictor
 from recipes.predict.trust import check_run_config
 from recipes.runs.assembly import assemble
-from recipes.runs.checkpoint_files import load_checkpoint
+from recipes.runs.checked_form import check_form
+from recipes.runs.checkpoint_files import read_content
+from recipes.runs.checkpoint_form import Predictable
 from recipes.runs.run import build_recipe
 
 Which = Literal["last", "best"]
 STAGE = re.compile(r"\w[\w.\-]*")  # name of a stage, which is a subfolder of the run
-# fields of a checkpoint's provenance
-PROVENANCE: dict[str, Any] = {
-    "config": str,
-    "facts": dict[str, Any],
-    "input_size": int | list[int] | None,
-    "encoder": str | None,
-    "vocab_size": int | None,
-}
 
 
 def load(
@@ -57,7 +50,7 @@ def load(
     """
     path = find_run(run, which)
     content = read_checkpoint(path)
-    origin = checked_origin(content.get("provenance"), path)
+    origin = content["provenance"]
     config = check_run_config(origin["config"], path, trust)
     try:
         predictor = rebuild(config, origin, content["state_dict"], trust)
@@ -96,32 +89,16 @@ def rebuild(
     return Predictor(recipe, assembly.datamodule, facts, config)
 
 
-def checked_origin(origin: Any, path: Path) -> Mapping[str, Any]:
-    """The provenance of a checkpoint, checked for the fields of `PROVENANCE` and their types.
-    Raises UserError."""
-    if not isinstance(origin, Mapping) or any(key not in origin for key in PROVENANCE):
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint that has what prediction needs. Raises UserError."""
+    content = read_content(path, "run")
+    if content.get("provenance") is None:
         raise UserError(
             f"run: '{path}' has no provenance, as it is of an older version; resume the run for a "
             "step, or train it again"
         )
-    for key, annotation in PROVENANCE.items():
-        try:
-            right = fits(origin[key], annotation)
-        except (TypeError, ValueError, RecursionError):  # not representable in JSON
-            right = False
-        if not right:
-            found = type(origin[key]).__name__
-            raise UserError(
-                "run", f"'{path}': provenance.{key}: found {found}, expected {describe(annotation)}"
-            )
-    return origin
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        return load_checkpoint(str(path))
-    except UserError as error:
-        raise error.about("run") from error
+    check_form(content, Predictable, "run", path)
+    return content
 
 
 def find_run(run: str | Path, which: Which = "last") -> Path:

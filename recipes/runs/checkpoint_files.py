@@ -7,16 +7,17 @@ what it resumes.
 import fcntl
 import logging
 import os
-import pickle
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from foundation.errors import UserError, did_you_mean, first_line, nearest_name
+from foundation.files import discard, os_reason, remove_leftovers
+from recipes.runs.folder_files import METRICS, STAGES, folder_errors
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +34,27 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Take away what a run without a checkpoint left behind."""
-    for trace in TRACES:
-        path = folder / trace
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    """Take away what a run without a checkpoint left behind. A link to a folder of checkpoints
+    stays, and the folder is emptied. Raises `UserError` if the disk refuses."""
+    try:
+        for trace in TRACES:
+            path = folder / trace
+            if path.is_symlink() and path.is_dir():
+                for entry in path.iterdir():
+                    remove(entry)
+            else:
+                remove(path)
+    except OSError as error:
+        problem = f"'{folder}' cannot be cleared ({os_reason(error)})"
+        raise UserError("run_dir", problem, "expected a writable folder") from error
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def being_written(folder: Path) -> bool:
@@ -56,18 +71,29 @@ def being_written(folder: Path) -> bool:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process. Raises `UserError` where another one has it."""
+    """Hold the folder for this process, and remove what killed writes left in it. Raises
+    `UserError` where another process has it."""
     path = folder / LOCK
-    with path.open("w") as file:
+    with opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             problem = f"'{folder}' is being written by another process"
             raise UserError("run_dir", problem, "name another folder") from error
+        remove_leftovers(folder)
+        remove_leftovers(folder / "checkpoints")
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            discard(path)  # on a disk that has turned read-only it stays, and means nothing
+
+
+def opened(path: Path) -> IO[str]:
+    try:
+        return path.open("w")
+    except OSError as error:
+        problem = f"'{path}' cannot be written ({os_reason(error)})"
+        raise UserError("run_dir", problem, "expected a writable folder") from error
 
 
 def run_dir_errors(
@@ -81,6 +107,10 @@ def run_dir_errors(
     if not reading and holds_run(folder) and not is_inside(resume, folder):
         remedy = f"name another folder, or add resume={run_dir}"
         return [UserError("run_dir", f"'{run_dir}' holds a run already", remedy)]
+    if not reading and folder.is_dir():
+        misplaced = folder_errors(folder)
+        if misplaced:
+            return misplaced
     ancestor = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not ancestor.is_dir():
         return [UserError("run_dir", f"'{run_dir}' cannot be a folder: '{ancestor}' is a file")]
@@ -121,21 +151,29 @@ def stages_errors(run_dir: str, resume: str) -> list[UserError]:
 @contextmanager
 def run_folder(folder: Path) -> Iterator[None]:
     """Make the run's folder. A mistake of the user's that shows before there are metrics or
-    checkpoints leaves the disk as it was: what was written is taken away again."""
+    checkpoints, of the run or one of its stages, leaves the disk as it was: what was written is
+    taken away again."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     before = set(folder.iterdir()) if folder.is_dir() else set()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except UserError:
-        if not (folder / "metrics.csv").exists() and not (folder / "checkpoints").exists():
-            for entry in set(folder.iterdir()) - before:
-                shutil.rmtree(
-                    entry
-                ) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-            for path in missing:
-                path.rmdir()
+        # on a disk that has turned read-only the mistake is still what is reported
+        with suppress(OSError):
+            if not holds_results(folder):
+                for entry in set(folder.iterdir()) - before:
+                    remove(entry)
+                for path in missing:
+                    path.rmdir()
         raise
+
+
+def holds_results(folder: Path) -> bool:
+    """Whether a run, or a stage of it, has logged or saved anything."""
+    stages = [path for path in folder.iterdir() if path.is_dir()]
+    results = ("metrics.csv", "checkpoints", METRICS, STAGES)
+    return any((place / name).exists() for place in (folder, *stages) for name in results)
 
 
 def find_checkpoint(resume: str) -> Path:
@@ -188,26 +226,33 @@ def load_checkpoint(resume: str) -> dict[str, Any]:
     """The checkpoint that `resume` names, on the CPU, read without running code from it
     (`weights_only`).
 
-    Raises `UserError` where the file is no checkpoint of a run.
+    Raises `UserError` where the file is no checkpoint of a run, or its structure is not one from
+    which training can go on.
     """
-    import torch
+    from recipes.runs.checked_form import check_form
+    from recipes.runs.checkpoint_form import Resumable
 
     path = find_checkpoint(resume)
+    content = read_content(path, "resume")
+    check_form(content, Resumable, "resume", path)
+    return content
+
+
+def read_content(path: Path, key: str) -> dict[str, Any]:
+    """The content of a checkpoint, whose structure is not yet checked. key: the setting that named
+    the file. Raises `UserError`."""
+    from foundation.tensor_files import UnreadableFile, read_tensors
+
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own words are a page about its switches
-        problem = f"'{path}' is no checkpoint: it holds other things than weights and numbers"
-        raise UserError("resume", problem) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        problem = f"'{path}' is no checkpoint: {first_line(error)[:160]}"
-        raise UserError("resume", problem) from error
+        content = read_tensors(path)
+    except UnreadableFile as error:
+        raise UserError(key, f"'{path}' is no checkpoint: {error}") from error
     if not whole(path):
         problem = f"'{path}' is damaged: its checksums do not agree"
-        raise UserError("resume", problem, "resume from another checkpoint")
+        raise UserError(key, problem, f"{key} from another checkpoint")
     keys = content if isinstance(content, dict) else {}
-    missing = [key for key in CHECKPOINT_KEYS if key not in keys]
+    missing = [name for name in CHECKPOINT_KEYS if name not in keys]
     if missing:
         problem = f"'{path}' is no checkpoint of a run: it holds no {', '.join(missing)}"
-        raise UserError("resume", problem)
+        raise UserError(key, problem, "expected a .ckpt of a run of train.py")
     return content

@@ -17,10 +17,13 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from foundation.errors import UserError, first_line
+from foundation.errors import UserError
+from foundation.files import PART, discard, os_reason, sync_folder
 from recipes.engine.recipe import Recipe
 from recipes.engine.trainer import CheckpointSettings
+from recipes.loggers.build import metrics_files
 from recipes.runs.checkpoint_files import LAST, PREVIOUS
+from recipes.runs.history import packed
 from recipes.runs.preemption import Termination
 
 
@@ -35,7 +38,7 @@ class AtomicFiles(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         path = Path(path)
-        part = path.with_name(f".{path.name}.part")
+        part = path.with_name(f".{path.name}{PART}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
@@ -45,26 +48,13 @@ class AtomicFiles(TorchCheckpointIO):
             if path.name == LAST and path.exists():
                 path.replace(path.with_name(PREVIOUS))
             part.replace(path)
-            _sync_folder(path.parent)
-        # torch's writer hides a full disk in a RuntimeError
+            sync_folder(path.parent)
+        # torch's writer meets a full disk and then raises a RuntimeError of its own
         except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
-            reason = getattr(error, "strerror", None) or first_line(error)
-            problem = f"cannot be written ({reason})"
+            discard(part)
+            problem = f"cannot be written ({os_reason(error)})"
             remedy = "the checkpoint before it is untouched: make room, then resume"
             raise UserError(str(path), problem, remedy) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a renaming to the disk; systems that cannot open a folder do without."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class LastCheckpoint(Checkpoint):
@@ -97,6 +87,13 @@ class LastCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.due = bool(state_dict["due"])
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        files = metrics_files(trainer.loggers)
+        if files is not None:
+            checkpoint["history"] = packed(files.history)
 
     def save(self, trainer: pl.Trainer, due: bool = False) -> None:
         if trainer.global_step == self.saved and due == self.due:

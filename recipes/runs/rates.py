@@ -46,6 +46,37 @@ def groups_fit(checkpoint: Mapping[str, Any], module: nn.Module) -> bool:
     return saved == [len(group["params"]) for group in fresh_groups(module)]
 
 
+# state of one number per weight, by the names that torch's optimizers share
+PER_WEIGHT = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+
+def optimizer_misfit(checkpoint: Mapping[str, Any], module: nn.Module) -> str:
+    """The first difference between the optimizer's state in a checkpoint and the optimizer of this
+    run, in words; empty where there is none."""
+    saved = checkpoint["optimizer_states"][0]
+    groups = fresh_groups(module)
+    sizes = [len(group["params"]) for group in saved["param_groups"]]
+    wanted = [len(group["params"]) for group in groups]
+    if sizes != wanted:
+        return f"optimizer_states[0].param_groups: found groups of {sizes} parameters, not {wanted}"
+    rates = len(checkpoint["lr_schedulers"][0]["base_lrs"])
+    if rates != len(groups):
+        return f"lr_schedulers[0].base_lrs: found {rates} rates for {len(groups)} groups"
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    indices = [index for group in saved["param_groups"] for index in group["params"]]
+    for index, parameter in zip(indices, parameters, strict=True):
+        state = saved["state"].get(index, {})
+        for name in PER_WEIGHT if isinstance(state, Mapping) else ():
+            value = state.get(name)
+            if value is None:
+                continue
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            if shape != list(parameter.shape):
+                place = f"optimizer_states[0].state[{index}].{name}"
+                return f"{place}: found {shape}, not {list(parameter.shape)}"
+    return ""
+
+
 def stretched(
     old: int, new: int, checkpoint: Mapping[str, Any], module: nn.Module, schedule: Schedule
 ) -> str:

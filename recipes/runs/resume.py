@@ -17,7 +17,8 @@ from recipes.engine.recipe import Recipe
 from recipes.runs.assembly import Assembly
 from recipes.runs.changes import Change, Difference, differences, matches, parsed, plain
 from recipes.runs.checkpoint_files import find_checkpoint, load_checkpoint
-from recipes.runs.rates import NewRates, groups_fit, stretched
+from recipes.runs.history import unpacked
+from recipes.runs.rates import NewRates, groups_fit, optimizer_misfit, stretched
 from recipes.runs.spec import RunSpec
 from recipes.services.adopted import adoptable, adopted_names
 from recipes.services.moments import moment_names
@@ -135,12 +136,23 @@ class Resume:
                 "which the optimizer's state cannot follow"
             )
             raise UserError(f"resume={spec.resume}", problem, ANEW)
+        misfit = optimizer_misfit(self.checkpoint, recipe)
+        if misfit:
+            problem = f"'{self.path}' is not a run of this version: {misfit}"
+            raise UserError("resume", problem, "expected the optimizer's state of this run")
         for change in self.differing:
             if is_longer(change):
                 tell(stretched(change.old, change.new, self.checkpoint, recipe, assembly.scheduler))
         meant = [change for change in self.differing if not is_longer(change)]
         if meant:
             tell(f"resume: settings changed from step {self.done} on: {listed(meant)}")
+
+    def history(self, folder: Path) -> list[dict[str, Any]] | None:
+        """The rows logged so far, if the checkpoint is of this very folder and has them: those of
+        the first versions have not."""
+        rows = self.checkpoint.get("history")
+        own = self.path.resolve().is_relative_to(folder.resolve())
+        return unpacked(rows) if own and rows is not None else None
 
     @property
     def callbacks(self) -> list[Callback]:
@@ -167,11 +179,8 @@ def resume_point(spec: RunSpec) -> Resume:
     done = int(checkpoint["global_step"])
     origin = checkpoint.get("provenance") or {}
     source = f"resume: '{path}'"
-    if not isinstance(origin, Mapping):
-        problem = f"its provenance is {type(origin).__name__}"
-        raise UserError(source, problem, "expected a mapping")
     differing: list[Difference] = []
-    if "config" in origin:
+    if origin.get("config") is not None:
         differing = differences(parsed(origin["config"], source), plain(spec.config))
     # a run that asks for fewer steps than are done has nothing left, which is an error
     differing = [d for d in differing if d.key != MAX_STEPS or d.new >= done]

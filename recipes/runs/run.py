@@ -19,13 +19,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from datamodules.facts import DatasetFacts
 from foundation.exit_codes import Terminated
-from foundation.files import write_text
+from foundation.files import discard, write_text
 from foundation.randomness import Randomness
 from recipes.engine.hardware import backend_of, peak_memory
 from recipes.engine.parts import RecipeParts
@@ -34,6 +34,7 @@ from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, 
 from recipes.loggers.console import RouxProgressBar, print_final
 from recipes.report.page import write_report
 from recipes.runs.assembly import Assembly, assemble, plain
+from recipes.runs.best_checkpoint import BEST, BestCheckpoint, drop_damaged
 from recipes.runs.changes import config_text
 from recipes.runs.checkpoint_files import PREVIOUS, run_folder, writing
 from recipes.runs.checkpoints import LastCheckpoint
@@ -47,6 +48,7 @@ from recipes.runs.preemption import Termination
 from recipes.runs.provenance import provenance
 from recipes.runs.ranks import further_rank, notify
 from recipes.runs.remarks import remarks
+from recipes.runs.restoring import restoring
 from recipes.runs.resume import Resume, identity, resume_point
 from recipes.runs.spec import Result, RunSpec
 from recipes.services.statistics import ClassStatistics
@@ -104,7 +106,12 @@ def run(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
     if resume:
         resume.check(spec, assembly, recipe)
     nodes = plain(assembly.config).get("logger")
-    loggers = build_loggers(nodes, spec.folder, resume.done if resume else None)
+    loggers = build_loggers(
+        nodes,
+        spec.folder,
+        resume.done if resume else None,
+        resume.history(spec.folder) if resume else None,
+    )
     parts = Parts(spec, assembly, recipe, loggers, resume, plan)
     try:
         with interruptible():
@@ -193,9 +200,9 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
     return Recipe(parts)
 
 
-def checkpoints(assembly: Assembly, folder: Path) -> list[Checkpoint]:
+def checkpoints(assembly: Assembly, folder: Path, resumed: Path | None = None) -> list[Checkpoint]:
     """`best.ckpt` by the monitored metric of the validation part, and `last.ckpt`, which knows of
-    it."""
+    it. resumed: the checkpoint that the run resumes."""
     validates = "val" in assembly.datamodule.sizes
     settings = assembly.trainer
     termination = Termination(settings.log_every)
@@ -204,17 +211,7 @@ def checkpoints(assembly: Assembly, folder: Path) -> list[Checkpoint]:
     )
     if not validates:
         return [last]
-    monitor = assembly.monitor
-    best = ModelCheckpoint(
-        dirpath=folder / "checkpoints",
-        filename="best",
-        monitor=monitor,
-        mode="min" if monitor.endswith("loss") else "max",
-        enable_version_counter=False,
-    )
-    # after validations alone
-    best.on_train_batch_end = None  # type: ignore[method-assign,assignment]
-    return [best, last]
+    return [BestCheckpoint(folder, assembly.monitor, resumed), last]
 
 
 def train(parts: Parts, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
@@ -241,7 +238,8 @@ def train(parts: Parts, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
 def own_callbacks(parts: Parts) -> list[Callback]:
     """Checkpoints, progress bar, methods that use Lightning's hooks, new rates of a resumed run."""
     settings = parts.assembly.trainer
-    callbacks: list[Callback] = [*checkpoints(parts.assembly, parts.folder)]
+    resumed = parts.resume.path if parts.resume else None
+    callbacks: list[Callback] = [*checkpoints(parts.assembly, parts.folder, resumed)]
     if settings.progress_bar:
         micro_batches = settings.log_every * settings.accumulate_grad_batches
         callbacks.append(RouxProgressBar(micro_batches))
@@ -255,7 +253,8 @@ def fit_and_test(parts: Parts, trainer: pl.Trainer) -> None:
     data = parts.assembly.datamodule
     if parts.assembly.trainer.max_steps:
         path = parts.resume.path if parts.resume else None
-        trainer.fit(parts.recipe, datamodule=data, ckpt_path=path, weights_only=True)
+        with restoring(path):
+            trainer.fit(parts.recipe, datamodule=data, ckpt_path=path, weights_only=True)
     trainer.test(parts.recipe, datamodule=data, verbose=False)
 
 
@@ -282,7 +281,8 @@ def write_outputs(parts: Parts, final: dict[str, float]) -> None:
     command = list(parts.spec.command)
     record = collect(parts.assembly, recipe, parts.loggers, parts.plan, command, final)
     write_report(record, parts.folder / "report.html")
-    (files / PREVIOUS).unlink(missing_ok=True)
+    discard(files / PREVIOUS)
+    drop_damaged(files / BEST)
     finish_loggers(
         parts.loggers, record, {kind: files / f"{kind}.ckpt" for kind in ("last", "best")}
     )

@@ -7,23 +7,30 @@ nobody is writing.
 """
 
 import itertools
-import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from foundation.errors import UserError
+from foundation.errors import UserError, raise_all
 from recipes.config.plain_yaml import read_plain
 from recipes.config.renamed import with_current_keys
-from recipes.runs.changes import PLACE, Difference, differences, parsed, plain
+from recipes.runs.changes import PLACE, Difference, differences, plain
 from recipes.runs.checkpoint_files import TRACES, being_written, clear, has_checkpoint
+from recipes.runs.folder_files import (
+    METRICS,
+    STAGES,
+    folder_errors,
+    read_metrics,
+    read_stages,
+)
 from recipes.runs.spec import RunSpec
 
 AUTO = "auto"
-STAGES = "stages.json"
 # what may differ between a command and its repetition
 OWN = ("run_dir", "resume", "accept_changes", "dry_run", "monitor")
 
@@ -31,11 +38,13 @@ OWN = ("run_dir", "resume", "accept_changes", "dry_run", "monitor")
 @dataclass(frozen=True)
 class Settled:
     """run_dir: the run's folder. resume: what it resumes. finished: the final metrics of a run that
-    `resume=auto` finds finished, which is left alone."""
+    `resume=auto` finds finished, which is left alone. made: folders that were made so that no other
+    command takes their name, the deepest first."""
 
     run_dir: str
     resume: str | None = None
     finished: dict[str, float] | None = None
+    made: tuple[Path, ...] = ()
 
     def resuming(self, resume: str | None) -> "Settled":
         return replace(self, resume=resume)
@@ -55,9 +64,9 @@ def settle_place(spec: RunSpec, first: bool) -> Settled:
         )
     if spec.resume == AUTO:
         return settle_auto(spec, first)
-    if not spec.run_dir_is_named:
-        run_dir = unused(run_dir)
-    return Settled(run_dir, spec.resume)
+    if spec.run_dir_is_named:
+        return Settled(run_dir, spec.resume)
+    return claimed(run_dir, first and not spec.dry_run).resuming(spec.resume)
 
 
 def started_from_outside() -> bool:
@@ -67,10 +76,48 @@ def started_from_outside() -> bool:
     return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
-def unused(run_dir: str) -> str:
-    """A name that no run has: its time is to the second, and two commands may start in one."""
-    names = (run_dir if number == 1 else f"{run_dir}_{number}" for number in itertools.count(1))
-    return next(name for name in names if not Path(name).expanduser().exists())
+def claimed(run_dir: str, makes: bool) -> Settled:
+    """A folder that no other run has: its time is to the second, and two commands may start in one.
+    makes: make it at once, since another command may look between two steps of this one."""
+    if not makes:
+        return Settled(next(name for name in names_like(run_dir) if not expanded(name).exists()))
+    for name in names_like(run_dir):
+        path = expanded(name)
+        made = tuple(p for p in (path, *path.parents) if not p.exists())
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            break
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        except OSError:
+            break
+        return Settled(name, made=made)
+    return Settled(run_dir)  # the disk refuses, which is reported with all that is wrong
+
+
+def names_like(run_dir: str) -> Iterator[str]:
+    """`run`, `run_2`, `run_3` …"""
+    yield run_dir
+    yield from (f"{run_dir}_{number}" for number in itertools.count(2))
+
+
+def expanded(name: str) -> Path:
+    return Path(name).expanduser()
+
+
+@contextmanager
+def released(settled: Settled) -> Iterator[None]:
+    """If the run inside fails, folders that were made for its name and are still empty go away."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in settled.made:
+                path.rmdir()
+        raise
 
 
 def settle_auto(spec: RunSpec, first: bool) -> Settled:
@@ -78,8 +125,9 @@ def settle_auto(spec: RunSpec, first: bool) -> Settled:
     config = spec.config
     folder = spec.folder if spec.run_dir_is_named else newest_unfinished(config)
     if folder is None:
-        return Settled(unused(config.run_dir))
+        return claimed(config.run_dir, first and not spec.dry_run)
     settled = Settled(str(folder))
+    raise_all(folder_errors(folder))
     if not any((folder / trace).exists() for trace in (*TRACES, STAGES)):
         return settled
     if (folder / "metrics.json").is_file() or finished_stages(folder, config):
@@ -97,7 +145,7 @@ def finished_stages(folder: Path, config: DictConfig) -> bool:
     path = folder / STAGES
     if not config.get("stages") or not path.is_file():
         return False
-    return set(config.stages) <= set(read_json(path))
+    return set(config.stages) <= set(read_stages(path))
 
 
 def finished(folder: Path, config: DictConfig, first: bool) -> dict[str, float]:
@@ -108,12 +156,8 @@ def finished(folder: Path, config: DictConfig, first: bool) -> dict[str, float]:
         print(f"{folder}: finished already; nothing was done")
     if config.get("stages"):
         last = list(config.stages)[-1]
-        return read_json(folder / STAGES)[last]
-    return read_json(folder / "metrics.json")
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
+        return read_stages(folder / STAGES)[last]
+    return read_metrics(folder / METRICS)
 
 
 def check_finished(folder: Path, config: DictConfig) -> None:
@@ -134,7 +178,8 @@ def check_finished(folder: Path, config: DictConfig) -> None:
 
 def changed_settings(path: Path, config: DictConfig) -> list[Difference]:
     """How a folder's config differs from this one, stage by stage if there are several."""
-    old, new = parsed(path.read_text("utf-8"), f"resume: '{path}'"), plain(config)
+    old = plain(read_plain(path, f"resume: '{path}'"))
+    new = plain(config)
     if not config.get("stages"):
         return differences(old, new, tuple(PLACE))
     changed: list[Difference] = []
@@ -151,16 +196,22 @@ def newest_unfinished(config: DictConfig) -> Path | None:
     if not parent.is_dir():
         return None
     wanted = comparable_config(OmegaConf.to_container(config, resolve=True))
-    folders = [path for path in parent.iterdir() if path.is_dir()]
-    for folder in sorted(folders, key=lambda path: path.name, reverse=True):
-        path = folder / "config.yaml"
-        if not path.is_file() or (folder / "metrics.json").is_file() or being_written(folder):
+    for folder in sorted(parent.iterdir(), key=lambda path: path.name, reverse=True):
+        if not may_be_resumed(folder, config):
             continue
-        if finished_stages(folder, config):
-            continue
-        if comparable_config(written_config(path)) == wanted:
+        if comparable_config(written_config(folder / "config.yaml")) == wanted:
             return folder
     return None
+
+
+def may_be_resumed(folder: Path, config: DictConfig) -> bool:
+    """Whether a folder holds a run that is neither finished nor under way. One that cannot be read,
+    or whose files are damaged, is left alone: it is not what the command named."""
+    try:
+        begun = (folder / "config.yaml").is_file() and not (folder / METRICS).is_file()
+        return begun and not being_written(folder) and not finished_stages(folder, config)
+    except (OSError, UserError):
+        return False
 
 
 def written_config(path: Path) -> dict[str, Any]:

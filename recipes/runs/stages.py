@@ -27,18 +27,19 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from foundation.errors import UserError, nearest, raise_all
 from foundation.files import write_text
+from recipes.config.plain_yaml import read_plain
 from recipes.runs.assembly import assemble
-from recipes.runs.changes import config_text, differences, parsed, plain, shown
-from recipes.runs.checkpoint_files import clear, has_checkpoint, resumable
+from recipes.runs.changes import config_text, differences, plain, shown
+from recipes.runs.checkpoint_files import clear, has_checkpoint, resumable, run_folder
+from recipes.runs.folder_files import STAGES, read_stages
 from recipes.runs.machine import check_machine
 from recipes.runs.plan import describe
 from recipes.runs.resume import check_changes, listed, resume_point
 from recipes.runs.run import run
 from recipes.runs.spec import Result, RunSpec, with_values
 
-DONE = "stages.json"
 BRACED = re.compile(r"\{\w+\}")
-Figures = dict[str, dict[str, float]]
+Figures = dict[str, dict[str, Any]]
 
 
 def last_checkpoint(folder: Path, stage: str) -> Path:
@@ -130,7 +131,17 @@ def run_stages(spec: RunSpec) -> Result:
     done = read_done(folder) if spec.resume else {}
     begun = begun_stages(spec)
     finished_changes = check_stages(spec, done, begun)
-    write_folder(spec, plan, finished_changes)
+    # a stage that is refused at once leaves nothing that would stop the mended command
+    with run_folder(folder):
+        write_folder(spec, plan, finished_changes)
+        run_each(spec, done, begun)
+    last = list(spec.config.stages)[-1]
+    return Result(done[str(last)])
+
+
+def run_each(spec: RunSpec, done: Figures, begun: set[str]) -> None:
+    """Run the stages that are not done; their metrics are added to `done`."""
+    folder = spec.folder
     for stage in stages_of(spec):
         name = stage.stage
         if name in done:
@@ -143,8 +154,6 @@ def run_stages(spec: RunSpec) -> Result:
             rank_zero_only(clear)(folder / name)
         done[name] = run(stage).metrics
         write_done(folder, done)
-    last = list(spec.config.stages)[-1]
-    return Result(done[str(last)])
 
 
 def begun_stages(spec: RunSpec) -> set[str]:
@@ -182,7 +191,7 @@ def finished_stage_lines(stage: RunSpec, accepts_changes: bool) -> list[str]:
     path = stage.folder / "config.yaml"
     if not path.is_file():
         return []
-    old = parsed(path.read_text("utf-8"), f"resume: '{path}'")
+    old = plain(read_plain(path, f"resume: '{path}'"))
     differing = differences(old, plain(stage.config))
     if differing and not accepts_changes:
         raise UserError(
@@ -211,10 +220,10 @@ def write_folder(spec: RunSpec, plan: str, changes: Sequence[str] = ()) -> None:
 
 @rank_zero_only
 def write_done(folder: Path, done: Mapping[str, Any]) -> None:
-    write_text(folder / DONE, json.dumps(done, indent=1) + "\n")
+    write_text(folder / STAGES, json.dumps(done, indent=1) + "\n")
 
 
 def read_done(folder: Path) -> Figures:
     """Metrics of the finished stages of a run; empty before the first is done."""
-    path = folder / DONE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path = folder / STAGES
+    return read_stages(path) if path.is_file() else {}

@@ -44,6 +44,7 @@ def ready(overrides: Sequence[str], root: Path = CONFIGS) -> "RunSpec":
 def start(spec: "RunSpec", **options: Any) -> "Result":
     """Run a sound spec, once its folder and what it resumes have been looked at. options: those of
     `recipes.runs.run.run`."""
+    from recipes.runs.run_folder import released
     from recipes.runs.spec import Result
 
     settled = settle_folder(spec)
@@ -54,20 +55,22 @@ def start(spec: "RunSpec", **options: Any) -> "Result":
         from recipes.runs.stages import run_stages as run
     else:
         from recipes.runs.run import run
-    with environment(RUN, json.dumps([settled.run_dir, settled.resume])):
+    told = environment(RUN, json.dumps([settled.run_dir, settled.resume]))
+    with released(settled), told:
         return run(spec, **options)
 
 
 def settle_folder(spec: "RunSpec") -> "Settled":
     """The run's folder and what it resumes. Further ranks are told by the first."""
-    from recipes.runs.run_folder import Settled, settle_place
+    from recipes.runs.run_folder import Settled, released, settle_place
 
     if further_rank() and RUN in os.environ:
         return Settled(*json.loads(os.environ[RUN]))
     settled = settle_place(spec, first=not further_rank())
     if settled.finished is not None or further_rank():
         return settled
-    return checked(settled, spec)
+    with released(settled):
+        return checked(settled, spec)
 
 
 def checked(settled: "Settled", spec: "RunSpec") -> "Settled":
@@ -79,11 +82,14 @@ def checked(settled: "Settled", spec: "RunSpec") -> "Settled":
         run_dir_errors,
         stages_errors,
     )
+    from recipes.runs.folder_files import folder_errors
 
     run_dir, resume = settled.run_dir, settled.resume
     errors = run_dir_errors(run_dir, resume, reading=spec.dry_run)
     if resume is not None and spec.has_stages:
         errors += stages_errors(run_dir, resume)
+        for name in spec.config.stages:
+            errors += folder_errors(Path(run_dir).expanduser() / str(name))
     elif resume is not None:
         try:
             resume = resumable(resume)

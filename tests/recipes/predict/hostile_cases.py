@@ -242,19 +242,19 @@ ORIGINS = {
     "config_list": (with_origin("config", "[1]"), "not a mapping"),
     "config_short": (with_origin("config", "seed: 0"), "supervised_weight: is missing"),
     "facts_null": (with_origin("facts", None), "provenance.facts"),
-    "facts_unknown": (with_origin("facts", {"x": 1}), "building its config failed"),
+    "facts_unknown": (with_origin("facts", {"x": 1}), "provenance.facts.classes: missing"),
     "input_size_text": (with_origin("input_size", "x"), "provenance.input_size"),
     "encoder_mapping": (with_origin("encoder", {"a": 1}), "provenance.encoder"),
     "encoder_for_pictures": (with_origin("encoder", '{"model_type": "bert"}'), "network.name"),
     "provenance_text": (
         lambda content: content.update(provenance="x"),
-        "has no provenance",
+        "provenance: found 'x'; expected a mapping",
     ),
     "provenance_list": (
         lambda content: content.update(provenance=[1]),
-        "has no provenance",
+        "provenance: found a list of 1; expected a mapping",
     ),
-    "weights_null": (lambda content: content.update(state_dict=None), "building its config failed"),
+    "weights_null": (lambda content: content.update(state_dict=None), "state_dict: found null"),
 }
 
 ENCODERS = {

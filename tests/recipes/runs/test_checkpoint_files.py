@@ -2,6 +2,7 @@
 line."""
 
 import errno
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import torch
 
 from foundation.errors import UserError
 from recipes.runs.checkpoint_files import find_checkpoint, load_checkpoint, run_dir_errors
+from tests.support.command import REPOSITORY
+
+# a run of version 0.1 that was stopped after 4 of 8 steps
+HALF = REPOSITORY / "tests" / "fixtures" / "version_0_1" / "half"
 
 
 def write_checkpoint(path, **content):
@@ -72,9 +77,10 @@ def test_a_file_system_that_takes_no_files():
 
 
 def test_a_checkpoint_is_found_by_its_run_or_its_file(tmp_path):
-    path = write_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
-    assert find_checkpoint(str(tmp_path)) == find_checkpoint(str(path)) == path
-    assert load_checkpoint(str(tmp_path))["global_step"] == 3
+    run = shutil.copytree(HALF, tmp_path / "run")
+    path = run / "checkpoints" / "last.ckpt"
+    assert find_checkpoint(str(run)) == find_checkpoint(str(path)) == path
+    assert load_checkpoint(str(run))["global_step"] == 4
 
 
 def bad_checkpoints(folder):
