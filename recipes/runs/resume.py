@@ -3,7 +3,7 @@ written."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
+from datamodules.datamodule import StreamDataModule
+from datamodules.fingerprint import data_changes
 from foundation.errors import UserError
 from recipes.engine.recipe import Recipe
 from recipes.runs.assembly import Assembly
@@ -121,6 +123,25 @@ class Resume:
     done: int
     differing: list[Difference]
     changes: list[Change]
+
+    def with_data(self, spec: RunSpec, data: StreamDataModule) -> "Resume":
+        """The same, once the data have been read and compared with those of the checkpoint. Raises
+        `UserError` where they differ and nobody said that this is meant."""
+        if any(d.key.startswith("data.source") for d in self.differing):
+            return self  # another set was asked for, which `check` names
+        origin = self.checkpoint.get("provenance") or {}
+        where = f"resume: '{self.path}'"
+        found = data_changes(origin.get("fingerprint"), data.fingerprint(), data.splits, where)
+        if not found:
+            return self
+        listed_changes = "; ".join(map(str, found))
+        if not spec.accepts_changes:
+            remedy = "restore them, or add accept_changes=true where the new ones are meant"
+            problem = f"the data have changed since the checkpoint: {listed_changes}"
+            raise UserError(f"resume={spec.resume}", problem, remedy)
+        tell(f"resume: data changed from step {self.done} on: {listed_changes}")
+        entries = [Change(self.done, f"data ({d.part} part)", d.old, d.new) for d in found]
+        return replace(self, changes=[*self.changes, *entries])
 
     def check(self, spec: RunSpec, assembly: Assembly, recipe: Recipe) -> None:
         """Raise `UserError` if this run cannot resume from here; says what a change does. A stage,

@@ -93,14 +93,16 @@ def run(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
         print(describe(assembly, assembly.meta_network()), end="")
         return Result({}, assembly.monitor)
     resume = resume_point(spec) if spec.resume else None
-    if resume:
-        assembly = replace(assembly, changes=resume.changes)
     network = assembly.meta_network()
     trained = bool(spec.weights_of)
-    plan = describe(assembly, network, trained)
     if not further_rank():
         notify([f"note: {line}" for line in remarks(assembly, network, trained)])
-    recipe = set_up(assembly)
+    read_data(assembly)
+    if resume:
+        resume = resume.with_data(spec, assembly.datamodule)
+        assembly = replace(assembly, changes=resume.changes)
+    plan = describe(assembly, network, trained)
+    recipe = build_recipe(assembly)
     if resume:
         resume.check(spec, assembly, recipe)
     nodes = plain(assembly.config).get("logger")
@@ -155,6 +157,7 @@ def interruptible() -> Iterator[None]:
 def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recipe:
     """The module of the run. facts: of its data; None: of data that has been set up."""
     config = assembly.config
+    fingerprint = None if facts else assembly.datamodule.fingerprint()
     facts = facts or assembly.datamodule.facts()
     counts = {name: torch.tensor(n) for name, n in facts.counts.items()}
     tasks = make_tasks(assembly, facts, counts)
@@ -188,7 +191,7 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
         backend=backend_of(assembly.trainer.compile),
         channels_last=assembly.trainer.channels_last,
         identity=identity(config),
-        provenance=provenance(config, facts, network, assembly.changes),
+        provenance=provenance(config, facts, network, assembly.changes, fingerprint),
     )
     return Recipe(parts)
 
