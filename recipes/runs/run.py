@@ -43,7 +43,8 @@ from recipes.runs.machine import check_machine
 from recipes.runs.monitor import heads_speak
 from recipes.runs.parts import make_optimizer, make_tasks
 from recipes.runs.plan import describe
-from recipes.runs.preemption import Termination
+from recipes.runs.preemption import Termination, saved_line
+from recipes.runs.processes import lost_processes
 from recipes.runs.provenance import provenance
 from recipes.runs.ranks import further_rank, notify
 from recipes.runs.remarks import remarks
@@ -196,12 +197,14 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
     return Recipe(parts)
 
 
-def checkpoints(assembly: Assembly, folder: Path) -> list[Checkpoint]:
+def checkpoints(
+    assembly: Assembly, folder: Path, termination: Termination | None = None
+) -> list[Checkpoint]:
     """`best.ckpt` by the monitored metric of the validation part, and `last.ckpt`, which knows of
-    it."""
+    it. termination: asked whether the run has to end."""
     validates = "val" in assembly.datamodule.sizes
     settings = assembly.trainer
-    termination = Termination(settings.log_every)
+    termination = termination or Termination(settings.log_every)
     last = LastCheckpoint(
         folder, assembly.checkpoint, settings.validation_interval, validates, termination
     )
@@ -225,14 +228,17 @@ def train(parts: Parts, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
     assembly = parts.assembly
     recipe = parts.recipe
     folder = parts.folder
-    trainer = build_trainer(assembly, parts.loggers, folder, [*own_callbacks(parts), *callbacks])
+    termination = Termination(assembly.trainer.log_every)
+    own = own_callbacks(parts, termination)
+    trainer = build_trainer(assembly, parts.loggers, folder, [*own, *callbacks])
     with run_folder(folder), owned(trainer, folder):
         if trainer.is_global_zero:
             write_settings(parts)
         try:
-            fit_and_test(parts, trainer)
+            with termination.kept(), lost_processes(trainer):
+                fit_and_test(parts, trainer)
         except SIGTERMException as stop:
-            raise Terminated(folder, trainer.global_step) from stop
+            raise Terminated(saved_line(trainer.global_step, folder)) from stop
         final = recipe.latest | {"train_seconds": recipe.clock.seconds}
         memory = peak_memory(recipe.device)
         if memory is not None:
@@ -241,10 +247,10 @@ def train(parts: Parts, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
     return final
 
 
-def own_callbacks(parts: Parts) -> list[Callback]:
+def own_callbacks(parts: Parts, termination: Termination) -> list[Callback]:
     """Checkpoints, progress bar, methods that use Lightning's hooks, new rates of a resumed run."""
     settings = parts.assembly.trainer
-    callbacks: list[Callback] = [*checkpoints(parts.assembly, parts.folder)]
+    callbacks: list[Callback] = [*checkpoints(parts.assembly, parts.folder, termination)]
     if settings.progress_bar:
         micro_batches = settings.log_every * settings.accumulate_grad_batches
         callbacks.append(RouxProgressBar(micro_batches))
