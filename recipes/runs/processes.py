@@ -93,7 +93,7 @@ def rank_line(rank: int, code: int) -> str:
 def watch_ranks() -> None:
     """Watch the ranks that Lightning starts, in place of Lightning's own observer, which kills all
     processes without a word."""
-    subprocess_script._launch_process_observer = observe
+    subprocess_script._launch_process_observer = observe  # type: ignore[assignment]
 
 
 def observe(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -55,10 +55,9 @@ def start(spec: "RunSpec", **options: Any) -> "Result":
         from recipes.runs.stages import run_stages as run
     else:
         from recipes.runs.run import run
-    first = follow_first_rank()
-    with environment(RUN, json.dumps([settled.run_dir, settled.resume])):
-        with environment(FIRST_RANK, str(first)):
-            return run(spec, **options)
+    first = environment(FIRST_RANK, str(follow_first_rank()))
+    with first, environment(RUN, json.dumps([settled.run_dir, settled.resume])):
+        return run(spec, **options)
 
 
 def follow_first_rank() -> int:
