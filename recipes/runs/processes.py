@@ -28,6 +28,7 @@ PATIENCE = 30.0  # seconds in which this process may find out by itself, and sav
 POLL = 0.5  # seconds between two looks
 # further ranks that this process has started, from rank 1 on
 RANKS: list[subprocess.Popen[bytes]] = []
+TOLD: list[ProcessLost] = []  # what this process has found out by itself
 
 
 @contextmanager
@@ -39,6 +40,7 @@ def lost_processes(trainer: pl.Trainer) -> Iterator[None]:
         lost = worker_line(error) or rank_loss(error, trainer)
         if lost is None:
             raise
+        TOLD.append(lost)
         raise lost from error
 
 
@@ -113,7 +115,7 @@ def end_with_ranks() -> None:
         return
     time.sleep(PATIENCE)
     kill_ranks()
-    end_process(lost.code, f"error: {lost}")
+    end_process(lost.code, "" if TOLD else f"error: {lost}")
 
 
 def kill_ranks() -> None:

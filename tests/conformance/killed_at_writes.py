@@ -2,7 +2,7 @@
 is opened for writing, renamed or removed, a folder that is made. Python's audit events tell of all
 of them, whoever makes them.
 
-A chain of kills: one at a write, one at another write of the resumed run, one at a random moment;
+A chain of kills: one at a write, one at another write of the resumed run, two at random moments;
 then the run comes to its end and must be bit-identical to the one that nobody disturbed.
 """
 
@@ -22,6 +22,7 @@ from tests.conformance.killed import ended, last_words
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.truncate")
 NEVER = 0
+MOMENTS = 2  # random ones in a chain
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,16 @@ class Whole:
         return self.compared(folder, [place])
 
     def chain(self, first: int, source: random.Random) -> Outcome:
-        """Killed before the write number `first`, before another one, and at a random moment."""
+        """Killed before the write number `first`, before another one, and at random moments."""
         folder = self.place / f"{self.name}-chain"
         kills = []
         for number in (first, source.randint(1, len(self.writes))):
             if run_until(self.arguments, folder, number) == -signal.SIGKILL:
                 kills.append(f"{number}: {writes(folder)[-1]}")
-        seconds = source.uniform(0, self.seconds)
-        if run_for(self.arguments, folder, seconds) == -signal.SIGKILL:
-            kills.append(f"{seconds:.2f} s")
+        for _ in range(MOMENTS):
+            seconds = source.uniform(0, self.seconds)
+            if run_for(self.arguments, folder, seconds) == -signal.SIGKILL:
+                kills.append(f"{seconds:.2f} s")
         return self.compared(folder, kills)
 
 

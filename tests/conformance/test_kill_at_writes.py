@@ -1,4 +1,4 @@
-"""Every method of `configs/` is killed at two writes and at a random moment, and a recipe of one
+"""Every method of `configs/` is killed at two writes and at two random moments, and a recipe of one
 and one of two stages are killed before every single write: they end bit-identical to a run that
 nobody disturbed.
 

@@ -25,8 +25,8 @@ def rank(monkeypatch):
     monkeypatch.setattr(processes, "POLL", 0.01)
 
     def ended(code):
-        body = f"import os; os.kill(os.getpid(), {-code})" if code < 0 else f"exit({code})"
-        process = subprocess.Popen([sys.executable, "-S", "-c", body])
+        end = f"os.kill(os.getpid(), {-code})" if code < 0 else f"os._exit({code})"
+        process = subprocess.Popen([sys.executable, "-S", "-c", f"import os; {end}"])
         process.wait()
         processes.RANKS.append(process)
 
