@@ -124,25 +124,6 @@ class Resume:
     differing: list[Difference]
     changes: list[Change]
 
-    def with_data(self, spec: RunSpec, data: StreamDataModule) -> "Resume":
-        """The same, once the data have been read and compared with those of the checkpoint. Raises
-        `UserError` where they differ and nobody said that this is meant."""
-        if any(d.key.startswith("data.source") for d in self.differing):
-            return self  # another set was asked for, which `check` names
-        origin = self.checkpoint.get("provenance") or {}
-        where = f"resume: '{self.path}'"
-        found = data_changes(origin.get("fingerprint"), data.fingerprint(), data.splits, where)
-        if not found:
-            return self
-        listed_changes = "; ".join(map(str, found))
-        if not spec.accepts_changes:
-            remedy = "restore them, or add accept_changes=true where the new ones are meant"
-            problem = f"the data have changed since the checkpoint: {listed_changes}"
-            raise UserError(f"resume={spec.resume}", problem, remedy)
-        tell(f"resume: data changed from step {self.done} on: {listed_changes}")
-        entries = [Change(self.done, f"data ({d.part} part)", d.old, d.new) for d in found]
-        return replace(self, changes=[*self.changes, *entries])
-
     def check(self, spec: RunSpec, assembly: Assembly, recipe: Recipe) -> None:
         """Raise `UserError` if this run cannot resume from here; says what a change does. A stage,
         and this very run, may have nothing left to train: it is evaluated."""
@@ -166,6 +147,42 @@ class Resume:
     @property
     def callbacks(self) -> list[Callback]:
         return [NewRates()] if self.differing else []
+
+
+def with_data(spec: RunSpec, data: StreamDataModule, resume: Resume | None) -> Resume | None:
+    """What is resumed, once the data have been read and compared with those of its checkpoint; of
+    a stage that begins, with those of the stage before. Raises `UserError` where they differ and
+    nobody said that this is meant."""
+    if resume is not None:
+        origin, asked = resume.checkpoint.get("provenance") or {}, f"resume={spec.resume}"
+        path, done = resume.path, resume.done
+    elif spec.weights_of:
+        path, done = Path(spec.config.network.checkpoint), 0
+        origin, asked = load_checkpoint(str(path)).get("provenance") or {}, f"stages.{spec.stage}"
+    else:
+        return None
+    if "fingerprint" not in origin or other_source(origin, spec, str(path)):
+        return resume
+    where = f"resume: '{path}'"
+    found = data_changes(origin["fingerprint"], data.fingerprint(), data.splits, where)
+    if not found:
+        return resume
+    listed_changes = "; ".join(map(str, found))
+    if not spec.accepts_changes:
+        remedy = "restore them, or add accept_changes=true where the new ones are meant"
+        problem = f"the data have changed since the checkpoint: {listed_changes}"
+        raise UserError(asked, problem, remedy)
+    tell(f"resume: data changed from step {done} on: {listed_changes}")
+    entries = [Change(done, f"data ({d.part} part)", d.old, d.new) for d in found]
+    return replace(resume, changes=[*resume.changes, *entries]) if resume else None
+
+
+def other_source(origin: Mapping[str, Any], spec: RunSpec, path: str) -> bool:
+    """Whether the checkpoint is of another data set by its settings: a stage may have one of its
+    own, and to a run that resumes `check_changes` says it."""
+    before = parsed(origin["config"], f"resume: '{path}'")
+    differing = differences(before, plain(spec.config))
+    return any(d.key.startswith("data.source") for d in differing)
 
 
 def unfinished(folder: Path, checkpoint: Path) -> bool:

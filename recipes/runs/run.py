@@ -48,7 +48,7 @@ from recipes.runs.processes import lost_processes
 from recipes.runs.provenance import provenance
 from recipes.runs.ranks import further_rank, notify
 from recipes.runs.remarks import remarks
-from recipes.runs.resume import Resume, identity, resume_point
+from recipes.runs.resume import Resume, identity, resume_point, with_data
 from recipes.runs.spec import Result, RunSpec
 from recipes.services.statistics import ClassStatistics
 from recipes.step.step import Stream
@@ -99,8 +99,8 @@ def run(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
     if not further_rank():
         notify([f"note: {line}" for line in remarks(assembly, network, trained)])
     read_data(assembly)
+    resume = with_data(spec, assembly.datamodule, resume)
     if resume:
-        resume = resume.with_data(spec, assembly.datamodule)
         assembly = replace(assembly, changes=resume.changes)
     plan = describe(assembly, network, trained)
     recipe = build_recipe(assembly)

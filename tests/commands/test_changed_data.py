@@ -4,8 +4,13 @@ import shutil
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
+from foundation.errors import UserError
+from recipes.runs.assembly import assemble
+from recipes.runs.resume import with_data
+from recipes.runs.spec import RunSpec
 from tests.commands.test_resume import interrupt_at, weights
 from tests.support.command import QUIET, roux, snapshot, write_pictures
 
@@ -97,3 +102,25 @@ def test_the_same_pictures_elsewhere_pass_and_so_does_an_older_checkpoint(cut, u
     replace(cut / "moved")
     torch.save(content, path)
     assert roux(*QUIET, *RUN, "data.root=moved").code == 0
+
+
+def stage_after(cut, **changes):
+    """A stage that takes the weights of the stopped run, and its data."""
+    config = OmegaConf.load(cut / "cut/config.yaml")
+    config.resume = None
+    config.network.checkpoint = str(cut / "cut/checkpoints/last.ckpt")
+    OmegaConf.update(config, "accept_changes", changes.get("accept_changes", False))
+    spec = RunSpec(config, stage="second", weights_of="first")
+    data = assemble(spec).datamodule
+    data.prepare_data()
+    return spec, data
+
+
+def test_a_stage_that_begins_compares_its_data_with_those_of_the_stage_before(cut, caplog):
+    assert with_data(*stage_after(cut), None) is None
+    replace(cut / "pictures")
+    with pytest.raises(UserError, match=r"stages\.second: the data have changed .*a/3\.png"):
+        with_data(*stage_after(cut), None)
+    assert not caplog.records
+    assert with_data(*stage_after(cut, accept_changes=True), None) is None
+    assert "data changed from step 0 on" in caplog.text
