@@ -116,7 +116,6 @@ class StreamDataModule(PartLoaders):
         self.orders: dict[str, MakeOrder] = {}
         self.tasks: dict[str, int] = {}
         self.classes: dict[str, list[str]] = {}
-        self._splits: Splits | None = None
         self._reference: list[dict[str, dict[str, Any]]] = []
         self._position = 0
 

@@ -6,7 +6,9 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningDataModule
 
+from datamodules.fingerprint import Fingerprint, fingerprint_of
 from datamodules.samplers import ShareSampler
+from datamodules.source import Splits
 from datamodules.streams import BatchLoader, Part, PartDataset, PlacedPart, Places, moved
 
 
@@ -24,6 +26,8 @@ class PartLoaders(LightningDataModule):
         self.num_workers = num_workers
         self.device_memory = device_memory
         self.parts: dict[str, Part] = {}
+        self._splits: Splits | None = None
+        self._fingerprint: Fingerprint | None = None
         self._place: tuple[int, int, int] | None = None
         self._places: Places | None = None
 
@@ -37,6 +41,20 @@ class PartLoaders(LightningDataModule):
     def has_missing(self, task: str) -> bool:
         """Whether some labeled samples have no label (-1) for this task."""
         return bool((self.parts["labeled"].targets[task] < 0).any())
+
+    # -- to tell one set from another --------------------------------------------------------------
+    @property
+    def splits(self) -> Splits:
+        """The set before any cut, after `prepare_data`."""
+        if self._splits is None:
+            raise RuntimeError("the data are not read yet: call prepare_data() or setup()")
+        return self._splits
+
+    def fingerprint(self) -> Fingerprint:
+        """What tells these data from others; computed once."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_of(self.splits)
+        return self._fingerprint
 
     # -- rank and device ---------------------------------------------------------------------------
     def place(self, rank: int, world: int, total: int) -> None:

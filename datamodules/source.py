@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datamodules.text.codec import Codec
 
 Kind = Literal["image", "text"]
+SIGNED_BYTES = 2**28  # images in memory that a fingerprint reads, a quarter of a second
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,18 @@ class Source:
         uint8 [B, C, H, W] for images; for text a dict of tensors [B, …] and of ints per batch.
         """
         raise TypeError(f"{type(self).__name__} does not implement fetch")
+
+    # -- to tell one set from another, see `fingerprint` -------------------------------------------
+    def signature(self, rows: slice) -> bytes:
+        """What identifies the samples in `rows`: names, sizes, contents, as far as it is cheap.
+
+        Without it, a run that resumes compares the number and the labels of the samples only.
+        """
+        return b""
+
+    def name_of(self, row: int) -> str:
+        """A sample in a message: its file, the beginning of its text; empty if it has no name."""
+        return ""
 
     # -- sets in memory: they can be stored on the device ------------------------------------------
     @property
@@ -102,6 +115,11 @@ class ArraySource(Source):
     @property
     def nbytes(self) -> int:
         return self.pixels.nbytes
+
+    def signature(self, rows: slice) -> bytes:
+        # of a large set, every second image or fewer
+        every = -(-self.pixels.nbytes // SIGNED_BYTES)
+        return self.pixels[rows][::every].cpu().contiguous().numpy().tobytes()
 
     def on(self, device: torch.device) -> "ArraySource":
         return ArraySource(self.pixels.to(device), self.targets, self.classes)

@@ -1,5 +1,8 @@
 """From positions to batches: the parts of a source that streams read, and their loaders."""
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.source import Source
 from foundation.errors import UserError
+from foundation.exit_codes import TERMINATED
+
+GRACE = 30.0  # seconds between SIGTERM and the end of a worker process
 
 
 class Part:
@@ -160,6 +166,29 @@ def moved(batch: Any, device: torch.device) -> Any:
     return batch
 
 
+@dataclass(frozen=True)
+class PatientStart:
+    """The start of a worker process. SIGTERM, which a cluster sends to all processes of a run, ends
+    it only after `GRACE` seconds: the run needs its batches to finish the step, then it closes its
+    workers.
+
+    inner: Lightning's own start, which seeds.
+    """
+
+    inner: Callable[[int], Any] | None
+
+    def __call__(self, worker: int) -> None:
+        signal.signal(signal.SIGTERM, end_later)
+        if self.inner is not None:
+            self.inner(worker)
+
+
+def end_later(*_: Any) -> None:
+    timer = threading.Timer(GRACE, os._exit, (TERMINATED,))
+    timer.daemon = True
+    timer.start()
+
+
 class BatchLoader(DataLoader):
     """A DataLoader whose dataset makes whole batches; a `Failure` is raised as UserError."""
 
@@ -183,6 +212,8 @@ class BatchLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         batches: Iterator[Any]
+        if self.num_workers and not isinstance(self.worker_init_fn, PatientStart):
+            self.worker_init_fn = PatientStart(self.worker_init_fn)
         if self.num_workers or self.pin_memory:
             batches = super().__iter__()
         else:

@@ -1,28 +1,43 @@
 """How a process ends: the exit codes, and what is printed with them."""
 
+import contextlib
+import os
+import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 from foundation.errors import UserError
 
 JOBS_FAILED = 1  # of a sweep, some
 USER_MISTAKE = 2
 INTERRUPTED = 130
+# sysexits.h: an error of the system; a process of the run was killed
+PROCESS_LOST = 71
 # sysexits.h: a temporary failure, to be retried; the same command with resume=auto continues
 TERMINATED = 75
+TO_CONTINUE = "the same command with resume=auto continues"
+# what `end_now` does first, e.g. end the processes that this one has started
+BEFORE_END: list[Callable[[], Any]] = []
 
 
 class Terminated(BaseException):
-    """A run received SIGTERM and has saved a checkpoint.
+    """SIGTERM ended a run or a sweep, and what was done is saved. text: what is printed."""
 
-    step: optimizer steps in that checkpoint.
+
+class ProcessLost(Exception):
+    """A process of the run was killed or failed. Its text is one line.
+
+    code: the exit code of this process.
     """
 
-    def __init__(self, folder: Path, step: int):
-        super().__init__(folder, step)
-        self.folder = folder
-        self.step = step
+    def __init__(self, text: str, code: int = PROCESS_LOST):
+        super().__init__(text, code)
+        self.text = text
+        self.code = code
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def exit_code(action: Callable[[], int]) -> int:
@@ -35,13 +50,45 @@ def exit_code(action: Callable[[], int]) -> int:
             for line in str(single).splitlines():
                 print(f"error: {line}", file=sys.stderr)
         return USER_MISTAKE
+    except ProcessLost as lost:
+        print(f"error: {lost}", file=sys.stderr)
+        return lost.code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except Terminated as stop:
-        print(
-            f"terminated: {stop.step} steps are saved; continue with resume={stop.folder} "
-            f"run_dir={stop.folder}",
-            file=sys.stderr,
-        )
+        print(f"terminated: {stop}", file=sys.stderr)
         return TERMINATED
+
+
+# -- SIGTERM ---------------------------------------------------------------------------------------
+def end_at_sigterm(silent: bool = False) -> None:
+    """From now on SIGTERM ends this process at once with `TERMINATED`, in imports, downloads and
+    wherever else nothing has to be saved. A run that trains, and a sweep, replace the handler
+    while they have to.
+
+    silent: without a line, for further ranks.
+    """
+
+    def end_now(*_: Any) -> None:
+        # an exception could get lost in what is under way, e.g. in an import that catches it
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for action in BEFORE_END:
+            with contextlib.suppress(Exception):
+                action()
+        end_process(TERMINATED, "" if silent else f"terminated: {TO_CONTINUE}")
+
+    signal.signal(signal.SIGTERM, end_now)
+
+
+def end_process(code: int, line: str = "") -> None:
+    """End this process from any thread or signal handler, without a traceback of what is under
+    way. line: printed on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        # the signal may have come in the middle of a write, a closed stream be none
+        with contextlib.suppress(Exception):
+            stream.flush()
+    if line:
+        with contextlib.suppress(OSError):
+            os.write(2, f"{line}\n".encode())
+    os._exit(code)

@@ -25,6 +25,7 @@ from benchmarks.command import Command
 from benchmarks.machine import ROOT, commit, hardware
 from tests.conformance.test_ranks import CASES, Case, config_of, is_exact, two_ranks
 from tests.support.lab import distance, trial
+from tests.support.settings import EXACT
 
 KEPT = ROOT / "docs" / "results" / "rank_equality.json"
 
@@ -54,7 +55,7 @@ def page() -> str:
     lines.append("|---|---|---|---|---:|---:|")
     later: dict[str, list[str]] = {}
     for case in kept["cases"]:
-        names = [f"`{key}`" for key in case["keys"]]
+        names = [named(key) for key in case["keys"]]
         if "commit" in case:
             later.setdefault(case["commit"], []).extend(names)
         head = f"| {' + '.join(names) or 'supervised'} | {case['kind']}"
@@ -68,6 +69,12 @@ def page() -> str:
     for commit_of, names in later.items():
         commits.append(f"{', '.join(dict.fromkeys(names))}: commit {commit_of}")
     return "\n".join([*lines, "", f"{kept['hardware']}; {'; '.join(commits)}."]) + "\n"
+
+
+def named(key: str) -> str:
+    """A method, with the settings under which it is exact where its defaults are not."""
+    settings = [f"`{name}={str(value).lower()}`" for name, value in EXACT.get(key, {}).items()]
+    return f"`{key}` ({', '.join(settings)})" if settings else f"`{key}`"
 
 
 def measure(only: str | None) -> None:

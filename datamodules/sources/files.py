@@ -8,6 +8,8 @@ from pathlib import Path
 from datamodules.names import printable
 from foundation.errors import UserError
 
+END_BYTES = 2**15
+
 
 def hidden(name: str) -> bool:
     """Whether a file or folder is not part of a data set: `.ipynb_checkpoints`, `._x.png`,
@@ -34,6 +36,28 @@ def check_regular(path: str | Path) -> None:
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
         raise UserError(printable(str(path)), f"cannot be read ({what}); expected a regular file")
+
+
+def file_size(path: str) -> int:
+    """Bytes of a file, -1 if it is gone: whoever reads it names it."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        return -1
+
+
+def ends_of(path: str) -> bytes:
+    """The content of a small file; of a large one the beginning and the end, which has the
+    checksum in most formats."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            head = file.read(END_BYTES)
+            if len(head) < END_BYTES:
+                return head
+            file.seek(max(os.fstat(file.fileno()).st_size - END_BYTES, END_BYTES))
+            return head + file.read(END_BYTES)
+    except OSError:
+        return b""
 
 
 def entries(folder: Path) -> list[Path]:

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from datamodules.names import is_unicode, printable
 from datamodules.source import DataInfo, Kind, Source, Splits
-from datamodules.sources.files import check_regular, entries, files_below
+from datamodules.sources.files import (
+    check_regular,
+    ends_of,
+    entries,
+    file_size,
+    files_below,
+)
 from datamodules.sources.pictures import ENDINGS, check_pictures, read_picture
 from datamodules.sources.standard import existing_folder
 from datamodules.splits import class_counts, take_per_class, validation_counts
@@ -22,6 +28,7 @@ from foundation.randomness import generator
 from foundation.types import Count
 
 Check = Literal["all", "evaluation", "none"]
+SIGNED_FILES = 1000  # files of a set whose contents are part of its fingerprint
 # Names of the folders of a divided set, in any case -> the part.
 PARTS = {
     "train": "train",
@@ -36,13 +43,22 @@ PARTS = {
 
 
 class FolderSource(Source):
-    """Image files, decoded when fetched: scaled to cover size × size (bicubic), center-cropped."""
+    """Image files, decoded when fetched: scaled to cover size × size (bicubic), center-cropped.
+
+    root: folder from which the files are named in a fingerprint; the same set may be moved.
+    """
 
     kind: ClassVar[Kind] = "image"
     workers: ClassVar[bool] = True
 
     def __init__(
-        self, paths: Sequence[Path], labels: Tensor, names: Sequence[str], size: int, channels: int
+        self,
+        paths: Sequence[Path],
+        labels: Tensor,
+        names: Sequence[str],
+        size: int,
+        channels: int,
+        root: Path | None = None,
     ):
         # one array instead of a list of strings: touching reference counts of a list would copy
         # its memory pages in every worker process
@@ -51,6 +67,7 @@ class FolderSource(Source):
         self.classes = {"label": list(names)}
         self.size = size
         self.mode = "RGB" if channels == 3 else "L"
+        self.root = f"{root}/" if root is not None else ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,6 +90,18 @@ class FolderSource(Source):
                 0, 3 if self.mode == "RGB" else 1, self.size, self.size, dtype=torch.uint8
             )
         return torch.stack([self.decode(path) for path in self.paths[indices.numpy()]])
+
+    def signature(self, rows: slice) -> bytes:
+        """Names and sizes of the files, and the contents of up to `SIGNED_FILES` of the set."""
+        paths = self.paths[rows].tolist()
+        every = -(-len(self.paths) // SIGNED_FILES)
+        names = [path.removeprefix(self.root) for path in paths]
+        sizes = [file_size(path) for path in paths]
+        entries = "\0".join([*names, *map(str, sizes)]).encode("utf-8", "surrogateescape")
+        return b"\0".join([entries, *map(ends_of, paths[::every])])
+
+    def name_of(self, row: int) -> str:
+        return str(self.paths[row]).removeprefix(self.root)
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -184,7 +213,8 @@ class ImageFolder:
         counts = validation_counts(class_counts(labels, len(names)), self.test_fraction)
         tested = torch.zeros(len(labels), dtype=torch.bool)
         tested[take_per_class(labels, counts, generator("image_folder", "test"))] = True
-        return Splits(*(self._part(paths, labels, mask, names) for mask in (~tested, tested)))
+        masks = (~tested, tested)
+        return Splits(*(self._part(paths, labels, mask, names, folder) for mask in masks))
 
     def _divided(self, folder: Path, folders: dict[str, Path]) -> Splits:
         """Splits of a folder that has `train`, `test` and optionally `val`."""
@@ -207,7 +237,7 @@ class ImageFolder:
                 )
             paths, labels = list_pictures(place, names)
             everything = torch.ones(len(labels), dtype=torch.bool)
-            parts[part] = self._part(paths, labels, everything, names)
+            parts[part] = self._part(paths, labels, everything, names, place)
         return Splits(**parts)
 
     def _check(self, splits: Splits) -> None:
@@ -222,9 +252,9 @@ class ImageFolder:
                 check_pictures(source.paths.tolist(), (self.size, self.size), source.mode)
 
     def _part(
-        self, paths: Sequence[Path], labels: Tensor, mask: Tensor, names: Sequence[str]
+        self, paths: Sequence[Path], labels: Tensor, mask: Tensor, names: Sequence[str], root: Path
     ) -> FolderSource:
         rows = mask.nonzero().flatten().tolist()
         return FolderSource(
-            [paths[row] for row in rows], labels[mask], names, self.size, self.channels
+            [paths[row] for row in rows], labels[mask], names, self.size, self.channels, root
         )

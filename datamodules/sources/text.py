@@ -80,6 +80,13 @@ class TextSource(Source):
         length, width = codec.widths(most_ids)
         return {"words": self.words[there, :trimmed], "length": length, "width": width}
 
+    def signature(self, rows: slice) -> bytes:
+        return "\0".join(self.texts[rows]).encode("utf-8", "surrogatepass")
+
+    def name_of(self, row: int) -> str:
+        text = " ".join(self.texts[row][:80].split())
+        return text if len(text) <= 40 else f"{text[:40]}…"
+
     @property
     def nbytes(self) -> int:
         return self.words.nbytes

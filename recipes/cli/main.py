@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from foundation.errors import UserError
-from foundation.exit_codes import exit_code
+from foundation.exit_codes import Terminated, exit_code
 from foundation.fast_imports import gc_paused
 from recipes.config.groups import CONFIGS
 from recipes.runs.start import environment, single
@@ -71,16 +71,17 @@ def through_hydra(argv: list[str], root: Path = CONFIGS) -> int:
         import hydra
 
         from recipes.cli.multirun import conclude, hydra_job, in_hydra_words, prepare, search_path
+        from recipes.sweeps.process import stopping
 
         argv, sweep = prepare(in_hydra_words(argv, root), root)
     # without this variable Hydra prints errors in its own way and exits by itself
     full, path = environment("HYDRA_FULL_ERROR", "1"), environment("PYTHONPATH", search_path())
     run = hydra.main(version_base="1.3", config_path=str(root.resolve()), config_name="config")
-    with full, path, _arguments([sys.argv[0], *argv]):
+    with full, path, _arguments([sys.argv[0], *argv]), stopping(sweep):
         try:
             run(hydra_job)()
-        except KeyboardInterrupt:
-            conclude(sweep)
+        except (KeyboardInterrupt, Terminated):
+            conclude(sweep, stopped=True)
             raise
         except hydra.errors.HydraException as error:
             raise UserError(" ".join(str(error).split())) from error

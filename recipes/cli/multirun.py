@@ -35,7 +35,7 @@ from recipes.config.stage_keys import (
 )
 from recipes.runs.spec import RunSpec
 from recipes.runs.start import notify, start
-from recipes.sweeps.process import as_override, run_job, search_path
+from recipes.sweeps.process import as_override, await_ends, run_job, search_path
 from recipes.sweeps.record import jobs_of
 
 __all__ = [
@@ -132,10 +132,13 @@ def _common_monitor(monitors: Sequence[str]) -> str:
     return names[0]
 
 
-def conclude(sweep: Path | None) -> int:
-    """Tell how a sweep went, if the command was one; returns the exit code."""
+def conclude(sweep: Path | None, stopped: bool = False) -> int:
+    """Tell how a sweep went, if the command was one; returns the exit code. stopped: by a
+    signal."""
     if sweep is None or not jobs_of(sweep):
         return 0
+    if stopped:
+        await_ends(sweep)
     from recipes.sweeps.summary import summarize
 
     return 0 if summarize(sweep, sys.argv[1:]) else JOBS_FAILED

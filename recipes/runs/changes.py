@@ -36,6 +36,7 @@ PLACE = {
     "checkpoint.*": "when is saved",
     "data.root": "where the same data lie",
     "data.num_workers": "who fetches the data",
+    "data.source.check": "which files are read once before training",
     "data.device_memory": "where the data wait",
     "data.eval_batch_size": "how many samples are measured at once",
 }

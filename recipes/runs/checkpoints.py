@@ -124,7 +124,7 @@ class LastCheckpoint(Checkpoint):
         self.termination.listen()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.termination.listen()  # Lightning has set its own handler by now
+        self.termination.listen()
         self.seen = self.saved = trainer.global_step
         self._written = time.monotonic()
         if self.due:
@@ -149,6 +149,10 @@ class LastCheckpoint(Checkpoint):
 
     def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.termination.alone(trainer):
+            raise SIGTERMException
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.termination.agreed_now(trainer):
             raise SIGTERMException
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -14,6 +14,7 @@ from recipes.engine.lean import NoProfiler, drop_empty_hooks
 from recipes.runs.assembly import Assembly
 from recipes.runs.checkpoints import AtomicFiles
 from recipes.runs.machine import available, check_half_precision, trainer_arguments
+from recipes.runs.processes import watch_ranks
 
 
 def build_trainer(
@@ -44,6 +45,9 @@ def build_trainer(
             enable_model_summary=False,
             enable_progress_bar=settings.progress_bar,
         )
+    # SIGTERM is the run's own affair, see `preemption`, and so are the processes of ranks
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    watch_ranks()
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         drop_empty_hooks(callback)
     check_half_precision(settings, assembly.precision, trainer)

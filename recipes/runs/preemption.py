@@ -2,16 +2,21 @@
 current step, saves a checkpoint and ends.
 
 Lightning's handler communicates with the other ranks inside the signal handler, while they may be
-in another collective, and loses the connection. This one only sets a flag, which ranks exchange
-between two steps.
+in another collective, and loses the connection; `build_trainer` takes it away. This one only sets a
+flag, which ranks exchange between two steps. Before the first step there is nothing to save, and
+the handler of the command ends the process (`foundation.exit_codes.end_at_sigterm`).
 """
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from foundation.distributed import global_sum
 
@@ -24,20 +29,39 @@ class Termination:
         self.requested = False
 
     def listen(self) -> None:
-        """Handle SIGTERM instead of the handler that the trainer has set."""
+        """Handle SIGTERM from now on."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._request)
 
     def _request(self, *_: Any) -> None:
         self.requested = True
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Afterwards SIGTERM has the handler that it had before; a run that was told to end keeps
+        this one, since a second signal must not cut its end short. A request that nobody has
+        looked at ends the run here."""
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            yield
+            if self.requested:
+                raise SIGTERMException
+        finally:
+            main_thread = threading.current_thread() is threading.main_thread()
+            if main_thread and not self.requested:
+                signal.signal(signal.SIGTERM, before)
+
     def agreed(self, trainer: pl.Trainer) -> bool:
         """Whether all ranks end after this step, because one of them got the signal. All ranks must
         call it at the same step."""
+        if trainer.world_size > 1 and trainer.global_step % self.every:
+            return False
+        return self.agreed_now(trainer)
+
+    def agreed_now(self, trainer: pl.Trainer) -> bool:
+        """The same, whichever step it is: all ranks must call it."""
         if trainer.world_size == 1:
             return self.requested
-        if trainer.global_step % self.every:
-            return False
         requested = torch.tensor(float(self.requested), device=trainer.strategy.root_device)
         return bool(global_sum(requested))
 
@@ -45,3 +69,7 @@ class Termination:
         """Whether to end within an evaluation. Several ranks complete it first, because they have
         different numbers of batches."""
         return self.requested and trainer.world_size == 1
+
+
+def saved_line(steps: int, folder: Path) -> str:
+    return f"{steps} steps are saved; continue with resume={folder} run_dir={folder}"

@@ -7,12 +7,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.facts import DatasetFacts
+from datamodules.fingerprint import Fingerprint
 from recipes.networks.network import Network
 from recipes.runs.changes import Change
 
 
 def provenance(
-    config: DictConfig, facts: DatasetFacts, network: Network, changes: Sequence[Change] = ()
+    config: DictConfig,
+    facts: DatasetFacts,
+    network: Network,
+    changes: Sequence[Change] = (),
+    fingerprint: Fingerprint | None = None,
 ) -> dict[str, Any]:
     """A dict with the entries
 
@@ -22,6 +27,7 @@ def provenance(
     encoder: architecture of a text encoder as JSON; its folder may no longer exist.
     vocab_size: number of tokens of the text encoder.
     changes: settings changed when the run was resumed.
+    fingerprint: of the data, for the run that resumes; None for a recipe without data.
     """
     size = getattr(network, "input_size", None)
     return {
@@ -31,4 +37,5 @@ def provenance(
         "encoder": getattr(network, "architecture", None),
         "vocab_size": getattr(network, "vocab_size", None),
         "changes": [asdict(change) for change in changes],
+        "fingerprint": fingerprint,
     }

@@ -3,7 +3,7 @@ written."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
+from datamodules.datamodule import StreamDataModule
+from datamodules.fingerprint import data_changes
 from foundation.errors import UserError
 from recipes.engine.recipe import Recipe
 from recipes.runs.assembly import Assembly
@@ -157,6 +159,42 @@ class Resume:
     @property
     def callbacks(self) -> list[Callback]:
         return [NewRates()] if self.differing else []
+
+
+def with_data(spec: RunSpec, data: StreamDataModule, resume: Resume | None) -> Resume | None:
+    """What is resumed, once the data have been read and compared with those of its checkpoint; of
+    a stage that begins, with those of the stage before. Raises `UserError` where they differ and
+    nobody said that this is meant."""
+    if resume is not None:
+        origin, asked = resume.checkpoint.get("provenance") or {}, f"resume={spec.resume}"
+        path, done = resume.path, resume.done
+    elif spec.weights_of:
+        path, done = Path(spec.config.network.checkpoint), 0
+        origin, asked = load_checkpoint(str(path)).get("provenance") or {}, f"stages.{spec.stage}"
+    else:
+        return None
+    if "fingerprint" not in origin or other_source(origin, spec, str(path)):
+        return resume
+    where = f"resume: '{path}'"
+    found = data_changes(origin["fingerprint"], data.fingerprint(), data.splits, where)
+    if not found:
+        return resume
+    listed_changes = "; ".join(map(str, found))
+    if not spec.accepts_changes:
+        remedy = "restore them, or add accept_changes=true where the new ones are meant"
+        problem = f"the data have changed since the checkpoint: {listed_changes}"
+        raise UserError(asked, problem, remedy)
+    tell(f"resume: data changed from step {done} on: {listed_changes}")
+    entries = [Change(done, f"data ({d.part} part)", d.old, d.new) for d in found]
+    return replace(resume, changes=[*resume.changes, *entries]) if resume else None
+
+
+def other_source(origin: Mapping[str, Any], spec: RunSpec, path: str) -> bool:
+    """Whether the checkpoint is of another data set by its settings: a stage may have one of its
+    own, and to a run that resumes `check_changes` says it."""
+    before = parsed(origin["config"], f"resume: '{path}'")
+    differing = differences(before, plain(spec.config))
+    return any(d.key.startswith("data.source") for d in differing)
 
 
 def unfinished(folder: Path, checkpoint: Path) -> bool:

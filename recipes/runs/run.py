@@ -44,12 +44,13 @@ from recipes.runs.machine import check_machine
 from recipes.runs.monitor import heads_speak
 from recipes.runs.parts import make_optimizer, make_tasks
 from recipes.runs.plan import describe
-from recipes.runs.preemption import Termination
+from recipes.runs.preemption import Termination, saved_line
+from recipes.runs.processes import lost_processes
 from recipes.runs.provenance import provenance
 from recipes.runs.ranks import further_rank, notify
 from recipes.runs.remarks import remarks
 from recipes.runs.restoring import restoring
-from recipes.runs.resume import Resume, identity, resume_point
+from recipes.runs.resume import Resume, identity, resume_point, with_data
 from recipes.runs.spec import Result, RunSpec
 from recipes.services.statistics import ClassStatistics
 from recipes.step.step import Stream
@@ -95,14 +96,16 @@ def run(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
         print(describe(assembly, assembly.meta_network()), end="")
         return Result({}, assembly.monitor)
     resume = resume_point(spec) if spec.resume else None
-    if resume:
-        assembly = replace(assembly, changes=resume.changes)
     network = assembly.meta_network()
     trained = bool(spec.weights_of)
-    plan = describe(assembly, network, trained)
     if not further_rank():
         notify([f"note: {line}" for line in remarks(assembly, network, trained)])
-    recipe = set_up(assembly)
+    read_data(assembly)
+    resume = with_data(spec, assembly.datamodule, resume)
+    if resume:
+        assembly = replace(assembly, changes=resume.changes)
+    plan = describe(assembly, network, trained)
+    recipe = build_recipe(assembly)
     if resume:
         resume.check(spec, assembly, recipe)
     nodes = plain(assembly.config).get("logger")
@@ -162,6 +165,7 @@ def interruptible() -> Iterator[None]:
 def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recipe:
     """The module of the run. facts: of its data; None: of data that has been set up."""
     config = assembly.config
+    fingerprint = None if facts else assembly.datamodule.fingerprint()
     facts = facts or assembly.datamodule.facts()
     counts = {name: torch.tensor(n) for name, n in facts.counts.items()}
     tasks = make_tasks(assembly, facts, counts)
@@ -195,17 +199,23 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
         backend=backend_of(assembly.trainer.compile),
         channels_last=assembly.trainer.channels_last,
         identity=identity(config),
-        provenance=provenance(config, facts, network, assembly.changes),
+        provenance=provenance(config, facts, network, assembly.changes, fingerprint),
     )
     return Recipe(parts)
 
 
-def checkpoints(assembly: Assembly, folder: Path, resumed: Path | None = None) -> list[Checkpoint]:
+def checkpoints(
+    assembly: Assembly,
+    folder: Path,
+    termination: Termination | None = None,
+    resumed: Path | None = None,
+) -> list[Checkpoint]:
     """`best.ckpt` by the monitored metric of the validation part, and `last.ckpt`, which knows of
-    it. resumed: the checkpoint that the run resumes."""
+    it. termination: asked whether the run has to end. resumed: the checkpoint that the run
+    resumes."""
     validates = "val" in assembly.datamodule.sizes
     settings = assembly.trainer
-    termination = Termination(settings.log_every)
+    termination = termination or Termination(settings.log_every)
     last = LastCheckpoint(
         folder, assembly.checkpoint, settings.validation_interval, validates, termination
     )
@@ -219,14 +229,17 @@ def train(parts: Parts, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
     assembly = parts.assembly
     recipe = parts.recipe
     folder = parts.folder
-    trainer = build_trainer(assembly, parts.loggers, folder, [*own_callbacks(parts), *callbacks])
+    termination = Termination(assembly.trainer.log_every)
+    own = own_callbacks(parts, termination)
+    trainer = build_trainer(assembly, parts.loggers, folder, [*own, *callbacks])
     with run_folder(folder), owned(trainer, folder):
         if trainer.is_global_zero:
             write_settings(parts)
         try:
-            fit_and_test(parts, trainer)
+            with termination.kept(), lost_processes(trainer):
+                fit_and_test(parts, trainer)
         except SIGTERMException as stop:
-            raise Terminated(folder, trainer.global_step) from stop
+            raise Terminated(saved_line(trainer.global_step, folder)) from stop
         final = recipe.latest | {"train_seconds": recipe.clock.seconds}
         memory = peak_memory(recipe.device)
         if memory is not None:
@@ -235,11 +248,11 @@ def train(parts: Parts, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
     return final
 
 
-def own_callbacks(parts: Parts) -> list[Callback]:
+def own_callbacks(parts: Parts, termination: Termination) -> list[Callback]:
     """Checkpoints, progress bar, methods that use Lightning's hooks, new rates of a resumed run."""
     settings = parts.assembly.trainer
     resumed = parts.resume.path if parts.resume else None
-    callbacks: list[Callback] = [*checkpoints(parts.assembly, parts.folder, resumed)]
+    callbacks: list[Callback] = [*checkpoints(parts.assembly, parts.folder, termination, resumed)]
     if settings.progress_bar:
         micro_batches = settings.log_every * settings.accumulate_grad_batches
         callbacks.append(RouxProgressBar(micro_batches))

@@ -130,6 +130,7 @@ def settle_auto(spec: RunSpec, first: bool) -> Settled:
     raise_all(folder_errors(folder))
     if not any((folder / trace).exists() for trace in (*TRACES, STAGES)):
         return settled
+    check_stage_names(folder, config)
     if (folder / "metrics.json").is_file() or finished_stages(folder, config):
         return replace(settled, finished=finished(folder, config, first))
     begun_stages = spec.has_stages and (folder / "config.yaml").is_file()
@@ -138,6 +139,23 @@ def settle_auto(spec: RunSpec, first: bool) -> Settled:
     if first and not spec.dry_run and not being_written(folder):
         clear(folder)  # killed before it saved anything
     return settled
+
+
+def check_stage_names(folder: Path, config: DictConfig) -> None:
+    """Raise `UserError` if the folder holds a run of other stages than this recipe has: neither
+    could resume the other, and would write over it."""
+    path = folder / "config.yaml"
+    written = written_config(path) if path.is_file() else {}
+    if not written:
+        return
+    before, now = list(written.get("stages") or ()), list(config.get("stages") or ())
+    if bool(before) == bool(now) and set(before) <= set(now):
+        return
+    old, new = (
+        f"the stages {', '.join(names)}" if names else "one stage" for names in (before, now)
+    )
+    problem = f"'{folder}' holds a run of {old}, and this recipe has {new}"
+    raise UserError("run_dir", problem, "name another run_dir")
 
 
 def finished_stages(folder: Path, config: DictConfig) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # tells further ranks what rank 0 settled on: the folder, whose name holds the time, what it resumes
 RUN = "ROUX_RUN"
+FIRST_RANK = "ROUX_FIRST_RANK"  # and its process id
 
 
 def single(overrides: Sequence[str], root: Path = CONFIGS) -> dict[str, float]:
@@ -55,9 +56,22 @@ def start(spec: "RunSpec", **options: Any) -> "Result":
         from recipes.runs.stages import run_stages as run
     else:
         from recipes.runs.run import run
+    first = environment(FIRST_RANK, str(follow_first_rank()))
     told = environment(RUN, json.dumps([settled.run_dir, settled.resume]))
-    with released(settled), told:
+    with released(settled), first, told:
         return run(spec, **options)
+
+
+def follow_first_rank() -> int:
+    """The process id of the first rank of this run; a further one that it has started ends soon
+    after it."""
+    if not further_rank() or FIRST_RANK not in os.environ:
+        return os.getpid()
+    from recipes.runs.processes import end_with_first_rank
+
+    first = int(os.environ[FIRST_RANK])
+    end_with_first_rank(first)
+    return first
 
 
 def settle_folder(spec: "RunSpec") -> "Settled":

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foundation.errors import UserError, nearest
-from foundation.exit_codes import exit_code
+from foundation.exit_codes import end_at_sigterm, exit_code
 from recipes.runs.start import further_rank, ready, start
 from recipes.sweeps.record import read_job, write_job
 
@@ -69,6 +69,7 @@ def end_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    end_at_sigterm(silent=further_rank())
     if not further_rank():
         threading.Thread(target=end_with_parent, daemon=True).start()
     sys.exit(main(sys.argv[1:]))

@@ -10,16 +10,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from foundation.exit_codes import INTERRUPTED, TERMINATED
+from foundation.exit_codes import INTERRUPTED, PROCESS_LOST, TERMINATED, Terminated
 from recipes.config.keys import key_of
 from recipes.config.stage_keys import stage_keys_from_hydra
 from recipes.report.numbers import clock, value_text
-from recipes.sweeps.record import NOT_OF_THE_JOB, Job, identity, read_job, write_job
+from recipes.sweeps.record import NOT_OF_THE_JOB, Job, identity, jobs_of, read_job, write_job
 
 try:
     import fcntl
@@ -73,12 +75,53 @@ def attempt(job: Job, folder: Path, arguments: list[str], lock: int) -> Job:
     started = time.monotonic()
     try:
         code = spawn(arguments, folder / LOG, lock)
-    except KeyboardInterrupt:
-        close(folder, INTERRUPTED, started)
+    except (KeyboardInterrupt, Terminated) as stop:
+        code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+        recorded = read_job(folder)
+        # it may have come to its end all the same
+        over = recorded is not None and recorded.over
+        close(folder, 0 if over else code, started)
         raise
     job = close(folder, code, started)
     print_line(folder, job, outcome_line(job))
     return job
+
+
+@contextmanager
+def stopping(sweep: Path | None) -> Iterator[None]:
+    """SIGTERM ends a sweep as Ctrl-C does: its jobs save and end, and it raises `Terminated`."""
+    if sweep is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    stopped = False
+
+    def stop(*_: Any) -> None:
+        nonlocal stopped
+        if not stopped:  # a second one must not cut this short
+            stopped = True
+            raise Terminated("the jobs were stopped; the same command runs what is missing")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if not stopped:
+            signal.signal(signal.SIGTERM, before)
+
+
+def await_ends(sweep: Path, patience: float = PATIENCE) -> None:
+    """Record the ends of jobs that other processes ran, which ended with this one's: a job holds
+    its lock until it has saved its steps."""
+    for number, job in jobs_of(sweep).items():
+        folder = sweep / str(number)
+        if job.state != "running":
+            continue
+        with locked(folder / LOCK, patience) as lock:
+            left = read_job(folder)
+            if lock is not None and left is not None and left.state == "running":
+                left.state, left.reason = verdict(TERMINATED, folder / LOG)
+                write_job(folder, left)
 
 
 def command_of(overrides: Sequence[str], run_dir: Path, again: bool) -> list[str]:
@@ -118,6 +161,8 @@ def verdict(code: int, log: Path) -> tuple[str, str]:
         return "stopped", "interrupted"
     if code == TERMINATED:
         return "stopped", "by SIGTERM; its steps are saved"
+    if code == PROCESS_LOST:
+        return "killed", last_words(log)
     if code < 0:
         try:
             name = signal.Signals(-code).name

@@ -3,7 +3,10 @@
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
+from foundation.errors import UserError
+from recipes.runs.run_folder import check_stage_names
 from tests.commands.test_resume import interrupt_at, weights
 from tests.commands.test_stages import SIX, stop_at
 from tests.support.command import QUIET, read_metrics, roux, snapshot, train
@@ -138,6 +141,48 @@ def test_a_finished_run_names_what_differs(place, caplog):
     # a constant rate does not depend on the length
     assert roux(*longer, "resume=cut").code == 0
     assert "the learning rate stays 0.03" in caplog.text and "jumps" not in caplog.text
+
+
+STAGED = "stages:\n  representation: {}\n  classifier: {}\n"
+
+
+ONE = "seed: 0\n"
+
+
+def begun(folder, written):
+    """What a run of this config has left in its folder."""
+    (folder / "representation/checkpoints").mkdir(parents=True)
+    for name, text in {"config.yaml": written, "plan.txt": "kept", "stages.json": "{}"}.items():
+        (folder / name).write_text(text)
+
+
+def test_a_run_of_stages_is_neither_resumed_nor_cleared_by_a_recipe_of_one(place):
+    begun(place / "cut", STAGED)
+    before = snapshot(place / "cut")
+    outcome = roux(*QUIET, "recipe=supervised", "run_dir=cut", "resume=auto")
+    assert outcome.code == 2 and len(outcome.lines) == 1, outcome.err
+    found = "the stages representation, classifier, and this recipe has one stage; name another"
+    assert f"run_dir: 'cut' holds a run of {found}" in outcome.err
+    assert snapshot(place / "cut") == before
+
+
+@pytest.mark.parametrize(
+    "written, names, found",
+    [
+        (ONE, ["last"], "one stage, and this recipe has the stages last"),
+        (STAGED, ["classifier"], "the stages representation, classifier, and this recipe has the"),
+        (STAGED, ["representation", "classifier", "last"], None),
+        (ONE, [], None),
+    ],
+)
+def test_stages_of_the_folder_and_of_the_recipe(written, names, found, place):
+    begun(place / "cut", written)
+    config = OmegaConf.create({"stages": {name: {} for name in names}})
+    if found is None:
+        check_stage_names(place / "cut", config)
+        return
+    with pytest.raises(UserError, match=found):
+        check_stage_names(place / "cut", config)
 
 
 def test_stages_are_compared_each_on_its_own(place, monkeypatch):

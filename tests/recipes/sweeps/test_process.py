@@ -1,12 +1,24 @@
 """What becomes of a job's process is noted, and where a job goes on."""
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from foundation.exit_codes import Terminated
 from recipes.sweeps import process
-from recipes.sweeps.process import as_override, last_words, locked, run_job, search_path, verdict
+from recipes.sweeps.process import (
+    as_override,
+    await_ends,
+    last_words,
+    locked,
+    run_job,
+    search_path,
+    stopping,
+    verdict,
+)
 from recipes.sweeps.record import Job, read_job, write_job
 
 
@@ -66,6 +78,7 @@ def test_a_job_that_another_process_runs_is_left_alone(tmp_path, spawned):
         (75, "", ("stopped", "by SIGTERM; its steps are saved")),
         (130, "", ("stopped", "interrupted")),
         (-15, "", ("killed", "by SIGTERM")),
+        (71, "error: rank 1 was killed\n", ("killed", "rank 1 was killed")),
         (2, "x\nerror: data.root: no such folder\nbye\n", ("failed", "data.root: no such folder")),
         (1, "Traceback …\n  File\nValueError: 3 < 4\n\n", ("failed", "ValueError: 3 < 4")),
         (1, "", ("failed", "exit code 1")),
@@ -101,3 +114,46 @@ def test_a_run_ends_with_its_starter():
     assert run.stdout.readline() == b"up\n"
     run.stdin.close()  # as when the starter is killed
     assert run.wait(30) == -15
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_sigterm_stops_a_sweep_and_its_job(over, tmp_path, monkeypatch):
+    """A job that comes to its end all the same stays done."""
+
+    def spawn(arguments, log, lock):
+        if over:
+            job = read_job(log.parent)
+            job.state = "done"
+            write_job(log.parent, job)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(process, "spawn", spawn)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(Terminated, match="the same command"), stopping(tmp_path):
+            run_job(["seed=0"], tmp_path / "0", tmp_path / "0", tmp_path)
+        os.kill(os.getpid(), signal.SIGTERM)  # a second one changes nothing
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    job = read_job(tmp_path / "0")
+    expected = ("done", "") if over else ("stopped", "by SIGTERM; its steps are saved")
+    assert (job.state, job.reason) == expected
+
+
+def test_a_stopped_sweep_waits_for_jobs_of_other_processes(tmp_path):
+    folders = [tmp_path / str(number) for number in range(3)]
+    for folder, state in zip(folders, ("running", "running", "done"), strict=True):
+        folder.mkdir()
+        write_job(folder, Job(["seed=0"], state=state))
+    with locked(folders[1] / process.LOCK, 0):
+        await_ends(tmp_path, patience=0.1)
+    states = [read_job(folder).state for folder in folders]
+    assert states == ["stopped", "running", "done"]
+
+
+def test_without_a_signal_the_handler_stays(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with stopping(tmp_path):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
