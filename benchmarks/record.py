@@ -79,8 +79,17 @@ class Record:
             "targets": [asdict(target) for target in self.targets],
             "figures": self.figures,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        save(path, content)
+
+
+def load(path: Path, empty: Any = None) -> Any:
+    """The numbers that a file keeps; `empty` where there is none yet."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
+
+
+def save(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def without_json(argv: list[str]) -> list[str]:

@@ -9,7 +9,6 @@ statistics and dropout, gloo on the CPU. The distance is the largest one of any 
 left with: weights, averages, tables and statistics of methods.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,8 @@ import torch
 
 from benchmarks.command import Command
 from benchmarks.machine import ROOT, commit, hardware
+from benchmarks.record import load, save
+from benchmarks.table import of_words
 from tests.conformance.test_ranks import CASES, Case, config_of, is_exact, two_ranks
 from tests.support.lab import distance, trial
 
@@ -49,25 +50,26 @@ def compared(case: Case, ranks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def page() -> str:
-    kept = json.loads(KEPT.read_text(encoding="utf-8"))
-    lines = ["| methods | data | declared exact | ranks alike | distance | weights moved by |"]
-    lines.append("|---|---|---|---|---:|---:|")
+    kept = load(KEPT)
+    rows = []
     later: dict[str, list[str]] = {}
     for case in kept["cases"]:
         names = [f"`{key}`" for key in case["keys"]]
         if "commit" in case:
             later.setdefault(case["commit"], []).extend(names)
-        head = f"| {' + '.join(names) or 'supervised'} | {case['kind']}"
+        what = [" + ".join(names) or "supervised", case["kind"]]
         if "error" in case:
-            lines.append(f"{head} | failed: {case['error']} | | | |")
+            rows.append([*what, f"failed: {case['error']}", "", "", ""])
             continue
         flags = ["yes" if case[flag] else "no" for flag in ("declared", "alike")]
         numbers = [f"{case[key]:.1e}" for key in ("distance", "moved")]
-        lines.append(f"{head} | {' | '.join([*flags, *numbers])} |")
+        rows.append([*what, *flags, *numbers])
     commits = [f"commit {kept['commit']}"]
     for commit_of, names in later.items():
         commits.append(f"{', '.join(dict.fromkeys(names))}: commit {commit_of}")
-    return "\n".join([*lines, "", f"{kept['hardware']}; {'; '.join(commits)}."]) + "\n"
+    head = ["methods", "data", "declared exact", "ranks alike", "distance", "weights moved by"]
+    table = of_words(head, rows, "|---|---|---|---|---:|---:|")
+    return f"{table}\n\n{kept['hardware']}; {'; '.join(commits)}.\n"
 
 
 def measure(only: str | None) -> None:
@@ -77,11 +79,11 @@ def measure(only: str | None) -> None:
     found = [compared(case, ranks[case]) for case in cases]
     kept: dict[str, Any] = {"cases": found, "hardware": hardware(), "commit": commit()}
     if only is not None:
-        before = json.loads(KEPT.read_text(encoding="utf-8"))
+        before = load(KEPT)
         others = [case for case in before["cases"] if only not in case["keys"]]
         anew = [case | {"commit": kept["commit"]} for case in found]
         kept = before | {"cases": [*others, *anew]}
-    KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    save(KEPT, kept)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

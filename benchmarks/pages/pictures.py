@@ -6,7 +6,6 @@
 Every dot is one run; the bar is the mean of the seeds.
 """
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ if not __package__:  # run as a file: its folder gives way to the root of the re
 from benchmarks.command import Command
 from benchmarks.machine import ROOT
 from benchmarks.pages.results import KEPT, gain, sets
+from benchmarks.record import load
 from recipes.report.style import (
     INK,
     MUTED,
@@ -43,8 +43,7 @@ Rows = Mapping[str, Mapping[str, float]]  # row -> seed -> number
 
 def kept(name: str) -> dict[str, Any]:
     """The rows of a set that have numbers, in the order of the set."""
-    path = KEPT / f"{name}.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else {}
+    rows = load(KEPT / f"{name}.json", {"rows": {}})["rows"]
     return {row: rows[row]["seeds"] for row in sets()[name]["rows"] if row in rows}
 
 

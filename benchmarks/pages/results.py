@@ -11,7 +11,6 @@ is the folder of that run with the same seed. A run that fails is said so and le
 """
 
 import argparse
-import json
 import re
 import shlex
 import shutil
@@ -31,6 +30,8 @@ import yaml
 
 from benchmarks.command import Command
 from benchmarks.machine import ROOT, commit, hardware
+from benchmarks.record import load, save
+from benchmarks.table import of_words
 from recipes.delta_m import relative_gain
 
 KEPT = ROOT / "docs" / "results"
@@ -66,10 +67,6 @@ def filled(word: str, seed: int) -> str:
     return run.sub(lambda named: str(folder_of(named[1], named[2], seed)), word)
 
 
-def metrics_of(folder: Path) -> dict[str, float]:
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-
-
 def measure(name: str, row: str, seed: int, arguments: list[str], timeout: int) -> str | None:
     """Train one run if it is not there; why it failed, where it did."""
     folder = folder_of(name, row, seed)
@@ -100,7 +97,8 @@ def measure_set(name: str, seeds: list[int], options: argparse.Namespace) -> Non
                 print(f"{name}, {row}, seed {seed}: {fault}", file=sys.stderr)
                 continue
             folder = folder_of(name, row, seed)
-            final, wanted = metrics_of(folder), [*entry["metrics"], "train_seconds"]
+            final = load(folder / "metrics.json")
+            wanted = [*entry["metrics"], "train_seconds"]
             numbers = {metric: final[metric] for metric in wanted if metric in final}
             numbers |= trained(folder)
             keep(name, row, seed, ["python", "train.py", *arguments], numbers)
@@ -118,13 +116,12 @@ def keep(name: str, row: str, seed: int, command: list[str], numbers: dict[str, 
     """Add one run to the file of its set, read anew: another seed may have been trained at the same
     time."""
     path = KEPT / f"{name}.json"
-    KEPT.mkdir(exist_ok=True)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": {}}
+    kept = load(path, {"rows": {}})
     line = kept["rows"].setdefault(row, {})
     line["command"] = shlex.join(command)
     line.setdefault("seeds", {})[str(seed)] = numbers
     kept |= {"hardware": hardware(), "date": str(date.today()), "commit": commit()}
-    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    save(path, kept)
 
 
 def summary(values: list[float]) -> str:
@@ -140,14 +137,21 @@ def table(entry: dict[str, Any], kept: dict[str, Any]) -> list[str]:
     metrics = entry["metrics"]
     heads = [metric.removeprefix("test/").replace("_", " ") for metric in metrics]
     heads += ["Δm %"] if "alone" in entry else []
-    lines = [f"| | {' | '.join(heads)} | seeds |", f"|---|{'---:|' * (len(heads) + 1)}"]
+    rows = []
     measured = [row for row in entry["rows"] if row in kept["rows"]]
     for row in measured:
         seeds = kept["rows"][row]["seeds"]
         cells = [summary([run[m] for run in seeds.values() if m in run]) for m in metrics]
         cells += [gain(entry["alone"], kept["rows"], row)] if "alone" in entry else []
-        lines.append(f"| {row} | {' | '.join(cells)} | {', '.join(sorted(seeds))} |")
-    return [*lines, "", *(f"    {kept['rows'][row]['command']}" for row in measured), ""]
+        rows.append([row, *cells, ", ".join(sorted(seeds))])
+    lines = of_words(["", *heads, "seeds"], rows, f"|---|{'---:|' * (len(heads) + 1)}")
+    # an empty cell of a head has one blank
+    return [
+        lines.replace("|  |", "| |", 1),
+        "",
+        *(f"    {kept['rows'][row]['command']}" for row in measured),
+        "",
+    ]
 
 
 def gain(alone: dict[str, str], rows: dict[str, Any], row: str) -> str:
@@ -170,9 +174,8 @@ def page() -> str:
     """The page of all sets that have numbers."""
     lines = [HEAD]
     for name, entry in sets().items():
-        path = KEPT / f"{name}.json"
-        if path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = load(KEPT / f"{name}.json")
+        if kept is not None:
             lines += [f"## {entry['title']}", "", entry["about"].strip(), "", *table(entry, kept)]
             lines += [f"{kept['hardware']}; {kept['date']}, commit {kept['commit']}.", ""]
     return "\n".join(lines)
