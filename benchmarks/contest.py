@@ -21,7 +21,6 @@ from benchmarks.verdicts import Spread
 
 Call = Callable[[], Any]
 By = Literal["cpu", "wall"]
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
 
 
 @dataclass
@@ -131,14 +130,3 @@ def memory_events(seen: profile) -> list[Any]:
     """What the allocator gave and took back, in bytes with their sign."""
     events = seen.profiler.kineto_results.events()  # type: ignore[union-attr]
     return [event for event in events if event.name() == "[memory]"]
-
-
-def profiled(call: Call, calls: int = 3) -> tuple[float, int]:
-    """The share of a call's time that matrix products take, and how many operators it calls."""
-    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen:
-        for _ in range(calls):
-            call()
-    events = [event for event in seen.key_averages() if event.key.startswith("aten::")]
-    spent = sum(event.self_cpu_time_total for event in events if event.key in PRODUCTS)
-    whole = sum(event.self_cpu_time_total for event in seen.key_averages())
-    return spent / max(whole, 1e-9), sum(event.count for event in events) // calls

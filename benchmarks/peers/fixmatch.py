@@ -80,12 +80,7 @@ class Bench(Runs):
 
     # -- semilearn ---------------------------------------------------------------------------------
     def semilearn(self, bare: BareFixMatch, total: int) -> Any:
-        (labeled, size), (unlabeled, _) = peer.parts_of(bare.assembly)
-        chosen = {"total": total, "batch": size, "ratio": RATIO, "rate": bare.rate}
-        chosen["decay"] = bare.optimizer.param_groups[0]["weight_decay"]
-        chosen |= {"workers": self.options.workers, "amp": self.options.amp}
-        network: Any = bare.network
-        return peer.algorithm(network, labeled, unlabeled, device=self.device, **chosen)
+        return peer.algorithm(bare, total, workers=self.options.workers, amp=self.options.amp)
 
     @staticmethod
     def batch(bare: BareFixMatch, step: int) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ if not __package__:  # run as a file: its folder gives way to the root of the re
 import torch
 
 from benchmarks.command import Benchmark
-from benchmarks.contest import By, Times, contest, measured, peak_bytes, profiled
+from benchmarks.contest import By, Times, contest, measured, peak_bytes
 from benchmarks.peers.metric_pairs import PAIRS, PER_CLASS, Data, Loss, Pair, losses
 from benchmarks.record import Record
 from benchmarks.table import mebibytes
@@ -62,14 +62,10 @@ def call(make: Callable[[Data], Loss], data: Data, proxies: bool) -> Callable[[]
 
 @dataclass
 class Row:
-    """products, operators: the share of matrix products in a call of ours, and its operators."""
-
     loss: str
     rows: int
     dim: int
     times: dict[str, Times]
-    products: float
-    operators: int
 
     @property
     def name(self) -> str:
@@ -92,7 +88,6 @@ class Row:
 
     def figures(self, by: By) -> dict[str, object]:
         own = {"loss": self.loss, "B": self.rows, "d": self.dim}
-        own |= {"products": self.products, "operators": self.operators}
         return own | {who: times.figures(by) for who, times in self.times.items()}
 
 
@@ -107,7 +102,7 @@ def one_row(name: str, rows: int, dim: int, options: argparse.Namespace) -> Row 
         makes[PEER] = pair.peer
     data = Data.drawn(rows, dim, options.device)
     calls = {who: call(make, data, pair.proxies) for who, make in makes.items()}
-    return Row(name, rows, dim, measured(calls, options), *profiled(calls["ours"]))
+    return Row(name, rows, dim, measured(calls, options))
 
 
 def why_not(name: str) -> str:
@@ -147,26 +142,13 @@ def report(found: Sequence[Row], by: By, record: Record) -> None:
     span = f"{min(ratios.values()):.1f} to {max(ratios.values()):.0f} times as fast"
     record.target("none slower", span, not slower, ", ".join(slower))
     middle = median(ratios.values())
-    missed = [row for row in both if row.ratio(by) < FAST]
-    why = "" if middle >= FAST else spent_on(missed)
+    missed = [name for name, ratio in ratios.items() if ratio < FAST]
+    why = "" if middle >= FAST else f"below in {len(missed)} settings: {', '.join(missed)}"
     text = f"median at least {FAST} times as fast"
     record.target(text, f"{middle:.1f} times", middle >= FAST, why)
     more = [row.name for row in both if row.more_memory]
     less = f"in {len(both) - len(more)} of {len(both)} settings"
     record.target("in less memory", less, not more, ", ".join(more))
-
-
-def spent_on(missed: Sequence[Row]) -> str:
-    """What ours spends its time on where it misses the target, by the profile."""
-    parts = []
-    for dim, rows in sorted({(row.dim, row.rows) for row in missed}):
-        group = [row for row in missed if (row.rows, row.dim) == (rows, dim)]
-        products = median(row.products for row in group)
-        operators = median(row.operators for row in group)
-        share = f"{products:.0%} in matrix products, {operators:.0f} operator calls"
-        parts.append(f"B = {rows}, d = {dim}: {share}")
-    head = f"{len(missed)} settings are below; profiled, medians of a step of ours at "
-    return head + "; ".join(parts)
 
 
 def measure(record: Record, options: argparse.Namespace) -> str | None:

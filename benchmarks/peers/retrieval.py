@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.command import Benchmark
-from benchmarks.contest import profiled, rotated
+from benchmarks.contest import rotated
 from benchmarks.machine import ROOT
 from benchmarks.record import Record
 from benchmarks.table import mebibytes
@@ -52,7 +52,7 @@ CLI.add("rows", 10_000, "embeddings", least=64)
 CLI.add("whole", 60_000, "embeddings of a second, larger trial, 0 for none", least=0)
 CLI.add("dim", 512, "their width", least=1)
 CLI.add("per_class", 12, "embeddings of a class; its size is the R of MAP@R", least=2)
-CLI.add_argument("--alone", choices=[*NEEDS, "products"], help=argparse.SUPPRESS)
+CLI.add_argument("--alone", choices=list(NEEDS), help=argparse.SUPPRESS)
 CLI.rule(
     lambda options: 1 not in (options.rows % options.per_class, options.whole % options.per_class),
     "the last class would have one embedding only, with nothing to find: change --per-class",
@@ -118,13 +118,10 @@ CONTENDERS: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
 
 # -- in the process of one contender ---------------------------------------------------------------
 def alone(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds, peak of resident memory beyond that before the call, and figures; or the share of
-    our time that matrix `products` take. The process that starts it stays small: a process inherits
-    the peak of resident memory of its parent."""
+    """Seconds, peak of resident memory beyond that before the call, and figures. The process that
+    starts it stays small: a process inherits the peak of resident memory of its parent."""
     torch.set_num_threads(options.threads)
     x, labels = drawn(options.rows, options.dim, options.per_class, options.device)
-    if name == "products":
-        return {name: profiled(lambda: ours(x, labels), calls=1)[0]}
     few = drawn(64, options.dim, 2, options.device)
     CONTENDERS[name](*few)  # imports and first allocations
     before = resident(anew=True)
@@ -223,10 +220,8 @@ def over_ours(found: Found, by: str) -> dict[str, Spread]:
 def judge(rows: int, found: Found, ratios: dict[str, Spread], record: Record) -> None:
     for peer in [name for name in found if name != "ours"]:
         ratio = ratios[peer].median
-        products = f"matrix products take {record.figures['products']:.0%} of ours, by the profile"
         text = f"not slower than {peer}, {rows} rows"
-        why = "" if ratio >= 1 else products
-        record.target(text, f"{ratio:.2f} times as fast", ratio >= 1, why)
+        record.target(text, f"{ratio:.2f} times as fast", ratio >= 1)
     peak = max(result["peak"] for result in found["ours"])
     share = f"{peak / (rows**2 * 4):.3f} of the matrix of all similarities"
     measured = f"{mebibytes(peak)} MiB beyond the data, {share}"
@@ -234,7 +229,6 @@ def judge(rows: int, found: Found, ratios: dict[str, Spread], record: Record) ->
 
 
 def measure(record: Record, options: argparse.Namespace) -> str | None:
-    record.figures["products"] = run("products", options.rows, options)["products"]
     for rows in (options.rows, options.whole):
         fault = trial(rows, options, record) if rows else None
         if fault is not None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from benchmarks.peers.view_peers import semilearn_folder
+from benchmarks.speed.bare import BareFixMatch
 from recipes.networks.network import Network
 from recipes.runs.assembly import Assembly
 from recipes.step import Embedded
@@ -100,30 +101,32 @@ class Part:
         self.labels = labels.numpy()
 
 
-def parts_of(assembly: Assembly) -> list[tuple[Part, int]]:
-    """What each stream of a run reads, and how many of it in a batch."""
-    data, found = assembly.datamodule, []
-    for name, size in data.batch_sizes().items():
-        part = data.parts[name]
-        found.append((Part(part.source.pixels[part.rows], part.targets["label"]), size))
+def parts_of(assembly: Assembly) -> dict[str, Part]:
+    """What each stream of a run reads."""
+    found = {}
+    for name in assembly.datamodule.batch_sizes():
+        part = assembly.datamodule.parts[name]
+        found[name] = Part(part.source.pixels[part.rows], part.targets["label"])
     return found
 
 
 def algorithm(
-    network: Network,
-    labeled: Part,
-    unlabeled: Part,
+    bare: BareFixMatch,
+    total: int,
     *,
-    device: str = "cpu",
     weak: list[Any] | None = None,
     strong: list[Any] | None = None,
     **chosen: Any,
 ) -> Any:
-    """Its FixMatch, ready to train. weak, strong: transforms of a Pillow picture before ToTensor;
-    None: those of its CIFAR-10. chosen: see `settings`."""
+    """Its FixMatch, ready to train `total` steps with the pictures, weights and rates that a bare
+    loop begins with. weak, strong: transforms of a Pillow picture before ToTensor; None: those of
+    its CIFAR-10. chosen: see `settings`."""
     parts = load()
     if parts is None:
         raise ModuleNotFoundError("semilearn is not installed")
+    labeled, unlabeled = parts_of(bare.assembly).values()
+    size, others = bare.assembly.datamodule.batch_sizes().values()
+    decay = bare.optimizer.param_groups[0]["weight_decay"]
     side = labeled.pixels.shape[1]
     shift = transforms.RandomCrop(side, side // 8, padding_mode="reflect")
     first = [shift, transforms.RandomHorizontalFlip()]
@@ -132,14 +135,18 @@ def algorithm(
     both = [transforms.Compose([*views, transforms.ToTensor()]) for views in (weak, strong)]
 
     def build(num_classes: int, **_: Any) -> nn.Module:
-        return Described(copy.deepcopy(network)).to(device)
+        network: Any = bare.network
+        return Described(copy.deepcopy(network)).to(bare.device)
 
-    kind = in_memory(parts, labeled, unlabeled, *both, device)
+    options = settings(
+        total=total, batch=size, ratio=others // size, rate=bare.rate, decay=decay, **chosen
+    )
+    kind = in_memory(parts, labeled, unlabeled, *both, bare.device)
     log = SimpleNamespace(info=lambda *_: None)
     with warnings.catch_warnings():
         # of the gradient scaler's old name, and that there is no GPU
         warnings.simplefilter("ignore")
-        made = kind(settings(**chosen), build, None, log)
+        made = kind(options, build, None, log)
     made.model.train()
     made.call_hook("before_run")
     return made

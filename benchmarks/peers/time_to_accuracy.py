@@ -154,22 +154,13 @@ def theirs(name: str, seed: int, steps: int, folder: Path, options: argparse.Nam
     assembly = prepare(name, seed, steps, folder, options)
     # weights, labels and rates that ours begins with
     bare = BareFixMatch(assembly, folder, options.device)
-    (labeled, size), (others, unlabeled) = peer.parts_of(assembly)
     method: Any = assembly.composition.methods["fixmatch"]
-    weak, strong = transforms_of(name, labeled.pixels.shape[1])
-    network: Any = bare.network
+    weak, strong = transforms_of(name, assembly.datamodule.info.shape[1])
     made = peer.algorithm(
-        network,
-        labeled,
-        others,
-        total=steps,
-        batch=size,
-        ratio=unlabeled // size,
-        rate=bare.rate,
-        decay=bare.optimizer.param_groups[0]["weight_decay"],
+        bare,
+        steps,
         averaging=decay_of(assembly),
         threshold=method.threshold,
-        device=options.device,
         workers=options.workers,
         weak=weak,
         strong=strong,

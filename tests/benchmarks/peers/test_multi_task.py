@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from benchmarks.peers import multi_task, task_steps
-from benchmarks.peers.multi_task import METHODS, TOLERANCE, Bench, differences, main, spent
+from benchmarks.peers import task_steps
+from benchmarks.peers.multi_task import METHODS, TOLERANCE, Bench, differences, main
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -53,21 +53,6 @@ def test_a_record_of_small_steps(tmp_path):
         one["peak"] > 0 and one["min"] <= one["median"] <= one["max"] for one in times.values()
     )
     assert record["targets"][0]["text"] == "`rep` within 10 % of the plain summed step"
-
-
-@pytest.mark.parametrize("source", ["rep", "shared"])
-def test_a_profile_names_what_a_step_does(source):
-    found = spent(Bench("mlp", "mgda", 3, 4, "cpu"), source, steps=2)
-    own = "a backward a task through what is shared"
-    assert {
-        "forward",
-        "backward through the heads",
-        "products of gradients",
-        "weights",
-        "weighted sum",
-    } <= found.keys()
-    assert (own in found) == (source == "shared") and all(value > 0 for value in found.values())
-    assert multi_task.gram.Jacobian.__init__.__qualname__ == "Jacobian.__init__", "put back"
 
 
 def test_a_difference_ends_it(monkeypatch, capsys):
