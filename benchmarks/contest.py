@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.table import mebibytes
 from benchmarks.verdicts import Spread
 
 Call = Callable[[], Any]
@@ -42,6 +43,15 @@ class Times:
 
     def figures(self, by: By) -> dict[str, float]:
         return self.of(by).row() | {"peak": self.peak}
+
+
+def beside(base: str, times: Mapping[str, Times], by: By, digits: int = 2) -> list[list[str]]:
+    """A row for each contender: who, ms a call, over the base, peak in MiB."""
+    rows = []
+    for name, one in times.items():
+        ratio = times[base].ratio(one, by).text(1, digits)
+        rows.append([name, one.of(by).text(digits=digits), ratio, mebibytes(one.peak)])
+    return rows
 
 
 def contest(

@@ -13,7 +13,6 @@ agree. What a run is at when it is killed is noted for the table.
 """
 
 import argparse
-import csv
 import random
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from benchmarks.record import load, save
 from benchmarks.table import of_words
 from recipes.config.groups import CONFIGS
 from tests.support.killed_runs import PHASES, at, begin, differences, finish, state
+from tests.support.tiny_runs import text_file
 
 KEPT = ROOT / "docs" / "results" / "kill_test.json"
 SHORT = (
@@ -50,38 +50,24 @@ OWN = {
     "multi_similarity": ("data.batch_size=16",),
 }
 TEXT = ("network.name=roux_text_small", "network.pretrained=false", "data.text.vocab_size=200")
-WORDS = ("about", "the", "a", "day", "of", "people", "in", "town")
 
 
-def settings(recipe: str, folder: Path) -> list[str]:
-    """The short command of a recipe: texts are of our own making, so that nothing has to be
+def settings(recipe: str) -> list[str]:
+    """The short command of a recipe: texts are those of the tests, so that nothing has to be
     fetched."""
     text = (CONFIGS / "recipe" / f"{recipe}.yaml").read_text(encoding="utf-8")
     asked = [f"recipe={recipe}", *SHORT, *OWN.get(recipe, ())]
     if "override /data: trec" not in text:
         return asked
-    asked += ["data=text_file", f"data.source.train_file={write_texts(folder)}", *TEXT]
+    asked += ["data=text_file", f"data.source.train_file={text_file()}", *TEXT]
     if "override /data: trec_tasks" in text:
-        return [*asked, "data.source.label_column=[label,tone]"]
+        return [*asked, "data.source.label_column=[label,length]"]
     return [*asked, "data.source.label_column=label", "data.labels_per_class=8"]
-
-
-def write_texts(folder: Path) -> Path:
-    """A small set of texts in three classes and two tones."""
-    path, source = folder / "texts.csv", random.Random(0)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["text", "label", "tone"])
-        for number in range(240):
-            label, tone = ("news", "sport", "law")[number % 3], ("glad", "sad")[number % 2]
-            words = source.sample([*WORDS, label, tone], 8)
-            rows.writerow([" ".join([*words, label, tone]), label, tone])
-    return path
 
 
 def killed(recipe: str, kills: int, source: random.Random, place: Path) -> dict[str, Any]:
     """Kill a recipe so many times; returns what was found."""
-    arguments = settings(recipe, place)
+    arguments = settings(recipe)
     seconds = finish(arguments, place / "whole")
     whole = state(place / "whole")
     phases: list[str] = []

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.command import Benchmark
-from benchmarks.contest import By, Call, Times, measured
+from benchmarks.contest import By, Call, Times, beside, measured
 from benchmarks.peers.attack_peers import (
     PEER_CALLS,
     STEP,
@@ -31,7 +31,6 @@ from benchmarks.peers.attack_peers import (
     torchattacks_square,
 )
 from benchmarks.record import Record
-from benchmarks.table import mebibytes
 from benchmarks.verdicts import apart, judged
 from foundation.randomness import SampleRandomness
 from methods.adversarial.attacks.losses import LOSSES, Objective, fixed, objective
@@ -176,15 +175,6 @@ def contenders(bench: Bench, eps: list[float]) -> dict[str, dict[str, Call]]:
     return found
 
 
-def rows(name: str, times: dict[str, Times], by: By) -> list[list[str]]:
-    found = []
-    for who, spent in times.items():
-        ratio = times[BARE].ratio(spent, by).text(1, 3)
-        label = name if who == BARE else ""
-        found.append([label, who, spent.of(by).text(), ratio, mebibytes(spent.peak)])
-    return found
-
-
 def measure(record: Record, options: argparse.Namespace) -> str | None:
     """Prove, measure, judge."""
     bench, by = Bench(options), options.by
@@ -198,7 +188,8 @@ def measure(record: Record, options: argparse.Namespace) -> str | None:
     table, times = [], {}
     for name, calls in contenders(bench, radii).items():
         times[name] = measured(calls, options)
-        table += rows(name, times[name], by)
+        lines = beside(BARE, times[name], by, 3)
+        table += [[name if line[0] == BARE else "", *line] for line in lines]
         record.figures[name] = {who: one.figures(by) for who, one in times[name].items()}
     misread = []
     for radius in radii:

@@ -11,9 +11,10 @@ positive pair against every negative one.
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 if not __package__:  # run as a file: its folder gives way to the root of the repository
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -41,6 +42,16 @@ CLI.add("large", 8192, "B of ours alone, 0 for none", least=0)
 CLI.add("losses", list(PAIRS), "all by default", choices=list(PAIRS), metavar="LOSS")
 
 
+class Setting(NamedTuple):
+    loss: str
+    B: int
+    d: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.loss} at B = {self.B}, d = {self.d}"
+
+
 def difference(pair: Pair, data: Data) -> float:
     """The largest difference of value and gradients, in units of the largest entry; data in
     float64."""
@@ -60,39 +71,9 @@ def call(make: Callable[[Data], Loss], data: Data, proxies: bool) -> Callable[[]
     return lambda: torch.autograd.backward(loss(*inputs), inputs=inputs)
 
 
-@dataclass
-class Row:
-    loss: str
-    rows: int
-    dim: int
-    times: dict[str, Times]
-
-    @property
-    def name(self) -> str:
-        return f"{self.loss} at B = {self.rows}, d = {self.dim}"
-
-    def ratio(self, by: By) -> float:
-        return self.times["ours"].ratio(self.times[PEER], by).median
-
-    @property
-    def more_memory(self) -> bool:
-        return self.times["ours"].peak > self.times[PEER].peak
-
-    def cells(self, by: By) -> list[str]:
-        times = [one.of(by).text(digits=2) for one in self.times.values()]
-        memory = [mebibytes(one.peak) for one in self.times.values()]
-        head = [self.loss, str(self.rows), str(self.dim)]
-        if PEER not in self.times:
-            return [*head, times[0], why_not(self.loss), "", memory[0], ""]
-        return [*head, *times, self.times["ours"].ratio(self.times[PEER], by).text(1, 1), *memory]
-
-    def figures(self, by: By) -> dict[str, object]:
-        own = {"loss": self.loss, "B": self.rows, "d": self.dim}
-        return own | {who: times.figures(by) for who, times in self.times.items()}
-
-
-def one_row(name: str, rows: int, dim: int, options: argparse.Namespace) -> Row | float:
-    """Times and peaks, or by how much the two differ."""
+def one_setting(setting: Setting, options: argparse.Namespace) -> dict[str, Times] | float:
+    """Times and peaks of both, or by how much the two differ."""
+    name, rows, dim = setting
     pair = PAIRS[name]
     makes = {"ours": pair.ours}
     if losses is not None and pair.peer is not None and rows <= pair.most:
@@ -102,7 +83,16 @@ def one_row(name: str, rows: int, dim: int, options: argparse.Namespace) -> Row 
         makes[PEER] = pair.peer
     data = Data.drawn(rows, dim, options.device)
     calls = {who: call(make, data, pair.proxies) for who, make in makes.items()}
-    return Row(name, rows, dim, measured(calls, options))
+    return measured(calls, options)
+
+
+def cells(setting: Setting, times: dict[str, Times], by: By) -> list[str]:
+    head = [*map(str, setting)]
+    spent = [one.of(by).text(digits=2) for one in times.values()]
+    memory = [mebibytes(one.peak) for one in times.values()]
+    if PEER not in times:
+        return [*head, *spent, why_not(setting.loss), "", *memory, ""]
+    return [*head, *spent, times["ours"].ratio(times[PEER], by).text(1, 1), *memory]
 
 
 def why_not(name: str) -> str:
@@ -130,14 +120,21 @@ def large(options: argparse.Namespace, record: Record) -> None:
     record.target(text, f"at B = {options.large} {share}", worst <= 1)
 
 
-def report(found: Sequence[Row], by: By, record: Record) -> None:
+def report(found: dict[Setting, dict[str, Times]], by: By, record: Record) -> None:
     head = ["loss", "B", "d", "ours, ms", "peer, ms", "times as fast", "ours, MiB", "peer, MiB"]
-    record.table("Forward and backward", head, [row.cells(by) for row in found], EQUAL)
-    record.figures["rows"] = [row.figures(by) for row in found]
-    both = [row for row in found if PEER in row.times]
-    if not both:
+    rows = [cells(setting, times, by) for setting, times in found.items()]
+    record.table("Forward and backward", head, rows, EQUAL)
+    record.figures["rows"] = []
+    ratios, more = {}, []
+    for setting, times in found.items():
+        own = {who: one.figures(by) for who, one in times.items()}
+        record.figures["rows"].append(setting._asdict() | own)
+        if PEER in times:
+            ratios[setting.text] = times["ours"].ratio(times[PEER], by).median
+            if times["ours"].peak > times[PEER].peak:
+                more.append(setting.text)
+    if not ratios:
         return
-    ratios = {row.name: row.ratio(by) for row in both}
     slower = [name for name, ratio in ratios.items() if ratio < 1]
     span = f"{min(ratios.values()):.1f} to {max(ratios.values()):.0f} times as fast"
     record.target("none slower", span, not slower, ", ".join(slower))
@@ -146,22 +143,21 @@ def report(found: Sequence[Row], by: By, record: Record) -> None:
     why = "" if middle >= FAST else f"below in {len(missed)} settings: {', '.join(missed)}"
     text = f"median at least {FAST} times as fast"
     record.target(text, f"{middle:.1f} times", middle >= FAST, why)
-    more = [row.name for row in both if row.more_memory]
-    less = f"in {len(both) - len(more)} of {len(both)} settings"
+    less = f"in {len(ratios) - len(more)} of {len(ratios)} settings"
     record.target("in less memory", less, not more, ", ".join(more))
 
 
 def measure(record: Record, options: argparse.Namespace) -> str | None:
-    found: list[Row] = []
-    for dim in options.dims:
-        for name in options.losses:
-            for rows in options.rows:
-                row = one_row(name, rows, dim, options)
-                if isinstance(row, float):
-                    where = f"{name}, B = {rows}, d = {dim}"
-                    return f"{where}: differs from the peer by {row:.1e} of the largest entry"
-                found.append(row)
-                print(*row.cells(options.by), sep=", ", flush=True)
+    found = {}
+    settings = product(options.dims, options.losses, options.rows)
+    for dim, name, rows in settings:
+        setting = Setting(name, rows, dim)
+        times = one_setting(setting, options)
+        if isinstance(times, float):
+            where = f"{name}, B = {rows}, d = {dim}"
+            return f"{where}: differs from the peer by {times:.1e} of the largest entry"
+        found[setting] = times
+        print(*cells(setting, times, options.by), sep=", ", flush=True)
     report(found, options.by, record)
     if options.large:
         large(options, record)

@@ -19,11 +19,10 @@ if not __package__:  # run as a file: its folder gives way to the root of the re
     import benchmarks  # noqa: F401
 
 from benchmarks.command import Benchmark
-from benchmarks.contest import By, Times, measured
+from benchmarks.contest import By, Times, beside, measured
 from benchmarks.peers import task_steps
 from benchmarks.peers.task_steps import METHODS, Bench
 from benchmarks.record import Record
-from benchmarks.table import mebibytes
 from benchmarks.verdicts import Spread, apart
 
 TOLERANCE = 1e-4  # of the combined gradient, relative to its norm
@@ -61,14 +60,6 @@ def differences(bench: Bench) -> dict[str, float]:
     mine = bench.gradients()
     against("the weighted sum at the weights of rep", lambda: bench.weighted(weights))
     return found
-
-
-def rows_of(head: list[str], times: dict[str, Times], by: By) -> list[list[str]]:
-    rows = []
-    for name, one in times.items():
-        ratio = times["plain sum"].ratio(one, by).text(1, 2)
-        rows.append([*head, name, one.of(by).text(digits=2), ratio, mebibytes(one.peak)])
-    return rows
 
 
 # -- targets ---------------------------------------------------------------------------------------
@@ -123,9 +114,9 @@ def measure(record: Record, options: argparse.Namespace) -> str | None:
         times = measured(bench.contenders(), options, bench.clear)
         bench.clear()
         found[label] = times
-        rows += rows_of([network, method, str(tasks)], times, options.by)
-        for row in rows[-len(times) :]:
-            print(*row, sep=", ", flush=True)
+        for line in beside("plain sum", times, options.by):
+            rows.append([network, method, str(tasks), *line])
+            print(*rows[-1], sep=", ", flush=True)
         figures = {name: one.figures(options.by) for name, one in times.items()}
         record.figures.setdefault("settings", {})[label] = figures
     head = ["network", "method", "T", "", "ms a step", "of the plain sum", "peak MiB"]
