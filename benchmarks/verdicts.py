@@ -62,7 +62,7 @@ def apart(ratios: Mapping[str, Spread], most: float) -> tuple[list[str], bool | 
 def judged(
     record: Record, text: str, ratios: Mapping[str, Spread], most: float = 1.0, why: str = ""
 ) -> None:
-    """One target over all of these. why: what a profile says of what is above."""
+    """One target over all of these. why: the reason where it is missed."""
     above, met = apart(ratios, most)
     tied = [name for name in above if ratios[name].interval()[0] <= most]
     reasons = [why] if above and why else []

@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from datamodules.checks import load_checked
 from datamodules.facts import DatasetFacts
 from datamodules.part_loaders import PartLoaders
 from datamodules.samplers import MakeOrder, Order, ShuffledPasses, StepSampler
@@ -16,7 +17,16 @@ from datamodules.streams import Part, StepDataset, StepLoader
 from datamodules.views.named import named_view
 from foundation.errors import UserError, nearest
 from foundation.randomness import Draw
-from foundation.types import Count, Share, ShareBelowOne, Steps, Weight
+from foundation.types import (
+    BatchSize,
+    Count,
+    Processes,
+    Ratio,
+    Seed,
+    Share,
+    ShareBelowOne,
+    Weight,
+)
 
 # training batches on which moments are estimated, and their largest size
 REFERENCE_BATCHES = 4
@@ -58,9 +68,9 @@ class StreamDataModule(PartLoaders):
         self,
         source: Loader,
         root: str | None = None,
-        batch_size: Count = 64,
-        unlabeled_ratio: Count = 7,
-        eval_batch_size: Count = 256,
+        batch_size: BatchSize = 64,
+        unlabeled_ratio: Ratio = 7,
+        eval_batch_size: BatchSize = 256,
         labels_per_class: Count | None = None,
         imbalance_factor: Annotated[float, Field(ge=1)] | None = None,
         imbalance: Literal["exp", "step"] = "exp",
@@ -69,9 +79,9 @@ class StreamDataModule(PartLoaders):
         many_above: Count = 100,
         label_noise: Share = 0.0,
         val_fraction: ShareBelowOne = 0.1,
-        split_seed: int = 0,
-        seed: int = 0,
-        num_workers: Steps = 0,
+        split_seed: Seed = 0,
+        seed: Seed = 0,
+        num_workers: Processes = 0,
         device_memory: Literal["auto"] | Weight = "auto",
         views: dict[str, Any] | None = None,
         text: TextPreparation | None = None,
@@ -97,8 +107,7 @@ class StreamDataModule(PartLoaders):
             )
         self.shots = (few_below, many_above)
         self.seed = seed
-        given = views or {}
-        self.views = {name: view for name, view in given.items() if view is not None}
+        self.views = {name: view for name, view in (views or {}).items() if view is not None}
         self.text = text
         self.codec: Any = None
         self.info: DataInfo = source.info()
@@ -133,12 +142,12 @@ class StreamDataModule(PartLoaders):
     # -- reading and cutting -----------------------------------------------------------------------
     def prepare_data(self) -> None:
         # Lightning calls this on one process per machine before all others, so only one downloads
-        self._splits = self._splits or self.source.load(self.root)
+        self._splits = self._splits or load_checked(self.source, self.root)
 
     def setup(self, stage: str | None = None) -> None:
         if self.parts:
             return
-        self._splits = splits = self._splits or self.source.load(self.root)
+        self._splits = splits = self._splits or load_checked(self.source, self.root)
         train = splits.train
         self._fit_text(splits)
         self.classes = dict(train.classes)

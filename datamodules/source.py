@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 import torch
 from torch import Tensor
 
+from foundation.errors import UserError
+
 if TYPE_CHECKING:
     from datamodules.text.codec import Codec
 
@@ -106,6 +108,18 @@ class ArraySource(Source):
 
     def fetch_there(self, indices: Tensor, there: Tensor) -> Tensor:
         return self.fetch(there)
+
+
+def check_labels(where: str, labels: Tensor, classes: int, lowest: int = -1) -> None:
+    """Raise UserError for a label that is no class. lowest: -1 allows samples without a label."""
+    wrong = (labels < lowest) | (labels >= classes)
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        missing = ", or -1 for none" if lowest < 0 else ""
+        raise UserError(
+            f"{where}: sample {first} has label {int(labels[first])}; expected 0 to {classes - 1}"
+            f"{missing}"
+        )
 
 
 @dataclass

@@ -4,6 +4,10 @@ traceback."""
 import difflib
 from collections.abc import Iterable, Sequence
 
+LISTED = 12  # names that a message lists
+NEAREST = 3  # of more than that, the nearest
+ALIKE = 0.4  # similarity of names that a message lists as the nearest
+
 
 class UserError(Exception):
     """A mistake that the user can fix. Its text is one line, `key: problem; remedy`.
@@ -76,8 +80,38 @@ def first_sentence(error: BaseException) -> str:
 
 def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The closest of the known names, None if none is close. cutoff: similarity in [0, 1]."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
-    return close[0] if close else None
+    best = ranked_names(name, known)[:1]
+    return best[0] if best and similarity(name, best[0]) >= cutoff else None
+
+
+def ranked_names(name: str, known: Iterable[str]) -> list[str]:
+    """The known names, the most similar first."""
+    return sorted(map(str, known), key=lambda other: (-similarity(name, other), other))
+
+
+def similarity(name: str, other: str) -> float:
+    """In [0, 1], whatever the case of the letters. A beginning or ending of keys, paths or file
+    names that both share makes them no closer: `notes.py` is not like `setup.py`, nor
+    `evaluate.zzz` like `evaluate.attack`."""
+    one, two = str(name).lower(), str(other).lower()
+    begin = shared_sections(one, two)
+    if begin < min(len(one), len(two)):
+        one, two = one[begin:], two[begin:]
+    stem, dot, ending = one.rpartition(".")
+    if stem and two.endswith(dot + ending) and len(two) > len(dot + ending):
+        one, two = stem, two.removesuffix(dot + ending)
+    return difflib.SequenceMatcher(None, two, one).ratio()
+
+
+def shared_sections(one: str, two: str) -> int:
+    """The length of the common beginning of two keys or paths, up to its last `.` or `/`."""
+    begin = 0
+    for i, (a, b) in enumerate(zip(one, two, strict=False)):
+        if a != b:
+            break
+        if a in "./":
+            begin = i + 1
+    return begin
 
 
 def did_you_mean(name: str | None) -> str:
@@ -86,7 +120,21 @@ def did_you_mean(name: str | None) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?` with the closest of the known names, or all of them if none is close."""
-    names = sorted(map(str, known))
-    close = nearest_name(name, names, cutoff=0.5)
-    return did_you_mean(close) or f"known: {', '.join(names) or 'none'}"
+    """`did you mean 'x'?` with the closest of the known names; if none is close, all of a few names
+    or the nearest three of many."""
+    names = sorted(set(map(str, known)))
+    close = nearest_name(name, names)
+    return did_you_mean(close) or listed(name, names)
+
+
+def listed(name: str, known: Iterable[str]) -> str:
+    """`known: a, b, c`, for a message that stays short: of many names the nearest three, or the
+    first three where none has anything of the name."""
+    names = sorted(set(map(str, known)))
+    if len(names) <= LISTED:
+        return f"known: {', '.join(names) or 'none'}"
+    ranked = ranked_names(name, names)[:NEAREST]
+    near = [other for other in ranked if similarity(name, other) >= ALIKE]
+    if near:
+        return f"the nearest of {len(names)}: {', '.join(near)}"
+    return f"known: {', '.join(names[:NEAREST])} and {len(names) - NEAREST} more"

@@ -6,6 +6,8 @@ drawn, and two ranks with half the batch each draw what one rank draws for the w
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +37,16 @@ def seed_default(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type not in ("cpu", "meta"):
         getattr(torch, device.type).manual_seed(seed)
+
+
+@contextmanager
+def own_draws(*key: object, device: torch.device) -> Iterator[None]:
+    """Inside it the default generators are seeded from the key, so that modules which are made
+    there start from numbers of their own; afterwards they continue as if nothing was drawn."""
+    on_device = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=on_device):
+        seed_default(derive_seed(*key), device)
+        yield
 
 
 class RowNumbers(Protocol):

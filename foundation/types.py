@@ -7,6 +7,16 @@ from pydantic import Field
 Count = Annotated[int, Field(ge=1)]
 # a number of steps, samples or processes that may be 0
 Steps = Annotated[int, Field(ge=0)]
+# of a random generator, as NumPy takes it
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+# samples in one batch: a larger one fills the memory before the first step
+BatchSize = Annotated[int, Field(ge=1, le=2**20)]
+# copies, micro-batches or views for one of something
+Ratio = Annotated[int, Field(ge=1, le=10_000)]
+# of one machine
+Devices = Annotated[int, Field(ge=1, le=1024)]
+# processes on one machine
+Processes = Annotated[int, Field(ge=0, le=1024)]
 # of a whole: of a run, of a batch, of a set
 Share = Annotated[float, Field(ge=0, le=1)]
 # of dropout, of data held out, of momentum: a share of 1 would leave nothing

@@ -44,7 +44,9 @@ def test_every_family_is_named(family):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes(command):
     words = [word.replace("FOLDER", "folder") for word in shlex.split(command)]
-    resolve_command([word for word in words if not word.startswith("resume=")])
+    config = resolve_command([word for word in words if not word.startswith("resume=")]).config
+    recipe = next((word for word in words if word.startswith("recipe=")), f"recipe={config.recipe}")
+    assert recipe == f"recipe={config.recipe}"
 
 
 def test_the_commands_are_found():

@@ -92,7 +92,7 @@ def killed(recipe: str, kills: int, source: random.Random, place: Path) -> dict[
 def page() -> str:
     kept = load(KEPT)
     columns = ["elsewhere" if phase == "elsewhere" else f"in {phase}" for phase in PHASES]
-    head = ["recipe", "kills in all", *columns, "equal to the bit"]
+    head = ["recipe", "kills in all", *columns, "bit-identical"]
     rows = []
     phases: list[str] = []
     for recipe, found in kept["recipes"].items():

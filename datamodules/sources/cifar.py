@@ -1,15 +1,25 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 32×32 color images, read from torchvision's files or
 from sheets of tiles."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from datamodules.source import ArraySource, DataInfo, Splits
-from datamodules.sources.standard import existing_folder, fetch_set, labels_of, pixels_of
+from datamodules.sources.files import check_regular
+from datamodules.sources.pictures import converted
+from datamodules.sources.standard import (
+    existing_folder,
+    fetch_set,
+    labels_of,
+    last_line,
+    pixels_of,
+)
 from foundation.errors import UserError
 
 JPEG = "cifar10_jpeg95"
@@ -20,10 +30,11 @@ COLUMNS = 50
 
 def read_sheet(path: Path) -> np.ndarray:
     """uint8 [tiles, 32, 32, 3]: a sheet holds tiles of 32×32 in 50 columns, row by row."""
+    check_regular(path)
     try:
         with Image.open(path) as picture:
-            sheet = np.asarray(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError):
+            sheet = np.asarray(converted(picture, "RGB"))
+    except Exception:  # the decoders raise a dozen types for damaged files
         raise UserError(f"{path}: not a picture that can be read; fetch the file again") from None
     if sheet.shape[0] % SIDE or sheet.shape[1] != SIDE * COLUMNS:
         raise UserError(
@@ -34,20 +45,32 @@ def read_sheet(path: Path) -> np.ndarray:
     return tiles.reshape(-1, SIDE, SIDE, 3)
 
 
+def read_labels(path: Path, part: str) -> tuple[Tensor, list[str]]:
+    """(labels int64 [N], class names) of a part from the arrays of an npz file."""
+    check_regular(path)
+    try:
+        with np.load(path) as stored:
+            labels = stored[part]
+            names = stored["classes"]
+    # an empty, cut or damaged archive, or one that lacks an array: each raises another exception
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path}: cannot be read ({last_line(error)}); expected the arrays '{part}' and "
+            "'classes'"
+        ) from None
+    if names.ndim != 1 or len(set(names.tolist())) < len(names):
+        raise UserError(f"{path}: 'classes' should be a list of different names")
+    classes = [str(name) for name in names]
+    return labels_of(labels, f"{path}, '{part}'", len(classes)), classes
+
+
 def read_sheets(folder: Path, part: Literal["train", "test"]) -> ArraySource:
     """All sheets PART_*.jpg, .webp or .png of a folder, sorted by name, with `labels.npz`."""
     sheets: list[Path] = []
     for end in ("jpg", "webp", "png"):
         sheets += folder.glob(f"{part}_*.{end}")
     sheets.sort()
-    try:
-        with np.load(folder / "labels.npz") as stored:
-            labels = stored[part]
-            classes = [str(name) for name in stored["classes"]]
-    except (OSError, KeyError, ValueError):
-        raise UserError(
-            f"{folder / 'labels.npz'}: should hold the arrays '{part}' and 'classes'"
-        ) from None
+    labels, classes = read_labels(folder / "labels.npz", part)
     if not sheets:
         raise UserError(f"{folder}: no sheets {part}_*.jpg or {part}_*.webp")
     images = np.concatenate([read_sheet(path) for path in sheets])
@@ -56,7 +79,7 @@ def read_sheets(folder: Path, part: Literal["train", "test"]) -> ArraySource:
             f"{folder}: {len(images)} tiles but {len(labels)} labels in '{part}'; is a sheet "
             "missing?"
         )
-    return ArraySource(pixels_of(images), {"label": labels_of(labels)}, {"label": classes})
+    return ArraySource(pixels_of(images), {"label": labels}, {"label": classes})
 
 
 def find_sheets(folder: Path, name: str, part: str) -> Path | None:
@@ -119,7 +142,8 @@ def _from_torchvision(name: str, title: str, root: str | Path | None, looked_for
     train, test = fetch_set(getattr(torchvision.datasets, name), title, root, looked_for)
 
     def source(part: Any) -> ArraySource:
-        labels: Tensor = labels_of(part.targets)
-        return ArraySource(pixels_of(part.data), {"label": labels}, {"label": list(part.classes)})
+        classes = list(part.classes)
+        labels = labels_of(part.targets, title, len(classes))
+        return ArraySource(pixels_of(part.data), {"label": labels}, {"label": classes})
 
     return Splits(source(train), source(test))

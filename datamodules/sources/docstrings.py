@@ -214,9 +214,12 @@ def docstrings(file: Path) -> list[str]:
     rarely also finds a long string behind the colon of a dictionary). Other files are parsed, which
     takes ten times as long.
     """
-    if file.stat().st_size > LARGEST_FILE:
-        return []
-    source = file.read_text("utf8", errors="replace")
+    try:
+        if not file.is_file() or file.stat().st_size > LARGEST_FILE:
+            return []
+        source = file.read_text("utf8", errors="replace")
+    except OSError:
+        return []  # of somebody else's package; a file less is no other set
     if '"""' not in source:
         return []
     with warnings.catch_warnings():

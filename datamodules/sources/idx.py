@@ -1,6 +1,7 @@
 """MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 28×28 gray images, idx files."""
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datamodules.source import ArraySource, DataInfo, Splits
+from datamodules.sources.files import check_regular
 from datamodules.sources.standard import (
+    cache_folder,
     candidates,
     existing_folder,
     fetch_set,
@@ -18,6 +21,7 @@ from datamodules.sources.standard import (
 )
 from foundation.errors import UserError
 
+SIDE = 28
 FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")}
 FILES["test"] = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -27,6 +31,7 @@ def read_idx(path: Path) -> np.ndarray:
 
     Format: 00 00, type 08, rank, big-endian sizes, values.
     """
+    check_regular(path)
     try:
         raw = path.read_bytes()
         if path.suffix == ".gz":
@@ -38,7 +43,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise UserError(f"{path}: not an idx file of bytes (it should begin with 00 00 08)")
     shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
     values = np.frombuffer(raw, np.uint8, offset=4 + 4 * rank)
-    if values.size != int(np.prod(shape, dtype=np.int64)):
+    if values.size != math.prod(shape):
         raise UserError(
             f"{path}: has {values.size} values, its header says {shape}; download the file again"
         )
@@ -72,33 +77,43 @@ class _IdxSet:
     labels: ClassVar[tuple[str, ...]]
 
     def info(self) -> DataInfo:
-        return DataInfo("image", {"label": len(self.labels)}, (1, 28, 28), 60000)
+        return DataInfo("image", {"label": len(self.labels)}, (1, SIDE, SIDE), 60000)
 
     def load(self, root: str | Path | None = None) -> Splits:
-        found = None
-        if root is not None:
-            found = find_idx(existing_folder(root), self.names)
+        # the cache too: torchvision's reader has no messages for damaged files
+        folder = existing_folder(root) if root is not None else cache_folder()
+        found = find_idx(folder, self.names)
         parts = {}
         if found is not None:
             for part, (images, labels) in FILES.items():
-                parts[part] = self._source(read_idx(found[images]), read_idx(found[labels]))
+                parts[part] = self._source(
+                    read_idx(found[images]), read_idx(found[labels]), found[images], found[labels]
+                )
         else:
             looked_for = "train-images-idx3-ubyte[.gz] and its three companions"
             train, test = fetch_set(self.torchvision_class(), self.title, root, looked_for)
             parts = {
-                "train": self._source(train.data, train.targets),
-                "test": self._source(test.data, test.targets),
+                "train": self._source(train.data, train.targets, "train part", "train part"),
+                "test": self._source(test.data, test.targets, "test part", "test part"),
             }
         return Splits(**parts)
 
-    def _source(self, images: Any, labels: Any) -> ArraySource:
+    def _source(
+        self, images: Any, labels: Any, images_from: str | Path, labels_from: str | Path
+    ) -> ArraySource:
+        """The images and labels. `images_from`, `labels_from`: their files, for messages."""
+        if tuple(images.shape[1:]) != (SIDE, SIDE):
+            shape = "×".join(map(str, images.shape))
+            raise UserError(
+                f"{images_from}: an array of {shape}; expected images of {SIDE}×{SIDE}, "
+                f"N×{SIDE}×{SIDE}"
+            )
+        targets = labels_of(labels, f"{labels_from}", len(self.labels))
         if len(images) != len(labels):
             raise UserError(
                 f"{self.title}: {len(images)} images but {len(labels)} labels; fetch the set again"
             )
-        return ArraySource(
-            pixels_of(images), {"label": labels_of(labels)}, {"label": list(self.labels)}
-        )
+        return ArraySource(pixels_of(images), {"label": targets}, {"label": list(self.labels)})
 
     def torchvision_class(self) -> type:
         """The torchvision class that downloads the set."""

@@ -1,52 +1,38 @@
 """Images in folders: ROOT/train/CLASS/*.png and ROOT/test/CLASS/*.png, or ROOT/CLASS/*.png with a
 share held out for test."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
+from datamodules.names import is_unicode, printable
 from datamodules.source import DataInfo, Kind, Source, Splits
+from datamodules.sources.files import check_regular, entries, files_below
+from datamodules.sources.pictures import ENDINGS, check_pictures, read_picture
 from datamodules.sources.standard import existing_folder
 from datamodules.splits import class_counts, take_per_class, validation_counts
-from foundation.errors import UserError
+from foundation.errors import UserError, nearest
 from foundation.randomness import generator
 from foundation.types import Count
 
-ENDINGS = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-)
-
-
-def fitted(picture: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
-    """uint8 [C, H, W]: upright, scaled to cover size = (height, width), center-cropped."""
-    height, width = size
-    upright = ImageOps.exif_transpose(picture).convert(mode)
-    array = np.array(
-        ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC), dtype=np.uint8
-    )
-    return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)
-
-
-def read_picture(path: str | Path, size: tuple[int, int], mode: str) -> Tensor:
-    """`fitted` of a file. Raises UserError if it cannot be read."""
-    try:
-        with Image.open(path) as picture:
-            picture.draft(mode, (size[1], size[0]))  # lets JPEG decode at a fraction of its size
-            return fitted(picture, size, mode)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no longer exists; restore the file, then resume with resume=auto"
-        ) from None
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise UserError(
-            f"{path}: not a picture that can be read; repair or remove the file"
-        ) from None
+Check = Literal["all", "evaluation", "none"]
+# Names of the folders of a divided set, in any case -> the part.
+PARTS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+}
 
 
 class FolderSource(Source):
@@ -71,7 +57,15 @@ class FolderSource(Source):
 
     def decode(self, path: str) -> Tensor:
         """uint8 [C, size, size] of one file."""
-        return read_picture(path, (self.size, self.size), self.mode)
+        try:
+            return read_picture(path, (self.size, self.size), self.mode)
+        except UserError:
+            if Path(path).exists():
+                raise
+            raise UserError(
+                f"{printable(path)}: no longer exists; restore the file, then resume with "
+                "resume=auto"
+            ) from None
 
     def fetch(self, indices: Tensor) -> Tensor:
         if not len(indices):
@@ -83,11 +77,20 @@ class FolderSource(Source):
 
 def class_folders(folder: Path) -> list[str]:
     """Sorted names of the subfolders, which are the classes. Raises UserError if there are none."""
-    names = sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+    names = []
+    for path in entries(folder):
+        if path.is_symlink() and not path.exists():
+            check_regular(path)  # a class must not vanish with the target of its link
+        if path.is_dir():
+            names.append(path.name)
     if not names:
         raise UserError(f"{folder}: no class folders; expected {folder}/CLASS/*.png")
+    for name in names:
+        if not is_unicode(name):
+            raise UserError(
+                f"{folder}: the name of class folder '{printable(name)}' is not valid "
+                f"{sys.getfilesystemencoding()}; rename it"
+            )
     return names
 
 
@@ -95,9 +98,9 @@ def list_pictures(folder: Path, names: Sequence[str]) -> tuple[list[Path], Tenso
     """Image files below folder/CLASS, sorted, and their labels. A class may have no folder."""
     paths, labels = [], []
     for label, name in enumerate(names):
-        found = sorted(
-            path for path in (folder / name).rglob("*") if path.suffix.lower() in ENDINGS
-        )
+        found = files_below(folder / name, ENDINGS) if (folder / name).is_dir() else []
+        for path in found:
+            check_regular(path)
         paths += found
         labels += [label] * len(found)
     if not paths:
@@ -107,15 +110,44 @@ def list_pictures(folder: Path, names: Sequence[str]) -> tuple[list[Path], Tenso
     return paths, torch.tensor(labels, dtype=torch.int64)
 
 
+def part_folders(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The folders of a divided set by part; empty if the subfolders are classes.
+
+    A folder `train` with class folders divides a set. Other names of parts, as `training`, do so
+    only where all subfolders have such names: they may be classes. Raises UserError if two folders
+    are one part.
+    """
+    known = {name: PARTS[name.lower()] for name in names if name.lower() in PARTS}
+    divided = len(known) == len(names)
+    for name in names:
+        if name.lower() == "train" and any(path.is_dir() for path in entries(folder / name)):
+            divided = True
+    found: dict[str, Path] = {}
+    for name, part in known.items() if divided else ():
+        if part in found:
+            raise UserError(
+                f"{folder}: both '{found[part].name}' and '{name}' are its {part} part; expected "
+                "one folder"
+            )
+        found[part] = folder / name
+    return found
+
+
 class ImageFolder:
     """Pictures of one's own in a folder for each class.
 
-    `root` with folders `train` and `test` (and `val`, if there is one) keeps their division.
+    `root` with folders `train` and `test` (and `val`, if there is one) keeps their division; so do
+    `Train` and `Test`, or `training` and `testing`. Links are followed. Hidden files and folders
+    (`.ipynb_checkpoints`, `._x.png`, `__MACOSX`) are left out. 16-bit pictures and floats in [0, 1]
+    are scaled to 8 bits, transparent pixels are white.
 
     size: side of the square that every picture is brought to, in pixels, at least 1.
     channels: 3 for colour, 1 for grey.
     test_fraction: share of each class for test where there is no folder test, in (0, 1). The same
         in every run; at least one a class.
+    check: pictures that are decoded once before training: `all`, those for `evaluation`, or `none`.
+        A broken one stops the run before it begins, not in the step that reads it. Files that
+        passed are decoded again only after one of them changes.
     """
 
     def __init__(
@@ -123,10 +155,12 @@ class ImageFolder:
         size: Count = 64,
         channels: Literal[1, 3] = 3,
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+        check: Check = "all",
     ):
         self.size = size
         self.channels = channels
         self.test_fraction = test_fraction
+        self.check = check
 
     def info(self) -> DataInfo:
         return DataInfo("image", {"label": None}, (self.channels, self.size, self.size), None)
@@ -138,36 +172,54 @@ class ImageFolder:
                 "data.root=FOLDER"
             )
         folder = existing_folder(root)
-        if (folder / "train").is_dir():
-            return self._divided(folder)
         names = class_folders(folder)
+        parts = part_folders(folder, names)
+        splits = self._divided(folder, parts) if parts else self._cut(folder, names)
+        self._check(splits)
+        return splits
+
+    def _cut(self, folder: Path, names: Sequence[str]) -> Splits:
+        """Splits of a folder of classes: a share of each is held out for test."""
         paths, labels = list_pictures(folder, names)
         counts = validation_counts(class_counts(labels, len(names)), self.test_fraction)
         tested = torch.zeros(len(labels), dtype=torch.bool)
         tested[take_per_class(labels, counts, generator("image_folder", "test"))] = True
         return Splits(*(self._part(paths, labels, mask, names) for mask in (~tested, tested)))
 
-    def _divided(self, folder: Path) -> Splits:
+    def _divided(self, folder: Path, folders: dict[str, Path]) -> Splits:
         """Splits of a folder that has `train`, `test` and optionally `val`."""
-        names = class_folders(folder / "train")
+        there = next(iter(folders.values())).name
+        if "train" not in folders:
+            raise UserError(f"{folder}: has a folder '{there}' but no folder 'train' beside it")
+        names = class_folders(folders["train"])
         parts = {}
         for part in ("train", "test", "val"):
-            place = folder / part
-            if part == "val" and not place.is_dir():
+            if part == "test" and part not in folders:
+                raise UserError(f"{folder}: has a folder '{there}' but no folder 'test' beside it")
+            if part not in folders:
                 continue
-            if not place.is_dir():
-                raise UserError(f"{folder}: has a folder 'train' but no folder '{part}' beside it")
+            place = folders[part]
             unknown = sorted(set(class_folders(place)) - set(names))
             if unknown:
                 raise UserError(
                     f"{place}: class folder '{unknown[0]}' is not among the classes of "
-                    f"{folder / 'train'}"
+                    f"{folders['train']}; {nearest(unknown[0], names)}"
                 )
             paths, labels = list_pictures(place, names)
-            parts[part] = self._part(
-                paths, labels, torch.ones(len(labels), dtype=torch.bool), names
-            )
+            everything = torch.ones(len(labels), dtype=torch.bool)
+            parts[part] = self._part(paths, labels, everything, names)
         return Splits(**parts)
+
+    def _check(self, splits: Splits) -> None:
+        """Decode the pictures that `check` names."""
+        parts: list[Source | None] = []
+        if self.check == "all":
+            parts.append(splits.train)
+        if self.check != "none":
+            parts += [splits.val, splits.test]
+        for source in parts:
+            if isinstance(source, FolderSource):
+                check_pictures(source.paths.tolist(), (self.size, self.size), source.mode)
 
     def _part(
         self, paths: Sequence[Path], labels: Tensor, mask: Tensor, names: Sequence[str]

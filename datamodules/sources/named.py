@@ -1,14 +1,18 @@
 """Common parts of the loaders of published text sets: finding the folder, downloading from the hub,
 and making sources."""
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datamodules.names import expanded
 from datamodules.source import Splits
+from datamodules.sources.tables import read_text
 from datamodules.sources.text import TextSource, text_source
-from datamodules.sources.text_file import class_names, read_text
+from datamodules.sources.text_file import class_names
 from foundation.errors import UserError
 
+SMALL_NUMBER = re.compile(r"[0-9]{1,9}")
 Labeled = tuple[list[str], dict[str, list[str]]]  # texts, and label names by task
 Parts = dict[str, Labeled]
 
@@ -16,7 +20,7 @@ Parts = dict[str, Labeled]
 def set_folder(root: str | Path, names: tuple[str, ...], file: str) -> Path:
     """`root`, or its first subfolder among `names`, that contains `file`. Raises UserError if none
     does."""
-    root = Path(root)
+    root = expanded(root)
     if not root.is_dir():
         raise UserError(
             f"data.root={root}: no such folder; expected the one with {names[0]}/{file} or {file}"
@@ -117,7 +121,7 @@ def numbered(path: Path, rows: list[tuple[str, str]], names: list[str]) -> Label
     """Texts and label names of rows whose labels are numbers."""
     texts, labels = [], []
     for label, text in rows:
-        if not (label.isdecimal() and int(label) < len(names)):
+        if not (SMALL_NUMBER.fullmatch(label) and int(label) < len(names)):
             raise UserError(f"{path}: class '{label}'; expected 0 to {len(names) - 1}")
         texts.append(text)
         labels.append(names[int(label)])

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from datamodules.source import DataInfo, Splits
 from datamodules.sources.named import (
+    SMALL_NUMBER,
     Labeled,
     NamedText,
     Parts,
@@ -20,8 +21,8 @@ from datamodules.sources.named import (
     label_lines,
     numbered,
 )
+from datamodules.sources.tables import read_rows, read_text
 from datamodules.sources.text import split_source
-from datamodules.sources.text_file import read_rows, read_text
 from foundation.errors import UserError
 
 
@@ -69,7 +70,7 @@ class CLINC150(NamedText):
                 labels = [label for _, label in rows]
                 parts[part] = (texts, {"label": labels})
             return parts
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path}: not CLINC150's JSON ({error}); expected the file of clinc/oos-eval"
             ) from None
@@ -231,7 +232,7 @@ class AGNews(NamedText):
         texts, labels = [], []
         for line, row in read_rows(path, "csv", header=False):
             number, *fields = row.values()
-            if not (number.isdecimal() and first <= int(number) < first + 4 and fields):
+            if not (SMALL_NUMBER.fullmatch(number) and first <= int(number) < first + 4 and fields):
                 raise UserError(
                     f"{path}:{line}: class '{number}'; expected {first} to {first + 3}, then text"
                 )

@@ -4,6 +4,7 @@ Science 350, 2015."""
 
 import io
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,8 @@ from PIL import Image
 from pydantic import Field
 
 from datamodules.source import ArraySource, DataInfo, Splits
+from datamodules.sources.files import check_regular, hidden
+from datamodules.sources.pictures import converted
 from datamodules.sources.standard import (
     brief_patience,
     cache_folder,
@@ -33,16 +36,22 @@ Picture = tuple[str, bytes]  # ALPHABET/CHARACTER/NAME.png and its content
 def pictures(place: Path) -> Iterator[Picture]:
     """The image files of a part, from its folder or from its archive PART.tar.gz."""
     if place.is_dir():
-        for path in place.glob("*/*/*.png"):
+        for path in sorted(place.glob("*/*/*.png")):
+            if any(hidden(name) for name in path.parts[-3:]):
+                continue
+            check_regular(path)
             yield "/".join(path.parts[-3:]), path.read_bytes()
         return
+    check_regular(place)
     try:
         with tarfile.open(place) as archive:
             for member in archive:
-                file = archive.extractfile(member) if member.name.endswith(".png") else None
+                names = member.name.split("/")[-3:]
+                wanted = member.name.endswith(".png") and not any(map(hidden, names))
+                file = archive.extractfile(member) if wanted else None
                 if file is not None:
-                    yield "/".join(member.name.split("/")[-3:]), file.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+                    yield "/".join(names), file.read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"{place}: cannot be read ({last_line(error)}); download it again"
         ) from None
@@ -51,7 +60,7 @@ def pictures(place: Path) -> Iterator[Picture]:
 def decoded(file: bytes, size: int) -> np.ndarray:
     """uint8 [size, size]: gray values, each the mean of the 1-bit pixels it covers."""
     with Image.open(io.BytesIO(file)) as picture:
-        return np.asarray(picture.convert("L").resize((size, size), Image.Resampling.BOX))
+        return np.asarray(converted(picture, "L").resize((size, size), Image.Resampling.BOX))
 
 
 def read(place: Path, size: int) -> tuple[np.ndarray, list[str]]:
@@ -60,7 +69,9 @@ def read(place: Path, size: int) -> tuple[np.ndarray, list[str]]:
     try:
         found = [(name, decoded(file, size)) for name, file in pictures(place)]
         found.sort(key=lambda entry: entry[0])
-    except (OSError, SyntaxError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the decoders raise a dozen types for damaged files
         raise UserError(
             f"{place}: has a picture that cannot be read ({last_line(error)}); download it again"
         ) from None

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.names import expanded
+from datamodules.source import check_labels
 from foundation.errors import UserError
 
 CONNECT_SECONDS = 10.0
@@ -19,7 +21,7 @@ CONNECT_SECONDS = 10.0
 
 def existing_folder(root: str | Path) -> Path:
     """`root` as a readable folder. Raises UserError if it is none."""
-    folder = Path(root).expanduser()
+    folder = expanded(root)
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(
@@ -33,7 +35,7 @@ def existing_folder(root: str | Path) -> Path:
 
 def cache_folder() -> Path:
     """Folder of data sets if data.root is null: $XDG_CACHE_HOME/roux, else ~/.cache/roux."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "roux"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "roux"
 
 
 def candidates(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -113,6 +115,17 @@ def pixels_of(images: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def labels_of(labels: Any) -> Tensor:
-    """int64 [N]."""
-    return torch.from_numpy(np.asarray(labels).astype(np.int64))
+def labels_of(labels: Any, where: str, classes: int) -> Tensor:
+    """int64 [N] of whole numbers, each the number of a class. Raises UserError for others.
+
+    where: the file, for the message.
+    """
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise UserError(
+            f"{where}: labels are {array.dtype} {list(array.shape)}; expected one whole number for "
+            "each image"
+        )
+    found = torch.from_numpy(array.astype(np.int64))
+    check_labels(where, found, classes, lowest=0)
+    return found

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from datamodules.text.codec import Codec
 
 
+Labels = dict[str, list[str | None]]  # class names by task; None for no label
+
+
 class TextSource(Source):
     """Texts and their targets.
 
@@ -88,12 +91,16 @@ class TextSource(Source):
 
 
 def text_source(
-    texts: Sequence[str], labels: Mapping[str, Sequence[str]], classes: dict[str, list[str]]
+    texts: Sequence[str],
+    labels: Mapping[str, Sequence[str | None]],
+    classes: dict[str, list[str]],
 ) -> TextSource:
-    """A source from labels by name; every label must be among the classes of its task."""
+    """A source from labels by name, None for no label; every other one must be among the classes of
+    its task."""
     targets = {}
     for task, names in labels.items():
-        number = {name: i for i, name in enumerate(classes[task])}
+        number: dict[str | None, int] = {name: i for i, name in enumerate(classes[task])}
+        number[None] = -1
         targets[task] = torch.tensor([number[name] for name in names], dtype=torch.long)
     return TextSource(texts, targets, classes)
 
@@ -102,10 +109,10 @@ def stratified_split(labels: Tensor, fraction: float, *key: object) -> tuple[Ten
     """(kept, held out) positions, sorted: round(fraction * n) of each class, at least one, are held
     out, drawn from `key`.
 
-    The only sample of a class is kept.
+    The only sample of a class is kept, and so are samples without a label (-1).
     """
     held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique().tolist():
+    for label in labels[labels >= 0].unique().tolist():
         members = (labels == label).nonzero().squeeze(1)
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         order = torch.randperm(len(members), generator=generator("stratified", *key, label))

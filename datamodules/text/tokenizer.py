@@ -20,7 +20,9 @@ from tokenizers import (
     trainers,
 )
 
+from datamodules.names import expanded
 from foundation.errors import UserError
+from foundation.hub import one_try
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALPHABET = 200  # characters of a trained tokenizer; others become [UNK]
@@ -50,8 +52,9 @@ class TextTokenizer:
 
     @property
     def size(self) -> int:
-        """Number of rows that an embedding of these ids needs."""
-        return self.backend.get_vocab_size(with_added_tokens=True)
+        """Number of rows that an embedding of these ids needs. Some vocabularies have gaps, so it
+        may be larger than their number of tokens."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, texts: Sequence[str]) -> list[list[Word]]:
         """The words of each text, in order, without special tokens."""
@@ -83,8 +86,11 @@ def load_tokenizer(name: str) -> TextTokenizer:
     """
     from transformers import AutoTokenizer  # takes seconds to import, and most runs train their own
 
+    # transformers takes `~` for the name of a model
+    place = str(expanded(name)) if name.startswith("~") else name
     try:
-        loaded = AutoTokenizer.from_pretrained(name)
+        with one_try(place):
+            loaded = AutoTokenizer.from_pretrained(place)
     # a missing folder, no network, a corrupt file: each raises another exception
     except Exception as error:
         reason = str(error).strip().split("\n")[0]

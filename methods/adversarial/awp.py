@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from foundation.types import Share
+from methods.directions import nonzero
 from methods.perturbed_weights import TWO_OPTIMIZERS, perturbed
 from recipes.contract import Closure, Context, Declaration, Method
 
@@ -17,13 +18,12 @@ from recipes.contract import Closure, Context, Declaration, Method
 def perturbation(weights: list[Tensor], gradients: list[Tensor], gamma: float) -> list[Tensor]:
     """v = γ ‖w‖ g / ‖g‖, layer by layer; zero where the gradient or the weight is zero."""
     weight_norms = torch._foreach_norm(weights)
-    gradient_norms = torch._foreach_norm(gradients)
-    offsets = []
-    for g, w_norm, g_norm in zip(gradients, weight_norms, gradient_norms, strict=True):
-        # a zero gradient gives a zero perturbation, not 0/0
-        factor = gamma * w_norm / g_norm.clamp_min(torch.finfo(g_norm.dtype).tiny)
-        offsets.append(factor * g)
-    return offsets
+    largest = torch._foreach_norm(gradients, torch.inf)
+    scaled = [g / nonzero(size) for g, size in zip(gradients, largest, strict=True)]
+    norms = torch._foreach_norm(scaled)
+    factors = [gamma * w / nonzero(g) for w, g in zip(weight_norms, norms, strict=True)]
+    torch._foreach_mul_(scaled, factors)
+    return scaled
 
 
 class AWP(Method):

@@ -17,6 +17,7 @@ from methods.adversarial.perturbation import (
 )
 from recipes.contract import Context, Declaration
 from recipes.step import Input, Step
+from recipes.step.criterion import label_mass
 
 
 class FGM(Attacking):
@@ -57,13 +58,14 @@ class FGM(Attacking):
 
     def terms(self, step: Step, context: Context) -> None:
         for task, target in step.inputs[self.key].targets.items():
-            # a missing label has mask 0: -1, or a row of zeros once targets are dense
-            mask = (target >= 0).float() if target.ndim == 1 else target.sum(1)
+            # a missing label is -1, or a row of zeros once targets are dense
+            labels = label_mass(target)
             step.term(
                 step.term_name(self.key, task),
                 step.classify(self.key, task, "labeled"),
                 weight=self.weight,
-                mask=mask,
+                mask=labels > 0,
+                counts=labels,
                 denominator="confident",
                 task=task,
             )

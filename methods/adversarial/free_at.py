@@ -59,6 +59,13 @@ class RowPerturbations(AdoptsShape):
         return self.delta[rank * len(x) : (rank + 1) * len(x)].clone()
 
 
+def in_box(x: Tensor) -> Tensor:
+    """Pixels clipped to [0, 1]; those on a bound have a gradient, those beyond it none."""
+    # not `clamp(0, 1)`, whose gradient at a bound is 0 in current versions of torch: a black pixel
+    # would never be perturbed
+    return torch.where((x >= 0.0) & (x <= 1.0), x, x.detach().clamp(0.0, 1.0))
+
+
 class FreeAT(Method):
     """δ ← clip(δ + eps sign g, -eps, eps): every batch is trained on `replays` times in a row; each
     time one backward gives the gradients of the parameters, for an optimizer step, and that of δ. δ
@@ -66,8 +73,8 @@ class FreeAT(Method):
 
     Replays are ordinary steps of the run: schedules, EMA and max_steps count them, so a run of
     max_steps sees max_steps / replays batches. A batch has the same view in all its replays. linf
-    on images, pixels clipped to [0, 1] in the graph, as in the authors' code: δ of a clipped pixel
-    does not change. The network is always in training mode.
+    on images, pixels clipped to [0, 1] in the graph, as in the authors' code: δ of a pixel that is
+    clipped from beyond a bound does not change. The network is always in training mode.
 
     eps: radius of the linf ball in pixels of [0, 1], at least 0; 8/255 (paper).
     replays: steps m on each batch, at least 1; 8 (paper).
@@ -104,7 +111,7 @@ class FreeAT(Method):
         # a leaf, which collects its gradient for `after_step`
         delta = context.method_modules[self.key].rows(x, step.randomness.rank).requires_grad_()
         step.scratch[self.key] = delta
-        step.change("labeled", embedded=Embedded((x + delta).clamp(0.0, 1.0)))
+        step.change("labeled", embedded=Embedded(in_box(x + delta)))
 
     @torch.no_grad()
     def after_step(self, step: Step, context: Context) -> None:

@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 
 from foundation.randomness import RowNumbers
 from foundation.types import Count
-from methods.adversarial.attacks.threat import TINY, Norm, Threat, length, per_sample
+from methods.adversarial.attacks.threat import Norm, Threat, per_sample
 from methods.adversarial.perturbation import LAST, PRECISIONS, add_delta
+from methods.directions import unit
 from methods.perturbed_weights import gradients, parameters_with_gradient
 from recipes.contract import Closure, Context, Declaration, Method
 from recipes.step import Step
@@ -30,8 +31,8 @@ def initial_delta(x: Tensor, threat: Threat, magnitude: float, rows: RowNumbers)
 def ascend(x: Tensor, delta: Tensor, gradient: Tensor, threat: Threat, step_size: float) -> Tensor:
     """δ ← Proj(δ + a g / ‖g‖), by sample; linf: g / max |g|, not its sign."""
     gradient = threat.masked(torch.nan_to_num(gradient.float(), nan=0.0, posinf=0.0, neginf=0.0))
-    norm = length(gradient) if threat.norm == "l2" else gradient.flatten(1).abs().amax(1)
-    raised = delta + step_size * gradient / per_sample(norm.clamp_min(TINY), gradient)
+    direction = unit(gradient, 2.0 if threat.norm == "l2" else torch.inf)
+    raised = delta + step_size * direction
     return threat.project(x, x + raised) - x
 
 

@@ -6,7 +6,7 @@ et al., Bag of Tricks for Adversarial Training, ICLR 2021, arXiv 2010.00467."""
 from torch import Tensor
 
 from foundation.types import Count
-from methods.adversarial.attacks.losses import Loss
+from methods.adversarial.attacks.losses import Loss, check_loss
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
 from methods.adversarial.perturbation import (
@@ -35,7 +35,7 @@ class PGDAT(Attacking):
     steps: steps of PGD, at least 1; 10 (Rice et al.).
     step_size: length a of a step; null: eps/4, which is 2/255 at 8/255 (Rice et al.).
     random_start: start at a random point of the ball (Madry et al.); false: at the sample.
-    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr`.
+    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr` (from three classes).
     """
 
     declaration = Declaration(
@@ -57,6 +57,10 @@ class PGDAT(Attacking):
         self.random_start = random_start
         self.loss = loss
         self.step_size = self.eps / 4 if step_size is None else radius(step_size)
+
+    def build(self, context: Context) -> None:
+        super().build(context)
+        check_loss(f"methods.{self.key}", self.loss, context.tasks)
 
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
         x = entry.embedded.x.detach().float()

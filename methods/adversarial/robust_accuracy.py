@@ -18,7 +18,14 @@ from torch import Tensor
 
 from foundation.distributed import global_sum
 from foundation.randomness import RowNumbers, SampleRandomness
-from methods.adversarial.attacks.losses import Loss, Objective, fixed, input_gradient, objective
+from methods.adversarial.attacks.losses import (
+    Loss,
+    Objective,
+    check_loss,
+    fixed,
+    input_gradient,
+    objective,
+)
 from methods.adversarial.attacks.threat import Norm, Threat, radius
 from recipes.contract import Context, Probe
 from recipes.contract.composition import Composition
@@ -86,9 +93,9 @@ class Robustness(Probe):
 
     Clean errors count as not robust, so it never exceeds clean_accuracy, which is of the same n
     samples. robust_loss: mean over samples of the largest cross-entropy. vanishing_gradients: the
-    share of samples whose loss has a gradient that is exactly zero or not finite, so that no
-    gradient attack can change them: a warning, not a success. With several tasks, one value per
-    task and their mean.
+    share of samples where the loss that the attack raises has a gradient that is exactly zero or
+    not finite, so that the attack cannot change them: a warning, not a success. With several
+    tasks, one value per task and their mean.
 
     norm: norm of the ball, over all entries of a sample: `linf` or `l2`.
     eps: radius of the ball in pixels of [0, 1], a number or a fraction; 8/255; on texts a length of
@@ -100,6 +107,7 @@ class Robustness(Probe):
     restarts = 1
     by_gradient = True
     draws = 1
+    loss: Loss = "ce"
 
     def __init__(self, norm: Norm, eps: float | str, samples: int | None):
         super().__init__()
@@ -107,6 +115,9 @@ class Robustness(Probe):
         self.eps = radius(eps)
         self.samples = samples
         self.sums: dict[str, Tensor] = {}
+
+    def build(self, context: Context) -> None:
+        check_loss("evaluate.attack", self.loss, context.tasks)
 
     @abstractmethod
     def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
@@ -144,7 +155,7 @@ class Robustness(Probe):
         threat = Threat.around(Embedded(victim.x, victim.mask), self.norm, self.eps)
         vanishing = victim.x.new_zeros(len(victim.x))
         if self.by_gradient:
-            gradient = input_gradient(victim.objective("ce", self.draws), victim.x)
+            gradient = input_gradient(victim.objective(self.loss, self.draws), victim.x)
             direction = threat.direction(gradient)
             vanishing = (direction.flatten(1).abs().amax(1) == 0).float()
         points = [victim.x]
@@ -154,8 +165,12 @@ class Robustness(Probe):
         logits = [victim.logits(point) for point in points]
         for task, target in victim.targets.items():
             known = (target >= 0).float()
-            right = torch.stack([values[task].argmax(1) == target for values in logits]).float()
-            loss = torch.stack([cross_entropy(values[task], target) for values in logits]).amax(0)
+            losses = torch.stack([cross_entropy(values[task], target) for values in logits])
+            # an attack that makes the logits NaN has succeeded
+            broken = losses.isnan()
+            right = torch.stack([values[task].argmax(1) == target for values in logits])
+            right = (right & ~broken).float()
+            loss = losses.masked_fill(broken, torch.inf).amax(0)
             # in the order of METRICS, and last the number of samples
             columns = (right[0], right.amin(0), loss, vanishing, torch.ones_like(loss))
             self.sums[task] += torch.stack([(known * values).sum() for values in columns])
@@ -172,9 +187,10 @@ class Robustness(Probe):
                 metrics |= self._named(values, f"{task}/")
         share = float(metrics.get(VANISHING, 0.0))
         if share > ALARM:
+            other = "" if self.loss == "margin" else "evaluate.attack.loss=margin and "
             rank_zero_warn(
-                f"the loss has no gradient for {share:.0%} of the samples, so robust_accuracy is "
-                "unreliable; try evaluate.attack.loss=dlr and evaluate.attack=square"
+                f"the loss {self.loss} has no gradient for {share:.0%} of the samples, so "
+                f"robust_accuracy is unreliable; try {other}evaluate.attack=square"
             )
         return metrics
 

@@ -22,7 +22,7 @@ class FGSMRobustness(Robustness):
     Goodfellow, Shlens and Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015, arXiv
     1412.6572.
 
-    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr`.
+    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr` (from three classes).
     draws: gradients averaged, at least 1; 1; more for networks that draw random numbers.
     """
 
@@ -50,7 +50,7 @@ class PGDRobustness(Robustness):
     step_size: length a of a step; null: eps/4, which is 2/255 at 8/255 (papers).
     restarts: random starts, of which the worst result counts, at least 1; 2.
     random_start: start at random points of the ball; false: at the sample, once.
-    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr`.
+    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr` (from three classes).
     draws: gradients averaged, at least 1; 1; more for networks that draw random numbers.
     """
 
@@ -87,7 +87,7 @@ class MIFGSMRobustness(Robustness):
     steps: steps of the attack, at least 1; 10 (paper).
     step_size: length a of a step; null: eps / steps (paper).
     momentum: decay μ of the running sum, at least 0; 1 (paper).
-    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr`.
+    loss: loss that the attack raises: `ce` (paper), `margin` or `dlr` (from three classes).
     draws: gradients averaged, at least 1; 1; more for networks that draw random numbers.
     """
 

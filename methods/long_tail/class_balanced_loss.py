@@ -57,7 +57,8 @@ class ClassBalancedLoss(Method):
     normalize: scale of the class weights: `sum_c`: they sum to C (paper); `none`: 1/E_c. `none` is
         at most 1 and shrinks the loss with n.
     reduction: divide the loss by `batch` N (paper) or by `weight` Σ_i w_{y_i}. `weight` is over the
-        global batch; the scale of the weights does not matter then.
+        global batch (with accumulation: of each micro-batch, not of the step); the scale of the
+        weights does not matter then.
     """
 
     declaration = Declaration(slots=("prior_correction",), tags=("weighs_classes",), sharded=True)

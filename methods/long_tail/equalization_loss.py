@@ -12,7 +12,9 @@ from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
 from recipes.step.criterion import Role
 
-FLOOR = -1e4  # in place of log 0: e^FLOOR is 0, and its gradient is not NaN
+# In place of log 0: e^FLOOR is 0, and its gradient is not NaN. It stands for -∞ as long as the
+# logits of a sample differ by less than that; beyond it a dropped class would weigh again.
+FLOOR = -1e4
 
 
 def equalized_cost(logits: Tensor, drop: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ class MetricLoss(Method):
 
     The view is the clean one: what mixes or attacks the labeled input changes the classification
     branch alone, and where nothing does both share one forward. On several ranks the loss is that
-    of the global batch, exactly. It is computed in float32 with autocast off. Logged: the mean
-    cosine of positive and of negative pairs.
+    of the global batch (with accumulation: micro-batch), exactly. It is computed in float32 with
+    autocast off. Logged: the mean cosine of positive and of negative pairs.
 
     weight: factor of the loss, at least 0; 1.
     dim: width of the embedding; 128.

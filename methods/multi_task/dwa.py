@@ -75,5 +75,7 @@ class DWA(Weighting):
 
     def length(self, step: Step, context: Context) -> int:
         """Optimizer steps of a window."""
+        if self.window:
+            return self.window
         rows = step.streams["labeled"].size * world_size() * context.trainer.accumulate_grad_batches
-        return self.window or max(1, round(context.sizes["labeled"] / rows))
+        return max(1, round(context.sizes["labeled"] / rows))

@@ -59,7 +59,8 @@ def task_losses(step: Step) -> TaskLosses:
 
 def sample_count(term: Term) -> Tensor | float:
     """How many samples of this rank a term counts; one where it has no mask."""
-    return 1.0 if term.mask is None else term.mask.detach().sum().float()
+    counts = term.sample_counts
+    return 1.0 if counts is None else counts.sum().float()
 
 
 def present(counts: list[Tensor | float], like: Tensor) -> Tensor:

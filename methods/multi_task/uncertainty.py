@@ -29,7 +29,6 @@ def uncertain(loss: Tensor, s: Tensor, form: Form) -> tuple[Tensor, Tensor]:
         variance = (s.abs() + 1e-4).square()
         weight = 0.5 / variance
         return weight * loss + torch.log1p(variance), weight
-    s = s.clamp(-LIMIT, LIMIT)
     factor = 0.5 if form == "regression" else 1.0
     weight = torch.exp(-s) * factor
     return weight * loss + 0.5 * s, weight
@@ -85,6 +84,10 @@ class Uncertainty(Method):
     def combine(self, step: Step, context: Context) -> Tensor:
         losses = task_losses(step)
         parameters = self.module(context).values
+        if self.form != "revised":
+            # the parameter itself, not in the graph: a clamped value has no gradient and would
+            # never return from its bound
+            parameters.data.clamp_(-LIMIT, LIMIT)
         parts = []
         by_task = zip(step.tasks, losses.by_task, parameters, losses.present, strict=True)
         for task, loss, s, present in by_task:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from foundation.errors import UserError
 from foundation.types import Count, Scale, ShareBelowOne
 from methods.peft.activations import ACTIVATIONS, Bottleneck, Flow
-from methods.peft.sites import Site, existing, find_blocks, find_sites
+from methods.peft.sites import Site, existing, find_blocks, find_sites, is_linear
 from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
@@ -74,7 +74,7 @@ class Adapter(PEFTMethod):
 
     def attach(self, network: Network) -> None:
         backbone = network.backbone
-        sites = [site for site in find_sites(backbone) if isinstance(site.module, nn.Linear)]
+        sites = [site for site in find_sites(backbone) if is_linear(site.module)]
         blocks = find_blocks(backbone)
         if not blocks:
             raise UserError(
@@ -89,6 +89,12 @@ class Adapter(PEFTMethod):
             own = [site for site in sites if site.name.startswith(f"{block}.")]
             # reversed: of several layers with a role the first is kept
             inside = {site.role: site for site in reversed(own)}
+            if "mlp.in" not in inside and self.variant == "parallel":
+                raise UserError(
+                    f"methods.{self.key}.variant=parallel",
+                    f"'{block}' of {type(backbone).__name__} has {existing(own)}, no mlp.in",
+                    "use houlsby or pfeiffer",
+                )
             deltas.extend(self.into(network, block, inside, flow))
         if self.train_norms:
             for site in find_sites(backbone):

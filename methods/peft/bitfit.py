@@ -57,6 +57,7 @@ class BitFit(PEFTMethod):
     def attach(self, network: Network) -> None:
         backbone = network.backbone
         chosen = biases(backbone) if self.which == "all" else query_and_middle(backbone)
+        chosen = {name: p for name, p in chosen.items() if name not in network.unused}
         if not chosen:
             raise UserError(
                 f"methods.{self.key}: {type(backbone).__name__} has no biases to train; use "

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.peft.lora import Init, LoRA, LowRank
-from methods.peft.sites import Site
+from methods.peft.sites import Site, oriented
 from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Context, Declaration
 from recipes.networks.network import Network
@@ -59,16 +59,18 @@ class Directed(LowRank):
     def added(cls, deltas: Sequence[Self], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         """With z = y + s B A x: g (z - b) + b = z + (g - 1) z - (g - 1) b, the bias not scaled.
         g - 1 is small, so half precision keeps digits of it that g would lose."""
-        assert isinstance(layer, (nn.Linear, nn.Conv2d))
-        gain = deltas[0].placed_gain(layer.weight)
+        assert isinstance(layer.weight, Tensor)
+        weight = oriented(layer, layer.weight)
+        gain = deltas[0].placed_gain(weight)
         for delta in deltas[1:]:
-            gain = gain * delta.placed_gain(layer.weight)
+            gain = gain * delta.placed_gain(weight)
         whole = super().added(deltas, layer, x, output)
-        pixel_axes = [] if isinstance(layer, nn.Linear) else [1, 1]
+        pixel_axes = [1, 1] if isinstance(layer, nn.Conv2d) else []
         more = (gain - 1).to(whole.dtype).view(-1, *pixel_axes)
         changed = torch.addcmul(whole, whole, more)
         if layer.bias is None:
             return changed
+        assert isinstance(layer.bias, Tensor)
         return changed - more * layer.bias.to(whole.dtype).view_as(more)
 
 

@@ -32,6 +32,8 @@ class LinearProbe(PEFTMethod):
         makes the heads' rate easier to choose.
     """
 
+    trains_backbone = False
+
     def __init__(self, norm: bool = False):
         self.norm = norm
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from foundation.types import Count, Scale, ShareBelowOne
 from methods.peft.peft_format import LowRankDelta, is_peft, read_peft, write_peft
-from methods.peft.sites import Site, choose_sites, default_targets, find_sites, thirds
+from methods.peft.sites import Site, choose_sites, default_targets, find_sites, is_linear, thirds
 from methods.peft.surgeon import PEFTMethod, averaged
 from methods.peft.weights import attach
 from recipes.contract import Context, Declaration
@@ -79,7 +79,7 @@ class LowRank(LowRankDelta):
     def added(cls, deltas: Sequence[Self], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         """y + s B A x; on a linear layer one product with all A, and one with all B that adds to
         y."""
-        if not isinstance(layer, nn.Linear):
+        if not is_linear(layer):
             return super().added(deltas, layer, x, output)
         hidden = hidden_of(deltas, x)
         b = joint(deltas)
@@ -208,7 +208,7 @@ class LoRA(PEFTMethod):
                     f"{option}: '{site.name}' is a grouped convolution; LoRA supports convolutions "
                     "with groups=1 only"
                 )
-            if not isinstance(site.module, (nn.Linear, nn.Conv2d)):
+            if not is_linear(site.module) and not isinstance(site.module, nn.Conv2d):
                 raise UserError(
                     f"{option}: '{site.name}' is neither a linear layer nor a convolution"
                 )

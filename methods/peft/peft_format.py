@@ -66,6 +66,7 @@ def write_peft(folder: Path, deltas: Sequence[LowRankDelta]) -> None:
         "target_modules": list(ranks),
         "lora_dropout": 0.0,
         "bias": "none",
+        "fan_in_fan_out": any(delta.transposed for delta in deltas),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -99,6 +100,8 @@ def read_peft(folder: Path, deltas: Sequence[LowRankDelta], base_prefix: str, op
         raise UserError(
             f"{option}={folder}: not a folder of the peft library ({reason})"
         ) from error
+    if deltas and all(delta.transposed for delta in deltas):
+        config["fan_in_fan_out"] = False  # their weights lie so in the backbone
     variant = _unsupported(config)
     if variant:
         raise UserError(

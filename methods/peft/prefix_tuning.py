@@ -22,12 +22,15 @@ def with_prefix(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """K ← [P_k; K], V ← [P_v; V], with the mask extended: every query sees the prefix.
 
-    key, value: [N, H, T, d_h]. rows: [P, 2, H·d_h], keys and values. mask: None, boolean (True is
-    seen) or added to the scores, [..., T].
+    key, value: [N, H, T, d_h]. rows: [P, 2, G·d_h], keys and values of G heads, each of which
+    serves H/G heads that follow each other (grouped queries; G = H without). mask: None, boolean
+    (True is seen) or added to the scores, [..., T].
     """
     batch = key.shape[0]
-    heads = key.shape[1]
-    both = rows.to(key.dtype).view(len(rows), 2, heads, key.shape[-1]).permute(1, 2, 0, 3)
+    both = rows.to(key.dtype).view(len(rows), 2, -1, key.shape[-1]).permute(1, 2, 0, 3)
+    groups = both.shape[1]
+    if groups != key.shape[1]:
+        both = both.repeat_interleave(key.shape[1] // groups, dim=1)
     pk, pv = both.unsqueeze(1).expand(2, batch, *both.shape[1:])
     wide = None if mask is None else widened(mask, len(rows))
     return torch.cat([pk, key], dim=2), torch.cat([pv, value], dim=2), wide
@@ -100,6 +103,11 @@ class Widened(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
         given = dict(zip(ATTENTION_ARGUMENTS, args, strict=False)) | kwargs
+        if given.get("attn_mask") is None and given.get("is_causal"):
+            # torch would count the prefix as the first tokens
+            length = given["key"].shape[2]
+            seen = torch.ones(length, length, dtype=torch.bool, device=given["key"].device)
+            given |= {"attn_mask": seen.tril(), "is_causal": False}
         given["key"], given["value"], _ = with_prefix(given["key"], given["value"], None, self.rows)
         given["attn_mask"] = self.masks.widen(given.get("attn_mask"), len(self.rows))
         return func(**given)

@@ -51,7 +51,8 @@ class Prompt(nn.Module):
         if self.first is not None:
             positions = torch.arange(x.shape[1], device=x.device)[None]
             positions = insert(positions, positions.new_zeros(len(self.rows)), self.at)
-            inner["position_ids"] = self.first + positions
+            # a row for each text: XLM does not expand it
+            inner["position_ids"] = self.first + positions.expand(len(x), -1)
         return args, kwargs | inner
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -111,7 +112,7 @@ class PromptTuning(PEFTMethod):
         narrower than hidden states."""
         embeddings = network.backbone.get_input_embeddings()
         assert isinstance(embeddings.weight, Tensor)
-        words = embeddings.weight.detach()
+        words = network.scale * embeddings.weight.detach()
         if self.init == "random_uniform":
             return torch.rand(self.length, words.shape[1], device=words.device) - 0.5
         return words[torch.randint(len(words), (self.length,), device=words.device)].clone()

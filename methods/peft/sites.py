@@ -19,19 +19,26 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from foundation.errors import UserError
 
-ATTENTION = r"(?:attention\.self|attention\.attn|attention|self_attn|SelfAttention|attn|self)"
+ATTENTION = (
+    r"(?:attention\.self|attention\.attn|attention|self_attention|multi_head_attention|self_attn"
+    r"|SelfAttention|attentions\.\d+|attn|self)"
+)
+MLP = r"(?:mlp|mlp_tokens|mlp_channels|ffn|ffns\.\d+|ff|DenseReluDense)"
 ROLES = {
-    "attn.qkv": rf"{ATTENTION}\.(?:qkv|Wqkv|in_proj)",
-    "attn.q": rf"{ATTENTION}\.(?:query_proj|query|q_lin|q_proj|q)",
-    "attn.k": rf"{ATTENTION}\.(?:key_proj|key|k_lin|k_proj|k)",
-    "attn.v": rf"{ATTENTION}\.(?:value_proj|value|v_lin|v_proj|v)",
+    "attn.qkv": rf"{ATTENTION}\.(?:qkv|Wqkv|in_proj|query_key_value|c_attn|qkv_proj)",
+    "attn.q": rf"{ATTENTION}\.(?:query_proj|query|q_lin|q_proj|q_head|Wq|q)",
+    "attn.k": rf"{ATTENTION}\.(?:key_proj|key|k_lin|k_proj|k_head|Wk|k)",
+    "attn.v": rf"{ATTENTION}\.(?:value_proj|value|v_lin|v_proj|v_head|Wv|v)",
     "attn.out": r"attention\.output\.dense"
-    rf"|{ATTENTION}\.(?:dense|out_lin|out_proj|o_proj|proj|Wo|o)",
-    "mlp.in": r"(?:mlp|ffn|DenseReluDense)\."
-    r"(?:fc1(?:_[gx])?|lin1|Wi|wi(?:_\d)?|w1|w2|gate_proj|up_proj)"
-    r"|intermediate\.dense|layers\.\d+\.fc1|albert_layers\.\d+\.ffn",
-    "mlp.out": r"(?:mlp|ffn|DenseReluDense)\.(?:fc2|lin2|Wo|wo|w3|down_proj)"
-    r"|(?<!attention\.)output\.dense|layers\.\d+\.fc2|albert_layers\.\d+\.ffn_output",
+    rf"|{ATTENTION}\.(?:dense|out_lin|out_proj|o_proj|c_proj|post_proj|proj|Wo|o)",
+    "mlp.in": rf"{MLP}\."
+    r"(?:fc1(?:_[gx])?|fc_in|c_fc|lin1|linear_1|layer_1|dense_h_to_4h|Wi|wi(?:_\d)?|w1|w2"
+    r"|gate_proj|up_proj|gate_up_proj)"
+    r"|intermediate\.dense|layers\.\d+\.fc1|albert_layers\.\d+\.ffn|(?:^|\.)h\.\d+\.ffn\.0",
+    "mlp.out": rf"{MLP}\."
+    r"(?:fc2|fc_out|c_proj|lin2|linear_2|layer_2|dense_4h_to_h|Wo|wo|w3|down_proj)"
+    r"|(?<!attention\.)output\.dense|layers\.\d+\.fc2|albert_layers\.\d+\.ffn_output"
+    r"|(?:^|\.)h\.\d+\.ffn\.2",
 }
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase, timm.layers.RmsNorm)
 # no role: small networks that compute attention's position bias, and poolers
@@ -44,9 +51,27 @@ _BY_KIND = {
     "timm.models.eva.EvaAttention",
     "timm.models.swin_transformer.WindowAttention",
     "timm.models.swin_transformer_v2.WindowAttention",
+    "transformers.models.gpt2.modeling_gpt2.GPT2Attention",
     "transformers.models.modernbert.modeling_modernbert.ModernBertAttention",
+    "transformers.models.openai.modeling_openai.Attention",
 }
+_CONV1D = "transformers.pytorch_utils.Conv1D"
 _FUSED = ("attn.q", "attn.k", "attn.v")
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module computes W x + b; `Conv1D` of transformers stores W transposed."""
+    return isinstance(module, nn.Linear) or is_transposed(module)
+
+
+def is_transposed(module: nn.Module) -> bool:
+    # by name: importing transformers takes longer than most image runs need for their plan
+    return f"{type(module).__module__}.{type(module).__name__}" == _CONV1D
+
+
+def oriented(module: nn.Module, weight: Tensor) -> Tensor:
+    """A weight of the layer as [outputs, …], and back: `Conv1D` has [inputs, outputs]."""
+    return weight.t() if is_transposed(module) else weight
 
 
 @dataclass(frozen=True)
@@ -67,7 +92,7 @@ class Site:
         """The weight of the whole layer, [outputs, …]."""
         weight = self.module.weight
         assert isinstance(weight, Tensor), f"'{self.name}' has no weight"
-        return weight
+        return oriented(self.module, weight)
 
 
 def find_sites(backbone: nn.Module) -> list[Site]:
@@ -85,11 +110,11 @@ def find_sites(backbone: nn.Module) -> list[Site]:
 
 
 def _role(name: str, module: nn.Module, stem: bool) -> str | None:
-    if isinstance(module, (nn.Linear, nn.Conv2d)):
+    if is_linear(module) or isinstance(module, nn.Conv2d):
         for role, pattern in ROLES.items():
             if re.search(rf"(?:^|\.)(?:{pattern})$", name):
                 return role
-    if isinstance(module, nn.Linear):
+    if is_linear(module):
         return "linear"
     if isinstance(module, nn.Conv2d):
         return "conv.stem" if stem else _conv_role(module)
@@ -122,16 +147,22 @@ def choose_sites(backbone: nn.Module, targets: Sequence[str], option: str) -> li
 
     option: the user's setting, for the message.
 
-    Raises UserError if a target matches nothing.
+    Raises UserError if a target matches nothing, and if there is no target.
     """
     sites = find_sites(backbone)
+    if not targets:
+        problem = f"{type(backbone).__name__} has no attention, convolution or feed-forward layer"
+        names = {site.name.rpartition(".")[2] for site in sites if site.role == "linear"}
+        remedy = f"name layers by a pattern (linear layers: {', '.join(sorted(names)) or 'none'})"
+        raise UserError(option, problem, remedy)
     chosen: dict[tuple[str, tuple[int, int] | None], Site] = {}
     for target in targets:
         matched = list(_matching(backbone, sites, target, option))
         if not matched:
             raise UserError(
-                f"{option}: no layer of {type(backbone).__name__} is '{target}'; it has "
-                f"{existing(sites)}"
+                option,
+                f"no layer of {type(backbone).__name__} is '{target}'",
+                f"it has {existing(sites)}",
             )
         chosen |= {(site.name, site.rows): site for site in matched}
     order = {site.name: i for i, site in enumerate(sites)}
@@ -146,13 +177,15 @@ def _matching(backbone: nn.Module, sites: list[Site], target: str, option: str) 
         elif _means(target, site):
             yield site
     if target not in roles | set(ROLES) | {"all_linear", "attn", "mlp", "conv"}:
-        layers = [site for site in sites if isinstance(site.module, (nn.Linear, nn.Conv2d))]
-        yield from (site for site in layers if _fullmatch(target, site.name, option))
+        for site in sites:
+            layer = is_linear(site.module) or isinstance(site.module, nn.Conv2d)
+            if layer and _fullmatch(target, site.name, option):
+                yield site
 
 
 def _means(target: str, site: Site) -> bool:
     if target == "all_linear":
-        return isinstance(site.module, nn.Linear) and site.role.startswith(("attn", "mlp"))
+        return is_linear(site.module) and site.role.startswith(("attn", "mlp"))
     if target == "attn.qkv" and site.role in _FUSED:
         return True
     return site.role == target or site.role.startswith(f"{target}.")
@@ -172,13 +205,12 @@ def part_of(backbone: nn.Module, site: Site, role: str, option: str) -> Site:
     of its rows is unknown."""
     parent = backbone.get_submodule(site.name.rpartition(".")[0])
     kind = f"{type(parent).__module__}.{type(parent).__qualname__}"
-    assert isinstance(site.module, nn.Linear)
     if kind not in _BY_KIND:
         raise UserError(
             f"{option}: unknown which rows of '{site.name}' make the '{role}' of {kind}; "
             "use attn.qkv as target and set qkv=shared"
         )
-    third = site.module.out_features // 3
+    third = len(site.weight) // 3
     i = _FUSED.index(role)
     return replace(site, role=role, rows=(i * third, (i + 1) * third))
 
@@ -208,6 +240,8 @@ def find_blocks(backbone: nn.Module) -> list[str]:
         if site.role == "attn.out" and ends:
             parts = site.name.split(".")
             block = max((_common(parts, end) for end in ends), key=len)
+            if not block:  # the lists of sub-layers stand side by side (XLM)
+                continue
             # a list of sub-layers is not called itself (T5), its parent is
             listed = isinstance(backbone.get_submodule(".".join(block)), nn.ModuleList)
             found.setdefault(".".join(block[:-1] if listed else block))

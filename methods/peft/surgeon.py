@@ -1,29 +1,38 @@
 """Base of the PEFT methods: freeze, attach, audit, load; at the end save the delta."""
 
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from foundation.errors import UserError, first_line
 from foundation.moved import former_names
-from methods.peft.audit import audit, snapshot
+from methods.peft.audit import REMEDY, audit, snapshot
 from methods.peft.freezing import freeze
+from methods.peft.sites import existing, find_sites
 from methods.peft.store import load_delta, save_delta
 from methods.peft.weights import is_mergeable, merge
 from recipes.contract import Context, Method
 from recipes.networks.network import Network
+
+logger = logging.getLogger(__name__)
 
 
 class PEFTMethod(Method, ABC):
     """A method that freezes the backbone and trains few parameters; a subclass implements `attach`.
 
     `preserves`: whether the network's output is unchanged before training.
+    `trains_backbone`: whether it must find something to train in or beside the backbone.
 
     load: delta saved by another run, to start from; null: none.
     """
 
     preserves: bool = True
+    trains_backbone: bool = True
     load: str | None = None
 
     @abstractmethod
@@ -35,14 +44,37 @@ class PEFTMethod(Method, ABC):
         freeze(network)
         others = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
         before = snapshot(network)
-        self.attach(network)
+        with self.refusing(network):
+            self.attach(network)
         trained = {}
         for name, parameter in network.named_parameters():
             if parameter.requires_grad and id(parameter) not in others:
                 trained[name] = parameter
-        audit(network, self.key, trained, before, self.preserves)
+        if not trained and self.trains_backbone:
+            raise UserError(
+                f"methods.{self.key}",
+                f"finds nothing to train in {type(network.backbone).__name__}",
+                f"it has {existing(find_sites(network.backbone))}",
+            )
+        with self.refusing(network):
+            audit(network, self.key, trained, before, self.preserves)
         if self.load is not None:
             self.read(Path(self.load), network, trained)
+
+    @contextmanager
+    def refusing(self, network: Network) -> Iterator[None]:
+        """A network that does not run as changed by this method is one line for the user."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            logger.debug("'%s' does not fit the network", self.key, exc_info=True)
+            raise UserError(
+                f"methods.{self.key}",
+                f"{type(network.backbone).__name__} does not run with it ({first_line(error)})",
+                REMEDY,
+            ) from error
 
     def read(self, path: Path, network: Network, trained: dict[str, nn.Parameter]) -> None:
         """Load a delta saved by another run."""

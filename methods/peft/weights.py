@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from foundation.errors import UserError
 from methods.peft.freezing import on_meta_device, trial_forward
-from methods.peft.sites import Site
+from methods.peft.sites import Site, is_transposed, oriented
 from recipes.networks.network import Network
 
 
@@ -34,6 +34,7 @@ class WeightDelta(nn.Module):
         self.site = site.name
         self.rows = site.rows
         self.outputs = len(site.weight)
+        self.transposed = is_transposed(site.module)
 
     def weight(self) -> Tensor:
         raise TypeError(f"{type(self).__name__} does not implement weight")
@@ -80,7 +81,8 @@ class Added(nn.Module):
         self.delta = (delta,)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return self.delta[0].changed(weight)
+        delta = self.delta[0]
+        return delta.changed(weight.t()).t() if delta.transposed else delta.changed(weight)
 
 
 def uncalled(network: Network, layers: Iterable[nn.Module]) -> set[nn.Module]:
@@ -202,11 +204,12 @@ def _merge_layer(layer: nn.Module, chosen: set[WeightDelta]) -> Callable[[], Non
     attached, parametrised = disconnect(layer)
     before = layer.weight
     assert isinstance(before, Tensor)
-    total = before.float()
+    total = oriented(layer, before.float())
     for delta in attached:
         if delta in chosen:
             total = delta.changed(total)
-    layer.weight = nn.Parameter(total.to(before.dtype), requires_grad=before.requires_grad)
+    merged = oriented(layer, total).to(before.dtype).contiguous()
+    layer.weight = nn.Parameter(merged, requires_grad=before.requires_grad)
     connect([delta for delta in attached if delta not in chosen], layer, parametrised)
 
     def restore() -> None:

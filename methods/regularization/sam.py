@@ -10,6 +10,7 @@ from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from methods.directions import nonzero
 from methods.perturbed_weights import TWO_OPTIMIZERS, parameters_with_gradient, perturbed
 from recipes.contract import Closure, Context, Declaration, Method
 
@@ -24,11 +25,13 @@ def ascent(
     """
     scales = [w.abs() for w in weights] if adaptive else []
     scaled = _products(scales, gradients) if adaptive else gradients
+    largest = torch.stack(torch._foreach_norm(scaled, torch.inf)).amax()
+    scaled = [s / nonzero(largest) for s in scaled]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(scaled)))
-    # a zero gradient gives a zero ascent, not 0/0
-    factor = rho / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    factor = rho / nonzero(norm)
     steps = _products(scales, scaled) if adaptive else scaled
-    return [factor * s for s in steps]
+    torch._foreach_mul_(steps, factor)  # in place: `scaled` is a copy already
+    return steps
 
 
 def _products(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:

@@ -25,8 +25,8 @@ class FixMatch(ConfidenceThreshold):
         training is supervised.
     weight: factor λ_u of the unlabeled loss, at least 0; 1 (paper).
     mask_reduction: denominator of the unlabeled loss: `all` (U, paper) or `confident` samples.
-        `confident` counts those of the global batch and is a different, much stronger method early
-        on.
+        `confident` counts those of the global batch (with accumulation: micro-batch) and is a
+        different, much stronger method early on.
     warmup: share of the run, 0 to 1, on labels alone; 0 (paper). For heads of few classes, which
         start out confident by chance (ours).
     """

@@ -13,7 +13,7 @@ from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.targets import confident, make_targets
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
-from recipes.step.criterion import kl_divergence, one_hot
+from recipes.step.criterion import kl_divergence, label_mass, of_target
 
 Annealing = Literal["none", "linear", "exp", "log"]
 
@@ -40,7 +40,8 @@ class UDA(Method):
     temperature: T of the sharpening, above 0, lower is sharper; 0.4 (paper on CIFAR-10).
     weight: factor λ of the unlabeled loss, at least 0; 1 (paper).
     annealing: growth of η(t), above whose confidence labels are left out: `none`, `linear`, `exp`
-        or `log`. Training signal annealing (TSA) averages the remaining CE over the global batch;
+        or `log`. Training signal annealing (TSA) averages the remaining CE over the global batch
+        (with accumulation: over each micro-batch);
         none for vision, `linear` for text with few labels.
     entropy_weight: weight of mean H(p(w(u))), with gradient, at least 0; 0: none.
     """
@@ -93,12 +94,16 @@ class UDA(Method):
         fraction = step.progress.fraction
         threshold = annealing_threshold(self.annealing, fraction, classes=logits.shape[1])
         mask = unsure(logits, target, threshold)
+        if supervised.counts is not None:
+            supervised.counts = supervised.counts * mask
         supervised.mask = mask if supervised.mask is None else supervised.mask * mask
         supervised.denominator = "confident"
 
 
 @torch.no_grad()
 def unsure(logits: Tensor, target: Tensor, threshold: float) -> Tensor:
-    """1[p(y|x) ≤ η], [N] float32; for dense targets p(y|x) is Σ_c t_c p_c."""
+    """1[p(y|x) ≤ η], [N] float32; for dense targets p(y|x) is Σ_c t_c p_c / Σ_c t_c."""
     p = torch.softmax(logits, dim=1)
-    return ((p * one_hot(target, p.shape[1])).sum(1) <= threshold).float()
+    # multiplied, not divided: a missing label has no mass, and counts nowhere
+    limit = threshold * label_mass(target)
+    return (of_target(p, target) <= limit).float()

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from foundation.types import Share
+from methods.directions import unit
 from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.targets import make_targets
 from recipes.contract import Context, Declaration, Method
@@ -18,16 +19,6 @@ from recipes.step.criterion import kl_divergence
 from recipes.step.ramps import Ramp, RampKind
 
 BLOCK = 8  # token positions whose random numbers are drawn together
-
-
-def unit(x: Tensor) -> Tensor:
-    """x / ‖x‖₂ of every row, over all its dimensions; a row of zeros stays zero."""
-    flat = x.flatten(1)
-    # divided by max |x| first: the square of a gradient of 1e-30 underflows to zero
-    largest = flat.abs().amax(1, keepdim=True)
-    flat = flat / torch.where(largest > 0, largest, 1.0)
-    norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-    return (flat / torch.where(norm > 0, norm, 1.0)).view_as(x)
 
 
 def adversarial_direction(

@@ -1,4 +1,4 @@
-"""What `--help` says of a choice: from its config file, the docstrings of its classes and what they
+"""The help text of a choice: from its config file, the docstrings of its classes and what they
 declare."""
 
 import inspect

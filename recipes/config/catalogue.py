@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hydra.core.override_parser.types import Override
 
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError, listed, nearest
 from recipes.config.groups import NOT_FAMILIES, from_hydra
 from recipes.config.messages import several_values
 
@@ -40,8 +40,8 @@ class Catalogue:
             raise several_values(override)
         value = override.value()
         if value is None or value == []:
-            offers = ", ".join(self.groups[group])
-            raise UserError(line, f"choose a name for {from_hydra(group)}", f"known: {offers}")
+            offers = listed(group, self.groups[group])
+            raise UserError(line, f"choose a name for {from_hydra(group)}", offers)
         if override.is_add() and override.package is None:
             raise UserError(line, f"'{from_hydra(group)}' has a choice already", "leave out the +")
         for name in value if isinstance(value, list) else [value]:

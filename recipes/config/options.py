@@ -10,6 +10,7 @@ from typing import Any
 from foundation.errors import UserError, nearest, raise_all
 from foundation.exit_codes import exit_code
 from recipes.config.signatures import Argument, describe, fits, hint, signature
+from recipes.config.whole_numbers import as_whole
 
 
 def run_command(argv: Sequence[str], command: Callable[..., Any], about: str) -> int:
@@ -63,6 +64,6 @@ def typed_value(text: str, annotation: Any) -> Any:
     if text != "null" and fits(text, annotation):
         return text
     try:
-        return json.loads(text)
+        return as_whole(json.loads(text), annotation)
     except json.JSONDecodeError:
         return text

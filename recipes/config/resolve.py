@@ -5,9 +5,12 @@ other; each gives a config and adds to the errors:
       | renamed          keys of earlier versions become today's, a line names them
       | stage_keys       `stages.NAME.KEY=VALUE` is set aside for its stage
       | groups           `evaluate.attack=pgd` becomes `evaluate/attack=pgd`
+      | choices          of a group one, in a list each once
       | overrides        Hydra composes; if it refuses, all errors are collected
       | leftovers        methods and measurements that are not part of the run are dropped
       | chosen           lists of methods get their names
+      | own_data         the cuts of a recipe are not for the user's data
+      | whole_numbers    1e3 becomes 1000 where a whole number is expected
       | validation       every value against the signature of what it is given to
       | resolve          interpolations become values
       | stages           the same steps for the overrides of each stage
@@ -28,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from foundation.errors import ConfigErrors, UserError, raise_all
 from recipes.config.catalogue import Catalogue
+from recipes.config.choices import choice_errors
 from recipes.config.groups import CONFIGS, SINGLE, from_hydra, to_hydra
 from recipes.config.keys import key_of, missing_part, part_of, value_of
 from recipes.config.overrides import (
@@ -37,6 +41,7 @@ from recipes.config.overrides import (
     compose_quietly,
     hydra_at,
 )
+from recipes.config.own_data import keep_own_data
 from recipes.config.renamed import rename_in_config, renamed_overrides
 from recipes.config.stage_keys import (
     check_stage_keys,
@@ -44,7 +49,8 @@ from recipes.config.stage_keys import (
     stage_keys_from_hydra,
 )
 from recipes.config.unknown_key import absent_in_all_stages, error_of_absent_method
-from recipes.config.validation import validate
+from recipes.config.validation import ROOT, validate
+from recipes.config.whole_numbers import write_whole_numbers
 
 StageKeys = Mapping[str, Sequence[str]]
 ListGroups = Callable[[], Catalogue]
@@ -66,8 +72,10 @@ def resolve_command(overrides: Sequence[str], root: Path = CONFIGS) -> Command:
     common, by_stage = split_stage_keys(current)
     common = to_hydra(common, root)
     stage_keys = {stage: to_hydra(texts, root) for stage, texts in by_stage.items()}
+    wrong_choices = choice_errors(common, root)
     with hydra_at(root):
         composed, errors = compose_command(common)
+        errors = [*wrong_choices, *errors]
         HydraConfig.instance().set_config(composed)
         drop_hydra(composed)
         try:
@@ -122,6 +130,8 @@ def settle(
     dropped, method_errors = drop_leftovers(config, binding, known)
     measurement_errors = drop_unmeasured(config, binding)
     name_lists(config, known)
+    lines += keep_own_data(config, overrides, compose_quietly)
+    write_whole_numbers(config, ROOT)
     stage_errors = check_stage_keys(stage_keys or {}, config)
     raise_all([*errors, *method_errors, *measurement_errors, *stage_errors, *validate(config)])
     OmegaConf.resolve(config)
@@ -139,8 +149,8 @@ def stage_configs(
     """The config of every stage of a recipe, and lines to print. Raises `ConfigErrors` of all.
 
     A stage's own overrides come first, then those of the command, then those that the command gives
-    to this stage alone: the later wins. What the user says of a method holds in the stages that
-    have it, and one of them must."""
+    to this stage alone: the later wins. A key of a method holds in the stages that have the
+    method, and one of them must."""
     configs: dict[str, DictConfig] = {}
     errors: list[UserError] = []
     lines: list[str] = []

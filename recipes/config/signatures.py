@@ -1,6 +1,9 @@
 """Annotations as a contract for config values: what a target takes, whether a value fits, and plain
 words for it.
 
+Whatever the annotation, no number is NaN or infinite or beyond 64 bits, and no text holds a NUL
+(`recipes.config.unusable`).
+
 Values are judged by pydantic in its strict mode for JSON: an integer is a number, a list may become
 a tuple, and nothing else is converted: `'0.9'` is no number, `true` is no integer."""
 
@@ -19,6 +22,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from foundation.errors import UserError, did_you_mean, nearest_name
+from recipes.config.unusable import unusable
 
 UNKNOWN = inspect.Parameter.empty
 
@@ -108,6 +112,8 @@ def _hints(function: Any) -> dict[str, Any]:
 
 def fits(value: Any, annotation: Any) -> bool:
     """Whether a value from YAML may be given to an argument with this annotation."""
+    if unusable(value, annotation):
+        return False
     if annotation is UNKNOWN:
         return True
     try:

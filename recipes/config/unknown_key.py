@@ -8,12 +8,15 @@ from functools import cached_property
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from foundation.errors import UserError, did_you_mean, nearest, nearest_name
+from foundation.errors import UserError, did_you_mean, listed, nearest, nearest_name
 from recipes.config.catalogue import Catalogue
 from recipes.config.groups import from_hydra
 from recipes.config.keys import PARTS, all_keys, has_key, join
 from recipes.config.messages import several_values
+from recipes.config.usual_names import by_usual_name
 
+# where a key of other tools may have been guessed
+SECTIONS_OF_SETTINGS = ("data", "network", "optimizer", "scheduler", "trainer")
 SHOWN = 3  # keys of the same name elsewhere that a message lists
 
 
@@ -58,6 +61,13 @@ class UnknownKey:
         """Keys whose last name is the same."""
         return [key for key in self.keys if key.split(".")[-1] == self.names[-1]]
 
+    @cached_property
+    def usual(self) -> str:
+        """The remedy if other tools have a setting of this name and none of ours is called so."""
+        if self.namesakes:
+            return ""
+        return by_usual_name(self.names[-1], [*self.keys, *self.known.groups])
+
     @property
     def elsewhere(self) -> str:
         """A question naming the namesakes; empty if there are none."""
@@ -91,6 +101,11 @@ def is_in_free_mapping(case: UnknownKey) -> bool:
     return free and case.section != "methods" and len(case.names) > 2
 
 
+def has_a_usual_name(case: UnknownKey) -> bool:
+    """Whether other tools call a setting so, at the root or in the section where ours is."""
+    return bool(case.usual) and (len(case.names) == 1 or case.section in SECTIONS_OF_SETTINGS)
+
+
 def is_new_at_the_root(case: UnknownKey) -> bool:
     return len(case.names) == 1 and not case.namesakes
 
@@ -118,7 +133,7 @@ def absent_measurement(case: UnknownKey) -> UserError:
     group = f"evaluate/{case.entry}"
     offers = [name for name in case.known.groups.get(group, ()) if name != "none"]
     if offers:
-        remedy = f"add evaluate.{case.entry}=NAME, known: {', '.join(offers)}"
+        remedy = f"add evaluate.{case.entry}=NAME, {listed(case.entry, offers)}"
         return case.error(remedy, f"this run has no {case.entry}")
     groups = [from_hydra(name) for name in case.known.groups if name.startswith("evaluate/")]
     return case.error(nearest(f"evaluate.{case.entry}", groups))
@@ -128,11 +143,14 @@ def add_with_a_plus(case: UnknownKey) -> UserError:
     return case.error(f"to add it write +{case.key}={case.value}")
 
 
+def by_another_name(case: UnknownKey) -> UserError:
+    return case.error(case.usual)
+
+
 def near_the_root(case: UnknownKey) -> UserError:
     roots = [key for key in case.keys if "." not in key and key != "hydra"]
     known = sorted({*case.known.groups, *roots})
-    near = did_you_mean(nearest_name(case.key, known))
-    return case.error(near or "known: " + ", ".join(known))
+    return case.error(nearest(case.key, known))
 
 
 def near_a_sibling(case: UnknownKey) -> UserError:
@@ -154,6 +172,7 @@ CASES: Sequence[tuple[Callable[[UnknownKey], bool], Callable[[UnknownKey], UserE
     (is_of_absent_logger, absent_logger),
     (is_of_absent_measurement, absent_measurement),
     (is_in_free_mapping, add_with_a_plus),
+    (has_a_usual_name, by_another_name),
     (is_new_at_the_root, near_the_root),
     (has_a_parent, near_a_sibling),
     (always, near_any_key),

@@ -19,13 +19,24 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field
 
 from foundation.errors import UserError, did_you_mean, first_line, nearest, nearest_name
-from recipes.config.keys import join
-from recipes.config.signatures import Signature, describe, find_target, fits, hint, signature
+from foundation.types import Seed
+from recipes.config.belonging import place_errors
+from recipes.config.keys import all_keys, join
+from recipes.config.signatures import (
+    UNKNOWN,
+    Signature,
+    describe,
+    find_target,
+    fits,
+    hint,
+    signature,
+)
+from recipes.config.unusable import overlong, shown, unusable
 
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 SUPPLIED = {"info", "tasks"}
 ROOT: dict[str, Any] = {
-    "seed": Annotated[int, Field(ge=0, le=2**32 - 1)],
+    "seed": Seed,
     "run_dir": Annotated[str, Field(min_length=1)],
     "dry_run": bool,
     "resume": str | None,
@@ -50,6 +61,7 @@ SECTIONS = (
 REQUIRED = ("data", "network", "optimizer", "scheduler", "trainer")
 
 
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 RESOLVING = "resolving interpolation: "  # OmegaConf's words before the reason
 
 
@@ -74,7 +86,28 @@ def validate(config: DictConfig) -> list[UserError]:
     for key in [name for name in tree if name not in ROOT]:
         for path, node in targets(tree[key], str(key)):
             errors += target_errors(path, node)
-    return list({str(error): error for error in errors}.values())
+    errors = list({str(error): error for error in errors}.values())
+    return without_copies(errors, copies(config))
+
+
+def copies(config: DictConfig) -> dict[str, str]:
+    """key -> the key that its value is taken from, by an interpolation."""
+    found: dict[str, str] = {}
+    for key in all_keys(config):
+        parent, _, name = key.rpartition(".")
+        holder = OmegaConf.select(config, parent) if parent else config
+        node: Any = holder._get_node(name)
+        match = REFERENCE.fullmatch(str(node._value())) if node._is_interpolation() else None
+        if match:
+            found[key] = match[1]
+    return found
+
+
+def without_copies(errors: list[UserError], source_of: dict[str, str]) -> list[UserError]:
+    """The errors without those of values that are taken from a key with an error of its own: one
+    mistake is one line, however many settings have the value."""
+    wrong = {error.key for error in errors}
+    return [error for error in errors if source_of.get(error.key) not in wrong]
 
 
 def plain(node: Any, key: str, errors: list[UserError]) -> Any:
@@ -117,7 +150,7 @@ def _unresolved(root: Any, key: str, text: str, error: OmegaConfBaseException) -
 def null_behind(root: Any, text: str) -> str:
     """The null that an interpolation looks into: `a.b` for `${a.b.c}` where a.b is null; empty
     where there is none."""
-    interpolation = re.fullmatch(r"\$\{([\w.]+)\}", text)
+    interpolation = REFERENCE.fullmatch(text)
     parts = interpolation[1].split(".") if interpolation else []
     for length in range(1, len(parts)):
         key = ".".join(parts[:length])
@@ -146,15 +179,20 @@ def target_errors(key: str, node: dict[str, Any]) -> list[UserError]:
         problem = f"got {target!r}, expected the dotted path of a class or function"
         return [UserError(f"{key}._target_", problem)]
     try:
-        known = signature(find_target(target))
+        found = find_target(target)
     except UserError as error:
         return [error.about(f"{key}._target_")]
-    errors = []
+    # the arguments of a class that does not belong here are of no interest
+    if errors := place_errors(key, found):
+        return errors
+    known = signature(found)
     for name in [name for name in node if name not in HYDRA_KEYS]:
         if name in known.arguments:
             annotation = known.arguments[name].annotation
             errors += value_errors(join(key, name), node[name], annotation)
-        elif not known.open_ended:
+        elif known.open_ended:
+            errors += value_errors(join(key, name), node[name], UNKNOWN)
+        else:
             errors.append(_unknown(key, str(name), known))
     for name in _missing(node, known):
         errors.append(UserError(join(key, name), "missing", "it has no default"))
@@ -164,10 +202,16 @@ def target_errors(key: str, node: dict[str, Any]) -> list[UserError]:
 def value_errors(key: str, value: Any, annotation: Any) -> list[UserError]:
     """The error of one value against an annotation, if any. Values that hold further targets are
     built, not given."""
-    if _holds_object(value) or fits(value, annotation):
+    if _holds_object(value):
         return []
-    problem = f"got {value!r}, expected {describe(annotation)}"
-    return [UserError(key, problem, hint(value, annotation))]
+    if too_long := overlong(value):
+        return [UserError(key, f"got {too_long}")]
+    if fits(value, annotation):
+        return []
+    expected = "" if annotation is UNKNOWN else f", expected {describe(annotation)}"
+    if reason := unusable(value, annotation):
+        return [UserError(key, f"got {reason}{expected}")]
+    return [UserError(key, f"got {shown(value)}{expected}", hint(value, annotation))]
 
 
 def _root_errors(tree: dict[str, Any]) -> list[UserError]:

@@ -1,5 +1,6 @@
 """A measurement that can be added to the evaluation of any recipe."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -33,6 +34,15 @@ class Probe(nn.Module):
     def refusal(self, composition: Composition) -> str:
         """Why its result is invalid with these methods, with the remedy; empty if it is valid."""
         return ""
+
+    def metric_names(self, tasks: Sequence[str]) -> list[str] | None:
+        """The names of `compute` for these tasks, for a check of `monitor` before the run; None if
+        they are known only then."""
+        return None
+
+    def build(self, context: "Context") -> None:
+        """Called once, when the tasks of the run are known and before it trains. UserError if the
+        probe cannot measure them."""
 
     def update(
         self, context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor

@@ -43,6 +43,8 @@ class EvaluatedModule(LeanModule):
             parts.make_view,
             parts.reference_batches,
         )
+        for probe in parts.probes:
+            probe.build(cast(Run, self))
         self.monitor = parts.monitor
         self.latest = {}
 

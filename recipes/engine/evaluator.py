@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from foundation.errors import UserError
 from recipes.tasks.classification import Evaluation, Task
 
 
@@ -43,7 +44,9 @@ class Evaluator(nn.Module):
         }
         for raw in self.variants:
             prefix = f"{part}/raw" if raw else part
-            by_task = {name: metric.compute() for name, metric in self.of(raw).items()}
+            by_task = {
+                name: _computed(metric, f"{prefix}/{name}") for name, metric in self.of(raw).items()
+            }
             if len(by_task) > 1:
                 for name, metrics in by_task.items():
                     values |= {f"{prefix}/{name}/{key}": float(v) for key, v in metrics.items()}
@@ -51,6 +54,15 @@ class Evaluator(nn.Module):
             for evaluation in self.of(raw).values():
                 evaluation.reset()
         return values
+
+
+def _computed(metric: Evaluation, name: str) -> dict[str, Tensor]:
+    """The metrics of one task, whose mistakes carry its name."""
+    try:
+        return metric.compute()
+    except UserError as error:
+        remedy = "lower optimizer.lr, or set trainer.gradient_clip_val=1"
+        raise UserError(name, error.problem, remedy) from error
 
 
 def _means(by_task: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foundation.randomness import Randomness, derive_seed, seed_default
+from foundation.randomness import Randomness, derive_seed, own_draws, seed_default
 from recipes.contract.method import POINTS
 from recipes.contract.older import older_context
 from recipes.engine.evaluated_module import EvaluatedModule
@@ -73,10 +73,9 @@ class Recipe(EvaluatedModule):
         if self.network.gates is not None:
             self.network.gates.reset()
         fields = {name: content for name, content in batch.items() if name != "position"}
-        world = self.trainer.world_size
         return Step(
             streams={name: Stream(name, **content) for name, content in fields.items()},
-            randomness=Randomness(self.seed, position, rank, world, self.device),
+            randomness=Randomness(self.seed, position, rank, self.trainer.world_size, self.device),
             make_view=self._make_view,
             embed=self.embed,
             criterion=self.criterion,
@@ -218,12 +217,7 @@ class Recipe(EvaluatedModule):
         self.methods_at = {point: composition.implementing(point) for point in POINTS}
         self.criterion = composition.criterion(self)
         self.method_modules = nn.ModuleDict()
-        for method in self.methods_at["surgery"]:
-            method.surgery(self.network)
-        if composition.embedding:
-            add_embedding(self.network, composition.embedding)
-        for method in self.methods_at["build"]:
-            method.build(self)
+        self._make_modules()
         self.norms = BatchNorms(self.network)
         self.teacher: Teacher | None = None
         self.teacher_norms: BatchNorms | None = None
@@ -238,6 +232,19 @@ class Recipe(EvaluatedModule):
         self.skipped = 0
         self.replaying = False
         drop_empty_hooks(self)
+
+    def _make_modules(self) -> None:
+        """The methods' own modules, each started from random numbers of its key alone."""
+        draws = partial(own_draws, self.seed, device=next(self.network.parameters()).device)
+        for method in self.methods_at["surgery"]:
+            with draws(method.key, "surgery"):
+                method.surgery(self.network)
+        if self.composition.embedding:
+            with draws("embedding"):
+                add_embedding(self.network, self.composition.embedding)
+        for method in self.methods_at["build"]:
+            with draws(method.key, "build"):
+                method.build(self)
 
     def setup(self, stage: str) -> None:
         networks = [self.network, *([self.teacher.network] if self.teacher else [])]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from foundation.types import Count, Scale, Steps
+from foundation.types import Count, Devices, Scale, Steps
 from recipes.optimization.factory import OptimizerImpl
 
 Precision = Literal[
@@ -61,7 +61,7 @@ class TrainerSettings:
 
     max_steps: Steps = 1200
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
-    devices: Literal["auto", -1] | Count | list[Steps] = 1
+    devices: Literal["auto", -1] | Devices | list[Steps] = 1
     num_nodes: Count = 1
     strategy: str = "auto"
     precision: Precision = "auto"
@@ -82,6 +82,15 @@ class TrainerSettings:
     def validation_interval(self) -> int:
         """Optimizer steps between validations, at most the whole run."""
         return max(min(self.val_every or self.max_steps // 10, self.max_steps), 1)
+
+
+def devices_of(settings: TrainerSettings) -> int:
+    """How many devices are asked for; 1 where Lightning decides."""
+    if settings.devices in ("auto", -1):
+        return 1
+    if isinstance(settings.devices, int):
+        return settings.devices * settings.num_nodes
+    return len(settings.devices) * settings.num_nodes
 
 
 @dataclass(frozen=True)

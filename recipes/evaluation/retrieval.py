@@ -4,7 +4,7 @@ Memory is bounded: embeddings are stored, similarities only for a block of queri
 rank computes the queries of its share of the samples, against the samples of all ranks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -101,6 +101,17 @@ class Retrieval(Probe):
             raise UserError(f"evaluate.retrieval.ks={self.ks}: expected a list that contains 1")
         self.reset()
 
+    def metric_names(self, tasks: Sequence[str]) -> list[str]:
+        names = [*self.score_names(), "lone_queries"]
+        if self.nmi_restarts:
+            names.append("nmi")
+        if len(tasks) == 1:
+            return names
+        return [self.main, *(f"{task}/{name}" for task in tasks for name in names)]
+
+    def score_names(self) -> list[str]:
+        return [*(f"recall@{k}" for k in self.ks), "map@r", "r_precision"]
+
     def reset(self) -> None:
         self.batches: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
 
@@ -144,7 +155,7 @@ class Retrieval(Probe):
                 for name, score in retrieval_scores(relevant, others[block], self.ks).items():
                     sums[name] = sums.get(name, 0.0) + score.sum()
         divisor = max(len(queries) if self.lone == "exclude" else len(x), 1)
-        names = [*(f"recall@{k}" for k in self.ks), "map@r", "r_precision"]
+        names = self.score_names()
         zero = x.new_zeros((), dtype=torch.float64)
         values = {name: global_sum(sums.get(name, zero)) / divisor for name in names}
         values["lone_queries"] = zero + (len(x) - len(queries))

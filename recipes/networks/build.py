@@ -3,8 +3,9 @@
 from typing import Any, Protocol
 
 from foundation.types import Count, ShareBelowOne
-from recipes.networks.checkpoint import load_checkpoint
+from recipes.networks.checkpoint import load_checkpoint, rows_in_checkpoint
 from recipes.networks.image import build_image
+from recipes.networks.meta import on_meta
 from recipes.networks.names import SMALL, Pooling
 from recipes.networks.network import Network
 
@@ -53,7 +54,8 @@ def build_network(
     mean: mean of pixels in [0, 1]; null: that of the weights, else of the data, else 0.5. Images
         only, see `resolve_moments`.
     std: standard deviation of pixels; null: as for mean. Images only.
-    pooling: pooling of a text's tokens: `mean` or `cls`. Text only.
+    pooling: pooling of a text's tokens: `mean`, `cls` (first) or `last`. Text only. Decoders have
+        `mean` and `last`.
     drop_rate: dropout before the heads, in [0, 1); 0.
     options: further arguments of the model: +network.options.bn_momentum=0.1. Of the timm model
         (`bn_momentum`, `width`, `drop_path_rate` …) or fields of the encoder's configuration.
@@ -70,7 +72,13 @@ def build_network(
     if info.kind == "text":
         from recipes.networks.text import build_text  # transformers takes seconds to import
 
-        network = build_text(tasks, pooling=pooling, vocab_size=vocab_size, **common)
+        common |= {"pooling": pooling}
+        network = build_text(tasks, vocab_size=vocab_size, **common)
+        if checkpoint is not None and on_meta() and not pretrained:
+            # a tokenizer that is trained on the data has its size only then
+            rows = rows_in_checkpoint(network, checkpoint)
+            if rows is not None and rows != network.vocab_size:
+                network = build_text(tasks, vocab_size=rows, **common)
     elif info.shape is None:
         raise ValueError("image data must have a shape (C, H, W)")
     else:

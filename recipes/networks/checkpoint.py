@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from foundation.errors import UserError, first_line
 from recipes.networks.meta import on_meta
@@ -35,17 +35,32 @@ def load_checkpoint(network: Network, path: str | Path, *, keep_moments: bool = 
     Raises UserError for a file that cannot be read, and for missing, unexpected and misshapen
     entries.
     """
-    state = _unwrapped(_read(Path(path)))
-    if any(key.startswith("backbone.") for key in state):
-        state = _own_heads(network, state)
-    else:
-        state = _with_prefix(network, state)
+    state = _named(network, path)
     own = network.state_dict()
     moments = {key: own[key] for key in ("mean", "std") if key in own}
     state = state | moments if keep_moments else moments | state
     _check(own, state, heads={key for key in own if key.startswith("heads.")}, path=path)
     if not on_meta():
         network.load_state_dict(state, strict=False)
+
+
+def rows_in_checkpoint(network: Network, path: str | Path) -> int | None:
+    """Rows of the token table of a text network in a file of weights; None if it has none."""
+    state = _named(network, path)
+    tables = [
+        f"backbone.{name}.weight"
+        for name, module in network.backbone.named_modules()
+        if isinstance(module, nn.Embedding) and module.num_embeddings == network.vocab_size
+    ]
+    return next((len(state[table]) for table in tables if table in state), None)
+
+
+def _named(network: Network, path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file in the names of our network."""
+    state = _unwrapped(_read(Path(path)))
+    if any(key.startswith("backbone.") for key in state):
+        return _own_heads(network, state)
+    return _with_prefix(network, state)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

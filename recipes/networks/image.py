@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foundation.errors import UserError, first_line, nearest
+from foundation.hub import one_try
 from recipes.networks.meta import on_meta
 from recipes.networks.moments import Moments, resolve_moments
 from recipes.networks.network import Network
@@ -20,6 +21,14 @@ logger = logging.getLogger(__name__)
 # feature widths that this process has measured, the oldest first
 _WIDTHS: dict[Hashable, int] = {}
 _MOST_WIDTHS = 256
+# arguments of timm that are set elsewhere
+_OF_THE_DATA = {
+    "num_classes": "the data has the classes, and every task a head of its own",
+    "in_chans": "the data has the channels",
+    "pretrained": "use network.pretrained",
+    "checkpoint_path": "use network.checkpoint",
+    "features_only": "heads need pooled features",
+}
 
 
 class ImageNetwork(Network):
@@ -100,9 +109,15 @@ def build_image(
     """
     channels = shape[0]
     known = _configuration(name)
+    if pretrained:
+        _check_pretrained(name, known)
     fixed = known is not None and known.fixed_input_size
     own_size = known.input_size[1:] if fixed and pretrained else shape[1:]
     height, width = _size(input_size) if input_size is not None else own_size
+    for key, source in _OF_THE_DATA.items():
+        if key in (options or {}):
+            problem = f"is not an option: {source}"
+            raise UserError(f"network.options.{key}", problem, "leave it out")
     arguments = {"num_classes": 0, "in_chans": channels, **(options or {})}
     if fixed:
         arguments.setdefault("img_size", (height, width))
@@ -154,6 +169,18 @@ def _configuration(name: str) -> Any:
         ) from error
 
 
+def _check_pretrained(name: str, known: Any) -> None:
+    """Raise UserError if nobody has published weights of a model. known: timm's record of it."""
+    if name in OWN:
+        remedy = "load your own by network.checkpoint=FILE, or choose a model of timm"
+    elif known is not None and not known.has_weights:
+        remedy = "timm.list_models(pretrained=True) lists the models that have some"
+    else:
+        return
+    problem = f"'{name}' has no pretrained weights, but network.pretrained=true"
+    raise UserError("network.name", problem, remedy)
+
+
 def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -> Any:
     """One of ours, or timm.create_model. Raises UserError if that fails."""
     try:
@@ -161,7 +188,10 @@ def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -
             return OWN[name].create(name, **arguments)
         from recipes.networks.in_timm import timm
 
-        return timm.create_model(name, pretrained=pretrained, **arguments)
+        if not pretrained and ":" not in name:
+            return timm.create_model(name, **arguments)
+        with one_try(name):
+            return timm.create_model(name, pretrained=pretrained, **arguments)
     except Exception as error:
         logger.debug("creating '%s' failed", name, exc_info=True)
         if pretrained or ":" in name:
@@ -215,13 +245,21 @@ def _probe(skeleton: nn.Module, name: str, shape: tuple[int, ...]) -> int:
     values are computed."""
     try:
         with torch.no_grad():
-            features = skeleton.eval()(torch.zeros(2, *shape))
+            modes = [skeleton.train(mode)(torch.zeros(2, *shape)) for mode in (True, False)]
     except Exception as error:
         raise UserError(
             f"network.name='{name}' does not accept images of {'x'.join(map(str, shape))} "
             f"({first_line(error)}); set network.input_size to a size that it accepts, or use "
             "another network"
         ) from error
+    if not all(isinstance(features, Tensor) for features in modes):
+        # e.g. auxiliary logits
+        raise UserError(
+            f"network.name='{name}'",
+            "returns more than one tensor of features in training",
+            "remove what asks for more (aux_logits, features_only) from network.options",
+        )
+    features = modes[-1]
     if features.ndim != 2:
         raise UserError(
             f"network.name='{name}': no pooled features; remove global_pool from network.options"

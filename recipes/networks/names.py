@@ -3,4 +3,4 @@
 from typing import Literal
 
 SMALL = "roux_text_small"  # our own text encoder, which needs no files
-Pooling = Literal["mean", "cls"]
+Pooling = Literal["mean", "cls", "last"]

@@ -28,7 +28,9 @@ class Network(nn.Module, ABC):
     everything before the heads; surgery and freezing work on it. `deltas` contains the modules that
     surgery adds, by the method's key, so that they are part of an averaged copy as well.
     `eval_only` lists modules that stay in evaluation mode while the rest trains. `frozen`: only
-    those backbone parameters train that methods choose.
+    those backbone parameters train that methods choose. `unused` names parameters of the backbone
+    that the forward never reads: they are frozen, because DDP waits for the gradient of every
+    trainable parameter.
 
     Where tasks branch before the heads, the backbone, and so `features`, returns features by task:
     every head gets those of its task, the embedding their mean. `gates`, if a method sets them, are
@@ -52,6 +54,7 @@ class Network(nn.Module, ABC):
         self._compiled: Callable[[Embedded], Tensor | dict[str, Tensor]] | None = None
         self.deltas = nn.ModuleDict()
         self.eval_only: list[nn.Module] = []
+        self.unused: frozenset[str] = frozenset()
         self.frozen = False
         self.heads = nn.ModuleDict()
         for task, classes in tasks.items():
@@ -101,6 +104,12 @@ class Network(nn.Module, ABC):
         if self.gates is not None:
             hidden = {task: self.gates(values, task) for task, values in hidden.items()}
         return Output(features, {task: head(hidden[task]) for task, head in self.heads.items()})
+
+    def freeze_unused(self, names: frozenset[str]) -> None:
+        """Set `unused`, before any method chooses what trains."""
+        self.unused = names
+        for name in names:
+            self.backbone.get_parameter(name).requires_grad_(False)
 
     @property
     def batch_statistics(self) -> bool:

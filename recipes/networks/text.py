@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import (
-    AttentionInterface,
-    AutoConfig,
-    AutoModel,
-    BertConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-)
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig, PreTrainedModel
 
 from foundation.errors import UserError, first_line, nearest
+from foundation.hub import one_try
+from recipes.networks.attention import SDPA
+from recipes.networks.encoder_kinds import first_token_refusal
+from recipes.networks.encoders import (
+    encoder_part,
+    inspect_encoder,
+    make_encoder,
+    token_table,
+)
 from recipes.networks.meta import on_meta
 from recipes.networks.names import SMALL, Pooling
 from recipes.networks.network import Network
@@ -38,17 +38,6 @@ _SMALL_SETTINGS: dict[str, Any] = {
 }
 
 
-def _unconditional_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    # transformers drops the mask if no token is padding; that check synchronizes the device
-    if "allow_is_bidirectional_skip" in kwargs:
-        kwargs["allow_is_bidirectional_skip"] = False
-    return sdpa_mask(*args, **kwargs)
-
-
-AttentionInterface.register("roux_sdpa", sdpa_attention_forward)
-AttentionMaskInterface.register("roux_sdpa", _unconditional_mask)
-
-
 class TextNetwork(Network):
     """Hugging Face encoder on token embeddings.
 
@@ -57,13 +46,18 @@ class TextNetwork(Network):
     arXiv:1605.07725). Padding must be on the right, as in `datamodules`: without ids, encoders
     count positions from the left.
 
+    What an encoder does to the rows of its table before it uses them (Marian multiplies by √d) is
+    part of `embed`: the features are those of the encoder's own forward on ids.
+
     pooling: `mean` of the last hidden states over real tokens, Σ_l m_l h_l / Σ_l m_l; `cls`, the
-        first token's state.
+        first token's state; `last`, that of the last real token, which in a decoder has seen all
+        others.
     max_length: longest sequence that the encoder has positions for, None if unlimited.
     vocab_size: its number of tokens.
     architecture: its configuration as JSON if `build_text` built it, else None.
 
-    Raises UserError if a text is longer than max_length.
+    Raises UserError for an encoder whose features from embeddings differ from those from ids or
+    that cannot run, for a pooling that does not suit it, and for a text longer than max_length.
     """
 
     kind = "text"
@@ -77,16 +71,25 @@ class TextNetwork(Network):
         pooling: Pooling = "mean",
         drop_rate: float = 0.0,
     ):
-        super().__init__(backbone.config.hidden_size, tasks, drop_rate)
+        # a cache of keys and values is of no use without generation
+        for config in (backbone.config, backbone.config.get_text_config()):
+            config.use_cache = False
+        facts = inspect_encoder(backbone)
+        _check_pooling(backbone, pooling, facts.causal)
+        super().__init__(facts.width, tasks, drop_rate)
         self.backbone = backbone
         self.pooling = pooling
-        self.max_length = _position_limit(backbone)
-        tokens: Any = backbone.get_input_embeddings()
-        self.vocab_size: int = tokens.num_embeddings
+        self.scale = facts.scale
+        self.in_place = facts.in_place
+        self.freeze_unused(facts.unused)
+        self.max_length = facts.limit
+        self.vocab_size: int = token_table(backbone).num_embeddings
         self.architecture: str | None = None
 
     def embed(self, view: Mapping[str, Tensor]) -> Embedded:
-        words = self.backbone.get_input_embeddings()(view["ids"])
+        words = token_table(self.backbone)(view["ids"])
+        if self.scale != 1.0:
+            words = self.scale * words
         return Embedded(words, view["mask"], view.get("content"))
 
     def example(self) -> Embedded:
@@ -95,7 +98,7 @@ class TextNetwork(Network):
         ids = torch.randint(self.vocab_size, (2, length), generator=generator, device="cpu")
         mask = torch.ones(2, length, dtype=torch.bool, device="cpu")
         mask[1, length - length // 3 :] = False
-        device = self.backbone.device
+        device = token_table(self.backbone).weight.device
         return self.embed({"ids": ids.to(device), "mask": mask.to(device)})
 
     def features(self, embedded: Embedded) -> Tensor:
@@ -105,9 +108,15 @@ class TextNetwork(Network):
                 f"a text view has {x.shape[1]} tokens, the encoder takes at most "
                 f"{self.max_length}; shorten the texts of the data or use another network"
             )
+        if self.in_place:
+            x = x.clone()
         attention = attention_mask(embedded)
         hidden = self.backbone(inputs_embeds=x, attention_mask=attention).last_hidden_state
-        return hidden[:, 0] if self.pooling == "cls" else masked_mean(hidden, attention)
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        if self.pooling == "last":
+            return last_state(hidden, attention)
+        return masked_mean(hidden, attention)
 
 
 def attention_mask(embedded: Embedded) -> Tensor:
@@ -126,6 +135,24 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     real = (mask != 0).unsqueeze(-1)
     total = torch.where(real, hidden.float(), 0.0).sum(1)
     return (total / real.sum(1).clamp_min(1)).to(hidden.dtype)
+
+
+def last_state(hidden: Tensor, mask: Tensor) -> Tensor:
+    """h_l of the last l with m_l ≠ 0, [N, D]. hidden: [N, L, D]; mask: [N, L]."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    last = (positions * (mask != 0)).amax(1)
+    index = last[:, None, None].expand(-1, 1, hidden.shape[-1])
+    return hidden.gather(1, index).squeeze(1)
+
+
+def _check_pooling(backbone: PreTrainedModel, pooling: Pooling, causal: bool) -> None:
+    reason = first_token_refusal(backbone.config, causal) if pooling == "cls" else ""
+    if reason:
+        raise UserError(
+            "network.pooling=cls",
+            f"does not suit {type(backbone).__name__}: {reason}",
+            "expected last or mean",
+        )
 
 
 def build_text(
@@ -152,29 +179,46 @@ def build_text(
     given = dict(options or {})
     config = _configure(name, pretrained, given, vocab_size)
     architecture = config.to_json_string()
-    encoder = _create(name, config, given, pretrained and not on_meta())
-    if getattr(encoder, "pooler", None) is not None:
-        # its parameters get no gradient, but would be counted and decayed, and DDP would fail
-        encoder.pooler = None
-    if encoder.config._attn_implementation == "sdpa":
-        encoder.set_attn_implementation("roux_sdpa")
-    network = TextNetwork(encoder, tasks, pooling=pooling, drop_rate=drop_rate)
+    key = f"network.name='{name}'"
+    try:
+        encoder = _create(name, config, given, pretrained and not on_meta())
+        if encoder.config._attn_implementation == "sdpa":
+            encoder.set_attn_implementation(SDPA)
+        network = around_encoder(encoder, tasks, pooling, drop_rate)
+    except UserError as error:
+        if error.key != "network.name":
+            raise
+        raise error.about(key) from error
     network.architecture = architecture
     return network
+
+
+def around_encoder(
+    encoder: Any, tasks: dict[str, int], pooling: Pooling, drop_rate: float
+) -> TextNetwork:
+    """The network, without the encoder's pooler unless its forward needs one: the pooler's
+    parameters would be counted and saved for nothing."""
+    pooler = getattr(encoder, "pooler", None)
+    if pooler is not None:
+        encoder.pooler = None
+        try:
+            return TextNetwork(encoder, tasks, pooling=pooling, drop_rate=drop_rate)
+        except UserError as error:
+            if error.key != "network.name":
+                raise
+            encoder.pooler = pooler
+    return TextNetwork(encoder, tasks, pooling=pooling, drop_rate=drop_rate)
 
 
 def _create(name: str, config: PretrainedConfig, options: dict[str, Any], load: bool) -> Any:
     """The encoder, with its weights or with random ones."""
     if load:
-        model = _load(name, config)
-    else:
-        try:
-            model = AutoModel.from_config(config)
-        except ValueError as error:
-            raise UserError(
-                f"network.name='{name}' with network.options={options}: {first_line(error)}"
-            ) from error
-    return model.get_encoder() if config.is_encoder_decoder else model
+        return encoder_part(_load(name, config))
+    try:
+        return make_encoder(config)
+    except (ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError) as error:
+        key = f"network.name='{name}' with network.options={options}"
+        raise UserError(key, first_line(error)) from error
 
 
 def _configure(
@@ -232,21 +276,11 @@ def _load(name: str, config: PretrainedConfig) -> PreTrainedModel:
 def _from_hub(name: str, read: Callable[[], Any]) -> Any:
     """What `read` reads from the hub or a folder. Raises UserError if that fails."""
     try:
-        return read()
+        with one_try(name):
+            return read()
     except (OSError, ValueError, RuntimeError) as error:
         logger.debug("reading '%s' failed", name, exc_info=True)
         raise UserError(
             f"network.name='{name}': no encoder in such a folder, nor on the hub "
             f"({first_line(error)}); use a local folder, or '{SMALL}', which needs no files"
         ) from error
-
-
-def _position_limit(backbone: PreTrainedModel) -> int | None:
-    """The number of positions of an encoder with a learned table, None without one. The RoBERTa
-    family does not use the first padding_idx + 1 of them."""
-    tables = ("position_embeddings", "embed_positions", "wpe")
-    for name, module in backbone.named_modules():
-        if name.endswith(tables) and isinstance(module, nn.Embedding):
-            unused = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - unused
-    return None

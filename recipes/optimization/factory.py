@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from torch import optim
 
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError, first_line, nearest
 
 Constructor = Callable[..., optim.Optimizer]
 OptimizerImpl = Literal["auto", "fused", "foreach", "loop"]
@@ -68,8 +68,12 @@ def constructor_of(name: str) -> tuple[Constructor, set[str]]:
     def make(groups: list[dict[str, Any]], **kw: Any) -> optim.Optimizer:
         return create_optimizer_v2(groups, opt=name, filter_bias_and_bn=False, **kw)
 
-    known = set(inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters)
-    return make, known - FIXED
+    try:
+        made_by = get_optimizer_class(name, bind_defaults=False)
+    except (AssertionError, ImportError) as error:  # bitsandbytes and apex need packages and a GPU
+        problem = f"cannot be made here ({first_line(error)})"
+        raise UserError(f"optimizer.name={name}", problem, "use another, e.g. adamw") from error
+    return make, set(inspect.signature(made_by).parameters) - FIXED
 
 
 def _from_torch(constructor: Constructor) -> Constructor:

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.sources.image_folder import fitted, read_picture
+from datamodules.names import expanded, is_unicode, printable
+from datamodules.sources.pictures import fitted, read_picture
 from datamodules.sources.text import TextSource
 from datamodules.text.codec import Codec
 from datamodules.text.tokenizer import TextTokenizer
@@ -82,17 +83,25 @@ class Pictures:
 
     def read(self, item: Any) -> Tensor:
         if isinstance(item, (str, Path)):
-            path = Path(item).expanduser()
-            if not path.is_file():
-                raise UserError(f"{item}: no such file")
+            path = expanded(item)
+            if not path.exists() and not path.is_symlink():
+                raise UserError(f"{printable(str(item))}: no such file")
             return read_picture(path, self.shape[1:], self.mode)
         if isinstance(item, Image.Image):
-            return fitted(item, self.shape[1:], self.mode)
+            return self.from_pil(item)
         if isinstance(item, np.ndarray):
             return self.sized(self.from_array(item))
         if isinstance(item, Tensor) and item.ndim == 3:
             return self.sized(item)
         raise UserError(f"inputs: got {described(item)}; {self.expected}")
+
+    def from_pil(self, item: Image.Image) -> Tensor:
+        try:
+            return fitted(item, self.shape[1:], self.mode)
+        except UserError as error:
+            raise error.about("inputs") from None
+        except (OSError, SyntaxError, ValueError) as error:  # PIL reads a file when it is needed
+            raise UserError("inputs", f"a picture that cannot be read ({error})") from None
 
     def from_array(self, item: np.ndarray) -> Tensor:
         grey = item.ndim == 2
@@ -104,7 +113,14 @@ class Pictures:
     def sized(self, pixels: Tensor) -> Tensor:
         """[C, H, W] with the data's channels; uint8 of another shape is converted like a PIL
         image."""
-        if tuple(pixels.shape) == self.shape:
+        if pixels.is_floating_point() and not in_unit_range(pixels):
+            low, high = float(pixels.min()), float(pixels.max())
+            raise UserError(
+                f"inputs: got {described(pixels)} from {low:g} to {high:g}; expected uint8, or "
+                "floating in [0, 1]"
+            )
+        known = pixels.dtype == torch.uint8 or pixels.is_floating_point()
+        if known and tuple(pixels.shape) == self.shape:
             return pixels
         if pixels.dtype == torch.uint8 and len(pixels) in (1, 3, 4):
             array = pixels.cpu().permute(1, 2, 0).numpy()
@@ -157,6 +173,8 @@ class Texts:
                 f"inputs: got {described(item)}; expected texts, because the run was trained on "
                 "texts"
             )
+        if not is_unicode(item):
+            raise UserError(f"inputs: '{printable(item)[:60]}' is not valid Unicode")
         return item
 
     def view(self, items: list[Any], device: torch.device) -> Mapping[str, Tensor]:
@@ -166,6 +184,14 @@ class Texts:
         self.raw.fit(source)
         data = source.fetch(torch.arange(len(source)))
         return self.raw(data | {"words": data["words"].to(device)}, nothing_drawn)
+
+
+def in_unit_range(pixels: Tensor) -> bool:
+    """Whether all values are in [0, 1], up to rounding; False for NaN."""
+    if not pixels.numel():
+        return True
+    low, high = pixels.aminmax()
+    return bool(low >= -1e-4) and bool(high <= 1 + 1e-4)
 
 
 def described(item: Any) -> str:

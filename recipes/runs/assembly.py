@@ -1,6 +1,5 @@
 """From a composed config to the parts of a run: nothing here reads data or touches a device."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,17 +12,22 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.datamodule import StreamDataModule
 from datamodules.text.prepare import Tokenize
 from foundation.errors import UserError, raise_all
+from recipes.config.belonging import check_made
 from recipes.contract.composition import Composition, Environment, compose
 from recipes.contract.method import Method
 from recipes.contract.probe import Probe
 from recipes.engine.hardware import check_compiler
-from recipes.engine.trainer import CheckpointSettings, TrainerSettings
+from recipes.engine.trainer import CheckpointSettings, TrainerSettings, devices_of
 from recipes.networks.network import Network
 from recipes.optimization.build import check_optimizer
 from recipes.optimization.optimizers import OptimizerSettings
 from recipes.optimization.schedulers import Schedule
 from recipes.runs.changes import Change
+from recipes.runs.machine import check_device_list, check_strategy_name
+from recipes.runs.monitor import monitor_of
+from recipes.runs.network_checks import check_batch_norm, check_text_length
 from recipes.runs.precision import chosen_precision
+from recipes.runs.radii import check_radii
 from recipes.runs.spec import RunSpec, spec_of, with_values
 
 
@@ -70,6 +74,10 @@ class Assembly:
             network = self.build_network(tasks)
             for method in self.composition.implementing("surgery"):
                 method.surgery(network)
+        check_text_length(self.datamodule, network)
+        samples = self.datamodule.batch_size // devices_of(self.trainer)
+        if self.trainer.max_steps:
+            check_batch_norm(samples, network)
         return network
 
 
@@ -82,37 +90,37 @@ def families(config: DictConfig) -> dict[str, str]:
     return family_of
 
 
-def devices_of(settings: TrainerSettings) -> int:
-    """How many devices are asked for; 1 where Lightning decides."""
-    if isinstance(settings.devices, list):
-        return len(settings.devices) * settings.num_nodes
-    return settings.devices * settings.num_nodes if isinstance(settings.devices, int) else 1
-
-
-def make(node: DictConfig) -> Any:
-    """The object that a node describes. A `UserError` of its constructor comes out as it is,
-    without Hydra's words."""
+def make(node: DictConfig, key: str) -> Any:
+    """The object that the node at a key describes. A `UserError` of its constructor comes out as it
+    is, without Hydra's words; what does not belong at the key is one too."""
     try:
-        return instantiate(node, _convert_="all")
+        made = instantiate(node, _convert_="all")
     except InstantiationException as refusal:
         cause: BaseException | None = refusal
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__cause__
         raise cause or refusal from refusal
+    check_made(key, made)
+    return made
 
 
 def assemble(run: RunSpec | DictConfig) -> Assembly:
     """Instantiate data, methods and settings, and compose the methods. Raises `UserError` if they
     do not go together."""
     config = spec_of(run).config
-    trainer: TrainerSettings = make(config.trainer)
-    optimizer: OptimizerSettings = make(config.optimizer)
+    trainer: TrainerSettings = make(config.trainer, "trainer")
+    optimizer: OptimizerSettings = make(config.optimizer, "optimizer")
     check_optimizer(optimizer)
     datamodule = make_data(config)
     check_views(datamodule)
+    check_radii(config, datamodule.kind)
+    check_device_list(trainer)
+    check_strategy_name(trainer)
     check_batch(datamodule.batch_size, devices_of(trainer))
     nodes = config.get("methods") or {}
-    methods: dict[str, Method] = {str(key): make(node) for key, node in nodes.items()}
+    methods: dict[str, Method] = {
+        str(key): make(node, f"methods.{key}") for key, node in nodes.items()
+    }
     precision = chosen_precision(trainer, methods.values())
     environment = environment_of(config, datamodule, trainer, precision)
     composition = compose(methods, environment)
@@ -121,7 +129,7 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     check_losses(composition, float(config.supervised_weight))
     probes = probes_of(config, composition, environment)
     check_strategy(trainer, composition, environment, probes=bool(probes))
-    monitor = config.monitor or objective(config, probes, datamodule.info.disjoint)
+    monitor = monitor_of(config, datamodule.info, composition, probes)
     datamodule.request(composition.streams, composition.orders)
     return Assembly(
         config=with_values(config, {"monitor": monitor}),
@@ -130,18 +138,18 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
         trainer=trainer,
         precision=precision,
         optimizer=optimizer,
-        scheduler=make(config.scheduler),
+        scheduler=make(config.scheduler, "scheduler"),
         probes=probes,
-        checkpoint=make(config.checkpoint),
+        checkpoint=make(config.checkpoint, "checkpoint"),
     )
 
 
 def make_data(config: DictConfig) -> StreamDataModule:
     """The data of a run. A pretrained text encoder brings its tokenizer."""
-    datamodule: StreamDataModule = make(config.data)
+    datamodule: StreamDataModule = make(config.data, "data")
     text = datamodule.text
     if isinstance(text, Tokenize) and text.network is None and config.network.pretrained:
-        return make(with_values(config.data, {"text.network": config.network.name}))
+        return make(with_values(config.data, {"text.network": config.network.name}), "data")
     return datamodule
 
 
@@ -218,7 +226,7 @@ def probes_of(
     """The measurements under `evaluate`, by name. Raises `UserError` if one cannot be made of this
     run."""
     nodes = (config.get("evaluate") or {}).items()
-    probes = {str(name): make(node) for name, node in nodes if node}
+    probes = {str(name): make(node, f"evaluate.{name}") for name, node in nodes if node}
     errors: list[UserError] = []
     for name, probe in probes.items():
         if environment.kind not in probe.modalities:
@@ -232,29 +240,6 @@ def probes_of(
             errors.append(UserError(f"evaluate.{name}", refusal))
     raise_all(errors)
     return probes
-
-
-def objective(config: DictConfig, probes: Mapping[str, Probe], disjoint: bool) -> str:
-    """The metric that a run is judged by where the user names none: accuracy, or, where the heads
-    have nothing to say, the main value of a probe. Raises `UserError` where there is neither."""
-    if heads_speak(config, disjoint):
-        return "val/accuracy"
-    able = [probe for probe in probes.values() if probe.main and "val" in probe.parts]
-    if able:
-        return f"val/{able[0].main}"
-    if disjoint:
-        data = OmegaConf.select(config, "chosen.data") or "data"
-        key, why = f"data={data}", "is evaluated on classes that training does not have"
-    else:
-        key, why = "supervised_weight=0", "no head is taught"
-    problem = f"{why}, so there is no accuracy to judge the run by"
-    raise UserError(key, problem, "add evaluate/retrieval=default")
-
-
-def heads_speak(config: DictConfig, disjoint: bool) -> bool:
-    """Whether what the heads say in evaluation means anything: they are taught, and asked about
-    their own classes."""
-    return not disjoint and config.supervised_weight > 0
 
 
 def check_losses(composition: Composition, supervised: float) -> None:

@@ -39,7 +39,7 @@ PLACE = {
     "data.device_memory": "where the data wait",
     "data.eval_batch_size": "how many samples are measured at once",
 }
-# What is measured and how it is told: a run that is under way may change it, a finished one has
+# What is measured and how it is reported: a run that is under way may change it, a finished one has
 # been measured.
 MEASURED = {
     "evaluate.*": "measurements, which do not teach",

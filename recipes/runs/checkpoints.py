@@ -102,7 +102,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step == self.saved and due == self.due:
             return
         if due and trainer.global_step == trainer.max_steps:
-            return  # a run that goes on with nothing to train would not validate
+            return  # a resumed run with nothing left to train would not validate
         recipe = cast(Recipe, trainer.lightning_module)
         recipe.traces.check()
         recipe.estimate_moments()  # the averaged network in the file has moments of its own

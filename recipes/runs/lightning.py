@@ -2,25 +2,18 @@
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from foundation.errors import UserError, first_sentence
 from recipes.contract.method import Method
-from recipes.engine import sharding
 from recipes.engine.lean import NoProfiler, drop_empty_hooks
-from recipes.engine.trainer import TrainerSettings
-from recipes.runs.assembly import Assembly, devices_of
+from recipes.runs.assembly import Assembly
 from recipes.runs.checkpoints import AtomicFiles
-
-# settings of which this machine or this Lightning may have other values only
-SHOWN_SETTINGS = ("accelerator", "devices", "strategy", "precision")
+from recipes.runs.machine import available, check_half_precision, trainer_arguments
 
 
 def build_trainer(
@@ -29,16 +22,9 @@ def build_trainer(
     """A Trainer with our samplers, validation by steps, gradients in evaluation."""
     quieten()
     settings = assembly.trainer
-    strategy: Any = settings.strategy
-    if strategy == sharding.FSDP:
-        strategy = sharding.strategy(devices_of(settings))
     with available(settings):
         trainer = pl.Trainer(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            strategy=strategy,
-            precision=assembly.precision,  # type: ignore[arg-type]
+            **trainer_arguments(settings, assembly.precision),
             max_steps=settings.max_steps,
             accumulate_grad_batches=settings.accumulate_grad_batches,
             gradient_clip_val=settings.gradient_clip_val,
@@ -60,35 +46,8 @@ def build_trainer(
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         drop_empty_hooks(callback)
-    check_half_precision(assembly, str(trainer.precision))
+    check_half_precision(settings, assembly.precision, trainer)
     return trainer
-
-
-def check_half_precision(assembly: Assembly, taken: str) -> None:
-    """Raise `UserError` if Lightning took another precision than asked for."""
-    if assembly.precision.startswith("16") and taken.startswith("bf16"):
-        raise UserError(
-            f"trainer.precision={assembly.trainer.precision}",
-            f"a CPU has no fp16 training, Lightning would take {taken} in its place",
-            f"write trainer.precision={taken}, or 32-true",
-        )
-
-
-@contextmanager
-def available(settings: TrainerSettings) -> Iterator[None]:
-    """Accelerators, strategies and precisions that this machine or this Lightning does not have are
-    one line."""
-    try:
-        yield
-    except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
-        asked = []
-        for name in SHOWN_SETTINGS:
-            value = getattr(settings, name)
-            if value != getattr(TrainerSettings, name):
-                asked.append(f"trainer.{name}={value}")
-        remedy = "expected what this machine has, as trainer.accelerator=auto finds it"
-        key = ", ".join(asked) or "trainer"
-        raise UserError(key, first_sentence(error), remedy) from error
 
 
 def quieten() -> None:

@@ -14,6 +14,8 @@ from recipes.engine.hardware import backend_of, on_gpu, use_channels_last
 from recipes.networks.network import Network
 from recipes.optimization.build import chosen_impl
 from recipes.runs.assembly import Assembly
+from recipes.runs.remarks import remarks
+from recipes.runs.title import recipe_title
 from recipes.services.teacher import final_decay
 
 AFTER_THE_RUN = ("save_artifacts", "merge")
@@ -37,10 +39,11 @@ def called(node: Any) -> str:
     return f"{str(node['_target_']).rpartition('.')[2]}({', '.join(given)})"
 
 
-def describe(assembly: Assembly, network: Network) -> str:
-    """The plan as text. `network` may live on the meta device."""
+def describe(assembly: Assembly, network: Network, trained: bool = False) -> str:
+    """The plan as text. `network` may live on the meta device. trained: its weights come from an
+    earlier stage."""
     sections = [
-        ("recipe", [assembly.chosen("recipe")]),
+        ("recipe", [recipe_title(assembly.config)]),
         ("data", _data(assembly)),
         ("streams and views", _streams(assembly)),
         ("network", _network(assembly, network)),
@@ -49,6 +52,8 @@ def describe(assembly: Assembly, network: Network) -> str:
         ("optimization", _optimization(assembly, network)),
         ("evaluation", _evaluation(assembly)),
     ]
+    if noted := remarks(assembly, network, trained):
+        sections.append(("remarks", noted))
     if assembly.changes:
         sections.append(
             ("settings changed since the run began", [str(change) for change in assembly.changes])

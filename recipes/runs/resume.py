@@ -173,7 +173,7 @@ def resume_point(spec: RunSpec) -> Resume:
     differing: list[Difference] = []
     if "config" in origin:
         differing = differences(parsed(origin["config"], source), plain(spec.config))
-    # a run that asks for fewer steps than are done has nothing left, and is told so
+    # a run that asks for fewer steps than are done has nothing left, which is an error
     differing = [d for d in differing if d.key != MAX_STEPS or d.new >= done]
     earlier = [Change(**entry) for entry in origin.get("changes", [])]
     changes = [*earlier, *(Change.of(d, done) for d in differing)]

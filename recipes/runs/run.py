@@ -33,16 +33,20 @@ from recipes.engine.recipe import Recipe
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.loggers.console import RouxProgressBar, print_final
 from recipes.report.page import write_report
-from recipes.runs.assembly import Assembly, assemble, heads_speak, plain
+from recipes.runs.assembly import Assembly, assemble, plain
 from recipes.runs.changes import config_text
 from recipes.runs.checkpoint_files import PREVIOUS, run_folder, writing
 from recipes.runs.checkpoints import LastCheckpoint
 from recipes.runs.collect import collect
 from recipes.runs.lightning import build_trainer, hooked_methods, quieten, uses_hooks
+from recipes.runs.machine import check_machine
+from recipes.runs.monitor import heads_speak
 from recipes.runs.parts import make_optimizer, make_tasks
 from recipes.runs.plan import describe
 from recipes.runs.preemption import Termination
 from recipes.runs.provenance import provenance
+from recipes.runs.ranks import further_rank, notify
+from recipes.runs.remarks import remarks
 from recipes.runs.resume import Resume, identity, resume_point
 from recipes.runs.spec import Result, RunSpec
 from recipes.services.statistics import ClassStatistics
@@ -82,14 +86,20 @@ class Parts:
 def run(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
     """Train, evaluate and write the run's folder. `dry_run` prints the plan and stops. callbacks:
     further ones of Lightning's."""
+    quieten()
     assembly = assemble(spec)
+    check_machine(assembly.trainer, assembly.precision)
     if spec.dry_run:
         print(describe(assembly, assembly.meta_network()), end="")
         return Result({}, assembly.monitor)
     resume = resume_point(spec) if spec.resume else None
     if resume:
         assembly = replace(assembly, changes=resume.changes)
-    plan = describe(assembly, assembly.meta_network())
+    network = assembly.meta_network()
+    trained = bool(spec.weights_of)
+    plan = describe(assembly, network, trained)
+    if not further_rank():
+        notify([f"note: {line}" for line in remarks(assembly, network, trained)])
     recipe = set_up(assembly)
     if resume:
         resume.check(spec, assembly, recipe)

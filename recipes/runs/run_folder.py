@@ -175,5 +175,5 @@ def written_config(path: Path) -> dict[str, Any]:
 
 
 def comparable_config(tree: Any) -> dict[str, Any]:
-    """What the config says of the run apart from its paths."""
+    """The config of the run without its paths."""
     return {key: value for key, value in tree.items() if key not in OWN}

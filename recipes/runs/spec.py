@@ -1,4 +1,4 @@
-"""What a run is told, fixed before anything is built."""
+"""The specification of a run, fixed before anything is built."""
 
 import copy
 from collections.abc import Mapping, Sequence

@@ -30,6 +30,7 @@ from foundation.files import write_text
 from recipes.runs.assembly import assemble
 from recipes.runs.changes import config_text, differences, parsed, plain, shown
 from recipes.runs.checkpoint_files import clear, has_checkpoint, resumable
+from recipes.runs.machine import check_machine
 from recipes.runs.plan import describe
 from recipes.runs.resume import check_changes, listed, resume_point
 from recipes.runs.run import run
@@ -112,8 +113,9 @@ def plan_stages(spec: RunSpec) -> str:
 
 def plan_stage(stage: RunSpec) -> str:
     assembly = assemble(stage)
+    check_machine(assembly.trainer, assembly.precision)
     weights = f", begins with the weights of {stage.weights_of}" if stage.weights_of else ""
-    plan = describe(assembly, assembly.meta_network())
+    plan = describe(assembly, assembly.meta_network(), trained=bool(stage.weights_of))
     return f"stage {stage.stage}{weights}\n\n{plan}"
 
 

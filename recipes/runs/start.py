@@ -5,7 +5,6 @@ overrides | ready: resolve | RunSpec | settle_folder | RunSpec | run, or its sta
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from foundation.errors import UserError, raise_all
 from foundation.fast_imports import gc_paused
 from recipes.config.groups import CONFIGS
+from recipes.runs.ranks import further_rank, notify
 
 if TYPE_CHECKING:
     from recipes.runs.run_folder import Settled
@@ -92,19 +92,6 @@ def checked(settled: "Settled", spec: "RunSpec") -> "Settled":
             errors.append(error)
     raise_all(errors)
     return settled.resuming(resume)
-
-
-def further_rank() -> bool:
-    """Whether this process is a rank other than the first, which settles and checks the paths for
-    all."""
-    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return any(rank.isdigit() and int(rank) > 0 for rank in ranks)
-
-
-def notify(lines: Sequence[str]) -> None:
-    """Print lines for the user, beside what a command prints on stdout."""
-    for line in lines:
-        print(line, file=sys.stderr)
 
 
 @contextmanager

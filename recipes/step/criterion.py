@@ -58,6 +58,13 @@ def of_target(table: Tensor, target: Tensor) -> Tensor:
     return table.gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1) * (target >= 0)
 
 
+def label_mass(target: Tensor) -> Tensor:
+    """The share of every sample that has a label, float32 [N]: 1, and 0 where it is missing (-1);
+    Σ_c t_c for dense targets, which is between the two where a labeled sample was mixed with an
+    unlabeled one."""
+    return (target >= 0).float() if target.ndim == 1 else target.sum(1)
+
+
 @dataclass(frozen=True)
 class Criterion:
     """L_i = Σ_c t_ic Π_m w_m(z', t)_ic · ℓ_c(z')_i with z' = a_k(… a_1(z)) and ℓ_c = -log p_c,

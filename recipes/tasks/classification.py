@@ -6,11 +6,16 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from recipes.step.criterion import cross_entropy
+from foundation.errors import UserError
+from recipes.step.criterion import cross_entropy, label_mass
 from recipes.step.step import Step
+
+METRICS = ("accuracy", "balanced_accuracy", "loss")
+# of classes by their number of training samples; each has a metric accuracy_GROUP
+GROUPS = ("many", "medium", "few")
 
 
 class Evaluation(Protocol):
@@ -18,7 +23,9 @@ class Evaluation(Protocol):
 
     def update(self, logits: Tensor, target: Tensor) -> None: ...
 
-    def compute(self) -> dict[str, Tensor]: ...
+    def compute(self) -> dict[str, Tensor]:
+        """Values by name. UserError where outputs were not numbers."""
+        ...
 
     def reset(self) -> None: ...
 
@@ -47,11 +54,8 @@ def shot_groups(counts: Tensor, shots: tuple[int, int] = (20, 100)) -> dict[str,
     Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019, arXiv 1904.05160.)
     """
     low, high = shots
-    masks = {
-        "many": counts > high,
-        "medium": (counts >= low) & (counts <= high),
-        "few": counts < low,
-    }
+    of_size = (counts > high, (counts >= low) & (counts <= high), counts < low)
+    masks = dict(zip(GROUPS, of_size, strict=True))
     filled = {name: mask for name, mask in masks.items() if mask.any()}
     return filled if len(filled) > 1 else {}
 
@@ -59,7 +63,9 @@ def shot_groups(counts: Tensor, shots: tuple[int, int] = (20, 100)) -> dict[str,
 class ClassificationEvaluation(nn.Module):
     """accuracy = Σ_c n_cc / n; balanced_accuracy = mean of n_cc / n_c over the classes with test
     samples; accuracy_GROUP = the same mean over a group's classes, omitted where none has samples;
-    loss = mean cross-entropy.
+    loss = mean cross-entropy. Without any label there are no metrics.
+
+    A sample whose logits are NaN has no class, so `compute` raises UserError.
 
     groups: masks [C] by name.
     """
@@ -67,25 +73,35 @@ class ClassificationEvaluation(nn.Module):
     def __init__(self, classes: int, groups: Mapping[str, Tensor] | None = None):
         super().__init__()
         self.confusion = MulticlassConfusionMatrix(classes, ignore_index=-1)
-        self.loss = MeanMetric()
+        # NaN is counted, not removed from the sum with a warning
+        self.loss = SumMetric(nan_strategy="disable")
+        self.undefined = SumMetric(nan_strategy="disable")
         self.groups = list(groups or {})
         for name, mask in (groups or {}).items():
             self.register_buffer(f"group_{name}", mask, persistent=False)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         self.confusion.update(logits, target)
-        known = (target >= 0).float()
-        self.loss.update(cross_entropy(logits, target), known)
+        losses = cross_entropy(logits, target)
+        self.loss.update(losses)
+        self.undefined.update(losses.isnan().sum())
 
     def compute(self) -> dict[str, Tensor]:
         matrix = self.confusion.compute().float()
         support = matrix.sum(1)
+        undefined = int(self.undefined.compute())
+        if undefined:
+            raise UserError(
+                f"the logits of {undefined} of {int(support.sum())} samples are NaN or infinite"
+            )
+        if not support.any():
+            return {}
         correct = matrix.diagonal()
         recall = torch.where(support > 0, correct / support.clamp_min(1), torch.zeros_like(correct))
         values = {
-            "accuracy": correct.sum() / support.sum().clamp_min(1),
-            "balanced_accuracy": recall.sum() / (support > 0).sum().clamp_min(1),
-            "loss": self.loss.compute(),
+            "accuracy": correct.sum() / support.sum(),
+            "balanced_accuracy": recall.sum() / (support > 0).sum(),
+            "loss": self.loss.compute() / support.sum(),
         }
         for name in self.groups:
             seen = self.get_buffer(f"group_{name}") & (support > 0)
@@ -96,6 +112,7 @@ class ClassificationEvaluation(nn.Module):
     def reset(self) -> None:
         self.confusion.reset()
         self.loss.reset()
+        self.undefined.reset()
 
     def matrix(self) -> Tensor:
         return self.confusion.compute()
@@ -106,7 +123,8 @@ class ClassificationTask:
 
     classes: names.
     partial: some samples have no label for this task (index -1); the mean is then over the samples
-        with a label, counted over the global batch.
+        with a label: Σ_i Σ_c t_ic ℓ_ic / Σ_i Σ_c t_ic, counted over the global batch of
+        a micro-batch.
     weight: of the supervised term; 0 omits it.
     groups: masks [C] of classes with a metric of their own, by name.
     """
@@ -131,14 +149,14 @@ class ClassificationTask:
         if self.weight == 0:
             return
         target = step.inputs["labeled"].targets[self.name]
-        present = None
-        if self.partial:
-            present = (target >= 0) if target.ndim == 1 else target.sum(1)
+        # a target of mass m has m times the loss, so the mask only selects
+        labels = label_mass(target) if self.partial else None
         step.term(
             step.term_name("supervised", self.name),
             step.classify("labeled", self.name, "labeled"),
             weight=self.weight,
-            mask=present,
+            mask=None if labels is None else labels > 0,
+            counts=labels,
             denominator="confident" if self.partial else "samples",
             task=self.name,
         )

@@ -58,6 +58,40 @@ MISTAKES = {
         "regularization=mixp: there is no regularization 'mixp'; did you mean 'mixup'?",
     ),
     "unknown key": (["sed=1"], "sed: unknown key; did you mean 'seed'?"),
+    "key of another tool": (
+        ["epochs=3"],
+        "epochs: unknown key; runs are counted in optimizer steps: write trainer.max_steps=…",
+    ),
+    "key of another tool in a section": (
+        ["trainer.max_epochs=3"],
+        "trainer.max_epochs: unknown key; runs are counted in optimizer steps: write "
+        "trainer.max_steps=…",
+    ),
+    "key without its section": (
+        ["batch_size=8"],
+        "batch_size: unknown key; did you mean 'data.batch_size'?",
+    ),
+    "usual name of a choice": (["model=resnet18"], "model: unknown key; write network.name=…"),
+    "recipe that is like none": (
+        ["recipe=zzz"],
+        "recipe=zzz: there is no recipe 'zzz'; known: balanced_softmax, crt, fixmatch and 28 more",
+    ),
+    "optimizer of timm's that is like none": (
+        ["optimizer=named", "optimizer.name=zzz"],
+        "optimizer.name: there is no 'zzz'; known: adabelief, adadelta, adafactor and 99 more",
+    ),
+    "value that three settings take": (
+        ["seed=abc"],
+        "seed: got 'abc', expected a whole number between 0 and 4294967295",
+    ),
+    "value that a second view takes": (
+        ["data.views.weak.shift=5"],
+        "data.views.weak.shift: got 5, expected a number between 0 and 0.5",
+    ),
+    "target that is a list": (
+        ["trainer._target_=[a,b]"],
+        "trainer._target_: got ['a', 'b'], expected the dotted path of a class or function",
+    ),
     "key under a method that is not there": (
         ["methods.mixup.alpha=2"],
         "methods.mixup.alpha: method 'mixup' is not part of this run; add regularization=mixup",
@@ -135,7 +169,8 @@ MISTAKES = {
     ),
     "csv without a label": (
         [TEXT, f"{FILE}=unlabeled.csv"],
-        "unlabeled.csv:3: label missing (column 'label' is empty); expected one in every row",
+        "unlabeled.csv:3: label missing (column 'label' is empty); expected one in every row, "
+        "or data.source.unlabeled=true",
     ),
     "csv without the column": (
         [TEXT, f"{FILE}=columns.csv"],
@@ -224,8 +259,7 @@ MISTAKES = {
     ),
     "unknown strategy": (
         ["trainer.strategy=dpp"],
-        "trainer.strategy=dpp: You selected an invalid strategy name: `strategy='dpp'`; "
-        "expected what this machine has, as trainer.accelerator=auto finds it",
+        "trainer.strategy=dpp: Lightning has no such strategy; did you mean 'ddp'?",
     ),
     "a flag": (
         ["--recipe=fixmatch"],
@@ -326,13 +360,16 @@ def test_two_gpus_on_a_machine_without(place):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
-@pytest.mark.parametrize("precision", ["16-mixed", "16"])
-def test_half_precision_that_the_processor_lacks(place, precision):
-    outcome = roux(*QUIET, TWO_STEPS, f"trainer.precision={precision}")
+@pytest.mark.parametrize("start", [TWO_STEPS, "dry_run=true"])
+@pytest.mark.parametrize(
+    ("precision", "other"),
+    [("16-mixed", "bf16-mixed"), ("16", "bf16-mixed"), ("16-true", "bf16-true")],
+)
+def test_half_precision_that_the_processor_lacks(place, precision, other, start):
+    outcome = roux(*QUIET, start, f"trainer.precision={precision}")
     assert outcome.lines == [
-        f"error: trainer.precision={precision}: a CPU has no fp16 training, Lightning would take "
-        "bf16-mixed in its "
-        "place; write trainer.precision=bf16-mixed, or 32-true"
+        f"error: trainer.precision={precision}: a CPU has no fp16 training; "
+        f"write trainer.precision={other}, or 32-true"
     ]
     assert not (place / "outputs").exists()
 

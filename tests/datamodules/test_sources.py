@@ -297,7 +297,10 @@ def test_an_unreadable_picture_is_named_in_one_line_from_any_process(tmp_path, w
     for path in (tmp_path / "bee").iterdir():
         path.write_bytes(b"not a picture")
     data = StreamDataModule(
-        ImageFolder(size=8), root=str(tmp_path), batch_size=30, num_workers=workers
+        ImageFolder(size=8, check="none"),
+        root=str(tmp_path),
+        batch_size=30,
+        num_workers=workers,
     )
     data.place(0, 1, 3)
     data.setup()

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from datamodules.source import Splits
 from datamodules.sources.text import TextSource
 from datamodules.text import Codec, Tokenize, load_tokenizer, train_tokenizer
+from datamodules.text.tokenizer import wrap
 from datamodules.views.text import Raw
 from foundation.errors import UserError
 from tests.support.text_sets import TEXTS, byte_level, decoded, draws, real, source
@@ -196,3 +198,18 @@ def test_length_must_hold_more_than_special_tokens():
 def test_source_without_codec_says_so():
     with pytest.raises(RuntimeError, match="no codec"):
         plain(TEXTS).fetch(torch.arange(2))
+
+
+def test_ids_with_gaps_fit_into_the_table():
+    """A vocabulary of 6 tokens whose largest id is 40 needs 41 rows."""
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "good": 17, "film": 40}
+    backend = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer = wrap(backend, "gaps", 0, None)
+    assert backend.get_vocab_size() == 6
+    assert tokenizer.size == 41
+    words = Codec(tokenizer, 8).encode(["good film"])
+    assert words.shape == (1, 2)
+    rows = torch.nn.Embedding(tokenizer.size, 4)
+    ids = torch.tensor([i for word in tokenizer.encode(["good film"])[0] for i in word[0]])
+    assert rows(ids).shape == (2, 4)

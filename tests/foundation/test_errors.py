@@ -2,6 +2,8 @@
 
 import pickle
 
+import pytest
+
 from foundation.errors import (
     ConfigErrors,
     UserError,
@@ -54,3 +56,42 @@ def test_nearest_names():
     assert did_you_mean(None) == "" and did_you_mean("a") == "did you mean 'a'?"
     assert nearest("sed", ["seed", "lr"]) == "did you mean 'seed'?"
     assert nearest("zzz", ["b", "a"]) == "known: a, b" and nearest("zzz", []) == "known: none"
+
+
+MANY = ["adam", "adamw", "sgd", *(f"name_{i}" for i in range(40))]
+
+
+def test_a_long_list_is_cut_to_the_nearest():
+    assert nearest("adwm", MANY) == "did you mean 'adam'?"
+    assert nearest("nbme", MANY).startswith("did you mean 'name_")
+    assert nearest("dagam_w_x", MANY) == "the nearest of 43: adamw, adam, name_0"
+    assert nearest("zzz", MANY) == "known: adam, adamw, name_0 and 40 more"
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("notes.py", "setup.py"),
+        ("data.csv", "mine.csv"),
+        ("evaluate.zzz", "evaluate.attack"),
+        ("val/foo", "val/loss"),
+        ("folder/cat", "folder/dog"),
+    ],
+)
+def test_a_suggestion_shares_more_than_an_ending_or_a_section(name, other):
+    assert nearest_name(name, [other]) is None
+    assert "did you mean" not in nearest(name, [other])
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("Fixmatch", "fixmatch"),
+        ("notse.py", "notes.py"),
+        ("val/acuracy", "val/accuracy"),
+        ("evaluate.atack", "evaluate.attack"),
+        ("emty.csv", "empty.csv"),
+    ],
+)
+def test_a_slip_is_found(name, other):
+    assert nearest(name, [other, "zzz"]) == f"did you mean '{other}'?"

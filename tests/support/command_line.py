@@ -20,6 +20,7 @@ from pydantic import Field
 # true one
 import recipes.runs.stages  # noqa: F401
 from recipes.config.groups import CONFIGS, families
+from recipes.contract.method import Method
 from recipes.runs.spec import Result, RunSpec
 from recipes.sweeps import child, process
 
@@ -40,12 +41,12 @@ FILES = {
 }
 
 
-class Threshold:
+class Threshold(Method):
     def __init__(self, tau: Annotated[float, Field(ge=0, le=1)] = 0.95, weight: float = 1.0):
         self.tau, self.weight = tau, weight
 
 
-class LowRank:
+class LowRank(Method):
     def __init__(self, rank: Annotated[int, Field(ge=1)] = 4):
         self.rank = rank
 

@@ -120,7 +120,6 @@ SEVERAL_TASKS: dict[str, dict[str, Any]] = {
 }
 
 SHARED = (
-    "recipe=supervised",
     "optimizer=sgd",
     # decay would move a parameter that gets no gradient
     "optimizer.weight_decay=0.0",

@@ -19,8 +19,9 @@ from transformers import (
 
 from methods.peft.surgeon import PEFTMethod
 from recipes.networks import build_network
+from recipes.networks.encoders import encoder_part
 from recipes.networks.network import Network
-from recipes.networks.text import TextNetwork
+from recipes.networks.text import TextNetwork, around_encoder
 from recipes.step import Embedded
 
 VIT = {"embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -85,11 +86,9 @@ def network(name: str, tasks: dict[str, int] | None = None, seed: int = 0) -> Ne
 
 def text_network(encoder: Any, tasks: dict[str, int], pooling: Any = "mean") -> TextNetwork:
     """As `build_text` finishes an encoder."""
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
     if encoder.config._attn_implementation == "sdpa":
         encoder.set_attn_implementation("roux_sdpa")
-    return TextNetwork(encoder, tasks, pooling=pooling).train()
+    return around_encoder(encoder_part(encoder), tasks, pooling, drop_rate=0.0).train()
 
 
 def operate(method: PEFTMethod, made: Network, key: str) -> Network:

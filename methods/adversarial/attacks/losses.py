@@ -14,7 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from recipes.step.criterion import cross_entropy
+from foundation.errors import UserError
+from recipes.step.criterion import cross_entropy, of_target, one_hot
+from recipes.tasks.classification import Task
 
 Logits = Mapping[str, Tensor]  # by task
 Model = Callable[[Tensor], Logits]
@@ -25,23 +27,24 @@ _COUNTS: ContextVar[list[Tensor] | None] = ContextVar("counts", default=None)
 SCALE = 1024.0
 
 
-def others(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """(z_y, max_{j≠y} z_j), [N] each. target: [N], -1 counts as class 0."""
-    own = target.clamp_min(0).unsqueeze(1)
-    return logits.gather(1, own).squeeze(1), logits.scatter(1, own, -torch.inf).amax(1)
-
-
 def margin(logits: Tensor, target: Tensor) -> Tensor:
-    """max_{j≠y} z_j - z_y: positive for a misclassified sample."""
-    right, wrong = others(logits, target)
-    return wrong - right
+    """max_{j≠y} z_j - z_y: positive for a misclassified sample; Σ_c t_c of it for dense targets."""
+    if target.ndim == 2:
+        # the largest of the others is the second for the best class, and the best for all others
+        best = logits.topk(min(2, logits.shape[1]), dim=1)
+        is_best = one_hot(best.indices[:, 0], logits.shape[1]).bool()
+        wrong = torch.where(is_best, best.values[:, -1:], best.values[:, :1])
+        return of_target(wrong - logits, target)
+    own = target.clamp_min(0).unsqueeze(1)  # a missing label counts as class 0
+    wrong = logits.scatter(1, own, -torch.inf).amax(1)
+    return wrong - logits.gather(1, own).squeeze(1)
 
 
 def dlr(logits: Tensor, target: Tensor) -> Tensor:
     """-(z_y - max_{j≠y} z_j) / (z₍₁₎ - z₍₃₎ + 1e-12), difference of logits ratio (Croce and Hein,
-    ICML 2020, arXiv 2003.01690): free of the logits' scale. With two classes the denominator is
-    z₍₁₎ - z₍₂₎."""
-    top = logits.topk(min(3, logits.shape[1]), dim=1).values
+    ICML 2020, arXiv 2003.01690): free of the logits' scale. It needs three classes: with two it
+    would be ±1."""
+    top = logits.topk(3, dim=1).values
     return margin(logits, target) / (top[:, 0] - top[:, -1] + 1e-12)
 
 
@@ -66,6 +69,18 @@ def objective(
         return sign * reduce(add, losses)
 
     return values
+
+
+def check_loss(key: str, loss: Loss, tasks: Mapping[str, Task]) -> None:
+    """UserError where the loss cannot be raised: dlr with fewer than three classes."""
+    for name, task in tasks.items():
+        if loss == "dlr" and task.outputs < 3:
+            raise UserError(
+                f"{key}.loss=dlr",
+                f"task '{name}' has {task.outputs} classes, with which this loss is constant and "
+                "has no gradient; expected at least 3",
+                "use margin or ce",
+            )
 
 
 def _known(values: Tensor, target: Tensor) -> Tensor:

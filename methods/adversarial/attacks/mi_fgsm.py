@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 
 from methods.adversarial.attacks.losses import Objective, input_gradient
-from methods.adversarial.attacks.threat import TINY, Threat, per_sample
+from methods.adversarial.attacks.threat import Threat
+from methods.directions import unit
 
 
 def accumulate(buffer: Tensor, gradient: Tensor, momentum: float) -> Tensor:
     """m ← μ m + g / ‖g‖₁ per sample; a gradient that is zero or not finite adds zero, not NaN."""
     gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
-    norm = gradient.flatten(1).abs().sum(1).clamp_min(TINY)
-    return momentum * buffer + gradient / per_sample(norm, gradient)
+    return momentum * buffer + unit(gradient, 1.0)
 
 
 def mi_fgsm(

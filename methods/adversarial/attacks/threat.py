@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from foundation.randomness import RowNumbers
+from methods.directions import unit
 from recipes.step import Embedded
 
 Norm = Literal["linf", "l2"]
@@ -70,7 +71,7 @@ class Threat:
         gradient = self.masked(torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0))
         if self.norm == "linf":
             return gradient.sign()
-        return gradient / per_sample(length(gradient).clamp_min(TINY), gradient)
+        return unit(gradient)
 
     def project(self, x: Tensor, moved: Tensor) -> Tensor:
         """The point of the ball around x nearest to `moved`, then clipped to the box."""

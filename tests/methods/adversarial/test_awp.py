@@ -80,3 +80,13 @@ def test_refusals():
         UserError, match=r"methods.awp is not exact with trainer.accumulate_grad_batches=2"
     ):
         train({"awp": AWP()}, accumulate=2)
+
+
+def test_the_smallest_gradient_moves_as_far_as_any():
+    """The squares of 1e-30 underflow."""
+    w = [torch.full((2, 3), 2.0)]
+    g = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    (large,) = perturbation(w, [g], 0.1)
+    (small,) = perturbation(w, [1e-30 * g], 0.1)
+    torch.testing.assert_close(small, large)
+    assert float(large.norm()) == pytest.approx(0.1 * float(w[0].norm()))

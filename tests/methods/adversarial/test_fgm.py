@@ -4,9 +4,9 @@ import torch.nn.functional as F
 
 from methods.adversarial.attacks.threat import Threat
 from methods.adversarial.fgm import FGM
-from recipes.step import Embedded
+from recipes.step import Embedded, Input
 from tests.support.attack_loops import assert_same, clipped, descend, logits, weak_batches
-from tests.support.harness import Setup, train
+from tests.support.harness import Setup, step_with, train
 
 
 def test_the_step_of_the_specification():
@@ -55,6 +55,22 @@ def test_missing_labels_count_for_nobody():
         row["train/fgm"] == pytest.approx(row["train/supervised"], rel=1e-5)
         for row in result.history
     )
+
+
+def test_its_term_is_the_criterion_of_the_supervised_one_on_perturbed_inputs():
+    """Adjusted logits, and a target of mass one half counts one half."""
+    logits = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.5, 0.5]])
+    shift = torch.tensor([0.0, 3.0])
+    mass = torch.tensor([1.0, 0.5, 0.0])
+    targets = torch.stack([mass, torch.zeros(3)], 1)
+    at = step_with({"fgm": logits}, adjust=lambda step, z, *rest: z + shift)
+    at.add(Input("fgm", Embedded(torch.zeros(3, 1)), {"label": targets}))
+    method = FGM()
+    method.key = "fgm"
+    method.terms(at, context=None)
+    losses = -torch.log_softmax(logits + shift, 1)[:, 0]
+    expected = (mass * losses).sum() / 1.5
+    torch.testing.assert_close(at.terms["fgm"].reduced(), expected)
 
 
 def test_weight_zero_is_plain_training():

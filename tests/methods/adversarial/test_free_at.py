@@ -34,21 +34,36 @@ def test_true_steps_equal_a_plain_loop():
     """Views of the first replay, one backward for weights and δ, δ kept by row; the harness brings
     other samples at every step, which the order would not."""
     setup, eps = Setup(steps=5), 0.1
-    result = train({"free_at": FreeAT(eps=eps, replays=2)}, steps=5)
+    result = train({"free_at": FreeAT(eps=eps, replays=2)}, steps=5, view=clipped)
     network, delta = setup.network(), torch.zeros(6, 3, 8, 8)
     for position, batch in enumerate(setup.batches({"labeled"})):
         first = Randomness(setup.seed, position - position % 2)
-        x = noisy_view(Stream("labeled", **batch["labeled"]), "weak", first)
-        delta.requires_grad_(True)
+        x = clipped(Stream("labeled", **batch["labeled"]), "weak", first)
+        seen = (x + delta).clamp(0, 1).requires_grad_(True)
         loss = F.cross_entropy(
-            logits(network, Embedded((x + delta).clamp(0, 1))), batch["labeled"]["targets"]["label"]
+            logits(network, Embedded(seen)), batch["labeled"]["targets"]["label"]
         )
-        *gradients, g = torch.autograd.grad(loss, [*network.parameters(), delta])
+        *gradients, g = torch.autograd.grad(loss, [*network.parameters(), seen])
+        # a pixel on a bound may move, one beyond it is held there
+        g = g * ((x + delta >= 0) & (x + delta <= 1))
         delta = (delta.detach() + eps * g.sign()).clamp(-eps, eps)
         descend(network, gradients, setup.lr)
     assert_same(result, network)
     torch.testing.assert_close(result.recipe.method_modules["free_at"].delta, delta)
     assert result.recipe.network.calls == 5
+
+
+def test_pixels_on_a_bound_are_perturbed_like_all_others():
+    """Pictures of 0 and 1 alone, as scanned digits are: after one step δ is ±eps everywhere."""
+
+    def black_and_white(stream, view, randomness):
+        return (noisy_view(stream, "raw", randomness) > 0.3).float()
+
+    result = train({"free_at": FreeAT(eps=0.1)}, steps=1, view=black_and_white)
+    delta = result.recipe.method_modules["free_at"].delta
+    # the network's convolutions with stride 2 do not see the last row and column
+    seen = delta[..., :7, :7].abs()
+    torch.testing.assert_close(seen, torch.full((6, 3, 7, 7), 0.1))
 
 
 def test_radius_zero_with_one_replay_is_plain_training_on_clipped_pixels():

@@ -41,6 +41,15 @@ def test_the_first_perturbation():
     )
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_gradient_of_a_confident_sample_moves_as_far_as_any(norm):
+    g = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    x = torch.zeros(2, 3, 4)
+    threat = Threat(norm, torch.inf, box=None)
+    small = ascend(x, x, 1e-30 * g, threat, 0.1)
+    torch.testing.assert_close(small, ascend(x, x, g, threat, 0.1))
+
+
 def test_linf_moves_along_the_gradient_over_its_largest_entry():
     g = torch.tensor([[1.0, -4.0]])
     there = ascend(torch.zeros(1, 2), torch.zeros(1, 2), g, Threat("linf", 0.15, None), 0.2)

@@ -15,7 +15,7 @@ from methods.semi_supervised.fixmatch import FixMatch
 from recipes.networks.network import eval_mode
 from recipes.step import Embedded
 from tests.support.attack_loops import assert_same, clipped, descend, logits, weak_batches
-from tests.support.harness import Setup, train, values_differ
+from tests.support.harness import Setup, build, train, values_differ
 
 
 def test_true_steps_equal_a_plain_loop():
@@ -136,3 +136,9 @@ def test_one_owner_of_the_attack_and_full_precision_inputs():
         UserError, match=r"methods.pgd_at does not work in trainer.precision=bf16-true"
     ):
         train({"pgd_at": PGDAT()}, precision="bf16-true")
+
+
+def test_dlr_with_two_classes_is_refused():
+    with pytest.raises(UserError, match=r"methods.pgd_at.loss=dlr: task 'label' has 2 classes"):
+        build({"pgd_at": PGDAT(loss="dlr")}, Setup(tasks={"label": 2}))
+    build({"pgd_at": PGDAT(loss="dlr")}, Setup(tasks={"label": 3}))

@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 
 import pytest
@@ -8,6 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
+from foundation.errors import UserError
 from methods.adversarial.attacks.threat import Threat, length
 from methods.adversarial.robustness import (
     FGSMRobustness,
@@ -20,6 +22,7 @@ from methods.adversarial.robustness import (
 from methods.averaging.ema import EMA
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
 from recipes.config.groups import CONFIGS
+from recipes.engine.recipe import Recipe
 from recipes.step import Embedded, Output
 from tests.support.harness import Batches, Setup, build, small_trainer, train
 
@@ -133,6 +136,27 @@ def test_the_worst_case_is_by_sample_over_restarts_and_clean_errors_count():
     assert not torch.equal(*probe.attempts)
 
 
+class Correcting(Robustness):
+    """Turns every sample over: those that were wrong become right."""
+
+    def __init__(self):
+        super().__init__("linf", 0.1, None)
+
+    def attack(self, victim, threat, draw):
+        return 1 - victim.x
+
+
+def test_a_clean_error_that_the_attack_corrects_is_not_robust():
+    recipe, x, _ = linear()
+    with torch.no_grad():
+        turned = recipe.predict_logits(1 - x)["label"].argmax(1)
+        clean = recipe.predict_logits(x)["label"].argmax(1)
+    expected = float((clean == turned).float().mean())
+    found = measured(Correcting(), recipe, x, turned)
+    assert found["clean_accuracy"] == found["robust_accuracy"] == pytest.approx(expected)
+    assert expected < 0.9
+
+
 def test_more_restarts_never_raise_accuracy():
     recipe, x, y = linear()
     one, three = (
@@ -171,12 +195,64 @@ def test_a_masked_gradient_raises_the_alarm_and_queries_see_through_it():
         fooled = measured(PGDRobustness("linf", 0.04, random_start=False), masked, x, y)
     assert fooled["robust_accuracy"] == pytest.approx(0.9) and fooled["vanishing_gradients"] > 0.85
     assert honest["robust_accuracy"] < 0.5 and honest["vanishing_gradients"] == 0
-    with pytest.warns(UserWarning, match="no gradient"):
-        dlr = measured(PGDRobustness("linf", 0.04, random_start=False, loss="margin"), masked, x, y)
-    assert dlr["robust_accuracy"] == pytest.approx(honest["robust_accuracy"])
+    # the loss of the attack is watched: this one has a gradient
+    margin = measured(PGDRobustness("linf", 0.04, random_start=False, loss="margin"), masked, x, y)
+    assert margin["robust_accuracy"] == pytest.approx(honest["robust_accuracy"])
+    assert margin["vanishing_gradients"] == 0
     square = measured(SquareRobustness(0.04, 200), masked, x, y)
     assert square["robust_accuracy"] < fooled["robust_accuracy"] - 0.2
     assert "vanishing_gradients" not in square
+
+
+class Broken(Linear):
+    """Logits that are NaN where the picture changed."""
+
+    def __init__(self, clean):
+        super().__init__()
+        self.clean = clean
+
+    def forward(self, embedded):
+        z = super().forward(embedded).logits["label"]
+        same = (embedded.x == self.clean).flatten(1).all(1, keepdim=True)
+        return Output(z, {"label": torch.where(same, z, z * torch.nan)})
+
+
+def test_an_attack_that_makes_logits_nan_has_succeeded():
+    recipe, x, y = linear()
+    recipe.network = Broken(x)
+    found = measured(PGDRobustness("linf", 0.1, steps=1, restarts=1), recipe, x, y)
+    assert found["clean_accuracy"] == pytest.approx(0.9) and found["robust_accuracy"] == 0
+    assert found["robust_loss"] == torch.inf
+
+
+class Flat(Linear):
+    """Three classes, of which the first two are ahead by one constant: cross-entropy has a
+    gradient by the third, the margin has none."""
+
+    def forward(self, embedded):
+        third = super().forward(embedded).logits["label"][:, :1].tanh()
+        z = torch.cat([torch.full_like(third, 5.0), torch.full_like(third, 4.0), third], 1)
+        return Output(z, {"label": z})
+
+
+def test_the_alarm_watches_the_loss_of_the_attack():
+    recipe, x, _ = linear()
+    recipe.network = Flat()
+    y = torch.zeros(len(x), dtype=torch.int64)
+    with pytest.warns(UserWarning, match="the loss margin has no gradient for 100%"):
+        found = measured(PGDRobustness("linf", 0.1, steps=1, loss="margin"), recipe, x, y)
+    assert found["vanishing_gradients"] == 1
+    assert measured(PGDRobustness("linf", 0.1, steps=1), recipe, x, y)["vanishing_gradients"] == 0
+
+
+@pytest.mark.parametrize("make", [FGSMRobustness, PGDRobustness, MIFGSMRobustness])
+def test_dlr_with_two_classes_is_refused_before_training(make):
+    refused = r"evaluate.attack.loss=dlr: task 'parity' has 2 classes.*at least 3; use margin or ce"
+    setup = Setup(tasks={"label": 3, "parity": 2})
+    parts = dataclasses.replace(build({}, setup)._parts, probes=[make(loss="dlr")])
+    with pytest.raises(UserError, match=refused):
+        Recipe(parts)
+    Recipe(dataclasses.replace(parts, tasks=parts.tasks[:1], network=Setup().network()))
 
 
 def test_the_reported_network_is_attacked_through_what_changes_its_logits():

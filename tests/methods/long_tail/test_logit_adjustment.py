@@ -6,7 +6,8 @@ from methods.long_tail.logit_adjustment import LogitAdjustment, RunningPrior, ad
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.services.statistics import ClassStatistics
-from tests.support.harness import Setup, build, train
+from recipes.step import PseudoLabels
+from tests.support.harness import Setup, build, step_with, train
 
 COUNTS = torch.tensor([100, 10, 1])
 LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.5, -1.0, 1.5]])
@@ -138,3 +139,18 @@ def test_a_prior_without_mass_stays_finite():
     recipe.method_modules = {"it": {"label": RunningPrior(3)}}
     recipe.method_modules["it"]["label"].update(torch.tensor([[1.0, 0.0, 0.0]]), 0.0)
     assert torch.isfinite(method.adjust(None, LOGITS, None, "label", "pseudo", recipe)).all()
+
+
+def test_a_replayed_pass_does_not_teach_the_running_prior():
+    method = LogitAdjustment(adjust_unlabeled=True, prior_momentum=0.5)
+    recipe = build({"fixmatch": FixMatch(), "logit_adjustment": method}, Setup())
+    prior = recipe.method_modules["logit_adjustment"]["label"].prior
+    q = torch.tensor([[1.0, 0.0, 0.0]])
+    step = step_with({})
+    step.publish_pseudo_labels("label", PseudoLabels(q, q.argmax(1), torch.ones(1)))
+    method.terms(step, recipe)
+    once = prior.clone()
+    assert once.tolist() == pytest.approx([2 / 3, 1 / 6, 1 / 6])
+    step.replay = True
+    method.terms(step, recipe)
+    assert torch.equal(prior, once)

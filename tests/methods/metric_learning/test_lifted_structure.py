@@ -23,6 +23,42 @@ def test_moving_and_turning_all_embeddings_changes_nothing():
     )
 
 
+def by_the_formula(x, labels, variant):
+    """Over pairs in loops, for autograd."""
+    d = torch.cdist(x, x)
+    rows = range(len(x))
+    negatives = [[k for k in rows if labels[k] != labels[i]] for i in rows]
+    positives = [[k for k in rows if labels[k] == labels[i] and k != i] for i in rows]
+    far = [1.0 - d[i, negatives[i]] for i in rows]
+    total = x.new_zeros(())
+    if variant == "generalized":
+        for i in rows:
+            if positives[i]:
+                near = d[i, positives[i]].logsumexp(0)
+                total = total + (near + far[i].logsumexp(0)).relu()
+        return total / sum(bool(p) for p in positives)
+    for i in rows:
+        for j in positives[i]:
+            both = torch.cat([far[i], far[j]])
+            joined = both.amax() if variant == "hard" else both.logsumexp(0)
+            total = total + (joined + d[i, j]).relu().square() / 2
+    return total / sum(map(len, positives))
+
+
+@pytest.mark.parametrize("variant", ["smooth", "hard", "generalized"])
+def test_gradients_are_those_of_the_formula(variant):
+    x, labels = batch(7, rows=13, classes=4)
+    labels[-1] = 9  # an anchor without positives
+    x = (0.4 * x).requires_grad_()
+    expected = by_the_formula(x, labels, variant)
+    found = of(LiftedStructure(variant=variant), x, labels)
+    torch.testing.assert_close(found, expected)
+    (slope,) = torch.autograd.grad(expected, x)
+    (found_slope,) = torch.autograd.grad(found, x)
+    torch.testing.assert_close(found_slope, slope)
+    assert (slope[:-1] != 0).any(1).all()
+
+
 def test_the_smooth_form_is_above_the_hard_one():
     x, labels = batch(5)
     hard, smooth = (of(LiftedStructure(variant=v), x, labels) for v in ("hard", "smooth"))

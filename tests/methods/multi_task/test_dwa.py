@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from methods.multi_task.dwa import DWA, average_weights
-from tests.support.harness import train
+from recipes.step import Progress
+from tests.support.harness import Setup, build, train
 from tests.support.worked_multi_task import TASKS
 
 
@@ -42,3 +45,25 @@ def test_a_second_pass_is_not_counted():
 
     result = train({"dwa": DWA(window=10), "sam": SAM()}, tasks=TASKS, steps=3)
     assert result.recipe.method_modules["dwa"].count.tolist() == [3, 3, 3]
+
+
+def test_a_pass_over_the_labels_has_fewer_steps_with_accumulation():
+    """24 samples, 6 in a micro-batch, 2 of these in a step."""
+    by_pass = losses_and_weights(DWA(0.3), 5, accumulate=2)[1]
+    assert by_pass == losses_and_weights(DWA(0.3, window=2), 5, accumulate=2)[1]
+    assert by_pass[4] != [1, 1, 1]
+
+
+def test_a_task_without_labels_in_a_window_keeps_its_last_mean():
+    recipe = build({"dwa": DWA(window=2)}, Setup(tasks=TASKS))
+    state = recipe.method_modules["dwa"]
+    state.last.copy_(torch.tensor([0.5, 0.7, 0.9]))
+    state.total.copy_(torch.tensor([0.4, 0.0, 0.6]))
+    state.count.copy_(torch.tensor([2.0, 0.0, 2.0]))
+    step = SimpleNamespace(progress=Progress(3, 10))
+    recipe.composition.methods["dwa"].after_step(step, recipe)
+    assert state.last.tolist() == pytest.approx([0.2, 0.7, 0.3])
+    ratios = torch.tensor([0.4, 1.0, 1 / 3])
+    expected = average_weights(ratios, torch.ones(3), 2.0)
+    torch.testing.assert_close(state.upcoming, expected)
+    assert state.count.tolist() == [0, 0, 0] == state.total.tolist()

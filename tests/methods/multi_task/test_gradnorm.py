@@ -93,3 +93,15 @@ def test_a_layer_by_name_and_one_that_is_not_there():
     assert named[1] != train({"gradnorm": GradNorm(lr=0.5)}, tasks=TASKS, steps=2).history[1]
     with pytest.raises(UserError, match=r"layer='body\.7\.weight'"):
         train({"gradnorm": GradNorm(layer="body.7.weight")}, tasks=TASKS, steps=1)
+
+
+def test_means_are_over_the_tasks_that_are_present():
+    """With a third in the means, or in their denominator, signs would turn."""
+    present = torch.tensor([True, True, False])
+    norms = torch.tensor([4.0, 2.0, 9.0])
+    pace = torch.tensor([0.5, 0.9, 77.0])
+    by_norm = balance_gradient(torch.ones(3), norms, pace, 0.0, present)
+    assert by_norm.tolist() == [4, -2, 0]
+    norms = torch.tensor([3.0, 3.0, 3.0])
+    by_pace = balance_gradient(torch.ones(3), norms, pace, 1.0, present)
+    assert by_pace.tolist() == [3, -3, 0]

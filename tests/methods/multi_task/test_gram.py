@@ -3,8 +3,13 @@ import torch
 
 from foundation import devices
 from foundation.errors import UserError
-from methods.multi_task import rows
-from methods.multi_task.gram import GramProvider, gram_of_parameters, last_shared
+from methods.multi_task import gram, rows
+from methods.multi_task.gram import (
+    GramProvider,
+    gram_of_parameters,
+    gram_of_representations,
+    last_shared,
+)
 from methods.multi_task.losses import normalized, task_losses
 from methods.multi_task.mgda import MGDA
 from recipes.step.terms import Term
@@ -223,3 +228,22 @@ def test_a_named_layer():
     assert last_shared(network, "body.0.weight") is network.body[0].weight
     with pytest.raises(UserError, match=r"layer='body.0.wieght': .*body.0.weight"):
         last_shared(network, "body.0.wieght")
+
+
+def slopes(z, heads):
+    """The gradients at z of one loss per head, a mean over the rows of z."""
+    return [torch.autograd.grad((z @ head).tanh().mean(), z) for head in heads]
+
+
+def test_representations_of_two_ranks_give_the_matrix_of_the_global_batch(monkeypatch):
+    """A rank's losses are means over its own rows: the gradient of the global mean is half of it."""
+    source = torch.Generator().manual_seed(2)
+    whole = torch.randn(8, 3, generator=source, requires_grad=True)
+    heads = torch.randn(2, 3, generator=source)
+    expected = gram_of_representations(slopes(whole, heads), [whole])
+    halves = [part.detach().requires_grad_() for part in whole.chunk(2)]
+    by_rank = [gram_of_representations(slopes(z, heads), [z]) for z in halves]
+    monkeypatch.setattr(gram, "world_size", lambda: 2)
+    monkeypatch.setattr(gram, "global_sum", lambda value: sum(by_rank))
+    found = gram_of_representations(slopes(halves[0], heads), [halves[0]])
+    torch.testing.assert_close(found, expected)

@@ -1,7 +1,12 @@
+from itertools import permutations
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from foundation.randomness import Randomness
+from methods.multi_task.losses import TaskLosses
 from methods.multi_task.pcgrad import PCGrad, projected_weights
 from tests.support.harness import train
 from tests.support.worked_multi_task import TASKS, G, J
@@ -67,3 +72,20 @@ def test_the_mean():
     means = train({"pcgrad": PCGrad(reduction="mean")}, tasks=TASKS, steps=1).history[0]
     for task in TASKS:
         assert means[f"train/weight/{task}"] == pytest.approx(sums[f"train/weight/{task}"] / 3)
+
+
+def test_every_task_has_an_order_of_its_own():
+    """No single order for all tasks gives some of these weights."""
+    losses = TaskLosses([], torch.ones(3, dtype=torch.bool), torch.zeros(()))
+    method = PCGrad()
+    method.key = "pcgrad"
+    found = set()
+    for position in range(40):
+        step = SimpleNamespace(randomness=Randomness(0, position))
+        weights = method.solve(G, losses, step).tolist()
+        found.add(tuple(round(w, 6) for w in weights))
+    shared = set()
+    for order in permutations(range(3)):
+        weights = projected_weights(G, torch.tensor([order] * 3)).tolist()
+        shared.add(tuple(round(w, 6) for w in weights))
+    assert found - shared

@@ -6,7 +6,7 @@ import torch
 from methods.multi_task.uncertainty import Uncertainty, uncertain
 from recipes.optimization.build import parameter_groups
 from recipes.optimization.optimizers import SGD
-from tests.support.harness import Setup, build, train
+from tests.support.harness import Setup, build, fit, train
 from tests.support.worked_multi_task import TASKS
 
 L = torch.tensor([2.0, 0.5])
@@ -56,15 +56,25 @@ def test_variances_learn_and_stay_within_bounds():
         sum(row[f"train/supervised/{task}"] for task in TASKS), rel=1e-5
     )
     assert [row[f"train/weight/{task}"] for task in TASKS] == [1, 1, 1]
-    assert float(
-        uncertain(torch.tensor(1.0), torch.tensor(-50.0), "classification")[1]
-    ) == pytest.approx(math.exp(10))
+
+
+@pytest.mark.parametrize("bound", [-10.0, 10.0])
+def test_variances_return_from_their_bounds(bound):
+    """At s = 10 the slope is about 1/2, at s = -10 about -e^10 L."""
+    result = train({"uncertainty": Uncertainty(init=bound)}, tasks=TASKS, steps=1, lr=1e-5)
+    values = result.recipe.method_modules["uncertainty"].values
+    assert (values.abs() < 10.0).all()
+
+
+def test_variances_beyond_a_bound_are_brought_back_to_it():
+    recipe = build({"uncertainty": Uncertainty()}, Setup(tasks=TASKS, lr=0.0))
+    recipe.method_modules["uncertainty"].values.data.fill_(-50.0)
+    result = fit(recipe, Setup(tasks=TASKS, lr=0.0, steps=1))
+    assert result.history[0]["train/weight/shape"] == pytest.approx(math.exp(10.0))
 
 
 def test_a_task_without_labels_leaves_its_variance_alone():
     setup = Setup(tasks={"shape": 3, "colour": 4}, steps=1, missing=True)
-    from tests.support.harness import fit
-
     recipe = build({"uncertainty": Uncertainty()}, setup)
     original = Setup.batches
 

@@ -105,6 +105,17 @@ def test_vit_by_hand(variant):
     torch.testing.assert_close(said, expected, atol=1e-6, rtol=1e-5)
 
 
+def test_the_scale_of_the_parallel_form_is_the_papers():
+    """s = 4 for parallel adapters (He et al.), 1 for the others, unless it is given."""
+    assert {variant: Adapter(variant).scale for variant in VARIANTS} == {
+        "houlsby": 1.0,
+        "pfeiffer": 1.0,
+        "parallel": 4.0,
+    }
+    made = operate(Adapter("parallel", scale=0.5), network("bert"), "adapter")
+    assert all(adapter.scale == 0.5 for adapter in made.deltas["adapter"])
+
+
 def test_a_linear_houlsby_adapter_is_another_output_layer():
     """σ = id: W_o ← (I + sUD) W_o, b likewise."""
     made = operate(

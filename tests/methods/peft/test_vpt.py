@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from foundation.errors import UserError
+from methods.peft.sites import find_blocks
 from methods.peft.vpt import VPT, widened
 from tests.support.small_networks import (
     counts,
@@ -112,3 +113,20 @@ def test_networks_that_count_their_tokens_are_refused(name, words):
     with pytest.raises(UserError, match=words) as refusal:
         operate(VPT(), network(name), "vpt")
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("name", "at"), [("vit", 1), ("vit_avg", 1), ("bert", 1)])
+def test_rows_stand_behind_the_class_token(name, at):
+    """Order does not change attention, so outputs cannot tell; tools that read tokens by place
+    can."""
+    plain = network(name)
+    made = operate(VPT(length=3), network(name), "vpt")
+    seen = []
+    for net in (plain, made):
+        block = net.backbone.get_submodule(find_blocks(net.backbone)[0])
+        block.register_forward_pre_hook(lambda block, args: seen.append(args[0].detach()))
+        features(net)
+    before, after = seen
+    rows = made.deltas["vpt"].rows[0].expand(len(before), 3, -1)
+    expected = torch.cat([before[:, :at], rows, before[:, at:]], 1)
+    torch.testing.assert_close(after, expected)

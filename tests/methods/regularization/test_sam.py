@@ -28,7 +28,7 @@ def test_ascent_against_numpy():
 
 def test_ascent_has_length_rho_whatever_the_scale_and_is_zero_without_gradient():
     g = [torch.randn(5, generator=torch.Generator().manual_seed(0))]
-    for scale in (1e-12, 1.0, 65536.0):
+    for scale in (1e-30, 1e-12, 1.0, 65536.0):
         (step,) = ascent(g, [scale * g[0]], 0.05, adaptive=False)
         assert float(step.norm()) == pytest.approx(0.05, rel=1e-5)
     assert ascent(g, [torch.zeros(5)], 0.05, adaptive=False)[0].tolist() == [0] * 5

@@ -1,7 +1,17 @@
+from types import SimpleNamespace
+
+import pytest
 import torch
 
 from foundation.randomness import generator
-from methods.semi_supervised.noisy_student import repeat_to, select_balanced
+from methods.semi_supervised.noisy_student import (
+    NoisyStudent,
+    TeacherPredictions,
+    repeat_to,
+    select_balanced,
+)
+from recipes.step import Stream
+from tests.support.harness import step_with
 
 
 def table(*rows):
@@ -48,3 +58,18 @@ def test_the_rest_of_a_round_is_random_and_has_no_sample_twice():
 def test_threshold_and_no_balance():
     assert sorted(select_balanced(Q, 0.6, 0, source()).tolist()) == [0, 1, 3, 5, 6]
     assert len(select_balanced(Q, 0.95, None, source())) == 0
+
+
+@pytest.mark.parametrize(("kind", "weight"), [("one", 1.0), ("ratio", 3.0), ("share", 0.75)])
+def test_the_weight_of_the_unlabeled_loss(kind, weight):
+    """U/B and U/(B + U) of 12 unlabeled and 4 labeled samples."""
+    method = NoisyStudent(unlabeled_weight=kind, threshold=0.0)
+    method.key = "noisy_student"
+    step = step_with({"unlabeled/strong": torch.zeros(12, 3)})
+    for name, rows in (("labeled", 4), ("unlabeled", 12)):
+        step.streams[name] = Stream(name, None, {}, torch.arange(rows))
+    predictions = TeacherPredictions({"label": 3}, 12)
+    predictions.write({"label": torch.full((12, 3), 1 / 3)})
+    context = SimpleNamespace(method_modules={"noisy_student": predictions})
+    method.terms(step, context)
+    assert step.terms["noisy_student"].weight == weight

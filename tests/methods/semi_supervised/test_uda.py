@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.uda import UDA, annealing_threshold, unsure
-from recipes.step import Step
+from recipes.step import Progress, Step
 from recipes.tasks.classification import ClassificationTask
 from tests.support.harness import step_with, train
 
@@ -101,6 +101,26 @@ def test_annealed_cross_entropy_averages_the_kept_samples():
     supervised = at.terms["supervised"]
     assert supervised.mask.tolist() == [0, 0, 1, 0]
     assert float(supervised.reduced()) == pytest.approx(1.5, abs=1e-5)
+
+
+def test_annealing_keeps_the_mask_of_missing_labels():
+    """Rows: sure, unsure, without a label, of mass one half and unsure, of mass one half and sure."""
+    p = torch.tensor([0.9, 0.2, 0.2, 0.4, 0.8])
+    labeled = torch.stack([p.log(), torch.log1p(-p)], 1)
+    mass = torch.tensor([1.0, 1.0, 0.0, 0.5, 0.5])
+    targets = torch.stack([mass, torch.zeros(5)], 1)
+    at = step_with(
+        {"unlabeled/weak": WEAK, "unlabeled/strong": STRONG, "labeled": labeled}, targets
+    )
+    at.progress = Progress(5, 10)  # η = 0.75
+    ClassificationTask("label", ["a", "b"], partial=True).supervise(at)
+    method = UDA(annealing="linear")
+    method.key = "uda"
+    method.terms(at, context=None)
+    term = at.terms["supervised"]
+    assert term.mask.tolist() == [0, 1, 0, 1, 0]
+    expected = -(math.log(0.2) + 0.5 * math.log(0.4)) / 1.5
+    assert float(term.reduced()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_annealing_that_keeps_nobody_gives_zero_not_nan():

@@ -6,9 +6,10 @@ from torch import nn
 
 from foundation.errors import UserError
 from foundation.randomness import Randomness
+from methods.directions import unit
 from methods.regularization.sam import SAM
 from methods.semi_supervised.fixmatch import FixMatch
-from methods.semi_supervised.vat import VAT, adversarial_direction, draw_noise, spread, unit
+from methods.semi_supervised.vat import VAT, adversarial_direction, draw_noise, spread
 from recipes.step import Embedded, Progress, Step
 from recipes.step.criterion import Criterion, kl_divergence
 from tests.support.harness import noisy_view, train

@@ -68,7 +68,8 @@ def test_methods_outside_the_repository_are_found(configs, engine, tmp_path, mon
         "# @package methods.mine\n_target_: mine_module.Mine\nsize: 2\n"
     )
     (tmp_path / "mine_module.py").write_text(
-        "class Mine:\n    def __init__(self, size: int = 1): ...\n"
+        "from recipes.contract import Method\n\n\n"
+        "class Mine(Method):\n    def __init__(self, size: int = 1): ...\n"
     )
     searchpath = f"hydra.searchpath=[file://{tmp_path}/own]"
     assert cli.main([searchpath, "peft=mine"], configs) == 0

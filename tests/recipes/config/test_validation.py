@@ -11,6 +11,7 @@ from pydantic import Field
 
 from recipes.config.signatures import describe, fits
 from recipes.config.validation import validate as errors_of
+from recipes.contract import method as methods
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 HERE = __name__
@@ -21,7 +22,7 @@ class Inner:
         self.size = size
 
 
-class Method:
+class Method(methods.Method):
     def __init__(
         self,
         tau: Fraction = 0.95,
@@ -144,6 +145,20 @@ def test_all_faults_come_at_once():
     ]
 
 
+def test_a_value_that_others_are_taken_from_is_one_line():
+    taken = {"_target_": f"{HERE}.Inner", "size": "${methods.m.steps}"}
+    config = tree({"steps": "x", "inner": taken}, data={"x": taken, "y": {"z": taken}})
+    assert validate(config) == ["methods.m.steps: got 'x', expected a whole number"]
+
+
+def test_a_taken_value_that_fits_there_but_not_here_is_said_here():
+    taken = {"_target_": f"{HERE}.Inner", "size": "${methods.m.steps}"}
+    config = tree({"steps": 0, "inner": taken})
+    assert validate(config) == [
+        "methods.m.inner.size: got 0, expected a whole number at least 1",
+    ]
+
+
 def test_a_null_that_many_values_are_taken_from_is_one_line():
     taken = {"size": "${data.view.size}", "shift": "${data.view.shift}"}
     config = tree(data={"view": None, "strong": {"view": taken}})
@@ -208,7 +223,7 @@ def test_annotations_in_plain_words(annotation, words):
     ("value", "annotation", "answer"),
     [
         (1, float, True),
-        (float("inf"), float, True),
+        (float("inf"), float, False),
         ("x", Path, True),
         (["a", 1], list[int], False),
         (None, float, False),

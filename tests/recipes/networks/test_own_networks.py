@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import recipes.networks.in_timm  # noqa: F401  (registers them)
+from foundation.errors import UserError
 from recipes.networks.cifar_resnet import subsample_and_pad
+from recipes.networks.image import build_image
 from recipes.networks.own import OWN
 
 CHANNELS = {
@@ -156,3 +158,11 @@ def test_digits_cnn_takes_small_pictures(side: int) -> None:
     assert wide(torch.rand(3, 1, side, side)).shape == (3, 16)
     momenta = {m.momentum for m in wide.modules() if isinstance(m, nn.BatchNorm2d)}
     assert momenta == {0.1}
+
+
+@pytest.mark.parametrize("name", [*sorted(OWN), "botnet50ts_256"])
+def test_weights_that_nobody_has_published_are_refused_before_the_run(name):
+    with torch.device("meta"), pytest.raises(UserError) as refusal:
+        build_image((3, 32, 32), {"label": 2}, name=name, pretrained=True)
+    line = f"network.name: '{name}' has no pretrained weights, but network.pretrained=true; "
+    assert str(refusal.value).startswith(line)

@@ -92,8 +92,19 @@ def test_sentence_encoder_on_the_meta_device(sentence_encoder: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("config", [BertConfig, RobertaConfig, T5Config])
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        (BertConfig, "mean"),
+        (BertConfig, "cls"),
+        (BertConfig, "last"),
+        (RobertaConfig, "mean"),
+        (RobertaConfig, "cls"),
+        (RobertaConfig, "last"),
+        (T5Config, "mean"),
+        (T5Config, "last"),
+    ],
+)
 def test_padding_has_no_influence(config: type, pooling: str, tmp_path: Path) -> None:
     sizes = (
         {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}

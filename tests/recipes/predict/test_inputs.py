@@ -46,6 +46,17 @@ def test_every_form_of_a_picture_is_the_same_picture(pictures, place):
         )
 
 
+def test_pictures_of_16_bits_and_of_halves(pictures):
+    pixels = Digits().load().test.pixels[0]
+    expected = pictures.predict(pixels, "logits")["label"]
+    wide = Image.fromarray(pixels[0].numpy().astype(np.uint16) * 257)
+    assert torch.equal(pictures.predict(wide, "logits")["label"], expected)
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        given = (pixels.double() / 255).to(kind)
+        found = pictures.predict(given, "logits")["label"]
+        torch.testing.assert_close(found, expected, atol=0.1, rtol=0.1)
+
+
 def test_pictures_of_another_size_are_scaled_and_cut(pictures):
     wide = np.zeros((16, 40, 3), np.uint8)
     wide[:, 6:34] = 255  # the middle is 12 … 27, and bicubic looks a little further
@@ -89,7 +100,16 @@ def test_wrong_inputs_are_one_line(pictures, texts):
             torch.rand(3, 8, 8),
             r"a tensor \[3, 8, 8\] of float32; expected \[C, H, W\] as \[1, 8, 8\]",
         ),
+        (pictures, torch.rand(1, 8, 8) * 255, r"float32 from .* to 2.*; expected uint8, or float"),
+        (pictures, torch.full((1, 8, 8), torch.nan), "float32 from nan to nan; expected uint8"),
+        (pictures, torch.zeros(1, 8, 8, dtype=torch.int32), r"a tensor \[1, 8, 8\] of int32"),
+        (pictures, torch.zeros(1, 8, 8, dtype=torch.bool), r"a tensor \[1, 8, 8\] of bool"),
+        (pictures, Image.new("I", (8, 8)), "inputs: pixels of 32-bit integers"),
+        (pictures, Image.new("F", (8, 8), 255), "inputs: floating pixels from 255 to 255"),
         (texts, [3], "got int; expected texts"),
+        (texts, ["a", "\ud800"], r"'\\ud800' is not valid Unicode"),
+        (texts, [float("nan")], "got float; expected texts"),
+        (texts, [None], "got NoneType; expected texts"),
         (texts, torch.zeros(2), "expected texts"),
     ):
         with pytest.raises(UserError, match=words):

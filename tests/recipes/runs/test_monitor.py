@@ -5,7 +5,8 @@ from omegaconf import OmegaConf
 
 from foundation.errors import UserError
 from recipes.config.resolve import resolve_command
-from recipes.runs.assembly import assemble, objective
+from recipes.runs.assembly import assemble
+from recipes.runs.monitor import head_metrics, objective
 from recipes.runs.run import checkpoints
 from tests.support.lab import trial
 from tests.support.tiny_runs import tiny
@@ -47,9 +48,50 @@ def test_a_metric_that_does_not_come_is_said_in_one_line():
         UserError,
         match=r"monitor=val/acuracy: validation has no such metric; did you mean 'val/acc",
     ):
-        trial_of = config("monitor=val/acuracy")
-        assemble(trial_of)
-        trial(trial_of)
+        assemble(config("monitor=val/acuracy"))
+
+
+@pytest.mark.parametrize(
+    ("monitor", "near"),
+    [
+        ("val/foo", ""),
+        ("''", ""),
+        ("test/accuracy", "did you mean 'val/accuracy'?"),
+        ("train/loss", "did you mean 'val/loss'?"),
+        ("val/raw/accuracy", "did you mean 'val/accuracy'?"),
+        ("val/recall@1", ""),
+        ("val/label/accuracy", ""),
+    ],
+)
+def test_a_metric_that_validation_lacks_is_known_at_composition(monitor, near):
+    with pytest.raises(UserError, match="validation has no such metric") as refusal:
+        assemble(config(f"monitor={monitor}"))
+    assert near in str(refusal.value) and len(str(refusal.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("averaging=ema",),
+        (RETRIEVAL, "evaluate.retrieval.ks=[1,3]"),
+        ("data.source.tasks=[label,parity]", RETRIEVAL, "averaging=ema"),
+        ("metric_learning=triplet", "supervised_weight=0", RETRIEVAL),
+    ],
+)
+def test_every_metric_of_a_validation_may_judge_and_no_other(overrides):
+    """The names at composition are those that a run then logs."""
+    run = config(*overrides)
+    assembly = assemble(run)
+    info = assembly.datamodule.info
+    known = set(head_metrics(run, info, assembly.composition))
+    for probe in assembly.probes.values():
+        known |= {f"val/{name}" for name in probe.metric_names(list(info.tasks))}
+    logged = {name for name in trial(run).history[3] if name.startswith("val/")}
+    assert logged <= known
+    assert {name for name in known - logged if "accuracy_" not in name} == set()
+    for name in logged:
+        assert assemble(config(*overrides, f"monitor='{name}'")).monitor == name
 
 
 def test_classes_that_training_lacks_are_judged_by_retrieval_alone():

@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from foundation.distributed import global_sum, world_size
+from methods.multi_task.losses import sample_count
+from recipes.step import terms
 from recipes.step.terms import Term
 
 VALUES = torch.tensor([1.0, 2.0, 3.0, 6.0])
@@ -25,6 +27,15 @@ def test_a_soft_mask_weighs():
     assert float(Term("t", VALUES, mask=mask, denominator="confident").reduced()) == pytest.approx(
         8.5 / 2.5
     )
+
+
+def test_counts_are_the_denominator_instead_of_the_mask():
+    mask = torch.tensor([True, True, False, False])
+    counts = torch.tensor([1.0, 0.5, 0.0, 0.5], requires_grad=True)
+    term = Term("t", VALUES, mask=mask, counts=counts, denominator="confident")
+    loss = term.reduced()
+    assert float(loss) == pytest.approx(3 / 2) and not loss.requires_grad
+    assert sample_count(term).item() == 2.0 and sample_count(Term("t", VALUES)) == 1.0
 
 
 def test_nobody_kept_is_zero_and_less_than_one_kept_divides_by_one():
@@ -72,3 +83,19 @@ def test_a_constant_weight_of_one_leaves_the_loss_as_it_is():
     assert Term("a", loss).weighted(loss) is loss
     assert Term("a", loss, weight=2.0).weighted(loss).item() == 6.0
     assert Term("a", loss, weight=torch.tensor(1.0)).weighted(loss).item() == 3.0
+
+
+@pytest.mark.parametrize("denominator", ["samples", "confident"])
+def test_the_mean_over_two_ranks_is_that_of_the_global_batch(monkeypatch, denominator):
+    """Gradients, and so losses, are averaged over ranks."""
+    mask = torch.tensor([True, False, False, True, False, False, True, True])
+    values = torch.arange(8.0)
+    whole = Term("t", values, mask=mask, denominator=denominator).reduced()
+    total = mask.sum(dtype=values.dtype)
+    monkeypatch.setattr(terms, "world_size", lambda: 2)
+    monkeypatch.setattr(terms, "global_sum", lambda value: total)
+    ranks = []
+    for rows in (slice(0, 4), slice(4, 8)):
+        term = Term("t", values[rows], mask=mask[rows], denominator=denominator)
+        ranks.append(term.reduced())
+    torch.testing.assert_close(torch.stack(ranks).mean(), whole)

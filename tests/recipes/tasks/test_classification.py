@@ -4,12 +4,13 @@ import torch.nn.functional as F
 from sklearn.metrics import balanced_accuracy_score
 
 from datamodules.splits import imbalanced_counts
+from foundation.errors import UserError
 from foundation.randomness import Randomness
 from methods.regularization.mixup import Mixup
 from methods.semi_supervised.fixmatch import FixMatch
 from recipes.engine.evaluator import Evaluator
 from recipes.step import Stream
-from recipes.step.criterion import cross_entropy, one_hot
+from recipes.step.criterion import cross_entropy, label_mass, one_hot
 from recipes.tasks.classification import ClassificationEvaluation, ClassificationTask, shot_groups
 from tests.support.harness import Setup, noisy_view, step_with, train
 
@@ -89,6 +90,19 @@ def test_two_heads_learn_and_methods_add_a_term_for_each():
 def test_a_mixed_missing_label_weighs_as_its_share():
     result = train({"mixup": Mixup()}, tasks=TASKS, missing=True, steps=2)
     assert all(0 < row[f"train/supervised/{task}"] < 10 for row in result.history for task in TASKS)
+
+
+def test_a_sample_mixed_with_an_unlabeled_one_weighs_as_its_share():
+    """Σ_i Σ_c t_ic ℓ_ic / Σ_i Σ_c t_ic for rows of mass 1, .25 and 0."""
+    z = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
+    target = torch.tensor([[0.4, 0.6, 0.0], [0.0, 0.25, 0.0], [0.0, 0.0, 0.0]])
+    losses = -(target * torch.log_softmax(z, 1)).sum(1)
+    at = step_with({"labeled": z}, target)
+    ClassificationTask("label", list("abc"), partial=True).supervise(at)
+    term = at.terms["supervised"]
+    assert float(term.reduced()) == pytest.approx(float(losses.sum() / 1.25))
+    assert term.mask.tolist() == [True, True, False]
+    assert label_mass(torch.tensor([2, -1])).tolist() == [1, 0]
 
 
 def test_the_weight_of_a_task_scales_its_term():
@@ -183,6 +197,38 @@ def test_names_of_metrics():
         (found["test/shape/accuracy"] + found["test/colour/accuracy"]) / 2
     )
     assert found["test/colour/accuracy"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_an_error_not_class_0(wrong):
+    two = evaluator(TASKS, both=True)
+    good = {"shape": torch.eye(3), "colour": torch.zeros(3, 4)}
+    bad = {"shape": torch.eye(3), "colour": torch.full((3, 4), wrong)}
+    targets = {"shape": torch.tensor([0, 1, 2]), "colour": torch.tensor([0, 0, -1])}
+    two.update(False, good, targets)
+    two.update(True, bad, targets)
+    message = "val/raw/colour: the logits of 2 of 2 samples are NaN or infinite; lower optimizer.lr"
+    with pytest.raises(UserError, match=message):
+        two.compute("val")
+
+
+def test_a_class_that_is_ruled_out_is_a_number():
+    one = evaluator({"label": 3}, both=False)
+    z = torch.tensor([[2.0, 1.0, -torch.inf]])
+    one.update(False, {"label": z}, {"label": torch.tensor([0])})
+    found = one.compute("val")
+    assert found["val/accuracy"] == 1 and found["val/loss"] == pytest.approx(0.313262, abs=1e-6)
+
+
+def test_a_task_without_any_label_has_no_metrics():
+    two = evaluator(TASKS, both=False)
+    logits = {"shape": torch.eye(3), "colour": torch.zeros(3, 4)}
+    none = torch.full((3,), -1)
+    two.update(False, logits, {"shape": torch.tensor([0, 1, 0]), "colour": none})
+    found = two.compute("test")
+    assert {name for name in found if "colour" in name} == set()
+    assert found["test/accuracy"] == found["test/shape/accuracy"] == pytest.approx(2 / 3)
+    assert found["test/loss"] == found["test/shape/loss"] > 0
 
 
 def test_computing_leaves_a_clean_slate():

@@ -73,6 +73,36 @@ def test_the_momentum_buffer_of_the_worked_example():
     )
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_begins_inside_the_ball_and_the_box(norm):
+    """Also where the start is not: that of TRADES is normal."""
+    threat = Threat(norm, 0.1)
+    seen = []
+
+    def watched(x):
+        seen.append(x.detach())
+        return ATTACK(x)
+
+    start = torch.tensor([[-9.0, 9.0, 0.5, 0.0]])
+    pgd(watched, X, threat, 1, 0.0, start)
+    torch.testing.assert_close(seen[0], threat.project(X, X + start))
+    assert float((seen[0] - X).norm()) <= 0.2 + 1e-6 and float(seen[0].min()) >= 0
+
+
+@pytest.mark.parametrize("margin", [30.0, 40.0, 60.0])
+def test_a_confident_sample_is_moved_by_the_whole_length(margin):
+    """The gradient of cross-entropy is about e^-margin long: 1e-26 at 60."""
+    weight = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    bias = torch.tensor([margin, 0.0])
+    x = torch.tensor([[0.5, 0.5]])
+    confident = of(lambda x: x @ weight.T + bias, torch.tensor([0]))
+    threat = Threat("l2", 0.1)
+    for there in (fgsm(confident, x, threat), pgd(confident, x, threat, 1, 0.1)):
+        torch.testing.assert_close(there - x, torch.tensor([[0.06, 0.08]]))
+    momentum = mi_fgsm(confident, x, threat, 1)
+    torch.testing.assert_close(momentum - x, torch.tensor([[0.06, 0.08]]))
+
+
 def test_a_zero_gradient_does_not_poison_the_buffer():
     buffer = torch.tensor([[1.0, -2.0]])
     for gradient in (torch.zeros(1, 2), torch.full((1, 2), torch.nan)):

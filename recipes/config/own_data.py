@@ -1,0 +1,46 @@
+"""A recipe cuts the sets that demonstrate it, to few labels or to a long tail, and no set of the
+user's: there the cuts are those of the data's own file and of the command."""
+
+from collections.abc import Callable, Sequence
+
+from omegaconf import DictConfig
+
+from recipes.config.groups import CONFIGS, options
+from recipes.config.keys import key_of
+
+CUTS = ("labels_per_class", "imbalance_factor", "label_noise")
+# of our data files, those that read what a user has
+OF_A_USER = ("image_folder", "text_file")
+WITHOUT_CUTS = "recipe=supervised"
+
+
+def keep_own_data(
+    config: DictConfig, overrides: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]
+) -> list[str]:
+    """Take the cuts of the recipe back in place, where the data are the user's; returns a line that
+    says so. overrides: of the command. compose: a command to a config."""
+    data, chosen = config.get("data"), config.get("chosen") or {}
+    name = str(chosen.get("data"))
+    if not isinstance(data, DictConfig) or is_demonstration(name):
+        return []
+    said = {key_of(text) for text in overrides}
+    cut = [key for key in CUTS if data.get(key) and f"data.{key}" not in said]
+    if not cut:
+        return []
+    # the data's own file may cut too
+    others = [text for text in overrides if key_of(text).startswith(("data", "hydra.searchpath"))]
+    own = compose([*others, WITHOUT_CUTS]).data
+    taken = [f"data.{key}={data[key]}" for key in cut if own.get(key) != data[key]]
+    for key in cut:
+        data[key] = own.get(key)
+    if not taken:
+        return []
+    return [
+        f"data={name} stays whole: {' '.join(taken)} of recipe={chosen.get('recipe')} is for "
+        "the sets that demonstrate it; give it in the command to cut yours"
+    ]
+
+
+def is_demonstration(name: str) -> bool:
+    """Whether a data set is one of those that come with Roux."""
+    return name in options("data", CONFIGS) and name not in OF_A_USER

@@ -1,0 +1,76 @@
+"""The metric that judges a run: for `best.ckpt`, for searches, for the headline."""
+
+from collections.abc import Iterator, Mapping
+
+from omegaconf import DictConfig, OmegaConf
+
+from datamodules.source import DataInfo
+from foundation.errors import UserError, nearest
+from recipes.contract.composition import Composition
+from recipes.contract.probe import Probe
+from recipes.tasks.classification import GROUPS, METRICS
+
+PART = "val"
+
+
+def monitor_of(
+    config: DictConfig, info: DataInfo, composition: Composition, probes: Mapping[str, Probe]
+) -> str:
+    """The metric that the user named, or the usual one. Raises `UserError` for one that validation
+    does not have."""
+    if config.monitor is None:
+        return objective(config, probes, info.disjoint)
+    monitor = str(config.monitor)
+    names = head_metrics(config, info, composition)
+    for probe in validating(probes):
+        own = probe.metric_names(list(info.tasks))
+        if own is None and monitor.startswith(f"{PART}/"):
+            return monitor  # known only once it is measured
+        names += [f"{PART}/{name}" for name in own or ()]
+    if monitor not in names:
+        problem = "validation has no such metric"
+        raise UserError(f"monitor={monitor}", problem, nearest(monitor, names))
+    return monitor
+
+
+def head_metrics(config: DictConfig, info: DataInfo, composition: Composition) -> list[str]:
+    """The names that `Evaluator` gives to the metrics of the heads; empty if they are not
+    evaluated. Those of shot groups are among them, which only the data's counts decide."""
+    if not heads_speak(config, info.disjoint):
+        return []
+    metrics = [*METRICS, *(f"accuracy_{group}" for group in GROUPS)]
+    variants = ["", "raw/"] if composition.changes_evaluation else [""]
+    tasks = list(info.tasks) if len(info.tasks) > 1 else []
+    names = []
+    for variant in variants:
+        for task in ["", *(f"{task}/" for task in tasks)]:
+            names += [f"{PART}/{variant}{task}{metric}" for metric in metrics]
+    return names
+
+
+def validating(probes: Mapping[str, Probe]) -> Iterator[Probe]:
+    """The measurements that validations make."""
+    return (probe for probe in probes.values() if PART in probe.parts)
+
+
+def objective(config: DictConfig, probes: Mapping[str, Probe], disjoint: bool) -> str:
+    """The metric that a run is judged by where the user names none: accuracy, or, where the heads
+    have nothing to say, the main value of a probe. Raises `UserError` where there is neither."""
+    if heads_speak(config, disjoint):
+        return "val/accuracy"
+    able = [probe for probe in validating(probes) if probe.main]
+    if able:
+        return f"val/{able[0].main}"
+    if disjoint:
+        data = OmegaConf.select(config, "chosen.data") or "data"
+        key, why = f"data={data}", "is evaluated on classes that training does not have"
+    else:
+        key, why = "supervised_weight=0", "no head is taught"
+    problem = f"{why}, so there is no accuracy to judge the run by"
+    raise UserError(key, problem, "add evaluate/retrieval=default")
+
+
+def heads_speak(config: DictConfig, disjoint: bool) -> bool:
+    """Whether what the heads say in evaluation means anything: they are taught, and asked about
+    their own classes."""
+    return not disjoint and config.supervised_weight > 0

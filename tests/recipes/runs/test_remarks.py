@@ -1,0 +1,118 @@
+"""What a user may not have meant is said in the plan, before the run and on its page."""
+
+import pytest
+import yaml
+
+from recipes.config.groups import CONFIGS, families
+from recipes.config.resolve import resolve_command
+from recipes.config.signatures import find_target, fits, signature
+from recipes.config.validation import targets
+from recipes.runs.remarks import BESIDE, BY_CONFIDENCE, NEUTRAL, cancelled
+from recipes.runs.title import own_choices, recipe_title
+from tests.support.command import roux, train
+
+SAID = {
+    ("recipe=fixmatch", "semi_supervised=uda"): "semi_supervised=uda replaces fixmatch of "
+    "recipe=fixmatch",
+    ("recipe=fixmatch", "averaging=none"): "averaging=none leaves out ema of recipe=fixmatch",
+    ("recipe=fixmatch", "methods.fixmatch.threshold=1.7"): "methods.fixmatch.threshold=1.7: no "
+    "probability is above 1, so methods.fixmatch keeps no pseudo-label",
+    ("recipe=uda", "methods.uda.weight=0"): "methods.uda.weight=0: with this value methods.uda "
+    "changes nothing",
+    ("adversarial=pgd_at", "methods.pgd_at.eps=0/255"): "methods.pgd_at.eps=0/255: with this value "
+    "methods.pgd_at changes nothing",
+    ("scheduler.warmup_steps=5000",): "scheduler.warmup_steps=5000: the run has 1200 steps, so the "
+    "learning rate never reaches optimizer.lr",
+    ("recipe=fixmatch", "peft=lora"): "65,184 weights of the network are frozen at random values: "
+    "load some by network.pretrained=true or network.checkpoint=FILE",
+}
+
+
+def remarks_of(plan: str) -> list[str]:
+    lines = plan.splitlines()
+    if "remarks" not in lines:
+        return []
+    rest = lines[lines.index("remarks") + 1 :]
+    return [line.strip() for line in rest[: rest.index("") if "" in rest else None]]
+
+
+@pytest.mark.parametrize("overrides", SAID)
+def test_the_plan_says_it(overrides):
+    outcome = roux(*overrides, "dry_run=true")
+    assert outcome.code == 0 and remarks_of(outcome.out) == [SAID[overrides]]
+
+
+def test_the_run_and_its_page_say_it(tmp_path):
+    overrides = ("recipe=fixmatch", "semi_supervised=uda", "methods.uda.weight=0")
+    sizes = ("trainer.max_steps=1", "data.batch_size=8", "data.unlabeled_ratio=1")
+    outcome = train(tmp_path / "run", *overrides, *sizes)
+    lines = [line for line in outcome.lines if line.startswith("note: ")]
+    assert lines == [
+        "note: semi_supervised=uda replaces fixmatch of recipe=fixmatch",
+        "note: methods.uda.weight=0: with this value methods.uda changes nothing",
+    ]
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "<title>fixmatch, semi_supervised=uda on digits</title>" in page
+    assert all(line.removeprefix("note: ") in page for line in lines)
+
+
+@pytest.mark.parametrize("recipe", sorted(p.stem for p in (CONFIGS / "recipe").glob("*.yaml")))
+def test_a_recipe_as_it_is_has_its_name_and_no_remark(recipe):
+    name = ["network.name=unused", "+data.root=unused"]
+    config = resolve_command([f"recipe={recipe}", *name[:1], "run_dir=unused"]).config
+    assert recipe_title(config) == recipe
+    for key, node in (config.get("methods") or {}).items():
+        assert list(cancelled(key, node)) == []
+
+
+def test_a_stage_and_an_addition_are_in_the_title():
+    config = resolve_command(["averaging=ema", "regularization=[mixup,sam]", "run_dir=x"]).config
+    assert recipe_title(config) == "supervised, regularization=[mixup,sam], averaging=ema"
+    assert own_choices("a_recipe_of_the_user") is None
+
+
+def settings_that_may_be_zero() -> dict[str, set[str]]:
+    """The numbers of each method that may be 0, by class."""
+    found: dict[str, set[str]] = {}
+    for family in families(CONFIGS):
+        for file in (CONFIGS / family).glob("*.yaml"):
+            tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            for _, node in targets(tree, family):
+                target = find_target(node["_target_"])
+                arguments = signature(target).arguments.items()
+                names = {
+                    name
+                    for name, entry in arguments
+                    if not isinstance(entry.default, bool) and fits(0, entry.annotation)
+                }
+                found[target.__name__] = found.get(target.__name__, set()) | names
+    return found
+
+
+# 0 is a sound value of these: a part of the method is off, or nothing is
+SOUND = {
+    "alpha", "base", "delta", "dropout", "ema_decay", "epsilon", "hidden", "init", "iterations",
+    "margin", "max_norm", "memory_weight", "momentum", "p", "pad_value", "per_class",
+    "prior_momentum", "q", "ramp_end", "ramp_start", "split_stage", "start", "step_size",
+    "threshold", "warmup",
+}  # fmt: skip
+
+
+def test_of_every_setting_that_may_be_zero_it_is_known_what_that_means():
+    for kind, names in settings_that_may_be_zero().items():
+        unknown = names - NEUTRAL.get(kind, {}).keys() - SOUND - set(BESIDE)
+        assert not unknown, (kind, unknown)
+
+
+def test_the_tables_name_settings_that_there_are():
+    by_class = {
+        find_target(node["_target_"]).__name__: find_target(node["_target_"])
+        for family in families(CONFIGS)
+        for file in (CONFIGS / family).glob("*.yaml")
+        for _, node in targets(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, family)
+    }
+    for kind, table in NEUTRAL.items():
+        for name, value in table.items():
+            assert fits(value, signature(by_class[kind]).arguments[name].annotation), (kind, name)
+    for kind in BY_CONFIDENCE:
+        assert "threshold" in signature(by_class[kind]).arguments
