@@ -9,21 +9,16 @@ positive pair against every negative one.
 """
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-if not __package__:  # run as a file: its folder gives way to the root of the repository
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-    import benchmarks  # noqa: F401
-
 import torch
 
+from benchmarks.clock import By, Times
 from benchmarks.command import Benchmark
-from benchmarks.contest import By, Times, contest, measured, peak_bytes
+from benchmarks.contest import contest, measured, peak_bytes
 from benchmarks.peers.metric_pairs import PAIRS, PER_CLASS, Data, Loss, Pair, losses
 from benchmarks.record import Record
 from benchmarks.table import mebibytes
@@ -114,7 +109,6 @@ def large(options: argparse.Namespace, record: Record) -> None:
         rows.append([name, seconds, mebibytes(peak), f"{peak / matrix:.2f}"])
     head = ["loss", "s", "peak MiB", "of one matrix [B, B]"]
     record.table(f"B = {options.large}, d = {options.dims[0]}: ours", head, rows)
-    record.figures["large"] = rows
     share = f"at most {worst:.2f} of one matrix [B, B] in float32, gradients included"
     text = "memory O(B²) or below, with blocks for larger B"
     record.target(text, f"at B = {options.large} {share}", worst <= 1)
@@ -124,11 +118,8 @@ def report(found: dict[Setting, dict[str, Times]], by: By, record: Record) -> No
     head = ["loss", "B", "d", "ours, ms", "peer, ms", "times as fast", "ours, MiB", "peer, MiB"]
     rows = [cells(setting, times, by) for setting, times in found.items()]
     record.table("Forward and backward", head, rows, EQUAL)
-    record.figures["rows"] = []
     ratios, more = {}, []
     for setting, times in found.items():
-        own = {who: one.figures(by) for who, one in times.items()}
-        record.figures["rows"].append(setting._asdict() | own)
         if PEER in times:
             ratios[setting.text] = times["ours"].ratio(times[PEER], by).median
             if times["ours"].peak > times[PEER].peak:
@@ -164,9 +155,5 @@ def measure(record: Record, options: argparse.Namespace) -> str | None:
     return None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return CLI.run(measure, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    CLI.start(measure)

@@ -9,17 +9,13 @@ with torchjd's at our weights, as its own solvers stop early (MGDA) or draw (PCG
 """
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
-if not __package__:  # run as a file: its folder gives way to the root of the repository
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-    import benchmarks  # noqa: F401
-
+from benchmarks.clock import By, Times
 from benchmarks.command import Benchmark
-from benchmarks.contest import By, Times, beside, measured
+from benchmarks.contest import beside, measured
 from benchmarks.peers import task_steps
 from benchmarks.peers.task_steps import METHODS, Bench
 from benchmarks.record import Record
@@ -104,8 +100,7 @@ def measure(record: Record, options: argparse.Namespace) -> str | None:
     """All settings; nothing more is timed where gradients differ."""
     found: Found = {}
     rows = []
-    settings = [(n, m, t) for n in options.networks for m in options.methods for t in options.tasks]
-    for network, method, tasks in settings:
+    for network, method, tasks in product(options.networks, options.methods, options.tasks):
         label = f"{network} {method} T={tasks}"
         bench = Bench(network, method, tasks, options.rows, options.device)
         for other, off in differences(bench).items():
@@ -117,8 +112,6 @@ def measure(record: Record, options: argparse.Namespace) -> str | None:
         for line in beside("plain sum", times, options.by):
             rows.append([network, method, str(tasks), *line])
             print(*rows[-1], sep=", ", flush=True)
-        figures = {name: one.figures(options.by) for name, one in times.items()}
-        record.figures.setdefault("settings", {})[label] = figures
     head = ["network", "method", "T", "", "ms a step", "of the plain sum", "peak MiB"]
     title = f"Forward, weights and backward, {options.rows} samples"
     record.table(title, head, rows, AGREE)
@@ -126,9 +119,5 @@ def measure(record: Record, options: argparse.Namespace) -> str | None:
     return None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return CLI.run(measure, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    CLI.start(measure)
