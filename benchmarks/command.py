@@ -51,7 +51,6 @@ class Benchmark(Command):
         repeats: int | None = None,
         warmup: int | None = None,
         least: float | None = None,
-        devices: Sequence[str] = ("cpu", "cuda"),
     ):
         super().__init__(place, about)
         self.place = place
@@ -59,7 +58,7 @@ class Benchmark(Command):
         self.by_device: dict[str, dict[str, Any]] = {}
         self.bounds: dict[str, float] = {}
         self.rules: list[tuple[Callable[[argparse.Namespace], bool], str]] = []
-        self.add_argument("--device", choices=devices, default=devices[0])
+        self.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         self.add_argument("--json", type=Path, help="file for what is found")
         self.add("threads", 1, "threads of torch's operations", least=1)
         if repeats is not None:

@@ -53,7 +53,7 @@ def difference(pair: Pair, data: Data) -> float:
     found = []
     for make in (pair.ours, pair.peer):
         inputs = data.inputs(pair.proxies)
-        value = make(data)(*inputs)  # type: ignore[misc]
+        value = make(data)(*inputs)
         found.append([value.detach(), *torch.autograd.grad(value, inputs)])
     worst = 0.0
     for mine, theirs in zip(*found, strict=True):
@@ -71,7 +71,7 @@ def one_setting(setting: Setting, options: argparse.Namespace) -> dict[str, Time
     name, rows, dim = setting
     pair = PAIRS[name]
     makes = {"ours": pair.ours}
-    if losses is not None and pair.peer is not None and rows <= pair.most:
+    if losses is not None and rows <= pair.most:
         apart = difference(pair, Data.drawn(rows, dim, options.device, torch.float64))
         if not apart <= TOLERANCE:
             return apart
@@ -86,14 +86,9 @@ def cells(setting: Setting, times: dict[str, Times], by: By) -> list[str]:
     spent = [one.of(by).text(digits=2) for one in times.values()]
     memory = [mebibytes(one.peak) for one in times.values()]
     if PEER not in times:
-        return [*head, *spent, why_not(setting.loss), "", *memory, ""]
+        why_not = "not installed" if losses is None else "left out"
+        return [*head, *spent, why_not, "", *memory, ""]
     return [*head, *spent, times["ours"].ratio(times[PEER], by).text(1, 1), *memory]
-
-
-def why_not(name: str) -> str:
-    if PAIRS[name].peer is None:
-        return "has none such"
-    return "not installed" if losses is None else "left out"
 
 
 def large(options: argparse.Namespace, record: Record) -> None:

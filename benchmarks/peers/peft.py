@@ -67,14 +67,13 @@ NETWORKS = {"ViT-B/16": VIT, "BERT": BERT}
 NAMES = list(dict.fromkeys(row.name for row in (*VIT, *BERT)))
 PACKAGES = (LIBRARY, "timm", "transformers")
 CLI = Benchmark("peers/peft", __doc__, PACKAGES, repeats=15, warmup=1, least=0.05)
-CLI.add("network", "both", "which of the two", choices=[*NETWORKS, "both"])
-CLI.add("method", NAMES, "all by default", choices=NAMES)
+CLI.add("networks", list(NETWORKS), "both by default", choices=list(NETWORKS))
+CLI.add("methods", NAMES, "all by default", choices=NAMES)
 CLI.add("layers", {"cpu": 2, "cuda": 12}, "blocks of a network", least=1)
 CLI.add("width", 768, "of a network, a multiple of 64", least=64)
 CLI.add("batch", {"cpu": 4, "cuda": 64}, "samples", least=1)
 CLI.add("length", {"cpu": 64, "cuda": 128}, "tokens of a text", least=4)
 CLI.add("side", 224, "pixels, a multiple of 16", least=16)
-CLI.add("bf16", False, "steps under autocast; the proof is in float32")
 CLI.rule(lambda options: options.width % 64 == 0, "--width is a multiple of 64")
 CLI.rule(lambda options: options.side % 16 == 0, "--side is a multiple of 16")
 
@@ -128,8 +127,10 @@ class Contender:
     """A network with its delta, and its optimizer. words: the table of embeddings, None for
     pictures."""
 
-    def __init__(self, net: Network, words: Any, batch: Batch, bf16: bool):
-        self.net, self.words, self.batch, self.bf16 = net, words, batch, bf16
+    def __init__(self, net: Network, words: Any, batch: Batch):
+        self.net = net
+        self.words = words
+        self.batch = batch
         self.trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4)
 
@@ -139,8 +140,7 @@ class Contender:
         return self.net(embedded).logits["label"]
 
     def step(self) -> None:
-        with torch.autocast(self.batch.x.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = cross_entropy(self.logits(), self.batch.y)
+        loss = cross_entropy(self.logits(), self.batch.y)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -168,7 +168,7 @@ def both(
     pairs += list(zip(ours.heads.parameters(), theirs.heads.parameters(), strict=True))
     sides = []
     for net, table in zip(nets, words, strict=True):
-        sides.append(Contender(net.to(options.device), table, batch, options.bf16))
+        sides.append(Contender(net.to(options.device), table, batch))
     return sides[0], sides[1], pairs
 
 
@@ -195,7 +195,7 @@ def one_network(kind: str, options: argparse.Namespace, record: Record) -> str |
     """What differs, and then nothing more is timed."""
     found: list[tuple[Row, Times, Times]] = []
     for row in NETWORKS[kind]:
-        if row.name not in options.method:
+        if row.name not in options.methods:
             continue
         ours, theirs, pairs = both(kind, row, options)
         off = difference(ours, theirs, pairs)
@@ -207,8 +207,7 @@ def one_network(kind: str, options: argparse.Namespace, record: Record) -> str |
     head = ["method", "ours, ms", "theirs, ms", "ours over theirs", "ours, MiB", "theirs, MiB"]
     size = f"{options.side}×{options.side} pixels" if kind != "BERT" else f"{options.length} tokens"
     network_size = f"{options.layers} layers of width {options.width}"
-    form = "bf16" if options.bf16 else "float32"
-    note = f"{network_size}, {options.batch} samples of {size}, {form}."
+    note = f"{network_size}, {options.batch} samples of {size}, float32."
     rows = [line(*one, options.by) for one in found]
     record.table(f"{kind}: one training step", head, rows, note)
     judge(kind, found, record, options.by)
@@ -237,7 +236,7 @@ def judge(kind: str, found: list[tuple[Row, Times, Times]], record: Record, by: 
 def measure(record: Record, options: argparse.Namespace) -> str | None:
     if installed(LIBRARY) == "not installed":
         return "the peft library is not installed"
-    for kind in NETWORKS if options.network == "both" else [options.network]:
+    for kind in options.networks:
         fault = one_network(kind, options, record)
         if fault is not None:
             return fault

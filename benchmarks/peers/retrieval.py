@@ -9,10 +9,7 @@ itself. All must give the same figures, or the script stops.
 
 import argparse
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +22,7 @@ from torch.nn.functional import normalize
 from benchmarks.clock import By, Times, now
 from benchmarks.command import Benchmark
 from benchmarks.contest import rotated
-from benchmarks.machine import ROOT
+from benchmarks.machine import last_line
 from benchmarks.record import Record
 from benchmarks.table import mebibytes
 from recipes.evaluation.retrieval import Retrieval, retrieval_scores
@@ -42,13 +39,12 @@ PRECISION = {
     "mean_average_precision_at_r": "map@r",
 }
 CLI = Benchmark("peers/retrieval", __doc__, ("faiss-cpu", "pytorch-metric-learning"), repeats=5)
-CLI.add("rows", 10_000, "embeddings", least=64)
-CLI.add("whole", 60_000, "embeddings of a second, larger trial, 0 for none", least=0)
+CLI.add("rows", [10_000, 60_000], "embeddings, one trial each", least=64)
 CLI.add("dim", 512, "their width", least=1)
 CLI.add("per_class", 12, "embeddings of a class; its size is the R of MAP@R", least=2)
 CLI.add_argument("--alone", choices=list(NEEDS), help=argparse.SUPPRESS)
 CLI.rule(
-    lambda options: 1 not in (options.rows % options.per_class, options.whole % options.per_class),
+    lambda options: all(rows % options.per_class != 1 for rows in options.rows),
     "the last class would have one embedding only, with nothing to find: change --per-class",
 )
 Figures = dict[str, dict[str, float]]  # by contender and metric
@@ -114,7 +110,7 @@ CONTENDERS: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
 def alone(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds, peak of memory beyond that before the call, and figures. The process that starts it
     stays small: a process inherits the peak of resident memory of its parent."""
-    x, labels = drawn(options.rows, options.dim, options.per_class, options.device)
+    x, labels = drawn(options.rows[0], options.dim, options.per_class, options.device)
     few = drawn(64, options.dim, 2, options.device)
     CONTENDERS[name](*few)  # imports and first allocations
     if x.is_cuda:
@@ -140,18 +136,12 @@ def peak(device: str) -> int:
 
 def run(name: str, rows: int, options: argparse.Namespace) -> dict[str, Any]:
     """In a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.peers.retrieval", "--alone", name]
-    settings = {"rows": rows, "dim": options.dim, "per-class": options.per_class, "whole": 0}
+    command = ["-m", "benchmarks.peers.retrieval", "--alone", name]
+    settings = {"rows": rows, "dim": options.dim, "per-class": options.per_class}
     settings |= {"device": options.device, "threads": options.threads}
     for key, value in settings.items():
         command += [f"--{key}", str(value)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
-    )
-    if done.returncode:
-        raise RuntimeError(f"{name} ended with status {done.returncode}: {done.stderr[-2000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return dict(json.loads(last_line(*command, threads=options.threads)))
 
 
 # -- all of them -----------------------------------------------------------------------------------
@@ -212,8 +202,8 @@ def measure(record: Record, options: argparse.Namespace) -> str | None:
     if options.alone:
         print(json.dumps(alone(options.alone, options)))
         return None
-    for rows in (options.rows, options.whole):
-        fault = trial(rows, options, record) if rows else None
+    for rows in options.rows:
+        fault = trial(rows, options, record)
         if fault is not None:
             return fault
     return None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from benchmarks.clock import Clock, Times, race
+from benchmarks.clock import Clock, race
 from benchmarks.command import Benchmark
 from benchmarks.ours import Runs
 from benchmarks.record import Record
@@ -72,14 +72,6 @@ class Bench(Runs):
         return []
 
 
-def rows_of(times: dict[str, Times], images: int) -> list[list[str]]:
-    rows = []
-    for name, one in times.items():
-        rate = f"{images / one.of().median:.1f}"
-        rows.append([name, one.of().text(1e3, 0), rate, times["Roux"].ratio(one).text(1, 2)])
-    return rows
-
-
 def measure(record: Record, options: argparse.Namespace) -> str | None:
     """Prove, measure, judge."""
     with tempfile.TemporaryDirectory() as folder:
@@ -89,11 +81,16 @@ def measure(record: Record, options: argparse.Namespace) -> str | None:
             return f"ours {ours} and the bare loop {bare} differ"
         settings = {"warmup": options.warmup, "steps": options.steps, "device": options.device}
         times = race(bench.variants, options.threads, block=1, **settings)
+    images = options.batch * (1 + 2 * RATIO)
+    rows = []
+    for name, one in times.items():
+        rate = f"{images / one.of().median:.1f}"
+        rows.append([name, one.of().text(1e3, 0), rate, times["Roux"].ratio(one).text(1, 2)])
     size = f"{options.batch} + 2 · {options.batch * RATIO} pictures of 32×32"
     title = f"A step on {options.network}, {size}"
     head = ["who", "ms a step", "pictures a second", "over ours"]
     note = f"Losses of {PROOF} steps of ours and of the bare loop are bit-equal."
-    record.table(title, head, rows_of(times, options.batch * (1 + 2 * RATIO)), note)
+    record.table(title, head, rows, note)
     over = times[FLOOR].ratio(times["Roux"]).median
     floor = f"{over:.3f} times forward and backward"
     record.target("the step over its arithmetic floor", floor, None, "no bound was set")

@@ -8,14 +8,12 @@ before it was started. In turn with them a process that only says `import pytorc
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from benchmarks.command import Benchmark
-from benchmarks.machine import ROOT
+from benchmarks.machine import last_line
 from benchmarks.record import Record
 from benchmarks.verdicts import Spread
 
@@ -60,26 +58,16 @@ def whole_run(folder: Path, options: argparse.Namespace) -> list[float]:
         f"run_dir={folder}",
     ]
     began = time.monotonic()
-    marks = [*json.loads(python(options, PROGRAM, *overrides)), time.monotonic()]
+    marks = [*json.loads(last_line("-c", PROGRAM, *overrides, threads=options.threads))]
+    marks.append(time.monotonic())
     return [mark - began for mark in marks]
 
 
 def engine_alone(options: argparse.Namespace) -> float:
     """Seconds until a process has imported Lightning and nothing else."""
     began = time.monotonic()
-    return float(python(options, f"import time; {ENGINE}; print(time.monotonic())")) - began
-
-
-def python(options: argparse.Namespace, *arguments: str) -> str:
-    """The last line that a program prints."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(options.threads)}
-    command = [sys.executable, "-c", *arguments]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"the run failed:\n{done.stderr[-2000:]}")
-    return done.stdout.strip().splitlines()[-1]
+    program = f"import time; {ENGINE}; print(time.monotonic())"
+    return float(last_line("-c", program, threads=options.threads)) - began
 
 
 def measure(record: Record, options: argparse.Namespace) -> str | None:

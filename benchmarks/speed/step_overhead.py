@@ -1,7 +1,7 @@
 """What a step of ours costs on the host beside a bare hand-written loop.
 
     python -m benchmarks.speed.step_overhead
-    python -m benchmarks.speed.step_overhead --recipe fixmatch --regime host --json out.json
+    python -m benchmarks.speed.step_overhead --recipes fixmatch --regimes host --json out.json
 
 First both must give bit-equal losses for 20 steps, or the script stops and names the step. Then all
 variants run in one process, ten steps each in turn. `host` has a network so small that calls are
@@ -72,10 +72,9 @@ KEPT = 1.01  # of the bytes that the bare loop allocates
 ADDED = "a CPU computes nothing while the host works, so that a step's cost is added"
 UNSURE = "what is above the limit has the limit in its interval"
 MASKS = "numbers kept for the log and the masks of terms, a few hundred bytes each"
-AGAIN = "may be given several times; else all"
 CLI = Benchmark("speed/step_overhead", __doc__, repeats=5, warmup=10)
-CLI.add_argument("--recipe", action="append", choices=list(RECIPES), help=AGAIN)
-CLI.add_argument("--regime", action="append", choices=list(ABOUT), help=AGAIN)
+CLI.add("recipes", list(RECIPES), "all by default", choices=list(RECIPES))
+CLI.add("regimes", list(ABOUT), "both by default", choices=list(ABOUT))
 CLI.add("steps", 40, "steps in the window of a run", least=1)
 CLI.rule(
     lambda options: options.steps % BLOCK == options.warmup % BLOCK == 0,
@@ -138,10 +137,10 @@ class Bench(Runs):
 
 def first_difference(ours: list[Tensor], bare: list[Tensor]) -> int | None:
     """The first step whose losses are not equal to the last bit, None where all are."""
-    for step, (a, b) in enumerate(zip(ours, bare, strict=False)):
+    for step, (a, b) in enumerate(zip(ours, bare, strict=True)):
         if not equal(a, b):
             return step
-    return None if len(ours) == len(bare) else min(len(ours), len(bare))
+    return None
 
 
 def times_of(bench: Bench, options: argparse.Namespace) -> Found:
@@ -175,8 +174,8 @@ def rows_of(found: Found) -> list[list[str]]:
 
 def chosen(options: argparse.Namespace) -> list[tuple[str, str]]:
     """(regime, case) of what was asked for, where there is such."""
-    pairs = [(regime, case) for regime in options.regime or ABOUT for case in CASES[regime]]
-    return [(regime, case) for regime, case in pairs if case in (options.recipe or RECIPES)]
+    pairs = [(regime, case) for regime in options.regimes for case in CASES[regime]]
+    return [(regime, case) for regime, case in pairs if case in options.recipes]
 
 
 def measure(record: Record, options: argparse.Namespace) -> str | None:

@@ -37,7 +37,7 @@ def test_a_step_trains_the_delta_and_the_head_alone():
 def test_a_record_is_written(tmp_path):
     pytest.importorskip("peft")
     out = tmp_path / "found.json"
-    words = ["--network", "BERT", "--method", "LoRA", "prefix", "--repeats", "1", "--warmup", "0"]
+    words = ["--networks", "BERT", "--methods", "LoRA", "prefix", "--repeats", "1", "--warmup", "0"]
     assert peft.CLI.run(peft.measure, [*TINY, *words, "--json", str(out)]) == 0
     found = json.loads(out.read_text())
     assert [row[0] for row in found["tables"][0]["rows"]] == ["LoRA", "prefix"]
@@ -48,7 +48,7 @@ def test_nothing_is_timed_where_sides_differ(monkeypatch, capsys):
     pytest.importorskip("peft")
     monkeypatch.setattr(peft, "difference", lambda *sides: float("nan"))
     monkeypatch.setattr(peft, "measured", lambda *calls: pytest.fail("timed"))
-    words = [*TINY, "--method", "LoRA", "--network", "BERT"]
+    words = [*TINY, "--methods", "LoRA", "--networks", "BERT"]
     assert peft.CLI.run(peft.measure, words) == 1
     assert "nothing is timed" in capsys.readouterr().err
 
@@ -81,7 +81,7 @@ def test_a_judgement_says_why():
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--width", "100"], ["--side", "30"], ["--repeats", "0"], ["--method", "lroa"]]
+    "wrong", [["--width", "100"], ["--side", "30"], ["--repeats", "0"], ["--methods", "lroa"]]
 )
 def test_mistakes(wrong):
     with pytest.raises(SystemExit):

@@ -23,7 +23,7 @@ def test_a_record_of_few_embeddings(tmp_path, monkeypatch):
     """Ours alone: the peers have tests of their own and take long to import."""
     monkeypatch.setattr(retrieval, "NEEDS", {"ours": (), "faiss": ("no_such_module",)})
     out = tmp_path / "out.json"
-    small = ["--rows", "200", "--whole", "0", "--dim", "8", "--per-class", "4", "--repeats", "1"]
+    small = ["--rows", "200", "--dim", "8", "--per-class", "4", "--repeats", "1"]
     assert CLI.run(measure, [*small, "--json", str(out)]) == 0
     record = json.loads(out.read_text())
     (table,) = record["tables"]
