@@ -43,15 +43,13 @@ CAUSE = (
     "and transformers where they are installed (its issue 3457)"
 )
 CLI = Benchmark("speed/startup", __doc__, repeats=5)
-CLI.add("recipe", "fixmatch", "recipe of the run")
-CLI.add("data", "digits", "data set of the run")
 
 
 def whole_run(folder: Path, options: argparse.Namespace) -> list[float]:
     """Seconds from the command to each moment of one process."""
     overrides = [
-        f"recipe={options.recipe}",
-        f"data={options.data}",
+        "recipe=fixmatch",
+        "data=digits",
         f"trainer.max_steps={STEPS}",
         f"trainer.accelerator={options.device.replace('cuda', 'gpu')}",
         "trainer.progress_bar=false",
