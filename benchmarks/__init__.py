@@ -5,4 +5,4 @@ import os
 # read when torch is imported, so before any benchmark imports it
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-ROOMS = ("speed", "peers", "pages", "lab")
+ROOMS = ("speed", "peers", "pages")

@@ -4,8 +4,8 @@ CLI = Benchmark("peers/metric_losses", __doc__, peers=["pytorch-metric-learning"
 CLI.add("rows", [128, 256], "batch sizes B", least=8)
 CLI.add("batch", {"cpu": 4, "cuda": 64}, "samples of a step", least=1)
 
-def main(argv=None):
-    return CLI.run(measure, argv)       # measure(record, options) -> what differs, or None
+if __name__ == "__main__":
+    CLI.start(measure)      # measure(record, options) -> what differs, or None
 """
 
 import argparse
@@ -51,15 +51,15 @@ class Benchmark(Command):
         repeats: int | None = None,
         warmup: int | None = None,
         least: float | None = None,
-        devices: Sequence[str] = ("cpu", "cuda"),
     ):
         super().__init__(place, about)
-        self.place, self.peers = place, peers
+        self.place = place
+        self.peers = peers
         self.by_device: dict[str, dict[str, Any]] = {}
         self.bounds: dict[str, float] = {}
         self.rules: list[tuple[Callable[[argparse.Namespace], bool], str]] = []
-        self.add_argument("--device", choices=devices, default=devices[0])
-        self.add_argument("--json", type=Path, help="file for all figures")
+        self.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        self.add_argument("--json", type=Path, help="file for what is found")
         self.add("threads", 1, "threads of torch's operations", least=1)
         if repeats is not None:
             self.add("repeats", repeats, "rounds over all variants", least=1)
@@ -88,8 +88,7 @@ class Benchmark(Command):
         if example is False:
             self.add_argument(flag, action="store_true", help=about)
         else:
-            more.setdefault("type", type(example))
-            self.add_argument(flag, default=default, help=about, **more)
+            self.add_argument(flag, default=default, help=about, type=type(example), **more)
 
     def rule(self, holds: Callable[[argparse.Namespace], bool], problem: str) -> None:
         """A rule for several arguments, and what is said where it does not hold."""
@@ -103,7 +102,7 @@ class Benchmark(Command):
                 setattr(options, name, values[options.device])
         for name, least in self.bounds.items():
             value = getattr(options, name)
-            if value is not None and min(value if isinstance(value, list) else [value]) < least:
+            if min(value if isinstance(value, list) else [value]) < least:
                 self.error(f"--{name.replace('_', '-')} is at least {least:g}")
         for holds, problem in self.rules:
             if not holds(options):
@@ -123,3 +122,7 @@ class Benchmark(Command):
             return 1
         record.write(options.json)
         return 0
+
+    def start(self, measure: Measure) -> NoReturn:
+        """The program itself."""
+        sys.exit(self.run(measure))

@@ -9,40 +9,16 @@ last `least` seconds. On a GPU the device is waited for at both ends of a block 
 """
 
 import argparse
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.verdicts import Spread
+from benchmarks.clock import By, Times, now
+from benchmarks.table import mebibytes
 
 Call = Callable[[], Any]
-By = Literal["cpu", "wall"]
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
-
-
-@dataclass
-class Times:
-    """Seconds a call in every round, by wall clock and by processor time. peak: bytes that one call
-    takes at most."""
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    peak: int = 0
-
-    def of(self, by: By = "wall") -> Spread:
-        return Spread(list(getattr(self, by)))
-
-    def ratio(self, peer: "Times", by: By = "wall") -> Spread:
-        """How many times as long the peer took, round by round."""
-        pairs = zip(getattr(self, by), getattr(peer, by), strict=True)
-        return Spread([theirs / mine for mine, theirs in pairs])
-
-    def figures(self, by: By) -> dict[str, float]:
-        return self.of(by).row() | {"peak": self.peak}
 
 
 def contest(
@@ -52,17 +28,16 @@ def contest(
     least: float = 0.05,
     device: str = "cpu",
 ) -> dict[str, Times]:
-    """Time all contenders in turn. warmup: calls of each before anything is timed. Raises
-    ValueError for fewer than one round."""
-    if repeats < 1:
-        raise ValueError(f"{repeats} rounds; expected at least one")
-    counts = {name: calls_for(call, warmup, least, device) for name, call in contenders.items()}
+    """Time all contenders in turn. warmup: calls of each before anything is timed."""
+    counts = {}
+    for name, call in contenders.items():
+        for _ in range(warmup):
+            call()
+        counts[name] = calls_for(call, least, device)
     times = {name: Times() for name in contenders}
     for turn in range(repeats):
         for name in rotated(list(contenders), turn):
-            wall, cpu = block(contenders[name], counts[name], device)
-            times[name].wall.append(wall)
-            times[name].cpu.append(cpu)
+            block(times[name], contenders[name], counts[name], device)
     return times
 
 
@@ -79,34 +54,36 @@ def measured(
     return times
 
 
+def beside(base: str, times: Mapping[str, Times], by: By, digits: int = 2) -> list[list[str]]:
+    """A row for each contender: who, ms a call, over the base, peak in MiB."""
+    rows = []
+    for name, one in times.items():
+        ratio = times[base].ratio(one, by).text(1, digits)
+        rows.append([name, one.of(by).text(digits=digits), ratio, mebibytes(one.peak)])
+    return rows
+
+
 def rotated(names: list[str], turn: int) -> list[str]:
     """The order of a round."""
     first = turn % len(names)
     return names[first:] + names[:first]
 
 
-def calls_for(call: Call, warmup: int, least: float, device: str) -> int:
-    """Warm up; how many calls last `least` seconds."""
-    for _ in range(warmup):
-        call()
-    return max(1, round(least / max(block(call, 1, device)[0], 1e-9)))
+def calls_for(call: Call, least: float, device: str) -> int:
+    """How many calls last `least` seconds."""
+    one = Times()
+    block(one, call, 1, device)
+    return max(1, round(least / max(one.wall[0], 1e-9)))
 
 
-def block(call: Call, count: int, device: str) -> tuple[float, float]:
-    """Seconds a call, (wall, processor)."""
-    wait(device)
-    wall, cpu = time.perf_counter(), time.process_time()
+def block(times: Times, call: Call, count: int, device: str) -> None:
+    begun = now(device)
     for _ in range(count):
         call()
-    wait(device)
-    return (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
+    times.add(begun, now(device), count)
 
 
-def wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
+# -- memory ----------------------------------------------------------------------------------------
 def peak_bytes(call: Call, device: str = "cpu") -> int:
     """The most that torch's tensors took during a call beyond what they took before it, in bytes.
     On the CPU summed up from the allocator's events, so that what the system keeps back does not
@@ -118,27 +95,18 @@ def peak_bytes(call: Call, device: str = "cpu") -> int:
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
-        call()
     held = most = 0
-    for event in sorted(memory_events(seen), key=lambda event: event.start_ns()):
-        held += event.nbytes()
+    for count in allocations(call):
+        held += count
         most = max(most, held)
     return most
 
 
-def memory_events(seen: profile) -> list[Any]:
-    """What the allocator gave and took back, in bytes with their sign."""
-    events = seen.profiler.kineto_results.events()  # type: ignore[union-attr]
-    return [event for event in events if event.name() == "[memory]"]
-
-
-def profiled(call: Call, calls: int = 3) -> tuple[float, int]:
-    """The share of a call's time that matrix products take, and how many operators it calls."""
-    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen:
-        for _ in range(calls):
-            call()
-    events = [event for event in seen.key_averages() if event.key.startswith("aten::")]
-    spent = sum(event.self_cpu_time_total for event in events if event.key in PRODUCTS)
-    whole = sum(event.self_cpu_time_total for event in seen.key_averages())
-    return spent / max(whole, 1e-9), sum(event.count for event in events) // calls
+def allocations(call: Call) -> list[int]:
+    """What torch's allocator gave and took back on the CPU during a call, in order, in bytes with
+    their sign."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
+        call()
+    events = seen.profiler.kineto_results.events()
+    found = [event for event in events if event.name() == "[memory]"]
+    return [event.nbytes() for event in sorted(found, key=lambda event: event.start_ns())]

@@ -1,7 +1,9 @@
 """The machine, the versions and the commit, without which a figure is worth nothing."""
 
+import os
 import platform
 import subprocess
+import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,3 +58,15 @@ def installed(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def last_line(*arguments: str, threads: int = 1) -> str:
+    """What a Python process of its own prints last; it finds this repository's packages."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments[:4])} failed:\n{done.stderr[-2000:]}")
+    return done.stdout.strip().splitlines()[-1]

@@ -32,8 +32,7 @@ class Target:
 
 @dataclass
 class Record:
-    """One run of one benchmark. place: ROOM/NAME. peers: packages whose versions matter. figures:
-    every number, for other programs."""
+    """One run of one benchmark. place: ROOM/NAME. peers: packages whose versions matter."""
 
     place: str
     about: str
@@ -41,13 +40,12 @@ class Record:
     peers: Sequence[str] = ()
     tables: list[Table] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
-    figures: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         versions = {name: installed(name) for name in self.peers}
         self.surroundings = surroundings(self.device) | versions
-        words = ["python", f"benchmarks/{self.place}.py", *without_json(sys.argv[1:])]
-        self.command = " ".join(words)
+        module = f"benchmarks.{self.place.replace('/', '.')}"
+        self.command = " ".join(["python -m", module, *without_json(sys.argv[1:])])
         print(", ".join(f"{key} {value}" for key, value in self.surroundings.items()), flush=True)
 
     def table(
@@ -77,10 +75,18 @@ class Record:
             "surroundings": self.surroundings,
             "tables": [asdict(table) for table in self.tables],
             "targets": [asdict(target) for target in self.targets],
-            "figures": self.figures,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        save(path, content)
+
+
+def load(path: Path, empty: Any = None) -> Any:
+    """The numbers that a file keeps; `empty` where there is none yet."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
+
+
+def save(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def without_json(argv: list[str]) -> list[str]:

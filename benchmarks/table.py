@@ -27,10 +27,11 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def of_words(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of sentences, whose columns are not aligned."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def of_words(head: Sequence[str], rows: Sequence[Sequence[str]], rule: str = "") -> str:
+    """A table whose cells are not padded. rule: the line below the head, where columns differ."""
+    lines = [f"| {' | '.join(line)} |" for line in (head, *rows)]
+    lines.insert(1, rule or f"| {' | '.join(['---'] * len(head))} |")
+    return "\n".join(lines)
 
 
 def mebibytes(count: float) -> str:

@@ -21,9 +21,6 @@ class Spread:
     def median(self) -> float:
         return median(self.values)
 
-    def row(self) -> dict[str, float]:
-        return {"median": self.median, "min": min(self.values), "max": max(self.values)}
-
     def text(self, scale: float = 1e3, digits: int = 3) -> str:
         low, high = min(self.values) * scale, max(self.values) * scale
         return f"{self.median * scale:.{digits}f} ({low:.{digits}f}..{high:.{digits}f})"

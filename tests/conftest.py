@@ -18,6 +18,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--doubled", action="store_true", help="groups of methods with a twin of every method"
     )
+    parser.addoption(
+        "--write-numbers",
+        action="store_true",
+        help="keep what the trials of docs/reliability.md measure in docs/results; with -n 0",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

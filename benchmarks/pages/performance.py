@@ -5,7 +5,6 @@ python benchmarks/peers/metric_losses.py --json docs/performance/metric_losses.j
 python benchmarks/pages/performance.py
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ if not __package__:  # run as a file: its folder gives way to the root of the re
 
 from benchmarks.command import Command
 from benchmarks.machine import ROOT
-from benchmarks.record import VERDICTS
+from benchmarks.record import VERDICTS, load
 from benchmarks.table import Table, of_words
 
 FIGURES, PAGE = ROOT / "docs" / "performance", ROOT / "docs" / "performance.md"
@@ -65,7 +64,7 @@ def device(record: dict[str, Any]) -> str:
 
 
 def read(folder: Path = FIGURES) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return [load(path) for path in sorted(folder.glob("*.json"))]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

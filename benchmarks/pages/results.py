@@ -11,7 +11,6 @@ is the folder of that run with the same seed. A run that fails is said so and le
 """
 
 import argparse
-import json
 import re
 import shlex
 import shutil
@@ -31,6 +30,8 @@ import yaml
 
 from benchmarks.command import Command
 from benchmarks.machine import ROOT, commit, hardware
+from benchmarks.record import load, save
+from benchmarks.table import of_words
 from recipes.delta_m import relative_gain
 
 KEPT = ROOT / "docs" / "results"
@@ -66,21 +67,15 @@ def filled(word: str, seed: int) -> str:
     return run.sub(lambda named: str(folder_of(named[1], named[2], seed)), word)
 
 
-def metrics_of(folder: Path) -> dict[str, float]:
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-
-
-def measure(name: str, row: str, seed: int, arguments: list[str], timeout: int) -> str | None:
-    """Train one run if it is not there; why it failed, where it did."""
-    folder = folder_of(name, row, seed)
+def train(folder: Path, arguments: list[str], timeout: int) -> str | None:
+    """Train one run if it is not there, or resume it; why it failed, where it did."""
     if (folder / "metrics.json").exists():
         return None
-    begun = (folder / "checkpoints" / "last.ckpt").exists()
-    if folder.exists() and not begun:
+    command = [sys.executable, str(ROOT / "train.py"), *arguments, f"run_dir={folder}"]
+    if (folder / "checkpoints" / "last.ckpt").exists():
+        command.append(f"resume={folder}")
+    elif folder.exists():
         shutil.rmtree(folder)  # killed before it kept anything
-    command = [sys.executable, str(ROOT / "train.py"), *(filled(word, seed) for word in arguments)]
-    command += [f"seed={seed}", f"run_dir={folder}", "trainer.progress_bar=false"]
-    command += [f"resume={folder}"] if begun else []
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -88,23 +83,28 @@ def measure(name: str, row: str, seed: int, arguments: list[str], timeout: int) 
     return str(done.stderr.strip().splitlines()[-1:]) if done.returncode else None
 
 
-def measure_set(name: str, seeds: list[int], options: argparse.Namespace) -> None:
-    """Train the rows of a set and keep their numbers; rows measured before keep theirs unless
-    trained anew."""
+def measure(name: str, row: str, seed: int, options: argparse.Namespace) -> None:
+    """Train one row with one seed and keep its numbers."""
     entry = sets()[name]
-    for seed in seeds:
-        for row in options.rows.split(",") if options.rows else entry["rows"]:
-            arguments = words(entry, row)
-            fault = measure(name, row, seed, [*arguments, *options.set], options.timeout)
-            if fault is not None:
-                print(f"{name}, {row}, seed {seed}: {fault}", file=sys.stderr)
-                continue
-            folder = folder_of(name, row, seed)
-            final, wanted = metrics_of(folder), [*entry["metrics"], "train_seconds"]
-            numbers = {metric: final[metric] for metric in wanted if metric in final}
-            numbers |= trained(folder)
-            keep(name, row, seed, ["python", "train.py", *arguments], numbers)
-            print(f"{name}, {row}, seed {seed}: {numbers}", flush=True)
+    folder = folder_of(name, row, seed)
+    arguments = words(entry, row)
+    given = [filled(word, seed) for word in [*arguments, *options.set]]
+    fault = train(folder, [*given, f"seed={seed}", "trainer.progress_bar=false"], options.timeout)
+    if fault is not None:
+        print(f"{name}, {row}, seed {seed}: {fault}", file=sys.stderr)
+        return
+    final = load(folder / "metrics.json")
+    wanted = [*entry["metrics"], "train_seconds"]
+    numbers = {metric: final[metric] for metric in wanted if metric in final} | trained(folder)
+    print(f"{name}, {row}, seed {seed}: {numbers}", flush=True)
+    # read anew: another seed may have been trained at the same time
+    path = KEPT / f"{name}.json"
+    kept = load(path, {"rows": {}})
+    line = kept["rows"].setdefault(row, {})
+    line["command"] = shlex.join(["python", "train.py", *arguments])
+    line.setdefault("seeds", {})[str(seed)] = numbers
+    kept |= {"hardware": hardware(), "date": str(date.today()), "commit": commit()}
+    save(path, kept)
 
 
 def trained(folder: Path) -> dict[str, float]:
@@ -114,19 +114,7 @@ def trained(folder: Path) -> dict[str, float]:
     return {"trained": int(count[1].replace(",", ""))} if count else {}
 
 
-def keep(name: str, row: str, seed: int, command: list[str], numbers: dict[str, float]) -> None:
-    """Add one run to the file of its set, read anew: another seed may have been trained at the same
-    time."""
-    path = KEPT / f"{name}.json"
-    KEPT.mkdir(exist_ok=True)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": {}}
-    line = kept["rows"].setdefault(row, {})
-    line["command"] = shlex.join(command)
-    line.setdefault("seeds", {})[str(seed)] = numbers
-    kept |= {"hardware": hardware(), "date": str(date.today()), "commit": commit()}
-    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-
-
+# -- the page --------------------------------------------------------------------------------------
 def summary(values: list[float]) -> str:
     """`91.3 ± 0.8` of several runs, in percent: all metrics of the sets are shares."""
     if not values:
@@ -137,42 +125,55 @@ def summary(values: list[float]) -> str:
 
 def table(entry: dict[str, Any], kept: dict[str, Any]) -> list[str]:
     """The Markdown table of one set, then its commands."""
-    metrics = entry["metrics"]
-    heads = [metric.removeprefix("test/").replace("_", " ") for metric in metrics]
-    heads += ["Δm %"] if "alone" in entry else []
-    lines = [f"| | {' | '.join(heads)} | seeds |", f"|---|{'---:|' * (len(heads) + 1)}"]
-    measured = [row for row in entry["rows"] if row in kept["rows"]]
-    for row in measured:
+    alone = entry.get("alone", {})
+    heads = [metric.removeprefix("test/").replace("_", " ") for metric in entry["metrics"]]
+    heads += ["Δm %"] if alone else []
+    rows, commands = [], []
+    for row in entry["rows"]:
+        if row not in kept["rows"]:
+            continue
         seeds = kept["rows"][row]["seeds"]
-        cells = [summary([run[m] for run in seeds.values() if m in run]) for m in metrics]
-        cells += [gain(entry["alone"], kept["rows"], row)] if "alone" in entry else []
-        lines.append(f"| {row} | {' | '.join(cells)} | {', '.join(sorted(seeds))} |")
-    return [*lines, "", *(f"    {kept['rows'][row]['command']}" for row in measured), ""]
+        cells = []
+        for metric in entry["metrics"]:
+            cells.append(summary([run[metric] for run in seeds.values() if metric in run]))
+        cells += [gain_text(alone, kept["rows"], row)] if alone else []
+        rows.append([row, *cells, ", ".join(sorted(seeds))])
+        commands.append(f"    {kept['rows'][row]['command']}")
+    lines = of_words(["", *heads, "seeds"], rows, f"|---|{'---:|' * (len(heads) + 1)}")
+    # an empty cell of a head has one blank
+    return [lines.replace("|  |", "| |", 1), "", *commands, ""]
 
 
-def gain(alone: dict[str, str], rows: dict[str, Any], row: str) -> str:
-    """Δm of a row over its seeds, in percent, against the means of the single tasks: alone is
-    {metric: row}."""
+def gains(alone: dict[str, str], rows: dict[str, Any], row: str) -> dict[str, float]:
+    """Δm of a row by seed, in percent, against the means of the single tasks: alone is {metric:
+    row}. Nothing for a single task, nor where one of them has no numbers."""
     if row in alone.values() or not set(alone.values()) <= rows.keys():
-        return "–"
-    base, gains = {}, []
+        return {}
+    base = {}
     for metric, single in alone.items():
         runs = rows[single]["seeds"].values()
         base[metric] = statistics.fmean(run["test/accuracy"] for run in runs)
-    for run in rows[row]["seeds"].values():
+    found = {}
+    for seed, run in rows[row]["seeds"].items():
         each = [relative_gain(run[metric], base[metric], False) for metric in alone]
-        gains.append(statistics.fmean(each))
-    deviation = f" ± {statistics.stdev(gains):.2f}" if len(gains) > 1 else ""
-    return f"{statistics.fmean(gains):+.2f}{deviation}"
+        found[seed] = statistics.fmean(each)
+    return found
+
+
+def gain_text(alone: dict[str, str], rows: dict[str, Any], row: str) -> str:
+    values = list(gains(alone, rows, row).values())
+    if not values:
+        return "–"
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):+.2f}{deviation}"
 
 
 def page() -> str:
     """The page of all sets that have numbers."""
     lines = [HEAD]
     for name, entry in sets().items():
-        path = KEPT / f"{name}.json"
-        if path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = load(KEPT / f"{name}.json")
+        if kept is not None:
             lines += [f"## {entry['title']}", "", entry["about"].strip(), "", *table(entry, kept)]
             lines += [f"{kept['hardware']}; {kept['date']}, commit {kept['commit']}.", ""]
     return "\n".join(lines)
@@ -193,16 +194,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if options.name is None:
         parser.error("name a set, or --page")
-    unknown = (
-        set(filter(None, (options.rows or "").split(","))) - sets()[options.name]["rows"].keys()
-    )
+    every = list(sets()[options.name]["rows"])
+    rows = options.rows.split(",") if options.rows else every
+    unknown = sorted(set(rows) - set(every))
     if unknown:
-        parser.error(f"{options.name} has no row {', '.join(sorted(unknown))}")
-    try:
-        seeds = [int(seed) for seed in options.seeds.split(",")]
-    except ValueError:
+        parser.error(f"{options.name} has no row {', '.join(unknown)}")
+    seeds = options.seeds.split(",")
+    if not all(map(str.isdigit, seeds)):
         parser.error(f"--seeds {options.seeds}: expected numbers separated by commas")
-    measure_set(options.name, seeds, options)
+    for seed in map(int, seeds):
+        for row in rows:
+            measure(options.name, row, seed, options)
     return 0
 
 

@@ -9,20 +9,16 @@ positive pair against every negative one.
 """
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from itertools import product
 from statistics import median
-
-if not __package__:  # run as a file: its folder gives way to the root of the repository
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-    import benchmarks  # noqa: F401
+from typing import NamedTuple
 
 import torch
 
+from benchmarks.clock import By, Times
 from benchmarks.command import Benchmark
-from benchmarks.contest import By, Times, contest, measured, peak_bytes, profiled
+from benchmarks.contest import contest, measured, peak_bytes
 from benchmarks.peers.metric_pairs import PAIRS, PER_CLASS, Data, Loss, Pair, losses
 from benchmarks.record import Record
 from benchmarks.table import mebibytes
@@ -41,13 +37,23 @@ CLI.add("large", 8192, "B of ours alone, 0 for none", least=0)
 CLI.add("losses", list(PAIRS), "all by default", choices=list(PAIRS), metavar="LOSS")
 
 
+class Setting(NamedTuple):
+    loss: str
+    B: int
+    d: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.loss} at B = {self.B}, d = {self.d}"
+
+
 def difference(pair: Pair, data: Data) -> float:
     """The largest difference of value and gradients, in units of the largest entry; data in
     float64."""
     found = []
     for make in (pair.ours, pair.peer):
         inputs = data.inputs(pair.proxies)
-        value = make(data)(*inputs)  # type: ignore[misc]
+        value = make(data)(*inputs)
         found.append([value.detach(), *torch.autograd.grad(value, inputs)])
     worst = 0.0
     for mine, theirs in zip(*found, strict=True):
@@ -60,60 +66,29 @@ def call(make: Callable[[Data], Loss], data: Data, proxies: bool) -> Callable[[]
     return lambda: torch.autograd.backward(loss(*inputs), inputs=inputs)
 
 
-@dataclass
-class Row:
-    """products, operators: the share of matrix products in a call of ours, and its operators."""
-
-    loss: str
-    rows: int
-    dim: int
-    times: dict[str, Times]
-    products: float
-    operators: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.loss} at B = {self.rows}, d = {self.dim}"
-
-    def ratio(self, by: By) -> float:
-        return self.times["ours"].ratio(self.times[PEER], by).median
-
-    @property
-    def more_memory(self) -> bool:
-        return self.times["ours"].peak > self.times[PEER].peak
-
-    def cells(self, by: By) -> list[str]:
-        times = [one.of(by).text(digits=2) for one in self.times.values()]
-        memory = [mebibytes(one.peak) for one in self.times.values()]
-        head = [self.loss, str(self.rows), str(self.dim)]
-        if PEER not in self.times:
-            return [*head, times[0], why_not(self.loss), "", memory[0], ""]
-        return [*head, *times, self.times["ours"].ratio(self.times[PEER], by).text(1, 1), *memory]
-
-    def figures(self, by: By) -> dict[str, object]:
-        own = {"loss": self.loss, "B": self.rows, "d": self.dim}
-        own |= {"products": self.products, "operators": self.operators}
-        return own | {who: times.figures(by) for who, times in self.times.items()}
-
-
-def one_row(name: str, rows: int, dim: int, options: argparse.Namespace) -> Row | float:
-    """Times and peaks, or by how much the two differ."""
+def one_setting(setting: Setting, options: argparse.Namespace) -> dict[str, Times] | float:
+    """Times and peaks of both, or by how much the two differ."""
+    name, rows, dim = setting
     pair = PAIRS[name]
     makes = {"ours": pair.ours}
-    if losses is not None and pair.peer is not None and rows <= pair.most:
+    if losses is not None and rows <= pair.most:
         apart = difference(pair, Data.drawn(rows, dim, options.device, torch.float64))
         if not apart <= TOLERANCE:
             return apart
         makes[PEER] = pair.peer
     data = Data.drawn(rows, dim, options.device)
     calls = {who: call(make, data, pair.proxies) for who, make in makes.items()}
-    return Row(name, rows, dim, measured(calls, options), *profiled(calls["ours"]))
+    return measured(calls, options)
 
 
-def why_not(name: str) -> str:
-    if PAIRS[name].peer is None:
-        return "has none such"
-    return "not installed" if losses is None else "left out"
+def cells(setting: Setting, times: dict[str, Times], by: By) -> list[str]:
+    head = [*map(str, setting)]
+    spent = [one.of(by).text(digits=2) for one in times.values()]
+    memory = [mebibytes(one.peak) for one in times.values()]
+    if PEER not in times:
+        why_not = "not installed" if losses is None else "left out"
+        return [*head, *spent, why_not, "", *memory, ""]
+    return [*head, *spent, times["ours"].ratio(times[PEER], by).text(1, 1), *memory]
 
 
 def large(options: argparse.Namespace, record: Record) -> None:
@@ -129,66 +104,51 @@ def large(options: argparse.Namespace, record: Record) -> None:
         rows.append([name, seconds, mebibytes(peak), f"{peak / matrix:.2f}"])
     head = ["loss", "s", "peak MiB", "of one matrix [B, B]"]
     record.table(f"B = {options.large}, d = {options.dims[0]}: ours", head, rows)
-    record.figures["large"] = rows
     share = f"at most {worst:.2f} of one matrix [B, B] in float32, gradients included"
     text = "memory O(B²) or below, with blocks for larger B"
     record.target(text, f"at B = {options.large} {share}", worst <= 1)
 
 
-def report(found: Sequence[Row], by: By, record: Record) -> None:
+def report(found: dict[Setting, dict[str, Times]], by: By, record: Record) -> None:
     head = ["loss", "B", "d", "ours, ms", "peer, ms", "times as fast", "ours, MiB", "peer, MiB"]
-    record.table("Forward and backward", head, [row.cells(by) for row in found], EQUAL)
-    record.figures["rows"] = [row.figures(by) for row in found]
-    both = [row for row in found if PEER in row.times]
-    if not both:
+    rows = [cells(setting, times, by) for setting, times in found.items()]
+    record.table("Forward and backward", head, rows, EQUAL)
+    ratios, more = {}, []
+    for setting, times in found.items():
+        if PEER in times:
+            ratios[setting.text] = times["ours"].ratio(times[PEER], by).median
+            if times["ours"].peak > times[PEER].peak:
+                more.append(setting.text)
+    if not ratios:
         return
-    ratios = {row.name: row.ratio(by) for row in both}
     slower = [name for name, ratio in ratios.items() if ratio < 1]
     span = f"{min(ratios.values()):.1f} to {max(ratios.values()):.0f} times as fast"
     record.target("none slower", span, not slower, ", ".join(slower))
     middle = median(ratios.values())
-    missed = [row for row in both if row.ratio(by) < FAST]
-    why = "" if middle >= FAST else spent_on(missed)
+    missed = [name for name, ratio in ratios.items() if ratio < FAST]
+    why = "" if middle >= FAST else f"below in {len(missed)} settings: {', '.join(missed)}"
     text = f"median at least {FAST} times as fast"
     record.target(text, f"{middle:.1f} times", middle >= FAST, why)
-    more = [row.name for row in both if row.more_memory]
-    less = f"in {len(both) - len(more)} of {len(both)} settings"
+    less = f"in {len(ratios) - len(more)} of {len(ratios)} settings"
     record.target("in less memory", less, not more, ", ".join(more))
 
 
-def spent_on(missed: Sequence[Row]) -> str:
-    """What ours spends its time on where it misses the target, by the profile."""
-    parts = []
-    for dim, rows in sorted({(row.dim, row.rows) for row in missed}):
-        group = [row for row in missed if (row.rows, row.dim) == (rows, dim)]
-        products = median(row.products for row in group)
-        operators = median(row.operators for row in group)
-        share = f"{products:.0%} in matrix products, {operators:.0f} operator calls"
-        parts.append(f"B = {rows}, d = {dim}: {share}")
-    head = f"{len(missed)} settings are below; profiled, medians of a step of ours at "
-    return head + "; ".join(parts)
-
-
 def measure(record: Record, options: argparse.Namespace) -> str | None:
-    found: list[Row] = []
-    for dim in options.dims:
-        for name in options.losses:
-            for rows in options.rows:
-                row = one_row(name, rows, dim, options)
-                if isinstance(row, float):
-                    where = f"{name}, B = {rows}, d = {dim}"
-                    return f"{where}: differs from the peer by {row:.1e} of the largest entry"
-                found.append(row)
-                print(*row.cells(options.by), sep=", ", flush=True)
+    found = {}
+    settings = product(options.dims, options.losses, options.rows)
+    for dim, name, rows in settings:
+        setting = Setting(name, rows, dim)
+        times = one_setting(setting, options)
+        if isinstance(times, float):
+            where = f"{name}, B = {rows}, d = {dim}"
+            return f"{where}: differs from the peer by {times:.1e} of the largest entry"
+        found[setting] = times
+        print(*cells(setting, times, options.by), sep=", ", flush=True)
     report(found, options.by, record)
     if options.large:
         large(options, record)
     return None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return CLI.run(measure, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    CLI.start(measure)

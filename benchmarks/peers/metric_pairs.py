@@ -67,7 +67,7 @@ class Data:
 
 
 def method(loss: MetricLoss) -> Callable[[Data], Loss]:
-    return lambda data: lambda x: loss.loss(x, data.labels, "label", None)[0]  # type: ignore[arg-type]
+    return lambda data: lambda x: loss.loss(x, data.labels, "label", None)[0]
 
 
 def with_memory(data: Data) -> Loss:
@@ -131,7 +131,7 @@ class Pair:
     """Ours and the peer's loss of one data. most: batch size up to which the peer is tried."""
 
     ours: Callable[[Data], Loss]
-    peer: Callable[[Data], Loss] | None = None
+    peer: Callable[[Data], Loss]
     most: int = 10**9
     proxies: bool = False
 
@@ -159,7 +159,6 @@ PAIRS = {
     "triplet, all semi-hard": Pair(
         method(ALL_SEMI_HARD), mined(lambda: triplets(euclidean()), semi_hard), 512
     ),
-    "triplet, semi-hard": Pair(method(Triplet(0.2, "semi_hard"))),
     "multi-similarity, mined": Pair(
         method(MultiSimilarity()),
         mined(similarity, lambda: miners.MultiSimilarityMiner(epsilon=0.1)),
@@ -171,7 +170,6 @@ PAIRS = {
         proxies=True,
     ),
     "lifted structure": Pair(method(LiftedStructure()), mined(lifted("LiftedStructureLoss")), 128),
-    "lifted structure, hard": Pair(method(LiftedStructure(variant="hard"))),
     "lifted structure, generalized": Pair(
         method(LiftedStructure(variant="generalized")),
         mined(lifted("GeneralizedLiftedStructureLoss")),

@@ -9,29 +9,17 @@ with torchjd's at our weights, as its own solvers stop early (MGDA) or draw (PCG
 """
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
+from itertools import product
 from typing import Any
-from unittest.mock import patch
 
-if not __package__:  # run as a file: its folder gives way to the root of the repository
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-    import benchmarks  # noqa: F401
-
-from torch import Tensor
-
-from benchmarks.clock import Sections
+from benchmarks.clock import By, Times
 from benchmarks.command import Benchmark
-from benchmarks.contest import By, Times, measured
+from benchmarks.contest import beside, measured
 from benchmarks.peers import task_steps
 from benchmarks.peers.task_steps import METHODS, Bench
 from benchmarks.record import Record
-from benchmarks.table import mebibytes
 from benchmarks.verdicts import Spread, apart
-from methods.multi_task import branching, gram
-from recipes.networks.network import Network
 
 TOLERANCE = 1e-4  # of the combined gradient, relative to its norm
 THEIRS = ("torchjd, vectorised", "torchjd, one by one")
@@ -40,7 +28,7 @@ KEPT = (
     "go with the losses"
 )
 AGREE = f"Gradients agree to {TOLERANCE:.0e} of their norm, with torchjd at equal weights."
-Found = dict[str, tuple[Bench, dict[str, Times]]]  # by setting
+Found = dict[str, dict[str, Times]]  # by setting
 CLI = Benchmark("peers/multi_task", __doc__, ["torchjd"], repeats=5, warmup=1, least=0.05)
 CLI.add("networks", ["mlp", "conv"], "both by default", choices=["mlp", "conv"])
 CLI.add("methods", list(METHODS), "all by default", choices=list(METHODS))
@@ -70,68 +58,23 @@ def differences(bench: Bench) -> dict[str, float]:
     return found
 
 
-def rows_of(head: list[str], times: dict[str, Times], by: By) -> list[list[str]]:
-    rows = []
-    for name, one in times.items():
-        ratio = times["plain sum"].ratio(one, by).text(1, 2)
-        rows.append([*head, name, one.of(by).text(digits=2), ratio, mebibytes(one.peak)])
-    return rows
-
-
-# -- where the time goes ---------------------------------------------------------------------------
-def spent(bench: Bench, source: str, steps: int = 10) -> dict[str, float]:
-    """Milliseconds of our step by what it does, without those of parts that are named
-    themselves."""
-    sections = Sections()
-    parts = [
-        (Network, "forward", "forward"),
-        (gram, "find_trunk_split", "finding where tasks part"),
-        (gram, "backward_to_split", "backward through the heads"),
-        (gram.Jacobian, "__init__", "a backward a task through what is shared"),
-        (gram, "gram", "products of gradients"),
-        (METHODS[bench.method](source).__class__, "solve", "weights"),
-        (gram, "weighted", "weighted sum"),
-        (branching, "weighted", "weighted sum"),
-        (Tensor, "backward", "the rest of the backward"),
-    ]
-    with ExitStack() as stack:
-        for owner, name, what in parts:
-            clocked = sections.timed(getattr(owner, name), what)
-            stack.enter_context(patch.object(owner, name, clocked))
-        call = sections.timed(bench.ours(source), "losses, logging and calls in between")
-        call()
-        sections.spent.clear()
-        for _ in range(steps):
-            call()
-    return {name: seconds / steps * 1e3 for name, seconds in sections.spent.items()}
-
-
-def profiled(label: str, bench: Bench, source: str) -> str:
-    """In a sentence; nothing on a GPU, where a section ends before its work does."""
-    if bench.x.is_cuda:
-        return ""
-    shares = sorted(spent(bench, source).items(), key=lambda item: -item[1])
-    parts = ", ".join(f"{name} {value:.2f}" for name, value in shares)
-    return f"{label}, of {sum(value for _, value in shares):.1f} ms a step in a profile: {parts}"
-
-
 # -- targets ---------------------------------------------------------------------------------------
 def judge(record: Record, found: Found, by: By) -> None:
     """The targets over all settings."""
     reps, shared = {}, {}
-    for label, (_, times) in found.items():
+    for label, times in found.items():
         reps[label] = times["plain sum"].ratio(times["ours, rep"], by)
         if THEIRS[0] in times:
             ratios = [times[name].ratio(times["ours, shared"], by) for name in THEIRS]
             shared[label] = max(ratios, key=lambda ratio: ratio.median)
     text = "`rep` within 10 % of the plain summed step"
-    target(record, text, "times its time", reps, 1.1, found, "rep")
+    target(record, text, "times its time", reps, 1.1)
     if not shared:
         return
     text, unit = "`shared` not slower than torchjd", "times the time of the faster of its two ways"
-    target(record, text, unit, shared, 1.0, found, "shared")
+    target(record, text, unit, shared, 1.0)
     for mine in ("rep", "shared"):
-        memory(record, mine, {label: found[label][1] for label in shared})
+        memory(record, mine, {label: found[label] for label in shared})
 
 
 def memory(record: Record, mine: str, found: dict[str, dict[str, Times]]) -> None:
@@ -145,31 +88,19 @@ def memory(record: Record, mine: str, found: dict[str, dict[str, Times]]) -> Non
     record.target(f"`{mine}` in less memory than torchjd", span, high <= 1, why)
 
 
-def target(
-    record: Record,
-    text: str,
-    unit: str,
-    ratios: dict[str, Spread],
-    most: float,
-    found: Found,
-    source: str,
-) -> None:
-    """One verdict over all settings, and the profile of the worst."""
-    medians = {label: ratio.median for label, ratio in ratios.items()}
-    worst = max(medians, key=lambda label: medians[label])
+def target(record: Record, text: str, unit: str, ratios: dict[str, Spread], most: float) -> None:
+    """One verdict over all settings."""
+    medians = [ratio.median for ratio in ratios.values()]
     above, met = apart(ratios, most)
     why = ", ".join(f"{label}: {ratios[label].interval_text()}" for label in above)
-    if above:
-        why = "; ".join(filter(None, [why, profiled(worst, found[worst][0], source)]))
-    record.target(text, f"{min(medians.values()):.2f} to {medians[worst]:.2f} {unit}", met, why)
+    record.target(text, f"{min(medians):.2f} to {max(medians):.2f} {unit}", met, why)
 
 
 def measure(record: Record, options: argparse.Namespace) -> str | None:
     """All settings; nothing more is timed where gradients differ."""
     found: Found = {}
     rows = []
-    settings = [(n, m, t) for n in options.networks for m in options.methods for t in options.tasks]
-    for network, method, tasks in settings:
+    for network, method, tasks in product(options.networks, options.methods, options.tasks):
         label = f"{network} {method} T={tasks}"
         bench = Bench(network, method, tasks, options.rows, options.device)
         for other, off in differences(bench).items():
@@ -177,12 +108,10 @@ def measure(record: Record, options: argparse.Namespace) -> str | None:
                 return f"{label}: gradients differ from {other} by {off:.1e} of their norm"
         times = measured(bench.contenders(), options, bench.clear)
         bench.clear()
-        found[label] = bench, times
-        rows += rows_of([network, method, str(tasks)], times, options.by)
-        for row in rows[-len(times) :]:
-            print(*row, sep=", ", flush=True)
-        figures = {name: one.figures(options.by) for name, one in times.items()}
-        record.figures.setdefault("settings", {})[label] = figures
+        found[label] = times
+        for line in beside("plain sum", times, options.by):
+            rows.append([network, method, str(tasks), *line])
+            print(*rows[-1], sep=", ", flush=True)
     head = ["network", "method", "T", "", "ms a step", "of the plain sum", "peak MiB"]
     title = f"Forward, weights and backward, {options.rows} samples"
     record.table(title, head, rows, AGREE)
@@ -190,9 +119,5 @@ def measure(record: Record, options: argparse.Namespace) -> str | None:
     return None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return CLI.run(measure, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    CLI.start(measure)

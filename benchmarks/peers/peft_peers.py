@@ -1,14 +1,13 @@
-"""The other side of `peft.py`: networks changed by the peft library, or by the least code that does
-the same by hand, with the weights of ours copied into them."""
+"""The other side of `peft.py`: networks changed by the peft library, with the weights of ours
+copied into them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from methods.peft.peft_format import write_peft
 from recipes.networks.network import Network
@@ -33,7 +32,6 @@ def copied(pairs: Pairs) -> Pairs:
     return pairs
 
 
-# -- the library -----------------------------------------------------------------------------------
 def lora(ours: Network, theirs: Network) -> Pairs:
     """Read from the file that ours leaves; parts of a fused layer are one pair of the joint rank
     there."""
@@ -90,113 +88,3 @@ def prefix(ours: Network, theirs: Network) -> Pairs:
     theirs.backbone = model
     rows = model.prompt_encoder["default"].embedding.weight
     return copied([(table, rows)])
-
-
-# -- by hand ---------------------------------------------------------------------------------------
-Activation = Callable[[Tensor], Tensor]
-
-
-class Behind(nn.Module):
-    """A layer and a bottleneck behind it: F + U σ(D F)."""
-
-    def __init__(self, layer: nn.Module, width: int, size: int, activation: Activation):
-        super().__init__()
-        self.layer, self.activation = layer, activation
-        self.down, self.up = nn.Linear(width, size), nn.Linear(size, width)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        output = self.layer(*inputs)
-        return output + self.up(self.activation(self.down(output)))
-
-
-def bottleneck(mine: Any, made: Any) -> Pairs:
-    """The four parameters of an adapter."""
-    parts = ((mine.down, made.down), (mine.up, made.up))
-    return [pair for a, b in parts for pair in ((a.weight, b.weight), (a.bias, b.bias))]
-
-
-def within(theirs: Network, sites: Iterable[tuple[str, Any]], activation: Activation) -> Pairs:
-    """Put a bottleneck behind each of these modules."""
-    found: Pairs = []
-    for name, mine in sites:
-        parent, _, last = name.rpartition(".")
-        holder = theirs.backbone.get_submodule(parent)
-        sizes = mine.up.out_features, mine.down.out_features
-        made = Behind(holder.get_submodule(last), *sizes, activation)
-        holder.add_module(last, made)
-        found += bottleneck(mine, made)
-    return found
-
-
-def tanh_gelu(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
-
-
-def houlsby(ours: Network, theirs: Network) -> Pairs:
-    """Behind the dropout of both sub-layers; layer norms learn, too."""
-    for module in plain(theirs).modules():
-        if isinstance(module, nn.LayerNorm):
-            module.requires_grad_(True)
-    adapters: Any = ours.deltas["adapter"]
-    return copied(within(theirs, [(dropout_of(a.site), a) for a in adapters], tanh_gelu))
-
-
-def dropout_of(site: str) -> str:
-    """The dropout behind an output layer: timm's ViT | BERT."""
-    parent, _, last = site.rpartition(".")
-    return f"{parent}." + {"proj": "proj_drop", "fc2": "drop2", "dense": "dropout"}[last]
-
-
-class Twice(nn.Module):
-    """BERT's norm with a pfeiffer adapter: LN(u + A(LN u))."""
-
-    def __init__(self, norm: nn.Module, width: int, size: int):
-        super().__init__()
-        self.norm, self.down, self.up = norm, nn.Linear(width, size), nn.Linear(size, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x + self.up(F.relu(self.down(self.norm(x)))))
-
-
-def pfeiffer(ours: Network, theirs: Network) -> Pairs:
-    """Behind a whole block in a ViT, within the last norm of a block in BERT."""
-    plain(theirs)
-    adapters: Any = ours.deltas["adapter"]
-    if theirs.kind == "image":
-        sites = [(a.site.removesuffix(".mlp.fc2"), a) for a in adapters]
-        return copied(within(theirs, sites, F.relu))
-    found: Pairs = []
-    for mine in adapters:
-        output: Any = theirs.backbone.get_submodule(mine.site.removesuffix(".dense"))
-        sizes = mine.up.out_features, mine.down.out_features
-        made = output.LayerNorm = Twice(output.LayerNorm, *sizes)
-        found += bottleneck(mine, made)
-    return copied(found)
-
-
-class Widened(nn.Module):
-    """timm's attention with learned rows before keys and values, written out."""
-
-    def __init__(self, attention: Any, rows: Tensor):
-        super().__init__()
-        self.attention, self.rows = attention, nn.Parameter(torch.empty_like(rows))
-
-    def forward(self, x: Tensor, *unused: Any, **more: Any) -> Tensor:
-        own = self.attention
-        size, length, width = x.shape
-        joint = own.qkv(x).view(size, length, 3, own.num_heads, own.head_dim)
-        q, k, v = joint.permute(2, 0, 3, 1, 4).unbind(0)
-        rows = self.rows.view(-1, 2, own.num_heads, own.head_dim).permute(1, 2, 0, 3).unsqueeze(1)
-        pk, pv = rows.expand(2, size, *rows.shape[2:]).unbind(0)
-        seen = F.scaled_dot_product_attention(q, torch.cat([pk, k], 2), torch.cat([pv, v], 2))
-        return own.proj(seen.transpose(1, 2).reshape(size, length, width))
-
-
-def widened(ours: Network, theirs: Network) -> Pairs:
-    table: Any = ours.deltas["prefix_tuning"].table
-    found: Pairs = []
-    for layer, block in enumerate(plain(theirs).blocks):
-        block.attn = Widened(block.attn, table[:, layer])
-        with torch.no_grad():
-            block.attn.rows.copy_(table[:, layer])
-    return found

@@ -9,31 +9,22 @@ itself. All must give the same figures, or the script stops.
 
 import argparse
 import json
-import os
 import re
-import resource
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-if not __package__:  # run as a file: its folder gives way to the root of the repository
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-    import benchmarks  # noqa: F401
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.clock import By, Times, now
 from benchmarks.command import Benchmark
-from benchmarks.contest import profiled, rotated
-from benchmarks.machine import ROOT
+from benchmarks.contest import rotated
+from benchmarks.machine import last_line
 from benchmarks.record import Record
 from benchmarks.table import mebibytes
-from benchmarks.verdicts import Spread
 from recipes.evaluation.retrieval import Retrieval, retrieval_scores
 
 KS = [1, 2, 4, 8]
@@ -48,16 +39,15 @@ PRECISION = {
     "mean_average_precision_at_r": "map@r",
 }
 CLI = Benchmark("peers/retrieval", __doc__, ("faiss-cpu", "pytorch-metric-learning"), repeats=5)
-CLI.add("rows", 10_000, "embeddings", least=64)
-CLI.add("whole", 60_000, "embeddings of a second, larger trial, 0 for none", least=0)
+CLI.add("rows", [10_000, 60_000], "embeddings, one trial each", least=64)
 CLI.add("dim", 512, "their width", least=1)
 CLI.add("per_class", 12, "embeddings of a class; its size is the R of MAP@R", least=2)
-CLI.add_argument("--alone", choices=[*NEEDS, "products"], help=argparse.SUPPRESS)
+CLI.add_argument("--alone", choices=list(NEEDS), help=argparse.SUPPRESS)
 CLI.rule(
-    lambda options: 1 not in (options.rows % options.per_class, options.whole % options.per_class),
+    lambda options: all(rows % options.per_class != 1 for rows in options.rows),
     "the last class would have one embedding only, with nothing to find: change --per-class",
 )
-Found = dict[str, list[dict[str, Any]]]  # by contender, a result of every turn
+Figures = dict[str, dict[str, float]]  # by contender and metric
 
 
 def drawn(rows: int, dim: int, per_class: int, device: str) -> tuple[Tensor, Tensor]:
@@ -118,137 +108,106 @@ CONTENDERS: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
 
 # -- in the process of one contender ---------------------------------------------------------------
 def alone(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds, peak of resident memory beyond that before the call, and figures; or the share of
-    our time that matrix `products` take. The process that starts it stays small: a process inherits
-    the peak of resident memory of its parent."""
-    torch.set_num_threads(options.threads)
-    x, labels = drawn(options.rows, options.dim, options.per_class, options.device)
-    if name == "products":
-        return {name: profiled(lambda: ours(x, labels), calls=1)[0]}
+    """Seconds, peak of memory beyond that before the call, and figures. The process that starts it
+    stays small: a process inherits the peak of resident memory of its parent."""
+    x, labels = drawn(options.rows[0], options.dim, options.per_class, options.device)
     few = drawn(64, options.dim, 2, options.device)
     CONTENDERS[name](*few)  # imports and first allocations
-    before = resident(anew=True)
     if x.is_cuda:
         torch.cuda.reset_peak_memory_stats()
-        start_bytes = torch.cuda.memory_allocated()
-        torch.cuda.synchronize()
-    wall, cpu = time.perf_counter(), time.process_time()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+    before = peak(options.device)
+    times = Times()
+    begun = now(options.device)
     figures = CONTENDERS[name](x, labels)
-    found = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-    after = resident()
-    peak = torch.cuda.max_memory_allocated() - start_bytes if x.is_cuda else after - before
-    return {**found, "peak": peak, "whole": after, "figures": figures}
+    times.add(begun, now(options.device), 1)
+    after = peak(options.device)
+    return {"wall": times.wall[0], "cpu": times.cpu[0], "peak": after - before, "figures": figures}
 
 
-def resident(anew: bool = False) -> int:
-    """The most bytes that this process had resident. anew: counted from now on, which only Linux
-    can; elsewhere what made the data counts too."""
-    here = Path("/proc/self")
-    if not here.exists():
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    if anew:
-        (here / "clear_refs").write_text("5")
-    status = (here / "status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+def peak(device: str) -> int:
+    """The most bytes that this process had resident, as Linux tells it, or on the device."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
 def run(name: str, rows: int, options: argparse.Namespace) -> dict[str, Any]:
     """In a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.peers.retrieval", "--alone", name]
-    settings = {"rows": rows, "dim": options.dim, "per-class": options.per_class, "whole": 0}
+    command = ["-m", "benchmarks.peers.retrieval", "--alone", name]
+    settings = {"rows": rows, "dim": options.dim, "per-class": options.per_class}
     settings |= {"device": options.device, "threads": options.threads}
     for key, value in settings.items():
         command += [f"--{key}", str(value)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
-    )
-    if done.returncode:
-        raise RuntimeError(f"{name} ended with status {done.returncode}: {done.stderr[-2000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return dict(json.loads(last_line(*command, threads=options.threads)))
 
 
 # -- all of them -----------------------------------------------------------------------------------
-def apart(found: Found) -> str | None:
+def trial(rows: int, options: argparse.Namespace, record: Record) -> str | None:
+    """One size: all contenders in turn, their table. What differs, if anything does."""
+    names = [name for name, modules in NEEDS.items() if all(map(find_spec, modules))]
+    times = {name: Times() for name in names}
+    figures: Figures = {}
+    for turn in range(options.repeats):
+        for name in rotated(names, turn):
+            found = run(name, rows, options)
+            print(f"{name}, {rows} rows: {found}", flush=True)
+            times[name].wall.append(found["wall"])
+            times[name].cpu.append(found["cpu"])
+            times[name].peak = max(times[name].peak, found["peak"])
+            figures[name] = found["figures"]
+    fault = difference(figures)
+    if fault is not None:
+        return f"{rows} rows: {fault}"
+    table = [line(name, times, figures, options.by) for name in NEEDS]
+    head = ["", "seconds", "ours is … times as fast", "beyond the data, MiB", "Recall@1 / MAP@R"]
+    size = f"{rows} x {options.dim}, {options.per_class} a class"
+    record.table(f"{size}, {options.repeats} runs each", head, table)
+    judge(rows, times, options.by, record)
+    return None
+
+
+def difference(figures: Figures) -> str | None:
     """Which figure differs from ours by more than the tolerance."""
-    mine = found["ours"][0]["figures"]
-    for name, results in found.items():
-        for metric, value in results[0]["figures"].items():
+    mine = figures["ours"]
+    for name, theirs in figures.items():
+        for metric, value in theirs.items():
             if not abs(value - mine[metric]) <= TOLERANCE:
                 return f"{metric}: {name} says {value:.7f}, ours {mine[metric]:.7f}"
     return None
 
 
-def trial(rows: int, options: argparse.Namespace, record: Record) -> str | None:
-    """One size: all contenders in turn, their table. What differs, if anything does."""
-    names = [name for name, modules in NEEDS.items() if all(map(find_spec, modules))]
-    found: Found = {name: [] for name in names}
-    for turn in range(options.repeats):
-        for name in rotated(names, turn):
-            found[name].append(run(name, rows, options))
-            print(f"{name}, {rows} rows: {found[name][-1]}", flush=True)
-    fault = apart(found)
-    if fault is not None:
-        return f"{rows} rows: {fault}"
-    ratios = over_ours(found, options.by)
-    table = []
-    for name in NEEDS:
-        if name not in found:
-            table.append([name, "not installed", "", "", "", ""])
-            continue
-        results = found[name]
-        times = Spread([result[options.by] for result in results]).text(1, 2)
-        memory = [mebibytes(max(result[key] for result in results)) for key in ("peak", "whole")]
-        scores = " / ".join(f"{results[0]['figures'][key]:.4f}" for key in ("recall@1", "map@r"))
-        table.append([name, times, ratios[name].text(1, 2), *memory, scores])
-    head = ["", "seconds", "ours is … times as fast", "beyond the data, MiB", "process, MiB"]
-    size = f"{rows} x {options.dim}, {options.per_class} a class"
-    head.append("Recall@1 / MAP@R")
-    record.table(f"{size}, {options.repeats} runs each", head, table)
-    record.figures[str(rows)] = found
-    judge(rows, found, ratios, record)
-    return None
+def line(name: str, times: dict[str, Times], figures: Figures, by: By) -> list[str]:
+    if name not in times:
+        return [name, "not installed", "", "", ""]
+    scores = " / ".join(f"{figures[name][key]:.4f}" for key in ("recall@1", "map@r"))
+    ratio = times["ours"].ratio(times[name], by).text(1, 2)
+    return [name, times[name].of(by).text(1, 2), ratio, mebibytes(times[name].peak), scores]
 
 
-def over_ours(found: Found, by: str) -> dict[str, Spread]:
-    """How many times as long as ours each took, turn by turn."""
-    ratios = {}
-    for name, results in found.items():
-        pairs = zip(results, found["ours"], strict=True)
-        ratios[name] = Spread([theirs[by] / mine[by] for theirs, mine in pairs])
-    return ratios
-
-
-def judge(rows: int, found: Found, ratios: dict[str, Spread], record: Record) -> None:
-    for peer in [name for name in found if name != "ours"]:
-        ratio = ratios[peer].median
-        products = f"matrix products take {record.figures['products']:.0%} of ours, by the profile"
+def judge(rows: int, times: dict[str, Times], by: By, record: Record) -> None:
+    ours = times["ours"]
+    for peer in [name for name in times if name != "ours"]:
+        ratio = ours.ratio(times[peer], by).median
         text = f"not slower than {peer}, {rows} rows"
-        why = "" if ratio >= 1 else products
-        record.target(text, f"{ratio:.2f} times as fast", ratio >= 1, why)
-    peak = max(result["peak"] for result in found["ours"])
-    share = f"{peak / (rows**2 * 4):.3f} of the matrix of all similarities"
-    measured = f"{mebibytes(peak)} MiB beyond the data, {share}"
-    record.target(f"bounded memory, {rows} rows", measured, peak < 512 * 2**20)
+        record.target(text, f"{ratio:.2f} times as fast", ratio >= 1)
+    share = f"{ours.peak / (rows**2 * 4):.3f} of the matrix of all similarities"
+    measured = f"{mebibytes(ours.peak)} MiB beyond the data, {share}"
+    record.target(f"bounded memory, {rows} rows", measured, ours.peak < 512 * 2**20)
 
 
 def measure(record: Record, options: argparse.Namespace) -> str | None:
-    record.figures["products"] = run("products", options.rows, options)["products"]
-    for rows in (options.rows, options.whole):
-        fault = trial(rows, options, record) if rows else None
+    if options.alone:
+        print(json.dumps(alone(options.alone, options)))
+        return None
+    for rows in options.rows:
+        fault = trial(rows, options, record)
         if fault is not None:
             return fault
     return None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    options = CLI.parse_args(argv)
-    if options.alone:
-        print(json.dumps(alone(options.alone, options)))
-        return 0
-    return CLI.run(measure, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    CLI.start(measure)

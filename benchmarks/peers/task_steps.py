@@ -28,9 +28,9 @@ except ImportError:
 
 CLASSES = 10
 METHODS: dict[str, Callable[[str], GramWeighting]] = {
-    "mgda": lambda source: MGDA(grad_source=source),  # type: ignore[arg-type]
-    "pcgrad": lambda source: PCGrad(grad_source=source),  # type: ignore[arg-type]
-    "nash_mtl": lambda source: NashMTL(grad_source=source, max_norm=0.0),  # type: ignore[arg-type]
+    "mgda": lambda source: MGDA(grad_source=source),
+    "pcgrad": lambda source: PCGrad(grad_source=source),
+    "nash_mtl": lambda source: NashMTL(grad_source=source, max_norm=0.0),
 }
 
 
@@ -56,7 +56,7 @@ class Small(Network):
         return Embedded(view)
 
     def features(self, embedded: Embedded) -> Tensor:
-        return self.backbone(embedded.x)  # type: ignore[no-any-return]
+        return self.backbone(embedded.x)
 
     def example(self) -> Embedded:
         return Embedded(torch.zeros(2, *self.shape))
@@ -114,16 +114,14 @@ class Bench:
                 step.term(task, F.cross_entropy(logits, labels, reduction="none"), task=task)
             step.losses = {name: term.reduced() for name, term in step.terms.items()}
             method.combine(step, recipe).backward()
-            return modules[self.method].weights.clone()  # type: ignore[no-any-return, operator, union-attr]
+            return modules[self.method].weights.clone()
 
         return call
 
     def step(self) -> Step:
-        def no(*_: Any) -> Any:
-            raise TypeError("these steps have no views")
-
+        """Without views."""
         where = Randomness(0, self.position, device=self.x.device)
-        return Step({}, where, no, no, Criterion([]), Progress(0, 1), tuple(self.tasks))
+        return Step({}, where, None, None, Criterion([]), Progress(0, 1), tuple(self.tasks))
 
     def loop(self) -> None:
         """T whole backwards, each gradient flattened, then the weighted sum written back; heads

@@ -10,8 +10,8 @@ is the price of randomness that a resumed run repeats.
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -20,16 +20,14 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from benchmarks.clock import Clock, time_optimizer
+from benchmarks.clock import Clock
 from datamodules.samplers import ShuffledPasses
-from datamodules.source import Source
 from foundation.randomness import Draw, generator
 from recipes.runs.assembly import Assembly
 from recipes.step import Embedded
 
 Batch = tuple[Tensor, ...]
-Stream = tuple[Callable[[Tensor], Tensor], Tensor, ShuffledPasses, int]
-MOMENTUM, LOG_EVERY = 0.9, 10
+LOG_EVERY = 10
 
 
 class Bare:
@@ -37,48 +35,38 @@ class Bare:
     every 10 steps."""
 
     def __init__(self, assembly: Assembly, folder: Path, device: str, free: bool = False):
-        self.seed, self.total = assembly.config.seed, assembly.trainer.max_steps
-        self.device, self.assembly = device, assembly
+        self.seed = assembly.config.seed
+        self.total = assembly.trainer.max_steps
+        self.device = device
+        self.data = assembly.datamodule
         self.running = generator(self.seed, device=device) if free else None
-        data = assembly.datamodule
-        self.weak, self.strong = data.views["weak"], data.views["strong"]
-        self.network = assembly.build_network(data.tasks)
-        for method in assembly.composition.implementing("surgery"):
-            method.surgery(self.network)
-        self.network.to(device)
-        self.streams = [self.stream(name, size) for name, size in data.batch_sizes().items()]
+        self.weak, self.strong = self.data.views["weak"], self.data.views["strong"]
+        self.network = assembly.build_network(self.data.tasks).to(device)
         self.rate = assembly.optimizer.lr
-        learns = [p for p in self.network.parameters() if p.requires_grad]
-        matrices = [p for p in learns if p.ndim > 1]
-        vectors = [p for p in learns if p.ndim <= 1]
+        parameters = list(self.network.parameters())
+        decay = assembly.optimizer.weight_decay
         groups = [
-            {"params": matrices, "weight_decay": assembly.optimizer.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         form = {"fused": True} if device == "cuda" else {"foreach": True}
-        settings = {"lr": self.rate, "momentum": MOMENTUM, "nesterov": True}
-        self.optimizer = torch.optim.SGD(groups, **settings, **form)
+        self.optimizer = torch.optim.SGD(groups, lr=self.rate, momentum=0.9, nesterov=True, **form)
+        self.orders = {}
+        for name in self.data.batch_sizes():
+            self.orders[name] = ShuffledPasses(len(self.data.parts[name]), self.seed, name)
         self.losses: list[Tensor] = []
         self.sum = torch.zeros((), device=device)
         self.file = (folder / "bare.csv").open("w")
 
     # -- data --------------------------------------------------------------------------------------
-    def stream(self, name: str, size: int) -> Stream:
-        """Samples and labels by row, the order of rows, and how many of them are in a batch."""
-        part = self.assembly.datamodule.parts[name]
-        labels = torch.stack(list(part.targets.values()), 1)
-        if part.source.nbytes is None:  # files, decoded as they come
-            samples: Callable[[Tensor], Tensor] = partial(decoded, part.source, part.rows)
-        else:
-            samples = partial(part.source.pixels[part.rows].index_select, 0)
-        return samples, labels, ShuffledPasses(len(part), self.seed, name), size
-
     def batch(self, step: int) -> Batch:
-        """The samples of a step, on the host."""
+        """The samples and labels of a step, stream by stream, on the host."""
         found: list[Tensor] = []
-        for samples, labels, order, size in self.streams:
-            rows = order.take(step * size, (step + 1) * size)
-            found += [samples(rows), labels.index_select(0, rows)]
+        for name, size in self.data.batch_sizes().items():
+            part = self.data.parts[name]
+            rows = self.orders[name].take(step * size, (step + 1) * size)
+            pixels = part.source.pixels.index_select(0, part.rows[rows])
+            found += [pixels, part.targets["label"].index_select(0, rows)]
         return tuple(found)
 
     def to_device(self, batch: Batch) -> Batch:
@@ -100,7 +88,7 @@ class Bare:
     # -- the step ----------------------------------------------------------------------------------
     def views(self, batch: Batch, step: int) -> Batch:
         pixels, labels = batch
-        return self.weak(pixels, self.draw(step, "labeled/weak", len(pixels))), labels[:, 0]
+        return self.weak(pixels, self.draw(step, "labeled/weak", len(pixels))), labels
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(Embedded(x)).logits["label"]
@@ -116,9 +104,6 @@ class Bare:
 
     def loss(self, batch: Batch, step: int) -> Tensor:
         return self.objective(self.views(batch, step))
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
 
     def factor(self, step: int) -> float:
         """Of the base rate."""
@@ -148,7 +133,7 @@ class Bare:
             clock.mark()
             batch = self.to_device(self.batch(step))
             loss = self.loss(batch, step)
-            self.backward(loss)
+            loss.backward()
             self.update(step)
             self.average(step)
             self.log(step, loss)
@@ -175,7 +160,7 @@ class BareFixMatch(Bare):
         labeled, labels, unlabeled, _ = batch
         return (
             self.weak(labeled, self.draw(step, "labeled/weak", len(labeled))),
-            labels[:, 0],
+            labels,
             self.weak(unlabeled, self.draw(step, "unlabeled/weak", len(unlabeled))),
             self.strong(unlabeled, self.draw(step, "unlabeled/strong", len(unlabeled))),
         )
@@ -200,12 +185,6 @@ class BareFixMatch(Bare):
         torch._foreach_copy_(self.copies, self.buffers)
 
 
-def decoded(source: Source, rows: Tensor, chosen: Tensor) -> Tensor:
-    """Pictures of files, [B, C, H, W]."""
-    pictures: Tensor = source.fetch(rows[chosen])
-    return pictures
-
-
 class Batches:
     """The batches of a bare loop, for Lightning."""
 
@@ -225,27 +204,24 @@ class BareLightning(pl.LightningModule):
 
     def __init__(self, bare: Bare, clock: Clock):
         super().__init__()
-        self.network, self.bare, self.clock, self.steps_done = bare.network, bare, clock, 0
+        self.network = bare.network
+        self.bare = bare
+        self.clock = clock
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.clock.mark()
         self.present = self.bare.loss(batch, batch_idx)
         return self.present
 
-    def backward(self, loss: Tensor, *args: object, **kwargs: object) -> None:
-        self.bare.backward(loss)
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         scheduler = LambdaLR(self.bare.optimizer, self.bare.factor)
-        if self.clock.sections is not None:
-            time_optimizer(self, self.bare.optimizer, self.clock.sections)
         return {
             "optimizer": self.bare.optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def optimizer_step(self, *args: object, **kwargs: object) -> None:
-        super().optimizer_step(*args, **kwargs)  # type: ignore[arg-type]
-        self.bare.average(self.steps_done)
-        self.bare.log(self.steps_done, self.present.detach())
-        self.steps_done += 1
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        step = self.global_step
+        super().optimizer_step(*args, **kwargs)
+        self.bare.average(step)
+        self.bare.log(step, self.present.detach())

@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 
-from benchmarks.contest import Times, contest, peak_bytes
+from benchmarks.clock import Times
+from benchmarks.contest import contest, peak_bytes
 from benchmarks.pages import performance
 from benchmarks.record import Record, without_json
 

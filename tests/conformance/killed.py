@@ -1,7 +1,7 @@
 """One method's run, killed by SIGKILL at a chosen step and resumed, beside one that was left alone.
 
-Runs are processes of their own, forked by the server of `benchmarks.lab.kill_test`, which has imported
-everything; each gets the words of a command and ends as `train.py` does.
+Runs are processes of their own, forked by the server of `tests.support.killed_runs`, which has
+imported everything; each gets the words of a command and ends as `train.py` does.
 """
 
 import json
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lab.kill_test import SERVER, same, state, train
+from tests.support.killed_runs import SERVER, differences, state, train
 from tests.support.settings import CANONICAL
 from tests.support.tiny_runs import METHODS, circumstances, tiny
 
@@ -144,11 +144,7 @@ def judge(key: str, kind: str, place: Path) -> Verdict:
     code = ended(train, command(key, kind, killed), killed.with_suffix(".txt"))
     if code:
         return Verdict(key, kind, step, error=last_words(killed))
-    ours, theirs = state(killed), state(whole)
-    names = ours.keys() | theirs.keys()
-    return Verdict(
-        key, kind, step, tuple(sorted(n for n in names if not same(ours.get(n), theirs.get(n))))
-    )
+    return Verdict(key, kind, step, tuple(sorted(differences(state(killed), state(whole)))))
 
 
 def last_words(folder: Path) -> str:

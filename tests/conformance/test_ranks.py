@@ -4,6 +4,10 @@ methods.
 The networks have neither batch statistics nor dropout: both depend on which rows share a process.
 Views and draws are keyed by the position in the global batch, so both sides see the same samples
 through the same views.
+
+    pytest -n 0 -m "slow or not slow" tests/conformance/test_ranks.py --write-numbers
+
+keeps what is measured for the table of docs/reliability.md; `-k dora` does so for one method.
 """
 
 import datetime
@@ -20,6 +24,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from omegaconf import DictConfig, OmegaConf
 
+from tests.support import reliability_numbers
 from tests.support.lab import distance, trial
 from tests.support.settings import CANONICAL, EXACT, TOGETHER
 from tests.support.tiny_runs import KINDS, METHODS, declared, method_and_kind, quiet_run_of
@@ -98,19 +103,24 @@ def param(case: Case) -> Any:
 
 
 @pytest.mark.parametrize(("keys", "kind"), map(param, CASES))
-def test_two_ranks_with_half_the_batch_equal_one_with_the_whole(keys, kind):
+def test_two_ranks_with_half_the_batch_equal_one_with_the_whole(keys, kind, request):
     ranks = two_ranks(LATER if (keys, kind) in LATER else QUICK)[keys, kind]
     assert [seen["error"] for seen in ranks if "error" in seen] == []
     # weights, teacher, class statistics, memories of methods: one and the same everywhere
-    assert all(
+    alike = all(
         torch.equal(value, ranks[1]["state"][name]) for name, value in ranks[0]["state"].items()
     )
+    assert alike
     assert all(value.isfinite().all() for value in ranks[0]["state"].values())
     whole = trial(config_of(keys, kind, 1))
     difference = distance(ranks[0]["state"], whole.state)
     moved = distance(whole.start, whole.state)
+    exact = all(map(is_exact, keys))
+    if request.config.getoption("--write-numbers"):
+        found = {"declared": exact, "alike": alike, "distance": difference, "moved": moved}
+        reliability_numbers.keep_ranks({"keys": list(keys), "kind": kind, **found})
     assert moved > 1e3 * TOLERANCE
-    if not all(map(is_exact, keys)):
+    if not exact:
         assert difference > TOLERANCE, "the method is exact here, and may declare it"
         return
     assert difference <= limit(keys, moved)

@@ -2,7 +2,7 @@
 
 On a GPU these are the places where a number, a list or a length must be known to Python: `.item()`,
 `if tensor`, `.tolist()`, `nonzero`, indexing by a mask. torch's sync debug mode finds them there
-(`benchmarks/lab/sync.py`); on a CPU the same calls pass by here on their way.
+(`test_waiting_on_gpu.py`); on a CPU the same calls pass by here on their way.
 """
 
 import traceback

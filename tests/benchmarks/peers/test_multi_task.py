@@ -6,8 +6,10 @@ import json
 import pytest
 import torch
 
-from benchmarks.peers import multi_task, task_steps
-from benchmarks.peers.multi_task import METHODS, TOLERANCE, Bench, differences, main, spent
+from benchmarks.peers import task_steps
+from benchmarks.peers.multi_task import CLI, METHODS, TOLERANCE, Bench, differences, measure
+
+SMALL = ["--networks", "mlp", "--methods", "mgda", "--tasks", "2", "--rows", "4"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -29,50 +31,18 @@ def test_a_step_of_ours_weighs_what_is_shared_and_leaves_heads_alone():
 
 def test_a_record_of_small_steps(tmp_path):
     out = tmp_path / "out.json"
-    small = [
-        "--networks",
-        "mlp",
-        "--methods",
-        "mgda",
-        "--tasks",
-        "2",
-        "--rows",
-        "4",
-        "--repeats",
-        "2",
-        "--least",
-        "0",
-    ]
-    assert main([*small, "--json", str(out)]) == 0
+    assert CLI.run(measure, [*SMALL, "--repeats", "2", "--least", "0", "--json", str(out)]) == 0
     record = json.loads(out.read_text())
     names = [row[3] for row in record["tables"][0]["rows"]]
     assert names[:4] == ["plain sum", "ours, rep", "ours, shared", "loop of T backwards"]
     assert ("torchjd, vectorised" in names) == (task_steps.aggregation is not None)
-    times = record["figures"]["settings"]["mlp mgda T=2"]
-    assert all(
-        one["peak"] > 0 and one["min"] <= one["median"] <= one["max"] for one in times.values()
-    )
+    assert all(float(row[-1]) > 0 for row in record["tables"][0]["rows"])  # peaks
     assert record["targets"][0]["text"] == "`rep` within 10 % of the plain summed step"
-
-
-@pytest.mark.parametrize("source", ["rep", "shared"])
-def test_a_profile_names_what_a_step_does(source):
-    found = spent(Bench("mlp", "mgda", 3, 4, "cpu"), source, steps=2)
-    own = "a backward a task through what is shared"
-    assert {
-        "forward",
-        "backward through the heads",
-        "products of gradients",
-        "weights",
-        "weighted sum",
-    } <= found.keys()
-    assert (own in found) == (source == "shared") and all(value > 0 for value in found.values())
-    assert multi_task.gram.Jacobian.__init__.__qualname__ == "Jacobian.__init__", "put back"
 
 
 def test_a_difference_ends_it(monkeypatch, capsys):
     monkeypatch.setattr(task_steps, "min_norm", lambda gram: torch.ones(len(gram)))
-    assert main(["--networks", "mlp", "--methods", "mgda", "--tasks", "2", "--rows", "4"]) == 1
+    assert CLI.run(measure, SMALL) == 1
     assert "mlp mgda T=2: gradients differ from the loop" in capsys.readouterr().err
 
 
@@ -81,5 +51,5 @@ def test_a_difference_ends_it(monkeypatch, capsys):
 )
 def test_mistakes_are_named(wrong, capsys):
     with pytest.raises(SystemExit):
-        main(wrong)
+        CLI.parse_args(wrong)
     assert "error" in capsys.readouterr().err

@@ -1,23 +1,10 @@
-"""The start-up benchmark: stages that add up to what the process took, packages from the log of
-imports."""
+"""The start-up benchmark: moments in the order in which they come, beside the bare import."""
 
 import json
 
 import pytest
 
-from benchmarks.speed.startup import CLI, ENGINE, STAGES, by_package, main
-
-LOG = """import time: self [us] | cumulative | imported package
-import time:       100 |        100 |   torch._C
-import time:   2000000 |    2000100 | torch
-import time:    500000 |     500000 |     timm.models
-noise
-"""
-
-
-def test_own_time_by_package():
-    assert by_package(LOG) == pytest.approx({"torch": 2.0001, "timm": 0.5})
-    assert list(by_package(LOG)) == ["torch", "timm"]
+from benchmarks.speed.startup import CLI, ENGINE, ROWS, measure
 
 
 def test_arguments():
@@ -29,14 +16,11 @@ def test_arguments():
 
 @pytest.mark.slow
 def test_a_record(tmp_path):
-    assert main(["--repeats", "1", "--json", str(tmp_path / "out.json")]) == 0
-    record = json.loads((tmp_path / "out.json").read_text())
-    stages = record["figures"]["stages"]
-    assert list(stages) == list(STAGES) and all(
-        len(values) == 1 and values[0] > 0 for values in stages.values()
-    )
-    assert {"torch", "pytorch_lightning"} <= record["figures"]["imports"].keys()
-    assert (
-        not {"timm", "wandb", "sklearn"} & record["figures"]["imports"].keys()
-    )  # digits need none of them
-    assert len(record["figures"][ENGINE]) == 1 and ENGINE in record["targets"][0]["why"]
+    out = tmp_path / "out.json"
+    assert CLI.run(measure, ["--repeats", "1", "--json", str(out)]) == 0
+    record = json.loads(out.read_text())
+    rows = record["tables"][0]["rows"]
+    assert [row[0] for row in rows] == list(ROWS)
+    config, first, end, engine = (float(row[1].split()[0]) for row in rows)
+    assert 0 < config < first < end and 0 < engine < end
+    assert ENGINE in record["targets"][0]["why"]

@@ -1,1 +1,0 @@
-"""Trials that time nothing: killed runs, two ranks against one, waits for a GPU."""
