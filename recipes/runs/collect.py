@@ -16,7 +16,7 @@ from recipes.loggers.build import metrics_files
 from recipes.report.record import RunRecord, ViewRow
 from recipes.runs.assembly import Assembly
 from recipes.runs.changes import config_text
-from recipes.runs.title import recipe_title
+from recipes.runs.title import run_title
 from recipes.step.step import Step
 
 PACKAGES = ("torch", "pytorch-lightning", "timm", "transformers", "hydra-core")
@@ -41,7 +41,7 @@ def collect(
         final[f"{monitor}_median20"] = median(validated[-20:])
     tasks = assembly.datamodule.tasks
     return RunRecord(
-        title=f"{recipe_title(assembly.config)} on {assembly.chosen('data')}",
+        title=run_title(assembly.config),
         command=shlex.join(["python", "train.py", *command]),
         plan=plan,
         config=config_text(assembly.config, assembly.changes),
