@@ -10,9 +10,15 @@ from typing import Any
 from foundation.errors import UserError
 
 
+def valid_text(text: str) -> str:
+    r"""The text with `\udcff` for a lone surrogate, which no UTF-8 file and no font has: Python's
+    form of a byte in a file name that is not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write a UTF-8 text file through a temporary file in the same folder, so that a reader never
-    sees a part of it.
+    sees a part of it. Lone surrogates are written as in `valid_text`.
 
     Raises `UserError` if the folder is not writable.
     """
@@ -22,8 +28,8 @@ def write_text(path: str | Path, text: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         temporary = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
         # mkstemp makes files private; a run's files get the permissions of any new file
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)

@@ -22,6 +22,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from foundation.attempts import Attempts
 from foundation.errors import UserError
 from foundation.files import jsonable, write_text
 from recipes.loggers.files import read_rows, scalars
@@ -157,13 +158,17 @@ class WeightsAndBiasesRun(WandbLogger):
         self.last_step = done
 
     @rank_zero_only
-    def finish(self, record: RunRecord, checkpoints: Mapping[str, str | Path]) -> None:
-        """Log final values as summary, figures and views as media, the checkpoint as artifact."""
+    def finish(self, record: RunRecord, checkpoints: Mapping[str, str | Path]) -> list[str]:
+        """Log final values as summary, the checkpoint as artifact, figures and views as media.
+        Returns a line for each part that failed."""
         run = self.experiment
+        attempts = Attempts()
+        attempts.do("W&B summary", lambda: run.summary.update(jsonable(record.final)))
+        attempts.do("W&B artifact", lambda: self._log_checkpoint(checkpoints, record))
         if self.settings.plots:
-            run.log({**_media(record), "step": self.last_step})
-        run.summary.update(jsonable(record.final))
-        self._log_checkpoint(checkpoints, record)
+            media = _media(record, attempts)
+            attempts.do("W&B media", lambda: run.log({**media, "step": self.last_step}))
+        return attempts.lost
 
     def _log_checkpoint(self, checkpoints: Mapping[str, str | Path], record: RunRecord) -> None:
         import wandb
@@ -201,18 +206,18 @@ class WeightsAndBiasesRun(WandbLogger):
             self._experiment = None
 
 
-def _media(record: RunRecord) -> dict[str, Any]:
+def _media(record: RunRecord, attempts: Attempts) -> dict[str, Any]:
     import wandb
     from PIL import Image
 
     from recipes.report.figures import figures_png
 
     media: dict[str, Any] = {}
-    for name, picture in figures_png(record).items():
+    for name, picture in figures_png(record, attempts).items():
         media[f"report/{name}"] = wandb.Image(Image.open(io.BytesIO(picture)))
     texts = [row for row in record.views if row.kind == "text"]
     if texts:
-        media["report/views"] = _text_table(texts)
+        attempts.do("W&B views", lambda: media.update({"report/views": _text_table(texts)}))
     return media
 
 

@@ -68,6 +68,11 @@ td.n, th.n { text-align: right; white-space: nowrap; padding-right: 0; }
 .view img.small { image-rendering: pixelated; }
 .view.dropped { border-style: dashed; }
 .view.dropped .pair { opacity: .62; }
+.gallery { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: .45rem;
+  margin: 0 auto .6rem; max-width: calc(var(--columns) * 9rem); }
+.gallery .view { padding: .35rem; }
+.gallery .is-right { border-color: var(--good); } .gallery .is-wrong { border-color: var(--bad); }
+.gallery p { font-size: .74rem; }
 .view .label { display: flex; justify-content: space-between; gap: .4rem; font-size: .84rem; margin: .45rem 0 .3rem; }
 .view .label b { overflow-wrap: anywhere; }
 .view .label span { color: var(--muted); white-space: nowrap; }

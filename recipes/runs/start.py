@@ -52,7 +52,7 @@ def begin(config: DictConfig, errors: list[UserError]) -> None:
         return
     print_errors(errors)
     if not errors:
-        notify([f"{run_title(config)}, in {place_of(config)}"])
+        notify([f"run: {run_title(config)}, in {place_of(config)}"])
 
 
 def place_of(config: DictConfig) -> str:

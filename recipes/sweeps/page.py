@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from recipes.report.numbers import Tile, clock, value_text
-from recipes.report.page import card, document, figure_card, header, tile
+from recipes.report.page_layout import Card, document, figure_card, header, tile
 from recipes.sweeps.figures import drawable, metric_over, search_history
 from recipes.sweeps.record import Job
 from recipes.sweeps.table import Row, SweepTable, brief, counts
@@ -21,16 +21,16 @@ def page_html(table: SweepTable, sweep: Path, command: Sequence[str]) -> str:
     note += f" Judged by {table.monitor or 'no metric yet'}."
     jobs_note = "The number of a finished job links to its report."
     cards = [
-        card("Results", note, results_table(table), wide=True),
+        Card("Results", note, results_table(table), wide=True),
         *figure_cards(table),
-        card("Jobs", jobs_note, jobs_table(table, sweep), wide=True),
-        card("Commands", "", commands(table, command), wide=True),
+        Card("Jobs", jobs_note, jobs_table(table, sweep), wide=True),
+        Card("Commands", "", commands(table, command), wide=True),
     ]
     title = f"Sweep over {', '.join(table.swept) or 'seeds'}"
     footer = (
         "Written by Roux. All metrics are in sweep.csv, jobs.csv and sweep.json in the same folder."
     )
-    return document(title, page_header(table, title), [text for text in cards if text], footer)
+    return document(title, page_header(table, title), cards, footer)
 
 
 def page_header(table: SweepTable, title: str) -> str:
@@ -88,14 +88,14 @@ def spaced(table: str) -> str:
     return f'{style}<div class="wider">{table}</div>'
 
 
-def figure_cards(table: SweepTable) -> list[str]:
+def figure_cards(table: SweepTable) -> list[Card]:
     if table.best is None:
         return []
     note = "Dots: runs. Crosses: runs without a result."
-    cards = []
+    cards: list[Card] = []
     for i, key in enumerate(drawable(table)):
-        cards.append(figure_card(f"sweep{i}", key, note, metric_over(table, key)))
-    cards.append(figure_card("search", "Search", "In order of the jobs.", search_history(table)))
+        cards += figure_card(f"sweep{i}", key, note, metric_over(table, key))
+    cards += figure_card("search", "Search", "In order of the jobs.", search_history(table))
     return cards
 
 

@@ -34,7 +34,7 @@ def said_before_torch(*command: str) -> str:
 
 def test_the_run_is_named_before_torch_is_imported():
     said = said_before_torch("recipe=fixmatch", "semi_supervised=uda", "run_dir=outputs/mine")
-    assert said == "fixmatch, semi_supervised=uda on digits, in outputs/mine\n"
+    assert said == "run: fixmatch, semi_supervised=uda on digits, in outputs/mine\n"
 
 
 def test_wrong_names_are_told_before_torch_is_imported():
