@@ -27,7 +27,10 @@ FOOTER = (
     "Written by Roux at the end of the run. All metrics are in metrics.csv and metrics.json in the "
     "same folder."
 )
-CURVES_NOTE = ""
+CURVES_NOTE = (
+    "Faint: the values as they were logged. Strong: their mean over neighboring steps, before and "
+    "after. Validation values are as measured."
+)
 
 
 def write_report(record: RunRecord, path: str | Path) -> list[str]:
@@ -63,6 +66,7 @@ def _parts(record: RunRecord) -> Iterator[tuple[str, Callable[[], list[Card]]]]:
     yield "Missing parts", lambda: [lost_card("Missing part", line) for line in record.lost]
     yield "Learning curves", lambda: _curves_cards(record)
     yield "Unlabeled data", lambda: _pseudo_cards(record)
+    yield "Measurements", lambda: _measured_cards(record)
     for task in record.confusion:
         yield f"Classes of {task}", partial(_task_cards, record, task)
     for number, gallery in enumerate(record.galleries):
@@ -88,7 +92,7 @@ def _other_cards(record: RunRecord) -> list[Card]:
 
 def _header(record: RunRecord) -> str:
     facts = "".join(f"<span>{fact}</span>" for fact in _facts(record))
-    numbers = headline(record.final)
+    numbers = headline(record.final, monitor=record.monitor)
     tiles = "".join(tile(number, first=number is numbers[0]) for number in numbers)
     return header(record.title, facts, tiles)
 
@@ -129,6 +133,8 @@ def _task_cards(record: RunRecord, task: str) -> list[Card]:
     bars_note = "Test accuracy of each class."
     if counts is not None:
         bars_note = "Test accuracy and number of training labels of each class."
+        if min(counts, default=0) < max(counts, default=0):
+            bars_note += " Sorted by the number of labels, the most frequent class first."
     bars_svg = to_svg(class_accuracy(confusion, names, counts), f"{key}b")
     # the table fills the space below the shorter of the two figures
     table = _pairs_table(confusion, names)
@@ -163,6 +169,14 @@ def _views_cards(record: RunRecord) -> list[Card]:
         return []
     note = views_note(record.views, record.view_names)
     return [Card("Views", note, views_html(record.views, record.view_names), wide=True)]
+
+
+def _measured_cards(record: RunRecord) -> list[Card]:
+    """What robust accuracy and the like cannot be read without."""
+    lines = [(name, text) for name, text in record.measured.items() if text]
+    items = "".join(f"<li><b>{escape(name)}</b>: {escape(text)}</li>" for name, text in lines)
+    note = "How the measurements under evaluate were made."
+    return [Card("Measurements", note, f"<ul>{items}</ul>", wide=True)] if lines else []
 
 
 def _gallery_cards(record: RunRecord, number: int) -> list[Card]:

@@ -298,5 +298,5 @@ def write_outputs(parts: Parts, final: dict[str, float]) -> None:
 def print_end(record: RunRecord, folder: Path) -> None:
     """The last lines of a run: its metrics, and where its page is."""
     title = valid_text(str(folder))
-    print_final(record.final, title=title, reported=record.reported)
+    print_final(record.final, title, reported=record.reported, monitor=record.monitor)
     print(f"report: {title}/report.html")

@@ -87,7 +87,7 @@ def test_no_value_of_a_record_costs_the_page(field):
 def test_nan_everywhere_is_a_dash_not_a_failure():
     nan = float("nan")
     record = full_record()
-    history = [{name: nan for name in row} | {"step": row["step"]} for row in record.history]
+    history = [dict.fromkeys(row, nan) | {"step": row["step"]} for row in record.history]
     final = dict.fromkeys(record.final, nan)
     views = [dataclasses.replace(row, confidence=nan) for row in record.views]
     _, lost = page_and_lost(dataclasses.replace(record, history=history, final=final, views=views))
