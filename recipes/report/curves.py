@@ -173,18 +173,19 @@ def pseudo_labels(record: RunRecord) -> "Figure | None":
 
 
 @styled
-def diagnostics(record: RunRecord) -> "Figure | None":
-    """A small panel for each logged metric that no other figure shows; None where there is none."""
-    names = _other_names(record)[:PANELS]
+def diagnostics(record: RunRecord, names: "list[str] | None" = None) -> "Figure | None":
+    """A small panel for each of these metrics, by default for those that no other figure shows;
+    None where there is none."""
+    names = other_names(record) if names is None else names
     if not names:
         return None
     rows = math.ceil(len(names) / 2)
     figure = new_figure(height=0.35 + 1.35 * rows)
-    grid = figure.subplots(rows, 2, squeeze=False).ravel()
-    for number, panel in enumerate(grid):
-        if number >= len(names):
-            panel.set_axis_off()
-            continue
+    grid = figure.add_gridspec(rows, 2)
+    for number in range(len(names)):
+        row, column = divmod(number, 2)
+        alone = number == len(names) - 1 and column == 0
+        panel = figure.add_subplot(grid[row, :] if alone else grid[row, column])
         raw_name = raw_twin(names[number])
         for colour, name in ((SERIES[1], raw_name), (SERIES[0], names[number])):
             panel.plot(*thin(*record.series(name)), color=colour, linewidth=1.4)
@@ -197,14 +198,15 @@ def diagnostics(record: RunRecord) -> "Figure | None":
     return figure
 
 
-def _other_names(record: RunRecord) -> list[str]:
+def other_names(record: RunRecord) -> list[str]:
+    """Logged metrics that no other figure shows, at most `PANELS`."""
     accuracies = {name for name, _ in accuracy_names(record)}
     judged = {name for name, _ in monitored(record) if is_share(name)}
     elsewhere = {*loss_names(record), *accuracies, *judged, *OTHER_FIGURES}
     names = [name for name in record.names() if name not in elsewhere and _points(record, name) > 1]
     # a raw metric is drawn in the panel of the reported one
     drawn_with_reported = {raw_twin(name) for name in names}
-    return [name for name in names if name not in drawn_with_reported]
+    return [name for name in names if name not in drawn_with_reported][:PANELS]
 
 
 def _points(record: RunRecord, name: str) -> int:

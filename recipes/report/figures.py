@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foundation.attempts import Attempts
-from recipes.report.curves import diagnostics, learning_curves, pseudo_labels
+from recipes.report.curves import diagnostics, learning_curves, other_names, pseudo_labels
 from recipes.report.matrices import class_accuracy, confusion_figure
 from recipes.report.record import RunRecord, ViewRow
 from recipes.report.style import BAD, INK, MUTED, new_figure, percent, short, styled, to_png
@@ -22,6 +22,7 @@ __all__ = [
     "diagnostics",
     "figures_png",
     "learning_curves",
+    "other_names",
 ]
 __all__ += ["pseudo_labels", "view_sheet"]
 

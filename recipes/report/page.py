@@ -2,6 +2,7 @@
 without network access."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -14,6 +15,7 @@ from recipes.report.figures import (
     confusion_figure,
     diagnostics,
     learning_curves,
+    other_names,
     pseudo_labels,
 )
 from recipes.report.matrices import NAMED, confused_pairs
@@ -87,7 +89,17 @@ def _pseudo_cards(record: RunRecord) -> list[Card]:
 
 
 def _other_cards(record: RunRecord) -> list[Card]:
-    return figure_card("other", "Other metrics", "All other logged metrics.", diagnostics(record))
+    names = other_names(record)
+    # one tall card beside a short one would leave half of a row empty
+    half = -(-len(names) // 4) * 2 if len(names) > 2 else len(names)
+    cards: list[Card] = []
+    for part, title in (
+        (names[:half], "Other metrics"),
+        (names[half:], "Other metrics, continued"),
+    ):
+        key = f"other{len(cards)}"
+        cards += figure_card(key, title, "All other logged metrics.", diagnostics(record, part))
+    return [replace(card, first=i == 0) for i, card in enumerate(cards)]
 
 
 def _header(record: RunRecord) -> str:
@@ -143,7 +155,7 @@ def _task_cards(record: RunRecord, task: str) -> list[Card]:
     else:
         bars_svg += table
     return [
-        Card(f"Confusion{suffix}", note, matrix_svg),
+        Card(f"Confusion{suffix}", note, matrix_svg, first=True),
         Card(f"Classes{suffix}", bars_note, bars_svg),
     ]
 
@@ -200,7 +212,8 @@ def _run_cards(record: RunRecord) -> list[Card]:
         parts.append(f'<div class="chips">{chips}</div>')
     if record.final:
         parts.append(_final_values(record.final))
-    return [Card("Run", "Command and environment.", "\n".join(parts))] if parts else []
+    body = "\n".join(parts)
+    return [Card("Run", "Command and environment.", body, wide=True)] if parts else []
 
 
 def _seconds_table(seconds: Mapping[str, float]) -> str:

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Card:
-    """A titled section. body: HTML. wide: over both columns of the grid."""
+    """A titled section. body: HTML. wide: over both columns of the grid. first: of a row, beside the
+    card that follows."""
 
     title: str
     note: str
     body: str
     wide: bool = False
+    first: bool = False
 
     def html(self) -> str:
         title = f"<h2>{escape(self.title)}</h2>" if self.title else ""
@@ -45,8 +47,9 @@ def filled_rows(cards: Sequence[Card]) -> list[Card]:
     filled: list[Card] = []
     waiting = False  # whether the last card fills the left half of a row
     for card in cards:
-        if card.wide and waiting:
+        if (card.wide or card.first) and waiting:
             filled[-1] = replace(filled[-1], wide=True)
+            waiting = False
         waiting = not card.wide and not waiting
         filled.append(card)
     if waiting:

@@ -10,7 +10,7 @@ import numpy as np
 
 from recipes.report.record import Gallery, Sample, ViewRow, picture, png
 
-MOST = 24  # samples
+MOST = 12  # samples: full rows of two, three, four and six
 SIDE = 112  # pixels; larger images are scaled down
 BUDGET = 700_000  # characters of HTML; `MOST` photographs of `SIDE` need a third
 WORDS = 90  # shown of a text

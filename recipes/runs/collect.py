@@ -93,7 +93,8 @@ def hardware(device: torch.device) -> str:
     """The processor, or the accelerator, that the run was on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def stream_shown(step: Step) -> str:
