@@ -3,6 +3,7 @@
 Imports neither recipes nor methods.
 """
 
-from foundation.moved import install
+from foundation import deferred, moved
 
-install()
+moved.install()
+deferred.install()

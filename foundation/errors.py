@@ -19,6 +19,8 @@ class UserError(Exception):
     `UserError("text")` is a line without a setting.
     """
 
+    printed = False  # whether the user has seen it already
+
     def __init__(self, key: str, problem: str = "", remedy: str = ""):
         super().__init__(key, problem, remedy)
         self.key = key if problem else ""
@@ -49,7 +51,9 @@ class ConfigErrors(UserError):
 
     def __init__(self, errors: Iterable[UserError | str]):
         single = [UserError(e) if isinstance(e, str) else e for e in errors]
-        by_line = {str(error): error for error in single}
+        by_line: dict[str, UserError] = {}
+        for error in single:
+            by_line.setdefault(str(error), error)
         super().__init__("\n".join(by_line))
         # exceptions are pickled by their arguments: a job may run in another process
         self.args = (list(by_line.values()),)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from foundation.errors import UserError
@@ -40,15 +40,22 @@ class ProcessLost(Exception):
         return self.text
 
 
+def print_errors(errors: Sequence[UserError]) -> None:
+    """A line on stderr for each that the user has not seen yet."""
+    for error in errors:
+        if not error.printed:
+            for line in str(error).splitlines():
+                print(f"error: {line}", file=sys.stderr, flush=True)
+            error.printed = True
+
+
 def exit_code(action: Callable[[], int]) -> int:
     """Run the action of a process. Prints the user's mistakes one a line, and returns the exit
     code."""
     try:
         return action()
     except UserError as error:
-        for single in error.errors:
-            for line in str(single).splitlines():
-                print(f"error: {line}", file=sys.stderr)
+        print_errors(error.errors)
         return USER_MISTAKE
     except ProcessLost as lost:
         print(f"error: {lost}", file=sys.stderr)

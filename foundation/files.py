@@ -19,10 +19,16 @@ OLD_PART = re.compile(
 )
 
 
+def valid_text(text: str) -> str:
+    r"""The text with `\udcff` for a lone surrogate, which no UTF-8 file and no font has: Python's
+    form of a byte in a file name that is not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write a UTF-8 text file through a temporary file in the same folder, so that a reader never
     sees a part of it. It is on the disk when this returns: after a power cut the file is the old
-    one or the new one.
+    one or the new one. Lone surrogates are written as in `valid_text`.
 
     Raises `UserError` if the folder is not writable.
     """
@@ -32,8 +38,8 @@ def write_text(path: str | Path, text: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
         temporary = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files private; a run's files get the permissions of any new file

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundation.moved import install
+from foundation import deferred, moved
 
 
 def _search_current_folder_last() -> None:
@@ -22,7 +22,8 @@ def _search_current_folder_last() -> None:
 
 
 _search_current_folder_last()
-install()
+moved.install()
+deferred.install()
 
 if TYPE_CHECKING:
     from recipes.predict.loading import load as load

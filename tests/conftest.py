@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from foundation import attempts
 from tests.support.twins import SWITCH
 
 # files of which a method's tests share runs: they go to one worker, method by method
@@ -26,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    attempts.STRICT = True
     if config.getoption("--doubled"):
         os.environ[SWITCH] = "1"
 

@@ -29,6 +29,7 @@ from methods.adversarial.attacks.losses import (
 from methods.adversarial.attacks.threat import Norm, Threat, radius
 from recipes.contract import Context, Probe
 from recipes.contract.composition import Composition
+from recipes.contract.exhibit import Exhibit, Shown
 from recipes.step import Embedded
 from recipes.step.criterion import cross_entropy
 
@@ -36,6 +37,8 @@ Draws = Callable[[str], RowNumbers]
 VANISHING = "vanishing_gradients"
 METRICS = ("clean_accuracy", "robust_accuracy", "robust_loss", VANISHING)
 ALARM = 0.1  # share of vanishing gradients above which a warning is printed
+
+EXAMPLES = 6  # of attacked samples in the report
 
 
 class Victim:
@@ -115,9 +118,30 @@ class Robustness(Probe):
         self.eps = radius(eps)
         self.samples = samples
         self.sums: dict[str, Tensor] = {}
+        self.examples: list[list[Shown]] = []
 
     def build(self, context: Context) -> None:
         check_loss("evaluate.attack", self.loss, context.tasks)
+
+    def describe(self) -> str:
+        norm = {"linf": "l∞", "l2": "l2"}[self.norm]
+        words = [f"{type(self).__name__.removesuffix('Robustness')}, {norm} radius {self.eps:.4g}"]
+        for name in ("steps", "queries", "step_size", "restarts"):
+            value = getattr(self, name, None)
+            if value is not None:
+                words.append(f"{name.replace('_', ' ')} {value:.4g}")
+        words.append(f"loss {self.loss}" if self.by_gradient else "margin loss")
+        count = "all samples" if self.samples is None else f"the first {self.samples} samples"
+        return (
+            f"{', '.join(words)}, {count} of the test part; clean_accuracy is of the same samples"
+        )
+
+    def exhibit(self) -> Exhibit | None:
+        note = (
+            "The clean sample, the change by the attack (grey: none; scaled to its largest value) "
+            "and the attacked sample, with the predicted class. Marked: right or wrong."
+        )
+        return Exhibit("Attacked samples", note, self.examples) if self.examples else None
 
     @abstractmethod
     def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
@@ -137,6 +161,8 @@ class Robustness(Probe):
     def update(
         self, context: Context, view: Any, targets: dict[str, Tensor], index: Tensor
     ) -> None:
+        if not self.sums:
+            self.examples = []
         x, mask, _ = context.reported().embed(view)
         for task in targets:
             self.sums.setdefault(task, torch.zeros(len(METRICS) + 1, device=x.device))
@@ -163,6 +189,8 @@ class Robustness(Probe):
             draw = partial(_draw_at, victim.draw, restart)
             points.append(self.attack(victim, threat, draw))
         logits = [victim.logits(point) for point in points]
+        if not self.examples and victim.mask is None:
+            self.examples = attacked_examples(victim, points, logits)
         for task, target in victim.targets.items():
             known = (target >= 0).float()
             losses = torch.stack([cross_entropy(values[task], target) for values in logits])
@@ -201,6 +229,39 @@ class Robustness(Probe):
 
     def reset(self) -> None:
         self.sums = {}
+
+
+def attacked_examples(
+    victim: Victim, points: list[Tensor], logits: list[dict[str, Tensor]]
+) -> list[list[Shown]]:
+    """The first samples: clean, the change, attacked; of several restarts the one with the largest
+    loss. points: the clean samples, then the result of each restart."""
+    task, target = next(iter(victim.targets.items()))
+
+    def shown(pixels: Tensor, predicted: int, label: int) -> Shown:
+        right = None if label < 0 else predicted == label
+        return Shown(pixels=pixels.detach(), task=task, label=predicted, right=right)
+
+    worst = torch.stack([cross_entropy(values[task], target) for values in logits[1:]]).argmax(0)
+    rows = []
+    for i in range(min(EXAMPLES, len(target))):
+        best = 1 + int(worst[i])
+        change = points[best][i] - points[0][i]
+        scaled = 0.5 + 0.5 * change / change.abs().max().clamp_min(1e-12)
+        label = int(target[i])
+        before = int(logits[0][task][i].argmax())
+        after = int(logits[best][task][i].argmax())
+        rows.append(
+            [
+                shown(points[0][i], before, label),
+                Shown(
+                    pixels=scaled.detach(),
+                    caption=f"change, at most {float(change.abs().max()):.3f}",
+                ),
+                shown(points[best][i], after, label),
+            ]
+        )
+    return rows
 
 
 def _draw_at(draw: Draws, restart: int, purpose: str) -> RowNumbers:

@@ -10,6 +10,7 @@ other; each gives a config and adds to the errors:
       | leftovers        methods and measurements that are not part of the run are dropped
       | chosen           lists of methods get their names
       | own_data         the cuts of a recipe are not for the user's data
+      | named            all names are known: a first line, or errors, before any class is imported
       | whole_numbers    1e3 becomes 1000 where a whole number is expected
       | validation       every value against the signature of what it is given to
       | resolve          interpolations become values
@@ -54,6 +55,12 @@ from recipes.config.whole_numbers import write_whole_numbers
 
 StageKeys = Mapping[str, Sequence[str]]
 ListGroups = Callable[[], Catalogue]
+# called with the config and the errors so far, once all names are checked
+Named = Callable[[DictConfig, list[UserError]], None]
+
+
+def ignore(config: DictConfig, errors: list[UserError]) -> None:
+    """Nobody waits for the names."""
 
 
 @dataclass
@@ -66,8 +73,13 @@ class Command:
     lines: list[str] = field(default_factory=list)
 
 
-def resolve_command(overrides: Sequence[str], root: Path = CONFIGS) -> Command:
-    """Compose and validate one run. Raises `ConfigErrors` with a line for each mistake."""
+def resolve_command(
+    overrides: Sequence[str], root: Path = CONFIGS, named: Named = ignore
+) -> Command:
+    """Compose and validate one run. Raises `ConfigErrors` with a line for each mistake.
+
+    named: called before the first class is imported, which takes seconds: what can be said by then
+    is said at once."""
     current, lines = renamed_overrides(map(stage_keys_from_hydra, overrides))
     common, by_stage = split_stage_keys(current)
     common = to_hydra(common, root)
@@ -79,7 +91,7 @@ def resolve_command(overrides: Sequence[str], root: Path = CONFIGS) -> Command:
         HydraConfig.instance().set_config(composed)
         drop_hydra(composed)
         try:
-            command = settle(composed, common, stage_keys, errors)
+            command = settle(composed, common, stage_keys, errors, named=named)
         finally:
             HydraConfig.instance().cfg = None
     command.lines = list(dict.fromkeys([*lines, *command.lines]))
@@ -116,6 +128,7 @@ def settle(
     stage_keys: StageKeys | None = None,
     errors: Sequence[UserError] = (),
     binding: Sequence[str] | None = None,
+    named: Named = ignore,
 ) -> Command:
     """A sound command from a composed config, which is changed in place. Raises `ConfigErrors`, the
     given errors among them.
@@ -131,9 +144,11 @@ def settle(
     measurement_errors = drop_unmeasured(config, binding)
     name_lists(config, known)
     lines += keep_own_data(config, overrides, compose_quietly)
-    write_whole_numbers(config, ROOT)
     stage_errors = check_stage_keys(stage_keys or {}, config)
-    raise_all([*errors, *method_errors, *measurement_errors, *stage_errors, *validate(config)])
+    name_errors = [*errors, *method_errors, *measurement_errors, *stage_errors]
+    named(config, name_errors)
+    write_whole_numbers(config, ROOT)
+    raise_all([*name_errors, *validate(config)])
     OmegaConf.resolve(config)
     if config.get("stages"):
         stages, stage_lines = stage_configs(config.stages, overrides, stage_keys or {}, known)

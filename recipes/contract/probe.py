@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from recipes.contract.composition import Composition
+from recipes.contract.exhibit import Exhibit
 
 if TYPE_CHECKING:
     from recipes.contract.context import Context
@@ -55,3 +56,12 @@ class Probe(nn.Module):
 
     def reset(self) -> None:
         """Remove all batches."""
+
+    def describe(self) -> str:
+        """How it measures, for the report: what its numbers cannot be read without. Empty: nothing
+        to add."""
+        return ""
+
+    def exhibit(self) -> Exhibit | None:
+        """Samples of the last evaluation for the report; None if it shows none."""
+        return None

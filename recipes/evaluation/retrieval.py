@@ -15,6 +15,7 @@ from torch import Tensor
 from foundation.distributed import global_sum, world_size
 from foundation.errors import UserError
 from foundation.types import Count, Steps
+from recipes.contract.exhibit import Exhibit, Shown
 from recipes.contract.probe import Probe
 from recipes.networks.embedding import EMBEDDING
 from recipes.services import neighbors
@@ -23,6 +24,9 @@ from recipes.services.neighbors import ranked
 
 if TYPE_CHECKING:
     from recipes.contract.context import Context
+
+QUERIES = 6  # in the report
+NEIGHBORS = 5  # of each
 
 
 def relevance(x: Tensor, labels: Tensor, queries: Tensor, depth: int) -> Tensor:
@@ -67,6 +71,26 @@ def gather_uneven(value: Tensor) -> Tensor:
     return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 
+def nearest_examples(x: Tensor, labels: Tensor, index: Tensor, task: str) -> list[list[Shown]]:
+    """Queries from all over the part, each with its nearest neighbors. x: [R, d]. labels: [R] ≥ 0.
+    index: [R], positions in the part."""
+    if len(x) <= NEIGHBORS:
+        return []
+    queries = torch.linspace(0, len(x) - 1, min(QUERIES, len(x)), device=x.device).long()
+    similarity = x[queries] @ x.T
+    similarity.scatter_(1, queries[:, None], -torch.inf)
+    nearest = ranked(similarity, NEIGHBORS)
+    rows = []
+    for query, neighbors_of in zip(queries.tolist(), nearest.tolist(), strict=True):
+        label = int(labels[query])
+        row = [Shown(int(index[query]), caption="query", task=task, label=label)]
+        for other in neighbors_of:
+            there = int(labels[other])
+            row.append(Shown(int(index[other]), task=task, label=there, right=there == label))
+        rows.append(row)
+    return rows
+
+
 class Retrieval(Probe):
     """Recall@K, MAP@R, R-precision and NMI of the embedding, or of the features where the run has
     none, L2-normalised (Musgrave, Belongie and Lim, A metric learning reality check, ECCV 2020,
@@ -97,6 +121,7 @@ class Retrieval(Probe):
         self.ks = sorted(set([1, 2, 4, 8] if ks is None else ks))
         self.lone = lone
         self.nmi_restarts = nmi_restarts
+        self.examples: list[list[Shown]] = []  # queries with their neighbors
         if 1 not in self.ks:
             raise UserError(f"evaluate.retrieval.ks={self.ks}: expected a list that contains 1")
         self.reset()
@@ -111,6 +136,22 @@ class Retrieval(Probe):
 
     def score_names(self) -> list[str]:
         return [*(f"recall@{k}" for k in self.ks), "map@r", "r_precision"]
+
+    def describe(self) -> str:
+        lone = "left out" if self.lone == "exclude" else "count as a miss"
+        return (
+            "every sample is a query against all others, by cosine; queries without another of "
+            f"their class are {lone}"
+        )
+
+    def exhibit(self) -> Exhibit | None:
+        if not self.examples:
+            return None
+        note = (
+            f"Queries (left) and their {NEIGHBORS} nearest neighbors, the nearest first. Marked: "
+            "of the query's class or not."
+        )
+        return Exhibit("Retrieval", note, self.examples)
 
     def reset(self) -> None:
         self.batches: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
@@ -134,6 +175,9 @@ class Retrieval(Probe):
             labels = torch.cat([targets[task] for _, _, targets in self.batches])
             labels = gather_uneven(labels)[order]
             known = labels >= 0
+            if task == tasks[0]:
+                at = index[order][known]
+                self.examples = nearest_examples(x[order][known], labels[known], at, task)
             prefix = "" if len(tasks) == 1 else f"{task}/"
             for name, value in self.scores(x[order][known], labels[known]).items():
                 values[prefix + name] = value

@@ -7,12 +7,14 @@ finish_loggers(loggers, record, checkpoints)                  # log figures and 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger
 
+from foundation.attempts import Attempts
 from foundation.errors import UserError
 from recipes.loggers.files import MetricsFiles
 from recipes.report.record import RunRecord
@@ -56,18 +58,23 @@ def start_loggers(loggers: Sequence[Logger], config: Mapping[str, Any], plan: st
 
 def finish_loggers(
     loggers: Sequence[Logger], record: RunRecord, checkpoints: Mapping[str, str | Path]
-) -> None:
-    """Log the finished run and end the loggers.
+) -> list[str]:
+    """Log the finished run and end the loggers. metrics.json is written or an error raised; of the
+    rest a line is returned for each part that failed.
 
     checkpoints: files by kind, `last` and `best`; missing files are skipped.
     """
     files = {kind: path for kind, path in checkpoints.items() if path and Path(path).is_file()}
+    attempts = Attempts()
     for logger in loggers:
+        name = type(logger).__name__
         if isinstance(logger, MetricsFiles):
             logger.finish(record.final)
         elif hasattr(logger, "finish"):
-            logger.finish(record, files)
-    close_loggers(loggers)
+            lost = attempts.make(name, partial(logger.finish, record, files), None)
+            attempts.lost += lost or []
+        attempts.do(f"end of {name}", partial(close_loggers, [logger]))
+    return attempts.lost
 
 
 def close_loggers(loggers: Sequence[Logger], failed: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,19 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from recipes.loggers.build import metrics_files
-from recipes.report.numbers import clock, paired, raw_twin, value_text
+from recipes.report.numbers import (
+    clock,
+    headline_first,
+    is_cost,
+    paired,
+    raw_twin,
+    tested,
+    value_text,
+)
 
 SHOWN = (
     ("train/loss", "loss"),
@@ -25,12 +33,15 @@ SHOWN = (
     ("val/loss", "val loss"),
     ("train/mask_rate", "mask"),
 )
+SPEED, ETA = "speed", "ETA"
+BAR = 10  # columns of the bar that metrics leave to it
 
 
 class RouxProgressBar(ProgressBar):
     """Progress of training in optimizer steps, from 0 to `max_steps`, also after a resume.
 
-    On a terminal a bar; elsewhere one line per validation, and one line per `quiet_seconds` where
+    On a terminal a bar, beside which stand as many numbers as fit: ETA and the monitored metric
+    first. Elsewhere one line per validation, and one line per `quiet_seconds` where
     validations are rare. The metrics shown are those that `MetricsFiles` has on the host: the bar
     causes no transfer from the device, and a micro-batch between redraws costs one comparison.
 
@@ -149,10 +160,12 @@ class RouxProgressBar(ProgressBar):
     def _open(self) -> None:
         if self._progress is None:
             self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[numbers]}", markup=False),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=None, table_column=Column(ratio=1)),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                TextColumn(
+                    "{task.fields[numbers]}", markup=False, table_column=Column(no_wrap=True)
+                ),
                 console=self.console,
                 auto_refresh=False,  # a refresh thread would compete with training
                 expand=True,
@@ -168,7 +181,9 @@ class RouxProgressBar(ProgressBar):
         if self._progress is None or self._task is None or not (force or self._redraw_due()):
             return
         self._last_redraw = time.monotonic()
-        numbers = self._text(trainer)
+        count = f"{self._total}/{self._total}"
+        taken = len("validation") + BAR + len(count) + 3  # a space between columns
+        numbers = self._text(trainer, self.console.width - taken)
         self._progress.update(self._task, completed=trainer.global_step, numbers=numbers)
         self._progress.refresh()
 
@@ -199,21 +214,44 @@ class RouxProgressBar(ProgressBar):
         line = f"step {trainer.global_step}/{self._total or '?'}  {self._text(trainer)}"
         self.print(line, soft_wrap=True)
 
-    def _text(self, trainer: Trainer) -> str:
-        """`loss 0.31  accuracy 95.93 %  41.3 steps/s  ETA 12 s`."""
+    def _text(self, trainer: Trainer, width: int | None = None) -> str:
+        """`loss 0.31  accuracy 95.93 %  41.3 steps/s  ETA 12 s`, what fits into the width."""
         files = metrics_files(trainer.loggers)
         latest: Mapping[str, float] = files.latest if files is not None else {}
-        parts = [
-            f"{label} {value_text(name, latest[name])}" for name, label in SHOWN if name in latest
-        ]
+        monitor = str(getattr(trainer.lightning_module, "monitor", None) or "val/accuracy")
+        parts: dict[str, str] = {}
+        for name, label in shown_metrics(monitor):
+            if name in latest:
+                parts[name] = f"{label} {value_text(name, latest[name])}"
         done = trainer.global_step - self._first
         seconds = time.monotonic() - self._started
         if done > 0 and seconds > 0:
-            parts.append(f"{done / seconds:.1f} steps/s")
+            parts[SPEED] = f"{done / seconds:.1f} steps/s"
             left = self._total - trainer.global_step
             if left > 0:
-                parts.append(f"ETA {clock(left * seconds / done)}")
-        return "  ".join(parts)
+                parts[ETA] = f"ETA {clock(left * seconds / done)}"
+        if width is not None:
+            parts = fitting(parts, (ETA, monitor, SPEED, *parts), width)
+        return "  ".join(parts.values())
+
+
+def shown_metrics(monitor: str) -> list[tuple[str, str]]:
+    """Names of the metrics beside the bar and their labels, the monitored one among them."""
+    if monitor in dict(SHOWN):
+        return list(SHOWN)
+    return [SHOWN[0], (monitor, monitor.rpartition("/")[2]), *SHOWN[1:]]
+
+
+def fitting(parts: Mapping[str, str], ranked: Iterable[str], width: int) -> dict[str, str]:
+    """The parts in their order that fit into a line of this width, those of the first ranks
+    first."""
+    kept: set[str] = set()
+    free = width + 2
+    for name in dict.fromkeys(ranked):
+        if name in parts and len(parts[name]) + 2 <= free:
+            free -= len(parts[name]) + 2
+            kept.add(name)
+    return {name: text for name, text in parts.items() if name in kept}
 
 
 def _finite(batches: float) -> int:
@@ -229,30 +267,48 @@ def total_steps(trainer: Trainer) -> int:
 
 
 def final_table(
-    final: Mapping[str, float], title: str | Path = "", reported: str = "reported"
+    final: Mapping[str, float],
+    title: str | Path = "",
+    reported: str = "reported",
+    monitor: str = "",
 ) -> Table:
-    """Final metrics, test first.
+    """Final metrics, test first; the metric that judges the run is the first and bold. Time and
+    memory are not among them.
 
     Where the reported metrics differ from those of the raw weights (EMA weights; changed inputs or
     logits), both are listed.
 
     reported: heading of the reported metrics, see `RunRecord`.
     """
-    rows = paired(final)
+    rows = [row for row in headline_first(paired(final), monitor) if not is_cost(row[0])]
     two_columns = any(raw is not None and value is not None for _, value, raw in rows)
     table = Table(title=Text(str(title)) if str(title) else None, title_justify="left")
     table.add_column("metric", overflow="fold")
     table.add_column(reported if two_columns else "value", justify="right", no_wrap=True)
     if two_columns:
         table.add_column("raw", justify="right", no_wrap=True)
-    for name, value, raw in rows:
+    group = ""
+    for i, (name, value, raw) in enumerate(rows):
+        if i and name.partition("/")[0] != group:
+            table.add_section()
+        group = name.partition("/")[0]
+        style = "bold" if name in (monitor, tested(monitor)) else ""
+        shown_name = raw_twin(name) if value is None and not two_columns else name
+        cells = [_cell(name, raw if value is None and not two_columns else value)]
         if two_columns:
-            table.add_row(Text(name), _cell(name, value), _cell(name, raw))
-        elif value is None:
-            table.add_row(Text(raw_twin(name)), _cell(name, raw))
-        else:
-            table.add_row(Text(name), _cell(name, value))
+            cells.append(_cell(name, raw))
+        table.add_row(Text(shown_name), *cells, style=style)
     return table
+
+
+def costs(final: Mapping[str, float]) -> str:
+    """`train time 23 s, peak memory 756 MiB`: what the run took."""
+    parts = []
+    for name, value in final.items():
+        if is_cost(name):
+            words = name.replace("_seconds", " time").replace("_bytes", "").replace("_", " ")
+            parts.append(f"{words} {value_text(name, value)}")
+    return ", ".join(parts)
 
 
 def _cell(name: str, value: float | None) -> str:
@@ -264,7 +320,11 @@ def print_final(
     title: str | Path = "",
     console: Console | None = None,
     reported: str = "reported",
+    monitor: str = "",
 ) -> None:
-    """Print `final_table`. Names are not parsed as Rich markup."""
-    table = final_table(final, title, reported)
-    (console or Console(file=sys.stdout, markup=False)).print(table, markup=False, highlight=False)
+    """Print `final_table`, and below it time and memory. Names are not parsed as Rich markup."""
+    console = console or Console(file=sys.stdout, markup=False)
+    table = final_table(final, title, reported, monitor)
+    console.print(table, markup=False, highlight=False)
+    if below := costs(final):
+        console.print(below, markup=False, highlight=False)

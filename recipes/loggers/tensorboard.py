@@ -10,6 +10,7 @@ from pydantic import Field
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from foundation.attempts import Attempts
 from foundation.files import jsonable
 from recipes.loggers.files import scalars
 from recipes.report.record import RunRecord
@@ -73,14 +74,16 @@ class TensorBoardRun(TensorBoardLogger):
         self.experiment.add_text("plan", _block(plan), self.last_step)
 
     @rank_zero_only
-    def finish(self, record: RunRecord, checkpoints: Mapping[str, str | Path]) -> None:
-        """Log figures as images, and config and final metrics for the HPARAMS tab."""
+    def finish(self, record: RunRecord, checkpoints: Mapping[str, str | Path]) -> list[str]:
+        """Log figures as images, and config and final metrics for the HPARAMS tab. Returns a line
+        for each part that failed."""
+        attempts = Attempts()
         if self.settings.plots:
             from PIL import Image
 
             from recipes.report.figures import figures_png
 
-            for name, picture in figures_png(record).items():
+            for name, picture in figures_png(record, attempts).items():
                 pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
                 self.experiment.add_image(
                     f"report/{name}", pixels, self.last_step, dataformats="HWC"
@@ -88,6 +91,7 @@ class TensorBoardRun(TensorBoardLogger):
         metrics = {f"final/{name}": value for name, value in record.final.items()}
         TensorBoardLogger.log_hyperparams(self, self.config, metrics)
         self.experiment.flush()
+        return attempts.lost
 
     @rank_zero_only
     def close(self) -> None:

@@ -11,9 +11,13 @@ and does not end the run, so that the next run of a sweep would write into it. T
 in these four points.
 """
 
+import hashlib
 import html
 import io
+import json
+import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +26,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from foundation.attempts import Attempts
 from foundation.errors import UserError
 from foundation.files import jsonable, write_text
 from recipes.loggers.files import read_rows, scalars
@@ -34,9 +39,9 @@ class WeightsAndBiases:
 
     project: project of the run, as in wandb.init.
     entity: user or team; null: the default of your key.
-    name: name of the run; null: chosen by wandb.
-    group: group of the run; null: none.
-    tags: tags of the run, e.g. [fixmatch,digits]; null: none.
+    name: name of the run; null: recipe, data and seed, fixmatch-digits-0.
+    group: group of the run; null: one for all seeds of a configuration.
+    tags: tags of the run, e.g. [fixmatch,digits]; null: recipe, data, families and methods.
     notes: notes of the run; null: none.
     mode: `online`, `offline` or `disabled`; null: the value of WANDB_MODE, else online. `wandb
         sync` uploads offline runs later.
@@ -132,6 +137,9 @@ class WeightsAndBiasesRun(WandbLogger):
         """Log config and plan; before them, the steps that a killed process has lost."""
         import wandb
 
+        for key, value in labels(config).items():
+            if self._wandb_init.get(key) is None:
+                self._wandb_init[key] = value
         self._log_lost_steps()
         self.experiment.config.update(jsonable(dict(config)), allow_val_change=True)
         # preformatted text preserves the columns of the plan
@@ -157,13 +165,17 @@ class WeightsAndBiasesRun(WandbLogger):
         self.last_step = done
 
     @rank_zero_only
-    def finish(self, record: RunRecord, checkpoints: Mapping[str, str | Path]) -> None:
-        """Log final values as summary, figures and views as media, the checkpoint as artifact."""
+    def finish(self, record: RunRecord, checkpoints: Mapping[str, str | Path]) -> list[str]:
+        """Log final values as summary, the checkpoint as artifact, figures and views as media.
+        Returns a line for each part that failed."""
         run = self.experiment
+        attempts = Attempts()
+        attempts.do("W&B summary", lambda: run.summary.update(jsonable(record.final)))
+        attempts.do("W&B artifact", lambda: self._log_checkpoint(checkpoints, record))
         if self.settings.plots:
-            run.log({**_media(record), "step": self.last_step})
-        run.summary.update(jsonable(record.final))
-        self._log_checkpoint(checkpoints, record)
+            media = _media(record, attempts)
+            attempts.do("W&B media", lambda: run.log({**media, "step": self.last_step}))
+        return attempts.lost
 
     def _log_checkpoint(self, checkpoints: Mapping[str, str | Path], record: RunRecord) -> None:
         import wandb
@@ -173,7 +185,7 @@ class WeightsAndBiasesRun(WandbLogger):
         if setting == "none" or kind not in checkpoints:
             return
         run = self.experiment
-        metadata = jsonable({"kind": kind, **record.final})
+        metadata = jsonable({"kind": kind, **checkpoint_metrics(record, kind)})
         artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata)
         # "mutable" copies the file. Offline that is necessary: the upload may happen after a
         # resumed run has replaced the checkpoint.
@@ -197,22 +209,83 @@ class WeightsAndBiasesRun(WandbLogger):
     def _end(self, exit_code: int) -> None:
         if self._experiment is not None:
             self._id = self._wandb_init["id"] = self._experiment.id
+            folders = self._offline_folders()
             self._experiment.finish(exit_code=exit_code)
             self._experiment = None
+            if len(folders) > 1:
+                pattern = self.run_dir / "wandb" / "offline-run-*"
+                line = f"W&B: this run was resumed and has {len(folders)} offline folders"
+                print(f"{line}; upload them as one run: wandb sync {pattern}", file=sys.stderr)
+
+    def _offline_folders(self) -> list[Path]:
+        """Those of this run and of the runs that it resumed; none online."""
+        run = self._experiment
+        if not getattr(run, "offline", False):
+            return []
+        files = (self.run_dir / "wandb").glob(f"offline-run-*/run-{run.id}.wandb")
+        return sorted(file.parent for file in files)
 
 
-def _media(record: RunRecord) -> dict[str, Any]:
+# what does not make a configuration another one
+OWN = ("seed", "run_dir", "resume", "accept_changes", "dry_run", "logger")
+
+
+def labels(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Name, group and tags of a run by its config: the name has the seed, the group has not."""
+    chosen = {str(group): str(choice) for group, choice in (config.get("chosen") or {}).items()}
+    words = [chosen.get("recipe") or config.get("recipe"), chosen.get("data")]
+    stem = "-".join(str(word) for word in words if word) or "run"
+    same = {key: value for key, value in config.items() if key not in OWN}
+    # of all settings: runs of one recipe on one data set may differ in any
+    text = json.dumps(jsonable(without_seeds(same)), sort_keys=True)
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    methods = list(map(str, config.get("methods") or {}))
+    families = [
+        group
+        for group, choice in chosen.items()
+        if any(name.strip(" '\"") in methods for name in choice.strip("[]").split(","))
+    ]
+    tags = dict.fromkeys(str(word)[:64] for word in [*words, *families, *methods] if word)
+    return {
+        "name": f"{stem}-{config.get('seed')}",
+        "group": f"{stem}-{digest}",
+        "tags": list(tags),
+    }
+
+
+def without_seeds(node: Any) -> Any:
+    """The config without any key `seed`: the data set takes that of the run."""
+    if isinstance(node, Mapping):
+        return {key: without_seeds(value) for key, value in node.items() if key not in OWN[:2]}
+    return node
+
+
+def checkpoint_metrics(record: RunRecord, kind: str) -> dict[str, Any]:
+    """The numbers of a checkpoint: the final ones of `last`, those of its validation of `best`."""
+    if kind != "best":
+        return record.final
+    rows = [row for row in record.history if row.get(record.monitor) is not None]
+    rows = [row for row in rows if math.isfinite(row[record.monitor])]
+    if not rows:
+        return {}
+    sign = -1 if record.monitor.endswith("loss") else 1
+    # the first of equal ones, as the checkpoint
+    best = max(rows, key=lambda row: sign * row[record.monitor])
+    return {name: value for name, value in best.items() if name == "step" or "val/" in name}
+
+
+def _media(record: RunRecord, attempts: Attempts) -> dict[str, Any]:
     import wandb
     from PIL import Image
 
     from recipes.report.figures import figures_png
 
     media: dict[str, Any] = {}
-    for name, picture in figures_png(record).items():
+    for name, picture in figures_png(record, attempts).items():
         media[f"report/{name}"] = wandb.Image(Image.open(io.BytesIO(picture)))
     texts = [row for row in record.views if row.kind == "text"]
     if texts:
-        media["report/views"] = _text_table(texts)
+        attempts.do("W&B views", lambda: media.update({"report/views": _text_table(texts)}))
     return media
 
 

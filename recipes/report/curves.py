@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recipes.report.numbers import raw_twin
+from recipes.report.numbers import is_share, raw_twin
 from recipes.report.record import RunRecord
 from recipes.report.style import (
     INK,
@@ -53,30 +53,52 @@ def thin(
 
 
 def smooth(values: np.ndarray, window: float = 0.04) -> np.ndarray:
-    """Exponential moving average Σ a^(t-i) v_i / Σ a^(t-i), which has no start-up bias.
+    """Exponential mean over both sides, Σ_i a^|t-i| v_i / Σ_i a^|t-i|: it neither lags behind the
+    values nor begins with a bias.
 
     window: 1 / (1 - a) as a fraction of the curve's length.
     """
     decay = 1 - 1 / max(window * len(values), 1)
-    smoothed = np.empty_like(values)
+    sums, weights = _past(values, decay)
+    later_sums, later_weights = _past(values[::-1], decay)
+    # a point is in both directions: it is counted once
+    both = sums + later_sums[::-1] - values
+    return both / (weights + later_weights[::-1] - 1)
+
+
+def _past(values: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
+    """Σ_{i≤t} a^(t-i) v_i and Σ_{i≤t} a^(t-i), for each t."""
+    sums = np.empty_like(values)
+    weights = np.empty_like(values)
     weighted_sum = 0.0
     weight = 0.0
     for i, value in enumerate(values):
         weighted_sum = decay * weighted_sum + value
         weight = decay * weight + 1
-        smoothed[i] = weighted_sum / weight
-    return smoothed
+        sums[i] = weighted_sum
+        weights[i] = weight
+    return sums, weights
 
 
 def loss_names(record: RunRecord) -> list[str]:
     """Names of the logged loss terms, the total first; at most six."""
-    names = [name for name in record.names() if name.startswith("train/") and name.count("/") == 1]
+    names = [name for name in record.names() if name.startswith("train/")]
+    if not record.terms:
+        names = [name for name in names if name.count("/") == 1]
     total = [name for name in names if name == "train/loss"]
     terms = [name for name in names if name not in total and _is_term(record, name)]
     # the curves of the total and of a single term are the same
     if total and len(terms) == 1:
         return total
     return (total + terms)[:6]
+
+
+def monitored(record: RunRecord) -> list[Named]:
+    """(name, label) of the monitored metric, where it is none of the accuracies: a recall."""
+    name = record.monitor
+    if name not in record.names() or name in dict(accuracy_names(record)):
+        return []
+    return [(name, name.partition("/")[2])]
 
 
 def _is_term(record: RunRecord, name: str) -> bool:
@@ -112,7 +134,10 @@ def learning_curves(record: RunRecord) -> "Figure | None":
     """Loss terms above validation accuracy, over optimizer steps; None where neither was logged."""
     losses = [name for name in loss_names(record) if _points(record, name) > 1]
     accuracies = [pair for pair in accuracy_names(record) if _points(record, pair[0]) > 0]
-    rows = bool(losses) + bool(accuracies)
+    judged = [pair for pair in monitored(record) if _points(record, pair[0]) > 0]
+    if judged and not is_share(judged[0][0]):
+        judged = []  # a loss: among the other metrics
+    rows = bool(losses) + bool(accuracies) + bool(judged)
     if rows == 0:
         return None
     figure = new_figure(height=0.4 + 2.4 * rows)
@@ -121,6 +146,8 @@ def learning_curves(record: RunRecord) -> "Figure | None":
         _losses(axes[0], record, losses)
     if accuracies:
         _shares(axes[-1], record, accuracies, "Validation accuracy", marks=True)
+    if judged:
+        _shares(axes[bool(losses)], record, judged, f"Validation {judged[0][1]}", marks=True)
     step_axis(axes[-1])
     return figure
 
@@ -146,18 +173,19 @@ def pseudo_labels(record: RunRecord) -> "Figure | None":
 
 
 @styled
-def diagnostics(record: RunRecord) -> "Figure | None":
-    """A small panel for each logged metric that no other figure shows; None where there is none."""
-    names = _other_names(record)[:PANELS]
+def diagnostics(record: RunRecord, names: "list[str] | None" = None) -> "Figure | None":
+    """A small panel for each of these metrics, by default for those that no other figure shows;
+    None where there is none."""
+    names = other_names(record) if names is None else names
     if not names:
         return None
     rows = math.ceil(len(names) / 2)
     figure = new_figure(height=0.35 + 1.35 * rows)
-    grid = figure.subplots(rows, 2, squeeze=False).ravel()
-    for number, panel in enumerate(grid):
-        if number >= len(names):
-            panel.set_axis_off()
-            continue
+    grid = figure.add_gridspec(rows, 2)
+    for number in range(len(names)):
+        row, column = divmod(number, 2)
+        alone = number == len(names) - 1 and column == 0
+        panel = figure.add_subplot(grid[row, :] if alone else grid[row, column])
         raw_name = raw_twin(names[number])
         for colour, name in ((SERIES[1], raw_name), (SERIES[0], names[number])):
             panel.plot(*thin(*record.series(name)), color=colour, linewidth=1.4)
@@ -170,13 +198,15 @@ def diagnostics(record: RunRecord) -> "Figure | None":
     return figure
 
 
-def _other_names(record: RunRecord) -> list[str]:
+def other_names(record: RunRecord) -> list[str]:
+    """Logged metrics that no other figure shows, at most `PANELS`."""
     accuracies = {name for name, _ in accuracy_names(record)}
-    elsewhere = {*loss_names(record), *accuracies, *OTHER_FIGURES}
+    judged = {name for name, _ in monitored(record) if is_share(name)}
+    elsewhere = {*loss_names(record), *accuracies, *judged, *OTHER_FIGURES}
     names = [name for name in record.names() if name not in elsewhere and _points(record, name) > 1]
     # a raw metric is drawn in the panel of the reported one
     drawn_with_reported = {raw_twin(name) for name in names}
-    return [name for name in names if name not in drawn_with_reported]
+    return [name for name in names if name not in drawn_with_reported][:PANELS]
 
 
 def _points(record: RunRecord, name: str) -> int:
@@ -227,8 +257,8 @@ def _shares(
             "color": SERIES[(first + number) % len(SERIES)],
             "zorder": 3 - number,
         }
-        if marks and len(steps) <= 40:
-            style |= {"marker": "o", "markersize": 3.2}
+        if marks:
+            style |= {"marker": "o", "markersize": 3.2} if len(steps) <= 40 else {}
         elif len(steps) > 30:
             axes.plot(steps, values, alpha=0.25, linewidth=0.9, color=style["color"])
             values = smooth(values)

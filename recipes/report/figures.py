@@ -1,10 +1,13 @@
 """All figures of a run, by name: inline in the report, images in W&B and TensorBoard."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recipes.report.curves import diagnostics, learning_curves, pseudo_labels
+from foundation.attempts import Attempts
+from recipes.report.curves import diagnostics, learning_curves, other_names, pseudo_labels
 from recipes.report.matrices import class_accuracy, confusion_figure
 from recipes.report.record import RunRecord, ViewRow
 from recipes.report.style import BAD, INK, MUTED, new_figure, percent, short, styled, to_png
@@ -19,30 +22,57 @@ __all__ = [
     "diagnostics",
     "figures_png",
     "learning_curves",
+    "other_names",
 ]
 __all__ += ["pseudo_labels", "view_sheet"]
 
 
-def all_figures(record: RunRecord) -> dict[str, "Figure"]:
-    """The figures that the record has data for: `learning_curves`, `pseudo_labels`,
-    `confusion/TASK`, `class_accuracy/TASK`, `views` (images), `diagnostics`."""
-    figures: dict[str, Figure | None] = {
-        "learning_curves": learning_curves(record),
-        "pseudo_labels": pseudo_labels(record),
+Drawing = Callable[[], "Figure | None"]
+
+
+def drawings(record: RunRecord) -> dict[str, Drawing]:
+    """What draws each figure of a run: `learning_curves`, `pseudo_labels`, `confusion/TASK`,
+    `class_accuracy/TASK`, `views` (images), `diagnostics`; None where the record lacks its data."""
+    figures: dict[str, Drawing] = {
+        "learning_curves": lambda: learning_curves(record),
+        "pseudo_labels": lambda: pseudo_labels(record),
     }
-    for task, confusion in record.confusion.items():
-        names = class_names(record, task)
-        counts = record.train_counts.get(task)
-        figures[f"confusion/{task}"] = confusion_figure(confusion, names)
-        figures[f"class_accuracy/{task}"] = class_accuracy(confusion, names, counts)
-    figures["views"] = view_sheet(record.views)
-    figures["diagnostics"] = diagnostics(record)
-    return {name: figure for name, figure in figures.items() if figure is not None}
+    for task in record.confusion:
+        figures[f"confusion/{task}"] = partial(task_confusion, record, task)
+        figures[f"class_accuracy/{task}"] = partial(task_classes, record, task)
+    figures["views"] = lambda: view_sheet(record.views)
+    figures["diagnostics"] = lambda: diagnostics(record)
+    return figures
 
 
-def figures_png(record: RunRecord) -> dict[str, bytes]:
-    """`all_figures` as PNG files."""
-    return {name: to_png(figure) for name, figure in all_figures(record).items()}
+def task_confusion(record: RunRecord, task: str) -> "Figure":
+    return confusion_figure(record.confusion[task], class_names(record, task))
+
+
+def task_classes(record: RunRecord, task: str) -> "Figure":
+    counts = record.train_counts.get(task)
+    return class_accuracy(record.confusion[task], class_names(record, task), counts)
+
+
+def all_figures(record: RunRecord) -> dict[str, "Figure"]:
+    """The figures that the record has data for, by name."""
+    made = {name: draw() for name, draw in drawings(record).items()}
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def figures_png(record: RunRecord, attempts: Attempts) -> dict[str, bytes]:
+    """The figures as PNG files, without those that fail."""
+    pictures = {}
+    for name, draw in drawings(record).items():
+        picture = attempts.make(f"figure {name}", partial(_drawn, draw), None)
+        if picture is not None:
+            pictures[name] = picture
+    return pictures
+
+
+def _drawn(draw: Drawing) -> bytes | None:
+    figure = draw()
+    return None if figure is None else to_png(figure)
 
 
 def class_names(record: RunRecord, task: str) -> list[str]:

@@ -178,7 +178,7 @@ def _horizontal(
     if counts is not None:
         right = panels[1]
         skewed = _horizontal_counts(right, rows, counts)
-        _count_title(right, skewed)
+        _count_title(right, skewed, counts)
         right.grid(False, axis="y")
     return figure
 
@@ -211,7 +211,7 @@ def _vertical(
     percent_axis(panels[0].yaxis)
     if counts is not None:
         skewed = _vertical_counts(panels[1], columns, counts)
-        _count_title(panels[1], skewed)
+        _count_title(panels[1], skewed, counts)
     panels[-1].set_xlabel("classes" if counts is None else "classes, the most frequent first")
     for panel in panels:
         panel.grid(False, axis="x")
@@ -271,5 +271,8 @@ def _log_limits(counts: np.ndarray, headroom: float) -> tuple[float, float] | No
     return present.min() * 0.6, present.max() * headroom
 
 
-def _count_title(axes: "Axes", logarithmic: bool) -> None:
-    axes.set_title("Training labels" + (" (log)" if logarithmic else ""), fontsize=9.5)
+def _count_title(axes: "Axes", logarithmic: bool, counts: np.ndarray) -> None:
+    words = ["sorted"] if counts.min() < counts.max() else []
+    words += ["log"] if logarithmic else []
+    title = f"Training labels ({', '.join(words)})" if words else "Training labels"
+    axes.set_title(title, fontsize=9.5)

@@ -1,7 +1,7 @@
 """Metric values as text (percent, durations, bytes) and the order in which they are listed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 SHARES = ("accuracy", "mask_rate", "confidence", "recall", "precision", "map@r", "f1")
@@ -28,6 +28,16 @@ def is_seconds(name: str) -> bool:
 
 def is_bytes(name: str) -> bool:
     return name.endswith("bytes")
+
+
+def is_cost(name: str) -> bool:
+    """Whether it is time or memory of the run, not a metric of the network."""
+    return "/" not in name and (is_seconds(name) or is_bytes(name))
+
+
+def tested(monitor: str) -> str:
+    """The test metric of a monitored one: `val/recall@1` -> `test/recall@1`."""
+    return f"test/{monitor.partition('/')[2]}"
 
 
 def value_text(name: str, value: float | None) -> str:
@@ -86,6 +96,16 @@ def paired(final: Mapping[str, float]) -> list[tuple[str, float | None, float | 
     return [(name, *rows[name]) for name in sorted(rows, key=_rank)]  # type: ignore[misc]
 
 
+Row = tuple[str, float | None, float | None]
+
+
+def headline_first(rows: Sequence[Row], monitor: str) -> list[Row]:
+    """The rows with that of the monitored metric in front: of its test value, else its own."""
+    names = [name for name, *_ in rows]
+    first = next((name for name in (tested(monitor), monitor) if name in names), None)
+    return sorted(rows, key=lambda row: row[0] != first)
+
+
 def _rank(name: str) -> tuple[int, int, int]:
     group = name.partition("/")[0]
     if group in GROUPS:
@@ -96,10 +116,12 @@ def _rank(name: str) -> tuple[int, int, int]:
     return place, name.count("/"), accuracies_first
 
 
-def headline(final: Mapping[str, float], most: int = 5) -> list[Tile]:
+def headline(
+    final: Mapping[str, float], most: int = 5, monitor: str = "val/accuracy"
+) -> list[Tile]:
     """The first tiles of the page: test metrics, or validation metrics where there are no test
-    metrics."""
-    rows = paired(final)
+    metrics; that of the monitored metric is the first."""
+    rows = headline_first(paired(final), monitor)
     groups = {name.partition("/")[0] for name, *_ in rows if "/" in name}
     group = "test" if "test" in groups else "val"
     tiles = []

@@ -1,11 +1,13 @@
 """The report of a run: one self-contained HTML file to open, send or print, without scripts and
 without network access."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from foundation.attempts import Attempts
 from foundation.files import write_text
 from recipes.report.figures import (
     class_accuracy,
@@ -13,86 +15,98 @@ from recipes.report.figures import (
     confusion_figure,
     diagnostics,
     learning_curves,
+    other_names,
     pseudo_labels,
 )
 from recipes.report.matrices import NAMED, confused_pairs
-from recipes.report.numbers import Tile, clock, headline, value_text
-from recipes.report.page_css import CSS
-from recipes.report.page_views import views_html
+from recipes.report.numbers import clock, headline, value_text
+from recipes.report.page_layout import Card, document, figure_card, header, lost_card, tile
+from recipes.report.page_views import gallery_html, views_html, views_note
 from recipes.report.record import RunRecord, matrix
 from recipes.report.style import percent, to_svg
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+FOOTER = (
+    "Written by Roux at the end of the run. All metrics are in metrics.csv and metrics.json in the "
+    "same folder."
+)
+CURVES_NOTE = (
+    "Faint: the values as they were logged. Strong: their mean over neighboring steps, before and "
+    "after. Validation values are as measured."
+)
 
 
-def write_report(record: RunRecord, path: str | Path) -> Path:
-    """Write the report atomically. Raises `UserError` where the folder is not writable."""
-    return write_text(path, page_html(record))
+def write_report(record: RunRecord, path: str | Path) -> list[str]:
+    """Write the report atomically; returns a line for each part of it that could not be made.
+    Raises `UserError` where the folder is not writable."""
+    page, lost = page_and_lost(record)
+    write_text(path, page)
+    return lost
 
 
 def page_html(record: RunRecord) -> str:
     """The report as HTML. Sections without data are omitted."""
-    others = diagnostics(record)
-    pseudo_note = "Pseudo-labels during training: how many were used, and how many were right."
-    cards = [
-        _changes_card(record),
-        figure_card("curves", "Learning curves", "", learning_curves(record)),
-        figure_card("pseudo", "Unlabeled data", pseudo_note, pseudo_labels(record)),
-    ]
+    return page_and_lost(record)[0]
+
+
+def page_and_lost(record: RunRecord) -> tuple[str, list[str]]:
+    """The report, and a line for each part of it that could not be made; in the page the line
+    stands in its place."""
+    attempts = Attempts()
+    cards: list[Card] = []
+    for title, make in _parts(record):
+        before = len(attempts.lost)
+        cards += attempts.make(title, make, [])
+        cards += [lost_card(title, line) for line in attempts.lost[before:]]
+    plain = header(record.title, "", "")
+    top = attempts.make("header", lambda: _header(record), plain)
+    return document(record.title, top, cards, FOOTER), attempts.lost
+
+
+def _parts(record: RunRecord) -> Iterator[tuple[str, Callable[[], list[Card]]]]:
+    """The parts of the page in order: a title, and what makes its cards."""
+    yield "Changed settings", lambda: _changes_cards(record)
+    yield "Missing parts", lambda: [lost_card("Missing part", line) for line in record.lost]
+    yield "Learning curves", lambda: _curves_cards(record)
+    yield "Unlabeled data", lambda: _pseudo_cards(record)
+    yield "Measurements", lambda: _measured_cards(record)
     for task in record.confusion:
-        cards += _task_cards(record, task)
-    cards += [
-        _views_card(record),
-        figure_card("other", "Other metrics", "All other logged metrics.", others),
-        _run_card(record, wide=others is None),
-        _text_card(record),
-    ]
-    footer = (
-        "Written by Roux at the end of the run. All metrics are in metrics.csv and metrics.json "
-        "in the same folder."
-    )
-    return document(record.title, _header(record), [text for text in cards if text], footer)
+        yield f"Classes of {task}", partial(_task_cards, record, task)
+    for number, gallery in enumerate(record.galleries):
+        yield gallery.title, partial(_gallery_cards, record, number)
+    yield "Views", lambda: _views_cards(record)
+    yield "Other metrics", lambda: _other_cards(record)
+    yield "Run", lambda: _run_cards(record)
+    yield "Plan", lambda: _text_cards(record)
 
 
-def document(title: str, header: str, cards: Sequence[str], footer: str) -> str:
-    """A complete page: a header, a grid of cards, a footer line."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark">\n<title>{escape(title)}</title>\n'
-        f"<style>{CSS}</style>\n</head>\n"
-        f'<body>\n<main>\n{header}\n<div class="grid">\n'
-        + "\n".join(cards)
-        + f"\n</div>\n<footer>{escape(footer)}</footer>\n</main>\n</body>\n</html>\n"
-    )
+def _curves_cards(record: RunRecord) -> list[Card]:
+    return figure_card("curves", "Learning curves", CURVES_NOTE, learning_curves(record))
+
+
+def _pseudo_cards(record: RunRecord) -> list[Card]:
+    note = "Pseudo-labels during training: how many were used, and how many were right."
+    return figure_card("pseudo", "Unlabeled data", note, pseudo_labels(record))
+
+
+def _other_cards(record: RunRecord) -> list[Card]:
+    names = other_names(record)
+    # one tall card beside a short one would leave half of a row empty
+    half = -(-len(names) // 4) * 2 if len(names) > 2 else len(names)
+    cards: list[Card] = []
+    for part, title in (
+        (names[:half], "Other metrics"),
+        (names[half:], "Other metrics, continued"),
+    ):
+        key = f"other{len(cards)}"
+        cards += figure_card(key, title, "All other logged metrics.", diagnostics(record, part))
+    return [replace(card, first=i == 0) for i, card in enumerate(cards)]
 
 
 def _header(record: RunRecord) -> str:
     facts = "".join(f"<span>{fact}</span>" for fact in _facts(record))
-    numbers = headline(record.final)
+    numbers = headline(record.final, monitor=record.monitor)
     tiles = "".join(tile(number, first=number is numbers[0]) for number in numbers)
     return header(record.title, facts, tiles)
-
-
-def header(title: str, facts: str, tiles: str) -> str:
-    """The top of a page: its title, a line of facts and the headline numbers."""
-    return (
-        f'<header><div class="brand">Roux</div>\n<h1>{escape(title)}</h1>\n'
-        + (f'<p class="facts">{facts}</p>\n' if facts else "")
-        + (f'<div class="tiles">{tiles}</div>\n' if tiles else "<br>")
-        + "</header>"
-    )
-
-
-def tile(number: Tile, first: bool) -> str:
-    """A headline number; the first one is larger."""
-    beside = f'<div class="beside">{escape(number.beside)}</div>' if number.beside else ""
-    return (
-        f'<div class="tile{" first" if first else ""}">'
-        f'<div class="name">{escape(number.name)}</div>'
-        f'<div class="value">{escape(number.value)}</div>{beside}</div>'
-    )
 
 
 def _facts(record: RunRecord) -> list[str]:
@@ -114,19 +128,7 @@ def _facts(record: RunRecord) -> list[str]:
     return facts
 
 
-def card(title: str, note: str, body: str, wide: bool = False) -> str:
-    """A titled section. body: HTML. wide: over both columns of the grid."""
-    note_html = f'<p class="note">{escape(note)}</p>' if note else ""
-    style = "card wide" if wide else "card"
-    return f'<section class="{style}"><h2>{escape(title)}</h2>{note_html}\n{body}</section>'
-
-
-def figure_card(key: str, title: str, note: str, figure: "Figure | None") -> str:
-    """A section with a figure; empty without one. key: prefix of the figure's ids."""
-    return "" if figure is None else card(title, note, to_svg(figure, key))
-
-
-def _task_cards(record: RunRecord, task: str) -> list[str]:
+def _task_cards(record: RunRecord, task: str) -> list[Card]:
     confusion = matrix(record.confusion[task])
     names = class_names(record, task)
     if confusion.sum() == 0:
@@ -143,6 +145,8 @@ def _task_cards(record: RunRecord, task: str) -> list[str]:
     bars_note = "Test accuracy of each class."
     if counts is not None:
         bars_note = "Test accuracy and number of training labels of each class."
+        if min(counts, default=0) < max(counts, default=0):
+            bars_note += " Sorted by the number of labels, the most frequent class first."
     bars_svg = to_svg(class_accuracy(confusion, names, counts), f"{key}b")
     # the table fills the space below the shorter of the two figures
     table = _pairs_table(confusion, names)
@@ -151,8 +155,8 @@ def _task_cards(record: RunRecord, task: str) -> list[str]:
     else:
         bars_svg += table
     return [
-        card(f"Confusion{suffix}", note, matrix_svg),
-        card(f"Classes{suffix}", bars_note, bars_svg),
+        Card(f"Confusion{suffix}", note, matrix_svg, first=True),
+        Card(f"Classes{suffix}", bars_note, bars_svg),
     ]
 
 
@@ -172,20 +176,27 @@ def _pairs_table(confusion: object, names: list[str]) -> str:
     return f"<table>{head}{rows}</table>"
 
 
-def _views_card(record: RunRecord) -> str:
+def _views_cards(record: RunRecord) -> list[Card]:
     if not record.views:
-        return ""
-    where = "beside" if record.views[0].kind == "image" else "above"
-    note = f"Weak view {where} strong view."
-    if any(row.pseudo_label is not None for row in record.views):
-        note = (
-            f"Weak view {where} strong view, with pseudo-label and confidence. Dashed: confidence "
-            "below the threshold, not in the loss."
-        )
-    return card("Views", note, views_html(record.views), wide=True)
+        return []
+    note = views_note(record.views, record.view_names)
+    return [Card("Views", note, views_html(record.views, record.view_names), wide=True)]
 
 
-def _run_card(record: RunRecord, wide: bool) -> str:
+def _measured_cards(record: RunRecord) -> list[Card]:
+    """What robust accuracy and the like cannot be read without."""
+    lines = [(name, text) for name, text in record.measured.items() if text]
+    items = "".join(f"<li><b>{escape(name)}</b>: {escape(text)}</li>" for name, text in lines)
+    note = "How the measurements under evaluate were made."
+    return [Card("Measurements", note, f"<ul>{items}</ul>", wide=True)] if lines else []
+
+
+def _gallery_cards(record: RunRecord, number: int) -> list[Card]:
+    gallery = record.galleries[number]
+    return [Card(gallery.title, gallery.note, gallery_html(gallery), wide=True)]
+
+
+def _run_cards(record: RunRecord) -> list[Card]:
     chips = "".join(
         f"<span>{escape(name)} {escape(str(version))}</span>"
         for name, version in record.versions.items()
@@ -201,9 +212,8 @@ def _run_card(record: RunRecord, wide: bool) -> str:
         parts.append(f'<div class="chips">{chips}</div>')
     if record.final:
         parts.append(_final_values(record.final))
-    if not parts:
-        return ""
-    return card("Run", "Command and environment.", "\n".join(parts), wide)
+    body = "\n".join(parts)
+    return [Card("Run", "Command and environment.", body, wide=True)] if parts else []
 
 
 def _seconds_table(seconds: Mapping[str, float]) -> str:
@@ -228,19 +238,19 @@ def _final_values(final: Mapping[str, float]) -> str:
     )
 
 
-def _changes_card(record: RunRecord) -> str:
+def _changes_cards(record: RunRecord) -> list[Card]:
     if not record.changes:
-        return ""
+        return []
     lines = "".join(f"<li>{escape(line)}</li>" for line in record.changes)
     note = "The run was resumed with other settings."
-    return card("Changed settings", note, f"<ul>{lines}</ul>", wide=True)
+    return [Card("Changed settings", note, f"<ul>{lines}</ul>", wide=True)]
 
 
-def _text_card(record: RunRecord) -> str:
+def _text_cards(record: RunRecord) -> list[Card]:
     parts = [("Plan", record.plan, True), ("Config", record.config, False)]
     body = "\n".join(
         f"<details{' open' if unfolded else ''}><summary>{name}</summary><pre>{escape(text.strip())}</pre></details>"
         for name, text, unfolded in parts
         if text.strip()
     )
-    return f'<section class="card wide">{body}</section>' if body else ""
+    return [Card("", "", body, wide=True)] if body else []

@@ -48,7 +48,8 @@ h2 { font-size: 1.05rem; margin: 0 0 .15rem; letter-spacing: -.005em; }
 .card svg { display: block; width: 100%; height: auto; max-width: 34rem; margin: 0 auto; }
 pre { background: var(--soft); border-radius: 9px; padding: .75rem .9rem; margin: 0; overflow-x: auto;
   font: .82rem/1.5 var(--mono); tab-size: 2; }
-pre.command { white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; }
+pre, pre.command { white-space: pre-wrap; overflow-wrap: anywhere; }
+pre.command { user-select: all; }
 details + details { margin-top: .6rem; }
 summary { cursor: pointer; font-weight: 600; padding: .2rem 0; }
 details[open] summary { margin-bottom: .4rem; }
@@ -68,6 +69,11 @@ td.n, th.n { text-align: right; white-space: nowrap; padding-right: 0; }
 .view img.small { image-rendering: pixelated; }
 .view.dropped { border-style: dashed; }
 .view.dropped .pair { opacity: .62; }
+.gallery { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: .45rem;
+  margin: 0 auto .6rem; max-width: calc(var(--columns) * 7.2rem); }
+.gallery .view { padding: .35rem; }
+.gallery .is-right { border-color: var(--good); } .gallery .is-wrong { border-color: var(--bad); }
+.gallery p { font-size: .74rem; }
 .view .label { display: flex; justify-content: space-between; gap: .4rem; font-size: .84rem; margin: .45rem 0 .3rem; }
 .view .label b { overflow-wrap: anywhere; }
 .view .label span { color: var(--muted); white-space: nowrap; }

@@ -3,12 +3,12 @@ the loggers."""
 
 import base64
 import io
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from foundation.files import jsonable
+from foundation.files import jsonable, valid_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,6 +37,29 @@ class ViewRow:
 
 
 @dataclass
+class Sample:
+    """One sample of a measurement's picture in the report.
+
+    view: uint8 pixels [H, W, C], or a text.
+    caption: text below it.
+    right: whether it is marked as right or wrong; None: no mark.
+    """
+
+    view: View
+    caption: str = ""
+    right: bool | None = None
+
+
+@dataclass
+class Gallery:
+    """Rows of samples that a measurement shows: a retrieval, an attack."""
+
+    title: str
+    note: str
+    rows: list[list[Sample]]
+
+
+@dataclass
 class RunRecord:
     """What the report and the loggers show of a run.
 
@@ -56,6 +79,11 @@ class RunRecord:
     terms: names of the logged loss terms, e.g. `train/unlabeled`; empty: all `train/` names that
         are not diagnostics.
     changes: settings changed when the run was resumed, one line each.
+    lost: parts that could not be made, one line each.
+    monitor: the metric that judges the run, e.g. `val/accuracy`.
+    view_names: what `weak` and `strong` of the views are; `raw` is the sample as it is stored.
+    measured: how each measurement was made, by its name under `evaluate`.
+    galleries: samples that measurements show.
     """
 
     title: str
@@ -74,6 +102,15 @@ class RunRecord:
     hardware: str = ""
     terms: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    monitor: str = "val/accuracy"
+    view_names: tuple[str, str] = ("weak", "strong")
+    measured: dict[str, str] = field(default_factory=dict)
+    galleries: list[Gallery] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name, value in _shallow(self).items():
+            setattr(self, name, _valid(value))
 
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of one logged name, finite values only, in order of steps."""
@@ -101,6 +138,7 @@ class RunRecord:
             {**_shallow(row), "weak": _pack(row.weak), "strong": _pack(row.strong)}
             for row in self.views
         ]
+        values["galleries"] = []  # pictures of the page alone
         return jsonable(values)
 
     @classmethod
@@ -110,7 +148,22 @@ class RunRecord:
             ViewRow(**{**row, "weak": _unpack(row["weak"]), "strong": _unpack(row["strong"])})
             for row in values["views"]
         ]
-        return cls(**{**values, "views": views})
+        names = tuple(values.get("view_names", cls.view_names))
+        return cls(**{**values, "views": views, "view_names": names})
+
+
+def _valid(value: Any) -> Any:
+    """The value with its texts as `valid_text`: names of files and classes may hold any bytes."""
+    if isinstance(value, str):
+        return valid_text(value)
+    if isinstance(value, ViewRow):
+        texts = {name: _valid(text) for name, text in _shallow(value).items()}
+        return replace(value, **texts)
+    if isinstance(value, list) and value and isinstance(value[0], str | ViewRow):
+        return list(map(_valid, value))
+    if isinstance(value, dict):
+        return {_valid(key): _valid(entry) for key, entry in value.items()}
+    return value
 
 
 def _shallow(entry: "RunRecord | ViewRow") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import platform
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from statistics import median
 from typing import Any
@@ -11,12 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.datamodule import StreamDataModule
+from foundation.attempts import Attempts
+from recipes.contract.exhibit import Shown
+from recipes.contract.probe import Probe
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import metrics_files
-from recipes.report.record import RunRecord, ViewRow
+from recipes.report.record import Gallery, RunRecord, Sample, ViewRow
 from recipes.runs.assembly import Assembly
 from recipes.runs.changes import config_text
-from recipes.runs.title import recipe_title
+from recipes.runs.title import run_title
 from recipes.step.step import Step
 
 PACKAGES = ("torch", "pytorch-lightning", "timm", "transformers", "hydra-core")
@@ -39,55 +44,91 @@ def collect(
     validated = [row[monitor] for row in history if row.get(monitor) is not None]
     if validated:
         final[f"{monitor}_median20"] = median(validated[-20:])
-    tasks = assembly.datamodule.tasks
-    return RunRecord(
-        title=f"{recipe_title(assembly.config)} on {assembly.chosen('data')}",
+    step = recipe.last_step
+    attempts = Attempts()
+    data = assembly.datamodule
+    names = view_names(step, assembly) if step else ("weak", "strong")
+    record = RunRecord(
+        title=run_title(assembly.config),
         command=shlex.join(["python", "train.py", *command]),
         plan=plan,
-        config=config_text(assembly.config, assembly.changes),
+        config=attempts.make("config", lambda: config_text(assembly.config, assembly.changes), ""),
         changes=[str(change) for change in assembly.changes],
         history=history,
         final=final,
+        monitor=monitor,
         reported="averaged" if recipe.composition.evaluates_teacher else "reported",
-        classes=dict(assembly.datamodule.classes),
-        train_counts={task: assembly.datamodule.class_counts(task).tolist() for task in tasks},
-        confusion={task: matrix.tolist() for task, matrix in recipe.evaluator.confusion.items()},
-        views=sheet(recipe.last_step, assembly) if recipe.last_step else [],
+        classes=dict(data.classes),
+        train_counts=attempts.make("training labels", lambda: training_labels(data), {}),
+        confusion=attempts.make("confusion matrix", lambda: confusion(recipe), {}),
+        views=attempts.make("views", lambda: sheet(step, names, assembly) if step else [], []),
+        view_names=names,
         seconds={"train": final["train_seconds"]},
-        versions={
-            "python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
-        },
-        hardware=hardware(recipe.device),
+        versions=attempts.make("versions", versions, {}),
+        hardware=attempts.make("hardware", lambda: hardware(recipe.device), ""),
+        terms=[f"train/{name}" for name in step.terms] if step else [],
     )
+    for name, probe in assembly.probes.items():
+        record.measured[name] = attempts.make(name, probe.describe, "")
+        exhibit = partial(galleries, probe, assembly)
+        record.galleries += attempts.make(f"samples of {name}", exhibit, [])
+    record.lost = attempts.lost
+    return record
+
+
+def training_labels(data: StreamDataModule) -> dict[str, list[int]]:
+    """Numbers of training labels [C] by task."""
+    return {task: data.class_counts(task).tolist() for task in data.tasks}
+
+
+def confusion(recipe: Recipe) -> dict[str, Any]:
+    return {task: matrix.tolist() for task, matrix in recipe.evaluator.confusion.items()}
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def hardware(device: torch.device) -> str:
     """The processor, or the accelerator, that the run was on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def sheet(step: Step, assembly: Assembly) -> list[ViewRow]:
-    """The first samples of a step as training saw them: both views, and what the method believed of
-    them."""
-    stream = "unlabeled" if "unlabeled" in step.streams else "labeled"
-    asked = assembly.composition.views[stream]
+def stream_shown(step: Step) -> str:
+    return "unlabeled" if "unlabeled" in step.streams else "labeled"
+
+
+def view_names(step: Step, assembly: Assembly) -> tuple[str, str]:
+    """The two views of the report: the weak one and the last other one that training asked for;
+    the stored sample where there is no other."""
+    asked = assembly.composition.views[stream_shown(step)]
     first = [name for name in asked if name.startswith("weak")][:1] or list(asked[:1])
     second = [name for name in asked if name not in first][-1:] or ["raw"]
-    pictures = [readable(step.view(stream, name), assembly) for name in (*first, *second)]
+    return first[0], second[0]
+
+
+def sheet(step: Step, names: tuple[str, str], assembly: Assembly) -> list[ViewRow]:
+    """The first samples of a step as training saw them: two views, and what the method believed of
+    them."""
+    stream = stream_shown(step)
+    pictures = [readable(step.view(stream, name), assembly) for name in names]
     task = step.tasks[0]
-    names = assembly.datamodule.classes[task]
+    classes = assembly.datamodule.classes[task]
     pseudo = step.pseudo.get(task)
     truth = step.streams[stream].targets[task].tolist()
     rows = []
     for i, (weak, strong) in enumerate(zip(*pictures, strict=True)):
         row = ViewRow(
-            assembly.datamodule.kind, weak, strong, true=names[truth[i]] if truth[i] >= 0 else None
+            assembly.datamodule.kind,
+            weak,
+            strong,
+            true=classes[truth[i]] if truth[i] >= 0 else None,
         )
         if pseudo is not None and stream == "unlabeled":
-            row.pseudo_label = names[int(pseudo.labels[i])]
+            row.pseudo_label = classes[int(pseudo.labels[i])]
             row.confidence = float(pseudo.probabilities[i].max())
             row.kept = bool(pseudo.mask[i] > 0)
         rows.append(row)
@@ -100,3 +141,26 @@ def readable(view: Any, assembly: Assembly) -> list[Any]:
         pixels = (view[:SHEET_ROWS].detach().float().clamp(0, 1) * 255).round().byte().cpu()
         return list(np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy()))
     return assembly.datamodule.decode({name: values[:SHEET_ROWS] for name, values in view.items()})
+
+
+def galleries(probe: Probe, assembly: Assembly) -> list[Gallery]:
+    """The samples that a measurement shows, as people see them; empty if it shows none."""
+    exhibit = probe.exhibit()
+    if exhibit is None:
+        return []
+    rows = [[sample(shown, assembly) for shown in row] for row in exhibit.rows]
+    return [Gallery(exhibit.title, exhibit.note, rows)]
+
+
+def sample(shown: Shown, assembly: Assembly) -> Sample:
+    data = assembly.datamodule
+    if shown.pixels is None:
+        assert shown.index is not None, "an exhibit's sample has an index or pixels"
+        stored = data.parts["test"].fetch(torch.tensor([shown.index]))
+        view = readable(data.make_view(stored, "raw"), assembly)[0]
+    else:
+        view = readable(shown.pixels[None], assembly)[0]
+    words = [shown.caption]
+    if shown.label is not None and shown.label >= 0:
+        words.append(data.classes[shown.task][shown.label])
+    return Sample(view, ": ".join(word for word in words if word), shown.right)

@@ -24,8 +24,9 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from datamodules.facts import DatasetFacts
+from foundation.attempts import Attempts
 from foundation.exit_codes import Terminated
-from foundation.files import discard, write_text
+from foundation.files import discard, valid_text, write_text
 from foundation.randomness import Randomness
 from recipes.engine.hardware import backend_of, peak_memory
 from recipes.engine.parts import RecipeParts
@@ -33,6 +34,7 @@ from recipes.engine.recipe import Recipe
 from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
 from recipes.loggers.console import RouxProgressBar, print_final
 from recipes.report.page import write_report
+from recipes.report.record import RunRecord
 from recipes.runs.assembly import Assembly, assemble, plain
 from recipes.runs.best_checkpoint import BEST, BestCheckpoint, drop_damaged
 from recipes.runs.changes import config_text
@@ -289,14 +291,25 @@ def write_outputs(parts: Parts, final: dict[str, float]) -> None:
     """What is known after the last step: artifacts of methods, the page, the loggers' summaries."""
     recipe = parts.recipe
     files = parts.folder / "checkpoints"
+    attempts = Attempts()
     for method in recipe.methods_at["save_artifacts"]:
-        method.save_artifacts(files, recipe)
+        attempts.do(f"files of {method.key}", partial(method.save_artifacts, files, recipe))
     command = list(parts.spec.command)
     record = collect(parts.assembly, recipe, parts.loggers, parts.plan, command, final)
-    write_report(record, parts.folder / "report.html")
+    record.lost = [*attempts.lost, *record.lost]
+    page = parts.folder / "report.html"
+    lost = list(record.lost)
+    lost += attempts.make("report.html", partial(write_report, record, page), [])
     discard(files / PREVIOUS)
     drop_damaged(files / BEST)
-    finish_loggers(
-        parts.loggers, record, {kind: files / f"{kind}.ckpt" for kind in ("last", "best")}
-    )
-    print_final(record.final, title=str(parts.folder), reported=record.reported)
+    kept = {kind: files / f"{kind}.ckpt" for kind in ("last", "best")}
+    lost += finish_loggers(parts.loggers, record, kept)
+    attempts.do("table", partial(print_end, record, parts.folder))
+    notify([f"warning: {line}" for line in dict.fromkeys([*lost, *attempts.lost])])
+
+
+def print_end(record: RunRecord, folder: Path) -> None:
+    """The last lines of a run: its metrics, and where its page is."""
+    title = valid_text(str(folder))
+    print_final(record.final, title, reported=record.reported, monitor=record.monitor)
+    print(f"report: {title}/report.html")

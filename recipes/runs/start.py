@@ -10,10 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
 from foundation.errors import UserError, raise_all
+from foundation.exit_codes import print_errors
 from foundation.fast_imports import gc_paused
 from recipes.config.groups import CONFIGS
 from recipes.runs.ranks import further_rank, notify
+from recipes.runs.title import run_title
 
 if TYPE_CHECKING:
     from recipes.runs.run_folder import Settled
@@ -36,10 +41,27 @@ def ready(overrides: Sequence[str], root: Path = CONFIGS) -> "RunSpec":
         from recipes.config.resolve import resolve_command
         from recipes.runs.spec import RunSpec
 
-        command = resolve_command(overrides, root)
+        command = resolve_command(overrides, root, begin)
     if not further_rank():
         notify(command.lines)
     return RunSpec(command.config, tuple(overrides))
+
+
+def begin(config: DictConfig, errors: list[UserError]) -> None:
+    """What can be said before seconds of imports: wrong names, else which run this will be."""
+    if further_rank():
+        return
+    print_errors(errors)
+    if not errors:
+        notify([f"run: {run_title(config)}, in {place_of(config)}"])
+
+
+def place_of(config: DictConfig) -> str:
+    """The folder of a run as far as the command names it."""
+    try:
+        return str(config.run_dir)
+    except OmegaConfBaseException:
+        return "a folder to be named"  # validation says what is wrong with it
 
 
 def start(spec: "RunSpec", **options: Any) -> "Result":
@@ -49,6 +71,8 @@ def start(spec: "RunSpec", **options: Any) -> "Result":
     from recipes.runs.spec import Result
 
     settled = settle_folder(spec)
+    if settled.run_dir != spec.config.run_dir and not further_rank():
+        notify([f"the folder of this run is {settled.run_dir}"])
     if settled.finished is not None:
         return Result(settled.finished)
     spec = spec.having({"run_dir": settled.run_dir, "resume": settled.resume})

@@ -11,6 +11,12 @@ NONE = "none"
 NOT_METHODS = ("recipe", "data")
 
 
+def run_title(config: Mapping[str, Any]) -> str:
+    """`fixmatch on digits`."""
+    data = (config.get("chosen") or {}).get("data") or "data"
+    return f"{recipe_title(config)} on {data}"
+
+
 def recipe_title(config: Mapping[str, Any]) -> str:
     """`fixmatch`, or `fixmatch, semi_supervised=uda`."""
     chosen = config.get("chosen") or {}

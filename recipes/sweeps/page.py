@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from recipes.report.numbers import Tile, clock, value_text
-from recipes.report.page import card, document, figure_card, header, tile
+from recipes.report.page_layout import Card, document, figure_card, header, tile
 from recipes.sweeps.figures import drawable, metric_over, search_history
 from recipes.sweeps.record import Job
 from recipes.sweeps.table import Row, SweepTable, brief, counts
@@ -21,16 +21,16 @@ def page_html(table: SweepTable, sweep: Path, command: Sequence[str]) -> str:
     note += f" Judged by {table.monitor or 'no metric yet'}."
     jobs_note = "The number of a finished job links to its report."
     cards = [
-        card("Results", note, results_table(table), wide=True),
+        Card("Results", note, results_table(table), wide=True),
         *figure_cards(table),
-        card("Jobs", jobs_note, jobs_table(table, sweep), wide=True),
-        card("Commands", "", commands(table, command), wide=True),
+        Card("Jobs", jobs_note, jobs_table(table, sweep), wide=True),
+        Card("Commands", "", commands(table, command), wide=True),
     ]
     title = f"Sweep over {', '.join(table.swept) or 'seeds'}"
     footer = (
         "Written by Roux. All metrics are in sweep.csv, jobs.csv and sweep.json in the same folder."
     )
-    return document(title, page_header(table, title), [text for text in cards if text], footer)
+    return document(title, page_header(table, title), cards, footer)
 
 
 def page_header(table: SweepTable, title: str) -> str:
@@ -48,10 +48,14 @@ def best_tile(table: SweepTable, best: Row, name: str) -> str:
     if name not in best.statistics:
         return ""
     title = name.replace("_", " ").replace("/", " · ")
+    found = best.statistics[name]
+    value = value_text(name, found.mean)
+    # beside the mean: the tile is too narrow for both
+    beside = [found.deviation_text(name)] if found.std is not None else []
     if name != table.metrics[0]:
-        return tile(Tile(title, best.text(name)), first=False)
-    setting = ", ".join(f"{key} {brief(value)}" for key, value in best.setting.items())
-    return tile(Tile(f"{title} · best", best.text(name), setting), first=True)
+        return tile(Tile(title, value, ", ".join(beside)), first=False)
+    beside += [f"{key} {brief(text)}" for key, text in best.setting.items()]
+    return tile(Tile(f"{title} · best", value, ", ".join(beside)), first=True)
 
 
 def results_table(table: SweepTable) -> str:
@@ -88,15 +92,28 @@ def spaced(table: str) -> str:
     return f'{style}<div class="wider">{table}</div>'
 
 
-def figure_cards(table: SweepTable) -> list[str]:
+def figure_cards(table: SweepTable) -> list[Card]:
     if table.best is None:
         return []
-    note = "Dots: runs. Crosses: runs without a result."
-    cards = []
+    note = figure_note(table)
+    cards: list[Card] = []
     for i, key in enumerate(drawable(table)):
-        cards.append(figure_card(f"sweep{i}", key, note, metric_over(table, key)))
-    cards.append(figure_card("search", "Search", "In order of the jobs.", search_history(table)))
+        cards += figure_card(f"sweep{i}", key, note, metric_over(table, key))
+    cards += figure_card("search", "Search", "In order of the jobs.", search_history(table))
     return cards
+
+
+def figure_note(table: SweepTable) -> str:
+    """What is drawn: only what the figures of this sweep have."""
+    note = "Small dots: runs. Large dots: means of a setting."
+    if any(len(row.jobs) > 1 for row in table.rows):
+        note = (
+            "Small dots: runs. Large dots with whiskers: mean and sample standard deviation over "
+            "seeds."
+        )
+    if any(job.value is None for job in table.jobs.values()):
+        note += " Crosses: runs without a result."
+    return note
 
 
 def jobs_table(table: SweepTable, sweep: Path) -> str:
@@ -122,10 +139,12 @@ def job_row(table: SweepTable, number: int, job: Job, sweep: Path) -> str:
 
 
 def commands(table: SweepTable, command: Sequence[str]) -> str:
-    """The sweep's command, which runs the missing jobs, and that of a run with the best values."""
+    """The sweep's command, which runs the jobs that are missing, and that of a run with the best
+    values."""
     lines = {}
     if command:
-        lines["Run the missing jobs"] = command
+        missing = any(job.state != "done" for job in table.jobs.values())
+        lines["Run the missing jobs" if missing else "The sweep"] = command
     if table.best:
         job = next(iter(table.best.jobs.values()))
         # a user's own configs must be found for the single run too

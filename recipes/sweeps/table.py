@@ -36,6 +36,12 @@ class Spread:
             return f"{100 * self.mean:.2f} ± {100 * self.std:.2f} %"
         return f"{self.mean:.4g} ± {self.std:.2g}"
 
+    def deviation_text(self, name: str) -> str:
+        """`± 0.41 % over 3 runs`; empty for one run."""
+        if self.std is None:
+            return ""
+        return f"± {value_text(name, self.std)} over {self.n} runs"
+
 
 def spread(values: Sequence[float]) -> Spread:
     std = stdev(values) if len(values) > 1 else None
@@ -230,8 +236,21 @@ def jobs_csv(table: SweepTable) -> str:
 
 def csv_text(lines: list[list[Any]]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    cells = [list(map(harmless, line)) for line in lines]
+    csv.writer(buffer, lineterminator="\n").writerows(cells)
     return buffer.getvalue()
+
+
+def harmless(cell: Any) -> Any:
+    """A cell as a spreadsheet shows it: a text that it would compute (`=1+1`, `@sum`, `-x`) gets an
+    apostrophe in front. Numbers stay numbers."""
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def as_json(table: SweepTable) -> dict[str, Any]:

@@ -23,7 +23,12 @@ class Outcome:
 
     @property
     def lines(self) -> list[str]:
-        return self.err.splitlines()
+        return after_first_line(self.err)
+
+
+def after_first_line(err: str) -> list[str]:
+    """What a command said on stderr, without the line that names the run."""
+    return [line for line in err.splitlines() if not line.startswith("run: ")]
 
 
 def roux(*arguments: str) -> Outcome:

@@ -13,11 +13,12 @@ from recipes.config.groups import options
 from recipes.config.resolve import resolve_command
 from recipes.runs.spec import Result
 from recipes.runs.start import RUN
+from tests.support.command import after_first_line
 from tests.support.command_line import Engine, install
 
 
 def lines_of(capsys):
-    return capsys.readouterr().err.splitlines()
+    return after_first_line(capsys.readouterr().err)
 
 
 # -- what runs --

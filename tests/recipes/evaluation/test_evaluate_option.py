@@ -6,6 +6,7 @@ import pytest
 from recipes.cli import main as cli
 from recipes.cli.help import help_text
 from recipes.config.groups import CONFIGS, from_hydra, to_hydra
+from tests.support.command import after_first_line
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_what_a_recipe_says_of_an_attack_that_is_left_out_is_dropped(configs, en
     assert (
         cli.main(["recipe=robust", "evaluate.attack=none", "evaluate.attack.eps=0.2"], configs) == 2
     )
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = after_first_line(capsys.readouterr().err)
     assert line == "error: evaluate.attack.eps: this run has no attack; add evaluate.attack=NAME"
 
 
@@ -129,7 +130,7 @@ MISTAKES = {
 def test_mistakes_are_one_line(name, configs, engine, capsys):
     command, line = MISTAKES[name]
     assert cli.main(command, configs) == 2
-    assert capsys.readouterr().err.splitlines() == [f"error: {line}"]
+    assert after_first_line(capsys.readouterr().err) == [f"error: {line}"]
     assert engine.runs == []
 
 

@@ -9,6 +9,7 @@ import pytest
 from foundation.errors import UserError
 from recipes.loggers.build import build_loggers, finish_loggers, start_loggers
 from recipes.loggers.wandb_log import logged_names
+from recipes.loggers.weights_and_biases import labels
 from tests.support.example_record import digits_record
 
 NODE = {
@@ -68,6 +69,23 @@ def items(entries):
             place = place.setdefault(key, {})
         place[last] = json.loads(entry.value_json)
     return found
+
+
+def test_runs_are_named_by_recipe_data_and_seed_and_grouped_without_the_seed():
+    config = {
+        "seed": 3,
+        "run_dir": "a",
+        "recipe": "fixmatch",
+        "chosen": {"recipe": "fixmatch", "data": "digits", "peft": "none", "long_tail": "[a,b]"},
+        "methods": {"fixmatch": {"threshold": 0.95}, "a": {}, "b": {}},
+        "data": {"seed": 3, "size": 4},
+    }
+    found = labels(config)
+    assert found["name"] == "fixmatch-digits-3"
+    assert found["tags"] == ["fixmatch", "digits", "long_tail", "a", "b"]
+    other_seed = {**config, "seed": 4, "run_dir": "b", "data": {"seed": 4, "size": 4}}
+    assert labels(other_seed)["group"] == found["group"]
+    assert labels({**config, "data": {"seed": 3, "size": 5}})["group"] != found["group"]
 
 
 @pytest.fixture
@@ -138,6 +156,13 @@ def test_an_offline_run_holds_everything_and_a_resumed_one_its_id(home):
         r.artifact for r in found if r.HasField("artifact") and r.artifact.type == "model"
     )
     assert artifact.name == f"model-{begun.run_id}" and set(artifact.aliases) == {"latest", "best"}
+    metadata = json.loads(artifact.metadata)
+    validated = [row for row in digits_record().history if "val/accuracy" in row]
+    best = max(validated, key=lambda row: row["val/accuracy"])
+    assert metadata["kind"] == "best" and metadata["step"] == best["step"]
+    assert metadata["val/accuracy"] == pytest.approx(best["val/accuracy"])
+    assert not any(name.startswith("test/") for name in metadata), "those are of the last step"
+    assert (begun.display_name, begun.run_group[:4]) == ("run-3", "run-")
     summary = {}
     for record in found:
         summary |= items(record.summary.update)

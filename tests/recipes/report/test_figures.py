@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from foundation.attempts import Attempts
 from recipes.report.curves import accuracy_names, loss_names, smooth, thin
 from recipes.report.figures import (
     all_figures,
@@ -99,7 +100,7 @@ def test_nothing_to_show_makes_no_figure():
 
 
 def test_pictures_need_no_pyplot():
-    pictures = figures_png(digits_record())
+    pictures = figures_png(digits_record(), Attempts())
     wanted = [
         "learning_curves",
         "pseudo_labels",

@@ -78,5 +78,19 @@ def test_every_value_of_a_choice_composes(path, monkeypatch):
         resolve_command(arguments(sweep, drawn | {key: {"value": value}}))
 
 
+NO_CHOICE = ("seed", "data.labels_per_class", "data.imbalance_factor")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_search_does_not_choose_seeds_or_label_counts(path):
+    """The best of several seeds is a lucky one, and more labels always win: only a grid, which
+    shows all, varies them."""
+    sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
+    varied = [
+        key for key in NO_CHOICE if len(sweep["parameters"].get(key, {}).get("values", ())) > 1
+    ]
+    assert sweep["method"] == "grid" or varied == []
+
+
 def test_every_family_of_recipes_has_one():
     assert {path.stem for path in FILES} == {"supervised", *families()} - NO_FAMILY_OF_RECIPES
