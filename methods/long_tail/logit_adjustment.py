@@ -47,8 +47,8 @@ class LogitAdjustment(Method):
     adjust_unlabeled: adjust the loss on pseudo-labels too, by the mean of the predictions; false
         (ours). For unlabeled data with the same long tail as the labels.
     prior_momentum: largest momentum a of that mean over global batches, in [0, 1); 0.999.
-    prior_horizon: share of the run that the mean covers, in (0, 1]; null: prior_momentum alone. a is
-        at most 1 - 1/(prior_horizon · steps); 0.05 (ours).
+    prior_horizon: share of the run that the mean covers, in (0, 1]; null: prior_momentum alone;
+        0.05 (ours). a is at most 1 - 1/(prior_horizon · steps).
     """
 
     # after: the running prior reads the pseudo-labels that other methods publish in `terms`
@@ -57,6 +57,7 @@ class LogitAdjustment(Method):
         tags=("adjusts_logits",),
         after=("unlabeled_loss",),
         sharded=True,
+        lower_on_collapse=("tau",),
     )
 
     def __init__(

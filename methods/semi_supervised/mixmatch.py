@@ -77,6 +77,7 @@ class MixMatch(Method):
             views={"unlabeled": self.views},
             slots=("mixer", "unlabeled_mixer", "pseudo_labels"),
             tags=("mixes_inputs", "soft_targets", "unlabeled_loss"),
+            lower_on_collapse=("weight",),
             ddp_exact=False,
             ddp_difference="samples mix with partners on their own rank",
         )

@@ -36,7 +36,8 @@ def page_html(record: RunRecord) -> str:
     others = diagnostics(record)
     pseudo_note = "Pseudo-labels during training: how many were used, and how many were right."
     cards = [
-        _changes_card(record),
+        _lines_card("Warning", "The result is not one of a sound run.", record.warnings),
+        _lines_card("Changed settings", "The run was resumed with other settings.", record.changes),
         figure_card("curves", "Learning curves", "", learning_curves(record)),
         figure_card("pseudo", "Unlabeled data", pseudo_note, pseudo_labels(record)),
     ]
@@ -228,12 +229,11 @@ def _final_values(final: Mapping[str, float]) -> str:
     )
 
 
-def _changes_card(record: RunRecord) -> str:
-    if not record.changes:
+def _lines_card(title: str, note: str, lines: Sequence[str]) -> str:
+    if not lines:
         return ""
-    lines = "".join(f"<li>{escape(line)}</li>" for line in record.changes)
-    note = "The run was resumed with other settings."
-    return card("Changed settings", note, f"<ul>{lines}</ul>", wide=True)
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return card(title, note, f"<ul>{items}</ul>", wide=True)
 
 
 def _text_card(record: RunRecord) -> str:

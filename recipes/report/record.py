@@ -56,6 +56,7 @@ class RunRecord:
     terms: names of the logged loss terms, e.g. `train/unlabeled`; empty: all `train/` names that
         are not diagnostics.
     changes: settings changed when the run was resumed, one line each.
+    warnings: what is wrong with the result, one line each.
     """
 
     title: str
@@ -74,6 +75,7 @@ class RunRecord:
     hardware: str = ""
     terms: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of one logged name, finite values only, in order of steps."""

@@ -46,6 +46,7 @@ def collect(
         plan=plan,
         config=config_text(assembly.config, assembly.changes),
         changes=[str(change) for change in assembly.changes],
+        warnings=list(recipe.collapse.lines),
         history=history,
         final=final,
         reported="averaged" if recipe.composition.evaluates_teacher else "reported",

@@ -32,8 +32,8 @@ USUAL = 0.1  # torch's momentum: no layer needs a quicker one
 
 
 def fit_statistics_to_run(network: nn.Module, total_steps: int) -> None:
-    """Raise the momentum of layers whose running statistics would be slow for the run: to 1/(HORIZON
-    · total_steps), at most USUAL.
+    """Raise the momentum of layers whose running statistics would be slow for the run: to
+    1/(HORIZON · total_steps), at most USUAL.
 
     The average of a momentum m reaches back about 1/m steps, and its start, mean 0 and variance 1,
     still weighs (1 - m)^steps at the end. FixMatch's m = 0.001 belongs to a million steps; after a
