@@ -17,6 +17,11 @@ Ratio = Annotated[int, Field(ge=1, le=10_000)]
 Devices = Annotated[int, Field(ge=1, le=1024)]
 # processes on one machine
 Processes = Annotated[int, Field(ge=0, le=1024)]
+# of optimizer steps. 1.0 is refused: it may mean one step or the whole run
+StepsOrShare = Annotated[
+    Steps | Annotated[float, Field(gt=0, lt=1)],
+    Field(description="a whole number of steps, or a share of the run between 0 and 1"),
+]
 # of a whole: of a run, of a batch, of a set
 Share = Annotated[float, Field(ge=0, le=1)]
 # of dropout, of data held out, of momentum: a share of 1 would leave nothing
@@ -24,3 +29,8 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 # factors that may not be 0, and factors that may
 Scale = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+
+
+def steps_of(value: float, total: int) -> int:
+    """A number of steps as it is; a share below 1 as steps of a run of `total`, at least one."""
+    return int(value) if isinstance(value, int) or not value else max(round(value * total), 1)

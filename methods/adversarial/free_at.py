@@ -90,6 +90,7 @@ class FreeAT(Method):
             slots=("attack", "sampler", "two_passes"),
             orders={"labeled": partial(replayed, times=self.replays)},
             tags=("attacks_labeled",),
+            lower_on_collapse=("eps",),
             refuses={
                 "mixes_inputs": (
                     "its perturbation belongs to a row, and mixing draws new partners in every "

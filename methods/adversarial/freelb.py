@@ -69,6 +69,7 @@ class FreeLB(Method):
         after=LAST,
         accumulation=False,
         precisions=PRECISIONS,
+        lower_on_collapse=("step_size",),
     )
 
     def __init__(

@@ -39,7 +39,11 @@ class PGDAT(Attacking):
     """
 
     declaration = Declaration(
-        slots=("attack",), tags=("attacks_labeled",), after=LAST, precisions=PRECISIONS
+        slots=("attack",),
+        tags=("attacks_labeled",),
+        after=LAST,
+        precisions=PRECISIONS,
+        lower_on_collapse=("eps",),
     )
 
     def __init__(

@@ -51,7 +51,11 @@ class TRADES(Attacking):
     """
 
     declaration = Declaration(
-        slots=("attack",), tags=("attacks_labeled",), after=LAST, precisions=PRECISIONS
+        slots=("attack",),
+        tags=("attacks_labeled",),
+        after=LAST,
+        precisions=PRECISIONS,
+        lower_on_collapse=("eps",),
     )
 
     def __init__(

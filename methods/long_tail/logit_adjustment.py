@@ -8,9 +8,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.distributed import global_sum, world_size
-from recipes.contract import Context, Declaration, Method
+from recipes.contract import Context, Declaration, Horizon, Method
 from recipes.step import Step
 from recipes.step.criterion import Role
+from recipes.step.ramps import decay_within
 
 
 def adjusted(logits: Tensor, log_prior: Tensor, tau: float) -> Tensor:
@@ -45,7 +46,9 @@ class LogitAdjustment(Method):
         equals balanced softmax.
     adjust_unlabeled: adjust the loss on pseudo-labels too, by the mean of the predictions; false
         (ours). For unlabeled data with the same long tail as the labels.
-    prior_momentum: momentum of that mean over global batches, in [0, 1); 0.999.
+    prior_momentum: largest momentum a of that mean over global batches, in [0, 1); 0.999.
+    prior_horizon: share of the run that the mean covers, in (0, 1]; null: prior_momentum alone;
+        0.05 (ours). a is at most 1 - 1/(prior_horizon · steps).
     """
 
     # after: the running prior reads the pseudo-labels that other methods publish in `terms`
@@ -54,6 +57,7 @@ class LogitAdjustment(Method):
         tags=("adjusts_logits",),
         after=("unlabeled_loss",),
         sharded=True,
+        lower_on_collapse=("tau",),
     )
 
     def __init__(
@@ -61,10 +65,12 @@ class LogitAdjustment(Method):
         tau: Annotated[float, Field(ge=0)] = 1.0,
         adjust_unlabeled: bool = False,
         prior_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999,
+        prior_horizon: Horizon | None = 0.05,
     ):
         self.tau = tau
         self.adjust_unlabeled = adjust_unlabeled
         self.momentum = prior_momentum
+        self.horizon = prior_horizon
 
     def build(self, context: Context) -> None:
         if self.adjust_unlabeled:
@@ -89,5 +95,6 @@ class LogitAdjustment(Method):
 
     def terms(self, step: Step, context: Context) -> None:
         if self.adjust_unlabeled and not step.replay:
+            momentum = decay_within(self.momentum, self.horizon, context.total_steps)
             for task, pseudo in step.pseudo.items():
-                context.method_modules[self.key][task].update(pseudo.probabilities, self.momentum)
+                context.method_modules[self.key][task].update(pseudo.probabilities, momentum)

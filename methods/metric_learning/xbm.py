@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from foundation.distributed import gather_rows
 from foundation.errors import ConfigErrors, UserError, nearest
-from foundation.types import Count, Steps, Weight
+from foundation.types import Count, StepsOrShare, Weight, steps_of
 from methods.metric_learning.metric import MetricLoss, PairLoss, Scores
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
@@ -86,8 +86,8 @@ class XBM(MetricLoss):
     loss: pair loss: `multi_similarity` or `triplet`.
     options: settings of the pair loss: +methods.xbm.options.margin=0.1.
     size: embeddings M in the memory, at least 1; 1024 (ours); up to the whole data set.
-    start: optimizer steps before the memory term begins, at least 0; 1000 (paper). The memory fills
-        meanwhile, and embeddings still drift fast.
+    start: optimizer steps before the memory term begins, at least 0, or a share of the run below 1;
+        0.1 (ours; paper: 1000 steps). The memory fills meanwhile, and embeddings still drift fast.
     memory_weight: factor w of the memory term, at least 0; 1 (paper).
     weight: factor of the sum of both terms, at least 0; 1.
     dim: width of the embedding; 128.
@@ -99,7 +99,7 @@ class XBM(MetricLoss):
         loss: Literal["multi_similarity", "triplet"] = "multi_similarity",
         options: dict[str, Any] = {},  # noqa: B006
         size: Count = 1024,
-        start: Steps = 1000,
+        start: StepsOrShare = 0.1,
         memory_weight: Weight = 1.0,
         weight: Weight = 1.0,
         dim: Count = 128,
@@ -117,7 +117,7 @@ class XBM(MetricLoss):
     def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
         value, scores = self.wrapped.loss(x, labels, task, context)
         memory = cast(Memory, self.module(context))
-        if context.trainer.global_step < self.start:
+        if context.trainer.global_step < steps_of(self.start, context.total_steps):
             return value, scores
         stored = memory.labels[list(context.tasks).index(task)]
         with_memory, _ = self.wrapped.between(x, labels, memory.embeddings, stored)

@@ -35,6 +35,7 @@ class FixMatch(ConfidenceThreshold):
         views={"unlabeled": ("weak", "strong")},
         slots=("pseudo_labels",),
         tags=("unlabeled_loss",),
+        lower_on_collapse=("weight",),
     )
 
     def __init__(

@@ -79,6 +79,7 @@ class ICT(Method):
             views={"unlabeled": ("weak",)},
             slots=("unlabeled_mixer",),
             tags=("unlabeled_loss",),
+            lower_on_collapse=("weight",),
             teacher=self.teacher,
             evaluates_teacher=True,
             ddp_exact=False,

@@ -59,7 +59,11 @@ class MeanTeacher(Method):
     def declare(self) -> Declaration:
         views = dict.fromkeys(self.streams, ("weak", "weak2"))
         return Declaration(
-            views=views, tags=("unlabeled_loss",), teacher=self.teacher, evaluates_teacher=True
+            views=views,
+            tags=("unlabeled_loss",),
+            teacher=self.teacher,
+            evaluates_teacher=True,
+            lower_on_collapse=("weight",),
         )
 
     def prepare(self, step: Step, context: Context) -> None:

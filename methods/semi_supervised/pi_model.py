@@ -80,7 +80,11 @@ class PiModel(Method):
         self.streams = ("labeled", "unlabeled") if consistency_on == "all" else ("unlabeled",)
 
     def declare(self) -> Declaration:
-        return Declaration(views=dict.fromkeys(self.streams, self.views), tags=("unlabeled_loss",))
+        return Declaration(
+            views=dict.fromkeys(self.streams, self.views),
+            tags=("unlabeled_loss",),
+            lower_on_collapse=("weight",),
+        )
 
     def prepare(self, step: Step, context: Context) -> None:
         for stream in self.streams:

@@ -34,6 +34,7 @@ class PseudoLabel(ConfidenceThreshold):
         views={"unlabeled": ("weak",)},
         slots=("pseudo_labels",),
         tags=("unlabeled_loss",),
+        lower_on_collapse=("weight",),
     )
 
     def __init__(

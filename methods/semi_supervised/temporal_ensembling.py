@@ -48,7 +48,9 @@ class TemporalEnsembling(Method):
         epochs).
     """
 
-    declaration = Declaration(views={"unlabeled": ("weak",)}, tags=("unlabeled_loss",))
+    declaration = Declaration(
+        views={"unlabeled": ("weak",)}, tags=("unlabeled_loss",), lower_on_collapse=("weight",)
+    )
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class UDA(Method):
         views={"unlabeled": ("weak", "strong")},
         slots=("pseudo_labels", "labeled_mask"),
         tags=("unlabeled_loss",),
+        lower_on_collapse=("weight",),
     )
 
     def __init__(

@@ -109,6 +109,7 @@ class VAT(Method):
     declaration = Declaration(
         views={"unlabeled": ("weak",)},
         tags=("unlabeled_loss",),
+        lower_on_collapse=("epsilon", "weight"),
         # not with weights in half precision: rounding hides the direction
         precisions=("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16", "16", "32", "64"),
     )

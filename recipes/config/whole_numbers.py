@@ -61,4 +61,6 @@ def as_whole(value: Any, annotation: Any) -> Any:
         return value
     if fits(value, annotation) or not fits(int(value), annotation):
         return value
+    if value == 1.0 and fits(0.5, annotation):
+        return value  # one step, or the whole of a run
     return int(value)

@@ -32,6 +32,8 @@ class Declaration:
     sharded: exact with sharded parameters (`trainer.strategy=fsdp`): the method only calls the
         network's forward, and has no parameters.
     precisions: supported precisions; None for all.
+    lower_on_collapse: names of the settings to lower where a run falls to one class or to chance:
+        the warning names them.
     uncompiled: why the network cannot be compiled as one graph; None if it can.
     """
 
@@ -53,4 +55,5 @@ class Declaration:
     ddp_difference: str = ""
     sharded: bool = False
     precisions: tuple[str, ...] | None = None
+    lower_on_collapse: tuple[str, ...] = ()
     uncompiled: str | None = None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from foundation.randomness import SampleRandomness
 from recipes.contract.probe import Probe
+from recipes.engine.collapse import CollapseWatch, print_warnings
 from recipes.engine.evaluator import Evaluator
 from recipes.engine.lean import LeanModule
 from recipes.engine.parts import RecipeParts
@@ -22,12 +23,15 @@ class EvaluatedModule(LeanModule):
     """reported: predicts and evaluates.
     monitor: the metric that every validation must have.
     latest: the last value of every metric.
+    collapse: notices predictions of one class, or at chance.
     """
 
     network: Network
     reported: Reported
     monitor: str | None
     latest: dict[str, float]
+    collapse: CollapseWatch
+    total_steps: int
 
     def make_evaluation(self, parts: RecipeParts) -> None:
         """Create the evaluation; the teacher must exist."""
@@ -45,6 +49,7 @@ class EvaluatedModule(LeanModule):
         )
         for probe in parts.probes:
             probe.build(cast(Run, self))
+        self.collapse = CollapseWatch(tasks, composition, parts.total_steps)
         self.monitor = parts.monitor
         self.latest = {}
 
@@ -73,6 +78,11 @@ class EvaluatedModule(LeanModule):
         # optimizer steps as x-axis
         self.log_dict(values, logger=False)
         self.report(values, self.trainer.global_step)
+        if self.total_steps and not self.trainer.sanity_checking:
+            judge = self.collapse.validated if part == "val" else self.collapse.ended
+            lines = judge(self.evaluator.confusion, self.trainer.global_step)
+            if self.trainer.is_global_zero:
+                print_warnings(lines)
 
     def report(self, values: dict[str, float], step: int) -> None:
         self.latest |= values

@@ -67,9 +67,9 @@ class WideResNet(PooledNet):
     the name is 1 + groups + 2 · groups · blocks (Oliver et al. count the shortcuts' convolutions,
     not the classifier).
 
-    bn_momentum 0.001 and bn_eps 1e-3, in PyTorch's convention, are FixMatch's. With them running
-    statistics need several thousand steps: a run of a few hundred must set bn_momentum=0.1, or its
-    evaluation is at chance level. Weights: `init_fan_out`. Differences from the TensorFlow
+    bn_momentum 0.001 and bn_eps 1e-3, in PyTorch's convention, are FixMatch's, for a million steps.
+    A run of fewer than 20,000 raises the momentum, unless `network.options.bn_momentum` is set: see
+    `fit_statistics_to_run`. Weights: `init_fan_out`. Differences from the TensorFlow
     original: convolutions have no bias (BatchNorm follows or absorbs it), and stride 2 pads both
     sides equally.
     """

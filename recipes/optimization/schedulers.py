@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from foundation.types import Share, Steps
+from foundation.types import Share, StepsOrShare, steps_of
 
 
 @dataclass(frozen=True)
 class Schedule(ABC):
     """Linear warm-up, then `curve`.
 
-    warmup_steps: optimizer steps in which the rate rises linearly, at least 0.
+    warmup_steps: optimizer steps in which the rate rises linearly, at least 0, or a share of the
+        run below 1.
     """
 
-    warmup_steps: Steps = 0
+    warmup_steps: StepsOrShare = 0
 
     @abstractmethod
     def curve(self, u: float) -> float:
@@ -30,10 +31,11 @@ class Schedule(ABC):
 
     def factor(self, step: int, total: int) -> float:
         """Factor of the base rate at optimizer step `step` (from 0) of `total`."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        steps = step - self.warmup_steps
-        total_steps = max(total - self.warmup_steps, 1)
+        warmup = steps_of(self.warmup_steps, total)
+        if step < warmup:
+            return (step + 1) / warmup
+        steps = step - warmup
+        total_steps = max(total - warmup, 1)
         return self.curve(min(steps / total_steps, 1.0))
 
 

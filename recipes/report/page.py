@@ -1,7 +1,7 @@
 """The report of a run: one self-contained HTML file to open, send or print, without scripts and
 without network access."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from html import escape
@@ -33,6 +33,8 @@ CURVES_NOTE = (
     "Faint: the values as they were logged. Strong: their mean over neighboring steps, before and "
     "after. Validation values are as measured."
 )
+UNSOUND = "The result is not one of a sound run."
+RESUMED = "The run was resumed with other settings."
 
 
 def write_report(record: RunRecord, path: str | Path) -> list[str]:
@@ -64,7 +66,8 @@ def page_and_lost(record: RunRecord) -> tuple[str, list[str]]:
 
 def _parts(record: RunRecord) -> Iterator[tuple[str, Callable[[], list[Card]]]]:
     """The parts of the page in order: a title, and what makes its cards."""
-    yield "Changed settings", lambda: _changes_cards(record)
+    yield "Warning", lambda: _lines_cards("Warning", UNSOUND, record.warnings)
+    yield "Changed settings", lambda: _lines_cards("Changed settings", RESUMED, record.changes)
     yield "Missing parts", lambda: [lost_card("Missing part", line) for line in record.lost]
     yield "Learning curves", lambda: _curves_cards(record)
     yield "Unlabeled data", lambda: _pseudo_cards(record)
@@ -238,12 +241,11 @@ def _final_values(final: Mapping[str, float]) -> str:
     )
 
 
-def _changes_cards(record: RunRecord) -> list[Card]:
-    if not record.changes:
+def _lines_cards(title: str, note: str, lines: Sequence[str]) -> list[Card]:
+    if not lines:
         return []
-    lines = "".join(f"<li>{escape(line)}</li>" for line in record.changes)
-    note = "The run was resumed with other settings."
-    return [Card("Changed settings", note, f"<ul>{lines}</ul>", wide=True)]
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return [Card(title, note, f"<ul>{items}</ul>", wide=True)]
 
 
 def _text_cards(record: RunRecord) -> list[Card]:

@@ -84,6 +84,7 @@ class RunRecord:
     view_names: what `weak` and `strong` of the views are; `raw` is the sample as it is stored.
     measured: how each measurement was made, by its name under `evaluate`.
     galleries: samples that measurements show.
+    warnings: what is wrong with the result, one line each.
     """
 
     title: str
@@ -102,6 +103,7 @@ class RunRecord:
     hardware: str = ""
     terms: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     monitor: str = "val/accuracy"
     view_names: tuple[str, str] = ("weak", "strong")

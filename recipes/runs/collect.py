@@ -54,6 +54,7 @@ def collect(
         plan=plan,
         config=attempts.make("config", lambda: config_text(assembly.config, assembly.changes), ""),
         changes=[str(change) for change in assembly.changes],
+        warnings=list(recipe.collapse.lines),
         history=history,
         final=final,
         monitor=monitor,

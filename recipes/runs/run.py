@@ -55,6 +55,7 @@ from recipes.runs.restoring import restoring
 from recipes.runs.resume import Resume, identity, resume_point, with_data
 from recipes.runs.spec import Result, RunSpec
 from recipes.services.statistics import ClassStatistics
+from recipes.step.batchnorm import fit_statistics_to_run
 from recipes.step.step import Stream
 
 __all__ = [
@@ -172,6 +173,8 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
     counts = {name: torch.tensor(n) for name, n in facts.counts.items()}
     tasks = make_tasks(assembly, facts, counts)
     network = assembly.build_network({task.name: task.outputs for task in tasks})
+    if "bn_momentum" not in (config.network.options or {}):
+        fit_statistics_to_run(network, assembly.trainer.max_steps)
     if config.supervised_weight == 0:
         # the heads get no gradient, and DDP waits for the gradient of every trainable parameter
         network.heads.requires_grad_(False)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recipes.networks.network import Network
 from recipes.networks.requests import TeacherRequest
 from recipes.services.moments import Moments
+from recipes.step.ramps import decay_within
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -17,11 +18,8 @@ Lists = tuple[list[Tensor], list[Tensor]]
 
 
 def final_decay(request: TeacherRequest, total_steps: int) -> float:
-    """a, the decay after the warm-up: `decay`, or with a horizon h min(decay, 1 - 1/max(h ·
-    total_steps, 2))."""
-    if request.horizon is None:
-        return request.decay
-    return min(request.decay, 1.0 - 1.0 / max(request.horizon * total_steps, 2.0))
+    """a, the decay after the warm-up."""
+    return decay_within(request.decay, request.horizon, total_steps)
 
 
 def ema_decay(request: TeacherRequest, update: int, total_steps: int) -> float:

@@ -27,6 +27,25 @@ def use_batch_statistics(layers: Iterable[nn.Module]) -> bool:
     return any(layer.training or getattr(layer, "running_var", None) is None for layer in layers)
 
 
+HORIZON = 0.05  # share of a run that running statistics may cover
+USUAL = 0.1  # torch's momentum: no layer needs a quicker one
+
+
+def fit_statistics_to_run(network: nn.Module, total_steps: int) -> None:
+    """Raise the momentum of layers whose running statistics would be slow for the run: to
+    1/(HORIZON · total_steps), at most USUAL.
+
+    The average of a momentum m reaches back about 1/m steps, and its start, mean 0 and variance 1,
+    still weighs (1 - m)^steps at the end. FixMatch's m = 0.001 belongs to a million steps; after a
+    hundred, nine tenths of it are the start, and evaluation is at chance level."""
+    if not total_steps:
+        return
+    least = min(USUAL, 1.0 / (HORIZON * total_steps))
+    for layer in network.modules():
+        if isinstance(layer, _BatchNorm) and layer.momentum is not None:
+            layer.momentum = max(layer.momentum, least)
+
+
 class BatchNorms:
     """The batch normalizations of a network, found once."""
 

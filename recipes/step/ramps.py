@@ -1,4 +1,4 @@
-"""How the weight of a term grows over a run."""
+"""How the weight of a term grows over a run, and how far back a moving average reaches."""
 
 import math
 from dataclasses import dataclass
@@ -26,3 +26,11 @@ class Ramp:
             return 1.0
         s = min((done - self.start) / (self.end - self.start), 1.0)
         return s if self.kind == "linear" else math.exp(-5.0 * (1.0 - s) ** 2)
+
+
+def decay_within(decay: float, horizon: float | None, total_steps: int) -> float:
+    """The decay of a moving average that covers at most a share of the run: min(decay, 1 - 1/max(h
+    · total_steps, 2)) for a horizon h; `decay` for None."""
+    if horizon is None:
+        return decay
+    return min(decay, 1.0 - 1.0 / max(horizon * total_steps, 2.0))

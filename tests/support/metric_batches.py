@@ -41,13 +41,14 @@ def proxy_anchor_loss(x: torch.Tensor, labels: torch.Tensor, proxies: torch.Tens
     return proxy_anchor(x, labels, proxies, 32.0, 0.1)
 
 
-def running(method: XBM, memory: Memory, step: int = 0) -> Any:
+def running(method: XBM, memory: Memory, step: int = 0, total_steps: int = 1000) -> Any:
     """As much of a recipe as a loss with a memory asks for."""
     method.key = "xbm"
     return SimpleNamespace(
         method_modules={"xbm": memory},
         trainer=SimpleNamespace(global_step=step),
         tasks={"label": None},
+        total_steps=total_steps,
     )
 
 

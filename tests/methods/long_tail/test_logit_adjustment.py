@@ -112,6 +112,21 @@ def test_running_prior_is_an_average_from_uniform():
     )
 
 
+@pytest.mark.parametrize(("steps", "momentum"), [(40, 0.5), (300, 14 / 15), (1000, 0.98)])
+def test_the_running_prior_covers_a_share_of_the_run(steps, momentum):
+    """With the momentum alone, .999, a run of 300 steps would end near the uniform start."""
+    method = LogitAdjustment(adjust_unlabeled=True)
+    method.key, recipe = "it", Fake()
+    prior = RunningPrior(3)
+    recipe.method_modules = {"it": {"label": prior}}
+    recipe.total_steps = steps
+    step = step_with({})
+    q = torch.tensor([[1.0, 0.0, 0.0]])
+    step.publish_pseudo_labels("label", PseudoLabels(q, q.argmax(1), torch.ones(1)))
+    method.terms(step, recipe)
+    assert float(prior.prior[0]) == pytest.approx(momentum / 3 + 1 - momentum)
+
+
 @pytest.mark.parametrize("first", ["fixmatch", "logit_adjustment"])
 def test_the_running_prior_learns_whichever_method_the_config_names_first(first):
     methods = {

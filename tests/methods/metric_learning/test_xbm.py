@@ -37,6 +37,16 @@ def test_before_its_start_and_with_an_empty_memory_it_is_the_plain_loss():
     assert method.loss(x, labels, "label", running(method, filled_memory(), 10))[0] > plain
 
 
+def test_its_start_may_be_a_share_of_the_run():
+    x, labels = batch(1)
+    method = XBM(start=0.1)
+    plain = of(MultiSimilarity(), x, labels)
+    before = running(method, filled_memory(), 29, total_steps=300)
+    torch.testing.assert_close(method.loss(x, labels, "label", before)[0], plain)
+    after = running(method, filled_memory(), 30, total_steps=300)
+    assert method.loss(x, labels, "label", after)[0] > plain
+
+
 def test_triplets_against_the_memory_have_options_of_their_own():
     x, labels = batch(1)
     method = XBM("triplet", {"margin": 0.5, "mining": "semi_hard"}, start=0)

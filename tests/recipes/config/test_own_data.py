@@ -1,26 +1,46 @@
 """A recipe does not cut the data of a user."""
 
 import pytest
+import yaml
 
 from recipes.config.groups import CONFIGS
-from recipes.config.own_data import is_demonstration
+from recipes.config.own_data import CUTS, is_demonstration
 from recipes.config.resolve import resolve_command
 
 OWN = "data=image_folder"
+
+
+def own_cuts(data) -> dict[str, float]:
+    return {key: data[key] for key in CUTS if data[key]}
 
 
 def resolved(*overrides):
     return resolve_command([*overrides, "data.root=unused", "run_dir=unused"])
 
 
-@pytest.mark.parametrize("recipe", ["balanced_softmax", "long_tail", "fixmatch", "mixmatch", "crt"])
+def cutting_recipes() -> list[str]:
+    """The recipes whose files cut the data."""
+    found = []
+    for path in sorted((CONFIGS / "recipe").glob("*.yaml")):
+        data = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data", {})
+        if any(key in data for key in CUTS):
+            found.append(path.stem)
+    return found
+
+
+def test_recipes_that_cut_are_found():
+    long_tail = {"long_tail", "balanced_softmax", "crt", "fixmatch_logit_adjustment"}
+    assert long_tail | {"fixmatch", "mixmatch", "text_fixmatch"} < set(cutting_recipes())
+
+
+@pytest.mark.parametrize("recipe", cutting_recipes())
 def test_pictures_of_a_user_stay_whole(recipe):
     demonstration = resolved(f"recipe={recipe}").config.data
     command = resolved(f"recipe={recipe}", OWN)
-    assert demonstration.imbalance_factor or demonstration.labels_per_class
+    assert own_cuts(demonstration)
     stages = list(command.config.stages.values()) if command.config.get("stages") else []
     for config in [command.config, *stages]:
-        assert config.data.imbalance_factor is None and config.data.labels_per_class is None
+        assert own_cuts(config.data) == {}
     assert any("data=image_folder stays whole" in line for line in command.lines)
 
 

@@ -29,6 +29,21 @@ def test_what_is_no_whole_number_stays_wrong(override, value):
     assert f"trainer.max_steps: got {value}" in outcome.err
 
 
+@pytest.mark.parametrize("override", ["1.0", "1e0", "1.5", "-3", "'0.1'"])
+def test_neither_a_number_of_steps_nor_a_share_of_the_run(override):
+    """1.0 is refused: it may mean one step or the whole run."""
+    outcome = roux(f"scheduler.warmup_steps={override}", "dry_run=true")
+    expected = "expected a whole number of steps, or a share of the run between 0 and 1"
+    assert len(outcome.lines) == 1 and outcome.code == 2
+    assert "scheduler.warmup_steps: got" in outcome.err and expected in outcome.err
+
+
+def test_steps_and_shares_are_told_apart():
+    for override, value in (("1", 1), ("1e2", 100), ("0.1", 0.1), ("0.0", 0), ("1e-1", 0.1)):
+        overrides = [f"scheduler.warmup_steps={override}", "run_dir=unused"]
+        assert resolve_command(overrides).config.scheduler.warmup_steps == value
+
+
 def test_nodes_below_lists_and_open_values_are_looked_at():
     node = {"_target_": "recipes.engine.trainer.TrainerSettings", "max_steps": 2e3}
     config = OmegaConf.create({"a": [{"b": node}], "c": None, "d": "???", "e": "${c}", "seed": 1e2})

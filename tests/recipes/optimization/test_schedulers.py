@@ -39,6 +39,13 @@ def test_warm_up_is_linear_and_meets_the_curve_at_one(settings):
     )
 
 
+@pytest.mark.parametrize("total", [40, 300, 1000])
+def test_a_warm_up_may_be_a_share_of_the_run(total):
+    share = [Cosine(warmup_steps=0.1).factor(t, total) for t in range(total)]
+    assert share == [Cosine(warmup_steps=total // 10).factor(t, total) for t in range(total)]
+    assert Cosine(warmup_steps=0.01).factor(0, 4) == 1.0  # at least one step
+
+
 def test_decay_after_a_warm_up_spans_the_steps_that_are_left():
     assert Cosine(warmup_steps=20).factor(60, 100) == pytest.approx(0.5)
     assert FixMatchCosine(warmup_steps=20).factor(60, 100) == pytest.approx(
