@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recipes.report.curves import diagnostics, learning_curves, pseudo_labels
+from recipes.report.many_classes import grouped_accuracy, large_tasks
 from recipes.report.matrices import class_accuracy, confusion_figure
 from recipes.report.record import RunRecord, ViewRow
 from recipes.report.style import BAD, INK, MUTED, new_figure, percent, short, styled, to_png
@@ -35,6 +36,8 @@ def all_figures(record: RunRecord) -> dict[str, "Figure"]:
         counts = record.train_counts.get(task)
         figures[f"confusion/{task}"] = confusion_figure(confusion, names)
         figures[f"class_accuracy/{task}"] = class_accuracy(confusion, names, counts)
+    for task in large_tasks(record):
+        figures[f"class_accuracy/{task}"] = grouped_accuracy(record, task)
     figures["views"] = view_sheet(record.views)
     figures["diagnostics"] = diagnostics(record)
     return {name: figure for name, figure in figures.items() if figure is not None}
@@ -47,7 +50,10 @@ def figures_png(record: RunRecord) -> dict[str, bytes]:
 
 def class_names(record: RunRecord, task: str) -> list[str]:
     """Names of a task's classes; their numbers where the record has no names."""
-    size = len(record.confusion[task])
+    if task in record.confusion:
+        size = len(record.confusion[task])
+    else:
+        size = len(record.class_results[task][0])
     names = record.classes.get(task, [])
     if len(names) == size:
         return list(map(str, names))

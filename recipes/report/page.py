@@ -15,6 +15,12 @@ from recipes.report.figures import (
     learning_curves,
     pseudo_labels,
 )
+from recipes.report.many_classes import (
+    grouped_accuracy,
+    large_tasks,
+    many_classes_html,
+    many_classes_note,
+)
 from recipes.report.matrices import NAMED, confused_pairs
 from recipes.report.numbers import Tile, clock, headline, value_text
 from recipes.report.page_css import CSS
@@ -42,6 +48,7 @@ def page_html(record: RunRecord) -> str:
     ]
     for task in record.confusion:
         cards += _task_cards(record, task)
+    cards += [_large_task_card(record, task) for task in large_tasks(record)]
     cards += [
         _views_card(record),
         figure_card("other", "Other metrics", "All other logged metrics.", others),
@@ -154,6 +161,15 @@ def _task_cards(record: RunRecord, task: str) -> list[str]:
         card(f"Confusion{suffix}", note, matrix_svg),
         card(f"Classes{suffix}", bars_note, bars_svg),
     ]
+
+
+def _large_task_card(record: RunRecord, task: str) -> str:
+    """The section of a task with too many classes for a matrix."""
+    suffix = f": {task}" if len(record.class_results) > 1 else ""
+    key = f"large{list(record.class_results).index(task)}"
+    body = to_svg(grouped_accuracy(record, task), key)
+    body += many_classes_html(record, task, class_names(record, task))
+    return card(f"Classes{suffix}", many_classes_note(record, task), body)
 
 
 def _pairs_table(confusion: object, names: list[str]) -> str:

@@ -52,6 +52,7 @@ def collect(
         classes=dict(assembly.datamodule.classes),
         train_counts={task: assembly.datamodule.class_counts(task).tolist() for task in tasks},
         confusion={task: matrix.tolist() for task, matrix in recipe.evaluator.confusion.items()},
+        class_results={task: n.tolist() for task, n in recipe.evaluator.class_counts.items()},
         views=sheet(recipe.last_step, assembly) if recipe.last_step else [],
         seconds={"train": final["train_seconds"]},
         versions={
