@@ -16,17 +16,11 @@ import torch
 from torch import Tensor
 
 from datamodules.samplers import Blocks, ShuffledPasses
+from datamodules.splits import class_members
 from foundation.randomness import generator
 
 DRAWS = 4096  # samples in a block of independent draws
 Walk = Literal["on", "fresh", "same"]
-
-
-def class_members(labels: Tensor) -> list[Tensor]:
-    """Positions of the samples of each class that occurs, by class. labels: int64 [M]."""
-    order = labels.argsort(stable=True)
-    order = order[labels[order] >= 0]
-    return list(order.split(labels[order].unique_consecutive(return_counts=True)[1].tolist()))
 
 
 def power_shares(counts: Tensor, q: float) -> Tensor:

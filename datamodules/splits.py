@@ -30,6 +30,13 @@ def class_counts(labels: Tensor, classes: int) -> Tensor:
     return torch.bincount(labels[labels >= 0], minlength=classes)
 
 
+def class_members(labels: Tensor) -> list[Tensor]:
+    """Positions of the samples of each class that occurs, by class. labels: int64 [M]."""
+    order = labels.argsort(stable=True)
+    order = order[labels[order] >= 0]
+    return list(order.split(labels[order].unique_consecutive(return_counts=True)[1].tolist()))
+
+
 def imbalanced_counts(available: Tensor, factor: float, profile: Profile = "exp") -> Tensor:
     """Samples per class of a long-tailed cut of a set with `available` [C] samples per class; class
     0 is the head.
@@ -99,8 +106,10 @@ def take_per_class_legacy(labels: Tensor, counts: Tensor) -> Tensor:
     """
     shuffler = np.random.RandomState(0)
     chosen = []
+    by_class = labels.argsort(stable=True).numpy()
+    edges = np.searchsorted(labels.numpy()[by_class], np.arange(len(counts) + 1))
     for label, count in enumerate(counts.tolist()):
-        index = np.flatnonzero(labels.numpy() == label)
+        index = by_class[edges[label] : edges[label + 1]]
         shuffler.shuffle(index)
         chosen.append(index[:count])
     return torch.from_numpy(np.sort(np.concatenate(chosen)))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from datamodules.source import Kind, Source, Splits
+from datamodules.splits import class_members
 from foundation.randomness import generator
 
 if TYPE_CHECKING:
@@ -119,8 +120,8 @@ def stratified_split(labels: Tensor, fraction: float, *key: object) -> tuple[Ten
     The only sample of a class is kept, and so are samples without a label (-1).
     """
     held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels[labels >= 0].unique().tolist():
-        members = (labels == label).nonzero().squeeze(1)
+    for members in class_members(labels):
+        label = int(labels[members[0]])
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         order = torch.randperm(len(members), generator=generator("stratified", *key, label))
         held[members[order[:count]]] = True

@@ -97,8 +97,9 @@ class TextFile:
         test_path = folder / expanded(self.test_file)
         texts, labels, lines = self._read(test_path)
         for task, names in classes.items():
+            known = set(names)
             for label, line in zip(labels[task], lines, strict=True):
-                if label is not None and label not in names:
+                if label is not None and label not in known:
                     raise UserError(
                         f"{test_path}:{line}: class '{label}' is not in {train_path}; "
                         f"{nearest(label, names)}"

@@ -9,10 +9,12 @@ over samples and without a device sync.
 Word 0 is "no word": padding on the right, or a deleted word. It has no ids.
 """
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ from datamodules.text.tokenizer import Ids, TextTokenizer, Word
 from foundation.errors import UserError
 
 ROOM = 5, 4  # a view may grow to 5/4 of the original's length
+CHUNK = 10_000  # texts that are tokenized at once
 STEP = 8  # lengths are rounded up to a multiple of this
 
 
@@ -37,11 +40,6 @@ def round_up(length, most: int):
     """The next multiple of 8, at most `most`; for ints and tensors."""
     rounded = (length + STEP - 1) // STEP * STEP
     return rounded.clamp(max=most) if isinstance(rounded, Tensor) else min(rounded, most)
-
-
-def both_places(words: list[Word]) -> list[tuple[Ids, Ids]]:
-    """(ids at the start of a text, ids elsewhere) of words whose ids do not depend on the place."""
-    return [(ids, ids) for ids, _, _ in words]
 
 
 class Codec(nn.Module):
@@ -91,23 +89,40 @@ class Codec(nn.Module):
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Words of each text: int32 [N, W], 0 on the right; new words are added to the table."""
         known = self.size
-        rows = [words[: self.max_words] for words in self.tokenizer.encode(texts)]
-        if self.tokenizer.sensitive:
-            keys = self._placed_keys(texts, rows)
-        else:
-            keys = [both_places(words) for words in rows]
-        numbers = []
-        for row in keys:
-            numbers += [self._numbers.setdefault(key, len(self._numbers) + 1) for key in row]
+        # arrays of machine integers: lists of a million texts would take gigabytes
+        numbers, counts = array("i"), array("i")
+        for start in range(0, len(texts), CHUNK):
+            for row in self._numbered(texts[start : start + CHUNK]):
+                numbers.extend(row)
+                counts.append(len(row))
         if self.size > known:
             self._fill_table()
-        counts = torch.tensor([len(row) for row in keys], dtype=torch.long)
-        width = max([1, *counts.tolist()])
+        lengths = torch.from_numpy(np.array(counts, dtype=np.int32))
+        width = int(lengths.max().clamp_min(1)) if len(texts) else 1
         table = torch.zeros(len(texts), width, dtype=torch.int32)
-        # a mask selects in row-major order, so one flat list fills all rows
-        filled = torch.arange(width) < counts[:, None]
-        table[filled] = torch.tensor(numbers, dtype=torch.int32)
+        # a mask selects in row-major order, so one flat array fills all rows
+        filled = torch.arange(width, dtype=torch.int32) < lengths[:, None]
+        table[filled] = torch.from_numpy(np.array(numbers, dtype=np.int32))
         return table
+
+    def _numbered(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """The numbers of the words of each text."""
+        numbers = self._numbers
+        if self.tokenizer.sensitive:
+            rows = [words[: self.max_words] for words in self.tokenizer.encode(texts)]
+            for keys in self._placed_keys(texts, rows):
+                yield [numbers.setdefault(key, len(numbers) + 1) for key in keys]
+            return
+        known = {inner: number for (inner, _), number in numbers.items()}
+        for words in self.tokenizer.encode_without_places(texts):
+            row = []
+            for ids in words[: self.max_words]:
+                number = known.get(ids)
+                if number is None:
+                    # its ids at the start of a text and elsewhere are the same
+                    known[ids] = number = numbers.setdefault((ids, ids), len(numbers) + 1)
+                row.append(number)
+            yield row
 
     def _placed_keys(
         self, texts: Sequence[str], rows: list[list[Word]]

@@ -6,7 +6,7 @@ special tokens, padding, truncation) is done in `codec.py`, on the device, for a
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -61,6 +61,11 @@ class TextTokenizer:
         coded = self.backend.encode_batch(list(texts), add_special_tokens=False)
         return [_words(entry, self.sensitive) for entry in coded]
 
+    def encode_without_places(self, texts: Sequence[str]) -> Iterator[list[Ids]]:
+        """The subword ids of the words of each text: what `encode` returns, without places."""
+        for entry in self.backend.encode_batch(list(texts), add_special_tokens=False):
+            yield _pieces_of_words(entry.ids, entry.word_ids)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Ids as text for display; [MASK] stays visible, the special tokens around the text do
         not."""
@@ -77,6 +82,19 @@ def _words(entry, placed: bool = False) -> list[Word]:
     ]
     spans = entry.offsets if placed else [(0, 0)] * len(ids)
     return [(tuple(ids[a:b]), spans[a][0], spans[b - 1][1]) for a, b in pairwise([*cuts, len(ids)])]
+
+
+def _pieces_of_words(ids: Sequence[int], groups: Sequence[int | None]) -> list[Ids]:
+    """The ids grouped by word; what belongs to no word is one by itself."""
+    words: list[Ids] = []
+    last = None
+    for number, group in zip(ids, groups, strict=True):
+        if group is None or group != last:
+            words.append((number,))
+        else:
+            words[-1] += (number,)
+        last = group
+    return words
 
 
 def load_tokenizer(name: str) -> TextTokenizer:

@@ -12,6 +12,7 @@ from recipes.step import Step
 from recipes.step.criterion import one_hot
 
 Convention = Literal["uniform", "other_classes"]
+MOST_IN_TABLE = 1000  # classes: with 100,000 the table would need 40 GB
 
 
 def smooth(target: Tensor, epsilon: float, convention: Convention) -> Tensor:
@@ -31,15 +32,26 @@ def smooth(target: Tensor, epsilon: float, convention: Convention) -> Tensor:
 
 class Smoothed(nn.Module):
     """The smoothed distribution of every class, one per row, so that smoothing is one gather. The
-    last row, at index -1, belongs to a missing label."""
+    last row, at index -1, belongs to a missing label. Without a table beyond `MOST_IN_TABLE`
+    classes."""
 
     table: Tensor
 
     def __init__(self, classes: int, epsilon: float, convention: Convention):
         super().__init__()
-        labels = one_hot(torch.arange(-1, classes), classes).roll(-1, 0)
-        rows = smooth(labels, epsilon, convention)
+        self.classes = classes
+        self.epsilon = epsilon
+        self.convention = convention
+        tabulated = classes if classes <= MOST_IN_TABLE else 0
+        labels = one_hot(torch.arange(-1, tabulated), tabulated).roll(-1, 0)
+        rows = smooth(labels, epsilon, convention) if tabulated else labels
         self.register_buffer("table", rows, persistent=False)
+
+    def forward(self, target: Tensor) -> Tensor:
+        """[N, C], the smoothed distributions of labels [N]."""
+        if len(self.table) > 1:
+            return self.table[target]
+        return smooth(one_hot(target, self.classes), self.epsilon, self.convention)
 
 
 class LabelSmoothing(Method):
@@ -74,7 +86,7 @@ class LabelSmoothing(Method):
         targets = {}
         for task, target in step.inputs["labeled"].targets.items():
             if target.ndim == 1:
-                targets[task] = tables[task].table[target]
+                targets[task] = tables[task](target)
             else:
                 targets[task] = smooth(target, self.epsilon, self.convention)
         step.change("labeled", targets=targets)

@@ -212,13 +212,13 @@ def select_balanced(
     q: [M, C]. per_class: None: the size of the largest class; 0: all of them, once.
     """
     confidence, labels = q.max(1)
-    by_class = []
-    for label in range(q.shape[1]):
-        rows = ((labels == label) & (confidence >= threshold)).nonzero().flatten()
-        if len(rows):
-            by_class.append(rows[confidence[rows].argsort(descending=True, stable=True)])
-    if not by_class:
+    order = confidence.argsort(descending=True, stable=True)
+    order = order[confidence[order] >= threshold]
+    order = order[labels[order].argsort(stable=True)]
+    if not len(order):
         return torch.empty(0, dtype=torch.int64)
+    sizes = labels[order].unique_consecutive(return_counts=True)[1]
+    by_class = order.split(sizes.tolist())
     if per_class == 0:
         return torch.cat(by_class)
     count = per_class or max(map(len, by_class))

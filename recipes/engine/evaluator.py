@@ -12,7 +12,8 @@ from recipes.tasks.classification import Evaluation, Task
 
 class Evaluator(nn.Module):
     """Accumulates over batches and ranks. `both`: the reported network differs from the trained
-    one, so both are evaluated; metrics of the trained one have the prefix `raw/`.
+    one, so both are evaluated; metrics of the trained one have the prefix `raw/`. `confusion` and
+    `class_counts` are those of the reported network, by task, of the part computed last.
 
     Names: `PART/accuracy` with one task; `PART/TASK/accuracy` and their mean `PART/accuracy` with
     several.
@@ -26,6 +27,7 @@ class Evaluator(nn.Module):
         for _ in self.variants:
             self.metrics.append(nn.ModuleList(task.evaluation() for task in tasks))
         self.confusion: dict[str, Tensor] = {}
+        self.class_counts: dict[str, Tensor] = {}
 
     def of(self, raw: bool) -> dict[str, Evaluation]:
         """The metrics by task of the reported or the raw network."""
@@ -39,9 +41,10 @@ class Evaluator(nn.Module):
     def compute(self, part: str) -> dict[str, float]:
         """All metrics of this part; accumulation restarts for the next one."""
         values: dict[str, float] = {}
-        self.confusion = {
-            name: metric.matrix().cpu() for name, metric in self.of(raw=False).items()
-        }
+        reported = self.of(raw=False)
+        matrices = {name: metric.matrix().cpu() for name, metric in reported.items()}
+        self.confusion = {name: matrix for name, matrix in matrices.items() if matrix.numel()}
+        self.class_counts = {name: metric.class_counts().cpu() for name, metric in reported.items()}
         for raw in self.variants:
             prefix = f"{part}/raw" if raw else part
             by_task = {

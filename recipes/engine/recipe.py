@@ -26,6 +26,7 @@ from recipes.engine.lean import drop_empty_hooks
 from recipes.engine.meters import Meters, Stopwatch
 from recipes.engine.parts import RecipeParts
 from recipes.engine.sharding import shard
+from recipes.networks.checkpoint import load_deferred
 from recipes.networks.embedding import add_embedding
 from recipes.networks.network import eval_mode
 from recipes.services.teacher import Teacher
@@ -234,7 +235,6 @@ class Recipe(EvaluatedModule):
         self.make_evaluation(parts)
         self.meters = Meters()
         self.traces = Traces()
-        # from the first to the last training step, validation included
         self.clock = Stopwatch()
         self.skipped = 0
         self.replaying = False
@@ -246,6 +246,7 @@ class Recipe(EvaluatedModule):
         for method in self.methods_at["surgery"]:
             with draws(method.key, "surgery"):
                 method.surgery(self.network)
+        load_deferred(self.network)
         if self.composition.embedding:
             with draws("embedding"):
                 add_embedding(self.network, self.composition.embedding)
@@ -276,8 +277,7 @@ class Recipe(EvaluatedModule):
         }
 
     def on_train_start(self) -> None:
-        # not in a callback, whose other hooks would cost a call each
-        self.clock.start()
+        self.clock.start()  # not in a callback, whose other hooks would cost a call each
 
     def on_train_end(self) -> None:
         self.clock.stop()

@@ -1,6 +1,9 @@
 """Weights from a local file, checked name by name before any of them is copied."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -14,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 # prefixes of DataParallel, torch.compile and our own checkpoints
 _WRAPPERS = ("module.", "_orig_mod.", "network.")
+# whether methods will change the network that is being built
+_SURGERY: ContextVar[bool] = ContextVar("surgery", default=False)
 _CLASSIFIERS = ("fc", "linear", "head", "classifier", "head.fc")
 
 
@@ -27,7 +32,8 @@ def load_checkpoint(network: Network, path: str | Path, *, keep_moments: bool = 
     warning if it fits none or several; so are heads of tasks that our network does not have.
     Everything else must match exactly.
 
-    On the meta device names and shapes are checked, and nothing is copied.
+    On the meta device names and shapes are checked, and nothing is copied. Inside `before_surgery`
+    a file of a network that methods have changed waits for `load_deferred`.
     Raises UserError for a file that cannot be read, and for missing, unexpected and misshapen
     entries.
     """
@@ -35,6 +41,48 @@ def load_checkpoint(network: Network, path: str | Path, *, keep_moments: bool = 
     own = network.state_dict()
     moments = {key: own[key] for key in ("mean", "std") if key in own}
     state = state | moments if keep_moments else moments | state
+    if _SURGERY.get() and _changed_by_methods(own, state):
+        network.deferred = (state, str(path))
+        return
+    _load(network, state, path)
+
+
+@contextmanager
+def before_surgery() -> Iterator[None]:
+    """Networks that are built inside get the surgery of methods, and then `load_deferred`."""
+    token = _SURGERY.set(True)
+    try:
+        yield
+    finally:
+        _SURGERY.reset(token)
+
+
+def load_deferred(network: Network) -> None:
+    """Load the weights that wait for the surgery of the methods, if there are any. Raises UserError
+    if they are of another structure still."""
+    waiting = getattr(network, "deferred", None)  # a network of a user's own may have none
+    if waiting is None:
+        return
+    state, path = waiting
+    network.deferred = None
+    added = sorted({key.split(".")[1] for key in state if key.startswith("deltas.")})
+    lacking = [key for key in added if key not in network.deltas]
+    if lacking:
+        raise UserError(
+            f"network.checkpoint={path}",
+            f"has modules that the method {lacking[0]} added, which this run lacks",
+            f"add {lacking[0]} to this run, or export that one: python -m recipes.export run=…",
+        )
+    _load(network, state, path)
+
+
+def _changed_by_methods(own: dict[str, Tensor], state: dict[str, Tensor]) -> bool:
+    """Whether a file of our networks has entries that only surgery makes."""
+    return any(key.startswith(("deltas.", "backbone.")) and key not in own for key in state)
+
+
+def _load(network: Network, state: dict[str, Tensor], path: str | Path) -> None:
+    own = network.state_dict()
     _check(own, state, heads={key for key in own if key.startswith("heads.")}, path=path)
     if not on_meta():
         network.load_state_dict(state, strict=False)
@@ -104,7 +152,8 @@ def _own_heads(network: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:
     own = network.state_dict()
     heads = [key for key in state if key.startswith("heads.")]
     foreign = [key for key in heads if key not in own or own[key].shape != state[key].shape]
-    if foreign:
+    # a plan does not know the numbers of classes yet
+    if foreign and not on_meta():
         logger.warning(
             "the checkpoint's heads %s fit no task here; ours keep their fresh weights", foreign
         )
@@ -142,10 +191,11 @@ def _fitting_head(
             fitting.append(task)
     if len(fitting) == 1:
         return {f"heads.{fitting[0]}.{key}": value for key, value in values.items()}
-    logger.warning(
-        "the checkpoint's classifier '%s' %s fits %d heads; ours keep their fresh weights",
-        classifier, tuple(shapes["weight"]), len(fitting),
-    )  # fmt: skip
+    if not on_meta():
+        logger.warning(
+            "the checkpoint's classifier '%s' %s fits %d heads; ours keep their fresh weights",
+            classifier, tuple(shapes["weight"]), len(fitting),
+        )  # fmt: skip
     return {}
 
 

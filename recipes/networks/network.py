@@ -27,6 +27,7 @@ class Network(nn.Module, ABC):
     layers) replaces an entry by any module from [N, feature_dim] to [N, C]. `backbone` contains
     everything before the heads; surgery and freezing work on it. `deltas` contains the modules that
     surgery adds, by the method's key, so that they are part of an averaged copy as well.
+    `deferred` holds weights, and their file, that wait for surgery (`load_deferred`).
     `eval_only` lists modules that stay in evaluation mode while the rest trains. `frozen`: only
     those backbone parameters train that methods choose. `unused` names parameters of the backbone
     that the forward never reads: they are frozen, because DDP waits for the gradient of every
@@ -53,6 +54,7 @@ class Network(nn.Module, ABC):
         self.gates: Gates | None = None
         self._compiled: Callable[[Embedded], Tensor | dict[str, Tensor]] | None = None
         self.deltas = nn.ModuleDict()
+        self.deferred: tuple[dict[str, Tensor], str] | None = None
         self.eval_only: list[nn.Module] = []
         self.unused: frozenset[str] = frozenset()
         self.frozen = False

@@ -8,6 +8,7 @@ import numpy as np
 
 from foundation.attempts import Attempts
 from recipes.report.curves import diagnostics, learning_curves, other_names, pseudo_labels
+from recipes.report.many_classes import grouped_accuracy, large_tasks
 from recipes.report.matrices import class_accuracy, confusion_figure
 from recipes.report.record import RunRecord, ViewRow
 from recipes.report.style import BAD, INK, MUTED, new_figure, percent, short, styled, to_png
@@ -40,6 +41,8 @@ def drawings(record: RunRecord) -> dict[str, Drawing]:
     for task in record.confusion:
         figures[f"confusion/{task}"] = partial(task_confusion, record, task)
         figures[f"class_accuracy/{task}"] = partial(task_classes, record, task)
+    for task in large_tasks(record):
+        figures[f"class_accuracy/{task}"] = partial(grouped_accuracy, record, task)
     figures["views"] = lambda: view_sheet(record.views)
     figures["diagnostics"] = lambda: diagnostics(record)
     return figures
@@ -77,7 +80,10 @@ def _drawn(draw: Drawing) -> bytes | None:
 
 def class_names(record: RunRecord, task: str) -> list[str]:
     """Names of a task's classes; their numbers where the record has no names."""
-    size = len(record.confusion[task])
+    if task in record.confusion:
+        size = len(record.confusion[task])
+    else:
+        size = len(record.class_results[task][0])
     names = record.classes.get(task, [])
     if len(names) == size:
         return list(map(str, names))

@@ -43,13 +43,13 @@ def confused_pairs(confusion: Any, number: int = 8) -> list[tuple[int, int, int,
     counts = matrix(confusion).copy()
     shares = confusion_shares(confusion)
     np.fill_diagonal(counts, 0)
-    mistakes = [
-        (int(true), int(predicted), int(counts[true, predicted]), float(shares[true, predicted]))
-        for true, predicted in zip(*np.nonzero(counts), strict=True)
-    ]
+    true, predicted = np.nonzero(counts)
     # the sort is stable: equal mistakes stay in the order of their classes
-    mistakes.sort(key=lambda mistake: (-mistake[2], -mistake[3]))
-    return mistakes[:number]
+    order = np.lexsort((-shares[true, predicted], -counts[true, predicted]))[:number]
+    return [
+        (int(i), int(j), int(counts[i, j]), float(shares[i, j]))
+        for i, j in zip(true[order], predicted[order], strict=True)
+    ]
 
 
 @styled
@@ -150,8 +150,9 @@ def class_accuracy(
     mean = float("nan")
     if np.isfinite(accuracy).any():
         mean = float(np.nanmean(accuracy))
-    draw = _horizontal if len(accuracy) <= NAMED else _vertical
-    return draw(accuracy, names, counts, mean)
+    if len(accuracy) <= NAMED:
+        return _horizontal(accuracy, names, counts, mean)
+    return vertical_bars(accuracy, counts, mean)
 
 
 def _horizontal(
@@ -197,10 +198,9 @@ def _bar_text(axes: "Axes", row: int, value: float, size: int) -> None:
     )
 
 
-def _vertical(
-    accuracy: np.ndarray, names: Sequence[str], counts: np.ndarray | None, mean: float
-) -> "Figure":
-    columns = np.arange(len(names))
+def vertical_bars(accuracy: np.ndarray, counts: np.ndarray | None, mean: float) -> "Figure":
+    """Accuracy, and below it the number of training labels, as bars without names."""
+    columns = np.arange(len(accuracy))
     rows = 1 if counts is None else 2
     figure = new_figure(height=1.1 + 1.75 * rows)
     panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]

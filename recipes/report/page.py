@@ -18,6 +18,12 @@ from recipes.report.figures import (
     other_names,
     pseudo_labels,
 )
+from recipes.report.many_classes import (
+    grouped_accuracy,
+    large_tasks,
+    many_classes_html,
+    many_classes_note,
+)
 from recipes.report.matrices import NAMED, confused_pairs
 from recipes.report.numbers import clock, headline, value_text
 from recipes.report.page_layout import Card, document, figure_card, header, lost_card, tile
@@ -74,6 +80,8 @@ def _parts(record: RunRecord) -> Iterator[tuple[str, Callable[[], list[Card]]]]:
     yield "Measurements", lambda: _measured_cards(record)
     for task in record.confusion:
         yield f"Classes of {task}", partial(_task_cards, record, task)
+    for task in large_tasks(record):
+        yield f"Classes of {task}", partial(_large_task_cards, record, task)
     for number, gallery in enumerate(record.galleries):
         yield gallery.title, partial(_gallery_cards, record, number)
     yield "Views", lambda: _views_cards(record)
@@ -161,6 +169,15 @@ def _task_cards(record: RunRecord, task: str) -> list[Card]:
         Card(f"Confusion{suffix}", note, matrix_svg, first=True),
         Card(f"Classes{suffix}", bars_note, bars_svg),
     ]
+
+
+def _large_task_cards(record: RunRecord, task: str) -> list[Card]:
+    """The section of a task with too many classes for a matrix."""
+    suffix = f": {task}" if len(record.class_results) > 1 else ""
+    key = f"large{list(record.class_results).index(task)}"
+    body = to_svg(grouped_accuracy(record, task), key)
+    body += many_classes_html(record, task, class_names(record, task))
+    return [Card(f"Classes{suffix}", many_classes_note(record, task), body)]
 
 
 def _pairs_table(confusion: object, names: list[str]) -> str:

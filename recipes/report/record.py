@@ -71,7 +71,9 @@ class RunRecord:
         `averaged` with EMA weights, `reported` where evaluation only changes inputs or logits.
     classes: class names [C] by task.
     train_counts: numbers of training labels [C] by task.
-    confusion: confusion matrix [C, C] by task, rows are true classes.
+    confusion: confusion matrix [C, C] by task, rows are true classes; not of tasks with more than
+        1,000 classes.
+    class_results: by task, three lists [C]: test samples, correct ones, predictions of each class.
     views: unlabeled samples as the network sees them.
     seconds: wall time by phase, e.g. {"train": 31.0}.
     versions: version by package.
@@ -97,6 +99,7 @@ class RunRecord:
     classes: dict[str, list[str]] = field(default_factory=dict)
     train_counts: dict[str, list[int]] = field(default_factory=dict)
     confusion: dict[str, Any] = field(default_factory=dict)
+    class_results: dict[str, list[list[int]]] = field(default_factory=dict)
     views: list[ViewRow] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

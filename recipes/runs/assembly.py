@@ -18,6 +18,7 @@ from recipes.contract.method import Method
 from recipes.contract.probe import Probe
 from recipes.engine.hardware import check_compiler
 from recipes.engine.trainer import CheckpointSettings, TrainerSettings, devices_of
+from recipes.networks.checkpoint import before_surgery, load_deferred
 from recipes.networks.network import Network
 from recipes.optimization.build import check_optimizer
 from recipes.optimization.optimizers import OptimizerSettings
@@ -56,11 +57,13 @@ class Assembly:
         return str(self.config.monitor)
 
     def build_network(self, tasks: dict[str, int]) -> Network:
-        """The network for heads of these widths, on the default device."""
+        """The network for heads of these widths, on the default device, before the surgery of the
+        methods."""
         build = instantiate(self.config.network, _partial_=True, _convert_="all")
         if self.datamodule.vocab_size is not None and self.config.network.vocab_size is None:
             build = partial(build, vocab_size=self.datamodule.vocab_size)
-        return build(info=self.datamodule.info, tasks=tasks)
+        with before_surgery():
+            return build(info=self.datamodule.info, tasks=tasks)
 
     def chosen(self, group: str) -> str:
         """What was chosen of a config group, as the user said it."""
@@ -74,6 +77,7 @@ class Assembly:
             network = self.build_network(tasks)
             for method in self.composition.implementing("surgery"):
                 method.surgery(network)
+            load_deferred(network)
         check_text_length(self.datamodule, network)
         samples = self.datamodule.batch_size // devices_of(self.trainer)
         if self.trainer.max_steps:

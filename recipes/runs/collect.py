@@ -62,6 +62,7 @@ def collect(
         classes=dict(data.classes),
         train_counts=attempts.make("training labels", lambda: training_labels(data), {}),
         confusion=attempts.make("confusion matrix", lambda: confusion(recipe), {}),
+        class_results=attempts.make("class counts", lambda: class_results(recipe), {}),
         views=attempts.make("views", lambda: sheet(step, names, assembly) if step else [], []),
         view_names=names,
         seconds={"train": final["train_seconds"]},
@@ -84,6 +85,10 @@ def training_labels(data: StreamDataModule) -> dict[str, list[int]]:
 
 def confusion(recipe: Recipe) -> dict[str, Any]:
     return {task: matrix.tolist() for task, matrix in recipe.evaluator.confusion.items()}
+
+
+def class_results(recipe: Recipe) -> dict[str, Any]:
+    return {task: counts.tolist() for task, counts in recipe.evaluator.class_counts.items()}
 
 
 def versions() -> dict[str, str]:

@@ -11,14 +11,16 @@ An override on the command line holds in every stage and wins over the stage's o
 `stages.NAME.KEY=VALUE` holds in one stage and wins over both. A key of a method or a measurement
 (`methods.noisy_student.threshold=0.5`) holds in the stages that have it, and one of them must.
 Groups of config that a stage chooses are the stage's alone. A stage takes the last weights of the
-one before as `network.checkpoint`, unless it names others. `{NAME}` as a value is the last
+one before as `network.checkpoint`, unless it names others; deltas of methods that it lacks are
+merged into the weights. `{NAME}` as a value is the last
 checkpoint of the stage NAME before it; a stage that names one begins with fresh weights.
 `resume=FOLDER run_dir=FOLDER` leaves out what is done, and resumes within a stage.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from foundation.errors import UserError, nearest, raise_all
 from foundation.files import write_text
 from recipes.config.plain_yaml import read_plain
-from recipes.runs.assembly import assemble
+from recipes.runs.assembly import Assembly, assemble
 from recipes.runs.changes import config_text, differences, plain, shown
 from recipes.runs.checkpoint_files import clear, has_checkpoint, resumable, run_folder
 from recipes.runs.folder_files import STAGES, read_stages
@@ -37,6 +39,7 @@ from recipes.runs.plan import describe
 from recipes.runs.resume import check_changes, listed, resume_point
 from recipes.runs.run import run
 from recipes.runs.spec import Result, RunSpec, with_values
+from recipes.runs.stage_weights import MergedWeights, check_handover, merged_weights
 
 BRACED = re.compile(r"\{\w+\}")
 Figures = dict[str, dict[str, Any]]
@@ -67,6 +70,8 @@ def stage_spec(spec: RunSpec, name: str, before: Sequence[str]) -> RunSpec:
     }
     own_weights = config.network.get("checkpoint") != spec.config.network.get("checkpoint")
     weights_of = before[-1] if before and not artefacts and not own_weights else ""
+    if "network.checkpoint" in artefacts:
+        weights_of = config.network.checkpoint[1:-1]
     if weights_of:
         values["network.checkpoint"] = None
     return RunSpec(with_values(config, values), spec.command, name, weights_of)
@@ -99,21 +104,36 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value._value()
 
 
-def plan_stages(spec: RunSpec) -> str:
+@dataclass
+class StagePlans:
+    """text: the plans of all stages. merged: for a stage that lacks methods which changed the
+    network before, their keys: it begins with weights into which they have been merged."""
+
+    text: str
+    merged: dict[str, list[str]]
+
+
+def plan_stages(spec: RunSpec) -> StagePlans:
     """The plans of all stages. Raises `ConfigErrors` if one of them could not begin."""
     plans: list[str] = []
     errors: list[UserError] = []
+    assemblies: dict[str, Assembly] = {}
+    merged: dict[str, list[str]] = {}
     for stage in stages_of(spec):
         try:
-            plans.append(plan_stage(stage))
+            assembly = assemble(stage)
+            plans.append(plan_stage(stage, assembly))
+            before = assemblies.get(stage.weights_of)
+            if before and (leaving := check_handover(before, assembly, stage.weights_of)):
+                merged[stage.stage] = leaving
+            assemblies[stage.stage] = assembly
         except UserError as refusal:
             errors += [error.within(f"stages.{stage.stage}") for error in refusal.errors]
     raise_all(errors)
-    return "\n".join(plans)
+    return StagePlans("\n".join(plans), merged)
 
 
-def plan_stage(stage: RunSpec) -> str:
-    assembly = assemble(stage)
+def plan_stage(stage: RunSpec, assembly: Assembly) -> str:
     check_machine(assembly.trainer, assembly.precision)
     weights = f", begins with the weights of {stage.weights_of}" if stage.weights_of else ""
     plan = describe(assembly, assembly.meta_network(), trained=bool(stage.weights_of))
@@ -122,37 +142,39 @@ def plan_stage(stage: RunSpec) -> str:
 
 def run_stages(spec: RunSpec) -> Result:
     """Run all stages that are not done yet; returns the final metrics of the last one."""
-    plan = plan_stages(spec)
+    plans = plan_stages(spec)
     if spec.dry_run:
-        print(plan, end="")
+        print(plans.text, end="")
         return Result({})
     folder = spec.folder
     # looked at before the first stage starts: all ranks must come to the same answer
     done = read_done(folder) if spec.resume else {}
     begun = begun_stages(spec)
-    finished_changes = check_stages(spec, done, begun)
+    finished_changes = check_stages(spec, done, begun, plans.merged)
     # a stage that is refused at once leaves nothing that would stop the mended command
     with run_folder(folder):
-        write_folder(spec, plan, finished_changes)
-        run_each(spec, done, begun)
+        write_folder(spec, plans.text, finished_changes)
+        run_each(spec, done, begun, plans.merged)
     last = list(spec.config.stages)[-1]
     return Result(done[str(last)])
 
 
-def run_each(spec: RunSpec, done: Figures, begun: set[str]) -> None:
+def run_each(
+    spec: RunSpec, done: Figures, begun: set[str], merged: Mapping[str, list[str]]
+) -> None:
     """Run the stages that are not done; their metrics are added to `done`."""
     folder = spec.folder
     for stage in stages_of(spec):
         name = stage.stage
         if name in done:
             continue
-        stage = with_weights(stage, folder)
+        stage = with_weights(stage, folder, merged)
         if name in begun:
             stage = stage.having({"resume": resumable(str(folder / name))})
         else:
             # a stage that was killed before it saved anything begins anew
             rank_zero_only(clear)(folder / name)
-        done[name] = run(stage).metrics
+        done[name] = run(stage, mergers(spec, name, merged)).metrics
         write_done(folder, done)
 
 
@@ -163,20 +185,37 @@ def begun_stages(spec: RunSpec) -> set[str]:
     return {str(name) for name in spec.config.stages if has_checkpoint(spec.folder / str(name))}
 
 
-def with_weights(stage: RunSpec, folder: Path) -> RunSpec:
-    """The stage with the last weights of the one before, if it begins with them."""
+def with_weights(stage: RunSpec, folder: Path, merged: Collection[str]) -> RunSpec:
+    """The stage with the last weights of the one before, if it begins with them. merged: stages
+    that begin with weights without deltas."""
     if not stage.weights_of:
         return stage
-    return stage.having({"network.checkpoint": str(last_checkpoint(folder, stage.weights_of))})
+    path = last_checkpoint(folder, stage.weights_of)
+    if stage.stage in merged:
+        path = merged_weights(path, stage.stage)
+    return stage.having({"network.checkpoint": str(path)})
 
 
-def check_stages(spec: RunSpec, done: Figures, begun: set[str]) -> list[str]:
+def mergers(spec: RunSpec, name: str, merged: Mapping[str, list[str]]) -> list[MergedWeights]:
+    """What writes the weights of a stage for those that lack some of its methods."""
+    path = last_checkpoint(spec.folder, name)
+    after = [stage.stage for stage in stages_of(spec) if stage.weights_of == name]
+    return [
+        MergedWeights(merged_weights(path, stage), merged[stage])
+        for stage in after
+        if stage in merged
+    ]
+
+
+def check_stages(
+    spec: RunSpec, done: Figures, begun: set[str], merged: Collection[str]
+) -> list[str]:
     """Raise `UserError` if stages that have begun had other settings, unless these are meant.
     Returns what finished stages keep, a line each; those that are under way take up the new
     settings."""
     lines: list[str] = []
     for stage in stages_of(spec):
-        stage = with_weights(stage, spec.folder)
+        stage = with_weights(stage, spec.folder, merged)
         stage = stage.having({"resume": str(spec.folder / stage.stage)})
         if stage.stage in done:
             lines += finished_stage_lines(stage, spec.accepts_changes)

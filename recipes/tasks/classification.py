@@ -7,11 +7,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torchmetrics import SumMetric
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from foundation.errors import UserError
 from recipes.step.criterion import cross_entropy, label_mass
 from recipes.step.step import Step
+from recipes.tasks.class_results import ClassResults
 
 METRICS = ("accuracy", "balanced_accuracy", "loss")
 # of classes by their number of training samples; each has a metric accuracy_GROUP
@@ -31,7 +31,11 @@ class Evaluation(Protocol):
 
     def matrix(self) -> Tensor:
         """Confusion matrix [C, C] for the report, rows are true classes; empty where a task has no
-        classes."""
+        classes, or too many."""
+        ...
+
+    def class_counts(self) -> Tensor:
+        """[3, C]: samples, correct ones and predictions of each class; empty without classes."""
         ...
 
 
@@ -72,7 +76,7 @@ class ClassificationEvaluation(nn.Module):
 
     def __init__(self, classes: int, groups: Mapping[str, Tensor] | None = None):
         super().__init__()
-        self.confusion = MulticlassConfusionMatrix(classes, ignore_index=-1)
+        self.results = ClassResults(classes)
         # NaN is counted, not removed from the sum with a warning
         self.loss = SumMetric(nan_strategy="disable")
         self.undefined = SumMetric(nan_strategy="disable")
@@ -81,14 +85,13 @@ class ClassificationEvaluation(nn.Module):
             self.register_buffer(f"group_{name}", mask, persistent=False)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        self.confusion.update(logits, target)
+        self.results.update(logits, target)
         losses = cross_entropy(logits, target)
         self.loss.update(losses)
         self.undefined.update(losses.isnan().sum())
 
     def compute(self) -> dict[str, Tensor]:
-        matrix = self.confusion.compute().float()
-        support = matrix.sum(1)
+        support, correct, _ = self.class_counts().float()
         undefined = int(self.undefined.compute())
         if undefined:
             raise UserError(
@@ -96,7 +99,6 @@ class ClassificationEvaluation(nn.Module):
             )
         if not support.any():
             return {}
-        correct = matrix.diagonal()
         recall = torch.where(support > 0, correct / support.clamp_min(1), torch.zeros_like(correct))
         values = {
             "accuracy": correct.sum() / support.sum(),
@@ -110,12 +112,15 @@ class ClassificationEvaluation(nn.Module):
         return values
 
     def reset(self) -> None:
-        self.confusion.reset()
+        self.results.reset()
         self.loss.reset()
         self.undefined.reset()
 
     def matrix(self) -> Tensor:
-        return self.confusion.compute()
+        return self.results.compute()["matrix"]
+
+    def class_counts(self) -> Tensor:
+        return self.results.compute()["counts"]
 
 
 class ClassificationTask:

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from foundation.randomness import Randomness
-from methods.regularization.label_smoothing import LabelSmoothing, Smoothed, smooth
+from methods.regularization.label_smoothing import MOST_IN_TABLE, LabelSmoothing, Smoothed, smooth
 from methods.regularization.mixup import Mixup
 from recipes.step import Stream
 from recipes.step.criterion import cross_entropy, one_hot
@@ -72,3 +72,15 @@ def test_epsilon_zero_is_supervised_training():
     assert train({"label_smoothing": LabelSmoothing(0.0)}, steps=3).losses == pytest.approx(
         train(steps=3).losses, abs=1e-6
     )
+
+
+@pytest.mark.parametrize("convention", ["uniform", "other_classes"])
+def test_many_classes_have_no_table(convention):
+    made = Smoothed(MOST_IN_TABLE + 1, 0.1, convention)
+    target = torch.tensor([3, -1, MOST_IN_TABLE])
+    assert made.table.numel() <= 1
+    expected = smooth(one_hot(target, MOST_IN_TABLE + 1), 0.1, convention)
+    assert torch.equal(made(target), expected)
+    small = Smoothed(5, 0.1, convention)
+    labels = torch.tensor([4, -1])
+    assert torch.equal(small(labels), smooth(one_hot(labels, 5), 0.1, convention))

@@ -237,7 +237,7 @@ def test_auto_suits_the_data() -> None:
         ),
         (
             {"name": "digits_cnn", "pretrained": True},
-            r"network\.pretrained=true: 'digits_cnn' could not be loaded",
+            r"network\.name: 'digits_cnn' has no pretrained weights",
         ),
     ],
 )

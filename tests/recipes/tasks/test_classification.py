@@ -135,7 +135,7 @@ def test_evaluation_against_sklearn_over_several_batches():
     )
     evaluation.reset()
     evaluation.update(z[:1], y[:1])
-    assert float(evaluation.confusion.compute().sum()) == 1
+    assert float(evaluation.matrix().sum()) == 1
 
 
 @pytest.mark.parametrize(
