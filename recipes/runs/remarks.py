@@ -31,6 +31,7 @@ NEUTRAL: dict[str, dict[str, float]] = {
     "PosthocLogitAdjustment": {"tau": 0},
     "TauNorm": {"tau": 0},
     "Randomization": {"enlarge": 1},
+    "Contrastive": {"weight": 0},
     "LiftedStructure": {"weight": 0},
     "MultiSimilarity": {"weight": 0},
     "ProxyAnchor": {"weight": 0},

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from methods.metric_learning.contrastive import Contrastive
 from methods.metric_learning.lifted_structure import LiftedStructure
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
@@ -89,6 +90,15 @@ def test_multi_similarity_mined_and_unmined(seed):
     miner = theirs("miners", "MultiSimilarityMiner", epsilon=0.1)
     same(lambda z: of(MultiSimilarity(), z, labels), lambda z: peer(z, labels, miner(z, labels)), x)
     same(lambda z: of(MultiSimilarity(epsilon=None), z, labels), lambda z: peer(z, labels), x)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_contrastive(seed):
+    """Theirs normalises, and each side is a mean over what is above 0, without squares."""
+    x, labels = batch(seed)
+    x = F.normalize(x, dim=1)
+    peer = theirs("losses", "ContrastiveLoss", distance=euclidean())
+    same(lambda z: of(Contrastive(power=1), z, labels), lambda z: peer(z, labels), x)
 
 
 @pytest.mark.parametrize("seed", range(3))
