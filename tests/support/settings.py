@@ -43,6 +43,10 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "xbm": {"dim": 16, "size": 12, "start": 1},
     "lifted_structure": {"dim": 16, "weight": 0.1},
     "contrastive": {"dim": 16},
+    "binomial_deviance": {"dim": 16},
+    "circle": {"dim": 16, "gamma": 8.0},
+    "batch_hard_triplet": {"dim": 16},
+    "soft_nearest_neighbor": {"dim": 16},
     "static": {"weights": [1.0, 0.2]},
     "dwa": {"window": 1, "temperature": 0.02},
     "gradnorm": {"lr": 0.5},
@@ -54,7 +58,13 @@ CANONICAL: dict[str, dict[str, Any]] = {
 }
 
 # further losses on pairs
-PAIRS = ("contrastive",)
+PAIRS = (
+    "contrastive",
+    "binomial_deviance",
+    "circle",
+    "batch_hard_triplet",
+    "soft_nearest_neighbor",
+)
 
 RUN: dict[str, dict[str, Any]] = {
     # its targets begin with the second visit of a sample: three batches are more than one pass

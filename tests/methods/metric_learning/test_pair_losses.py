@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from tests.support.metric_batches import X, Y, batch, of
-from tests.support.metric_losses import LOSSES, WORKED
+from tests.support.metric_losses import DETACHED, LOSSES, WORKED
+
+ALL = LOSSES | DETACHED
 
 
 @pytest.mark.parametrize(("kind", "settings", "expected"), WORKED, ids=str)
@@ -12,45 +14,43 @@ def test_worked_numbers(kind, settings, expected):
     assert float(of(kind(**settings), X, Y)) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_missing_labels_are_as_if_the_samples_were_not_there(name):
     x, labels = batch(2)
     labels[::3] = -1
     kept = labels >= 0
-    found, expected = of(LOSSES[name], x, labels), of(LOSSES[name], x[kept], labels[kept])
+    found, expected = of(ALL[name], x, labels), of(ALL[name], x[kept], labels[kept])
     assert found != 0
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_order_of_samples_does_not_matter(name):
     x, labels = batch(4)
     order = torch.randperm(len(x))
-    torch.testing.assert_close(
-        of(LOSSES[name], x[order], labels[order]), of(LOSSES[name], x, labels)
-    )
+    torch.testing.assert_close(of(ALL[name], x[order], labels[order]), of(ALL[name], x, labels))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_batches_without_labels_cost_nothing_and_have_a_gradient(name):
     x = torch.randn(4, 3, requires_grad=True)
-    value = of(LOSSES[name], x, torch.full((4,), -1))
+    value = of(ALL[name], x, torch.full((4,), -1))
     value.backward()
     assert value == 0 and torch.equal(x.grad, torch.zeros_like(x))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3], [0, 0, 0, 0]], ids=["singletons", "one class"])
 def test_batches_without_positives_or_negatives_are_finite(name, labels):
     x = torch.randn(4, 3, requires_grad=True)
-    of(LOSSES[name], x, torch.tensor(labels)).backward()
+    of(ALL[name], x, torch.tensor(labels)).backward()
     assert x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_duplicates_have_a_finite_gradient(name):
     x = torch.ones(6, 2, requires_grad=True)
-    of(LOSSES[name], x, Y).backward()
+    of(ALL[name], x, Y).backward()
     assert x.grad.isfinite().all()
 
 
