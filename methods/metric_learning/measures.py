@@ -51,8 +51,8 @@ class Measure(ABC):
         """D of the anchors `rows` and all references, [b, R], in `out`."""
 
     def through_root(self, matrix: Tensor, grad: Tensor, nonzero: bool = False) -> Tensor:
-        """∂L/∂D², in place of `grad` = ∂L/∂D, without the factor 2; `grad` itself where D is no
-        root. nonzero: whether no entry of D is 0."""
+        """∂L/∂D', in place of `grad` = ∂L/∂D, where D' is what the gradients below are of: D² for a
+        root, without the factor 2. nonzero: whether no entry of D is 0."""
         return grad
 
     @abstractmethod
@@ -120,6 +120,20 @@ class Cosine(Measure):
         # of u = x / ‖x‖: ∂L/∂x = (g - ⟨g, u⟩ u) / ‖x‖, as a unit vector does not move along itself
         along = torch.linalg.vecdot(grad, prepared).unsqueeze(1)
         return grad.addcmul_(along, prepared, value=-1).div_(length)
+
+
+class CosineDistance(Cosine):
+    """D = 1 - ⟨x, r⟩ / (‖x‖ ‖r‖), in [0, 2]."""
+
+    masked = MASKED
+
+    def matrix(
+        self, x: Tensor, references: Tensor, rows: slice, lengths: Lengths, out: Tensor
+    ) -> Tensor:
+        return super().matrix(x, references, rows, lengths, out).neg_().add_(1)
+
+    def through_root(self, matrix: Tensor, grad: Tensor, nonzero: bool = False) -> Tensor:
+        return grad.neg_()  # by the cosine, of which the gradients below are
 
 
 class SquaredDistance(Measure):

@@ -32,6 +32,20 @@ def count_labeled(labels: Tensor) -> Tensor | int:
     return (labels >= 0).sum().clamp_min(1)
 
 
+def count_pairs(labels: Tensor, references: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """How many positive and how many negative pairs anchors and references make, ordered, int64
+    scalars, at least 1. references: labels [R], -1 for none; None: those of the anchors."""
+    others = labels if references is None else references
+    ordered = others.sort().values
+    below = torch.searchsorted(ordered, labels)
+    same_class = torch.searchsorted(ordered, labels, right=True) - below
+    labeled = labels >= 0
+    same_class = (same_class * labeled).sum()
+    in_all = labeled.sum() * (others >= 0).sum()
+    itself = labeled.sum() if references is None else 0
+    return (same_class - itself).clamp_min(1), (in_all - same_class).clamp_min(1)
+
+
 class Members:
     """The references of each anchor's class.
 

@@ -7,8 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from methods.metric_learning.circle import Circle
+from methods.metric_learning.contrastive import Contrastive
 from methods.metric_learning.lifted_structure import LiftedStructure
 from methods.metric_learning.multi_similarity import MultiSimilarity
+from methods.metric_learning.soft_nearest_neighbor import SoftNearestNeighbor
 from methods.metric_learning.triplet import Triplet
 from methods.metric_learning.xbm import XBM
 from tests.recipes.evaluation.test_retrieval import measured, sample
@@ -89,6 +92,34 @@ def test_multi_similarity_mined_and_unmined(seed):
     miner = theirs("miners", "MultiSimilarityMiner", epsilon=0.1)
     same(lambda z: of(MultiSimilarity(), z, labels), lambda z: peer(z, labels, miner(z, labels)), x)
     same(lambda z: of(MultiSimilarity(epsilon=None), z, labels), lambda z: peer(z, labels), x)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_contrastive(seed):
+    """Theirs normalises, and each side is a mean over what is above 0, without squares."""
+    x, labels = batch(seed)
+    x = F.normalize(x, dim=1)
+    peer = theirs("losses", "ContrastiveLoss", distance=euclidean())
+    same(lambda z: of(Contrastive(power=1), z, labels), lambda z: peer(z, labels), x)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("margin", "gamma"), [(0.4, 80.0), (0.25, 256.0)])
+def test_circle(margin, gamma, seed):
+    x, labels = batch(seed)
+    peer = theirs("losses", "CircleLoss", m=margin, gamma=gamma)
+    same(lambda z: of(Circle(gamma, margin), z, labels), lambda z: peer(z, labels), x)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize("seed", range(3))
+def test_soft_nearest_neighbors(temperature, seed):
+    x, labels = batch(seed)
+    x = F.normalize(x, dim=1)
+    distance = euclidean(2)
+    peer = theirs("losses", "NCALoss", softmax_scale=1 / temperature, distance=distance)
+    method = SoftNearestNeighbor(temperature)
+    same(lambda z: of(method, z, labels), lambda z: peer(z, labels), x)
 
 
 @pytest.mark.parametrize("seed", range(3))

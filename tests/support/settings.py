@@ -42,6 +42,11 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "triplet": {"dim": 16},
     "xbm": {"dim": 16, "size": 12, "start": 1},
     "lifted_structure": {"dim": 16, "weight": 0.1},
+    "contrastive": {"dim": 16},
+    "binomial_deviance": {"dim": 16},
+    "circle": {"dim": 16, "gamma": 8.0},
+    "batch_hard_triplet": {"dim": 16},
+    "soft_nearest_neighbor": {"dim": 16},
     "static": {"weights": [1.0, 0.2]},
     "dwa": {"window": 1, "temperature": 0.02},
     "gradnorm": {"lr": 0.5},
@@ -52,13 +57,22 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "dora": {"alpha": 1024.0},
 }
 
+# further losses on pairs
+PAIRS = (
+    "contrastive",
+    "binomial_deviance",
+    "circle",
+    "batch_hard_triplet",
+    "soft_nearest_neighbor",
+)
+
 RUN: dict[str, dict[str, Any]] = {
     # its targets begin with the second visit of a sample: three batches are more than one pass
     "temporal_ensembling": {"data.unlabeled_ratio": 64},
     # pairs of one class, even where every class comes in turn
     **{
         key: {"data.batch_size": 16}
-        for key in ("multi_similarity", "triplet", "lifted_structure", "xbm")
+        for key in ("multi_similarity", "triplet", "lifted_structure", "xbm", *PAIRS)
     },
 }
 

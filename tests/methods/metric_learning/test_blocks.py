@@ -10,13 +10,20 @@ from methods.metric_learning import blocks
 from methods.metric_learning.blocks import Blocks
 from methods.metric_learning.lifted_structure import LiftedStructure
 from methods.metric_learning.log_sums import log_one_plus_sum_exp, log_sum_exp
-from methods.metric_learning.measures import MASKED, Cosine, Distance, SquaredDistance
+from methods.metric_learning.measures import (
+    MASKED,
+    Cosine,
+    CosineDistance,
+    Distance,
+    SquaredDistance,
+)
 from methods.metric_learning.members import Sides
 from methods.metric_learning.metric import pair_scores
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
 from tests.support.comparison import value_and_gradients
 from tests.support.metric_batches import X, Y, batch, of, proxy_anchor_loss
+from tests.support.metric_losses import IN_BLOCKS
 
 LOSSES = {
     **{
@@ -29,6 +36,7 @@ LOSSES = {
         f"lifted {variant}": LiftedStructure(variant=variant)
         for variant in ("smooth", "hard", "generalized")
     },
+    **IN_BLOCKS,
 }
 
 
@@ -116,17 +124,20 @@ def test_near_points_far_from_the_origin_keep_their_distance():
 def number(measure, x, references):
     """[B, R] by autograd."""
     if isinstance(measure, Cosine):
-        return (
+        cosine = (
             torch.nn.functional.normalize(x, dim=1)
             @ torch.nn.functional.normalize(references, dim=1).T
         )
+        return 1 - cosine if isinstance(measure, CosineDistance) else cosine
     squared = (x[:, None] - references).square().sum(2)
     return squared.clamp_min(1e-30).sqrt() if isinstance(measure, Distance) else squared
 
 
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize(
-    "measure", [Cosine(), SquaredDistance(), Distance()], ids=lambda m: type(m).__name__
+    "measure",
+    [Cosine(), CosineDistance(), SquaredDistance(), Distance()],
+    ids=lambda m: type(m).__name__,
 )
 def test_gradients_are_those_of_autograd_entry_by_entry_and_by_products(measure, apart):
     x, references = batch(1)[0], batch(2, rows=9)[0]
@@ -153,7 +164,9 @@ def test_gradients_are_those_of_autograd_entry_by_entry_and_by_products(measure,
 
 
 @pytest.mark.parametrize(
-    "measure", [Cosine(), SquaredDistance(), Distance()], ids=lambda m: type(m).__name__
+    "measure",
+    [Cosine(), CosineDistance(), SquaredDistance(), Distance()],
+    ids=lambda m: type(m).__name__,
 )
 def test_gradients_of_a_batch_that_is_both_sides_are_those_of_autograd(measure):
     x, leaf = batch(1, rows=8)[0], batch(1, rows=8)[0].requires_grad_()

@@ -1,0 +1,73 @@
+"""What all losses on pairs of a batch have in common, and the worked numbers of the fixture."""
+
+import pytest
+import torch
+
+from tests.support.metric_batches import X, Y, batch, of
+from tests.support.metric_losses import DETACHED, LOSSES, WORKED
+
+ALL = LOSSES | DETACHED
+
+
+@pytest.mark.parametrize(("kind", "settings", "expected"), WORKED, ids=str)
+def test_worked_numbers(kind, settings, expected):
+    assert float(of(kind(**settings), X, Y)) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_missing_labels_are_as_if_the_samples_were_not_there(name):
+    x, labels = batch(2)
+    labels[::3] = -1
+    kept = labels >= 0
+    found, expected = of(ALL[name], x, labels), of(ALL[name], x[kept], labels[kept])
+    assert found != 0
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_order_of_samples_does_not_matter(name):
+    x, labels = batch(4)
+    order = torch.randperm(len(x))
+    torch.testing.assert_close(of(ALL[name], x[order], labels[order]), of(ALL[name], x, labels))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_batches_without_labels_cost_nothing_and_have_a_gradient(name):
+    x = torch.randn(4, 3, requires_grad=True)
+    value = of(ALL[name], x, torch.full((4,), -1))
+    value.backward()
+    assert value == 0 and torch.equal(x.grad, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3], [0, 0, 0, 0]], ids=["singletons", "one class"])
+def test_batches_without_positives_or_negatives_are_finite(name, labels):
+    x = torch.randn(4, 3, requires_grad=True)
+    of(ALL[name], x, torch.tensor(labels)).backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_duplicates_have_a_finite_gradient(name):
+    x = torch.ones(6, 2, requires_grad=True)
+    of(ALL[name], x, Y).backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_those_of_differences(name):
+    """Along a random direction, in float64."""
+    x, labels = batch(6, rows=12, classes=4)
+    labels[3] = -1
+    x = x / 2
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+    leaf = x.clone().requires_grad_()
+    of(LOSSES[name], leaf, labels).backward()
+    h = 1e-6
+    ahead, behind = (
+        of(LOSSES[name], x + h * direction, labels),
+        of(LOSSES[name], x - h * direction, labels),
+    )
+    slope = (leaf.grad * direction).sum()
+    assert slope != 0
+    torch.testing.assert_close(slope, (ahead - behind) / (2 * h), rtol=1e-5, atol=1e-7)
