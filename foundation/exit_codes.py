@@ -8,6 +8,7 @@ from foundation.errors import UserError
 
 JOBS_FAILED = 1  # of a sweep, some
 USER_MISTAKE = 2
+UNREADABLE = 3  # some inputs of a prediction; the table is written
 INTERRUPTED = 130
 # sysexits.h: a temporary failure, to be retried; the same command with resume=auto continues
 TERMINATED = 75
