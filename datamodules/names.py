@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+from foundation.files import printable
+
+__all__ = ["expanded", "is_unicode", "printable"]
+
 
 def is_unicode(text: str) -> bool:
     """False for text with lone surrogates: such names and texts cannot be written to a file."""
@@ -10,11 +14,6 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def printable(text: str) -> str:
-    """The text with lone surrogates as escapes, e.g. `caf\\udce9`."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def expanded(path: str | Path) -> Path:

@@ -11,6 +11,7 @@ from foundation.errors import UserError
 
 JOBS_FAILED = 1  # of a sweep, some
 USER_MISTAKE = 2
+UNREADABLE = 3  # some inputs of a prediction; the table is written
 INTERRUPTED = 130
 # sysexits.h: an error of the system; a process of the run was killed
 PROCESS_LOST = 71

@@ -19,7 +19,7 @@ OLD_PART = re.compile(
 )
 
 
-def valid_text(text: str) -> str:
+def printable(text: str) -> str:
     r"""The text with `\udcff` for a lone surrogate, which no UTF-8 file and no font has: Python's
     form of a byte in a file name that is not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -28,7 +28,7 @@ def valid_text(text: str) -> str:
 def write_text(path: str | Path, text: str) -> Path:
     """Write a UTF-8 text file through a temporary file in the same folder, so that a reader never
     sees a part of it. It is on the disk when this returns: after a power cut the file is the old
-    one or the new one. Lone surrogates are written as in `valid_text`.
+    one or the new one. Lone surrogates are written as in `printable`.
 
     Raises `UserError` if the folder is not writable.
     """

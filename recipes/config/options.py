@@ -14,15 +14,14 @@ from recipes.config.whole_numbers import as_whole
 
 
 def run_command(argv: Sequence[str], command: Callable[..., Any], about: str) -> int:
-    """Call a command with what a command line says; returns the exit code. about: what `--help`
-    prints."""
+    """Call a command with what a command line says; returns the exit code: that of the command, 0
+    where it returns None. about: what `--help` prints."""
     if any(argument in ("-h", "--help") for argument in argv):
         print(about.strip())
         return 0
 
     def action() -> int:
-        command(**read_options(argv, signature(command).arguments))
-        return 0
+        return command(**read_options(argv, signature(command).arguments)) or 0
 
     return exit_code(action)
 

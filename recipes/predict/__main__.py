@@ -19,6 +19,9 @@ the inputs.
   overwrite=true       replace FILE.csv if it exists
   trust=true           the run may call code of other packages (your own methods), which is listed
 
+Exit code: 0; 2 for a mistake in the command; 3 where inputs were unreadable (their rows are kept,
+with empty cells).
+
 Example
   python -m recipes.predict run=outputs/fixmatch/2026-01-31_12-00-00 input=pictures \\
       output=labels.csv
@@ -33,6 +36,7 @@ from pydantic import Field
 
 from datamodules.names import expanded, printable
 from foundation.errors import UserError, nearest, raise_all
+from foundation.exit_codes import UNREADABLE
 from foundation.fast_imports import gc_paused
 from recipes.config.options import run_command
 
@@ -51,9 +55,9 @@ def predict(
     device: str = "auto",
     overwrite: bool = False,
     trust: bool = False,
-) -> None:
-    """Write the table. Raises UserError for mistakes of the user; unreadable inputs are reported
-    and skipped."""
+) -> int:
+    """Write the table; returns the exit code. Raises UserError for mistakes of the user; unreadable
+    inputs are reported, their cells are empty."""
     started = time.monotonic()
     target = expanded(output)
     source = expanded(input)
@@ -86,6 +90,7 @@ def predict(
     left = f", {len(unreadable)} unreadable" if unreadable else ""
     done = f"{len(items) - len(unreadable)} inputs predicted{left} in {seconds:.1f} s: {target}"
     print(printable(done))
+    return UNREADABLE if unreadable else 0
 
 
 def similar_name(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from foundation.files import jsonable, valid_text
+from foundation.files import jsonable, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -158,9 +158,9 @@ class RunRecord:
 
 
 def _valid(value: Any) -> Any:
-    """The value with its texts as `valid_text`: names of files and classes may hold any bytes."""
+    """The value with its texts as `printable`: names of files and classes may hold any bytes."""
     if isinstance(value, str):
-        return valid_text(value)
+        return printable(value)
     if isinstance(value, ViewRow):
         texts = {name: _valid(text) for name, text in _shallow(value).items()}
         return replace(value, **texts)

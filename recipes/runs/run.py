@@ -26,7 +26,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from datamodules.facts import DatasetFacts
 from foundation.attempts import Attempts
 from foundation.exit_codes import Terminated
-from foundation.files import discard, valid_text, write_text
+from foundation.files import discard, printable, write_text
 from foundation.randomness import Randomness
 from recipes.engine.hardware import backend_of, peak_memory
 from recipes.engine.parts import RecipeParts
@@ -313,6 +313,6 @@ def write_outputs(parts: Parts, final: dict[str, float]) -> None:
 
 def print_end(record: RunRecord, folder: Path) -> None:
     """The last lines of a run: its metrics, and where its page is."""
-    title = valid_text(str(folder))
+    title = printable(str(folder))
     print_final(record.final, title, reported=record.reported, monitor=record.monitor)
     print(f"report: {title}/report.html")

@@ -98,7 +98,8 @@ def figure_cards(table: SweepTable) -> list[Card]:
     note = figure_note(table)
     cards: list[Card] = []
     for i, key in enumerate(drawable(table)):
-        cards += figure_card(f"sweep{i}", key, note, metric_over(table, key))
+        title = f"{table.monitor} by {key}"
+        cards += figure_card(f"sweep{i}", title, note, metric_over(table, key))
     cards += figure_card("search", "Search", "In order of the jobs.", search_history(table))
     return cards
 

@@ -9,6 +9,7 @@ from itertools import chain
 from statistics import mean, stdev
 from typing import Any
 
+from recipes.predict.table import safe_cell
 from recipes.report.numbers import clock, is_seconds, is_share, value_text
 from recipes.sweeps.record import NOT_OF_THE_JOB, Job
 
@@ -236,21 +237,10 @@ def jobs_csv(table: SweepTable) -> str:
 
 def csv_text(lines: list[list[Any]]) -> str:
     buffer = io.StringIO()
-    cells = [list(map(harmless, line)) for line in lines]
-    csv.writer(buffer, lineterminator="\n").writerows(cells)
+    for line in lines:
+        cells = [safe_cell(cell) if isinstance(cell, str) else cell for cell in line]
+        csv.writer(buffer, lineterminator="\n").writerow(cells)
     return buffer.getvalue()
-
-
-def harmless(cell: Any) -> Any:
-    """A cell as a spreadsheet shows it: a text that it would compute (`=1+1`, `@sum`, `-x`) gets an
-    apostrophe in front. Numbers stay numbers."""
-    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return cell
-    try:
-        float(cell)
-    except ValueError:
-        return f"'{cell}"
-    return cell
 
 
 def as_json(table: SweepTable) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -209,3 +210,36 @@ def test_headline_falls_back_to_validation():
     assert [tile.name for tile in headline({"val/accuracy": 0.5})] == [
         "val · accuracy"
     ] and headline({}) == []
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_bar_keeps_count_eta_and_headline_at_any_width(width, tmp_path, monkeypatch):
+    console = Console(
+        file=io.StringIO(), force_terminal=True, width=width, color_system=None, _environ={}
+    )
+    bar = RouxProgressBar(1, console)
+    files = MetricsFiles(tmp_path)
+    files.log_metrics({"train/loss": 0.31234, "val/accuracy": 0.9593, "val/raw/accuracy": 0.94}, 5)
+    files.log_metrics({"val/loss": 0.21, "train/mask_rate": 0.61}, 6)
+    module = SimpleNamespace(monitor="val/accuracy")
+    trainer = SimpleNamespace(
+        global_step=0, max_steps=20_000, loggers=[files], lightning_module=module
+    )
+    bar.on_train_start(trainer, module)
+    trainer.global_step = 1200
+    bar._started -= 30
+    bar._draw(trainer, force=True)
+    bar._close()
+    last = [line for line in console.file.getvalue().splitlines() if "1200/20000" in line][-1]
+    assert "accuracy 95.93 %" in last and "ETA 7 min" in last and last.count("━") >= 8
+    assert len(last.rstrip()) <= width and ("loss 0.3123" in last) == (width >= 120)
+
+
+def test_time_and_memory_are_no_rows_and_the_headline_is_the_first():
+    final = {"val/recall@1": 0.9, "test/nmi": 0.5, "test/recall@1": 0.8, "train_seconds": 23.0}
+    final["peak_memory_bytes"] = 2.0**30
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    print_final(final, console=console, monitor="val/recall@1")
+    lines = console.file.getvalue().splitlines()
+    assert "test/recall@1" in lines[3]
+    assert lines[-1].strip() == "train time 23 s, peak memory 1.00 GiB"

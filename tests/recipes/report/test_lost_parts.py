@@ -1,6 +1,7 @@
 """Whatever part of a report fails, the run keeps all the others: each part is broken in turn."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -35,7 +36,10 @@ def fail(*args, **kwargs):
 def full_record() -> RunRecord:
     gallery = Gallery("Retrieval", "note", [[Sample(np.zeros((8, 8, 1), np.uint8), "a", True)]])
     extra = {"galleries": [gallery], "changes": ["a: 1"]}
-    return dataclasses.replace(digits_record(), **extra)
+    return dataclasses.replace(example(), **extra)
+
+
+example = functools.cache(digits_record)
 
 
 @pytest.fixture

@@ -12,7 +12,16 @@ from rich.console import Console
 from recipes.sweeps.page import page_html
 from recipes.sweeps.record import Job, write_job
 from recipes.sweeps.summary import summarize
-from recipes.sweeps.table import Spread, brief, counts, jobs_csv, make_table, rows_csv, spread
+from recipes.sweeps.table import (
+    Spread,
+    brief,
+    counts,
+    csv_text,
+    jobs_csv,
+    make_table,
+    rows_csv,
+    spread,
+)
 
 
 def done(overrides, value, **more):
@@ -163,3 +172,8 @@ def test_a_search_shows_the_best_until_then():
     best = search_history(make_table(jobs)).axes[0].lines[0].get_ydata()
     assert list(best) == [0.5, 0.9, 0.9]
     assert search_history(make_table({n: done([f"a={n}"], 0.5) for n in range(3)})) is None
+
+
+def test_no_cell_of_a_table_is_a_formula():
+    lines = csv_text([["=1+1", "-3", "-x", "@sum", None, 2.5, "a"]])
+    assert lines == "'=1+1,-3,'-x,'@sum,,2.5,a\n"
