@@ -301,9 +301,9 @@ def test_a_disk_that_turned_read_only_does_not_hide_its_line(tmp_path, monkeypat
     def refuse(*_, **__):
         raise OSError(30, "Read-only file system")
 
-    with pytest.raises(UserError, match="cannot be written"), run_folder(tmp_path):
-        with writing(tmp_path):
-            (tmp_path / "plan.txt").write_text("x")
-            for name in ("unlink", "rmdir"):
-                monkeypatch.setattr(Path, name, refuse)
-            raise UserError("metrics.csv: cannot be written (Read-only file system)")
+    refused = pytest.raises(UserError, match="cannot be written")
+    with refused, run_folder(tmp_path), writing(tmp_path):
+        (tmp_path / "plan.txt").write_text("x")
+        for name in ("unlink", "rmdir"):
+            monkeypatch.setattr(Path, name, refuse)
+        raise UserError("metrics.csv: cannot be written (Read-only file system)")
