@@ -11,7 +11,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from foundation.attempts import Attempts
-from foundation.files import jsonable
+from foundation.errors import UserError
+from foundation.files import jsonable, os_reason
 from recipes.loggers.files import scalars
 from recipes.report.record import RunRecord
 
@@ -70,7 +71,11 @@ class TensorBoardRun(TensorBoardLogger):
 
         self.config = jsonable(dict(config))
         yaml = OmegaConf.to_yaml(OmegaConf.create(self.config))
-        self.experiment.add_text("config", _block(yaml), self.last_step)
+        try:
+            self.experiment.add_text("config", _block(yaml), self.last_step)
+        except OSError as error:
+            problem = f"its folder '{self.log_dir}' cannot be made ({os_reason(error)})"
+            raise UserError("logger=tensorboard", problem, "expected a writable folder") from error
         self.experiment.add_text("plan", _block(plan), self.last_step)
 
     @rank_zero_only

@@ -27,8 +27,8 @@ from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from foundation.attempts import Attempts
-from foundation.errors import UserError
-from foundation.files import jsonable, write_text
+from foundation.errors import UserError, first_line
+from foundation.files import jsonable, os_reason, write_text
 from recipes.loggers.files import read_rows, scalars
 from recipes.loggers.wandb_log import logged_names
 from recipes.report.record import RunRecord, ViewRow
@@ -98,7 +98,11 @@ class WeightsAndBiasesRun(WandbLogger):
     def _stored_id(self) -> str | None:
         path = self.run_dir / "wandb_id"
         if path.is_file():
-            return path.read_text(encoding="utf-8").strip() or None
+            try:
+                return path.read_text(encoding="utf-8").strip() or None
+            except (OSError, UnicodeDecodeError) as error:
+                problem = f"'{path}' cannot be read ({first_line(error)})"
+                raise UserError("logger=wandb", problem, "expected the id of a run") from error
         return os.environ.get("WANDB_RUN_ID")
 
     @property
@@ -108,9 +112,12 @@ class WeightsAndBiasesRun(WandbLogger):
         if self._experiment is None:
             import wandb
 
-            self.run_dir.mkdir(parents=True, exist_ok=True)
             try:
+                self.run_dir.mkdir(parents=True, exist_ok=True)
                 self._experiment = run = wandb.init(**self._wandb_init)
+            except OSError as error:
+                problem = f"its folder in '{self.run_dir}' cannot be made ({os_reason(error)})"
+                raise UserError("logger=wandb", problem, "expected a writable folder") from error
             except wandb.errors.Error as error:
                 reason = " ".join(str(error).split())
                 hint = "`wandb login` sets a key; logger.wandb.mode=offline needs none"

@@ -43,6 +43,7 @@ from recipes.runs.checkpoints import LastCheckpoint
 from recipes.runs.collect import collect
 from recipes.runs.lightning import build_trainer, hooked_methods, quieten, uses_hooks
 from recipes.runs.machine import check_machine
+from recipes.runs.memory import memory_is_named
 from recipes.runs.monitor import heads_speak
 from recipes.runs.parts import make_optimizer, make_tasks
 from recipes.runs.plan import describe
@@ -92,6 +93,11 @@ class Parts:
 def run(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
     """Train, evaluate and write the run's folder. `dry_run` prints the plan and stops. callbacks:
     further ones of Lightning's."""
+    with memory_is_named(spec.config):
+        return run_once(spec, callbacks)
+
+
+def run_once(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
     quieten()
     assembly = assemble(spec)
     check_machine(assembly.trainer, assembly.precision)

@@ -274,3 +274,36 @@ def test_the_form_of_facts_follows_the_facts():
 
     assert set(FactsForm.model_fields) == {field.name for field in fields(DatasetFacts)}
     assert set(TokenizerForm.model_fields) == {field.name for field in fields(TextTokenizer)}
+
+
+@pytest.mark.parametrize("kept", [None, "metrics.csv", "checkpoints"])
+def test_a_refused_stage_leaves_no_folder_unless_a_stage_has_results(kept, tmp_path):
+    """The folder of the recipe holds config.yaml by then, which would stop the mended command."""
+    from recipes.runs.checkpoint_files import run_dir_errors, run_folder
+
+    folder = tmp_path / "outputs" / "run"
+    with pytest.raises(UserError, match="refused"), run_folder(folder):
+        (folder / "config.yaml").write_text("x")
+        if kept:
+            (folder / "first" / kept).mkdir(parents=True)
+        with run_folder(folder / "second"):
+            (folder / "second" / "plan.txt").write_text("x")
+            raise UserError("refused")
+    assert (folder / "config.yaml").exists() == bool(kept)
+    assert (tmp_path / "outputs").exists() == bool(kept)
+    assert not (folder / "second").exists()
+    assert bool(run_dir_errors(str(folder))) == bool(kept)
+
+
+def test_a_disk_that_turned_read_only_does_not_hide_its_line(tmp_path, monkeypatch):
+    from recipes.runs.checkpoint_files import run_folder, writing
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    refused = pytest.raises(UserError, match="cannot be written")
+    with refused, run_folder(tmp_path), writing(tmp_path):
+        (tmp_path / "plan.txt").write_text("x")
+        for name in ("unlink", "rmdir"):
+            monkeypatch.setattr(Path, name, refuse)
+        raise UserError("metrics.csv: cannot be written (Read-only file system)")
