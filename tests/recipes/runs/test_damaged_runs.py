@@ -265,17 +265,6 @@ def test_a_link_to_checkpoints_stays_when_a_run_begins_anew(tmp_path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_the_form_of_facts_follows_the_facts():
-    from dataclasses import fields
-
-    from datamodules.facts import DatasetFacts
-    from datamodules.text.tokenizer import TextTokenizer
-    from recipes.runs.checkpoint_form import FactsForm, TokenizerForm
-
-    assert set(FactsForm.model_fields) == {field.name for field in fields(DatasetFacts)}
-    assert set(TokenizerForm.model_fields) == {field.name for field in fields(TextTokenizer)}
-
-
 @pytest.mark.parametrize("kept", [None, "metrics.csv", "checkpoints"])
 def test_a_refused_stage_leaves_no_folder_unless_a_stage_has_results(kept, tmp_path):
     """The folder of the recipe holds config.yaml by then, which would stop the mended command."""
