@@ -19,6 +19,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from foundation.distributed import global_sum
+from foundation.exit_codes import TO_CONTINUE, ProcessLost, Terminated
 
 
 class Termination:
@@ -46,6 +47,10 @@ class Termination:
             yield
             if self.requested:
                 raise SIGTERMException
+        except ProcessLost as lost:
+            if self.requested:  # the signal has reached the processes of this run, too
+                raise Terminated(TO_CONTINUE) from lost
+            raise
         finally:
             main_thread = threading.current_thread() is threading.main_thread()
             if main_thread and not self.requested:

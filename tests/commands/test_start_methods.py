@@ -39,7 +39,7 @@ def test_workers_give_the_batches_of_the_process_itself(kind, start_method, plac
         write_pictures(place / "set" / name, 20)
     write_csv(place / "set.csv", ["a", "b"] * 20)
     run = (*QUIET, *RUN, *(PICTURES if kind == "pictures" else TEXTS))
-    assert roux(*run, "run_dir=alone").code == 0
+    assert roux(*run, "run_dir=alone", "data.num_workers=0").code == 0
     assert roux(*run, "run_dir=workers", "data.num_workers=2").code == 0
     assert same(weights(place / "alone")["state_dict"], weights(place / "workers")["state_dict"])
 
@@ -49,7 +49,7 @@ def test_a_killed_worker_is_one_line_and_the_run_goes_on(start_method, place, mo
     for name in ("a", "bb"):
         write_pictures(place / "set" / name, 20)
     run = (*QUIET, *RUN, *PICTURES)
-    assert roux(*run, "run_dir=alone").code == 0
+    assert roux(*run, "run_dir=alone", "data.num_workers=0").code == 0
     step = Recipe.training_step
 
     def kill_workers(self, *batch):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from foundation.exit_codes import PROCESS_LOST, ProcessLost
+from foundation.exit_codes import PROCESS_LOST, ProcessLost, Terminated
 from recipes.runs import processes
 from recipes.runs.preemption import Termination
 from recipes.runs.processes import lost_processes
@@ -113,6 +113,14 @@ def test_a_signal_that_nobody_looked_at_ends_the_run_and_a_second_one_changes_no
         os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is not handler
+
+
+def test_a_worker_that_ends_by_the_same_signal_is_no_loss(handler):
+    termination = Termination(1)
+    with pytest.raises(Terminated), termination.kept(), lost_processes(ALONE):
+        termination.listen()
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly")
 
 
 def test_an_error_of_the_run_is_not_hidden(handler):
