@@ -243,7 +243,8 @@ def labels(config: Mapping[str, Any]) -> dict[str, Any]:
     families = [
         group
         for group, choice in chosen.items()
-        if any(name.strip(" '\"") in methods for name in choice.strip("[]").split(","))
+        if group not in ("recipe", "data")
+        and any(name.strip(" '\"") in methods for name in choice.strip("[]").split(","))
     ]
     tags = dict.fromkeys(str(word)[:64] for word in [*words, *families, *methods] if word)
     return {
