@@ -34,7 +34,7 @@ SHOWN = (
     ("train/mask_rate", "mask"),
 )
 SPEED, ETA = "speed", "ETA"
-BAR = 10  # columns of the bar that metrics leave to it
+BAR, SHORT_BAR = 10, 4  # columns that numbers leave to the bar; below 80 columns the second
 
 
 class RouxProgressBar(ProgressBar):
@@ -182,7 +182,8 @@ class RouxProgressBar(ProgressBar):
             return
         self._last_redraw = time.monotonic()
         count = f"{self._total}/{self._total}"
-        taken = len("validation") + BAR + len(count) + 3  # a space between columns
+        bar = BAR if self.console.width >= 80 else SHORT_BAR
+        taken = len("validation") + bar + len(count) + 3  # a space between columns
         numbers = self._text(trainer, self.console.width - taken)
         self._progress.update(self._task, completed=trainer.global_step, numbers=numbers)
         self._progress.refresh()

@@ -243,14 +243,14 @@ def labels(config: Mapping[str, Any]) -> dict[str, Any]:
     words = [chosen.get("recipe") or config.get("recipe"), chosen.get("data")]
     stem = "-".join(str(word) for word in words if word) or "run"
     same = {key: value for key, value in config.items() if key not in OWN}
-    # of all settings: runs of one recipe on one data set may differ in any
     text = json.dumps(jsonable(without_seeds(same)), sort_keys=True)
     digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
     methods = list(map(str, config.get("methods") or {}))
     families = [
         group
         for group, choice in chosen.items()
-        if any(name.strip(" '\"") in methods for name in choice.strip("[]").split(","))
+        if group not in ("recipe", "data")
+        and any(name.strip(" '\"") in methods for name in choice.strip("[]").split(","))
     ]
     tags = dict.fromkeys(str(word)[:64] for word in [*words, *families, *methods] if word)
     return {
