@@ -17,6 +17,7 @@ from recipes.runs.assembly import Assembly
 from recipes.runs.remarks import remarks
 from recipes.runs.title import recipe_title
 from recipes.services.teacher import final_decay
+from recipes.step.batchnorm import least_momentum, slow_layers
 
 AFTER_THE_RUN = ("finish", "save_artifacts", "merge")
 
@@ -100,8 +101,16 @@ def _streams(assembly: Assembly) -> list[str]:
 def _network(assembly: Assembly, network: Network) -> list[str]:
     trainable = [p for p in network.parameters() if p.requires_grad]
     frozen = [p for p in network.parameters() if not p.requires_grad]
-    name = assembly.config.network.name
-    return [f"{name}: {count(trainable)} trainable parameters, {count(frozen)} frozen"]
+    settings = assembly.config.network
+    lines = [f"{settings.name}: {count(trainable)} trainable parameters, {count(frozen)} frozen"]
+    steps = assembly.trainer.max_steps
+    slow = slow_layers(network, steps)
+    if slow and "bn_momentum" not in (settings.options or {}):
+        lines.append(
+            f"BatchNorm: momentum {slow[0].momentum:g} raised to {least_momentum(steps):.3g} for a "
+            f"run of {steps} steps; network.options.bn_momentum sets it"
+        )
+    return lines
 
 
 def _methods(assembly: Assembly) -> list[str]:

@@ -31,19 +31,27 @@ HORIZON = 0.05  # share of a run that running statistics may cover
 USUAL = 0.1  # torch's momentum: no layer needs a quicker one
 
 
+def least_momentum(total_steps: int) -> float:
+    """The smallest momentum of running statistics that is quick enough for a run: 1/(HORIZON ·
+    total_steps), at most USUAL."""
+    return min(USUAL, 1.0 / (HORIZON * total_steps)) if total_steps else 0.0
+
+
+def slow_layers(network: nn.Module, total_steps: int) -> list[_BatchNorm]:
+    """The layers with a smaller momentum. A momentum of None is a mean over all steps."""
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    least = least_momentum(total_steps)
+    return [layer for layer in layers if layer.momentum is not None and layer.momentum < least]
+
+
 def fit_statistics_to_run(network: nn.Module, total_steps: int) -> None:
-    """Raise the momentum of layers whose running statistics would be slow for the run: to
-    1/(HORIZON · total_steps), at most USUAL.
+    """Raise the momentum of layers whose running statistics would be slow for the run.
 
     The average of a momentum m reaches back about 1/m steps, and its start, mean 0 and variance 1,
     still weighs (1 - m)^steps at the end. FixMatch's m = 0.001 belongs to a million steps; after a
     hundred, nine tenths of it are the start, and evaluation is at chance level."""
-    if not total_steps:
-        return
-    least = min(USUAL, 1.0 / (HORIZON * total_steps))
-    for layer in network.modules():
-        if isinstance(layer, _BatchNorm) and layer.momentum is not None:
-            layer.momentum = max(layer.momentum, least)
+    for layer in slow_layers(network, total_steps):
+        layer.momentum = least_momentum(total_steps)
 
 
 class BatchNorms:

@@ -9,7 +9,7 @@ from recipes.runs.assembly import assemble
 from recipes.runs.run import set_up
 from recipes.runs.spec import RunSpec
 from recipes.step.batchnorm import fit_statistics_to_run
-from tests.support.command import read_metrics, train
+from tests.support.command import read_metrics, roux, train
 
 
 def momenta(network: nn.Module) -> set[float]:
@@ -56,3 +56,11 @@ def test_a_momentum_that_is_set_stays(options, momentum):
     size = ["network.name=wrn_28_2", "trainer.max_steps=100", "run_dir=unused"]
     recipe = set_up(assemble(RunSpec(resolve_command([*size, *chosen]).config)))
     assert momenta(recipe.network) == {momentum}
+
+
+def test_the_plan_says_it():
+    name = ["network.name=wrn_28_2", "trainer.max_steps=200", "dry_run=true"]
+    said = "BatchNorm: momentum 0.001 raised to 0.1 for a run of 200 steps"
+    assert said in roux(*name).out
+    assert "BatchNorm: momentum" not in roux(*name, "+network.options.bn_momentum=0.001").out
+    assert "BatchNorm: momentum" not in roux("network.name=digits_cnn", "dry_run=true").out
