@@ -17,13 +17,15 @@ QUIET = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.progress_bar=f
 
 @dataclass(frozen=True)
 class Outcome:
+    """err: stderr without the line that names the run."""
+
     code: int
     out: str
     err: str
 
     @property
     def lines(self) -> list[str]:
-        return after_first_line(self.err)
+        return self.err.splitlines()
 
 
 def after_first_line(err: str) -> list[str]:
@@ -36,7 +38,8 @@ def roux(*arguments: str) -> Outcome:
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = main(list(arguments))
-    return Outcome(code, out.getvalue(), err.getvalue())
+    said = "".join(f"{line}\n" for line in after_first_line(err.getvalue()))
+    return Outcome(code, out.getvalue(), said)
 
 
 def train(folder: Path, *arguments: str) -> Outcome:
