@@ -220,7 +220,7 @@ class WeightsAndBiasesRun(WandbLogger):
     def _offline_folders(self) -> list[Path]:
         """Those of this run and of the runs that it resumed; none online."""
         run = self._experiment
-        if not getattr(run, "offline", False):
+        if run is None or not getattr(run, "offline", False):
             return []
         files = (self.run_dir / "wandb").glob(f"offline-run-*/run-{run.id}.wandb")
         return sorted(file.parent for file in files)
