@@ -66,7 +66,7 @@ def survey(kind: str) -> Row:
     except UserError as error:
         return Row(kind, "refused", error.problem)
     except Exception as error:
-        return Row(kind, "not tiny", f"{type(error).__name__}: {first_line(error)}")
+        return Row(kind, "not tiny", f"{type(error).__name__}: {first_line(error)[:90]}")
     if encoder.main_input_name != "input_ids":
         return Row(kind, "refused", "does not read texts")
     try:
