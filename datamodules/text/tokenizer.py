@@ -124,7 +124,16 @@ def load_tokenizer(name: str) -> TextTokenizer:
         )
     fallback = loaded.eos_token_id if loaded.eos_token_id is not None else 0
     pad = loaded.pad_token_id if loaded.pad_token_id is not None else fallback
-    return wrap(backend, name, pad, loaded.mask_token_id)
+    try:
+        return wrap(backend, name, pad, loaded.mask_token_id)
+    except UserError:
+        raise
+    except Exception as error:  # a vocabulary without the tokens that its model needs
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"data.text.tokenizer: '{name}' cannot code a text ({reason}); expected the files of a "
+            "Hugging Face tokenizer"
+        ) from error
 
 
 def wrap(backend: Tokenizer, name: str, pad: int, mask: int | None) -> TextTokenizer:

@@ -1,17 +1,16 @@
 """Text networks: any Hugging Face encoder, called with embeddings, so that methods on continuous
 inputs work on text."""
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, BertConfig, PretrainedConfig, PreTrainedModel
 
 from foundation.errors import UserError, first_line, nearest
-from foundation.hub import one_try
 from recipes.networks.attention import SDPA
+from recipes.networks.encoder_files import load_encoder, read_from_hub, refuse_kernels
 from recipes.networks.encoder_kinds import first_token_refusal
 from recipes.networks.encoders import (
     encoder_part,
@@ -23,8 +22,6 @@ from recipes.networks.meta import on_meta
 from recipes.networks.names import SMALL, Pooling
 from recipes.networks.network import Network
 from recipes.step.step import Embedded
-
-logger = logging.getLogger(__name__)
 
 _SMALL_SETTINGS: dict[str, Any] = {
     "hidden_size": 128,
@@ -213,12 +210,15 @@ def around_encoder(
 def _create(name: str, config: PretrainedConfig, options: dict[str, Any], load: bool) -> Any:
     """The encoder, with its weights or with random ones."""
     if load:
-        return encoder_part(_load(name, config))
+        return encoder_part(load_encoder(name, config))
     try:
         return make_encoder(config)
-    except (ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError) as error:
+    except UserError:
+        raise
+    # settings of a file raise whatever a class of transformers raises at them
+    except Exception as error:
         key = f"network.name='{name}' with network.options={options}"
-        raise UserError(key, first_line(error)) from error
+        raise UserError(key, f"{type(error).__name__}: {first_line(error)[:200]}") from error
 
 
 def _configure(
@@ -228,7 +228,8 @@ def _configure(
     if name == SMALL:
         config = _small_config(pretrained, vocab_size)
     else:
-        config = _from_hub(name, lambda: AutoConfig.from_pretrained(name))
+        config = read_from_hub(name, lambda: AutoConfig.from_pretrained(name))
+        refuse_kernels(name, config)
     for key, value in options.items():
         if not hasattr(config, key):
             hint = nearest(key, config.to_dict())
@@ -257,30 +258,3 @@ def _small_config(pretrained: bool, vocab_size: int | None) -> PretrainedConfig:
             f"network.vocab_size is missing: '{SMALL}' needs the size of the vocabulary"
         )
     return BertConfig(vocab_size=vocab_size, **_SMALL_SETTINGS)
-
-
-def _load(name: str, config: PretrainedConfig) -> PreTrainedModel:
-    def load() -> Any:
-        return AutoModel.from_pretrained(name, config=config, output_loading_info=True)
-
-    model, report = _from_hub(name, load)
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise UserError(
-            f"network.name='{name}': the files have no weights for {missing[0]} and "
-            f"{len(missing) - 1} more; they belong to another encoder"
-        )
-    return model.float()
-
-
-def _from_hub(name: str, read: Callable[[], Any]) -> Any:
-    """What `read` reads from the hub or a folder. Raises UserError if that fails."""
-    try:
-        with one_try(name):
-            return read()
-    except (OSError, ValueError, RuntimeError) as error:
-        logger.debug("reading '%s' failed", name, exc_info=True)
-        raise UserError(
-            f"network.name='{name}': no encoder in such a folder, nor on the hub "
-            f"({first_line(error)}); use a local folder, or '{SMALL}', which needs no files"
-        ) from error

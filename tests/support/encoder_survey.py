@@ -1,7 +1,8 @@
 """Goes over all encoders of the installed transformers and one model of every family of timm, and
-writes the page docs/encoders.md.
+writes the pages docs/encoders.md and docs/timm.md.
 
-    python -m tests.support.encoder_survey [--types bert gpt2 …] [--page docs/encoders.md]
+    python -m tests.support.encoder_survey texts [--names bert gpt2 …] [--page docs/encoders.md]
+    python -m tests.support.encoder_survey images [--names resnet18 …] [--page docs/timm.md]
 """
 
 import argparse
@@ -18,18 +19,19 @@ import timm
 import torch
 import transformers
 
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
+from methods.peft.lora import LoRA
 from recipes.networks import build_network
 from recipes.networks.attention import SDPA
 from recipes.networks.encoders import make_encoder
 from recipes.networks.text import TextNetwork, around_encoder, masked_mean
 from tests.support.tiny_encoders import MOST_PARAMETERS, encoder_types, texts, tiny_config
 
-SECONDS = 60  # for one model; what takes longer is reported as such
+SECONDS = 60  # of the processor for one model; what takes longer is reported as such
 
 
-class Overdue(Exception):
-    pass
+class Overdue(BaseException):
+    """No `Exception`, which a network would turn into a refusal of its own."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,13 @@ def limited(seconds: int) -> Iterator[None]:
     def stop(signum: int, frame: Any) -> None:
         raise Overdue(f"takes more than {seconds} s")
 
-    former = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    former = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, former)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, former)
 
 
 def survey(kind: str) -> Row:
@@ -64,7 +66,7 @@ def survey(kind: str) -> Row:
     except UserError as error:
         return Row(kind, "refused", error.problem)
     except Exception as error:
-        return Row(kind, "not tiny", f"{type(error).__name__}: {str(error).splitlines()[:1]}")
+        return Row(kind, "not tiny", f"{type(error).__name__}: {first_line(error)[:90]}")
     if encoder.main_input_name != "input_ids":
         return Row(kind, "refused", "does not read texts")
     try:
@@ -118,32 +120,39 @@ def families() -> dict[str, str]:
 
 
 def survey_image(name: str) -> Row:
-    """A model of timm on the meta device, for pictures of the size of its weights."""
+    """A model of timm on the meta device, for pictures of the size of its weights, and what LoRA
+    finds in it."""
     size = timm.models.get_pretrained_cfg(name).input_size[1:]
     info = SimpleNamespace(kind="image", shape=(3, *size))
     try:
         with torch.device("meta"):
-            build_network(info, {"label": 3}, name=name)
+            network = build_network(info, {"label": 3}, name=name)
     except UserError as error:
         return Row(name, "refused", error.problem)
-    return Row(name, "runs")
+    method = LoRA()
+    method.key = "lora"
+    try:
+        with torch.device("meta"):
+            method.surgery(network)
+    except UserError as error:
+        return Row(name, "runs", f"refused: {error.problem}")
+    return Row(name, "runs", f"{len(network.deltas['lora'])} layers")
 
 
-def page(texts_rows: Sequence[Row], image_rows: Sequence[Row]) -> str:
-    """The page: every model with what may be said of it."""
+def page_of_texts(rows: Sequence[Row]) -> str:
+    """The page of encoders: every type with what may be said of it."""
     lines = [
-        "# Encoders and families of networks",
+        "# Text encoders",
         "",
-        f"Written by `python -m tests.support.encoder_survey` with transformers "
-        f"{transformers.__version__} and timm {timm.__version__}. Encoders are tried in a tiny form "
-        "with random weights.",
+        f"Written by `python -m tests.support.encoder_survey texts` with transformers "
+        f"{transformers.__version__}. Every type is tried in a tiny form with random weights: its "
+        "features from embeddings are those of its own forward on ids within 1e-5, or it is "
+        "refused before data is read.",
         "",
-        "## Text encoders",
-        "",
-        "| type | | longest text | first token | embedding scale | parameters never read |",
+        "| type | | longest text | pooling | embedding scale | parameters never read |",
         "|---|---|---|---|---|---|",
     ]
-    for row in texts_rows:
+    for row in rows:
         if row.network is None:
             lines.append(f"| `{row.name}` | {row.status}: {row.reason.replace('|', '/')} | | | | |")
             continue
@@ -154,8 +163,27 @@ def page(texts_rows: Sequence[Row], image_rows: Sequence[Row]) -> str:
             f"| `{row.name}` | runs | {limit} | {first_token(network)} | {scale} "
             f"| {len(network.unused)} |"
         )
-    lines += ["", "## Image networks, one of each family", "", "| model | |", "|---|---|"]
-    lines += [f"| `{row.name}` | {row.status} {row.reason}".rstrip() + " |" for row in image_rows]
+    return "\n".join(lines) + "\n"
+
+
+def page_of_images(rows: Sequence[Row]) -> str:
+    """The page of families of timm."""
+    lines = [
+        "# Families of timm",
+        "",
+        f"Written by `python -m tests.support.encoder_survey images` with timm {timm.__version__}: "
+        "the model with the shortest name of every family, on the meta device, for pictures of the "
+        "size of its weights; and where `peft=lora` works with its default settings.",
+        "",
+        "| model | | `peft=lora` |",
+        "|---|---|---|",
+    ]
+    for row in rows:
+        reason = row.reason.replace("|", "/")
+        if row.status == "runs":
+            lines.append(f"| `{row.name}` | runs | {reason} |")
+        else:
+            lines.append(f"| `{row.name}` | {row.status}: {reason} | |")
     return "\n".join(lines) + "\n"
 
 
@@ -181,15 +209,20 @@ def surveyed(names: Sequence[str], look: Any) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--types", nargs="*", default=encoder_types())
-    parser.add_argument("--families", nargs="*", default=sorted(families().values()))
-    parser.add_argument("--page", type=Path, default=Path("docs/encoders.md"))
+    parser.add_argument("which", choices=["texts", "images"])
+    parser.add_argument("--names", nargs="*")
+    parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
-    text_rows = surveyed(arguments.types, survey)
-    image_rows = surveyed(arguments.families, survey_image)
-    arguments.page.write_text(page(text_rows, image_rows), encoding="utf-8")
+    if arguments.which == "texts":
+        text = page_of_texts(surveyed(arguments.names or encoder_types(), survey))
+        place = arguments.page or Path("docs/encoders.md")
+    else:
+        names = arguments.names or sorted(families().values())
+        text = page_of_images(surveyed(names, survey_image))
+        place = arguments.page or Path("docs/timm.md")
+    place.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Every encoder of the installed transformers that can be built tiny, and one model of every family
 of timm: it runs as it should, or is refused with a reason in the plan already."""
 
+import re
+
 import pytest
 import torch
 
@@ -8,7 +10,8 @@ from tests.support.encoder_survey import (
     Row,
     difference,
     families,
-    page,
+    page_of_images,
+    page_of_texts,
     survey,
     survey_image,
     surveyed,
@@ -57,9 +60,12 @@ def test_families_of_image_networks(name: str) -> None:
 
 
 def test_the_page_names_every_model_and_every_reason() -> None:
-    rows = surveyed(["bert", "esm", "gpt2"], survey)
-    written = page(rows, [Row("resnet18", "runs"), Row("odd", "refused", "no pooled features")])
+    written = page_of_texts(surveyed(["bert", "esm", "gpt2"], survey))
     assert "| `bert` | runs | by its configuration | `mean`, `cls`, `last` | 1 | 0 |" in written
     assert "| `gpt2` | runs | by its configuration | `mean`, `last` | 1 | 0 |" in written
     assert "| `esm` | refused: EsmModel leaves out positions" in written
-    assert "| `odd` | refused no pooled features |" in written
+    written = page_of_images(surveyed(["levit_128", "test_vit"], survey_image))
+    assert re.search(r"\| `levit_128` \| runs \| (refused: .+|\d+ layers) \|\n", written)
+    assert re.search(r"\| `test_vit` \| runs \| \d+ layers \|\n", written)
+    written = page_of_images([Row("odd", "refused", "no pooled features")])
+    assert "| `odd` | refused: no pooled features | |" in written
