@@ -3,8 +3,9 @@
 RunSpec
   | assemble          data, methods, settings
   | resume_point      the checkpoint to resume, and what was changed since
-  | set_up            data are read, the module is built
-  | train             fit, test, write the outputs
+  | read_data         read and split; compared with those of the checkpoint
+  | build_recipe      the module of the run
+  | train             fit, test, write the outputs (`outputs.py`)
 Result
 """
 
@@ -12,7 +13,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,30 +22,24 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from datamodules.facts import DatasetFacts
-from foundation.attempts import Attempts
 from foundation.exit_codes import Terminated
-from foundation.files import discard, printable, write_text
 from foundation.randomness import Randomness
 from recipes.engine.hardware import backend_of, peak_memory
 from recipes.engine.parts import RecipeParts
 from recipes.engine.recipe import Recipe
-from recipes.loggers.build import build_loggers, close_loggers, finish_loggers, start_loggers
-from recipes.loggers.console import RouxProgressBar, print_final
-from recipes.report.page import write_report
-from recipes.report.record import RunRecord
+from recipes.loggers.build import build_loggers, close_loggers
+from recipes.loggers.console import RouxProgressBar
 from recipes.runs.assembly import Assembly, assemble, plain
-from recipes.runs.best_checkpoint import BEST, BestCheckpoint, drop_damaged
-from recipes.runs.changes import config_text
-from recipes.runs.checkpoint_files import PREVIOUS, run_folder, writing
+from recipes.runs.best_checkpoint import BestCheckpoint
+from recipes.runs.checkpoint_files import run_folder, writing
 from recipes.runs.checkpoints import LastCheckpoint
-from recipes.runs.collect import collect
 from recipes.runs.lightning import build_trainer, hooked_methods, quieten, uses_hooks
 from recipes.runs.machine import check_machine
 from recipes.runs.memory import memory_is_named
 from recipes.runs.monitor import heads_speak
+from recipes.runs.outputs import Parts, write_outputs, write_settings
 from recipes.runs.parts import make_optimizer, make_tasks
 from recipes.runs.plan import describe
 from recipes.runs.preemption import Termination, saved_line
@@ -53,7 +48,7 @@ from recipes.runs.provenance import provenance
 from recipes.runs.ranks import further_rank, notify
 from recipes.runs.remarks import remarks
 from recipes.runs.restoring import restoring
-from recipes.runs.resume import Resume, identity, resume_point, with_data
+from recipes.runs.resume import identity, resume_point, with_data
 from recipes.runs.spec import Result, RunSpec
 from recipes.services.statistics import ClassStatistics
 from recipes.step.batchnorm import fit_statistics_to_run
@@ -71,23 +66,6 @@ __all__ = [
     "set_up",
     "uses_hooks",
 ]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a run is made of, once its module is built. resume: where it resumes, if it does. plan:
-    as text."""
-
-    spec: RunSpec
-    assembly: Assembly
-    recipe: Recipe
-    loggers: list[Any]
-    resume: Resume | None
-    plan: str
-
-    @property
-    def folder(self) -> Path:
-        return self.spec.folder
 
 
 def run(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
@@ -285,40 +263,3 @@ def fit_and_test(parts: Parts, trainer: pl.Trainer) -> None:
 def owned(trainer: pl.Trainer, folder: Path) -> AbstractContextManager[None]:
     """The folder is held by the process that writes it."""
     return writing(folder) if trainer.is_global_zero else nullcontext()
-
-
-def write_settings(parts: Parts) -> None:
-    """What is known before the first step: config and plan."""
-    assembly = parts.assembly
-    write_text(parts.folder / "config.yaml", config_text(assembly.config, assembly.changes))
-    write_text(parts.folder / "plan.txt", parts.plan)
-    start_loggers(parts.loggers, plain(assembly.config), parts.plan)
-
-
-@rank_zero_only
-def write_outputs(parts: Parts, final: dict[str, float]) -> None:
-    """What is known after the last step: artifacts of methods, the page, the loggers' summaries."""
-    recipe = parts.recipe
-    files = parts.folder / "checkpoints"
-    attempts = Attempts()
-    for method in recipe.methods_at["save_artifacts"]:
-        attempts.do(f"files of {method.key}", partial(method.save_artifacts, files, recipe))
-    command = list(parts.spec.command)
-    record = collect(parts.assembly, recipe, parts.loggers, parts.plan, command, final)
-    record.lost = [*attempts.lost, *record.lost]
-    page = parts.folder / "report.html"
-    lost = list(record.lost)
-    lost += attempts.make("report.html", partial(write_report, record, page), [])
-    discard(files / PREVIOUS)
-    drop_damaged(files / BEST)
-    kept = {kind: files / f"{kind}.ckpt" for kind in ("last", "best")}
-    lost += finish_loggers(parts.loggers, record, kept)
-    attempts.do("table", partial(print_end, record, parts.folder))
-    notify([f"warning: {line}" for line in dict.fromkeys([*lost, *attempts.lost])])
-
-
-def print_end(record: RunRecord, folder: Path) -> None:
-    """The last lines of a run: its metrics, and where its page is."""
-    title = printable(str(folder))
-    print_final(record.final, title, reported=record.reported, monitor=record.monitor)
-    print(f"report: {title}/report.html")
