@@ -80,8 +80,8 @@ def shares(a: Listed, b: Listed) -> bool:
 
 
 def refusal(entries: Sequence[Listed], kind: str) -> str:
-    """Why these methods cannot meet on data of a kind, in the words a user reads; empty where they
-    can."""
+    """Why these methods cannot be combined on data of a kind, in the words a user reads; empty
+    where they can."""
     environment = Environment(
         kind, VIEWS, kind, families={entry.key: entry.family for entry in entries}
     )

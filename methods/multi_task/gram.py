@@ -185,9 +185,8 @@ class GramProvider:
         gradients = task_gradients(losses, of) if of else []
         if not shared_by_two(gradients):
             raise UserError(
-                "no trained layer is shared by two tasks, so their gradients cannot meet: unfreeze "
-                "the backbone, or "
-                "leave the weighting of gradients out"
+                "no trained layer is shared by two tasks, so they have no common gradient: "
+                "unfreeze the backbone, or leave the weighting of gradients out"
             )
         make = gram_of_representations if self.source == "rep" else gram_of_parameters
         return make(gradients, of)

@@ -209,7 +209,7 @@ def _refusals(one: str, refusing: Declaration, other: str, met: Declaration) -> 
     """One line for each tag of `other` that `one` refuses."""
     for tag, reason in refusing.refuses.items():
         if tag in met.tags:
-            yield f"{one} cannot meet {other}: {reason}"
+            yield f"{one} cannot be combined with {other}: {reason}"
 
 
 def _teacher(

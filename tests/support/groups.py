@@ -34,7 +34,7 @@ def built(key: str) -> Method:
 
 
 def refused(kind: str, *keys: str) -> str:
-    """Why these methods cannot meet under the settings of the trials; empty where they can."""
+    """Why these methods cannot be combined under the settings of the trials; empty where they can."""
     try:
         compose({key: built(key) for key in keys}, Environment(kind, VIEWS))
     except UserError as error:

@@ -102,7 +102,8 @@ def test_mistakes_are_refused():
         FocalLoss(alpha=0.25)
     methods = {"focal_loss": FocalLoss(mode="sigmoid"), "balanced_softmax": BalancedSoftmax()}
     with pytest.raises(
-        UserError, match=r"focal_loss cannot meet .*balanced_softmax: a shift .* use mode=softmax"
+        UserError,
+        match=r"focal_loss cannot be combined with .*balanced_softmax: a shift .* use mode=softmax",
     ):
         build(methods, Setup())
     build({"focal_loss": FocalLoss(), "balanced_softmax": BalancedSoftmax()}, Setup())

@@ -1,4 +1,4 @@
-"""The samplers of the family as methods: what they make of labels, and whom they cannot meet."""
+"""The samplers of the family as methods: what they make of labels, and what they cannot be combined with."""
 
 import pytest
 import torch

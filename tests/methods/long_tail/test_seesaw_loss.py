@@ -101,7 +101,8 @@ def test_a_run_counts_every_label_once(sam):
 
 def test_what_it_cannot_meet():
     with pytest.raises(
-        UserError, match=r"seesaw_loss cannot meet .*mixup: its weights need the one true class"
+        UserError,
+        match=r"seesaw_loss cannot be combined with .*mixup: its weights need the one true class",
     ):
         build({"seesaw_loss": SeesawLoss(), "mixup": Mixup()}, Setup())
     with pytest.raises(UserError, match="both own the correction of the class prior"):

@@ -317,7 +317,8 @@ def test_weights_of_gradients_reach_all_that_tasks_share(architecture):
 @ARCHITECTURES
 def test_there_is_no_single_representation(architecture):
     with pytest.raises(
-        UserError, match=r"methods.mgda cannot meet methods.a: .*set its grad_source=shared"
+        UserError,
+        match=r"methods.mgda cannot be combined with methods.a: .*set its grad_source=shared",
     ):
         build(
             {"a": architecture, "mgda": MGDA(grad_source="rep")}, Setup(tasks=TASKS), network_of()

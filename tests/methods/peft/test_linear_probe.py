@@ -37,6 +37,7 @@ def test_norm_standardises_features_by_the_batch_and_later_by_running_moments():
 
 def test_nothing_else_may_learn():
     with pytest.raises(
-        UserError, match=r"linear_probe cannot meet methods.bitfit: it trains the heads only"
+        UserError,
+        match=r"linear_probe cannot be combined with methods.bitfit: it trains the heads only",
     ):
         Setup().composition({"linear_probe": LinearProbe(), "bitfit": BitFit()})

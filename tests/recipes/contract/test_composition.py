@@ -153,7 +153,7 @@ def test_a_tag_that_is_refused_whoever_comes_first(turned):
     }
     if turned:
         methods = dict(reversed(methods.items()))
-    assert refusal(methods) == "methods.a cannot meet methods.b: it cuts"
+    assert refusal(methods) == "methods.a cannot be combined with methods.b: it cuts"
 
 
 def test_another_kind_of_data():
