@@ -12,7 +12,7 @@ from foundation.attempts import Attempts
 from foundation.files import discard, printable, write_text
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import finish_loggers, start_loggers
-from recipes.loggers.console import print_final
+from recipes.loggers.final_table import print_final
 from recipes.report.page import write_report
 from recipes.report.record import RunRecord
 from recipes.runs.assembly import Assembly, plain

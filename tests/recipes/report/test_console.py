@@ -11,8 +11,9 @@ import torch
 from rich.console import Console
 from torch.utils.data import DataLoader, TensorDataset
 
-from recipes.loggers.console import RouxProgressBar, final_table, print_final, total_steps
+from recipes.loggers.console import RouxProgressBar, total_steps
 from recipes.loggers.files import MetricsFiles
+from recipes.loggers.final_table import final_table, print_final
 from recipes.report.numbers import clock, headline, paired, value_text
 
 
