@@ -94,6 +94,9 @@ class XBM(MetricLoss):
     normalize: L2-normalise the embedding, also in the memory; true.
     """
 
+    samples_in_batch = 1  # the pairs are with the memory
+    classes_in_batch = 1
+
     def __init__(
         self,
         loss: Literal["multi_similarity", "triplet"] = "multi_similarity",
