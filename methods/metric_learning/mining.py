@@ -11,7 +11,7 @@ from methods.metric_learning.measures import MASKED
 PASSES = 256
 
 
-def active_partners(block: Block, margin: float, semi_hard: bool) -> tuple[Tensor, Tensor]:
+def active_partners(block: Block, margin: float | Tensor, semi_hard: bool) -> tuple[Tensor, Tensor]:
     """With how many negatives each positive, [b, K], and with how many positives each negative,
     [b, R], makes a triplet with d_ap - d_an + m > 0; semi_hard: and d_ap < d_an.
 

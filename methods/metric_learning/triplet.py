@@ -21,7 +21,7 @@ Mining = Literal["all", "batch_hard", "semi_hard", "semi_hard_all"]
 Reduction = Literal["mean_all", "mean_nonzero"]
 
 
-def all_triplets(block: Block, margin: float, semi_hard: bool = False) -> BlockLoss:
+def all_triplets(block: Block, margin: float | Tensor, semi_hard: bool = False) -> BlockLoss:
     """Σ over all triplets of [d_ap - d_an + m]+ = Σ_p k_p (d_ap + m) - Σ_n k_n d_an, exactly.
 
     k counts the partners with which a positive, or a negative, is in a triplet above 0; so k is the
