@@ -68,6 +68,11 @@ def wrapped_loss(name: str, options: dict[str, Any], dim: int, normalize: bool) 
             faults.append(f"{key}: {name} has no such argument; {nearest(option, arguments)}")
         else:
             faults += value_errors(key, value, arguments[option].annotation)
+    if options.get("mining") == "distance_weighted":
+        faults.append(
+            "methods.xbm.options.mining=distance_weighted: draws negatives from the batch alone; "
+            "expected all, batch_hard, semi_hard or semi_hard_all"
+        )
     if faults:
         raise ConfigErrors(faults)
     return LOSSES[name](**options, dim=dim, normalize=normalize)
