@@ -3,6 +3,7 @@
 python -m recipes.pairs > docs/pairs.md
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -103,7 +104,8 @@ def verdicts(kind: str, root: Path = CONFIGS) -> dict[tuple[str, str], str]:
 def anonymous(text: str, a: Listed, b: Listed) -> str:
     """A refusal as a sentence about any pair: the methods are called A and B."""
     for entry, name in ((a, "A"), (b, "B")):
-        text = text.replace(f"{entry.family}={entry.key}", name)
+        # as a whole word: a key may begin another
+        text = re.sub(rf"\b{entry.family}={entry.key}\b", name, text)
     return "; ".join(text.splitlines())
 
 

@@ -16,12 +16,14 @@ class BatchHardTriplet(Triplet):
 
     margin: m, at least 0; 0 with the soft margin (paper); without it 0.1 to 1.
     soft: softplus for the hinge (paper, its best); false: [max_P D - min_N D + m]+.
-    mining: `batch_hard`, or another of `triplet`'s.
+    mining: `batch_hard`, or another of `triplet`; those of all triplets have no `soft`.
     squared: D = ‖·‖²; false (paper).
     weight: factor of the loss, at least 0; 1.
     dim: width of the embedding; 128 (paper).
     normalize: L2-normalise the embedding; false (paper).
     """
+
+    name = "batch_hard_triplet"
 
     def __init__(
         self,

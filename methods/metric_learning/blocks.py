@@ -50,7 +50,8 @@ class Block(NamedTuple):
         of an anchor without label. negative_count: [b].
     buffer: gives [b, R] of memory, always the same.
     reusable: whether the sums below may overwrite `negative`, as no gradient needs it later.
-    own, summary: [b] of these anchors and [R] of all, from the first pass of a loss that has two.
+    own, summary: [b, …] of these anchors and [R, …] of all, from the first pass of a loss that has
+        two.
     """
 
     positive: Tensor

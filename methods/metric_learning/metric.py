@@ -26,10 +26,17 @@ class MetricLoss(Method):
     of the global batch (with accumulation: micro-batch), exactly. It is computed in float32 with
     autocast off. Logged: the mean cosine of positive and of negative pairs.
 
+    A subclass whose loss needs more than a positive and a negative says so in `samples_in_batch`
+    and `classes_in_batch`; one whose features are normalised first, in `layer_norm`.
+
     weight: factor of the loss, at least 0; 1.
     dim: width of the embedding; 128.
     normalize: L2-normalise the embedding.
     """
+
+    samples_in_batch = 3
+    classes_in_batch = 2
+    layer_norm = False
 
     def __init__(self, weight: float, dim: int, normalize: bool):
         self.weight = weight
@@ -38,7 +45,10 @@ class MetricLoss(Method):
 
     def declare(self) -> Declaration:
         return Declaration(
-            embedding=EmbeddingRequest(self.dim, self.normalize), tags=("metric_loss",)
+            embedding=EmbeddingRequest(self.dim, self.normalize, self.layer_norm),
+            tags=("metric_loss",),
+            samples_in_batch=self.samples_in_batch,
+            classes_in_batch=self.classes_in_batch,
         )
 
     @abstractmethod

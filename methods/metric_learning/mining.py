@@ -11,7 +11,7 @@ from methods.metric_learning.measures import MASKED
 PASSES = 256
 
 
-def active_partners(block: Block, margin: float, semi_hard: bool) -> tuple[Tensor, Tensor]:
+def active_partners(block: Block, margin: float | Tensor, semi_hard: bool) -> tuple[Tensor, Tensor]:
     """With how many negatives each positive, [b, K], and with how many positives each negative,
     [b, R], makes a triplet with d_ap - d_an + m > 0; semi_hard: and d_ap < d_an.
 
@@ -79,3 +79,33 @@ def _next_by_sorting(block: Block) -> Tensor:
     place = torch.searchsorted(ordered, block.positive, right=True)
     last = block.negative_count[:, None] - 1
     return order.gather(1, torch.minimum(place, last).clamp_min(0))
+
+
+NEAREST = 0.5  # distances below are drawn as often as this one, so that no label error rules
+FARTHEST = 1.4  # and those from here on never: their gradient is too small to tell from noise
+
+
+def distance_weights(distance: Tensor, dim: int) -> Tensor:
+    """1 / q(D) of unsquared distances between unit vectors, up to a factor of each row, [b, R]; 0
+    from FARTHEST on. q(D) = D^{d-2} (1 - D²/4)^{(d-3)/2} is the density of D on the sphere."""
+    clamped = distance.clamp(NEAREST, FARTHEST)
+    log_density = (dim - 2) * clamped.log() + (dim - 3) / 2 * (1 - clamped.square() / 4).log()
+    log_weights = torch.where(distance < FARTHEST, -log_density, -MASKED)
+    # the largest over what may be drawn is 1, whatever the width
+    weights = (log_weights - log_weights.amax(1, keepdim=True)).exp()
+    return torch.where(distance < FARTHEST, weights, 0)
+
+
+def draw_by_distance(distance: Tensor, block: Block, dim: int, source: torch.Generator) -> Tensor:
+    """For each positive a negative, int64 [b, K], drawn with `distance_weights`; with equal ones
+    where no negative is near enough (Wu et al.'s code). distance: [b, R], unsquared."""
+    weights = distance_weights(distance, dim)
+    near = (weights > 0).any(1, keepdim=True)
+    weights = torch.where(near, weights, (distance < MASKED / 2).to(weights))
+    sums = weights.cumsum(1)
+    draws = torch.rand(
+        block.positive.shape, generator=source, device=weights.device, dtype=weights.dtype
+    )
+    # the first place whose sum is above the draw, which never has a weight of 0
+    place = torch.searchsorted(sums, draws * sums[:, -1:], right=True)
+    return place.clamp_max(weights.shape[1] - 1)

@@ -207,8 +207,8 @@ def sum_over_anchors(
     """Σ of a loss over anchors, a scalar with gradient, and the sum of its counts, int64 [n].
 
     x: [B, d], labels: [B] of the anchors, -1 for none. references, reference_labels: [R, d], [R];
-    None: the batch itself. summary: a first pass over all blocks, a number for each anchor, which
-    the loss then finds in its block; it may not change the block.
+    None: the batch itself. summary: a first pass over all blocks, [b, …] for its anchors, which the
+    loss then finds in its block; it may not change the block.
     """
     sides = Sides.of(labels, reference_labels)
     value_and_counts = _SumOverAnchors.apply(

@@ -1,16 +1,15 @@
 """Proxy-Anchor loss. Kim, Kim, Cho and Kwak, Proxy anchor loss for deep metric learning, CVPR 2020,
 arXiv 2003.13911."""
 
-from typing import cast
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foundation.types import Count, Scale, Weight
 from methods.metric_learning.blocks import Block, BlockLoss
 from methods.metric_learning.measures import Cosine
 from methods.metric_learning.metric import MetricLoss, Scores
 from methods.metric_learning.pair_gradients import sum_over_anchors
+from methods.metric_learning.proxies import Proxies, proxies_of_tasks
 from recipes.contract import Context
 
 
@@ -38,21 +37,6 @@ def proxy_anchor(x: Tensor, labels: Tensor, proxies: Tensor, alpha: float, delta
     return sum_over_anchors(Cosine(), loss, proxies, classes, x, labels)[0]
 
 
-class Proxies(nn.Module):
-    """A learned vector for each class, [C, d], Kaiming normal with fan out (the authors'), without
-    weight decay.
-
-    rate: factor of the optimizer's learning rate.
-    """
-
-    def __init__(self, classes: int, dim: int, rate: float):
-        super().__init__()
-        vectors = nn.init.kaiming_normal_(torch.empty(classes, dim), mode="fan_out")
-        self.vectors = nn.Parameter(vectors)
-        self.vectors._lr_scale = rate  # type: ignore[attr-defined]
-        self.vectors._weight_decay = 0.0  # type: ignore[attr-defined]
-
-
 class ProxyAnchor(MetricLoss):
     """L = 1/|C⁺| Σ_{C⁺} log[1 + Σ_{y=c} e^{-α(S-δ)}] + 1/C Σ_c log[1 + Σ_{y≠c} e^{α(S+δ)}], S =
     cos(x, proxy_c).
@@ -70,6 +54,9 @@ class ProxyAnchor(MetricLoss):
     normalize: L2-normalise the embedding; true; the loss takes cosines either way.
     """
 
+    samples_in_batch = 1
+    classes_in_batch = 1
+
     def __init__(
         self,
         alpha: Scale = 32.0,
@@ -85,11 +72,10 @@ class ProxyAnchor(MetricLoss):
         self.proxy_lr = proxy_lr
 
     def build(self, context: Context) -> None:
-        proxies = nn.ModuleDict()
-        for name, task in context.tasks.items():
-            proxies[name] = Proxies(task.outputs, self.dim, self.proxy_lr)
-        context.method_modules[self.key] = proxies
+        context.method_modules[self.key] = proxies_of_tasks(
+            context, lambda classes: Proxies(classes, self.dim, self.proxy_lr)
+        )
 
     def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
-        proxies = cast(Proxies, cast(nn.ModuleDict, self.module(context))[task])
-        return proxy_anchor(x, labels, proxies.vectors.float(), self.alpha, self.delta), {}
+        vectors = self.module(context)[task].vectors.float()
+        return proxy_anchor(x, labels, vectors, self.alpha, self.delta), {}

@@ -39,7 +39,7 @@ def mean_soft_nearest_neighbor(x: Tensor, labels: Tensor, temperature: Tensor | 
 
     ‖x/√τ - x'/√τ‖² = D²/τ, so τ gets a gradient, too.
     """
-    scaled = x / torch.as_tensor(temperature, dtype=x.dtype, device=x.device).sqrt()
+    scaled = x / temperature**0.5
     total, anchors = sum_over_anchors(SquaredDistance(), soft_nearest_neighbor, scaled, labels)
     return total / anchors[0].clamp_min(1)
 

@@ -68,6 +68,11 @@ def wrapped_loss(name: str, options: dict[str, Any], dim: int, normalize: bool) 
             faults.append(f"{key}: {name} has no such argument; {nearest(option, arguments)}")
         else:
             faults += value_errors(key, value, arguments[option].annotation)
+    if options.get("mining") == "distance_weighted":
+        faults.append(
+            "methods.xbm.options.mining=distance_weighted: draws negatives from the batch alone; "
+            "expected all, batch_hard, semi_hard or semi_hard_all"
+        )
     if faults:
         raise ConfigErrors(faults)
     return LOSSES[name](**options, dim=dim, normalize=normalize)
@@ -93,6 +98,9 @@ class XBM(MetricLoss):
     dim: width of the embedding; 128.
     normalize: L2-normalise the embedding, also in the memory; true.
     """
+
+    samples_in_batch = 1  # the pairs are with the memory
+    classes_in_batch = 1
 
     def __init__(
         self,

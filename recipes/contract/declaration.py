@@ -26,6 +26,8 @@ class Declaration:
         if no other method requests a teacher.
     evaluates_teacher: metrics are of the EMA network; those of the raw one have the prefix `raw/`.
     embedding: the embedding head it needs; `step.outputs[name].logits["embedding"]` is [N, dim].
+    samples_in_batch, classes_in_batch: the fewest samples and classes of a batch from which it
+        learns anything.
     accumulation: works when a step has several micro-batches.
     ddp_exact: n ranks with 1/n of the batch each give the gradients of one rank with all of it.
     ddp_difference: otherwise, how n ranks differ from one; the plan prints it.
@@ -50,6 +52,8 @@ class Declaration:
     accepts_any_teacher: bool = False
     evaluates_teacher: bool = False
     embedding: EmbeddingRequest | None = None
+    samples_in_batch: int = 1
+    classes_in_batch: int = 1
     accumulation: bool = True
     ddp_exact: bool = True
     ddp_difference: str = ""

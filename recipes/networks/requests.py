@@ -38,7 +38,9 @@ class EmbeddingRequest:
 
     dim: its width d.
     normalize: on the unit sphere, x / max(‖x‖, 1e-12).
+    layer_norm: of features with mean 0 and variance 1 over their width.
     """
 
     dim: int
     normalize: bool = True
+    layer_norm: bool = False

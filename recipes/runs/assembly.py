@@ -23,6 +23,7 @@ from recipes.networks.network import Network
 from recipes.optimization.build import check_optimizer
 from recipes.optimization.optimizers import OptimizerSettings
 from recipes.optimization.schedulers import Schedule
+from recipes.runs.batch_checks import check_batch_contents
 from recipes.runs.changes import Change
 from recipes.runs.machine import check_device_list, check_strategy_name
 from recipes.runs.monitor import monitor_of
@@ -128,6 +129,8 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     precision = chosen_precision(trainer, methods.values())
     environment = environment_of(config, datamodule, trainer, precision)
     composition = compose(methods, environment)
+    tasks = datamodule.info.tasks
+    check_batch_contents(composition, environment, datamodule.batch_size, tasks)
     check_compiler(trainer)
     check_nonfinite(trainer, composition)
     check_losses(composition, float(config.supervised_weight))

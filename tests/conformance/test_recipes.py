@@ -33,10 +33,7 @@ def methods_of(recipe: str) -> list[str]:
 def command(recipe: str, kind: str) -> list[str]:
     """The tiny run with a recipe in it; a recipe may want a pretrained network, which no test
     downloads."""
-    small = [
-        f"recipe={recipe}" if override.startswith("recipe=") else override
-        for override in tiny(kind)
-    ]
+    small = [f"recipe={recipe}", *tiny(kind)]
     needed = circumstances(kind, *methods_of(recipe))
     small += [
         f"{n}=[{','.join(v)}]" if isinstance(v, list) else f"{n}={v}" for n, v in needed.items()

@@ -7,10 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from methods.metric_learning.angular import Angular
 from methods.metric_learning.circle import Circle
 from methods.metric_learning.contrastive import Contrastive
+from methods.metric_learning.histogram import Histogram
 from methods.metric_learning.lifted_structure import LiftedStructure
 from methods.metric_learning.multi_similarity import MultiSimilarity
+from methods.metric_learning.npair import NPair
+from methods.metric_learning.proxy_nca_pp import proxy_nca_pp
+from methods.metric_learning.ranked_list import RankedList
 from methods.metric_learning.soft_nearest_neighbor import SoftNearestNeighbor
 from methods.metric_learning.triplet import Triplet
 from methods.metric_learning.xbm import XBM
@@ -122,6 +127,51 @@ def test_soft_nearest_neighbors(temperature, seed):
     same(lambda z: of(method, z, labels), lambda z: peer(z, labels), x)
 
 
+@pytest.mark.parametrize("nodes", [11, 151])
+@pytest.mark.parametrize("seed", range(3))
+def test_histogram(seed, nodes):
+    x, labels = batch(seed)
+    peer = theirs("losses", "HistogramLoss", n_bins=nodes - 1)
+    same(lambda z: of(Histogram(nodes), z, labels), lambda z: peer(z, labels), x, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [40.0, 45.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_angular(alpha, seed):
+    """Theirs leaves negatives as they come, so both get unit vectors."""
+    x, labels = batch(seed)
+    peer = theirs("losses", "AngularLoss", alpha=alpha)
+    same(
+        lambda z: of(Angular(alpha), F.normalize(z, dim=1), labels),
+        lambda z: peer(F.normalize(z, dim=1), labels),
+        x,
+        tolerance=1e-8,
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_npair(seed):
+    """Theirs takes one pair a class, and normalises unless told."""
+    x = batch(seed, rows=8)[0]
+    labels = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    distance = theirs("distances", "DotProductSimilarity", normalize_embeddings=False)
+    peer = theirs("losses", "NPairsLoss", distance=distance)
+    same(lambda z: of(NPair(l2=0.0), z, labels), lambda z: peer(z, labels), x)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ranked_list(seed):
+    """Theirs adds 1e-5 to each entry of its denominators and differentiates through the weights:
+    equal to 1e-4, and with a temperature of 0 the gradients, too."""
+    x, labels = batch(seed)
+    x = F.normalize(x, dim=1)
+    for temperature in (0.0, 10.0):
+        peer = theirs("losses", "RankedListLoss", margin=0.4, Tn=temperature, alpha=1.2)
+        method = RankedList(1.2, 0.4, temperature, pos_weight=0.5, neg_weight=0.5)
+        found, expected = of(method, x, labels), peer(x, labels)
+        torch.testing.assert_close(found, expected, atol=0, rtol=1e-3)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_proxy_anchor(seed):
     """By embeddings and by proxies, of which two are of classes that the batch lacks."""
@@ -139,6 +189,21 @@ def test_proxy_anchor(seed):
         x,
         batch(seed + 9, rows=7)[0],
     )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1 / 9])
+@pytest.mark.parametrize("seed", range(3))
+def test_proxy_nca_pp(seed, temperature):
+    """Their Proxy-NCA has the own proxy in the sum, which is this loss."""
+    x, labels = batch(seed)
+    settings = {"num_classes": 7, "embedding_size": 6, "softmax_scale": 1 / temperature}
+    peer = theirs("losses", "ProxyNCALoss", **settings).double()
+
+    def of_theirs(z: torch.Tensor, proxies: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(peer, {"proxies": proxies}, (z, labels))
+
+    proxies = batch(seed + 9, rows=7)[0]
+    same(lambda z, p: proxy_nca_pp(z, labels, p, temperature), of_theirs, x, proxies)
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])

@@ -32,7 +32,7 @@ def test_reductions_differ_by_anchors_without_a_side_and_without_loss():
     labels = torch.tensor([0, 0, 0, 1, 1, 1, 2])
     x[0] = torch.tensor([0.0, 1.0])
     values = {
-        reduction: float(of(Circle(1e4, 0.1, reduction=reduction), x, labels))
+        reduction: float(of(Circle(1e5, 0.1, reduction=reduction), x, labels))
         for reduction in ("mean_anchor", "mean_nonzero", "mean_batch")
     }
     assert values["mean_batch"] == pytest.approx(values["mean_anchor"] * 6 / 7)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from methods.metric_learning.proxy_anchor import Proxies, ProxyAnchor
+from methods.metric_learning.proxies import Proxies
+from methods.metric_learning.proxy_anchor import ProxyAnchor
 from recipes.optimization.build import parameter_groups
 from recipes.optimization.optimizers import SGD
 from tests.support.harness import Setup, build, train

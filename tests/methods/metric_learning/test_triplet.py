@@ -1,9 +1,13 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from foundation import devices
 from foundation.errors import UserError
+from methods.metric_learning import blocks as blocks_module
 from methods.metric_learning import mining as mining_module
 from methods.metric_learning.blocks import Block
 from methods.metric_learning.triplet import Triplet, all_triplets
@@ -162,3 +166,63 @@ def test_training_separates_the_classes(kind):
     gap = [row["train/positive_cosine"] - row["train/negative_cosine"] for row in result.history]
     assert gap[-1] > gap[0] + 0.1
     assert 0 <= result.history[-1]["train/active"] < result.history[0]["train/active"] <= 1
+
+
+def run_at(step: int) -> SimpleNamespace:
+    return SimpleNamespace(seed=0, trainer=SimpleNamespace(global_step=step))
+
+
+def drawn(x: torch.Tensor, labels: torch.Tensor, step: int, **settings: Any) -> torch.Tensor:
+    method = Triplet(mining="distance_weighted", **settings)
+    return method.loss(x, labels, "label", run_at(step))[0]
+
+
+def test_a_negative_beyond_the_farthest_distance_is_never_drawn():
+    """Of the fixture's first sample sample 3 alone is near enough; the others of its row are drawn
+    equally where none is."""
+    distance = torch.cdist(X, X)
+    weights = mining_module.distance_weights(distance[:1, 3:], dim=8)
+    assert weights.tolist() == [[1.0, 0.0, 0.0]]
+    far = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 0, 1, 2])
+    assert float(drawn(far, labels, 0, margin=5.0)) == pytest.approx(1.0)
+
+
+def test_draws_follow_the_density_of_distances():
+    """Weights are 1/q(D), cut off below a distance of 0.5."""
+    distance = torch.tensor([[0.1, 0.5, 0.9, 1.3, 1.5]], dtype=torch.float64)
+    weights = mining_module.distance_weights(distance, dim=16)[0]
+    q = [d**14 * (1 - d**2 / 4) ** 6.5 for d in (0.5, 0.5, 0.9, 1.3)]
+    expected = torch.tensor([q[0] / each for each in q] + [0.0], dtype=torch.float64)
+    torch.testing.assert_close(weights, expected)
+    block = Block(
+        torch.zeros(1, 20000, dtype=torch.float64),
+        *[torch.ones(1, 20000)] * 2,
+        distance,
+        None,
+        None,
+    )
+    source = torch.Generator().manual_seed(0)
+    places = mining_module.draw_by_distance(distance, block, 4, source)
+    shares = torch.bincount(places[0], minlength=5) / 20000
+    wanted = mining_module.distance_weights(distance, 4)[0]
+    torch.testing.assert_close(shares.double(), wanted / wanted.sum(), atol=0.02, rtol=0)
+
+
+def test_draws_are_those_of_the_step_and_the_same_in_many_blocks(monkeypatch):
+    x, labels = batch(2)
+    x = F.normalize(x, dim=1)
+    first = drawn(x, labels, 3)
+    assert torch.equal(drawn(x, labels, 3), first) and not torch.equal(drawn(x, labels, 4), first)
+    monkeypatch.setattr(blocks_module, "BLOCK", {"cpu": 5 * len(x)})
+    torch.testing.assert_close(drawn(x, labels, 3), first)
+
+
+def test_distance_weighted_mining_needs_unit_vectors():
+    with pytest.raises(UserError, match=r"unit sphere; expected methods\.triplet\.normalize=true"):
+        Triplet(mining="distance_weighted", normalize=False)
+
+
+def test_a_run_draws_by_distance():
+    result = train({"triplet": Triplet(mining="distance_weighted", dim=8)}, steps=20, lr=0.1)
+    assert result.history[-1]["train/triplet"] < result.history[0]["train/triplet"]

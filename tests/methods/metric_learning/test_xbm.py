@@ -63,6 +63,10 @@ def test_triplets_against_the_memory_have_options_of_their_own():
             {"margn": 0.1},
             "methods.xbm.options.margn: triplet has no such argument; did you mean 'margin'",
         ),
+        (
+            {"mining": "distance_weighted"},
+            r"methods\.xbm\.options\.mining=distance_weighted: draws negatives from the batch alone",
+        ),
         ({"margin": "wide"}, "methods.xbm.options.margin: got 'wide', expected a number"),
     ],
 )
