@@ -27,6 +27,10 @@ NOTHING_SHARED_LEARNS = (
     "gradients of tasks meet in layers that they share, and in a frozen backbone none of these "
     "learns; leave one out"
 )
+NO_LAYER_SHARED = (
+    "gradients of tasks meet in layers that they share, and split_stage=0 gives every task layers "
+    "of its own; raise it, or leave one out"
+)
 BIASES_ALONE = (
     "the last shared layer has no weight that learns where only biases do; set its "
     "grad_source=shared"

@@ -25,7 +25,8 @@ class HardSharing(Method):
     side. The copies start equal, so the network's function is that of the shared one.
 
     split_stage: stages that all tasks share, at least 0; null: the whole backbone. Stages are those
-        of timm (a transformer has four); 0 shares nothing.
+        of timm (a transformer has four); 0 shares nothing, so that gradients of tasks cannot be
+        balanced.
     head: head of a task: `linear` or `mlp` with one hidden layer.
     """
 
@@ -38,7 +39,11 @@ class HardSharing(Method):
         self.head = head
 
     def declare(self) -> Declaration:
-        tags = () if self.split_stage is None else ("features_by_task",)
+        tags: tuple[str, ...] = ()
+        if self.split_stage is not None:
+            tags = ("features_by_task",)
+        if self.split_stage == 0:
+            tags = ("features_by_task", "shares_no_layer")
         reason = (
             "where tasks part makes no difference to a backbone that does not learn; leave one out"
         )

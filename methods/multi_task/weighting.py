@@ -7,6 +7,7 @@ from foundation.devices import precise
 from methods.multi_task.branching import asks_for_itself, with_gradients
 from methods.multi_task.gram import (
     BIASES_ALONE,
+    NO_LAYER_SHARED,
     NOTHING_SHARED_LEARNS,
     ONE_REPRESENTATION,
     GradSource,
@@ -100,7 +101,9 @@ class GramWeighting(Weighting):
 
     def declare(self) -> Declaration:
         refuses = {"freezes_backbone": NOTHING_SHARED_LEARNS}
-        if self.grad_source != "shared":
+        if self.grad_source == "shared":
+            refuses["shares_no_layer"] = NO_LAYER_SHARED
+        else:
             refuses["features_by_task"] = ONE_REPRESENTATION
         if self.grad_source == "last_shared":
             refuses["biases_only"] = BIASES_ALONE

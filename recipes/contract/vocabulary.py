@@ -41,6 +41,7 @@ TAGS = {
     "random_inference": "predictions are random",
     "resamples": "classes of the labeled stream come in other proportions than in the data",
     "second_optimizer": "a second optimizer steps beside the run's",
+    "shares_no_layer": "every task has layers of its own, from the first on",
     "soft_targets": "labeled targets are distributions over classes",
     "task_weights": "tasks get weights that change over the run",
     "unlabeled_loss": "a loss term on the unlabeled stream",

@@ -8,7 +8,7 @@ meets in each run of this file. Each method is watched at each of its points
     pytest tests/conformance/test_groups.py --doubled       # what twice as many methods cost
 """
 
-from itertools import combinations, product
+from itertools import combinations
 
 import pytest
 
@@ -16,7 +16,7 @@ from recipes.contract import POINTS as ENGINE_POINTS
 from recipes.pairs import verdicts
 from tests.support.company import faults, verdict
 from tests.support.groups import SIZE, Group, allowed, built, covering, known, refused
-from tests.support.settings import APART, CONDITIONAL, MEETING, UNSEEN
+from tests.support.settings import CONDITIONAL, MEETING, UNSEEN
 from tests.support.tiny_runs import KINDS, METHODS, declared
 from tests.support.watch import POINTS, UNWATCHED, filled
 
@@ -57,17 +57,6 @@ def test_what_the_page_allows_the_trials_allow(kind):
 def test_pair_with_settings_of_its_own(keys):
     kind = declared(keys[0]).modalities[0]
     assert faults(kind, keys, MEETING[keys]) == []
-
-
-TRIPLES = [keys for choices in APART for keys in product(*map(sorted, choices))]
-
-
-@pytest.mark.parametrize("keys", [pytest.param(keys, id="+".join(keys)) for keys in TRIPLES])
-def test_three_that_are_held_apart_do_fail(keys):
-    """Else the table is stale."""
-    assert all(not refused("image", *pair) for pair in combinations(keys, 2))
-    assert faults("image", keys)
-    assert not any({*keys} <= {*group} for group in GROUPS["image"])
 
 
 @pytest.mark.parametrize("key", METHODS)

@@ -246,6 +246,9 @@ def test_undecodable_missing_and_unreadable_files(tmp_path):
     with pytest.raises(UserError, match=r"not utf-8 .*0xe9"):
         TextFile("a.csv").load(tmp_path)
     with pytest.raises(UserError, match=r"no such file; did you mean 'a.csv'"):
+        TextFile("aa.csv").load(tmp_path)
+    # an ending alone makes no name near
+    with pytest.raises(UserError, match=r"no such file; known: a.csv"):
         TextFile("b.csv").load(tmp_path)
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(UserError, match="cannot be read"):

@@ -13,7 +13,6 @@ from foundation.errors import UserError
 from recipes.contract import Method
 from recipes.contract.composition import Environment, compose
 from recipes.pairs import VIEWS
-from tests.support.settings import APART
 from tests.support.tiny_runs import METHODS, canonical, declared, listing
 from tests.support.twins import doubled, original, twins
 
@@ -50,12 +49,6 @@ def allowed(kind: str) -> list[Pair]:
     return [pair for pair in pairs if not refused(kind, *pair)]
 
 
-def held_apart(keys: Sequence[str]) -> bool:
-    """Whether three of these methods cannot all meet, though each two of them may."""
-    names = {original(key) for key in keys}
-    return any(all(names & choices for choices in apart) for apart in APART)
-
-
 def covering(pairs: Sequence[Pair], size: int = SIZE, seed: int = 0) -> list[Group]:
     """Groups of at most `size`, all of whose pairs are among `pairs`, that together hold them all.
 
@@ -74,7 +67,7 @@ def covering(pairs: Sequence[Pair], size: int = SIZE, seed: int = 0) -> list[Gro
     source = random.Random(seed)
     groups = []
     while any(unmet):
-        group = _greedy(may, unmet, size, source, order)
+        group = _greedy(may, unmet, size, source)
         members = sum(1 << i for i in group)
         for i in group:
             unmet[i] &= ~members
@@ -82,16 +75,13 @@ def covering(pairs: Sequence[Pair], size: int = SIZE, seed: int = 0) -> list[Gro
     return groups
 
 
-def _greedy(
-    may: list[int], unmet: list[int], size: int, source: random.Random, order: list[str]
-) -> list[int]:
+def _greedy(may: list[int], unmet: list[int], size: int, source: random.Random) -> list[int]:
     """One group by place."""
     group = [_best({i: met.bit_count() for i, met in enumerate(unmet) if met}, source)]
     candidates, members = may[group[0]], 1 << group[0]
     while len(group) < size:
         gains = {i: (unmet[i] & members).bit_count() for i in _places(candidates)}
-        names = [order[i] for i in group]
-        gains = {i: g for i, g in gains.items() if g and not held_apart([*names, order[i]])}
+        gains = {i: gain for i, gain in gains.items() if gain}
         if not gains:
             break
         chosen = _best(gains, source)

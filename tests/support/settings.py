@@ -96,16 +96,9 @@ RUN: dict[str, dict[str, Any]] = {
 # do, by method.
 MEETING: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
     # tasks that share no layer have no common gradient to balance, so here they share the features
-    ("gradnorm", "hard_sharing"): {"hard_sharing": {"split_stage": None, "head": "mlp"}},
+    (key, "hard_sharing"): {"hard_sharing": {"split_stage": None, "head": "mlp"}}
+    for key in ("gradnorm", "mgda", "nash_mtl", "pcgrad")
 }
-
-# Three methods that may meet two by two, and not all at once: one of each set. They are not put into
-# one group.
-APART: list[tuple[set[str], set[str], set[str]]] = [
-    # every block is copied for each task and only the deltas in them are trained: MGDA finds no
-    # gradient that tasks share, and says nothing
-    ({"hard_sharing"}, {"mgda"}, {"lora", "dora", "prefix_tuning", "vpt"}),
-]
 
 # Points that a method fills for some of its settings alone: the reason, and settings under which
 # the point takes effect, with which the method is watched by itself.

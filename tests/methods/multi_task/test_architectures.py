@@ -12,7 +12,10 @@ from methods.multi_task.gram import ONE_REPRESENTATION
 from methods.multi_task.hard_sharing import HardSharing
 from methods.multi_task.mgda import MGDA
 from methods.multi_task.mtan import MTAN
+from methods.multi_task.nash_mtl import NashMTL
+from methods.multi_task.pcgrad import PCGrad
 from methods.multi_task.stages import Columns, layers_of, named_stages
+from recipes.contract.composition import Environment, compose
 from recipes.networks.build import build_network
 from recipes.step import Embedded
 from tests.support.harness import Setup, build, fit
@@ -324,6 +327,18 @@ def test_there_is_no_single_representation(architecture):
             {"a": architecture, "mgda": MGDA(grad_source="rep")}, Setup(tasks=TASKS), network_of()
         )
     assert "grad_source=shared" in ONE_REPRESENTATION
+
+
+@pytest.mark.parametrize("weighting", [MGDA(), NashMTL(), PCGrad()], ids=lambda m: type(m).__name__)
+def test_gradients_do_not_meet_where_no_layer_is_shared(weighting):
+    methods = {"sharing": HardSharing(split_stage=0), "weighting": weighting}
+    with pytest.raises(UserError, match=r"methods.weighting cannot meet .*split_stage=0.*raise it"):
+        compose(methods, Environment("image", frozenset({"raw", "weak"})))
+    methods["sharing"] = HardSharing(split_stage=1)
+    assert set(compose(methods, Environment("image", frozenset({"raw", "weak"}))).methods) == {
+        "sharing",
+        "weighting",
+    }
 
 
 def test_two_ways_to_share_are_one_too_many():
