@@ -13,6 +13,7 @@ from recipes.engine.recipe import Recipe
 from tests.support.command import (
     QUIET,
     REPOSITORY,
+    after_first_line,
     roux,
     snapshot,
     train,
@@ -74,7 +75,7 @@ MISTAKES = {
     "usual name of a choice": (["model=resnet18"], "model: unknown key; write network.name=…"),
     "recipe that is like none": (
         ["recipe=zzz"],
-        "recipe=zzz: there is no recipe 'zzz'; known: balanced_softmax, crt, fixmatch and 28 more",
+        "recipe=zzz: there is no recipe 'zzz'; known: balanced_softmax, circle, crt and 30 more",
     ),
     "optimizer of timm's that is like none": (
         ["optimizer=named", "optimizer.name=zzz"],
@@ -142,13 +143,14 @@ MISTAKES = {
     ),
     "resume from no checkpoint": (
         ["resume=false.ckpt"],
-        "resume: 'false.ckpt' is no checkpoint: it holds other things than weights and numbers",
+        "resume: 'false.ckpt' is no checkpoint: it holds Python objects, or is damaged; expected "
+        "tensors, numbers and texts alone, which are read without running code",
     ),
     # and more of them
     "resume from another file of torch": (
         ["resume=dict.ckpt"],
         "resume: 'dict.ckpt' is no checkpoint of a run: it holds no state_dict, global_step, "
-        "pytorch-lightning_version, numbers",
+        "pytorch-lightning_version, numbers; expected a .ckpt of a run of train.py",
     ),
     "resume from nothing": (
         ["resume=gone"],
@@ -269,14 +271,19 @@ MISTAKES = {
 }
 
 
+def contents(place):
+    """A snapshot without the place itself, whose time a folder that came and went has changed."""
+    return {name: found for name, found in snapshot(place).items() if name != str(place)}
+
+
 @pytest.mark.parametrize("kind", MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_the_disk_as_it_was(kind, place):
     arguments, line = MISTAKES[kind]
-    before = snapshot(place)
+    before = contents(place)
     outcome = roux(*arguments)
     assert outcome.lines == [f"error: {line.format(place=place)}"]
     assert outcome.code == 2 and outcome.out == ""
-    assert snapshot(place) == before
+    assert contents(place) == before
 
 
 STARTS = {
@@ -376,11 +383,11 @@ def test_half_precision_that_the_processor_lacks(place, precision, other, start)
 
 def test_weights_of_another_network(place):
     train(place / "run", TWO_STEPS)
-    before = snapshot(place)
+    before = contents(place)
     outcome = roux("network.name=resnet20_cifar", "network.checkpoint=run/checkpoints/last.ckpt")
     assert outcome.code == 2 and len(outcome.lines) == 1
     assert "not weights of this network; missing: backbone.conv1.weight" in outcome.err
-    assert snapshot(place) == before
+    assert contents(place) == before
 
 
 def test_a_run_is_never_overwritten(place):
@@ -438,7 +445,7 @@ def test_a_bug_in_a_method_keeps_its_traceback(place, monkeypatch):
 
 def test_the_program_itself_says_the_same(place):
     arguments = [TEXT, f"{FILE}=empty.csv"]
-    before = snapshot(place)
+    before = contents(place)
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "train.py"), *arguments],
         cwd=place,
@@ -447,5 +454,6 @@ def test_the_program_itself_says_the_same(place):
         timeout=120,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
-    assert (done.returncode, done.stderr) == (2, roux(*arguments).err)
-    assert snapshot(place) == before
+    assert done.returncode == 2
+    assert after_first_line(done.stderr) == roux(*arguments).lines
+    assert contents(place) == before

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lab.kill_test import settings
 from tests.conformance.killed import command
 from tests.conformance.killed_at_writes import HEAD, Outcome, changed_path, undisturbed
+from tests.conformance.test_kill_every_recipe import settings
 from tests.support.tiny_runs import METHODS, declared
 
 KEYS = sorted(METHODS)
 SHORT = ("trainer.max_steps=6", "trainer.val_every=3", "trainer.log_every=2", "resume=auto")
-# every other word of the short command of `benchmarks.lab.kill_test` stays
+# every other word of the short command of `test_kill_every_recipe` stays
 REPLACED = ("trainer.max_steps", "trainer.val_every", "trainer.log_every", "stages.classifier")
 STAGE = "stages.classifier=['long_tail=classifier_retraining','trainer.max_steps=4']"
 RECIPES = {"fixmatch": (), "crt": (STAGE,)}
@@ -56,7 +56,7 @@ def test_a_chain_of_kills(key: str, place: Path, outcomes: list[Outcome]):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_write(recipe: str, place: Path, outcomes: list[Outcome]):
-    shared = [word for word in settings(recipe, place) if word.partition("=")[0] not in REPLACED]
+    shared = [word for word in settings(recipe) if word.partition("=")[0] not in REPLACED]
     whole = undisturbed(recipe, [*shared, *SHORT, *RECIPES[recipe]], place)
     found = [whole.killed_at(number) for number in range(1, len(whole.writes) + 1)]
     outcomes += found
