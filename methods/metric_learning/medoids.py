@@ -37,8 +37,15 @@ class Assignment(NamedTuple):
     cluster: Tensor
 
 
-def n_log_n(count: Tensor) -> Tensor:
-    return torch.special.xlogy(count, count)
+def n_log_n(count: Tensor, size: int) -> Tensor:
+    """From a table of 0 to size, which costs a fraction of as many logarithms."""
+    numbers = torch.arange(size + 1, device=count.device, dtype=count.dtype)
+    return torch.special.xlogy(numbers, numbers)[count.long()]
+
+
+def indicator(index: Tensor, like: Tensor) -> Tensor:
+    """1 at (i, index_i), else 0, [B, B]: counts by an index are a product with it."""
+    return torch.zeros_like(like).scatter_(1, index[:, None], 1)
 
 
 def disagreement(joint: Tensor, of_class: Tensor, of_cluster: Tensor, mean: Mean) -> Tensor:
@@ -46,11 +53,12 @@ def disagreement(joint: Tensor, of_class: Tensor, of_cluster: Tensor, mean: Mean
 
     B times the mutual information is f(B) + Σ f(joint) - Σ f(class) - Σ f(cluster), f(n) = n log n.
     """
-    size = of_cluster.sum(1)
-    total = n_log_n(size)
-    class_sum = n_log_n(of_class).sum(-1)
-    cluster_sum = n_log_n(of_cluster).sum(1)
-    information = total + n_log_n(joint).sum(1) - class_sum - cluster_sum
+    size = joint.shape[-1]
+    total = n_log_n(of_cluster.sum(1), size)
+    class_sum = n_log_n(of_class, size).sum(-1)
+    cluster_sum = n_log_n(of_cluster, size).sum(1)
+    joint_sum = n_log_n(joint, size).sum(1)
+    information = total + joint_sum - class_sum - cluster_sum
     entropies = (total - class_sum).clamp_min(0), (total - cluster_sum).clamp_min(0)
     if mean == "geometric":
         middle = (entropies[0] * entropies[1]).sqrt()
@@ -74,23 +82,17 @@ def disagreements(problem: Problem, others: Assignment, place: int) -> Tensor:
     """1 - NMI of the clusters with each candidate at a place, [B]."""
     size = len(problem.classes)
     moved = moved_by(problem, others).to(problem.distances)
-    counts = problem.labeled.to(moved)
-    zeros = torch.zeros_like(moved)
     # classes and clusters are numbers below B, so a pair is one number below B²
     pair = problem.classes * size + others.cluster
     cell = torch.searchsorted(pair.sort().values, pair)
-
-    def left(index: Tensor) -> Tensor:
-        """Counts by an index after each candidate took its own, [B, B]."""
-        remaining = counts - moved
-        return zeros.index_add(1, index, remaining)
-
-    taken = zeros.index_add(1, problem.classes, moved)
-    clusters = left(others.cluster)
-    clusters[:, place] += moved.sum(1)
-    of_class = zeros[0].index_add(0, problem.classes, counts)
-    joint = torch.cat([left(cell), taken], 1)
-    return disagreement(joint, of_class, clusters, problem.mean)
+    by_class = indicator(problem.classes, moved)
+    indicators = torch.cat([indicator(cell, moved), indicator(others.cluster, moved), by_class], 1)
+    before = problem.labeled @ indicators
+    moves = moved @ indicators
+    in_cells, clusters, _ = (before - moves).split(size, 1)
+    taken = moves[:, 2 * size :]
+    clusters = clusters.index_add(1, torch.full_like(cell[:1], place), moved.sum(1, keepdim=True))
+    return disagreement(torch.cat([in_cells, taken], 1), before[2 * size :], clusters, problem.mean)
 
 
 def assignment_to(problem: Problem, medoids: Tensor, without: int | None = None) -> Assignment:

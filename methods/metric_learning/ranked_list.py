@@ -98,6 +98,11 @@ class RankedList(PairLoss):
                 f"methods.ranked_list.margin={margin}: leaves no ball inside "
                 f"methods.ranked_list.alpha={alpha}; expected at most {alpha}"
             )
+        if pos_weight == neg_weight == 0:
+            raise UserError(
+                "methods.ranked_list.pos_weight=0: with methods.ranked_list.neg_weight=0 the loss "
+                "is 0 whatever the network; expected one of them above 0"
+            )
         if normalize and alpha > 2:
             raise UserError(
                 f"methods.ranked_list.alpha={alpha}: no two unit vectors are farther apart than 2; "

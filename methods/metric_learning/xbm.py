@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from foundation.distributed import gather_rows
 from foundation.errors import ConfigErrors, UserError, nearest
 from foundation.types import Count, StepsOrShare, Weight, steps_of
+from methods.metric_learning.contrastive import Contrastive
 from methods.metric_learning.metric import MetricLoss, PairLoss, Scores
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.triplet import Triplet
@@ -19,7 +20,9 @@ from recipes.contract import Context
 from recipes.networks.embedding import EMBEDDING
 from recipes.step import Step
 
+Name = Literal["multi_similarity", "triplet", "contrastive"]
 LOSSES: dict[str, Callable[..., PairLoss]] = {
+    "contrastive": Contrastive,
     "multi_similarity": MultiSimilarity,
     "triplet": Triplet,
 }
@@ -88,7 +91,7 @@ class XBM(MetricLoss):
     counted once and never meets itself; of several micro-batches the last is kept. The memory is
     part of checkpoints.
 
-    loss: pair loss: `multi_similarity` or `triplet`.
+    loss: pair loss: `multi_similarity`, `triplet` or `contrastive` (paper).
     options: settings of the pair loss: +methods.xbm.options.margin=0.1.
     size: embeddings M in the memory, at least 1; 1024 (ours); up to the whole data set.
     start: optimizer steps before the memory term begins, at least 0, or a share of the run below 1;
@@ -104,7 +107,7 @@ class XBM(MetricLoss):
 
     def __init__(
         self,
-        loss: Literal["multi_similarity", "triplet"] = "multi_similarity",
+        loss: Name = "multi_similarity",
         options: dict[str, Any] = {},  # noqa: B006
         size: Count = 1024,
         start: StepsOrShare = 0.1,

@@ -20,7 +20,6 @@ from foundation.errors import UserError
 from foundation.exit_codes import Terminated, exit_code
 from foundation.fast_imports import gc_paused
 from recipes.config.groups import CONFIGS
-from recipes.runs.start import environment, single
 
 HELP = ("-h", "--help")
 
@@ -60,6 +59,8 @@ def begin(argv: list[str], root: Path) -> int:
     """One run, or what Hydra's flags ask for; returns the exit code."""
     if any(argument.startswith("-") for argument in argv):
         return through_hydra(argv, root)
+    from recipes.runs.start import single
+
     single(argv, root)
     return 0
 
@@ -71,6 +72,7 @@ def through_hydra(argv: list[str], root: Path = CONFIGS) -> int:
         import hydra
 
         from recipes.cli.multirun import conclude, hydra_job, in_hydra_words, prepare, search_path
+        from recipes.runs.start import environment
         from recipes.sweeps.process import stopping
 
         argv, sweep = prepare(in_hydra_words(argv, root), root)

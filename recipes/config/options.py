@@ -21,7 +21,8 @@ def run_command(argv: Sequence[str], command: Callable[..., Any], about: str) ->
         return 0
 
     def action() -> int:
-        return command(**read_options(argv, signature(command).arguments)) or 0
+        result = command(**read_options(argv, signature(command).arguments))
+        return result if isinstance(result, int) else 0
 
     return exit_code(action)
 

@@ -242,7 +242,9 @@ class Recipe(EvaluatedModule):
 
     def _make_modules(self) -> None:
         """The methods' own modules, each started from random numbers of its key alone."""
-        draws = partial(own_draws, self.seed, device=next(self.network.parameters()).device)
+        weight = next(self.network.parameters(), None)
+        device = self.device if weight is None else weight.device
+        draws = partial(own_draws, self.seed, device=device)
         for method in self.methods_at["surgery"]:
             with draws(method.key, "surgery"):
                 method.surgery(self.network)

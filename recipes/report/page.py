@@ -39,8 +39,6 @@ CURVES_NOTE = (
     "Faint: the values as they were logged. Strong: their mean over neighboring steps, before and "
     "after. Validation values are as measured."
 )
-UNSOUND = "The result is not one of a sound run."
-RESUMED = "The run was resumed with other settings."
 
 
 def write_report(record: RunRecord, path: str | Path) -> list[str]:
@@ -72,8 +70,8 @@ def page_and_lost(record: RunRecord) -> tuple[str, list[str]]:
 
 def _parts(record: RunRecord) -> Iterator[tuple[str, Callable[[], list[Card]]]]:
     """The parts of the page in order: a title, and what makes its cards."""
-    yield "Warning", lambda: _lines_cards("Warning", UNSOUND, record.warnings)
-    yield "Changed settings", lambda: _lines_cards("Changed settings", RESUMED, record.changes)
+    yield "Warning", lambda: _warning_cards(record)
+    yield "Changed settings", lambda: _changes_cards(record)
     yield "Missing parts", lambda: [lost_card("Missing part", line) for line in record.lost]
     yield "Learning curves", lambda: _curves_cards(record)
     yield "Unlabeled data", lambda: _pseudo_cards(record)
@@ -258,7 +256,17 @@ def _final_values(final: Mapping[str, float]) -> str:
     )
 
 
-def _lines_cards(title: str, note: str, lines: Sequence[str]) -> list[Card]:
+def _warning_cards(record: RunRecord) -> list[Card]:
+    return lines_card("Warning", "The result is not one of a sound run.", record.warnings)
+
+
+def _changes_cards(record: RunRecord) -> list[Card]:
+    return lines_card(
+        "Changed settings", "The run was resumed with other settings.", record.changes
+    )
+
+
+def lines_card(title: str, note: str, lines: Sequence[str]) -> list[Card]:
     if not lines:
         return []
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)

@@ -18,7 +18,7 @@ from foundation.errors import UserError
 from recipes.engine.recipe import Recipe
 from recipes.runs.assembly import Assembly
 from recipes.runs.changes import Change, Difference, differences, matches, parsed, plain
-from recipes.runs.checkpoint_files import find_checkpoint, load_checkpoint
+from recipes.runs.checkpoint_files import LAST, find_checkpoint, load_checkpoint
 from recipes.runs.history import unpacked
 from recipes.runs.rates import NewRates, groups_fit, optimizer_misfit, stretched
 from recipes.runs.spec import RunSpec
@@ -169,7 +169,8 @@ def with_data(spec: RunSpec, data: StreamDataModule, resume: Resume | None) -> R
         origin, asked = resume.checkpoint.get("provenance") or {}, f"resume={spec.resume}"
         path, done = resume.path, resume.done
     elif spec.weights_of:
-        path, done = Path(spec.config.network.checkpoint), 0
+        # beside it lie weights into which methods were merged, which know nothing of the data
+        path, done = Path(spec.config.network.checkpoint).with_name(LAST), 0
         origin, asked = load_checkpoint(str(path)).get("provenance") or {}, f"stages.{spec.stage}"
     else:
         return None

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lab.kill_test import SERVER, differences, state, train
 from tests.conformance.killed import ended, last_words
+from tests.support.killed_runs import SERVER, differences, state, train
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.truncate")

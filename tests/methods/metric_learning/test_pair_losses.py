@@ -98,7 +98,7 @@ TRAINED: dict[str, MetricLoss] = {
     "ranked_list": RankedList(dim=8, weight=3.0),
     "histogram": Histogram(nodes=21, dim=8, weight=3.0),
     "quadruplet": Quadruplet(dim=8, weight=3.0),
-    "clustering": Clustering(dim=8),
+    "clustering": Clustering(sweeps=1, dim=8),
 }
 
 

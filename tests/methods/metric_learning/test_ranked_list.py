@@ -53,6 +53,7 @@ def test_a_high_temperature_is_the_nearest_negative_and_stays_finite():
     ("settings", "message"),
     [
         ({"alpha": 0.3}, r"ranked_list\.margin=0\.4: leaves no ball .* expected at most 0\.3"),
+        ({"pos_weight": 0, "neg_weight": 0}, r"neg_weight=0 the loss is 0 .* expected one of them"),
         ({"alpha": 2.5}, r"ranked_list\.alpha=2\.5: no two unit vectors .* expected at most 2"),
     ],
 )

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from foundation.errors import UserError
 from methods.metric_learning.multi_similarity import MultiSimilarity
@@ -54,6 +55,21 @@ def test_triplets_against_the_memory_have_options_of_their_own():
     value = method.loss(x.requires_grad_(), labels, "label", running(method, filled_memory()))[0]
     value.backward()
     assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
+
+
+def test_the_contrastive_loss_of_the_paper_meets_the_memory():
+    """Σ_P (1 - S) + Σ_N [S - 0.5]+ of the batch against the memory's written rows, over B."""
+    x, labels = batch(1)
+    memory = filled_memory()
+    options = {"negative_margin": 0.5, "power": 1, "distance": "cosine", "reduction": "mean_batch"}
+    method = XBM("contrastive", options, start=0)
+    written = memory.labels[0] >= 0
+    stored = memory.labels[0][written]
+    s = normalize(x, dim=1) @ normalize(memory.embeddings[written], dim=1).T
+    same = labels[:, None] == stored
+    expected = ((1 - s)[same].sum() + (s - 0.5).clamp_min(0)[~same].sum()) / len(x)
+    found = method.loss(x, labels, "label", running(method, memory))[1]["xbm_memory"]
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(

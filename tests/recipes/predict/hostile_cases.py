@@ -245,7 +245,7 @@ ORIGINS = {
     "facts_unknown": (with_origin("facts", {"x": 1}), "provenance.facts.classes: missing"),
     "input_size_text": (with_origin("input_size", "x"), "provenance.input_size"),
     "encoder_mapping": (with_origin("encoder", {"a": 1}), "provenance.encoder"),
-    "encoder_for_pictures": (with_origin("encoder", '{"model_type": "bert"}'), "network.name"),
+    "encoder_for_pictures": (with_origin("encoder", '{"model_type": "bert"}'), "facts.tokenizer"),
     "provenance_text": (
         lambda content: content.update(provenance="x"),
         "provenance: found 'x'; expected a mapping",

@@ -35,7 +35,12 @@ def fail(*args, **kwargs):
 
 def full_record() -> RunRecord:
     gallery = Gallery("Retrieval", "note", [[Sample(np.zeros((8, 8, 1), np.uint8), "a", True)]])
-    extra = {"galleries": [gallery], "changes": ["a: 1"]}
+    extra = {
+        "galleries": [gallery],
+        "changes": ["a: 1"],
+        "warnings": ["b"],
+        "class_results": {"shop": [[1] * 200, [1, 0] * 100, [1] * 200]},
+    }
     return dataclasses.replace(example(), **extra)
 
 
