@@ -78,6 +78,7 @@ def with_memory(data: Data) -> Loss:
     xbm.key = "xbm"
     recipe: Any = SimpleNamespace(method_modules={"xbm": memory}, tasks={"label": None})
     recipe.trainer = SimpleNamespace(global_step=1)
+    recipe.total_steps = 1
     return lambda x: xbm.loss(x, data.labels, "label", recipe)[0]
 
 
