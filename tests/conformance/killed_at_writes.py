@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.kill_test import SERVER, differences, state, train
+
 from tests.conformance.killed import ended, last_words
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT

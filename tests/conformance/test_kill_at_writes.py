@@ -9,8 +9,8 @@ import random
 from pathlib import Path
 
 import pytest
-
 from benchmarks.lab.kill_test import settings
+
 from tests.conformance.killed import command
 from tests.conformance.killed_at_writes import HEAD, Outcome, changed_path, undisturbed
 from tests.support.tiny_runs import METHODS, declared
