@@ -138,6 +138,13 @@ class StreamDataModule(PartLoaders):
         """Names of the views this data has, without trailing digits."""
         return set(self.views)
 
+    def look(self) -> None:
+        """Learn what data of one's own have, as far as it is cheap: for the plan. Raises UserError
+        if they are not there."""
+        preview = getattr(self.source, "preview", None)
+        if preview is not None:
+            self.info = preview(self.root)
+
     # -- reading and cutting -----------------------------------------------------------------------
     def prepare_data(self) -> None:
         # Lightning calls this on one process per machine before all others, so only one downloads

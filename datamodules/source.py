@@ -169,7 +169,11 @@ class TextPreparation(Protocol):
 
 @runtime_checkable
 class Loader(Protocol):
-    """What a config names as `data.source`: describes a data set and loads it."""
+    """What a config names as `data.source`: describes a data set and loads it.
+
+    A loader of data of one's own may also have `preview(root) -> DataInfo`: what is cheap to know
+    of them, as from a listing of the folder, for the plan of a dry run.
+    """
 
     def info(self) -> DataInfo:
         """Static facts: reads neither files nor network."""

@@ -3,6 +3,7 @@ share held out for test."""
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -194,7 +195,20 @@ class ImageFolder:
     def info(self) -> DataInfo:
         return DataInfo("image", {"label": None}, (self.channels, self.size, self.size), None)
 
+    def preview(self, root: str | Path | None = None) -> DataInfo:
+        """What the listing of the folders tells; no picture is opened."""
+        train = self._listed(root).train
+        return replace(
+            self.info(), tasks={"label": len(train.classes["label"])}, train_size=len(train)
+        )
+
     def load(self, root: str | Path | None = None) -> Splits:
+        splits = self._listed(root)
+        self._check(splits)
+        return splits
+
+    def _listed(self, root: str | Path | None) -> Splits:
+        """The parts, whose files are listed and not opened."""
         if root is None:
             raise UserError(
                 "data.root=null: data=image_folder needs the folder of the pictures, "
@@ -203,9 +217,7 @@ class ImageFolder:
         folder = existing_folder(root)
         names = class_folders(folder)
         parts = part_folders(folder, names)
-        splits = self._divided(folder, parts) if parts else self._cut(folder, names)
-        self._check(splits)
-        return splits
+        return self._divided(folder, parts) if parts else self._cut(folder, names)
 
     def _cut(self, folder: Path, names: Sequence[str]) -> Splits:
         """Splits of a folder of classes: a share of each is held out for test."""

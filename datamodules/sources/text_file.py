@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +11,7 @@ from pydantic import Field
 
 from datamodules.names import expanded
 from datamodules.source import DataInfo, Splits
+from datamodules.sources.files import file_size
 from datamodules.sources.tables import SUFFIXES, label_of, read_rows, shown, text_of
 from datamodules.sources.text import Labels, TextSource, split_source, text_source
 from datamodules.splits import class_counts
@@ -16,6 +19,7 @@ from foundation.errors import UserError, nearest
 
 Format = Literal["auto", "csv", "tsv", "jsonl"]
 # without a limit, int() would refuse a number of 5000 digits
+PREVIEWED_BYTES = 2**23  # of a file that is read for the plan, a fraction of a second
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,1000}")
 
 
@@ -75,6 +79,29 @@ class TextFile:
 
     def info(self) -> DataInfo:
         return DataInfo("text", dict.fromkeys(self.tasks))
+
+    def preview(self, root: str | Path | None) -> DataInfo:
+        """What a small file tells; of a large one the names of its columns are checked."""
+        folder = expanded(root) if root is not None else Path()
+        paths = [folder / expanded(self.train_file)]
+        if self.test_file is not None:
+            paths.append(folder / expanded(self.test_file))
+        if any(file_size(str(path)) > PREVIEWED_BYTES for path in paths):
+            for path in paths:
+                self._check_columns(path)
+            return self.info()
+        train = self.load(root).train
+        tasks: dict[str, int | None] = {task: len(names) for task, names in train.classes.items()}
+        return replace(self.info(), tasks=tasks, train_size=len(train))
+
+    def _check_columns(self, path: Path) -> None:
+        """Raise UserError if the first row of a file is not as the settings say."""
+        format = self._format_of(path)
+        rows = read_rows(path, format, self.encoding, self.header, "data.source.encoding")
+        for line, row in islice(rows, 1):
+            self._text(path, line, row)
+            for column in self.tasks.values():
+                self._label(path, line, row, column)
 
     def load(self, root: str | Path | None) -> Splits:
         folder = expanded(root) if root is not None else Path()

@@ -71,6 +71,18 @@ def gather_uneven(value: Tensor) -> Tensor:
     return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 
+def check_finite(x: Tensor) -> None:
+    """Raise UserError for embeddings [R, d] that are NaN or infinite: they have no neighbors, and
+    their rank would be that of the order in which they are sorted."""
+    bad = int((~x.isfinite()).any(1).sum())
+    if bad:
+        raise UserError(
+            "evaluate.retrieval",
+            f"the embeddings of {bad} of {len(x)} samples are NaN or infinite",
+            "lower optimizer.lr, or set trainer.gradient_clip_val=1",
+        )
+
+
 def nearest_examples(x: Tensor, labels: Tensor, index: Tensor, task: str) -> list[list[Shown]]:
     """Queries from all over the part, each with its nearest neighbors. x: [R, d]. labels: [R] ≥ 0.
     index: [R], positions in the part."""
@@ -168,6 +180,7 @@ class Retrieval(Probe):
     def compute(self) -> dict[str, Tensor]:
         x = gather_uneven(torch.cat([x for x, _, _ in self.batches]))
         index = gather_uneven(torch.cat([index for _, index, _ in self.batches]))
+        check_finite(x)
         order = index.argsort()
         tasks = list(self.batches[0][2])
         values: dict[str, Tensor] = {}

@@ -23,7 +23,7 @@ def card(predictor: Predictor, **more: Any) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "kind": predictor.kind,
-        "tasks": predictor.classes,
+        "tasks": predictor.classes_by_task,
         "heads_are_taught": predictor.speaks,
         "input": taken(predictor),
         "network": {name: network.get(name) for name in names}

@@ -54,7 +54,7 @@ def folded(predictor: Predictor) -> Folded:
     if changes:
         # all of them before any head is changed: a method may read the head
         found = {}
-        for task, names in predictor.classes.items():
+        for task, names in predictor.classes_by_task.items():
             found[task] = change_of_logits(recipe, task, len(names))
         heads = {task: network.heads[task] for task in found}
         linear = all(isinstance(head, nn.Linear) for head in heads.values())

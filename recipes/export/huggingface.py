@@ -55,8 +55,9 @@ def write_huggingface(predictor: Predictor, plain: Folded, folder: Path) -> floa
 
 
 def write_folder(predictor: Predictor, network: Any, folder: Path) -> float:
-    names = next(iter(predictor.classes.values()))
-    model = classifier(network, names) if predictor.speaks and len(predictor.classes) == 1 else None
+    by_task = predictor.classes_by_task
+    names = next(iter(by_task.values()))
+    model = classifier(network, names) if predictor.speaks and len(by_task) == 1 else None
     saved(model if model is not None else network.backbone, folder)
     if model is None:
         heads = {k: v.detach().cpu().clone() for k, v in network.heads.state_dict().items()}

@@ -38,7 +38,7 @@ class Graph(nn.Module):
     def __init__(self, predictor: Predictor):
         super().__init__()
         self.predictor = predictor
-        tasks = list(predictor.classes) if predictor.speaks else []
+        tasks = list(predictor.classes_by_task) if predictor.speaks else []
         self.logits = {f"logits_{task}" if len(tasks) > 1 else "logits": task for task in tasks}
         self.last = "embedding" if EMBEDDING in predictor.network.heads else "features"
         self.inputs = ["pictures"] if predictor.kind == "image" else ["ids", "mask"]
@@ -74,7 +74,8 @@ def write_onnx(predictor: Predictor, folder: Path) -> float:
     translate(graph, path)
     model = onnx.load(path)
     said = card(predictor, opset=model.opset_import[0].version, outputs=graph.outputs)
-    for name, value in (("config", json.dumps(said)), ("classes", json.dumps(predictor.classes))):
+    classes = json.dumps(predictor.classes_by_task)
+    for name, value in (("config", json.dumps(said)), ("classes", classes)):
         entry = model.metadata_props.add()
         entry.key = f"roux.{name}"
         entry.value = value

@@ -39,7 +39,7 @@ def write_timm(predictor: Predictor, plain: Folded, folder: Path) -> float:
             "format=timm: the heads of this run are not trained; use format=onnx, which has the "
             "embedding"
         )
-    tasks = list(predictor.classes)
+    tasks = list(predictor.classes_by_task)
     inside = {task: folder / task if len(tasks) > 1 else folder for task in tasks}
     return max(write_task(predictor, plain, task, place) for task, place in inside.items())
 
@@ -60,7 +60,7 @@ def write_task(predictor: Predictor, plain: Folded, task: str, folder: Path) -> 
 def describe(predictor: Predictor, network: Any, task: str) -> dict[str, Any]:
     """timm's config. Images are scaled to cover the input and center-cropped, as in the run."""
     backbone = network.backbone
-    names = predictor.classes[task]
+    names = predictor.classes_by_task[task]
     known = getattr(backbone, "pretrained_cfg", None)
     if known is None or not hasattr(backbone, "reset_classifier"):
         raise UserError(

@@ -1,6 +1,6 @@
 """A trained network for prediction: raw pictures or strings in, labels out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,10 +23,36 @@ MISSING = (
 )
 
 
+class ClassNames(list[str]):
+    """The class names of the only task of a run, in the order of its logits. As with the dict of a
+    run with several tasks, `names[TASK]` gives them, and `keys`, `values` and `items` are there."""
+
+    def __init__(self, task: str, names: Sequence[str]):
+        super().__init__(names)
+        self.task = task
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            if key == self.task:
+                return self
+            raise KeyError(key)
+        return super().__getitem__(key)
+
+    def keys(self) -> list[str]:
+        return [self.task]
+
+    def values(self) -> list["ClassNames"]:
+        return [self]
+
+    def items(self) -> list[tuple[str, "ClassNames"]]:
+        return [(self.task, self)]
+
+
 class Predictor(nn.Module):
     """The recipe of a finished run, for prediction with the network that the run reported.
 
-    classes: names by task.
+    classes: names in the form of predictions: a list, or with several tasks a dict by task.
+    classes_by_task: names by task, however many there are.
     kind: `image` or `text`.
     shape: (C, H, W) of the run's images, None for text.
     config: of the run.
@@ -37,7 +63,8 @@ class Predictor(nn.Module):
     ):
         super().__init__()
         self.recipe = recipe
-        self.classes = facts.classes
+        self.classes_by_task = facts.classes
+        self.classes = in_form(facts.classes)
         self.config = config
         self.kind = datamodule.kind
         self.shape = datamodule.info.shape
@@ -144,11 +171,36 @@ class Predictor(nn.Module):
         self, embedded: Embedded, returns: Returns, index: Tensor | None = None
     ) -> dict[str, Tensor]:
         if returns == "embeddings":
-            return {EMBEDDING: self.embed(embedded, index).cpu()}
-        logits = self.recipe.predict(embedded, index=index)
-        return {task: logits[task].cpu() for task in self.classes}
+            found = {EMBEDDING: self.embed(embedded, index).cpu()}
+        else:
+            logits = self.recipe.predict(embedded, index=index)
+            found = {task: logits[task].cpu() for task in self.classes_by_task}
+        for rows in found.values():
+            self.check_numbers(rows, index)
+        return found
+
+    def check_numbers(self, rows: Tensor, index: Tensor | None) -> None:
+        """Raise UserError for outputs [N, …] that are NaN, which have no class: of the weights if
+        they are damaged, else of the input."""
+        undefined = (rows.isnan() | rows.isposinf()).flatten(1).any(1).cpu()
+        if not undefined.any():
+            return
+        for name, weight in self.recipe.state_dict().items():
+            if weight.is_floating_point() and not weight.isfinite().all():
+                raise UserError("run", f"its weight '{name}' is NaN or infinite", "train it again")
+        first = int(undefined.nonzero()[0])
+        number = first if index is None else int(index[first])
+        raise UserError("inputs", f"the network's output for input {number + 1} is NaN or infinite")
 
     def put(self, task: str, logits: Tensor, returns: Returns) -> Any:
         if returns == "labels":
-            return [self.classes[task][c] for c in logits.argmax(1).tolist()]
+            return [self.classes_by_task[task][c] for c in logits.argmax(1).tolist()]
         return logits.softmax(1) if returns == "probabilities" else logits
+
+
+def in_form(classes: Mapping[str, list[str]]) -> Any:
+    """Class names in the form in which `predict` gives its labels."""
+    if len(classes) != 1:
+        return dict(classes)
+    task, names = next(iter(classes.items()))
+    return ClassNames(task, names)

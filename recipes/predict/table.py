@@ -44,7 +44,7 @@ class Predictions:
             dimensions = self.predictor.predict([], "embeddings").shape[1]
             return ["input", *(f"e{i}" for i in range(dimensions))]
         names = ["input"]
-        classes = self.predictor.classes
+        classes = self.predictor.classes_by_task
         for task, labels in classes.items():
             end = f"/{task}" if len(classes) > 1 else ""
             names += [f"label{end}", f"confidence{end}"]
@@ -57,7 +57,8 @@ class Predictions:
         found = self.predictor.predict(items, returns, batch_size=max(len(items), 1), first=first)
         if self.embeddings:
             return [[f"{value:.6g}" for value in row] for row in found.tolist()]
-        by_task = found if isinstance(found, dict) else {next(iter(self.predictor.classes)): found}
+        task = next(iter(self.predictor.classes_by_task))
+        by_task = found if isinstance(found, dict) else {task: found}
         rows = []
         for i in range(len(items)):
             rows.append(self.cells({task: values[i] for task, values in by_task.items()}))
@@ -67,7 +68,7 @@ class Predictions:
         cells: list[str] = []
         for task, values in row.items():
             cells += [
-                safe_cell(self.predictor.classes[task][int(values.argmax())]),
+                safe_cell(self.predictor.classes_by_task[task][int(values.argmax())]),
                 f"{float(values.max()):.6f}",
             ]
             cells += [f"{value:.6f}" for value in values.tolist()] if self.probabilities else []

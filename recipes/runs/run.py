@@ -80,6 +80,7 @@ def run_once(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
     assembly = assemble(spec)
     check_machine(assembly.trainer, assembly.precision)
     if spec.dry_run:
+        assembly.datamodule.look()
         print(describe(assembly, assembly.meta_network()), end="")
         return Result({}, assembly.monitor)
     resume = resume_point(spec) if spec.resume else None

@@ -135,6 +135,8 @@ def plan_stages(spec: RunSpec) -> StagePlans:
 
 def plan_stage(stage: RunSpec, assembly: Assembly) -> str:
     check_machine(assembly.trainer, assembly.precision)
+    if stage.dry_run:
+        assembly.datamodule.look()
     weights = f", begins with the weights of {stage.weights_of}" if stage.weights_of else ""
     plan = describe(assembly, assembly.meta_network(), trained=bool(stage.weights_of))
     return f"stage {stage.stage}{weights}\n\n{plan}"

@@ -205,3 +205,11 @@ def test_ranks_of_uneven_shares_agree_with_one_process():
     x, labels = sample(5, rows=61)
     for seen in on_two_ranks(observe):
         assert seen == pytest.approx(measured(x, labels))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_embeddings_that_are_no_numbers_are_an_error(value):
+    x, labels = sample()
+    x[7, 2] = value
+    with pytest.raises(UserError, match=r"evaluate.retrieval: .* of 1 of 60 samples are NaN"):
+        measured(x, labels, nmi_restarts=0)

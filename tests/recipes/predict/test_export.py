@@ -92,7 +92,7 @@ def test_texts_for_transformers(texts_run, place, capsys):
         found = model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).logits
     predictor = recipes.load(texts_run.folder)
     torch.testing.assert_close(found, predictor.predict(inputs, "logits"), atol=1e-4, rtol=1e-4)
-    assert list(model.config.id2label.values()) == predictor.classes["label"]
+    assert list(model.config.id2label.values()) == predictor.classes
 
 
 def test_texts_as_a_graph(texts_run, place):

@@ -1,5 +1,7 @@
 """What may be given to `predict`, and what comes out."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -116,3 +118,42 @@ def test_wrong_inputs_are_one_line(pictures, texts):
             model.predict(given)
     with pytest.raises(UserError, match="returns='logit': did you mean 'logits'"):
         texts.predict("a", "logit")
+
+
+# -- numbers that are none -------------------------------------------------------------------------
+def test_a_picture_with_nan_is_refused(pictures):
+    pixels = Digits().load().test.pixels[0].float() / 255
+    pixels[0, 3, 3] = float("nan")
+    with pytest.raises(UserError, match=r"^inputs: got a tensor .* to nan; expected uint8"):
+        pictures.predict(pixels)
+
+
+@pytest.mark.parametrize("returns", ["labels", "probabilities", "logits", "embeddings"])
+def test_a_damaged_network_says_so(pictures, returns):
+    damaged = copy.deepcopy(pictures)
+    next(damaged.network.backbone.parameters()).data[0] = float("nan")
+    with pytest.raises(
+        UserError, match=r"^run: its weight '\S+' is NaN or infinite; train"
+    ) as caught:
+        damaged.predict(Digits().load().test.pixels[:3], returns)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_output_without_a_number_names_its_input(pictures):
+    rows = torch.zeros(3, 10)
+    rows[1, 4] = float("nan")
+    with pytest.raises(UserError, match=r"^inputs: .* output for input 42 is NaN"):
+        pictures.check_numbers(rows, torch.tensor([40, 41, 42]))
+    rows[1, 4] = -float("inf")  # a class that is ruled out
+    pictures.check_numbers(rows, None)
+
+
+def test_class_names_have_the_form_of_predictions(pictures, texts):
+    assert set(pictures.classes) == set(pictures.predict(Digits().load().test.pixels[:2]))
+    names = texts.classes
+    assert isinstance(names, list) and sorted(names) == ["blue", "green", "red"]
+    assert texts.predict("red") in names
+    # as it was before
+    assert names["label"] == names[:] and dict(names.items()) == {"label": names}
+    with pytest.raises(KeyError):
+        names["other"]

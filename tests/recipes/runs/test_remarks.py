@@ -92,7 +92,7 @@ def settings_that_may_be_zero() -> dict[str, set[str]]:
 # 0 is a sound value of these: a part of the method is off, or nothing is
 SOUND = {
     "alpha", "base", "delta", "dropout", "ema_decay", "epsilon", "hidden", "init", "iterations",
-    "l2", "margin", "max_norm", "memory_weight", "momentum", "neg_weight", "p", "pad_value",
+    "l2", "margin", "margin_other", "max_norm", "memory_weight", "momentum", "neg_weight", "p", "pad_value",
     "per_class", "pos_temperature", "pos_weight", "prior_momentum", "q", "ramp_end", "ramp_start",
     "split_stage", "start", "step_size", "temperature", "threshold", "warmup",
 }  # fmt: skip
