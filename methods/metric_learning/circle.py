@@ -99,8 +99,8 @@ class Circle(PairLoss):
     gamma: γ, scale, above 0; 80 (paper, for retrieval; 128 for re-identification, 256 for
         faces).
     margin: m, relaxation; 0.4 (paper: 0.4 for retrieval, else 0.25).
-    scope: pairs in one term: of an `anchor` (paper), or of the `batch`; the second is one term of
-        all unordered pairs, which the worst pair of the batch rules (many re-implementations).
+    scope: what makes a term: the pairs of one `anchor` (paper), or all of the `batch`. The latter,
+        as in many re-implementations, is ruled by the worst pair.
     paced: weight pairs by a⁻ and a⁺ (paper); false: by 1, a softmax over pairs with a margin.
     reduction: `mean_anchor` (paper), `mean_nonzero` or `mean_batch`. They differ where an anchor
         lacks a side or its loss is below the least number.

@@ -94,9 +94,9 @@ class Quadruplet(MetricLoss):
     paper's learnt similarity. The two negatives must be of two classes: many implementations take
     any two samples. The paper sums; here each term is a mean.
 
-    margin_mode: `fixed`, the margins below, or `batch` (paper); the second multiplies them by the
-        batch's mean negative minus its mean positive distance, without gradient. Such margins may
-        be below 0 early.
+    margin_mode: `fixed`, or `batch` (paper), margins that follow the distances of the batch. They
+        are times the mean negative minus the mean positive distance, without gradient, and may be
+        below 0 early.
     margin: m1, at least 0; 1 (paper, for both modes).
     margin_other: m2, at least 0, below m1 in the paper; 0.5.
     squared: D = ‖·‖² (paper); false: ‖·‖, in some surveys with both margins 1.

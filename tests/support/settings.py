@@ -43,7 +43,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "xbm": {"dim": 16, "size": 12, "start": 1},
     "lifted_structure": {"dim": 16, "weight": 0.1},
     "contrastive": {"dim": 16},
-    "binomial_deviance": {"dim": 16},
+    # the default cost takes three steps so far that the rounding of sums shows
+    "binomial_deviance": {"dim": 16, "negative_cost": 2.0},
     "clustering": {"dim": 16, "weight": 0.1},
     "circle": {"dim": 16, "gamma": 8.0},
     "batch_hard_triplet": {"dim": 16},
