@@ -1,6 +1,6 @@
 """Notice a run whose predictions fell to one class or to chance, at validations and at its end.
 
-The confusion matrix of an evaluation is on the host already, so no training step is touched.
+The class counts of an evaluation are on the host already, so no training step is touched.
 """
 
 import sys
@@ -41,17 +41,16 @@ class Counts:
     balanced_accuracy: float
 
 
-def count(confusion: Tensor) -> Counts | None:
-    """The counts of a confusion matrix [C, C] with true classes as rows; None without samples."""
-    matrix = confusion.double()
-    support = matrix.sum(-1) if matrix.numel() else matrix
+def count(class_counts: Tensor) -> Counts | None:
+    """What the counts [3, C] of samples, correct ones and predictions of each class say; None
+    without samples."""
+    support, correct, predictions = class_counts.double()
     samples = int(support.sum())
     if not samples:
         return None
     present = support > 0
-    predictions = matrix.sum(0)
     predicted = int(predictions.argmax())
-    recall = matrix.diagonal()[present] / support[present]
+    recall = correct[present] / support[present]
     return Counts(
         samples=samples,
         classes=int(present.sum()),
@@ -59,7 +58,7 @@ def count(confusion: Tensor) -> Counts | None:
         predicted_share=float(predictions[predicted]) / samples,
         true_share=float(support[predicted]) / samples,
         largest_share=float(support.max()) / samples,
-        accuracy=float(matrix.diagonal().sum()) / samples,
+        accuracy=float(correct.sum()) / samples,
         balanced_accuracy=float(recall.mean()),
     )
 
@@ -108,33 +107,33 @@ class CollapseWatch:
         self.warned: set[str] = set()
         self.lines: list[str] = []
 
-    def faults(self, confusion: Mapping[str, Tensor], step: int) -> dict[str, str]:
+    def faults(self, class_counts: Mapping[str, Tensor], step: int) -> dict[str, str]:
         """By task, what is wrong with its predictions."""
         if step < EARLIEST:
             return {}
         found = {}
-        for name, matrix in confusion.items():
-            counts = count(matrix)
+        for name, values in class_counts.items():
+            counts = count(values)
             text = fault(counts, self.classes[name], step / self.total_steps) if counts else ""
             if text:
                 found[name] = text
         return found
 
-    def validated(self, confusion: Mapping[str, Tensor], step: int) -> list[str]:
+    def validated(self, class_counts: Mapping[str, Tensor], step: int) -> list[str]:
         """The lines to print after a validation."""
         lines = []
-        for name, text in self.faults(confusion, step).items():
+        for name, text in self.faults(class_counts, step).items():
             if name not in self.warned:
                 self.warned.add(name)
                 where = f"step {step} of {self.total_steps}, validation{self._of(name)}"
                 lines.append(f"{where}: {text}: {remedy(self.composition)}")
         return lines
 
-    def ended(self, confusion: Mapping[str, Tensor], step: int) -> list[str]:
+    def ended(self, class_counts: Mapping[str, Tensor], step: int) -> list[str]:
         """The lines to print after the test, also kept in `lines`."""
         self.lines = [
             f"the run ended with a fault, test{self._of(name)}: {text}: {remedy(self.composition)}"
-            for name, text in self.faults(confusion, step).items()
+            for name, text in self.faults(class_counts, step).items()
         ]
         return self.lines
 

@@ -80,7 +80,7 @@ class EvaluatedModule(LeanModule):
         self.report(values, self.trainer.global_step)
         if self.total_steps and not self.trainer.sanity_checking:
             judge = self.collapse.validated if part == "val" else self.collapse.ended
-            lines = judge(self.evaluator.confusion, self.trainer.global_step)
+            lines = judge(self.evaluator.class_counts, self.trainer.global_step)
             if self.trainer.is_global_zero:
                 print_warnings(lines)
 

@@ -20,17 +20,22 @@ ONE_CLASS = torch.tensor([[0, 0, 25, 0]] * 4)
 CHANCE = torch.full((4, 4), 6)
 
 
+def by_class(confusion: Tensor) -> Tensor:
+    """Samples, correct ones and predictions of each class [3, C]."""
+    return torch.stack([confusion.sum(1), confusion.diagonal(), confusion.sum(0)])
+
+
 def judged(confusion: Tensor, done: float = 1.0) -> str:
-    counts = count(confusion)
+    counts = count(by_class(confusion))
     return fault(counts, NAMES[: len(confusion)], done) if counts else ""
 
 
 def test_counts_of_a_confusion_matrix():
-    found = count(torch.tensor([[6, 2], [1, 1]]))
+    found = count(by_class(torch.tensor([[6, 2], [1, 1]])))
     assert (found.samples, found.classes, found.predicted) == (10, 2, 0)
     assert (found.predicted_share, found.true_share, found.largest_share) == (0.7, 0.8, 0.8)
     assert (found.accuracy, found.balanced_accuracy) == (0.7, pytest.approx(0.625))
-    assert count(torch.zeros(3, 3)) is None and count(torch.zeros(0, 0)) is None
+    assert count(torch.zeros(3, 4)) is None
 
 
 def test_one_class_and_chance_are_faults_and_a_sound_result_is_none():
@@ -58,7 +63,7 @@ def test_data_that_are_nearly_of_one_class_and_few_samples_are_not_judged():
 def test_a_balanced_network_below_the_largest_class_is_no_fault():
     """A correction of the class prior trades accuracy for balanced accuracy."""
     tail = torch.tensor([[30, 30, 20], [2, 6, 2], [0, 1, 4]])
-    counts = count(tail)
+    counts = count(by_class(tail))
     assert counts.accuracy < counts.largest_share and judged(tail) == ""
 
 
@@ -90,16 +95,17 @@ def test_the_remedy_names_methods_and_settings_that_say_so():
 def test_each_task_warns_once_and_the_end_says_it_again():
     tasks = [ClassificationTask("kind", NAMES), ClassificationTask("size", NAMES)]
     watch = CollapseWatch(tasks, composition(heavy=Heavy()), 1000)
-    found = {"kind": ONE_CLASS, "size": SOUND}
+    one_class, chance, sound = (by_class(matrix) for matrix in (ONE_CLASS, CHANCE, SOUND))
+    found = {"kind": one_class, "size": sound}
     assert watch.validated(found, 19) == []  # below EARLIEST
     assert watch.validated(found, 100) == []
     lines = watch.validated(found, 200)
     assert len(lines) == 1 and lines[0].startswith("step 200 of 1000, validation of kind: 100%")
     assert lines[0].endswith("lower methods.heavy.weight (now 75) or methods.heavy.heat")
-    lines = watch.validated({"kind": ONE_CLASS, "size": CHANCE}, 600)
+    lines = watch.validated({"kind": one_class, "size": chance}, 600)
     assert len(lines) == 1 and "validation of size: accuracy 25.0% is chance" in lines[0]
-    assert watch.validated({"kind": ONE_CLASS, "size": CHANCE}, 700) == []
-    end = watch.ended({"kind": ONE_CLASS, "size": SOUND}, 1000)
+    assert watch.validated({"kind": one_class, "size": chance}, 700) == []
+    end = watch.ended({"kind": one_class, "size": sound}, 1000)
     assert end == watch.lines and len(end) == 1
     assert end[0].startswith("the run ended with a fault, test of kind: 100%")
 
@@ -116,6 +122,18 @@ def test_a_run_that_collapses_warns_while_it_trains_at_its_end_and_on_its_page(t
     assert all(line.endswith("lower methods.mixmatch.weight (now 75)") for line in warnings)
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "<h2>Warning</h2>" in page and "the run ended with a fault, test: " in page
+
+
+def test_a_task_of_many_classes_is_judged_without_a_matrix():
+    classes = [str(i) for i in range(20_000)]
+    watch = CollapseWatch([ClassificationTask("kind", classes)], composition(), 1000)
+    evaluation = ClassificationTask("kind", classes).evaluation()
+    target = torch.arange(0, 20_000, 100)
+    logits = torch.zeros(len(target), 20_000)
+    logits[:, 7] = 1
+    evaluation.update(logits, target)
+    (line,) = watch.validated({"kind": evaluation.class_counts()}, 500)
+    assert "100% of the predictions are the class '7', which 0% of the samples have" in line
 
 
 def test_texts_of_a_network_that_learns_nothing(tmp_path):
