@@ -42,6 +42,7 @@ class AWP(Method):
     warmup: share of the run before the first perturbation, 0 to 1; 0 (paper's trades: 10 epochs).
     """
 
+    neutral = {"gamma": 0}
     declaration = Declaration(
         slots=("two_passes",),
         refuses={"second_optimizer": TWO_OPTIMIZERS},

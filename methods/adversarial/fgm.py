@@ -35,6 +35,7 @@ class FGM(Attacking):
     weight: factor λ of the loss on perturbed inputs, at least 0; 1: the sum of both losses (paper).
     """
 
+    neutral = {"eps": 0}
     declaration = Declaration(
         slots=("attack",),
         tags=("attacks_labeled",),

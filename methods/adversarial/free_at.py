@@ -80,6 +80,8 @@ class FreeAT(Method):
     replays: steps m on each batch, at least 1; 8 (paper).
     """
 
+    neutral = {"eps": 0}
+
     def __init__(self, eps: Radius = "8/255", replays: Count = 8):
         self.eps = radius(eps)
         self.replays = replays

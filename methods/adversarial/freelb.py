@@ -63,6 +63,7 @@ class FreeLB(Method):
     norm: norm of δ and its steps over a sample: `l2` (paper) or `linf`.
     """
 
+    neutral = {"step_size": 0}
     declaration = Declaration(
         slots=("attack", "two_passes"),
         tags=("attacks_labeled",),

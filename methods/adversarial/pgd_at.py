@@ -38,6 +38,7 @@ class PGDAT(Attacking):
     loss: loss that the attack raises: `ce` (paper), `margin` or `dlr` (from three classes).
     """
 
+    neutral = {"eps": 0}
     declaration = Declaration(
         slots=("attack",),
         tags=("attacks_labeled",),

@@ -57,6 +57,7 @@ class Randomization(Method):
     pad_value: gray value of the padding, 0 to 1; 0 (paper; authors' code: 0.5).
     """
 
+    neutral = {"enlarge": 1}
     declaration = Declaration(modalities=("image",), tags=("random_inference",))
 
     def __init__(

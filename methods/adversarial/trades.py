@@ -50,6 +50,7 @@ class TRADES(Attacking):
         round it away; x' is float32.
     """
 
+    neutral = {"beta": 0, "eps": 0}
     declaration = Declaration(
         slots=("attack",),
         tags=("attacks_labeled",),

@@ -28,6 +28,8 @@ class EMA(Method):
         published.
     """
 
+    neutral = {"decay": 0}
+
     def __init__(
         self,
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.999,
@@ -36,6 +38,7 @@ class EMA(Method):
         horizon: Horizon | None = 0.05,
         moments: BatchMoments = "estimated",
     ):
+        self.decay = decay
         self.teacher = TeacherRequest(decay, warmup, buffers, horizon, moments)
 
     def declare(self) -> Declaration:

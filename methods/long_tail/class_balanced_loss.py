@@ -61,6 +61,7 @@ class ClassBalancedLoss(Method):
         weights does not matter then.
     """
 
+    neutral = {"beta": 0}
     declaration = Declaration(slots=("prior_correction",), tags=("weighs_classes",), sharded=True)
 
     def __init__(

@@ -54,6 +54,8 @@ class EqualizationLoss(Method):
         are summed over classes; the heads' biases start at -log(C - 1).
     """
 
+    neutral = {"gamma": 0, "threshold": 0}
+
     def __init__(
         self,
         gamma: Annotated[float, Field(ge=0, le=1)] = 0.9,

@@ -59,6 +59,8 @@ class FocalLoss(Method):
         is for detection.
     """
 
+    neutral = {"gamma": 0}
+
     def __init__(
         self,
         gamma: Annotated[float, Field(ge=0)] = 2.0,

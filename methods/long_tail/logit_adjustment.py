@@ -51,6 +51,8 @@ class LogitAdjustment(Method):
         0.05 (ours). a is at most 1 - 1/(prior_horizon · steps).
     """
 
+    neutral = {"tau": 0}
+
     # after: the running prior reads the pseudo-labels that other methods publish in `terms`
     declaration = Declaration(
         slots=("prior_correction",),

@@ -18,6 +18,7 @@ class PosthocLogitAdjustment(Method):
     tau: strength τ of the shift, at least 0; 1 (paper); best tuned on held-out data; 0: none.
     """
 
+    neutral = {"tau": 0}
     declaration = Declaration(slots=("prior_correction",))
 
     def __init__(self, tau: Annotated[float, Field(ge=0)] = 1.0):

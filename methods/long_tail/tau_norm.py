@@ -78,6 +78,7 @@ class TauNorm(Method):
         false.
     """
 
+    neutral = {"tau": 0}
     declaration = Declaration(slots=("prior_correction",))
 
     def __init__(

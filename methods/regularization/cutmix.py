@@ -47,6 +47,7 @@ class CutMix(Method):
     per_sample: one box and one λ per sample; false: one for the batch (paper).
     """
 
+    neutral = {"probability": 0}
     declaration = Declaration(
         modalities=("image",),
         slots=("mixer",),

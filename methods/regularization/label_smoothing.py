@@ -64,6 +64,7 @@ class LabelSmoothing(Method):
     convention: classes that share ε: `uniform` over all K (paper, torch) or `other_classes`.
     """
 
+    neutral = {"epsilon": 0}
     declaration = Declaration(
         slots=("smoothing",), tags=("soft_targets",), after=("mixes_inputs",), sharded=True
     )

@@ -52,6 +52,8 @@ class SAM(Method):
         true n ranks equal one.
     """
 
+    neutral = {"rho": 0}
+
     def __init__(
         self, rho: Annotated[float, Field(ge=0)] = 0.05, adaptive: bool = False, sync: bool = False
     ):

@@ -14,6 +14,11 @@ class ConfidenceThreshold(Method):
 
     threshold: float
 
+    def idle_settings(self) -> list[str]:
+        # no probability is above 1: no sample would be kept
+        unreachable = ["threshold"] if self.threshold > 1 else []
+        return [*super().idle_settings(), *unreachable]
+
     def mask(self, task: str, context: Context) -> Mask:
         """The mask of the target pipeline, from confidence and class."""
         return partial(confident, threshold=self.threshold)

@@ -31,6 +31,7 @@ class FixMatch(ConfidenceThreshold):
         start out confident by chance (ours).
     """
 
+    neutral = {"warmup": 1}
     declaration = Declaration(
         views={"unlabeled": ("weak", "strong")},
         slots=("pseudo_labels",),
@@ -48,6 +49,7 @@ class FixMatch(ConfidenceThreshold):
         self.threshold = threshold
         self.weight = weight
         self.denominator: Denominator = "samples" if mask_reduction == "all" else "confident"
+        self.warmup = warmup
         self.ramp = Ramp("constant", start=warmup)
 
     def prepare(self, step: Step, context: Context) -> None:

@@ -72,6 +72,8 @@ class FlexMatch(FixMatch):
     warmup: share of the run, 0 to 1, on labels alone; 0 (paper).
     """
 
+    neutral = {"warmup": 1}
+
     def __init__(
         self,
         threshold: Annotated[float, Field(ge=0)] = 0.95,

@@ -51,6 +51,8 @@ class NoisyStudent(Method):
     task: task whose predicted classes are balanced; null: the first.
     """
 
+    neutral = {"per_class": 0}
+
     def __init__(
         self,
         teacher: str | None = None,

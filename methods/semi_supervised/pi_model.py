@@ -86,6 +86,9 @@ class PiModel(Method):
             lower_on_collapse=("weight",),
         )
 
+    def idle_settings(self) -> list[str]:
+        return [] if self.exclusivity_weight else super().idle_settings()
+
     def prepare(self, step: Step, context: Context) -> None:
         for stream in self.streams:
             for view in self.views:

@@ -30,6 +30,7 @@ class PseudoLabel(ConfidenceThreshold):
         puts the unlabeled samples into the same forward.
     """
 
+    neutral = {"ramp_start": 1}
     declaration = Declaration(
         views={"unlabeled": ("weak",)},
         slots=("pseudo_labels",),
@@ -49,6 +50,7 @@ class PseudoLabel(ConfidenceThreshold):
         self.threshold = threshold
         self.weight = weight
         self.entropy_weight = entropy_weight
+        self.ramp_start = ramp_start
         self.ramp = Ramp("linear", ramp_start, ramp_end)
         self.updates_bn_stats = not own_statistics
 

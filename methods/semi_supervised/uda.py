@@ -67,6 +67,11 @@ class UDA(Method):
         self.annealing = annealing
         self.entropy_weight = entropy_weight
 
+    def idle_settings(self) -> list[str]:
+        # no probability is above 1: no sample would be kept
+        unreachable = ["threshold"] if self.threshold > 1 else []
+        return [] if self.entropy_weight else [*super().idle_settings(), *unreachable]
+
     def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak", grad=self.entropy_weight > 0)
         step.request("unlabeled", "strong")

@@ -106,6 +106,7 @@ class VAT(Method):
         Costs a fourth forward.
     """
 
+    neutral = {"epsilon": 0}
     declaration = Declaration(
         views={"unlabeled": ("weak",)},
         tags=("unlabeled_loss",),

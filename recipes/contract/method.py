@@ -25,7 +25,7 @@ All points are optional, and methods do not write a training step of their own. 
 Lightning callback: `on_fit_start` and the other hooks work, and Lightning passes them the recipe.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -64,6 +64,8 @@ class Method(Callback):
     """
 
     declaration: ClassVar[Declaration] = Declaration()
+    # setting -> the value with which the method changes nothing; a `weight` of 0 does in all
+    neutral: ClassVar[Mapping[str, float]] = {}
     key: str = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -73,6 +75,12 @@ class Method(Callback):
     def declare(self) -> Declaration:
         """The declaration of this instance, if it depends on the settings."""
         return self.declaration
+
+    def idle_settings(self) -> list[str]:
+        """Settings whose values leave this method without effect. They are allowed: the plan, the
+        page and a line before the run name them."""
+        neutral = {"weight": 0, **self.neutral}
+        return [name for name, value in neutral.items() if getattr(self, name, None) == value]
 
     @property
     def state_key(self) -> str:

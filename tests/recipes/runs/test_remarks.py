@@ -2,12 +2,13 @@
 
 import pytest
 import yaml
+from hydra.utils import instantiate
 
 from recipes.config.groups import CONFIGS, families
 from recipes.config.resolve import resolve_command
 from recipes.config.signatures import find_target, fits, signature
 from recipes.config.validation import targets
-from recipes.runs.remarks import BESIDE, BY_CONFIDENCE, NEUTRAL, cancelled
+from recipes.contract import Method
 from recipes.runs.title import own_choices, recipe_title
 from tests.support.command import roux, train
 
@@ -15,8 +16,10 @@ SAID = {
     ("recipe=fixmatch", "semi_supervised=uda"): "semi_supervised=uda replaces fixmatch of "
     "recipe=fixmatch",
     ("recipe=fixmatch", "averaging=none"): "averaging=none leaves out ema of recipe=fixmatch",
-    ("recipe=fixmatch", "methods.fixmatch.threshold=1.7"): "methods.fixmatch.threshold=1.7: no "
-    "probability is above 1, so methods.fixmatch keeps no pseudo-label",
+    (
+        "recipe=fixmatch",
+        "methods.fixmatch.threshold=1.7",
+    ): "methods.fixmatch.threshold=1.7: with this value methods.fixmatch changes nothing",
     ("recipe=uda", "methods.uda.weight=0"): "methods.uda.weight=0: with this value methods.uda "
     "changes nothing",
     ("adversarial=pgd_at", "methods.pgd_at.eps=0/255"): "methods.pgd_at.eps=0/255: with this value "
@@ -61,8 +64,8 @@ def test_a_recipe_as_it_is_has_its_name_and_no_remark(recipe):
     name = ["network.name=unused", "+data.root=unused"]
     config = resolve_command([f"recipe={recipe}", *name[:1], "run_dir=unused"]).config
     assert recipe_title(config) == recipe
-    for key, node in (config.get("methods") or {}).items():
-        assert list(cancelled(key, node)) == []
+    for node in (config.get("methods") or {}).values():
+        assert instantiate(node, _convert_="all").idle_settings() == []
 
 
 def test_a_stage_and_an_addition_are_in_the_title():
@@ -71,9 +74,9 @@ def test_a_stage_and_an_addition_are_in_the_title():
     assert own_choices("a_recipe_of_the_user") is None
 
 
-def settings_that_may_be_zero() -> dict[str, set[str]]:
+def settings_that_may_be_zero() -> dict[type, set[str]]:
     """The numbers of each method that may be 0, by class."""
-    found: dict[str, set[str]] = {}
+    found: dict[type, set[str]] = {}
     for family in families(CONFIGS):
         for file in (CONFIGS / family).glob("*.yaml"):
             tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
@@ -85,13 +88,20 @@ def settings_that_may_be_zero() -> dict[str, set[str]]:
                     for name, entry in arguments
                     if not isinstance(entry.default, bool) and fits(0, entry.annotation)
                 }
-                found[target.__name__] = found.get(target.__name__, set()) | names
-    return found
+                found[target] = found.get(target, set()) | names
+    return {kind: names for kind, names in found.items() if issubclass(kind, Method)}
+
+
+def neutral(kind: type) -> dict[str, float]:
+    """By setting, the value with which a method changes nothing."""
+    own = dict(kind.neutral)
+    return own | ({"weight": 0} if "weight" in signature(kind).arguments else {})
 
 
 # 0 is a sound value of these: a part of the method is off, or nothing is
 SOUND = {
-    "alpha", "base", "delta", "dropout", "ema_decay", "epsilon", "hidden", "init", "iterations",
+    "alpha", "base", "delta", "dropout", "ema_decay", "entropy_weight", "epsilon",
+    "exclusivity_weight", "hidden", "init", "iterations",
     "l2", "margin", "margin_other", "max_norm", "memory_weight", "momentum", "neg_weight",
     "negative_margin", "p", "pad_value", "per_class", "pos_margin", "pos_temperature",
     "pos_weight", "positive_margin", "prior_momentum", "q", "ramp_end", "ramp_start", "smoothing",
@@ -103,20 +113,16 @@ SOUND_IN = {"Clustering": {"gamma"}}
 
 def test_of_every_setting_that_may_be_zero_it_is_known_what_that_means():
     for kind, names in settings_that_may_be_zero().items():
-        unknown = names - NEUTRAL.get(kind, {}).keys() - SOUND - set(BESIDE)
-        unknown -= SOUND_IN.get(kind, set())
+        unknown = names - neutral(kind).keys() - SOUND - SOUND_IN.get(kind.__name__, set())
         assert not unknown, (kind, unknown)
 
 
-def test_the_tables_name_settings_that_there_are():
-    by_class = {
-        find_target(node["_target_"]).__name__: find_target(node["_target_"])
-        for family in families(CONFIGS)
-        for file in (CONFIGS / family).glob("*.yaml")
-        for _, node in targets(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, family)
-    }
-    for kind, table in NEUTRAL.items():
-        for name, value in table.items():
-            assert fits(value, signature(by_class[kind]).arguments[name].annotation), (kind, name)
-    for kind in BY_CONFIDENCE:
-        assert "threshold" in signature(by_class[kind]).arguments
+def test_a_method_names_the_settings_that_leave_it_without_effect():
+    silent = []
+    for kind in settings_that_may_be_zero():
+        arguments = signature(kind).arguments
+        for name, value in neutral(kind).items():
+            assert fits(value, arguments[name].annotation), (kind, name)
+            if name not in kind(**{name: value}).idle_settings():
+                silent.append((kind.__name__, name))
+    assert not silent
