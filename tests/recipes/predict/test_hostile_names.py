@@ -8,6 +8,7 @@ import pytest
 from datamodules.sources import ImageFolder
 from datamodules.sources.files import files_below
 from foundation.errors import UserError
+from foundation.exit_codes import print_errors
 from recipes.predict.table import safe_cell
 from tests.support.command import write_pictures
 
@@ -65,3 +66,19 @@ def test_a_link_to_no_file_is_refused(kind, tmp_path):
     with pytest.raises(UserError, match=r"x\.png") as caught:
         ImageFolder(size=8).load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    {
+        "\x1b[2J\x1b]0;title\x07cat": r"\x1b[2J\x1b]0;title\x07cat",
+        "cat\rerror: none": r"cat\rerror: none",
+        "cat\x85dog\u2028owl": r"cat\x85dog\u2028owl",
+        "tac\u202e": r"tac\u202e",
+        "\x9b31mcat": r"\x9b31mcat",
+        "Käse 猫 ±": "Käse 猫 ±",
+    }.items(),
+)
+def test_a_terminal_obeys_no_name(name, shown, capsys):
+    print_errors([UserError(f"data: class '{name}' is unknown")])
+    assert capsys.readouterr().err == f"error: data: class '{shown}' is unknown\n"
