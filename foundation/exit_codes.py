@@ -41,12 +41,19 @@ class ProcessLost(Exception):
         return self.text
 
 
+def for_terminal(line: str) -> str:
+    r"""A line as a terminal may show it: what it would obey and not show is an escape, `\x1b` for
+    the start of a colour, `\u202e` for the mark that reverses text."""
+    shown = [c if c.isprintable() else c.encode("unicode_escape").decode() for c in line]
+    return "".join(shown)
+
+
 def print_errors(errors: Sequence[UserError]) -> None:
     """A line on stderr for each that the user has not seen yet."""
     for error in errors:
         if not error.printed:
-            for line in str(error).splitlines():
-                print(f"error: {line}", file=sys.stderr, flush=True)
+            for line in str(error).split("\n"):
+                print(f"error: {for_terminal(line)}", file=sys.stderr, flush=True)
             error.printed = True
 
 

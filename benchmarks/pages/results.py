@@ -35,6 +35,7 @@ from benchmarks.table import of_words
 from recipes.delta_m import relative_gain
 
 KEPT = ROOT / "docs" / "results"
+NAMED_RUN = re.compile(r"\{(\w+)/([^}]+)\}")  # SET/ROW in an argument
 SETS = Path(__file__).with_name("results.yaml")
 HEAD = """# Results
 
@@ -42,8 +43,8 @@ Made by `python benchmarks/pages/results.py --page > docs/results.md` from the n
 `docs/results/`; a test fails when it is stale. Each row is one command, run with the seeds named:
 mean ± sample standard deviation in percent, of the metrics after the last step. A seed changes the
 split of the data as well as the weights. Run times are in the headers of the recipes, where they
-were measured on an idle machine. `{SET/ROW}` in a command is the folder of that run with the same
-seed.
+were measured on an idle machine. The commands are those of seed 0: where one begins with the
+weights of another, the other has a `run_dir`. FOLDER is that of the pretrained encoder.
 """
 
 
@@ -63,8 +64,18 @@ def folder_of(name: str, row: str, seed: int) -> Path:
 
 def filled(word: str, seed: int) -> str:
     """An argument with the folders of the runs that it names."""
-    run = re.compile(r"\{(\w+)/([^}]+)\}")
-    return run.sub(lambda named: str(folder_of(named[1], named[2], seed)), word)
+    return NAMED_RUN.sub(lambda named: str(folder_of(named[1], named[2], seed)), word)
+
+
+def pasteable(name: str, row: str, command: str) -> str:
+    """A kept command as a reader can run it for seed 0, from the root of the repository."""
+    arguments = [filled(word, 0) for word in shlex.split(command)]
+    named = NAMED_RUN.findall(SETS.read_text(encoding="utf-8"))
+    folder = folder_of(name, row, 0)
+    if folder in {folder_of(*run, 0) for run in named}:
+        arguments.append(f"run_dir={folder}")
+    arguments += sets()[name].get("given", [])
+    return shlex.join(arguments).replace(f"{ROOT}/", "")
 
 
 def train(folder: Path, arguments: list[str], timeout: int) -> str | None:
@@ -123,7 +134,7 @@ def summary(values: list[float]) -> str:
     return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
-def table(entry: dict[str, Any], kept: dict[str, Any]) -> list[str]:
+def table(entry: dict[str, Any], kept: dict[str, Any], name: str = "") -> list[str]:
     """The Markdown table of one set, then its commands."""
     alone = entry.get("alone", {})
     heads = [metric.removeprefix("test/").replace("_", " ") for metric in entry["metrics"]]
@@ -138,7 +149,8 @@ def table(entry: dict[str, Any], kept: dict[str, Any]) -> list[str]:
             cells.append(summary([run[metric] for run in seeds.values() if metric in run]))
         cells += [gain_text(alone, kept["rows"], row)] if alone else []
         rows.append([row, *cells, ", ".join(sorted(seeds))])
-        commands.append(f"    {kept['rows'][row]['command']}")
+        command = kept["rows"][row]["command"]
+        commands.append(f"    {pasteable(name, row, command) if name else command}")
     lines = of_words(["", *heads, "seeds"], rows, f"|---|{'---:|' * (len(heads) + 1)}")
     # an empty cell of a head has one blank
     return [lines.replace("|  |", "| |", 1), "", *commands, ""]
@@ -174,7 +186,8 @@ def page() -> str:
     for name, entry in sets().items():
         kept = load(KEPT / f"{name}.json")
         if kept is not None:
-            lines += [f"## {entry['title']}", "", entry["about"].strip(), "", *table(entry, kept)]
+            lines += [f"## {entry['title']}", "", entry["about"].strip(), ""]
+            lines += table(entry, kept, name)
             lines += [f"{kept['hardware']}; {kept['date']}, commit {kept['commit']}.", ""]
     return "\n".join(lines)
 

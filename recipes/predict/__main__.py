@@ -34,9 +34,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from datamodules.names import expanded, printable
+from datamodules.names import expanded
 from foundation.errors import UserError, nearest, raise_all
-from foundation.exit_codes import UNREADABLE
+from foundation.exit_codes import UNREADABLE, for_terminal
 from foundation.fast_imports import gc_paused
 from recipes.config.options import run_command
 
@@ -83,13 +83,13 @@ def predict(
     table = Predictions(predictor, probabilities, embeddings)
     unreadable = write_table(target, table, names, items, batch_size)
     for line in unreadable[:SHOWN_ERRORS]:
-        print(f"unreadable: {printable(line)}", file=sys.stderr)
+        print(f"unreadable: {for_terminal(line)}", file=sys.stderr)
     if len(unreadable) > SHOWN_ERRORS:
         print(f"unreadable: {len(unreadable) - SHOWN_ERRORS} more", file=sys.stderr)
     seconds = time.monotonic() - started
     left = f", {len(unreadable)} unreadable" if unreadable else ""
     done = f"{len(items) - len(unreadable)} inputs predicted{left} in {seconds:.1f} s: {target}"
-    print(printable(done))
+    print(for_terminal(done))
     return UNREADABLE if unreadable else 0
 
 

@@ -97,8 +97,13 @@ RUN: dict[str, dict[str, Any]] = {
 # do, by method.
 MEETING: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
     # tasks that share no layer have no common gradient to balance, so here they share the features
-    (key, "hard_sharing"): {"hard_sharing": {"split_stage": None, "head": "mlp"}}
-    for key in ("gradnorm", "mgda", "nash_mtl", "pcgrad")
+    pair: {"hard_sharing": {"split_stage": None, "head": "mlp"}}
+    for pair in (
+        ("gradnorm", "hard_sharing"),
+        ("hard_sharing", "mgda"),
+        ("hard_sharing", "nash_mtl"),
+        ("hard_sharing", "pcgrad"),
+    )
 }
 
 # Points that a method fills for some of its settings alone: the reason, and settings under which
