@@ -7,7 +7,7 @@ Trials keep them with `--write-numbers`: `tests/conformance/test_ranks.py` and
 from collections import defaultdict
 from typing import Any
 
-from benchmarks.machine import ROOT, commit, hardware
+from benchmarks.machine import ROOT, commit
 from benchmarks.record import load, save
 from benchmarks.table import of_words
 from tests.support.killed_runs import PHASES
@@ -27,8 +27,8 @@ def keep_ranks(case: dict[str, Any]) -> None:
 
 def keep_kills(recipe: str, found: dict[str, Any]) -> None:
     kept = load(KILLS)
-    recipes = kept["recipes"] | {recipe: found}
-    save(KILLS, {"recipes": recipes, "hardware": hardware(), "commit": commit()})
+    recipes = kept["recipes"] | {recipe: found | {"commit": commit()}}
+    save(KILLS, kept | {"recipes": recipes})
 
 
 def ranks_table() -> str:
@@ -41,13 +41,18 @@ def ranks_table() -> str:
         flags = ["yes" if case[flag] else "no" for flag in ("declared", "alike")]
         numbers = [f"{case[key]:.1e}" for key in ("distance", "moved")]
         rows.append([names, case["kind"], *flags, *numbers])
-    # most were measured at one commit, single methods at another
+    head = ["methods", "data", "declared exact", "ranks alike", "distance", "weights moved by"]
+    table = of_words(head, rows, "|---|---|---|---|---:|---:|")
+    return f"{table}\n\n{footer(kept['hardware'], measured_at)}"
+
+
+def footer(hardware: str, measured_at: dict[str, dict[str, None]]) -> str:
+    """Where and at which commits. measured_at: commit -> what was measured there; most of it at
+    one."""
     first, *others = sorted(measured_at, key=lambda name: -len(measured_at[name]))
     commits = [f"commit {first}"]
     commits += [f"{', '.join(measured_at[name])}: commit {name}" for name in others]
-    head = ["methods", "data", "declared exact", "ranks alike", "distance", "weights moved by"]
-    table = of_words(head, rows, "|---|---|---|---|---:|---:|")
-    return f"{table}\n\n{kept['hardware']}; {'; '.join(commits)}.\n"
+    return f"{hardware}; {'; '.join(commits)}.\n"
 
 
 def named(key: str) -> str:
@@ -62,14 +67,16 @@ def kills_table() -> str:
     head = ["recipe", "kills in all", *columns, "bit-identical"]
     rows = []
     phases: list[str] = []
+    measured_at: dict[str, dict[str, None]] = defaultdict(dict)
     for recipe, found in kept["recipes"].items():
+        measured_at[found.get("commit", kept["commit"])][f"`{recipe}`"] = None
         different = ", ".join(found["differing"])
         verdict = f"**no**: {different}" if different else "yes"
         rows.append([f"`{recipe}`", str(found["kills"]), *counts(found["phases"]), verdict])
         phases += found["phases"]
     rows.append(["all", str(len(phases)), *counts(phases), ""])
     table = of_words(head, rows, f"|---|{'---:|' * (len(PHASES) + 1)}---|")
-    return f"{table}\n\n{kept['hardware']}; commit {kept['commit']}.\n"
+    return f"{table}\n\n{footer(kept['hardware'], measured_at)}"
 
 
 def counts(phases: list[str]) -> list[str]:
