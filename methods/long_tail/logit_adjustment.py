@@ -32,7 +32,7 @@ class RunningPrior(nn.Module):
     @torch.no_grad()
     def update(self, probabilities: Tensor, momentum: float) -> None:
         batch = global_sum(probabilities.mean(0)) / world_size()
-        self.prior.lerp_(batch, 1.0 - momentum)
+        self.prior.lerp_(batch.to(self.prior.dtype), 1.0 - momentum)
 
 
 class LogitAdjustment(Method):

@@ -131,7 +131,7 @@ class NoisyStudent(Method):
             raise error.about(f"methods.{self.key}.teacher") from error
         for name, task in context.tasks.items():
             classes = task.classes if isinstance(task, ClassificationTask) else []
-            if predictor.classes.get(name) != list(classes):
+            if predictor.classes_by_task.get(name) != list(classes):
                 raise UserError(
                     f"methods.{self.key}.teacher: the classes of task '{name}' in "
                     f"'{self.teacher}' differ from those of the data"

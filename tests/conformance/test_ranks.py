@@ -49,8 +49,8 @@ def is_exact(key: str) -> bool:
 def limit(keys: tuple[str, ...], moved: float) -> float:
     """float32 keeps seven digits: weights that went further than 1 have coarser last places. Of
     several methods one enlarges what the other's sums have rounded, SAM's step along a normalised
-    gradient most of all."""
-    return TOLERANCE * max(1.0, moved) * (10 if len(keys) > 1 else 1)
+    gradient most of all: in double precision it is a hundredth of what it is here."""
+    return TOLERANCE * max(1.0, moved) * (20 if len(keys) > 1 else 1)
 
 
 def config_of(keys: tuple[str, ...], kind: str, world: int) -> DictConfig:

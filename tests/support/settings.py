@@ -114,6 +114,7 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("focal_loss", "class_losses"): ("binary losses", {"mode": "sigmoid"}),
     ("equalization_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
+    ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
 }
 
 # Points whose effect no watch can see: the reason, and what proves them in its place.

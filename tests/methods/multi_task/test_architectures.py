@@ -332,7 +332,9 @@ def test_there_is_no_single_representation(architecture):
 @pytest.mark.parametrize("weighting", [MGDA(), NashMTL(), PCGrad()], ids=lambda m: type(m).__name__)
 def test_gradients_do_not_meet_where_no_layer_is_shared(weighting):
     methods = {"sharing": HardSharing(split_stage=0), "weighting": weighting}
-    with pytest.raises(UserError, match=r"methods.weighting cannot meet .*split_stage=0.*raise it"):
+    with pytest.raises(
+        UserError, match=r"methods.weighting cannot be combined with .*split_stage=0.*raise it"
+    ):
         compose(methods, Environment("image", frozenset({"raw", "weak"})))
     methods["sharing"] = HardSharing(split_stage=1)
     assert set(compose(methods, Environment("image", frozenset({"raw", "weak"}))).methods) == {
