@@ -50,6 +50,8 @@ def find_target(path: str) -> Callable[..., Any]:
     """The object at a dotted path. Raises `UserError` where a module is missing or has no such
     name."""
     parts = path.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise UserError(f"cannot import '{path}': expected a dotted path, PACKAGE.MODULE.NAME")
     found: Any = None
     for size in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:size])

@@ -4,6 +4,7 @@ import pytest
 
 from foundation.errors import UserError
 from recipes.config.resolve import resolve_command
+from recipes.config.signatures import find_target
 
 LONGEST = 160
 CASES = {
@@ -39,3 +40,9 @@ def test_a_whole_number_may_be_written_with_an_exponent():
         resolve_command(["trainer.max_steps=1e3", "run_dir=unused"]).config.trainer.max_steps
         == 1000
     )
+
+
+@pytest.mark.parametrize("path", ["../elsewhere", ".a.b", "a..b", "a b.c", "", "a.b.", "1.x"])
+def test_a_target_that_is_no_dotted_path_is_refused(path):
+    with pytest.raises(UserError, match="expected a dotted path"):
+        find_target(path)
