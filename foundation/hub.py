@@ -1,7 +1,7 @@
 """Requests to the Hugging Face hub on a machine that does not reach it.
 
 The hub's client repeats each request for half a minute, and one model takes several requests. Where
-the host does not answer a first connection, the client is told to work offline: what is in its
+the host does not answer a first connection, the client is set to work offline: what is in its
 cache is read at once, and everything else fails at once.
 """
 

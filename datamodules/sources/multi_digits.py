@@ -83,7 +83,7 @@ class MultiDigits:
     second: set of the picture at the bottom right: `mnist` or `fashion_mnist`.
     form: `sener` (28×28, 60000 / 10000) or `pareto` (36×36, 120000 / 20000). `sener`: every picture
         once as the left one, the right one any; at (0, 0) and (6, 6) of 36×36 pixels, then 28×28 by
-        nearest neighbour. `pareto`: twice, with a right one of another class where both are from
+        nearest neighbor. `pareto`: twice, with a right one of another class where both are from
         one set; each moved by up to 4 pixels, at (0 … 4)² and (4 … 8)².
     tasks: heads: `left`, `right` or both.
     """

@@ -79,7 +79,7 @@ class Histogram(MetricLoss):
 
     It has no margin and no threshold; only the overlap of both distributions counts, and all pairs
     of the batch are compared with all. A pair counts at the two nodes around it, so its gradient is
-    their difference: 0 where a node and its neighbour are equal, so batches should be large (paper:
+    their difference: 0 where a node and its neighbor are equal, so batches should be large (paper:
     128 and more). Nodes are at both ends, -1 and 1, in steps of 2 / (R - 1), as in the paper; in
     steps of 2 / R what lies beyond the outermost would be lost. Histograms are those of the global
     batch.

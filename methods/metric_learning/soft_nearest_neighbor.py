@@ -1,4 +1,4 @@
-"""Soft nearest neighbour loss. Salakhutdinov and Hinton, Learning a nonlinear embedding by
+"""Soft nearest neighbor loss. Salakhutdinov and Hinton, Learning a nonlinear embedding by
 preserving class neighbourhood structure, AISTATS 2007; Frosst, Papernot and Hinton, Analyzing and
 improving representations with the soft nearest neighbor loss, ICML 2019, arXiv 1902.01889."""
 
@@ -59,7 +59,7 @@ class Rate(nn.Module):
 
 class SoftNearestNeighbor(MetricLoss):
     """L = -mean over anchors of log( Σ_P e^{-D²/τ} / Σ_{k≠i} e^{-D²/τ} ): the probability that a
-    random neighbour is of another class.
+    random neighbor is of another class.
 
     The mean is over anchors with a positive, as those without would cost an infinity. With K = 2
     it is the softmax loss of a pair among all others. On unit vectors 1 - cos is D²/2, so τ on
@@ -67,7 +67,7 @@ class SoftNearestNeighbor(MetricLoss):
     maximise it there; here it is minimised. Logged if learnt: `temperature`.
 
     temperature: τ, above 0; 0.5 (ours), for squared distances of unit vectors in [0, 4]; smaller
-        looks at nearer neighbours.
+        looks at nearer neighbors.
     learnable: learn log(1/τ) from there on (Frosst et al.); false.
     weight: factor of the loss, at least 0; 1.
     dim: width of the embedding; 128.

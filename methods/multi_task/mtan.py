@@ -111,7 +111,7 @@ class Attended(nn.Module):
             last = self.channels_second(output)
             attended.update(self.attentions[j](early[j], last, attended))
             if j + 1 < len(self.stages):
-                return None  # the trunk goes on with its own output
+                return None  # the trunk keeps its own output
             return self.as_trunk_has_it(torch.cat(list(attended.values())))
 
         with ExitStack() as hooks:

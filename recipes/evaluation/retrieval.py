@@ -109,7 +109,7 @@ class Retrieval(Probe):
     arXiv 2003.08505).
 
     Every sample of the part is a query against all others: excluded is itself, by its index, and no
-    duplicate of it. Neighbours come by cosine, equal ones by the smaller index. Recall@K is the
+    duplicate of it. Neighbors come by cosine, equal ones by the smaller index. Recall@K is the
     share of queries with one of their class among the first K. Samples without a label take no
     part.
 

@@ -39,7 +39,7 @@ class Termination:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Afterwards SIGTERM has the handler that it had before; a run that was told to end keeps
+        """Afterwards SIGTERM has the handler that it had before; a run that got the signal keeps
         this one, since a second signal must not cut its end short. A request that nobody has
         looked at ends the run here."""
         before = signal.getsignal(signal.SIGTERM)

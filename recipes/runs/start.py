@@ -99,7 +99,7 @@ def follow_first_rank() -> int:
 
 
 def settle_folder(spec: "RunSpec") -> "Settled":
-    """The run's folder and what it resumes. Further ranks are told by the first."""
+    """The run's folder and what it resumes. Further ranks get both from the first."""
     from recipes.runs.run_folder import Settled, released, settle_place
 
     if further_rank() and RUN in os.environ:

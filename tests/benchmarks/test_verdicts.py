@@ -24,7 +24,7 @@ def test_an_interval_of_the_median(count, left_out):
         ([0.9, 0.95, 1.2], True),
         ([0.9, 1.01, 1.02], None),
         ([1.01, 1.02, 1.03], False),
-        ([0.99, 1.0004, 1.1], True),  # 1.000 as it is told
+        ([0.99, 1.0004, 1.1], True),  # printed as 1.000
     ],
 )
 def test_verdicts(values, met):

@@ -7,7 +7,7 @@ from tests.commands.test_resume import same, weights
 from tests.commands.test_several_ranks import RUN, far, finish, kill_after, start
 from tests.support.command import QUIET, read_metrics, roux
 
-# what RUN of several ranks says of its data and method is said again, and the last word holds
+# data and method of RUN are given again: the last choice counts
 SUPERVISED = (
     "recipe=supervised",
     "data.labels_per_class=null",

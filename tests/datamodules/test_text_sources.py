@@ -27,7 +27,7 @@ def small():
 
 
 # -- docstrings ------------------------------------------------------------------------------------
-def test_docstrings_are_english_labelled_and_the_same_every_time(small):
+def test_docstrings_are_english_labeled_and_the_same_every_time(small):
     one, two = small.load(None), small.load(None)
     assert one.train.texts == two.train.texts and one.test.texts == two.test.texts
     assert one.train.classes == {"label": SMALL} and small.info().tasks == {"label": 3}

@@ -12,7 +12,7 @@ from foundation.exit_codes import ProcessLost, Terminated, exit_code
 from tests.support.command import REPOSITORY
 
 TERMINATED_LINE = "terminated: the same command with resume=auto continues\n"
-# the command is told to end in the import of what it needs first
+# the command gets the signal in the import of what it needs first
 IN_AN_IMPORT = """
 import os, runpy, signal, sys
 class Told:

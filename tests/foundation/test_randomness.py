@@ -164,7 +164,7 @@ def test_draws_of_samples_have_the_moments_of_their_distribution():
     assert whole.unique().tolist() == [-2, -1, 0, 1, 2] and float(
         whole.float().mean()
     ) == pytest.approx(0, abs=0.02)
-    # neither neighbours in a row nor neighbouring samples are alike
+    # neither neighbors in a row nor neighboring samples are alike
     for a, b in ((normal[:, 1:], normal[:, :-1]), (normal[1:], normal[:-1])):
         assert abs(float((a * b).mean())) < 0.02
     assert not torch.equal(uniform[:, :5], draw.uniform(5))

@@ -189,7 +189,7 @@ def test_gradnorm(libmtl, alpha, seed):
 
 
 def test_delta_m(libmtl):
-    """Per task, in percent; theirs is a fraction and says of a metric with 1 that higher is
+    """Per task, in percent; theirs is a fraction, with 1 for a metric of which higher is
     better."""
     alone = {
         "segmentation": {"iou": 0.383, "accuracy": 0.6376},

@@ -232,11 +232,11 @@ def test_measures_of_retrieval():
         "r_precision": "r_precision",
         "mean_average_precision_at_r": "map@r",
     }
-    neighbours = theirs(
+    neighbors = theirs(
         "utils.inference", "CustomKNN", distance=theirs("distances", "CosineSimilarity")
     )
     peer = theirs(
-        "utils.accuracy_calculator", "AccuracyCalculator", include=tuple(names), knn_func=neighbours
+        "utils.accuracy_calculator", "AccuracyCalculator", include=tuple(names), knn_func=neighbors
     )
     x, labels = sample(4, rows=90)
     ours = measured(x, labels)

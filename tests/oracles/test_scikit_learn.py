@@ -35,7 +35,7 @@ def test_the_optimum_of_a_linear_probe_is_that_of_logistic_regression():
         found.double().numpy(), y.numpy()
     )
     np.testing.assert_allclose(head.weight.detach().numpy(), oracle.coef_, atol=2e-3)
-    # and our loss has no gradient where theirs ends; biases are told up to a common shift
+    # and our loss has no gradient where theirs ends; biases are equal up to a common shift
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(oracle.coef_))
         head.bias.copy_(torch.from_numpy(oracle.intercept_))

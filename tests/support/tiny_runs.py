@@ -68,7 +68,7 @@ def _documented(module: Any) -> Iterator[str]:
 
 @cache
 def text_file() -> str:
-    """A csv of short real texts: docstrings of the standard library, labelled with their module and
+    """A csv of short real texts: docstrings of the standard library, labeled with their module and
     length."""
     path = Path(scratch().name) / "docstrings.csv"
     with path.open("w", newline="", encoding="utf-8") as file:

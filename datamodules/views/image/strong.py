@@ -20,7 +20,7 @@ class Strong:
     """Weak view, then `n` operations drawn from the pool with replacement, each applied with
     `probability`, then Cutout.
 
-    Every operation equals Pillow's on uint8 pixels, nearest neighbour where it resamples. We differ
+    Every operation equals Pillow's on uint8 pixels, nearest neighbor where it resamples. We differ
     from the authors' code in three points: consecutive geometric operations are one resampling;
     what comes in from outside is grey at once, where theirs is black for the operations that follow
     and grey at the end; a box of odd side keeps its side. The forms of RandAugment whose magnitude

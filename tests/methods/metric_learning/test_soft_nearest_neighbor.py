@@ -28,7 +28,7 @@ def test_with_two_samples_a_class_it_is_the_softmax_of_the_pair():
     torch.testing.assert_close(of(SoftNearestNeighbor(), x, labels), expected)
 
 
-def test_a_low_temperature_looks_at_the_nearest_neighbour_alone():
+def test_a_low_temperature_looks_at_the_nearest_neighbor_alone():
     """Of the first five at 0, 20, 70, 50 and 110 degrees: a loss where the nearest is of another
     class."""
     labels = torch.tensor([0, 0, 1, 1, 2])

@@ -272,7 +272,7 @@ def drawn(length: int | None, rank: int = 0, world: int = 1, rows: int = 4) -> t
     )
 
 
-def test_noise_depends_neither_on_ranks_nor_on_how_long_the_neighbours_are():
+def test_noise_depends_neither_on_ranks_nor_on_how_long_the_neighbors_are():
     assert torch.equal(drawn(19)[:, :11], drawn(11))
     assert torch.equal(torch.cat([drawn(19, r, 2, 2)[:, :9] for r in range(2)]), drawn(9))
     assert torch.equal(torch.cat([drawn(None, r, 2, 2) for r in range(2)]), drawn(None))

@@ -121,7 +121,7 @@ def test_ranking_equals_a_stable_sort(depth, levels):
 @pytest.mark.parametrize("levels", [2, 100_000])
 @pytest.mark.parametrize("depth", [1, 9, 40])
 @pytest.mark.parametrize("wanted", [slice(0, 61), slice(7, 30), slice(60, 61)])
-def test_neighbours_by_tiles_equal_a_stable_sort(depth, wanted, levels, monkeypatch):
+def test_neighbors_by_tiles_equal_a_stable_sort(depth, wanted, levels, monkeypatch):
     """Of two levels most similarities have equals, within tiles and across them."""
     monkeypatch.setattr(recipes.services.neighbors, "BLOCK", 130)
     x = torch.randint(levels, (61, 3), generator=torch.Generator().manual_seed(depth)).double()

@@ -1,4 +1,4 @@
-"""The folder a run writes and the checkpoint it resumes: good ones pass, each bad one is told in a
+"""The folder a run writes and the checkpoint it resumes: good ones pass, each bad one is one
 line."""
 
 import errno

@@ -24,7 +24,7 @@ from recipes.sweeps.record import Job, read_job, write_job
 
 @pytest.fixture
 def spawned(monkeypatch):
-    """Processes that end with the codes given, and what they were told."""
+    """Processes that end with the codes given, and the signals they got."""
     calls, codes = [], []
 
     def spawn(arguments, log, lock):
