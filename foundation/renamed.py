@@ -31,13 +31,16 @@ def older_arguments(**names: str) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         owner = function.__qualname__.removesuffix(".__init__")
+        older = names.keys()
 
         @functools.wraps(function)
         def call(*args: Any, **arguments: Any) -> Any:
-            for old in [name for name in arguments if name in names]:
-                new = names[old]
-                print_once(f"{calling_module(1)}: {owner}({old}=…) is now {owner}({new}=…)")
-                arguments[new] = arguments.pop(old)
+            # several times in every step, nearly always without an older name
+            if not older.isdisjoint(arguments):
+                for old in [name for name in arguments if name in names]:
+                    new = names[old]
+                    print_once(f"{calling_module(1)}: {owner}({old}=…) is now {owner}({new}=…)")
+                    arguments[new] = arguments.pop(old)
             return function(*args, **arguments)
 
         return call  # type: ignore[return-value]

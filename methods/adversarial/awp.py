@@ -18,11 +18,11 @@ from recipes.contract import Closure, Context, Declaration, Method
 def perturbation(weights: list[Tensor], gradients: list[Tensor], gamma: float) -> list[Tensor]:
     """v = γ ‖w‖ g / ‖g‖, layer by layer; zero where the gradient or the weight is zero."""
     weight_norms = torch._foreach_norm(weights)
-    largest = torch._foreach_norm(gradients, torch.inf)
-    scaled = [g / nonzero(size) for g, size in zip(gradients, largest, strict=True)]
-    norms = torch._foreach_norm(scaled)
-    factors = [gamma * w / nonzero(g) for w, g in zip(weight_norms, norms, strict=True)]
-    torch._foreach_mul_(scaled, factors)
+    largest = torch.stack(torch._foreach_norm(gradients, torch.inf))
+    scaled = list(torch._foreach_div(gradients, nonzero(largest).unbind()))
+    norms = torch.stack(torch._foreach_norm(scaled))
+    factors = gamma * torch.stack(weight_norms) / nonzero(norms)
+    torch._foreach_mul_(scaled, factors.unbind())
     return scaled
 
 

@@ -26,7 +26,7 @@ def ascent(
     scales = [w.abs() for w in weights] if adaptive else []
     scaled = _products(scales, gradients) if adaptive else gradients
     largest = torch.stack(torch._foreach_norm(scaled, torch.inf)).amax()
-    scaled = [s / nonzero(largest) for s in scaled]
+    scaled = list(torch._foreach_div(scaled, nonzero(largest)))
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(scaled)))
     factor = rho / nonzero(norm)
     steps = _products(scales, scaled) if adaptive else scaled
