@@ -145,13 +145,19 @@ def test_a_truncated_jpeg_is_found_before_training(tmp_path, part):
             ImageFolder(size=8, check="evaluation").load(tmp_path / "set")
 
 
-def test_unchanged_pictures_are_decoded_once(tmp_path, monkeypatch):
-    paths = [str(noise(tmp_path / f"{number}.png")) for number in range(3)]
+def count_decoded(monkeypatch):
+    """The paths that are decoded from now on."""
     decoded = []
     original = pictures.read_picture
     monkeypatch.setattr(
         pictures, "read_picture", lambda path, *rest: decoded.append(path) or original(path, *rest)
     )
+    return decoded
+
+
+def test_unchanged_pictures_are_decoded_once(tmp_path, monkeypatch):
+    paths = [str(noise(tmp_path / f"{number}.png")) for number in range(3)]
+    decoded = count_decoded(monkeypatch)
     for _ in range(2):
         check_pictures(paths, SIZE, "L")
     assert sorted(decoded) == paths
@@ -163,7 +169,11 @@ def test_unchanged_pictures_are_decoded_once(tmp_path, monkeypatch):
 def test_a_check_without_a_cache_folder_checks_each_time(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    check_pictures([str(noise(tmp_path / "a.png"))], SIZE, "L")
+    path = str(noise(tmp_path / "a.png"))
+    decoded = count_decoded(monkeypatch)
+    for _ in range(2):
+        check_pictures([path], SIZE, "L")
+    assert decoded == [path, path]
 
 
 @pytest.mark.parametrize(
