@@ -12,6 +12,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from foundation.errors import UserError, raise_all
+from foundation.exit_codes import print_errors
 from recipes.config.messages import not_an_override
 from recipes.config.overrides import hydra_at, loader
 from recipes.config.resolve import resolve_command
@@ -30,14 +31,21 @@ FULL_CHECK = 48
 
 def check_jobs(jobs: Sequence[Sequence[str]], root: Path) -> tuple[list[RunSpec], list[str]]:
     """The specs of all jobs and the metrics that judge them. Validates each, the first included,
-    and whether its methods may meet. Raises `ConfigErrors`."""
+    and whether its methods may meet. Wrong names of a job are told before seconds of imports.
+    Raises `ConfigErrors`."""
     specs: list[RunSpec] = []
     monitors: list[str] = []
     errors: list[UserError] = []
     lines: list[str] = []
+    told: set[str] = set()
+
+    def tell(config: DictConfig, found: list[UserError]) -> None:
+        print_errors([error for error in found if str(error) not in told])
+        told.update(map(str, found))
+
     for job in jobs:
         try:
-            command = resolve_command(job, root)
+            command = resolve_command(job, root, tell)
             spec = RunSpec(command.config, tuple(job))
             monitors.append(check_job(spec))
         except UserError as refusal:

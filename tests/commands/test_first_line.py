@@ -5,6 +5,7 @@ import sys
 
 from foundation.errors import ConfigErrors, UserError
 from foundation.exit_codes import USER_MISTAKE, exit_code
+from recipes.cli.main import main
 from recipes.runs.start import ready
 from tests.support.command import REPOSITORY
 
@@ -44,6 +45,25 @@ def test_wrong_names_are_told_before_torch_is_imported():
         "peft=loar",
         "data=digit",
         "optimizer.lrr",
+    ]
+
+
+def test_wrong_names_in_a_sweep_are_told_before_torch_is_imported():
+    said = said_before_torch("-m", "seed=1,2", "optimizer.lrr=3", "peft=loar")
+    assert [line.split(":")[1].strip() for line in said.splitlines()] == [
+        "peft=loar",
+        "optimizer.lrr",
+    ]
+
+
+def test_every_mistake_of_a_sweep_is_printed_once(capsys):
+    command = ["-m", "optimizer.lrr=3", "trainer.max_steps=-2", "seed=1,2", "recipe=uda,fixmathc"]
+    assert main(command) == USER_MISTAKE
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[1].strip() for line in lines] == [
+        "optimizer.lrr",
+        "recipe=fixmathc",
+        "trainer.max_steps",
     ]
 
 
