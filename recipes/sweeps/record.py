@@ -1,16 +1,20 @@
 """The record of one job: `job.json` in its folder, written when the sweep assigns a number and
 updated until the job ends."""
 
-import json
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foundation.files import write_json
+from pydantic import TypeAdapter, ValidationError
+
+from foundation.errors import UserError
+from foundation.files import os_reason, write_json
 from recipes.config.keys import key_of, value_of
 from recipes.config.renamed import renamed_override
 from recipes.config.stage_keys import stage_keys_from_hydra
+from recipes.runs.folder_files import kind_of, misfit
 
 NAME = "job.json"
 # States: waiting (has a number), running (started, no end recorded), stopped (Ctrl-C or SIGTERM),
@@ -70,13 +74,27 @@ class Job:
 
 
 def read_job(folder: Path) -> Job | None:
-    """The job of a folder; None where there is none. Entries of another version are ignored."""
-    try:
-        entries = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    """The job of a folder; None where there is none. Entries of another version are ignored.
+
+    Raises `UserError` for a file that holds something else: the jobs of a sweep are numbered by
+    these files, and what one of them has done must not be forgotten silently."""
+    path = folder / NAME
+    if not os.path.lexists(path):
         return None
-    known = {entry.name for entry in fields(Job)}
-    return Job(**{name: value for name, value in entries.items() if name in known})
+    try:
+        if not path.is_file():
+            raise damaged(path, f"is {kind_of(path)}")
+        return TypeAdapter(Job).validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        is_json = error.errors()[0]["type"] != "json_invalid"
+        raise damaged(path, f"is {misfit(error) if is_json else 'not JSON'}") from error
+    except OSError as error:
+        raise damaged(path, f"cannot be read ({os_reason(error)})") from error
+
+
+def damaged(path: Path, problem: str) -> UserError:
+    remedy = f"move '{path.parent}' away and repeat the command, which runs its job again"
+    return UserError("hydra.sweep.dir", f"'{path}' {problem}", f"expected a job's record: {remedy}")
 
 
 def write_job(folder: Path, job: Job) -> None:

@@ -5,6 +5,7 @@ Repeating a command resumes its search: unfinished trials of a killed search are
 ones are repeated, and `n_trials` counts all completed trials."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from foundation.errors import UserError, first_line
+from foundation.files import os_reason
+from recipes.runs.folder_files import kind_of
 from recipes.sweeps.grid import RouxSweeper
 from recipes.sweeps.record import Job, jobs_of
 
@@ -164,13 +167,18 @@ class OptunaSweeper(RouxSweeper):
         except ImportError as error:
             raise UserError(INSTALL) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            storage=open_storage(self.address()),
-            study_name=self.study_name,
-            direction=self.direction,
-            load_if_exists=True,
-            pruner=make_pruner(self.pruner, self.pruner_options),
-        )
+        pruner = make_pruner(self.pruner, self.pruner_options)
+        storage = open_storage(self.address())
+        try:
+            study = optuna.create_study(
+                storage=storage,
+                study_name=self.study_name,
+                direction=self.direction,
+                load_if_exists=True,
+                pruner=pruner,
+            )
+        except Exception as error:  # whatever Optuna makes of a journal that holds something else
+            raise no_storage(self.address(), f"holds no trials ({first_line(error)})") from error
         study.sampler = self.make_sampler(len(study.get_trials(deepcopy=False)))
         if study.direction.name.lower() != self.direction:
             problem = f"its direction is {study.direction.name.lower()}, not {self.direction}"
@@ -187,12 +195,22 @@ def open_storage(address: str) -> Any:
         try:
             return RDBStorage(address)
         except Exception as error:  # SQLAlchemy's errors and those of its drivers
-            key = f"hydra.sweeper.storage={address}"
-            remedy = "expected sqlite:///FILE or a file"
-            raise UserError(key, first_line(error), remedy) from error
+            raise no_storage(address, first_line(error)) from error
     path = Path(address).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
+    if os.path.lexists(path) and not path.is_file():
+        raise no_storage(address, f"is {kind_of(path)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(path)))
+    except OSError as error:
+        raise no_storage(address, f"cannot be written ({os_reason(error)})") from error
+    except Exception as error:  # whatever Optuna makes of a journal that holds something else
+        raise no_storage(address, f"holds no trials ({first_line(error)})") from error
+
+
+def no_storage(address: str, problem: str) -> UserError:
+    remedy = "expected sqlite:///FILE, or the file of a search, a new one where it is not there"
+    return UserError(f"hydra.sweeper.storage={address}", problem, remedy)
 
 
 def make_pruner(name: str, options: dict[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """The search: its space, its trials over a stand-in for the engine, restart, and pruning."""
 
 import math
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ optuna = pytest.importorskip("optuna")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
 from recipes.sweeps.pruning import PruningCallback  # noqa: E402
-from recipes.sweeps.search import open_storage  # noqa: E402
+from recipes.sweeps.search import OptunaSweeper, open_storage  # noqa: E402
 from recipes.sweeps.space import read_space  # noqa: E402
 
 SEARCH = ["-m", "hydra/sweeper=roux_optuna", "run_dir=search"]
@@ -55,6 +56,25 @@ def test_a_trial_is_run_for_every_seed():
 def test_what_cannot_be_searched(override):
     with pytest.raises(UserError):
         space(override)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[1]\n[2]\n", b"half {\n{}\n", b"\x80\x04.\n\n", b'{"op_code": 99}\n{}\n', "", "fifo"],
+)
+def test_a_journal_that_holds_something_else_is_one_line(tmp_path, content):
+    path = tmp_path / "journal"
+    if content == "":
+        path.mkdir()
+    elif content == "fifo":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    sweeper = OptunaSweeper(storage=str(path))
+    sweeper.folder = tmp_path
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.storage") as caught:
+        sweeper.open()
+    assert "\n" not in str(caught.value)
 
 
 def peak(config):
