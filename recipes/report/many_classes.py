@@ -2,14 +2,13 @@
 worst and the best classes as a table."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recipes.report.matrices import vertical_bars
 from recipes.report.record import RunRecord
-from recipes.report.style import percent, short, styled
+from recipes.report.style import name_html, percent, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +70,7 @@ def many_classes_html(record: RunRecord, task: str, names: Sequence[str]) -> str
     def row(c: int) -> str:
         training = f'<td class="n">{labels[c]:,}</td>' if labels else ""
         return (
-            f"<tr><td>{escape(short(names[c], 40))}</td>"
+            f"<tr><td>{name_html(names[c])}</td>"
             f'<td class="n">{percent(correct[c] / samples[c])}</td>'
             f'<td class="n">{correct[c]:,} of {samples[c]:,}</td>'
             f'<td class="n">{predicted[c]:,}</td>{training}</tr>'

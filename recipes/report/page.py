@@ -29,7 +29,7 @@ from recipes.report.numbers import clock, headline, value_text
 from recipes.report.page_layout import Card, document, figure_card, header, lost_card, tile
 from recipes.report.page_views import gallery_html, views_html, views_note
 from recipes.report.record import RunRecord, matrix
-from recipes.report.style import percent, to_svg
+from recipes.report.style import name_html, percent, to_svg
 
 FOOTER = (
     "Written by Roux at the end of the run. All metrics are in metrics.csv and metrics.json in the "
@@ -131,7 +131,7 @@ def _facts(record: RunRecord) -> list[str]:
     if len(set(labels.values())) == 1:
         facts.append(f"<b>{next(iter(labels.values())):,}</b> labels")
     else:
-        facts += [f"<b>{total:,}</b> labels ({escape(task)})" for task, total in labels.items()]
+        facts += [f"<b>{total:,}</b> labels ({name_html(task)})" for task, total in labels.items()]
     if record.hardware:
         facts.append(escape(record.hardware))
     return facts
@@ -183,7 +183,7 @@ def _pairs_table(confusion: object, names: list[str]) -> str:
     if not pairs:
         return ""
     rows = "".join(
-        f"<tr><td>{escape(names[true])}</td><td>{escape(names[predicted])}</td>"
+        f"<tr><td>{name_html(names[true])}</td><td>{name_html(names[predicted])}</td>"
         f'<td class="n">{count}</td><td class="n">{percent(share)}</td></tr>'
         for true, predicted, count, share in pairs
     )

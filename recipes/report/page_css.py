@@ -57,7 +57,7 @@ table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-
 th { color: var(--muted); font-weight: 500; text-align: left; }
 th, td { padding: .32rem .5rem .32rem 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 tr:last-child td { border-bottom: 0; }
-td.n, th.n { text-align: right; white-space: nowrap; padding-right: 0; }
+td.n, th.n { text-align: right; white-space: nowrap; padding: .32rem 0 .32rem .8rem; }
 .bar { height: 6px; border-radius: 3px; background: var(--soft); overflow: hidden; min-width: 3rem; }
 .bar i { display: block; height: 100%; border-radius: 3px; background: var(--c1); }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .7rem; }

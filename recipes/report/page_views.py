@@ -9,6 +9,7 @@ from html import escape
 import numpy as np
 
 from recipes.report.record import Gallery, Sample, ViewRow, picture, png
+from recipes.report.style import name_html, short
 
 MOST = 12  # samples: full rows of two, three, four and six
 SIDE = 112  # pixels; larger images are scaled down
@@ -58,7 +59,7 @@ def _card(row: ViewRow, names: Sequence[str]) -> str:
 
 def _labels(row: ViewRow) -> str:
     if row.pseudo_label is None:
-        return "" if row.true is None else _truth(f"true: {escape(row.true)}")
+        return "" if row.true is None else _truth(f"true: {name_html(row.true)}")
     notes = [_verdict(row), STATES[row.kept]]
     truth = " · ".join(note for note in notes if note)
     sure = ""
@@ -68,7 +69,7 @@ def _labels(row: ViewRow) -> str:
         width = 100 * min(max(row.confidence, 0.0), 1.0)
         bar = f'<div class="bar"><i style="width:{width:.0f}%"></i></div>'
     return (
-        f'<div class="label"><b>{escape(row.pseudo_label)}</b><span>{sure}</span></div>'
+        f'<div class="label"><b>{name_html(row.pseudo_label)}</b><span>{sure}</span></div>'
         + bar
         + (_truth(truth) if truth else "")
     )
@@ -83,11 +84,11 @@ def _verdict(row: ViewRow) -> str:
         return ""
     if row.true == row.pseudo_label:
         return '<span class="right">✓</span> right'
-    return f'<span class="wrong">✗</span> true: {escape(str(row.true))}'
+    return f'<span class="wrong">✗</span> true: {name_html(row.true)}'
 
 
 def _images(row: ViewRow, names: Sequence[str]) -> str:
-    name = escape(row.pseudo_label or row.true or "sample", quote=True)
+    name = name_html(row.pseudo_label or row.true or "sample")
     titles = [escape(view_title(view), quote=True) for view in names]
     pictures = zip((np.asarray(row.weak), np.asarray(row.strong)), titles, strict=True)
     return (
@@ -157,9 +158,9 @@ def gallery_html(gallery: Gallery) -> str:
 def _sample(sample: Sample) -> str:
     mark = {True: '<span class="right">✓</span> ', False: '<span class="wrong">✗</span> ', None: ""}
     state = {True: " is-right", False: " is-wrong", None: ""}[sample.right]
-    caption = escape(sample.caption)
+    caption = escape(short(sample.caption, 60), quote=True)
     if isinstance(sample.view, str):
         body = f"<p>{escape(' '.join(_words(sample.view)))}</p>"
     else:
-        body = _image(np.asarray(sample.view), escape(sample.caption or "sample", quote=True))
+        body = _image(np.asarray(sample.view), caption or "sample")
     return f'<div class="view{state}">{body}<div class="truth">{mark[sample.right]}{caption}</div></div>'

@@ -9,9 +9,12 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
+
+from foundation.exit_codes import for_terminal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,9 +152,14 @@ def _theme(style: re.Match[str]) -> str:
 
 
 def short(text: str, length: int = 18) -> str:
-    """One line of at most `length` characters."""
-    text = " ".join(str(text).split())
+    r"""One line of at most `length` characters; what is not printable is an escape, `\x1b`."""
+    text = for_terminal(" ".join(str(text).split()))
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def name_html(name: str) -> str:
+    """The name of a class, a file or a sample as HTML: short and on one line, whoever gave it."""
+    return escape(short(name, 40), quote=True)
 
 
 def percent(value: float, digits: int = 1) -> str:

@@ -137,6 +137,21 @@ def test_everything_is_escaped(kind):
     assert EVIL in reader.headings[0]
 
 
+def test_long_names_are_cut_and_what_does_not_print_is_an_escape():
+    names = ["x" * 200, "\x1b[31mred", "a\u202eb", "new\nline"]
+    view = np.zeros((4, 4, 3), np.uint8)
+    record = dataclasses.replace(
+        digits_record(),
+        classes={"label": names},
+        train_counts={"label": [1, 2, 3, 4]},
+        confusion={"label": [[1, 4, 3, 2], [2, 1, 0, 0], [1, 0, 1, 3], [0, 2, 0, 1]]},
+        views=[ViewRow("image", view, view, names[0], 0.5, names[1], True)],
+    )
+    html = page_html(record)
+    assert "x" * 41 not in html and "x" * 39 + "…" in html
+    assert "\x1b" not in html and "\u202e" not in html and "\\x1b[31mred" in html
+
+
 def test_changed_words_are_marked():
     record = RunRecord(
         "t",
