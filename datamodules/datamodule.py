@@ -1,6 +1,7 @@
 """The data of a run: streams for training, parts for evaluation, and views."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from datamodules.samplers import MakeOrder, Order, ShuffledPasses, StepSampler
 from datamodules.source import DataInfo, Loader, Splits, TextPreparation
 from datamodules.splits import SplitSettings, class_counts, split_training
 from datamodules.streams import Part, StepDataset, StepLoader
+from datamodules.unlabeled import count_unlabeled, with_unlabeled
 from datamodules.views.named import named_view
 from foundation.errors import UserError, nearest
 from foundation.randomness import Draw
@@ -62,6 +64,10 @@ class StreamDataModule(PartLoaders):
     views: views by name, without a trailing digit; null takes a view away.
     text: for texts: the tokenizer's settings; null: images. A function of the set's parts that
         numbers their words and gives the codec.
+    unlabeled: folder of pictures or file of texts without labels, or a list of them; null: none.
+        Pictures at any depth, whatever their folders are called; a csv, tsv, jsonl (column of the
+        texts as in the set) or a txt with a text a line. They are training samples, for methods
+        that use unlabeled data.
     """
 
     def __init__(
@@ -85,10 +91,12 @@ class StreamDataModule(PartLoaders):
         device_memory: Literal["auto"] | Weight = "auto",
         views: dict[str, Any] | None = None,
         text: TextPreparation | None = None,
+        unlabeled: str | list[str] | None = None,
     ):
         super().__init__(eval_batch_size, num_workers, device_memory)
         self.source = source
         self.root = root
+        self.unlabeled = [unlabeled] if isinstance(unlabeled, str) else list(unlabeled or [])
         self.batch_size = batch_size
         self.unlabeled_ratio = unlabeled_ratio
         self.split_settings = SplitSettings(
@@ -144,16 +152,22 @@ class StreamDataModule(PartLoaders):
         preview = getattr(self.source, "preview", None)
         if preview is not None:
             self.info = preview(self.root)
+        further = count_unlabeled(self.unlabeled, self.info)
+        self.info = replace(self.info, unlabeled=self.info.unlabeled + further)
 
     # -- reading and cutting -----------------------------------------------------------------------
     def prepare_data(self) -> None:
         # Lightning calls this on one process per machine before all others, so only one downloads
-        self._splits = self._splits or load_checked(self.source, self.root)
+        self._splits = self._splits or self._load()
+
+    def _load(self) -> Splits:
+        splits = load_checked(self.source, self.root)
+        return with_unlabeled(splits, self.unlabeled, self.info, self.source)
 
     def setup(self, stage: str | None = None) -> None:
         if self.parts:
             return
-        self._splits = splits = self._splits or load_checked(self.source, self.root)
+        self._splits = splits = self._splits or self._load()
         train = splits.train
         self._fit_text(splits)
         self.classes = dict(train.classes)

@@ -9,7 +9,9 @@ from pytorch_lightning import LightningDataModule
 from datamodules.fingerprint import Fingerprint, fingerprint_of
 from datamodules.samplers import ShareSampler
 from datamodules.source import Splits
+from datamodules.splits import count_without_label
 from datamodules.streams import BatchLoader, Part, PartDataset, PlacedPart, Places, moved
+from datamodules.unlabeled import shared_with_test
 
 
 class PartLoaders(LightningDataModule):
@@ -41,6 +43,15 @@ class PartLoaders(LightningDataModule):
     def has_missing(self, task: str) -> bool:
         """Whether some labeled samples have no label (-1) for this task."""
         return bool((self.parts["labeled"].targets[task] < 0).any())
+
+    @property
+    def without_label(self) -> int:
+        """Training samples that have no label at all, after setup."""
+        return count_without_label(self.parts["unlabeled"].targets) if self.parts else 0
+
+    def shared_with_test(self) -> tuple[int, str]:
+        """How many training samples are in the test part as well, and the first; after setup."""
+        return shared_with_test(self.splits) if self.parts else (0, "")
 
     # -- to tell one set from another --------------------------------------------------------------
     @property

@@ -22,7 +22,9 @@ class DataInfo:
 
     tasks: number of classes by task, None if it is known only after reading.
     shape: (C, H, W) of an image, None for text.
-    train_size: training samples before anything is held out, None if known only after reading.
+    train_size: labeled training samples before anything is held out, None if known only after
+        reading.
+    unlabeled: further training samples, without a label, as far as it is known.
     disjoint: evaluation has other classes than training, so that heads cannot be evaluated, only
         retrieval.
     """
@@ -31,6 +33,7 @@ class DataInfo:
     tasks: dict[str, int | None]
     shape: tuple[int, int, int] | None = None
     train_size: int | None = None
+    unlabeled: int = 0
     disjoint: bool = False
 
 

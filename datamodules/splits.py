@@ -10,7 +10,7 @@ not change the others:
 The test part is never touched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +28,11 @@ def class_counts(labels: Tensor, classes: int) -> Tensor:
     """int64 [classes]: how often each label occurs in `labels` [N]; -1 (no label) is not
     counted."""
     return torch.bincount(labels[labels >= 0], minlength=classes)
+
+
+def count_without_label(targets: Mapping[str, Tensor]) -> int:
+    """Samples that have a label for no task. targets: int64 [N] by task."""
+    return int(torch.stack([values < 0 for values in targets.values()]).all(0).sum())
 
 
 def class_members(labels: Tensor) -> list[Tensor]:

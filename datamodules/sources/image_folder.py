@@ -5,23 +5,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from datamodules.names import is_unicode, printable
-from datamodules.source import DataInfo, Kind, Source, Splits
-from datamodules.sources.files import (
-    check_regular,
-    ends_of,
-    entries,
-    file_size,
-    files_below,
-)
-from datamodules.sources.pictures import ENDINGS, check_pictures, read_picture
+from datamodules.source import DataInfo, Source, Splits
+from datamodules.sources.files import check_regular, entries, files_below
+from datamodules.sources.folder_source import FolderSource
+from datamodules.sources.pictures import ENDINGS, check_pictures
 from datamodules.sources.standard import existing_folder
 from datamodules.splits import class_counts, take_per_class, validation_counts
 from foundation.errors import UserError, nearest
@@ -29,7 +23,6 @@ from foundation.randomness import generator
 from foundation.types import Count
 
 Check = Literal["all", "evaluation", "none"]
-SIGNED_FILES = 1000  # files of a set whose contents are part of its fingerprint
 # Names of the folders of a divided set, in any case -> the part.
 PARTS = {
     "train": "train",
@@ -41,68 +34,7 @@ PARTS = {
     "validation": "val",
     "dev": "val",
 }
-
-
-class FolderSource(Source):
-    """Image files, decoded when fetched: scaled to cover size × size (bicubic), center-cropped.
-
-    root: folder from which the files are named in a fingerprint; the same set may be moved.
-    """
-
-    kind: ClassVar[Kind] = "image"
-    workers: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        labels: Tensor,
-        names: Sequence[str],
-        size: int,
-        channels: int,
-        root: Path | None = None,
-    ):
-        # one array instead of a list of strings: touching reference counts of a list would copy
-        # its memory pages in every worker process
-        self.paths = np.array([str(path) for path in paths])
-        self.targets = {"label": labels}
-        self.classes = {"label": list(names)}
-        self.size = size
-        self.mode = "RGB" if channels == 3 else "L"
-        self.root = f"{root}/" if root is not None else ""
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def decode(self, path: str) -> Tensor:
-        """uint8 [C, size, size] of one file."""
-        try:
-            return read_picture(path, (self.size, self.size), self.mode)
-        except UserError:
-            if Path(path).exists():
-                raise
-            raise UserError(
-                f"{printable(path)}: no longer exists; restore the file, then resume with "
-                "resume=auto"
-            ) from None
-
-    def fetch(self, indices: Tensor) -> Tensor:
-        if not len(indices):
-            return torch.zeros(
-                0, 3 if self.mode == "RGB" else 1, self.size, self.size, dtype=torch.uint8
-            )
-        return torch.stack([self.decode(path) for path in self.paths[indices.numpy()]])
-
-    def signature(self, rows: slice) -> bytes:
-        """Names and sizes of the files, and the contents of up to `SIGNED_FILES` of the set."""
-        paths = self.paths[rows].tolist()
-        every = -(-len(self.paths) // SIGNED_FILES)
-        names = [path.removeprefix(self.root) for path in paths]
-        sizes = [file_size(path) for path in paths]
-        entries = "\0".join([*names, *map(str, sizes)]).encode("utf-8", "surrogateescape")
-        return b"\0".join([entries, *map(ends_of, paths[::every])])
-
-    def name_of(self, row: int) -> str:
-        return str(self.paths[row]).removeprefix(self.root)
+UNLABELED = ("unlabeled", "unlabelled")  # names of the folder without classes, in any case
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -163,11 +95,32 @@ def part_folders(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+def unlabeled_folders(folder: Path) -> list[Path]:
+    """The subfolders whose pictures, at any depth, have no labels."""
+    found = [path for path in entries(folder) if path.name.lower() in UNLABELED]
+    return [path for path in found if path.is_dir()]
+
+
+def unlabeled_pictures(folders: Sequence[Path]) -> list[Path]:
+    """All pictures below these folders. Raises UserError for one that has none."""
+    paths: list[Path] = []
+    for folder in folders:
+        found = files_below(folder, ENDINGS)
+        if not found:
+            problem = f"no pictures ({', '.join(sorted(ENDINGS))}) in it or in its folders"
+            raise UserError(printable(str(folder)), problem, "add some, or remove the folder")
+        for path in found:
+            check_regular(path)
+        paths += found
+    return paths
+
+
 class ImageFolder:
     """Pictures of one's own in a folder for each class.
 
     `root` with folders `train` and `test` (and `val`, if there is one) keeps their division; so do
-    `Train` and `Test`, or `training` and `testing`. Links are followed. Hidden files and folders
+    `Train` and `Test`, or `training` and `testing`. Pictures below a folder `unlabeled` in `root`,
+    at any depth, are training samples without a label. Links are followed. Hidden files and folders
     (`.ipynb_checkpoints`, `._x.png`, `__MACOSX`) are left out. 16-bit pictures and floats in [0, 1]
     are scaled to 8 bits, transparent pixels are white.
 
@@ -198,8 +151,12 @@ class ImageFolder:
     def preview(self, root: str | Path | None = None) -> DataInfo:
         """What the listing of the folders tells; no picture is opened."""
         train = self._listed(root).train
+        unlabeled = int((train.targets["label"] < 0).sum())
         return replace(
-            self.info(), tasks={"label": len(train.classes["label"])}, train_size=len(train)
+            self.info(),
+            tasks={"label": len(train.classes["label"])},
+            train_size=len(train) - unlabeled,
+            unlabeled=unlabeled,
         )
 
     def load(self, root: str | Path | None = None) -> Splits:
@@ -215,9 +172,19 @@ class ImageFolder:
                 "data.root=FOLDER"
             )
         folder = existing_folder(root)
-        names = class_folders(folder)
+        names = [name for name in class_folders(folder) if name.lower() not in UNLABELED]
         parts = part_folders(folder, names)
-        return self._divided(folder, parts) if parts else self._cut(folder, names)
+        splits = self._divided(folder, parts) if parts else self._cut(folder, names)
+        more = unlabeled_pictures(unlabeled_folders(folder))
+        if not more:
+            return splits
+        train = splits.train
+        assert isinstance(train, FolderSource)
+        paths = [*map(Path, train.paths.tolist()), *more]
+        labels = torch.cat([train.targets["label"], torch.full((len(more),), -1)])
+        everything = torch.ones(len(labels), dtype=torch.bool)
+        names = train.classes["label"]
+        return replace(splits, train=self._part(paths, labels, everything, names, folder))
 
     def _cut(self, folder: Path, names: Sequence[str]) -> Splits:
         """Splits of a folder of classes: a share of each is held out for test."""

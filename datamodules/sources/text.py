@@ -113,6 +113,13 @@ def text_source(
     return TextSource(texts, targets, classes)
 
 
+def joined_texts(source: TextSource, texts: Sequence[str]) -> TextSource:
+    """The same texts, and further ones without labels."""
+    none = torch.full((len(texts),), -1, dtype=torch.long)
+    targets = {task: torch.cat([values, none]) for task, values in source.targets.items()}
+    return TextSource([*source.texts, *texts], targets, source.classes)
+
+
 def stratified_split(labels: Tensor, fraction: float, *key: object) -> tuple[Tensor, Tensor]:
     """(kept, held out) positions, sorted: round(fraction * n) of each class, at least one, are held
     out, drawn from `key`.

@@ -14,7 +14,7 @@ from datamodules.source import DataInfo, Splits
 from datamodules.sources.files import file_size
 from datamodules.sources.tables import SUFFIXES, label_of, read_rows, shown, text_of
 from datamodules.sources.text import Labels, TextSource, split_source, text_source
-from datamodules.splits import class_counts
+from datamodules.splits import class_counts, count_without_label
 from foundation.errors import UserError, nearest
 
 Format = Literal["auto", "csv", "tsv", "jsonl"]
@@ -40,7 +40,7 @@ class TextFile:
     header: the first line of a csv or tsv names the columns.
     test_fraction: share of every class for test where there is no test file, in (0, 1). The same
         texts in every run.
-    unlabeled: allow rows without a label (null, empty, NaN or -1). They are samples of the
+    unlabeled: allow rows without a label (null, empty, NaN or -1); true. They are samples of the
         unlabeled stream, and never held out; with several tasks a row may lack some of its labels.
         false: such a row is refused.
     """
@@ -55,7 +55,7 @@ class TextFile:
         encoding: str = "utf-8",
         header: bool = True,
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
-        unlabeled: bool = False,
+        unlabeled: bool = True,
     ):
         self.train_file = train_file
         self.test_file = test_file
@@ -92,7 +92,10 @@ class TextFile:
             return self.info()
         train = self.load(root).train
         tasks: dict[str, int | None] = {task: len(names) for task, names in train.classes.items()}
-        return replace(self.info(), tasks=tasks, train_size=len(train))
+        unlabeled = count_without_label(train.targets)
+        return replace(
+            self.info(), tasks=tasks, train_size=len(train) - unlabeled, unlabeled=unlabeled
+        )
 
     def _check_columns(self, path: Path) -> None:
         """Raise UserError if the first row of a file is not as the settings say."""

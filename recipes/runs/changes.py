@@ -35,6 +35,7 @@ PLACE = {
     "trainer.limit_val_batches": "how much is measured",
     "checkpoint.*": "when is saved",
     "data.root": "where the same data lie",
+    "data.unlabeled": "where the same data lie",
     "data.num_workers": "who fetches the data",
     "data.source.check": "which files are read once before training",
     "data.device_memory": "where the data wait",

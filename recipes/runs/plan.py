@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig, ListConfig
 from torch import nn
 
+from datamodules.datamodule import StreamDataModule
 from recipes.contract.composition import base_view
 from recipes.contract.method import POINTS
 from recipes.contract.vocabulary import SLOTS
@@ -69,8 +70,9 @@ def _data(assembly: Assembly) -> list[str]:
     info = assembly.datamodule.info
     data = assembly.config.data
     shape = " x ".join(map(str, info.shape)) if info.shape else info.kind
-    heads = [f"{task} ({classes or '?'} classes)" for task, classes in info.tasks.items()]
-    size = f"{info.train_size or '?'} training samples"
+    tasks = assembly.datamodule.tasks or info.tasks
+    heads = [f"{task} ({classes or '?'} classes)" for task, classes in tasks.items()]
+    size = _size(assembly.datamodule)
     lines = [f"{assembly.chosen('data')}: {shape}, {size}, targets: {', '.join(heads)}"]
     cuts = {
         "labels_per_class": None,
@@ -84,6 +86,18 @@ def _data(assembly: Assembly) -> list[str]:
         if key in data and data[key] != neutral
     ]
     return lines + ([", ".join(said)] if said else [])
+
+
+def _size(data: StreamDataModule) -> str:
+    """How many samples train, and how many of their labels validation takes, as far as known."""
+    if not data.parts:
+        size = f"{data.info.train_size or '?'} training samples"
+        return size + (f" and {data.info.unlabeled:,} unlabeled" if data.info.unlabeled else "")
+    sizes = data.sizes
+    size = f"{sizes['labeled']:,} labeled of {sizes['unlabeled']:,} training samples"
+    if "val" in sizes:
+        size += f", {sizes['val']:,} labeled ones for validation"
+    return size
 
 
 def _streams(assembly: Assembly) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from foundation.files import printable
 from recipes.contract.method import Method
 from recipes.networks.network import Network
 from recipes.runs.assembly import Assembly
@@ -31,7 +32,29 @@ def remarks(assembly: Assembly, network: Network, trained: bool = False) -> list
         )
     if not trained:
         lines += frozen_random_weights(config, network)
-    return lines
+    return [*lines, *data_remarks(assembly)]
+
+
+def data_remarks(assembly: Assembly) -> Iterator[str]:
+    """What the data have that a run leaves aside or measures wrongly; known once they are read."""
+    data = assembly.datamodule
+    unused = data.without_label or data.info.unlabeled
+    if unused and "unlabeled" not in data.streams:
+        yield (
+            f"{unused:,} training samples have no label, and no method of this run uses them; "
+            "recipe=fixmatch does"
+        )
+    shared, first = data.shared_with_test()
+    if shared:
+        yield (
+            f"{shared:,} training samples are in the test part as well, the first is "
+            f"'{short(first)}': numbers on the test part are too good"
+        )
+
+
+def short(text: str, length: int = 60) -> str:
+    text = " ".join(printable(text).split())
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def idle_lines(key: str, method: Method, node: Mapping[str, Any]) -> list[str]:

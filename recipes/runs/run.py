@@ -86,10 +86,11 @@ def run_once(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
     resume = resume_point(spec) if spec.resume else None
     network = assembly.meta_network()
     trained = bool(spec.weights_of)
-    if not further_rank():
-        notify([f"note: {line}" for line in remarks(assembly, network, trained)])
+    before = remarks(assembly, network, trained)
+    note(before)
     read_data(assembly)
     resume = with_data(spec, assembly.datamodule, resume)
+    note([line for line in remarks(assembly, network, trained) if line not in before])
     if resume:
         assembly = replace(assembly, changes=resume.changes)
     plan = describe(assembly, network, trained)
@@ -111,6 +112,11 @@ def run_once(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
         close_loggers(loggers, failed=True)
         raise
     return Result(metrics, assembly.monitor)
+
+
+def note(lines: Sequence[str]) -> None:
+    if not further_rank():
+        notify([f"note: {line}" for line in lines])
 
 
 def check(spec: RunSpec) -> str:

@@ -208,8 +208,18 @@ WRONG = {
         {"label_column": "lable"},
         r"no column 'lable' for the label; did you mean 'label'",
     ),
-    "no label": ("a.csv", "text,label\na,x\nb,\n", {}, r"a\.csv:3: label missing"),
-    "label after break": ("a.csv", 'text,label\n"a\nb",x\nc, \n', {}, r"a\.csv:4: label missing"),
+    "no label": (
+        "a.csv",
+        "text,label\na,x\nb,\n",
+        {"unlabeled": False},
+        r"a\.csv:3: label missing",
+    ),
+    "label after break": (
+        "a.csv",
+        'text,label\n"a\nb",x\nc, \n',
+        {"unlabeled": False},
+        r"a\.csv:4: label missing",
+    ),
     "no text": ("a.csv", "text,label\n ,x\nb,y\n", {}, r"a\.csv:2: text missing"),
     "too few fields": (
         "a.csv",
@@ -227,7 +237,12 @@ WRONG = {
         r"a\.jsonl:2: broken JSON",
     ),
     "json list": ("a.jsonl", "[1, 2]\n", {}, "a JSON list"),
-    "json null": ("a.jsonl", '{"text": "a", "label": null}', {}, r"a\.jsonl:1: label missing"),
+    "json null": (
+        "a.jsonl",
+        '{"text": "a", "label": null}',
+        {"unlabeled": False},
+        r"a\.jsonl:1: label missing",
+    ),
     "ending": ("a.doc", GOOD, {}, "suffix '.doc' is not a known format"),
     "encoding name": ("a.csv", GOOD, {"encoding": "utf-9"}, "encoding=utf-9: no such encoding"),
 }

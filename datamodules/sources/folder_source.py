@@ -1,0 +1,79 @@
+"""Pictures in files, decoded when they are fetched."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.names import printable
+from datamodules.source import Kind, Source
+from datamodules.sources.files import ends_of, file_size
+from datamodules.sources.pictures import read_picture
+from foundation.errors import UserError
+
+SIGNED_FILES = 1000  # files of a set whose contents are part of its fingerprint
+
+
+class FolderSource(Source):
+    """Image files, decoded when fetched: scaled to cover size × size (bicubic), center-cropped.
+
+    root: folder from which the files are named in a fingerprint; the same set may be moved.
+    """
+
+    kind: ClassVar[Kind] = "image"
+    workers: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Tensor,
+        names: Sequence[str],
+        size: int,
+        channels: int,
+        root: Path | None = None,
+    ):
+        # one array instead of a list of strings: touching reference counts of a list would copy
+        # its memory pages in every worker process
+        self.paths = np.array([str(path) for path in paths])
+        self.targets = {"label": labels}
+        self.classes = {"label": list(names)}
+        self.size = size
+        self.mode = "RGB" if channels == 3 else "L"
+        self.root = f"{root}/" if root is not None else ""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def decode(self, path: str) -> Tensor:
+        """uint8 [C, size, size] of one file."""
+        try:
+            return read_picture(path, (self.size, self.size), self.mode)
+        except UserError:
+            if Path(path).exists():
+                raise
+            raise UserError(
+                f"{printable(path)}: no longer exists; restore the file, then resume with "
+                "resume=auto"
+            ) from None
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        if not len(indices):
+            return torch.zeros(
+                0, 3 if self.mode == "RGB" else 1, self.size, self.size, dtype=torch.uint8
+            )
+        return torch.stack([self.decode(path) for path in self.paths[indices.numpy()]])
+
+    def signature(self, rows: slice) -> bytes:
+        """Names and sizes of the files, and the contents of up to `SIGNED_FILES` of the set."""
+        paths = self.paths[rows].tolist()
+        every = -(-len(self.paths) // SIGNED_FILES)
+        names = [path.removeprefix(self.root) for path in paths]
+        sizes = [file_size(path) for path in paths]
+        entries = "\0".join([*names, *map(str, sizes)]).encode("utf-8", "surrogateescape")
+        return b"\0".join([entries, *map(ends_of, paths[::every])])
+
+    def name_of(self, row: int) -> str:
+        return str(self.paths[row]).removeprefix(self.root)

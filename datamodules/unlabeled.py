@@ -1,0 +1,159 @@
+"""Samples without labels beside a labeled set: `data.unlabeled=FOLDER_OR_FILE`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.joined import Joined
+from datamodules.names import expanded, printable
+from datamodules.source import DataInfo, Source, Splits
+from datamodules.sources.files import check_regular, files_below
+from datamodules.sources.folder_source import FolderSource
+from datamodules.sources.pictures import ENDINGS, check_pictures
+from datamodules.sources.tables import SUFFIXES, lines_of, read_rows, read_text, shown, text_of
+from datamodules.sources.text import TextSource, joined_texts
+from foundation.errors import UserError, nearest
+
+KEY = "data.unlabeled"
+PLAIN = ".txt"  # one text a line
+TEXT = "text"  # usual name of the column
+
+
+def with_unlabeled(
+    splits: Splits, places: Sequence[str], info: DataInfo, loader: Any = None
+) -> Splits:
+    """The same set with further training samples, whose targets are -1.
+
+    places: folders of pictures, or files of texts.
+    loader: that of the set, which says how its files are read (`check`, `text_column`, …).
+
+    Raises UserError, one line, for a place that does not fit.
+    """
+    if not places:
+        return splits
+    if info.kind == "text":
+        train = splits.train
+        assert isinstance(train, TextSource)
+        texts = [text for place in places for text in texts_of(place, loader)]
+        return replace(splits, train=joined_texts(train, texts))
+    more = [pictures_of(place, info, getattr(loader, "check", "all")) for place in places]
+    return replace(splits, train=Joined([splits.train, *more]))
+
+
+def count_unlabeled(places: Sequence[str], info: DataInfo) -> int:
+    """Pictures in these folders, for the plan; 0 of texts, whose files are not read for it."""
+    if info.kind == "text":
+        for place in places:
+            existing(place, "file")
+        return 0
+    return sum(len(picture_files(place)) for place in places)
+
+
+def existing(place: str, what: str) -> Path:
+    """The folder or file of that name. Raises UserError."""
+    path = expanded(place)
+    if not path.exists():
+        hint = "its folder does not exist"
+        if path.parent.is_dir():
+            hint = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
+        raise UserError(f"{KEY}={printable(place)}", f"no such {what}", hint)
+    if what == "folder" and not path.is_dir():
+        problem = "is a file; pictures without labels are in a folder"
+        raise UserError(f"{KEY}={printable(place)}", problem, f"expected {path.parent}, perhaps")
+    if what == "file" and path.is_dir():
+        problem = "is a folder; texts without labels are in a file"
+        raise UserError(f"{KEY}={printable(place)}", problem, "expected a csv, tsv, jsonl or txt")
+    return path
+
+
+# -- pictures --------------------------------------------------------------------------------------
+def picture_files(place: str) -> list[Path]:
+    """All pictures below a folder, at any depth, sorted. Raises UserError if there are none."""
+    folder = existing(place, "folder")
+    paths = files_below(folder, ENDINGS)
+    for path in paths:
+        check_regular(path)
+    if not paths:
+        problem = f"no pictures ({', '.join(sorted(ENDINGS))}) in it or in its folders"
+        raise UserError(f"{KEY}={printable(place)}", problem)
+    return paths
+
+
+def pictures_of(place: str, info: DataInfo, check: str) -> FolderSource:
+    """A source of the pictures below a folder, brought to the size of the set."""
+    assert info.shape is not None, "images have a shape"
+    channels, height, width = info.shape
+    if channels not in (1, 3) or height != width:
+        shape = "×".join(map(str, info.shape))
+        raise UserError(
+            f"{KEY}={printable(place)}",
+            f"this set has images of {shape}",
+            "expected a set of squares with 1 or 3 channels",
+        )
+    paths = picture_files(place)
+    labels = torch.full((len(paths),), -1, dtype=torch.int64)
+    source = FolderSource(paths, labels, [], height, channels, expanded(place))
+    if check == "all":
+        check_pictures(source.paths.tolist(), (height, width), source.mode)
+    return source
+
+
+# -- texts -----------------------------------------------------------------------------------------
+def texts_of(place: str, loader: Any) -> list[str]:
+    """The texts of a file: lines of a txt, or one column of a csv, tsv or jsonl. A column with
+    labels is not read. Raises UserError."""
+    path = existing(place, "file")
+    encoding = getattr(loader, "encoding", "utf-8")
+    if path.suffix.lower() == PLAIN:
+        lines = lines_of(read_text(path, encoding, "data.source.encoding"))
+        texts = [line.strip() for line in lines if line.strip()]
+    elif path.suffix.lower() in SUFFIXES:
+        texts = column_of(path, loader, encoding)
+    else:
+        known = ", ".join([*SUFFIXES, PLAIN])
+        problem = f"suffix '{path.suffix}' is not a known format"
+        raise UserError(f"{KEY}={printable(place)}", problem, f"expected {known}")
+    if not texts:
+        raise UserError(f"{KEY}={printable(place)}", "has no texts", "expected at least one")
+    return texts
+
+
+def column_of(path: Path, loader: Any, encoding: str) -> list[str]:
+    header = getattr(loader, "header", True)
+    column = getattr(loader, "text_column", TEXT)
+    texts = []
+    format = SUFFIXES[path.suffix.lower()]
+    for line, row in read_rows(path, format, encoding, header, "data.source.encoding"):
+        name = next(iter(row)) if column not in row and len(row) == 1 else column
+        if name not in row:
+            raise UserError(
+                f"{path}:{line}", f"no column '{name}' for the text", nearest(name, row)
+            )
+        text = text_of(row[name])
+        if text is None:
+            problem = f"text missing (column '{name}' is {shown(row[name])})"
+            raise UserError(f"{path}:{line}", problem, "expected one in every row")
+        texts.append(text)
+    return texts
+
+
+# -- overlap ---------------------------------------------------------------------------------------
+def shared_with_test(splits: Splits) -> tuple[int, str]:
+    """How many training samples are test samples as well, by file or by text, and the first."""
+    tested = set(identities(splits.test))
+    if not tested:
+        return 0, ""
+    shared = [name for name in identities(splits.train) if name in tested]
+    return len(shared), shared[0] if shared else ""
+
+
+def identities(source: Source) -> Sequence[str]:
+    """What makes a sample the same in two parts: its file, its text; nothing of others."""
+    if isinstance(source, Joined):
+        return [name for part in source.sources for name in identities(part)]
+    if isinstance(source, FolderSource):
+        return source.paths.tolist()
+    return source.texts if isinstance(source, TextSource) else ()
