@@ -4,18 +4,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from datamodules.checks import load_checked
-from datamodules.facts import DatasetFacts
-from datamodules.part_loaders import PartLoaders
+from datamodules.cut_parts import CutParts
 from datamodules.samplers import MakeOrder, Order, ShuffledPasses, StepSampler
-from datamodules.source import DataInfo, Loader, Splits, TextPreparation
-from datamodules.splits import SplitSettings, class_counts, split_training
-from datamodules.streams import Part, StepDataset, StepLoader
-from datamodules.unlabeled import count_unlabeled, with_unlabeled
+from datamodules.source import DataInfo, Loader, TextPreparation
+from datamodules.splits import SplitSettings
+from datamodules.streams import StepDataset, StepLoader
+from datamodules.unlabeled import count_unlabeled
 from datamodules.views.named import named_view
 from foundation.errors import UserError, nearest
 from foundation.randomness import Draw
@@ -35,7 +32,7 @@ REFERENCE_BATCHES = 4
 REFERENCE_SAMPLES = 256
 
 
-class StreamDataModule(PartLoaders):
+class StreamDataModule(CutParts):
     """Streams of raw samples; see `splits` for the cuts and `samplers` for the order.
 
     source: loader of the data set, a class of `datamodules.sources`.
@@ -68,6 +65,9 @@ class StreamDataModule(PartLoaders):
         Pictures at any depth, whatever their folders are called; a csv, tsv, jsonl (column of the
         texts as in the set) or a txt with a text a line. They are training samples, for methods
         that use unlabeled data.
+    labels: labels kept in all, in equal numbers of each class, at least one each; null: all.
+    labeled: txt, json or npy file that lists the samples that keep their labels, by position in the
+        training part or by name; null: none. For published splits.
     """
 
     def __init__(
@@ -92,6 +92,8 @@ class StreamDataModule(PartLoaders):
         views: dict[str, Any] | None = None,
         text: TextPreparation | None = None,
         unlabeled: str | list[str] | None = None,
+        labels: Count | None = None,
+        labeled: str | None = None,
     ):
         super().__init__(eval_batch_size, num_workers, device_memory)
         self.source = source
@@ -101,6 +103,7 @@ class StreamDataModule(PartLoaders):
         self.unlabeled_ratio = unlabeled_ratio
         self.split_settings = SplitSettings(
             labels_per_class,
+            labels,
             imbalance_factor,
             imbalance,
             imbalance_subset,
@@ -108,6 +111,11 @@ class StreamDataModule(PartLoaders):
             val_fraction,
             split_seed,
         )
+        given = {"labels_per_class": labels_per_class, "labels": labels, "labeled": labeled}
+        chosen = [f"data.{name}={value}" for name, value in given.items() if value is not None]
+        if len(chosen) > 1:
+            raise UserError(" and ".join(chosen), "both say which labels are kept", "leave one out")
+        self.labeled = labeled
         if few_below > many_above + 1:
             raise UserError(
                 f"data.few_below={few_below}: expected at most data.many_above + 1 = "
@@ -155,75 +163,13 @@ class StreamDataModule(PartLoaders):
         further = count_unlabeled(self.unlabeled, self.info)
         self.info = replace(self.info, unlabeled=self.info.unlabeled + further)
 
-    # -- reading and cutting -----------------------------------------------------------------------
-    def prepare_data(self) -> None:
-        # Lightning calls this on one process per machine before all others, so only one downloads
-        self._splits = self._splits or self._load()
-
-    def _load(self) -> Splits:
-        splits = load_checked(self.source, self.root)
-        return with_unlabeled(splits, self.unlabeled, self.info, self.source)
-
     def setup(self, stage: str | None = None) -> None:
         if self.parts:
             return
-        self._splits = splits = self._splits or self._load()
-        train = splits.train
-        self._fit_text(splits)
-        self.classes = dict(train.classes)
-        self.tasks = {task: len(names) for task, names in self.classes.items()}
-        cut = split_training(
-            train.targets, self.classes, self.split_settings, own_val=splits.val is not None
-        )
-        pool_targets = {task: values[cut.pool] for task, values in train.targets.items()}
-        self.parts = {
-            "labeled": Part(train, cut.pool[cut.labeled], cut.targets, cut.labeled),
-            # true labels are delivered for diagnostics only
-            "unlabeled": Part(train, cut.pool, pool_targets, torch.arange(len(cut.pool))),
-            "test": Part.whole(splits.test),
-        }
-        if splits.val is not None:
-            self.parts["val"] = Part.whole(splits.val)
-        elif len(cut.val):
-            held = {task: values[cut.val] for task, values in train.targets.items()}
-            self.parts["val"] = Part(train, cut.val, held, torch.arange(len(cut.val)))
+        self.cut()
         for stream, size in self.batch_sizes().items():
             # made here once only to raise errors before the run starts
             self._order(stream, size, self._where()[2])
-
-    def _fit_text(self, splits: Splits) -> None:
-        """Number the words of all parts, and fit views on the training texts."""
-        if self.text is not None:
-            self.codec = self.text(splits)
-        for view in self.views.values():
-            if hasattr(view, "fit"):
-                view.fit(splits.train)
-
-    def class_counts(self, task: str = "label") -> Tensor:
-        """int64 [C]: labeled training samples per class, counted with label noise applied."""
-        return class_counts(self.parts["labeled"].targets[task], self.tasks[task])
-
-    def facts(self) -> DatasetFacts:
-        """What building a network needs to know about the data, after setup."""
-        counts = {task: self.class_counts(task).tolist() for task in self.tasks}
-        missing = [task for task in self.tasks if self.has_missing(task)]
-        return DatasetFacts(
-            classes=self.classes,
-            counts=counts,
-            missing=missing,
-            sizes=self.sizes,
-            tokenizer=self.codec.tokenizer if self.codec is not None else None,
-        )
-
-    @property
-    def vocab_size(self) -> int | None:
-        """Size of the tokenizer's vocabulary; before setup its upper bound, None for images and
-        for pretrained tokenizers."""
-        if self.codec is not None:
-            return self.codec.tokenizer.size
-        if self.text is None or self.text.pretrained is not None:
-            return None
-        return self.text.vocab_size
 
     # -- views -------------------------------------------------------------------------------------
     def make_view(

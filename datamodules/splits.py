@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.label_counts import label_counts, total_label_counts
 from foundation.errors import UserError
 from foundation.randomness import generator
 
@@ -68,29 +69,6 @@ def imbalanced_counts(available: Tensor, factor: float, profile: Profile = "exp"
     return torch.from_numpy(np.floor(head * share + 1e-9).astype(np.int64))
 
 
-def apportion(weights: Tensor, total: int) -> Tensor:
-    """Distribute `total` labels over classes in proportion to `weights` [C], at least one each, by
-    the largest-remainder method.
-
-    Classes whose quota is below one get one, and the others share the rest. Needs total ≥ C.
-    """
-    weight = weights.double()
-    single = torch.zeros(len(weight), dtype=torch.bool)
-    while True:
-        rest = total - int(single.sum())
-        quota = torch.where(single, 1.0, rest * weight / weight[~single].sum())
-        small = ~single & (quota < 1 - 1e-9)
-        if not small.any():
-            break
-        single |= small
-    counts = (quota + 1e-9).floor().long()
-    remainder = torch.where(single, -1.0, quota - counts)
-    # stable: equal remainders go to the class nearer the head
-    winners = remainder.argsort(descending=True, stable=True)[: total - int(counts.sum())]
-    counts[winners] += 1
-    return counts
-
-
 def take_per_class(labels: Tensor, counts: Tensor, source: torch.Generator) -> Tensor:
     """Sorted positions of `counts[c]` random samples of each class c, none of them with label
     -1."""
@@ -129,29 +107,6 @@ def validation_counts(available: Tensor, fraction: float) -> Tensor:
     return torch.minimum(wanted, (available - 1).clamp_min(0))
 
 
-def label_counts(
-    available: Tensor, per_class: int, proportional: bool, names: Sequence[str]
-) -> Tensor:
-    """Labels per class: exactly `per_class`. proportional: `per_class` on average, in the
-    proportions of `available`, at least one each."""
-    if proportional:
-        total = per_class * len(available)
-        if total > int(available.sum()):
-            raise UserError(
-                f"data.labels_per_class={per_class}: needs {total} labels, but the long-tailed "
-                f"training data has {int(available.sum())} samples"
-            )
-        return apportion(available, total)
-    short = (available < per_class).nonzero().flatten()
-    if len(short):
-        worst = int(short[available[short].argmin()])
-        raise UserError(
-            f"data.labels_per_class={per_class}: class '{names[worst]}' has "
-            f"{int(available[worst])} training samples; expected at most {int(available.min())}"
-        )
-    return torch.full_like(available, per_class)
-
-
 def flip_labels(labels: Tensor, share: float, classes: int, source: torch.Generator) -> Tensor:
     """Symmetric label noise: replace round(share · N) random labels by another class, drawn
     uniformly.
@@ -171,6 +126,7 @@ class SplitSettings:
     """The settings of the cuts; `StreamDataModule` documents each."""
 
     labels_per_class: int | None = None
+    labels: int | None = None
     imbalance_factor: float | None = None
     imbalance: Profile = "exp"
     imbalance_subset: Literal["seeded", "legacy"] = "seeded"
@@ -241,15 +197,31 @@ def _with_noise(
     return observed
 
 
+def _labeled(labels: Tensor, names: Sequence[str], settings: SplitSettings) -> Tensor:
+    """Positions that keep their labels, of those in the pool."""
+    available = class_counts(labels, len(names))
+    proportional = settings.imbalance_factor is not None
+    if settings.labels_per_class is not None:
+        counts = label_counts(available, settings.labels_per_class, proportional, names)
+    elif settings.labels is not None:
+        counts = total_label_counts(available, settings.labels, proportional, names)
+    else:
+        return (labels >= 0).nonzero().flatten()
+    return take_per_class(labels, counts, generator(settings.seed, "split", "labels"))
+
+
 def split_training(
     targets: dict[str, Tensor],
     classes: dict[str, list[str]],
     settings: SplitSettings,
     own_val: bool = False,
+    listed: Tensor | None = None,
 ) -> TrainingSplit:
     """All cuts of a training source, stratified by the first task.
 
     own_val: the set has a validation part, nothing is held out.
+    listed: rows that keep their labels, none of which is held out or cut away; None: by the
+        settings.
 
     Raises UserError as the helpers above do.
     """
@@ -261,17 +233,15 @@ def split_training(
     kept = _long_tailed(labels, names, settings)
     held = torch.zeros(0, dtype=torch.int64)
     if not own_val:
-        counts = validation_counts(class_counts(labels[kept], len(names)), settings.val_fraction)
-        held = kept[take_per_class(labels[kept], counts, generator(seed, "split", "validation"))]
+        free = kept if listed is None else kept[~torch.isin(kept, listed)]
+        counts = validation_counts(class_counts(labels[free], len(names)), settings.val_fraction)
+        held = free[take_per_class(labels[free], counts, generator(seed, "split", "validation"))]
     staying = torch.ones(len(labels), dtype=torch.bool)
     staying[held] = False
     pool = kept[staying[kept]]
-    labeled = (labels[pool] >= 0).nonzero().flatten()
-    if settings.labels_per_class is not None:
-        proportional = settings.imbalance_factor is not None
-        counts = class_counts(labels[pool], len(names))
-        counts = label_counts(counts, settings.labels_per_class, proportional, names)
-        labeled = take_per_class(labels[pool], counts, generator(seed, "split", "labels"))
+    labeled = _labeled(labels[pool], names, settings)
+    if listed is not None:
+        labeled = torch.isin(pool, listed).nonzero().flatten()
     truth = {name: values[pool[labeled]] for name, values in targets.items()}
     observed = _with_noise(truth, classes, settings)
     return TrainingSplit(pool, held, labeled, observed, truth)

@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 import torch
 
+from datamodules.label_counts import apportion
 from datamodules.source import ArraySource, DataInfo, Splits
 from datamodules.sources.standard import pixels_of
-from datamodules.splits import apportion, class_counts, take_per_class
+from datamodules.splits import class_counts, take_per_class
 from foundation.errors import UserError, nearest
 from foundation.randomness import generator
 

@@ -9,6 +9,8 @@ from recipes.config.groups import CONFIGS, options
 from recipes.config.keys import key_of
 
 CUTS = ("labels_per_class", "imbalance_factor", "label_noise")
+# settings that say which labels are kept: of the three a command gives one
+LABELS = ("labels_per_class", "labels", "labeled")
 # of our data files, those that read what a user has
 OF_A_USER = ("image_folder", "text_file")
 WITHOUT_CUTS = "recipe=supervised"
@@ -39,6 +41,19 @@ def keep_own_data(
         f"data={name} stays whole: {' '.join(taken)} of recipe={chosen.get('recipe')} is for "
         "the sets that demonstrate it; give it in the command to cut yours"
     ]
+
+
+def one_choice_of_labels(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Drop in place what a recipe says of the labels that are kept, where the command says it by
+    another one of `LABELS`."""
+    data = config.get("data")
+    said = {key_of(text) for text in overrides}
+    given = [key for key in LABELS if f"data.{key}" in said]
+    if not isinstance(data, DictConfig) or not given:
+        return
+    for key in LABELS:
+        if key not in given and data.get(key) is not None:
+            data[key] = None
 
 
 def is_demonstration(name: str) -> bool:

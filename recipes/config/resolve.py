@@ -42,7 +42,7 @@ from recipes.config.overrides import (
     compose_quietly,
     hydra_at,
 )
-from recipes.config.own_data import keep_own_data
+from recipes.config.own_data import keep_own_data, one_choice_of_labels
 from recipes.config.renamed import rename_in_config, renamed_overrides
 from recipes.config.stage_keys import (
     check_stage_keys,
@@ -143,6 +143,7 @@ def settle(
     dropped, method_errors = drop_leftovers(config, binding, known)
     measurement_errors = drop_unmeasured(config, binding)
     name_lists(config, known)
+    one_choice_of_labels(config, overrides)
     lines += keep_own_data(config, overrides, compose_quietly)
     stage_errors = check_stage_keys(stage_keys or {}, config)
     name_errors = [*errors, *method_errors, *measurement_errors, *stage_errors]

@@ -76,6 +76,8 @@ def _data(assembly: Assembly) -> list[str]:
     lines = [f"{assembly.chosen('data')}: {shape}, {size}, targets: {', '.join(heads)}"]
     cuts = {
         "labels_per_class": None,
+        "labels": None,
+        "labeled": None,
         "imbalance_factor": None,
         "label_noise": 0.0,
         "val_fraction": None,

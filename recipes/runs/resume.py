@@ -100,6 +100,8 @@ HELD = {
     "optimizer*": "the optimizer's state was made with it",
     "data.source*": "counts and tables belong to the samples",
     "data.labels_per_class": "counts and tables belong to the samples",
+    "data.labels": "counts and tables belong to the samples",
+    "data.labeled": "counts and tables belong to the samples",
     "data.imbalance*": "counts and tables belong to the samples",
     "data.label_noise": "counts and tables belong to the samples",
     "data.val_fraction": "counts and tables belong to the samples",

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.label_counts import apportion, label_counts
 from datamodules.splits import (
     SplitSettings,
-    apportion,
     class_counts,
     flip_labels,
     imbalanced_counts,
-    label_counts,
     split_training,
     take_per_class,
     take_per_class_legacy,

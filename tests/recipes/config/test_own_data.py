@@ -66,3 +66,11 @@ def test_our_sets_are_known():
     names = {path.stem for path in (CONFIGS / "data").glob("[!_]*.yaml")}
     assert {name for name in names if not is_demonstration(name)} == {"image_folder", "text_file"}
     assert not is_demonstration("mine")
+
+
+@pytest.mark.parametrize("override", ["data.labels=50", "data.labeled=split.txt"])
+def test_the_command_says_which_labels_are_kept_and_the_recipe_gives_way(override):
+    config = resolve_command(["recipe=fixmatch", override, "run_dir=unused"]).config
+    assert config.data.labels_per_class is None
+    both = ["recipe=fixmatch", override, "data.labels_per_class=4", "run_dir=unused"]
+    assert resolve_command(both).config.data.labels_per_class == 4  # refused by the data module

@@ -1,0 +1,97 @@
+"""A data set read and cut into the parts of a run."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.checks import load_checked
+from datamodules.facts import DatasetFacts
+from datamodules.labeled_file import listed_rows
+from datamodules.part_loaders import PartLoaders
+from datamodules.source import DataInfo, Loader, Splits, TextPreparation
+from datamodules.splits import SplitSettings, class_counts, split_training
+from datamodules.streams import Part
+from datamodules.unlabeled import with_unlabeled
+
+
+class CutParts(PartLoaders):
+    """Base of `StreamDataModule`, which sets the attributes: see there, and `splits` for the
+    cuts."""
+
+    source: Loader
+    root: str | None
+    unlabeled: list[str]
+    labeled: str | None
+    split_settings: SplitSettings
+    views: dict[str, Any]
+    text: TextPreparation | None
+    codec: Any
+    info: DataInfo
+    tasks: dict[str, int]
+    classes: dict[str, list[str]]
+
+    def prepare_data(self) -> None:
+        # Lightning calls this on one process per machine before all others, so only one downloads
+        self._splits = self._splits or self._load()
+
+    def _load(self) -> Splits:
+        splits = load_checked(self.source, self.root)
+        return with_unlabeled(splits, self.unlabeled, self.info, self.source)
+
+    def cut(self) -> None:
+        """Read the set if that has not been done, and fill `parts`. Raises UserError."""
+        self._splits = splits = self._splits or self._load()
+        train = splits.train
+        self._fit_text(splits)
+        self.classes = dict(train.classes)
+        self.tasks = {task: len(names) for task, names in self.classes.items()}
+        listed = None if self.labeled is None else listed_rows(self.labeled, train)
+        own_val = splits.val is not None
+        cut = split_training(train.targets, self.classes, self.split_settings, own_val, listed)
+        pool_targets = {task: values[cut.pool] for task, values in train.targets.items()}
+        self.parts = {
+            "labeled": Part(train, cut.pool[cut.labeled], cut.targets, cut.labeled),
+            # true labels are delivered for diagnostics only
+            "unlabeled": Part(train, cut.pool, pool_targets, torch.arange(len(cut.pool))),
+            "test": Part.whole(splits.test),
+        }
+        if splits.val is not None:
+            self.parts["val"] = Part.whole(splits.val)
+        elif len(cut.val):
+            held = {task: values[cut.val] for task, values in train.targets.items()}
+            self.parts["val"] = Part(train, cut.val, held, torch.arange(len(cut.val)))
+
+    def _fit_text(self, splits: Splits) -> None:
+        """Number the words of all parts, and fit views on the training texts."""
+        if self.text is not None:
+            self.codec = self.text(splits)
+        for view in self.views.values():
+            if hasattr(view, "fit"):
+                view.fit(splits.train)
+
+    def class_counts(self, task: str = "label") -> Tensor:
+        """int64 [C]: labeled training samples per class, counted with label noise applied."""
+        return class_counts(self.parts["labeled"].targets[task], self.tasks[task])
+
+    def facts(self) -> DatasetFacts:
+        """What building a network needs to know about the data, after setup."""
+        counts = {task: self.class_counts(task).tolist() for task in self.tasks}
+        missing = [task for task in self.tasks if self.has_missing(task)]
+        return DatasetFacts(
+            classes=self.classes,
+            counts=counts,
+            missing=missing,
+            sizes=self.sizes,
+            tokenizer=self.codec.tokenizer if self.codec is not None else None,
+        )
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Size of the tokenizer's vocabulary; before setup its upper bound, None for images and
+        for pretrained tokenizers."""
+        if self.codec is not None:
+            return self.codec.tokenizer.size
+        if self.text is None or self.text.pretrained is not None:
+            return None
+        return self.text.vocab_size
