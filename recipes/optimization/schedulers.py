@@ -7,12 +7,12 @@ ratio of their rates."""
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from foundation.types import Share, StepsOrShare, steps_of
+from foundation.types import Scale, Share, StepsOrShare, steps_of
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,85 @@ class FixMatchCosine(Schedule):
 
     def curve(self, u: float) -> float:
         return math.cos(7.0 * math.pi * u / 16.0)
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """final + (1 - final) (1 - u)^power.
+
+    power: exponent, above 0; 0.9 (segmentation networks); 1: a straight line.
+    final: factor of the base rate at the last step, 0 to 1; 0.
+    """
+
+    power: Scale = 0.9
+    final: Share = 0.0
+
+    def curve(self, u: float) -> float:
+        return self.final + (1.0 - self.final) * (1.0 - u) ** self.power
+
+
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """gamma^m, m the number of milestones that are behind.
+
+    milestones: steps of the run after which the rate falls, or shares of it below 1; [0.5, 0.75].
+    gamma: factor at each milestone, above 0; 0.1.
+    """
+
+    milestones: list[StepsOrShare] = field(default_factory=lambda: [0.5, 0.75])
+    gamma: Scale = 0.1
+
+    def curve(self, u: float) -> float:
+        return 1.0
+
+    def factor(self, step: int, total: int) -> float:
+        passed = sum(step >= steps_of(milestone, total) for milestone in self.milestones)
+        return super().factor(step, total) * self.gamma**passed
+
+
+@dataclass(frozen=True)
+class StepDecay(Schedule):
+    """gamma^floor(t / every).
+
+    every: optimizer steps after which the rate falls, at least 1, or a share of the run below 1;
+        0.3.
+    gamma: factor at each fall, above 0; 0.1.
+    """
+
+    every: StepsOrShare = 0.3
+    gamma: Scale = 0.1
+
+    def curve(self, u: float) -> float:
+        return 1.0
+
+    def factor(self, step: int, total: int) -> float:
+        every = max(steps_of(self.every, total), 1)
+        return super().factor(step, total) * self.gamma ** (step // every)
+
+
+@dataclass(frozen=True)
+class WarmupStableDecay(Schedule):
+    """1 until the decay begins, then final + (1 - final) (1 - √v), v the fraction of the decay that
+    is done: warm-up, stable, decay (Hägele et al., NeurIPS 2024, arXiv 2405.18392).
+
+    A run can be prolonged from a checkpoint before the decay, which no cosine allows.
+
+    decay: optimizer steps of the decay at the end, at least 1, or a share of the run below 1; 0.2.
+    final: factor of the base rate at the last step, 0 to 1; 0.
+    """
+
+    decay: StepsOrShare = 0.2
+    final: Share = 0.0
+
+    def curve(self, u: float) -> float:
+        return 1.0
+
+    def factor(self, step: int, total: int) -> float:
+        decay = max(steps_of(self.decay, total), 1)
+        done = min(max(step - (total - decay), 0) / decay, 1.0)
+        return super().factor(step, total) * (
+            self.final + (1.0 - self.final) * (1.0 - math.sqrt(done))
+        )
 
 
 def build_scheduler(optimizer: Optimizer, settings: Schedule, total_steps: int) -> LambdaLR:

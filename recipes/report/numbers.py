@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-SHARES = ("accuracy", "mask_rate", "confidence", "recall", "precision", "map@r", "f1")
+SHARES = ("accuracy", "mask_rate", "confidence", "recall", "precision", "map@r", "f1", "top", "ece")
 GROUPS = ("test", "val", "train")
 
 

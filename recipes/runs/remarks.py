@@ -30,6 +30,9 @@ def remarks(assembly: Assembly, network: Network, trained: bool = False) -> list
             f"scheduler.warmup_steps={warmup}: the run has {steps} steps, so the learning rate "
             "never reaches optimizer.lr"
         )
+    late = [m for m in getattr(assembly.scheduler, "milestones", ()) if m >= max(steps, 1)]
+    if steps and late:
+        lines.append(f"scheduler.milestones: {late[0]} is not reached, the run has {steps} steps")
     if not trained:
         lines += frozen_random_weights(config, network)
     return [*lines, *data_remarks(assembly)]

@@ -10,6 +10,10 @@ from recipes.optimization.schedulers import (
     Cosine,
     FixMatchCosine,
     Linear,
+    MultiStep,
+    Polynomial,
+    StepDecay,
+    WarmupStableDecay,
     build_scheduler,
 )
 
@@ -89,3 +93,44 @@ def test_resumed_schedule_goes_on_where_it_stopped():
     second.step()
     resumed.step()
     assert second.param_groups[0]["lr"] == pytest.approx((1 + math.cos(math.pi * 0.4)) / 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "peer", "arguments"),
+    [
+        (MultiStep(milestones=[12, 30]), "MultiStepLR", {"milestones": [12, 30]}),
+        (
+            MultiStep(milestones=[0.3, 0.75], gamma=0.5),
+            "MultiStepLR",
+            {"milestones": [12, 30], "gamma": 0.5},
+        ),
+        (StepDecay(every=9), "StepLR", {"step_size": 9}),
+        (StepDecay(every=0.25, gamma=0.3), "StepLR", {"step_size": 10, "gamma": 0.3}),
+        (Polynomial(power=0.9), "PolynomialLR", {"total_iters": 40, "power": 0.9}),
+        (Polynomial(power=2.0), "PolynomialLR", {"total_iters": 40, "power": 2.0}),
+    ],
+)
+def test_the_same_rates_as_torch(settings, peer, arguments):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = getattr(torch.optim.lr_scheduler, peer)(optimizer, **arguments)
+    for step in range(40):
+        assert settings.factor(step, 40) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        theirs.step()
+
+
+def test_warm_up_stable_decay():
+    schedule = WarmupStableDecay(10, decay=0.2, final=0.1)
+    assert [schedule.factor(t, 100) for t in (0, 9, 10, 80)] == pytest.approx([0.1, 1, 1, 1])
+    assert schedule.factor(85, 100) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert schedule.factor(100, 100) == pytest.approx(0.1)
+    stable = [WarmupStableDecay(10, decay=50).factor(t, 1000) for t in range(950)]
+    assert stable == [WarmupStableDecay(10, decay=50).factor(t, 5000) for t in range(950)]
+
+
+@pytest.mark.parametrize(
+    "settings", [Polynomial(4), MultiStep(4), StepDecay(4), WarmupStableDecay(4)]
+)
+def test_warm_up_of_every_schedule(settings):
+    factors = [settings.factor(t, 1000) for t in range(5)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0], abs=1e-6)
