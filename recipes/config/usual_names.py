@@ -40,6 +40,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "trainer.accumulate_grad_batches": ("accum", "grad_accum", "gradient_accumulation_steps"),
     "trainer.gradient_clip_val": ("clip", "clip_grad", "grad_clip", "max_grad_norm"),
     "trainer.val_every": ("eval_every", "eval_steps", "num_eval_iter", "val_check_interval"),
+    "trainer.patience": ("early_stop", "early_stopping", "early_stopping_patience"),
     "trainer.log_every": ("log_every_n_steps", "logging_steps", "print_freq"),
     "scheduler.warmup_steps": ("warmup", "num_warmup_steps"),
     "run_dir": ("log_dir", "out", "out_dir", "output", "output_dir", "save_dir"),

@@ -43,6 +43,8 @@ class TrainerSettings:
     val_every: optimizer steps between validations, at least 1; null: a tenth of max_steps.
         `validation_interval` is the resulting number.
     limit_val_batches: batches of a validation, at least 1; null: all; for quick looks only.
+    patience: validations in a row without a better `monitor` after which the run ends, at least 1;
+        null: it ends after max_steps. Schedules and ramps are those of max_steps.
     log_every: optimizer steps between two logged metrics, at least 1. Metrics are transferred from
         the device at these steps only.
     deterministic: refuse operations that have no deterministic kernel.
@@ -70,6 +72,7 @@ class TrainerSettings:
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"
     val_every: Count | None = None
     limit_val_batches: Count | None = None
+    patience: Count | None = None
     log_every: Count = 10
     deterministic: bool = False
     progress_bar: bool = True

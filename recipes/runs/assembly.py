@@ -28,6 +28,7 @@ from recipes.runs.changes import Change
 from recipes.runs.machine import check_device_list, check_strategy_name
 from recipes.runs.monitor import monitor_of
 from recipes.runs.network_checks import check_batch_norm, check_text_length
+from recipes.runs.patience import check_patience
 from recipes.runs.precision import chosen_precision
 from recipes.runs.radii import check_radii
 from recipes.runs.spec import RunSpec, spec_of, with_values
@@ -133,6 +134,7 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     check_batch_contents(composition, environment, datamodule.batch_size, tasks)
     check_compiler(trainer)
     check_nonfinite(trainer, composition)
+    check_patience(trainer.patience, composition)
     check_losses(composition, float(config.supervised_weight))
     probes = probes_of(config, composition, environment)
     check_strategy(trainer, composition, environment, probes=bool(probes))

@@ -32,6 +32,7 @@ PLACE = {
     "trainer.progress_bar": "what is shown",
     "trainer.log_every": "what is shown",
     "trainer.val_every": "when is measured",
+    "trainer.patience": "when the run ends",
     "trainer.limit_val_batches": "how much is measured",
     "checkpoint.*": "when is saved",
     "data.root": "where the same data lie",

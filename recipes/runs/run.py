@@ -41,6 +41,7 @@ from recipes.runs.memory import memory_is_named
 from recipes.runs.monitor import heads_speak
 from recipes.runs.outputs import Parts, write_outputs, write_settings
 from recipes.runs.parts import make_optimizer, make_tasks
+from recipes.runs.patience import patience_of
 from recipes.runs.plan import describe
 from recipes.runs.preemption import Termination, saved_line
 from recipes.runs.processes import lost_processes
@@ -248,10 +249,12 @@ def own_callbacks(parts: Parts, termination: Termination) -> list[Callback]:
     """Checkpoints, progress bar, methods that use Lightning's hooks, new rates of a resumed run."""
     settings = parts.assembly.trainer
     resumed = parts.resume.path if parts.resume else None
+    validates = "val" in parts.assembly.datamodule.sizes
     callbacks: list[Callback] = [*checkpoints(parts.assembly, parts.folder, termination, resumed)]
     if settings.progress_bar:
         micro_batches = settings.log_every * settings.accumulate_grad_batches
         callbacks.append(RouxProgressBar(micro_batches))
+    callbacks += patience_of(settings.patience, parts.assembly.monitor, validates)
     callbacks += hooked_methods(parts.recipe.composition.methods.values())
     if parts.resume:
         callbacks += parts.resume.callbacks
