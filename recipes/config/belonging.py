@@ -13,6 +13,7 @@ from recipes.config.signatures import find_target
 BASES = {
     r"methods\.[^.\[\]]+": "recipes.contract.method.Method",
     r"evaluate\.[^.\[\]]+": "recipes.contract.probe.Probe",
+    r"callbacks\.[^.\[\]]+": "pytorch_lightning.callbacks.Callback",
     "optimizer": "recipes.optimization.optimizers.OptimizerSettings",
     "scheduler": "recipes.optimization.schedulers.Schedule",
     "trainer": "recipes.engine.trainer.TrainerSettings",

@@ -57,7 +57,9 @@ SECTIONS = (
     "methods",
     "evaluate",
     "checkpoint",
+    "callbacks",
 )
+OPTIONAL = ("callbacks",)  # sections that may be null
 REQUIRED = ("data", "network", "optimizer", "scheduler", "trainer")
 
 
@@ -222,7 +224,7 @@ def _root_errors(tree: dict[str, Any]) -> list[UserError]:
         elif name not in SECTIONS:
             known = nearest(str(name), [*ROOT, *SECTIONS])
             errors.append(UserError(str(name), "unknown key", known))
-        elif not isinstance(value, dict):
+        elif not isinstance(value, dict) and not (value is None and name in OPTIONAL):
             choice = "methods by FAMILY=METHOD" if name == "methods" else f"one by {name}=NAME"
             problem = f"got {value!r}, expected a mapping"
             errors.append(UserError(str(name), problem, f"choose {choice}"))

@@ -57,7 +57,11 @@ VIEW_BASES = (
     f"{VIEWS}.image.strong.Strong",
     f"{VIEWS}.text.view.TextView",
 )
-PROBES = ("methods.adversarial.robustness", "recipes.evaluation.retrieval")
+PROBES = (
+    "methods.adversarial.robustness",
+    "recipes.evaluation.retrieval",
+    "recipes.evaluation.scores",
+)
 LOGGERS = ("recipes.loggers.tensorboard", "recipes.loggers.weights_and_biases")
 LOGGER_BASES = (f"{LOGGERS[0]}.TensorBoard", f"{LOGGERS[1]}.WeightsAndBiases")
 NETWORK = ("recipes.networks.build.build_network",)
@@ -139,6 +143,7 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
         tree: Any = with_current_keys(plain_tree(text, source))
     except UserError as error:
         raise UserError("run", str(error)) from error
+    tree["callbacks"] = None  # for training alone
     config = OmegaConf.create(tree)
     for problem in [*hydra_problems(tree, ""), *missing_problems(tree)]:
         raise UserError("run", f"{source}: {problem}")

@@ -8,6 +8,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback
 
 from datamodules.datamodule import StreamDataModule
 from datamodules.text.prepare import Tokenize
@@ -51,6 +52,7 @@ class Assembly:
     scheduler: Schedule
     probes: dict[str, Probe]
     checkpoint: CheckpointSettings
+    callbacks: list[Callback] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
 
     @property
@@ -110,6 +112,18 @@ def make(node: DictConfig, key: str) -> Any:
     return made
 
 
+def user_callbacks(config: DictConfig) -> list[Callback]:
+    """What `callbacks` names. Raises `UserError` for what is no callback."""
+    made = []
+    for name, node in (config.get("callbacks") or {}).items():
+        key = f"callbacks.{name}"
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            problem = f"found {str(node)[:60]!r}"
+            raise UserError(key, problem, "expected a mapping with the _target_ of a callback")
+        made.append(make(node, key))
+    return made
+
+
 def assemble(run: RunSpec | DictConfig) -> Assembly:
     """Instantiate data, methods and settings, and compose the methods. Raises `UserError` if they
     do not go together."""
@@ -150,6 +164,7 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
         scheduler=make(config.scheduler, "scheduler"),
         probes=probes,
         checkpoint=make(config.checkpoint, "checkpoint"),
+        callbacks=user_callbacks(config),
     )
 
 

@@ -256,6 +256,7 @@ def own_callbacks(parts: Parts, termination: Termination) -> list[Callback]:
         callbacks.append(RouxProgressBar(micro_batches))
     callbacks += patience_of(settings.patience, parts.assembly.monitor, validates)
     callbacks += hooked_methods(parts.recipe.composition.methods.values())
+    callbacks += parts.assembly.callbacks
     if parts.resume:
         callbacks += parts.resume.callbacks
     return callbacks
