@@ -4,17 +4,12 @@ from collections.abc import Iterable
 
 # today's key -> its usual names elsewhere
 USUAL: dict[str, tuple[str, ...]] = {
+    "trainer.max_epochs": ("epoch", "epochs", "n_epochs", "num_epochs", "num_train_epochs"),
     "trainer.max_steps": (
-        "epoch",
-        "epochs",
         "iterations",
         "iters",
-        "max_epochs",
         "max_iters",
-        "n_epochs",
-        "num_epochs",
         "num_steps",
-        "num_train_epochs",
         "num_train_iter",
         "steps",
         "total_steps",
@@ -49,7 +44,6 @@ USUAL: dict[str, tuple[str, ...]] = {
     "logger": ("log", "report_to", "wandb"),
 }
 BY_NAME = {name: key for key, names in USUAL.items() for name in names}
-EPOCHS = "runs are counted in optimizer steps"
 
 
 def by_usual_name(name: str, keys: Iterable[str]) -> str:
@@ -58,5 +52,4 @@ def by_usual_name(name: str, keys: Iterable[str]) -> str:
     key = BY_NAME.get(name.lower())
     if key is None or key not in set(keys):
         return ""
-    why = f"{EPOCHS}: " if "epoch" in name.lower() else ""
-    return f"{why}write {key}=…"
+    return f"write {key}=…"

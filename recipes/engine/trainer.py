@@ -30,6 +30,10 @@ class TrainerSettings:
 
     max_steps: optimizer steps of the run, at least 0; 0: evaluate only. `network.checkpoint=FILE
         trainer.max_steps=0` evaluates an existing network.
+    max_epochs: passes of a stream in place of max_steps, above 0, 0.5 for half of one; null: by
+        max_steps.
+    epoch_of: the stream whose passes are counted: `labeled`, or `unlabeled` for methods that use
+        it.
     accelerator: `cpu`, `gpu`, `cuda`, `mps`, `tpu` or `auto`.
     devices: number of devices, a list of their indices, or `auto` (-1): all.
     num_nodes: number of machines, at least 1.
@@ -62,6 +66,8 @@ class TrainerSettings:
     """
 
     max_steps: Steps = 1200
+    max_epochs: Scale | None = None
+    epoch_of: Literal["labeled", "unlabeled"] = "labeled"
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
     devices: Literal["auto", -1] | Devices | list[Steps] = 1
     num_nodes: Count = 1

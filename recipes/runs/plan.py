@@ -15,6 +15,7 @@ from recipes.engine.hardware import backend_of, on_gpu, use_channels_last
 from recipes.networks.network import Network
 from recipes.optimization.build import chosen_impl
 from recipes.runs.assembly import Assembly
+from recipes.runs.length import known_length, length_text
 from recipes.runs.remarks import remarks
 from recipes.runs.title import recipe_title
 from recipes.services.teacher import final_decay
@@ -197,7 +198,7 @@ def _optimization(assembly: Assembly, network: Network) -> list[str]:
     each = f", {micro} micro-batches each" if micro > 1 else ""
     steps = "none: the network is evaluated as it is"
     if trainer.max_steps:
-        steps = f"{trainer.max_steps} steps{each}"
+        steps = f"{length_text(assembly)}{each}"
     return [
         f"{steps}, precision {assembly.precision}, accelerator {trainer.accelerator}",
         f"network {_computed(assembly, network)}",
@@ -210,9 +211,10 @@ def _evaluation(assembly: Assembly) -> list[str]:
     composition = assembly.composition
     lines = ["at the end on the test part"]
     if assembly.trainer.max_steps:
-        lines = [
-            f"every {assembly.trainer.validation_interval} steps on the validation part, {lines[0]}"
-        ]
+        every = "ten times in the run"
+        if known_length(assembly) or assembly.trainer.val_every:
+            every = f"every {assembly.trainer.validation_interval} steps"
+        lines = [f"{every} on the validation part, {lines[0]}"]
         lines.append(f"best.ckpt by {assembly.config.monitor}")
     changes = {"transform_input": "inputs", "infer": "logits"}
     changed = {

@@ -14,6 +14,7 @@ from foundation.files import printable
 from recipes.contract.method import Method
 from recipes.networks.network import Network
 from recipes.runs.assembly import Assembly
+from recipes.runs.length import known_length
 from recipes.runs.title import replaced_methods
 
 
@@ -24,7 +25,7 @@ def remarks(assembly: Assembly, network: Network, trained: bool = False) -> list
     for key, method in assembly.composition.methods.items():
         lines += idle_lines(f"methods.{key}", method, config.methods[key])
     warmup = assembly.scheduler.warmup_steps
-    steps = assembly.trainer.max_steps
+    steps = assembly.trainer.max_steps if known_length(assembly) else 0
     if steps and warmup > steps:
         lines.append(
             f"scheduler.warmup_steps={warmup}: the run has {steps} steps, so the learning rate "

@@ -35,6 +35,7 @@ from recipes.runs.assembly import Assembly, assemble, plain
 from recipes.runs.best_checkpoint import BestCheckpoint
 from recipes.runs.checkpoint_files import run_folder, writing
 from recipes.runs.checkpoints import LastCheckpoint
+from recipes.runs.length import check_length, in_steps
 from recipes.runs.lightning import build_trainer, hooked_methods, quieten, uses_hooks
 from recipes.runs.machine import check_machine
 from recipes.runs.memory import memory_is_named
@@ -78,6 +79,7 @@ def run(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
 
 def run_once(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
     quieten()
+    check_length(spec)
     assembly = assemble(spec)
     check_machine(assembly.trainer, assembly.precision)
     if spec.dry_run:
@@ -90,6 +92,7 @@ def run_once(spec: RunSpec, callbacks: Sequence[Callback] = ()) -> Result:
     before = remarks(assembly, network, trained)
     note(before)
     read_data(assembly)
+    assembly = in_steps(assembly)
     resume = with_data(spec, assembly.datamodule, resume)
     note([line for line in remarks(assembly, network, trained) if line not in before])
     if resume:
@@ -123,6 +126,7 @@ def note(lines: Sequence[str]) -> None:
 def check(spec: RunSpec) -> str:
     """Raise `UserError` if a run could not begin, as far as can be told without its data. Returns
     the metric that judges it."""
+    check_length(spec)
     assembly = assemble(spec)
     assembly.meta_network()
     return assembly.monitor

@@ -61,12 +61,11 @@ MISTAKES = {
     "unknown key": (["sed=1"], "sed: unknown key; did you mean 'seed'?"),
     "key of another tool": (
         ["epochs=3"],
-        "epochs: unknown key; runs are counted in optimizer steps: write trainer.max_steps=…",
+        "epochs: unknown key; write trainer.max_epochs=…",
     ),
     "key of another tool in a section": (
-        ["trainer.max_epochs=3"],
-        "trainer.max_epochs: unknown key; runs are counted in optimizer steps: write "
-        "trainer.max_steps=…",
+        ["trainer.num_epochs=3"],
+        "trainer.num_epochs: unknown key; write trainer.max_epochs=…",
     ),
     "key without its section": (
         ["batch_size=8"],

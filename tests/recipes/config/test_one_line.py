@@ -8,8 +8,8 @@ from recipes.config.signatures import find_target
 
 LONGEST = 160
 CASES = {
-    "epochs=3": "write trainer.max_steps=…",
-    "optimizer.epochs=3": "write trainer.max_steps=…",
+    "epochs=3": "write trainer.max_epochs=…",
+    "optimizer.epochs=3": "write trainer.max_epochs=…",
     "batch_size=8": "did you mean 'data.batch_size'?",
     "lr=0.1": "did you mean 'optimizer.lr'?",
     "learning_rate=0.1": "write optimizer.lr=…",
