@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from datamodules.joined import Joined
 from datamodules.names import expanded, printable
 from datamodules.source import DataInfo, Source, Splits
@@ -94,8 +92,7 @@ def pictures_of(place: str, info: DataInfo, check: str) -> FolderSource:
             "expected a set of squares with 1 or 3 channels",
         )
     paths = picture_files(place)
-    labels = torch.full((len(paths),), -1, dtype=torch.int64)
-    source = FolderSource(paths, labels, [], height, channels, expanded(place))
+    source = FolderSource(paths, {}, {}, height, channels, expanded(place))
     if check == "all":
         check_pictures(source.paths.tolist(), (height, width), source.mode)
     return source

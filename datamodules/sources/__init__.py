@@ -4,6 +4,7 @@ from datamodules.sources.cifar import CIFAR10, CIFAR100
 from datamodules.sources.digits import Digits
 from datamodules.sources.idx import MNIST, FashionMNIST
 from datamodules.sources.image_folder import ImageFolder
+from datamodules.sources.image_table import ImageTable
 from datamodules.sources.multi_digits import MultiDigits
 from datamodules.sources.omniglot import Omniglot
 
@@ -14,6 +15,7 @@ __all__ = [
     "Digits",
     "FashionMNIST",
     "ImageFolder",
+    "ImageTable",
     "MultiDigits",
     "Omniglot",
 ]

@@ -20,6 +20,7 @@ SIGNED_FILES = 1000  # files of a set whose contents are part of its fingerprint
 class FolderSource(Source):
     """Image files, decoded when fetched: scaled to cover size × size (bicubic), center-cropped.
 
+    paths: N files. targets, classes: by task, as of every source.
     root: folder from which the files are named in a fingerprint; the same set may be moved.
     """
 
@@ -28,9 +29,9 @@ class FolderSource(Source):
 
     def __init__(
         self,
-        paths: Sequence[Path],
-        labels: Tensor,
-        names: Sequence[str],
+        paths: Sequence[str | Path],
+        targets: dict[str, Tensor],
+        classes: dict[str, list[str]],
         size: int,
         channels: int,
         root: Path | None = None,
@@ -38,8 +39,8 @@ class FolderSource(Source):
         # one array instead of a list of strings: touching reference counts of a list would copy
         # its memory pages in every worker process
         self.paths = np.array([str(path) for path in paths])
-        self.targets = {"label": labels}
-        self.classes = {"label": list(names)}
+        self.targets = targets
+        self.classes = classes
         self.size = size
         self.mode = "RGB" if channels == 3 else "L"
         self.root = f"{root}/" if root is not None else ""

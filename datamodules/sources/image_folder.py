@@ -234,6 +234,6 @@ class ImageFolder:
         self, paths: Sequence[Path], labels: Tensor, mask: Tensor, names: Sequence[str], root: Path
     ) -> FolderSource:
         rows = mask.nonzero().flatten().tolist()
-        return FolderSource(
-            [paths[row] for row in rows], labels[mask], names, self.size, self.channels, root
-        )
+        files = [paths[row] for row in rows]
+        targets = {"label": labels[mask]}
+        return FolderSource(files, targets, {"label": list(names)}, self.size, self.channels, root)

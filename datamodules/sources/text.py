@@ -105,12 +105,19 @@ def text_source(
 ) -> TextSource:
     """A source from labels by name, None for no label; every other one must be among the classes of
     its task."""
+    return TextSource(texts, numbered(labels, classes), classes)
+
+
+def numbered(
+    labels: Mapping[str, Sequence[str | None]], classes: Mapping[str, list[str]]
+) -> dict[str, Tensor]:
+    """int64 targets by task, the place of each label among the classes; -1 for no label."""
     targets = {}
     for task, names in labels.items():
         number: dict[str | None, int] = {name: i for i, name in enumerate(classes[task])}
         number[None] = -1
-        targets[task] = torch.tensor([number[name] for name in names], dtype=torch.long)
-    return TextSource(texts, targets, classes)
+        targets[task] = torch.tensor([number[name] for name in names], dtype=torch.int64)
+    return targets
 
 
 def joined_texts(source: TextSource, texts: Sequence[str]) -> TextSource:

@@ -1,0 +1,178 @@
+"""A table of a user's own: one column has the samples, texts or paths, others have labels."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from datamodules.sources.tables import SUFFIXES, label_of, read_rows, shown, text_of
+from datamodules.sources.text import Labels
+from foundation.errors import UserError, nearest
+
+Format = Literal["auto", "csv", "tsv", "jsonl"]
+# without a limit, int() would refuse a number of 5000 digits
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,1000}")
+
+
+@dataclass
+class Rows:
+    """What a table has. values: texts or paths. labels: class names by task, None for no label.
+    lines: where the rows are in the file. parts: the part of each, empty without a split column."""
+
+    values: list[str] = field(default_factory=list)
+    labels: Labels = field(default_factory=dict)
+    lines: list[int] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How the tables of a set are read.
+
+    value: the column of the samples. what: what it has, `text` or `path`.
+    tasks: the column of the labels by task. split: the column of the parts, empty for none.
+    part_of: the part that a cell of it names. Raises UserError for another one.
+    unlabeled: whether rows without a label are allowed.
+    """
+
+    value: str
+    what: str
+    tasks: dict[str, str]
+    format: Format = "auto"
+    encoding: str = "utf-8"
+    header: bool = True
+    unlabeled: bool = True
+    split: str = ""
+    part_of: Callable[[str], str] = str
+
+    def read(self, path: Path) -> Rows:
+        """All rows of a table. Raises UserError, one line with the file and the line or column."""
+        found = Rows(labels={task: [] for task in self.tasks})
+        for line, row in self.rows(path):
+            found.values.append(self.value_of(path, line, row))
+            for task, column in self.tasks.items():
+                found.labels[task].append(self.label_of(path, line, row, column))
+            if self.split:
+                found.parts.append(self.split_of(path, line, row))
+            found.lines.append(line)
+        if not found.values:
+            raise UserError(f"{path}: no rows; expected {self.what}s with labels")
+        return found
+
+    def check(self, path: Path) -> None:
+        """Raise UserError if the first row of a table is not as the settings say."""
+        for line, row in islice(self.rows(path), 1):
+            self.value_of(path, line, row)
+            for column in self.tasks.values():
+                self.label_of(path, line, row, column)
+
+    def rows(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        return read_rows(
+            path, self.format_of(path), self.encoding, self.header, "data.source.encoding"
+        )
+
+    def format_of(self, path: Path) -> str:
+        if self.format != "auto":
+            return self.format
+        if path.suffix.lower() not in SUFFIXES:
+            known = ", ".join(SUFFIXES)
+            raise UserError(
+                f"{path}: suffix '{path.suffix}' is not a known format; expected {known}, or set "
+                "data.source.format"
+            )
+        return SUFFIXES[path.suffix.lower()]
+
+    # -- cells -------------------------------------------------------------------------------------
+    def value_of(self, path: Path, line: int, row: dict[str, Any]) -> str:
+        value = cell(path, line, row, self.value, self.what)
+        try:
+            text = text_of(value)
+        except UserError as error:
+            raise missing(path, line, self.what, self.value, str(error)) from None
+        if text is None:
+            raise missing(path, line, self.what, self.value, shown(value))
+        return text
+
+    def label_of(self, path: Path, line: int, row: dict[str, Any], column: str) -> str | None:
+        value = cell(path, line, row, column, "label")
+        try:
+            label = label_of(value)
+        except UserError as error:
+            raise missing(path, line, "label", column, str(error)) from None
+        if label is None and not self.unlabeled:
+            refusal = missing(path, line, "label", column, shown(value))
+            raise UserError(f"{refusal}, or data.source.unlabeled=true")
+        return label
+
+    def split_of(self, path: Path, line: int, row: dict[str, Any]) -> str:
+        text = text_of(cell(path, line, row, self.split, "part"))
+        try:
+            return self.part_of(text or "")
+        except UserError as error:
+            raise error.about(f"{path}:{line}") from None
+
+
+def cell(path: Path, line: int, row: dict[str, Any], column: str, what: str) -> Any:
+    if column not in row:
+        raise UserError(
+            f"{path}:{line}: no column '{column}' for the {what}; {nearest(column, row)}"
+        )
+    return row[column]
+
+
+def missing(path: Path, line: int, what: str, column: str, found: str) -> UserError:
+    return UserError(
+        f"{path}:{line}: {what} missing (column '{column}' is {found}); expected one in every row"
+    )
+
+
+def task_columns(label_column: str | int | list[str | int]) -> dict[str, str]:
+    """The column of each task. One column is the task `label`, a list has a task for each."""
+    if not isinstance(label_column, list):
+        return {"label": str(label_column)}
+    columns = [str(column) for column in label_column]
+    if not columns or len(set(columns)) < len(columns):
+        raise UserError(
+            f"data.source.label_column={label_column}: name each column once, and at least one"
+        )
+    return dict(zip(columns, columns, strict=True))
+
+
+# -- classes ---------------------------------------------------------------------------------------
+def class_names(labels: Iterable[str]) -> list[str]:
+    """Distinct labels, sorted as numbers where all are whole numbers.
+
+    The order is total: `1` and `01` are equal numbers, but different names.
+    """
+    names = set(labels)
+    if all(WHOLE_NUMBER.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def classes_of(path: Path, labels: Labels, tasks: dict[str, str]) -> dict[str, list[str]]:
+    """The classes of every task. Raises UserError unless each has two."""
+    classes = {
+        task: class_names(value for value in values if value is not None)
+        for task, values in labels.items()
+    }
+    for task, names in classes.items():
+        if not names:
+            raise UserError(f"{path}: no row has a label (column '{tasks[task]}')")
+        if len(names) < 2:
+            raise UserError(f"{path}: every label is '{names[0]}'; expected two or more classes")
+    return classes
+
+
+def check_known(path: Path, rows: Rows, classes: dict[str, list[str]], where: object) -> None:
+    """Raise UserError for a label of another file that the training file, `where`, does not
+    have."""
+    for task, names in classes.items():
+        known = set(names)
+        for label, line in zip(rows.labels[task], rows.lines, strict=True):
+            if label is not None and label not in known:
+                raise UserError(
+                    f"{path}:{line}: class '{label}' is not in {where}; {nearest(label, names)}"
+                )
