@@ -27,6 +27,7 @@ LEFT_OUT = (
     "--",  # help and versions
     "recipe=NAME",  # says that any recipe is run so
     "searchpath",  # with a method of the reader's own
+    "birds.Birds",  # a class of the reader's own
     "regularization=[mixup,cutmix]",  # shown because it is refused
 )
 

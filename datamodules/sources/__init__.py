@@ -7,6 +7,7 @@ from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.image_table import ImageTable
 from datamodules.sources.multi_digits import MultiDigits
 from datamodules.sources.omniglot import Omniglot
+from datamodules.sources.own_images import OwnImages
 
 __all__ = [
     "CIFAR10",
@@ -18,4 +19,5 @@ __all__ = [
     "ImageTable",
     "MultiDigits",
     "Omniglot",
+    "OwnImages",
 ]

@@ -12,7 +12,7 @@ CUTS = ("labels_per_class", "imbalance_factor", "label_noise")
 # settings that say which labels are kept: of the three a command gives one
 LABELS = ("labels_per_class", "labels", "labeled")
 # of our data files, those that read what a user has
-OF_A_USER = ("image_folder", "image_table", "text_file")
+OF_A_USER = ("image_folder", "image_table", "own_images", "text_file")
 WITHOUT_CUTS = "recipe=supervised"
 
 

@@ -143,7 +143,7 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
         tree: Any = with_current_keys(plain_tree(text, source))
     except UserError as error:
         raise UserError("run", str(error)) from error
-    tree["callbacks"] = None  # for training alone
+    drop_training_parts(tree)
     config = OmegaConf.create(tree)
     for problem in [*hydra_problems(tree, ""), *missing_problems(tree)]:
         raise UserError("run", f"{source}: {problem}")
@@ -168,6 +168,16 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
     if errors:
         raise UserError("run", f"{source}: {errors[0]}")
     return config
+
+
+def drop_training_parts(tree: dict[str, Any]) -> None:
+    """Take out, in place, what only training calls, so that a stranger's code in it is neither
+    imported nor asked about: callbacks, and the datasets that a loader reads."""
+    tree["callbacks"] = None
+    source = select(tree, "data.source")
+    for key, value in source.items() if isinstance(source, dict) else ():
+        if isinstance(value, dict) and "_target_" in value:
+            source[key] = None
 
 
 def plain_tree(text: Any, source: str) -> dict[str, Any]:
