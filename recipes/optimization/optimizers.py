@@ -24,17 +24,20 @@ class OptimizerSettings:
 
     lr: base learning rate γ, above 0.
     weight_decay: λ, on tensors with more than one dimension, at least 0.
+    layer_decay: factor of the learning rate from each layer of the backbone to the one before it,
+        above 0, at most 1; 1: none. Fine-tuned transformers: 0.5 to 0.9.
     options: further arguments of the optimizer: +optimizer.options.NAME=VALUE.
     """
 
     lr: Scale = 1e-3
     weight_decay: Weight = 0.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     options: Options = field(default_factory=dict)
     factory: ClassVar[str] = ""
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of the constructor, without lr and weight decay; `options` take precedence."""
-        shared = {"name", "lr", "weight_decay", "options"}
+        shared = {"name", "lr", "weight_decay", "layer_decay", "options"}
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
         arguments = own | dict(self.options)
         return {name: _without_omegaconf(value) for name, value in arguments.items()}

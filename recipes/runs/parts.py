@@ -7,6 +7,7 @@ import torch
 from datamodules.facts import DatasetFacts
 from recipes.engine.recipe import Recipe
 from recipes.optimization.build import build_optimizer
+from recipes.optimization.layer_decay import scale_layers
 from recipes.optimization.schedulers import build_scheduler
 from recipes.runs.assembly import Assembly
 from recipes.tasks.classification import ClassificationTask, shot_groups
@@ -31,6 +32,8 @@ def make_tasks(
 def make_optimizer(assembly: Assembly, recipe: Recipe) -> Any:
     """Optimizer and scheduler of the recipe, with the parameter groups of the methods."""
     settings = assembly.trainer
+    if assembly.optimizer.layer_decay < 1:
+        scale_layers(recipe.network.backbone, assembly.optimizer.layer_decay)
     groups: list[dict[str, Any]] = []
     for method in recipe.composition.methods.values():
         groups += method.parameter_groups(recipe)
