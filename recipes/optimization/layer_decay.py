@@ -16,8 +16,16 @@ EMBEDDING = re.compile(r"embed|(?:^|\.)(?:wte|wpe|shared)\.")
 
 def scale_layers(backbone: nn.Module, decay: float) -> None:
     """Give every parameter of a backbone of L layers its factor decay^(L - l), l = 0 for the
-    embedding and L for the last layer, whose factor is 1, like that of heads. Raises UserError for
-    a network that does not say its layers."""
+    embedding and L for the last layer, whose factor is 1, like that of heads. Raises UserError as
+    `checked_depths`."""
+    depths = checked_depths(backbone, decay)
+    last = max(depths.values())
+    for name, parameter in backbone.named_parameters():
+        parameter._lr_scale = decay ** (last - depths[name])  # type: ignore[attr-defined]
+
+
+def checked_depths(backbone: nn.Module, decay: float) -> Mapping[str, int]:
+    """The layer of every parameter. Raises UserError for a network that does not say its layers."""
     depths = layer_depths(backbone)
     if len(set(depths.values())) < 2:
         name = type(backbone).__name__
@@ -27,9 +35,7 @@ def scale_layers(backbone: nn.Module, decay: float) -> None:
             problem,
             "expected 1, or a model of timm or a text encoder",
         )
-    last = max(depths.values())
-    for name, parameter in backbone.named_parameters():
-        parameter._lr_scale = decay ** (last - depths[name])  # type: ignore[attr-defined]
+    return depths
 
 
 def layer_depths(backbone: nn.Module) -> Mapping[str, int]:

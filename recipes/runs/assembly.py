@@ -22,6 +22,7 @@ from recipes.engine.trainer import CheckpointSettings, TrainerSettings, devices_
 from recipes.networks.checkpoint import before_surgery, load_deferred
 from recipes.networks.network import Network
 from recipes.optimization.build import check_optimizer
+from recipes.optimization.layer_decay import checked_depths
 from recipes.optimization.optimizers import OptimizerSettings
 from recipes.optimization.schedulers import Schedule
 from recipes.runs.batch_checks import check_batch_contents
@@ -83,6 +84,8 @@ class Assembly:
                 method.surgery(network)
             load_deferred(network)
         check_text_length(self.datamodule, network)
+        if self.optimizer.layer_decay < 1:
+            checked_depths(network.backbone, self.optimizer.layer_decay)
         samples = self.datamodule.batch_size // devices_of(self.trainer)
         if self.trainer.max_steps:
             check_batch_norm(samples, network)
