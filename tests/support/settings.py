@@ -113,6 +113,7 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("focal_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
     ("focal_loss", "class_losses"): ("binary losses", {"mode": "sigmoid"}),
     ("equalization_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
+    ("cost_sensitive_ce", "class_losses"): ("the expected cost", {"form": "expected_cost"}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
 }
