@@ -50,7 +50,7 @@ class HardSharing(Method):
         return Declaration(
             modalities=("image",),
             tasks_at_least=2,
-            slots=("sharing",),
+            slots=("sharing", "heads") if self.head == "mlp" else ("sharing",),
             tags=tags,
             refuses={"freezes_backbone": reason},
             after=("delta",),

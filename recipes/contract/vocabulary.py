@@ -23,6 +23,7 @@ SLOTS = {
     "labeled_mask": "the mask of labeled samples",
     "attack": "the attack on labeled inputs",
     "sharing": "which layers tasks share",
+    "heads": "the classifiers on the features",
     "sampler": "the order in which labeled samples come",
     "prompts": "the prompt tokens between the first token and the rest",
 }
@@ -48,7 +49,7 @@ TAGS = {
     "weighs_classes": "samples are weighted by class",
 }
 
-INFORMATIVE = frozenset({"attacks_labeled", "resamples", "task_weights", "weighs_classes"})
+INFORMATIVE = frozenset({"resamples", "task_weights", "weighs_classes"})
 """Tags to which no built-in method refers; your own methods may refuse them."""
 
 RESERVED = frozenset({"second_optimizer"})

@@ -25,6 +25,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "pi_model": {"weight": 500.0, "ramp": "constant"},
     "posthoc_logit_adjustment": {"tau": 2.0},
     "equalization_loss": {"threshold": 0.08},
+    "bags": {"thresholds": [5], "beta": 1.0},
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
     "pgd_at": {"eps": 0.1, "steps": 2},
