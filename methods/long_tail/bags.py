@@ -9,7 +9,7 @@ from foundation.distributed import gather_rows
 from foundation.errors import UserError
 from foundation.types import Count, Scale
 from recipes.contract import Context, Declaration, Method
-from recipes.networks.network import Network
+from recipes.networks.network import Network, linear_head
 from recipes.step import Step
 from recipes.step.criterion import Role
 
@@ -66,8 +66,8 @@ def group_shares(own: Tensor, used: Tensor) -> Tensor:
 
 # -- the method ------------------------------------------------------------------------------------
 class GroupedHead(nn.Linear):
-    """d_c = z_c - z_others(g(c)), [N, C]: C classes and one output "others" per group. A softmax
-    over a group and its "others" depends on these differences alone.
+    """d_c = z_c - z_others(g(c)), [N, C]: C classes, and `others` with one output per group. A
+    softmax over a group and its "others" depends on these differences alone.
 
     group: of every class, int64 [C].
     """
@@ -76,19 +76,18 @@ class GroupedHead(nn.Linear):
     mask: Tensor  # [G, C]: which classes are in a group
 
     def __init__(self, features: int, group: Tensor):
-        groups = int(group.max()) + 1
-        super().__init__(features, len(group) + groups)
-        self.groups = groups
+        super().__init__(features, len(group))
+        self.groups = int(group.max()) + 1
         nn.init.xavier_normal_(self.weight)
         nn.init.zeros_(self.bias)
+        self.others = linear_head(features, self.groups)
         self.register_buffer("group", group)
         mask = group == torch.arange(self.groups).unsqueeze(1)
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        z = super().forward(input)
-        classes = len(self.group)
-        return z[:, :classes] - z[:, classes + self.group]
+        others: Tensor = self.others(input)
+        return super().forward(input) - others[:, self.group]
 
 
 def grouped_head(network: Network, task: str) -> GroupedHead | None:

@@ -35,6 +35,7 @@ TAGS = {
     "biases_only": "of the backbone only biases are trained",
     "delta": "modules are attached to a frozen backbone",
     "features_by_task": "each task has features of its own",
+    "focal": "well-classified samples weigh less",
     "freezes_backbone": "nothing below the heads is trained",
     "low_rank": "weights get updates of low rank",
     "metric_loss": "a loss on the embedding",

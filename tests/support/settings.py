@@ -60,6 +60,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "proxy_nca_pp": {"dim": 16, "proxy_lr": 1.0},
     "static": {"weights": [1.0, 0.2]},
     "dwa": {"window": 1, "temperature": 0.02},
+    "lbtw": {"reference": "train_first", "alpha": 2.0},
     "gradnorm": {"lr": 0.5},
     "pcgrad": {"reduction": "mean"},
     "hard_sharing": {"split_stage": 0},
@@ -121,6 +122,9 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
 
 # Points whose effect no watch can see: the reason, and what proves them in its place.
 UNSEEN: dict[tuple[str, str], str] = {
+    ("bags", "prepare"): (
+        "draws the samples that its losses use; tests/methods/long_tail/test_bags.py"
+    ),
     ("logit_adjustment", "terms"): (
         "counts pseudo-labels of another method, where adjust_unlabeled asks for it; "
         "tests/methods/long_tail/test_logit_adjustment.py"

@@ -123,7 +123,7 @@ def test_others_are_drawn_for_each_sample_inside():
 def test_the_head_has_an_output_others_per_group():
     head = head_of(GROUP)
     x = torch.randn(5, 4, generator=SOURCE)
-    z = F.linear(x, head.weight, head.bias)
+    z = torch.cat([F.linear(x, head.weight, head.bias), head.others(x)], 1)
     assert z.shape == (5, 10)
     torch.testing.assert_close(head(x), differences(z, GROUP))
 
@@ -135,8 +135,8 @@ def test_in_a_run():
     """The first loss is that of the loop, on the logits and draws of the run."""
     recipe = build({"bags": BAGS(**BY_COUNT, beta=1.0)}, Setup())
     head = recipe.network.heads["label"]
-    assert isinstance(head, GroupedHead) and head.weight.shape == (5, 16)
-    before = head.weight.detach().clone()
+    assert isinstance(head, GroupedHead) and head.others.weight.shape == (2, 16)
+    before = torch.cat([head.weight, head.others.weight]).detach()
     result = train({"bags": BAGS(**BY_COUNT, beta=1.0)}, steps=2, lr=0.0)
     step = result.recipe.last_step
     own = head.group[step.streams["labeled"].targets["label"]]
@@ -147,8 +147,9 @@ def test_in_a_run():
     whole = torch.cat([d, torch.zeros(6, 2)], 1)  # "others" at 0 give the same differences
     expected = loop(whole, step.streams["labeled"].targets["label"], head.group, used)
     assert result.losses[1] == pytest.approx(expected, rel=1e-5)
-    moved = train({"bags": BAGS(**BY_COUNT)}, steps=3).parameters["heads.label.weight"]
-    assert (moved != before).any(1).all(), "every output learns, those of others too"
+    after = train({"bags": BAGS(**BY_COUNT)}, steps=3).recipe.network.heads["label"]
+    moved = torch.cat([after.weight, after.others.weight]) != before
+    assert moved.any(1).all(), "every output learns, those of others too"
 
 
 def test_prediction_is_of_the_merged_scores():
@@ -177,7 +178,7 @@ def test_after_classifier_retraining_only_the_new_head_learns():
         result = train({key: made[key] for key in order}, steps=3)
         moved = {n for n in values_differ(start, result.parameters) if n in start}
         assert moved == {"heads.label.weight", "heads.label.bias"}
-        assert result.parameters["heads.label.weight"].shape == (5, 16)
+        assert result.parameters["heads.label.others.weight"].shape == (2, 16)
 
 
 def test_a_task_of_one_group_keeps_its_head():
