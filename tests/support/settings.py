@@ -60,6 +60,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "proxy_nca_pp": {"dim": 16, "proxy_lr": 1.0},
     "static": {"weights": [1.0, 0.2]},
     "dwa": {"window": 1, "temperature": 0.02},
+    "mrn": {"bottleneck": 8, "update_every": 1},
     "lbtw": {"reference": "train_first", "alpha": 2.0},
     "gradnorm": {"lr": 0.5},
     "pcgrad": {"reduction": "mean"},
