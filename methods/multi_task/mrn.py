@@ -200,7 +200,8 @@ class MRN(Method):
 
     def stacked(self, network: Network, layer: str, context: Context) -> Tensor:
         """W [T, D2, D1] of a layer."""
-        weights = [network.heads[task].get_parameter(f"{layer}.weight") for task in context.tasks]
+        name = f"{layer}.weight"
+        weights: list[Tensor] = [network.heads[t].get_parameter(name) for t in context.tasks]
         return torch.stack(weights)
 
     def terms(self, step: Step, context: Context) -> None:
