@@ -123,6 +123,9 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
 
 # Points whose effect no watch can see: the reason, and what proves them in its place.
 UNSEEN: dict[tuple[str, str], str] = {
+    ("lbtw", "after_step"): (
+        "ends an epoch, which three steps do not; tests/methods/multi_task/test_lbtw.py"
+    ),
     ("bags", "prepare"): (
         "draws the samples that its losses use; tests/methods/long_tail/test_bags.py"
     ),

@@ -21,7 +21,7 @@ from methods.long_tail.bags import (
 )
 from methods.long_tail.balanced_softmax import BalancedSoftmax
 from methods.long_tail.class_balanced_loss import ClassBalancedLoss
-from methods.long_tail.classifier_retraining import ClassifierRetraining
+from methods.long_tail.crt import ClassifierRetraining
 from methods.regularization.mixup import Mixup
 from methods.regularization.sam import SAM
 from methods.semi_supervised.fixmatch import FixMatch
