@@ -79,9 +79,11 @@ def rename_in_config(config: DictConfig, overrides: Iterable[str] = ()) -> list[
                 continue
             parent, _, name = old.rpartition(".")
             value = OmegaConf.select(config, parent).pop(name)
-            entries = value.items() if isinstance(value, DictConfig) else ()
-            # keys below a renamed one stand alone: the command may set some of them
-            for key, entry in [(f"{new}.{key}", entry) for key, entry in entries] or [(new, value)]:
+            entries = {new: value}
+            if isinstance(value, DictConfig):
+                # each key below by itself: the command may set some of them
+                entries = {f"{new}.{name!s}": entry for name, entry in value.items()}
+            for key, entry in entries.items():
                 if key not in said:
                     OmegaConf.update(config, key, entry, force_add=True)
             lines.append(_line(old, new))

@@ -4,6 +4,7 @@ run; the resume of a run of version 0.1 is in tests/commands."""
 import pytest
 from omegaconf import OmegaConf
 
+from foundation.errors import UserError
 from recipes.config.renamed import (
     CHOICES,
     KEYS,
@@ -144,6 +145,15 @@ def test_a_method_with_another_key_in_a_users_yaml(tmp_path):
     assert (methods.crt.bn, methods.crt.reinitialize) == ("drift", False)
     methods = resolve_command([*own, "methods.crt.bn=freeze"]).config.methods
     assert (methods.crt.bn, methods.crt.reinitialize) == ("freeze", False)
+
+
+def test_a_choice_in_a_users_list_of_defaults_is_named(tmp_path):
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /long_tail: classifier_retraining\n"
+    )
+    with pytest.raises(UserError, match=r"no long_tail 'classifier_retraining'; it is called crt"):
+        resolve_command([f"hydra.searchpath=[file://{tmp_path}]", "recipe=mine", "run_dir=x"])
 
 
 def test_a_method_keeps_its_place_in_the_config_of_an_earlier_run():
