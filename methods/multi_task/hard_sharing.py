@@ -44,6 +44,8 @@ class HardSharing(Method):
             tags = ("features_by_task",)
         if self.split_stage == 0:
             tags = ("features_by_task", "shares_no_layer")
+        if self.head == "mlp":
+            tags = (*tags, "nonlinear_heads")
         reason = (
             "where tasks part makes no difference to a backbone that does not learn; leave one out"
         )

@@ -150,7 +150,12 @@ class MRN(Method):
     """
 
     neutral = {"trade_off": 0}
-    declaration = Declaration(tasks_at_least=2, slots=("heads",), after=("freezes_backbone",))
+    declaration = Declaration(
+        tasks_at_least=2,
+        slots=("heads",),
+        tags=("nonlinear_heads",),
+        after=("freezes_backbone",),
+    )
 
     def __init__(
         self,
@@ -192,6 +197,9 @@ class MRN(Method):
                 weight = head.get_parameter(f"{layer}.weight")
                 weight._lr_scale = self.lr_scale  # type: ignore[attr-defined]
                 weight._weight_decay = 0.0  # type: ignore[attr-defined]
+            start = getattr(network.heads[name], "bias", None)
+            if start is not None:  # another method may have chosen it
+                head.classifier.bias.data.copy_(start)
             network.heads[name] = head.to(like.device)
         stacked = {layer: self.stacked(network, layer, context) for layer in layers}
         context.method_modules[self.key] = nn.ModuleDict(

@@ -40,6 +40,7 @@ TAGS = {
     "low_rank": "weights get updates of low rank",
     "metric_loss": "a loss on the embedding",
     "mixes_inputs": "labeled inputs are combinations of several samples",
+    "nonlinear_heads": "heads of tasks have layers between features and classifier",
     "random_inference": "predictions are random",
     "resamples": "classes of the labeled stream come in other proportions than in the data",
     "second_optimizer": "a second optimizer steps beside the run's",

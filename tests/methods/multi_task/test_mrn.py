@@ -9,6 +9,8 @@ from torch import nn
 from foundation.errors import UserError
 from foundation.randomness import generator
 from methods.long_tail.bags import BAGS
+from methods.long_tail.equalization_loss_v2 import EqualizationLossV2
+from methods.long_tail.tau_norm import TauNorm
 from methods.multi_task.dwa import DWA
 from methods.multi_task.mrn import (
     MRN,
@@ -223,6 +225,16 @@ def test_classifiers_of_different_shapes():
     assert isinstance(recipe.network.heads["shape"].classifier, nn.Linear)
 
 
+def test_biases_that_another_method_chose_stay():
+    methods = {"equalization_loss_v2": EqualizationLossV2(start=0.02), "mrn": MRN()}
+    for order in (list(methods), list(methods)[::-1]):
+        recipe = build({key: methods[key] for key in order}, Setup(tasks=TASKS))
+        biases = recipe.network.heads["shape"].classifier.bias
+        assert torch.sigmoid(biases).tolist() == pytest.approx([0.02] * 3)
+
+
 def test_two_methods_cannot_replace_the_heads():
+    with pytest.raises(UserError, match="it scales the rows of linear heads on the features"):
+        build({"mrn": MRN(), "tau_norm": TauNorm(0.7)}, Setup(tasks=TASKS))
     with pytest.raises(UserError, match="both own the classifiers on the features"):
         build({"mrn": MRN(), "bags": BAGS()}, Setup(tasks=TASKS))
