@@ -1,9 +1,8 @@
 """Dynamic Task Prioritization. Guo, Haque, Huang, Yeung and Fei-Fei, Dynamic Task Prioritization
 for Multitask Learning, ECCV 2018."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-import pytorch_lightning as pl
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -76,14 +75,14 @@ class DTP(Weighting):
     is 1. κ̄ in the weight is within [0.05, 0.99]. Weights have no gradient, and heads see them. The
     sum of the weights falls as tasks are learnt, and with it the length of the steps, unless
     normalize_sum is set. Pseudo-labels do not count and have no focal factor; the predictions are
-    those of the batch as trained on, so with attacks in training κ is the robust accuracy. The
-    paper's third part, heads of easy tasks on shallow layers, is not included.
+    those of the batch as trained on, so with attacks in training κ is the robust accuracy. A κ of
+    the validation part would let it into training, and a run resumed between a step and its
+    validation would miss it. The paper's third part, heads of easy tasks on shallow layers, is not
+    included.
 
     gamma: exponent γ, at least 0: one, or one a task; 1 (ours; the paper gives none).
     example_gamma: exponent γ₀ of the samples, at least 0; 2 (focal loss); 0: cross-entropy.
     momentum: a in κ̄ ← aκ + (1 - a)κ̄, in (0, 1]; 0.1 (ours).
-    kpi: κ is the accuracy on the labels of each `train_batch` (paper), or on the validation part,
-        `val_epoch`, at every validation. That lets validation data into training.
     chance_correct: use (κ - 1/C) / (1 - 1/C), so that tasks of different numbers of classes start
         alike; false (paper).
     normalize_sum: rescale w to the sum `one` or `tasks` (T); `none` (paper).
@@ -94,14 +93,12 @@ class DTP(Weighting):
         gamma: Weight | list[Weight] = 1.0,
         example_gamma: Weight = 2.0,
         momentum: Annotated[float, Field(gt=0, le=1)] = 0.1,
-        kpi: Literal["train_batch", "val_epoch"] = "train_batch",
         chance_correct: bool = False,
         normalize_sum: NormalizeSum = "none",
     ):
         self.gamma: float | list[float] = gamma
         self.example_gamma = example_gamma
         self.momentum = momentum
-        self.kpi = kpi
         self.chance_correct = chance_correct
         self.normalize_sum = normalize_sum
 
@@ -119,12 +116,6 @@ class DTP(Weighting):
 
     def build(self, context: Context) -> None:
         super().build(context)
-        if self.kpi == "val_epoch" and not context.sizes.get("val"):
-            raise UserError(
-                f"methods.{self.key}.kpi=val_epoch",
-                "there is no validation part",
-                "set data.val_fraction=0.1, or kpi=train_batch",
-            )
         tasks = len(context.tasks)
         exponents = self.gamma if isinstance(self.gamma, list) else [self.gamma] * tasks
         if len(exponents) != tasks:
@@ -152,14 +143,12 @@ class DTP(Weighting):
 
     def task_weights(self, losses: TaskLosses, step: Step, context: Context) -> Tensor:
         state: DTPState = self.module(context)
-        if self.kpi == "train_batch":
-            targets = step.inputs["labeled"].targets
-            counts = [
-                correct_and_labeled(step.logits("labeled", task), targets[task])
-                for task in step.tasks
-            ]
-            correct, labeled = global_sum(torch.stack(counts)).unbind(1)
-            self.update(state, correct / labeled.clamp_min(1), labeled > 0)
+        targets = step.inputs["labeled"].targets
+        counts = [
+            correct_and_labeled(step.logits("labeled", task), targets[task]) for task in step.tasks
+        ]
+        correct, labeled = global_sum(torch.stack(counts)).unbind(1)
+        self.update(state, correct / labeled.clamp_min(1), labeled > 0)
         weights = focal_weights(state.kpi, state.exponents)
         return torch.where(state.seen, weights, 1.0)
 
@@ -169,13 +158,3 @@ class DTP(Weighting):
         moved = moved_average(state.kpi, value, state.seen, self.momentum)
         state.kpi.copy_(torch.where(known, moved, state.kpi))
         state.seen |= known
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        context: Context = module  # type: ignore[assignment]
-        if self.kpi != "val_epoch" or trainer.sanity_checking:
-            return
-        state: DTPState = self.module(context)
-        values = [context.latest.get(f"val/{task}/accuracy") for task in context.tasks]
-        known = torch.tensor([value is not None for value in values], device=state.kpi.device)
-        accuracy = torch.tensor([value or 0.0 for value in values]).to(state.kpi)
-        self.update(state, accuracy, known)

@@ -146,9 +146,11 @@ class Sluiced(nn.Module):
             features[task] = total
         return features
 
-    def penalty(self, subspaces: int, norm: PenaltyNorm) -> Tensor:
+    def penalty(self, subspaces: int, norm: PenaltyNorm) -> Tensor | None:
+        """The sum over the weights that are trained; None where all are frozen."""
         weights = [self.trunk.get_parameter(name) for name in self.penalized]
-        return torch.stack([overlap(w, subspaces, norm) for w in weights]).sum()
+        overlaps = [overlap(w, subspaces, norm) for w in weights if w.requires_grad]
+        return torch.stack(overlaps).sum() if overlaps else None
 
 
 def last_weights(layers: Sequence[Layer], axis_of: dict[str, int]) -> list[tuple[str, str]]:
@@ -187,7 +189,7 @@ class Sluice(Method):
     own: diagonal of α with `identity_like`, in (0, 1]; 0.9 (ours). The rest of a row is spread.
     beta: β at the start: `imbalanced`, 0.9 on the last stage (authors' code), or `uniform`.
     penalty: λ, at least 0; 0.001 (ours). The paper has 0.1 for layers of width 100: the sum over
-        convolutions is larger.
+        convolutions is larger. Frozen weights (PEFT) have none.
     penalty_norm: `none`, the sum (paper), or `mean` over the entries of W_1ᵀ W_2.
     lr_scale: learning rate of α and β over the run's, above 0; 1.
 
@@ -255,8 +257,9 @@ class Sluice(Method):
 
     def terms(self, step: Step, context: Context) -> None:
         backbone: Any = context.network.backbone
-        if self.penalty == 0 or self.subspaces == 1 or not backbone.penalized:
+        if self.penalty == 0 or self.subspaces == 1:
             return
         with torch.autocast(context.device.type, enabled=False):
             penalty = backbone.penalty(self.subspaces, self.penalty_norm)
-        step.term(self.key, penalty, weight=self.penalty)
+        if penalty is not None:
+            step.term(self.key, penalty, weight=self.penalty)

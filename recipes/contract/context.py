@@ -39,7 +39,6 @@ class Context(Protocol):
     sizes: number of samples by stream.
     seed: of the run.
     total_steps: optimizer steps of the whole run.
-    latest: the last value of every metric, by its logged name.
     trainer: Lightning's.
     current_step: the first pass of the current micro-batch, for `wrap_step` after its closure.
     """
@@ -51,7 +50,6 @@ class Context(Protocol):
     sizes: dict[str, int]
     seed: int
     total_steps: int
-    latest: dict[str, float]
 
     @property
     def method_modules(self) -> MethodModules: ...

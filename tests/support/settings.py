@@ -61,6 +61,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "static": {"weights": [1.0, 0.2]},
     "dwa": {"window": 1, "temperature": 0.02},
     "mrn": {"bottleneck": 8, "update_every": 1},
+    # frozen weights have no penalty, and meet it in groups
+    "sluice": {"penalty": 0.0},
     "lbtw": {"reference": "train_first", "alpha": 2.0},
     "gradnorm": {"lr": 0.5},
     "pcgrad": {"reduction": "mean"},
@@ -117,6 +119,7 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("focal_loss", "class_losses"): ("binary losses", {"mode": "sigmoid"}),
     ("equalization_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
     ("cost_sensitive_ce", "class_losses"): ("the expected cost", {"form": "expected_cost"}),
+    ("sluice", "terms"): ("the penalty of trained weights", {"penalty": 0.1}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
 }

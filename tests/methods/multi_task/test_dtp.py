@@ -131,24 +131,7 @@ def test_a_task_without_labels_keeps_its_kpi_and_starts_at_one():
     assert state.seen.tolist() == [True, False, True]
 
 
-def test_the_kpi_of_the_validation_part():
-    recipe = build({"dtp": DTP()}, Setup(tasks=TASKS))
-    method, state = DTP(kpi="val_epoch"), recipe.method_modules["dtp"]
-    method.key = "dtp"
-    recipe.latest = {"val/shape/accuracy": 0.5, "val/size/accuracy": 0.25}
-    trainer = type("Trainer", (), {"sanity_checking": False})
-    method.on_validation_end(trainer, recipe)
-    recipe.latest["val/shape/accuracy"] = 0.8
-    method.on_validation_end(trainer, recipe)
-    assert state.kpi.tolist() == pytest.approx([0.53, 0.0, 0.25])
-    assert state.seen.tolist() == [True, False, True]
-    DTP().on_validation_end(trainer, recipe)
-    assert state.kpi.tolist() == pytest.approx([0.53, 0.0, 0.25])
-
-
 def test_what_it_refuses():
-    with pytest.raises(UserError, match="kpi=val_epoch: there is no validation part"):
-        build({"dtp": DTP(kpi="val_epoch")}, Setup(tasks=TASKS))
     with pytest.raises(UserError, match="found 2 exponents for 3 tasks"):
         build({"dtp": DTP([1.0, 2.0])}, Setup(tasks=TASKS))
     methods = {"dtp": DTP(), "focal_loss": FocalLoss()}

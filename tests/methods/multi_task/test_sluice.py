@@ -211,6 +211,15 @@ def test_in_a_run(weighting):
     assert still == []
 
 
+def test_frozen_weights_have_no_penalty():
+    network = network_of()
+    for parameter in network.backbone.parameters():
+        parameter.requires_grad_(False)
+    setup = Setup(tasks=TASKS, steps=1)
+    row = fit(build({"sluice": Sluice(penalty=0.5)}, setup, network), setup).history[0]
+    assert "train/sluice" not in row
+
+
 def test_what_it_refuses():
     with pytest.raises(
         UserError, match=r"subspaces=3: does not divide the 4 channels of 'layers.2'"
