@@ -209,6 +209,7 @@ def test_in_a_run(weighting):
         assert row["train/loss"] == pytest.approx(sum(terms) + 0.5 * expected, rel=1e-5)
     still = [n for n, p in recipe.network.named_parameters() if torch.equal(before[n], p)]
     assert still == []
+    assert (before["backbone.beta"] != recipe.network.backbone.beta).all()
 
 
 def test_frozen_weights_have_no_penalty():
