@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from foundation.errors import UserError
 from foundation.types import Weight
 from methods.multi_task.epochs import steps_of_epoch
 from methods.multi_task.losses import NormalizeSum, TaskLosses
@@ -51,7 +52,8 @@ class LBTW(Weighting):
     alpha: exponent α, at least 0; 0.5 (paper); 0: equal weights.
     reference: L(0): the first batch of every epoch, `epoch_first` (authors' code), or of the run,
         `train_first`, or the mean of the epoch before, `epoch_mean` (ours). In the first epoch the
-        mean is not known yet, and the first batch stands for it.
+        mean is not known yet, and the first batch stands for it. UserError for `epoch_first` where
+        an epoch is one step.
     normalize_sum: rescale w to the sum `tasks` (T; authors' code) or `one`; `none`: the bare
         formula. With `none` and `train_first` all weights fall along with the losses, and with them
         the length of the steps.
@@ -73,6 +75,12 @@ class LBTW(Weighting):
         return LBTWState(tasks)
 
     def task_weights(self, losses: TaskLosses, step: Step, context: Context) -> Tensor:
+        if self.reference == "epoch_first" and steps_of_epoch(step, context) == 1:
+            raise UserError(
+                f"methods.{self.key}.reference=epoch_first",
+                "an epoch has one step here, so that every weight would be 1",
+                "set it to train_first, or choose a smaller data.batch_size",
+            )
         state: LBTWState = self.module(context)
         values = losses.whole()
         first = losses.present & state.waiting

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from foundation.errors import UserError
 from methods.multi_task.dwa import DWA
 from methods.multi_task.epochs import steps_of_epoch
 from methods.multi_task.lbtw import LBTW, balanced_weights
@@ -67,6 +68,13 @@ def test_an_epoch_has_fewer_steps_with_accumulation():
     assert steps_of_epoch(step, context) == 1
 
 
+def test_an_epoch_of_one_step_is_refused():
+    with pytest.raises(UserError, match=r"an epoch has one step here, .*set it to train_first"):
+        train({"lbtw": LBTW()}, tasks=TASKS, steps=1, labeled=24)
+    rows = train({"lbtw": LBTW(reference="train_first")}, tasks=TASKS, steps=2, labeled=24).history
+    assert rows[1]["train/weight/shape"] != 1
+
+
 def test_a_second_pass_is_not_counted():
     result = train({"lbtw": LBTW(), "sam": SAM()}, tasks=TASKS, steps=3)
     assert result.recipe.method_modules["lbtw"].count.tolist() == [3, 3, 3]
@@ -75,7 +83,8 @@ def test_a_second_pass_is_not_counted():
 def test_a_task_waits_for_its_first_labels():
     recipe = build({"lbtw": LBTW()}, Setup(tasks=TASKS))
     method, state = recipe.composition.methods["lbtw"], recipe.method_modules["lbtw"]
-    step = SimpleNamespace(progress=Progress(0, 10))
+    step = SimpleNamespace(progress=Progress(0, 10), streams={"labeled": SimpleNamespace(size=6)})
+    recipe.trainer = SimpleNamespace(accumulate_grad_batches=1)
 
     def weights(losses, present):
         whole = torch.tensor(losses)
