@@ -120,6 +120,7 @@ class BAGS(Method):
         refuses={
             "adjusts_logits": MERGED,
             "attacks_labeled": MERGED,
+            "focal": MERGED,
             "unlabeled_loss": MERGED,
             "soft_targets": f"{ONE_CLASS}; leave one out",
         },

@@ -22,6 +22,7 @@ from methods.long_tail.bags import (
 from methods.long_tail.balanced_softmax import BalancedSoftmax
 from methods.long_tail.class_balanced_loss import ClassBalancedLoss
 from methods.long_tail.crt import ClassifierRetraining
+from methods.long_tail.focal_loss import FocalLoss
 from methods.regularization.mixup import Mixup
 from methods.regularization.sam import SAM
 from methods.semi_supervised.fixmatch import FixMatch
@@ -210,6 +211,7 @@ def test_data_without_two_groups_are_refused():
         ("class_balanced_loss", ClassBalancedLoss()),
         ("mixup", Mixup()),
         ("fgm", FGM()),
+        ("focal_loss", FocalLoss()),
     ],
 )
 def test_what_reads_logits_as_one_softmax_is_refused(key, other):
