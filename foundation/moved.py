@@ -20,6 +20,7 @@ MOVED = {
     "datamodules.devices": "foundation.devices",
     "datamodules.errors": "foundation.errors",
     "datamodules.randomness": "foundation.randomness",
+    "methods.long_tail.classifier_retraining": "methods.long_tail.crt",
     "recipes.adopted": "recipes.services.adopted",
     "recipes.annotations": "recipes.config.signatures",
     "recipes.architecture": "recipes.predict.architecture",

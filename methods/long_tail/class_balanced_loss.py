@@ -6,12 +6,10 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from foundation.distributed import global_sum
-from recipes.contract import Context, Declaration, Method
-from recipes.step import Step
-from recipes.step.criterion import Role, of_target
+from methods.long_tail.class_weights import ClassWeighting, Reduction, with_sum_of_classes
+from recipes.contract import Context
 
 
 def effective_number_weights(counts: Tensor, beta: float, normalize: bool) -> Tensor:
@@ -28,21 +26,11 @@ def effective_number_weights(counts: Tensor, beta: float, normalize: bool) -> Te
         denominator = -torch.expm1(n.clamp_min(1) * math.log(beta))
     weights = torch.where(known, (1 - beta) / denominator, 0.0)
     if normalize:
-        weights = weights * known.sum() / weights.sum()
+        weights = with_sum_of_classes(weights)
     return weights.float()
 
 
-class ClassWeights(nn.Module):
-    """The weights of one task's classes, [C]."""
-
-    weights: Tensor
-
-    def __init__(self, weights: Tensor):
-        super().__init__()
-        self.register_buffer("weights", weights)
-
-
-class ClassBalancedLoss(Method):
+class ClassBalancedLoss(ClassWeighting):
     """L = (1/N) Σ_i w_{y_i} CE(z_i, y_i), w_c = 1/E_c with the effective number E_c = (1 - β^{n_c})
     / (1 - β).
 
@@ -62,45 +50,17 @@ class ClassBalancedLoss(Method):
     """
 
     neutral = {"beta": 0}
-    declaration = Declaration(slots=("prior_correction",), tags=("weighs_classes",), sharded=True)
 
     def __init__(
         self,
         beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999,
         normalize: Literal["sum_c", "none"] = "sum_c",
-        reduction: Literal["batch", "weight"] = "batch",
+        reduction: Reduction = "batch",
     ):
         self.beta = beta
         self.normalize = normalize == "sum_c"
         self.reduction = reduction
 
-    def build(self, context: Context) -> None:
-        tables = nn.ModuleDict()
-        for task in context.tasks:
-            counts = context.statistics.counts(task)
-            tables[task] = ClassWeights(effective_number_weights(counts, self.beta, self.normalize))
-        context.method_modules[self.key] = tables
-
-    def sample_weights(
-        self,
-        step: Step,
-        logits: Tensor,
-        target: Tensor,
-        task: str,
-        role: Role,
-        context: Context,
-    ) -> Tensor | None:
-        if role != "labeled":
-            return None
-        weights = context.method_modules[self.key][task].weights.expand(len(logits), -1)
-        if self.reduction == "weight":
-            weights = weights / mean_weight(weights, target)
-        return weights
-
-
-def mean_weight(weights: Tensor, target: Tensor) -> Tensor:
-    """Σ_i w_{y_i} over the number of labels, of the global batch: dividing the weights by it turns
-    the mean over samples into a weighted mean. weights: [N, C]. target: [N] or [N, C]."""
-    total = global_sum(of_target(weights, target).sum())
-    labels = global_sum(of_target(torch.ones_like(weights), target).sum())
-    return (total / labels.clamp_min(1e-12)).clamp_min(1e-12)
+    def class_weights(self, task: str, context: Context) -> Tensor:
+        counts = context.statistics.counts(task)
+        return effective_number_weights(counts, self.beta, self.normalize)

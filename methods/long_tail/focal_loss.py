@@ -3,30 +3,15 @@
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from foundation.errors import UserError
+from methods.focal import modulation
 from methods.long_tail.sigmoid import SOFTMAX_ONLY, binary_costs, start_rare, summed
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Step
-from recipes.step.criterion import Role, one_hot
-
-
-def log_rest(logits: Tensor) -> Tensor:
-    """log(1 - p_c) for each class, [N, C] in float32."""
-    # For the most probable class it is the logsumexp of the others: 1 - p could round to 0, where
-    # the gradient of its power is NaN.
-    log_p = F.log_softmax(logits.float(), dim=1)
-    top = one_hot(logits.argmax(1), logits.shape[1]).bool()
-    others = log_p.masked_fill(top, -torch.inf)
-    return torch.where(top, others.logsumexp(1, keepdim=True), torch.log1p(-others.exp()))
-
-
-def modulation(logits: Tensor, gamma: float) -> Tensor:
-    """(1 - p_c)^γ of p = softmax(z), [N, C]."""
-    return torch.exp(gamma * log_rest(logits))
+from recipes.step.criterion import Role
 
 
 def sigmoid_cost(logits: Tensor, gamma: float, alpha: float | None = None) -> Tensor:
@@ -77,10 +62,14 @@ class FocalLoss(Method):
         self.alpha = alpha
 
     def declare(self) -> Declaration:
+        tags = ("focal",)
         if self.mode == "softmax":
-            return Declaration(sharded=True)
+            return Declaration(tags=tags, sharded=True)
         return Declaration(
-            slots=("class_losses",), refuses={"adjusts_logits": SOFTMAX_ONLY}, sharded=True
+            slots=("class_losses",),
+            tags=tags,
+            refuses={"adjusts_logits": SOFTMAX_ONLY},
+            sharded=True,
         )
 
     def build(self, context: Context) -> None:

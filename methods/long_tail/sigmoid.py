@@ -29,6 +29,16 @@ def start_rare(context: Context) -> None:
     """Set the heads' biases to -log(C - 1), so that every class starts with probability 1/C. From
     1/2 the first steps would only lower the C - 1 negatives of each sample."""
     for name, task in context.tasks.items():
-        bias = getattr(context.network.heads[name], "bias", None)
-        if bias is not None:
-            nn.init.constant_(bias, -math.log(max(task.outputs - 1, 1)))
+        fill_bias(context.network.heads[name], -math.log(max(task.outputs - 1, 1)))
+
+
+def start_at(probability: float, context: Context) -> None:
+    """The same for a given probability r of every class: biases of -log((1 - r) / r)."""
+    for name in context.tasks:
+        fill_bias(context.network.heads[name], math.log(probability) - math.log1p(-probability))
+
+
+def fill_bias(head: nn.Module, value: float) -> None:
+    bias = getattr(head, "bias", None)
+    if bias is not None:
+        nn.init.constant_(bias, value)

@@ -79,7 +79,15 @@ class TauNorm(Method):
     """
 
     neutral = {"tau": 0}
-    declaration = Declaration(slots=("prior_correction",))
+    declaration = Declaration(
+        slots=("prior_correction",),
+        refuses={
+            "nonlinear_heads": (
+                "it scales the rows of linear heads on the features; leave one out, or use "
+                "posthoc_logit_adjustment"
+            )
+        },
+    )
 
     def __init__(
         self, tau: Annotated[float, Field(ge=0, le=2)] | None = None, drop_bias: bool = True

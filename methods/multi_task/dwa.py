@@ -4,8 +4,8 @@ CVPR 2019, arXiv 1803.10704."""
 import torch
 from torch import Tensor
 
-from foundation.distributed import world_size
 from foundation.types import Count, Scale
+from methods.multi_task.epochs import steps_of_epoch
 from methods.multi_task.losses import TaskLosses
 from methods.multi_task.weighting import Weighting, WeightingState
 from recipes.contract import Context
@@ -75,7 +75,4 @@ class DWA(Weighting):
 
     def length(self, step: Step, context: Context) -> int:
         """Optimizer steps of a window."""
-        if self.window:
-            return self.window
-        rows = step.streams["labeled"].size * world_size() * context.trainer.accumulate_grad_batches
-        return max(1, round(context.sizes["labeled"] / rows))
+        return self.window or steps_of_epoch(step, context)

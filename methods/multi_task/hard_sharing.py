@@ -44,13 +44,15 @@ class HardSharing(Method):
             tags = ("features_by_task",)
         if self.split_stage == 0:
             tags = ("features_by_task", "shares_no_layer")
+        if self.head == "mlp":
+            tags = (*tags, "nonlinear_heads")
         reason = (
             "where tasks part makes no difference to a backbone that does not learn; leave one out"
         )
         return Declaration(
             modalities=("image",),
             tasks_at_least=2,
-            slots=("sharing",),
+            slots=("sharing", "heads") if self.head == "mlp" else ("sharing",),
             tags=tags,
             refuses={"freezes_backbone": reason},
             after=("delta",),

@@ -8,6 +8,7 @@ from hydra.core.override_parser.types import Override
 from foundation.errors import UserError, listed, nearest
 from recipes.config.groups import NOT_FAMILIES, from_hydra
 from recipes.config.messages import several_values
+from recipes.config.renamed import CHOICES
 
 ANY_OPTIMIZER = "any other of timm's: optimizer=named optimizer.name=NAME"
 
@@ -55,6 +56,10 @@ class Catalogue:
             problem = f"'{name}' is of another family"
             return UserError(f"{group}={name}", problem, f"write {family}={name}")
         remedy = nearest(name, self.groups.get(group, ()))
+        # of a file's list of defaults, which Hydra reads by itself
+        renamed = CHOICES.get(group, {}).get(name)
+        if renamed:
+            remedy = f"it is called {renamed} now"
         if group == "optimizer":
             remedy = f"{remedy}; {ANY_OPTIMIZER}"
         kind = group.rpartition("/")[2]

@@ -15,8 +15,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from foundation.moved import with_current_names
 from recipes.config.keys import has_key, key_of, value_of
 
-# key of version 0.1 -> today's
-KEYS = {"trainer.update": "trainer.optimizer_impl"}
+# key of version 0.1 -> today's; keys below it move along
+KEYS = {
+    "trainer.update": "trainer.optimizer_impl",
+    "methods.classifier_retraining": "methods.crt",
+}
+# group -> choice of version 0.1 -> today's; a choice may be one of a list
+CHOICES = {"long_tail": {"classifier_retraining": "crt"}}
 # today's key -> value of version 0.1 -> today's
 VALUES = {
     "methods.fixmatch.mask_reduction": {"kept": "confident"},
@@ -31,16 +36,29 @@ def renamed_override(override: str) -> tuple[str, str]:
     stage = STAGE.match(key)
     prefix = stage[0] if stage else ""
     own = key.removeprefix(prefix)
-    today, value = KEYS.get(own, own), value_of(override)
-    for old, new in VALUES.get(today, {}).items():
-        # the value may be several: all,kept
-        value = re.sub(rf"\b{re.escape(old)}\b", new, value)
+    today = _renamed_key(own)
+    # the value may be several: all,kept
+    value = _renamed_words(value_of(override), {**VALUES, **CHOICES}.get(today, {}))
     if (today, value) == (own, value_of(override)):
         return override, ""
     sign = override[: len(override) - len(override.lstrip("+~"))]
     equals = "=" if "=" in override else ""
     renamed = f"{sign}{prefix}{today}{equals}{value}"
     return renamed, _line(override, renamed)
+
+
+def _renamed_key(key: str) -> str:
+    for old, new in KEYS.items():
+        if key == old or key.startswith(f"{old}."):
+            return new + key.removeprefix(old)
+    return key
+
+
+def _renamed_words(text: str, names: Mapping[str, str]) -> str:
+    """A text in which whole words are replaced."""
+    for old, new in names.items():
+        text = re.sub(rf"\b{re.escape(old)}\b", new, text)
+    return text
 
 
 def renamed_overrides(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -61,8 +79,13 @@ def rename_in_config(config: DictConfig, overrides: Iterable[str] = ()) -> list[
                 continue
             parent, _, name = old.rpartition(".")
             value = OmegaConf.select(config, parent).pop(name)
-            if new not in said:
-                OmegaConf.update(config, new, value, force_add=True)
+            entries = {new: value}
+            if isinstance(value, DictConfig):
+                # each key below by itself: the command may set some of them
+                entries = {f"{new}.{name!s}": entry for name, entry in value.items()}
+            for key, entry in entries.items():
+                if key not in said:
+                    OmegaConf.update(config, key, entry, force_add=True)
             lines.append(_line(old, new))
         for key, values in VALUES.items():
             value = OmegaConf.select(config, key) if has_key(config, key) else None
@@ -79,15 +102,20 @@ def with_current_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
     for old, new in KEYS.items():
         holder, name = _holder(current, old)
         if holder is not None and name in holder:
-            value = holder.pop(name)
-            # both in one config is nothing that a version of Roux writes
-            target, new_name = _holder(current, new)
-            if target is not None:
-                target.setdefault(new_name, value)
+            # in its place: the order of methods is the one in which they run. Both names in one
+            # config is nothing that a version of Roux writes.
+            own = new.rpartition(".")[2]
+            entries = {own if key == name else key: value for key, value in holder.items()}
+            holder.clear()
+            holder.update(entries)
     for key, values in VALUES.items():
         holder, name = _holder(current, key)
         if holder is not None and isinstance(holder.get(name), str):
             holder[name] = values.get(holder[name], holder[name])
+    for group, names in CHOICES.items():
+        chosen, _ = _holder(current, f"chosen.{group}")
+        if chosen is not None and isinstance(chosen.get(group), str):
+            chosen[group] = _renamed_words(chosen[group], names)
     stages = current.get("stages")
     if isinstance(stages, dict):
         for name, stage in stages.items():

@@ -23,6 +23,7 @@ SLOTS = {
     "labeled_mask": "the mask of labeled samples",
     "attack": "the attack on labeled inputs",
     "sharing": "which layers tasks share",
+    "heads": "the classifiers on the features",
     "sampler": "the order in which labeled samples come",
     "prompts": "the prompt tokens between the first token and the rest",
 }
@@ -34,10 +35,12 @@ TAGS = {
     "biases_only": "of the backbone only biases are trained",
     "delta": "modules are attached to a frozen backbone",
     "features_by_task": "each task has features of its own",
+    "focal": "well-classified samples weigh less",
     "freezes_backbone": "nothing below the heads is trained",
     "low_rank": "weights get updates of low rank",
     "metric_loss": "a loss on the embedding",
     "mixes_inputs": "labeled inputs are combinations of several samples",
+    "nonlinear_heads": "heads of tasks have layers between features and classifier",
     "random_inference": "predictions are random",
     "resamples": "classes of the labeled stream come in other proportions than in the data",
     "second_optimizer": "a second optimizer steps beside the run's",
@@ -48,7 +51,7 @@ TAGS = {
     "weighs_classes": "samples are weighted by class",
 }
 
-INFORMATIVE = frozenset({"attacks_labeled", "resamples", "task_weights", "weighs_classes"})
+INFORMATIVE = frozenset({"resamples", "task_weights", "weighs_classes"})
 """Tags to which no built-in method refers; your own methods may refuse them."""
 
 RESERVED = frozenset({"second_optimizer"})

@@ -2,7 +2,7 @@
 
     stages:                      in a recipe's file: further overrides of every stage, in the words
       representation: []         of the command line
-      classifier: ["long_tail=classifier_retraining", "trainer.max_steps=300"]
+      classifier: ["long_tail=crt", "trainer.max_steps=300"]
 
     FOLDER/stages.json           metrics of the stages that are done
     FOLDER/NAME/                 the folder of a stage, as that of any run

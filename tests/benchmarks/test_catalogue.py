@@ -40,7 +40,7 @@ def test_every_recipe_has_a_row():
 
 
 def test_methods_of_stages_count():
-    assert list(chosen("crt")) == ["`classifier_retraining`", "`class_balanced_sampling`"]
+    assert list(chosen("crt")) == ["`crt`", "`class_balanced_sampling`"]
     assert list(chosen("fixmatch")) == ["`fixmatch`", "`ema`"]
     assert list(chosen("supervised")) == []
 

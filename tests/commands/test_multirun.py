@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from tests.support.command import QUIET, roux, snapshot
 
 STAGED = (
-    *("-m", "recipe=crt", "methods.classifier_retraining.bn=freeze,drift", "run_dir=sweep"),
+    *("-m", "recipe=crt", "methods.crt.bn=freeze,drift", "run_dir=sweep"),
     *("trainer.max_steps=3", "data.imbalance_factor=20", *QUIET),
 )
 
@@ -69,9 +69,7 @@ def test_a_key_that_only_stages_have_is_swept(place):
     assert not (place / "sweep").exists()
     outcome = roux(*STAGED, "recipe=supervised,crt")
     assert outcome.code == 2
-    assert outcome.lines[0].startswith(
-        "error: methods.classifier_retraining.bn: method 'classifier_retraining' is not"
-    )
+    assert outcome.lines[0].startswith("error: methods.crt.bn: method 'crt' is not")
 
 
 @pytest.mark.slow
@@ -79,11 +77,8 @@ def test_jobs_of_stages_get_their_keys(place):
     outcome = roux(*STAGED)
     assert outcome.code == 0, outcome.err
     found = [OmegaConf.load(place / "sweep" / n / "config.yaml").stages.classifier for n in "01"]
-    assert [stage.methods.classifier_retraining.bn for stage in found] == ["freeze", "drift"]
-    assert (
-        "methods.classifier_retraining.bn"
-        in (place / "sweep" / "sweep.csv").read_text().splitlines()[0]
-    )
+    assert [stage.methods.crt.bn for stage in found] == ["freeze", "drift"]
+    assert "methods.crt.bn" in (place / "sweep" / "sweep.csv").read_text().splitlines()[0]
     outcome = roux(*STAGED)
     assert outcome.code == 0 and "started" not in outcome.out
 

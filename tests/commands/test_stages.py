@@ -36,11 +36,7 @@ def stop_at(step, stage, monkeypatch):
 
     def stop(self, done, lr):
         publish(self, done, lr)
-        present = (
-            "classifier"
-            if "classifier_retraining" in self.composition.methods
-            else "representation"
-        )
+        present = "classifier" if "crt" in self.composition.methods else "representation"
         if (done, present) == (step, stage):
             raise KeyboardInterrupt
 
@@ -99,12 +95,9 @@ def test_the_command_line_holds_in_every_stage_and_wins():
     assert [stage.trainer.max_steps for stage in config.stages.values()] == [1200, 300]
     assert [list(stage.get("methods") or {}) for stage in config.stages.values()] == [
         [],
-        ["classifier_retraining", "class_balanced_sampling"],
+        ["crt", "class_balanced_sampling"],
     ]
-    assert (
-        config.stages.classifier.chosen.long_tail
-        == "[classifier_retraining,class_balanced_sampling]"
-    )
+    assert config.stages.classifier.chosen.long_tail == "[crt,class_balanced_sampling]"
 
 
 def test_a_sweep_over_a_key_of_one_stage():
@@ -127,10 +120,10 @@ def settings(method, *command):
 def test_a_key_of_a_method_holds_in_the_stages_that_have_it():
     command = (
         *CRT,
-        "methods.classifier_retraining.bn=drift",
+        "methods.crt.bn=drift",
         "methods.class_balanced_sampling.samples_per_class=2",
     )
-    found = settings("classifier_retraining", *command)
+    found = settings("crt", *command)
     assert list(found) == ["classifier"] and found["classifier"].bn == "drift"
     # the stage itself sets 4
     assert settings("class_balanced_sampling", *command)["classifier"].samples_per_class == 2
@@ -169,16 +162,16 @@ def test_a_key_of_a_method_holds_in_the_stages_that_have_it():
         ),
         ("stages.classifier=3", r"stages: got .*expected"),
         (
-            "methods.classifier_retraining.bm=drift",
+            "methods.crt.bm=drift",
             r"stages\.classifier: methods\.\w+\.bm: unknown key",
         ),
         (
-            "methods.classifier_retraining.bn=3",
+            "methods.crt.bn=3",
             r"stages\.classifier: methods\.\w+\.bn: got 3, expected",
         ),
         (
-            "methods.classifier_retrainin.bn=drift",
-            r"^methods\.classifier_retrainin\.bn: .*'classifier_retraining'\?$",
+            "methods.crtt.bn=drift",
+            r"^methods\.crtt\.bn: .*'crt'\?$",
         ),
         (
             "methods.fixmatch.threshold=0.5",

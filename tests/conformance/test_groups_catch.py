@@ -107,7 +107,7 @@ BROKEN: list[tuple[str, str, Callable[[Call], Call]]] = [
     ("equalization_loss", "class_losses", cross_entropy),
     ("class_balanced_loss", "sample_weights", ones),
     ("focal_loss", "sample_weights", nothing),
-    ("classifier_retraining", "build", nothing),
+    ("crt", "build", nothing),
     ("triplet", "terms", zero_terms),
     ("static", "combine", weighted_sum),
     ("mgda", "combine", weighted_sum),

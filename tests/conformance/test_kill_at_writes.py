@@ -19,7 +19,7 @@ KEYS = sorted(METHODS)
 SHORT = ("trainer.max_steps=6", "trainer.val_every=3", "trainer.log_every=2", "resume=auto")
 # every other word of the short command of `test_kill_every_recipe` stays
 REPLACED = ("trainer.max_steps", "trainer.val_every", "trainer.log_every", "stages.classifier")
-STAGE = "stages.classifier=['long_tail=classifier_retraining','trainer.max_steps=4']"
+STAGE = "stages.classifier=['long_tail=crt','trainer.max_steps=4']"
 RECIPES = {"fixmatch": (), "crt": (STAGE,)}
 
 

@@ -34,7 +34,7 @@ SHORT = (
     "trainer.progress_bar=false",
     "data.batch_size=8",
 )
-CRT = "'long_tail=[classifier_retraining,class_balanced_sampling]','trainer.max_steps=80'"
+CRT = "'long_tail=[crt,class_balanced_sampling]','trainer.max_steps=80'"
 OWN = {
     "crt": (f"stages.classifier=[{CRT}]",),
     "lora_image": ("network.name=digits_cnn",),

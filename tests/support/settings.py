@@ -25,6 +25,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "pi_model": {"weight": 500.0, "ramp": "constant"},
     "posthoc_logit_adjustment": {"tau": 2.0},
     "equalization_loss": {"threshold": 0.08},
+    "bags": {"thresholds": [5], "beta": 1.0},
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
     "pgd_at": {"eps": 0.1, "steps": 2},
@@ -59,6 +60,10 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "proxy_nca_pp": {"dim": 16, "proxy_lr": 1.0},
     "static": {"weights": [1.0, 0.2]},
     "dwa": {"window": 1, "temperature": 0.02},
+    "mrn": {"bottleneck": 8, "update_every": 1},
+    # frozen weights have no penalty, and meet it in groups
+    "sluice": {"penalty": 0.0},
+    "lbtw": {"reference": "train_first", "alpha": 2.0},
     "gradnorm": {"lr": 0.5},
     "pcgrad": {"reduction": "mean"},
     "hard_sharing": {"split_stage": 0},
@@ -113,12 +118,20 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("focal_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
     ("focal_loss", "class_losses"): ("binary losses", {"mode": "sigmoid"}),
     ("equalization_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
+    ("cost_sensitive_ce", "class_losses"): ("the expected cost", {"form": "expected_cost"}),
+    ("sluice", "terms"): ("the penalty of trained weights", {"penalty": 0.1}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
 }
 
 # Points whose effect no watch can see: the reason, and what proves them in its place.
 UNSEEN: dict[tuple[str, str], str] = {
+    ("lbtw", "after_step"): (
+        "ends an epoch, which three steps do not; tests/methods/multi_task/test_lbtw.py"
+    ),
+    ("bags", "prepare"): (
+        "draws the samples that its losses use; tests/methods/long_tail/test_bags.py"
+    ),
     ("logit_adjustment", "terms"): (
         "counts pseudo-labels of another method, where adjust_unlabeled asks for it; "
         "tests/methods/long_tail/test_logit_adjustment.py"

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 from foundation.errors import UserError
 from foundation.randomness import generator
+from methods.focal import log_rest
 from methods.long_tail.balanced_softmax import BalancedSoftmax
-from methods.long_tail.focal_loss import FocalLoss, log_rest, sigmoid_cost
+from methods.long_tail.focal_loss import FocalLoss, sigmoid_cost
 from methods.long_tail.logit_adjustment import adjusted
 from recipes.services.statistics import ClassStatistics
 from recipes.step.criterion import of_target, one_hot

@@ -33,19 +33,19 @@ def test_a_key_is_set_in_one_stage_and_wins_over_that_of_all(recipe, stage, othe
 
 
 def test_a_stage_chooses_methods_and_adds_keys():
-    chosen = stages("recipe=crt", "stages.classifier.long_tail=classifier_retraining")
-    assert list(chosen.classifier.methods) == ["classifier_retraining"]
+    chosen = stages("recipe=crt", "stages.classifier.long_tail=crt")
+    assert list(chosen.classifier.methods) == ["crt"]
     chosen = stages("recipe=crt", "stages.representation.evaluate.attack=pgd")
     assert chosen.representation.evaluate.attack and not chosen.classifier.get("evaluate")
     chosen = stages(
         "recipe=crt",
         "network.name=digits_cnn",
         "+stages.classifier.network.options.width=8",
-        "stages.classifier.methods.classifier_retraining.bn=drift",
+        "stages.classifier.methods.crt.bn=drift",
     )
     assert chosen.classifier.network.options.width == 8
     assert not chosen.representation.network.options
-    assert chosen.classifier.methods.classifier_retraining.bn == "drift"
+    assert chosen.classifier.methods.crt.bn == "drift"
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def test_a_stage_chooses_methods_and_adds_keys():
             "stages.classifier.run_dir: is the same in all stages; write run_dir=here",
         ),
         (
-            "stages.representation.methods.classifier_retraining.bn=drift",
-            "stages.representation: methods.classifier_retraining.bn: method "
-            "'classifier_retraining' is not part of this run; add long_tail=classifier_retraining",
+            "stages.representation.methods.crt.bn=drift",
+            "stages.representation: methods.crt.bn: method "
+            "'crt' is not part of this run; add long_tail=crt",
         ),
         (
             "stages.classifier.long_tail=focal_los",

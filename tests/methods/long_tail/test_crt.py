@@ -4,14 +4,14 @@ from torch import nn
 
 from foundation.errors import UserError
 from methods.averaging.ema import EMA
-from methods.long_tail.classifier_retraining import ClassifierRetraining
+from methods.long_tail.crt import ClassifierRetraining
 from tests.support.harness import Setup, build, fit, train, values_differ
 
 
 def changed(method: ClassifierRetraining, **settings) -> set[str]:
     """What four steps change of a network, the start being that of the loaded one."""
     start = Setup(norm=True).network().state_dict()
-    result = train({"classifier_retraining": method}, steps=4, norm=True, **settings)
+    result = train({"crt": method}, steps=4, norm=True, **settings)
     return set(values_differ(start, result.parameters))
 
 
@@ -30,7 +30,7 @@ def test_drifting_statistics_are_the_only_other_thing_that_moves():
 
 def test_frozen_features_do_not_depend_on_their_company_nor_on_dropout():
     setup = Setup(norm=True, dropout=0.5)
-    recipe = build({"classifier_retraining": ClassifierRetraining()}, setup)
+    recipe = build({"crt": ClassifierRetraining()}, setup)
     view = torch.rand(6, 3, 8, 8)
     with torch.no_grad():
         together, alone = (
@@ -43,7 +43,7 @@ def test_frozen_features_do_not_depend_on_their_company_nor_on_dropout():
 
 def test_a_trainer_leaves_the_frozen_part_in_evaluation_mode():
     setup = Setup(norm=True, steps=2)
-    recipe = build({"classifier_retraining": ClassifierRetraining()}, setup)
+    recipe = build({"crt": ClassifierRetraining()}, setup)
     fit(recipe, setup)
     assert not any(module.training for module in recipe.network.body.modules())
 
@@ -52,24 +52,18 @@ def test_heads_begin_afresh_from_the_seed_of_the_run():
     loaded = Setup().network()
     nn.init.constant_(loaded.heads["label"].weight, 7.0)
     first, again, other = (
-        build(
-            {"classifier_retraining": ClassifierRetraining()}, Setup(seed=seed), Setup().network()
-        ).network.heads
+        build({"crt": ClassifierRetraining()}, Setup(seed=seed), Setup().network()).network.heads
         for seed in (0, 0, 1)
     )
     assert torch.equal(first["label"].weight, again["label"].weight)
     assert not torch.equal(first["label"].weight, other["label"].weight)
     assert not first["label"].bias.any()
-    kept = build(
-        {"classifier_retraining": ClassifierRetraining(reinitialize=False)}, Setup(), loaded
-    )
+    kept = build({"crt": ClassifierRetraining(reinitialize=False)}, Setup(), loaded)
     assert (kept.network.heads["label"].weight == 7).all()
 
 
 def test_an_averaged_network_shares_the_frozen_part():
-    result = train(
-        {"classifier_retraining": ClassifierRetraining(), "ema": EMA(decay=0.5)}, steps=3
-    )
+    result = train({"crt": ClassifierRetraining(), "ema": EMA(decay=0.5)}, steps=3)
     teacher, student = result.recipe.teacher.network, result.recipe.network
     assert torch.equal(teacher.body[0].weight, student.body[0].weight)
     assert not torch.equal(teacher.heads["label"].weight, student.heads["label"].weight)
@@ -79,4 +73,4 @@ def test_a_head_it_cannot_draw_anew_is_refused():
     network = Setup().network()
     network.heads["label"] = nn.Sequential(nn.Linear(16, 3))
     with pytest.raises(UserError, match=r"task 'label' is not linear; set reinitialize=false"):
-        build({"classifier_retraining": ClassifierRetraining()}, Setup(), network)
+        build({"crt": ClassifierRetraining()}, Setup(), network)
