@@ -55,6 +55,7 @@ VIEW_BASES = (
     f"{VIEWS}.image.raw.Raw",
     f"{VIEWS}.image.weak.Weak",
     f"{VIEWS}.image.strong.Strong",
+    f"{VIEWS}.image.ctaugment.CTAugment",
     f"{VIEWS}.text.view.TextView",
 )
 PROBES = ("methods.adversarial.robustness", "recipes.evaluation.retrieval")
