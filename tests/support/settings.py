@@ -126,6 +126,9 @@ UNSEEN: dict[tuple[str, str], str] = {
     ),
 }
 
+# Terms that come once however many heads there are: the loss of a head of the method's own.
+WITHOUT_HEAD = frozenset({"remixmatch/rotation"})
+
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 
 # Tried on several ranks beside the single methods: arguments that bring in sums and statistics over
