@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.cut_parts import CutParts
 from datamodules.samplers import MakeOrder, Order, ShuffledPasses, StepSampler
@@ -124,6 +124,10 @@ class StreamDataModule(CutParts):
         self.shots = (few_below, many_above)
         self.seed = seed
         self.views = {name: view for name, view in (views or {}).items() if view is not None}
+        for view in list(self.views.values()):
+            # a view that learns offers another from which it does
+            if hasattr(view, "probe"):
+                self.views.setdefault("probe", view.probe)
         self.text = text
         self.codec: Any = None
         self.info: DataInfo = source.info()
@@ -185,6 +189,11 @@ class StreamDataModule(CutParts):
         """
         data = stream["data"] if isinstance(stream, Mapping) and "targets" in stream else stream
         return named_view(self.views, data, name, draw_for)
+
+    def view_states(self) -> dict[str, nn.Module]:
+        """What views have learned, by the name of the view."""
+        states = {name: getattr(view, "state", None) for name, view in self.views.items()}
+        return {name: state for name, state in states.items() if isinstance(state, nn.Module)}
 
     def decode(self, view: Mapping[str, Tensor]) -> list[str]:
         """A text view {"ids", "mask"} [B, L] as strings, for people."""

@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from foundation.errors import UserError
 from recipes.config.groups import CONFIGS, families, options
-from recipes.contract.composition import Environment, compose
+from recipes.contract.composition import compose
+from recipes.contract.environment import Environment
 from recipes.contract.method import Method
 
 VIEWS = frozenset({"raw", "weak", "strong"})

@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,15 @@ def train(folder: Path, arguments: list[str], timeout: int) -> str | None:
 def measure(name: str, row: str, seed: int, options: argparse.Namespace) -> None:
     """Train one row with one seed and keep its numbers."""
     entry = sets()[name]
+    if "program" in entry:
+        keep(
+            name,
+            row,
+            seed,
+            f"python benchmarks/pages/results.py {name}",
+            computed(entry, row, seed),
+        )
+        return
     folder = folder_of(name, row, seed)
     arguments = words(entry, row)
     given = [filled(word, seed) for word in [*arguments, *options.set]]
@@ -107,12 +117,26 @@ def measure(name: str, row: str, seed: int, options: argparse.Namespace) -> None
     final = load(folder / "metrics.json")
     wanted = [*entry["metrics"], "train_seconds"]
     numbers = {metric: final[metric] for metric in wanted if metric in final} | trained(folder)
+    keep(name, row, seed, shlex.join(["python", "train.py", *arguments]), numbers)
+
+
+def computed(entry: dict[str, Any], row: str, seed: int) -> dict[str, float]:
+    """A row that a program computes from the networks of another set."""
+    program = import_module(entry["program"])
+    networks = sets()[program.NETWORKS]["rows"]
+    folders = {network: folder_of(program.NETWORKS, network, seed) for network in networks}
+    found: dict[str, float] = program.numbers(row, entry["metrics"], folders, seed)
+    return found
+
+
+def keep(name: str, row: str, seed: int, command: str, numbers: dict[str, float]) -> None:
+    """Write the numbers of one run to its set's file."""
     print(f"{name}, {row}, seed {seed}: {numbers}", flush=True)
     # read anew: another seed may have been trained at the same time
     path = KEPT / f"{name}.json"
     kept = load(path, {"rows": {}})
     line = kept["rows"].setdefault(row, {})
-    line["command"] = shlex.join(["python", "train.py", *arguments])
+    line["command"] = command
     line.setdefault("seeds", {})[str(seed)] = numbers
     kept |= {"hardware": hardware(), "date": str(date.today()), "commit": commit()}
     save(path, kept)
@@ -150,7 +174,10 @@ def table(entry: dict[str, Any], kept: dict[str, Any], name: str = "") -> list[s
         cells += [gain_text(alone, kept["rows"], row)] if alone else []
         rows.append([row, *cells, ", ".join(sorted(seeds))])
         command = kept["rows"][row]["command"]
-        commands.append(f"    {pasteable(name, row, command) if name else command}")
+        line = (
+            f"    {pasteable(name, row, command) if name and 'program' not in entry else command}"
+        )
+        commands += [] if line in commands else [line]
     lines = of_words(["", *heads, "seeds"], rows, f"|---|{'---:|' * (len(heads) + 1)}")
     # an empty cell of a head has one blank
     return [lines.replace("|  |", "| |", 1), "", *commands, ""]

@@ -1,11 +1,13 @@
 """What a gradient attack costs beside the network's own passes, and beside torchattacks.
 
-PGD and MI-FGSM of k steps are held against k bare passes: forward, gradient of the pixels, nothing
-else. First the images must be those of the peer to 1e-6, from the same start, with the same steps.
+PGD, BIM, MI-, NI- and TI-FGSM of k steps are held against k bare passes: forward, gradient of the
+pixels, nothing else. First the images must be those of the peer to 1e-6, from the same start, with
+the same steps.
 """
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,10 +19,15 @@ from benchmarks.command import Benchmark
 from benchmarks.contest import Call, beside, measured
 from benchmarks.record import Record
 from benchmarks.verdicts import judged
-from methods.adversarial.attacks.losses import LOSSES, Objective, fixed, objective
-from methods.adversarial.attacks.mi_fgsm import mi_fgsm
-from methods.adversarial.attacks.pgd import pgd
+from foundation.randomness import SampleRandomness
+from methods.adversarial.attacks.attack import Attack, Draws, Victim
+from methods.adversarial.attacks.bim import BIM
+from methods.adversarial.attacks.losses import LOSSES, fixed
+from methods.adversarial.attacks.mi_fgsm import MIFGSM
+from methods.adversarial.attacks.ni_fgsm import NIFGSM
+from methods.adversarial.attacks.pgd import PGD
 from methods.adversarial.attacks.threat import Threat
+from methods.adversarial.attacks.tim import TIM
 from recipes.networks.build import build_network
 from recipes.networks.network import eval_mode
 from recipes.step import Embedded
@@ -41,7 +48,7 @@ CLI = Benchmark("peers/attacks", __doc__, (PEER, "timm"), repeats=15, warmup=1, 
 CLI.add("network", "resnet18", "a timm ResNet")
 CLI.add("width", 64, "channels of its first stage", least=1)
 CLI.add("batch", {"cpu": 16, "cuda": 256}, "pictures", least=1)
-CLI.add("steps", 10, "k of PGD and MI-FGSM", least=1)
+CLI.add("steps", 10, "k, steps of every attack", least=1)
 
 
 class Bench:
@@ -60,6 +67,8 @@ class Bench:
         with torch.no_grad():
             self.y = self.bare(self.x).argmax(1)
         self.threat = Threat("linf", 8 / 255)
+        rows = torch.arange(options.batch, device=self.device)
+        self.draw: Draws = SampleRandomness(0, rows).draw
 
     def network(self, options: argparse.Namespace) -> Any:
         channels = tuple(options.width * 2**i for i in range(4))
@@ -78,16 +87,10 @@ class Bench:
             torch.autograd.grad(LOSSES["ce"](self.bare(leaf), self.y).sum(), leaf)
 
     # -- ours, as training methods and robust accuracy run them ------------------------------------
-    def attack(self, call: Callable[[Objective], Tensor]) -> Tensor:
+    def attack(self, attack: Attack) -> Tensor:
         with eval_mode(self.net), fixed(self.net):
-            return call(objective(lambda x: self.net(Embedded(x)).logits, {"label": self.y}, "ce"))
-
-    def pgd(self) -> Tensor:
-        return self.attack(lambda value: pgd(value, self.x, self.threat, self.steps, STEP))
-
-    def mi_fgsm(self) -> Tensor:
-        settings = self.x, self.threat, self.steps, 1.0, STEP
-        return self.attack(lambda value: mi_fgsm(value, *settings))
+            victim = Victim(lambda x: self.net(Embedded(x)).logits, self.x, {"label": self.y})
+            return attack(victim, self.threat, self.draw)
 
 
 class Logits(torch.nn.Module):
@@ -101,19 +104,27 @@ class Logits(torch.nn.Module):
         return self.net(Embedded(x)).logits["label"]
 
 
+# ours, the peer's class and its settings beside radius, step and number of steps; without random
+# numbers, so that the images can be compared
+PAIRS: dict[str, tuple[Callable[[int], Attack], str, dict[str, Any]]] = {
+    "PGD": (lambda k: PGD(k, STEP, random_start=False), "PGD", {"random_start": False}),
+    "BIM": (lambda k: BIM(k, STEP), "BIM", {}),
+    "MI-FGSM": (lambda k: MIFGSM(k, STEP), "MIFGSM", {"decay": 1.0}),
+    "NI-FGSM": (lambda k: NIFGSM(k, STEP), "NIFGSM", {"decay": 1.0}),
+    "TI-FGSM": (lambda k: TIM(k, STEP), "TIFGSM", {"decay": 0.0, "diversity_prob": 0.0}),
+}
+
+
 def contenders(bench: Bench) -> dict[str, dict[str, Call]]:
     """By attack and contender; all but the bare passes return images."""
-    found: dict[str, dict[str, Call]] = {
-        "PGD": {BARE: bench.passes, OURS: bench.pgd},
-        "MI-FGSM": {BARE: bench.passes, OURS: bench.mi_fgsm},
-    }
-    if torchattacks is not None:
-        model = Logits(bench).eval()
-        same = {"eps": bench.threat.eps, "alpha": STEP, "steps": bench.steps}
-        theirs = torchattacks.PGD(model, random_start=False, **same)
-        with_momentum = torchattacks.MIFGSM(model, decay=1.0, **same)
-        found["PGD"][PEER] = lambda: theirs(bench.x, bench.y)
-        found["MI-FGSM"][PEER] = lambda: with_momentum(bench.x, bench.y)
+    found: dict[str, dict[str, Call]] = {}
+    same = {"eps": bench.threat.eps, "alpha": STEP, "steps": bench.steps}
+    for name, (make, peer, settings) in PAIRS.items():
+        ours = partial(bench.attack, make(bench.steps))
+        found[name] = {BARE: bench.passes, OURS: ours}
+        if torchattacks is not None:
+            theirs = getattr(torchattacks, peer)(Logits(bench).eval(), **same, **settings)
+            found[name][PEER] = partial(theirs, bench.x, bench.y)
     return found
 
 

@@ -9,6 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from foundation.errors import UserError
+from methods.adversarial.attacks.attack import Attack, Draws, Victim
 from methods.adversarial.attacks.losses import (
     Logits,
     Loss,
@@ -18,7 +20,9 @@ from methods.adversarial.attacks.losses import (
     fixed,
     objective,
 )
+from methods.adversarial.attacks.threat import Norm, Threat
 from recipes.contract import Context, Method
+from recipes.contract.environment import Environment
 from recipes.networks.network import eval_mode
 from recipes.step import Embedded, Input, Step
 
@@ -76,6 +80,48 @@ class Attacking(Method):
                 "and were replaced by 0; samples without a finite gradient were not attacked",
                 stacklevel=2,
             )
+
+
+class ByAttack(Attacking):
+    """Base of methods whose perturbation comes from any attack of `attacks/`.
+
+    The ball is the method's, the algorithm the attack's. own: the attack of the paper, made of the
+    method's settings; attack: the one chosen in its place.
+    """
+
+    norm: Norm
+    eps: float
+
+    def __init__(self, own: Attack, attack: Attack | None):
+        self.chosen = attack
+        self.attack = attack or own
+
+    def check(self, environment: Environment) -> None:
+        key = f"methods.{self.key}.attack"
+        if not isinstance(self.attack, Attack):
+            problem = f"'{type(self.attack).__name__}' is no attack"
+            raise UserError(key, problem, "expected a subclass of methods.adversarial's Attack")
+        if self.chosen is not None:
+            self.attack.check(key, self.norm, environment)
+
+    def perturbation(
+        self,
+        entry: Input,
+        step: Step,
+        context: Context,
+        value: Objective,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """δ that raises `value` within the ball. start: δ of the first point, in place of the
+        attack's own."""
+        x = entry.embedded.x.detach().float()
+        victim = Victim(model_of(context, entry.embedded), x, entry.targets, value)
+        threat = Threat.around(entry.embedded, self.norm, self.eps)
+        return self.attack(victim, threat, self.draws(entry, step), start) - x
+
+    def draws(self, entry: Input, step: Step) -> Draws:
+        """Random numbers of this step by purpose, one row per sample of the input."""
+        return lambda purpose: step.randomness.draw(f"{self.key}/{purpose}", entry.size)
 
 
 def model_of(context: Context, embedded: Embedded) -> Model:

@@ -7,9 +7,8 @@ Security, ICML 2018, arXiv 1802.00420.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
-from itertools import count, islice
 from typing import Any, ClassVar
 
 import torch
@@ -17,77 +16,31 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from foundation.distributed import global_sum
-from foundation.randomness import RowNumbers, SampleRandomness
+from foundation.randomness import RowNumbers
+from methods.adversarial.attacks.attack import Attack, Draws
 from methods.adversarial.attacks.losses import (
+    Logits,
     Loss,
-    Objective,
     check_loss,
     fixed,
     input_gradient,
-    objective,
 )
 from methods.adversarial.attacks.threat import Norm, Threat, radius
+from methods.adversarial.reported_victim import ReportedVictim
 from recipes.contract import Context, Probe
 from recipes.contract.composition import Composition
+from recipes.contract.environment import Environment
 from recipes.contract.exhibit import Exhibit, Shown
 from recipes.step import Embedded
 from recipes.step.criterion import cross_entropy
 
-Draws = Callable[[str], RowNumbers]
 VANISHING = "vanishing_gradients"
 METRICS = ("clean_accuracy", "robust_accuracy", "robust_loss", VANISHING)
 ALARM = 0.1  # share of vanishing gradients above which a warning is printed
 
 EXAMPLES = 6  # of attacked samples in the report
-
-
-class Victim:
-    """What an attacker can query: the reported network with its inference-time changes, in float32,
-    on a fixed batch of samples.
-
-    x: [N, ...]. targets: by task. draw: the attacker's random numbers by purpose.
-    """
-
-    def __init__(
-        self, context: Context, embedded: Embedded, targets: dict[str, Tensor], index: Tensor
-    ):
-        self.context = context
-        self.x = embedded.x
-        self.mask = embedded.mask
-        self.targets = targets
-        self.index = index
-        self.draw: Draws = SampleRandomness(context.seed, index).draw
-
-    def logits(self, x: Tensor) -> dict[str, Tensor]:
-        """Logits by task as the evaluation computes them."""
-        return self.context.predict(Embedded(x, self.mask), index=self.index)
-
-    def objective(self, loss: Loss, draws: int = 1) -> Objective:
-        """The loss that the attack raises. draws above 1: its mean over random draws of the network
-        (expectation over transformation); every call draws anew, since an attacker cannot know the
-        draws of the evaluation."""
-        if draws == 1:
-            return objective(self.logits, self.targets, loss)
-        seeds = count(self.context.seed + 1)
-
-        def expected(x: Tensor) -> Tensor:
-            values = []
-            for seed in islice(seeds, draws):
-                randomness = SampleRandomness(seed, self.index)
-                model = partial(self._drawn, randomness=randomness)
-                values.append(objective(model, self.targets, loss)(x))
-            return torch.stack(values).mean(0)
-
-        return expected
-
-    def among(self, rows: Tensor) -> "Victim":
-        """The victim restricted to these samples. rows: int64 [n]."""
-        mask = None if self.mask is None else self.mask[rows]
-        targets = {task: target[rows] for task, target in self.targets.items()}
-        return Victim(self.context, Embedded(self.x[rows], mask), targets, self.index[rows])
-
-    def _drawn(self, x: Tensor, randomness: SampleRandomness) -> dict[str, Tensor]:
-        return self.context.predict(Embedded(x, self.mask), randomness=randomness)
+# settings of an attack that its numbers cannot be read without, in the words of the report
+DESCRIBED = ("steps", "queries", "step_size", "momentum", "restarts")
 
 
 class Robustness(Probe):
@@ -124,9 +77,8 @@ class Robustness(Probe):
         check_loss("evaluate.attack", self.loss, context.tasks)
 
     def describe(self) -> str:
-        norm = {"linf": "l∞", "l2": "l2"}[self.norm]
-        words = [f"{type(self).__name__.removesuffix('Robustness')}, {norm} radius {self.eps:.4g}"]
-        for name in ("steps", "queries", "step_size", "restarts"):
+        words = [type(self).__name__.removesuffix("Robustness"), self.ball()]
+        for name in DESCRIBED:
             value = getattr(self, name, None)
             if value is not None:
                 words.append(f"{name.replace('_', ' ')} {value:.4g}")
@@ -136,6 +88,11 @@ class Robustness(Probe):
             f"{', '.join(words)}, {count} of the test part; clean_accuracy is of the same samples"
         )
 
+    def ball(self) -> str:
+        """How far the attack may go, for the report."""
+        norm = {"linf": "l∞", "l2": "l2"}[self.norm]
+        return f"{norm} radius {self.eps:.4g}"
+
     def exhibit(self) -> Exhibit | None:
         note = (
             "The clean sample, the change by the attack (grey: none; scaled to its largest value) "
@@ -144,7 +101,7 @@ class Robustness(Probe):
         return Exhibit("Attacked samples", note, self.examples) if self.examples else None
 
     @abstractmethod
-    def attack(self, victim: Victim, threat: Threat, draw: Draws) -> Tensor:
+    def attack(self, victim: ReportedVictim, threat: Threat, draw: Draws) -> Tensor:
         """x_adv of one restart."""
 
     def refusal(self, composition: Composition) -> str:
@@ -173,10 +130,11 @@ class Robustness(Probe):
             return
         # float32 throughout: a radius of 8/255 is a few steps of bfloat16
         with torch.autocast(x.device.type, enabled=False), fixed(context.reported()):
-            batch = Victim(context, Embedded(x.detach().float(), mask), targets, index)
+            embedded = Embedded(x.detach().float(), mask)
+            batch = ReportedVictim(context, embedded, targets, index)
             self.measure(batch.among(rows))
 
-    def measure(self, victim: Victim) -> None:
+    def measure(self, victim: ReportedVictim) -> None:
         """Attack the samples, and add their values to the sums of each task."""
         threat = Threat.around(Embedded(victim.x, victim.mask), self.norm, self.eps)
         vanishing = victim.x.new_zeros(len(victim.x))
@@ -231,8 +189,43 @@ class Robustness(Probe):
         self.sums = {}
 
 
+class UnderAttack(Robustness):
+    """Robustness under one attack of `methods.adversarial.attacks`.
+
+    loss: loss that the attack raises: `ce` (papers), `margin` or `dlr` (from three classes).
+    draws: gradients averaged, at least 1; 1; more for networks that draw random numbers.
+    """
+
+    def __init__(
+        self,
+        algorithm: Attack,
+        norm: Norm,
+        eps: float | str,
+        samples: int | None,
+        loss: Loss = "ce",
+        draws: int = 1,
+        restarts: int = 1,
+    ):
+        super().__init__(norm, eps, samples)
+        self.algorithm = algorithm
+        self.by_gradient = algorithm.by_gradient
+        self.loss = loss
+        self.draws = draws
+        self.restarts = restarts
+        for name in DESCRIBED:
+            if hasattr(algorithm, name):
+                setattr(self, name, getattr(algorithm, name))
+
+    def check(self, environment: Environment) -> None:
+        self.algorithm.check("evaluate.attack", self.norm, environment)
+
+    def attack(self, victim: ReportedVictim, threat: Threat, draw: Draws) -> Tensor:
+        value = victim.objective(self.loss, self.draws)
+        return self.algorithm(victim.raising(value), threat, draw)
+
+
 def attacked_examples(
-    victim: Victim, points: list[Tensor], logits: list[dict[str, Tensor]]
+    victim: ReportedVictim, points: list[Tensor], logits: Sequence[Logits]
 ) -> list[list[Shown]]:
     """The first samples: clean, the change, attacked; of several restarts the one with the largest
     loss. points: the clean samples, then the result of each restart."""

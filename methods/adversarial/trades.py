@@ -6,12 +6,15 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
+from foundation.errors import UserError
 from foundation.types import Count
+from methods.adversarial.attacks.attack import Attack
 from methods.adversarial.attacks.losses import Objective
-from methods.adversarial.attacks.pgd import pgd
-from methods.adversarial.attacks.threat import Norm, Radius, Threat, radius
-from methods.adversarial.perturbation import LAST, PRECISIONS, Attacking, add_delta, model_of
+from methods.adversarial.attacks.pgd import PGD
+from methods.adversarial.attacks.threat import Norm, Radius, radius
+from methods.adversarial.perturbation import LAST, PRECISIONS, ByAttack, add_delta, model_of
 from recipes.contract import Context, Declaration
+from recipes.contract.environment import Environment
 from recipes.step import Input, Step
 from recipes.step.criterion import kl_divergence
 
@@ -31,7 +34,7 @@ def divergence_from_clean(context: Context, entry: Input) -> Objective:
     return values
 
 
-class TRADES(Attacking):
+class TRADES(ByAttack):
     """L = CE(f(x), y) + β KL(p(x) ‖ p(x')), x' = argmax_{‖x' - x‖ ≤ eps} KL(p(x) ‖ p(x'));
     gradients flow through both.
 
@@ -39,6 +42,9 @@ class TRADES(Attacking):
     the gradient at x is zero, and runs in evaluation mode. Both inputs share the step's one
     forward, so batch normalization in training mode uses clean and attacked samples together
     (authors' code: separately). p is the softmax of raw logits, whatever adjusts those of the loss.
+    `methods.trades.attack=NAME` raises the divergence by another gradient attack, from the same
+    start and with settings of its own (methods.trades.attack.KEY); steps and step_size are then not
+    used.
 
     beta: weight β of the divergence, at least 0; 6 (paper on CIFAR-10; MNIST: 1).
     norm: norm of the ball: `linf` (paper) or `l2`, with step_size about 2 eps / steps.
@@ -48,6 +54,8 @@ class TRADES(Attacking):
     step_size: length of a step, at least 0; 0.007 (paper).
     start: σ of the attack's random start, above 0; 0.001 (authors' code). Half precision would
         round it away; x' is float32.
+    attack: another gradient attack of the group `attack`, e.g. `mi_fgsm`; null: PGD with the
+        settings above.
     """
 
     neutral = {"beta": 0, "eps": 0}
@@ -67,20 +75,27 @@ class TRADES(Attacking):
         steps: Count = 10,
         step_size: Radius = 0.007,
         start: Annotated[float, Field(gt=0)] = 0.001,
+        attack: Attack | None = None,
     ):
+        super().__init__(PGD(steps, step_size, random_start=False), attack)
         self.beta = beta
         self.norm = norm
-        self.steps = steps
         self.start = start
         self.eps = radius(eps)
-        self.step_size = radius(step_size)
+
+    def check(self, environment: Environment) -> None:
+        super().check(environment)
+        by_labels = getattr(self.attack, "target", "label") != "label"
+        if not self.attack.by_gradient or by_labels:
+            key = f"methods.{self.key}.attack"
+            problem = f"raises a divergence, and {type(self.attack).__name__} does not follow it"
+            raise UserError(key, problem, "expected an attack by gradients, away from the label")
 
     def craft(self, entry: Input, step: Step, context: Context) -> Tensor:
-        x = entry.embedded.x.detach().float()
-        threat = Threat.around(entry.embedded, self.norm, self.eps)
-        noise = step.randomness.draw(f"{self.key}/start", entry.size).normal(*x.shape[1:])
+        shape = entry.embedded.x.shape[1:]
+        start = self.start * self.draws(entry, step)("start").normal(*shape)
         value = divergence_from_clean(context, entry)
-        return pgd(value, x, threat, self.steps, self.step_size, self.start * noise) - x
+        return self.perturbation(entry, step, context, value, start)
 
     def prepare(self, step: Step, context: Context) -> None:
         clean = step.inputs["labeled"].embedded

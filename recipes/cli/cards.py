@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipes.cli.declared import declared
 from recipes.config.docstrings import paragraphs, prose, settings
-from recipes.config.groups import to_hydra
+from recipes.config.groups import as_key, to_hydra
 from recipes.config.overrides import compose_quietly, hydra_at
 from recipes.config.signatures import find_target
 
@@ -51,7 +51,7 @@ def package(path: Path, group: str) -> str:
     """Where in the config the keys of a file stand."""
     first = path.read_text(encoding="utf-8").partition("\n")[0]
     mark = "# @package "
-    return first.removeprefix(mark) if first.startswith(mark) else group.replace("/", ".")
+    return first.removeprefix(mark) if first.startswith(mark) else as_key(group).replace("/", ".")
 
 
 def _nodes(key: str, node: Any) -> Iterator[tuple[str, DictConfig]]:

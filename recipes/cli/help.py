@@ -4,7 +4,7 @@ of a second."""
 import re
 from pathlib import Path
 
-from recipes.config.groups import CONFIGS, NOT_FAMILIES, families, from_hydra, options
+from recipes.config.groups import CONFIGS, NOT_FAMILIES, as_key, families, options
 
 HEADINGS = {
     "recipe": "Recipes",
@@ -13,6 +13,7 @@ HEADINGS = {
     "optimizer": "Optimizers",
     "scheduler": "Schedulers",
     "logger": "Loggers",
+    "attack": "Attacks in training",
     "evaluate/attack": "Attacks at evaluation",
 }
 KEYS = (
@@ -62,9 +63,7 @@ def help_text(root: Path = CONFIGS) -> str:
 
 def _group(group: str, root: Path) -> list[str]:
     entries = options(group, root)
-    return (
-        [*_listing(f"{HEADINGS[group]} ({from_hydra(group)}=NAME)", entries), ""] if entries else []
-    )
+    return [*_listing(f"{HEADINGS[group]} ({as_key(group)}=NAME)", entries), ""] if entries else []
 
 
 def _listing(title: str, entries: dict[str, str], indent: str = "") -> list[str]:

@@ -6,7 +6,7 @@ imported only for a choice that has some."""
 from pathlib import Path
 
 from foundation.errors import UserError, did_you_mean, nearest_name
-from recipes.config.groups import CONFIGS, description, families, from_hydra
+from recipes.config.groups import CONFIGS, as_key, description, families
 
 WHOLE_RUN = ("recipe", "tuned")  # groups whose files set keys of the whole run
 
@@ -30,7 +30,7 @@ def topic_text(name: str, root: Path = CONFIGS) -> str:
 
         for card in cards(asked, group, path, root):
             lines += [*card, ""]
-    lines += ["Command", f"  python train.py {from_hydra(group)}={path.stem}"]
+    lines += ["Command", f"  python train.py {as_key(group)}={path.stem}"]
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from recipes.config.groups import NOT_FAMILIES, from_hydra
 from recipes.config.messages import several_values
 from recipes.config.renamed import CHOICES
 
+ATTACK = "attack"  # a group without a place of its own
 ANY_OPTIMIZER = "any other of timm's: optimizer=named optimizer.name=NAME"
 
 
@@ -37,6 +38,9 @@ class Catalogue:
         group, line = override.key_or_group, from_hydra(override.input_line or "")
         if group.startswith("hydra/") or override.is_delete():
             return
+        if group == ATTACK and override.package is None:
+            remedy = f"write methods.pgd_at.{line} or evaluate.{line}"
+            raise UserError(line, "an attack belongs to a method or to the evaluation", remedy)
         if override.is_sweep_override():
             raise several_values(override)
         value = override.value()
@@ -47,12 +51,13 @@ class Catalogue:
             raise UserError(line, f"'{from_hydra(group)}' has a choice already", "leave out the +")
         for name in value if isinstance(value, list) else [value]:
             if str(name) not in self.groups[group]:
-                raise self.no_option(group, str(name))
+                raise self.no_option(group, str(name), override.package)
 
-    def no_option(self, group: str, name: str) -> UserError:
-        """The error for a name that a group does not offer."""
+    def no_option(self, group: str, name: str, place: str | None = None) -> UserError:
+        """The error for a name that a group does not offer. place: where it was chosen, if that is
+        not the group's own."""
         family = self.methods.get(name)
-        if family:
+        if family and not place:
             problem = f"'{name}' is of another family"
             return UserError(f"{group}={name}", problem, f"write {family}={name}")
         remedy = nearest(name, self.groups.get(group, ()))
@@ -63,4 +68,5 @@ class Catalogue:
         if group == "optimizer":
             remedy = f"{remedy}; {ANY_OPTIMIZER}"
         kind = group.rpartition("/")[2]
-        return UserError(f"{from_hydra(group)}={name}", f"there is no {kind} '{name}'", remedy)
+        key = place or from_hydra(group)
+        return UserError(f"{key}={name}", f"there is no {kind} '{name}'", remedy)

@@ -18,6 +18,7 @@ NOT_FAMILIES = (
     "scheduler",
     "trainer",
     "logger",
+    "attack",
     "evaluate",
     "tuned",
 )
@@ -46,15 +47,33 @@ def description(path: Path) -> str:
     return ""
 
 
+# a mapping in braces, an interpolation and null stay values
+NO_CHOICE = r"\s*(?:\{|\$|null\s*$)"
+ATTACK_OF_METHOD = re.compile(rf"^methods\.(\w+)\.attack=(?!{NO_CHOICE})")
+
+
 def to_hydra(overrides: Sequence[str], root: Path = CONFIGS) -> list[str]:
-    """Overrides in Hydra's words: `evaluate.attack=pgd` chooses of the group `evaluate/attack`.
+    """Overrides in Hydra's words: `evaluate.attack=pgd` chooses of the group `evaluate/attack`,
+    `methods.pgd_at.attack=bim` of the group `attack` for that method.
 
     The same words name the choice and its keys. A mapping in braces stays a value."""
     names = "|".join(sorted(p.name for p in (root / "evaluate").glob("*") if p.is_dir()))
     choice = re.compile(rf"^([+~]*)evaluate\.({names})(?==(?!\s*\{{)|$)")
-    return [choice.sub(r"\1evaluate/\2", text) for text in overrides]
+    texts = [choice.sub(r"\1evaluate/\2", text) for text in overrides]
+    if not (root / "attack").is_dir():
+        return texts
+    texts = [ATTACK_OF_METHOD.sub(r"+attack@methods.\1.attack=", text) for text in texts]
+    # Hydra takes an addition once; of several choices the last one counts
+    last = {text.partition("=")[0]: text for text in texts}
+    return [t for t in texts if "@" not in t.partition("=")[0] or last[t.partition("=")[0]] is t]
 
 
 def from_hydra(group: str) -> str:
-    """A group as the user writes it: the inverse of `to_hydra`."""
+    """A group or an override as the user writes it: the inverse of `to_hydra`."""
+    group = re.sub(r"^\+?attack@", "", group)
     return re.sub(r"^([+~]*)evaluate/", r"\1evaluate.", group)
+
+
+def as_key(group: str) -> str:
+    """Where a user chooses of a group: the key before `=NAME`."""
+    return "methods.METHOD.attack" if group == "attack" else from_hydra(group)

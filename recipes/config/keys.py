@@ -9,8 +9,9 @@ PARTS = ("methods", "evaluate")  # sections whose entries a run has or has not
 
 
 def key_of(override: str) -> str:
-    """The key of an override as written: `+a.b=1` -> `a.b`."""
-    return override.lstrip("+~").partition("=")[0].strip()
+    """The key of an override as written: `+a.b=1` -> `a.b`; where it chooses of a group for a
+    place, `+group@a.b=1`, the place."""
+    return override.lstrip("+~").partition("=")[0].rpartition("@")[2].strip()
 
 
 def value_of(override: str) -> str:

@@ -66,7 +66,8 @@ def stage_keys_to_hydra(overrides: Sequence[str]) -> list[str]:
 
 
 def stage_keys_from_hydra(override: str) -> str:
-    """The inverse of `stage_keys_to_hydra`, of one override."""
+    """The inverse of `stage_keys_to_hydra`, of one override, and of an attack's choice."""
+    override = re.sub(r"^\+?attack@(?=methods\.)", "", override)
     match = IN_HYDRA.fullmatch(override)
     if not match:
         return override

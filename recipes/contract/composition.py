@@ -2,7 +2,7 @@
 declarations, before data or device are used."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import combinations, permutations
 from typing import Any
 
@@ -10,35 +10,12 @@ from datamodules.samplers import MakeOrder
 from foundation.errors import ConfigErrors, UserError
 from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration
+from recipes.contract.environment import Environment
 from recipes.contract.method import Method
 from recipes.contract.older import current_declaration
 from recipes.contract.vocabulary import SLOTS, unknown_streams, unknown_words
 from recipes.networks.requests import EmbeddingRequest, TeacherRequest
 from recipes.step.criterion import Criterion
-
-
-@dataclass(frozen=True)
-class Environment:
-    """The properties of a run that methods depend on, all from the config.
-
-    kind: `image` or `text`.
-    views: base names of the data set's views (`weak`, `strong`).
-    tasks: number of heads, None if unknown.
-    """
-
-    kind: str
-    views: frozenset[str]
-    data: str = "data"
-    tasks: int | None = None
-    accumulate: int = 1
-    precision: str = "32-true"
-    devices: int = 1
-    compile: bool = False
-    families: Mapping[str, str] = field(default_factory=dict)
-
-    def option(self, key: str) -> str:
-        """The command-line option of a method, e.g. `regularization=mixup`."""
-        return f"{self.families[key]}={key}" if key in self.families else f"methods.{key}"
 
 
 @dataclass
@@ -104,6 +81,7 @@ def compose(methods: Mapping[str, Method], environment: Environment) -> Composit
     errors = [
         *_unknown(declarations, environment),
         *_unmet(declarations, environment),
+        *_unmet_by_settings(methods.values(), environment),
         *_collisions(declarations, environment),
         *teacher_errors,
         *embedding_errors,
@@ -152,6 +130,17 @@ def _unmet(declarations: Mapping[str, Declaration], environment: Environment) ->
             continue
         errors += _unmet_by_data(option, declaration, environment)
         errors += _unmet_by_trainer(option, declaration, environment)
+    return errors
+
+
+def _unmet_by_settings(methods: Iterable[Method], environment: Environment) -> list[str]:
+    """Needs of the methods' settings that the run does not meet."""
+    errors = []
+    for method in methods:
+        try:
+            method.check(environment)
+        except UserError as error:
+            errors.append(str(error))
     return errors
 
 

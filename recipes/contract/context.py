@@ -20,6 +20,8 @@ class MethodModules(Protocol):
 
     def __getitem__(self, key: str) -> Any: ...
 
+    def __contains__(self, key: str) -> bool: ...
+
     def __setitem__(self, key: str, module: nn.Module) -> None: ...
 
 
@@ -53,6 +55,11 @@ class Context(Protocol):
 
     @property
     def method_modules(self) -> MethodModules: ...
+
+    @property
+    def view_states(self) -> MethodModules:
+        """What views have learned, by the name of the view: modules of the run, saved with it."""
+        ...
 
     @property
     def current_step(self) -> Step: ...

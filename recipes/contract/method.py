@@ -41,6 +41,7 @@ from recipes.step.step import Embedded, Step
 
 if TYPE_CHECKING:
     from recipes.contract.context import Context
+    from recipes.contract.environment import Environment
     from recipes.networks.network import Network
 
 Closure = Callable[[], Any]
@@ -75,6 +76,10 @@ class Method(Callback):
     def declare(self) -> Declaration:
         """The declaration of this instance, if it depends on the settings."""
         return self.declaration
+
+    def check(self, environment: "Environment") -> None:
+        """Raise UserError if the run lacks what these settings need beyond the declaration, e.g. a
+        picture large enough; before data are read."""
 
     def idle_settings(self) -> list[str]:
         """Settings whose values leave this method without effect. They are allowed: the plan, the

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from recipes.contract.composition import Composition
+from recipes.contract.environment import Environment
 from recipes.contract.exhibit import Exhibit
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class Probe(nn.Module):
         super().__init_subclass__(**options)
         if "kinds" in vars(cls):  # its name in version 0.1
             cls.modalities = cls.kinds  # type: ignore[attr-defined]
+
+    def check(self, environment: Environment) -> None:
+        """Raise UserError if the probe cannot measure such data; before they are read."""
 
     def refusal(self, composition: Composition) -> str:
         """Why its result is invalid with these methods, with the remedy; empty if it is valid."""

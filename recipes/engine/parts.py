@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import nn
 from torch.optim import Optimizer
 
 from foundation.randomness import Randomness
@@ -30,6 +31,7 @@ class RecipeParts:
     statistics: class counts of the labeled training samples.
     sizes: numbers of samples by stream.
     make_view: makes a view of a stream on the device.
+    view_states: what views learn, by name; saved with the run.
     make_optimizer: from the recipe, the optimizer and its scheduler by step.
     reference_batches: training batches on which BatchNorm moments are estimated; None: no estimate.
     probes: measurements in addition to the tasks' metrics.
@@ -52,6 +54,7 @@ class RecipeParts:
     sizes: dict[str, int]
     make_view: MakeView
     make_optimizer: MakeOptimizer
+    view_states: Mapping[str, nn.Module] = field(default_factory=dict)
     reference_batches: ReferenceBatches | None = None
     probes: Sequence[Probe] = ()
     classifies: bool = True

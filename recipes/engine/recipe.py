@@ -225,6 +225,7 @@ class Recipe(EvaluatedModule):
         self.methods_at = {point: composition.implementing(point) for point in POINTS}
         self.criterion = composition.criterion(self)
         self.method_modules = nn.ModuleDict()
+        self.view_states = nn.ModuleDict(parts.view_states)
         self._make_modules()
         self.norms = BatchNorms(self.network)
         self.teacher: Teacher | None = None

@@ -34,7 +34,7 @@ class Place:
 
     key: regular expression of the dotted key.
     modules: the modules (or packages) that the target may be in.
-    bases: the target is one of these, or a subclass of one.
+    bases: the target is one of these, or a subclass of one; empty: any class of the modules.
     expected: the same in words.
     optional: whether the key may be null.
     """
@@ -55,6 +55,7 @@ VIEW_BASES = (
     f"{VIEWS}.image.raw.Raw",
     f"{VIEWS}.image.weak.Weak",
     f"{VIEWS}.image.strong.Strong",
+    f"{VIEWS}.image.ctaugment.CTAugment",
     f"{VIEWS}.text.view.TextView",
 )
 PROBES = (
@@ -77,6 +78,7 @@ PLACES = (
         "a method of Roux",
         optional=False,
     ),
+    Place(r"methods\.[^.\[\]]+\.attack", ("methods.adversarial.attacks",), (), "an attack of Roux"),
     Place(
         r"evaluate\.[^.\[\]]+", PROBES, ("recipes.contract.probe.Probe",), "a measurement of Roux"
     ),
@@ -282,6 +284,8 @@ def object_problem(key: str, target: str) -> str:
         return f"'{target}', which this version of Roux does not have; expected {place.expected}"
     bases = tuple(resolved(base) for base in place.bases)
     classes = tuple(base for base in bases if inspect.isclass(base))
+    if not bases and inspect.isclass(found):
+        classes = (object,)
     if found in bases or (inspect.isclass(found) and classes and issubclass(found, classes)):
         home = str(found.__module__)
         own = any(home == known or home.startswith(f"{known}.") for known in place.modules)

@@ -14,7 +14,8 @@ from datamodules.datamodule import StreamDataModule
 from datamodules.text.prepare import Tokenize
 from foundation.errors import UserError, raise_all
 from recipes.config.belonging import check_made
-from recipes.contract.composition import Composition, Environment, compose
+from recipes.contract.composition import Composition, compose
+from recipes.contract.environment import Environment
 from recipes.contract.method import Method
 from recipes.contract.probe import Probe
 from recipes.engine.hardware import check_compiler
@@ -189,6 +190,7 @@ def environment_of(
         views=frozenset(datamodule.view_names()),
         data=str(OmegaConf.select(config, "chosen.data") or "data"),
         tasks=len(datamodule.info.tasks),
+        shape=datamodule.info.shape,
         accumulate=trainer.accumulate_grad_batches,
         precision=precision,
         devices=devices_of(trainer),
@@ -256,6 +258,11 @@ def probes_of(
     probes = {str(name): make(node, f"evaluate.{name}") for name, node in nodes if node}
     errors: list[UserError] = []
     for name, probe in probes.items():
+        try:
+            probe.check(environment)
+        except UserError as error:
+            errors.append(error)
+            continue
         if environment.kind not in probe.modalities:
             kinds = " and ".join(probe.modalities)
             problem = (

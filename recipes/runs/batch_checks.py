@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 
 from datamodules.pk_order import MakePKOrder
 from foundation.errors import UserError, raise_all
-from recipes.contract.composition import Composition, Environment
+from recipes.contract.composition import Composition
 from recipes.contract.declaration import Declaration
+from recipes.contract.environment import Environment
 
 
 def check_batch_contents(

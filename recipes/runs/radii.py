@@ -27,6 +27,9 @@ def check_radii(config: DictConfig, kind: str) -> None:
 
 def radius_errors(key: str, node: Mapping[str, Any]) -> Iterator[UserError]:
     kind = str(node["_target_"]).rpartition(".")[2]
+    if attack := node.get("attack"):
+        # an attack in a method's ball
+        yield from radius_errors(f"{key}.attack", {**attack, "norm": node.get("norm")})
     if node.get("norm") != "linf" and kind not in LINF:
         return
     for name in RADII:

@@ -188,6 +188,7 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
         statistics=ClassStatistics(counts),
         sizes=facts.sizes,
         make_view=make_view,
+        view_states=assembly.datamodule.view_states(),
         make_optimizer=partial(make_optimizer, assembly),
         reference_batches=assembly.datamodule.reference_batches,
         probes=list(assembly.probes.values()),

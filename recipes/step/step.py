@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from foundation.randomness import Randomness
+from foundation.randomness import Draw, Randomness
 from foundation.renamed import older_arguments, older_attributes, older_fields
 from recipes.step.criterion import Criterion, Role
 from recipes.step.terms import Term
@@ -159,6 +159,10 @@ class Step:
         """The view as drawn at another micro-batch: for a batch that is repeated with the view it
         had."""
         return self._make_view(self.streams[stream], view, replace(self.randomness, step=position))
+
+    def view_draw(self, stream: str, view: str, purpose: str) -> Draw:
+        """The random numbers that a view of this step draws for a purpose."""
+        return self.randomness.draw(f"{stream}/{view}/{purpose}", self.streams[stream].size)
 
     def embedding(self, stream: str, view: str, network: Net = "student") -> Embedded:
         """The continuous input of a view, computed once a step."""

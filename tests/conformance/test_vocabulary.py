@@ -11,9 +11,10 @@ import pytest
 from hydra.errors import InstantiationException
 
 from foundation.errors import UserError
-from methods.adversarial.robustness import Robustness
+from methods.adversarial.robust_accuracy import Robustness
 from recipes.contract import Declaration, Method
-from recipes.contract.composition import Environment, compose
+from recipes.contract.composition import compose
+from recipes.contract.environment import Environment
 from recipes.contract.vocabulary import INFORMATIVE, RESERVED, SLOTS, TAGS
 from recipes.pairs import VIEWS, default, reasons
 from tests.support.tiny_runs import METHODS, declared

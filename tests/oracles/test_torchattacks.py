@@ -12,12 +12,17 @@ import pytest
 import torch
 
 from foundation.randomness import generator
+from methods.adversarial.attacks.attack import Victim
+from methods.adversarial.attacks.bim import BIM
+from methods.adversarial.attacks.dim import DIM
 from methods.adversarial.attacks.fgsm import fgsm
 from methods.adversarial.attacks.losses import input_gradient
 from methods.adversarial.attacks.mi_fgsm import mi_fgsm
+from methods.adversarial.attacks.ni_fgsm import NIFGSM
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.square_attack import square_attack, upwards
 from methods.adversarial.attacks.threat import Threat, length, per_sample
+from methods.adversarial.attacks.tim import TIM
 from recipes.step.criterion import kl_divergence
 from tests.support.comparison import installed
 from tests.support.worked_attacks import convolutional, of, pictures
@@ -85,6 +90,66 @@ def test_towards_the_least_likely_class():
 def test_mi_fgsm(momentum):
     expected = theirs("MIFGSM", eps=0.1, alpha=0.01, steps=10, decay=momentum)
     close(mi_fgsm(CE, X, LINF, 10, momentum), expected)
+
+
+def ours(attack: Any, draw: Any = None) -> torch.Tensor:
+    """An attack object on the same pictures; without random numbers unless they are given."""
+    return attack(Victim(lambda x: {"label": MODEL(x)}, X, {"label": Y}), LINF, draw)
+
+
+def no_draw(purpose: str) -> None:
+    """For attacks that draw nothing."""
+
+
+def test_bim():
+    close(ours(BIM(7, 0.03)), theirs("BIM", eps=0.1, alpha=0.03, steps=7))
+
+
+@pytest.mark.parametrize("momentum", [1.0, 0.5])
+def test_ni_fgsm(momentum):
+    expected = theirs("NIFGSM", eps=0.1, alpha=0.02, steps=10, decay=momentum)
+    close(ours(NIFGSM(10, 0.02, momentum)), expected)
+
+
+@pytest.mark.parametrize("momentum", [1.0, 0.0])
+@pytest.mark.parametrize(("name", "reach"), [("gaussian", 2), ("linear", 2), ("uniform", 1)])
+def test_tim(name, reach, momentum):
+    """Theirs has σ = 3 / (size // 2) in coordinates of [-3, 3], which is k/3."""
+    settings = {"kernel_name": name, "len_kernel": 2 * reach + 1, "nsig": 3, "diversity_prob": 0.0}
+    expected = theirs("TIFGSM", eps=0.1, alpha=0.02, steps=6, decay=momentum, **settings)
+    close(ours(TIM(6, 0.02, momentum, name, reach), no_draw), expected)
+
+
+class OneForAll:
+    """The package's random numbers, in its order: a coin last, one draw for all pictures."""
+
+    def __init__(self, probability: float, side: int, least: int):
+        self.sides = (least, side)
+        self.probability = probability
+
+    def __call__(self, purpose: str) -> Any:
+        least, side = self.sides
+        chosen = int(torch.randint(least, side, (1,)))
+        top, left = (int(torch.randint(0, side - chosen, (1,))) for _ in range(2))
+        coin = float(torch.rand(1))
+        rows = len(X)
+        # the middle of the interval that becomes this corner
+        places = torch.tensor([(corner + 0.5) / (side - chosen) for corner in (top, left)])
+
+        def uniform(*shape: int) -> torch.Tensor:
+            return places.expand(rows, 2) if shape else torch.full((rows,), coin)
+
+        return SimpleNamespace(uniform=uniform, integers=lambda *_: torch.full((rows,), chosen))
+
+
+@pytest.mark.parametrize(("momentum", "probability"), [(0.0, 1.0), (1.0, 0.5)])
+def test_dim(momentum, probability):
+    settings = {"resize_rate": 0.5, "diversity_prob": probability, "decay": momentum}
+    torch.manual_seed(6)
+    expected = theirs("DIFGSM", eps=0.1, alpha=0.02, steps=8, **settings)
+    torch.manual_seed(6)
+    draw = OneForAll(probability, side=8, least=4)
+    close(ours(DIM(8, 0.02, momentum, probability, resize=0.5), draw), expected)
 
 
 def test_the_inner_loop_of_trades():

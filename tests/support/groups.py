@@ -11,7 +11,8 @@ from itertools import combinations
 
 from foundation.errors import UserError
 from recipes.contract import Method
-from recipes.contract.composition import Environment, compose
+from recipes.contract.composition import compose
+from recipes.contract.environment import Environment
 from recipes.pairs import VIEWS
 from tests.support.tiny_runs import METHODS, canonical, declared, listing
 from tests.support.twins import doubled, original, twins

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from foundation.randomness import Randomness, generator
 from recipes.contract import Method
-from recipes.contract.composition import Composition, Environment, compose
+from recipes.contract.composition import Composition, compose
+from recipes.contract.environment import Environment
 from recipes.engine.parts import RecipeParts
 from recipes.engine.recipe import Recipe
 from recipes.services.statistics import ClassStatistics

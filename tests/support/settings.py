@@ -14,6 +14,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "fixmatch": {"threshold": 0.0, "weight": 5.0},
     "flexmatch": {"threshold": 0.2, "weight": 5.0},
     "noisy_student": {"threshold": 0.0},
+    "remixmatch": {"strong_views": 2},
     "temporal_ensembling": {"weight": 100.0, "ramp": "constant"},
     "uda": {"threshold": 0.0, "weight": 5.0},
     "pseudo_label": {"threshold": 0.0, "weight": 5.0, "entropy_weight": 1.0},
@@ -137,6 +138,9 @@ UNSEEN: dict[tuple[str, str], str] = {
         "tests/methods/long_tail/test_logit_adjustment.py"
     ),
 }
+
+# Terms that come once however many heads there are: the loss of a head of the method's own.
+WITHOUT_HEAD = frozenset({"remixmatch/rotation"})
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 

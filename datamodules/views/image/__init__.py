@@ -3,12 +3,23 @@ the same device.
 
 `draw_for(purpose)` returns the random numbers of the B local rows (`foundation.randomness.Draw`),
 so a view is a pure function of its pixels and of the key of `draw_for`. Two views of one sample
-differ only if their `draw_for` differ.
+differ only if their `draw_for` differ. A view that learns has a module `state`, which the run moves
+to its device and saves, and a further view `probe`.
 """
 
+from datamodules.views.image.ctaugment import CTAugment
 from datamodules.views.image.operations import GEOMETRIC, OPERATIONS, PHOTOMETRIC
 from datamodules.views.image.raw import Raw, to_unit
 from datamodules.views.image.strong import Strong
 from datamodules.views.image.weak import Weak
 
-__all__ = ["GEOMETRIC", "OPERATIONS", "PHOTOMETRIC", "Raw", "Strong", "Weak", "to_unit"]
+__all__ = [
+    "GEOMETRIC",
+    "OPERATIONS",
+    "PHOTOMETRIC",
+    "CTAugment",
+    "Raw",
+    "Strong",
+    "Weak",
+    "to_unit",
+]

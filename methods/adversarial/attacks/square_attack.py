@@ -5,14 +5,17 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from foundation.randomness import RowNumbers
+from foundation.types import Count
+from methods.adversarial.attacks.attack import Attack, Draws, Victim
 from methods.adversarial.attacks.losses import Objective
-from methods.adversarial.attacks.threat import Threat
+from methods.adversarial.attacks.threat import Norm, Threat
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 # queries whose random numbers are drawn at once: every draw costs calls on the host to seed a
@@ -163,3 +166,31 @@ def square_attack(
 def upwards(uniform: Tensor) -> Tensor:
     """True with probability one half, from numbers in [0, 1)."""
     return uniform >= 0.5
+
+
+class Square(Attack):
+    """x' = argmax of the margin loss over random squares of ±eps, by `queries` forwards per sample
+    and without gradients, in linf: it succeeds where masked gradients stop other attacks.
+
+    queries: queries of the network per sample, at least 1; 1000.
+    initial: share of the picture that the first squares cover, in (0, 1]; 0.8 (AutoAttack).
+    """
+
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    images_only: ClassVar[str] = "Square changes squares of pixels"
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    by_gradient: ClassVar[bool] = False
+
+    def __init__(self, queries: Count = 1000, initial: Annotated[float, Field(gt=0, le=1)] = 0.8):
+        self.queries = queries
+        self.initial = initial
+
+    def __call__(
+        self, victim: Victim, threat: Threat, draw: Draws, start: Tensor | None = None
+    ) -> Tensor:
+        def among(rows: Tensor) -> Objective:
+            return victim.among(rows).objective("margin")
+
+        value = victim.objective("margin")
+        settings = (self.queries, draw, self.initial, among)
+        return square_attack(value, victim.x, threat, *settings).x

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from benchmarks.pages.results import filled, page, sets, summary, table, words
 from recipes.config.resolve import resolve_command
 
 PAGE = Path(__file__).parents[3] / "docs" / "results.md"
-ROWS = [(name, row) for name, entry in sets().items() for row in entry["rows"]]
+# sets that a program computes from the networks of another set have no commands of their own
+TRAINED = {name: entry for name, entry in sets().items() if "program" not in entry}
+ROWS = [(name, row) for name, entry in TRAINED.items() for row in entry["rows"]]
 
 
 def test_the_page_is_fresh():
@@ -37,9 +40,22 @@ def test_kept_numbers_are_of_rows_that_exist():
             kept = json.loads(path.read_text(encoding="utf-8"))["rows"]
             assert kept.keys() <= entry["rows"].keys()
             for row, line in kept.items():
-                assert shlex.split(line["command"])[2:] == words(entry, row), (
-                    f"{name}, {row}: another command"
-                )
+                expected = words(entry, row) if name in TRAINED else [name]
+                assert shlex.split(line["command"])[2:] == expected, f"{name}, {row}: other command"
+
+
+def test_a_program_has_rows_of_attacks_and_of_networks_that_are_trained():
+    computed = {name: entry for name, entry in sets().items() if "program" in entry}
+    assert computed
+    for name, entry in computed.items():
+        program = import_module(entry["program"])
+        networks = sets()[program.NETWORKS]["rows"].keys()
+        for row in entry["rows"]:
+            attack, _, source = row.partition(" on ")
+            assert (source or row) in networks, (name, row)
+            attacks = [attack] if source else entry["metrics"][1:]
+            assert set(attacks) <= program.ATTACKS.keys()
+            assert not source or set(entry["metrics"]) <= networks
 
 
 def test_a_summary_is_the_mean_and_the_sample_deviation_in_percent():

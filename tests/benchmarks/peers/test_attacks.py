@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.clock import Times
 from benchmarks.peers import attacks
+from methods.adversarial.attacks.bim import BIM
 
 TINY = ["--width", "4", "--batch", "6", "--steps", "3"]
 
@@ -16,16 +17,21 @@ def calls():
     return attacks.contenders(attacks.Bench(attacks.CLI.parse_args(TINY)))
 
 
+def without_momentum(monkeypatch):
+    """BIM in the place of MI-FGSM."""
+    other = (lambda k: BIM(k, attacks.STEP), *attacks.PAIRS["MI-FGSM"][1:])
+    monkeypatch.setitem(attacks.PAIRS, "MI-FGSM", other)
+
+
 def test_images_are_those_of_the_peer():
     found = attacks.differences(calls())
-    assert found.keys() == {"PGD", "MI-FGSM"}
+    assert found.keys() == {"PGD", "BIM", "MI-FGSM", "NI-FGSM", "TI-FGSM"}
     assert max(found.values()) <= attacks.TOLERANCE
 
 
 def test_another_attack_would_be_seen(monkeypatch):
-    made = calls()
-    monkeypatch.setattr(attacks, "mi_fgsm", lambda *args: attacks.pgd(*args[:4], attacks.STEP))
-    found = attacks.differences(made)
+    without_momentum(monkeypatch)
+    found = attacks.differences(calls())
     assert found["PGD"] <= attacks.TOLERANCE
     assert found["MI-FGSM"] > 1e-3
 
@@ -37,13 +43,13 @@ def test_a_record_is_written(tmp_path):
     assert attacks.CLI.run(attacks.measure, words) == 0
     found = json.loads(out.read_text())
     who = [row[1] for row in found["tables"][0]["rows"]]
-    assert who == [attacks.BARE, attacks.OURS, attacks.PEER] * 2
+    assert who == [attacks.BARE, attacks.OURS, attacks.PEER] * 5
     assert [target["met"] in (True, False) for target in found["targets"]] == [True, True]
 
 
 def test_nothing_is_timed_where_images_differ(monkeypatch, capsys):
     pytest.importorskip("torchattacks")
-    monkeypatch.setattr(attacks, "mi_fgsm", lambda *args: attacks.pgd(*args[:4], attacks.STEP))
+    without_momentum(monkeypatch)
     monkeypatch.setattr(attacks, "measured", lambda *args: pytest.fail("timed"))
     assert attacks.CLI.run(attacks.measure, TINY) == 1
     assert "nothing is timed" in capsys.readouterr().err

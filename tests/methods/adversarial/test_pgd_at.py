@@ -4,6 +4,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from foundation.errors import UserError
+from foundation.randomness import Randomness
+from methods.adversarial.attacks.attack import Victim
+from methods.adversarial.attacks.bim import BIM
+from methods.adversarial.attacks.dim import DIM
+from methods.adversarial.attacks.mi_fgsm import MIFGSM
+from methods.adversarial.attacks.square_attack import Square
+from methods.adversarial.attacks.threat import Threat
+from methods.adversarial.attacks.tim import TIM
 from methods.adversarial.awp import AWP
 from methods.adversarial.pgd_at import PGDAT
 from methods.adversarial.trades import TRADES
@@ -12,6 +20,7 @@ from methods.regularization.label_smoothing import LabelSmoothing
 from methods.regularization.mixup import Mixup
 from methods.regularization.sam import SAM
 from methods.semi_supervised.fixmatch import FixMatch
+from recipes.contract.environment import Environment
 from recipes.networks.network import eval_mode
 from recipes.step import Embedded
 from tests.support.attack_loops import assert_same, clipped, descend, logits, weak_batches
@@ -142,3 +151,50 @@ def test_dlr_with_two_classes_is_refused():
     with pytest.raises(UserError, match=r"methods.pgd_at.loss=dlr: task 'label' has 2 classes"):
         build({"pgd_at": PGDAT(loss="dlr")}, Setup(tasks={"label": 2}))
     build({"pgd_at": PGDAT(loss="dlr")}, Setup(tasks={"label": 3}))
+
+
+@pytest.mark.parametrize(
+    ("attack", "kind"),
+    [(MIFGSM(3), "image"), (DIM(2, probability=1.0, resize=0.5), "image"), (MIFGSM(3), "text")],
+)
+def test_another_attack_in_the_balls_of_the_method(attack, kind):
+    """δ of the first step is the attack's on the student, with the random numbers of the step."""
+    setup = Setup(kind=kind, dropout=0.0)
+    watching = Watching("l2", 0.5, attack=attack)
+    train({"pgd_at": watching}, steps=1, kind=kind, dropout=0.0, view=clipped)
+    before, delta, _ = watching.seen[0]
+    network = setup.network().eval()
+    x, mask = before.embedded.x.detach(), before.embedded.mask
+
+    def model(points):
+        return network(Embedded(points, mask)).logits
+
+    def draw(purpose):
+        return Randomness(setup.seed, 0).draw(f"pgd_at/{purpose}", len(x))
+
+    expected = attack(
+        Victim(model, x, before.targets), Threat.around(before.embedded, "l2", 0.5), draw
+    )
+    torch.testing.assert_close(delta, expected - x, atol=1e-6, rtol=0)
+    assert float(delta.detach().flatten(1).norm(dim=1).max()) > 0.2
+
+
+def test_an_attack_by_queries_trains_too():
+    watching = Watching(eps=0.2, attack=Square(5))
+    train({"pgd_at": watching}, steps=1, view=clipped)
+    moved = watching.seen[0][1].flatten(1).abs().amax(1)
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.2), atol=1e-6, rtol=0)
+
+
+def test_attacks_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match=r"methods.pgd_at.attack: Square knows linf; got norm=l2"):
+        train({"pgd_at": PGDAT("l2", attack=Square(5))})
+    with pytest.raises(UserError, match=r"methods.pgd_at.attack.reach: got 7: the kernel is 15"):
+        method = PGDAT(attack=TIM())
+        method.key = "pgd_at"
+        method.check(Environment("image", frozenset(), shape=(1, 8, 8)))
+    with pytest.raises(UserError, match=r"methods.pgd_at.attack: 'Linear' is no attack"):
+        train({"pgd_at": PGDAT(attack=nn.Linear(2, 2))})
+    for attack in (Square(5), BIM(target="least_likely")):
+        with pytest.raises(UserError, match=r"methods.trades.attack: raises a divergence, and"):
+            train({"trades": TRADES(attack=attack)})

@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader
 
 from foundation.errors import UserError
 from methods.adversarial.attacks.threat import Threat, length
+from methods.adversarial.reported_victim import ReportedVictim
+from methods.adversarial.robust_accuracy import Robustness
 from methods.adversarial.robustness import (
     FGSMRobustness,
     MIFGSMRobustness,
     PGDRobustness,
-    Robustness,
     SquareRobustness,
-    Victim,
 )
 from methods.averaging.ema import EMA
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
@@ -268,7 +268,7 @@ def test_the_reported_network_is_attacked_through_what_changes_its_logits():
         torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
         torch.tensor([0, 1, 2, 0]),
     )
-    victim = Victim(recipe, Embedded(x), {"label": y}, torch.arange(4))
+    victim = ReportedVictim(recipe, Embedded(x), {"label": y}, torch.arange(4))
     z = recipe.teacher.network(Embedded(x)).logits["label"] - 2.0 * recipe.statistics.log_prior(
         "label"
     )
@@ -311,7 +311,7 @@ def test_points_stay_within_the_threat():
     recipe, x, y = linear()
     for norm in ("linf", "l2"):
         threat = Threat(norm, 0.05)
-        victim = Victim(recipe, Embedded(x), {"label": y}, torch.arange(len(y)))
+        victim = ReportedVictim(recipe, Embedded(x), {"label": y}, torch.arange(len(y)))
         for probe in (
             FGSMRobustness(norm, 0.05),
             PGDRobustness(norm, 0.05),

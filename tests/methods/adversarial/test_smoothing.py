@@ -1,6 +1,6 @@
 import torch
 
-from methods.adversarial.robustness import Victim
+from methods.adversarial.reported_victim import ReportedVictim
 from methods.adversarial.smoothing import Smoothing, gaussian, mean, median
 from recipes.step import Embedded
 from tests.support.harness import Setup, build
@@ -49,8 +49,8 @@ def test_an_attack_goes_through_the_filter():
     y = {"label": torch.tensor([0, 1])}
     for smoothing in (Smoothing("mean", 3), Smoothing("median", 3)):
         recipe = build({"smoothing": smoothing}, Setup()).eval()
-        value = Victim(recipe, Embedded(x), y, torch.arange(2)).objective("ce")
-        plain = Victim(
+        value = ReportedVictim(recipe, Embedded(x), y, torch.arange(2)).objective("ce")
+        plain = ReportedVictim(
             build({}, Setup(), recipe.network).eval(), Embedded(x), y, torch.arange(2)
         ).objective("ce")
         filtered = smoothing.smooth(x)

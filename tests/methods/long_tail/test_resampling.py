@@ -17,7 +17,8 @@ from methods.long_tail.progressively_balanced_sampling import ProgressivelyBalan
 from methods.long_tail.random_over_sampling import RandomOverSampling
 from methods.long_tail.random_under_sampling import RandomUnderSampling
 from methods.long_tail.square_root_sampling import SquareRootSampling
-from recipes.contract.composition import Environment, compose
+from recipes.contract.composition import compose
+from recipes.contract.environment import Environment
 
 COUNTS = torch.tensor([100, 10, 1])
 LABELS = torch.arange(3).repeat_interleave(COUNTS)[

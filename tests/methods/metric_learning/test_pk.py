@@ -4,7 +4,8 @@ import torch
 from foundation.errors import UserError
 from methods.metric_learning.pk import PK
 from methods.metric_learning.triplet import Triplet
-from recipes.contract.composition import Environment, compose
+from recipes.contract.composition import compose
+from recipes.contract.environment import Environment
 from tests.support.lab import trial
 from tests.support.tiny_runs import run_of
 

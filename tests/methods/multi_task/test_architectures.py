@@ -15,7 +15,8 @@ from methods.multi_task.mtan import MTAN
 from methods.multi_task.nash_mtl import NashMTL
 from methods.multi_task.pcgrad import PCGrad
 from methods.multi_task.stages import Columns, layers_of, named_stages
-from recipes.contract.composition import Environment, compose
+from recipes.contract.composition import compose
+from recipes.contract.environment import Environment
 from recipes.networks.build import build_network
 from recipes.step import Embedded
 from tests.support.harness import Setup, build, fit

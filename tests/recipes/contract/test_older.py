@@ -7,7 +7,8 @@ import torch
 
 from foundation import renamed
 from recipes.contract import Declaration, Method, Probe
-from recipes.contract.composition import Environment, compose
+from recipes.contract.composition import compose
+from recipes.contract.environment import Environment
 from recipes.step import Input
 from tests.support.command import REPOSITORY
 from tests.support.harness import Setup, build, train

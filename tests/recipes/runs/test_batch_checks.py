@@ -10,7 +10,8 @@ from methods.metric_learning.proxy_nca import ProxyNCA
 from methods.metric_learning.quadruplet import Quadruplet
 from methods.metric_learning.triplet import Triplet
 from recipes.contract import Method
-from recipes.contract.composition import Environment, compose
+from recipes.contract.composition import compose
+from recipes.contract.environment import Environment
 from recipes.runs.batch_checks import check_batch_contents
 
 ENVIRONMENT = Environment("image", frozenset({"weak"}), data="digits")
