@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModel, BertConfig
 
 from foundation.errors import UserError
+from methods.peft.adalora import AdaLoRA
 from methods.peft.adapter import Adapter
 from methods.peft.bitfit import BitFit
 from methods.peft.dora import DoRA
@@ -32,6 +33,7 @@ ROWS: dict[str, PEFTMethod] = {
     "lora": LoRA(),
     "lora, targets=[all_linear]": LoRA(targets=["all_linear"]),
     "dora": DoRA(),
+    "adalora": AdaLoRA(),
     "adapter": Adapter(),
     "adapter, variant=pfeiffer bottleneck=48": Adapter("pfeiffer", 48),
     "adapter, variant=parallel": Adapter("parallel"),

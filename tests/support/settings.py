@@ -65,6 +65,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     # B starts at zero, so A moves by the square of the scale
     "lora": {"alpha": 256.0},
     "dora": {"alpha": 1024.0},
+    "adalora": {"alpha": 4096.0, "orthogonality": 1.0, "start": 0, "final": 1, "every": 1},
 }
 
 # further losses on pairs
@@ -124,6 +125,9 @@ UNSEEN: dict[tuple[str, str], str] = {
         "tests/methods/long_tail/test_logit_adjustment.py"
     ),
 }
+
+# Terms that penalise parameters and not an answer: they come once, however many heads there are.
+OF_PARAMETERS = frozenset({"orthogonality", "sparsity"})
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 
