@@ -256,7 +256,7 @@ class AdaLoRA(LoRA):
         return start, final
 
     def triplets(self, context: Context) -> list[Triplets]:
-        return [delta for delta in self.deltas(context.network) if isinstance(delta, Triplets)]
+        return self.deltas(context.network)
 
     def terms(self, step: Step, context: Context) -> None:
         if not self.orthogonality:

@@ -17,6 +17,7 @@ from methods.peft.adalora import AdaLoRA
 from methods.peft.adapter import Adapter
 from methods.peft.bitfit import BitFit
 from methods.peft.dora import DoRA
+from methods.peft.glora import GLoRA
 from methods.peft.linear_probe import LinearProbe
 from methods.peft.lora import LoRA
 from methods.peft.prefix_tuning import PrefixTuning
@@ -34,6 +35,7 @@ ROWS: dict[str, PEFTMethod] = {
     "lora, targets=[all_linear]": LoRA(targets=["all_linear"]),
     "dora": DoRA(),
     "adalora": AdaLoRA(),
+    "glora": GLoRA(),
     "adapter": Adapter(),
     "adapter, variant=pfeiffer bottleneck=48": Adapter("pfeiffer", 48),
     "adapter, variant=parallel": Adapter("parallel"),

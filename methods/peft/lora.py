@@ -5,7 +5,7 @@ LoRA, 2023, arXiv 2312.03732."""
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -187,10 +187,9 @@ class LoRA(PEFTMethod):
         option = f"methods.{self.key}.load"
         return self.read_folder(path, self.deltas(network), prefix, option)
 
-    def deltas(self, network: Network) -> list[LowRank]:
+    def deltas(self, network: Network) -> list[Any]:
         """The deltas that `attach` has added, in the order of the layers."""
-        modules = network.deltas[self.key].children()
-        return [delta for delta in modules if isinstance(delta, LowRank)]
+        return list(network.deltas[self.key].children())
 
     def save_artifacts(self, folder: Path, context: Context) -> None:
         super().save_artifacts(folder, context)

@@ -145,7 +145,7 @@ def own_name(key: str, base_prefix: str) -> str:
 
 
 def listed_sites(state: Mapping[str, Tensor]) -> str:
-    names = sorted({key.rpartition(".lora_")[0] for key in state})
+    names = sorted({key.partition(".lora_")[0].partition(".glora_")[0] for key in state})
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 

@@ -10,7 +10,7 @@ import torch
 from foundation.errors import UserError
 from recipes.runs.assembly import assemble
 from tests.support.lab import SIX_STEPS, Outcome, differs, six_steps, trial
-from tests.support.settings import OF_PARAMETERS, NETWORK
+from tests.support.settings import NETWORK, OF_PARAMETERS
 from tests.support.tiny_runs import METHODS, declared, method_and_kind, network_for, run_of
 
 TASKS = {"data.source.tasks": ["label", "parity"]}

@@ -65,6 +65,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     # B starts at zero, so A moves by the square of the scale
     "lora": {"alpha": 256.0},
     "dora": {"alpha": 1024.0},
+    "glora": {"rank": 8},
     "adalora": {"alpha": 4096.0, "orthogonality": 1.0, "start": 0, "final": 1, "every": 1},
 }
 
