@@ -65,7 +65,9 @@ CANONICAL: dict[str, dict[str, Any]] = {
     # B starts at zero, so A moves by the square of the scale
     "lora": {"alpha": 256.0},
     "dora": {"alpha": 1024.0},
-    "glora": {"rank": 8},
+    # factors that start at zero let the others move by the square of the rate, and the biases that D
+    # scales start at zero
+    "glora": {"a": "vector", "b": "vector", "c": "vector", "d": "none"},
     "adalora": {"alpha": 4096.0, "orthogonality": 1.0, "start": 0, "final": 1, "every": 1},
 }
 
