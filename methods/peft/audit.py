@@ -66,6 +66,8 @@ def audit(
             )
         inside = {name: p for name, p in trained.items() if name.startswith("deltas.")}
         with _filled(inside.values()):
+            # anew: where the embedding is trained, it depends on what has been filled
+            example = network.example()
             acting = {name: p for name, p in trained.items() if name not in idle}
             _check_gradients(network, key, acting, answer(network, example))
             if key in network.deltas and is_mergeable(network.deltas[key]):

@@ -16,6 +16,7 @@ from foundation.errors import UserError
 from methods.peft.adalora import AdaLoRA
 from methods.peft.adapter import Adapter
 from methods.peft.bitfit import BitFit
+from methods.peft.diff_pruning import DiffPruning
 from methods.peft.dora import DoRA
 from methods.peft.glora import GLoRA
 from methods.peft.linear_probe import LinearProbe
@@ -36,6 +37,7 @@ ROWS: dict[str, PEFTMethod] = {
     "dora": DoRA(),
     "adalora": AdaLoRA(),
     "glora": GLoRA(),
+    "diff_pruning": DiffPruning(),
     "adapter": Adapter(),
     "adapter, variant=pfeiffer bottleneck=48": Adapter("pfeiffer", 48),
     "adapter, variant=parallel": Adapter("parallel"),

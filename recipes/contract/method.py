@@ -88,7 +88,7 @@ class Method(Callback):
 
     def parameter_groups(self, context: "Context") -> list[dict[str, Any]]:
         """Optimizer groups for the method's own parameters: `params` and any of `lr`,
-        `weight_decay`."""
+        `weight_decay`, `constant` (the rate does not follow the schedule)."""
         return []
 
     def implements(self, point: str) -> bool:

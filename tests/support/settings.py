@@ -67,6 +67,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "dora": {"alpha": 1024.0},
     # factors that start at zero let the others move by the square of the rate, and the biases that D
     # scales start at zero
+    "diff_pruning": {"penalty": 1000.0},
     "glora": {"a": "vector", "b": "vector", "c": "vector", "d": "none"},
     "adalora": {"alpha": 4096.0, "orthogonality": 1.0, "start": 0, "final": 1, "every": 1},
 }
