@@ -23,6 +23,7 @@ from methods.peft.linear_probe import LinearProbe
 from methods.peft.lora import LoRA
 from methods.peft.prefix_tuning import PrefixTuning
 from methods.peft.prompt_tuning import PromptTuning
+from methods.peft.qlora import QLoRA
 from methods.peft.surgeon import PEFTMethod
 from methods.peft.vpt import VPT
 from recipes.networks import build_network
@@ -35,6 +36,7 @@ ROWS: dict[str, PEFTMethod] = {
     "lora": LoRA(),
     "lora, targets=[all_linear]": LoRA(targets=["all_linear"]),
     "dora": DoRA(),
+    "qlora": QLoRA(),
     "adalora": AdaLoRA(),
     "glora": GLoRA(),
     "diff_pruning": DiffPruning(),

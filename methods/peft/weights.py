@@ -9,7 +9,7 @@ are called is determined by running the network.
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -232,9 +232,8 @@ def merge(network: Network, *keys: str) -> Callable[[], None]:
         deltas += weight_deltas(module)
     # in the order of attachment, each layer once
     sites = dict.fromkeys(delta.site for delta in deltas)
-    layers = [network.backbone.get_submodule(site) for site in sites]
     chosen = set(deltas)
-    undo = [_merge_layer(layer, chosen) for layer in layers]
+    undo = [_merge_layer(network.backbone, site, chosen) for site in sites]
     for key in modules:
         del network.deltas[key]
 
@@ -246,8 +245,21 @@ def merge(network: Network, *keys: str) -> Callable[[], None]:
     return restore
 
 
-def _merge_layer(layer: nn.Module, chosen: set[WeightDelta]) -> Callable[[], None]:
-    attached, parametrised = disconnect(layer)
+@runtime_checkable
+class PackedLayer(Protocol):
+    """A layer whose weight cannot be changed in place."""
+
+    def whole(self) -> nn.Module:
+        """The same layer with a weight that can."""
+        ...
+
+
+def _merge_layer(backbone: nn.Module, site: str, chosen: set[WeightDelta]) -> Callable[[], None]:
+    stored = backbone.get_submodule(site)
+    attached, parametrised = disconnect(stored)
+    layer = stored.whole() if isinstance(stored, PackedLayer) else stored
+    if layer is not stored:
+        backbone.set_submodule(site, layer)
     before = layer.weight
     assert isinstance(before, Tensor)
     former_bias = own_bias(layer)
@@ -268,6 +280,10 @@ def _merge_layer(layer: nn.Module, chosen: set[WeightDelta]) -> Callable[[], Non
 
     def restore() -> None:
         disconnect(layer)
+        if layer is not stored:
+            backbone.set_submodule(site, stored)
+            connect(attached, stored, parametrised)
+            return
         layer.weight = before
         layer.register_parameter("bias", former_bias)
         connect(attached, layer, parametrised)

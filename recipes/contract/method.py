@@ -82,6 +82,11 @@ class Method(Callback):
         neutral = {"weight": 0, **self.neutral}
         return [name for name, value in neutral.items() if getattr(self, name, None) == value]
 
+    def remarks(self) -> list[str]:
+        """What a user should know before the run, one line each: the plan, the page and a `note:`
+        line say it."""
+        return []
+
     @property
     def state_key(self) -> str:
         return f"method:{self.key}"

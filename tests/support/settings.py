@@ -67,7 +67,9 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "dora": {"alpha": 1024.0},
     # factors that start at zero let the others move by the square of the rate, and the biases that D
     # scales start at zero
-    "diff_pruning": {"penalty": 1000.0},
+    "qlora": {"rank": 4, "alpha": 256.0, "dropout": 0.0},
+    # what is pruned is back where it started
+    "diff_pruning": {"penalty": 1000.0, "fixed": 0.1},
     "glora": {"a": "vector", "b": "vector", "c": "vector", "d": "none"},
     "adalora": {"alpha": 4096.0, "orthogonality": 1.0, "start": 0, "final": 1, "every": 1},
 }
@@ -210,5 +212,5 @@ QUIET: dict[str, dict[str, Any]] = {
 
 # Methods that need tokens and attention, which the usual network for pictures lacks.
 NETWORK: dict[str, dict[str, dict[str, Any]]] = {
-    key: {"image": QUIET["image"]} for key in ("adapter", "prefix_tuning", "vpt")
+    key: {"image": QUIET["image"]} for key in ("adapter", "prefix_tuning", "vpt", "qlora")
 }
