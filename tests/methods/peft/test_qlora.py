@@ -72,14 +72,16 @@ def test_packing_what_was_unpacked_changes_nothing():
 def test_bitsandbytes_packs_and_unpacks_the_same(shape):
     library = installed("bitsandbytes.functional")
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    codes, state = library.quantize_4bit(weight, compress_statistics=True, quant_type="nf4")
+    # flat: its kernel for CPUs is wrong where a row is not a whole number of blocks
+    flat = weight.flatten()
+    codes, state = library.quantize_4bit(flat, compress_statistics=True, quant_type="nf4")
     packed = pack(weight)
     assert torch.equal(packed.codes.flatten(), codes.flatten())
     assert torch.equal(packed.constants, state.absmax)
     torch.testing.assert_close(packed.offset, state.offset)
     # the library takes the midpoints in float32
     torch.testing.assert_close(dynamic_map(), state.state2.code, atol=1e-7, rtol=0)
-    theirs = library.dequantize_4bit(codes, state)
+    theirs = library.dequantize_4bit(codes, state).view(shape)
     torch.testing.assert_close(unpack(packed, shape), theirs, atol=1e-7, rtol=1e-6)
 
 
