@@ -67,7 +67,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "dora": {"alpha": 1024.0},
     # factors that start at zero let the others move by the square of the rate, and the biases that D
     # scales start at zero
-    "qlora": {"rank": 4, "alpha": 256.0, "dropout": 0.0},
+    "qlora": {"rank": 4, "alpha": 64.0, "dropout": 0.0},
     # what is pruned is back where it started
     "diff_pruning": {"penalty": 1000.0, "fixed": 0.1},
     "glora": {"a": "vector", "b": "vector", "c": "vector", "d": "none"},
