@@ -90,8 +90,8 @@ class General(WeightDelta):
         self.rank = rank
         self.linear = is_linear(site.module)
         self.has_bias = site.module.bias is not None
-        self.d = biases(kinds["d"] if self.has_bias else "none", outputs, weight)
         self.e = biases(kinds["e"], outputs, weight)
+        self.d = biases(kinds["d"] if self.has_bias else "none", outputs, weight)
 
     def own(self, rows: Tensor) -> Tensor:
         """The rows of a layer's weight or bias that this delta changes."""
