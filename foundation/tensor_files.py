@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from foundation.base_file import KEY, NAME, base_beside, digest
 from foundation.errors import first_line
 
 UNREADABLE = (
@@ -25,10 +26,47 @@ class UnreadableFile(Exception):
 
 def read_tensors(path: Path) -> Any:
     """The content of a file of torch, or the tensors of a .safetensors file, on the CPU. Only
-    tensors, numbers, texts and containers are read (`weights_only`).
+    tensors, numbers, texts and containers are read (`weights_only`). A checkpoint whose frozen
+    weights are in a file beside it is returned whole.
 
     Raises `UnreadableFile`.
     """
+    content = read_one(path)
+    if isinstance(content, dict) and KEY in content:
+        return with_base(content, path)
+    return content
+
+
+def with_base(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A checkpoint together with its frozen weights. Raises `UnreadableFile`."""
+    entry = content[KEY]
+    state = content.get("state_dict")
+    named = isinstance(entry, dict) and all(
+        isinstance(entry.get(key), str) for key in ("file", "sha256")
+    )
+    # a name and no path: nothing outside of the folder is read
+    if not named or not isinstance(state, dict) or not NAME.fullmatch(entry["file"]):
+        raise UnreadableFile("it names no file of frozen weights where it should")
+    name = entry["file"]
+    file = base_beside(path, name)
+    if not file.is_file():
+        raise UnreadableFile(
+            f"its frozen weights '{name}' are not beside it; copy that file from the run's folder "
+            "checkpoints as well"
+        )
+    try:
+        base = read_one(file)
+    except UnreadableFile as error:
+        raise UnreadableFile(f"its frozen weights '{name}' cannot be read: {error}") from error
+    tensors = isinstance(base, dict) and all(isinstance(v, torch.Tensor) for v in base.values())
+    if not tensors or digest(base) != entry["sha256"]:
+        raise UnreadableFile(f"its frozen weights '{name}' are not those that it was saved with")
+    whole = {key: value for key, value in content.items() if key != KEY}
+    return whole | {"state_dict": base | state}
+
+
+def read_one(path: Path) -> Any:
+    """The content of one file. Raises `UnreadableFile`."""
     if not path.is_file():
         raise UnreadableFile("no such file")
     try:

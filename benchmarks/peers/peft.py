@@ -24,7 +24,9 @@ from benchmarks.peers import peft_peers as peers
 from benchmarks.record import Record
 from benchmarks.table import mebibytes
 from benchmarks.verdicts import judged
+from methods.peft.adalora import AdaLoRA
 from methods.peft.dora import DoRA
+from methods.peft.glora import GLoRA
 from methods.peft.lora import LoRA
 from methods.peft.prefix_tuning import PrefixTuning
 from methods.peft.surgeon import PEFTMethod
@@ -57,10 +59,14 @@ VIT = (
     Row("LoRA, one pair a fused layer", "lora", lambda: LoRA(qkv="shared"), peers.lora),
     Row("LoRA, queries and values apart", "lora", LoRA, peers.lora, memory=JOINED),
     Row("DoRA", "dora", lambda: DoRA(qkv="shared"), peers.dora),
+    Row("AdaLoRA", "adalora", lambda: AdaLoRA(qkv="shared"), peers.adalora),
+    Row("GLoRA", "glora", lambda: GLoRA(qkv="shared"), peers.glora),
 )
 BERT = (
     Row("LoRA", "lora", LoRA, peers.lora),
     Row("DoRA", "dora", DoRA, peers.dora),
+    Row("AdaLoRA", "adalora", AdaLoRA, peers.adalora),
+    Row("GLoRA", "glora", GLoRA, peers.glora),
     Row("prefix", "prefix_tuning", PrefixTuning, peers.prefix),
 )
 NETWORKS = {"ViT-B/16": VIT, "BERT": BERT}

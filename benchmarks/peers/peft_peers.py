@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from methods.peft.adalora_format import write_adalora
+from methods.peft.glora_format import entries, write_glora
 from methods.peft.peft_format import write_peft
 from recipes.networks.network import Network
 
@@ -72,6 +74,42 @@ def dora(ours: Network, theirs: Network) -> Pairs:
         layer: Any = model.base_model.model.get_submodule(delta.site)
         found.append((delta.m, layer.lora_magnitude_vector["default"].weight))
     return copied(found)
+
+
+def adalora(ours: Network, theirs: Network) -> Pairs:
+    """Forward and backward alone: the loss term and the pruning are left out on both sides."""
+    deltas = list(ours.deltas["adalora"])
+    model: Any = loaded(lambda folder: write_adalora(folder, deltas), theirs)
+    found: Pairs = []
+    for delta in deltas:
+        layer = model.base_model.model.get_submodule(delta.site)
+        for mine, letter in zip(delta.tensors(), "AEB", strict=True):
+            found.append((mine, getattr(layer, f"lora_{letter}")["default"]))
+    return found
+
+
+def glora(ours: Network, theirs: Network) -> Pairs:
+    deltas = list(ours.deltas["glora"])
+    model: Any = loaded(lambda folder: write_glora(folder, deltas), theirs)
+    found: Pairs = []
+    for delta in deltas:
+        layer = model.base_model.model.get_submodule(delta.site)
+        for name in "abcde":
+            for key, mine in entries(name, delta).items():
+                support, _, end = key.partition(".")
+                found.append((mine, getattr(getattr(layer, support)["default"], end)))
+    return found
+
+
+def loaded(write: Callable[[Path], None], theirs: Network) -> Any:
+    """Their network with the deltas that `write` has left in a folder."""
+    import peft
+
+    with TemporaryDirectory() as folder:
+        write(Path(folder))
+        model = peft.PeftModel.from_pretrained(plain(theirs), folder, is_trainable=True)
+    theirs.backbone = model
+    return model
 
 
 def prefix(ours: Network, theirs: Network) -> Pairs:

@@ -45,6 +45,7 @@ class AWP(Method):
     neutral = {"gamma": 0}
     declaration = Declaration(
         slots=("two_passes",),
+        tags=("repeats_batches",),
         refuses={"second_optimizer": TWO_OPTIMIZERS},
         accumulation=False,
     )

@@ -66,7 +66,7 @@ class FreeLB(Method):
     neutral = {"step_size": 0}
     declaration = Declaration(
         slots=("attack", "two_passes"),
-        tags=("attacks_labeled",),
+        tags=("attacks_labeled", "repeats_batches"),
         after=LAST,
         accumulation=False,
         precisions=PRECISIONS,

@@ -13,13 +13,17 @@ import torch
 from transformers import AutoModel, BertConfig
 
 from foundation.errors import UserError
+from methods.peft.adalora import AdaLoRA
 from methods.peft.adapter import Adapter
 from methods.peft.bitfit import BitFit
+from methods.peft.diff_pruning import DiffPruning
 from methods.peft.dora import DoRA
+from methods.peft.glora import GLoRA
 from methods.peft.linear_probe import LinearProbe
 from methods.peft.lora import LoRA
 from methods.peft.prefix_tuning import PrefixTuning
 from methods.peft.prompt_tuning import PromptTuning
+from methods.peft.qlora import QLoRA
 from methods.peft.surgeon import PEFTMethod
 from methods.peft.vpt import VPT
 from recipes.networks import build_network
@@ -32,6 +36,10 @@ ROWS: dict[str, PEFTMethod] = {
     "lora": LoRA(),
     "lora, targets=[all_linear]": LoRA(targets=["all_linear"]),
     "dora": DoRA(),
+    "qlora": QLoRA(),
+    "adalora": AdaLoRA(),
+    "glora": GLoRA(),
+    "diff_pruning": DiffPruning(),
     "adapter": Adapter(),
     "adapter, variant=pfeiffer bottleneck=48": Adapter("pfeiffer", 48),
     "adapter, variant=parallel": Adapter("parallel"),

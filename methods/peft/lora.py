@@ -5,7 +5,7 @@ LoRA, 2023, arXiv 2312.03732."""
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -65,15 +65,20 @@ class LowRank(LowRankDelta):
         else:
             nn.init.normal_(self.a, std=1 / rank)
 
+    @property
+    def down(self) -> Tensor:
+        """The first factor, from the layer's input to r numbers; a subclass may scale its rows."""
+        return self.a
+
     def weight(self) -> Tensor:
-        product = self.b.float().flatten(1) @ self.a.float().flatten(1)
+        product = self.b.float().flatten(1) @ self.down.float().flatten(1)
         return self.scale * product.view(len(self.b), *self.a.shape[1:])
 
     def forward(self, x: Tensor, layer: nn.Module) -> Tensor:
         x = self.dropout(x)
         if isinstance(layer, nn.Conv2d):
-            return conv_low_rank(x, self.a, self.b, self.scale, layer)
-        return low_rank(x, self.a, self.b, self.scale)
+            return conv_low_rank(x, self.down, self.b, self.scale, layer)
+        return low_rank(x, self.down, self.b, self.scale)
 
     @classmethod
     def added(cls, deltas: Sequence[Self], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
@@ -93,10 +98,10 @@ class LowRank(LowRankDelta):
 def hidden_of(deltas: Sequence[LowRank], x: Tensor) -> Tensor:
     """A x of all deltas, [..., Σr]; with dropout, each has its own mask."""
     if any(delta.dropout.p and delta.dropout.training for delta in deltas):
-        return torch.cat([F.linear(delta.dropout(x), delta.a) for delta in deltas], dim=-1)
+        return torch.cat([F.linear(delta.dropout(x), delta.down) for delta in deltas], dim=-1)
     if len(deltas) == 1:
-        return F.linear(x, deltas[0].a)
-    return F.linear(x, torch.cat([delta.a for delta in deltas]))
+        return F.linear(x, deltas[0].down)
+    return F.linear(x, torch.cat([delta.down for delta in deltas]))
 
 
 def joint(deltas: Sequence[LowRank]) -> Tensor:
@@ -180,23 +185,30 @@ class LoRA(PEFTMethod):
             return super().read(path, network, trained)
         prefix = getattr(network.backbone, "base_model_prefix", "")
         option = f"methods.{self.key}.load"
-        return read_peft(path, self.deltas(network), prefix, option)
+        return self.read_folder(path, self.deltas(network), prefix, option)
 
-    def deltas(self, network: Network) -> list[LowRank]:
+    def deltas(self, network: Network) -> list[Any]:
         """The deltas that `attach` has added, in the order of the layers."""
-        modules = network.deltas[self.key].children()
-        return [delta for delta in modules if isinstance(delta, LowRank)]
+        return list(network.deltas[self.key].children())
 
     def save_artifacts(self, folder: Path, context: Context) -> None:
         super().save_artifacts(folder, context)
         network = averaged(context) or context.network
-        write_peft(folder / f"{self.key}_peft", self.deltas(network))
+        self.write_folder(folder / f"{self.key}_peft", self.deltas(network))
+
+    # the peft library's format
+    read_folder = staticmethod(read_peft)
+    write_folder = staticmethod(write_peft)
+
+    def usual_targets(self, backbone: nn.Module) -> list[str]:
+        """The layers that get a delta if the user names none."""
+        return default_targets(backbone)
 
     def sites(self, network: Network) -> Iterator[Site]:
         """The layers that get a delta; with `qkv=split` the parts of a fused layer one by one."""
         backbone = network.backbone
         option = f"methods.{self.key}.targets"
-        targets = self.targets or default_targets(backbone)
+        targets = self.targets or self.usual_targets(backbone)
         fused = {site.name: site for site in find_sites(backbone) if site.role == "attn.qkv"}
         if self.qkv == "shared" and fused:
             # any of the three names the whole layer

@@ -92,14 +92,7 @@ def read_peft(folder: Path, deltas: Sequence[LowRankDelta], base_prefix: str, op
 
     Raises UserError if the folder contains anything but LoRA of these layers.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        file = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{option}={folder}: not a folder of the peft library ({reason})"
-        ) from error
+    config, file = load_folder(folder, option)
     if deltas and all(delta.transposed for delta in deltas):
         config["fan_in_fan_out"] = False  # their weights lie so in the backbone
     variant = _unsupported(config)
@@ -108,18 +101,31 @@ def read_peft(folder: Path, deltas: Sequence[LowRankDelta], base_prefix: str, op
             f"{option}={folder}: is not plain LoRA ({variant}); expected LoRA without biases"
         )
     lora = {key: value for key, value in file.items() if ".lora_" in key}
-    state = {_own_name(key, base_prefix): value for key, value in lora.items()}
+    state = {own_name(key, base_prefix): value for key, value in lora.items()}
     for name, group in groupby(deltas, key=lambda delta: delta.site):
         keys = [f"{name}.lora_{letter}.weight" for letter in "AB"]
         if not all(key in state for key in keys):
-            raise UserError(f"{option}={folder}: has no '{name}'; it has {_sites(state)}")
+            raise UserError(f"{option}={folder}: has no '{name}'; it has {listed_sites(state)}")
         a, b = (state.pop(key) for key in keys)
         _fill(list(group), a, b, _scale(config, name, len(a)), f"{option}={folder}")
     if state:
         raise UserError(
-            f"{option}={folder}: changes layers that are not targets here: {_sites(state)}; add "
-            "them to targets"
+            f"{option}={folder}: changes layers that are not targets here: "
+            f"{listed_sites(state)}; add them to targets"
         )
+
+
+def load_folder(folder: Path, option: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config and the tensors of a folder in the library's format. Raises UserError."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        file = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{option}={folder}: not a folder of the peft library ({reason})"
+        ) from error
+    return config, file
 
 
 def _unsupported(config: Mapping[str, Any]) -> str:
@@ -132,14 +138,14 @@ def _unsupported(config: Mapping[str, Any]) -> str:
     return ""
 
 
-def _own_name(key: str, base_prefix: str) -> str:
+def own_name(key: str, base_prefix: str) -> str:
     """A key of the file without the library's and the model's prefixes."""
     key = key.removeprefix(PREFIX)
     return key.removeprefix(f"{base_prefix}.") if base_prefix else key
 
 
-def _sites(state: Mapping[str, Tensor]) -> str:
-    names = sorted({key.rpartition(".lora_")[0] for key in state})
+def listed_sites(state: Mapping[str, Tensor]) -> str:
+    names = sorted({key.partition(".lora_")[0].partition(".glora_")[0] for key in state})
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 

@@ -43,6 +43,12 @@ def original(name: str) -> str:
     return name.replace("parametrizations.weight.original", "weight")
 
 
+def backbone_name(network: Network) -> str:
+    """The backbone's class, without the prefix of torch's where a parameter of it is
+    parametrised."""
+    return type(network.backbone).__name__.removeprefix("Parametrized")
+
+
 def delta_names(network: Network) -> list[str]:
     """Names of everything that is not the frozen backbone: trained tensors, heads, parameters and
     buffers of deltas."""
@@ -59,7 +65,7 @@ def save_delta(path: Path, network: Network, averaged: Network | None = None) ->
     sites = {name: module.site for name, module in modules if hasattr(module, "site")}
     about = {
         "format": FORMAT,
-        "backbone": type(network.backbone).__name__,
+        "backbone": backbone_name(network),
         "fingerprint": fingerprint(network),
         "sites": json.dumps(sites),
         "torch": torch.__version__,
@@ -78,7 +84,7 @@ def load_delta(
     On the meta device names and shapes are checked and nothing is copied. Raises UserError for a
     file that is not a delta, belongs to another backbone, or lacks a parameter.
     """
-    state, about = _read(path, option)
+    state, about = read_delta_file(path, option)
     _check_complete(state, trained, f"{option}={path}")
     if any(parameter.is_meta for parameter in network.parameters()):
         return
@@ -87,7 +93,7 @@ def load_delta(
             f"{option}={path}: was trained on other weights of a {about.get('backbone')}; use the "
             "same network, with the same network.pretrained or network.checkpoint"
         )
-    heads = _fitting_heads(network, state)
+    heads = fitting_heads(network, state)
     if len(heads) < len(network.heads.state_dict()):
         logger.warning(
             "%s: of the heads in %s only these fit: %s", option, path, sorted(heads) or "none"
@@ -113,15 +119,17 @@ def _check_complete(
         )
 
 
-def _fitting_heads(network: Network, state: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+def fitting_heads(network: Network, state: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
     """The parameters of our heads that the file has in the same shape."""
     own = dict(network.named_parameters())
     names = [name for name in state if name.startswith("heads.") and name in own]
     return {name: own[name] for name in names if own[name].shape == state[name].shape}
 
 
-def _read(path: Path, option: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a delta file."""
+def read_delta_file(
+    path: Path, option: str, expected: str = FORMAT
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a delta file. expected: its format. Raises UserError."""
     if path.is_dir():
         inside = [path / name for name in ("delta.safetensors", "checkpoints/delta.safetensors")]
         path = next((file for file in inside if file.is_file()), path)
@@ -138,9 +146,9 @@ def _read(path: Path, option: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(
             f"{option}={path}: not a safetensors file ({str(error).splitlines()[0]})"
         ) from error
-    if about.get("format") != FORMAT:
+    if about.get("format") != expected:
         raise UserError(
             f"{option}={path}: is not a delta of a run; its format is '{about.get('format')}', "
-            f"expected '{FORMAT}'"
+            f"expected '{expected}'"
         )
     return state, about

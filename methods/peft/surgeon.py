@@ -57,9 +57,15 @@ class PEFTMethod(Method, ABC):
                 f"it has {existing(find_sites(network.backbone))}",
             )
         with self.refusing(network):
-            audit(network, self.key, trained, before, self.preserves)
+            idle = {name for name in trained if self.may_be_idle(name)}
+            audit(network, self.key, trained, before, self.preserves, idle)
         if self.load is not None:
             self.read(Path(self.load), network, trained)
+
+    def may_be_idle(self, name: str) -> bool:
+        """Whether a trained tensor has no effect in some networks, which is no mistake. name: in
+        the network."""
+        return False
 
     @contextmanager
     def refusing(self, network: Network) -> Iterator[None]:

@@ -9,7 +9,7 @@ are called is determined by running the network.
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from typing import Any, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,12 @@ class WeightDelta(nn.Module):
 
     A subclass implements `weight`, ΔW itself in float32, and `forward`, ΔW x without computing ΔW.
     It may override `added`, for several deltas of one layer at once.
+
+    materialised: there is no shorter way than to compute the changed weight, so the layer's weight
+        is always parametrised; the subclass implements `changed` alone.
     """
+
+    materialised: ClassVar[bool] = False
 
     def __init__(self, site: Site):
         super().__init__()
@@ -51,6 +56,11 @@ class WeightDelta(nn.Module):
         """The layer's weight with this change: W + ΔW, unless a subclass does more than add."""
         return weight + self.placed().to(weight.dtype)
 
+    def shift(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The change of the layer's bias, [d_out]; None: there is none. weight, bias: the layer's
+        own. A subclass that implements it needs a layer that is called."""
+        return None
+
     @classmethod
     def added(cls, deltas: Sequence[Self], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         """A layer's output plus ΔW x of all these deltas of it, which have the same class."""
@@ -70,6 +80,35 @@ class Hooked:
 
     def add(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return self.deltas[0].added(self.deltas, layer, args[0], output)
+
+
+class Shifted:
+    """The hook that adds a delta's `shift` to the output of its layer."""
+
+    def __init__(self, delta: WeightDelta):
+        self.delta = delta
+
+    def add(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        shift = self.delta.shift(own_weight(layer), own_bias(layer))
+        if shift is None:
+            return output
+        pixel_axes = [1, 1] if isinstance(layer, nn.Conv2d) else []
+        return output + shift.to(output.dtype).view(-1, *pixel_axes)
+
+
+def own_weight(layer: nn.Module) -> Tensor:
+    """The layer's weight without its parametrisations, as [outputs, …]."""
+    weight = layer.weight
+    if parametrize.is_parametrized(layer, "weight"):
+        weight = layer.get_parameter("parametrizations.weight.original")
+    assert isinstance(weight, Tensor)
+    return oriented(layer, weight)
+
+
+def own_bias(layer: nn.Module) -> nn.Parameter | None:
+    bias = layer.bias
+    assert bias is None or isinstance(bias, nn.Parameter)
+    return bias
 
 
 class Added(nn.Module):
@@ -108,23 +147,30 @@ def uncalled(network: Network, layers: Iterable[nn.Module]) -> set[nn.Module]:
     return {module for module, modes in left.items() if modes}
 
 
-def attach(network: Network, deltas: Iterable[WeightDelta]) -> None:
-    """Attach every delta to the layer of its site."""
+def attach(network: Network, deltas: Iterable[WeightDelta]) -> list[WeightDelta]:
+    """Attach every delta to the layer of its site. Returns those whose layers are never called, so
+    that only the layer's weight can be changed."""
     layers: dict[nn.Module, list[WeightDelta]] = {}
     for delta in deltas:
         layers.setdefault(network.backbone.get_submodule(delta.site), []).append(delta)
     silent = uncalled(network, layers)
     for layer, own in layers.items():
         connect(own, layer, parametrised=layer in silent)
+    return [delta for layer in silent for delta in layers[layer]]
 
 
 def connect(deltas: Iterable[WeightDelta], layer: nn.Module, parametrised: bool) -> None:
-    if parametrised:
-        for delta in deltas:
-            parametrize.register_parametrization(layer, "weight", Added(delta))
-        return
     for _, alike in groupby(deltas, type):
-        layer.register_forward_hook(Hooked(list(alike)).add)
+        own = list(alike)
+        kind = own[0].__class__
+        if parametrised or kind.materialised:
+            for delta in own:
+                parametrize.register_parametrization(layer, "weight", Added(delta))
+        else:
+            layer.register_forward_hook(Hooked(own).add)
+        if kind.shift is not WeightDelta.shift and not parametrised:
+            for delta in own:
+                layer.register_forward_hook(Shifted(delta).add)
 
 
 def parametrizations(layer: nn.Module) -> list[Added]:
@@ -141,17 +187,17 @@ def parametrizations(layer: nn.Module) -> list[Added]:
 def disconnect(layer: nn.Module) -> tuple[list[WeightDelta], bool]:
     """Detach all weight deltas of a layer. Returns them in the order they were attached, and
     whether they were parametrisations."""
-    if parametrize.is_parametrized(layer, "weight"):
-        deltas = [added.delta[0] for added in parametrizations(layer)]
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
-        return deltas, True
     detached: list[WeightDelta] = []
+    if parametrize.is_parametrized(layer, "weight"):
+        detached = [added.delta[0] for added in parametrizations(layer)]
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+    silent = any(not delta.materialised for delta in detached)
     for key, hook in list(layer._forward_hooks.items()):
         owner = getattr(hook, "__self__", None)
-        if isinstance(owner, Hooked):
-            detached += owner.deltas
+        if isinstance(owner, Hooked | Shifted):
+            detached += owner.deltas if isinstance(owner, Hooked) else []
             del layer._forward_hooks[key]
-    return detached, False
+    return detached, silent
 
 
 def is_mergeable(module: nn.Module) -> bool:
@@ -186,9 +232,8 @@ def merge(network: Network, *keys: str) -> Callable[[], None]:
         deltas += weight_deltas(module)
     # in the order of attachment, each layer once
     sites = dict.fromkeys(delta.site for delta in deltas)
-    layers = [network.backbone.get_submodule(site) for site in sites]
     chosen = set(deltas)
-    undo = [_merge_layer(layer, chosen) for layer in layers]
+    undo = [_merge_layer(network.backbone, site, chosen) for site in sites]
     for key in modules:
         del network.deltas[key]
 
@@ -200,21 +245,47 @@ def merge(network: Network, *keys: str) -> Callable[[], None]:
     return restore
 
 
-def _merge_layer(layer: nn.Module, chosen: set[WeightDelta]) -> Callable[[], None]:
-    attached, parametrised = disconnect(layer)
+@runtime_checkable
+class PackedLayer(Protocol):
+    """A layer whose weight cannot be changed in place."""
+
+    def whole(self) -> nn.Module:
+        """The same layer with a weight that can."""
+        ...
+
+
+def _merge_layer(backbone: nn.Module, site: str, chosen: set[WeightDelta]) -> Callable[[], None]:
+    stored = backbone.get_submodule(site)
+    attached, parametrised = disconnect(stored)
+    layer = stored.whole() if isinstance(stored, PackedLayer) else stored
+    if layer is not stored:
+        backbone.set_submodule(site, layer)
     before = layer.weight
     assert isinstance(before, Tensor)
+    former_bias = own_bias(layer)
     total = oriented(layer, before.float())
+    bias: Tensor | None = former_bias
     for delta in attached:
         if delta in chosen:
+            shift = delta.shift(total, bias)
+            if shift is not None:
+                bias = shift if bias is None else bias.float() + shift
             total = delta.changed(total)
     merged = oriented(layer, total).to(before.dtype).contiguous()
     layer.weight = nn.Parameter(merged, requires_grad=before.requires_grad)
+    if bias is not former_bias and bias is not None:
+        shifted = nn.Parameter(bias.to(before.dtype), requires_grad=before.requires_grad)
+        layer.register_parameter("bias", shifted)
     connect([delta for delta in attached if delta not in chosen], layer, parametrised)
 
     def restore() -> None:
         disconnect(layer)
+        if layer is not stored:
+            backbone.set_submodule(site, stored)
+            connect(attached, stored, parametrised)
+            return
         layer.weight = before
+        layer.register_parameter("bias", former_bias)
         connect(attached, layer, parametrised)
 
     return restore

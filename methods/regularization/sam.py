@@ -64,6 +64,7 @@ class SAM(Method):
     def declare(self) -> Declaration:
         return Declaration(
             slots=("two_passes",),
+            tags=("repeats_batches",),
             refuses={"second_optimizer": TWO_OPTIMIZERS},
             accumulation=False,
             ddp_exact=self.sync,

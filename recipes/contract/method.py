@@ -87,13 +87,18 @@ class Method(Callback):
         neutral = {"weight": 0, **self.neutral}
         return [name for name, value in neutral.items() if getattr(self, name, None) == value]
 
+    def remarks(self) -> list[str]:
+        """What a user should know before the run, one line each: the plan, the page and a `note:`
+        line say it."""
+        return []
+
     @property
     def state_key(self) -> str:
         return f"method:{self.key}"
 
     def parameter_groups(self, context: "Context") -> list[dict[str, Any]]:
         """Optimizer groups for the method's own parameters: `params` and any of `lr`,
-        `weight_decay`."""
+        `weight_decay`, `constant` (the rate does not follow the schedule)."""
         return []
 
     def implements(self, point: str) -> bool:

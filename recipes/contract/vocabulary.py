@@ -42,6 +42,7 @@ TAGS = {
     "mixes_inputs": "labeled inputs are combinations of several samples",
     "nonlinear_heads": "heads of tasks have layers between features and classifier",
     "random_inference": "predictions are random",
+    "repeats_batches": "a step has several passes over its batches",
     "resamples": "classes of the labeled stream come in other proportions than in the data",
     "second_optimizer": "a second optimizer steps beside the run's",
     "shares_no_layer": "every task has layers of its own, from the first on",

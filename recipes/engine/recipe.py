@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foundation.base_file import FROZEN
 from foundation.randomness import Randomness, derive_seed, own_draws, seed_default
 from recipes.contract.method import POINTS
 from recipes.contract.older import older_context
 from recipes.engine.evaluated_module import EvaluatedModule
 from recipes.engine.finite import Trace, Traces
+from recipes.engine.frozen import frozen_names
 from recipes.engine.hardware import compile_networks, set_memory_format
 from recipes.engine.lean import drop_empty_hooks
 from recipes.engine.meters import Meters, Stopwatch
@@ -295,6 +297,8 @@ class Recipe(EvaluatedModule):
         return self.trainer.global_step if self._trainer else 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.device_mesh is None:
+            checkpoint[FROZEN] = frozen_names(self, self.network)
         checkpoint["identity"] = dict(self._parts.identity)
         checkpoint["provenance"] = dict(self._parts.provenance)
         checkpoint["numbers"] = {

@@ -198,6 +198,8 @@ class WeightsAndBiasesRun(WandbLogger):
         # resumed run has replaced the checkpoint.
         policy: Literal["mutable", "immutable"] = "mutable" if run.offline else "immutable"
         artifact.add_file(str(checkpoints[kind]), name="model.ckpt", policy=policy)
+        for base in sorted(Path(checkpoints[kind]).parent.glob("base-*.pt")):
+            artifact.add_file(str(base), name=base.name, policy=policy)
         run.log_artifact(artifact, aliases=["latest", kind])
 
     @rank_zero_only

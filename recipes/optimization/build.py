@@ -3,7 +3,8 @@
 Weight decay applies only to tensors with more than one dimension (kernels, embeddings), not to
 biases, norms and scales. The shape decides, because a name may not show that a tensor is a norm. A
 parameter's attributes `_lr_scale` (factor of the learning rate) and `_weight_decay` take precedence
-over its group and over the settings.
+over its group and over the settings. An extra group may be `constant`: its rate then does not
+follow the schedule.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from recipes.optimization.factory import (
     impl_argument,
 )
 from recipes.optimization.optimizers import OptimizerSettings
+from recipes.optimization.schedulers import CONSTANT
 
 
 def build_optimizer(
@@ -32,7 +34,8 @@ def build_optimizer(
     """An optimizer of the trainable parameters of `module` and of the extra groups.
 
     extra_groups: dicts with `params` and optionally `lr` and `weight_decay`, which take precedence
-        over the settings. Parameters of an extra group are not in the module's groups.
+        over the settings, and `constant`, whether the rate ignores the schedule. Parameters of an
+        extra group are not in the module's groups.
     impl: see `TrainerSettings`; `settings.options` takes precedence.
 
     Raises `UserError` for an unknown name or argument, and where no parameter is trainable.
@@ -96,7 +99,7 @@ def parameter_groups(
     for group in extra_groups:
         in_extra_groups.update(map(id, group["params"]))
     own = {"params": [p for p in module.parameters() if id(p) not in in_extra_groups]}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for group in (own, *extra_groups):
         for parameter in group["params"]:
             if not parameter.requires_grad:
@@ -104,8 +107,11 @@ def parameter_groups(
             decay = settings.weight_decay if parameter.ndim > 1 else 0.0
             decay = getattr(parameter, "_weight_decay", group.get("weight_decay", decay))
             rate = group.get("lr", settings.lr) * getattr(parameter, "_lr_scale", 1.0)
-            groups.setdefault((rate, decay), []).append(parameter)
-    return [
-        {"params": params, "lr": rate, "weight_decay": decay}
-        for (rate, decay), params in groups.items()
-    ]
+            constant = bool(group.get(CONSTANT, False))
+            groups.setdefault((rate, decay, constant), []).append(parameter)
+    made: list[dict[str, Any]] = []
+    for (rate, decay, constant), params in groups.items():
+        made.append({"params": params, "lr": rate, "weight_decay": decay})
+        if constant:
+            made[-1][CONSTANT] = True
+    return made

@@ -3,7 +3,7 @@
 All schedules begin with the same linear warm-up: factor (t+1)/W at step t < W, so that no step has
 rate 0. Then the factor is a curve over u = (t-W)/(K-W) in [0, 1], where K is the number of steps of
 the run; after K it is constant. All parameter groups have the same factor, which preserves the
-ratio of their rates."""
+ratio of their rates, except those marked `constant`, whose factor is 1."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from foundation.types import Scale, Share, StepsOrShare, steps_of
+
+CONSTANT = "constant"  # key of a parameter group whose rate does not follow the schedule
 
 
 @dataclass(frozen=True)
@@ -166,4 +168,12 @@ def build_scheduler(optimizer: Optimizer, settings: Schedule, total_steps: int) 
 
     total_steps: optimizer steps of the run.
     """
-    return LambdaLR(optimizer, lambda step: settings.factor(step, total_steps))
+
+    def scheduled(step: int) -> float:
+        return settings.factor(step, total_steps)
+
+    def constant(step: int) -> float:
+        return 1.0
+
+    groups = optimizer.param_groups
+    return LambdaLR(optimizer, [constant if g.get(CONSTANT) else scheduled for g in groups])

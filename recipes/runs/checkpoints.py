@@ -17,12 +17,14 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from foundation.base_file import FROZEN, KEY, base_name, digest
 from foundation.errors import UserError
 from foundation.files import PART, discard, os_reason, sync_folder
+from foundation.tensor_files import read_tensors
 from recipes.engine.recipe import Recipe
 from recipes.engine.trainer import CheckpointSettings
 from recipes.loggers.build import metrics_files
-from recipes.runs.checkpoint_files import LAST, PREVIOUS
+from recipes.runs.checkpoint_files import LAST, PREVIOUS, whole
 from recipes.runs.history import packed
 from recipes.runs.preemption import Termination
 
@@ -31,18 +33,50 @@ class AtomicFiles(TorchCheckpointIO):
     """Writes beside the file and to the disk, then renames: a reader, or a crash, never meets half
     a checkpoint.
 
+    Frozen weights are written once, to a file beside the checkpoints, which name it.
+
     Raises `UserError` where the disk is full or not writable; what was there before is untouched.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: tuple[Any, Path, str] | None = None  # what, where, and its hash
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         path = Path(path)
+        self.write(self.without_frozen(checkpoint, path.parent), path)
+
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        return read_tensors(Path(path))  # type: ignore[no-any-return]
+
+    def without_frozen(self, checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """The checkpoint without its frozen weights, which are on the disk when this returns."""
+        names = checkpoint.pop(FROZEN, ())
+        state = checkpoint["state_dict"] if names else {}
+        base = {name: state[name] for name in names}
+        if not base:
+            return checkpoint
+        # a change in place would change the version
+        same = [(value.data_ptr(), value._version) for value in base.values()]
+        if self._written is None or self._written[:2] != (same, folder):
+            sha256 = digest(base)
+            file = folder / base_name(sha256)
+            if not whole(file):
+                self.write(base, file)
+            self._written = (same, folder, sha256)
+        sha256 = self._written[2]
+        trained = {name: value for name, value in state.items() if name not in base}
+        entry = {"file": base_name(sha256), "sha256": sha256}
+        return checkpoint | {"state_dict": trained, KEY: entry}
+
+    def write(self, content: dict[str, Any], path: Path) -> None:
         part = path.with_name(f".{path.name}{PART}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
-                torch.save(checkpoint, file)
+                torch.save(content, file)
                 file.flush()
                 os.fsync(file.fileno())
             if path.name == LAST and path.exists():

@@ -24,6 +24,7 @@ def remarks(assembly: Assembly, network: Network, trained: bool = False) -> list
     lines = list(replaced_methods(config))
     for key, method in assembly.composition.methods.items():
         lines += idle_lines(f"methods.{key}", method, config.methods[key])
+        lines += [f"methods.{key}: {line}" for line in method.remarks()]
     warmup = assembly.scheduler.warmup_steps
     steps = assembly.trainer.max_steps if known_length(assembly) else 0
     if steps and warmup > steps:

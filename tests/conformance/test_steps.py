@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from foundation.errors import UserError
+from foundation.tensor_files import read_tensors
 from recipes.contract import Method
 from recipes.runs.assembly import assemble
 from tests.support.lab import STEPS, STOP, Outcome, alone, differs, quiet, six_steps, trial, unequal
@@ -54,7 +55,7 @@ def test_six_steps(key, kind):
 @EACH
 def test_what_should_move_moves(key, kind):
     outcome, checkpoint = six_steps(kind, key)
-    after_three = torch.load(checkpoint, weights_only=True)["state_dict"]
+    after_three = read_tensors(checkpoint)["state_dict"]
     moved = {
         name
         for name, _ in outcome.recipe.named_parameters()

@@ -10,7 +10,7 @@ import torch
 from foundation.errors import UserError
 from recipes.runs.assembly import assemble
 from tests.support.lab import SIX_STEPS, Outcome, differs, six_steps, trial
-from tests.support.settings import NETWORK, WITHOUT_HEAD
+from tests.support.settings import NETWORK, ONCE
 from tests.support.tiny_runs import METHODS, declared, method_and_kind, network_for, run_of
 
 TASKS = {"data.source.tasks": ["label", "parity"]}
@@ -44,8 +44,8 @@ def test_two_heads(key):
     assert {term.removesuffix("/label") for term in outcome.terms if term.endswith("/label")} == {
         term.removesuffix("/parity") for term in outcome.terms if term.endswith("/parity")
     }
-    once = WITHOUT_HEAD & set(outcome.terms)
-    assert len(outcome.terms) == 2 * len(six_steps("image", key)[0].terms) - len(once)
+    single = six_steps("image", key)[0].terms
+    assert len(outcome.terms) == 2 * len(single) - len(ONCE & set(single))
     assert differs(outcome, plain)
 
 

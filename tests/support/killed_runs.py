@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import ROOT
+from foundation.tensor_files import read_tensors
 from recipes.cli.main import main as main_of_roux
 from recipes.runs.checkpoint_files import LOCK
 
@@ -102,7 +103,7 @@ def state(folder: Path) -> dict[str, Any]:
     """Everything a run ends with that must not depend on its interruptions."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*.ckpt")):
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_tensors(path)
         name = str(path.relative_to(folder))
         for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
             found[f"{name}: {part}"] = content[part]

@@ -71,6 +71,13 @@ CANONICAL: dict[str, dict[str, Any]] = {
     # B starts at zero, so A moves by the square of the scale
     "lora": {"alpha": 256.0},
     "dora": {"alpha": 1024.0},
+    # factors that start at zero let the others move by the square of the rate, and the biases that D
+    # scales start at zero
+    "qlora": {"rank": 4, "alpha": 64.0, "dropout": 0.0},
+    # what is pruned is back where it started
+    "diff_pruning": {"penalty": 1000.0, "fixed": 0.1},
+    "glora": {"a": "vector", "b": "vector", "c": "vector", "d": "none"},
+    "adalora": {"alpha": 4096.0, "orthogonality": 1.0, "start": 0, "final": 1, "every": 1},
 }
 
 # further losses on pairs
@@ -139,8 +146,8 @@ UNSEEN: dict[tuple[str, str], str] = {
     ),
 }
 
-# Terms that come once however many heads there are: the loss of a head of the method's own.
-WITHOUT_HEAD = frozenset({"remixmatch/rotation"})
+# Terms that come once however many heads there are: of a head of the method's own, of parameters.
+ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity"})
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 
@@ -219,5 +226,5 @@ QUIET: dict[str, dict[str, Any]] = {
 
 # Methods that need tokens and attention, which the usual network for pictures lacks.
 NETWORK: dict[str, dict[str, dict[str, Any]]] = {
-    key: {"image": QUIET["image"]} for key in ("adapter", "prefix_tuning", "vpt")
+    key: {"image": QUIET["image"]} for key in ("adapter", "prefix_tuning", "vpt", "qlora")
 }

@@ -13,6 +13,8 @@ from unittest.mock import patch
 import torch
 import yaml
 
+from foundation.tensor_files import read_tensors
+
 SECRET = "canary-7f3a91"
 FOREIGN = ("evil", "mine", "methods.mine")
 
@@ -36,7 +38,7 @@ def put(key: str, value: Any) -> Change:
 
 def altered(checkpoint: Path, path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     """A copy of a checkpoint whose provenance was changed."""
-    content = torch.load(checkpoint, weights_only=True)
+    content = read_tensors(checkpoint)
     change(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)
