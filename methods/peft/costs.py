@@ -18,6 +18,7 @@ from methods.peft.bitfit import BitFit
 from methods.peft.dora import DoRA
 from methods.peft.linear_probe import LinearProbe
 from methods.peft.lora import LoRA
+from methods.peft.p_tuning import PTuning
 from methods.peft.prefix_tuning import PrefixTuning
 from methods.peft.prompt_tuning import PromptTuning
 from methods.peft.surgeon import PEFTMethod
@@ -38,6 +39,8 @@ ROWS: dict[str, PEFTMethod] = {
     "prefix_tuning": PrefixTuning(),
     "prefix_tuning, hidden=512": PrefixTuning(hidden=512),
     "prompt_tuning": PromptTuning(),
+    "p_tuning": PTuning(),
+    "p_tuning, encoder=mlp": PTuning(encoder="mlp"),
     "vpt": VPT(),
     "vpt, mode=shallow": VPT("shallow"),
 }
