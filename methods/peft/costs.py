@@ -19,6 +19,7 @@ from methods.peft.dora import DoRA
 from methods.peft.linear_probe import LinearProbe
 from methods.peft.lora import LoRA
 from methods.peft.p_tuning import PTuning
+from methods.peft.p_tuning_v2 import PTuningV2
 from methods.peft.prefix_tuning import PrefixTuning
 from methods.peft.prompt_tuning import PromptTuning
 from methods.peft.surgeon import PEFTMethod
@@ -38,6 +39,7 @@ ROWS: dict[str, PEFTMethod] = {
     "adapter, variant=parallel": Adapter("parallel"),
     "prefix_tuning": PrefixTuning(),
     "prefix_tuning, hidden=512": PrefixTuning(hidden=512),
+    "p_tuning_v2": PTuningV2(),
     "prompt_tuning": PromptTuning(),
     "p_tuning": PTuning(),
     "p_tuning, encoder=mlp": PTuning(encoder="mlp"),
