@@ -1,6 +1,7 @@
 """Prefix tuning. Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts for Generation, ACL
 2021, arXiv 2101.00190."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,12 @@ from recipes.networks.network import Network
 from recipes.networks.text import TextNetwork
 
 
-def key_width(site: Site) -> int:
-    """Width of the keys that a layer computes; a fused layer computes queries and values too."""
-    outputs = len(site.weight)
-    return outputs // 3 if site.role == "attn.qkv" else outputs
+def key_width(sites: Sequence[Site]) -> int:
+    """Width of the keys that all these layers compute; a fused layer computes queries and values
+    too."""
+    widths = {len(s.weight) // 3 if s.role == "attn.qkv" else len(s.weight) for s in sites}
+    (width,) = widths
+    return width
 
 
 def hidden_dropout(network: Network) -> float:
@@ -91,7 +94,7 @@ class PrefixTuning(PEFTMethod):
 
     def prefix(self, network: Network, sites: list[Site]) -> Prefix:
         """The rows of all sites."""
-        (width,) = {key_width(site) for site in sites}
+        width = key_width(sites)
         device = sites[0].weight.device
         dropout = hidden_dropout(network) if self.dropout is None else self.dropout
         return Prefix(self.length, len(sites), width, self.hidden, device, dropout)

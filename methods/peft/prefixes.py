@@ -103,6 +103,10 @@ class Prefix(nn.Module):
             rows = self.dropout(rows.expand(len(x), *rows.shape))
         return rows
 
+    def mode(self, layer: int, x: Tensor, masks: "Masks") -> "Widened":
+        """What is active while the attention runs."""
+        return Widened(self.seen(layer, x), masks)
+
     def all_rows(self) -> Tensor:
         """[P, 2Ld], in the peft library's order."""
         return torch.cat([self.rows(layer).flatten(1) for layer in range(self.layers)], dim=1)
@@ -153,7 +157,7 @@ class AtLayer:
 
     def enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         x = args[0] if args else kwargs["hidden_states"]
-        self.on.append(Widened(self.prefix.seen(self.layer, x), self.masks))
+        self.on.append(self.prefix.mode(self.layer, x, self.masks))
         self.on[-1].__enter__()
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:

@@ -28,6 +28,7 @@ SLOTS = {
 }
 
 TAGS = {
+    "adapters": "small networks are added to the blocks of a frozen backbone",
     "adds_tokens": "the network gets further tokens, which have no place in a picture",
     "adjusts_logits": "losses see other logits than evaluation",
     "attacks_labeled": "labeled inputs are perturbed to raise their loss",

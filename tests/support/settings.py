@@ -202,5 +202,6 @@ QUIET: dict[str, dict[str, Any]] = {
 
 # Methods that need tokens and attention, which the usual network for pictures lacks.
 NETWORK: dict[str, dict[str, dict[str, Any]]] = {
-    key: {"image": QUIET["image"]} for key in ("adapter", "p_tuning_v2", "prefix_tuning", "vpt")
+    key: {"image": QUIET["image"]}
+    for key in ("adapter", "mam_adapter", "p_tuning_v2", "prefix_tuning", "unipelt", "vpt")
 }
