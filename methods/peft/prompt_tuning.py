@@ -123,7 +123,9 @@ class PromptTuning(PEFTMethod):
         A run with placement=before and positions=shift writes such a folder.
     """
 
-    declaration = Declaration(modalities=("text",), tags=("delta",), slots=("prompts",))
+    declaration = Declaration(
+        modalities=("text",), tags=("delta", "adds_tokens"), slots=("prompts",)
+    )
     preserves: bool = False
     peft_type: ClassVar[str] = "PROMPT_TUNING"
 

@@ -116,7 +116,7 @@ class UniPELT(PEFTMethod):
     """
 
     # after those that insert tokens: gates average over all of them
-    declaration = Declaration(tags=("delta", "adapters"), after=("delta",))
+    declaration = Declaration(tags=("delta", "adapters"), after=("adds_tokens",))
     preserves: bool = False
 
     def __init__(

@@ -62,6 +62,7 @@ def unknown_words(option: str, declaration: Declaration) -> Iterator[str]:
         "slots": (declaration.slots, SLOTS),
         "tags": (declaration.tags, TAGS),
         "refuses": (declaration.refuses, TAGS),
+        "requires": (declaration.requires, TAGS),
         "before": (declaration.before, TAGS),
         "after": (declaration.after, TAGS),
     }
