@@ -16,6 +16,7 @@ from foundation.errors import UserError
 from methods.peft.adapter import Adapter
 from methods.peft.bitfit import BitFit
 from methods.peft.dora import DoRA
+from methods.peft.ladder_side_tuning import LadderSideTuning
 from methods.peft.linear_probe import LinearProbe
 from methods.peft.lora import LoRA
 from methods.peft.mam_adapter import MAMAdapter
@@ -41,6 +42,7 @@ ROWS: dict[str, PEFTMethod] = {
     "adapter, variant=parallel": Adapter("parallel"),
     "mam_adapter": MAMAdapter(),
     "unipelt": UniPELT(),
+    "ladder_side_tuning": LadderSideTuning(),
     "prefix_tuning": PrefixTuning(),
     "prefix_tuning, hidden=512": PrefixTuning(hidden=512),
     "p_tuning_v2": PTuningV2(),

@@ -216,6 +216,7 @@ NETWORK: dict[str, dict[str, dict[str, Any]]] = {
     for key in (
         "adapter",
         "adapter_drop",
+        "ladder_side_tuning",
         "mam_adapter",
         "p_tuning_v2",
         "prefix_tuning",
