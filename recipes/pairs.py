@@ -81,25 +81,47 @@ def shares(a: Listed, b: Listed) -> bool:
     )
 
 
-def refusal(entries: Sequence[Listed], kind: str) -> str:
+def in_company(entries: Sequence[Listed], root: Path = CONFIGS) -> list[Listed]:
+    """The methods, and in front of them those that they require: of several that would do, the
+    first."""
+    together = list(entries)
+    for entry in entries:
+        others = [other for other in together if other is not entry]
+        for tag in default(entry).declare().requires:
+            if not any(tag in default(other).declare().tags for other in others):
+                offers = [o for o in listed(root).values() if tag in default(o).declare().tags]
+                together.insert(0, offers[0])
+    return together
+
+
+def refusal(entries: Sequence[Listed], kind: str, root: Path = CONFIGS) -> str:
     """Why these methods cannot be combined on data of a kind, in the words a user reads; empty
-    where they can."""
-    environment = Environment(
-        kind, VIEWS, kind, families={entry.key: entry.family for entry in entries}
-    )
+    where they can. A method that requires another one is in its company, whose own refusals count
+    only where these methods have none."""
+    together = in_company(entries, root)
+    families = {entry.key: entry.family for entry in together}
+    environment = Environment(kind, VIEWS, kind, families=families)
     try:
-        compose({entry.key: default(entry) for entry in entries}, environment)
+        compose({entry.key: default(entry) for entry in together}, environment)
     except UserError as error:
-        return str(error)
+        return without_company(str(error), [e.key for e in together if e not in entries])
     return ""
+
+
+def without_company(refusal: str, company: Sequence[str]) -> str:
+    """The lines that name no method of the company; all of them where each does."""
+    lines = refusal.splitlines()
+    names = "|".join(company)
+    own = [line for line in lines if not re.search(rf"(=|methods\.)({names})\b", line)]
+    return "\n".join(own or lines) if company else refusal
 
 
 @cache
 def verdicts(kind: str, root: Path = CONFIGS) -> dict[tuple[str, str], str]:
     """Every pair, in the order of `listed`, with its refusal or an empty string; pairs of which one
     does not work on such data at all are left out."""
-    able = [entry for entry in listed(root).values() if not refusal([entry], kind)]
-    return {(a.key, b.key): refusal([a, b], kind) for a, b in combinations(able, 2)}
+    able = [entry for entry in listed(root).values() if not refusal([entry], kind, root)]
+    return {(a.key, b.key): refusal([a, b], kind, root) for a, b in combinations(able, 2)}
 
 
 def anonymous(text: str, a: Listed, b: Listed) -> str:
@@ -157,7 +179,7 @@ def on_text(root: Path = CONFIGS) -> Iterator[str]:
     """Where texts differ from images."""
     known, texts, images = listed(root), verdicts("text", root), verdicts("image", root)
     for entry in known.values():
-        alone = refusal([entry], "text")
+        alone = refusal([entry], "text", root)
         if alone:
             kinds = " and ".join(default(entry).declare().modalities)
             yield f"- `{entry.family}={entry.key}` works on {kinds} data only."

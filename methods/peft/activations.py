@@ -27,8 +27,26 @@ def bottleneck(
     return change if scale == 1.0 else scale * change
 
 
+class Dropping(nn.Module):
+    """How many of the first blocks run without their adapters: `training_blocks` while the network
+    trains, `evaluation_blocks` otherwise."""
+
+    def __init__(self, training_blocks: int, evaluation_blocks: int):
+        super().__init__()
+        self.training_blocks = training_blocks
+        self.evaluation_blocks = evaluation_blocks
+
+    @property
+    def blocks(self) -> int:
+        return self.training_blocks if self.training else self.evaluation_blocks
+
+
 class Bottleneck(nn.Module):
-    """A(z) with its weights, and the hooks that add it to a network. site: name of its layer."""
+    """A(z) with its weights, and the hooks that add it to a network.
+
+    site: name of its layer. block: number of its block, and dropping: how many blocks run without
+        adapters; None if all run.
+    """
 
     def __init__(
         self, width: int, size: int, activation: Activation, scale: float, dropout: float, site: str
@@ -41,6 +59,8 @@ class Bottleneck(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.site = site
         self.seen: Tensor | None = None
+        self.block = 0
+        self.dropping: Dropping | None = None
 
     def forward(self, z: Tensor) -> Tensor:
         return bottleneck(z, self.down, self.up, self._active, self.scale).to(z.dtype)
@@ -64,15 +84,23 @@ class Bottleneck(nn.Module):
             nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
             nn.init.zeros_(self.up.weight)
 
+    @property
+    def dropped(self) -> bool:
+        return self.dropping is not None and self.block < self.dropping.blocks
+
     # -- hooks -------------------------------------------------------------------------------------
     def behind(self, module: nn.Module, args: Any, output: Any) -> Any:
         """F → F + A(F), on an output layer or, in pre-norm blocks, on the whole block."""
+        if self.dropped:
+            return output
         if isinstance(output, tuple):
             return (self.added(output[0], output[0]), *output[1:])
         return self.added(output, output)
 
     def within_norm(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """LN(u) → LN(u + A(LN(u))): the block's last norm is applied twice."""
+        if self.dropped:
+            return output
         return norm.forward(self.added(args[0], output))
 
     def look(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -84,7 +112,7 @@ class Bottleneck(nn.Module):
         assert self.seen is not None
         seen = self.seen
         self.seen = None
-        return self.added(output, seen)
+        return output if self.dropped else self.added(output, seen)
 
 
 def relu(x: Tensor) -> Tensor:

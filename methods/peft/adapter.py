@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from foundation.errors import UserError
 from foundation.types import Count, Scale, ShareBelowOne
-from methods.peft.activations import ACTIVATIONS, Bottleneck, Flow
+from methods.peft.activations import ACTIVATIONS, Activation, Bottleneck, Flow
 from methods.peft.sites import Site, existing, find_blocks, find_sites, is_linear
 from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
@@ -70,9 +70,13 @@ class Adapter(PEFTMethod):
         self.preserves = init == "zero"
 
     def declare(self) -> Declaration:
-        return Declaration(tags=("delta",))
+        return Declaration(tags=("delta", "adapters"))
 
     def attach(self, network: Network) -> None:
+        network.deltas[self.key] = self.added(network)
+
+    def added(self, network: Network) -> nn.ModuleList:
+        """Attach adapters to all blocks, and return them."""
         backbone = network.backbone
         sites = [site for site in find_sites(backbone) if is_linear(site.module)]
         blocks = find_blocks(backbone)
@@ -84,22 +88,23 @@ class Adapter(PEFTMethod):
             )
         flow = Flow(network)
         deltas = nn.ModuleList()
-        network.deltas[self.key] = deltas
         for block in blocks:
             own = [site for site in sites if site.name.startswith(f"{block}.")]
             # reversed: of several layers with a role the first is kept
             inside = {site.role: site for site in reversed(own)}
             if "mlp.in" not in inside and self.variant == "parallel":
                 raise UserError(
-                    f"methods.{self.key}.variant=parallel",
-                    f"'{block}' of {type(backbone).__name__} has {existing(own)}, no mlp.in",
-                    "use houlsby or pfeiffer",
+                    f"methods.{self.key}",
+                    f"'{block}' of {type(backbone).__name__} has {existing(own)}, no mlp.in beside "
+                    "which a parallel adapter can stand",
+                    "use peft=adapter with variant=houlsby or pfeiffer",
                 )
             deltas.extend(self.into(network, block, inside, flow))
         if self.train_norms:
             for site in find_sites(backbone):
                 if site.role == "norm" and not isinstance(site.module, _BatchNorm):
                     site.module.requires_grad_(True)
+        return deltas
 
     def into(
         self, network: Network, name: str, inside: dict[str, Site], flow: Flow
@@ -131,10 +136,10 @@ class Adapter(PEFTMethod):
 
     def make(self, site: Site) -> Bottleneck:
         """The adapter of one layer, initialised."""
-        width = len(site.weight)
         activation = ACTIVATIONS[self.activation]
-        adapter = Bottleneck(
-            width, self.bottleneck, activation, self.scale, self.dropout, site.name
-        )
+        adapter = self.new(len(site.weight), activation, site.name)
         adapter.to(site.weight.device).start(paper=self.init == "houlsby")
         return adapter
+
+    def new(self, width: int, activation: Activation, name: str) -> Bottleneck:
+        return Bottleneck(width, self.bottleneck, activation, self.scale, self.dropout, name)

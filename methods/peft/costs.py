@@ -19,12 +19,17 @@ from methods.peft.bitfit import BitFit
 from methods.peft.diff_pruning import DiffPruning
 from methods.peft.dora import DoRA
 from methods.peft.glora import GLoRA
+from methods.peft.ladder_side_tuning import LadderSideTuning
 from methods.peft.linear_probe import LinearProbe
 from methods.peft.lora import LoRA
+from methods.peft.mam_adapter import MAMAdapter
+from methods.peft.p_tuning import PTuning
+from methods.peft.p_tuning_v2 import PTuningV2
 from methods.peft.prefix_tuning import PrefixTuning
 from methods.peft.prompt_tuning import PromptTuning
 from methods.peft.qlora import QLoRA
 from methods.peft.surgeon import PEFTMethod
+from methods.peft.unipelt import UniPELT
 from methods.peft.vpt import VPT
 from recipes.networks import build_network
 from recipes.networks.network import Network
@@ -43,9 +48,15 @@ ROWS: dict[str, PEFTMethod] = {
     "adapter": Adapter(),
     "adapter, variant=pfeiffer bottleneck=48": Adapter("pfeiffer", 48),
     "adapter, variant=parallel": Adapter("parallel"),
+    "mam_adapter": MAMAdapter(),
+    "unipelt": UniPELT(),
+    "ladder_side_tuning": LadderSideTuning(),
     "prefix_tuning": PrefixTuning(),
     "prefix_tuning, hidden=512": PrefixTuning(hidden=512),
+    "p_tuning_v2": PTuningV2(),
     "prompt_tuning": PromptTuning(),
+    "p_tuning": PTuning(),
+    "p_tuning, encoder=mlp": PTuning(encoder="mlp"),
     "vpt": VPT(),
     "vpt, mode=shallow": VPT("shallow"),
 }

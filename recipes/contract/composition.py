@@ -13,7 +13,7 @@ from recipes.contract.declaration import Declaration
 from recipes.contract.environment import Environment
 from recipes.contract.method import Method
 from recipes.contract.older import current_declaration
-from recipes.contract.vocabulary import SLOTS, unknown_streams, unknown_words
+from recipes.contract.vocabulary import SLOTS, TAGS, unknown_streams, unknown_words
 from recipes.networks.requests import EmbeddingRequest, TeacherRequest
 from recipes.step.criterion import Criterion
 
@@ -82,6 +82,7 @@ def compose(methods: Mapping[str, Method], environment: Environment) -> Composit
         *_unknown(declarations, environment),
         *_unmet(declarations, environment),
         *_unmet_by_settings(methods.values(), environment),
+        *_alone(declarations, environment),
         *_collisions(declarations, environment),
         *teacher_errors,
         *embedding_errors,
@@ -175,6 +176,18 @@ def _unmet_by_trainer(
         yield f"{option} does not work in {setting}: use one of {', '.join(precisions)}"
     if environment.compile and declaration.uncompiled:
         yield f"{option} cannot be compiled: {declaration.uncompiled}; set trainer.compile=false"
+
+
+def _alone(declarations: Mapping[str, Declaration], environment: Environment) -> Iterator[str]:
+    """Methods that require another one, which is not there."""
+    for key, declaration in declarations.items():
+        carried: set[str] = set()
+        for other_key, other in declarations.items():
+            if other_key != key:
+                carried.update(other.tags)
+        for tag, reason in declaration.requires.items():
+            if tag in TAGS and tag not in carried:
+                yield f"{environment.option(key)} works only beside another method: {reason}"
 
 
 def _collisions(declarations: Mapping[str, Declaration], environment: Environment) -> Iterator[str]:

@@ -20,6 +20,7 @@ class Declaration:
     orders: the order of a stream's samples, by stream; only one method may set it.
     tags: properties that other methods may refer to, of `vocabulary.TAGS`.
     refuses: tag -> reason why it cannot be combined with a method with that tag.
+    requires: tag -> reason why another method with that tag must be in the run, and which to add.
     before, after: tags of methods whose points must run later or earlier.
     teacher: the EMA network it needs.
     accepts_any_teacher: another method's teacher is used if there is one, and its own settings only
@@ -46,6 +47,7 @@ class Declaration:
     orders: Mapping[str, MakeOrder] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict)
+    requires: Mapping[str, str] = field(default_factory=dict)
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     teacher: TeacherRequest | None = None

@@ -29,6 +29,7 @@ SLOTS = {
 }
 
 TAGS = {
+    "adapters": "small networks are added to the blocks of a frozen backbone",
     "adds_tokens": "the network gets further tokens, which have no place in a picture",
     "adjusts_logits": "losses see other logits than evaluation",
     "attacks_labeled": "labeled inputs are perturbed to raise their loss",
@@ -65,6 +66,7 @@ def unknown_words(option: str, declaration: Declaration) -> Iterator[str]:
         "slots": (declaration.slots, SLOTS),
         "tags": (declaration.tags, TAGS),
         "refuses": (declaration.refuses, TAGS),
+        "requires": (declaration.requires, TAGS),
         "before": (declaration.before, TAGS),
         "after": (declaration.after, TAGS),
     }

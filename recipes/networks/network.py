@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from recipes.networks.taps import INPUT, stage_names, tapped
 from recipes.step.batchnorm import batch_normalizations, use_batch_statistics
 from recipes.step.gates import Gates
 from recipes.step.step import Embedded, Output
@@ -31,7 +32,7 @@ class Network(nn.Module, ABC):
     `eval_only` lists modules that stay in evaluation mode while the rest trains. `frozen`: only
     those backbone parameters train that methods choose. `unused` names parameters of the backbone
     that the forward never reads: they are frozen, because DDP waits for the gradient of every
-    trainable parameter.
+    trainable parameter. `taps` names stages whose features every output has (`tap`).
 
     Where tasks branch before the heads, the backbone, and so `features`, returns features by task:
     every head gets those of its task, the embedding their mean. `gates`, if a method sets them, are
@@ -57,6 +58,7 @@ class Network(nn.Module, ABC):
         self.deferred: tuple[dict[str, Tensor], str] | None = None
         self.eval_only: list[nn.Module] = []
         self.unused: frozenset[str] = frozenset()
+        self.taps: tuple[str, ...] = ()
         self.frozen = False
         self.heads = nn.ModuleDict()
         for task, classes in tasks.items():
@@ -95,8 +97,31 @@ class Network(nn.Module, ABC):
         # the compiled function of a copy would use the weights of the original
         return super().__getstate__() | {"_compiled": None}
 
+    def stages(self) -> list[str]:
+        """The names of its inner stages, first to last, and before them `input`: what enters the
+        first."""
+        names = stage_names(self.backbone)
+        return [INPUT, *names] if names else []
+
+    def tap(self, *names: str) -> None:
+        """Request the features of these stages: every later output has them in `taps`."""
+        known = self.stages()
+        for name in names:
+            if name not in known:
+                raise ValueError(f"no stage is named '{name}'; there are {', '.join(known)}")
+        self.taps = tuple(dict.fromkeys([*self.taps, *names]))
+
     def forward(self, embedded: Embedded) -> Output:
-        features = (self._compiled or self.features)(embedded)
+        if not self.taps:
+            return self.output_of((self._compiled or self.features)(embedded))
+        first = self.stages()[1]
+        # not compiled: its graph was made without the hooks
+        with tapped(self.backbone, self.taps, first) as seen:
+            features = self.features(embedded)
+        return self.output_of(features)._replace(taps=seen)
+
+    def output_of(self, features: Tensor | dict[str, Tensor]) -> Output:
+        """The heads on these features, or on those of each task."""
         if isinstance(features, Tensor):
             hidden = dict.fromkeys(self.heads, self.dropout(features))
         else:

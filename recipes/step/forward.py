@@ -25,7 +25,12 @@ def concatenate(parts: list[Embedded]) -> Embedded:
 
 def split(output: Output, sizes: list[int]) -> list[Output]:
     """The inverse of `concatenate`, on outputs."""
-    outputs = [Output(features, {}) for features in output.features.split_with_sizes(sizes)]
+    parts = output.features.split_with_sizes(sizes)
+    taps = {name: values.split_with_sizes(sizes) for name, values in output.taps.items()}
+    outputs = []
+    for i, features in enumerate(parts):
+        own = {name: values[i] for name, values in taps.items()}
+        outputs.append(Output(features, {}, own))
     for task, logits in output.logits.items():
         for part, values in zip(outputs, logits.split_with_sizes(sizes), strict=True):
             part.logits[task] = values

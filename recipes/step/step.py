@@ -8,7 +8,7 @@ another view and returns the name of its output. Two methods that request the sa
 forward.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
@@ -38,11 +38,12 @@ class Embedded(NamedTuple):
 
 
 class Output(NamedTuple):
-    """The output of a network: `features` [N, D] (with features by task, their mean) and
-    `logits[task]` [N, C]."""
+    """The output of a network: `features` [N, D] (with features by task, their mean),
+    `logits[task]` [N, C], and `taps`, the features of inner stages that a method requested."""
 
     features: Tensor
     logits: dict[str, Tensor]
+    taps: Mapping[str, Tensor] = {}
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.support.killed_runs import SERVER, differences, state, train
 from tests.support.settings import CANONICAL
-from tests.support.tiny_runs import METHODS, circumstances, tiny
+from tests.support.tiny_runs import METHODS, circumstances, company, tiny
 
 STEPS = 8
 # checkpoints after steps 3, 4, 6 and 8: the last two moments lie between two of them
@@ -78,7 +78,7 @@ def command(key: str, kind: str, folder: Path) -> list[str]:
     return [
         *shared,
         *said,
-        f"{METHODS[key].family}={key}",
+        f"{METHODS[key].family}=[{','.join(company(key))}]",
         *own,
         *extra,
         f"run_dir={folder}",

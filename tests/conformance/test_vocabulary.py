@@ -56,17 +56,17 @@ def words(*fields: str) -> set[str]:
 
 def test_all_words_are_in_the_vocabulary():
     assert words("slots") <= SLOTS.keys()
-    assert words("tags", "refuses", "before", "after") <= TAGS.keys()
+    assert words("tags", "refuses", "requires", "before", "after") <= TAGS.keys()
 
 
 def test_every_tag_that_is_consulted_is_carried_by_a_method_or_reserved():
-    consulted, carried = words("refuses", "before", "after"), words("tags")
+    consulted, carried = words("refuses", "requires", "before", "after"), words("tags")
     assert consulted - carried - RESERVED == set()
     assert not RESERVED & carried, "no longer reserved"
 
 
 def test_every_tag_that_is_carried_is_consulted_or_informative():
-    consulted = words("refuses", "before", "after") | BY_PROBES.keys()
+    consulted = words("refuses", "requires", "before", "after") | BY_PROBES.keys()
     assert words("tags") - consulted - INFORMATIVE == set()
     assert not INFORMATIVE & consulted, "not only informative"
     assert TAGS.keys() == words("tags") | RESERVED, "words that nobody uses"
@@ -108,6 +108,11 @@ ENVIRONMENT = Environment("image", VIEWS, families={"typo": "regularization"})
             {"refuses": {"mixes_input": "it mixes"}},
             "regularization=typo declares refuses='mixes_input': there is no such tag; did you "
             "mean 'mixes_inputs'? (a new one goes into recipes.contract.vocabulary.TAGS)",
+        ),
+        (
+            {"requires": {"adapter": "it changes them"}},
+            "regularization=typo declares requires='adapter': there is no such tag; did you mean "
+            "'adapters'? (a new one goes into recipes.contract.vocabulary.TAGS)",
         ),
         (
             {"slots": ("mixr",)},

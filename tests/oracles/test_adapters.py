@@ -1,4 +1,4 @@
-"""Adapters, LoRA and prefixes against golden tensors of the adapters package
+"""Adapters, LoRA, prefixes and their mixtures against golden tensors of the adapters package
 (`golden/make_adapters.py`), which needs a transformers of its own: last hidden states of a padded
 batch, and their gradients by all that the method has added."""
 
@@ -14,7 +14,9 @@ from transformers import BertConfig, BertModel
 
 from methods.peft.adapter import Adapter
 from methods.peft.lora import LoRA
+from methods.peft.mam_adapter import MAMAdapter
 from methods.peft.prefix_tuning import PrefixTuning
+from methods.peft.unipelt import UniPELT
 from recipes.networks.text import TextNetwork
 from tests.support.small_networks import operate, text_network
 
@@ -86,43 +88,72 @@ def test_the_plain_backbone():
         )
 
 
+def adapters(found: Any) -> dict[str, Tensor]:
+    roles: dict[str, Tensor] = {}
+    for adapter in found:
+        place = adapter.site.removesuffix(".dense")
+        for name, parameter in adapter.named_parameters():
+            theirs = NAMES.get(name, name.replace("gate.linear", "gate"))
+            roles[f"{place}.{theirs}"] = parameter
+    return roles
+
+
+def factors(found: Any) -> dict[str, Tensor]:
+    roles: dict[str, Tensor] = {}
+    for delta in found:
+        roles |= {f"{delta.site}.lora_A": delta.a, f"{delta.site}.lora_B": delta.b}
+        for name, parameter in delta.named_parameters():
+            if "gate" in name:
+                roles[f"{delta.site}.{name.replace('gate.linear', 'gate')}"] = parameter
+    return roles
+
+
+def rows(prefix: Any) -> dict[str, Tensor]:
+    if hasattr(prefix, "table"):
+        return {"self_prefix.control_trans": prefix.table}
+    roles = {"self_prefix.wte.weight": prefix.embedding}
+    places = {"control_trans.0": prefix.down, "control_trans.2": prefix.up}
+    for place, layer in places.items():
+        for name, parameter in layer.named_parameters():
+            roles[f"self_prefix.{place}.{name}"] = parameter
+    return roles
+
+
 @pytest.mark.parametrize(
     ("variant", "activation"), [("houlsby", "silu"), ("pfeiffer", "auto"), ("parallel", "auto")]
 )
 def test_adapters(variant, activation):
     """Theirs of Houlsby has the swish, where the authors' has GELU."""
     made = operate(Adapter(variant, bottleneck=4, activation=activation), bert(), "adapter")
-    roles: dict[str, Tensor] = {}
-    for adapter in made.deltas["adapter"]:
-        place = adapter.site.removesuffix(".dense")
-        roles |= {
-            f"{place}.{NAMES[name]}": parameter for name, parameter in adapter.named_parameters()
-        }
-    compare(variant, made, roles)
+    compare(variant, made, adapters(made.deltas["adapter"]))
 
 
 def test_lora():
     """On queries and values."""
     made = operate(LoRA(rank=4, alpha=12.0), bert(), "lora")
-    roles: dict[str, Tensor] = {}
-    for delta in made.deltas["lora"]:
-        roles |= {f"{delta.site}.lora_A": delta.a, f"{delta.site}.lora_B": delta.b}
-    compare("lora", made, roles)
+    compare("lora", made, factors(made.deltas["lora"]))
 
 
 @pytest.mark.parametrize("hidden", [0, 8])
 def test_prefix_tuning(hidden):
     """Rows of all layers in one, and through the network; theirs, too, shift no positions."""
     made = operate(PrefixTuning(length=3, hidden=hidden), bert(), "prefix")
-    prefix: Any = made.deltas["prefix"]
-    if not hidden:
-        roles = {"self_prefix.control_trans": prefix.table}
-    else:
-        places = {"control_trans.0": prefix.down, "control_trans.2": prefix.up}
-        roles = {"self_prefix.wte.weight": prefix.embedding}
-        for place, layer in places.items():
-            roles |= {
-                f"self_prefix.{place}.weight": layer.weight,
-                f"self_prefix.{place}.bias": layer.bias,
-            }
-    compare("prefix_mlp" if hidden else "prefix", made, roles)
+    compare("prefix_mlp" if hidden else "prefix", made, rows(made.deltas["prefix"]))
+
+
+def test_mam_adapter():
+    made = operate(MAMAdapter(length=3, hidden=8, bottleneck=4), bert(), "mam")
+    parts = made.deltas["mam"]
+    compare("mam", made, adapters(parts["adapters"]) | rows(parts["prefix"]))
+
+
+def test_unipelt():
+    """Their gates average over padding, too."""
+    method = UniPELT(bottleneck=4, length=3, hidden=8, rank=4, gate_mean="all")
+    made = operate(method, bert(), "unipelt")
+    parts = made.deltas["unipelt"]
+    roles = adapters(parts["adapters"]) | factors(parts["lora"]) | rows(parts["prefix"])
+    for layer, gate in enumerate(parts["prefix"].gates):
+        place = f"encoder.layer.{layer}.attention.self.prefix_tuning.prefix_gates.it"
+        roles |= {f"{place}.{name}": p for name, p in gate.linear.named_parameters()}
+    compare("unipelt", made, roles)

@@ -13,8 +13,8 @@ from foundation.errors import UserError
 from recipes.contract import Method
 from recipes.contract.composition import compose
 from recipes.contract.environment import Environment
-from recipes.pairs import VIEWS
-from tests.support.tiny_runs import METHODS, canonical, declared, listing
+from recipes.pairs import VIEWS, without_company
+from tests.support.tiny_runs import METHODS, canonical, company, declared, listing
 from tests.support.twins import doubled, original, twins
 
 SIZE = 6
@@ -35,10 +35,11 @@ def built(key: str) -> Method:
 
 def refused(kind: str, *keys: str) -> str:
     """Why these methods cannot be combined under the settings of the trials; empty where they can."""
+    together = company(*keys)
     try:
-        compose({key: built(key) for key in keys}, Environment(kind, VIEWS))
+        compose({key: built(key) for key in together}, Environment(kind, VIEWS))
     except UserError as error:
-        return str(error)
+        return without_company(str(error), [key for key in together if key not in keys])
     return ""
 
 

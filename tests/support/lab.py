@@ -25,7 +25,7 @@ from datamodules.source import DataInfo, Loader, Splits
 from recipes.engine.recipe import Recipe
 from recipes.runs.assembly import Assembly, assemble
 from recipes.runs.run import build_trainer, set_up, uses_hooks
-from tests.support.tiny_runs import circumstances, quiet_run_of, run_of, scratch
+from tests.support.tiny_runs import circumstances, company, quiet_run_of, run_of, scratch
 
 
 @dataclass
@@ -196,6 +196,7 @@ def quiet(kind: str, *keys: str, beside: Sequence[str] = ()) -> Outcome:
     """The same on a network in which samples do not meet. beside: methods that it will be held
     against: the run is such as all of them can work in."""
     changes = circumstances(kind, *keys, *beside)
+    keys = tuple(key for key in company(*keys, *beside) if key not in beside)
     # equal circumstances are one run, whoever it is held against
     name = f"{kind} {keys} {sorted(changes.items())}"
     if name not in _QUIET:

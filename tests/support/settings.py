@@ -70,6 +70,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "hard_sharing": {"split_stage": 0},
     # B starts at zero, so A moves by the square of the scale
     "lora": {"alpha": 256.0},
+    # U starts at zero, so D would not move in the one step in which `adapter_drop` lets it
+    "adapter": {"init": "houlsby"},
     "dora": {"alpha": 1024.0},
     # factors that start at zero let the others move by the square of the rate, and the biases that D
     # scales start at zero
@@ -99,6 +101,8 @@ PAIRS = (
 RUN: dict[str, dict[str, Any]] = {
     # its targets begin with the second visit of a sample: three batches are more than one pass
     "temporal_ensembling": {"data.unlabeled_ratio": 64},
+    # LoRA without a scale: A moves by the square of the rate
+    "unipelt": {"optimizer.lr": 1.0},
     # pairs of one class, even where every class comes in turn
     **{
         key: {"data.batch_size": 16}
@@ -139,6 +143,12 @@ UNSEEN: dict[tuple[str, str], str] = {
     ),
     ("bags", "prepare"): (
         "draws the samples that its losses use; tests/methods/long_tail/test_bags.py"
+    ),
+    ("adapter_drop", "prepare"): (
+        "sets how many adapters run; tests/methods/peft/test_adapter_drop.py"
+    ),
+    ("adapter_drop", "wrap_step"): (
+        "removes gradients that only several ranks make; tests/methods/peft/test_adapter_drop.py"
     ),
     ("logit_adjustment", "terms"): (
         "counts pseudo-labels of another method, where adjust_unlabeled asks for it; "
@@ -226,5 +236,20 @@ QUIET: dict[str, dict[str, Any]] = {
 
 # Methods that need tokens and attention, which the usual network for pictures lacks.
 NETWORK: dict[str, dict[str, dict[str, Any]]] = {
-    key: {"image": QUIET["image"]} for key in ("adapter", "prefix_tuning", "vpt", "qlora")
+    key: {"image": QUIET["image"]}
+    for key in (
+        "adapter",
+        "adapter_drop",
+        "ladder_side_tuning",
+        "mam_adapter",
+        "p_tuning_v2",
+        "prefix_tuning",
+        "qlora",
+        "unipelt",
+        "vpt",
+    )
 }
+
+# Methods whose effect lies between the blocks of a network, and what their number is called.
+SEVERAL_BLOCKS = ("adapter_drop",)
+BLOCKS = {"image": "depth", "text": "num_hidden_layers"}

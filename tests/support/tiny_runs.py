@@ -17,8 +17,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipes.config.resolve import resolve_command
 from recipes.contract import Declaration
-from recipes.pairs import Listed, listed
-from tests.support.settings import CANONICAL, NETWORK, QUIET, RUN, SEVERAL_TASKS, SHARED, TINY
+from recipes.pairs import Listed, in_company, listed
+from tests.support.settings import (
+    BLOCKS,
+    CANONICAL,
+    NETWORK,
+    QUIET,
+    RUN,
+    SEVERAL_BLOCKS,
+    SEVERAL_TASKS,
+    SHARED,
+    TINY,
+)
 from tests.support.twins import original, twins
 
 METHODS: dict[str, Listed] = listed()
@@ -40,6 +50,11 @@ def canonical(key: str) -> dict[str, Any]:
 def declared(key: str) -> Declaration:
     """The declaration of a method under its canonical settings."""
     return listing(key).build(**canonical(key)).declare()
+
+
+def company(*keys: str) -> tuple[str, ...]:
+    """The methods, and in front of them those that they require."""
+    return tuple(entry.key for entry in in_company([listing(key) for key in keys]))
 
 
 def method_and_kind() -> list[tuple[str, str]]:
@@ -134,17 +149,20 @@ def _joined(kind: str, keys: Sequence[str]) -> DictConfig:
 def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
     """The config of a tiny run with these methods, on a network all of them work on; `changes` by
     dotted key. One method's run is composed by Hydra; several are joined from their files, to the
-    same effect (`test_config.py`)."""
+    same effect (`test_config.py`). Methods that these require are added."""
+    needed = circumstances(kind, *keys)
+    keys = company(*keys)
     if len(keys) > 1:
         config = _joined(kind, keys)
     else:
         config = copy.deepcopy(_composed(kind, keys[0] if keys else None))
-    return _changed(config, circumstances(kind, *keys) | changes)
+    return _changed(config, needed | changes)
 
 
 def _changed(config: DictConfig, changes: dict[str, Any]) -> DictConfig:
     with open_dict(config):
-        for name, value in changes.items():
+        # the whole of a node before its entries
+        for name, value in sorted(changes.items(), key=lambda change: change[0].count(".")):
             OmegaConf.update(config, name, value, merge=False, force_add=True)
     return config
 
@@ -153,10 +171,20 @@ def network_for(kind: str, *keys: str) -> dict[str, Any]:
     """What must be said of the network so that each of these methods works on it."""
     networks = [NETWORK.get(original(key), {}) for key in keys]
     wanted = [network[kind] for network in networks if kind in network]
-    return {f"network.{name}": value for settings in wanted for name, value in settings.items()}
+    changes = {f"network.{name}": value for settings in wanted for name, value in settings.items()}
+    return changes | blocks_for(kind, *keys)
+
+
+def blocks_for(kind: str, *keys: str) -> dict[str, Any]:
+    """Several blocks, where one of these methods needs them."""
+    if not any(original(key) in SEVERAL_BLOCKS for key in keys):
+        return {}
+    return {f"network.options.{BLOCKS[kind]}": 2}
 
 
 def quiet_run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
     """The same on a network in which samples do not meet; always joined from files."""
     network = {f"network.{name}": value for name, value in QUIET[kind].items()}
-    return _changed(_joined(kind, keys), circumstances(kind, *keys) | network | changes)
+    network |= blocks_for(kind, *keys)
+    config = _joined(kind, company(*keys))
+    return _changed(config, circumstances(kind, *keys) | network | changes)

@@ -15,7 +15,8 @@ from methods.peft.bitfit import BitFit
 from methods.peft.dora import DoRA
 from methods.peft.lora import LoRA
 from methods.peft.peft_format import read_peft, write_peft
-from methods.peft.prefix_tuning import PrefixTuning, with_prefix
+from methods.peft.prefix_tuning import PrefixTuning
+from methods.peft.prefixes import with_prefix
 from methods.peft.prompt_tuning import PromptTuning
 from methods.peft.sites import find_sites
 from methods.peft.weights import merge

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from foundation.errors import UserError
-from methods.peft import prefix_tuning
+from methods.peft import prefixes
 from methods.peft.lora import LoRA
-from methods.peft.prefix_tuning import Masks, PrefixTuning, Widened, with_prefix
+from methods.peft.prefix_tuning import PrefixTuning
+from methods.peft.prefixes import Masks, Widened, with_prefix
 from recipes.services.teacher import copy_sharing_frozen
 from tests.support.small_networks import (
     counts,
@@ -144,9 +145,9 @@ def test_networks_without_such_attention_are_refused(name, words):
 def test_a_mask_is_widened_once_a_forward_and_not_kept(monkeypatch):
     made = operate(PrefixTuning(length=3), network("bert"), "prefix")
     seen = []
-    original = prefix_tuning.widened
+    original = prefixes.widened
     monkeypatch.setattr(
-        prefix_tuning, "widened", lambda *given: seen.append(original(*given)) or seen[-1]
+        prefixes, "widened", lambda *given: seen.append(original(*given)) or seen[-1]
     )
     features(made)
     assert len(seen) == 1

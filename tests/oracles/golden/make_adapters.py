@@ -36,6 +36,10 @@ METHODS: dict[str, Any] = {
         prefix_length=PREFIX, bottleneck_size=HIDDEN, dropout=0.0
     ),
 }
+METHODS["mam"] = adapters.MAMConfig(METHODS["prefix_mlp"], METHODS["parallel"])
+METHODS["unipelt"] = adapters.UniPELTConfig(
+    METHODS["prefix_mlp"], METHODS["pfeiffer"], METHODS["lora"]
+)
 
 
 def backbone() -> BertModel:
@@ -63,9 +67,11 @@ def weights_of(model: nn.Module, kind: str) -> dict[str, nn.Parameter]:
     """What the method has added, by role and place."""
     found = {}
     for name, parameter in model.named_parameters():
-        if kind.startswith("prefix") and "prefix_tuning" in name:
+        if ".prefix_gates." in name:
+            found[name] = parameter
+        elif ".prefix_tunings." in name:
             found[name.partition(".prefix_tunings.")[2].partition(".")[2]] = parameter
-        elif kind == "lora" and ".loras." in name:
+        elif ".loras." in name:
             place, _, role = name.partition(".loras.it.")
             found[f"{place}.{role}"] = parameter
         elif ".adapters.it." in name:

@@ -231,3 +231,17 @@ def test_all_faults_are_told_at_once_in_one_line_each():
     assert sum("needs the view" in line for line in lines) == 3
     assert sum("both own" in line for line in lines) == 2
     assert sum("works on image data" in line for line in lines) == 1
+
+
+# -- what needs company ----------------------------------------------------------------------------
+def test_a_method_may_require_another():
+    families = {"one": "peft", "two": "peft"}
+    needy = Plain(requires={"x": "it changes x, and there is none; add one, e.g. peft=x"})
+    assert refusal({"one": needy}, families=families) == (
+        "peft=one works only beside another method: it changes x, and there is none; add one, "
+        "e.g. peft=x"
+    )
+    # its own tag does not count
+    own = Plain(requires={"x": "it needs another x"}, tags=("x",))
+    assert "needs another x" in refusal({"one": own}, families=families)
+    assert composed({"one": own, "two": Plain(tags=("x",))}).methods.keys() == {"one", "two"}
