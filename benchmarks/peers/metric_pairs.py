@@ -10,10 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from methods.metric_learning.angular import Angular
+from methods.metric_learning.batch_hard_triplet import BatchHardTriplet
+from methods.metric_learning.circle import Circle
+from methods.metric_learning.contrastive import Contrastive
+from methods.metric_learning.histogram import Histogram
 from methods.metric_learning.lifted_structure import LiftedStructure
 from methods.metric_learning.metric import MetricLoss
 from methods.metric_learning.multi_similarity import MultiSimilarity
 from methods.metric_learning.proxy_anchor import proxy_anchor
+from methods.metric_learning.proxy_nca_pp import proxy_nca_pp
+from methods.metric_learning.soft_nearest_neighbor import SoftNearestNeighbor
 from methods.metric_learning.triplet import Triplet
 from methods.metric_learning.xbm import XBM, Memory
 
@@ -23,6 +30,8 @@ except ImportError:
     losses = None
 
 PER_CLASS, STORED = 4, 1024
+NODES = 151
+TOLERANCE = 1e-8
 Loss = Callable[..., Tensor]  # of the embeddings, and the proxies where there are some
 
 
@@ -97,20 +106,24 @@ def mined(make: Callable[[], Any], miner: Callable[[], Any] | None = None) -> Ca
     return of
 
 
-def their_proxies(data: Data) -> Loss:
-    classes, dim = data.proxies.shape
-    sizes = {"num_classes": classes, "embedding_size": dim}
-    loss = losses.ProxyAnchorLoss(**sizes, margin=0.1, alpha=32).to(data.x)
+def with_proxies(name: str, **settings: float) -> Callable[[Data], Loss]:
+    """A loss of the peer that takes its proxies as an argument, as ours do."""
 
-    def call(x: Tensor, proxies: Tensor) -> Tensor:
-        del loss.proxies
-        loss.proxies = proxies
-        return loss(x, data.labels)
+    def of(data: Data) -> Loss:
+        classes, dim = data.proxies.shape
+        loss = getattr(losses, name)(num_classes=classes, embedding_size=dim, **settings).to(data.x)
 
-    del loss._parameters["proxies"]
-    loss.proxies = data.proxies
-    loss.cast_types = lambda dtype, device: None
-    return call
+        def call(x: Tensor, proxies: Tensor) -> Tensor:
+            del loss.proxies
+            loss.proxies = proxies
+            return loss(x, data.labels)
+
+        del loss._parameters["proxies"]
+        loss.proxies = data.proxies
+        loss.cast_types = lambda dtype, device: None
+        return call
+
+    return of
 
 
 def their_memory(data: Data) -> Loss:
@@ -123,17 +136,32 @@ def similarity() -> Any:
     return losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5)
 
 
+def of_unit_rows(make: Callable[[Data], Loss]) -> Callable[[Data], Loss]:
+    """The loss of x / ‖x‖, for a peer that normalizes only a part of what it compares."""
+
+    def of(data: Data) -> Loss:
+        loss = make(data)
+        return lambda x: loss(normalize(x, dim=1))
+
+    return of
+
+
 def lifted(name: str) -> Callable[[], Any]:
     return lambda: getattr(losses, name)(neg_margin=1, pos_margin=0, distance=euclidean())
 
 
 @dataclass
 class Pair:
-    """Ours and the peer's loss of one data. most: batch size up to which the peer is tried."""
+    """Ours and the peer's loss of one data.
+
+    most: batch size up to which the peer is tried.
+    apart: by how much value and gradient in float64 may differ, relative to the largest entry.
+    """
 
     ours: Callable[[Data], Loss]
     peer: Callable[[Data], Loss]
     most: int = 10**9
+    apart: float = TOLERANCE
     proxies: bool = False
 
 
@@ -143,6 +171,10 @@ def triplets(distance: Any, margin: float = 0.2, **more: Any) -> Any:
 
 def mean_triplets() -> Any:
     return triplets(euclidean(), margin=0.3, reducer=reducers.MeanReducer())
+
+
+def soft_triplets() -> Any:
+    return triplets(euclidean(), margin=0, smooth_loss=True)
 
 
 def semi_hard() -> Any:
@@ -160,6 +192,29 @@ PAIRS = {
     "triplet, all semi-hard": Pair(
         method(ALL_SEMI_HARD), mined(lambda: triplets(euclidean()), semi_hard), 512
     ),
+    "triplet, batch hard, soft margin": Pair(
+        method(BatchHardTriplet()),
+        mined(soft_triplets, lambda: miners.BatchHardMiner(distance=euclidean())),
+    ),
+    "contrastive": Pair(
+        method(Contrastive(power=1)), mined(lambda: losses.ContrastiveLoss(distance=euclidean()))
+    ),
+    "circle": Pair(method(Circle()), mined(lambda: losses.CircleLoss(m=0.4, gamma=80))),
+    "angular": Pair(
+        of_unit_rows(method(Angular(alpha=40))),
+        of_unit_rows(mined(lambda: losses.AngularLoss(alpha=40))),
+        512,
+    ),
+    "soft nearest neighbor": Pair(
+        method(SoftNearestNeighbor(0.5)),
+        mined(lambda: losses.NCALoss(softmax_scale=2, distance=euclidean(2))),
+    ),
+    "histogram": Pair(
+        of_unit_rows(method(Histogram(NODES))),
+        of_unit_rows(mined(lambda: losses.HistogramLoss(n_bins=NODES - 1))),
+        128,
+        apart=1e-4,  # the peer's step between nodes is a float32
+    ),
     "multi-similarity, mined": Pair(
         method(MultiSimilarity()),
         mined(similarity, lambda: miners.MultiSimilarityMiner(epsilon=0.1)),
@@ -167,7 +222,12 @@ PAIRS = {
     "multi-similarity": Pair(method(MultiSimilarity(epsilon=None)), mined(similarity)),
     "proxy-anchor": Pair(
         lambda data: lambda x, proxies: proxy_anchor(x, data.labels, proxies, 32.0, 0.1),
-        their_proxies,
+        with_proxies("ProxyAnchorLoss", margin=0.1, alpha=32),
+        proxies=True,
+    ),
+    "proxy-nca++": Pair(
+        lambda data: lambda x, proxies: proxy_nca_pp(x, data.labels, proxies, 1 / 9),
+        with_proxies("ProxyNCALoss", softmax_scale=9),
         proxies=True,
     ),
     "lifted structure": Pair(method(LiftedStructure()), mined(lifted("LiftedStructureLoss")), 128),
