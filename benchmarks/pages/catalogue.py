@@ -14,8 +14,12 @@ if not __package__:  # run as a file: its folder gives way to the root of the re
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     import benchmarks  # noqa: F401
 
+import yaml
+
 from benchmarks.command import Command
+from methods.adversarial.attacks.attack import Attack
 from recipes.config.groups import CONFIGS, families, options
+from recipes.config.signatures import find_target
 from recipes.contract import Method
 from recipes.pairs import default, listed
 
@@ -43,6 +47,13 @@ combine: [pairs.md](pairs.md).
   whole batch.
 - *Reference*: the first paper named in the method's file, which also says where we differ from it.
 """
+ATTACKS = """## Attacks
+
+`evaluate.attack=NAME` measures robust accuracy under one; `methods.pgd_at.attack=NAME` and
+`methods.trades.attack=NAME` train against one. When to use which: [adversarial.md](adversarial.md).
+
+| attack | what it does | data | reference |
+|---|---|---|---|"""
 RECIPES = """# Recipes
 
 Made by `python benchmarks/pages/catalogue.py recipes > docs/recipes.md`; a test fails when this
@@ -105,7 +116,21 @@ def methods_page() -> str:
             if entry.family == family:
                 lines.append(row(key, meanings[key], default(entry)))
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, ATTACKS, *map(attack_row, options("attack")), ""])
+
+
+def attack_row(key: str) -> str:
+    """A line of the table of attacks."""
+    node = yaml.safe_load((CONFIGS / "attack" / f"{key}.yaml").read_text(encoding="utf-8"))
+    attack: type[Attack] = find_target(node["_target_"])
+    module = sys.modules[attack.__module__]
+    cells = [
+        f"`{key}`",
+        f"{cell(options('attack')[key])}.<br><sub>{cell(first_sentence(attack.__doc__ or ''))}</sub>",
+        ", ".join(attack.modalities),
+        reference(module.__doc__ or ""),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def chosen(recipe: str) -> Iterator[str]:
