@@ -124,9 +124,10 @@ def attack_row(key: str) -> str:
     node = yaml.safe_load((CONFIGS / "attack" / f"{key}.yaml").read_text(encoding="utf-8"))
     attack: type[Attack] = find_target(node["_target_"])
     module = sys.modules[attack.__module__]
+    definition = first_sentence(attack.__doc__ or "")
     cells = [
         f"`{key}`",
-        f"{cell(options('attack')[key])}.<br><sub>{cell(first_sentence(attack.__doc__ or ''))}</sub>",
+        f"{cell(options('attack')[key])}.<br><sub>{cell(definition)}</sub>",
         ", ".join(attack.modalities),
         reference(module.__doc__ or ""),
     ]
