@@ -28,6 +28,8 @@ from methods.peft.adalora import AdaLoRA
 from methods.peft.dora import DoRA
 from methods.peft.glora import GLoRA
 from methods.peft.lora import LoRA
+from methods.peft.p_tuning import PTuning
+from methods.peft.p_tuning_v2 import PTuningV2
 from methods.peft.prefix_tuning import PrefixTuning
 from methods.peft.surgeon import PEFTMethod
 from recipes.networks.build import build_network
@@ -55,6 +57,15 @@ class Row:
     memory: str = ""
 
 
+def p_tuning() -> PEFTMethod:
+    return PTuning(placement="before", positions="shift")
+
+
+def p_tuning_v2() -> PEFTMethod:
+    """Without dropout of the rows, which the library has not."""
+    return PTuningV2(dropout=0.0, positions="shift")
+
+
 VIT = (
     Row("LoRA, one pair a fused layer", "lora", lambda: LoRA(qkv="shared"), peers.lora),
     Row("LoRA, queries and values apart", "lora", LoRA, peers.lora, memory=JOINED),
@@ -68,6 +79,8 @@ BERT = (
     Row("AdaLoRA", "adalora", AdaLoRA, peers.adalora),
     Row("GLoRA", "glora", GLoRA, peers.glora),
     Row("prefix", "prefix_tuning", PrefixTuning, peers.prefix),
+    Row("P-tuning", "p_tuning", p_tuning, peers.encoded_prompt),
+    Row("P-tuning v2", "p_tuning_v2", p_tuning_v2, peers.shifted_prefix),
 )
 NETWORKS = {"ViT-B/16": VIT, "BERT": BERT}
 NAMES = list(dict.fromkeys(row.name for row in (*VIT, *BERT)))

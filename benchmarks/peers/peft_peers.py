@@ -112,6 +112,56 @@ def loaded(write: Callable[[Path], None], theirs: Network) -> Any:
     return model
 
 
+class WithoutPrompt(torch.nn.Module):
+    """The library's model; the states of its P rows are removed, so that a head may pool."""
+
+    def __init__(self, model: Any, length: int):
+        super().__init__()
+        self.model = model
+        self.length = length
+
+    def forward(self, **given: Any) -> Any:
+        output = self.model(**given)
+        output["last_hidden_state"] = output.last_hidden_state[:, self.length :]
+        return output
+
+
+def encoded_prompt(ours: Network, theirs: Network) -> Pairs:
+    """Rows before the text, made by an LSTM on both sides."""
+    import peft
+
+    prompt: Any = ours.deltas["p_tuning"]
+    length, width = prompt.rows.shape
+    config = peft.PromptEncoderConfig(
+        task_type="FEATURE_EXTRACTION",
+        num_virtual_tokens=length,
+        encoder_reparameterization_type="LSTM",
+        encoder_hidden_size=width,
+        encoder_num_layers=2,
+    )
+    model = peft.get_peft_model(plain(theirs), config)
+    theirs.backbone = WithoutPrompt(model, length)
+    encoder: Any = model.prompt_encoder["default"]
+    found = [(prompt.rows, encoder.embedding.weight)]
+    for mine, yours in (
+        (prompt.encoder.lstm, encoder.lstm_head),
+        (prompt.encoder.mlp, encoder.mlp_head),
+    ):
+        found += zip(mine.parameters(), yours.parameters(), strict=True)
+    return copied(found)
+
+
+def shifted_prefix(ours: Network, theirs: Network) -> Pairs:
+    """Ours shifts the positions of the tokens as the library does."""
+    import peft
+
+    table: Any = ours.deltas["p_tuning_v2"].table
+    config = peft.PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=len(table))
+    model = peft.get_peft_model(plain(theirs), config)
+    theirs.backbone = model
+    return copied([(table, model.prompt_encoder["default"].embedding.weight)])
+
+
 def prefix(ours: Network, theirs: Network) -> Pairs:
     """The library shifts the positions of the tokens by the length of the prefix: their table is
     shifted to meet it."""

@@ -120,6 +120,8 @@ MEETING: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
         ("hard_sharing", "mgda"),
         ("hard_sharing", "nash_mtl"),
         ("hard_sharing", "pcgrad"),
+        # a ladder stands at the end of one trunk
+        ("hard_sharing", "ladder_side_tuning"),
     )
 }
 
