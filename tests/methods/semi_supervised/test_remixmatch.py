@@ -1,15 +1,19 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from datamodules.views.image.ctaugment_rates import Rates
 from foundation.errors import UserError
 from foundation.randomness import Randomness
 from methods.semi_supervised.alignment import RecentPredictions
-from methods.semi_supervised.learned_views import proximity
+from methods.semi_supervised.learned_views import learn_from_probes, proximity
 from methods.semi_supervised.remixmatch import ReMixMatch, turned
 from recipes.contract.environment import Environment
-from recipes.step import Stream
-from tests.support.harness import Setup, noisy_view, train
+from recipes.step import Embedded, Stream
+from tests.support.harness import Setup, build, noisy_view, train
 
 
 def without_mixing(monkeypatch):
@@ -148,3 +152,35 @@ def test_what_cannot_be_turned_is_refused():
     ReMixMatch().check(Environment("text", frozenset()))
     with pytest.raises(UserError, match="needs the view 'ctaugment' of the labeled stream"):
         train({"remixmatch": ReMixMatch(augmentation="ctaugment")})
+
+
+def test_rates_learn_from_probes_and_are_part_of_the_run():
+    """m ← .99 m + .01 p_y for the bins of every probe, read in evaluation mode."""
+    setup = Setup(dropout=0.5)
+    recipe = build({}, setup)
+    state = Rates((17, 17), (0, 1), 2, 0.8, 0.99)
+    recipe.view_states = nn.ModuleDict({"ctaugment": state})
+    assert "view_states.ctaugment.rates" in recipe.state_dict()
+    data, targets = setup.samples("labeled", 6)
+    x = data.float() / 255
+
+    def draw(*_):
+        return Randomness(0, 0).draw("probe", 6)
+
+    step = SimpleNamespace(
+        view=lambda stream, view: x,
+        view_draw=draw,
+        streams={"labeled": SimpleNamespace(targets=targets)},
+        tasks=("label",),
+    )
+    expected = state.rates.clone()
+    chosen = state.choice(draw(), learned=False)
+    with torch.no_grad():
+        p = setup.network().eval()(Embedded(x)).logits["label"].softmax(1)
+    for i in range(6):
+        for slot in range(2):
+            place = int(chosen.codes[i, slot]), int(chosen.bins[i, slot])
+            expected[place] = 0.99 * expected[place] + 0.01 * p[i, targets["label"][i]]
+    learn_from_probes("ctaugment", step, recipe)
+    torch.testing.assert_close(state.rates, expected, atol=1e-6, rtol=0)
+    assert recipe.network.training
