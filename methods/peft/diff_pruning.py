@@ -1,7 +1,7 @@
 """Diff Pruning. Guo, Rush and Kim, Parameter-Efficient Transfer Learning with Diff Pruning, ACL
 2021, arXiv 2012.07463."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -102,8 +102,7 @@ class Diff(nn.Module):
         """z ⊙ z_g; drawn in training, equal for all forwards of a step."""
         key = self.noise.key if self.training else None
         if key is None:
-            each = hard_concrete(self.alpha)
-            return each if self.group is None else each * hard_concrete(self.group)
+            return hard_gates(self)
         source = generator(*key, self.number, device=self.alpha.device)
         each = hard_concrete(self.alpha, drawn(self.alpha, source))
         if self.group is None:
@@ -287,19 +286,10 @@ class DiffPruning(PEFTMethod):
 
     @torch.no_grad()
     def merge(self, network: Network) -> None:
-        for target, value in merged_values(network, diffs_of(network, self.key)):
-            module, name = owner(network.backbone, target)
+        for diff in diffs_of(network, self.key):
+            module, name = owner(network.backbone, diff.target)
+            before = module.get_parameter(f"parametrizations.{name}.original")
+            value = (before.float() + hard_delta(diff)).to(before.dtype)
             parametrize.remove_parametrizations(module, name, leave_parametrized=False)
             setattr(module, name, nn.Parameter(value, requires_grad=False))
         del network.deltas[self.key]
-
-
-def merged_values(network: Network, diffs: Iterable[Diff]) -> list[tuple[str, Tensor]]:
-    """θ₀ + δ by the name of the parameter, as in evaluation."""
-    found = []
-    for diff in diffs:
-        module, name = owner(network.backbone, diff.target)
-        before = module.get_parameter(f"parametrizations.{name}.original")
-        value = before.float() + hard_delta(diff)
-        found.append((diff.target, value.to(before.dtype)))
-    return found

@@ -16,6 +16,7 @@ from methods.peft.adalora import (
     lowest,
     orthogonality,
     smoothed_importance,
+    triplet_scores,
 )
 from methods.peft.adalora_format import write_adalora
 from methods.peft.sites import Site
@@ -66,6 +67,12 @@ def test_gradients_that_are_not_finite_are_left_out():
     before = torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4])
     after = smoothed_importance(torch.tensor([1.0, float("inf")]), *before, 0.85, 0.85)
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+def test_score_of_a_triplet_is_that_of_its_value_and_the_means_over_its_vectors():
+    a, e = torch.tensor([[1.0, 3.0], [0.0, 2.0]]), torch.tensor([[0.5], [1.0]])
+    b = torch.tensor([[2.0, 0.0], [4.0, 6.0], [0.0, 3.0]])
+    assert triplet_scores(a, e, b).tolist() == [0.5 + 2 + 2, 1 + 1 + 3]
 
 
 def test_equal_scores_lose_no_more_than_the_budget_says():
