@@ -66,7 +66,7 @@ class PTuning(PromptTuning):
     """P = MLP(BiLSTM(E)): prompt tuning with rows that a small network makes from trained ones.
 
     E, P: [P, d_e]. The encoder ties the rows together, which makes their training more stable; with
-    hidden = 768 it has 26 million parameters (`mlp`: 1.8 million). Only the P rows are needed
+    hidden = 768 it has 27 million parameters (`mlp`: 1.8 million). Only the P rows are needed
     afterwards: the exported network holds them in place of E and the encoder. Differs from the
     paper, in which a language model fills in a word: here a head reads the encoder. Nothing that is
     added has weight decay. Learning rates: AdamW 1e-4 to 1e-3.
