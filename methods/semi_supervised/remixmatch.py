@@ -114,6 +114,9 @@ class ReMixMatch(Method):
         )
 
     def check(self, environment: Environment) -> None:
+        if environment.kind == "text" and self.augmentation == "ctaugment":
+            problem = f"CTAugment changes pictures, and data={environment.data} is text"
+            raise UserError(f"methods.{self.key}.augmentation", problem, "expected strong")
         key = f"methods.{self.key}.rotation_weight"
         if environment.kind == "text" and self.rotation_weight:
             problem = f"got {self.rotation_weight}, and texts cannot be turned"

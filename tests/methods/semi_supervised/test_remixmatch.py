@@ -150,6 +150,9 @@ def test_what_cannot_be_turned_is_refused():
         ReMixMatch().check(Environment("image", frozenset(), shape=(1, 8, 6)))
     ReMixMatch(rotation_weight=0.0).check(Environment("image", frozenset(), shape=(1, 8, 6)))
     ReMixMatch().check(Environment("text", frozenset()))
+    learned = ReMixMatch(augmentation="ctaugment")
+    with pytest.raises(UserError, match="augmentation: CTAugment changes pictures, and data=trec"):
+        learned.check(Environment("text", frozenset(), "trec"))
     with pytest.raises(UserError, match="needs the view 'ctaugment' of the labeled stream"):
         train({"remixmatch": ReMixMatch(augmentation="ctaugment")})
 
