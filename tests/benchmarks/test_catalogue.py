@@ -20,9 +20,14 @@ def test_the_page_is_fresh(name):
 
 def test_every_method_has_a_row_with_its_paper_under_its_family():
     sections = (DOCS / "methods.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    *families_of_methods, attacks = sections
+    assert attacks.startswith("Attacks\n")
+    named = [line for line in attacks.splitlines() if line.startswith("| `")]
+    assert [line.split("`")[1] for line in named] == list(options("attack"))
+    assert all(len(line.rpartition(" | ")[2]) > 20 for line in named)
     rows = {
         (section.split("`")[1], line.split("`")[1]): line
-        for section in sections
+        for section in families_of_methods
         for line in section.splitlines()
         if line.startswith("| `")
     }
