@@ -17,6 +17,13 @@ from methods.peft.weights import attach, uncalled
 from recipes.contract import Declaration
 from recipes.networks.network import Network
 
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
 logger = logging.getLogger(__name__)
 
 
@@ -53,6 +60,7 @@ class FourBitLinear(nn.Linear):
         self.in_features = layer.in_features
         self.out_features = layer.out_features
         self.bias = layer.bias
+        share_hooks(layer, self)
         for name, value in pack(layer.weight, double)._asdict().items():
             self.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
@@ -77,9 +85,15 @@ class FourBitLinear(nn.Linear):
         layer = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         layer.weight = nn.Parameter(self.weight.detach(), requires_grad=False)
         layer.bias = self.bias
-        layer._forward_hooks.update(self._forward_hooks)
-        layer._forward_pre_hooks.update(self._forward_pre_hooks)
+        share_hooks(self, layer)
         return layer.train(self.training)
+
+
+def share_hooks(layer: nn.Module, other: nn.Module) -> None:
+    """Let one layer stand in for another with the hooks that methods before have put there; a hook
+    that is removed from one is gone from both."""
+    for name in HOOKS:
+        setattr(other, name, getattr(layer, name))
 
 
 class QLoRA(LoRA):

@@ -126,11 +126,12 @@ def target(key: str) -> Any:
 
 
 def group_with(*keys: str) -> tuple[str, Group]:
-    """The smallest group of the suite that has these methods, and its kind of data; without a
-    second pass where there is one, since a broken `combine` leaves no graph for it."""
+    """A full group of the suite that has these methods, and its kind of data; without a second pass
+    where there is one. A broken `combine` leaves no graph for that, and in a small group none for
+    the backward either."""
     kind = declared(keys[0]).modalities[0]
     groups = [group for group in covering(allowed(kind)) if set(keys) <= {*group}]
-    return kind, min(groups, key=lambda group: (passes(group), len(group)))
+    return kind, min(groups, key=lambda group: (passes(group), -len(group)))
 
 
 def passes(group: Group) -> int:

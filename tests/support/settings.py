@@ -146,6 +146,13 @@ UNSEEN: dict[tuple[str, str], str] = {
     ("bags", "prepare"): (
         "draws the samples that its losses use; tests/methods/long_tail/test_bags.py"
     ),
+    ("diff_pruning", "prepare"): (
+        "sets the noise that its gates draw; tests/methods/peft/test_diff_pruning.py"
+    ),
+    ("remixmatch", "parameter_groups"): (
+        "the rotation head, which texts do not have; "
+        "tests/methods/semi_supervised/test_remixmatch.py"
+    ),
     ("adapter_drop", "prepare"): (
         "sets how many adapters run; tests/methods/peft/test_adapter_drop.py"
     ),

@@ -140,7 +140,7 @@ class CTAugment:
     depth: operations of a picture, at least 1; 2 (paper).
     threshold: weight below which a bin is left out, 0 to 1; 0.8 (authors' code).
     decay: of the rates, in [0, 1); 0.99 (paper).
-    exclude: operations to leave out of the pool.
+    exclude: operations to leave out of the pool; null: none.
     cutout: side of the box at the end as a share of the picture's, 0 to 1; 0.5 (FixMatch); 0: none.
     fill: gray that comes in from outside, 0 to 1; 0.5.
     """
@@ -151,16 +151,17 @@ class CTAugment:
         depth: Annotated[int, Field(ge=1)] = 2,
         threshold: Share = 0.8,
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.99,
-        exclude: Sequence[Operation] = (),
+        exclude: Sequence[Operation] | None = None,
         cutout: Share = 0.5,
         fill: Share = 0.5,
     ):
-        for name in exclude:
+        left_out = exclude or ()
+        for name in left_out:
             if name not in OPERATIONS:
                 raise UserError(
                     f"ctaugment view: operation '{name}' is unknown; {nearest(name, OPERATIONS)}"
                 )
-        self.pool = tuple(name for name in OPERATIONS if name not in exclude)
+        self.pool = tuple(name for name in OPERATIONS if name not in left_out)
         if not self.pool:
             raise UserError("ctaugment view: exclude leaves no operation, expected at least one")
         self.weak = weak or Weak()
