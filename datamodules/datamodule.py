@@ -66,8 +66,8 @@ class StreamDataModule(CutParts):
         texts as in the set) or a txt with a text a line. They are training samples, for methods
         that use unlabeled data.
     labels: labels kept in all, in equal numbers of each class, at least one each; null: all.
-    labeled: txt, json or npy file that lists the samples that keep their labels, by position in the
-        training part or by name; null: none. For published splits.
+    labeled: txt, json or npy file that lists the samples that keep their labels; null: none. By
+        position in the training part or by name; for published splits.
     """
 
     def __init__(

@@ -50,8 +50,8 @@ class LBTW(Weighting):
     evaluation mode, which is not copied.
 
     alpha: exponent α, at least 0; 0.5 (paper); 0: equal weights.
-    reference: L(0): the first batch of every epoch, `epoch_first` (authors' code), or of the run,
-        `train_first`, or the mean of the epoch before, `epoch_mean` (ours). In the first epoch the
+    reference: L(0): `epoch_first` (authors' code), `train_first` or `epoch_mean` (ours). The first
+        batch of every epoch, of the run, or the mean of the epoch before; in the first epoch the
         mean is not known yet, and the first batch stands for it. UserError for `epoch_first` where
         an epoch is one step.
     normalize_sum: rescale w to the sum `tasks` (T; authors' code) or `one`; `none`: the bare

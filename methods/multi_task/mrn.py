@@ -142,8 +142,8 @@ class MRN(Method):
     update_every: steps between two updates of the factors, at least 1; 100 (authors' code).
     shrinkage: ρ, 0 to 1; 0.1 (ours).
     prior_scale: factor of S₃, above 0; 1.
-    scale: of the factors: `fixed` traces D_k (ours), `free`, the formula, or `code`, without D_k/D
-        and the precision's trace at most 3000. `free` and `code` are to reproduce results.
+    scale: of the factors: `fixed` (ours), `free` or `code`. Traces D_k, the formula, or the formula
+        without D_k/D and the precision's trace at most 3000; the last two are to reproduce results.
     lr_scale: learning rate of these layers over the run's, above 0; 1. The authors take 10.
 
     Raises UserError where nothing can be stacked.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from foundation.randomness import generator
+from foundation.randomness import derive_seed
 from foundation.types import Steps
 from methods.peft.activations import Bottleneck, Dropping
 from methods.peft.sites import find_blocks
@@ -18,9 +18,9 @@ from recipes.step import Step
 
 
 def drawn_blocks(seed: int, step: int, blocks: int) -> int:
-    """n ~ U{0, …, L-1}: equal on all ranks and in all micro-batches and passes of a step."""
-    source = generator("adapter_drop", seed, step)
-    return int(torch.randint(blocks, (), generator=source, device="cpu"))
+    """n ~ U{0, …, L-1}: equal on all ranks and in all micro-batches and passes of a step. A number
+    of the host, whatever the device."""
+    return derive_seed("adapter_drop", seed, step) % blocks
 
 
 class AdapterDrop(Method):

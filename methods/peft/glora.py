@@ -183,7 +183,7 @@ class GLoRA(LoRA):
                 f"methods.{self.key}.{shifting[0]}={self.kinds[shifting[0]]}",
                 f"{type(network.backbone).__name__} reads the weight of the {what} "
                 f"'{silent[0].site}' without calling it, so its bias cannot be changed",
-                " ".join(f"set methods.{self.key}.{name}=none" for name in shifting),
+                " and ".join(f"set methods.{self.key}.{name}=none" for name in shifting),
             )
 
     def may_be_idle(self, name: str) -> bool:

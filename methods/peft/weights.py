@@ -156,7 +156,7 @@ def attach(network: Network, deltas: Iterable[WeightDelta]) -> list[WeightDelta]
     silent = uncalled(network, layers)
     for layer, own in layers.items():
         connect(own, layer, parametrised=layer in silent)
-    return [delta for layer in silent for delta in layers[layer]]
+    return [delta for layer, own in layers.items() if layer in silent for delta in own]
 
 
 def connect(deltas: Iterable[WeightDelta], layer: nn.Module, parametrised: bool) -> None:

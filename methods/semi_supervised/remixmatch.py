@@ -63,8 +63,8 @@ class ReMixMatch(Method):
         texts, where another value than 0 is refused.
     ramp_end: share of the run in which λ_u and λ₁ grow linearly, 0 to 1; 0.015625 (paper).
     strong_views: number K of strong views, 1 to 16; 8 (paper; with 40 labels: 1).
-    target: what is guessed from: `weak_anchor` (paper) or `strong_mean`, the mean prediction over
-        the strong views.
+    target: what is guessed from: `weak_anchor` (paper) or `strong_mean`. That is the mean
+        prediction over the strong views.
     temperature: T of the sharpening, above 0, lower is sharper; 0.5 (paper).
     alpha: α of the Beta distribution of λ, above 0; 0.75 (paper).
     align: align guesses to the class distribution of the labels; true (paper).

@@ -24,8 +24,8 @@ class OptimizerSettings:
 
     lr: base learning rate γ, above 0.
     weight_decay: λ, on tensors with more than one dimension, at least 0.
-    layer_decay: factor of the learning rate from each layer of the backbone to the one before it,
-        above 0, at most 1; 1: none. Fine-tuned transformers: 0.5 to 0.9.
+    layer_decay: factor of the rate from layer to layer towards the input, above 0, at most 1; 1:
+        none. Of the backbone; fine-tuned transformers: 0.5 to 0.9.
     options: further arguments of the optimizer: +optimizer.options.NAME=VALUE.
     """
 

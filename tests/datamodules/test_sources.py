@@ -34,9 +34,12 @@ def one_line(caught) -> str:
     return message
 
 
+ARGUMENTS = {"ImageTable": ("table.csv",)}  # of loaders that need some
+
+
 @pytest.mark.parametrize("name", sources.__all__)
 def test_every_loader_keeps_the_protocol_and_knows_itself_without_data(name):
-    loader = getattr(sources, name)()
+    loader = getattr(sources, name)(*ARGUMENTS.get(name, ()))
     assert isinstance(loader, Loader)
     info = loader.info()
     assert info.kind in ("image", "text") and info.tasks

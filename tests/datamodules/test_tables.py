@@ -84,10 +84,10 @@ def test_a_missing_label_is_refused_or_no_label(tmp_path, value):
     assert label_of(value) is None
     file = jsonl(tmp_path / "a.jsonl", [*ROWS[:2], ("odd", value), *ROWS[2:]])
     refused(
-        lambda: TextFile(file).load(None),
+        lambda: TextFile(file, unlabeled=False).load(None),
         r"a\.jsonl:3: label missing .* in every row, or data\.source\.unlabeled=true",
     )
-    splits = TextFile(file, unlabeled=True).load(None)
+    splits = TextFile(file).load(None)
     assert splits.train.classes == {"label": ["a", "b"]}
     assert splits.train.targets["label"][splits.train.texts.index("odd")] == -1
     assert len(splits.train) + len(splits.test) == 5 and "odd" not in splits.test.texts

@@ -141,7 +141,7 @@ class CTAugment:
     threshold: weight below which a bin is left out, 0 to 1; 0.8 (authors' code).
     decay: of the rates, in [0, 1); 0.99 (paper).
     exclude: operations to leave out of the pool; null: none.
-    cutout: side of the box at the end as a share of the picture's, 0 to 1; 0.5 (FixMatch); 0: none.
+    cutout: side of the last box as a share of the picture's, 0 to 1; 0.5 (FixMatch); 0: none.
     fill: gray that comes in from outside, 0 to 1; 0.5.
     """
 
