@@ -149,6 +149,7 @@ class WarmupStableDecay(Schedule):
     final: factor of the base rate at the last step, 0 to 1; 0.
     """
 
+    warmup_steps: StepsOrShare = 0.05
     decay: StepsOrShare = 0.2
     final: Share = 0.0
 

@@ -2,16 +2,19 @@
 
 from dataclasses import replace
 
+from omegaconf import DictConfig
+
 from foundation.errors import UserError
 from recipes.config.keys import key_of
 from recipes.runs.assembly import Assembly
-from recipes.runs.spec import RunSpec
+from recipes.runs.spec import RunSpec, spec_of
 
 STEPS, EPOCHS = "trainer.max_steps", "trainer.max_epochs"
 
 
-def check_length(spec: RunSpec) -> None:
+def check_length(run: RunSpec | DictConfig) -> None:
     """Raise `UserError` if the command says both, of which one would have no effect."""
+    spec = spec_of(run)
     said = {key_of(text) for text in spec.command}
     if {STEPS, EPOCHS} <= said and spec.config.trainer.max_epochs is not None:
         raise UserError(EPOCHS, f"the command gives {STEPS} too", "leave one out")

@@ -95,9 +95,11 @@ def settings_that_may_be_zero() -> dict[type, set[str]]:
 def neutral(kind: type) -> dict[str, float]:
     """By setting, the value with which a method changes nothing."""
     own = dict(kind.neutral)
-    return own | ({"weight": 0} if "weight" in signature(kind).arguments else {})
+    one_weight = "weight" in signature(kind).arguments and kind.__name__ not in SEVERAL_WEIGHTS
+    return own | ({"weight": 0} if one_weight else {})
 
 
+SEVERAL_WEIGHTS = {"ReMixMatch"}  # of several terms: without one the others are left
 # 0 is a sound value of these: a part of the method is off, or nothing is
 SOUND = {
     "alpha", "base", "delta", "dropout", "ema_decay", "entropy_weight", "epsilon",
@@ -107,8 +109,21 @@ SOUND = {
     "pos_weight", "positive_margin", "prior_momentum", "q", "ramp_end", "ramp_start", "smoothing",
     "split_stage", "start", "step_size", "sweeps", "temperature", "threshold", "warmup",
 }  # fmt: skip
-# and of one class alone: γ = 0 leaves its distances
-SOUND_IN = {"Clustering": {"gamma"}}
+# and of one class alone
+SOUND_IN = {
+    "AdaLoRA": {"beta1", "beta2", "final", "orthogonality"},
+    "AdapterDrop": {"blocks"},  # idle with mode=specialized alone
+    "Clustering": {"gamma"},  # leaves its distances
+    "CostSensitiveCE": {"gamma"},  # idle without costs of the user's
+    "DTP": {"example_gamma", "gamma"},
+    "DiffPruning": {"fixed", "penalty"},
+    "EqualizationLossV2": {"mu"},
+    "LadderSideTuning": {"drop_every"},
+    "MRN": {"shrinkage"},
+    "ReMixMatch": {"anchor_weight", "rotation_weight", "weight"},
+    "Sluice": {"penalty"},
+    "UniPELT": {"bottleneck", "length", "rank"},
+}
 
 
 def test_of_every_setting_that_may_be_zero_it_is_known_what_that_means():
