@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from foundation.randomness import RowNumbers
 
 BINS = 17
+ABSENT = -1.0  # in place of the rate of a bin that an operation does not have
 
 
 class Choice(NamedTuple):
@@ -21,8 +22,8 @@ class Choice(NamedTuple):
 
 def bin_weights(rates: Tensor, threshold: float, decay: float) -> Tensor:
     """w_i = (m_i + 1 - decay) / max of these, and 0 below the threshold. rates: [..., bins]; a bin
-    that an operation does not have is NaN and gets 0."""
-    weights = rates.nan_to_num(-1.0) + (1.0 - decay)
+    that an operation does not have gets 0."""
+    weights = rates + (1.0 - decay)
     weights = weights / weights.amax(-1, keepdim=True)
     return torch.where(weights < threshold, 0.0, weights)
 
@@ -65,7 +66,7 @@ class Rates(nn.Module):
         self.decay = decay
         rates = torch.ones(len(bins), BINS)
         for row, count in enumerate(bins):
-            rates[row, count:] = torch.nan
+            rates[row, count:] = ABSENT
         self.register_buffer("rates", rates)
         self.register_buffer("pool", torch.tensor(pool), persistent=False)
 
@@ -78,7 +79,7 @@ class Rates(nn.Module):
         probe."""
         which, where, within = rows.uniform(self.depth, 3).unbind(-1)
         codes = self.pool[(which * len(self.pool)).long()]
-        there = ~self.rates.isnan()
+        there = self.rates != ABSENT
         weights = self.weights() if learned else there.float()
         bins = draw_bins(weights[codes], where)
         return Choice(codes, bins, (bins + within) / there.sum(1)[codes])
