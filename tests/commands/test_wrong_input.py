@@ -169,7 +169,7 @@ MISTAKES = {
         "header.csv: no rows; expected texts with labels",
     ),
     "csv without a label": (
-        [TEXT, f"{FILE}=unlabeled.csv"],
+        [TEXT, f"{FILE}=unlabeled.csv", "data.source.unlabeled=false"],
         "unlabeled.csv:3: label missing (column 'label' is empty); expected one in every row, "
         "or data.source.unlabeled=true",
     ),
