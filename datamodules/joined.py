@@ -39,9 +39,11 @@ class Joined(Source):
     def gathered(self, indices: Tensor, fetch: Any) -> Tensor:
         """A batch whose samples come from several sources, in its order."""
         batch: Tensor | None = None
+        if not len(indices):
+            return fetch(self.sources[0], indices)
         for source, start, stop in zip(self.sources, self.starts, self.starts[1:], strict=False):
             here = ((indices >= start) & (indices < stop)).nonzero().flatten()
-            if not len(here) and (len(indices) or start):
+            if not len(here):
                 continue
             pixels = fetch(source, indices[here] - start)
             if len(here) == len(indices):

@@ -30,6 +30,7 @@ class PartLoaders(LightningDataModule):
         self.parts: dict[str, Part] = {}
         self._splits: Splits | None = None
         self._fingerprint: Fingerprint | None = None
+        self._shared: tuple[int, str] | None = None
         self._place: tuple[int, int, int] | None = None
         self._places: Places | None = None
 
@@ -50,8 +51,11 @@ class PartLoaders(LightningDataModule):
         return count_without_label(self.parts["unlabeled"].targets) if self.parts else 0
 
     def shared_with_test(self) -> tuple[int, str]:
-        """How many training samples are in the test part as well, and the first; after setup."""
-        return shared_with_test(self.splits) if self.parts else (0, "")
+        """How many training samples are in the test part as well, and the first; after setup.
+        Computed once."""
+        if self._shared is None and self.parts:
+            self._shared = shared_with_test(self.splits)
+        return self._shared or (0, "")
 
     # -- to tell one set from another --------------------------------------------------------------
     @property

@@ -31,7 +31,7 @@ FULL_CHECK = 48
 
 def check_jobs(jobs: Sequence[Sequence[str]], root: Path) -> tuple[list[RunSpec], list[str]]:
     """The specs of all jobs and the metrics that judge them. Validates each, the first included,
-    and whether its methods may meet. Wrong names of a job are told before seconds of imports.
+    and whether its methods may meet. Wrong names of a job are printed before seconds of imports.
     Raises `ConfigErrors`."""
     specs: list[RunSpec] = []
     monitors: list[str] = []

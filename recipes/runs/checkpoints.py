@@ -92,7 +92,7 @@ class AtomicFiles(TorchCheckpointIO):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt`, from which a run goes on to the bit.
+    """Keeps `last.ckpt`, from which a resumed run is bit-identical.
 
     A checkpoint of a step that ends with a validation which has not been made says so, and the run
     that goes on from it validates first. Before one is written the recipe is asked whether its

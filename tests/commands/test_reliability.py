@@ -38,7 +38,7 @@ def undisturbed(tmp_path_factory):
 
 
 def check_equal(folder, other):
-    """Weights, optimizer, schedule, best checkpoint, every logged number: the same to the bit."""
+    """Weights, optimizer, schedule, best checkpoint, every logged number: bit-identical."""
     for kind in ("last.ckpt", "best.ckpt"):
         a, b = (
             torch.load(path / "checkpoints" / kind, weights_only=True) for path in (folder, other)
