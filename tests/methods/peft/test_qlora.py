@@ -201,3 +201,18 @@ def test_the_note_says_whose_arithmetic_it_is(monkeypatch):
 def test_packed_has_the_fields_of_a_layer():
     layer = FourBitLinear(nn.Linear(4, 4), double=True)
     assert tuple(dict(layer.named_parameters())) == ("bias", *Packed._fields)
+
+
+def test_a_packed_layer_keeps_the_hooks_of_methods_before():
+    layer = nn.Linear(64, 3)
+    seen = []
+    handle = layer.register_forward_hook(lambda module, args, output: seen.append("behind"))
+    layer.register_forward_pre_hook(lambda module, args: seen.append("before"))
+    packed = FourBitLinear(layer, double=True)
+    packed(torch.ones(1, 64))
+    assert seen == ["before", "behind"]
+    packed.whole()(torch.ones(1, 64))
+    assert seen == ["before", "behind"] * 2
+    handle.remove()
+    packed(torch.ones(1, 64))
+    assert seen[4:] == ["before"]

@@ -67,6 +67,15 @@ def test_the_terms_of_the_first_step_in_plain_code(kind, target, monkeypatch):
     assert history["train/loss"] == pytest.approx(total, abs=1e-5)
 
 
+def test_the_ramp_is_of_both_pseudo_label_terms_and_not_of_the_rotation():
+    history = train({"remixmatch": ReMixMatch(ramp_end=1.0, strong_views=2)}, steps=4).history
+    for step in range(4):
+        row = history[step]
+        ramped = 1.5 * row["train/remixmatch"] + 0.5 * row["train/remixmatch/anchor"]
+        total = row["train/supervised"] + 0.5 * row["train/remixmatch/rotation"]
+        assert row["train/loss"] == pytest.approx(total + step / 4 * ramped, abs=1e-5)
+
+
 def test_the_rotation_term_is_of_turned_strong_views_and_trains_its_head():
     result = train(
         {"remixmatch": ReMixMatch(weight=0.0, anchor_weight=0.0, strong_views=1)}, steps=1

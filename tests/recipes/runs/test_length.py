@@ -36,6 +36,11 @@ def test_passes_of_the_labeled_samples(tmp_path):
     assert f"every {steps // 10} steps on the validation part" in plan_of(tmp_path)
 
 
+def test_a_step_of_several_micro_batches_takes_as_many_samples(tmp_path):
+    run(tmp_path, "trainer.max_epochs=2", "trainer.accumulate_grad_batches=3")
+    assert steps_of(tmp_path) == round(2 * SAMPLES / (3 * 64))
+
+
 def test_passes_of_the_unlabeled_samples(tmp_path):
     more = ["recipe=fixmatch", "data.batch_size=16", "data.unlabeled_ratio=4"]
     run(tmp_path, *more, "trainer.max_epochs=0.5", "trainer.epoch_of=unlabeled")
