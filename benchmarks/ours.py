@@ -13,8 +13,8 @@ from benchmarks.clock import Clock
 from recipes.config.resolve import resolve_command
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import build_loggers, close_loggers
-from recipes.runs.assembly import Assembly, assemble
 from recipes.runs.run import build_recipe, build_trainer, checkpoints, read_data, uses_hooks
+from recipes.setup.assemble import Assembly, assemble
 
 ALONE = (
     "trainer.limit_val_batches=1",

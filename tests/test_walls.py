@@ -71,6 +71,7 @@ FLOORS = (
     ("engine", "evaluation"),
     ("report",),
     ("loggers",),
+    ("setup", "checkpointing"),
     ("runs",),
     ("predict",),
     ("export", "sweeps"),

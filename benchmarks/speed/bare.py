@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from benchmarks.clock import Clock
 from datamodules.samplers import ShuffledPasses
 from foundation.randomness import Draw, generator
-from recipes.runs.assembly import Assembly
+from recipes.setup.assemble import Assembly
 from recipes.step import Embedded
 
 Batch = tuple[Tensor, ...]

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.speed.bare import LOG_EVERY, BareFixMatch, Batch
-from recipes.runs.assembly import Assembly
 from recipes.services.statistics import ClassStatistics
+from recipes.setup.assemble import Assembly
 from recipes.step import Progress
 
 

@@ -33,8 +33,8 @@ from recipes.config.stage_keys import (
     stage_keys_from_hydra,
     stage_keys_to_hydra,
 )
-from recipes.runs.spec import RunSpec
 from recipes.runs.start import notify, start
+from recipes.setup.spec import RunSpec
 from recipes.sweeps.process import as_override, await_ends, run_job, search_path
 from recipes.sweeps.record import jobs_of
 

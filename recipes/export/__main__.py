@@ -145,7 +145,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
         raise UserError(
             f"output: '{folder}' exists already; name another folder, or add overwrite=true"
         )
-    from recipes.runs.checkpoint_files import run_dir_errors
+    from recipes.checkpointing.files import run_dir_errors
 
     raise_all([error.about("output") for error in run_dir_errors(str(folder), reading=True)])
 

@@ -112,7 +112,7 @@ def check_output(target: Path, overwrite: bool) -> None:
         raise UserError(
             f"output: '{target}' exists already; name another file, or add overwrite=true"
         )
-    from recipes.runs.checkpoint_files import run_dir_errors
+    from recipes.checkpointing.files import run_dir_errors
 
     raise_all([error.about("output") for error in run_dir_errors(str(target.parent), reading=True)])
 

@@ -20,15 +20,15 @@ from omegaconf import DictConfig
 
 from datamodules.facts import DatasetFacts
 from foundation.errors import UserError, first_line, nearest
+from recipes.checkpointing.checked import check_form
+from recipes.checkpointing.files import read_content
+from recipes.checkpointing.form import Predictable
 from recipes.config.plain_yaml import read_plain
 from recipes.predict.architecture import check_kind, without_files
 from recipes.predict.predictor import Predictor
 from recipes.predict.trust import check_run_config
-from recipes.runs.assembly import assemble
-from recipes.runs.checked_form import check_form
-from recipes.runs.checkpoint_files import read_content
-from recipes.runs.checkpoint_form import Predictable
 from recipes.runs.run import build_recipe
+from recipes.setup.assemble import assemble
 
 Which = Literal["last", "best"]
 STAGE = re.compile(r"\w[\w.\-]*")  # name of a stage, which is a subfolder of the run

@@ -19,9 +19,9 @@ from recipes.contract.probe import Probe
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import metrics_files
 from recipes.report.record import Gallery, RunRecord, Sample, ViewRow
-from recipes.runs.assembly import Assembly
-from recipes.runs.changes import config_text
-from recipes.runs.title import run_title
+from recipes.setup.assemble import Assembly
+from recipes.setup.changes import config_text
+from recipes.setup.title import run_title
 from recipes.step.step import Step
 
 PACKAGES = ("torch", "pytorch-lightning", "timm", "transformers", "hydra-core")

@@ -9,12 +9,12 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from recipes.checkpointing.writing import AtomicFiles
 from recipes.contract.method import Method
 from recipes.engine.lean import NoProfiler, drop_empty_hooks
-from recipes.runs.assembly import Assembly
-from recipes.runs.checkpoints import AtomicFiles
-from recipes.runs.machine import available, check_half_precision, trainer_arguments
 from recipes.runs.processes import watch_ranks
+from recipes.setup.assemble import Assembly
+from recipes.setup.machine import available, check_half_precision, trainer_arguments
 
 
 def build_trainer(

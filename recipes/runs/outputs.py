@@ -10,19 +10,19 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from foundation.attempts import Attempts
 from foundation.files import discard, printable, write_text
+from recipes.checkpointing.best import BEST, drop_damaged
+from recipes.checkpointing.files import PREVIOUS
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import finish_loggers, start_loggers
 from recipes.loggers.final_table import print_final
 from recipes.report.page import write_report
 from recipes.report.record import RunRecord
-from recipes.runs.assembly import Assembly, plain
-from recipes.runs.best_checkpoint import BEST, drop_damaged
-from recipes.runs.changes import config_text
-from recipes.runs.checkpoint_files import PREVIOUS
 from recipes.runs.collect import collect
 from recipes.runs.ranks import notify
 from recipes.runs.resume import Resume
-from recipes.runs.spec import RunSpec
+from recipes.setup.assemble import Assembly, plain
+from recipes.setup.changes import config_text
+from recipes.setup.spec import RunSpec
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from recipes.contract.vocabulary import SLOTS
 from recipes.engine.hardware import backend_of, on_gpu, use_channels_last
 from recipes.networks.network import Network
 from recipes.optimization.build import chosen_impl
-from recipes.runs.assembly import Assembly
-from recipes.runs.length import known_length, length_text
-from recipes.runs.remarks import remarks
-from recipes.runs.title import recipe_title
 from recipes.services.teacher import final_decay
+from recipes.setup.assemble import Assembly
+from recipes.setup.length import known_length, length_text
+from recipes.setup.remarks import remarks
+from recipes.setup.title import recipe_title
 from recipes.step.batchnorm import least_momentum, slow_layers
 
 AFTER_THE_RUN = ("finish", "save_artifacts", "merge")

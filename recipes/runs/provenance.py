@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.facts import DatasetFacts
 from datamodules.fingerprint import Fingerprint
 from recipes.networks.network import Network
-from recipes.runs.changes import Change
+from recipes.setup.changes import Change
 
 
 def provenance(

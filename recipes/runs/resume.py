@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from datamodules.datamodule import StreamDataModule
 from datamodules.fingerprint import data_changes
 from foundation.errors import UserError
+from recipes.checkpointing.files import LAST, find_checkpoint, load_checkpoint
+from recipes.checkpointing.history import unpacked
 from recipes.engine.recipe import Recipe
-from recipes.runs.assembly import Assembly
-from recipes.runs.changes import Change, Difference, differences, matches, parsed, plain
-from recipes.runs.checkpoint_files import LAST, find_checkpoint, load_checkpoint
-from recipes.runs.history import unpacked
 from recipes.runs.rates import NewRates, groups_fit, optimizer_misfit, stretched
-from recipes.runs.spec import RunSpec
 from recipes.services.adopted import adoptable, adopted_names
 from recipes.services.moments import moment_names
+from recipes.setup.assemble import Assembly
+from recipes.setup.changes import Change, Difference, differences, matches, parsed, plain
+from recipes.setup.spec import RunSpec
 
 logger = logging.getLogger(__name__)
 

@@ -26,33 +26,33 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from datamodules.facts import DatasetFacts
 from foundation.exit_codes import Terminated
 from foundation.randomness import Randomness
+from recipes.checkpointing.best import BestCheckpoint
+from recipes.checkpointing.files import run_folder, writing
+from recipes.checkpointing.preemption import Termination, saved_line
+from recipes.checkpointing.writing import LastCheckpoint
 from recipes.engine.hardware import backend_of, peak_memory
 from recipes.engine.parts import RecipeParts
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import build_loggers, close_loggers
 from recipes.loggers.console import RouxProgressBar
-from recipes.runs.assembly import Assembly, assemble, plain
-from recipes.runs.best_checkpoint import BestCheckpoint
-from recipes.runs.checkpoint_files import run_folder, writing
-from recipes.runs.checkpoints import LastCheckpoint
-from recipes.runs.length import check_length, in_steps
 from recipes.runs.lightning import build_trainer, hooked_methods, quieten, uses_hooks
-from recipes.runs.machine import check_machine
 from recipes.runs.memory import memory_is_named
-from recipes.runs.monitor import heads_speak
 from recipes.runs.outputs import Parts, write_outputs, write_settings
-from recipes.runs.parts import make_optimizer, make_tasks
-from recipes.runs.patience import patience_of
 from recipes.runs.plan import describe
-from recipes.runs.preemption import Termination, saved_line
 from recipes.runs.processes import lost_processes
 from recipes.runs.provenance import provenance
 from recipes.runs.ranks import further_rank, notify
-from recipes.runs.remarks import remarks
 from recipes.runs.restoring import restoring
 from recipes.runs.resume import identity, resume_point, with_data
-from recipes.runs.spec import Result, RunSpec
 from recipes.services.statistics import ClassStatistics
+from recipes.setup.assemble import Assembly, assemble, plain
+from recipes.setup.length import check_length, in_steps
+from recipes.setup.machine import check_machine
+from recipes.setup.monitor import heads_speak
+from recipes.setup.parts import make_optimizer, make_tasks
+from recipes.setup.patience import patience_of
+from recipes.setup.remarks import remarks
+from recipes.setup.spec import Result, RunSpec
 from recipes.step.batchnorm import fit_statistics_to_run
 from recipes.step.step import Stream
 

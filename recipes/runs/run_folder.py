@@ -17,18 +17,18 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from foundation.errors import UserError, raise_all
-from recipes.config.plain_yaml import read_plain
-from recipes.config.renamed import with_current_keys
-from recipes.runs.changes import PLACE, Difference, differences, plain
-from recipes.runs.checkpoint_files import TRACES, being_written, clear, has_checkpoint
-from recipes.runs.folder_files import (
+from recipes.checkpointing.files import TRACES, being_written, clear, has_checkpoint
+from recipes.checkpointing.folder_files import (
     METRICS,
     STAGES,
     folder_errors,
     read_metrics,
     read_stages,
 )
-from recipes.runs.spec import RunSpec
+from recipes.config.plain_yaml import read_plain
+from recipes.config.renamed import with_current_keys
+from recipes.setup.changes import PLACE, Difference, differences, plain
+from recipes.setup.spec import RunSpec
 
 AUTO = "auto"
 # what may differ between a command and its repetition

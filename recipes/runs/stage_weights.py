@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from foundation.errors import UserError
 from recipes.contract.method import Method
 from recipes.networks.network import Network
-from recipes.runs.assembly import Assembly, families
+from recipes.setup.assemble import Assembly, families
 
 
 def merged_weights(checkpoint: Path, stage: str) -> Path:

@@ -29,17 +29,17 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from foundation.errors import UserError, nearest, raise_all
 from foundation.files import write_text
+from recipes.checkpointing.files import clear, has_checkpoint, resumable, run_folder
+from recipes.checkpointing.folder_files import STAGES, read_stages
 from recipes.config.plain_yaml import read_plain
-from recipes.runs.assembly import Assembly, assemble
-from recipes.runs.changes import config_text, differences, plain, shown
-from recipes.runs.checkpoint_files import clear, has_checkpoint, resumable, run_folder
-from recipes.runs.folder_files import STAGES, read_stages
-from recipes.runs.machine import check_machine
 from recipes.runs.plan import describe
 from recipes.runs.resume import check_changes, listed, resume_point
 from recipes.runs.run import run
-from recipes.runs.spec import Result, RunSpec, with_values
 from recipes.runs.stage_weights import MergedWeights, check_handover, merged_weights
+from recipes.setup.assemble import Assembly, assemble
+from recipes.setup.changes import config_text, differences, plain, shown
+from recipes.setup.machine import check_machine
+from recipes.setup.spec import Result, RunSpec, with_values
 
 BRACED = re.compile(r"\{\w+\}")
 Figures = dict[str, dict[str, Any]]

@@ -18,11 +18,11 @@ from foundation.exit_codes import print_errors
 from foundation.fast_imports import gc_paused
 from recipes.config.groups import CONFIGS
 from recipes.runs.ranks import further_rank, notify
-from recipes.runs.title import run_title
+from recipes.setup.title import run_title
 
 if TYPE_CHECKING:
     from recipes.runs.run_folder import Settled
-    from recipes.runs.spec import Result, RunSpec
+    from recipes.setup.spec import Result, RunSpec
 
 # tells further ranks what rank 0 settled on: the folder, whose name holds the time, what it resumes
 RUN = "ROUX_RUN"
@@ -39,7 +39,7 @@ def ready(overrides: Sequence[str], root: Path = CONFIGS) -> "RunSpec":
     # validation imports whatever the config names, and with it nearly everything
     with gc_paused():
         from recipes.config.resolve import resolve_command
-        from recipes.runs.spec import RunSpec
+        from recipes.setup.spec import RunSpec
 
         command = resolve_command(overrides, root, begin)
     if not further_rank():
@@ -68,7 +68,7 @@ def start(spec: "RunSpec", **options: Any) -> "Result":
     """Run a sound spec, once its folder and what it resumes have been looked at. options: those of
     `recipes.runs.run.run`."""
     from recipes.runs.run_folder import released
-    from recipes.runs.spec import Result
+    from recipes.setup.spec import Result
 
     settled = settle_folder(spec)
     if settled.run_dir != spec.config.run_dir and not further_rank():
@@ -114,13 +114,13 @@ def settle_folder(spec: "RunSpec") -> "Settled":
 def checked(settled: "Settled", spec: "RunSpec") -> "Settled":
     """The same, with the checkpoint to take if that of the folder is damaged. Raises
     `ConfigErrors` with all that is wrong with `run_dir` and `resume`."""
-    from recipes.runs.checkpoint_files import (
+    from recipes.checkpointing.files import (
         load_checkpoint,
         resumable,
         run_dir_errors,
         stages_errors,
     )
-    from recipes.runs.folder_files import folder_errors
+    from recipes.checkpointing.folder_files import folder_errors
 
     run_dir, resume = settled.run_dir, settled.resume
     errors = run_dir_errors(run_dir, resume, reading=spec.dry_run)

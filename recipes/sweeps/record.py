@@ -11,10 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from foundation.errors import UserError
 from foundation.files import os_reason, write_json
+from recipes.checkpointing.folder_files import kind_of, misfit
 from recipes.config.keys import key_of, value_of
 from recipes.config.renamed import renamed_override
 from recipes.config.stage_keys import stage_keys_from_hydra
-from recipes.runs.folder_files import kind_of, misfit
 
 NAME = "job.json"
 # States: waiting (has a number), running (started, no end recorded), stopped (Ctrl-C or SIGTERM),

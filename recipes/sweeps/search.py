@@ -15,7 +15,7 @@ from pydantic import Field
 
 from foundation.errors import UserError, first_line
 from foundation.files import os_reason
-from recipes.runs.folder_files import kind_of
+from recipes.checkpointing.folder_files import kind_of
 from recipes.sweeps.grid import RouxSweeper
 from recipes.sweeps.record import Job, jobs_of
 

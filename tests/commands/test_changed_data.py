@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from foundation.errors import UserError
-from recipes.runs.assembly import assemble
 from recipes.runs.resume import with_data
-from recipes.runs.spec import RunSpec
+from recipes.setup.assemble import assemble
+from recipes.setup.spec import RunSpec
 from tests.commands.test_resume import interrupt_at, weights
 from tests.support.command import QUIET, roux, snapshot, write_pictures
 

@@ -53,7 +53,9 @@ def test_accepted_settings_take_effect_and_are_told_for_good(cut, place, monkeyp
     accepted = ("optimizer.lr=0.1", "optimizer.weight_decay=0.001", "accept_changes=true")
     with monkeypatch.context() as patch:
         interrupt_at(6, patch)
-        patch.setattr("recipes.runs.checkpoints.LastCheckpoint.asked", lambda self, trainer: True)
+        patch.setattr(
+            "recipes.checkpointing.writing.LastCheckpoint.asked", lambda self, trainer: True
+        )
         assert again(*accepted).code == 130
     # the new settings are those of the checkpoint now
     outcome = again(*accepted[:2])

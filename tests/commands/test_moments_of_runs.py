@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from recipes.runs.assembly import assemble
 from recipes.runs.run import set_up
 from recipes.runs.start import ready
 from recipes.services.moments import Moments
+from recipes.setup.assemble import assemble
 from tests.commands.test_resume import same, weights
 from tests.commands.test_several_ranks import TWO
 from tests.support.command import REPOSITORY, roux

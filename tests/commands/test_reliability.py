@@ -12,9 +12,9 @@ import time
 import pytest
 import torch
 
+from recipes.checkpointing.files import being_written, whole, writing
+from recipes.checkpointing.writing import LastCheckpoint
 from recipes.engine.recipe import Recipe
-from recipes.runs.checkpoint_files import being_written, whole, writing
-from recipes.runs.checkpoints import LastCheckpoint
 from tests.commands.test_resume import interrupt_at, same, weights
 from tests.support.command import QUIET, REPOSITORY, read_metrics, roux, train, write_pictures
 

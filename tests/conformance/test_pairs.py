@@ -22,7 +22,7 @@ import torch
 
 from foundation.errors import UserError
 from recipes.pairs import SHARES, TRAINS, page, refusal, verdicts
-from recipes.runs.assembly import Assembly, assemble
+from recipes.setup.assemble import Assembly, assemble
 from recipes.step import Step
 from tests.support.groups import built, refused
 from tests.support.lab import Outcome, differs, quiet, trial

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from recipes.config.groups import CONFIGS, options
 from recipes.config.resolve import resolve_command
-from recipes.runs.assembly import assemble
 from recipes.runs.plan import describe
+from recipes.setup.assemble import assemble
 from tests.support.lab import trial
 from tests.support.tiny_runs import KINDS, METHODS, circumstances, tiny
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from foundation.errors import UserError
-from recipes.runs.assembly import assemble
+from recipes.setup.assemble import assemble
 from tests.support.lab import SIX_STEPS, STEPS, STOP, Outcome, saving, six_steps, trial, unequal
 from tests.support.tiny_runs import METHODS, declared, method_and_kind, run_of
 

@@ -14,7 +14,7 @@ from torch import nn
 from foundation.errors import UserError
 from foundation.tensor_files import read_tensors
 from recipes.contract import Method
-from recipes.runs.assembly import assemble
+from recipes.setup.assemble import assemble
 from tests.support.lab import STEPS, STOP, Outcome, alone, differs, quiet, six_steps, trial, unequal
 from tests.support.tiny_runs import KINDS, METHODS, declared, method_and_kind, run_of
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from foundation.errors import UserError
-from recipes.runs.assembly import assemble
+from recipes.setup.assemble import assemble
 from tests.support.lab import SIX_STEPS, Outcome, differs, six_steps, trial
 from tests.support.settings import NETWORK, ONCE
 from tests.support.tiny_runs import METHODS, declared, method_and_kind, network_for, run_of

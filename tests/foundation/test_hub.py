@@ -9,7 +9,7 @@ from foundation import hub
 from foundation.errors import UserError
 from recipes.networks.image import build_image
 
-constants = pytest.importorskip("huggingface_hub").constants
+constants = pytest.importorskip("huggingface_hub.constants")
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from pydantic import Field
 import recipes.runs.stages  # noqa: F401
 from recipes.config.groups import CONFIGS, families
 from recipes.contract.method import Method
-from recipes.runs.spec import Result, RunSpec
+from recipes.setup.spec import Result, RunSpec
 from recipes.sweeps import child, process
 
 FILES = {

@@ -17,8 +17,8 @@ import torch
 
 from benchmarks.machine import ROOT
 from foundation.tensor_files import read_tensors
+from recipes.checkpointing.files import LOCK
 from recipes.cli.main import main as main_of_roux
-from recipes.runs.checkpoint_files import LOCK
 
 SERVER = multiprocessing.get_context("forkserver")
 ENGINE = ["recipes.runs.run", "recipes.runs.stages", "recipes.config.resolve"]

@@ -23,8 +23,8 @@ from torch import Tensor
 from datamodules.datamodule import StreamDataModule
 from datamodules.source import DataInfo, Loader, Splits
 from recipes.engine.recipe import Recipe
-from recipes.runs.assembly import Assembly, assemble
 from recipes.runs.run import build_trainer, set_up, uses_hooks
+from recipes.setup.assemble import Assembly, assemble
 from tests.support.tiny_runs import circumstances, company, quiet_run_of, run_of, scratch
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from recipes.contract import Method
-from recipes.runs.assembly import Assembly
+from recipes.setup.assemble import Assembly
 from recipes.step import Step
 from tests.support.declared_effects import Rows, averages, orders_samples, same
 from tests.support.lab import Outcome

@@ -7,7 +7,7 @@ from methods.averaging.ema import EMA
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
 from methods.long_tail.tau_norm import GRID, Candidates, TauNorm, normalised
 from recipes.runs.run import run
-from recipes.runs.spec import spec_of
+from recipes.setup.spec import spec_of
 from tests.support.harness import Setup, build
 from tests.support.lab import parts, trial
 from tests.support.tiny_runs import run_of

@@ -11,8 +11,8 @@ from recipes.cli import check_sweep
 from recipes.cli import main as cli
 from recipes.config.groups import options
 from recipes.config.resolve import resolve_command
-from recipes.runs.spec import Result
 from recipes.runs.start import RUN
+from recipes.setup.spec import Result
 from tests.support.command import after_first_line
 from tests.support.command_line import Engine, install
 

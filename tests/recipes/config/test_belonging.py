@@ -5,8 +5,8 @@ import pytest
 from recipes.config.resolve import resolve_command
 from recipes.config.validation import target_errors, validate
 from recipes.engine.trainer import TrainerSettings
-from recipes.runs.assembly import assemble
-from recipes.runs.spec import with_values
+from recipes.setup.assemble import assemble
+from recipes.setup.spec import with_values
 from tests.support.command import roux
 
 TRAINER = "recipes.engine.trainer.TrainerSettings"

@@ -9,9 +9,9 @@ from torch import nn
 from recipes.config.resolve import resolve_command
 from recipes.contract import Method
 from recipes.networks import build_network
-from recipes.runs.assembly import assemble
 from recipes.runs.plan import describe
-from recipes.runs.spec import with_values
+from recipes.setup.assemble import assemble
+from recipes.setup.spec import with_values
 from tests.support.harness import Setup, build
 
 

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from foundation.errors import UserError
 from recipes.config.resolve import resolve_command
 from recipes.networks.network import Network
-from recipes.runs.assembly import assemble
+from recipes.setup.assemble import assemble
 from tests.support.lab import trial
 from tests.support.tiny_runs import METHODS, declared, run_of
 

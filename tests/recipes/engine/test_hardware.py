@@ -15,9 +15,9 @@ from recipes.engine.hardware import (
     use_channels_last,
 )
 from recipes.engine.trainer import TrainerSettings
-from recipes.runs.assembly import assemble
 from recipes.runs.plan import describe
-from recipes.runs.precision import chosen_precision
+from recipes.setup.assemble import assemble
+from recipes.setup.precision import chosen_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

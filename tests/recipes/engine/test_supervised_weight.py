@@ -5,7 +5,7 @@ import torch
 
 from foundation.errors import ConfigErrors, UserError
 from recipes.config.resolve import resolve_command
-from recipes.runs.assembly import assemble
+from recipes.setup.assemble import assemble
 from tests.support.lab import alone, trial, unequal
 from tests.support.tiny_runs import run_of, tiny
 

@@ -13,12 +13,12 @@ import torch
 
 from foundation.errors import UserError
 from foundation.exit_codes import exit_code
+from recipes.checkpointing.files import load_checkpoint
 from recipes.config.resolve import resolve_command
 from recipes.engine.recipe import Recipe
 from recipes.predict.loading import load
-from recipes.runs.checkpoint_files import load_checkpoint
-from recipes.runs.spec import RunSpec
 from recipes.runs.start import start
+from recipes.setup.spec import RunSpec
 from tests.commands.conftest import place  # noqa: F401
 from tests.recipes.runs.damage import FITTING, ORIGIN, STRUCTURE
 from tests.support.command import read_metrics
@@ -226,7 +226,7 @@ def test_the_rows_of_a_lost_table_come_from_the_checkpoint(kind, composed, run, 
 
 
 def test_a_moved_run_keeps_its_best_checkpoint(run, content):
-    from recipes.runs.best_checkpoint import BestCheckpoint
+    from recipes.checkpointing.best import BestCheckpoint
 
     name, state = next(
         (name, state) for name, state in content["callbacks"].items() if "ModelCheckpoint" in name
@@ -254,7 +254,7 @@ def test_folders_are_made_before_they_are_owned(composed, tmp_path):
 
 
 def test_a_link_to_checkpoints_stays_when_a_run_begins_anew(tmp_path):
-    from recipes.runs.checkpoint_files import clear
+    from recipes.checkpointing.files import clear
 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / ".last.ckpt.part").write_text("x")
@@ -268,7 +268,7 @@ def test_a_link_to_checkpoints_stays_when_a_run_begins_anew(tmp_path):
 @pytest.mark.parametrize("kept", [None, "metrics.csv", "checkpoints"])
 def test_a_refused_stage_leaves_no_folder_unless_a_stage_has_results(kept, tmp_path):
     """The folder of the recipe holds config.yaml by then, which would stop the mended command."""
-    from recipes.runs.checkpoint_files import run_dir_errors, run_folder
+    from recipes.checkpointing.files import run_dir_errors, run_folder
 
     folder = tmp_path / "outputs" / "run"
     with pytest.raises(UserError, match="refused"), run_folder(folder):
@@ -285,7 +285,7 @@ def test_a_refused_stage_leaves_no_folder_unless_a_stage_has_results(kept, tmp_p
 
 
 def test_a_disk_that_turned_read_only_does_not_hide_its_line(tmp_path, monkeypatch):
-    from recipes.runs.checkpoint_files import run_folder, writing
+    from recipes.checkpointing.files import run_folder, writing
 
     def refuse(*_, **__):
         raise OSError(30, "Read-only file system")

@@ -5,7 +5,7 @@ import torch
 
 from methods.averaging.ema import EMA
 from recipes.runs.run import run
-from recipes.runs.spec import spec_of
+from recipes.setup.spec import spec_of
 from tests.support.tiny_runs import run_of
 
 

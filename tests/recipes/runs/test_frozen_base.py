@@ -9,8 +9,8 @@ import recipes
 from foundation.base_file import digest
 from foundation.errors import UserError
 from foundation.tensor_files import UnreadableFile, read_tensors
-from recipes.runs.checkpoint_files import load_checkpoint
-from recipes.runs.checkpoints import AtomicFiles
+from recipes.checkpointing.files import load_checkpoint
+from recipes.checkpointing.writing import AtomicFiles
 from tests.support.command import roux, train
 from tests.support.predict_runs import VIT
 from tests.support.settings import SHARED

@@ -10,8 +10,8 @@ import pytest
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from foundation.exit_codes import PROCESS_LOST, ProcessLost, Terminated
+from recipes.checkpointing.preemption import Termination
 from recipes.runs import processes
-from recipes.runs.preemption import Termination
 from recipes.runs.processes import lost_processes
 
 ALONE, TWO = SimpleNamespace(world_size=1), SimpleNamespace(world_size=2)

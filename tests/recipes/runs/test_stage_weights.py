@@ -8,8 +8,8 @@ import pytest
 from foundation.errors import ConfigErrors, UserError
 from recipes.config.resolve import resolve_command
 from recipes.runs.run import check
-from recipes.runs.spec import spec_of
 from recipes.runs.stages import plan_stages
+from recipes.setup.spec import spec_of
 from tests.support.command import roux, train, write_csv
 
 SMALL = ("+network.options.hidden_size=16", "+network.options.intermediate_size=16")

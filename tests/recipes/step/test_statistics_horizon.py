@@ -5,9 +5,9 @@ from torch import nn
 
 from recipes.config.resolve import resolve_command
 from recipes.networks.wide_resnet import WideResNet
-from recipes.runs.assembly import assemble
 from recipes.runs.run import set_up
-from recipes.runs.spec import RunSpec
+from recipes.setup.assemble import assemble
+from recipes.setup.spec import RunSpec
 from recipes.step.batchnorm import fit_statistics_to_run
 from tests.support.command import read_metrics, roux, train
 

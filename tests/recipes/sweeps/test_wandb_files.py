@@ -10,7 +10,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from recipes.config.groups import CONFIGS, families
 from recipes.config.resolve import resolve_command
-from recipes.runs.assembly import assemble
+from recipes.setup.assemble import assemble
 
 FILES = sorted((CONFIGS.parent / "sweeps" / "wandb").glob("*.yaml"))
 NO_FAMILY_OF_RECIPES = {"regularization", "averaging"}  # additions to any recipe

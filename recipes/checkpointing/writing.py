@@ -21,12 +21,12 @@ from foundation.base_file import FROZEN, KEY, base_name, digest
 from foundation.errors import UserError
 from foundation.files import PART, discard, os_reason, sync_folder
 from foundation.tensor_files import read_tensors
+from recipes.checkpointing.files import LAST, PREVIOUS, whole
+from recipes.checkpointing.history import packed
+from recipes.checkpointing.preemption import Termination
 from recipes.engine.recipe import Recipe
 from recipes.engine.trainer import CheckpointSettings
 from recipes.loggers.build import metrics_files
-from recipes.runs.checkpoint_files import LAST, PREVIOUS, whole
-from recipes.runs.history import packed
-from recipes.runs.preemption import Termination
 
 
 class AtomicFiles(TorchCheckpointIO):

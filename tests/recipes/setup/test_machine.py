@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recipes.runs import machine
+from recipes.setup import machine
 from tests.support.command import roux
 
 CPU = "trainer.accelerator=cpu"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recipes.runs.radii import radius_errors
+from recipes.setup.radii import radius_errors
 from tests.support.command import roux
 
 WRONG = {

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from foundation.errors import UserError
-from recipes.runs.patience import Patience, patience_of
 from recipes.runs.start import ready, start
+from recipes.setup.patience import Patience, patience_of
 
 RUN = [
     "data=digits",

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from foundation.errors import UserError, did_you_mean, first_line, nearest_name
 from foundation.files import discard, os_reason, remove_leftovers
-from recipes.runs.folder_files import METRICS, STAGES, folder_errors
+from recipes.checkpointing.folder_files import METRICS, STAGES, folder_errors
 
 logger = logging.getLogger(__name__)
 
@@ -229,8 +229,8 @@ def load_checkpoint(resume: str) -> dict[str, Any]:
     Raises `UserError` where the file is no checkpoint of a run, or its structure is not one from
     which training can go on.
     """
-    from recipes.runs.checked_form import check_form
-    from recipes.runs.checkpoint_form import Resumable
+    from recipes.checkpointing.checked import check_form
+    from recipes.checkpointing.form import Resumable
 
     path = find_checkpoint(resume)
     content = read_content(path, "resume")

@@ -9,7 +9,7 @@ from recipes.config.resolve import resolve_command
 from recipes.config.signatures import find_target, fits, signature
 from recipes.config.validation import targets
 from recipes.contract import Method
-from recipes.runs.title import own_choices, recipe_title
+from recipes.setup.title import own_choices, recipe_title
 from tests.support.command import roux, train
 
 SAID = {

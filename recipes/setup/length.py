@@ -6,8 +6,8 @@ from omegaconf import DictConfig
 
 from foundation.errors import UserError
 from recipes.config.keys import key_of
-from recipes.runs.assembly import Assembly
-from recipes.runs.spec import RunSpec, spec_of
+from recipes.setup.assemble import Assembly
+from recipes.setup.spec import RunSpec, spec_of
 
 STEPS, EPOCHS = "trainer.max_steps", "trainer.max_epochs"
 

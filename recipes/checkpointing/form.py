@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AliasPath, BeforeValidator, Field, model_va
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from recipes.runs.checked_form import ClosedForm, Form
+from recipes.checkpointing.checked import ClosedForm, Form
 
 LIGHTNING = re.compile(r"2\.\d+(\.\w+)*")  # versions whose checkpoints are read
 

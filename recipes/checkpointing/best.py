@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from foundation.files import discard
-from recipes.runs.checkpoint_files import whole
+from recipes.checkpointing.files import whole
 
 logger = logging.getLogger(__name__)
 

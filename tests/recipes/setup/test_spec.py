@@ -8,11 +8,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ReadonlyConfigError
 
 from recipes.config.resolve import resolve_command
-from recipes.runs.assembly import assemble
 from recipes.runs.run import check, set_up
-from recipes.runs.spec import RunSpec, with_values
 from recipes.runs.stages import plan_stages, stages_of
 from recipes.runs.start import ready
+from recipes.setup.assemble import assemble
+from recipes.setup.spec import RunSpec, with_values
 from tests.support.tiny_runs import tiny
 
 

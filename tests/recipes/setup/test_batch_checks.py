@@ -12,7 +12,7 @@ from methods.metric_learning.triplet import Triplet
 from recipes.contract import Method
 from recipes.contract.composition import compose
 from recipes.contract.environment import Environment
-from recipes.runs.batch_checks import check_batch_contents
+from recipes.setup.batch_checks import check_batch_contents
 
 ENVIRONMENT = Environment("image", frozenset({"weak"}), data="digits")
 

@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 from foundation.files import printable
 from recipes.contract.method import Method
 from recipes.networks.network import Network
-from recipes.runs.assembly import Assembly
-from recipes.runs.length import known_length
-from recipes.runs.title import replaced_methods
+from recipes.setup.assemble import Assembly
+from recipes.setup.length import known_length
+from recipes.setup.title import replaced_methods
 
 
 def remarks(assembly: Assembly, network: Network, trained: bool = False) -> list[str]:

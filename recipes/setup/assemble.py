@@ -26,15 +26,15 @@ from recipes.optimization.build import check_optimizer
 from recipes.optimization.layer_decay import checked_depths
 from recipes.optimization.optimizers import OptimizerSettings
 from recipes.optimization.schedulers import Schedule
-from recipes.runs.batch_checks import check_batch_contents
-from recipes.runs.changes import Change
-from recipes.runs.machine import check_device_list, check_strategy_name
-from recipes.runs.monitor import monitor_of
-from recipes.runs.network_checks import check_batch_norm, check_text_length
-from recipes.runs.patience import check_patience
-from recipes.runs.precision import chosen_precision
-from recipes.runs.radii import check_radii
-from recipes.runs.spec import RunSpec, spec_of, with_values
+from recipes.setup.batch_checks import check_batch_contents
+from recipes.setup.changes import Change
+from recipes.setup.machine import check_device_list, check_strategy_name
+from recipes.setup.monitor import monitor_of
+from recipes.setup.network_checks import check_batch_norm, check_text_length
+from recipes.setup.patience import check_patience
+from recipes.setup.precision import chosen_precision
+from recipes.setup.radii import check_radii
+from recipes.setup.spec import RunSpec, spec_of, with_values
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from recipes.engine.recipe import Recipe
 from recipes.optimization.build import build_optimizer
 from recipes.optimization.layer_decay import scale_layers
 from recipes.optimization.schedulers import build_scheduler
-from recipes.runs.assembly import Assembly
+from recipes.setup.assemble import Assembly
 from recipes.tasks.classification import ClassificationTask, shot_groups
 
 

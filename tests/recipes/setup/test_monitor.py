@@ -5,9 +5,9 @@ from omegaconf import OmegaConf
 
 from foundation.errors import UserError
 from recipes.config.resolve import resolve_command
-from recipes.runs.assembly import assemble
-from recipes.runs.monitor import head_metrics, objective
 from recipes.runs.run import checkpoints
+from recipes.setup.assemble import assemble
+from recipes.setup.monitor import head_metrics, objective
 from tests.support.lab import trial
 from tests.support.tiny_runs import tiny
 
@@ -152,7 +152,7 @@ class Disjoint:
 
 
 def test_heads_are_not_evaluated_on_other_classes():
-    node = {"_target_": "tests.recipes.runs.test_monitor.Disjoint"}
+    node = {"_target_": "tests.recipes.setup.test_monitor.Disjoint"}
     changed = OmegaConf.merge(config(RETRIEVAL), {"data": {"source": None}})
     changed.data.source, changed.monitor = node, None
     outcome = trial(changed)

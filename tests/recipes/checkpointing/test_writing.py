@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from foundation.errors import UserError
-from recipes.runs.checkpoints import AtomicFiles
+from recipes.checkpointing.writing import AtomicFiles
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

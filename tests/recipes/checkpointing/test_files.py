@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from foundation.errors import UserError
-from recipes.runs.checkpoint_files import find_checkpoint, load_checkpoint, run_dir_errors
+from recipes.checkpointing.files import find_checkpoint, load_checkpoint, run_dir_errors
 from tests.support.command import REPOSITORY
 
 # a run of version 0.1 that was stopped after 4 of 8 steps

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from datamodules.facts import DatasetFacts
 from datamodules.text.tokenizer import TextTokenizer
-from recipes.runs.checkpoint_form import FactsForm, TokenizerForm
+from recipes.checkpointing.form import FactsForm, TokenizerForm
 
 
 def test_the_form_of_facts_follows_the_facts():

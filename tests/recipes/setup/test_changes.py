@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from foundation.errors import UserError
-from recipes.runs.changes import PLACE, config_text, differences, parsed
+from recipes.setup.changes import PLACE, config_text, differences, parsed
 
 OLD = {
     "run_dir": "outputs/a/teacher",

@@ -10,7 +10,7 @@ from foundation.errors import UserError
 from recipes.networks import build_network
 from recipes.optimization.build import check_optimizer
 from recipes.optimization.optimizers import NamedOptimizer
-from recipes.runs.network_checks import check_batch_norm, check_text_length
+from recipes.setup.network_checks import check_batch_norm, check_text_length
 from tests.support.tiny_encoders import tiny_config
 
 IMAGE = SimpleNamespace(kind="image", shape=(3, 32, 32))

@@ -1,0 +1,1 @@
+"""From the resolved config to the constructed and checked parts of a run."""
