@@ -7,9 +7,12 @@ from torch import Tensor
 
 from datamodules.checks import load_checked
 from datamodules.facts import DatasetFacts
+from datamodules.fingerprint import all_parts
+from datamodules.further_sets import Further, load_further, parts_of
 from datamodules.labeled_file import listed_rows
 from datamodules.part_loaders import PartLoaders
 from datamodules.source import DataInfo, Loader, Splits, TextPreparation
+from datamodules.sources.text import TextSource
 from datamodules.splits import SplitSettings, class_counts, split_training
 from datamodules.streams import Part
 from datamodules.unlabeled import with_unlabeled
@@ -21,6 +24,7 @@ class CutParts(PartLoaders):
 
     source: Loader
     root: str | None
+    further: dict[str, Further]
     unlabeled: list[str]
     labeled: str | None
     split_settings: SplitSettings
@@ -37,7 +41,12 @@ class CutParts(PartLoaders):
 
     def _load(self) -> Splits:
         splits = load_checked(self.source, self.root)
-        return with_unlabeled(splits, self.unlabeled, self.info, self.source)
+        self._further = {
+            name: load_further(further, splits.train, self.info)
+            for name, further in self.further.items()
+        }
+        own = {name: more.train for name, more in self._further.items()}
+        return with_unlabeled(splits, self.unlabeled, self.info, self.source, own)
 
     def cut(self) -> None:
         """Read the set if that has not been done, and fill `parts`. Raises UserError."""
@@ -61,14 +70,29 @@ class CutParts(PartLoaders):
         elif len(cut.val):
             held = {task: values[cut.val] for task, values in train.targets.items()}
             self.parts["val"] = Part(train, cut.val, held, torch.arange(len(cut.val)))
+        for name, further in self._further.items():
+            self.parts |= parts_of(name, further)
 
     def _fit_text(self, splits: Splits) -> None:
         """Number the words of all parts, and fit views on the training texts."""
         if self.text is not None:
             self.codec = self.text(splits)
+            for source in all_parts(splits, self._further).values():
+                # the sources of the set itself have it by now
+                if isinstance(source, TextSource) and not source.encoded:
+                    source.encode(self.codec)
         for view in self.views.values():
             if hasattr(view, "fit"):
                 view.fit(splits.train)
+
+    @property
+    def transductive(self) -> list[str]:
+        """Further sets whose evaluated samples are trained on without their labels; after setup."""
+        return [
+            name
+            for name, splits in self._further.items()
+            if name in self.unlabeled and splits.train is splits.test
+        ]
 
     def class_counts(self, task: str = "label") -> Tensor:
         """int64 [C]: labeled training samples per class, counted with label noise applied."""

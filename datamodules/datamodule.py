@@ -8,10 +8,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from datamodules.cut_parts import CutParts
+from datamodules.further_sets import further_sets, look_at
 from datamodules.samplers import MakeOrder, Order, ShuffledPasses, StepSampler
 from datamodules.source import DataInfo, Loader, TextPreparation
 from datamodules.splits import SplitSettings
-from datamodules.streams import StepDataset, StepLoader
+from datamodules.streams import Part, StepDataset, StepLoader, StreamRequest
 from datamodules.unlabeled import count_unlabeled
 from datamodules.views.named import named_view
 from foundation.errors import UserError, nearest
@@ -68,6 +69,9 @@ class StreamDataModule(CutParts):
     labels: labels kept in all, in equal numbers of each class, at least one each; null: all.
     labeled: txt, json or npy file that lists the samples that keep their labels; null: none. By
         position in the training part or by name; for published splits.
+    sources: further sets by name, evaluated as `NAME_test/accuracy`. A folder or file is read as
+        the set itself is; a mapping has the `source`, a loader, and its `root`. Their classes are
+        those of the set itself. `data.unlabeled=[NAME]` trains on their samples without labels.
     """
 
     def __init__(
@@ -94,10 +98,12 @@ class StreamDataModule(CutParts):
         unlabeled: str | list[str] | None = None,
         labels: Count | None = None,
         labeled: str | None = None,
+        sources: dict[str, Any] | None = None,
     ):
         super().__init__(eval_batch_size, num_workers, device_memory)
         self.source = source
         self.root = root
+        self.further = further_sets(sources or {}, source, root)
         self.unlabeled = [unlabeled] if isinstance(unlabeled, str) else list(unlabeled or [])
         self.batch_size = batch_size
         self.unlabeled_ratio = unlabeled_ratio
@@ -133,6 +139,7 @@ class StreamDataModule(CutParts):
         self.info: DataInfo = source.info()
         self.kind = self.info.kind
         self.streams = {"labeled"}
+        self.own_streams: dict[str, StreamRequest] = {}
         self.orders: dict[str, MakeOrder] = {}
         self.tasks: dict[str, int] = {}
         self.classes: dict[str, list[str]] = {}
@@ -141,13 +148,18 @@ class StreamDataModule(CutParts):
 
     # -- requests of methods, before anything is read ----------------------------------------------
     def request(
-        self, streams: Iterable[str], orders: Mapping[str, MakeOrder] | None = None
+        self,
+        streams: Iterable[str],
+        orders: Mapping[str, MakeOrder] | None = None,
+        own: Mapping[str, StreamRequest] | None = None,
     ) -> None:
         """Request streams; the requests of all methods are merged.
 
         orders: the order of samples by stream; shuffled passes for a stream without one.
+        own: streams beside `labeled` and `unlabeled`, by name.
         """
-        known = {"labeled", "unlabeled"}
+        self.own_streams |= own or {}
+        known = {"labeled", "unlabeled", *self.own_streams}
         for stream in streams:
             if stream not in known:
                 raise UserError(f"data: there is no stream '{stream}'; {nearest(stream, known)}")
@@ -164,7 +176,10 @@ class StreamDataModule(CutParts):
         preview = getattr(self.source, "preview", None)
         if preview is not None:
             self.info = preview(self.root)
-        further = count_unlabeled(self.unlabeled, self.info)
+        for more in self.further.values():
+            look_at(more, self.info)
+        places = [place for place in self.unlabeled if place not in self.further]
+        further = count_unlabeled(places, self.info)
         self.info = replace(self.info, unlabeled=self.info.unlabeled + further)
 
     def setup(self, stage: str | None = None) -> None:
@@ -205,7 +220,14 @@ class StreamDataModule(CutParts):
     def batch_sizes(self) -> dict[str, int]:
         """Samples of each stream in one micro-batch, over all ranks."""
         sizes = {"labeled": self.batch_size, "unlabeled": self.batch_size * self.unlabeled_ratio}
+        for stream, request in self.own_streams.items():
+            sizes[stream] = self.batch_size * request.per_labeled
         return {stream: sizes[stream] for stream in sorted(self.streams)}
+
+    def part_of(self, stream: str) -> Part:
+        """The samples of a stream, after setup."""
+        own = self.own_streams.get(stream)
+        return self.parts[stream if own is None else own.part]
 
     def train_dataloader(self) -> StepLoader:
         rank, world, total = self._where()
@@ -221,7 +243,7 @@ class StreamDataModule(CutParts):
         sizes = self.batch_sizes()
         orders = {name: self._order(name, size, total) for name, size in sizes.items()}
         sampler = StepSampler(orders, sizes, total, rank, world, start=lambda: self.position)
-        parts = {stream: self._placed(self.parts[stream]) for stream in sizes}
+        parts = {stream: self._placed(self.part_of(stream)) for stream in sizes}
         dataset = StepDataset(parts)
         return StepLoader(
             dataset,
@@ -233,7 +255,7 @@ class StreamDataModule(CutParts):
         )
 
     def _order(self, stream: str, batch_size: int, total: int) -> Order:
-        part = self.parts[stream]
+        part = self.part_of(stream)
         if stream in self.orders:
             return self.orders[stream](part.targets, batch_size, total, self.seed, stream)
         return ShuffledPasses(len(part), self.seed, stream)
@@ -256,7 +278,7 @@ class StreamDataModule(CutParts):
             for stream, size in sizes.items():
                 start = number * size
                 rows = orders[stream].take(start, start + max(2, int(share * size)))
-                batch[stream] = self.parts[stream].fetch(rows)
+                batch[stream] = self.part_of(stream).fetch(rows)
             self._reference.append(batch)
         return self._reference
 

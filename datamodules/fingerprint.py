@@ -52,10 +52,21 @@ def block_size(samples: int) -> int:
     return size
 
 
-def fingerprint_of(splits: Splits) -> Fingerprint:
-    """The fingerprint of all parts of a set."""
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    return {name: part_of(source) for name, source in parts.items() if source is not None}
+def fingerprint_of(splits: Splits, further: Mapping[str, Splits] | None = None) -> Fingerprint:
+    """The fingerprint of all parts of a set, and of the further sets of a run by their names."""
+    parts = all_parts(splits, further or {})
+    return {name: part_of(source) for name, source in parts.items()}
+
+
+def all_parts(splits: Splits, further: Mapping[str, Splits]) -> dict[str, Source]:
+    """The parts that there are, those of a further set as `NAME/train` and so on."""
+    found = {}
+    for prefix, one in [("", splits), *((f"{name}/", more) for name, more in further.items())]:
+        for part in ("train", "val", "test"):
+            source = getattr(one, part)
+            if source is not None:
+                found[f"{prefix}{part}"] = source
+    return found
 
 
 def part_of(source: Source) -> dict[str, Any]:
@@ -74,26 +85,26 @@ def part_of(source: Source) -> dict[str, Any]:
     }
 
 
-def data_changes(old: Any, new: Fingerprint, splits: Splits, where: str) -> list[DataChange]:
+def data_changes(
+    old: Any, new: Fingerprint, sources: Mapping[str, Source], where: str
+) -> list[DataChange]:
     """What differs between the data of a checkpoint and those that were read, a part each.
 
     old: the fingerprint in the checkpoint; None in one of an older version.
+    sources: the parts that were read, of `all_parts`.
     where: begins the message of the UserError for a fingerprint that is none.
     """
     if old is None:
         return []
     check_form(old, where)
     changes = []
-    for part in ("train", "val", "test"):
+    for part in dict.fromkeys([*new, *old]):
         before, now = old.get(part), new.get(part)
-        if before is None and now is None:
-            continue
         if before is None or now is None:
             sizes = [f"{entry['samples']} samples" if entry else "none" for entry in (before, now)]
             changes.append(DataChange(part, *sizes))
             continue
-        source = getattr(splits, part)
-        changes += part_changes(part, before, now, source)
+        changes += part_changes(part, before, now, sources[part])
     return changes
 
 

@@ -6,9 +6,9 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningDataModule
 
-from datamodules.fingerprint import Fingerprint, fingerprint_of
+from datamodules.fingerprint import Fingerprint, all_parts, fingerprint_of
 from datamodules.samplers import ShareSampler
-from datamodules.source import Splits
+from datamodules.source import Source, Splits
 from datamodules.splits import count_without_label
 from datamodules.streams import BatchLoader, Part, PartDataset, PlacedPart, Places, moved
 from datamodules.unlabeled import shared_with_test
@@ -29,6 +29,7 @@ class PartLoaders(LightningDataModule):
         self.device_memory = device_memory
         self.parts: dict[str, Part] = {}
         self._splits: Splits | None = None
+        self._further: dict[str, Splits] = {}
         self._fingerprint: Fingerprint | None = None
         self._shared: tuple[int, str] | None = None
         self._place: tuple[int, int, int] | None = None
@@ -68,7 +69,7 @@ class PartLoaders(LightningDataModule):
     def fingerprint(self) -> Fingerprint:
         """What tells these data from others; computed once."""
         if self._fingerprint is None:
-            self._fingerprint = fingerprint_of(self.splits)
+            self._fingerprint = fingerprint_of(self.splits, self._further)
         return self._fingerprint
 
     # -- rank and device ---------------------------------------------------------------------------
@@ -109,21 +110,30 @@ class PartLoaders(LightningDataModule):
         return {"workers": self.num_workers, "pin": on_host and self._device().type == "cuda"}
 
     # -- evaluation --------------------------------------------------------------------------------
-    def _evaluation_loader(self, name: str) -> BatchLoader | list[Any]:
-        if name not in self.parts:
-            return []
+    def evaluated(self, stage: str) -> list[str]:
+        """The parts that are evaluated in a stage, `val` or `test`, in order: those of further sets,
+        and the set's own last, whose samples and counts the report shows."""
+        further = [f"{name}_{stage}" for name in self._further]
+        return [name for name in (*further, stage) if name in self.parts]
+
+    def sources(self) -> dict[str, Source]:
+        """Everything that was read, before any cut: the sources of the fingerprint."""
+        return all_parts(self.splits, self._further)
+
+    def evaluation_loader(self, name: str) -> BatchLoader:
+        """One pass over a part in evaluation batches, each rank over its share."""
         part = self._placed(self.parts[name])
         rank, world, _ = self._where()
         sampler = ShareSampler(len(part), self.eval_batch_size, rank, world)
         # validation runs many times, testing once: only validation keeps its workers
-        persistent = name == "val"
+        persistent = name in self.evaluated("val")
         return BatchLoader(PartDataset(part), sampler, persistent=persistent, **self._options(part))
 
-    def val_dataloader(self) -> BatchLoader | list[Any]:
-        return self._evaluation_loader("val")
+    def val_dataloader(self) -> list[BatchLoader]:
+        return [self.evaluation_loader(name) for name in self.evaluated("val")]
 
-    def test_dataloader(self) -> BatchLoader | list[Any]:
-        return self._evaluation_loader("test")
+    def test_dataloader(self) -> list[BatchLoader]:
+        return [self.evaluation_loader(name) for name in self.evaluated("test")]
 
     def pass_over(self, name: str) -> BatchLoader:
         """One pass over a whole part in its own order, on every rank, in evaluation batches."""

@@ -142,15 +142,15 @@ class ShareSampler(Sampler):
     padding.
 
     Rank r has a contiguous share. Shares differ by at most one sample, and all ranks have equally
-    many batches (unless there are fewer samples than ranks), so collectives in an evaluation loop
-    do not hang.
+    many batches, so collectives in an evaluation loop do not hang: with fewer samples than ranks
+    some ranks have an empty one.
     """
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1):
         share = torch.arange(size).tensor_split(world)[rank]
         largest = -(-size // world)
         batches = max(-(-largest // batch_size), 1)
-        self.batches = [batch for batch in share.tensor_split(batches) if len(batch)]
+        self.batches = list(share.tensor_split(batches))
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.batches)

@@ -65,6 +65,19 @@ class Part:
         }
 
 
+@dataclass(frozen=True)
+class StreamRequest:
+    """A stream of a method's own, beside `labeled` and `unlabeled`.
+
+    part: whose samples it has: `labeled`, `unlabeled`, or the name of a further set of the run
+        (`data.sources`).
+    per_labeled: samples for each labeled one, at least 1.
+    """
+
+    part: str
+    per_labeled: int = 1
+
+
 class PlacedPart(Part):
     """A part whose samples are stored on the device: a batch is a gather there. Only row numbers,
     index and targets are copied, in one non-blocking transfer."""

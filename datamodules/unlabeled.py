@@ -1,10 +1,11 @@
 """Samples without labels beside a labeled set: `data.unlabeled=FOLDER_OR_FILE`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from datamodules.further_sets import without_targets
 from datamodules.joined import Joined
 from datamodules.names import expanded, printable
 from datamodules.source import DataInfo, Source, Splits
@@ -21,23 +22,36 @@ TEXT = "text"  # usual name of the column
 
 
 def with_unlabeled(
-    splits: Splits, places: Sequence[str], info: DataInfo, loader: Any = None
+    splits: Splits,
+    places: Sequence[str],
+    info: DataInfo,
+    loader: Any = None,
+    further: Mapping[str, Source] | None = None,
 ) -> Splits:
     """The same set with further training samples, whose targets are -1.
 
-    places: folders of pictures, or files of texts.
+    places: folders of pictures, files of texts, or names of further sets.
     loader: that of the set, which says how its files are read (`check`, `text_column`, …).
+    further: training samples of further sets by name.
 
     Raises UserError, one line, for a place that does not fit.
     """
     if not places:
         return splits
+    known = further or {}
     if info.kind == "text":
         train = splits.train
         assert isinstance(train, TextSource)
-        texts = [text for place in places for text in texts_of(place, loader)]
+        texts = []
+        for place in places:
+            source = known.get(place)
+            texts += source.texts if isinstance(source, TextSource) else texts_of(place, loader)
         return replace(splits, train=joined_texts(train, texts))
-    more = [pictures_of(place, info, getattr(loader, "check", "all")) for place in places]
+    check = getattr(loader, "check", "all")
+    more = [
+        without_targets(known[place]) if place in known else pictures_of(place, info, check)
+        for place in places
+    ]
     return replace(splits, train=Joined([splits.train, *more]))
 
 

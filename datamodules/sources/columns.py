@@ -152,12 +152,17 @@ def class_names(labels: Iterable[str]) -> list[str]:
     return sorted(names)
 
 
-def classes_of(path: Path, labels: Labels, tasks: dict[str, str]) -> dict[str, list[str]]:
-    """The classes of every task. Raises UserError unless each has two."""
-    classes = {
+def named_classes(labels: Labels) -> dict[str, list[str]]:
+    """The classes of every task that occur."""
+    return {
         task: class_names(value for value in values if value is not None)
         for task, values in labels.items()
     }
+
+
+def classes_of(path: Path, labels: Labels, tasks: dict[str, str]) -> dict[str, list[str]]:
+    """The classes of every task. Raises UserError unless each has two."""
+    classes = named_classes(labels)
     for task, names in classes.items():
         if not names:
             raise UserError(f"{path}: no row has a label (column '{tasks[task]}')")

@@ -1,6 +1,7 @@
 """Images in folders: ROOT/train/CLASS/*.png and ROOT/test/CLASS/*.png, or ROOT/CLASS/*.png with a
 share held out for test."""
 
+import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -144,6 +145,14 @@ class ImageFolder:
         self.channels = channels
         self.test_fraction = test_fraction
         self.check = check
+        self.divides = True
+
+    def at(self, place: str, root: str | Path | None = None) -> tuple["ImageFolder", str]:
+        """The loader and the root of a further set like this one. Without folders for its parts,
+        all its pictures are for training streams and for evaluation alike."""
+        other = copy.copy(self)
+        other.divides = False
+        return other, place
 
     def info(self) -> DataInfo:
         return DataInfo("image", {"label": None}, (self.channels, self.size, self.size), None)
@@ -189,6 +198,10 @@ class ImageFolder:
     def _cut(self, folder: Path, names: Sequence[str]) -> Splits:
         """Splits of a folder of classes: a share of each is held out for test."""
         paths, labels = list_pictures(folder, names)
+        if not self.divides:
+            everything = torch.ones(len(labels), dtype=torch.bool)
+            whole = self._part(paths, labels, everything, names, folder)
+            return Splits(whole, whole)
         counts = validation_counts(class_counts(labels, len(names)), self.test_fraction)
         tested = torch.zeros(len(labels), dtype=torch.bool)
         tested[take_per_class(labels, counts, generator("image_folder", "test"))] = True

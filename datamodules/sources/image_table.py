@@ -4,14 +4,22 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from datamodules.names import expanded, printable
 from datamodules.source import DataInfo, Source, Splits
-from datamodules.sources.columns import Columns, Format, Rows, check_known, classes_of, task_columns
+from datamodules.sources.columns import (
+    Columns,
+    Format,
+    Rows,
+    check_known,
+    classes_of,
+    named_classes,
+    task_columns,
+)
 from datamodules.sources.files import check_regular
 from datamodules.sources.folder_source import FolderSource
 from datamodules.sources.image_folder import PARTS, Check
@@ -45,6 +53,8 @@ class ImageTable:
     split_column: column that names the part of every row, train, val or test (also training, valid,
         dev …); null: hold out test_fraction.
     test_table: file of the test part, in place of a split column; null: none.
+    val_table: file of the validation part, in place of a split column; null: hold out
+        data.val_fraction of the training rows.
     folder: folder that the paths begin in, relative to data.root where that is set; null: that of
         the table.
     size: side of the square that every picture is brought to, in pixels, at least 1.
@@ -75,12 +85,17 @@ class ImageTable:
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
         check: Check = "all",
         unlabeled: bool = True,
+        val_table: str | None = None,
     ):
-        if split_column is not None and test_table is not None:
-            key = f"data.source.split_column={split_column}"
-            raise UserError(key, "data.source.test_table names the test part too", "leave one out")
+        for part, file in (("test", test_table), ("val", val_table)):
+            if split_column is not None and file is not None:
+                key = f"data.source.split_column={split_column}"
+                problem = f"data.source.{part}_table names the {part} part too"
+                raise UserError(key, problem, "leave one out")
         self.table = table
         self.test_table = test_table
+        self.val_table = val_table
+        self.divides = True
         self.folder = folder
         self.size = size
         self.channels = channels
@@ -99,6 +114,15 @@ class ImageTable:
             split,
             part_named,
         )
+
+    def at(self, place: str, root: str | Path | None = None) -> tuple["ImageTable", Any]:
+        """The loader and the root of a further set like this one. Without a split column, all its
+        pictures are for training streams and for evaluation alike."""
+        other = copy.copy(self)
+        other.table = place
+        other.val_table = other.test_table = None
+        other.divides = False
+        return other, root
 
     def info(self) -> DataInfo:
         shape = (self.channels, self.size, self.size)
@@ -129,15 +153,27 @@ class ImageTable:
         path = base / expanded(self.table)
         rows = self.columns.read(path)
         place = base / expanded(self.folder) if self.folder is not None else path.parent
-        if self.test_table is not None:
-            test_path = base / expanded(self.test_table)
-            test = self.columns.read(test_path)
-            classes = classes_of(path, rows.labels, self.columns.tasks)
-            check_known(test_path, test, classes, path)
-            return Splits(self._part(rows, classes, place), self._part(test, classes, place))
         if self.columns.split:
             return self._by_column(path, rows, place)
-        whole = self._part(rows, classes_of(path, rows.labels, self.columns.tasks), place)
+        if not self.divides:
+            whole = self._part(rows, named_classes(rows.labels), place)
+            return Splits(whole, whole)
+        classes = classes_of(path, rows.labels, self.columns.tasks)
+        train = self._part(rows, classes, place)
+
+        def other(table: str) -> FolderSource:
+            further = base / expanded(table)
+            more = self.columns.read(further)
+            check_known(further, more, classes, path)
+            return self._part(more, classes, place)
+
+        val = None if self.val_table is None else other(self.val_table)
+        if self.test_table is not None:
+            return Splits(train, other(self.test_table), val)
+        return replace(self._cut(path, train), val=val)
+
+    def _cut(self, path: Path, whole: FolderSource) -> Splits:
+        """A share of every class is held out for test."""
         first = next(iter(whole.targets.values()))
         kept, held = stratified_split(first, self.test_fraction, "image_table")
         if not len(held):

@@ -47,6 +47,11 @@ class TextSource(Source):
         return len(self.texts)
 
     @property
+    def encoded(self) -> bool:
+        """Whether the words are numbered."""
+        return self._codec is not None
+
+    @property
     def codec(self) -> "Codec":
         if self._codec is None:
             raise RuntimeError(

@@ -1,8 +1,9 @@
 """Texts and labels from a csv, tsv or jsonl file."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -14,6 +15,7 @@ from datamodules.sources.columns import (
     check_known,
     class_names,
     classes_of,
+    named_classes,
     task_columns,
 )
 from datamodules.sources.files import file_size
@@ -34,6 +36,7 @@ class TextFile:
 
     train_file: training file, relative to data.root where that is set.
     test_file: test file; null: hold out test_fraction.
+    val_file: validation file; null: hold out data.val_fraction of the training texts.
     text_column: column of the texts: name in the header or key in json, or position from 0 with
         header=false.
     label_column: column of the labels; a list [a, b] is a task for each column.
@@ -58,15 +61,27 @@ class TextFile:
         header: bool = True,
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
         unlabeled: bool = True,
+        val_file: str | None = None,
     ):
         self.train_file = train_file
         self.test_file = test_file
+        self.val_file = val_file
         self.text_column = str(text_column)
         self.encoding = encoding
         self.header = header
         self.test_fraction = test_fraction
         tasks = task_columns(label_column)
         self.columns = Columns(self.text_column, "text", tasks, format, encoding, header, unlabeled)
+        self.divides = True
+
+    def at(self, place: str, root: str | Path | None = None) -> tuple["TextFile", Any]:
+        """The loader and the root of a further set like this one: a file whose texts are all for
+        training streams and for evaluation alike."""
+        other = copy.copy(self)
+        other.train_file = place
+        other.val_file = other.test_file = None
+        other.divides = False
+        return other, root
 
     def info(self) -> DataInfo:
         return DataInfo("text", dict.fromkeys(self.columns.tasks))
@@ -74,9 +89,8 @@ class TextFile:
     def preview(self, root: str | Path | None) -> DataInfo:
         """What a small file tells; of a large one the names of its columns are checked."""
         folder = expanded(root) if root is not None else Path()
-        paths = [folder / expanded(self.train_file)]
-        if self.test_file is not None:
-            paths.append(folder / expanded(self.test_file))
+        files = [self.train_file, self.test_file, self.val_file]
+        paths = [folder / expanded(file) for file in files if file is not None]
         if any(file_size(str(path)) > PREVIEWED_BYTES for path in paths):
             for path in paths:
                 self.columns.check(path)
@@ -92,14 +106,22 @@ class TextFile:
         folder = expanded(root) if root is not None else Path()
         train_path = folder / expanded(self.train_file)
         rows = self.columns.read(train_path)
+        if not self.divides:
+            whole = text_source(rows.values, rows.labels, named_classes(rows.labels))
+            return Splits(whole, whole)
         classes = classes_of(train_path, rows.labels, self.columns.tasks)
         train = text_source(rows.values, rows.labels, classes)
-        if self.test_file is None:
-            return self._hold_out(train, train_path)
-        test_path = folder / expanded(self.test_file)
-        rows = self.columns.read(test_path)
-        check_known(test_path, rows, classes, train_path)
-        return Splits(train=train, test=text_source(rows.values, rows.labels, classes))
+
+        def other(file: str) -> TextSource:
+            path = folder / expanded(file)
+            more = self.columns.read(path)
+            check_known(path, more, classes, train_path)
+            return text_source(more.values, more.labels, classes)
+
+        val = None if self.val_file is None else other(self.val_file)
+        if self.test_file is not None:
+            return Splits(train, other(self.test_file), val)
+        return replace(self._hold_out(train, train_path), val=val)
 
     def _hold_out(self, source: TextSource, path: Path) -> Splits:
         task, targets = next(iter(source.targets.items()))  # the split is stratified by it

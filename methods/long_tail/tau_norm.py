@@ -129,7 +129,7 @@ class TauNorm(Method):
         if self.tau is not None or data is None:
             return
         modules: Mapping[str, Candidates] = context.method_modules[self.key]
-        for batch in data.val_dataloader():
+        for batch in data.evaluation_loader("val") if "val" in data.parts else ():
             batch = data.transfer_batch_to_device(batch, context.device, 0)
             with trainer.precision_plugin.val_step_context(), context.reporting() as network:
                 logits = network(network.embed(context.evaluation_view(batch))).logits

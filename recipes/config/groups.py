@@ -49,17 +49,21 @@ def description(path: Path) -> str:
 
 # a mapping in braces, an interpolation and null stay values
 NO_CHOICE = r"\s*(?:\{|\$|null\s*$)"
+# names in it are the user's own
+OPEN = re.compile(r"^data\.sources\.")
 ATTACK_OF_METHOD = re.compile(rf"^methods\.(\w+)\.attack=(?!{NO_CHOICE})")
 
 
 def to_hydra(overrides: Sequence[str], root: Path = CONFIGS) -> list[str]:
     """Overrides in Hydra's words: `evaluate.attack=pgd` chooses of the group `evaluate/attack`,
-    `methods.pgd_at.attack=bim` of the group `attack` for that method.
+    `methods.pgd_at.attack=bim` of the group `attack` for that method. `data.sources.NAME=PLACE`
+    adds a name.
 
     The same words name the choice and its keys. A mapping in braces stays a value."""
     names = "|".join(sorted(p.name for p in (root / "evaluate").glob("*") if p.is_dir()))
     choice = re.compile(rf"^([+~]*)evaluate\.({names})(?==(?!\s*\{{)|$)")
     texts = [choice.sub(r"\1evaluate/\2", text) for text in overrides]
+    texts = [f"++{text}" if OPEN.match(text) else text for text in texts]
     if not (root / "attack").is_dir():
         return texts
     texts = [ATTACK_OF_METHOD.sub(r"+attack@methods.\1.attack=", text) for text in texts]
@@ -71,6 +75,8 @@ def to_hydra(overrides: Sequence[str], root: Path = CONFIGS) -> list[str]:
 def from_hydra(group: str) -> str:
     """A group or an override as the user writes it: the inverse of `to_hydra`."""
     group = re.sub(r"^\+?attack@", "", group)
+    if OPEN.match(group.removeprefix("++")):
+        group = group.removeprefix("++")
     return re.sub(r"^([+~]*)evaluate/", r"\1evaluate.", group)
 
 

@@ -1,5 +1,6 @@
 """The interface of methods: `from recipes.contract import Context, Declaration, Method`."""
 
+from datamodules.streams import StreamRequest
 from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration
 from recipes.contract.method import POINTS, Closure, Method
@@ -16,5 +17,6 @@ __all__ = [
     "Horizon",
     "Method",
     "Probe",
+    "StreamRequest",
     "TeacherRequest",
 ]

@@ -2,11 +2,12 @@
 declarations, before data or device are used."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations, permutations
 from typing import Any
 
 from datamodules.samplers import MakeOrder
+from datamodules.streams import StreamRequest
 from foundation.errors import ConfigErrors, UserError
 from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration
@@ -30,6 +31,7 @@ class Composition:
     teacher: TeacherRequest | None
     evaluates_teacher: bool
     embedding: EmbeddingRequest | None = None
+    own_streams: dict[str, StreamRequest] = field(default_factory=dict)
 
     @property
     def streams(self) -> set[str]:
@@ -92,9 +94,11 @@ def compose(methods: Mapping[str, Method], environment: Environment) -> Composit
     ordered = {key: declarations[key] for key in _order(declarations)}
     slots: dict[str, str] = {}
     orders: dict[str, MakeOrder] = {}
+    own_streams: dict[str, StreamRequest] = {}
     for key, declaration in ordered.items():
         slots |= dict.fromkeys(declaration.slots, key)
         orders |= declaration.orders
+        own_streams |= declaration.streams
     return Composition(
         methods={key: methods[key] for key in ordered},
         declarations=ordered,
@@ -104,6 +108,7 @@ def compose(methods: Mapping[str, Method], environment: Environment) -> Composit
         teacher=teacher,
         evaluates_teacher=any(d.evaluates_teacher for d in declarations.values()),
         embedding=embedding,
+        own_streams=own_streams,
     )
 
 
@@ -155,6 +160,12 @@ def _unmet_by_data(
             f"{option} needs {least} tasks or more, {data} has {environment.tasks}: "
             "choose data with more, e.g. data=digits data.source.tasks=[label,parity]"
         )
+    for stream, request in declaration.streams.items():
+        if request.part not in {"labeled", "unlabeled", *environment.sources}:
+            yield (
+                f"{option} needs the set '{request.part}' for its stream '{stream}', and {data} is "
+                f"alone: name it, data.sources={{{request.part}: PLACE}}"
+            )
     available = ", ".join(sorted(environment.views))
     for stream, names in declaration.views.items():
         for view in sorted({base_view(name) for name in names} - environment.views):
@@ -203,6 +214,9 @@ def _collisions(declarations: Mapping[str, Declaration], environment: Environmen
             # the slot `sampler` is the order of the labeled stream
             if not (stream == "labeled" and "sampler" in shared):
                 yield f"{one} and {other} both set the order of {stream} samples, {only_one}"
+        for stream in first.streams.keys() & second.streams.keys():
+            if first.streams[stream] != second.streams[stream]:
+                yield f"{one} and {other} both declare the stream {stream}, {only_one}"
         yield from _refusals(one, first, other, second)
         yield from _refusals(other, second, one, first)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from datamodules.samplers import MakeOrder
+from datamodules.streams import StreamRequest
 from foundation.renamed import older_fields
 from recipes.networks.requests import EmbeddingRequest, TeacherRequest
 
@@ -16,6 +17,8 @@ class Declaration:
     modalities: data it works on, `image` or `text`.
     tasks_at_least: smallest number of heads of the network.
     views: views it needs, by stream; the streams named here are loaded.
+    streams: streams of its own beside `labeled` and `unlabeled`: whose samples they have, and how
+        many. Their views and order are declared as for those.
     slots: things that only one method may own, of `vocabulary.SLOTS`.
     orders: the order of a stream's samples, by stream; only one method may set it.
     tags: properties that other methods may refer to, of `vocabulary.TAGS`.
@@ -43,6 +46,7 @@ class Declaration:
     modalities: tuple[str, ...] = ("image", "text")
     tasks_at_least: int = 1
     views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    streams: Mapping[str, StreamRequest] = field(default_factory=dict)
     slots: tuple[str, ...] = ()
     orders: Mapping[str, MakeOrder] = field(default_factory=dict)
     tags: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ class Environment:
     views: base names of the data set's views (`weak`, `strong`).
     tasks: number of heads, None if unknown.
     shape: (C, H, W) of pictures, None for texts or if it is known only after reading.
+    sources: names of the sets beside the first one, of `data.sources`.
     """
 
     kind: str
@@ -24,6 +25,7 @@ class Environment:
     devices: int = 1
     compile: bool = False
     families: Mapping[str, str] = field(default_factory=dict)
+    sources: frozenset[str] = frozenset()
 
     def option(self, key: str) -> str:
         """The command-line option of a method, e.g. `regularization=mixup`."""

@@ -1,12 +1,13 @@
 """The evaluation half of a recipe: Lightning's hooks, and calls of methods and probes, are passed
 on to `Reported`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
 from torch import Tensor, nn
 
+from foundation.errors import UserError, nearest
 from foundation.randomness import SampleRandomness
 from recipes.contract.probe import Probe
 from recipes.engine.collapse import CollapseWatch, print_warnings
@@ -22,6 +23,7 @@ from recipes.step.step import Embedded, Output
 class EvaluatedModule(LeanModule):
     """reported: predicts and evaluates.
     monitor: the metric that every validation must have.
+    evaluated: the parts by stage, `val` or `test`.
     latest: the last value of every metric.
     collapse: notices predictions of one class, or at chance.
     """
@@ -31,6 +33,9 @@ class EvaluatedModule(LeanModule):
     monitor: str | None
     latest: dict[str, float]
     collapse: CollapseWatch
+    evaluated: Mapping[str, Sequence[str]]
+    _part: str  # that is being evaluated
+    _values: dict[str, float]  # of the parts that are done
     total_steps: int
 
     def make_evaluation(self, parts: RecipeParts) -> None:
@@ -51,13 +56,33 @@ class EvaluatedModule(LeanModule):
             probe.build(cast(Run, self))
         self.collapse = CollapseWatch(tasks, composition, parts.total_steps)
         self.monitor = parts.monitor
+        self.evaluated = parts.evaluated
         self.latest = {}
+        self._part = ""
+        self._values = {}
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.reported.evaluate(batch, "val")
+    def validation_step(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._evaluate(batch, "val", dataloader_idx)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.reported.evaluate(batch, "test")
+    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluate(batch, "test", dataloader_idx)
+
+    def _evaluate(self, batch: dict[str, Any], stage: str, number: int) -> None:
+        part = self.evaluated[stage][number]
+        if part != self._part:
+            self._close(stage)
+            self._part = part
+        if len(batch["index"]):  # of a few samples a rank may have none
+            self.reported.evaluate(batch, stage)
+
+    def _close(self, stage: str) -> None:
+        """The metrics of the part that was evaluated before: the accumulators serve all parts, one
+        after the other. Every rank has as many batches, so all close it together."""
+        if self._part:
+            self._values |= self.reported.results(self._part, stage)
+            self._part = ""
 
     def on_validation_epoch_start(self) -> None:
         keep_whole(self.network, self.device_mesh, True)
@@ -71,18 +96,27 @@ class EvaluatedModule(LeanModule):
     def on_test_epoch_end(self) -> None:
         self._conclude("test")
 
-    def _conclude(self, part: str) -> None:
+    def _conclude(self, stage: str) -> None:
         keep_whole(self.network, self.device_mesh, False)
-        values = self.reported.results(part, self.monitor)
+        self._close(stage)
+        values = self._values
+        self._values = {}
+        self._check_monitor(stage, values)
         # callbacks (best checkpoint, pruning) read Lightning's metrics; `report` logs them, with
         # optimizer steps as x-axis
         self.log_dict(values, logger=False)
         self.report(values, self.trainer.global_step)
         if self.total_steps and not self.trainer.sanity_checking:
-            judge = self.collapse.validated if part == "val" else self.collapse.ended
+            judge = self.collapse.validated if stage == "val" else self.collapse.ended
             lines = judge(self.evaluator.class_counts, self.trainer.global_step)
             if self.trainer.is_global_zero:
                 print_warnings(lines)
+
+    def _check_monitor(self, stage: str, values: Mapping[str, float]) -> None:
+        """Raise UserError if a validation lacks the metric that judges the run."""
+        if stage == "val" and self.monitor and self.monitor not in values:
+            problem = "validation has no such metric"
+            raise UserError(f"monitor={self.monitor}", problem, nearest(self.monitor, values))
 
     def report(self, values: dict[str, float], step: int) -> None:
         self.latest |= values

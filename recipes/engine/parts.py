@@ -36,6 +36,7 @@ class RecipeParts:
     reference_batches: training batches on which BatchNorm moments are estimated; None: no estimate.
     probes: measurements in addition to the tasks' metrics.
     classifies: evaluation measures the heads.
+    evaluated: the parts that are evaluated, by stage, `val` or `test`; the set's own last.
     monitor: the metric that every validation must have.
     seed: of the run.
     total_steps: optimizer steps of the whole run.
@@ -58,6 +59,9 @@ class RecipeParts:
     reference_batches: ReferenceBatches | None = None
     probes: Sequence[Probe] = ()
     classifies: bool = True
+    evaluated: Mapping[str, Sequence[str]] = field(
+        default_factory=lambda: {"val": ["val"], "test": ["test"]}
+    )
     monitor: str | None = None
     seed: int = 0
     total_steps: int = 1

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from datamodules.streams import moved
-from foundation.errors import UserError, nearest
 from foundation.randomness import Randomness, SampleRandomness
 from recipes.contract.composition import Composition
 from recipes.contract.context import Context
@@ -164,26 +163,22 @@ class Reported:
         randomness = Randomness(self.run.seed, 0, device=self.run.device)
         return self.make_view(Stream("evaluation", **batch), "raw", randomness)
 
-    def evaluate(self, batch: dict[str, Any], part: str) -> None:
-        """Add a batch to the metrics of `val` or `test`."""
+    def evaluate(self, batch: dict[str, Any], stage: str) -> None:
+        """Add a batch to the metrics. stage: `val` or `test`."""
         view = self.evaluation_view(batch)
         for raw in self.evaluator.variants if self.evaluator.names else ():
             logits = self.predict_logits(view, raw, batch["index"])
             self.evaluator.update(raw, logits, batch["targets"])
-        for probe in self.probes_of(part):
+        for probe in self.probes_of(stage):
             probe.update(self.run, view, batch["targets"], batch["index"])
 
-    def probes_of(self, part: str) -> list[Probe]:
-        return [probe for probe in self.probes if part in probe.parts]
+    def probes_of(self, stage: str) -> list[Probe]:
+        return [probe for probe in self.probes if stage in probe.parts]
 
-    def results(self, part: str, monitor: str | None) -> dict[str, float]:
-        """All metrics of a part; accumulation restarts. monitor: a metric that validation must
-        have, else UserError."""
+    def results(self, part: str, stage: str) -> dict[str, float]:
+        """All metrics of a part; accumulation restarts for the next one."""
         values = self.evaluator.compute(part)
-        for probe in self.probes_of(part):
+        for probe in self.probes_of(stage):
             values |= {f"{part}/{name}": float(value) for name, value in probe.compute().items()}
             probe.reset()
-        if part == "val" and monitor and monitor not in values:
-            hint = nearest(monitor, values)
-            raise UserError(f"monitor={monitor}: validation has no such metric; {hint}")
         return values

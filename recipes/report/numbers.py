@@ -36,8 +36,11 @@ def is_cost(name: str) -> bool:
 
 
 def tested(monitor: str) -> str:
-    """The test metric of a monitored one: `val/recall@1` -> `test/recall@1`."""
-    return f"test/{monitor.partition('/')[2]}"
+    """The test metric of a monitored one: `val/recall@1` -> `test/recall@1`, and of a further set
+    `sketch_val/accuracy` -> `sketch_test/accuracy`."""
+    part, _, metric = monitor.partition("/")
+    further = part.removesuffix("val") if part.endswith("_val") else ""
+    return f"{further}test/{metric}"
 
 
 def value_text(name: str, value: float | None) -> str:
@@ -106,14 +109,17 @@ def headline_first(rows: Sequence[Row], monitor: str) -> list[Row]:
     return sorted(rows, key=lambda row: row[0] != first)
 
 
-def _rank(name: str) -> tuple[int, int, int]:
-    group = name.partition("/")[0]
-    if group in GROUPS:
+def _rank(name: str) -> tuple[int, str, int, int]:
+    """The set's own parts before those of further sets, `sketch_test`."""
+    part, slash, _ = name.partition("/")
+    further, _, group = part.rpartition("_")
+    if slash and group in GROUPS:
         place = GROUPS.index(group)
     else:
+        further = ""
         place = len(GROUPS) + is_seconds(name) + 2 * is_bytes(name)
     accuracies_first = (not name.endswith("/accuracy")) + (not is_share(name))
-    return place, name.count("/"), accuracies_first
+    return place, further, name.count("/"), accuracies_first
 
 
 def headline(

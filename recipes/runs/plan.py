@@ -88,7 +88,19 @@ def _data(assembly: Assembly) -> list[str]:
         for key, neutral in cuts.items()
         if key in data and data[key] != neutral
     ]
-    return lines + ([", ".join(said)] if said else [])
+    return lines + ([", ".join(said)] if said else []) + _further(assembly.datamodule)
+
+
+def _further(data: StreamDataModule) -> list[str]:
+    """The sets beside the first one, and what is evaluated of them."""
+    lines = []
+    for name in data.further:
+        parts = [part for stage in ("val", "test") for part in data.evaluated(stage)]
+        own = [f"{part} ({data.sizes[part]:,})" for part in parts if part.startswith(f"{name}_")]
+        size = f"{data.sizes[name]:,} samples" if data.parts else "further samples"
+        known = f"evaluated as {' and '.join(own)}" if own else "none with a label"
+        lines.append(f"set {name}: {size}, {known if data.parts else f'evaluated as {name}_test'}")
+    return lines
 
 
 def _size(data: StreamDataModule) -> str:

@@ -179,7 +179,7 @@ def with_data(spec: RunSpec, data: StreamDataModule, resume: Resume | None) -> R
     if "fingerprint" not in origin or other_source(origin, spec, str(path)):
         return resume
     where = f"resume: '{path}'"
-    found = data_changes(origin["fingerprint"], data.fingerprint(), data.splits, where)
+    found = data_changes(origin["fingerprint"], data.fingerprint(), data.sources(), where)
     if not found:
         return resume
     listed_changes = "; ".join(map(str, found))

@@ -193,6 +193,7 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
         reference_batches=assembly.datamodule.reference_batches,
         probes=list(assembly.probes.values()),
         classifies=heads_speak(config, assembly.datamodule.info.disjoint),
+        evaluated={stage: assembly.datamodule.evaluated(stage) for stage in ("val", "test")},
         monitor=config.monitor,
         seed=config.seed,
         total_steps=assembly.trainer.max_steps,
@@ -215,7 +216,7 @@ def checkpoints(
     """`best.ckpt` by the monitored metric of the validation part, and `last.ckpt`, which knows of
     it. termination: asked whether the run has to end. resumed: the checkpoint that the run
     resumes."""
-    validates = "val" in assembly.datamodule.sizes
+    validates = bool(assembly.datamodule.evaluated("val"))
     settings = assembly.trainer
     termination = termination or Termination(settings.log_every)
     last = LastCheckpoint(
@@ -254,7 +255,7 @@ def own_callbacks(parts: Parts, termination: Termination) -> list[Callback]:
     """Checkpoints, progress bar, methods that use Lightning's hooks, new rates of a resumed run."""
     settings = parts.assembly.trainer
     resumed = parts.resume.path if parts.resume else None
-    validates = "val" in parts.assembly.datamodule.sizes
+    validates = bool(parts.assembly.datamodule.evaluated("val"))
     callbacks: list[Callback] = [*checkpoints(parts.assembly, parts.folder, termination, resumed)]
     if settings.progress_bar:
         micro_batches = settings.log_every * settings.accumulate_grad_batches

@@ -156,8 +156,8 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     check_losses(composition, float(config.supervised_weight))
     probes = probes_of(config, composition, environment)
     check_strategy(trainer, composition, environment, probes=bool(probes))
-    monitor = monitor_of(config, datamodule.info, composition, probes)
-    datamodule.request(composition.streams, composition.orders)
+    monitor = monitor_of(config, datamodule.info, composition, probes, datamodule.further)
+    datamodule.request(composition.streams, composition.orders, composition.own_streams)
     return Assembly(
         config=with_values(config, {"monitor": monitor}),
         datamodule=datamodule,
@@ -196,6 +196,7 @@ def environment_of(
         devices=devices_of(trainer),
         compile=trainer.compile is not False,
         families=families(config),
+        sources=frozenset(datamodule.further),
     )
 
 

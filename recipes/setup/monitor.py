@@ -1,6 +1,6 @@
 """The metric that judges a run: for `best.ckpt`, for searches, for the headline."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,19 +14,25 @@ PART = "val"
 
 
 def monitor_of(
-    config: DictConfig, info: DataInfo, composition: Composition, probes: Mapping[str, Probe]
+    config: DictConfig,
+    info: DataInfo,
+    composition: Composition,
+    probes: Mapping[str, Probe],
+    further: Iterable[str] = (),
 ) -> str:
     """The metric that the user named, or the usual one. Raises `UserError` for one that validation
-    does not have."""
+    does not have. further: names of the sets beside the first, whose validation is `NAME_val`."""
     if config.monitor is None:
         return objective(config, probes, info.disjoint)
     monitor = str(config.monitor)
+    parts = [PART, *(f"{name}_{PART}" for name in further)]
     names = head_metrics(config, info, composition)
     for probe in validating(probes):
         own = probe.metric_names(list(info.tasks))
-        if own is None and monitor.startswith(f"{PART}/"):
+        if own is None and monitor.partition("/")[0] in parts:
             return monitor  # known only once it is measured
-        names += [f"{PART}/{name}" for name in own or ()]
+        names += own or []
+    names = [f"{part}/{name}" for part in parts for name in names]
     if monitor not in names:
         problem = "validation has no such metric"
         raise UserError(f"monitor={monitor}", problem, nearest(monitor, names))
@@ -34,8 +40,8 @@ def monitor_of(
 
 
 def head_metrics(config: DictConfig, info: DataInfo, composition: Composition) -> list[str]:
-    """The names that `Evaluator` gives to the metrics of the heads; empty if they are not
-    evaluated. Those of shot groups are among them, which only the data's counts decide."""
+    """The names that `Evaluator` gives to the metrics of the heads, without the part; empty if they
+    are not evaluated. Those of shot groups are among them, which only the data's counts decide."""
     if not heads_speak(config, info.disjoint):
         return []
     metrics = [*METRICS, *(f"accuracy_{group}" for group in GROUPS)]
@@ -44,7 +50,7 @@ def head_metrics(config: DictConfig, info: DataInfo, composition: Composition) -
     names = []
     for variant in variants:
         for task in ["", *(f"{task}/" for task in tasks)]:
-            names += [f"{PART}/{variant}{task}{metric}" for metric in metrics]
+            names += [f"{variant}{task}{metric}" for metric in metrics]
     return names
 
 

@@ -55,6 +55,11 @@ def data_remarks(assembly: Assembly) -> Iterator[str]:
             f"{shared:,} training samples are in the test part as well, the first is "
             f"'{short(first)}': numbers on the test part are too good"
         )
+    for name in data.transductive:
+        yield (
+            f"data.unlabeled={name}: its test samples are trained on, without their labels, so "
+            f"{name}_test tells nothing of new samples"
+        )
 
 
 def short(text: str, length: int = 60) -> str:

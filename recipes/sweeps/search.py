@@ -141,7 +141,7 @@ class OptunaSweeper(RouxSweeper):
         if len(space.seeds) > 1:
             problem = "compares single runs, but with several seeds a trial is the mean of its runs"
             raise UserError(key, problem, "sweep one seed, or use no pruner")
-        if not str(self.metric).startswith("val/"):
+        if not str(self.metric).partition("/")[0].endswith("val"):
             problem = f"{self.metric} is not a validation metric"
             raise UserError(key, problem, "expected hydra.sweeper.metric=val/…")
 

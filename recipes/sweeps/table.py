@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from recipes.predict.table import safe_cell
-from recipes.report.numbers import clock, is_seconds, is_share, value_text
+from recipes.report.numbers import clock, is_seconds, is_share, tested, value_text
 from recipes.sweeps.record import NOT_OF_THE_JOB, Job
 
 SEED = "seed"
@@ -137,8 +137,7 @@ def make_table(jobs: dict[int, Job]) -> SweepTable:
         return sign * row.statistics[monitor].mean
 
     rows.sort(key=rank)
-    test_metric = "test/" + monitor.partition("/")[2]
-    columns = dict.fromkeys((monitor, test_metric, "train_seconds"))
+    columns = dict.fromkeys((monitor, tested(monitor), "train_seconds"))
     present = union(row.statistics for row in rows)
     shown = [name for name in columns if name in present]
     return SweepTable(swept, shown, monitor, direction, rows, jobs)

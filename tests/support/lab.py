@@ -141,7 +141,7 @@ def evaluated(assembly: Assembly, recipe: Recipe) -> dict[str, Tensor]:
     """Logits by task of the first test samples, as reported and, under `raw/`, of the trained
     network."""
     recipe.eval()
-    batch = next(iter(assembly.datamodule.test_dataloader()))
+    batch = next(iter(assembly.datamodule.evaluation_loader("test")))
     view = assembly.datamodule.make_view(batch, "raw")
     reported, raw = recipe.predict_logits(view), recipe.predict_logits(view, raw=True)
     return {**reported, **{f"raw/{task}": values for task, values in raw.items()}}

@@ -74,7 +74,7 @@ def test_a_run_chooses_on_the_validation_part_before_it_evaluates():
     outcome = trial(config)
     recipe, tau = outcome.recipe, outcome.recipe.method_modules["tau_norm"]["label"].tau
     linear, data = recipe.network.heads["label"], outcome.trainer.datamodule
-    batch = next(iter(data.val_dataloader()))
+    batch = next(iter(data.evaluation_loader("val")))
     with torch.no_grad():
         z = recipe.predict_logits(recipe.evaluation_view(batch), raw=True)["label"]
     y, scores = batch["targets"]["label"], []

@@ -84,7 +84,7 @@ def test_every_metric_of_a_validation_may_judge_and_no_other(overrides):
     run = config(*overrides)
     assembly = assemble(run)
     info = assembly.datamodule.info
-    known = set(head_metrics(run, info, assembly.composition))
+    known = {f"val/{name}" for name in head_metrics(run, info, assembly.composition)}
     for probe in assembly.probes.values():
         known |= {f"val/{name}" for name in probe.metric_names(list(info.tasks))}
     logged = {name for name in trial(run).history[3] if name.startswith("val/")}

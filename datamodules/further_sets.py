@@ -1,0 +1,177 @@
+"""Further sets beside the one that a run trains on: `data.sources.NAME=PLACE`.
+
+A set `sketch` brings the parts `sketch` (its training samples, for streams of methods and for
+`data.unlabeled`), `sketch_test` and, where it has one, `sketch_val`, whose metrics are
+`sketch_test/accuracy` and so on. Labels are those of the first set, by name.
+"""
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.checks import load_checked
+from datamodules.names import printable
+from datamodules.source import DataInfo, Loader, Source, Splits
+from datamodules.streams import Part
+from foundation.errors import UserError, nearest
+
+KEY = "data.sources"
+RESERVED = {"labeled", "unlabeled", "train", "val", "test", "raw", "evaluation"}
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+FIELDS = {"source", "root"}
+
+
+@dataclass(frozen=True)
+class Further:
+    """A set that is still to be read: its loader, and the folder that holds it."""
+
+    name: str
+    loader: Loader
+    root: str | Path | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{KEY}.{self.name}"
+
+
+# -- settings --------------------------------------------------------------------------------------
+def further_sets(
+    sources: Mapping[str, Any], main: Loader, root: str | Path | None
+) -> dict[str, Further]:
+    """The sets that `data.sources` names. Raises UserError for a name or a value that is none.
+
+    main, root: of the first set: a place is read as this one reads its own.
+    """
+    found = {}
+    for name, value in sources.items():
+        if value is None:
+            continue
+        if not NAME.fullmatch(name) or name in RESERVED or name.endswith(("_val", "_test")):
+            problem = f"'{printable(name)}' cannot name a set"
+            remedy = f"expected a word in small letters, none of {', '.join(sorted(RESERVED))}"
+            raise UserError(KEY, problem, remedy)
+        found[name] = further_set(name, value, main, root)
+    return found
+
+
+def further_set(name: str, value: Any, main: Loader, root: str | Path | None) -> Further:
+    """One of them. value: a place, a loader, or a mapping of `source` and `root`."""
+    key = f"{KEY}.{name}"
+    if isinstance(value, str):
+        at = getattr(main, "at", None)
+        if at is None:
+            problem = f"{type(main).__name__} is at one place only"
+            remedy = "expected a mapping with the _target_ of a loader"
+            raise UserError(f"{key}={printable(value)}", problem, remedy)
+        return Further(name, *at(value, root))
+    if isinstance(value, Loader):
+        return Further(name, value)
+    if not isinstance(value, Mapping) or not isinstance(value.get("source"), Loader):
+        problem = f"found {printable(str(value))[:60]!r}"
+        raise UserError(key, problem, "expected a folder or file, or a mapping with `source`")
+    unknown = sorted(set(value) - FIELDS)
+    if unknown:
+        raise UserError(f"{key}.{unknown[0]}", "no such setting", nearest(unknown[0], FIELDS))
+    return Further(name, value["source"], value.get("root"))
+
+
+# -- reading ---------------------------------------------------------------------------------------
+def load_further(further: Further, train: Source, info: DataInfo) -> Splits:
+    """The parts of a further set, with the classes of the first. Raises UserError.
+
+    train, info: training part and facts of the first set.
+    """
+    own = further.loader.info()
+    check_kind(further.key, own, info)
+    try:
+        splits = load_checked(further.loader, further.root)
+    except UserError as error:
+        raise UserError(further.key, str(error)) from error
+    parts = (splits.train, splits.test, splits.val)
+    done: dict[int, Source] = {}
+    for part in parts:
+        if part is not None and id(part) not in done:
+            done[id(part)] = part
+            take_classes(further.key, part, train, info.disjoint)
+    return splits
+
+
+def check_kind(key: str, own: DataInfo, info: DataInfo) -> None:
+    """Raise UserError for samples that do not fit into one batch with those of the first set."""
+    if own.kind != info.kind:
+        raise UserError(key, f"is a set of {own.kind}s", f"expected {info.kind}s, as the first set")
+    if own.shape != info.shape and own.shape is not None and info.shape is not None:
+        sizes = ["×".join(map(str, shape)) for shape in (own.shape, info.shape)]
+        remedy = f"expected {sizes[1]} (channels, height, width), as in the first set"
+        raise UserError(key, f"has images of {sizes[0]}", remedy)
+
+
+def take_classes(key: str, part: Source, train: Source, disjoint: bool) -> None:
+    """Number the labels of a part by the classes of the first set. disjoint: evaluation has other
+    classes than training, whose numbers are kept."""
+    if set(part.classes) != set(train.classes):
+        own, expected = (", ".join(source.classes) for source in (part, train))
+        raise UserError(key, f"has the tasks {own}", f"expected {expected}, as in the first set")
+    if disjoint:
+        return
+    for task, names in train.classes.items():
+        part.targets[task] = renumbered(key, part.targets[task], part.classes[task], names)
+    part.classes = train.classes
+
+
+def renumbered(key: str, targets: Tensor, own: list[str], names: list[str]) -> Tensor:
+    """Targets by the places of their names among `names`; -1 for none."""
+    place = {name: i for i, name in enumerate(names)}
+    present = torch.bincount(targets[targets >= 0], minlength=len(own))
+    table = torch.full((len(own) + 1,), -1, dtype=torch.int64)  # the last is that of -1
+    for i, name in enumerate(own):
+        if name in place:
+            table[i] = place[name]
+        elif present[i]:
+            problem = f"class '{printable(name)}' is not among those of the first set"
+            raise UserError(key, problem, nearest(name, names))
+    return table[targets]
+
+
+def parts_of(name: str, splits: Splits) -> Iterator[tuple[str, Part]]:
+    """The parts of a further set by the names they have in a run. What is evaluated has labels: a
+    set without any has no such parts."""
+    yield name, Part.whole(splits.train)
+    for part, source in (("val", splits.val), ("test", splits.test)):
+        if source is None:
+            continue
+        rows = labeled_rows(source)
+        if len(rows):
+            targets = {task: values[rows] for task, values in source.targets.items()}
+            yield f"{name}_{part}", Part(source, rows, targets, rows)
+
+
+def labeled_rows(source: Source) -> Tensor:
+    """The samples that have a label of any task."""
+    known = torch.stack([values >= 0 for values in source.targets.values()])
+    return known.any(0).nonzero().flatten()
+
+
+def look_at(further: Further, info: DataInfo) -> None:
+    """What is cheap to know before anything is read. Raises UserError."""
+    check_kind(further.key, further.loader.info(), info)
+    preview = getattr(further.loader, "preview", None)
+    if preview is None:
+        return
+    try:
+        preview(further.root)
+    except UserError as error:
+        raise UserError(further.key, str(error)) from error
+
+
+def without_targets(source: Source) -> Source:
+    """The same samples, whose labels nobody sees."""
+    blind = copy.copy(source)
+    blind.targets = {}
+    return blind
