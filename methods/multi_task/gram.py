@@ -203,9 +203,19 @@ class GramProvider:
         return [last_shared(context.network, self.layer)]
 
 
+def gate_parameters(network: nn.Module) -> set[str]:
+    """Names of the parameters that decide how much of a change passes, of which modules give a
+    list, `gate_parameters`: where the change is near zero, so is their gradient."""
+    return {
+        f"{prefix}.{name}"
+        for prefix, module in network.named_modules()
+        for name in getattr(module, "gate_parameters", ())
+    }
+
+
 def last_shared(network: nn.Module, name: str | None = None) -> Tensor:
     """The last trained weight of two or more dimensions before the heads, or the parameter called
-    `name`. Norms and biases say little of a task's pull."""
+    `name`. Norms, biases and gates say little of a task's pull."""
     shared: dict[str, Tensor] = {}
     for parameter_name, p in network.named_parameters():
         if p.requires_grad and not parameter_name.startswith("heads."):
@@ -216,7 +226,8 @@ def last_shared(network: nn.Module, name: str | None = None) -> Tensor:
                 f"layer='{name}': no trained shared parameter of this name; {nearest(name, shared)}"
             )
         return shared[name]
-    weights = [p for p in shared.values() if p.ndim >= 2]
+    gates = gate_parameters(network)
+    weights = [p for name, p in shared.items() if p.ndim >= 2 and name not in gates]
     if not weights:
         raise UserError(
             "no trained layer before the heads, and gradients need one: unfreeze some of the "

@@ -79,6 +79,8 @@ class Diff(nn.Module):
     like: the parameter. start: α at the start. grouped: whether there is z_g.
     """
 
+    gate_parameters = ("alpha", "group")
+
     def __init__(
         self,
         target: str,

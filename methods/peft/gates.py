@@ -44,6 +44,8 @@ class Gate(nn.Module):
     """G(x) = mean_t sigmoid(w·x_t + b) over the real tokens, in float32. x: [N, T, d], result:
     [N, 1, 1], of the type of x. Without weight decay."""
 
+    gate_parameters = ("linear.weight", "linear.bias")
+
     def __init__(self, width: int, tokens: Tokens):
         super().__init__()
         self.linear = nn.Linear(width, 1)

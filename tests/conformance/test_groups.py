@@ -1,4 +1,4 @@
-"""Every pair of methods that may meet trains together, in groups of up to six.
+"""Every pair of methods that may meet trains together, in groups of up to eight.
 
 The groups are chosen from the declarations (`tests/support/groups.py`), so that every allowed pair
 meets in each run of this file. Each method is watched at each of its points

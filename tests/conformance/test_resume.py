@@ -9,8 +9,9 @@ import torch
 
 from foundation.errors import UserError
 from recipes.setup.assemble import assemble
+from tests.support.groups import once_each
 from tests.support.lab import SIX_STEPS, STEPS, STOP, Outcome, saving, six_steps, trial, unequal
-from tests.support.tiny_runs import METHODS, declared, method_and_kind, run_of
+from tests.support.tiny_runs import KINDS, METHODS, declared, method_and_kind, run_of
 
 # a resumed run needs no further checkpoints, so its trainer has other callbacks
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -52,6 +53,20 @@ def assert_equal(resumed: Outcome, whole: Outcome) -> None:
     assert sorted(later[0]) == [4, 5, 6]
 
 
+ACCUMULATING = {"trainer.accumulate_grad_batches": 2, "trainer.val_every": 2}
+
+
+def first_kind(key: str) -> str:
+    return declared(key).modalities[0]
+
+
+def accumulating(kind: str) -> list[str]:
+    return [key for key in METHODS if declared(key).accumulation and first_kind(key) == kind]
+
+
+TOGETHER = [(kind, group) for kind in KINDS for group in once_each(accumulating(kind), kind)]
+
+
 @pytest.mark.parametrize(("key", "kind"), method_and_kind(), ids=lambda value: value)
 def test_stop_and_resume(key, kind):
     """With validation at the step of the checkpoint, on images right after it and on texts right
@@ -60,17 +75,25 @@ def test_stop_and_resume(key, kind):
     assert_equal(trial(run_of(kind, key, **SIX_STEPS), resume=checkpoint), whole)
 
 
-@pytest.mark.parametrize("key", METHODS)
-def test_stop_and_resume_with_accumulation(key, tmp_path):
-    changes = {"trainer.accumulate_grad_batches": 2, "trainer.val_every": 2}
-    kind = declared(key).modalities[0]
-    if declared(key).accumulation:
-        assert_equal(*stopped_and_whole(tmp_path, key, kind=kind, **changes))
-    else:
-        with pytest.raises(
-            UserError, match=rf"{key}.*trainer.accumulate_grad_batches=2.*set it to 1"
-        ):
-            assemble(run_of(kind, key, **changes))
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [pytest.param(*case, id=f"{case[0]}-{'+'.join(case[1])}") for case in TOGETHER],
+)
+def test_stop_and_resume_with_accumulation(kind, keys, tmp_path):
+    """Every method in one group; the slow trial has each by itself."""
+    assert_equal(*stopped_and_whole(tmp_path, *keys, kind=kind, **ACCUMULATING))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [key for kind in KINDS for key in accumulating(kind)])
+def test_each_with_accumulation(key, tmp_path):
+    assert_equal(*stopped_and_whole(tmp_path, key, kind=first_kind(key), **ACCUMULATING))
+
+
+@pytest.mark.parametrize("key", [key for key in METHODS if not declared(key).accumulation])
+def test_accumulation_is_refused(key):
+    with pytest.raises(UserError, match=rf"{key}.*trainer.accumulate_grad_batches=2.*set it to 1"):
+        assemble(run_of(first_kind(key), key, **ACCUMULATING))
 
 
 def test_many_methods_at_once(tmp_path):

@@ -17,7 +17,7 @@ from recipes.pairs import VIEWS, without_company
 from tests.support.tiny_runs import METHODS, canonical, company, declared, listing
 from tests.support.twins import doubled, original, twins
 
-SIZE = 6
+SIZE = 8
 Pair = tuple[str, str]
 Group = tuple[str, ...]
 
@@ -74,6 +74,24 @@ def covering(pairs: Sequence[Pair], size: int = SIZE, seed: int = 0) -> list[Gro
         for i in group:
             unmet[i] &= ~members
         groups.append(tuple(order[i] for i in sorted(group)))
+    return groups
+
+
+def once_each(keys: Iterable[str], kind: str, size: int = 4) -> list[Group]:
+    """The methods in groups of at most `size` that may meet, each in one group."""
+    meeting = set(allowed(kind))
+    groups: list[Group] = []
+    for key in keys:
+        fits = (
+            i
+            for i, group in enumerate(groups)
+            if len(group) < size and all((a, key) in meeting or (key, a) in meeting for a in group)
+        )
+        place = next(fits, None)
+        if place is None:
+            groups.append((key,))
+        else:
+            groups[place] = (*groups[place], key)
     return groups
 
 

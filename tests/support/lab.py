@@ -9,7 +9,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,8 @@ def evaluated(assembly: Assembly, recipe: Recipe) -> dict[str, Tensor]:
     return {**reported, **{f"raw/{task}": values for task, values in raw.items()}}
 
 
-@cache
+# tests come method by method: what a process remembers is bounded
+@lru_cache(maxsize=8)
 def alone(kind: str, *keys: str) -> Outcome:
     """Three steps with one method, or none, under the canonical settings."""
     return trial(run_of(kind, *keys))
@@ -180,7 +181,7 @@ def saving(folder: Path, moment: str) -> ModelCheckpoint:
     )
 
 
-@cache
+@lru_cache(maxsize=8)
 def six_steps(kind: str, key: str) -> tuple[Outcome, Path]:
     """Six steps with one method, and the checkpoint of the third: one run for all trials that look
     at a method by itself."""
@@ -189,6 +190,7 @@ def six_steps(kind: str, key: str) -> tuple[Outcome, Path]:
     return outcome, folder / f"step={STOP}.ckpt"
 
 
+QUIET_RUNS = 32  # that are remembered: those without methods serve many
 _QUIET: dict[str, Outcome] = {}
 
 
@@ -199,9 +201,11 @@ def quiet(kind: str, *keys: str, beside: Sequence[str] = ()) -> Outcome:
     keys = tuple(key for key in company(*keys, *beside) if key not in beside)
     # equal circumstances are one run, whoever it is held against
     name = f"{kind} {keys} {sorted(changes.items())}"
-    if name not in _QUIET:
-        _QUIET[name] = trial(quiet_run_of(kind, *keys, **changes))
-    return _QUIET[name]
+    outcome = _QUIET.pop(name, None) or trial(quiet_run_of(kind, *keys, **changes))
+    _QUIET[name] = outcome  # the last in order
+    if len(_QUIET) > QUIET_RUNS:
+        del _QUIET[next(iter(_QUIET))]
+    return outcome
 
 
 # -- comparisons -----------------------------------------------------------------------------------

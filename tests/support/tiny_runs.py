@@ -9,7 +9,7 @@ import importlib
 import inspect
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def circumstances(kind: str, *keys: str) -> dict[str, Any]:
     return network_for(kind, *keys) | needed | several
 
 
-@cache
+@lru_cache(maxsize=16)
 def _composed(kind: str, key: str | None) -> DictConfig:
     """One method's run as Hydra composes and validation accepts it; cached, since that takes most
     of a trial."""

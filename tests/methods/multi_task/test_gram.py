@@ -14,6 +14,8 @@ from methods.multi_task.losses import normalized, task_losses
 from methods.multi_task.mgda import MGDA
 from recipes.step.terms import Term
 from tests.support.harness import Setup, build, fit, step_with, train
+from tests.support.lab import parts
+from tests.support.tiny_runs import quiet_run_of
 from tests.support.worked_multi_task import TASKS, Watch
 
 
@@ -228,6 +230,16 @@ def test_a_named_layer():
     assert last_shared(network, "body.0.weight") is network.body[0].weight
     with pytest.raises(UserError, match=r"layer='body.0.wieght': .*body.0.weight"):
         last_shared(network, "body.0.wieght")
+
+
+@pytest.mark.parametrize("name", ["diff_pruning", "unipelt"])
+def test_gates_are_not_the_last_shared_layer(name):
+    """Their gradient vanishes with the change that they gate."""
+    _, recipe = parts(quiet_run_of("image", "gradnorm", name))
+    chosen = last_shared(recipe.network)
+    (found,) = (key for key, p in recipe.network.named_parameters() if p is chosen)
+    assert "alpha" not in found and "gate" not in found
+    assert found.startswith(f"deltas.{name}.")
 
 
 def slopes(z, heads):
