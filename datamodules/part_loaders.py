@@ -111,8 +111,8 @@ class PartLoaders(LightningDataModule):
 
     # -- evaluation --------------------------------------------------------------------------------
     def evaluated(self, stage: str) -> list[str]:
-        """The parts that are evaluated in a stage, `val` or `test`, in order: those of further sets,
-        and the set's own last, whose samples and counts the report shows."""
+        """The parts that are evaluated in a stage, `val` or `test`, in order: of further sets,
+        and last the set's own, whose samples and counts the report shows."""
         further = [f"{name}_{stage}" for name in self._further]
         return [name for name in (*further, stage) if name in self.parts]
 

@@ -91,9 +91,8 @@ def test_evaluation_delivers_every_sample_once_over_ranks():
     for name, size in (("test", 500), ("val", 130)):
         seen = []
         for rank in range(3):
-            loader = getattr(
-                ready(rank, 3, eval_batch_size=64, batch_size=9), f"{name}_dataloader"
-            )()
+            data = ready(rank, 3, eval_batch_size=64, batch_size=9)
+            loader = data.evaluation_loader(name)
             batches = list(loader)
             assert all(set(batch) == {"data", "targets", "index"} for batch in batches)
             seen += [batch["index"] for batch in batches]

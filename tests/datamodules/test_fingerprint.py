@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.fingerprint import BLOCKS, block_size, data_changes, fingerprint_of
+from datamodules.fingerprint import BLOCKS, all_parts, block_size, data_changes, fingerprint_of
 from datamodules.source import ArraySource, Source, Splits
 from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.text import TextSource
@@ -32,7 +32,7 @@ def splits_of(source, val=None):
 
 def lines(old, new):
     """How two sets differ, in words."""
-    found = data_changes(fingerprint_of(old), fingerprint_of(new), new, "here")
+    found = data_changes(fingerprint_of(old), fingerprint_of(new), all_parts(new, {}), "here")
     return [str(change) for change in found]
 
 
@@ -123,7 +123,7 @@ def test_a_moved_folder_is_the_same_and_a_picture_of_equal_size_is_another_one(t
     kept = fingerprint_of(first)
     replaced = str(moved.train.paths[2])
     Image.new("RGB", (4, 4)).save(replaced)
-    (change,) = data_changes(kept, fingerprint_of(moved), moved, "here")
+    (change,) = data_changes(kept, fingerprint_of(moved), all_parts(moved, {}), "here")
     name = replaced.removeprefix(f"{tmp_path}/elsewhere/")
     assert change.part == "train" and change.new.endswith(f"number 2, '{name}'")
 
@@ -134,12 +134,12 @@ def test_a_moved_folder_is_the_same_and_a_picture_of_equal_size_is_another_one(t
 def test_a_damaged_fingerprint_is_one_line(damaged):
     new = splits_of(texts())
     with pytest.raises(UserError, match=r"here: its fingerprint of the data is damaged; "):
-        data_changes(damaged, fingerprint_of(new), new, "here")
+        data_changes(damaged, fingerprint_of(new), all_parts(new, {}), "here")
 
 
 def test_none_is_compared_with_a_checkpoint_of_an_older_version():
     new = splits_of(texts())
-    assert data_changes(None, fingerprint_of(new), new, "here") == []
+    assert data_changes(None, fingerprint_of(new), all_parts(new, {}), "here") == []
 
 
 def test_a_million_samples_take_a_second():
