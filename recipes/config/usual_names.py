@@ -16,6 +16,8 @@ USUAL: dict[str, tuple[str, ...]] = {
         "train_steps",
     ),
     "optimizer.lr": ("learning_rate", "base_lr"),
+    "optimizer.base_batch_size": ("lr_base_size", "base_size"),
+    "optimizer.lr_scaling": ("lr_base_scale", "scale_lr"),
     "optimizer.weight_decay": ("wd", "decay"),
     "data.batch_size": ("bs", "batch", "train_batch_size", "per_device_train_batch_size"),
     "data.eval_batch_size": ("test_batch_size", "val_batch_size"),

@@ -203,8 +203,20 @@ def _optimization(assembly: Assembly, network: Network) -> list[str]:
         f"{steps}, precision {assembly.precision}, accelerator {trainer.accelerator}",
         f"network {_computed(assembly, network)}",
         f"{called(assembly.config.optimizer)}, {updated(assembly)}",
+        *_scaled_rate(assembly),
         called(assembly.config.scheduler),
     ]
+
+
+def _scaled_rate(assembly: Assembly) -> list[str]:
+    """`learning rate 0.12 for 128 samples a step: 0.03 for 32, linear`; empty if any batch has the
+    same."""
+    settings = assembly.optimizer
+    if settings.base_batch_size is None:
+        return []
+    samples = assembly.datamodule.batch_size * assembly.trainer.accumulate_grad_batches
+    said = f"{assembly.config.optimizer.lr:g} for {settings.base_batch_size}, {settings.lr_scaling}"
+    return [f"learning rate {settings.lr:g} for {samples} labeled samples a step: {said}"]
 
 
 def _evaluation(assembly: Assembly) -> list[str]:

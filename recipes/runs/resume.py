@@ -113,7 +113,13 @@ HELD = {
     "methods.tau_norm.tau": "a buffer of the method",
     "methods.noisy_student.teacher": "its targets are kept",
 }
-EFFECTIVE = ("optimizer.lr", "optimizer.weight_decay")  # set anew after the checkpoint, see `rates`
+# set anew after the checkpoint, see `rates`
+EFFECTIVE = (
+    "optimizer.lr",
+    "optimizer.lr_scaling",
+    "optimizer.base_batch_size",
+    "optimizer.weight_decay",
+)
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ class Assembly:
     """The parts of a run.
 
     config: that they came from, its `monitor` filled in. precision: as it was chosen where the
-    config says `auto`. changes: settings that were others when the run began, known once a
-    checkpoint has been read."""
+    config says `auto`. optimizer: with the learning rate of this batch size. changes: settings that
+    were others when the run began, known once a checkpoint has been read."""
 
     config: DictConfig
     datamodule: StreamDataModule
@@ -164,7 +164,7 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
         composition=composition,
         trainer=trainer,
         precision=precision,
-        optimizer=optimizer,
+        optimizer=optimizer.for_batch(datamodule.batch_size * trainer.accumulate_grad_batches),
         scheduler=make(config.scheduler, "scheduler"),
         probes=probes,
         checkpoint=make(config.checkpoint, "checkpoint"),
