@@ -16,6 +16,7 @@ from recipes.networks.network import Network
 from recipes.optimization.build import chosen_impl
 from recipes.services.teacher import final_decay
 from recipes.setup.assemble import Assembly
+from recipes.setup.freezing import frozen_lines
 from recipes.setup.length import known_length, length_text
 from recipes.setup.remarks import remarks
 from recipes.setup.title import recipe_title
@@ -121,6 +122,7 @@ def _network(assembly: Assembly, network: Network) -> list[str]:
     settings = assembly.config.network
     lines = [f"{settings.name}: {count(trainable)} trainable parameters, {count(frozen)} frozen"]
     steps = assembly.trainer.max_steps
+    lines += frozen_lines(network, steps if known_length(assembly) else 0)
     slow = slow_layers(network, steps)
     if slow and "bn_momentum" not in (settings.options or {}):
         lines.append(

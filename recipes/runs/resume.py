@@ -106,6 +106,7 @@ HELD = {
     "data.label_noise": "counts and tables belong to the samples",
     "data.val_fraction": "counts and tables belong to the samples",
     "data.split_seed": "counts and tables belong to the samples",
+    "network.freeze*": "the optimizer has the weights that trained",
     "methods.*.init*": "values that training began with",
     "methods.*.reinitialize": "values that training began with",
     "methods.static.weights": "a buffer of the method",

@@ -14,6 +14,7 @@ from foundation.files import printable
 from recipes.contract.method import Method
 from recipes.networks.network import Network
 from recipes.setup.assemble import Assembly
+from recipes.setup.freezing import late_lines
 from recipes.setup.length import known_length
 from recipes.setup.title import replaced_methods
 
@@ -35,6 +36,7 @@ def remarks(assembly: Assembly, network: Network, trained: bool = False) -> list
     late = [m for m in getattr(assembly.scheduler, "milestones", ()) if m >= max(steps, 1)]
     if steps and late:
         lines.append(f"scheduler.milestones: {late[0]} is not reached, the run has {steps} steps")
+    lines += late_lines(network, steps)
     if not trained:
         lines += frozen_random_weights(config, network)
     return [*lines, *data_remarks(assembly)]
