@@ -30,6 +30,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "data": ("dataset",),
     "network.name": ("arch", "architecture", "backbone", "encoder", "model", "net"),
     "network.checkpoint": ("ckpt", "load", "weights"),
+    "network.gradient_checkpointing": ("grad_checkpointing", "activation_checkpointing"),
     "network.freeze": ("frozen", "freeze_layers", "frozen_layers", "freeze_backbone"),
     "network.drop_rate": ("dropout",),
     "trainer.devices": ("gpus", "gpu", "n_gpus", "num_gpus"),

@@ -4,6 +4,7 @@ from typing import Any, Literal, Protocol
 
 from foundation.types import Count, ShareBelowOne, StepsOrShare
 from recipes.networks.checkpoint import load_checkpoint, rows_in_checkpoint
+from recipes.networks.checkpointed import recompute_in_backward
 from recipes.networks.image import build_image
 from recipes.networks.meta import on_meta
 from recipes.networks.names import SMALL, Pooling
@@ -38,6 +39,7 @@ def build_network(
     freeze: list[str] | None = None,
     unfreeze_at: dict[str, StepsOrShare] | None = None,
     freeze_batchnorm: bool | Literal["affine"] = False,
+    gradient_checkpointing: bool = False,
 ) -> Network:
     """The network for a data set, with one head per task, in training mode.
 
@@ -68,6 +70,7 @@ def build_network(
         none. Patterns are explained at `FreezeRequest`.
     unfreeze_at: {NAME: optimizer step, or share of the run below 1} from which on weights train.
     freeze_batchnorm: BatchNorm keeps its running statistics; `affine`: its scale and shift too.
+    gradient_checkpointing: compute activations again in the backward: less memory, more time.
     """
     name = default_name(info) if name == "auto" else name
     network: Network
@@ -97,6 +100,8 @@ def build_network(
         )
     if checkpoint is not None:
         load_checkpoint(network, checkpoint, keep_moments=mean is not None or std is not None)
+    if gradient_checkpointing:
+        recompute_in_backward(network)
     network.freezing = FreezeRequest(tuple(freeze or ()), dict(unfreeze_at or {}), freeze_batchnorm)
     # Hugging Face returns encoders in evaluation mode, and Lightning does not change modes
     return network.train()

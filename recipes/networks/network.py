@@ -35,7 +35,8 @@ class Network(nn.Module, ABC):
     that the forward never reads: they are frozen, because DDP waits for the gradient of every
     trainable parameter. `freezing` is what the user wants frozen (`freeze_requested`), `waiting`
     the parameters that begin to train later, by name, with their steps. `taps` names stages whose
-    features every output has (`tap`).
+    features every output has (`tap`). `recomputes`: activations are computed again in the
+    backward.
 
     Where tasks branch before the heads, the backbone, and so `features`, returns features by task:
     every head gets those of its task, the embedding their mean. `gates`, if a method sets them, are
@@ -63,6 +64,7 @@ class Network(nn.Module, ABC):
         self.unused: frozenset[str] = frozenset()
         self.taps: tuple[str, ...] = ()
         self.frozen = False
+        self.recomputes = False
         self.freezing = FreezeRequest()
         self.waiting: dict[str, tuple[float, ...]] = {}
         self.heads = nn.ModuleDict()

@@ -122,6 +122,8 @@ def _network(assembly: Assembly, network: Network) -> list[str]:
     settings = assembly.config.network
     lines = [f"{settings.name}: {count(trainable)} trainable parameters, {count(frozen)} frozen"]
     steps = assembly.trainer.max_steps
+    if network.recomputes:
+        lines.append("activations are computed again in the backward (gradient checkpointing)")
     lines += frozen_lines(network, steps if known_length(assembly) else 0)
     slow = slow_layers(network, steps)
     if slow and "bn_momentum" not in (settings.options or {}):

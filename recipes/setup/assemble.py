@@ -32,7 +32,7 @@ from recipes.setup.changes import Change
 from recipes.setup.freezing import check_freezing
 from recipes.setup.machine import check_device_list, check_strategy_name
 from recipes.setup.monitor import monitor_of
-from recipes.setup.network_checks import check_batch_norm, check_text_length
+from recipes.setup.network_checks import check_batch_norm, check_recomputing, check_text_length
 from recipes.setup.patience import check_patience
 from recipes.setup.precision import chosen_precision
 from recipes.setup.radii import check_radii
@@ -88,6 +88,7 @@ class Assembly:
             load_deferred(network)
             freeze_requested(network)
         check_text_length(self.datamodule, network)
+        check_recomputing(network, self.trainer)
         if self.optimizer.layer_decay < 1:
             checked_depths(network.backbone, self.optimizer.layer_decay)
         samples = self.datamodule.batch_size // devices_of(self.trainer)
