@@ -17,6 +17,8 @@ class Declaration:
     tasks_at_least: smallest number of heads of the network.
     views: views it needs, by stream; the streams named here are loaded.
     slots: things that only one method may own, of `vocabulary.SLOTS`.
+    turns: those of its slots that it shares with methods that declare the same: each batch belongs
+        to one of them, drawn by their settings `turns` (`methods.mixing.has_turn`).
     orders: the order of a stream's samples, by stream; only one method may set it.
     tags: properties that other methods may refer to, of `vocabulary.TAGS`.
     refuses: tag -> reason why it cannot be combined with a method with that tag.
@@ -44,6 +46,7 @@ class Declaration:
     tasks_at_least: int = 1
     views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     slots: tuple[str, ...] = ()
+    turns: tuple[str, ...] = ()
     orders: Mapping[str, MakeOrder] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict)

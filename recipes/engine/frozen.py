@@ -9,7 +9,7 @@ def frozen_names(recipe: nn.Module, network: Network) -> list[str]:
     """Names in the recipe of what is frozen in the network's backbone for the whole run, by the
     names of an averaged network that shares its parameters as well; none where nobody has frozen
     it."""
-    if not (network.frozen or network.freezing):
+    if not (getattr(network, "frozen", False) or getattr(network, "freezing", None)):
         return []
     waiting = {id(network.get_parameter(name)) for name in network.waiting}
     backbone = network.backbone.parameters()

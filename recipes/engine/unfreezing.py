@@ -31,7 +31,9 @@ class Unfreezing:
     def begin(self, done: int, several: bool) -> None:
         """Hold what has not begun to train after `done` steps. several: devices."""
         self.drops = several
-        self._hold([name for name, step in self.first.items() if step > done])
+        waiting = [name for name, step in self.first.items() if step > done]
+        if waiting:
+            self._hold(waiting)
 
     def advance(self, done: int) -> None:
         """Called after every optimizer step: let go of what begins to train now."""

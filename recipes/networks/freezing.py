@@ -24,7 +24,7 @@ def freeze_requested(network: Network) -> None:
     Raises UserError for a pattern without a parameter, for a network that a method has frozen, and
     where nothing would train.
     """
-    request = network.freezing
+    request = getattr(network, "freezing", None)
     if not request:
         return
     if network.frozen:
@@ -103,7 +103,7 @@ def first_trained(network: Network, total_steps: int) -> dict[str, int]:
     those that patterns give it."""
     return {
         name: min(steps_of(value, total_steps) for value in when)
-        for name, when in network.waiting.items()
+        for name, when in getattr(network, "waiting", {}).items()
     }
 
 
