@@ -40,8 +40,8 @@ class BCE(Method):
     Mixed and smoothed targets are exact: regularization=[bce,mixup,label_smoothing]. Losses on
     pseudo-labels stay cross-entropies; predictions, and `val/loss`, are of a softmax.
 
-    threshold: targets above it are 1 and all others 0, so that of a mixed picture every class is
-        there, 0 or above and below 1; null: targets as they are. 0.2 with mixing (paper).
+    threshold: targets above it, in [0, 1), become 1 and all others 0; null: as they are. A mixed
+        picture then has all of its classes; 0.2 (timm's setting for this paper).
     sum_classes: sum over classes; false: their mean (timm), whose gradient is C times smaller.
     """
 
