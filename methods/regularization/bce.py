@@ -1,5 +1,5 @@
-"""Binary cross-entropy of every class, as in ResNet Strikes Back. Wightman, Touvron and Jégou,
-arXiv 2110.00476."""
+"""Binary cross-entropy of every class. Wightman, Touvron and Jégou, ResNet Strikes Back, NeurIPS
+2021 workshop ImageNet: Past, Present and Future, arXiv 2110.00476."""
 
 from torch import Tensor
 from torch.nn import functional as F
