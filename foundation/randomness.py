@@ -137,6 +137,10 @@ class Randomness:
             self.device,
         )
 
+    def on_host(self, purpose: str) -> float:
+        """A number in [0, 1), equal on all ranks, for a choice of code: without a device sync."""
+        return derive_seed(self.seed, self.step, purpose) / 2**63
+
 
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 

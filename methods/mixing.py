@@ -2,11 +2,12 @@
 share."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from recipes.contract import Context
+from recipes.contract import Context, Method
 from recipes.step import Embedded, Input, Step, Targets
 from recipes.step.criterion import one_hot
 
@@ -33,6 +34,20 @@ def mix_targets(entry: Input, partner: Tensor, share: Tensor, context: Context) 
     """Dense targets λ t_i + (1-λ) t_partner(i) of every task."""
     dense = dense_targets(entry.targets, context)
     return {task: blend(t, t[partner], share) for task, t in dense.items()}
+
+
+def has_turn(method: Method, step: Step, context: Context) -> bool:
+    """Whether this batch is the method's, among the mixers of the run, in proportion to their
+    `turns`: one number per batch, as in timm's Mixup. Alone, every batch is."""
+    mixers: list[Any] = context.taking_turns("mixer")
+    if len(mixers) < 2:
+        return True
+    place = step.randomness.on_host("mixer/turn") * sum(mixer.turns for mixer in mixers)
+    for mixer in mixers:
+        place -= mixer.turns
+        if place < 0:
+            return mixer.key == method.key
+    return mixers[-1].key == method.key  # rounding
 
 
 def draw_mixing(

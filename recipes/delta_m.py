@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from foundation.errors import UserError, nearest
+from recipes.report.numbers import LOWER_IS_BETTER
 
-LOWER_IS_BETTER = frozenset({"loss"})
 Figures = Mapping[str, Mapping[str, float]]  # task -> metric -> value
 
 

@@ -28,7 +28,7 @@ LEFT_OUT = (
     "recipe=NAME",  # says that any recipe is run so
     "searchpath",  # with a method of the reader's own
     "birds.Birds",  # a class of the reader's own
-    "regularization=[mixup,cutmix]",  # shown because it is refused
+    "long_tail=[balanced_softmax,logit_adjustment]",  # shown because it is refused
 )
 
 

@@ -1,7 +1,7 @@
 """Which parameters of a network are trained: of the backbone only those that methods choose; the
 heads always."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -23,14 +23,7 @@ def freeze(network: Network) -> None:
     network.frozen = True
     network.backbone.requires_grad_(False)
     modules = network.backbone.modules()
-    keep_eval_only(network, [module for module in modules if isinstance(module, _BatchNorm)])
-
-
-def keep_eval_only(network: Network, modules: Sequence[nn.Module]) -> None:
-    """Put these modules in evaluation mode, also while the network trains."""
-    network.eval_only += modules
-    for module in modules:
-        module.eval()
+    network.keep_eval_only([module for module in modules if isinstance(module, _BatchNorm)])
 
 
 def on_meta_device(network: nn.Module) -> bool:

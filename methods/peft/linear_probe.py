@@ -5,7 +5,6 @@ normalisation before it as in He et al., Masked Autoencoders Are Scalable Vision
 import torch
 from torch import Tensor, nn
 
-from methods.peft.freezing import keep_eval_only
 from methods.peft.surgeon import PEFTMethod
 from recipes.contract import Declaration
 from recipes.networks.network import Network
@@ -49,7 +48,7 @@ class LinearProbe(PEFTMethod):
         )
 
     def attach(self, network: Network) -> None:
-        keep_eval_only(network, [network.backbone])
+        network.keep_eval_only([network.backbone])
         if self.norm:
             standardise = Standardise(network.feature_dim, next(network.heads.parameters()).device)
             network.deltas[self.key] = standardise

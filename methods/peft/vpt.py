@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.types import Count, ShareBelowOne
-from methods.peft.freezing import keep_eval_only, on_meta_device, trial_forward
+from methods.peft.freezing import on_meta_device, trial_forward
 from methods.peft.prompt_tuning import insert, remove
 from methods.peft.sites import Site, existing, find_blocks, find_sites
 from methods.peft.surgeon import PEFTMethod
@@ -136,7 +136,7 @@ class VPT(PEFTMethod):
                 "as network"
             )
         if self.backbone == "eval":
-            keep_eval_only(network, [backbone])
+            network.keep_eval_only([backbone])
         device = next(backbone.parameters()).device
         rows = self.start(sites, len(names)).to(device)
         at = getattr(backbone, "num_prefix_tokens", 1)

@@ -7,7 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from methods.mixing import draw_mixing, mix_targets
+from foundation.types import Scale
+from methods.mixing import draw_mixing, has_turn, mix_targets
 from recipes.contract import Context, Declaration, Method
 from recipes.step import Embedded, Step
 
@@ -45,12 +46,14 @@ class CutMix(Method):
     alpha: α of λ ~ Beta(α, α), whose box covers 1 - λ, above 0; 1 (paper).
     probability: share of the batches that are mixed, 0 to 1; 1 (paper's code: 0.5 on CIFAR).
     per_sample: one box and one λ per sample; false: one for the batch (paper).
+    turns: with mixup, batches of this one in proportion to the other's, above 0; 1: as many.
     """
 
     neutral = {"probability": 0}
     declaration = Declaration(
         modalities=("image",),
         slots=("mixer",),
+        turns=("mixer",),
         tags=("mixes_inputs", "soft_targets"),
         ddp_exact=False,
         ddp_difference="samples mix with partners on their own rank",
@@ -61,12 +64,16 @@ class CutMix(Method):
         alpha: Annotated[float, Field(gt=0)] = 1.0,
         probability: Annotated[float, Field(ge=0, le=1)] = 1.0,
         per_sample: bool = False,
+        turns: Scale = 1.0,
     ):
         self.alpha = alpha
         self.probability = probability
         self.per_sample = per_sample
+        self.turns = turns
 
     def prepare(self, step: Step, context: Context) -> None:
+        if not has_turn(self, step, context):
+            return
         entry = step.inputs["labeled"]
         x = entry.embedded.x
         rows = entry.size

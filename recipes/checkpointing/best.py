@@ -9,6 +9,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from foundation.files import discard
 from recipes.checkpointing.files import whole
+from recipes.report.numbers import lower_is_better
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ class BestCheckpoint(ModelCheckpoint):
     """Keeps the checkpoint with the best value of a metric.
 
     folder: of the run.
-    monitor: the metric, logged at validations; a name that ends in `loss` is minimized.
+    monitor: the metric, logged at validations; losses and `ece` are minimized.
     resumed: the checkpoint that the run resumes. If it lies in the run's own folder, `best.ckpt`
         beside it must be whole; otherwise the best is chosen anew from there on, which is printed.
     """
@@ -29,7 +30,7 @@ class BestCheckpoint(ModelCheckpoint):
             dirpath=folder / "checkpoints",
             filename="best",
             monitor=monitor,
-            mode="min" if monitor.endswith("loss") else "max",
+            mode="min" if lower_is_better(monitor) else "max",
             enable_version_counter=False,
         )
         self.path = folder / "checkpoints" / BEST

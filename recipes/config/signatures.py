@@ -170,6 +170,8 @@ def describe(annotation: Any) -> str:
         return f"a list of {len(args)}, {entries}"
     if origin in NAMES and args and origin is not dict:
         return f"a list, each {describe(args[0])}"
+    if origin is dict and args[1] is not Any:
+        return f"a mapping, each value {describe(args[1])}"
     kind = origin or annotation
     return NAMES.get(kind) or _describe_abstract(kind, args)
 

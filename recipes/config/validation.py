@@ -98,6 +98,8 @@ def copies(config: DictConfig) -> dict[str, str]:
     for key in all_keys(config):
         parent, _, name = key.rpartition(".")
         holder = OmegaConf.select(config, parent) if parent else config
+        if holder is None:
+            continue  # a name with a dot, as of a layer
         node: Any = holder._get_node(name)
         match = REFERENCE.fullmatch(str(node._value())) if node._is_interpolation() else None
         if match:

@@ -47,6 +47,11 @@ class Composition:
         """The methods that implement a point of the contract, in order."""
         return [method for method in self.methods.values() if method.implements(point)]
 
+    def taking_turns(self, slot: str) -> list[Method]:
+        """The methods that share a slot, by name: whatever the order of the command."""
+        keys = sorted(key for key, d in self.declarations.items() if slot in d.turns)
+        return [self.methods[key] for key in keys]
+
     def criterion(self, context: Context) -> Criterion:
         """The classification loss with the methods' changes."""
         return Criterion(
@@ -96,7 +101,8 @@ def compose(methods: Mapping[str, Method], environment: Environment) -> Composit
     orders: dict[str, MakeOrder] = {}
     own_streams: dict[str, StreamRequest] = {}
     for key, declaration in ordered.items():
-        slots |= dict.fromkeys(declaration.slots, key)
+        for slot in declaration.slots:
+            slots[slot] = f"{slots[slot]} and {key}, by turns" if slot in slots else key
         orders |= declaration.orders
         own_streams |= declaration.streams
     return Composition(
@@ -208,7 +214,10 @@ def _collisions(declarations: Mapping[str, Declaration], environment: Environmen
         one = environment.option(a)
         other = environment.option(b)
         shared = [slot for slot in first.slots if slot in second.slots]
+        by_turns = set(first.turns) & set(second.turns)
         for slot in shared:
+            if slot in by_turns:
+                continue
             yield f"{one} and {other} both own {SLOTS.get(slot, repr(slot))}, {only_one}"
         for stream in first.orders.keys() & second.orders.keys():
             # the slot `sampler` is the order of the labeled stream

@@ -78,6 +78,10 @@ class Context(Protocol):
 
     def eval(self) -> Any: ...
 
+    def taking_turns(self, slot: str) -> list[Any]:
+        """The methods of the run that share a slot, each batch for one of them."""
+        ...
+
     def extra_forward(self, embedded: Embedded, network: Net = "student") -> Output:
         """A forward in addition to that of the step; running statistics do not change."""
         ...

@@ -20,6 +20,8 @@ class Declaration:
     streams: streams of its own beside `labeled` and `unlabeled`: whose samples they have, and how
         many. Their views and order are declared as for those.
     slots: things that only one method may own, of `vocabulary.SLOTS`.
+    turns: those of its slots that it shares with methods that declare the same: each batch belongs
+        to one of them, drawn by their settings `turns` (`methods.mixing.has_turn`).
     orders: the order of a stream's samples, by stream; only one method may set it.
     tags: properties that other methods may refer to, of `vocabulary.TAGS`.
     refuses: tag -> reason why it cannot be combined with a method with that tag.
@@ -48,6 +50,7 @@ class Declaration:
     views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     streams: Mapping[str, StreamRequest] = field(default_factory=dict)
     slots: tuple[str, ...] = ()
+    turns: tuple[str, ...] = ()
     orders: Mapping[str, MakeOrder] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError, nearest
 from foundation.randomness import SampleRandomness
+from recipes.contract.composition import Composition
 from recipes.contract.probe import Probe
 from recipes.engine.collapse import CollapseWatch, print_warnings
 from recipes.engine.evaluator import Evaluator
@@ -29,6 +30,7 @@ class EvaluatedModule(LeanModule):
     """
 
     network: Network
+    composition: Composition
     reported: Reported
     monitor: str | None
     latest: dict[str, float]
@@ -124,6 +126,9 @@ class EvaluatedModule(LeanModule):
             logger.log_metrics(values, step=step)
 
     # -- calls of methods and probes ---------------------------------------------------------------
+    def taking_turns(self, slot: str) -> list[Any]:
+        return self.composition.taking_turns(slot)
+
     def reporting(self) -> AbstractContextManager[Network]:
         return self.reported.reporting()
 

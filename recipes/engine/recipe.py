@@ -28,8 +28,10 @@ from recipes.engine.lean import drop_empty_hooks
 from recipes.engine.meters import Meters, Stopwatch
 from recipes.engine.parts import RecipeParts
 from recipes.engine.sharding import shard
+from recipes.engine.unfreezing import Unfreezing
 from recipes.networks.checkpoint import load_deferred
 from recipes.networks.embedding import add_embedding
+from recipes.networks.freezing import freeze_requested
 from recipes.networks.network import eval_mode
 from recipes.services.teacher import Teacher
 from recipes.step.batchnorm import BatchNorms
@@ -133,7 +135,7 @@ class Recipe(EvaluatedModule):
     ) -> None:
         """Nest the methods' closures around Lightning's, the first method outermost, then run the
         points after a step."""
-        closure = optimizer_closure
+        closure = self.unfreezing.wrapped(optimizer_closure)
         for method in reversed(self.methods_at["wrap_step"]):
             closure = partial(method.wrap_step, closure, optimizer, self)
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
@@ -141,6 +143,7 @@ class Recipe(EvaluatedModule):
         step = self.finish_batch()
         if step is not None:
             self.finish_step(step, done)
+        self.unfreezing.advance(done)
         if done % self.log_every == 0 or done == self.total_steps:
             self.publish(done, optimizer.param_groups[0]["lr"])
 
@@ -235,6 +238,7 @@ class Recipe(EvaluatedModule):
         if composition.teacher:
             self.teacher = Teacher(self.network, composition.teacher, self.total_steps)
             self.teacher_norms = BatchNorms(self.teacher.network)
+        self.unfreezing = Unfreezing(self.network, self.teacher, self.total_steps)
         self.make_evaluation(parts)
         self.meters = Meters()
         self.traces = Traces()
@@ -252,6 +256,7 @@ class Recipe(EvaluatedModule):
             with draws(method.key, "surgery"):
                 method.surgery(self.network)
         load_deferred(self.network)
+        freeze_requested(self.network)
         if self.composition.embedding:
             with draws("embedding"):
                 add_embedding(self.network, self.composition.embedding)
@@ -282,6 +287,7 @@ class Recipe(EvaluatedModule):
         }
 
     def on_train_start(self) -> None:
+        self.unfreezing.begin(self.steps_done, several=self.trainer.world_size > 1)
         self.clock.start()  # not in a callback, whose other hooks would cost a call each
 
     def on_train_end(self) -> None:

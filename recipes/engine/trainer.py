@@ -1,7 +1,7 @@
 """The settings behind `trainer=default`: length, hardware and precision of a run."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from foundation.types import Count, Devices, Scale, Steps
 from recipes.optimization.factory import OptimizerImpl
@@ -53,6 +53,8 @@ class TrainerSettings:
         the device at these steps only.
     deterministic: refuse operations that have no deterministic kernel.
     progress_bar: show a progress bar.
+    profiler: Lightning's `simple`, `advanced` or `pytorch`, or {_target_: CLASS, …}; null: none.
+        Its table is a file of the run, in `profile`; it slows the steps.
     nonfinite: at a loss of NaN or Inf: `stop` the run or `skip` the batch and count it. `stop`
         happens at the next transfer of the metrics, with the step, the terms and the samples,
         before a checkpoint is written; `skip` is a device sync in every step and for one device.
@@ -82,6 +84,7 @@ class TrainerSettings:
     log_every: Count = 10
     deterministic: bool = False
     progress_bar: bool = True
+    profiler: Literal["simple", "advanced", "pytorch"] | dict[str, Any] | None = None
     nonfinite: Literal["stop", "skip"] = "stop"
     compile: bool | Backend = False
     channels_last: Literal["auto"] | bool = "auto"

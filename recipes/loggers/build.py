@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger
 
 from foundation.attempts import Attempts
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
 from recipes.loggers.files import MetricsFiles
 from recipes.report.record import RunRecord
 
@@ -38,13 +39,29 @@ def build_loggers(
     for name, node in (config or {}).items():
         if not isinstance(node, Mapping) or "_target_" not in node:
             raise UserError(f"logger.{name}: found {node!r}; expected a node with _target_")
-        entry = instantiate(node, _convert_="all")
+        entry = made(f"logger.{name}", node)
         logger = entry.open(run_dir, resume_step) if hasattr(entry, "open") else entry
         if not isinstance(logger, Logger):
             problem = f"{node['_target_']} is not a Lightning logger"
             raise UserError(f"logger.{name}", problem, "expected a subclass of Logger")
         loggers.append(logger)
     return loggers
+
+
+def made(key: str, node: Mapping[str, Any]) -> Any:
+    """What a node makes. Raises `UserError` for whatever the constructor of a logger raises: a
+    package or a key that is missing, a server that does not answer."""
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as refusal:
+        cause: BaseException = refusal
+        while cause.__cause__ is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from refusal
+        problem = f"{node['_target_']} cannot be made ({first_line(cause)[:200]})"
+        remedy = "install its package" if isinstance(cause, ImportError) else "see its arguments"
+        raise UserError(key, problem, remedy) from refusal
 
 
 def start_loggers(loggers: Sequence[Logger], config: Mapping[str, Any], plan: str) -> None:

@@ -31,6 +31,7 @@ from foundation.errors import UserError, first_line
 from foundation.files import jsonable, os_reason, write_text
 from recipes.loggers.files import read_rows, scalars
 from recipes.loggers.wandb_log import logged_names
+from recipes.report.numbers import lower_is_better
 from recipes.report.record import RunRecord, ViewRow
 
 
@@ -277,7 +278,7 @@ def checkpoint_metrics(record: RunRecord, kind: str) -> dict[str, Any]:
     rows = [row for row in rows if math.isfinite(row[record.monitor])]
     if not rows:
         return {}
-    sign = -1 if record.monitor.endswith("loss") else 1
+    sign = -1 if lower_is_better(record.monitor) else 1
     # the first of equal ones, as the checkpoint
     best = max(rows, key=lambda row: sign * row[record.monitor])
     return {name: value for name, value in best.items() if name == "step" or "val/" in name}

@@ -1,13 +1,15 @@
 """From the config's network section to a network."""
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from foundation.types import Count, ShareBelowOne
+from foundation.types import Count, ShareBelowOne, StepsOrShare
 from recipes.networks.checkpoint import load_checkpoint, rows_in_checkpoint
+from recipes.networks.checkpointed import recompute_in_backward
 from recipes.networks.image import build_image
 from recipes.networks.meta import on_meta
 from recipes.networks.names import SMALL, Pooling
 from recipes.networks.network import Network
+from recipes.networks.requests import FreezeRequest
 
 
 class DataInfo(Protocol):
@@ -34,6 +36,10 @@ def build_network(
     drop_rate: ShareBelowOne = 0.0,
     options: dict[str, Any] | None = None,
     vocab_size: Count | None = None,
+    freeze: list[str] | None = None,
+    unfreeze_at: dict[str, StepsOrShare] | None = None,
+    freeze_batchnorm: bool | Literal["affine"] = False,
+    gradient_checkpointing: bool = False,
 ) -> Network:
     """The network for a data set, with one head per task, in training mode.
 
@@ -60,6 +66,11 @@ def build_network(
     options: further arguments of the model: +network.options.bn_momentum=0.1. Of the timm model
         (`bn_momentum`, `width`, `drop_path_rate` …) or fields of the encoder's configuration.
     vocab_size: tokens of the tokenizer, at least 1; null: as the tokenizer says. Text only.
+    freeze: weights that do not train, by name of layer or parameter: [conv1,"blocks.*.attn"]; null:
+        none. Patterns are explained at `FreezeRequest`.
+    unfreeze_at: {NAME: optimizer step, or share of the run below 1} from which on weights train.
+    freeze_batchnorm: BatchNorm keeps its running statistics; `affine`: its scale and shift too.
+    gradient_checkpointing: compute activations again in the backward: less memory, more time.
     """
     name = default_name(info) if name == "auto" else name
     network: Network
@@ -89,6 +100,9 @@ def build_network(
         )
     if checkpoint is not None:
         load_checkpoint(network, checkpoint, keep_moments=mean is not None or std is not None)
+    if gradient_checkpointing:
+        recompute_in_backward(network)
+    network.freezing = FreezeRequest(tuple(freeze or ()), dict(unfreeze_at or {}), freeze_batchnorm)
     # Hugging Face returns encoders in evaluation mode, and Lightning does not change modes
     return network.train()
 

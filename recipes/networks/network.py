@@ -1,7 +1,7 @@
 """embed -> features -> heads: the interface of networks to the engine and to methods."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, Self
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from recipes.networks.requests import FreezeRequest
 from recipes.networks.taps import INPUT, stage_names, tapped
 from recipes.step.batchnorm import batch_normalizations, use_batch_statistics
 from recipes.step.gates import Gates
@@ -32,7 +33,10 @@ class Network(nn.Module, ABC):
     `eval_only` lists modules that stay in evaluation mode while the rest trains. `frozen`: only
     those backbone parameters train that methods choose. `unused` names parameters of the backbone
     that the forward never reads: they are frozen, because DDP waits for the gradient of every
-    trainable parameter. `taps` names stages whose features every output has (`tap`).
+    trainable parameter. `freezing` is what the user wants frozen (`freeze_requested`), `waiting`
+    the parameters that begin to train later, by name, with their steps. `taps` names stages whose
+    features every output has (`tap`). `recomputes`: activations are computed again in the
+    backward.
 
     Where tasks branch before the heads, the backbone, and so `features`, returns features by task:
     every head gets those of its task, the embedding their mean. `gates`, if a method sets them, are
@@ -60,6 +64,9 @@ class Network(nn.Module, ABC):
         self.unused: frozenset[str] = frozenset()
         self.taps: tuple[str, ...] = ()
         self.frozen = False
+        self.recomputes = False
+        self.freezing = FreezeRequest()
+        self.waiting: dict[str, tuple[float, ...]] = {}
         self.heads = nn.ModuleDict()
         for task, classes in tasks.items():
             if not task or "." in task or hasattr(self.heads, task):
@@ -86,6 +93,19 @@ class Network(nn.Module, ABC):
         for module in self.eval_only:
             module.eval()
         return self
+
+    def keep_eval_only(self, modules: Sequence[nn.Module]) -> None:
+        """Put these modules in evaluation mode, also while the network trains."""
+        self.eval_only += modules
+        for module in modules:
+            module.eval()
+
+    def release(self, modules: Sequence[nn.Module]) -> None:
+        """The inverse: these modules follow the mode of the network again."""
+        released = set(map(id, modules))
+        self.eval_only = [module for module in self.eval_only if id(module) not in released]
+        for module in modules:
+            module.train(self.training)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile `features`; arguments of torch.compile. Heads and gates are not compiled:

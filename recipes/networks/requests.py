@@ -1,6 +1,7 @@
-"""What a method may request of the network: an averaged copy, an embedding."""
+"""What may be requested of a network: an averaged copy, an embedding, weights that stay."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -44,3 +45,22 @@ class EmbeddingRequest:
     dim: int
     normalize: bool = True
     layer_norm: bool = False
+
+
+@dataclass(frozen=True)
+class FreezeRequest:
+    """Which weights stay as they are. Patterns are names of parameters or of modules, with `*` for
+    any characters; those of the backbone may leave out `backbone.`.
+
+    patterns: frozen for the whole run.
+    unfreeze_at: frozen until an optimizer step, or a share of the run; wins over `patterns`.
+    batchnorm: every BatchNorm of the backbone keeps its running statistics; `affine`: its scale and
+        shift too.
+    """
+
+    patterns: tuple[str, ...] = ()
+    unfreeze_at: Mapping[str, float] = field(default_factory=dict)
+    batchnorm: bool | Literal["affine"] = False
+
+    def __bool__(self) -> bool:
+        return bool(self.patterns or self.unfreeze_at or self.batchnorm)

@@ -49,6 +49,7 @@ class TextNetwork(Network):
     pooling: `mean` of the last hidden states over real tokens, Σ_l m_l h_l / Σ_l m_l; `cls`, the
         first token's state; `last`, that of the last real token, which in a decoder has seen all
         others.
+    causal: whether a token sees only those before it, as in a decoder.
     max_length: longest sequence that the encoder has positions for, None if unlimited.
     vocab_size: its number of tokens.
     architecture: its configuration as JSON if `build_text` built it, else None.
@@ -76,6 +77,7 @@ class TextNetwork(Network):
         super().__init__(facts.width, tasks, drop_rate)
         self.backbone = backbone
         self.pooling = pooling
+        self.causal = facts.causal
         self.scale = facts.scale
         self.in_place = facts.in_place
         self.freeze_unused(facts.unused)

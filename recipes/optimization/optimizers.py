@@ -6,13 +6,13 @@ another ε, and its `lars` and `lamb` adapt nothing where the weight decay is 0.
 state each of these explicitly. `NamedOptimizer` passes any other name to timm unchanged.
 """
 
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from omegaconf import OmegaConf
 from pydantic import Field
 
-from foundation.types import Scale, ShareBelowOne, Weight
+from foundation.types import Count, Scale, ShareBelowOne, Weight
 
 Betas = tuple[ShareBelowOne, ShareBelowOne]
 Options = dict[str, Any]
@@ -26,24 +26,38 @@ class OptimizerSettings:
     weight_decay: λ, on tensors with more than one dimension, at least 0.
     layer_decay: factor of the rate from layer to layer towards the input, above 0, at most 1; 1:
         none. Of the backbone; fine-tuned transformers: 0.5 to 0.9.
+    base_batch_size: labeled samples of the optimizer step that `lr` is meant for, at least 1; null:
+        any.
+    lr_scaling: with base_batch_size, how the rate follows the batch: `linear` or `sqrt`. Linear for
+        SGD (Goyal et al., arXiv 1706.02677), sqrt for Adam and LAMB (You et al., arXiv 1904.00962).
     options: further arguments of the optimizer: +optimizer.options.NAME=VALUE.
     """
 
     lr: Scale = 1e-3
     weight_decay: Weight = 0.0
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    base_batch_size: Count | None = None
+    lr_scaling: Literal["linear", "sqrt"] = "linear"
     options: Options = field(default_factory=dict)
     factory: ClassVar[str] = ""
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of the constructor, without lr and weight decay; `options` take precedence."""
-        shared = {"name", "lr", "weight_decay", "layer_decay", "options"}
+        shared = {"name", *(entry.name for entry in fields(OptimizerSettings))}
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
         arguments = own | dict(self.options)
         return {name: _without_omegaconf(value) for name, value in arguments.items()}
 
     def factory_name(self) -> str:
         return self.factory
+
+    def for_batch(self, samples: int) -> Self:
+        """The same with the rate of a step of so many labeled samples: lr · B / base_batch_size, or
+        lr · √(B / base_batch_size)."""
+        if self.base_batch_size is None:
+            return self
+        ratio = samples / self.base_batch_size
+        return replace(self, lr=self.lr * (ratio if self.lr_scaling == "linear" else ratio**0.5))
 
 
 @dataclass(frozen=True, kw_only=True)

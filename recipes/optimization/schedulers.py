@@ -7,8 +7,10 @@ ratio of their rates, except those marked `constant`, whose factor is 1."""
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -39,6 +41,14 @@ class Schedule(ABC):
         steps = step - warmup
         total_steps = max(total - warmup, 1)
         return self.curve(min(steps / total_steps, 1.0))
+
+    def scheduler(self, optimizer: Optimizer, total_steps: int) -> LambdaLR:
+        """torch's scheduler for a run of `total_steps`."""
+
+        def scheduled(step: int) -> float:
+            return self.factor(step, total_steps)
+
+        return LambdaLR(optimizer, group_factors(optimizer, scheduled))
 
 
 @dataclass(frozen=True)
@@ -169,12 +179,28 @@ def build_scheduler(optimizer: Optimizer, settings: Schedule, total_steps: int) 
 
     total_steps: optimizer steps of the run.
     """
+    return settings.scheduler(optimizer, total_steps)
 
-    def scheduled(step: int) -> float:
-        return settings.factor(step, total_steps)
+
+def group_factors(
+    optimizer: Optimizer, scheduled: Callable[[int], float]
+) -> list[Callable[[int], float]]:
+    """The factor of every parameter group: `scheduled`, and 1 for a `constant` group."""
 
     def constant(step: int) -> float:
         return 1.0
 
     groups = optimizer.param_groups
-    return LambdaLR(optimizer, [constant if g.get(CONSTANT) else scheduled for g in groups])
+    return [constant if group.get(CONSTANT) else scheduled for group in groups]
+
+
+def set_rates(scheduler: LambdaLR) -> None:
+    """Set every group's rate to its base rate times its factor at the present step."""
+    pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    rates = [base * factor(scheduler.last_epoch) for base, factor in pairs]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)  # a captured kernel reads this tensor
+        else:
+            group["lr"] = rate
+    scheduler._last_lr = rates

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 SHARES = ("accuracy", "mask_rate", "confidence", "recall", "precision", "map@r", "f1", "top", "ece")
 GROUPS = ("test", "val", "train")
+LOWER_IS_BETTER = frozenset({"loss", "ece"})
 
 
 class Tile(NamedTuple):
@@ -20,6 +21,12 @@ def is_share(name: str) -> bool:
     """Whether a metric of this name is a share in [0, 1], shown in percent."""
     last = name.rsplit("/", 1)[-1]
     return any(share in last for share in SHARES)
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a monitored metric is minimized: losses and the calibration error."""
+    last = name.rsplit("/", 1)[-1]
+    return last.endswith("loss") or last in LOWER_IS_BETTER
 
 
 def is_seconds(name: str) -> bool:

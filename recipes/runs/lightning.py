@@ -2,19 +2,34 @@
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.profilers import (
+    AdvancedProfiler,
+    Profiler,
+    PyTorchProfiler,
+    SimpleProfiler,
+)
 
+from foundation.errors import UserError
 from recipes.checkpointing.writing import AtomicFiles
 from recipes.contract.method import Method
 from recipes.engine.lean import NoProfiler, drop_empty_hooks
+from recipes.engine.trainer import TrainerSettings
 from recipes.runs.processes import watch_ranks
 from recipes.setup.assemble import Assembly
 from recipes.setup.machine import available, check_half_precision, trainer_arguments
+
+KEY = "trainer.profiler"
+NAMED: dict[str, Callable[..., Profiler]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
 
 
 def build_trainer(
@@ -38,7 +53,7 @@ def build_trainer(
             callbacks=callbacks,
             plugins=[AtomicFiles()],
             default_root_dir=folder,
-            profiler=NoProfiler(),
+            profiler=profiler_of(settings, folder),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             inference_mode=False,
@@ -54,6 +69,24 @@ def build_trainer(
     return trainer
 
 
+def profiler_of(settings: TrainerSettings, folder: Path) -> Profiler:
+    """The profiler of the settings, which writes to `profile/` in the run's folder. Raises
+    `UserError` for a target that is none."""
+    chosen = settings.profiler
+    if chosen is None:
+        return NoProfiler()
+    if isinstance(chosen, str):
+        return NAMED[chosen](dirpath=folder / "profile", filename=chosen)
+    made = chosen
+    if isinstance(chosen, Mapping):
+        problem = f"found {str(dict(chosen))[:60]}"
+        raise UserError(KEY, problem, "expected a mapping with the _target_ of a profiler")
+    if not isinstance(made, Profiler):
+        problem = f"makes a {type(made).__name__}"
+        raise UserError(KEY, problem, "expected a subclass of pytorch_lightning.profilers.Profiler")
+    return made
+
+
 def quieten() -> None:
     """Keep Lightning's advice and banners out of the way of what the run itself says."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -66,6 +99,7 @@ def quieten() -> None:
         ".*The dirpath has changed from .*",  # resuming in another folder
         # what is logged has been summed over ranks
         ".*It is recommended to use `self.log.*sync_dist=True.*",
+        ".*MLFlow only allows .*",  # docs/own_data.md says which names it changes
         ".*`training_step` returned `None`.*",  # a batch that was left out
         # features are changed in place by nobody
         ".*FSDP2-wrapped module .* returned a view tensor.*",

@@ -16,6 +16,7 @@ from recipes.networks.network import Network
 from recipes.optimization.build import chosen_impl
 from recipes.services.teacher import final_decay
 from recipes.setup.assemble import Assembly
+from recipes.setup.freezing import frozen_lines
 from recipes.setup.length import known_length, length_text
 from recipes.setup.remarks import remarks
 from recipes.setup.title import recipe_title
@@ -133,6 +134,9 @@ def _network(assembly: Assembly, network: Network) -> list[str]:
     settings = assembly.config.network
     lines = [f"{settings.name}: {count(trainable)} trainable parameters, {count(frozen)} frozen"]
     steps = assembly.trainer.max_steps
+    if network.recomputes:
+        lines.append("activations are computed again in the backward (gradient checkpointing)")
+    lines += frozen_lines(network, steps if known_length(assembly) else 0)
     slow = slow_layers(network, steps)
     if slow and "bn_momentum" not in (settings.options or {}):
         lines.append(
@@ -215,8 +219,20 @@ def _optimization(assembly: Assembly, network: Network) -> list[str]:
         f"{steps}, precision {assembly.precision}, accelerator {trainer.accelerator}",
         f"network {_computed(assembly, network)}",
         f"{called(assembly.config.optimizer)}, {updated(assembly)}",
+        *_scaled_rate(assembly),
         called(assembly.config.scheduler),
     ]
+
+
+def _scaled_rate(assembly: Assembly) -> list[str]:
+    """`learning rate 0.12 for 128 samples a step: 0.03 for 32, linear`; empty if any batch has the
+    same."""
+    settings = assembly.optimizer
+    if settings.base_batch_size is None:
+        return []
+    samples = assembly.datamodule.batch_size * assembly.trainer.accumulate_grad_batches
+    said = f"{assembly.config.optimizer.lr:g} for {settings.base_batch_size}, {settings.lr_scaling}"
+    return [f"learning rate {settings.lr:g} for {samples} labeled samples a step: {said}"]
 
 
 def _evaluation(assembly: Assembly) -> list[str]:

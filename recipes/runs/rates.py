@@ -8,7 +8,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
-from recipes.optimization.schedulers import Schedule
+from recipes.optimization.plateau import FALLEN
+from recipes.optimization.schedulers import Schedule, set_rates
 
 
 class NewRates(Callback):
@@ -20,18 +21,10 @@ class NewRates(Callback):
         groups = trainer.optimizers[0].param_groups
         fresh = fresh_groups(pl_module)
         scheduler.base_lrs = [group["initial_lr"] for group in fresh]
-        rates = [
-            base * factor(scheduler.last_epoch)
-            for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-        ]
-        for group, new, rate in zip(groups, fresh, rates, strict=True):
+        for group, new in zip(groups, fresh, strict=True):
             group["initial_lr"] = new["initial_lr"]
             group["weight_decay"] = new["weight_decay"]
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)  # a captured kernel reads this tensor
-            else:
-                group["lr"] = rate
-        scheduler._last_lr = rates
+        set_rates(scheduler)
 
 
 def fresh_groups(module: Any) -> list[dict[str, Any]]:
@@ -84,7 +77,8 @@ def stretched(
     done = int(checkpoint["global_step"])
     name = type(schedule).__name__
     before = float(checkpoint["optimizer_states"][0]["param_groups"][0]["lr"])
-    now = fresh_groups(module)[0]["initial_lr"] * schedule.factor(done, new)
+    fallen = float(checkpoint["lr_schedulers"][0].get(FALLEN, 1.0))
+    now = fresh_groups(module)[0]["initial_lr"] * schedule.factor(done, new) * fallen
     head = f"resume: trainer.max_steps {old} -> {new}: "
     if all(schedule.factor(step, old) == schedule.factor(step, new) for step in range(done, new)):
         rate = f"stays {now:.6g}" if now == before else f"is {now:.6g} and was {before:.6g}"

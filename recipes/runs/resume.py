@@ -106,6 +106,7 @@ HELD = {
     "data.label_noise": "counts and tables belong to the samples",
     "data.val_fraction": "counts and tables belong to the samples",
     "data.split_seed": "counts and tables belong to the samples",
+    "network.freeze*": "the optimizer has the weights that trained",
     "methods.*.init*": "values that training began with",
     "methods.*.reinitialize": "values that training began with",
     "methods.static.weights": "a buffer of the method",
@@ -113,7 +114,13 @@ HELD = {
     "methods.tau_norm.tau": "a buffer of the method",
     "methods.noisy_student.teacher": "its targets are kept",
 }
-EFFECTIVE = ("optimizer.lr", "optimizer.weight_decay")  # set anew after the checkpoint, see `rates`
+# set anew after the checkpoint, see `rates`
+EFFECTIVE = (
+    "optimizer.lr",
+    "optimizer.lr_scaling",
+    "optimizer.base_batch_size",
+    "optimizer.weight_decay",
+)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ from recipes.setup.machine import check_machine
 from recipes.setup.monitor import heads_speak
 from recipes.setup.parts import make_optimizer, make_tasks
 from recipes.setup.patience import patience_of
+from recipes.setup.plateau import plateau_of
 from recipes.setup.remarks import remarks
 from recipes.setup.spec import Result, RunSpec
 from recipes.step.batchnorm import fit_statistics_to_run
@@ -261,6 +262,7 @@ def own_callbacks(parts: Parts, termination: Termination) -> list[Callback]:
         micro_batches = settings.log_every * settings.accumulate_grad_batches
         callbacks.append(RouxProgressBar(micro_batches))
     callbacks += patience_of(settings.patience, parts.assembly.monitor, validates)
+    callbacks += plateau_of(parts.assembly.scheduler, parts.assembly.monitor, validates)
     callbacks += hooked_methods(parts.recipe.composition.methods.values())
     callbacks += parts.assembly.callbacks
     if parts.resume:

@@ -48,6 +48,8 @@ class Moments(nn.Module):
             for name, buffer in zip(KINDS, STATISTICS, strict=True):
                 self.register_buffer(f"{name}_{i}", torch.zeros_like(layer.get_buffer(buffer)))
         self.known = False
+        # layers that training does not update at present
+        self.resting: set[nn.Module] = set()
 
     def of(self, i: int) -> list[Tensor]:
         """Mean, variance and number of batches, in the order of `STATISTICS`."""
@@ -76,14 +78,16 @@ class Moments(nn.Module):
         modes = {module: module.training for module in network.modules()}
         network.eval()
         momenta = [layer.momentum for layer in self.layers]
+        self._take_resting()
+        estimated = [layer for layer in self.layers if layer not in self.resting]
         try:
             # modes change here, and a compiled network would be recompiled
             with self.installed(), torch.compiler.set_stance("force_eager"):
-                for layer in self.layers:
+                for layer in estimated:
                     layer.reset_running_stats()
                     layer.training = True
                 for done, embedded in enumerate(batches):
-                    for layer in self.layers:
+                    for layer in estimated:
                         # the mean over batches; torch's own, momentum=None, is a device sync
                         layer.momentum = 1 / (done + 1)
                     network(embedded)
@@ -93,6 +97,15 @@ class Moments(nn.Module):
             for module, training in modes.items():
                 module.training = training
         self.known = True
+
+    def _take_resting(self) -> None:
+        """A layer that rests has its own statistics here, as in training."""
+        for i, layer in enumerate(self.layers):
+            if layer in self.resting:
+                mean, variance, batches = self.of(i)
+                mean.copy_(layer.get_buffer("running_mean"))
+                variance.copy_(layer.get_buffer("running_var"))
+                batches.fill_(1)
 
     @torch.no_grad()
     def settle(self) -> None:

@@ -21,6 +21,7 @@ from recipes.contract.probe import Probe
 from recipes.engine.hardware import check_compiler
 from recipes.engine.trainer import CheckpointSettings, TrainerSettings, devices_of
 from recipes.networks.checkpoint import before_surgery, load_deferred
+from recipes.networks.freezing import freeze_requested
 from recipes.networks.network import Network
 from recipes.optimization.build import check_optimizer
 from recipes.optimization.layer_decay import checked_depths
@@ -28,9 +29,10 @@ from recipes.optimization.optimizers import OptimizerSettings
 from recipes.optimization.schedulers import Schedule
 from recipes.setup.batch_checks import check_batch_contents
 from recipes.setup.changes import Change
+from recipes.setup.freezing import check_freezing
 from recipes.setup.machine import check_device_list, check_strategy_name
 from recipes.setup.monitor import monitor_of
-from recipes.setup.network_checks import check_batch_norm, check_text_length
+from recipes.setup.network_checks import check_batch_norm, check_recomputing, check_text_length
 from recipes.setup.patience import check_patience
 from recipes.setup.precision import chosen_precision
 from recipes.setup.radii import check_radii
@@ -42,8 +44,8 @@ class Assembly:
     """The parts of a run.
 
     config: that they came from, its `monitor` filled in. precision: as it was chosen where the
-    config says `auto`. changes: settings that were others when the run began, known once a
-    checkpoint has been read."""
+    config says `auto`. optimizer: with the learning rate of this batch size. changes: settings that
+    were others when the run began, known once a checkpoint has been read."""
 
     config: DictConfig
     datamodule: StreamDataModule
@@ -84,7 +86,9 @@ class Assembly:
             for method in self.composition.implementing("surgery"):
                 method.surgery(network)
             load_deferred(network)
+            freeze_requested(network)
         check_text_length(self.datamodule, network)
+        check_recomputing(network, self.trainer)
         if self.optimizer.layer_decay < 1:
             checked_depths(network.backbone, self.optimizer.layer_decay)
         samples = self.datamodule.batch_size // devices_of(self.trainer)
@@ -153,6 +157,7 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     check_compiler(trainer)
     check_nonfinite(trainer, composition)
     check_patience(trainer.patience, composition)
+    check_freezing(config.network, composition, environment, trainer)
     check_losses(composition, float(config.supervised_weight))
     probes = probes_of(config, composition, environment)
     check_strategy(trainer, composition, environment, probes=bool(probes))
@@ -164,7 +169,7 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
         composition=composition,
         trainer=trainer,
         precision=precision,
-        optimizer=optimizer,
+        optimizer=optimizer.for_batch(datamodule.batch_size * trainer.accumulate_grad_batches),
         scheduler=make(config.scheduler, "scheduler"),
         probes=probes,
         checkpoint=make(config.checkpoint, "checkpoint"),

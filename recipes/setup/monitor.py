@@ -11,6 +11,22 @@ from recipes.contract.probe import Probe
 from recipes.tasks.classification import GROUPS, METRICS
 
 PART = "val"
+# what others call our metrics
+SAME = {
+    "acc": "accuracy",
+    "top1": "accuracy",
+    "recall": "balanced_accuracy",
+    "macro_recall": "balanced_accuracy",
+    "nll": "loss",
+    "cross_entropy": "loss",
+    "macro_f1": "f1",
+    "f1_macro": "f1",
+    "macro_precision": "precision",
+    "auc": "auroc",
+    "ap": "average_precision",
+    "calibration_error": "ece",
+}
+OF_SCORES = ("f1", "precision", "auroc", "average_precision", "ece")
 
 
 def monitor_of(
@@ -35,8 +51,20 @@ def monitor_of(
     names = [f"{part}/{name}" for part in parts for name in names]
     if monitor not in names:
         problem = "validation has no such metric"
-        raise UserError(f"monitor={monitor}", problem, nearest(monitor, names))
+        raise UserError(f"monitor={monitor}", problem, remedy_for(monitor, names, config))
     return monitor
+
+
+def remedy_for(monitor: str, names: list[str], config: DictConfig) -> str:
+    """What to write in place of a metric that validation does not have."""
+    head, _, last = monitor.rpartition("/")
+    same = f"{head}/{SAME.get(last, last)}"
+    if same in names:
+        return f"write {same}, which is the same"
+    scored = SAME.get(last, last) in OF_SCORES or last.startswith("top")
+    if scored and not (config.get("evaluate") or {}).get("scores"):
+        return "add evaluate/scores=default, which measures it"
+    return nearest(monitor, names)
 
 
 def head_metrics(config: DictConfig, info: DataInfo, composition: Composition) -> list[str]:

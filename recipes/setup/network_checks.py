@@ -5,7 +5,9 @@ import torch
 
 from datamodules.datamodule import StreamDataModule
 from foundation.errors import UserError, first_line
+from recipes.engine.trainer import TrainerSettings
 from recipes.networks.network import Network
+from recipes.step.batchnorm import batch_normalizations
 from recipes.step.step import Embedded
 
 
@@ -39,3 +41,15 @@ def check_batch_norm(samples: int, network: Network) -> None:
             f"batch normalization refuses one sample on a device ({first_line(error)})",
             "expected at least 2 for each device",
         ) from error
+
+
+def check_recomputing(network: Network, settings: TrainerSettings) -> None:
+    """Raise `UserError` where gradient checkpointing does not work with how the network is run."""
+    if not network.recomputes:
+        return
+    key = "network.gradient_checkpointing=true"
+    if settings.compile is not False and batch_normalizations(network.backbone):
+        problem = "a compiled BatchNorm would update its running statistics twice"
+        raise UserError(key, problem, "set trainer.compile=false, or leave it out")
+    if settings.strategy == "fsdp":
+        raise UserError(key, "was never tried with trainer.strategy=fsdp", "take ddp")

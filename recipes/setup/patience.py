@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import Callback
 
 from foundation.errors import UserError
 from recipes.contract.composition import Composition
-from recipes.report.numbers import value_text
+from recipes.report.numbers import lower_is_better, value_text
 
 logger = logging.getLogger(__name__)
 KEY = "trainer.patience"
@@ -36,15 +36,23 @@ def check_patience(patience: int | None, composition: Composition) -> None:
         raise UserError(f"{KEY}={patience}", problem, "leave one out")
 
 
+def monitored(trainer: pl.Trainer, monitor: str) -> float | None:
+    """The monitor's value at a validation of training, equal on all ranks; else None."""
+    found = trainer.callback_metrics.get(monitor)
+    if trainer.state.fn != "fit" or found is None:
+        return None
+    # the first rank decides: a sum over ranks may differ in its last bit
+    return float(trainer.strategy.broadcast(float(found)))
+
+
 class Patience(Callback):
     """Ends the run after `patience` validations in a row whose monitor is not better than the best
-    one before. A name that ends in `loss` is minimized. Counted again from there when a run
-    resumes."""
+    one before. Losses and `ece` are minimized. Counted again from there when a run resumes."""
 
     def __init__(self, monitor: str, patience: int):
         self.monitor = monitor
         self.patience = patience
-        self.sign = -1.0 if monitor.endswith("loss") else 1.0
+        self.sign = -1.0 if lower_is_better(monitor) else 1.0
         self.best = -math.inf
         self.waited = 0
 
@@ -56,11 +64,9 @@ class Patience(Callback):
         self.waited = int(state_dict["waited"])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        found = trainer.callback_metrics.get(self.monitor)
-        if trainer.state.fn != "fit" or found is None or trainer.global_step >= trainer.max_steps:
+        value = monitored(trainer, self.monitor)
+        if value is None or trainer.global_step >= trainer.max_steps:
             return
-        # the first rank decides: a sum over ranks may differ in its last bit
-        value = trainer.strategy.broadcast(float(found))
         if self.sign * value > self.best:
             self.best = self.sign * value
             self.waited = 0

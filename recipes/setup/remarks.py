@@ -14,6 +14,7 @@ from foundation.files import printable
 from recipes.contract.method import Method
 from recipes.networks.network import Network
 from recipes.setup.assemble import Assembly
+from recipes.setup.freezing import late_lines
 from recipes.setup.length import known_length
 from recipes.setup.title import replaced_methods
 
@@ -35,9 +36,20 @@ def remarks(assembly: Assembly, network: Network, trained: bool = False) -> list
     late = [m for m in getattr(assembly.scheduler, "milestones", ()) if m >= max(steps, 1)]
     if steps and late:
         lines.append(f"scheduler.milestones: {late[0]} is not reached, the run has {steps} steps")
+    lines += late_lines(network, steps)
+    lines += early_tokens(network)
     if not trained:
         lines += frozen_random_weights(config, network)
     return [*lines, *data_remarks(assembly)]
+
+
+def early_tokens(network: Network) -> Iterator[str]:
+    """The mean over the tokens of a decoder."""
+    if getattr(network, "causal", False) and getattr(network, "pooling", "") == "mean":
+        yield (
+            f"network.pooling=mean: tokens of {type(network.backbone).__name__} see only those "
+            "before them; network.pooling=last takes the last one, which has seen the whole text"
+        )
 
 
 def data_remarks(assembly: Assembly) -> Iterator[str]:

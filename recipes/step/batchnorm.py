@@ -3,9 +3,8 @@
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 # timm's EvoNorm-B layers use the variance of the batch in training mode, but are no torch BatchNorm
@@ -54,15 +53,27 @@ def fit_statistics_to_run(network: nn.Module, total_steps: int) -> None:
         layer.momentum = least_momentum(total_steps)
 
 
+def copied_buffers(layer: nn.Module) -> dict[str, Tensor | None]:
+    """A layer's buffers for a forward whose updates are discarded."""
+    return {
+        name: None if value is None else value.clone() for name, value in layer._buffers.items()
+    }
+
+
 class BatchNorms:
     """The batch normalizations of a network, found once."""
 
     def __init__(self, network: nn.Module):
         self.layers = batch_normalizations(network)
-        norms = [layer for layer in self.layers if isinstance(layer, _BatchNorm)]
-        self.tracking = [layer for layer in norms if layer.track_running_stats]
-        self.evo_norms: list[Any] = [
-            layer for layer in self.layers if not isinstance(layer, _BatchNorm)
+        # torch's layers can stop tracking at no cost; but a backward that recomputes a forward
+        # needs the same tensors as in any other forward
+        recomputes = getattr(network, "recomputes", False)
+        norms = [] if recomputes else self.layers
+        self.tracking = [
+            layer for layer in norms if isinstance(layer, _BatchNorm) and layer.track_running_stats
+        ]
+        self.copied = [
+            layer for layer in self.layers if recomputes or not isinstance(layer, _BatchNorm)
         ]
 
     @property
@@ -77,17 +88,16 @@ class BatchNorms:
         # saved, not assumed to be on: contexts nest (in a replayed step, an input that does not
         # update statistics)
         tracked = [layer.track_running_stats for layer in self.tracking]
-        variances = [layer.running_var for layer in self.evo_norms]
-        # torch's layers can stop tracking at no cost
+        buffers = [layer._buffers for layer in self.copied]
         for norm in self.tracking:
             norm.track_running_stats = False
-        # timm's cannot: they update a copy, which is discarded
-        for layer, variance in zip(self.evo_norms, variances, strict=True):
-            layer.running_var = variance.clone()
+        # these update a copy, which is discarded
+        for layer in self.copied:
+            layer._buffers = copied_buffers(layer)
         try:
             yield
         finally:
             for norm, on in zip(self.tracking, tracked, strict=True):
                 norm.track_running_stats = on
-            for layer, variance in zip(self.evo_norms, variances, strict=True):
-                layer.running_var = variance
+            for layer, own in zip(self.copied, buffers, strict=True):
+                layer._buffers = own

@@ -16,6 +16,7 @@ from pydantic import Field
 from foundation.errors import UserError, first_line
 from foundation.files import os_reason
 from recipes.checkpointing.folder_files import kind_of
+from recipes.report.numbers import lower_is_better
 from recipes.sweeps.grid import RouxSweeper
 from recipes.sweeps.record import Job, jobs_of
 
@@ -70,7 +71,7 @@ class OptunaSweeper(RouxSweeper):
     ):
         self.metric = metric or "val/accuracy"
         by_name: Literal["minimize", "maximize"] = (
-            "minimize" if self.metric.endswith("loss") else "maximize"
+            "minimize" if lower_is_better(self.metric) else "maximize"
         )
         self.direction = direction or by_name
         self.n_trials = n_trials

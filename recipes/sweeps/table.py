@@ -10,7 +10,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from recipes.predict.table import safe_cell
-from recipes.report.numbers import clock, is_seconds, is_share, tested, value_text
+from recipes.report.numbers import (
+    clock,
+    is_seconds,
+    is_share,
+    lower_is_better,
+    tested,
+    value_text,
+)
 from recipes.sweeps.record import NOT_OF_THE_JOB, Job
 
 SEED = "seed"
@@ -128,7 +135,7 @@ def make_table(jobs: dict[int, Job]) -> SweepTable:
     monitor = most_frequent([job.metric or job.monitor for job in jobs.values()])
     direction = most_frequent([job.direction for job in jobs.values()])
     if not direction:
-        direction = "minimize" if monitor.endswith("loss") else "maximize"
+        direction = "minimize" if lower_is_better(monitor) else "maximize"
     sign = 1 if direction == "minimize" else -1
 
     def rank(row: Row) -> float:

@@ -85,6 +85,8 @@ def test_jobs_of_stages_get_their_keys(place):
 
 def test_methods_that_cannot_meet_are_found_before_the_first_job(place):
     before = snapshot(place)
-    outcome = roux("-m", "regularization=none,[mixup,cutmix]", "trainer.max_steps=3", *QUIET)
-    assert outcome.code == 2 and "both own the mixing of labeled inputs" in outcome.err
+    outcome = roux(
+        "-m", "long_tail=none,[balanced_softmax,logit_adjustment]", "trainer.max_steps=3", *QUIET
+    )
+    assert outcome.code == 2 and "both own the correction of the class prior" in outcome.err
     assert snapshot(place) == before

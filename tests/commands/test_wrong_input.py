@@ -105,8 +105,9 @@ MISTAKES = {
         "methods.fixmatch.threshold: got -1, expected a number at least 0",
     ),
     "two owners of a slot": (
-        ["regularization=[mixup,cutmix]"],
-        "regularization=mixup and regularization=cutmix both own the mixing of labeled inputs, "
+        ["long_tail=[balanced_softmax,logit_adjustment]"],
+        "long_tail=balanced_softmax and long_tail=logit_adjustment both own the correction of the "
+        "class prior, "
         "which only one method can: leave one out",
     ),
     "need unmet": (

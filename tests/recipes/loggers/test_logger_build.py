@@ -99,3 +99,19 @@ print(type(figure).__name__)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[]", "True False", "R2Score r2_score", "Figure"]
+
+
+class Refusing(CSVLogger):
+    def __init__(self, error: str):
+        raise {"import": ModuleNotFoundError, "value": RuntimeError}[error](
+            "no server\nsecond line"
+        )
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"), [("import", "install its package"), ("value", "see its arguments")]
+)
+def test_what_a_constructor_raises_is_one_line(error, remedy, tmp_path):
+    node = {"_target_": f"{__name__}.Refusing", "error": error}
+    with pytest.raises(UserError, match=rf"^logger\.own: .*\(no server\); {remedy}$"):
+        build_loggers({"own": node}, tmp_path / "run")

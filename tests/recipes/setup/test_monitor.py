@@ -5,6 +5,7 @@ from omegaconf import OmegaConf
 
 from foundation.errors import UserError
 from recipes.config.resolve import resolve_command
+from recipes.report.numbers import lower_is_better
 from recipes.runs.run import checkpoints
 from recipes.setup.assemble import assemble
 from recipes.setup.monitor import head_metrics, objective
@@ -37,10 +38,40 @@ def test_accuracy_unless_no_head_is_taught_or_the_user_says_otherwise(
     assert (best.monitor, best.mode) == (expected, "max")
 
 
-def test_a_loss_is_to_be_small(tmp_path):
-    assembly = assemble(config("monitor=val/loss"))
+SCORES = "evaluate/scores=default"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mode"),
+    [
+        (("monitor=val/loss",), "min"),
+        ((SCORES, "monitor=val/ece"), "min"),
+        *(
+            ((SCORES, f"monitor=val/{name}"), "max")
+            for name in ("f1", "precision", "auroc", "average_precision", "top5")
+        ),
+        (("monitor=val/balanced_accuracy",), "max"),
+    ],
+)
+def test_losses_and_calibration_errors_are_to_be_small(overrides, mode, tmp_path):
+    assembly = assemble(config(*overrides))
     assembly.datamodule.setup()
-    assert checkpoints(assembly, tmp_path)[0].mode == "min"
+    assert checkpoints(assembly, tmp_path)[0].mode == mode
+    assert lower_is_better(assembly.monitor) == (mode == "min")
+
+
+@pytest.mark.parametrize(
+    ("monitor", "remedy"),
+    [
+        ("val/recall", "write val/balanced_accuracy, which is the same"),
+        ("val/nll", "write val/loss, which is the same"),
+        ("val/macro_f1", "add evaluate/scores=default, which measures it"),
+        ("val/top5", "add evaluate/scores=default, which measures it"),
+    ],
+)
+def test_the_names_of_others_are_understood(monitor, remedy):
+    with pytest.raises(UserError, match=remedy):
+        assemble(config(f"monitor={monitor}"))
 
 
 def test_a_metric_that_does_not_come_is_said_in_one_line():
