@@ -68,6 +68,8 @@ class StreamDataModule(CutParts):
     labels: labels kept in all, in equal numbers of each class, at least one each; null: all.
     labeled: txt, json or npy file that lists the samples that keep their labels; null: none. By
         position in the training part or by name; for published splits.
+    input_size: side of the square that the views make of a stored picture, in pixels, at least 1;
+        null: that of the stored one.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class StreamDataModule(CutParts):
         unlabeled: str | list[str] | None = None,
         labels: Count | None = None,
         labeled: str | None = None,
+        input_size: Count | None = None,
     ):
         super().__init__(eval_batch_size, num_workers, device_memory)
         self.source = source
@@ -130,7 +133,8 @@ class StreamDataModule(CutParts):
                 self.views.setdefault("probe", view.probe)
         self.text = text
         self.codec: Any = None
-        self.info: DataInfo = source.info()
+        self.input_size = input_size
+        self.info: DataInfo = source.info().seen_at(input_size)
         self.kind = self.info.kind
         self.streams = {"labeled"}
         self.orders: dict[str, MakeOrder] = {}
@@ -163,7 +167,7 @@ class StreamDataModule(CutParts):
         if they are not there."""
         preview = getattr(self.source, "preview", None)
         if preview is not None:
-            self.info = preview(self.root)
+            self.info = preview(self.root).seen_at(self.input_size)
         further = count_unlabeled(self.unlabeled, self.info)
         self.info = replace(self.info, unlabeled=self.info.unlabeled + further)
 
