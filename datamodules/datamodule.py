@@ -1,6 +1,6 @@
 """The data of a run: streams for training, parts for evaluation, and views."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,8 @@ from datamodules.source import DataInfo, Loader, TextPreparation
 from datamodules.splits import SplitSettings
 from datamodules.streams import StepDataset, StepLoader
 from datamodules.unlabeled import count_unlabeled
-from datamodules.views.named import named_view
+from datamodules.views.image.own_views import own_views
+from datamodules.views.named import named_view, usable_views, view_called
 from foundation.errors import UserError, nearest
 from foundation.randomness import Draw
 from foundation.types import (
@@ -126,11 +127,7 @@ class StreamDataModule(CutParts):
             )
         self.shots = (few_below, many_above)
         self.seed = seed
-        self.views = {name: view for name, view in (views or {}).items() if view is not None}
-        for view in list(self.views.values()):
-            # a view that learns offers another from which it does
-            if hasattr(view, "probe"):
-                self.views.setdefault("probe", view.probe)
+        self.views = usable_views(views or {})
         self.text = text
         self.codec: Any = None
         self.input_size = input_size
@@ -138,6 +135,7 @@ class StreamDataModule(CutParts):
         self.kind = self.info.kind
         self.streams = {"labeled"}
         self.orders: dict[str, MakeOrder] = {}
+        self.asked_views: dict[str, Sequence[str]] = {}
         self.tasks: dict[str, int] = {}
         self.classes: dict[str, list[str]] = {}
         self._reference: list[dict[str, dict[str, Any]]] = []
@@ -145,11 +143,15 @@ class StreamDataModule(CutParts):
 
     # -- requests of methods, before anything is read ----------------------------------------------
     def request(
-        self, streams: Iterable[str], orders: Mapping[str, MakeOrder] | None = None
+        self,
+        streams: Iterable[str],
+        orders: Mapping[str, MakeOrder] | None = None,
+        views: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Request streams; the requests of all methods are merged.
 
         orders: the order of samples by stream; shuffled passes for a stream without one.
+        views: full names of the views that steps need, by stream.
         """
         known = {"labeled", "unlabeled"}
         for stream in streams:
@@ -157,6 +159,7 @@ class StreamDataModule(CutParts):
                 raise UserError(f"data: there is no stream '{stream}'; {nearest(stream, known)}")
             self.streams.add(stream)
         self.orders |= orders or {}
+        self.asked_views |= views or {}
 
     def view_names(self) -> set[str]:
         """Names of the views this data has, without trailing digits."""
@@ -194,6 +197,10 @@ class StreamDataModule(CutParts):
         data = stream["data"] if isinstance(stream, Mapping) and "targets" in stream else stream
         return named_view(self.views, data, name, draw_for)
 
+    def is_on_host(self, name: str) -> bool:
+        """Whether a view is computed on the host, picture by picture, wherever the batch is."""
+        return getattr(view_called(self.views, name), "on_host", False)
+
     def view_states(self) -> dict[str, nn.Module]:
         """What views have learned, by the name of the view."""
         states = {name: getattr(view, "state", None) for name, view in self.views.items()}
@@ -225,8 +232,11 @@ class StreamDataModule(CutParts):
         sizes = self.batch_sizes()
         orders = {name: self._order(name, size, total) for name, size in sizes.items()}
         sampler = StepSampler(orders, sizes, total, rank, world, start=lambda: self.position)
-        parts = {stream: self._placed(self.parts[stream]) for stream in sizes}
-        dataset = StepDataset(parts)
+        own = own_views(self.views, self.asked_views, self.seed, rank, world)
+        # transforms of one's own run on the host
+        place = self._placed if own is None else lambda part: part
+        parts = {stream: place(self.parts[stream]) for stream in sizes}
+        dataset = StepDataset(parts, own)
         return StepLoader(
             dataset,
             sampler,

@@ -56,6 +56,10 @@ VIEW_BASES = (
     f"{VIEWS}.image.weak.Weak",
     f"{VIEWS}.image.strong.Strong",
     f"{VIEWS}.image.ctaugment.CTAugment",
+    f"{VIEWS}.image.resized_crop.Middle",
+    f"{VIEWS}.image.resized_crop.ResizedCrop",
+    f"{VIEWS}.image.natural.Natural",
+    f"{VIEWS}.image.own.Own",
     f"{VIEWS}.text.view.TextView",
 )
 PROBES = (
@@ -126,6 +130,12 @@ PLACES = (
         VIEW_BASES,
         "a view",
     ),
+    Place(
+        r"data\.views\.[^.\[\]]+\.(crop|policy|color|erase)",
+        (VIEWS,),
+        (f"{VIEWS}.image.stage.Stage",),
+        "a stage of a view",
+    ),
 )
 # keys that change how Hydra calls a target, with their values in Roux's own configs
 ALLOWED_HYDRA_KEYS = {"network._convert_": "all"}
@@ -176,6 +186,11 @@ def drop_training_parts(tree: dict[str, Any]) -> None:
     """Take out, in place, what only training calls, so that a stranger's code in it is neither
     imported nor asked about: callbacks, and the datasets that a loader reads."""
     tree["callbacks"] = None
+    views = select(tree, "data.views")
+    for name, view in views.items() if isinstance(views, dict) else ():
+        # evaluation sees `raw`; transforms of other views are for training
+        if name != "raw" and isinstance(view, dict) and isinstance(view.get("transform"), dict):
+            view["transform"] = None
     source = select(tree, "data.source")
     for key, value in source.items() if isinstance(source, dict) else ():
         if isinstance(value, dict) and "_target_" in value:

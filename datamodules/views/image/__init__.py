@@ -13,6 +13,7 @@ from datamodules.views.image.ctaugment import CTAugment
 from datamodules.views.image.erase import Erasing
 from datamodules.views.image.natural import Natural
 from datamodules.views.image.operations import GEOMETRIC, OPERATIONS, PHOTOMETRIC
+from datamodules.views.image.own import Own
 from datamodules.views.image.policies import AutoAugment, RandAugment, TrivialAugment
 from datamodules.views.image.raw import Raw, to_unit
 from datamodules.views.image.resized_crop import Middle, ResizedCrop
@@ -29,6 +30,7 @@ __all__ = [
     "Erasing",
     "Middle",
     "Natural",
+    "Own",
     "RandAugment",
     "Raw",
     "ResizedCrop",

@@ -144,14 +144,14 @@ class ResizedCrop:
 class Middle:
     """Deterministic, for evaluation: scaled to size / share, and the middle cut out.
 
-    size: side of the square, in pixels, at least 1.
+    size: side of the square, in pixels, at least 1; null: that of the stored picture.
     share: of the picture's side that is seen, above 0 to 1; 0.875 (224 of 256).
     interpolation: `bilinear` or `bicubic`, antialiased; bicubic.
     """
 
     def __init__(
         self,
-        size: Count = 224,
+        size: Count | None = 224,
         share: Share = 0.875,
         interpolation: Interpolation = "bicubic",
     ):
@@ -160,12 +160,13 @@ class Middle:
         self.interpolation: Interpolation = interpolation
 
     def __call__(self, pixels: Tensor, draw_for: DrawFor | None = None) -> Tensor:
-        side = round(self.size / self.share)
-        start = round((side - self.size) / 2)
-        inner = slice(start, start + self.size)
+        size = self.size or pixels.shape[2]
+        side = round(size / self.share)
+        start = round((side - size) / 2)
+        inner = slice(start, start + size)
         if tuple(pixels.shape[2:]) == (side, side):
             return to_unit(pixels[:, :, inner, inner])
-        views = pixels.new_empty(*pixels.shape[:2], self.size, self.size)
+        views = pixels.new_empty(*pixels.shape[:2], size, size)
         for rows in blocks(pixels):
             whole = scaled(pixels[rows].contiguous(), side, self.interpolation)
             views[rows] = whole[:, :, inner, inner]

@@ -1,7 +1,7 @@
 """What a view of natural pictures is made of: stages that draw for the whole batch, then work."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ Shape = tuple[int, int, int]
 Drawn = tuple[Tensor, ...]
 
 
+@runtime_checkable
 class Stage(Protocol):
     """A change of pictures with random numbers of its own.
 
@@ -34,6 +35,7 @@ class Stage(Protocol):
         ...
 
 
+@runtime_checkable
 class PixelView(Protocol):
     """A view that can stop at uint8, so that another one continues there."""
 
