@@ -5,6 +5,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -118,8 +119,11 @@ class Own:
     @property
     def name(self) -> str:
         """The transform in a message."""
-        plain = getattr(self.transform, "__name__", None)
-        return f"data.views: transform {plain or type(self.transform).__name__}"
+        made = self.transform
+        if isinstance(made, partial):  # a function by `_target_` with `_partial_: true`
+            made = made.func
+        plain = getattr(made, "__name__", None)
+        return f"data.views: transform {plain or type(made).__name__}"
 
     def fixed(self) -> "Own":
         """The same with equal seeds for all pictures, for evaluation."""

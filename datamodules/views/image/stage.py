@@ -1,6 +1,6 @@
 """What a view of natural pictures is made of: stages that draw for the whole batch, then work."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -54,6 +54,16 @@ def blocks(pixels: Tensor) -> Iterator[slice]:
         step = max(1, BLOCK * rows // max(pixels.nbytes, 1))
     for start in range(0, rows, max(step, 1)):
         yield slice(start, start + step)
+
+
+def in_blocks(change: Callable[..., Tensor], pictures: Tensor, *drawn: Tensor) -> Tensor:
+    """`change` of pictures that keep their shape, block by block. `pictures` may be overwritten."""
+    parts = list(blocks(pictures))
+    if len(parts) == 1:
+        return change(pictures, *drawn)
+    for rows in parts:
+        pictures[rows] = change(pictures[rows], *(values[rows] for values in drawn))
+    return pictures
 
 
 def interval(

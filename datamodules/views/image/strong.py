@@ -1,6 +1,7 @@
 """The strong view: weak flip and shift, then RandAugment, then Cutout."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -11,7 +12,7 @@ from datamodules.views.image.cutout import box_mask, fill_for
 from datamodules.views.image.operations import OPERATIONS, Operation, apply_operations
 from datamodules.views.image.randaugment import VARIANTS, Name, level_of, values_of
 from datamodules.views.image.raw import DrawFor, to_unit
-from datamodules.views.image.stage import PixelView
+from datamodules.views.image.stage import PixelView, in_blocks
 from datamodules.views.image.weak import Weak
 from foundation.errors import UserError, nearest
 from foundation.types import Share
@@ -78,7 +79,8 @@ class Strong:
         pixels = self.weak.pixels(pixels, draw_for)
         if self.n and self.pool != ("identity",):
             codes, values = self.draw(draw_for, pixels.device)
-            pixels = apply_operations(pixels, codes, values, self.pool, self.fill)
+            operations = partial(apply_operations, pool=self.pool, fill=self.fill)
+            pixels = in_blocks(operations, pixels, codes, values)
         return self._cut(pixels, draw_for) if self.cutout else to_unit(pixels)
 
     def draw(self, draw_for: DrawFor, device: torch.device) -> tuple[Tensor, Tensor]:
