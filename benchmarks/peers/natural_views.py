@@ -1,9 +1,9 @@
 """Views of photographs at 224 pixels a second: ours for a batch, beside torchvision's transforms of
 tensors (v2) and of Pillow's pictures, which take one picture at a time.
 
-All start from stored pictures of 256×256 in memory, uint8, and end with floating pictures in [0, 1].
-The peers are called in the process, in turn with ours, so that no loader is in the window. Settings
-are equal; every operation is compared with theirs in tests/datamodules/views.
+All start from stored pictures of 256×256 in memory, uint8, and end with floating pictures in
+[0, 1]. The peers are called in the process, in turn with ours, so that no loader is in the window.
+Settings are equal; every operation is compared with theirs in tests/datamodules/views.
 """
 
 import argparse

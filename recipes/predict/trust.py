@@ -62,6 +62,16 @@ VIEW_BASES = (
     f"{VIEWS}.image.own.Own",
     f"{VIEWS}.text.view.TextView",
 )
+STAGE_BASES = (
+    f"{VIEWS}.image.weak.Weak",
+    f"{VIEWS}.image.resized_crop.ResizedCrop",
+    f"{VIEWS}.image.policies.AutoAugment",
+    f"{VIEWS}.image.policies.TrivialAugment",
+    f"{VIEWS}.image.policies.RandAugment",
+    f"{VIEWS}.image.color_stages.ColorJitter",
+    f"{VIEWS}.image.color_stages.ThreeAugment",
+    f"{VIEWS}.image.erase.Erasing",
+)
 PROBES = (
     "methods.adversarial.robustness",
     "recipes.evaluation.retrieval",
@@ -133,7 +143,7 @@ PLACES = (
     Place(
         r"data\.views\.[^.\[\]]+\.(crop|policy|color|erase)",
         (VIEWS,),
-        (f"{VIEWS}.image.stage.Stage",),
+        STAGE_BASES,
         "a stage of a view",
     ),
 )
