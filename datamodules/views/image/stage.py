@@ -10,7 +10,7 @@ from datamodules.views.image.raw import DrawFor
 from foundation import devices
 from foundation.errors import UserError
 
-BLOCK = 1 << 20  # bytes of pixels that a processor's cache holds beside its temporaries
+BLOCK = 1 << 19  # bytes of pixels that a processor's cache holds beside its temporaries
 
 Shape = tuple[int, int, int]
 Drawn = tuple[Tensor, ...]
