@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.datamodule import StreamDataModule
 from datamodules.facts import DatasetFacts
+from datamodules.picture_form import PictureForm
 from datamodules.sources.pictures import endings
 from foundation.errors import UserError, nearest
 from recipes.engine.recipe import Recipe
@@ -81,7 +82,12 @@ class Predictor(nn.Module):
     @property
     def suffixes(self) -> frozenset[str] | None:
         """Endings of the files of pictures that a folder is searched for; None for texts."""
-        return endings(self.reader.form) if isinstance(self.reader, Pictures) else None
+        return None if self.form is None else endings(self.form)
+
+    @property
+    def form(self) -> PictureForm | None:
+        """What a picture is brought to before the view of evaluation; None for texts."""
+        return self.reader.form if isinstance(self.reader, Pictures) else None
 
     @property
     def network(self) -> Network:

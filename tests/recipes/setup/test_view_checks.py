@@ -1,5 +1,7 @@
 """Views that do not fit the network's input are refused before data are read."""
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -138,3 +140,17 @@ def test_transforms_for_training_are_not_asked_about():
     drop_training_parts(tree)
     assert tree["data"]["views"]["weak"]["transform"] is None
     assert tree["data"]["views"]["raw"]["transform"] == {"_target_": "mine.Transform"}
+
+
+def test_an_exported_model_sees_pictures_as_the_run_did():
+    from types import SimpleNamespace
+
+    from datamodules.picture_form import Fit
+    from recipes.export.timm_folder import CROP_MODES, share_seen
+    from recipes.predict.inputs import Pictures
+
+    assert set(CROP_MODES) == set(get_args(Fit))
+    form = ImageFolder(size=16, fit="pad").form
+    seen = {Middle(14): 0.875, Middle(16, 0.5): 0.5, Raw(): 1.0}
+    for view, share in seen.items():
+        assert share_seen(SimpleNamespace(reader=Pictures(view, form))) == share
