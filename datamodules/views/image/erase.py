@@ -27,8 +27,7 @@ class Erasing:
     probability: of a picture to lose a box, 0 to 1; 0.25 (timm).
     scale: least and largest area of the box as shares of the picture's, above 0 to 1.
     ratio: least and largest height over width of the box, above 0.
-    value: `mean` (ImageNet's), `noise` (normal, around the mean, a value for each pixel) or a grey
-        level, 0 to 1.
+    value: `mean` (ImageNet's), `noise` (normal around it, for each pixel) or a grey, 0 to 1.
     """
 
     size = None
