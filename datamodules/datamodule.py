@@ -1,6 +1,6 @@
 """The data of a run: streams for training, parts for evaluation, and views."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,8 @@ from datamodules.source import DataInfo, Loader, TextPreparation
 from datamodules.splits import SplitSettings
 from datamodules.streams import Part, StepDataset, StepLoader, StreamRequest
 from datamodules.unlabeled import count_unlabeled
-from datamodules.views.named import named_view
+from datamodules.views.image.own_views import own_views
+from datamodules.views.named import named_view, usable_views, view_called
 from foundation.errors import UserError, nearest
 from foundation.randomness import Draw
 from foundation.types import (
@@ -72,6 +73,8 @@ class StreamDataModule(CutParts):
     sources: further sets by name, evaluated as `NAME_test/accuracy`. A folder or file is read as
         the set itself is; a mapping has the `source`, a loader, and its `root`. Their classes are
         those of the set itself. `data.unlabeled=[NAME]` trains on their samples without labels.
+    input_size: side of the square that the views make of a stored picture, in pixels, at least 1;
+        null: that of the stored one.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class StreamDataModule(CutParts):
         labels: Count | None = None,
         labeled: str | None = None,
         sources: dict[str, Any] | None = None,
+        input_size: Count | None = None,
     ):
         super().__init__(eval_batch_size, num_workers, device_memory)
         self.source = source
@@ -129,18 +133,16 @@ class StreamDataModule(CutParts):
             )
         self.shots = (few_below, many_above)
         self.seed = seed
-        self.views = {name: view for name, view in (views or {}).items() if view is not None}
-        for view in list(self.views.values()):
-            # a view that learns offers another from which it does
-            if hasattr(view, "probe"):
-                self.views.setdefault("probe", view.probe)
+        self.views = usable_views(views or {})
         self.text = text
         self.codec: Any = None
-        self.info: DataInfo = source.info()
+        self.input_size = input_size
+        self.info: DataInfo = source.info().seen_at(input_size)
         self.kind = self.info.kind
         self.streams = {"labeled"}
         self.own_streams: dict[str, StreamRequest] = {}
         self.orders: dict[str, MakeOrder] = {}
+        self.asked_views: dict[str, Sequence[str]] = {}
         self.tasks: dict[str, int] = {}
         self.classes: dict[str, list[str]] = {}
         self._reference: list[dict[str, dict[str, Any]]] = []
@@ -152,11 +154,13 @@ class StreamDataModule(CutParts):
         streams: Iterable[str],
         orders: Mapping[str, MakeOrder] | None = None,
         own: Mapping[str, StreamRequest] | None = None,
+        views: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Request streams; the requests of all methods are merged.
 
         orders: the order of samples by stream; shuffled passes for a stream without one.
         own: streams beside `labeled` and `unlabeled`, by name.
+        views: full names of the views that steps need, by stream.
         """
         self.own_streams |= own or {}
         known = {"labeled", "unlabeled", *self.own_streams}
@@ -165,6 +169,7 @@ class StreamDataModule(CutParts):
                 raise UserError(f"data: there is no stream '{stream}'; {nearest(stream, known)}")
             self.streams.add(stream)
         self.orders |= orders or {}
+        self.asked_views |= views or {}
 
     def view_names(self) -> set[str]:
         """Names of the views this data has, without trailing digits."""
@@ -175,7 +180,7 @@ class StreamDataModule(CutParts):
         if they are not there."""
         preview = getattr(self.source, "preview", None)
         if preview is not None:
-            self.info = preview(self.root)
+            self.info = preview(self.root).seen_at(self.input_size)
         for more in self.further.values():
             look_at(more, self.info)
         places = [place for place in self.unlabeled if place not in self.further]
@@ -204,6 +209,10 @@ class StreamDataModule(CutParts):
         """
         data = stream["data"] if isinstance(stream, Mapping) and "targets" in stream else stream
         return named_view(self.views, data, name, draw_for)
+
+    def is_on_host(self, name: str) -> bool:
+        """Whether a view is computed on the host, picture by picture, wherever the batch is."""
+        return getattr(view_called(self.views, name), "on_host", False)
 
     def view_states(self) -> dict[str, nn.Module]:
         """What views have learned, by the name of the view."""
@@ -243,8 +252,11 @@ class StreamDataModule(CutParts):
         sizes = self.batch_sizes()
         orders = {name: self._order(name, size, total) for name, size in sizes.items()}
         sampler = StepSampler(orders, sizes, total, rank, world, start=lambda: self.position)
-        parts = {stream: self._placed(self.part_of(stream)) for stream in sizes}
-        dataset = StepDataset(parts)
+        own = own_views(self.views, self.asked_views, self.seed, rank, world)
+        # transforms of one's own run on the host
+        place = self._placed if own is None else lambda part: part
+        parts = {stream: place(self.part_of(stream)) for stream in sizes}
+        dataset = StepDataset(parts, own)
         return StepLoader(
             dataset,
             sampler,

@@ -106,8 +106,8 @@ def check_kind(key: str, own: DataInfo, info: DataInfo) -> None:
     """Raise UserError for samples that do not fit into one batch with those of the first set."""
     if own.kind != info.kind:
         raise UserError(key, f"is a set of {own.kind}s", f"expected {info.kind}s, as the first set")
-    if own.shape != info.shape and own.shape is not None and info.shape is not None:
-        sizes = ["×".join(map(str, shape)) for shape in (own.shape, info.shape)]
+    if own.shape is not None and own.form.shape != info.form.shape:
+        sizes = ["×".join(map(str, each.form.shape)) for each in (own, info)]
         remedy = f"expected {sizes[1]} (channels, height, width), as in the first set"
         raise UserError(key, f"has images of {sizes[0]}", remedy)
 

@@ -1,12 +1,13 @@
 """What a data set is: sources of samples, the parts of a set, and its static facts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from datamodules.picture_form import PictureForm
 from foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ class DataInfo:
     """What a loader knows without reading data.
 
     tasks: number of classes by task, None if it is known only after reading.
-    shape: (C, H, W) of an image, None for text.
+    shape: (C, H, W) of an image as the views make it, None for text.
+    stored: form of the stored pictures; None: of `shape`, cropped.
     train_size: labeled training samples before anything is held out, None if known only after
         reading.
     unlabeled: further training samples, without a label, as far as it is known.
@@ -35,6 +37,22 @@ class DataInfo:
     train_size: int | None = None
     unlabeled: int = 0
     disjoint: bool = False
+    stored: PictureForm | None = None
+
+    @property
+    def form(self) -> PictureForm:
+        """What a picture is brought to before a view sees it. Of images only."""
+        assert self.shape is not None, "images have a shape"
+        return self.stored or PictureForm(*self.shape)
+
+    def seen_at(self, side: int | None) -> "DataInfo":
+        """The same set under views that make squares of this side; None: of the stored size."""
+        if side is None:
+            return self
+        if self.shape is None:
+            remedy = "leave it out: the data are texts"
+            raise UserError(f"data.input_size={side}", "is for pictures", remedy)
+        return replace(self, shape=(self.shape[0], side, side), stored=self.form)
 
 
 class Source:

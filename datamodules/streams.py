@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.source import Source
+from datamodules.views.image.own_views import OwnViews
 from foundation.errors import UserError
 from foundation.exit_codes import TERMINATED
 
@@ -137,17 +138,24 @@ class Failure:
 
 
 class StepDataset(Dataset):
-    """Training batches: a request of `StepSampler` in, {"position", stream: batch} out."""
+    """Training batches: a request of `StepSampler` in, {"position", stream: batch} out.
 
-    def __init__(self, parts: Mapping[str, Part]):
+    own: views that are made here; None: none.
+    """
+
+    def __init__(self, parts: Mapping[str, Part], own: OwnViews | None = None):
         self.parts = dict(parts)
+        self.own = own
 
     def __getitem__(self, request: Mapping[str, Any]) -> dict[str, Any] | Failure:
         try:
-            return {
+            batch = {
                 name: value if name == "position" else self.parts[name].fetch(value)
                 for name, value in request.items()
             }
+            if self.own is not None:
+                self.own.add(batch)
+            return batch
         except UserError as error:
             return Failure(str(error))
 

@@ -8,10 +8,11 @@ from typing import Any
 from datamodules.further_sets import without_targets
 from datamodules.joined import Joined
 from datamodules.names import expanded, printable
+from datamodules.picture_form import PictureForm
 from datamodules.source import DataInfo, Source, Splits
 from datamodules.sources.files import check_regular, files_below
 from datamodules.sources.folder_source import FolderSource
-from datamodules.sources.pictures import ENDINGS, check_pictures
+from datamodules.sources.pictures import check_pictures, endings
 from datamodules.sources.tables import SUFFIXES, lines_of, read_rows, read_text, shown, text_of
 from datamodules.sources.text import TextSource, joined_texts
 from foundation.errors import UserError, nearest
@@ -61,7 +62,7 @@ def count_unlabeled(places: Sequence[str], info: DataInfo) -> int:
         for place in places:
             existing(place, "file")
         return 0
-    return sum(len(picture_files(place)) for place in places)
+    return sum(len(picture_files(place, info.form)) for place in places)
 
 
 def existing(place: str, what: str) -> Path:
@@ -82,33 +83,25 @@ def existing(place: str, what: str) -> Path:
 
 
 # -- pictures --------------------------------------------------------------------------------------
-def picture_files(place: str) -> list[Path]:
+def picture_files(place: str, form: PictureForm) -> list[Path]:
     """All pictures below a folder, at any depth, sorted. Raises UserError if there are none."""
     folder = existing(place, "folder")
-    paths = files_below(folder, ENDINGS)
+    suffixes = endings(form)
+    paths = files_below(folder, suffixes)
     for path in paths:
         check_regular(path)
     if not paths:
-        problem = f"no pictures ({', '.join(sorted(ENDINGS))}) in it or in its folders"
+        problem = f"no pictures ({', '.join(sorted(suffixes))}) in it or in its folders"
         raise UserError(f"{KEY}={printable(place)}", problem)
     return paths
 
 
 def pictures_of(place: str, info: DataInfo, check: str) -> FolderSource:
     """A source of the pictures below a folder, brought to the size of the set."""
-    assert info.shape is not None, "images have a shape"
-    channels, height, width = info.shape
-    if channels not in (1, 3) or height != width:
-        shape = "×".join(map(str, info.shape))
-        raise UserError(
-            f"{KEY}={printable(place)}",
-            f"this set has images of {shape}",
-            "expected a set of squares with 1 or 3 channels",
-        )
-    paths = picture_files(place)
-    source = FolderSource(paths, {}, {}, height, channels, expanded(place))
+    paths = picture_files(place, info.form)
+    source = FolderSource(paths, {}, {}, info.form, expanded(place))
     if check == "all":
-        check_pictures(source.paths.tolist(), (height, width), source.mode)
+        check_pictures(source.paths.tolist(), info.form)
     return source
 
 

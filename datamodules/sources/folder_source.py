@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.names import printable
+from datamodules.picture_form import PictureForm
 from datamodules.source import Kind, Source
 from datamodules.sources.files import ends_of, file_size
 from datamodules.sources.pictures import read_picture
@@ -18,7 +19,7 @@ SIGNED_FILES = 1000  # files of a set whose contents are part of its fingerprint
 
 
 class FolderSource(Source):
-    """Image files, decoded when fetched: scaled to cover size × size (bicubic), center-cropped.
+    """Image files, decoded and brought to the form of the set when fetched.
 
     paths: N files. targets, classes: by task, as of every source.
     root: folder from which the files are named in a fingerprint; the same set may be moved.
@@ -32,8 +33,7 @@ class FolderSource(Source):
         paths: Sequence[str | Path],
         targets: dict[str, Tensor],
         classes: dict[str, list[str]],
-        size: int,
-        channels: int,
+        form: PictureForm,
         root: Path | None = None,
     ):
         # one array instead of a list of strings: touching reference counts of a list would copy
@@ -41,17 +41,16 @@ class FolderSource(Source):
         self.paths = np.array([str(path) for path in paths])
         self.targets = targets
         self.classes = classes
-        self.size = size
-        self.mode = "RGB" if channels == 3 else "L"
+        self.form = form
         self.root = f"{root}/" if root is not None else ""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def decode(self, path: str) -> Tensor:
-        """uint8 [C, size, size] of one file."""
+        """uint8 [C, H, W] of one file."""
         try:
-            return read_picture(path, (self.size, self.size), self.mode)
+            return read_picture(path, self.form)
         except UserError:
             if Path(path).exists():
                 raise
@@ -62,9 +61,7 @@ class FolderSource(Source):
 
     def fetch(self, indices: Tensor) -> Tensor:
         if not len(indices):
-            return torch.zeros(
-                0, 3 if self.mode == "RGB" else 1, self.size, self.size, dtype=torch.uint8
-            )
+            return torch.zeros(0, *self.form.shape, dtype=torch.uint8)
         return torch.stack([self.decode(path) for path in self.paths[indices.numpy()]])
 
     def signature(self, rows: slice) -> bytes:

@@ -3,7 +3,7 @@ share held out for test."""
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,15 +13,16 @@ from pydantic import Field
 from torch import Tensor
 
 from datamodules.names import is_unicode, printable
+from datamodules.picture_form import Fit, square
 from datamodules.source import DataInfo, Source, Splits
 from datamodules.sources.files import check_regular, entries, files_below
 from datamodules.sources.folder_source import FolderSource
-from datamodules.sources.pictures import ENDINGS, check_pictures
+from datamodules.sources.pictures import check_pictures, endings
 from datamodules.sources.standard import existing_folder
 from datamodules.splits import class_counts, take_per_class, validation_counts
 from foundation.errors import UserError, nearest
 from foundation.randomness import generator
-from foundation.types import Count
+from foundation.types import Count, Share
 
 Check = Literal["all", "evaluation", "none"]
 # Names of the folders of a divided set, in any case -> the part.
@@ -57,18 +58,20 @@ def class_folders(folder: Path) -> list[str]:
     return names
 
 
-def list_pictures(folder: Path, names: Sequence[str]) -> tuple[list[Path], Tensor]:
+def list_pictures(
+    folder: Path, names: Sequence[str], suffixes: Collection[str]
+) -> tuple[list[Path], Tensor]:
     """Image files below folder/CLASS, sorted, and their labels. A class may have no folder."""
     paths, labels = [], []
     for label, name in enumerate(names):
-        found = files_below(folder / name, ENDINGS) if (folder / name).is_dir() else []
+        found = files_below(folder / name, suffixes) if (folder / name).is_dir() else []
         for path in found:
             check_regular(path)
         paths += found
         labels += [label] * len(found)
     if not paths:
         raise UserError(
-            f"{folder}: no pictures ({', '.join(sorted(ENDINGS))}) in its class folders"
+            f"{folder}: no pictures ({', '.join(sorted(suffixes))}) in its class folders"
         )
     return paths, torch.tensor(labels, dtype=torch.int64)
 
@@ -102,13 +105,13 @@ def unlabeled_folders(folder: Path) -> list[Path]:
     return [path for path in found if path.is_dir()]
 
 
-def unlabeled_pictures(folders: Sequence[Path]) -> list[Path]:
+def unlabeled_pictures(folders: Sequence[Path], suffixes: Collection[str]) -> list[Path]:
     """All pictures below these folders. Raises UserError for one that has none."""
     paths: list[Path] = []
     for folder in folders:
-        found = files_below(folder, ENDINGS)
+        found = files_below(folder, suffixes)
         if not found:
-            problem = f"no pictures ({', '.join(sorted(ENDINGS))}) in it or in its folders"
+            problem = f"no pictures ({', '.join(sorted(suffixes))}) in it or in its folders"
             raise UserError(printable(str(folder)), problem, "add some, or remove the folder")
         for path in found:
             check_regular(path)
@@ -126,23 +129,27 @@ class ImageFolder:
     are scaled to 8 bits, transparent pixels are white.
 
     size: side of the square that every picture is brought to, in pixels, at least 1.
-    channels: 3 for colour, 1 for grey.
+    channels: 3 for colour, 1 for grey; others for arrays with so many bands (.npy, .tif).
     test_fraction: share of each class for test where there is no folder test, in (0, 1). The same
         in every run; at least one a class.
     check: pictures that are decoded once before training: `all`, those for `evaluation`, or `none`.
         A broken one stops the run before it begins, not in the step that reads it. Files that
         passed are decoded again only after one of them changes.
+    fit: what becomes of a picture that is no square: `crop`, `pad` or `squash`. `crop` scales it to
+        cover the square and cuts out the middle, `pad` adds a border, `squash` scales both sides.
+    fill: grey of the border of fit=pad, 0 to 1; null: 0.5.
     """
 
     def __init__(
         self,
         size: Count = 64,
-        channels: Literal[1, 3] = 3,
+        channels: Count = 3,
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
         check: Check = "all",
+        fit: Fit = "crop",
+        fill: Share | None = None,
     ):
-        self.size = size
-        self.channels = channels
+        self.form = square(channels, size, fit, fill)
         self.test_fraction = test_fraction
         self.check = check
         self.divides = True
@@ -155,7 +162,7 @@ class ImageFolder:
         return other, place
 
     def info(self) -> DataInfo:
-        return DataInfo("image", {"label": None}, (self.channels, self.size, self.size), None)
+        return DataInfo("image", {"label": None}, self.form.shape, stored=self.form)
 
     def preview(self, root: str | Path | None = None) -> DataInfo:
         """What the listing of the folders tells; no picture is opened."""
@@ -184,7 +191,7 @@ class ImageFolder:
         names = [name for name in class_folders(folder) if name.lower() not in UNLABELED]
         parts = part_folders(folder, names)
         splits = self._divided(folder, parts) if parts else self._cut(folder, names)
-        more = unlabeled_pictures(unlabeled_folders(folder))
+        more = unlabeled_pictures(unlabeled_folders(folder), endings(self.form))
         if not more:
             return splits
         train = splits.train
@@ -197,7 +204,7 @@ class ImageFolder:
 
     def _cut(self, folder: Path, names: Sequence[str]) -> Splits:
         """Splits of a folder of classes: a share of each is held out for test."""
-        paths, labels = list_pictures(folder, names)
+        paths, labels = list_pictures(folder, names, endings(self.form))
         if not self.divides:
             everything = torch.ones(len(labels), dtype=torch.bool)
             whole = self._part(paths, labels, everything, names, folder)
@@ -227,7 +234,7 @@ class ImageFolder:
                     f"{place}: class folder '{unknown[0]}' is not among the classes of "
                     f"{folders['train']}; {nearest(unknown[0], names)}"
                 )
-            paths, labels = list_pictures(place, names)
+            paths, labels = list_pictures(place, names, endings(self.form))
             everything = torch.ones(len(labels), dtype=torch.bool)
             parts[part] = self._part(paths, labels, everything, names, place)
         return Splits(**parts)
@@ -241,7 +248,7 @@ class ImageFolder:
             parts += [splits.val, splits.test]
         for source in parts:
             if isinstance(source, FolderSource):
-                check_pictures(source.paths.tolist(), (self.size, self.size), source.mode)
+                check_pictures(source.paths.tolist(), source.form)
 
     def _part(
         self, paths: Sequence[Path], labels: Tensor, mask: Tensor, names: Sequence[str], root: Path
@@ -249,4 +256,4 @@ class ImageFolder:
         rows = mask.nonzero().flatten().tolist()
         files = [paths[row] for row in rows]
         targets = {"label": labels[mask]}
-        return FolderSource(files, targets, {"label": list(names)}, self.size, self.channels, root)
+        return FolderSource(files, targets, {"label": list(names)}, self.form, root)

@@ -4,12 +4,13 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor
 
 from datamodules.names import expanded, printable
+from datamodules.picture_form import Fit, square
 from datamodules.source import DataInfo, Source, Splits
 from datamodules.sources.columns import (
     Columns,
@@ -27,7 +28,7 @@ from datamodules.sources.pictures import check_pictures
 from datamodules.sources.text import numbered, stratified_split
 from datamodules.splits import count_without_label
 from foundation.errors import UserError, nearest
-from foundation.types import Count
+from foundation.types import Count, Share
 
 
 def part_named(text: str) -> str:
@@ -58,7 +59,7 @@ class ImageTable:
     folder: folder that the paths begin in, relative to data.root where that is set; null: that of
         the table.
     size: side of the square that every picture is brought to, in pixels, at least 1.
-    channels: 3 for colour, 1 for grey.
+    channels: 3 for colour, 1 for grey; others for arrays with so many bands (.npy, .tif).
     format: `csv`, `tsv`, `jsonl` or `auto`, by the file's ending.
     encoding: encoding of the files.
     header: the first line of a csv or tsv names the columns.
@@ -67,6 +68,9 @@ class ImageTable:
     check: pictures that are decoded once before training: `all`, those for `evaluation`, or `none`.
     unlabeled: allow training rows without a label (null, empty, NaN or -1); true. They are samples
         of the unlabeled stream. false: such a row is refused.
+    fit: what becomes of a picture that is no square: `crop`, `pad` or `squash`. `crop` scales it to
+        cover the square and cuts out the middle, `pad` adds a border, `squash` scales both sides.
+    fill: grey of the border of fit=pad, 0 to 1; null: 0.5.
     """
 
     def __init__(
@@ -78,7 +82,7 @@ class ImageTable:
         test_table: str | None = None,
         folder: str | None = None,
         size: Count = 64,
-        channels: Literal[1, 3] = 3,
+        channels: Count = 3,
         format: Format = "auto",
         encoding: str = "utf-8",
         header: bool = True,
@@ -86,6 +90,8 @@ class ImageTable:
         check: Check = "all",
         unlabeled: bool = True,
         val_table: str | None = None,
+        fit: Fit = "crop",
+        fill: Share | None = None,
     ):
         for part, file in (("test", test_table), ("val", val_table)):
             if split_column is not None and file is not None:
@@ -97,8 +103,7 @@ class ImageTable:
         self.val_table = val_table
         self.divides = True
         self.folder = folder
-        self.size = size
-        self.channels = channels
+        self.form = square(channels, size, fit, fill)
         self.test_fraction = test_fraction
         self.check = check
         split = "" if split_column is None else str(split_column)
@@ -125,8 +130,8 @@ class ImageTable:
         return other, root
 
     def info(self) -> DataInfo:
-        shape = (self.channels, self.size, self.size)
-        return DataInfo("image", dict.fromkeys(self.columns.tasks), shape)
+        tasks: dict[str, int | None] = dict.fromkeys(self.columns.tasks)
+        return DataInfo("image", tasks, self.form.shape, stored=self.form)
 
     def preview(self, root: str | Path | None = None) -> DataInfo:
         """What the table tells; no picture is opened."""
@@ -143,7 +148,7 @@ class ImageTable:
         parts += [splits.val, splits.test] if self.check != "none" else []
         for part in parts:
             if isinstance(part, FolderSource):
-                check_pictures(part.paths.tolist(), (self.size, self.size), part.mode)
+                check_pictures(part.paths.tolist(), part.form)
         return splits
 
     # -- parts -------------------------------------------------------------------------------------
@@ -201,7 +206,7 @@ class ImageTable:
         paths = [place / value for value in rows.values]
         check_files(paths, rows.lines)
         targets = numbered(rows.labels, classes)
-        return FolderSource(paths, targets, classes, self.size, self.channels, place)
+        return FolderSource(paths, targets, classes, self.form, place)
 
 
 def only(rows: Rows, part: str) -> Rows:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,12 +13,14 @@ from pydantic import Field
 from torch import Tensor
 
 from datamodules.joined import Joined
+from datamodules.picture_form import Fit, PictureForm, square
 from datamodules.source import DataInfo, Kind, Source, Splits
+from datamodules.sources.bands import bands_of
 from datamodules.sources.pictures import fitted
 from datamodules.sources.standard import cache_folder
 from datamodules.sources.text import stratified_split
 from foundation.errors import UserError, first_line
-from foundation.types import Count
+from foundation.types import Count, Share
 
 SIGNED_ITEMS = 200  # pictures of a set that are part of its fingerprint
 LABELS = ("targets", "labels", "_labels", "y")  # where datasets keep the labels of all items
@@ -43,30 +45,30 @@ class DatasetSource(Source):
         rows: Tensor,
         labels: Tensor,
         classes: Sequence[str],
-        size: int,
-        channels: int,
+        form: PictureForm,
     ):
         self.dataset = dataset
         self.rows = rows
         self.targets = {"label": labels}
         self.classes = {"label": list(classes)}
-        self.size = size
-        self.channels = channels
+        self.form = form
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def fetch(self, indices: Tensor) -> Tensor:
         if not len(indices):
-            return torch.zeros(0, self.channels, self.size, self.size, dtype=torch.uint8)
+            return torch.zeros(0, *self.form.shape, dtype=torch.uint8)
         return torch.stack([self.picture(row) for row in self.rows[indices].tolist()])
 
     def picture(self, row: int) -> Tensor:
-        """uint8 [C, size, size] of one item. Raises UserError for what is no picture."""
+        """uint8 [C, H, W] of one item. Raises UserError for what is no picture."""
         where = f"data.source: item {row} of {type(self.dataset).__name__}"
-        image = as_image(parts_of(self.dataset[row], where)[0], where)
+        value = parts_of(self.dataset[row], where)[0]
         try:
-            return fitted(image, (self.size, self.size), "RGB" if self.channels == 3 else "L")
+            if self.form.has_bands and not isinstance(value, Image.Image):
+                return bands_of(np.asarray(value), self.form)
+            return fitted(as_image(value, where), self.form)
         except UserError as error:
             raise error.about(where) from None
 
@@ -89,9 +91,12 @@ class OwnImages:
     val: validation part; null: none.
     unlabeled: further training samples, whose labels are not looked at; null: none.
     size: side of the square that every picture is brought to, in pixels, at least 1.
-    channels: 3 for colour, 1 for grey.
+    channels: 3 for colour, 1 for grey; others for uint8 arrays [H, W, C] with so many.
     test_fraction: share of every class for test where there is no test part, in (0, 1). The same
         items in every run.
+    fit: what becomes of a picture that is no square: `crop`, `pad` or `squash`. `crop` scales it to
+        cover the square and cuts out the middle, `pad` adds a border, `squash` scales both sides.
+    fill: grey of the border of fit=pad, 0 to 1; null: 0.5.
     """
 
     def __init__(
@@ -101,16 +106,17 @@ class OwnImages:
         val: Any = None,
         unlabeled: Any = None,
         size: Count = 32,
-        channels: Literal[1, 3] = 3,
+        channels: Count = 3,
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+        fit: Fit = "crop",
+        fill: Share | None = None,
     ):
         self.made = {"train": train, "test": test, "val": val, "unlabeled": unlabeled}
-        self.size = size
-        self.channels = channels
+        self.form = square(channels, size, fit, fill)
         self.test_fraction = test_fraction
 
     def info(self) -> DataInfo:
-        return DataInfo("image", {"label": None}, (self.channels, self.size, self.size))
+        return DataInfo("image", {"label": None}, self.form.shape, stored=self.form)
 
     def load(self, root: str | Path | None) -> Splits:
         datasets = {
@@ -146,7 +152,7 @@ class OwnImages:
     ) -> DatasetSource:
         rows = torch.arange(len(labels)) if rows is None else rows
         dataset = datasets[part]
-        return DatasetSource(dataset, rows, labels[rows], classes, self.size, self.channels)
+        return DatasetSource(dataset, rows, labels[rows], classes, self.form)
 
     def with_unlabeled(self, train: DatasetSource, datasets: dict[str, Any]) -> Source:
         if "unlabeled" not in datasets:

@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from datamodules.names import printable
+from datamodules.picture_form import PictureForm
+from datamodules.sources.bands import BAND_ENDINGS, read_bands
 from datamodules.sources.files import check_regular
 from datamodules.sources.standard import cache_folder
 from foundation.errors import UserError
@@ -21,23 +23,43 @@ from foundation.errors import UserError
 ENDINGS = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 )
+BICUBIC = Image.Resampling.BICUBIC
 WIDE_FORMATS = ("PNG", "PPM")  # their integer pixels have 16 bits
 THREADS = 8
 MANY = 5000  # pictures whose check takes long enough to be announced
 
 
+def endings(form: PictureForm) -> frozenset[str]:
+    """The endings of the files that are pictures of this form."""
+    return BAND_ENDINGS if form.has_bands else ENDINGS
+
+
 # -- conversion ------------------------------------------------------------------------------------
-def fitted(picture: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
-    """uint8 [C, H, W]: upright, scaled to cover size = (height, width), center-cropped.
+def fitted(picture: Image.Image, form: PictureForm) -> Tensor:
+    """uint8 [C, H, W]: upright, brought to the form (bicubic).
 
     Raises UserError for pixels without a known range.
     """
-    height, width = size
-    upright = converted(ImageOps.exif_transpose(picture), mode, picture.format)
-    array = np.array(
-        ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC), dtype=np.uint8
-    )
+    if form.has_bands:
+        raise UserError(
+            f"a picture of mode {picture.mode}",
+            f"expected {form.channels} channels",
+            "use .npy or .tif files, or data.source.channels=3",
+        )
+    upright = converted(ImageOps.exif_transpose(picture), form.mode, picture.format)
+    array = np.array(sized(upright, form), dtype=np.uint8)
     return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)
+
+
+def sized(picture: Image.Image, form: PictureForm) -> Image.Image:
+    """A picture of the form's size, with its own channels."""
+    size = (form.width, form.height)
+    if form.fit == "squash":
+        return picture.resize(size, BICUBIC)
+    if form.fit == "pad":
+        border = (form.border,) * form.channels
+        return ImageOps.pad(picture, size, BICUBIC, color=border)
+    return ImageOps.fit(picture, size, BICUBIC)
 
 
 def converted(picture: Image.Image, mode: str, format: str | None = None) -> Image.Image:
@@ -82,14 +104,17 @@ def eight_bits(picture: Image.Image, format: str | None) -> Image.Image:
     return Image.fromarray(gray)
 
 
-def read_picture(path: str | Path, size: tuple[int, int], mode: str) -> Tensor:
+def read_picture(path: str | Path, form: PictureForm) -> Tensor:
     """`fitted` of a file. Raises UserError if it cannot be read."""
     shown = printable(str(path))
     check_regular(path)
     try:
+        if form.has_bands:
+            return read_bands(path, form)
         with Image.open(path) as picture:
-            picture.draft(mode, (size[1], size[0]))  # lets JPEG decode at a fraction of its size
-            return fitted(picture, size, mode)
+            # lets JPEG decode at a fraction of its size
+            picture.draft(form.mode, (form.width, form.height))
+            return fitted(picture, form)
     except FileNotFoundError:
         raise UserError(shown, "no such file") from None
     except UserError as error:
@@ -103,13 +128,13 @@ def read_picture(path: str | Path, size: tuple[int, int], mode: str) -> Tensor:
 
 
 # -- check -----------------------------------------------------------------------------------------
-def check_pictures(paths: Sequence[str], size: tuple[int, int], mode: str) -> None:
+def check_pictures(paths: Sequence[str], form: PictureForm) -> None:
     """Decode every picture. Raises UserError that names the first broken one and their number.
 
     Files that passed are not decoded again until one of them changes: a stamp in the cache folder
     has their names, sizes and times.
     """
-    stamp = cache_folder() / "checked_pictures" / fingerprint(paths, size, mode)
+    stamp = cache_folder() / "checked_pictures" / fingerprint(paths, form)
     if stamp.exists():
         return
     if len(paths) > MANY:
@@ -120,7 +145,7 @@ def check_pictures(paths: Sequence[str], size: tuple[int, int], mode: str) -> No
         )
     threads = min(THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(_error, paths, repeat(size), repeat(mode))
+        results = pool.map(_error, paths, repeat(form))
         errors = [error for error in results if error is not None]
     if errors:
         first = errors[0]
@@ -133,9 +158,9 @@ def check_pictures(paths: Sequence[str], size: tuple[int, int], mode: str) -> No
         pass  # without a cache folder the next run checks again
 
 
-def fingerprint(paths: Sequence[str], size: tuple[int, int], mode: str) -> str:
+def fingerprint(paths: Sequence[str], form: PictureForm) -> str:
     """A digest of names, sizes and times of the files, and of what they are converted to."""
-    digest = hashlib.blake2b(f"{size} {mode}".encode(), digest_size=16)
+    digest = hashlib.blake2b(str(form).encode(), digest_size=16)
     for path in paths:
         entry = f"\0{path}"
         try:
@@ -147,9 +172,9 @@ def fingerprint(paths: Sequence[str], size: tuple[int, int], mode: str) -> str:
     return digest.hexdigest()
 
 
-def _error(path: str, size: tuple[int, int], mode: str) -> UserError | None:
+def _error(path: str, form: PictureForm) -> UserError | None:
     try:
-        read_picture(path, size, mode)
+        read_picture(path, form)
     except UserError as error:
         return error
     return None

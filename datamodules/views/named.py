@@ -9,11 +9,29 @@ from foundation.randomness import Draw
 DIGITS = "0123456789"
 
 
+def usable_views(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The views of a config that are not taken away, with those that they bring."""
+    views = {name: view for name, view in given.items() if view is not None}
+    for view in list(views.values()):
+        # a view that learns offers another from which it does
+        if hasattr(view, "probe"):
+            views.setdefault("probe", view.probe)
+    raw = views.get("raw")
+    if raw is not None and hasattr(raw, "fixed"):
+        views["raw"] = raw.fixed()  # evaluation draws nothing
+    return views
+
+
+def view_called(views: Mapping[str, Any], name: str) -> Any:
+    """The transform behind a view's name, None if there is none."""
+    return views.get(name) or views.get(name.rstrip(DIGITS))
+
+
 def named_view(
     views: Mapping[str, Any], data: Any, name: str, draw_for: Callable[[str], Draw] | None = None
 ) -> Any:
     """The view `name` of raw `data`; see `StreamDataModule.make_view`."""
-    view = views.get(name) or views.get(name.rstrip(DIGITS))
+    view = view_called(views, name)
     if view is None:
         raise UserError(f"data.views: this data has no view '{name}'; {nearest(name, views)}")
 

@@ -36,8 +36,8 @@ def card(predictor: Predictor, **more: Any) -> dict[str, Any]:
 
 
 def taken(predictor: Predictor) -> dict[str, Any]:
-    """The input of the network. Images: [C, H, W] of the data in [0, 1]; then (x - mean) / std,
-    then bilinear to `resized_to`."""
+    """The input of the network. Images: [C, H, W] of the data in [0, 1], in which a picture fits as
+    `fit` says; then (x - mean) / std, then bilinear to `resized_to`."""
     if predictor.shape is None:
         tokenizer = predictor.tokenizer
         return {
@@ -48,6 +48,7 @@ def taken(predictor: Predictor) -> dict[str, Any]:
     network: Any = predictor.network
     return {
         "shape": list(predictor.shape),
+        "fit": None if predictor.form is None else predictor.form.fit,
         "mean": network.mean.flatten().tolist(),
         "std": network.std.flatten().tolist(),
         "resized_to": None if network.input_size is None else list(network.input_size),

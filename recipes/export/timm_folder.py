@@ -13,11 +13,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from datamodules.views.image import Middle
 from foundation.errors import UserError
 from foundation.files import write_json
 from recipes.export.folding import CLOSE, Folded, difference, examples, stored
 from recipes.networks.in_timm import timm
 from recipes.predict.predictor import Predictor
+
+# how timm brings a picture to a square -> data.source.fit
+CROP_MODES = {"crop": "center", "pad": "border", "squash": "squash"}
 
 
 def write_timm(predictor: Predictor, plain: Folded, folder: Path) -> float:
@@ -57,8 +61,15 @@ def write_task(predictor: Predictor, plain: Folded, task: str, folder: Path) -> 
     return checked(predictor, network, task, folder)
 
 
+def share_seen(predictor: Predictor) -> float:
+    """The share of a picture's side that the view of evaluation sees."""
+    view = getattr(predictor.reader, "raw", None)
+    return view.share if isinstance(view, Middle) else 1.0
+
+
 def describe(predictor: Predictor, network: Any, task: str) -> dict[str, Any]:
-    """timm's config. Images are scaled to cover the input and center-cropped, as in the run."""
+    """timm's config. Images are brought to the input as in the run; the border of fit=pad has the
+    color of timm, which is the mean."""
     backbone = network.backbone
     names = predictor.classes_by_task[task]
     known = getattr(backbone, "pretrained_cfg", None)
@@ -84,8 +95,8 @@ def describe(predictor: Predictor, network: Any, task: str) -> dict[str, Any]:
             "mean": network.mean.flatten().tolist(),
             "std": network.std.flatten().tolist(),
             "interpolation": "bicubic" if size == list(shape) else "bilinear",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
+            "crop_pct": share_seen(predictor),
+            "crop_mode": CROP_MODES[predictor.form.fit if predictor.form else "crop"],
             "num_classes": len(names),
             "classifier": known.get("classifier"),
         },

@@ -79,7 +79,7 @@ def predict(
             "run: its heads cannot predict (untrained, or of other classes than the data): add "
             "embeddings=true"
         )
-    names, items = list_inputs(source, predictor.kind, column)
+    names, items = list_inputs(source, predictor.kind, column, predictor.suffixes)
     table = Predictions(predictor, probabilities, embeddings)
     unreadable = write_table(target, table, names, items, batch_size)
     for line in unreadable[:SHOWN_ERRORS]:

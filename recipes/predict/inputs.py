@@ -10,6 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.names import expanded, is_unicode, printable
+from datamodules.picture_form import PictureForm
+from datamodules.sources.bands import bands_of
 from datamodules.sources.pictures import fitted, read_picture
 from datamodules.sources.text import TextSource
 from datamodules.text.codec import Codec
@@ -40,21 +42,18 @@ def nothing_drawn(purpose: str) -> Any:
 
 
 class Pictures:
-    """Paths, PIL images, arrays and tensors. Files and PIL images are converted to the channels and
-    size of the run's data: scaled to cover it (bicubic), center-cropped.
+    """Paths, PIL images, arrays and tensors. Files and PIL images are brought to the form of the
+    run's stored pictures.
 
     Arrays: uint8 [H, W] or [H, W, C], converted likewise if their shape is not that of the data.
     Tensors: [C, H, W], uint8 likewise, or floating in [0, 1], not converted. One more leading
     dimension is a batch; so is an array [N, H, W] of gray images of the data's size.
     """
 
-    def __init__(self, view: View, shape: tuple[int, int, int]):
+    def __init__(self, view: View, form: PictureForm):
         self.raw = view
-        self.shape = shape
-
-    @property
-    def mode(self) -> str:
-        return "L" if self.shape[0] == 1 else "RGB"
+        self.form = form
+        self.shape = form.shape
 
     def items(self, inputs: Any) -> tuple[list[Any], bool]:
         if isinstance(inputs, (str, Path, Image.Image)):
@@ -86,22 +85,28 @@ class Pictures:
             path = expanded(item)
             if not path.exists() and not path.is_symlink():
                 raise UserError(f"{printable(str(item))}: no such file")
-            return read_picture(path, self.shape[1:], self.mode)
+            return read_picture(path, self.form)
         if isinstance(item, Image.Image):
             return self.from_pil(item)
         if isinstance(item, np.ndarray):
-            return self.sized(self.from_array(item))
+            return self.of_bands(item) if self.form.has_bands else self.sized(self.from_array(item))
         if isinstance(item, Tensor) and item.ndim == 3:
             return self.sized(item)
         raise UserError(f"inputs: got {described(item)}; {self.expected}")
 
     def from_pil(self, item: Image.Image) -> Tensor:
         try:
-            return fitted(item, self.shape[1:], self.mode)
+            return fitted(item, self.form)
         except UserError as error:
             raise error.about("inputs") from None
         except (OSError, SyntaxError, ValueError) as error:  # PIL reads a file when it is needed
             raise UserError("inputs", f"a picture that cannot be read ({error})") from None
+
+    def of_bands(self, item: np.ndarray) -> Tensor:
+        try:
+            return bands_of(item, self.form)
+        except UserError as error:
+            raise error.about("inputs") from None
 
     def from_array(self, item: np.ndarray) -> Tensor:
         grey = item.ndim == 2
@@ -125,7 +130,7 @@ class Pictures:
         if pixels.dtype == torch.uint8 and len(pixels) in (1, 3, 4):
             array = pixels.cpu().permute(1, 2, 0).numpy()
             array = array[:, :, 0] if len(pixels) == 1 else array
-            return fitted(Image.fromarray(array), self.shape[1:], self.mode)
+            return fitted(Image.fromarray(array), self.form)
         if pixels.is_floating_point() and len(pixels) == self.shape[0]:
             return pixels
         raise UserError(
@@ -136,7 +141,8 @@ class Pictures:
     def view(self, items: list[Any], device: torch.device) -> Tensor:
         pictures = [self.read(item) for item in items]
         if not pictures:
-            return torch.zeros(0, *self.shape, device=device)
+            empty = torch.zeros(1, *self.shape, dtype=torch.uint8, device=device)
+            return self.raw(empty, nothing_drawn)[:0]
         if len({picture.shape for picture in pictures}) > 1:
             raise UserError(
                 "inputs: floating tensors of different sizes in one batch; give them one by one"

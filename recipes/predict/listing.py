@@ -2,6 +2,7 @@
 each row of a table. An input that is missing is a `UserError` in its place, so that no row is lost.
 """
 
+from collections.abc import Collection
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,13 @@ COLUMNS = {"text": ("text",), "image": ("path", "file", "image", "filename")}
 Inputs = tuple[list[str], list[Any]]  # names for the column `input`, and inputs or their errors
 
 
-def list_inputs(path: Path, kind: str, column: str | None) -> Inputs:
-    """(names for the column `input`, inputs of the run). Raises UserError if there are none."""
+def list_inputs(
+    path: Path, kind: str, column: str | None, suffixes: Collection[str] | None = None
+) -> Inputs:
+    """(names for the column `input`, inputs of the run). Raises UserError if there are none.
+
+    suffixes: of the files of a folder that are inputs; None: those of pictures or texts.
+    """
     suffix = path.suffix.lower()
     if column is not None and suffix not in SUFFIXES:
         raise UserError(
@@ -25,7 +31,7 @@ def list_inputs(path: Path, kind: str, column: str | None) -> Inputs:
             "column"
         )
     if path.is_dir():
-        names, items = from_folder(path, kind)
+        names, items = from_folder(path, kind, suffixes)
     elif suffix in SUFFIXES:
         names, items = from_table(path, kind, column)
     elif suffix == ".txt":
@@ -45,9 +51,10 @@ def list_inputs(path: Path, kind: str, column: str | None) -> Inputs:
     return names, items
 
 
-def from_folder(folder: Path, kind: str) -> Inputs:
+def from_folder(folder: Path, kind: str, suffixes: Collection[str] | None = None) -> Inputs:
     """The pictures or text files below a folder, sorted; hidden ones are left out."""
-    paths = files_below(folder, ENDINGS if kind == "image" else {".txt"})
+    usual = ENDINGS if kind == "image" else {".txt"}
+    paths = files_below(folder, suffixes or usual)
     names = [str(path.relative_to(folder)) for path in paths]
     if kind == "image":
         return names, list(paths)

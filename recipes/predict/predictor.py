@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from datamodules.datamodule import StreamDataModule
 from datamodules.facts import DatasetFacts
+from datamodules.picture_form import PictureForm
+from datamodules.sources.pictures import endings
 from foundation.errors import UserError, nearest
 from recipes.engine.recipe import Recipe
 from recipes.networks.embedding import EMBEDDING
@@ -54,7 +56,7 @@ class Predictor(nn.Module):
     classes: names in the form of predictions: a list, or with several tasks a dict by task.
     classes_by_task: names by task, however many there are.
     kind: `image` or `text`.
-    shape: (C, H, W) of the run's images, None for text.
+    shape: (C, H, W) of the network's images, None for text.
     config: of the run.
     """
 
@@ -75,8 +77,17 @@ class Predictor(nn.Module):
         if self.tokenizer is not None and self.max_length is not None:
             self.reader = Texts(view, self.tokenizer, self.max_length)
         else:
-            assert self.shape is not None, "pictures have a shape"
-            self.reader = Pictures(view, self.shape)
+            self.reader = Pictures(view, datamodule.info.form)
+
+    @property
+    def suffixes(self) -> frozenset[str] | None:
+        """Endings of the files of pictures that a folder is searched for; None for texts."""
+        return None if self.form is None else endings(self.form)
+
+    @property
+    def form(self) -> PictureForm | None:
+        """What a picture is brought to before the view of evaluation; None for texts."""
+        return self.reader.form if isinstance(self.reader, Pictures) else None
 
     @property
     def network(self) -> Network:

@@ -12,7 +12,6 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,111 +21,13 @@ from foundation.errors import UserError
 from recipes.config.plain_yaml import parse_plain
 from recipes.config.renamed import with_current_keys
 from recipes.config.validation import HYDRA_KEYS, join, targets, validate
+from recipes.predict.places import Place, place_of
 
 HOME = Path(__file__).resolve().parent.parent.parent  # the folder of Roux's packages
 OURS = ("recipes", "methods", "datamodules")
 NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Place:
-    """What is allowed at a key of a config.
-
-    key: regular expression of the dotted key.
-    modules: the modules (or packages) that the target may be in.
-    bases: the target is one of these, or a subclass of one; empty: any class of the modules.
-    expected: the same in words.
-    optional: whether the key may be null.
-    """
-
-    key: str
-    modules: tuple[str, ...]
-    bases: tuple[str, ...]
-    expected: str
-    optional: bool = True
-
-    def names(self, target: str) -> bool:
-        """Whether the target is in or below one of the modules; nothing is imported."""
-        return any(target.startswith(f"{module}.") for module in self.modules)
-
-
-VIEWS = "datamodules.views"
-VIEW_BASES = (
-    f"{VIEWS}.image.raw.Raw",
-    f"{VIEWS}.image.weak.Weak",
-    f"{VIEWS}.image.strong.Strong",
-    f"{VIEWS}.image.ctaugment.CTAugment",
-    f"{VIEWS}.text.view.TextView",
-)
-PROBES = (
-    "methods.adversarial.robustness",
-    "recipes.evaluation.retrieval",
-    "recipes.evaluation.scores",
-)
-LOGGERS = ("recipes.loggers.tensorboard", "recipes.loggers.weights_and_biases")
-LOGGER_BASES = (f"{LOGGERS[0]}.TensorBoard", f"{LOGGERS[1]}.WeightsAndBiases")
-NETWORK = ("recipes.networks.build.build_network",)
-DATA = "datamodules.datamodule"
-TRAINER = "recipes.engine.trainer.TrainerSettings"
-CHECKPOINT = "recipes.engine.trainer.CheckpointSettings"
-
-PLACES = (
-    Place(
-        r"methods\.[^.\[\]]+",
-        ("methods",),
-        ("recipes.contract.method.Method",),
-        "a method of Roux",
-        optional=False,
-    ),
-    Place(r"methods\.[^.\[\]]+\.attack", ("methods.adversarial.attacks",), (), "an attack of Roux"),
-    Place(
-        r"evaluate\.[^.\[\]]+", PROBES, ("recipes.contract.probe.Probe",), "a measurement of Roux"
-    ),
-    Place(r"logger\.[^.\[\]]+", LOGGERS, LOGGER_BASES, "a logger of Roux"),
-    Place(
-        "network", ("recipes.networks",), NETWORK, "recipes.networks.build_network", optional=False
-    ),
-    Place(
-        "optimizer",
-        ("recipes.optimization.optimizers",),
-        ("recipes.optimization.optimizers.OptimizerSettings",),
-        "an optimizer",
-        False,
-    ),
-    Place(
-        "scheduler",
-        ("recipes.optimization.schedulers",),
-        ("recipes.optimization.schedulers.Schedule",),
-        "a schedule",
-        optional=False,
-    ),
-    Place("trainer", ("recipes.engine.trainer",), (TRAINER,), TRAINER, optional=False),
-    Place("checkpoint", ("recipes.engine.trainer",), (CHECKPOINT,), CHECKPOINT, optional=False),
-    Place(
-        "data", (DATA,), (f"{DATA}.StreamDataModule",), f"{DATA}.StreamDataModule", optional=False
-    ),
-    Place(
-        r"data\.source",
-        ("datamodules.sources",),
-        ("datamodules.source.Loader",),
-        "a data set of Roux",
-        False,
-    ),
-    Place(
-        r"data\.text",
-        ("datamodules.text",),
-        ("datamodules.text.prepare.Tokenize",),
-        "datamodules.text.Tokenize",
-    ),
-    Place(r"data\.views\.[^.\[\]]+", (VIEWS,), VIEW_BASES, "a view of Roux"),
-    # views that are made of views
-    Place(
-        r"data\.views\.[^.\[\]]+\.(weak|views\[\d+\])(\.weak|\.views\[\d+\])*",
-        (VIEWS,),
-        VIEW_BASES,
-        "a view",
-    ),
-)
 # keys that change how Hydra calls a target, with their values in Roux's own configs
 ALLOWED_HYDRA_KEYS = {"network._convert_": "all"}
 NEEDED = ("seed", "supervised_weight", "monitor", "checkpoint")
@@ -176,6 +77,11 @@ def drop_training_parts(tree: dict[str, Any]) -> None:
     """Take out, in place, what only training calls, so that a stranger's code in it is neither
     imported nor asked about: callbacks, and the datasets that a loader reads."""
     tree["callbacks"] = None
+    views = select(tree, "data.views")
+    for name, view in views.items() if isinstance(views, dict) else ():
+        # evaluation sees `raw`; transforms of other views are for training
+        if name != "raw" and isinstance(view, dict) and isinstance(view.get("transform"), dict):
+            view["transform"] = None
     source = select(tree, "data.source")
     for key, value in source.items() if isinstance(source, dict) else ():
         if isinstance(value, dict) and "_target_" in value:
@@ -233,10 +139,6 @@ def select(tree: Any, key: str) -> Any:
     for name in key.split("."):
         tree = tree.get(name) if isinstance(tree, dict) else None
     return tree
-
-
-def place_of(key: str) -> Place | None:
-    return next((place for place in PLACES if re.fullmatch(place.key, key)), None)
 
 
 def name_problem(key: str, target: Any) -> str:

@@ -145,6 +145,9 @@ def readable(view: Any, assembly: Assembly) -> list[Any]:
     """The first rows of a view for people: uint8 [H, W, C] pictures, or words."""
     if isinstance(view, Tensor):
         pixels = (view[:SHEET_ROWS].detach().float().clamp(0, 1) * 255).round().byte().cpu()
+        if pixels.shape[1] not in (1, 3):
+            # of bands the first three are shown as colours
+            pixels = pixels[:, : 3 if pixels.shape[1] > 3 else 1]
         return list(np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy()))
     return assembly.datamodule.decode({name: values[:SHEET_ROWS] for name, values in view.items()})
 

@@ -177,6 +177,10 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
         network.heads.requires_grad_(False)
 
     def make_view(stream: Stream, view: str, randomness: Randomness) -> Any:
+        if assembly.datamodule.is_on_host(view):
+            # the numbers that the loader's workers draw for it
+            randomness = replace(randomness, device="cpu")
+
         def draw(purpose: str) -> Any:
             return randomness.draw(f"{stream.name}/{purpose}", stream.size)
 

@@ -37,6 +37,7 @@ from recipes.setup.patience import check_patience
 from recipes.setup.precision import chosen_precision
 from recipes.setup.radii import check_radii
 from recipes.setup.spec import RunSpec, spec_of, with_values
+from recipes.setup.view_checks import check_needed_views, check_view_sizes
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     optimizer: OptimizerSettings = make(config.optimizer, "optimizer")
     check_optimizer(optimizer)
     datamodule = make_data(config)
-    check_views(datamodule)
+    check_needed_views(datamodule)
     check_radii(config, datamodule.kind)
     check_device_list(trainer)
     check_strategy_name(trainer)
@@ -162,7 +163,10 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     probes = probes_of(config, composition, environment)
     check_strategy(trainer, composition, environment, probes=bool(probes))
     monitor = monitor_of(config, datamodule.info, composition, probes, datamodule.further)
-    datamodule.request(composition.streams, composition.orders, composition.own_streams)
+    datamodule.request(
+        composition.streams, composition.orders, composition.own_streams, composition.views
+    )
+    check_view_sizes(datamodule)
     return Assembly(
         config=with_values(config, {"monitor": monitor}),
         datamodule=datamodule,
@@ -300,17 +304,6 @@ def check_batch(size: int, devices: int) -> None:
     near = [str(n) for n in (below, below + devices) if n]
     problem = f"is the batch over all {devices} devices and must divide by their number"
     raise UserError(f"data.batch_size={size}", problem, f"expected e.g. {' or '.join(near)}")
-
-
-def check_views(datamodule: StreamDataModule) -> None:
-    """Every run sees its labeled samples in the view `weak` and is evaluated on `raw`. Raises
-    `UserError`."""
-    for name, use in (("weak", "labeled samples are trained on"), ("raw", "evaluation sees")):
-        if name not in datamodule.view_names():
-            have = ", ".join(sorted(datamodule.view_names())) or "none"
-            problem = f"is null, and it is what {use}"
-            remedy = f"expected a view (there are: {have})"
-            raise UserError(f"data.views.{name}", problem, remedy)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

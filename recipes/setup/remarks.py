@@ -17,6 +17,7 @@ from recipes.setup.assemble import Assembly
 from recipes.setup.freezing import late_lines
 from recipes.setup.length import known_length
 from recipes.setup.title import replaced_methods
+from recipes.setup.view_checks import enlarged
 
 
 def remarks(assembly: Assembly, network: Network, trained: bool = False) -> list[str]:
@@ -55,6 +56,8 @@ def early_tokens(network: Network) -> Iterator[str]:
 def data_remarks(assembly: Assembly) -> Iterator[str]:
     """What the data have that a run leaves aside or measures wrongly; known once they are read."""
     data = assembly.datamodule
+    if remark := enlarged(data):
+        yield remark
     unused = data.without_label or data.info.unlabeled
     if unused and "unlabeled" not in data.streams:
         yield (

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from datamodules.views.image.raw import to_unit
 from foundation.randomness import Draw, Randomness
 from foundation.renamed import older_arguments, older_attributes, older_fields
 from recipes.step.criterion import Criterion, Role
@@ -49,12 +50,13 @@ class Output(NamedTuple):
 @dataclass
 class Stream:
     """Raw samples of one stream: `data` (uint8 pixels or word ids), `targets` by task, stable
-    sample `index` [N]."""
+    sample `index` [N], and `views` by name that were made with the batch."""
 
     name: str
     data: Any
     targets: Targets
     index: Tensor
+    views: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -153,7 +155,13 @@ class Step:
         """A view of a whole stream, computed on the device once per step: `weak`, `weak2`, `strong`
         …"""
         if (stream, view) not in self._views:
-            self._views[stream, view] = self._make_view(self.streams[stream], view, self.randomness)
+            source = self.streams[stream]
+            made = source.views.get(view)
+            if made is None:
+                made = self._make_view(source, view, self.randomness)
+            elif made.dtype == torch.uint8:
+                made = to_unit(made)
+            self._views[stream, view] = made
         return self._views[stream, view]
 
     def view_at(self, stream: str, view: str, position: int) -> Any:

@@ -7,12 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.picture_form import PictureForm
 from datamodules.sources import ImageFolder, pictures
 from datamodules.sources.pictures import check_pictures, fitted, read_picture
 from foundation.errors import UserError
 
 GRAY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
-SIZE = (8, 8)
+GRAY_FORM = PictureForm(1, 8, 8)
+COLOUR_FORM = PictureForm(3, 8, 8)
+FORMS = {"L": GRAY_FORM, "RGB": COLOUR_FORM}
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +43,7 @@ DEEP = {
 @pytest.mark.parametrize("case", DEEP)
 def test_deep_pictures_are_scaled_to_8_bits(tmp_path, case, mode):
     name, values = DEEP[case]
-    found = read_picture(saved(tmp_path / name, values), SIZE, mode)
+    found = read_picture(saved(tmp_path / name, values), FORMS[mode])
     assert len(found) == len(mode)
     for channel in found:
         assert channel.numpy().tolist() == GRAY.tolist()
@@ -50,7 +53,7 @@ def test_a_turned_picture_of_16_bits_keeps_its_scale(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = saved(tmp_path / "a.png", GRAY.astype(np.uint16) * 257, exif=exif)
-    assert read_picture(path, SIZE, "L")[0].numpy().tolist() == np.rot90(GRAY, -1).tolist()
+    assert read_picture(path, GRAY_FORM)[0].numpy().tolist() == np.rot90(GRAY, -1).tolist()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_a_turned_picture_of_16_bits_keeps_its_scale(tmp_path):
 def test_pixels_of_unknown_range_are_refused(tmp_path, values, words):
     path = saved(tmp_path / "a.tif", values)
     with pytest.raises(UserError, match=rf"a\.tif: {words}"):
-        read_picture(path, SIZE, "L")
+        read_picture(path, GRAY_FORM)
 
 
 def with_hidden_red(mode):
@@ -85,7 +88,7 @@ def with_hidden_red(mode):
 @pytest.mark.parametrize("mode", ["RGBA", "P", "RGB"])
 def test_transparent_pixels_are_white_and_not_what_lies_under_them(tmp_path, mode):
     with_hidden_red(mode).save(tmp_path / "a.png")
-    found = read_picture(tmp_path / "a.png", SIZE, "RGB")
+    found = read_picture(tmp_path / "a.png", COLOUR_FORM)
     assert found[:, 4, 0].tolist() == [0, 0, 255]
     assert found[:, 4, 7].tolist() == [255, 255, 255]
 
@@ -94,14 +97,14 @@ def test_transparent_pixels_are_white_and_not_what_lies_under_them(tmp_path, mod
 def test_transparent_gray_is_white(mode):
     gray = np.stack([GRAY, np.zeros_like(GRAY)], 2)
     picture = Image.fromarray(gray).convert(mode)
-    assert fitted(picture, SIZE, "L").unique().tolist() == [255]
+    assert fitted(picture, GRAY_FORM).unique().tolist() == [255]
 
 
 def test_a_transparent_value_of_16_bits_is_white(tmp_path):
     values = np.full((8, 8), 257 * 7, np.uint16)
     values[0, 0] = 0
     path = saved(tmp_path / "a.png", values, transparency=257 * 7)
-    found = read_picture(path, SIZE, "L")
+    found = read_picture(path, GRAY_FORM)
     assert found[0, 0, 0] == 0 and found[0, 7, 7] == 255
 
 
@@ -111,7 +114,7 @@ MODES = ["1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I;16B", "
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_is_converted(mode):
     for target in ("L", "RGB"):
-        assert fitted(Image.new(mode, (8, 8)), SIZE, target).shape == (len(target), 8, 8)
+        assert fitted(Image.new(mode, (8, 8)), FORMS[target]).shape == (len(target), 8, 8)
 
 
 # -- broken files ----------------------------------------------------------------------------------
@@ -159,11 +162,11 @@ def test_unchanged_pictures_are_decoded_once(tmp_path, monkeypatch):
     paths = [str(noise(tmp_path / f"{number}.png")) for number in range(3)]
     decoded = count_decoded(monkeypatch)
     for _ in range(2):
-        check_pictures(paths, SIZE, "L")
+        check_pictures(paths, GRAY_FORM)
     assert sorted(decoded) == paths
     (tmp_path / "1.png").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"1\.png: not a picture"):
-        check_pictures(paths, SIZE, "L")
+        check_pictures(paths, GRAY_FORM)
 
 
 def test_a_check_without_a_cache_folder_checks_each_time(tmp_path, monkeypatch):
@@ -172,7 +175,7 @@ def test_a_check_without_a_cache_folder_checks_each_time(tmp_path, monkeypatch):
     path = str(noise(tmp_path / "a.png"))
     decoded = count_decoded(monkeypatch)
     for _ in range(2):
-        check_pictures([path], SIZE, "L")
+        check_pictures([path], GRAY_FORM)
     assert decoded == [path, path]
 
 
@@ -182,13 +185,13 @@ def test_a_check_without_a_cache_folder_checks_each_time(tmp_path, monkeypatch):
 def test_rubbish_is_one_line(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.png: not a picture that can be read"):
-        read_picture(tmp_path / "a.png", SIZE, "L")
+        read_picture(tmp_path / "a.png", GRAY_FORM)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path, impatient):
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(UserError, match="a pipe, socket or device"):
-        read_picture(tmp_path / "a.png", SIZE, "L")
+        read_picture(tmp_path / "a.png", GRAY_FORM)
     write_set(tmp_path / "set")
     os.mkfifo(tmp_path / "set" / "train" / "a" / "x.png")
     with pytest.raises(UserError, match=r"x\.png: cannot be read"):
@@ -197,5 +200,5 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, impatient):
 
 def test_gray_pictures_keep_their_values_on_white(tmp_path):
     opaque = np.stack([GRAY] * 3 + [np.full_like(GRAY, 255)], 2)
-    found = fitted(Image.fromarray(opaque), SIZE, "L")
+    found = fitted(Image.fromarray(opaque), GRAY_FORM)
     assert torch.equal(found[0], torch.from_numpy(GRAY))

@@ -16,6 +16,7 @@ from datamodules.views.image.cutout import box_mask
 from datamodules.views.image.geometry import identity_maps, maps_of, resample
 from datamodules.views.image.operations import acts, on_rows
 from datamodules.views.image.raw import DrawFor, to_unit
+from datamodules.views.image.stage import PixelView
 from datamodules.views.image.weak import Weak
 from foundation import devices
 from foundation.errors import UserError, nearest
@@ -136,7 +137,8 @@ class CTAugment:
     Pictures are resampled by nearest neighbor, where the authors' `rescale` also draws one of six
     filters, and translations are shares of the side, where theirs are of a pixel.
 
-    weak: the flip and shift before the operations; null: the default. The draw is this view's own.
+    weak: what comes before the operations, `Weak` or `ResizedCrop`; null: flip and shift. The draw
+        is this view's own.
     depth: operations of a picture, at least 1; 2 (paper).
     threshold: weight below which a bin is left out, 0 to 1; 0.8 (authors' code).
     decay: of the rates, in [0, 1); 0.99 (paper).
@@ -147,7 +149,7 @@ class CTAugment:
 
     def __init__(
         self,
-        weak: Weak | None = None,
+        weak: PixelView | None = None,
         depth: Annotated[int, Field(ge=1)] = 2,
         threshold: Share = 0.8,
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.99,
@@ -164,7 +166,8 @@ class CTAugment:
         self.pool = tuple(name for name in OPERATIONS if name not in left_out)
         if not self.pool:
             raise UserError("ctaugment view: exclude leaves no operation, expected at least one")
-        self.weak = weak or Weak()
+        self.weak: PixelView = weak or Weak()
+        self.size = getattr(self.weak, "size", None)
         self.depth = depth
         self.cutout = cutout
         self.fill = fill

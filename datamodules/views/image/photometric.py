@@ -1,5 +1,4 @@
-"""The photometric operations on uint8 pictures [B, C, H, W], C in {1, 3}, each row with its own
-parameter [B].
+"""The photometric operations on uint8 pictures [B, C, H, W], each row with its own parameter [B].
 
 Identical to Pillow's ImageOps and ImageEnhance: the same integer arithmetic, the same truncation,
 and uint8 results after every operation.
@@ -27,9 +26,11 @@ def _blend(base: Tensor, picture: Tensor, factor: Tensor) -> Tensor:
 
 def _grey(picture: Tensor) -> Tensor:
     """ITU-R 601 luma, rounded, [B, 1, H, W]; the weights are 16-bit fixed point, so all sums are
-    exact in float32."""
+    exact in float32. Of other channels than one or three: their rounded mean."""
     if picture.shape[1] == 1:
         return picture
+    if picture.shape[1] != 3:
+        return picture.mean(1, keepdim=True).add_(0.5).floor_()
     red, green, blue = picture.unbind(1)
     return (red * 19595 + green * 38470 + blue * 7471).add_(32768).div_(65536).floor_().unsqueeze(1)
 

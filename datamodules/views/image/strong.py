@@ -1,6 +1,7 @@
 """The strong view: weak flip and shift, then RandAugment, then Cutout."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -11,6 +12,7 @@ from datamodules.views.image.cutout import box_mask, fill_for
 from datamodules.views.image.operations import OPERATIONS, Operation, apply_operations
 from datamodules.views.image.randaugment import VARIANTS, Name, level_of, values_of
 from datamodules.views.image.raw import DrawFor, to_unit
+from datamodules.views.image.stage import PixelView, in_blocks
 from datamodules.views.image.weak import Weak
 from foundation.errors import UserError, nearest
 from foundation.types import Share
@@ -28,7 +30,8 @@ class Strong:
     to a picture of at most 255 pixels, and color nothing to a grey one. Raises UserError for an
     unknown variant or operation and for a pool that `exclude` empties.
 
-    weak: the flip and shift before the operations; null: the default. The draw is this view's own.
+    weak: what comes before the operations, `Weak` or `ResizedCrop`; null: flip and shift. The draw
+        is this view's own.
     variant: form of RandAugment: `fixmatch` (authors' code), `paper`, `usb` or `nm`. See
         `randaugment` for the tables.
     n: operations of a picture, 0 to 14; null: the variant's.
@@ -45,7 +48,7 @@ class Strong:
 
     def __init__(
         self,
-        weak: Weak | None = None,
+        weak: PixelView | None = None,
         variant: Name = "fixmatch",
         n: Annotated[int, Field(ge=0, le=14)] | None = None,
         probability: Share | None = None,
@@ -60,7 +63,7 @@ class Strong:
             raise UserError(
                 f"strong view: variant '{variant}' is unknown; {nearest(variant, VARIANTS)}"
             )
-        self.weak = weak or Weak()
+        self.weak: PixelView = weak or Weak()
         self.variant = VARIANTS[variant]
         self.cutout = cutout
         self.n = self.variant.n if n is None else n
@@ -69,13 +72,15 @@ class Strong:
         self.magnitude = magnitude
         self.magnitude_mode = magnitude_mode
         self.pool = _pool(pool, exclude)
+        self.size = getattr(self.weak, "size", None)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, pixels: Tensor, draw_for: DrawFor) -> Tensor:
         pixels = self.weak.pixels(pixels, draw_for)
         if self.n and self.pool != ("identity",):
             codes, values = self.draw(draw_for, pixels.device)
-            pixels = apply_operations(pixels, codes, values, self.pool, self.fill)
+            operations = partial(apply_operations, pool=self.pool, fill=self.fill)
+            pixels = in_blocks(operations, pixels, codes, values)
         return self._cut(pixels, draw_for) if self.cutout else to_unit(pixels)
 
     def draw(self, draw_for: DrawFor, device: torch.device) -> tuple[Tensor, Tensor]:

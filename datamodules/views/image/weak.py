@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from datamodules.views.image.raw import DrawFor, to_unit
+from datamodules.views.image.stage import Drawn, Shape
 
 Padding = Literal["reflect", "zeros"]
 
@@ -91,13 +92,24 @@ class Weak:
         self.shift = shift
         self.padding = padding
 
+    size = None
+
+    def draw(self, draw_for: DrawFor, shape: Shape, device: torch.device) -> Drawn:
+        number = draw_for("weak/flip_shift").uniform(3)
+        down = self._offset(number[:, 1], shape[1])
+        right = self._offset(number[:, 2], shape[2])
+        return number[:, 0] < (0.5 if self.flip else 0.0), down, right
+
+    def apply(self, pictures: Tensor, *drawn: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] -> uint8, always a new tensor."""
+        flip, down, right = drawn
+        reach = self._reach(pictures.shape[3])
+        return flip_shift(pictures, flip, down, right, self.padding, reach)
+
     def pixels(self, pixels: Tensor, draw_for: DrawFor) -> Tensor:
         """uint8 [B, C, H, W] -> uint8, always a new tensor."""
-        number = draw_for("weak/flip_shift").uniform(3)
-        down = self._offset(number[:, 1], pixels.shape[2])
-        right = self._offset(number[:, 2], pixels.shape[3])
-        flip = number[:, 0] < (0.5 if self.flip else 0.0)
-        return flip_shift(pixels, flip, down, right, self.padding, self._reach(pixels.shape[3]))
+        shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
+        return self.apply(pixels, *self.draw(draw_for, shape, pixels.device))
 
     def _reach(self, side: int) -> int:
         return int(self.shift * side)

@@ -13,7 +13,7 @@ import yaml
 
 import recipes
 from foundation.errors import UserError
-from recipes.predict.trust import PLACES, place_of
+from recipes.predict.places import PLACES, place_of
 from tests.recipes.predict.hostile import (
     SECRET,
     altered,
