@@ -85,7 +85,7 @@ PLACES = (
     ),
     Place(
         "scheduler",
-        ("recipes.optimization.schedulers",),
+        ("recipes.optimization.schedulers", "recipes.optimization.plateau"),
         ("recipes.optimization.schedulers.Schedule",),
         "a schedule",
         optional=False,

@@ -140,6 +140,9 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
 
 # Points whose effect no watch can see: the reason, and what proves them in its place.
 UNSEEN: dict[tuple[str, str], str] = {
+    ("bce", "prepare"): (
+        "makes the targets of its threshold, which is off; tests/methods/regularization/test_bce.py"
+    ),
     ("lbtw", "after_step"): (
         "ends an epoch, which three steps do not; tests/methods/multi_task/test_lbtw.py"
     ),

@@ -6,17 +6,19 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from datamodules.picture_form import PictureForm
 from datamodules.views.image.raw import DrawFor, to_unit
 from foundation.errors import UserError, first_line
 from foundation.types import Count
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Given = Literal["auto", "tensor", "pil", "array"]
 SEEDS = 2**31
@@ -54,7 +56,9 @@ def as_array(pixels: Tensor) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
 
 
-def as_pil(pixels: Tensor) -> Image.Image:
+def as_pil(pixels: Tensor) -> "Image.Image":
+    from PIL import Image  # only where a view asks for it: it costs a tenth of a second
+
     array = as_array(pixels)
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
@@ -70,7 +74,7 @@ def as_tensor(found: Any) -> Tensor | None:
     """[C, H, W] of what a transform gave; None if it is no picture."""
     if isinstance(found, dict):
         found = found.get("image")
-    if isinstance(found, Image.Image):
+    if any(kind.__module__ == "PIL.Image" for kind in type(found).__mro__):
         found = np.array(found)
     if isinstance(found, np.ndarray):
         if found.ndim not in (2, 3):

@@ -68,7 +68,7 @@ def test_the_plan_says_what_was_chosen(monkeypatch):
     said = describe(here, here.meta_network())
     assert "precision 32-true" in said and "network not compiled, memory contiguous" in said
     assert (
-        "SGD(lr=0.03, weight_decay=0.0005, momentum=0.9, nesterov=True, layer_decay=1.0, options={}), on lists of "
+        "SGD(lr=0.03, weight_decay=0.0005, momentum=0.9, nesterov=True, layer_decay=1.0, lr_scaling=linear, options={}), on lists of "
         "tensors" in said
     )
     machine(monkeypatch, (9, 0))
