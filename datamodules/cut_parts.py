@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from datamodules.checks import load_checked
+from datamodules.evaluation_parts import evaluation_parts
 from datamodules.facts import DatasetFacts
 from datamodules.fingerprint import all_parts
 from datamodules.further_sets import Further, load_further, parts_of
@@ -63,10 +64,10 @@ class CutParts(PartLoaders):
             "labeled": Part(train, cut.pool[cut.labeled], cut.targets, cut.labeled),
             # true labels are delivered for diagnostics only
             "unlabeled": Part(train, cut.pool, pool_targets, torch.arange(len(cut.pool))),
-            "test": Part.whole(splits.test),
         }
+        self.parts |= evaluation_parts("test", splits.test, splits.roles.get("test"))
         if splits.val is not None:
-            self.parts["val"] = Part.whole(splits.val)
+            self.parts |= evaluation_parts("val", splits.val, splits.roles.get("val"))
         elif len(cut.val):
             held = {task: values[cut.val] for task, values in train.targets.items()}
             self.parts["val"] = Part(train, cut.val, held, torch.arange(len(cut.val)))

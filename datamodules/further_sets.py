@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from datamodules.checks import load_checked
+from datamodules.evaluation_parts import evaluation_parts, labeled_rows
 from datamodules.names import printable
 from datamodules.source import DataInfo, Loader, Source, Splits
 from datamodules.streams import Part
@@ -146,16 +147,13 @@ def parts_of(name: str, splits: Splits) -> Iterator[tuple[str, Part]]:
     for part, source in (("val", splits.val), ("test", splits.test)):
         if source is None:
             continue
+        own = f"{name}_{part}"
+        roles = splits.roles.get(part)
         rows = labeled_rows(source)
-        if len(rows):
-            targets = {task: values[rows] for task, values in source.targets.items()}
-            yield f"{name}_{part}", Part(source, rows, targets, rows)
-
-
-def labeled_rows(source: Source) -> Tensor:
-    """The samples that have a label of any task."""
-    known = torch.stack([values >= 0 for values in source.targets.values()])
-    return known.any(0).nonzero().flatten()
+        if roles is not None:
+            yield from evaluation_parts(own, source, roles).items()
+        elif len(rows):
+            yield own, Part.of_rows(source, rows)
 
 
 def look_at(further: Further, info: DataInfo) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningDataModule
 
+from datamodules.evaluation_parts import in_order
 from datamodules.fingerprint import Fingerprint, all_parts, fingerprint_of
 from datamodules.samplers import ShareSampler
 from datamodules.source import Source, Splits
@@ -111,10 +112,8 @@ class PartLoaders(LightningDataModule):
 
     # -- evaluation --------------------------------------------------------------------------------
     def evaluated(self, stage: str) -> list[str]:
-        """The parts that are evaluated in a stage, `val` or `test`, in order: of further sets,
-        and last the set's own, whose samples and counts the report shows."""
-        further = [f"{name}_{stage}" for name in self._further]
-        return [name for name in (*further, stage) if name in self.parts]
+        """The parts that are evaluated in a stage, `val` or `test`, in order."""
+        return in_order(list(self.parts), stage, list(self._further))
 
     def sources(self) -> dict[str, Source]:
         """Everything that was read, before any cut: the sources of the fingerprint."""

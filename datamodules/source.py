@@ -1,6 +1,6 @@
 """What a data set is: sources of samples, the parts of a set, and its static facts."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -161,13 +161,24 @@ def check_labels(where: str, labels: Tensor, classes: int, lowest: int = -1) -> 
         )
 
 
+@dataclass(frozen=True)
+class Roles:
+    """Which samples of an evaluation part are looked up, and among which: int64 positions in it.
+    A sample may be both; it is then no neighbor of itself."""
+
+    queries: Tensor
+    gallery: Tensor
+
+
 @dataclass
 class Splits:
-    """The parts of a data set. `val` is None if the set has no validation part."""
+    """The parts of a data set. `val` is None if the set has no validation part. roles: of parts
+    `test` or `val` whose queries are looked up in a gallery, by part."""
 
     train: Source
     test: Source
     val: Source | None = None
+    roles: dict[str, Roles] = field(default_factory=dict)
 
 
 @runtime_checkable

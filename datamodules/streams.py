@@ -37,8 +37,12 @@ class Part:
     @classmethod
     def whole(cls, source: Source) -> "Part":
         """All of a source, with its own targets."""
-        rows = torch.arange(len(source))
-        return cls(source, rows, source.targets, rows)
+        return cls.of_rows(source, torch.arange(len(source)))
+
+    @classmethod
+    def of_rows(cls, source: Source, rows: Tensor) -> "Part":
+        """These samples of a source, with its own targets; a sample's number is its row."""
+        return cls(source, rows, {task: t[rows] for task, t in source.targets.items()}, rows)
 
     def __len__(self) -> int:
         return self.table.shape[1]

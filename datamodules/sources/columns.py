@@ -19,12 +19,14 @@ WHOLE_NUMBER = re.compile(r"-?[0-9]{1,1000}")
 @dataclass
 class Rows:
     """What a table has. values: texts or paths. labels: class names by task, None for no label.
-    lines: where the rows are in the file. parts: the part of each, empty without a split column."""
+    lines: where the rows are in the file. parts: the part of each, empty without a split column.
+    marks: by column of marks, whether each row has it."""
 
     values: list[str] = field(default_factory=list)
     labels: Labels = field(default_factory=dict)
     lines: list[int] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
+    marks: dict[str, list[bool]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Columns:
     tasks: the column of the labels by task. split: the column of the parts, empty for none.
     part_of: the part that a cell of it names. Raises UserError for another one.
     unlabeled: whether rows without a label are allowed.
+    marks: columns of yes and no.
     """
 
     value: str
@@ -46,16 +49,21 @@ class Columns:
     unlabeled: bool = True
     split: str = ""
     part_of: Callable[[str], str] = str
+    marks: tuple[str, ...] = ()
 
     def read(self, path: Path) -> Rows:
         """All rows of a table. Raises UserError, one line with the file and the line or column."""
-        found = Rows(labels={task: [] for task in self.tasks})
+        found = Rows(
+            labels={task: [] for task in self.tasks}, marks={name: [] for name in self.marks}
+        )
         for line, row in self.rows(path):
             found.values.append(self.value_of(path, line, row))
             for task, column in self.tasks.items():
                 found.labels[task].append(self.label_of(path, line, row, column))
             if self.split:
                 found.parts.append(self.split_of(path, line, row))
+            for name in self.marks:
+                found.marks[name].append(self.mark_of(path, line, row, name))
             found.lines.append(line)
         if not found.values:
             raise UserError(f"{path}: no rows; expected {self.what}s with labels")
@@ -112,6 +120,18 @@ class Columns:
             return self.part_of(text or "")
         except UserError as error:
             raise error.about(f"{path}:{line}") from None
+
+    def mark_of(self, path: Path, line: int, row: dict[str, Any], column: str) -> bool:
+        """Whether a row has a mark; an empty cell says no."""
+        text = text_of(cell(path, line, row, column, "mark"))
+        known = {"": False, "0": False, "false": False, "no": False}
+        known |= {"1": True, "true": True, "yes": True}
+        value = known.get((text or "").lower().removesuffix(".0"))
+        if value is None:
+            raise UserError(
+                f"{path}:{line}: column '{column}' is {shown(row[column])}; expected true or false"
+            )
+        return value
 
 
 def cell(path: Path, line: int, row: dict[str, Any], column: str, what: str) -> Any:

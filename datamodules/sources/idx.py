@@ -96,7 +96,7 @@ class _IdxSet:
                 "train": self._source(train.data, train.targets, "train part", "train part"),
                 "test": self._source(test.data, test.targets, "test part", "test part"),
             }
-        return Splits(**parts)
+        return Splits(parts["train"], parts["test"])
 
     def _source(
         self, images: Any, labels: Any, images_from: str | Path, labels_from: str | Path

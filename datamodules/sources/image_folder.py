@@ -213,7 +213,8 @@ class ImageFolder:
         tested = torch.zeros(len(labels), dtype=torch.bool)
         tested[take_per_class(labels, counts, generator("image_folder", "test"))] = True
         masks = (~tested, tested)
-        return Splits(*(self._part(paths, labels, mask, names, folder) for mask in masks))
+        train, test = (self._part(paths, labels, mask, names, folder) for mask in masks)
+        return Splits(train, test)
 
     def _divided(self, folder: Path, folders: dict[str, Path]) -> Splits:
         """Splits of a folder that has `train`, `test` and optionally `val`."""
@@ -237,7 +238,7 @@ class ImageFolder:
             paths, labels = list_pictures(place, names, endings(self.form))
             everything = torch.ones(len(labels), dtype=torch.bool)
             parts[part] = self._part(paths, labels, everything, names, place)
-        return Splits(**parts)
+        return Splits(parts["train"], parts["test"], parts.get("val"))
 
     def _check(self, splits: Splits) -> None:
         """Decode the pictures that `check` names."""

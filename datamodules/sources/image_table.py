@@ -2,16 +2,17 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from datamodules.names import expanded, printable
 from datamodules.picture_form import Fit, square
-from datamodules.source import DataInfo, Source, Splits
+from datamodules.source import DataInfo, Roles, Source, Splits
 from datamodules.sources.columns import (
     Columns,
     Format,
@@ -71,6 +72,11 @@ class ImageTable:
     fit: what becomes of a picture that is no square: `crop`, `pad` or `squash`. `crop` scales it to
         cover the square and cuts out the middle, `pad` adds a border, `squash` scales both sides.
     fill: grey of the border of fit=pad, 0 to 1; null: 0.5.
+    query_column: column that marks, with true or 1, the rows of the test and validation part that
+        `evaluate/retrieval` looks up; null: all, each among all others. Needs gallery_column.
+    gallery_column: column that marks the rows in which they are looked up; null: all others.
+    disjoint: the test and validation part have other classes than the training part: heads are not
+        evaluated, retrieval is.
     """
 
     def __init__(
@@ -92,12 +98,24 @@ class ImageTable:
         val_table: str | None = None,
         fit: Fit = "crop",
         fill: Share | None = None,
+        query_column: str | int | None = None,
+        gallery_column: str | int | None = None,
+        disjoint: bool = False,
     ):
+        if (query_column is None) != (gallery_column is None):
+            given, other = ("query", "gallery") if gallery_column is None else ("gallery", "query")
+            key = f"data.source.{given}_column"
+            raise UserError(key, f"needs data.source.{other}_column", "name both columns, or none")
         for part, file in (("test", test_table), ("val", val_table)):
             if split_column is not None and file is not None:
                 key = f"data.source.split_column={split_column}"
                 problem = f"data.source.{part}_table names the {part} part too"
                 raise UserError(key, problem, "leave one out")
+        if split_column is None and test_table is None:
+            for name, value in (("disjoint", disjoint), ("query_column", query_column)):
+                if value not in (None, False):
+                    remedy = "expected data.source.split_column or data.source.test_table"
+                    raise UserError(f"data.source.{name}={value}", "needs a test part", remedy)
         self.table = table
         self.test_table = test_table
         self.val_table = val_table
@@ -118,7 +136,9 @@ class ImageTable:
             unlabeled,
             split,
             part_named,
+            tuple(str(name) for name in (query_column, gallery_column) if name is not None),
         )
+        self.disjoint = disjoint
 
     def at(self, place: str, root: str | Path | None = None) -> tuple["ImageTable", Any]:
         """The loader and the root of a further set like this one. Without a split column, all its
@@ -131,7 +151,7 @@ class ImageTable:
 
     def info(self) -> DataInfo:
         tasks: dict[str, int | None] = dict.fromkeys(self.columns.tasks)
-        return DataInfo("image", tasks, self.form.shape, stored=self.form)
+        return DataInfo("image", tasks, self.form.shape, stored=self.form, disjoint=self.disjoint)
 
     def preview(self, root: str | Path | None = None) -> DataInfo:
         """What the table tells; no picture is opened."""
@@ -158,24 +178,45 @@ class ImageTable:
         path = base / expanded(self.table)
         rows = self.columns.read(path)
         place = base / expanded(self.folder) if self.folder is not None else path.parent
-        if self.columns.split:
-            return self._by_column(path, rows, place)
-        if not self.divides:
+        if not (self.columns.split or self.divides):
             whole = self._part(rows, named_classes(rows.labels), place)
             return Splits(whole, whole)
-        classes = classes_of(path, rows.labels, self.columns.tasks)
+        if self.columns.split:
+            tables = {part: Table(path, only(rows, part)) for part in ("train", "test", "val")}
+            check_parts(tables, self.columns.split)
+        else:
+            files = {"test": self.test_table, "val": self.val_table}
+            tables = {"train": Table(path, rows)}
+            for part, file in files.items():
+                if file is not None:
+                    further = base / expanded(file)
+                    tables[part] = Table(further, self.columns.read(further))
+        return self._splits(tables, place)
+
+    def _splits(self, tables: dict[str, "Table"], place: Path) -> Splits:
+        """The parts of the tables that have rows."""
+        path, rows = tables["train"].path, tables["train"].rows
+        tasks = self.columns.tasks
+        classes = classes_of(path, rows.labels, tasks)
         train = self._part(rows, classes, place)
-
-        def other(table: str) -> FolderSource:
-            further = base / expanded(table)
-            more = self.columns.read(further)
-            check_known(further, more, classes, path)
-            return self._part(more, classes, place)
-
-        val = None if self.val_table is None else other(self.val_table)
-        if self.test_table is not None:
-            return Splits(train, other(self.test_table), val)
-        return replace(self._cut(path, train), val=val)
+        where = "the training rows" if self.columns.split else path
+        parts, roles = {}, {}
+        for part in ("test", "val"):
+            table = tables.get(part)
+            if table is None or not table.rows.values:
+                continue
+            own = classes
+            if self.disjoint:
+                own = classes_of(table.path, table.rows.labels, tasks)
+            else:
+                check_known(table.path, table.rows, classes, where)
+            parts[part] = self._part(table.rows, own, place)
+            if self.columns.marks:
+                roles[part] = roles_of(table, part, self.columns.marks)
+        val = parts.get("val")
+        if "test" in parts:
+            return Splits(train, parts["test"], val, roles)
+        return replace(self._cut(path, train), val=val, roles=roles)
 
     def _cut(self, path: Path, whole: FolderSource) -> Splits:
         """A share of every class is held out for test."""
@@ -188,25 +229,40 @@ class ImageTable:
             )
         return Splits(taken(whole, kept), taken(whole, held))
 
-    def _by_column(self, path: Path, rows: Rows, place: Path) -> Splits:
-        parts = {part: only(rows, part) for part in ("train", "test", "val")}
-        for part in ("train", "test"):
-            if not parts[part].values:
-                raise UserError(
-                    f"{path}: no row is of the {part} part (column '{self.columns.split}')"
-                )
-        classes = classes_of(path, parts["train"].labels, self.columns.tasks)
-        for part in ("test", "val"):
-            check_known(path, parts[part], classes, "the training rows")
-        val = self._part(parts["val"], classes, place) if parts["val"].values else None
-        train = self._part(parts["train"], classes, place)
-        return Splits(train, self._part(parts["test"], classes, place), val)
-
     def _part(self, rows: Rows, classes: dict[str, list[str]], place: Path) -> FolderSource:
         paths = [place / value for value in rows.values]
         check_files(paths, rows.lines)
         targets = numbered(rows.labels, classes)
         return FolderSource(paths, targets, classes, self.form, place)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one part, and the file that they are in."""
+
+    path: Path
+    rows: Rows
+
+
+def check_parts(tables: dict[str, Table], column: str) -> None:
+    """Raise UserError unless the split column names rows for training and for testing."""
+    for part in ("train", "test"):
+        if not tables[part].rows.values:
+            raise UserError(
+                f"{tables[part].path}: no row is of the {part} part (column '{column}')"
+            )
+
+
+def roles_of(table: Table, part: str, columns: Sequence[str]) -> Roles:
+    """The rows of a part that are queries, and those of the gallery. Raises UserError for none."""
+    marked = []
+    for column in columns:
+        rows = [row for row, mark in enumerate(table.rows.marks[column]) if mark]
+        if not rows:
+            problem = f"no row of the {part} part is marked in column '{column}'"
+            raise UserError(str(table.path), problem, "expected true or 1 in some")
+        marked.append(torch.tensor(rows, dtype=torch.int64))
+    return Roles(*marked)
 
 
 def only(rows: Rows, part: str) -> Rows:
@@ -216,6 +272,7 @@ def only(rows: Rows, part: str) -> Rows:
         [rows.values[i] for i in here],
         {task: [names[i] for i in here] for task, names in rows.labels.items()},
         [rows.lines[i] for i in here],
+        marks={name: [values[i] for i in here] for name, values in rows.marks.items()},
     )
 
 

@@ -54,6 +54,12 @@ class Probe(nn.Module):
     ) -> None:
         """Add a batch of raw views with targets by task and their stable indices [N]."""
 
+    def see_gallery(
+        self, context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor
+    ) -> None:
+        """A batch of the gallery, before the queries come to `update`; only of sets that have one.
+        A sample that is in both has the same index."""
+
     def compute(self) -> dict[str, Tensor]:
         """Values by name, over all batches and ranks; logged as `PART/NAME`."""
         return {}

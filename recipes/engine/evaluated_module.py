@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from datamodules.evaluation_parts import GALLERY
 from foundation.errors import UserError, nearest
 from foundation.randomness import SampleRandomness
 from recipes.contract.composition import Composition
@@ -76,15 +77,19 @@ class EvaluatedModule(LeanModule):
         if part != self._part:
             self._close(stage)
             self._part = part
-        if len(batch["index"]):  # of a few samples a rank may have none
+        if not len(batch["index"]):  # of a few samples a rank may have none
+            return
+        if part.endswith(GALLERY):
+            self.reported.see_gallery(batch, stage)
+        else:
             self.reported.evaluate(batch, stage)
 
     def _close(self, stage: str) -> None:
         """The metrics of the part that was evaluated before: the accumulators serve all parts, one
         after the other. Every rank has as many batches, so all close it together."""
-        if self._part:
+        if self._part and not self._part.endswith(GALLERY):
             self._values |= self.reported.results(self._part, stage)
-            self._part = ""
+        self._part = ""
 
     def on_validation_epoch_start(self) -> None:
         keep_whole(self.network, self.device_mesh, True)

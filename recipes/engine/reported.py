@@ -172,6 +172,12 @@ class Reported:
         for probe in self.probes_of(stage):
             probe.update(self.run, view, batch["targets"], batch["index"])
 
+    def see_gallery(self, batch: dict[str, Any], stage: str) -> None:
+        """A batch of the samples among which the queries of this stage will be looked up."""
+        view = self.evaluation_view(batch)
+        for probe in self.probes_of(stage):
+            probe.see_gallery(self.run, view, batch["targets"], batch["index"])
+
     def probes_of(self, stage: str) -> list[Probe]:
         return [probe for probe in self.probes if stage in probe.parts]
 

@@ -5,6 +5,7 @@ rank computes the queries of its share of the samples, against the samples of al
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,6 +18,13 @@ from foundation.errors import UserError
 from foundation.types import Count, Steps
 from recipes.contract.exhibit import Exhibit, Shown
 from recipes.contract.probe import Probe
+from recipes.evaluation.relevance import (
+    Embedded,
+    gallery_relevance,
+    references,
+    relevance,
+    retrieval_scores,
+)
 from recipes.networks.embedding import EMBEDDING
 from recipes.services import neighbors
 from recipes.services.clustering import kmeans, normalized_mutual_information
@@ -27,34 +35,6 @@ if TYPE_CHECKING:
 
 QUERIES = 6  # in the report
 NEIGHBORS = 5  # of each
-
-
-def relevance(x: Tensor, labels: Tensor, queries: Tensor, depth: int) -> Tensor:
-    """bool [Q, depth]: whether the first, second … neighbor of a query has its class. The query
-    itself, identified by its position, is excluded.
-
-    x: [R, d]. labels: [R]. queries: [Q], positions in them. depth: less than R.
-    """
-    similarity = x[queries] @ x.T
-    similarity.scatter_(1, queries[:, None], -torch.inf)
-    return labels[ranked(similarity, depth)] == labels[queries, None]
-
-
-def retrieval_scores(relevant: Tensor, number: Tensor, ks: list[int]) -> dict[str, Tensor]:
-    """Scores of each query, [Q]. relevant: bool [Q, depth] by rank. number: R_q ≥ 1 references of
-    the query's class.
-
-    recall@K = 1[any of the first K], r_precision = Σ_{k≤R} rel(k) / R, map@r = Σ_{k≤R} rel(k) P(k)
-    / R.
-    """
-    rank = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
-    hits = relevant.double()
-    within = hits * (rank <= number[:, None])
-    precision = hits.cumsum(1) / rank
-    scores = {f"recall@{k}": relevant[:, :k].any(1).double() for k in ks}
-    scores["map@r"] = (within * precision).sum(1) / number
-    scores["r_precision"] = within.sum(1) / number
-    return scores
 
 
 def gather_uneven(value: Tensor) -> Tensor:
@@ -71,6 +51,41 @@ def gather_uneven(value: Tensor) -> Tensor:
     return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Unit vectors x [B, d] of a rank's samples, their stable numbers [B], targets [B] by task."""
+
+    x: Tensor
+    index: Tensor
+    targets: dict[str, Tensor]
+
+
+def embedded(context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor) -> Batch:
+    output = context.predict_output(context.reported().embed(view), index=index)
+    x = output.logits.get(EMBEDDING, output.features)
+    return Batch(F.normalize(x.float(), dim=1), index, targets)
+
+
+def of_all_ranks(batches: Sequence[Batch]) -> dict[str, Embedded]:
+    """The labeled samples of all ranks by task. Raises UserError for embeddings that are NaN or
+    infinite."""
+    x = gather_uneven(torch.cat([batch.x for batch in batches]))
+    index = gather_uneven(torch.cat([batch.index for batch in batches]))
+    check_finite(x)
+    order = index.argsort()
+    found = {}
+    for task in batches[0].targets:
+        labels = gather_uneven(torch.cat([batch.targets[task] for batch in batches]))
+        found[task] = Embedded(x, labels, index).at(order[labels[order] >= 0])
+    return found
+
+
+def share_of_rank(rows: Tensor) -> Tensor:
+    """This rank's share of the rows."""
+    rank = dist.get_rank() if world_size() > 1 else 0
+    return rows.tensor_split(world_size())[rank]
+
+
 def check_finite(x: Tensor) -> None:
     """Raise UserError for embeddings [R, d] that are NaN or infinite: they have no neighbors, and
     their rank would be that of the order in which they are sorted."""
@@ -83,22 +98,24 @@ def check_finite(x: Tensor) -> None:
         )
 
 
-def nearest_examples(x: Tensor, labels: Tensor, index: Tensor, task: str) -> list[list[Shown]]:
-    """Queries from all over the part, each with its nearest neighbors. x: [R, d]. labels: [R] ≥ 0.
-    index: [R], positions in the part."""
-    if len(x) <= NEIGHBORS:
+def nearest_examples(queries: Embedded, gallery: Embedded, task: str) -> list[list[Shown]]:
+    """Queries from all over the part, each with its nearest neighbors in the gallery, which is the
+    part itself where there is none."""
+    if len(gallery.x) <= NEIGHBORS or not len(queries.x):
         return []
-    queries = torch.linspace(0, len(x) - 1, min(QUERIES, len(x)), device=x.device).long()
-    similarity = x[queries] @ x.T
-    similarity.scatter_(1, queries[:, None], -torch.inf)
-    nearest = ranked(similarity, NEIGHBORS)
+    size = len(queries.x)
+    chosen = torch.linspace(0, size - 1, min(QUERIES, size), device=queries.x.device).long()
+    asked = queries.at(chosen)
+    similarity = asked.x @ gallery.x.T
+    similarity.masked_fill_(asked.index[:, None] == gallery.index, -torch.inf)
     rows = []
-    for query, neighbors_of in zip(queries.tolist(), nearest.tolist(), strict=True):
-        label = int(labels[query])
-        row = [Shown(int(index[query]), caption="query", task=task, label=label)]
-        for other in neighbors_of:
-            there = int(labels[other])
-            row.append(Shown(int(index[other]), task=task, label=there, right=there == label))
+    for query, nearest in enumerate(ranked(similarity, NEIGHBORS).tolist()):
+        label = int(asked.labels[query])
+        row = [Shown(int(asked.index[query]), caption="query", task=task, label=label)]
+        for other in nearest:
+            there = int(gallery.labels[other])
+            number = int(gallery.index[other])
+            row.append(Shown(number, task=task, label=there, right=there == label))
         rows.append(row)
     return rows
 
@@ -109,16 +126,16 @@ class Retrieval(Probe):
     arXiv 2003.08505).
 
     Every sample of the part is a query against all others: excluded is itself, by its index, and no
-    duplicate of it. Neighbors come by cosine, equal ones by the smaller index. Recall@K is the
-    share of queries with one of their class among the first K. Samples without a label take no
-    part.
+    duplicate of it. Where the set has a gallery, its queries are looked up there and nowhere else.
+    Neighbors come by cosine, equal ones by the smaller index. Recall@K is the share of queries with
+    one of their class among the first K. Samples without a label take no part.
 
     ks: the K of Recall@K, a list with 1; null: [1, 2, 4, 8].
     lone: queries without another of their class: `exclude` or count as `miss`. `exclude` logs their
         number.
     nmi_restarts: runs of k-means behind NMI, at least 0; 1; 0: no NMI. With as many clusters as
-        classes and a fixed seed; the best run gives NMI = 2 I(y; c) / (H(y) + H(c)). It costs most
-        of the time.
+        classes and a fixed seed; the best run gives NMI = 2 I(y; c) / (H(y) + H(c)), of the gallery
+        where there is one. It costs most of the time.
     """
 
     main = "recall@1"
@@ -134,6 +151,7 @@ class Retrieval(Probe):
         self.lone = lone
         self.nmi_restarts = nmi_restarts
         self.examples: list[list[Shown]] = []  # queries with their neighbors
+        self.had_gallery = False  # in the last evaluation
         if 1 not in self.ks:
             raise UserError(f"evaluate.retrieval.ks={self.ks}: expected a list that contains 1")
         self.reset()
@@ -151,8 +169,9 @@ class Retrieval(Probe):
 
     def describe(self) -> str:
         lone = "left out" if self.lone == "exclude" else "count as a miss"
+        against = "the gallery" if self.had_gallery else "all others"
         return (
-            "every sample is a query against all others, by cosine; queries without another of "
+            f"every sample is a query against {against}, by cosine; queries without another of "
             f"their class are {lone}"
         )
 
@@ -166,33 +185,38 @@ class Retrieval(Probe):
         return Exhibit("Retrieval", note, self.examples)
 
     def reset(self) -> None:
-        self.batches: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
+        self.batches: list[Batch] = []
+        self.gallery: list[Batch] = []
 
     @torch.no_grad()
     def update(
         self, context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor
     ) -> None:
-        output = context.predict_output(context.reported().embed(view), index=index)
-        x = output.logits.get(EMBEDDING, output.features)
-        self.batches.append((F.normalize(x.float(), dim=1), index, targets))
+        self.batches.append(embedded(context, view, targets, index))
+
+    @torch.no_grad()
+    def see_gallery(
+        self, context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor
+    ) -> None:
+        self.gallery.append(embedded(context, view, targets, index))
 
     @torch.no_grad()
     def compute(self) -> dict[str, Tensor]:
-        x = gather_uneven(torch.cat([x for x, _, _ in self.batches]))
-        index = gather_uneven(torch.cat([index for _, index, _ in self.batches]))
-        check_finite(x)
-        order = index.argsort()
-        tasks = list(self.batches[0][2])
+        queries = of_all_ranks(self.batches)
+        gallery = of_all_ranks(self.gallery) if self.gallery else None
+        self.had_gallery = gallery is not None
+        tasks = list(queries)
         values: dict[str, Tensor] = {}
-        for task in tasks:
-            labels = torch.cat([targets[task] for _, _, targets in self.batches])
-            labels = gather_uneven(labels)[order]
-            known = labels >= 0
+        for task, own in queries.items():
+            found = self.scores(own.x, own.labels)
+            if gallery is not None:
+                found = self.gallery_scores(own, gallery[task])
             if task == tasks[0]:
-                at = index[order][known]
-                self.examples = nearest_examples(x[order][known], labels[known], at, task)
+                self.examples = nearest_examples(
+                    own, own if gallery is None else gallery[task], task
+                )
             prefix = "" if len(tasks) == 1 else f"{task}/"
-            for name, value in self.scores(x[order][known], labels[known]).items():
+            for name, value in found.items():
                 values[prefix + name] = value
         if len(tasks) > 1:
             by_task = [values[f"{task}/{self.main}"] for task in tasks]
@@ -211,23 +235,46 @@ class Retrieval(Probe):
             for block, relevant in self._relevances(x, labels, queries, depth):
                 for name, score in retrieval_scores(relevant, others[block], self.ks).items():
                     sums[name] = sums.get(name, 0.0) + score.sum()
-        divisor = max(len(queries) if self.lone == "exclude" else len(x), 1)
+        return self.means(sums, len(queries), len(x)) | self.nmi(x, labels)
+
+    def means(self, sums: dict[str, Tensor], asked: int, queries: int) -> dict[str, Tensor]:
+        """Means of the sums over the queries of all ranks. asked: queries with one of their class
+        to be found."""
+        divisor = max(asked if self.lone == "exclude" else queries, 1)
+        device = self.batches[0].x.device
+        zero = torch.zeros((), dtype=torch.float64, device=device)
         names = self.score_names()
-        zero = x.new_zeros((), dtype=torch.float64)
         values = {name: global_sum(sums.get(name, zero)) / divisor for name in names}
-        values["lone_queries"] = zero + (len(x) - len(queries))
-        if self.nmi_restarts and len(x):
-            clusters = kmeans(x, int(labels.max()) + 1, restarts=self.nmi_restarts)
-            values["nmi"] = normalized_mutual_information(labels, clusters)
+        values["lone_queries"] = zero + (queries - asked)
         return values
+
+    def nmi(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """x: [R, d] unit vectors. labels: [R], from 0 without a gap."""
+        if not (self.nmi_restarts and len(x)):
+            return {}
+        clusters = kmeans(x, int(labels.max()) + 1, restarts=self.nmi_restarts)
+        return {"nmi": normalized_mutual_information(labels, clusters)}
+
+    def gallery_scores(self, queries: Embedded, gallery: Embedded) -> dict[str, Tensor]:
+        """All metrics of one task whose queries are looked up in a gallery."""
+        classes, labels = gallery.labels.unique(return_inverse=True)
+        number = references(queries, gallery, classes, labels)
+        asked = (number >= 1).nonzero().flatten()
+        sums: dict[str, Tensor] = {}
+        if len(asked):
+            depth = min(max(max(self.ks), int(number.max())), len(gallery.x))
+            for block in share_of_rank(asked).split(max(neighbors.BLOCK // len(gallery.x), 1)):
+                relevant = gallery_relevance(queries.at(block), gallery, depth)
+                for name, score in retrieval_scores(relevant, number[block], self.ks).items():
+                    sums[name] = sums.get(name, 0.0) + score.sum()
+        return self.means(sums, len(asked), len(queries.x)) | self.nmi(gallery.x, labels)
 
     @staticmethod
     def _relevances(
         x: Tensor, labels: Tensor, queries: Tensor, depth: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's share of the queries, a block at a time, each with its `relevance`."""
-        rank = dist.get_rank() if world_size() > 1 else 0
-        share = queries.tensor_split(world_size())[rank]
+        share = share_of_rank(queries)
         if not len(share):
             return
         if neighbors.mirrors(x, depth):

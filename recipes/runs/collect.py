@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from datamodules.datamodule import StreamDataModule
+from datamodules.streams import Part
 from foundation.attempts import Attempts
 from recipes.contract.exhibit import Shown
 from recipes.contract.probe import Probe
@@ -165,11 +166,13 @@ def sample(shown: Shown, assembly: Assembly) -> Sample:
     data = assembly.datamodule
     if shown.pixels is None:
         assert shown.index is not None, "an exhibit's sample has an index or pixels"
-        stored = data.parts["test"].fetch(torch.tensor([shown.index]))
+        tested = data.splits.test
+        stored = Part.whole(tested).fetch(torch.tensor([shown.index]))
         view = readable(data.make_view(stored, "raw"), assembly)[0]
     else:
         view = readable(shown.pixels[None], assembly)[0]
     words = [shown.caption]
     if shown.label is not None and shown.label >= 0:
-        words.append(data.classes[shown.task][shown.label])
+        # evaluation may have other classes than training
+        words.append(data.splits.test.classes[shown.task][shown.label])
     return Sample(view, ": ".join(word for word in words if word), shown.right)

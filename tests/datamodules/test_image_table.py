@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.datamodule import StreamDataModule
 from datamodules.sources import ImageTable
 from foundation.errors import UserError
 
@@ -118,3 +119,68 @@ def test_many_lost_files_are_counted_and_two_test_parts_refused(place):
         loaded(place, written(place, rows))
     with pytest.raises(UserError, match="names the test part too; leave one out"):
         ImageTable("a.csv", split_column="part", test_table="b.csv")
+
+
+# -- queries and gallery ---------------------------------------------------------------------------
+SEARCHED = [
+    ("x/a.png", "0", "train", "", ""),
+    ("x/b.png", "1", "train", "", ""),
+    ("x/c.png", "0", "train", "0", "0"),
+    ("x/d.png", "1", "train", "", ""),
+    ("x/e.png", "7", "test", "1", "0"),
+    ("x/f.png", "7", "test", "0", "True"),
+    ("x/g.png", "9", "test", "1.0", "yes"),
+    ("x/h.png", "9", "test", "0", "1"),
+]
+MARKS = {"query_column": "is_query", "gallery_column": "is_gallery"}
+
+
+def searched(place, rows=SEARCHED, **settings):
+    table = written(place, rows, header="path,label,part,is_query,is_gallery")
+    return loaded(place, table, **{"split_column": "part", "disjoint": True} | MARKS | settings)
+
+
+def test_queries_have_a_gallery_of_other_classes_than_training(place):
+    splits = searched(place)
+    assert splits.train.classes == {"label": ["0", "1"]}
+    assert splits.test.classes == {"label": ["7", "9"]}
+    roles = splits.roles["test"]
+    assert roles.queries.tolist() == [0, 2] and roles.gallery.tolist() == [1, 2, 3]
+
+
+def test_both_are_parts_of_a_run(place):
+    table = written(place, SEARCHED, header="path,label,part,is_query,is_gallery")
+    source = ImageTable(
+        table, size=4, channels=1, check="none", split_column="part", disjoint=True, **MARKS
+    )
+    data = StreamDataModule(source, str(place), 2, val_fraction=0)
+    data.place(0, 1, 3)
+    data.setup()
+    assert data.evaluated("test") == ["test_gallery", "test"]
+    assert data.parts["test"].index.tolist() == [0, 2]
+    gallery = data.parts["test_gallery"].fetch(torch.arange(3))
+    assert gallery["index"].tolist() == [1, 2, 3]
+    assert gallery["data"][:, 0, 0, 0].tolist() == [60, 70, 80]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gallery_column": None}, r"data\.source\.query_column: needs data\.source\.gallery_col"),
+        ({"query_column": None}, r"data\.source\.gallery_column: needs data\.source\.query_col"),
+        ({"split_column": None}, r"data\.source\.disjoint=True: needs a test part"),
+        ({"disjoint": False}, r"class '7' is not in the training rows"),
+        ({"query_column": "is_qury"}, r"no column 'is_qury' for the mark; .*'is_query'"),
+        ({"gallery_column": "label"}, r"column 'label' is '?7'?; expected true or false"),
+    ],
+)
+def test_mistakes_of_roles(place, settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        searched(place, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_without_a_query(place):
+    rows = [(*row[:3], "0", row[4]) for row in SEARCHED]
+    with pytest.raises(UserError, match="no row of the test part is marked in column 'is_query'"):
+        searched(place, rows)

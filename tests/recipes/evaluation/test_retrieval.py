@@ -213,3 +213,81 @@ def test_embeddings_that_are_no_numbers_are_an_error(value):
     x[7, 2] = value
     with pytest.raises(UserError, match=r"evaluate.retrieval: .* of 1 of 60 samples are NaN"):
         measured(x, labels, nmi_restarts=0)
+
+
+# -- queries and gallery ---------------------------------------------------------------------------
+def parted(x, labels, queries, gallery, size=7, **settings):
+    """The probe fed with a gallery and its queries, positions in the same samples."""
+    probe = Retrieval(**settings)
+    network = saying(lambda view: Output(torch.zeros(len(view), 1), {"embedding": view}))
+    for rows in gallery.split(size):
+        probe.see_gallery(network, x[rows], {"label": labels[rows]}, rows)
+    for rows in queries.split(size):
+        probe.update(network, x[rows], {"label": labels[rows]}, rows)
+    found = {name: float(value) for name, value in probe.compute().items()}
+    return found, probe
+
+
+def gallery_by_loops(x, labels, queries, gallery, ks):
+    """The same, query by query."""
+    x = torch.nn.functional.normalize(x, dim=1)
+    sums, asked = {f"recall@{k}": 0.0 for k in ks} | {"map@r": 0.0, "r_precision": 0.0}, 0
+    for query in queries.tolist():
+        others = [g for g in sorted(gallery.tolist()) if g != query]
+        order = sorted(others, key=lambda g: (-float(x[query] @ x[g]), g))
+        right = [bool(labels[g] == labels[query]) for g in order]
+        number = sum(right)
+        if not number:
+            continue
+        asked += 1
+        for k in ks:
+            sums[f"recall@{k}"] += any(right[:k])
+        sums["r_precision"] += sum(right[:number]) / number
+        precisions = [sum(right[: i + 1]) / (i + 1) for i in range(number) if right[i]]
+        sums["map@r"] += sum(precisions) / number
+    return {name: value / asked for name, value in sums.items()}, asked
+
+
+@pytest.mark.parametrize(
+    ("queries", "gallery"),
+    [
+        (range(20), range(20, 60)),  # apart
+        (range(0, 60, 2), range(60)),  # a query is in the gallery, and no neighbor of itself
+        (range(60), range(60)),  # as without a gallery
+        (range(50, 60), range(52, 56)),  # a gallery smaller than K
+    ],
+    ids=["apart", "within", "all", "small"],
+)
+def test_queries_are_looked_up_in_the_gallery(queries, gallery):
+    x, labels = sample(7)
+    queries, gallery = torch.tensor(queries), torch.tensor(gallery)
+    shuffle = torch.randperm(len(gallery), generator=torch.Generator().manual_seed(1))
+    found, _ = parted(x, labels, queries, gallery[shuffle])
+    expected, asked = gallery_by_loops(x, labels, queries, gallery, [1, 2, 4, 8])
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert found["lone_queries"] == len(queries) - asked
+
+
+def test_a_gallery_of_all_samples_is_none():
+    x, labels = sample(3)
+    rows = torch.arange(len(x))
+    found, probe = parted(x, labels, rows, rows)
+    assert found == pytest.approx(measured(x, labels))
+    assert "against the gallery" in probe.describe()
+
+
+def test_a_gallery_without_labels_finds_nothing():
+    x, labels = sample(4)
+    labels[:30] = -1
+    found, probe = parted(x, labels, torch.arange(30, 60), torch.arange(30), nmi_restarts=0)
+    assert found["recall@1"] == 0 and found["lone_queries"] == 30
+    assert probe.exhibit() is None
+
+
+def test_examples_show_the_neighbors_in_the_gallery():
+    x, labels = sample(5)
+    _, probe = parted(x, labels, torch.arange(20), torch.arange(20, 60))
+    for row in probe.exhibit().rows:
+        query, *others = row
+        assert query.index < 20 and all(shown.index >= 20 for shown in others)
+        assert all(shown.right == (shown.label == query.label) for shown in others)
