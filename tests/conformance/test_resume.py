@@ -11,7 +11,7 @@ from foundation.errors import UserError
 from recipes.setup.assemble import assemble
 from tests.support.groups import once_each
 from tests.support.lab import SIX_STEPS, STEPS, STOP, Outcome, saving, six_steps, trial, unequal
-from tests.support.tiny_runs import KINDS, METHODS, declared, method_and_kind, run_of
+from tests.support.tiny_runs import KINDS, METHODS, declared, params_by_kind, run_of
 
 # a resumed run needs no further checkpoints, so its trainer has other callbacks
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -67,10 +67,10 @@ def accumulating(kind: str) -> list[str]:
 TOGETHER = [(kind, group) for kind in KINDS for group in once_each(accumulating(kind), kind)]
 
 
-@pytest.mark.parametrize(("key", "kind"), method_and_kind(), ids=lambda value: value)
+@pytest.mark.parametrize(("key", "kind"), params_by_kind())
 def test_stop_and_resume(key, kind):
-    """With validation at the step of the checkpoint, on images right after it and on texts right
-    before."""
+    """With validation at the step of the checkpoint, for one method right after it and for the next
+    right before."""
     whole, checkpoint = six_steps(kind, key)
     assert_equal(trial(run_of(kind, key, **SIX_STEPS), resume=checkpoint), whole)
 

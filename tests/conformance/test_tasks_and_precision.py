@@ -11,7 +11,7 @@ from foundation.errors import UserError
 from recipes.setup.assemble import assemble
 from tests.support.lab import SIX_STEPS, Outcome, differs, six_steps, trial
 from tests.support.settings import NETWORK, ONCE
-from tests.support.tiny_runs import METHODS, declared, method_and_kind, network_for, run_of
+from tests.support.tiny_runs import METHODS, declared, network_for, params_by_kind, run_of
 
 TASKS = {"data.source.tasks": ["label", "parity"]}
 # methods of several tasks have two heads in every other trial
@@ -49,7 +49,7 @@ def test_two_heads(key):
     assert differs(outcome, plain)
 
 
-@pytest.mark.parametrize(("key", "kind"), method_and_kind(), ids=lambda value: value)
+@pytest.mark.parametrize(("key", "kind"), params_by_kind())
 def test_bf16(key, kind):
     config = run_of(kind, key, **SIX_STEPS | {"trainer.precision": "bf16-mixed"})
     precisions = declared(key).precisions

@@ -25,7 +25,7 @@ from datamodules.source import DataInfo, Loader, Splits
 from recipes.engine.recipe import Recipe
 from recipes.runs.run import build_trainer, set_up, uses_hooks
 from recipes.setup.assemble import Assembly, assemble
-from tests.support.tiny_runs import circumstances, company, quiet_run_of, run_of, scratch
+from tests.support.tiny_runs import METHODS, circumstances, company, quiet_run_of, run_of, scratch
 
 
 @dataclass
@@ -164,9 +164,12 @@ SIX_STEPS: dict[str, Any] = {
         "final": 0.1,
     },
 }
-# when the checkpoint of a method's run is saved: on images before the validation that follows the
-# step, on texts after it
-MOMENTS = {"image": "last", "text": "best"}
+
+
+def moment(key: str) -> str:
+    """When the checkpoint of a method's run is saved: before the validation that follows the step,
+    or after it. The methods take turns."""
+    return ("last", "best")[list(METHODS).index(key) % 2]
 
 
 def saving(folder: Path, moment: str) -> ModelCheckpoint:
@@ -186,7 +189,7 @@ def six_steps(kind: str, key: str) -> tuple[Outcome, Path]:
     """Six steps with one method, and the checkpoint of the third: one run for all trials that look
     at a method by itself."""
     folder = Path(scratch().name) / f"{kind}-{key}"
-    outcome = trial(run_of(kind, key, **SIX_STEPS), [saving(folder, MOMENTS[kind])])
+    outcome = trial(run_of(kind, key, **SIX_STEPS), [saving(folder, moment(key))])
     return outcome, folder / f"step={STOP}.ckpt"
 
 

@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipes.config.resolve import resolve_command
@@ -60,6 +61,19 @@ def company(*keys: str) -> tuple[str, ...]:
 def method_and_kind() -> list[tuple[str, str]]:
     """Every method with every kind of data it declares."""
     return [(key, kind) for key in METHODS for kind in declared(key).modalities]
+
+
+def params_by_kind() -> list[Any]:
+    """The same as parameters of a trial: texts are slow ones for methods that work on pictures."""
+    return [
+        pytest.param(
+            key,
+            kind,
+            id=f"{key}-{kind}",
+            marks=() if kind == declared(key).modalities[0] else (pytest.mark.slow,),
+        )
+        for key, kind in method_and_kind()
+    ]
 
 
 @cache
