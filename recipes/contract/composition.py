@@ -1,8 +1,8 @@
 """Whether the methods of a run can be combined, and in which order they run: resolved from
 declarations, before data or device are used."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import combinations, permutations
 from typing import Any
 
@@ -14,6 +14,7 @@ from recipes.contract.declaration import Declaration
 from recipes.contract.environment import Environment
 from recipes.contract.method import Method
 from recipes.contract.older import current_declaration
+from recipes.contract.shared import shared_embedding, shared_teacher
 from recipes.contract.vocabulary import SLOTS, TAGS, unknown_streams, unknown_words
 from recipes.networks.requests import EmbeddingRequest, TeacherRequest
 from recipes.step.criterion import Criterion
@@ -83,8 +84,8 @@ def compose(methods: Mapping[str, Method], environment: Environment) -> Composit
     for key, method in methods.items():
         method.key = key
     declarations = {key: current_declaration(method.declare()) for key, method in methods.items()}
-    teacher, teacher_errors = _teacher(declarations, environment)
-    embedding, embedding_errors = _embedding(declarations, environment)
+    teacher, teacher_errors = shared_teacher(declarations, environment)
+    embedding, embedding_errors = shared_embedding(declarations, environment)
     errors = [
         *_unknown(declarations, environment),
         *_unmet(declarations, environment),
@@ -235,63 +236,6 @@ def _refusals(one: str, refusing: Declaration, other: str, met: Declaration) -> 
     for tag, reason in refusing.refuses.items():
         if tag in met.tags:
             yield f"{one} cannot be combined with {other}: {reason}"
-
-
-def _teacher(
-    declarations: Mapping[str, Declaration], environment: Environment
-) -> tuple[TeacherRequest | None, list[str]]:
-    """The EMA network that all methods with a request share, or the reasons why they cannot."""
-    requests = [(key, d.teacher) for key, d in declarations.items() if d.teacher]
-    # a method that accepts any teacher takes that of another method, whatever its own settings
-    strict = [entry for entry in requests if not declarations[entry[0]].accepts_any_teacher]
-    requests = strict or requests[:1]
-    if not requests:
-        return None, []
-    owner, request = requests[0]
-    errors = []
-    if environment.precision in ("16-true", "bf16-true"):
-        remedy = environment.precision.replace("true", "mixed")
-        errors.append(
-            f"{environment.option(owner)} does not work in "
-            f"trainer.precision={environment.precision}: an average of weights does not change "
-            f"in half precision; use {remedy}"
-        )
-    return request, [*errors, *_differing(requests, "EMA network", environment)]
-
-
-def _embedding(
-    declarations: Mapping[str, Declaration], environment: Environment
-) -> tuple[EmbeddingRequest | None, list[str]]:
-    """The embedding head that all methods with a request share, or the reasons why they cannot."""
-    requests = [(key, d.embedding) for key, d in declarations.items() if d.embedding]
-    if not requests:
-        return None, []
-    return requests[0][1], _differing(requests, "embedding", environment)
-
-
-def _differing(
-    requests: Sequence[tuple[str, TeacherRequest | EmbeddingRequest]],
-    what: str,
-    environment: Environment,
-) -> list[str]:
-    """One error for each request that is not equal to the first one."""
-    owner, request = requests[0]
-    wanted = asdict(request)
-    errors = []
-    for key, other_request in requests[1:]:
-        other = asdict(other_request)
-        differences = [
-            f"{name} {value} against {other[name]}"
-            for name, value in wanted.items()
-            if value != other[name]
-        ]
-        if differences:
-            errors.append(
-                f"{environment.option(owner)} and {environment.option(key)} share one {what} "
-                f"but want different ones ({', '.join(differences)}): "
-                "make the settings equal or leave one out"
-            )
-    return errors
 
 
 def _views(declarations: Iterable[Declaration]) -> dict[str, tuple[str, ...]]:

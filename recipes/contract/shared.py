@@ -1,0 +1,65 @@
+"""What methods share: one EMA network, one embedding head."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from recipes.contract.declaration import Declaration
+from recipes.contract.environment import Environment
+from recipes.networks.requests import EmbeddingRequest, TeacherRequest
+
+
+def shared_teacher(
+    declarations: Mapping[str, Declaration], environment: Environment
+) -> tuple[TeacherRequest | None, list[str]]:
+    """The EMA network that all methods with a request share, or the reasons why they cannot."""
+    requests = [(key, d.teacher) for key, d in declarations.items() if d.teacher]
+    # a method that accepts any teacher takes that of another method, whatever its own settings
+    strict = [entry for entry in requests if not declarations[entry[0]].accepts_any_teacher]
+    requests = strict or requests[:1]
+    if not requests:
+        return None, []
+    owner, request = requests[0]
+    errors = []
+    if environment.precision in ("16-true", "bf16-true"):
+        remedy = environment.precision.replace("true", "mixed")
+        errors.append(
+            f"{environment.option(owner)} does not work in "
+            f"trainer.precision={environment.precision}: an average of weights does not change "
+            f"in half precision; use {remedy}"
+        )
+    return request, [*errors, *_differing(requests, "EMA network", environment)]
+
+
+def shared_embedding(
+    declarations: Mapping[str, Declaration], environment: Environment
+) -> tuple[EmbeddingRequest | None, list[str]]:
+    """The embedding head that all methods with a request share, or the reasons why they cannot."""
+    requests = [(key, d.embedding) for key, d in declarations.items() if d.embedding]
+    if not requests:
+        return None, []
+    return requests[0][1], _differing(requests, "embedding", environment)
+
+
+def _differing(
+    requests: Sequence[tuple[str, TeacherRequest | EmbeddingRequest]],
+    what: str,
+    environment: Environment,
+) -> list[str]:
+    """One error for each request that is not equal to the first one."""
+    owner, request = requests[0]
+    wanted = asdict(request)
+    errors = []
+    for key, other_request in requests[1:]:
+        other = asdict(other_request)
+        differences = [
+            f"{name} {value} against {other[name]}"
+            for name, value in wanted.items()
+            if value != other[name]
+        ]
+        if differences:
+            errors.append(
+                f"{environment.option(owner)} and {environment.option(key)} share one {what} "
+                f"but want different ones ({', '.join(differences)}): "
+                "make the settings equal or leave one out"
+            )
+    return errors
