@@ -142,10 +142,13 @@ class HubSet:
         there."""
         wanted = self.chosen[part]
         if wanted == AUTO and part in USUAL:
-            return next((name for name in USUAL[part] if name in found), None)
+            names = [name for name in USUAL[part] if name in found]
+            return next((name for name in names if len(found[name])), None)
         if wanted is not None and wanted not in found:
             problem = f"'{self.name}' has no such split"
             raise UserError(f"data.source.{part}_split={wanted}", problem, nearest(wanted, found))
+        if wanted is not None and not len(found[wanted]):
+            raise UserError(f"data.source.{part}_split={wanted}", "the split has no samples")
         return wanted
 
     def cut(self, source: Source, columns: dict[str, str]) -> tuple[Source, Source]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from datamodules.sources.tables import label_of, shown, text_of
 from datamodules.sources.text import Labels
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError, first_line, nearest
 
 STRINGS = ("string", "large_string", "string_view")
 TEXTS = ("text", "sentence", "content")  # usual names, where several columns have the type
-LABELS = ("label", "labels", "target", "class", "category", "fine_label")
+LABELS = ("label", "labels", "target", "class", "category")
 
 
 def kind_of(feature: Any) -> str:
@@ -102,8 +102,12 @@ def label_columns(
 
 # -- contents --------------------------------------------------------------------------------------
 def cells(table: Any, column: str) -> list[Any]:
-    """One column, without decoding the others."""
-    return table.select_columns([column])[:][column]
+    """One column, without decoding the others. Raises UserError for a damaged file."""
+    try:
+        return table.select_columns([column])[:][column]
+    except Exception as error:  # pyarrow reads the file only now
+        problem = f"its files cannot be read ({first_line(error)})"
+        raise UserError("data.source.name", problem, "save the set again") from None
 
 
 def class_list(feature: Any) -> list[str] | None:
@@ -123,6 +127,9 @@ def labels_in(table: Any, columns: Mapping[str, str], where: str) -> Labels:
             found[task] = [label_at(value, where, column) for value in values]
         else:
             numbers = [-1 if value is None else value for value in values]
+            if max(numbers) >= len(names):
+                problem = f"column '{column}' has the class {max(numbers)}"
+                raise UserError(where, problem, f"its type has {len(names)} classes")
             found[task] = [names[number] if number >= 0 else None for number in numbers]
     return found
 

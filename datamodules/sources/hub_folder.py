@@ -28,11 +28,7 @@ def open_set(name: str, config: str | None, root: str | Path | None) -> dict[str
             raise UserError(shown, problem, "expected a folder of save_to_disk") from None
         problem = f"no such folder, and the Hugging Face hub does not give it ({reason})"
         raise UserError(shown, problem, "expected a folder, or a name and a network") from None
-    splits = dict(found) if isinstance(found, dict) else {"train": found}
-    empty = next((split for split, table in splits.items() if not len(table)), None)
-    if empty is not None:
-        raise UserError(shown, f"its split '{empty}' has no samples", "expected at least one")
-    return splits
+    return dict(found) if isinstance(found, dict) else {"train": found}
 
 
 def loaded(library: Any, name: str, *config: str | None, **options: Any) -> Any:

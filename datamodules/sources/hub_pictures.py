@@ -10,7 +10,7 @@ from datamodules.picture_form import PictureForm
 from datamodules.source import Kind, Source
 from datamodules.sources.files import END_BYTES, ends_of
 from datamodules.sources.pictures import read_picture
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
 
 SIGNED = 1000  # pictures of a set that are part of its fingerprint
 
@@ -58,7 +58,11 @@ class HubPictures(Source):
 
     def cell(self, row: int) -> tuple[bytes | None, str]:
         """(content, path) of a picture; without a content it is in the file."""
-        found = self.table[row][self.column] or {}
+        try:
+            found = self.table[row][self.column] or {}
+        except Exception as error:  # pyarrow reads the file only now
+            problem = f"cannot be read ({first_line(error)})"
+            raise UserError(f"data.source: row {row}", problem, "save the set again") from None
         return found.get("bytes"), found.get("path") or ""
 
     def picture(self, row: int) -> Tensor:

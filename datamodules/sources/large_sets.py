@@ -106,10 +106,10 @@ class ListedSet(LargeSet):
     def classes(
         self, folder: Path, files: Sequence[str], labels: Sequence[int], total: int
     ) -> list[str]:
-        """The names of the classes: the folders of the training pictures."""
-        names = {label: Path(file).parent.name for file, label in zip(files, labels, strict=True)}
-        found = [names.get(label, str(label)) for label in range(total)]
-        # two folders of one name, as of the sub-categories of Places, cannot tell classes apart
+        """The names of the classes: the folders of the training pictures, below `train`."""
+        folders = ["/".join(Path(file).parts[1:-1]) for file in files]
+        names = dict(zip(labels, folders, strict=True))
+        found = [names.get(label) or str(label) for label in range(total)]
         return found if len(set(found)) == total else [str(label) for label in range(total)]
 
 

@@ -1,5 +1,7 @@
 """SVHN, STL-10 and CIFAR-10N: miniatures in the layout of their authors, and the real labels."""
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -114,12 +116,24 @@ def test_the_real_labels_of_cifar10n():
     assert float((clean != worst).float().mean()) == pytest.approx(0.4021, abs=1e-3)
 
 
+def as_numpy_1_wrote_it(path):
+    """The same file with the old name of a function of numpy."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [(name, archive.read(name)) for name in archive.namelist()]
+    assert any(b"numpy._core.multiarray" in content for _, content in entries)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries:
+            archive.writestr(name, content.replace(b"numpy._core.", b"numpy.core."))
+
+
 def test_the_authors_file_of_cifar10n(tmp_path):
     path = tmp_path / "CIFAR-10_human.pt"
     labels = {"clean_label": np.arange(10), "worse_label": np.arange(10)[::-1].copy()}
     torch.save(labels, path)
     clean, worst = read_labels(path, "worse_label", 10)
     assert clean.tolist() == list(range(10)) and worst.tolist() == list(range(9, -1, -1))
+    as_numpy_1_wrote_it(path)
+    assert torch.equal(read_labels(path, "worse_label", 10)[1], worst)
     with pytest.raises(UserError, match=r"cannot be read .*the arrays 'clean_label' and 'aggre"):
         read_labels(path, "aggre_label", 10)
     path.write_bytes(b"no pickle")

@@ -157,6 +157,27 @@ def test_columns_that_cannot_be_found_are_listed(library, tmp_path):
         images(str(tmp_path / "pairs"), test_fraction=0.5).load()
 
 
+def test_files_that_are_cut_and_two_columns_of_classes(library, tmp_path):
+    train = pictures(library, range(50), [0, 1] * 25)
+    place = saved(library, tmp_path / "set", train=train)
+    other = saved(
+        library,
+        tmp_path / "two",
+        train=train.rename_column("label", "coarse")
+        .add_column("fine", [0, 1] * 25)
+        .cast_column("fine", library.ClassLabel(names=["a", "b"])),
+    )
+    with pytest.raises(
+        UserError, match=r"several columns are a ClassLabel; the columns are .*fine"
+    ):
+        images(other).load()
+    (path,) = (tmp_path / "set" / "train").glob("*.arrow")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        images(place).load().train.fetch(torch.arange(40))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_damaged_picture_is_named(library, tmp_path):
     train = pictures(library, [1, 2], [0, 1])
     rows = {"image": [png(1), {"bytes": b"no picture", "path": "b.png"}], "label": [0, 1]}
