@@ -50,8 +50,8 @@ class DomainSet(PictureSet):
         """The loader and the root of another domain. Without a published division, all its pictures
         are for training streams and for evaluation alike."""
         if place not in self.domains:
-            problem = f"{self.title} has no domain '{printable(place)}'"
-            raise UserError("data.sources", problem, nearest(place, self.domains))
+            problem = f"{self.title} has no such domain"
+            raise UserError(printable(place), problem, nearest(place, self.domains))
         other = copy.copy(self)
         other.domain = place
         other.divides = False

@@ -145,7 +145,7 @@ class PictureSet:
     @property
     def looked_for(self) -> str:
         """What is expected in data.root, for messages."""
-        marks = " or ".join(self.marks)
+        marks = " or ".join(self.marks[:2])  # a message has no room for all
         return f"a folder with {marks}, or one with {self.folders[0]}/{self.marks[0]}"
 
     def download(self, base: Path) -> None:

@@ -79,8 +79,10 @@ def test_domainnet(tmp_path):
 
 def test_a_domain_that_is_none_or_not_there(tmp_path):
     domain(tmp_path / "art_painting", 0)
-    with pytest.raises(UserError, match="PACS has no domain 'sketsh'; did you mean 'sketch'"):
-        PACS().at("sketsh")
+    line = "data.sources.x=sketsh: PACS has no such domain; did you mean 'sketch'?"
+    with pytest.raises(UserError) as caught:
+        StreamDataModule(PACS(), str(tmp_path), 4, sources={"x": "sketsh"})
+    assert str(caught.value) == line
     with pytest.raises(UserError, match="no folder 'photo' of PACS; fetch the whole set"):
         PACS("photo", size=SIZE).load(tmp_path)
     with pytest.raises(UserError, match="no Office-31 there; expected a folder with amazon"):
