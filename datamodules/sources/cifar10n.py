@@ -32,8 +32,8 @@ class CIFAR10N(CIFAR10):
     `root`: the folder that has CIFAR-10 and CIFAR-10_human.pt (or cifar10n_labels.npz), in it or in
     its folder CIFAR10N. A validation part is held out of the training samples and has their labels.
 
-    labels: whose: `worst` (40.2 % wrong), `random1` to `random3` (17 to 18 %) or `aggregate`
-        (9.0 %), the majority of the three.
+    labels: which: `aggregate`, `random1`, `random2`, `random3` or `worst`. 9.0 % of the first, the
+        majority of three, are wrong, 17 to 18 % of each of the three, and 40.2 % of the worst.
     test: test sheets of tiles: `jpeg`, compressed as the training sheets, or `lossless`.
     """
 

@@ -30,8 +30,8 @@ class SVHN:
     `root`: the folder (or its parent) of train_32x32.mat and test_32x32.mat; they are downloaded
     there if missing.
 
-    extra: what becomes of the 531131 easier pictures of extra_32x32.mat: `none` of them is read,
-        they are `labeled` training samples, or `unlabeled` ones.
+    extra: use of extra_32x32.mat for training: `none`, `labeled` or `unlabeled`. It has 531131
+        easier pictures.
     """
 
     def __init__(self, extra: Literal["none", "labeled", "unlabeled"] = "none"):
