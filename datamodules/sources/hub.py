@@ -16,8 +16,10 @@ from datamodules.picture_form import Fit, square
 from datamodules.source import DataInfo, Kind, Source, Splits
 from datamodules.sources.columns import class_names
 from datamodules.sources.hub_columns import (
+    check_classes,
     class_list,
     image_column,
+    known,
     label_columns,
     labels_in,
     text_column,
@@ -281,23 +283,3 @@ class HubTexts(HubSet):
 
     def with_unlabeled(self, train: Any, table: Any) -> Source:
         return joined_texts(train, self.texts(table))
-
-
-# -- labels ----------------------------------------------------------------------------------------
-def known(labels: Sequence[str | None]) -> list[str]:
-    return [name for name in labels if name is not None]
-
-
-def check_classes(labels: Labels, classes: dict[str, list[str]], split: str) -> None:
-    """Raise UserError for a label that the training split does not have, and for a split without
-    labels, as the test splits of contests are."""
-    for task, names in classes.items():
-        strange = set(known(labels[task])) - set(names)
-        if strange:
-            name = min(strange)
-            problem = f"class '{name}' is not in the training split"
-            raise UserError(f"split '{split}'", problem, nearest(name, names))
-    if all(name is None for values in labels.values() for name in values):
-        raise UserError(
-            f"split '{split}'", "none of its samples has a label", "choose another split"
-        )

@@ -152,3 +152,22 @@ def texts_in(table: Any, column: str) -> list[str]:
             raise UserError(f"data.source: row {row}", problem, "expected one in every row")
         found.append(text)
     return found
+
+
+def known(labels: Sequence[str | None]) -> list[str]:
+    return [name for name in labels if name is not None]
+
+
+def check_classes(labels: Labels, classes: dict[str, list[str]], split: str) -> None:
+    """Raise UserError for a label that the training split does not have, and for a split without
+    labels, as the test splits of contests are."""
+    for task, names in classes.items():
+        strange = set(known(labels[task])) - set(names)
+        if strange:
+            name = min(strange)
+            problem = f"class '{name}' is not in the training split"
+            raise UserError(f"split '{split}'", problem, nearest(name, names))
+    if all(name is None for values in labels.values() for name in values):
+        raise UserError(
+            f"split '{split}'", "none of its samples has a label", "choose another split"
+        )
