@@ -64,9 +64,9 @@ class StreamDataModule(CutParts):
     text: for texts: the tokenizer's settings; null: images. A function of the set's parts that
         numbers their words and gives the codec.
     unlabeled: folder of pictures or file of texts without labels, or a list of them; null: none.
-        Pictures at any depth, whatever their folders are called; a csv, tsv, jsonl (column of the
-        texts as in the set) or a txt with a text a line. They are training samples, for methods
-        that use unlabeled data.
+        Pictures at any depth, whatever their folders are called; a csv, tsv, jsonl or parquet
+        (column of the texts as in the set) or a txt with a text a line. They are training samples,
+        for methods that use unlabeled data.
     labels: labels kept in all, in equal numbers of each class, at least one each; null: all.
     labeled: txt, json or npy file that lists the samples that keep their labels; null: none. By
         position in the training part or by name; for published splits.

@@ -70,7 +70,10 @@ def further_set(name: str, value: Any, main: Loader, root: str | Path | None) ->
             problem = f"{type(main).__name__} is at one place only"
             remedy = "expected a mapping with the _target_ of a loader"
             raise UserError(f"{key}={printable(value)}", problem, remedy)
-        return Further(name, *at(value, root))
+        try:
+            return Further(name, *at(value, root))
+        except UserError as error:
+            raise error.about(f"{key}={printable(value)}") from None
     if isinstance(value, Loader):
         return Further(name, value)
     if not isinstance(value, Mapping) or not isinstance(value.get("source"), Loader):

@@ -78,7 +78,9 @@ def existing(place: str, what: str) -> Path:
         raise UserError(f"{KEY}={printable(place)}", problem, f"expected {path.parent}, perhaps")
     if what == "file" and path.is_dir():
         problem = "is a folder; texts without labels are in a file"
-        raise UserError(f"{KEY}={printable(place)}", problem, "expected a csv, tsv, jsonl or txt")
+        raise UserError(
+            f"{KEY}={printable(place)}", problem, "expected a csv, tsv, jsonl, parquet or txt"
+        )
     return path
 
 
@@ -107,8 +109,8 @@ def pictures_of(place: str, info: DataInfo, check: str) -> FolderSource:
 
 # -- texts -----------------------------------------------------------------------------------------
 def texts_of(place: str, loader: Any) -> list[str]:
-    """The texts of a file: lines of a txt, or one column of a csv, tsv or jsonl. A column with
-    labels is not read. Raises UserError."""
+    """The texts of a file: lines of a txt, or one column of a csv, tsv, jsonl or parquet. A
+    column with labels is not read. Raises UserError."""
     path = existing(place, "file")
     encoding = getattr(loader, "encoding", "utf-8")
     if path.suffix.lower() == PLAIN:
@@ -130,7 +132,8 @@ def column_of(path: Path, loader: Any, encoding: str) -> list[str]:
     column = getattr(loader, "text_column", TEXT)
     texts = []
     format = SUFFIXES[path.suffix.lower()]
-    for line, row in read_rows(path, format, encoding, header, "data.source.encoding"):
+    key = "data.source.encoding"
+    for line, row in read_rows(path, format, encoding, header, key, columns=[column]):
         name = next(iter(row)) if column not in row and len(row) == 1 else column
         if name not in row:
             raise UserError(

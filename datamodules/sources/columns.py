@@ -11,7 +11,7 @@ from datamodules.sources.tables import SUFFIXES, label_of, read_rows, shown, tex
 from datamodules.sources.text import Labels
 from foundation.errors import UserError, nearest
 
-Format = Literal["auto", "csv", "tsv", "jsonl"]
+Format = Literal["auto", "csv", "tsv", "jsonl", "parquet"]
 # without a limit, int() would refuse a number of 5000 digits
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,1000}")
 
@@ -77,9 +77,10 @@ class Columns:
                 self.label_of(path, line, row, column)
 
     def rows(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        return read_rows(
-            path, self.format_of(path), self.encoding, self.header, "data.source.encoding"
-        )
+        format = self.format_of(path)
+        needed = [self.value, *self.tasks.values(), *filter(None, [self.split])]
+        key = "data.source.encoding"
+        return read_rows(path, format, self.encoding, self.header, key, columns=needed)
 
     def format_of(self, path: Path) -> str:
         if self.format != "auto":

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from datamodules.names import printable
-from foundation.errors import UserError
+from foundation.errors import UserError, nearest
 
 END_BYTES = 2**15
 
@@ -36,6 +36,14 @@ def check_regular(path: str | Path) -> None:
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
         raise UserError(printable(str(path)), f"cannot be read ({what}); expected a regular file")
+
+
+def no_such_file(path: Path) -> UserError:
+    """The error for a missing file, with the nearest name beside it."""
+    hint = "its folder does not exist"
+    if path.parent.is_dir():
+        hint = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
+    return UserError(f"{path}: no such file; {hint}")
 
 
 def file_size(path: str) -> int:

@@ -42,7 +42,7 @@ def part_named(text: str) -> str:
 
 
 class ImageTable:
-    """Pictures whose paths and labels are columns of a csv, tsv or jsonl file.
+    """Pictures whose paths and labels are columns of a csv, tsv, jsonl or parquet file.
 
     The classes are the labels of the training rows, sorted (as numbers where all are). Paths are
     relative to `folder`. Pictures are read as by `image_folder`. Raises UserError, one line, for
@@ -61,7 +61,7 @@ class ImageTable:
         the table.
     size: side of the square that every picture is brought to, in pixels, at least 1.
     channels: 3 for colour, 1 for grey; others for arrays with so many bands (.npy, .tif).
-    format: `csv`, `tsv`, `jsonl` or `auto`, by the file's ending.
+    format: `csv`, `tsv`, `jsonl`, `parquet` or `auto`, by the file's ending.
     encoding: encoding of the files.
     header: the first line of a csv or tsv names the columns.
     test_fraction: share of every class for test where no part is named, in (0, 1). The same

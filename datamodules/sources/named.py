@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from datamodules.names import expanded
 from datamodules.source import Splits
+from datamodules.sources.hub_folder import datasets_library, loaded
 from datamodules.sources.tables import read_text
 from datamodules.sources.text import TextSource, text_source
 from datamodules.sources.text_file import class_names
@@ -18,15 +19,15 @@ Parts = dict[str, Labeled]
 
 
 def set_folder(root: str | Path, names: tuple[str, ...], file: str) -> Path:
-    """`root`, or its first subfolder among `names`, that contains `file`. Raises UserError if none
-    does."""
+    """`root`, or its first subfolder among `names`, that contains `file`, which may be a
+    folder. Raises UserError if none does."""
     root = expanded(root)
     if not root.is_dir():
         raise UserError(
             f"data.root={root}: no such folder; expected the one with {names[0]}/{file} or {file}"
         )
     for folder in (root, *(root / name for name in names)):
-        if (folder / file).is_file():
+        if (folder / file).exists():
             return folder
     raise UserError(
         f"data.root={root}: has neither {file} nor {names[0]}/{file}; expected one of them"
@@ -36,13 +37,13 @@ def set_folder(root: str | Path, names: tuple[str, ...], file: str) -> Path:
 def from_hub(name: str, *config: str, **options: Any) -> Any:
     """A set of the Hugging Face hub. Raises UserError without `datasets` or without network."""
     try:
-        import datasets
-    except ImportError:
+        library = datasets_library()
+    except UserError:
         raise UserError(
             "data.root is null: set data.root=FOLDER, or pip install 'roux[hub]' to download"
         ) from None
     try:
-        return datasets.load_dataset(name, *config, **options)
+        return loaded(library, name, *config, **options)
     except Exception as error:  # no network, a renamed set: each raises another exception
         reason = str(error).strip().split("\n")[0]
         raise UserError(

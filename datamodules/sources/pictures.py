@@ -1,6 +1,7 @@
 """Reading pictures: any mode to 8 bits a channel, and a check that all files can be read."""
 
 import hashlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -104,14 +105,18 @@ def eight_bits(picture: Image.Image, format: str | None) -> Image.Image:
     return Image.fromarray(gray)
 
 
-def read_picture(path: str | Path, form: PictureForm) -> Tensor:
-    """`fitted` of a file. Raises UserError if it cannot be read."""
+def read_picture(path: str | Path, form: PictureForm, content: bytes | None = None) -> Tensor:
+    """`fitted` of a file. Raises UserError if it cannot be read.
+
+    content: of the file, where it is in memory; `path` is its name for messages.
+    """
     shown = printable(str(path))
-    check_regular(path)
+    if content is None:
+        check_regular(path)
     try:
         if form.has_bands:
             return read_bands(path, form)
-        with Image.open(path) as picture:
+        with Image.open(path if content is None else io.BytesIO(content)) as picture:
             # lets JPEG decode at a fraction of its size
             picture.draft(form.mode, (form.width, form.height))
             return fitted(picture, form)

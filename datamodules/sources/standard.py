@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from datamodules.source import check_labels
 from foundation.errors import UserError
 
 CONNECT_SECONDS = 10.0
+Downloaded = TypeVar("Downloaded")
 
 
 def existing_folder(root: str | Path) -> Path:
@@ -91,12 +92,28 @@ def fetch_set(
             return tuple(make(place, train=train, download=False) for train in (True, False))
         except RuntimeError:
             continue  # torchvision raises it for a set that is missing or corrupted
+
+    def make_both(place: Path) -> tuple[Any, Any]:
+        return make(place, train=True, download=True), make(place, train=False, download=True)
+
+    return download_into(folder, make_both, title, root, looked_for)
+
+
+def download_into(
+    folder: Path,
+    download: Callable[[Path], Downloaded],
+    title: str,
+    root: str | Path | None,
+    looked_for: str,
+) -> Downloaded:
+    """What `download` gives, which writes into the folder. Raises UserError without a network, and
+    leaves no empty folders behind then."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     before = set(folder.iterdir()) if folder.is_dir() else set()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with brief_patience():
-            return tuple(make(folder, train=train, download=True) for train in (True, False))
+            return download(folder)
     except (OSError, RuntimeError, EOFError) as error:
         if folder.is_dir():
             drop_empty([place for place in folder.iterdir() if place not in before])

@@ -1,4 +1,4 @@
-"""Rows of csv, tsv and jsonl files, and what their cells mean."""
+"""Rows of csv, tsv, jsonl and parquet files, and what their cells mean."""
 
 import codecs
 import csv
@@ -7,19 +7,28 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from datamodules.names import is_unicode, printable
-from datamodules.sources.files import check_regular
-from foundation.errors import UserError, nearest
+from datamodules.sources.files import check_regular, no_such_file
+from datamodules.sources.parquet import parquet_rows
+from foundation.errors import UserError
 
-SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
 DELIMITERS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'"}
 NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
 INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 NO_LABEL = ("-1", "-1.0")
+NO_VALUE = (dict, list, bytes)  # what a cell of json or parquet may have instead of a value
 Row = tuple[int, dict[str, Any]]  # line number in the file, and values by column
 
 
@@ -34,10 +43,7 @@ def read_text(path: Path, encoding: str = "utf-8", setting: str = "") -> str:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        hint = "its folder does not exist"
-        if path.parent.is_dir():
-            hint = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
-        raise UserError(f"{path}: no such file; {hint}") from None
+        raise no_such_file(path) from None
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); expected a readable file"
@@ -75,12 +81,17 @@ def read_rows(
     header: bool = True,
     setting: str = "",
     blank: bool = False,
+    columns: Collection[str] | None = None,
 ) -> Iterator[Row]:
-    """Rows with the line they start on. Without a header the columns are called 0, 1, …
+    """Rows with the line they start on; of parquet, with their number. Without a header the columns
+    are called 0, 1, …
 
     blank: blank lines are rows too, without values; else they are skipped, and an empty file is
         refused.
+    columns: those that are needed, None for all: of parquet, others are not read.
     """
+    if format == "parquet":
+        return parquet_rows(path, encoding, header, columns)
     text = read_text(path, encoding, setting)
     if not text.strip() and not blank:
         raise UserError(f"{path}: the file is empty; expected texts with labels")
@@ -196,7 +207,7 @@ def shown(value: Any) -> str:
     """A missing or unsuitable value in a message."""
     if value is None or not str(value).strip():
         return "empty"
-    if isinstance(value, dict | list):
+    if isinstance(value, NO_VALUE):
         return f"{type(value).__name__}, not a value"
     return printable(str(value).strip())
 
@@ -204,7 +215,7 @@ def shown(value: Any) -> str:
 def text_of(value: Any) -> str | None:
     """A cell as text; None where it is missing: null, blank or NaN. Raises UserError for what is no
     value and for text that is not Unicode."""
-    if isinstance(value, dict | list):
+    if isinstance(value, NO_VALUE):
         raise UserError(f"{shown(value)}")
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None

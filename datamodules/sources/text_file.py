@@ -1,4 +1,4 @@
-"""Texts and labels from a csv, tsv or jsonl file."""
+"""Texts and labels from a csv, tsv, jsonl or parquet file."""
 
 import copy
 from dataclasses import replace
@@ -40,7 +40,7 @@ class TextFile:
     text_column: column of the texts: name in the header or key in json, or position from 0 with
         header=false.
     label_column: column of the labels; a list [a, b] is a task for each column.
-    format: `csv`, `tsv`, `jsonl` or `auto`, by the file's ending.
+    format: `csv`, `tsv`, `jsonl`, `parquet` or `auto`, by the file's ending.
     encoding: encoding of the files.
     header: the first line of a csv or tsv names the columns.
     test_fraction: share of every class for test where there is no test file, in (0, 1). The same

@@ -12,7 +12,9 @@ CUTS = ("labels_per_class", "imbalance_factor", "label_noise")
 # settings that say which labels are kept: of the three a command gives one
 LABELS = ("labels_per_class", "labels", "labeled")
 # of our data files, those that read what a user has
-OF_A_USER = ("image_folder", "image_table", "own_images", "text_file")
+OF_A_USER = ("hub_images", "hub_texts", "image_folder", "image_table", "own_images", "text_file")
+# and those that are published as a long tail or with noisy labels: another cut is another set
+CUT_ALREADY = ("cifar10n", "imagenet_lt", "inaturalist18", "places_lt")
 WITHOUT_CUTS = "recipe=supervised"
 
 
@@ -58,4 +60,4 @@ def one_choice_of_labels(config: DictConfig, overrides: Sequence[str]) -> None:
 
 def is_demonstration(name: str) -> bool:
     """Whether a data set is one of those that come with Roux."""
-    return name in options("data", CONFIGS) and name not in OF_A_USER
+    return name in options("data", CONFIGS) and name not in (*OF_A_USER, *CUT_ALREADY)

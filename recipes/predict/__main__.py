@@ -5,12 +5,14 @@ the inputs.
 
   run=RUN              folder of a run of train.py, or one of its checkpoints
   input=INPUT          pictures: a folder (searched recursively), one picture, or a txt (one per
-                       line), csv, tsv or jsonl with paths, relative to that file
-                       texts: a txt (one per line), csv, tsv or jsonl, or a folder of txt files
+                       line), csv, tsv, jsonl or parquet with paths, relative to that file
+                       texts: a txt (one per line), csv, tsv, jsonl or parquet, or a folder of txt
+                       files
                        Every line and row has a row in the table, also an empty one.
   output=FILE.csv      columns input, label, confidence; cells of unreadable inputs are empty.
                        A cell that a spreadsheet would take for a formula (= + - @) begins with '
-  column=NAME          of a csv, tsv or jsonl; default: text, for pictures path, or the only column
+  column=NAME          of a csv, tsv, jsonl or parquet; default: text, for pictures path, or the
+                       only column
   probabilities=true   also a column per class
   embeddings=true      the embedding instead of labels: columns e0, e1 …
   which=last           last | best checkpoint of the folder

@@ -27,8 +27,8 @@ def list_inputs(
     suffix = path.suffix.lower()
     if column is not None and suffix not in SUFFIXES:
         raise UserError(
-            f"column: '{path}' has no columns; expected a csv, tsv or jsonl as input, or remove "
-            "column"
+            f"column: '{path}' has no columns; expected a csv, tsv, jsonl or parquet as input, or "
+            "remove column"
         )
     if path.is_dir():
         names, items = from_folder(path, kind, suffixes)
@@ -40,8 +40,8 @@ def list_inputs(
         names, items = [str(path)], [path]
     else:
         raise UserError(
-            f"input: '{path}' is no list of texts; expected a txt, csv, tsv or jsonl, or a folder "
-            "of txt files"
+            f"input: '{path}' is no list of texts; expected a txt, csv, tsv, jsonl or parquet, or "
+            "a folder of txt files"
         )
     if not items:
         expected = "texts" if kind == "text" else "pictures"

@@ -18,6 +18,10 @@ from tests.support.text_sets import DATA
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VISION = ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
 VISION += ["digits_parity", "multi_mnist", "multi_fashion", "fashion_and_mnist"]
+VISION += ["svhn", "stl10", "cifar10n", "eurosat", "gtsrb"]
+PHOTOS = ["cub200", "cars196", "sop", "flowers102", "food101", "pets", "dtd", "imagenet"]
+PHOTOS += ["imagenet_lt", "places_lt", "inaturalist18", "pacs", "office_home", "office31"]
+PHOTOS += ["domainnet"]
 
 
 def composed(name: str, *overrides: str):
@@ -77,6 +81,8 @@ def test_what_a_config_leaves_alone_is_the_default_of_the_code(name):
         ("fashion_mnist", True),
         ("cifar10", True),
         ("cifar100", True),
+        ("svhn", False),
+        ("gtsrb", False),
     ],
 )
 def test_only_pictures_with_a_meaningful_mirror_image_are_mirrored(name, flip):
@@ -110,9 +116,29 @@ def test_what_comes_in_from_outside_is_the_ground_of_the_pictures(name, folder):
     assert float(corners.median()) == data.views.strong.fill
 
 
-@pytest.mark.parametrize("name", VISION)
+@pytest.mark.parametrize("name", PHOTOS)
+def test_photographs_are_stored_larger_than_they_are_seen(name):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("config", overrides=[f"data={name}"])
+    data = config.data
+    disjoint = instantiate(data.source).info().disjoint
+    assert bool(config.evaluate.retrieval) is disjoint is (name in ("cub200", "cars196", "sop"))
+    target = get_class(data.source._target_)
+    arguments = inspect.signature(target).parameters
+    given = OmegaConf.to_container(data.source)
+    assert {key: given[key] for key in arguments} == {
+        key: argument.default for key, argument in arguments.items()
+    }
+    module = instantiate(data, _convert_="all")
+    assert module.info.shape == (3, 224, 224) and module.info.form.size == (256, 256)
+    assert module.view_names() == {"raw", "weak", "strong"} and module.num_workers == 2
+
+
+@pytest.mark.parametrize("name", [*VISION, "hub_images"])
 def test_sources_are_built_without_data(name):
     source = composed(name).data.source
+    if name == "hub_images":
+        source.name = "any"
     assert instantiate(source).info().kind == "image" and get_class(source._target_)
 
 

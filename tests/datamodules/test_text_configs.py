@@ -11,7 +11,9 @@ from omegaconf import OmegaConf
 from datamodules.views.text import TextView
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SETS = ["docstrings", "text_file", "clinc150", "trec", "sst2", "ag_news", "banking77"]
+SETS = ["docstrings", "text_file", "clinc150", "trec", "sst2", "ag_news", "banking77", "hub_texts"]
+SETS += ["imdb", "20newsgroups", "yelp", "amazon_reviews", "yahoo", "dbpedia"]
+REQUIRED = {"text_file": "train_file", "hub_texts": "name"}
 STRONG = sorted(path.stem for path in (CONFIGS / "data" / "strong_text").glob("*.yaml"))
 
 
@@ -32,7 +34,8 @@ def check_arguments(node, skip=()):
 
 @pytest.mark.parametrize("name", SETS)
 def test_set_configs(name):
-    node = data(name, *(["data.source.train_file=a.csv"] if name == "text_file" else []))
+    needed = [f"data.source.{REQUIRED[name]}=a.csv"] if name in REQUIRED else []
+    node = data(name, *needed)
     plain = OmegaConf.to_container(node, resolve=True)
     for part in (plain["source"], plain["text"], plain["views"]["raw"], plain["views"]["weak"]):
         check_arguments(part)

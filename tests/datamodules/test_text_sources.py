@@ -356,11 +356,21 @@ class FakePart(dict):
     features = {"fine_label": Column}  # noqa: RUF012
 
 
+def library_with(load_dataset):
+    """As much of the package `datasets` as is used."""
+    return types.SimpleNamespace(
+        load_dataset=load_dataset,
+        config=types.SimpleNamespace(HF_HUB_OFFLINE=True),
+        disable_progress_bars=lambda: None,
+        utils=types.SimpleNamespace(
+            logging=types.SimpleNamespace(set_verbosity_error=lambda: None)
+        ),
+    )
+
+
 def test_hub_parts_become_sources(monkeypatch):
     part = FakePart(text=["what ?", "which ?", "why ?"], fine_label=[1, 0, 1])
-    fake = types.SimpleNamespace(
-        load_dataset=lambda name, *config, **options: {"train": part, "test": part}
-    )
+    fake = library_with(lambda name, *config, **options: {"train": part, "test": part})
     monkeypatch.setitem(sys.modules, "datasets", fake)
     splits = TREC().load(None)
     assert splits.train.classes == {"label": ["ABBR", "DESC"]}
@@ -371,7 +381,7 @@ def test_hub_failure_is_one_line(monkeypatch):
     def fail(*_, **__):
         raise ConnectionError("no network\nat all")
 
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=fail))
+    monkeypatch.setitem(sys.modules, "datasets", library_with(fail))
     with pytest.raises(
         UserError, match=r"downloading 'CogComp/trec' failed \(no network\)"
     ) as caught:

@@ -64,7 +64,8 @@ def test_without_a_cut_nothing_is_said():
 
 def test_our_sets_are_known():
     names = {path.stem for path in (CONFIGS / "data").glob("[!_]*.yaml")}
-    own = {"image_folder", "image_table", "own_images", "text_file"}
+    own = {"hub_images", "hub_texts", "image_folder", "image_table", "own_images", "text_file"}
+    own |= {"cifar10n", "imagenet_lt", "inaturalist18", "places_lt"}
     assert {name for name in names if not is_demonstration(name)} == own
     assert not is_demonstration("mine")
 
