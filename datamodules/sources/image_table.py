@@ -72,11 +72,10 @@ class ImageTable:
     fit: what becomes of a picture that is no square: `crop`, `pad` or `squash`. `crop` scales it to
         cover the square and cuts out the middle, `pad` adds a border, `squash` scales both sides.
     fill: grey of the border of fit=pad, 0 to 1; null: 0.5.
-    query_column: column that marks, with true or 1, the rows of the test and validation part that
-        `evaluate/retrieval` looks up; null: all, each among all others. Needs gallery_column.
+    query_column: column that marks what is looked up, with true or 1, in test and validation rows;
+        null: every row, among all others. `evaluate/retrieval` does so. Needs gallery_column.
     gallery_column: column that marks the rows in which they are looked up; null: all others.
-    disjoint: the test and validation part have other classes than the training part: heads are not
-        evaluated, retrieval is.
+    disjoint: test and validation rows have other classes: retrieval is evaluated, heads are not.
     """
 
     def __init__(

@@ -291,9 +291,9 @@ def test_split_source_keeps_texts_with_their_targets():
     source = TextSource(
         [str(i) for i in range(20)], {"label": torch.arange(20) % 2}, {"label": ["even", "odd"]}
     )
-    for part in vars(split_source(source, 0.3, "x")).values():
-        if part is not None:
-            assert [int(text) % 2 for text in part.texts] == part.targets["label"].tolist()
+    splits = split_source(source, 0.3, "x")
+    for part in (splits.train, splits.test):
+        assert [int(text) % 2 for text in part.texts] == part.targets["label"].tolist()
 
 
 # -- published sets --------------------------------------------------------------------------------
