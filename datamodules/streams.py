@@ -171,6 +171,8 @@ class PartDataset(Dataset):
         self.part = part
 
     def __getitem__(self, positions: Tensor) -> dict[str, Any] | Failure:
+        if not len(positions):  # of a few samples a rank may have none; no source is asked for it
+            return {"data": None, "targets": {}, "index": positions}
         try:
             return self.part.fetch(positions)
         except UserError as error:

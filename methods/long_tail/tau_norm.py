@@ -130,6 +130,8 @@ class TauNorm(Method):
             return
         modules: Mapping[str, Candidates] = context.method_modules[self.key]
         for batch in data.evaluation_loader("val") if "val" in data.parts else ():
+            if not len(batch["index"]):  # of a few samples a rank may have none
+                continue
             batch = data.transfer_batch_to_device(batch, context.device, 0)
             with trainer.precision_plugin.val_step_context(), context.reporting() as network:
                 logits = network(network.embed(context.evaluation_view(batch))).logits

@@ -102,6 +102,13 @@ PLACES = (
         "a data set of Roux",
         False,
     ),
+    # a loader, or a mapping with one
+    Place(
+        r"data\.sources\.[^.\[\]]+(\.source)?",
+        ("datamodules.sources",),
+        ("datamodules.source.Loader",),
+        "a data set of Roux",
+    ),
     Place(
         r"data\.text",
         ("datamodules.text",),

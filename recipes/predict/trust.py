@@ -75,17 +75,29 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
 
 def drop_training_parts(tree: dict[str, Any]) -> None:
     """Take out, in place, what only training calls, so that a stranger's code in it is neither
-    imported nor asked about: callbacks, and the datasets that a loader reads."""
+    imported nor asked about: callbacks, a profiler, and the datasets that a loader reads."""
     tree["callbacks"] = None
+    trainer = tree.get("trainer")
+    if isinstance(trainer, dict) and isinstance(trainer.get("profiler"), dict):
+        trainer["profiler"] = None
     views = select(tree, "data.views")
     for name, view in views.items() if isinstance(views, dict) else ():
         # evaluation sees `raw`; transforms of other views are for training
         if name != "raw" and isinstance(view, dict) and isinstance(view.get("transform"), dict):
             view["transform"] = None
-    source = select(tree, "data.source")
-    for key, value in source.items() if isinstance(source, dict) else ():
+    further = select(tree, "data.sources")
+    sources = [select(tree, "data.source")]
+    for value in further.values() if isinstance(further, dict) else ():
+        sources.append(value.get("source", value) if isinstance(value, dict) else None)
+    for source in sources:
+        drop_datasets(source)
+
+
+def drop_datasets(loader: Any) -> None:
+    """Take the datasets out of the node of a loader, in place."""
+    for key, value in loader.items() if isinstance(loader, dict) else ():
         if isinstance(value, dict) and "_target_" in value:
-            source[key] = None
+            loader[key] = None
 
 
 def plain_tree(text: Any, source: str) -> dict[str, Any]:

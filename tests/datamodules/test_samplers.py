@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from datamodules.samplers import ShareSampler, ShuffledPasses, StepSampler
+from datamodules.streams import Part, PartDataset, moved
 
 
 def test_every_pass_is_a_fresh_permutation():
@@ -88,3 +89,20 @@ def test_a_rank_without_samples_has_an_empty_batch():
         [1],
         [0],
     ]
+
+
+def test_an_empty_batch_asks_no_source():
+    """The sources of users need not know of it."""
+
+    class Source:
+        def __init__(self):
+            self.targets = {"label": torch.zeros(2, dtype=torch.int64)}
+
+        def __len__(self):
+            return 2
+
+        def fetch(self, indices):
+            return torch.stack([torch.zeros(1) for _ in indices])  # fails for none
+
+    batch = PartDataset(Part.whole(Source()))[torch.empty(0, dtype=torch.int64)]
+    assert len(batch["index"]) == 0 and moved(batch, torch.device("cpu"))["data"] is None

@@ -18,6 +18,15 @@ CONFIGS = {
     "data_write": (put("data._target_", WRITES["_target_"]), "data._target_"),
     "source_write": (put("data.source", WRITES), "data.source._target_"),
     "source_import": (put("data.source", IMPORTS), "data.source._target_"),
+    "further_set_write": (put("data.sources", {"x": WRITES}), "data.sources.x._target_"),
+    "further_set_import": (
+        put("data.sources", {"x": {"source": IMPORTS, "root": "."}}),
+        "data.sources.x.source._target_",
+    ),
+    "further_set_in_argument": (
+        put("data.sources", {"x": {"source": {"a": [WRITES]}}}),
+        "data.sources.x.source.a[0]._target_",
+    ),
     "view_write": (put("data.views.weak", WRITES), "data.views.weak._target_"),
     "view_in_view_write": (
         put("data.views.strong.weak", WRITES),

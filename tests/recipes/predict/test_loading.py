@@ -30,6 +30,21 @@ def test_two_tasks_are_told_apart(pictures_run):
         assert right / 500 == pytest.approx(final[f"test/{task}/accuracy"])
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.sources.other={_target_: datamodules.sources.Digits}",
+        "data.sources.other={source: {_target_: datamodules.sources.Digits}}",
+        "trainer.profiler={_target_: pytorch_lightning.profilers.SimpleProfiler}",
+    ],
+    ids=["a further set", "one with a root", "a profiler"],
+)
+def test_what_only_training_calls_is_not_in_the_way(place, override):
+    run(place / "run", "data=digits", "network.name=digits_cnn", override)
+    with no_data():
+        assert len(recipes.load("run").classes) == 10
+
+
 def test_texts_without_their_file(texts_run):
     model = recipes.load(str(texts_run.folder))
     found = model.predict(texts_run.inputs, "logits", batch_size=BATCH)
