@@ -169,11 +169,10 @@ class Retrieval(Probe):
 
     def describe(self) -> str:
         lone = "left out" if self.lone == "exclude" else "count as a miss"
-        against = "the gallery" if self.had_gallery else "all others"
-        return (
-            f"every sample is a query against {against}, by cosine; queries without another of "
-            f"their class are {lone}"
-        )
+        against = "every sample is a query against all others"
+        if self.had_gallery:
+            against = "queries are looked up in the gallery of the test part"
+        return f"{against}, by cosine; queries without another of their class are {lone}"
 
     def exhibit(self) -> Exhibit | None:
         if not self.examples:

@@ -133,14 +133,15 @@ def headline(
     final: Mapping[str, float], most: int = 5, monitor: str = "val/accuracy"
 ) -> list[Tile]:
     """The first tiles of the page: test metrics, or validation metrics where there are no test
-    metrics; that of the monitored metric is the first."""
+    metrics; that of the monitored metric is the first, then the same metric of further sets."""
     rows = headline_first(paired(final), monitor)
     groups = {name.partition("/")[0] for name, *_ in rows if "/" in name}
     group = "test" if "test" in groups else "val"
+    metric = monitor.partition("/")[2]
+    own = [row for row in rows if row[0].startswith(f"{group}/")]
+    further = [row for row in rows if row[0].endswith(f"_{group}/{metric}") and row not in own]
     tiles = []
-    for name, value, raw in rows:
-        if not name.startswith(f"{group}/"):
-            continue
+    for name, value, raw in [*own[:1], *further, *own[1:]]:
         title = name.replace("_", " ").replace("/", " · ")
         if value is None:
             tiles.append(Tile(title, value_text(name, raw)))

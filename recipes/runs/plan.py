@@ -8,6 +8,7 @@ from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from datamodules.datamodule import StreamDataModule
+from datamodules.evaluation_parts import GALLERY
 from recipes.contract.composition import base_view
 from recipes.contract.method import POINTS
 from recipes.contract.vocabulary import SLOTS
@@ -93,8 +94,12 @@ def _data(assembly: Assembly) -> list[str]:
 
 
 def _further(data: StreamDataModule) -> list[str]:
-    """The sets beside the first one, and what is evaluated of them."""
-    lines = []
+    """What is evaluated in a way of its own: queries in a gallery, further sets."""
+    lines = [
+        f"{part}: {data.sizes[part]:,} queries, looked up among {data.sizes[part + GALLERY]:,}"
+        for part in ("val", "test")
+        if part + GALLERY in data.sizes
+    ]
     for name in data.further:
         parts = [part for stage in ("val", "test") for part in data.evaluated(stage)]
         own = [f"{part} ({data.sizes[part]:,})" for part in parts if part.startswith(f"{name}_")]

@@ -273,7 +273,7 @@ def test_a_gallery_of_all_samples_is_none():
     rows = torch.arange(len(x))
     found, probe = parted(x, labels, rows, rows)
     assert found == pytest.approx(measured(x, labels))
-    assert "against the gallery" in probe.describe()
+    assert "looked up in the gallery" in probe.describe()
 
 
 def test_a_gallery_without_labels_finds_nothing():

@@ -214,6 +214,14 @@ def test_headline_falls_back_to_validation():
     ] and headline({}) == []
 
 
+def test_the_headline_has_further_sets():
+    final = FINAL | {"sketch_test/accuracy": 0.25, "sketch_test/loss": 3.0, "a_val/accuracy": 0.1}
+    names = [tile.name for tile in headline(final)]
+    assert names == ["test · accuracy", "sketch test · accuracy", "test · loss"]
+    first = headline(final, monitor="sketch_val/accuracy")[:2]
+    assert {tile.name for tile in first} == {"test · accuracy", "sketch test · accuracy"}
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_bar_keeps_count_eta_and_headline_at_any_width(width, tmp_path, monkeypatch):
     console = Console(
