@@ -1,12 +1,13 @@
 """A table of a user's own: one column has the samples, texts or paths, others have labels."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from datamodules.sources.coded_names import distinct
 from datamodules.sources.tables import SUFFIXES, label_of, read_rows, shown, text_of
 from datamodules.sources.text import Labels
 from foundation.errors import UserError, nearest
@@ -19,11 +20,12 @@ WHOLE_NUMBER = re.compile(r"-?[0-9]{1,1000}")
 @dataclass
 class Rows:
     """What a table has. values: texts or paths. labels: class names by task, None for no label.
-    lines: where the rows are in the file. parts: the part of each, empty without a split column."""
+    lines: where the rows are in the file. parts: the part of each, empty without a split column.
+    Of a large file all but the parts stay in files."""
 
-    values: list[str] = field(default_factory=list)
+    values: Sequence[str] = field(default_factory=list)
     labels: Labels = field(default_factory=dict)
-    lines: list[int] = field(default_factory=list)
+    lines: Sequence[int] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
 
 
@@ -49,17 +51,40 @@ class Columns:
 
     def read(self, path: Path) -> Rows:
         """All rows of a table. Raises UserError, one line with the file and the line or column."""
-        found = Rows(labels={task: [] for task in self.tasks})
-        for line, row in self.rows(path):
-            found.values.append(self.value_of(path, line, row))
-            for task, column in self.tasks.items():
-                found.labels[task].append(self.label_of(path, line, row, column))
+        values: list[str] = []
+        lines: list[int] = []
+        parts: list[str] = []
+        labels: dict[str, list[str | None]] = {task: [] for task in self.tasks}
+        for line, value, names, part in self.cells(path):
+            values.append(value)
+            lines.append(line)
+            for task, name in zip(self.tasks, names, strict=True):
+                labels[task].append(name)
             if self.split:
-                found.parts.append(self.split_of(path, line, row))
-            found.lines.append(line)
-        if not found.values:
-            raise UserError(f"{path}: no rows; expected {self.what}s with labels")
+                parts.append(part)
+        found = Rows(values, dict(labels), lines, parts)
+        self.check_any(path, found)
         return found
+
+    def cells(self, path: Path) -> Iterator[tuple[int, str, list[str | None], str]]:
+        """The line, the value, the label of each task and the part of every row, one after the
+        other. Raises UserError as `read`."""
+        for line, row in self.rows(path):
+            value = self.value_of(path, line, row)
+            labels = [self.label_of(path, line, row, column) for column in self.tasks.values()]
+            part = self.split_of(path, line, row) if self.split else ""
+            yield line, value, labels, part
+
+    def check_any(self, path: Path, rows: Rows) -> None:
+        """Raise UserError for a table without rows."""
+        if not len(rows.values):
+            raise UserError(f"{path}: no rows; expected {self.what}s with labels")
+
+    @property
+    def settings(self) -> str:
+        """All that a cell's value and label depend on."""
+        form = (self.value, self.tasks, self.format, self.encoding, self.header, self.unlabeled)
+        return repr(form)
 
     def check(self, path: Path) -> None:
         """Raise UserError if the first row of a table is not as the settings say."""
@@ -154,10 +179,7 @@ def class_names(labels: Iterable[str]) -> list[str]:
 
 def named_classes(labels: Labels) -> dict[str, list[str]]:
     """The classes of every task that occur."""
-    return {
-        task: class_names(value for value in values if value is not None)
-        for task, values in labels.items()
-    }
+    return {task: class_names(distinct(values)) for task, values in labels.items()}
 
 
 def classes_of(path: Path, labels: Labels, tasks: dict[str, str]) -> dict[str, list[str]]:
@@ -176,6 +198,8 @@ def check_known(path: Path, rows: Rows, classes: dict[str, list[str]], where: ob
     have."""
     for task, names in classes.items():
         known = set(names)
+        if distinct(rows.labels[task]) <= known:
+            continue
         for label, line in zip(rows.labels[task], rows.lines, strict=True):
             if label is not None and label not in known:
                 raise UserError(
