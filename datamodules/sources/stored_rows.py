@@ -16,7 +16,7 @@ from datamodules.sources.stored_texts import StoredTexts, digest_of
 from foundation.errors import UserError
 
 Caching = Literal["auto", "always", "never"]
-LARGE = 2**24  # bytes of a file whose texts are not kept in memory
+LARGE = 2**22  # bytes of a file whose texts are not kept in memory
 BLOCK = 10_000  # rows that are written at once
 Read = tuple[int, str, Sequence[str | None]]  # line, text, label by task
 

@@ -50,7 +50,7 @@ class TextFile:
         unlabeled stream, and never held out; with several tasks a row may lack some of its labels.
         false: such a row is refused.
     cache: texts whose files and words stay in the cache folder, not in memory: `auto`, those of
-        files from 16 MiB, `always` or `never`. They are read once, not at every start.
+        files from 4 MiB, `always` or `never`. They are read once, not at every start.
     """
 
     def __init__(
