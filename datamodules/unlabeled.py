@@ -1,5 +1,6 @@
 """Samples without labels beside a labeled set: `data.unlabeled=FOLDER_OR_FILE`."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -179,7 +180,7 @@ def shared_with_test(splits: Splits) -> tuple[int, str]:
     if not tested:
         return 0, ""
     shared = [name for name in train if name in tested]
-    return len(shared), shared[0] if shared else ""
+    return len(shared), os.fsdecode(shared[0]) if shared else ""
 
 
 def alike(texts: Sequence[str], others: Sequence[str]) -> list[str]:
@@ -197,10 +198,10 @@ def alike(texts: Sequence[str], others: Sequence[str]) -> list[str]:
     return [texts[row] for row in found.tolist()]
 
 
-def identities(source: Source) -> Sequence[str]:
+def identities(source: Source) -> Sequence[Any]:
     """What makes a sample the same in two parts: its file, its text; nothing of others."""
     if isinstance(source, Joined):
         return [name for part in source.sources for name in identities(part)]
     if isinstance(source, FolderSource):
-        return source.paths
+        return list(source.paths.raw())  # to decode a million takes a second
     return source.texts if isinstance(source, TextSource) else ()

@@ -165,10 +165,10 @@ def check_pictures(paths: Sequence[str], form: PictureForm) -> None:
 def fingerprint(paths: PathList, form: PictureForm) -> str:
     """A digest of names, sizes and times of the files, and of what they are converted to."""
     digest = hashlib.blake2b(str(form).encode(), digest_size=16)
-    for path, (size, *times) in zip(paths.raw(), paths.status().tolist(), strict=True):
-        # one that is gone has no size: decoding names it
-        state = f"\0{size} {times[0]} {times[1]}".encode() if size >= 0 else b""
-        digest.update(b"\0" + path + state)
+    whole = paths.compact()
+    digest.update(whole.buffer)
+    digest.update(whole.bounds.tobytes())
+    digest.update(paths.status().tobytes())
     return digest.hexdigest()
 
 
