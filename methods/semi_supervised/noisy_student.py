@@ -31,7 +31,8 @@ class NoisyStudent(Method):
     Of every predicted class, the `per_class` most confident samples with max q ≥ threshold are
     selected; a class with fewer samples repeats them, all of them in whole rounds and a random
     subset for the remainder, so that all classes are equally frequent. The selection is the
-    student's unlabeled stream. The table (samples × C, float32, one per task) is part of the
+    student's unlabeled stream. The table (samples × C, one per task, float32; above 512 MiB float16
+    on the host) is part of the
     checkpoint: a resumed run does not evaluate the teacher again. Every rank evaluates all samples,
     so all ranks select the same ones.
 
