@@ -60,13 +60,16 @@ class StoredTexts(Sequence[str]):
         return self._read(range(len(self)))
 
     def _read(self, places: range) -> Iterator[str]:
+        return (text.decode("utf-8", "surrogatepass") for text in self.raw(places))
+
+    def raw(self, places: range) -> Iterator[bytes]:
+        """The texts at these places in UTF-8."""
         with (self.folder / "texts.bin").open("rb") as file:
             for start in range(0, len(places), BLOCK):
                 some = places[start : start + BLOCK]
                 rows = np.arange(some.start, some.stop, some.step)
                 rows = rows if self.rows is None else self.rows[rows]
-                for text in texts_at(file, self.bounds[rows], self.bounds[rows + 1] - 1):
-                    yield text.decode("utf-8", "surrogatepass")
+                yield from texts_at(file, self.bounds[rows], self.bounds[rows + 1] - 1)
 
     def taken(self, rows: np.ndarray) -> "StoredTexts":
         """The texts at these places."""

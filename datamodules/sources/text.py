@@ -115,6 +115,8 @@ class TextSource(Source):
         return {"words": words, "length": length, "width": width}
 
     def signature(self, rows: slice) -> bytes:
+        if isinstance(self.texts, StoredTexts):
+            return b"\0".join(self.texts.raw(range(len(self))[rows]))
         return "\0".join(self.texts[rows]).encode("utf-8", "surrogatepass")
 
     def name_of(self, row: int) -> str:
