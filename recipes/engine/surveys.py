@@ -126,7 +126,7 @@ class Surveys:
         tables: dict[str, Table] = {}
         for passing, together in passes.items():
             with self.surveying():
-                make = self.fisher if passing.gradients else self.tables
+                make = self.fisher_of if passing.gradients else self.tables_of
                 tables |= make(passing, together)
         for asked in due:
             asked.method.surveyed(asked.survey, tables[asked.name], self.run)
@@ -143,7 +143,7 @@ class Surveys:
         keep_whole(run.network, run.device_mesh, False)
         run.reported.forget_moments()
 
-    def tables(self, passing: Pass, together: Sequence[Asked]) -> dict[str, Table]:
+    def tables_of(self, passing: Pass, together: Sequence[Asked]) -> dict[str, Table]:
         """The tables of surveys that share a pass, by name: rows in the order of the part."""
         writers = {asked.name: Writer(len(self.data.parts[passing.part])) for asked in together}
         number = Writer(len(self.data.parts[passing.part]))
@@ -200,7 +200,7 @@ class Surveys:
             raise UserError(f"methods.{asked.method.key}", problem, remedy)
 
     # -- gradients ---------------------------------------------------------------------------------
-    def fisher(self, passing: Pass, together: Sequence[Asked]) -> dict[str, Table]:
+    def fisher_of(self, passing: Pass, together: Sequence[Asked]) -> dict[str, Table]:
         """By name of a trained parameter, the mean of the squared gradients of batches."""
         (asked,) = together
         trained = {n: p for n, p in self.run.network.named_parameters() if p.requires_grad}
