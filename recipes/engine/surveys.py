@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from foundation.distributed import gather_shares, global_sum
+from foundation.distributed import gather_shares, global_sum, share_of
 from foundation.errors import UserError, nearest
 from foundation.randomness import derive_seed, seed_default
 from recipes.contract.composition import Composition
@@ -145,8 +145,10 @@ class Surveys:
 
     def tables_of(self, passing: Pass, together: Sequence[Asked]) -> dict[str, Table]:
         """The tables of surveys that share a pass, by name: rows in the order of the part."""
-        writers = {asked.name: Writer(len(self.data.parts[passing.part])) for asked in together}
-        number = Writer(len(self.data.parts[passing.part]))
+        size = len(self.data.parts[passing.part])
+        share = share_of(size)
+        writers = {asked.name: Writer(size, share) for asked in together}
+        number = Writer(size, share)
         if passing.mode == "dropout":
             activate_dropout(self.run)
         with torch.no_grad():
@@ -219,25 +221,36 @@ class Surveys:
 
 
 class Writer:
-    """Collects the rows of a rank's share on the host. A table of floating numbers above
-    `HOST_BYTES` has half precision there."""
+    """The rows of a rank's share on the host, batch after batch. A table of floating numbers above
+    `HOST_BYTES` has half precision there.
 
-    def __init__(self, size: int):
+    size: samples of the part. share: those of this rank.
+    """
+
+    def __init__(self, size: int, share: int):
         self.size = size
-        self.rows: dict[str, list[Tensor]] = {}
+        self.share = share
+        self.tables: dict[str, Tensor] = {}
+        self.done = 0
 
     def add(self, found: Mapping[str, Tensor]) -> None:
+        count = 0
         for name, rows in found.items():
-            large = 4 * self.size * rows[0].numel() > HOST_BYTES
-            if rows.is_floating_point():
-                rows = rows.half() if large else rows.float()
-            self.rows.setdefault(name, []).append(rows.cpu())
+            count = len(rows)
+            if name not in self.tables:
+                self.tables[name] = torch.empty(self.share, *rows.shape[1:], dtype=self.type(rows))
+            self.tables[name][self.done : self.done + count] = rows.cpu()
+        self.done += count
+
+    def type(self, rows: Tensor) -> torch.dtype:
+        if not rows.is_floating_point():
+            return rows.dtype
+        large = 4 * self.size * rows[0].numel() > HOST_BYTES
+        return torch.float16 if large else torch.float32
 
     def whole(self, device: torch.device) -> dict[str, Tensor]:
         """The rows of all ranks."""
-        shares = {name: torch.cat(rows) for name, rows in self.rows.items()}
-        self.rows.clear()
-        return {name: gather_shares(rows, self.size, device) for name, rows in shares.items()}
+        return {name: gather_shares(t, self.size, device) for name, t in self.tables.items()}
 
 
 def stacked(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -37,7 +37,11 @@ def killed_in_a_survey(arguments: list[str], folder: Path, number: int) -> bool:
 @pytest.mark.parametrize("key", SURVEYING)
 def test_a_run_killed_in_a_survey_ends_as_if_it_was_not(key: str, tmp_path: Path):
     kind = declared(key).modalities[0]
-    arguments = [word for word in command(key, kind, tmp_path) if not word.startswith("run_dir=")]
+    arguments = [
+        word
+        for word in command(key, kind, tmp_path)
+        if not word.startswith(("run_dir=", "resume="))
+    ]
     finish(arguments, tmp_path / "whole")
     caught = 0
     for number in (1, 2, 3):
