@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,6 @@ from recipes.contract.survey import Seen, Survey, Table
 from recipes.engine.sharding import keep_whole
 from recipes.networks.network import eval_mode
 from recipes.services.tables import HOST_BYTES
-
-if TYPE_CHECKING:
-    from recipes.engine.recipe import Recipe
 
 NEVER = math.inf
 
@@ -63,7 +60,7 @@ class Surveys:
         without surveys compares one number a step.
     """
 
-    def __init__(self, run: "Recipe", composition: Composition):
+    def __init__(self, run: Any, composition: Composition):
         self.run = run
         self.asked = [
             Asked(composition.methods[key], survey)
@@ -180,11 +177,14 @@ class Surveys:
             key = derive_seed(run.seed, run.steps_done, "survey", draw, place, run.global_rank)
             seed_default(key, run.device)
         view = self.data.make_view(batch, passing.view)
+        logits: Mapping[str, Tensor]
+        features: Tensor | None
         if passing.network == "reported":
             output = run.predict_output(run.reported().embed(view), index=batch["index"])
+            logits, features = output.logits, output.features
         else:
-            output = run.network(run.network.embed(view))
-        return Seen(output.logits, output.features, batch["targets"], batch["index"])
+            logits, features = run.answer_of(passing.network, view, batch["index"])
+        return Seen(logits, features, batch["targets"], batch["index"])
 
     def check_finite(self, asked: Asked, table: Table) -> None:
         """Raise UserError for a number that is NaN or infinite, with its sample."""
