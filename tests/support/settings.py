@@ -16,6 +16,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "noisy_student": {"threshold": 0.0},
     "remixmatch": {"strong_views": 2},
     "temporal_ensembling": {"weight": 100.0, "ramp": "constant"},
+    "meta_pseudo_labels": {"student_start": 0.0, "uda_ramp": 0.0, "threshold": 0.0},
+    "dividemix": {"warmup": 0.0, "ramp": 0.0},
     "uda": {"threshold": 0.0, "weight": 5.0},
     "pseudo_label": {"threshold": 0.0, "weight": 5.0, "entropy_weight": 1.0},
     "mean_teacher": {"ramp": "constant"},
