@@ -194,9 +194,11 @@ class Surveys:
             bad = (~rows.flatten(1).isfinite()).any(1) if rows.ndim > 1 else ~rows.isfinite()
             part = self.data.parts[asked.survey.part]
             row = int(part.rows[bad.nonzero()[0, 0]])
+            sample = part.source.name_of(row)
             problem = (
                 f"its survey of the part '{asked.survey.part}' finds '{name}' NaN or infinite for "
-                f"{int(bad.sum())} of {len(bad)} samples, first for '{part.source.name_of(row)}'"
+                f"{int(bad.sum())} of {len(bad)} samples, first for "
+                + (f"'{sample}'" if sample else f"sample {row}")
             )
             remedy = "lower optimizer.lr, or look at the sample"
             raise UserError(f"methods.{asked.method.key}", problem, remedy)
