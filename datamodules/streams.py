@@ -271,7 +271,7 @@ class StepLoader(BatchLoader):
         self._state = state
         self._restore = restore
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # in each stretch all orders are known; a run without live orders has one
         for _ in self.sampler.stretches():  # type: ignore[attr-defined]
             yield from super().__iter__()

@@ -244,7 +244,7 @@ class Recipe(EvaluatedModule):
             self.teacher_norms = BatchNorms(self.teacher.network)
         self.unfreezing = Unfreezing(self.network, self.teacher, self.total_steps)
         self.make_evaluation(parts)
-        self.surveys = Surveys(self, composition)
+        self.surveys = Surveys(self, self.reported, composition)
         self.meters = Meters()
         self.traces = Traces()
         self.clock = Stopwatch()

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,22 @@ from foundation.randomness import derive_seed, seed_default
 from recipes.contract.composition import Composition
 from recipes.contract.method import Method
 from recipes.contract.survey import Seen, Survey, Table
+from recipes.engine.reported import Reported, Run
 from recipes.engine.sharding import keep_whole
 from recipes.networks.network import eval_mode
 from recipes.services.tables import HOST_BYTES
 
-if TYPE_CHECKING:
-    from recipes.engine.recipe import Recipe
-
 NEVER = math.inf
+
+
+class SurveyedRun(Run, Protocol):
+    """The recipe whose data are surveyed. device_mesh: of sharded parameters, else None."""
+
+    @property
+    def global_rank(self) -> int: ...
+
+    @property
+    def device_mesh(self) -> Any: ...
 
 
 class Pass(NamedTuple):
@@ -63,8 +71,9 @@ class Surveys:
         without surveys compares one number a step.
     """
 
-    def __init__(self, run: "Recipe", composition: Composition):
+    def __init__(self, run: SurveyedRun, reported: Reported, composition: Composition):
         self.run = run
+        self.reported = reported
         self.asked = [
             Asked(composition.methods[key], survey)
             for key, declaration in composition.declarations.items()
@@ -136,12 +145,12 @@ class Surveys:
         """The run as in an evaluation. BatchNorm moments are those of the present weights, and are
         estimated anew by the next validation, as in a resumed run."""
         run = self.run
-        run.reported.forget_moments()
+        self.reported.forget_moments()
         keep_whole(run.network, run.device_mesh, True)
-        with eval_mode(run), run.trainer.precision_plugin.val_step_context():
+        with eval_mode(cast(nn.Module, run)), run.trainer.precision_plugin.val_step_context():
             yield
         keep_whole(run.network, run.device_mesh, False)
-        run.reported.forget_moments()
+        self.reported.forget_moments()
 
     def tables_of(self, passing: Pass, together: Sequence[Asked]) -> dict[str, Table]:
         """The tables of surveys that share a pass, by name: rows in the order of the part."""
@@ -150,7 +159,7 @@ class Surveys:
         writers = {asked.name: Writer(size, share) for asked in together}
         number = Writer(size, share)
         if passing.mode == "dropout":
-            activate_dropout(self.run)
+            activate_dropout(cast(nn.Module, self.run))
         with torch.no_grad():
             for place, batch in enumerate(self.batches(passing)):
                 draws = [self.look(passing, batch, place, draw) for draw in range(passing.draws)]
@@ -160,7 +169,7 @@ class Surveys:
                     writers[asked.name].add(stacked(found) if passing.draws > 1 else found[0])
         device = self.run.device
         index = number.whole(device)["index"]
-        done = {}
+        done: dict[str, Table] = {}
         for asked in together:
             table = writers[asked.name].whole(device)
             self.check_finite(asked, table)
