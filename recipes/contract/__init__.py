@@ -7,7 +7,15 @@ from recipes.contract.declaration import Declaration
 from recipes.contract.method import POINTS, Closure, Method
 from recipes.contract.probe import Probe
 from recipes.contract.survey import Seen, Survey, Table
-from recipes.networks.requests import BatchMoments, EmbeddingRequest, Horizon, TeacherRequest
+from recipes.networks.requests import (
+    BatchMoments,
+    EmbeddingRequest,
+    Horizon,
+    Reference,
+    Snapshot,
+    TeacherRequest,
+    Twin,
+)
 
 __all__ = [
     "POINTS",
@@ -20,9 +28,12 @@ __all__ = [
     "Horizon",
     "Method",
     "Probe",
+    "Reference",
     "Seen",
+    "Snapshot",
     "StreamRequest",
     "Survey",
     "Table",
     "TeacherRequest",
+    "Twin",
 ]

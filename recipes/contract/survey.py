@@ -17,7 +17,7 @@ class Seen:
 
     logits: [B, C] by task, without what methods change at inference; under `embedding` the
         embedding, if there is one.
-    features: [B, d], the input of the heads; None for a network of another run.
+    features: [B, d], the input of the heads; None for a network of another run, or for none.
     targets: int64 [B] by task, -1 for no label.
     index: int64 [B], the samples' stable numbers.
     """
@@ -38,7 +38,7 @@ class Survey:
         gradients.
     when: the moments at which it is made.
     network: `reported`: the one that evaluation uses, with its inputs; `student`: the trained one;
-        or another of the run's, by name.
+        or another of the run's, by name; `none`: nothing is forwarded, there are no logits.
     view: of the samples; without random draws.
     mode: `eval`, or `dropout`: evaluation with active dropout, whose draws depend on the sizes of
         batches and ranks.

@@ -33,6 +33,7 @@ class RecipeParts:
     make_view: makes a view of a stream on the device.
     view_states: what views learn, by name; saved with the run.
     make_optimizer: from the recipe, the optimizer and its scheduler by step.
+    make_network: makes another network like `network`, for a second one; None: there is none.
     reference_batches: training batches on which BatchNorm moments are estimated; None: no estimate.
     probes: measurements in addition to the tasks' metrics.
     classifies: evaluation measures the heads.
@@ -55,6 +56,7 @@ class RecipeParts:
     sizes: dict[str, int]
     make_view: MakeView
     make_optimizer: MakeOptimizer
+    make_network: Callable[[], Network] | None = None
     view_states: Mapping[str, nn.Module] = field(default_factory=dict)
     reference_batches: ReferenceBatches | None = None
     probes: Sequence[Probe] = ()

@@ -33,6 +33,8 @@ class SurveyedRun(Run, Protocol):
     @property
     def device_mesh(self) -> Any: ...
 
+    def answer_of(self, network: str, view: Any, index: Tensor) -> Any: ...
+
 
 class Pass(NamedTuple):
     """What surveys have in common that are made in one pass."""
@@ -189,11 +191,16 @@ class Surveys:
             key = derive_seed(run.seed, run.steps_done, "survey", draw, place, run.global_rank)
             seed_default(key, run.device)
         view = self.data.make_view(batch, passing.view)
+        logits: Mapping[str, Tensor]
+        features: Tensor | None
         if passing.network == "reported":
             output = run.predict_output(run.reported().embed(view), index=batch["index"])
+            logits, features = output.logits, output.features
+        elif passing.network == "none":
+            logits, features = {}, None
         else:
-            output = run.network(run.network.embed(view))
-        return Seen(output.logits, output.features, batch["targets"], batch["index"])
+            logits, features = run.answer_of(passing.network, view, batch["index"])
+        return Seen(logits, features, batch["targets"], batch["index"])
 
     def check_finite(self, asked: Asked, table: Table) -> None:
         """Raise UserError for a number that is NaN or infinite, with its sample."""
