@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from datamodules.clock import Clock
 from datamodules.cut_parts import CutParts
 from datamodules.further_sets import further_sets, look_at
 from datamodules.samplers import MakeOrder, Order, ShuffledPasses, StepSampler
@@ -142,6 +143,7 @@ class StreamDataModule(CutParts):
         self.streams = {"labeled"}
         self.own_streams: dict[str, StreamRequest] = {}
         self.orders: dict[str, MakeOrder] = {}
+        self.live: dict[str, list[Clock]] = {}
         self.asked_views: dict[str, Sequence[str]] = {}
         self.tasks: dict[str, int] = {}
         self.classes: dict[str, list[str]] = {}
@@ -155,12 +157,14 @@ class StreamDataModule(CutParts):
         orders: Mapping[str, MakeOrder] | None = None,
         own: Mapping[str, StreamRequest] | None = None,
         views: Mapping[str, Sequence[str]] | None = None,
+        live: Mapping[str, list[Clock]] | None = None,
     ) -> None:
         """Request streams; the requests of all methods are merged.
 
         orders: the order of samples by stream; shuffled passes for a stream without one.
         own: streams beside `labeled` and `unlabeled`, by name.
         views: full names of the views that steps need, by stream.
+        live: when orders change, by stream.
         """
         self.own_streams |= own or {}
         known = {"labeled", "unlabeled", *self.own_streams}
@@ -170,6 +174,7 @@ class StreamDataModule(CutParts):
             self.streams.add(stream)
         self.orders |= orders or {}
         self.asked_views |= views or {}
+        self.live |= live or {}
 
     def view_names(self) -> set[str]:
         """Names of the views this data has, without trailing digits."""
@@ -251,7 +256,9 @@ class StreamDataModule(CutParts):
             )
         sizes = self.batch_sizes()
         orders = {name: self._order(name, size, total) for name, size in sizes.items()}
-        sampler = StepSampler(orders, sizes, total, rank, world, start=lambda: self.position)
+        sampler = StepSampler(
+            orders, sizes, total, rank, world, lambda: self.position, self.horizon
+        )
         own = own_views(self.views, self.asked_views, self.seed, rank, world)
         # transforms of one's own run on the host
         place = self._placed if own is None else lambda part: part
@@ -265,6 +272,18 @@ class StreamDataModule(CutParts):
             restore=self.load_state_dict,
             **self._options(parts["labeled"]),
         )
+
+    def pass_steps(self, stream: str) -> float:
+        """Optimizer steps in which a stream is read once."""
+        return len(self.part_of(stream)) / self.batch_sizes()[stream] / self._accumulated()
+
+    def horizon(self, position: int) -> int:
+        """The micro-batch, later than a position, before which an order may change."""
+        total = self._where()[2]
+        each = self._accumulated()
+        clocks = [clock for clocks in self.live.values() for clock in clocks]
+        times = [c.next_after(position // each, total // each, self.pass_steps) for c in clocks]
+        return min((time * each for time in times if time is not None), default=total)
 
     def _order(self, stream: str, batch_size: int, total: int) -> Order:
         part = self.part_of(stream)
@@ -284,7 +303,13 @@ class StreamDataModule(CutParts):
         sizes = self.batch_sizes()
         total = self._where()[2]
         share = min(1.0, REFERENCE_SAMPLES / sum(sizes.values()))
-        orders = {stream: self._order(stream, size, total) for stream, size in sizes.items()}
+        # a live order would give other samples to a run that resumes after it has changed
+        orders = {
+            stream: ShuffledPasses(len(self.part_of(stream)), self.seed, stream)
+            if stream in self.live
+            else self._order(stream, size, total)
+            for stream, size in sizes.items()
+        }
         for number in range(REFERENCE_BATCHES):
             batch = {}
             for stream, size in sizes.items():

@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+GATHERED = 2**26  # bytes of a table that each rank sends at once
+
 
 def world_size() -> int:
     """Number of ranks, 1 without a process group."""
@@ -28,6 +30,27 @@ def gather_rows(value: Tensor) -> Tensor:
     parts = [torch.empty_like(value) for _ in range(world_size())]
     dist.all_gather(parts, value.detach().contiguous())
     return torch.cat(parts)
+
+
+def gather_shares(rows: Tensor, size: int, device: torch.device) -> Tensor:
+    """The table [size, …] whose r-th share every rank r has on the host, as `tensor_split` cuts it,
+    on the host of every rank. It passes `device` in pieces, so its size there does not grow."""
+    world = world_size()
+    if world == 1:
+        return rows
+    lengths = [len(share) for share in torch.arange(size).tensor_split(world)]
+    piece = max(GATHERED // max(rows[0].numel() * rows.element_size(), 1), 1)
+    shares: list[list[Tensor]] = [[] for _ in range(world)]
+    for start in range(0, max(lengths), piece):
+        stop = min(start + piece, max(lengths))
+        sent = torch.zeros(stop - start, *rows.shape[1:], dtype=rows.dtype, device=device)
+        own = rows[start:stop]
+        sent[: len(own)] = own.to(device)
+        received = [torch.empty_like(sent) for _ in range(world)]
+        dist.all_gather(received, sent)
+        for share, part, length in zip(shares, received, lengths, strict=True):
+            share.append(part[: max(length - start, 0)].cpu())
+    return torch.cat([torch.cat(share) for share in shares])
 
 
 class _GatherRows(torch.autograd.Function):
