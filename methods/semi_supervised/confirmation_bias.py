@@ -15,7 +15,13 @@ from foundation.distributed import gather_with_gradient
 from foundation.types import Scale, StepsOrShare, Weight
 from methods.mixing import blend, blend_embedded, dense_targets, draw_mixing
 from methods.semi_supervised.consistency import entropy
-from methods.semi_supervised.given_labels import LABELS, LABELS_SURVEY, in_warmup, share_of_batch
+from methods.semi_supervised.given_labels import (
+    LABELS,
+    LABELS_SURVEY,
+    check_warmup,
+    in_warmup,
+    share_of_batch,
+)
 from methods.semi_supervised.mixmatch import rows
 from recipes.contract import Clock, Context, Declaration, Method, Seen, Survey, Table
 from recipes.services.statistics import SampleMemory
@@ -118,6 +124,7 @@ class ConfirmationBias(Method):
         )
 
     def build(self, context: Context) -> None:
+        check_warmup(self.key, self.clock, context.total_steps)
         samples = context.sizes["unlabeled"]
         tables = {name: SoftLabels(samples, task.outputs) for name, task in context.tasks.items()}
         context.method_modules[self.key] = nn.ModuleDict(tables)
@@ -134,7 +141,9 @@ class ConfirmationBias(Method):
         labeled = step.inputs["labeled"]
         weak = step.embedding("unlabeled", "weak")
         if not step.replay:
-            step.scratch[self.key] = self.predictions(step, context)
+            # made outside, where it has a graph: other methods share it
+            raw = step.embedding("unlabeled", "raw")
+            step.scratch[self.key] = self.predictions(raw, context)
         pool = concatenate([labeled.embedded, weak])
         share, partner = draw_mixing(step, self.key, len(pool.x), self.alpha, per_sample=False)
         targets = {
@@ -147,12 +156,11 @@ class ConfirmationBias(Method):
         step.add(Input(f"{self.key}/unlabeled", *others))
 
     @torch.no_grad()
-    def predictions(self, step: Step, context: Context) -> Targets:
-        """q [U, C] by task for the unaugmented unlabeled samples."""
-        embedded: Embedded = step.embedding("unlabeled", "raw")
+    def predictions(self, embedded: Embedded, context: Context) -> Targets:
+        """q [U, C] by task of these samples."""
         with without_dropout(context.network):
             output = context.extra_forward(embedded)
-        return {task: torch.softmax(output.logits[task].float(), 1) for task in step.tasks}
+        return {task: torch.softmax(output.logits[task].float(), 1) for task in context.tasks}
 
     def targets(self, step: Step, context: Context) -> Targets:
         """ỹ [B + U, C] by task: given labels, and where there is none the table."""

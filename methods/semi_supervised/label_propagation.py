@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from foundation.distributed import from_first_rank, is_first_rank
 from foundation.types import Count, Scale, ShareBelowOne, StepsOrShare, Weight
-from methods.semi_supervised.given_labels import LABELS, LABELS_SURVEY, in_warmup, share_of_batch
+from methods.semi_supervised.given_labels import (
+    LABELS,
+    LABELS_SURVEY,
+    check_warmup,
+    in_warmup,
+    share_of_batch,
+)
 from methods.semi_supervised.propagation import (
     Propagated,
     balancing_weights,
@@ -105,6 +111,7 @@ class LabelPropagation(Method):
         )
 
     def build(self, context: Context) -> None:
+        check_warmup(self.key, self.clock, context.total_steps)
         samples = context.sizes["unlabeled"]
         labels = {
             name: PropagatedLabels(samples, task.outputs) for name, task in context.tasks.items()

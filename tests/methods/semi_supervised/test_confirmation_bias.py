@@ -18,7 +18,7 @@ from methods.semi_supervised.confirmation_bias import (
 from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.temporal_ensembling import TemporalEnsembling
 from tests.support.harness import Setup
-from tests.support.lab import trial, unequal
+from tests.support.lab import trial
 from tests.support.tiny_runs import run_of
 
 KEY = "confirmation_bias"
@@ -186,14 +186,19 @@ def test_the_prior_of_the_labels_is_that_of_the_long_tail():
     torch.testing.assert_close(log_prior.exp(), counts / counts.sum())
 
 
-def test_the_warmup_is_supervised_training():
-    outcome = trial(run_of("image", KEY, **STEPS, **settings(warmup=6)))
+def test_the_warmup_is_supervised_training(monkeypatch):
+    watched = Watched(monkeypatch)
+    outcome = trial(run_of("image", KEY, **STEPS, **settings(warmup=5)))
     plain = trial(run_of("image", **STEPS))
-    network = [
-        {k: v for k, v in o.state.items() if k.startswith("network.")} for o in (outcome, plain)
-    ]
-    assert unequal(*network) == []
-    assert outcome.terms == plain.terms == {"supervised"}
+    assert [set(terms) for *_, terms, _ in watched.seen[:5]] == [{"supervised"}] * 5
+    for step in range(1, 6):
+        assert outcome.history[step]["train/loss"] == plain.history[step]["train/loss"]
+    assert outcome.history[6]["train/loss"] != plain.history[6]["train/loss"]
+
+
+def test_a_warmup_of_the_whole_run_is_refused():
+    with pytest.raises(UserError, match="warmup=6 leaves none of the run.s 6 steps"):
+        trial(run_of("image", KEY, **STEPS, **settings(warmup=6)))
 
 
 def test_the_extra_forward_has_no_dropout_and_leaves_running_statistics_alone(monkeypatch):
@@ -201,10 +206,10 @@ def test_the_extra_forward_has_no_dropout_and_leaves_running_statistics_alone(mo
     seen = []
     plain = ConfirmationBias.predictions
 
-    def predictions(method, step, context):
+    def predictions(method, embedded, context):
         before = {k: v.clone() for k, v in context.network.state_dict().items()}
-        first = plain(method, step, context)
-        again = plain(method, step, context)
+        first = plain(method, embedded, context)
+        again = plain(method, embedded, context)
         seen.append(torch.equal(first["label"], again["label"]))
         after = context.network.state_dict()
         assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -219,13 +224,13 @@ def test_a_replayed_batch_writes_what_its_first_pass_predicted(monkeypatch):
     calls = []
     plain = ConfirmationBias.predictions
 
-    def predictions(method, step, context):
-        calls.append(step.replay)
-        return plain(method, step, context)
+    def predictions(method, embedded, context):
+        calls.append(len(embedded.x))
+        return plain(method, embedded, context)
 
     monkeypatch.setattr(ConfirmationBias, "predictions", predictions)
     outcome = trial(run_of("image", KEY, "sam", **settings(warmup=0)))
-    assert calls == [False] * 3
+    assert calls == [16] * 3
     memory = outcome.recipe.method_modules[KEY]["label"]
     assert int(memory.writes.max()) <= 3
 

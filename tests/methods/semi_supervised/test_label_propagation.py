@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from pytorch_lightning import Callback
 
 from foundation.errors import UserError
 from methods.long_tail.balanced_softmax import BalancedSoftmax
@@ -13,6 +14,7 @@ from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.label_propagation import LabelPropagation, PropagatedLabels
 from methods.semi_supervised.propagation import Propagated, neighbor_graph, propagate
 from recipes.step import Stream
+from recipes.step.criterion import Criterion
 from tests.support.harness import Setup, step_with
 from tests.support.lab import trial, unequal
 from tests.support.tiny_runs import run_of
@@ -60,9 +62,7 @@ def loss_of(method, **logits):
     step = step_with(flat, target, progress=(3, 4))
     step.streams["labeled"] = Stream("labeled", None, {}, torch.arange(4))
     step.streams["unlabeled"] = Stream("unlabeled", None, {}, torch.tensor([1, 4]))
-    step._criterion.__dict__["sample_weights"] = [
-        lambda *args: method.sample_weights(*args, context)
-    ]
+    step._criterion = Criterion(sample_weights=[lambda *a: method.sample_weights(*a, context)])
     step.term("supervised", step.classify("labeled", "label", "labeled"))
     method.terms(step, context)
     return sum(float(term.weighted(term.reduced())) for term in step.terms.values())
@@ -122,15 +122,31 @@ def test_features_are_those_before_the_heads(monkeypatch):
     assert table["features"].shape[1] == outcome.recipe.network.feature_dim
 
 
-@pytest.mark.parametrize("warmup", [6, 0.99])
+class AfterSteps(Callback):
+    """The network after some steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+        self.state = {}
+
+    def on_train_batch_end(self, trainer, recipe, *args):
+        if trainer.global_step == self.steps:
+            self.state = {k: v.clone() for k, v in recipe.network.state_dict().items()}
+
+
+@pytest.mark.parametrize("warmup", [5, 0.8])
 def test_the_warmup_is_supervised_training(warmup):
-    outcome = trial(run_of("image", KEY, **STEPS, **settings(warmup=warmup)))
-    plain = trial(run_of("image", **STEPS))
-    network = [
-        {k: v for k, v in o.state.items() if k.startswith("network.")} for o in (outcome, plain)
-    ]
-    assert unequal(*network) == []
-    assert outcome.terms == plain.terms == {"supervised"}
+    ours, plain = AfterSteps(5), AfterSteps(5)
+    outcome = trial(run_of("image", KEY, **STEPS, **settings(warmup=warmup)), [ours])
+    trial(run_of("image", **STEPS), [plain])
+    assert ours.state and unequal(ours.state, plain.state) == []
+    assert outcome.terms == {"supervised", KEY}
+
+
+@pytest.mark.parametrize("warmup", [6, 50, 0.95])
+def test_a_warmup_of_the_whole_run_is_refused(warmup):
+    with pytest.raises(UserError, match=f"warmup={warmup} leaves none of the run.s 6 steps"):
+        trial(run_of("image", KEY, **STEPS, **settings(warmup=warmup)))
 
 
 def test_every_task_has_labels_of_its_own():
