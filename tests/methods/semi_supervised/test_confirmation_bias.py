@@ -197,7 +197,7 @@ def test_the_warmup_is_supervised_training(monkeypatch):
 
 
 def test_a_warmup_of_the_whole_run_is_refused():
-    with pytest.raises(UserError, match="warmup=6 leaves none of the run.s 6 steps"):
+    with pytest.raises(UserError, match="warmup=6 leaves none of the run's 6 steps"):
         trial(run_of("image", KEY, **STEPS, **settings(warmup=6)))
 
 

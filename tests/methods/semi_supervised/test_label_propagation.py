@@ -145,7 +145,7 @@ def test_the_warmup_is_supervised_training(warmup):
 
 @pytest.mark.parametrize("warmup", [6, 50, 0.95])
 def test_a_warmup_of_the_whole_run_is_refused(warmup):
-    with pytest.raises(UserError, match=f"warmup={warmup} leaves none of the run.s 6 steps"):
+    with pytest.raises(UserError, match=f"warmup={warmup} leaves none of the run's 6 steps"):
         trial(run_of("image", KEY, **STEPS, **settings(warmup=warmup)))
 
 
