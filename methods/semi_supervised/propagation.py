@@ -9,6 +9,7 @@ samples differ by many orders of magnitude.
 """
 
 import math
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -64,8 +65,10 @@ def affinity(similarity: Tensor, neighbors: Tensor, gamma: float) -> Tensor:
     columns = neighbors.flatten()
     weights = similarity.double().clamp_min(0).pow(gamma).flatten()
     pairs = torch.stack([torch.cat([rows, columns]), torch.cat([columns, rows])])
-    both = torch.sparse_coo_tensor(pairs, torch.cat([weights, weights]), (size, size))
-    return both.coalesce().to_sparse_csr()
+    both = torch.sparse_coo_tensor(pairs, torch.cat([weights, weights]), (size, size)).coalesce()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the form is of a beta state, says torch once a process
+        return both.to_sparse_csr()
 
 
 def normalized(affinity: Tensor) -> Tensor:
