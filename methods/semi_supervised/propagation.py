@@ -65,22 +65,27 @@ def affinity(similarity: Tensor, neighbors: Tensor, gamma: float) -> Tensor:
     columns = neighbors.flatten()
     weights = similarity.double().clamp_min(0).pow(gamma).flatten()
     pairs = torch.stack([torch.cat([rows, columns]), torch.cat([columns, rows])])
-    both = torch.sparse_coo_tensor(pairs, torch.cat([weights, weights]), (size, size)).coalesce()
+    both = torch.cat([weights, weights])
+    # to leave checks out is said, or torch warns
+    edges = torch.sparse_coo_tensor(pairs, both, (size, size), check_invariants=False).coalesce()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the form is of a beta state, says torch once a process
-        return both.to_sparse_csr()
+        # that the form is in a beta state, which torch says once a process
+        warnings.simplefilter("ignore")
+        return edges.to_sparse_csr()
 
 
 def normalized(affinity: Tensor) -> Tensor:
     """S = D^{-1/2} W D^{-1/2}, sparse [N, N]; a sample without edges has degree 1."""
-    edges = affinity.crow_indices().diff()
+    starts = affinity.crow_indices()
+    edges = starts.diff()
     ones = affinity.values().new_ones(len(edges), 1)
     degree = (affinity @ ones).squeeze(1)
     scale = torch.where(degree > 0, degree, 1.0).rsqrt()
     rows = scale.repeat_interleave(edges)
     columns = affinity.col_indices()
     values = affinity.values() * rows * scale[columns]
-    return torch.sparse_csr_tensor(affinity.crow_indices(), columns, values, affinity.shape)
+    shape = affinity.shape
+    return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
 
 
 def neighbor_graph(features: Tensor, count: int, gamma: float) -> Tensor:
