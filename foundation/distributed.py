@@ -101,3 +101,17 @@ def gather_with_gradient(value: Tensor) -> Tensor:
     if world_size() == 1:
         return value
     return _GatherRows.apply(value)
+
+
+def is_first_rank() -> bool:
+    """Whether this is the only process, or the first one."""
+    return world_size() == 1 or dist.get_rank() == 0
+
+
+def from_first_rank(value: Tensor) -> Tensor:
+    """The first rank's `value`; those of the others have the same shape and type."""
+    if world_size() == 1:
+        return value
+    value = value.detach().clone()
+    dist.broadcast(value, 0)
+    return value

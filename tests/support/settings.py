@@ -14,6 +14,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "fixmatch": {"threshold": 0.0, "weight": 5.0},
     "flexmatch": {"threshold": 0.2, "weight": 5.0},
     "noisy_student": {"threshold": 0.0},
+    "label_propagation": {"warmup": 0},
+    "confirmation_bias": {"warmup": 0},
     "remixmatch": {"strong_views": 2},
     "temporal_ensembling": {"weight": 100.0, "ramp": "constant"},
     "uda": {"threshold": 0.0, "weight": 5.0},
