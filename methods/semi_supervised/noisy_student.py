@@ -7,7 +7,6 @@ from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
-from recipes.predict.references import reference
 from torch import Tensor
 
 from datamodules.samplers import LiveOrder, Order, ShuffledPasses
@@ -15,6 +14,7 @@ from foundation.errors import UserError, nearest
 from foundation.randomness import generator
 from methods.semi_supervised.targets import confident, make_targets, scores_of
 from recipes.contract import Clock, Context, Declaration, Method, Seen, Survey, Table
+from recipes.predict.references import reference
 from recipes.services.tables import SampleTables
 from recipes.step import Step
 
@@ -168,7 +168,7 @@ class TeacherPredictions(SampleTables):
 
     selected: Tensor | None = None
 
-    def __init__(self, classes: Mapping[str, int], rows: int, seed: int):
+    def __init__(self, classes: Mapping[str, int], rows: int, seed: int = 0):
         super().__init__()
         self.classes = classes
         self.seed = seed
