@@ -27,6 +27,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "posthoc_logit_adjustment": {"tau": 2.0},
     "equalization_loss": {"threshold": 0.08},
     "bags": {"thresholds": [5], "beta": 1.0},
+    # of two ranks with half a batch each, too
+    "meta_sampler": {"candidates": 5, "lr": 0.1},
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
     "pgd_at": {"eps": 0.1, "steps": 2},
@@ -145,6 +147,10 @@ UNSEEN: dict[tuple[str, str], str] = {
     ),
     ("lbtw", "after_step"): (
         "ends an epoch, which three steps do not; tests/methods/multi_task/test_lbtw.py"
+    ),
+    ("meta_sampler", "terms"): (
+        "gives the gradient of its rates, on which after_batch acts; "
+        "tests/methods/long_tail/test_meta_sampler.py"
     ),
     ("bags", "prepare"): (
         "draws the samples that its losses use; tests/methods/long_tail/test_bags.py"
