@@ -44,7 +44,7 @@ class Dropping(nn.Module):
 class Bottleneck(nn.Module):
     """A(z) with its weights, and the hooks that add it to a network.
 
-    site: name of its layer. block: number of its block, and dropping: how many blocks run without
+    site: name of its layer. variant: its place in the block. block: number of its block, and dropping: how many blocks run without
         adapters; None if all run.
     """
 
@@ -58,6 +58,7 @@ class Bottleneck(nn.Module):
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
         self.site = site
+        self.variant = ""
         self.seen: Tensor | None = None
         self.block = 0
         self.dropping: Dropping | None = None
@@ -72,6 +73,12 @@ class Bottleneck(nn.Module):
 
     def _active(self, hidden: Tensor) -> Tensor:
         return self.dropout(self.activation(hidden))
+
+    def about(self) -> dict[str, Any]:
+        """What its weights do not tell, for their file."""
+        names = {function: name for name, function in ACTIVATIONS.items()}
+        activation = names.get(self.activation, "")
+        return {"variant": self.variant, "scale": self.scale, "activation": activation}
 
     def start(self, paper: bool) -> None:
         """Initialise: U = 0, so that the output is unchanged before training, and D as LoRA's A;
@@ -166,6 +173,20 @@ class Flow:
             if isinstance(module, nn.Dropout) and value is output and output is not None:
                 return module
         return layer
+
+    def end_of_branch(self, layer: nn.Module, block: nn.Module) -> nn.Module:
+        """The last module that a sub-layer's output passes before it is summed: behind dropout,
+        layer scale and drop path. layer: its output layer, in `block`."""
+        inside = [module for module in block.modules() if module is not block]
+        end = layer
+        passed = {layer}
+        while True:
+            output = self.outputs.get(end)
+            after = [m for m in inside if m not in passed and self.inputs.get(m) is output]
+            if output is None or not after:
+                return end
+            end = after[0]
+            passed.add(end)
 
     def last_norm(self, block: nn.Module, norms: Iterable[nn.Module]) -> nn.Module | None:
         """The norm whose output is the block's output, None if there is none."""

@@ -74,6 +74,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "lora": {"alpha": 256.0},
     # U starts at zero, so D would not move in the one step in which `adapter_drop` lets it
     "adapter": {"init": "houlsby"},
+    # fresh adapters: there is no run to take them from. Their effect is small at the start
+    "adapter_fusion": {"adapters": [None, None]},
     "dora": {"alpha": 1024.0},
     # factors that start at zero let the others move by the square of the rate, and the biases that D
     # scales start at zero
@@ -175,7 +177,7 @@ UNSEEN: dict[tuple[str, str], str] = {
 }
 
 # Terms that come once however many heads there are: of a head of the method's own, of parameters.
-ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity"})
+ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity", "identity"})
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 
@@ -258,6 +260,7 @@ NETWORK: dict[str, dict[str, dict[str, Any]]] = {
     for key in (
         "adapter",
         "adapter_drop",
+        "adapter_fusion",
         "ladder_side_tuning",
         "mam_adapter",
         "p_tuning_v2",
