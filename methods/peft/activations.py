@@ -44,8 +44,8 @@ class Dropping(nn.Module):
 class Bottleneck(nn.Module):
     """A(z) with its weights, and the hooks that add it to a network.
 
-    site: name of its layer. variant: its place in the block. block: number of its block, and dropping: how many blocks run without
-        adapters; None if all run.
+    site: name of its layer. variant: its place in the block. block: number of its block, and
+        dropping: how many blocks run without adapters; None if all run.
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from recipes.networks.network import Network
 from recipes.step import Step
 
 OFF_DIAGONAL = 1e-6  # of V at the start
+FRESH = "fresh"  # in place of a run: an adapter that nobody trained
 
 
 def attention(h: Tensor, changes: Tensor, query: nn.Linear, key: nn.Linear) -> Tensor:
@@ -89,8 +90,8 @@ class Fusion(nn.Module):
 
 
 class AdapterFusion(Adapter):
-    """o = Σ_n p_n V (F + A_n(h)), p = softmax_n((Q h)·(K A_n(h))): in every block, an attention over
-    the adapters of finished runs takes the place of the feed-forward part's output F.
+    """o = Σ_n p_n V (F + A_n(h)), p = softmax_n((Q h)·(K A_n(h))): in every block, an attention
+    over the adapters of finished runs takes the place of the feed-forward part's output F.
 
     h is the adapters' input: LN(x + F), and the block's output LN(x + o), in post-norm blocks
     (BERT); x + F and x + o in pre-norm ones (ViT). Adapters and backbone are frozen; Q, K, V and
@@ -102,7 +103,7 @@ class AdapterFusion(Adapter):
     effect. Not merged into weights. Learning rates: AdamW 5e-5 (paper) to 5e-4.
 
     adapters: runs whose adapters are fused, two or more: folder or checkpoint, `{NAME}`: that of
-        stage NAME; null in the list: fresh weights, to compare with. The delta file beside the
+        stage NAME; `fresh`: an untrained adapter, to compare with. The delta file beside the
         checkpoint is read.
     bottleneck: width m of the adapters, at least 1; 64.
     scale: s of the adapters, above 0; 1.
@@ -115,7 +116,7 @@ class AdapterFusion(Adapter):
 
     def __init__(
         self,
-        adapters: list[str | None] | None = None,
+        adapters: list[str] | None = None,
         bottleneck: Count = 64,
         scale: Scale = 1.0,
         activation: Literal["relu", "gelu", "silu", "identity"] = "relu",
@@ -126,7 +127,7 @@ class AdapterFusion(Adapter):
         self.preserves = False
         self.adapters = adapters or []
         self.regularisation = regularisation
-        named = [place for place in self.adapters if place is not None]
+        named = [place for place in self.adapters if place != FRESH]
         for place in named:
             if named.count(place) > 1:
                 problem = (
@@ -149,7 +150,7 @@ class AdapterFusion(Adapter):
             raise UserError(option, problem, remedy)
         super().attach(network)
         for number, place in enumerate(self.adapters):
-            if place is not None:
+            if place != FRESH:
                 own = [layer.adapters[number] for layer in fusions(network, self.key)]
                 copy_adapter(place, network, own, option)
 

@@ -64,7 +64,7 @@ def without_files(
                     node[name] = None
             if isinstance(node.get("adapters"), ListConfig):
                 # as many as there were: their number is part of the structure
-                node["adapters"] = [None] * len(node["adapters"])
+                node["adapters"] = ["fresh"] * len(node["adapters"])
     return config
 
 

@@ -75,7 +75,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     # U starts at zero, so D would not move in the one step in which `adapter_drop` lets it
     "adapter": {"init": "houlsby"},
     # fresh adapters: there is no run to take them from. Their effect is small at the start
-    "adapter_fusion": {"adapters": [None, None]},
+    "adapter_fusion": {"adapters": ["fresh", "fresh"]},
     "dora": {"alpha": 1024.0},
     # factors that start at zero let the others move by the square of the rate, and the biases that D
     # scales start at zero
@@ -137,6 +137,7 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("focal_loss", "class_losses"): ("binary losses", {"mode": "sigmoid"}),
     ("equalization_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
     ("cost_sensitive_ce", "class_losses"): ("the expected cost", {"form": "expected_cost"}),
+    ("child_tuning", "build"): ("the masks of mode D", {"mode": "D"}),
     ("sluice", "terms"): ("the penalty of trained weights", {"penalty": 0.1}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
@@ -163,6 +164,9 @@ UNSEEN: dict[tuple[str, str], str] = {
     ("remixmatch", "parameter_groups"): (
         "the rotation head, which texts do not have; "
         "tests/methods/semi_supervised/test_remixmatch.py"
+    ),
+    ("child_tuning", "after_batch"): (
+        "takes decay back, of which there is none; tests/methods/peft/test_child_tuning.py"
     ),
     ("adapter_drop", "prepare"): (
         "sets how many adapters run; tests/methods/peft/test_adapter_drop.py"

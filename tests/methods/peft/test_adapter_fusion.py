@@ -41,7 +41,7 @@ TRANSFORMERS = [
     "modernbert",
     "deberta",
 ]
-UNTRAINED = [None, None, None]
+UNTRAINED = ["fresh"] * 3
 
 
 def linear(weight, bias=None):
@@ -274,4 +274,4 @@ def test_the_file_of_an_earlier_version_is_refused(tmp_path):
     state, about = read_delta_file(file, "")
     save_file(state, file, metadata={k: v for k, v in about.items() if k != "structure"})
     with pytest.raises(UserError, match="was written by an earlier version"):
-        operate(AdapterFusion([str(run), None], 4), network("bert"), "fusion")
+        operate(AdapterFusion([str(run), "fresh"], 4), network("bert"), "fusion")

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from foundation.errors import UserError
 from methods.peft.adapter import Adapter
-from methods.peft.ladder_side_tuning import LadderSideTuning, heads_for
+from methods.peft.ladder import heads_for
+from methods.peft.ladder_side_tuning import LadderSideTuning
 from recipes.networks.taps import INPUT, tapped
 from recipes.services.teacher import copy_sharing_frozen
 from recipes.step import Embedded
