@@ -88,6 +88,10 @@ class PartLoaders(LightningDataModule):
         total = max(trainer.max_steps, 0) * trainer.accumulate_grad_batches
         return trainer.global_rank, trainer.world_size, total
 
+    def _accumulated(self) -> int:
+        """Micro-batches of an optimizer step."""
+        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+
     def _device(self) -> torch.device:
         """The trainer's device, the CPU without a trainer."""
         if self.trainer is None:
@@ -134,10 +138,12 @@ class PartLoaders(LightningDataModule):
     def test_dataloader(self) -> list[BatchLoader]:
         return [self.evaluation_loader(name) for name in self.evaluated("test")]
 
-    def pass_over(self, name: str) -> BatchLoader:
-        """One pass over a whole part in its own order, on every rank, in evaluation batches."""
+    def share_loader(self, name: str, batch_size: int | None = None) -> BatchLoader:
+        """One pass over a part in its own order, each rank over its share, which has at least one
+        sample. batch_size: None: that of evaluation."""
         part = self._placed(self.parts[name])
-        sampler = ShareSampler(len(part), self.eval_batch_size)
+        rank, world, _ = self._where()
+        sampler = ShareSampler(len(part), batch_size or self.eval_batch_size, rank, world)
         return BatchLoader(PartDataset(part), sampler, **self._options(part))
 
     def transfer_batch_to_device(

@@ -84,6 +84,21 @@ class ShuffledPasses(Blocks):
         return torch.randperm(self.length, generator=source)
 
 
+class LiveOrder:
+    """An order that changes while the run trains: `newest` gives the present one. Positions count
+    from the begin of the run in each of them.
+
+    The loader reads no further than to the next survey of the method (`StepSampler.stretches`), so
+    every batch is of the order that was the newest when its step began, with workers as well.
+    """
+
+    def __init__(self, newest: Callable[[], Order]):
+        self.newest = newest
+
+    def take(self, start: int, stop: int) -> Tensor:
+        return self.newest().take(start, stop)
+
+
 class StepSampler(Sampler):
     """For each micro-batch s of a run: {"position": s, stream: positions in the stream} for one
     rank.
@@ -93,6 +108,7 @@ class StepSampler(Sampler):
         equal contiguous parts.
     total: micro-batches of the whole run.
     start: called at the begin of each iteration, returns the first micro-batch.
+    horizon: the micro-batch up to which the orders are known at micro-batch s; see `stretches`.
     """
 
     def __init__(
@@ -103,6 +119,7 @@ class StepSampler(Sampler):
         rank: int = 0,
         world: int = 1,
         start: Callable[[], int] = lambda: 0,
+        horizon: Callable[[int], int] | None = None,
     ):
         for stream, size in batch_sizes.items():
             if size % world:
@@ -115,6 +132,19 @@ class StepSampler(Sampler):
         self.rank = rank
         self.world = world
         self.start = start
+        self.horizon = horizon or (lambda step: total)
+        self.stretch: tuple[int, int] | None = None  # the micro-batches that are read; None: all
+
+    def stretches(self) -> Iterator[None]:
+        """Set the sampler to one stretch of the run after the other, in each of which all orders
+        are known. The next one may only be asked for when all steps of the last are done."""
+        step = self.start()
+        while step < self.total:
+            stop = min(self.horizon(step), self.total)
+            self.stretch = (step, stop)
+            yield
+            step = stop
+        self.stretch = None
 
     def block(self, step: int, steps: int) -> Iterator[dict[str, int | Tensor]]:
         """What this rank reads in the micro-batches [step, step + steps)."""
@@ -130,8 +160,9 @@ class StepSampler(Sampler):
             }
 
     def __iter__(self) -> Iterator[dict[str, int | Tensor]]:
-        for step in range(self.start(), self.total, BLOCK):
-            yield from self.block(step, min(BLOCK, self.total - step))
+        start, stop = self.stretch or (self.start(), self.total)
+        for step in range(start, stop, BLOCK):
+            yield from self.block(step, min(BLOCK, stop - step))
 
     def __len__(self) -> int:
         return self.total

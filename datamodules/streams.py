@@ -267,6 +267,11 @@ class StepLoader(BatchLoader):
         self._state = state
         self._restore = restore
 
+    def __iter__(self) -> Iterator[Any]:
+        # in each stretch all orders are known; a run without live orders has one
+        for _ in self.sampler.stretches():  # type: ignore[attr-defined]
+            yield from super().__iter__()
+
     def state_dict(self) -> dict[str, Any]:
         return self._state()
 

@@ -1,25 +1,33 @@
 """Samples without labels beside a labeled set: `data.unlabeled=FOLDER_OR_FILE`."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from datamodules.further_sets import without_targets
 from datamodules.joined import Joined
 from datamodules.names import expanded, printable
 from datamodules.picture_form import PictureForm
 from datamodules.source import DataInfo, Source, Splits
-from datamodules.sources.files import check_regular, files_below
 from datamodules.sources.folder_source import FolderSource
+from datamodules.sources.lines import stream_lines
+from datamodules.sources.listing import listed
+from datamodules.sources.path_list import PathList
 from datamodules.sources.pictures import check_pictures, endings
-from datamodules.sources.tables import SUFFIXES, lines_of, read_rows, read_text, shown, text_of
+from datamodules.sources.stored_rows import Read, is_stored, stored_rows
+from datamodules.sources.stored_texts import Stored, StoredTexts, digests_of, joined
+from datamodules.sources.tables import SUFFIXES, read_rows, shown, text_of
 from datamodules.sources.text import TextSource, joined_texts
 from foundation.errors import UserError, nearest
 
 KEY = "data.unlabeled"
 PLAIN = ".txt"  # one text a line
 TEXT = "text"  # usual name of the column
+BLOCK = 2**20  # digests that are compared at once
 
 
 def with_unlabeled(
@@ -43,11 +51,12 @@ def with_unlabeled(
     if info.kind == "text":
         train = splits.train
         assert isinstance(train, TextSource)
-        texts = []
+        texts: list[Sequence[str]] = []
         for place in places:
             source = known.get(place)
-            texts += source.texts if isinstance(source, TextSource) else texts_of(place, loader)
-        return replace(splits, train=joined_texts(train, texts))
+            known_texts = source.texts if isinstance(source, TextSource) else None
+            texts.append(texts_of(place, loader) if known_texts is None else known_texts)
+        return replace(splits, train=joined_texts(train, joined(texts)))
     check = getattr(loader, "check", "all")
     more = [
         without_targets(known[place]) if place in known else pictures_of(place, info, check)
@@ -85,13 +94,11 @@ def existing(place: str, what: str) -> Path:
 
 
 # -- pictures --------------------------------------------------------------------------------------
-def picture_files(place: str, form: PictureForm) -> list[Path]:
+def picture_files(place: str, form: PictureForm) -> PathList:
     """All pictures below a folder, at any depth, sorted. Raises UserError if there are none."""
     folder = existing(place, "folder")
     suffixes = endings(form)
-    paths = files_below(folder, suffixes)
-    for path in paths:
-        check_regular(path)
+    paths = listed([folder], suffixes).paths
     if not paths:
         problem = f"no pictures ({', '.join(sorted(suffixes))}) in it or in its folders"
         raise UserError(f"{KEY}={printable(place)}", problem)
@@ -103,34 +110,55 @@ def pictures_of(place: str, info: DataInfo, check: str) -> FolderSource:
     paths = picture_files(place, info.form)
     source = FolderSource(paths, {}, {}, info.form, expanded(place))
     if check == "all":
-        check_pictures(source.paths.tolist(), info.form)
+        check_pictures(source.paths, info.form)
     return source
 
 
 # -- texts -----------------------------------------------------------------------------------------
-def texts_of(place: str, loader: Any) -> list[str]:
+def texts_of(place: str, loader: Any) -> Sequence[str]:
     """The texts of a file: lines of a txt, or one column of a csv, tsv, jsonl or parquet. A
-    column with labels is not read. Raises UserError."""
+    column with labels is not read. Those of a large file stay in the cache folder. Raises
+    UserError."""
     path = existing(place, "file")
-    encoding = getattr(loader, "encoding", "utf-8")
-    if path.suffix.lower() == PLAIN:
-        lines = lines_of(read_text(path, encoding, "data.source.encoding"))
-        texts = [line.strip() for line in lines if line.strip()]
-    elif path.suffix.lower() in SUFFIXES:
-        texts = column_of(path, loader, encoding)
-    else:
+    if path.suffix.lower() not in (*SUFFIXES, PLAIN):
         known = ", ".join([*SUFFIXES, PLAIN])
         problem = f"suffix '{path.suffix}' is not a known format"
         raise UserError(f"{KEY}={printable(place)}", problem, f"expected {known}")
-    if not texts:
+    texts = (
+        stored_texts(path, loader) if is_stored(path, getattr(loader, "cache", "auto")) else None
+    )
+    if texts is None:
+        texts = [text for _, text in numbered_texts(path, loader)]
+    if not len(texts):
         raise UserError(f"{KEY}={printable(place)}", "has no texts", "expected at least one")
     return texts
 
 
-def column_of(path: Path, loader: Any, encoding: str) -> list[str]:
+def stored_texts(path: Path, loader: Any) -> Sequence[str] | None:
+    """The texts in the cache folder; None if it cannot be written."""
+    settings = [getattr(loader, name, None) for name in ("encoding", "header", "text_column")]
+
+    def read() -> Iterator[Read]:
+        return ((line, text, ()) for line, text in numbered_texts(path, loader))
+
+    rows = stored_rows(path, f"unlabeled {settings}", (), read)
+    return None if rows is None else rows.values
+
+
+def numbered_texts(path: Path, loader: Any) -> Iterator[tuple[int, str]]:
+    """The texts of a file with their lines, one after the other."""
+    encoding = getattr(loader, "encoding", "utf-8")
+    if path.suffix.lower() != PLAIN:
+        yield from column_of(path, loader, encoding)
+        return
+    for number, line in enumerate(stream_lines(path, encoding, "data.source.encoding"), 1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def column_of(path: Path, loader: Any, encoding: str) -> Iterator[tuple[int, str]]:
     header = getattr(loader, "header", True)
     column = getattr(loader, "text_column", TEXT)
-    texts = []
     format = SUFFIXES[path.suffix.lower()]
     key = "data.source.encoding"
     for line, row in read_rows(path, format, encoding, header, key, columns=[column]):
@@ -143,24 +171,41 @@ def column_of(path: Path, loader: Any, encoding: str) -> list[str]:
         if text is None:
             problem = f"text missing (column '{name}' is {shown(row[name])})"
             raise UserError(f"{path}:{line}", problem, "expected one in every row")
-        texts.append(text)
-    return texts
+        yield line, text
 
 
 # -- overlap ---------------------------------------------------------------------------------------
 def shared_with_test(splits: Splits) -> tuple[int, str]:
     """How many training samples are test samples as well, by file or by text, and the first."""
-    tested = set(identities(splits.test))
+    train, test = identities(splits.train), identities(splits.test)
+    if isinstance(train, Stored) or isinstance(test, Stored):
+        train, test = alike(train, test), alike(test, train)
+    tested = set(test)
     if not tested:
         return 0, ""
-    shared = [name for name in identities(splits.train) if name in tested]
-    return len(shared), shared[0] if shared else ""
+    shared = [name for name in train if name in tested]
+    return len(shared), os.fsdecode(shared[0]) if shared else ""
 
 
-def identities(source: Source) -> Sequence[str]:
+def alike(texts: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The texts whose digest is that of one of the others: only these need to be read."""
+    known = np.sort(digests_of(others))
+    own = digests_of(texts)
+    rows = []
+    for start in range(0, len(own) if len(known) else 0, BLOCK):
+        block = own[start : start + BLOCK]
+        places = np.searchsorted(known, block).clip(max=len(known) - 1)
+        rows.append((known[places] == block).nonzero()[0] + start)
+    found = np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int64)
+    if isinstance(texts, StoredTexts):
+        return list(texts.taken(found))
+    return [texts[row] for row in found.tolist()]
+
+
+def identities(source: Source) -> Sequence[Any]:
     """What makes a sample the same in two parts: its file, its text; nothing of others."""
     if isinstance(source, Joined):
         return [name for part in source.sources for name in identities(part)]
     if isinstance(source, FolderSource):
-        return source.paths.tolist()
+        return list(source.paths.raw())  # to decode a million takes a second
     return source.texts if isinstance(source, TextSource) else ()

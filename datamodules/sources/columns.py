@@ -1,12 +1,13 @@
 """A table of a user's own: one column has the samples, texts or paths, others have labels."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from datamodules.sources.coded_names import distinct
 from datamodules.sources.tables import SUFFIXES, label_of, read_rows, shown, text_of
 from datamodules.sources.text import Labels
 from foundation.errors import UserError, nearest
@@ -20,11 +21,12 @@ WHOLE_NUMBER = re.compile(r"-?[0-9]{1,1000}")
 class Rows:
     """What a table has. values: texts or paths. labels: class names by task, None for no label.
     lines: where the rows are in the file. parts: the part of each, empty without a split column.
-    marks: by column of marks, whether each row has it."""
+    marks: by column of marks, whether each row has it.
+    Of a large file of texts, values, labels and lines stay in files."""
 
-    values: list[str] = field(default_factory=list)
+    values: Sequence[str] = field(default_factory=list)
     labels: Labels = field(default_factory=dict)
-    lines: list[int] = field(default_factory=list)
+    lines: Sequence[int] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
     marks: dict[str, list[bool]] = field(default_factory=dict)
 
@@ -53,21 +55,49 @@ class Columns:
 
     def read(self, path: Path) -> Rows:
         """All rows of a table. Raises UserError, one line with the file and the line or column."""
-        found = Rows(
-            labels={task: [] for task in self.tasks}, marks={name: [] for name in self.marks}
-        )
+        values: list[str] = []
+        lines: list[int] = []
+        parts: list[str] = []
+        labels: dict[str, list[str | None]] = {task: [] for task in self.tasks}
+        marks: dict[str, list[bool]] = {name: [] for name in self.marks}
         for line, row in self.rows(path):
-            found.values.append(self.value_of(path, line, row))
-            for task, column in self.tasks.items():
-                found.labels[task].append(self.label_of(path, line, row, column))
+            value, names, part = self.cells_of(path, line, row)
+            values.append(value)
+            lines.append(line)
+            for task, name in zip(self.tasks, names, strict=True):
+                labels[task].append(name)
             if self.split:
-                found.parts.append(self.split_of(path, line, row))
+                parts.append(part)
             for name in self.marks:
-                found.marks[name].append(self.mark_of(path, line, row, name))
-            found.lines.append(line)
-        if not found.values:
-            raise UserError(f"{path}: no rows; expected {self.what}s with labels")
+                marks[name].append(self.mark_of(path, line, row, name))
+        found = Rows(values, dict(labels), lines, parts, marks)
+        self.check_any(path, found)
         return found
+
+    def cells(self, path: Path) -> Iterator[tuple[int, str, list[str | None], str]]:
+        """The line, the value, the label of each task and the part of every row, one after the
+        other. Raises UserError as `read`."""
+        for line, row in self.rows(path):
+            yield line, *self.cells_of(path, line, row)
+
+    def cells_of(
+        self, path: Path, line: int, row: dict[str, Any]
+    ) -> tuple[str, list[str | None], str]:
+        """The value, the label of each task and the part of a row; "" without a split column."""
+        value = self.value_of(path, line, row)
+        labels = [self.label_of(path, line, row, column) for column in self.tasks.values()]
+        return value, labels, self.split_of(path, line, row) if self.split else ""
+
+    def check_any(self, path: Path, rows: Rows) -> None:
+        """Raise UserError for a table without rows."""
+        if not len(rows.values):
+            raise UserError(f"{path}: no rows; expected {self.what}s with labels")
+
+    @property
+    def settings(self) -> str:
+        """All that a cell's value and label depend on."""
+        form = (self.value, self.tasks, self.format, self.encoding, self.header, self.unlabeled)
+        return repr(form)
 
     def check(self, path: Path) -> None:
         """Raise UserError if the first row of a table is not as the settings say."""
@@ -78,7 +108,7 @@ class Columns:
 
     def rows(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         format = self.format_of(path)
-        needed = [self.value, *self.tasks.values(), *filter(None, [self.split])]
+        needed = [self.value, *self.tasks.values(), *filter(None, [self.split]), *self.marks]
         key = "data.source.encoding"
         return read_rows(path, format, self.encoding, self.header, key, columns=needed)
 
@@ -175,10 +205,7 @@ def class_names(labels: Iterable[str]) -> list[str]:
 
 def named_classes(labels: Labels) -> dict[str, list[str]]:
     """The classes of every task that occur."""
-    return {
-        task: class_names(value for value in values if value is not None)
-        for task, values in labels.items()
-    }
+    return {task: class_names(distinct(values)) for task, values in labels.items()}
 
 
 def classes_of(path: Path, labels: Labels, tasks: dict[str, str]) -> dict[str, list[str]]:
@@ -197,6 +224,8 @@ def check_known(path: Path, rows: Rows, classes: dict[str, list[str]], where: ob
     have."""
     for task, names in classes.items():
         known = set(names)
+        if distinct(rows.labels[task]) <= known:
+            continue
         for label, line in zip(rows.labels[task], rows.lines, strict=True):
             if label is not None and label not in known:
                 raise UserError(

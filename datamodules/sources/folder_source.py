@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules.names import printable
 from datamodules.picture_form import PictureForm
 from datamodules.source import Kind, Source
-from datamodules.sources.files import ends_of, file_size
+from datamodules.sources.files import ends_of
+from datamodules.sources.path_list import PathList
 from datamodules.sources.pictures import read_picture
 from foundation.errors import UserError
 
@@ -36,9 +36,7 @@ class FolderSource(Source):
         form: PictureForm,
         root: Path | None = None,
     ):
-        # one array instead of a list of strings: touching reference counts of a list would copy
-        # its memory pages in every worker process
-        self.paths = np.array([str(path) for path in paths])
+        self.paths = PathList.of(paths)
         self.targets = targets
         self.classes = classes
         self.form = form
@@ -69,9 +67,9 @@ class FolderSource(Source):
         paths = self.paths[rows].tolist()
         every = -(-len(self.paths) // SIGNED_FILES)
         names = [path.removeprefix(self.root) for path in paths]
-        sizes = [file_size(path) for path in paths]
+        sizes = self.paths.status()[rows, 0].tolist()
         entries = "\0".join([*names, *map(str, sizes)]).encode("utf-8", "surrogateescape")
         return b"\0".join([entries, *map(ends_of, paths[::every])])
 
     def name_of(self, row: int) -> str:
-        return str(self.paths[row]).removeprefix(self.root)
+        return self.paths[row].removeprefix(self.root)

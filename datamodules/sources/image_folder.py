@@ -15,8 +15,10 @@ from torch import Tensor
 from datamodules.names import is_unicode, printable
 from datamodules.picture_form import Fit, square
 from datamodules.source import DataInfo, Source, Splits
-from datamodules.sources.files import check_regular, entries, files_below
+from datamodules.sources.files import check_regular, entries
 from datamodules.sources.folder_source import FolderSource
+from datamodules.sources.listing import listed
+from datamodules.sources.path_list import PathList
 from datamodules.sources.pictures import check_pictures, endings
 from datamodules.sources.standard import existing_folder
 from datamodules.splits import class_counts, take_per_class, validation_counts
@@ -60,20 +62,15 @@ def class_folders(folder: Path) -> list[str]:
 
 def list_pictures(
     folder: Path, names: Sequence[str], suffixes: Collection[str]
-) -> tuple[list[Path], Tensor]:
+) -> tuple[PathList, Tensor]:
     """Image files below folder/CLASS, sorted, and their labels. A class may have no folder."""
-    paths, labels = [], []
-    for label, name in enumerate(names):
-        found = files_below(folder / name, suffixes) if (folder / name).is_dir() else []
-        for path in found:
-            check_regular(path)
-        paths += found
-        labels += [label] * len(found)
-    if not paths:
+    there = [label for label, name in enumerate(names) if (folder / name).is_dir()]
+    found = listed([folder / names[label] for label in there], suffixes)
+    if not len(found.paths):
         raise UserError(
             f"{folder}: no pictures ({', '.join(sorted(suffixes))}) in its class folders"
         )
-    return paths, torch.tensor(labels, dtype=torch.int64)
+    return found.paths, torch.tensor(there).repeat_interleave(torch.from_numpy(found.counts))
 
 
 def part_folders(folder: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -105,18 +102,14 @@ def unlabeled_folders(folder: Path) -> list[Path]:
     return [path for path in found if path.is_dir()]
 
 
-def unlabeled_pictures(folders: Sequence[Path], suffixes: Collection[str]) -> list[Path]:
+def unlabeled_pictures(folders: Sequence[Path], suffixes: Collection[str]) -> PathList:
     """All pictures below these folders. Raises UserError for one that has none."""
-    paths: list[Path] = []
-    for folder in folders:
-        found = files_below(folder, suffixes)
-        if not found:
+    found = listed(folders, suffixes)
+    for folder, count in zip(folders, found.counts.tolist(), strict=True):
+        if not count:
             problem = f"no pictures ({', '.join(sorted(suffixes))}) in it or in its folders"
             raise UserError(printable(str(folder)), problem, "add some, or remove the folder")
-        for path in found:
-            check_regular(path)
-        paths += found
-    return paths
+    return found.paths
 
 
 class ImageFolder:
@@ -192,11 +185,11 @@ class ImageFolder:
         parts = part_folders(folder, names)
         splits = self._divided(folder, parts) if parts else self._cut(folder, names)
         more = unlabeled_pictures(unlabeled_folders(folder), endings(self.form))
-        if not more:
+        if not len(more):
             return splits
         train = splits.train
         assert isinstance(train, FolderSource)
-        paths = [*map(Path, train.paths.tolist()), *more]
+        paths = PathList.joined([train.paths, more])
         labels = torch.cat([train.targets["label"], torch.full((len(more),), -1)])
         everything = torch.ones(len(labels), dtype=torch.bool)
         names = train.classes["label"]
@@ -249,12 +242,12 @@ class ImageFolder:
             parts += [splits.val, splits.test]
         for source in parts:
             if isinstance(source, FolderSource):
-                check_pictures(source.paths.tolist(), source.form)
+                check_pictures(source.paths, source.form)
 
     def _part(
-        self, paths: Sequence[Path], labels: Tensor, mask: Tensor, names: Sequence[str], root: Path
+        self, paths: PathList, labels: Tensor, mask: Tensor, names: Sequence[str], root: Path
     ) -> FolderSource:
-        rows = mask.nonzero().flatten().tolist()
-        files = [paths[row] for row in rows]
+        rows = mask.nonzero().flatten().numpy()
+        files = paths[rows]
         targets = {"label": labels[mask]}
         return FolderSource(files, targets, {"label": list(names)}, self.form, root)

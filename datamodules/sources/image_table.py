@@ -167,7 +167,7 @@ class ImageTable:
         parts += [splits.val, splits.test] if self.check != "none" else []
         for part in parts:
             if isinstance(part, FolderSource):
-                check_pictures(part.paths.tolist(), part.form)
+                check_pictures(part.paths, part.form)
         return splits
 
     # -- parts -------------------------------------------------------------------------------------

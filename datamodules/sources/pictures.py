@@ -18,6 +18,7 @@ from datamodules.names import printable
 from datamodules.picture_form import PictureForm
 from datamodules.sources.bands import BAND_ENDINGS, read_bands
 from datamodules.sources.files import check_regular
+from datamodules.sources.path_list import PathList
 from datamodules.sources.standard import cache_folder
 from foundation.errors import UserError
 
@@ -139,6 +140,7 @@ def check_pictures(paths: Sequence[str], form: PictureForm) -> None:
     Files that passed are not decoded again until one of them changes: a stamp in the cache folder
     has their names, sizes and times.
     """
+    paths = PathList.of(paths)
     stamp = cache_folder() / "checked_pictures" / fingerprint(paths, form)
     if stamp.exists():
         return
@@ -148,10 +150,12 @@ def check_pictures(paths: Sequence[str], form: PictureForm) -> None:
             "(data.source.check=none skips this)",
             file=sys.stderr,
         )
-    threads = min(THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(_error, paths, repeat(form))
-        errors = [error for error in results if error is not None]
+    errors: list[UserError] = []
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        # in blocks: what waits for a thread takes a kilobyte each
+        for start in range(0, len(paths), MANY):
+            results = pool.map(_error, paths[start : start + MANY], repeat(form))
+            errors += [error for error in results if error is not None]
     if errors:
         first = errors[0]
         others = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
@@ -163,17 +167,13 @@ def check_pictures(paths: Sequence[str], form: PictureForm) -> None:
         pass  # without a cache folder the next run checks again
 
 
-def fingerprint(paths: Sequence[str], form: PictureForm) -> str:
+def fingerprint(paths: PathList, form: PictureForm) -> str:
     """A digest of names, sizes and times of the files, and of what they are converted to."""
     digest = hashlib.blake2b(str(form).encode(), digest_size=16)
-    for path in paths:
-        entry = f"\0{path}"
-        try:
-            status = os.stat(path)  # noqa: PTH116
-            entry += f"\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-        except OSError:
-            pass  # decoding names it
-        digest.update(entry.encode(errors="surrogateescape"))
+    whole = paths.compact()
+    digest.update(whole.buffer)
+    digest.update(whole.bounds.tobytes())
+    digest.update(paths.status().tobytes())
     return digest.hexdigest()
 
 

@@ -1,18 +1,19 @@
 """Rows of csv, tsv, jsonl and parquet files, and what their cells mean."""
 
-import codecs
 import csv
-import io
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from datamodules.names import is_unicode, printable
-from datamodules.sources.files import check_regular, no_such_file
+from datamodules.sources.files import file_size
+from datamodules.sources.lines import read_text as read_text
+from datamodules.sources.lines import stream_lines
 from datamodules.sources.parquet import parquet_rows
 from foundation.errors import UserError
 
@@ -33,47 +34,6 @@ Row = tuple[int, dict[str, Any]]  # line number in the file, and values by colum
 
 
 # -- files -----------------------------------------------------------------------------------------
-def read_text(path: Path, encoding: str = "utf-8", setting: str = "") -> str:
-    """The whole file with `\\n` as the end of its lines. Raises UserError if it is missing, not
-    readable or not in this encoding.
-
-    setting: the key that changes the encoding, for the message.
-    """
-    check_regular(path)
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise no_such_file(path) from None
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); expected a readable file"
-        ) from None
-    text = _decoded(raw, path, encoding, setting).replace("\r\n", "\n")
-    # a single \r is a character of a line, unless the whole file ends its lines so
-    return text if "\n" in text else text.replace("\r", "\n")
-
-
-def _decoded(raw: bytes, path: Path, encoding: str, setting: str) -> str:
-    codec = encoding
-    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-        codec = "utf-8-sig"  # skips the byte-order mark that some programs write
-    try:
-        return raw.decode(codec)
-    except LookupError:
-        raise UserError(
-            f"{setting or 'encoding'}={encoding}: no such encoding; expected one like utf-8 or "
-            "latin-1"
-        ) from None
-    except UnicodeError as error:
-        reason = str(error)
-        if isinstance(error, UnicodeDecodeError):
-            reason = f"byte {error.start} is 0x{raw[error.start]:02x}"
-        wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        other = "utf-16" if wide else "e.g. latin-1"
-        remedy = f"expected another {setting}, {other}" if setting else f"save it as {encoding}"
-        raise UserError(f"{path}: not {encoding} ({reason}); {remedy}") from None
-
-
 def read_rows(
     path: Path,
     format: str,
@@ -83,8 +43,8 @@ def read_rows(
     blank: bool = False,
     columns: Collection[str] | None = None,
 ) -> Iterator[Row]:
-    """Rows with the line they start on; of parquet, with their number. Without a header the columns
-    are called 0, 1, …
+    """Rows with the line they start on, read one after the other; of parquet, with their number.
+    Without a header the columns are called 0, 1, …
 
     blank: blank lines are rows too, without values; else they are skipped, and an empty file is
         refused.
@@ -92,12 +52,19 @@ def read_rows(
     """
     if format == "parquet":
         return parquet_rows(path, encoding, header, columns)
-    text = read_text(path, encoding, setting)
-    if not text.strip() and not blank:
+    lines = stream_lines(path, encoding, setting)
+    before: list[str] = []  # what lies before the first line that is not blank, and that line
+    for line in lines:
+        before.append(line)
+        if line.strip():
+            break
+    first = before[-1] if before else ""
+    if not first.strip() and not blank:
         raise UserError(f"{path}: the file is empty; expected texts with labels")
+    whole = chain(before, lines)
     if format == "jsonl":
-        return _json_rows(path, text, blank)
-    return _table_rows(path, text, format, header, blank)
+        return _json_rows(path, whole, blank)
+    return _table_rows(path, whole, first.rstrip("\n"), format, header, blank)
 
 
 def lines_of(text: str) -> list[str]:
@@ -107,10 +74,11 @@ def lines_of(text: str) -> list[str]:
 
 
 # -- jsonl -----------------------------------------------------------------------------------------
-def _json_rows(path: Path, text: str, blank: bool) -> Iterator[Row]:
+def _json_rows(path: Path, lines: Iterable[str], blank: bool) -> Iterator[Row]:
     # one decoder: json.loads would make a new one for every line
     decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
-    for number, line in enumerate(lines_of(text), 1):
+    for number, ended in enumerate(lines, 1):
+        line = ended.removesuffix("\n")
         if not line.strip():
             if blank:
                 yield number, {}
@@ -138,13 +106,16 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 # -- csv and tsv -----------------------------------------------------------------------------------
-def _table_rows(path: Path, text: str, format: str, header: bool, blank: bool) -> Iterator[Row]:
+def _table_rows(
+    path: Path, lines: Iterable[str], first: str, format: str, header: bool, blank: bool
+) -> Iterator[Row]:
+    """first: the first line that is not blank."""
     style: dict[str, Any] = {"delimiter": ","}
     if format == "tsv":
         style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     # a field may be as long as the file; the limit belongs to the process, it is only ever raised
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    reader = csv.reader(io.StringIO(text, newline="\n"), strict=True, **style)
+    csv.field_size_limit(max(csv.field_size_limit(), file_size(str(path))))
+    reader = csv.reader(lines, strict=True, **style)
     names: list[str] | None = None
     start = 1
     try:
@@ -158,19 +129,19 @@ def _table_rows(path: Path, text: str, format: str, header: bool, blank: bool) -
                 continue
             if names is None and header:
                 names = _header(path, line, cells)
-                _check_delimiter(path, text, len(names), style["delimiter"])
+                _check_delimiter(path, first, len(names), style["delimiter"])
                 continue
             if names is None:
                 names = [str(i) for i in range(len(cells))]
             if len(cells) != len(names):
-                _check_delimiter(path, text, len(names), style["delimiter"])
+                _check_delimiter(path, first, len(names), style["delimiter"])
                 raise UserError(
                     f"{path}:{line}: {len(cells)} fields; expected {len(names)} "
                     f"({', '.join(names)})"
                 )
             yield line, dict(zip(names, cells, strict=True))
     except csv.Error as error:
-        _check_delimiter(path, text, 1, style["delimiter"])
+        _check_delimiter(path, first, 1, style["delimiter"])
         raise UserError(
             f"{path}:{start}: broken {format} ({error}); expected quotes to be closed and doubled"
         ) from None
@@ -189,10 +160,9 @@ def _repeated(names: list[str]) -> str | None:
     return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
-def _check_delimiter(path: Path, text: str, columns: int, delimiter: str) -> None:
+def _check_delimiter(path: Path, first: str, columns: int, delimiter: str) -> None:
     """Raise UserError if the first line has one column, but would have several with another
     delimiter."""
-    first = next(line for line in text.split("\n") if line.strip())
     counts = {other: first.count(other) for other in DELIMITERS if other != delimiter}
     likely = max(counts, key=lambda other: counts[other])
     if columns == 1 and counts[likely] and delimiter not in first:

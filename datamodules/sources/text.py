@@ -1,13 +1,17 @@
-"""Labeled texts in memory, and the common parts of the loaders of text sets."""
+"""Labeled texts in memory or in the cache folder, and the common parts of the loaders of text
+sets."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from datamodules.source import Kind, Source, Splits
+from datamodules.sources.coded_names import CodedNames
+from datamodules.sources.stored_texts import Stored, StoredTexts, joined
+from datamodules.sources.word_table import BLOCK, WordTable
 from datamodules.splits import class_members
 from foundation.randomness import generator
 
@@ -15,20 +19,23 @@ if TYPE_CHECKING:
     from datamodules.text.codec import Codec
 
 
-Labels = dict[str, list[str | None]]  # class names by task; None for no label
+Labels = dict[str, Sequence[str | None]]  # class names by task; None for no label
 
 
 class TextSource(Source):
     """Texts and their targets.
 
-    texts: N strings, kept for display.
+    texts: N strings, kept for display; those of large files stay in the cache folder.
     targets: int64 [N] by task.
     classes: names by task.
 
     `encode` must be called before `fetch`: it numbers the words of the texts once.
+
+    words: int32 [N, W], 0 on the right; of texts in the cache folder a table without padding.
     """
 
     kind: ClassVar[Kind] = "text"
+    words: Tensor | WordTable
 
     def __init__(
         self, texts: Sequence[str], targets: dict[str, Tensor], classes: dict[str, list[str]]
@@ -38,7 +45,7 @@ class TextSource(Source):
                 raise ValueError(
                     f"targets of '{task}' must be int64 [{len(texts)}], one for each text"
                 )
-        self.texts = list(texts)
+        self.texts = texts if isinstance(texts, Stored) else list(texts)
         self.targets = targets
         self.classes = classes
         self._codec: Codec | None = None
@@ -60,11 +67,28 @@ class TextSource(Source):
         return self._codec
 
     def encode(self, codec: "Codec") -> None:
-        """Number the words (int32 [N, W], 0 on the right) and store the length of every text."""
+        """Number the words in memory, and store the length of every text."""
+        words = codec.encode(self.texts)
+        lengths = codec.count(words.to(codec.pieces.device)).cpu()
+        self.take_words(codec, words, lengths)
+
+    def take_words(self, codec: "Codec", words: Tensor | WordTable, lengths: Tensor) -> None:
+        """Take words that are numbered already. lengths: [N], ids of each text."""
         self._codec = codec
-        self.words = codec.encode(self.texts)
-        self.counts = (self.words > 0).sum(1)
-        self.lengths = codec.count(self.words.to(codec.pieces.device)).cpu()
+        self.words = words
+        self.lengths = lengths
+        if isinstance(words, Tensor):
+            self.counts = (words > 0).sum(1)
+            self.width = words.shape[1]
+        else:
+            self.counts = words.counts()
+            self.width = max(int(self.counts.max()), 1)
+
+    def word_blocks(self) -> Iterator[Tensor]:
+        """The words of all texts, some at a time: int32 [n, W]."""
+        if isinstance(self.words, Tensor):
+            return iter(self.words.split(BLOCK))
+        return self.words.blocks()
 
     def fetch(self, indices: Tensor) -> dict[str, Any]:
         """A batch, trimmed to its longest text.
@@ -82,11 +106,17 @@ class TextSource(Source):
         if len(indices):
             most_words = int(self.counts[indices].max())
             most_ids = int(self.lengths[indices].max())
-        trimmed = min(-(-max(most_words, 1) // 8) * 8, self.words.shape[1])
+        trimmed = min(-(-max(most_words, 1) // 8) * 8, self.width)
         length, width = codec.widths(most_ids)
-        return {"words": self.words[there, :trimmed], "length": length, "width": width}
+        if isinstance(self.words, Tensor):
+            words = self.words[there, :trimmed]
+        else:
+            words = self.words.take(there, trimmed)
+        return {"words": words, "length": length, "width": width}
 
     def signature(self, rows: slice) -> bytes:
+        if isinstance(self.texts, StoredTexts):
+            return b"\0".join(self.texts.raw(range(len(self))[rows]))
         return "\0".join(self.texts[rows]).encode("utf-8", "surrogatepass")
 
     def name_of(self, row: int) -> str:
@@ -121,7 +151,10 @@ def numbered(
     for task, names in labels.items():
         number: dict[str | None, int] = {name: i for i, name in enumerate(classes[task])}
         number[None] = -1
-        targets[task] = torch.tensor([number[name] for name in names], dtype=torch.int64)
+        if isinstance(names, CodedNames):
+            targets[task] = torch.from_numpy(names.places(number))
+        else:
+            targets[task] = torch.tensor([number[name] for name in names], dtype=torch.int64)
     return targets
 
 
@@ -129,7 +162,7 @@ def joined_texts(source: TextSource, texts: Sequence[str]) -> TextSource:
     """The same texts, and further ones without labels."""
     none = torch.full((len(texts),), -1, dtype=torch.long)
     targets = {task: torch.cat([values, none]) for task, values in source.targets.items()}
-    return TextSource([*source.texts, *texts], targets, source.classes)
+    return TextSource(joined([source.texts, texts]), targets, source.classes)
 
 
 def stratified_split(labels: Tensor, fraction: float, *key: object) -> tuple[Tensor, Tensor]:
@@ -156,4 +189,6 @@ def split_source(source: TextSource, fraction: float, *key: object) -> Splits:
 def subset(source: TextSource, indices: Tensor) -> TextSource:
     """A source of the texts at these positions."""
     targets = {task: values[indices] for task, values in source.targets.items()}
+    if isinstance(source.texts, StoredTexts):
+        return TextSource(source.texts.taken(indices.numpy()), targets, source.classes)
     return TextSource([source.texts[i] for i in indices.tolist()], targets, source.classes)

@@ -19,6 +19,7 @@ from datamodules.sources.columns import (
     task_columns,
 )
 from datamodules.sources.files import file_size
+from datamodules.sources.stored_rows import Caching, rows_of
 from datamodules.sources.text import TextSource, split_source, text_source
 from datamodules.splits import class_counts, count_without_label
 from foundation.errors import UserError
@@ -48,6 +49,8 @@ class TextFile:
     unlabeled: allow rows without a label (null, empty, NaN or -1); true. They are samples of the
         unlabeled stream, and never held out; with several tasks a row may lack some of its labels.
         false: such a row is refused.
+    cache: texts whose files and words stay in the cache folder, not in memory: `auto`, those of
+        files from 4 MiB, `always` or `never`. They are read once, not at every start.
     """
 
     def __init__(
@@ -62,10 +65,12 @@ class TextFile:
         test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2,
         unlabeled: bool = True,
         val_file: str | None = None,
+        cache: Caching = "auto",
     ):
         self.train_file = train_file
         self.test_file = test_file
         self.val_file = val_file
+        self.cache = cache
         self.text_column = str(text_column)
         self.encoding = encoding
         self.header = header
@@ -105,7 +110,7 @@ class TextFile:
     def load(self, root: str | Path | None) -> Splits:
         folder = expanded(root) if root is not None else Path()
         train_path = folder / expanded(self.train_file)
-        rows = self.columns.read(train_path)
+        rows = rows_of(train_path, self.columns, self.cache)
         if not self.divides:
             whole = text_source(rows.values, rows.labels, named_classes(rows.labels))
             return Splits(whole, whole)
@@ -114,7 +119,7 @@ class TextFile:
 
         def other(file: str) -> TextSource:
             path = folder / expanded(file)
-            more = self.columns.read(path)
+            more = rows_of(path, self.columns, self.cache)
             check_known(path, more, classes, train_path)
             return text_source(more.values, more.labels, classes)
 

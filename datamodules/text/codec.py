@@ -10,9 +10,9 @@ Word 0 is "no word": padding on the right, or a deleted word. It has no ids.
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,7 +68,8 @@ class Codec(nn.Module):
         self.max_length = max_length
         self.max_words = max_length - special
         self.special = special
-        self._numbers: dict[tuple[Ids, Ids], int] = {}
+        # by the ids of a word, or by both of its codings; None: not made yet from the table
+        self._numbers: dict[Any, int] | None = {}
         self._placed: dict[str, Ids] = {}
         self.register_buffer(
             "prefix", torch.tensor(tokenizer.prefix, dtype=torch.long), persistent=False
@@ -83,20 +84,19 @@ class Codec(nn.Module):
     @property
     def size(self) -> int:
         """Number of known words, including the empty word 0."""
+        if self._numbers is None:
+            return len(self.lengths) // (2 if self.tokenizer.sensitive else 1)
         return len(self._numbers) + 1
 
     # -- texts to words, on the host, once ---------------------------------------------------------
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Words of each text: int32 [N, W], 0 on the right; new words are added to the table."""
-        known = self.size
         # arrays of machine integers: lists of a million texts would take gigabytes
         numbers, counts = array("i"), array("i")
-        for start in range(0, len(texts), CHUNK):
-            for row in self._numbered(texts[start : start + CHUNK]):
-                numbers.extend(row)
-                counts.append(len(row))
-        if self.size > known:
-            self._fill_table()
+        for row in self.number(texts):
+            numbers.extend(row)
+            counts.append(len(row))
+        self.complete()
         lengths = torch.from_numpy(np.array(counts, dtype=np.int32))
         width = int(lengths.max().clamp_min(1)) if len(texts) else 1
         table = torch.zeros(len(texts), width, dtype=torch.int32)
@@ -105,24 +105,50 @@ class Codec(nn.Module):
         table[filled] = torch.from_numpy(np.array(numbers, dtype=np.int32))
         return table
 
+    def number(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """The numbers of the words of each text. New words are in the table after `complete`."""
+        for start in range(0, len(texts), CHUNK):
+            yield from self._numbered(texts[start : start + CHUNK])
+
+    def complete(self) -> None:
+        """Add the words that were numbered to the table."""
+        rows = self.size * (2 if self.tokenizer.sensitive else 1)
+        if rows > len(self.lengths):
+            self._fill_table()
+
+    def restore(self, pieces: Tensor, lengths: Tensor) -> None:
+        """Take the table of another codec of this tokenizer."""
+        self._numbers = None
+        self.pieces = pieces
+        self.lengths = lengths
+        self.offsets = lengths.cumsum(0) - lengths
+
+    @property
+    def numbers(self) -> dict[Any, int]:
+        """The number of every known word."""
+        if self._numbers is None:
+            ids = self.pieces.tolist()
+            stops = self.lengths.cumsum(0).tolist()
+            starts = self.offsets.tolist()
+            coded = [tuple(ids[a:b]) for a, b in zip(starts, stops, strict=True)]
+            keys: Iterable[Any] = coded[1:]
+            if self.tokenizer.sensitive:  # the second half has the codings at the start of a text
+                half = len(coded) // 2
+                keys = zip(coded[half + 1 :], coded[1:half], strict=True)
+            self._numbers = {key: number for number, key in enumerate(keys, 1)}
+        return self._numbers
+
     def _numbered(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """The numbers of the words of each text."""
-        numbers = self._numbers
+        numbers = self.numbers
         if self.tokenizer.sensitive:
             rows = [words[: self.max_words] for words in self.tokenizer.encode(texts)]
             for keys in self._placed_keys(texts, rows):
                 yield [numbers.setdefault(key, len(numbers) + 1) for key in keys]
             return
-        known = {inner: number for (inner, _), number in numbers.items()}
+        # the ids of a word at the start of a text and elsewhere are the same
         for words in self.tokenizer.encode_without_places(texts):
-            row = []
-            for ids in words[: self.max_words]:
-                number = known.get(ids)
-                if number is None:
-                    # its ids at the start of a text and elsewhere are the same
-                    known[ids] = number = numbers.setdefault((ids, ids), len(numbers) + 1)
-                row.append(number)
-            yield row
+            yield [numbers.setdefault(ids, len(numbers) + 1) for ids in words[: self.max_words]]
 
     def _placed_keys(
         self, texts: Sequence[str], rows: list[list[Word]]
@@ -158,9 +184,11 @@ class Codec(nn.Module):
         codings at the start of a text.
         """
         empty: list[Ids] = [()]
-        table = empty + [inner for _, inner in self._numbers]
         if self.tokenizer.sensitive:
-            table += empty + [initial for initial, _ in self._numbers]
+            table = empty + [inner for _, inner in self.numbers]
+            table += empty + [initial for initial, _ in self.numbers]
+        else:
+            table = [*empty, *self.numbers]
         device = self.pieces.device
         lengths = torch.tensor([len(ids) for ids in table], dtype=torch.long, device=device)
         # One more id than needed keeps every gather in range, also for an empty table.

@@ -7,7 +7,8 @@ from pydantic import Field
 from datamodules.source import Splits
 from datamodules.sources.text import TextSource
 from datamodules.text.codec import Codec
-from datamodules.text.tokenizer import load_tokenizer, train_tokenizer
+from datamodules.text.stored_words import encode_parts, trained
+from datamodules.text.tokenizer import load_tokenizer
 
 
 class Tokenize:
@@ -15,7 +16,8 @@ class Tokenize:
     codec.
 
     tokenizer: name or folder, `train`, or `auto`: that of `network`, else trained. A name or folder
-        of a Hugging Face tokenizer; `train` trains one on the training texts alone.
+        of a Hugging Face tokenizer; `train` trains one on the training texts alone, at most a
+        million of them, at equal distances.
     max_length: ids of a text, special tokens among them, at least 8.
     vocab_size: ids of a trained tokenizer at most, at least 100.
     network: pretrained encoder, by name or folder, whose tokenizer `auto` takes; null: none.
@@ -44,10 +46,7 @@ class Tokenize:
             part for part in (splits.train, splits.val, splits.test) if isinstance(part, TextSource)
         ]
         if self.pretrained is None:
-            tokenizer = train_tokenizer(parts[0].texts, self.vocab_size)
+            tokenizer = trained(parts[0].texts, self.vocab_size)
         else:
             tokenizer = load_tokenizer(self.pretrained)
-        codec = Codec(tokenizer, self.max_length)
-        for part in parts:
-            part.encode(codec)
-        return codec
+        return encode_parts(parts, tokenizer, self.max_length)

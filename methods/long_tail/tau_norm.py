@@ -1,21 +1,18 @@
 """τ-normalized classifier. Kang et al., Decoupling Representation and Classifier for Long-Tailed
 Recognition, ICLR 2020, arXiv 1910.09217."""
 
-from collections.abc import Mapping
 from typing import Annotated, cast
 
-import pytorch_lightning as pl
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from datamodules.datamodule import StreamDataModule
-from foundation.distributed import global_sum
 from foundation.errors import UserError
-from recipes.contract import Context, Declaration, Method
+from recipes.contract import Clock, Context, Declaration, Method, Seen, Survey, Table
 from recipes.networks.network import Network
 
 GRID = tuple(round(0.1 * i, 1) for i in range(21))  # 0, .1 … 2, as the authors search
+BLOCK = 4096  # samples whose logits are scaled at once
 
 
 def normalised(logits: Tensor, head: nn.Linear, tau: Tensor | float, drop_bias: bool) -> Tensor:
@@ -31,36 +28,35 @@ def linear_head(network: Network, task: str) -> nn.Linear:
     return cast(nn.Linear, network.heads[task])
 
 
-class Candidates(nn.Module):
-    """The τ used for one task, and the correct predictions per class of each τ on the grid."""
+def best_tau(logits: Tensor, target: Tensor, head: nn.Linear, drop_bias: bool) -> Tensor:
+    """The τ on the grid with the best mean accuracy over the classes that occur, the smallest of
+    equal ones. logits: [M, C] of the head. target: [M], -1 without label."""
+    known = target >= 0
+    logits, target = logits[known], target[known]
+    right = logits.new_zeros(len(GRID), logits.shape[1])
+    for rows, labels in zip(logits.split(BLOCK), target.split(BLOCK), strict=True):
+        for i, tau in enumerate(GRID):
+            predicted = normalised(rows, head, tau, drop_bias).argmax(1)
+            right[i].index_add_(0, labels, (predicted == labels).float())
+    seen = torch.bincount(target, minlength=logits.shape[1])
+    best = (right / seen.clamp_min(1)).sum(1).argmax()
+    return right.new_tensor(GRID)[best]
+
+
+class Chosen(nn.Module):
+    """The τ used for one task."""
 
     tau: Tensor
-    right: Tensor
-    seen: Tensor
 
-    def __init__(self, tau: float, classes: int):
+    def __init__(self, tau: float):
         super().__init__()
         self.register_buffer("tau", torch.tensor(tau))
-        self.register_buffer("right", torch.zeros(len(GRID), classes), persistent=False)
-        self.register_buffer("seen", torch.zeros(classes), persistent=False)
 
-    def update(self, logits: Tensor, target: Tensor, head: nn.Linear, drop_bias: bool) -> None:
-        known = (target >= 0).float()
-        label = target.clamp_min(0)
-        self.seen.index_add_(0, label, known)
-        for i, tau in enumerate(GRID):
-            right = normalised(logits, head, tau, drop_bias).argmax(1) == target
-            self.right[i].index_add_(0, label, right.float())
 
-    def choose(self) -> None:
-        """Set τ to the one with the best mean accuracy over the classes that occur, over all ranks;
-        among equal ones to the smallest."""
-        right = global_sum(self.right)
-        seen = global_sum(self.seen)
-        best = (right / seen.clamp_min(1)).sum(1).argmax()
-        self.tau.copy_(self.tau.new_tensor(GRID)[best])
-        self.right.zero_()
-        self.seen.zero_()
+def logits_and_targets(seen: Seen) -> dict[str, Tensor]:
+    """The rows of the survey, by task."""
+    rows = {f"logits of {task}": seen.logits[task] for task in seen.targets}
+    return rows | {f"targets of {task}": values for task, values in seen.targets.items()}
 
 
 class TauNorm(Method):
@@ -79,15 +75,6 @@ class TauNorm(Method):
     """
 
     neutral = {"tau": 0}
-    declaration = Declaration(
-        slots=("prior_correction",),
-        refuses={
-            "nonlinear_heads": (
-                "it scales the rows of linear heads on the features; leave one out, or use "
-                "posthoc_logit_adjustment"
-            )
-        },
-    )
 
     def __init__(
         self, tau: Annotated[float, Field(ge=0, le=2)] | None = None, drop_bias: bool = True
@@ -95,49 +82,43 @@ class TauNorm(Method):
         self.tau = tau
         self.drop_bias = drop_bias
 
+    def declare(self) -> Declaration:
+        search = Survey("search", "val", logits_and_targets, Clock.before_validation())
+        return Declaration(
+            slots=("prior_correction",),
+            refuses={
+                "nonlinear_heads": (
+                    "it scales the rows of linear heads on the features; leave one out, or use "
+                    "posthoc_logit_adjustment"
+                )
+            },
+            surveys=(search,) if self.tau is None else (),
+        )
+
     def build(self, context: Context) -> None:
         if self.tau is None and not context.sizes.get("val"):
             raise UserError(
                 f"methods.{self.key}.tau: null chooses τ on the validation part, and there is "
                 "none; give a number, e.g. 0.7, or data.val_fraction=0.1"
             )
-        candidates = nn.ModuleDict()
-        for name, task in context.tasks.items():
+        chosen = nn.ModuleDict()
+        for name in context.tasks:
             weight = getattr(context.network.heads[name], "weight", None)
             if getattr(weight, "ndim", 0) != 2:
                 raise UserError(
                     f"methods.{self.key}: the head of task '{name}' is not linear; leave one out"
                 )
-            candidates[name] = Candidates(self.tau or 0.0, task.outputs)
-        context.method_modules[self.key] = candidates
+            chosen[name] = Chosen(self.tau or 0.0)
+        context.method_modules[self.key] = chosen
 
     def infer(self, logits: Tensor, task: str, context: Context) -> Tensor:
         tau = context.method_modules[self.key][task].tau
         return normalised(logits, linear_head(context.reported(), task), tau, self.drop_bias)
 
-    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.search(cast(Context, module))
-
-    def finish(self, context: Context) -> None:
-        self.search(context)
-
-    @torch.no_grad()
-    def search(self, context: Context) -> None:
-        """Choose τ from predictions of the reported network for the validation part."""
-        trainer = context.trainer
-        data: StreamDataModule | None = trainer.datamodule
-        if self.tau is not None or data is None:
-            return
-        modules: Mapping[str, Candidates] = context.method_modules[self.key]
-        for batch in data.evaluation_loader("val") if "val" in data.parts else ():
-            if not len(batch["index"]):  # of a few samples a rank may have none
-                continue
-            batch = data.transfer_batch_to_device(batch, context.device, 0)
-            with trainer.precision_plugin.val_step_context(), context.reporting() as network:
-                logits = network(network.embed(context.evaluation_view(batch))).logits
-            for task, candidates in modules.items():
-                target = batch["targets"][task]
-                head = linear_head(network, task)
-                candidates.update(logits[task].float(), target, head, self.drop_bias)
-        for candidates in modules.values():
-            candidates.choose()
+    def surveyed(self, survey: Survey, table: Table, context: Context) -> None:
+        for task, chosen in self.module(context).items():
+            logits = table[f"logits of {task}"].to(context.device, torch.float32)
+            targets = table[f"targets of {task}"].to(context.device)
+            head = linear_head(context.reported(), task)
+            with torch.no_grad():
+                chosen.tau.copy_(best_tau(logits, targets, head, self.drop_bias))

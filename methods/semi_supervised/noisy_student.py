@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 import pytorch_lightning as pl
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.datamodule import StreamDataModule
 from datamodules.samplers import Order, ShuffledPasses
@@ -16,6 +16,7 @@ from foundation.errors import UserError, nearest
 from foundation.randomness import generator
 from methods.semi_supervised.targets import confident, make_targets, scores_of
 from recipes.contract import Context, Declaration, Method
+from recipes.services.tables import SampleTables
 from recipes.step import Step
 from recipes.tasks.classification import ClassificationTask
 
@@ -30,7 +31,8 @@ class NoisyStudent(Method):
     Of every predicted class, the `per_class` most confident samples with max q ≥ threshold are
     selected; a class with fewer samples repeats them, all of them in whole rounds and a random
     subset for the remainder, so that all classes are equally frequent. The selection is the
-    student's unlabeled stream. The table (samples × C, float32, one per task) is part of the
+    student's unlabeled stream. The table (samples × C, one per task, float32; above 512 MiB float16
+    on the host) is part of the
     checkpoint: a resumed run does not evaluate the teacher again. Every rank evaluates all samples,
     so all ranks select the same ones.
 
@@ -115,7 +117,9 @@ class NoisyStudent(Method):
             batch = data.transfer_batch_to_device(batch, context.device, 0)
             logits = predict(data.make_view(batch, "raw"), batch["index"])
             for task, predictions in parts.items():
-                predictions.append(torch.softmax(logits[task].float() / self.temperature, 1))
+                q = torch.softmax(logits[task].float() / self.temperature, 1)
+                # a table on the host must not be whole on the device
+                predictions.append(q.to(context.method_modules[self.key][task]))
         return {task: torch.cat(predictions) for task, predictions in parts.items()}
 
     def _predictor(self, context: Context) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:
@@ -156,7 +160,7 @@ class NoisyStudent(Method):
         weight = {"one": 1.0, "ratio": ratio, "share": ratio / (1 + ratio)}[self.unlabeled_weight]
         mask = partial(confident, threshold=self.threshold)
         for task in step.tasks:
-            scores = scores_of(context.method_modules[self.key][task][stream.index])
+            scores = scores_of(context.method_modules[self.key].read(task, stream.index))
             labels, pseudo = make_targets(scores, harden=self.hard, mask=mask)
             step.publish_pseudo_labels(task, pseudo)
             values = step.classify("unlabeled/strong", task, "pseudo", labels)
@@ -165,7 +169,7 @@ class NoisyStudent(Method):
             )
 
 
-class TeacherPredictions(nn.Module):
+class TeacherPredictions(SampleTables):
     """The teacher's probabilities of every unlabeled sample, a table [rows, C] per task.
 
     known: whether the table has been written.
@@ -179,7 +183,7 @@ class TeacherPredictions(nn.Module):
         # the names of both buffers are in the checkpoints of earlier versions
         self.register_buffer("spoken", torch.zeros((), dtype=torch.bool))
         for task, count in classes.items():
-            self.register_buffer(f"of_{task}", torch.zeros(rows, count))
+            self.add_table(f"of_{task}", (rows, count))
 
     @property
     def known(self) -> bool:
@@ -190,8 +194,12 @@ class TeacherPredictions(nn.Module):
             self[task].copy_(value)
         self.get_buffer("spoken").fill_(True)
 
+    def read(self, task: str, index: Tensor) -> Tensor:
+        """[N, C] for the samples `index` [N]."""
+        return self.table_rows(f"of_{task}", index)
+
     def __getitem__(self, task: str) -> Tensor:
-        return self.get_buffer(f"of_{task}")
+        return cast(Tensor, getattr(self, f"of_{task}"))
 
 
 class Selected:

@@ -35,9 +35,9 @@ class TemporalEnsembling(Method):
     and visits every sample once, so updating a row right after its visit gives the next pass the
     same target as updating all rows at the end of the pass. A sample's first visit has no target
     and is masked (the paper's first epoch). k counts visits per row: the authors' code writes zeros
-    for samples that a pass has missed. The table (samples × C, float32, one per task) is equal on
-    all ranks and part of the checkpoint. The unlabeled set contains the labeled samples. w(t) =
-    weight · (M/N) · ramp with M/N the labeled fraction.
+    for samples that a pass has missed. The table (samples × C, one per task, float32; above 512 MiB
+    float16 on the host) is equal on all ranks and part of the checkpoint. The unlabeled set
+    contains the labeled samples. w(t) = weight · (M/N) · ramp with M/N the labeled fraction.
 
     weight: largest weight of the consistency loss, at least 0; 30 (paper), multiplied by
         label_fraction.

@@ -1,15 +1,18 @@
 """The interface of methods: `from recipes.contract import Context, Declaration, Method`."""
 
+from datamodules.clock import Clock
 from datamodules.streams import StreamRequest
 from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration
 from recipes.contract.method import POINTS, Closure, Method
 from recipes.contract.probe import Probe
+from recipes.contract.survey import Seen, Survey, Table
 from recipes.networks.requests import BatchMoments, EmbeddingRequest, Horizon, TeacherRequest
 
 __all__ = [
     "POINTS",
     "BatchMoments",
+    "Clock",
     "Closure",
     "Context",
     "Declaration",
@@ -17,6 +20,9 @@ __all__ = [
     "Horizon",
     "Method",
     "Probe",
+    "Seen",
     "StreamRequest",
+    "Survey",
+    "Table",
     "TeacherRequest",
 ]

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from itertools import combinations, permutations
 from typing import Any
 
+from datamodules.clock import Clock
 from datamodules.samplers import MakeOrder
 from datamodules.streams import StreamRequest
-from foundation.errors import ConfigErrors, UserError
+from foundation.errors import ConfigErrors, UserError, nearest
 from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration
 from recipes.contract.environment import Environment
@@ -22,7 +23,10 @@ from recipes.step.criterion import Criterion
 
 @dataclass
 class Composition:
-    """The methods in the order in which they run, and their merged requests."""
+    """The methods in the order in which they run, and their merged requests.
+
+    live: when the order of a stream may change, by stream: at each survey of its method.
+    """
 
     methods: dict[str, Method]
     declarations: dict[str, Declaration]
@@ -33,6 +37,7 @@ class Composition:
     evaluates_teacher: bool
     embedding: EmbeddingRequest | None = None
     own_streams: dict[str, StreamRequest] = field(default_factory=dict)
+    live: dict[str, list[Clock]] = field(default_factory=dict)
 
     @property
     def streams(self) -> set[str]:
@@ -101,11 +106,15 @@ def compose(methods: Mapping[str, Method], environment: Environment) -> Composit
     slots: dict[str, str] = {}
     orders: dict[str, MakeOrder] = {}
     own_streams: dict[str, StreamRequest] = {}
+    live: dict[str, list[Clock]] = {}
     for key, declaration in ordered.items():
         for slot in declaration.slots:
             slots[slot] = f"{slots[slot]} and {key}, by turns" if slot in slots else key
         orders |= declaration.orders
         own_streams |= declaration.streams
+        if declaration.surveys:
+            clocks = [survey.when for survey in declaration.surveys]
+            live |= dict.fromkeys(declaration.orders, clocks)
     return Composition(
         methods={key: methods[key] for key in ordered},
         declarations=ordered,
@@ -116,6 +125,7 @@ def compose(methods: Mapping[str, Method], environment: Environment) -> Composit
         evaluates_teacher=any(d.evaluates_teacher for d in declarations.values()),
         embedding=embedding,
         own_streams=own_streams,
+        live=live,
     )
 
 
@@ -174,6 +184,13 @@ def _unmet_by_data(
                 f"alone: name it, data.sources={{{request.part}: PLACE}}"
             )
     available = ", ".join(sorted(environment.views))
+    parts = {"labeled", "unlabeled", "val", *environment.sources}
+    for survey in declaration.surveys:
+        if survey.part not in parts:
+            yield (
+                f"{option} surveys the part '{survey.part}', which no run of {data} has: "
+                f"{nearest(survey.part, parts)}"
+            )
     for stream, names in declaration.views.items():
         for view in sorted({base_view(name) for name in names} - environment.views):
             yield (

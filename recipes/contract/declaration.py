@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datamodules.samplers import MakeOrder
 from datamodules.streams import StreamRequest
 from foundation.renamed import older_fields
+from recipes.contract.survey import Survey
 from recipes.networks.requests import EmbeddingRequest, TeacherRequest
 
 
@@ -32,6 +33,8 @@ class Declaration:
         if no other method requests a teacher.
     evaluates_teacher: metrics are of the EMA network; those of the raw one have the prefix `raw/`.
     embedding: the embedding head it needs; `step.outputs[name].logits["embedding"]` is [N, dim].
+    surveys: passes over a part of the data that give it a table; see `Method.surveyed`. If it has
+        orders too, they may change with each of its surveys.
     samples_in_batch, classes_in_batch: the fewest samples and classes of a batch from which it
         learns anything.
     accumulation: works when a step has several micro-batches.
@@ -61,6 +64,7 @@ class Declaration:
     accepts_any_teacher: bool = False
     evaluates_teacher: bool = False
     embedding: EmbeddingRequest | None = None
+    surveys: tuple[Survey, ...] = ()
     samples_in_batch: int = 1
     classes_in_batch: int = 1
     accumulation: bool = True

@@ -16,6 +16,7 @@
             method.after_batch(step, context)                # tables with a row per sample
         method.wrap_step(closure, optimizer, context)        # around batches and update
         method.after_step(step, context)                     # averages, memories, statistics
+        method.surveyed(survey, table, context)              # when a survey it declared is due
     method.finish(context)                                   # once, after the last step
     evaluation:  method.transform_input(x, …) -> network -> method.infer(logits, …)
     end:         method.save_artifacts(folder, context)
@@ -36,6 +37,7 @@ from torch.optim import Optimizer
 from foundation.randomness import SampleRandomness
 from recipes.contract.declaration import Declaration
 from recipes.contract.older import adapt_method
+from recipes.contract.survey import Survey, Table
 from recipes.step.criterion import Role
 from recipes.step.step import Embedded, Step
 
@@ -185,6 +187,16 @@ class Method(Callback):
     @point
     def after_step(self, step: Step, context: "Context") -> None:
         """Once per optimizer step; `step` is the first pass of its last micro-batch."""
+
+    @point
+    def surveyed(self, survey: Survey, table: Table, context: "Context") -> None:
+        """A survey that the method declared has been made; called between two steps, on all ranks.
+
+        table: tensors on the host, equal on all ranks, one row for each sample in the order of the
+            part: `index`, the stable numbers [M], and those that the survey takes. The engine does
+            not keep it: a method writes into its own module what it needs later. A resumed run does
+            not repeat a survey. Of a survey with gradients: one tensor for each parameter, on the
+            device."""
 
     # -- end, evaluation, export -------------------------------------------------------------------
     @point

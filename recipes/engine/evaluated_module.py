@@ -18,6 +18,7 @@ from recipes.engine.lean import LeanModule
 from recipes.engine.parts import RecipeParts
 from recipes.engine.reported import Reported, Run
 from recipes.engine.sharding import keep_whole
+from recipes.engine.surveys import Surveys
 from recipes.networks.network import Network
 from recipes.step.step import Embedded, Output
 
@@ -33,6 +34,7 @@ class EvaluatedModule(LeanModule):
     network: Network
     composition: Composition
     reported: Reported
+    surveys: Surveys
     monitor: str | None
     latest: dict[str, float]
     collapse: CollapseWatch
@@ -92,6 +94,7 @@ class EvaluatedModule(LeanModule):
         self._part = ""
 
     def on_validation_epoch_start(self) -> None:
+        self.surveys.before_validation()
         keep_whole(self.network, self.device_mesh, True)
 
     def on_test_epoch_start(self) -> None:

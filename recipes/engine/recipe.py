@@ -28,6 +28,7 @@ from recipes.engine.lean import drop_empty_hooks
 from recipes.engine.meters import Meters, Stopwatch
 from recipes.engine.parts import RecipeParts
 from recipes.engine.sharding import shard
+from recipes.engine.surveys import Surveys
 from recipes.engine.unfreezing import Unfreezing
 from recipes.networks.checkpoint import load_deferred
 from recipes.networks.embedding import add_embedding
@@ -144,6 +145,8 @@ class Recipe(EvaluatedModule):
         if step is not None:
             self.finish_step(step, done)
         self.unfreezing.advance(done)
+        if done == self.surveys.next_due:
+            self.surveys.after(done)
         if done % self.log_every == 0 or done == self.total_steps:
             self.publish(done, optimizer.param_groups[0]["lr"])
 
@@ -157,6 +160,7 @@ class Recipe(EvaluatedModule):
 
     def finish(self) -> None:
         """Called after the last step, before it is validated and its checkpoint is written."""
+        self.surveys.at_finish()
         with eval_mode(self):
             for method in self.methods_at["finish"]:
                 method.finish(self)
@@ -240,6 +244,7 @@ class Recipe(EvaluatedModule):
             self.teacher_norms = BatchNorms(self.teacher.network)
         self.unfreezing = Unfreezing(self.network, self.teacher, self.total_steps)
         self.make_evaluation(parts)
+        self.surveys = Surveys(self, composition)
         self.meters = Meters()
         self.traces = Traces()
         self.clock = Stopwatch()
@@ -288,6 +293,7 @@ class Recipe(EvaluatedModule):
 
     def on_train_start(self) -> None:
         self.unfreezing.begin(self.steps_done, several=self.trainer.world_size > 1)
+        self.surveys.begin(self.steps_done)
         self.clock.start()  # not in a callback, whose other hooks would cost a call each
 
     def on_train_end(self) -> None:

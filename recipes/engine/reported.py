@@ -142,6 +142,10 @@ class Reported:
             moments.estimate(network, inputs)
         self._estimated_at = step
 
+    def forget_moments(self) -> None:
+        """The next use of the reported network estimates its moments again."""
+        self._estimated_at = 0
+
     def reference_inputs(
         self, network: Network, batch: dict[str, dict[str, Any]], position: int
     ) -> Embedded:

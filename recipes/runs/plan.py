@@ -163,9 +163,20 @@ def _methods(assembly: Assembly) -> list[str]:
         lines += [
             f"{key}: {called(assembly.config.methods[key])}",
             f"  takes part in: {points or 'evaluation'}",
+            *_surveys(assembly, key),
             *_difference(assembly, key),
         ]
     return lines or ["none: cross-entropy on the labeled stream"]
+
+
+def _surveys(assembly: Assembly, key: str) -> list[str]:
+    """Passes over parts of the data beside the steps: each costs a forward of every sample."""
+    surveys = assembly.composition.declarations[key].surveys
+    return [
+        f"  surveys {survey.part} samples {survey.when}"
+        + (f", {survey.draws} draws" if survey.draws > 1 else "")
+        for survey in surveys
+    ]
 
 
 def _difference(assembly: Assembly, key: str) -> list[str]:

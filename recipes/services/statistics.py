@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.distributed import gather_rows
+from recipes.services.tables import SampleTables
 
 
 class ClassStatistics(nn.Module):
@@ -32,9 +33,11 @@ class ClassStatistics(nn.Module):
         return prior
 
 
-class SampleMemory(nn.Module):
+class SampleMemory(SampleTables):
     """A table with one row per sample, addressed by the stable sample index; equal on all ranks and
     part of checkpoints.
+
+    A large one stays on the host, see `SampleTables`.
 
     If a sample occurs twice in a global batch, its last value is stored, on every device and number
     of ranks. Write in `after_batch`, which runs once for a replayed batch.
@@ -51,12 +54,12 @@ class SampleMemory(nn.Module):
         dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
-        self.register_buffer("table", torch.full((rows, *shape), fill, dtype=dtype))
+        self.add_table("table", (rows, *shape), fill, dtype)
         self.register_buffer("writes", torch.zeros(rows, dtype=torch.int64))
 
     def read(self, index: Tensor) -> Tensor:
         """[N, *shape] rows of the samples `index` [N]."""
-        return self.table[index]
+        return self.table_rows("table", index)
 
     @torch.no_grad()
     def write(self, index: Tensor, value: Tensor, where: Tensor | None = None) -> None:
@@ -65,7 +68,7 @@ class SampleMemory(nn.Module):
         where: [N], rows that are False (or 0) are ignored as if they were not in the batch.
         """
         index = gather_rows(index)
-        value = gather_rows(value.to(self.table.dtype))
+        value = gather_rows(value.to(self.row_type("table")))
         order = torch.arange(len(index), device=index.device)
         # Equal samples all write the value of their last occurrence, so the order of writing does
         # not matter.
@@ -74,6 +77,6 @@ class SampleMemory(nn.Module):
             same &= gather_rows(where).bool()
         last = torch.where(same, order, -1).amax(1)
         seen = (last >= 0).view(-1, *([1] * (value.ndim - 1)))
-        self.table[index] = torch.where(seen, value[last.clamp_min(0)], self.table[index])
+        self.put_rows("table", index, torch.where(seen, value[last.clamp_min(0)], self.read(index)))
         first = torch.where(same, order, len(index)).amin(1) == order
         self.writes.index_add_(0, index, first.long())

@@ -165,7 +165,11 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     check_strategy(trainer, composition, environment, probes=bool(probes))
     monitor = monitor_of(config, datamodule.info, composition, probes, datamodule.further)
     datamodule.request(
-        composition.streams, composition.orders, composition.own_streams, composition.views
+        composition.streams,
+        composition.orders,
+        composition.own_streams,
+        composition.views,
+        composition.live,
     )
     check_view_sizes(datamodule)
     return Assembly(

@@ -118,6 +118,7 @@ BROKEN: list[tuple[str, str, Callable[[Call], Call]]] = [
     ("fixmatch", "terms", zero_terms),
     ("pi_model", "terms", terms_without_gradient),
     ("temporal_ensembling", "after_batch", nothing),
+    ("tau_norm", "surveyed", nothing),
 ]
 
 

@@ -79,6 +79,25 @@ def test_pictures_by_a_table_and_inputs_of_predict(tmp_path):
     assert names == paths and items == [tmp_path / name for name in paths]
 
 
+def test_marks_are_read(tmp_path):
+    for name in "abcd":
+        Image.fromarray(np.full((4, 4), ord(name), np.uint8)).save(tmp_path / f"{name}.png")
+    table(
+        tmp_path / "t.parquet",
+        {
+            "path": [f"{name}.png" for name in "abcd"],
+            "label": [0, 1, 0, 0],
+            "part": ["train", "train", "test", "test"],
+            "is_query": [False, False, True, False],
+            "is_gallery": [False, False, False, True],
+        },
+    )
+    marks = {"query_column": "is_query", "gallery_column": "is_gallery"}
+    loader = ImageTable("t.parquet", split_column="part", size=4, check="none", **marks)
+    roles = loader.load(tmp_path).roles["test"]
+    assert roles.queries.tolist() == [0] and roles.gallery.tolist() == [1]
+
+
 def test_texts_without_labels(tmp_path):
     path = table(tmp_path / "more.parquet", {"label": [1, 2], "text": ["a", "b"]})
     assert texts_of(str(path), None) == ["a", "b"]

@@ -4,8 +4,8 @@ once."""
 import pytest
 import torch
 
-from datamodules.samplers import ShareSampler, ShuffledPasses, StepSampler
-from datamodules.streams import Part, PartDataset, moved
+from datamodules.samplers import LiveOrder, ShareSampler, ShuffledPasses, StepSampler
+from datamodules.streams import Part, PartDataset, StepLoader, moved
 
 
 def test_every_pass_is_a_fresh_permutation():
@@ -67,6 +67,45 @@ def test_starting_later_gives_the_rest_and_the_length_stays_that_of_the_run():
 def test_indivisible_batches_are_refused():
     with pytest.raises(ValueError, match="7 samples of stream 'labeled' do not divide by 2"):
         StepSampler({"labeled": ShuffledPasses(10, 0, "labeled")}, {"labeled": 7}, 3, world=2)
+
+
+class Numbered:
+    """An order whose every position is the number of the survey that made it."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def take(self, start, stop):
+        return torch.full((stop - start,), self.number)
+
+
+class AsRead(torch.utils.data.Dataset):
+    def __getitem__(self, request):
+        return request
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("begin", [0, 5])
+def test_a_live_order_is_not_read_beyond_the_step_at_which_it_changes(workers, begin):
+    """A survey after every 4 micro-batches. Workers fetch ahead, but not across it."""
+    surveys = begin // 4
+    live = LiveOrder(lambda: Numbered(surveys))
+    sampler = StepSampler(
+        {"labeled": live},
+        {"labeled": 2},
+        11,
+        start=lambda: begin,
+        horizon=lambda step: step // 4 * 4 + 4,
+    )
+    loader = StepLoader(
+        AsRead(), sampler, workers=workers, persistent=True, state=dict, restore=dict
+    )
+    for twice in range(2):  # the iterator may be asked for again, as for a run that resumes
+        surveys, seen = begin // 4, []
+        for batch in loader:
+            seen.append((batch["position"], batch["labeled"].tolist()))
+            surveys = (batch["position"] + 1) // 4
+        assert seen == [(step, [step // 4] * 2) for step in range(begin, 11)], twice
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])

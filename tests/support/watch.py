@@ -194,10 +194,11 @@ def changes_step(call: Call, closure: Call, optimizer: Any, context: Any) -> See
     return result, any(moved) or not all_same([w.grad for w in weights], plain)
 
 
-def changes_tensors(call: Call, step: Step, context: Any) -> Seen:
-    """after_batch(step, context), after_step(step, context)."""
+def changes_tensors(call: Call, *args: Any) -> Seen:
+    """after_batch(step, context), after_step(step, context), surveyed(survey, table, context)."""
+    context = args[-1]
     before = tensors_of(context)
-    result = call(step, context)
+    result = call(*args)
     return result, tensors_differ(before, tensors_of(context))
 
 
@@ -220,6 +221,7 @@ POINTS: dict[str, Callable[..., Seen]] = {
     "wrap_step": changes_step,
     "after_batch": changes_tensors,
     "after_step": changes_tensors,
+    "surveyed": changes_tensors,
     "transform_input": changes_reported_input,
     "infer": changes_predictions,
 }

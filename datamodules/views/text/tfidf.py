@@ -4,6 +4,9 @@ Xie, Dai, Hovy, Luong, Le, Unsupervised Data Augmentation for Consistency Traini
 arXiv 1904.12848.
 """
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,7 +42,8 @@ class TfidfReplace(TextView):
 
     def fit(self, source: Source) -> None:
         super().fit(source)
-        idf, summed, seen = corpus_statistics(source.words.long(), self.codec.size)  # type: ignore[attr-defined]
+        blocks = source.word_blocks()  # type: ignore[attr-defined]
+        idf, summed, seen = corpus_statistics(blocks, self.codec.size)
         self.register_buffer("idf", idf, persistent=False)
         self.register_buffer(
             "cumulative", replacement_distribution(summed, seen).cumsum(0), persistent=False
@@ -77,19 +81,27 @@ def replacement_probability(scores: Tensor, real: Tensor, p: float) -> Tensor:
     return torch.where(real, (p * share).clamp(max=1.0), 0.0)
 
 
-def corpus_statistics(words: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(idf float32 [V], S float64 [V], seen bool [V]) of texts words [N, W]; word 0 is no word.
+def corpus_statistics(blocks: Iterable[Tensor], size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(idf float32 [V], S float64 [V], seen bool [V]) of texts in blocks of words [n, W]; word 0 is
+    no word.
 
     tf is the share of a word in its text, so S(w) = idf(w) Σ_texts count(w, text) / length(text).
     """
-    real = words > 0
-    length = real.sum(1, keepdim=True).clamp(min=1)
-    present = real & ~_repeated(words)
-    frequency = torch.bincount(words[present], minlength=size)
-    idf = torch.log(len(words) / frequency.clamp(min=1).double())
-    share = (1.0 / length.double()).expand_as(words)[real]
-    summed = torch.bincount(words[real], weights=share, minlength=size) * idf
-    return idf.float(), summed, frequency > 0
+    texts = 0
+    frequency = torch.zeros(size, dtype=torch.int64)
+    summed = np.zeros(size)
+    for block in blocks:
+        words = block.long()
+        real = words > 0
+        length = real.sum(1, keepdim=True).clamp(min=1)
+        present = real & ~_repeated(words)
+        texts += len(words)
+        frequency += torch.bincount(words[present], minlength=size)
+        share = (1.0 / length.double()).expand_as(words)[real]
+        # one number after the other: the sum does not depend on the blocks
+        np.add.at(summed, words[real].numpy(), share.numpy())
+    idf = torch.log(texts / frequency.clamp(min=1).double())
+    return idf.float(), torch.from_numpy(summed) * idf, frequency > 0
 
 
 def _repeated(words: Tensor) -> Tensor:

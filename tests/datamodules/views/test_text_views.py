@@ -174,7 +174,7 @@ def test_replacement_probability_is_clipped():
 
 def test_corpus_statistics_against_loops():
     words = torch.tensor([[1, 2, 1, 0], [2, 3, 0, 0], [3, 3, 3, 3]])
-    idf, summed, seen = corpus_statistics(words, 6)
+    idf, summed, seen = corpus_statistics([words[:2], words[2:]], 6)
     texts = [[1, 2, 1], [2, 3], [3, 3, 3, 3]]
     for word in range(1, 4):
         inverse = torch.log(

@@ -5,7 +5,7 @@ from torch import nn
 from foundation.errors import UserError
 from methods.averaging.ema import EMA
 from methods.long_tail.posthoc_logit_adjustment import PosthocLogitAdjustment
-from methods.long_tail.tau_norm import GRID, Candidates, TauNorm, normalised
+from methods.long_tail.tau_norm import GRID, TauNorm, best_tau, normalised
 from recipes.runs.run import run
 from recipes.setup.spec import spec_of
 from tests.support.harness import Setup, build
@@ -56,16 +56,19 @@ def test_the_choice_is_the_best_mean_over_classes():
     linear.weight.data.copy_(torch.tensor([[10.0, 0], [0, 1.0]]))
     x = torch.cat([torch.tensor([[1.0, 0.2]]).expand(20, 2), torch.tensor([[0.5, 1.0]])])
     y = torch.tensor([0] * 20 + [1])
-    found = Candidates(0.0, 2)
     with torch.no_grad():
-        for rows in (slice(0, 5), slice(5, 21)):
-            found.update(linear(x[rows]), y[rows], linear, True)
-        means = found.right / found.seen
-        found.choose()
+        z = linear(x)
+        right = torch.stack([normalised(z, linear, tau, True).argmax(1) == y for tau in GRID])
+        means = (right[:, :20].float().mean(1) + right[:, 20].float()) / 2
+        found = best_tau(z, y, linear, True)
+        # a sample without label says nothing
+        more = best_tau(
+            z[[*range(21), 20, 20]], torch.cat([y, y.new_tensor([-1, -1])]), linear, True
+        )
     # class 1 wins its sample once 10^τ > 5, that is from τ = .7 on, and class 0 loses its own once
     # 10^τ > 50
-    assert means.mean(1).tolist() == [0.5] * 7 + [1.0] * 10 + [0.5] * 4
-    assert float(found.tau) == pytest.approx(0.7) and not found.right.any()
+    assert means.tolist() == [0.5] * 7 + [1.0] * 10 + [0.5] * 4
+    assert float(found) == float(more) == pytest.approx(0.7)
 
 
 def test_a_run_chooses_on_the_validation_part_before_it_evaluates():
@@ -94,14 +97,14 @@ def test_a_run_chooses_on_the_validation_part_before_it_evaluates():
 def test_the_last_checkpoint_has_the_exponent_of_the_test(steps, searches, tmp_path, monkeypatch):
     """The last step of 8 is not validated by its interval of 5, a run of no steps not at all."""
     chosen: list[tuple[int, float]] = []
-    plain = TauNorm.search
+    plain = TauNorm.surveyed
 
-    def search(self, context):
-        plain(self, context)
+    def surveyed(self, survey, table, context):
+        plain(self, survey, table, context)
         tau = context.method_modules["tau_norm"]["label"].tau
         chosen.append((context.trainer.global_step, float(tau)))
 
-    monkeypatch.setattr(TauNorm, "search", search)
+    monkeypatch.setattr(TauNorm, "surveyed", surveyed)
     settings = {"trainer.max_steps": steps, "trainer.val_every": 5}
     spec = spec_of(run_of("image", "tau_norm", run_dir=str(tmp_path), **settings))
     run(spec)
