@@ -148,7 +148,7 @@ def expected_fisher(outcome, batch):
     part = data.parts["labeled"]
     total = {name: torch.zeros_like(network.get_parameter(name)) for name in names}
     count = 0
-    for rows in torch.arange(len(part)).split(batch):
+    for rows in torch.arange(len(part)).tensor_split(-(-len(part) // batch)):
         found = part.fetch(rows)
         logits = network(network.embed(data.make_view(found, "raw"))).logits["label"]
         loss = nn.functional.cross_entropy(logits, found["targets"]["label"])
