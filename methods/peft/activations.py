@@ -174,20 +174,6 @@ class Flow:
                 return module
         return layer
 
-    def end_of_branch(self, layer: nn.Module, block: nn.Module) -> nn.Module:
-        """The last module that a sub-layer's output passes before it is summed: behind dropout,
-        layer scale and drop path. layer: its output layer, in `block`."""
-        inside = [module for module in block.modules() if module is not block]
-        end = layer
-        passed = {layer}
-        while True:
-            output = self.outputs.get(end)
-            after = [m for m in inside if m not in passed and self.inputs.get(m) is output]
-            if output is None or not after:
-                return end
-            end = after[0]
-            passed.add(end)
-
     def last_norm(self, block: nn.Module, norms: Iterable[nn.Module]) -> nn.Module | None:
         """The norm whose output is the block's output, None if there is none."""
         output = self.outputs.get(block)

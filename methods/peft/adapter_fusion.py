@@ -27,10 +27,10 @@ def attention(h: Tensor, changes: Tensor, query: nn.Linear, key: nn.Linear) -> T
     return torch.softmax(scores.float(), dim=-1)
 
 
-def fused(F: Tensor, changes: Tensor, shares: Tensor, value: nn.Linear) -> Tensor:
-    """Σ_n p_n V (F + δ_n) = V (F + Σ_n p_n δ_n). shares: p, [..., N], which sum to 1."""
+def fused(changes: Tensor, shares: Tensor, value: nn.Linear) -> Tensor:
+    """Σ_n p_n V δ_n = V Σ_n p_n δ_n. shares: p, [..., N]."""
     mixed = (shares.to(changes.dtype).unsqueeze(-1) * changes).sum(-2)
-    return value(F + mixed)  # type: ignore[no-any-return]
+    return value(mixed)  # type: ignore[no-any-return]
 
 
 def distance_from_identity(value: Tensor) -> Tensor:
@@ -39,8 +39,8 @@ def distance_from_identity(value: Tensor) -> Tensor:
 
 
 class Fusion(nn.Module):
-    """The adapters of one block, frozen, the attention over them, and the hooks that put their
-    mixture in the place of the feed-forward part's output F."""
+    """The adapters of one block, frozen, the attention over them, and the hooks that add their
+    mixture to the block."""
 
     def __init__(self, adapters: Sequence[Bottleneck], width: int):
         super().__init__()
@@ -50,7 +50,6 @@ class Fusion(nn.Module):
         # a bias of keys would add the same to all scores, which softmax ignores
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
-        self.seen: Tensor | None = None
 
     def start(self) -> None:
         for layer in (self.query, self.key):
@@ -58,49 +57,40 @@ class Fusion(nn.Module):
         nn.init.zeros_(self.query.bias)
         with torch.no_grad():
             self.value.weight.fill_(OFF_DIAGONAL).fill_diagonal_(1.0)
-        # decay would pull V to zero, and with it the feed-forward part
+        # decay would pull V to zero, and with it all adapters
         self.value.weight._weight_decay = 0.0  # type: ignore[assignment]
 
-    def forward(self, h: Tensor, F: Tensor) -> Tensor:
-        """o - F, what the mixture adds to the block."""
+    def forward(self, h: Tensor) -> Tensor:
+        """Σ_n p_n V A_n(h)."""
         changes = torch.stack([adapter(h) for adapter in self.adapters], dim=-2)
         shares = attention(h, changes, self.query, self.key)
-        return (fused(F, changes, shares, self.value) - F).to(F.dtype)
+        return fused(changes, shares, self.value).to(h.dtype)
 
     # -- hooks -------------------------------------------------------------------------------------
-    def look(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        """Keep F for the end of the block."""
-        self.seen = output
-
-    def taken(self) -> Tensor:
-        assert self.seen is not None
-        seen = self.seen
-        self.seen = None
-        return seen
-
     def within_norm(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """h = LN(x + F) → LN(x + o): the block's last norm is applied twice."""
-        return norm.forward(args[0] + self(output, self.taken()))  # type: ignore[no-any-return]
+        """LN(u) → LN(u + Σ p V A(LN u)): the block's last norm is applied twice."""
+        return norm.forward(args[0] + self(output))  # type: ignore[no-any-return]
 
     def behind(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """h = x + F → x + o, where a block ends in a sum."""
+        """h → h + Σ p V A(h), where a block ends in a sum."""
         if isinstance(output, tuple):
-            return (output[0] + self(output[0], self.taken()), *output[1:])
-        return output + self(output, self.taken())
+            return (output[0] + self(output[0]), *output[1:])
+        return output + self(output)
 
 
 class AdapterFusion(Adapter):
-    """o = Σ_n p_n V (F + A_n(h)), p = softmax_n((Q h)·(K A_n(h))): in every block, an attention
-    over the adapters of finished runs takes the place of the feed-forward part's output F.
+    """h ← h + Σ_n p_n V A_n(h), p = softmax_n((Q h)·(K A_n(h))): in every block, an attention over
+    the adapters of finished runs.
 
-    h is the adapters' input: LN(x + F), and the block's output LN(x + o), in post-norm blocks
-    (BERT); x + F and x + o in pre-norm ones (ViT). Adapters and backbone are frozen; Q, K, V and
+    The place is that of one adapter (`peft=adapter` with `variant=pfeiffer`): with F the
+    feed-forward part, h = LN(x + F), and the block's output is LN(x + F + Σ p V A(h)), in post-norm
+    blocks (BERT); h = x + F in pre-norm ones (ViT). Adapters and backbone are frozen; Q, K, V and
     the heads are trained, with λ Σ ‖I - V‖²_F over the blocks. V starts as the identity (1e-6 off
     the diagonal), Q and K from N(0, 0.02²); V has no weight decay. 3 d² parameters a block, which
-    is a fifth of a BERT-base. The first stage is one run an adapter (`peft=adapter` with
-    `variant=pfeiffer`), each with the same frozen backbone: `recipe=adapter_fusion` (ST-A of the
-    paper). Differs from the authors' code: no dropout on scores, no bias of keys, which has no
-    effect. Not merged into weights. Learning rates: AdamW 5e-5 (paper) to 5e-4.
+    is a fifth of a BERT-base. The first stage is one run an adapter, each with the same frozen
+    backbone: `recipe=adapter_fusion` (ST-A of the paper). Differs from the adapters package: no
+    dropout on scores, no bias of keys, which has no effect. Not merged into weights. Learning
+    rates: AdamW 5e-5 (paper) to 5e-4.
 
     adapters: runs whose adapters are fused, two or more: folder or checkpoint, `{NAME}`: that of
         stage NAME; `fresh`: an untrained adapter, to compare with. The delta file beside the
@@ -162,11 +152,9 @@ class AdapterFusion(Adapter):
         width = len(last.weight)
         layer = Fusion([self.make(last) for _ in self.adapters], width)
         layer.to(last.weight.device).start()
-        block = network.backbone.get_submodule(name)
-        flow.end_of_branch(last.module, block).register_forward_hook(layer.look)
         norm = self.closing_norm(network, name, flow)
         if norm is None:
-            block.register_forward_hook(layer.behind)
+            network.backbone.get_submodule(name).register_forward_hook(layer.behind)
         else:
             norm.register_forward_hook(layer.within_norm)
         return [layer]
