@@ -87,5 +87,5 @@ def sample_slopes(
     ahead = {name: rules[name].moved(v, mean(gradient[name])) for name, v in theta.items()}
     towards, loss = grad_and_value(meta_loss)(ahead)
     along = {name: rules[name].slope * mean(towards[name]) for name in theta}
-    _, slopes = jvp(losses, (theta,), (along,))
+    slopes = jvp(losses, (theta,), (along,))[1]
     return slopes / (len(slopes) * ranks), loss
