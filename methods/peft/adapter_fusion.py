@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.types import Count, Scale, Weight
-from methods.peft.activations import Bottleneck, Flow
+from methods.peft.activations import ACTIVATIONS, Bottleneck, Flow
 from methods.peft.adapter import Adapter
 from methods.peft.sites import Site
 from methods.peft.trained_adapters import copy_adapter
@@ -113,7 +113,7 @@ class AdapterFusion(Adapter):
         regularisation: Weight = 0.01,
         load: str | None = None,
     ):
-        super().__init__("pfeiffer", bottleneck, scale, activation, init="houlsby", load=load)
+        super().__init__("pfeiffer", bottleneck, scale, activation, load=load)
         self.preserves = False
         self.adapters = adapters or []
         self.regularisation = regularisation
@@ -143,6 +143,13 @@ class AdapterFusion(Adapter):
             if place != FRESH:
                 own = [layer.adapters[number] for layer in fusions(network, self.key)]
                 copy_adapter(place, network, own, option)
+
+    def make(self, site: Site) -> Bottleneck:
+        """An adapter for the weights of a run; a fresh one has torch's for both layers, since one
+        that starts at zero would have nothing to attend to."""
+        adapter = self.new(len(site.weight), ACTIVATIONS[self.activation], site.name)
+        adapter.variant = self.variant
+        return adapter.to(site.weight.device)
 
     def into(
         self, network: Network, name: str, inside: dict[str, Site], flow: Flow

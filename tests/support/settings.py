@@ -74,7 +74,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "lora": {"alpha": 256.0},
     # U starts at zero, so D would not move in the one step in which `adapter_drop` lets it
     "adapter": {"init": "houlsby"},
-    # fresh adapters: there is no run to take them from. Their effect is small at the start
+    # there is no run to take them from
     "adapter_fusion": {"adapters": ["fresh", "fresh"]},
     "dora": {"alpha": 1024.0},
     # factors that start at zero let the others move by the square of the rate, and the biases that D
