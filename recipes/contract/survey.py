@@ -1,12 +1,14 @@
 """Surveys: what a method learns about a whole part of the data, in one pass between two steps."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from datamodules.clock import Clock
+from recipes.contract.context import Context
 
 Table = Mapping[str, Tensor]
 
@@ -46,6 +48,10 @@ class Survey:
     gradients: `take` gives {"loss": [B]}, with gradients. The table has, by name of a trained
         parameter of the student, the mean over batches of the squared gradient of the batch's mean
         loss: the diagonal of the empirical Fisher information, for batches of one sample.
+    clip: with `gradients`, the norm to which the gradient of each parameter is cut before it is
+        squared; None: any.
+    within: with `gradients`, a context around the pass, made of the run's: it may change the
+        network, and what of it is trained, for this survey alone; None: none.
     batch: samples in a batch; None: as evaluation has.
     """
 
@@ -58,4 +64,6 @@ class Survey:
     mode: Literal["eval", "dropout"] = "eval"
     draws: int = 1
     gradients: bool = False
+    clip: float | None = None
+    within: Callable[[Context], AbstractContextManager[None]] | None = None
     batch: int | None = None

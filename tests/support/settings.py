@@ -29,6 +29,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "posthoc_logit_adjustment": {"tau": 2.0},
     "equalization_loss": {"threshold": 0.08},
     "bags": {"thresholds": [5], "beta": 1.0},
+    # of two ranks with half a batch each, too
+    "meta_sampler": {"candidates": 5, "lr": 0.1},
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
     "pgd_at": {"eps": 0.1, "steps": 2},
@@ -74,6 +76,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "lora": {"alpha": 256.0},
     # U starts at zero, so D would not move in the one step in which `adapter_drop` lets it
     "adapter": {"init": "houlsby"},
+    # there is no run to take them from
+    "adapter_fusion": {"adapters": ["fresh", "fresh"]},
     "dora": {"alpha": 1024.0},
     # factors that start at zero let the others move by the square of the rate, and the biases that D
     # scales start at zero
@@ -135,6 +139,7 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("focal_loss", "class_losses"): ("binary losses", {"mode": "sigmoid"}),
     ("equalization_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
     ("cost_sensitive_ce", "class_losses"): ("the expected cost", {"form": "expected_cost"}),
+    ("child_tuning", "build"): ("the masks of mode D", {"mode": "D"}),
     ("sluice", "terms"): ("the penalty of trained weights", {"penalty": 0.1}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
@@ -148,6 +153,10 @@ UNSEEN: dict[tuple[str, str], str] = {
     ("lbtw", "after_step"): (
         "ends an epoch, which three steps do not; tests/methods/multi_task/test_lbtw.py"
     ),
+    ("meta_sampler", "terms"): (
+        "gives the gradient of its rates, on which after_batch acts; "
+        "tests/methods/long_tail/test_meta_sampler.py"
+    ),
     ("bags", "prepare"): (
         "draws the samples that its losses use; tests/methods/long_tail/test_bags.py"
     ),
@@ -157,6 +166,9 @@ UNSEEN: dict[tuple[str, str], str] = {
     ("remixmatch", "parameter_groups"): (
         "the rotation head, which texts do not have; "
         "tests/methods/semi_supervised/test_remixmatch.py"
+    ),
+    ("child_tuning", "after_batch"): (
+        "takes decay back, of which there is none; tests/methods/peft/test_child_tuning.py"
     ),
     ("adapter_drop", "prepare"): (
         "sets how many adapters run; tests/methods/peft/test_adapter_drop.py"
@@ -171,7 +183,7 @@ UNSEEN: dict[tuple[str, str], str] = {
 }
 
 # Terms that come once however many heads there are: of a head of the method's own, of parameters.
-ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity"})
+ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity", "identity"})
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 
@@ -254,6 +266,7 @@ NETWORK: dict[str, dict[str, dict[str, Any]]] = {
     for key in (
         "adapter",
         "adapter_drop",
+        "adapter_fusion",
         "ladder_side_tuning",
         "mam_adapter",
         "p_tuning_v2",
