@@ -59,6 +59,21 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "quadruplet": {"dim": 16},
     "proxy_nca": {"dim": 16, "proxy_lr": 1.0},
     "proxy_nca_pp": {"dim": 16, "proxy_lr": 1.0},
+    "magnet": {
+        "dim": 16,
+        "clusters": 2,
+        "clusters_in_batch": 4,
+        "samples_per_cluster": 4,
+        "refresh": 2,
+    },
+    # a tree, and another one
+    "hierarchical_triplet": {
+        "dim": 16,
+        "anchors": 2,
+        "neighbors": 2,
+        "warmup": 1,
+        "refresh": 1,
+    },
     "static": {"weights": [1.0, 0.2]},
     "dwa": {"window": 1, "temperature": 0.02},
     "mrn": {"bottleneck": 8, "update_every": 1},
@@ -106,7 +121,15 @@ RUN: dict[str, dict[str, Any]] = {
     # pairs of one class, even where every class comes in turn
     **{
         key: {"data.batch_size": 16}
-        for key in ("multi_similarity", "triplet", "lifted_structure", "xbm", *PAIRS)
+        for key in (
+            "multi_similarity",
+            "triplet",
+            "lifted_structure",
+            "xbm",
+            "magnet",
+            "hierarchical_triplet",
+            *PAIRS,
+        )
     },
 }
 
@@ -135,6 +158,7 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("cost_sensitive_ce", "class_losses"): ("the expected cost", {"form": "expected_cost"}),
     ("sluice", "terms"): ("the penalty of trained weights", {"penalty": 0.1}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
+    ("proxy_nca", "surveyed"): ("proxies start at samples", {"init": "sample"}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
 }
 
