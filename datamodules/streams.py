@@ -248,6 +248,10 @@ class BatchLoader(DataLoader):
             batches = map(self.dataset.__getitem__, self.sampler)
         for batch in batches:
             if isinstance(batch, Failure):
+                # Worker processes end here. Those that an exception keeps alive are collected with
+                # their queues, in any order: each may then be waited for in vain for five seconds.
+                del batches
+                self._iterator = None
                 raise UserError(batch.message)
             yield batch
 

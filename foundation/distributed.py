@@ -32,25 +32,31 @@ def gather_rows(value: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def share_of(size: int) -> int:
+    """Rows of this rank's share of a table, as `tensor_split` cuts it."""
+    rank = dist.get_rank() if world_size() > 1 else 0
+    return size // world_size() + (rank < size % world_size())
+
+
 def gather_shares(rows: Tensor, size: int, device: torch.device) -> Tensor:
-    """The table [size, …] whose r-th share every rank r has on the host, as `tensor_split` cuts it,
-    on the host of every rank. It passes `device` in pieces, so its size there does not grow."""
+    """The table [size, …] whose r-th share every rank r has on the host, on the host of every rank.
+    It passes `device` in pieces, so the memory that it takes there does not grow with its size."""
     world = world_size()
     if world == 1:
         return rows
-    lengths = [len(share) for share in torch.arange(size).tensor_split(world)]
+    whole = torch.empty(size, *rows.shape[1:], dtype=rows.dtype)
+    shares = whole.tensor_split(world)
     piece = max(GATHERED // max(rows[0].numel() * rows.element_size(), 1), 1)
-    shares: list[list[Tensor]] = [[] for _ in range(world)]
-    for start in range(0, max(lengths), piece):
-        stop = min(start + piece, max(lengths))
-        sent = torch.zeros(stop - start, *rows.shape[1:], dtype=rows.dtype, device=device)
+    for start in range(0, len(shares[0]), piece):
+        stop = min(start + piece, len(shares[0]))
         own = rows[start:stop]
+        sent = torch.zeros(stop - start, *rows.shape[1:], dtype=rows.dtype, device=device)
         sent[: len(own)] = own.to(device)
         received = [torch.empty_like(sent) for _ in range(world)]
         dist.all_gather(received, sent)
-        for share, part, length in zip(shares, received, lengths, strict=True):
-            share.append(part[: max(length - start, 0)].cpu())
-    return torch.cat([torch.cat(share) for share in shares])
+        for share, part in zip(shares, received, strict=True):
+            share[start:stop] = part[: max(len(share) - start, 0)].cpu()
+    return whole
 
 
 def own_rows(value: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from foundation.distributed import gather_shares, global_sum
+from foundation.distributed import gather_shares, global_sum, share_of
 from foundation.errors import UserError, nearest
 from foundation.randomness import derive_seed, seed_default
 from recipes.contract.composition import Composition
@@ -126,7 +126,7 @@ class Surveys:
         tables: dict[str, Table] = {}
         for passing, together in passes.items():
             with self.surveying():
-                make = self.fisher if passing.gradients else self.tables
+                make = self.fisher_of if passing.gradients else self.tables_of
                 tables |= make(passing, together)
         for asked in due:
             asked.method.surveyed(asked.survey, tables[asked.name], self.run)
@@ -143,10 +143,12 @@ class Surveys:
         keep_whole(run.network, run.device_mesh, False)
         run.reported.forget_moments()
 
-    def tables(self, passing: Pass, together: Sequence[Asked]) -> dict[str, Table]:
+    def tables_of(self, passing: Pass, together: Sequence[Asked]) -> dict[str, Table]:
         """The tables of surveys that share a pass, by name: rows in the order of the part."""
-        writers = {asked.name: Writer(len(self.data.parts[passing.part])) for asked in together}
-        number = Writer(len(self.data.parts[passing.part]))
+        size = len(self.data.parts[passing.part])
+        share = share_of(size)
+        writers = {asked.name: Writer(size, share) for asked in together}
+        number = Writer(size, share)
         if passing.mode == "dropout":
             activate_dropout(self.run)
         with torch.no_grad():
@@ -192,15 +194,17 @@ class Surveys:
             bad = (~rows.flatten(1).isfinite()).any(1) if rows.ndim > 1 else ~rows.isfinite()
             part = self.data.parts[asked.survey.part]
             row = int(part.rows[bad.nonzero()[0, 0]])
+            sample = part.source.name_of(row)
             problem = (
                 f"its survey of the part '{asked.survey.part}' finds '{name}' NaN or infinite for "
-                f"{int(bad.sum())} of {len(bad)} samples, first for '{part.source.name_of(row)}'"
+                f"{int(bad.sum())} of {len(bad)} samples, first for "
+                + (f"'{sample}'" if sample else f"sample {row}")
             )
             remedy = "lower optimizer.lr, or look at the sample"
             raise UserError(f"methods.{asked.method.key}", problem, remedy)
 
     # -- gradients ---------------------------------------------------------------------------------
-    def fisher(self, passing: Pass, together: Sequence[Asked]) -> dict[str, Table]:
+    def fisher_of(self, passing: Pass, together: Sequence[Asked]) -> dict[str, Table]:
         """By name of a trained parameter, the mean of the squared gradients of batches."""
         (asked,) = together
         trained = {n: p for n, p in self.run.network.named_parameters() if p.requires_grad}
@@ -219,25 +223,36 @@ class Surveys:
 
 
 class Writer:
-    """Collects the rows of a rank's share on the host. A table of floating numbers above
-    `HOST_BYTES` has half precision there."""
+    """The rows of a rank's share on the host, batch after batch. A table of floating numbers above
+    `HOST_BYTES` has half precision there.
 
-    def __init__(self, size: int):
+    size: samples of the part. share: those of this rank.
+    """
+
+    def __init__(self, size: int, share: int):
         self.size = size
-        self.rows: dict[str, list[Tensor]] = {}
+        self.share = share
+        self.tables: dict[str, Tensor] = {}
+        self.done = 0
 
     def add(self, found: Mapping[str, Tensor]) -> None:
+        count = 0
         for name, rows in found.items():
-            large = 4 * self.size * rows[0].numel() > HOST_BYTES
-            if rows.is_floating_point():
-                rows = rows.half() if large else rows.float()
-            self.rows.setdefault(name, []).append(rows.cpu())
+            count = len(rows)
+            if name not in self.tables:
+                self.tables[name] = torch.empty(self.share, *rows.shape[1:], dtype=self.type(rows))
+            self.tables[name][self.done : self.done + count] = rows.cpu()
+        self.done += count
+
+    def type(self, rows: Tensor) -> torch.dtype:
+        if not rows.is_floating_point():
+            return rows.dtype
+        large = 4 * self.size * rows[0].numel() > HOST_BYTES
+        return torch.float16 if large else torch.float32
 
     def whole(self, device: torch.device) -> dict[str, Tensor]:
         """The rows of all ranks."""
-        shares = {name: torch.cat(rows) for name, rows in self.rows.items()}
-        self.rows.clear()
-        return {name: gather_shares(rows, self.size, device) for name, rows in shares.items()}
+        return {name: gather_shares(t, self.size, device) for name, t in self.tables.items()}
 
 
 def stacked(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

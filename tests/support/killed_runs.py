@@ -27,6 +27,7 @@ SERVER.set_forkserver_preload([*ENGINE, "timm", "recipes.networks.text"])
 VALIDATION = ("on_validation_start", "on_validation_end", "on_validation_batch_end")
 STEP = ("training_step", "optimizer_step", "backward")
 PHASES = {
+    "a survey": ("tables_of", "fisher_of"),
     "a checkpoint": ("save_checkpoint",),
     "validation": ("validation_step", *VALIDATION),
     "test": ("test_step", "on_test_start", "on_test_end"),
