@@ -169,11 +169,11 @@ class Magnet(MetricLoss):
             labels = gather_rows(step.streams["labeled"].targets[task])
             losses = self.losses(x, labels)
             value = losses.sum() / count_labeled(labels)
-            step.term(step.term_name(self.key, task), value, weight=self.weight, task=task)
+            step.term(self.key, value, weight=self.weight, task=task)
             active = (losses.detach() > 0).sum() / count_labeled(labels)
             scores = {"active": active, **pair_scores(x, labels)}
         for name, score in scores.items():
-            step.scalar(step.term_name(name, task), score)
+            step.scalar(name, score)
         step.scratch[self.key] = own_rows(losses.detach())
 
     def losses(self, x: Tensor, labels: Tensor) -> Tensor:

@@ -192,8 +192,9 @@ UNSEEN: dict[tuple[str, str], str] = {
     ),
 }
 
-# Terms that come once however many heads there are: of a head of the method's own, of parameters.
-ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity"})
+# Terms that come once however many heads there are: of a head of the method's own, of parameters,
+# of the classes of one task.
+ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity", "magnet"})
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 
