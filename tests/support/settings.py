@@ -63,6 +63,21 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "quadruplet": {"dim": 16},
     "proxy_nca": {"dim": 16, "proxy_lr": 1.0},
     "proxy_nca_pp": {"dim": 16, "proxy_lr": 1.0},
+    "magnet": {
+        "dim": 16,
+        "clusters": 2,
+        "clusters_in_batch": 4,
+        "samples_per_cluster": 4,
+        "refresh": 2,
+    },
+    # a tree, and another one
+    "hierarchical_triplet": {
+        "dim": 16,
+        "anchors": 2,
+        "neighbors": 2,
+        "warmup": 1,
+        "refresh": 1,
+    },
     "static": {"weights": [1.0, 0.2]},
     "dwa": {"window": 1, "temperature": 0.02},
     "mrn": {"bottleneck": 8, "update_every": 1},
@@ -112,7 +127,15 @@ RUN: dict[str, dict[str, Any]] = {
     # pairs of one class, even where every class comes in turn
     **{
         key: {"data.batch_size": 16}
-        for key in ("multi_similarity", "triplet", "lifted_structure", "xbm", *PAIRS)
+        for key in (
+            "multi_similarity",
+            "triplet",
+            "lifted_structure",
+            "xbm",
+            "magnet",
+            "hierarchical_triplet",
+            *PAIRS,
+        )
     },
 }
 
@@ -142,6 +165,7 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("child_tuning", "build"): ("the masks of mode D", {"mode": "D"}),
     ("sluice", "terms"): ("the penalty of trained weights", {"penalty": 0.1}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
+    ("proxy_nca", "surveyed"): ("proxies start at samples", {"init": "sample"}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
 }
 
@@ -182,8 +206,9 @@ UNSEEN: dict[tuple[str, str], str] = {
     ),
 }
 
-# Terms that come once however many heads there are: of a head of the method's own, of parameters.
-ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity", "identity"})
+# Terms that come once however many heads there are: of a head of the method's own, of parameters,
+# of the classes of one task.
+ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity", "identity", "magnet"})
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 
