@@ -6,6 +6,7 @@ from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration
 from recipes.contract.method import POINTS, Closure, Method
 from recipes.contract.probe import Probe
+from recipes.contract.remark import Remark
 from recipes.contract.survey import Seen, Survey, Table
 from recipes.networks.requests import BatchMoments, EmbeddingRequest, Horizon, TeacherRequest
 
@@ -20,6 +21,7 @@ __all__ = [
     "Horizon",
     "Method",
     "Probe",
+    "Remark",
     "Seen",
     "StreamRequest",
     "Survey",

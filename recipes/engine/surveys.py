@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -189,11 +190,14 @@ class Surveys:
             key = derive_seed(run.seed, run.steps_done, "survey", draw, place, run.global_rank)
             seed_default(key, run.device)
         view = self.data.make_view(batch, passing.view)
+        index = batch["index"]
         if passing.network == "reported":
-            output = run.predict_output(run.reported().embed(view), index=batch["index"])
-        else:
-            output = run.network(run.network.embed(view))
-        return Seen(output.logits, output.features, batch["targets"], batch["index"])
+            embedded = run.reported().embed(view)
+            output = run.predict_output(embedded, index=index)
+            remarks = partial(run.remarks, embedded, index=index)
+            return Seen(output.logits, output.features, batch["targets"], index, remarks)
+        output = run.network(run.network.embed(view))
+        return Seen(output.logits, output.features, batch["targets"], index)
 
     def check_finite(self, asked: Asked, table: Table) -> None:
         """Raise UserError for a number that is NaN or infinite, with its sample."""

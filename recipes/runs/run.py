@@ -196,6 +196,7 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
         view_states=assembly.datamodule.view_states(),
         make_optimizer=partial(make_optimizer, assembly),
         reference_batches=assembly.datamodule.reference_batches,
+        drawn_samples=assembly.datamodule.drawn_samples,
         probes=list(assembly.probes.values()),
         classifies=heads_speak(config, assembly.datamodule.info.disjoint),
         evaluated={stage: assembly.datamodule.evaluated(stage) for stage in ("val", "test")},
