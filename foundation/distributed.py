@@ -1,5 +1,6 @@
 """Sums and gathered rows across ranks; with one process values are returned unchanged."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,17 @@ def global_sum(value: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(value)
     return value
+
+
+def mean_over_ranks(values: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The mean of each value over ranks, in one transfer and without gradient. None, on all ranks,
+    stays."""
+    if world_size() == 1:
+        return list(values)
+    known = [value for value in values if value is not None]
+    flat = global_sum(torch.cat([value.flatten() for value in known])) / world_size()
+    means = iter(flat.split([value.numel() for value in known]))
+    return [None if value is None else next(means).view_as(value) for value in values]
 
 
 def gather_rows(value: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from recipes.contract import Context, Method
 from recipes.contract.environment import Environment
 from recipes.networks.network import eval_mode
 from recipes.step import Embedded, Input, Step
+from recipes.step.step import Net
 
 # under autocast x and δ are float32; a network with parameters in half precision would round them
 # to about one gray level
@@ -129,11 +130,11 @@ class ByAttack(Attacking):
         return lambda purpose: step.randomness.draw(f"{self.key}/{purpose}", entry.size)
 
 
-def model_of(context: Context, embedded: Embedded) -> Model:
-    """The attacked student: x -> raw logits by task."""
+def model_of(context: Context, embedded: Embedded, network: Net = "student") -> Model:
+    """The attacked network: x -> raw logits by task."""
 
     def logits(x: Tensor) -> Logits:
-        return context.extra_forward(Embedded(x, embedded.mask)).logits
+        return context.extra_forward(Embedded(x, embedded.mask), network).logits
 
     return logits
 

@@ -7,41 +7,22 @@ min-max form of Madry et al., Towards Deep Learning Models Resistant to Adversar
 from dataclasses import replace
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from foundation.distributed import world_size
 from foundation.randomness import SampleRandomness
 from foundation.types import Count
 from methods.adversarial.attacks.attack import Attack, Draws
-from methods.adversarial.attacks.losses import Logits, Loss, Model, check_loss, objective
+from methods.adversarial.attacks.losses import Loss, check_loss, objective
 from methods.adversarial.attacks.pgd import PGD
 from methods.adversarial.attacks.threat import Norm, Radius, radius
 from methods.adversarial.perturbation import LAST, PRECISIONS, ByAttack, add_delta, model_of
-from recipes.contract import Context, Declaration
-from recipes.services.teacher import TensorPairs, copy_sharing_frozen
-from recipes.step import Embedded, Input, Step
+from recipes.contract import Context, Declaration, Snapshot
+from recipes.step import Input, Step
 from recipes.step.criterion import label_mass
 
-
-class FrozenCopy(nn.Module):
-    """The network as it was at the start of a round, in evaluation mode."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = copy_sharing_frozen(network)
-        self.train(False)
-
-    def train(self, mode: bool = True) -> "FrozenCopy":
-        return super().train(False)
-
-    @torch.no_grad()
-    def refresh(self, network: nn.Module) -> None:
-        pairs = TensorPairs(self.network, network)
-        for mine, yours in (pairs.parameters, pairs.floating, pairs.counting):
-            if mine:
-                torch._foreach_copy_(mine, yours)
+ATTACKED = "attacked"  # the network of the start of a round
 
 
 def round_of(step: int, steps: float) -> int:
@@ -106,6 +87,7 @@ class ProactiveDefense(ByAttack):
             after=LAST,
             precisions=PRECISIONS,
             lower_on_collapse=("eps",),
+            networks={ATTACKED: Snapshot()} if self.refresh == "round" else {},
         )
 
     def implements(self, point: str) -> bool:
@@ -115,8 +97,6 @@ class ProactiveDefense(ByAttack):
     def build(self, context: Context) -> None:
         super().build(context)
         check_loss(f"methods.{self.key}", self.loss, context.tasks)
-        if self.refresh == "round":
-            self.module(context).snapshot = FrozenCopy(context.network)
 
     # -- the attack --------------------------------------------------------------------------------
     def round_steps(self, step: Step, context: Context) -> float:
@@ -133,18 +113,7 @@ class ProactiveDefense(ByAttack):
         now = step.progress.step
         steps = self.round_steps(step, context)
         if not now or round_of(now, steps) != round_of(now - 1, steps):
-            self.module(context).snapshot.refresh(context.network)
-
-    def attacked_model(self, embedded: Embedded, context: Context) -> Model:
-        if self.refresh == "step":
-            return model_of(context, embedded)
-        network = self.module(context).snapshot.network
-
-        def logits(x: Tensor) -> Logits:
-            found: Logits = network(Embedded(x, embedded.mask)).logits
-            return found
-
-        return logits
+            context.refresh(ATTACKED)
 
     def draws(self, entry: Input, step: Step) -> Draws:
         """Of pgd_at where it is pgd_at; else of the sample in this round."""
@@ -158,7 +127,8 @@ class ProactiveDefense(ByAttack):
         if self.refresh == "round":
             number = round_of(step.progress.step, self.round_steps(step, context))
             step.scratch[f"{self.key}/round"] = number
-        model = self.attacked_model(entry.embedded, context)
+        network = "student" if self.refresh == "step" else ATTACKED
+        model = model_of(context, entry.embedded, network)
         value = objective(model, entry.targets, self.loss)
         return self.perturbation(entry, step, context, value, model=model)
 

@@ -96,8 +96,10 @@ class PEFTMethod(Method, ABC):
 
 def averaged(context: Context) -> Network | None:
     """The averaged network, if it is the reported one."""
-    reported = context.reported()
-    return reported if reported is not context.network else None
+    teacher = context.teacher
+    return (
+        teacher.network if teacher is not None and context.reported() is teacher.network else None
+    )
 
 
 if not TYPE_CHECKING:  # with a module `__getattr__` mypy would accept any name

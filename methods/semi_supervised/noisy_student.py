@@ -16,11 +16,12 @@ from foundation.errors import UserError, nearest
 from foundation.randomness import generator
 from methods.semi_supervised.targets import confident, make_targets, scores_of
 from recipes.contract import Context, Declaration, Method
+from recipes.predict.references import reference
 from recipes.services.tables import SampleTables
 from recipes.step import Step
-from recipes.tasks.classification import ClassificationTask
 
 UnlabeledWeight = Literal["one", "ratio", "share"]
+TEACHER = "teacher_run"
 
 
 class NoisyStudent(Method):
@@ -76,11 +77,15 @@ class NoisyStudent(Method):
         self._table: TeacherPredictions | None = None
 
     def declare(self) -> Declaration:
+        networks = {}
+        if self.teacher is not None:
+            networks[TEACHER] = reference(self.teacher, f"methods.{self.key}.teacher")
         return Declaration(
             views={"unlabeled": ("raw", "strong")},
             slots=("pseudo_labels",),
             tags=("unlabeled_loss",),
             orders={"unlabeled": self._order},
+            networks=networks,
         )
 
     def build(self, context: Context) -> None:
@@ -97,6 +102,7 @@ class NoisyStudent(Method):
             raise UserError(f"methods.{self.key}.task={task}: {nearest(task, context.tasks)}")
         if not table.known:
             table.write(self._predictions(trainer, context))
+            context.networks.forget(TEACHER)
         q = table[task].cpu()
         source = generator(context.seed, self.key)
         table.selected = select_balanced(q, self.threshold, self.per_class, source)
@@ -126,21 +132,7 @@ class NoisyStudent(Method):
         """view, index -> logits by task, of the teacher in evaluation mode."""
         if self.teacher is None:
             return reported_predictor(context)
-        # not at the top: `load` builds recipes, which import methods
-        from recipes.predict.loading import load
-
-        try:
-            predictor = load(self.teacher, device=context.device)
-        except UserError as error:
-            raise error.about(f"methods.{self.key}.teacher") from error
-        for name, task in context.tasks.items():
-            classes = task.classes if isinstance(task, ClassificationTask) else []
-            if predictor.classes_by_task.get(name) != list(classes):
-                raise UserError(
-                    f"methods.{self.key}.teacher: the classes of task '{name}' in "
-                    f"'{self.teacher}' differ from those of the data"
-                )
-        return predictor
+        return cast(Callable[[Any, Tensor], Mapping[str, Tensor]], context.networks[TEACHER])
 
     def _order(
         self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str

@@ -8,7 +8,15 @@ from recipes.contract.method import POINTS, Closure, Method
 from recipes.contract.probe import Probe
 from recipes.contract.remark import Remark
 from recipes.contract.survey import Seen, Survey, Table
-from recipes.networks.requests import BatchMoments, EmbeddingRequest, Horizon, TeacherRequest
+from recipes.networks.requests import (
+    BatchMoments,
+    EmbeddingRequest,
+    Horizon,
+    Reference,
+    Snapshot,
+    TeacherRequest,
+    Twin,
+)
 
 __all__ = [
     "POINTS",
@@ -21,10 +29,13 @@ __all__ = [
     "Horizon",
     "Method",
     "Probe",
+    "Reference",
     "Remark",
     "Seen",
+    "Snapshot",
     "StreamRequest",
     "Survey",
     "Table",
     "TeacherRequest",
+    "Twin",
 ]

@@ -18,7 +18,8 @@
         method.after_step(step, context)                     # averages, memories, statistics
         method.surveyed(survey, table, context)              # when a survey it declared is due
     method.finish(context)                                   # once, after the last step
-    evaluation:  method.transform_input(x, …) -> network -> method.infer(logits, …)
+    evaluation:  method.transform_input(x, …) -> networks -> method.vote(logits, …) ->
+                 method.infer(logits, …)
                  method.remark(x, logits, …)                 # named values for each sample
     end:         method.save_artifacts(folder, context)
     export:      method.merge(network)
@@ -27,7 +28,7 @@ All points are optional, and methods do not write a training step of their own. 
 Lightning callback: `on_fit_start` and the other hooks work, and Lightning passes them the recipe.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -215,6 +216,13 @@ class Method(Callback):
         """The input of the reported network in place of `embedded`; attacks differentiate through
         it."""
         return embedded
+
+    @point
+    def vote(self, logits: Sequence[Tensor], task: str, context: "Context") -> Tensor:
+        """One answer [N, C] of several networks: of the trained one and the twins that the method
+        declares. `logits` has an entry [N, C] for each, in this order. Evaluation, prediction and
+        export give it; metrics of the trained network alone have the prefix `raw/`."""
+        return logits[0]
 
     @point
     def infer(self, logits: Tensor, task: str, context: "Context") -> Tensor:

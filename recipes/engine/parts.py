@@ -34,6 +34,7 @@ class RecipeParts:
     make_view: makes a view of a stream on the device.
     view_states: what views learn, by name; saved with the run.
     make_optimizer: from the recipe, the optimizer and its scheduler by step.
+    make_network: makes another network like `network`, for a second one; None: there is none.
     reference_batches: training batches on which BatchNorm moments are estimated; None: no estimate.
     drawn_samples: from a number, a batch of at most so many labeled training samples, for
         measurements that fit something; None: there are no data.
@@ -58,6 +59,7 @@ class RecipeParts:
     sizes: dict[str, int]
     make_view: MakeView
     make_optimizer: MakeOptimizer
+    make_network: Callable[[], Network] | None = None
     view_states: Mapping[str, nn.Module] = field(default_factory=dict)
     reference_batches: ReferenceBatches | None = None
     drawn_samples: DrawnSamples | None = None

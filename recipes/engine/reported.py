@@ -14,6 +14,7 @@ from recipes.contract.context import Context
 from recipes.contract.method import Method
 from recipes.contract.probe import Probe
 from recipes.contract.remark import Remark, columns
+from recipes.engine.committee import Committee
 from recipes.engine.evaluator import Evaluator
 from recipes.engine.parts import DrawnSamples, MakeView, ReferenceBatches
 from recipes.engine.remarked import Remarked
@@ -37,7 +38,7 @@ def others(methods: Sequence[Method], without: str) -> list[Method]:
 
 class Reported:
     """The reported network of a run. `reported()` is the network: the EMA network if a method
-    evaluates it; `reported(raw=True)`: the trained one.
+    evaluates it, a committee if several networks answer; `reported(raw=True)`: the trained one.
 
     Methods change inputs in `transform_input` and logits in `infer`, and give values for each
     sample in `remark`; probes add metrics to those of the tasks.
@@ -67,8 +68,20 @@ class Reported:
         self._remarking = composition.implementing("remark")
         self.remarked = Remarked()
         self._estimated_at = 0  # optimizer steps
+        self.committee = self._committee()
+
+    def _committee(self) -> Committee | None:
+        """All networks that answer, if there are several."""
+        twins = self.composition.answering()
+        if not twins:
+            return None
+        voter = self.composition.implementing("vote")[0]
+        members = [self.run.network, *(self.run.networks[name] for name in twins)]
+        return Committee(members, lambda logits, task: voter.vote(logits, task, self.run))
 
     def __call__(self, raw: bool = False) -> Network:
+        if self.committee is not None and not raw:
+            return self.committee
         teacher = self.run.teacher
         averaged = self.composition.evaluates_teacher and not raw
         return teacher.network if averaged and teacher else self.run.network

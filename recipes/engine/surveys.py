@@ -34,6 +34,10 @@ class SurveyedRun(Run, Protocol):
     @property
     def device_mesh(self) -> Any: ...
 
+    def answer_of(
+        self, network: str, view: Any, index: Tensor
+    ) -> tuple[Mapping[str, Tensor], Tensor | None]: ...
+
 
 class Pass(NamedTuple):
     """What surveys have in common that are made in one pass."""
@@ -196,8 +200,8 @@ class Surveys:
             output = run.predict_output(embedded, index=index)
             remarks = partial(run.remarks, embedded, index=index)
             return Seen(output.logits, output.features, batch["targets"], index, remarks)
-        output = run.network(run.network.embed(view))
-        return Seen(output.logits, output.features, batch["targets"], index)
+        logits, features = run.answer_of(passing.network, view, index)
+        return Seen(logits, features, batch["targets"], index)
 
     def check_finite(self, asked: Asked, table: Table) -> None:
         """Raise UserError for a number that is NaN or infinite, with its sample."""

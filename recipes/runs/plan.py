@@ -15,6 +15,7 @@ from recipes.contract.vocabulary import SLOTS
 from recipes.engine.hardware import backend_of, on_gpu, use_channels_last
 from recipes.networks.network import Network
 from recipes.optimization.build import chosen_impl
+from recipes.runs.plan_networks import further_networks
 from recipes.services.teacher import final_decay
 from recipes.setup.assemble import Assembly
 from recipes.setup.freezing import frozen_lines
@@ -148,7 +149,7 @@ def _network(assembly: Assembly, network: Network) -> list[str]:
             f"BatchNorm: momentum {slow[0].momentum:g} raised to {least_momentum(steps):.3g} for a "
             f"run of {steps} steps; network.options.bn_momentum sets it"
         )
-    return lines
+    return lines + further_networks(assembly, network)
 
 
 def _methods(assembly: Assembly) -> list[str]:
@@ -265,7 +266,11 @@ def _evaluation(assembly: Assembly) -> list[str]:
         what: [key for key, method in composition.methods.items() if method.implements(point)]
         for point, what in changes.items()
     }
-    if composition.evaluates_teacher:
+    if twins := composition.answering():
+        lines.append(
+            f"the network and {', '.join(twins)} answer as one, the network alone as raw/…"
+        )
+    elif composition.evaluates_teacher:
         lines.append("the averaged network is reported, the raw one beside it as raw/…")
     elif any(changed.values()):
         lines.append("the raw network beside it as raw/…")

@@ -9,7 +9,7 @@ from foundation.randomness import SampleRandomness
 from methods.adversarial.attacks.fgsm import FGSM
 from methods.adversarial.attacks.square_attack import Square
 from methods.adversarial.pgd_at import PGDAT
-from methods.adversarial.proactive_defense import ProactiveDefense, round_of
+from methods.adversarial.proactive_defense import ATTACKED, ProactiveDefense, round_of
 from methods.regularization.sam import SAM
 from recipes.step import Embedded
 from tests.support.attack_loops import assert_same, clipped, descend, logits, weak_batches
@@ -80,7 +80,7 @@ class Watching(ProactiveDefense):
         self.seen = [*getattr(self, "seen", []), seen]
 
     def snapshot(self, context):
-        return self.module(context).snapshot.network
+        return context.networks[ATTACKED]
 
 
 def test_the_copy_is_that_of_the_start_of_the_round():
@@ -155,12 +155,12 @@ def test_an_attack_without_gradients():
 def test_the_copy_is_saved_in_evaluation_mode_and_takes_no_gradient():
     recipe = build({KEY: ProactiveDefense()}, Setup(norm=True))
     recipe.train()
-    copy = recipe.method_modules[KEY].snapshot
+    copy = recipe.networks[ATTACKED]
     assert not any(module.training for module in copy.modules())
     assert not any(parameter.requires_grad for parameter in copy.parameters())
-    assert any("snapshot" in name for name in recipe.state_dict())
+    assert any(ATTACKED in name for name in recipe.state_dict())
     step = build({KEY: ProactiveDefense(refresh="step")}, Setup())
-    assert not any("snapshot" in name for name in step.state_dict())
+    assert not any(ATTACKED in name for name in step.state_dict())
 
 
 def test_one_owner_of_the_attack():
