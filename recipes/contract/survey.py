@@ -9,6 +9,7 @@ from torch import Tensor
 
 from datamodules.clock import Clock
 from recipes.contract.context import Context
+from recipes.contract.remark import Remark
 
 Table = Mapping[str, Tensor]
 
@@ -22,12 +23,15 @@ class Seen:
     features: [B, d], the input of the heads; None for a network of another run, or for none.
     targets: int64 [B] by task, -1 for no label.
     index: int64 [B], the samples' stable numbers.
+    remarks: called, gives what methods say about each sample, by `METHOD/NAME`; nothing for another
+        network than `reported`.
     """
 
     logits: Mapping[str, Tensor]
     features: Tensor | None
     targets: Mapping[str, Tensor]
     index: Tensor
+    remarks: Callable[[], Mapping[str, Remark]] = dict
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "awp": {"gamma": 0.1},
     "free_at": {"eps": 0.1, "replays": 2},
     "randomization": {"enlarge": 1.5},
+    # the original's prediction is that of the network
+    "feature_squeezing": {"bits": 1, "predict": "squeezed"},
+    "proactive_defense": {"eps": 0.1, "steps": 2, "data": "clean_and_adv", "passes": 0.2},
     # at the rate of these trials: a hundred times SGD's is for AdamW's
     "proxy_anchor": {"dim": 16, "proxy_lr": 1.0},
     "multi_similarity": {"dim": 16},
