@@ -137,6 +137,12 @@ class StreamLoaders(CutParts):
             self._reference.append(batch)
         return self._reference
 
+    def drawn_samples(self, count: int) -> dict[str, Any]:
+        """Up to `count` labeled training samples, drawn by the seed, the same on every rank."""
+        part = self.parts["labeled"]
+        rows = ShuffledPasses(len(part), self.seed, "drawn").take(0, min(count, len(part)))
+        return part.fetch(rows)
+
     # -- where the run stands ----------------------------------------------------------------------
     @property
     def position(self) -> int:

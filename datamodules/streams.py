@@ -248,6 +248,10 @@ class BatchLoader(DataLoader):
             batches = map(self.dataset.__getitem__, self.sampler)
         for batch in batches:
             if isinstance(batch, Failure):
+                # Worker processes end here. Those that an exception keeps alive are collected with
+                # their queues, in any order: each may then be waited for in vain for five seconds.
+                del batches
+                self._iterator = None
                 raise UserError(batch.message)
             yield batch
 
@@ -267,7 +271,7 @@ class StepLoader(BatchLoader):
         self._state = state
         self._restore = restore
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # in each stretch all orders are known; a run without live orders has one
         for _ in self.sampler.stretches():  # type: ignore[attr-defined]
             yield from super().__iter__()

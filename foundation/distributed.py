@@ -44,6 +44,36 @@ def gather_rows(value: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def gather_uneven(value: Tensor) -> Tensor:
+    """Rows of all ranks, whose numbers of rows may differ; without gradient."""
+    if world_size() == 1:
+        return value.detach()
+    sizes = [torch.zeros(1, dtype=torch.int64, device=value.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(value)], device=value.device))
+    lengths = [int(size) for size in sizes]
+    padded = value.new_zeros(max(lengths), *value.shape[1:])
+    padded[: len(value)] = value
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+
+def names_of_any_rank(names: list[str]) -> list[str]:
+    """The names on a rank that has any, equal on all ranks: of a few samples a rank may have
+    none."""
+    if world_size() == 1:
+        return names
+    of_ranks: list[list[str]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(of_ranks, names)
+    return max(of_ranks, key=len)
+
+
+def gathering_device() -> torch.device:
+    """Where ranks exchange tensors: for one that has none of its own to say so."""
+    on_gpus = world_size() > 1 and dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpus else torch.device("cpu")
+
+
 def share_of(size: int) -> int:
     """Rows of this rank's share of a table, as `tensor_split` cuts it."""
     rank = dist.get_rank() if world_size() > 1 else 0
@@ -71,10 +101,15 @@ def gather_shares(rows: Tensor, size: int, device: torch.device) -> Tensor:
     return whole
 
 
+def own_rows(value: Tensor) -> Tensor:
+    """This rank's rows of a global batch, as `gather_rows` orders them."""
+    world = world_size()
+    return value if world == 1 else value.chunk(world)[dist.get_rank()]
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        ctx.rows = len(value)
         return gather_rows(value)
 
     @staticmethod
@@ -82,7 +117,7 @@ class _GatherRows(torch.autograd.Function):
         # summed over ranks before it is cut: the losses of other ranks depend on these rows, too
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
-        return gradient[dist.get_rank() * ctx.rows :][: ctx.rows]
+        return own_rows(gradient)
 
 
 def gather_with_gradient(value: Tensor) -> Tensor:
@@ -101,3 +136,17 @@ def gather_with_gradient(value: Tensor) -> Tensor:
     if world_size() == 1:
         return value
     return _GatherRows.apply(value)
+
+
+def is_first_rank() -> bool:
+    """Whether this is the only process, or the first one."""
+    return world_size() == 1 or dist.get_rank() == 0
+
+
+def from_first_rank(value: Tensor) -> Tensor:
+    """The first rank's `value`; those of the others have the same shape and type."""
+    if world_size() == 1:
+        return value
+    value = value.detach().clone()
+    dist.broadcast(value, 0)
+    return value

@@ -67,7 +67,7 @@ def test_the_worked_numbers_of_contributing_hold(monkeypatch):
     spec.loader.exec_module(module)
     monkeypatch.setitem(sys.modules, "methods.semi_supervised.entropy", module)
     blocks = re.findall(r"```python\n(.*?)```", read("CONTRIBUTING.md"), re.DOTALL)
-    (block,) = [found for found in blocks if "def test_" in found]
+    (block,) = (block for block in blocks if "def test_" in block)
     names: dict = {}
     exec(re.sub(r"^   ", "", block, flags=re.M), names)
     tests = [value for name, value in names.items() if name.startswith("test_")]

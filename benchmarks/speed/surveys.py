@@ -78,7 +78,9 @@ def trained(
     torch.set_num_threads(options.threads)
     overrides = (
         "data=digits",
-        f"data.source={{_target_: benchmarks.speed.surveys.{source}, size: {size}}}",
+        f"data.source._target_=benchmarks.speed.surveys.{source}",
+        f"+data.source.size={size}",
+        "~data.source.tasks",
         "data.val_fraction=0",
         "data.batch_size=8",
         "network.name=digits_cnn",

@@ -6,6 +6,7 @@ from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration
 from recipes.contract.method import POINTS, Closure, Method
 from recipes.contract.probe import Probe
+from recipes.contract.remark import Remark
 from recipes.contract.survey import Seen, Survey, Table
 from recipes.networks.requests import (
     BatchMoments,
@@ -29,6 +30,7 @@ __all__ = [
     "Method",
     "Probe",
     "Reference",
+    "Remark",
     "Seen",
     "Snapshot",
     "StreamRequest",

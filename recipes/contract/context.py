@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foundation.randomness import SampleRandomness
+from recipes.contract.remark import Remark
 from recipes.networks.network import Network
 from recipes.services.named_networks import NamedNetworks
 from recipes.services.statistics import ClassStatistics
@@ -127,6 +128,11 @@ class Context(Protocol):
         """The raw view of a batch {"data", "targets", "index"} of an evaluation loader."""
         ...
 
+    def training_samples(self, count: int) -> tuple[Embedded, dict[str, Tensor]]:
+        """Labeled training samples as evaluation sees them, with their targets by task: up to
+        `count`, drawn by the seed, equal on all ranks. For measurements that fit something."""
+        ...
+
     def predict_logits(
         self, view: Any, raw: bool = False, index: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -139,8 +145,20 @@ class Context(Protocol):
         raw: bool = False,
         index: Tensor | None = None,
         randomness: SampleRandomness | None = None,
+        without: str = "",
     ) -> dict[str, Tensor]:
-        """The same from the continuous input, with a graph if gradients are enabled."""
+        """The same from the continuous input, with a graph if gradients are enabled. without: key
+        of a method that leaves inputs and logits alone."""
+        ...
+
+    def remarks(
+        self,
+        embedded: Embedded,
+        logits: Mapping[str, Tensor] | None = None,
+        index: Tensor | None = None,
+    ) -> dict[str, Remark]:
+        """What methods say about each sample, by `METHOD/NAME`. logits: those of `predict`, where
+        they are known."""
         ...
 
     def predict_output(
@@ -149,6 +167,7 @@ class Context(Protocol):
         raw: bool = False,
         index: Tensor | None = None,
         randomness: SampleRandomness | None = None,
+        without: str = "",
     ) -> Output:
         """Features and logits of the reported network for an input that methods may have
         changed."""

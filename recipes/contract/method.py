@@ -20,6 +20,7 @@
     method.finish(context)                                   # once, after the last step
     evaluation:  method.transform_input(x, …) -> networks -> method.vote(logits, …) ->
                  method.infer(logits, …)
+                 method.remark(x, logits, …)                 # named values for each sample
     end:         method.save_artifacts(folder, context)
     export:      method.merge(network)
 
@@ -38,6 +39,7 @@ from torch.optim import Optimizer
 from foundation.randomness import SampleRandomness
 from recipes.contract.declaration import Declaration
 from recipes.contract.older import adapt_method
+from recipes.contract.remark import Remark
 from recipes.contract.survey import Survey, Table
 from recipes.step.criterion import Role
 from recipes.step.step import Embedded, Step
@@ -226,6 +228,22 @@ class Method(Callback):
     def infer(self, logits: Tensor, task: str, context: "Context") -> Tensor:
         """Logits [N, C] for evaluation and prediction."""
         return logits
+
+    @point
+    def remark(
+        self,
+        embedded: Embedded,
+        logits: Mapping[str, Tensor],
+        index: Tensor | None,
+        context: "Context",
+    ) -> Mapping[str, Remark]:
+        """Values by name for each of these samples, for the evaluation, the report and the table of
+        predictions, which name them `METHOD/NAME`. What has an alarm is a metric, too: the share of
+        the samples above it, `PART/METHOD/NAME_flagged`.
+
+        embedded: the input before any method changes it. logits: by task, as the run reports them.
+        index: [N], for `context.predict`. Attacks differentiate through the values."""
+        return {}
 
     @point
     def save_artifacts(self, folder: Path, context: "Context") -> None:

@@ -202,7 +202,7 @@ class Recipe(SeveralNetworks):
         twins = self.networks_in_training()[1:]
         self.unfreezing = Unfreezing(self.network, self.teacher, self.total_steps, twins)
         self.make_evaluation(parts)
-        self.surveys = Surveys(self, composition)
+        self.surveys = Surveys(self, self.reported, composition)
         self.meters = Meters()
         self.traces = Traces()
         self.clock = Stopwatch()

@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from foundation.distributed import global_sum, world_size
+from foundation.distributed import gather_uneven, global_sum, world_size
 from foundation.errors import UserError
 from foundation.types import Count, Steps
 from recipes.contract.exhibit import Exhibit, Shown
@@ -35,20 +35,6 @@ if TYPE_CHECKING:
 
 QUERIES = 6  # in the report
 NEIGHBORS = 5  # of each
-
-
-def gather_uneven(value: Tensor) -> Tensor:
-    """Rows of all ranks, whose numbers of rows may differ."""
-    if world_size() == 1:
-        return value
-    sizes = [torch.zeros(1, dtype=torch.int64, device=value.device) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([len(value)], device=value.device))
-    lengths = [int(size) for size in sizes]
-    padded = value.new_zeros(max(lengths), *value.shape[1:])
-    padded[: len(value)] = value
-    parts = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,8 @@ def write_all(
 
     for key in merged(predictor):
         print(f"{key}: merged into the weights")
+    for method in predictor.recipe.methods_at["remark"]:
+        print(f"{method.key}: what it says about each sample is not exported", file=sys.stderr)
     worst: dict[str, float] = {}
     # first, because the graph needs the run's own prediction, and `folded` changes the network
     writers: dict[str, Callable[[Path], float]] = {}

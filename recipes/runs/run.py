@@ -194,6 +194,7 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
         make_optimizer=partial(make_optimizer, assembly),
         make_network=make_network,
         reference_batches=assembly.datamodule.reference_batches,
+        drawn_samples=assembly.datamodule.drawn_samples,
         probes=list(assembly.probes.values()),
         classifies=heads_speak(config, assembly.datamodule.info.disjoint),
         evaluated={stage: assembly.datamodule.evaluated(stage) for stage in ("val", "test")},

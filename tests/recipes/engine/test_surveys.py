@@ -1,6 +1,7 @@
 """Surveys: when they are made, what they see, once for equal ones, and never twice in a resumed
 run."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from foundation import distributed
 from foundation.errors import UserError
 from recipes.contract import Clock, Declaration, Method, Seen, Survey
 from recipes.engine import surveys
+from recipes.services import row_writer
 from tests.support.lab import parts, trial
 from tests.support.processes import on_two_ranks
 from tests.support.tiny_runs import run_of
@@ -40,11 +42,11 @@ class Surveyor(Method):
     asks: ClassVar[dict[str, tuple[Survey, ...]]] = {}
     book: ClassVar[list] = []
 
-    def __init__(self, order: bool = False):
-        self.order = order
+    def __init__(self, name: str = "one"):
+        self.name = name
 
     def declare(self):
-        return Declaration(surveys=self.asks[self.key], views={"unlabeled": ("weak",)})
+        return Declaration(surveys=self.asks[self.name], views={"unlabeled": ("weak",)})
 
     def build(self, context):
         module = nn.Module()
@@ -123,7 +125,7 @@ def test_equal_surveys_of_several_methods_are_one_pass(monkeypatch):
     config = config_with(asked)
     trial(config)
     alone = len(looks)
-    two = config_with(asked, **{"methods.two": {"_target_": f"{__name__}.Surveyor"}})
+    two = config_with(asked, **{"methods.two": {"_target_": f"{__name__}.Surveyor", "name": "two"}})
     trial(two)
     assert len(looks) == 2 * alone and [entry[0] for entry in Surveyor.book] == ["one", "two"]
     first, second = (entry[3] for entry in Surveyor.book)
@@ -148,13 +150,12 @@ def test_a_resumed_run_repeats_no_survey(tmp_path: Path):
 
 def test_dropout_is_active_and_norms_are_not():
     asked = Survey("draws", "labeled", logits_of, Clock.at_start(), mode="dropout", draws=3)
-    outcome = trial(config_with(asked, **{"network.options.drop_rate": 0.5}))
+    trial(config_with(asked, **{"network.drop_rate": 0.5}))
     table = Surveyor.book[0][3]
     assert table["logits"].shape[:2] == (len(table["index"]), 3)
     assert not table["logits"][:, 0].equal(table["logits"][:, 1])
-    again = trial(config_with(asked, **{"network.options.drop_rate": 0.5}))
+    trial(config_with(asked, **{"network.drop_rate": 0.5}))
     assert Surveyor.book[0][3]["logits"].equal(table["logits"])
-    assert outcome.recipe.training and again.recipe.network.training
 
 
 @pytest.mark.parametrize("batch", [1, None])
@@ -169,7 +170,8 @@ def test_fisher_information_is_the_mean_of_squared_gradients(batch):
     part = data.parts["labeled"]
     weights = dict(recipe.network.named_parameters())
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    shares = torch.arange(len(part)).split(batch or len(part))
+    size = batch or data.eval_batch_size
+    shares = torch.arange(len(part)).tensor_split(-(-len(part) // size))
     for rows in shares:
         view = data.make_view(part.fetch(rows), "raw")
         logits = recipe.network(recipe.network.embed(view)).logits["label"]
@@ -183,8 +185,50 @@ def test_fisher_information_is_the_mean_of_squared_gradients(batch):
         torch.testing.assert_close(table[name], total / len(shares), rtol=1e-4, atol=1e-9)
 
 
+def test_gradients_are_cut_before_they_are_squared():
+    def fisher(clip):
+        options = {"gradients": True, "batch": 1, "clip": clip}
+        asked = Survey("fisher", "labeled", losses_of, Clock.at_start(), "student", **options)
+        trial(config_with(asked, **{"trainer.max_steps": 1}))
+        return Surveyor.book[0][3]
+
+    whole, cut, wide = fisher(None), fisher(0.01), fisher(1e6)
+    for name, value in whole.items():
+        torch.testing.assert_close(wide[name], value)
+        # the mean of squared norms
+        assert float(cut[name].sum()) <= 1.0001e-4
+    assert any(float(value.sum()) > 1e-3 for value in whole.values())
+    long = torch.tensor([3.0, 4.0])
+    torch.testing.assert_close(surveys.clipped(long, 1.0), long / 5)
+    assert torch.equal(surveys.clipped(long, 5.0), long)
+
+
+def test_a_survey_may_change_the_network_for_itself():
+    """What is frozen within it is not in its table, and is trained again afterwards; dropout acts
+    in the mode that asks for it."""
+
+    @contextmanager
+    def heads_alone(context):
+        context.network.backbone.requires_grad_(False)
+        yield
+        context.network.backbone.requires_grad_(True)
+
+    options = {"gradients": True, "within": heads_alone}
+    tables = []
+    for mode in ("eval", "dropout"):
+        asked = Survey(
+            "fisher", "labeled", losses_of, Clock.at_start(), "student", mode=mode, **options
+        )
+        config = config_with(asked, **{"trainer.max_steps": 1, "network.drop_rate": 0.5})
+        outcome = trial(config)
+        tables.append(Surveyor.book[0][3])
+        assert all(p.requires_grad for p in outcome.recipe.network.parameters())
+    assert set(tables[0]) == {"heads.label.weight", "heads.label.bias"}
+    assert not torch.equal(tables[0]["heads.label.weight"], tables[1]["heads.label.weight"])
+
+
 def test_a_large_table_has_half_precision(monkeypatch):
-    monkeypatch.setattr(surveys, "HOST_BYTES", 100)
+    monkeypatch.setattr(row_writer, "HOST_BYTES", 100)
     asked = Survey("all", "labeled", logits_of, Clock.at_start())
     trial(config_with(asked, **{"trainer.max_steps": 1}))
     table = Surveyor.book[0][3]
@@ -193,7 +237,7 @@ def test_a_large_table_has_half_precision(monkeypatch):
 
 def test_a_number_that_is_not_finite_names_the_sample():
     asked = Survey("broken", "unlabeled", broken, Clock.at_start())
-    message = r"methods\.one: its survey of the part 'unlabeled' finds 'loss' NaN .* 1 of \d+ .*'7'"
+    message = r"methods\.one: its survey of the part 'unlabeled' finds 'loss' NaN .* 1 of \d+ .*first for sample \d+;"
     with pytest.raises(UserError, match=message):
         trial(config_with(asked))
 
@@ -204,7 +248,7 @@ def test_parts_that_do_not_exist():
     ):
         parts(config_with(Survey("all", "tets", logits_of, Clock.at_start())))
     asked = Survey("all", "val", logits_of, Clock.at_start())
-    with pytest.raises(UserError, match=r"'val', which these data do not have: hold one out"):
+    with pytest.raises(UserError, match=r"'val', which these data do not have; hold one out"):
         trial(config_with(asked, **{"data.val_fraction": 0.0}))
 
 

@@ -36,22 +36,33 @@ def test_set() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "correct"),
+    ("name", "file", "pictures", "correct"),
     [
-        ("resnet20_cifar", "resnet20-12fca82f.th", 9173),
-        pytest.param("resnet32_cifar", "resnet32-d509ac18.th", 9263, marks=pytest.mark.slow),
-        pytest.param("resnet56_cifar", "resnet56-4bfd9763.th", 9339, marks=pytest.mark.slow),
+        # of the first thousand pictures the network that has 9173 of all right has as many
+        ("resnet20_cifar", "resnet20-12fca82f.th", 1000, 914),
+        *(
+            pytest.param(f"resnet{depth}_cifar", file, 10_000, correct, marks=pytest.mark.slow)
+            for depth, file, correct in (
+                (20, "resnet20-12fca82f.th", 9173),
+                (32, "resnet32-d509ac18.th", 9263),
+                (56, "resnet56-4bfd9763.th", 9339),
+            )
+        ),
     ],
 )
 def test_published_accuracy(
-    name: str, file: str, correct: int, test_set: tuple[torch.Tensor, torch.Tensor]
+    name: str,
+    file: str,
+    pictures: int,
+    correct: int,
+    test_set: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
     network = build_network(INFO, {"label": 10}, name=name, checkpoint=str(WEIGHTS / file)).eval()
     # nothing said of mean and std: weights bring the normalisation that they were trained with
     assert network.mean.flatten().tolist() == pytest.approx((0.485, 0.456, 0.406))
     assert network.std.flatten().tolist() == pytest.approx((0.229, 0.224, 0.225))
-    pixels, labels = test_set
-    assert len(labels) == 10000
+    pixels, labels = (values[:pictures] for values in test_set)
+    assert len(labels) == pictures
     hits = 0
     with torch.inference_mode():
         for part, truth in zip(pixels.split(500), labels.split(500), strict=True):
