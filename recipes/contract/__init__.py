@@ -5,6 +5,7 @@ from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration
 from recipes.contract.method import POINTS, Closure, Method
 from recipes.contract.probe import Probe
+from recipes.contract.program import Outcome, Program
 from recipes.networks.requests import BatchMoments, EmbeddingRequest, Horizon, TeacherRequest
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "EmbeddingRequest",
     "Horizon",
     "Method",
+    "Outcome",
     "Probe",
+    "Program",
     "StreamRequest",
     "TeacherRequest",
 ]
