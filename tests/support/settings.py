@@ -8,6 +8,7 @@ one. EXACT: further arguments under which it is exact on several ranks, for meth
 not. TINY: a run of some steps on real data in a fraction of a second, by kind of data.
 """
 
+from pathlib import Path
 from typing import Any
 
 CANONICAL: dict[str, dict[str, Any]] = {
@@ -68,6 +69,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "gradnorm": {"lr": 0.5},
     "pcgrad": {"reduction": "mean"},
     "hard_sharing": {"split_stage": 0},
+    # columns come in with the second round
+    "fafs": {"tree": str(Path(__file__).parent.parent / "fixtures" / "fafs_tree.json")},
     # B starts at zero, so A moves by the square of the scale
     "lora": {"alpha": 256.0},
     # U starts at zero, so D would not move in the one step in which `adapter_drop` lets it
@@ -136,6 +139,8 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("sluice", "terms"): ("the penalty of trained weights", {"penalty": 0.1}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
+    ("glora", "prepare"): ("forms are drawn", {"mode": "supernet"}),
+    ("glora", "wrap_step"): ("forms are drawn", {"mode": "supernet"}),
 }
 
 # Points whose effect no watch can see: the reason, and what proves them in its place.
@@ -252,6 +257,7 @@ NETWORK: dict[str, dict[str, dict[str, Any]]] = {
     for key in (
         "adapter",
         "adapter_drop",
+        "fafs",  # whose tree is of it
         "ladder_side_tuning",
         "mam_adapter",
         "p_tuning_v2",
