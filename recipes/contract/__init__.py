@@ -17,6 +17,7 @@ from recipes.networks.requests import (
     TeacherRequest,
     Twin,
 )
+from recipes.contract.program import Outcome, Program
 
 __all__ = [
     "POINTS",
@@ -28,11 +29,13 @@ __all__ = [
     "EmbeddingRequest",
     "Horizon",
     "Method",
+    "Outcome",
     "Probe",
     "Reference",
     "Remark",
     "Seen",
     "Snapshot",
+    "Program",
     "StreamRequest",
     "Survey",
     "Table",

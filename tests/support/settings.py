@@ -8,6 +8,7 @@ one. EXACT: further arguments under which it is exact on several ranks, for meth
 not. TINY: a run of some steps on real data in a fraction of a second, by kind of data.
 """
 
+from pathlib import Path
 from typing import Any
 
 CANONICAL: dict[str, dict[str, Any]] = {
@@ -92,6 +93,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "gradnorm": {"lr": 0.5},
     "pcgrad": {"reduction": "mean"},
     "hard_sharing": {"split_stage": 0},
+    # columns come in with the second round
+    "fafs": {"tree": str(Path(__file__).parent.parent / "fixtures" / "fafs_tree.json")},
     # B starts at zero, so A moves by the square of the scale
     "lora": {"alpha": 256.0},
     # U starts at zero, so D would not move in the one step in which `adapter_drop` lets it
@@ -172,6 +175,8 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
     ("proxy_nca", "surveyed"): ("proxies start at samples", {"init": "sample"}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
+    ("glora", "prepare"): ("forms are drawn", {"mode": "supernet"}),
+    ("glora", "wrap_step"): ("forms are drawn", {"mode": "supernet"}),
 }
 
 # Points whose effect no watch can see: the reason, and what proves them in its place.
@@ -297,6 +302,7 @@ NETWORK: dict[str, dict[str, dict[str, Any]]] = {
         "adapter",
         "adapter_drop",
         "adapter_fusion",
+        "fafs",  # whose tree is of it
         "ladder_side_tuning",
         "mam_adapter",
         "p_tuning_v2",
