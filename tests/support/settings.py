@@ -75,6 +75,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
         "clusters_in_batch": 4,
         "samples_per_cluster": 4,
         "refresh": 2,
+        "weight": 0.1,
     },
     # a tree, and another one
     "hierarchical_triplet": {
