@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from datamodules.samplers import Blocks
-from foundation.errors import UserError, nearest
+from datamodules.samplers import Blocks, class_labels, some_of
+from foundation.errors import UserError
 from foundation.randomness import generator
 
 Classes = Literal["uniform", "proportional"]
@@ -37,8 +37,7 @@ class BlockWalk:
     def __getitem__(self, number: int) -> Tensor:
         """int64 [block]: the elements of block `number`."""
         if self.size < self.block:
-            order = torch.randperm(self.size, generator=generator(*self.key, number))
-            return order.repeat(-(-self.block // self.size))[: self.block]
+            return some_of(torch.arange(self.size), self.block, generator(*self.key, number))
         rounds, place = divmod(number, self.blocks)
         if rounds != self._number:
             self._number = rounds
@@ -134,26 +133,28 @@ class MakePKOrder:
     def __call__(
         self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str
     ) -> PKOrder:
-        task = next(iter(targets)) if self.task is None else self.task
-        if task not in targets:
-            raise UserError(
-                f"methods.{self.key}.task={task}: there is no such task; {nearest(task, targets)}"
-            )
-        labels = targets[task]
+        labels = class_labels(targets, self.task, self.key)
+        self.check_batch(batch_size)
         k = self.per_class
-        setting = f"methods.{self.key}.samples_per_class={k}"
-        if batch_size % k:
-            below = batch_size - batch_size % k
-            near = [n for n in (below, below + k) if n]
-            raise UserError(
-                f"data.batch_size={batch_size}: is no multiple of {setting}; "
-                f"expected e.g. {' or '.join(map(str, near))}"
-            )
         there = len(labels[labels >= 0].unique())
         if batch_size // k > there:
             raise UserError(
                 f"data.batch_size={batch_size}: needs {batch_size // k} classes per batch with "
-                f"{setting}, the labeled data has {there}; expected at most "
+                f"{self.setting}, the labeled data has {there}; expected at most "
                 f"data.batch_size={there * k}"
             )
         return PKOrder(labels, batch_size, k, self.classes, self.interleaved, seed, "order", stream)
+
+    @property
+    def setting(self) -> str:
+        return f"methods.{self.key}.samples_per_class={self.per_class}"
+
+    def check_batch(self, batch_size: int) -> None:
+        k = self.per_class
+        if batch_size % k:
+            below = batch_size - batch_size % k
+            near = [n for n in (below, below + k) if n]
+            raise UserError(
+                f"data.batch_size={batch_size}: is no multiple of {self.setting}; "
+                f"expected e.g. {' or '.join(map(str, near))}"
+            )

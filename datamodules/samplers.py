@@ -3,12 +3,13 @@ any step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from foundation.errors import UserError, nearest
 from foundation.randomness import generator
 
 BLOCK = 16  # micro-batches cut at once, which saves small tensor calls
@@ -33,6 +34,15 @@ class MakeOrder(Protocol):
         total: micro-batches of the run.
         seed, stream: part of the key of every draw.
         """
+        ...
+
+
+@runtime_checkable
+class ChecksBatch(Protocol):
+    """An order that works with some sizes of a batch only."""
+
+    def check_batch(self, batch_size: int) -> None:
+        """Raise UserError for one of the others; before data are read."""
         ...
 
 
@@ -62,6 +72,24 @@ class Blocks(ABC):
         if not pieces:
             return torch.empty(0, dtype=torch.int64)
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def class_labels(targets: Mapping[str, Tensor], task: str | None, key: str) -> Tensor:
+    """int64 [M]: the targets of the task whose classes an order uses, None for the first. key: of
+    the method, for the message about a task that does not exist."""
+    name = next(iter(targets)) if task is None else task
+    if name not in targets:
+        raise UserError(
+            f"methods.{key}.task={name}: there is no such task; {nearest(name, targets)}"
+        )
+    return targets[name]
+
+
+def some_of(members: Tensor, count: int, source: torch.Generator) -> Tensor:
+    """`count` of the members, drawn without replacement; fewer repeat all of them, shuffled."""
+    order = torch.randperm(len(members), generator=source)
+    repeats = -(-count // len(members))
+    return members[order.repeat(repeats)[:count]]
 
 
 class ShuffledPasses(Blocks):

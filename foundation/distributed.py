@@ -101,10 +101,15 @@ def gather_shares(rows: Tensor, size: int, device: torch.device) -> Tensor:
     return whole
 
 
+def own_rows(value: Tensor) -> Tensor:
+    """This rank's rows of a global batch, as `gather_rows` orders them."""
+    world = world_size()
+    return value if world == 1 else value.chunk(world)[dist.get_rank()]
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        ctx.rows = len(value)
         return gather_rows(value)
 
     @staticmethod
@@ -112,7 +117,7 @@ class _GatherRows(torch.autograd.Function):
         # summed over ranks before it is cut: the losses of other ranks depend on these rows, too
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
-        return gradient[dist.get_rank() * ctx.rows :][: ctx.rows]
+        return own_rows(gradient)
 
 
 def gather_with_gradient(value: Tensor) -> Tensor:
@@ -131,3 +136,17 @@ def gather_with_gradient(value: Tensor) -> Tensor:
     if world_size() == 1:
         return value
     return _GatherRows.apply(value)
+
+
+def is_first_rank() -> bool:
+    """Whether this is the only process, or the first one."""
+    return world_size() == 1 or dist.get_rank() == 0
+
+
+def from_first_rank(value: Tensor) -> Tensor:
+    """The first rank's `value`; those of the others have the same shape and type."""
+    if world_size() == 1:
+        return value
+    value = value.detach().clone()
+    dist.broadcast(value, 0)
+    return value

@@ -52,6 +52,7 @@ class Block(NamedTuple):
     reusable: whether the sums below may overwrite `negative`, as no gradient needs it later.
     own, summary: [b, …] of these anchors and [R, …] of all, from the first pass of a loss that has
         two.
+    rows: which anchors of the batch these are.
     """
 
     positive: Tensor
@@ -63,6 +64,7 @@ class Block(NamedTuple):
     reusable: bool = False
     own: Tensor | None = None
     summary: Tensor | None = None
+    rows: slice = slice(0)
 
     @property
     def has_both(self) -> Tensor:
@@ -185,7 +187,7 @@ class Blocks:
             matrix.add_(self.penalties[1]).add_(self.penalties[0][rows, None])
         buffer = partial(self.buffer, rows)
         reusable = not self.measure.has_root
-        return Block(positive, valid, index, matrix, negative_count, buffer, reusable)
+        return Block(positive, valid, index, matrix, negative_count, buffer, reusable, rows=rows)
 
     def mask_class(self, matrix: Tensor, positive: Tensor, index: Tensor, rows: slice) -> None:
         """Mask the references of an anchor's own class, and the anchor itself."""

@@ -1,16 +1,22 @@
 """Proxy-NCA loss. Movshovitz-Attias, Toshev, Leung, Ioffe and Singh, No fuss distance metric
 learning using proxies, ICCV 2017, arXiv 1703.07464."""
 
+from dataclasses import replace
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit_rows
 
+from foundation.randomness import generator
 from foundation.types import Count, Scale, Weight
 from methods.metric_learning.members import count_labeled
 from methods.metric_learning.metric import MetricLoss, Scores
 from methods.metric_learning.pairwise import masked_log_sum
 from methods.metric_learning.proxies import Proxies, proxies_of_tasks
-from recipes.contract import Context
+from methods.metric_learning.surveys import survey_embeddings, surveyed_rows
+from recipes.contract import Clock, Context, Declaration, Survey
+from recipes.contract.survey import Table
 
 
 def squared_distance_logits(x: Tensor, proxies: Tensor, scale: float) -> Tensor:
@@ -37,10 +43,12 @@ class ProxyNCA(MetricLoss):
     Every class has a learnt proxy. As in the paper the own proxy is not in the sum, so the loss has
     no lower bound at 0 and is negative once classes are apart: no error. With it the loss is a
     softmax, `proxy_nca_pp`, which libraries call by this name, too. Different scales of embeddings
-    and proxies would count by their product alone. Proxies start at random; to start them at a
-    sample of each class (survey) would need a pass over the data.
+    and proxies would count by their product alone. With `init=sample` a survey before the first
+    step gives the embeddings at which proxies start, which suits pretrained networks.
 
     scale: s, above 0; 3 (authors' code); 1 (paper's formula).
+    init: where proxies start: `normal`, N(0, 1) / 8 (authors' code), or `sample`, in the direction
+        of a training sample of the class, drawn at random.
     proxy_lr: learning rate of the proxies over the network's, above 0; 100 (as `proxy_anchor`).
         Smaller with a large rate or SGD.
     weight: factor of the loss, at least 0; 1.
@@ -54,6 +62,7 @@ class ProxyNCA(MetricLoss):
     def __init__(
         self,
         scale: Scale = 3.0,
+        init: Literal["normal", "sample"] = "normal",
         proxy_lr: Scale = 100.0,
         weight: Weight = 1.0,
         dim: Count = 128,
@@ -61,12 +70,22 @@ class ProxyNCA(MetricLoss):
     ):
         super().__init__(weight, dim, normalize)
         self.scale = scale
+        self.init = init
         self.proxy_lr = proxy_lr
+
+    def declare(self) -> Declaration:
+        at_start = survey_embeddings(Clock.at_start())
+        return replace(super().declare(), surveys=(at_start,) if self.init == "sample" else ())
 
     def build(self, context: Context) -> None:
         context.method_modules[self.key] = proxies_of_tasks(
             context, lambda classes: Proxies(classes, self.dim, self.proxy_lr, "normal")
         )
+
+    def surveyed(self, survey: Survey, table: Table, context: Context) -> None:
+        for task, proxies in self.module(context).items():
+            x, labels = surveyed_rows(table, task)
+            proxies.move_to(x, labels, generator(context.seed, self.key, task))
 
     def loss(self, x: Tensor, labels: Tensor, task: str, context: Context) -> tuple[Tensor, Scores]:
         vectors = self.module(context)[task].vectors.float()

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from foundation.types import Count, Scale
-from methods.multi_task.epochs import steps_of_epoch
+from methods.multi_task.epochs import ONE_PASS, ends, epoch_steps
 from methods.multi_task.losses import TaskLosses
 from methods.multi_task.weighting import Weighting, WeightingState
-from recipes.contract import Context
+from recipes.contract import Clock, Context
 from recipes.step import Step
 
 
@@ -61,18 +61,12 @@ class DWA(Weighting):
         return state.upcoming
 
     def after_step(self, step: Step, context: Context) -> None:
-        done = step.progress.step + 1
-        length = self.length(step, context)
-        if done % length:
+        if not ends(Clock.every_steps(self.window) if self.window else ONE_PASS, step, context):
             return
         state = self.module(context)
         mean = torch.where(state.count > 0, state.total / state.count.clamp_min(1), state.last)
-        if done >= 2 * length:
+        if step.progress.step + 1 >= 2 * (self.window or epoch_steps(step, context)):
             state.upcoming.copy_(average_weights(mean, state.last, self.temperature))
         state.last.copy_(mean)
         state.total.zero_()
         state.count.zero_()
-
-    def length(self, step: Step, context: Context) -> int:
-        """Optimizer steps of a window."""
-        return self.window or steps_of_epoch(step, context)

@@ -1,12 +1,19 @@
 """Epochs in a run that counts steps."""
 
 from foundation.distributed import world_size
-from recipes.contract import Context
+from recipes.contract import Clock, Context
 from recipes.step import Step
 
+ONE_PASS = Clock.every_pass("labeled")
 
-def steps_of_epoch(step: Step, context: Context) -> int:
-    """Optimizer steps of one pass over the labeled samples, at least 1. Epoch e begins at step e
-    times this."""
+
+def epoch_steps(step: Step, context: Context) -> float:
+    """Optimizer steps of one pass over the labeled samples, which need not be a whole number."""
     rows = step.streams["labeled"].size * world_size() * context.trainer.accumulate_grad_batches
-    return max(1, round(context.sizes["labeled"] / rows))
+    return context.sizes["labeled"] / rows
+
+
+def ends(clock: Clock, step: Step, context: Context) -> bool:
+    """Whether a period of the clock ends with this step: the next step begins another one."""
+    done = step.progress.step + 1
+    return clock.next_after(done - 1, done + 1, lambda _: epoch_steps(step, context)) == done

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.types import Weight
-from methods.multi_task.epochs import steps_of_epoch
+from methods.multi_task.epochs import ONE_PASS, ends, epoch_steps
 from methods.multi_task.losses import NormalizeSum, TaskLosses
 from methods.multi_task.weighting import Weighting, WeightingState
 from recipes.contract import Context
@@ -75,7 +75,7 @@ class LBTW(Weighting):
         return LBTWState(tasks)
 
     def task_weights(self, losses: TaskLosses, step: Step, context: Context) -> Tensor:
-        if self.reference == "epoch_first" and steps_of_epoch(step, context) == 1:
+        if self.reference == "epoch_first" and round(epoch_steps(step, context)) <= 1:
             raise UserError(
                 f"methods.{self.key}.reference=epoch_first",
                 "an epoch has one step here, so that every weight would be 1",
@@ -91,8 +91,7 @@ class LBTW(Weighting):
         return balanced_weights(values, state.reference, self.alpha)
 
     def after_step(self, step: Step, context: Context) -> None:
-        done = step.progress.step + 1
-        if self.reference == "train_first" or done % steps_of_epoch(step, context):
+        if self.reference == "train_first" or not ends(ONE_PASS, step, context):
             return
         state: LBTWState = self.module(context)
         if self.reference == "epoch_first":

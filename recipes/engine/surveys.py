@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
@@ -34,9 +34,7 @@ class SurveyedRun(Run, Protocol):
     @property
     def device_mesh(self) -> Any: ...
 
-    def answer_of(
-        self, network: str, view: Any, index: Tensor
-    ) -> tuple[Mapping[str, Tensor], Tensor | None]: ...
+    def answer_of(self, network: str, view: Any, index: Tensor) -> Any: ...
 
 
 class Pass(NamedTuple):
@@ -200,6 +198,8 @@ class Surveys:
             output = run.predict_output(embedded, index=index)
             remarks = partial(run.remarks, embedded, index=index)
             return Seen(output.logits, output.features, batch["targets"], index, remarks)
+        if passing.network == "none":
+            return Seen({}, None, batch["targets"], index)
         logits, features = run.answer_of(passing.network, view, index)
         return Seen(logits, features, batch["targets"], index)
 
@@ -224,19 +224,33 @@ class Surveys:
     def fisher_of(self, passing: Pass, together: Sequence[Asked]) -> dict[str, Table]:
         """By name of a trained parameter, the mean of the squared gradients of batches."""
         (asked,) = together
+        within = asked.survey.within
+        with within(self.run) if within else nullcontext():
+            if passing.mode == "dropout":
+                activate_dropout(self.run)
+            return {asked.name: self.mean_squares(passing, asked.survey)}
+
+    def mean_squares(self, passing: Pass, survey: Survey) -> Table:
         trained = {n: p for n, p in self.run.network.named_parameters() if p.requires_grad}
         sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in trained.items()}
         count = torch.zeros((), device=self.run.device)
         for place, batch in enumerate(self.batches(passing)):
             with torch.enable_grad():
-                loss = asked.survey.take(self.look(passing, batch, place, 0))["loss"].mean()
+                loss = survey.take(self.look(passing, batch, place, 0))["loss"].mean()
                 found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
             for total, gradient in zip(sums.values(), found, strict=True):
                 if gradient is not None:
-                    total += gradient.float().square()
+                    total += clipped(gradient.float(), survey.clip).square()
             count += 1
         count = global_sum(count)
-        return {asked.name: {name: global_sum(total) / count for name, total in sums.items()}}
+        return {name: global_sum(total) / count for name, total in sums.items()}
+
+
+def clipped(gradient: Tensor, norm: float | None) -> Tensor:
+    """A gradient of at most this norm, without a sync."""
+    if norm is None:
+        return gradient
+    return gradient * (norm / gradient.norm().clamp_min(norm))
 
 
 class Writer:

@@ -12,7 +12,7 @@ An override on the command line holds in every stage and wins over the stage's o
 (`methods.noisy_student.threshold=0.5`) holds in the stages that have it, and one of them must.
 Groups of config that a stage chooses are the stage's alone. A stage takes the last weights of the
 one before as `network.checkpoint`, unless it names others; deltas of methods that it lacks are
-merged into the weights. `{NAME}` as a value is the last
+merged into the weights. `{NAME}` as a value, or in a list, is the last
 checkpoint of the stage NAME before it; a stage that names one begins with fresh weights.
 `resume=FOLDER run_dir=FOLDER` leaves out what is done, and resumes within a stage.
 """
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from foundation.errors import UserError, nearest, raise_all
@@ -81,26 +81,37 @@ def artefact_paths(
     stage: DictConfig, folder: Path, before: Sequence[str], name: str
 ) -> dict[str, Any]:
     """Key -> the path of an earlier stage's last checkpoint, where the value is that stage's name
-    in braces. Raises `UserError` for a name that no stage before has."""
-    paths: dict[str, Any] = {}
-    for key, value in leaves(stage):
+    in braces; of a list, the whole of it. Raises `UserError` for a name that no stage before
+    has."""
+
+    def path_of(key: str, value: Any) -> Any:
         if not isinstance(value, str) or not BRACED.fullmatch(value):
-            continue
+            return value
         source = value[1:-1]
         if source not in before:
             problem = f"{key}={value} names no stage before it"
             raise UserError(f"stages.{name}", problem, nearest(source, before))
-        paths[key] = str(last_checkpoint(folder, source))
+        return str(last_checkpoint(folder, source))
+
+    paths: dict[str, Any] = {}
+    for key, value in leaves(stage):
+        entries = value if isinstance(value, list) else [value]
+        found = [path_of(key, entry) for entry in entries]
+        if found != entries:
+            paths[key] = found if isinstance(value, list) else found[0]
     return paths
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything in a config that is no mapping; lists are left out."""
+    """(dotted key, value) of everything in a config that is no mapping; lists are values."""
     for key in node:
         value = node._get_node(key)
         if isinstance(value, DictConfig) and not value._is_none():
             yield from leaves(value, f"{prefix}{key}.")
-        elif not isinstance(value, ListConfig) and not value._is_interpolation():
+        elif isinstance(value, ListConfig):
+            if not value._is_none() and not value._is_interpolation():
+                yield f"{prefix}{key}", OmegaConf.to_container(value, resolve=False)
+        elif not value._is_interpolation():
             yield f"{prefix}{key}", value._value()
 
 

@@ -71,3 +71,70 @@ def _initial_centers(x: Tensor, k: int, source: torch.Generator) -> Tensor:
         chosen.append(min(int(torch.searchsorted(mass, mass[-1] * draw, right=True)), len(x) - 1))
         squared = torch.minimum(squared, (x - x[chosen[-1]]).square().sum(1))
     return x[chosen]
+
+
+def kmeans_within(x: Tensor, groups: Tensor, k: int, steps: int = 20, seed: int = 0) -> Tensor:
+    """int64 [N]: the cluster of each row of x [N, d] by k-means among the rows of its group, all
+    groups at once.
+
+    Group g has the clusters g·k … g·k + k - 1; a group with fewer than k different rows leaves some
+    without rows. groups: int64 [N], at least 0; rows with -1 are in no cluster, -1. Centers are
+    initialized by k-means++, once; all draws follow from the seed. On the host.
+    """
+    clusters = groups.new_full((len(x),), -1)
+    known = (groups >= 0).nonzero().flatten()
+    if not len(known):
+        return clusters
+    x, groups = x[known], groups[known]
+    centers, there = _centers_within(x, groups, k, generator(seed, "kmeans_within"))
+    nearest = groups.new_full((len(x),), -1)
+    for _ in range(steps):
+        squared = _squared_to_own(x, groups, centers).masked_fill_(~there[groups], torch.inf)
+        before = nearest
+        nearest = groups * k + squared.argmin(1)
+        if torch.equal(before, nearest):
+            break
+        sums = torch.zeros_like(centers).flatten(0, 1).index_add_(0, nearest, x)
+        sizes = nearest.bincount(minlength=len(sums))[:, None]
+        means = torch.where(sizes > 0, sums / sizes.clamp_min(1), centers.flatten(0, 1))
+        centers = means.view_as(centers)
+    clusters[known] = nearest
+    return clusters
+
+
+def _squared_to_own(x: Tensor, groups: Tensor, centers: Tensor) -> Tensor:
+    """[N, k]: squared distances of rows [N, d] to the centers [G, k, d] of their groups, in blocks
+    of rows."""
+    rows = max(2**22 // centers[0].numel(), 1)
+    blocks = []
+    for part, own in zip(x.split(rows), groups.split(rows), strict=True):
+        blocks.append((part[:, None] - centers[own]).square().sum(2))
+    return torch.cat(blocks)
+
+
+def _centers_within(
+    x: Tensor, groups: Tensor, k: int, source: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """k-means++ in every group: centers [G, k, d], and which of them are there, bool [G, k].
+
+    A draw with probabilities proportional to p is the smallest of E / p, E exponential: so one pass
+    over the rows draws for all groups.
+    """
+    count = int(groups.max()) + 1
+    centers = x.new_zeros(count, k, x.shape[1])
+    there = torch.zeros(count, k, dtype=torch.bool)
+    weights = torch.ones(len(x), dtype=torch.float64)
+    squared = torch.full((len(x),), torch.inf, dtype=x.dtype)
+    for number in range(k):
+        # 1 - u is never 0, so its logarithm is finite
+        u = torch.rand(len(x), generator=source, dtype=torch.float64)
+        keys = torch.where(weights > 0, -torch.log1p(-u) / weights, torch.inf)
+        least = torch.full((count,), torch.inf, dtype=torch.float64)
+        least.scatter_reduce_(0, groups, keys, "amin")
+        drawn = ((keys == least[groups]) & (weights > 0)).nonzero().flatten()
+        centers[groups[drawn], number] = x[drawn]
+        there[groups[drawn], number] = True
+        from_new = (x - centers[groups, number]).square().sum(1)
+        squared = torch.where(there[groups, number], torch.minimum(squared, from_new), squared)
+        weights = squared.double()
+    return centers, there

@@ -4,6 +4,7 @@ config, before data is read."""
 from collections.abc import Iterator, Mapping
 
 from datamodules.pk_order import MakePKOrder
+from datamodules.samplers import ChecksBatch
 from foundation.errors import UserError, raise_all
 from recipes.contract.composition import Composition
 from recipes.contract.declaration import Declaration
@@ -28,7 +29,16 @@ def check_batch_contents(
         errors += too_few_in_data(option, declaration, classes, environment.data)
         if isinstance(order, MakePKOrder) and batch_size >= declaration.samples_in_batch:
             errors += too_few_in_order(option, declaration, batch_size, order)
+    if not errors and isinstance(order, ChecksBatch):
+        errors += wrong_size(order, batch_size)
     raise_all(errors)
+
+
+def wrong_size(order: ChecksBatch, batch_size: int) -> Iterator[UserError]:
+    try:
+        order.check_batch(batch_size)
+    except UserError as error:
+        yield error
 
 
 def too_few_samples(option: str, declaration: Declaration, batch_size: int) -> Iterator[UserError]:

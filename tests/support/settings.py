@@ -14,6 +14,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "fixmatch": {"threshold": 0.0, "weight": 5.0},
     "flexmatch": {"threshold": 0.2, "weight": 5.0},
     "noisy_student": {"threshold": 0.0},
+    "label_propagation": {"warmup": 0},
+    "confirmation_bias": {"warmup": 0},
     "remixmatch": {"strong_views": 2},
     "temporal_ensembling": {"weight": 100.0, "ramp": "constant"},
     "uda": {"threshold": 0.0, "weight": 5.0},
@@ -27,6 +29,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "posthoc_logit_adjustment": {"tau": 2.0},
     "equalization_loss": {"threshold": 0.08},
     "bags": {"thresholds": [5], "beta": 1.0},
+    # of two ranks with half a batch each, too
+    "meta_sampler": {"candidates": 5, "lr": 0.1},
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
     "pgd_at": {"eps": 0.1, "steps": 2},
@@ -62,6 +66,21 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "quadruplet": {"dim": 16},
     "proxy_nca": {"dim": 16, "proxy_lr": 1.0},
     "proxy_nca_pp": {"dim": 16, "proxy_lr": 1.0},
+    "magnet": {
+        "dim": 16,
+        "clusters": 2,
+        "clusters_in_batch": 4,
+        "samples_per_cluster": 4,
+        "refresh": 2,
+    },
+    # a tree, and another one
+    "hierarchical_triplet": {
+        "dim": 16,
+        "anchors": 2,
+        "neighbors": 2,
+        "warmup": 1,
+        "refresh": 1,
+    },
     "static": {"weights": [1.0, 0.2]},
     "dwa": {"window": 1, "temperature": 0.02},
     "mrn": {"bottleneck": 8, "update_every": 1},
@@ -75,6 +94,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "lora": {"alpha": 256.0},
     # U starts at zero, so D would not move in the one step in which `adapter_drop` lets it
     "adapter": {"init": "houlsby"},
+    # there is no run to take them from
+    "adapter_fusion": {"adapters": ["fresh", "fresh"]},
     "dora": {"alpha": 1024.0},
     # factors that start at zero let the others move by the square of the rate, and the biases that D
     # scales start at zero
@@ -109,7 +130,15 @@ RUN: dict[str, dict[str, Any]] = {
     # pairs of one class, even where every class comes in turn
     **{
         key: {"data.batch_size": 16}
-        for key in ("multi_similarity", "triplet", "lifted_structure", "xbm", *PAIRS)
+        for key in (
+            "multi_similarity",
+            "triplet",
+            "lifted_structure",
+            "xbm",
+            "magnet",
+            "hierarchical_triplet",
+            *PAIRS,
+        )
     },
 }
 
@@ -136,8 +165,10 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("focal_loss", "class_losses"): ("binary losses", {"mode": "sigmoid"}),
     ("equalization_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
     ("cost_sensitive_ce", "class_losses"): ("the expected cost", {"form": "expected_cost"}),
+    ("child_tuning", "build"): ("the masks of mode D", {"mode": "D"}),
     ("sluice", "terms"): ("the penalty of trained weights", {"penalty": 0.1}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
+    ("proxy_nca", "surveyed"): ("proxies start at samples", {"init": "sample"}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
 }
 
@@ -149,6 +180,10 @@ UNSEEN: dict[tuple[str, str], str] = {
     ("lbtw", "after_step"): (
         "ends an epoch, which three steps do not; tests/methods/multi_task/test_lbtw.py"
     ),
+    ("meta_sampler", "terms"): (
+        "gives the gradient of its rates, on which after_batch acts; "
+        "tests/methods/long_tail/test_meta_sampler.py"
+    ),
     ("bags", "prepare"): (
         "draws the samples that its losses use; tests/methods/long_tail/test_bags.py"
     ),
@@ -158,6 +193,9 @@ UNSEEN: dict[tuple[str, str], str] = {
     ("remixmatch", "parameter_groups"): (
         "the rotation head, which texts do not have; "
         "tests/methods/semi_supervised/test_remixmatch.py"
+    ),
+    ("child_tuning", "after_batch"): (
+        "takes decay back, of which there is none; tests/methods/peft/test_child_tuning.py"
     ),
     ("adapter_drop", "prepare"): (
         "sets how many adapters run; tests/methods/peft/test_adapter_drop.py"
@@ -171,8 +209,9 @@ UNSEEN: dict[tuple[str, str], str] = {
     ),
 }
 
-# Terms that come once however many heads there are: of a head of the method's own, of parameters.
-ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity"})
+# Terms that come once however many heads there are: of a head of the method's own, of parameters,
+# of the classes of one task.
+ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity", "identity", "magnet"})
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 
@@ -255,6 +294,7 @@ NETWORK: dict[str, dict[str, dict[str, Any]]] = {
     for key in (
         "adapter",
         "adapter_drop",
+        "adapter_fusion",
         "ladder_side_tuning",
         "mam_adapter",
         "p_tuning_v2",

@@ -5,7 +5,7 @@ import torch
 
 from foundation.errors import UserError
 from methods.multi_task.dwa import DWA
-from methods.multi_task.epochs import steps_of_epoch
+from methods.multi_task.epochs import ONE_PASS, ends, epoch_steps
 from methods.multi_task.lbtw import LBTW, balanced_weights
 from methods.multi_task.losses import normalized
 from methods.regularization.sam import SAM
@@ -63,9 +63,23 @@ def test_an_epoch_has_fewer_steps_with_accumulation():
         sizes={"labeled": 24}, trainer=SimpleNamespace(accumulate_grad_batches=2)
     )
     step = SimpleNamespace(streams={"labeled": SimpleNamespace(size=6)})
-    assert steps_of_epoch(step, context) == 2
+    assert epoch_steps(step, context) == 2
     step.streams["labeled"].size = 100
-    assert steps_of_epoch(step, context) == 1
+    assert epoch_steps(step, context) == 0.12
+
+
+def test_epochs_are_whole_passes_over_the_samples():
+    """38 samples in batches of 5 are read 7.6 steps: an epoch ends where its pass does."""
+    context = SimpleNamespace(
+        sizes={"labeled": 38}, trainer=SimpleNamespace(accumulate_grad_batches=1)
+    )
+    streams = {"labeled": SimpleNamespace(size=5)}
+    found = []
+    for done in range(1, 40):
+        step = SimpleNamespace(streams=streams, progress=Progress(done - 1, 40))
+        if ends(ONE_PASS, step, context):
+            found.append(done)
+    assert found == [8, 16, 23, 31, 38]
 
 
 def test_an_epoch_of_one_step_is_refused():

@@ -4,6 +4,7 @@ import pytest
 
 from datamodules.pk_order import MakePKOrder
 from foundation.errors import UserError
+from methods.metric_learning.magnet import Magnet
 from methods.metric_learning.npair import NPair
 from methods.metric_learning.pk import PK
 from methods.metric_learning.proxy_nca import ProxyNCA
@@ -54,8 +55,22 @@ def check(methods: dict[str, Method], batch_size: int, **classes: int | None) ->
             "data=pairs: metric_learning=quadruplet compares samples of 3 classes, and no task has "
             "more than 2; choose data with more classes, or another loss",
         ),
+        (
+            {"triplet": Triplet(), "pk": PK(4)},
+            10,
+            {},
+            r"data\.batch_size=10: is no multiple of methods\.pk\.samples_per_class=4; expected e\.g\. "
+            "8 or 12",
+        ),
+        (
+            {"magnet": Magnet()},
+            32,
+            {},
+            r"data\.batch_size=32: a batch has methods\.magnet\.clusters_in_batch=8 clusters with "
+            r"methods\.magnet\.samples_per_cluster=8 samples each; expected data\.batch_size=64",
+        ),
     ],
-    ids=["triplet", "npair", "quadruplet in pk", "quadruplet in data"],
+    ids=["triplet", "npair", "quadruplet in pk", "quadruplet in data", "pk", "magnet"],
 )
 def test_what_no_batch_can_hold_is_one_line(methods, batch_size, classes, message):
     with pytest.raises(UserError, match=message):
