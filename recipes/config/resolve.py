@@ -10,6 +10,7 @@ other; each gives a config and adds to the errors:
       | leftovers        methods and measurements that are not part of the run are dropped
       | chosen           lists of methods get their names
       | own_data         the cuts of a recipe are not for the user's data
+      | data_groups      views that the command chooses replace those of the set
       | named            all names are known: a first line, or errors, before any class is imported
       | whole_numbers    1e3 becomes 1000 where a whole number is expected
       | validation       every value against the signature of what it is given to
@@ -32,9 +33,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from foundation.errors import ConfigErrors, UserError, raise_all
 from recipes.config.catalogue import Catalogue
-from recipes.config.choices import choice_errors
-from recipes.config.groups import CONFIGS, SINGLE, from_hydra, to_hydra
-from recipes.config.keys import key_of, missing_part, part_of, value_of
+from recipes.config.choices import choice_errors, is_list_of_choices
+from recipes.config.data_groups import misplaced_choices, replace_views
+from recipes.config.groups import CONFIGS, from_hydra, to_hydra
+from recipes.config.keys import key_of, missing_part, part_of
 from recipes.config.overrides import (
     REFUSALS,
     catalogue,
@@ -145,11 +147,13 @@ def settle(
     name_lists(config, known)
     one_choice_of_labels(config, overrides)
     lines += keep_own_data(config, overrides, compose_quietly)
+    lines += replace_views(config, overrides, compose_quietly)
+    data_errors = misplaced_choices(config, overrides)
     stage_errors = check_stage_keys(stage_keys or {}, config)
-    name_errors = [*errors, *method_errors, *measurement_errors, *stage_errors]
+    name_errors = [*errors, *method_errors, *measurement_errors, *stage_errors, *data_errors]
     named(config, name_errors)
     write_whole_numbers(config, ROOT)
-    raise_all([*name_errors, *validate(config)])
+    raise_all(name_errors if data_errors else [*name_errors, *validate(config)])
     OmegaConf.resolve(config)
     if config.get("stages"):
         stages, stage_lines = stage_configs(config.stages, overrides, stage_keys or {}, known)
@@ -235,11 +239,6 @@ def errors_of_absent_parts(
 
 
 # -- steps -----------------------------------------------------------------------------------------
-def is_list_of_choices(override: str) -> bool:
-    """Whether a list is given where a group takes one choice."""
-    return key_of(override) in SINGLE and value_of(override).lstrip().startswith("[")
-
-
 def name_lists(config: DictConfig, known: ListGroups) -> None:
     """Say in `chosen` which methods a list chose, as `[a,b]`: Hydra names the choice of a single
     one only."""
