@@ -1,5 +1,6 @@
 """What a data set is: sources of samples, the parts of a set, and its static facts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -164,10 +165,15 @@ def check_labels(where: str, labels: Tensor, classes: int, lowest: int = -1) -> 
 @dataclass(frozen=True)
 class Roles:
     """Which samples of an evaluation part are looked up, and among which: int64 positions in it.
-    A sample may be both; it is then no neighbor of itself."""
+    A sample may be both; it is then no neighbor of itself.
+
+    cameras: int64 [N], of all samples of the part; None: not known. Samples of the class and camera
+        of a query are no neighbors of it.
+    """
 
     queries: Tensor
     gallery: Tensor
+    cameras: Tensor | None = None
 
 
 @dataclass
@@ -179,6 +185,15 @@ class Splits:
     test: Source
     val: Source | None = None
     roles: dict[str, Roles] = field(default_factory=dict)
+
+    def mapped(self, change: Callable[[Source], Source]) -> "Splits":
+        """The same with a function applied to every part; parts that are one stay one."""
+        done: dict[int, Source] = {}
+        for source in (self.train, self.test, self.val):
+            if source is not None and id(source) not in done:
+                done[id(source)] = change(source)
+        val = None if self.val is None else done[id(self.val)]
+        return Splits(done[id(self.train)], done[id(self.test)], val, self.roles)
 
 
 @runtime_checkable
