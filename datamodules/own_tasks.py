@@ -197,6 +197,21 @@ def resized(pixels: Tensor, form: PictureForm) -> Tensor:
     return whole.expand(-1, form.channels, -1, -1).contiguous()
 
 
+def set_lines(own: Mapping[str, Further], info: DataInfo, starts: Sequence[int]) -> list[str]:
+    """A line for each set, for the plan. info: of all. starts: as `Joint` has them; empty before
+    anything is read."""
+    lines = []
+    sizes = [stop - start for start, stop in pairwise(starts)]
+    for place, (name, further) in enumerate(own.items(), 1):
+        mine = further.loader.info()
+        count = f"{sizes[place]:,} samples" if sizes else "samples"
+        if mine.shape is not None and mine.form.size != info.form.size:
+            count += f", from {mine.form.height}×{mine.form.width} pixels"
+        names = ", ".join(task_names(name, list(mine.tasks)).values())
+        lines.append(f"set {name}: {count}, with labels of {names} alone")
+    return lines
+
+
 # -- batches ---------------------------------------------------------------------------------------
 class SetsInTurn:
     """One sample of each set after the other, so that batches have equally many; the samples of

@@ -1,7 +1,6 @@
 """What a run will do, in words, before it does anything: streams, views, order, slots, parameters,
 steps."""
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 
 from datamodules.datamodule import StreamDataModule
 from datamodules.evaluation_parts import GALLERY
-from datamodules.own_tasks import task_names
+from datamodules.own_tasks import set_lines
 from recipes.contract.composition import base_view
 from recipes.contract.method import POINTS
 from recipes.contract.vocabulary import SLOTS
@@ -102,26 +101,15 @@ def _further(data: StreamDataModule) -> list[str]:
         for part in ("val", "test")
         if part + GALLERY in data.sizes
     ]
-    lines += _own_tasks(data)
+    lines += set_lines(data.own_tasks, data.info, data.set_starts)
+    if data.own_tasks and data.mix == "equal":
+        lines.append("labeled batches have as many samples of each set")
     for name in data.further:
         parts = [part for stage in ("val", "test") for part in data.evaluated(stage)]
         own = [f"{part} ({data.sizes[part]:,})" for part in parts if part.startswith(f"{name}_")]
         size = f"{data.sizes[name]:,} samples" if data.parts else "further samples"
         known = f"evaluated as {' and '.join(own)}" if own else "none with a label"
         lines.append(f"set {name}: {size}, {known if data.parts else f'evaluated as {name}_test'}")
-    return lines
-
-
-def _own_tasks(data: StreamDataModule) -> list[str]:
-    """Sets whose samples have labels of tasks of their own."""
-    lines = []
-    sizes = [stop - start for start, stop in pairwise(data.set_starts)]
-    for place, name in enumerate(data.own_tasks, 1):
-        own = task_names(name, list(data.own_tasks[name].loader.info().tasks)).values()
-        count = f"{sizes[place]:,} samples" if sizes else "samples"
-        lines.append(f"set {name}: {count} with labels of {', '.join(own)} alone")
-    if lines and data.mix == "equal":
-        lines.append("labeled batches have as many samples of each set")
     return lines
 
 

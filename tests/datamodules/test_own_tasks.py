@@ -5,7 +5,7 @@ import torch
 
 from datamodules.datamodule import StreamDataModule
 from datamodules.further_sets import Further
-from datamodules.own_tasks import SetsInTurn, in_form, join_sets, resized
+from datamodules.own_tasks import SetsInTurn, in_form, join_sets, resized, set_lines
 from datamodules.picture_form import PictureForm
 from datamodules.source import ArraySource, DataInfo, Roles, Splits
 from datamodules.sources.text_file import TextFile
@@ -260,3 +260,12 @@ def test_a_place_is_divided_as_the_first_set_is():
     )
     assert isinstance(data.own_tasks["x"], Further) and data.own_tasks["x"].loader.divides
     assert not data.further["y"].loader.divides
+
+
+def test_the_plan_says_what_each_set_brings():
+    data = module(Fixed(20, side=9, tasks=("a", "b")))
+    assert set_lines(data.own_tasks, data.info, []) == [
+        "set s0: samples, from 9×9 pixels, with labels of s0_a, s0_b alone"
+    ]
+    data.setup()
+    assert "set s0: 20 samples," in set_lines(data.own_tasks, data.info, data.set_starts)[0]
