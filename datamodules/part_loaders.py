@@ -138,12 +138,6 @@ class PartLoaders(LightningDataModule):
     def test_dataloader(self) -> list[BatchLoader]:
         return [self.evaluation_loader(name) for name in self.evaluated("test")]
 
-    def pass_over(self, name: str) -> BatchLoader:
-        """One pass over a whole part in its own order, on every rank, in evaluation batches."""
-        part = self._placed(self.parts[name])
-        sampler = ShareSampler(len(part), self.eval_batch_size)
-        return BatchLoader(PartDataset(part), sampler, **self._options(part))
-
     def share_loader(self, name: str, batch_size: int | None = None) -> BatchLoader:
         """One pass over a part in its own order, each rank over its share, which has at least one
         sample. batch_size: None: that of evaluation."""
