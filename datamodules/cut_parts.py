@@ -8,13 +8,12 @@ from torch import Tensor
 from datamodules.checks import load_checked
 from datamodules.evaluation_parts import evaluation_parts
 from datamodules.facts import DatasetFacts
-from datamodules.fingerprint import all_parts
 from datamodules.further_sets import Further, load_further, parts_of
 from datamodules.labeled_file import listed_rows
 from datamodules.own_tasks import join_sets, with_tasks
 from datamodules.part_loaders import PartLoaders
 from datamodules.source import DataInfo, Loader, Splits, TextPreparation
-from datamodules.sources.text import TextSource
+from datamodules.sources.text import TextSource, is_large
 from datamodules.splits import SplitSettings, class_counts, split_training
 from datamodules.streams import Part
 from datamodules.unlabeled import with_unlabeled
@@ -93,9 +92,11 @@ class CutParts(PartLoaders):
     def _fit_text(self, splits: Splits) -> None:
         """Number the words of all parts, and fit views on the training texts."""
         if self.text is not None:
-            self.codec = self.text(splits)
-            for source in all_parts(splits, self._further).values():
-                # the sources of the set itself have it by now
+            further = [source for more in self._further.values() for source in more.sources]
+            # all or none, so that words have the same numbers with and without a cache
+            more = further if any(map(is_large, further)) else []
+            self.codec = self.text(splits, more) if more else self.text(splits)
+            for source in further:
                 if isinstance(source, TextSource) and not source.encoded:
                     source.encode(self.codec)
         for view in self.views.values():

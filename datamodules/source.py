@@ -1,6 +1,6 @@
 """What a data set is: sources of samples, the parts of a set, and its static facts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -186,12 +186,15 @@ class Splits:
     val: Source | None = None
     roles: dict[str, Roles] = field(default_factory=dict)
 
+    @property
+    def sources(self) -> list[Source]:
+        """The parts that there are, each once."""
+        found = {id(part): part for part in (self.train, self.val, self.test) if part is not None}
+        return list(found.values())
+
     def mapped(self, change: Callable[[Source], Source]) -> "Splits":
         """The same with a function applied to every part; parts that are one stay one."""
-        done: dict[int, Source] = {}
-        for source in (self.train, self.test, self.val):
-            if source is not None and id(source) not in done:
-                done[id(source)] = change(source)
+        done = {id(source): change(source) for source in self.sources}
         val = None if self.val is None else done[id(self.val)]
         return Splits(done[id(self.train)], done[id(self.test)], val, self.roles)
 
@@ -209,8 +212,9 @@ class TextPreparation(Protocol):
     @property
     def pretrained(self) -> str | None: ...
 
-    def __call__(self, splits: Splits) -> "Codec":
-        """Encode the words of all parts, and return the codec."""
+    def __call__(self, splits: Splits, more: Sequence[Source] = ()) -> "Codec":
+        """Encode the words of all parts, and return the codec. more: further sources, given only
+        where one is large: it need not be kept in memory."""
         ...
 
 
