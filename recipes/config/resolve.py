@@ -10,6 +10,7 @@ other; each gives a config and adds to the errors:
       | leftovers        methods and measurements that are not part of the run are dropped
       | chosen           lists of methods get their names
       | own_data         the cuts of a recipe are not for the user's data
+      | data_groups      views that the command chooses replace those of the set
       | named            all names are known: a first line, or errors, before any class is imported
       | whole_numbers    1e3 becomes 1000 where a whole number is expected
       | validation       every value against the signature of what it is given to
@@ -31,9 +32,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from foundation.errors import ConfigErrors, UserError, raise_all
-from recipes.config.choices import choice_errors
-from recipes.config.groups import CONFIGS, SINGLE, from_hydra, to_hydra
-from recipes.config.keys import key_of, missing_part, value_of
+from recipes.config.choices import choice_errors, is_list_of_choices
+from recipes.config.data_groups import misplaced_choices, replace_views
+from recipes.config.groups import CONFIGS, from_hydra, to_hydra
+from recipes.config.keys import key_of, missing_part
 from recipes.config.leftovers import ListGroups, drop_leftovers, drop_unmeasured, name_lists
 from recipes.config.overrides import (
     REFUSALS,
@@ -149,13 +151,16 @@ def settle(
     name_lists(config, known)
     one_choice_of_labels(config, overrides)
     lines += keep_own_data(config, overrides, compose_quietly)
+    lines += replace_views(config, overrides, compose_quietly)
+    data_errors = misplaced_choices(config, overrides)
     stage_keys, key_errors = set_form_keys(stage_keys or {}, config)
     stage_errors = [*key_errors, *check_stage_keys(stage_keys, config)]
     stage_errors += form_errors(as_written(config.get("stages")))
-    name_errors = [*errors, *method_errors, *measurement_errors, *stage_errors]
+    name_errors = [*errors, *method_errors, *measurement_errors, *stage_errors, *data_errors]
     named(config, name_errors)
     write_whole_numbers(config, ROOT)
-    raise_all([*name_errors, *validate(config), *program_errors(config)])
+    others = [] if data_errors else [*validate(config), *program_errors(config)]
+    raise_all([*name_errors, *others])
     OmegaConf.resolve(config)
     if config.get("stages"):
         lines += settle_stages(config, overrides, stage_keys, known)
@@ -267,9 +272,3 @@ def errors_of_absent_parts(
         key for key in map(key_of, overrides) if all(missing_part(stage, key) for stage in stages)
     ]
     return [absent_in_all_stages(key, stages, known()) for key in keys]
-
-
-# -- steps -----------------------------------------------------------------------------------------
-def is_list_of_choices(override: str) -> bool:
-    """Whether a list is given where a group takes one choice."""
-    return key_of(override) in SINGLE and value_of(override).lstrip().startswith("[")
