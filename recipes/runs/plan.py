@@ -176,12 +176,13 @@ def _methods(assembly: Assembly) -> list[str]:
 
 def _surveys(assembly: Assembly, key: str) -> list[str]:
     """Passes over parts of the data beside the steps: each costs a forward of every sample."""
-    surveys = assembly.composition.declarations[key].surveys
-    return [
-        f"  surveys {survey.part} samples {survey.when}"
-        + (f", {survey.draws} draws" if survey.draws > 1 else "")
-        for survey in surveys
-    ]
+    declaration = assembly.composition.declarations[key]
+    lines = []
+    for survey in declaration.surveys:
+        by = f" by {survey.network}" if survey.network in declaration.networks else ""
+        draws = f", {survey.draws} draws" if survey.draws > 1 else ""
+        lines.append(f"  surveys {survey.part} samples{by} {survey.when}{draws}")
+    return lines
 
 
 def _difference(assembly: Assembly, key: str) -> list[str]:

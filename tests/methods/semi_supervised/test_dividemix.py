@@ -1,8 +1,12 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from omegaconf import open_dict
 
 from foundation.errors import UserError
+from foundation.randomness import Randomness
 from methods.averaging.ema import EMA
 from methods.regularization.mixup import Mixup
 from methods.semi_supervised.dividemix import DivideMix, balance_penalty, losses_of, refined
@@ -16,7 +20,11 @@ from methods.semi_supervised.loss_mixture import (
 )
 from methods.semi_supervised.meta_pseudo_labels import MetaPseudoLabels
 from recipes.contract import Seen
-from tests.support.harness import Setup
+from recipes.step import Input, Progress, Step, Stream
+from recipes.step.criterion import Criterion
+from tests.support.harness import Setup, noisy_view
+from tests.support.lab import trial
+from tests.support.tiny_runs import run_of
 
 
 # -- the mixture -------------------------------------------------------------------------------------
@@ -194,3 +202,116 @@ def test_both_networks_answer(answer):
     else:
         expected = (torch.softmax(a, 1) + torch.softmax(b, 1)) / 2
         torch.testing.assert_close(torch.softmax(found, 1), expected)
+
+
+# -- a step ------------------------------------------------------------------------------------------
+def a_step(kind, monkeypatch, rest=True):
+    """The inputs that a step adds, without mixing, and what they are made of."""
+
+    def identity(step, key, rows, alpha, per_sample):
+        assert not per_sample
+        return torch.ones(rows), torch.arange(rows)
+
+    monkeypatch.setattr("methods.semi_supervised.dividemix.draw_mixing", identity)
+    setup = Setup(kind=kind)
+    nets = {FIRST: setup.network(), SECOND: Setup(kind=kind, seed=1).network()}
+    streams = {}
+    for place, name in enumerate((*KEPT.values(), *REST.values())):
+        data, targets = setup.samples(name, 4)
+        streams[name] = Stream(name, data, targets, torch.arange(4) + 4 * place)
+    method = DivideMix(weight=2.0, ramp=0.0, warmup=0.0)
+    method.key = "dividemix"
+    made = Division(16, 16, 1, 0.5)
+    for network, seed in ((FIRST, 0), (SECOND, 1)):
+        w = torch.rand(16, generator=torch.Generator().manual_seed(seed))
+        made.get_buffer(f"clean_{network}").copy_(w if rest else 0.6 + 0.4 * w)
+    made.index.copy_(torch.arange(16))
+    step = Step(
+        streams=streams,
+        randomness=Randomness(0, 0),
+        make_view=noisy_view,
+        embed=lambda view, network: nets[network].embed(view),
+        criterion=Criterion(),
+        progress=Progress(5, 10),
+    )
+    step.add(Input("labeled", step.embedding("labeled", "weak"), dict(streams["labeled"].targets)))
+    context = SimpleNamespace(
+        tasks={"label": None},
+        device=torch.device("cpu"),
+        method_modules={"dividemix": made},
+        extra_forward=lambda embedded, network: nets[network](embedded),
+    )
+    method.prepare(step, context)
+    return method, step, context, nets, made
+
+
+def says(net, step, stream, view):
+    with torch.no_grad():
+        return torch.softmax(net(net.embed(step.view(stream, view))).logits["label"], 1)
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_targets_are_of_the_other_networks_division_and_of_both_networks_guesses(kind, monkeypatch):
+    _, step, _, nets, made = a_step(kind, monkeypatch)
+    for own, other, labeled in ((FIRST, SECOND, "labeled"), (SECOND, FIRST, SECOND)):
+        kept, rest = KEPT[own], REST[own]
+        stream = step.streams[kept]
+        w = made.get_buffer(f"clean_{other}")[stream.index].unsqueeze(1)
+        p = (says(nets[own], step, kept, "weak") + says(nets[own], step, kept, "weak2")) / 2
+        q = w * torch.eye(3)[stream.targets["label"]] + (1 - w) * p
+        q = q**2 / (q**2).sum(1, keepdim=True)
+        found = step.inputs[labeled].targets["label"]
+        torch.testing.assert_close(found, torch.cat([q, q]))
+        guesses = [says(nets[n], step, rest, v) for n in (own, other) for v in ("weak", "weak2")]
+        guess = sum(guesses) / 4
+        guess = guess**2 / (guess**2).sum(1, keepdim=True)
+        entry = step.inputs[f"{own}/rest"]
+        torch.testing.assert_close(entry.targets["label"], torch.cat([guess, guess]))
+        x = torch.cat([nets[own].embed(step.view(rest, v)).x for v in ("weak", "weak2")])
+        torch.testing.assert_close(entry.embedded.x, x)
+        assert {step.inputs[labeled].network, entry.network} == {own}
+
+
+def test_terms_of_a_step(monkeypatch):
+    method, step, context, nets, _ = a_step("image", monkeypatch)
+    for name, entry in step.inputs.items():
+        step.outputs[name] = nets[entry.network](entry.embedded)
+    method.terms(step, context)
+    p = torch.softmax(step.logits("second/rest", "label"), 1)
+    target = step.inputs["second/rest"].targets["label"]
+    term = step.terms["dividemix/rest_second"]
+    torch.testing.assert_close(term.values, (p - target).square().mean(1))
+    assert term.weight == 2.0
+    logits = torch.cat([step.logits("labeled", "label"), step.logits("student/rest", "label")])
+    mean = torch.softmax(logits, 1).mean(0)
+    expected = ((1 / 3) * torch.log((1 / 3) / mean)).sum()
+    torch.testing.assert_close(step.terms["dividemix/balance_student"].values, expected)
+    log_p = torch.log_softmax(step.logits(SECOND, "label"), 1)
+    supervised = -(step.inputs[SECOND].targets["label"] * log_p).sum(1)
+    torch.testing.assert_close(step.terms["dividemix/second"].values, supervised)
+
+
+def test_without_a_rest_only_kept_samples_are_mixed(monkeypatch):
+    """All labels are right: MixMatch on the labeled samples alone."""
+    method, step, context, nets, _ = a_step("image", monkeypatch, rest=False)
+    assert set(step.inputs) == {"labeled", SECOND}
+    assert step.inputs["labeled"].size == step.inputs[SECOND].size == 8
+    for name, entry in step.inputs.items():
+        step.outputs[name] = nets[entry.network](entry.embedded)
+    method.terms(step, context)
+    assert set(step.terms) == {
+        *("dividemix/second", "dividemix/balance_student", "dividemix/balance_second")
+    }
+
+
+def test_in_the_warm_up_both_networks_learn_all_labels():
+    """Each its own samples, by cross-entropy; with a penalty for confidence where it is asked."""
+    config = run_of("image", "dividemix", **{"methods.dividemix.warmup": 1.0})
+    with open_dict(config):
+        config.methods.dividemix.warmup_penalty = 0.5
+    outcome = trial(config)
+    assert {"dividemix/second", "dividemix/confidence_student", "dividemix/confidence_second"} <= (
+        outcome.terms
+    )
+    assert not [term for term in outcome.terms if "rest" in term]
+    assert outcome.history[3]["train/dividemix/confidence_second"] < 0
