@@ -1,6 +1,7 @@
 """GLoRA. Chavan et al., One-for-All: Generalized LoRA for Parameter-Efficient Fine-tuning, 2023,
 arXiv 2306.07967."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
@@ -81,6 +82,8 @@ class GLoRA(LoRA):
         if self.mode == "supernet" and self.forms is not None:
             problem = "a supernet draws its forms"
             raise UserError(f"methods.{self.key}.forms", problem, "leave one of mode and forms out")
+        if self.mode == "supernet":
+            return replace(self.declaration, uncompiled="forms differ between steps")
         return self.declaration
 
     def attach(self, network: Network) -> None:

@@ -139,8 +139,6 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("sluice", "terms"): ("the penalty of trained weights", {"penalty": 0.1}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
-    ("glora", "prepare"): ("forms are drawn", {"mode": "supernet"}),
-    ("glora", "wrap_step"): ("forms are drawn", {"mode": "supernet"}),
 }
 
 # Points whose effect no watch can see: the reason, and what proves them in its place.
@@ -153,6 +151,12 @@ UNSEEN: dict[tuple[str, str], str] = {
     ),
     ("bags", "prepare"): (
         "draws the samples that its losses use; tests/methods/long_tail/test_bags.py"
+    ),
+    ("glora", "prepare"): (
+        "sets the draw of a supernet's forms; tests/methods/peft/test_glora_search.py"
+    ),
+    ("glora", "wrap_step"): (
+        "removes gradients that only several ranks make; tests/methods/peft/test_glora_search.py"
     ),
     ("diff_pruning", "prepare"): (
         "sets the noise that its gates draw; tests/methods/peft/test_diff_pruning.py"
