@@ -51,6 +51,7 @@ class GLoRA(LoRA):
     load: delta of another run, or a folder in the peft library's format, to start from; null: none.
     """
 
+    structure_files = ("forms",)
     declaration = Declaration(
         tags=("delta", "low_rank"),
         refuses={"low_rank": "B is a LoRA already, and the scale A would not be that of the sum"},

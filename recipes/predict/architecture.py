@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from foundation.errors import UserError
+from recipes.runs.provenance import restored_files
 
 PLAIN_NAME = re.compile(r"[\w.\-]+", re.ASCII)
 # arguments of timm that read a file, contact a hub, or return something other than an image network
@@ -62,6 +63,8 @@ def without_files(
             for name in ("load", "teacher"):
                 if isinstance(node.get(name), str):
                     node[name] = None
+        for key, path in restored_files(config, origin.get("files") or {}, folder).items():
+            OmegaConf.update(config, key, path)
     return config
 
 
