@@ -43,6 +43,7 @@ class FAFS(Method):
     tree: tree.json of the round before; null: all tasks share the whole backbone.
     """
 
+    structure_files = ("tree",)
     declaration = Declaration(
         modalities=("image",),
         tasks_at_least=2,

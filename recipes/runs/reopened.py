@@ -1,6 +1,8 @@
 """A finished run of this command, for a program that needs its network and its data."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from datamodules.datamodule import StreamDataModule
 from foundation.errors import UserError
 from recipes.checkpointing.files import load_checkpoint
 from recipes.engine.recipe import Recipe
+from recipes.runs.provenance import restored_files
 from recipes.runs.run import build_recipe, read_data
 from recipes.setup.assemble import assemble
 from recipes.setup.changes import parsed
@@ -19,11 +22,13 @@ from recipes.setup.spec import RunSpec, with_values
 
 @dataclass(frozen=True)
 class Reopened:
-    """recipe: the module of the run with its last weights, in evaluation mode. data: set up."""
+    """recipe: the module of the run with its last weights, in evaluation mode. data: set up. files:
+    a folder that lives as long as this."""
 
     recipe: Recipe
     data: StreamDataModule
     config: dict[str, Any]
+    files: TemporaryDirectory[str]
 
 
 def reopen(checkpoint: str) -> Reopened:
@@ -34,8 +39,11 @@ def reopen(checkpoint: str) -> Reopened:
     if origin is None:
         raise UserError(f"program: '{checkpoint}'", "has no config", "expected one of this version")
     tree = parsed(origin["config"], f"program: '{checkpoint}'")
-    # its weights are in the checkpoint
-    config = with_values(OmegaConf.create(tree), {"network.checkpoint": None})
+    config = OmegaConf.create(tree)
+    folder = TemporaryDirectory()
+    # its weights, and what its structure follows from, are in the checkpoint
+    files = restored_files(config, origin.get("files") or {}, Path(folder.name))
+    config = with_values(config, {**files, "network.checkpoint": None})
     assembly = assemble(RunSpec(config))
     read_data(assembly)
     recipe = build_recipe(in_steps(assembly))
@@ -43,7 +51,7 @@ def reopen(checkpoint: str) -> Reopened:
     if recipe.teacher and recipe.teacher.moments:
         recipe.teacher.moments.settle()
     recipe.requires_grad_(False)
-    return Reopened(recipe.to(device_of(tree)).eval(), assembly.datamodule, tree)
+    return Reopened(recipe.to(device_of(tree)).eval(), assembly.datamodule, tree, folder)
 
 
 def device_of(config: dict[str, Any]) -> torch.device:

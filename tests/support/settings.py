@@ -176,8 +176,6 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
     ("proxy_nca", "surveyed"): ("proxies start at samples", {"init": "sample"}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
-    ("glora", "prepare"): ("forms are drawn", {"mode": "supernet"}),
-    ("glora", "wrap_step"): ("forms are drawn", {"mode": "supernet"}),
 }
 
 # Points whose effect no watch can see: the reason, and what proves them in its place.
@@ -194,6 +192,12 @@ UNSEEN: dict[tuple[str, str], str] = {
     ),
     ("bags", "prepare"): (
         "draws the samples that its losses use; tests/methods/long_tail/test_bags.py"
+    ),
+    ("glora", "prepare"): (
+        "sets the draw of a supernet's forms; tests/methods/peft/test_glora_search.py"
+    ),
+    ("glora", "wrap_step"): (
+        "removes gradients that only several ranks make; tests/methods/peft/test_glora_search.py"
     ),
     ("diff_pruning", "prepare"): (
         "sets the noise that its gates draw; tests/methods/peft/test_diff_pruning.py"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import recipes
 from foundation.errors import UserError
 from methods.multi_task.affinity import (
     agreement,
@@ -354,6 +355,19 @@ def test_a_round_begins_where_the_one_before_ended(finished):
     for column in (0, 1):
         copied = handed[f"backbone.trunk.{name}.copies.{column}.weight"]
         assert torch.equal(copied, first[f"network.backbone.{name}.weight"])
+
+
+def test_a_finished_run_is_loaded_from_its_checkpoint_alone(finished):
+    """The tree is part of it: the file may be gone."""
+    expected = recipes.load(finished).predict(torch.zeros(1, 8, 8), "probabilities")
+    folder = finished / "widen_3"
+    folder.rename(finished / "gone")
+    try:
+        found = recipes.load(finished).predict(torch.zeros(1, 8, 8), "probabilities")
+    finally:
+        (finished / "gone").rename(folder)
+    for task, p in expected.items():
+        assert torch.equal(found[task], p)
 
 
 def test_alpha_zero_never_splits(tmp_path):
