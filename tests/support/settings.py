@@ -8,6 +8,7 @@ one. EXACT: further arguments under which it is exact on several ranks, for meth
 not. TINY: a run of some steps on real data in a fraction of a second, by kind of data.
 """
 
+from pathlib import Path
 from typing import Any
 
 CANONICAL: dict[str, dict[str, Any]] = {
@@ -18,6 +19,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "confirmation_bias": {"warmup": 0},
     "remixmatch": {"strong_views": 2},
     "temporal_ensembling": {"weight": 100.0, "ramp": "constant"},
+    "meta_pseudo_labels": {"student_start": 0.0, "uda_ramp": 0.0, "threshold": 0.0},
+    "dividemix": {"warmup": 0.0, "ramp": 0.0},
     "uda": {"threshold": 0.0, "weight": 5.0},
     "pseudo_label": {"threshold": 0.0, "weight": 5.0, "entropy_weight": 1.0},
     "mean_teacher": {"ramp": "constant"},
@@ -72,6 +75,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
         "clusters_in_batch": 4,
         "samples_per_cluster": 4,
         "refresh": 2,
+        "weight": 0.1,
     },
     # a tree, and another one
     "hierarchical_triplet": {
@@ -90,6 +94,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "gradnorm": {"lr": 0.5},
     "pcgrad": {"reduction": "mean"},
     "hard_sharing": {"split_stage": 0},
+    # columns come in with the second round
+    "fafs": {"tree": str(Path(__file__).parent.parent / "fixtures" / "fafs_tree.json")},
     # B starts at zero, so A moves by the square of the scale
     "lora": {"alpha": 256.0},
     # U starts at zero, so D would not move in the one step in which `adapter_drop` lets it
@@ -170,6 +176,8 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
     ("proxy_nca", "surveyed"): ("proxies start at samples", {"init": "sample"}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
+    ("glora", "prepare"): ("forms are drawn", {"mode": "supernet"}),
+    ("glora", "wrap_step"): ("forms are drawn", {"mode": "supernet"}),
 }
 
 # Points whose effect no watch can see: the reason, and what proves them in its place.
@@ -295,6 +303,7 @@ NETWORK: dict[str, dict[str, dict[str, Any]]] = {
         "adapter",
         "adapter_drop",
         "adapter_fusion",
+        "fafs",  # whose tree is of it
         "ladder_side_tuning",
         "mam_adapter",
         "p_tuning_v2",
