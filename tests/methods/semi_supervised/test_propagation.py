@@ -242,4 +242,5 @@ def test_memory_grows_with_samples_times_neighbors():
         peaks[rows] = int(run.stdout) * 1024
     per_edge = 2 * (8 + 8 + 8)  # both directions: row, column, weight
     assert peaks[100_000] < 5 * per_edge * 50 * 100_000
-    assert peaks[100_000] < 2.3 * peaks[50_000]
+    # a quadratic growth would be fourfold; what imports have freed is not in the smaller peak
+    assert peaks[100_000] < 3 * peaks[50_000]
