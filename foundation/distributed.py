@@ -1,5 +1,6 @@
 """Sums and gathered rows across ranks; with one process values are returned unchanged."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,17 @@ def global_sum(value: Tensor) -> Tensor:
     return value
 
 
+def mean_over_ranks(values: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The mean of each value over ranks, in one transfer and without gradient. None, on all ranks,
+    stays."""
+    if world_size() == 1:
+        return list(values)
+    known = [value for value in values if value is not None]
+    flat = global_sum(torch.cat([value.flatten() for value in known])) / world_size()
+    means = iter(flat.split([value.numel() for value in known]))
+    return [None if value is None else next(means).view_as(value) for value in values]
+
+
 def gather_rows(value: Tensor) -> Tensor:
     """Rows of all ranks, in the order of the global batch; without gradient. All ranks have the
     same number of rows."""
@@ -30,6 +42,36 @@ def gather_rows(value: Tensor) -> Tensor:
     parts = [torch.empty_like(value) for _ in range(world_size())]
     dist.all_gather(parts, value.detach().contiguous())
     return torch.cat(parts)
+
+
+def gather_uneven(value: Tensor) -> Tensor:
+    """Rows of all ranks, whose numbers of rows may differ; without gradient."""
+    if world_size() == 1:
+        return value.detach()
+    sizes = [torch.zeros(1, dtype=torch.int64, device=value.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(value)], device=value.device))
+    lengths = [int(size) for size in sizes]
+    padded = value.new_zeros(max(lengths), *value.shape[1:])
+    padded[: len(value)] = value
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+
+def names_of_any_rank(names: list[str]) -> list[str]:
+    """The names on a rank that has any, equal on all ranks: of a few samples a rank may have
+    none."""
+    if world_size() == 1:
+        return names
+    of_ranks: list[list[str]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(of_ranks, names)
+    return max(of_ranks, key=len)
+
+
+def gathering_device() -> torch.device:
+    """Where ranks exchange tensors: for one that has none of its own to say so."""
+    on_gpus = world_size() > 1 and dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpus else torch.device("cpu")
 
 
 def share_of(size: int) -> int:
@@ -94,3 +136,17 @@ def gather_with_gradient(value: Tensor) -> Tensor:
     if world_size() == 1:
         return value
     return _GatherRows.apply(value)
+
+
+def is_first_rank() -> bool:
+    """Whether this is the only process, or the first one."""
+    return world_size() == 1 or dist.get_rank() == 0
+
+
+def from_first_rank(value: Tensor) -> Tensor:
+    """The first rank's `value`; those of the others have the same shape and type."""
+    if world_size() == 1:
+        return value
+    value = value.detach().clone()
+    dist.broadcast(value, 0)
+    return value

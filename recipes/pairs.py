@@ -129,7 +129,14 @@ def anonymous(text: str, a: Listed, b: Listed) -> str:
     for entry, name in ((a, "A"), (b, "B")):
         # as a whole word: a key may begin another
         text = re.sub(rf"\b{entry.family}={entry.key}\b", name, text)
-    return "; ".join(text.splitlines())
+    text = "; ".join(text.splitlines())
+    company = [entry for entry in in_company([a, b]) if entry not in (a, b)]
+    for name in ("A", "B"):
+        if company and not re.search(rf"\b{name}\b", text):
+            # the method that it requires refuses the other, or is refused by it
+            needed = " and ".join(f"{entry.family}={entry.key}" for entry in company)
+            text = f"{name} needs {needed}: {text}"
+    return text
 
 
 def reasons(root: Path = CONFIGS) -> dict[tuple[str, str], str]:

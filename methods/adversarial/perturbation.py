@@ -25,6 +25,7 @@ from recipes.contract import Context, Method
 from recipes.contract.environment import Environment
 from recipes.networks.network import eval_mode
 from recipes.step import Embedded, Input, Step
+from recipes.step.step import Net
 
 # under autocast x and δ are float32; a network with parameters in half precision would round them
 # to about one gray level
@@ -101,6 +102,9 @@ class ByAttack(Attacking):
         if not isinstance(self.attack, Attack):
             problem = f"'{type(self.attack).__name__}' is no attack"
             raise UserError(key, problem, "expected a subclass of methods.adversarial's Attack")
+        if not self.attack.in_training:
+            problem = f"{type(self.attack).__name__} trains a proxy of one fixed network"
+            raise UserError(key, problem, f"give {key}.run=RUN, a run whose network is the proxy")
         if self.chosen is not None:
             self.attack.check(key, self.norm, environment)
 
@@ -111,11 +115,13 @@ class ByAttack(Attacking):
         context: Context,
         value: Objective,
         start: Tensor | None = None,
+        model: Model | None = None,
     ) -> Tensor:
         """δ that raises `value` within the ball. start: δ of the first point, in place of the
-        attack's own."""
+        attack's own. model: that is attacked; None: the student."""
         x = entry.embedded.x.detach().float()
-        victim = Victim(model_of(context, entry.embedded), x, entry.targets, value)
+        model = model or model_of(context, entry.embedded)
+        victim = Victim(model, x, entry.targets, value)
         threat = Threat.around(entry.embedded, self.norm, self.eps)
         return self.attack(victim, threat, self.draws(entry, step), start) - x
 
@@ -124,11 +130,11 @@ class ByAttack(Attacking):
         return lambda purpose: step.randomness.draw(f"{self.key}/{purpose}", entry.size)
 
 
-def model_of(context: Context, embedded: Embedded) -> Model:
-    """The attacked student: x -> raw logits by task."""
+def model_of(context: Context, embedded: Embedded, network: Net = "student") -> Model:
+    """The attacked network: x -> raw logits by task."""
 
     def logits(x: Tensor) -> Logits:
-        return context.extra_forward(Embedded(x, embedded.mask)).logits
+        return context.extra_forward(Embedded(x, embedded.mask), network).logits
 
     return logits
 

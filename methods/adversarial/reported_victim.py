@@ -10,7 +10,7 @@ from torch import Tensor
 from foundation.randomness import SampleRandomness
 from methods.adversarial.attacks.attack import Draws, Victim
 from methods.adversarial.attacks.losses import Loss, Objective, objective
-from recipes.contract import Context
+from recipes.contract import Context, Remark
 from recipes.step import Embedded
 
 
@@ -33,6 +33,10 @@ class ReportedVictim(Victim):
     def predicted(self, x: Tensor) -> dict[str, Tensor]:
         """Logits by task as the evaluation computes them."""
         return self.context.predict(Embedded(x, self.mask), index=self.index)
+
+    def remarks(self, x: Tensor) -> dict[str, Remark]:
+        """What methods say about each sample."""
+        return self.context.remarks(Embedded(x, self.mask), index=self.index)
 
     def raising(self, value: Objective) -> "ReportedVictim":
         """This victim for an attack that raises `value`."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from foundation.distributed import global_sum
 from foundation.randomness import RowNumbers
-from methods.adversarial.attacks.attack import Attack, Draws
+from methods.adversarial.attacks.attack import Draws
 from methods.adversarial.attacks.losses import (
     Logits,
     Loss,
@@ -26,10 +26,10 @@ from methods.adversarial.attacks.losses import (
     input_gradient,
 )
 from methods.adversarial.attacks.threat import Norm, Threat, radius
+from methods.adversarial.detection import Detection
 from methods.adversarial.reported_victim import ReportedVictim
 from recipes.contract import Context, Probe
 from recipes.contract.composition import Composition
-from recipes.contract.environment import Environment
 from recipes.contract.exhibit import Exhibit, Shown
 from recipes.step import Embedded
 from recipes.step.criterion import cross_entropy
@@ -72,6 +72,7 @@ class Robustness(Probe):
         self.samples = samples
         self.sums: dict[str, Tensor] = {}
         self.examples: list[list[Shown]] = []
+        self.detection = Detection()
 
     def build(self, context: Context) -> None:
         check_loss("evaluate.attack", self.loss, context.tasks)
@@ -142,13 +143,11 @@ class Robustness(Probe):
             gradient = input_gradient(victim.objective(self.loss, self.draws), victim.x)
             direction = threat.direction(gradient)
             vanishing = (direction.flatten(1).abs().amax(1) == 0).float()
-        points = [victim.x]
-        for restart in range(self.restarts):
-            draw = partial(_draw_at, victim.draw, restart)
-            points.append(self.attack(victim, threat, draw))
+        points = [victim.x, *self.points(victim, threat)]
         logits = [victim.logits(point) for point in points]
         if not self.examples and victim.mask is None:
             self.examples = attacked_examples(victim, points, logits)
+        self.detection.add(victim, points, successes(victim, logits))
         for task, target in victim.targets.items():
             known = (target >= 0).float()
             losses = torch.stack([cross_entropy(values[task], target) for values in logits])
@@ -161,7 +160,18 @@ class Robustness(Probe):
             columns = (right[0], right.amin(0), loss, vanishing, torch.ones_like(loss))
             self.sums[task] += torch.stack([(known * values).sum() for values in columns])
 
+    def points(self, victim: ReportedVictim, threat: Threat) -> list[Tensor]:
+        """x_adv of every restart."""
+        return [self.attack(victim, threat, draw) for draw in self.draws_of(victim)]
+
+    def draws_of(self, victim: ReportedVictim) -> list[Draws]:
+        """The random numbers of every restart."""
+        return [partial(_draw_at, victim.draw, restart) for restart in range(self.restarts)]
+
     def compute(self) -> dict[str, Tensor]:
+        return self.accuracies() | self.detection.compute()
+
+    def accuracies(self) -> dict[str, Tensor]:
         sums = {task: global_sum(values) for task, values in self.sums.items()}
         ratios = {task: values[:-1] / values[-1].clamp_min(1) for task, values in sums.items()}
         if not ratios:
@@ -187,41 +197,19 @@ class Robustness(Probe):
 
     def reset(self) -> None:
         self.sums = {}
+        self.detection.reset()
 
 
-class UnderAttack(Robustness):
-    """Robustness under one attack of `methods.adversarial.attacks`.
-
-    loss: loss that the attack raises: `ce` (papers), `margin` or `dlr` (from three classes).
-    draws: gradients averaged, at least 1; 1; more for networks that draw random numbers.
-    """
-
-    def __init__(
-        self,
-        algorithm: Attack,
-        norm: Norm,
-        eps: float | str,
-        samples: int | None,
-        loss: Loss = "ce",
-        draws: int = 1,
-        restarts: int = 1,
-    ):
-        super().__init__(norm, eps, samples)
-        self.algorithm = algorithm
-        self.by_gradient = algorithm.by_gradient
-        self.loss = loss
-        self.draws = draws
-        self.restarts = restarts
-        for name in DESCRIBED:
-            if hasattr(algorithm, name):
-                setattr(self, name, getattr(algorithm, name))
-
-    def check(self, environment: Environment) -> None:
-        self.algorithm.check("evaluate.attack", self.norm, environment)
-
-    def attack(self, victim: ReportedVictim, threat: Threat, draw: Draws) -> Tensor:
-        value = victim.objective(self.loss, self.draws)
-        return self.algorithm(victim.raising(value), threat, draw)
+def successes(victim: ReportedVictim, logits: Sequence[Logits]) -> Tensor:
+    """bool [R, N], by restart: a task's class was right on the clean sample and is wrong now.
+    logits: of the clean samples, then of each restart."""
+    found = []
+    for task, target in victim.targets.items():
+        answers = torch.stack([values[task] for values in logits])
+        # an attack that makes the logits NaN has succeeded
+        right = (answers.argmax(2) == target) & ~answers.isnan().any(2)
+        found.append(right[0] & ~right[1:])
+    return torch.stack(found).any(0)
 
 
 def attacked_examples(

@@ -18,7 +18,7 @@ from methods.adversarial.attacks.pgd import PGD
 from methods.adversarial.attacks.square_attack import Square
 from methods.adversarial.attacks.threat import Norm, Radius, radius
 from methods.adversarial.attacks.tim import TIM, Kernel, Sigma
-from methods.adversarial.robust_accuracy import UnderAttack
+from methods.adversarial.under_attack import UnderAttack
 
 IMAGE = ("image",)
 
@@ -48,6 +48,8 @@ class PGDRobustness(UnderAttack):
     step_size: length a of a step; null: eps/4, which is 2/255 at 8/255 (papers).
     restarts: random starts, of which the worst result counts, at least 1; 2.
     random_start: start at random points of the ball; false: at the sample, once.
+    evade: where methods flag samples, weight of their score in a second attack, which knows of
+        them, at least 0; 10; 0: only the first.
     """
 
     def __init__(
@@ -61,11 +63,12 @@ class PGDRobustness(UnderAttack):
         loss: Loss = "ce",
         draws: Count = 1,
         samples: Count | None = None,
+        evade: Annotated[float, Field(ge=0)] = 10.0,
     ):
         step = radius(eps) / 4 if step_size is None else step_size
         attack = PGD(steps, step, random_start)
         starts = restarts if random_start else 1
-        super().__init__(attack, norm, eps, samples, loss, draws, starts)
+        super().__init__(attack, norm, eps, samples, loss, draws, starts, evade)
 
 
 class BIMRobustness(UnderAttack):

@@ -44,8 +44,8 @@ class Dropping(nn.Module):
 class Bottleneck(nn.Module):
     """A(z) with its weights, and the hooks that add it to a network.
 
-    site: name of its layer. block: number of its block, and dropping: how many blocks run without
-        adapters; None if all run.
+    site: name of its layer. variant: its place in the block. block: number of its block, and
+        dropping: how many blocks run without adapters; None if all run.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Bottleneck(nn.Module):
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
         self.site = site
+        self.variant = ""
         self.seen: Tensor | None = None
         self.block = 0
         self.dropping: Dropping | None = None
@@ -72,6 +73,12 @@ class Bottleneck(nn.Module):
 
     def _active(self, hidden: Tensor) -> Tensor:
         return self.dropout(self.activation(hidden))
+
+    def about(self) -> dict[str, Any]:
+        """What its weights do not tell, for their file."""
+        names = {function: name for name, function in ACTIVATIONS.items()}
+        activation = names.get(self.activation, "")
+        return {"variant": self.variant, "scale": self.scale, "activation": activation}
 
     def start(self, paper: bool) -> None:
         """Initialise: U = 0, so that the output is unchanged before training, and D as LoRA's A;

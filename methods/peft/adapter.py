@@ -3,6 +3,7 @@
 and scaled after He et al., Towards a Unified View of Parameter-Efficient Transfer Learning, ICLR
 2022, arXiv 2110.04366."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
@@ -108,7 +109,7 @@ class Adapter(PEFTMethod):
 
     def into(
         self, network: Network, name: str, inside: dict[str, Site], flow: Flow
-    ) -> list[Bottleneck]:
+    ) -> Sequence[nn.Module]:
         """Attach the adapters of one block, and return them. inside: the block's first layer of
         each role."""
         last = inside["mlp.out"]
@@ -124,20 +125,25 @@ class Adapter(PEFTMethod):
             inside["mlp.in"].module.register_forward_pre_hook(adapter.look)
             flow.dropout_after(last.module).register_forward_hook(adapter.beside)
             return [adapter]
-        found = find_sites(network.backbone)
-        own = [site for site in found if site.name.startswith(f"{name}.")]
-        norms = [site.module for site in own if site.role == "norm"]
-        norm = flow.last_norm(block, norms)
+        norm = self.closing_norm(network, name, flow)
         if norm is None:
             block.register_forward_hook(adapter.behind)
         else:
             norm.register_forward_hook(adapter.within_norm)
         return [adapter]
 
+    def closing_norm(self, network: Network, name: str, flow: Flow) -> nn.Module | None:
+        """The norm in which a block ends (post-norm); None where it ends in a sum."""
+        found = find_sites(network.backbone)
+        own = [site for site in found if site.name.startswith(f"{name}.")]
+        norms = [site.module for site in own if site.role == "norm"]
+        return flow.last_norm(network.backbone.get_submodule(name), norms)
+
     def make(self, site: Site) -> Bottleneck:
         """The adapter of one layer, initialised."""
         activation = ACTIVATIONS[self.activation]
         adapter = self.new(len(site.weight), activation, site.name)
+        adapter.variant = self.variant
         adapter.to(site.weight.device).start(paper=self.init == "houlsby")
         return adapter
 

@@ -15,6 +15,7 @@ from transformers import AutoModel, BertConfig
 from foundation.errors import UserError
 from methods.peft.adalora import AdaLoRA
 from methods.peft.adapter import Adapter
+from methods.peft.adapter_fusion import AdapterFusion
 from methods.peft.bitfit import BitFit
 from methods.peft.diff_pruning import DiffPruning
 from methods.peft.dora import DoRA
@@ -48,6 +49,7 @@ ROWS: dict[str, PEFTMethod] = {
     "adapter": Adapter(),
     "adapter, variant=pfeiffer bottleneck=48": Adapter("pfeiffer", 48),
     "adapter, variant=parallel": Adapter("parallel"),
+    "adapter_fusion": AdapterFusion(["fresh", "fresh", "fresh"]),
     "mam_adapter": MAMAdapter(),
     "unipelt": UniPELT(),
     "ladder_side_tuning": LadderSideTuning(),

@@ -61,13 +61,15 @@ def save_delta(path: Path, network: Network, averaged: Network | None = None) ->
     """Write the delta of a network; with the values of its averaged copy, if one is given."""
     values = (averaged or network).state_dict()
     state = {name: values[name].detach().cpu().contiguous() for name in delta_names(network)}
-    modules = network.deltas.named_modules()
-    sites = {name: module.site for name, module in modules if hasattr(module, "site")}
+    modules = dict(network.deltas.named_modules())
+    sites = {name: module.site for name, module in modules.items() if hasattr(module, "site")}
+    structure = {name: m.about() for name, m in modules.items() if hasattr(m, "about")}
     about = {
         "format": FORMAT,
         "backbone": backbone_name(network),
         "fingerprint": fingerprint(network),
         "sites": json.dumps(sites),
+        "structure": json.dumps(structure),
         "torch": torch.__version__,
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,26 +1,25 @@
 """Noisy Student. Xie, Luong, Hovy and Le, Self-training with Noisy Student improves ImageNet
 classification, CVPR 2020, arXiv 1911.04252."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Mapping
+from functools import cache, partial
+from typing import Annotated, Literal, cast
 
-import pytorch_lightning as pl
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from datamodules.datamodule import StreamDataModule
-from datamodules.samplers import Order, ShuffledPasses
+from datamodules.samplers import LiveOrder, Order, ShuffledPasses
 from foundation.errors import UserError, nearest
 from foundation.randomness import generator
 from methods.semi_supervised.targets import confident, make_targets, scores_of
-from recipes.contract import Context, Declaration, Method
+from recipes.contract import Clock, Context, Declaration, Method, Seen, Survey, Table
+from recipes.predict.references import reference
 from recipes.services.tables import SampleTables
 from recipes.step import Step
-from recipes.tasks.classification import ClassificationTask
 
 UnlabeledWeight = Literal["one", "ratio", "share"]
+TEACHER = "teacher_run"
 
 
 class NoisyStudent(Method):
@@ -33,8 +32,7 @@ class NoisyStudent(Method):
     subset for the remainder, so that all classes are equally frequent. The selection is the
     student's unlabeled stream. The table (samples × C, one per task, float32; above 512 MiB float16
     on the host) is part of the
-    checkpoint: a resumed run does not evaluate the teacher again. Every rank evaluates all samples,
-    so all ranks select the same ones.
+    checkpoint: a resumed run does not evaluate the teacher again.
 
     The student's noise is the strong view and the network's own (`network.drop_rate`). Ours:
     labeled samples have their weak view, where the paper adds noise as well. Raises UserError if
@@ -76,79 +74,71 @@ class NoisyStudent(Method):
         self._table: TeacherPredictions | None = None
 
     def declare(self) -> Declaration:
+        networks = {}
+        if self.teacher is not None:
+            networks[TEACHER] = reference(self.teacher, f"methods.{self.key}.teacher")
+        answers = Survey(
+            "teacher",
+            "unlabeled",
+            self._probabilities,
+            Clock.at_start(),
+            network="reported" if self.teacher is None else TEACHER,
+        )
         return Declaration(
-            views={"unlabeled": ("raw", "strong")},
+            views={"unlabeled": ("strong",)},
             slots=("pseudo_labels",),
             tags=("unlabeled_loss",),
             orders={"unlabeled": self._order},
+            networks=networks,
+            surveys=(answers,),
         )
 
     def build(self, context: Context) -> None:
-        classes = {name: task.outputs for name, task in context.tasks.items()}
-        self._table = TeacherPredictions(classes, context.sizes["unlabeled"])
-        context.method_modules[self.key] = self._table
-
-    # -- before the first step ---------------------------------------------------------------------
-    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        context = cast(Context, module)
-        table = context.method_modules[self.key]
         task = self.task or next(iter(context.tasks))
         if task not in context.tasks:
             raise UserError(f"methods.{self.key}.task={task}: {nearest(task, context.tasks)}")
-        if not table.known:
-            table.write(self._predictions(trainer, context))
-        q = table[task].cpu()
-        source = generator(context.seed, self.key)
-        table.selected = select_balanced(q, self.threshold, self.per_class, source)
-        if not len(table.selected):
+        classes = {name: task.outputs for name, task in context.tasks.items()}
+        self._table = TeacherPredictions(classes, context.sizes["unlabeled"], context.seed)
+        context.method_modules[self.key] = self._table
+
+    # -- before the first step ---------------------------------------------------------------------
+    def _probabilities(self, seen: Seen) -> dict[str, Tensor]:
+        return {
+            task: torch.softmax(seen.logits[task].float() / self.temperature, 1)
+            for task in seen.targets
+        }
+
+    def surveyed(self, survey: Survey, table: Table, context: Context) -> None:
+        predictions: TeacherPredictions = self.module(context)
+        predictions.write({task: q for task, q in table.items() if task != "index"})
+        if self.teacher is not None:
+            context.networks.forget(TEACHER)
+        if not len(self._selected()):
+            q = predictions[self.task or next(iter(context.tasks))]
             raise UserError(
                 f"methods.{self.key}.threshold={self.threshold}: none of the teacher's predictions "
                 f"for {len(q)} samples is that confident; the largest probability is "
                 f"{float(q.max()):.3f}"
             )
 
-    @torch.no_grad()
-    def _predictions(self, trainer: pl.Trainer, context: Context) -> dict[str, Tensor]:
-        """q [samples, C] by task, predicted in batches of the evaluation's size."""
-        data: StreamDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        predict = self._predictor(context)
-        parts: dict[str, list[Tensor]] = {task: [] for task in context.tasks}
-        for batch in data.pass_over("unlabeled"):
-            batch = data.transfer_batch_to_device(batch, context.device, 0)
-            logits = predict(data.make_view(batch, "raw"), batch["index"])
-            for task, predictions in parts.items():
-                q = torch.softmax(logits[task].float() / self.temperature, 1)
-                # a table on the host must not be whole on the device
-                predictions.append(q.to(context.method_modules[self.key][task]))
-        return {task: torch.cat(predictions) for task, predictions in parts.items()}
-
-    def _predictor(self, context: Context) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:
-        """view, index -> logits by task, of the teacher in evaluation mode."""
-        if self.teacher is None:
-            return reported_predictor(context)
-        # not at the top: `load` builds recipes, which import methods
-        from recipes.predict.loading import load
-
-        try:
-            predictor = load(self.teacher, device=context.device)
-        except UserError as error:
-            raise error.about(f"methods.{self.key}.teacher") from error
-        for name, task in context.tasks.items():
-            classes = task.classes if isinstance(task, ClassificationTask) else []
-            if predictor.classes_by_task.get(name) != list(classes):
-                raise UserError(
-                    f"methods.{self.key}.teacher: the classes of task '{name}' in "
-                    f"'{self.teacher}' differ from those of the data"
-                )
-        return predictor
+    def _selected(self) -> Tensor:
+        """Positions of the student's samples, a function of the table, which a checkpoint has."""
+        table = self._table
+        assert table is not None
+        if table.selected is None:
+            q = table[self.task or next(iter(table.classes))].cpu()
+            source = generator(table.seed, self.key)
+            table.selected = select_balanced(q, self.threshold, self.per_class, source)
+        return table.selected
 
     def _order(
         self, targets: Mapping[str, Tensor], batch_size: int, total: int, seed: int, stream: str
     ) -> Order:
-        selected = self._table.selected if self._table is not None else None
-        if selected is None:  # called before the run has begun, when orders are validated
-            return ShuffledPasses(len(next(iter(targets.values()))), seed, stream)
-        return Selected(selected, ShuffledPasses(len(selected), seed, stream))
+        def newest() -> Order:
+            selected = self._selected()
+            return Selected(selected, ShuffledPasses(len(selected), seed, stream))
+
+        return LiveOrder(cache(newest))
 
     # -- in a step ---------------------------------------------------------------------------------
     def prepare(self, step: Step, context: Context) -> None:
@@ -178,8 +168,10 @@ class TeacherPredictions(SampleTables):
 
     selected: Tensor | None = None
 
-    def __init__(self, classes: Mapping[str, int], rows: int):
+    def __init__(self, classes: Mapping[str, int], rows: int, seed: int = 0):
         super().__init__()
+        self.classes = classes
+        self.seed = seed
         # the names of both buffers are in the checkpoints of earlier versions
         self.register_buffer("spoken", torch.zeros((), dtype=torch.bool))
         for task, count in classes.items():
@@ -193,6 +185,7 @@ class TeacherPredictions(SampleTables):
         for task, value in values.items():
             self[task].copy_(value)
         self.get_buffer("spoken").fill_(True)
+        self.selected = None
 
     def read(self, task: str, index: Tensor) -> Tensor:
         """[N, C] for the samples `index` [N]."""
@@ -243,18 +236,3 @@ def repeat_to(count: int, rows: Tensor, source: torch.Generator) -> Tensor:
         return rows[:count]
     subset = torch.randperm(len(rows), generator=source)[:remainder]
     return torch.cat([rows.repeat(rounds), rows[subset]])
-
-
-def reported_predictor(context: Context) -> Callable[[Any, Tensor], Mapping[str, Tensor]]:
-    """Predictions of the run's own reported network; it is in evaluation mode during a call."""
-
-    def predict(view: Any, index: Tensor) -> Mapping[str, Tensor]:
-        training = [module for module in context.modules() if module.training]
-        context.eval()
-        try:
-            return context.predict_logits(view, index=index)
-        finally:
-            for module in training:
-                module.training = True
-
-    return predict

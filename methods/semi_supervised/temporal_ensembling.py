@@ -49,7 +49,10 @@ class TemporalEnsembling(Method):
     """
 
     declaration = Declaration(
-        views={"unlabeled": ("weak",)}, tags=("unlabeled_loss",), lower_on_collapse=("weight",)
+        views={"unlabeled": ("weak",)},
+        slots=("predicted_labels",),
+        tags=("unlabeled_loss",),
+        lower_on_collapse=("weight",),
     )
 
     def __init__(

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipes.contract import Declaration, Method
 from recipes.contract.composition import SLOTS
 from recipes.contract.probe import Probe
+from recipes.networks.requests import Reference, Snapshot, Twin
 
 Section = tuple[str, list[str]]
 
@@ -29,6 +30,13 @@ def declared(target: Callable[..., Any], node: DictConfig) -> list[Section]:
     return [("Takes", list(takes(declaration))), ("Refuses", list(refuses(declaration)))]
 
 
+NETWORKS: dict[type, str] = {
+    Twin: "a second one that trains with the first",
+    Snapshot: "a frozen copy of the trained one",
+    Reference: "that of another run",
+}
+
+
 def takes(d: Declaration) -> Iterator[str]:
     """The data and services that a method works on, its slots and tags."""
     yield f"data: {', '.join(d.modalities)}"
@@ -41,6 +49,8 @@ def takes(d: Declaration) -> Iterator[str]:
     if d.teacher:
         shared = "; that of another method will do" if d.accepts_any_teacher else ""
         yield f"needs an averaged network (EMA){shared}"
+    for name, request in d.networks.items():
+        yield f"network {name}: {NETWORKS[type(request)]}"
     if d.embedding:
         yield f"needs an embedding head of width {d.embedding.dim}"
     for slot in d.slots:

@@ -15,9 +15,14 @@ from recipes.contract.declaration import Declaration
 from recipes.contract.environment import Environment
 from recipes.contract.method import Method
 from recipes.contract.older import current_declaration
-from recipes.contract.shared import shared_embedding, shared_teacher
+from recipes.contract.shared import (
+    several_answers,
+    shared_embedding,
+    shared_networks,
+    shared_teacher,
+)
 from recipes.contract.vocabulary import SLOTS, TAGS, unknown_streams, unknown_words
-from recipes.networks.requests import EmbeddingRequest, TeacherRequest
+from recipes.networks.requests import EmbeddingRequest, NetworkRequest, TeacherRequest, Twin
 from recipes.step.criterion import Criterion
 
 
@@ -38,6 +43,7 @@ class Composition:
     embedding: EmbeddingRequest | None = None
     own_streams: dict[str, StreamRequest] = field(default_factory=dict)
     live: dict[str, list[Clock]] = field(default_factory=dict)
+    networks: dict[str, NetworkRequest] = field(default_factory=dict)
 
     @property
     def streams(self) -> set[str]:
@@ -46,8 +52,16 @@ class Composition:
     @property
     def changes_evaluation(self) -> bool:
         """Whether metrics differ from those of the raw network's logits."""
-        points = ("transform_input", "infer")
+        points = ("transform_input", "vote", "infer")
         return self.evaluates_teacher or any(self.implementing(point) for point in points)
+
+    def answering(self) -> list[str]:
+        """The twins that answer beside the trained network, by name; empty where it answers
+        alone."""
+        for method in self.implementing("vote"):
+            networks = self.declarations[method.key].networks
+            return [name for name, request in networks.items() if isinstance(request, Twin)]
+        return []
 
     def implementing(self, point: str) -> list[Method]:
         """The methods that implement a point of the contract, in order."""
@@ -91,6 +105,8 @@ def compose(methods: Mapping[str, Method], environment: Environment) -> Composit
     declarations = {key: current_declaration(method.declare()) for key, method in methods.items()}
     teacher, teacher_errors = shared_teacher(declarations, environment)
     embedding, embedding_errors = shared_embedding(declarations, environment)
+    networks, network_errors = shared_networks(declarations, environment)
+    voting = [key for key, method in methods.items() if method.implements("vote")]
     errors = [
         *_unknown(declarations, environment),
         *_unmet(declarations, environment),
@@ -99,6 +115,8 @@ def compose(methods: Mapping[str, Method], environment: Environment) -> Composit
         *_collisions(declarations, environment),
         *teacher_errors,
         *embedding_errors,
+        *network_errors,
+        *several_answers(declarations, voting, environment),
     ]
     if errors:
         raise ConfigErrors(errors)
@@ -126,6 +144,7 @@ def compose(methods: Mapping[str, Method], environment: Environment) -> Composit
         embedding=embedding,
         own_streams=own_streams,
         live=live,
+        networks=networks,
     )
 
 

@@ -6,9 +6,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from foundation.randomness import SampleRandomness
+from recipes.contract.remark import Remark
 from recipes.networks.network import Network
+from recipes.services.named_networks import NamedNetworks
 from recipes.services.statistics import ClassStatistics
 from recipes.services.teacher import Teacher
 from recipes.step.step import Embedded, Net, Output, Step
@@ -34,6 +37,7 @@ class Context(Protocol):
 
     network: the trained network.
     teacher: its EMA, None if no method requests one.
+    networks: those that methods declare, by name; they exist after `build`.
     tasks: the heads' tasks by name.
     method_modules: modules that methods registered in `build`, by key; they are moved to the run's
         device and are part of its checkpoint.
@@ -47,6 +51,7 @@ class Context(Protocol):
 
     network: Network
     teacher: Teacher | None
+    networks: NamedNetworks
     tasks: Mapping[str, Task]
     statistics: ClassStatistics
     sizes: dict[str, int]
@@ -86,6 +91,24 @@ class Context(Protocol):
         """A forward in addition to that of the step; running statistics do not change."""
         ...
 
+    def noise_free(self, network: Net = "student") -> AbstractContextManager[None]:
+        """Inside it the network has no dropout, and batch normalization by the statistics of the
+        batch without an update of the running ones."""
+        ...
+
+    def refresh(self, name: str) -> None:
+        """Give a snapshot the weights of the trained network."""
+        ...
+
+    def parameters_of(self, network: Net) -> list[nn.Parameter]:
+        """What trains with a network: a twin's own parameters; of the student all others."""
+        ...
+
+    def step_alone(self, network: Net, optimizer: Optimizer) -> None:
+        """In `wrap_step`: the optimizer's step for one network by its gradients, which are gone
+        afterwards; the step of the run then leaves its weights alone."""
+        ...
+
     def replay(self) -> AbstractContextManager[None]:
         """Inside it the closure runs another pass over the same batch: equal views and draws, no
         statistics updated twice."""
@@ -94,7 +117,7 @@ class Context(Protocol):
     @property
     def reported(self) -> "ReportedNetwork":
         """`reported()`: the network of the reported metrics, the EMA network if a method evaluates
-        it; `reported(raw=True)`: the trained one."""
+        it, or all networks that vote as one; `reported(raw=True)`: the trained one."""
         ...
 
     def reporting(self) -> AbstractContextManager[Network]:
@@ -103,6 +126,11 @@ class Context(Protocol):
 
     def evaluation_view(self, batch: dict[str, Any]) -> Any:
         """The raw view of a batch {"data", "targets", "index"} of an evaluation loader."""
+        ...
+
+    def training_samples(self, count: int) -> tuple[Embedded, dict[str, Tensor]]:
+        """Labeled training samples as evaluation sees them, with their targets by task: up to
+        `count`, drawn by the seed, equal on all ranks. For measurements that fit something."""
         ...
 
     def predict_logits(
@@ -117,8 +145,20 @@ class Context(Protocol):
         raw: bool = False,
         index: Tensor | None = None,
         randomness: SampleRandomness | None = None,
+        without: str = "",
     ) -> dict[str, Tensor]:
-        """The same from the continuous input, with a graph if gradients are enabled."""
+        """The same from the continuous input, with a graph if gradients are enabled. without: key
+        of a method that leaves inputs and logits alone."""
+        ...
+
+    def remarks(
+        self,
+        embedded: Embedded,
+        logits: Mapping[str, Tensor] | None = None,
+        index: Tensor | None = None,
+    ) -> dict[str, Remark]:
+        """What methods say about each sample, by `METHOD/NAME`. logits: those of `predict`, where
+        they are known."""
         ...
 
     def predict_output(
@@ -127,6 +167,7 @@ class Context(Protocol):
         raw: bool = False,
         index: Tensor | None = None,
         randomness: SampleRandomness | None = None,
+        without: str = "",
     ) -> Output:
         """Features and logits of the reported network for an input that methods may have
         changed."""

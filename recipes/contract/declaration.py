@@ -7,7 +7,7 @@ from datamodules.samplers import MakeOrder
 from datamodules.streams import StreamRequest
 from foundation.renamed import older_fields
 from recipes.contract.survey import Survey
-from recipes.networks.requests import EmbeddingRequest, TeacherRequest
+from recipes.networks.requests import EmbeddingRequest, NetworkRequest, TeacherRequest
 
 
 @older_fields(kinds="modalities", exact_on_ranks="ddp_exact", yields_teacher="accepts_any_teacher")
@@ -32,6 +32,9 @@ class Declaration:
     accepts_any_teacher: another method's teacher is used if there is one, and its own settings only
         if no other method requests a teacher.
     evaluates_teacher: metrics are of the EMA network; those of the raw one have the prefix `raw/`.
+    networks: networks beside the trained one, by name: a second one that trains (`Twin`), a copy
+        that stays (`Snapshot`), that of another run (`Reference`). `context.networks[NAME]`; equal
+        requests of several methods share one.
     embedding: the embedding head it needs; `step.outputs[name].logits["embedding"]` is [N, dim].
     surveys: passes over a part of the data that give it a table; see `Method.surveyed`. If it has
         orders too, they may change with each of its surveys.
@@ -63,6 +66,7 @@ class Declaration:
     teacher: TeacherRequest | None = None
     accepts_any_teacher: bool = False
     evaluates_teacher: bool = False
+    networks: Mapping[str, NetworkRequest] = field(default_factory=dict)
     embedding: EmbeddingRequest | None = None
     surveys: tuple[Survey, ...] = ()
     samples_in_batch: int = 1

@@ -13,6 +13,7 @@ class Environment:
     tasks: number of heads, None if unknown.
     shape: (C, H, W) of pictures, None for texts or if it is known only after reading.
     sources: names of the sets beside the first one, of `data.sources`.
+    optimizer: its name in timm; empty if unknown. SGD with momentum is `momentum`.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class Environment:
     compile: bool = False
     families: Mapping[str, str] = field(default_factory=dict)
     sources: frozenset[str] = frozenset()
+    optimizer: str = ""
 
     def option(self, key: str) -> str:
         """The command-line option of a method, e.g. `regularization=mixup`."""

@@ -18,7 +18,9 @@
         method.after_step(step, context)                     # averages, memories, statistics
         method.surveyed(survey, table, context)              # when a survey it declared is due
     method.finish(context)                                   # once, after the last step
-    evaluation:  method.transform_input(x, …) -> network -> method.infer(logits, …)
+    evaluation:  method.transform_input(x, …) -> networks -> method.vote(logits, …) ->
+                 method.infer(logits, …)
+                 method.remark(x, logits, …)                 # named values for each sample
     end:         method.save_artifacts(folder, context)
     export:      method.merge(network)
 
@@ -26,7 +28,7 @@ All points are optional, and methods do not write a training step of their own. 
 Lightning callback: `on_fit_start` and the other hooks work, and Lightning passes them the recipe.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -37,6 +39,7 @@ from torch.optim import Optimizer
 from foundation.randomness import SampleRandomness
 from recipes.contract.declaration import Declaration
 from recipes.contract.older import adapt_method
+from recipes.contract.remark import Remark
 from recipes.contract.survey import Survey, Table
 from recipes.step.criterion import Role
 from recipes.step.step import Embedded, Step
@@ -69,6 +72,8 @@ class Method(Callback):
     declaration: ClassVar[Declaration] = Declaration()
     # setting -> the value with which the method changes nothing; a `weight` of 0 does in all
     neutral: ClassVar[Mapping[str, float]] = {}
+    # files of `save_artifacts` that later stages may name: artifact -> name beside the checkpoints
+    artifacts: ClassVar[Mapping[str, str]] = {}
     key: str = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -215,9 +220,32 @@ class Method(Callback):
         return embedded
 
     @point
+    def vote(self, logits: Sequence[Tensor], task: str, context: "Context") -> Tensor:
+        """One answer [N, C] of several networks: of the trained one and the twins that the method
+        declares. `logits` has an entry [N, C] for each, in this order. Evaluation, prediction and
+        export give it; metrics of the trained network alone have the prefix `raw/`."""
+        return logits[0]
+
+    @point
     def infer(self, logits: Tensor, task: str, context: "Context") -> Tensor:
         """Logits [N, C] for evaluation and prediction."""
         return logits
+
+    @point
+    def remark(
+        self,
+        embedded: Embedded,
+        logits: Mapping[str, Tensor],
+        index: Tensor | None,
+        context: "Context",
+    ) -> Mapping[str, Remark]:
+        """Values by name for each of these samples, for the evaluation, the report and the table of
+        predictions, which name them `METHOD/NAME`. What has an alarm is a metric, too: the share of
+        the samples above it, `PART/METHOD/NAME_flagged`.
+
+        embedded: the input before any method changes it. logits: by task, as the run reports them.
+        index: [N], for `context.predict`. Attacks differentiate through the values."""
+        return {}
 
     @point
     def save_artifacts(self, folder: Path, context: "Context") -> None:

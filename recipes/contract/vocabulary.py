@@ -14,6 +14,7 @@ SLOTS = {
     "mixer": "the mixing of labeled inputs",
     "unlabeled_mixer": "the mixing of unlabeled inputs",
     "pseudo_labels": "the pseudo-labels of the unlabeled stream",
+    "predicted_labels": "the table of predictions that unlabeled samples learn",
     "prior_correction": "the correction of the class prior",
     "smoothing": "the smoothing of targets",
     "class_losses": "what a class costs in the loss",

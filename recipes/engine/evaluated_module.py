@@ -12,6 +12,7 @@ from foundation.errors import UserError, nearest
 from foundation.randomness import SampleRandomness
 from recipes.contract.composition import Composition
 from recipes.contract.probe import Probe
+from recipes.contract.remark import Remark
 from recipes.engine.collapse import CollapseWatch, print_warnings
 from recipes.engine.evaluator import Evaluator
 from recipes.engine.lean import LeanModule
@@ -56,6 +57,7 @@ class EvaluatedModule(LeanModule):
             cast(Sequence[Probe], self.probes),
             parts.make_view,
             parts.reference_batches,
+            parts.drawn_samples,
         )
         for probe in parts.probes:
             probe.build(cast(Run, self))
@@ -146,6 +148,9 @@ class EvaluatedModule(LeanModule):
     def evaluation_view(self, batch: dict[str, Any]) -> Any:
         return self.reported.evaluation_view(batch)
 
+    def training_samples(self, count: int) -> tuple[Embedded, dict[str, Tensor]]:
+        return self.reported.training_samples(count)
+
     def predict_logits(
         self, view: Any, raw: bool = False, index: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -157,8 +162,17 @@ class EvaluatedModule(LeanModule):
         raw: bool = False,
         index: Tensor | None = None,
         randomness: SampleRandomness | None = None,
+        without: str = "",
     ) -> dict[str, Tensor]:
-        return self.reported.predict(embedded, raw, index, randomness)
+        return self.reported.predict(embedded, raw, index, randomness, without)
+
+    def remarks(
+        self,
+        embedded: Embedded,
+        logits: Mapping[str, Tensor] | None = None,
+        index: Tensor | None = None,
+    ) -> dict[str, Remark]:
+        return self.reported.remarks(embedded, logits, index)
 
     def predict_output(
         self,
@@ -166,5 +180,6 @@ class EvaluatedModule(LeanModule):
         raw: bool = False,
         index: Tensor | None = None,
         randomness: SampleRandomness | None = None,
+        without: str = "",
     ) -> Output:
-        return self.reported.predict_output(embedded, raw, index, randomness)
+        return self.reported.predict_output(embedded, raw, index, randomness, without)

@@ -19,6 +19,7 @@ MakeView = Callable[[Stream, str, Randomness], Any]
 # from the recipe, whose file imports this one
 MakeOptimizer = Callable[[Any], tuple[Optimizer, Any]]
 ReferenceBatches = Callable[[], Iterable[dict[str, dict[str, Any]]]]
+DrawnSamples = Callable[[int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,10 @@ class RecipeParts:
     make_view: makes a view of a stream on the device.
     view_states: what views learn, by name; saved with the run.
     make_optimizer: from the recipe, the optimizer and its scheduler by step.
+    make_network: makes another network like `network`, for a second one; None: there is none.
     reference_batches: training batches on which BatchNorm moments are estimated; None: no estimate.
+    drawn_samples: from a number, a batch of at most so many labeled training samples, for
+        measurements that fit something; None: there are no data.
     probes: measurements in addition to the tasks' metrics.
     classifies: evaluation measures the heads.
     evaluated: the parts that are evaluated, by stage, `val` or `test`; the set's own last.
@@ -55,8 +59,10 @@ class RecipeParts:
     sizes: dict[str, int]
     make_view: MakeView
     make_optimizer: MakeOptimizer
+    make_network: Callable[[], Network] | None = None
     view_states: Mapping[str, nn.Module] = field(default_factory=dict)
     reference_batches: ReferenceBatches | None = None
+    drawn_samples: DrawnSamples | None = None
     probes: Sequence[Probe] = ()
     classifies: bool = True
     evaluated: Mapping[str, Sequence[str]] = field(

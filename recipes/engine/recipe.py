@@ -9,7 +9,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,29 +20,23 @@ from foundation.base_file import FROZEN
 from foundation.randomness import Randomness, derive_seed, own_draws, seed_default
 from recipes.contract.method import POINTS
 from recipes.contract.older import older_context
-from recipes.engine.evaluated_module import EvaluatedModule
 from recipes.engine.finite import Trace, Traces
 from recipes.engine.frozen import frozen_names
 from recipes.engine.hardware import compile_networks, set_memory_format
 from recipes.engine.lean import drop_empty_hooks
 from recipes.engine.meters import Meters, Stopwatch
 from recipes.engine.parts import RecipeParts
+from recipes.engine.several_networks import SeveralNetworks
 from recipes.engine.sharding import shard
 from recipes.engine.surveys import Surveys
 from recipes.engine.unfreezing import Unfreezing
-from recipes.networks.checkpoint import load_deferred
-from recipes.networks.embedding import add_embedding
-from recipes.networks.freezing import freeze_requested
 from recipes.networks.network import eval_mode
-from recipes.services.teacher import Teacher
-from recipes.step.batchnorm import BatchNorms
-from recipes.step.forward import forward_inputs
-from recipes.step.step import Embedded, Input, Net, Output, Progress, Step, Stream
+from recipes.step.step import Input, Progress, Step, Stream
 from recipes.tasks.classification import Task
 
 
 @older_context
-class Recipe(EvaluatedModule):
+class Recipe(SeveralNetworks):
     """A network, its tasks and the methods composed for this run."""
 
     last_step: Step | None = None  # of the whole run, for the images in its report
@@ -91,38 +85,6 @@ class Recipe(EvaluatedModule):
             replay=self.replaying,
             scratch=self._step.scratch if self.replaying and self._step else {},
         )
-
-    def embed(self, view: Any, network: str) -> Embedded:
-        """The continuous input of a view, for the student or the teacher."""
-        if network == "student" or self.teacher is None:
-            return self.network.embed(view)
-        with torch.no_grad():
-            return self.teacher.network.embed(view)
-
-    def forward_inputs(self, step: Step) -> None:
-        """Forward all inputs of the step. In a replay, running statistics of neither student nor
-        teacher are updated."""
-        teacher = self.teacher.network if self.teacher else None
-        frozen = (self.norms, self.teacher_norms) if self.replaying else ()
-        with ExitStack() as stack:
-            for norms in frozen:
-                if norms is not None:
-                    stack.enter_context(norms.frozen())
-            step.outputs = forward_inputs(
-                step.inputs, self.network, teacher, self.norms, step.representations
-            )
-
-    def extra_forward(self, embedded: Embedded, network: Net = "student") -> Output:
-        """A forward in addition to that of the step, for a method that needs an output to make its
-        inputs (a guess to mix with, an attack): in the network's current mode, without updates of
-        running statistics, with a graph unless the caller disables gradients."""
-        net = self.network
-        norms = self.norms
-        if network == "teacher" and self.teacher is not None and self.teacher_norms is not None:
-            net = self.teacher.network
-            norms = self.teacher_norms
-        with norms.frozen():
-            return net(embedded)  # type: ignore[no-any-return]
 
     def combine(self, step: Step) -> Tensor:
         """One scalar of all terms: their weighted sum, unless a method owns the combination."""
@@ -236,15 +198,11 @@ class Recipe(EvaluatedModule):
         self.method_modules = nn.ModuleDict()
         self.view_states = nn.ModuleDict(parts.view_states)
         self._make_modules()
-        self.norms = BatchNorms(self.network)
-        self.teacher: Teacher | None = None
-        self.teacher_norms: BatchNorms | None = None
-        if composition.teacher:
-            self.teacher = Teacher(self.network, composition.teacher, self.total_steps)
-            self.teacher_norms = BatchNorms(self.teacher.network)
-        self.unfreezing = Unfreezing(self.network, self.teacher, self.total_steps)
+        self.make_networks(parts)
+        twins = self.networks_in_training()[1:]
+        self.unfreezing = Unfreezing(self.network, self.teacher, self.total_steps, twins)
         self.make_evaluation(parts)
-        self.surveys = Surveys(self, composition)
+        self.surveys = Surveys(self, self.reported, composition)
         self.meters = Meters()
         self.traces = Traces()
         self.clock = Stopwatch()
@@ -256,28 +214,22 @@ class Recipe(EvaluatedModule):
         """The methods' own modules, each started from random numbers of its key alone."""
         weight = next(self.network.parameters(), None)
         device = self.device if weight is None else weight.device
-        draws = partial(own_draws, self.seed, device=device)
-        for method in self.methods_at["surgery"]:
-            with draws(method.key, "surgery"):
-                method.surgery(self.network)
-        load_deferred(self.network)
-        freeze_requested(self.network)
-        if self.composition.embedding:
-            with draws("embedding"):
-                add_embedding(self.network, self.composition.embedding)
+        self.operate(self.network)
         for method in self.methods_at["build"]:
-            with draws(method.key, "build"):
+            with own_draws(self.seed, method.key, "build", device=device):
                 method.build(self)
 
     def setup(self, stage: str) -> None:
-        networks = [self.network, *([self.teacher.network] if self.teacher else [])]
+        networks = self.all_networks()
         # before the optimizer creates its state, which has the weights' memory format
         if self.device_mesh is None:
             set_memory_format(
                 networks, self._parts.channels_last, self.trainer.strategy.root_device
             )
         if self._parts.backend and stage == "fit":
-            several_backwards = bool(self.methods_at["combine"])
+            several_backwards = "combine" in self.composition.slots or bool(
+                self.methods_at["combine"]
+            )
             compile_networks(networks, self._parts.backend, several_backwards)
 
     def configure_model(self) -> None:

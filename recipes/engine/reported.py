@@ -1,19 +1,24 @@
 """The reported network of a run: its predictions and its evaluation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from datamodules.evaluation_parts import CAMERAS
 from datamodules.streams import moved
 from foundation.randomness import Randomness, SampleRandomness
 from recipes.contract.composition import Composition
 from recipes.contract.context import Context
+from recipes.contract.method import Method
 from recipes.contract.probe import Probe
+from recipes.contract.remark import Remark, columns
+from recipes.engine.committee import Committee
 from recipes.engine.evaluator import Evaluator
-from recipes.engine.parts import MakeView, ReferenceBatches
+from recipes.engine.parts import DrawnSamples, MakeView, ReferenceBatches
+from recipes.engine.remarked import Remarked
 from recipes.networks.network import Network
 from recipes.services.moments import Moments
 from recipes.step.forward import concatenate
@@ -27,12 +32,19 @@ class Run(Context, Protocol):
     def steps_done(self) -> int: ...
 
 
+def others(methods: Sequence[Method], without: str) -> list[Method]:
+    """The methods but that of a key."""
+    return [method for method in methods if method.key != without]
+
+
 class Reported:
     """The reported network of a run. `reported()` is the network: the EMA network if a method
-    evaluates it; `reported(raw=True)`: the trained one.
+    evaluates it, a committee if several networks answer; `reported(raw=True)`: the trained one.
 
-    Methods change inputs in `transform_input` and logits in `infer`; probes add metrics to those of
-    the tasks.
+    Methods change inputs in `transform_input` and logits in `infer`, and give values for each
+    sample in `remark`; probes add metrics to those of the tasks.
+
+    remarked: the values of the part that was evaluated last.
     """
 
     def __init__(
@@ -43,6 +55,7 @@ class Reported:
         probes: Sequence[Probe],
         make_view: MakeView,
         reference_batches: ReferenceBatches | None = None,
+        drawn_samples: DrawnSamples | None = None,
     ):
         self.run = run
         self.composition = composition
@@ -50,11 +63,26 @@ class Reported:
         self.probes = probes
         self.make_view = make_view
         self.reference_batches = reference_batches
+        self.drawn_samples = drawn_samples
         self._transforming = composition.implementing("transform_input")
         self._inferring = composition.implementing("infer")
+        self._remarking = composition.implementing("remark")
+        self.remarked = Remarked()
         self._estimated_at = 0  # optimizer steps
+        self.committee = self._committee()
+
+    def _committee(self) -> Committee | None:
+        """All networks that answer, if there are several."""
+        twins = self.composition.answering()
+        if not twins:
+            return None
+        voter = self.composition.implementing("vote")[0]
+        members = [self.run.network, *(self.run.networks[name] for name in twins)]
+        return Committee(members, lambda logits, task: voter.vote(logits, task, self.run))
 
     def __call__(self, raw: bool = False) -> Network:
+        if self.committee is not None and not raw:
+            return self.committee
         teacher = self.run.teacher
         averaged = self.composition.evaluates_teacher and not raw
         return teacher.network if averaged and teacher else self.run.network
@@ -74,15 +102,34 @@ class Reported:
         raw: bool = False,
         index: Tensor | None = None,
         randomness: SampleRandomness | None = None,
+        without: str = "",
     ) -> dict[str, Tensor]:
         """The same from the continuous input, with a graph if gradients are enabled, for attacks.
-        randomness: other draws than those of the evaluation."""
-        output = self.predict_output(embedded, raw, index, randomness)
+        randomness: other draws than those of the evaluation. without: key of a method that leaves
+        inputs and logits alone."""
+        output = self.predict_output(embedded, raw, index, randomness, without)
         logits = {task: values.float() for task, values in output.logits.items()}
-        for method in () if raw else self._inferring:
+        for method in () if raw else others(self._inferring, without):
             for task in self.run.tasks:
                 logits[task] = method.infer(logits[task], task, self.run)
         return logits
+
+    def remarks(
+        self,
+        embedded: Embedded,
+        logits: Mapping[str, Tensor] | None = None,
+        index: Tensor | None = None,
+    ) -> dict[str, Remark]:
+        """What methods say about each sample, by `METHOD/NAME`. logits: those of `predict`, where
+        they are known."""
+        found: dict[str, Remark] = {}
+        if not self._remarking:
+            return found
+        logits = logits or self.predict(embedded, index=index)
+        for method in self._remarking:
+            for name, remark in method.remark(embedded, logits, index, self.run).items():
+                found[f"{method.key}/{name}"] = remark
+        return found
 
     def predict_output(
         self,
@@ -90,6 +137,7 @@ class Reported:
         raw: bool = False,
         index: Tensor | None = None,
         randomness: SampleRandomness | None = None,
+        without: str = "",
     ) -> Output:
         """Features and logits of the reported network for an input that methods may have
         changed."""
@@ -99,7 +147,7 @@ class Reported:
             if index is None:
                 index = torch.arange(len(embedded.x), device=embedded.x.device)
             randomness = SampleRandomness(self.run.seed, index)
-        for method in self._transforming:
+        for method in others(self._transforming, without):
             embedded = method.transform_input(embedded, randomness, self.run)
         with self.reporting() as network:
             return network(embedded)  # type: ignore[no-any-return]
@@ -162,24 +210,39 @@ class Reported:
         return concatenate(inputs)
 
     # -- evaluation --------------------------------------------------------------------------------
+    @torch.no_grad()
+    def training_samples(self, count: int) -> tuple[Embedded, dict[str, Tensor]]:
+        """Labeled training samples as evaluation sees them, and their targets: up to `count`."""
+        assert self.drawn_samples is not None, "a run that is loaded has no training samples"
+        batch = moved(self.drawn_samples(count), self.run.device)
+        return self().embed(self.evaluation_view(batch)), batch["targets"]
+
     def evaluation_view(self, batch: dict[str, Any]) -> Any:
         """The raw view of a batch {"data", "targets", "index"} of an evaluation loader."""
         randomness = Randomness(self.run.seed, 0, device=self.run.device)
-        return self.make_view(Stream("evaluation", **batch), "raw", randomness)
+        stream = Stream("evaluation", batch["data"], batch["targets"], batch["index"])
+        return self.make_view(stream, "raw", randomness)
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> None:
         """Add a batch to the metrics. stage: `val` or `test`."""
         view = self.evaluation_view(batch)
+        index = batch["index"]
+        logits = {}
         for raw in self.evaluator.variants if self.evaluator.names else ():
-            logits = self.predict_logits(view, raw, batch["index"])
-            self.evaluator.update(raw, logits, batch["targets"])
+            logits[raw] = self.predict_logits(view, raw, index)
+            self.evaluator.update(raw, logits[raw], batch["targets"])
+        if self._remarking:
+            remarks = self.remarks(self().embed(view), logits.get(False), index)
+            self.remarked.add(index, columns(remarks))
         for probe in self.probes_of(stage):
+            see_cameras(probe, batch)
             probe.update(self.run, view, batch["targets"], batch["index"])
 
     def see_gallery(self, batch: dict[str, Any], stage: str) -> None:
         """A batch of the samples among which the queries of this stage will be looked up."""
         view = self.evaluation_view(batch)
         for probe in self.probes_of(stage):
+            see_cameras(probe, batch)
             probe.see_gallery(self.run, view, batch["targets"], batch["index"])
 
     def probes_of(self, stage: str) -> list[Probe]:
@@ -188,7 +251,14 @@ class Reported:
     def results(self, part: str, stage: str) -> dict[str, float]:
         """All metrics of a part; accumulation restarts for the next one."""
         values = self.evaluator.compute(part)
+        if self._remarking:
+            values |= self.remarked.compute(part)
         for probe in self.probes_of(stage):
             values |= {f"{part}/{name}": float(value) for name, value in probe.compute().items()}
             probe.reset()
         return values
+
+
+def see_cameras(probe: Probe, batch: dict[str, Any]) -> None:
+    if CAMERAS in batch:
+        probe.see_cameras(batch[CAMERAS], batch["index"])

@@ -2,28 +2,41 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from foundation.distributed import gather_shares, global_sum, share_of
+from foundation.distributed import global_sum, share_of
 from foundation.errors import UserError, nearest
 from foundation.randomness import derive_seed, seed_default
 from recipes.contract.composition import Composition
 from recipes.contract.method import Method
 from recipes.contract.survey import Seen, Survey, Table
+from recipes.engine.reported import Reported, Run
 from recipes.engine.sharding import keep_whole
 from recipes.networks.network import eval_mode
-from recipes.services.tables import HOST_BYTES
-
-if TYPE_CHECKING:
-    from recipes.engine.recipe import Recipe
+from recipes.services.row_writer import RowWriter, stacked
 
 NEVER = math.inf
+
+
+class SurveyedRun(Run, Protocol):
+    """The recipe whose data are surveyed. device_mesh: of sharded parameters, else None."""
+
+    @property
+    def global_rank(self) -> int: ...
+
+    @property
+    def device_mesh(self) -> Any: ...
+
+    def answer_of(
+        self, network: str, view: Any, index: Tensor
+    ) -> tuple[Mapping[str, Tensor], Tensor | None]: ...
 
 
 class Pass(NamedTuple):
@@ -63,8 +76,9 @@ class Surveys:
         without surveys compares one number a step.
     """
 
-    def __init__(self, run: "Recipe", composition: Composition):
+    def __init__(self, run: SurveyedRun, reported: Reported, composition: Composition):
         self.run = run
+        self.reported = reported
         self.asked = [
             Asked(composition.methods[key], survey)
             for key, declaration in composition.declarations.items()
@@ -136,21 +150,21 @@ class Surveys:
         """The run as in an evaluation. BatchNorm moments are those of the present weights, and are
         estimated anew by the next validation, as in a resumed run."""
         run = self.run
-        run.reported.forget_moments()
+        self.reported.forget_moments()
         keep_whole(run.network, run.device_mesh, True)
-        with eval_mode(run), run.trainer.precision_plugin.val_step_context():
+        with eval_mode(cast(nn.Module, run)), run.trainer.precision_plugin.val_step_context():
             yield
         keep_whole(run.network, run.device_mesh, False)
-        run.reported.forget_moments()
+        self.reported.forget_moments()
 
     def tables_of(self, passing: Pass, together: Sequence[Asked]) -> dict[str, Table]:
         """The tables of surveys that share a pass, by name: rows in the order of the part."""
         size = len(self.data.parts[passing.part])
         share = share_of(size)
-        writers = {asked.name: Writer(size, share) for asked in together}
-        number = Writer(size, share)
+        writers = {asked.name: RowWriter(size, share) for asked in together}
+        number = RowWriter(size, share)
         if passing.mode == "dropout":
-            activate_dropout(self.run)
+            activate_dropout(cast(nn.Module, self.run))
         with torch.no_grad():
             for place, batch in enumerate(self.batches(passing)):
                 draws = [self.look(passing, batch, place, draw) for draw in range(passing.draws)]
@@ -160,7 +174,7 @@ class Surveys:
                     writers[asked.name].add(stacked(found) if passing.draws > 1 else found[0])
         device = self.run.device
         index = number.whole(device)["index"]
-        done = {}
+        done: dict[str, Table] = {}
         for asked in together:
             table = writers[asked.name].whole(device)
             self.check_finite(asked, table)
@@ -180,11 +194,16 @@ class Surveys:
             key = derive_seed(run.seed, run.steps_done, "survey", draw, place, run.global_rank)
             seed_default(key, run.device)
         view = self.data.make_view(batch, passing.view)
+        index = batch["index"]
         if passing.network == "reported":
-            output = run.predict_output(run.reported().embed(view), index=batch["index"])
-        else:
-            output = run.network(run.network.embed(view))
-        return Seen(output.logits, output.features, batch["targets"], batch["index"])
+            embedded = run.reported().embed(view)
+            output = run.predict_output(embedded, index=index)
+            remarks = partial(run.remarks, embedded, index=index)
+            return Seen(output.logits, output.features, batch["targets"], index, remarks)
+        if passing.network == "none":
+            return Seen({}, None, batch["targets"], index)
+        logits, features = run.answer_of(passing.network, view, index)
+        return Seen(logits, features, batch["targets"], index)
 
     def check_finite(self, asked: Asked, table: Table) -> None:
         """Raise UserError for a number that is NaN or infinite, with its sample."""
@@ -207,57 +226,33 @@ class Surveys:
     def fisher_of(self, passing: Pass, together: Sequence[Asked]) -> dict[str, Table]:
         """By name of a trained parameter, the mean of the squared gradients of batches."""
         (asked,) = together
+        within = asked.survey.within
+        with within(self.run) if within else nullcontext():
+            if passing.mode == "dropout":
+                activate_dropout(cast(nn.Module, self.run))
+            return {asked.name: self.mean_squares(passing, asked.survey)}
+
+    def mean_squares(self, passing: Pass, survey: Survey) -> Table:
         trained = {n: p for n, p in self.run.network.named_parameters() if p.requires_grad}
         sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in trained.items()}
         count = torch.zeros((), device=self.run.device)
         for place, batch in enumerate(self.batches(passing)):
             with torch.enable_grad():
-                loss = asked.survey.take(self.look(passing, batch, place, 0))["loss"].mean()
+                loss = survey.take(self.look(passing, batch, place, 0))["loss"].mean()
                 found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
             for total, gradient in zip(sums.values(), found, strict=True):
                 if gradient is not None:
-                    total += gradient.float().square()
+                    total += clipped(gradient.float(), survey.clip).square()
             count += 1
         count = global_sum(count)
-        return {asked.name: {name: global_sum(total) / count for name, total in sums.items()}}
+        return {name: global_sum(total) / count for name, total in sums.items()}
 
 
-class Writer:
-    """The rows of a rank's share on the host, batch after batch. A table of floating numbers above
-    `HOST_BYTES` has half precision there.
-
-    size: samples of the part. share: those of this rank.
-    """
-
-    def __init__(self, size: int, share: int):
-        self.size = size
-        self.share = share
-        self.tables: dict[str, Tensor] = {}
-        self.done = 0
-
-    def add(self, found: Mapping[str, Tensor]) -> None:
-        count = 0
-        for name, rows in found.items():
-            count = len(rows)
-            if name not in self.tables:
-                self.tables[name] = torch.empty(self.share, *rows.shape[1:], dtype=self.type(rows))
-            self.tables[name][self.done : self.done + count] = rows.cpu()
-        self.done += count
-
-    def type(self, rows: Tensor) -> torch.dtype:
-        if not rows.is_floating_point():
-            return rows.dtype
-        large = 4 * self.size * rows[0].numel() > HOST_BYTES
-        return torch.float16 if large else torch.float32
-
-    def whole(self, device: torch.device) -> dict[str, Tensor]:
-        """The rows of all ranks."""
-        return {name: gather_shares(t, self.size, device) for name, t in self.tables.items()}
-
-
-def stacked(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The rows of several draws, [B, draws, …]."""
-    return {name: torch.stack([rows[name] for rows in found], dim=1) for name in found[0]}
+def clipped(gradient: Tensor, norm: float | None) -> Tensor:
+    """A gradient of at most this norm, without a sync."""
+    if norm is None:
+        return gradient
+    return gradient * (norm / gradient.norm().clamp_min(norm))
 
 
 def activate_dropout(module: nn.Module) -> None:

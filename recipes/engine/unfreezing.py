@@ -1,6 +1,7 @@
 """Weights that begin to train during a run."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -19,13 +20,22 @@ class Unfreezing:
     an optimizer leaves them as they are, without decay and without moments.
 
     Their BatchNorm layers keep running statistics until then, in the teacher as well.
+
+    twins: further networks of the same structure that train; the same weights of theirs wait.
     """
 
-    def __init__(self, network: Network, teacher: Teacher | None, total_steps: int):
+    def __init__(
+        self,
+        network: Network,
+        teacher: Teacher | None,
+        total_steps: int,
+        twins: Sequence[Network] = (),
+    ):
         self.network = network
         self.teacher = teacher
+        self.trained = [network, *twins]
         self.first = first_trained(network, total_steps)
-        self.held: dict[str, nn.Parameter] = {}
+        self.held: dict[str, list[nn.Parameter]] = {}
         self.drops = False
 
     def begin(self, done: int, several: bool) -> None:
@@ -47,31 +57,34 @@ class Unfreezing:
 
         def without_held() -> Any:
             loss = closure()
-            for parameter in self.held.values():
+            for parameter in chain.from_iterable(self.held.values()):
                 parameter.grad = None
             return loss
 
         return without_held
 
     def _hold(self, names: Iterable[str]) -> None:
-        self.held = {name: self.network.get_parameter(name) for name in names}
+        self.held = {}
+        for name in names:
+            self.held[name] = [network.get_parameter(name) for network in self.trained]
         for network in self._networks():
             network.keep_eval_only(self._resting(network))
-        for parameter in () if self.drops else self.held.values():
+        for parameter in () if self.drops else chain.from_iterable(self.held.values()):
             parameter.requires_grad_(False)
         self._note_resting()
 
     def _let_go(self, names: Iterable[str]) -> None:
         resting = [self._resting(network) for network in self._networks()]
         for name in names:
-            self.held.pop(name).requires_grad_(True)
+            for parameter in self.held.pop(name):
+                parameter.requires_grad_(True)
         for network, layers in zip(self._networks(), resting, strict=True):
             still = set(map(id, self._resting(network)))
             network.release([layer for layer in layers if id(layer) not in still])
         self._note_resting()
 
     def _networks(self) -> list[Network]:
-        return [self.network, *([self.teacher.network] if self.teacher else [])]
+        return [*self.trained, *([self.teacher.network] if self.teacher else [])]
 
     def _resting(self, network: Network) -> list[nn.Module]:
         """BatchNorm layers that are held; none where all layers rest for the whole run."""

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,10 +78,13 @@ def write_all(
     predictor: "Predictor", formats: tuple[str, ...], target: Path, lenient: bool
 ) -> dict[str, float]:
     """Write formats. lenient: report formats that cannot be written, and write the others."""
+    from recipes.engine.committee import members_of
     from recipes.export.folding import folded, merged
 
     for key in merged(predictor):
         print(f"{key}: merged into the weights")
+    for method in predictor.recipe.methods_at["remark"]:
+        print(f"{method.key}: what it says about each sample is not exported", file=sys.stderr)
     worst: dict[str, float] = {}
     # first, because the graph needs the run's own prediction, and `folded` changes the network
     writers: dict[str, Callable[[Path], float]] = {}
@@ -90,7 +94,10 @@ def write_all(
         writers["onnx"] = lambda folder: write_onnx(predictor, folder)
         write_one("onnx", writers["onnx"], target, lenient, worst)
     others = [name for name in formats if name != "onnx"]
-    if others:
+    if others and len(members_of(predictor.network)) > 1:
+        for name in others:
+            write_one(name, partial(one_network_only, name), target, lenient, worst)
+    elif others:
         plain = folded(predictor)
         for key in plain.done:
             print(f"{key}: folded into the head")
@@ -100,6 +107,12 @@ def write_all(
                 for line in plain.left:
                     print(f"safetensors: holds the weights alone: {line}", file=sys.stderr)
     return worst
+
+
+def one_network_only(name: str, folder: Path) -> float:
+    """Refuse a format that holds the weights of one network."""
+    problem = "holds one network, but several answer as one in this run"
+    raise UserError(f"format={name}", problem, "use format=onnx, which holds them all")
 
 
 def writer_of(name: str, predictor: "Predictor", plain: Any) -> Callable[[Path], float]:

@@ -13,7 +13,8 @@ def card(predictor: Predictor, **more: Any) -> dict[str, Any]:
     """The content of config.json.
 
     tasks: class names in the order of the logits. input: shape and normalization, or length and
-    vocabulary. network: its architecture. reported: averaged or trained weights.
+    vocabulary. network: its architecture. reported: averaged or trained weights, or several
+    networks joined.
     """
     config = OmegaConf.to_container(predictor.config, resolve=True)
     assert isinstance(config, dict)
@@ -28,11 +29,19 @@ def card(predictor: Predictor, **more: Any) -> dict[str, Any]:
         "input": taken(predictor),
         "network": {name: network.get(name) for name in names}
         | {"features": predictor.network.feature_dim},
-        "reported": "averaged" if predictor.recipe.composition.evaluates_teacher else "trained",
+        "reported": reported(predictor),
         "methods": list(config.get("methods") or {}),
         "run": {key: chosen.get(key) for key in ("recipe", "data")} | {"seed": config.get("seed")},
         **more,
     }
+
+
+def reported(predictor: Predictor) -> str:
+    """Which weights answer: `averaged`, `trained`, or `joined`, those of several networks."""
+    composition = predictor.recipe.composition
+    if composition.answering():
+        return "joined"
+    return "averaged" if composition.evaluates_teacher else "trained"
 
 
 def taken(predictor: Predictor) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.randomness import generator
+from recipes.engine.committee import members_of
 from recipes.engine.recipe import Recipe
 from recipes.networks.network import Network
 from recipes.predict.predictor import Predictor
@@ -30,13 +31,15 @@ class Folded:
 
 
 def merged(predictor: Predictor) -> list[str]:
-    """Merge the deltas of the reported network into its weights, in place. Returns the keys of the
-    merged ones."""
-    network = predictor.network
-    before = set(predictor.network.deltas)
-    for method in predictor.recipe.composition.methods.values():
-        method.merge(network)
-    return sorted(before - set(network.deltas))
+    """Merge the deltas of the reported network into its weights, in place; where several networks
+    answer, those of each. Returns the keys of the merged ones."""
+    keys: set[str] = set()
+    for network in members_of(predictor.network):
+        before = set(network.deltas)
+        for method in predictor.recipe.composition.methods.values():
+            method.merge(network)
+        keys |= before - set(network.deltas)
+    return sorted(keys)
 
 
 def folded(predictor: Predictor) -> Folded:

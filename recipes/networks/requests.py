@@ -1,8 +1,9 @@
-"""What may be requested of a network: an averaged copy, an embedding, weights that stay."""
+"""What may be requested of a network: an averaged copy, an embedding, weights that stay, further
+networks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -64,3 +65,37 @@ class FreezeRequest:
 
     def __bool__(self) -> bool:
         return bool(self.patterns or self.unfreeze_at or self.batchnorm)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A second network of the run's structure that trains with it, by the same optimizer: equal
+    surgery, frozen weights and embedding, parameters in the groups of the run's own.
+
+    It starts from random numbers of its name. What a checkpoint or pretrained weights give, it has
+    as well.
+    """
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A frozen copy of the trained network in evaluation mode. It has the weights of the start
+    until the method calls `context.refresh(NAME)`."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reported network of another run: `(view, index) -> logits by task`. It is loaded at its
+    first use and is no part of checkpoints. `recipes.predict.references.reference` makes it.
+
+    run: folder of the run, or one of its checkpoints; it has the classes of this run.
+    key: the setting that names it, for messages.
+    load: (run, device) -> what predicts.
+    """
+
+    run: str
+    key: str = field(compare=False)
+    load: Callable[[str, Any], Any] = field(compare=False, repr=False)
+
+
+NetworkRequest = Twin | Snapshot | Reference

@@ -9,7 +9,8 @@ the inputs.
                        texts: a txt (one per line), csv, tsv, jsonl or parquet, or a folder of txt
                        files
                        Every line and row has a row in the table, also an empty one.
-  output=FILE.csv      columns input, label, confidence; cells of unreadable inputs are empty.
+  output=FILE.csv      columns input, label, confidence, and METHOD/NAME for what a method says
+                       about each input; cells of unreadable inputs are empty.
                        A cell that a spreadsheet would take for a formula (= + - @) begins with '
   column=NAME          of a csv, tsv, jsonl or parquet; default: text, for pictures path, or the
                        only column

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, ListConfig, open_dict
 
 from foundation.errors import UserError
 
@@ -62,6 +62,9 @@ def without_files(
             for name in ("load", "teacher"):
                 if isinstance(node.get(name), str):
                     node[name] = None
+            if isinstance(node.get("adapters"), ListConfig):
+                # as many as there were: their number is part of the structure
+                node["adapters"] = ["fresh"] * len(node["adapters"])
     return config
 
 

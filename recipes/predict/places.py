@@ -50,6 +50,7 @@ STAGE_BASES = (
 )
 PROBES = (
     "methods.adversarial.robustness",
+    "methods.adversarial.transfer_robustness",
     "recipes.evaluation.retrieval",
     "recipes.evaluation.scores",
 )

@@ -12,13 +12,14 @@ from datamodules.facts import DatasetFacts
 from datamodules.picture_form import PictureForm
 from datamodules.sources.pictures import endings
 from foundation.errors import UserError, nearest
+from recipes.contract.remark import columns
 from recipes.engine.recipe import Recipe
 from recipes.networks.embedding import EMBEDDING
 from recipes.networks.network import Network
 from recipes.predict.inputs import Pictures, Reader, Texts
 from recipes.step.step import Embedded
 
-Returns = Literal["labels", "probabilities", "logits", "embeddings"]
+Returns = Literal["labels", "probabilities", "logits", "embeddings", "remarks"]
 MISSING = (
     "the heads of this run cannot predict (untrained, or of other classes than the data): use "
     "returns='embeddings'"
@@ -135,7 +136,8 @@ class Predictor(nn.Module):
         returns: `labels` are names of the most probable class, `probabilities` the softmax of the
             logits, [C] in the order of `classes`, `logits` [C], `embeddings` [D], see `embed`. For
             a list of inputs a list of labels, or a tensor [N, …] on the CPU; with several tasks a
-            dict by task.
+            dict by task. `remarks` is a dict of what methods say about each input, by
+            `METHOD/NAME`; empty where they say nothing.
         batch_size: inputs per batch.
         first: index of the first input among all, for methods that draw random numbers.
         progress: called with the number of completed inputs.
@@ -151,6 +153,8 @@ class Predictor(nn.Module):
         values = {task: torch.cat([part[task] for part in parts]) for task in parts[0]}
         if returns == "embeddings":
             return values[EMBEDDING][0] if alone else values[EMBEDDING]
+        if returns == "remarks":
+            return {name: rows[0] if alone else rows for name, rows in values.items()}
         found = {task: self.put(task, value, returns) for task, value in values.items()}
         if alone:
             found = {task: value[0] for task, value in found.items()}
@@ -188,6 +192,9 @@ class Predictor(nn.Module):
             found = {task: logits[task].cpu() for task in self.classes_by_task}
         for rows in found.values():
             self.check_numbers(rows, index)
+        if returns == "remarks":
+            remarks = columns(self.recipe.remarks(embedded, logits, index))
+            return {name: rows.cpu() for name, rows in remarks.items()}
         return found
 
     def check_numbers(self, rows: Tensor, index: Tensor | None) -> None:

@@ -1,6 +1,7 @@
 """The table of predictions: one row for each input, written through a temporary file."""
 
 import csv
+import math
 import re
 import sys
 import tempfile
@@ -31,12 +32,15 @@ def safe_cell(text: str) -> str:
 
 
 class Predictions:
-    """Header and cells of the output. With several tasks, columns are named `label/TASK` etc."""
+    """Header and cells of the output. With several tasks, columns are named `label/TASK` etc.; what
+    methods say about an input comes last, as `METHOD/NAME`."""
 
     def __init__(self, predictor: "Predictor", probabilities: bool, embeddings: bool):
         self.predictor = predictor
         self.probabilities = probabilities
         self.embeddings = embeddings
+        # embeddings need no head, and replace all other columns
+        self.remarks = [] if embeddings else list(predictor.predict([], "remarks"))
         self.width = len(self.header()) - 1
 
     def header(self) -> list[str]:
@@ -49,12 +53,13 @@ class Predictions:
             end = f"/{task}" if len(classes) > 1 else ""
             names += [f"label{end}", f"confidence{end}"]
             names += [f"p{end}/{label}" for label in labels] if self.probabilities else []
-        return names
+        return [*names, *self.remarks]
 
     def rows(self, items: list[Any], first: int) -> list[list[str]]:
         """The cells after `input`, one row per input."""
         returns: Any = "embeddings" if self.embeddings else "probabilities"
-        found = self.predictor.predict(items, returns, batch_size=max(len(items), 1), first=first)
+        size = max(len(items), 1)
+        found = self.predictor.predict(items, returns, batch_size=size, first=first)
         if self.embeddings:
             return [[f"{value:.6g}" for value in row] for row in found.tolist()]
         task = next(iter(self.predictor.classes_by_task))
@@ -62,6 +67,10 @@ class Predictions:
         rows = []
         for i in range(len(items)):
             rows.append(self.cells({task: values[i] for task, values in by_task.items()}))
+        if self.remarks:
+            remarks = self.predictor.predict(items, "remarks", batch_size=size, first=first)
+            for i, row in enumerate(rows):
+                row += [number_cell(float(remarks[name][i])) for name in self.remarks]
         return rows
 
     def cells(self, row: dict[str, "Tensor"]) -> list[str]:
@@ -73,6 +82,11 @@ class Predictions:
             ]
             cells += [f"{value:.6f}" for value in values.tolist()] if self.probabilities else []
         return cells
+
+
+def number_cell(value: float) -> str:
+    """Six digits; empty for what is not known."""
+    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def write_table(

@@ -4,7 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-SHARES = ("accuracy", "mask_rate", "confidence", "recall", "precision", "map@r", "f1", "top", "ece")
+SHARES = (
+    *("accuracy", "mask_rate", "confidence", "recall", "precision", "map@r", "f1", "top", "ece"),
+    *("flagged", "success", "detected", "false_alarms", "tpr@"),
+)
 GROUPS = ("test", "val", "train")
 LOWER_IS_BETTER = frozenset({"loss", "ece"})
 

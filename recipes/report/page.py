@@ -80,6 +80,7 @@ def _parts(record: RunRecord) -> Iterator[tuple[str, Callable[[], list[Card]]]]:
         yield f"Classes of {task}", partial(_task_cards, record, task)
     for task in large_tasks(record):
         yield f"Classes of {task}", partial(_large_task_cards, record, task)
+    yield "Values of samples", lambda: _remarks_cards(record)
     for number, gallery in enumerate(record.galleries):
         yield gallery.title, partial(_gallery_cards, record, number)
     yield "Views", lambda: _views_cards(record)
@@ -207,6 +208,21 @@ def _measured_cards(record: RunRecord) -> list[Card]:
     items = "".join(f"<li><b>{escape(name)}</b>: {escape(text)}</li>" for name, text in lines)
     note = "How the measurements under evaluate were made."
     return [Card("Measurements", note, f"<ul>{items}</ul>", wide=True)] if lines else []
+
+
+def _remarks_cards(record: RunRecord) -> list[Card]:
+    """What methods say about the test samples."""
+    if not record.remarks:
+        return []
+    columns = list(next(iter(record.remarks.values())))
+    head = "".join(f'<th class="n">{escape(name)}</th>' for name in columns)
+    rows = ""
+    for name, summary in record.remarks.items():
+        cells = "".join(f'<td class="n">{value_text("", summary[c])}</td>' for c in columns)
+        rows += f"<tr><td>{name_html(name)}</td>{cells}</tr>"
+    table = f'<table><tr class="head"><th>value</th>{head}</tr>{rows}</table>'
+    note = "What methods say about each test sample; flagged: 1 above the alarm, 0 below."
+    return [Card("Values of samples", note, table, wide=True)]
 
 
 def _gallery_cards(record: RunRecord, number: int) -> list[Card]:

@@ -87,6 +87,8 @@ class RunRecord:
     measured: how each measurement was made, by its name under `evaluate`.
     galleries: samples that measurements show.
     warnings: what is wrong with the result, one line each.
+    remarks: of the values that methods give for each test sample, by name, what the report shows
+        (`mean`, `5 %`, `median`, `95 %`, `largest`).
     """
 
     title: str
@@ -112,6 +114,7 @@ class RunRecord:
     view_names: tuple[str, str] = ("weak", "strong")
     measured: dict[str, str] = field(default_factory=dict)
     galleries: list[Gallery] = field(default_factory=list)
+    remarks: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value in _shallow(self).items():

@@ -17,6 +17,7 @@ from datamodules.streams import Part
 from foundation.attempts import Attempts
 from recipes.contract.exhibit import Shown
 from recipes.contract.probe import Probe
+from recipes.contract.remark import FLAGGED
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import metrics_files
 from recipes.report.record import Gallery, RunRecord, Sample, ViewRow
@@ -27,6 +28,7 @@ from recipes.step.step import Step
 
 PACKAGES = ("torch", "pytorch-lightning", "timm", "transformers", "hydra-core")
 SHEET_ROWS = 16
+LARGEST = 6  # samples of a value that the report shows
 
 
 def collect(
@@ -71,6 +73,9 @@ def collect(
         hardware=attempts.make("hardware", lambda: hardware(recipe.device), ""),
         terms=[f"train/{name}" for name in step.terms] if step else [],
     )
+    record.remarks = attempts.make("values of samples", lambda: summaries(recipe), {})
+    largest = partial(most_remarkable, recipe, assembly)
+    record.galleries += attempts.make("samples of the largest values", largest, [])
     for name, probe in assembly.probes.items():
         record.measured[name] = attempts.make(name, probe.describe, "")
         exhibit = partial(galleries, probe, assembly)
@@ -90,6 +95,38 @@ def confusion(recipe: Recipe) -> dict[str, Any]:
 
 def class_results(recipe: Recipe) -> dict[str, Any]:
     return {task: counts.tolist() for task, counts in recipe.evaluator.class_counts.items()}
+
+
+def summaries(recipe: Recipe) -> dict[str, dict[str, float]]:
+    """How the values that methods give for each test sample are distributed."""
+    found = {}
+    for name, values in recipe.reported.remarked.values.items():
+        known = values[values.isfinite()].double()
+        if not len(known):
+            continue
+        low, middle, high = np.quantile(known.numpy(), [0.05, 0.5, 0.95])
+        found[name] = {
+            "mean": float(known.mean()),
+            "5 %": float(low),
+            "median": float(middle),
+            "95 %": float(high),
+            "largest": float(known.max()),
+        }
+    return found
+
+
+def most_remarkable(recipe: Recipe, assembly: Assembly) -> list[Gallery]:
+    """The test samples with the largest values, of each that has an alarm."""
+    remarked = recipe.reported.remarked
+    found = []
+    for name, values in remarked.values.items():
+        if name + FLAGGED not in remarked.values:
+            continue
+        rows = values.nan_to_num(-torch.inf).argsort(descending=True)[:LARGEST].tolist()
+        shown = [Shown(int(remarked.index[i]), caption=f"{values[i]:.3g}") for i in rows]
+        note = f"The test samples with the largest {name}."
+        found.append(Gallery(name, note, [[sample(one, assembly) for one in shown]]))
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -9,12 +9,14 @@ from torch import nn
 
 from datamodules.datamodule import StreamDataModule
 from datamodules.evaluation_parts import GALLERY
+from datamodules.own_tasks import set_lines
 from recipes.contract.composition import base_view
 from recipes.contract.method import POINTS
 from recipes.contract.vocabulary import SLOTS
 from recipes.engine.hardware import backend_of, on_gpu, use_channels_last
 from recipes.networks.network import Network
 from recipes.optimization.build import chosen_impl
+from recipes.runs.plan_networks import further_networks
 from recipes.services.teacher import final_decay
 from recipes.setup.assemble import Assembly
 from recipes.setup.freezing import frozen_lines
@@ -100,6 +102,9 @@ def _further(data: StreamDataModule) -> list[str]:
         for part in ("val", "test")
         if part + GALLERY in data.sizes
     ]
+    lines += set_lines(data.own_tasks, data.info, data.set_starts)
+    if data.own_tasks and data.mix == "equal":
+        lines.append("labeled batches have as many samples of each set")
     for name in data.further:
         parts = [part for stage in ("val", "test") for part in data.evaluated(stage)]
         own = [f"{part} ({data.sizes[part]:,})" for part in parts if part.startswith(f"{name}_")]
@@ -148,7 +153,7 @@ def _network(assembly: Assembly, network: Network) -> list[str]:
             f"BatchNorm: momentum {slow[0].momentum:g} raised to {least_momentum(steps):.3g} for a "
             f"run of {steps} steps; network.options.bn_momentum sets it"
         )
-    return lines
+    return lines + further_networks(assembly, network)
 
 
 def _methods(assembly: Assembly) -> list[str]:
@@ -265,7 +270,11 @@ def _evaluation(assembly: Assembly) -> list[str]:
         what: [key for key, method in composition.methods.items() if method.implements(point)]
         for point, what in changes.items()
     }
-    if composition.evaluates_teacher:
+    if twins := composition.answering():
+        lines.append(
+            f"the network and {', '.join(twins)} answer as one, the network alone as raw/…"
+        )
+    elif composition.evaluates_teacher:
         lines.append("the averaged network is reported, the raw one beside it as raw/…")
     elif any(changed.values()):
         lines.append("the raw network beside it as raw/…")

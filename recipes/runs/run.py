@@ -35,6 +35,7 @@ from recipes.engine.parts import RecipeParts
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import build_loggers, close_loggers
 from recipes.loggers.console import RouxProgressBar
+from recipes.networks.network import Network
 from recipes.runs.lightning import build_trainer, hooked_methods, quieten, uses_hooks
 from recipes.runs.memory import memory_is_named
 from recipes.runs.outputs import Parts, write_outputs, write_settings
@@ -169,12 +170,8 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
     facts = facts or assembly.datamodule.facts()
     counts = {name: torch.tensor(n) for name, n in facts.counts.items()}
     tasks = make_tasks(assembly, facts, counts)
-    network = assembly.build_network({task.name: task.outputs for task in tasks})
-    if "bn_momentum" not in (config.network.options or {}):
-        fit_statistics_to_run(network, assembly.trainer.max_steps)
-    if config.supervised_weight == 0:
-        # the heads get no gradient, and DDP waits for the gradient of every trainable parameter
-        network.heads.requires_grad_(False)
+    make_network = partial(network_to_train, assembly, {task.name: task.outputs for task in tasks})
+    network = make_network()
 
     def make_view(stream: Stream, view: str, randomness: Randomness) -> Any:
         if assembly.datamodule.is_on_host(view):
@@ -195,7 +192,9 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
         make_view=make_view,
         view_states=assembly.datamodule.view_states(),
         make_optimizer=partial(make_optimizer, assembly),
+        make_network=make_network,
         reference_batches=assembly.datamodule.reference_batches,
+        drawn_samples=assembly.datamodule.drawn_samples,
         probes=list(assembly.probes.values()),
         classifies=heads_speak(config, assembly.datamodule.info.disjoint),
         evaluated={stage: assembly.datamodule.evaluated(stage) for stage in ("val", "test")},
@@ -210,6 +209,18 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
         provenance=provenance(config, facts, network, assembly.changes, fingerprint),
     )
     return Recipe(parts)
+
+
+def network_to_train(assembly: Assembly, tasks: dict[str, int]) -> Network:
+    """A network for these heads, before surgery."""
+    config = assembly.config
+    network = assembly.build_network(tasks)
+    if "bn_momentum" not in (config.network.options or {}):
+        fit_statistics_to_run(network, assembly.trainer.max_steps)
+    if config.supervised_weight == 0:
+        # the heads get no gradient, and DDP waits for the gradient of every trainable parameter
+        network.heads.requires_grad_(False)
+    return network
 
 
 def checkpoints(

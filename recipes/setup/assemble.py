@@ -152,7 +152,7 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
         str(key): make(node, f"methods.{key}") for key, node in nodes.items()
     }
     precision = chosen_precision(trainer, methods.values())
-    environment = environment_of(config, datamodule, trainer, precision)
+    environment = environment_of(config, datamodule, trainer, precision, optimizer)
     composition = compose(methods, environment)
     tasks = datamodule.info.tasks
     check_batch_contents(composition, environment, datamodule.batch_size, tasks)
@@ -196,7 +196,11 @@ def make_data(config: DictConfig) -> StreamDataModule:
 
 
 def environment_of(
-    config: DictConfig, datamodule: StreamDataModule, trainer: TrainerSettings, precision: str
+    config: DictConfig,
+    datamodule: StreamDataModule,
+    trainer: TrainerSettings,
+    precision: str,
+    optimizer: OptimizerSettings,
 ) -> Environment:
     """What methods may depend on, apart from each other."""
     return Environment(
@@ -211,6 +215,7 @@ def environment_of(
         compile=trainer.compile is not False,
         families=families(config),
         sources=frozenset(datamodule.further),
+        optimizer=optimizer.factory_name(),
     )
 
 

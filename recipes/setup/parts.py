@@ -1,5 +1,6 @@
 """Constructs the tasks and the optimizer of a run's recipe."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,11 +34,32 @@ def make_optimizer(assembly: Assembly, recipe: Recipe) -> Any:
     """Optimizer and scheduler of the recipe, with the parameter groups of the methods."""
     settings = assembly.trainer
     if assembly.optimizer.layer_decay < 1:
-        scale_layers(recipe.network.backbone, assembly.optimizer.layer_decay)
+        for network in recipe.networks_in_training():
+            scale_layers(network.backbone, assembly.optimizer.layer_decay)
     groups: list[dict[str, Any]] = []
     for method in recipe.composition.methods.values():
         groups += method.parameter_groups(recipe)
     optimizer = build_optimizer(
-        recipe, assembly.optimizer, groups, settings.optimizer_impl, assembly.precision
+        recipe,
+        assembly.optimizer,
+        with_twins(groups, recipe),
+        settings.optimizer_impl,
+        assembly.precision,
     )
     return optimizer, build_scheduler(optimizer, assembly.scheduler, settings.max_steps)
+
+
+def with_twins(groups: Sequence[Mapping[str, Any]], recipe: Recipe) -> list[Mapping[str, Any]]:
+    """The groups, in which the parameters of twins follow those of the trained network that they
+    correspond to."""
+    trained, *twins = recipe.networks_in_training()
+    if not twins:
+        return [*groups]
+    names = {id(p): name for name, p in trained.named_parameters()}
+    complete: list[Mapping[str, Any]] = []
+    for group in groups:
+        own = list(group["params"])
+        shared = [names[id(p)] for p in own if id(p) in names]
+        theirs = [twin.get_parameter(name) for twin in twins for name in shared]
+        complete.append({**group, "params": [*own, *theirs]})
+    return complete

@@ -21,7 +21,7 @@ def check_strategy(
     unable = [
         environment.option(name)
         for name, declaration in composition.declarations.items()
-        if not declaration.sharded
+        if declaration.networks or not declaration.sharded
     ]
     if unable:
         problem = f"is not declared exact by {', '.join(unable)}"

@@ -1,6 +1,9 @@
 """The forward of all inputs of a step: concatenated, equal inputs once, without a graph where none
 is needed."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -55,43 +58,82 @@ def _run(
     return {entry.name: by_tensor[id(entry.embedded.x)] for entry in inputs}
 
 
+class Forwarding(NamedTuple):
+    """A network beside the student. norms: its batch normalizations. trained: its inputs get a
+    graph, as the student's do."""
+
+    net: nn.Module
+    norms: BatchNorms
+    trained: bool
+
+
 def forward_inputs(
     inputs: dict[str, Input],
     student: nn.Module,
     teacher: nn.Module | None,
     norms: BatchNorms,
     representations: list[Tensor] | None = None,
+    others: Mapping[str, Forwarding] | None = None,
 ) -> dict[str, Output]:
     """Outputs of all inputs by name, in as few forwards as possible without changing the result.
-    The features of the student's forwards with a graph are added to `representations`.
+    The features of the student's forwards with a graph are added to `representations`. others: the
+    networks beside student and teacher, by name.
 
-    If the student normalizes with batch statistics, all inputs that update them share one forward,
-    whether they need a graph or not, and inputs that must not update them share another. Without
-    such layers a sample's output does not depend on the other samples, and inputs that need no
-    graph are forwarded without one.
+    If a trained network normalizes with batch statistics, all its inputs that update them share one
+    forward, whether they need a graph or not, and inputs that must not update them share another.
+    Without such layers a sample's output does not depend on the other samples, and inputs that need
+    no graph are forwarded without one.
     """
-    together = norms.use_batch_statistics
-    groups: dict[str, list[Input]] = {"graph": [], "frozen": [], "no_graph": [], "teacher": []}
+    by_network: dict[str, list[Input]] = {"student": []}
     for entry in inputs.values():
+        by_network.setdefault(entry.network, []).append(entry)
+    outputs = _forward_trained(by_network.pop("student"), student, norms, representations)
+    for name, entries in by_network.items():
+        if name == "teacher":
+            if teacher is not None:
+                outputs |= _forward_fixed(entries, teacher)
+            continue
+        if others is None or name not in others:
+            raise ValueError(f"input '{entries[0].name}' is for '{name}', which no method declares")
+        other = others[name]
+        if other.trained:
+            outputs |= _forward_trained(entries, other.net, other.norms)
+        else:
+            outputs |= _forward_fixed(entries, other.net)
+    return outputs
+
+
+def _forward_trained(
+    inputs: list[Input],
+    net: nn.Module,
+    norms: BatchNorms,
+    representations: list[Tensor] | None = None,
+) -> dict[str, Output]:
+    """Outputs of inputs of a network that trains."""
+    together = norms.use_batch_statistics
+    groups: dict[str, list[Input]] = {"graph": [], "frozen": [], "no_graph": []}
+    for entry in inputs:
         groups[_group(entry, together)].append(entry)
     outputs: dict[str, Output] = {}
     if groups["graph"]:
-        outputs |= _run(student, groups["graph"], representations)
+        outputs |= _run(net, groups["graph"], representations)
     if groups["frozen"]:
         with norms.frozen():
-            outputs |= _run(student, groups["frozen"], representations)
-    with torch.no_grad():
-        if groups["no_graph"]:
-            outputs |= _run(student, groups["no_graph"])
-        if groups["teacher"] and teacher is not None:
-            outputs |= _run(teacher, groups["teacher"])
+            outputs |= _run(net, groups["frozen"], representations)
+    if groups["no_graph"]:
+        with torch.no_grad():
+            outputs |= _run(net, groups["no_graph"])
     return outputs
+
+
+def _forward_fixed(inputs: list[Input], net: nn.Module) -> dict[str, Output]:
+    """Outputs of inputs of a network that does not train."""
+    with torch.no_grad():
+        return _run(net, inputs)
 
 
 def _group(entry: Input, batch_statistics: bool) -> str:
     """The forward that an input belongs to."""
-    if entry.network == "teacher":
-        return "teacher"
     if batch_statistics:
         return "graph" if entry.updates_bn_stats else "frozen"
     return "graph" if entry.grad else "no_graph"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ from recipes.step.terms import Term
 
 # task -> class index [N] (-1: no label), or dense [N, C] once mixed or smoothed
 Targets = dict[str, Tensor]
-Net = Literal["student", "teacher"]
+# `student`, `teacher` (the EMA network), or a name of `Declaration.networks`
+Net = str
 
 
 class Embedded(NamedTuple):
@@ -69,7 +70,8 @@ class Input:
     """One input to forward: embedded data, targets if it has any, and the network.
 
     grad: False allows a forward without a graph; if two methods request the input, True wins.
-    network: `student`, or `teacher` for the EMA teacher (always without a graph).
+    network: `student`, `teacher` for the EMA teacher (always without a graph), or a name of
+        `Declaration.networks`.
     updates_bn_stats: False forwards it separately: batch normalization uses the statistics of this
         input, and running statistics are not updated.
     """

@@ -6,9 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from foundation.distributed import gather_rows, global_sum, world_size
+from foundation.distributed import (
+    gather_rows,
+    gather_uneven,
+    global_sum,
+    names_of_any_rank,
+    world_size,
+)
 from foundation.randomness import Randomness
 from recipes.engine.meters import Meters
+from recipes.engine.remarked import Remarked
 from recipes.services.statistics import SampleMemory
 from recipes.step.terms import Term
 from tests.support.processes import on_two_ranks
@@ -42,6 +49,14 @@ def observe(rank: int, world: int) -> dict[str, Any]:
     )
     meters.add({"loss": torch.tensor(0.0)}, {"accuracy": (MASK[rows].sum(), MASK[rows].sum())})
     seen["meters"] = meters.flush()
+    # of five samples the last rank has none
+    remarked = Remarked()
+    if not rank:
+        remarked.add(INDEX[:3] % 7, {"m/v_flagged": VALUES[:3] % 2})
+        remarked.add(torch.tensor([7]), {"m/v_flagged": torch.ones(1)})
+    seen["remarked"] = remarked.compute("test"), remarked.index, remarked.values["m/v_flagged"]
+    seen["names"] = names_of_any_rank(["a", "b"] if rank == world - 1 else [])
+    seen["uneven"] = gather_uneven(torch.arange(1 + 2 * rank))
     seen["normal"] = Randomness(1, 2, rank, world).draw("x", 8 // world).normal(3)
     return seen
 
@@ -89,3 +104,12 @@ def test_meters_are_means_over_all_ranks():
 def test_draws_are_slices_of_the_global_draw():
     whole = observe(0, 1)["normal"]
     assert torch.equal(torch.cat([seen["normal"] for seen in on_two_ranks(observe)]), whole)
+
+
+def test_a_rank_without_samples_has_the_values_of_the_others():
+    for seen in [observe(0, 1), *on_two_ranks(observe)]:
+        shares, index, values = seen["remarked"]
+        assert shares == {"test/m/v_flagged": pytest.approx(0.5)}
+        assert index.tolist() == [0, 3, 3, 7] and values.tolist() == [1, 0, 0, 1]
+        assert seen["names"] == ["a", "b"]
+        assert seen["uneven"].tolist() == ([0] if seen["world"] == 1 else [0, 0, 1, 2])

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from methods.peft.adapter import Adapter
+from methods.peft.adapter_fusion import AdapterFusion, distance_from_identity
 from methods.peft.lora import LoRA
 from methods.peft.mam_adapter import MAMAdapter
 from methods.peft.prefix_tuning import PrefixTuning
@@ -27,6 +28,7 @@ SIZE = {
     "num_attention_heads": 4,
     "intermediate_size": 64,
 }
+WIDTH = SIZE["hidden_size"]
 NAMES = {"down.weight": "adapter_down.0.weight", "down.bias": "adapter_down.0.bias"}
 NAMES |= {"up.weight": "adapter_up.weight", "up.bias": "adapter_up.bias"}
 
@@ -157,3 +159,42 @@ def test_unipelt():
         place = f"encoder.layer.{layer}.attention.self.prefix_tuning.prefix_gates.it"
         roles |= {f"{place}.{name}": p for name, p in gate.linear.named_parameters()}
     compare("unipelt", made, roles)
+
+
+def test_adapter_fusion():
+    """Outputs, gradients of Q, K and V, and the penalty. Its keys have a bias, which has no effect:
+    its gradient is zero up to rounding."""
+    made = operate(AdapterFusion(["fresh"] * 3, WIDTH // 8), bert(), "fusion")
+    weights = under("fusion/weight/")
+    layers = list(made.deltas["fusion"])
+    ours: dict[str, Tensor] = {}
+    for i, layer in enumerate(layers):
+        place = f"encoder.layer.{i}.output"
+        for part in ("query.weight", "query.bias", "key.weight", "value.weight"):
+            (name,) = (n for n in weights if n.startswith(place) and n.endswith(f".{part}"))
+            ours[name] = layer.get_parameter(part)
+        for adapter, run in zip(layer.adapters, ("one", "two", "three"), strict=True):
+            for role, parameter in adapter.named_parameters():
+                name = f"{place}.adapters.{run}.{NAMES[role]}"
+                (name,) = (n for n in weights if n.endswith(name))
+                with torch.no_grad():
+                    parameter.copy_(weights.pop(name))
+    left = weights.keys() - ours.keys()
+    assert len(left) == len(layers) and all(name.endswith("key.bias") for name in left)
+    with torch.no_grad():
+        for name, parameter in ours.items():
+            parameter.copy_(weights[name])
+    real = golden()["mask"].bool()
+    expected, found = golden()["fusion/output"][real], hidden_states(made)[real]
+    assert float((expected - golden()["plain/output"][real]).abs().max()) > 0.1
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    value = (torch.linspace(-1, 1, found.numel()).view_as(found) * found).sum()
+    gradients = torch.autograd.grad(value, list(ours.values()))
+    for name, gradient in zip(ours, gradients, strict=True):
+        yours = golden()[f"fusion/gradient/{name}"]
+        assert bool((yours != 0).any())
+        torch.testing.assert_close(gradient, yours, atol=1e-4, rtol=1e-4)
+    for name in left:
+        assert float(golden()[f"fusion/gradient/{name}"].abs().max()) < 1e-4
+    penalty = sum(distance_from_identity(layer.value.weight.detach()) for layer in layers)
+    torch.testing.assert_close(0.01 * penalty, golden()["fusion/penalty"].view(()))

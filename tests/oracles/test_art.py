@@ -12,6 +12,7 @@ from methods.adversarial.attacks.mi_fgsm import mi_fgsm
 from methods.adversarial.attacks.pgd import pgd
 from methods.adversarial.attacks.threat import Threat
 from methods.adversarial.smoothing import median
+from methods.adversarial.squeezers import bit_depth
 from tests.support.comparison import installed
 from tests.support.worked_attacks import convolutional, of, pictures
 
@@ -101,3 +102,12 @@ def test_median_filter(window):
     module = installed("art.defences.preprocessor", "adversarial-robustness-toolbox")
     expected, _ = module.SpatialSmoothing(window_size=window, channels_first=True)(X.numpy())
     assert torch.equal(median(X, window), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("bits", [1, 3, 5, 8])
+def test_feature_squeezing(bits):
+    module = installed("art.defences.preprocessor", "adversarial-robustness-toolbox")
+    theirs = module.FeatureSqueezing((0.0, 1.0), bits)
+    expected, _ = theirs(X.numpy())
+    ours = bit_depth(X, bits)
+    torch.testing.assert_close(ours, torch.from_numpy(expected).float(), atol=1e-7, rtol=0)

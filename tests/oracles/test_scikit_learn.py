@@ -1,4 +1,5 @@
-"""The optimum of a linear probe and normalised mutual information against scikit-learn."""
+"""The optimum of a linear probe, normalised mutual information and label propagation against
+scikit-learn."""
 
 import numpy as np
 import pytest
@@ -6,8 +7,17 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import normalized_mutual_info_score
+from sklearn.semi_supervised import LabelSpreading
 
 from methods.peft.linear_probe import LinearProbe
+from methods.semi_supervised.propagation import (
+    affinity,
+    neighbors_of_all,
+    normalized,
+    seeds,
+    similarities,
+    spread,
+)
 from recipes.services.clustering import normalized_mutual_information
 from tests.support.small_networks import network, operate
 
@@ -52,3 +62,21 @@ def test_normalised_mutual_information(seed):
     assert float(normalized_mutual_information(a, b)) == pytest.approx(
         normalized_mutual_info_score(a, b)
     )
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.9, 0.99])
+def test_label_propagation(alpha):
+    """LabelSpreading on the same affinity; it iterates where we solve."""
+    x = np.random.default_rng(0).normal(size=(80, 4))
+    x[::2] += 2.0
+    labels = np.full(80, -1)
+    labels[:4] = (0, 1, 0, 1)
+    unit = F.normalize(torch.from_numpy(x).float(), dim=1)
+    neighbors = neighbors_of_all(unit, 8)
+    w = affinity(similarities(unit, neighbors), neighbors, 3.0)
+    oracle = LabelSpreading(
+        kernel=lambda a, b: w.to_dense().numpy(), alpha=alpha, max_iter=100_000, tol=1e-14
+    ).fit(x, labels)
+    y = seeds(torch.from_numpy(labels), 2, balanced=False)
+    z = spread(normalized(w), y, alpha, 1000, 1e-14)
+    np.testing.assert_allclose(z / z.sum(1, keepdim=True), oracle.label_distributions_, atol=1e-8)

@@ -1,11 +1,13 @@
-"""Filters of pictures against scipy.ndimage, whose border `reflect` repeats the edge."""
+"""Filters of pictures against scipy.ndimage, whose border `reflect` repeats the edge; conjugate
+gradients against scipy.sparse."""
 
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from methods.adversarial.smoothing import gaussian, mean, median
+from methods.semi_supervised.propagation import neighbor_graph, seeds, spread
 
 WINDOWS, SIDES = (
     pytest.mark.parametrize("window", [1, 2, 3, 4, 5]),
@@ -50,3 +52,17 @@ def test_linear_filters(ours, name, window, side):
     torch.testing.assert_close(
         (gradient * v).sum(), (u * theirs(name, v, setting)).sum(), atol=1e-4, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("steps", [1, 5, 20, 500])
+def test_conjugate_gradients_by_class(steps):
+    """Before they have converged, too: label propagation stops after 20 iterations."""
+    x = torch.randn(120, 6, generator=torch.Generator().manual_seed(0))
+    graph = neighbor_graph(x, 8, 3.0)
+    labels = torch.where(torch.arange(120) < 12, torch.arange(120) % 4, -1)
+    y = seeds(labels, 4)
+    system = sparse.eye(120) - 0.99 * sparse.csr_matrix(graph.to_dense().numpy())
+    z = spread(graph, y, 0.99, steps, 1e-6)
+    for column in range(4):
+        expected, _ = sparse.linalg.cg(system, y[:, column].numpy(), rtol=1e-6, maxiter=steps)
+        np.testing.assert_allclose(z[:, column], expected, rtol=1e-7, atol=1e-9)

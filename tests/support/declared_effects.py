@@ -38,7 +38,7 @@ def orders_samples(outcome: Outcome, declaration: Declaration, rows: Rows) -> bo
     data = outcome.trainer.datamodule  # type: ignore[attr-defined]
     for stream in declaration.orders:
         seen = torch.cat(rows.seen[stream])
-        part = data.parts[stream]
+        part = data.part_of(stream)
         usual = ShuffledPasses(len(part), data.seed, stream).take(0, len(seen))
         if not torch.equal(seen, part.fetch(usual)["index"]):
             return True

@@ -263,6 +263,7 @@ def build(methods: Mapping[str, Method], setup: Setup, network: nn.Module | None
         sizes={"labeled": LABELED_SAMPLES, "unlabeled": UNLABELED_SAMPLES},
         make_view=setup.view,
         make_optimizer=sgd(setup),
+        make_network=lambda: SmallNetwork(setup.kind, setup.tasks, setup.norm, setup.dropout),
         seed=setup.seed,
         total_steps=setup.total or setup.steps,
         log_every=setup.log_every,

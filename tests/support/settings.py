@@ -8,14 +8,19 @@ one. EXACT: further arguments under which it is exact on several ranks, for meth
 not. TINY: a run of some steps on real data in a fraction of a second, by kind of data.
 """
 
+from pathlib import Path
 from typing import Any
 
 CANONICAL: dict[str, dict[str, Any]] = {
     "fixmatch": {"threshold": 0.0, "weight": 5.0},
     "flexmatch": {"threshold": 0.2, "weight": 5.0},
     "noisy_student": {"threshold": 0.0},
+    "label_propagation": {"warmup": 0},
+    "confirmation_bias": {"warmup": 0},
     "remixmatch": {"strong_views": 2},
     "temporal_ensembling": {"weight": 100.0, "ramp": "constant"},
+    "meta_pseudo_labels": {"student_start": 0.0, "uda_ramp": 0.0, "threshold": 0.0},
+    "dividemix": {"warmup": 0.0, "ramp": 0.0},
     "uda": {"threshold": 0.0, "weight": 5.0},
     "pseudo_label": {"threshold": 0.0, "weight": 5.0, "entropy_weight": 1.0},
     "mean_teacher": {"ramp": "constant"},
@@ -27,6 +32,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "posthoc_logit_adjustment": {"tau": 2.0},
     "equalization_loss": {"threshold": 0.08},
     "bags": {"thresholds": [5], "beta": 1.0},
+    # of two ranks with half a batch each, too
+    "meta_sampler": {"candidates": 5, "lr": 0.1},
     "sam": {"rho": 0.5},
     "label_smoothing": {"epsilon": 0.5},
     "pgd_at": {"eps": 0.1, "steps": 2},
@@ -38,6 +45,9 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "awp": {"gamma": 0.1},
     "free_at": {"eps": 0.1, "replays": 2},
     "randomization": {"enlarge": 1.5},
+    # the original's prediction is that of the network
+    "feature_squeezing": {"bits": 1, "predict": "squeezed"},
+    "proactive_defense": {"eps": 0.1, "steps": 2, "data": "clean_and_adv", "passes": 0.2},
     # at the rate of these trials: a hundred times SGD's is for AdamW's
     "proxy_anchor": {"dim": 16, "proxy_lr": 1.0},
     "multi_similarity": {"dim": 16},
@@ -84,10 +94,14 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "gradnorm": {"lr": 0.5},
     "pcgrad": {"reduction": "mean"},
     "hard_sharing": {"split_stage": 0},
+    # columns come in with the second round
+    "fafs": {"tree": str(Path(__file__).parent.parent / "fixtures" / "fafs_tree.json")},
     # B starts at zero, so A moves by the square of the scale
     "lora": {"alpha": 256.0},
     # U starts at zero, so D would not move in the one step in which `adapter_drop` lets it
     "adapter": {"init": "houlsby"},
+    # there is no run to take them from
+    "adapter_fusion": {"adapters": ["fresh", "fresh"]},
     "dora": {"alpha": 1024.0},
     # factors that start at zero let the others move by the square of the rate, and the biases that D
     # scales start at zero
@@ -157,10 +171,13 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("focal_loss", "class_losses"): ("binary losses", {"mode": "sigmoid"}),
     ("equalization_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
     ("cost_sensitive_ce", "class_losses"): ("the expected cost", {"form": "expected_cost"}),
+    ("child_tuning", "build"): ("the masks of mode D", {"mode": "D"}),
     ("sluice", "terms"): ("the penalty of trained weights", {"penalty": 0.1}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
     ("proxy_nca", "surveyed"): ("proxies start at samples", {"init": "sample"}),
     ("soft_nearest_neighbor", "build"): ("the temperature is learned", {"learnable": True}),
+    ("glora", "prepare"): ("forms are drawn", {"mode": "supernet"}),
+    ("glora", "wrap_step"): ("forms are drawn", {"mode": "supernet"}),
 }
 
 # Points whose effect no watch can see: the reason, and what proves them in its place.
@@ -171,6 +188,10 @@ UNSEEN: dict[tuple[str, str], str] = {
     ("lbtw", "after_step"): (
         "ends an epoch, which three steps do not; tests/methods/multi_task/test_lbtw.py"
     ),
+    ("meta_sampler", "terms"): (
+        "gives the gradient of its rates, on which after_batch acts; "
+        "tests/methods/long_tail/test_meta_sampler.py"
+    ),
     ("bags", "prepare"): (
         "draws the samples that its losses use; tests/methods/long_tail/test_bags.py"
     ),
@@ -180,6 +201,9 @@ UNSEEN: dict[tuple[str, str], str] = {
     ("remixmatch", "parameter_groups"): (
         "the rotation head, which texts do not have; "
         "tests/methods/semi_supervised/test_remixmatch.py"
+    ),
+    ("child_tuning", "after_batch"): (
+        "takes decay back, of which there is none; tests/methods/peft/test_child_tuning.py"
     ),
     ("adapter_drop", "prepare"): (
         "sets how many adapters run; tests/methods/peft/test_adapter_drop.py"
@@ -195,7 +219,7 @@ UNSEEN: dict[tuple[str, str], str] = {
 
 # Terms that come once however many heads there are: of a head of the method's own, of parameters,
 # of the classes of one task.
-ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity", "magnet"})
+ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity", "identity", "magnet"})
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 
@@ -284,6 +308,8 @@ NETWORK: dict[str, dict[str, dict[str, Any]]] = {
     for key in (
         "adapter",
         "adapter_drop",
+        "adapter_fusion",
+        "fafs",  # whose tree is of it
         "ladder_side_tuning",
         "mam_adapter",
         "p_tuning_v2",

@@ -208,6 +208,12 @@ def changes_reported_input(call: Call, embedded: Any, *rest: Any, **named: Any) 
     return result, not same(result.x.detach(), embedded.x.detach())
 
 
+def says_something(call: Call, *args: Any, **named: Any) -> Seen:
+    """remark(embedded, logits, …): a value that is not zero."""
+    result = call(*args, **named)
+    return result, any(bool((remark.values != 0).any()) for remark in result.values())
+
+
 POINTS: dict[str, Callable[..., Seen]] = {
     "surgery": changes_structure,
     "build": changes_structure,
@@ -224,6 +230,7 @@ POINTS: dict[str, Callable[..., Seen]] = {
     "surveyed": changes_tensors,
     "transform_input": changes_reported_input,
     "infer": changes_predictions,
+    "remark": says_something,
 }
 # points of a finished run: tested beside export and the folder of a run
 UNWATCHED = ("finish", "save_artifacts", "merge")

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -56,12 +56,14 @@ class Attack(ABC):
     norms: norms of the ball that it knows.
     by_gradient: it follows the gradient of any value; otherwise it queries the losses of the
         targets.
+    in_training: it works against a network that is being trained.
     """
 
     modalities: ClassVar[tuple[str, ...]] = ("image", "text")
     images_only: ClassVar[str] = ""
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     by_gradient: ClassVar[bool] = True
+    in_training = True
 
     @abstractmethod
     def __call__(
@@ -77,6 +79,43 @@ class Attack(ABC):
         if norm not in self.norms:
             name = type(self).__name__
             raise UserError(key, f"{name} knows {', '.join(self.norms)}", f"got norm={norm}")
+
+
+class Queried(NamedTuple):
+    """What a search by queries found.
+
+    x: [N, …]. queries: int64 [N], of the attacked model, until the sample was misclassified, else
+    all that were made. success: bool [N].
+    """
+
+    x: Tensor
+    queries: Tensor
+    success: Tensor
+
+
+class QueryAttack(Attack):
+    """Base of attacks that see only what the model answers. They count its answers by sample."""
+
+    by_gradient: ClassVar[bool] = False
+
+    @abstractmethod
+    def queried(self, victim: Victim, threat: Threat, draw: Draws) -> Queried:
+        """x_adv with the queries it took."""
+
+    def budgets(self) -> list[int]:
+        """Numbers of queries for which success is reported."""
+        return []
+
+    def __call__(
+        self, victim: Victim, threat: Threat, draw: Draws, start: Tensor | None = None
+    ) -> Tensor:
+        return self.queried(victim, threat, draw).x
+
+
+def decades(most: int) -> list[int]:
+    """1, 10, 100 … below `most`, and `most`."""
+    powers = [10**i for i in range(len(str(most)))]
+    return [*(power for power in powers if power < most), most]
 
 
 def least_side(environment: Environment) -> int | None:

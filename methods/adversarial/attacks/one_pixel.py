@@ -11,7 +11,7 @@ from torch import Tensor
 from foundation.errors import UserError
 from foundation.randomness import RowNumbers
 from foundation.types import Count
-from methods.adversarial.attacks.attack import Attack, Draws, Victim
+from methods.adversarial.attacks.attack import Draws, Queried, QueryAttack, Victim, decades
 from methods.adversarial.attacks.threat import Norm, Threat
 from recipes.contract.environment import Environment
 
@@ -121,11 +121,13 @@ def one_pixel(
     generations: int,
     factor: float,
     draw: Draws,
-) -> Tensor:
+) -> Queried:
     """Differential evolution of the places and colors of `pixels` pixels, until the sample is
     misclassified."""
     x = victim.x.detach().float()
     result = x.clone()
+    queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    success = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     first = first_genes(draw("population"), population, pixels, x.shape[1])
     search = Evolution.start(victim, first)
     for number in range(generations + 1):
@@ -133,14 +135,17 @@ def one_pixel(
             search.generation(draw(f"generation/{number}"), factor)
         best = search.best()
         result[search.rows] = best
+        queries[search.rows] += population
+        # the answer for the fittest is known, and not counted again
         missed = victim.among(search.rows).objective("margin")(best) < 0
+        success[search.rows] = ~missed
         search = search.only(missed)
         if not len(search.rows):
             break
-    return result
+    return Queried(result, queries, success)
 
 
-class OnePixel(Attack):
+class OnePixel(QueryAttack):
     """x' = x with k pixels of any color, ‖δ‖₀ ≤ k, whose places and colors are the fittest of a
     differential evolution: child = x₁ + F (x₂ - x₃) of three random members replaces its parent if
     the probability of the label is lower. It queries probabilities only.
@@ -157,7 +162,6 @@ class OnePixel(Attack):
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     images_only: ClassVar[str] = "OnePixel changes pixels"
-    by_gradient: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -171,9 +175,10 @@ class OnePixel(Attack):
         self.generations = generations
         self.factor = factor
 
-    def __call__(
-        self, victim: Victim, threat: Threat, draw: Draws, start: Tensor | None = None
-    ) -> Tensor:
+    def budgets(self) -> list[int]:
+        return decades(self.population * (self.generations + 1))
+
+    def queried(self, victim: Victim, threat: Threat, draw: Draws) -> Queried:
         settings = (self.pixels, self.population, self.generations, self.factor)
         return one_pixel(victim, *settings, draw)
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -13,7 +13,13 @@ from torch import Tensor
 
 from foundation.randomness import RowNumbers
 from foundation.types import Count
-from methods.adversarial.attacks.attack import Attack, Draws, Victim
+from methods.adversarial.attacks.attack import (
+    Draws,
+    Queried,
+    QueryAttack,
+    Victim,
+    decades,
+)
 from methods.adversarial.attacks.losses import Objective
 from methods.adversarial.attacks.threat import Norm, Threat
 
@@ -21,14 +27,6 @@ HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 # queries whose random numbers are drawn at once: every draw costs calls on the host to seed a
 # generator
 AHEAD = 64
-
-
-class Queried(NamedTuple):
-    """x: [N, C, H, W]. queries: int64 [N], until misclassified. success: bool [N]."""
-
-    x: Tensor
-    queries: Tensor
-    success: Tensor
 
 
 def share(query: int, initial: float) -> float:
@@ -168,7 +166,7 @@ def upwards(uniform: Tensor) -> Tensor:
     return uniform >= 0.5
 
 
-class Square(Attack):
+class Square(QueryAttack):
     """x' = argmax of the margin loss over random squares of ±eps, by `queries` forwards per sample
     and without gradients, in linf: it succeeds where masked gradients stop other attacks.
 
@@ -179,18 +177,18 @@ class Square(Attack):
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     images_only: ClassVar[str] = "Square changes squares of pixels"
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
-    by_gradient: ClassVar[bool] = False
 
     def __init__(self, queries: Count = 1000, initial: Annotated[float, Field(gt=0, le=1)] = 0.8):
         self.queries = queries
         self.initial = initial
 
-    def __call__(
-        self, victim: Victim, threat: Threat, draw: Draws, start: Tensor | None = None
-    ) -> Tensor:
+    def budgets(self) -> list[int]:
+        return decades(self.queries)
+
+    def queried(self, victim: Victim, threat: Threat, draw: Draws) -> Queried:
         def among(rows: Tensor) -> Objective:
             return victim.among(rows).objective("margin")
 
         value = victim.objective("margin")
         settings = (self.queries, draw, self.initial, among)
-        return square_attack(value, victim.x, threat, *settings).x
+        return square_attack(value, victim.x, threat, *settings)

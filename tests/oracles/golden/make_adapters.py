@@ -63,6 +63,37 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.randint(1, 60, (3, 7)), (torch.arange(7) < torch.tensor([[7], [5], [2]])).long()
 
 
+FUSED = ("one", "two", "three")
+
+
+def golden_fusion() -> dict[str, Tensor]:
+    """Three adapters of the form `pfeiffer` under an attention, and its penalty."""
+    model = backbone()
+    adapters.init(model)
+    for name in FUSED:
+        model.add_adapter(name, config=METHODS["pfeiffer"])
+    model.add_adapter_fusion(list(FUSED), config="dynamic")
+    model.train_adapter_fusion([list(FUSED)])
+    model.eval()
+    weights = dict(model.named_parameters())
+    weights = {n: p for n, p in weights.items() if ".adapters." in n or "_fusion_layer." in n}
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in weights.values():
+            parameter.normal_(std=0.3)
+    trained = {name: p for name, p in weights.items() if "_fusion_layer." in name}
+    ids, mask = batch()
+    said = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    real = said[mask.bool()]
+    value = (torch.linspace(-1, 1, real.numel()).view_as(real) * real).sum()
+    rows = {f"fusion/weight/{name}": p for name, p in weights.items()}
+    rows |= {"fusion/output": said, "fusion/penalty": model.get_fusion_regularization_loss()}
+    gradients = torch.autograd.grad(value, list(trained.values()))
+    for name, gradient in zip(trained, gradients, strict=True):
+        rows[f"fusion/gradient/{name}"] = gradient
+    return rows
+
+
 def weights_of(model: nn.Module, kind: str) -> dict[str, nn.Parameter]:
     """What the method has added, by role and place."""
     found = {}
@@ -114,6 +145,7 @@ def main() -> None:
     }
     for kind, config in METHODS.items():
         rows |= golden(kind, config)
+    rows |= golden_fusion()
     versions = {
         "adapters": adapters.__version__,
         "transformers": transformers.__version__,

@@ -1,6 +1,7 @@
 """Surveys: when they are made, what they see, once for equal ones, and never twice in a resumed
 run."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from foundation import distributed
 from foundation.errors import UserError
 from recipes.contract import Clock, Declaration, Method, Seen, Survey
 from recipes.engine import surveys
+from recipes.services import row_writer
 from tests.support.lab import parts, trial
 from tests.support.processes import on_two_ranks
 from tests.support.tiny_runs import run_of
@@ -183,8 +185,50 @@ def test_fisher_information_is_the_mean_of_squared_gradients(batch):
         torch.testing.assert_close(table[name], total / len(shares), rtol=1e-4, atol=1e-9)
 
 
+def test_gradients_are_cut_before_they_are_squared():
+    def fisher(clip):
+        options = {"gradients": True, "batch": 1, "clip": clip}
+        asked = Survey("fisher", "labeled", losses_of, Clock.at_start(), "student", **options)
+        trial(config_with(asked, **{"trainer.max_steps": 1}))
+        return Surveyor.book[0][3]
+
+    whole, cut, wide = fisher(None), fisher(0.01), fisher(1e6)
+    for name, value in whole.items():
+        torch.testing.assert_close(wide[name], value)
+        # the mean of squared norms
+        assert float(cut[name].sum()) <= 1.0001e-4
+    assert any(float(value.sum()) > 1e-3 for value in whole.values())
+    long = torch.tensor([3.0, 4.0])
+    torch.testing.assert_close(surveys.clipped(long, 1.0), long / 5)
+    assert torch.equal(surveys.clipped(long, 5.0), long)
+
+
+def test_a_survey_may_change_the_network_for_itself():
+    """What is frozen within it is not in its table, and is trained again afterwards; dropout acts
+    in the mode that asks for it."""
+
+    @contextmanager
+    def heads_alone(context):
+        context.network.backbone.requires_grad_(False)
+        yield
+        context.network.backbone.requires_grad_(True)
+
+    options = {"gradients": True, "within": heads_alone}
+    tables = []
+    for mode in ("eval", "dropout"):
+        asked = Survey(
+            "fisher", "labeled", losses_of, Clock.at_start(), "student", mode=mode, **options
+        )
+        config = config_with(asked, **{"trainer.max_steps": 1, "network.drop_rate": 0.5})
+        outcome = trial(config)
+        tables.append(Surveyor.book[0][3])
+        assert all(p.requires_grad for p in outcome.recipe.network.parameters())
+    assert set(tables[0]) == {"heads.label.weight", "heads.label.bias"}
+    assert not torch.equal(tables[0]["heads.label.weight"], tables[1]["heads.label.weight"])
+
+
 def test_a_large_table_has_half_precision(monkeypatch):
-    monkeypatch.setattr(surveys, "HOST_BYTES", 100)
+    monkeypatch.setattr(row_writer, "HOST_BYTES", 100)
     asked = Survey("all", "labeled", logits_of, Clock.at_start())
     trial(config_with(asked, **{"trainer.max_steps": 1}))
     table = Surveyor.book[0][3]

@@ -18,6 +18,7 @@ from methods.adversarial.attacks.mi_fgsm import MIFGSM, mi_fgsm
 from methods.adversarial.attacks.ni_fgsm import NIFGSM
 from methods.adversarial.attacks.one_pixel import OnePixel
 from methods.adversarial.attacks.pgd import PGD, pgd
+from methods.adversarial.attacks.proxy import Proxy
 from methods.adversarial.attacks.square_attack import Square
 from methods.adversarial.attacks.threat import Threat, length
 from methods.adversarial.attacks.tim import TIM, kernel, smoothed
@@ -31,6 +32,8 @@ PIXELS, LABELS = pictures()
 LINF = Threat("linf", 0.1)
 ALL = {path.stem: instantiate(OmegaConf.load(path)) for path in FILES}
 ALL |= {"tim": TIM(reach=2), "square": Square(20), "one_pixel": OnePixel(1, 12, 3)}
+# its proxy here is the network itself
+ALL["black_box"].proxies = [Proxy(lambda x: {"label": MODEL(x)}, 0)]
 
 
 def victim(x=PIXELS, y=LABELS):
