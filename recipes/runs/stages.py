@@ -13,7 +13,8 @@ An override on the command line holds in every stage and wins over the stage's o
 Groups of config that a stage chooses are the stage's alone. A stage takes the last weights of the
 one before as `network.checkpoint`, unless it names others; deltas of methods that it lacks are
 merged into the weights. `{NAME}` as a value, or in a list, is the last
-checkpoint of the stage NAME before it; a stage that names one begins with fresh weights.
+checkpoint of the stage NAME before it; a stage that names one begins with fresh weights, as does
+one with `network.checkpoint=fresh`.
 `resume=FOLDER run_dir=FOLDER` leaves out what is done, and resumes within a stage.
 """
 
@@ -41,6 +42,7 @@ from recipes.setup.changes import config_text, differences, plain, shown
 from recipes.setup.machine import check_machine
 from recipes.setup.spec import Result, RunSpec, with_values
 
+FRESH = "fresh"  # as a stage's network.checkpoint: the weights that a run without one has
 BRACED = re.compile(r"\{\w+\}")
 Figures = dict[str, dict[str, Any]]
 
@@ -69,6 +71,8 @@ def stage_spec(spec: RunSpec, name: str, before: Sequence[str]) -> RunSpec:
         "resume": None,
     }
     own_weights = config.network.get("checkpoint") != spec.config.network.get("checkpoint")
+    if config.network.get("checkpoint") == FRESH:
+        values["network.checkpoint"] = None
     weights_of = before[-1] if before and not artefacts and not own_weights else ""
     if "network.checkpoint" in artefacts:
         weights_of = config.network.checkpoint[1:-1]
