@@ -23,6 +23,9 @@ ADAPTERS = ("first", "second", "third")
 KEY = "network.deltas.adapter_fusion.0.adapters"
 
 
+SLOW = pytest.mark.slow  # four runs
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fusion") / "whole"
@@ -35,6 +38,7 @@ def state(folder, stage):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+@SLOW
 def test_every_adapter_is_trained_from_the_start_and_fused_as_it_is(whole):
     assert list(json.loads((whole / "stages.json").read_text())) == [*ADAPTERS, "fusion"]
     fused = state(whole, "fusion")
@@ -50,6 +54,7 @@ def test_every_adapter_is_trained_from_the_start_and_fused_as_it_is(whole):
     assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
 
 
+@SLOW
 def test_a_fused_run_predicts_without_the_runs_it_fused(whole, place):
     texts = ["Return a list of the words", "Raise an exception"]
     expected = recipes.load(whole / "fusion").predict(texts, "probabilities")
@@ -63,6 +68,7 @@ def test_a_fused_run_predicts_without_the_runs_it_fused(whole, place):
     assert torch.equal(found, expected)
 
 
+@SLOW
 def test_finished_runs_are_fused_by_their_folders(whole, place):
     runs = ",".join(str(whole / stage) for stage in ADAPTERS)
     own = [setting for setting in TEXT if "methods.adapter." not in setting]
@@ -79,13 +85,15 @@ def test_finished_runs_are_fused_by_their_folders(whole, place):
     ("changes", "words"),
     [
         (["methods.adapter_fusion.adapters=null"], "adapters: names no runs; give two or more"),
-        (["methods.adapter_fusion.bottleneck=8"], "bottleneck=4, and this run has bottleneck=8"),
         (["stages.fusion.methods.adapter_fusion.adapters=['{frist}','{second}']"],
          "names no stage before it; did you mean 'first'?"),
-        (["methods.adapter.variant=houlsby"], "variant=houlsby; only those with variant=pfeiffer"),
+        pytest.param(["methods.adapter_fusion.bottleneck=8"],
+                     "bottleneck=4, and this run has bottleneck=8", marks=SLOW),
+        pytest.param(["methods.adapter.variant=houlsby"],
+                     "variant=houlsby; only those with variant=pfeiffer", marks=SLOW),
     ],
 )  # fmt: skip
-def test_wrong_input_is_one_line(changes, words, whole, place):
+def test_wrong_input_is_one_line(changes, words, place):
     asked = ["recipe=adapter_fusion", "data=text_file", *TEXT, *changes]
     outcome = roux(*QUIET, f"run_dir={place}/run", *asked)
     assert outcome.code == 2
