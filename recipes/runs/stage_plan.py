@@ -27,6 +27,7 @@ from recipes.setup.machine import check_machine
 from recipes.setup.spec import RunSpec, with_values
 
 WEIGHTS = "network.checkpoint"
+FRESH = "fresh"  # as a stage's network.checkpoint: the weights that a run without one has
 
 
 @dataclass
@@ -69,6 +70,8 @@ def stage_spec(spec: RunSpec, name: str, before: Before, planning: bool = False)
     }
     if is_program(config):
         return RunSpec(with_values(config, values), spec.command, name)
+    if config.network.get("checkpoint") == FRESH:
+        values[WEIGHTS] = None
     weights_of = before.weights_of if begins_with_weights(spec, config, bool(artifacts)) else ""
     if weights_of:
         values[WEIGHTS] = str(before.left[weights_of].weights)

@@ -13,7 +13,8 @@ An override on the command line holds in every stage and wins over the stage's o
 Groups of config that a stage chooses are the stage's alone. A stage takes the last weights of the
 one before as `network.checkpoint`, unless it names others; deltas of methods that it lacks are
 merged into the weights. `{NAME}` as a value is the last checkpoint of the stage NAME before it,
-`{NAME.ARTIFACT}` a file that it left; a stage that names one begins with fresh weights.
+`{NAME.ARTIFACT}` a file that it left; a stage that names one begins with fresh weights, as does
+one with `network.checkpoint=fresh`.
 A stage may be a program (`contract/program.py`) and may be repeated (`config/stage_forms.py`).
 `resume=FOLDER run_dir=FOLDER` leaves out what is done, and resumes within a stage.
 """
