@@ -179,6 +179,7 @@ def test_the_joint_objective_lowers_the_score_by_its_weight():
     assert not torch.allclose(joint, alone)
 
 
+@torch.no_grad()
 def test_of_all_points_the_misclassified_one_with_the_smallest_excess_is_kept():
     recipe = squeezing(bits=2)
     recipe.method_modules[KEY].value.fill_(0.0)
