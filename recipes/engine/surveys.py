@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from foundation.distributed import gather_shares, global_sum, share_of
+from foundation.distributed import global_sum, share_of
 from foundation.errors import UserError, nearest
 from foundation.randomness import derive_seed, seed_default
 from recipes.contract.composition import Composition
@@ -20,7 +20,7 @@ from recipes.contract.survey import Seen, Survey, Table
 from recipes.engine.reported import Reported, Run
 from recipes.engine.sharding import keep_whole
 from recipes.networks.network import eval_mode
-from recipes.services.tables import HOST_BYTES
+from recipes.services.row_writer import RowWriter, stacked
 
 NEVER = math.inf
 
@@ -34,7 +34,9 @@ class SurveyedRun(Run, Protocol):
     @property
     def device_mesh(self) -> Any: ...
 
-    def answer_of(self, network: str, view: Any, index: Tensor) -> Any: ...
+    def answer_of(
+        self, network: str, view: Any, index: Tensor
+    ) -> tuple[Mapping[str, Tensor], Tensor | None]: ...
 
 
 class Pass(NamedTuple):
@@ -159,8 +161,8 @@ class Surveys:
         """The tables of surveys that share a pass, by name: rows in the order of the part."""
         size = len(self.data.parts[passing.part])
         share = share_of(size)
-        writers = {asked.name: Writer(size, share) for asked in together}
-        number = Writer(size, share)
+        writers = {asked.name: RowWriter(size, share) for asked in together}
+        number = RowWriter(size, share)
         if passing.mode == "dropout":
             activate_dropout(cast(nn.Module, self.run))
         with torch.no_grad():
@@ -227,7 +229,7 @@ class Surveys:
         within = asked.survey.within
         with within(self.run) if within else nullcontext():
             if passing.mode == "dropout":
-                activate_dropout(self.run)
+                activate_dropout(cast(nn.Module, self.run))
             return {asked.name: self.mean_squares(passing, asked.survey)}
 
     def mean_squares(self, passing: Pass, survey: Survey) -> Table:
@@ -251,44 +253,6 @@ def clipped(gradient: Tensor, norm: float | None) -> Tensor:
     if norm is None:
         return gradient
     return gradient * (norm / gradient.norm().clamp_min(norm))
-
-
-class Writer:
-    """The rows of a rank's share on the host, batch after batch. A table of floating numbers above
-    `HOST_BYTES` has half precision there.
-
-    size: samples of the part. share: those of this rank.
-    """
-
-    def __init__(self, size: int, share: int):
-        self.size = size
-        self.share = share
-        self.tables: dict[str, Tensor] = {}
-        self.done = 0
-
-    def add(self, found: Mapping[str, Tensor]) -> None:
-        count = 0
-        for name, rows in found.items():
-            count = len(rows)
-            if name not in self.tables:
-                self.tables[name] = torch.empty(self.share, *rows.shape[1:], dtype=self.type(rows))
-            self.tables[name][self.done : self.done + count] = rows.cpu()
-        self.done += count
-
-    def type(self, rows: Tensor) -> torch.dtype:
-        if not rows.is_floating_point():
-            return rows.dtype
-        large = 4 * self.size * rows[0].numel() > HOST_BYTES
-        return torch.float16 if large else torch.float32
-
-    def whole(self, device: torch.device) -> dict[str, Tensor]:
-        """The rows of all ranks."""
-        return {name: gather_shares(t, self.size, device) for name, t in self.tables.items()}
-
-
-def stacked(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The rows of several draws, [B, draws, …]."""
-    return {name: torch.stack([rows[name] for rows in found], dim=1) for name in found[0]}
 
 
 def activate_dropout(module: nn.Module) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from datamodules.datamodule import StreamDataModule
 from datamodules.evaluation_parts import GALLERY
+from datamodules.own_tasks import set_lines
 from recipes.contract.composition import base_view
 from recipes.contract.method import POINTS
 from recipes.contract.vocabulary import SLOTS
@@ -101,6 +102,9 @@ def _further(data: StreamDataModule) -> list[str]:
         for part in ("val", "test")
         if part + GALLERY in data.sizes
     ]
+    lines += set_lines(data.own_tasks, data.info, data.set_starts)
+    if data.own_tasks and data.mix == "equal":
+        lines.append("labeled batches have as many samples of each set")
     for name in data.further:
         parts = [part for stage in ("val", "test") for part in data.evaluated(stage)]
         own = [f"{part} ({data.sizes[part]:,})" for part in parts if part.startswith(f"{name}_")]
@@ -172,12 +176,13 @@ def _methods(assembly: Assembly) -> list[str]:
 
 def _surveys(assembly: Assembly, key: str) -> list[str]:
     """Passes over parts of the data beside the steps: each costs a forward of every sample."""
-    surveys = assembly.composition.declarations[key].surveys
-    return [
-        f"  surveys {survey.part} samples {survey.when}"
-        + (f", {survey.draws} draws" if survey.draws > 1 else "")
-        for survey in surveys
-    ]
+    declaration = assembly.composition.declarations[key]
+    lines = []
+    for survey in declaration.surveys:
+        by = f" by {survey.network}" if survey.network in declaration.networks else ""
+        draws = f", {survey.draws} draws" if survey.draws > 1 else ""
+        lines.append(f"  surveys {survey.part} samples{by} {survey.when}{draws}")
+    return lines
 
 
 def _difference(assembly: Assembly, key: str) -> list[str]:

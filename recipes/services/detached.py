@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -44,3 +45,18 @@ class OfView(nn.Module):
 
     def forward(self, view: Any) -> Any:
         return self.network(self.network.embed(view))  # type: ignore[operator]
+
+
+def gradient_step(
+    loss: Callable[[Tensors], Tensor], values: Tensors, step_size: float
+) -> dict[str, Tensor]:
+    """θ - η ∇ loss(θ), with a graph to whatever else the loss depends on."""
+    leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+    gradients = torch.autograd.grad(
+        loss(leaves), list(leaves.values()), create_graph=True, allow_unused=True
+    )
+    moved = dict(values)
+    for name, gradient in zip(leaves, gradients, strict=True):
+        if gradient is not None:
+            moved[name] = values[name].detach() - step_size * gradient
+    return moved

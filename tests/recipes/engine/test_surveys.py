@@ -14,6 +14,7 @@ from foundation import distributed
 from foundation.errors import UserError
 from recipes.contract import Clock, Declaration, Method, Seen, Survey
 from recipes.engine import surveys
+from recipes.services import row_writer
 from tests.support.lab import parts, trial
 from tests.support.processes import on_two_ranks
 from tests.support.tiny_runs import run_of
@@ -227,7 +228,7 @@ def test_a_survey_may_change_the_network_for_itself():
 
 
 def test_a_large_table_has_half_precision(monkeypatch):
-    monkeypatch.setattr(surveys, "HOST_BYTES", 100)
+    monkeypatch.setattr(row_writer, "HOST_BYTES", 100)
     asked = Survey("all", "labeled", logits_of, Clock.at_start())
     trial(config_with(asked, **{"trainer.max_steps": 1}))
     table = Surveyor.book[0][3]

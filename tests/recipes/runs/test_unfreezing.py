@@ -96,3 +96,22 @@ def test_dropped_gradients_give_the_same_weights(whole, tmp_path, monkeypatch):
     dropped = state(trained(tmp_path / "run", 12))
     for name, value in state(whole).items():
         assert torch.allclose(value, dropped[name], atol=1e-6), name
+
+
+def test_a_second_network_waits_too(tmp_path):
+    more = (
+        "semi_supervised=meta_pseudo_labels",
+        "averaging=none",
+        "network.unfreeze_at={layers.3: 2, layers.4: 2, layers.6: 9}",
+    )
+    one, three = (state(trained(tmp_path / str(n), n, *more)) for n in (1, 3))
+    prefix = "networks.trained.meta_teacher.backbone."
+    for name, step in {
+        "layers.3.weight": 2,
+        "layers.4.running_mean": 2,
+        "layers.6.weight": 9,
+    }.items():
+        assert torch.equal(one[prefix + name], three[prefix + name]) == (step > 3), name
+    assert torch.equal(one[f"{prefix}layers.0.weight"], three[f"{prefix}layers.0.weight"])
+    own = "network.backbone.layers.0.weight"
+    assert not torch.equal(one[f"{prefix}layers.0.weight"], one[own])
