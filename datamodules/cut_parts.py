@@ -8,12 +8,12 @@ from torch import Tensor
 from datamodules.checks import load_checked
 from datamodules.evaluation_parts import evaluation_parts
 from datamodules.facts import DatasetFacts
-from datamodules.fingerprint import all_parts
 from datamodules.further_sets import Further, load_further, parts_of
 from datamodules.labeled_file import listed_rows
+from datamodules.own_tasks import join_sets, with_tasks
 from datamodules.part_loaders import PartLoaders
 from datamodules.source import DataInfo, Loader, Splits, TextPreparation
-from datamodules.sources.text import TextSource
+from datamodules.sources.text import TextSource, is_large
 from datamodules.splits import SplitSettings, class_counts, split_training
 from datamodules.streams import Part
 from datamodules.unlabeled import with_unlabeled
@@ -26,6 +26,7 @@ class CutParts(PartLoaders):
     source: Loader
     root: str | None
     further: dict[str, Further]
+    own_tasks: dict[str, Further]
     unlabeled: list[str]
     labeled: str | None
     split_settings: SplitSettings
@@ -46,8 +47,22 @@ class CutParts(PartLoaders):
             name: load_further(further, splits.train, self.info)
             for name, further in self.further.items()
         }
+        if self.own_tasks:
+            splits = self._joined(splits)
         own = {name: more.train for name, more in self._further.items()}
         return with_unlabeled(splits, self.unlabeled, self.info, self.source, own)
+
+    def _joined(self, splits: Splits) -> Splits:
+        """With the samples of the sets that have tasks of their own, which others have no labels
+        of."""
+        named = {task: task for task in splits.train.classes}
+        joint = join_sets(splits, self.info, self.own_tasks)
+        self.set_starts = joint.starts
+        for name, further in self._further.items():
+            self._further[name] = further.mapped(
+                lambda source: with_tasks(source, named, joint.classes)
+            )
+        return joint.splits
 
     def cut(self) -> None:
         """Read the set if that has not been done, and fill `parts`. Raises UserError."""
@@ -77,9 +92,11 @@ class CutParts(PartLoaders):
     def _fit_text(self, splits: Splits) -> None:
         """Number the words of all parts, and fit views on the training texts."""
         if self.text is not None:
-            self.codec = self.text(splits)
-            for source in all_parts(splits, self._further).values():
-                # the sources of the set itself have it by now
+            further = [source for more in self._further.values() for source in more.sources]
+            # all or none, so that words have the same numbers with and without a cache
+            more = further if any(map(is_large, further)) else []
+            self.codec = self.text(splits, more) if more else self.text(splits)
+            for source in further:
                 if isinstance(source, TextSource) and not source.encoded:
                     source.encode(self.codec)
         for view in self.views.values():

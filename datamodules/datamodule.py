@@ -8,11 +8,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from datamodules.clock import Clock
-from datamodules.further_sets import further_sets, look_at
+from datamodules.further_sets import further_sets, look_at, previewed
+from datamodules.own_tasks import check_streams, joint_info
 from datamodules.samplers import MakeOrder
 from datamodules.source import DataInfo, Loader, TextPreparation
 from datamodules.splits import SplitSettings
-from datamodules.stream_loaders import StreamLoaders
+from datamodules.stream_loaders import Mix, StreamLoaders
 from datamodules.streams import StreamRequest
 from datamodules.unlabeled import count_unlabeled
 from datamodules.views.named import named_view, usable_views, view_called
@@ -69,6 +70,9 @@ class StreamDataModule(StreamLoaders):
     sources: further sets by name, evaluated as `NAME_test/accuracy`. A folder or file is read as
         the set itself is; a mapping has the `source`, a loader, and its `root`. Their classes are
         those of the set itself. `data.unlabeled=[NAME]` trains on their samples without labels.
+        `tasks: own`: their labels are tasks of their own, whose samples are trained on.
+    mix: how batches are made of sets with tasks of their own: `equal`, as many samples of each, or
+        `proportional` to their sizes.
     input_size: side of the square that the views make of a stored picture, in pixels, at least 1;
         null: that of the stored one.
     """
@@ -99,6 +103,7 @@ class StreamDataModule(StreamLoaders):
         labeled: str | None = None,
         sources: dict[str, Any] | None = None,
         input_size: Count | None = None,
+        mix: Mix = "equal",
     ):
         super().__init__(
             batch_size,
@@ -111,7 +116,13 @@ class StreamDataModule(StreamLoaders):
         )
         self.source = source
         self.root = root
-        self.further = further_sets(sources or {}, source, root)
+        sets = further_sets(sources or {}, source, root)
+        self.further = {name: more for name, more in sets.items() if not more.own_tasks}
+        self.own_tasks = {name: more for name, more in sets.items() if more.own_tasks}
+        if mix != "equal" and not self.own_tasks:
+            problem = "is for sets with tasks of their own"
+            raise UserError(f"data.mix={mix}", problem, "add data.sources.NAME with tasks: own")
+        self.mix = mix
         self.unlabeled = [unlabeled] if isinstance(unlabeled, str) else list(unlabeled or [])
         self.split_settings = SplitSettings(
             labels_per_class,
@@ -137,7 +148,8 @@ class StreamDataModule(StreamLoaders):
         self.text = text
         self.codec: Any = None
         self.input_size = input_size
-        self.info: DataInfo = source.info().seen_at(input_size)
+        own = {name: more.loader.info() for name, more in self.own_tasks.items()}
+        self.info: DataInfo = joint_info(source.info(), own).seen_at(input_size)
         self.kind = self.info.kind
         self.tasks: dict[str, int] = {}
         self.classes: dict[str, list[str]] = {}
@@ -158,6 +170,8 @@ class StreamDataModule(StreamLoaders):
         views: full names of the views that steps need, by stream.
         live: when orders change, by stream.
         """
+        streams = set(streams)
+        check_streams(self.own_tasks, streams, orders or {})
         self.own_streams |= own or {}
         known = {"labeled", "unlabeled", *self.own_streams}
         for stream in streams:
@@ -176,8 +190,9 @@ class StreamDataModule(StreamLoaders):
         """Learn what data of one's own have, as far as it is cheap: for the plan. Raises UserError
         if they are not there."""
         preview = getattr(self.source, "preview", None)
-        if preview is not None:
-            self.info = preview(self.root).seen_at(self.input_size)
+        info = self.source.info() if preview is None else preview(self.root)
+        own = {name: previewed(more) for name, more in self.own_tasks.items()}
+        self.info = joint_info(info, own).seen_at(self.input_size)
         for more in self.further.values():
             look_at(more, self.info)
         places = [place for place in self.unlabeled if place not in self.further]

@@ -7,15 +7,17 @@ from datamodules.source import Roles, Source
 from datamodules.streams import Part
 
 GALLERY = "_gallery"  # ending of the name of a part in which the queries of another are looked up
+CAMERAS = "cameras"  # field of a batch of such parts
 
 
 def evaluation_parts(name: str, source: Source, roles: Roles | None = None) -> dict[str, Part]:
     """A part that is evaluated, and its gallery where it has one."""
     if roles is None:
         return {name: Part.whole(source)}
+    extra = {} if roles.cameras is None else {CAMERAS: roles.cameras}
     return {
-        name: Part.of_rows(source, roles.queries),
-        f"{name}{GALLERY}": Part.of_rows(source, roles.gallery),
+        name: Part.of_rows(source, roles.queries, extra),
+        f"{name}{GALLERY}": Part.of_rows(source, roles.gallery, extra),
     }
 
 

@@ -8,7 +8,7 @@ A set `sketch` brings the parts `sketch` (its training samples, for streams of m
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,19 @@ from foundation.errors import UserError, nearest
 KEY = "data.sources"
 RESERVED = {"labeled", "unlabeled", "train", "val", "test", "raw", "evaluation"}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-FIELDS = {"source", "root"}
+FIELDS = {"source", "root", "place", "tasks"}
+OWN = "own"
 
 
 @dataclass(frozen=True)
 class Further:
-    """A set that is still to be read: its loader, and the folder that holds it."""
+    """A set that is still to be read: its loader, and the folder that holds it. own_tasks: its
+    labels are those of tasks of its own, see `own_tasks`."""
 
     name: str
     loader: Loader
     root: str | Path | None = None
+    own_tasks: bool = False
 
     @property
     def key(self) -> str:
@@ -62,27 +65,49 @@ def further_sets(
 
 
 def further_set(name: str, value: Any, main: Loader, root: str | Path | None) -> Further:
-    """One of them. value: a place, a loader, or a mapping of `source` and `root`."""
+    """One of them. value: a place, a loader, or a mapping of `source` and `root` or of `place`, and
+    perhaps of `tasks`."""
     key = f"{KEY}.{name}"
     if isinstance(value, str):
-        at = getattr(main, "at", None)
-        if at is None:
-            problem = f"{type(main).__name__} is at one place only"
-            remedy = "expected a mapping with the _target_ of a loader"
-            raise UserError(f"{key}={printable(value)}", problem, remedy)
-        try:
-            return Further(name, *at(value, root))
-        except UserError as error:
-            raise error.about(f"{key}={printable(value)}") from None
+        return set_at(name, value, main, root)
     if isinstance(value, Loader):
         return Further(name, value)
-    if not isinstance(value, Mapping) or not isinstance(value.get("source"), Loader):
+    given = isinstance(value, Mapping) and (value.get("place") or value.get("source"))
+    if not isinstance(given, str | Loader):
         problem = f"found {printable(str(value))[:60]!r}"
         raise UserError(key, problem, "expected a folder or file, or a mapping with `source`")
     unknown = sorted(set(value) - FIELDS)
     if unknown:
         raise UserError(f"{key}.{unknown[0]}", "no such setting", nearest(unknown[0], FIELDS))
-    return Further(name, value["source"], value.get("root"))
+    if isinstance(given, str) and (value.get("source") or value.get("root")):
+        raise UserError(f"{key}.place={given}", "is read as the first set", "leave the others out")
+    tasks = value.get("tasks")
+    if tasks not in (None, OWN):
+        problem = f"found {printable(str(tasks))[:60]!r}"
+        raise UserError(
+            f"{key}.tasks", problem, "expected own, or nothing for those of the first set"
+        )
+    if isinstance(given, str):
+        found = set_at(name, given, main, root)
+        if tasks == OWN:
+            found.loader.divides = True  # type: ignore[attr-defined]
+    else:
+        found = Further(name, given, value.get("root"))
+    return replace(found, own_tasks=tasks == OWN)
+
+
+def set_at(name: str, place: str, main: Loader, root: str | Path | None) -> Further:
+    """A set that is read as the first one, from another place."""
+    key = f"{KEY}.{name}"
+    at = getattr(main, "at", None)
+    if at is None:
+        problem = f"{type(main).__name__} is at one place only"
+        remedy = "expected a mapping with the _target_ of a loader"
+        raise UserError(f"{key}={printable(place)}", problem, remedy)
+    try:
+        return Further(name, *at(place, root))
+    except UserError as error:
+        raise error.about(f"{key}={printable(place)}") from None
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -162,13 +187,19 @@ def parts_of(name: str, splits: Splits) -> Iterator[tuple[str, Part]]:
 def look_at(further: Further, info: DataInfo) -> None:
     """What is cheap to know before anything is read. Raises UserError."""
     check_kind(further.key, further.loader.info(), info)
+    previewed(further)
+
+
+def previewed(further: Further) -> DataInfo:
+    """The facts of a set, as far as it is cheap to know them. Raises UserError."""
     preview = getattr(further.loader, "preview", None)
     if preview is None:
-        return
+        return further.loader.info()
     try:
-        preview(further.root)
+        found: DataInfo = preview(further.root)
     except UserError as error:
         raise UserError(further.key, str(error)) from error
+    return found
 
 
 def without_targets(source: Source) -> Source:

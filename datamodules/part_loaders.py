@@ -133,6 +133,8 @@ class PartLoaders(LightningDataModule):
         return BatchLoader(PartDataset(part), sampler, persistent=persistent, **self._options(part))
 
     def val_dataloader(self) -> list[BatchLoader]:
+        # without validation: Lightning asks whether that is meant
+        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
         return [self.evaluation_loader(name) for name in self.evaluated("val")]
 
     def test_dataloader(self) -> list[BatchLoader]:

@@ -1,5 +1,6 @@
 """What a data set is: sources of samples, the parts of a set, and its static facts."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -164,10 +165,15 @@ def check_labels(where: str, labels: Tensor, classes: int, lowest: int = -1) -> 
 @dataclass(frozen=True)
 class Roles:
     """Which samples of an evaluation part are looked up, and among which: int64 positions in it.
-    A sample may be both; it is then no neighbor of itself."""
+    A sample may be both; it is then no neighbor of itself.
+
+    cameras: int64 [N], of all samples of the part; None: not known. Samples of the class and camera
+        of a query are no neighbors of it.
+    """
 
     queries: Tensor
     gallery: Tensor
+    cameras: Tensor | None = None
 
 
 @dataclass
@@ -179,6 +185,18 @@ class Splits:
     test: Source
     val: Source | None = None
     roles: dict[str, Roles] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> list[Source]:
+        """The parts that there are, each once."""
+        found = {id(part): part for part in (self.train, self.val, self.test) if part is not None}
+        return list(found.values())
+
+    def mapped(self, change: Callable[[Source], Source]) -> "Splits":
+        """The same with a function applied to every part; parts that are one stay one."""
+        done = {id(source): change(source) for source in self.sources}
+        val = None if self.val is None else done[id(self.val)]
+        return Splits(done[id(self.train)], done[id(self.test)], val, self.roles)
 
 
 @runtime_checkable
@@ -194,8 +212,9 @@ class TextPreparation(Protocol):
     @property
     def pretrained(self) -> str | None: ...
 
-    def __call__(self, splits: Splits) -> "Codec":
-        """Encode the words of all parts, and return the codec."""
+    def __call__(self, splits: Splits, more: Sequence[Source] = ()) -> "Codec":
+        """Encode the words of all parts, and return the codec. more: further sources, given only
+        where one is large: it need not be kept in memory."""
         ...
 
 

@@ -167,6 +167,25 @@ def check_classes(targets: dict[str, Tensor], classes: dict[str, list[str]]) -> 
             raise UserError(f"data: no training sample of class {listed}{rest} of task '{task}'")
 
 
+def strata(
+    targets: Mapping[str, Tensor], classes: Mapping[str, list[str]]
+) -> tuple[Tensor, list[str]]:
+    """What cuts are stratified by: int64 [N], -1 without a label, and the names.
+
+    They are the classes of the first task, and of every task that no sample has beside it, as of
+    a further set with tasks of its own.
+    """
+    first, *others = classes
+    labels = targets[first].clone()
+    names = list(classes[first])
+    for task in others:
+        rows = targets[task] >= 0
+        if rows.any() and not (labels[rows] >= 0).any():
+            labels[rows] = targets[task][rows] + len(names)
+            names += classes[task]
+    return labels, names
+
+
 def _long_tailed(labels: Tensor, names: Sequence[str], settings: SplitSettings) -> Tensor:
     """Rows that a long-tailed cut keeps; samples without a label are all kept."""
     factor = settings.imbalance_factor
@@ -197,8 +216,11 @@ def _with_noise(
     return observed
 
 
-def _labeled(labels: Tensor, names: Sequence[str], settings: SplitSettings) -> Tensor:
-    """Positions that keep their labels, of those in the pool."""
+def _labeled(
+    labels: Tensor, names: Sequence[str], labeled: Tensor, settings: SplitSettings
+) -> Tensor:
+    """Positions that keep their labels, of those in the pool. labels, names: strata. labeled: those
+    that have a label of any task."""
     available = class_counts(labels, len(names))
     proportional = settings.imbalance_factor is not None
     if settings.labels_per_class is not None:
@@ -206,7 +228,7 @@ def _labeled(labels: Tensor, names: Sequence[str], settings: SplitSettings) -> T
     elif settings.labels is not None:
         counts = total_label_counts(available, settings.labels, proportional, names)
     else:
-        return (labels >= 0).nonzero().flatten()
+        return labeled
     return take_per_class(labels, counts, generator(settings.seed, "split", "labels"))
 
 
@@ -217,7 +239,7 @@ def split_training(
     own_val: bool = False,
     listed: Tensor | None = None,
 ) -> TrainingSplit:
-    """All cuts of a training source, stratified by the first task.
+    """All cuts of a training source, stratified by the first task, see `strata`.
 
     own_val: the set has a validation part, nothing is held out.
     listed: rows that keep their labels, none of which is held out or cut away; None: by the
@@ -228,9 +250,9 @@ def split_training(
     check_classes(targets, classes)
     task = next(iter(classes))
     names = classes[task]
-    labels = targets[task]
     seed = settings.seed
-    kept = _long_tailed(labels, names, settings)
+    kept = _long_tailed(targets[task], names, settings)
+    labels, names = strata(targets, classes)
     held = torch.zeros(0, dtype=torch.int64)
     if not own_val:
         free = kept if listed is None else kept[~torch.isin(kept, listed)]
@@ -239,7 +261,8 @@ def split_training(
     staying = torch.ones(len(labels), dtype=torch.bool)
     staying[held] = False
     pool = kept[staying[kept]]
-    labeled = _labeled(labels[pool], names, settings)
+    known = torch.stack([values[pool] >= 0 for values in targets.values()]).any(0)
+    labeled = _labeled(labels[pool], names, known.nonzero().flatten(), settings)
     if listed is not None:
         labeled = torch.isin(pool, listed).nonzero().flatten()
     truth = {name: values[pool[labeled]] for name, values in targets.items()}

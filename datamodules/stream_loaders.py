@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from datamodules.clock import Clock
 from datamodules.cut_parts import CutParts
+from datamodules.own_tasks import SetsInTurn
 from datamodules.samplers import MakeOrder, Order, ShuffledPasses, StepSampler
 from datamodules.streams import Part, StepDataset, StepLoader, StreamRequest
 from datamodules.views.image.own_views import own_views
@@ -14,6 +15,7 @@ from foundation.errors import UserError
 # training batches on which moments are estimated, and their largest size
 REFERENCE_BATCHES = 4
 REFERENCE_SAMPLES = 256
+Mix = Literal["equal", "proportional"]
 
 
 class StreamLoaders(CutParts):
@@ -22,6 +24,8 @@ class StreamLoaders(CutParts):
     streams: names of those that are loaded. own_streams: those of methods.
     orders: of the samples of a stream, by stream; shuffled passes for one without.
     live: when an order changes, by stream.
+    mix: how batches are made of sets with tasks of their own. set_starts: where the training
+        samples of each begin, after reading; empty without such sets.
     views: by name. asked_views: names of those that steps need, by stream.
     The other settings: see `StreamDataModule`.
     """
@@ -48,6 +52,8 @@ class StreamLoaders(CutParts):
         self.asked_views: dict[str, Sequence[str]] = {}
         self._reference: list[dict[str, dict[str, Any]]] = []
         self._position = 0
+        self.mix: Mix = "equal"
+        self.set_starts: list[int] = []
 
     def batch_sizes(self) -> dict[str, int]:
         """Samples of each stream in one micro-batch, over all ranks."""
@@ -107,6 +113,8 @@ class StreamLoaders(CutParts):
         part = self.part_of(stream)
         if stream in self.orders:
             return self.orders[stream](part.targets, batch_size, total, self.seed, stream)
+        if stream == "labeled" and self.set_starts and self.mix == "equal":
+            return SetsInTurn(part.rows, self.set_starts, self.seed, stream)
         return ShuffledPasses(len(part), self.seed, stream)
 
     def reference_batches(self) -> list[dict[str, dict[str, Any]]]:

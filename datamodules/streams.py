@@ -26,13 +26,22 @@ class Part:
     targets: int64 [M] by task.
     index: int64 [M], the sample's stable number, used as its key in sample memories. It is the same
         in every stream, worker, rank and resumed run.
+    extra: int64 [M] by name, further fields of a batch, as the cameras that took the pictures.
     """
 
-    def __init__(self, source: Source, rows: Tensor, targets: dict[str, Tensor], index: Tensor):
+    def __init__(
+        self,
+        source: Source,
+        rows: Tensor,
+        targets: dict[str, Tensor],
+        index: Tensor,
+        extra: Mapping[str, Tensor] | None = None,
+    ):
         self.source = source
         self.tasks = tuple(targets)
+        self.extra = tuple(extra or {})
         # one table, so that a batch costs one gather for rows, index and targets together
-        self.table = torch.stack([rows, index, *targets.values()])
+        self.table = torch.stack([rows, index, *targets.values(), *(extra or {}).values()])
 
     @classmethod
     def whole(cls, source: Source) -> "Part":
@@ -40,9 +49,14 @@ class Part:
         return cls.of_rows(source, torch.arange(len(source)))
 
     @classmethod
-    def of_rows(cls, source: Source, rows: Tensor) -> "Part":
-        """These samples of a source, with its own targets; a sample's number is its row."""
-        return cls(source, rows, {task: t[rows] for task, t in source.targets.items()}, rows)
+    def of_rows(
+        cls, source: Source, rows: Tensor, extra: Mapping[str, Tensor] | None = None
+    ) -> "Part":
+        """These samples of a source, with its own targets; a sample's number is its row. extra: of
+        all samples of the source."""
+        targets = {task: values[rows] for task, values in source.targets.items()}
+        own = {name: values[rows] for name, values in (extra or {}).items()}
+        return cls(source, rows, targets, rows, own)
 
     def __len__(self) -> int:
         return self.table.shape[1]
@@ -57,17 +71,19 @@ class Part:
 
     @property
     def targets(self) -> dict[str, Tensor]:
-        return dict(zip(self.tasks, self.table[2:], strict=True))
+        return dict(zip(self.tasks, self.table[2:], strict=False))
 
     def fetch(self, positions: Tensor) -> dict[str, Any]:
-        """{"data", "targets", "index"} of the samples at `positions` [B]."""
-        rows, index, *targets = self.table.index_select(1, positions).unbind()
-        data = self.source.fetch(rows)
-        return {
-            "data": data,
-            "targets": dict(zip(self.tasks, targets, strict=True)),
-            "index": index,
-        }
+        """{"data", "targets", "index"} and the extra fields of the samples at `positions` [B]."""
+        numbers = self.table.index_select(1, positions)
+        return self.batch(self.source.fetch(numbers[0]), numbers)
+
+    def batch(self, data: Any, numbers: Tensor) -> dict[str, Any]:
+        """numbers: columns of the table."""
+        _, index, *values = numbers.unbind()
+        targets = dict(zip(self.tasks, values, strict=False))
+        extra = zip(self.extra, values[len(self.tasks) :], strict=True)
+        return {"data": data, "targets": targets, "index": index, **dict(extra)}
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,7 @@ class PlacedPart(Part):
     def __init__(self, part: Part, source: Source, device: torch.device):
         self.source = source
         self.tasks = part.tasks
+        self.extra = part.extra
         self.table = part.table
         self.device = device
 
@@ -97,13 +114,8 @@ class PlacedPart(Part):
         numbers = self.table.index_select(1, positions)
         if self.device.type == "cuda":
             numbers = numbers.pin_memory()
-        rows, index, *targets = numbers.to(self.device, non_blocking=True).unbind()
-        data = self.source.fetch_there(numbers[0], rows)
-        return {
-            "data": data,
-            "targets": dict(zip(self.tasks, targets, strict=True)),
-            "index": index,
-        }
+        there = numbers.to(self.device, non_blocking=True)
+        return self.batch(self.source.fetch_there(numbers[0], there[0]), there)
 
 
 class Places:

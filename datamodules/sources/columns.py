@@ -21,7 +21,7 @@ WHOLE_NUMBER = re.compile(r"-?[0-9]{1,1000}")
 class Rows:
     """What a table has. values: texts or paths. labels: class names by task, None for no label.
     lines: where the rows are in the file. parts: the part of each, empty without a split column.
-    marks: by column of marks, whether each row has it.
+    marks: by column of marks, whether each row has it. cameras: of each row, or empty.
     Of a large file of texts, values, labels and lines stay in files."""
 
     values: Sequence[str] = field(default_factory=list)
@@ -29,6 +29,7 @@ class Rows:
     lines: Sequence[int] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
     marks: dict[str, list[bool]] = field(default_factory=dict)
+    cameras: list[str | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Columns:
     tasks: the column of the labels by task. split: the column of the parts, empty for none.
     part_of: the part that a cell of it names. Raises UserError for another one.
     unlabeled: whether rows without a label are allowed.
-    marks: columns of yes and no.
+    marks: columns of yes and no. camera: the column of the cameras, empty for none.
     """
 
     value: str
@@ -52,6 +53,7 @@ class Columns:
     split: str = ""
     part_of: Callable[[str], str] = str
     marks: tuple[str, ...] = ()
+    camera: str = ""
 
     def read(self, path: Path) -> Rows:
         """All rows of a table. Raises UserError, one line with the file and the line or column."""
@@ -60,6 +62,7 @@ class Columns:
         parts: list[str] = []
         labels: dict[str, list[str | None]] = {task: [] for task in self.tasks}
         marks: dict[str, list[bool]] = {name: [] for name in self.marks}
+        cameras: list[str | None] = []
         for line, row in self.rows(path):
             value, names, part = self.cells_of(path, line, row)
             values.append(value)
@@ -70,7 +73,9 @@ class Columns:
                 parts.append(part)
             for name in self.marks:
                 marks[name].append(self.mark_of(path, line, row, name))
-        found = Rows(values, dict(labels), lines, parts, marks)
+            if self.camera:
+                cameras.append(text_of(cell(path, line, row, self.camera, "camera")))
+        found = Rows(values, dict(labels), lines, parts, marks, cameras)
         self.check_any(path, found)
         return found
 
@@ -108,7 +113,8 @@ class Columns:
 
     def rows(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         format = self.format_of(path)
-        needed = [self.value, *self.tasks.values(), *filter(None, [self.split]), *self.marks]
+        others = filter(None, [self.split, self.camera])
+        needed = [self.value, *self.tasks.values(), *others, *self.marks]
         key = "data.source.encoding"
         return read_rows(path, format, self.encoding, self.header, key, columns=needed)
 

@@ -1,18 +1,15 @@
 """Pictures of one's own by a table: a column of paths, columns of labels, perhaps one of parts."""
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from datamodules.names import expanded, printable
+from datamodules.names import expanded
 from datamodules.picture_form import Fit, square
-from datamodules.source import DataInfo, Roles, Source, Splits
+from datamodules.source import DataInfo, Source, Splits
 from datamodules.sources.columns import (
     Columns,
     Format,
@@ -22,23 +19,22 @@ from datamodules.sources.columns import (
     named_classes,
     task_columns,
 )
-from datamodules.sources.files import check_regular
 from datamodules.sources.folder_source import FolderSource
-from datamodules.sources.image_folder import PARTS, Check
+from datamodules.sources.image_folder import Check
 from datamodules.sources.pictures import check_pictures
+from datamodules.sources.table_parts import (
+    Table,
+    check_files,
+    check_parts,
+    only,
+    part_named,
+    roles_of,
+    taken,
+)
 from datamodules.sources.text import numbered, stratified_split
 from datamodules.splits import count_without_label
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError
 from foundation.types import Count, Share
-
-
-def part_named(text: str) -> str:
-    """The part that a cell of the split column names: train, val or test. Raises UserError."""
-    part = PARTS.get(text.lower())
-    if part is None:
-        problem = f"'{printable(text)}' is no part of a set"
-        raise UserError("part", problem, nearest(text, sorted(PARTS)))
-    return part
 
 
 class ImageTable:
@@ -75,6 +71,9 @@ class ImageTable:
     query_column: column that marks what is looked up, with true or 1, in test and validation rows;
         null: every row, among all others. `evaluate/retrieval` does so. Needs gallery_column.
     gallery_column: column that marks the rows in which they are looked up; null: all others.
+    camera_column: column of the camera that took a picture; null: none. Pictures of the
+        class and camera of a query are left out of its gallery, as in re-identification. Needs
+        query_column.
     disjoint: test and validation rows have other classes: retrieval is evaluated, heads are not.
     """
 
@@ -100,11 +99,16 @@ class ImageTable:
         query_column: str | int | None = None,
         gallery_column: str | int | None = None,
         disjoint: bool = False,
+        camera_column: str | int | None = None,
     ):
         if (query_column is None) != (gallery_column is None):
             given, other = ("query", "gallery") if gallery_column is None else ("gallery", "query")
             key = f"data.source.{given}_column"
             raise UserError(key, f"needs data.source.{other}_column", "name both columns, or none")
+        if camera_column is not None and query_column is None:
+            remedy = "name the columns of queries and gallery too"
+            key = f"data.source.camera_column={camera_column}"
+            raise UserError(key, "needs data.source.query_column", remedy)
         for part, file in (("test", test_table), ("val", val_table)):
             if split_column is not None and file is not None:
                 key = f"data.source.split_column={split_column}"
@@ -136,6 +140,7 @@ class ImageTable:
             split,
             part_named,
             tuple(str(name) for name in (query_column, gallery_column) if name is not None),
+            "" if camera_column is None else str(camera_column),
         )
         self.disjoint = disjoint
 
@@ -192,7 +197,7 @@ class ImageTable:
                     tables[part] = Table(further, self.columns.read(further))
         return self._splits(tables, place)
 
-    def _splits(self, tables: dict[str, "Table"], place: Path) -> Splits:
+    def _splits(self, tables: dict[str, Table], place: Path) -> Splits:
         """The parts of the tables that have rows."""
         path, rows = tables["train"].path, tables["train"].rows
         tasks = self.columns.tasks
@@ -211,7 +216,7 @@ class ImageTable:
                 check_known(table.path, table.rows, classes, where)
             parts[part] = self._part(table.rows, own, place)
             if self.columns.marks:
-                roles[part] = roles_of(table, part, self.columns.marks)
+                roles[part] = roles_of(table, part, self.columns)
         val = parts.get("val")
         if "test" in parts:
             return Splits(train, parts["test"], val, roles)
@@ -233,65 +238,3 @@ class ImageTable:
         check_files(paths, rows.lines)
         targets = numbered(rows.labels, classes)
         return FolderSource(paths, targets, classes, self.form, place)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of one part, and the file that they are in."""
-
-    path: Path
-    rows: Rows
-
-
-def check_parts(tables: dict[str, Table], column: str) -> None:
-    """Raise UserError unless the split column names rows for training and for testing."""
-    for part in ("train", "test"):
-        if not tables[part].rows.values:
-            raise UserError(
-                f"{tables[part].path}: no row is of the {part} part (column '{column}')"
-            )
-
-
-def roles_of(table: Table, part: str, columns: Sequence[str]) -> Roles:
-    """The rows of a part that are queries, and those of the gallery. Raises UserError for none."""
-    marked = []
-    for column in columns:
-        rows = [row for row, mark in enumerate(table.rows.marks[column]) if mark]
-        if not rows:
-            problem = f"no row of the {part} part is marked in column '{column}'"
-            raise UserError(str(table.path), problem, "expected true or 1 in some")
-        marked.append(torch.tensor(rows, dtype=torch.int64))
-    return Roles(*marked)
-
-
-def only(rows: Rows, part: str) -> Rows:
-    """The rows of one part."""
-    here = [i for i, name in enumerate(rows.parts) if name == part]
-    return Rows(
-        [rows.values[i] for i in here],
-        {task: [names[i] for i in here] for task, names in rows.labels.items()},
-        [rows.lines[i] for i in here],
-        marks={name: [values[i] for i in here] for name, values in rows.marks.items()},
-    )
-
-
-def check_files(paths: Sequence[Path], lines: Sequence[int]) -> None:
-    """Raise UserError if pictures are not there: how many, and the first three."""
-    lost = [(path, line) for path, line in zip(paths, lines, strict=True) if not path.exists()]
-    if lost:
-        first = ", ".join(f"'{printable(str(path))}' (line {line})" for path, line in lost[:3])
-        rest = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        raise UserError(
-            f"data.source.table: {len(lost)} of its pictures are not there: {first}{rest}; "
-            "expected paths relative to data.source.folder, or to the table's"
-        )
-    for path in paths:
-        check_regular(path)
-
-
-def taken(source: FolderSource, rows: Tensor) -> FolderSource:
-    """A source of the pictures at these positions."""
-    part = copy.copy(source)
-    part.paths = source.paths[rows.numpy()]
-    part.targets = {task: values[rows] for task, values in source.targets.items()}
-    return part

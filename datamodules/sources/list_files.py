@@ -64,3 +64,21 @@ def columns_of(path: Path, names: Sequence[str]) -> dict[str, Any]:
             f"{path}: cannot be read ({first_line(error)}); expected the variables "
             f"{', '.join(names)}"
         ) from None
+
+
+def counted_rows(path: Path, columns: str) -> list[list[str]]:
+    """The rows of a list that begins with their number and the names of the columns, as those of
+    CUHK do. Raises UserError for a list that is cut short."""
+    lines = list_lines(path)
+    number = whole(lines[0], path)
+    rows = list_rows(path, columns, skip=2)
+    if len(rows) != number:
+        problem = f"has {len(rows)} rows; its first line says {number}"
+        raise UserError(f"{path}: {problem}; fetch the file again")
+    return rows
+
+
+def first_there(folder: Path, names: Sequence[str]) -> Path:
+    """The first of these files that is in a folder; else the last one."""
+    paths = [folder / name for name in names]
+    return next((path for path in paths if path.exists()), paths[-1])

@@ -55,11 +55,17 @@ class PathList(Sequence[str]):
     def __getitem__(self, place: slice | np.ndarray) -> "PathList": ...
     def __getitem__(self, place: int | slice | np.ndarray) -> "str | PathList":
         if isinstance(place, slice | np.ndarray):
-            rows = np.arange(len(self.bounds) - 1) if self.rows is None else self.rows
-            return PathList(self.buffer, self.bounds, rows[place])
+            return PathList(self.buffer, self.bounds, self._rows(place))
         place = range(len(self))[place]
         row = place if self.rows is None else self.rows[place]
         return os.fsdecode(self.buffer[self.bounds[row] : self.bounds[row + 1]])
+
+    def _rows(self, place: slice | np.ndarray) -> np.ndarray:
+        if self.rows is not None:
+            return self.rows[place]
+        if isinstance(place, slice):  # not all of a million rows for a few of them
+            return np.arange(*place.indices(len(self)))
+        return np.arange(len(self))[place]
 
     def __iter__(self) -> Iterator[str]:
         return (path.decode(*CODING) for path in self.raw())

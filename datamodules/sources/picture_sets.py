@@ -2,15 +2,16 @@
 the checks. A set says which files are in which part, and of which class."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from datamodules.names import printable
 from datamodules.picture_form import Fit, square
-from datamodules.source import DataInfo, Source, Splits, check_labels
+from datamodules.source import DataInfo, Roles, Source, Splits, check_labels
 from datamodules.sources.files import files_below
 from datamodules.sources.folder_source import FolderSource
 from datamodules.sources.image_folder import Check, class_folders
@@ -21,14 +22,40 @@ from datamodules.splits import count_without_label
 from foundation.errors import UserError
 from foundation.types import Count, Share
 
+LABEL = "label"  # the task of a set that has one
+
 
 @dataclass(frozen=True)
 class Listing:
-    """Pictures of a part. files: relative to the set's folder. labels: numbers of their classes."""
+    """Pictures of a part. files: relative to the set's folder. labels: numbers of their classes.
+    attributes: 0 or 1 of each picture by name; they are the set's tasks in place of one label.
+    queries, gallery: positions of pictures that are looked up, and of those among which; empty:
+    every one among all others."""
 
     files: Sequence[str]
     labels: Sequence[int]
     classes: Sequence[str]
+    attributes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    queries: Sequence[int] = ()
+    gallery: Sequence[int] = ()
+
+    @property
+    def targets(self) -> dict[str, Tensor]:
+        named = self.attributes or {LABEL: self.labels}
+        return {task: torch.as_tensor(values, dtype=torch.int64) for task, values in named.items()}
+
+    @property
+    def names(self) -> dict[str, list[str]]:
+        """The classes of each task."""
+        if self.attributes:
+            return {task: ["no", "yes"] for task in self.attributes}
+        return {LABEL: list(self.classes)}
+
+    @property
+    def roles(self) -> Roles | None:
+        if not self.queries:
+            return None
+        return Roles(torch.tensor(self.queries), torch.tensor(self.gallery))
 
 
 Listings = Mapping[str, Listing]  # by part: train, test, perhaps val
@@ -42,6 +69,7 @@ class PictureSet:
     marks: files or folders, one of which is in the set's folder.
     torchvision: class of torchvision that downloads the set, empty for none.
     parts_fetched: arguments of each call of it.
+    tasks: numbers of classes by task, None where the lists tell.
 
     size: side of the square that every picture is brought to, in pixels, at least 1.
     check: pictures that are decoded once before training: `all`, those for `evaluation`, or `none`.
@@ -55,6 +83,7 @@ class PictureSet:
     marks: ClassVar[tuple[str, ...]]
     torchvision: ClassVar[str] = ""
     parts_fetched: ClassVar[tuple[dict[str, Any], ...]] = ({},)
+    tasks: Mapping[str, int | None] = {LABEL: None}
 
     def __init__(
         self,
@@ -77,7 +106,7 @@ class PictureSet:
 
     def info(self) -> DataInfo:
         return DataInfo(
-            "image", {"label": None}, self.form.shape, stored=self.form, disjoint=self.disjoint
+            "image", dict(self.tasks), self.form.shape, stored=self.form, disjoint=self.disjoint
         )
 
     def preview(self, root: str | Path | None = None) -> DataInfo:
@@ -89,7 +118,7 @@ class PictureSet:
         unlabeled = count_without_label(train.targets)
         return replace(
             self.info(),
-            tasks={"label": len(train.classes["label"])},
+            tasks={task: len(names) for task, names in train.classes.items()},
             train_size=len(train) - unlabeled,
             unlabeled=unlabeled,
         )
@@ -106,17 +135,19 @@ class PictureSet:
 
     def listed(self, folder: Path) -> Splits:
         """The parts, whose files are named and not opened."""
-        parts = {part: self.part(folder, listing) for part, listing in self.read(folder).items()}
-        return Splits(parts["train"], parts["test"], parts.get("val"))
+        listings = self.read(folder)
+        parts = {part: self.part(folder, listing) for part, listing in listings.items()}
+        roles = {part: roles for part, one in listings.items() if (roles := one.roles) is not None}
+        return Splits(parts["train"], parts["test"], parts.get("val"), roles)
 
     def part(self, folder: Path, listing: Listing) -> FolderSource:
         if not listing.files:
             raise UserError(f"{folder}: a part of {self.title} has no pictures; fetch it again")
-        labels = torch.tensor(listing.labels, dtype=torch.int64)
-        check_labels(f"{folder}: {self.title}", labels, len(listing.classes))
+        targets, classes = listing.targets, listing.names
+        for task, labels in targets.items():
+            check_labels(f"{folder}: {self.title}", labels, len(classes[task]))
         paths = [folder / file for file in listing.files]
-        classes = {"label": list(listing.classes)}
-        return FolderSource(paths, {"label": labels}, classes, self.form, folder)
+        return FolderSource(paths, targets, classes, self.form, folder)
 
     # -- the folder --------------------------------------------------------------------------------
     def found(self, root: str | Path | None) -> Path | None:

@@ -1,5 +1,6 @@
 """Published sets of pictures for metric learning: CUB-200-2011, Cars-196, Stanford Online
-Products. By default evaluation has other classes than training, as in the papers of the field."""
+Products, In-shop Clothes Retrieval. By default evaluation has other classes than training, as in
+the papers of the field."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,7 @@ import numpy as np
 
 from datamodules.picture_form import Fit
 from datamodules.sources.image_folder import Check
-from datamodules.sources.list_files import columns_of, list_rows, whole
+from datamodules.sources.list_files import columns_of, counted_rows, first_there, list_rows, whole
 from datamodules.sources.picture_sets import (
     Listing,
     Listings,
@@ -16,7 +17,7 @@ from datamodules.sources.picture_sets import (
     cut_by_classes,
     some,
 )
-from foundation.errors import UserError
+from foundation.errors import UserError, nearest
 from foundation.types import Count, Share
 
 Cut = Literal["classes", "images"]
@@ -155,4 +156,50 @@ class SOP(PictureSet):
             place = {number: label for label, number in enumerate(known)}
             labels = [place[number] for number in numbers]
             parts[part] = Listing([row[3] for row in rows], labels, [str(n) for n in known])
+        return parts
+
+
+class InShop(PictureSet):
+    """In-shop Clothes Retrieval of DeepFashion: 25882 training pictures of 3997 garments; 14218
+    queries, looked up among 12612 pictures, of 3985 others.
+
+    `root` has list_eval_partition.txt, there or in Eval, and the pictures in img or Img/img.
+
+    Liu, Luo, Qiu, Wang, Tang, DeepFashion: Powering Robust Clothes Recognition and Retrieval with
+    Rich Annotations, CVPR 2016.
+    """
+
+    title = "In-shop Clothes Retrieval"
+    folders = ("In-shop Clothes Retrieval Benchmark", "In-shop", "inshop")
+    marks = ("Eval/list_eval_partition.txt", "list_eval_partition.txt")
+    columns = "image_name item_id evaluation_status"
+    statuses = ("train", "query", "gallery")
+
+    @property
+    def disjoint(self) -> bool:
+        return True
+
+    def read(self, folder: Path) -> Listings:
+        path = first_there(folder, self.marks)
+        rows = counted_rows(path, self.columns)
+        for row in rows:
+            if row[2] not in self.statuses:
+                problem = f"evaluation_status '{row[2]}'"
+                raise UserError(f"{path}", problem, nearest(row[2], self.statuses))
+        inside = "" if (folder / "img").is_dir() else "Img/"
+        parts = {}
+        for part in ("train", "test"):
+            here = [row for row in rows if (row[2] == "train") == (part == "train")]
+            known = sorted({row[1] for row in here})
+            place = {name: label for label, name in enumerate(known)}
+            parts[part] = Listing(
+                [f"{inside}{row[0]}" for row in here],
+                [place[row[1]] for row in here],
+                known,
+                queries=[i for i, row in enumerate(here) if row[2] == "query"],
+                gallery=[i for i, row in enumerate(here) if row[2] == "gallery"],
+            )
+        test = parts["test"]
+        if not (test.queries and test.gallery):
+            raise UserError(f"{path}", "has no queries or no gallery", "fetch the file again")
         return parts

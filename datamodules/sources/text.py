@@ -133,6 +133,11 @@ class TextSource(Source):
         return placed
 
 
+def is_large(source: Source) -> bool:
+    """Whether a source has texts that stay in the cache folder."""
+    return isinstance(source, TextSource) and isinstance(source.texts, Stored)
+
+
 def text_source(
     texts: Sequence[str],
     labels: Mapping[str, Sequence[str | None]],

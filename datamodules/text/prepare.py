@@ -1,10 +1,11 @@
 """Tokenization of the texts of a data set: `data.text` in a config."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
-from datamodules.source import Splits
+from datamodules.source import Source, Splits
 from datamodules.sources.text import TextSource
 from datamodules.text.codec import Codec
 from datamodules.text.stored_words import encode_parts, trained
@@ -41,10 +42,9 @@ class Tokenize:
         name = self.network if self.tokenizer == "auto" else self.tokenizer
         return None if name == "train" else name
 
-    def __call__(self, splits: Splits) -> Codec:
-        parts = [
-            part for part in (splits.train, splits.val, splits.test) if isinstance(part, TextSource)
-        ]
+    def __call__(self, splits: Splits, more: Sequence[Source] = ()) -> Codec:
+        found = (splits.train, splits.val, splits.test, *more)
+        parts = [part for part in found if isinstance(part, TextSource)]
         if self.pretrained is None:
             tokenizer = trained(parts[0].texts, self.vocab_size)
         else:

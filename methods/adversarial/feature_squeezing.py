@@ -20,6 +20,10 @@ from recipes.contract.environment import Environment
 from recipes.step import Embedded
 
 SCORE = "score"
+NonLocalMeans = Annotated[
+    str,
+    Field(pattern=r"^[1-9]\d*-[1-9]\d*-[1-9]\d*$", description="three numbers such as 13-3-2"),
+]
 
 
 def distances(clean: Mapping[str, Tensor], squeezed: Mapping[str, Tensor]) -> Tensor:
@@ -66,7 +70,7 @@ class FeatureSqueezing(Method):
         self,
         bits: Annotated[int, Field(ge=1, le=8)] | None = 5,
         window: Annotated[int, Field(ge=2)] | None = 2,
-        nlm: Annotated[str, Field(pattern=r"^[1-9]\d*-[1-9]\d*-[1-9]\d*$")] | None = None,
+        nlm: NonLocalMeans | None = None,
         false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.05,
         predict: Literal["original", "squeezed"] = "original",
     ):

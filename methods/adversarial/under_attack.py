@@ -7,7 +7,7 @@ from torch import Tensor
 from foundation.distributed import gathering_device
 from methods.adversarial.attacks.attack import Attack, Draws, QueryAttack
 from methods.adversarial.attacks.losses import Loss, Objective
-from methods.adversarial.attacks.threat import Norm, Threat
+from methods.adversarial.attacks.threat import Norm, Threat, per_sample
 from methods.adversarial.detection import Detection
 from methods.adversarial.query_count import QueryCount, of_restarts
 from methods.adversarial.reported_victim import ReportedVictim
@@ -16,18 +16,46 @@ from recipes.contract.environment import Environment
 from recipes.step import Embedded
 
 
-def evading(value: Objective, victim: ReportedVictim, weight: float) -> Objective:
+class Evading:
     """value - weight · Σ over detectors of how far their score is above its alarm: the joint
-    objective of an attacker who knows them, after He et al., WOOT 2017, arXiv 1706.04701."""
+    objective of an attacker who knows them, after He et al., WOOT 2017, arXiv 1706.04701.
 
-    def joint(x: Tensor) -> Tensor:
-        found = value(x)
-        for remark in victim.remarks(x).values():
+    Of all points that the attack tries, `found` has for every sample the misclassified one with the
+    smallest excess over the alarms.
+    """
+
+    def __init__(self, victim: ReportedVictim, value: Objective, weight: float):
+        self.victim = victim
+        self.value = value
+        self.weight = weight
+        self.margin = victim.objective("margin")
+        self.point = victim.x
+        self.least = torch.full((len(victim.x),), torch.inf, device=victim.x.device)
+
+    def excess(self, x: Tensor) -> Tensor:
+        """[N]: 0 for a sample that no detector flags."""
+        total = torch.zeros(len(x), device=x.device)
+        for remark in self.victim.remarks(x).values():
             if remark.alarm is not None:
-                found = found - weight * (remark.values - remark.alarm).clamp_min(0)
-        return found
+                total = total + (remark.values - remark.alarm).clamp_min(0)
+        return total
 
-    return joint
+    def __call__(self, x: Tensor) -> Tensor:
+        excess = self.excess(x)
+        self.keep(x.detach(), excess.detach())
+        return self.value(x) - self.weight * excess
+
+    @torch.no_grad()
+    def keep(self, x: Tensor, excess: Tensor) -> None:
+        better = (self.margin(x) >= 0) & (excess < self.least)
+        self.least = torch.where(better, excess, self.least)
+        self.point = torch.where(per_sample(better, x), x, self.point)
+
+    @torch.no_grad()
+    def found(self, last: Tensor) -> Tensor:
+        """last: the point that the attack returned; the result where none was misclassified."""
+        self.keep(last, self.excess(last))
+        return torch.where(per_sample(self.least.isfinite(), last), self.point, last)
 
 
 class UnderAttack(Robustness):
@@ -86,10 +114,11 @@ class UnderAttack(Robustness):
         if not self.evade or not has_alarm(victim):
             return
         threat = Threat.around(Embedded(victim.x, victim.mask), self.norm, self.eps)
-        value = evading(victim.objective(self.loss, self.draws), victim, self.evade)
-        knowing = victim.raising(value)
-        points = [self.algorithm(knowing, threat, draw) for draw in self.draws_of(victim)]
-        points.insert(0, victim.x)
+        value = victim.objective(self.loss, self.draws)
+        points = [victim.x]
+        for draw in self.draws_of(victim):
+            evading = Evading(victim, value, self.evade)
+            points.append(evading.found(self.algorithm(victim.raising(evading), threat, draw)))
         success = successes(victim, [victim.logits(point) for point in points])
         self.evaded.add(victim, points, success)
 

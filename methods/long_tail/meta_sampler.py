@@ -2,7 +2,7 @@
 NeurIPS 2020, arXiv 2007.10740."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import pytorch_lightning as pl
 import torch
@@ -148,7 +148,8 @@ class MetaSampler(Method):
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         batch = trainer.datamodule.batch_size  # type: ignore[attr-defined]
-        counts = module.statistics.counts(self._task(module.tasks))  # type: ignore[operator,arg-type]
+        context = cast(Context, module)
+        counts = context.statistics.counts(self._task(context.tasks))
         self.check_sizes(batch, trainer.world_size, int((counts > 0).sum()), int(counts.sum()))
 
     def check_sizes(self, batch: int, world: int, classes: int, samples: int) -> None:

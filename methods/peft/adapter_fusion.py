@@ -2,7 +2,7 @@
 Composition for Transfer Learning, EACL 2021, arXiv 2005.00247."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class Fusion(nn.Module):
         with torch.no_grad():
             self.value.weight.fill_(OFF_DIAGONAL).fill_diagonal_(1.0)
         # decay would pull V to zero, and with it all adapters
-        self.value.weight._weight_decay = 0.0  # type: ignore[assignment]
+        self.value.weight._weight_decay = 0.0  # type: ignore[attr-defined]
 
     def forward(self, h: Tensor) -> Tensor:
         """Σ_n p_n V A_n(h)."""
@@ -142,7 +142,7 @@ class AdapterFusion(Adapter):
         for number, place in enumerate(self.adapters):
             if place != FRESH:
                 own = [layer.adapters[number] for layer in fusions(network, self.key)]
-                copy_adapter(place, network, own, option)
+                copy_adapter(place, network, cast(list[Bottleneck], own), option)
 
     def make(self, site: Site) -> Bottleneck:
         """An adapter for the weights of a run; a fresh one has torch's for both layers, since one

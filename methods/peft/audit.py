@@ -69,7 +69,8 @@ def audit(
             # anew: where the embedding is trained, it depends on what has been filled
             example = network.example()
             acting = {name: p for name, p in trained.items() if name not in idle}
-            _check_gradients(network, key, acting, answer(network, example))
+            if acting:
+                _check_gradients(network, key, acting, answer(network, example))
             if key in network.deltas and is_mergeable(network.deltas[key]):
                 _check_merge(network, key, example)
 

@@ -66,8 +66,7 @@ def largest(values: Sequence[Tensor], share: float) -> list[Tensor]:
 
 # -- modules ---------------------------------------------------------------------------------------
 class Noise:
-    """What the gates of a step are drawn from, set in every step; None: the gates of
-    evaluation."""
+    """What the gates of a step are drawn from; None: the gates of evaluation."""
 
     key: tuple[object, ...] | None = None
 
@@ -171,16 +170,16 @@ class DiffPruning(PEFTMethod):
     1), s = σ(log u - log(1-u) + α), z = min(1, max(0, 3 s - 1.5)). u is drawn once a step, equal on
     all ranks; in evaluation s = σ(α). The loss term is the expected share of open gates. Then the
     `share` largest entries of δ by magnitude are kept, and for the last `fixed` part of the run
-    only they are trained, without gates, with the optimizer's state going on (paper: a new stage;
-    `load` of a finished run makes one). Heads are trained without gates. It needs memory: w, α and
-    their moments are six times the network. The file of the delta has the kept entries alone. It
-    changes every weight, so it refuses other changes of the network. Learning rates: those of full
-    fine-tuning for w, as it is w that moves the weights.
+    only they are trained, without gates, with the optimizer's state going on (paper: a new stage,
+    as in `recipe=diff_pruning`). Heads have no gates. w, α and their moments need six times the
+    memory of the network. The file of the delta has the kept entries alone. It changes every
+    weight, so it refuses other changes. Learning rates: those of full fine-tuning, for w.
 
     share: entries that are kept, a share of all weights, above 0; 0.005 (paper).
     penalty: weight of the expected share of open gates, at least 0; 42 (the paper's 1.25e-7 a
         weight, times BERT-large's 335 million).
-    fixed: last part of the run in which the choice is fixed, in [0, 1); 0.5.
+    fixed: last part of the run in which the choice is fixed, in [0, 1); 0.5; null: none, as in the
+        stages of `recipe=diff_pruning`.
     grouped: a gate for every tensor beside those of its entries; true (paper's structured form).
     group_penalty: the term is of the `product` of both probabilities (paper) or of their `sum`
         (authors' code).
@@ -198,7 +197,7 @@ class DiffPruning(PEFTMethod):
         self,
         share: Annotated[float, Field(gt=0, le=1)] = 0.005,
         penalty: Weight = 42.0,
-        fixed: ShareBelowOne = 0.5,
+        fixed: ShareBelowOne | None = 0.5,
         grouped: bool = True,
         group_penalty: Literal["product", "sum"] = "product",
         start: float = 5.0,
@@ -237,7 +236,7 @@ class DiffPruning(PEFTMethod):
     def parameter_groups(self, context: Context) -> list[dict[str, Any]]:
         gates = []
         for diff in diffs_of(context.network, self.key):
-            gates += [diff.alpha] if diff.group is None else [diff.alpha, diff.group]
+            gates += [gate for gate in (diff.alpha, diff.group) if gate is not None]
         return [{"params": gates, "lr": self.gate_lr, "weight_decay": 0.0, "constant": True}]
 
     def prepare(self, step: Step, context: Context) -> None:
@@ -254,17 +253,20 @@ class DiffPruning(PEFTMethod):
         step.term("sparsity", count / size, weight=self.penalty)
 
     def last_gated(self, total: int) -> int:
-        """The optimizer step after which the choice is fixed."""
-        return max(round((1 - self.fixed) * total), 1)
+        """The optimizer step after which the choice is fixed; 0: it never is."""
+        return 0 if self.fixed is None else max(round((1 - self.fixed) * total), 1)
 
     @torch.no_grad()
     def after_step(self, step: Step, context: Context) -> None:
         if step.progress.step + 1 != self.last_gated(context.total_steps):
             return
-        masks = largest([hard_delta(d) for d in diffs_of(context.network, self.key)], self.share)
-        networks = [context.network]
-        if context.teacher is not None:
-            networks.append(context.teacher.network)
+        teachers = [] if context.teacher is None else [context.teacher.network]
+        self.project([context.network, *teachers])
+
+    @torch.no_grad()
+    def project(self, networks: Sequence[Network]) -> None:
+        """Keep the largest entries of the first network, in all of them."""
+        masks = largest([hard_delta(d) for d in diffs_of(networks[0], self.key)], self.share)
         for network in networks:
             for diff, mask in zip(diffs_of(network, self.key), masks, strict=True):
                 diff.fix(mask)

@@ -1,8 +1,8 @@
 """The side network of `ladder_side_tuning`: its blocks, its rungs, its hooks on the backbone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +119,7 @@ class Ladder(nn.Module):
         states = kept_states(blocks, self.first.out_features)
         select_states(self.first, states)
         select_states(self.up, states, back=True)
-        for i, rung in zip(self.kept, self.rungs, strict=True):
+        for i, rung in zip(self.kept, cast(Iterable[Rung], self.rungs), strict=True):
             select_states(rung.down, states)
             fill_mlp(rung.block.mlp, blocks[i], states)
             attention = rung.block.attention

@@ -3,7 +3,7 @@ Efficient Transfer Learning, NeurIPS 2022, arXiv 2206.06522."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -99,7 +99,7 @@ class LadderSideTuning(PEFTMethod):
     def plain_backbone(self, context: Context) -> Iterator[None]:
         """The backbone without the ladder, with gradients of its weights and of nothing else."""
         network = context.network
-        ladder = network.deltas[self.key]
+        ladder = cast(Ladder, network.deltas[self.key])
         before = [(p, p.requires_grad) for p in network.parameters()]
         network.requires_grad_(False)
         network.backbone.requires_grad_(True)

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ def fill_mlp(mlp: nn.Sequential, layers: Mapping[str, Layer], states: Tensor) ->
     """The hidden units that matter most. Units that the wide network does not have stay as they
     were."""
     read, write = layers["mlp.in"], layers["mlp.out"]
-    first, last = mlp[0], mlp[-1]
+    first, last = cast(nn.Linear, mlp[0]), cast(nn.Linear, mlp[-1])
     units = top(read.of_rows + write.of_columns, len(first.weight))
     first.weight[: len(units)] = read.weight[units][:, states]
     last.weight[:, : len(units)] = write.weight[states][:, units]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from foundation.awaited import is_awaited
 from foundation.errors import UserError, first_line
 from foundation.moved import former_names
 from methods.peft.audit import REMEDY, audit, snapshot
@@ -34,6 +35,7 @@ class PEFTMethod(Method, ABC):
     preserves: bool = True
     trains_backbone: bool = True
     load: str | None = None
+    artifacts = {"delta": "delta.safetensors"}
 
     @abstractmethod
     def attach(self, network: Network) -> None:
@@ -59,7 +61,7 @@ class PEFTMethod(Method, ABC):
         with self.refusing(network):
             idle = {name for name in trained if self.may_be_idle(name)}
             audit(network, self.key, trained, before, self.preserves, idle)
-        if self.load is not None:
+        if self.load is not None and not is_awaited(self.load):
             self.read(Path(self.load), network, trained)
 
     def may_be_idle(self, name: str) -> bool:

@@ -34,6 +34,7 @@ def copy_adapter(place: str, network: Network, own: Sequence[Bottleneck], option
     if meta and Path(place).suffix == ".ckpt" and not path.is_file():
         return
     state, about = read_delta_file(path, option)
+    check_variant(about, own[0].variant, f"{option}: '{place}'")
     parts = adapter_parts(state, f"{option}: '{place}'")
     check_structure(parts, about, own, f"{option}: '{place}'")
     if meta:
@@ -81,6 +82,16 @@ def adapter_parts(state: Mapping[str, Tensor], subject: str) -> list[dict[str, T
     return [blocks[number] for number in sorted(blocks)]
 
 
+def check_variant(about: Mapping[str, str], variant: str, subject: str) -> None:
+    """Raise UserError for adapters at other places of a block."""
+    for entry in json.loads(about.get("structure", "{}")).values():
+        if entry["variant"] != variant:
+            raise UserError(
+                f"{subject} has adapters with variant={entry['variant'] or 'another'}; only those "
+                f"with variant={variant} are fused: {TRAIN_ONE}"
+            )
+
+
 def check_structure(
     parts: Sequence[Mapping[str, Tensor]],
     about: Mapping[str, str],
@@ -92,11 +103,6 @@ def check_structure(
     sites = list(json.loads(about.get("sites", "{}")).values())
     expected = [adapter.site for adapter in own]
     found = structure_of(about, subject)
-    if found["variant"] != own[0].variant:
-        raise UserError(
-            f"{subject} has adapters with variant={found['variant']}; only those with "
-            f"variant={own[0].variant} are fused: {TRAIN_ONE}"
-        )
     if sites != expected:
         raise UserError(
             f"{subject} has {len(sites)} adapters, first at '{sites[0]}', and this network needs "

@@ -46,7 +46,7 @@ def balance(log_p: Tensor, log_prior: Tensor) -> Tensor:
 
 def predictions_of(seen: Seen) -> dict[str, Tensor]:
     """q [B, C] by task."""
-    return {task: torch.softmax(z.float(), 1) for task, z in seen.logits.items()}
+    return {task: torch.softmax(seen.logits[task].float(), 1) for task in seen.targets}
 
 
 @contextmanager

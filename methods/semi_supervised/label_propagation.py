@@ -50,7 +50,7 @@ class LabelPropagation(Method):
     others data.unlabeled_ratio for each of them (paper: 50 of 100 on CIFAR-10, 31 of 128 else). The
     table (20 bytes × samples × tasks) is part of the checkpoint. With several ranks the first one
     solves for all. Memory grows with samples × neighbors: 100,000 samples with 50 neighbors need
-    about 1 GB for the moment.
+    0.8 GB for the moment.
 
     neighbors: k of the graph, at least 1; 50 (paper).
     gamma: exponent γ of the similarities, above 0; 3 (paper).

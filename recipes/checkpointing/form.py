@@ -266,6 +266,7 @@ class Provenance(Form):
     input_size: ImageSize
     encoder: str | None
     vocab_size: Count | None
+    files: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def words_are_known(self) -> "Provenance":

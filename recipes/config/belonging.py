@@ -19,6 +19,7 @@ BASES = {
     "trainer": "recipes.engine.trainer.TrainerSettings",
     "checkpoint": "recipes.engine.trainer.CheckpointSettings",
     "data": "datamodules.datamodule.StreamDataModule",
+    r"stages\.[^.\[\]]+\.program": "recipes.contract.program.Program",
 }
 # place -> functions that a class must have there
 FUNCTIONS = {r"data\.source": ("info", "load")}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foundation.errors import UserError
-from recipes.config.groups import from_hydra
+from recipes.config.groups import SINGLE, from_hydra
 from recipes.config.keys import key_of, value_of
 
 NONE = "none"
@@ -52,3 +52,8 @@ def written(names: Sequence[str]) -> str:
     if not names:
         return NONE
     return names[0] if len(names) == 1 else f"[{','.join(names)}]"
+
+
+def is_list_of_choices(override: str) -> bool:
+    """Whether a list is given where a group takes one choice."""
+    return key_of(override) in SINGLE and value_of(override).lstrip().startswith("[")

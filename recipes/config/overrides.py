@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from foundation.errors import UserError
 from recipes.config.catalogue import Catalogue
+from recipes.config.data_groups import KINDS, misplaced
 from recipes.config.keys import key_of, missing_part
 from recipes.config.messages import no_equals_sign, not_an_override, other_refusal
 from recipes.config.unknown_key import check_key
@@ -119,6 +120,7 @@ def collect_errors(
     known = catalogue_or_default(overrides)
     parts = sorted_overrides(passing(overrides, parse, errors), known)
     choices = passing(parts.choices, known.check_choice, errors)
+    choices = choices_of_data(choices, parts.hydra, errors)
     try:
         base = compose_parsed([*choices, *parts.hydra])
     except REFUSALS as error:
@@ -135,6 +137,28 @@ def collect_errors(
     if not errors and not left_out:
         errors = [refusal_error(refusal, known)]
     return composed, errors
+
+
+def choices_of_data(
+    choices: Sequence[Override], hydra: Sequence[Override], errors: list[UserError]
+) -> list[Override]:
+    """The choices without those of groups that the chosen data do not have, as views of pictures
+    beside texts; their errors are added to `errors`."""
+    nested = [choice for choice in choices if choice.key_or_group in KINDS]
+    others = [choice for choice in choices if choice not in nested]
+    try:
+        base = compose_parsed([*others, *hydra])
+    except REFUSALS:
+        return list(choices)
+    name = str(base.hydra.runtime.choices.get("data"))
+    fitting = []
+    for choice in nested:
+        error = misplaced(choice.input_line or "", base.data, name)
+        if error is None:
+            fitting.append(choice)
+        else:
+            errors.append(error)
+    return [*others, *fitting]
 
 
 def catalogue_or_default(overrides: Sequence[str]) -> Catalogue:

@@ -10,6 +10,7 @@ other; each gives a config and adds to the errors:
       | leftovers        methods and measurements that are not part of the run are dropped
       | chosen           lists of methods get their names
       | own_data         the cuts of a recipe are not for the user's data
+      | data_groups      views that the command chooses replace those of the set
       | named            all names are known: a first line, or errors, before any class is imported
       | whole_numbers    1e3 becomes 1000 where a whole number is expected
       | validation       every value against the signature of what it is given to
@@ -31,10 +32,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from foundation.errors import ConfigErrors, UserError, raise_all
-from recipes.config.catalogue import Catalogue
-from recipes.config.choices import choice_errors
-from recipes.config.groups import CONFIGS, SINGLE, from_hydra, to_hydra
-from recipes.config.keys import key_of, missing_part, part_of, value_of
+from recipes.config.choices import choice_errors, is_list_of_choices
+from recipes.config.data_groups import misplaced_choices, replace_views
+from recipes.config.groups import CONFIGS, from_hydra, to_hydra
+from recipes.config.keys import key_of, missing_part
+from recipes.config.leftovers import ListGroups, drop_leftovers, drop_unmeasured, name_lists
 from recipes.config.overrides import (
     REFUSALS,
     catalogue,
@@ -44,17 +46,21 @@ from recipes.config.overrides import (
 )
 from recipes.config.own_data import keep_own_data, one_choice_of_labels
 from recipes.config.renamed import rename_in_config, renamed_overrides
+from recipes.config.stage_forms import StageForm, form_errors, loops_of, written_out
 from recipes.config.stage_keys import (
+    as_written,
     check_stage_keys,
+    set_form_keys,
     split_stage_keys,
     stage_keys_from_hydra,
 )
-from recipes.config.unknown_key import absent_in_all_stages, error_of_absent_method
+from recipes.config.stage_programs import program_config, program_errors
+from recipes.config.unknown_key import absent_in_all_stages
 from recipes.config.validation import ROOT, validate
 from recipes.config.whole_numbers import write_whole_numbers
 
 StageKeys = Mapping[str, Sequence[str]]
-ListGroups = Callable[[], Catalogue]
+WEIGHTS = "network.checkpoint"
 # called with the config and the errors so far, once all names are checked
 Named = Callable[[DictConfig, list[UserError]], None]
 
@@ -145,22 +151,44 @@ def settle(
     name_lists(config, known)
     one_choice_of_labels(config, overrides)
     lines += keep_own_data(config, overrides, compose_quietly)
-    stage_errors = check_stage_keys(stage_keys or {}, config)
-    name_errors = [*errors, *method_errors, *measurement_errors, *stage_errors]
+    lines += replace_views(config, overrides, compose_quietly)
+    data_errors = misplaced_choices(config, overrides)
+    stage_keys, key_errors = set_form_keys(stage_keys or {}, config)
+    stage_errors = [*key_errors, *check_stage_keys(stage_keys, config)]
+    stage_errors += form_errors(as_written(config.get("stages")))
+    name_errors = [*errors, *method_errors, *measurement_errors, *stage_errors, *data_errors]
     named(config, name_errors)
     write_whole_numbers(config, ROOT)
-    raise_all([*name_errors, *validate(config)])
+    others = [] if data_errors else [*validate(config), *program_errors(config)]
+    raise_all([*name_errors, *others])
     OmegaConf.resolve(config)
     if config.get("stages"):
-        stages, stage_lines = stage_configs(config.stages, overrides, stage_keys or {}, known)
-        config.stages = stages
-        lines += stage_lines
+        lines += settle_stages(config, overrides, stage_keys, known)
     return Command(config, dropped, lines)
 
 
 # -- stages ----------------------------------------------------------------------------------------
+def settle_stages(
+    config: DictConfig, overrides: Sequence[str], stage_keys: StageKeys, known: ListGroups
+) -> list[str]:
+    """Replace the stages by the config of each, in place; `loops` says which are rounds of one.
+    Returns lines to print. Raises `ConfigErrors` of all stages."""
+    forms = written_out(as_written(config.stages))
+    stages, lines = stage_configs(forms, config, overrides, stage_keys, known)
+    loops = loops_of(forms)
+    config.stages = stages
+    if loops:
+        with open_dict(config):
+            config.loops = loops
+    return lines
+
+
 def stage_configs(
-    stages: DictConfig, overrides: Sequence[str], stage_keys: StageKeys, known: ListGroups
+    forms: Sequence[StageForm],
+    config: DictConfig,
+    overrides: Sequence[str],
+    stage_keys: StageKeys,
+    known: ListGroups,
 ) -> tuple[dict[str, DictConfig], list[str]]:
     """The config of every stage of a recipe, and lines to print. Raises `ConfigErrors` of all.
 
@@ -171,41 +199,53 @@ def stage_configs(
     errors: list[UserError] = []
     lines: list[str] = []
     hydra_config = HydraConfig.instance().cfg
-    for name in map(str, stages):
+    for form in forms:
+        if form.program is not None:
+            configs[form.name] = program_config(form.program, config)
+            continue
+        alone = [text for name in form.names for text in stage_keys.get(name, ())]
         try:
-            command = stage_command(name, stages[name], overrides, stage_keys.get(name, ()), known)
-            configs[name] = command.config
+            command = stage_command(form, overrides, alone, known)
+            configs[form.name] = command.config
             lines += command.lines
         except UserError as refusal:
-            errors += [error.within(f"stages.{name}") for error in refusal.errors]
+            errors += [error.within(f"stages.{form.name}") for error in refusal.errors]
         finally:
             HydraConfig.instance().cfg = hydra_config
+    runs = [configs[form.name] for form in forms if form.program is None and form.name in configs]
     if not errors:
-        errors = errors_of_absent_parts(overrides, list(configs.values()), known)
+        errors = errors_of_absent_parts(overrides, runs, known)
     raise_all(errors)
     return configs, lines
 
 
 def stage_command(
-    name: str, own: Sequence[str], common: Sequence[str], alone: Sequence[str], known: ListGroups
+    form: StageForm, common: Sequence[str], alone: Sequence[str], known: ListGroups
 ) -> Command:
-    """The command of one stage. own: overrides in the recipe's file. common: of the command. alone:
-    of the command, for this stage."""
-    own, lines = renamed_overrides(own)
+    """The command of one stage. form: with the overrides in the recipe's file. common: of the
+    command. alone: of the command, for this stage."""
+    own, lines = renamed_overrides(form.overrides)
     groups = known().groups
     # of two choices of one group Hydra would take both files
     chosen_alone = {key_of(text) for text in alone} & groups.keys()
     own = [text for text in own if key_of(text) not in chosen_alone]
-    common = [text for text in common if key_of(text) not in chosen_alone]
+    common = [text for text in common if key_of(text) not in chosen_alone | handed_on(own)]
     chosen = {key_of(text) for text in own} & groups.keys()
     clashes = [text for text in common if key_of(text) in chosen]
-    remedy = f"say it by stages.{name}."
+    remedy = f"say it by stages.{form.name}."
     raise_all([UserError(t, "this stage makes its own choice", f"{remedy}{t}") for t in clashes])
     # what the recipe sets of methods that the command replaced is a leftover
     optional = [*own, *common] if chosen_alone else common
     command = compose_stage([*own, *common, *alone], optional)
     command.lines = lines + command.lines
     return command
+
+
+def handed_on(own: Sequence[str]) -> set[str]:
+    """`network.checkpoint`, where a stage takes it from an earlier one: what the command names is
+    where the recipe begins."""
+    texts = [text for text in own if key_of(text) == WEIGHTS]
+    return {WEIGHTS} if any("{" in text for text in texts) else set()
 
 
 def compose_stage(overrides: Sequence[str], optional: Sequence[str]) -> Command:
@@ -232,69 +272,3 @@ def errors_of_absent_parts(
         key for key in map(key_of, overrides) if all(missing_part(stage, key) for stage in stages)
     ]
     return [absent_in_all_stages(key, stages, known()) for key in keys]
-
-
-# -- steps -----------------------------------------------------------------------------------------
-def is_list_of_choices(override: str) -> bool:
-    """Whether a list is given where a group takes one choice."""
-    return key_of(override) in SINGLE and value_of(override).lstrip().startswith("[")
-
-
-def name_lists(config: DictConfig, known: ListGroups) -> None:
-    """Say in `chosen` which methods a list chose, as `[a,b]`: Hydra names the choice of a single
-    one only."""
-    chosen = config.get("chosen")
-    if not isinstance(chosen, DictConfig):
-        return
-    methods = list(map(str, config.get("methods") or {}))
-    for group in [group for group in chosen if chosen[group] is None]:
-        family_of = known().methods
-        names = [method for method in methods if family_of.get(method) == group]
-        chosen[group] = f"[{','.join(names)}]"
-
-
-def drop_leftovers(
-    config: DictConfig, overrides: Sequence[str], known: ListGroups
-) -> tuple[list[str], list[UserError]]:
-    """Take keys of methods that are not part of the run out of the config, in place.
-
-    Returns the names that were dropped without a word, and errors, if the user named such a method
-    or nobody knows it."""
-    methods = config.get("methods")
-    if not isinstance(methods, DictConfig):
-        return [], []
-    names = list(map(str, methods))
-    absent = [name for name in names if missing_part(config, f"methods.{name}")]
-    present = [name for name in names if name not in absent]
-    dropped: list[str] = []
-    errors: list[UserError] = []
-    for name in absent:
-        named = [key for key in map(key_of, overrides) if part_of(key) == f"methods.{name}"]
-        if named or name not in known().methods:
-            keys = named or [f"methods.{name}"]
-            errors += [error_of_absent_method(key, name, present, known()) for key in keys]
-        else:
-            dropped.append(name)
-        with open_dict(methods):
-            del methods[name]
-    return dropped, errors
-
-
-def drop_unmeasured(config: DictConfig, overrides: Sequence[str]) -> list[UserError]:
-    """Take keys of measurements that are not part of the run out of the config, in place: a recipe
-    may have set them, and the command line left the measurement out. Returns errors, if the user
-    named such a key."""
-    nodes = config.get("evaluate")
-    if not isinstance(nodes, DictConfig):
-        return []
-    errors: list[UserError] = []
-    for name in list(map(str, nodes)):
-        if not missing_part(config, f"evaluate.{name}"):
-            continue
-        with open_dict(nodes):
-            del nodes[name]
-        for key in map(key_of, overrides):
-            if part_of(key) == f"evaluate.{name}":
-                remedy = f"add evaluate.{name}=NAME"
-                errors.append(UserError(key, f"this run has no {name}", remedy))
-    return errors

@@ -43,7 +43,7 @@ ROOT: dict[str, Any] = {
     "accept_changes": bool,
     "recipe": str,
     "chosen": dict[str, str],
-    "stages": dict[str, list[str]] | None,
+    "stages": dict[str, list[str] | dict[str, Any]] | None,
     "monitor": str | None,
     "supervised_weight": Annotated[float, Field(ge=0)],
 }

@@ -6,6 +6,7 @@ from recipes.contract.context import Context
 from recipes.contract.declaration import Declaration
 from recipes.contract.method import POINTS, Closure, Method
 from recipes.contract.probe import Probe
+from recipes.contract.program import Outcome, Program
 from recipes.contract.remark import Remark
 from recipes.contract.survey import Seen, Survey, Table
 from recipes.networks.requests import (
@@ -28,7 +29,9 @@ __all__ = [
     "EmbeddingRequest",
     "Horizon",
     "Method",
+    "Outcome",
     "Probe",
+    "Program",
     "Reference",
     "Remark",
     "Seen",

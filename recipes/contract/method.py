@@ -72,6 +72,11 @@ class Method(Callback):
     declaration: ClassVar[Declaration] = Declaration()
     # setting -> the value with which the method changes nothing; a `weight` of 0 does in all
     neutral: ClassVar[Mapping[str, float]] = {}
+    # files of `save_artifacts` that later stages may name: artifact -> name beside the checkpoints
+    artifacts: ClassVar[Mapping[str, str]] = {}
+    # settings that name a file from which the structure of the network follows: every checkpoint
+    # has its text
+    structure_files: ClassVar[tuple[str, ...]] = ()
     key: str = ""
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -60,6 +60,10 @@ class Probe(nn.Module):
         """A batch of the gallery, before the queries come to `update`; only of sets that have one.
         A sample that is in both has the same index."""
 
+    def see_cameras(self, cameras: Tensor, index: Tensor) -> None:
+        """The cameras [N] that took some samples, by their stable indices [N]: before these come to
+        `see_gallery` or `update`, only of sets that know them."""
+
     def compute(self) -> dict[str, Tensor]:
         """Values by name, over all batches and ranks; logged as `PART/NAME`."""
         return {}

@@ -10,7 +10,8 @@ from recipes.contract.declaration import Declaration
 from recipes.contract.environment import Environment
 from recipes.networks.requests import EmbeddingRequest, NetworkRequest, TeacherRequest
 
-RESERVED_NETWORKS = ("student", "teacher", "reported")
+RESERVED_NETWORKS = ("student", "teacher", "reported", "none")
+SURVEYED = ("student", "reported", "none")  # by any method, beside its own networks
 
 
 def shared_teacher(
@@ -64,7 +65,7 @@ def shared_networks(
                     f"({requests[name]} against {request}): leave one out"
                 )
             owners.setdefault(name, key)
-        known = ("student", "reported", *declaration.networks)
+        known = (*SURVEYED, *declaration.networks)
         for survey in declaration.surveys:
             if survey.network not in known:
                 remedy = nearest(survey.network, known)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from datamodules.evaluation_parts import CAMERAS
 from datamodules.streams import moved
 from foundation.randomness import Randomness, SampleRandomness
 from recipes.contract.composition import Composition
@@ -219,7 +220,8 @@ class Reported:
     def evaluation_view(self, batch: dict[str, Any]) -> Any:
         """The raw view of a batch {"data", "targets", "index"} of an evaluation loader."""
         randomness = Randomness(self.run.seed, 0, device=self.run.device)
-        return self.make_view(Stream("evaluation", **batch), "raw", randomness)
+        stream = Stream("evaluation", batch["data"], batch["targets"], batch["index"])
+        return self.make_view(stream, "raw", randomness)
 
     def evaluate(self, batch: dict[str, Any], stage: str) -> None:
         """Add a batch to the metrics. stage: `val` or `test`."""
@@ -233,12 +235,14 @@ class Reported:
             remarks = self.remarks(self().embed(view), logits.get(False), index)
             self.remarked.add(index, columns(remarks))
         for probe in self.probes_of(stage):
+            see_cameras(probe, batch)
             probe.update(self.run, view, batch["targets"], batch["index"])
 
     def see_gallery(self, batch: dict[str, Any], stage: str) -> None:
         """A batch of the samples among which the queries of this stage will be looked up."""
         view = self.evaluation_view(batch)
         for probe in self.probes_of(stage):
+            see_cameras(probe, batch)
             probe.see_gallery(self.run, view, batch["targets"], batch["index"])
 
     def probes_of(self, stage: str) -> list[Probe]:
@@ -253,3 +257,8 @@ class Reported:
             values |= {f"{part}/{name}": float(value) for name, value in probe.compute().items()}
             probe.reset()
         return values
+
+
+def see_cameras(probe: Probe, batch: dict[str, Any]) -> None:
+    if CAMERAS in batch:
+        probe.see_cameras(batch[CAMERAS], batch["index"])

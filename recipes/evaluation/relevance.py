@@ -11,14 +11,26 @@ from recipes.services.neighbors import ranked
 @dataclass(frozen=True)
 class Embedded:
     """Unit vectors x [R, d], labels [R] ≥ 0 and the samples' stable numbers [R], by which they are
-    sorted; of all ranks."""
+    sorted; of all ranks. cameras: [R], None where they are not known."""
 
     x: Tensor
     labels: Tensor
     index: Tensor
+    cameras: Tensor | None = None
 
     def at(self, rows: Tensor) -> "Embedded":
-        return Embedded(self.x[rows], self.labels[rows], self.index[rows])
+        cameras = None if self.cameras is None else self.cameras[rows]
+        return Embedded(self.x[rows], self.labels[rows], self.index[rows], cameras)
+
+
+def left_out(queries: Embedded, gallery: Embedded) -> Tensor:
+    """bool [Q, R]: which samples of the gallery are no neighbors of a query: itself, and those of
+    its class and camera, which would be found without any skill."""
+    itself = queries.index[:, None] == gallery.index
+    if queries.cameras is None or gallery.cameras is None:
+        return itself
+    alike = queries.labels[:, None] == gallery.labels
+    return itself | (alike & (queries.cameras[:, None] == gallery.cameras))
 
 
 def relevance(x: Tensor, labels: Tensor, queries: Tensor, depth: int) -> Tensor:
@@ -33,24 +45,31 @@ def relevance(x: Tensor, labels: Tensor, queries: Tensor, depth: int) -> Tensor:
 
 
 def gallery_relevance(queries: Embedded, gallery: Embedded, depth: int) -> Tensor:
-    """bool [Q, depth]: whether the first, second … neighbor in the gallery has the query's class. A
-    query that is in the gallery too is no neighbor of itself."""
+    """bool [Q, depth]: whether the first, second … neighbor in the gallery has the query's class.
+    What is `left_out` is no neighbor."""
     similarity = queries.x @ gallery.x.T
-    itself = queries.index[:, None] == gallery.index
-    nearest = ranked(similarity.masked_fill_(itself, -torch.inf), depth)
+    out = left_out(queries, gallery)
+    nearest = ranked(similarity.masked_fill_(out, -torch.inf), depth)
     relevant = gallery.labels[nearest] == queries.labels[:, None]
-    # it is the last of all, and counts there neither
-    return relevant & ~itself.gather(1, nearest)
+    # they are the last of all, and count there neither
+    return relevant & ~out.gather(1, nearest)
 
 
 def references(queries: Embedded, gallery: Embedded, classes: Tensor, labels: Tensor) -> Tensor:
-    """int64 [Q]: samples of the gallery with the query's class, itself not counted. classes: [C],
+    """int64 [Q]: samples of the gallery with the query's class that are not left out. classes: [C],
     sorted, of the gallery; labels: [R], the place of each of its samples among them."""
     if not len(gallery.x):
         return torch.zeros_like(queries.labels)
     place = torch.searchsorted(classes, queries.labels).clamp(max=len(classes) - 1)
     there = classes[place] == queries.labels
     number = labels.bincount(minlength=len(classes))[place] * there
+    if queries.cameras is not None and gallery.cameras is not None:
+        # a query that is in the gallery is one of these
+        cameras = 1 + torch.maximum(queries.cameras.max(), gallery.cameras.max())
+        pairs = (labels * cameras + gallery.cameras).sort().values
+        own = place * cameras + queries.cameras
+        before, behind = (torch.searchsorted(pairs, own, right=right) for right in (False, True))
+        return number - (behind - before) * there
     # both are sorted by index
     at = torch.searchsorted(gallery.index, queries.index).clamp(max=len(gallery.x) - 1)
     return number - (gallery.index[at] == queries.index).long()

@@ -5,27 +5,25 @@ rank computes the queries of its share of the samples, against the samples of al
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
-from foundation.distributed import gather_uneven, global_sum, world_size
+from foundation.distributed import global_sum
 from foundation.errors import UserError
 from foundation.types import Count, Steps
 from recipes.contract.exhibit import Exhibit, Shown
 from recipes.contract.probe import Probe
+from recipes.evaluation.collected import Batch, Cameras, embedded, of_all_ranks, share_of_rank
 from recipes.evaluation.relevance import (
     Embedded,
     gallery_relevance,
+    left_out,
     references,
     relevance,
     retrieval_scores,
 )
-from recipes.networks.embedding import EMBEDDING
 from recipes.services import neighbors
 from recipes.services.clustering import kmeans, normalized_mutual_information
 from recipes.services.neighbors import ranked
@@ -37,53 +35,6 @@ QUERIES = 6  # in the report
 NEIGHBORS = 5  # of each
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Unit vectors x [B, d] of a rank's samples, their stable numbers [B], targets [B] by task."""
-
-    x: Tensor
-    index: Tensor
-    targets: dict[str, Tensor]
-
-
-def embedded(context: "Context", view: Any, targets: dict[str, Tensor], index: Tensor) -> Batch:
-    output = context.predict_output(context.reported().embed(view), index=index)
-    x = output.logits.get(EMBEDDING, output.features)
-    return Batch(F.normalize(x.float(), dim=1), index, targets)
-
-
-def of_all_ranks(batches: Sequence[Batch]) -> dict[str, Embedded]:
-    """The labeled samples of all ranks by task. Raises UserError for embeddings that are NaN or
-    infinite."""
-    x = gather_uneven(torch.cat([batch.x for batch in batches]))
-    index = gather_uneven(torch.cat([batch.index for batch in batches]))
-    check_finite(x)
-    order = index.argsort()
-    found = {}
-    for task in batches[0].targets:
-        labels = gather_uneven(torch.cat([batch.targets[task] for batch in batches]))
-        found[task] = Embedded(x, labels, index).at(order[labels[order] >= 0])
-    return found
-
-
-def share_of_rank(rows: Tensor) -> Tensor:
-    """This rank's share of the rows."""
-    rank = dist.get_rank() if world_size() > 1 else 0
-    return rows.tensor_split(world_size())[rank]
-
-
-def check_finite(x: Tensor) -> None:
-    """Raise UserError for embeddings [R, d] that are NaN or infinite: they have no neighbors, and
-    their rank would be that of the order in which they are sorted."""
-    bad = int((~x.isfinite()).any(1).sum())
-    if bad:
-        raise UserError(
-            "evaluate.retrieval",
-            f"the embeddings of {bad} of {len(x)} samples are NaN or infinite",
-            "lower optimizer.lr, or set trainer.gradient_clip_val=1",
-        )
-
-
 def nearest_examples(queries: Embedded, gallery: Embedded, task: str) -> list[list[Shown]]:
     """Queries from all over the part, each with its nearest neighbors in the gallery, which is the
     part itself where there is none."""
@@ -93,12 +44,15 @@ def nearest_examples(queries: Embedded, gallery: Embedded, task: str) -> list[li
     chosen = torch.linspace(0, size - 1, min(QUERIES, size), device=queries.x.device).long()
     asked = queries.at(chosen)
     similarity = asked.x @ gallery.x.T
-    similarity.masked_fill_(asked.index[:, None] == gallery.index, -torch.inf)
+    out = left_out(asked, gallery)
+    similarity.masked_fill_(out, -torch.inf)
     rows = []
     for query, nearest in enumerate(ranked(similarity, NEIGHBORS).tolist()):
         label = int(asked.labels[query])
         row = [Shown(int(asked.index[query]), caption="query", task=task, label=label)]
         for other in nearest:
+            if out[query, other]:  # there are not enough others
+                break
             there = int(gallery.labels[other])
             number = int(gallery.index[other])
             row.append(Shown(number, task=task, label=there, right=there == label))
@@ -112,7 +66,8 @@ class Retrieval(Probe):
     arXiv 2003.08505).
 
     Every sample of the part is a query against all others: excluded is itself, by its index, and no
-    duplicate of it. Where the set has a gallery, its queries are looked up there and nowhere else.
+    duplicate of it. Where the set has a gallery, its queries are looked up there and nowhere else;
+    with cameras, pictures of the query's class and camera are left out, as in re-identification.
     Neighbors come by cosine, equal ones by the smaller index. Recall@K is the share of queries with
     one of their class among the first K. Samples without a label take no part.
 
@@ -138,6 +93,7 @@ class Retrieval(Probe):
         self.nmi_restarts = nmi_restarts
         self.examples: list[list[Shown]] = []  # queries with their neighbors
         self.had_gallery = False  # in the last evaluation
+        self.had_cameras = False
         if 1 not in self.ks:
             raise UserError(f"evaluate.retrieval.ks={self.ks}: expected a list that contains 1")
         self.reset()
@@ -158,6 +114,8 @@ class Retrieval(Probe):
         against = "every sample is a query against all others"
         if self.had_gallery:
             against = "queries are looked up in the gallery of the test part"
+        if self.had_cameras:
+            against += ", without pictures of their class and camera"
         return f"{against}, by cosine; queries without another of their class are {lone}"
 
     def exhibit(self) -> Exhibit | None:
@@ -172,6 +130,7 @@ class Retrieval(Probe):
     def reset(self) -> None:
         self.batches: list[Batch] = []
         self.gallery: list[Batch] = []
+        self.cameras: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def update(
@@ -185,11 +144,16 @@ class Retrieval(Probe):
     ) -> None:
         self.gallery.append(embedded(context, view, targets, index))
 
+    def see_cameras(self, cameras: Tensor, index: Tensor) -> None:
+        self.cameras.append((cameras, index))
+
     @torch.no_grad()
     def compute(self) -> dict[str, Tensor]:
-        queries = of_all_ranks(self.batches)
-        gallery = of_all_ranks(self.gallery) if self.gallery else None
+        cameras = Cameras.of_all_ranks(self.cameras) if self.cameras else None
+        queries = of_all_ranks(self.batches, cameras)
+        gallery = of_all_ranks(self.gallery, cameras) if self.gallery else None
         self.had_gallery = gallery is not None
+        self.had_cameras = cameras is not None
         tasks = list(queries)
         values: dict[str, Tensor] = {}
         for task, own in queries.items():

@@ -5,7 +5,7 @@ have the names of the published weights, with `fc` for the classifier."""
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recipes.networks.pooled import CIFAR_CFG, Own, PooledNet
+from recipes.networks.pooled import CIFAR_CFG, Blocks, Own, PooledNet
 
 
 def subsample_and_pad(x: Tensor, channels: int, stride: int) -> Tensor:
@@ -36,13 +36,11 @@ class BasicBlock(nn.Module):
         return F.relu(residual + x)
 
 
-def group_of(
-    blocks: int, inputs: int, outputs: int, stride: int, bn_momentum: float
-) -> nn.Sequential:
+def group_of(blocks: int, inputs: int, outputs: int, stride: int, bn_momentum: float) -> Blocks:
     """`blocks` blocks; the first one changes width and resolution."""
     first = BasicBlock(inputs, outputs, stride, bn_momentum)
     rest = [BasicBlock(outputs, outputs, 1, bn_momentum) for _ in range(blocks - 1)]
-    return nn.Sequential(first, *rest)
+    return Blocks(first, *rest)
 
 
 class CifarResNet(PooledNet):

@@ -1,9 +1,11 @@
 """`digits_cnn`: four convolutions for gray images of 8×8 to 28×28, for short runs on a CPU."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from recipes.networks.pooled import CIFAR_CFG, Own, PooledNet, init_fan_out
+from recipes.networks.pooled import CIFAR_CFG, Blocks, Own, PooledNet, init_fan_out
 
 
 class DigitsNet(PooledNet):
@@ -37,7 +39,7 @@ class DigitsNet(PooledNet):
                 nn.LeakyReLU(0.1, inplace=True),
             ]
             inputs = outputs
-        self.layers = nn.Sequential(*layers)
+        self.layers = Blocks(*layers)
         self.feature_info = []
         for i in range(4):
             channels = width * (1 + i // 2)
@@ -50,11 +52,17 @@ class DigitsNet(PooledNet):
         init_fan_out(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        # with one channel the input has no memory format, so it is set after the first layer
-        x = self.layers[0](x).contiguous(memory_format=torch.channels_last)
-        for layer in self.layers[1:]:
-            x = layer(x)
+        for at in range(0, len(self.layers), 3):
+            x = self.layers.run(partial(self.block, at), x)
         return x
+
+    def block(self, at: int, x: Tensor) -> Tensor:
+        """The convolution at this place, and what follows it."""
+        x = self.layers[at](x)
+        if not at:
+            # with one channel the input has no memory format, so it is set after the first layer
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.layers[at + 2](self.layers[at + 1](x))  # type: ignore[no-any-return]
 
 
 OWN = {

@@ -1,13 +1,14 @@
 """Base of our own convolutional networks: global average pooling, a linear classifier, timm's
 conventions. timm itself, which takes a second to import, is not needed to build one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 CIFAR_CFG = {
     "url": "",
@@ -20,11 +21,28 @@ CIFAR_CFG = {
 }
 
 
+class Blocks(nn.Sequential):
+    """Blocks, one after the other. recomputes: only what enters each is kept, the backward computes
+    the rest again."""
+
+    recomputes = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = self.run(block, x)
+        return x
+
+    def run(self, block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        if not (self.recomputes and torch.is_grad_enabled()):
+            return block(x)
+        return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
+
+
 class PooledNet(nn.Module):
     """forward_features [N, C, H, W] -> [N, num_features, h, w]; forward_head pools and classifies.
 
     A subclass builds its layers, sets `num_features`, calls `reset_classifier` and then initializes
-    the weights.
+    the weights. What it computes again in the backward is in `Blocks`.
     """
 
     num_features: int
@@ -50,6 +68,11 @@ class PooledNet(nn.Module):
         self.fc = nn.Identity()
         if num_classes > 0:
             self.fc = nn.Linear(self.num_features * factor, num_classes)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        for module in self.modules():
+            if isinstance(module, Blocks):
+                module.recomputes = enable
 
     def forward_features(self, x: Tensor) -> Tensor:
         raise AttributeError(f"{type(self).__name__} does not implement forward_features")

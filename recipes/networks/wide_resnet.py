@@ -9,7 +9,7 @@ activation before the shortcut branches off.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recipes.networks.pooled import CIFAR_CFG, Own, PooledNet, init_fan_out
+from recipes.networks.pooled import CIFAR_CFG, Blocks, Own, PooledNet, init_fan_out
 
 SLOPE = 0.1
 
@@ -94,7 +94,7 @@ class WideResNet(PooledNet):
             outputs = 16 * width * 2**group
             layers += group_of(blocks, inputs, outputs, group == 0, bn_momentum, bn_eps)
             inputs = outputs
-        self.blocks = nn.Sequential(*layers)
+        self.blocks = Blocks(*layers)
         self.feature_info = []
         for group in range(groups):
             last = (group + 1) * blocks - 1

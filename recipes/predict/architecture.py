@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from foundation.errors import UserError
+from recipes.runs.provenance import restored_files
 
 PLAIN_NAME = re.compile(r"[\w.\-]+", re.ASCII)
 # arguments of timm that read a file, contact a hub, or return something other than an image network
@@ -65,6 +66,8 @@ def without_files(
             if isinstance(node.get("adapters"), ListConfig):
                 # as many as there were: their number is part of the structure
                 node["adapters"] = ["fresh"] * len(node["adapters"])
+        for key, path in restored_files(config, origin.get("files") or {}, folder).items():
+            OmegaConf.update(config, key, path)
     return config
 
 

@@ -22,11 +22,13 @@ from datamodules.facts import DatasetFacts
 from foundation.errors import UserError, first_line, nearest
 from recipes.checkpointing.checked import check_form
 from recipes.checkpointing.files import read_content
+from recipes.checkpointing.folder_files import STAGES, read_stages
 from recipes.checkpointing.form import Predictable
 from recipes.config.plain_yaml import read_plain
 from recipes.predict.architecture import check_kind, without_files
 from recipes.predict.predictor import Predictor
 from recipes.predict.trust import check_run_config
+from recipes.runs.loops import was_done
 from recipes.runs.run import build_recipe
 from recipes.setup.assemble import assemble
 
@@ -140,7 +142,8 @@ def find_run(run: str | Path, which: Which = "last") -> Path:
 
 
 def last_stage(folder: Path) -> Path | None:
-    """The folder of the last stage; None for a run without stages."""
+    """The folder of the last stage that is a run and was not left out; None for a run without
+    stages."""
     written = folder / "config.yaml"
     if not written.is_file():
         return None
@@ -149,7 +152,16 @@ def last_stage(folder: Path) -> Path | None:
         return None
     if not isinstance(stages, DictConfig) or not all(STAGE.fullmatch(str(name)) for name in stages):
         raise UserError("run", f"'{written}': stages: expected a mapping by names of stages")
-    return folder / list(map(str, stages))[-1]
+    done = read_stages(folder / STAGES) if (folder / STAGES).is_file() else {}
+    runs = [str(name) for name, stage in stages.items() if not is_program(stage)]
+    left = [name for name in runs if name not in done or was_done(name, done)]
+    if not left:
+        raise UserError("run", f"'{written}': stages: none of them is a run")
+    return folder / left[-1]
+
+
+def is_program(stage: Any) -> bool:
+    return isinstance(stage, DictConfig) and stage.get("program") is not None
 
 
 def chosen_device(device: str | torch.device) -> torch.device:

@@ -25,6 +25,7 @@ from recipes.predict.places import Place, place_of
 
 HOME = Path(__file__).resolve().parent.parent.parent  # the folder of Roux's packages
 OURS = ("recipes", "methods", "datamodules")
+HOUSE = (*OURS, "foundation")
 NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
 
 
@@ -75,8 +76,10 @@ def check_run_config(text: Any, path: Path, trust: bool = False) -> DictConfig:
 
 def drop_training_parts(tree: dict[str, Any]) -> None:
     """Take out, in place, what only training calls, so that a stranger's code in it is neither
-    imported nor asked about: callbacks, a profiler, and the datasets that a loader reads."""
+    imported nor asked about: callbacks, loggers, a profiler, and the datasets that a loader
+    reads."""
     tree["callbacks"] = None
+    drop_foreign_loggers(tree.get("logger"))
     trainer = tree.get("trainer")
     if isinstance(trainer, dict) and isinstance(trainer.get("profiler"), dict):
         trainer["profiler"] = None
@@ -91,6 +94,16 @@ def drop_training_parts(tree: dict[str, Any]) -> None:
         sources.append(value.get("source", value) if isinstance(value, dict) else None)
     for source in sources:
         drop_datasets(source)
+
+
+def drop_foreign_loggers(loggers: Any) -> None:
+    """Take the loggers that are not of Roux out, in place. Whatever names Roux is checked."""
+    for name, node in list(loggers.items()) if isinstance(loggers, dict) else ():
+        target = node.get("_target_") if isinstance(node, dict) else None
+        if not (isinstance(target, str) and NAME.fullmatch(target)):
+            continue
+        if target.split(".")[0] not in HOUSE:
+            del loggers[name]
 
 
 def drop_datasets(loader: Any) -> None:

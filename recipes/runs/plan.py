@@ -9,6 +9,7 @@ from torch import nn
 
 from datamodules.datamodule import StreamDataModule
 from datamodules.evaluation_parts import GALLERY
+from datamodules.own_tasks import set_lines
 from recipes.contract.composition import base_view
 from recipes.contract.method import POINTS
 from recipes.contract.vocabulary import SLOTS
@@ -101,6 +102,9 @@ def _further(data: StreamDataModule) -> list[str]:
         for part in ("val", "test")
         if part + GALLERY in data.sizes
     ]
+    lines += set_lines(data.own_tasks, data.info, data.set_starts)
+    if data.own_tasks and data.mix == "equal":
+        lines.append("labeled batches have as many samples of each set")
     for name in data.further:
         parts = [part for stage in ("val", "test") for part in data.evaluated(stage)]
         own = [f"{part} ({data.sizes[part]:,})" for part in parts if part.startswith(f"{name}_")]

@@ -180,6 +180,8 @@ def with_data(spec: RunSpec, data: StreamDataModule, resume: Resume | None) -> R
     elif spec.weights_of:
         # beside it lie weights into which methods were merged, which know nothing of the data
         path, done = Path(spec.config.network.checkpoint).with_name(LAST), 0
+        if not path.is_file():
+            return resume  # weights that a program wrote
         origin, asked = load_checkpoint(str(path)).get("provenance") or {}, f"stages.{spec.stage}"
     else:
         return None

@@ -206,7 +206,14 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
         backend=backend_of(assembly.trainer.compile),
         channels_last=assembly.trainer.channels_last,
         identity=identity(config),
-        provenance=provenance(config, facts, network, assembly.changes, fingerprint),
+        provenance=provenance(
+            config,
+            facts,
+            network,
+            assembly.changes,
+            fingerprint,
+            assembly.composition.methods.values(),
+        ),
     )
     return Recipe(parts)
 

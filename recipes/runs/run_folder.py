@@ -27,6 +27,7 @@ from recipes.checkpointing.folder_files import (
 )
 from recipes.config.plain_yaml import read_plain
 from recipes.config.renamed import with_current_keys
+from recipes.runs.loops import last_metrics
 from recipes.setup.changes import PLACE, Difference, differences, plain
 from recipes.setup.spec import RunSpec
 
@@ -173,8 +174,7 @@ def finished(folder: Path, config: DictConfig, first: bool) -> dict[str, float]:
     if first:
         print(f"{folder}: finished already; nothing was done")
     if config.get("stages"):
-        last = list(config.stages)[-1]
-        return read_stages(folder / STAGES)[last]
+        return last_metrics(read_stages(folder / STAGES))
     return read_metrics(folder / METRICS)
 
 

@@ -12,145 +12,36 @@ An override on the command line holds in every stage and wins over the stage's o
 (`methods.noisy_student.threshold=0.5`) holds in the stages that have it, and one of them must.
 Groups of config that a stage chooses are the stage's alone. A stage takes the last weights of the
 one before as `network.checkpoint`, unless it names others; deltas of methods that it lacks are
-merged into the weights. `{NAME}` as a value, or in a list, is the last
-checkpoint of the stage NAME before it; a stage that names one begins with fresh weights.
+merged into the weights. `{NAME}` as a value is the last checkpoint of the stage NAME before it,
+`{NAME.ARTIFACT}` a file that it left; a stage that names one begins with fresh weights, as does
+one with `network.checkpoint=fresh`.
+A stage may be a program (`contract/program.py`) and may be repeated (`config/stage_forms.py`).
 `resume=FOLDER run_dir=FOLDER` leaves out what is done, and resumes within a stage.
 """
 
 import json
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from foundation.errors import UserError, nearest, raise_all
+from foundation.errors import UserError
 from foundation.files import write_text
 from recipes.checkpointing.files import clear, has_checkpoint, resumable, run_folder
 from recipes.checkpointing.folder_files import STAGES, read_stages
 from recipes.config.plain_yaml import read_plain
-from recipes.runs.plan import describe
+from recipes.runs.artifacts import last_checkpoint
+from recipes.runs.loops import LEFT_OUT, Figures, last_metrics, was_done
+from recipes.runs.programs import run_program
 from recipes.runs.resume import check_changes, listed, resume_point
 from recipes.runs.run import run
-from recipes.runs.stage_weights import MergedWeights, check_handover, merged_weights
-from recipes.setup.assemble import Assembly, assemble
+from recipes.runs.stage_plan import StagePlans, is_program, plan_stages, stage_spec
+from recipes.runs.stage_weights import MergedWeights, merged_weights
 from recipes.setup.changes import config_text, differences, plain, shown
-from recipes.setup.machine import check_machine
-from recipes.setup.spec import Result, RunSpec, with_values
+from recipes.setup.spec import Result, RunSpec
 
-BRACED = re.compile(r"\{\w+\}")
-Figures = dict[str, dict[str, Any]]
-
-
-def last_checkpoint(folder: Path, stage: str) -> Path:
-    """Where a stage leaves its weights."""
-    return folder / stage / "checkpoints" / "last.ckpt"
-
-
-def stages_of(spec: RunSpec) -> Iterator[RunSpec]:
-    """The spec of every stage, with a folder of its own and without paths to weights that do not
-    exist yet."""
-    before: list[str] = []
-    for name in map(str, spec.config.stages):
-        yield stage_spec(spec, name, before)
-        before.append(name)
-
-
-def stage_spec(spec: RunSpec, name: str, before: Sequence[str]) -> RunSpec:
-    """The spec of one stage. before: the stages that are done by then."""
-    config = spec.config.stages[name]
-    artefacts = artefact_paths(config, spec.folder, before, name)
-    values = artefacts | {
-        "run_dir": str(Path(spec.config.run_dir) / name),
-        "dry_run": spec.config.dry_run,
-        "resume": None,
-    }
-    own_weights = config.network.get("checkpoint") != spec.config.network.get("checkpoint")
-    weights_of = before[-1] if before and not artefacts and not own_weights else ""
-    if "network.checkpoint" in artefacts:
-        weights_of = config.network.checkpoint[1:-1]
-    if weights_of:
-        values["network.checkpoint"] = None
-    return RunSpec(with_values(config, values), spec.command, name, weights_of)
-
-
-def artefact_paths(
-    stage: DictConfig, folder: Path, before: Sequence[str], name: str
-) -> dict[str, Any]:
-    """Key -> the path of an earlier stage's last checkpoint, where the value is that stage's name
-    in braces; of a list, the whole of it. Raises `UserError` for a name that no stage before
-    has."""
-
-    def path_of(key: str, value: Any) -> Any:
-        if not isinstance(value, str) or not BRACED.fullmatch(value):
-            return value
-        source = value[1:-1]
-        if source not in before:
-            problem = f"{key}={value} names no stage before it"
-            raise UserError(f"stages.{name}", problem, nearest(source, before))
-        return str(last_checkpoint(folder, source))
-
-    paths: dict[str, Any] = {}
-    for key, value in leaves(stage):
-        entries = value if isinstance(value, list) else [value]
-        found = [path_of(key, entry) for entry in entries]
-        if found != entries:
-            paths[key] = found if isinstance(value, list) else found[0]
-    return paths
-
-
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything in a config that is no mapping; lists are values."""
-    for key in node:
-        value = node._get_node(key)
-        if isinstance(value, DictConfig) and not value._is_none():
-            yield from leaves(value, f"{prefix}{key}.")
-        elif isinstance(value, ListConfig):
-            if not value._is_none() and not value._is_interpolation():
-                yield f"{prefix}{key}", OmegaConf.to_container(value, resolve=False)
-        elif not value._is_interpolation():
-            yield f"{prefix}{key}", value._value()
-
-
-@dataclass
-class StagePlans:
-    """text: the plans of all stages. merged: for a stage that lacks methods which changed the
-    network before, their keys: it begins with weights into which they have been merged."""
-
-    text: str
-    merged: dict[str, list[str]]
-
-
-def plan_stages(spec: RunSpec) -> StagePlans:
-    """The plans of all stages. Raises `ConfigErrors` if one of them could not begin."""
-    plans: list[str] = []
-    errors: list[UserError] = []
-    assemblies: dict[str, Assembly] = {}
-    merged: dict[str, list[str]] = {}
-    for stage in stages_of(spec):
-        try:
-            assembly = assemble(stage)
-            plans.append(plan_stage(stage, assembly))
-            before = assemblies.get(stage.weights_of)
-            if before and (leaving := check_handover(before, assembly, stage.weights_of)):
-                merged[stage.stage] = leaving
-            assemblies[stage.stage] = assembly
-        except UserError as refusal:
-            errors += [error.within(f"stages.{stage.stage}") for error in refusal.errors]
-    raise_all(errors)
-    return StagePlans("\n".join(plans), merged)
-
-
-def plan_stage(stage: RunSpec, assembly: Assembly) -> str:
-    check_machine(assembly.trainer, assembly.precision)
-    if stage.dry_run:
-        assembly.datamodule.look()
-    weights = f", begins with the weights of {stage.weights_of}" if stage.weights_of else ""
-    plan = describe(assembly, assembly.meta_network(), trained=bool(stage.weights_of))
-    return f"stage {stage.stage}{weights}\n\n{plan}"
+__all__ = ["plan_stages", "run_stages"]
 
 
 def run_stages(spec: RunSpec) -> Result:
@@ -163,32 +54,39 @@ def run_stages(spec: RunSpec) -> Result:
     # looked at before the first stage starts: all ranks must come to the same answer
     done = read_done(folder) if spec.resume else {}
     begun = begun_stages(spec)
-    finished_changes = check_stages(spec, done, begun, plans.merged)
+    finished_changes = check_stages(spec, done, begun, plans)
     # a stage that is refused at once leaves nothing that would stop the mended command
     with run_folder(folder):
         write_folder(spec, plans.text, finished_changes)
-        run_each(spec, done, begun, plans.merged)
-    last = list(spec.config.stages)[-1]
-    return Result(done[str(last)])
+        run_each(spec, done, begun, plans)
+    return Result(last_metrics(done))
 
 
-def run_each(
-    spec: RunSpec, done: Figures, begun: set[str], merged: Mapping[str, list[str]]
-) -> None:
+def run_each(spec: RunSpec, done: Figures, begun: set[str], plans: StagePlans) -> None:
     """Run the stages that are not done; their metrics are added to `done`."""
     folder = spec.folder
-    for stage in stages_of(spec):
-        name = stage.stage
+    for name in map(str, spec.config.stages):
         if name in done:
             continue
-        stage = with_weights(stage, folder, merged)
-        if name in begun:
-            stage = stage.having({"resume": resumable(str(folder / name))})
+        place = plans.places.get(name)
+        if place is not None and place.ended(done):
+            done[name] = dict(LEFT_OUT)
+        elif is_program(spec.config.stages[name]):
+            done[name] = run_program(ready_stage(spec, name, done, plans), folder)
         else:
-            # a stage that was killed before it saved anything begins anew
-            rank_zero_only(clear)(folder / name)
-        done[name] = run(stage, mergers(spec, name, merged)).metrics
+            done[name] = run_run(spec, ready_stage(spec, name, done, plans), begun, plans)
         write_done(folder, done)
+
+
+def run_run(spec: RunSpec, stage: RunSpec, begun: set[str], plans: StagePlans) -> dict[str, Any]:
+    """The metrics of a stage that is a run."""
+    name = stage.stage
+    if name in begun:
+        stage = stage.having({"resume": resumable(str(spec.folder / name))})
+    else:
+        # a stage that was killed before it saved anything begins anew
+        rank_zero_only(clear)(spec.folder / name)
+    return run(stage, mergers(spec, name, plans)).metrics
 
 
 def begun_stages(spec: RunSpec) -> set[str]:
@@ -198,43 +96,58 @@ def begun_stages(spec: RunSpec) -> set[str]:
     return {str(name) for name in spec.config.stages if has_checkpoint(spec.folder / str(name))}
 
 
-def with_weights(stage: RunSpec, folder: Path, merged: Collection[str]) -> RunSpec:
-    """The stage with the last weights of the one before, if it begins with them. merged: stages
-    that begin with weights without deltas."""
-    if not stage.weights_of:
+def ready_stage(spec: RunSpec, name: str, done: Figures, plans: StagePlans) -> RunSpec:
+    """The spec of a stage before which all others are done, with the weights that it begins
+    with."""
+    names = list(map(str, spec.config.stages))
+    before = [other for other in names[: names.index(name)] if was_done(other, done)]
+    stage = stage_spec(spec, name, plans.before(before))
+    if name not in plans.merged:
         return stage
-    path = last_checkpoint(folder, stage.weights_of)
-    if stage.stage in merged:
-        path = merged_weights(path, stage.stage)
-    return stage.having({"network.checkpoint": str(path)})
+    path = Path(stage.config.network.checkpoint)
+    return stage.having({"network.checkpoint": str(merged_weights(path, name))})
 
 
-def mergers(spec: RunSpec, name: str, merged: Mapping[str, list[str]]) -> list[MergedWeights]:
+def mergers(spec: RunSpec, name: str, plans: StagePlans) -> list[MergedWeights]:
     """What writes the weights of a stage for those that lack some of its methods."""
     path = last_checkpoint(spec.folder, name)
-    after = [stage.stage for stage in stages_of(spec) if stage.weights_of == name]
+    base = plans.base(name)
+    # a loop may end with any of its rounds, so each writes for what comes after it
     return [
-        MergedWeights(merged_weights(path, stage), merged[stage])
-        for stage in after
-        if stage in merged
+        MergedWeights(merged_weights(path, stage), leaving)
+        for stage, leaving in plans.merged.items()
+        if plans.base(plans.begins_with[stage]) == base
     ]
 
 
-def check_stages(
-    spec: RunSpec, done: Figures, begun: set[str], merged: Collection[str]
-) -> list[str]:
+def check_stages(spec: RunSpec, done: Figures, begun: set[str], plans: StagePlans) -> list[str]:
     """Raise `UserError` if stages that have begun had other settings, unless these are meant.
     Returns what finished stages keep, a line each; those that are under way take up the new
     settings."""
     lines: list[str] = []
-    for stage in stages_of(spec):
-        stage = with_weights(stage, spec.folder, merged)
-        stage = stage.having({"resume": str(spec.folder / stage.stage)})
-        if stage.stage in done:
+    check_order(spec, done)
+    for name in map(str, spec.config.stages):
+        if not was_done(name, done) and name not in begun:
+            continue
+        stage = ready_stage(spec, name, done, plans)
+        stage = stage.having({"resume": str(spec.folder / name)})
+        if name in done:
             lines += finished_stage_lines(stage, spec.accepts_changes)
-        elif stage.stage in begun:
+        else:
             check_changes(resume_point(stage).differing, stage)
     return lines
+
+
+def check_order(spec: RunSpec, done: Figures) -> None:
+    """Raise `UserError` if a stage is finished and one before it is not, as where a loop has more
+    rounds now: what comes after it would be of another recipe."""
+    undone = ""
+    for name in map(str, spec.config.stages):
+        if name in done and undone:
+            problem = f"is finished, and the stage {undone} before it is not"
+            raise UserError(f"stages.{name}", problem, "name another run_dir")
+        if name not in done:
+            undone = undone or name
 
 
 def finished_stage_lines(stage: RunSpec, accepts_changes: bool) -> list[str]:

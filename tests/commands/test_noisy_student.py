@@ -153,3 +153,21 @@ def test_a_stage_that_is_not_there(place):
         "error: stages.student: methods.noisy_student.teacher={teachr} names no stage"
     )
     assert "did you mean 'teacher'" in outcome.lines[0]
+
+
+def test_the_student_of_a_round_is_the_teacher_of_the_next(place):
+    command = ("recipe=noisy_student", *SHORT, "methods.noisy_student.threshold=0")
+    outcome = train(place / "run", *command, "stages.student.repeat.times=2")
+    assert outcome.code == 0
+    done = json.loads((place / "run" / "stages.json").read_text())
+    assert list(done) == ["teacher", "student_1", "student_2"]
+    for student, of in (("student_1", "teacher"), ("student_2", "student_1")):
+        config = (place / "run" / student / "config.yaml").read_text()
+        assert f"teacher: {place / 'run' / of}/checkpoints/last.ckpt" in config
+        table = weights(place / "run" / student)["state_dict"]
+        kept = table["method_modules.noisy_student.of_label"]
+        train_set = Digits().load(None).train
+        pictures = list(train_set.fetch(torch.arange(len(train_set))))
+        said = recipes.load(place / "run" / of).predict(pictures, "probabilities")
+        nearest = torch.cdist(kept, said, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+        assert float(nearest.max()) < 1e-5

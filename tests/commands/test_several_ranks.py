@@ -3,6 +3,7 @@ with, on as many processes or on fewer. The network has no batch statistics, so 
 two agree."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -37,8 +38,10 @@ def start(*arguments, torchrun=False):
     interpreter = (
         ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2") if torchrun else ()
     )
+    own = {text.partition("=")[0] for text in arguments}
+    common = [text for text in RUN if text.partition("=")[0] not in own]
     return subprocess.Popen(
-        [sys.executable, *interpreter, str(REPOSITORY / "train.py"), *RUN, *arguments],
+        [sys.executable, *interpreter, str(REPOSITORY / "train.py"), *common, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -159,6 +162,29 @@ def test_stages_on_two_ranks_go_on_in_the_second(tmp_path):
     finish(*TWO, *own, f"run_dir={cut}")
     for stage in ("representation", "classifier"):
         assert same(weights(whole / stage)["state_dict"], weights(cut / stage)["state_dict"])
+
+
+@pytest.mark.slow
+def test_programs_run_on_the_first_rank_and_decide_as_on_one(tmp_path):
+    """The rounds of `fafs`: two ranks measure the same affinities, and both begin the next round
+    with the columns that the first one made."""
+    own = ("recipe=fafs", "+network.options.depth=2", "trainer.max_steps=6")
+    own += ("methods.fafs.alpha=40.0", "data.labels_per_class=null", "data.batch_size=16")
+    folders = {name: tmp_path / name for name in ("one", "two")}
+    finish(*ONE, *own, f"run_dir={folders['one']}")
+    finish(*TWO, *own, f"run_dir={folders['two']}")
+    trees, decisions, done = (
+        [json.loads((folders[name] / file).read_text()) for name in folders]
+        for file in ("widen_1/tree.json", "widen_1/decision.json", "stages.json")
+    )
+    assert trees[0] == trees[1] and len(trees[0]["stages"][-1]["groups"]) == 2
+    for one, two in zip(*(decision["affinity"] for decision in decisions), strict=True):
+        assert one == pytest.approx(two, abs=1e-5)
+    assert list(done[0]) == list(done[1]) and done[0]["widen_1"] == done[1]["widen_1"]
+    one, two = (weights(folder / "final")["state_dict"] for folder in folders.values())
+    assert any(".copies.1." in name for name in one)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-4, rtol=1e-3)
 
 
 def test_torchrun_needs_a_named_folder(tmp_path, monkeypatch):

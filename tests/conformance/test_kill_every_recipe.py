@@ -48,7 +48,7 @@ def settings(recipe: str) -> list[str]:
     fetched."""
     text = (CONFIGS / "recipe" / f"{recipe}.yaml").read_text(encoding="utf-8")
     asked = [f"recipe={recipe}", *SHORT, *OWN.get(recipe, ())]
-    if "override /data: t" not in text:  # trec, text_file
+    if "override /data: trec" not in text:
         return asked
     asked += ["data=text_file", f"data.source.train_file={text_file()}", *TEXT]
     if "override /data: trec_tasks" in text:

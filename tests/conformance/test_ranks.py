@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tests.support import reliability_numbers
 from tests.support.lab import distance, trial
-from tests.support.settings import CANONICAL, EXACT, TOGETHER
+from tests.support.settings import APART, CANONICAL, EXACT, TOGETHER
 from tests.support.tiny_runs import KINDS, METHODS, declared, method_and_kind, quiet_run_of
 
 STEPS, WORLD, TOLERANCE = 5, 2, 1e-6
@@ -57,6 +57,8 @@ def config_of(keys: tuple[str, ...], kind: str, world: int) -> DictConfig:
     changes = TOGETHER.get(keys, {}) | {
         f"methods.{key}.{name}": value for key in keys for name, value in EXACT.get(key, {}).items()
     }
+    for key in keys:
+        changes |= APART.get(key, {})
     changes |= {"trainer.max_steps": STEPS, "trainer.val_every": STEPS, "trainer.devices": world}
     changes |= {"trainer.strategy": "ddp"} if world > 1 else {}
     return quiet_run_of(kind, *keys, **changes)

@@ -184,3 +184,62 @@ def test_a_part_without_a_query(place):
     rows = [(*row[:3], "0", row[4]) for row in SEARCHED]
     with pytest.raises(UserError, match="no row of the test part is marked in column 'is_query'"):
         searched(place, rows)
+
+
+# -- cameras ---------------------------------------------------------------------------------------
+TAKEN = [
+    (*row, camera)
+    for row, camera in zip(SEARCHED, ["", "", "", "", "b", "a", "c", "b"], strict=True)
+]
+
+
+def taken(place, rows=TAKEN, **settings):
+    table = written(place, rows, header="path,label,part,is_query,is_gallery,cam")
+    chosen = {"split_column": "part", "disjoint": True, "camera_column": "cam"}
+    return loaded(place, table, **chosen | MARKS | settings)
+
+
+def test_cameras_come_with_the_samples_that_are_evaluated(place):
+    roles = taken(place).roles["test"]
+    assert roles.cameras.tolist() == [1, 0, 2, 1]
+    table = written(place, TAKEN, header="path,label,part,is_query,is_gallery,cam")
+    source = ImageTable(
+        table,
+        size=4,
+        channels=1,
+        check="none",
+        split_column="part",
+        camera_column="cam",
+        disjoint=True,
+        **MARKS,
+    )
+    data = StreamDataModule(source, str(place), 2, val_fraction=0)
+    data.place(0, 1, 3)
+    data.setup()
+    (gallery,) = data.evaluation_loader("test_gallery")
+    assert gallery["cameras"].tolist() == [0, 2, 1] and gallery["index"].tolist() == [1, 2, 3]
+    (queries,) = data.evaluation_loader("test")
+    assert queries["cameras"].tolist() == [1, 2] and list(queries["targets"]) == ["label"]
+    assert "cameras" not in next(iter(data.train_dataloader()))["labeled"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"query_column": None, "gallery_column": None},
+            r"camera_column=cam: needs data\.source\.query",
+        ),
+        ({"camera_column": "kam"}, r"no column 'kam' for the camera; .*'cam'"),
+    ],
+)
+def test_mistakes_of_cameras(place, settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        taken(place, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_query_without_a_camera(place):
+    rows = [(*row[:5], "") if i == 6 else row for i, row in enumerate(TAKEN)]
+    with pytest.raises(UserError, match=r"set\.csv:8: camera missing \(column 'cam' is empty\)"):
+        taken(place, rows)

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from datamodules.fingerprint import fingerprint_of
+from datamodules.picture_form import PictureForm
 from datamodules.sources import ImageFolder, listing, pictures
 from datamodules.sources.cache import say
 from datamodules.sources.files import files_below
+from datamodules.sources.folder_source import FolderSource
 from datamodules.sources.listing import listed
 from datamodules.sources.path_list import PathList
 from foundation.errors import UserError
@@ -217,3 +219,24 @@ def test_status_of_files(tmp_path):
     os.utime(file, ns=(OLD, OLD))
     sizes = PathList.of([file, tmp_path / "gone"]).status()
     assert sizes[:, 0].tolist() == [5, -1] and sizes[0, 1] == OLD
+
+
+def test_the_signature_of_files_is_that_of_earlier_versions(tmp_path):
+    """A run that was begun before resumes: names as text, sizes and the ends of some files."""
+    names = ["b.png", "é.png", os.fsdecode(b"\xff.png"), "猫.png"]
+    for size, name in enumerate(names):
+        (tmp_path / name).write_bytes(b"x" * size)
+    paths = [str(tmp_path / name) for name in names]
+    source = FolderSource(paths, {}, {}, PictureForm(1, 4, 4), tmp_path)
+    for rows in (slice(0, 4), slice(1, 3)):
+        entries = "\0".join([*names[rows], *(str(size) for size in range(4)[rows])])
+        ends = [b"x" * size for size in range(4)[rows]]
+        text = entries.encode("utf-8", "surrogateescape")
+        assert source.signature(rows) == b"\0".join([text, *ends])
+
+
+@pytest.mark.parametrize("place", [slice(2, 7), slice(None, None, 3), slice(5, 2), slice(-3, None)])
+def test_slices_of_slices(place):
+    paths = PathList.of([f"{number:02d}" for number in range(10)])
+    assert list(paths[place]) == [f"{number:02d}" for number in range(10)[place]]
+    assert list(paths[1:9][place]) == [f"{number:02d}" for number in range(10)[1:9][place]]

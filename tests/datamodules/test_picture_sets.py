@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from datamodules.sources.attribute_sets import ATTRIBUTES, CelebA
 from datamodules.sources.large_sets import ImageNet, ImageNetLT, INaturalist18, PlacesLT
 from datamodules.sources.recognition_sets import DTD, GTSRB, EuroSAT, Flowers102, Food101, Pets
-from datamodules.sources.retrieval_sets import CUB200, SOP, Cars196
+from datamodules.sources.retrieval_sets import CUB200, SOP, Cars196, InShop
 from foundation.errors import UserError
 
 SIZE = 8
@@ -204,6 +205,102 @@ def test_products(tmp_path):
     assert splits.test.classes == {"label": ["11319"]} and SOP().info().disjoint
 
 
+@pytest.mark.parametrize("layout", ["as published", "in one folder"])
+def test_garments_have_queries_and_a_gallery(tmp_path, layout):
+    root = tmp_path / "In-shop Clothes Retrieval Benchmark"
+    lists, inside = (root / "Eval", root / "Img") if layout == "as published" else (root, root)
+    rows = [("id_00000001", "train"), ("id_00000001", "train"), ("id_00000002", "gallery")]
+    rows += [("id_00000007", "gallery"), ("id_00000002", "query"), ("id_00000005", "train")]
+    lines = ["6", "image_name item_id evaluation_status"]
+    for value, (item, status) in enumerate(rows):
+        name = f"img/WOMEN/Dresses/{item}/0{value}_1_front.jpg"
+        picture(inside / name, value)
+        lines.append(f"{name}    {item}  {status}")
+    written(lists / "list_eval_partition.txt", lines)
+    splits = InShop(SIZE).load(tmp_path)
+    assert parts(splits) == {"train": [(0, 0), (1, 0), (5, 1)], "test": [(2, 0), (3, 1), (4, 0)]}
+    assert splits.roles["test"].queries.tolist() == [2]
+    assert splits.roles["test"].gallery.tolist() == [0, 1]
+    assert list(splits.roles) == ["test"] and InShop().info().disjoint
+    assert splits.test.classes == {"label": ["id_00000002", "id_00000007"]}
+    assert InShop().preview(tmp_path).train_size == 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["3", "h", "a.jpg i train", "b.jpg j query"], "has 2 rows; its first line says 3"),
+        (["1", "h", "a.jpg i querry"], "evaluation_status 'querry'; did you mean 'query'"),
+        (["2", "h", "a.jpg i train", "b.jpg j query"], "no queries or no gallery"),
+        (["1", "h", "a.jpg i"], "a line is 'a.jpg i'; expected image_name item_id"),
+        (["image_name"], "'image_name' is no number"),
+    ],
+)
+def test_damaged_lists_of_garments(tmp_path, lines, message):
+    written(tmp_path / "list_eval_partition.txt", lines)
+    with pytest.raises(UserError, match=message) as caught:
+        InShop(SIZE).load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+# -- attributes ------------------------------------------------------------------------------------
+def faces(root, published):
+    """Four faces, the first of each part and one more; Bald is true of the first and the third."""
+    attributes, parted, inside = root, root, root / "img_align_celeba"
+    if published:
+        attributes, parted, inside = root / "Anno", root / "Eval", root / "Img/img_align_celeba"
+    signs = [["-1"] * len(ATTRIBUTES) for _ in range(4)]
+    for row in (0, 2):
+        signs[row][ATTRIBUTES.index("Bald")] = " 1"
+    names = [f"{number:06d}.jpg" for number in range(1, 5)]
+    lines = [f"{name} {' '.join(row)}" for name, row in zip(names, signs, strict=True)]
+    written(attributes / "list_attr_celeba.txt", ["4", " ".join(ATTRIBUTES), *lines])
+    numbers = zip(names, (0, 1, 2, 0), strict=True)
+    written(parted / "list_eval_partition.txt", [f"{name} {part}" for name, part in numbers])
+    for value, name in enumerate(names):
+        picture(inside / name, value)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_faces_have_a_task_for_each_attribute(tmp_path, published):
+    faces(tmp_path / "celeba", published)
+    splits = CelebA(["Bald", "Smiling"], SIZE).load(tmp_path)
+    pixels = {part: getattr(splits, part).fetch(torch.arange(1)) for part in ("val", "test")}
+    assert [int(x[0, 0, 0, 0]) for x in pixels.values()] == [1, 2] and len(splits.train) == 2
+    assert splits.train.targets["Bald"].tolist() == [1, 0]
+    assert splits.test.targets["Bald"].tolist() == [1]
+    assert splits.train.targets["Smiling"].tolist() == [0, 0]
+    assert splits.train.classes == {"Bald": ["no", "yes"], "Smiling": ["no", "yes"]}
+    assert len(CelebA().info().tasks) == 40 and CelebA().info().tasks["Young"] == 2
+    assert CelebA().preview(tmp_path).train_size == 2
+
+
+def test_damaged_lists_of_faces(tmp_path):
+    faces(tmp_path, published=False)
+    attributes = tmp_path / "list_attr_celeba.txt"
+    whole = attributes.read_text()
+    attributes.write_text(whole.replace("-1", "0", 1))
+    with pytest.raises(UserError, match=r"a line is .*expected a file and 40 times 1 or -1"):
+        CelebA().load(tmp_path)
+    attributes.write_text("\n".join(whole.splitlines()[:-1]))
+    with pytest.raises(UserError, match="3 rows instead of 4"):
+        CelebA().load(tmp_path)
+    attributes.write_text(whole.replace("Young", "Old"))
+    with pytest.raises(UserError, match="no attribute 'Young'"):
+        CelebA().load(tmp_path)
+    attributes.write_text(whole)
+    written(tmp_path / "list_eval_partition.txt", ["000001.jpg 0"])
+    with pytest.raises(UserError, match=r"does not have '000002\.jpg'"):
+        CelebA().load(tmp_path)
+    written(tmp_path / "list_eval_partition.txt", ["000001.jpg 7"])
+    with pytest.raises(UserError, match="part 7; expected 0, 1 or 2"):
+        CelebA().load(tmp_path)
+    with pytest.raises(UserError, match=r"no attribute 'Smling'; did you mean 'Smiling'"):
+        CelebA(["Smling"])
+    with pytest.raises(UserError, match="name each once, and at least one"):
+        CelebA(["Bald", "Bald"])
+
+
 # -- large sets ------------------------------------------------------------------------------------
 @pytest.fixture
 def imagenet(tmp_path):
@@ -273,7 +370,7 @@ def test_places_lt_and_inaturalist(tmp_path):
     assert parts(INaturalist18(SIZE).load(tmp_path)) == by_json
 
 
-@pytest.mark.parametrize("kind", [CUB200, Cars196, SOP, ImageNet, ImageNetLT, PlacesLT])
+@pytest.mark.parametrize("kind", [CUB200, Cars196, SOP, InShop, ImageNet, ImageNetLT, PlacesLT])
 def test_a_folder_without_the_set_is_one_line(tmp_path, kind):
     for call in (kind().load, kind().preview):
         with pytest.raises(UserError, match=f"no {kind.title} there; expected a folder with"):
@@ -282,14 +379,14 @@ def test_a_folder_without_the_set_is_one_line(tmp_path, kind):
         kind().load(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("kind", [Flowers102, Food101, Pets, DTD, EuroSAT, GTSRB])
+@pytest.mark.parametrize("kind", [Flowers102, Food101, Pets, DTD, EuroSAT, GTSRB, CelebA])
 def test_a_download_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, kind):
     def refuse(self, base):
         (base / "half").mkdir()
         raise OSError("no network")
 
     monkeypatch.setattr(kind, "download", refuse)
-    assert kind().preview(tmp_path).tasks == {"label": None}
+    assert kind().preview(tmp_path).tasks == kind().info().tasks
     with pytest.raises(UserError, match=f"no {kind.title} there .*no network"):
         kind().load(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -346,3 +346,24 @@ def test_the_cache_may_be_removed_between_runs(file, home):
     data(file, "always")
     shutil.rmtree(cache_folder())
     assert_same(memory, data(file, "always"))
+
+
+def test_a_large_further_set_stays_in_the_cache_folder(tmp_path, file):
+    other = tmp_path / "other.csv"
+    other.write_text(file.read_text(encoding="utf-8").replace("fox", "vixen"), encoding="utf-8")
+    batches = {}
+    for cache in ("never", "always", "always"):
+        loader = TextFile(str(file), cache=cache)
+        data = StreamDataModule(loader, text=Tokenize("train"), sources={"other": str(other)})
+        data.place(0, 1, 2)
+        data.setup()
+        part = data.parts["other"]
+        assert isinstance(part.source.words, MappedWords) is (cache == "always")
+        found = part.fetch(torch.arange(len(part)))
+        # stored words have no padding beyond the longest text that is asked for
+        batches[cache] = (found["data"], found["targets"]["label"], data.fingerprint())
+    one, two = batches["never"], batches["always"]
+    assert torch.equal(one[0]["words"], two[0]["words"]) and torch.equal(one[1], two[1])
+    assert one[2].keys() == two[2].keys() and "other/train" in one[2]
+    for name, entry in one[2].items():
+        assert torch.equal(entry["contents"], two[2][name]["contents"])

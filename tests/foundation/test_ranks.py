@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from foundation.distributed import (
+    from_first_rank,
     gather_rows,
     gather_uneven,
     global_sum,
+    is_first_rank,
     names_of_any_rank,
     world_size,
 )
@@ -40,6 +42,7 @@ def observe(rank: int, world: int) -> dict[str, Any]:
     )
     seen["sum"] = float(global_sum(VALUES[rows].sum()))
     seen["gathered"] = gather_rows(INDEX[rows])
+    seen["first"] = is_first_rank(), from_first_rank(INDEX[rows] + rank)
     memory = SampleMemory(8)
     memory.write(INDEX[rows], VALUES[rows])
     seen["table"], seen["writes"] = memory.table, memory.writes
@@ -74,6 +77,13 @@ def test_the_mean_over_ranks_of_loss_and_gradient_is_that_of_the_whole_batch(den
     losses, gradients = zip(*(seen[denominator] for seen in on_two_ranks(observe)), strict=True)
     assert sum(losses) / 2 == pytest.approx(expected)
     assert sum(gradients) / 2 == pytest.approx(expected)
+
+
+def test_all_ranks_have_what_the_first_one_has():
+    flags, values = zip(*(seen["first"] for seen in on_two_ranks(observe)), strict=True)
+    assert flags == (True, False) and observe(0, 1)["first"][0]
+    assert [rows.tolist() for rows in values] == [INDEX[:4].tolist()] * 2
+    assert observe(0, 1)["first"][1].tolist() == INDEX.tolist()
 
 
 def test_nobody_kept_on_any_rank_is_zero():

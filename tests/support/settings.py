@@ -8,6 +8,7 @@ one. EXACT: further arguments under which it is exact on several ranks, for meth
 not. TINY: a run of some steps on real data in a fraction of a second, by kind of data.
 """
 
+from pathlib import Path
 from typing import Any
 
 CANONICAL: dict[str, dict[str, Any]] = {
@@ -74,6 +75,7 @@ CANONICAL: dict[str, dict[str, Any]] = {
         "clusters_in_batch": 4,
         "samples_per_cluster": 4,
         "refresh": 2,
+        "weight": 0.1,
     },
     # a tree, and another one
     "hierarchical_triplet": {
@@ -92,6 +94,8 @@ CANONICAL: dict[str, dict[str, Any]] = {
     "gradnorm": {"lr": 0.5},
     "pcgrad": {"reduction": "mean"},
     "hard_sharing": {"split_stage": 0},
+    # columns come in with the second round
+    "fafs": {"tree": str(Path(__file__).parent.parent / "fixtures" / "fafs_tree.json")},
     # B starts at zero, so A moves by the square of the scale
     "lora": {"alpha": 256.0},
     # U starts at zero, so D would not move in the one step in which `adapter_drop` lets it
@@ -189,6 +193,12 @@ UNSEEN: dict[tuple[str, str], str] = {
     ("bags", "prepare"): (
         "draws the samples that its losses use; tests/methods/long_tail/test_bags.py"
     ),
+    ("glora", "prepare"): (
+        "sets the draw of a supernet's forms; tests/methods/peft/test_glora_search.py"
+    ),
+    ("glora", "wrap_step"): (
+        "removes gradients that only several ranks make; tests/methods/peft/test_glora_search.py"
+    ),
     ("diff_pruning", "prepare"): (
         "sets the noise that its gates draw; tests/methods/peft/test_diff_pruning.py"
     ),
@@ -216,6 +226,12 @@ UNSEEN: dict[tuple[str, str], str] = {
 ONCE = frozenset({"remixmatch/rotation", "orthogonality", "sparsity", "identity", "magnet"})
 
 EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
+
+# Changes of the run for the trial on several ranks. At the usual rate the tiny network soon maps all
+# samples to nearly one point, and what depends on their differences alone is then rounding.
+APART: dict[str, dict[str, Any]] = {
+    key: {"optimizer.lr": 1e-4} for key in ("magnet", "hierarchical_triplet")
+}
 
 # Tried on several ranks beside the single methods: arguments that bring in sums and statistics over
 # the global batch.
@@ -297,6 +313,7 @@ NETWORK: dict[str, dict[str, dict[str, Any]]] = {
         "adapter",
         "adapter_drop",
         "adapter_fusion",
+        "fafs",  # whose tree is of it
         "ladder_side_tuning",
         "mam_adapter",
         "p_tuning_v2",

@@ -14,7 +14,7 @@ from methods.adversarial.reported_victim import ReportedVictim
 from methods.adversarial.robustness import PGDRobustness
 from methods.adversarial.smoothing import median
 from methods.adversarial.squeezers import bit_depth, squeezers
-from methods.adversarial.under_attack import evading
+from methods.adversarial.under_attack import Evading
 from recipes.contract import Seen
 from recipes.contract.environment import Environment
 from recipes.engine.recipe import Recipe
@@ -172,11 +172,30 @@ def test_the_joint_objective_lowers_the_score_by_its_weight():
     excess = (score - 0.01).clamp_min(0)
     assert excess.max() > 0
     expected = plain(X) - 3.0 * excess
-    torch.testing.assert_close(evading(plain, victim, 3.0)(X), expected)
+    torch.testing.assert_close(Evading(victim, plain, 3.0)(X), expected)
     leaf = X.clone().requires_grad_()
-    joint = torch.autograd.grad(evading(plain, victim, 3.0)(leaf).sum(), leaf)[0]
+    joint = torch.autograd.grad(Evading(victim, plain, 3.0)(leaf).sum(), leaf)[0]
     alone = torch.autograd.grad(plain(leaf).sum(), leaf)[0]
     assert not torch.allclose(joint, alone)
+
+
+@torch.no_grad()
+def test_of_all_points_the_misclassified_one_with_the_smallest_excess_is_kept():
+    recipe = squeezing(bits=2)
+    recipe.method_modules[KEY].value.fill_(0.0)
+    y = {"label": recipe.network(Embedded(X)).logits["label"].argmax(1)}
+    victim = ReportedVictim(recipe, Embedded(X), y, torch.arange(6))
+    evading = Evading(victim, victim.objective("ce"), 1.0)
+    source = torch.Generator().manual_seed(2)
+    points = [torch.rand(X.shape, generator=source) for _ in range(8)]
+    for point in points[:-1]:
+        evading(point)
+    found = evading.found(points[-1])
+    margin = victim.objective("margin")
+    for i in range(6):
+        wrong = [k for k, point in enumerate(points) if margin(point)[i] >= 0]
+        best = min(wrong, key=lambda k: float(evading.excess(points[k])[i]), default=7)
+        assert torch.equal(found[i], points[best][i])
 
 
 def test_a_measurement_under_attack_reports_both_attackers():

@@ -214,7 +214,9 @@ def test_the_plan_compares_structure_and_waits_for_earlier_stages(tmp_path):
         ({"method": LoRA(rank=2)}, "has no adapters but other changes (deltas.adapter.0."),
         ({"method": Adapter("houlsby", 4, train_norms=False)}, "variant=houlsby; only those with "
          "variant=pfeiffer are fused"),
-        ({"method": Adapter("houlsby", 4)}, "has more than the adapters of one method (backbone."),
+        ({"method": Adapter("houlsby", 4)}, "variant=houlsby; only those with variant=pfeiffer"),
+        ({"method": Adapter("pfeiffer", 4, train_norms=True)}, "has more than the adapters of one "
+         "method (backbone."),
         ({"method": Adapter("parallel", 4)}, "variant=parallel; only those with variant=pfeiffer"),
         ({"method": Adapter("pfeiffer", 6)}, "has adapters with bottleneck=6, and this run has "
          "bottleneck=4; set methods.adapter_fusion.bottleneck=6"),

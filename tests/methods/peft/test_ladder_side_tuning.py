@@ -301,9 +301,10 @@ def test_a_start_by_magnitude(name, side_block):
     x = torch.randn(3, 32)
     torch.testing.assert_close(ladder.first(x), x[:, states])
     torch.testing.assert_close(ladder.rungs[1].down(x), x[:, states])
-    write = blocks[0]["mlp.out"]
-    # all 64 units: four times the width of 16
-    torch.testing.assert_close(ladder.rungs[0].block.mlp[2].weight, write.weight[states])
+    read, write = blocks[0]["mlp.in"], blocks[0]["mlp.out"]
+    units = top(read.of_rows + write.of_columns, 64)  # four times the width of 16
+    expected = write.weight[states][:, units]
+    torch.testing.assert_close(ladder.rungs[0].block.mlp[2].weight.detach(), expected)
     assert features(made).isfinite().all()
 
 

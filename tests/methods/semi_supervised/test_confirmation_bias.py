@@ -113,7 +113,9 @@ def test_unmixed_and_unregularized_it_is_the_cross_entropy_of_the_stored_labels(
         labeled = F.cross_entropy(step.logits("labeled", "label"), known, reduction="none")
         loss = float(sum(term.weighted(term.reduced()).detach() for term in terms.values()))
         # the mean over all samples of the batch
-        assert loss == pytest.approx(float(torch.cat([labeled, unlabeled]).mean()), rel=1e-5)
+        assert loss == pytest.approx(
+            float(torch.cat([labeled, unlabeled]).mean().detach()), rel=1e-5
+        )
 
 
 def test_the_table_has_given_labels_first_predictions_and_then_those_of_the_last_visit(

@@ -216,10 +216,12 @@ def test_embeddings_that_are_no_numbers_are_an_error(value):
 
 
 # -- queries and gallery ---------------------------------------------------------------------------
-def parted(x, labels, queries, gallery, size=7, **settings):
+def parted(x, labels, queries, gallery, size=7, cameras=None, **settings):
     """The probe fed with a gallery and its queries, positions in the same samples."""
     probe = Retrieval(**settings)
     network = saying(lambda view: Output(torch.zeros(len(view), 1), {"embedding": view}))
+    for rows in () if cameras is None else torch.cat([gallery, queries]).split(size):
+        probe.see_cameras(cameras[rows], rows)
     for rows in gallery.split(size):
         probe.see_gallery(network, x[rows], {"label": labels[rows]}, rows)
     for rows in queries.split(size):
@@ -228,12 +230,17 @@ def parted(x, labels, queries, gallery, size=7, **settings):
     return found, probe
 
 
-def gallery_by_loops(x, labels, queries, gallery, ks):
+def gallery_by_loops(x, labels, queries, gallery, ks, cameras=None):
     """The same, query by query."""
+    seen_by = torch.arange(len(x)) if cameras is None else cameras
     x = torch.nn.functional.normalize(x, dim=1)
     sums, asked = {f"recall@{k}": 0.0 for k in ks} | {"map@r": 0.0, "r_precision": 0.0}, 0
     for query in queries.tolist():
-        others = [g for g in sorted(gallery.tolist()) if g != query]
+        others = []
+        for g in sorted(gallery.tolist()):
+            junk = labels[g] == labels[query] and seen_by[g] == seen_by[query]
+            if g != query and not junk:
+                others.append(g)
         order = sorted(others, key=lambda g: (-float(x[query] @ x[g]), g))
         right = [bool(labels[g] == labels[query]) for g in order]
         number = sum(right)
@@ -266,6 +273,61 @@ def test_queries_are_looked_up_in_the_gallery(queries, gallery):
     expected, asked = gallery_by_loops(x, labels, queries, gallery, [1, 2, 4, 8])
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert found["lone_queries"] == len(queries) - asked
+
+
+CAMERAS = torch.randint(4, (60,), generator=torch.Generator().manual_seed(11))
+APART = (range(20), range(20, 60))
+WITHIN = (range(0, 60, 2), range(60))
+
+
+@pytest.mark.parametrize(("queries", "gallery"), [APART, WITHIN, (range(50, 60), range(52, 56))])
+@pytest.mark.parametrize("factor", [1, 10**9])
+def test_matches_of_one_camera_do_not_count(queries, gallery, factor):
+    x, labels = sample(7)
+    queries, gallery = torch.tensor(queries), torch.tensor(gallery)
+    shuffle = torch.randperm(len(gallery), generator=torch.Generator().manual_seed(1))
+    found, probe = parted(x, labels, queries, gallery[shuffle], cameras=factor * CAMERAS)
+    expected, asked = gallery_by_loops(x, labels, queries, gallery, [1, 2, 4, 8], CAMERAS)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert found["lone_queries"] == len(queries) - asked
+    assert "without pictures of their class and camera" in probe.describe()
+    for query, *others in probe.exhibit().rows if probe.exhibit() else ():
+        junk = (labels == query.label) & (CAMERAS[query.index] == CAMERAS)
+        assert not any(junk[shown.index] for shown in others)
+
+
+def test_one_camera_for_each_sample_is_none():
+    x, labels = sample(3)
+    rows = torch.arange(len(x))
+    found, _ = parted(x, labels, rows, rows, cameras=rows)
+    assert found == pytest.approx(measured(x, labels))
+
+
+def test_the_cameras_of_an_evaluation_do_not_reach_into_the_next():
+    x, labels = sample(3)
+    rows = torch.arange(len(x))
+    _, probe = parted(x, labels, rows, rows, cameras=CAMERAS)
+    probe.reset()
+    assert not probe.cameras
+
+
+def observe_cameras(rank, world):
+    x, labels = sample(5, rows=61)
+    cameras = torch.arange(61) % 3
+    queries, gallery = torch.arange(0, 61, 2), torch.arange(61)
+    mine = [rows.tensor_split(world)[rank] for rows in (queries, gallery)]
+    return parted(x, labels, *mine, cameras=cameras, nmi_restarts=0)[0]
+
+
+def test_ranks_with_cameras_agree_with_loops():
+    x, labels = sample(5, rows=61)
+    queries, gallery = torch.arange(0, 61, 2), torch.arange(61)
+    expected, asked = gallery_by_loops(
+        x, labels, queries, gallery, [1, 2, 4, 8], torch.arange(61) % 3
+    )
+    for seen in on_two_ranks(observe_cameras):
+        assert {name: seen[name] for name in expected} == pytest.approx(expected)
+        assert seen["lone_queries"] == len(queries) - asked
 
 
 def test_a_gallery_of_all_samples_is_none():

@@ -3,10 +3,13 @@ memory, and networks that have none."""
 
 import pytest
 import torch
+from torch import nn
 
 from foundation.errors import UserError
 from recipes.config.resolve import resolve_command
 from recipes.networks.build import build_network
+from recipes.networks.checkpointed import recompute_in_backward
+from recipes.networks.image import ImageNetwork
 from recipes.runs.start import ready, start
 from recipes.setup.assemble import assemble
 from recipes.step.batchnorm import BatchNorms
@@ -101,10 +104,41 @@ def test_it_keeps_less():
     assert saved(recomputed, 32) < 0.5 * saved(plain, 32)
 
 
-@pytest.mark.parametrize("name", ["wrn_28_2", "vgg11"])
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("name", ["wrn_28_2", "wrn_37_2", "resnet20_cifar", "digits_cnn"])
+def test_a_step_of_our_own_networks_is_bit_identical(name, mode):
+    plain, recomputed = pair(name)
+    one, other = step(plain, 32, mode), step(recomputed, 32, mode)
+    assert one.keys() == other.keys()
+    assert [key for key, value in one.items() if not torch.equal(value, other[key])] == []
+    assert saved(recomputed, 32) < 0.7 * saved(plain, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"), [("wrn_28_2", "blocks.3"), ("resnet20_cifar", "layer1")]
+)
+def test_the_features_of_a_stage_are_those_without_it(name, stage):
+    seen = []
+    for network in pair(name):
+        network.tap(stage)
+        torch.manual_seed(1)
+        output = network(network.embed(torch.rand(4, 3, 32, 32)))
+        (output.taps[stage].square().mean() + output.logits["label"].square().mean()).backward()
+        weight = network.backbone.conv1.weight
+        seen.append((output.taps[stage], weight.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
+
+
+@pytest.mark.parametrize("name", ["vgg11", "dla34"])
 def test_a_network_without_it_is_refused(name):
     with pytest.raises(UserError, match=r"network\.gradient_checkpointing=true: \w+ has no grad"):
         build_network(Pictures(), {"label": 3}, name=name, gradient_checkpointing=True)
+
+
+def test_a_backbone_that_does_not_know_it_is_refused():
+    network = ImageNetwork(nn.Flatten(), 12, {"label": 3}, mean=[0.5] * 3, std=[0.5] * 3)
+    with pytest.raises(UserError, match="Flatten has no gradient checkpointing"):
+        recompute_in_backward(network)
 
 
 @pytest.mark.parametrize(
@@ -121,20 +155,21 @@ def test_what_does_not_go_together_is_refused(more, message):
 
 
 RUN = [
-    *("data=digits", "network.name=test_resnet", "network.input_size=32", "trainer.max_steps=4"),
+    *("data=digits", "network.input_size=32", "trainer.max_steps=4", "network.name=test_resnet"),
     *("data.batch_size=8", "trainer.accelerator=cpu", "trainer.progress_bar=false"),
     *("recipe=fixmatch", "data.unlabeled_ratio=1", "averaging=ema", "regularization=sam"),
 ]
 
 
 @pytest.mark.slow
-def test_a_run_is_that_without_it(tmp_path):
+@pytest.mark.parametrize("name", ["test_resnet", "wrn_28_2"])
+def test_a_run_is_that_without_it(name, tmp_path):
     """Forwards with and without updates, two passes a step, an averaged network."""
     states = []
     for recomputes in ("false", "true"):
         folder = tmp_path / recomputes
         more = [f"network.gradient_checkpointing={recomputes}", f"run_dir={folder}"]
-        start(ready([*RUN, *more]))
+        start(ready([*RUN, *more, f"network.name={name}"]))
         states.append(torch.load(folder / "checkpoints" / "last.ckpt")["state_dict"])
     assert same(*states) == []
 

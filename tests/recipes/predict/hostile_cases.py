@@ -43,6 +43,25 @@ CONFIGS = {
     ),
     "checkpoint_write": (put("checkpoint", WRITES), "checkpoint._target_"),
     "logger_write": (put("logger.x", WRITES), "logger.x._target_"),
+    "logger_start": (put("logger.x", STARTS), "logger.x._target_"),
+    "logger_import": (put("logger.x", IMPORTS), "logger.x._target_"),
+    "logger_with_path": (put("logger.x", {"_target_": "evil/../evil.run"}), "logger.x._target_"),
+    "logger_with_other_letters": (
+        put("logger.x", {"_target_": "ev\u0456l.run"}),
+        "logger.x._target_",
+    ),
+    "logger_is_a_list": (put("logger.x", {"_target_": ["evil.run"]}), "logger.x._target_"),
+    "logger_shadow": (put("logger.x", {"_target_": "methods.mine.Mine"}), "logger.x._target_"),
+    "logger_through_a_module_of_ours": (
+        put("logger.x", {"_target_": "recipes.loggers.tensorboard.os.system"}),
+        "logger.x._target_",
+    ),
+    "logger_of_ours_with_another": (
+        put("logger.tensorboard.comment", EVIL),
+        "logger.tensorboard.comment._target_ calls 'evil.run'",
+    ),
+    "logger_partial": (put("logger.tensorboard._partial_", True), "logger.tensorboard._partial_"),
+    "loggers_are_a_list": (put("logger", [EVIL]), "logger"),
     "evaluate_start": (put("evaluate.x", STARTS), "evaluate.x._target_"),
     "nested_in_argument": (
         put("methods.fixmatch.weight", WRITES),
@@ -315,4 +334,15 @@ HARMLESS = {
     "root": put("data.root", "forbidden"),
     "run_dir": put("run_dir", "forbidden/run"),
     "resume": put("resume", "forbidden.ckpt"),
+}
+
+# what only training calls: it is neither imported nor called
+UNUSED = {
+    "logger": put("logger.x", EVIL),
+    "logger_of_the_system": put("logger.x", SYSTEM),
+    "logger_with_another": put("logger.x", {"_target_": "mine.Mine", "a": [EVIL]}),
+    "logger_with_arguments": put("logger.x", EVIL | {"_args_": [1], "_partial_": True}),
+    "callback": put("callbacks", {"x": EVIL}),
+    "callbacks_are_a_list": put("callbacks", [SYSTEM]),
+    "profiler": put("trainer.profiler", EVIL),
 }

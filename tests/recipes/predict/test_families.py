@@ -34,6 +34,10 @@ IMAGES = {
         ("adversarial=randomization", "methods.randomization.passes=2"),
         "randomization changes the",
     ),
+    "feature_squeezing": (
+        ("adversarial=feature_squeezing", "methods.feature_squeezing.predict=squeezed"),
+        "feature_squeezing changes the input",
+    ),
     "proxy_anchor": (("metric_learning=proxy_anchor",), ""),
     "two_tasks": ((BOTH, "long_tail=posthoc_logit_adjustment"), ""),
     "mtan": ((BOTH, "multi_task=mtan"), ""),

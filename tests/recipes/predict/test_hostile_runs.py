@@ -24,7 +24,15 @@ from tests.recipes.predict.hostile import (
     with_config,
     with_text,
 )
-from tests.recipes.predict.hostile_cases import CONFIGS, ENCODERS, HARMLESS, IMPORTS, ORIGINS, TEXTS
+from tests.recipes.predict.hostile_cases import (
+    CONFIGS,
+    ENCODERS,
+    HARMLESS,
+    IMPORTS,
+    ORIGINS,
+    TEXTS,
+    UNUSED,
+)
 from tests.support.command import REPOSITORY, write_csv
 from tests.support.predict_runs import digits, texts
 from tests.support.settings import SHARED
@@ -134,6 +142,17 @@ def test_honest_runs_are_loaded_without_a_request(pictures, words, trapped, capf
         assert len(recipes.load(words).predict(["a red thing"])) == 1
     assert not seen and not (trapped / "RAN").exists()
     assert "trusted" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize("name", UNUSED)
+def test_what_only_training_calls_is_left_out(pictures, trapped, capfd, name, trust):
+    path = altered(pictures, trapped / "own.ckpt", with_config(UNUSED[name]))
+    with guarded(trapped) as seen:
+        predictor = recipes.load(path, trust=trust)
+        assert len(predictor.predict(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))) == 2
+    assert not seen and not (trapped / "RAN").exists()
+    assert "imports" not in capfd.readouterr().err
 
 
 def test_interpolations_are_refused_with_trust(pictures, trapped, capfd):

@@ -36,8 +36,9 @@ def test_two_tasks_are_told_apart(pictures_run):
         "data.sources.other={_target_: datamodules.sources.Digits}",
         "data.sources.other={source: {_target_: datamodules.sources.Digits}}",
         "trainer.profiler={_target_: pytorch_lightning.profilers.SimpleProfiler}",
+        "+logger.csv={_target_: pytorch_lightning.loggers.CSVLogger, save_dir: csv}",
     ],
-    ids=["a further set", "one with a root", "a profiler"],
+    ids=["a further set", "one with a root", "a profiler", "a logger"],
 )
 def test_what_only_training_calls_is_not_in_the_way(place, override):
     run(place / "run", "data=digits", "network.name=digits_cnn", override)

@@ -9,7 +9,7 @@ from omegaconf.errors import ReadonlyConfigError
 
 from recipes.config.resolve import resolve_command
 from recipes.runs.run import check, set_up
-from recipes.runs.stages import plan_stages, stages_of
+from recipes.runs.stage_plan import plan_stages, stage_spec
 from recipes.runs.start import ready
 from recipes.setup.assemble import assemble
 from recipes.setup.spec import RunSpec, with_values
@@ -61,8 +61,9 @@ def test_other_values_make_another_spec():
 def test_stages_have_specs_of_their_own():
     spec = ready(["recipe=crt", "run_dir=out"])
     before = OmegaConf.to_yaml(spec.config)
-    plan_stages(spec)
-    first, second = stages_of(spec)
+    plans = plan_stages(spec)
+    first = stage_spec(spec, "representation", plans.before([]))
+    second = stage_spec(spec, "classifier", plans.before(["representation"]))
     assert (first.stage, first.weights_of) == ("representation", "")
     assert (second.stage, second.weights_of) == ("classifier", "representation")
     assert [str(stage.folder) for stage in (first, second)] == [
