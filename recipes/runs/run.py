@@ -35,7 +35,6 @@ from recipes.engine.parts import RecipeParts
 from recipes.engine.recipe import Recipe
 from recipes.loggers.build import build_loggers, close_loggers
 from recipes.loggers.console import RouxProgressBar
-from recipes.networks.network import Network
 from recipes.runs.lightning import build_trainer, hooked_methods, quieten, uses_hooks
 from recipes.runs.memory import memory_is_named
 from recipes.runs.outputs import Parts, write_outputs, write_settings
@@ -50,12 +49,11 @@ from recipes.setup.assemble import Assembly, assemble, plain
 from recipes.setup.length import check_length, in_steps
 from recipes.setup.machine import check_machine
 from recipes.setup.monitor import heads_speak
-from recipes.setup.parts import make_optimizer, make_tasks
+from recipes.setup.parts import make_optimizer, make_tasks, network_to_train
 from recipes.setup.patience import patience_of
 from recipes.setup.plateau import plateau_of
 from recipes.setup.remarks import remarks
 from recipes.setup.spec import Result, RunSpec
-from recipes.step.batchnorm import fit_statistics_to_run
 from recipes.step.step import Stream
 
 __all__ = [
@@ -216,18 +214,6 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
         ),
     )
     return Recipe(parts)
-
-
-def network_to_train(assembly: Assembly, tasks: dict[str, int]) -> Network:
-    """A network for these heads, before surgery."""
-    config = assembly.config
-    network = assembly.build_network(tasks)
-    if "bn_momentum" not in (config.network.options or {}):
-        fit_statistics_to_run(network, assembly.trainer.max_steps)
-    if config.supervised_weight == 0:
-        # the heads get no gradient, and DDP waits for the gradient of every trainable parameter
-        network.heads.requires_grad_(False)
-    return network
 
 
 def checkpoints(

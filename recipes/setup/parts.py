@@ -7,10 +7,12 @@ import torch
 
 from datamodules.facts import DatasetFacts
 from recipes.engine.recipe import Recipe
+from recipes.networks.network import Network
 from recipes.optimization.build import build_optimizer
 from recipes.optimization.layer_decay import scale_layers
 from recipes.optimization.schedulers import build_scheduler
 from recipes.setup.assemble import Assembly
+from recipes.step.batchnorm import fit_statistics_to_run
 from recipes.tasks.classification import ClassificationTask, shot_groups
 
 
@@ -28,6 +30,18 @@ def make_tasks(
         )
         for name, classes in facts.classes.items()
     ]
+
+
+def network_to_train(assembly: Assembly, tasks: dict[str, int]) -> Network:
+    """A network for these heads, before surgery."""
+    config = assembly.config
+    network = assembly.build_network(tasks)
+    if "bn_momentum" not in (config.network.options or {}):
+        fit_statistics_to_run(network, assembly.trainer.max_steps)
+    if config.supervised_weight == 0:
+        # the heads get no gradient, and DDP waits for the gradient of every trainable parameter
+        network.heads.requires_grad_(False)
+    return network
 
 
 def make_optimizer(assembly: Assembly, recipe: Recipe) -> Any:
