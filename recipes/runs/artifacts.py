@@ -20,6 +20,7 @@ from recipes.setup.assemble import Assembly
 
 BRACED = re.compile(r"\{(?P<stage>[\w\-]+)(?:\.(?P<artifact>\w+))?\}")
 CHECKPOINTS = "checkpoints"
+UNKNOWN = Path("{unknown}")  # of a stage whose plan has an error
 WEIGHTS = "weights"  # the artifact of a program with which the next stage begins
 
 
@@ -103,7 +104,7 @@ def path_of(match: re.Match[str], before: Before, place: str, name: str) -> Path
         raise UserError(key, f"{place} names no stage before it", no_stage(stage, before))
     left = before.left[stage]
     if left.unknown:
-        return Path(match[0])
+        return UNKNOWN
     if artifact is None and left.checkpoint is None:
         made = ", ".join(f"{{{stage}.{own}}}" for own in left.files)
         problem = f"{place} names a program, which leaves no checkpoint"

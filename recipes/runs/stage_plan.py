@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from foundation.awaited import awaiting
 from foundation.errors import UserError, raise_all
 from recipes.runs.artifacts import (
+    UNKNOWN,
     Before,
     Left,
     artifact_paths,
@@ -109,7 +110,7 @@ def plan_stages(spec: RunSpec) -> StagePlans:
         try:
             stage = stage_spec(spec, name, before, planning=True)
             files = [path for left in before.left.values() for path in left.files.values()]
-            with awaiting(files):
+            with awaiting([*files, UNKNOWN]):
                 texts.append(plan_stage(spec, stage, plans, assemblies))
         except UserError as refusal:
             place_of = f"stages.{name}"
@@ -164,5 +165,6 @@ def but(spec: RunSpec, name: str, twin: str) -> str:
     """In which settings a round differs from the first one, as they are written."""
     own = dict(leaves(spec.config.stages[name]))
     first = dict(leaves(spec.config.stages[twin]))
+    own.pop("run_dir")  # may have the time in it
     changed = [f"{key}={shown(value)}" for key, value in own.items() if first.get(key) != value]
     return f", {', '.join(changed)}" if changed else ""

@@ -152,6 +152,11 @@ PLANNED = {
     '{a: ["network.checkpoint=\'{i}\'"]}': (
         "stages.a: network.checkpoint={i} names no stage before it; {i}, the number of a round, is"
     ),
+    # a mistake in a loop is one line, however many rounds follow from it
+    '{r: {repeat: {times: 3, until: n}, stages: {a: ["peft=lora", "methods.lora.load=\'{previous.note}\'"], '
+    'n: {program: {_target_: NOTE, run: "{b}"}}}}}': (
+        "stages.n_1: program.run={b} names no stage before it; known: a, a_1"
+    ),
     # the stage that is named has an error of its own, which is the only one
     '{a: ["peft=adapter"], b: ["network.checkpoint=\'{a.nothing}\'"]}': "stages.a: methods.adapter",
 }  # fmt: skip
