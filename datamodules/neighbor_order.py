@@ -119,10 +119,14 @@ class MakeNeighborOrder:
         there = len(labels[labels >= 0].unique())
         wanted = self.anchors * self.neighbors
         if wanted > there:
+            neighbors = min(self.neighbors, there)
+            anchors = there // neighbors
+            size = anchors * neighbors * self.per_class
+            option = f"methods.{self.key}"
             raise UserError(
-                f"methods.{self.key}.anchors={self.anchors}: with methods.{self.key}.neighbors="
-                f"{self.neighbors} a batch has {wanted} classes, the labeled data has {there}; "
-                f"expected anchors · neighbors of at most {there}"
+                f"{option}.anchors={self.anchors}: with {option}.neighbors={self.neighbors} a "
+                f"batch has {wanted} classes, the labeled data has {there}; expected e.g. "
+                f"{option}.anchors={anchors} {option}.neighbors={neighbors} data.batch_size={size}"
             )
         order = NeighborOrder(
             labels, self.anchors, self.neighbors, self.per_class, seed, "order", stream

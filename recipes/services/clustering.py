@@ -86,12 +86,11 @@ def kmeans_within(x: Tensor, groups: Tensor, k: int, steps: int = 20, seed: int 
     if not len(known):
         return clusters
     x, groups = x[known], groups[known]
-    centers, there = _centers_within(x, groups, k, generator(seed, "kmeans_within"))
+    centers = _centers_within(x, groups, k, generator(seed, "kmeans_within"))
     nearest = groups.new_full((len(x),), -1)
     for _ in range(steps):
-        squared = _squared_to_own(x, groups, centers).masked_fill_(~there[groups], torch.inf)
         before = nearest
-        nearest = groups * k + squared.argmin(1)
+        nearest = groups * k + _squared_to_own(x, groups, centers).argmin(1)
         if torch.equal(before, nearest):
             break
         sums = torch.zeros_like(centers).flatten(0, 1).index_add_(0, nearest, x)
@@ -112,17 +111,15 @@ def _squared_to_own(x: Tensor, groups: Tensor, centers: Tensor) -> Tensor:
     return torch.cat(blocks)
 
 
-def _centers_within(
-    x: Tensor, groups: Tensor, k: int, source: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """k-means++ in every group: centers [G, k, d], and which of them are there, bool [G, k].
+def _centers_within(x: Tensor, groups: Tensor, k: int, source: torch.Generator) -> Tensor:
+    """k-means++ in every group: centers [G, k, d]. Where a group has fewer different rows, each of
+    them is a center, and the further centers, zeros, are the nearest of no row.
 
     A draw with probabilities proportional to p is the smallest of E / p, E exponential: so one pass
     over the rows draws for all groups.
     """
     count = int(groups.max()) + 1
     centers = x.new_zeros(count, k, x.shape[1])
-    there = torch.zeros(count, k, dtype=torch.bool)
     weights = torch.ones(len(x), dtype=torch.float64)
     squared = torch.full((len(x),), torch.inf, dtype=x.dtype)
     for number in range(k):
@@ -133,8 +130,8 @@ def _centers_within(
         least.scatter_reduce_(0, groups, keys, "amin")
         drawn = ((keys == least[groups]) & (weights > 0)).nonzero().flatten()
         centers[groups[drawn], number] = x[drawn]
-        there[groups[drawn], number] = True
         from_new = (x - centers[groups, number]).square().sum(1)
-        squared = torch.where(there[groups, number], torch.minimum(squared, from_new), squared)
+        # in a group without a new center the distances are 0 already
+        squared = torch.minimum(squared, from_new)
         weights = squared.double()
-    return centers, there
+    return centers

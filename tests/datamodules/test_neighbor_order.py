@@ -108,8 +108,9 @@ def make(batch_size=12, **settings):
         (
             {"anchors": 4, "batch_size": 24},
             "methods.hierarchical_triplet.anchors=4: with methods.hierarchical_triplet.neighbors=2 "
-            "a batch has 8 classes, the labeled data has 6; expected anchors · neighbors of at "
-            "most 6",
+            "a batch has 8 classes, the labeled data has 6; expected e.g. "
+            "methods.hierarchical_triplet.anchors=3 methods.hierarchical_triplet.neighbors=2 "
+            "data.batch_size=18",
         ),
         (
             {"task": "lable"},

@@ -172,6 +172,8 @@ CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("equalization_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
     ("cost_sensitive_ce", "class_losses"): ("the expected cost", {"form": "expected_cost"}),
     ("child_tuning", "build"): ("the masks of mode D", {"mode": "D"}),
+    ("child_tuning", "surveyed"): ("Fisher information of mode D", {"mode": "D"}),
+    ("ladder_side_tuning", "surveyed"): ("the start by Fisher information", {"init": "fisher"}),
     ("sluice", "terms"): ("the penalty of trained weights", {"penalty": 0.1}),
     ("logit_adjustment", "build"): ("running priors", {"adjust_unlabeled": True}),
     ("proxy_nca", "surveyed"): ("proxies start at samples", {"init": "sample"}),

@@ -183,7 +183,9 @@ def test_the_joint_objective_lowers_the_score_by_its_weight():
 def test_of_all_points_the_misclassified_one_with_the_smallest_excess_is_kept():
     recipe = squeezing(bits=2)
     recipe.method_modules[KEY].value.fill_(0.0)
-    y = {"label": recipe.network(Embedded(X)).logits["label"].argmax(1)}
+    logits = recipe.network(Embedded(X)).logits["label"]
+    # of half of the samples any point is misclassified
+    y = {"label": torch.where(torch.arange(6) % 2 == 0, logits.argmin(1), logits.argmax(1))}
     victim = ReportedVictim(recipe, Embedded(X), y, torch.arange(6))
     evading = Evading(victim, victim.objective("ce"), 1.0)
     source = torch.Generator().manual_seed(2)
@@ -192,10 +194,13 @@ def test_of_all_points_the_misclassified_one_with_the_smallest_excess_is_kept():
         evading(point)
     found = evading.found(points[-1])
     margin = victim.objective("margin")
+    tries = []
     for i in range(6):
         wrong = [k for k, point in enumerate(points) if margin(point)[i] >= 0]
         best = min(wrong, key=lambda k: float(evading.excess(points[k])[i]), default=7)
         assert torch.equal(found[i], points[best][i])
+        tries.append((len(wrong), best))
+    assert any(count > 4 and best < 7 for count, best in tries)
 
 
 def test_a_measurement_under_attack_reports_both_attackers():

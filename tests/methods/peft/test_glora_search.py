@@ -201,6 +201,19 @@ def test_evolution_finds_the_best_of_all_candidates_within_the_limit(limit):
     assert evolve(search, space, Table(), seed=0) == found
 
 
+@pytest.mark.parametrize("limit", [1, 5, 20])
+def test_a_candidate_is_fitted_to_the_limit_by_smaller_forms(limit):
+    space = small_space(limit)
+    large = tuple(dict(layer.kinds) for layer in space.layers)
+    assert space.cost(large) > limit
+    for key in range(5):
+        fitted = space.fitted(large, key)
+        assert space.cost(fitted) <= limit
+        for name, order in ORDERS.items():
+            sizes = [order.index(own[name]) for own in (*large, *fitted)]
+            assert sizes[2] >= sizes[0] and sizes[3] >= sizes[1]
+
+
 def test_a_limit_below_every_form_is_one_line():
     space = small_space(0.5)
     with pytest.raises(UserError, match=r"program\.parameters: no forms .* as few as 0\.5"):
