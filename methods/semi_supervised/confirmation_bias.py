@@ -68,12 +68,12 @@ class ConfirmationBias(Method):
     pseudo-labels ỹ of one pass before, mixed with the labels.
 
     The N = B + U samples of a batch are one pool: x' = λ x_i + (1-λ) x_j and ỹ' alike, one λ ~
-    Beta(α, α) a batch. Mixing lowers the confidence in wrong labels; R_A keeps predictions from
-    falling to few classes, R_H from staying undecided. ỹ is in a table of all training samples:
-    one-hot rows for labeled ones, else what the network predicted, without dropout, for the
-    unaugmented sample at its last visit (p comes from an extra forward, without gradient; the
-    batch-norm statistics are those of the batch and not updated, where the authors' code updates
-    them). A row is replaced right after the visit: in passes over all samples this is the authors'
+    Beta(α, α) a batch. Mixing lowers the confidence in wrong labels; the second term, R_A, keeps
+    predictions from falling to few classes, the third, R_H, from staying undecided. ỹ is a table of
+    all training samples: one-hot rows for labeled ones, else the prediction for the unaugmented
+    sample at its last visit. It is made by an extra forward without gradient and without dropout,
+    normalized by statistics of the batch, which are not updated (in the authors' code they are). A
+    row is replaced right after the visit: in passes over all samples this is the authors'
     replacement at the end of an epoch. After `warmup` on labels alone, the network labels all
     samples once, in evaluation mode.
 
