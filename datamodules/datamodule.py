@@ -71,8 +71,8 @@ class StreamDataModule(StreamLoaders):
         the set itself is; a mapping has the `source`, a loader, and its `root`. Their classes are
         those of the set itself. `data.unlabeled=[NAME]` trains on their samples without labels.
         `tasks: own`: their labels are tasks of their own, whose samples are trained on.
-    mix: how batches are made of sets with tasks of their own: `equal`, as many samples of each, or
-        `proportional` to their sizes.
+    mix: batches of sets with tasks of their own: `equal` or `proportional`. As many samples of each
+        set, or by their sizes.
     input_size: side of the square that the views make of a stored picture, in pixels, at least 1;
         null: that of the stored one.
     """

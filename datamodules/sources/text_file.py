@@ -49,8 +49,8 @@ class TextFile:
     unlabeled: allow rows without a label (null, empty, NaN or -1); true. They are samples of the
         unlabeled stream, and never held out; with several tasks a row may lack some of its labels.
         false: such a row is refused.
-    cache: texts whose files and words stay in the cache folder, not in memory: `auto`, those of
-        files from 4 MiB, `always` or `never`. They are read once, not at every start.
+    cache: files whose texts stay in the cache folder, not in memory: `auto`, `always` or `never`.
+        `auto`: those from 4 MiB on. They are read once, not at every start.
     """
 
     def __init__(
