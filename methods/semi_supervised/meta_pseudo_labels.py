@@ -90,6 +90,7 @@ class MetaPseudoLabels(Method):
             tags=("unlabeled_loss",),
             refuses={
                 "attacks_labeled": "labeled samples are the teacher's, the attack is the student's",
+                "mixes_inputs": "labeled samples are the teacher's, what is mixed is the student's",
                 "metric_loss": "the student has no labels for a loss on its embedding",
             },
             accumulation=False,
