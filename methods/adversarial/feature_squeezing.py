@@ -58,11 +58,11 @@ class FeatureSqueezing(Method):
 
     bits: bit depth of a pixel, 1 to 8; 5 (paper on CIFAR-10 and ImageNet); null: not squeezed so.
     window: side of the median filter in pixels, at least 2; 2 (paper); null: none.
-    nlm: non-local means `WINDOW-PATCH-STRENGTH`, e.g. `13-3-2` (paper on CIFAR-10), which needs
-        OpenCV (`pip install 'roux[squeezing]'`); null: none.
+    nlm: non-local means `WINDOW-PATCH-STRENGTH`, e.g. `13-3-2` (paper); null: none. It needs
+        OpenCV (`pip install 'roux[squeezing]'`); the paper's numbers are those of CIFAR-10.
     false_alarms: share of clean validation samples above the threshold, between 0 and 1; 0.05
         (paper).
-    predict: what predictions are made from: the `original` picture (paper) or the `squeezed` one,
+    predict: the picture of predictions: `original` (paper) or `squeezed`. The second is that made
         by the first of the squeezers.
     """
 

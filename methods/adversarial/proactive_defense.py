@@ -45,8 +45,7 @@ class ProactiveDefense(ByAttack):
 
     refresh: network that is attacked: that at the start of the `round` or of the `step`.
     passes: of a round over the labeled samples, above 0; 1.
-    data: the loss is that of the attacked samples, `adv`, or the mean of theirs and that of the
-        clean ones, `clean_and_adv`.
+    data: samples of the loss: `adv`, the attacked ones, or `clean_and_adv`, the mean of both.
     norm: norm of the ball, over all entries of a sample: `linf` or `l2`.
     eps: radius of the ball in pixels of [0, 1], a number or a fraction; 8/255.
     steps: steps of PGD, at least 1; 10.
@@ -120,6 +119,8 @@ class ProactiveDefense(ByAttack):
         if self.refresh == "step":
             return lambda purpose: step.randomness.draw(f"pgd_at/{purpose}", entry.size)
         number: int = step.scratch[f"{self.key}/round"]
+        if entry.size != step.streams["labeled"].size:  # another method has several views of each
+            return lambda purpose: step.randomness.draw(f"{self.key}/{purpose}", entry.size)
         randomness = SampleRandomness(step.randomness.seed, step.streams["labeled"].index)
         return lambda purpose: randomness.draw(f"{self.key}/{number}/{purpose}")
 

@@ -48,7 +48,8 @@ class PGDRobustness(UnderAttack):
     step_size: length a of a step; null: eps/4, which is 2/255 at 8/255 (papers).
     restarts: random starts, of which the worst result counts, at least 1; 2.
     random_start: start at random points of the ball; false: at the sample, once.
-    evade: where methods flag samples, weight of their score in a second attack, which knows of
+    evade: weight of the alarms of methods in a second attack, at least 0. It is made where methods
+        flag samples, and knows of
         them, at least 0; 10; 0: only the first.
     """
 

@@ -27,8 +27,8 @@ class BlackBoxRobustness(UnderAttack):
     to which the last one and the target give one class. proxy_success: share of the samples that
     the target classifies correctly, and whose attacked form the last proxy does not.
 
-    proxy: what the proxy is trained on: the target's answers, `query`, or the true labels of up to
-        10,000 training samples, `train_data`, without queries.
+    proxy: labels of the proxy: the target's answers, `query`, or true ones, `train_data`. These
+        are of up to 10,000 training samples, and take no queries.
     run: a finished run whose network is the proxy, its folder or checkpoint; null: one is trained.
     queries: answers of the target that proxies are trained on, at least 2^rounds; 6400.
     rounds: how often the pictures are doubled, at least 0; 6 (Papernot et al.).

@@ -64,8 +64,8 @@ class MetaSampler(Method):
         1 / (min + max).
     lr: learning rate of ω, above 0; 0.01 (authors).
     temperature: of the Gumbel-softmax, above 0; 1 (authors).
-    inner: look ahead with the run's `sgd`, momentum and decay included (authors' code), or
-        `sgd_plain`: θ - η∇ (paper).
+    inner: look ahead by `sgd`, with the run's momentum and decay, or `sgd_plain` (paper). The
+        first is the authors' code, the second θ - η∇.
     candidates: samples of the balanced stream for each one drawn, at least 1; 4. Batch times
         candidates on each device must be at least twice the number of classes.
     task: task whose classes are drawn; null: the first.

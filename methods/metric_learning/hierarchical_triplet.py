@@ -102,8 +102,8 @@ class HierarchicalTriplet(MetricLoss):
 
     beta: β, part of each margin; 0.1 (paper).
     levels: levels L above 0 of the tree, at least 1; 16 (paper, unconfirmed).
-    warmup: optimizer steps with plain triplets and random classes before the first tree, or a share
-        of the run below 1; 0: the tree is made at the start, for pretrained networks.
+    warmup: steps with plain triplets before the first tree, below 1 a share of the run. Their
+        classes are random. 0: the tree is made at the start, for pretrained networks.
     margin: constant margin of the plain triplets of the warm-up, at least 0; 0.2 (FaceNet).
     refresh: optimizer steps between trees; null: one pass over the labeled samples (paper).
     anchors: anchor classes of a batch, at least 1; 4. A batch has anchors · neighbors ·

@@ -47,8 +47,8 @@ class ProxyNCA(MetricLoss):
     step gives the embeddings at which proxies start, which suits pretrained networks.
 
     scale: s, above 0; 3 (authors' code); 1 (paper's formula).
-    init: where proxies start: `normal`, N(0, 1) / 8 (authors' code), or `sample`, in the direction
-        of a training sample of the class, drawn at random.
+    init: start of proxies: `normal`, N(0, 1) / 8 (authors' code), or `sample`, that of a sample.
+        It is one of the class, drawn at random, whose direction they take.
     proxy_lr: learning rate of the proxies over the network's, above 0; 100 (as `proxy_anchor`).
         Smaller with a large rate or SGD.
     weight: factor of the loss, at least 0; 1.

@@ -86,13 +86,14 @@ class ChildTuning(Method):
     keep: p, share of the gradient that is kept, in (0, 1]; 0.3 (paper, F: 0.2 to 0.4, D: 0.1 to
         0.3); 1 changes nothing.
     mode: a random mask in every step, `F`, or a fixed one by Fisher information, `D`.
-    fisher: with D, squares of the gradients of batches, `per_batch` (authors), or of single
-        samples, `per_sample`, which is exact and takes a backward for each.
+    fisher: with D, squared gradients of batches, `per_batch` (authors), or `per_sample`. That is
+        exact, and takes a backward for each sample.
     fisher_batch: samples of a batch with `per_batch`, at least 1; 64.
     rescale_d: divide the gradient by p with D too; false (authors' code).
     decay_non_child: with D, weight decay acts on the rest too (authors' code); false: it stays.
-    authors_compat: with D, as the authors' code: each tensor's gradient is clipped to norm 1 before
-        it is squared, dropout is on, and only tensors with `layer` in their name have a mask.
+    authors_compat: with D, clipping, dropout and masks as in the authors' code. Each tensor's
+        gradient is clipped to norm 1 before it is squared, dropout is on, and only tensors with
+        `layer` in their name have a mask.
     """
 
     neutral = {"keep": 1}

@@ -37,8 +37,9 @@ class LadderSideTuning(PEFTMethod):
     reduction: width of the backbone over that of the side network, at least 1; 8.
     side_block: blocks g_i: `transformer`, attention and MLP (paper), or `mlp`, the MLP alone.
     temperature: T of the gates, above 0; 0.1.
-    init: start of the side network: `random`, or rows and columns of the backbone's weights with
-        the largest sum of |w|, `magnitude`, or of Fisher information, `fisher` (authors). `fisher`
+    init: start of the side network: `random`, `magnitude`, or `fisher` (authors). The last two are
+        rows and columns of the backbone's weights with the largest sum of |w| or of Fisher
+        information. `fisher`
         surveys the labeled samples before the first step, with a backward through the backbone.
         Projections then select the same numbers of every state, and norms start afresh.
     drop_every: of so many blocks the first has no rung; 0: all have one (authors' T5-base: 4).

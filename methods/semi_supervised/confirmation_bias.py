@@ -85,7 +85,7 @@ class ConfirmationBias(Method):
     alpha: α of the Beta distribution of λ, above 0; 1 (authors' scripts).
     balance_weight: λ_A, at least 0; 0.8 (paper).
     entropy_weight: λ_H, at least 0; 0.4 (paper).
-    prior: π of R_A: `uniform` (paper), or `labels`, the class frequencies of the labeled samples:
+    prior: π of R_A: `uniform` (paper), or `labels`, the class frequencies of the labels. These are
         for a long tail.
     warmup: optimizer steps on labels alone, below 1 a share of the run; 0.025 (paper: 10 of 400
         epochs).

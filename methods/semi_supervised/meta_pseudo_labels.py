@@ -28,8 +28,8 @@ class MetaPseudoLabels(Method):
     student, the network that is reported, learns these labels alone. How much the student's step
     lowers its loss on labeled samples, h, is the reward of the labels that were drawn:
 
-        teacher: h · mean CE(ŷ, T(s(u))) + CE(labels, T(x)) + λ r(t) · UDA(T),  ŷ ~ p_T(s(u))
-        student: mean CE(ŷ, S(s(u))),  h = L(S before its step) - L(S after it)
+        L_T = h · mean CE(ŷ, T(s(u))) + CE(labels, T(x)) + λ r(t) · UDA(T),  ŷ ~ p_T(s(u))
+        L_S = mean CE(ŷ, S(s(u))),  h = L(S before its step) - L(S after it)
 
     `finite_difference` is the paper's practice. The student takes the optimizer's step first; both
     losses are of the same labeled batch, by batch statistics, without dropout. `exact`: soft labels

@@ -30,7 +30,8 @@ def check_patience(patience: int | None, composition: Composition) -> None:
     if patience is None:
         return
     for key, method in composition.methods.items():
-        if not method.implements("finish"):
+        surveys = composition.declarations[key].surveys
+        if not method.implements("finish") and all(s.when.at == "steps" for s in surveys):
             continue
         problem = f"methods.{key} works after the last step of a run of known length"
         raise UserError(f"{KEY}={patience}", problem, "leave one out")

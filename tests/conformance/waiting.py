@@ -68,6 +68,8 @@ class Waits:
         ours = [
             (path.relative_to(ROOT), line) for path, line in frames if path.is_relative_to(ROOT)
         ]
+        if any(path == Path("recipes/engine/surveys.py") for path, _ in ours):
+            return  # a survey is made between two steps, and brings its table to the host
         places = [f"{path}:{line}" for path, line in ours if path.parts[0] != "tests"]
         where = places[-1] if places else "elsewhere"
         self.found[f"{where} {what}"] = None

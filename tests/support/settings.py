@@ -185,6 +185,9 @@ UNSEEN: dict[tuple[str, str], str] = {
     ("bce", "prepare"): (
         "makes the targets of its threshold, which is off; tests/methods/regularization/test_bce.py"
     ),
+    ("tau_norm", "surveyed"): (
+        "chooses τ, and the best may be the one it has; tests/methods/long_tail/test_tau_norm.py"
+    ),
     ("lbtw", "after_step"): (
         "ends an epoch, which three steps do not; tests/methods/multi_task/test_lbtw.py"
     ),

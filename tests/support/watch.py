@@ -214,6 +214,12 @@ def says_something(call: Call, *args: Any, **named: Any) -> Seen:
     return result, any(bool((remark.values != 0).any()) for remark in result.values())
 
 
+def changes_vote(call: Call, logits: Any, *rest: Any, **named: Any) -> Seen:
+    """vote(logits, …): another answer than that of the first network."""
+    result = call(logits, *rest, **named)
+    return result, not same(result.detach(), logits[0].detach())
+
+
 POINTS: dict[str, Callable[..., Seen]] = {
     "surgery": changes_structure,
     "build": changes_structure,
@@ -229,6 +235,7 @@ POINTS: dict[str, Callable[..., Seen]] = {
     "after_step": changes_tensors,
     "surveyed": changes_tensors,
     "transform_input": changes_reported_input,
+    "vote": changes_vote,
     "infer": changes_predictions,
     "remark": says_something,
 }

@@ -57,7 +57,8 @@ class BlackBox(QueryAttack):
     is known by the number of queries. The answers are shared by all samples: a sample's queries are
     those that its proxy was trained on, and one for each time it was tried.
 
-    proxy: what the proxy is trained on: the target's answers, `query`, or the true labels of up to
+    proxy: labels of the proxy: the target's answers, `query`, or true ones, `train_data`. These are
+        of up to
         10,000 training samples, `train_data`, without queries.
     run: a finished run whose network is the proxy, its folder or checkpoint; null: one is trained.
     queries: answers of the target that proxies are trained on, at least 2^rounds; 6400.

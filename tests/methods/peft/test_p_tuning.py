@@ -120,7 +120,7 @@ def test_the_frozen_encoder_may_train_too():
 def test_the_librarys_folder_both_ways(encoder, tmp_path):
     method = PTuning(length=3, encoder=encoder, hidden=8, **AS_LIBRARY)
     made = operate(method, network("roberta"), "prompt")
-    context = SimpleNamespace(network=made, reported=lambda: made)
+    context = SimpleNamespace(network=made, teacher=None, reported=lambda: made)
     method.save_artifacts(tmp_path, context)
     peft = installed("peft")
     backbone = copy.deepcopy(network("roberta").backbone)
@@ -147,7 +147,9 @@ def test_the_librarys_folder_both_ways(encoder, tmp_path):
 def test_settings_of_ours_alone_leave_no_folder_of_the_library(tmp_path):
     method = PTuning(length=3, hidden=8)
     made = operate(method, network("bert"), "prompt")
-    method.save_artifacts(tmp_path, SimpleNamespace(network=made, reported=lambda: made))
+    method.save_artifacts(
+        tmp_path, SimpleNamespace(network=made, teacher=None, reported=lambda: made)
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["delta.safetensors"]
     again = operate(PTuning(length=3, hidden=8, load=str(tmp_path)), network("bert"), "prompt")
     assert torch.equal(features(again), features(made))
@@ -173,7 +175,9 @@ def test_refusals(settings, name, words):
 def test_folders_that_do_not_fit_are_refused(tmp_path):
     method = PTuning(length=3, hidden=8, **AS_LIBRARY)
     made = operate(method, network("bert"), "prompt")
-    method.save_artifacts(tmp_path, SimpleNamespace(network=made, reported=lambda: made))
+    method.save_artifacts(
+        tmp_path, SimpleNamespace(network=made, teacher=None, reported=lambda: made)
+    )
     folder = str(tmp_path / "prompt_peft")
     with pytest.raises(UserError, match="has the rows, not the encoder that makes them; load it"):
         operate(PTuning(length=3, load=folder), network("bert"), "prompt")

@@ -101,7 +101,9 @@ def test_the_librarys_folder_both_ways(hidden, tmp_path):
     method = PTuningV2(length=3, hidden=hidden, positions="shift")
     made = operate(method, network("bert"), "prefix")
     fill(made, "prefix", 0.3)
-    method.save_artifacts(tmp_path, SimpleNamespace(network=made, reported=lambda: made))
+    method.save_artifacts(
+        tmp_path, SimpleNamespace(network=made, teacher=None, reported=lambda: made)
+    )
     backbone = copy.deepcopy(network("bert").backbone)
     backbone.set_attn_implementation("sdpa")
     folder = tmp_path / "prefix_peft"
@@ -120,7 +122,9 @@ def test_the_librarys_folder_both_ways(hidden, tmp_path):
 def test_kept_positions_leave_no_folder_of_the_library(tmp_path):
     method = PTuningV2(length=3)
     made = operate(method, network("bert"), "prefix")
-    method.save_artifacts(tmp_path, SimpleNamespace(network=made, reported=lambda: made))
+    method.save_artifacts(
+        tmp_path, SimpleNamespace(network=made, teacher=None, reported=lambda: made)
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["delta.safetensors"]
 
 
@@ -134,7 +138,9 @@ def test_positions_of_pictures_cannot_shift(name):
 def test_rows_for_an_mlp_are_refused(tmp_path):
     method = PTuningV2(length=3, positions="shift")
     made = operate(method, network("bert"), "prefix")
-    method.save_artifacts(tmp_path, SimpleNamespace(network=made, reported=lambda: made))
+    method.save_artifacts(
+        tmp_path, SimpleNamespace(network=made, teacher=None, reported=lambda: made)
+    )
     folder = str(tmp_path / "prefix_peft")
     words = "has the rows, not the MLP that makes them; set methods.prefix.hidden=0"
     with pytest.raises(UserError, match=re.escape(words)):

@@ -39,6 +39,7 @@ def test_pictures_of_a_user_stay_whole(recipe):
     command = resolved(f"recipe={recipe}", OWN)
     assert own_cuts(demonstration)
     stages = list(command.config.stages.values()) if command.config.get("stages") else []
+    stages = [stage for stage in stages if not stage.get("program")]  # which has no data
     for config in [command.config, *stages]:
         assert own_cuts(config.data) == {}
     assert any("data=image_folder stays whole" in line for line in command.lines)

@@ -16,7 +16,7 @@ from recipes.step.step import Progress
 
 LENGTHS = (40, 300, 1000, 3000)
 # intervals, not parts of a run
-INTERVALS = {"update_every", "window"}
+INTERVALS = {"update_every", "window", "refresh"}
 
 
 def method_settings() -> Iterator[tuple[type, str, str, Any]]:

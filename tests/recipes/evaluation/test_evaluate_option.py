@@ -96,8 +96,8 @@ MISTAKES = {
     ),
     "no attack": (
         ["evaluate.attack.steps=3"],
-        "evaluate.attack.steps: this run has no attack; add evaluate.attack=NAME, known: bim, dim, "
-        "fgsm, mi_fgsm, ni_fgsm, one_pixel, pgd, square, tim",
+        "evaluate.attack.steps: this run has no attack; add evaluate.attack=NAME, known: bim, "
+        "black_box, dim, fgsm, mi_fgsm, ni_fgsm, one_pixel, pgd, square, tim",
     ),
     "group": (
         ["evaluate.atack=pgd"],
@@ -137,13 +137,13 @@ def test_mistakes_are_one_line(name, configs, engine, capsys):
 
 def test_help_lists_the_attacks(configs):
     lines = help_text(configs).splitlines()
-    gradient = ["bim", "dim", "fgsm", "mi_fgsm", "ni_fgsm"]
+    gradient = ["bim", "black_box", "dim", "fgsm", "mi_fgsm", "ni_fgsm"]
     start = lines.index("Attacks at evaluation (evaluate.attack=NAME)")
-    assert [line.split()[0] for line in lines[start + 1 : start + 11]] == [
+    assert [line.split()[0] for line in lines[start + 1 : start + 12]] == [
         *gradient, "none", "one_pixel", "pgd", "square", "tim"
     ]  # fmt: skip
     lines = help_text().splitlines()
     start = lines.index("Attacks in training (methods.METHOD.attack=NAME)")
-    assert [line.split()[0] for line in lines[start + 1 : start + 10]] == [
+    assert [line.split()[0] for line in lines[start + 1 : start + 11]] == [
         *gradient, "one_pixel", "pgd", "square", "tim"
     ]  # fmt: skip

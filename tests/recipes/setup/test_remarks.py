@@ -99,7 +99,8 @@ def neutral(kind: type) -> dict[str, float]:
     return own | ({"weight": 0} if one_weight else {})
 
 
-SEVERAL_WEIGHTS = {"ReMixMatch"}  # of several terms: without one the others are left
+# of several terms or factors: without one the others are left
+SEVERAL_WEIGHTS = {"ReMixMatch", "LabelPropagation"}
 # 0 is a sound value of these: a part of the method is off, or nothing is
 SOUND = {
     "alpha", "base", "delta", "dropout", "ema_decay", "entropy_weight", "epsilon",
@@ -118,8 +119,10 @@ SOUND_IN = {
     "DTP": {"example_gamma", "gamma"},
     "DiffPruning": {"fixed", "penalty"},
     "EqualizationLossV2": {"mu"},
+    "LabelPropagation": {"weight"},  # the weights of classes remain
     "LadderSideTuning": {"drop_every"},
     "MRN": {"shrinkage"},
+    "MetaSampler": {"init_pow"},  # starts at natural rates
     "ReMixMatch": {"anchor_weight", "rotation_weight", "weight"},
     "Sluice": {"penalty"},
     "UniPELT": {"bottleneck", "length", "rank"},
