@@ -2,6 +2,7 @@
 the failure names the method and the point."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -102,7 +103,11 @@ def first_of_all(plain: Call) -> Call:
 
 
 def silence(plain: Call) -> Call:
-    return lambda self, *args, **named: {}
+    def remark(self: Any, *args: Any, **named: Any) -> Any:
+        found = plain(self, *args, **named)
+        return {name: replace(one, values=0.0 * one.values) for name, one in found.items()}
+
+    return remark
 
 
 BROKEN: list[tuple[str, str, Callable[[Call], Call]]] = [

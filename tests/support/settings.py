@@ -13,7 +13,7 @@ from typing import Any
 
 CANONICAL: dict[str, dict[str, Any]] = {
     "fixmatch": {"threshold": 0.0, "weight": 5.0},
-    "flexmatch": {"threshold": 0.2, "weight": 5.0},
+    "flexmatch": {"threshold": 0.2, "weight": 3.0},
     "noisy_student": {"threshold": 0.0},
     "label_propagation": {"warmup": 0},
     "confirmation_bias": {"warmup": 0},

@@ -113,15 +113,20 @@ SOUND = {
 # and of one class alone
 SOUND_IN = {
     "AdaLoRA": {"beta1", "beta2", "final", "orthogonality"},
+    "AdapterFusion": {"regularisation"},
     "AdapterDrop": {"blocks"},  # idle with mode=specialized alone
     "Clustering": {"gamma"},  # leaves its distances
     "CostSensitiveCE": {"gamma"},  # idle without costs of the user's
+    "ConfirmationBias": {"balance_weight"},
+    "DivideMix": {"penalty", "ramp", "warmup_penalty"},
     "DTP": {"example_gamma", "gamma"},
     "DiffPruning": {"fixed", "penalty"},
     "EqualizationLossV2": {"mu"},
+    "HierarchicalTriplet": {"beta"},
     "LabelPropagation": {"weight"},  # the weights of classes remain
     "LadderSideTuning": {"drop_every"},
     "MRN": {"shrinkage"},
+    "MetaPseudoLabels": {"baseline", "label_weight", "student_start", "uda_ramp", "uda_weight"},
     "MetaSampler": {"init_pow"},  # starts at natural rates
     "ReMixMatch": {"anchor_weight", "rotation_weight", "weight"},
     "Sluice": {"penalty"},
