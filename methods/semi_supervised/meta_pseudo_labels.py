@@ -38,7 +38,7 @@ class MetaPseudoLabels(Method):
 
     Released codes score new - old; with hard labels this is the wrong sign. The supervised term is
     the teacher's, and so is everything that other methods do to it. The paper ends with a
-    supervised fine-tuning of the student: `recipe=meta_pseudo_labels` has it as a second stage.
+    supervised fine-tuning of the student: a second stage without this method.
 
     feedback: how the teacher learns of the student's loss: `finite_difference` or `exact`.
     labels: the student's labels: `sampled` from p_T, or its `argmax`; `exact` has soft ones.
