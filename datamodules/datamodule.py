@@ -124,6 +124,9 @@ class StreamDataModule(StreamLoaders):
             raise UserError(f"data.mix={mix}", problem, "add data.sources.NAME with tasks: own")
         self.mix = mix
         self.unlabeled = [unlabeled] if isinstance(unlabeled, str) else list(unlabeled or [])
+        for name in sorted(self.own_tasks.keys() & set(self.unlabeled)):
+            problem = "is a set with tasks of its own"
+            raise UserError(f"data.unlabeled={name}", problem, "leave one out")
         self.split_settings = SplitSettings(
             labels_per_class,
             labels,

@@ -230,6 +230,7 @@ def with_sources(sources, main=None, **settings):
         (lambda: with_sources({"x": {"source": TextFile("a.csv"), "tasks": "own"}}), "of texts"),
         (lambda: module(mix="proportional"), r"data\.mix=proportional: is for sets with tasks"),
         (lambda: module(Fixed(20, roles=True)).setup(), "queries and a gallery belong to one set"),
+        (lambda: module(Fixed(20), unlabeled="s0"), "unlabeled=s0: is a set with tasks of its own"),
         (lambda: module(Fixed(20)).request({"unlabeled"}), "guess labels of one set"),
         (lambda: module(Fixed(20)).request(set(), {"labeled": None}), "orders the samples by"),
         (
