@@ -1,17 +1,25 @@
-"""Sets that no setting was chosen on, as folders of pictures that `data=image_folder` reads.
+"""Sets that no setting was chosen on, as folders of pictures that `data=image_folder` reads, and
+reviews as files of texts.
 
     python benchmarks/pages/folders.py usps SOURCE TARGET
     python benchmarks/pages/folders.py grocery SOURCE TARGET
+    python benchmarks/pages/folders.py fashion SOURCE TARGET --labels 10
+    python benchmarks/pages/folders.py reviews SOURCE TARGET
 
 Of USPS, SOURCE holds zip.train.gz and zip.test.gz (text, 16×16 grey digits); of Grocery Store
-train.jpg, test.jpg and labels.csv (sheets of 64×64).
+train.jpg, test.jpg and labels.csv (sheets of 64×64); of FashionMNIST the four files of the authors;
+of the reviews DOMAIN.train.tsv.gz, DOMAIN.test.tsv.gz and DOMAIN.unlabel.tsv.gz (label and text, or
+text alone).
 
 TARGET then holds train/CLASS/NUMBER.png and test/CLASS/NUMBER.png. Grocery's classes are the 43
-coarse ones.
+coarse ones. With --labels N, N pictures of each class are in train/CLASS, drawn by the seed 0, and
+all others in TARGET/unlabeled, without folders of classes. Of the reviews it holds train.tsv,
+test.tsv and unlabeled.txt for each domain, all in lower case.
 """
 
 import csv
 import gzip
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +34,7 @@ from PIL import Image
 from benchmarks.command import Command
 
 TILE = 64
+SIGNS = re.compile(r"([.,!?;:()\"])")
 
 
 def usps(source: Path, part: str) -> Iterator[tuple[np.ndarray, str]]:
@@ -47,20 +56,69 @@ def grocery(source: Path, part: str) -> Iterator[tuple[np.ndarray, str]]:
         yield sheet[top : top + TILE, left : left + TILE], f"{int(label):02d}"
 
 
-READERS = {"usps": usps, "grocery": grocery}
+def fashion(source: Path, part: str) -> Iterator[tuple[np.ndarray, str]]:
+    """Pictures with their class, from idx files."""
+    name = {"train": "train", "test": "t10k"}[part]
+    with gzip.open(source / f"{name}-images-idx3-ubyte.gz") as file:
+        pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
+    with gzip.open(source / f"{name}-labels-idx1-ubyte.gz") as file:
+        labels = np.frombuffer(file.read(), np.uint8, offset=8)
+    yield from zip(pixels, labels.astype(str), strict=True)
+
+
+READERS = {"usps": usps, "grocery": grocery, "fashion": fashion}
+
+
+# -- writing ---------------------------------------------------------------------------------------
+def write_pictures(name: str, source: Path, target: Path, labels: int | None) -> None:
+    for part in ("train", "test"):
+        found = list(READERS[name](source, part))
+        kept = np.ones(len(found), bool)
+        if part == "train" and labels is not None:
+            kept = drawn([label for _, label in found], labels)
+        for i, (pixels, label) in enumerate(found):
+            folder = target / part / label if kept[i] else target / "unlabeled"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{i:05d}.png")
+
+
+def drawn(labels: Sequence[str], count: int) -> np.ndarray:
+    """Which samples keep their labels: `count` of each class."""
+    kept = np.zeros(len(labels), bool)
+    order = np.random.default_rng(0).permutation(len(labels))
+    for name in sorted(set(labels)):
+        kept[[i for i in order if labels[i] == name][:count]] = True
+    return kept
+
+
+def write_reviews(source: Path, target: Path) -> None:
+    for path in sorted(source.glob("*.train.tsv.gz")):
+        domain = path.name.split(".")[0]
+        folder = target / domain
+        folder.mkdir(parents=True, exist_ok=True)
+        for part, file in (
+            ("train", "train.tsv"),
+            ("test", "test.tsv"),
+            ("unlabel", "unlabeled.txt"),
+        ):
+            raw = gzip.decompress((source / f"{domain}.{part}.tsv.gz").read_bytes())
+            text = raw.decode("utf-8", "replace").lower()
+            # texts without label are raw, the others have spaces around their signs
+            text = SIGNS.sub(r" \1 ", text) if part == "unlabel" else text
+            (folder / file).write_text(text, encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Command("pages/folders", __doc__)
-    parser.add_argument("name", choices=list(READERS))
+    parser.add_argument("name", choices=[*READERS, "reviews"])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
+    parser.add_argument("--labels", type=int, help="pictures of each class that keep their label")
     options = parser.parse_args(argv)
-    for part in ("train", "test"):
-        for i, (pixels, label) in enumerate(READERS[options.name](options.source, part)):
-            folder = options.target / part / label
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(folder / f"{i:05d}.png")
+    if options.name == "reviews":
+        write_reviews(options.source, options.target)
+    else:
+        write_pictures(options.name, options.source, options.target, options.labels)
     return 0
 
 

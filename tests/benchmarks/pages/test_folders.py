@@ -1,0 +1,34 @@
+"""Sets as folders: few pictures keep their labels, the others lie in one folder without classes."""
+
+import gzip
+
+import numpy as np
+
+from benchmarks.pages.folders import main
+from datamodules.sources.image_folder import ImageFolder
+
+
+def test_few_pictures_keep_their_labels(tmp_path):
+    for name, count in (("train", 40), ("t10k", 8)):
+        pixels = np.arange(count * 784, dtype=np.uint32).astype(np.uint8)
+        labels = (np.arange(count) % 4).astype(np.uint8)
+        for kind, header, content in (("images-idx3", 16, pixels), ("labels-idx1", 8, labels)):
+            file = tmp_path / f"{name}-{kind}-ubyte.gz"
+            file.write_bytes(gzip.compress(bytes(header) + content.tobytes()))
+    target = tmp_path / "folders"
+    assert main(["fashion", str(tmp_path), str(target), "--labels", "3"]) == 0
+    splits = ImageFolder(size=28, channels=1).load(str(target))
+    labels = splits.train.targets["label"]
+    assert labels[labels >= 0].bincount().tolist() == [3, 3, 3, 3] and len(labels) == 40
+    assert len(splits.test) == 8
+    assert len(list((target / "unlabeled").glob("*.png"))) == 28
+
+
+def test_reviews_are_written_in_one_form(tmp_path):
+    files = {"train": "1\tso good .\n", "test": "0\tbad !\n", "unlabel": "Bad.\nSo good!\n"}
+    for part, text in files.items():
+        (tmp_path / f"books.{part}.tsv.gz").write_bytes(gzip.compress(text.encode()))
+    assert main(["reviews", str(tmp_path), str(tmp_path / "out")]) == 0
+    folder = tmp_path / "out" / "books"
+    assert (folder / "train.tsv").read_text() == files["train"]
+    assert (folder / "unlabeled.txt").read_text() == "bad . \nso good ! \n"
