@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 DIAGNOSTICS = ("mask_rate", "pseudo_accuracy", "confidence", "lr")
 POINTS = 300  # of a curve; a screen does not resolve more
+LEGEND = 66  # characters of a row of the legend
+HANDLE = 4  # those that the line before a label takes
 PANELS = 12  # of the figure of other metrics
 PSEUDO_LABELS = {
     "Mask rate": [("train/mask_rate", "share above the threshold")],
@@ -214,7 +216,7 @@ def _points(record: RunRecord, name: str) -> int:
 
 
 def _losses(axes: "Axes", record: RunRecord, names: list[str]) -> None:
-    axes.set_title("Training loss", pad=34 if len(names) > 4 else 22)
+    axes.set_title("Training loss")
     lowest = np.inf
     highest = 0.0
     lines = []
@@ -233,7 +235,7 @@ def _losses(axes: "Axes", record: RunRecord, names: list[str]) -> None:
     elif lowest >= 0:
         axes.set_ylim(bottom=0)
     labels = ["total" if name == "train/loss" else name.removeprefix("train/") for name in names]
-    _legend(axes, lines, labels)
+    draw_legend(axes, lines, labels)
 
 
 def _loss_colours(names: list[str]) -> list[str]:
@@ -249,7 +251,7 @@ def _shares(
     first: int = 0,
     marks: bool = False,
 ) -> None:
-    axes.set_title(title, pad=22)
+    axes.set_title(title)
     lines = []
     for number, (name, _) in enumerate(names):
         steps, values = thin(*record.series(name))
@@ -265,22 +267,35 @@ def _shares(
         lines += axes.plot(steps, values, **style)
     percent_axis(axes.yaxis)
     labels = [f"{label}  {percent(record.series(name)[1][-1])}" for name, label in names]
-    _legend(axes, lines, labels)
+    draw_legend(axes, lines, labels)
 
 
-def _legend(axes: "Axes", lines: list[Any], labels: list[str]) -> None:
+def draw_legend(axes: "Axes", lines: list[Any], labels: list[str]) -> None:
     """Draw a legend between title and curves, where no curve can cross it."""
     # matplotlib drops labels that begin with an underscore
     texts = [short(label, 40).lstrip("_") or "?" for label in labels]
+    columns = legend_columns(texts)
+    rows = math.ceil(len(texts) / columns)
+    axes.set_title(axes.get_title("left"), pad=10 + 12 * rows)
     axes.legend(
         lines,
         texts,
         loc="lower left",
         bbox_to_anchor=(-0.015, 0.985),
-        ncols=3 if len(labels) > 4 else len(labels),
+        ncols=columns,
         handlelength=1.1,
         columnspacing=1.2,
         handletextpad=0.5,
         borderpad=0.1,
         labelcolor=MUTED,
     )
+
+
+def legend_columns(texts: list[str]) -> int:
+    """The most columns, which are filled one after the other, that fit into the figure."""
+    for columns in range(3 if len(texts) > 4 else len(texts), 1, -1):
+        rows = math.ceil(len(texts) / columns)
+        widths = [max(map(len, texts[i : i + rows])) for i in range(0, len(texts), rows)]
+        if sum(widths) + HANDLE * columns <= LEGEND:
+            return columns
+    return 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from foundation.attempts import Attempts
-from recipes.report.curves import accuracy_names, loss_names, smooth, thin
+from recipes.report.curves import accuracy_names, draw_legend, loss_names, smooth, thin
 from recipes.report.figures import (
     all_figures,
     class_accuracy,
@@ -18,7 +18,7 @@ from recipes.report.figures import (
 )
 from recipes.report.matrices import confused_pairs, confusion_shares
 from recipes.report.record import RunRecord, ViewRow
-from recipes.report.style import to_svg
+from recipes.report.style import new_figure, styled, to_svg
 from tests.support.example_record import digits_record
 
 
@@ -113,3 +113,24 @@ def test_pictures_need_no_pyplot():
     assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
+
+
+def of_dividemix() -> list[str]:
+    parts = ("rest", "balance")
+    names = [f"dividemix/{part}_{who}" for part in parts for who in ("student", "second")]
+    return ["total", "supervised", "dividemix/second", *names]
+
+
+@pytest.mark.parametrize(
+    "labels", [of_dividemix(), ["a" * 40] * 4, ["total", "supervised"], ["accuracy 96.9 %"] * 3]
+)
+@styled
+def test_a_legend_stays_in_its_figure_and_below_the_title(labels):
+    figure = new_figure(height=4)
+    axes = figure.subplots()
+    axes.set_title("Training loss")
+    lines = [axes.plot([0, 1], [0, 1])[0] for _ in labels]
+    draw_legend(axes, lines, labels)
+    figure.draw_without_rendering()
+    box, title = axes.get_legend().get_window_extent(), axes.title.get_window_extent()
+    assert box.x1 <= figure.bbox.x1 and box.y1 <= title.y0 + 2
