@@ -44,7 +44,7 @@ def outputs(seen: Seen) -> dict[str, Tensor]:
 
 
 class Surveyed(Method):
-    """Asks for a survey of all training samples, when it is told to."""
+    """Declares a survey of all training samples; the benchmark makes it."""
 
     declaration = Declaration(
         surveys=(Survey("all", "unlabeled", outputs, Clock.once(10**9)),),

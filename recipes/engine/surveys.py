@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from foundation.distributed import global_sum, share_of
+from foundation.distributed import global_sum, share_of, world_size
 from foundation.errors import UserError, nearest
 from foundation.randomness import derive_seed, seed_default
 from recipes.contract.composition import Composition
@@ -116,9 +116,15 @@ class Surveys:
         return asked.survey.when.next_after(done, self.run.total_steps, self.data.pass_steps)  # type: ignore[no-any-return]
 
     def check(self, due: Sequence[Asked]) -> None:
-        """Raise UserError for a part that this run's data do not have."""
+        """Raise UserError for a part that this run's data do not have, or that has fewer samples
+        than there are ranks: each has a share of its tables."""
         for asked in due:
             part = asked.survey.part
+            size = len(self.data.parts.get(part, ()))
+            if 0 < size < world_size():
+                problem = f"surveys the part '{part}', which has {size} samples"
+                remedy = f"expected one for each of {world_size()} devices"
+                raise UserError(f"methods.{asked.method.key}", problem, remedy)
             if part not in self.data.parts:
                 problem = f"surveys the part '{part}', which these data do not have"
                 remedy = nearest(part, self.data.parts)
@@ -193,15 +199,15 @@ class Surveys:
         if passing.mode == "dropout":
             key = derive_seed(run.seed, run.steps_done, "survey", draw, place, run.global_rank)
             seed_default(key, run.device)
-        view = self.data.make_view(batch, passing.view)
         index = batch["index"]
+        if passing.network == "none":
+            return Seen({}, None, batch["targets"], index)
+        view = self.data.make_view(batch, passing.view)
         if passing.network == "reported":
             embedded = run.reported().embed(view)
             output = run.predict_output(embedded, index=index)
             remarks = partial(run.remarks, embedded, index=index)
             return Seen(output.logits, output.features, batch["targets"], index, remarks)
-        if passing.network == "none":
-            return Seen({}, None, batch["targets"], index)
         logits, features = run.answer_of(passing.network, view, index)
         return Seen(logits, features, batch["targets"], index)
 

@@ -1,4 +1,4 @@
-"""Whether data and methods bear what the trainer is told: parts of parameters, skipped batches,
+"""Whether data and methods allow the settings of the trainer: parts of parameters, skipped batches,
 several devices."""
 
 from foundation.errors import UserError

@@ -252,6 +252,15 @@ def test_parts_that_do_not_exist():
         trial(config_with(asked, **{"data.val_fraction": 0.0}))
 
 
+def test_a_part_with_fewer_samples_than_ranks_is_refused(monkeypatch):
+    """A rank without a share has no tables to gather, and the others would wait for it."""
+    monkeypatch.setattr(surveys, "world_size", lambda: 1000)
+    asked = Survey("all", "labeled", logits_of, Clock.at_start())
+    message = r"surveys the part 'labeled', which has \d+ samples; expected one for each of 1000"
+    with pytest.raises(UserError, match=message):
+        trial(config_with(asked))
+
+
 def shares_of(rank: int, world: int) -> list[torch.Tensor]:
     """The whole table, sent in pieces of three sizes."""
     whole = torch.arange(14.0).view(7, 2)
