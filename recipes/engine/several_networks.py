@@ -174,8 +174,8 @@ class SeveralNetworks(EvaluatedModule):
         return [p for p in self.parameters() if p.requires_grad and id(p) not in theirs]
 
     def step_alone(self, network: Net, optimizer: Optimizer) -> None:
-        """The optimizer's step for one network by its gradients, clipped by the setting of the trainer.
-        They are gone afterwards, so that the step of the run leaves its weights alone."""
+        """The optimizer's step for one network by its gradients, clipped as those of a step of the
+        run. They are gone afterwards, so that the step of the run leaves its weights alone."""
         own = self.parameters_of(network)
         if value := self.trainer.gradient_clip_val:
             clip([own], float(value), self.trainer.gradient_clip_algorithm)
