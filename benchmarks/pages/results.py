@@ -13,7 +13,6 @@ is the folder of that run with the same seed. A run that fails is said so and le
 import argparse
 import re
 import shlex
-import shutil
 import statistics
 import subprocess
 import sys
@@ -33,11 +32,19 @@ from benchmarks.command import Command
 from benchmarks.machine import ROOT, commit, hardware
 from benchmarks.record import load, save
 from benchmarks.table import of_words
+from recipes.checkpointing.folder_files import METRICS, read_metrics
 from recipes.delta_m import relative_gain
+from recipes.predict.loading import last_stage
 
 KEPT = ROOT / "docs" / "results"
 NAMED_RUN = re.compile(r"\{(\w+)/([^}]+)\}")  # SET/ROW in an argument
 SETS = Path(__file__).with_name("results.yaml")
+SIZES = {  # columns of a set's `sizes`: the kept number and its unit
+    "trained parameters": ("trained", 1),
+    "checkpoint MiB": ("checkpoint_bytes", 2**20),
+    "memory MiB": ("peak_memory_bytes", 2**20),
+    "seconds": ("train_seconds", 1),
+}
 HEAD = """# Results
 
 Made by `python benchmarks/pages/results.py --page > docs/results.md` from the numbers in
@@ -81,13 +88,10 @@ def pasteable(name: str, row: str, command: str) -> str:
 
 def train(folder: Path, arguments: list[str], timeout: int) -> str | None:
     """Train one run if it is not there, or resume it; why it failed, where it did."""
-    if (folder / "metrics.json").exists():
+    if (folder / METRICS).exists():
         return None
     command = [sys.executable, str(ROOT / "train.py"), *arguments, f"run_dir={folder}"]
-    if (folder / "checkpoints" / "last.ckpt").exists():
-        command.append(f"resume={folder}")
-    elif folder.exists():
-        shutil.rmtree(folder)  # killed before it kept anything
+    command.append("resume=auto")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -114,9 +118,12 @@ def measure(name: str, row: str, seed: int, options: argparse.Namespace) -> None
     if fault is not None:
         print(f"{name}, {row}, seed {seed}: {fault}", file=sys.stderr)
         return
-    final = load(folder / "metrics.json")
-    wanted = [*entry["metrics"], "train_seconds"]
-    numbers = {metric: final[metric] for metric in wanted if metric in final} | trained(folder)
+    reported = last_stage(folder) or folder
+    final = read_metrics(reported / METRICS)
+    wanted = [*entry["metrics"], "train_seconds", "peak_memory_bytes"]
+    numbers = {metric: final[metric] for metric in wanted if metric in final} | sizes(
+        folder, reported
+    )
     keep(name, row, seed, shlex.join(["python", "train.py", *arguments]), numbers)
 
 
@@ -142,11 +149,16 @@ def keep(name: str, row: str, seed: int, command: str, numbers: dict[str, float]
     save(path, kept)
 
 
-def trained(folder: Path) -> dict[str, float]:
-    """How many parameters of the network a run trained, as its plan says."""
+def sizes(folder: Path, reported: Path) -> dict[str, float]:
+    """How many parameters of the network a run trained, as its plan says, and the size of the last
+    checkpoint of what is reported, the run or its last stage."""
     plan = (folder / "plan.txt").read_text(encoding="utf-8")
     count = re.search(r"([\d,]+) trainable parameters", plan)
-    return {"trained": int(count[1].replace(",", ""))} if count else {}
+    found: dict[str, float] = {"trained": int(count[1].replace(",", ""))} if count else {}
+    last = reported / "checkpoints" / "last.ckpt"
+    if last.exists():
+        found["checkpoint_bytes"] = last.stat().st_size
+    return found
 
 
 # -- the page --------------------------------------------------------------------------------------
@@ -163,6 +175,7 @@ def table(entry: dict[str, Any], kept: dict[str, Any], name: str = "") -> list[s
     alone = entry.get("alone", {})
     heads = [metric.removeprefix("test/").replace("_", " ") for metric in entry["metrics"]]
     heads += ["Δm %"] if alone else []
+    heads += entry.get("sizes", [])
     rows, commands = [], []
     for row in entry["rows"]:
         if row not in kept["rows"]:
@@ -172,6 +185,7 @@ def table(entry: dict[str, Any], kept: dict[str, Any], name: str = "") -> list[s
         for metric in entry["metrics"]:
             cells.append(summary([run[metric] for run in seeds.values() if metric in run]))
         cells += [gain_text(alone, kept["rows"], row)] if alone else []
+        cells += [size_text(column, seeds) for column in entry.get("sizes", [])]
         rows.append([row, *cells, ", ".join(sorted(seeds))])
         command = kept["rows"][row]["command"]
         line = (
@@ -181,6 +195,16 @@ def table(entry: dict[str, Any], kept: dict[str, Any], name: str = "") -> list[s
     lines = of_words(["", *heads, "seeds"], rows, f"|---|{'---:|' * (len(heads) + 1)}")
     # an empty cell of a head has one blank
     return [lines.replace("|  |", "| |", 1), "", *commands, ""]
+
+
+def size_text(column: str, seeds: dict[str, dict[str, float]]) -> str:
+    """The mean of a size over the seeds, with a decimal below ten."""
+    key, unit = SIZES[column]
+    values = [run[key] / unit for run in seeds.values() if key in run]
+    if not values:
+        return "–"
+    mean = statistics.fmean(values)
+    return f"{mean:,.1f}" if mean < 10 else f"{mean:,.0f}"
 
 
 def gains(alone: dict[str, str], rows: dict[str, Any], row: str) -> dict[str, float]:

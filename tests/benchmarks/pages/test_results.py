@@ -88,3 +88,18 @@ def test_rows_without_numbers_have_no_line():
     text = "\n".join(table(entry, kept))
     assert "\n| b | 50.0 | 0 |\n" in text and "| a |" not in text
     assert "\n    python train.py x\n" in text
+
+
+def test_sizes_are_columns_after_the_metrics():
+    entry = {
+        "rows": {"a": ""},
+        "metrics": ["test/accuracy"],
+        "sizes": ["trained parameters", "checkpoint MiB", "seconds"],
+    }
+    runs = {
+        "0": {"test/accuracy": 0.5, "trained": 12000, "checkpoint_bytes": 3 * 2**19},
+        "1": {"test/accuracy": 0.5, "trained": 14000, "checkpoint_bytes": 3 * 2**19},
+    }
+    text = "\n".join(table(entry, {"rows": {"a": {"command": "x", "seeds": runs}}}))
+    assert "accuracy | trained parameters | checkpoint MiB | seconds | seeds" in text
+    assert "\n| a | 50.0 ± 0.0 | 13,000 | 1.5 | – | 0, 1 |\n" in text
