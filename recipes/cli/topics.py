@@ -3,6 +3,7 @@
 Names are looked up in the config files alone, so that a wrong one is refused at once; classes are
 imported only for a choice that has some."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from foundation.errors import UserError, did_you_mean, nearest_name
@@ -14,7 +15,7 @@ WHOLE_RUN = ("recipe", "tuned")  # groups whose files set keys of the whole run
 def topic_text(name: str, root: Path = CONFIGS) -> str:
     """The help of one choice. Raises `UserError` for an unknown name, with the nearest one."""
     known = topics(root)
-    asked = canonical(name, root)
+    asked = canonical(name, families(root))
     if asked not in known:
         near = did_you_mean(nearest_name(asked, known))
         raise UserError(
@@ -38,13 +39,14 @@ def topics(root: Path = CONFIGS) -> dict[str, Path]:
     """The config file of every choice, by its name for `--help`: `methods.NAME` or `GROUP.NAME`."""
     files = [p for p in sorted(root.rglob("*.yaml")) if not p.stem.startswith("_")]
     named = [(p.relative_to(root).with_suffix("").as_posix(), p) for p in files if p.parent != root]
-    return {canonical(name, root): p for name, p in named if p.stem != "none"}
+    of_methods = families(root)
+    return {canonical(name, of_methods): p for name, p in named if p.stem != "none"}
 
 
-def canonical(name: str, root: Path = CONFIGS) -> str:
+def canonical(name: str, of_methods: Sequence[str]) -> str:
     """A name with dots, and with `methods` for the family of a method."""
     group, dot, choice = name.replace("/", ".").rpartition(".")
-    return f"{'methods' if group in families(root) else group}{dot}{choice}"
+    return f"{'methods' if group in of_methods else group}{dot}{choice}"
 
 
 def _file(path: Path) -> list[str]:
