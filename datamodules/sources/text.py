@@ -116,7 +116,7 @@ class TextSource(Source):
 
     def signature(self, rows: slice) -> bytes:
         if isinstance(self.texts, StoredTexts):
-            return b"\0".join(self.texts.raw(range(len(self))[rows]))
+            return self.texts.packed(range(len(self))[rows])
         return "\0".join(self.texts[rows]).encode("utf-8", "surrogatepass")
 
     def name_of(self, row: int) -> str:
