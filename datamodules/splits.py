@@ -83,10 +83,9 @@ def take_per_class(labels: Tensor, counts: Tensor, source: torch.Generator) -> T
     order = torch.randperm(len(labels), generator=source)
     order = order[labels[order] >= 0]
     order = order[stable_order(labels[order])]
-    sorted_labels = labels[order]
-    start = torch.searchsorted(sorted_labels, torch.arange(len(counts)))
-    rank = torch.arange(len(order)) - start[sorted_labels]
-    return order[rank < counts[sorted_labels]].sort().values
+    members = order.split(class_counts(labels, len(counts)).tolist())
+    chosen = [some[:count] for some, count in zip(members, counts.tolist(), strict=True)]
+    return torch.cat(chosen).sort().values
 
 
 def take_per_class_legacy(labels: Tensor, counts: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from foundation.errors import UserError, nearest
 KEY = "data.unlabeled"
 PLAIN = ".txt"  # one text a line
 TEXT = "text"  # usual name of the column
+BLOCK = 2**20  # digests that are compared at once
 
 
 def with_unlabeled(
@@ -189,11 +190,14 @@ def shared_with_test(splits: Splits) -> tuple[int, str]:
 def alike(texts: Sequence[str], others: Sequence[str]) -> list[str]:
     """The texts whose digest is that of one of the others: only these need to be read."""
     own, known = digests_of(texts), np.sort(digests_of(others))
-    if not len(known):
-        return []
-    asked = np.sort(own)  # in the order of memory places are looked up faster
-    places = np.searchsorted(known, asked).clip(max=len(known) - 1)
-    found = np.isin(own, asked[known[places] == asked]).nonzero()[0]
+    rows = [np.empty(0, np.int64)]
+    for start in range(0, len(own) if len(known) else 0, BLOCK):
+        block = own[start : start + BLOCK]
+        asked = np.sort(block)  # in the order of memory places are looked up faster
+        places = np.searchsorted(known, asked).clip(max=len(known) - 1)
+        common = asked[known[places] == asked]
+        rows.append(np.isin(block, common).nonzero()[0] + start)
+    found = np.concatenate(rows)
     if isinstance(texts, StoredTexts):
         return list(texts.taken(found))
     return [texts[row] for row in found.tolist()]

@@ -58,8 +58,9 @@ class Listed:
         return instantiate(self.node() | changes, _convert_="all")
 
 
+@cache
 def listed(root: Path = CONFIGS) -> dict[str, Listed]:
-    """All methods by key, family after family."""
+    """All methods by key, family after family; read once in a process."""
     offers = [
         (family, key) for family in families(root) for key in options(family, root) if key != "none"
     ]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.killed_runs import SERVER, differences, state, train
+from tests.support.killed_runs import differences, state, train
+from tests.support.processes import SERVER
 from tests.support.settings import CANONICAL
 from tests.support.tiny_runs import METHODS, circumstances, company, tiny
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.conformance.killed import ended, last_words
-from tests.support.killed_runs import SERVER, differences, state, train
+from tests.support.killed_runs import differences, state, train
+from tests.support.processes import SERVER
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.truncate")

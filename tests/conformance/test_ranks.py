@@ -21,15 +21,15 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from omegaconf import DictConfig, OmegaConf
 
 from tests.support import reliability_numbers
 from tests.support.lab import distance, trial
+from tests.support.processes import WORLD, start_ranks
 from tests.support.settings import APART, CANONICAL, EXACT, TOGETHER
 from tests.support.tiny_runs import KINDS, METHODS, declared, method_and_kind, quiet_run_of
 
-STEPS, WORLD, TOLERANCE = 5, 2, 1e-6
+STEPS, TOLERANCE = 5, 1e-6
 Case = tuple[tuple[str, ...], str]
 CASES: list[Case] = [
     *(((), kind) for kind in KINDS),
@@ -90,7 +90,7 @@ def two_ranks(cases: tuple[Case, ...]) -> dict[Case, list[dict[str, Any]]]:
     with tempfile.TemporaryDirectory() as folder:
         for i, case in enumerate(cases):
             OmegaConf.save(config_of(*case, WORLD), Path(folder) / f"{i:03}.yaml")
-        mp.spawn(_rank, (folder,), nprocs=WORLD)
+        start_ranks(_rank, folder)
         return {
             case: [torch.load(Path(folder) / f"{i:03}.{rank}") for rank in range(WORLD)]
             for i, case in enumerate(cases)

@@ -6,6 +6,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
+from datamodules.clock import Clock
 from datamodules.datamodule import StreamDataModule
 from datamodules.source import ArraySource, DataInfo, Splits
 from datamodules.sources import Digits
@@ -20,6 +21,16 @@ def ready(rank: int = 0, world: int = 1, total: int = 12, **settings) -> StreamD
     data.place(rank, world, total)
     data.setup()
     return data
+
+
+class Backwards:
+    """The samples from the last to the first."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def take(self, start: int, stop: int) -> torch.Tensor:
+        return self.count - 1 - torch.arange(start, stop)
 
 
 def test_what_is_known_before_reading_is_true_after_reading():
@@ -145,6 +156,21 @@ def test_an_own_validation_part_is_used_whole():
     data = StreamDataModule(source=WithVal(), val_fraction=0.5)
     data.setup()
     assert data.sizes == {"labeled": 30, "unlabeled": 30, "val": 12, "test": 9}
+
+
+def test_batches_of_reference_do_not_follow_an_order_that_changes():
+    """A run that resumes after a change estimates on the same samples."""
+
+    def backwards(targets, batch_size, total, seed, stream):
+        return Backwards(len(targets["label"]))
+
+    plain, live = ready(), StreamDataModule(source=Digits(), batch_size=8, unlabeled_ratio=3)
+    changing = {"unlabeled": [Clock.every_pass("unlabeled")]}
+    live.request({"labeled", "unlabeled"}, {"unlabeled": backwards}, live=changing)
+    live.place(0, 1, 12)
+    live.setup()
+    pairs = zip(plain.reference_batches(), live.reference_batches(), strict=True)
+    assert all(a[name]["index"].equal(b[name]["index"]) for a, b in pairs for name in a)
 
 
 def test_indivisible_batch_names_the_key():

@@ -17,7 +17,7 @@ from recipes.pairs import VIEWS, without_company
 from tests.support.tiny_runs import METHODS, canonical, company, declared, listing
 from tests.support.twins import doubled, original, twins
 
-SIZE = 8
+SIZE = 10
 Pair = tuple[str, str]
 Group = tuple[str, ...]
 

@@ -6,7 +6,6 @@ notes what it is at, a thousand times a second; the note outlives the process.
 
 import json
 import mmap
-import multiprocessing
 import sys
 import threading
 import time
@@ -19,10 +18,8 @@ from benchmarks.machine import ROOT
 from foundation.tensor_files import read_tensors
 from recipes.checkpointing.files import LOCK
 from recipes.cli.main import main as main_of_roux
+from tests.support.processes import SERVER
 
-SERVER = multiprocessing.get_context("forkserver")
-ENGINE = ["recipes.runs.run", "recipes.runs.stages", "recipes.config.resolve"]
-SERVER.set_forkserver_preload([*ENGINE, "timm", "recipes.networks.text"])
 # what a run is at, by the functions that are under way in it, the first that is found
 VALIDATION = ("on_validation_start", "on_validation_end", "on_validation_batch_end")
 STEP = ("training_step", "optimizer_step", "backward")

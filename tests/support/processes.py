@@ -1,6 +1,8 @@
-"""Two gloo ranks on this machine, for what must not depend on how many there are."""
+"""Processes that begin with everything imported, and two gloo ranks of them, for what must not
+depend on how many there are."""
 
 import functools
+import multiprocessing
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 WORLD = 2
+SERVER = multiprocessing.get_context("forkserver")
+ENGINE = ["recipes.runs.run", "recipes.runs.stages", "recipes.config.resolve"]
+# a server imports them once and forks: time goes into the work
+SERVER.set_forkserver_preload([*ENGINE, "timm", "recipes.networks.text"])
+
+
+def start_ranks(function: Callable[..., None], *arguments: Any) -> None:
+    """Run `function(rank, *arguments)` in two processes, and wait for both. Raises where one
+    raises."""
+    mp.start_processes(function, arguments, nprocs=WORLD, start_method="forkserver")
 
 
 def _rank(rank: int, observe: Callable[[int, int], Any], folder: str) -> None:
@@ -28,5 +40,5 @@ def on_two_ranks(observe: Callable[[int, int], Any]) -> list[Any]:
     """What `observe(rank, 2)`, a function of a module, returns on either rank; started once for all
     tests that ask."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (observe, folder), nprocs=WORLD)
+        start_ranks(_rank, observe, folder)
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(WORLD)]

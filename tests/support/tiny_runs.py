@@ -42,6 +42,12 @@ def listing(key: str) -> Listed:
     return METHODS.get(key) or twins()[key]
 
 
+@cache
+def written(key: str) -> dict[str, Any]:
+    """What a method's file says."""
+    return listing(key).node()
+
+
 def canonical(key: str) -> dict[str, Any]:
     """The arguments of a method in the trials, where they are not its defaults."""
     return CANONICAL.get(original(key), {})
@@ -153,7 +159,7 @@ def _joined(kind: str, keys: Sequence[str]) -> DictConfig:
         config.methods = {}
         for key in keys:
             entry = listing(key)
-            config.methods[key] = entry.node() | canonical(key)
+            config.methods[key] = written(key) | canonical(key)
             by_family.setdefault(entry.family, []).append(key)
         for family, chosen in by_family.items():
             config.chosen[family] = chosen[0] if len(chosen) == 1 else f"[{','.join(chosen)}]"

@@ -11,6 +11,7 @@ from foundation.errors import UserError
 from methods.adversarial.detection import alarm_at
 from methods.adversarial.feature_squeezing import FeatureSqueezing, distances
 from methods.adversarial.reported_victim import ReportedVictim
+from methods.adversarial.robust_accuracy import METRICS
 from methods.adversarial.robustness import PGDRobustness
 from methods.adversarial.smoothing import median
 from methods.adversarial.squeezers import bit_depth, squeezers
@@ -201,6 +202,42 @@ def test_of_all_points_the_misclassified_one_with_the_smallest_excess_is_kept():
         assert torch.equal(found[i], points[best][i])
         tries.append((len(wrong), best))
     assert any(count > 4 and best < 7 for count, best in tries)
+
+
+class Tries:
+    """An attack that tries these points in turn and returns the last one."""
+
+    by_gradient = True
+
+    def __init__(self, points):
+        self.points = points
+
+    def __call__(self, victim, threat, draw):
+        for point in self.points:
+            victim.value(point)
+        return self.points[-1]
+
+
+def test_the_attack_that_knows_ends_at_its_best_point():
+    recipe = squeezing(bits=2)
+    recipe.method_modules[KEY].value.fill_(0.0)
+    with torch.no_grad():
+        wrong = {"label": recipe.network(Embedded(X)).logits["label"].argmin(1)}
+    victim = ReportedVictim(recipe, Embedded(X), wrong, torch.arange(6))
+    source = torch.Generator().manual_seed(2)
+    points = [torch.rand(X.shape, generator=source) for _ in range(4)]
+    evading = Evading(victim, victim.objective("ce"), 1.0)
+    for point in points:
+        evading(point)
+    best = evading.found(points[-1])
+    assert not torch.equal(best, points[-1])
+    probe = PGDRobustness(eps=0.3, steps=5, restarts=1, evade=1.0)
+    probe.algorithm = Tries(points)
+    kept = []
+    probe.sums["label"] = torch.zeros(len(METRICS) + 1)
+    probe.evaded.add = lambda victim, points, success: kept.append(points)
+    probe.measure(victim)
+    assert torch.equal(kept[0][-1], best)
 
 
 def test_a_measurement_under_attack_reports_both_attackers():

@@ -217,14 +217,15 @@ def test_both_networks_answer(answer):
 
 
 # -- a step ------------------------------------------------------------------------------------------
-def a_step(kind, monkeypatch, rest=True):
-    """The inputs that a step adds, without mixing, and what they are made of."""
+def a_step(kind, monkeypatch, rest=True, share=1.0):
+    """The inputs that a step adds, and what they are made of. share: λ of the mixing with the rows
+    in reverse order; 1: without mixing."""
 
-    def identity(step, key, rows, alpha, per_sample):
+    def reverse(step, key, rows, alpha, per_sample):
         assert not per_sample
-        return torch.ones(rows), torch.arange(rows)
+        return torch.full((rows,), share), torch.arange(rows).flip(0)
 
-    monkeypatch.setattr("methods.semi_supervised.dividemix.draw_mixing", identity)
+    monkeypatch.setattr("methods.semi_supervised.dividemix.draw_mixing", reverse)
     setup = Setup(kind=kind)
     nets = {FIRST: setup.network(), SECOND: Setup(kind=kind, seed=1).network()}
     streams = {}
@@ -282,6 +283,22 @@ def test_targets_are_of_the_other_networks_division_and_of_both_networks_guesses
         x = torch.cat([nets[own].embed(step.view(rest, v)).x for v in ("weak", "weak2")])
         torch.testing.assert_close(entry.embedded.x, x)
         assert {step.inputs[labeled].network, entry.network} == {own}
+
+
+def pool(step, network, labeled):
+    """What a network learns in one step, samples and targets: kept ones, then the rest."""
+    entries = [step.inputs[labeled], step.inputs[f"{network}/rest"]]
+    x = torch.cat([entry.embedded.x for entry in entries])
+    return x, torch.cat([entry.targets["label"] for entry in entries])
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_of_two_mixed_samples_the_first_stays_dominant(share, monkeypatch):
+    plain, mixed = (a_step("image", monkeypatch, share=part)[1] for part in (1.0, share))
+    for network, labeled in ((FIRST, "labeled"), (SECOND, SECOND)):
+        pairs = zip(pool(plain, network, labeled), pool(mixed, network, labeled), strict=True)
+        for value, found in pairs:
+            torch.testing.assert_close(found, 0.7 * value + 0.3 * value.flip(0))
 
 
 def test_terms_of_a_step(monkeypatch):

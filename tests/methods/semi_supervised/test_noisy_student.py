@@ -73,3 +73,15 @@ def test_the_weight_of_the_unlabeled_loss(kind, weight):
     context = SimpleNamespace(method_modules={"noisy_student": predictions})
     method.terms(step, context)
     assert step.terms["noisy_student"].weight == weight
+
+
+def test_other_predictions_select_other_samples():
+    method = NoisyStudent(threshold=0.6, per_class=0)
+    method.key = "noisy_student"
+    predictions = TeacherPredictions({"label": 3}, 7)
+    method._table = predictions
+    context = SimpleNamespace(method_modules={"noisy_student": predictions})
+    for q in (Q, Q.flip(0), Q[[0, 4, 4, 4, 4, 4, 4]]):
+        method.surveyed(None, {"label": q, "index": torch.arange(7)}, context)
+        chosen = (q.amax(1) >= 0.6).nonzero().flatten().tolist()
+        assert sorted(method._selected().tolist()) == chosen
