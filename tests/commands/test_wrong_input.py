@@ -74,7 +74,7 @@ MISTAKES = {
     "usual name of a choice": (["model=resnet18"], "model: unknown key; write network.name=…"),
     "recipe that is like none": (
         ["recipe=zzz"],
-        "recipe=zzz: there is no recipe 'zzz'; known: adapter_fusion, balanced_softmax, circle and 37 more",
+        "recipe=zzz: there is no recipe 'zzz'; known: adapter_fusion, balanced_softmax, circle and 39 more",
     ),
     "optimizer of timm's that is like none": (
         ["optimizer=named", "optimizer.name=zzz"],
