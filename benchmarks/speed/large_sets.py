@@ -123,7 +123,7 @@ def starts(record: Record, what: str, overrides: list[str], options: argparse.Na
 
 
 def verdict(whole: bool, least: float, most: float, small: bool) -> tuple[bool | None, str]:
-    """Whether a target is met, and why it cannot be told. whole: the set has the target's size."""
+    """Whether a target is met, and why that is open. whole: the set has the target's size."""
     if least >= START or not small:
         return False, ""
     if not whole:

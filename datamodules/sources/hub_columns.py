@@ -1,6 +1,7 @@
 """The columns of a set of Hugging Face `datasets`, found by their types, and what they hold.
 
-Types are told by the names of their classes: a set that is already open must not need the package.
+Types are recognized by the names of their classes, so that a set that is already open does not need
+the package.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -29,7 +29,7 @@ def like_tensor(value: Any, like: Tensor) -> Tensor:
 
 def solve(matrix: Any, right: Any) -> Any:
     """x in `matrix` x = `right`, [T, T] and [T]; NaN on the CPU, and no exception, where there is
-    no solution, so that both kinds go on without a look at the numbers."""
+    no solution, so that neither device has to check the values."""
     if isinstance(matrix, Tensor):
         return torch.linalg.solve_ex(matrix, right)[0]
     try:

@@ -181,8 +181,8 @@ class DivideMix(Method):
         return found
 
     def place(self, network: str, pool: Embedded, labels: Targets, kept: int, step: Step) -> None:
-        """Mix the pool. Its first `kept` rows are the labeled input of a network, the others are
-        beside it."""
+        """Mix the pool. Its first `kept` rows are the labeled input of a network, the others an
+        input of their own."""
         size = len(pool.x)
         key = f"{self.key}/{network}"
         share, partner = draw_mixing(step, key, size, self.alpha, per_sample=False)

@@ -21,8 +21,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     folder: of the run.
     monitor: the metric, logged at validations; losses and `ece` are minimized.
-    resumed: the checkpoint that the run resumes. If it lies in the run's own folder, `best.ckpt`
-        beside it must be whole; otherwise the best is chosen anew from there on, which is printed.
+    resumed: the checkpoint that the run resumes. If it is in the run's own folder, `best.ckpt`
+        there must be intact; otherwise the best is chosen anew from that step on, which is printed.
     """
 
     def __init__(self, folder: Path, monitor: str, resumed: Path | None = None):

@@ -34,8 +34,8 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Take away what a run without a checkpoint left behind. A link to a folder of checkpoints
-    stays, and the folder is emptied. Raises `UserError` if the disk refuses."""
+    """Remove the files of a run that has no checkpoint. A link to a folder of checkpoints is kept
+    and that folder is emptied. Raises `UserError` if a file cannot be removed."""
     try:
         for trace in TRACES:
             path = folder / trace

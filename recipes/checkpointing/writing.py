@@ -2,7 +2,7 @@
 away.
 
 `last.ckpt` is written at every validation, after it, and as often as `checkpoint` in the config
-says. The one before it stays beside it as `previous.ckpt` until the run has ended.
+says. The previous one is kept as `previous.ckpt` until the run has ended.
 """
 
 import os

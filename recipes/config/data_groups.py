@@ -33,7 +33,8 @@ def misplaced(text: str, data: Any, name: str) -> UserError | None:
 
 def misplaced_choices(config: DictConfig, overrides: Sequence[str]) -> list[UserError]:
     """The errors of such choices, in a command that could be composed: one written with a + adds
-    the views of the other kind. They are told alone: what such views lack is of no interest."""
+    the views of the other kind. Only these are reported: errors inside such views follow from
+    them."""
     data = config.get("data")
     if not isinstance(data, DictConfig):
         return []

@@ -46,8 +46,8 @@ def keep_own_data(
 
 
 def one_choice_of_labels(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Drop in place what a recipe says of the labels that are kept, where the command says it by
-    another one of `LABELS`."""
+    """Remove in place the recipe's setting of how many labels are kept, if the command sets another
+    one of `LABELS`."""
     data = config.get("data")
     said = {key_of(text) for text in overrides}
     given = [key for key in LABELS if f"data.{key}" in said]

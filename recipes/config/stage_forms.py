@@ -81,7 +81,7 @@ def form_errors(stages: Mapping[str, Any]) -> list[UserError]:
 
 
 def sound(stages: Mapping[str, Any]) -> bool:
-    """Whether every entry is a list or a mapping; `validation` says of what is neither."""
+    """Whether every entry is a list or a mapping; `validation` reports the others."""
     return all(isinstance(entry, list | Mapping) for entry in stages.values())
 
 

@@ -68,7 +68,7 @@ def _in_two_parts(config: Any) -> bool:
 
 
 def declared_causal(backbone: nn.Module) -> bool:
-    """Whether a token sees only those before it, as far as can be told without values."""
+    """Whether a token sees only those before it, as far as is known without values."""
     assert isinstance(backbone.config, PretrainedConfig)
     config = backbone.config.get_text_config()
     kind = config.model_type

@@ -155,8 +155,7 @@ def view_names(step: Step, assembly: Assembly) -> tuple[str, str]:
 
 
 def sheet(step: Step, names: tuple[str, str], assembly: Assembly) -> list[ViewRow]:
-    """The first samples of a step as training saw them: two views, and what the method believed of
-    them."""
+    """The first samples of a step as training saw them: two views, and their pseudo-labels."""
     stream = stream_shown(step)
     pictures = [readable(step.view(stream, name), assembly) for name in names]
     task = step.tasks[0]

@@ -178,7 +178,7 @@ def with_data(spec: RunSpec, data: StreamDataModule, resume: Resume | None) -> R
         origin, asked = resume.checkpoint.get("provenance") or {}, f"resume={spec.resume}"
         path, done = resume.path, resume.done
     elif spec.weights_of:
-        # beside it lie weights into which methods were merged, which know nothing of the data
+        # merged weights have no fingerprint of the data; last.ckpt in the same folder has one
         path, done = Path(spec.config.network.checkpoint).with_name(LAST), 0
         if not path.is_file():
             return resume  # weights that a program wrote

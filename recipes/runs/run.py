@@ -124,7 +124,7 @@ def note(lines: Sequence[str]) -> None:
 
 
 def check(spec: RunSpec) -> str:
-    """Raise `UserError` if a run could not begin, as far as can be told without its data. Returns
+    """Raise `UserError` if a run could not begin, as far as is known without its data. Returns
     the metric that judges it."""
     check_length(spec)
     assembly = assemble(spec)

@@ -147,8 +147,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def inside(value: Any, run_dir: Any) -> Any:
-    """A path beside or in the run's folder, told from there: a folder with several runs may have
-    been moved."""
+    """A path beside or in the run's folder, written relative to it: a folder with several runs may
+    have been moved."""
     folder = f"{Path(run_dir).parent}/" if run_dir else "./"
     if not isinstance(value, str) or folder == "./" or not value.startswith(folder):
         return value

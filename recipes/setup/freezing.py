@@ -1,4 +1,4 @@
-"""Frozen weights: what goes with them, and what the plan says of them."""
+"""Frozen weights: what is frozen with them, and their lines in the plan."""
 
 from collections.abc import Iterator
 

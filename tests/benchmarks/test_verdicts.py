@@ -1,4 +1,4 @@
-"""Verdicts from ratios: met, missed, or told as open."""
+"""Verdicts from ratios: met, missed, or open."""
 
 from types import SimpleNamespace
 

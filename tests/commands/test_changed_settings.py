@@ -1,4 +1,4 @@
-"""A run resumed with other settings: refused by name, or accepted, effective and told for good."""
+"""A run resumed with other settings: refused by name, or accepted, effective and recorded for good."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Runs that are killed, told to stop, or meet a full disk, a damaged file or a loss that is no
+"""Runs that are killed, stopped by a signal, or meet a full disk, a damaged file or a loss that is no
 number lose nothing."""
 
 import errno

@@ -111,4 +111,4 @@ def test_sigterm_to_a_sweep(launcher, start, place):
     assert "job 0, seed 0: stopped: by SIGTERM; its steps are saved" in out
     assert (place / "sweep/sweep.csv").is_file()
     left = subprocess.run(["pgrep", "-f", str(place / "sweep")], capture_output=True, text=True)
-    assert left.stdout == "", "a job was left behind"
+    assert left.stdout == "", "a job is still running"

@@ -27,7 +27,7 @@ codes = [task.wait() for task in tasks]
 print("exit codes", *codes)
 sys.exit(max(codes) if min(codes) >= 0 else 137)
 """
-LONG = ("trainer.max_steps=60", "trainer.val_every=30")  # long enough to be told in the middle
+LONG = ("trainer.max_steps=60", "trainer.val_every=30")  # long enough to be stopped in the middle
 SCONTROL = '#!/bin/sh\necho "$@" >> scontrol.txt\n'
 
 

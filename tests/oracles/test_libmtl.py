@@ -294,7 +294,7 @@ def test_mtan(libmtl):
 
 
 def test_cross_stitch(libmtl):
-    """1.1.5 has one vector α_j a junction for all columns, which so go on with one and the same:
+    """1.1.5 has one vector α_j a junction for all columns, which so get the same input:
     ours with equal rows. It does not mix after the last stage, and its fourth vector is never read.
     """
     network = rebuilt(CrossStitch(per_channel=False), resnet())

@@ -60,8 +60,8 @@ def run(**changes):
 
 
 def test_every_part_has_its_numbers():
-    """Those of the set itself are as without the other one, and those of the other are what the
-    network says of its samples."""
+    """Those of the set itself are as without the other one, and those of the other are computed
+    from the network's predictions for its samples."""
     outcome, alone = trial(run()), trial(run_of("image"))
     last = outcome.history[3]
     assert {"dark_val/accuracy", "dark_val/loss", "val/accuracy"} <= last.keys()
