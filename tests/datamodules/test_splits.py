@@ -11,6 +11,7 @@ from datamodules.splits import (
     flip_labels,
     imbalanced_counts,
     split_training,
+    stable_order,
     take_per_class,
     take_per_class_legacy,
     validation_counts,
@@ -19,6 +20,13 @@ from foundation.errors import UserError
 from foundation.randomness import generator
 
 TEN = {"label": [str(c) for c in range(10)]}
+
+
+@pytest.mark.parametrize("labels", [[2, -1, 2, 0, -1], [70_000, 3, 40_000, 3, -40_000], []])
+def test_positions_by_label_keep_their_order(labels):
+    """Also of labels that need more than 16 bits."""
+    values = torch.tensor(labels, dtype=torch.int64)
+    assert stable_order(values).equal(values.argsort(stable=True))
 
 
 def balanced(per_class: int, classes: int = 10) -> torch.Tensor:

@@ -8,9 +8,11 @@ import pickle
 import shutil
 import time
 
+import numpy as np
 import pytest
 import torch
 
+from datamodules import unlabeled
 from datamodules.datamodule import StreamDataModule
 from datamodules.sources import cache as cache_module
 from datamodules.sources import stored_rows
@@ -20,7 +22,7 @@ from datamodules.sources.text_file import TextFile
 from datamodules.sources.word_table import MappedWords, WordTable
 from datamodules.text import stored_words
 from datamodules.text.prepare import Tokenize
-from datamodules.unlabeled import shared_with_test
+from datamodules.unlabeled import alike, shared_with_test
 from datamodules.views.text import Raw, TfidfReplace
 from foundation.errors import UserError
 from tests.support.text_sets import byte_level, draws
@@ -165,6 +167,24 @@ def test_shared_texts_are_counted_alike(file, tmp_path):
         for cache in ("never", "always")
     }
     assert counts["never"] == counts["always"] == (5, flat[0])
+
+
+def test_shared_texts_of_many_blocks_are_found_where_they_are(file, monkeypatch):
+    monkeypatch.setattr(unlabeled, "BLOCK", 7)
+    stored = TextFile(str(file), cache="always").load(None).train.texts
+    texts = list(stored)
+    assert alike(stored, [texts[3], "another one", texts[40], texts[41]]) == [
+        *(texts[3], texts[40], texts[41])
+    ]
+
+
+def test_packed_texts_are_all_of_them_with_zero_bytes_between(file):
+    """Neighbors in one piece, and texts apart."""
+    stored = TextFile(str(file), cache="always").load(None).train.texts
+    some = stored.taken(np.array([0, 1, 2, 7, 9, 10, 5, 60, 61]))
+    for texts, places in ((stored, range(3, 40)), (some, range(9)), (some, range(1, 5))):
+        assert texts.packed(places) == b"\0".join(texts.raw(places))
+    assert stored.packed(range(4, 4)) == b""
 
 
 def test_slices_of_stored_and_joined_texts(file):

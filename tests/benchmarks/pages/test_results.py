@@ -4,12 +4,15 @@ import json
 import shlex
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.pages import results
 from benchmarks.pages.results import filled, page, sets, summary, table, words
 from recipes.config.groups import CONFIGS
 from recipes.config.resolve import resolve_command
+from tests.support.command import train
 
 PAGE = Path(__file__).parents[3] / "docs" / "results.md"
 # sets that a program computes from the networks of another set have no commands of their own
@@ -80,6 +83,22 @@ def test_a_summary_is_the_mean_and_the_sample_deviation_in_percent():
     assert summary([0.90, 0.92, 0.94]) == "92.0 ± 2.0"
     assert summary([0.9125]) == "91.2"
     assert summary([]) == "–"
+
+
+def test_of_stages_the_last_one_is_kept(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    overrides = ["recipe=crt", "trainer.max_steps=2", "trainer.accelerator=cpu"]
+    stage = "stages.classifier=['long_tail=crt','trainer.max_steps=1']"
+    train(run, *overrides, stage, "data.batch_size=8")
+    monkeypatch.setattr(results, "KEPT", tmp_path)
+    monkeypatch.setattr(results, "folder_of", lambda name, row, seed: run)
+    monkeypatch.setattr(results, "train", lambda folder, arguments, timeout: None)
+    results.measure("unseen_tail_300", "cRT", 0, SimpleNamespace(set=[], timeout=1))
+    numbers = json.loads((tmp_path / "unseen_tail_300.json").read_text())["rows"]["cRT"]["seeds"]
+    final = json.loads((run / "classifier" / "metrics.json").read_text())
+    assert numbers["0"]["test/accuracy"] == final["test/accuracy"]
+    last = run / "classifier" / "checkpoints" / "last.ckpt"
+    assert numbers["0"]["checkpoint_bytes"] == last.stat().st_size
 
 
 def test_rows_without_numbers_have_no_line():
