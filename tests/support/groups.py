@@ -17,7 +17,8 @@ from recipes.pairs import VIEWS, without_company
 from tests.support.tiny_runs import METHODS, canonical, company, declared, listing
 from tests.support.twins import doubled, original, twins
 
-SIZE = 10
+# with ten, the losses of some groups diverge within three steps as methods are added
+SIZE = 8
 Pair = tuple[str, str]
 Group = tuple[str, ...]
 
