@@ -23,13 +23,27 @@ class StoredTexts(Sequence[str]):
 
     folder: of the entry. key: its name.
     rows: int64, which texts, in this order; None: all.
+    whole: texts of the same entry. Their maps are shared: a page in two maps of a process counts
+        twice in its memory.
     """
 
-    def __init__(self, folder: Path, key: str, rows: np.ndarray | None = None):
+    bounds: np.ndarray
+    hashes: np.ndarray
+
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        rows: np.ndarray | None = None,
+        whole: "StoredTexts | None" = None,
+    ):
         self.folder = folder
         self.key = key
         self.rows = rows
-        self._open()
+        if whole is None:
+            self._open()
+        else:
+            self.bounds, self.hashes = whole.bounds, whole.hashes
 
     def _open(self) -> None:
         self.bounds = mapped(self.folder / "bounds.bin", np.int64)
@@ -84,7 +98,8 @@ class StoredTexts(Sequence[str]):
 
     def taken(self, rows: np.ndarray) -> "StoredTexts":
         """The texts at these places."""
-        return StoredTexts(self.folder, self.key, rows if self.rows is None else self.rows[rows])
+        rows = rows if self.rows is None else self.rows[rows]
+        return StoredTexts(self.folder, self.key, rows, self)
 
     @property
     def identity(self) -> str:

@@ -187,6 +187,12 @@ def test_packed_texts_are_all_of_them_with_zero_bytes_between(file):
     assert stored.packed(range(4, 4)) == b""
 
 
+def test_parts_of_an_entry_share_its_maps(file):
+    splits = data(file, "always").splits
+    train, test = splits.train.texts, splits.test.texts
+    assert train.bounds is test.bounds and train.hashes is test.hashes
+
+
 def test_slices_of_stored_and_joined_texts(file):
     stored = TextFile(str(file), cache="always").load(None).train.texts
     texts = list(stored)
