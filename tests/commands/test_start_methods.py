@@ -16,7 +16,7 @@ PICTURES = (
 )
 TEXTS = (
     *("data=text_file", "data.source.train_file=set.csv", "data.source.label_column=label"),
-    *("network.name=roux_text_small", "network.pretrained=false", "data.text.vocab_size=60"),
+    *("network.name=roux_text_small", "network.pretrained=false", "data.text.vocab_size=100"),
 )
 RUN = (
     *("recipe=supervised", "data.batch_size=8", "trainer.max_steps=6", "trainer.val_every=3"),
