@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -13,6 +14,9 @@ from foundation.errors import UserError, nearest
 from foundation.randomness import generator
 
 BLOCK = 16  # micro-batches cut at once, which saves small tensor calls
+# What a sampler asks a dataset for: positions as arrays. A tensor would go to a worker process in
+# shared memory, over a connection that breaks with a traceback where the worker is killed.
+Request = Mapping[str, int | np.ndarray]
 
 
 class Order(Protocol):
@@ -174,20 +178,20 @@ class StepSampler(Sampler):
             step = stop
         self.stretch = None
 
-    def block(self, step: int, steps: int) -> Iterator[dict[str, int | Tensor]]:
+    def block(self, step: int, steps: int) -> Iterator[Request]:
         """What this rank reads in the micro-batches [step, step + steps)."""
-        rows: dict[str, tuple[Tensor, ...]] = {}
+        rows: dict[str, np.ndarray] = {}
         for stream, order in self.orders.items():
             whole = self.batch_sizes[stream]
             taken = order.take(step * whole, (step + steps) * whole).view(steps, self.world, -1)
-            rows[stream] = taken[:, self.rank].unbind()
+            rows[stream] = taken[:, self.rank].numpy()
         for offset in range(steps):
             yield {
                 "position": step + offset,
                 **{stream: taken[offset] for stream, taken in rows.items()},
             }
 
-    def __iter__(self) -> Iterator[dict[str, int | Tensor]]:
+    def __iter__(self) -> Iterator[Request]:
         start, stop = self.stretch or (self.start(), self.total)
         for step in range(start, stop, BLOCK):
             yield from self.block(step, min(BLOCK, stop - step))
@@ -209,9 +213,9 @@ class ShareSampler(Sampler):
         share = torch.arange(size).tensor_split(world)[rank]
         largest = -(-size // world)
         batches = max(-(-largest // batch_size), 1)
-        self.batches = list(share.tensor_split(batches))
+        self.batches = np.array_split(share.numpy(), batches)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[np.ndarray]:
         return iter(self.batches)
 
     def __len__(self) -> int:

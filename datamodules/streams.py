@@ -5,8 +5,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -166,7 +168,9 @@ class StepDataset(Dataset):
     def __getitem__(self, request: Mapping[str, Any]) -> dict[str, Any] | Failure:
         try:
             batch = {
-                name: value if name == "position" else self.parts[name].fetch(value)
+                name: value
+                if name == "position"
+                else self.parts[name].fetch(torch.from_numpy(value))
                 for name, value in request.items()
             }
             if self.own is not None:
@@ -182,7 +186,8 @@ class PartDataset(Dataset):
     def __init__(self, part: Part):
         self.part = part
 
-    def __getitem__(self, positions: Tensor) -> dict[str, Any] | Failure:
+    def __getitem__(self, request: np.ndarray) -> dict[str, Any] | Failure:
+        positions = torch.from_numpy(request)
         if not len(positions):  # of a few samples a rank may have none; no source is asked for it
             return {"data": None, "targets": {}, "index": positions}
         try:
@@ -254,7 +259,7 @@ class BatchLoader(DataLoader):
         if self.num_workers and not isinstance(self.worker_init_fn, PatientStart):
             self.worker_init_fn = PatientStart(self.worker_init_fn)
         if self.num_workers or self.pin_memory:
-            batches = super().__iter__()
+            batches = whole_batches(super().__iter__())
         else:
             # without workers, half of the stock iterator's time goes into what only workers need
             batches = map(self.dataset.__getitem__, self.sampler)
@@ -266,6 +271,25 @@ class BatchLoader(DataLoader):
                 self._iterator = None
                 raise UserError(batch.message)
             yield batch
+
+
+def whole_batches(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches of worker processes. One that is killed while it hands over a batch breaks a
+    connection: that is raised as torch raises the loss of a worker between two batches."""
+    try:
+        yield from batches
+    except (ConnectionError, EOFError, FileNotFoundError) as error:
+        ended = [worker.pid for worker in getattr(batches, "_workers", ()) if has_ended(worker)]
+        if not ended:
+            raise
+        pids = ", ".join(map(str, ended))
+        raise RuntimeError(f"DataLoader worker (pid(s) {pids}) exited unexpectedly") from error
+
+
+def has_ended(worker: BaseProcess) -> bool:
+    """Whether a process has ended or does so within a second: its connections break before."""
+    worker.join(1.0)
+    return not worker.is_alive()
 
 
 class StepLoader(BatchLoader):
