@@ -39,9 +39,9 @@ class Termination:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Afterwards SIGTERM has the handler that it had before; a run that got the signal keeps
-        this one, since a second signal must not cut its end short. A request that nobody has
-        looked at ends the run here."""
+        """Afterwards SIGTERM has the handler that it had before. A run that got the signal ignores
+        further ones, which must not cut its end short: Python gives up handlers of its own before
+        the process is gone. A request that nobody has looked at ends the run here."""
         before = signal.getsignal(signal.SIGTERM)
         try:
             yield
@@ -53,8 +53,8 @@ class Termination:
             raise
         finally:
             main_thread = threading.current_thread() is threading.main_thread()
-            if main_thread and not self.requested:
-                signal.signal(signal.SIGTERM, before)
+            if main_thread:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN if self.requested else before)
 
     def agreed(self, trainer: pl.Trainer) -> bool:
         """Whether all ranks end after this step, because one of them got the signal. All ranks must

@@ -106,8 +106,8 @@ def stopping(sweep: Path | None) -> Iterator[None]:
     try:
         yield
     finally:
-        if not stopped:
-            signal.signal(signal.SIGTERM, before)
+        # not a handler of ours: Python gives those up before the process is gone
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if stopped else before)
 
 
 def await_ends(sweep: Path, patience: float = PATIENCE) -> None:

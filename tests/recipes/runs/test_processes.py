@@ -1,14 +1,17 @@
 """Which process of a run has ended, and SIGTERM around a run's end."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from datamodules.streams import whole_batches
 from foundation.exit_codes import PROCESS_LOST, ProcessLost, Terminated
 from recipes.checkpointing.preemption import Termination
 from recipes.runs import processes
@@ -80,6 +83,34 @@ def test_a_killed_worker_is_one_line(text, shown):
     assert "\n" not in str(lost) and lost.code == PROCESS_LOST
 
 
+@pytest.mark.parametrize("broken", [ConnectionResetError, ConnectionRefusedError, EOFError])
+def test_a_connection_that_a_killed_worker_breaks_is_a_lost_worker(broken):
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    worker.start()
+
+    class Batches:
+        _workers = (worker,)
+
+        def __iter__(self):
+            yield "first"
+            worker.kill()
+            raise broken
+
+    batches = Batches()
+    with pytest.raises(ProcessLost) as caught, lost_processes(ALONE):
+        list(whole_batches(batches))
+    assert str(caught.value).startswith(f"a data worker (pid(s) {worker.pid}) exited unexpectedly")
+
+
+def test_a_connection_that_breaks_while_all_workers_live_is_raised_as_it_is():
+    def batches():
+        yield "first"
+        raise ConnectionResetError("of a mount")
+
+    with pytest.raises(ConnectionResetError, match="of a mount"):
+        list(whole_batches(batches()))
+
+
 @pytest.mark.parametrize("trainer", [ALONE, TWO])
 def test_other_errors_pass(trainer):
     with pytest.raises(RuntimeError, match="shapes differ"), lost_processes(trainer):
@@ -112,7 +143,7 @@ def test_a_signal_that_nobody_looked_at_ends_the_run_and_a_second_one_changes_no
         termination.listen()
         os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is not handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, "Python gives up handlers of its own"
 
 
 def test_a_worker_that_ends_by_the_same_signal_is_no_loss(handler):
