@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -214,7 +215,8 @@ def moved(batch: Any, device: torch.device) -> Any:
 class PatientStart:
     """The start of a worker process. SIGTERM, which a cluster sends to all processes of a run, ends
     it only after `GRACE` seconds: the run needs its batches to finish the step, then it closes its
-    workers.
+    workers. A run that goes away while it fetches a batch, since it has lost another worker, says
+    so itself.
 
     inner: Lightning's own start, which seeds.
     """
@@ -223,6 +225,7 @@ class PatientStart:
 
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGTERM, end_later)
+        sys.excepthook = print_error  # Python's thread that hands over batches calls it by itself
         if self.inner is not None:
             self.inner(worker)
 
@@ -231,6 +234,12 @@ def end_later(*_: Any) -> None:
     timer = threading.Timer(GRACE, os._exit, (TERMINATED,))
     timer.daemon = True
     timer.start()
+
+
+def print_error(kind: type[BaseException], error: BaseException, place: Any) -> None:
+    """As usual, but nothing for a connection that the other side gave up."""
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, error, place)
 
 
 class BatchLoader(DataLoader):

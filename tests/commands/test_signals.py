@@ -80,7 +80,7 @@ def test_sigterm_to_all_processes_of_a_run_with_workers_twice(start):
 
 @pytest.mark.slow
 def test_a_killed_worker(start):
-    process = start("run_dir=run", "data.num_workers=1")
+    process = start("run_dir=run", "data.num_workers=2")
     os.kill(children(process)[0], signal.SIGKILL)
     code, (line,) = ended(process)
     assert code == 71 and "a data worker (pid" in line and "resume=auto" in line

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from datamodules.streams import whole_batches
+from datamodules.streams import print_error, whole_batches
 from foundation.exit_codes import PROCESS_LOST, ProcessLost, Terminated
 from recipes.checkpointing.preemption import Termination
 from recipes.runs import processes
@@ -109,6 +109,13 @@ def test_a_connection_that_breaks_while_all_workers_live_is_raised_as_it_is():
 
     with pytest.raises(ConnectionResetError, match="of a mount"):
         list(whole_batches(batches()))
+
+
+def test_a_worker_whose_reader_goes_away_says_nothing(capsys):
+    print_error(ConnectionResetError, ConnectionResetError("by peer"), None)
+    assert capsys.readouterr().err == ""
+    print_error(ValueError, ValueError("shapes differ"), None)
+    assert capsys.readouterr().err == "ValueError: shapes differ\n"
 
 
 @pytest.mark.parametrize("trainer", [ALONE, TWO])
