@@ -38,6 +38,8 @@ class TrainerSettings:
     devices: number of devices, a list of their indices, or `auto` (-1): all.
     num_nodes: number of machines, at least 1.
     strategy: Lightning's strategy: `auto`, `ddp`, `fsdp` …
+    memory: GiB of a device for weights, gradients and optimizer state, above 0; null: all it has.
+        A run whose networks need more is refused before data are read.
     precision: `auto`: bf16-mixed on a GPU that has it, else 32-true; also 16-mixed, 64-true and
         others. `auto` is also 32-true if a method does not work in bf16.
     accumulate_grad_batches: micro-batches in one optimizer step, at least 1.
@@ -74,6 +76,7 @@ class TrainerSettings:
     devices: Literal["auto", -1] | Devices | list[Steps] = 1
     num_nodes: Count = 1
     strategy: str = "auto"
+    memory: Scale | None = None
     precision: Precision = "auto"
     accumulate_grad_batches: Count = 1
     gradient_clip_val: Scale | None = None

@@ -16,7 +16,7 @@ from recipes.contract.vocabulary import SLOTS
 from recipes.engine.hardware import backend_of, on_gpu, use_channels_last
 from recipes.networks.network import Network
 from recipes.optimization.build import chosen_impl
-from recipes.runs.plan_networks import further_networks
+from recipes.runs.plan_networks import further_networks, memory_line
 from recipes.services.teacher import final_decay
 from recipes.setup.assemble import Assembly
 from recipes.setup.freezing import frozen_lines
@@ -153,7 +153,8 @@ def _network(assembly: Assembly, network: Network) -> list[str]:
             f"BatchNorm: momentum {slow[0].momentum:g} raised to {least_momentum(steps):.3g} for a "
             f"run of {steps} steps; network.options.bn_momentum sets it"
         )
-    return lines + further_networks(assembly, network)
+    lines += further_networks(assembly, network)
+    return [*lines, memory_line(assembly.weights_memory(network))]
 
 
 def _methods(assembly: Assembly) -> list[str]:

@@ -1,4 +1,4 @@
-"""The networks beside the trained one, as the plan says them."""
+"""The networks of a run, as the plan says them: those beside the trained one, and their memory."""
 
 from recipes.networks.network import Network, parameter_counts
 from recipes.networks.requests import Snapshot, Twin
@@ -22,3 +22,11 @@ def further_networks(assembly: Assembly, network: Network) -> list[str]:
             what += f"the network of the run {request.run}"
         lines.append(what)
     return lines
+
+
+def memory_line(sizes: dict[str, int]) -> str:
+    """Of all networks together, and of each where there are several."""
+    parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in sizes.items())
+    whole = f"{sum(sizes.values()) / 2**20:,.1f} MiB on a device"
+    of_each = f" ({parts})" if len(sizes) > 1 else ""
+    return f"weights, gradients and optimizer state: {whole}{of_each}"

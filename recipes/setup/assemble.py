@@ -39,6 +39,7 @@ from recipes.setup.radii import check_radii
 from recipes.setup.spec import RunSpec, spec_of, with_values
 from recipes.setup.trainer_checks import check_batch, check_nonfinite, check_strategy
 from recipes.setup.view_checks import check_needed_views, check_view_sizes
+from recipes.setup.weights_memory import check_weights_memory, weights_memory
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Assembly:
                 method.surgery(network)
             load_deferred(network)
             freeze_requested(network)
+        check_weights_memory(self.weights_memory(network), self.trainer)
         check_text_length(self.datamodule, network)
         check_recomputing(network, self.trainer)
         if self.optimizer.layer_decay < 1:
@@ -97,6 +99,10 @@ class Assembly:
         if self.trainer.max_steps:
             check_batch_norm(samples, network)
         return network
+
+    def weights_memory(self, network: Network) -> dict[str, int]:
+        """Bytes of a device by network, with gradients and optimizer state."""
+        return weights_memory(network, self.composition, self.optimizer, self.precision)
 
 
 def families(config: DictConfig) -> dict[str, str]:

@@ -2,7 +2,7 @@
 both; and the page in `docs/` says so.
 
 By default the refusals are checked here, and the allowed pairs train in the groups of
-`test_groups.py`. The slow trials here train each pair, and two hundred triples, beside the runs
+`test_groups.py`. The slow trials here train each pair, and three hundred triples, beside the runs
 that leave one of them out, and compare the weights: they see an effect that a later method
 undoes. In four parts, of which each machine takes one:
 
@@ -191,7 +191,7 @@ def triples(number: int, seed: int) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keys", parameters(triples(200, seed=0), "image"))
+@pytest.mark.parametrize("keys", parameters(triples(300, seed=0), "image"))
 def test_triple_on_images(keys):
     check_together("image", *keys)
 
