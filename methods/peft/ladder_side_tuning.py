@@ -20,6 +20,7 @@ from recipes.contract import Clock, Context, Declaration, Survey
 from recipes.networks.network import Network
 from recipes.networks.taps import INPUT, tapped
 
+LEAST_WIDTH = 4  # of the side network
 FISHER_BATCH = 64  # samples whose mean gradient is squared
 
 
@@ -136,11 +137,12 @@ class LadderSideTuning(PEFTMethod):
             )
         width = self.width(network, names)
         side = width // self.reduction
-        if not side:
+        if side < LEAST_WIDTH:
             raise UserError(
                 f"methods.{self.key}.reduction={self.reduction}",
-                f"the states of {type(backbone).__name__} are only {width} wide",
-                f"set it to at most {width}",
+                f"the states of {type(backbone).__name__} are only {width} wide, and of fewer than "
+                f"{LEAST_WIDTH} features the norm of the side network leaves only signs",
+                f"set it to at most {max(width // LEAST_WIDTH, 1)}",
             )
         kept = [i for i in range(len(names)) if not self.drop_every or i % self.drop_every]
         if not kept:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 CANONICAL: dict[str, dict[str, Any]] = {
+    "ladder_side_tuning": {"reduction": 2},
     "fixmatch": {"threshold": 0.0, "weight": 5.0},
     "flexmatch": {"threshold": 0.2, "weight": 3.0},
     "noisy_student": {"threshold": 0.0},

@@ -213,7 +213,8 @@ def test_sizes():
     [
         ("resnet", {}, "methods.ladder: a ladder needs transformer blocks, and ResNet has conv.s"),
         ("swin", {}, "differ in the shape of their states"),
-        ("bert", {"reduction": 33}, "reduction=33: the states of BertModel are only 32 wide; set"),
+        ("bert", {"reduction": 33}, "reduction=33: the states of BertModel are only 32 wide, and"),
+        ("bert", {"reduction": 9}, "leaves only signs; set it to at most 8"),
         ("bert", {"drop_every": 1}, "drop_every=1: none of 2 block(s) keeps its rung; set it to 0"),
     ],
 )
