@@ -1,9 +1,14 @@
-"""The distribution of recent predictions, to which alignment compares that of the labels."""
+"""Distribution alignment: the classes of recent predictions held against those of the labels."""
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from foundation.distributed import global_sum, world_size
+from methods.semi_supervised.targets import Align, aligned, soft_targets
+from recipes.contract import Context, Method
+from recipes.step import Step
 
 
 class RecentPredictions(nn.Module):
@@ -28,3 +33,42 @@ class RecentPredictions(nn.Module):
         # the place is a tensor: an index on the host would sync
         self.batches.index_copy_(0, (self.written % len(self.batches)).view(1), mean.unsqueeze(0))
         self.written += 1
+
+
+class AlignsToLabels(Method):
+    """Base of methods whose pseudo-labels may follow the class distribution p(y) of the labels:
+    q ← normalise(q · p(y) / p̃(y)), with the mean prediction p̃ of the last `align` batches.
+
+    align: batches that are averaged; 0: pseudo-labels stay as they are predicted.
+    """
+
+    align: int = 0
+
+    def build(self, context: Context) -> None:
+        if self.align:
+            context.method_modules[self._recent] = nn.ModuleDict(
+                {
+                    task: RecentPredictions(entry.outputs, self.align)
+                    for task, entry in context.tasks.items()
+                }
+            )
+
+    def alignment(self, logits: Tensor, task: str, step: Step, context: Context) -> Align | None:
+        """The align slot of the pipeline for these logits [U, C], which count from the next batch
+        on."""
+        if not self.align:
+            return None
+        step.scratch[f"{self.key}/{task}"] = soft_targets(logits)
+        counts = context.statistics.counts(task)
+        seen = context.method_modules[self._recent][task].mean()
+        return partial(aligned, wanted=counts / counts.sum(), seen=seen)
+
+    def after_batch(self, step: Step, context: Context) -> None:
+        if self.align:
+            for task in step.tasks:
+                predicted = step.scratch[f"{self.key}/{task}"]
+                context.method_modules[self._recent][task].add(predicted)
+
+    @property
+    def _recent(self) -> str:
+        return f"{self.key}_recent"

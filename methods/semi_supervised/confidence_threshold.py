@@ -3,7 +3,7 @@ threshold."""
 
 from functools import partial
 
-from methods.semi_supervised.targets import Mask, PseudoTargets, confident, make_targets
+from methods.semi_supervised.targets import Align, Mask, PseudoTargets, confident, make_targets
 from recipes.contract import Context, Method
 from recipes.step import Step
 
@@ -23,9 +23,11 @@ class ConfidenceThreshold(Method):
         """The mask of the target pipeline, from confidence and class."""
         return partial(confident, threshold=self.threshold)
 
-    def pseudo_labels(self, step: Step, name: str, task: str, context: Context) -> PseudoTargets:
+    def pseudo_labels(
+        self, step: Step, name: str, task: str, context: Context, align: Align | None = None
+    ) -> PseudoTargets:
         """Labels [U] and mask from the output `name`, published for alignment and report."""
-        logits = step.logits(name, task)
-        targets = make_targets(logits, harden=True, mask=self.mask(task, context))
+        mask = self.mask(task, context)
+        targets = make_targets(step.logits(name, task), align=align, harden=True, mask=mask)
         step.publish_pseudo_labels(task, targets.pseudo)
         return targets

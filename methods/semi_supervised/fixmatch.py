@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from foundation.types import Share
+from foundation.types import Share, Steps
+from methods.semi_supervised.alignment import AlignsToLabels
 from methods.semi_supervised.confidence_threshold import ConfidenceThreshold
 from recipes.contract import Context, Declaration
 from recipes.step import Step
@@ -13,7 +14,7 @@ from recipes.step.ramps import Ramp
 from recipes.step.terms import Denominator
 
 
-class FixMatch(ConfidenceThreshold):
+class FixMatch(AlignsToLabels, ConfidenceThreshold):
     """Lu = (1/U) Σ_b m_b H(ŷ_b, f(s(u_b))): confident labels of the weak view are the targets of
     the strong view.
 
@@ -29,6 +30,8 @@ class FixMatch(ConfidenceThreshold):
         different, much stronger method early on.
     warmup: share of the run, 0 to 1, on labels alone; 0 (paper). For heads of few classes, which
         start out confident by chance (ours).
+    align: batches whose mean prediction is aligned with that of the labels; 0: none (paper). 32
+        keeps texts from falling to one class, and makes the labels' classes those of all (ours).
     """
 
     neutral = {"warmup": 1}
@@ -45,12 +48,14 @@ class FixMatch(ConfidenceThreshold):
         weight: Annotated[float, Field(ge=0)] = 1.0,
         mask_reduction: Literal["all", "confident"] = "all",
         warmup: Share = 0.0,
+        align: Steps = 0,
     ):
         self.threshold = threshold
         self.weight = weight
         self.denominator: Denominator = "samples" if mask_reduction == "all" else "confident"
         self.warmup = warmup
         self.ramp = Ramp("constant", start=warmup)
+        self.align = align
 
     def prepare(self, step: Step, context: Context) -> None:
         step.request("unlabeled", "weak", grad=False)
@@ -59,7 +64,8 @@ class FixMatch(ConfidenceThreshold):
     def terms(self, step: Step, context: Context) -> None:
         weight = self.weight * self.ramp(step.progress)
         for task in step.tasks:
-            labels, pseudo = self.pseudo_labels(step, "unlabeled/weak", task, context)
+            align = self.alignment(step.logits("unlabeled/weak", task), task, step, context)
+            labels, pseudo = self.pseudo_labels(step, "unlabeled/weak", task, context, align)
             step.term(
                 step.term_name(self.key, task),
                 step.classify("unlabeled/strong", task, "pseudo", labels),

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from foundation.types import Share
+from foundation.types import Share, Steps
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.targets import Mask, confident
 from recipes.contract import Context
@@ -70,6 +70,8 @@ class FlexMatch(FixMatch):
     mask_reduction: denominator of the unlabeled loss: `all` (U, paper) or `confident`
         samples.
     warmup: share of the run, 0 to 1, on labels alone; 0 (paper).
+    align: batches whose mean prediction is aligned with that of the labels; 0: none (paper). 32
+        keeps texts from falling to one class, and makes the labels' classes those of all (ours).
     """
 
     neutral = {"warmup": 1}
@@ -82,12 +84,14 @@ class FlexMatch(FixMatch):
         threshold_warmup: bool = True,
         mask_reduction: Literal["all", "confident"] = "all",
         warmup: Share = 0.0,
+        align: Steps = 0,
     ):
-        super().__init__(threshold, weight, mask_reduction, warmup)
+        super().__init__(threshold, weight, mask_reduction, warmup, align)
         self.mapping = mapping
         self.threshold_warmup = threshold_warmup
 
     def build(self, context: Context) -> None:
+        super().build(context)
         tables = nn.ModuleDict()
         for task in context.tasks:
             rows = context.sizes["unlabeled"]
@@ -101,6 +105,7 @@ class FlexMatch(FixMatch):
         return partial(confident, threshold=thresholds)
 
     def after_batch(self, step: Step, context: Context) -> None:
+        super().after_batch(step, context)
         index = step.streams["unlabeled"].index
         for task in step.tasks:
             pseudo = step.pseudo[task]

@@ -9,9 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from foundation.types import Steps
+from methods.semi_supervised.alignment import AlignsToLabels
 from methods.semi_supervised.consistency import entropy
 from methods.semi_supervised.targets import confident, make_targets
-from recipes.contract import Context, Declaration, Method
+from recipes.contract import Context, Declaration
 from recipes.step import Step
 from recipes.step.criterion import kl_divergence, label_mass, of_target
 
@@ -29,7 +31,7 @@ def annealing_threshold(kind: Annealing, fraction: float, classes: int) -> float
     return growth[kind] * (1.0 - 1.0 / classes) + 1.0 / classes
 
 
-class UDA(Method):
+class UDA(AlignsToLabels):
     """Lu = (1/U) Σ_b m_b KL(sharpen(q_b, T) ‖ p(s(u_b))), q = sg p(w(u)), m = 1[max q > β] of the
     unsharpened q.
 
@@ -44,6 +46,8 @@ class UDA(Method):
         (with accumulation: over each micro-batch);
         none for vision, `linear` for text with few labels.
     entropy_weight: weight of mean H(p(w(u))), with gradient, at least 0; 0: none.
+    align: batches whose mean prediction is aligned with that of the labels; 0: none (paper). 32
+        keeps texts from falling to one class, and makes the labels' classes those of all (ours).
     """
 
     declaration = Declaration(
@@ -60,12 +64,14 @@ class UDA(Method):
         weight: Annotated[float, Field(ge=0)] = 1.0,
         annealing: Annealing = "none",
         entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
+        align: Steps = 0,
     ):
         self.threshold = threshold
         self.temperature = temperature
         self.weight = weight
         self.annealing = annealing
         self.entropy_weight = entropy_weight
+        self.align = align
 
     def idle_settings(self) -> list[str]:
         # no probability is above 1: no sample would be kept
@@ -80,7 +86,12 @@ class UDA(Method):
         mask = partial(confident, threshold=self.threshold, strict=True)
         for task in step.tasks:
             weak = step.logits("unlabeled/weak", task)
-            target, pseudo = make_targets(weak, temperature=self.temperature, mask=mask)
+            target, pseudo = make_targets(
+                weak,
+                align=self.alignment(weak, task, step, context),
+                temperature=self.temperature,
+                mask=mask,
+            )
             step.publish_pseudo_labels(task, pseudo)
             strong = step.loss_logits("unlabeled/strong", task, "pseudo")
             values = kl_divergence(target, strong)
