@@ -231,6 +231,8 @@ def differs(a: Outcome, b: Outcome) -> bool:
     another order explain. What only one of them has, a head or an adapter, is no difference: it
     must show in what both have."""
     network = [{k: v for k, v in o.state.items() if k.startswith("network.")} for o in (a, b)]
+    if any(x.shape != y.shape for x, y in both(a.logits, b.logits).values()):
+        return True  # embeddings of two networks stand side by side
     if max(distance(*shared(*network)), distance(*shared(a.logits, b.logits))) > 1e-5:
         return True
     # what has hardly moved in three steps may have gone another way all the same: prompts of a
