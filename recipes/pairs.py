@@ -36,7 +36,7 @@ Methods have the settings of their files in `configs/`, and the data set offers 
 - a letter: the pair is refused, before data or device is touched, for the reason with this letter;
 - empty: one of them does not work on images.
 
-Columns have the numbers of the rows.
+Columns have the numbers of the rows. {counts} combine.
 
 Other settings may give another answer: `dry_run=true` added to a command prints it.
 """
@@ -163,10 +163,22 @@ def page(root: Path = CONFIGS) -> str:
         else TRAINS
         for a, b in verdicts("image", root)
     }
-    lines = [HEAD.format(trains=TRAINS, shares=SHARES), *table(list(known), cells), ""]
+    lines = [HEAD.format(trains=TRAINS, shares=SHARES, counts=counts(root))]
+    lines += [*table(list(known), cells), ""]
     lines += ["A is the method with the smaller number, B the other.", ""]
     lines += [f"- **{key}**: {sentence}." for sentence, key in letters.items()]
     return "\n".join([*lines, "", "## On text", "", *on_text(root)]) + "\n"
+
+
+def counts(root: Path = CONFIGS) -> str:
+    """How many pairs there are, and how many of them are refused."""
+    parts = []
+    for kind, noun in (("image", "images"), ("text", "texts")):
+        answers = list(verdicts(kind, root).values())
+        refused = sum(map(bool, answers))
+        allowed = len(answers) - refused
+        parts.append(f"{allowed:,} of {len(answers):,} pairs on {noun} ({refused:,} refused)")
+    return " and ".join(parts)
 
 
 def letter(number: int) -> str:
