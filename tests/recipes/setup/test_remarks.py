@@ -103,7 +103,7 @@ def neutral(kind: type) -> dict[str, float]:
 SEVERAL_WEIGHTS = {"ReMixMatch", "LabelPropagation"}
 # 0 is a sound value of these: a part of the method is off, or nothing is
 SOUND = {
-    "alpha", "base", "delta", "dropout", "ema_decay", "entropy_weight", "epsilon",
+    "align", "alpha", "base", "delta", "dropout", "ema_decay", "entropy_weight", "epsilon",
     "exclusivity_weight", "hidden", "init", "iterations",
     "l2", "margin", "margin_other", "max_norm", "memory_weight", "momentum", "neg_weight",
     "negative_margin", "p", "pad_value", "per_class", "pos_margin", "pos_temperature",
