@@ -87,7 +87,7 @@ def check_weights_memory(sizes: Mapping[str, int], settings: TrainerSettings) ->
 
 def device_memory(settings: TrainerSettings) -> int:
     """Bytes of the smallest device, or of the host where it trains."""
-    if on_gpu(settings):
-        count = torch.cuda.device_count()
-        return min(torch.cuda.get_device_properties(i).total_memory for i in range(count))
+    devices = range(torch.cuda.device_count() if on_gpu(settings) else 0)
+    if devices:
+        return min(torch.cuda.get_device_properties(i).total_memory for i in devices)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
