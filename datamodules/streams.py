@@ -4,8 +4,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
@@ -288,17 +289,18 @@ def whole_batches(batches: Iterator[Any]) -> Iterator[Any]:
     try:
         yield from batches
     except (ConnectionError, EOFError, FileNotFoundError) as error:
-        ended = [worker.pid for worker in getattr(batches, "_workers", ()) if has_ended(worker)]
+        ended = ended_workers(getattr(batches, "_workers", ()))
         if not ended:
             raise
         pids = ", ".join(map(str, ended))
         raise RuntimeError(f"DataLoader worker (pid(s) {pids}) exited unexpectedly") from error
 
 
-def has_ended(worker: BaseProcess) -> bool:
-    """Whether a process has ended or does so within a second: its connections break before."""
-    worker.join(1.0)
-    return not worker.is_alive()
+def ended_workers(workers: Sequence[BaseProcess]) -> list[int | None]:
+    """Process ids of those that have ended. The first has a second: its connections break before
+    it is gone."""
+    ended = wait([worker.sentinel for worker in workers], timeout=1.0)
+    return [worker.pid for worker in workers if worker.sentinel in ended]
 
 
 class StepLoader(BatchLoader):
