@@ -24,7 +24,7 @@ kept, so those tests always run.
 
 What is known to be wrong or otherwise in a package, and how it is met:
 
-- pytorch-metric-learning: distances normalise embeddings unless told, against the papers of
+- pytorch-metric-learning: distances normalise embeddings by default, against the papers of
   triplets with batch-hard mining and of lifted structures; `type_of_triplets="semihard"` keeps
   every such triplet, the paper one a pair; generalised lifted structure averages over anchors
   without positives too; `CrossBatchMemory` is the memory's term alone. 3.x is another interface,

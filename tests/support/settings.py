@@ -13,6 +13,7 @@ from typing import Any
 
 CANONICAL: dict[str, dict[str, Any]] = {
     "ladder_side_tuning": {"reduction": 2},
+    "child_tuning": {"keep": 0.7},  # of two loss weights one moves within three steps
     "fixmatch": {"threshold": 0.0, "weight": 5.0},
     "flexmatch": {"threshold": 0.2, "weight": 3.0},
     "noisy_student": {"threshold": 0.0},

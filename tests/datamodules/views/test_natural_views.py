@@ -65,7 +65,7 @@ LIMIT = math.sqrt(-0.5 * math.log(5e-7)) * math.sqrt(2 / COUNT)
     ("sides", "scale", "ratio"),
     [
         ((256, 256), (0.08, 1.0), (0.75, 4 / 3)),
-        ((40, 64), (0.1, 0.6), (0.4, 0.9)),  # wide and high are told apart
+        ((40, 64), (0.1, 0.6), (0.4, 0.9)),  # width and height differ
         ((16, 90), (0.9, 1.0), (0.75, 4 / 3)),  # hardly ever fits
     ],
 )

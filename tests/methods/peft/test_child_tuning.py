@@ -99,7 +99,7 @@ def test_the_child_is_the_largest_share_of_all_entries_together():
     assert top_entries({"a": torch.arange(10.0)}, 0.01)["a"].tolist() == [False] * 9 + [True]
 
 
-D = {"methods.child_tuning.mode": "D"}
+D = {"methods.child_tuning.mode": "D", "methods.child_tuning.keep": 0.3}
 
 
 def run_d(**changes):

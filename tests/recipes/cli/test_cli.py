@@ -1,5 +1,5 @@
 """The command line from its arguments to the engine's door: what runs, and how each mistake is
-told."""
+reported."""
 
 import json
 import os

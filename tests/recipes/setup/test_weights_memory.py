@@ -1,4 +1,4 @@
-"""The memory of weights that is told before a run is what they take in it."""
+"""The plan's memory of weights, gradients and optimizer state is what a run allocates."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_it_is_what_the_run_takes(methods, optimizer):
     target = f"recipes.optimization.optimizers.{optimizer}"
     config.optimizer = {"_target_": target, "lr": 0.01, "weight_decay": 0.0}
     assembly = assemble(config)
-    told = sum(assembly.weights_memory(assembly.meta_network()).values())
+    planned = sum(assembly.weights_memory(assembly.meta_network()).values())
     outcome = trial(config)
     named = [*outcome.recipe.named_parameters(), *outcome.recipe.named_buffers()]
     tensors = [tensor for name, tensor in named if not name.startswith(OF_METHODS)]
@@ -42,7 +42,7 @@ def test_it_is_what_the_run_takes(methods, optimizer):
     ]
     held = {id(t): t.numel() * t.element_size() for t in [*tensors, *state]}
     gradients = sum(p.numel() * p.element_size() for p in trained)
-    assert told == pytest.approx(sum(held.values()) + gradients, rel=0.02)
+    assert planned == pytest.approx(sum(held.values()) + gradients, rel=0.02)
 
 
 @pytest.mark.parametrize(
