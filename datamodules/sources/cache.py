@@ -69,7 +69,7 @@ def key_of(*parts: object) -> str:
 
 
 def known(kind: str, key: str) -> Entry | None:
-    """The entry `key` of a kind, None if there is none. A line says once that it cannot be used."""
+    """The entry `key` of a kind, None if there is none. An unusable one is reported once."""
     place = cache_folder() / kind / key
     entry, problem = look(place)
     if problem:
@@ -80,8 +80,8 @@ def known(kind: str, key: str) -> Entry | None:
 def kept(
     kind: str, key: str, make: Callable[[Path], dict[str, Any]], again: bool = False
 ) -> Entry | None:
-    """The entry `key` of a kind, made if there is none. None, and a line that says so once, if the
-    cache folder cannot be written.
+    """The entry `key` of a kind, made if there is none. If the cache folder cannot be written, a
+    warning is printed once, and the result is None.
 
     make: writes the files into a folder, and returns the facts.
     again: make it in any case.

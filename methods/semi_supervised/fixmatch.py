@@ -30,8 +30,9 @@ class FixMatch(AlignsToLabels, ConfidenceThreshold):
         different, much stronger method early on.
     warmup: share of the run, 0 to 1, on labels alone; 0 (paper). For heads of few classes, which
         start out confident by chance (ours).
-    align: batches whose mean prediction is aligned with that of the labels; 0: none (paper). 32
-        keeps texts from falling to one class, and makes the labels' classes those of all (ours).
+    align: batches whose mean prediction is aligned with that of the labels; 0: none (paper). It
+        assumes that unlabeled samples have the labels' class frequencies. 32 raised text
+        runs that had fallen to one class (ours).
     """
 
     neutral = {"warmup": 1}

@@ -46,8 +46,9 @@ class UDA(AlignsToLabels):
         (with accumulation: over each micro-batch);
         none for vision, `linear` for text with few labels.
     entropy_weight: weight of mean H(p(w(u))), with gradient, at least 0; 0: none.
-    align: batches whose mean prediction is aligned with that of the labels; 0: none (paper). 32
-        keeps texts from falling to one class, and makes the labels' classes those of all (ours).
+    align: batches whose mean prediction is aligned with that of the labels; 0: none (paper). It
+        assumes that unlabeled samples have the labels' class frequencies. 32 raised text
+        runs that had fallen to one class (ours).
     """
 
     declaration = Declaration(

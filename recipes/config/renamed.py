@@ -31,7 +31,9 @@ STAGE = re.compile(r"(stages|stage_keys|added_stage_keys|forced_stage_keys)\.[^.
 
 
 def renamed_override(override: str) -> tuple[str, str]:
-    """(an override as it is written today, a line that says so; empty if nothing is renamed)."""
+    """(an override as it is written today, a line that names the new key).
+
+    The line is empty if nothing is renamed."""
     key = key_of(override)
     stage = STAGE.match(key)
     prefix = stage[0] if stage else ""
