@@ -9,7 +9,6 @@ itself. All must give the same figures, or the script stops.
 
 import argparse
 import json
-import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +24,7 @@ from benchmarks.contest import rotated
 from benchmarks.machine import last_line
 from benchmarks.record import Record
 from benchmarks.table import mebibytes
+from recipes.engine.hardware import peak_memory
 from recipes.evaluation.retrieval import Retrieval, retrieval_scores
 
 KS = [1, 2, 4, 8]
@@ -108,8 +108,7 @@ CONTENDERS: dict[str, Callable[[Tensor, Tensor], dict[str, float]]] = {
 
 # -- in the process of one contender ---------------------------------------------------------------
 def alone(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds, peak of memory beyond that before the call, and figures. The process that starts it
-    stays small: a process inherits the peak of resident memory of its parent."""
+    """Seconds, peak of memory beyond that before the call, and figures."""
     x, labels = drawn(options.rows[0], options.dim, options.per_class, options.device)
     few = drawn(64, options.dim, 2, options.device)
     CONTENDERS[name](*few)  # imports and first allocations
@@ -117,21 +116,14 @@ def alone(name: str, options: argparse.Namespace) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5")
-    before = peak(options.device)
+    device = torch.device(options.device)
+    before = peak_memory(device)
     times = Times()
     begun = now(options.device)
     figures = CONTENDERS[name](x, labels)
     times.add(begun, now(options.device), 1)
-    after = peak(options.device)
+    after = peak_memory(device)
     return {"wall": times.wall[0], "cpu": times.cpu[0], "peak": after - before, "figures": figures}
-
-
-def peak(device: str) -> int:
-    """The most bytes that this process had resident, as Linux tells it, or on the device."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
 def run(name: str, rows: int, options: argparse.Namespace) -> dict[str, Any]:

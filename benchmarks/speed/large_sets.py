@@ -34,12 +34,13 @@ WORDS, SENTENCES = 20_000, 100_000
 BATCH = 256
 # nothing heavy before `ready`: imports belong to the start
 PROGRAM = """
-import json, os, resource, sys, time
+import json, os, sys, time
 from recipes.runs.start import ready, start
 spec = ready(sys.argv[1:])
 from pytorch_lightning.callbacks import LambdaCallback
+from recipes.engine.hardware import resident_memory
 def end(*_):
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = resident_memory(most=True) / 2**30
     print()
     print(json.dumps([time.monotonic(), peak, time.process_time()]), flush=True)
     os._exit(0)

@@ -27,6 +27,7 @@ from benchmarks.table import mebibytes
 from benchmarks.verdicts import apart
 from datamodules.source import ArraySource, DataInfo, Splits
 from recipes.contract import Clock, Declaration, Method, Seen, Survey
+from recipes.engine.hardware import resident_memory
 from recipes.engine.recipe import Recipe
 from recipes.networks.network import eval_mode
 from recipes.runs.run import build_recipe, build_trainer
@@ -139,19 +140,12 @@ def time_of(record: Record, options: argparse.Namespace, folder: Path) -> str | 
     return None
 
 
-def resident(name: str) -> int:
-    """Bytes of this process as Linux counts them: `VmRSS` now, `VmHWM` the most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith(f"{name}:")]
-    return int(line.split()[1]) * 2**10
-
-
 def memory_of(record: Record, options: argparse.Namespace, folder: Path) -> None:
     recipe = trained("Small", options.rows, 4, options, folder)
     Path("/proc/self/clear_refs").write_text("5")  # the most is counted anew from here on
-    before = resident("VmRSS")
+    before = resident_memory(most=False)
     table = by_engine(recipe)
-    after = resident("VmHWM")
+    after = resident_memory(most=True)
     size = sum(rows.nbytes for rows in table.values()) + 8 * options.rows  # and its index
     rows = [["table", mebibytes(size)], ["more in memory", mebibytes(after - before)]]
     record.table(f"Memory of a survey of {options.rows:,} samples", ["what", "MiB"], rows)

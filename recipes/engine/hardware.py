@@ -1,10 +1,12 @@
 """The hardware of a run: memory format, compilation, and peak memory."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -98,6 +100,20 @@ def peak_memory(device: torch.device) -> int | None:
     system does not report it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    return resident_memory(most=True)
+
+
+def resident_memory(most: bool) -> int | None:
+    """Bytes of this process in memory: now, or with `most` the most since it began. None if the
+    system does not report it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # ru_maxrss begins with the peak of the process that started this one
+        name = "VmHWM" if most else "VmRSS"
+        kibibytes = re.search(rf"^{name}:\s*(\d+) kB$", status.read_text(), re.MULTILINE)
+        return int(kibibytes[1]) * 1024 if kibibytes else None
+    if not most:
+        return None
     try:
         import resource
     except ImportError:  # Windows

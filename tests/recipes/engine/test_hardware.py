@@ -1,6 +1,9 @@
 """What a run makes of its machine: choices that follow from the device, the methods and the
 network."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ from recipes.engine.hardware import (
     check_compiler,
     convolutional,
     peak_memory,
+    resident_memory,
     use_channels_last,
 )
 from recipes.engine.trainer import TrainerSettings
@@ -99,3 +103,13 @@ def test_the_most_memory_of_this_process():
     assert peak_memory(CPU) > before
     del held
     assert peak_memory(CPU) > before  # the most, not the present
+    assert resident_memory(most=False) < resident_memory(most=True)
+
+
+def test_the_memory_of_a_run_is_not_that_of_the_process_that_starts_it():
+    held = torch.ones(2**29)  # 2 GiB, more than the imports of a run
+    code = (
+        "import sys; from recipes.engine.hardware import resident_memory as used; print(used(True))"
+    )
+    started = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert int(started.stdout) < held.nbytes
