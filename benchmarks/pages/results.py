@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import date
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,9 @@ weights of another, the other has a `run_dir`. FOLDER is that of the pretrained 
 """
 
 
+@cache
 def sets() -> dict[str, Any]:
-    """The sets of `results.yaml` by name."""
+    """The sets of `results.yaml` by name, read once in a process."""
     return yaml.safe_load(SETS.read_text(encoding="utf-8"))
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipes.cli.declared import declared
+from recipes.config.composing import compose_quietly, hydra_at
 from recipes.config.docstrings import paragraphs, prose, settings
 from recipes.config.groups import as_key, to_hydra
-from recipes.config.overrides import compose_quietly, hydra_at
 from recipes.config.signatures import find_target
 
 WIDTH = 100

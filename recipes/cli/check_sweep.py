@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from foundation.errors import UserError, raise_all
 from foundation.exit_codes import print_errors
 from recipes.checkpointing.files import run_dir_errors
+from recipes.config.composing import hydra_at, loader
 from recipes.config.messages import not_an_override
-from recipes.config.overrides import hydra_at, loader
 from recipes.config.resolve import resolve_command
 from recipes.config.validation import target_errors
 from recipes.runs.start import notify

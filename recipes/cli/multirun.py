@@ -22,9 +22,9 @@ from recipes.cli.check_sweep import (
     own_folder_errors,
     sweeper_errors,
 )
+from recipes.config.composing import compose_quietly, hydra_at
 from recipes.config.groups import to_hydra
 from recipes.config.keys import key_of, missing_part
-from recipes.config.overrides import compose_quietly, hydra_at
 from recipes.config.renamed import renamed_overrides
 from recipes.config.resolve import settle
 from recipes.config.stage_keys import (

@@ -1,17 +1,10 @@
 """What Hydra composes of a command's overrides; and, since it stops at the first that it refuses,
 everything that is wrong with them."""
 
-import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -21,47 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from foundation.errors import UserError
 from recipes.config.catalogue import Catalogue
+from recipes.config.composing import compose_quietly, loader, strict_search_path
 from recipes.config.data_groups import KINDS, misplaced
 from recipes.config.keys import key_of, missing_part
 from recipes.config.messages import no_equals_sign, not_an_override, other_refusal
 from recipes.config.unknown_key import check_key
 
-NO_FOLDER = r"provider=.*, path=(.*) is not available"
 REFUSALS = (HydraException, OmegaConfBaseException, ValueError)
-
-
-@contextmanager
-def hydra_at(root: Path) -> Iterator[None]:
-    """Hydra's compose interface over a folder of configs."""
-    with initialize_config_dir(str(root.resolve()), version_base="1.3", job_name="roux"):
-        yield
-
-
-def compose_quietly(overrides: Sequence[str]) -> DictConfig:
-    """Compose, Hydra's node included; a search path that does not exist is an error, not a
-    warning."""
-    with strict_search_path():
-        return compose("config", overrides=list(overrides), return_hydra_config=True)
-
-
-@contextmanager
-def strict_search_path() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=NO_FOLDER)
-        try:
-            yield
-        except UserWarning as warning:
-            missing = re.match(NO_FOLDER, str(warning))
-            path = missing[1] if missing else str(warning)
-            line = f"hydra.searchpath: there is no '{path}'; give file:///FOLDER or pkg://PACKAGE"
-            raise ValueError(line) from None
-
-
-def loader() -> ConfigLoaderImpl:
-    hydra = GlobalHydra.instance().hydra
-    assert hydra is not None, "only inside hydra_at"
-    assert isinstance(hydra.config_loader, ConfigLoaderImpl)
-    return hydra.config_loader
 
 
 def catalogue(overrides: Sequence[str]) -> Catalogue:

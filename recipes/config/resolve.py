@@ -33,6 +33,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from foundation.errors import ConfigErrors, UserError, raise_all
 from recipes.config.choices import choice_errors, is_list_of_choices
+from recipes.config.composing import compose_quietly, hydra_at
 from recipes.config.data_groups import misplaced_choices, replace_views
 from recipes.config.groups import CONFIGS, from_hydra, to_hydra
 from recipes.config.keys import key_of, missing_part
@@ -41,8 +42,6 @@ from recipes.config.overrides import (
     REFUSALS,
     catalogue,
     collect_errors,
-    compose_quietly,
-    hydra_at,
 )
 from recipes.config.own_data import keep_own_data, one_choice_of_labels
 from recipes.config.renamed import rename_in_config, renamed_overrides
