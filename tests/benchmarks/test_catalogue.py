@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.pages.catalogue import PAGES, cell, chosen, first_sentence, reference
 from recipes.config.groups import families, options
+from tests.support.pages import check_fresh
 
 DOCS = Path(__file__).parents[2] / "docs"
 METHODS = [(family, name) for family in families() for name in options(family) if name != "none"]
@@ -13,9 +14,8 @@ METHODS = [(family, name) for family in families() for name in options(family) i
 
 @pytest.mark.parametrize("name", PAGES)
 def test_the_page_is_fresh(name):
-    assert (DOCS / f"{name}.md").read_text(encoding="utf-8") == PAGES[name](), (
-        f"stale: python benchmarks/pages/catalogue.py {name} > docs/{name}.md, or make pages"
-    )
+    command = f"python benchmarks/pages/catalogue.py {name} > docs/{name}.md, or make pages"
+    check_fresh(DOCS / f"{name}.md", PAGES[name](), command)
 
 
 def test_every_method_has_a_row_with_its_paper_under_its_family():

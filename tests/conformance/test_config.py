@@ -13,7 +13,7 @@ from recipes.config.groups import CONFIGS, description, families
 from recipes.config.resolve import resolve_command
 from recipes.contract import Method
 from tests.support.settings import CANONICAL, EXACT, NETWORK
-from tests.support.tiny_runs import METHODS, run_of, tiny
+from tests.support.tiny_runs import KINDS, METHODS, command_of, declared, joined
 
 
 def target(key: str) -> type:
@@ -83,24 +83,29 @@ def test_the_table_of_settings_names_methods_and_arguments_that_exist():
     assert NETWORK.keys() <= METHODS.keys()
 
 
+def twelve_each(kind: str) -> list[tuple[str, ...]]:
+    """The methods that are tried on this kind of data first, twelve to a command."""
+    keys = [key for key in METHODS if declared(key).modalities[0] == kind]
+    return [tuple(keys[i : i + 12]) for i in range(0, len(keys), 12)]
+
+
 @pytest.mark.parametrize(
-    "keys", [("fixmatch", "mixup"), ("mean_teacher", "fixmatch")], ids="+".join
+    ("kind", "keys"),
+    [
+        ("image", ("fixmatch",)),
+        *((kind, keys) for kind in KINDS for keys in twelve_each(kind)),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "+".join(part),
 )
-def test_joined_configs_are_what_hydra_composes(keys):
+def test_joined_configs_are_what_hydra_composes(kind, keys):
     """The trials join configs of single methods, which saves them most of their time."""
-    groups: dict[str, list[str]] = {}
-    for key in keys:
-        groups.setdefault(METHODS[key].family, []).append(key)
-    overrides = [
-        *tiny("image"),
-        *(f"{family}=[{','.join(names)}]" for family, names in groups.items()),
-    ]
-    overrides += [
-        f"methods.{k}.{name}={value}" for k in keys for name, value in CANONICAL.get(k, {}).items()
-    ]
-    composed, joined = resolve_command(overrides).config, run_of("image", *keys)
-    assert list(composed.methods) == list(joined.methods)
-    # a list of one is written as a list in a message, and means the same
-    composed.chosen = {group: choice.strip("[]") for group, choice in composed.chosen.items()}
-    joined.chosen = {group: choice.strip("[]") for group, choice in joined.chosen.items()}
-    assert OmegaConf.to_container(composed) == OmegaConf.to_container(joined)
+    composed = resolve_command(command_of(kind, *keys)).config
+    assert OmegaConf.to_container(composed) == OmegaConf.to_container(joined(kind, *keys))
+
+
+def test_methods_of_one_family_keep_the_order_of_the_command():
+    composed = resolve_command(command_of("image", "mean_teacher", "fixmatch")).config
+    assert list(composed.methods) == ["mean_teacher", "fixmatch"]
+    assert OmegaConf.to_container(composed) == OmegaConf.to_container(
+        joined("image", "mean_teacher", "fixmatch")
+    )

@@ -26,6 +26,7 @@ from recipes.setup.assemble import Assembly, assemble
 from recipes.step import Step
 from tests.support.groups import built, refused
 from tests.support.lab import Outcome, differs, quiet, trial
+from tests.support.pages import check_fresh
 from tests.support.tiny_runs import KINDS, METHODS, company, declared, quiet_run_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "pairs.md"
@@ -57,9 +58,7 @@ def legend() -> dict[str, str]:
 
 
 def test_the_page_is_fresh():
-    assert PAGE.read_text(encoding="utf-8") == page(), (
-        "stale: python -m recipes.pairs > docs/pairs.md"
-    )
+    check_fresh(PAGE, page(), "python -m recipes.pairs > docs/pairs.md")
 
 
 def test_every_pair_has_a_cell_and_every_letter_a_sentence():

@@ -17,7 +17,7 @@ from recipes.pairs import VIEWS, without_company
 from tests.support.tiny_runs import METHODS, canonical, company, declared, listing
 from tests.support.twins import doubled, original, twins
 
-# with ten, the losses of some groups diverge within three steps as methods are added
+# of fewer there are more runs, and a run of more takes longer, since passes of methods multiply
 SIZE = 8
 Pair = tuple[str, str]
 Group = tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Configs of tiny runs: methods found in `configs/`, composed by Hydra or joined from their files.
+"""Configs of tiny runs: methods found in `configs/`, joined from their files.
 
 config = run_of("image", "fixmatch", "mixup", **{"trainer.max_steps": 6})
 """
@@ -9,7 +9,7 @@ import importlib
 import inspect
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,47 +136,45 @@ def circumstances(kind: str, *keys: str) -> dict[str, Any]:
     return network_for(kind, *keys) | needed | several
 
 
-@lru_cache(maxsize=16)
-def _composed(kind: str, key: str | None) -> DictConfig:
-    """One method's run as Hydra composes and validation accepts it; cached, since that takes most
-    of a trial."""
-    overrides = tiny(kind)
-    if key is not None:
-        overrides.append(f"{METHODS[key].family}={key}")
-        overrides += [f"methods.{key}.{name}={value}" for name, value in canonical(key).items()]
-    config = resolve_command(overrides).config
-    if key is not None:
-        joined = OmegaConf.to_container(_joined(kind, [key]))
-        assert OmegaConf.to_container(config) == joined, f"{key} is joined otherwise than composed"
-    return config
+def command_of(kind: str, *keys: str) -> list[str]:
+    """The command of a tiny run with these methods, for Hydra."""
+    words = tiny(kind)
+    for family, chosen in _by_family(keys).items():
+        words.append(
+            f"{family}=[{','.join(chosen)}]" if len(chosen) > 1 else f"{family}={chosen[0]}"
+        )
+    for key in keys:
+        words += [f"methods.{key}.{name}={value}" for name, value in canonical(key).items()]
+    return words
 
 
-def _joined(kind: str, keys: Sequence[str]) -> DictConfig:
-    """The run without methods, and the files of these put into it."""
-    config = copy.deepcopy(_composed(kind, None))
-    by_family: dict[str, list[str]] = {}
+def _by_family(keys: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        found.setdefault(listing(key).family, []).append(key)
+    return found
+
+
+@cache
+def _without_methods(kind: str) -> DictConfig:
+    return resolve_command(command_of(kind)).config
+
+
+def joined(kind: str, *keys: str) -> DictConfig:
+    """What the command of these methods composes to: the run without methods, and the files of
+    these put into it. Composing takes longer than a step does; `test_tiny_runs.py` compares."""
+    config = copy.deepcopy(_without_methods(kind))
     with open_dict(config):
-        config.methods = {}
-        for key in keys:
-            entry = listing(key)
-            config.methods[key] = written(key) | canonical(key)
-            by_family.setdefault(entry.family, []).append(key)
-        for family, chosen in by_family.items():
+        config.methods = {key: written(key) | canonical(key) for key in keys}
+        for family, chosen in _by_family(keys).items():
             config.chosen[family] = chosen[0] if len(chosen) == 1 else f"[{','.join(chosen)}]"
     return config
 
 
 def run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
     """The config of a tiny run with these methods, on a network all of them work on; `changes` by
-    dotted key. One method's run is composed by Hydra; several are joined from their files, to the
-    same effect (`test_config.py`). Methods that these require are added."""
-    needed = circumstances(kind, *keys)
-    keys = company(*keys)
-    if len(keys) > 1:
-        config = _joined(kind, keys)
-    else:
-        config = copy.deepcopy(_composed(kind, keys[0] if keys else None))
-    return _changed(config, needed | changes)
+    dotted key. Methods that these require are added."""
+    return _changed(joined(kind, *company(*keys)), circumstances(kind, *keys) | changes)
 
 
 def _changed(config: DictConfig, changes: dict[str, Any]) -> DictConfig:
@@ -203,8 +201,8 @@ def blocks_for(kind: str, *keys: str) -> dict[str, Any]:
 
 
 def quiet_run_of(kind: str, *keys: str, **changes: Any) -> DictConfig:
-    """The same on a network in which samples do not meet; always joined from files."""
+    """The same on a network in which samples do not meet."""
     network = {f"network.{name}": value for name, value in QUIET[kind].items()}
     network |= blocks_for(kind, *keys)
-    config = _joined(kind, company(*keys))
+    config = joined(kind, *company(*keys))
     return _changed(config, circumstances(kind, *keys) | network | changes)

@@ -13,6 +13,7 @@ from benchmarks.pages.results import filled, page, sets, summary, table, words
 from recipes.config.groups import CONFIGS
 from recipes.config.resolve import resolve_command
 from tests.support.command import train
+from tests.support.pages import check_fresh
 
 PAGE = Path(__file__).parents[3] / "docs" / "results.md"
 # sets that a program computes from the networks of another set have no commands of their own
@@ -23,9 +24,7 @@ FIRST = {name: next(iter(entry["rows"])) for name, entry in TRAINED.items()}
 
 
 def test_the_page_is_fresh():
-    assert PAGE.read_text(encoding="utf-8") == page(), (
-        "stale: python benchmarks/pages/results.py --page > docs/results.md"
-    )
+    check_fresh(PAGE, page(), "python benchmarks/pages/results.py --page > docs/results.md")
 
 
 def param(name: str, row: str):
