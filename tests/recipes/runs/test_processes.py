@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from datamodules.streams import print_error, whole_batches
+from datamodules.workers import print_error, whole_batches
 from foundation.exit_codes import PROCESS_LOST, ProcessLost, Terminated
 from recipes.checkpointing.preemption import Termination
 from recipes.runs import processes
