@@ -10,7 +10,6 @@ import pytest
 from lightning_fabric.utilities import registry
 
 from foundation import attempts
-from recipes.config import composing
 from tests.support.twins import SWITCH
 
 # files of which a method's tests share runs: they go to one worker, method by method
@@ -33,7 +32,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     attempts.STRICT = True
-    composing.MOST = 200  # tests give the same few hundred commands in any order
     # every trainer looks for callbacks of all installed packages, which do not change meanwhile
     registry.entry_points = cache(registry.entry_points)
     if config.getoption("--doubled"):

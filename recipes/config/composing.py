@@ -7,7 +7,6 @@ Composing takes a quarter of a second. The stages of a recipe, the jobs of a swe
 a mistake compose nearly the same several times. What is remembered holds as long as no file of the
 config folder changes."""
 
-import copy
 import os
 import re
 import warnings
@@ -23,11 +22,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
+from recipes.config.copies import as_bytes, of_bytes
+
 NO_FOLDER = r"provider=.*, path=(.*) is not available"
-MOST = 16  # composed configs that a process remembers, about a megabyte each
-# folder of the configs, choices -> what its files were then, and the config
+MOST = 200  # composed configs that a process remembers, 30 kB each
+# folders of the configs and of the user, choices -> what the files were then, and the config
 _Files = frozenset[tuple[str, int, int]]
-_REMEMBERED: OrderedDict[tuple[str, ...], tuple[_Files, DictConfig]] = OrderedDict()
+_REMEMBERED: OrderedDict[tuple[str, ...], tuple[_Files, bytes]] = OrderedDict()
 
 
 @contextmanager
@@ -67,10 +68,9 @@ def compose_quietly(overrides: Sequence[str]) -> DictConfig:
         # sweeps are refused by Hydra; its own settings are part of what it composes
         if any(o.is_sweep_override() or o.is_hydra_override() for o in parsed):
             return composed_by_hydra(parsed)
-        base = composed_once(choices)
-        if searches_further(base):  # there may be more groups than those that were asked for
+        config = composed_once(choices)
+        if searches_further(config):  # there may be more groups than those that were asked for
             return composed_by_hydra(parsed)
-    config = copy.deepcopy(base)
     loader()._apply_overrides_to_config(values, config)
     config.hydra.overrides.task = lines_of(parsed)
     form = config.hydra.job.config.override_dirname
@@ -96,18 +96,18 @@ def composed_by_hydra(overrides: Sequence[Override]) -> DictConfig:
 
 
 def composed_once(choices: Sequence[Override]) -> DictConfig:
-    """The config of choices alone, to be copied and not to be changed."""
+    """The config of choices alone."""
     sources = loader().repository.get_sources()
     root = next(source.path for source in sources if source.provider == "main")
     files = files_of(root)
     key = (root, str(Path.cwd()), *lines_of(choices))
-    before, config = _REMEMBERED.pop(key, (None, None))
-    if config is None or before != files:
-        config = composed_by_hydra(choices)
-    _REMEMBERED[key] = files, config  # the last in order
+    before, kept = _REMEMBERED.pop(key, (None, None))
+    if kept is None or before != files:
+        kept = as_bytes(composed_by_hydra(choices))
+    _REMEMBERED[key] = files, kept  # the last in order
     if len(_REMEMBERED) > MOST:
         _REMEMBERED.popitem(last=False)
-    return config
+    return of_bytes(kept)
 
 
 def files_of(folder: str) -> _Files:

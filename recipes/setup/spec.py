@@ -1,12 +1,13 @@
 """The specification of a run, fixed before anything is built."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from recipes.config.copies import copied
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def spec_of(run: "RunSpec | DictConfig", command: Sequence[str] = ()) -> RunSpec
 
 def with_values(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     """A copy of a config with other values, by dotted key. It is read-only."""
-    changed = copy.deepcopy(config)
+    changed = copied(config)
     OmegaConf.set_readonly(changed, False)
     for key, value in values.items():
         OmegaConf.update(changed, key, value, merge=False, force_add=True)

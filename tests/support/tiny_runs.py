@@ -3,7 +3,6 @@
 config = run_of("image", "fixmatch", "mixup", **{"trainer.max_steps": 6})
 """
 
-import copy
 import csv
 import importlib
 import inspect
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from recipes.config.copies import as_bytes, of_bytes
 from recipes.config.resolve import resolve_command
 from recipes.contract import Declaration
 from recipes.pairs import Listed, in_company, listed
@@ -156,14 +156,14 @@ def _by_family(keys: Sequence[str]) -> dict[str, list[str]]:
 
 
 @cache
-def _without_methods(kind: str) -> DictConfig:
-    return resolve_command(command_of(kind)).config
+def _without_methods(kind: str) -> bytes:
+    return as_bytes(resolve_command(command_of(kind)).config)
 
 
 def joined(kind: str, *keys: str) -> DictConfig:
     """What the command of these methods composes to: the run without methods, and the files of
     these put into it. Composing takes longer than a step does; `test_tiny_runs.py` compares."""
-    config = copy.deepcopy(_without_methods(kind))
+    config = of_bytes(_without_methods(kind))
     with open_dict(config):
         config.methods = {key: written(key) | canonical(key) for key in keys}
         for family, chosen in _by_family(keys).items():

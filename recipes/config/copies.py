@@ -1,0 +1,20 @@
+"""Copies of configs. `copy.deepcopy` copies the metadata of each value by themselves, which takes
+four times as long; as bytes a config has a fiftieth of its size."""
+
+import pickle
+from typing import cast
+
+from omegaconf import DictConfig
+
+
+def as_bytes(config: DictConfig) -> bytes:
+    """A config to be kept in this process: nothing that comes from a file is unpickled."""
+    return pickle.dumps(config, pickle.HIGHEST_PROTOCOL)
+
+
+def of_bytes(kept: bytes) -> DictConfig:
+    return cast(DictConfig, pickle.loads(kept))
+
+
+def copied(config: DictConfig) -> DictConfig:
+    return of_bytes(as_bytes(config))
