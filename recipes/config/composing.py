@@ -12,7 +12,7 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -112,13 +112,12 @@ def composed_once(choices: Sequence[Override]) -> DictConfig:
 
 def files_of(folder: str) -> _Files:
     """Name, time of change and size of every file in a folder and below."""
-    found: list[tuple[str, int, int]] = []
-    for entry in os.scandir(folder):
-        if entry.is_dir():
-            found += files_of(entry.path)
-        else:
-            status = entry.stat()
-            found.append((entry.path, status.st_mtime_ns, status.st_size))
+    found = []
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # a link to nothing
+                status = Path(place, name).stat()
+                found.append((f"{place}/{name}", status.st_mtime_ns, status.st_size))
     return frozenset(found)
 
 

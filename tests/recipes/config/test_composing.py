@@ -111,6 +111,15 @@ def test_a_file_that_changes_is_read_again(tmp_path):
         assert compose_quietly(["recipe=supervised", "optimizer=own"]).optimizer.lr == 7
 
 
+def test_a_link_to_nothing_or_to_its_own_folder_does_no_harm(tmp_path):
+    root = tmp_path / "configs"
+    shutil.copytree(CONFIGS, root)
+    (root / "nothing.yaml").symlink_to(root / "gone.yaml")
+    (root / "again").symlink_to(root)
+    with hydra_at(root):
+        assert compose_quietly(["recipe=supervised", "seed=4"]).seed == 4
+
+
 def test_another_folder_is_another_config(tmp_path):
     root = tmp_path / "configs"
     shutil.copytree(CONFIGS, root)
