@@ -61,11 +61,12 @@ class ReMixMatch(Method):
     With `augmentation=ctaugment` the strong views are those of data.views.ctaugment (the recipe
     sets it), whose strengths learn from probes of the labeled samples after every batch.
 
-    weight: λ_u of the mixed unlabeled loss, at least 0; 0.3 (paper: 1.5).
-    anchor_weight: λ₁ of the loss on the first strong view, at least 0; 0.1 (paper: 0.5).
+    weight: λ_u of the mixed unlabeled loss, at least 0; 0.3 (ours; paper: 1.5).
+    anchor_weight: λ₁ of the loss on the first strong view, at least 0; 0.1 (ours; paper: 0.5).
     rotation_weight: λ_r of the rotation loss, at least 0; null: 0.5 on pictures (paper), none on
         texts, where another value than 0 is refused.
-    ramp_end: share of the run in which λ_u and λ₁ grow linearly, 0 to 1; 0.4 (paper: 0.015625).
+    ramp_end: share of the run in which λ_u and λ₁ grow linearly, 0 to 1; 0.4 (ours; paper:
+        0.015625).
     strong_views: number K of strong views, 1 to 16; 8 (paper; with 40 labels: 1).
     target: what is guessed from: `weak_anchor` (paper) or `strong_mean`. That is the mean
         prediction over the strong views.

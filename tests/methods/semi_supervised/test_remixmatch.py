@@ -23,13 +23,16 @@ def without_mixing(monkeypatch):
     monkeypatch.setattr("methods.semi_supervised.remixmatch.draw_mixing", identity)
 
 
+PAPER = {"weight": 1.5, "anchor_weight": 0.5}
+
+
 @pytest.mark.parametrize("target", ["weak_anchor", "strong_mean"])
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_the_terms_of_the_first_step_in_plain_code(kind, target, monkeypatch):
     """Without mixing: every view's cross-entropy against the aligned and sharpened anchor."""
     without_mixing(monkeypatch)
     setup = Setup(kind=kind, steps=1)
-    method = ReMixMatch(ramp_end=0.0, strong_views=2, target=target)
+    method = ReMixMatch(**PAPER, ramp_end=0.0, strong_views=2, target=target)
     history = train({"remixmatch": method}, kind=kind, steps=1).history[0]
     network, batch = setup.network(), setup.batches({"labeled", "unlabeled"})[0]
     streams = {name: Stream(name, **batch[name]) for name in ("labeled", "unlabeled")}
@@ -68,7 +71,8 @@ def test_the_terms_of_the_first_step_in_plain_code(kind, target, monkeypatch):
 
 
 def test_the_ramp_is_of_both_pseudo_label_terms_and_not_of_the_rotation():
-    history = train({"remixmatch": ReMixMatch(ramp_end=1.0, strong_views=2)}, steps=4).history
+    method = ReMixMatch(**PAPER, ramp_end=1.0, strong_views=2)
+    history = train({"remixmatch": method}, steps=4).history
     for step in range(4):
         row = history[step]
         ramped = 1.5 * row["train/remixmatch"] + 0.5 * row["train/remixmatch/anchor"]
