@@ -52,7 +52,7 @@ def load_torchssl(path: Path) -> ModuleType:
 
 
 def semilearn_folder() -> Path | None:
-    """Where the package semilearn lies; it is not imported, nor are stand-ins for it looked at."""
+    """The folder of the package semilearn, which is not imported; stand-ins for it do not count."""
     spec = PathFinder.find_spec("semilearn")
     places = spec.submodule_search_locations if spec else None
     return Path(places[0]) if places else None

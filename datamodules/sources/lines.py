@@ -85,7 +85,7 @@ def _wrong_encoding(
 ) -> UserError:
     reason = str(error)
     if isinstance(error, UnicodeDecodeError):
-        # the place in the file: the decoder has seen what lies before its last chunk
+        # the place in the file: the decoder has read all text before its last chunk
         read = file.buffer.tell()  # type: ignore[attr-defined]
         place = read - len(error.object) + error.start
         reason = f"byte {place} is 0x{error.object[error.start]:02x}"

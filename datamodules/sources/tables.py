@@ -53,7 +53,7 @@ def read_rows(
     if format == "parquet":
         return parquet_rows(path, encoding, header, columns)
     lines = stream_lines(path, encoding, setting)
-    before: list[str] = []  # what lies before the first line that is not blank, and that line
+    before: list[str] = []  # blank lines at the start, and the first that is not blank
     for line in lines:
         before.append(line)
         if line.strip():

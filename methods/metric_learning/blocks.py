@@ -177,7 +177,7 @@ class Blocks:
         return self.views[rows.start]
 
     def block(self, rows: slice) -> Block:
-        """The block of these anchors. It lies in the memory of the one before."""
+        """The block of these anchors. It reuses the memory of the previous block."""
         matrix = self.matrix[: rows.stop - rows.start]
         self.measure.matrix(self.x, self.references, rows, self.lengths, matrix)
         index, valid, negative_count = self.members.of(rows)

@@ -42,7 +42,7 @@ class TrunkSplit:
 @dataclass
 class SplitGradients:
     """z: the representations that tasks read. by_task[t][i]: ∂L_t/∂z_i, empty where the task reads
-    none. heads: the gradients of what lies behind the gates."""
+    none. heads: the gradients of the modules behind the gates."""
 
     z: list[Tensor]
     by_task: list[list[Tensor]]

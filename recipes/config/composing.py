@@ -25,10 +25,9 @@ from omegaconf import DictConfig
 from recipes.config.copies import as_bytes, of_bytes
 
 NO_FOLDER = r"provider=.*, path=(.*) is not available"
-MOST = 200  # composed configs that a process remembers, 30 kB each
-# folders of the configs and of the user, choices -> what the files were then, and the config
-_Files = frozenset[tuple[str, int, int]]
-_REMEMBERED: OrderedDict[tuple[str, ...], tuple[_Files, bytes]] = OrderedDict()
+MOST = 200  # composed configs that a process remembers, 24 kB each
+# folders of the configs and of the user, choices -> state of the files then, and the config
+_REMEMBERED: OrderedDict[tuple[str, ...], tuple[int, bytes]] = OrderedDict()
 
 
 @contextmanager
@@ -99,26 +98,26 @@ def composed_once(choices: Sequence[Override]) -> DictConfig:
     """The config of choices alone."""
     sources = loader().repository.get_sources()
     root = next(source.path for source in sources if source.provider == "main")
-    files = files_of(root)
+    state = state_of(root)
     key = (root, str(Path.cwd()), *lines_of(choices))
     before, kept = _REMEMBERED.pop(key, (None, None))
-    if kept is None or before != files:
+    if kept is None or before != state:
         kept = as_bytes(composed_by_hydra(choices))
-    _REMEMBERED[key] = files, kept  # the last in order
+    _REMEMBERED[key] = state, kept  # the last in order
     if len(_REMEMBERED) > MOST:
         _REMEMBERED.popitem(last=False)
     return of_bytes(kept)
 
 
-def files_of(folder: str) -> _Files:
-    """Name, time of change and size of every file in a folder and below."""
-    found = []
+def state_of(folder: str) -> int:
+    """A number that changes with the name, time of change or size of any file in a folder."""
+    files = []
     for place, _, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):  # a link to nothing
                 status = Path(place, name).stat()
-                found.append((f"{place}/{name}", status.st_mtime_ns, status.st_size))
-    return frozenset(found)
+                files.append((f"{place}/{name}", status.st_mtime_ns, status.st_size))
+    return hash(frozenset(files))
 
 
 def searches_further(config: DictConfig) -> bool:

@@ -1,5 +1,5 @@
-"""Copies of configs. `copy.deepcopy` copies the metadata of each value by themselves, which takes
-four times as long; as bytes a config has a fiftieth of its size."""
+"""Copies of configs. `copy.deepcopy` copies the metadata of every value separately, which takes
+four times as long. As bytes a config takes an eighth of its memory."""
 
 import pickle
 from typing import cast

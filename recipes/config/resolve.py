@@ -38,11 +38,7 @@ from recipes.config.data_groups import misplaced_choices, replace_views
 from recipes.config.groups import CONFIGS, from_hydra, to_hydra
 from recipes.config.keys import key_of, missing_part
 from recipes.config.leftovers import ListGroups, drop_leftovers, drop_unmeasured, name_lists
-from recipes.config.overrides import (
-    REFUSALS,
-    catalogue,
-    collect_errors,
-)
+from recipes.config.overrides import REFUSALS, catalogue, collect_errors
 from recipes.config.own_data import keep_own_data, one_choice_of_labels
 from recipes.config.renamed import rename_in_config, renamed_overrides
 from recipes.config.stage_forms import StageForm, form_errors, loops_of, written_out

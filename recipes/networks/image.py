@@ -210,7 +210,7 @@ def _create(name: str, arguments: Mapping[str, Any], pretrained: bool = False) -
 def _feature_width(name: str, arguments: Mapping[str, Any], shape: tuple[int, int, int]) -> int:
     """Width of a model's features for pictures of this shape (C, H, W), measured once a process."""
     key = (name, _frozen(arguments), shape)
-    # what lies in a folder or on a hub may change between two calls
+    # files in a folder or on a hub may change between two calls
     remembered = ":" not in name and _hashable(key)
     if remembered and key in _WIDTHS:
         return _WIDTHS[key]

@@ -95,7 +95,7 @@ def _kind(value: Tensor) -> str:
     return f"{value.ndim}-dimensional {str(value.dtype).removeprefix('torch.')}"
 
 
-# What lies in the checkpoint and would not follow a changed setting.
+# State in the checkpoint that would not follow a changed setting.
 HELD = {
     "optimizer*": "the optimizer's state was made with it",
     "data.source*": "counts and tables belong to the samples",

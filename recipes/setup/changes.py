@@ -16,7 +16,7 @@ from recipes.config.renamed import with_current_keys
 PLACE = {
     "logger.*": "where numbers are sent",
     "logger": "the same, where there is none",
-    "run_dir": "where the run lies",
+    "run_dir": "folder of the run",
     "resume": "how it was asked for",
     "dry_run": "how it was asked for",
     "accept_changes": "how it was asked for",

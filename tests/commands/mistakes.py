@@ -4,7 +4,7 @@ TEXT = "data=text_file"
 FILE = "data.source.train_file"
 TWO_STEPS = "trainer.max_steps=2"
 
-# {place}: the folder in which the user stands, with the files of `test_wrong_input.files`
+# {place}: the current folder, with the files of `test_wrong_input.files`
 MISTAKES = {
     # the fifteen kinds
     "unknown recipe": (

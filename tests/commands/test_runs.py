@@ -1,4 +1,4 @@
-"""Whole runs, a few steps long, as a user starts them; and what lies in their folder afterwards."""
+"""Whole runs, a few steps long, as a user starts them; and the files in their folder afterwards."""
 
 import json
 import math

@@ -25,7 +25,7 @@ from tests.support.command import (
 
 @pytest.fixture(autouse=True)
 def files(place):
-    """What lies where the user stands."""
+    """The files in the current folder."""
     (place / "empty.csv").write_text("")
     (place / "header.csv").write_text("text,label\n")
     write_csv(place / "one_class.csv", ["a"] * 9)

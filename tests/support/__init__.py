@@ -1,1 +1,1 @@
-"""Helpers that several tests share; a helper of one test file lies beside it."""
+"""Helpers that several tests share; a helper of one test file is next to it."""

@@ -47,7 +47,7 @@ def test_the_balance_is_zero_where_the_mean_prediction_is_the_prior():
     assert float(balance(P.log(), torch.tensor([0.1, 0.1, 0.8]).log())) > 1
 
 
-def test_a_class_that_no_sample_believes_in_has_a_finite_gradient():
+def test_a_class_of_probability_zero_has_a_finite_gradient():
     logits = torch.tensor([[0.0, 0.0, -400.0], [0.0, 0.0, -500.0]], requires_grad=True)
     value = balance(F.log_softmax(logits, 1), UNIFORM)
     value.backward()

@@ -36,7 +36,7 @@ def changed(**leaves):
         ({"trainer__precision": "64-true"}, ["trainer.precision auto -> 64-true"]),
         ({"data__tasks": ["label", "parity"]}, ["data.tasks [label] -> [label,parity]"]),
         ({"optimizer__nesterov": 1}, ["optimizer.nesterov true -> 1"]),
-        # where the run lies, what is shown, measured and saved
+        # folder of the run, what is shown, measured and saved
         (
             {
                 "trainer__val_every": 4,
