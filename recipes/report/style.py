@@ -106,10 +106,20 @@ def new_figure(width: float = WIDTH, height: float = 3.0) -> "Figure":
     return figure
 
 
+def arrange(figure: "Figure") -> None:
+    """Lay a figure out for good. With a layout engine `savefig` draws a figure twice, and the first
+    drawing is thrown away."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+
+
 def to_png(figure: "Figure", dpi: int = 140) -> bytes:
     """A figure as a PNG file."""
     buffer = io.BytesIO()
     with look():
+        arrange(figure)
         figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
@@ -121,6 +131,7 @@ def to_svg(figure: "Figure", prefix: str) -> str:
     """
     buffer = io.StringIO()
     with look():
+        arrange(figure)
         figure.savefig(
             buffer,
             format="svg",

@@ -1,14 +1,18 @@
-"""Every command of the examples' READMEs, as a user gives it: in a copy of the folder, by a shell."""
+"""Every command of the examples' READMEs, in a copy of the folder: one by a shell, as a user gives
+it, the others where the engine is imported already."""
 
 import csv
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import python
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = REPOSITORY / "examples"
@@ -29,7 +33,7 @@ def commands(name: str) -> list[str]:
 
 
 def shell(command: str, folder: Path) -> str:
-    """What a command prints; it must succeed."""
+    """What a command prints in a process of its own; it must succeed."""
     interpreters = Path(sys.executable).parent
     environment = {
         **os.environ,
@@ -50,10 +54,19 @@ def shell(command: str, folder: Path) -> str:
     return done.stdout
 
 
+def quick(command: str, folder: Path) -> str:
+    """The same in a process that has imported the engine."""
+    program, *words = shlex.split(command)
+    assert program == "python"
+    code, said = python(words, folder)
+    assert code == 0, f"{command}\n{said}"
+    return said
+
+
 def train(command: str, folder: Path, *overrides: str) -> str:
     """A training command of a README, on the CPU."""
     assert command.startswith("python ../../train.py ")
-    return shell(f"{command} {QUIET} {' '.join(overrides)}", folder)
+    return quick(f"{command} {QUIET} {' '.join(overrides)}", folder)
 
 
 @pytest.fixture
@@ -94,7 +107,7 @@ def test_own_method(copied):
 def test_own_data(copied):
     folder = copied("own_data")
     draw, training, predicting = commands("own_data")
-    shell(draw, folder)
+    quick(draw, folder)
     assert len(list(folder.glob("shapes/train/*/*.png"))) == 120
     train(training, folder)
     assert (folder / "run" / "report.html").exists()
@@ -102,9 +115,9 @@ def test_own_data(copied):
     rows = read(folder / "labels.csv")
     right = [row["input"].startswith(row["label"]) for row in rows]
     assert len(rows) == 6 and sum(right) >= 5, rows
-    (python,) = blocks("own_data", "python")
-    (folder / "one.py").write_text(python, encoding="utf-8")
-    assert shell("python one.py", folder).strip() in ("circle", "square", "triangle")
+    (code,) = blocks("own_data", "python")
+    (folder / "one.py").write_text(code, encoding="utf-8")
+    assert quick("python one.py", folder).strip() in ("circle", "square", "triangle")
 
 
 def test_own_texts(copied):
@@ -115,6 +128,6 @@ def test_own_texts(copied):
     lines = [f"the {word} number {i},{word}" for i in range(20) for word in ("cat", "dog")]
     (folder / "FILE.csv").write_text("\n".join(["text,label", *lines]) + "\n", encoding="utf-8")
     train(training, folder, "trainer.max_steps=2")
-    shell(predicting, folder)
+    quick(predicting, folder)
     labels = [row["label"] for row in read(folder / "text_labels.csv")]
     assert len(labels) == 40 and set(labels) <= {"cat", "dog"}
