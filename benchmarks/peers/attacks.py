@@ -2,7 +2,8 @@
 
 PGD, BIM, MI-, NI- and TI-FGSM of k steps are held against k bare passes: forward, gradient of the
 pixels, nothing else. First the images must be those of the peer to 1e-6, from the same start, with
-the same steps.
+the same steps, in float64: in float32 a gradient near zero changes its sign with the order of a
+sum, and later steps with it.
 """
 
 import argparse
@@ -56,14 +57,14 @@ class Bench:
     gradients, as in a run; bare passes and peers get `bare_net`, the same weights without, which is
     the best that they can have."""
 
-    def __init__(self, options: argparse.Namespace):
+    def __init__(self, options: argparse.Namespace, dtype: torch.dtype = torch.float32):
         torch.manual_seed(0)
         self.device = options.device
         self.steps = options.steps
-        self.net, self.bare_net = (self.network(options) for _ in range(2))
+        self.net, self.bare_net = (self.network(options).to(dtype) for _ in range(2))
         self.bare_net.load_state_dict(self.net.state_dict())
         self.bare_net.eval().requires_grad_(False)
-        self.x = torch.rand(options.batch, 3, 32, 32, device=self.device)
+        self.x = torch.rand(options.batch, 3, 32, 32, device=self.device).to(dtype)
         with torch.no_grad():
             self.y = self.bare(self.x).argmax(1)
         self.threat = Threat("linf", 8 / 255)
@@ -124,6 +125,8 @@ def contenders(bench: Bench) -> dict[str, dict[str, Call]]:
         found[name] = {BARE: bench.passes, OURS: ours}
         if torchattacks is not None:
             theirs = getattr(torchattacks, peer)(Logits(bench).eval(), **same, **settings)
+            if isinstance(theirs, torchattacks.TIFGSM):
+                theirs.stacked_kernel = theirs.stacked_kernel.to(bench.x.dtype)
             found[name][PEER] = partial(theirs, bench.x, bench.y)
     return found
 
@@ -139,14 +142,13 @@ def differences(calls: dict[str, dict[str, Call]]) -> dict[str, float]:
 
 def measure(record: Record, options: argparse.Namespace) -> str | None:
     """Prove, measure, judge."""
-    calls = contenders(Bench(options))
-    off = differences(calls)
+    off = differences(contenders(Bench(options, torch.float64)))
     for name, value in off.items():
         print(f"{name}: images differ by {value:.1e} at most")
     if any(not value <= TOLERANCE for value in off.values()):
         return f"more than {TOLERANCE}: nothing is timed"
     rows, times = [], {}
-    for attack, own in calls.items():
+    for attack, own in contenders(Bench(options)).items():
         name = f"{attack}, {options.steps} steps"
         times[name] = measured(own, options)
         for line in beside(BARE, times[name], options.by, 3):

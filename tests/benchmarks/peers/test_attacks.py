@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks.clock import Times
 from benchmarks.peers import attacks
@@ -14,7 +15,7 @@ TINY = ["--width", "4", "--batch", "6", "--steps", "3"]
 
 def calls():
     pytest.importorskip("torchattacks")
-    return attacks.contenders(attacks.Bench(attacks.CLI.parse_args(TINY)))
+    return attacks.contenders(attacks.Bench(attacks.CLI.parse_args(TINY), torch.float64))
 
 
 def without_momentum(monkeypatch):
