@@ -2,7 +2,7 @@
 arXiv 1708.01682."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
@@ -10,12 +10,16 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit_rows
 from torch.nn.functional import softplus
 
+from foundation import devices
 from foundation.types import Count, Weight
+from methods.metric_learning.blocks import BLOCK, BLOCK_ELSEWHERE
 from methods.metric_learning.log_sums import EXACT
 from methods.metric_learning.measures import MASKED
 from methods.metric_learning.metric import MetricLoss, Scores
-from methods.metric_learning.pairwise import pair_masks
 from recipes.contract import Context
+
+# rows of a block at most: its products of all rows with all grow with their square
+ROWS = 128
 
 
 def angular(x: Tensor, labels: Tensor, tangent: float) -> Tensor:
@@ -23,21 +27,85 @@ def angular(x: Tensor, labels: Tensor, tangent: float) -> Tensor:
 
     x: [B, d], labels: [B], -1 for none. tangent: t = tan² α.
 
-    Σ_N e^{4t ⟨a, n⟩} e^{4t ⟨p, n⟩} over all pairs is one product of a matrix [B, B] with itself, as
-    both have the same negatives; no number for each triplet is needed.
+    Both of a pair have the same negatives, so Σ_N e^{4t ⟨a, n⟩} e^{4t ⟨p, n⟩} over all pairs of
+    some classes is one product of their rows e^{4t S} with themselves: no number for each triplet
+    is needed, and classes are taken as many at a time as a block holds.
     """
-    unit = unit_rows(x, dim=1)
-    cosine = unit @ unit.T
-    positive, negative = pair_masks(labels)
+    return cast(Tensor, _Angular.apply(unit_rows(x, dim=1), labels, tangent))
+
+
+def whole_classes(labels: Tensor, most: int) -> list[Tensor]:
+    """Rows by class, of as many classes as make up to `most` rows, or of one larger class; classes
+    of one sample are left out. On a device whose labels the host would have to wait for, all rows
+    at once."""
+    if not devices.readable(labels):
+        return [torch.arange(len(labels), device=labels.device)]
+    order = labels.argsort()
+    order = order[labels[order] >= 0]
+    _, counts = labels[order].unique_consecutive(return_counts=True)
+    blocks: list[list[Tensor]] = []
+    size = most
+    for rows in order.split(counts.tolist()):
+        if len(rows) == 1:
+            continue
+        if size + len(rows) > most:
+            blocks.append([])
+            size = 0
+        blocks[-1].append(rows)
+        size += len(rows)
+    return [torch.cat(block) for block in blocks]
+
+
+def add_block(
+    unit: Tensor, labels: Tensor, rows: Tensor, tangent: float, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(Σ over the positive pairs of these rows, how many they are); adds the derivative of the sum
+    by `unit` to `grad`. rows: [b], whole classes."""
+    own, of_own = unit[rows], labels[rows]
+    cosine = own @ unit.T
+    labeled = of_own >= 0
+    same = of_own[:, None] == labels
+    negative = ~same & labeled[:, None] & (labels >= 0)
+    positive = (same[:, rows] & labeled).fill_diagonal_(False)
+    of_pairs = cosine[:, rows]
     # e^{4t (S - max S)}, so that no exponential is above 1
     exponents = torch.where(negative, 4 * tangent * cosine, -MASKED)
-    largest = exponents.detach().amax(1, keepdim=True).clamp_min(-4 * tangent)
+    largest = exponents.amax(1, keepdim=True).clamp_min(-4 * tangent)
     exponentials = (exponents - largest).exp()
     products = exponentials @ exponentials.T
     some = positive & (products > 0)
     log_sums = products.where(some, 1).log() + largest + largest.T
-    z = torch.where(some, log_sums - 2 * (1 + tangent) * cosine, -MASKED)
-    return softplus(z, threshold=EXACT).sum() / positive.sum().clamp_min(1)
+    z = torch.where(some, log_sums - 2 * (1 + tangent) * of_pairs, -MASKED)
+    # the derivative of softplus is the sigmoid, and a pair stands at (a, p) and at (p, a)
+    share = torch.where(some, z.sigmoid() / products, 0)
+    by_cosine = (share @ exponentials).mul_(exponentials).mul_(8 * tangent)
+    by_cosine[:, rows] -= 2 * (1 + tangent) * share * products
+    grad[rows] += by_cosine @ unit
+    grad += by_cosine.T @ own
+    return softplus(z, threshold=EXACT).sum(), positive.sum()
+
+
+class _Angular(torch.autograd.Function):
+    """The gradient is made block by block with the value, as in `pair_gradients`."""
+
+    @staticmethod
+    def forward(ctx: Any, unit: Tensor, labels: Tensor, tangent: float) -> Tensor:
+        limit = BLOCK.get(unit.device.type, BLOCK_ELSEWHERE)
+        most = min(max(limit // max(len(unit), 1), 1), ROWS)
+        grad = torch.zeros_like(unit)
+        value, pairs = unit.new_zeros(()), labels.new_zeros(())
+        for rows in whole_classes(labels, most):
+            of_block, count = add_block(unit, labels, rows, tangent, grad)
+            value, pairs = value + of_block, pairs + count
+        pairs = pairs.clamp_min(1)
+        ctx.grad = grad.div_(pairs)
+        return value / pairs
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("angular has a first derivative alone: leave create_graph out")
+        return ctx.grad * grad_outputs[0], None, None
 
 
 class Angular(MetricLoss):

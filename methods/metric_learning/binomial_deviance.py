@@ -33,6 +33,7 @@ def binomial_deviance(
         value,
         pull.sigmoid_().mul_(-alpha / pairs[0]),
         push.sigmoid_().mul_(neg_alpha / pairs[1]),
+        symmetric=True,
     )
 
 

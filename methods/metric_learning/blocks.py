@@ -123,6 +123,8 @@ class BlockLoss(NamedTuple):
     counts: int64 [n], added up over blocks.
     active: scalar, 0 only if all derivatives are 0. None: `value` is such a number, as it is where
         no term is negative.
+    symmetric: whether a pair has one derivative, whichever of the two is the anchor. Then a batch
+        that is both sides needs one product for both gradients.
     """
 
     value: Tensor
@@ -131,6 +133,7 @@ class BlockLoss(NamedTuple):
     entries: Entries | None = None
     counts: Tensor | None = None
     active: Tensor | None = None
+    symmetric: bool = False
 
 
 Loss = Callable[[Block], BlockLoss]

@@ -58,7 +58,8 @@ def contrastive(
         attract = attract.sign_()
         repel = repel.sign_()
     # the derivative of z²/2 is z, and that of z is 1
-    return BlockLoss(value, attract / positives, repel.div_(negatives).neg_(), counts=counts)
+    grads = (attract / positives, repel.div_(negatives).neg_())
+    return BlockLoss(value, *grads, counts=counts, symmetric=True)
 
 
 class Contrastive(PairLoss):

@@ -70,6 +70,7 @@ def histogram(block: Block, nodes: int) -> BlockLoss:
         slope_in_cells(beyond / counts[0], block.positive, block.valid),
         slope_in_cells(below / counts[1], block.negative, negative),
         active=counts.amin(),
+        symmetric=True,
     )
 
 

@@ -32,6 +32,9 @@ class PairGradients:
         self.entries: list[tuple[Tensor, Tensor, Tensor]] = []  # anchor, reference, W: [n] each
         self.sums: Sum = []  # of the blocks so far; empty before the first
         self.kept = False  # whether W of any block is kept
+        self.halved = (
+            False  # whether the sums are of anchors alone, as those of references equal them
+        )
 
     def add(self, rows: slice, block: Block, loss: BlockLoss) -> None:
         if self.is_zero(loss):
@@ -40,7 +43,7 @@ class PairGradients:
                 self.blocks.buffer(rows).zero_()
             return
         if loss.entries is None:
-            self.add_matrix(rows, self.full_matrix(block, loss))
+            self.add_matrix(rows, self.full_matrix(block, loss), loss.symmetric)
             return
         index, grad, matrix = loss.entries
         grad = self.blocks.measure.through_root(matrix, grad)
@@ -67,7 +70,7 @@ class PairGradients:
         grad_positive = measure.through_root(block.positive, grad_positive)
         return grad.scatter_add_(1, block.positive_index, grad_positive)
 
-    def add_matrix(self, rows: slice, grad: Tensor) -> None:
+    def add_matrix(self, rows: slice, grad: Tensor, symmetric: bool = False) -> None:
         """Add the gradients that W of a block means, or keep W."""
         blocks = self.blocks
         if blocks.keeps_all:
@@ -78,7 +81,8 @@ class PairGradients:
             return
         if not self.sums:
             self.sums = self.zeros()
-        sums = [self.sums[0], self.sums[-1]]
+        self.halved = symmetric and blocks.sides.same
+        sums = [self.sums[0], None if self.halved else self.sums[-1]]
         blocks.measure.add_gradients(blocks.x, blocks.references, rows, grad, sums)
 
     def zeros(self) -> Sum:
@@ -104,6 +108,8 @@ class PairGradients:
             return self.entry_gradients()
         if self.kept and self.needs[0]:
             return [self.symmetric_gradient()]
+        if self.halved:
+            return [None if half is None else half.mul_(2) for half in self.sums]
         return self.sums or self.zeros()
 
     def symmetric_gradient(self) -> Tensor:

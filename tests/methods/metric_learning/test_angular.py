@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from methods.metric_learning.angular import Angular, angular
+from methods.metric_learning.angular import Angular, angular, whole_classes
 from tests.support.metric_batches import X, Y, batch, of
 
 
@@ -25,6 +25,33 @@ def by_triplets(x: torch.Tensor, labels: torch.Tensor, t: float) -> torch.Tensor
 def test_one_product_is_the_sum_over_triplets(seed):
     x, labels = batch(seed)
     torch.testing.assert_close(angular(x, labels, 1.0), by_triplets(x, labels, 1.0))
+
+
+@pytest.mark.parametrize("limit", [1, 60, 10**6], ids=["a class each", "some classes", "all"])
+@pytest.mark.parametrize("seed", range(3))
+def test_blocks_give_value_and_gradient_of_the_sum_over_triplets(seed, limit, monkeypatch):
+    """Whatever a block holds; samples without label and classes of one sample take no part."""
+    monkeypatch.setattr("methods.metric_learning.angular.BLOCK", {"cpu": limit})
+    source = torch.Generator().manual_seed(seed)
+    x = torch.randn(20, 5, generator=source, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 7, (20,), generator=source)
+    found = angular(torch.cat([x, x[:3] + 1]), torch.cat([labels, labels.new_full((3,), -1)]), 1.3)
+    expected = by_triplets(x, labels, 1.3)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(value, x)[0] for value in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_blocks_are_whole_classes():
+    labels = torch.tensor([5, 1, -1, 5, 1, 2, 5, 3, 3])
+    rows = [block.tolist() for block in whole_classes(labels, most=4)]
+    assert rows == [[1, 4, 7, 8], [0, 3, 6]]
+    assert [block.tolist() for block in whole_classes(labels, most=1)] == [
+        [1, 4],
+        [7, 8],
+        [0, 3, 6],
+    ]
+    assert whole_classes(torch.tensor([0, 1, -1]), most=4) == []
 
 
 def test_the_exponent_is_the_hinge_of_the_paper_but_for_a_constant():
