@@ -1,7 +1,7 @@
 """Write docs/performance.md and docs/performance/*.md from docs/performance/*.json, which the
 benchmarks write with --json.
 
-python benchmarks/peers/metric_losses.py --json docs/performance/metric_losses.json
+python -m benchmarks.peers.metric_losses --json docs/performance/metric_losses.json
 python benchmarks/pages/performance.py
 """
 
