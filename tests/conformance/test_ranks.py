@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from recipes.config.copies import as_bytes, of_bytes
 from tests.support import reliability_numbers
 from tests.support.lab import distance, trial
 from tests.support.processes import WORLD, start_ranks
@@ -79,8 +80,8 @@ def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     limit = datetime.timedelta(seconds=600)  # a rank that waits for one that failed
     dist.init_process_group("gloo", f"file://{folder}/meet", limit, WORLD, rank)
-    for path in sorted(Path(folder).glob("*.yaml")):
-        torch.save(observe(OmegaConf.load(path)), path.with_suffix(f".{rank}"))  # type: ignore[arg-type]
+    for path in sorted(Path(folder).glob("*.config")):
+        torch.save(observe(of_bytes(path.read_bytes())), path.with_suffix(f".{rank}"))
     dist.destroy_process_group()
 
 
@@ -89,7 +90,7 @@ def two_ranks(cases: tuple[Case, ...]) -> dict[Case, list[dict[str, Any]]]:
     """What both ranks were left with, by case."""
     with tempfile.TemporaryDirectory() as folder:
         for i, case in enumerate(cases):
-            OmegaConf.save(config_of(*case, WORLD), Path(folder) / f"{i:03}.yaml")
+            (Path(folder) / f"{i:03}.config").write_bytes(as_bytes(config_of(*case, WORLD)))
         start_ranks(_rank, folder)
         return {
             case: [torch.load(Path(folder) / f"{i:03}.{rank}") for rank in range(WORLD)]

@@ -62,9 +62,11 @@ def test_recipe(recipe, kind):
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe in METHODS])
 def test_a_recipe_named_after_a_method_uses_it(recipe):
-    config = resolve_command([f"recipe={recipe}", "run_dir=unused"]).config
-    runs = list((config.get("stages") or {}).values()) or [config]
-    assert any(recipe in run.methods for run in runs)
+    if recipe in methods_of(recipe):
+        return
+    # a recipe of several runs chooses it in one of them
+    stages = resolve_command([f"recipe={recipe}", "run_dir=unused"]).config.stages
+    assert any(recipe in run.methods for run in stages.values())
 
 
 JOINED = {  # recipes that join two, and the command that says the same
