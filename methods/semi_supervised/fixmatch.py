@@ -30,9 +30,9 @@ class FixMatch(AlignsToLabels, ConfidenceThreshold):
         different, much stronger method early on.
     warmup: share of the run, 0 to 1, on labels alone; 0 (paper). For heads of few classes, which
         start out confident by chance (ours).
-    align: batches whose mean prediction is aligned with that of the labels; 0: none (paper). It
-        assumes that unlabeled samples have the labels' class frequencies. 32 raised text
-        runs that had fallen to one class (ours).
+    align: batches whose mean prediction is aligned with the frequencies of the labels; 0: none
+        (paper); 32 (ours), which keeps runs on texts from falling to one class. It assumes that
+        unlabeled samples have the labels' frequencies.
     """
 
     neutral = {"warmup": 1}
@@ -49,7 +49,7 @@ class FixMatch(AlignsToLabels, ConfidenceThreshold):
         weight: Annotated[float, Field(ge=0)] = 1.0,
         mask_reduction: Literal["all", "confident"] = "all",
         warmup: Share = 0.0,
-        align: Steps = 0,
+        align: Steps = 32,
     ):
         self.threshold = threshold
         self.weight = weight

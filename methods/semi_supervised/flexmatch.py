@@ -70,9 +70,9 @@ class FlexMatch(FixMatch):
     mask_reduction: denominator of the unlabeled loss: `all` (U, paper) or `confident`
         samples.
     warmup: share of the run, 0 to 1, on labels alone; 0 (paper).
-    align: batches whose mean prediction is aligned with that of the labels; 0: none (paper). It
-        assumes that unlabeled samples have the labels' class frequencies. 32 raised text
-        runs that had fallen to one class (ours).
+    align: batches whose mean prediction is aligned with the frequencies of the labels; 0: none
+        (paper); 32 (ours), which keeps runs on texts from falling to one class. It assumes that
+        unlabeled samples have the labels' frequencies.
     """
 
     neutral = {"warmup": 1}
@@ -85,7 +85,7 @@ class FlexMatch(FixMatch):
         threshold_warmup: bool = True,
         mask_reduction: Literal["all", "confident"] = "all",
         warmup: Share = 0.0,
-        align: Steps = 0,
+        align: Steps = 32,
     ):
         super().__init__(threshold, weight, mask_reduction, warmup, align)
         self.mapping = mapping

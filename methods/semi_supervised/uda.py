@@ -46,9 +46,9 @@ class UDA(AlignsToLabels):
         (with accumulation: over each micro-batch);
         none for vision, `linear` for text with few labels.
     entropy_weight: weight of mean H(p(w(u))), with gradient, at least 0; 0: none.
-    align: batches whose mean prediction is aligned with that of the labels; 0: none (paper). It
-        assumes that unlabeled samples have the labels' class frequencies. 32 raised text
-        runs that had fallen to one class (ours).
+    align: batches whose mean prediction is aligned with the frequencies of the labels; 0: none
+        (paper); 32 (ours), which keeps runs on texts from falling to one class. It assumes that
+        unlabeled samples have the labels' frequencies.
     """
 
     declaration = Declaration(
@@ -65,7 +65,7 @@ class UDA(AlignsToLabels):
         weight: Annotated[float, Field(ge=0)] = 1.0,
         annealing: Annealing = "none",
         entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
-        align: Steps = 0,
+        align: Steps = 32,
     ):
         self.threshold = threshold
         self.temperature = temperature

@@ -27,6 +27,8 @@ VALUES = {
     "methods.fixmatch.mask_reduction": {"kept": "confident"},
     "methods.flexmatch.mask_reduction": {"kept": "confident"},
 }
+# a setting that came later -> what earlier versions did; today's default builds other tensors
+ADDED = {f"methods.{key}.align": 0 for key in ("fixmatch", "flexmatch", "uda")}
 STAGE = re.compile(r"(stages|stage_keys|added_stage_keys|forced_stage_keys)\.[^.=\[\]]+\.")
 
 
@@ -114,6 +116,10 @@ def with_current_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
         holder, name = _holder(current, key)
         if holder is not None and isinstance(holder.get(name), str):
             holder[name] = values.get(holder[name], holder[name])
+    for key, former in ADDED.items():
+        holder, name = _holder(current, key)
+        if holder is not None:
+            holder.setdefault(name, former)
     for group, names in CHOICES.items():
         chosen, _ = _holder(current, f"chosen.{group}")
         if chosen is not None and isinstance(chosen.get(group), str):

@@ -49,11 +49,8 @@ def identity(config: DictConfig) -> dict[str, str]:
     }
 
 
-def check_resume(
-    checkpoint: Mapping[str, Any], config: DictConfig, module: nn.Module, total_steps: int
-) -> None:
-    """Raise `UserError` if the checkpoint is of another recipe, of other shapes, or has nothing
-    left to do."""
+def check_identity(checkpoint: Mapping[str, Any], config: DictConfig) -> None:
+    """Raise `UserError` if the checkpoint is of another recipe."""
     key = f"resume={config.resume}"
     saved_identity = checkpoint.get("identity") or {}
     for what, value in identity(config).items():
@@ -63,6 +60,13 @@ def check_resume(
                 f"made with {what}: {saved_identity[what]}, but this run has {value}",
                 "resume with the same choices, or take only weights by network.checkpoint",
             )
+
+
+def check_state(
+    checkpoint: Mapping[str, Any], config: DictConfig, module: nn.Module, total_steps: int
+) -> None:
+    """Raise `UserError` if the checkpoint has other tensors, or nothing left to do."""
+    key = f"resume={config.resume}"
     misfit = _misfit(checkpoint["state_dict"], module)
     if misfit:
         raise UserError(key, f"does not fit this run, {misfit}", "resume with the settings it had")
@@ -139,8 +143,10 @@ class Resume:
         and this very run, may have nothing left to train: it is evaluated."""
         may_be_complete = bool(spec.stage) or unfinished(spec.folder, self.path)
         total = assembly.trainer.max_steps + may_be_complete
-        check_resume(self.checkpoint, spec.config, recipe, total)
+        check_identity(self.checkpoint, spec.config)
+        # a changed setting explains tensors that do not fit
         check_changes(self.differing, spec)
+        check_state(self.checkpoint, spec.config, recipe, total)
         if self.differing and not groups_fit(self.checkpoint, recipe):
             problem = (
                 f"{listed(self.differing)}: other parameters share a learning rate or a decay now, "

@@ -104,10 +104,17 @@ REFUSED = {
         ["network.name=resnet20_cifar"],
         "made with network.name: auto, but this run has resnet20_cifar",
     ),
-    "another width": (["+network.options.width=8"], "does not fit this run, 'network."),
+    "another width": (
+        ["+network.options.width=8"],
+        "settings differ from the checkpoint's: network.options.width unset -> 8;",
+    ),
+    "another width that is meant": (
+        ["+network.options.width=8", "accept_changes=true"],
+        "does not fit this run, 'network.",
+    ),
     "other tasks": (
         ["data.source.tasks=[label,parity]"],
-        "does not fit this run, it has no 'network.heads.parity.weight'",
+        "data.source.tasks [label] -> [label,parity]: cannot change on the way",
     ),
     "nothing left": (
         ["trainer.max_steps=2"],

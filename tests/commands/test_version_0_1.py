@@ -37,7 +37,10 @@ COMMAND = (
     *("+network.options.embed_dim=16", "+network.options.depth=1", "+network.options.num_heads=2"),
 )
 # what version 0.1 did, which had no settings for it
-AS_BEFORE = ("methods.ema.decay=0.99", "methods.ema.horizon=null", "methods.ema.moments=kept")
+AS_BEFORE = (
+    *("methods.ema.decay=0.99", "methods.ema.horizon=null", "methods.ema.moments=kept"),
+    "methods.fixmatch.align=0",
+)
 
 
 @pytest.fixture
@@ -114,6 +117,7 @@ def test_settings_that_it_did_not_have_are_named(half):
     assert outcome.code == 2 and len(outcome.lines) == 1
     for change in ("decay 0.99 -> 0.999", "horizon null -> 0.05", "moments kept -> estimated"):
         assert f"methods.ema.{change}" in outcome.lines[0]
+    assert "methods.fixmatch.align 0 -> 32" in outcome.lines[0]
 
 
 def test_a_run_loads():

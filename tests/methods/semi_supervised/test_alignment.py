@@ -50,7 +50,7 @@ def test_predictions_are_remembered_before_they_are_aligned(key):
 
 @pytest.mark.parametrize("key", METHODS)
 def test_without_it_nothing_is_kept(key):
-    result = train({key: METHODS[key]()}, steps=1)
+    result = train({key: METHODS[key](align=0)}, steps=1)
     assert f"{key}_recent" not in result.recipe.method_modules
 
 

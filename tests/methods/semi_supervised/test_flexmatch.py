@@ -112,7 +112,7 @@ def test_the_loss_is_that_of_fixmatch_under_the_same_mask():
                 step.logits(f"unlabeled/{v}", "label") for v in ("weak", "strong")
             )
 
-    history = train({"flexmatch": Watch()}, steps=1).history
+    history = train({"flexmatch": Watch(align=0)}, steps=1).history
     expected = F.cross_entropy(logits["strong"], logits["weak"].argmax(1))
     assert history[0]["train/flexmatch"] == pytest.approx(expected.item(), abs=1e-6)
 
@@ -128,8 +128,8 @@ def test_a_sample_once_sure_is_never_forgotten():
 
 def test_above_one_nobody_is_learnt_and_everybody_teaches():
     """All thresholds are τ · 0: the published behaviour at the start, for ever."""
-    flex = train({"flexmatch": FlexMatch(threshold=1.1)}, steps=4)
-    fix = train({"flexmatch": FixMatch(threshold=0.0)}, steps=4)
+    flex = train({"flexmatch": FlexMatch(threshold=1.1, align=0)}, steps=4)
+    fix = train({"flexmatch": FixMatch(threshold=0.0, align=0)}, steps=4)
     assert values_differ(flex.parameters, fix.parameters) == []
 
 
@@ -142,7 +142,7 @@ def test_a_replayed_batch_sees_the_thresholds_of_its_first_pass_and_counts_once(
             seen.append(mask.keywords["threshold"])
             return mask
 
-    result = train({"flexmatch": Watch(threshold=0.5), "sam": SAM()}, steps=6)
+    result = train({"flexmatch": Watch(threshold=0.5, align=0), "sam": SAM()}, steps=6)
     pairs = list(zip(seen[::2], seen[1::2], strict=True))
     assert len(pairs) == 6 and all(torch.equal(a, b) for a, b in pairs)
     assert float(pairs[-1][0].max()) > 0

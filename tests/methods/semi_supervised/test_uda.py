@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from recipes.step import Progress, Step
 from recipes.tasks.classification import ClassificationTask
 from tests.support.harness import step_with, train
 
+# pseudo-labels as they are predicted; alignment has a file of its own
+paper = partial(UDA, align=0)
 WEAK = torch.tensor([[4.0, 0, 0], [2.0, 0, 0]])
 STRONG = torch.tensor([[1.0, 0, 0], [0.0, 1, 0]])
 
@@ -27,7 +30,7 @@ def after_terms(
 
 
 def test_worked_example():
-    term = after_terms(UDA()).terms["uda"]
+    term = after_terms(paper()).terms["uda"]
     torch.testing.assert_close(term.values, torch.tensor([0.550537, 1.464927]), atol=1e-6, rtol=0)
     assert term.mask.tolist() == [1, 0]
     assert float(term.reduced()) == pytest.approx(0.275268, abs=1e-6)
@@ -36,7 +39,7 @@ def test_worked_example():
 def test_without_mask_and_sharpening_it_is_plain_kl():
     source = torch.Generator().manual_seed(0)
     weak, strong = (2 * torch.randn(9, 4, generator=source) for _ in range(2))
-    loss = after_terms(UDA(threshold=0.0, temperature=1.0), weak, strong).terms["uda"].reduced()
+    loss = after_terms(paper(threshold=0.0, temperature=1.0), weak, strong).terms["uda"].reduced()
     expected = F.kl_div(F.log_softmax(strong, 1), torch.softmax(weak, 1), reduction="batchmean")
     torch.testing.assert_close(loss, expected)
 
@@ -45,7 +48,7 @@ def test_cold_targets_give_the_gradient_of_fixmatch():
     source = torch.Generator().manual_seed(1)
     weak, start = (3 * torch.randn(9, 4, generator=source) for _ in range(2))
     gradients = []
-    for method in (UDA(threshold=0.7, temperature=1e-3), FixMatch(threshold=0.7)):
+    for method in (paper(threshold=0.7, temperature=1e-3), FixMatch(threshold=0.7, align=0)):
         method.key, strong = "it", start.clone().requires_grad_()
         at = step_with({"unlabeled/weak": weak, "unlabeled/strong": strong})
         method.terms(at, context=None)
@@ -57,16 +60,16 @@ def test_cold_targets_give_the_gradient_of_fixmatch():
 
 def test_the_mask_is_on_unsharpened_probabilities_and_strict():
     # sharpened at T = .4, both samples would exceed .98
-    assert after_terms(UDA(threshold=0.95)).terms["uda"].mask.tolist() == [1, 0]
+    assert after_terms(paper(threshold=0.95)).terms["uda"].mask.tolist() == [1, 0]
     best = float(torch.softmax(WEAK, 1)[0].max())
-    assert after_terms(UDA(threshold=best)).terms["uda"].mask.tolist() == [0, 0]
+    assert after_terms(paper(threshold=best)).terms["uda"].mask.tolist() == [0, 0]
 
 
 def test_no_gradient_reaches_the_weak_logits_but_through_entropy():
     weak, strong = WEAK.clone().requires_grad_(), STRONG.clone().requires_grad_()
-    after_terms(UDA(threshold=0.0), weak, strong).terms["uda"].reduced().backward()
+    after_terms(paper(threshold=0.0), weak, strong).terms["uda"].reduced().backward()
     assert weak.grad is None and strong.grad.abs().sum() > 0
-    entropy = after_terms(UDA(entropy_weight=0.1), weak).terms["uda/entropy"]
+    entropy = after_terms(paper(entropy_weight=0.1), weak).terms["uda/entropy"]
     p = torch.softmax(WEAK, 1)
     assert float(entropy.reduced().detach()) == pytest.approx(
         float(-(p * p.log()).sum(1).mean()), abs=1e-6
@@ -96,7 +99,7 @@ def test_annealed_cross_entropy_averages_the_kept_samples():
     p = torch.exp(-losses)
     labeled, targets = torch.stack([p.log(), torch.log1p(-p)], 1), torch.zeros(4, dtype=torch.int64)
     at = after_terms(
-        UDA(annealing="linear"), logits={"labeled": labeled}, targets=targets, progress=(5, 10)
+        paper(annealing="linear"), logits={"labeled": labeled}, targets=targets, progress=(5, 10)
     )
     supervised = at.terms["supervised"]
     assert supervised.mask.tolist() == [0, 0, 1, 0]
@@ -114,7 +117,7 @@ def test_annealing_keeps_the_mask_of_missing_labels():
     )
     at.progress = Progress(5, 10)  # η = 0.75
     ClassificationTask("label", ["a", "b"], partial=True).supervise(at)
-    method = UDA(annealing="linear")
+    method = paper(annealing="linear")
     method.key = "uda"
     method.terms(at, context=None)
     term = at.terms["supervised"]
@@ -126,7 +129,7 @@ def test_annealing_keeps_the_mask_of_missing_labels():
 def test_annealing_that_keeps_nobody_gives_zero_not_nan():
     labeled, targets = torch.tensor([[9.0, 0.0]]), torch.tensor([0])
     at = after_terms(
-        UDA(annealing="linear"), logits={"labeled": labeled}, targets=targets, progress=(0, 10)
+        paper(annealing="linear"), logits={"labeled": labeled}, targets=targets, progress=(0, 10)
     )
     assert float(at.terms["supervised"].reduced()) == 0.0
 
@@ -140,7 +143,7 @@ def test_annealing_looks_at_the_true_class_not_at_the_best():
 
 def test_trains_with_annealing_on_text():
     history = train(
-        {"uda": UDA(threshold=0.3, annealing="log", entropy_weight=0.1)}, kind="text", steps=3
+        {"uda": paper(threshold=0.3, annealing="log", entropy_weight=0.1)}, kind="text", steps=3
     ).history
     assert history[0]["train/uda"] > 0 and history[0]["train/uda/entropy"] > 0
     # at the start η = 1/C: only what is below chance is kept

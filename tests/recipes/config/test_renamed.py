@@ -178,7 +178,8 @@ def test_the_config_of_an_earlier_run_is_translated_without_a_word(capsys):
     current = {"_target_": "recipes.engine.trainer.TrainerSettings", "optimizer_impl": "loop"}
     assert new["trainer"] == current and new["stages"] == {"a": {"trainer": current}}
     assert new["methods"] == {
-        "fixmatch": {"mask_reduction": "confident"},
+        # which came later, with what it was before
+        "fixmatch": {"mask_reduction": "confident", "align": 0},
         "ema": {"moments": "kept"},
     }
     assert OmegaConf.to_yaml(OmegaConf.create(old)) == before, "what was given is untouched"
