@@ -52,11 +52,16 @@ def read(folder: str) -> dict[str, float]:
         ) from None
 
 
+def listed(folders: str) -> list[str]:
+    """Folders joined by commas; a folder whose own name has a comma is one."""
+    return [folders] if Path(folders).expanduser().is_dir() else folders.split(",")
+
+
 def figure(folders: str, task: str, metric: str) -> float:
     """A test metric of a task, averaged over runs; a run of one task does not say the task's
     name."""
     values = []
-    for folder in folders.split(","):
+    for folder in listed(folders):
         found, name = read(folder), f"test/{task}/{metric}"
         several = any(
             key.startswith("test/") and key.count("/") == 2 and "/raw/" not in key for key in found

@@ -8,6 +8,9 @@ from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -156,8 +159,20 @@ def redirect_sweep(argv: list[str]) -> list[str]:
 
 def _redirected(argument: str) -> str:
     key, _, value = argument.partition("=")
-    shared = key == "run_dir" and "${" not in value and "," not in value
+    # an interpolation may differ from job to job, e.g. own/${seed}
+    shared = key == "run_dir" and "${" not in value and _is_one_value(argument)
     return f"hydra.sweep.dir={value}" if shared else argument
+
+
+def _is_one_value(argument: str) -> bool:
+    """Whether an override sets one number or text, by Hydra's grammar: in quotes a comma separates
+    nothing. False for what is no override, which the check of the jobs refuses."""
+    try:
+        override = OverridesParser.create().parse_overrides([argument])[0]
+    except OverrideParseException:
+        return False
+    # a sweep has an object of its own here, as have lists and mappings
+    return isinstance(override.value(), str | int | float | QuotedString)
 
 
 def added(argument: str, specs: Sequence[RunSpec]) -> str:

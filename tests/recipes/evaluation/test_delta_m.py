@@ -53,6 +53,13 @@ def test_folders_of_runs(tmp_path, capsys):
     assert "0.9600    0.9600    +0.00%" in said and "0.8000    0.8200    +2.50%" in said
 
 
+def test_a_folder_may_have_a_comma_in_its_name(tmp_path, capsys):
+    (several,) = runs(tmp_path, **{"several,0": {"test/left/accuracy": 0.9}})
+    (left,) = runs(tmp_path, **{"left,0": {"test/accuracy": 0.8}})
+    assert main([several, f"left={left}"]) == 0
+    assert "0.8000    0.9000   +12.50%" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

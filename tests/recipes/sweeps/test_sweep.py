@@ -11,6 +11,7 @@ import pytest
 from foundation.errors import UserError
 from foundation.exit_codes import INTERRUPTED
 from recipes.cli import main as cli
+from recipes.cli.multirun import redirect_sweep
 from recipes.sweeps import process
 from tests.support.command_line import Engine
 
@@ -112,6 +113,28 @@ def test_folders_of_the_users_choice(configs, engine, tmp_path):
         "job.json",
         "job.json",
     ]
+
+
+@pytest.mark.parametrize("written", ["'a,b'", '"a,b"', "a\\,b"])
+def test_a_comma_that_separates_nothing_is_part_of_the_sweeps_folder(
+    written, configs, engine, tmp_path
+):
+    assert cli.main(["-m", "seed=0,1", f"run_dir={written}"], configs) == 0
+    assert [c.run_dir for c, _, _ in engine.runs] == [f"{tmp_path}/a,b/0", f"{tmp_path}/a,b/1"]
+    assert (tmp_path / "a,b" / "sweep.html").is_file()
+
+
+@pytest.mark.parametrize("written", ["a,b", "choice(a,b)", "own/${seed}"])
+def test_folders_that_differ_by_job_are_no_folder_of_the_sweep(written):
+    assert redirect_sweep(["-m", f"run_dir={written}"]) == ["-m", f"run_dir={written}"]
+
+
+@pytest.mark.parametrize("written", ["[a,b]", "null", "'a"])
+def test_a_folder_that_is_no_name_is_one_line(written, configs, engine, capsys, tmp_path):
+    assert cli.main(["-m", "seed=0,1", f"run_dir={written}"], configs) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: run_dir")
+    assert engine.runs == [] and list(tmp_path.iterdir()) == []
 
 
 def test_a_plugin_costs_a_single_run_no_heavy_import():
