@@ -11,6 +11,7 @@ to the last digits of float32, and the classes' weights are divided by ε. None 
 averages over tokens, so mean pooling cannot be represented.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +29,11 @@ from transformers import (
 from transformers.utils import logging
 
 from datamodules.text.tokenizer import TextTokenizer
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
 from foundation.files import write_json
 from recipes.export.card import card
 from recipes.export.folding import CLOSE, Folded, difference, examples
+from recipes.networks.attention import SDPA
 from recipes.predict.predictor import Predictor
 
 # a power of two, so that scaling by it is exact. tanh(εx) = εx (1 - 5e-7) at x = 5
@@ -51,7 +53,31 @@ def write_huggingface(predictor: Predictor, plain: Folded, folder: Path) -> floa
             "format=onnx"
         )
     with quiet():
+        check_folder_is_known(plain.network.backbone)
         return write_folder(predictor, plain.network, folder)
+
+
+def check_folder_is_known(encoder: Any) -> None:
+    """Raises UserError if AutoModel makes another model of this encoder's configuration.
+
+    Of an encoder-decoder (T5, BART) a run has the encoder alone. AutoModel makes both parts, does
+    not find the encoder's weights under its own names, and begins with random ones."""
+    config = copy.deepcopy(encoder.config)
+    set_known_attention(config)
+    try:
+        with torch.device("meta"):
+            made = AutoModel.from_config(config)
+    except Exception as error:  # a class of transformers raises anything
+        reason = f"AutoModel makes no model of its configuration ({first_line(error)[:200]})"
+        raise refusal(encoder, reason) from error
+    if type(made) is not type(encoder):
+        reason = f"AutoModel makes a {type(made).__name__} of its configuration"
+        raise refusal(encoder, f"{reason}, of which the run has this part alone")
+
+
+def refusal(encoder: Any, reason: str) -> UserError:
+    problem = f"{type(encoder).__name__} cannot be read back: {reason}"
+    return UserError("format=huggingface", problem, "use format=onnx or format=safetensors")
 
 
 def write_folder(predictor: Predictor, network: Any, folder: Path) -> float:
@@ -70,10 +96,8 @@ def write_folder(predictor: Predictor, network: Any, folder: Path) -> float:
     )
     worst = checked(predictor, network, folder, model is not None)
     if worst > CLOSE:
-        raise UserError(
-            f"format=huggingface: its outputs differ from the run's (by {worst:.1e}); it was "
-            "deleted"
-        )
+        reason = f"the outputs of transformers differ from the run's by {worst:.1e}"
+        raise refusal(network.backbone, reason)
     return worst
 
 
@@ -92,8 +116,17 @@ def quiet() -> Iterator[None]:
 
 def saved(model: Any, folder: Path) -> None:
     """`save_pretrained`, with an attention implementation that every installation has."""
-    model.config._attn_implementation = "sdpa"
+    own = model.config._attn_implementation
+    set_known_attention(model.config)
     model.save_pretrained(folder)
+    # the model is compared with the folder, and its masks depend on this
+    model.config._attn_implementation = own
+
+
+def set_known_attention(config: Any) -> None:
+    # some encoders have eager attention alone, and with another name they mask nothing
+    if config._attn_implementation == SDPA:
+        config._attn_implementation = "sdpa"
 
 
 @torch.no_grad()
@@ -102,12 +135,11 @@ def classifier(network: Any, names: list[str]) -> Any:
     head = next(iter(network.heads.values()))
     if network.pooling != "cls" or not isinstance(head, nn.Linear):
         return None
-    if network.backbone.config.is_encoder_decoder:
-        return None
     config = AutoConfig.for_model(**network.backbone.config.to_dict())
     config.id2label = dict(enumerate(names))
     config.label2id = {name: i for i, name in enumerate(names)}
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = network.backbone.config._attn_implementation
+    set_known_attention(config)
     try:
         model = AutoModelForSequenceClassification.from_config(config).eval()
     except ValueError:  # transformers has no such class for this encoder
@@ -168,7 +200,6 @@ def checked(predictor: Predictor, network: Any, folder: Path, classifies: bool) 
             {"logits": network(network.embed(view)).logits[next(iter(network.heads))]},
         )
     model = AutoModel.from_pretrained(folder).eval()
-    model = model.get_encoder() if model.config.is_encoder_decoder else model
     found = model(**given).last_hidden_state[view["mask"]]
     mine = network.backbone(
         inputs_embeds=network.embed(view).x, attention_mask=given["attention_mask"]
