@@ -17,7 +17,7 @@ IGNORED = shutil.ignore_patterns(".*", "__pycache__", "outputs", "multirun", "bu
 def test_the_example_becomes_a_method_that_passes_all_trials(tmp_path):
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     copying, trials = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    (test,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    test, *_ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     clone = tmp_path / "roux"
     shutil.copytree(REPOSITORY, clone, ignore=IGNORED)
     unindented = re.sub(r"^   ", "", test, flags=re.M)
