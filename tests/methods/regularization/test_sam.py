@@ -10,6 +10,9 @@ from foundation.errors import UserError
 from foundation.randomness import Randomness
 from methods.regularization.sam import SAM, ascent
 from methods.semi_supervised.fixmatch import FixMatch
+from recipes.config.resolve import resolve_command
+from recipes.runs.plan import describe
+from recipes.setup.assemble import assemble
 from recipes.step import Stream
 from tests.support.harness import Setup, build, fit, noisy_view, train, values_differ
 from tests.support.two_passes import weights_are_restored
@@ -145,3 +148,12 @@ def test_accumulation_is_refused():
         UserError, match=r"methods.sam is not exact with trainer.accumulate_grad_batches=2"
     ):
         Setup(accumulate=2).composition({"sam": SAM()})
+
+
+def test_the_plan_says_that_devices_climb_by_their_own_gradients():
+    assert not SAM().declare().ddp_exact and SAM(sync=True).declare().ddp_exact
+    line = "on several devices not identical to one: weights ascend by each device's own gradient"
+    for sync, said in (("false", True), ("true", False)):
+        command = ["data=digits", "regularization=sam", f"methods.sam.sync={sync}"]
+        assembly = assemble(resolve_command(command).config)
+        assert (line in describe(assembly, assembly.meta_network())) is said
