@@ -15,6 +15,8 @@ from recipes.loggers.console import RouxProgressBar, total_steps
 from recipes.loggers.files import MetricsFiles
 from recipes.loggers.final_table import final_table, print_final
 from recipes.report.numbers import clock, headline, paired, value_text
+from recipes.report.record import RunRecord
+from recipes.runs.outputs import print_end
 
 
 class Tiny(pl.LightningModule):
@@ -214,6 +216,12 @@ def test_headline_falls_back_to_validation():
     ] and headline({}) == []
 
 
+def test_the_headline_begins_with_the_monitored_metric():
+    final = FINAL | {"test/recall@1": 0.7, "val/recall@1": 0.6}
+    names = [tile.name for tile in headline(final, monitor="val/recall@1")]
+    assert names == ["test · recall@1", "test · accuracy", "test · loss"]
+
+
 def test_the_headline_has_further_sets():
     final = FINAL | {"sketch_test/accuracy": 0.25, "sketch_test/loss": 3.0, "a_val/accuracy": 0.1}
     names = [tile.name for tile in headline(final)]
@@ -255,3 +263,8 @@ def test_time_and_memory_are_no_rows_and_the_headline_is_the_first():
     lines = console.file.getvalue().splitlines()
     assert "test/recall@1" in lines[3]
     assert lines[-1].strip() == "train time 23 s, peak memory 1.00 GiB"
+
+
+def test_the_last_line_of_a_run_is_the_path_of_its_page(capsys):
+    print_end(RunRecord("t", final={"test/accuracy": 0.5}), Path("outputs/x"))
+    assert capsys.readouterr().out.splitlines()[-1] == "report: outputs/x/report.html"

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from foundation.attempts import Attempts
-from recipes.report.curves import accuracy_names, draw_legend, loss_names, smooth, thin
+from recipes.report.curves import (
+    accuracy_names,
+    draw_legend,
+    loss_names,
+    monitored,
+    other_names,
+    smooth,
+    thin,
+)
 from recipes.report.figures import (
     all_figures,
     class_accuracy,
@@ -37,6 +45,26 @@ def test_smoothing_has_no_start_up_bias():
     assert np.isclose(
         smooth(values, 2 / 3)[2], (decay**2 * 4 + decay * 1 + 2) / (decay**2 + decay + 1)
     )
+
+
+def test_a_smoothed_step_stays_where_it_is():
+    """A mean over the past alone crosses the middle of a step late."""
+    smoothed = smooth(np.repeat([0.0, 1.0], 50))
+    assert smoothed[49] < 0.5 < smoothed[50]
+    assert np.allclose(smoothed + smoothed[::-1], 1)
+
+
+def test_the_monitored_metric_has_a_panel_before_the_accuracies():
+    record = digits_record()
+    assert monitored(record) == [], "an accuracy has its panel"
+    for row in record.history:
+        if "val/accuracy" in row:
+            row["val/recall@1"] = 0.5
+    record.monitor = "val/recall@1"
+    assert monitored(record) == [("val/recall@1", "recall@1")]
+    titles = [axes.get_title("left") for axes in learning_curves(record).axes]
+    assert titles == ["Training loss", "Validation recall@1", "Validation accuracy"]
+    assert "val/recall@1" not in other_names(record)
 
 
 def test_the_curves_are_the_history():

@@ -87,6 +87,20 @@ def test_sections_and_final_values(page):
     assert reader.tags.count("img") == 24
 
 
+def test_the_page_says_how_curves_are_smoothed(page):
+    assert "Strong: their mean over neighboring steps, before and after." in page
+
+
+def test_the_monitored_metric_is_the_first_tile():
+    final = {"test/accuracy": 0.9, "test/recall@1": 0.7, "val/recall@1": 0.8}
+    for monitor, first, second in (
+        ("val/recall@1", "test · recall@1", "test · accuracy"),
+        ("val/accuracy", "test · accuracy", "test · recall@1"),
+    ):
+        page = page_html(RunRecord("t", final=final, monitor=monitor))
+        assert page.index(first) < page.index(second)
+
+
 def test_one_file_that_fetches_nothing(page):
     reader = Reader(page)
     assert all(link.startswith(("data:image/", "#")) for link in reader.links)
