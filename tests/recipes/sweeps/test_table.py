@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from recipes.sweeps.page import page_html
+from recipes.sweeps.page import best_tile, commands, figure_note, page_html
 from recipes.sweeps.record import Job, write_job
 from recipes.sweeps.summary import summarize
 from recipes.sweeps.table import (
@@ -136,6 +136,7 @@ def test_the_end_of_a_sweep_leaves_files_and_one_page_that_fetches_nothing(jobs,
         and "<b>no</b> & never" in shown
         and "the same command runs" in shown
     )
+    assert shown.splitlines()[-1] == str(tmp_path / "sweep.html")
     plain = json.loads((tmp_path / "sweep.json").read_text())
     assert plain["rows"][1]["figures"]["val/accuracy"]["std"] == pytest.approx(0.1)
     page = (tmp_path / "sweep.html").read_text()
@@ -143,6 +144,32 @@ def test_the_end_of_a_sweep_leaves_files_and_one_page_that_fetches_nothing(jobs,
     assert page.count("<svg") == 1 and '<a href="0/report.html">0</a>' in page
     links = set(re.findall(r'(?:src|href)="([^"#][^"]*)"', page))
     assert links == {"0/report.html"} and "<script" not in page and "@import" not in page
+
+
+def test_the_tile_of_the_best_row_has_its_mean_alone_and_the_deviation_below(jobs):
+    table = make_table({n: jobs[n] for n in range(3)} | {3: done(["optimizer.lr=0.3"], 0.5)})
+    tile = best_tile(table, table.best, "val/accuracy")
+    assert '<div class="value">80.00 %</div>' in tile
+    assert "± 10.00 % over 3 runs, optimizer.lr 0.1" in tile and "80.00 ±" not in tile
+
+
+def test_the_note_of_figures_explains_what_they_have(jobs):
+    single = {n: done([f"a={n}"], 0.5) for n in range(2)}
+    assert figure_note(make_table(single)) == ("Small dots: runs. Large dots: means of a setting.")
+    seeds = {n: jobs[n] for n in range(3)}
+    whiskers = (
+        "Small dots: runs. Large dots with whiskers: mean and sample standard deviation over seeds."
+    )
+    assert figure_note(make_table(seeds)) == whiskers
+    assert figure_note(make_table(jobs)) == f"{whiskers} Crosses: runs without a result."
+
+
+def test_only_a_sweep_that_lacks_jobs_has_a_command_for_missing_ones(jobs):
+    whole = {n: jobs[n] for n in range(4)}
+    html = commands(make_table(whole), ["-m", "seed=0,1"])
+    assert ">The sweep</p>" in html and "missing" not in html.lower()
+    html = commands(make_table(jobs), ["-m", "seed=0,1"])
+    assert ">Run the missing jobs</p>" in html and ">The sweep</p>" not in html
 
 
 def test_a_plot_for_every_swept_value_that_fits_on_an_axis():
