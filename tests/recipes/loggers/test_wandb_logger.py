@@ -3,13 +3,14 @@
 import json
 import struct
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from foundation.errors import UserError
 from recipes.loggers.build import build_loggers, finish_loggers, start_loggers
 from recipes.loggers.wandb_log import logged_names
-from recipes.loggers.weights_and_biases import labels
+from recipes.loggers.weights_and_biases import WeightsAndBiases, labels
 from tests.support.example_record import digits_record
 
 NODE = {
@@ -216,3 +217,25 @@ def test_without_a_key_the_user_reads_one_line(home):
         start_loggers(loggers, {}, "")
     assert "\n" not in str(caught.value)
     assert not (home / "run" / "wandb_id").exists()
+
+
+@pytest.mark.parametrize(("offline", "folders"), [(True, 2), (True, 1), (False, 2)])
+def test_a_resumed_offline_run_says_how_its_folders_are_uploaded(
+    offline, folders, tmp_path, capsys
+):
+    run = WeightsAndBiases(mode="offline").open(tmp_path)
+    ends = []
+    run._experiment = SimpleNamespace(
+        id="abc", offline=offline, finish=lambda exit_code: ends.append(exit_code)
+    )
+    for name in ["run-abc"] * folders + ["run-other"]:
+        folder = tmp_path / "wandb" / f"offline-run-{len(list(tmp_path.glob('wandb/*')))}"
+        folder.mkdir(parents=True)
+        (folder / f"{name}.wandb").touch()
+    run.close()
+    assert ends == [0]
+    line = (
+        "W&B: this run was resumed and has 2 offline folders; upload them as one run: wandb sync "
+        f"{tmp_path}/wandb/offline-run-*\n"
+    )
+    assert capsys.readouterr().err == (line if offline and folders == 2 else "")
