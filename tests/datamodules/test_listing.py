@@ -3,6 +3,7 @@ those that are there."""
 
 import os
 import pickle
+import pickletools
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from datamodules.sources.files import files_below
 from datamodules.sources.folder_source import FolderSource
 from datamodules.sources.listing import listed
 from datamodules.sources.path_list import PathList
+from datamodules.streams import Part, PartDataset
 from foundation.errors import UserError
 
 OLD = 1_000_000_000 * 10**9
@@ -211,6 +213,21 @@ def test_path_list():
     assert len(some.compact().buffer) == len("/c/a/é.png".encode())
     with pytest.raises(IndexError):
         paths[4]
+
+
+def test_workers_hold_no_object_for_each_file():
+    """Worker processes share memory until it is written to. Each use of a text writes its reference
+    count: a list of texts would be copied into every worker, all paths as one piece are not."""
+
+    def objects(files):
+        paths = [f"/set/{number}.png" for number in range(files)]
+        labels = {"label": torch.zeros(files, dtype=torch.int64)}
+        source = FolderSource(paths, labels, {"label": ["a"]}, PictureForm(1, 8, 8))
+        dataset = PartDataset(Part.whole(source))
+        assert source.paths[files - 1] == paths[-1] and len(source.paths) == files
+        return sum(1 for _ in pickletools.genops(pickle.dumps(dataset, protocol=3)))
+
+    assert objects(1000) == objects(300)
 
 
 def test_status_of_files(tmp_path):
