@@ -124,6 +124,14 @@ def test_a_run_that_collapses_warns_while_it_trains_at_its_end_and_on_its_page(t
     assert "<h2>Warning</h2>" in page and "the run ended with a fault, test: " in page
 
 
+def test_the_defaults_of_mixmatch_do_not_collapse(tmp_path):
+    """The same run with the weight and the ramp that a command gets."""
+    outcome = train(
+        tmp_path / "run", "recipe=mixmatch", "trainer.max_steps=40", "trainer.val_every=20"
+    )
+    assert "warning: " not in outcome.err
+
+
 def test_a_task_of_many_classes_is_judged_without_a_matrix():
     classes = [str(i) for i in range(20_000)]
     watch = CollapseWatch([ClassificationTask("kind", classes)], composition(), 1000)
