@@ -15,13 +15,14 @@ from foundation.errors import UserError, raise_all
 from foundation.exit_codes import print_errors
 from recipes.checkpointing.files import run_dir_errors
 from recipes.config.composing import hydra_at, loader
+from recipes.config.keys import key_of
 from recipes.config.messages import not_an_override
 from recipes.config.resolve import resolve_command
 from recipes.config.validation import target_errors
 from recipes.runs.start import notify
 from recipes.setup.spec import RunSpec
 from recipes.sweeps.record import NAME as JOB
-from recipes.sweeps.record import jobs_of
+from recipes.sweeps.record import identity, jobs_of
 
 GRID, SEARCH = "hydra_plugins.roux.Grid", "hydra_plugins.roux.Optuna"
 ACCURACY = "val/accuracy"
@@ -95,6 +96,21 @@ def named_folder_errors(sweep: Path, specs: Sequence[RunSpec]) -> list[UserError
         if str(Path(folder).absolute()) not in begun:
             errors += run_dir_errors(folder)
     return errors
+
+
+def same_job_errors(specs: Sequence[RunSpec]) -> list[UserError]:
+    """Jobs that differ only in what leaves the result as it is, such as their folder: a sweep takes
+    them for one job and would run one of them."""
+    commands: dict[frozenset[str], set[tuple[str, ...]]] = {}
+    for spec in specs:
+        commands.setdefault(identity(spec.command), set()).add(tuple(spec.command))
+    for same in commands.values():
+        if len(same) > 1:
+            differing = set.union(*map(set, same)) - set.intersection(*map(set, same))
+            keys = ", ".join(sorted({key_of(text) for text in differing}))
+            problem = f"{len(same)} jobs differ in nothing else, and one of them would run"
+            return [UserError(keys, problem, "vary a setting as well, e.g. seed=0,1")]
+    return []
 
 
 def sweeper_errors(

@@ -23,6 +23,7 @@ from recipes.cli.check_sweep import (
     expand,
     named_folder_errors,
     own_folder_errors,
+    same_job_errors,
     sweeper_errors,
 )
 from recipes.config.composing import compose_quietly, hydra_at
@@ -119,6 +120,7 @@ def prepare(argv: list[str], root: Path) -> tuple[list[str], Path | None]:
     named = any(key_of(override) == "run_dir" for override in overrides)
     errors = sweeper_errors(node, overrides, specs, root)
     errors += named_folder_errors(sweep, specs) if named else own_folder_errors(node, specs)
+    errors += same_job_errors(specs)
     raise_all(errors)
     settled = [as_override("hydra.sweep.dir", sweep)]
     if node.sweeper.get("_target_") == SEARCH and node.sweeper.metric is None:

@@ -41,6 +41,11 @@ WRONG = {
         ["seed=0,1", "run_dir=file/x"],
         "run_dir: 'file/x' cannot be a folder: '{place}/file' is a file",
     ),
+    "folders alone": (
+        ["run_dir=a,b"],
+        "run_dir: 2 jobs differ in nothing else, and one of them would run; vary a setting as "
+        "well, e.g. seed=0,1",
+    ),
     "method": (
         ["regularization=none,mixp"],
         "regularization=mixp: there is no regularization 'mixp'; did you mean 'mixup'?",
