@@ -112,7 +112,7 @@ SURE = torch.tensor([[200.0, 0, 0, 0, 0], [0, 200.0, 0, 0, 0]]), torch.tensor([0
 def test_fixmatch(lamda, tau):
     peer = algorithm(lamda.FixMatch, threshold=tau, T=1.0)
     weak, strong = predictions(32, 5, 0), predictions(32, 5, 1)
-    method = FixMatch(threshold=tau)
+    method = FixMatch(threshold=tau, align=0)
     method.key = "it"
 
     def ours(logits: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def test_uda(lamda, tau, temperature):
     weak, strong = predictions(32, 5, 0), predictions(32, 5, 1)
     peer = algorithm(lamda.UDA, threshold=tau, T=temperature, tsa_schedule="none")
     assert float(peer.get_loss((*SURE, weak, strong))) == 0
-    method = UDA(threshold=tau, temperature=temperature)
+    method = UDA(threshold=tau, temperature=temperature, align=0)
     method.key = "it"
     target, believed = make_targets(weak, temperature=temperature)
     kept = (believed.probabilities.amax(1) > tau).float()

@@ -168,10 +168,6 @@ MEETING: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
 # Points that a method fills for some of its settings alone: the reason, and settings under which
 # the point takes effect, with which the method is watched by itself.
 CONDITIONAL: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
-    ("fixmatch", "build"): ("the predictions to align", {"align": 4}),
-    ("fixmatch", "after_batch"): ("the predictions to align", {"align": 4}),
-    ("uda", "build"): ("the predictions to align", {"align": 4}),
-    ("uda", "after_batch"): ("the predictions to align", {"align": 4}),
     ("randomization", "infer"): ("averages several passes", {"passes": 2}),
     ("focal_loss", "build"): ("rarity of classes", {"mode": "sigmoid"}),
     ("focal_loss", "class_losses"): ("binary losses", {"mode": "sigmoid"}),
