@@ -101,15 +101,15 @@ def named_folder_errors(sweep: Path, specs: Sequence[RunSpec]) -> list[UserError
 def same_job_errors(specs: Sequence[RunSpec]) -> list[UserError]:
     """Jobs that differ only in what leaves the result as it is, such as their folder: a sweep takes
     them for one job and would run one of them."""
-    commands: dict[frozenset[str], set[tuple[str, ...]]] = {}
+    commands: dict[frozenset[str], set[frozenset[str]]] = {}
     for spec in specs:
-        commands.setdefault(identity(spec.command), set()).add(tuple(spec.command))
+        commands.setdefault(identity(spec.command), set()).add(frozenset(spec.command))
     for same in commands.values():
         if len(same) > 1:
-            differing = set.union(*map(set, same)) - set.intersection(*map(set, same))
-            keys = ", ".join(sorted({key_of(text) for text in differing}))
+            everywhere = frozenset.intersection(*same)
+            keys = sorted({key_of(text) for command in same for text in command - everywhere})
             problem = f"{len(same)} jobs differ in nothing else, and one of them would run"
-            return [UserError(keys, problem, "vary a setting as well, e.g. seed=0,1")]
+            return [UserError(", ".join(keys), problem, "vary a setting as well, e.g. seed=0,1")]
     return []
 
 
