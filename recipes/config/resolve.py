@@ -30,8 +30,9 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationResolutionError
 
-from foundation.errors import ConfigErrors, UserError, raise_all
+from foundation.errors import ConfigErrors, UserError, first_line, raise_all
 from recipes.config.choices import choice_errors, is_list_of_choices
 from recipes.config.composing import compose_quietly, hydra_at
 from recipes.config.data_groups import misplaced_choices, replace_views
@@ -138,6 +139,9 @@ def settle(
     this run; None for all, unless it is a recipe of stages, which have methods of their own. Needs
     Hydra to be initialised, for the search path, and its config to be set, for `${hydra:…}`."""
     known = cache(lambda: catalogue(overrides))
+    unreadable = unreadable_stages(config)
+    if unreadable:
+        raise_all([*errors, *unreadable])
     if binding is None:
         binding = [] if config.get("stages") else overrides
     lines = rename_in_config(config, overrides)
@@ -163,6 +167,15 @@ def settle(
 
 
 # -- stages ----------------------------------------------------------------------------------------
+def unreadable_stages(config: DictConfig) -> list[UserError]:
+    """Stages that are an interpolation of nothing: all of `settle` reads them."""
+    try:
+        config.get("stages")
+    except InterpolationResolutionError as error:
+        return [UserError("stages", first_line(error), "expected null or a mapping of stages")]
+    return []
+
+
 def settle_stages(
     config: DictConfig, overrides: Sequence[str], stage_keys: StageKeys, known: ListGroups
 ) -> list[str]:

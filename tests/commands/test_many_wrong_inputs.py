@@ -51,6 +51,10 @@ VALUES = (
 )
 # they name files and folders of the run, decide who trains, or are a whole group
 NOT_TRIED = ("run_dir", "resume", "dry_run", "chosen.", "hydra.", "name", "trust")
+NOT_TRIED += (
+    "trainer.devices",
+    "trainer.num_nodes",
+)  # 2.0 is two: a second process, or a wait for it
 
 TINY = [
     "trainer.max_steps=2",
@@ -143,7 +147,8 @@ def verdict(base: str, key: str, value: str, folder: str) -> str | None:
         return f"{len(refusals)} lines"
     if max(map(len, refusals)) > WIDTH:
         return f"a line of {max(map(len, refusals))} characters"
-    names = {part for part in key.split(".") if len(part) > 2}
+    # a column that a file lacks is named with the file
+    names = {part for part in (*key.split("."), value) if len(part) > 2}
     if not any(name in line for line in refusals for name in names):
         return f"names no part of the key: {refusals[0]}"
     return None

@@ -104,3 +104,10 @@ def test_hydra_gets_them_under_a_root_of_their_own():
     common, by_stage = split_stage_keys(command)
     assert common == ["seed=0,1", "stages.a=['seed=1']"]
     assert by_stage == {"a": ["x.y=1,2", "+x.z=[1]"]}
+
+
+def test_stages_that_are_taken_from_nothing_are_one_line():
+    with pytest.raises(ConfigErrors) as refusal:
+        stages("recipe=supervised", "stages=${nothing}")
+    line = "stages: Interpolation key 'nothing' not found; expected null or a mapping of stages"
+    assert str(refusal.value) == line
