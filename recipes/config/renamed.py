@@ -82,7 +82,8 @@ def rename_in_config(config: DictConfig, overrides: Iterable[str] = ()) -> list[
             if not has_key(config, old):
                 continue
             parent, _, name = old.rpartition(".")
-            value = OmegaConf.select(config, parent).pop(name)
+            value = _written(config, old)
+            del OmegaConf.select(config, parent)[name]
             entries = {new: value}
             if isinstance(value, DictConfig):
                 # each key below by itself: the command may set some of them
@@ -92,11 +93,18 @@ def rename_in_config(config: DictConfig, overrides: Iterable[str] = ()) -> list[
                     OmegaConf.update(config, key, entry, force_add=True)
             lines.append(_line(old, new))
         for key, values in VALUES.items():
-            value = OmegaConf.select(config, key) if has_key(config, key) else None
+            value = _written(config, key) if has_key(config, key) else None
             if value in values:
                 OmegaConf.update(config, key, values[value])
                 lines.append(_line(f"{key}={value}", f"{key}={values[value]}"))
     return lines
+
+
+def _written(config: DictConfig, key: str) -> Any:
+    """The value of a key that is there, an interpolation as its text: it may be one of nothing."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent)._get_node(name)
+    return node if OmegaConf.is_config(node) else node._value()
 
 
 def with_current_keys(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -190,3 +190,12 @@ def test_a_job_of_an_earlier_sweep_is_the_same_job():
     assert identity(["trainer.update=loop", "seed=1"]) == identity(
         ["seed=1", "trainer.optimizer_impl=loop"]
     )
+
+
+@pytest.mark.parametrize("key", [*KEYS, *VALUES])
+def test_an_interpolation_of_nothing_at_a_renamed_key_is_one_line(key):
+    with pytest.raises(UserError) as refusal:
+        resolve_command(
+            ["recipe=fixmatch", "semi_supervised=[fixmatch,flexmatch]", f"{key}=${{nothing}}"]
+        )
+    assert len(str(refusal.value).splitlines()) == 1
