@@ -26,7 +26,7 @@ class Spread:
         return f"{self.median * scale:.{digits}f} ({low:.{digits}f}..{high:.{digits}f})"
 
     def interval(self) -> tuple[float, float]:
-        """Where the median lies with a confidence of 95 %, by order statistics: the k-th least and
+        """Where the median is with a confidence of 95 %, by order statistics: the k-th least and
         the k-th largest value, k as large as P(fewer than k of n fair coins) allows. With fewer
         than six values the least and the largest."""
         values = sorted(self.values)

@@ -175,7 +175,7 @@ class SampleDraw:
 
     def normal(self, *shape: int) -> Tensor:
         """float32, mean 0, variance 1 (Box and Muller)."""
-        # 1 - u lies in (0, 1]: its logarithm is finite
+        # 1 - u is in (0, 1]: its logarithm is finite
         size = torch.sqrt(-2.0 * torch.log(1.0 - self.uniform(*shape)))
         return size * torch.cos(2.0 * math.pi * self.uniform(*shape))
 

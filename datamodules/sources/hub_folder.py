@@ -32,7 +32,7 @@ def open_set(name: str, config: str | None, root: str | Path | None) -> dict[str
 
 
 def loaded(library: Any, name: str, *config: str | None, **options: Any) -> Any:
-    """`load_dataset` of the package, which runs no code of a set, and asks a hub that is out of
+    """`load_dataset` of the package, which runs no code of a set, and contacts a hub that is out of
     reach once and not for half a minute."""
     settings = library.config
     offline = settings.HF_HUB_OFFLINE  # a copy that the package made when it was imported

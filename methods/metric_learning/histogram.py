@@ -17,9 +17,9 @@ from recipes.contract import Context
 
 
 def cells(cosine: Tensor, mask: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
-    """Below which node each cosine lies, int64, and how far above it, in steps: 0 to 1.
+    """Below which node each cosine is, int64, and how far above it, in steps: 0 to 1.
 
-    The last cell has the last node, so a cosine of 1 is all there; what is not in the mask lies in
+    The last cell has the last node, so a cosine of 1 is all there; what is not in the mask is in
     the first. nodes: R, from -1 to 1 in steps of 2 / (R - 1).
     """
     place = (torch.where(mask, cosine, -1.0) + 1).mul_((nodes - 1) / 2)
@@ -28,7 +28,7 @@ def cells(cosine: Tensor, mask: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
 
 
 def sums_at_nodes(cosine: Tensor, mask: Tensor, nodes: int) -> Tensor:
-    """How much of each row's pairs lies at each node, [b, R]: a pair is shared between the two
+    """How much of each row's pairs is at each node, [b, R]: a pair is shared between the two
     nodes around it, by nearness."""
     cell, above = cells(cosine, mask, nodes)
     sums = cosine.new_zeros(len(cosine), nodes)
@@ -82,7 +82,7 @@ class Histogram(MetricLoss):
     of the batch are compared with all. A pair counts at the two nodes around it, so its gradient is
     their difference: 0 where a node and its neighbor are equal, so batches should be large (paper:
     128 and more). Nodes are at both ends, -1 and 1, in steps of 2 / (R - 1), as in the paper; in
-    steps of 2 / R what lies beyond the outermost would be lost. Histograms are those of the global
+    steps of 2 / R what is beyond the outermost would be lost. Histograms are those of the global
     batch.
 
     nodes: R, at least 2; 151 (paper).

@@ -2,7 +2,7 @@
 part are -MASKED.
 
 Trick: the derivative of log Σ exp z is softmax z, and its largest entry is 1 / Σ exp(z - max z). So
-one softmax, whose kernel passes once over a row that lies in the cache, gives both the derivative
+one softmax, whose kernel passes once over a row that is in the cache, gives both the derivative
 and the sum. An exp of -MASKED outside that kernel takes forty times as long as one of a common
 number.
 """

@@ -32,9 +32,8 @@ class PairGradients:
         self.entries: list[tuple[Tensor, Tensor, Tensor]] = []  # anchor, reference, W: [n] each
         self.sums: Sum = []  # of the blocks so far; empty before the first
         self.kept = False  # whether W of any block is kept
-        self.halved = (
-            False  # whether the sums are of anchors alone, as those of references equal them
-        )
+        # whether the sums are of anchors alone, as those of references equal them
+        self.halved = False
 
     def add(self, rows: slice, block: Block, loss: BlockLoss) -> None:
         if self.is_zero(loss):

@@ -58,7 +58,7 @@ def ranked_list(
 
 
 class RankedList(PairLoss):
-    """L = (1/B) Σ_i λ⁺ mean_P* [D - (α-m)] + λ⁻ Σ_N* w (α - D), w ∝ e^{T(α-D)}: a class lies in a
+    """L = (1/B) Σ_i λ⁺ mean_P* [D - (α-m)] + λ⁻ Σ_N* w (α - D), w ∝ e^{T(α-D)}: a class is in a
     ball of radius α - m, all others beyond α.
 
     D is the unsquared distance of unit vectors. P* are an anchor's positives outside the ball, N*

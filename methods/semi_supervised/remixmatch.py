@@ -54,9 +54,9 @@ class ReMixMatch(Method):
     alignment, anchoring and mixing of embeddings. Pictures whose class depends on their orientation
     (6 and 9) may lose by the rotation loss. With several ranks, partners come from the same rank.
 
-    The paper's weights and ramp belong to a million steps: in a thousand the guesses are confident
-    before the labels are learned, and the run ends near chance. They are `weight=1.5
-    anchor_weight=0.5 ramp_end=0.015625`.
+    The paper's weights and ramp belong to a million steps: `weight=1.5 anchor_weight=0.5
+    ramp_end=0.015625`. In a thousand steps on USPS with a hundred labels they reached 45.6 %,
+    where labels alone reached 81.6.
 
     With `augmentation=ctaugment` the strong views are those of data.views.ctaugment (the recipe
     sets it), whose strengths learn from probes of the labeled samples after every batch.

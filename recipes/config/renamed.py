@@ -126,7 +126,8 @@ def with_current_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
             holder[name] = values.get(holder[name], holder[name])
     for key, former in ADDED.items():
         holder, name = _holder(current, key)
-        if holder is not None:
+        # a user's own method may have the same name
+        if holder is not None and str(holder.get("_target_")).startswith("methods."):
             holder.setdefault(name, former)
     for group, names in CHOICES.items():
         chosen, _ = _holder(current, f"chosen.{group}")

@@ -64,6 +64,8 @@ RC_PARAMS: dict[str, Any] = {
     "legend.fontsize": 9.5,
     "lines.linewidth": 1.7,
     "lines.solid_capstyle": "round",
+    "figure.autolayout": False,  # figures are laid out once, in `arrange`
+    "figure.constrained_layout.use": False,
     "figure.facecolor": CARD,
     "axes.facecolor": "none",
     "svg.fonttype": "none",  # real text: small, selectable, in the page's font

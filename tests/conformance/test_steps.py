@@ -118,7 +118,7 @@ def held(value: object, registered: set[int], path: str, seen: set[int]) -> Iter
 
 @EACH
 def test_a_method_holds_no_tensor(key, kind):
-    """What lives for the run lies in modules that `build` registered, what lives for a batch in
+    """What lives for the run is in modules that `build` registered, what lives for a batch in
     `step.scratch`."""
     recipe = alone(kind, key).recipe
     registered = {id(module) for module in recipe.modules()}

@@ -331,6 +331,6 @@ NETWORK: dict[str, dict[str, dict[str, Any]]] = {
     )
 }
 
-# Methods whose effect lies between the blocks of a network, and what their number is called.
+# Methods whose effect is between the blocks of a network, and what their number is called.
 SEVERAL_BLOCKS = ("adapter_drop",)
 BLOCKS = {"image": "depth", "text": "num_hidden_layers"}

@@ -14,7 +14,7 @@ X = torch.rand(4, 3, 8, 10, generator=torch.Generator().manual_seed(0))
 
 SIDES = {
     "bilinear": [[8, 10], [9, 11], [11, 13], [16, 10]],
-    # at these a pixel's centre never lies halfway between two others
+    # at these a pixel's centre is never halfway between two others
     "nearest": [[8, 10], [16, 20], [16, 10], [8, 20]],
 }
 

@@ -1,4 +1,4 @@
-"""What the report of a run says of an attack, and the attacked samples that it shows."""
+"""How the report of a run describes an attack, and the attacked samples that it shows."""
 
 from types import SimpleNamespace
 

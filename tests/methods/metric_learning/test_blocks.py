@@ -224,7 +224,7 @@ def poisoned():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_blocks_without_a_slope_leave_nothing_of_what_memory_held(name, monkeypatch, poisoned):
-    """The first anchors are of a class that lies together, opposite to all others."""
+    """The first anchors are of a class that is close together, opposite to all others."""
     x, labels = batch(3)
     x[:6], labels[:6] = -50.0, int(labels.max()) + 1
     x[6:] += 5.0

@@ -171,7 +171,10 @@ def test_a_method_keeps_its_place_in_the_config_of_an_earlier_run():
 
 def test_the_config_of_an_earlier_run_is_translated_without_a_word(capsys):
     trainer = {"_target_": "recipes.settings.TrainerSettings", "update": "loop"}
-    methods = {"fixmatch": {"mask_reduction": "kept"}, "ema": {"moments": "kept"}}
+    target = {"_target_": "methods.semi_supervised.fixmatch.FixMatch"}
+    own = {"_target_": "mine.UDA"}
+    fixmatch = target | {"mask_reduction": "kept"}
+    methods = {"fixmatch": fixmatch, "ema": {"moments": "kept"}, "uda": own}
     old = {"trainer": trainer, "methods": methods, "stages": {"a": {"trainer": dict(trainer)}}}
     before = OmegaConf.to_yaml(OmegaConf.create(old))
     new = with_current_keys(old)
@@ -179,8 +182,9 @@ def test_the_config_of_an_earlier_run_is_translated_without_a_word(capsys):
     assert new["trainer"] == current and new["stages"] == {"a": {"trainer": current}}
     assert new["methods"] == {
         # which came later, with what it was before
-        "fixmatch": {"mask_reduction": "confident", "align": 0},
+        "fixmatch": target | {"mask_reduction": "confident", "align": 0},
         "ema": {"moments": "kept"},
+        "uda": own,
     }
     assert OmegaConf.to_yaml(OmegaConf.create(old)) == before, "what was given is untouched"
     assert capsys.readouterr().err == ""

@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from foundation.attempts import Attempts
 from recipes.report.curves import (
@@ -26,7 +28,7 @@ from recipes.report.figures import (
 )
 from recipes.report.matrices import confused_pairs, confusion_shares
 from recipes.report.record import RunRecord, ViewRow
-from recipes.report.style import new_figure, styled, to_svg
+from recipes.report.style import new_figure, styled, to_png, to_svg
 from tests.support.example_record import digits_record
 
 
@@ -162,3 +164,17 @@ def test_a_legend_stays_in_its_figure_and_below_the_title(labels):
     figure.draw_without_rendering()
     box, title = axes.get_legend().get_window_extent(), axes.title.get_window_extent()
     assert box.x1 <= figure.bbox.x1 and box.y1 <= title.y0 + 2
+
+
+@pytest.mark.parametrize("export", [to_png, lambda figure: to_svg(figure, "a")], ids=["png", "svg"])
+@pytest.mark.parametrize("key", ["constrained_layout.use", "autolayout"])
+def test_a_figure_is_drawn_once(export, key, monkeypatch):
+    """Whatever layout the user's matplotlib has."""
+    draws = []
+    draw = Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda *args: draws.append(draw(*args)))
+    with rc_context({f"figure.{key}": True}):
+        figure = new_figure()
+        figure.subplots().plot([0, 1])
+        export(figure)
+    assert len(draws) == 1
