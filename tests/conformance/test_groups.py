@@ -1,11 +1,14 @@
 """Every pair of methods that may meet trains together, in groups of up to eight.
 
 The groups are chosen from the declarations (`tests/support/groups.py`), so that every allowed pair
-meets in each run of this file. Each method is watched at each of its points
-(`tests/support/watch.py`); a failure names method and point, and the smallest subset that fails.
+meets in each run of this file: on pictures, and on texts where it may meet there alone. Every other
+method that works on texts is in one group on texts; all pairs meet there in the slow trials. Each
+method is watched at each of its points (`tests/support/watch.py`); a failure names method and
+point, and the smallest subset that fails.
 
     pytest tests/conformance/test_groups.py -k mymethod     # the groups with one method
     pytest tests/conformance/test_groups.py --doubled       # what twice as many methods cost
+    pytest tests/conformance/test_groups.py -m slow         # all pairs on texts
 """
 
 from itertools import combinations
@@ -15,18 +18,43 @@ import pytest
 from recipes.contract import POINTS as ENGINE_POINTS
 from recipes.pairs import verdicts
 from tests.support.company import faults, verdict
-from tests.support.groups import SIZE, Group, allowed, built, covering, known, refused
+from tests.support.groups import (
+    SIZE,
+    Group,
+    Pair,
+    allowed,
+    built,
+    covering,
+    known,
+    once_each,
+    refused,
+)
 from tests.support.settings import CONDITIONAL, MEETING, UNSEEN
 from tests.support.tiny_runs import KINDS, METHODS, declared
 from tests.support.watch import POINTS, UNWATCHED, filled
 
-GROUPS: dict[str, list[Group]] = {kind: covering(allowed(kind)) for kind in KINDS}
+
+def on_texts() -> list[Group]:
+    """The pairs that meet nowhere else, and every other method once, with at least one other."""
+    elsewhere = set(allowed("image"))
+    pairs = allowed("text")
+    groups = covering(pairs, [pair for pair in pairs if pair not in elsewhere])
+    placed = {key for group in groups for key in group}
+    rest = [key for key in known() if "text" in declared(key).modalities and key not in placed]
+    for group in once_each(rest, "text", SIZE):
+        alone = len(group) == 1
+        groups.append(next(pair for pair in pairs if group[0] in pair) if alone else group)
+    return groups
+
+
+GROUPS: dict[str, list[Group]] = {"image": covering(allowed("image")), "text": on_texts()}
+ALL_ON_TEXTS = covering(allowed("text"))
 CASES = [(kind, group) for kind in KINDS for group in GROUPS[kind]]
 
 
-def met(kind: str) -> set[tuple[str, str]]:
-    """The pairs that train together in the groups of this run."""
-    return {pair for group in GROUPS[kind] for pair in combinations(group, 2)}
+def met(groups: list[Group]) -> set[Pair]:
+    """The pairs that train together in these groups."""
+    return {pair for group in groups for pair in combinations(group, 2)}
 
 
 @pytest.mark.parametrize(
@@ -37,10 +65,19 @@ def test_group(kind, keys):
     assert not found, found
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_pair_that_may_meet_is_in_a_group(kind):
-    assert met(kind) == set(allowed(kind))
-    assert all(len(group) <= SIZE for group in GROUPS[kind])
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", ALL_ON_TEXTS, ids="+".join)
+def test_group_on_texts(keys):
+    found = verdict("text", keys)
+    assert not found, found
+
+
+def test_every_pair_that_may_meet_is_in_a_group():
+    pictures, texts = met(GROUPS["image"]), met(GROUPS["text"])
+    assert pictures == set(allowed("image"))
+    assert texts <= set(allowed("text")) <= pictures | texts
+    assert met(ALL_ON_TEXTS) == set(allowed("text"))
+    assert all(len(group) <= SIZE for groups in GROUPS.values() for group in groups)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,7 +104,7 @@ def test_a_method_has_something_to_watch(key):
     declaration = method.declare()
     assert points or declaration.orders or declaration.teacher
     for kind in declaration.modalities:
-        assert any(key in pair for pair in met(kind))
+        assert any(key in group and len(group) > 1 for group in GROUPS[kind])
 
 
 @pytest.mark.parametrize(("key", "point"), CONDITIONAL, ids=str)

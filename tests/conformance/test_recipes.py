@@ -47,7 +47,9 @@ def command(recipe: str, kind: str) -> list[str]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe(recipe, kind):
-    config = resolve_command(command(recipe, kind)).config
+    resolved = resolve_command(command(recipe, kind))
+    config = resolved.config
+    assert config.recipe == recipe and resolved.dropped == []
     assembly = assemble(config)
     plan = describe(assembly, assembly.meta_network())
     assert assembly.datamodule.parts == {}, "planning read data"

@@ -120,7 +120,7 @@ def held(value: object, registered: set[int], path: str, seen: set[int]) -> Iter
 def test_a_method_holds_no_tensor(key, kind):
     """What lives for the run is in modules that `build` registered, what lives for a batch in
     `step.scratch`."""
-    recipe = alone(kind, key).recipe
+    recipe = six_steps(kind, key)[0].recipe
     registered = {id(module) for module in recipe.modules()}
     method = recipe.composition.methods[key]
     assert list(held(method, registered, key, set())) == []

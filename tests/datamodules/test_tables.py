@@ -62,7 +62,7 @@ def test_classes_split_and_tokenizer_are_the_same_under_any_hash_seed(tmp_path):
     texts = (f"w{i}ord {chr(0x100 + i)} of {'xyz' * (i % 5)}" for i in range(240))
     file = jsonl(tmp_path / "a.jsonl", [(t, labels[i % 6]) for i, t in enumerate(texts)])
     seen = set()
-    for seed in "0123":
+    for seed in "01":
         done = subprocess.run(
             [sys.executable, "-c", ORDERS, file],
             cwd=REPOSITORY,

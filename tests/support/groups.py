@@ -5,7 +5,7 @@ milliseconds; `covering` chooses greedily.
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import combinations
 
@@ -52,8 +52,14 @@ def allowed(kind: str) -> list[Pair]:
     return [pair for pair in pairs if not refused(kind, *pair)]
 
 
-def covering(pairs: Sequence[Pair], size: int = SIZE, seed: int = 0) -> list[Group]:
-    """Groups of at most `size`, all of whose pairs are among `pairs`, that together hold them all.
+def covering(
+    pairs: Sequence[Pair],
+    wanted: Sequence[Pair] | None = None,
+    size: int = SIZE,
+    seed: int = 0,
+) -> list[Group]:
+    """Groups of at most `size`, all of whose pairs are among `pairs`, that together hold all that
+    are `wanted`, or all of them.
 
     Greedy: a group begins with the method that has most partners to meet, and takes up whoever
     meets most of its members for the first time. Equal candidates are drawn by `seed`.
@@ -61,12 +67,9 @@ def covering(pairs: Sequence[Pair], size: int = SIZE, seed: int = 0) -> list[Gro
     paired = {key for pair in pairs for key in pair}
     order = [key for key in known() if key in paired]
     place = {key: i for i, key in enumerate(order)}
-    # sets of methods as bits: partners that a method may meet, and those it has not met yet
-    may = [0] * len(order)
-    for a, b in pairs:
-        may[place[a]] |= 1 << place[b]
-        may[place[b]] |= 1 << place[a]
-    unmet = list(may)
+    # sets of methods as bits: partners that a method may meet, and those it has still to meet
+    may = _partners(pairs, place)
+    unmet = list(may) if wanted is None else _partners(wanted, place)
     source = random.Random(seed)
     groups = []
     while any(unmet):
@@ -76,6 +79,15 @@ def covering(pairs: Sequence[Pair], size: int = SIZE, seed: int = 0) -> list[Gro
             unmet[i] &= ~members
         groups.append(tuple(order[i] for i in sorted(group)))
     return groups
+
+
+def _partners(pairs: Sequence[Pair], place: Mapping[str, int]) -> list[int]:
+    """By place, the partners of a method as bits."""
+    found = [0] * len(place)
+    for a, b in pairs:
+        found[place[a]] |= 1 << place[b]
+        found[place[b]] |= 1 << place[a]
+    return found
 
 
 def once_each(keys: Iterable[str], kind: str, size: int = 4) -> list[Group]:

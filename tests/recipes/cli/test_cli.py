@@ -9,8 +9,6 @@ import pytest
 from foundation.errors import UserError
 from recipes.cli import check_sweep
 from recipes.cli import main as cli
-from recipes.config.groups import options
-from recipes.config.resolve import resolve_command
 from recipes.runs.start import RUN
 from recipes.setup.spec import Result
 from tests.support.command import after_first_line
@@ -312,9 +310,3 @@ def test_a_mistake_within_a_job_is_a_line(configs, engine, capsys):
 def test_hydra_flags_reach_hydra(configs, engine, capsys):
     assert cli.main(["--cfg", "job", "recipe=fixmatch"], configs) == 0
     assert "tau: 0.9" in capsys.readouterr().out and engine.runs == []
-
-
-@pytest.mark.parametrize("recipe", sorted(options("recipe")))
-def test_every_recipe_of_the_repository_is_sound(recipe):
-    command = resolve_command([f"recipe={recipe}"])
-    assert command.config.recipe == recipe and command.dropped == []

@@ -115,9 +115,7 @@ COMBINED = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", sampled(COMBINED, ["averaged_semi_supervised", "perturbed_weights", "gates"])
-)
+@pytest.mark.parametrize("name", sampled(COMBINED, ["averaged_semi_supervised", "gates"]))
 def test_a_compiled_run_is_the_eager_one(name):
     kind, keys, changes = COMBINED[name]
     # dropout draws otherwise when compiled

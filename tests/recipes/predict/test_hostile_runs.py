@@ -35,6 +35,7 @@ from tests.recipes.predict.hostile_cases import (
 )
 from tests.support.command import REPOSITORY, write_csv
 from tests.support.predict_runs import digits, texts
+from tests.support.processes import python
 from tests.support.settings import SHARED
 
 
@@ -238,10 +239,9 @@ def test_a_command_refuses_in_one_line(words, place, module):
         if module == "recipes.predict"
         else ["format=safetensors", "output=out"]
     )
-    done = command(place, "-m", module, "run=strange.ckpt", *more)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: run: 'strange.ckpt': scheduler._target_ calls ")
-    assert done.stderr.count("\n") == 1 and listing(place) == before
+    code, said = python(["-m", module, "run=strange.ckpt", *more], place)
+    assert code == 2 and said.startswith("error: run: 'strange.ckpt': scheduler._target_ calls ")
+    assert said.count("\n") == 1 and listing(place) == before
 
 
 def test_the_current_folder_does_not_shadow_roux(pictures, place):
