@@ -32,10 +32,14 @@ def learning_status(table: Tensor, classes: int) -> Tensor:
 
 
 def class_thresholds(
-    status: Tensor, threshold: float, mapping: Mapping = "convex", warmup: bool = True
+    status: Tensor,
+    threshold: float,
+    mapping: Mapping = "convex",
+    warmup: bool = True,
+    lowest: float = 0.0,
 ) -> Tensor:
-    """T(c) = τ M(β_c), [C], with β_c = σ_c / max(max σ, number of unused), without warm-up β_c =
-    σ_c / max σ.
+    """T(c) = τ max(M(β_c), lowest), [C], with β_c = σ_c / max(max σ, number of unused), without
+    warm-up β_c = σ_c / max σ.
 
     status: [C + 1] of `learning_status`. M: convex β / (2 - β), linear β, concave log(1 + β) / log
         2.
@@ -46,27 +50,30 @@ def class_thresholds(
         largest = torch.maximum(largest, status[-1])
     beta = used / largest.clamp_min(1.0)
     if mapping == "convex":
-        return threshold * (beta / (2.0 - beta))
-    if mapping == "concave":
-        return threshold * torch.log2(1.0 + beta)
-    return threshold * beta
+        beta = beta / (2.0 - beta)
+    elif mapping == "concave":
+        beta = torch.log2(1.0 + beta)
+    return threshold * beta.clamp_min(lowest)
 
 
 class FlexMatch(FixMatch):
     """FixMatch with one threshold per class, m = 1[max q ≥ T(argmax q)], lower for classes with
     fewer learned samples.
 
-    T(c) = τ M(β_c); β_c is σ_c relative to the best learned class, σ_c being the number of
-    unlabeled samples whose last confident prediction (above the *fixed* τ) was class c. A table
-    stores that prediction per unlabeled sample, by index; it is updated after each batch from all
-    ranks, and entries are never removed. At the start all thresholds are 0 and every sample passes,
-    as published. Harmful on long-tailed data: thresholds of rare classes stay low.
+    T(c) = τ max(M(β_c), lowest); β_c is σ_c relative to the best learned class, σ_c being the
+    number of unlabeled samples whose last confident prediction (above the *fixed* τ) was class c. A
+    table stores that prediction per unlabeled sample, by index; it is updated after each batch from
+    all ranks, and entries are never removed. At the start all thresholds are at their lowest; as
+    published that is 0, and every sample passes. Harmful on long-tailed data: thresholds of rare
+    classes stay low.
 
     threshold: confidence τ of a fully learned class, the largest threshold; 0.95 (paper).
     weight: factor λ_u of the unlabeled loss, at least 0; 1 (paper).
     mapping: M(β): `convex` β/(2-β) (paper's choice), `linear` or `concave`.
     threshold_warmup: keep thresholds low until most samples have been learned; true (paper).
         Compares with the number of unused samples as long as it is larger.
+    lowest: smallest threshold of a class as a share of `threshold`, 0 to 1; 0 (paper); 0.75 (ours).
+        A run of few passes over its unlabeled samples ends before thresholds have grown from 0.
     mask_reduction: denominator of the unlabeled loss: `all` (U, paper) or `confident`
         samples.
     warmup: share of the run, 0 to 1, on labels alone; 0 (paper).
@@ -83,6 +90,7 @@ class FlexMatch(FixMatch):
         weight: Annotated[float, Field(ge=0)] = 1.0,
         mapping: Mapping = "convex",
         threshold_warmup: bool = True,
+        lowest: Share = 0.75,
         mask_reduction: Literal["all", "confident"] = "all",
         warmup: Share = 0.0,
         align: Steps = 32,
@@ -90,6 +98,12 @@ class FlexMatch(FixMatch):
         super().__init__(threshold, weight, mask_reduction, warmup, align)
         self.mapping = mapping
         self.threshold_warmup = threshold_warmup
+        self.lowest = lowest
+
+    def idle_settings(self) -> list[str]:
+        # above 1 no class is ever learned, and samples pass the lowest threshold all the same
+        passable = self.threshold * self.lowest <= 1
+        return [name for name in super().idle_settings() if name != "threshold" or not passable]
 
     def build(self, context: Context) -> None:
         super().build(context)
@@ -102,7 +116,9 @@ class FlexMatch(FixMatch):
     def mask(self, task: str, context: Context) -> Mask:
         memory = context.method_modules[self.key][task]
         status = learning_status(memory.table, context.tasks[task].outputs)
-        thresholds = class_thresholds(status, self.threshold, self.mapping, self.threshold_warmup)
+        thresholds = class_thresholds(
+            status, self.threshold, self.mapping, self.threshold_warmup, self.lowest
+        )
         return partial(confident, threshold=thresholds)
 
     def after_batch(self, step: Step, context: Context) -> None:

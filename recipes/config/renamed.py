@@ -27,8 +27,11 @@ VALUES = {
     "methods.fixmatch.mask_reduction": {"kept": "confident"},
     "methods.flexmatch.mask_reduction": {"kept": "confident"},
 }
-# a setting that came later -> what earlier versions did; today's default builds other tensors
-ADDED = {f"methods.{key}.align": 0 for key in ("fixmatch", "flexmatch", "uda")}
+# a setting that came later -> what earlier versions did, where today's default does otherwise
+ADDED: dict[str, Any] = {
+    **{f"methods.{key}.align": 0 for key in ("fixmatch", "flexmatch", "uda")},
+    "methods.flexmatch.lowest": 0.0,
+}
 STAGE = re.compile(r"(stages|stage_keys|added_stage_keys|forced_stage_keys)\.[^.=\[\]]+\.")
 
 

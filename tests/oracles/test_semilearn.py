@@ -112,7 +112,7 @@ def test_flexible_thresholds(semilearn, warmup, tau):
     """Twenty batches of one table each: masks are equal bit for bit, thresholds and beliefs as
     well."""
     classes, source = 4, torch.Generator().manual_seed(1)
-    method = FlexMatch(tau, threshold_warmup=warmup, align=0)
+    method = FlexMatch(tau, threshold_warmup=warmup, lowest=0.0, align=0)
     recipe = build({"flexmatch": method}, Setup(tasks={"label": classes}))
     memory = recipe.method_modules["flexmatch"]["label"]
     theirs, kept = semilearn.flexible(UNLABELED_SAMPLES, classes, warmup), []

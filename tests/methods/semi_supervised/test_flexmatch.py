@@ -42,6 +42,25 @@ def test_equally_learnt_classes_have_the_threshold_of_fixmatch():
     assert torch.equal(class_thresholds(status(5, 5, 5, unused=3), 0.95), torch.full((3,), 0.95))
 
 
+def test_no_class_has_a_threshold_below_the_lowest():
+    limits = class_thresholds(status(4, 2, 0), 0.8, lowest=0.5)
+    torch.testing.assert_close(limits, torch.tensor([0.8, 0.4, 0.4]))
+    assert class_thresholds(status(4, 2, 0), 0.8, lowest=1.0).tolist() == [pytest.approx(0.8)] * 3
+
+
+def test_with_the_lowest_at_its_largest_it_is_fixmatch():
+    flex = train({"flexmatch": FlexMatch(threshold=0.4, lowest=1.0)}, steps=4)
+    fix = train({"flexmatch": FixMatch(threshold=0.4)}, steps=4)
+    assert values_differ(flex.parameters, fix.parameters) == []
+
+
+@pytest.mark.parametrize(
+    ("threshold", "lowest", "idle"), [(1.2, 0.75, False), (1.2, 0.9, True), (0.95, 0.75, False)]
+)
+def test_a_threshold_above_one_is_idle_only_where_the_lowest_is(threshold, lowest, idle):
+    assert ("threshold" in FlexMatch(threshold, lowest=lowest).idle_settings()) is idle
+
+
 def test_status_counts_classes_and_the_unused():
     table = torch.tensor([0, 2, UNUSED, 2, 2, UNUSED, 1])
     assert learning_status(table, 4).tolist() == [1, 1, 3, 0, 2]
@@ -62,7 +81,11 @@ def by_hand(rounds, rows, classes, tau):
 
 
 def test_equals_a_loop_over_samples():
-    source, method, setup = torch.Generator().manual_seed(0), FlexMatch(threshold=0.6), Setup()
+    source, method, setup = (
+        torch.Generator().manual_seed(0),
+        FlexMatch(threshold=0.6, lowest=0.0),
+        Setup(),
+    )
     recipe = build({"flexmatch": method}, setup)
     memory = recipe.method_modules["flexmatch"]["label"]
     rounds, thresholds = [], []
@@ -90,7 +113,7 @@ def test_everything_passes_at_first_and_thresholds_follow_what_was_learnt_before
             super().terms(step, recipe)
             found.append((before, step.pseudo["label"], step.terms[self.key]))
 
-    method = Watch(threshold=0.6, threshold_warmup=False)
+    method = Watch(threshold=0.6, threshold_warmup=False, lowest=0.0)
     fit(build({"flexmatch": method}, setup), setup)
     assert found[0][1].mask.tolist() == [1.0] * 12
     for before, believed, term in found:
@@ -112,7 +135,7 @@ def test_the_loss_is_that_of_fixmatch_under_the_same_mask():
                 step.logits(f"unlabeled/{v}", "label") for v in ("weak", "strong")
             )
 
-    history = train({"flexmatch": Watch(align=0)}, steps=1).history
+    history = train({"flexmatch": Watch(align=0, lowest=0.0)}, steps=1).history
     expected = F.cross_entropy(logits["strong"], logits["weak"].argmax(1))
     assert history[0]["train/flexmatch"] == pytest.approx(expected.item(), abs=1e-6)
 
@@ -128,7 +151,7 @@ def test_a_sample_once_sure_is_never_forgotten():
 
 def test_above_one_nobody_is_learnt_and_everybody_teaches():
     """All thresholds are τ · 0: the published behaviour at the start, for ever."""
-    flex = train({"flexmatch": FlexMatch(threshold=1.1, align=0)}, steps=4)
+    flex = train({"flexmatch": FlexMatch(threshold=1.1, lowest=0.0, align=0)}, steps=4)
     fix = train({"flexmatch": FixMatch(threshold=0.0, align=0)}, steps=4)
     assert values_differ(flex.parameters, fix.parameters) == []
 
@@ -142,7 +165,7 @@ def test_a_replayed_batch_sees_the_thresholds_of_its_first_pass_and_counts_once(
             seen.append(mask.keywords["threshold"])
             return mask
 
-    result = train({"flexmatch": Watch(threshold=0.5, align=0), "sam": SAM()}, steps=6)
+    result = train({"flexmatch": Watch(threshold=0.5, lowest=0.0, align=0), "sam": SAM()}, steps=6)
     pairs = list(zip(seen[::2], seen[1::2], strict=True))
     assert len(pairs) == 6 and all(torch.equal(a, b) for a, b in pairs)
     assert float(pairs[-1][0].max()) > 0

@@ -122,6 +122,7 @@ SOUND_IN = {
     "DTP": {"example_gamma", "gamma"},
     "DiffPruning": {"fixed", "penalty"},
     "EqualizationLossV2": {"mu"},
+    "FlexMatch": {"lowest"},
     "HierarchicalTriplet": {"beta"},
     "LabelPropagation": {"weight"},  # the weights of classes remain
     "LadderSideTuning": {"drop_every"},
