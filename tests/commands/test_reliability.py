@@ -12,11 +12,13 @@ import time
 import pytest
 import torch
 
+from foundation.exit_codes import TO_CONTINUE
 from recipes.checkpointing.files import being_written, whole, writing
 from recipes.checkpointing.writing import LastCheckpoint
 from recipes.engine.recipe import Recipe
 from tests.commands.test_resume import interrupt_at, same, weights
 from tests.support.command import QUIET, REPOSITORY, read_metrics, roux, train, write_pictures
+from tests.support.processes import python
 
 # a validation every 6 steps, a transfer every 5, a checkpoint every 4: none falls on the others
 UNEVEN = (
@@ -121,6 +123,28 @@ def test_told_to_stop(where, undisturbed, place, monkeypatch):
     assert weights(place / "cut")["global_step"] == kept
     go_on(place / "cut")
     check_equal(place / "cut", undisturbed)
+
+
+ENDING = """
+import os, signal
+from datamodules.sources import Digits
+
+class Ending(Digits):
+    def load(self, root):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().load(root)
+"""
+
+
+def test_told_to_stop_while_data_are_read(place):
+    """Nothing has to be saved yet: the process ends at once, and the same command begins anew."""
+    (place / "own_source.py").write_text(ENDING)
+    command = [*QUIET, *UNEVEN, "run_dir=run"]
+    ending = ["data.source._target_=own_source.Ending"]
+    code, said = python([str(REPOSITORY / "train.py"), *command, *ending], place)
+    assert code == 75 and said.splitlines()[-1] == f"terminated: {TO_CONTINUE}"
+    assert "Traceback" not in said
+    assert roux(*command).code == 0
 
 
 def test_after_the_last_step(undisturbed, place, monkeypatch):

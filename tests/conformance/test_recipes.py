@@ -2,6 +2,7 @@
 text."""
 
 import math
+from typing import Any
 
 import pytest
 import yaml
@@ -19,17 +20,24 @@ RECIPES = list(options("recipe"))
 ON_TEXT = {"remixmatch": ["methods.remixmatch.augmentation=strong"]}
 
 
+def choices(recipe: str) -> list[tuple[str, Any]]:
+    """(group, choice) of the entries of a recipe's file."""
+    content = yaml.safe_load((CONFIGS / "recipe" / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    return [choice for entry in content.get("defaults") or [] for choice in entry.items()]
+
+
 def methods_of(recipe: str) -> list[str]:
     """The methods that a recipe's file chooses."""
-    entries = (
-        yaml.safe_load((CONFIGS / "recipe" / f"{recipe}.yaml").read_text(encoding="utf-8")).get(
-            "defaults"
-        )
-        or []
-    )
-    chosen = [value for entry in entries for value in entry.values()]
+    chosen = [value for _, value in choices(recipe)]
     flat = [name for value in chosen for name in (value if isinstance(value, list) else [value])]
     return [name for name in flat if name in METHODS]
+
+
+def is_of_texts(recipe: str) -> bool:
+    """Whether a recipe's file chooses a set of texts."""
+    chosen = [data for group, data in choices(recipe) if group == "override /data"]
+    files = [CONFIGS / "data" / f"{data}.yaml" for data in chosen]
+    return any("- _text\n" in file.read_text(encoding="utf-8") for file in files)
 
 
 def command(recipe: str, kind: str) -> list[str]:
@@ -44,8 +52,19 @@ def command(recipe: str, kind: str) -> list[str]:
     return [*small, "network.pretrained=false", *(["network.name=auto"] if kind == "text" else [])]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("recipe", RECIPES)
+def params() -> list[Any]:
+    """Recipes with both kinds of data; with the one that a recipe is not for as a slow trial."""
+    return [
+        pytest.param(
+            recipe, kind, id=f"{recipe}-{kind}", marks=(pytest.mark.slow,) if later else ()
+        )
+        for recipe in RECIPES
+        for kind in KINDS
+        for later in [(kind == "text") != is_of_texts(recipe)]
+    ]
+
+
+@pytest.mark.parametrize(("recipe", "kind"), params())
 def test_recipe(recipe, kind):
     resolved = resolve_command(command(recipe, kind))
     config = resolved.config

@@ -16,7 +16,14 @@ from foundation.tensor_files import read_tensors
 from recipes.contract import Method
 from recipes.setup.assemble import assemble
 from tests.support.lab import STEPS, STOP, Outcome, alone, differs, quiet, six_steps, trial, unequal
-from tests.support.tiny_runs import KINDS, METHODS, declared, method_and_kind, run_of
+from tests.support.tiny_runs import (
+    KINDS,
+    METHODS,
+    declared,
+    method_and_kind,
+    params_by_kind,
+    run_of,
+)
 
 EACH = pytest.mark.parametrize(("key", "kind"), method_and_kind(), ids=lambda value: value)
 UNDECLARED = [
@@ -80,10 +87,10 @@ def test_the_teacher_lags(key, kind):
     assert 0 < teacher < student
 
 
-@EACH
+@pytest.mark.parametrize(("key", "kind"), params_by_kind())
 def test_the_effect_is_alive(key, kind):
     """Other weights, or other evaluated logits, than the same run without the method; its terms are
-    not zero."""
+    not zero. On texts the default trials watch each point of a method in `test_groups.py`."""
     outcome, plain = quiet(kind, key), quiet(kind, beside=[key])
     assert differs(outcome, plain)
     own = outcome.terms - plain.terms

@@ -370,6 +370,7 @@ def test_a_finished_run_is_loaded_from_its_checkpoint_alone(finished):
         assert torch.equal(found[task], p)
 
 
+@pytest.mark.slow
 def test_alpha_zero_never_splits(tmp_path):
     train(tmp_path / "run", *RECIPE, "methods.fafs.alpha=0.0")
     done = json.loads((tmp_path / "run" / "stages.json").read_text())

@@ -1,5 +1,7 @@
 """A recipe does not cut the data of a user."""
 
+from typing import Any
+
 import pytest
 import yaml
 
@@ -33,7 +35,16 @@ def test_recipes_that_cut_are_found():
     assert long_tail | {"fixmatch", "mixmatch", "text_fixmatch"} < set(cutting_recipes())
 
 
-@pytest.mark.parametrize("recipe", cutting_recipes())
+def params() -> list[Any]:
+    """One recipe of each form; the others, which are composed alike, are slow ones."""
+    forms = ("fixmatch", "long_tail", "crt", "fafs")  # labels, a profile, stages, rounds
+    return [
+        pytest.param(name, marks=() if name in forms else (pytest.mark.slow,))
+        for name in cutting_recipes()
+    ]
+
+
+@pytest.mark.parametrize("recipe", params())
 def test_pictures_of_a_user_stay_whole(recipe):
     demonstration = resolved(f"recipe={recipe}").config.data
     command = resolved(f"recipe={recipe}", OWN)
