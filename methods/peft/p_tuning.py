@@ -30,7 +30,9 @@ class RecurrentEncoder(nn.Module):
         )
 
     def forward(self, rows: Tensor) -> Tensor:
-        states, _ = self.lstm(rows.unsqueeze(0))
+        # not every processor has an LSTM in half precision
+        with torch.autocast(rows.device.type, enabled=False):
+            states, _ = self.lstm(rows.unsqueeze(0))
         return self.mlp(states[0])  # type: ignore[no-any-return]
 
 

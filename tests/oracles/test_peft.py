@@ -67,9 +67,9 @@ def test_the_library_reads_what_is_written_here(name, ours, tmp_path):
     write_peft(tmp_path, list(made.deltas["lora"]))
     model = installed("peft").PeftModel.from_pretrained(network(name).backbone, tmp_path).eval()
     with torch.no_grad():
-        torch.testing.assert_close(said(model, made), features(made), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(said(model, made), features(made), atol=1e-5, rtol=1e-4)
     again = operate(LoRA(rank=4, alpha=3.0, load=str(tmp_path), **ours), network(name), "lora")
-    torch.testing.assert_close(features(again), features(made), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(features(again), features(made), atol=1e-5, rtol=1e-4)
 
 
 def test_a_pretrained_encoder_both_ways(tmp_path):

@@ -39,10 +39,10 @@ def same_gradients(
     mine: Sequence[Tensor],
     theirs: Tensor,
     yours: Sequence[Tensor],
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-5,
 ) -> None:
     """Two outputs are equal, and so are the gradients of their weighted sum by parameters in equal
-    order, which may differ in shape."""
+    order, which may differ in shape. Not every processor rounds the sums of a network alike."""
     torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
     weight = torch.linspace(-1, 1, ours.numel()).view_as(ours)
     pairs = [

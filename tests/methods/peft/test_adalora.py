@@ -195,9 +195,9 @@ def test_the_library_reads_what_is_written_here(name, ours, tmp_path):
     write_adalora(tmp_path, list(made.deltas["adalora"]))
     model = installed("peft").PeftModel.from_pretrained(network(name).backbone, tmp_path).eval()
     with torch.no_grad():
-        torch.testing.assert_close(said(model, made), features(made), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(said(model, made), features(made), atol=1e-5, rtol=1e-4)
     again = operate(AdaLoRA(4, 2, alpha=3.0, load=str(tmp_path), **ours), network(name), "adalora")
-    torch.testing.assert_close(features(again), features(made), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(features(again), features(made), atol=1e-5, rtol=1e-4)
     if name != "vit" or ours:
         assert torch.equal(again.deltas["adalora"][1].e[1], torch.zeros(1))
 
