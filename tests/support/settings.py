@@ -133,6 +133,8 @@ PAIRS = (
 RUN: dict[str, dict[str, Any]] = {
     # its targets begin with the second visit of a sample: three batches are more than one pass
     "temporal_ensembling": {"data.unlabeled_ratio": 64},
+    # its weights compare two steps that are over; groups train for two
+    "dwa": {"trainer.max_steps": 3},
     # LoRA without a scale: A moves by the square of the rate
     "unipelt": {"optimizer.lr": 1.0},
     # pairs of one class, even where every class comes in turn
