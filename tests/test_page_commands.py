@@ -87,7 +87,8 @@ def test_every_command_composes(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_runs_three_steps(name, tmp_path):
+def test_every_command_runs_three_steps(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # loggers of a command write beside the reader
     words = COMMANDS[name]
     config = resolve_command(words).config
     if any("FOLDER" in word for word in words if not word.startswith("data.root=")):

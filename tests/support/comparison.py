@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Function = Callable[..., Tensor]
 
@@ -34,15 +34,22 @@ def same(ours: Function, theirs: Function, *inputs: Tensor, tolerance: float = 1
     assert all(bool((gradient != 0).any()) for gradient in mine[1:])
 
 
+def in_double(*networks: nn.Module) -> None:
+    """Compute in double precision from now on: in single precision processors round the sums of a
+    network differently, by more than a tight comparison allows."""
+    for network in networks:
+        network.double()
+
+
 def same_gradients(
     ours: Tensor,
     mine: Sequence[Tensor],
     theirs: Tensor,
     yours: Sequence[Tensor],
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-6,
 ) -> None:
     """Two outputs are equal, and so are the gradients of their weighted sum by parameters in equal
-    order, which may differ in shape. Not every processor rounds the sums of a network alike."""
+    order, which may differ in shape."""
     torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
     weight = torch.linspace(-1, 1, ours.numel()).view_as(ours)
     pairs = [
