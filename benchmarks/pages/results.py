@@ -5,9 +5,9 @@ page of what came out.
     python benchmarks/pages/results.py --page > docs/results.md         # the page, of kept numbers
 
 A set is a list of commands that differ in one thing, on the same data, for as many steps. Numbers
-lie in `docs/results/SET.json`, with the commands, the hardware and the commit; runs lie in
+are in `docs/results/SET.json`, with the commands, the hardware and the commit; runs are in
 `outputs/results/SET/ROW/SEED`, and one that is there is not trained again. `{SET/ROW}` in a command
-is the folder of that run with the same seed. A run that fails is said so and leaves no number.
+is the folder of that run with the same seed. A run that fails is reported and has no number.
 """
 
 import argparse

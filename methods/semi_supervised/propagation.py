@@ -66,7 +66,7 @@ def affinity(similarity: Tensor, neighbors: Tensor, gamma: float) -> Tensor:
     weights = similarity.double().clamp_min(0).pow(gamma).flatten()
     pairs = torch.stack([torch.cat([rows, columns]), torch.cat([columns, rows])])
     both = torch.cat([weights, weights])
-    # to leave checks out is said, or torch warns
+    # without the argument torch warns that it leaves the checks out
     edges = torch.sparse_coo_tensor(pairs, both, (size, size), check_invariants=False).coalesce()
     with warnings.catch_warnings():
         # that the form is in a beta state, which torch says once a process

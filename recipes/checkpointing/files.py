@@ -179,8 +179,8 @@ def holds_results(folder: Path) -> bool:
 def find_checkpoint(resume: str) -> Path:
     """The checkpoint file that `resume` names: itself, or the last whole one in a run's folder.
 
-    In a folder a damaged or missing `last.ckpt` is said, and the one before it taken. Raises
-    `UserError`.
+    In a folder, if `last.ckpt` is damaged or missing, a line says so and the previous checkpoint
+    is used. Raises `UserError`.
     """
     path = Path(resume).expanduser()
     if not path.is_dir():

@@ -80,8 +80,8 @@ def resolve_command(
 ) -> Command:
     """Compose and validate one run. Raises `ConfigErrors` with a line for each mistake.
 
-    named: called before the first class is imported, which takes seconds: what can be said by then
-    is said at once."""
+    named: called before the first class is imported, which takes seconds: mistakes
+    known by then are reported at once."""
     current, lines = renamed_overrides(map(stage_keys_from_hydra, overrides))
     common, by_stage = split_stage_keys(current)
     common = to_hydra(common, root)

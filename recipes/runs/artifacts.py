@@ -28,7 +28,7 @@ WEIGHTS = "weights"  # the artifact of a program with which the next stage begin
 class Left:
     """What a stage leaves. files: by artifact. checkpoint: what its name alone means; None for a
     program. weights: where the next stage begins; None if it leaves none. unknown: its plan has an
-    error, so nothing is said of what later stages take from it."""
+    error, so what later stages need of it is not checked."""
 
     files: Mapping[str, Path]
     checkpoint: Path | None = None

@@ -82,7 +82,7 @@ def _misfit(saved: Mapping[str, Any], module: nn.Module) -> str:
     moments = set(moment_names(module))
     if moments.isdisjoint(
         saved
-    ):  # of a version that did not estimate them; its settings differ, which is said
+    ):  # of a version that did not estimate them; its changed settings are reported
         own = {name: value for name, value in own.items() if name not in moments}
     for name in own:
         if name not in saved:

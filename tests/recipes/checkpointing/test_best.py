@@ -65,4 +65,4 @@ def test_a_finished_run_leaves_no_damaged_one(best, caplog):
     assert not best.exists()
     assert caplog.messages == [f"'{best}' is damaged and was removed; the last checkpoint is whole"]
     drop_damaged(best)
-    assert len(caplog.messages) == 1, "where there is none, nothing is said"
+    assert len(caplog.messages) == 1, "without a file there is no message"

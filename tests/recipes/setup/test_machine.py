@@ -1,4 +1,4 @@
-"""What this machine lacks is said by a dry run and before data are read."""
+"""What this machine lacks is reported by a dry run and before data are read."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a user may not have meant is said in the plan, before the run and on its page."""
+"""The plan, the start of a run and its page name what a user may not have meant."""
 
 import pytest
 import yaml
