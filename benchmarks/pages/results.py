@@ -248,7 +248,7 @@ def page() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Command("pages/results", __doc__)
     parser.add_argument("name", nargs="?", choices=list(sets()), help="the set to measure")
-    parser.add_argument("--rows", help="only these rows, separated by commas")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows")
     parser.add_argument("--seeds", default="0,1,2")
     about = "more overrides, e.g. data.root=FOLDER; not on the page"
     parser.add_argument("--set", nargs="*", default=[], help=about)
@@ -261,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.name is None:
         parser.error("name a set, or --page")
     every = list(sets()[options.name]["rows"])
-    rows = options.rows.split(",") if options.rows else every
+    rows = options.rows or every
     unknown = sorted(set(rows) - set(every))
     if unknown:
         parser.error(f"{options.name} has no row {', '.join(unknown)}")

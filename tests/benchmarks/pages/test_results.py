@@ -100,6 +100,17 @@ def test_of_stages_the_last_one_is_kept(tmp_path, monkeypatch):
     assert numbers["0"]["checkpoint_bytes"] == last.stat().st_size
 
 
+def test_a_row_is_asked_for_by_its_whole_name(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(results, "measure", lambda *case: asked.append(case[:3]))
+    row = "supervised, EMA and cosine"
+    assert results.main(["unseen_usps_300", "--rows", row, "VAT", "--seeds", "1,2"]) == 0
+    assert asked == [("unseen_usps_300", r, seed) for seed in (1, 2) for r in (row, "VAT")]
+    with pytest.raises(SystemExit):
+        results.main(["unseen_usps_300", "--rows", "VAT,ICT"])
+    assert "unseen_usps_300 has no row VAT,ICT" in capsys.readouterr().err
+
+
 def test_rows_without_numbers_have_no_line():
     entry = {"rows": {"a": "", "b": ""}, "metrics": ["test/accuracy"]}
     kept = {"rows": {"b": {"command": "python train.py x", "seeds": {"0": {"test/accuracy": 0.5}}}}}
