@@ -238,10 +238,12 @@ EXACT: dict[str, dict[str, Any]] = {"sam": {"sync": True}}
 
 # Changes of the run for the trial on several ranks. At the usual rate the tiny network soon maps all
 # samples to nearly one point, and what depends on their differences alone is then rounding; a change
-# of low rank with a large scale multiplies what sums have rounded.
+# of low rank with a large scale, a low temperature and VAT's direction multiply what sums have
+# rounded.
 APART: dict[str, dict[str, Any]] = {
     **{key: {"optimizer.lr": 1e-4} for key in ("magnet", "hierarchical_triplet")},
-    **{key: {"optimizer.lr": 3e-3} for key in ("adalora", "qlora")},
+    **{key: {"optimizer.lr": 3e-3} for key in ("adalora", "qlora", "vat")},
+    "dwa": {"methods.dwa.temperature": 0.5},
 }
 
 # Tried on several ranks beside the single methods: arguments that bring in sums and statistics over
