@@ -23,6 +23,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from datamodules.datamodule import StreamDataModule
 from datamodules.facts import DatasetFacts
 from foundation.exit_codes import Terminated
 from foundation.randomness import Randomness
@@ -170,24 +171,13 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
     tasks = make_tasks(assembly, facts, counts)
     make_network = partial(network_to_train, assembly, {task.name: task.outputs for task in tasks})
     network = make_network()
-
-    def make_view(stream: Stream, view: str, randomness: Randomness) -> Any:
-        if assembly.datamodule.is_on_host(view):
-            # the numbers that the loader's workers draw for it
-            randomness = replace(randomness, device="cpu")
-
-        def draw(purpose: str) -> Any:
-            return randomness.draw(f"{stream.name}/{purpose}", stream.size)
-
-        return assembly.datamodule.make_view(stream.data, view, draw)
-
     parts = RecipeParts(
         network=network,
         tasks=tasks,
         composition=assembly.composition,
         statistics=ClassStatistics(counts),
         sizes=facts.sizes,
-        make_view=make_view,
+        make_view=partial(make_view, assembly.datamodule),
         view_states=assembly.datamodule.view_states(),
         make_optimizer=partial(make_optimizer, assembly),
         make_network=make_network,
@@ -214,6 +204,18 @@ def build_recipe(assembly: Assembly, facts: DatasetFacts | None = None) -> Recip
         ),
     )
     return Recipe(parts)
+
+
+def make_view(data: StreamDataModule, stream: Stream, view: str, randomness: Randomness) -> Any:
+    """A view of a stream's batch, with numbers drawn by stream, purpose and position."""
+    if data.is_on_host(view):
+        # the numbers that the loader's workers draw for it
+        randomness = replace(randomness, device="cpu")
+
+    def draw(purpose: str) -> Any:
+        return randomness.draw(f"{stream.name}/{purpose}", stream.size)
+
+    return data.make_view(stream.data, view, draw)
 
 
 def checkpoints(

@@ -144,31 +144,14 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
     """Instantiate data, methods and settings, and compose the methods. Raises `UserError` if they
     do not go together."""
     config = spec_of(run).config
-    trainer: TrainerSettings = make(config.trainer, "trainer")
-    optimizer: OptimizerSettings = make(config.optimizer, "optimizer")
-    check_optimizer(optimizer)
-    datamodule = make_data(config)
-    check_needed_views(datamodule)
-    check_radii(config, datamodule.kind)
-    check_device_list(trainer)
-    check_strategy_name(trainer)
-    check_batch(datamodule.batch_size, devices_of(trainer))
-    nodes = config.get("methods") or {}
-    methods: dict[str, Method] = {
-        str(key): make(node, f"methods.{key}") for key, node in nodes.items()
-    }
+    trainer, optimizer = settings_of(config)
+    datamodule = data_of(config, trainer)
+    methods = methods_of(config)
     precision = chosen_precision(trainer, methods.values())
     environment = environment_of(config, datamodule, trainer, precision, optimizer)
     composition = compose(methods, environment)
-    tasks = datamodule.info.tasks
-    check_batch_contents(composition, environment, datamodule.batch_size, tasks)
-    check_compiler(trainer)
-    check_nonfinite(trainer, composition)
-    check_patience(trainer.patience, composition)
-    check_freezing(config.network, composition, environment, trainer)
-    check_losses(composition, float(config.supervised_weight))
     probes = probes_of(config, composition, environment)
-    check_strategy(trainer, composition, environment, probes=bool(probes))
+    check_together(config, trainer, datamodule, composition, environment, bool(probes))
     monitor = monitor_of(config, datamodule.info, composition, probes, datamodule.further)
     datamodule.request(
         composition.streams,
@@ -190,6 +173,49 @@ def assemble(run: RunSpec | DictConfig) -> Assembly:
         checkpoint=make(config.checkpoint, "checkpoint"),
         callbacks=user_callbacks(config),
     )
+
+
+def settings_of(config: DictConfig) -> tuple[TrainerSettings, OptimizerSettings]:
+    """How a run trains, each setting right by itself."""
+    trainer: TrainerSettings = make(config.trainer, "trainer")
+    check_device_list(trainer)
+    check_strategy_name(trainer)
+    check_compiler(trainer)
+    optimizer: OptimizerSettings = make(config.optimizer, "optimizer")
+    check_optimizer(optimizer)
+    return trainer, optimizer
+
+
+def data_of(config: DictConfig, trainer: TrainerSettings) -> StreamDataModule:
+    """The data of a run, with the views and the batch that it needs."""
+    datamodule = make_data(config)
+    check_needed_views(datamodule)
+    check_radii(config, datamodule.kind)
+    check_batch(datamodule.batch_size, devices_of(trainer))
+    return datamodule
+
+
+def methods_of(config: DictConfig) -> dict[str, Method]:
+    nodes = config.get("methods") or {}
+    return {str(key): make(node, f"methods.{key}") for key, node in nodes.items()}
+
+
+def check_together(
+    config: DictConfig,
+    trainer: TrainerSettings,
+    datamodule: StreamDataModule,
+    composition: Composition,
+    environment: Environment,
+    probes: bool,
+) -> None:
+    """Raise `UserError` if data, methods and trainer do not go together. probes: whether anything
+    is measured under `evaluate`."""
+    check_batch_contents(composition, environment, datamodule.batch_size, datamodule.info.tasks)
+    check_nonfinite(trainer, composition)
+    check_patience(trainer.patience, composition)
+    check_freezing(config.network, composition, environment, trainer)
+    check_losses(composition, float(config.supervised_weight))
+    check_strategy(trainer, composition, environment, probes)
 
 
 def make_data(config: DictConfig) -> StreamDataModule:
