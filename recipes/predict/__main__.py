@@ -32,6 +32,7 @@ Example
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,9 +67,8 @@ def predict(
     source = expanded(input)
     check_output(target, overwrite)
     if probabilities and embeddings:
-        raise UserError(
-            "embeddings=true: replaces labels and probabilities; remove probabilities=true"
-        )
+        replaces = "replaces labels and probabilities; remove probabilities=true"
+        raise UserError(f"embeddings=true: {replaces}")
     if not source.exists():
         raise UserError(f"input: there is no '{input}'{similar_name(source)}")
     with gc_paused():
@@ -85,15 +85,20 @@ def predict(
     names, items = list_inputs(source, predictor.kind, column, predictor.suffixes)
     table = Predictions(predictor, probabilities, embeddings)
     unreadable = write_table(target, table, names, items, batch_size)
-    for line in unreadable[:SHOWN_ERRORS]:
-        print(f"unreadable: {for_terminal(line)}", file=sys.stderr)
-    if len(unreadable) > SHOWN_ERRORS:
-        print(f"unreadable: {len(unreadable) - SHOWN_ERRORS} more", file=sys.stderr)
-    seconds = time.monotonic() - started
+    name_unreadable(unreadable)
     left = f", {len(unreadable)} unreadable" if unreadable else ""
+    seconds = time.monotonic() - started
     done = f"{len(items) - len(unreadable)} inputs predicted{left} in {seconds:.1f} s: {target}"
     print(for_terminal(done))
     return UNREADABLE if unreadable else 0
+
+
+def name_unreadable(lines: Sequence[str]) -> None:
+    """A line for each input that could not be read; after the first ones their number."""
+    for line in lines[:SHOWN_ERRORS]:
+        print(f"unreadable: {for_terminal(line)}", file=sys.stderr)
+    if len(lines) > SHOWN_ERRORS:
+        print(f"unreadable: {len(lines) - SHOWN_ERRORS} more", file=sys.stderr)
 
 
 def similar_name(path: Path) -> str:
