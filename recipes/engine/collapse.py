@@ -87,9 +87,10 @@ def remedy(composition: Composition) -> str:
     settings = []
     for key, declaration in composition.declarations.items():
         for name in declaration.lower_on_collapse:
-            value = getattr(composition.methods[key], name, None)
+            value = getattr(composition.methods[key], name, "")
             now = f" (now {value:g})" if isinstance(value, int | float) else ""
-            settings.append(f"methods.{key}.{name}{now}")
+            if value is not None:  # null: not in use
+                settings.append(f"methods.{key}.{name}{now}")
     return f"lower {' or '.join(settings)}" if settings else FALLBACK
 
 

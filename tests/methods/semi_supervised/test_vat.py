@@ -10,9 +10,12 @@ from methods.directions import unit
 from methods.regularization.sam import SAM
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.vat import VAT, adversarial_direction, draw_noise, spread
+from recipes.contract.composition import compose
+from recipes.contract.environment import Environment
+from recipes.engine.collapse import remedy
 from recipes.step import Embedded, Progress, Step
 from recipes.step.criterion import Criterion, kl_divergence
-from tests.support.harness import noisy_view, train
+from tests.support.harness import VIEWS, noisy_view, train
 
 XI = torch.tensor(0.01)
 
@@ -103,11 +106,16 @@ def test_units_survive_the_smallest_gradients():
 
 def test_spread_is_the_deviation_over_real_values():
     x = noise(3, 5, 4)
-    torch.testing.assert_close(spread(Embedded(x)).flatten(), x.flatten(1).std(1, correction=0))
+    deviation, root = spread(Embedded(x))
+    torch.testing.assert_close(deviation.flatten(), x.flatten(1).std(1, correction=0))
+    size = (x - x.mean((1, 2), keepdim=True)).flatten(1).norm(dim=1)
+    torch.testing.assert_close((deviation * root).flatten(), size)
     mask = torch.arange(5) < torch.tensor([5, 2, 1])[:, None]
     expected = torch.stack([row[kept].std(correction=0) for row, kept in zip(x, mask, strict=True)])
-    torch.testing.assert_close(spread(Embedded(x, mask)).flatten(), expected)
-    assert spread(Embedded(torch.ones(1, 2, 2))).item() == pytest.approx(1e-3)
+    deviation, root = spread(Embedded(x, mask))
+    torch.testing.assert_close(deviation.flatten(), expected)
+    torch.testing.assert_close(root.flatten(), (4.0 * mask.sum(1)).sqrt())
+    assert spread(Embedded(torch.ones(1, 2, 2)))[0].item() == pytest.approx(1e-3)
 
 
 class Watch(VAT):
@@ -137,6 +145,27 @@ def test_the_perturbation_has_its_size_on_what_is_real(kind, iterations):
         if kind == "text":
             assert not clean.mask.all()
             assert (r[~clean.mask] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_without_epsilon_the_size_is_a_share_of_the_samples_own(kind):
+    """So one default holds on pictures of any size and on texts of any encoder."""
+    method = Watch(epsilon_share=0.3)
+    train({"vat": method}, kind=kind, steps=1)
+    clean = method.seen[0][0].embedding("unlabeled", "weak")
+    r = (method.seen[0][0].inputs["vat/perturbed"].embedded.x - clean.x).detach()
+    for moved, x, words in zip(
+        r, clean.x.detach(), clean.mask if kind == "text" else r, strict=True
+    ):
+        own = x[words] if kind == "text" else x
+        assert moved.norm() == pytest.approx(0.3 * (own - own.mean()).norm(), rel=1e-5)
+
+
+def test_the_remedy_of_a_collapse_names_the_size_that_is_in_use():
+    environment = Environment(kind="text", views=VIEWS)
+    for settings, named in ({}, "epsilon_share (now 0.05)"), ({"epsilon": 3.0}, "epsilon (now 3)"):
+        found = remedy(compose({"vat": VAT(**settings)}, environment))
+        assert found == f"lower methods.vat.{named} or methods.vat.weight (now 1)"
 
 
 def test_special_tokens_stay_as_they_are():
@@ -185,8 +214,9 @@ def test_the_adversarial_direction_is_worse_than_a_random_one():
     assert losses[1] > 4 * losses[0] and losses[2] >= losses[1]
 
 
-def test_no_size_no_loss():
-    result, plain = train({"vat": VAT(epsilon=0.0)}, steps=3), train(steps=3)
+@pytest.mark.parametrize("settings", [{"epsilon": 0.0}, {"epsilon_share": 0.0}], ids=str)
+def test_no_size_no_loss(settings):
+    result, plain = train({"vat": VAT(**settings)}, steps=3), train(steps=3)
     assert [row["train/vat"] for row in result.history] == pytest.approx([0, 0, 0], abs=1e-7)
     for name, value in plain.parameters.items():
         torch.testing.assert_close(result.parameters[name], value, atol=1e-6, rtol=0)
